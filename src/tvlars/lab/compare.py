@@ -1,0 +1,179 @@
+"""Several runs one after the other, and what they show together: a table and a page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import pandas as pd
+
+from tvlars.lab.config import CompareConfig, TrainConfig
+from tvlars.lab.data import ImageData, load_data
+from tvlars.lab.engine import train
+from tvlars.lab.errors import DivergedError
+from tvlars.lab.progress import Reporter
+from tvlars.lab.record import command_line, new_folder, write_json
+from tvlars.plan import Plan
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """One run of a comparison. ``status`` is finished or diverged; losses are means, ``seconds`` without tests."""
+
+    optimizer: str
+    batch_size: int
+    seed: int
+    lr: float
+    status: str
+    test_accuracy: float | None = None
+    test_loss: float | None = None
+    train_loss: float | None = None
+    images_per_second: float | None = None
+    seconds: float | None = None
+    note: str = ""
+    folder: str = ""
+
+
+@dataclass
+class Comparison:
+    """What came out of a comparison, read from or written to its folder."""
+
+    folder: Path
+    command: str
+    runs: list[RunRow] = field(default_factory=list)
+
+    @property
+    def diverged(self) -> list[RunRow]:
+        """The runs that were stopped since their loss was not finite."""
+        return [run for run in self.runs if run.status == "diverged"]
+
+    def table(self) -> pd.DataFrame:
+        """A row for each optimizer and batch size: mean test accuracy and its 95 % interval over seeds.
+
+        Columns: optimizer, batch_size, lr, seeds (how many finished), of (how many there were to be), accuracy and
+        interval (half width, Student's t; NaN for one seed), accuracies (each seed's), train_loss, test_loss,
+        images_per_second, seconds (means).
+        """
+        rows = []
+        for (batch_size, optimizer), runs in self._by_batch_size_and_optimizer().items():
+            done = [run for run in runs if run.status == "finished"]
+            frame = pd.DataFrame([asdict(run) for run in done], columns=list(RunRow.__annotations__))
+            mean, interval = mean_and_interval(frame["test_accuracy"].astype(float).tolist())
+            rows.append(
+                {
+                    "optimizer": optimizer,
+                    "batch_size": batch_size,
+                    "lr": runs[0].lr,
+                    "seeds": len(done),
+                    "of": len(runs),
+                    "accuracy": mean,
+                    "interval": interval,
+                    "accuracies": frame["test_accuracy"].tolist(),
+                    **{
+                        name: frame[name].astype(float).mean()
+                        for name in ("train_loss", "test_loss", "images_per_second", "seconds")
+                    },
+                }
+            )
+        return pd.DataFrame(rows)
+
+    def _by_batch_size_and_optimizer(self) -> dict[tuple[int, str], list[RunRow]]:
+        groups: dict[tuple[int, str], list[RunRow]] = {}
+        for run in self.runs:
+            groups.setdefault((run.batch_size, run.optimizer), []).append(run)
+        return dict(sorted(groups.items(), key=lambda item: item[0][0]))
+
+    def save(self) -> None:
+        """Write comparison.json and results.csv into the folder."""
+        runs = [asdict(run) for run in self.runs]
+        write_json(self.folder / "comparison.json", {"command": self.command, "runs": runs})
+        pd.DataFrame(runs, columns=list(RunRow.__annotations__)).to_csv(self.folder / "results.csv", index=False)
+
+    @classmethod
+    def load(cls, folder: Path) -> Comparison:
+        """Read a comparison back from its folder."""
+        stored = json.loads((folder / "comparison.json").read_text())
+        return cls(folder, stored["command"], [RunRow(**run) for run in stored["runs"]])
+
+
+def mean_and_interval(values: list[float]) -> tuple[float, float]:
+    """Mean, and half the width of its 95 % interval by Student's t; NaN where there are too few values."""
+    from scipy import stats
+
+    if not values:
+        return float("nan"), float("nan")
+    series = pd.Series(values, dtype=float)
+    if len(series) < 2:
+        return float(series.mean()), float("nan")
+    half = stats.t.ppf(0.975, len(series) - 1) * series.sem()
+    return float(series.mean()), float(half)
+
+
+def compare(
+    config: CompareConfig,
+    *,
+    reporter: Callable[[], Reporter] = Reporter,
+    announce: Callable[[str], None] = lambda line: None,
+) -> Comparison:
+    """Train every optimizer at every batch size with every seed, and write results and page as they come.
+
+    Args:
+        config: what to compare.
+        reporter: makes the reporter of each run; default: silent.
+        announce: is told, a line each, what the comparison is and which run begins.
+
+    Returns:
+        The comparison; a run that diverged is in it with its status, and the others go on.
+
+    Raises:
+        UsageError: config and data do not go together. Nothing has been written then.
+        KeyboardInterrupt: as it came; what was measured is in the folder, page included.
+    """
+    from tvlars.lab.report import write_report
+
+    data = load_data(config.base.data, config.base.data_dir)
+    runs = config.runs()
+    plans = [run.plan(len(data.train_labels)) for run in runs]  # so that a bad value is said before any run
+    folder = new_folder(config.out, f"compare-{config.base.data}")
+    comparison = Comparison(folder, command_line())
+    announce(
+        f"{len(runs)} runs: {', '.join(config.optimizers)}; batch sizes {', '.join(map(str, config.batch_sizes))}; "
+        f"seeds {', '.join(map(str, config.seeds))}"
+    )
+    announce(str(data))
+    seen: set[tuple[str, int]] = set()
+    for plan in plans:
+        if (plan.optimizer, plan.batch_size) not in seen:
+            seen.add((plan.optimizer, plan.batch_size))
+            announce(str(plan))
+    try:
+        for number, (run, plan) in enumerate(zip(runs, plans, strict=True), 1):
+            announce(f"run {number} of {len(runs)}: {run.label()}")
+            comparison.runs.append(_one_run(run, plan, data, folder, reporter()))
+            comparison.save()
+    finally:
+        comparison.save()
+        write_report(comparison)
+    return comparison
+
+
+def _one_run(run: TrainConfig, plan: Plan, data: ImageData, folder: Path, reporter: Reporter) -> RunRow:
+    run_folder = folder / f"{run.optimizer}-b{run.batch_size}-s{run.seed}"
+    run_folder.mkdir()
+    row = RunRow(run.optimizer, run.batch_size, run.seed, plan.lr, "finished", folder=run_folder.name)
+    try:
+        result = train(run, data=data, folder=run_folder, reporter=reporter)
+    except DivergedError as error:
+        return replace(row, status="diverged", note=f"loss not finite at step {error.step}, lr {error.lr:.4g}")
+    last = result.epochs[-1]
+    seconds = sum(epoch.seconds for epoch in result.epochs)
+    return replace(
+        row,
+        test_accuracy=last.test_accuracy,
+        test_loss=last.test_loss,
+        train_loss=last.train_loss,
+        images_per_second=last.step * run.batch_size / seconds,
+        seconds=seconds,
+    )

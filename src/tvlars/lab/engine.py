@@ -1,0 +1,294 @@
+"""Training: one loop for every optimizer, batch size and device, and the test after each epoch.
+
+Lightning Fabric chooses the device and the precision. Losses stay on the device and are fetched a few steps
+at a time, so that an accelerator is seldom waited for.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from tvlars.lab.augment import crop_and_flip
+from tvlars.lab.config import TrainConfig
+from tvlars.lab.data import ImageData, load_data
+from tvlars.lab.errors import DivergedError, UsageError
+from tvlars.lab.models import build_model
+from tvlars.lab.optimizers import build_optimizer
+from tvlars.lab.progress import Reporter
+from tvlars.lab.record import EpochRow, Record, StepRow, new_folder
+from tvlars.plan import FEW_STEPS, Plan
+
+FETCH_EVERY = 16
+"""Steps between two fetches of losses from an accelerator; on a CPU they are fetched at every step."""
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What came out of a run that finished."""
+
+    folder: Path
+    config: TrainConfig
+    plan: Plan
+    epochs: list[EpochRow]
+
+    @property
+    def test_accuracy(self) -> float:
+        """Fraction of test images classified right after the last epoch."""
+        return self.epochs[-1].test_accuracy
+
+
+def train(
+    config: TrainConfig, *, data: ImageData | None = None, folder: Path | None = None, reporter: Reporter | None = None
+) -> RunResult:
+    """Train one model and keep a record of it.
+
+    Args:
+        config: the run.
+        data: the data set, where the caller has it already; None (default) loads ``config.data``.
+        folder: an empty folder for the record; None (default) makes the one that ``config.out`` names.
+        reporter: shows progress; None (default) is silent.
+
+    Returns:
+        What came out; the record lies in ``result.folder``.
+
+    Raises:
+        UsageError: config and data do not go together.
+        DivergedError: the loss was not finite. The record is kept.
+        KeyboardInterrupt: as it came. The record is kept.
+    """
+    reporter = reporter or Reporter()
+    data = load_data(config.data, config.data_dir) if data is None else data
+    plan = config.plan(len(data.train_labels))
+    precision = choose_precision(config)
+    fabric = make_fabric(config, precision)
+    fabric.seed_everything(config.seed, verbose=False)
+    model, model_text = build_model(config.model, data.channels, data.image_size, data.classes)
+    facts = {"device": device_name(fabric.device), "precision": precision, "model": model_text, "data": str(data)}
+    folder = new_folder(config.out, config.label()) if folder is None else folder
+    run = Run(config, plan, data, fabric, model, Record(folder, config, plan, facts), reporter)
+    reporter.start(config, plan, describe(config, plan, facts), folder)
+    return run.train()
+
+
+def describe(config: TrainConfig, plan: Plan, facts: dict[str, Any]) -> list[str]:
+    """What a user wants to read before a run starts, a line each."""
+    micro = min(config.micro_batch_size, config.batch_size)
+    full, rest = divmod(config.batch_size, micro)
+    parts = f"{micro:,} x {full} accumulation" + (f" + {rest:,}" if rest else "")
+    lines = [
+        f"data     {facts['data']}",
+        f"model    {facts['model']}",
+        f"device   {facts['device']}, {facts['precision']}",
+        f"batch    {parts} x 1 process = {config.batch_size:,} samples per optimizer step",
+        *(line if line.startswith(" ") else f"plan     {line}" for line in str(plan).splitlines()),
+    ]
+    if plan.total_steps < FEW_STEPS:
+        lines.append(
+            f"warning  {plan.total_steps} optimizer steps are too few for a schedule to act; "
+            f"more epochs or a smaller batch size give more"
+        )
+    return lines
+
+
+def choose_precision(config: TrainConfig) -> str:
+    """The precision of a run: ``auto`` is bf16-mixed where the device computes in bfloat16 natively."""
+    if config.precision != "auto":
+        return config.precision
+    on_cuda = config.accelerator in ("auto", "cuda") and torch.cuda.is_available()
+    if on_cuda:
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+    on_mps = config.accelerator in ("auto", "mps") and torch.backends.mps.is_available()
+    return "bf16-mixed" if not on_mps and torch.cpu._is_avx512_bf16_supported() else "32-true"
+
+
+def make_fabric(config: TrainConfig, precision: str) -> Fabric:
+    """Fabric for one process.
+
+    Raises:
+        UsageError: the device is not there.
+    """
+    try:
+        return Fabric(accelerator=config.accelerator, devices=1, precision=precision)  # type: ignore[arg-type]
+    except Exception as error:  # Fabric has many types of its own for a device that is missing
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"accelerator {config.accelerator!r} cannot be used here: {reason}") from error
+
+
+def device_name(device: torch.device) -> str:
+    """The device in words."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {torch.get_num_threads()} threads" if device.type == "cpu" else device.type
+
+
+class Run:
+    """The state of one training run, and the loop."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        plan: Plan,
+        data: ImageData,
+        fabric: Fabric,
+        model: nn.Module,
+        record: Record,
+        reporter: Reporter,
+    ) -> None:
+        self.config, self.plan, self.fabric = config, plan, fabric
+        self.record, self.reporter = record, reporter
+        self.data = data.to(fabric.device)
+        mean, std = data.mean_and_std()
+        self.mean = mean.view(1, -1, 1, 1).to(fabric.device)
+        self.std = std.view(1, -1, 1, 1).to(fabric.device)
+        padding = config.crop_padding
+        self.padding = max(round(data.image_size / 12), 1) if padding is None else padding
+
+        # Groups by module type want the bare model; Fabric wraps both afterwards.
+        optimizer = build_optimizer(config, plan, model)
+        self.scheduler = plan.scheduler(optimizer)
+        model = model.to(memory_format=torch.channels_last)
+        self.model, self.optimizer = fabric.setup(model, optimizer)
+        # A source of its own for what happens to the data: it is the same for every optimizer.
+        self.order = torch.Generator().manual_seed(config.seed)
+        self.draws = torch.Generator(fabric.device).manual_seed(config.seed)
+
+        self.step = 0
+        self.epochs: list[EpochRow] = []
+        self.epoch_steps: list[StepRow] = []
+        self.pending: list[tuple[int, Tensor, Tensor]] = []
+        self.unwritten: list[StepRow] = []
+
+    def train(self) -> RunResult:
+        """Run all epochs; whatever ends it, the record says so and holds what was measured."""
+        status = "failed"
+        try:
+            for epoch in range(1, self.config.epochs + 1):
+                self._epoch(epoch)
+            self.record.save_weights(self.model.state_dict())
+            status = "finished"
+        except KeyboardInterrupt:
+            status = "interrupted"
+            raise
+        except DivergedError:
+            status = "diverged"
+            raise
+        finally:
+            self._close(status)
+        return RunResult(self.record.folder, self.config, self.plan, self.epochs)
+
+    def _close(self, status: str) -> None:
+        try:
+            if status == "interrupted":
+                self._fetch()
+        finally:
+            self.record.add(self.unwritten)
+            self.unwritten = []
+            last = self.epochs[-1] if self.epochs else None
+            self.record.finish(
+                status,
+                steps=self.step,
+                epochs=len(self.epochs),
+                test_accuracy=last.test_accuracy if last else None,
+                test_loss=last.test_loss if last else None,
+                seconds=round(sum(row.seconds for row in self.epochs), 3),
+            )
+            self.reporter.end(status)
+
+    def _epoch(self, epoch: int) -> None:
+        batch_size, start = self.config.batch_size, time.perf_counter()
+        self.model.train()
+        self.epoch_steps = []
+        order = torch.randperm(len(self.data.train_labels), generator=self.order).to(self.fabric.device)
+        for i in range(self.plan.steps_per_epoch):
+            self.step += 1
+            loss, correct = self._optimizer_step(order[i * batch_size : (i + 1) * batch_size])
+            self.pending.append((self.step, loss, correct))
+            if self.fabric.device.type == "cpu" or len(self.pending) >= FETCH_EVERY:
+                self._fetch()
+        self._fetch()
+        seconds = time.perf_counter() - start
+        test_loss, test_accuracy = self.evaluate()
+        steps = self.epoch_steps
+        row = EpochRow(
+            epoch=epoch,
+            step=self.step,
+            train_loss=sum(s.loss for s in steps) / len(steps),
+            train_accuracy=sum(s.train_accuracy for s in steps) / len(steps),
+            test_loss=test_loss,
+            test_accuracy=test_accuracy,
+            images_per_second=len(steps) * batch_size / seconds,
+            seconds=seconds,
+        )
+        self.epochs.append(row)
+        self.record.add(self.unwritten, row)
+        self.unwritten = []
+        self.reporter.epoch(row)
+
+    def _optimizer_step(self, batch: Tensor) -> tuple[Tensor, Tensor]:
+        """One step on the samples with these indices; returns mean loss and number of right answers."""
+        loss_sum = torch.zeros((), device=self.fabric.device)
+        correct = torch.zeros((), dtype=torch.int64, device=self.fabric.device)
+        for index in torch.split(batch, self.config.micro_batch_size):
+            images, labels = self.data.train_images[index], self.data.train_labels[index]
+            if self.config.augment:
+                images = crop_and_flip(images, self.padding, self.data.flip, self.draws)
+            logits = self.model(self._normalize(images)).float()
+            # A sum over the whole batch size: micro-batches of any length add up to the batch's mean gradient.
+            loss = F.cross_entropy(logits, labels, reduction="sum") / len(batch)
+            self.fabric.backward(loss)
+            loss_sum += loss.detach()
+            correct += (logits.detach().argmax(1) == labels).sum()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.scheduler is not None:
+            self.scheduler.step()
+        return loss_sum, correct
+
+    def _fetch(self) -> None:
+        """Turn pending losses into rows; stop where one is not finite."""
+        pending, self.pending = self.pending, []
+        for step, loss, correct in pending:
+            phi = self.plan.factor(step)
+            row = StepRow(
+                step=step,
+                epoch=step / self.plan.steps_per_epoch,
+                loss=float(loss),
+                train_accuracy=float(correct) / self.config.batch_size,
+                lr=self.plan.lr * phi,
+                phi=phi,
+            )
+            self.unwritten.append(row)
+            self.epoch_steps.append(row)
+            if not torch.isfinite(loss):
+                raise DivergedError(self.config.optimizer, step, row.lr, self.record.folder)
+        if pending:
+            self.reporter.step(self.epoch_steps[-1])
+
+    def _normalize(self, images: Tensor) -> Tensor:
+        return ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+
+    def _test_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        size = self.config.micro_batch_size
+        return zip(torch.split(self.data.test_images, size), torch.split(self.data.test_labels, size), strict=True)
+
+    @torch.no_grad()
+    def evaluate(self) -> tuple[float, float]:
+        """Mean loss and accuracy on the test set, images as they are."""
+        self.model.eval()
+        loss = torch.zeros((), device=self.fabric.device)
+        correct = torch.zeros((), dtype=torch.int64, device=self.fabric.device)
+        for images, labels in self._test_batches():
+            logits = self.model(self._normalize(images)).float()
+            loss += F.cross_entropy(logits, labels, reduction="sum")
+            correct += (logits.argmax(1) == labels).sum()
+        count = len(self.data.test_labels)
+        return float(loss) / count, float(correct) / count

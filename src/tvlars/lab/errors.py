@@ -1,0 +1,33 @@
+"""What can go wrong in a run for a reason that the user can mend, each said in one sentence."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+
+
+class UsageError(ValueError):
+    """A bad argument or bad input: its message is one sentence that names it. Exit code 2 at the CLI."""
+
+
+class DivergedError(RuntimeError):
+    """Training was stopped since its loss was not finite. Exit code 3 at the CLI.
+
+    Attributes: ``step`` (from 1) and ``lr`` where it happened, ``folder`` of the record that was kept.
+    """
+
+    def __init__(self, optimizer: str, step: int, lr: float, folder: Path) -> None:
+        self.step, self.lr, self.folder = step, lr, folder
+        super().__init__(
+            f"{optimizer} diverged: the loss was not finite at step {step} with lr {lr:.4g}; "
+            f"the record up to there is in {folder}. A smaller lr is the usual way out."
+        )
+
+
+def unknown(kind: str, name: object, valid: Iterable[str]) -> UsageError:
+    """The error for a name that is not among ``valid``: nearest names first."""
+    names = list(valid)
+    near = difflib.get_close_matches(str(name).lower(), names, n=2, cutoff=0.4)
+    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+    return UsageError(f"unknown {kind} {str(name)!r}: {hint}Known: {', '.join(names)}.")

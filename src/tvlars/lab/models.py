@@ -1,0 +1,88 @@
+"""The models of the laboratory, by name. To add one: write a builder and enter it in ``MODELS``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tvlars.lab.errors import unknown
+
+SMALL_IMAGE = 64
+"""Images below this many pixels a side are small: a stem made for 224 pixels would leave nothing of them."""
+
+
+def build_model(name: str, channels: int, image_size: int, classes: int) -> tuple[nn.Module, str]:
+    """The model ``name`` for images of ``channels`` x ``image_size`` x ``image_size``, and what it is in words.
+
+    Raises:
+        UsageError: the name is unknown.
+    """
+    if name not in MODELS:
+        raise unknown("model", name, MODELS)
+    model, description = MODELS[name](channels, image_size, classes)
+    count = sum(p.numel() for p in model.parameters())
+    return model, f"{name}: {description}, {count:,} parameters"
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions with a shortcut (He et al. 2016)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.shortcut = nn.Sequential()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu(self.bn1(self.conv1(x)))
+        return F.relu(self.bn2(self.conv2(out)) + self.shortcut(x))
+
+
+class SmallResNet(nn.Module):
+    """A residual network of three stages with one block each, small enough to train on a CPU."""
+
+    def __init__(self, channels: int, classes: int, stem_stride: int, width: int = 16) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(channels, width, 3, stem_stride, 1, bias=False)
+        self.bn = nn.BatchNorm2d(width)
+        self.blocks = nn.Sequential(Block(width, width, 1), Block(width, 2 * width, 2), Block(2 * width, 4 * width, 2))
+        self.head = nn.Linear(4 * width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.blocks(F.relu(self.bn(self.stem(x))))
+        logits: Tensor = self.head(out.mean((2, 3)))
+        return logits
+
+
+def _small_resnet(channels: int, image_size: int, classes: int) -> tuple[nn.Module, str]:
+    stride = 1 if image_size < 16 else 2
+    model = SmallResNet(channels, classes, stride)
+    return model, f"three stages of 16, 32 and 64 channels, 3x3 stem with stride {stride}"
+
+
+def _resnet18(channels: int, image_size: int, classes: int) -> tuple[nn.Module, str]:
+    from torchvision.models import resnet18
+
+    model = resnet18(num_classes=classes)
+    small = image_size < SMALL_IMAGE
+    if small:
+        model.conv1 = nn.Conv2d(channels, 64, 3, 1, 1, bias=False)
+        model.maxpool = nn.Identity()
+    elif channels != 3:
+        model.conv1 = nn.Conv2d(channels, 64, 7, 2, 3, bias=False)
+    if model.conv1.in_channels != 3 or small:
+        nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+    stem = "small-image stem (3x3, stride 1, no max-pool)" if small else "standard stem (7x7, stride 2, max-pool)"
+    return model, f"torchvision's, {stem}"
+
+
+MODELS: dict[str, Callable[[int, int, int], tuple[nn.Module, str]]] = {
+    "small_resnet": _small_resnet,
+    "resnet18": _resnet18,
+}

@@ -1,0 +1,33 @@
+"""From a run's config and plan to the optimizer and its schedule."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from tvlars.groups import layer_groups
+from tvlars.lab.config import TrainConfig
+from tvlars.optim import LAMB, LARS, TVLARS
+from tvlars.plan import Plan
+
+CLASSES: dict[str, type[Optimizer]] = {
+    "tvlars": TVLARS,
+    "lars": LARS,
+    "lamb": LAMB,
+    "sgd": torch.optim.SGD,
+    "adamw": torch.optim.AdamW,
+}
+
+
+def build_optimizer(config: TrainConfig, plan: Plan, model: nn.Module) -> Optimizer:
+    """The optimizer of a run. All of them leave biases and norms undecayed; the layer-wise ones also unadapted."""
+    groups = layer_groups(model, plan.weight_decay, plan.lr, plan.bias_norm_lr_scale)
+    arguments: dict[str, Any] = plan.optimizer_arguments()
+    if config.optimizer in ("tvlars", "lars") and config.trust_coefficient is not None:
+        arguments["trust_coefficient"] = config.trust_coefficient
+    if config.optimizer == "tvlars":
+        arguments["phi_scope"] = config.phi_scope
+    return CLASSES[config.optimizer](groups, **arguments)

@@ -1,0 +1,150 @@
+"""The run folder: what a run was and what was measured, written so that a crash loses an epoch at most.
+
+    config.json        every option of the run
+    plan.json          learning rate and schedule that came of it
+    environment.json   versions, hardware, command
+    epochs.csv         a row an epoch
+    steps.csv          a row an optimizer step
+    summary.json       how it ended
+    weights.pt         final weights, a state dict
+
+CSV, since a row can be appended and read while the run goes on, by anything.
+"""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import json
+import os
+import platform
+import shlex
+import sys
+from dataclasses import asdict, dataclass, fields
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tvlars.lab.config import TrainConfig
+from tvlars.lab.errors import UsageError
+from tvlars.plan import Plan
+
+
+@dataclass(frozen=True)
+class StepRow:
+    """One optimizer step. ``lr`` is what adapted layers took, ``phi`` (or the schedule) included."""
+
+    step: int
+    epoch: float
+    loss: float
+    train_accuracy: float
+    lr: float
+    phi: float
+
+
+@dataclass(frozen=True)
+class EpochRow:
+    """One epoch: means over its steps, accuracy on the test set after it, speed without the test."""
+
+    epoch: int
+    step: int
+    train_loss: float
+    train_accuracy: float
+    test_loss: float
+    test_accuracy: float
+    images_per_second: float
+    seconds: float
+
+
+def new_folder(out: Path | None, label: str) -> Path:
+    """Make and return the folder ``out``, or one below runs/ named after the time and ``label``.
+
+    Raises:
+        UsageError: ``out`` holds something already, or cannot be made.
+    """
+    if out is None:
+        stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+        base = Path("runs") / f"{stamp}-{label}"
+        out, count = base, 1
+        while out.exists():
+            count += 1
+            out = base.with_name(f"{base.name}-{count}")
+    try:
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise UsageError(f"out must be a new or empty folder, and {str(out)!r} holds something already")
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"out must be a folder that can be written, got {str(out)!r}: {error.strerror}") from error
+    return out
+
+
+class Record:
+    """Writes a run folder. Rows are on disk when ``add`` returns."""
+
+    def __init__(self, folder: Path, config: TrainConfig, plan: Plan, facts: dict[str, Any]) -> None:
+        self.folder = folder
+        write_json(folder / "config.json", json.loads(config.to_json()))
+        write_json(folder / "plan.json", asdict(plan))
+        write_json(folder / "environment.json", {**environment(), **facts})
+        for name, kind in (("steps.csv", StepRow), ("epochs.csv", EpochRow)):
+            with open(folder / name, "w", newline="") as file:
+                csv.writer(file).writerow([f.name for f in fields(kind)])
+
+    def add(self, steps: list[StepRow], epoch: EpochRow | None = None) -> None:
+        """Append the rows of some steps, and of the epoch that they complete."""
+        self._append("steps.csv", steps)
+        if epoch is not None:
+            self._append("epochs.csv", [epoch])
+
+    def finish(self, status: str, **summary: Any) -> None:
+        """Write how the run ended: ``status`` is finished, interrupted, diverged or failed."""
+        write_json(self.folder / "summary.json", {"status": status, **summary})
+
+    def save_weights(self, state_dict: dict[str, Any]) -> None:
+        """Write weights.pt, whole or not at all."""
+        part = self.folder / "weights.pt.part"
+        torch.save({name: value.detach().cpu() for name, value in state_dict.items()}, part)
+        os.replace(part, self.folder / "weights.pt")
+
+    def _append(self, name: str, rows: list[Any]) -> None:
+        with open(self.folder / name, "a", newline="") as file:
+            csv.writer(file).writerows([_cell(value) for value in asdict(row).values()] for row in rows)
+
+
+def write_json(file: Path, values: dict[str, Any]) -> None:
+    """Write ``values`` to ``file``, whole or not at all."""
+    part = file.with_suffix(file.suffix + ".part")
+    part.write_text(json.dumps(values, indent=1, default=str) + "\n")
+    os.replace(part, file)
+
+
+def environment() -> dict[str, Any]:
+    """Versions, hardware and the command: what somebody needs who wants the same numbers again."""
+    versions = {}
+    for name in ("tvlars", "torch", "torchvision", "lightning-fabric", "numpy"):
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return {
+        "command": command_line(),
+        "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "versions": versions,
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu_cores": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+    }
+
+
+def command_line() -> str:
+    """The command that was typed, as it can be typed again."""
+    program = Path(sys.argv[0]).name
+    program = "python -m tvlars" if program == "__main__.py" else program
+    return " ".join([program, *map(shlex.quote, sys.argv[1:])])
+
+
+def _cell(value: Any) -> Any:
+    return f"{value:.7g}" if isinstance(value, float) else value

@@ -1,0 +1,36 @@
+"""A comparison's table for people: on a terminal, and as Markdown for docs."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from tvlars.lab.compare import Comparison
+from tvlars.lab.report import table_rows
+
+
+def print_table(comparison: Comparison) -> None:
+    """Print the table to standard output, as wide as it has to be."""
+    rows = table_rows(comparison)
+    if not rows:
+        print("no run has finished")
+        return
+    table = Table()
+    for name in rows[0]:
+        table.add_column(name, justify="left" if name == "optimizer" else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row.values())
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=160)
+    console.print(table)
+
+
+def markdown_table(comparison: Comparison) -> str:
+    """The table in Markdown."""
+    rows = table_rows(comparison)
+    if not rows:
+        return "no run has finished\n"
+    lines = ["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0])]
+    lines += ["| " + " | ".join(row.values()) + " |" for row in rows]
+    return "\n".join(lines) + "\n"

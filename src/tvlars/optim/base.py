@@ -1,0 +1,238 @@
+"""What the layer-wise optimizers share: checks, choice of the path, the trust ratio and the step itself.
+
+An optimizer adds its update rule twice with one signature, as ``torch.optim`` does: a for-loop form that
+reads like the formula, and a form on ``torch._foreach_*`` that does the same for many tensors at once.
+"""
+
+from __future__ import annotations
+
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, overload
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import Optimizer, ParamsT, _use_grad_for_differentiable
+
+from tvlars._checks import check_flag, check_number
+
+Tensors = list[Tensor] | tuple[Tensor, ...]
+
+
+class LayerwiseOptimizer(Optimizer, ABC):
+    """Base of LARS, TVLARS and LAMB. Not for direct use.
+
+    A subclass gives ``_check_group`` (the ranges of its hyperparameters) and ``_update`` (one step for the
+    parameters of one group that have a gradient).
+    """
+
+    def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
+        self._warned_raw_lr = False
+        super().__init__(params, {"layer_adaptation": True, **defaults})
+
+    # -- checks ---------------------------------------------------------------------------------------
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a parameter group, checked like the arguments of the constructor.
+
+        Raises:
+            ValueError: a hyperparameter is out of its range, NaN or infinite, or options contradict.
+            TypeError: a parameter is complex.
+        """
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        try:
+            self._check_options(group)
+            self._check_group(group)
+        except Exception:
+            self.param_groups.pop()
+            raise
+        self._warn_raw_lr(group)
+
+    @abstractmethod
+    def _check_group(self, group: dict[str, Any]) -> None:
+        """Raise ValueError where a hyperparameter of ``group`` is out of its range."""
+
+    def _check_options(self, group: dict[str, Any]) -> None:
+        name = type(self).__name__
+        check_number("lr", group["lr"])
+        for flag in ("layer_adaptation", "maximize", "capturable", "differentiable"):
+            check_flag(flag, group[flag])
+        for flag in ("foreach", "fused"):
+            check_flag(flag, group[flag], optional=True)
+        if group["fused"]:
+            raise ValueError(f"fused must be None or False, got True: {name} has no fused kernel yet")
+        if group["foreach"] and group["differentiable"]:
+            raise ValueError("foreach must be None or False where differentiable=True, got True")
+        if isinstance(group["lr"], Tensor) and group["foreach"] and not group["capturable"]:
+            raise ValueError("lr must be a number where foreach=True and capturable=False, got a tensor")
+        for p in group["params"]:
+            if not p.is_floating_point():
+                raise TypeError(f"params must be real floating point tensors, got one of {p.dtype} in {name}")
+
+    def _warn_raw_lr(self, group: dict[str, Any]) -> None:
+        """Say once an optimizer that unadapted parameters take a LARS-scale learning rate raw."""
+        if self._warned_raw_lr or group["layer_adaptation"] or not group["params"]:
+            return
+        lr = float(group["lr"])
+        if lr > 1.0:
+            self._warned_raw_lr = True
+            warnings.warn(
+                f"{len(group['params'])} parameters that are not adapted (biases, norms) take lr = {lr:g} as "
+                "it is, without a trust ratio of about 1e-3. Give their group a smaller lr, for example "
+                "layer_groups(model, weight_decay, lr=lr, bias_norm_lr_scale=0.03).",
+                stacklevel=_stacklevel_of_caller(),
+            )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_warned_raw_lr": self._warned_raw_lr}
+
+    # -- the step -------------------------------------------------------------------------------------
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    @_use_grad_for_differentiable
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Take one step.
+
+        Args:
+            closure: reevaluates the model and returns the loss; called once, before the update.
+
+        Returns:
+            What the closure returned, or None.
+
+        Raises:
+            RuntimeError: a gradient is sparse; no parameter has been changed then.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+
+        with_grad = [[p for p in group["params"] if p.grad is not None] for group in self.param_groups]
+        for params in with_grad:
+            self._refuse_sparse(params)
+        if any(with_grad):
+            self._begin_step()
+        for group, params in zip(self.param_groups, with_grad, strict=True):
+            if params:
+                self._update(group, params, [p.grad for p in params if p.grad is not None])
+        return loss
+
+    def _begin_step(self) -> None:
+        """Called once before the updates of a step in which any parameter has a gradient."""
+
+    @abstractmethod
+    def _update(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> None:
+        """One step for ``params``, the parameters of ``group`` that have a gradient."""
+
+    def _refuse_sparse(self, params: list[Tensor]) -> None:
+        for p in params:
+            if p.grad is not None and p.grad.layout != torch.strided:
+                raise RuntimeError(
+                    f"{type(self).__name__} does not support sparse gradients, and a parameter of shape "
+                    f"{tuple(p.shape)} has one: the norm of a layer needs its whole gradient "
+                    "(for an embedding, set sparse=False)"
+                )
+
+    def _buffers(self, params: list[Tensor], key: str) -> list[Tensor]:
+        """The state tensors ``key`` of ``params``, zeros where a parameter meets its first step."""
+        for p in params:
+            if key not in self.state[p]:
+                self.state[p][key] = torch.zeros_like(p, memory_format=torch.preserve_format)
+        return [self.state[p][key] for p in params]
+
+
+def use_foreach(group: dict[str, Any], params: list[Tensor]) -> bool:
+    """Whether the ``foreach`` path is to be taken: as the user says, else where it is the faster one.
+
+    On a CPU the for-loop form wins: ``torch._foreach_*`` runs tensor after tensor there anyway, and the
+    loop finishes with one tensor while it is in the cache.
+    """
+    if group["foreach"] is not None:
+        return bool(group["foreach"])
+    if group["differentiable"] or torch.compiler.is_compiling():
+        return False
+    if isinstance(group["lr"], Tensor) and not group["capturable"]:
+        return False
+    return all(type(p) in (Tensor, torch.nn.Parameter) and p.device.type in ("cuda", "xpu") for p in params)
+
+
+def by_device_and_dtype(*lists: list[Tensor]) -> list[tuple[list[Tensor], ...]]:
+    """Split parallel lists into runs that share device and dtypes, as ``torch._foreach_*`` wants them.
+
+    Returns one entry a run, each holding the same cut of every list.
+    """
+    runs: dict[tuple[Any, ...], tuple[list[Tensor], ...]] = {}
+    for tensors in zip(*lists, strict=True):
+        run = runs.setdefault((tensors[0].device, *(x.dtype for x in tensors)), tuple([] for _ in lists))
+        for cut, x in zip(run, tensors, strict=True):
+            cut.append(x)
+    return list(runs.values())
+
+
+def norm(x: Tensor) -> Tensor:
+    """‖x‖ as a 0-d tensor on the device of ``x``, accumulated in at least float32."""
+    result: Tensor = torch.linalg.vector_norm(x, dtype=_norm_dtype(x))
+    return result
+
+
+def norms(tensors: Tensors) -> Tensor:
+    """‖x‖ of every tensor as one vector, accumulated in at least float32."""
+    return torch.stack(torch._foreach_norm(tensors, 2, dtype=_norm_dtype(tensors[0])))
+
+
+def _norm_dtype(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def clip(norm: Tensor, norm_clip: float | None) -> Tensor:
+    """min(norm, norm_clip), or ``norm`` itself where there is no bound."""
+    return norm if norm_clip is None else norm.clamp(max=norm_clip)
+
+
+def trust_ratio(w_norm: Tensor, u_norm: Tensor, coefficient: float | Tensor) -> Tensor:
+    """q = coefficient * ‖w‖ / ‖u‖, elementwise, and 1 where ‖w‖ or ‖u‖ is 0. Never waits for the device."""
+    both = (w_norm > 0) & (u_norm > 0)
+    # Where a norm is 0 the quotient is not used; a divisor of 1 there keeps its derivative finite.
+    return torch.where(both, coefficient * w_norm / torch.where(both, u_norm, 1.0), 1.0)
+
+
+def descend(w: Tensor, direction: Tensor, lr: float | Tensor) -> None:
+    """w ← w − lr · direction."""
+    if isinstance(lr, Tensor):
+        w.sub_(direction * lr)
+    else:
+        w.add_(direction, alpha=-lr)
+
+
+def foreach_descend(params: Tensors, directions: Tensors, lr: float | Tensor) -> None:
+    """w ← w − lr · direction for every parameter."""
+    if isinstance(lr, Tensor):
+        torch._foreach_sub_(params, torch._foreach_mul(directions, lr))
+    else:
+        torch._foreach_add_(params, directions, alpha=-lr)
+
+
+def scalar(value: float | Tensor, keep_tensor: bool) -> float | Tensor:
+    """``value`` as a number, or as a 0-d tensor where it has to stay on the device."""
+    if not isinstance(value, Tensor):
+        return value
+    if keep_tensor or value.device.type != "cpu" or torch.compiler.is_compiling():
+        return value.reshape(())
+    return value.item()
+
+
+def _stacklevel_of_caller() -> int:
+    """The ``stacklevel`` that makes a warning point at the first frame outside torch and tvlars."""
+    import sys
+
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in ("torch", "tvlars"):
+        level, frame = level + 1, frame.f_back
+    return level

@@ -1,0 +1,221 @@
+"""LAMB: Adam's direction with a trust ratio for each layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from tvlars._checks import check_flag, check_number
+from tvlars.optim.base import (
+    LayerwiseOptimizer,
+    by_device_and_dtype,
+    clip,
+    descend,
+    foreach_descend,
+    norm,
+    norms,
+    scalar,
+    trust_ratio,
+    use_foreach,
+)
+
+
+class LAMB(LayerwiseOptimizer):
+    r"""Layer-wise adaptive moments for batch training.
+
+    For each parameter tensor w ("layer") with gradient g, at its step t (1 at the first):
+
+    .. math::
+        m &\leftarrow \beta_1 m + (1 - \beta_1) g, \qquad \hat m = m / (1 - \beta_1^t) \\
+        v &\leftarrow \beta_2 v + (1 - \beta_2) g^2, \qquad \hat v = v / (1 - \beta_2^t) \\
+        r &= \hat m / (\sqrt{\hat v} + eps) + \beta w \\
+        q &= \lVert w \rVert / \lVert r \rVert \\
+        w &\leftarrow w - lr \; q \; r
+
+    q = 1 where ‖w‖ = 0 or ‖r‖ = 0, and in groups with ``layer_adaptation=False``. There is no clipping of the
+    global gradient norm: call ``torch.nn.utils.clip_grad_norm_`` for that. Norms are taken in float32 (float64
+    for float64 parameters). Every argument but ``params`` is an option of a parameter group too.
+
+    Args:
+        params: parameters, named parameters, or groups. :func:`tvlars.layer_groups` makes groups that leave
+            biases and norms neither adapted nor decayed.
+        lr: learning rate >= 0, a number or a one-element tensor. Default 1e-3.
+        betas: β₁ and β₂ in [0, 1). Default (0.9, 0.999).
+        eps: added to √v̂, > 0. Default 1e-6.
+        weight_decay: β >= 0, added to the direction before the trust ratio. Default 0.01.
+        bias_correction: divide the moments by 1 − β^t. Default True.
+        norm_clip: ‖w‖ alone is clamped to at most this (> 0); None (default) leaves it.
+        maximize: ascend instead of descend. Default False.
+        foreach: True takes the multi-tensor path, False the for-loop; None (default) the faster one.
+        fused: None (default) or False; there is no fused kernel yet.
+        capturable: lr and step counts stay tensors on the device, so that a CUDA graph can capture the step.
+            Default False.
+        differentiable: gradients flow through the step. Default False.
+        layer_adaptation (group option): whether the trust ratio acts. Default True.
+
+    Raises:
+        ValueError: an argument is out of its range, NaN or infinite, or two contradict.
+        TypeError: a parameter is not a real floating point tensor.
+        RuntimeError: in ``step``, where a gradient is sparse.
+
+    A gradient is never modified. A non-finite one is the caller's business, as in ``torch.optim``: it makes
+    the layer it belongs to non-finite, and no other.
+
+    Source: You et al., "Large Batch Optimization for Deep Learning: Training BERT in 76 minutes",
+    arXiv 1904.00962. The code published with TVLARS is ``bias_correction=False, norm_clip=10.0``.
+
+    Example:
+        >>> optimizer = LAMB(layer_groups(model, 0.01), lr=0.03)
+        >>> loss_fn(model(x), y).backward()
+        >>> optimizer.step()
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        *,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-6,
+        weight_decay: float = 0.01,
+        bias_correction: bool = True,
+        norm_clip: float | None = None,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+    ) -> None:
+        defaults = dict(
+            lr=lr,
+            betas=betas,
+            eps=eps,
+            weight_decay=weight_decay,
+            bias_correction=bias_correction,
+            norm_clip=norm_clip,
+            maximize=maximize,
+            foreach=foreach,
+            fused=fused,
+            capturable=capturable,
+            differentiable=differentiable,
+        )
+        super().__init__(params, defaults)
+
+    def _check_group(self, group: dict[str, Any]) -> None:
+        betas = group["betas"]
+        if not isinstance(betas, (tuple, list)) or len(betas) != 2:
+            raise ValueError(f"betas must be two numbers, got {betas!r}")
+        for i, beta in enumerate(betas):
+            check_number(f"betas[{i}]", beta, high=1.0, open_high=True)
+        check_number("eps", group["eps"], open_low=True)
+        check_number("weight_decay", group["weight_decay"])
+        check_flag("bias_correction", group["bias_correction"])
+        if group["norm_clip"] is not None:
+            check_number("norm_clip", group["norm_clip"], open_low=True)
+
+    def _update(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> None:
+        keep_tensor = group["capturable"] or group["differentiable"]
+        steps = self._advance(params, group["capturable"])
+        update = _multi_tensor_lamb if use_foreach(group, params) else _single_tensor_lamb
+        update(
+            params,
+            grads,
+            self._buffers(params, "exp_avg"),
+            self._buffers(params, "exp_avg_sq"),
+            [scalar(step, group["capturable"]) for step in steps],
+            lr=scalar(group["lr"], keep_tensor),
+            betas=group["betas"],
+            eps=group["eps"],
+            weight_decay=group["weight_decay"],
+            bias_correction=group["bias_correction"],
+            norm_clip=group["norm_clip"],
+            layer_adaptation=group["layer_adaptation"],
+            maximize=group["maximize"],
+        )
+
+    def _advance(self, params: list[Tensor], capturable: bool) -> list[Tensor]:
+        """Count this step for each parameter; its own count, since bias correction is about its moments."""
+        for p in params:
+            state = self.state[p]
+            if "step" not in state:
+                state["step"] = torch.zeros((), device=p.device if capturable else None)
+            state["step"] += 1
+        return [self.state[p]["step"] for p in params]
+
+
+def _single_tensor_lamb(
+    params: list[Tensor],
+    grads: list[Tensor],
+    exp_avgs: list[Tensor],
+    exp_avg_sqs: list[Tensor],
+    steps: list[float | Tensor],
+    *,
+    lr: float | Tensor,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+    bias_correction: bool,
+    norm_clip: float | None,
+    layer_adaptation: bool,
+    maximize: bool,
+) -> None:
+    beta1, beta2 = betas
+    for i, w in enumerate(params):
+        g = -grads[i] if maximize else grads[i]
+        m, v, t = exp_avgs[i], exp_avg_sqs[i], steps[i]
+        m.mul_(beta1).add_(g, alpha=1 - beta1)
+        v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
+        if bias_correction:
+            r = (m / (1 - beta1**t)) / ((v / (1 - beta2**t)).sqrt() + eps)
+        else:
+            r = m / (v.sqrt() + eps)
+        if weight_decay:
+            r = r.add(w, alpha=weight_decay)
+        if layer_adaptation:
+            r = r * trust_ratio(clip(norm(w), norm_clip), norm(r), 1.0)
+        descend(w, r, lr)
+
+
+def _multi_tensor_lamb(
+    params: list[Tensor],
+    grads: list[Tensor],
+    exp_avgs: list[Tensor],
+    exp_avg_sqs: list[Tensor],
+    steps: list[float | Tensor],
+    *,
+    lr: float | Tensor,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+    bias_correction: bool,
+    norm_clip: float | None,
+    layer_adaptation: bool,
+    maximize: bool,
+) -> None:
+    beta1, beta2 = betas
+    step_of = dict(zip(params, steps, strict=True))
+    if maximize:
+        grads = list(torch._foreach_neg(grads))
+    for w, g, m, v in by_device_and_dtype(params, grads, exp_avgs, exp_avg_sqs):
+        torch._foreach_mul_(m, beta1)
+        torch._foreach_add_(m, g, alpha=1 - beta1)
+        torch._foreach_mul_(v, beta2)
+        torch._foreach_addcmul_(v, g, g, value=1 - beta2)
+        if bias_correction:
+            t = [step_of[p] for p in w]
+            r = torch._foreach_div(m, [1 - beta1**step for step in t])
+            denominators = torch._foreach_div(v, [1 - beta2**step for step in t])
+            torch._foreach_sqrt_(denominators)
+        else:
+            r, denominators = tuple(m), torch._foreach_sqrt(v)
+        torch._foreach_add_(denominators, eps)
+        r = torch._foreach_div(r, denominators)
+        if weight_decay:
+            torch._foreach_add_(r, w, alpha=weight_decay)
+        if layer_adaptation:
+            q = trust_ratio(clip(norms(w), norm_clip), norms(r), 1.0)
+            torch._foreach_mul_(r, list(q.unbind()))
+        foreach_descend(w, r, lr)

@@ -1,0 +1,211 @@
+"""LARS: stochastic gradient descent with momentum and a trust ratio for each layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from tvlars._checks import check_flag, check_number
+from tvlars.optim.base import (
+    LayerwiseOptimizer,
+    by_device_and_dtype,
+    clip,
+    descend,
+    foreach_descend,
+    norm,
+    norms,
+    scalar,
+    trust_ratio,
+    use_foreach,
+)
+
+
+class LARS(LayerwiseOptimizer):
+    r"""Layer-wise adaptive rate scaling, in the form that Barlow Twins and the TVLARS authors run.
+
+    For each parameter tensor w ("layer") with gradient g, at every step:
+
+    .. math::
+        u &= g + \beta w \\
+        q &= \eta \, \lVert w \rVert / \lVert u \rVert \\
+        m &\leftarrow \mu m + q u \\
+        w &\leftarrow w - lr \; m
+
+    q = 1 where ‖w‖ = 0 or ‖u‖ = 0, and in groups with ``layer_adaptation=False``. The first step has m = q u
+    and there is no dampening. With ``nesterov``, w ← w − lr (q u + μ m). Norms are taken in float32 (float64
+    for float64 parameters). Every argument but ``params`` is an option of a parameter group too.
+
+    Args:
+        params: parameters, named parameters, or groups. :func:`tvlars.layer_groups` makes groups that leave
+            biases and norms neither adapted nor decayed, and can give them an lr of their own.
+        lr: learning rate >= 0, a number or a one-element tensor. 1 to 64 are usual, since the trust ratio is
+            about 1e-3.
+        momentum: μ in [0, 1). Default 0.9. At 0 no buffer is kept.
+        weight_decay: β >= 0, added to the gradient before the trust ratio. Default 0.0. The ratio acts with
+            or without it.
+        trust_coefficient: η > 0. Default 1e-3.
+        nesterov: look ahead along the momentum; wants momentum > 0. Default False.
+        norm_clip: both norms are clamped to at most this (> 0) before the ratio; None (default) leaves them.
+        maximize: ascend instead of descend. Default False.
+        foreach: True takes the multi-tensor path, False the for-loop; None (default) the faster one.
+        fused: None (default) or False; there is no fused kernel yet.
+        capturable: lr and every factor stay tensors on the device, so that a CUDA graph can capture the
+            step. Default False.
+        differentiable: gradients flow through the step. Default False.
+        layer_adaptation (group option): whether the trust ratio acts. Default True.
+
+    Raises:
+        ValueError: an argument is out of its range, NaN or infinite, or two contradict.
+        TypeError: a parameter is not a real floating point tensor.
+        RuntimeError: in ``step``, where a gradient is sparse.
+
+    A gradient is never modified. A non-finite one is the caller's business, as in ``torch.optim``: it makes
+    the layer it belongs to non-finite, and no other.
+
+    Source: You, Gitman, Ginsburg, "Large Batch Training of Convolutional Networks", arXiv 1708.03888.
+
+    Example:
+        >>> optimizer = LARS(layer_groups(model, 1e-4, lr=16.0, bias_norm_lr_scale=0.03), lr=16.0)
+        >>> loss_fn(model(x), y).backward()
+        >>> optimizer.step()
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor,
+        *,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        trust_coefficient: float = 1e-3,
+        nesterov: bool = False,
+        norm_clip: float | None = None,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+    ) -> None:
+        defaults = dict(
+            lr=lr,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            trust_coefficient=trust_coefficient,
+            nesterov=nesterov,
+            norm_clip=norm_clip,
+            maximize=maximize,
+            foreach=foreach,
+            fused=fused,
+            capturable=capturable,
+            differentiable=differentiable,
+        )
+        super().__init__(params, defaults)
+
+    def _check_group(self, group: dict[str, Any]) -> None:
+        check_lars_group(group)
+
+    def _update(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> None:
+        lars(
+            params,
+            grads,
+            self._buffers(params, "momentum_buffer") if group["momentum"] else [],
+            group,
+            lr=scalar(group["lr"], group["capturable"] or group["differentiable"]),
+            trust_coefficient=group["trust_coefficient"],
+        )
+
+
+def check_lars_group(group: dict[str, Any]) -> None:
+    """Raise ValueError where an option that LARS and TVLARS share is out of its range."""
+    check_number("momentum", group["momentum"], high=1.0, open_high=True)
+    check_number("weight_decay", group["weight_decay"])
+    check_number("trust_coefficient", group["trust_coefficient"], open_low=True)
+    check_flag("nesterov", group["nesterov"])
+    if group["norm_clip"] is not None:
+        check_number("norm_clip", group["norm_clip"], open_low=True)
+    if group["nesterov"] and group["momentum"] == 0:
+        raise ValueError("momentum must be > 0 where nesterov=True, got 0")
+
+
+def lars(
+    params: list[Tensor],
+    grads: list[Tensor],
+    momentum_buffers: list[Tensor],
+    group: dict[str, Any],
+    *,
+    lr: float | Tensor,
+    trust_coefficient: float | Tensor,
+) -> None:
+    """One LARS step for ``params``, in place. ``momentum_buffers`` is empty where momentum is 0."""
+    update = _multi_tensor_lars if use_foreach(group, params) else _single_tensor_lars
+    update(
+        params,
+        grads,
+        momentum_buffers,
+        lr=lr,
+        momentum=group["momentum"],
+        weight_decay=group["weight_decay"],
+        trust_coefficient=trust_coefficient,
+        nesterov=group["nesterov"],
+        norm_clip=group["norm_clip"],
+        layer_adaptation=group["layer_adaptation"],
+        maximize=group["maximize"],
+    )
+
+
+def _single_tensor_lars(
+    params: list[Tensor],
+    grads: list[Tensor],
+    momentum_buffers: list[Tensor],
+    *,
+    lr: float | Tensor,
+    momentum: float,
+    weight_decay: float,
+    trust_coefficient: float | Tensor,
+    nesterov: bool,
+    norm_clip: float | None,
+    layer_adaptation: bool,
+    maximize: bool,
+) -> None:
+    for i, w in enumerate(params):
+        g = -grads[i] if maximize else grads[i]
+        u = g.add(w, alpha=weight_decay) if weight_decay else g
+        if layer_adaptation:
+            w_norm, u_norm = clip(norm(w), norm_clip), clip(norm(u), norm_clip)
+            u = u * trust_ratio(w_norm, u_norm, trust_coefficient)
+        if momentum:
+            m = momentum_buffers[i]
+            m.mul_(momentum).add_(u)
+            u = u.add(m, alpha=momentum) if nesterov else m
+        descend(w, u, lr)
+
+
+def _multi_tensor_lars(
+    params: list[Tensor],
+    grads: list[Tensor],
+    momentum_buffers: list[Tensor],
+    *,
+    lr: float | Tensor,
+    momentum: float,
+    weight_decay: float,
+    trust_coefficient: float | Tensor,
+    nesterov: bool,
+    norm_clip: float | None,
+    layer_adaptation: bool,
+    maximize: bool,
+) -> None:
+    for w, g, *m in by_device_and_dtype(params, grads, *([momentum_buffers] if momentum else [])):
+        u = torch._foreach_neg(g) if maximize else g
+        if weight_decay:
+            u = torch._foreach_add(u, w, alpha=weight_decay)
+        if layer_adaptation:
+            w_norms, u_norms = clip(norms(w), norm_clip), clip(norms(u), norm_clip)
+            u = torch._foreach_mul(u, list(trust_ratio(w_norms, u_norms, trust_coefficient).unbind()))
+        if momentum:
+            torch._foreach_mul_(m[0], momentum)
+            torch._foreach_add_(m[0], u)
+            u = torch._foreach_add(u, m[0], alpha=momentum) if nesterov else m[0]
+        foreach_descend(w, u, lr)

@@ -1,0 +1,174 @@
+"""TVLARS: LARS without warm-up, its learning rate multiplied by a factor that starts high and decays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from tvlars._checks import check_choice
+from tvlars.optim.base import LayerwiseOptimizer, scalar
+from tvlars.optim.lars import check_lars_group, lars
+from tvlars.schedule import _check_sigmoid_decay, _sigmoid_decay
+
+
+class TVLARS(LayerwiseOptimizer):
+    r"""Time-varying LARS: early steps are large and explore, late steps are plain LARS.
+
+    At optimizer step t (1 at the first), for each parameter tensor w ("layer") with gradient g:
+
+    .. math::
+        \varphi(t) &= \frac{1}{\alpha + \exp(\lambda (t - d_e))} + \gamma_{min} \\
+        u &= g + \beta w \\
+        q &= \eta \, \lVert w \rVert / \lVert u \rVert \\
+        m &\leftarrow \mu m + q u \\
+        w &\leftarrow w - lr \; \varphi(t) \; m
+
+    q = 1 where ‖w‖ = 0 or ‖u‖ = 0, and in groups with ``layer_adaptation=False``. The first step has m = q u
+    and there is no dampening. With ``nesterov``, w ← w − lr φ(t) (q u + μ m). Norms are taken in float32
+    (float64 for float64 parameters). Every argument but ``params`` is an option of a parameter group too.
+
+    t is the run's clock: one count for the optimizer, which advances in every step in which any parameter
+    has a gradient. It is kept as ``"step"`` in each parameter group, and so in ``state_dict``; a group that is
+    added later starts at the count the others have.
+
+    Args:
+        params: parameters, named parameters, or groups. :func:`tvlars.layer_groups` makes groups that leave
+            biases and norms neither adapted nor decayed, and can give them an lr of their own.
+        lr: learning rate >= 0, a number or a one-element tensor. 1 to 64 are usual, since the trust ratio is
+            about 1e-3.
+        momentum: μ in [0, 1). Default 0.9. At 0 no buffer is kept.
+        weight_decay: β >= 0, added to the gradient before the trust ratio. Default 0.0. The ratio acts with
+            or without it.
+        trust_coefficient: η > 0. Default 1e-3.
+        nesterov: look ahead along the momentum; wants momentum > 0. Default False.
+        norm_clip: both norms are clamped to at most this (> 0) before the ratio; None (default) leaves them.
+        maximize: ascend instead of descend. Default False.
+        foreach: True takes the multi-tensor path, False the for-loop; None (default) the faster one.
+        fused: None (default) or False; there is no fused kernel yet.
+        capturable: lr and every factor stay tensors on the device, so that a CUDA graph can capture the
+            step. Default False.
+        differentiable: gradients flow through the step. Default False.
+        delay_factor: λ >= 0 (1/step), the slope of the decay. Default 0.01.
+        delay: d_e >= 0 (steps), where φ - γ_min is at half of its bound if alpha is 1. Default 500.
+        alpha: α > 0; φ is at most 1/α + γ_min. Default 1.0.
+        gamma_min: γ_min >= 0, the floor that φ ends at. Default 0.0.
+        phi_scope: ``"all"`` (default), as above: φ multiplies the learning rate of every parameter, so that
+            TVLARS is LARS under the schedule φ. ``"ratio"``, as the authors' code does: φ multiplies the
+            trust ratio, q = η φ(t) ‖w‖ / ‖u‖, enters the momentum, and does not act where q is 1.
+        layer_adaptation (group option): whether the trust ratio acts. Default True.
+
+    The defaults of ``delay_factor`` and ``delay`` suit runs of about 1,000 steps (φ at 1/2 after 500, at 2 %
+    after 900). :func:`tvlars.plan` gives those for any run.
+
+    Raises:
+        ValueError: an argument is out of its range, NaN or infinite, or two contradict.
+        TypeError: a parameter is not a real floating point tensor.
+        RuntimeError: in ``step``, where a gradient is sparse.
+
+    A gradient is never modified. A non-finite one is the caller's business, as in ``torch.optim``: it makes
+    the layer it belongs to non-finite, and no other.
+
+    Source: Do et al., "Revisiting LARS for Large Batch Training Generalization of Neural Networks",
+    arXiv 2309.14053. The published code is ``momentum=0.9, weight_decay=5e-4, delay=0, alpha=0.1,
+    gamma_min=0.0, norm_clip=10.0, phi_scope="ratio"``.
+
+    Example:
+        >>> p = plan(batch_size=4096, dataset_size=60_000, epochs=15)
+        >>> groups = layer_groups(model, 1e-4, lr=p.lr, bias_norm_lr_scale=p.bias_norm_lr_scale)
+        >>> optimizer = TVLARS(groups, **p.optimizer_arguments())
+        >>> loss_fn(model(x), y).backward()
+        >>> optimizer.step()
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor,
+        *,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        trust_coefficient: float = 1e-3,
+        nesterov: bool = False,
+        norm_clip: float | None = None,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        delay_factor: float = 0.01,
+        delay: float = 500.0,
+        alpha: float = 1.0,
+        gamma_min: float = 0.0,
+        phi_scope: str = "all",
+    ) -> None:
+        defaults = dict(
+            lr=lr,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            trust_coefficient=trust_coefficient,
+            nesterov=nesterov,
+            norm_clip=norm_clip,
+            maximize=maximize,
+            foreach=foreach,
+            fused=fused,
+            capturable=capturable,
+            differentiable=differentiable,
+            delay_factor=delay_factor,
+            delay=delay,
+            alpha=alpha,
+            gamma_min=gamma_min,
+            phi_scope=phi_scope,
+        )
+        super().__init__(params, defaults)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a parameter group; it starts at the step count that the optimizer has.
+
+        Raises:
+            ValueError: a hyperparameter is out of its range, NaN or infinite, or options contradict.
+            TypeError: a parameter is not a real floating point tensor.
+        """
+        clock = self.param_groups[0]["step"].clone() if self.param_groups else torch.zeros(())
+        param_group.setdefault("step", clock)
+        super().add_param_group(param_group)
+
+    def phi(self) -> list[float]:
+        """φ of each parameter group at the latest step (at step 1 before the first). Waits for the device."""
+        return [
+            _sigmoid_decay(max(float(group["step"]), 1.0), *_sigmoid_arguments(group)) for group in self.param_groups
+        ]
+
+    def _check_group(self, group: dict[str, Any]) -> None:
+        check_lars_group(group)
+        _check_sigmoid_decay(*_sigmoid_arguments(group))
+        check_choice("phi_scope", group["phi_scope"], ("all", "ratio"))
+
+    def _begin_step(self) -> None:
+        for group in self.param_groups:
+            if group["capturable"] and group["params"]:
+                group["step"] = group["step"].to(group["params"][0].device)
+            group["step"] += 1
+
+    def _update(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> None:
+        lr = scalar(group["lr"], group["capturable"] or group["differentiable"])
+        trust_coefficient = group["trust_coefficient"]
+        phi = _sigmoid_decay(scalar(group["step"], group["capturable"]), *_sigmoid_arguments(group))
+        if group["phi_scope"] == "all":
+            lr = lr * phi
+        else:
+            trust_coefficient = trust_coefficient * phi
+        lars(
+            params,
+            grads,
+            self._buffers(params, "momentum_buffer") if group["momentum"] else [],
+            group,
+            lr=lr,
+            trust_coefficient=trust_coefficient,
+        )
+
+
+def _sigmoid_arguments(group: dict[str, Any]) -> tuple[float, float, float, float]:
+    return group["delay_factor"], group["delay"], group["alpha"], group["gamma_min"]

@@ -1,0 +1,323 @@
+"""From the size of a run to a learning rate and a schedule in steps, with the reasons in words."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from tvlars._checks import check_choice, check_count, check_flag, check_number
+from tvlars.schedule import SigmoidDecayLR, WarmupCosineLR, _sigmoid_decay, scale_lr, warmup_cosine
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+SCHEDULES = ("auto", "sigmoid", "warmup-cosine", "constant")
+
+HALF_SHARE = 0.45
+"""Share of a run's steps at which φ is at half its start."""
+END_FRACTION = 0.02
+"""What is left at the last step of φ's start, floor aside."""
+WARMUP_SHARE = 0.2
+"""Share of a run's epochs that the warm-up of the other optimizers takes."""
+FEW_STEPS = 50
+"""Below this many steps a run is too short for a schedule to act."""
+
+
+class _Defaults(NamedTuple):
+    base_lr: float  # at batch size 256
+    rule: str
+    momentum: float | None
+    weight_decay: float
+    bias_norm_lr_scale: float
+
+
+# Measured on Fashion-MNIST, see docs/results/plan.md; sgd and adamw are the usual recipes.
+DEFAULTS = {
+    "tvlars": _Defaults(8.0, "sqrt", 0.9, 1e-4, 0.03),
+    "lars": _Defaults(8.0, "sqrt", 0.9, 1e-4, 0.03),
+    "lamb": _Defaults(0.0075, "sqrt", None, 0.01, 0.03),
+    "sgd": _Defaults(0.1, "linear", 0.9, 5e-4, 1.0),
+    "adamw": _Defaults(1e-3, "sqrt", None, 0.01, 1.0),
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run in numbers, made by :func:`plan`. ``str()`` explains it, ``plot()`` draws its learning rate.
+
+    ``total_steps``, ``steps_per_epoch``, ``warmup_steps`` and ``delay`` are in optimizer steps,
+    ``delay_factor`` in 1/step, ``batch_size`` and ``dataset_size`` in samples. ``momentum`` is None where the
+    optimizer has none; ``schedule`` is "sigmoid", "warmup-cosine" or "constant", and the fields of the other
+    schedules are None.
+    """
+
+    optimizer: str
+    batch_size: int
+    dataset_size: int
+    epochs: int
+    steps_per_epoch: int
+    total_steps: int
+    lr: float
+    momentum: float | None
+    nesterov: bool
+    weight_decay: float
+    bias_norm_lr_scale: float
+    schedule: str
+    delay_factor: float | None = None
+    delay: float | None = None
+    alpha: float | None = None
+    gamma_min: float | None = None
+    warmup_steps: int | None = None
+    final_factor: float | None = None
+
+    def optimizer_arguments(self) -> dict[str, Any]:
+        """Keyword arguments of the optimizer's constructor: ``TVLARS(params, **plan.optimizer_arguments())``."""
+        arguments: dict[str, Any] = dict(lr=self.lr, weight_decay=self.weight_decay)
+        if self.momentum is not None:
+            arguments.update(momentum=self.momentum, nesterov=self.nesterov)
+        if self.optimizer == "tvlars":
+            arguments.update(
+                delay_factor=self.delay_factor, delay=self.delay, alpha=self.alpha, gamma_min=self.gamma_min
+            )
+        return arguments
+
+    def scheduler(self, optimizer: Optimizer) -> LRScheduler | None:
+        """The LR scheduler to step after every optimizer step; None for TVLARS, which has φ built in."""
+        if self.schedule == "sigmoid" and self.optimizer != "tvlars":
+            return SigmoidDecayLR(optimizer, *self._sigmoid())
+        if self.schedule == "warmup-cosine":
+            return WarmupCosineLR(optimizer, *self._warmup_cosine())
+        return None
+
+    def factor(self, step: float) -> float:
+        """What ``lr`` is multiplied by at optimizer step ``step`` (1 at the first): φ, or the schedule."""
+        if self.schedule == "sigmoid":
+            return _sigmoid_decay(float(step), *self._sigmoid())
+        if self.schedule == "warmup-cosine":
+            return warmup_cosine(step, *self._warmup_cosine())
+        return 1.0
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw lr · factor over the run's steps with matplotlib.
+
+        Args:
+            ax: axes to draw on; None (default) makes new ones.
+
+        Returns:
+            The axes.
+
+        Raises:
+            ImportError: matplotlib is not installed.
+        """
+        if ax is None:
+            try:
+                import matplotlib.pyplot as plt
+            except ImportError as error:
+                raise ImportError("Plan.plot needs matplotlib: pip install 'tvlars[lab]'") from error
+            ax = plt.figure(figsize=(7, 3.5), layout="constrained").add_subplot()
+        points = min(self.total_steps, 1000)
+        steps = [1 + (self.total_steps - 1) * i / max(points - 1, 1) for i in range(points)]
+        ax.plot(steps, [self.lr * self.factor(step) for step in steps], label=self.optimizer)
+        ax.set(xlabel="optimizer step", ylabel="learning rate · factor", ylim=(0, None))
+        ax.margins(x=0)
+        if self.delay is not None and self.delay <= self.total_steps:
+            ax.axvline(self.delay, linestyle=":", linewidth=1, color="0.5")
+        ax.legend(frameon=False)
+        return ax
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.optimizer}, batch size {self.batch_size:,}, {self.epochs} epochs of {self.dataset_size:,} samples",
+            f"  steps      {self.steps_per_epoch} an epoch, {self.total_steps} in all" + self._dropped(),
+            f"  lr         {self.lr:g}",
+        ]
+        if self.bias_norm_lr_scale != 1.0:
+            raw = self.lr * self.bias_norm_lr_scale
+            lines.append(f"             {raw:g} for biases and norms (x {self.bias_norm_lr_scale:g}), not adapted")
+        if self.schedule == "sigmoid":
+            lines += [
+                f"  phi        {self.factor(1):.3g} at step 1, {self.factor(self.total_steps / 3):.3g} after a third, "
+                f"{self.factor(self.total_steps):.2g} at the end",
+                f"             half way down at step d_e = {self.delay:g}, slope λ = {self.delay_factor:.4g} per step, "
+                f"floor γ_min = {self.gamma_min:g}, α = {self.alpha:g}",
+            ]
+        elif self.schedule == "warmup-cosine":
+            lines.append(
+                f"  schedule   linear warm-up over {self.warmup_steps} steps, then cosine to {self.final_factor:g} of lr"
+            )
+        else:
+            lines.append("  schedule   constant")
+        momentum = (
+            "" if self.momentum is None else f", momentum {self.momentum:g}{' (nesterov)' if self.nesterov else ''}"
+        )
+        lines.append(f"  others     weight decay {self.weight_decay:g}{momentum}")
+        return "\n".join(lines)
+
+    def _dropped(self) -> str:
+        rest = self.dataset_size % self.batch_size
+        return f" ({rest:,} samples an epoch, drawn anew each time, do not fill a batch)" if rest else ""
+
+    def _sigmoid(self) -> tuple[float, float, float, float]:
+        return cast(tuple[float, float, float, float], (self.delay_factor, self.delay, self.alpha, self.gamma_min))
+
+    def _warmup_cosine(self) -> tuple[int, int, float]:
+        return cast(tuple[int, int, float], (self.warmup_steps, self.total_steps, self.final_factor))
+
+
+def plan(
+    batch_size: int,
+    dataset_size: int,
+    epochs: int,
+    optimizer: str = "tvlars",
+    *,
+    lr: float | None = None,
+    momentum: float | None = None,
+    nesterov: bool | None = None,
+    weight_decay: float | None = None,
+    bias_norm_lr_scale: float | None = None,
+    schedule: str = "auto",
+    delay_factor: float | None = None,
+    delay: float | None = None,
+    alpha: float = 1.0,
+    gamma_min: float = 0.0,
+    warmup_epochs: float | None = None,
+    final_factor: float = 1e-3,
+) -> Plan:
+    """Learning rate and schedule, in steps, for a run of ``epochs`` over ``dataset_size`` samples.
+
+    What is given is taken as it is; what is left at None is chosen. lr comes from a measured one at batch size
+    256 by :func:`scale_lr`. φ of TVLARS is at half its start at 45 % of the steps and at 2 % of it at the end;
+    the others warm up linearly over a fifth of the epochs and follow half a cosine.
+
+    Args:
+        batch_size: samples per optimizer step over all processes, at most ``dataset_size``.
+        dataset_size: samples in the training set. An epoch has dataset_size // batch_size steps; what does
+            not fill a batch is left for the next shuffle.
+        epochs: passes over the training set.
+        optimizer: "tvlars" (default), "lars", "lamb", "sgd" or "adamw".
+        lr: learning rate > 0.
+        momentum: in [0, 1); wants an optimizer that has it, as does ``nesterov``.
+        nesterov: True by default where there is momentum.
+        weight_decay: >= 0.
+        bias_norm_lr_scale: >= 0, for :func:`layer_groups`.
+        schedule: "auto" (default: "sigmoid" for tvlars, "warmup-cosine" for the others), "sigmoid",
+            "warmup-cosine" or "constant". tvlars has its own and takes no other.
+        delay_factor: λ >= 0 (1/step), of the sigmoid schedule.
+        delay: d_e >= 0 (steps), of the sigmoid schedule.
+        alpha: α > 0, of the sigmoid schedule. Default 1.0.
+        gamma_min: γ_min >= 0, of the sigmoid schedule. Default 0.0; the paper has B / B_base * 1e-3.
+        warmup_epochs: >= 0 and < ``epochs``, of the warmup-cosine schedule; 0 is a cosine alone.
+        final_factor: in [0, 1], where the cosine ends. Default 1e-3.
+
+    Returns:
+        A :class:`Plan`.
+
+    Raises:
+        ValueError: an argument is out of its range or does not go with the optimizer or schedule.
+
+    Warns:
+        UserWarning: the run has fewer than 50 steps, too few for any schedule to act.
+
+    Example:
+        >>> p = plan(batch_size=4096, dataset_size=60_000, epochs=15)
+        >>> print(p)
+        >>> groups = layer_groups(model, p.weight_decay, p.lr, p.bias_norm_lr_scale)
+        >>> optimizer = TVLARS(groups, **p.optimizer_arguments())
+    """
+    check_count("batch_size", batch_size, unit="samples")
+    check_count("dataset_size", dataset_size, unit="samples")
+    check_count("epochs", epochs)
+    if batch_size > dataset_size:
+        raise ValueError(f"batch_size must be <= dataset_size ({dataset_size:,} samples), got {batch_size:,}")
+    check_choice("optimizer", optimizer, tuple(DEFAULTS))
+    check_choice("schedule", schedule, SCHEDULES)
+    if optimizer == "tvlars" and schedule not in ("auto", "sigmoid"):
+        raise ValueError(f"schedule must be 'auto' for tvlars, which has its own, got {schedule!r}")
+    if schedule == "auto":
+        schedule = "sigmoid" if optimizer == "tvlars" else "warmup-cosine"
+
+    default = DEFAULTS[optimizer]
+    if lr is not None:
+        check_number("lr", lr, open_low=True)
+    if default.momentum is None and (momentum is not None or nesterov):
+        raise ValueError(f"momentum and nesterov must not be given for {optimizer}, which has none")
+    momentum = default.momentum if momentum is None else momentum
+    if momentum is not None:
+        check_number("momentum", momentum, high=1.0, open_high=True)
+    nesterov = bool(momentum) if nesterov is None else nesterov
+    check_flag("nesterov", nesterov)
+    weight_decay = default.weight_decay if weight_decay is None else weight_decay
+    check_number("weight_decay", weight_decay)
+    scale = default.bias_norm_lr_scale if bias_norm_lr_scale is None else bias_norm_lr_scale
+    check_number("bias_norm_lr_scale", scale)
+
+    steps_per_epoch = dataset_size // batch_size
+    total_steps = steps_per_epoch * epochs
+    if total_steps < FEW_STEPS:
+        warnings.warn(
+            f"the run has {total_steps} optimizer steps, too few for a schedule to act; "
+            f"take more epochs or a smaller batch_size, for at least {FEW_STEPS} steps",
+            stacklevel=2,
+        )
+    return Plan(
+        optimizer=optimizer,
+        batch_size=batch_size,
+        dataset_size=dataset_size,
+        epochs=epochs,
+        steps_per_epoch=steps_per_epoch,
+        total_steps=total_steps,
+        lr=scale_lr(default.base_lr, batch_size, rule=default.rule) if lr is None else lr,
+        momentum=momentum,
+        nesterov=nesterov,
+        weight_decay=weight_decay,
+        bias_norm_lr_scale=scale,
+        schedule=schedule,
+        **_sigmoid_fields(schedule, total_steps, delay_factor, delay, alpha, gamma_min),
+        **_warmup_cosine_fields(schedule, steps_per_epoch, epochs, warmup_epochs, final_factor),
+    )
+
+
+def _sigmoid_fields(
+    schedule: str, total_steps: int, delay_factor: float | None, delay: float | None, alpha: float, gamma_min: float
+) -> dict[str, Any]:
+    if schedule != "sigmoid":
+        if delay_factor is not None or delay is not None:
+            raise ValueError(f"delay_factor and delay must not be given for the {schedule} schedule")
+        return {}
+    check_number("alpha", alpha, open_low=True)
+    check_number("gamma_min", gamma_min)
+    # φ = 1/α / (1 + exp(λ (t − d_e) − ln α)) + γ_min: half way down where the exponent is 0, and at
+    # END_FRACTION of its start where it is fall.
+    fall, shift = math.log(1 / END_FRACTION - 1), math.log(alpha)
+    if delay is None:
+        half_way = round(HALF_SHARE * total_steps)
+        if delay_factor is None:
+            delay_factor = fall / (total_steps - half_way)
+        check_number("delay_factor", delay_factor, unit="1/step")
+        delay = max(half_way - shift / delay_factor, 0.0) if delay_factor else half_way
+    check_number("delay", delay, unit="steps")
+    if delay_factor is None:  # a delay near or behind the end gets the slope of one at 90 % of the run
+        delay_factor = max(fall + shift, 0.0) / max(total_steps - delay, 0.1 * total_steps)
+    check_number("delay_factor", delay_factor, unit="1/step")
+    return dict(delay_factor=delay_factor, delay=delay, alpha=alpha, gamma_min=gamma_min)
+
+
+def _warmup_cosine_fields(
+    schedule: str, steps_per_epoch: int, epochs: int, warmup_epochs: float | None, final_factor: float
+) -> dict[str, Any]:
+    if schedule != "warmup-cosine":
+        if warmup_epochs is not None:
+            raise ValueError(f"warmup_epochs must not be given for the {schedule} schedule")
+        return {}
+    if warmup_epochs is None:
+        warmup_epochs = WARMUP_SHARE * epochs
+    check_number("warmup_epochs", warmup_epochs, high=epochs, open_high=True, unit="epochs")
+    check_number("final_factor", final_factor, high=1.0)
+    total_steps = steps_per_epoch * epochs
+    warmup_steps = min(round(warmup_epochs * steps_per_epoch), total_steps - 1)
+    return dict(warmup_steps=warmup_steps, final_factor=final_factor)
