@@ -56,7 +56,7 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
 
 def _as_float(value: Any) -> float:
     if isinstance(value, Tensor):
-        return float(value) if value.numel() == 1 and not value.is_complex() else math.nan
+        return float(value.detach()) if value.numel() == 1 and not value.is_complex() else math.nan
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         try:  # numpy scalars and the like
             return math.nan if isinstance(value, (bool, str, bytes)) else float(value)

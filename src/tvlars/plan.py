@@ -16,9 +16,10 @@ from tvlars.schedule import SigmoidDecayLR, WarmupCosineLR, _sigmoid_decay, scal
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+LAYERWISE = ("tvlars", "lars", "lamb")
 SCHEDULES = ("auto", "sigmoid", "warmup-cosine", "constant")
 
-HALF_SHARE = 0.45
+HALF_SHARE = 0.6
 """Share of a run's steps at which φ is at half its start."""
 END_FRACTION = 0.02
 """What is left at the last step of φ's start, floor aside."""
@@ -33,7 +34,7 @@ class _Defaults(NamedTuple):
     rule: str
     momentum: float | None
     weight_decay: float
-    bias_norm_lr_scale: float
+    bias_norm_lr_scale: float  # at most; the product with lr is kept at 1 or less
 
 
 # Measured on Fashion-MNIST, see docs/results/plan.md; sgd and adamw are the usual recipes.
@@ -148,7 +149,7 @@ class Plan:
             ]
         elif self.schedule == "warmup-cosine":
             lines.append(
-                f"  schedule   linear warm-up over {self.warmup_steps} steps, then cosine to {self.final_factor:g} of lr"
+                f"  schedule   linear warm-up over {self.warmup_steps} steps, then cosine to {self.final_factor:g}"
             )
         else:
             lines.append("  schedule   constant")
@@ -191,7 +192,7 @@ def plan(
     """Learning rate and schedule, in steps, for a run of ``epochs`` over ``dataset_size`` samples.
 
     What is given is taken as it is; what is left at None is chosen. lr comes from a measured one at batch size
-    256 by :func:`scale_lr`. φ of TVLARS is at half its start at 45 % of the steps and at 2 % of it at the end;
+    256 by :func:`scale_lr`. φ of TVLARS is at half its start at 60 % of the steps and at 2 % of it at the end;
     the others warm up linearly over a fifth of the epochs and follow half a cosine.
 
     Args:
@@ -204,7 +205,8 @@ def plan(
         momentum: in [0, 1); wants an optimizer that has it, as does ``nesterov``.
         nesterov: True by default where there is momentum.
         weight_decay: >= 0.
-        bias_norm_lr_scale: >= 0, for :func:`layer_groups`.
+        bias_norm_lr_scale: >= 0, for :func:`layer_groups`. Chosen, it is 0.03 for the layer-wise optimizers, less
+            where lr * 0.03 would be above 1, and 1 for sgd and adamw.
         schedule: "auto" (default: "sigmoid" for tvlars, "warmup-cosine" for the others), "sigmoid",
             "warmup-cosine" or "constant". tvlars has its own and takes no other.
         delay_factor: λ >= 0 (1/step), of the sigmoid schedule.
@@ -253,7 +255,11 @@ def plan(
     check_flag("nesterov", nesterov)
     weight_decay = default.weight_decay if weight_decay is None else weight_decay
     check_number("weight_decay", weight_decay)
-    scale = default.bias_norm_lr_scale if bias_norm_lr_scale is None else bias_norm_lr_scale
+    lr = scale_lr(default.base_lr, batch_size, rule=default.rule) if lr is None else lr
+    scale = bias_norm_lr_scale
+    if scale is None:  # what is not adapted takes no more than 1, however large the batch
+        limit = 1.0 / lr if optimizer in LAYERWISE else 1.0
+        scale = min(default.bias_norm_lr_scale, limit)
     check_number("bias_norm_lr_scale", scale)
 
     steps_per_epoch = dataset_size // batch_size
@@ -271,7 +277,7 @@ def plan(
         epochs=epochs,
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
-        lr=scale_lr(default.base_lr, batch_size, rule=default.rule) if lr is None else lr,
+        lr=lr,
         momentum=momentum,
         nesterov=nesterov,
         weight_decay=weight_decay,

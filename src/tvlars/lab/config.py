@@ -15,7 +15,6 @@ from tvlars.lab.models import MODELS
 from tvlars.plan import DEFAULTS, SCHEDULES, Plan, plan
 
 OPTIMIZERS = tuple(DEFAULTS)
-LAYERWISE = ("tvlars", "lars", "lamb")
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 ACCELERATORS = ("auto", "cpu", "cuda", "mps")
 PHI_SCOPES = ("all", "ratio")

@@ -75,7 +75,7 @@ class LayerwiseOptimizer(Optimizer, ABC):
         """Say once an optimizer that unadapted parameters take a LARS-scale learning rate raw."""
         if self._warned_raw_lr or group["layer_adaptation"] or not group["params"]:
             return
-        lr = float(group["lr"])
+        lr = float(torch.as_tensor(group["lr"]).detach())
         if lr > 1.0:
             self._warned_raw_lr = True
             warnings.warn(
@@ -189,6 +189,14 @@ def norms(tensors: Tensors) -> Tensor:
 
 def _norm_dtype(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def readable(x: Tensor) -> Tensor:
+    """``x`` for use in a formula before it is overwritten: a copy where autograd will want it again.
+
+    Autograd is on in a step only where the optimizer is differentiable.
+    """
+    return x.clone() if torch.is_grad_enabled() else x
 
 
 def clip(norm: Tensor, norm_clip: float | None) -> Tensor:

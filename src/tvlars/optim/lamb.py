@@ -17,6 +17,7 @@ from tvlars.optim.base import (
     foreach_descend,
     norm,
     norms,
+    readable,
     scalar,
     trust_ratio,
     use_foreach,
@@ -171,11 +172,11 @@ def _single_tensor_lamb(
         if bias_correction:
             r = (m / (1 - beta1**t)) / ((v / (1 - beta2**t)).sqrt() + eps)
         else:
-            r = m / (v.sqrt() + eps)
+            r = readable(m) / (v.sqrt() + eps)
         if weight_decay:
             r = r.add(w, alpha=weight_decay)
         if layer_adaptation:
-            r = r * trust_ratio(clip(norm(w), norm_clip), norm(r), 1.0)
+            r = r * trust_ratio(clip(norm(readable(w)), norm_clip), norm(r), 1.0)
         descend(w, r, lr)
 
 

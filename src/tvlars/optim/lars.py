@@ -17,6 +17,7 @@ from tvlars.optim.base import (
     foreach_descend,
     norm,
     norms,
+    readable,
     scalar,
     trust_ratio,
     use_foreach,
@@ -174,12 +175,12 @@ def _single_tensor_lars(
         g = -grads[i] if maximize else grads[i]
         u = g.add(w, alpha=weight_decay) if weight_decay else g
         if layer_adaptation:
-            w_norm, u_norm = clip(norm(w), norm_clip), clip(norm(u), norm_clip)
+            w_norm, u_norm = clip(norm(readable(w)), norm_clip), clip(norm(u), norm_clip)
             u = u * trust_ratio(w_norm, u_norm, trust_coefficient)
         if momentum:
             m = momentum_buffers[i]
             m.mul_(momentum).add_(u)
-            u = u.add(m, alpha=momentum) if nesterov else m
+            u = u.add(m, alpha=momentum) if nesterov else readable(m)
         descend(w, u, lr)
 
 

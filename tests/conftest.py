@@ -1,0 +1,77 @@
+"""What every test may use: optimizers by name, and small problems to run them on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tvlars import LAMB, LARS, TVLARS
+
+# A new optimizer gets the whole contract suite by one line here: name -> (class, arguments that act quickly).
+OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
+    "lars": (LARS, dict(lr=0.5, momentum=0.9, weight_decay=0.01, trust_coefficient=0.02)),
+    "lars-nesterov": (LARS, dict(lr=0.5, momentum=0.9, weight_decay=0.01, trust_coefficient=0.02, nesterov=True)),
+    "tvlars": (
+        TVLARS,
+        dict(
+            lr=0.5, momentum=0.9, weight_decay=0.01, trust_coefficient=0.02, delay_factor=0.4, delay=4, gamma_min=0.01
+        ),
+    ),
+    "tvlars-ratio": (
+        TVLARS,
+        dict(lr=0.5, weight_decay=0.01, trust_coefficient=0.02, delay_factor=0.4, delay=4, phi_scope="ratio"),
+    ),
+    "lamb": (LAMB, dict(lr=0.02, weight_decay=0.01)),
+    "lamb-uncorrected": (LAMB, dict(lr=0.02, weight_decay=0.01, bias_correction=False, norm_clip=2.0)),
+}
+PATHS: dict[str, dict[str, Any]] = {"for-loop": dict(foreach=False), "foreach": dict(foreach=True), "default": {}}
+
+Make = Callable[..., torch.optim.Optimizer]
+
+
+@pytest.fixture(params=list(OPTIMIZERS))
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(params=list(PATHS))
+def path(request: pytest.FixtureRequest) -> dict[str, Any]:
+    return PATHS[request.param]
+
+
+@pytest.fixture
+def make(name: str, path: dict[str, Any]) -> Make:
+    """Makes the optimizer of this test on given parameters: ``make(params, **other_arguments)``."""
+
+    def build(params: Any, **arguments: Any) -> torch.optim.Optimizer:
+        cls, defaults = OPTIMIZERS[name]
+        return cls(params, **{**defaults, **path, **arguments})
+
+    return build
+
+
+def tensors(seed: int = 0, dtype: torch.dtype = torch.float32) -> list[nn.Parameter]:
+    """Parameters of many shapes: 4-d, 2-d, 1-d, 0-d, and one of zeros."""
+    g = torch.Generator().manual_seed(seed)
+    shapes: list[tuple[int, ...]] = [(4, 3, 3, 3), (6, 5), (7,), (), (1,)]
+    values = [torch.randn(shape, generator=g, dtype=torch.float64) for shape in shapes] + [torch.zeros(3, 3)]
+    return [nn.Parameter(value.to(dtype)) for value in values]
+
+
+def set_gradients(params: list[nn.Parameter], step: int) -> None:
+    """Gradients that depend on the step alone, so that runs can be compared."""
+    g = torch.Generator().manual_seed(1000 + step)
+    for p in params:
+        p.grad = torch.randn(p.shape, generator=g, dtype=torch.float64).to(p.dtype)
+
+
+def run(optimizer: torch.optim.Optimizer, params: list[nn.Parameter], steps: range) -> list[Tensor]:
+    """Take the steps and return copies of the parameters."""
+    for step in steps:
+        set_gradients(params, step)
+        optimizer.step()
+    return [p.detach().clone() for p in params]

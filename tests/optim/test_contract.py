@@ -1,0 +1,399 @@
+"""What torch.optim promises, for every optimizer and every path."""
+
+from __future__ import annotations
+
+import copy
+import io
+import math
+import pickle
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from tests.conftest import OPTIMIZERS, PATHS, Make, run, set_gradients, tensors
+from tvlars import LAMB, LARS, TVLARS
+
+
+def assert_equal(a: list[torch.Tensor], b: list[torch.Tensor]) -> None:
+    for x, y in zip(a, b, strict=True):
+        torch.testing.assert_close(x, y, rtol=0, atol=0)
+
+
+# -- paths ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.float64, 1e-12)], ids=["float32", "float64"]
+)
+@pytest.mark.parametrize("maximize", [False, True])
+def test_foreach_agrees_with_the_for_loop(name: str, dtype: torch.dtype, tolerance: float, maximize: bool) -> None:
+    cls, arguments = OPTIMIZERS[name]
+    results = []
+    for foreach in (False, True):
+        params = tensors(dtype=dtype)
+        optimizer = cls(params, **arguments, foreach=foreach, maximize=maximize)
+        results.append(run(optimizer, params, range(12)))
+    for single, multi in zip(*results, strict=True):
+        torch.testing.assert_close(single, multi, rtol=tolerance, atol=tolerance)
+
+
+def test_maximize_is_descent_on_the_negative_gradient(make: Make) -> None:
+    up, down = tensors(), tensors()
+    ascending, descending = make(up, maximize=True), make(down)
+    for step in range(5):
+        set_gradients(up, step)
+        for p, q in zip(up, down, strict=True):
+            assert p.grad is not None
+            q.grad = -p.grad
+        ascending.step()
+        descending.step()
+    assert_equal([p.detach() for p in up], [p.detach() for p in down])
+
+
+@pytest.mark.parametrize("layout", ["channels_last", "transposed"])
+def test_memory_layout_does_not_matter(make: Make, layout: str) -> None:
+    plain, other = nn.Parameter(torch.randn(4, 3, 5, 5)), None
+    if layout == "channels_last":
+        other = nn.Parameter(plain.detach().clone(memory_format=torch.channels_last))
+    else:
+        other = nn.Parameter(plain.detach().transpose(0, 1).contiguous().transpose(0, 1))
+    a, b = run(make([plain]), [plain], range(3)), run(make([other]), [other], range(3))  # gradients contiguous
+    torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+
+
+# -- gradients --------------------------------------------------------------------------------------------
+
+
+def test_gradients_are_never_modified(make: Make) -> None:
+    for arguments in ({}, {"maximize": True}, {"weight_decay": 0.0}):
+        params = tensors()
+        optimizer = make(params, **arguments)
+        for step in range(3):
+            set_gradients(params, step)
+            before = [p.grad.clone() for p in params if p.grad is not None]
+            optimizer.step()
+            assert_equal(before, [p.grad for p in params if p.grad is not None])
+
+
+def test_parameters_without_gradient_stay(make: Make) -> None:
+    params = tensors()
+    optimizer = make(params)
+    set_gradients(params, 0)
+    params[1].grad = None
+    before = params[1].detach().clone()
+    optimizer.step()
+    assert torch.equal(params[1], before)
+    assert params[1] not in optimizer.state
+
+
+def test_a_step_without_any_gradient_is_none(make: Make) -> None:
+    params = tensors()
+    optimizer = make(params)
+    before = copy.deepcopy(optimizer.state_dict())
+    optimizer.step()
+    assert str(optimizer.state_dict()) == str(before)
+    assert_equal([p.detach() for p in params], [p.detach() for p in tensors()])
+
+
+def test_sparse_gradients_are_refused_before_anything_changes(make: Make) -> None:
+    embedding = nn.Embedding(5, 3, sparse=True)
+    dense = nn.Parameter(torch.ones(3))
+    optimizer = make([dense, embedding.weight])
+    (embedding(torch.tensor([1, 2])).sum() + dense.sum()).backward()
+    with pytest.raises(RuntimeError, match=r"does not support sparse gradients.*\(5, 3\)"):
+        optimizer.step()
+    assert torch.equal(dense.detach(), torch.ones(3))
+
+
+def test_a_nonfinite_gradient_spoils_its_own_layer_alone(make: Make) -> None:
+    params = [nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))]
+    optimizer = make(params)
+    params[0].grad, params[1].grad = torch.tensor([1.0, math.nan, 1.0]), torch.ones(3)
+    optimizer.step()
+    assert params[0].isnan().any()
+    assert params[1].isfinite().all()
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("zero", ["neither", "w", "g", "both"])
+def test_trust_ratio_with_zeros(zero: str, momentum: float, decay: float, path: dict[str, Any]) -> None:
+    """q = η‖w‖/‖u‖ whether or not weight decay is 0, and 1 where a norm is 0."""
+    w = nn.Parameter(torch.tensor([0.0, 0.0] if zero in ("w", "both") else [3.0, 4.0], dtype=torch.float64))
+    g = torch.tensor([0.0, 0.0] if zero in ("g", "both") else [0.6, 0.8], dtype=torch.float64)
+    w.grad = g.clone()
+    before = w.detach().clone()
+    LARS([w], 0.5, momentum=momentum, weight_decay=decay, trust_coefficient=0.01, **path).step()
+    u = g + decay * before
+    q = 0.01 * before.norm() / u.norm() if before.norm() > 0 and u.norm() > 0 else 1.0
+    torch.testing.assert_close(w.detach(), before - 0.5 * q * u, rtol=1e-12, atol=0)
+
+
+# -- hyperparameters ---------------------------------------------------------------------------------------
+
+NONSENSE = [-0.1, math.nan, math.inf, -math.inf, "0.1", True]
+NUMBERS = {
+    LARS: ["lr", "momentum", "weight_decay", "trust_coefficient", "norm_clip"],
+    TVLARS: [
+        *["lr", "momentum", "weight_decay", "trust_coefficient", "norm_clip"],
+        *["delay_factor", "delay", "alpha", "gamma_min"],
+    ],
+    LAMB: ["lr", "eps", "weight_decay", "norm_clip"],
+}
+
+
+@pytest.mark.parametrize("bad", NONSENSE, ids=repr)
+@pytest.mark.parametrize(("cls", "argument"), [(cls, a) for cls, names in NUMBERS.items() for a in names])
+def test_bad_numbers_are_refused_by_name_and_value(cls: Any, argument: str, bad: Any) -> None:
+    p = nn.Parameter(torch.ones(2))
+    with pytest.raises(ValueError, match=rf"^{argument} must be .*got {bad!r}$"):
+        cls([p], **{"lr": 0.1, argument: bad})
+    with pytest.raises(ValueError, match=rf"^{argument} must be .*got {bad!r}$"):
+        cls([{"params": [p], argument: bad}], lr=0.1)
+    optimizer = cls([p], lr=0.1)
+    with pytest.raises(ValueError, match=rf"^{argument} must be"):
+        optimizer.add_param_group({"params": [nn.Parameter(torch.ones(2))], argument: bad})
+    assert len(optimizer.param_groups) == 1
+
+
+@pytest.mark.parametrize(
+    ("cls", "arguments", "message"),
+    [
+        (LARS, dict(momentum=1.0), "momentum must be >= 0 and < 1, got 1.0"),
+        (LARS, dict(trust_coefficient=0), "trust_coefficient must be > 0, got 0"),
+        (LARS, dict(momentum=0.0, nesterov=True), "momentum must be > 0 where nesterov=True, got 0"),
+        (LARS, dict(nesterov=None), "nesterov must be True or False, got None"),
+        (LARS, dict(foreach="yes"), "foreach must be None, True or False, got 'yes'"),
+        (LARS, dict(foreach=True, differentiable=True), "foreach must be None or False where differentiable=True"),
+        (LARS, dict(fused=True), "fused must be None or False, got True: LARS has no fused kernel yet"),
+        (TVLARS, dict(alpha=0), "alpha must be > 0, got 0"),
+        (TVLARS, dict(delay_factor=-1), "delay_factor must be >= 0 (1/step), got -1"),
+        (TVLARS, dict(phi_scope="some"), "phi_scope must be one of 'all', 'ratio', got 'some'"),
+        (LAMB, dict(betas=(0.9, 1.0)), "betas[1] must be >= 0 and < 1, got 1.0"),
+        (LAMB, dict(betas=0.9), "betas must be two numbers, got 0.9"),
+        (LAMB, dict(eps=0), "eps must be > 0, got 0"),
+    ],
+)
+def test_messages(cls: Any, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 (the message is compared below)
+        cls([nn.Parameter(torch.ones(2))], **{"lr": 0.1, **arguments})
+    assert message in str(caught.value)
+
+
+def test_complex_parameters_are_refused(make: Make) -> None:
+    with pytest.raises(TypeError, match="real floating point"):
+        make([nn.Parameter(torch.ones(2, dtype=torch.complex64))])
+
+
+def test_groups_have_options_of_their_own(make: Make) -> None:
+    ours, alone = tensors(), tensors()
+    optimizer = make([{"params": ours[:2], "lr": 0.1, "layer_adaptation": False}, {"params": ours[2:]}])
+    separate = [make(alone[:2], lr=0.1), make(alone[2:])]
+    separate[0].param_groups[0]["layer_adaptation"] = False
+    run(optimizer, ours, range(4))
+    for step in range(4):
+        set_gradients(alone, step)
+        for o in separate:
+            o.step()
+    assert_equal([p.detach() for p in ours], [p.detach() for p in alone])
+
+
+def test_warns_once_of_unadapted_parameters_at_a_lars_scale_lr() -> None:
+    def groups() -> list[dict[str, Any]]:
+        return [
+            {"params": [nn.Parameter(torch.ones(2, 2))]},
+            {"params": [nn.Parameter(torch.ones(2))], "layer_adaptation": False},
+            {"params": [nn.Parameter(torch.ones(2))], "layer_adaptation": False},
+        ]
+
+    with pytest.warns(UserWarning, match="1 parameters.*lr = 16.*bias_norm_lr_scale") as caught:
+        LARS(groups(), lr=16.0)
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        LARS(groups(), lr=1.0)
+        LARS([{"params": [nn.Parameter(torch.ones(2))]}], lr=16.0)
+
+
+# -- closures, hooks, schedulers, scaler -------------------------------------------------------------------
+
+
+def test_closure_comes_first_and_its_value_is_returned(make: Make) -> None:
+    w = nn.Parameter(torch.tensor([1.0, 2.0]))
+    optimizer = make([w])
+
+    def closure() -> torch.Tensor:
+        assert torch.is_grad_enabled()
+        optimizer.zero_grad()
+        loss = (w**2).sum()
+        loss.backward()
+        return loss
+
+    assert optimizer.step(closure).item() == 5.0  # type: ignore[union-attr]
+    assert (w**2).sum() < 5.0
+
+
+def test_step_hooks_are_called(make: Make) -> None:
+    params, calls = tensors(), []
+    optimizer = make(params)
+    optimizer.register_step_pre_hook(lambda *_: calls.append("pre"))
+    optimizer.register_step_post_hook(lambda *_: calls.append("post"))
+    run(optimizer, params, range(2))
+    assert calls == ["pre", "post"] * 2
+
+
+def test_torch_schedulers_set_the_lr(make: Make) -> None:
+    params, by_hand = tensors(), tensors()
+    optimizer, manual = make(params, lr=0.4), make(by_hand, lr=0.4)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
+    for step in range(4):
+        run(optimizer, params, range(step, step + 1))
+        scheduler.step()
+        manual.param_groups[0]["lr"] = 0.4 * 0.5**step
+        run(manual, by_hand, range(step, step + 1))
+    assert_equal([p.detach() for p in params], [p.detach() for p in by_hand])
+
+
+def test_a_tensor_lr_does_what_the_number_does(name: str) -> None:
+    cls, arguments = OPTIMIZERS[name]
+    for shape in ((), (1,)):
+        params, others = tensors(), tensors()
+        a = run(cls(params, **{**arguments, "lr": torch.full(shape, 0.25)}), params, range(4))
+        b = run(cls(others, **{**arguments, "lr": 0.25}), others, range(4))
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
+
+
+def test_grad_scaler_unscales_and_a_skipped_step_does_not_count(make: Make) -> None:
+    w, plain = nn.Parameter(torch.tensor([1.0, 2.0])), nn.Parameter(torch.tensor([1.0, 2.0]))
+    optimizer, expected = make([w]), make([plain])
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0, growth_interval=10_000)
+    for factor in (1.0, math.inf, 2.0):
+        optimizer.zero_grad()
+        scaler.scale((w * factor).sum()).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        if math.isfinite(factor):
+            plain.grad = torch.full((2,), factor)
+            expected.step()
+    torch.testing.assert_close(w, plain, rtol=0, atol=0)
+    assert str(optimizer.state_dict()) == str(expected.state_dict())
+
+
+# -- state -------------------------------------------------------------------------------------------------
+
+
+def test_deepcopy_and_pickle_go_on_bit_for_bit(make: Make) -> None:
+    params = tensors()
+    optimizer = make(params)
+    run(optimizer, params, range(3))
+    copies = [copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer))]
+    expected = run(optimizer, params, range(3, 6))
+    for other in copies:
+        theirs = [p for group in other.param_groups for p in group["params"]]
+        assert_equal(run(other, theirs, range(3, 6)), expected)
+
+
+def test_resume_in_a_new_process_is_exact(name: str, tmp_path: Path) -> None:
+    """Every path and several moments in one child, since starting a process takes longer than all of them."""
+    cls, arguments = OPTIMIZERS[name]
+    cases = [(label, steps) for label in PATHS for steps in (0, 1, 5)]
+    for label, steps in cases:
+        params = tensors()
+        optimizer = cls(params, **arguments, **PATHS[label])
+        run(optimizer, params, range(steps))
+        torch.save([[p.detach() for p in params], optimizer.state_dict()], tmp_path / f"{label}-{steps}.pt")
+        torch.save(run(optimizer, params, range(steps, steps + 4)), tmp_path / f"{label}-{steps}-expected.pt")
+    child = f"""
+import torch
+from tests.conftest import OPTIMIZERS, PATHS, run, tensors
+cls, arguments = OPTIMIZERS["{name}"]
+for label, steps in {cases}:
+    file = r"{tmp_path}/" + f"{{label}}-{{steps}}"
+    values, state = torch.load(file + ".pt", weights_only=True)
+    params = tensors()
+    for p, value in zip(params, values, strict=True):
+        p.data.copy_(value)
+    optimizer = cls(params, **arguments, **PATHS[label])
+    optimizer.load_state_dict(state)
+    expected = torch.load(file + "-expected.pt", weights_only=True)
+    for a, b in zip(run(optimizer, params, range(steps, steps + 4)), expected, strict=True):
+        assert torch.equal(a, b), (label, steps, a, b)
+"""
+    subprocess.run([sys.executable, "-c", child], check=True, cwd=Path(__file__).parents[2])
+
+
+def test_named_parameters_are_taken(make: Make) -> None:
+    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    optimizer = make(model.named_parameters())
+    assert optimizer.state_dict()["param_groups"][0]["param_names"] == ["0.weight", "0.bias", "1.weight", "1.bias"]
+
+
+def test_no_buffer_is_kept_without_momentum(path: dict[str, Any]) -> None:
+    params = tensors()
+    optimizer = LARS(params, 0.1, momentum=0.0, **path)
+    run(optimizer, params, range(2))
+    assert not any(optimizer.state.values())
+
+
+# -- dtypes ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_norms_of_half_precision_parameters_are_taken_in_float32(path: dict[str, Any], dtype: torch.dtype) -> None:
+    # ‖g‖² underflows in float16, ‖w‖² overflows; the trust ratio must be right all the same
+    w = nn.Parameter(torch.full((4000,), 16.0, dtype=dtype))
+    w.grad = torch.full((4000,), 1e-4, dtype=dtype)
+    LARS([w], 1.0, momentum=0.0, trust_coefficient=0.25, **path).step()
+    expected = torch.full((4000,), 16.0 - 0.25 * 16.0)  # q·g = η‖w‖ · g/‖g‖
+    torch.testing.assert_close(w.detach().float(), expected, rtol=1e-2, atol=0)
+
+
+def test_mixed_dtypes_in_one_optimizer(make: Make) -> None:
+    mixed = [p for dtype in (torch.float32, torch.float64, torch.bfloat16) for p in tensors(dtype=dtype)]
+    a = run(make(mixed), mixed, range(3))
+    for dtype in (torch.float32, torch.float64):
+        alone = tensors(dtype=dtype)
+        g = [x for x in a if x.dtype == dtype]
+        assert len(g) == len(alone)
+        assert all(x.isfinite().all() for x in g)
+    assert all(p.grad is not None and x.dtype == p.dtype for p, x in zip(mixed, a, strict=True))
+
+
+def test_empty_and_single_element_parameters_beside_a_large_one(make: Make) -> None:
+    params = [nn.Parameter(torch.ones(0, 3)), nn.Parameter(torch.ones(())), nn.Parameter(torch.ones(1_000_000))]
+    results = run(make(params), params, range(2))
+    assert all(x.isfinite().all() for x in results)
+
+
+def test_gradients_flow_through_differentiable_steps(name: str) -> None:
+    cls, arguments = OPTIMIZERS[name]
+    start = torch.tensor([1.0, 2.0], dtype=torch.float64, requires_grad=True)
+    lr = torch.tensor(0.2, dtype=torch.float64, requires_grad=True)
+
+    def three_steps(value: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
+        w = value.clone()
+        optimizer = cls([w], **{**arguments, "lr": lr}, differentiable=True)
+        for gradient in ([0.3, -0.2], [-0.1, 0.5], [0.2, 0.2]):
+            w.grad = torch.tensor(gradient, dtype=torch.float64)
+            optimizer.step()
+        return w
+
+    assert torch.autograd.gradcheck(three_steps, (start, lr))
+
+
+def test_state_dict_survives_a_file(make: Make) -> None:
+    params = tensors()
+    optimizer = make(params)
+    run(optimizer, params, range(2))
+    file = io.BytesIO()
+    torch.save(optimizer.state_dict(), file)
+    file.seek(0)
+    loaded = torch.load(file, weights_only=True)
+    assert str(loaded) == str(optimizer.state_dict())

@@ -1,0 +1,139 @@
+"""plan: a run in numbers."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from tvlars import LAMB, LARS, TVLARS, layer_groups, plan
+
+CLASSES = {"tvlars": TVLARS, "lars": LARS, "lamb": LAMB, "sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}
+
+
+@pytest.mark.parametrize("optimizer", CLASSES)
+@pytest.mark.parametrize("batch_size", [256, 4096, 60_000])
+def test_the_optimizer_takes_its_arguments_and_ends_where_the_plan_does(optimizer: str, batch_size: int) -> None:
+    p = plan(batch_size, 60_000, 60, optimizer)
+    model = nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        groups = layer_groups(model, p.weight_decay, p.lr, p.bias_norm_lr_scale)
+        built: Any = CLASSES[optimizer](groups, **p.optimizer_arguments())
+    scheduler = p.scheduler(built)
+    assert (scheduler is None) == (optimizer == "tvlars")
+    assert p.total_steps == 60 * (60_000 // batch_size)
+    for step in (1, 2, 3):
+        lr = built.param_groups[0]["lr"] * (1.0 if scheduler else p.factor(step))
+        assert lr == pytest.approx(p.lr * p.factor(step))
+        model(torch.ones(3, 2)).sum().backward()
+        built.step()
+        if scheduler:
+            scheduler.step()
+        else:
+            assert built.phi()[0] == p.factor(step)
+
+
+@pytest.mark.parametrize("alpha", [0.1, 1.0, 4.0])
+@pytest.mark.parametrize("epochs", [10, 100, 1000])
+def test_phi_holds_then_hands_over(epochs: int, alpha: float) -> None:
+    p = plan(1024, 50_000, epochs, alpha=alpha)
+    start = p.factor(1)
+    assert start == pytest.approx(1 / alpha, rel=0.1)
+    assert p.factor(p.total_steps / 3) > 0.75 * start
+    assert p.factor(p.total_steps) < 0.021 / alpha
+
+
+def test_what_is_given_is_taken() -> None:
+    p = plan(512, 5120, 20, lr=3.0, delay=7, delay_factor=0.5, gamma_min=0.1, nesterov=False, momentum=0.5)
+    assert p.optimizer_arguments() == dict(
+        lr=3.0, weight_decay=p.weight_decay, momentum=0.5, nesterov=False, delay_factor=0.5, delay=7, alpha=1.0,
+        gamma_min=0.1,
+    )  # fmt: skip
+    assert plan(512, 5120, 20, "lars", warmup_epochs=0).warmup_steps == 0
+    assert plan(512, 5120, 20, "lars", warmup_epochs=1.5).warmup_steps == 15
+    assert plan(512, 5120, 20, "sgd", schedule="constant").factor(99) == 1.0
+    assert plan(512, 5120, 20, "adamw", schedule="sigmoid").delay is not None
+
+
+def test_more_batch_wants_more_lr() -> None:
+    rates = [plan(batch_size, 60_000, 50).lr for batch_size in (512, 2048, 8192)]
+    assert rates == sorted(rates)
+    assert rates[0] < rates[-1]
+
+
+def test_warns_of_a_run_too_short_for_a_schedule() -> None:
+    with pytest.warns(UserWarning, match="the run has 15 optimizer steps, too few for a schedule to act"):
+        plan(4096, 5000, 15)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((0, 100, 1), r"batch_size must be an integer >= 1 \(samples\), got 0"),
+        ((512.0, 1000, 1), r"batch_size must be an integer >= 1 \(samples\), got 512.0"),
+        ((2000, 1000, 1), r"batch_size must be <= dataset_size \(1,000 samples\), got 2,000"),
+        ((10, 1000, 0), "epochs must be an integer >= 1, got 0"),
+        ((10, 1000, 1, "adam"), "optimizer must be one of 'tvlars', .*got 'adam'"),
+    ],
+)
+def test_bad_sizes(arguments: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        plan(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "arguments", "message"),
+    [
+        ("tvlars", dict(schedule="constant"), "schedule must be 'auto' for tvlars"),
+        ("lars", dict(schedule="step"), "schedule must be one of"),
+        ("lars", dict(delay=3), "delay_factor and delay must not be given for the warmup-cosine schedule"),
+        ("tvlars", dict(warmup_epochs=3), "warmup_epochs must not be given for the sigmoid schedule"),
+        ("lars", dict(warmup_epochs=20), "warmup_epochs must be >= 0 and < 20"),
+        ("lamb", dict(momentum=0.9), "momentum and nesterov must not be given for lamb"),
+        ("lars", dict(momentum=1.0), "momentum must be >= 0 and < 1, got 1.0"),
+        ("tvlars", dict(lr=math.inf), "lr must be > 0, got inf"),
+        ("tvlars", dict(alpha=0), "alpha must be > 0, got 0"),
+        ("tvlars", dict(gamma_min=-1), "gamma_min must be >= 0, got -1"),
+    ],
+)
+def test_bad_options(optimizer: str, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        plan(256, 25600, 20, optimizer, **arguments)
+
+
+def test_str_explains() -> None:
+    text = str(plan(4096, 60_000, 15))
+    assert "14 an epoch, 210 in all" in text
+    assert "at step 1" in text
+    assert "biases and norms" in text
+    assert "warm-up over 42 steps" in str(plan(4096, 60_000, 15, "lars"))
+
+
+def test_plot_draws_the_learning_rate() -> None:
+    matplotlib = pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra lab)")
+    matplotlib.use("Agg")
+    p = plan(4096, 60_000, 15)
+    x, y = p.plot().lines[0].get_data()
+    assert (x[0], x[-1]) == (1, p.total_steps)
+    assert y[0] == pytest.approx(p.lr * p.factor(1))
+    assert y[-1] == pytest.approx(p.lr * p.factor(p.total_steps))
+
+
+def test_import_pulls_in_nothing_but_torch() -> None:
+    program = """
+import json, sys, torch
+before = {name.split(".")[0] for name in sys.modules}
+import tvlars
+print(json.dumps(sorted({name.split(".")[0] for name in sys.modules} - before - {"tvlars"})))
+"""
+    out = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
+    new = set(json.loads(out)) - set(sys.stdlib_module_names)
+    assert not new, f"import tvlars imported {new}"
