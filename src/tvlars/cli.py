@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except DivergedError as error:
         return _fail(str(error), DIVERGED)
     except KeyboardInterrupt:
-        return _fail("interrupted; what was measured is in the run folder", INTERRUPTED)
+        return _fail("interrupted; what was measured is kept", INTERRUPTED)
     except BrokenPipeError:  # the reader of our output has gone, as in `tvlars ... | head`
         sys.stderr.close()
         return 1

@@ -153,6 +153,9 @@ def compare(
             announce(f"run {number} of {len(runs)}: {run.label()}")
             comparison.runs.append(_one_run(run, plan, data, folder, reporter()))
             comparison.save()
+    except KeyboardInterrupt:
+        announce(f"interrupted after {len(comparison.runs)} of {len(runs)} runs; page: {folder / 'report.html'}")
+        raise
     finally:
         comparison.save()
         write_report(comparison)

@@ -6,6 +6,7 @@ at a time, so that an accelerator is seldom waited for.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -116,6 +117,7 @@ def make_fabric(config: TrainConfig, precision: str) -> Fabric:
     Raises:
         UsageError: the device is not there.
     """
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # we say the precision ourselves
     try:
         return Fabric(accelerator=config.accelerator, devices=1, precision=precision)  # type: ignore[arg-type]
     except Exception as error:  # Fabric has many types of its own for a device that is missing

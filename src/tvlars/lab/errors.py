@@ -28,6 +28,6 @@ class DivergedError(RuntimeError):
 def unknown(kind: str, name: object, valid: Iterable[str]) -> UsageError:
     """The error for a name that is not among ``valid``: nearest names first."""
     names = list(valid)
-    near = difflib.get_close_matches(str(name).lower(), names, n=2, cutoff=0.4)
+    near = difflib.get_close_matches(str(name).lower(), names, n=2, cutoff=0.5)
     hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
     return UsageError(f"unknown {kind} {str(name)!r}: {hint}Known: {', '.join(names)}.")

@@ -40,7 +40,7 @@ class LineReporter(Reporter):
         self.brief = brief
 
     def start(self, config: TrainConfig, plan: Plan, lines: list[str], folder: Path) -> None:
-        self.label, self.epochs, self.plan = config.label(), config.epochs, plan
+        self.label, self.epochs, self.plan, self.folder = config.label(), config.epochs, plan, folder
         self.started = time.perf_counter()
         if not self.brief:
             print(*lines, sep="\n", flush=True)
@@ -57,7 +57,7 @@ class LineReporter(Reporter):
 
     def end(self, status: str) -> None:
         if status != "finished":
-            print(f"{self.label}  {status}", flush=True)
+            print(f"{self.label}  {status}; what was measured is in {self.folder}", flush=True)
 
 
 class BarReporter(Reporter):
@@ -68,7 +68,7 @@ class BarReporter(Reporter):
         self.console = Console()
 
     def start(self, config: TrainConfig, plan: Plan, lines: list[str], folder: Path) -> None:
-        self.batch_size, self.plan, self.test = config.batch_size, plan, ""
+        self.batch_size, self.folder, self.test = config.batch_size, folder, ""
         self.label = f"{config.optimizer} b{config.batch_size} s{config.seed}"
         if not self.brief:
             self.console.print(*lines, sep="\n", highlight=False, markup=False, soft_wrap=True)
@@ -104,7 +104,8 @@ class BarReporter(Reporter):
     def end(self, status: str) -> None:
         self.progress.stop()
         if status != "finished":
-            self.console.print(f"{self.label}: {status}", highlight=False, markup=False)
+            text = f"{self.label}: {status}; what was measured is in {self.folder}"
+            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def choose_reporter(brief: bool = False) -> Reporter:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's palette: told apart by colour-blind readers, legible on light and on dark.
 COLORS = {"tvlars": "#D55E00", "lars": "#0072B2", "lamb": "#009E73", "sgd": "#CC79A7", "adamw": "#E69F00"}
+DASHES = {"lars": "dash", "lamb": "dot", "sgd": "dashdot", "adamw": "longdash"}
 MAX_POINTS = 400
 """Points a curve is thinned to, each the mean of the steps it stands for."""
 
@@ -36,10 +37,13 @@ def write_report(comparison: Comparison) -> Path:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("tvlars.lab"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
+    batch_sizes = sorted({run.batch_size for run in comparison.runs})
     sections = []
-    for batch_size in sorted({run.batch_size for run in comparison.runs}):
-        curves = read_curves(comparison, batch_size)
-        sections.append({"batch_size": batch_size, "figures": [_html(figure) for figure in figures(curves)]})
+    if len(batch_sizes) > 1:
+        sections.append({"title": "Over batch sizes", "figures": [_json(accuracy_over_batch_size(comparison))]})
+    for batch_size in batch_sizes:
+        curves = figures(read_curves(comparison, batch_size))
+        sections.append({"title": f"Batch size {batch_size:,}", "figures": [_json(figure) for figure in curves]})
     page = environment.get_template("report.html.j2").render(
         title=f"Comparison of {', '.join(dict.fromkeys(run.optimizer for run in comparison.runs)) or 'no runs'}",
         command=comparison.command,
@@ -103,7 +107,7 @@ def figures(curves: list[Curves]) -> list[go.Figure]:
     """Accuracy, loss, learning rate and φ over training, a curve an optimizer with its range over seeds."""
     accuracy = _figure("Test accuracy", "epoch", "%")
     loss = _figure("Training loss", "epoch", "cross-entropy", log=True)
-    lr = _figure("Learning rate (lr · φ, or lr · schedule)", "epoch", "", log=True)
+    lr = _figure("Learning rate, φ or schedule included", "epoch", "", log=True)
     phi = _figure("φ, or the schedule's factor", "epoch", "")
     for c in curves:
         color = COLORS.get(c.optimizer, "#999999")
@@ -112,8 +116,26 @@ def figures(curves: list[Curves]) -> list[go.Figure]:
         if c.steps:
             _band(loss, c.optimizer, color, _stack(c.steps, "epoch", "loss"))
             for figure, column in ((lr, "lr"), (phi, "phi")):
-                _band(figure, c.optimizer, color, _stack(c.steps[:1], "epoch", column))
+                # the same for every seed; dashes let curves that coincide be seen
+                _band(figure, c.optimizer, color, _stack(c.steps[:1], "epoch", column), DASHES.get(c.optimizer))
     return [accuracy, loss, lr, phi]
+
+
+def accuracy_over_batch_size(comparison: Comparison) -> go.Figure:
+    """Mean test accuracy with its interval over the batch size, a line an optimizer."""
+    figure = _figure("Test accuracy after the last epoch", "batch size (samples)", "%")
+    table = comparison.table()
+    figure.update_xaxes(type="log", tickvals=sorted(table["batch_size"].unique()), dtick=None)
+    for optimizer, rows in table.groupby("optimizer", sort=False):
+        figure.add_scatter(
+            x=rows["batch_size"].tolist(),
+            y=(100 * rows["accuracy"]).tolist(),
+            error_y={"type": "data", "array": (100 * rows["interval"]).fillna(0).tolist(), "thickness": 1},
+            name=str(optimizer),
+            line={"color": COLORS.get(str(optimizer), "#999999"), "width": 2},
+            hovertemplate="%{y:.2f}",
+        )
+    return figure
 
 
 def _stack(frames: list[pd.DataFrame], x: str, y: str, scale: float = 1.0) -> pd.DataFrame:
@@ -129,7 +151,7 @@ def _stack(frames: list[pd.DataFrame], x: str, y: str, scale: float = 1.0) -> pd
     )
 
 
-def _band(figure: go.Figure, name: str, color: str, frame: pd.DataFrame) -> None:
+def _band(figure: go.Figure, name: str, color: str, frame: pd.DataFrame, dash: str | None = None) -> None:
     x, many = frame["x"].tolist(), not np.allclose(frame["low"], frame["high"], equal_nan=True)
     if many:
         red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
@@ -149,7 +171,7 @@ def _band(figure: go.Figure, name: str, color: str, frame: pd.DataFrame) -> None
         name=name,
         legendgroup=name,
         mode="lines+markers" if len(x) == 1 else "lines",
-        line={"color": color, "width": 2},
+        line={"color": color, "width": 2, "dash": dash},
         hovertemplate="%{y:.4g}",
     )
 
@@ -159,7 +181,13 @@ def _figure(title: str, x: str, y: str, log: bool = False) -> go.Figure:
     layout = go.Layout(
         title={"text": title, "x": 0, "xref": "paper", "font": {"size": 15}},
         xaxis={**axis, "title": x},
-        yaxis={**axis, "title": y, "type": "log" if log else "linear", "exponentformat": "power"},
+        yaxis={
+            **axis,
+            "title": y,
+            "type": "log" if log else "linear",
+            "dtick": 1 if log else None,
+            "exponentformat": "power",
+        },
         height=330,
         margin={"l": 50, "r": 10, "t": 45, "b": 70},
         paper_bgcolor="rgba(0,0,0,0)",
@@ -167,17 +195,17 @@ def _figure(title: str, x: str, y: str, log: bool = False) -> go.Figure:
         font={"color": "#808080", "family": "system-ui, sans-serif"},
         legend={"orientation": "h", "y": -0.25},
         hovermode="x unified",
+        modebar={"bgcolor": "rgba(0,0,0,0)", "color": "#808080"},
         hoverlabel={"bgcolor": "#222", "font": {"color": "#eee"}},
         template="none",
     )
     return go.Figure(layout=layout)
 
 
-def _html(figure: go.Figure) -> str:
-    html: str = figure.to_html(
-        full_html=False, include_plotlyjs=False, config={"displaylogo": False, "responsive": True}
-    )
-    return html
+def _json(figure: go.Figure) -> str:
+    """The figure as JSON that may stand in a script element."""
+    text: str = figure.to_json()
+    return text.replace("<", "\\u003c")
 
 
 def _facts(comparison: Comparison) -> dict[str, str]:

@@ -1,0 +1,47 @@
+"""Augmentation: every sample gets a crop of its own, and nothing but a crop."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tvlars.lab.augment import crop_and_flip
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_without_padding_or_flip_it_is_the_identity() -> None:
+    images = torch.randint(256, (5, 3, 6, 7), dtype=torch.uint8)
+    assert torch.equal(crop_and_flip(images, 0, False, generator()), images)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_every_result_is_a_crop_of_its_own_image(flip: bool) -> None:
+    images = torch.randint(1, 256, (64, 2, 5, 6), dtype=torch.uint8)
+    before = images.clone()
+    out = crop_and_flip(images, 2, flip, generator())
+    assert torch.equal(images, before)
+    assert out.dtype == torch.uint8
+    seen = set()
+    for image, result in zip(images, out, strict=True):
+        padded = torch.nn.functional.pad(image, (2, 2, 2, 2))
+        found = None
+        for dy in range(5):
+            for dx in range(5):
+                crop = padded[:, dy : dy + 5, dx : dx + 6]
+                for mirrored in (False, True):
+                    if torch.equal(result, crop.flip(2) if mirrored else crop):
+                        found = (dy, dx, mirrored)
+        assert found is not None
+        seen.add(found)
+    assert len(seen) > 15  # a draw a sample
+    assert {mirrored for *_, mirrored in seen} == ({False, True} if flip else {False})
+
+
+def test_the_generator_alone_decides() -> None:
+    images = torch.randint(256, (8, 1, 8, 8), dtype=torch.uint8)
+    first, same, other = (crop_and_flip(images, 2, True, generator(seed)) for seed in (1, 1, 2))
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)

@@ -1,0 +1,155 @@
+"""Comparisons: the table, the page, and runs that fail."""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tvlars.lab import CompareConfig, Comparison, TrainConfig, compare
+from tvlars.lab.compare import RunRow, mean_and_interval
+from tvlars.lab.report import table_rows, write_report
+from tvlars.lab.table import markdown_table
+
+CHROMIUM = shutil.which("chromium")
+
+
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
+    """Eight short runs on digits, two of which diverge."""
+    return compare(
+        CompareConfig(
+            base=TrainConfig(epochs=3),
+            optimizers=("tvlars", "sgd"),
+            batch_sizes=(128, 256),
+            seeds=(0, 1),
+            overrides=(("sgd", "lr", 1e18), ("sgd", "schedule", "constant")),
+            out=tmp_path_factory.mktemp("compare") / "out",
+        )
+    )
+
+
+def test_mean_and_interval_by_hand() -> None:
+    mean, half = mean_and_interval([0.90, 0.92, 0.94])
+    assert mean == pytest.approx(0.92)
+    assert half == pytest.approx(4.302653 * 0.02 / math.sqrt(3))  # t(0.975, 2 degrees of freedom)
+    assert mean_and_interval([0.5])[0] == 0.5
+    assert math.isnan(mean_and_interval([0.5])[1])
+    assert math.isnan(mean_and_interval([])[0])
+
+
+def test_the_table_is_what_the_runs_recorded(comparison: Comparison) -> None:
+    table = comparison.table()
+    assert list(zip(table["optimizer"], table["batch_size"], strict=True)) == [
+        *(("tvlars", 128), ("sgd", 128)),
+        *(("tvlars", 256), ("sgd", 256)),
+    ]
+    recorded = [
+        pd.read_csv(comparison.folder / f"tvlars-b256-s{seed}" / "epochs.csv")["test_accuracy"].iloc[-1]
+        for seed in (0, 1)
+    ]
+    row = table.iloc[2]
+    assert row["accuracies"] == pytest.approx(recorded, rel=1e-6)
+    assert row["accuracy"] == pytest.approx(np.mean(recorded), rel=1e-6)
+    assert pd.read_csv(comparison.folder / "results.csv")["test_accuracy"].notna().sum() == 4
+
+
+def test_diverged_runs_are_said_and_the_others_go_on(comparison: Comparison) -> None:
+    assert {(run.optimizer, run.seed) for run in comparison.diverged} == {("sgd", 0), ("sgd", 1)}
+    assert all(re.match(r"loss not finite at step \d+, lr 1e\+18", run.note) for run in comparison.diverged)
+    row = table_rows(comparison)[1]
+    assert (row["test accuracy"], row["runs"]) == ("-", "0 of 2")
+    page = (comparison.folder / "report.html").read_text()
+    assert page.count("diverged</strong>, loss not finite") == len(comparison.diverged) == 4
+
+
+def test_it_is_read_back(comparison: Comparison) -> None:
+    again = Comparison.load(comparison.folder)
+    assert again.runs == comparison.runs
+    assert table_rows(again) == table_rows(comparison)
+
+
+def test_markdown(comparison: Comparison) -> None:
+    lines = markdown_table(comparison).splitlines()
+    assert lines[0].startswith("| optimizer | batch size | lr | test accuracy |")
+    assert len(lines) == 2 + 4
+
+
+def test_the_page_needs_no_network_and_has_the_numbers(comparison: Comparison) -> None:
+    page = (comparison.folder / "report.html").read_text()
+    own = re.sub(r"<script>.*?</script>", "", page, flags=re.S)
+    assert not re.search(r"(src|href)\s*=\s*[\"']?(https?:)?//", own)
+    for row in table_rows(comparison):
+        assert f">{row['test accuracy']}</td>" in own
+    assert html.escape(comparison.command) in own
+    assert len(page) < 6_000_000
+
+
+def test_names_are_escaped(tmp_path: Path) -> None:
+    evil = "<script>alert(1)</script>"
+    row = RunRow(evil, 8, 0, 1.0, "diverged", note=evil, folder="none")
+    write_report(Comparison(tmp_path, evil, [row]))
+    page = (tmp_path / "report.html").read_text()
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;alert(1)" in page
+
+
+def test_an_interrupted_comparison_keeps_what_was_measured(tmp_path: Path) -> None:
+    said: list[str] = []
+
+    def announce(line: str) -> None:
+        said.append(line)
+        if line.startswith("run 2 of"):
+            raise KeyboardInterrupt
+
+    config = CompareConfig(base=TrainConfig(epochs=1), seeds=(0,), out=tmp_path / "out")
+    with pytest.raises(KeyboardInterrupt):
+        compare(config, announce=announce)
+    assert said[-1].startswith("interrupted after 1 of 3 runs; page: ")
+    kept = Comparison.load(tmp_path / "out")
+    assert [run.optimizer for run in kept.runs] == ["tvlars"]
+    assert ">tvlars</td>" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_the_page_draws_in_a_browser(comparison: Comparison, tmp_path: Path) -> None:
+    if CHROMIUM is None:
+        pytest.skip("chromium is not installed")
+    probe = """
+<script>
+const errors = []; window.addEventListener("error", e => errors.push(e.message));
+window.addEventListener("load", () => setTimeout(() => {
+  const out = document.createElement("pre"); out.id = "probe";
+  out.textContent = JSON.stringify({
+    errors, figures: document.querySelectorAll(".figure").length,
+    drawn: document.querySelectorAll(".figure .main-svg .scatterlayer").length,
+    curves: document.querySelectorAll(".scatterlayer .js-line").length,
+    overflow: document.documentElement.scrollWidth - window.innerWidth,
+  });
+  document.body.append(out);
+}, 500));
+</script>"""
+    page = (comparison.folder / "report.html").read_text().replace("<head>", "<head>" + probe, 1)
+    (tmp_path / "page.html").write_text(page)
+    quiet = ["--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update"]
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-sync", *quiet]
+    command += [f"--user-data-dir={tmp_path}/profile", "--virtual-time-budget=10000", "--dump-dom"]
+    dom = subprocess.run(
+        [*command, f"file://{tmp_path}/page.html"], capture_output=True, text=True, timeout=120, check=True
+    ).stdout
+    found = re.search(r'<pre id="probe">(.*?)</pre>', dom)
+    assert found is not None
+    seen: dict[str, Any] = json.loads(html.unescape(found[1]))
+    assert seen["errors"] == []
+    assert seen["figures"] == 1 + 2 * 4
+    assert seen["drawn"] == seen["figures"]
+    assert seen["curves"] >= seen["figures"]
+    assert seen["overflow"] <= 0

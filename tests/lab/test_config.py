@@ -1,0 +1,93 @@
+"""Configs: what is refused, and the runs that a comparison is made of."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tvlars.lab import CompareConfig, TrainConfig, UsageError
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (dict(data="digit"), "unknown data set 'digit': did you mean 'digits'?"),
+        (dict(optimizer="LARSS"), "unknown optimizer 'LARSS': did you mean 'lars'"),
+        (dict(model="small"), "unknown model 'small': did you mean 'small_resnet'?"),
+        (dict(precision="bf16"), "unknown precision 'bf16': did you mean 'bf16-mixed'"),
+        (dict(schedule="warmup"), "unknown schedule 'warmup': did you mean 'warmup-cosine'"),
+        (dict(batch_size=0), "batch_size must be an integer >= 1, got 0"),
+        (dict(epochs=1.5), "epochs must be an integer >= 1, got 1.5"),
+        (dict(micro_batch_size=-3), "micro_batch_size must be an integer >= 1, got -3"),
+        (dict(seed=-1), "seed must be an integer >= 0, got -1"),
+        (dict(seed=2**32), "seed must be <= 4294967295"),
+        (dict(trust_coefficient=0.0), "trust_coefficient must be > 0, got 0.0"),
+        (dict(optimizer="sgd", trust_coefficient=0.1), "trust_coefficient must not be given for sgd"),
+        (dict(optimizer="lars", phi_scope="ratio"), "phi_scope must be 'all' for lars, got 'ratio'"),
+    ],
+)
+def test_refused_when_made(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        TrainConfig(**arguments)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (dict(batch_size=2000), "batch_size must be <= dataset_size (1,437 samples), got 2,000"),
+        (dict(lr=-1.0), "lr must be > 0, got -1.0"),
+        (dict(optimizer="lamb", momentum=0.5), "momentum and nesterov must not be given for lamb"),
+    ],
+)
+def test_refused_with_the_data(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        TrainConfig(**arguments).plan(1437)
+    assert message in str(caught.value)
+
+
+def test_json_there_and_back() -> None:
+    config = TrainConfig(optimizer="lars", lr=3.0, out="somewhere")  # type: ignore[arg-type]
+    assert TrainConfig.from_mapping(json.loads(config.to_json())) == config
+    with pytest.raises(UsageError, match="unknown option 'batchsize': did you mean 'batch_size'"):
+        TrainConfig.from_mapping({"batchsize": 3})
+
+
+def test_runs_of_a_comparison() -> None:
+    config = CompareConfig(
+        base=TrainConfig(epochs=3, lr=2.0),
+        optimizers=("tvlars", "lars"),
+        batch_sizes=(64, 128),
+        seeds=(0, 7),
+        overrides=(("lars", "lr", 1.0), ("lars", "warmup_epochs", 0.0)),
+    )
+    runs = config.runs()
+    assert [(r.seed, r.batch_size, r.optimizer) for r in runs[:4]] == [
+        (0, 64, "tvlars"),
+        (0, 64, "lars"),
+        (0, 128, "tvlars"),
+        (0, 128, "lars"),
+    ]
+    assert len(runs) == 8
+    assert {(r.optimizer, r.lr, r.warmup_epochs, r.epochs) for r in runs} == {
+        ("tvlars", 2.0, None, 3),
+        ("lars", 1.0, 0.0, 3),
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (dict(optimizers=("tvlars", "lasr")), "unknown optimizer 'lasr'"),
+        (dict(seeds=()), "seeds must name at least one, got none"),
+        (dict(seeds=(1, 1)), "seeds must not repeat, got 1, 1"),
+        (dict(overrides=(("sgd", "lr", 1.0),)), "unknown optimizer among those compared 'sgd'"),
+        (dict(overrides=(("lars", "learning_rate", 1.0),)), "unknown option 'learning_rate'"),
+    ],
+)
+def test_comparisons_that_are_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        CompareConfig(**arguments)
+    assert message in str(caught.value)

@@ -1,0 +1,165 @@
+"""Training: exact batches, honest records, and every way a run can end."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tvlars.lab import DivergedError, TrainConfig, UsageError, train
+from tvlars.lab.data import ImageData, load_data
+from tvlars.lab.models import MODELS
+from tvlars.lab.progress import Reporter
+
+QUICK: dict[str, Any] = dict(epochs=2, precision="32-true", accelerator="cpu")
+
+
+@pytest.fixture(scope="module")
+def digits() -> ImageData:
+    return load_data("digits")
+
+
+class Plain(nn.Module):
+    """No batch statistics, so that the gradient of a batch is the mean over its samples."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(channels, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(144, classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layers(x)
+        return y
+
+
+@pytest.mark.parametrize("micro_batch_size", [250, 100, 64, 7])
+def test_micro_batches_give_the_batchs_own_gradient(
+    tmp_path: Path, digits: ImageData, monkeypatch: pytest.MonkeyPatch, micro_batch_size: int
+) -> None:
+    """The last micro-batch is a short one (250 = 100 + 100 + 50 = 3 x 64 + 58 = 35 x 7 + 5)."""
+    monkeypatch.setitem(MODELS, "plain", lambda channels, _, classes: (Plain(channels, classes), "plain"))
+    weights, losses = [], []
+    for size in (250, micro_batch_size):
+        config = TrainConfig(
+            model="plain", batch_size=250, micro_batch_size=size, augment=False, optimizer="sgd", **QUICK
+        )
+        folder = tmp_path / str(len(weights))
+        folder.mkdir()
+        train(config, data=digits, folder=folder)
+        weights.append(torch.load(folder / "weights.pt", weights_only=True))
+        losses.append(pd.read_csv(folder / "steps.csv")["loss"])
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, rtol=1e-4, atol=1e-6)
+    assert losses[1].tolist() == pytest.approx(losses[0].tolist(), rel=1e-5)
+
+
+@pytest.mark.parametrize("optimizer", ["tvlars", "lars", "lamb"])
+def test_learns_real_digits_and_records_what_it_did(tmp_path: Path, digits: ImageData, optimizer: str) -> None:
+    config = TrainConfig(optimizer=optimizer, batch_size=128, epochs=15, out=tmp_path / "run")
+    result = train(config, data=digits)
+    assert result.test_accuracy > 0.9
+    folder = tmp_path / "run"
+    assert {f.name for f in folder.iterdir()} == {
+        *("config.json", "plan.json", "environment.json", "summary.json"),
+        *("epochs.csv", "steps.csv", "weights.pt"),
+    }
+    epochs, steps = pd.read_csv(folder / "epochs.csv"), pd.read_csv(folder / "steps.csv")
+    assert epochs["epoch"].tolist() == list(range(1, 16))
+    assert steps["step"].tolist() == list(range(1, 15 * 11 + 1))
+    assert epochs["test_accuracy"].iloc[-1] == pytest.approx(result.test_accuracy, rel=1e-6)
+    assert epochs["train_loss"].iloc[-1] == pytest.approx(steps["loss"].tail(11).mean(), rel=1e-5)
+    for step in (1, 50, 165):
+        row = steps.iloc[step - 1]
+        assert row["phi"] == pytest.approx(result.plan.factor(step), rel=1e-6)
+        assert row["lr"] == pytest.approx(result.plan.lr * result.plan.factor(step), rel=1e-6)
+    assert TrainConfig.from_mapping(json.loads((folder / "config.json").read_text())) == config
+    assert json.loads((folder / "summary.json").read_text())["status"] == "finished"
+    assert json.loads((folder / "environment.json").read_text())["versions"]["torch"] == torch.__version__.split("+")[0]
+
+
+def test_weights_in_the_folder_are_the_trained_ones(tmp_path: Path, digits: ImageData) -> None:
+    result = train(TrainConfig(batch_size=128, epochs=5, out=tmp_path / "run", precision="32-true"), data=digits)
+    model, _ = MODELS["small_resnet"](1, 8, 10)
+    model.load_state_dict(torch.load(tmp_path / "run" / "weights.pt", weights_only=True))
+    model.eval()
+    mean, std = digits.mean_and_std()
+    with torch.no_grad():
+        logits = model((digits.test_images - mean.view(1, 1, 1, 1)) / std.view(1, 1, 1, 1))
+    accuracy = (logits.argmax(1) == digits.test_labels).float().mean().item()
+    assert accuracy == pytest.approx(result.test_accuracy, abs=0.01)
+
+
+def test_a_seed_decides_everything(tmp_path: Path, digits: ImageData) -> None:
+    losses = []
+    for i, seed in enumerate((3, 3, 4)):
+        train(TrainConfig(seed=seed, out=tmp_path / str(i), **QUICK), data=digits)
+        losses.append(pd.read_csv(tmp_path / str(i) / "steps.csv")["loss"].tolist())
+    assert losses[0] == losses[1]
+    assert losses[0] != losses[2]
+
+
+def test_every_optimizer_sees_the_same_samples(
+    tmp_path: Path, digits: ImageData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[float]] = []
+
+    def spy(images: Tensor, *arguments: Any) -> Tensor:
+        from tvlars.lab.augment import crop_and_flip
+
+        out = crop_and_flip(images, *arguments)
+        seen[-1].append(out.double().mul(torch.arange(out[0].numel()).view(1, *out.shape[1:])).sum().item())
+        return out
+
+    monkeypatch.setattr("tvlars.lab.engine.crop_and_flip", spy)
+    for optimizer in ("tvlars", "lamb", "adamw"):
+        seen.append([])
+        train(TrainConfig(optimizer=optimizer, out=tmp_path / optimizer, **QUICK), data=digits)
+    assert seen[0] == seen[1] == seen[2]
+
+
+def test_a_diverged_run_stops_says_where_and_keeps_its_record(tmp_path: Path, digits: ImageData) -> None:
+    config = TrainConfig(optimizer="sgd", lr=1e18, schedule="constant", out=tmp_path / "run", **QUICK)
+    with pytest.raises(
+        DivergedError, match=r"sgd diverged: the loss was not finite at step \d+ with lr 1e\+18"
+    ) as error:
+        train(config, data=digits)
+    steps = pd.read_csv(tmp_path / "run" / "steps.csv")
+    assert len(steps) == error.value.step
+    assert not math.isfinite(steps["loss"].iloc[-1])
+    assert steps["loss"].iloc[:-1].map(math.isfinite).all()
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "diverged"
+
+
+def test_an_interrupted_run_keeps_its_record(tmp_path: Path, digits: ImageData) -> None:
+    class Stop(Reporter):
+        def step(self, row: Any) -> None:
+            if row.step == 8:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(TrainConfig(out=tmp_path / "run", **QUICK), data=digits, reporter=Stop())
+    assert pd.read_csv(tmp_path / "run" / "steps.csv")["step"].tolist() == list(range(1, 9))
+    assert pd.read_csv(tmp_path / "run" / "epochs.csv")["epoch"].tolist() == [1]
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "interrupted"
+
+
+def test_an_existing_folder_is_never_written_over(tmp_path: Path, digits: ImageData) -> None:
+    (tmp_path / "precious").write_text("results")
+    with pytest.raises(UsageError, match="out must be a new or empty folder"):
+        train(TrainConfig(out=tmp_path, **QUICK), data=digits)
+    assert [f.name for f in tmp_path.iterdir()] == ["precious"]
+    with pytest.raises(UsageError, match="out must be a new or empty folder"):
+        train(TrainConfig(out=tmp_path / "precious", **QUICK), data=digits)
+
+
+def test_a_device_that_is_missing_is_named(tmp_path: Path, digits: ImageData) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device, so that asking for one is no error")
+    with pytest.raises(UsageError, match="accelerator 'cuda' cannot be used here"):
+        train(TrainConfig(accelerator="cuda", out=tmp_path / "run"), data=digits)
+    assert not (tmp_path / "run").exists()

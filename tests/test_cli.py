@@ -1,0 +1,132 @@
+"""The command line, as a user meets it: what it prints, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tvlars.cli import main
+
+COMMAND = [sys.executable, "-m", "tvlars"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ("", "the following arguments are required: COMMAND"),
+        ("trian", "unknown command 'trian': did you mean 'train'?"),
+        ("train --optimzer lars", "unknown argument '--optimzer' of train: did you mean --optimizer?"),
+        ("train --batch 3", "unknown argument '--batch' of train: did you mean --batch-size"),
+        ("train --optimizer lasr", "unknown optimizer 'lasr': did you mean 'lars'"),
+        ("train --data mnist", "unknown data set 'mnist': did you mean 'fashion-mnist'?"),
+        ("train --model resnet81", "unknown model 'resnet81': did you mean 'resnet18'"),
+        ("train --batch-size many", "argument --batch-size: must be an integer, got 'many'"),
+        ("train --batch-size 5000", "batch_size must be <= dataset_size (1,437 samples), got 5,000"),
+        ("train --lr nan", "lr must be > 0, got nan"),
+        ("train --lr", "argument --lr: expected one argument"),
+        ("train --epochs 0", "epochs must be an integer >= 1, got 0"),
+        ("train --data-dir /nowhere", "data_dir must be an existing folder, got '/nowhere'"),
+        ("train --optimizer lars --delay 3", "delay_factor and delay must not be given for the warmup-cosine schedule"),
+        ("compare --optimizers tvlars lars lbam", "unknown optimizer 'lbam': did you mean 'lamb'"),
+        ("compare --optimizer tvlars", "unknown argument '--optimizer' of compare: did you mean --optimizers"),
+        ("compare --seeds 1 1", "seeds must not repeat, got 1, 1"),
+        ("compare --batch-size 128 9999", "batch_size must be <= dataset_size (1,437 samples), got 9,999"),
+        ("compare --set lars=3", "--set must be OPTIMIZER.OPTION=VALUE, as in lars.lr=16, got 'lars=3'"),
+        ("compare --set lars.lrr=3", "unknown option 'lrr': did you mean 'lr'"),
+        ("compare --set lars.lr=x", "--set lars.lr must be a number, got 'x'"),
+        ("compare --set sgd.lr=1", "unknown optimizer among those compared 'sgd'"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(
+    arguments: str, sentence: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments.split()) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("tvlars: ")
+    assert sentence in captured.err
+    assert captured.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []  # nothing half made is left behind
+
+
+def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["compare", "--help"])
+    assert ended.value.code == 0
+    out = capsys.readouterr().out
+    for flag in ("--optimizers", "--batch-size", "--seeds", "--set", "--micro-batch-size", "--no-nesterov", "--out"):
+        assert flag in out
+
+
+def test_train_on_a_pipe(tmp_path: Path) -> None:
+    command = [*COMMAND, "train", "--batch-size", "300", "--micro-batch-size", "128", "--epochs", "3", "--out", "run"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    out = done.stdout
+    assert "128 x 2 accumulation + 44 x 1 process = 300 samples per optimizer step" in out
+    assert "steps      4 an epoch, 12 in all" in out
+    assert "12 optimizer steps are too few for a schedule to act" in out
+    assert "3x3 stem with stride 1" in out
+    lines = [line for line in out.splitlines() if "epoch" in line and "/3 " in line]
+    assert len(lines) == 3
+    assert all(word in lines[0] for word in ("loss", "train", "test", "lr", "φ", "images/s", "left"))
+    assert out.endswith("run folder: run\n")
+    assert "\x1b" not in out
+    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert (
+        environment["command"] == "python -m tvlars train --batch-size 300 --micro-batch-size 128 --epochs 3 --out run"
+    )
+
+
+def test_a_diverged_run_ends_with_3(tmp_path: Path) -> None:
+    arguments = ["--optimizer", "sgd", "--lr", "1e18", "--schedule", "constant", "--epochs", "2", "--out", "run"]
+    done = subprocess.run([*COMMAND, "train", *arguments], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 3
+    assert done.stderr.startswith("tvlars: sgd diverged: the loss was not finite at step ")
+    assert "with lr 1e+18" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "run" / "steps.csv").is_file()
+
+
+def test_ctrl_c_keeps_what_was_measured_and_ends_with_130(tmp_path: Path) -> None:
+    command = [*COMMAND, "train", "--epochs", "100000", "--out", "run"]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as child:
+        assert child.stdout is not None
+        for line in child.stdout:
+            if "epoch " in line and line.startswith("digits") and "     2/" in line:
+                break
+        time.sleep(0.1)
+        child.send_signal(signal.SIGINT)
+        _, err = child.communicate(timeout=60)
+    assert child.returncode == 130
+    assert err == "tvlars: interrupted; what was measured is kept\n"
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    epochs = pd.read_csv(tmp_path / "run" / "epochs.csv")
+    assert summary["status"] == "interrupted"
+    assert len(epochs) == summary["epochs"] >= 2
+
+
+def test_compare_ends_with_the_table_and_the_pages_path(tmp_path: Path) -> None:
+    arguments = ["--epochs", "2", "--seeds", "0", "1", "--set", "lars.lr=3", "--out", "here"]
+    done = subprocess.run([*COMMAND, "compare", *arguments], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    lines = done.stdout.splitlines()
+    assert lines[-1] == "page: here/report.html"
+    assert [line.split()[1] for line in lines[-5:-2]] == ["tvlars", "lars", "lamb"]
+    assert " ± " in lines[-5]
+    assert "run 6 of 6" in done.stdout
+    assert (tmp_path / "here" / "report.html").is_file()
