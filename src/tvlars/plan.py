@@ -41,7 +41,7 @@ class _Defaults(NamedTuple):
 DEFAULTS = {
     "tvlars": _Defaults(8.0, "sqrt", 0.9, 1e-4, 0.03),
     "lars": _Defaults(8.0, "sqrt", 0.9, 1e-4, 0.03),
-    "lamb": _Defaults(0.0075, "sqrt", None, 0.01, 0.03),
+    "lamb": _Defaults(0.015, "sqrt", None, 0.01, 0.03),
     "sgd": _Defaults(0.1, "linear", 0.9, 5e-4, 1.0),
     "adamw": _Defaults(1e-3, "sqrt", None, 0.01, 1.0),
 }

@@ -11,8 +11,9 @@ import pandas as pd
 
 from tvlars.lab.config import CompareConfig, TrainConfig
 from tvlars.lab.data import ImageData, load_data
-from tvlars.lab.engine import train
+from tvlars.lab.engine import describe_batch, train
 from tvlars.lab.errors import DivergedError
+from tvlars.lab.models import build_model
 from tvlars.lab.progress import Reporter
 from tvlars.lab.record import command_line, new_folder, write_json
 from tvlars.plan import Plan
@@ -143,11 +144,11 @@ def compare(
         f"seeds {', '.join(map(str, config.seeds))}"
     )
     announce(str(data))
-    seen: set[tuple[str, int]] = set()
-    for plan in plans:
-        if (plan.optimizer, plan.batch_size) not in seen:
-            seen.add((plan.optimizer, plan.batch_size))
-            announce(str(plan))
+    announce(build_model(config.base.model, data.channels, data.image_size, data.classes)[1])
+    for batch_size in config.batch_sizes:
+        announce(describe_batch(replace(config.base, batch_size=batch_size)))
+    for plan in dict.fromkeys(plans):
+        announce(str(plan))
     try:
         for number, (run, plan) in enumerate(zip(runs, plans, strict=True), 1):
             announce(f"run {number} of {len(runs)}: {run.label()}")

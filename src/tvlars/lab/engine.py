@@ -82,14 +82,11 @@ def train(
 
 def describe(config: TrainConfig, plan: Plan, facts: dict[str, Any]) -> list[str]:
     """What a user wants to read before a run starts, a line each."""
-    micro = min(config.micro_batch_size, config.batch_size)
-    full, rest = divmod(config.batch_size, micro)
-    parts = f"{micro:,} x {full} accumulation" + (f" + {rest:,}" if rest else "")
     lines = [
         f"data     {facts['data']}",
         f"model    {facts['model']}",
         f"device   {facts['device']}, {facts['precision']}",
-        f"batch    {parts} x 1 process = {config.batch_size:,} samples per optimizer step",
+        f"batch    {describe_batch(config)}",
         *(line if line.startswith(" ") else f"plan     {line}" for line in str(plan).splitlines()),
     ]
     if plan.total_steps < FEW_STEPS:
@@ -98,6 +95,14 @@ def describe(config: TrainConfig, plan: Plan, facts: dict[str, Any]) -> list[str
             f"more epochs or a smaller batch size give more"
         )
     return lines
+
+
+def describe_batch(config: TrainConfig) -> str:
+    """What a batch is made of: micro-batch x accumulation x processes = batch size."""
+    micro = min(config.micro_batch_size, config.batch_size)
+    full, rest = divmod(config.batch_size, micro)
+    parts = f"{micro:,} x {full} accumulation" + (f" + {rest:,}" if rest else "")
+    return f"{parts} x 1 process = {config.batch_size:,} samples per optimizer step"
 
 
 def choose_precision(config: TrainConfig) -> str:

@@ -16,8 +16,11 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT, _use_grad_for_differentiable
 
 from tvlars._checks import check_flag, check_number
+from tvlars.optim._named_state import reorder_by_name
 
 Tensors = list[Tensor] | tuple[Tensor, ...]
+PLAIN = (Tensor, torch.nn.Parameter)
+ROW = 4096
 
 
 class LayerwiseOptimizer(Optimizer, ABC):
@@ -84,6 +87,18 @@ class LayerwiseOptimizer(Optimizer, ABC):
                 "layer_groups(model, weight_decay, lr=lr, bias_norm_lr_scale=0.03).",
                 stacklevel=_stacklevel_of_caller(),
             )
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state, matched by name where it was saved with names and this optimizer has them.
+
+        Names come from ``model.named_parameters()`` or :func:`tvlars.layer_groups`. Another order of parameters is
+        right then; without names torch matches by position.
+
+        Raises:
+            ValueError: parameters are missing, extra or in another group (they are listed), or the groups
+                differ in number or size.
+        """
+        super().load_state_dict(reorder_by_name(state_dict, self.param_groups))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_warned_raw_lr": self._warned_raw_lr}
@@ -160,7 +175,7 @@ def use_foreach(group: dict[str, Any], params: list[Tensor]) -> bool:
         return False
     if isinstance(group["lr"], Tensor) and not group["capturable"]:
         return False
-    return all(type(p) in (Tensor, torch.nn.Parameter) and p.device.type in ("cuda", "xpu") for p in params)
+    return all(type(p) in PLAIN and p.device.type in ("cuda", "xpu") for p in params)
 
 
 def by_device_and_dtype(*lists: list[Tensor]) -> list[tuple[list[Tensor], ...]]:
@@ -177,18 +192,38 @@ def by_device_and_dtype(*lists: list[Tensor]) -> list[tuple[list[Tensor], ...]]:
 
 
 def norm(x: Tensor) -> Tensor:
-    """‖x‖ as a 0-d tensor on the device of ``x``, accumulated in at least float32."""
-    result: Tensor = torch.linalg.vector_norm(x, dtype=_norm_dtype(x))
+    """‖x‖ as a 0-d tensor on the device of ``x``, accumulated in at least float32.
+
+    On a CPU torch sums all squares of a tensor in a row, which costs digits: at ten million elements the norm
+    is off by 4e-4 of its value in float32. Rows of 4,096 and the norm of their norms are exact to rounding.
+    """
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    result: Tensor
+    plain = type(x) in PLAIN and x.device.type == "cpu" and not torch.compiler.is_compiling()
+    if not plain or x.numel() <= 16 * ROW:
+        result = torch.linalg.vector_norm(x, dtype=dtype)
+        return result
+    flat = in_memory_order(x)
+    whole = flat.numel() // ROW * ROW
+    rows = torch.linalg.vector_norm(flat[:whole].view(-1, ROW), dim=1, dtype=dtype)
+    parts = torch.cat([rows, torch.linalg.vector_norm(flat[whole:], dtype=dtype).view(1)])
+    result = torch.linalg.vector_norm(parts, dtype=torch.float64).to(dtype)
     return result
 
 
 def norms(tensors: Tensors) -> Tensor:
     """‖x‖ of every tensor as one vector, accumulated in at least float32."""
-    return torch.stack(torch._foreach_norm(tensors, 2, dtype=_norm_dtype(tensors[0])))
+    if tensors[0].device.type == "cpu":
+        return torch.stack([norm(x) for x in tensors])
+    dtype = torch.float64 if tensors[0].dtype == torch.float64 else torch.float32
+    return torch.stack(torch._foreach_norm(tensors, 2, dtype=dtype))
 
 
-def _norm_dtype(x: Tensor) -> torch.dtype:
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
+def in_memory_order(x: Tensor) -> Tensor:
+    """The elements of ``x`` in one dimension, a view where its layout is contiguous or channels_last."""
+    if x.ndim == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
+        x = x.permute(0, 2, 3, 1)
+    return x.reshape(-1)
 
 
 def readable(x: Tensor) -> Tensor:
