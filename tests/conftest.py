@@ -28,7 +28,12 @@ OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
     "lamb": (LAMB, dict(lr=0.02, weight_decay=0.01)),
     "lamb-uncorrected": (LAMB, dict(lr=0.02, weight_decay=0.01, bias_correction=False, norm_clip=2.0)),
 }
-PATHS: dict[str, dict[str, Any]] = {"for-loop": dict(foreach=False), "foreach": dict(foreach=True), "default": {}}
+PATHS: dict[str, dict[str, Any]] = {
+    "for-loop": dict(foreach=False),
+    "foreach": dict(foreach=True),
+    "fused": dict(fused=True),
+    "default": {},
+}
 
 Make = Callable[..., torch.optim.Optimizer]
 

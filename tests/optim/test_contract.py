@@ -32,15 +32,43 @@ def assert_equal(a: list[torch.Tensor], b: list[torch.Tensor]) -> None:
     ("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.float64, 1e-12)], ids=["float32", "float64"]
 )
 @pytest.mark.parametrize("maximize", [False, True])
-def test_foreach_agrees_with_the_for_loop(name: str, dtype: torch.dtype, tolerance: float, maximize: bool) -> None:
+@pytest.mark.parametrize("decay", [0.0, 0.05])
+def test_every_path_agrees_with_the_for_loop(
+    make: Make, name: str, dtype: torch.dtype, tolerance: float, maximize: bool, decay: float
+) -> None:
     cls, arguments = OPTIMIZERS[name]
-    results = []
-    for foreach in (False, True):
-        params = tensors(dtype=dtype)
-        optimizer = cls(params, **arguments, foreach=foreach, maximize=maximize)
-        results.append(run(optimizer, params, range(12)))
-    for single, multi in zip(*results, strict=True):
-        torch.testing.assert_close(single, multi, rtol=tolerance, atol=tolerance)
+    reference, others = layers(dtype), layers(dtype)
+    options = dict(maximize=maximize, weight_decay=decay)
+    loop = cls(reference, **{**arguments, "foreach": False, **options})
+    expected = run(loop, reference, range(12))
+    for value, wanted in zip(run(make(others, **options), others, range(12)), expected, strict=True):
+        torch.testing.assert_close(value, wanted, rtol=tolerance, atol=tolerance)
+
+
+def layers(dtype: torch.dtype) -> list[nn.Parameter]:
+    """The small tensors, and two large enough for the norms of large ones, one of them channels_last."""
+    g = torch.Generator().manual_seed(7)
+    large = torch.randn(70, 1000, generator=g, dtype=torch.float64)
+    image = torch.randn(64, 128, 3, 3, generator=g, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
+    return [*tensors(dtype=dtype), nn.Parameter(large.to(dtype)), nn.Parameter(image.to(dtype))]
+
+
+def test_weight_decay_that_cancels_the_gradient(path: dict[str, Any]) -> None:
+    """‖g + βw‖ by parts would have no digits left here."""
+    value = torch.randn(300_000, generator=torch.Generator().manual_seed(0))
+    w = nn.Parameter(value.clone())
+    w.grad = -0.5 * value + 1e-4 * torch.randn(300_000, generator=torch.Generator().manual_seed(1))
+    u = w.grad.double() + 0.5 * value.double()
+    LARS([w], 1.0, momentum=0.0, weight_decay=0.5, trust_coefficient=0.1, **path).step()
+    step = (value - w.detach()).double()
+    assert step.norm().item() == pytest.approx(0.1 * value.double().norm().item(), rel=1e-3)
+    assert torch.dot(step, u).item() > 0
+
+
+def test_fused_elsewhere_than_on_the_cpu_is_refused(name: str) -> None:
+    cls, arguments = OPTIMIZERS[name]
+    with pytest.raises(RuntimeError, match=r"fused=True needs parameters on the CPU, and .* got some on meta"):
+        cls([nn.Parameter(torch.ones(2, device="meta"))], **arguments, fused=True)
 
 
 def test_maximize_is_descent_on_the_negative_gradient(make: Make) -> None:
@@ -171,7 +199,9 @@ def test_bad_numbers_are_refused_by_name_and_value(cls: Any, argument: str, bad:
         (LARS, dict(nesterov=None), "nesterov must be True or False, got None"),
         (LARS, dict(foreach="yes"), "foreach must be None, True or False, got 'yes'"),
         (LARS, dict(foreach=True, differentiable=True), "foreach must be None or False where differentiable=True"),
-        (LARS, dict(fused=True), "fused must be None or False, got True: LARS has no fused kernel yet"),
+        (LARS, dict(fused=True, differentiable=True), "fused must be None or False where differentiable=True"),
+        (LAMB, dict(fused=True, foreach=True), "foreach must not be True where fused=True"),
+        (TVLARS, dict(fused=True, capturable=True), "capturable must not be True where fused=True"),
         (TVLARS, dict(alpha=0), "alpha must be > 0, got 0"),
         (TVLARS, dict(delay_factor=-1), "delay_factor must be >= 0 (1/step), got -1"),
         (TVLARS, dict(phi_scope="some"), "phi_scope must be one of 'all', 'ratio', got 'some'"),

@@ -73,6 +73,7 @@ def test_splitting_into_groups_changes_nothing(path: dict[str, Any]) -> None:
     torch.testing.assert_close(a, b, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("path", [dict(foreach=False), dict(foreach=True), {}], ids=["for-loop", "foreach", "default"])
 def test_capturable_keeps_the_factor_a_tensor_and_agrees(path: dict[str, Any]) -> None:
     params, others = tensors(), tensors()
     a = run(TVLARS(params, torch.tensor(1.0), **PHI, capturable=True, **path), params, range(6))

@@ -41,7 +41,8 @@ class LayerwiseOptimizer(Optimizer, ABC):
 
         Raises:
             ValueError: a hyperparameter is out of its range, NaN or infinite, or options contradict.
-            TypeError: a parameter is complex.
+            TypeError: a parameter is not a real floating point tensor.
+            RuntimeError: ``fused=True`` for a parameter that is not on the CPU.
         """
         super().add_param_group(param_group)
         group = self.param_groups[-1]
@@ -64,10 +65,19 @@ class LayerwiseOptimizer(Optimizer, ABC):
             check_flag(flag, group[flag])
         for flag in ("foreach", "fused"):
             check_flag(flag, group[flag], optional=True)
+        for flag in ("foreach", "fused"):
+            if group[flag] and group["differentiable"]:
+                raise ValueError(f"{flag} must be None or False where differentiable=True, got True")
         if group["fused"]:
-            raise ValueError(f"fused must be None or False, got True: {name} has no fused kernel yet")
-        if group["foreach"] and group["differentiable"]:
-            raise ValueError("foreach must be None or False where differentiable=True, got True")
+            for flag in ("foreach", "capturable"):
+                if group[flag]:
+                    raise ValueError(f"{flag} must not be True where fused=True")
+            devices = sorted({p.device.type for p in group["params"]} - {"cpu"})
+            if devices:
+                raise RuntimeError(
+                    f"fused=True needs parameters on the CPU, and {name} got some on {', '.join(devices)}: "
+                    "there is no fused kernel for those yet, leave fused=None"
+                )
         if isinstance(group["lr"], Tensor) and group["foreach"] and not group["capturable"]:
             raise ValueError("lr must be a number where foreach=True and capturable=False, got a tensor")
         for p in group["params"]:
@@ -163,32 +173,56 @@ class LayerwiseOptimizer(Optimizer, ABC):
         return [self.state[p][key] for p in params]
 
 
-def use_foreach(group: dict[str, Any], params: list[Tensor]) -> bool:
-    """Whether the ``foreach`` path is to be taken: as the user says, else where it is the faster one.
+def split_by_path(group: dict[str, Any], params: list[Tensor], *lists: list[Any]) -> list[tuple[str, list[list[Any]]]]:
+    """Cut parallel lists (gradients, state) into runs that take one path and share device and dtypes.
 
-    On a CPU the for-loop form wins: ``torch._foreach_*`` runs tensor after tensor there anyway, and the
-    loop finishes with one tensor while it is in the cache.
+    Returns:
+        (path, [params, *lists] cut to the run) for each run; path is "for-loop", "foreach" or "fused".
     """
-    if group["foreach"] is not None:
-        return bool(group["foreach"])
-    if group["differentiable"] or torch.compiler.is_compiling():
-        return False
-    if isinstance(group["lr"], Tensor) and not group["capturable"]:
-        return False
-    return all(type(p) in PLAIN and p.device.type in ("cuda", "xpu") for p in params)
-
-
-def by_device_and_dtype(*lists: list[Tensor]) -> list[tuple[list[Tensor], ...]]:
-    """Split parallel lists into runs that share device and dtypes, as ``torch._foreach_*`` wants them.
-
-    Returns one entry a run, each holding the same cut of every list.
-    """
-    runs: dict[tuple[Any, ...], tuple[list[Tensor], ...]] = {}
-    for tensors in zip(*lists, strict=True):
-        run = runs.setdefault((tensors[0].device, *(x.dtype for x in tensors)), tuple([] for _ in lists))
-        for cut, x in zip(run, tensors, strict=True):
+    runs: dict[tuple[Any, ...], list[list[Any]]] = {}
+    for layer in zip(params, *lists, strict=True):
+        tensors = [x for x in layer if isinstance(x, Tensor)]
+        path = choose_path(group, tensors)
+        key = (path, tensors[0].device, *(x.dtype for x in tensors))
+        run = runs.setdefault(key, [[] for _ in layer])
+        for cut, x in zip(run, layer, strict=True):
             cut.append(x)
-    return list(runs.values())
+    return [(key[0], run) for key, run in runs.items()]
+
+
+def choose_path(group: dict[str, Any], tensors: list[Tensor]) -> str:
+    """The path for one layer: what the user asked for, else the fastest that is right for it.
+
+    ``tensors`` are the parameter, its gradient and its state. On a CPU ``torch._foreach_*`` runs tensor after
+    tensor, and the for-loop form beats it by finishing with a tensor while it is in the cache.
+    """
+    if group["foreach"]:
+        return "foreach"
+    if group["fused"]:
+        return "fused" if fusable(tensors) else "for-loop"
+    tensor_lr = isinstance(group["lr"], Tensor) and group["lr"].device.type != "cpu"
+    if group["foreach"] is False or group["differentiable"] or torch.compiler.is_compiling():
+        return "for-loop"
+    if type(tensors[0]) in PLAIN and tensors[0].device.type in ("cuda", "xpu"):
+        return "foreach" if group["capturable"] or not tensor_lr else "for-loop"
+    if group["fused"] is None and not group["capturable"] and not tensor_lr and fusable(tensors):
+        return "fused"
+    return "for-loop"
+
+
+def fusable(tensors: list[Tensor]) -> bool:
+    """Whether torch's fused CPU kernels may be given these tensors of one layer.
+
+    The kernels walk through memory without a look at strides, so all have to be laid out alike.
+    """
+    first = tensors[0]
+    if first.dtype not in (torch.float32, torch.float64):
+        return False
+    if any(type(x) not in PLAIN or x.device.type != "cpu" or x.dtype != first.dtype for x in tensors):
+        return False
+    return all(x.is_contiguous() for x in tensors) or (
+        first.ndim == 4 and all(x.is_contiguous(memory_format=torch.channels_last) for x in tensors)
+    )
 
 
 def norm(x: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch.optim.optimizer import ParamsT
 from tvlars._checks import check_flag, check_number
 from tvlars.optim.base import (
     LayerwiseOptimizer,
-    by_device_and_dtype,
+    Tensors,
     clip,
     descend,
     foreach_descend,
@@ -19,9 +20,10 @@ from tvlars.optim.base import (
     norms,
     readable,
     scalar,
+    split_by_path,
     trust_ratio,
-    use_foreach,
 )
+from tvlars.optim.fused_cpu import fused_lamb
 
 
 class LAMB(LayerwiseOptimizer):
@@ -51,7 +53,9 @@ class LAMB(LayerwiseOptimizer):
         norm_clip: ‖w‖ alone is clamped to at most this (> 0); None (default) leaves it.
         maximize: ascend instead of descend. Default False.
         foreach: True takes the multi-tensor path, False the for-loop; None (default) the faster one.
-        fused: None (default) or False; there is no fused kernel yet.
+        fused: True takes torch's fused CPU kernels, which want float32 or float64 and one layout of parameter,
+            gradient and state; layers that are not so take the for-loop, which computes the same. None (default)
+            takes them where they fit, False never. There is no CUDA kernel yet.
         capturable: lr and step counts stay tensors on the device, so that a CUDA graph can capture the step.
             Default False.
         differentiable: gradients flow through the step. Default False.
@@ -118,24 +122,26 @@ class LAMB(LayerwiseOptimizer):
             check_number("norm_clip", group["norm_clip"], open_low=True)
 
     def _update(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> None:
-        keep_tensor = group["capturable"] or group["differentiable"]
-        steps = self._advance(params, group["capturable"])
-        update = _multi_tensor_lamb if use_foreach(group, params) else _single_tensor_lamb
-        update(
-            params,
-            grads,
-            self._buffers(params, "exp_avg"),
-            self._buffers(params, "exp_avg_sq"),
-            [scalar(step, group["capturable"]) for step in steps],
-            lr=scalar(group["lr"], keep_tensor),
-            betas=group["betas"],
-            eps=group["eps"],
-            weight_decay=group["weight_decay"],
-            bias_correction=group["bias_correction"],
-            norm_clip=group["norm_clip"],
-            layer_adaptation=group["layer_adaptation"],
-            maximize=group["maximize"],
-        )
+        lr = scalar(group["lr"], group["capturable"] or group["differentiable"])
+        counts = [scalar(step, group["capturable"]) for step in self._advance(params, group["capturable"])]
+        state = self._buffers(params, "exp_avg"), self._buffers(params, "exp_avg_sq")
+        indices = list(range(len(params)))
+        for path, (w, g, m, v, chosen) in split_by_path(group, params, grads, *state, indices):
+            PATHS[path](
+                w,
+                g,
+                m,
+                v,
+                [counts[i] for i in chosen],
+                lr=lr,
+                betas=group["betas"],
+                eps=group["eps"],
+                weight_decay=group["weight_decay"],
+                bias_correction=group["bias_correction"],
+                norm_clip=group["norm_clip"],
+                layer_adaptation=group["layer_adaptation"],
+                maximize=group["maximize"],
+            )
 
     def _advance(self, params: list[Tensor], capturable: bool) -> list[Tensor]:
         """Count this step for each parameter; its own count, since bias correction is about its moments."""
@@ -197,26 +203,30 @@ def _multi_tensor_lamb(
     maximize: bool,
 ) -> None:
     beta1, beta2 = betas
-    step_of = dict(zip(params, steps, strict=True))
     if maximize:
         grads = list(torch._foreach_neg(grads))
-    for w, g, m, v in by_device_and_dtype(params, grads, exp_avgs, exp_avg_sqs):
-        torch._foreach_mul_(m, beta1)
-        torch._foreach_add_(m, g, alpha=1 - beta1)
-        torch._foreach_mul_(v, beta2)
-        torch._foreach_addcmul_(v, g, g, value=1 - beta2)
-        if bias_correction:
-            t = [step_of[p] for p in w]
-            r = torch._foreach_div(m, [1 - beta1**step for step in t])
-            denominators = torch._foreach_div(v, [1 - beta2**step for step in t])
-            torch._foreach_sqrt_(denominators)
-        else:
-            r, denominators = tuple(m), torch._foreach_sqrt(v)
-        torch._foreach_add_(denominators, eps)
-        r = torch._foreach_div(r, denominators)
-        if weight_decay:
-            torch._foreach_add_(r, w, alpha=weight_decay)
-        if layer_adaptation:
-            q = trust_ratio(clip(norms(w), norm_clip), norms(r), 1.0)
-            torch._foreach_mul_(r, list(q.unbind()))
-        foreach_descend(w, r, lr)
+    torch._foreach_mul_(exp_avgs, beta1)
+    torch._foreach_add_(exp_avgs, grads, alpha=1 - beta1)
+    torch._foreach_mul_(exp_avg_sqs, beta2)
+    torch._foreach_addcmul_(exp_avg_sqs, grads, grads, value=1 - beta2)
+    m: Tensors = exp_avgs
+    v: Tensors = exp_avg_sqs
+    if bias_correction:
+        m = torch._foreach_div(m, [1 - beta1**t for t in steps])
+        v = torch._foreach_div(v, [1 - beta2**t for t in steps])
+    denominators = torch._foreach_sqrt(v)
+    torch._foreach_add_(denominators, eps)
+    r = torch._foreach_div(m, denominators)
+    if weight_decay:
+        torch._foreach_add_(r, params, alpha=weight_decay)
+    if layer_adaptation:
+        q = trust_ratio(clip(norms(params), norm_clip), norms(r), 1.0)
+        torch._foreach_mul_(r, list(q.unbind()))
+    foreach_descend(params, r, lr)
+
+
+PATHS: dict[str, Callable[..., None]] = {
+    "for-loop": _single_tensor_lamb,
+    "foreach": _multi_tensor_lamb,
+    "fused": fused_lamb,
+}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch.optim.optimizer import ParamsT
 from tvlars._checks import check_flag, check_number
 from tvlars.optim.base import (
     LayerwiseOptimizer,
-    by_device_and_dtype,
+    Tensors,
     clip,
     descend,
     foreach_descend,
@@ -19,9 +20,10 @@ from tvlars.optim.base import (
     norms,
     readable,
     scalar,
+    split_by_path,
     trust_ratio,
-    use_foreach,
 )
+from tvlars.optim.fused_cpu import fused_lars
 
 
 class LARS(LayerwiseOptimizer):
@@ -52,7 +54,9 @@ class LARS(LayerwiseOptimizer):
         norm_clip: both norms are clamped to at most this (> 0) before the ratio; None (default) leaves them.
         maximize: ascend instead of descend. Default False.
         foreach: True takes the multi-tensor path, False the for-loop; None (default) the faster one.
-        fused: None (default) or False; there is no fused kernel yet.
+        fused: True takes torch's fused CPU kernels, which want float32 or float64 and one layout of parameter,
+            gradient and state; layers that are not so take the for-loop, which computes the same. None (default)
+            takes them where they fit, False never. There is no CUDA kernel yet.
         capturable: lr and every factor stay tensors on the device, so that a CUDA graph can capture the
             step. Default False.
         differentiable: gradients flow through the step. Default False.
@@ -141,20 +145,21 @@ def lars(
     trust_coefficient: float | Tensor,
 ) -> None:
     """One LARS step for ``params``, in place. ``momentum_buffers`` is empty where momentum is 0."""
-    update = _multi_tensor_lars if use_foreach(group, params) else _single_tensor_lars
-    update(
-        params,
-        grads,
-        momentum_buffers,
-        lr=lr,
-        momentum=group["momentum"],
-        weight_decay=group["weight_decay"],
-        trust_coefficient=trust_coefficient,
-        nesterov=group["nesterov"],
-        norm_clip=group["norm_clip"],
-        layer_adaptation=group["layer_adaptation"],
-        maximize=group["maximize"],
-    )
+    state = [momentum_buffers] if group["momentum"] else []
+    for path, (w, g, *m) in split_by_path(group, params, grads, *state):
+        PATHS[path](
+            w,
+            g,
+            m[0] if m else [],
+            lr=lr,
+            momentum=group["momentum"],
+            weight_decay=group["weight_decay"],
+            trust_coefficient=trust_coefficient,
+            nesterov=group["nesterov"],
+            norm_clip=group["norm_clip"],
+            layer_adaptation=group["layer_adaptation"],
+            maximize=group["maximize"],
+        )
 
 
 def _single_tensor_lars(
@@ -198,15 +203,21 @@ def _multi_tensor_lars(
     layer_adaptation: bool,
     maximize: bool,
 ) -> None:
-    for w, g, *m in by_device_and_dtype(params, grads, *([momentum_buffers] if momentum else [])):
-        u = torch._foreach_neg(g) if maximize else g
-        if weight_decay:
-            u = torch._foreach_add(u, w, alpha=weight_decay)
-        if layer_adaptation:
-            w_norms, u_norms = clip(norms(w), norm_clip), clip(norms(u), norm_clip)
-            u = torch._foreach_mul(u, list(trust_ratio(w_norms, u_norms, trust_coefficient).unbind()))
-        if momentum:
-            torch._foreach_mul_(m[0], momentum)
-            torch._foreach_add_(m[0], u)
-            u = torch._foreach_add(u, m[0], alpha=momentum) if nesterov else m[0]
-        foreach_descend(w, u, lr)
+    u: Tensors = torch._foreach_neg(grads) if maximize else grads
+    if weight_decay:
+        u = torch._foreach_add(u, params, alpha=weight_decay)
+    if layer_adaptation:
+        w_norms, u_norms = clip(norms(params), norm_clip), clip(norms(u), norm_clip)
+        u = torch._foreach_mul(u, list(trust_ratio(w_norms, u_norms, trust_coefficient).unbind()))
+    if momentum:
+        torch._foreach_mul_(momentum_buffers, momentum)
+        torch._foreach_add_(momentum_buffers, u)
+        u = torch._foreach_add(u, momentum_buffers, alpha=momentum) if nesterov else momentum_buffers
+    foreach_descend(params, u, lr)
+
+
+PATHS: dict[str, Callable[..., None]] = {
+    "for-loop": _single_tensor_lars,
+    "foreach": _multi_tensor_lars,
+    "fused": fused_lars,
+}

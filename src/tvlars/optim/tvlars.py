@@ -47,7 +47,9 @@ class TVLARS(LayerwiseOptimizer):
         norm_clip: both norms are clamped to at most this (> 0) before the ratio; None (default) leaves them.
         maximize: ascend instead of descend. Default False.
         foreach: True takes the multi-tensor path, False the for-loop; None (default) the faster one.
-        fused: None (default) or False; there is no fused kernel yet.
+        fused: True takes torch's fused CPU kernels, which want float32 or float64 and one layout of parameter,
+            gradient and state; layers that are not so take the for-loop, which computes the same. None (default)
+            takes them where they fit, False never. There is no CUDA kernel yet.
         capturable: lr and every factor stay tensors on the device, so that a CUDA graph can capture the
             step. Default False.
         differentiable: gradients flow through the step. Default False.
