@@ -17,13 +17,14 @@ momentum, with that as gradient and lr q as rate, adds βw and descends.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from tvlars.optim.base import ROW, in_memory_order, norm
 
-SMALL = 16 * ROW
+SMALL = 64 * ROW
 """Elements up to which many tensors' norms are taken in one call; larger ones are worth a call each."""
 
 
@@ -42,14 +43,12 @@ def fused_lars(
     maximize: bool,
 ) -> None:
     """One LARS step on tensors that are ``base.fusable``."""
-    sign = -1.0 if maximize else 1.0
-    ratios = [1.0] * len(params)
-    if layer_adaptation:
-        ratios = [
-            _ratio(_clip(w_norm, norm_clip), _clip(u_norm, norm_clip), trust_coefficient)
-            for w_norm, u_norm in _norms_of_sums(params, grads, weight_decay, sign)
-        ]
-    for i, (w, g, q) in enumerate(zip(params, grads, ratios, strict=True)):
+    pairs = _norms_of_sums(params, grads, -weight_decay if maximize else weight_decay)
+    for i, (w, g) in enumerate(zip(params, grads, strict=True)):
+        q = 1.0
+        if layer_adaptation:
+            w_norm, u_norm = next(pairs)
+            q = _ratio(_clip(w_norm, norm_clip), _clip(u_norm, norm_clip), trust_coefficient)
         rate, decay_momentum, buffers = lr * q, 0.0, []
         if momentum:
             rate, decay_momentum, buffers = lr, momentum, [momentum_buffers[i]]
@@ -87,16 +86,25 @@ def fused_lamb(
     maximize: bool,
 ) -> None:
     """One LAMB step on tensors that are ``base.fusable``."""
+    flat = [[in_memory_order(x) for x in tensors] for tensors in (params, grads, exp_avgs, exp_avg_sqs)]
+    counts = [torch.tensor(t if bias_correction else math.inf) for t in steps]  # 1 - β^∞ = 1
+    small = [i for i, w in enumerate(params) if w.numel() <= SMALL]
+    large = [[i] for i, w in enumerate(params) if w.numel() > SMALL]
     scratch = torch.empty(max(w.numel() for w in params), dtype=params[0].dtype)
-    for w, g, m, v, t in zip(params, grads, exp_avgs, exp_avg_sqs, steps, strict=True):
-        flat, r = in_memory_order(w), scratch[: w.numel()].zero_()
+    for chosen in [small, *large] if small else large:  # the small ones at once, the large ones one by one
+        w, g, m, v = ([tensors[i] for i in chosen] for tensors in flat)
+        if len(chosen) == 1:
+            r = [scratch[: w[0].numel()].zero_()]
+        else:
+            sizes = [x.numel() for x in w]
+            r = list(torch.split(torch.zeros(sum(sizes), dtype=scratch.dtype), sizes))
         torch._fused_adam_(
-            [r],
-            [in_memory_order(g)],
-            [in_memory_order(m)],
-            [in_memory_order(v)],
+            r,
+            g,
+            m,
+            v,
             [],
-            [torch.tensor(t if bias_correction else math.inf)],  # 1 - β^∞ = 1
+            [counts[i] for i in chosen],
             lr=-1.0,
             beta1=betas[0],
             beta2=betas[1],
@@ -105,42 +113,49 @@ def fused_lamb(
             amsgrad=False,
             maximize=maximize,
         )
-        q = 1.0
+        ratios = [1.0] * len(chosen)
         if layer_adaptation:
-            ((w_norm, r_norm),) = _norms_of_sums([flat], [r], weight_decay, 1.0)
-            q = _ratio(_clip(w_norm, norm_clip), r_norm, 1.0)
-        torch._fused_sgd_(
-            [flat],
-            [r],
-            [],
-            weight_decay=weight_decay,
-            momentum=0.0,
-            lr=lr * q,
-            dampening=0.0,
-            nesterov=False,
-            maximize=False,
-            is_first_step=False,
-        )
+            norms = _norms_of_sums(w, r, weight_decay)
+            ratios = [_ratio(_clip(w_norm, norm_clip), r_norm, 1.0) for w_norm, r_norm in norms]
+        for w_i, r_i, q in zip(w, r, ratios, strict=True):
+            _descend(w_i, r_i, lr * q, weight_decay)
 
 
-def _norms_of_sums(
-    params: list[Tensor], grads: list[Tensor], weight_decay: float, sign: float
-) -> list[tuple[float, float]]:
-    """‖w‖ and ‖sign · g + βw‖ for each layer."""
-    result = [(0.0, 0.0)] * len(params)
+def _descend(w: Tensor, direction: Tensor, rate: float, weight_decay: float) -> None:
+    """w ← w − rate (direction + βw)."""
+    torch._fused_sgd_(
+        [w],
+        [direction],
+        [],
+        weight_decay=weight_decay,
+        momentum=0.0,
+        lr=rate,
+        dampening=0.0,
+        nesterov=False,
+        maximize=False,
+        is_first_step=False,
+    )
+
+
+def _norms_of_sums(params: list[Tensor], grads: list[Tensor], beta: float) -> Iterator[tuple[float, float]]:
+    """‖w‖ and ‖g + βw‖ for each layer; those of a large layer are taken when it is its turn.
+
+    So its update, which comes next, finds what was read in the cache.
+    """
     small = [i for i, w in enumerate(params) if w.numel() <= SMALL]
+    known: dict[int, tuple[float, float]] = {}
     if small:
         w, u = [params[i] for i in small], [grads[i] for i in small]
-        if weight_decay:
-            u = list(torch._foreach_add(u, w, alpha=sign * weight_decay))
+        if beta:
+            u = list(torch._foreach_add(u, w, alpha=beta))
         values = torch.stack([*torch._foreach_norm(w), *torch._foreach_norm(u)]).tolist()
-        for i, w_norm, u_norm in zip(small, values, values[len(small) :], strict=False):
-            result[i] = (w_norm, u_norm)
+        known = dict(zip(small, zip(values, values[len(small) :], strict=False), strict=True))
     for i, (w_i, g_i) in enumerate(zip(params, grads, strict=True)):
-        if w_i.numel() > SMALL:
+        if i in known:
+            yield known[i]
+        else:
             w_norm = norm(w_i).item()
-            result[i] = (w_norm, _norm_of_sum(w_i, w_norm, g_i, sign * weight_decay))
-    return result
+            yield w_norm, _norm_of_sum(w_i, w_norm, g_i, beta)
 
 
 def _norm_of_sum(w: Tensor, w_norm: float, g: Tensor, beta: float) -> float:
