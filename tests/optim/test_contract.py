@@ -45,6 +45,23 @@ def test_every_path_agrees_with_the_for_loop(
         torch.testing.assert_close(value, wanted, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("adaptation", [False, True])
+def test_every_path_agrees_without_momentum_or_adaptation(
+    path: dict[str, Any], nesterov: bool, momentum: float, adaptation: bool
+) -> None:
+    if nesterov and not momentum:
+        return  # refused
+    reference, others = layers(torch.float64), layers(torch.float64)
+    results = []
+    for params, options in ((reference, dict(foreach=False)), (others, path)):
+        group = {"params": params, "layer_adaptation": adaptation}
+        optimizer = LARS([group], 0.1, momentum=momentum, weight_decay=0.05, nesterov=nesterov, **options)
+        results.append(run(optimizer, params, range(5)))
+    torch.testing.assert_close(results[0], results[1], rtol=1e-12, atol=1e-12)
+
+
 def layers(dtype: torch.dtype) -> list[nn.Parameter]:
     """The small tensors, and two large enough for the norms of large ones, one of them channels_last."""
     g = torch.Generator().manual_seed(7)
@@ -151,16 +168,22 @@ def test_a_nonfinite_gradient_spoils_its_own_layer_alone(make: Make) -> None:
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 @pytest.mark.parametrize("zero", ["neither", "w", "g", "both"])
-def test_trust_ratio_with_zeros(zero: str, momentum: float, decay: float, path: dict[str, Any]) -> None:
-    """q = η‖w‖/‖u‖ whether or not weight decay is 0, and 1 where a norm is 0."""
+@pytest.mark.parametrize("cls", [LARS, TVLARS, LAMB])
+def test_trust_ratio_with_zeros(cls: Any, zero: str, momentum: float, decay: float, path: dict[str, Any]) -> None:
+    """The ratio acts whether or not weight decay is 0, and is 1 where a norm is 0."""
     w = nn.Parameter(torch.tensor([0.0, 0.0] if zero in ("w", "both") else [3.0, 4.0], dtype=torch.float64))
     g = torch.tensor([0.0, 0.0] if zero in ("g", "both") else [0.6, 0.8], dtype=torch.float64)
     w.grad = g.clone()
     before = w.detach().clone()
-    LARS([w], 0.5, momentum=momentum, weight_decay=decay, trust_coefficient=0.01, **path).step()
-    u = g + decay * before
-    q = 0.01 * before.norm() / u.norm() if before.norm() > 0 and u.norm() > 0 else 1.0
-    torch.testing.assert_close(w.detach(), before - 0.5 * q * u, rtol=1e-12, atol=0)
+    if cls is LAMB:  # at the first step m̂ = g and v̂ = g²
+        LAMB([w], 0.5, betas=(momentum, 0.99), weight_decay=decay, **path).step()
+        u, coefficient = g / (g.abs() + 1e-6) + decay * before, 1.0
+    else:
+        shape = dict(delay_factor=0.0, alpha=1.0, gamma_min=0.5) if cls is TVLARS else {}  # φ = 1
+        cls([w], 0.5, momentum=momentum, weight_decay=decay, trust_coefficient=0.01, **shape, **path).step()
+        u, coefficient = g + decay * before, 0.01
+    q = coefficient * before.norm() / u.norm() if before.norm() > 0 and u.norm() > 0 else 1.0
+    torch.testing.assert_close(w.detach(), before - 0.5 * q * u, rtol=1e-9, atol=0)
 
 
 # -- hyperparameters ---------------------------------------------------------------------------------------
@@ -300,6 +323,16 @@ def test_a_tensor_lr_does_what_the_number_does(name: str) -> None:
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize("label", ["for-loop", "foreach", "default"])
+def test_capturable_keeps_everything_tensors_and_agrees(name: str, label: str) -> None:
+    cls, arguments = OPTIMIZERS[name]
+    params, others = tensors(), tensors()
+    lr = torch.tensor(arguments["lr"])
+    a = run(cls(params, **{**arguments, "lr": lr}, **PATHS[label], capturable=True), params, range(6))
+    b = run(cls(others, **arguments, **PATHS[label]), others, range(6))
+    torch.testing.assert_close(a, b, rtol=2e-5, atol=2e-6)
+
+
 def test_grad_scaler_unscales_and_a_skipped_step_does_not_count(make: Make) -> None:
     w, plain = nn.Parameter(torch.tensor([1.0, 2.0])), nn.Parameter(torch.tensor([1.0, 2.0]))
     optimizer, expected = make([w]), make([plain])
@@ -385,6 +418,14 @@ def test_norms_of_half_precision_parameters_are_taken_in_float32(path: dict[str,
     torch.testing.assert_close(w.detach().float(), expected, rtol=1e-2, atol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_lambs_norms_too(path: dict[str, Any], dtype: torch.dtype) -> None:
+    w = nn.Parameter(torch.full((4000,), 16.0, dtype=dtype))  # ‖w‖² overflows float16
+    w.grad = torch.full((4000,), 0.5, dtype=dtype)
+    LAMB([w], 0.25, betas=(0.5, 0.5), eps=1e-4, weight_decay=0.0, **path).step()
+    torch.testing.assert_close(w.detach().float(), torch.full((4000,), 12.0), rtol=1e-2, atol=0)
+
+
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "strided"])
 def test_norms_of_large_layers_are_exact_to_rounding(path: dict[str, Any], layout: str) -> None:
     """torch's own float32 norm on a CPU is off by 1e-4 and more at this size, and depends on the threads."""
@@ -409,6 +450,36 @@ def test_mixed_dtypes_in_one_optimizer(make: Make) -> None:
         assert len(g) == len(alone)
         assert all(x.isfinite().all() for x in g)
     assert all(p.grad is not None and x.dtype == p.dtype for p, x in zip(mixed, a, strict=True))
+
+
+@pytest.mark.parametrize("label", ["for-loop", "foreach", "default"])
+def test_mixed_devices_in_one_optimizer(name: str, label: str) -> None:
+    """The meta device stands for a second one: it has shapes, and refuses to meet a tensor of the first."""
+    cls, arguments = OPTIMIZERS[name]
+    params, alone = tensors(), tensors()
+    elsewhere = [nn.Parameter(torch.ones(p.shape, device="meta")) for p in params]
+    optimizer = cls([p for pair in zip(params, elsewhere, strict=True) for p in pair], **arguments, **PATHS[label])
+    for step in range(3):
+        for p in elsewhere:
+            p.grad = torch.ones_like(p)
+        run(optimizer, params, range(step, step + 1))
+    assert_equal([p.detach() for p in params], run(cls(alone, **arguments, **PATHS[label]), alone, range(3)))
+
+
+def test_ten_thousand_tensors(make: Make) -> None:
+    values = torch.randn(10_000, 2, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    few = [0, 1, 5_000, 9_999]
+    params, chosen = [nn.Parameter(v.clone()) for v in values], [nn.Parameter(values[i].clone()) for i in few]
+    optimizer, small = make(params), make(chosen)
+    for step in range(2):
+        g = torch.randn(10_000, 2, 3, generator=torch.Generator().manual_seed(step + 1), dtype=torch.float64)
+        for p, gradient in zip(params, g, strict=True):
+            p.grad = gradient
+        for p, i in zip(chosen, few, strict=True):
+            p.grad = g[i]
+        optimizer.step()
+        small.step()
+    assert_equal([params[i].detach() for i in few], [p.detach() for p in chosen])
 
 
 def test_empty_and_single_element_parameters_beside_a_large_one(make: Make) -> None:

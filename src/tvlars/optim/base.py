@@ -17,10 +17,10 @@ from torch.optim.optimizer import Optimizer, ParamsT, _use_grad_for_differentiab
 
 from tvlars._checks import check_flag, check_number
 from tvlars.optim._named_state import reorder_by_name
+from tvlars.optim._norms import Layout, Tensors
+from tvlars.optim._paths import MultiTensor, run_together
 
-Tensors = list[Tensor] | tuple[Tensor, ...]
-PLAIN = (Tensor, torch.nn.Parameter)
-ROW = 1024
+Pending = list[tuple[MultiTensor, list[Layout]]]
 
 
 class LayerwiseOptimizer(Optimizer, ABC):
@@ -139,129 +139,47 @@ class LayerwiseOptimizer(Optimizer, ABC):
             with torch.enable_grad():
                 loss = closure()
 
-        with_grad = [[p for p in group["params"] if p.grad is not None] for group in self.param_groups]
-        for params in with_grad:
-            self._refuse_sparse(params)
-        if any(with_grad):
-            self._begin_step()
-        for group, params in zip(self.param_groups, with_grad, strict=True):
+        work = []
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
             if params:
-                self._update(group, params, [p.grad for p in params if p.grad is not None])
+                work.append((group, params, [p.grad for p in params]))
+        for _, params, grads in work:
+            self._refuse_sparse(params, grads)
+        if work:
+            self._begin_step()
+        run_together([form for group, params, grads in work for form in self._update(group, params, grads)])
         return loss
 
     def _begin_step(self) -> None:
         """Called once before the updates of a step in which any parameter has a gradient."""
 
     @abstractmethod
-    def _update(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> None:
-        """One step for ``params``, the parameters of ``group`` that have a gradient."""
+    def _update(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> Pending:
+        """One step for ``params``, the parameters of ``group`` that have a gradient.
 
-    def _refuse_sparse(self, params: list[Tensor]) -> None:
-        for p in params:
-            if p.grad is not None and p.grad.layout != torch.strided:
+        Layers on the multi-tensor path are returned, to be run together with those of the other groups.
+        """
+
+    def _refuse_sparse(self, params: list[Tensor], grads: list[Tensor]) -> None:
+        for p, g in zip(params, grads, strict=True):
+            if g.layout != torch.strided:
                 raise RuntimeError(
                     f"{type(self).__name__} does not support sparse gradients, and a parameter of shape "
                     f"{tuple(p.shape)} has one: the norm of a layer needs its whole gradient "
                     "(for an embedding, set sparse=False)"
                 )
 
-    def _buffers(self, params: list[Tensor], key: str) -> list[Tensor]:
-        """The state tensors ``key`` of ``params``, zeros where a parameter meets its first step."""
+    def _buffers(self, params: list[Tensor], *keys: str) -> list[list[Tensor]]:
+        """For each of ``keys`` the state tensors of ``params``, zeros where a parameter meets its first step."""
+        lists: list[list[Tensor]] = [[] for _ in keys]
         for p in params:
-            if key not in self.state[p]:
-                self.state[p][key] = torch.zeros_like(p, memory_format=torch.preserve_format)
-        return [self.state[p][key] for p in params]
-
-
-def split_by_path(group: dict[str, Any], params: list[Tensor], *lists: list[Any]) -> list[tuple[str, list[list[Any]]]]:
-    """Cut parallel lists (gradients, state) into runs that take one path and share device and dtypes.
-
-    Returns:
-        (path, [params, *lists] cut to the run) for each run; path is "for-loop", "foreach" or "fused".
-    """
-    runs: dict[tuple[Any, ...], list[list[Any]]] = {}
-    for layer in zip(params, *lists, strict=True):
-        tensors = [x for x in layer if isinstance(x, Tensor)]
-        key = (choose_path(group, tensors), tensors[0].device, *[x.dtype for x in tensors])
-        run = runs.get(key)
-        if run is None:
-            run = runs[key] = [[] for _ in layer]
-        for cut, x in zip(run, layer, strict=True):
-            cut.append(x)
-    return [(key[0], run) for key, run in runs.items()]
-
-
-def choose_path(group: dict[str, Any], tensors: list[Tensor]) -> str:
-    """The path for one layer: what the user asked for, else the fastest that is right for it.
-
-    ``tensors`` are the parameter, its gradient and its state. On a CPU ``torch._foreach_*`` runs tensor after
-    tensor, and the for-loop form beats it by finishing with a tensor while it is in the cache.
-    """
-    if group["foreach"]:
-        return "foreach"
-    if group["fused"]:
-        return "fused" if fusable(tensors) else "for-loop"
-    tensor_lr = isinstance(group["lr"], Tensor) and group["lr"].device.type != "cpu"
-    if group["foreach"] is False or group["differentiable"] or torch.compiler.is_compiling():
-        return "for-loop"
-    if type(tensors[0]) in PLAIN and tensors[0].device.type in ("cuda", "xpu"):
-        return "foreach" if group["capturable"] or not tensor_lr else "for-loop"
-    if group["fused"] is None and not group["capturable"] and not tensor_lr and fusable(tensors):
-        return "fused"
-    return "for-loop"
-
-
-def fusable(tensors: list[Tensor]) -> bool:
-    """Whether torch's fused CPU kernels may be given these tensors of one layer.
-
-    The kernels walk through memory without a look at strides, so all have to be laid out alike.
-    """
-    first = tensors[0]
-    dtype = first.dtype
-    if dtype not in (torch.float32, torch.float64):
-        return False
-    contiguous = True
-    for x in tensors:
-        if type(x) not in PLAIN or not x.is_cpu or x.dtype != dtype:
-            return False
-        contiguous = contiguous and x.is_contiguous()
-    return contiguous or (first.ndim == 4 and all(x.is_contiguous(memory_format=torch.channels_last) for x in tensors))
-
-
-def norm(x: Tensor) -> Tensor:
-    """‖x‖ as a 0-d tensor on the device of ``x``, accumulated in at least float32.
-
-    On a CPU torch sums all squares of a tensor in a row, which costs digits: at ten million elements the norm
-    is off by 4e-4 of its value in float32. Rows of 1,024 and the norm of their norms are exact to rounding.
-    """
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    result: Tensor
-    plain = type(x) in PLAIN and x.device.type == "cpu" and not torch.compiler.is_compiling()
-    if not plain or x.numel() <= 64 * ROW:
-        result = torch.linalg.vector_norm(x, dtype=dtype)
-        return result
-    flat = in_memory_order(x)
-    rest = flat.numel() % ROW
-    parts = torch.linalg.vector_norm(flat[: flat.numel() - rest].view(-1, ROW), dim=1, dtype=dtype)
-    if rest:
-        parts = torch.cat([parts, torch.linalg.vector_norm(flat[-rest:], dtype=dtype).view(1)])
-    result = torch.linalg.vector_norm(parts, dtype=torch.float64).to(dtype)
-    return result
-
-
-def norms(tensors: Tensors) -> Tensor:
-    """‖x‖ of every tensor as one vector, accumulated in at least float32."""
-    if tensors[0].device.type == "cpu":
-        return torch.stack([norm(x) for x in tensors])
-    dtype = torch.float64 if tensors[0].dtype == torch.float64 else torch.float32
-    return torch.stack(torch._foreach_norm(tensors, 2, dtype=dtype))
-
-
-def in_memory_order(x: Tensor) -> Tensor:
-    """The elements of ``x`` in one dimension, a view where its layout is contiguous or channels_last."""
-    if x.ndim == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
-        x = x.permute(0, 2, 3, 1)
-    return x.reshape(-1)
+            state = self.state[p]
+            for key, tensors in zip(keys, lists, strict=True):
+                if key not in state:
+                    state[key] = torch.zeros_like(p, memory_format=torch.preserve_format)
+                tensors.append(state[key])
+        return lists
 
 
 def readable(x: Tensor) -> Tensor:
@@ -270,18 +188,6 @@ def readable(x: Tensor) -> Tensor:
     Autograd is on in a step only where the optimizer is differentiable.
     """
     return x.clone() if torch.is_grad_enabled() else x
-
-
-def clip(norm: Tensor, norm_clip: float | None) -> Tensor:
-    """min(norm, norm_clip), or ``norm`` itself where there is no bound."""
-    return norm if norm_clip is None else norm.clamp(max=norm_clip)
-
-
-def trust_ratio(w_norm: Tensor, u_norm: Tensor, coefficient: float | Tensor) -> Tensor:
-    """q = coefficient * ‖w‖ / ‖u‖, elementwise, and 1 where ‖w‖ or ‖u‖ is 0. Never waits for the device."""
-    both = (w_norm > 0) & (u_norm > 0)
-    # Where a norm is 0 the quotient is not used; a divisor of 1 there keeps its derivative finite.
-    return torch.where(both, coefficient * w_norm / torch.where(both, u_norm, 1.0), 1.0)
 
 
 def descend(w: Tensor, direction: Tensor, lr: float | Tensor) -> None:

@@ -2,30 +2,33 @@
 
 The norms are taken once, then torch's own fused SGD and Adam kernels do the update where they compute exactly our
 rule. They walk through memory without a look at strides, so they are given nothing but tensors of one layout
-(``base.fusable``).
+(``_paths.fusable``). Small layers go through a kernel together, since calls are what they cost; large ones one by one,
+since the update then finds in the cache what the norms have read.
 
-LARS: fused SGD computes m ← μ m + (1 − dampening)(g + βw), w ← w − lr m. With dampening = 1 − q that is LARS.
+LARS: fused SGD computes m ← μ m + (1 − dampening)(g + βw), w ← w − lr m. With dampening = 1 − q that is LARS. Small
+layers are given q u as their gradient instead, for one call with one dampening, 0.
 
 Nesterov, w ← w − lr (q u + μ m'), where m' = μ m + q u: fused SGD would put u for q u. But q u = m' − μ m, so w' =
 (w + lr μ m) − lr (1 + μ) m'. Moving w by lr μ m first makes the kernel decay the moved w; momentum μ (1 − q β lr)
 takes that back.
 
-LAMB: fused Adam with lr = −1 on zeros leaves m̂ / (√v̂ + eps) there and advances both moments; fused SGD without
-momentum, with that as gradient and lr q as rate, adds βw and descends.
+LAMB: fused Adam with lr = −1 adds m̂ / (√v̂ + eps) to what it takes for the parameter, and advances both moments. Given
+a copy of βw it leaves r there.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from tvlars.optim.base import ROW, in_memory_order, norm
+from tvlars.optim._norms import ROW, in_memory_order, norm
 
 SMALL = 64 * ROW
-"""Elements up to which many tensors' norms are taken in one call; larger ones are worth a call each."""
+"""Elements up to which layers go through a kernel together."""
+CHUNK = 512 * ROW
+"""Elements of a large layer that two passes over it take at a time, so that the second finds them in the cache."""
 
 
 def fused_lars(
@@ -42,31 +45,34 @@ def fused_lars(
     layer_adaptation: bool,
     maximize: bool,
 ) -> None:
-    """One LARS step on tensors that are ``base.fusable``."""
-    pairs = _norms_of_sums(params, grads, -weight_decay if maximize else weight_decay)
-    for i, (w, g) in enumerate(zip(params, grads, strict=True)):
-        q = 1.0
-        if layer_adaptation:
-            w_norm, u_norm = next(pairs)
-            q = _ratio(_clip(w_norm, norm_clip), _clip(u_norm, norm_clip), trust_coefficient)
-        rate, decay_momentum, buffers = lr * q, 0.0, []
-        if momentum:
-            rate, decay_momentum, buffers = lr, momentum, [momentum_buffers[i]]
-        if nesterov:
-            w.add_(buffers[0], alpha=lr * momentum)
-            rate, decay_momentum = lr * (1 + momentum), momentum * (1 - q * weight_decay * lr)
-        torch._fused_sgd_(
-            [w],
-            [g],
-            buffers,
-            weight_decay=weight_decay,
-            momentum=decay_momentum,
-            lr=rate,
-            dampening=1 - q if momentum else 0.0,
-            nesterov=False,
-            maximize=maximize,
-            is_first_step=False,
-        )
+    """One LARS step on tensors that are ``_paths.fusable``."""
+    if not layer_adaptation:
+        _sgd(params, grads, momentum_buffers, lr, weight_decay, momentum, nesterov=nesterov, maximize=maximize)
+        return
+
+    def ratio(w_norm: float, u_norm: float) -> float:
+        return _ratio(_clip(w_norm, norm_clip), _clip(u_norm, norm_clip), trust_coefficient)
+
+    beta = -weight_decay if maximize else weight_decay  # the kernel turns g + beta w round where it ascends
+    small, large = _by_size(params)
+    if small:
+        w, g, m = _cut(params, small), _cut(grads, small), _cut(momentum_buffers, small)
+        u = list(torch._foreach_add(g, w, alpha=beta)) if beta else g
+        q = [ratio(w_norm, u_norm) for w_norm, u_norm in _norms_of_small(w, u)]
+        _sgd(w, list(torch._foreach_mul(u, q)), m, lr, 0.0, momentum, nesterov=nesterov, maximize=maximize)
+    for i in large:
+        w_norm = norm(params[i]).item()
+        q_i = ratio(w_norm, _norm_of_sum(params[i], w_norm, grads[i], beta))
+        if not momentum:
+            _sgd([params[i]], [grads[i]], [], lr * q_i, weight_decay, maximize=maximize)
+        elif not nesterov:
+            buffers = [momentum_buffers[i]]
+            _sgd([params[i]], [grads[i]], buffers, lr, weight_decay, momentum, dampening=1 - q_i, maximize=maximize)
+        else:
+            for w_i, g_i, m_i in _chunks(params[i], grads[i], momentum_buffers[i]):
+                w_i.add_(m_i, alpha=lr * momentum)
+                rate, kept = lr * (1 + momentum), momentum * (1 - q_i * weight_decay * lr)
+                _sgd([w_i], [g_i], [m_i], rate, weight_decay, kept, dampening=1 - q_i, maximize=maximize)
 
 
 def fused_lamb(
@@ -74,7 +80,7 @@ def fused_lamb(
     grads: list[Tensor],
     exp_avgs: list[Tensor],
     exp_avg_sqs: list[Tensor],
-    steps: list[float],
+    steps: list[Tensor],
     *,
     lr: float,
     betas: tuple[float, float],
@@ -85,26 +91,19 @@ def fused_lamb(
     layer_adaptation: bool,
     maximize: bool,
 ) -> None:
-    """One LAMB step on tensors that are ``base.fusable``."""
-    flat = [[in_memory_order(x) for x in tensors] for tensors in (params, grads, exp_avgs, exp_avg_sqs)]
-    counts = [torch.tensor(t if bias_correction else math.inf) for t in steps]  # 1 - β^∞ = 1
-    small = [i for i, w in enumerate(params) if w.numel() <= SMALL]
-    large = [[i] for i, w in enumerate(params) if w.numel() > SMALL]
-    scratch = torch.empty(max(w.numel() for w in params), dtype=params[0].dtype)
-    for chosen in [small, *large] if small else large:  # the small ones at once, the large ones one by one
-        w, g, m, v = ([tensors[i] for i in chosen] for tensors in flat)
-        if len(chosen) == 1:
-            r = [scratch[: w[0].numel()].zero_()]
-        else:
-            sizes = [x.numel() for x in w]
-            r = list(torch.split(torch.zeros(sum(sizes), dtype=scratch.dtype), sizes))
+    """One LAMB step on tensors that are ``_paths.fusable``; ``steps`` are 0-d tensors on the CPU."""
+    if not bias_correction:
+        steps = [torch.tensor(math.inf)] * len(params)  # 1 - β^∞ = 1
+
+    def advance(r: list[Tensor], chosen: list[int]) -> None:
+        """Advance the moments of some layers, and add their m̂ / (√v̂ + eps) to ``r``."""
         torch._fused_adam_(
             r,
-            g,
-            m,
-            v,
+            _cut(grads, chosen),
+            _cut(exp_avgs, chosen),
+            _cut(exp_avg_sqs, chosen),
             [],
-            [counts[i] for i in chosen],
+            _cut(steps, chosen),
             lr=-1.0,
             beta1=betas[0],
             beta2=betas[1],
@@ -113,49 +112,79 @@ def fused_lamb(
             amsgrad=False,
             maximize=maximize,
         )
-        ratios = [1.0] * len(chosen)
+
+    small, large = _by_size(params)
+    if small:
+        w = _cut(params, small)
+        r = [w_i.mul(weight_decay) if weight_decay else torch.zeros_like(w_i) for w_i in w]
+        advance(r, small)
         if layer_adaptation:
-            norms = _norms_of_sums(w, r, weight_decay)
-            ratios = [_ratio(_clip(w_norm, norm_clip), r_norm, 1.0) for w_norm, r_norm in norms]
-        for w_i, r_i, q in zip(w, r, ratios, strict=True):
-            _descend(w_i, r_i, lr * q, weight_decay)
+            q = [_ratio(_clip(w_norm, norm_clip), r_norm, 1.0) for w_norm, r_norm in _norms_of_small(w, r)]
+            torch._foreach_mul_(r, q)
+        _sgd(w, r, [], lr)
+    if large:
+        scratch = torch.empty(max(params[i].numel() for i in large), dtype=params[0].dtype)
+    for i in large:
+        w_i = in_memory_order(params[i])
+        r_i = (
+            torch.mul(w_i, weight_decay, out=scratch[: w_i.numel()]) if weight_decay else scratch[: w_i.numel()].zero_()
+        )
+        # βw is in the cache just now, and w itself may not be; a tiny β would leave no digits in it.
+        w_norm = norm(r_i).item() / weight_decay if weight_decay > 1e-12 else norm(w_i).item()
+        advance([r_i], [i])
+        q_i = _ratio(_clip(w_norm, norm_clip), norm(r_i).item(), 1.0) if layer_adaptation else 1.0
+        w_i.add_(r_i, alpha=-lr * q_i)
 
 
-def _descend(w: Tensor, direction: Tensor, rate: float, weight_decay: float) -> None:
-    """w ← w − rate (direction + βw)."""
+def _sgd(
+    params: list[Tensor],
+    grads: list[Tensor],
+    momentum_buffers: list[Tensor],
+    lr: float,
+    weight_decay: float = 0.0,
+    momentum: float = 0.0,
+    *,
+    dampening: float = 0.0,
+    nesterov: bool = False,
+    maximize: bool = False,
+) -> None:
+    """torch's fused SGD: u = g + βw, m ← μ m + (1 − dampening) u, w ← w − lr m."""
     torch._fused_sgd_(
-        [w],
-        [direction],
-        [],
+        params,
+        grads,
+        momentum_buffers,
         weight_decay=weight_decay,
-        momentum=0.0,
-        lr=rate,
-        dampening=0.0,
-        nesterov=False,
-        maximize=False,
-        is_first_step=False,
+        momentum=momentum,
+        lr=lr,
+        dampening=dampening,
+        nesterov=nesterov,
+        maximize=maximize,
+        is_first_step=False,  # the buffers start as zeros
     )
 
 
-def _norms_of_sums(params: list[Tensor], grads: list[Tensor], beta: float) -> Iterator[tuple[float, float]]:
-    """‖w‖ and ‖g + βw‖ for each layer; those of a large layer are taken when it is its turn.
+def _by_size(params: list[Tensor]) -> tuple[list[int], list[int]]:
+    """Indices of the small layers and of the large ones."""
+    small: list[int] = []
+    large: list[int] = []
+    for i, w in enumerate(params):
+        (small if w.numel() <= SMALL else large).append(i)
+    return small, large
 
-    So its update, which comes next, finds what was read in the cache.
-    """
-    small = [i for i, w in enumerate(params) if w.numel() <= SMALL]
-    known: dict[int, tuple[float, float]] = {}
-    if small:
-        w, u = [params[i] for i in small], [grads[i] for i in small]
-        if beta:
-            u = list(torch._foreach_add(u, w, alpha=beta))
-        values = torch.stack([*torch._foreach_norm(w), *torch._foreach_norm(u)]).tolist()
-        known = dict(zip(small, zip(values, values[len(small) :], strict=False), strict=True))
-    for i, (w_i, g_i) in enumerate(zip(params, grads, strict=True)):
-        if i in known:
-            yield known[i]
-        else:
-            w_norm = norm(w_i).item()
-            yield w_norm, _norm_of_sum(w_i, w_norm, g_i, beta)
+
+def _cut(tensors: list[Tensor], indices: list[int]) -> list[Tensor]:
+    return [tensors[i] for i in indices] if tensors else []
+
+
+def _chunks(*tensors: Tensor) -> zip[tuple[Tensor, ...]]:
+    """The same CHUNK elements of each tensor at a time, as views in memory order."""
+    return zip(*[torch.split(in_memory_order(x), CHUNK) for x in tensors], strict=True)
+
+
+def _norms_of_small(params: list[Tensor], directions: list[Tensor]) -> list[tuple[float, float]]:
+    """‖w‖ and ‖u‖ for each layer."""
+    values = torch.stack([*torch._foreach_norm(params), *torch._foreach_norm(directions)]).tolist()
+    return list(zip(values, values[len(params) :], strict=False))
 
 
 def _norm_of_sum(w: Tensor, w_norm: float, g: Tensor, beta: float) -> float:

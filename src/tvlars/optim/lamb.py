@@ -10,19 +10,9 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from tvlars._checks import check_flag, check_number
-from tvlars.optim.base import (
-    LayerwiseOptimizer,
-    Tensors,
-    clip,
-    descend,
-    foreach_descend,
-    norm,
-    norms,
-    readable,
-    scalar,
-    split_by_path,
-    trust_ratio,
-)
+from tvlars.optim._norms import Tensors, clip, norm, trust_ratio
+from tvlars.optim._paths import MultiTensor, split_by_path
+from tvlars.optim.base import LayerwiseOptimizer, Pending, descend, foreach_descend, readable, scalar
 from tvlars.optim.fused_cpu import fused_lamb
 
 
@@ -121,18 +111,15 @@ class LAMB(LayerwiseOptimizer):
         if group["norm_clip"] is not None:
             check_number("norm_clip", group["norm_clip"], open_low=True)
 
-    def _update(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> None:
+    def _update(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> Pending:
         lr = scalar(group["lr"], group["capturable"] or group["differentiable"])
-        counts = [scalar(step, group["capturable"]) for step in self._advance(params, group["capturable"])]
-        state = self._buffers(params, "exp_avg"), self._buffers(params, "exp_avg_sq")
-        indices = list(range(len(params)))
-        for path, (w, g, m, v, chosen) in split_by_path(group, params, grads, *state, indices):
-            PATHS[path](
-                w,
-                g,
-                m,
-                v,
-                [counts[i] for i in chosen],
+        steps = self._advance(params, group["capturable"])
+        pending: Pending = []
+        for run in split_by_path(group, params, grads, *self._buffers(params, "exp_avg", "exp_avg_sq")):
+            chosen = [steps[i] for i in run.indices]
+            form = PATHS[run.path](
+                *run.lists,
+                chosen if run.path == "fused" else [scalar(step, group["capturable"]) for step in chosen],
                 lr=lr,
                 betas=group["betas"],
                 eps=group["eps"],
@@ -142,15 +129,20 @@ class LAMB(LayerwiseOptimizer):
                 layer_adaptation=group["layer_adaptation"],
                 maximize=group["maximize"],
             )
+            if form is not None:
+                pending.append((form, run.layouts))
+        return pending
 
     def _advance(self, params: list[Tensor], capturable: bool) -> list[Tensor]:
         """Count this step for each parameter; its own count, since bias correction is about its moments."""
+        steps = []
         for p in params:
             state = self.state[p]
             if "step" not in state:
                 state["step"] = torch.zeros((), device=p.device if capturable else None)
-            state["step"] += 1
-        return [self.state[p]["step"] for p in params]
+            steps.append(state["step"])
+        torch._foreach_add_(steps, 1)
+        return steps
 
 
 def _single_tensor_lamb(
@@ -201,7 +193,7 @@ def _multi_tensor_lamb(
     norm_clip: float | None,
     layer_adaptation: bool,
     maximize: bool,
-) -> None:
+) -> MultiTensor:
     beta1, beta2 = betas
     if maximize:
         grads = list(torch._foreach_neg(grads))
@@ -220,12 +212,12 @@ def _multi_tensor_lamb(
     if weight_decay:
         torch._foreach_add_(r, params, alpha=weight_decay)
     if layer_adaptation:
-        q = trust_ratio(clip(norms(params), norm_clip), norms(r), 1.0)
-        torch._foreach_mul_(r, list(q.unbind()))
+        w_norms, r_norms = yield params, r
+        torch._foreach_mul_(r, list(trust_ratio(clip(w_norms, norm_clip), r_norms, 1.0).unbind()))
     foreach_descend(params, r, lr)
 
 
-PATHS: dict[str, Callable[..., None]] = {
+PATHS: dict[str, Callable[..., MultiTensor | None]] = {
     "for-loop": _single_tensor_lamb,
     "foreach": _multi_tensor_lamb,
     "fused": fused_lamb,

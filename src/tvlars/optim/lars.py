@@ -10,19 +10,9 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from tvlars._checks import check_flag, check_number
-from tvlars.optim.base import (
-    LayerwiseOptimizer,
-    Tensors,
-    clip,
-    descend,
-    foreach_descend,
-    norm,
-    norms,
-    readable,
-    scalar,
-    split_by_path,
-    trust_ratio,
-)
+from tvlars.optim._norms import Tensors, clip, norm, trust_ratio
+from tvlars.optim._paths import MultiTensor, split_by_path
+from tvlars.optim.base import LayerwiseOptimizer, Pending, descend, foreach_descend, readable, scalar
 from tvlars.optim.fused_cpu import fused_lars
 
 
@@ -112,8 +102,8 @@ class LARS(LayerwiseOptimizer):
     def _check_group(self, group: dict[str, Any]) -> None:
         check_lars_group(group)
 
-    def _update(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> None:
-        lars(
+    def _update(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> Pending:
+        return lars(
             params,
             grads,
             self._buffers(params, "momentum_buffer") if group["momentum"] else [],
@@ -138,16 +128,20 @@ def check_lars_group(group: dict[str, Any]) -> None:
 def lars(
     params: list[Tensor],
     grads: list[Tensor],
-    momentum_buffers: list[Tensor],
+    state: list[list[Tensor]],
     group: dict[str, Any],
     *,
     lr: float | Tensor,
     trust_coefficient: float | Tensor,
-) -> None:
-    """One LARS step for ``params``, in place. ``momentum_buffers`` is empty where momentum is 0."""
-    state = [momentum_buffers] if group["momentum"] else []
-    for path, (w, g, *m) in split_by_path(group, params, grads, *state):
-        PATHS[path](
+) -> Pending:
+    """One LARS step for ``params``, in place; ``state`` is [momentum buffers], or [] where momentum is 0.
+
+    Returns what is left to be run with the layers of other groups.
+    """
+    pending: Pending = []
+    for run in split_by_path(group, params, grads, *state):
+        w, g, *m = run.lists
+        form = PATHS[run.path](
             w,
             g,
             m[0] if m else [],
@@ -160,6 +154,9 @@ def lars(
             layer_adaptation=group["layer_adaptation"],
             maximize=group["maximize"],
         )
+        if form is not None:
+            pending.append((form, run.layouts))
+    return pending
 
 
 def _single_tensor_lars(
@@ -202,13 +199,14 @@ def _multi_tensor_lars(
     norm_clip: float | None,
     layer_adaptation: bool,
     maximize: bool,
-) -> None:
+) -> MultiTensor:
     u: Tensors = torch._foreach_neg(grads) if maximize else grads
     if weight_decay:
         u = torch._foreach_add(u, params, alpha=weight_decay)
     if layer_adaptation:
-        w_norms, u_norms = clip(norms(params), norm_clip), clip(norms(u), norm_clip)
-        u = torch._foreach_mul(u, list(trust_ratio(w_norms, u_norms, trust_coefficient).unbind()))
+        w_norms, u_norms = yield params, u
+        q = trust_ratio(clip(w_norms, norm_clip), clip(u_norms, norm_clip), trust_coefficient)
+        u = torch._foreach_mul(u, list(q.unbind()))
     if momentum:
         torch._foreach_mul_(momentum_buffers, momentum)
         torch._foreach_add_(momentum_buffers, u)
@@ -216,7 +214,7 @@ def _multi_tensor_lars(
     foreach_descend(params, u, lr)
 
 
-PATHS: dict[str, Callable[..., None]] = {
+PATHS: dict[str, Callable[..., MultiTensor | None]] = {
     "for-loop": _single_tensor_lars,
     "foreach": _multi_tensor_lars,
     "fused": fused_lars,

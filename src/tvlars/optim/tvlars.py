@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from tvlars._checks import check_choice
-from tvlars.optim.base import LayerwiseOptimizer, scalar
+from tvlars.optim.base import LayerwiseOptimizer, Pending, scalar
 from tvlars.optim.lars import check_lars_group, lars
 from tvlars.schedule import _check_sigmoid_decay, _sigmoid_decay
 
@@ -154,7 +154,7 @@ class TVLARS(LayerwiseOptimizer):
                 group["step"] = group["step"].to(group["params"][0].device)
             group["step"] += 1
 
-    def _update(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> None:
+    def _update(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> Pending:
         lr = scalar(group["lr"], group["capturable"] or group["differentiable"])
         trust_coefficient = group["trust_coefficient"]
         phi = _sigmoid_decay(scalar(group["step"], group["capturable"]), *_sigmoid_arguments(group))
@@ -162,7 +162,7 @@ class TVLARS(LayerwiseOptimizer):
             lr = lr * phi
         else:
             trust_coefficient = trust_coefficient * phi
-        lars(
+        return lars(
             params,
             grads,
             self._buffers(params, "momentum_buffer") if group["momentum"] else [],

@@ -1,0 +1,115 @@
+"""Norms of layers, exact to rounding on every device and over shards, and the trust ratio made of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Tensors = list[Tensor] | tuple[Tensor, ...]
+PLAIN = (Tensor, torch.nn.Parameter)
+ROW = 1024
+
+
+def norm(x: Tensor) -> Tensor:
+    """‖x‖ as a 0-d tensor on the device of ``x``, accumulated in at least float32.
+
+    On a CPU torch sums all squares of a tensor in a row, which costs digits: at ten million elements the norm
+    is off by 4e-4 of its value in float32. Rows of 1,024 and the norm of their norms are exact to rounding.
+    """
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    result: Tensor
+    plain = type(x) in PLAIN and x.device.type == "cpu" and not torch.compiler.is_compiling()
+    if not plain or x.numel() <= 64 * ROW:
+        result = torch.linalg.vector_norm(x, dtype=dtype)
+        return result
+    flat = in_memory_order(x)
+    rest = flat.numel() % ROW
+    parts = torch.linalg.vector_norm(flat[: flat.numel() - rest].view(-1, ROW), dim=1, dtype=dtype)
+    if rest:
+        parts = torch.cat([parts, torch.linalg.vector_norm(flat[-rest:], dtype=dtype).view(1)])
+    result = torch.linalg.vector_norm(parts, dtype=torch.float64).to(dtype)
+    return result
+
+
+def norms(tensors: Tensors) -> Tensor:
+    """‖x‖ of every tensor as one vector, accumulated in at least float32."""
+    if tensors[0].device.type == "cpu":
+        return torch.stack([norm(x) for x in tensors])
+    dtype = torch.float64 if tensors[0].dtype == torch.float64 else torch.float32
+    return torch.stack(torch._foreach_norm(tensors, 2, dtype=dtype))
+
+
+def in_memory_order(x: Tensor) -> Tensor:
+    """The elements of ``x`` in one dimension, a view where its layout is contiguous or channels_last."""
+    if x.ndim == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
+        x = x.permute(0, 2, 3, 1)
+    return x.reshape(-1)
+
+
+def clip(norm: Tensor, norm_clip: float | None) -> Tensor:
+    """min(norm, norm_clip), or ``norm`` itself where there is no bound."""
+    return norm if norm_clip is None else norm.clamp(max=norm_clip)
+
+
+def trust_ratio(w_norm: Tensor, u_norm: Tensor, coefficient: float | Tensor) -> Tensor:
+    """q = coefficient * ‖w‖ / ‖u‖, elementwise, and 1 where ‖w‖ or ‖u‖ is 0. Never waits for the device."""
+    both = (w_norm > 0) & (u_norm > 0)
+    # Where a norm is 0 the quotient is not used; a divisor of 1 there keeps its derivative finite.
+    return torch.where(both, coefficient * w_norm / torch.where(both, u_norm, 1.0), 1.0)
+
+
+# -- sharded layers ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a DTensor lies: over which mesh, and along which dimensions of the mesh its parts are different."""
+
+    mesh: Any
+    sharded: tuple[bool, ...]
+
+
+def layout(x: Any) -> Layout | None:
+    """The layout of a DTensor; None for any other tensor."""
+    if type(x) in PLAIN or not hasattr(x, "placements"):
+        return None
+    if any(placement.is_partial() for placement in x.placements):
+        raise RuntimeError(f"params must be sharded or replicated, got a DTensor with placements {x.placements}")
+    return Layout(x.device_mesh, tuple(not placement.is_replicate() for placement in x.placements))
+
+
+def local_part(x: Any, like: Any) -> Tensor:
+    """The part of ``x`` on this process, laid out as the DTensor ``like`` is."""
+    if not hasattr(x, "placements"):
+        raise RuntimeError("a sharded parameter must have a sharded gradient and state, got a plain tensor")
+    if x.placements != like.placements or x.device_mesh != like.device_mesh:
+        x = x.redistribute(like.device_mesh, like.placements)
+    part: Tensor = x.to_local()
+    return part
+
+
+def norms_of_whole(parts: list[Tensor], layouts: list[list[Layout]]) -> list[Tensor]:
+    """Norms of whole tensors from those of their local parts: ‖x‖² is the sum of its parts' squares.
+
+    One collective for each dimension of a mesh along which anything is sharded, whatever the number of layers.
+
+    Args:
+        parts: vectors of local norms.
+        layouts: the layout behind each of these norms.
+    """
+    sizes = [len(part) for part in parts]
+    places = [place for some in layouts for place in some]
+    squares = list(torch.cat([part.double() for part in parts]).square().unbind())
+    for mesh in dict.fromkeys(place.mesh for place in places):
+        for dim in range(mesh.ndim):
+            chosen = [i for i, place in enumerate(places) if place.mesh == mesh and place.sharded[dim]]
+            if chosen:
+                sums = torch.stack([squares[i] for i in chosen])
+                torch.distributed.all_reduce(sums, group=mesh.get_group(dim))
+                for i, value in zip(chosen, sums.unbind(), strict=True):
+                    squares[i] = value
+    whole = torch.split(torch.stack(squares).sqrt(), sizes)
+    return [norms.to(part.dtype) for norms, part in zip(whole, parts, strict=True)]

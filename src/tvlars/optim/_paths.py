@@ -1,0 +1,114 @@
+"""Which form of the update rule a layer takes, and how the multi-tensor forms of a step are run together."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tvlars.optim._norms import PLAIN, Layout, Tensors, layout, local_part, norms, norms_of_whole
+
+MultiTensor = Generator[tuple[Tensors, Tensors], tuple[Tensor, ...], None]
+"""A multi-tensor form: it yields parameters and directions once, is sent their norms, and updates.
+
+Where nothing is adapted it ends without a yield. So the norms of all groups of a step are taken together.
+"""
+
+
+@dataclass
+class Run:
+    """Layers of one group that take one path: parameters, gradients and state cut to them."""
+
+    path: str
+    lists: list[list[Tensor]]
+    indices: list[int] = field(default_factory=list)
+    """Where the layers stand in the lists that were cut."""
+    layouts: list[Layout] = field(default_factory=list)
+    """Of sharded layers, whose ``lists`` hold the local parts; else empty."""
+
+
+def split_by_path(group: dict[str, Any], *lists: list[Tensor]) -> list[Run]:
+    """Cut parallel lists (parameters, gradients, state) into runs that take one path and share device and dtypes."""
+    wanted = _wanted_path(group)
+    runs: dict[Any, Run] = {}
+    for i, layer in enumerate(zip(*lists, strict=True)):
+        w = layer[0]
+        place = layout(w)
+        if place is not None:
+            layer = tuple(local_part(x, w) for x in layer)
+            path = "foreach"
+        elif wanted == "fused" or wanted is None:
+            path = "fused" if fusable(layer) else "for-loop" if wanted or not _is_on_accelerator(w) else "foreach"
+        elif wanted == "unfused":
+            tensor_lr = _is_on_accelerator(group["lr"]) and not group["capturable"]
+            path = "foreach" if _is_on_accelerator(w) and not tensor_lr else "for-loop"
+        else:
+            path = wanted
+        key = (path, place is None, w.device, *[x.dtype for x in layer])
+        run = runs.get(key)
+        if run is None:
+            run = runs[key] = Run(path, [[] for _ in layer])
+        for cut, x in zip(run.lists, layer, strict=True):
+            cut.append(x)
+        run.indices.append(i)
+        if place is not None:
+            run.layouts.append(place)
+    return list(runs.values())
+
+
+def _wanted_path(group: dict[str, Any]) -> str | None:
+    """The path that a group's options decide; "unfused" and None leave it to the layers."""
+    if group["foreach"]:
+        return "foreach"
+    if torch.compiler.is_compiling() or group["differentiable"]:
+        return "for-loop"  # a compiler fuses better than we could
+    if group["fused"]:
+        return "fused"
+    if group["foreach"] is False:
+        return "for-loop"
+    return "unfused" if group["fused"] is False or group["capturable"] or _is_on_accelerator(group["lr"]) else None
+
+
+def _is_on_accelerator(x: Any) -> bool:
+    """Whether ``x`` is a plain tensor where ``torch._foreach_*`` makes one launch of many; on a CPU it is a loop."""
+    return type(x) in PLAIN and x.device.type in ("cuda", "xpu")
+
+
+def fusable(layer: tuple[Tensor, ...]) -> bool:
+    """Whether torch's fused CPU kernels may be given these tensors of one layer.
+
+    The kernels walk through memory without a look at strides, so all have to be laid out alike.
+    """
+    first = layer[0]
+    dtype = first.dtype
+    if dtype not in (torch.float32, torch.float64):
+        return False
+    contiguous = True
+    for x in layer:
+        if type(x) not in PLAIN or x.dtype != dtype or not x.is_cpu:
+            return False
+        contiguous = contiguous and x.is_contiguous()
+    return contiguous or (first.ndim == 4 and all(x.is_contiguous(memory_format=torch.channels_last) for x in layer))
+
+
+def run_together(pending: list[tuple[MultiTensor, list[Layout]]]) -> None:
+    """Run multi-tensor forms up to their norms, take all norms, and let the forms end.
+
+    Sharded layers of all of them share one collective a mesh dimension.
+    """
+    waiting = []
+    for form, layouts in pending:
+        request = next(form, None)
+        if request is not None:
+            params, directions = request
+            waiting.append((form, norms([*params, *directions]), layouts * 2))
+    sharded = [(parts, layouts) for _, parts, layouts in waiting if layouts]
+    whole = iter(norms_of_whole(*map(list, zip(*sharded, strict=True))) if sharded else ())
+    for form, parts, layouts in waiting:
+        values = next(whole) if layouts else parts
+        with suppress(StopIteration):
+            form.send(values.chunk(2))
