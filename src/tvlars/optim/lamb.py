@@ -30,7 +30,8 @@ class LAMB(LayerwiseOptimizer):
 
     q = 1 where ‖w‖ = 0 or ‖r‖ = 0, and in groups with ``layer_adaptation=False``. There is no clipping of the
     global gradient norm: call ``torch.nn.utils.clip_grad_norm_`` for that. Norms are taken in float32 (float64
-    for float64 parameters). Every argument but ``params`` is an option of a parameter group too.
+    for float64 parameters); those of a sharded layer (DTensor: FSDP2, tensor parallel) are the whole tensor's, at one
+    collective a step and mesh dimension. Every argument but ``params`` is an option of a parameter group too.
 
     Args:
         params: parameters, named parameters, or groups. :func:`tvlars.layer_groups` makes groups that leave
@@ -42,7 +43,8 @@ class LAMB(LayerwiseOptimizer):
         bias_correction: divide the moments by 1 − β^t. Default True.
         norm_clip: ‖w‖ alone is clamped to at most this (> 0); None (default) leaves it.
         maximize: ascend instead of descend. Default False.
-        foreach: True takes the multi-tensor path, False the for-loop; None (default) the faster one.
+        foreach: True takes the multi-tensor path, False the for-loop; None (default) the faster one. Sharded
+            layers always take the multi-tensor path, on their local parts.
         fused: True takes torch's fused CPU kernels, which want float32 or float64 and one layout of parameter,
             gradient and state; layers that are not so take the for-loop, which computes the same. None (default)
             takes them where they fit, False never. There is no CUDA kernel yet.
@@ -54,7 +56,8 @@ class LAMB(LayerwiseOptimizer):
     Raises:
         ValueError: an argument is out of its range, NaN or infinite, or two contradict.
         TypeError: a parameter is not a real floating point tensor.
-        RuntimeError: in ``step``, where a gradient is sparse.
+        RuntimeError: ``fused=True`` for a parameter that is not on the CPU; in ``step``, where a gradient is
+            sparse, or a sharded parameter has one that is not.
 
     A gradient is never modified. A non-finite one is the caller's business, as in ``torch.optim``: it makes
     the layer it belongs to non-finite, and no other.
