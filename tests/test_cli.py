@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -28,6 +29,13 @@ COMMAND = [sys.executable, "-m", "tvlars"]
         ("train --optimizer lasr", "unknown optimizer 'lasr': did you mean 'lars'"),
         ("train --data mnist", "unknown data set 'mnist': did you mean 'fashion-mnist'?"),
         ("train --model resnet81", "unknown model 'resnet81': did you mean 'resnet18'"),
+        ("train --data imagefolder:nowhere", "imagefolder must be an existing folder, got 'nowhere'"),
+        (
+            "train --config nowhere.json",
+            "config must be a JSON file or a run folder, but 'nowhere.json' cannot be read: No such",
+        ),
+        ("train --delay 999", "delay must be < 150, the steps of this run, so that φ falls in it, got 999"),
+        ("evaluate nowhere", "run must be an existing folder, got 'nowhere'"),
         ("train --batch-size many", "argument --batch-size: must be an integer, got 'many'"),
         ("train --batch-size 5000", "batch_size must be <= dataset_size (1,437 samples), got 5,000"),
         ("train --lr nan", "lr must be > 0, got nan"),
@@ -117,6 +125,50 @@ def test_ctrl_c_keeps_what_was_measured_and_ends_with_130(tmp_path: Path) -> Non
     epochs = pd.read_csv(tmp_path / "run" / "epochs.csv")
     assert summary["status"] == "interrupted"
     assert len(epochs) == summary["epochs"] >= 2
+
+
+def test_a_run_is_evaluated_and_run_again_from_its_config(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = "train --optimizer lars --epochs 2 --batch-size 200 --no-augment --warmup-epochs 0 --out first"
+    assert main(first.split()) == 0
+    assert main(["train", "--config", "first", "--seed", "3", "--out", "second"]) == 0
+    configs = [json.loads(Path(name, "config.json").read_text()) for name in ("first", "second")]
+    assert configs[1] == {**configs[0], "seed": 3, "out": "second"}
+    assert main(["train", "--config", "first/config.json", "--out", "again"]) == 0
+    assert Path("again/steps.csv").read_text() == Path("first/steps.csv").read_text()
+    capsys.readouterr()
+    assert main(["evaluate", "first"]) == 0
+    out = capsys.readouterr().out
+    assert "run      first, finished" in out
+    measured = pd.read_csv("first/epochs.csv")["test_accuracy"].iloc[-1]
+    assert f"test accuracy {measured:.2%}" in out
+    Path("bad.json").write_text('{"learning_rate": 3}')
+    assert main(["train", "--config", "bad.json"]) == 2
+    assert "unknown option 'learning_rate'" in capsys.readouterr().err
+
+
+def test_a_comparison_is_run_again_from_its_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = "compare --epochs 1 --optimizers lars sgd --seeds 0 2 --batch-size 300 --set lars.lr=3 --out first"
+    assert main(arguments.split()) == 0
+    assert main(["compare", "--config", "first", "--seeds", "2", "--out", "second"]) == 0
+    first, second = (pd.read_csv(f"{name}/results.csv") for name in ("first", "second"))
+    columns = ["optimizer", "batch_size", "seed", "lr", "test_accuracy"]
+    expected = first[first["seed"] == 2][columns].reset_index(drop=True)
+    pd.testing.assert_frame_equal(second[columns], expected)
+    assert second["lr"].iloc[0] == 3
+
+
+def test_a_full_disk_is_one_sentence_and_keeps_what_was_written(tmp_path: Path) -> None:
+    """A limit on the size of files stands for the full disk: the rows fit, the weights do not."""
+    command = f"ulimit -f 100; exec {sys.executable} -m tvlars train --epochs 2 --out run"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert re.fullmatch(r"tvlars: cannot write.*: File too large; what was written before is kept\n", done.stderr)
+    assert len(pd.read_csv(tmp_path / "run" / "epochs.csv")) == 2
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "failed"
 
 
 def test_compare_ends_with_the_table_and_the_pages_path(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The command line: ``tvlars train`` and ``tvlars compare``. It parses and prints; the work is in ``tvlars.lab``.
+"""The command line: ``tvlars train``, ``compare``, ``evaluate``. It parses and prints; the work is in ``tvlars.lab``.
 
 Exit codes: 0 done, 2 bad input, 3 a run diverged, 130 interrupted.
 
@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import Field, fields
+from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         return _missing_extra(error)
     try:
-        parser = _parser()
+        parser = _parser(_config_file(arguments))
         parsed, unknown_arguments = parser.parse_known_args(arguments)
         if unknown_arguments:
             _refuse_unknown(parser, parsed.command, unknown_arguments)
@@ -38,9 +39,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error), DIVERGED)
     except KeyboardInterrupt:
         return _fail("interrupted; what was measured is kept", INTERRUPTED)
-    except BrokenPipeError:  # the reader of our output has gone, as in `tvlars ... | head`
-        sys.stderr.close()
-        return 1
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):  # the reader of our output has gone, as in `tvlars ... | head`
+            sys.stderr.close()
+            return 1
+        where = f" {error.filename}" if error.filename else ""
+        return _fail(f"cannot write{where}: {error.strerror or error}; what was written before is kept", BAD_INPUT)
 
 
 def _fail(message: str, code: int) -> int:
@@ -57,9 +61,8 @@ def _missing_extra(error: ModuleNotFoundError) -> int:
 
 def _train(parsed: argparse.Namespace) -> int:
     from tvlars.lab.engine import train
-    from tvlars.lab.progress import choose_reporter
 
-    result = train(_train_config(parsed), reporter=choose_reporter())
+    result = train(_train_config(parsed))
     last = result.epochs[-1]
     seconds = sum(epoch.seconds for epoch in result.epochs)
     speed = last.step * result.config.batch_size / seconds
@@ -71,10 +74,23 @@ def _train(parsed: argparse.Namespace) -> int:
     return 0
 
 
+def _evaluate(parsed: argparse.Namespace) -> int:
+    from tvlars.lab.evaluate import evaluate
+    from tvlars.lab.run_folder import load_run
+
+    run = load_run(parsed.run_folder)
+    for problem in run.problems:
+        print(f"note     {problem}")
+    result = evaluate(run, data=parsed.data, data_dir=parsed.data_dir, image_size=parsed.image_size)
+    print(f"run      {run.folder}, {run.status}")
+    print(f"data     {result.data}")
+    print(f"test accuracy {result.accuracy:.2%}, test loss {result.loss:.4f} over {result.samples:,} images")
+    return 0
+
+
 def _compare(parsed: argparse.Namespace) -> int:
     from tvlars.lab.compare import compare
     from tvlars.lab.config import CompareConfig
-    from tvlars.lab.progress import choose_reporter
     from tvlars.lab.table import print_table
 
     base = _train_config(parsed, optimizer=parsed.optimizers[0], batch_size=parsed.batch_size[0], seed=parsed.seeds[0])
@@ -83,12 +99,10 @@ def _compare(parsed: argparse.Namespace) -> int:
         optimizers=tuple(parsed.optimizers),
         batch_sizes=tuple(parsed.batch_size),
         seeds=tuple(parsed.seeds),
-        overrides=tuple(_override(text) for text in parsed.set or ()),
+        overrides=tuple(_override(text) if isinstance(text, str) else text for text in parsed.set or ()),
         out=parsed.out,
     )
-    comparison = compare(
-        config, reporter=lambda: choose_reporter(brief=True), announce=lambda line: print(line, flush=True)
-    )
+    comparison = compare(config, announce=lambda line: print(line, flush=True))
     print_table(comparison)
     print(f"page: {comparison.folder / 'report.html'}")
     for run in comparison.diverged:
@@ -114,7 +128,30 @@ class _Parser(argparse.ArgumentParser):
             raise unknown("command", value, list(action.choices))
 
 
-def _parser() -> _Parser:
+def _config_file(arguments: Sequence[str] | None) -> dict[str, Any]:
+    """What ``--config`` names: the options of an earlier run or comparison, which stand in for the defaults."""
+    from tvlars.lab.errors import UsageError
+
+    first = _Parser(add_help=False, allow_abbrev=False)
+    first.add_argument("--config", type=Path)
+    file = first.parse_known_args(arguments)[0].config
+    if file is None:
+        return {}
+    if file.is_dir():
+        file = file / "config.json"
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(
+            f"config must be a JSON file or a run folder, but {str(file)!r} cannot be read: {reason}"
+        ) from error
+    if not isinstance(values, dict):
+        raise UsageError(f"config must hold an object of options, got {values!r:.60}")
+    return values
+
+
+def _parser(config: dict[str, Any]) -> _Parser:
     parser = _Parser(prog="tvlars", description="Large-batch training with TVLARS, LARS and LAMB.", allow_abbrev=False)
     from tvlars import __version__
 
@@ -123,6 +160,7 @@ def _parser() -> _Parser:
     train = _command(commands, "train", "train one model and keep a record of it", _train)
     for f in _options():
         _add(train, f)
+    _add_config(train)
 
     compare = _command(commands, "compare", "train several optimizers, batch sizes and seeds; table and page", _compare)
     compare.add_argument(
@@ -151,7 +189,46 @@ def _parser() -> _Parser:
     for f in _options():
         if f.name not in ("optimizer", "batch_size", "seed"):
             _add(compare, f)
+    _add_config(compare)
+    if config:
+        train.set_defaults(**_defaults_of_train(config))
+        compare.set_defaults(**_defaults_of_compare(config))
+
+    evaluate = _command(commands, "evaluate", "test the final weights of a run", _evaluate)
+    evaluate.add_argument("run_folder", metavar="RUN", type=Path, help="run folder")
+    for f in _options():
+        if f.name in ("data", "data_dir", "image_size"):
+            _add(evaluate, f, default=None)
     return parser
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    text = "options from a run folder or its config.json; what else is given here goes before them"
+    parser.add_argument("--config", type=Path, metavar="FILE", help=text)
+
+
+def _defaults_of_train(config: dict[str, Any]) -> dict[str, Any]:
+    """The defaults that a config file gives; where its run was written is not one of them."""
+    from tvlars.lab.config import TrainConfig
+
+    values = config.get("base", config)
+    return {f.name: getattr(TrainConfig.from_mapping(values), f.name) for f in _options() if f.name != "out"}
+
+
+def _defaults_of_compare(config: dict[str, Any]) -> dict[str, Any]:
+    from tvlars.lab.config import CompareConfig
+
+    defaults = _defaults_of_train(config)
+    if "base" not in config:  # of a single run
+        return {**defaults, "batch_size": [defaults["batch_size"]], "seeds": [defaults["seed"]]}
+    stored = CompareConfig.from_mapping({name: value for name, value in config.items() if name != "out"})
+    return {
+        **defaults,
+        "optimizers": list(stored.optimizers),
+        "batch_size": list(stored.batch_sizes),
+        "seeds": list(stored.seeds),
+        "set": list(stored.overrides),
+    }
 
 
 def _command(commands: Any, name: str, text: str, run: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
@@ -168,15 +245,16 @@ def _options() -> tuple[Field[Any], ...]:
     return fields(TrainConfig)
 
 
-def _add(parser: argparse.ArgumentParser, f: Field[Any]) -> None:
+def _add(parser: argparse.ArgumentParser, f: Field[Any], default: Any = MISSING) -> None:
     flag, text = "--" + f.name.replace("_", "-"), f.metadata["help"]
-    if f.default is not None and "default" not in text and not isinstance(f.default, bool):
-        text += f" (default: {f.default})"
+    default = f.default if default is MISSING else default
+    if default is not None and "default" not in text and not isinstance(default, bool):
+        text += f" (default: {default})"
     kind = _kind(f)
     if kind is bool:
-        parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=f.default, help=text)
+        parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=default, help=text)
     else:
-        parser.add_argument(flag, type=_type(kind), default=f.default, metavar=kind.__name__.upper(), help=text)
+        parser.add_argument(flag, type=_type(kind), default=default, metavar=kind.__name__.upper(), help=text)
 
 
 def _kind(f: Field[Any]) -> type:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tvlars.lab.augment import crop_and_flip
+from tvlars.lab.augment import crop_and_flip, rotate
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -45,3 +45,24 @@ def test_the_generator_alone_decides() -> None:
     first, same, other = (crop_and_flip(images, 2, True, generator(seed)) for seed in (1, 1, 2))
     assert torch.equal(first, same)
     assert not torch.equal(first, other)
+
+
+def test_rotation_by_nothing_is_the_identity() -> None:
+    images = torch.randint(256, (5, 3, 6, 7), dtype=torch.uint8)
+    torch.testing.assert_close(rotate(images, 0.0, generator()), images.float(), rtol=0, atol=1e-2)
+
+
+def test_rotation_turns_each_image_by_its_own_angle() -> None:
+    """A bar through the middle: where its ends come to lie tells the angle, on oblong images too."""
+    images = torch.zeros(200, 1, 41, 61)
+    images[:, :, 20, 10:51] = 255.0
+    out = rotate(images, 20.0, generator())
+    y, x = torch.meshgrid(torch.arange(41.0) - 20, torch.arange(61.0) - 30, indexing="ij")
+    moments = [(out[:, 0] * m).sum((1, 2)) for m in (x * x, x * y, y * y)]
+    angles = torch.rad2deg(0.5 * torch.atan2(2 * moments[1], moments[0] - moments[2]))
+    assert angles.abs().max() <= 20.1
+    assert angles.min() < -15
+    assert angles.max() > 15
+    assert angles.std().item() == pytest.approx(20 / 3**0.5, rel=0.15)
+    lengths = ((moments[0] + moments[2]) / out.sum((1, 2, 3))).sqrt()
+    torch.testing.assert_close(lengths, lengths.mean().expand(200), rtol=0.05, atol=0)

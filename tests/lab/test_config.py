@@ -25,6 +25,12 @@ from tvlars.lab import CompareConfig, TrainConfig, UsageError
         (dict(seed=2**32), "seed must be <= 4294967295"),
         (dict(trust_coefficient=0.0), "trust_coefficient must be > 0, got 0.0"),
         (dict(optimizer="sgd", trust_coefficient=0.1), "trust_coefficient must not be given for sgd"),
+        (dict(rotation=-1.0), "rotation must be >= 0 and <= 180 (degrees), got -1.0"),
+        (dict(init="xavier"), "unknown init 'xavier': did you mean 'xavier_normal'"),
+        (dict(image_size=32), "image_size must not be given for digits, whose images have one size, got 32"),
+        (dict(data="imagefolder:"), "unknown data set 'imagefolder:'"),
+        (dict(augment="yes"), "augment must be true or false, got 'yes'"),
+        (dict(model=[]), "unknown model '[]'"),
         (dict(optimizer="lars", phi_scope="ratio"), "phi_scope must be 'all' for lars, got 'ratio'"),
     ],
 )
@@ -39,6 +45,7 @@ def test_refused_when_made(arguments: dict[str, Any], message: str) -> None:
     [
         (dict(batch_size=2000), "batch_size must be <= dataset_size (1,437 samples), got 2,000"),
         (dict(lr=-1.0), "lr must be > 0, got -1.0"),
+        (dict(delay=500.0, epochs=20), "delay must be < 100, the steps of this run, so that φ falls in it, got 500"),
         (dict(optimizer="lamb", momentum=0.5), "momentum and nesterov must not be given for lamb"),
     ],
 )
@@ -53,6 +60,22 @@ def test_json_there_and_back() -> None:
     assert TrainConfig.from_mapping(json.loads(config.to_json())) == config
     with pytest.raises(UsageError, match="unknown option 'batchsize': did you mean 'batch_size'"):
         TrainConfig.from_mapping({"batchsize": 3})
+
+
+def test_a_comparison_there_and_back() -> None:
+    config = CompareConfig(
+        base=TrainConfig(epochs=3), optimizers=("lars",), seeds=(4,), overrides=(("lars", "lr", 2.0),)
+    )
+    assert CompareConfig.from_mapping(json.loads(config.to_json())) == config
+    with pytest.raises(UsageError, match="unknown option 'seed': did you mean 'seeds'"):
+        CompareConfig.from_mapping({"seed": 3})
+    with pytest.raises(UsageError, match="seeds must be a list, got 3"):
+        CompareConfig.from_mapping({"seeds": 3})
+
+
+def test_labels_are_fit_for_a_file_name() -> None:
+    assert TrainConfig().label() == "digits-tvlars-b256-s0"
+    assert TrainConfig(data="imagefolder:/data/my images/").label() == "my_images-tvlars-b256-s0"
 
 
 def test_runs_of_a_comparison() -> None:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
+import pickle
+import shutil
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tvlars.lab import UsageError
-from tvlars.lab.data import FASHION_MNIST_SYSTEM_DIR, load_data, read_idx
+from tvlars.lab.data import load_data
+from tvlars.lab.data.fashion_mnist import SYSTEM_DIR, read_idx
 
 PARTS = {
     "train-images-idx3-ubyte": (6, 28, 28),
@@ -58,7 +64,7 @@ def test_fashion_mnist_from_a_folder(tmp_path: Path, suffix: str, below: str) ->
 
 
 def test_fashion_mnist_from_the_system() -> None:
-    if not FASHION_MNIST_SYSTEM_DIR.is_dir():
+    if not SYSTEM_DIR.is_dir():
         pytest.skip("Debian's dataset-fashion-mnist is not installed")
     data = load_data("fashion-mnist")
     assert data.train_images.shape == (60_000, 1, 28, 28)
@@ -116,10 +122,201 @@ def test_torchvisions_own_files_are_read_after_a_download(tmp_path: Path, monkey
     written = write_fashion_mnist(tmp_path / "elsewhere" / "FashionMNIST" / "raw", suffix="")
     seen = FashionMNIST(str(tmp_path / "elsewhere"), train=True, download=False)
     assert np.array_equal(seen.data.numpy(), written["train-images-idx3-ubyte"])
-    monkeypatch.setattr("tvlars.lab.data.FASHION_MNIST_SYSTEM_DIR", tmp_path / "nowhere")
-    monkeypatch.setattr("tvlars.lab.data.DOWNLOAD_DIR", tmp_path / "elsewhere")
+    monkeypatch.setattr("tvlars.lab.data.fashion_mnist.SYSTEM_DIR", tmp_path / "nowhere")
+    monkeypatch.setattr("tvlars.lab.data.fashion_mnist.DOWNLOAD_DIR", tmp_path / "elsewhere")
     data = load_data("fashion-mnist")
     assert np.array_equal(data.train_images.squeeze(1).numpy(), written["train-images-idx3-ubyte"])
+
+
+# -- CIFAR -----------------------------------------------------------------------------------------------
+
+
+def write_cifar(folder: Path, classes: int, monkeypatch: pytest.MonkeyPatch) -> dict[str, np.ndarray]:
+    """Small files in CIFAR's own format; torchvision is told their checksums, which it knows of the real ones."""
+    import torchvision.datasets
+
+    cls = torchvision.datasets.CIFAR10 if classes == 10 else torchvision.datasets.CIFAR100
+    rng, written = np.random.default_rng(classes), {}
+    below = folder / cls.base_folder
+    below.mkdir(parents=True)
+
+    def write(name: str, content: dict[str, Any]) -> list[str]:
+        raw = pickle.dumps(content)
+        (below / name).write_bytes(raw)
+        return [name, hashlib.md5(raw).hexdigest()]
+
+    def split(entries: Any) -> list[list[str]]:
+        out = []
+        for name, _ in entries:
+            data = rng.integers(0, 256, (4, 3072), dtype=np.uint8)
+            labels = rng.integers(0, classes, 4).tolist()
+            key = "labels" if classes == 10 else "fine_labels"
+            out.append(write(name, {"data": data, key: labels}))
+            written[name] = data
+        return out
+
+    monkeypatch.setattr(cls, "train_list", split(cls.train_list))
+    monkeypatch.setattr(cls, "test_list", split(cls.test_list))
+    key = "label_names" if classes == 10 else "fine_label_names"
+    name, md5 = write(cls.meta["filename"], {key: [f"class {i}" for i in range(classes)]})
+    monkeypatch.setattr(cls, "meta", {**cls.meta, "filename": name, "md5": md5})
+    return written
+
+
+@pytest.mark.parametrize("classes", [10, 100])
+def test_cifar_is_read_by_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, classes: int) -> None:
+    written = write_cifar(tmp_path, classes, monkeypatch)
+    data = load_data(f"cifar{classes}", tmp_path)
+    first, *_, last = written.values()
+    assert data.train_images.shape == ((20 if classes == 10 else 4), 3, 32, 32)
+    assert np.array_equal(data.train_images[0].numpy(), first[0].reshape(3, 32, 32))
+    assert np.array_equal(data.test_images[3].numpy(), last[3].reshape(3, 32, 32))
+    assert (data.classes, data.flip, data.class_names[1]) == (classes, True, "class 1")
+    assert data.train_labels.dtype == torch.int64
+
+
+def test_damaged_cifar_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torchvision.datasets
+
+    write_cifar(tmp_path, 10, monkeypatch)
+    below = tmp_path / "cifar-10-batches-py"
+    (below / "data_batch_3").write_bytes(b"cut")
+    monkeypatch.setattr(torchvision.datasets.CIFAR10, "url", "http://127.0.0.1:9/none.tar.gz")
+    with pytest.raises(UsageError, match=r"cifar-10-batches-py are not whole, and it could not be downloaded: "):
+        load_data("cifar10", tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match=r"cifar10 is not in .*empty, and it could not be downloaded"):
+        load_data("cifar10", tmp_path / "empty")
+
+
+# -- folders ----------------------------------------------------------------------------------------------
+
+
+def write_image(file: Path, seed: int, size: tuple[int, int] = (8, 8), mode: str = "RGB") -> np.ndarray:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(pixels).convert(mode).save(file)
+    return pixels
+
+
+def write_folders(folder: Path, parts: tuple[str, ...], suffix: str = ".png") -> None:
+    for p, part in enumerate(parts):
+        for c, label in enumerate(("cat", "dog", "emu")):
+            for i in range(5):
+                write_image(folder / part / label / f"{i}{suffix}", 100 * p + 10 * c + i)
+
+
+@pytest.mark.parametrize("test_part", ["val", "test"])
+def test_a_folder_with_a_split(tmp_path: Path, test_part: str) -> None:
+    write_folders(tmp_path, ("train", test_part))
+    data = load_data(f"imagefolder:{tmp_path}")
+    assert data.train_images.shape == data.test_images.shape == (15, 3, 8, 8)
+    assert data.train_labels.tolist() == [0] * 5 + [1] * 5 + [2] * 5
+    assert data.class_names == ("cat", "dog", "emu")
+    expected = write_image(tmp_path / "again.png", 113)  # of part 1, class 1, number 3
+    assert np.array_equal(data.test_images[8].permute(1, 2, 0).numpy(), expected)
+
+
+def test_a_folder_without_a_split_is_split_by_class(tmp_path: Path) -> None:
+    write_folders(tmp_path / "pictures", ("",))
+    data = load_data("imagefolder:pictures", tmp_path)
+    assert torch.bincount(data.train_labels).tolist() == [4, 4, 4]
+    assert torch.bincount(data.test_labels).tolist() == [1, 1, 1]
+    assert "split 4:1 by class" in str(data)
+    again = load_data("imagefolder:pictures", tmp_path)
+    assert torch.equal(data.test_images, again.test_images)
+
+
+def write_tiny_imagenet(folder: Path) -> None:
+    for c, wnid in enumerate(("n01443537", "n01629819")):
+        for i in range(3):
+            mode = "L" if i == 2 else "RGB"  # some of its images are grey
+            write_image(folder / "train" / wnid / "images" / f"{wnid}_{i}.JPEG", 10 * c + i, (64, 64), mode)
+        (folder / "train" / wnid / f"{wnid}_boxes.txt").write_text(f"{wnid}_0.JPEG\t0\t10\t63\t58\n")
+    (folder / "test" / "images").mkdir(parents=True)  # without labels in the real one: plays no part
+    write_image(folder / "test" / "images" / "test_0.JPEG", 99, (64, 64))
+    lines = []
+    for i, wnid in enumerate(("n01629819", "n01443537", "n01629819")):
+        write_image(folder / "val" / "images" / f"val_{i}.JPEG", 50 + i, (64, 64))
+        lines.append(f"val_{i}.JPEG\t{wnid}\t0\t32\t44\t62\n")
+    (folder / "val" / "val_annotations.txt").write_text("".join(lines))
+
+
+def test_tiny_imagenet_with_its_annotations(tmp_path: Path) -> None:
+    write_tiny_imagenet(tmp_path)
+    data = load_data(f"imagefolder:{tmp_path}")
+    assert data.train_images.shape == (6, 3, 64, 64)
+    assert data.train_labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert data.test_labels.tolist() == [1, 0, 1]
+    assert data.class_names == ("n01443537", "n01629819")
+    grey = data.train_images[2]
+    assert torch.equal(grey[0], grey[1])
+
+
+def test_images_are_scaled_where_a_size_is_given(tmp_path: Path) -> None:
+    for label in ("a", "b"):
+        write_image(tmp_path / label / "0.png", 0, (30, 20))
+        write_image(tmp_path / label / "1.png", 1, (12, 40))
+    data = load_data(f"imagefolder:{tmp_path}", image_size=16)
+    assert data.train_images.shape[1:] == (3, 16, 16)
+    with pytest.raises(UsageError, match=r"images must be of one size, or image_size be given: .* is \d+ x \d+ pixels"):
+        load_data(f"imagefolder:{tmp_path}")
+
+
+def damage(folder: Path, kind: str) -> None:
+    image = folder / "train" / "n01443537" / "images" / "n01443537_1.JPEG"
+    if kind == "cut":
+        image.write_bytes(image.read_bytes()[:200])
+    elif kind == "not an image":
+        image.write_text("<html>404</html>")
+    elif kind == "missing":
+        (folder / "val" / "images" / "val_1.JPEG").unlink()
+    elif kind == "unknown class":
+        (folder / "val" / "val_annotations.txt").write_text("val_0.JPEG\tn99\t0\t0\t1\t1\n")
+    elif kind == "bad line":
+        (folder / "val" / "val_annotations.txt").write_text("val_0.JPEG\tn01443537\nval_1.JPEG\n")
+    elif kind == "no val":
+        shutil.rmtree(folder / "val")
+        shutil.rmtree(folder / "test")
+    elif kind == "one class":
+        shutil.rmtree(folder / "train" / "n01443537")
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("cut", r"n01443537_1.JPEG must be an image, but it cannot be read"),
+        ("not an image", r"n01443537_1.JPEG must be an image, but it cannot be read"),
+        ("missing", r"val_1.JPEG is missing"),
+        ("unknown class", r"val_0.JPEG is of class 'n99', which has no training images"),
+        ("bad line", r"val_annotations.txt must have a file name and a class in each line, line 2 has not"),
+        ("no val", r"must have the folders train and val \(or test\), or a folder a class; no val"),
+        ("one class", r"must have images of at least two classes, a folder each, got 1"),
+    ],
+)
+def test_a_damaged_folder_is_named(tmp_path: Path, kind: str, message: str) -> None:
+    write_tiny_imagenet(tmp_path)
+    damage(tmp_path, kind)
+    with pytest.raises(UsageError, match=message):
+        load_data(f"imagefolder:{tmp_path}")
+
+
+def test_no_folder_and_no_images(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"imagefolder must be an existing folder, got '.*nowhere'"):
+        load_data(f"imagefolder:{tmp_path}/nowhere")
+    with pytest.raises(UsageError, match="must have a folder of images for each class, got none"):
+        load_data(f"imagefolder:{tmp_path}")
+    with pytest.raises(UsageError, match="image_size must not be given for digits"):
+        load_data("digits", image_size=8)
+
+
+def test_mean_and_std_are_the_images_own(tmp_path: Path) -> None:
+    write_folders(tmp_path, ("train", "val"))
+    data = load_data(f"imagefolder:{tmp_path}")
+    mean, std = data.mean_and_std()
+    pixels = data.train_images.transpose(0, 1).flatten(1).double()
+    torch.testing.assert_close(mean, pixels.mean(1).float())
+    torch.testing.assert_close(std, pixels.std(1).float())
 
 
 def test_unknown_names_and_folders() -> None:

@@ -65,7 +65,7 @@ def test_learns_real_digits_and_records_what_it_did(tmp_path: Path, digits: Imag
     assert result.test_accuracy > 0.9
     folder = tmp_path / "run"
     assert {f.name for f in folder.iterdir()} == {
-        *("config.json", "plan.json", "environment.json", "summary.json"),
+        *("config.json", "plan.json", "model.json", "environment.json", "summary.json"),
         *("epochs.csv", "steps.csv", "weights.pt"),
     }
     epochs, steps = pd.read_csv(folder / "epochs.csv"), pd.read_csv(folder / "steps.csv")
@@ -146,6 +146,53 @@ def test_an_interrupted_run_keeps_its_record(tmp_path: Path, digits: ImageData) 
     assert pd.read_csv(tmp_path / "run" / "steps.csv")["step"].tolist() == list(range(1, 9))
     assert pd.read_csv(tmp_path / "run" / "epochs.csv")["epoch"].tolist() == [1]
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "interrupted"
+
+
+def test_tensorboard_has_every_row(tmp_path: Path, digits: ImageData) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(TrainConfig(tensorboard=True, out=tmp_path / "run", **QUICK), data=digits)
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    logged = {name: [(e.step, e.value) for e in events.Scalars(name)] for name in events.Tags()["scalars"]}
+    for name, file in (("steps/loss", "steps.csv"), ("epochs/test_accuracy", "epochs.csv")):
+        rows = pd.read_csv(tmp_path / "run" / file)
+        column = name.split("/")[1]
+        assert [step for step, _ in logged[name]] == rows["step"].tolist()
+        assert [value for _, value in logged[name]] == pytest.approx(rows[column].tolist(), rel=1e-6)
+    assert "steps/phi" in logged
+    assert "epochs/images_per_second" in logged
+
+
+def test_a_compiled_model_trains_and_saves_plain_weights(
+    tmp_path: Path, digits: ImageData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The compiler itself is left out: it takes a minute, and is torch's to test."""
+    plain = torch.compile
+    compiled = []
+
+    def spy(model: nn.Module, **options: Any) -> Any:  # Fabric compiles its wrapper with the options of the first call
+        compiled.append(model)
+        return plain(model, **{**options, "backend": "eager"})
+
+    monkeypatch.setattr(torch, "compile", spy)
+    losses, names = [], []
+    for flag in (False, True):
+        folder = tmp_path / str(flag)
+        train(TrainConfig(compile=flag, out=folder, **QUICK), data=digits)
+        losses.append(pd.read_csv(folder / "steps.csv")["loss"].tolist())
+        names.append(list(torch.load(folder / "weights.pt", weights_only=True)))
+    assert compiled
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    assert names[0] == names[1]
+
+
+def test_rotation_and_init_change_the_run(tmp_path: Path, digits: ImageData) -> None:
+    losses = []
+    for i, options in enumerate(({}, {"rotation": 10.0}, {"init": "xavier_normal"})):
+        train(TrainConfig(out=tmp_path / str(i), **options, **QUICK), data=digits)  # type: ignore[arg-type]
+        losses.append(pd.read_csv(tmp_path / str(i) / "steps.csv")["loss"].iloc[0])
+    assert len(set(losses)) == 3
 
 
 def test_an_existing_folder_is_never_written_over(tmp_path: Path, digits: ImageData) -> None:

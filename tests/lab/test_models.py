@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
 
 from tvlars.lab import UsageError
-from tvlars.lab.models import MODELS, build_model
+from tvlars.lab.models import INITS, MODELS, build_model
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -29,6 +31,36 @@ def test_resnet18_has_the_stem_that_it_says() -> None:
     assert "standard stem (7x7, stride 2, max-pool)" in text
 
 
+def test_efficientnet_has_the_stem_that_it_says() -> None:
+    for size, stride, words in ((32, 1, "small-image stem (3x3, stride 1)"), (224, 2, "standard stem")):
+        model, text = build_model("efficientnet_b0", 3, size, 10)
+        assert model.features[0][0].stride == (stride, stride)
+        assert words in text
+
+
+@pytest.mark.parametrize("name", ["small_resnet", "resnet18", "efficientnet_b0"])
+@pytest.mark.parametrize("init", [name for name in INITS if name != "default"])
+def test_init_draws_every_weight_from_its_own_distribution(name: str, init: str) -> None:
+    torch.manual_seed(0)
+    model, text = build_model(name, 3, 32, 10, init)
+    assert text.endswith(f"{init} weights")
+    checked = 0
+    for module in model.modules():
+        if not isinstance(module, (nn.Conv2d, nn.Linear)):
+            continue
+        fan_in, fan_out = nn.init._calculate_fan_in_and_fan_out(module.weight)
+        std = math.sqrt(2 / (fan_in + fan_out)) if init.startswith("xavier") else math.sqrt(2 / fan_in)
+        w = module.weight.detach()
+        if w.numel() > 2000:
+            assert w.std().item() == pytest.approx(std, rel=0.1)
+            # a uniform draw ends at √3 standard deviations
+            assert (w.abs().max().item() <= 1.001 * std * math.sqrt(3)) == init.endswith("uniform")
+            checked += 1
+        if module.bias is not None:
+            assert not module.bias.any()
+    assert checked > 3
+
+
 def test_unknown_name() -> None:
-    with pytest.raises(UsageError, match=r"unknown model 'resnet': did you mean 'resnet18'"):
-        build_model("resnet", 1, 8, 10)
+    with pytest.raises(UsageError, match=r"unknown model 'resnet81': did you mean 'resnet18'"):
+        build_model("resnet81", 1, 8, 10)

@@ -4,14 +4,22 @@ from tvlars.lab.compare import Comparison, compare
 from tvlars.lab.config import CompareConfig, TrainConfig
 from tvlars.lab.engine import RunResult, train
 from tvlars.lab.errors import DivergedError, UsageError
+from tvlars.lab.evaluate import Evaluation, evaluate
+from tvlars.lab.progress import Reporter
+from tvlars.lab.run_folder import LoadedRun, load_run
 
 __all__ = [
     "CompareConfig",
     "Comparison",
     "DivergedError",
+    "Evaluation",
+    "LoadedRun",
+    "Reporter",
     "RunResult",
     "TrainConfig",
     "UsageError",
     "compare",
+    "evaluate",
+    "load_run",
     "train",
 ]

@@ -33,3 +33,24 @@ def crop_and_flip(images: Tensor, padding: int, flip: bool, generator: torch.Gen
     # One gather; with the channel index between, the result comes as (N, H, W, C).
     cropped = padded[samples[:, None, None], :, rows[:, :, None], columns[:, None, :]]
     return cropped.permute(0, 3, 1, 2)
+
+
+def rotate(images: Tensor, degrees: float, generator: torch.Generator) -> Tensor:
+    """Each image turned about its middle by an angle of its own, drawn evenly between -degrees and degrees.
+
+    Args:
+        images: (N, C, H, W), any dtype; not modified.
+        degrees: >= 0.
+        generator: source of the draws; on the device of ``images``.
+
+    Returns:
+        A float32 tensor of the shape of ``images``, interpolated bilinearly, 0 where an image does not reach.
+    """
+    n, _, height, width = images.shape
+    draws = torch.rand(n, generator=generator, device=images.device)
+    angles = torch.deg2rad((2 * draws - 1) * degrees)
+    cos, sin, zero = angles.cos(), angles.sin(), torch.zeros_like(angles)
+    # affine_grid's coordinates run from -1 to 1 along both sides, whatever their length.
+    rows = [torch.stack([cos, -sin * height / width, zero], 1), torch.stack([sin * width / height, cos, zero], 1)]
+    grid = torch.nn.functional.affine_grid(torch.stack(rows, 1), list(images.shape), align_corners=False)
+    return torch.nn.functional.grid_sample(images.float(), grid, align_corners=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -14,7 +15,7 @@ from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.engine import describe_batch, train
 from tvlars.lab.errors import DivergedError
 from tvlars.lab.models import build_model
-from tvlars.lab.progress import Reporter
+from tvlars.lab.progress import Reporter, choose_reporter
 from tvlars.lab.record import command_line, new_folder, write_json
 from tvlars.plan import Plan
 
@@ -115,15 +116,16 @@ def mean_and_interval(values: list[float]) -> tuple[float, float]:
 def compare(
     config: CompareConfig,
     *,
-    reporter: Callable[[], Reporter] = Reporter,
-    announce: Callable[[str], None] = lambda line: None,
+    reporter: Callable[[], Reporter] | None = None,
+    announce: Callable[[str], None] = print,
 ) -> Comparison:
     """Train every optimizer at every batch size with every seed, and write results and page as they come.
 
     Args:
         config: what to compare.
-        reporter: makes the reporter of each run; default: silent.
-        announce: is told, a line each, what the comparison is and which run begins.
+        reporter: makes the reporter of each run; None (default): a bar, or plain lines where there is no
+            terminal. ``Reporter`` is silent.
+        announce: is told, a line each, what the comparison is and which run begins; default: prints it.
 
     Returns:
         The comparison; a run that diverged is in it with its status, and the others go on.
@@ -134,17 +136,19 @@ def compare(
     """
     from tvlars.lab.report import write_report
 
-    data = load_data(config.base.data, config.base.data_dir)
+    make_reporter = reporter or partial(choose_reporter, brief=True)
+    data = load_data(config.base.data, config.base.data_dir, config.base.image_size)
     runs = config.runs()
     plans = [run.plan(len(data.train_labels)) for run in runs]  # so that a bad value is said before any run
-    folder = new_folder(config.out, f"compare-{config.base.data}")
+    folder = new_folder(config.out, f"compare-{config.base.data_label()}")
+    write_json(folder / "config.json", json.loads(config.to_json()))
     comparison = Comparison(folder, command_line())
     announce(
         f"{len(runs)} runs: {', '.join(config.optimizers)}; batch sizes {', '.join(map(str, config.batch_sizes))}; "
         f"seeds {', '.join(map(str, config.seeds))}"
     )
     announce(str(data))
-    announce(build_model(config.base.model, data.channels, data.image_size, data.classes)[1])
+    announce(build_model(config.base.model, data.channels, data.image_size, data.classes, config.base.init)[1])
     for batch_size in config.batch_sizes:
         announce(describe_batch(replace(config.base, batch_size=batch_size)))
     for plan in dict.fromkeys(plans):
@@ -152,7 +156,7 @@ def compare(
     try:
         for number, (run, plan) in enumerate(zip(runs, plans, strict=True), 1):
             announce(f"run {number} of {len(runs)}: {run.label()}")
-            comparison.runs.append(_one_run(run, plan, data, folder, reporter()))
+            comparison.runs.append(_one_run(run, plan, data, folder, make_reporter()))
             comparison.save()
     except KeyboardInterrupt:
         announce(f"interrupted after {len(comparison.runs)} of {len(runs)} runs; page: {folder / 'report.html'}")

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-import math
+import re
 import warnings
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from tvlars.lab.data import DATASETS
+from tvlars._checks import check_number
+from tvlars.lab.data import DATASETS, FOLDER_PREFIX, check_data_name
 from tvlars.lab.errors import UsageError, unknown
-from tvlars.lab.models import MODELS
+from tvlars.lab.models import INITS, MODELS
 from tvlars.plan import DEFAULTS, SCHEDULES, Plan, plan
 
 OPTIMIZERS = tuple(DEFAULTS)
@@ -35,9 +36,11 @@ class TrainConfig:
             (:meth:`plan`).
     """
 
-    data: str = option("digits", "data set: " + ", ".join(DATASETS))
+    data: str = option("digits", "data set: " + ", ".join(DATASETS) + f", {FOLDER_PREFIX}PATH")
     data_dir: Path | None = option(None, "folder where the data set lies or is downloaded to")
+    image_size: int | None = option(None, "pixels that images of a folder are scaled to (default: their own)")
     model: str = option("small_resnet", "model: " + ", ".join(MODELS))
+    init: str = option("default", "weights of convolutions and linear layers: " + ", ".join(INITS))
     optimizer: str = option("tvlars", "optimizer: " + ", ".join(OPTIMIZERS))
     batch_size: int = option(256, "samples per optimizer step")
     epochs: int = option(30, "passes over the training set")
@@ -60,26 +63,33 @@ class TrainConfig:
 
     augment: bool = option(True, "random crops, and mirroring where the data set allows it")
     crop_padding: int | None = option(None, "pixels of padding for random crops (default: image size / 12)")
+    rotation: float = option(0.0, "degrees that images are turned by at most, either way")
     micro_batch_size: int = option(1024, "samples per forward pass; larger batches are accumulated")
     precision: str = option("auto", "precision: " + ", ".join(PRECISIONS) + " (auto: bf16-mixed where native)")
     accelerator: str = option("auto", "device: " + ", ".join(ACCELERATORS))
+    compile: bool = option(False, "compile the model with torch.compile")
+    tensorboard: bool = option(False, "write TensorBoard logs into the run folder too")
     out: Path | None = option(None, "run folder to write, new or empty (default: below runs/)")
 
     def __post_init__(self) -> None:
         for name in ("data_dir", "out"):
             if isinstance(getattr(self, name), str):
                 object.__setattr__(self, name, Path(getattr(self, name)))
+        check_data_name(self.data, self.image_size)
         for kind, name, valid in (
-            ("data set", self.data, DATASETS),
             ("model", self.model, MODELS),
+            ("init", self.init, INITS),
             ("optimizer", self.optimizer, OPTIMIZERS),
             ("schedule", self.schedule, SCHEDULES),
             ("precision", self.precision, PRECISIONS),
             ("accelerator", self.accelerator, ACCELERATORS),
             ("phi_scope", self.phi_scope, PHI_SCOPES),
         ):
-            if name not in valid:
+            if not isinstance(name, str) or name not in valid:
                 raise unknown(kind, name, valid)
+        for flag in ("augment", "compile", "tensorboard"):
+            if not isinstance(getattr(self, flag), bool):
+                raise UsageError(f"{flag} must be true or false, got {getattr(self, flag)!r}")
         self._check_numbers()
         if self.optimizer not in ("tvlars", "lars") and self.trust_coefficient is not None:
             raise UsageError(f"trust_coefficient must not be given for {self.optimizer}, which has none")
@@ -87,21 +97,36 @@ class TrainConfig:
             raise UsageError(f"phi_scope must be 'all' for {self.optimizer}, got {self.phi_scope!r}")
 
     def _check_numbers(self) -> None:
-        counts = {"batch_size": 1, "epochs": 1, "micro_batch_size": 1, "seed": 0, "crop_padding": 0}
+        counts = {"batch_size": 1, "epochs": 1, "micro_batch_size": 1, "seed": 0, "crop_padding": 0, "image_size": 8}
         for name, low in counts.items():
             value = getattr(self, name)
-            if value is None and name == "crop_padding":
+            if value is None and name in ("crop_padding", "image_size"):
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < low:
                 raise UsageError(f"{name} must be an integer >= {low}, got {value!r}")
         if self.seed > MAX_SEED:
             raise UsageError(f"seed must be <= {MAX_SEED}, got {self.seed}")
-        positive = self.trust_coefficient
-        if positive is not None and not (positive > 0 and math.isfinite(positive)):
-            raise UsageError(f"trust_coefficient must be > 0, got {positive!r}")
+        try:
+            if self.trust_coefficient is not None:
+                check_number("trust_coefficient", self.trust_coefficient, open_low=True)
+            check_number("rotation", self.rotation, high=180.0, unit="degrees")
+        except ValueError as error:
+            raise UsageError(str(error)) from error
 
     def plan(self, dataset_size: int) -> Plan:
-        """Learning rate and schedule for a training set of ``dataset_size`` samples."""
+        """Learning rate and schedule for a training set of ``dataset_size`` samples.
+
+        Raises:
+            UsageError: a value does not fit the data, or the schedule ends elsewhere than the run.
+        """
+        made = self._plan(dataset_size)
+        if made.delay is not None and self.delay is not None and made.delay >= made.total_steps:
+            raise UsageError(
+                f"delay must be < {made.total_steps}, the steps of this run, so that φ falls in it, got {self.delay:g}"
+            )
+        return made
+
+    def _plan(self, dataset_size: int) -> Plan:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # the console says it in its own way
             try:
@@ -127,10 +152,15 @@ class TrainConfig:
 
     def label(self) -> str:
         """A short name, fit for a folder: data, optimizer, batch size and seed."""
-        return f"{self.data}-{self.optimizer}-b{self.batch_size}-s{self.seed}"
+        return f"{self.data_label()}-{self.optimizer}-b{self.batch_size}-s{self.seed}"
+
+    def data_label(self) -> str:
+        """The data set's name, fit for a file; of a folder its last part."""
+        name = Path(self.data.removeprefix(FOLDER_PREFIX)).resolve().name if ":" in self.data else self.data
+        return re.sub(r"[^\w.-]+", "_", name)
 
     def to_json(self) -> str:
-        """All fields as JSON; ``from_json`` reads it back."""
+        """All fields as JSON; :meth:`from_mapping` reads it back."""
         return json.dumps(asdict(self), indent=1, default=str)
 
     @classmethod
@@ -173,6 +203,30 @@ class CompareConfig:
             if name not in known:
                 raise unknown("option", name, known)
         self.runs()
+
+    def to_json(self) -> str:
+        """All of it as JSON; :meth:`from_mapping` reads it back."""
+        return json.dumps(asdict(self), indent=1, default=str)
+
+    @classmethod
+    def from_mapping(cls, values: dict[str, Any]) -> CompareConfig:
+        """A comparison from field names and values; ``base`` is a mapping as for ``TrainConfig``.
+
+        Raises:
+            UsageError: a name is not a field's, or a value is bad.
+        """
+        for name in values:
+            if name not in (known := [f.name for f in fields(cls)]):
+                raise unknown("option", name, known)
+        lists = {name: values[name] for name in ("optimizers", "batch_sizes", "seeds", "overrides") if name in values}
+        for name, value in lists.items():
+            if not isinstance(value, (list, tuple)):
+                raise UsageError(f"{name} must be a list, got {value!r}")
+        tuples: dict[str, Any] = {
+            name: tuple(tuple(v) if isinstance(v, list) else v for v in value) for name, value in lists.items()
+        }
+        out = values.get("out")
+        return cls(TrainConfig.from_mapping(values.get("base", {})), **tuples, out=None if out is None else Path(out))
 
     def runs(self) -> list[TrainConfig]:
         """The config of every run, in the order in which they are trained: seeds outermost.

@@ -18,14 +18,15 @@ import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from tvlars.lab.augment import crop_and_flip
+from tvlars.lab.augment import crop_and_flip, rotate
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.errors import DivergedError, UsageError
 from tvlars.lab.models import build_model
 from tvlars.lab.optimizers import build_optimizer
-from tvlars.lab.progress import Reporter
+from tvlars.lab.progress import Reporter, choose_reporter
 from tvlars.lab.record import EpochRow, Record, StepRow, new_folder
+from tvlars.lab.tensorboard import TensorBoardLog
 from tvlars.plan import FEW_STEPS, Plan
 
 FETCH_EVERY = 16
@@ -56,7 +57,8 @@ def train(
         config: the run.
         data: the data set, where the caller has it already; None (default) loads ``config.data``.
         folder: an empty folder for the record; None (default) makes the one that ``config.out`` names.
-        reporter: shows progress; None (default) is silent.
+        reporter: shows progress; None (default) takes a bar on a terminal or in a notebook, and plain lines
+            elsewhere. ``Reporter()`` is silent.
 
     Returns:
         What came out; the record lies in ``result.folder``.
@@ -66,16 +68,19 @@ def train(
         DivergedError: the loss was not finite. The record is kept.
         KeyboardInterrupt: as it came. The record is kept.
     """
-    reporter = reporter or Reporter()
-    data = load_data(config.data, config.data_dir) if data is None else data
+    reporter = choose_reporter() if reporter is None else reporter
+    data = load_data(config.data, config.data_dir, config.image_size) if data is None else data
     plan = config.plan(len(data.train_labels))
     precision = choose_precision(config)
     fabric = make_fabric(config, precision)
     fabric.seed_everything(config.seed, verbose=False)
-    model, model_text = build_model(config.model, data.channels, data.image_size, data.classes)
+    model, model_text = build_model(config.model, data.channels, data.image_size, data.classes, config.init)
     facts = {"device": device_name(fabric.device), "precision": precision, "model": model_text, "data": str(data)}
     folder = new_folder(config.out, config.label()) if folder is None else folder
-    run = Run(config, plan, data, fabric, model, Record(folder, config, plan, facts), reporter)
+    mean, std = data.mean_and_std()
+    shape = {"model": config.model, "channels": data.channels, "image_size": data.image_size, "classes": data.classes}
+    record = Record(folder, config, plan, {**shape, "mean": mean.tolist(), "std": std.tolist()}, facts)
+    run = Run(config, plan, data, (mean, std), fabric, model, record, reporter)
     reporter.start(config, plan, describe(config, plan, facts), folder)
     return run.train()
 
@@ -145,6 +150,7 @@ class Run:
         config: TrainConfig,
         plan: Plan,
         data: ImageData,
+        mean_and_std: tuple[Tensor, Tensor],
         fabric: Fabric,
         model: nn.Module,
         record: Record,
@@ -153,17 +159,17 @@ class Run:
         self.config, self.plan, self.fabric = config, plan, fabric
         self.record, self.reporter = record, reporter
         self.data = data.to(fabric.device)
-        mean, std = data.mean_and_std()
-        self.mean = mean.view(1, -1, 1, 1).to(fabric.device)
-        self.std = std.view(1, -1, 1, 1).to(fabric.device)
+        self.mean, self.std = (value.view(1, -1, 1, 1).to(fabric.device) for value in mean_and_std)
         padding = config.crop_padding
         self.padding = max(round(data.image_size / 12), 1) if padding is None else padding
 
         # Groups by module type want the bare model; Fabric wraps both afterwards.
         optimizer = build_optimizer(config, plan, model)
         self.scheduler = plan.scheduler(optimizer)
-        model = model.to(memory_format=torch.channels_last)
-        self.model, self.optimizer = fabric.setup(model, optimizer)
+        self.bare_model = model.to(memory_format=torch.channels_last)
+        compiled: Any = torch.compile(self.bare_model) if config.compile else self.bare_model
+        self.model, self.optimizer = fabric.setup(compiled, optimizer)
+        self.tensorboard = TensorBoardLog(record.folder) if config.tensorboard else None
         # A source of its own for what happens to the data: it is the same for every optimizer.
         self.order = torch.Generator().manual_seed(config.seed)
         self.draws = torch.Generator(fabric.device).manual_seed(config.seed)
@@ -180,7 +186,7 @@ class Run:
         try:
             for epoch in range(1, self.config.epochs + 1):
                 self._epoch(epoch)
-            self.record.save_weights(self.model.state_dict())
+            self.record.save_weights(self.bare_model.state_dict())
             status = "finished"
         except KeyboardInterrupt:
             status = "interrupted"
@@ -197,8 +203,10 @@ class Run:
             if status == "interrupted":
                 self._fetch()
         finally:
-            self.record.add(self.unwritten)
-            self.unwritten = []
+            self.reporter.end(status)
+            self._write()
+            if self.tensorboard is not None:
+                self.tensorboard.close()
             last = self.epochs[-1] if self.epochs else None
             self.record.finish(
                 status,
@@ -208,7 +216,12 @@ class Run:
                 test_loss=last.test_loss if last else None,
                 seconds=round(sum(row.seconds for row in self.epochs), 3),
             )
-            self.reporter.end(status)
+
+    def _write(self, epoch: EpochRow | None = None) -> None:
+        rows, self.unwritten = self.unwritten, []
+        self.record.add(rows, epoch)
+        if self.tensorboard is not None:
+            self.tensorboard.add(rows, epoch)
 
     def _epoch(self, epoch: int) -> None:
         batch_size, start = self.config.batch_size, time.perf_counter()
@@ -236,8 +249,7 @@ class Run:
             seconds=seconds,
         )
         self.epochs.append(row)
-        self.record.add(self.unwritten, row)
-        self.unwritten = []
+        self._write(row)
         self.reporter.epoch(row)
 
     def _optimizer_step(self, batch: Tensor) -> tuple[Tensor, Tensor]:
@@ -248,6 +260,8 @@ class Run:
             images, labels = self.data.train_images[index], self.data.train_labels[index]
             if self.config.augment:
                 images = crop_and_flip(images, self.padding, self.data.flip, self.draws)
+            if self.config.augment and self.config.rotation:
+                images = rotate(images, self.config.rotation, self.draws)
             logits = self.model(self._normalize(images)).float()
             # A sum over the whole batch size: micro-batches of any length add up to the batch's mean gradient.
             loss = F.cross_entropy(logits, labels, reduction="sum") / len(batch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,8 +14,12 @@ SMALL_IMAGE = 64
 """Images below this many pixels a side are small: a stem made for 224 pixels would leave nothing of them."""
 
 
-def build_model(name: str, channels: int, image_size: int, classes: int) -> tuple[nn.Module, str]:
+def build_model(
+    name: str, channels: int, image_size: int, classes: int, init: str = "default"
+) -> tuple[nn.Module, str]:
     """The model ``name`` for images of ``channels`` x ``image_size`` x ``image_size``, and what it is in words.
+
+    ``init`` is a key of ``INITS``.
 
     Raises:
         UsageError: the name is unknown.
@@ -22,8 +27,10 @@ def build_model(name: str, channels: int, image_size: int, classes: int) -> tupl
     if name not in MODELS:
         raise unknown("model", name, MODELS)
     model, description = MODELS[name](channels, image_size, classes)
+    initialize(model, init)
     count = sum(p.numel() for p in model.parameters())
-    return model, f"{name}: {description}, {count:,} parameters"
+    how = "" if init == "default" else f", {init} weights"
+    return model, f"{name}: {description}, {count:,} parameters{how}"
 
 
 class Block(nn.Module):
@@ -66,23 +73,56 @@ def _small_resnet(channels: int, image_size: int, classes: int) -> tuple[nn.Modu
     return model, f"three stages of 16, 32 and 64 channels, 3x3 stem with stride {stride}"
 
 
-def _resnet18(channels: int, image_size: int, classes: int) -> tuple[nn.Module, str]:
-    from torchvision.models import resnet18
+def _torchvision_resnet(name: str, channels: int, image_size: int, classes: int) -> tuple[nn.Module, str]:
+    from torchvision import models
 
-    model = resnet18(num_classes=classes)
+    model = getattr(models, name)(num_classes=classes)
     small = image_size < SMALL_IMAGE
     if small:
         model.conv1 = nn.Conv2d(channels, 64, 3, 1, 1, bias=False)
         model.maxpool = nn.Identity()
     elif channels != 3:
         model.conv1 = nn.Conv2d(channels, 64, 7, 2, 3, bias=False)
-    if model.conv1.in_channels != 3 or small:
+    if channels != 3 or small:
         nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
     stem = "small-image stem (3x3, stride 1, no max-pool)" if small else "standard stem (7x7, stride 2, max-pool)"
     return model, f"torchvision's, {stem}"
 
 
+def _efficientnet_b0(channels: int, image_size: int, classes: int) -> tuple[nn.Module, str]:
+    from torchvision.models import efficientnet_b0
+
+    model = efficientnet_b0(num_classes=classes)
+    stride = 1 if image_size < SMALL_IMAGE else 2
+    if channels != 3 or stride == 1:
+        model.features[0][0] = nn.Conv2d(channels, 32, 3, stride, 1, bias=False)
+        nn.init.kaiming_normal_(model.features[0][0].weight, mode="fan_out")
+    stem = "small-image stem (3x3, stride 1)" if stride == 1 else "standard stem (3x3, stride 2)"
+    return model, f"torchvision's, {stem}"
+
+
 MODELS: dict[str, Callable[[int, int, int], tuple[nn.Module, str]]] = {
     "small_resnet": _small_resnet,
-    "resnet18": _resnet18,
+    **{name: partial(_torchvision_resnet, name) for name in ("resnet18", "resnet34", "resnet50")},
+    "efficientnet_b0": _efficientnet_b0,
 }
+
+INITS: dict[str, Callable[[Tensor], Tensor] | None] = {
+    "default": None,
+    "xavier_uniform": nn.init.xavier_uniform_,
+    "xavier_normal": nn.init.xavier_normal_,
+    "kaiming_uniform": partial(nn.init.kaiming_uniform_, nonlinearity="relu"),
+    "kaiming_normal": partial(nn.init.kaiming_normal_, nonlinearity="relu"),
+}
+
+
+def initialize(model: nn.Module, init: str) -> None:
+    """Draw the weights of all convolutions and linear layers anew; their biases become 0. "default" changes nothing."""
+    fill = INITS[init]
+    if fill is None:
+        return
+    for module in model.modules():
+        if isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)):
+            fill(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)

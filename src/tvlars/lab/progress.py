@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 import time
 from pathlib import Path
@@ -109,5 +110,9 @@ class BarReporter(Reporter):
 
 
 def choose_reporter(brief: bool = False) -> Reporter:
-    """A bar where standard output is a terminal, plain lines elsewhere."""
-    return BarReporter(brief) if sys.stdout.isatty() else LineReporter(brief)
+    """A bar where standard output is a terminal or a notebook that can show one, plain lines elsewhere."""
+    return BarReporter(brief) if sys.stdout.isatty() or _in_notebook_with_widgets() else LineReporter(brief)
+
+
+def _in_notebook_with_widgets() -> bool:
+    return Console().is_jupyter and importlib.util.find_spec("ipywidgets") is not None

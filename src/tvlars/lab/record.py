@@ -2,6 +2,7 @@
 
     config.json        every option of the run
     plan.json          learning rate and schedule that came of it
+    model.json         what the model was built from, mean and deviation of its images
     environment.json   versions, hardware, command
     epochs.csv         a row an epoch
     steps.csv          a row an optimizer step
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import csv
 import datetime
+import io
 import json
 import os
 import platform
@@ -83,8 +85,11 @@ def new_folder(out: Path | None, label: str) -> Path:
 class Record:
     """Writes a run folder. Rows are on disk when ``add`` returns."""
 
-    def __init__(self, folder: Path, config: TrainConfig, plan: Plan, facts: dict[str, Any]) -> None:
+    def __init__(
+        self, folder: Path, config: TrainConfig, plan: Plan, model: dict[str, Any], facts: dict[str, Any]
+    ) -> None:
         self.folder = folder
+        write_json(folder / "model.json", model)
         write_json(folder / "config.json", json.loads(config.to_json()))
         write_json(folder / "plan.json", asdict(plan))
         write_json(folder / "environment.json", {**environment(), **facts})
@@ -104,8 +109,9 @@ class Record:
 
     def save_weights(self, state_dict: dict[str, Any]) -> None:
         """Write weights.pt, whole or not at all."""
-        part = self.folder / "weights.pt.part"
-        torch.save({name: value.detach().cpu() for name, value in state_dict.items()}, part)
+        part, content = self.folder / "weights.pt.part", io.BytesIO()
+        torch.save({name: value.detach().cpu() for name, value in state_dict.items()}, content)
+        part.write_bytes(content.getbuffer())  # an error of the disk is an OSError here, and not where torch writes
         os.replace(part, self.folder / "weights.pt")
 
     def _append(self, name: str, rows: list[Any]) -> None:

@@ -1,0 +1,63 @@
+"""What every data set is turned into: uint8 images and labels, for training and for test."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+DOWNLOAD_DIR = Path("~/.cache/tvlars/data")
+"""Where torchvision downloads to if ``data_dir`` is not given."""
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """One data set: images uint8 (N, C, H, W), labels int64 (N,), for training and for test."""
+
+    name: str
+    origin: str
+    train_images: Tensor
+    train_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+    classes: int
+    flip: bool
+    """Whether a mirrored image is an image of the same class; digits are not."""
+    class_names: tuple[str, ...] = ()
+
+    @property
+    def image_size(self) -> int:
+        return int(self.train_images.shape[-1])
+
+    @property
+    def channels(self) -> int:
+        return int(self.train_images.shape[1])
+
+    def mean_and_std(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of each channel over the training images, on the scale 0 to 255."""
+        values = torch.arange(256, dtype=torch.float64)
+        counts = torch.zeros(self.channels, 256, dtype=torch.float64)
+        for images in torch.split(self.train_images, 4096):
+            for channel, pixels in enumerate(images.unbind(1)):
+                counts[channel] += torch.bincount(pixels.flatten(), minlength=256).cpu()
+        total = counts.sum(1)
+        mean = counts @ values / total
+        variance = (counts * (values - mean[:, None]).square()).sum(1) / (total - 1).clamp(min=1)
+        return mean.float(), variance.sqrt().float().clamp(min=1.0)
+
+    def to(self, device: torch.device) -> ImageData:
+        """The same with all tensors on ``device``."""
+        return replace(
+            self,
+            train_images=self.train_images.to(device),
+            train_labels=self.train_labels.to(device),
+            test_images=self.test_images.to(device),
+            test_labels=self.test_labels.to(device),
+        )
+
+    def __str__(self) -> str:
+        size = f"{self.channels} x {self.train_images.shape[2]} x {self.train_images.shape[3]}"
+        counts = f"{len(self.train_labels):,} training and {len(self.test_labels):,} test images"
+        return f"{self.name}: {counts} of {size}, {self.classes} classes ({self.origin})"

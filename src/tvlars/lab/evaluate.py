@@ -1,0 +1,73 @@
+"""The test of a run's final weights, on its own data set or another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from tvlars.lab.data import load_data
+from tvlars.lab.errors import UsageError
+from tvlars.lab.run_folder import LoadedRun, load_run
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Accuracy (a fraction) and mean cross-entropy over ``samples`` test images of ``data``."""
+
+    accuracy: float
+    loss: float
+    samples: int
+    data: str
+
+
+def evaluate(
+    run: LoadedRun | Path | str,
+    *,
+    data: str | None = None,
+    data_dir: Path | None = None,
+    image_size: int | None = None,
+    batch_size: int = 1024,
+    device: str = "auto",
+) -> Evaluation:
+    """Test the final weights of a run in float32.
+
+    Args:
+        run: a run, or its folder.
+        data: data set to test on; None (default) is the run's own.
+        data_dir: where it lies; None (default) is where the run looked, for the run's own.
+        image_size: for imagefolder:PATH.
+        batch_size: samples per forward pass.
+        device: "auto" (default: CUDA where there is one), "cpu" or any torch device.
+
+    Raises:
+        UsageError: the run has no weights, or the data set does not fit its model.
+    """
+    if not isinstance(run, LoadedRun):
+        run = load_run(run)
+    if data is None:
+        if run.config is None:
+            raise UsageError(f"data must be given, since {run.folder} has no config.json that can be read")
+        data, data_dir = run.config.data, data_dir or run.config.data_dir
+        image_size = image_size or run.config.image_size
+    loaded = load_data(data, data_dir, image_size)
+    facts = run._model_facts()
+    for name, value in (("channels", loaded.channels), ("classes", loaded.classes)):
+        if facts[name] != value:
+            raise UsageError(f"data must have the {facts[name]} {name} of the run's, but {data} has {value}")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = run.model().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    loss, correct = 0.0, 0
+    with torch.no_grad():
+        for images, labels in zip(
+            torch.split(loaded.test_images, batch_size), torch.split(loaded.test_labels, batch_size), strict=True
+        ):
+            logits = model(run.normalize(images.to(device)).contiguous(memory_format=torch.channels_last))
+            targets = labels.to(device)
+            loss += F.cross_entropy(logits, targets, reduction="sum").item()
+            correct += int((logits.argmax(1) == targets).sum())
+    count = len(loaded.test_labels)
+    return Evaluation(correct / count, loss / count, count, str(loaded))

@@ -1,0 +1,171 @@
+"""Reading a run folder back: as far as it goes, with what is amiss said in words."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import nn
+
+from tvlars.lab.config import TrainConfig
+from tvlars.lab.errors import UsageError
+from tvlars.lab.record import EpochRow, StepRow
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A run read from its folder. What is missing is None or an empty frame, and stands in ``problems``.
+
+    ``status`` is finished, interrupted, diverged or failed, and "unfinished" where the folder does not say how
+    it ended: it is being written, or was cut off. ``epochs`` and ``steps`` have the columns of ``EpochRow`` and
+    ``StepRow`` in ``tvlars.lab.record``.
+    """
+
+    folder: Path
+    config: TrainConfig | None
+    status: str
+    epochs: pd.DataFrame
+    steps: pd.DataFrame
+    plan: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
+    summary: dict[str, Any] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
+
+    @property
+    def test_accuracy(self) -> float | None:
+        """Fraction of test images classified right after the last epoch there is; None where there is none."""
+        return float(self.epochs["test_accuracy"].iloc[-1]) if len(self.epochs) else None
+
+    def model(self) -> nn.Module:
+        """The trained model in evaluation mode, on the CPU. It wants images as :meth:`normalize` makes them.
+
+        Raises:
+            UsageError: model.json or weights.pt is missing or damaged, or they do not fit each other.
+        """
+        from tvlars.lab.models import build_model
+
+        shape = self._model_facts()
+        file = self.folder / "weights.pt"
+        if not file.is_file():
+            raise UsageError(
+                f"{self.folder} has no weights.pt: the run is {self.status}, weights are written at its end"
+            )
+        model, _ = build_model(shape["model"], shape["channels"], shape["image_size"], shape["classes"])
+        try:
+            model.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+        except Exception as error:  # torch has many types for a damaged file
+            raise UsageError(
+                f"{file} must hold the weights of {shape['model']}, but it is damaged or of another model"
+            ) from error
+        return model.eval()
+
+    def normalize(self, images: torch.Tensor) -> torch.Tensor:
+        """uint8 images (N, C, H, W) as the model saw them: minus mean, by standard deviation, of the training set."""
+        shape = self._model_facts()
+        mean, std = (torch.tensor(shape[key], device=images.device).view(1, -1, 1, 1) for key in ("mean", "std"))
+        return (images - mean) / std
+
+    def _model_facts(self) -> dict[str, Any]:
+        problems: list[str] = []
+        facts = _read_json(self.folder / "model.json", problems)
+        if problems:
+            raise UsageError(f"{problems[0]}; the model cannot be built without it")
+        return facts
+
+
+def load_run(folder: Path | str) -> LoadedRun:
+    """Read a run folder.
+
+    Raises:
+        UsageError: it is no run folder: it has neither config.json nor epochs.csv nor steps.csv.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UsageError(f"run must be an existing folder, got {str(folder)!r}")
+    if not any((folder / name).is_file() for name in ("config.json", "epochs.csv", "steps.csv")):
+        hint = "; it is a comparison, its runs are the folders in it" if (folder / "comparison.json").is_file() else ""
+        raise UsageError(f"{folder} is no run folder: it has no config.json, epochs.csv or steps.csv{hint}")
+    problems: list[str] = []
+    config = _read_config(_read_json(folder / "config.json", problems), problems)
+    summary: dict[str, Any] = {}
+    if (folder / "summary.json").is_file():
+        summary = _read_json(folder / "summary.json", problems)
+    else:
+        problems.append("summary.json is missing: the run is being written, or was cut off")
+    return LoadedRun(
+        folder,
+        config,
+        str(summary.get("status", "unfinished")),
+        _read_rows(folder / "epochs.csv", EpochRow, problems),
+        _read_rows(folder / "steps.csv", StepRow, problems),
+        plan=_read_json(folder / "plan.json", problems),
+        environment=_read_json(folder / "environment.json", problems),
+        summary=summary,
+        problems=tuple(problems),
+    )
+
+
+def _read_json(file: Path, problems: list[str]) -> dict[str, Any]:
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+        if isinstance(values, dict):
+            return values
+        problems.append(f"{file.name} holds no object")
+    except FileNotFoundError:
+        problems.append(f"{file.name} is missing")
+    except (OSError, ValueError) as error:
+        problems.append(f"{file.name} cannot be read: {error}")
+    return {}
+
+
+def _read_config(values: dict[str, Any], problems: list[str]) -> TrainConfig | None:
+    if not values:
+        return None
+    known = [f.name for f in fields(TrainConfig)]
+    if missing := [name for name in known if name not in values]:
+        problems.append(f"config.json is of an older version, defaults are taken for {', '.join(missing)}")
+    if extra := [name for name in values if name not in known]:
+        problems.append(f"config.json is of another version, {', '.join(extra)} is not understood")
+    try:
+        return TrainConfig(**{name: value for name, value in values.items() if name in known})
+    except UsageError as error:
+        problems.append(f"config.json is not valid: {error}")
+        return None
+
+
+def _read_rows(file: Path, kind: type[EpochRow] | type[StepRow], problems: list[str]) -> pd.DataFrame:
+    """The rows up to the first damaged one; columns that a version did not write are NaN."""
+    columns = [f.name for f in fields(kind)]
+    try:
+        header, *lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        problems.append(f"{file.name} is missing")
+        return pd.DataFrame(columns=columns)
+    except (OSError, ValueError) as error:
+        problems.append(f"{file.name} cannot be read: {error or 'it is empty'}")
+        return pd.DataFrame(columns=columns)
+    names = header.split(",")
+    rows = []
+    for number, line in enumerate(lines, 2):
+        cells = line.split(",")
+        try:
+            if len(cells) != len(names):
+                raise ValueError("too few columns")
+            rows.append([float(cell) for cell in cells])
+        except ValueError:
+            what = "being written" if number == len(lines) + 1 else "damaged"
+            problems.append(f"{file.name} is {what} at line {number}: {len(rows)} rows are read")
+            break
+    frame = pd.DataFrame(rows, columns=names)
+    if missing := [name for name in columns if name not in names]:
+        problems.append(f"{file.name} is of an older version, it lacks {', '.join(missing)}")
+        frame = frame.assign(**dict.fromkeys(missing, math.nan))
+    for name in ("step", "epoch") if kind is EpochRow else ("step",):
+        if name in names:
+            frame[name] = frame[name].astype(int)
+    return frame
