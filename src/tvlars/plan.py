@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 LAYERWISE = ("tvlars", "lars", "lamb")
 SCHEDULES = ("auto", "sigmoid", "warmup-cosine", "constant")
 
-HALF_SHARE = 0.6
+HALF_SHARE = 0.75
 """Share of a run's steps at which φ is at half its start."""
 END_FRACTION = 0.02
 """What is left at the last step of φ's start, floor aside."""
@@ -192,7 +192,7 @@ def plan(
     """Learning rate and schedule, in steps, for a run of ``epochs`` over ``dataset_size`` samples.
 
     What is given is taken as it is; what is left at None is chosen. lr comes from a measured one at batch size
-    256 by :func:`scale_lr`. φ of TVLARS is at half its start at 60 % of the steps and at 2 % of it at the end;
+    256 by :func:`scale_lr`. φ of TVLARS is at half its start at 75 % of the steps and at 2 % of it at the end;
     the others warm up linearly over a fifth of the epochs and follow half a cosine.
 
     Args:

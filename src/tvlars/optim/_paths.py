@@ -33,21 +33,21 @@ class Run:
 
 def split_by_path(group: dict[str, Any], *lists: list[Tensor]) -> list[Run]:
     """Cut parallel lists (parameters, gradients, state) into runs that take one path and share device and dtypes."""
-    wanted = _wanted_path(group)
+    may_fuse, may_group = _allowed(group)
+    if may_fuse and len({w.dtype for w in lists[0]}) == 1 and all(map(fusable, zip(*lists, strict=True))):
+        return [Run("fused", list(lists), list(range(len(lists[0]))))]  # the usual case, at little cost
     runs: dict[Any, Run] = {}
     for i, layer in enumerate(zip(*lists, strict=True)):
         w = layer[0]
         place = layout(w)
         if place is not None:
             layer = tuple(local_part(x, w) for x in layer)
+        if place is not None or group["foreach"]:
             path = "foreach"
-        elif wanted == "fused" or wanted is None:
-            path = "fused" if fusable(layer) else "for-loop" if wanted or not _is_on_accelerator(w) else "foreach"
-        elif wanted == "unfused":
-            tensor_lr = _is_on_accelerator(group["lr"]) and not group["capturable"]
-            path = "foreach" if _is_on_accelerator(w) and not tensor_lr else "for-loop"
+        elif may_fuse and fusable(layer):
+            path = "fused"
         else:
-            path = wanted
+            path = "foreach" if may_group and _is_on_accelerator(w) else "for-loop"
         key = (path, place is None, w.device, *[x.dtype for x in layer])
         run = runs.get(key)
         if run is None:
@@ -60,17 +60,15 @@ def split_by_path(group: dict[str, Any], *lists: list[Tensor]) -> list[Run]:
     return list(runs.values())
 
 
-def _wanted_path(group: dict[str, Any]) -> str | None:
-    """The path that a group's options decide; "unfused" and None leave it to the layers."""
-    if group["foreach"]:
-        return "foreach"
-    if torch.compiler.is_compiling() or group["differentiable"]:
-        return "for-loop"  # a compiler fuses better than we could
-    if group["fused"]:
-        return "fused"
-    if group["foreach"] is False:
-        return "for-loop"
-    return "unfused" if group["fused"] is False or group["capturable"] or _is_on_accelerator(group["lr"]) else None
+def _allowed(group: dict[str, Any]) -> tuple[bool, bool]:
+    """Whether a group's options allow the fused path, and the foreach path where that is faster."""
+    foreach, fused = group["foreach"], group["fused"]
+    # A compiler fuses the for-loop better than we could; autograd wants nothing done behind its back.
+    eager = not (torch.compiler.is_compiling() or group["differentiable"])
+    device_lr = _is_on_accelerator(group["lr"])
+    may_fuse = eager and (fused or (fused is None and foreach is None)) and not (group["capturable"] or device_lr)
+    may_group = eager and foreach is None and not fused and (group["capturable"] or not device_lr)
+    return may_fuse, may_group
 
 
 def _is_on_accelerator(x: Any) -> bool:
