@@ -35,7 +35,8 @@ def main() -> None:
     )
     axes.set(ylabel="learning rate (before the trust ratio)", title="Fashion-MNIST, batch size 4,096, 15 epochs")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="upper right")
+    axes.get_legend().remove()  # it would lie on the curves
+    figure.legend(*axes.get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=2)
     figure.savefig(Path(__file__).with_name("phi.svg"), metadata={"Date": None})
 
 
