@@ -42,7 +42,7 @@ COMMAND = [sys.executable, "-m", "tvlars"]
         ("train --lr", "argument --lr: expected one argument"),
         ("train --epochs 0", "epochs must be an integer >= 1, got 0"),
         ("train --data-dir /nowhere", "data_dir must be an existing folder, got '/nowhere'"),
-        ("train --optimizer lars --delay 3", "delay_factor and delay must not be given for the warmup-cosine schedule"),
+        ("train --optimizer lars --delay 3", "delay_factor, delay, alpha and gamma_min must not be given for"),
         ("compare --optimizers tvlars lars lbam", "unknown optimizer 'lbam': did you mean 'lamb'"),
         ("compare --optimizer tvlars", "unknown argument '--optimizer' of compare: did you mean --optimizers"),
         ("compare --seeds 1 1", "seeds must not repeat, got 1, 1"),

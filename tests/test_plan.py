@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
 import sys
 import warnings
@@ -63,6 +64,37 @@ def test_what_is_given_is_taken() -> None:
     assert plan(512, 5120, 20, "adamw", schedule="sigmoid").delay is not None
 
 
+@pytest.mark.parametrize("epochs", [1, 2, 3, 4])
+@pytest.mark.filterwarnings("ignore:.*too few for a schedule:UserWarning")
+def test_the_shortest_runs_have_a_plan_too(epochs: int) -> None:
+    p = plan(10, 10, epochs)
+    assert p.total_steps == epochs
+    assert 0 < p.factor(epochs) <= p.factor(1) <= 1
+
+
+@pytest.mark.parametrize("alpha", [0.1, 1.0, 3.0])
+def test_half_way_is_where_it_says(alpha: float) -> None:
+    p = plan(512, 51_200, 5, alpha=alpha)
+    said = re.search(r"half way down at step ([\d.]+):", str(p))
+    assert said is not None
+    assert p.factor(float(said[1])) == pytest.approx(0.5 / alpha, rel=1e-2)
+    assert p.plot().lines[-1].get_xdata()[0] == pytest.approx(float(said[1]), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        dict(optimizer="lars", alpha=2.0),
+        dict(optimizer="lars", gamma_min=0.0),
+        dict(final_factor=0.1),
+        dict(momentum=0.0, nesterov=True),
+    ],
+)
+def test_what_would_play_no_part_is_refused(arguments: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"must not be given for the|momentum must be > 0 where nesterov=True"):
+        plan(512, 51_200, 5, **arguments)
+
+
 def test_more_batch_wants_more_lr() -> None:
     rates = [plan(batch_size, 60_000, 50).lr for batch_size in (512, 2048, 8192)]
     assert rates == sorted(rates)
@@ -94,8 +126,8 @@ def test_bad_sizes(arguments: tuple[Any, ...], message: str) -> None:
     [
         ("tvlars", dict(schedule="constant"), "schedule must be 'auto' for tvlars"),
         ("lars", dict(schedule="step"), "schedule must be one of"),
-        ("lars", dict(delay=3), "delay_factor and delay must not be given for the warmup-cosine schedule"),
-        ("tvlars", dict(warmup_epochs=3), "warmup_epochs must not be given for the sigmoid schedule"),
+        ("lars", dict(delay=3), "delay_factor, delay, alpha and gamma_min must not be given for the warmup-cosine"),
+        ("tvlars", dict(warmup_epochs=3), "warmup_epochs and final_factor must not be given for the sigmoid schedule"),
         ("lars", dict(warmup_epochs=20), "warmup_epochs must be >= 0 and < 20"),
         ("lamb", dict(momentum=0.9), "momentum and nesterov must not be given for lamb"),
         ("lars", dict(momentum=1.0), "momentum must be >= 0 and < 1, got 1.0"),

@@ -62,4 +62,7 @@ def _as_float(value: Any) -> float:
             return math.nan if isinstance(value, (bool, str, bytes)) else float(value)
         except (TypeError, ValueError):
             return math.nan
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:  # an integer beyond the floats
+        return math.inf

@@ -126,8 +126,8 @@ class Plan:
         ax.plot(steps, [self.lr * self.factor(step) for step in steps], label=self.optimizer)
         ax.set(xlabel="optimizer step", ylabel="learning rate · factor", ylim=(0, None))
         ax.margins(x=0)
-        if self.delay is not None and self.delay <= self.total_steps:
-            ax.axvline(self.delay, linestyle=":", linewidth=1, color="0.5")
+        if self.schedule == "sigmoid" and 0 < self._half_way() <= self.total_steps:
+            ax.axvline(self._half_way(), linestyle=":", linewidth=1, color="0.5")
         ax.legend(frameon=False)
         return ax
 
@@ -144,8 +144,8 @@ class Plan:
             lines += [
                 f"  phi        {self.factor(1):.3g} at step 1, {self.factor(self.total_steps / 3):.3g} after a third, "
                 f"{self.factor(self.total_steps):.2g} at the end",
-                f"             half way down at step d_e = {self.delay:g}, slope λ = {self.delay_factor:.4g} per step, "
-                f"floor γ_min = {self.gamma_min:g}, α = {self.alpha:g}",
+                f"             half way down at step {self._half_way():g}: d_e = {self.delay:g}, "
+                f"slope λ = {self.delay_factor:.4g} per step, floor γ_min = {self.gamma_min:g}, α = {self.alpha:g}",
             ]
         elif self.schedule == "warmup-cosine":
             lines.append(
@@ -162,6 +162,11 @@ class Plan:
     def _dropped(self) -> str:
         rest = self.dataset_size % self.batch_size
         return f" ({rest:,} samples an epoch, drawn anew each time, do not fill a batch)" if rest else ""
+
+    def _half_way(self) -> float:
+        """The step at which φ is at half of what it would start at, floor aside: α = exp(λ (t − d_e))."""
+        delay_factor, delay, alpha, _ = self._sigmoid()
+        return delay + math.log(alpha) / delay_factor if delay_factor else delay
 
     def _sigmoid(self) -> tuple[float, float, float, float]:
         return cast(tuple[float, float, float, float], (self.delay_factor, self.delay, self.alpha, self.gamma_min))
@@ -184,10 +189,10 @@ def plan(
     schedule: str = "auto",
     delay_factor: float | None = None,
     delay: float | None = None,
-    alpha: float = 1.0,
-    gamma_min: float = 0.0,
+    alpha: float | None = None,
+    gamma_min: float | None = None,
     warmup_epochs: float | None = None,
-    final_factor: float = 1e-3,
+    final_factor: float | None = None,
 ) -> Plan:
     """Learning rate and schedule, in steps, for a run of ``epochs`` over ``dataset_size`` samples.
 
@@ -253,6 +258,8 @@ def plan(
         check_number("momentum", momentum, high=1.0, open_high=True)
     nesterov = bool(momentum) if nesterov is None else nesterov
     check_flag("nesterov", nesterov)
+    if nesterov and not momentum:
+        raise ValueError(f"momentum must be > 0 where nesterov=True, got {momentum!r}")
     weight_decay = default.weight_decay if weight_decay is None else weight_decay
     check_number("weight_decay", weight_decay)
     lr = scale_lr(default.base_lr, batch_size, rule=default.rule) if lr is None else lr
@@ -289,19 +296,26 @@ def plan(
 
 
 def _sigmoid_fields(
-    schedule: str, total_steps: int, delay_factor: float | None, delay: float | None, alpha: float, gamma_min: float
+    schedule: str,
+    total_steps: int,
+    delay_factor: float | None,
+    delay: float | None,
+    alpha: float | None,
+    gamma_min: float | None,
 ) -> dict[str, Any]:
     if schedule != "sigmoid":
-        if delay_factor is not None or delay is not None:
-            raise ValueError(f"delay_factor and delay must not be given for the {schedule} schedule")
+        if any(value is not None for value in (delay_factor, delay, alpha, gamma_min)):
+            raise ValueError(f"delay_factor, delay, alpha and gamma_min must not be given for the {schedule} schedule")
         return {}
+    alpha = 1.0 if alpha is None else alpha
+    gamma_min = 0.0 if gamma_min is None else gamma_min
     check_number("alpha", alpha, open_low=True)
     check_number("gamma_min", gamma_min)
     # φ = 1/α / (1 + exp(λ (t − d_e) − ln α)) + γ_min: half way down where the exponent is 0, and at
     # END_FRACTION of its start where it is fall.
     fall, shift = math.log(1 / END_FRACTION - 1), math.log(alpha)
     if delay is None:
-        half_way = round(HALF_SHARE * total_steps)
+        half_way = min(round(HALF_SHARE * total_steps), total_steps - 1)
         if delay_factor is None:
             delay_factor = fall / (total_steps - half_way)
         check_number("delay_factor", delay_factor, unit="1/step")
@@ -314,12 +328,13 @@ def _sigmoid_fields(
 
 
 def _warmup_cosine_fields(
-    schedule: str, steps_per_epoch: int, epochs: int, warmup_epochs: float | None, final_factor: float
+    schedule: str, steps_per_epoch: int, epochs: int, warmup_epochs: float | None, final_factor: float | None
 ) -> dict[str, Any]:
     if schedule != "warmup-cosine":
-        if warmup_epochs is not None:
-            raise ValueError(f"warmup_epochs must not be given for the {schedule} schedule")
+        if warmup_epochs is not None or final_factor is not None:
+            raise ValueError(f"warmup_epochs and final_factor must not be given for the {schedule} schedule")
         return {}
+    final_factor = 1e-3 if final_factor is None else final_factor
     if warmup_epochs is None:
         warmup_epochs = WARMUP_SHARE * epochs
     check_number("warmup_epochs", warmup_epochs, high=epochs, open_high=True, unit="epochs")

@@ -94,9 +94,6 @@ def _check_warmup_cosine(warmup_steps: Any, total_steps: Any, final_factor: Any)
 class _ClosedFormLR(LRScheduler):
     """lr = initial lr * factor(t) in every group, from the step count alone, so that a resume is exact."""
 
-    def __init__(self, optimizer: Optimizer, last_epoch: int = -1) -> None:
-        super().__init__(optimizer, last_epoch)
-
     def factor(self, step: int) -> float:
         """The factor at optimizer step ``step`` (1 at the first)."""
         raise TypeError(f"{type(self).__name__} has no factor")

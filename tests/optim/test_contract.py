@@ -82,6 +82,34 @@ def test_weight_decay_that_cancels_the_gradient(path: dict[str, Any]) -> None:
     assert torch.dot(step, u).item() > 0
 
 
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize("scale", [1e-3, 1e3, 1e6, 1e9, 1e12])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 3e-6), (torch.float64, 1e-12)], ids=["float32", "float64"]
+)
+def test_a_large_gradient_keeps_its_digits(
+    path: dict[str, Any], dtype: torch.dtype, tolerance: float, scale: float, nesterov: bool
+) -> None:
+    """q is tiny then, and 1 - (1 - q) is not q."""
+    value, gradient = torch.randn(2, 20_000, generator=torch.Generator().manual_seed(3), dtype=torch.float64).to(dtype)
+    buffers = []
+    for options in (dict(foreach=False), path):
+        w = nn.Parameter(value.clone())
+        w.grad = gradient * scale
+        optimizer = LARS([w], 1.0, weight_decay=0.01, nesterov=nesterov, **options)
+        optimizer.step()
+        buffers.append(optimizer.state[w]["momentum_buffer"])  # q u; in w most of its digits are gone
+    largest = float(buffers[0].abs().max())
+    torch.testing.assert_close(buffers[1], buffers[0], rtol=tolerance, atol=tolerance * largest)
+
+
+def test_a_large_layer_of_zeros(path: dict[str, Any]) -> None:
+    w = nn.Parameter(torch.zeros(20_000))
+    w.grad = torch.full((20_000,), 0.5)
+    LARS([w], 10.0, nesterov=True, weight_decay=0.1, **path).step()
+    torch.testing.assert_close(w.detach(), torch.full((20_000,), -9.5))
+
+
 def test_fused_elsewhere_than_on_the_cpu_is_refused(name: str) -> None:
     cls, arguments = OPTIMIZERS[name]
     with pytest.raises(RuntimeError, match=r"fused=True needs parameters on the CPU, and .* got some on meta"):
@@ -221,6 +249,7 @@ def test_bad_numbers_are_refused_by_name_and_value(cls: Any, argument: str, bad:
         (LARS, dict(momentum=0.0, nesterov=True), "momentum must be > 0 where nesterov=True, got 0"),
         (LARS, dict(nesterov=None), "nesterov must be True or False, got None"),
         (LARS, dict(foreach="yes"), "foreach must be None, True or False, got 'yes'"),
+        (LARS, dict(lr=10**400), "lr must be >= 0, got 1000"),
         (LARS, dict(foreach=True, differentiable=True), "foreach must be None or False where differentiable=True"),
         (LARS, dict(fused=True, differentiable=True), "fused must be None or False where differentiable=True"),
         (LAMB, dict(fused=True, foreach=True), "foreach must not be True where fused=True"),
@@ -237,6 +266,28 @@ def test_messages(cls: Any, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError) as caught:  # noqa: PT011 (the message is compared below)
         cls([nn.Parameter(torch.ones(2))], **{"lr": 0.1, **arguments})
     assert message in str(caught.value)
+
+
+def test_options_that_cannot_differ_between_groups_or_devices(name: str) -> None:
+    cls, arguments = OPTIMIZERS[name]
+    p, elsewhere = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2, device="meta"))
+    with pytest.raises(ValueError, match="differentiable must be the same in all groups, got True and False"):
+        cls([{"params": [p], "differentiable": True}], **arguments)
+    with pytest.raises(ValueError, match="params must be on one device in a group with capturable=True, got cpu, meta"):
+        cls([p, elsewhere], **arguments, capturable=True)
+
+
+def test_options_that_a_state_lacks_are_the_constructors(make: Make) -> None:
+    params = tensors()
+    optimizer = make(params)
+    run(optimizer, params, range(2))
+    older = copy.deepcopy(optimizer.state_dict())
+    for option in ("layer_adaptation", "fused", "capturable", "norm_clip"):
+        del older["param_groups"][0][option]
+    others = [nn.Parameter(p.detach().clone()) for p in params]
+    loaded = make(others)
+    loaded.load_state_dict(older)
+    assert_equal(run(optimizer, params, range(2, 4)), run(loaded, others, range(2, 4)))
 
 
 def test_complex_parameters_are_refused(make: Make) -> None:
@@ -324,11 +375,18 @@ def test_a_tensor_lr_does_what_the_number_does(name: str) -> None:
 
 
 @pytest.mark.parametrize("label", ["for-loop", "foreach", "default"])
-def test_capturable_keeps_everything_tensors_and_agrees(name: str, label: str) -> None:
+def test_capturable_keeps_everything_tensors_and_agrees(name: str, label: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise AssertionError("a capturable step must not wait for the device")
+
     cls, arguments = OPTIMIZERS[name]
     params, others = tensors(), tensors()
     lr = torch.tensor(arguments["lr"])
-    a = run(cls(params, **{**arguments, "lr": lr}, **PATHS[label], capturable=True), params, range(6))
+    optimizer = cls(params, **{**arguments, "lr": lr}, **PATHS[label], capturable=True)
+    with monkeypatch.context() as patch:  # nothing may be read from the device
+        for reading in ("item", "__float__", "__bool__", "tolist", "cpu"):
+            patch.setattr(torch.Tensor, reading, refuse)
+        a = run(optimizer, params, range(6))
     b = run(cls(others, **arguments, **PATHS[label]), others, range(6))
     torch.testing.assert_close(a, b, rtol=2e-5, atol=2e-6)
 
@@ -443,13 +501,17 @@ def test_norms_of_large_layers_are_exact_to_rounding(path: dict[str, Any], layou
 
 def test_mixed_dtypes_in_one_optimizer(make: Make) -> None:
     mixed = [p for dtype in (torch.float32, torch.float64, torch.bfloat16) for p in tensors(dtype=dtype)]
-    a = run(make(mixed), mixed, range(3))
-    for dtype in (torch.float32, torch.float64):
-        alone = tensors(dtype=dtype)
-        g = [x for x in a if x.dtype == dtype]
-        assert len(g) == len(alone)
-        assert all(x.isfinite().all() for x in g)
-    assert all(p.grad is not None and x.dtype == p.dtype for p, x in zip(mixed, a, strict=True))
+    optimizer, count = make(mixed), len(tensors())
+    dtypes = (torch.float32, torch.float64, torch.bfloat16)
+    alone = {dtype: tensors(dtype=dtype) for dtype in dtypes}
+    separate = {dtype: make(alone[dtype]) for dtype in dtypes}
+    for step in range(3):
+        for i, dtype in enumerate(dtypes):
+            set_gradients(mixed[i * count : (i + 1) * count], step)
+            set_gradients(alone[dtype], step)
+            separate[dtype].step()
+        optimizer.step()
+    assert_equal([p.detach() for p in mixed], [p.detach() for dtype in dtypes for p in alone[dtype]])
 
 
 @pytest.mark.parametrize("label", ["for-loop", "foreach", "default"])

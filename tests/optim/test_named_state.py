@@ -58,6 +58,38 @@ def test_a_name_in_another_group_is_said(make: Make) -> None:
         second.load_state_dict(first.state_dict())
 
 
+def test_names_that_come_twice_are_no_names(make: Make) -> None:
+    """As of two modules in one optimizer; position decides then."""
+    nets = [nn.Linear(3, 3, bias=False) for _ in range(4)]
+    first, second = (make([*a.named_parameters(), *b.named_parameters()]) for a, b in (nets[:2], nets[2:]))
+    for net in nets[:2]:
+        net.weight.grad = torch.ones(3, 3)
+    first.step()
+    second.load_state_dict(first.state_dict())
+    assert set(second.state) == {net.weight for net in nets[2:]}
+
+
+def test_hooks_may_repair_names_before(make: Make) -> None:
+    net, other = model("a", "b"), model("b", "a")
+    first, second = make(net.named_parameters()), make(other.named_parameters())
+    step(first, net, 1.0)
+    saved = copy.deepcopy(first.state_dict())
+    group = saved["param_groups"][0]
+    group["param_names"] = [f"module.{name}" for name in group["param_names"]]
+
+    def strip(_: Any, given: dict[str, Any]) -> dict[str, Any]:
+        groups = [
+            {**g, "param_names": [n.removeprefix("module.") for n in g["param_names"]]} for g in given["param_groups"]
+        ]
+        return {**given, "param_groups": groups}
+
+    second.register_load_state_dict_pre_hook(strip)
+    second.load_state_dict(saved)
+    mine: Any = first.state[net["a"].weight]
+    theirs = second.state[other["a"].weight]
+    assert all(torch.equal(mine[key], theirs[key]) for key in mine)
+
+
 def test_without_names_position_decides_as_in_torch(make: Make) -> None:
     net = model("a", "b")
     first, second = make(net.named_parameters()), make(net.parameters())

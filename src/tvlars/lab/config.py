@@ -57,8 +57,8 @@ class TrainConfig:
     warmup_epochs: float | None = option(None, "epochs of linear warm-up before the cosine, may be 0")
     delay_factor: float | None = option(None, "λ of the sigmoid schedule, per step")
     delay: float | None = option(None, "d_e of the sigmoid schedule, in steps")
-    alpha: float = option(1.0, "α of the sigmoid schedule")
-    gamma_min: float = option(0.0, "floor of the sigmoid schedule")
+    alpha: float | None = option(None, "α of the sigmoid schedule (default: 1)")
+    gamma_min: float | None = option(None, "floor of the sigmoid schedule (default: 0)")
     phi_scope: str = option("all", "what φ of tvlars multiplies: all, ratio")
 
     augment: bool = option(True, "random crops, and mirroring where the data set allows it")

@@ -8,8 +8,8 @@ from typing import Any
 def reorder_by_name(state_dict: dict[str, Any], param_groups: list[dict[str, Any]]) -> dict[str, Any]:
     """``state_dict`` with its parameters in the order that ``param_groups`` have, matched by name.
 
-    It is returned as it came where either side has no names, or where the groups differ in number (torch
-    says so). Nothing that was given is modified.
+    It is returned as it came where either side has no names or one twice, or where the groups differ in number
+    (torch says so). Nothing that was given is modified.
 
     Raises:
         ValueError: the names differ; all that are missing or extra, or in another group, are listed.
@@ -18,6 +18,10 @@ def reorder_by_name(state_dict: dict[str, Any], param_groups: list[dict[str, Any
     groups = [*saved_groups, *param_groups]
     if len(saved_groups) != len(param_groups) or not all("param_names" in group for group in groups):
         return state_dict
+    for side in (saved_groups, param_groups):
+        names = [name for group in side for name in group["param_names"]]
+        if len(set(names)) < len(names):  # as of two modules' named_parameters()
+            return state_dict
     saved = _group_of_name(saved_groups)
     current = _group_of_name(param_groups)
     complaints = []

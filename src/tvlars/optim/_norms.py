@@ -81,14 +81,15 @@ def layout(x: Any) -> Layout | None:
     return Layout(x.device_mesh, tuple(not placement.is_replicate() for placement in x.placements))
 
 
-def local_part(x: Any, like: Any) -> Tensor:
-    """The part of ``x`` on this process, laid out as the DTensor ``like`` is."""
+def laid_out_like(x: Any, like: Any) -> Any:
+    """``x`` itself where it lies as ``like`` does, else a copy that does; any ``x`` where ``like`` is no DTensor."""
+    if not hasattr(like, "placements"):
+        return x
     if not hasattr(x, "placements"):
         raise RuntimeError("a sharded parameter must have a sharded gradient and state, got a plain tensor")
-    if x.placements != like.placements or x.device_mesh != like.device_mesh:
-        x = x.redistribute(like.device_mesh, like.placements)
-    part: Tensor = x.to_local()
-    return part
+    if x.placements == like.placements and x.device_mesh == like.device_mesh:
+        return x
+    return x.redistribute(like.device_mesh, like.placements)
 
 
 def norms_of_whole(parts: list[Tensor], layouts: list[list[Layout]]) -> list[Tensor]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tvlars.optim._norms import PLAIN, Layout, Tensors, layout, local_part, norms, norms_of_whole
+from tvlars.optim._norms import PLAIN, Layout, Tensors, laid_out_like, layout, norms, norms_of_whole
 
 MultiTensor = Generator[tuple[Tensors, Tensors], tuple[Tensor, ...], None]
 """A multi-tensor form: it yields parameters and directions once, is sent their norms, and updates.
@@ -41,7 +41,7 @@ def split_by_path(group: dict[str, Any], *lists: list[Tensor]) -> list[Run]:
         w = layer[0]
         place = layout(w)
         if place is not None:
-            layer = tuple(local_part(x, w) for x in layer)
+            layer = tuple(laid_out_like(x, w).to_local() for x in layer)
         if place is not None or group["foreach"]:
             path = "foreach"
         elif may_fuse and fusable(layer):

@@ -1,7 +1,7 @@
-"""What the layer-wise optimizers share: checks, choice of the path, the trust ratio and the step itself.
+"""What the layer-wise optimizers share: checks, state, loading and the step itself.
 
-An optimizer adds its update rule twice with one signature, as ``torch.optim`` does: a for-loop form that
-reads like the formula, and a form on ``torch._foreach_*`` that does the same for many tensors at once.
+An optimizer adds its update rule in forms of one signature, as ``torch.optim`` does: a for-loop form that reads like
+the formula, one on ``torch._foreach_*`` for many tensors at once, and one on torch's fused CPU kernels.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.optim.optimizer import Optimizer, ParamsT, _use_grad_for_differentiab
 
 from tvlars._checks import check_flag, check_number
 from tvlars.optim._named_state import reorder_by_name
-from tvlars.optim._norms import Layout, Tensors
+from tvlars.optim._norms import PLAIN, Layout, Tensors, laid_out_like
 from tvlars.optim._paths import MultiTensor, run_together
 
 Pending = list[tuple[MultiTensor, list[Layout]]]
@@ -65,6 +65,14 @@ class LayerwiseOptimizer(Optimizer, ABC):
             check_flag(flag, group[flag])
         for flag in ("foreach", "fused"):
             check_flag(flag, group[flag], optional=True)
+        if group["differentiable"] != self.defaults["differentiable"]:
+            raise ValueError(
+                f"differentiable must be the same in all groups, got {group['differentiable']} and "
+                f"{self.defaults['differentiable']}"
+            )
+        devices = sorted({str(p.device) for p in group["params"]})
+        if group["capturable"] and len(devices) > 1:
+            raise ValueError(f"params must be on one device in a group with capturable=True, got {', '.join(devices)}")
         for flag in ("foreach", "fused"):
             if group[flag] and group["differentiable"]:
                 raise ValueError(f"{flag} must be None or False where differentiable=True, got True")
@@ -102,13 +110,25 @@ class LayerwiseOptimizer(Optimizer, ABC):
         """Load a state, matched by name where it was saved with names and this optimizer has them.
 
         Names come from ``model.named_parameters()`` or :func:`tvlars.layer_groups`. Another order of parameters is
-        right then; without names torch matches by position.
+        right then; without names, or where two are equal, position decides as in torch. Options that the state
+        lacks, since it is older or another optimizer's, are those of this optimizer's constructor.
 
         Raises:
             ValueError: parameters are missing, extra or in another group (they are listed), or the groups
                 differ in number or size.
         """
-        super().load_state_dict(reorder_by_name(state_dict, self.param_groups))
+        # As the last hook, so that hooks of the user may repair names before.
+        last = self.register_load_state_dict_pre_hook(lambda _, given: reorder_by_name(given, self.param_groups))
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            last.remove()
+        for group in self.param_groups:
+            for name, value in self.defaults.items():
+                group.setdefault(name, value)
+            for holder in (group, *(self.state.get(p, {}) for p in group["params"])):
+                if "step" in holder and not group["capturable"]:  # read into a number in each step
+                    holder["step"] = holder["step"].to("cpu", torch.float32)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_warned_raw_lr": self._warned_raw_lr}
@@ -171,13 +191,19 @@ class LayerwiseOptimizer(Optimizer, ABC):
                 )
 
     def _buffers(self, params: list[Tensor], *keys: str) -> list[list[Tensor]]:
-        """For each of ``keys`` the state tensors of ``params``, zeros where a parameter meets its first step."""
+        """For each of ``keys`` the state tensors of ``params``, zeros where a parameter meets its first step.
+
+        Without keys a parameter has a state all the same, an empty one: torch's distributed checkpoints take an
+        optimizer without any state for one that has taken no step yet, and make it take one.
+        """
         lists: list[list[Tensor]] = [[] for _ in keys]
         for p in params:
             state = self.state[p]
             for key, tensors in zip(keys, lists, strict=True):
                 if key not in state:
                     state[key] = torch.zeros_like(p, memory_format=torch.preserve_format)
+                elif type(p) not in PLAIN:
+                    state[key] = laid_out_like(state[key], p)
                 tensors.append(state[key])
         return lists
 

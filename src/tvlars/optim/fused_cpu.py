@@ -5,12 +5,9 @@ rule. They walk through memory without a look at strides, so they are given noth
 (``_paths.fusable``). Small layers go through a kernel together, since calls are what they cost; large ones one by one,
 since the update then finds in the cache what the norms have read.
 
-LARS: fused SGD computes m ← μ m + (1 − dampening)(g + βw), w ← w − lr m. With dampening = 1 − q that is LARS. Small
-layers are given q u as their gradient instead, for one call with one dampening, 0.
-
-Nesterov, w ← w − lr (q u + μ m'), where m' = μ m + q u: fused SGD would put u for q u. But q u = m' − μ m, so w' =
-(w + lr μ m) − lr (1 + μ) m'. Moving w by lr μ m first makes the kernel decay the moved w; momentum μ (1 − q β lr)
-takes that back.
+LARS: fused SGD computes m ← μ m + (1 − dampening)(g + βw), w ← w − lr m. With dampening = 1 − q that is LARS. Where
+that will not do (small layers, each with a q of its own; Nesterov, which would put u for q u; a q of which 1 − q keeps
+too few digits) the kernel is given q u as the gradient, and dampening 0.
 
 LAMB: fused Adam with lr = −1 adds m̂ / (√v̂ + eps) to what it takes for the parameter, and advances both moments. Given
 a copy of βw it leaves r there.
@@ -66,14 +63,13 @@ def fused_lars(
         q_i = ratio(w_norm, _norm_of_sum(params[i], w_norm, grads[i], beta))
         if not momentum:
             _sgd([params[i]], [grads[i]], [], lr * q_i, weight_decay, maximize=maximize)
-        elif not nesterov:
+        elif not nesterov and abs(1 - (1 - q_i) - q_i) <= torch.finfo(params[i].dtype).eps * q_i:
             buffers = [momentum_buffers[i]]
             _sgd([params[i]], [grads[i]], buffers, lr, weight_decay, momentum, dampening=1 - q_i, maximize=maximize)
         else:
             for w_i, g_i, m_i in _chunks(params[i], grads[i], momentum_buffers[i]):
-                w_i.add_(m_i, alpha=lr * momentum)
-                rate, kept = lr * (1 + momentum), momentum * (1 - q_i * weight_decay * lr)
-                _sgd([w_i], [g_i], [m_i], rate, weight_decay, kept, dampening=1 - q_i, maximize=maximize)
+                qu = torch.add(g_i, w_i, alpha=beta).mul_(q_i)
+                _sgd([w_i], [qu], [m_i], lr, 0.0, momentum, nesterov=nesterov, maximize=maximize)
 
 
 def fused_lamb(
@@ -114,7 +110,7 @@ def fused_lamb(
             maximize=maximize,
         )
 
-    small, large = _by_size(params)
+    small, large = _by_size(params) if layer_adaptation else (list(range(len(params))), [])
     if small:
         w = _cut(params, small)
         r = [w_i.mul(weight_decay) if weight_decay else torch.zeros_like(w_i) for w_i in w]
@@ -133,7 +129,7 @@ def fused_lamb(
         # βw is in the cache just now, and w itself may not be; a tiny β would leave no digits in it.
         w_norm = _norm(r_i) / weight_decay if weight_decay > 1e-12 else _norm(w_i)
         advance([r_i], [i])
-        q_i = _ratio(_clip(w_norm, norm_clip), _norm(r_i), 1.0) if layer_adaptation else 1.0
+        q_i = _ratio(_clip(w_norm, norm_clip), _norm(r_i), 1.0)
         w_i.add_(r_i, alpha=-lr * q_i)
 
 

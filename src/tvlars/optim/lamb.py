@@ -142,7 +142,7 @@ class LAMB(LayerwiseOptimizer):
         for p in params:
             state = self.state[p]
             if "step" not in state:
-                state["step"] = torch.zeros((), device=p.device if capturable else None)
+                state["step"] = torch.zeros((), dtype=torch.float32, device=p.device if capturable else "cpu")
             steps.append(state["step"])
         torch._foreach_add_(steps, 1)
         return steps

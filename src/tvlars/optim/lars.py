@@ -109,7 +109,7 @@ class LARS(LayerwiseOptimizer):
         return lars(
             params,
             grads,
-            self._buffers(params, "momentum_buffer") if group["momentum"] else [],
+            self._buffers(params, *(["momentum_buffer"] if group["momentum"] else [])),
             group,
             lr=scalar(group["lr"], group["capturable"] or group["differentiable"]),
             trust_coefficient=group["trust_coefficient"],

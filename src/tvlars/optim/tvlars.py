@@ -137,9 +137,20 @@ class TVLARS(LayerwiseOptimizer):
             ValueError: a hyperparameter is out of its range, NaN or infinite, or options contradict.
             TypeError: a parameter is not a real floating point tensor.
         """
-        clock = self.param_groups[0]["step"].clone() if self.param_groups else torch.zeros(())
-        param_group.setdefault("step", clock)
+        if isinstance(param_group, dict):  # a copy, so that the clock is no other optimizer's
+            clock = torch.zeros((), dtype=torch.float32, device="cpu")
+            param_group = {**param_group, "step": self.param_groups[0]["step"].clone() if self.param_groups else clock}
         super().add_param_group(param_group)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state, matched by name where it was saved with names and this optimizer has them.
+
+        Raises:
+            ValueError: it has no step count, so that it is not a TVLARS's; else as for any layer-wise optimizer.
+        """
+        if not all("step" in group for group in state_dict["param_groups"]):
+            raise ValueError("state_dict must be of a TVLARS, but it has no step count in its parameter groups")
+        super().load_state_dict(state_dict)
 
     def phi(self) -> list[float]:
         """φ of each parameter group at the latest step (at step 1 before the first). Waits for the device."""
@@ -169,7 +180,7 @@ class TVLARS(LayerwiseOptimizer):
         return lars(
             params,
             grads,
-            self._buffers(params, "momentum_buffer") if group["momentum"] else [],
+            self._buffers(params, *(["momentum_buffer"] if group["momentum"] else [])),
             group,
             lr=lr,
             trust_coefficient=trust_coefficient,
