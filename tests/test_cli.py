@@ -34,11 +34,18 @@ COMMAND = [sys.executable, "-m", "tvlars"]
             "train --config nowhere.json",
             "config must be a JSON file or a run folder, but 'nowhere.json' cannot be read: No such",
         ),
+        (
+            "train --precision 16-mixed --accelerator cpu",
+            "precision must be bf16-mixed or 32-true without a CUDA",
+        ),
+        ("train --crop-padding 8", "crop_padding must be < the image size, 8, got 8"),
+        ("train --micro-batch-size 1", "micro_batch_size must be an integer >= 2, got 1"),
+        (f"train --data imagefolder:{'x' * 300}", "cannot be read: File name too long"),
         ("train --delay 999", "delay must be < 150, the steps of this run, so that φ falls in it, got 999"),
         ("evaluate nowhere", "run must be an existing folder, got 'nowhere'"),
         ("train --batch-size many", "argument --batch-size: must be an integer, got 'many'"),
         ("train --batch-size 5000", "batch_size must be <= dataset_size (1,437 samples), got 5,000"),
-        ("train --lr nan", "lr must be > 0, got nan"),
+        ("train --lr nan", "lr must be > 0 and <= 1e+30, got nan"),
         ("train --lr", "argument --lr: expected one argument"),
         ("train --epochs 0", "epochs must be an integer >= 1, got 0"),
         ("train --data-dir /nowhere", "data_dir must be an existing folder, got '/nowhere'"),
@@ -81,7 +88,7 @@ def test_train_on_a_pipe(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     out = done.stdout
-    assert "128 x 2 accumulation + 44 x 1 process = 300 samples per optimizer step" in out
+    assert "100 x 3 accumulation x 1 process = 300 samples per optimizer step" in out
     assert "steps      4 an epoch, 12 in all" in out
     assert "12 optimizer steps are too few for a schedule to act" in out
     assert "3x3 stem with stride 1" in out
@@ -159,6 +166,56 @@ def test_a_comparison_is_run_again_from_its_config(tmp_path: Path, monkeypatch: 
     expected = first[first["seed"] == 2][columns].reset_index(drop=True)
     pd.testing.assert_frame_equal(second[columns], expected)
     assert second["lr"].iloc[0] == 3
+
+
+def test_a_comparison_is_narrowed_and_is_no_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert (
+        main(
+            [
+                "compare",
+                "--epochs",
+                "1",
+                "--optimizers",
+                "lars",
+                "sgd",
+                "--seeds",
+                "0",
+                "--set",
+                "lars.lr=3",
+                "--out",
+                "first",
+            ]
+        )
+        == 0
+    )
+    assert main(["compare", "--config", "first", "--optimizers", "sgd", "--out", "second"]) == 0
+    assert pd.read_csv("second/results.csv")["optimizer"].tolist() == ["sgd"]
+    capsys.readouterr()
+    assert main(["evaluate", "first"]) == 2
+    assert "it is a comparison, its runs are the folders in it" in capsys.readouterr().err
+    assert main(["train", "--config", "first"]) == 2
+    assert "config must be a run's, but it is a comparison's" in capsys.readouterr().err
+
+
+def test_a_reader_that_goes_away_does_not_take_the_record_with_it(tmp_path: Path) -> None:
+    command = f"set -o pipefail; {sys.executable} -u -m tvlars train --epochs 60 --out run | head -n 12 >/dev/null"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["status"] == "failed"
+    assert len(pd.read_csv(tmp_path / "run" / "epochs.csv")) == summary["epochs"] >= 1
+
+
+def test_a_terminal_without_greek_letters(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+    command = [*COMMAND, "train", "--epochs", "1", "--out", "run"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert b"slope ? =" in done.stdout
 
 
 def test_a_full_disk_is_one_sentence_and_keeps_what_was_written(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import io
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -21,12 +22,18 @@ DIVERGED, INTERRUPTED, BAD_INPUT = 3, 130, 2
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without Greek letters is no reason to stop
     try:
         from tvlars.lab.errors import DivergedError, UsageError
     except ModuleNotFoundError as error:
         return _missing_extra(error)
+    except KeyboardInterrupt:
+        return _fail("interrupted", INTERRUPTED)
     try:
-        parser = _parser(_config_file(arguments))
+        words = sys.argv[1:] if arguments is None else arguments
+        parser = _parser(words[0] if words else "", _config_file(words))
         parsed, unknown_arguments = parser.parse_known_args(arguments)
         if unknown_arguments:
             _refuse_unknown(parser, parsed.command, unknown_arguments)
@@ -99,7 +106,7 @@ def _compare(parsed: argparse.Namespace) -> int:
         optimizers=tuple(parsed.optimizers),
         batch_sizes=tuple(parsed.batch_size),
         seeds=tuple(parsed.seeds),
-        overrides=tuple(_override(text) if isinstance(text, str) else text for text in parsed.set or ()),
+        overrides=_overrides(parsed),
         out=parsed.out,
     )
     comparison = compare(config, announce=lambda line: print(line, flush=True))
@@ -128,7 +135,7 @@ class _Parser(argparse.ArgumentParser):
             raise unknown("command", value, list(action.choices))
 
 
-def _config_file(arguments: Sequence[str] | None) -> dict[str, Any]:
+def _config_file(arguments: Sequence[str]) -> dict[str, Any]:
     """What ``--config`` names: the options of an earlier run or comparison, which stand in for the defaults."""
     from tvlars.lab.errors import UsageError
 
@@ -137,9 +144,9 @@ def _config_file(arguments: Sequence[str] | None) -> dict[str, Any]:
     file = first.parse_known_args(arguments)[0].config
     if file is None:
         return {}
-    if file.is_dir():
-        file = file / "config.json"
     try:
+        if file.is_dir():
+            file = file / "config.json"
         values = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
@@ -151,7 +158,7 @@ def _config_file(arguments: Sequence[str] | None) -> dict[str, Any]:
     return values
 
 
-def _parser(config: dict[str, Any]) -> _Parser:
+def _parser(command: str, config: dict[str, Any]) -> _Parser:
     parser = _Parser(prog="tvlars", description="Large-batch training with TVLARS, LARS and LAMB.", allow_abbrev=False)
     from tvlars import __version__
 
@@ -190,8 +197,9 @@ def _parser(config: dict[str, Any]) -> _Parser:
         if f.name not in ("optimizer", "batch_size", "seed"):
             _add(compare, f)
     _add_config(compare)
-    if config:
+    if config and command == "train":
         train.set_defaults(**_defaults_of_train(config))
+    elif config and command == "compare":
         compare.set_defaults(**_defaults_of_compare(config))
 
     evaluate = _command(commands, "evaluate", "test the final weights of a run", _evaluate)
@@ -203,22 +211,25 @@ def _parser(config: dict[str, Any]) -> _Parser:
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
-    text = "options from a run folder or its config.json; what else is given here goes before them"
+    text = "options of an earlier run: its folder or config.json; options given here override them"
     parser.add_argument("--config", type=Path, metavar="FILE", help=text)
 
 
-def _defaults_of_train(config: dict[str, Any]) -> dict[str, Any]:
+def _defaults_of_train(config: dict[str, Any], comparison: bool = False) -> dict[str, Any]:
     """The defaults that a config file gives; where its run was written is not one of them."""
     from tvlars.lab.config import TrainConfig
+    from tvlars.lab.errors import UsageError
 
     values = config.get("base", config)
+    if "base" in config and not comparison:
+        raise UsageError("config must be a run's, but it is a comparison's: name one of the run folders in it")
     return {f.name: getattr(TrainConfig.from_mapping(values), f.name) for f in _options() if f.name != "out"}
 
 
 def _defaults_of_compare(config: dict[str, Any]) -> dict[str, Any]:
     from tvlars.lab.config import CompareConfig
 
-    defaults = _defaults_of_train(config)
+    defaults = _defaults_of_train(config, comparison=True)
     if "base" not in config:  # of a single run
         return {**defaults, "batch_size": [defaults["batch_size"]], "seeds": [defaults["seed"]]}
     stored = CompareConfig.from_mapping({name: value for name, value in config.items() if name != "out"})
@@ -279,6 +290,16 @@ def _train_config(parsed: argparse.Namespace, **values: Any) -> Any:
 
     taken = {f.name: getattr(parsed, f.name) for f in _options() if hasattr(parsed, f.name)}
     return TrainConfig(**{**taken, **values})
+
+
+def _overrides(parsed: argparse.Namespace) -> tuple[tuple[str, str, Any], ...]:
+    """Those typed, and those of a config file for optimizers that are still compared."""
+    given = parsed.set or ()
+    return tuple(
+        _override(entry) if isinstance(entry, str) else entry
+        for entry in given
+        if isinstance(entry, str) or entry[0] in parsed.optimizers
+    )
 
 
 def _override(text: str) -> tuple[str, str, Any]:

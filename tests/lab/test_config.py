@@ -18,13 +18,19 @@ from tvlars.lab import CompareConfig, TrainConfig, UsageError
         (dict(model="small"), "unknown model 'small': did you mean 'small_resnet'?"),
         (dict(precision="bf16"), "unknown precision 'bf16': did you mean 'bf16-mixed'"),
         (dict(schedule="warmup"), "unknown schedule 'warmup': did you mean 'warmup-cosine'"),
-        (dict(batch_size=0), "batch_size must be an integer >= 1, got 0"),
+        (dict(batch_size=0), "batch_size must be an integer >= 2, got 0"),
         (dict(epochs=1.5), "epochs must be an integer >= 1, got 1.5"),
-        (dict(micro_batch_size=-3), "micro_batch_size must be an integer >= 1, got -3"),
+        (dict(micro_batch_size=-3), "micro_batch_size must be an integer >= 2, got -3"),
         (dict(seed=-1), "seed must be an integer >= 0, got -1"),
         (dict(seed=2**32), "seed must be <= 4294967295"),
         (dict(trust_coefficient=0.0), "trust_coefficient must be > 0, got 0.0"),
         (dict(optimizer="sgd", trust_coefficient=0.1), "trust_coefficient must not be given for sgd"),
+        (dict(data=5), "data must be a name, got 5"),
+        (dict(data_dir=5), "data_dir must be a path, got 5"),
+        (dict(lr="5"), "lr must be > 0 and <= 1e+30, got '5'"),
+        (dict(lr=1e39), "lr must be > 0 and <= 1e+30, got 1e+39"),
+        (dict(crop_padding=10**6), "crop_padding must be <= 4096, got 1000000"),
+        (dict(augment=False, rotation=5.0), "rotation and crop_padding must not be given where augment is false"),
         (dict(rotation=-1.0), "rotation must be >= 0 and <= 180 (degrees), got -1.0"),
         (dict(init="xavier"), "unknown init 'xavier': did you mean 'xavier_normal'"),
         (dict(image_size=32), "image_size must not be given for digits, whose images have one size, got 32"),
@@ -44,7 +50,7 @@ def test_refused_when_made(arguments: dict[str, Any], message: str) -> None:
     ("arguments", "message"),
     [
         (dict(batch_size=2000), "batch_size must be <= dataset_size (1,437 samples), got 2,000"),
-        (dict(lr=-1.0), "lr must be > 0, got -1.0"),
+        (dict(momentum=0.0, nesterov=True), "momentum must be > 0 where nesterov=True, got 0.0"),
         (dict(delay=500.0, epochs=20), "delay must be < 100, the steps of this run, so that φ falls in it, got 500"),
         (dict(optimizer="lamb", momentum=0.5), "momentum and nesterov must not be given for lamb"),
     ],
@@ -69,8 +75,8 @@ def test_a_comparison_there_and_back() -> None:
     assert CompareConfig.from_mapping(json.loads(config.to_json())) == config
     with pytest.raises(UsageError, match="unknown option 'seed': did you mean 'seeds'"):
         CompareConfig.from_mapping({"seed": 3})
-    with pytest.raises(UsageError, match="seeds must be a list, got 3"):
-        CompareConfig.from_mapping({"seeds": 3})
+    with pytest.raises(UsageError, match="a config must be an object of options, got 5"):
+        CompareConfig.from_mapping({"base": 5})
 
 
 def test_labels_are_fit_for_a_file_name() -> None:
@@ -104,6 +110,14 @@ def test_runs_of_a_comparison() -> None:
     ("arguments", "message"),
     [
         (dict(optimizers=("tvlars", "lasr")), "unknown optimizer 'lasr'"),
+        (dict(seeds=5), "seeds must be a list, got 5"),
+        (dict(optimizers="lars"), "optimizers must be a list, got 'lars'"),
+        (dict(overrides=[["lars", "lr"]]), "overrides must be (optimizer, option, value) each"),
+        (
+            dict(overrides=(("lars", "data", "x"),)),
+            "data must be the same for all optimizers, but is set for",
+        ),
+        (dict(overrides=(("lars", "seed", 3),)), "seed must be the same for all optimizers, but is set for lars alone"),
         (dict(seeds=()), "seeds must name at least one, got none"),
         (dict(seeds=(1, 1)), "seeds must not repeat, got 1, 1"),
         (dict(overrides=(("sgd", "lr", 1.0),)), "unknown optimizer among those compared 'sgd'"),

@@ -81,7 +81,7 @@ def test_a_missing_part_is_named(tmp_path: Path) -> None:
         load_data("fashion-mnist", tmp_path)
 
 
-@pytest.mark.parametrize("damage", ["cut", "not gzip", "cut inside", "other type"])
+@pytest.mark.parametrize("damage", ["cut", "not gzip", "cut inside", "other type", "a byte"])
 def test_a_damaged_file_is_named(tmp_path: Path, damage: str) -> None:
     write_fashion_mnist(tmp_path)
     file = tmp_path / "train-images-idx3-ubyte.gz"
@@ -90,6 +90,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, damage: str) -> None:
         "cut": file.read_bytes()[:-20],
         "not gzip": b"<html>404</html>",
         "cut inside": gzip.compress(raw[:-5]),
+        "a byte": file.read_bytes()[:100] + bytes([file.read_bytes()[100] ^ 255]) + file.read_bytes()[101:],
         "other type": gzip.compress(raw[:2] + b"\x0d" + raw[3:]),
     }
     file.write_bytes(damaged[damage])
@@ -100,7 +101,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, damage: str) -> None:
 def test_labels_must_be_as_many_as_images(tmp_path: Path) -> None:
     write_fashion_mnist(tmp_path)
     write_idx(tmp_path / "train-labels-idx1-ubyte.gz", np.zeros(5, np.uint8))
-    with pytest.raises(UsageError, match="as many images as labels"):
+    with pytest.raises(UsageError, match="as many training images as labels"):
         load_data("fashion-mnist", tmp_path)
 
 
@@ -215,6 +216,22 @@ def test_a_folder_with_a_split(tmp_path: Path, test_part: str) -> None:
     assert data.class_names == ("cat", "dog", "emu")
     expected = write_image(tmp_path / "again.png", 113)  # of part 1, class 1, number 3
     assert np.array_equal(data.test_images[8].permute(1, 2, 0).numpy(), expected)
+
+
+def test_what_notebooks_and_archives_leave_behind_is_passed_over(tmp_path: Path) -> None:
+    write_folders(tmp_path, ("train", "val"))
+    for name in (".ipynb_checkpoints/x.png", "__MACOSX/y.png", "cat/._0.png"):
+        write_image(tmp_path / "train" / name, 0)
+    (tmp_path / "train" / "cat" / "._0.png").write_bytes(b"resource fork")
+    assert load_data(f"imagefolder:{tmp_path}").class_names == ("cat", "dog", "emu")
+
+
+def test_images_of_more_than_8_bits_are_refused(tmp_path: Path) -> None:
+    write_folders(tmp_path, ("train", "val"))
+    deep = np.random.default_rng(0).integers(0, 2**16, (8, 8), dtype=np.uint16)
+    Image.fromarray(deep).save(tmp_path / "train" / "dog" / "3.png")
+    with pytest.raises(UsageError, match=r"dog/3.png must be an image, but .* more than 8 bits a channel"):
+        load_data(f"imagefolder:{tmp_path}")
 
 
 def test_a_folder_without_a_split_is_split_by_class(tmp_path: Path) -> None:

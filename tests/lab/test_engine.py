@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from tvlars.lab import DivergedError, TrainConfig, UsageError, train
 from tvlars.lab.data import ImageData, load_data
+from tvlars.lab.engine import describe_batch
 from tvlars.lab.models import MODELS
 from tvlars.lab.progress import Reporter
 
@@ -41,7 +43,7 @@ class Plain(nn.Module):
 def test_micro_batches_give_the_batchs_own_gradient(
     tmp_path: Path, digits: ImageData, monkeypatch: pytest.MonkeyPatch, micro_batch_size: int
 ) -> None:
-    """The last micro-batch is a short one (250 = 100 + 100 + 50 = 3 x 64 + 58 = 35 x 7 + 5)."""
+    """Split into equal ones and into ones that differ by a sample (250 = 84 + 83 + 83)."""
     monkeypatch.setitem(MODELS, "plain", lambda channels, _, classes: (Plain(channels, classes), "plain"))
     weights, losses = [], []
     for size in (250, micro_batch_size):
@@ -135,6 +137,44 @@ def test_a_diverged_run_stops_says_where_and_keeps_its_record(tmp_path: Path, di
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "diverged"
 
 
+def test_a_last_step_that_ruins_the_weights_is_no_result(tmp_path: Path, digits: ImageData) -> None:
+    config = TrainConfig(
+        optimizer="sgd",
+        lr=1e20,
+        schedule="constant",
+        batch_size=1437,
+        epochs=1,
+        precision="32-true",
+        out=tmp_path / "run",
+    )
+    with pytest.raises(DivergedError, match=r"the test loss was not finite at step 1 with lr 1e\+20"):
+        train(config, data=digits)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["status"], summary["test_loss"]) == ("diverged", None)
+
+
+def test_a_batch_is_split_evenly(tmp_path: Path, digits: ImageData) -> None:
+    """A micro-batch of one sample at the end of 17 = 16 + 1 is more than batch norm could take."""
+    config = TrainConfig(model="resnet18", batch_size=17, micro_batch_size=16, epochs=1)
+    assert describe_batch(config).startswith("(9 x 1 + 8 x 1) accumulation x 1 process = 17 samples")
+    assert describe_batch(TrainConfig(batch_size=512, micro_batch_size=128)).startswith("128 x 4 accumulation x 1")
+    few = replace(
+        digits,
+        train_images=digits.train_images[:34],
+        train_labels=digits.train_labels[:34],
+        test_images=digits.test_images[:8],
+        test_labels=digits.test_labels[:8],
+    )
+    train(replace(config, out=tmp_path / "run"), data=few)
+
+
+def test_labels_and_images_must_fit(digits: ImageData) -> None:
+    with pytest.raises(UsageError, match=r"must have labels from 0 to 4, but the training labels in .* go from 0 to 9"):
+        replace(digits, classes=5)
+    with pytest.raises(UsageError, match=r"as many test images as labels, and at least one: .* has 0 and 0"):
+        replace(digits, test_images=digits.test_images[:0], test_labels=digits.test_labels[:0])
+
+
 def test_an_interrupted_run_keeps_its_record(tmp_path: Path, digits: ImageData) -> None:
     class Stop(Reporter):
         def step(self, row: Any) -> None:
@@ -146,6 +186,7 @@ def test_an_interrupted_run_keeps_its_record(tmp_path: Path, digits: ImageData) 
     assert pd.read_csv(tmp_path / "run" / "steps.csv")["step"].tolist() == list(range(1, 9))
     assert pd.read_csv(tmp_path / "run" / "epochs.csv")["epoch"].tolist() == [1]
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "interrupted"
+    assert (tmp_path / "run" / "weights.pt").is_file()
 
 
 def test_tensorboard_has_every_row(tmp_path: Path, digits: ImageData) -> None:

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-from tvlars.lab import Reporter, TrainConfig, UsageError, evaluate, load_run, train
+from tvlars.lab import Reporter, TrainConfig, UsageError, evaluate, load_data, load_run, train
 
 EPOCHS = 4
 
@@ -55,6 +55,16 @@ def test_another_data_set_must_fit(finished: Path, tmp_path: Path) -> None:
     write_folders(tmp_path, ("train", "val"))
     with pytest.raises(UsageError, match=r"data must have the 1 channels of the run's, but imagefolder:.* has 3"):
         evaluate(finished, data=f"imagefolder:{tmp_path}")
+
+
+def test_data_of_a_callers_own_is_not_taken_for_the_configs(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    mine = replace(load_data("digits"), name="mine")
+    result = train(TrainConfig(epochs=1, out=tmp_path / "run"), data=mine, reporter=Reporter())
+    with pytest.raises(UsageError, match=r"data must be given, since .* does not say where mine lies"):
+        evaluate(result)
+    assert evaluate(result, data="digits").samples == 360
 
 
 def test_one_that_is_being_written(folder: Path) -> None:
@@ -110,8 +120,11 @@ def test_a_damaged_one(folder: Path) -> None:
     assert "epochs.csv is damaged at line 3: 1 rows are read" in said
     with pytest.raises(UsageError, match=r"weights.pt must hold the weights of small_resnet, but it is damaged"):
         run.model()
-    with pytest.raises(UsageError, match=r"data must be given, since .* has no config.json that can be read"):
+    with pytest.raises(UsageError, match=r"data must be given, since .* does not say where digits lies"):
         evaluate(run)
+    (folder / "model.json").write_text('{"model": "small_resnet"}')
+    with pytest.raises(UsageError, match=r"model.json lacks data, channels, .*; the model cannot be built"):
+        run.model()
 
 
 def test_what_is_no_run_folder(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from tvlars.lab.compare import Comparison, compare
 from tvlars.lab.config import CompareConfig, TrainConfig
+from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.engine import RunResult, train
 from tvlars.lab.errors import DivergedError, UsageError
 from tvlars.lab.evaluate import Evaluation, evaluate
@@ -13,6 +14,7 @@ __all__ = [
     "Comparison",
     "DivergedError",
     "Evaluation",
+    "ImageData",
     "LoadedRun",
     "Reporter",
     "RunResult",
@@ -20,6 +22,7 @@ __all__ = [
     "UsageError",
     "compare",
     "evaluate",
+    "load_data",
     "load_run",
     "train",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,35 @@ PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 ACCELERATORS = ("auto", "cpu", "cuda", "mps")
 PHI_SCOPES = ("all", "ratio")
 MAX_SEED = 2**32 - 1
+MAX_LR = 1e30
+"""Far above any use, and below what would overflow in float32."""
+COUNTS = {
+    "batch_size": (2, 2**40),  # batch norm wants two samples at least
+    "epochs": (1, 10**9),
+    "micro_batch_size": (2, 2**40),
+    "seed": (0, MAX_SEED),
+    "crop_padding": (0, 4096),
+    "image_size": (8, 4096),
+}
+"""The ranges of the options that are counts."""
 
 
 def option(default: Any, help: str) -> Any:
     """A dataclass field that the command line offers with this help text."""
     return field(default=default, metadata={"help": help})
+
+
+def as_path(name: str, value: Any) -> Path | None:
+    """``value`` as a path with ~ expanded; None stays.
+
+    Raises:
+        UsageError: it is neither text nor a path.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, (str, Path)):
+        raise UsageError(f"{name} must be a path, got {value!r}")
+    return Path(value).expanduser()
 
 
 @dataclass(frozen=True)
@@ -64,7 +89,7 @@ class TrainConfig:
     augment: bool = option(True, "random crops, and mirroring where the data set allows it")
     crop_padding: int | None = option(None, "pixels of padding for random crops (default: image size / 12)")
     rotation: float = option(0.0, "degrees that images are turned by at most, either way")
-    micro_batch_size: int = option(1024, "samples per forward pass; larger batches are accumulated")
+    micro_batch_size: int = option(1024, "samples per forward pass at most; larger batches are accumulated")
     precision: str = option("auto", "precision: " + ", ".join(PRECISIONS) + " (auto: bf16-mixed where native)")
     accelerator: str = option("auto", "device: " + ", ".join(ACCELERATORS))
     compile: bool = option(False, "compile the model with torch.compile")
@@ -73,8 +98,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name in ("data_dir", "out"):
-            if isinstance(getattr(self, name), str):
-                object.__setattr__(self, name, Path(getattr(self, name)))
+            object.__setattr__(self, name, as_path(name, getattr(self, name)))
         check_data_name(self.data, self.image_size)
         for kind, name, valid in (
             ("model", self.model, MODELS),
@@ -91,24 +115,27 @@ class TrainConfig:
             if not isinstance(getattr(self, flag), bool):
                 raise UsageError(f"{flag} must be true or false, got {getattr(self, flag)!r}")
         self._check_numbers()
+        if not self.augment and (self.rotation or self.crop_padding):
+            raise UsageError("rotation and crop_padding must not be given where augment is false, they play no part")
         if self.optimizer not in ("tvlars", "lars") and self.trust_coefficient is not None:
             raise UsageError(f"trust_coefficient must not be given for {self.optimizer}, which has none")
         if self.optimizer != "tvlars" and self.phi_scope != "all":
             raise UsageError(f"phi_scope must be 'all' for {self.optimizer}, got {self.phi_scope!r}")
 
     def _check_numbers(self) -> None:
-        counts = {"batch_size": 1, "epochs": 1, "micro_batch_size": 1, "seed": 0, "crop_padding": 0, "image_size": 8}
-        for name, low in counts.items():
+        for name, (low, high) in COUNTS.items():
             value = getattr(self, name)
             if value is None and name in ("crop_padding", "image_size"):
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < low:
                 raise UsageError(f"{name} must be an integer >= {low}, got {value!r}")
-        if self.seed > MAX_SEED:
-            raise UsageError(f"seed must be <= {MAX_SEED}, got {self.seed}")
+            if value > high:
+                raise UsageError(f"{name} must be <= {high}, got {value}")
         try:
             if self.trust_coefficient is not None:
                 check_number("trust_coefficient", self.trust_coefficient, open_low=True)
+            if self.lr is not None:
+                check_number("lr", self.lr, high=MAX_LR, open_low=True)
             check_number("rotation", self.rotation, high=180.0, unit="degrees")
         except ValueError as error:
             raise UsageError(str(error)) from error
@@ -170,11 +197,17 @@ class TrainConfig:
         Raises:
             UsageError: a name is not a field's, or a value is bad.
         """
+        if not isinstance(values, dict):
+            raise UsageError(f"a config must be an object of options, got {values!r}")
         known = [f.name for f in fields(cls)]
         for name in values:
             if name not in known:
                 raise unknown("option", name, known)
         return cls(**values)
+
+
+SAME_FOR_ALL = ("data", "data_dir", "image_size", "batch_size", "seed")
+"""Options that a comparison does not let one optimizer have to itself."""
 
 
 @dataclass(frozen=True)
@@ -190,14 +223,24 @@ class CompareConfig:
     out: Path | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "out", as_path("out", self.out))
+        for name in ("optimizers", "batch_sizes", "seeds", "overrides"):
+            values = getattr(self, name)
+            if isinstance(values, (str, dict)) or not isinstance(values, Iterable):
+                raise UsageError(f"{name} must be a list, got {values!r}")
+            object.__setattr__(self, name, tuple(tuple(v) if isinstance(v, list) else v for v in values))
+        if not all(isinstance(entry, tuple) and len(entry) == 3 for entry in self.overrides):
+            raise UsageError(f"overrides must be (optimizer, option, value) each, got {self.overrides!r}")
         for name in ("optimizers", "batch_sizes", "seeds"):
             values = getattr(self, name)
             if not values:
                 raise UsageError(f"{name} must name at least one, got none")
-            if len(set(values)) != len(values):
+            if len(set(map(repr, values))) != len(values):
                 raise UsageError(f"{name} must not repeat, got {', '.join(map(str, values))}")
         known = [f.name for f in fields(TrainConfig) if f.name not in ("optimizer", "out")]
         for optimizer, name, _ in self.overrides:
+            if name in SAME_FOR_ALL:
+                raise UsageError(f"{name} must be the same for all optimizers, but is set for {optimizer} alone")
             if optimizer not in self.optimizers:
                 raise unknown("optimizer among those compared", optimizer, self.optimizers)
             if name not in known:
@@ -218,15 +261,7 @@ class CompareConfig:
         for name in values:
             if name not in (known := [f.name for f in fields(cls)]):
                 raise unknown("option", name, known)
-        lists = {name: values[name] for name in ("optimizers", "batch_sizes", "seeds", "overrides") if name in values}
-        for name, value in lists.items():
-            if not isinstance(value, (list, tuple)):
-                raise UsageError(f"{name} must be a list, got {value!r}")
-        tuples: dict[str, Any] = {
-            name: tuple(tuple(v) if isinstance(v, list) else v for v in value) for name, value in lists.items()
-        }
-        out = values.get("out")
-        return cls(TrainConfig.from_mapping(values.get("base", {})), **tuples, out=None if out is None else Path(out))
+        return cls(**{**values, "base": TrainConfig.from_mapping(values.get("base", {}))})
 
     def runs(self) -> list[TrainConfig]:
         """The config of every run, in the order in which they are trained: seeds outermost.

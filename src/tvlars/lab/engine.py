@@ -6,7 +6,9 @@ at a time, so that an accelerator is seldom waited for.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -74,11 +76,20 @@ def train(
     precision = choose_precision(config)
     fabric = make_fabric(config, precision)
     fabric.seed_everything(config.seed, verbose=False)
+    if config.crop_padding is not None and config.crop_padding >= data.image_size:
+        raise UsageError(f"crop_padding must be < the image size, {data.image_size}, got {config.crop_padding}")
     model, model_text = build_model(config.model, data.channels, data.image_size, data.classes, config.init)
     facts = {"device": device_name(fabric.device), "precision": precision, "model": model_text, "data": str(data)}
     folder = new_folder(config.out, config.label()) if folder is None else folder
     mean, std = data.mean_and_std()
-    shape = {"model": config.model, "channels": data.channels, "image_size": data.image_size, "classes": data.classes}
+    shape = {
+        "model": config.model,
+        "data": data.name,
+        "channels": data.channels,
+        "image_size": data.image_size,
+        "classes": data.classes,
+        "class_names": data.class_names,
+    }
     record = Record(folder, config, plan, {**shape, "mean": mean.tolist(), "std": std.tolist()}, facts)
     run = Run(config, plan, data, (mean, std), fabric, model, record, reporter)
     reporter.start(config, plan, describe(config, plan, facts), folder)
@@ -104,14 +115,23 @@ def describe(config: TrainConfig, plan: Plan, facts: dict[str, Any]) -> list[str
 
 def describe_batch(config: TrainConfig) -> str:
     """What a batch is made of: micro-batch x accumulation x processes = batch size."""
-    micro = min(config.micro_batch_size, config.batch_size)
-    full, rest = divmod(config.batch_size, micro)
-    parts = f"{micro:,} x {full} accumulation" + (f" + {rest:,}" if rest else "")
+    count = micro_batches(config)
+    short, longer = divmod(config.batch_size, count)
+    parts = f"{short:,} x {count} accumulation"
+    if longer:  # tensor_split makes the first ones a sample longer
+        parts = f"({short + 1:,} x {longer} + {short:,} x {count - longer}) accumulation"
     return f"{parts} x 1 process = {config.batch_size:,} samples per optimizer step"
+
+
+def micro_batches(config: TrainConfig) -> int:
+    """Into how many micro-batches a batch is split, evenly: batch norm then sees about as much in each."""
+    return -(-config.batch_size // config.micro_batch_size)
 
 
 def choose_precision(config: TrainConfig) -> str:
     """The precision of a run: ``auto`` is bf16-mixed where the device computes in bfloat16 natively."""
+    if config.precision == "16-mixed" and not (config.accelerator in ("auto", "cuda") and torch.cuda.is_available()):
+        raise UsageError("precision must be bf16-mixed or 32-true without a CUDA device, got '16-mixed'")
     if config.precision != "auto":
         return config.precision
     on_cuda = config.accelerator in ("auto", "cuda") and torch.cuda.is_available()
@@ -186,13 +206,17 @@ class Run:
         try:
             for epoch in range(1, self.config.epochs + 1):
                 self._epoch(epoch)
-            self.record.save_weights(self.bare_model.state_dict())
             status = "finished"
         except KeyboardInterrupt:
             status = "interrupted"
             raise
         except DivergedError:
             status = "diverged"
+            raise
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if "can't allocate memory" in str(error) or isinstance(error, torch.OutOfMemoryError):
+                size = min(self.config.micro_batch_size, self.config.batch_size)
+                raise UsageError(f"micro_batch_size must be smaller for this device's memory, got {size}") from error
             raise
         finally:
             self._close(status)
@@ -203,17 +227,31 @@ class Run:
             if status == "interrupted":
                 self._fetch()
         finally:
-            self.reporter.end(status)
+            try:
+                self._finish(status)
+            finally:
+                with contextlib.suppress(OSError):  # nobody may be there to read it any more
+                    self.reporter.end(status)
+
+    def _finish(self, status: str) -> None:
+        """Write all that is left; the summary last, since its status says that the rest is there."""
+        try:
             self._write()
             if self.tensorboard is not None:
                 self.tensorboard.close()
+            if status in ("finished", "interrupted"):
+                self.record.save_weights(self.bare_model.state_dict())
+        except OSError:
+            status = "failed"
+            raise
+        finally:
             last = self.epochs[-1] if self.epochs else None
             self.record.finish(
                 status,
                 steps=self.step,
                 epochs=len(self.epochs),
                 test_accuracy=last.test_accuracy if last else None,
-                test_loss=last.test_loss if last else None,
+                test_loss=last.test_loss if last and math.isfinite(last.test_loss) else None,
                 seconds=round(sum(row.seconds for row in self.epochs), 3),
             )
 
@@ -251,12 +289,14 @@ class Run:
         self.epochs.append(row)
         self._write(row)
         self.reporter.epoch(row)
+        if not math.isfinite(test_loss):  # of a step whose loss was taken before it
+            raise DivergedError(self.config.optimizer, self.step, steps[-1].lr, self.record.folder, "test loss")
 
     def _optimizer_step(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         """One step on the samples with these indices; returns mean loss and number of right answers."""
         loss_sum = torch.zeros((), device=self.fabric.device)
         correct = torch.zeros((), dtype=torch.int64, device=self.fabric.device)
-        for index in torch.split(batch, self.config.micro_batch_size):
+        for index in torch.tensor_split(batch, micro_batches(self.config)):
             images, labels = self.data.train_images[index], self.data.train_labels[index]
             if self.config.augment:
                 images = crop_and_flip(images, self.padding, self.data.flip, self.draws)

@@ -17,10 +17,10 @@ class DivergedError(RuntimeError):
     Attributes: ``step`` (from 1) and ``lr`` where it happened, ``folder`` of the record that was kept.
     """
 
-    def __init__(self, optimizer: str, step: int, lr: float, folder: Path) -> None:
+    def __init__(self, optimizer: str, step: int, lr: float, folder: Path, what: str = "loss") -> None:
         self.step, self.lr, self.folder = step, lr, folder
         super().__init__(
-            f"{optimizer} diverged: the loss was not finite at step {step} with lr {lr:.4g}; "
+            f"{optimizer} diverged: the {what} was not finite at step {step} with lr {lr:.4g}; "
             f"the record up to there is in {folder}. A smaller lr is the usual way out."
         )
 
@@ -28,6 +28,6 @@ class DivergedError(RuntimeError):
 def unknown(kind: str, name: object, valid: Iterable[str]) -> UsageError:
     """The error for a name that is not among ``valid``: nearest names first."""
     names = list(valid)
-    near = difflib.get_close_matches(str(name).lower(), names, n=2, cutoff=0.5)
+    near = difflib.get_close_matches(str(name).lower(), names, n=2, cutoff=0.55)
     hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
     return UsageError(f"unknown {kind} {str(name)!r}: {hint}Known: {', '.join(names)}.")

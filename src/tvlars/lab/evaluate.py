@@ -8,7 +8,9 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from tvlars.lab.config import as_path
 from tvlars.lab.data import load_data
+from tvlars.lab.engine import RunResult
 from tvlars.lab.errors import UsageError
 from tvlars.lab.run_folder import LoadedRun, load_run
 
@@ -24,10 +26,10 @@ class Evaluation:
 
 
 def evaluate(
-    run: LoadedRun | Path | str,
+    run: LoadedRun | RunResult | Path | str,
     *,
     data: str | None = None,
-    data_dir: Path | None = None,
+    data_dir: Path | str | None = None,
     image_size: int | None = None,
     batch_size: int = 1024,
     device: str = "auto",
@@ -35,7 +37,7 @@ def evaluate(
     """Test the final weights of a run in float32.
 
     Args:
-        run: a run, or its folder.
+        run: a run, what ``train`` returned, or a folder.
         data: data set to test on; None (default) is the run's own.
         data_dir: where it lies; None (default) is where the run looked, for the run's own.
         image_size: for imagefolder:PATH.
@@ -46,17 +48,19 @@ def evaluate(
         UsageError: the run has no weights, or the data set does not fit its model.
     """
     if not isinstance(run, LoadedRun):
-        run = load_run(run)
+        run = load_run(run.folder if isinstance(run, RunResult) else run)
+    facts, data_dir = run.model_facts(), as_path("data_dir", data_dir)
     if data is None:
-        if run.config is None:
-            raise UsageError(f"data must be given, since {run.folder} has no config.json that can be read")
+        if run.config is None or run.config.data != facts["data"]:
+            raise UsageError(f"data must be given, since {run.folder} does not say where {facts['data']} lies")
         data, data_dir = run.config.data, data_dir or run.config.data_dir
         image_size = image_size or run.config.image_size
     loaded = load_data(data, data_dir, image_size)
-    facts = run._model_facts()
     for name, value in (("channels", loaded.channels), ("classes", loaded.classes)):
         if facts[name] != value:
             raise UsageError(f"data must have the {facts[name]} {name} of the run's, but {data} has {value}")
+    if list(loaded.class_names) != list(facts["class_names"]):
+        raise UsageError(f"data must have the classes of {facts['data']}, which the run was trained on, got {data!r}")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     model = run.model().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,7 +55,9 @@ def write_report(comparison: Comparison) -> Path:
         plotly_js=plotly.offline.get_plotlyjs() if sections else "",
     )
     file = comparison.folder / "report.html"
-    file.write_text(page, encoding="utf-8")
+    part = file.with_suffix(".html.part")
+    part.write_text(page, encoding="utf-8", errors="replace")  # a folder's name may be no text
+    os.replace(part, file)
     return file
 
 
@@ -115,9 +118,10 @@ def figures(curves: list[Curves]) -> list[go.Figure]:
             _band(accuracy, c.optimizer, color, _stack(c.epochs, "epoch", "test_accuracy", scale=100))
         if c.steps:
             _band(loss, c.optimizer, color, _stack(c.steps, "epoch", "loss"))
+            longest = [max(c.steps, key=len)]  # the schedule is the same for every seed
             for figure, column in ((lr, "lr"), (phi, "phi")):
-                # the same for every seed; dashes let curves that coincide be seen
-                _band(figure, c.optimizer, color, _stack(c.steps[:1], "epoch", column), DASHES.get(c.optimizer))
+                # dashes let curves that coincide be seen
+                _band(figure, c.optimizer, color, _stack(longest, "epoch", column), DASHES.get(c.optimizer))
     return [accuracy, loss, lr, phi]
 
 

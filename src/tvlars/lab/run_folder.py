@@ -16,6 +16,8 @@ from tvlars.lab.config import TrainConfig
 from tvlars.lab.errors import UsageError
 from tvlars.lab.record import EpochRow, StepRow
 
+MODEL_FACTS = ("model", "data", "channels", "image_size", "classes", "class_names", "mean", "std")
+
 
 @dataclass(frozen=True)
 class LoadedRun:
@@ -49,7 +51,7 @@ class LoadedRun:
         """
         from tvlars.lab.models import build_model
 
-        shape = self._model_facts()
+        shape = self.model_facts()
         file = self.folder / "weights.pt"
         if not file.is_file():
             raise UsageError(
@@ -66,15 +68,22 @@ class LoadedRun:
 
     def normalize(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 images (N, C, H, W) as the model saw them: minus mean, by standard deviation, of the training set."""
-        shape = self._model_facts()
+        shape = self.model_facts()
         mean, std = (torch.tensor(shape[key], device=images.device).view(1, -1, 1, 1) for key in ("mean", "std"))
         return (images - mean) / std
 
-    def _model_facts(self) -> dict[str, Any]:
+    def model_facts(self) -> dict[str, Any]:
+        """What the model was built from, and mean and deviation of its images: model.json.
+
+        Raises:
+            UsageError: it is missing or damaged.
+        """
         problems: list[str] = []
         facts = _read_json(self.folder / "model.json", problems)
+        if missing := [name for name in MODEL_FACTS if name not in facts]:
+            problems.append(f"model.json lacks {', '.join(missing)}")
         if problems:
-            raise UsageError(f"{problems[0]}; the model cannot be built without it")
+            raise UsageError(f"{self.folder}: {problems[0]}; the model cannot be built without it")
         return facts
 
 
@@ -87,9 +96,10 @@ def load_run(folder: Path | str) -> LoadedRun:
     folder = Path(folder)
     if not folder.is_dir():
         raise UsageError(f"run must be an existing folder, got {str(folder)!r}")
+    if (folder / "comparison.json").is_file():
+        raise UsageError(f"{folder} is no run folder: it is a comparison, its runs are the folders in it")
     if not any((folder / name).is_file() for name in ("config.json", "epochs.csv", "steps.csv")):
-        hint = "; it is a comparison, its runs are the folders in it" if (folder / "comparison.json").is_file() else ""
-        raise UsageError(f"{folder} is no run folder: it has no config.json, epochs.csv or steps.csv{hint}")
+        raise UsageError(f"{folder} is no run folder: it has no config.json, epochs.csv or steps.csv")
     problems: list[str] = []
     config = _read_config(_read_json(folder / "config.json", problems), problems)
     summary: dict[str, Any] = {}

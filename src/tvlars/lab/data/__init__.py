@@ -28,6 +28,8 @@ FOLDER_PREFIX = "imagefolder:"
 
 def check_data_name(name: str, image_size: int | None = None) -> None:
     """Raise ``UsageError`` unless ``name`` is a data set's, or imagefolder:PATH; ``image_size`` wants the latter."""
+    if not isinstance(name, str):
+        raise UsageError(f"data must be a name, got {name!r}")
     if name.startswith(FOLDER_PREFIX) and name != FOLDER_PREFIX:
         return
     if name not in DATASETS:
@@ -49,8 +51,12 @@ def load_data(name: str, data_dir: Path | None = None, image_size: int | None = 
         UsageError: the name is unknown, or its files are missing, damaged or cannot be downloaded.
     """
     check_data_name(name, image_size)
-    if data_dir is not None and not data_dir.is_dir():
-        raise UsageError(f"data_dir must be an existing folder, got {str(data_dir)!r}")
-    if name.startswith(FOLDER_PREFIX):
-        return load_image_folder((data_dir or Path()) / name.removeprefix(FOLDER_PREFIX), image_size)
-    return DATASETS[name](data_dir)
+    try:
+        if data_dir is not None and not data_dir.is_dir():
+            raise UsageError(f"data_dir must be an existing folder, got {str(data_dir)!r}")
+        if name.startswith(FOLDER_PREFIX):
+            folder = Path(name.removeprefix(FOLDER_PREFIX)).expanduser()
+            return load_image_folder((data_dir or Path()) / folder, image_size)
+        return DATASETS[name](data_dir)
+    except OSError as error:
+        raise UsageError(f"data {name!r} cannot be read: {error.strerror or error}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -34,9 +35,9 @@ def load_fashion_mnist(data_dir: Path | None) -> ImageData:
         tensors, origin = _download_fashion_mnist(data_dir or DOWNLOAD_DIR.expanduser())
     train_images, train_labels, test_images, test_labels = tensors
     for images, labels in ((train_images, train_labels), (test_images, test_labels)):
-        if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels):
+        if images.ndim != 3 or labels.ndim != 1:
             raise UsageError(
-                f"fashion-mnist in {origin} must hold as many images as labels, "
+                f"fashion-mnist in {origin} must hold images and labels, "
                 f"got shapes {tuple(images.shape)} and {tuple(labels.shape)}"
             )
     return ImageData(
@@ -69,7 +70,7 @@ def read_idx(file: Path) -> Tensor:
         if zeros != 0 or kind != 8:
             raise ValueError(f"its header says type {kind}, not unsigned bytes")
         values = np.frombuffer(raw, np.uint8, offset=4 + 4 * ndim).reshape(shape)
-    except (OSError, EOFError, ValueError, struct.error) as error:
+    except (OSError, EOFError, ValueError, struct.error, zlib.error) as error:
         raise UsageError(f"{file} must be an idx file of unsigned bytes, but it cannot be read: {error}") from error
     return torch.from_numpy(values.copy())
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from tvlars.lab.errors import UsageError
+
 DOWNLOAD_DIR = Path("~/.cache/tvlars/data")
 """Where torchvision downloads to if ``data_dir`` is not given."""
 
@@ -26,6 +28,23 @@ class ImageData:
     flip: bool
     """Whether a mirrored image is an image of the same class; digits are not."""
     class_names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for part, images, labels in (
+            ("training", self.train_images, self.train_labels),
+            ("test", self.test_images, self.test_labels),
+        ):
+            if len(images) != len(labels) or not len(images):
+                raise UsageError(
+                    f"{self.name} must have as many {part} images as labels, and at least one: "
+                    f"{self.origin} has {len(images)} and {len(labels)}"
+                )
+            low, high = int(labels.min()), int(labels.max())
+            if low < 0 or high >= self.classes:
+                raise UsageError(
+                    f"{self.name} must have labels from 0 to {self.classes - 1}, but the {part} labels in "
+                    f"{self.origin} go from {low} to {high}"
+                )
 
     @property
     def image_size(self) -> int:

@@ -102,16 +102,21 @@ def _by_class(folder: Path) -> Labelled:
     return [
         (file, below.name)
         for below in sorted(folder.iterdir())
-        if below.is_dir()
+        if below.is_dir() and not _hidden(below)
         for file in sorted(below.rglob("*"))
-        if file.suffix.lower() in SUFFIXES
+        if file.suffix.lower() in SUFFIXES and not _hidden(file)
     ]
+
+
+def _hidden(path: Path) -> bool:
+    """Whether it is what notebooks and archives leave behind, and no part of the data set."""
+    return path.name.startswith(".") or path.name == "__MACOSX"
 
 
 def _annotated(annotations: Path) -> Labelled:
     """Tiny ImageNet's val: file name and class in the first two columns, images beside in a folder ``images``."""
     found = []
-    for number, line in enumerate(annotations.read_text().splitlines(), 1):
+    for number, line in enumerate(annotations.read_text("utf-8", "surrogateescape").splitlines(), 1):
         columns = line.split("\t")
         if len(columns) < 2:
             raise UsageError(f"{annotations} must have a file name and a class in each line, line {number} has not")
@@ -158,6 +163,8 @@ def _decode_one(file: Path, image_size: int | None) -> Tensor:
 
     try:
         with Image.open(file) as opened:
+            if opened.mode[0] in "IF":  # PIL would clip it to 8 bits
+                raise ValueError(f"it has more than 8 bits a channel (mode {opened.mode})")
             image = opened.convert("RGB")
     except FileNotFoundError as error:
         raise UsageError(f"{file} is missing") from error
