@@ -58,6 +58,7 @@ def fused_lars(
         q = [ratio(w_norm, u_norm) for w_norm, u_norm in _norms_of_small(w, u)]
         u = list(torch._foreach_mul(u, q))
         _sgd(w, u, m, lr, 0.0, momentum, nesterov=nesterov, maximize=maximize)
+    scratch = torch.empty(CHUNK if large else 0, dtype=params[0].dtype)
     for i in large:
         w_norm = _norm(params[i])
         q_i = ratio(w_norm, _norm_of_sum(params[i], w_norm, grads[i], beta))
@@ -68,7 +69,7 @@ def fused_lars(
             _sgd([params[i]], [grads[i]], buffers, lr, weight_decay, momentum, dampening=1 - q_i, maximize=maximize)
         else:
             for w_i, g_i, m_i in _chunks(params[i], grads[i], momentum_buffers[i]):
-                qu = torch.add(g_i, w_i, alpha=beta).mul_(q_i)
+                qu = torch.add(g_i, w_i, alpha=beta, out=scratch[: w_i.numel()]).mul_(q_i)
                 _sgd([w_i], [qu], [m_i], lr, 0.0, momentum, nesterov=nesterov, maximize=maximize)
 
 
