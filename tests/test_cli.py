@@ -103,6 +103,21 @@ def test_train_on_a_pipe(tmp_path: Path) -> None:
     )
 
 
+def test_train_on_a_terminal_shows_a_bar(tmp_path: Path) -> None:
+    command = [*COMMAND, "train", "--epochs", "2", "--out", "run"]
+    code = f"import pty, sys; sys.exit(pty.spawn({command!r}) >> 8)"
+    environment = {**os.environ, "COLUMNS": "160", "TERM": "xterm"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False, env=environment
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", done.stdout)
+    bars = [line for line in re.split(r"[\r\n]+", plain) if " 10/10 " in line]
+    measured = pd.read_csv(tmp_path / "run" / "epochs.csv")["test_accuracy"].iloc[-1]
+    for words in ("tvlars b256 s0", "━", "loss", "acc", f"test {measured:.2%}", "lr", "φ", "img/s"):
+        assert words in bars[-1]
+
+
 def test_a_diverged_run_ends_with_3(tmp_path: Path) -> None:
     arguments = ["--optimizer", "sgd", "--lr", "1e18", "--schedule", "constant", "--epochs", "2", "--out", "run"]
     done = subprocess.run([*COMMAND, "train", *arguments], cwd=tmp_path, capture_output=True, text=True, check=False)

@@ -92,6 +92,10 @@ class BarReporter(Reporter):
             self.speed = (row.step - self.since_step) * self.batch_size / (now - self.since)
         if now - self.since > 2.0:
             self.since, self.since_step = now, row.step
+        self.last = row
+        self._show(row)
+
+    def _show(self, row: StepRow) -> None:
         numbers = (
             f"loss {row.loss:.3f} acc {row.train_accuracy:.1%}{self.test} lr {row.lr:.3g} φ {row.phi:.3f} "
             f"{self.speed:,.0f} img/s"
@@ -100,6 +104,7 @@ class BarReporter(Reporter):
 
     def epoch(self, row: EpochRow) -> None:
         self.test = f" test {row.test_accuracy:.2%}"
+        self._show(self.last)  # so that the accuracy stands there at once, after the last epoch too
         self.since, self.since_step = time.perf_counter(), row.step
 
     def end(self, status: str) -> None:
