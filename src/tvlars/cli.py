@@ -165,8 +165,7 @@ def _parser(command: str, config: dict[str, Any]) -> _Parser:
     parser.add_argument("--version", action="version", version=f"tvlars {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
     train = _command(commands, "train", "train one model and keep a record of it", _train)
-    for f in _options():
-        _add(train, f)
+    _add_all(train)
     _add_config(train)
 
     compare = _command(commands, "compare", "train several optimizers, batch sizes and seeds; table and page", _compare)
@@ -175,7 +174,7 @@ def _parser(command: str, config: dict[str, Any]) -> _Parser:
         nargs="+",
         default=["tvlars", "lars", "lamb"],
         metavar="NAME",
-        help="(default: tvlars lars lamb)",
+        help="those compared, one or more (default: tvlars lars lamb)",
     )
     compare.add_argument(
         "--batch-size",
@@ -185,7 +184,9 @@ def _parser(command: str, config: dict[str, Any]) -> _Parser:
         metavar="N",
         help="samples per optimizer step, one or more (default: 256)",
     )
-    compare.add_argument("--seeds", nargs="+", type=_type(int), default=[0, 1, 2], metavar="N", help="(default: 0 1 2)")
+    compare.add_argument(
+        "--seeds", nargs="+", type=_type(int), default=[0, 1, 2], metavar="N", help="one or more (default: 0 1 2)"
+    )
     compare.add_argument(
         "--set",
         nargs="+",
@@ -193,9 +194,7 @@ def _parser(command: str, config: dict[str, Any]) -> _Parser:
         metavar="OPTIMIZER.OPTION=VALUE",
         help="an option for one optimizer alone, as in --set lars.lr=16 lamb.warmup-epochs=0",
     )
-    for f in _options():
-        if f.name not in ("optimizer", "batch_size", "seed"):
-            _add(compare, f)
+    _add_all(compare, without=("optimizer", "batch_size", "seed"))
     _add_config(compare)
     if config and command == "train":
         train.set_defaults(**_defaults_of_train(config))
@@ -256,7 +255,18 @@ def _options() -> tuple[Field[Any], ...]:
     return fields(TrainConfig)
 
 
-def _add(parser: argparse.ArgumentParser, f: Field[Any], default: Any = MISSING) -> None:
+def _add_all(parser: argparse.ArgumentParser, without: tuple[str, ...] = ()) -> None:
+    from tvlars.lab.config import SECTIONS
+
+    section: Any = parser
+    for f in _options():
+        if f.name in SECTIONS:
+            section = parser.add_argument_group(SECTIONS[f.name])
+        if f.name not in without:
+            _add(section, f)
+
+
+def _add(parser: Any, f: Field[Any], default: Any = MISSING) -> None:
     flag, text = "--" + f.name.replace("_", "-"), f.metadata["help"]
     default = f.default if default is MISSING else default
     if default is not None and "default" not in text and not isinstance(default, bool):

@@ -20,6 +20,8 @@ OPTIMIZERS = tuple(DEFAULTS)
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 ACCELERATORS = ("auto", "cpu", "cuda", "mps")
 PHI_SCOPES = ("all", "ratio")
+SECTIONS = {"data": "the run", "lr": "the optimizer", "schedule": "the schedule", "augment": "the rest"}
+"""Titles of the help's sections, each by its first option in ``TrainConfig``."""
 MAX_SEED = 2**32 - 1
 MAX_LR = 1e30
 """Far above any use, and below what would overflow in float32."""
@@ -61,27 +63,29 @@ class TrainConfig:
             (:meth:`plan`).
     """
 
-    data: str = option("digits", "data set: " + ", ".join(DATASETS) + f", {FOLDER_PREFIX}PATH")
+    data: str = option("digits", "one of " + ", ".join(DATASETS) + f", {FOLDER_PREFIX}PATH")
     data_dir: Path | None = option(None, "folder where the data set lies or is downloaded to")
     image_size: int | None = option(None, "pixels that images of a folder are scaled to (default: their own)")
-    model: str = option("small_resnet", "model: " + ", ".join(MODELS))
+    model: str = option("small_resnet", "one of " + ", ".join(MODELS))
     init: str = option("default", "weights of convolutions and linear layers: " + ", ".join(INITS))
-    optimizer: str = option("tvlars", "optimizer: " + ", ".join(OPTIMIZERS))
+    optimizer: str = option("tvlars", "one of " + ", ".join(OPTIMIZERS))
     batch_size: int = option(256, "samples per optimizer step")
     epochs: int = option(30, "passes over the training set")
     seed: int = option(0, "seed of initialization, shuffling and augmentation")
 
     lr: float | None = option(None, "learning rate (default: from the batch size, see tvlars.plan)")
-    bias_norm_lr_scale: float | None = option(None, "lr of biases and norms is lr times this")
-    weight_decay: float | None = option(None, "weight decay; biases and norms have none")
-    momentum: float | None = option(None, "momentum (tvlars, lars, sgd)")
-    nesterov: bool | None = option(None, "Nesterov momentum (tvlars, lars, sgd)")
-    trust_coefficient: float | None = option(None, "trust coefficient (tvlars, lars; default: 0.001)")
+    bias_norm_lr_scale: float | None = option(None, "lr of biases and norms is lr times this (default: from the plan)")
+    weight_decay: float | None = option(None, "of all but biases and norms (default: from the plan)")
+    momentum: float | None = option(None, "of tvlars, lars and sgd (default: 0.9)")
+    nesterov: bool | None = option(None, "Nesterov momentum of tvlars, lars and sgd (default: yes)")
+    trust_coefficient: float | None = option(None, "of tvlars and lars (default: 0.001)")
 
-    schedule: str = option("auto", "lr schedule: " + ", ".join(SCHEDULES) + " (tvlars has its own)")
-    warmup_epochs: float | None = option(None, "epochs of linear warm-up before the cosine, may be 0")
-    delay_factor: float | None = option(None, "λ of the sigmoid schedule, per step")
-    delay: float | None = option(None, "d_e of the sigmoid schedule, in steps")
+    schedule: str = option("auto", "one of " + ", ".join(SCHEDULES) + "; tvlars has its own")
+    warmup_epochs: float | None = option(
+        None, "epochs of linear warm-up before the cosine, may be 0 (default: a fifth)"
+    )
+    delay_factor: float | None = option(None, "λ of the sigmoid schedule, per step (default: from the plan)")
+    delay: float | None = option(None, "d_e of the sigmoid schedule, in steps (default: from the plan)")
     alpha: float | None = option(None, "α of the sigmoid schedule (default: 1)")
     gamma_min: float | None = option(None, "floor of the sigmoid schedule (default: 0)")
     phi_scope: str = option("all", "what φ of tvlars multiplies: all, ratio")
@@ -90,8 +94,8 @@ class TrainConfig:
     crop_padding: int | None = option(None, "pixels of padding for random crops (default: image size / 12)")
     rotation: float = option(0.0, "degrees that images are turned by at most, either way")
     micro_batch_size: int = option(1024, "samples per forward pass at most; larger batches are accumulated")
-    precision: str = option("auto", "precision: " + ", ".join(PRECISIONS) + " (auto: bf16-mixed where native)")
-    accelerator: str = option("auto", "device: " + ", ".join(ACCELERATORS))
+    precision: str = option("auto", "one of " + ", ".join(PRECISIONS) + "; auto is bf16-mixed where native")
+    accelerator: str = option("auto", "one of " + ", ".join(ACCELERATORS))
     compile: bool = option(False, "compile the model with torch.compile")
     tensorboard: bool = option(False, "write TensorBoard logs into the run folder too")
     out: Path | None = option(None, "run folder to write, new or empty (default: below runs/)")

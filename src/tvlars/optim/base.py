@@ -127,7 +127,7 @@ class LayerwiseOptimizer(Optimizer, ABC):
             for name, value in self.defaults.items():
                 group.setdefault(name, value)
             for holder in (group, *(self.state.get(p, {}) for p in group["params"])):
-                if "step" in holder and not group["capturable"]:  # read into a number in each step
+                if isinstance(holder.get("step"), Tensor) and not group["capturable"]:  # each step reads it
                     holder["step"] = holder["step"].to("cpu", torch.float32)
 
     def __getstate__(self) -> dict[str, Any]:
