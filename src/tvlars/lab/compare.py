@@ -94,8 +94,9 @@ class Comparison:
         pd.DataFrame(runs, columns=list(RunRow.__annotations__)).to_csv(self.folder / "results.csv", index=False)
 
     @classmethod
-    def load(cls, folder: Path) -> Comparison:
+    def load(cls, folder: Path | str) -> Comparison:
         """Read a comparison back from its folder."""
+        folder = Path(folder)
         stored = json.loads((folder / "comparison.json").read_text())
         return cls(folder, stored["command"], [RunRow(**run) for run in stored["runs"]])
 
