@@ -219,10 +219,10 @@ def _defaults_of_train(config: dict[str, Any], comparison: bool = False) -> dict
     from tvlars.lab.config import TrainConfig
     from tvlars.lab.errors import UsageError
 
-    values = config.get("base", config)
     if "base" in config and not comparison:
         raise UsageError("config must be a run's, but it is a comparison's: name one of the run folders in it")
-    return {f.name: getattr(TrainConfig.from_mapping(values), f.name) for f in _options() if f.name != "out"}
+    stored = TrainConfig.from_mapping(config.get("base", config))
+    return {f.name: getattr(stored, f.name) for f in _options() if f.name != "out"}
 
 
 def _defaults_of_compare(config: dict[str, Any]) -> dict[str, Any]:

@@ -290,6 +290,23 @@ def test_options_that_a_state_lacks_are_the_constructors(make: Make) -> None:
     assert_equal(run(optimizer, params, range(2, 4)), run(loaded, others, range(2, 4)))
 
 
+def test_step_counts_are_brought_back_to_where_they_are_read(make: Make) -> None:
+    """As from a file that was loaded onto another device or cast; only a dtype can be another one on this machine."""
+    params = tensors()
+    optimizer = make(params)
+    run(optimizer, params, range(2))
+    saved = copy.deepcopy(optimizer.state_dict())
+    holders = [*saved["param_groups"], *saved["state"].values()]
+    for holder in holders:
+        if "step" in holder:
+            holder["step"] = holder["step"].double()
+    optimizer.load_state_dict(saved)
+    now = [*optimizer.state_dict()["param_groups"], *optimizer.state_dict()["state"].values()]
+    counts = [holder["step"] for holder in now if "step" in holder]
+    assert len(counts) == sum("step" in holder for holder in holders)
+    assert all(count.dtype == torch.float32 and count.item() == 2 for count in counts)
+
+
 def test_complex_parameters_are_refused(make: Make) -> None:
     with pytest.raises(TypeError, match="real floating point"):
         make([nn.Parameter(torch.ones(2, dtype=torch.complex64))])

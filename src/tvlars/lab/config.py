@@ -54,6 +54,16 @@ def as_path(name: str, value: Any) -> Path | None:
     return Path(value).expanduser()
 
 
+def _check_options(cls: Any, values: Any) -> None:
+    """Raise ``UsageError`` unless ``values`` is a mapping of names of fields of the dataclass ``cls``."""
+    if not isinstance(values, dict):
+        raise UsageError(f"a config must be an object of options, got {values!r}")
+    known = [f.name for f in fields(cls)]
+    for name in values:
+        if name not in known:
+            raise unknown("option", name, known)
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """One training run. What is left at None is chosen by :func:`tvlars.plan`.
@@ -201,12 +211,7 @@ class TrainConfig:
         Raises:
             UsageError: a name is not a field's, or a value is bad.
         """
-        if not isinstance(values, dict):
-            raise UsageError(f"a config must be an object of options, got {values!r}")
-        known = [f.name for f in fields(cls)]
-        for name in values:
-            if name not in known:
-                raise unknown("option", name, known)
+        _check_options(cls, values)
         return cls(**values)
 
 
@@ -262,9 +267,7 @@ class CompareConfig:
         Raises:
             UsageError: a name is not a field's, or a value is bad.
         """
-        for name in values:
-            if name not in (known := [f.name for f in fields(cls)]):
-                raise unknown("option", name, known)
+        _check_options(cls, values)
         return cls(**{**values, "base": TrainConfig.from_mapping(values.get("base", {}))})
 
     def runs(self) -> list[TrainConfig]:
