@@ -95,10 +95,11 @@ def test_what_would_play_no_part_is_refused(arguments: dict[str, Any]) -> None:
         plan(512, 51_200, 5, **arguments)
 
 
-def test_more_batch_wants_more_lr() -> None:
+def test_more_batch_wants_more_lr_up_to_what_a_layer_bears() -> None:
     rates = [plan(batch_size, 60_000, 50).lr for batch_size in (512, 2048, 8192)]
-    assert rates == sorted(rates)
-    assert rates[0] < rates[-1]
+    assert rates[1] == pytest.approx(2 * rates[0])
+    assert rates[2] == rates[1]
+    assert plan(8192, 60_000, 50, "sgd").lr == pytest.approx(4 * plan(2048, 60_000, 50, "sgd").lr)
 
 
 def test_warns_of_a_run_too_short_for_a_schedule() -> None:

@@ -27,6 +27,8 @@ WARMUP_SHARE = 0.2
 """Share of a run's epochs that the warm-up of the other optimizers takes."""
 FEW_STEPS = 50
 """Below this many steps a run is too short for a schedule to act."""
+LARGEST_LR_BATCH = 2048
+"""From here on the chosen lr of the layer-wise optimizers no longer grows with the batch size."""
 
 
 class _Defaults(NamedTuple):
@@ -197,7 +199,9 @@ def plan(
     """Learning rate and schedule, in steps, for a run of ``epochs`` over ``dataset_size`` samples.
 
     What is given is taken as it is; what is left at None is chosen. lr comes from a measured one at batch size
-    256 by :func:`scale_lr`. φ of TVLARS is at half its start at 75 % of the steps and at 2 % of it at the end;
+    256 by :func:`scale_lr`; that of the layer-wise optimizers grows with the square root up to 2,048 samples and no
+    further, since it says by what share of its norm a step moves a layer, and the batch size does not change what a
+    layer bears. φ of TVLARS is at half its start at 75 % of the steps and at 2 % of it at the end;
     the others warm up linearly over a fifth of the epochs and follow half a cosine.
 
     Args:
@@ -262,7 +266,9 @@ def plan(
         raise ValueError(f"momentum must be > 0 where nesterov=True, got {momentum!r}")
     weight_decay = default.weight_decay if weight_decay is None else weight_decay
     check_number("weight_decay", weight_decay)
-    lr = scale_lr(default.base_lr, batch_size, rule=default.rule) if lr is None else lr
+    if lr is None:
+        samples = min(batch_size, LARGEST_LR_BATCH) if optimizer in LAYERWISE else batch_size
+        lr = scale_lr(default.base_lr, samples, rule=default.rule)
     scale = bias_norm_lr_scale
     if scale is None:  # what is not adapted takes no more than 1, however large the batch
         limit = 1.0 / lr if optimizer in LAYERWISE else 1.0
