@@ -37,7 +37,7 @@ KEY = ["arm", "batch_size", "epochs", "lr_factor", "seed"]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[8192, 2048, 512])
-    parser.add_argument("--epochs", nargs="+", type=int, default=[10, 5, 3], help="one for each batch size")
+    parser.add_argument("--epochs", nargs="+", type=int, default=[10, 4, 2], help="one for each batch size")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="those reported")
     parser.add_argument("--csv", type=Path, required=True, help="file of all runs, gone on with where it exists")
     parser.add_argument("--table", action="store_true", help="print the table of what is there, and train nothing")

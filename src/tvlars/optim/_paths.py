@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +19,15 @@ Where nothing is adapted it ends without a yield. So the norms of all groups of 
 """
 
 
+Observer = Callable[[Sequence[Tensor], Sequence[Any] | Tensor, Sequence[Any] | Tensor], None]
+"""Is told of adapted layers what a step has computed of them anyway: parameters, ‖w‖ and q of each.
+
+The values are numbers, 0-d tensors, or one vector on the device. ``LayerwiseOptimizer.observe`` holds it.
+"""
+Observe = Callable[[Sequence[int], Sequence[Any] | Tensor, Sequence[Any] | Tensor], None]
+"""The same for a form of the update rule, which knows its layers by their places."""
+
+
 @dataclass
 class Run:
     """Layers of one group that take one path: parameters, gradients and state cut to them."""
@@ -29,6 +38,13 @@ class Run:
     """Where the layers stand in the lists that were cut."""
     layouts: list[Layout] = field(default_factory=list)
     """Of sharded layers, whose ``lists`` hold the local parts; else empty."""
+
+    def observe(self, observer: Observer | None, params: list[Tensor]) -> Observe | None:
+        """``observer`` for the form that updates this run, which was cut from ``params``."""
+        if observer is None:
+            return None
+        layers = [params[i] for i in self.indices]
+        return lambda places, w_norms, q: observer([layers[i] for i in places], w_norms, q)
 
 
 def split_by_path(group: dict[str, Any], *lists: list[Tensor]) -> list[Run]:

@@ -18,7 +18,7 @@ from torch.optim.optimizer import Optimizer, ParamsT, _use_grad_for_differentiab
 from tvlars._checks import check_flag, check_number
 from tvlars.optim._named_state import reorder_by_name
 from tvlars.optim._norms import PLAIN, Layout, Tensors, laid_out_like
-from tvlars.optim._paths import MultiTensor, run_together
+from tvlars.optim._paths import MultiTensor, Observer, run_together
 
 Pending = list[tuple[MultiTensor, list[Layout]]]
 
@@ -29,6 +29,9 @@ class LayerwiseOptimizer(Optimizer, ABC):
     A subclass gives ``_check_group`` (the ranges of its hyperparameters) and ``_update`` (one step for the
     parameters of one group that have a gradient).
     """
+
+    observer: Observer | None = None
+    """Told of every adapted layer, while it is set; see :class:`tvlars.stats.LayerStats`."""
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
         self._warned_raw_lr = False

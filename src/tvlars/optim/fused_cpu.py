@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from tvlars.optim._norms import ROW, in_memory_order
+from tvlars.optim._paths import Observe
 
 SMALL = 16 * ROW
 """Elements up to which layers go through a kernel together."""
@@ -41,6 +42,7 @@ def fused_lars(
     norm_clip: float | None,
     layer_adaptation: bool,
     maximize: bool,
+    observe: Observe | None = None,
 ) -> None:
     """One LARS step on tensors that are ``_paths.fusable``."""
     if not layer_adaptation:
@@ -55,13 +57,18 @@ def fused_lars(
     if small:
         w, g, m = _cut(params, small), _cut(grads, small), _cut(momentum_buffers, small)
         u = list(torch._foreach_add(g, w, alpha=beta)) if beta else g
-        q = [ratio(w_norm, u_norm) for w_norm, u_norm in _norms_of_small(w, u)]
+        norms = _norms_of_small(w, u)
+        q = [ratio(w_norm, u_norm) for w_norm, u_norm in norms]
         u = list(torch._foreach_mul(u, q))
+        if observe is not None:
+            observe(small, [w_norm for w_norm, _ in norms], q)
         _sgd(w, u, m, lr, 0.0, momentum, nesterov=nesterov, maximize=maximize)
     scratch = torch.empty(CHUNK if large else 0, dtype=params[0].dtype)
     for i in large:
         w_norm = _norm(params[i])
         q_i = ratio(w_norm, _norm_of_sum(params[i], w_norm, grads[i], beta))
+        if observe is not None:
+            observe([i], [w_norm], [q_i])
         if not momentum:
             _sgd([params[i]], [grads[i]], [], lr * q_i, weight_decay, maximize=maximize)
         elif not nesterov and abs(1 - (1 - q_i) - q_i) <= torch.finfo(params[i].dtype).eps * q_i:
@@ -88,6 +95,7 @@ def fused_lamb(
     norm_clip: float | None,
     layer_adaptation: bool,
     maximize: bool,
+    observe: Observe | None = None,
 ) -> None:
     """One LAMB step on tensors that are ``_paths.fusable``; ``steps`` are 0-d tensors on the CPU."""
     if not bias_correction:
@@ -117,8 +125,11 @@ def fused_lamb(
         r = [w_i.mul(weight_decay) if weight_decay else torch.zeros_like(w_i) for w_i in w]
         advance(r, small)
         if layer_adaptation:
-            q = [_ratio(_clip(w_norm, norm_clip), r_norm, 1.0) for w_norm, r_norm in _norms_of_small(w, r)]
+            norms = _norms_of_small(w, r)
+            q = [_ratio(_clip(w_norm, norm_clip), r_norm, 1.0) for w_norm, r_norm in norms]
             torch._foreach_mul_(r, q)
+            if observe is not None:
+                observe(small, [w_norm for w_norm, _ in norms], q)
         _sgd(w, r, [], lr)
     if large:
         scratch = torch.empty(max(params[i].numel() for i in large), dtype=params[0].dtype)
@@ -131,6 +142,8 @@ def fused_lamb(
         w_norm = _norm(r_i) / weight_decay if weight_decay > 1e-12 else _norm(w_i)
         advance([r_i], [i])
         q_i = _ratio(_clip(w_norm, norm_clip), _norm(r_i), 1.0)
+        if observe is not None:
+            observe([i], [w_norm], [q_i])
         w_i.add_(r_i, alpha=-lr * q_i)
 
 

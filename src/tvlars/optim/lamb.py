@@ -11,7 +11,7 @@ from torch.optim.optimizer import ParamsT
 
 from tvlars._checks import check_flag, check_number
 from tvlars.optim._norms import Tensors, clip, norm, trust_ratio
-from tvlars.optim._paths import MultiTensor, split_by_path
+from tvlars.optim._paths import MultiTensor, Observe, split_by_path
 from tvlars.optim.base import LayerwiseOptimizer, Pending, descend, foreach_descend, readable, scalar
 from tvlars.optim.fused_cpu import fused_lamb
 
@@ -131,6 +131,7 @@ class LAMB(LayerwiseOptimizer):
                 norm_clip=group["norm_clip"],
                 layer_adaptation=group["layer_adaptation"],
                 maximize=group["maximize"],
+                observe=run.observe(self.observer, params),
             )
             if form is not None:
                 pending.append((form, run.layouts))
@@ -163,6 +164,7 @@ def _single_tensor_lamb(
     norm_clip: float | None,
     layer_adaptation: bool,
     maximize: bool,
+    observe: Observe | None = None,
 ) -> None:
     beta1, beta2 = betas
     for i, w in enumerate(params):
@@ -177,7 +179,11 @@ def _single_tensor_lamb(
         if weight_decay:
             r = r.add(w, alpha=weight_decay)
         if layer_adaptation:
-            r = r * trust_ratio(clip(norm(readable(w)), norm_clip), norm(r), 1.0)
+            w_norm = norm(readable(w))
+            q = trust_ratio(clip(w_norm, norm_clip), norm(r), 1.0)
+            r = r * q
+            if observe is not None:
+                observe([i], [w_norm], [q])
         descend(w, r, lr)
 
 
@@ -196,6 +202,7 @@ def _multi_tensor_lamb(
     norm_clip: float | None,
     layer_adaptation: bool,
     maximize: bool,
+    observe: Observe | None = None,
 ) -> MultiTensor:
     beta1, beta2 = betas
     if maximize:
@@ -216,7 +223,10 @@ def _multi_tensor_lamb(
         torch._foreach_add_(r, params, alpha=weight_decay)
     if layer_adaptation:
         w_norms, r_norms = yield params, r
-        torch._foreach_mul_(r, list(trust_ratio(clip(w_norms, norm_clip), r_norms, 1.0).unbind()))
+        q = trust_ratio(clip(w_norms, norm_clip), r_norms, 1.0)
+        torch._foreach_mul_(r, list(q.unbind()))
+        if observe is not None:
+            observe(range(len(params)), w_norms, q)
     foreach_descend(params, r, lr)
 
 

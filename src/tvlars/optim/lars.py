@@ -11,7 +11,7 @@ from torch.optim.optimizer import ParamsT
 
 from tvlars._checks import check_flag, check_number
 from tvlars.optim._norms import Tensors, clip, norm, trust_ratio
-from tvlars.optim._paths import MultiTensor, split_by_path
+from tvlars.optim._paths import MultiTensor, Observe, Observer, split_by_path
 from tvlars.optim.base import LayerwiseOptimizer, Pending, descend, foreach_descend, readable, scalar
 from tvlars.optim.fused_cpu import fused_lars
 
@@ -113,6 +113,7 @@ class LARS(LayerwiseOptimizer):
             group,
             lr=scalar(group["lr"], group["capturable"] or group["differentiable"]),
             trust_coefficient=group["trust_coefficient"],
+            observer=self.observer,
         )
 
 
@@ -136,6 +137,7 @@ def lars(
     *,
     lr: float | Tensor,
     trust_coefficient: float | Tensor,
+    observer: Observer | None,
 ) -> Pending:
     """One LARS step for ``params``, in place; ``state`` is [momentum buffers], or [] where momentum is 0.
 
@@ -156,6 +158,7 @@ def lars(
             norm_clip=group["norm_clip"],
             layer_adaptation=group["layer_adaptation"],
             maximize=group["maximize"],
+            observe=run.observe(observer, params),
         )
         if form is not None:
             pending.append((form, run.layouts))
@@ -175,13 +178,17 @@ def _single_tensor_lars(
     norm_clip: float | None,
     layer_adaptation: bool,
     maximize: bool,
+    observe: Observe | None = None,
 ) -> None:
     for i, w in enumerate(params):
         g = -grads[i] if maximize else grads[i]
         u = g.add(w, alpha=weight_decay) if weight_decay else g
         if layer_adaptation:
-            w_norm, u_norm = clip(norm(readable(w)), norm_clip), clip(norm(u), norm_clip)
-            u = u * trust_ratio(w_norm, u_norm, trust_coefficient)
+            w_norm = norm(readable(w))
+            q = trust_ratio(clip(w_norm, norm_clip), clip(norm(u), norm_clip), trust_coefficient)
+            u = u * q
+            if observe is not None:
+                observe([i], [w_norm], [q])
         if momentum:
             m = momentum_buffers[i]
             m.mul_(momentum).add_(u)
@@ -202,6 +209,7 @@ def _multi_tensor_lars(
     norm_clip: float | None,
     layer_adaptation: bool,
     maximize: bool,
+    observe: Observe | None = None,
 ) -> MultiTensor:
     u: Tensors = torch._foreach_neg(grads) if maximize else grads
     if weight_decay:
@@ -210,6 +218,8 @@ def _multi_tensor_lars(
         w_norms, u_norms = yield params, u
         q = trust_ratio(clip(w_norms, norm_clip), clip(u_norms, norm_clip), trust_coefficient)
         u = torch._foreach_mul(u, list(q.unbind()))
+        if observe is not None:
+            observe(range(len(params)), w_norms, q)
     if momentum:
         torch._foreach_mul_(momentum_buffers, momentum)
         torch._foreach_add_(momentum_buffers, u)

@@ -1,0 +1,268 @@
+"""The curvature of a loss: largest eigenvalues, trace and spectral density of its Hessian.
+
+curvlinops multiplies with the Hessian, which is never formed; SciPy's Lanczos iteration and curvlinops' estimators do
+the rest.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tvlars._checks import check_choice, check_count, check_number
+from tvlars.sharpness._surface import Batches, Estimate, Loss, LossSurface, flatten, unflatten
+
+WHICH = {"largest": "LA", "smallest": "SA", "magnitude": "LM"}
+
+
+@dataclass(frozen=True)
+class Eigenpairs:
+    """``values`` [k] from the largest on, and their ``vectors`` [k, parameters] of length 1, flattened in the order
+    of ``names``; each pair to the relative ``tolerance`` that it was computed with."""
+
+    values: Tensor
+    vectors: Tensor
+    names: list[str]
+    shapes: list[torch.Size]
+    tolerance: float
+
+    def vector(self, i: int) -> dict[str, Tensor]:
+        """The ``i``-th eigenvector in the shapes of the parameters."""
+        like = [torch.empty(shape, device="meta") for shape in self.shapes]
+        return dict(zip(self.names, unflatten(self.vectors[i], like), strict=True))
+
+
+@dataclass(frozen=True)
+class SpectralDensity:
+    """p(λ) on ``grid`` [points], a mean over independent Lanczos runs, with its standard error at each point."""
+
+    grid: Tensor
+    density: Tensor
+    standard_error: Tensor
+
+
+def hessian_eigenvalues(
+    model: nn.Module,
+    loss: Loss,
+    data: Batches,
+    k: int = 1,
+    *,
+    which: str = "largest",
+    tolerance: float = 1e-3,
+    max_iterations: int = 1000,
+    differences: bool = False,
+    seed: int = 0,
+) -> Eigenpairs:
+    """The top ``k`` eigenvalues and eigenvectors of the Hessian of the mean loss over ``data``.
+
+    The model is in evaluation mode meanwhile, and left as it was, bit for bit (parameters, buffers, gradients).
+
+    Args:
+        model: any module; the Hessian is with respect to all its parameters that need gradients.
+        loss: (output, target) to a scalar, a mean over the batch (or a sum, where its ``reduction`` says so).
+        data: batches (input, target); cut as memory wants, it does not change the result.
+        k: how many, >= 1.
+        which: "largest" (default), "smallest" or "magnitude".
+        tolerance: relative accuracy of the eigenvalues, > 0, of SciPy's ``eigsh``. Default 1e-3; float32 bears
+            1e-5 or so.
+        max_iterations: restarts of the Lanczos iteration at most. Default 1000.
+        differences: multiply with the Hessian by central differences of gradients, for models that have no
+            second derivative; good to some 1e-3 where the model is smooth. With kinks (ReLU) they see the bends
+            between the two points too, which no second derivative does. Default False.
+        seed: of the start vector.
+
+    Raises:
+        ValueError: an argument is out of its range, the loss is not differentiable, or nothing needs a gradient.
+        RuntimeError: the iteration did not converge, or an operator of the model has no second derivative.
+        ImportError: the extra ``sharpness`` is not installed.
+
+    Source: Ghorbani, Krishnan, Xiao, "An Investigation into Neural Net Optimization via Hessian Eigenvalue Density",
+    arXiv 1901.10159, for the use of Lanczos on networks.
+
+    Example:
+        >>> top = hessian_eigenvalues(model, nn.CrossEntropyLoss(), batches, k=2)
+        >>> top.values, top.vector(0)["fc.weight"]
+    """
+    check_count("k", k)
+    check_choice("which", which, tuple(WHICH))
+    check_number("tolerance", tolerance, open_low=True)
+    check_count("max_iterations", max_iterations)
+    linalg = _needed("scipy.sparse.linalg")
+    with _hessian(LossSurface(model, loss, data), differences) as (surface, operator):
+        size = sum(p.numel() for p in surface.params)
+        if k > size:
+            raise ValueError(f"k must be <= {size}, the number of parameters, got {k}")
+        if size <= max(2 * k + 1, 32):  # too small for Lanczos, and small enough to be formed
+            dense = operator @ torch.eye(size, dtype=operator.dtype, device=operator.device)
+            values, vectors = torch.linalg.eigh((dense + dense.T) / 2)
+            order = values.abs().argsort() if which == "magnitude" else torch.arange(size, device=values.device)
+            chosen = order[:k] if which == "smallest" else order[-k:]
+            values, vectors = values[chosen], vectors[:, chosen].T
+        else:
+            start = torch.randn(size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+            try:
+                found = linalg.eigsh(
+                    operator.to_scipy(), k, which=WHICH[which], tol=tolerance, maxiter=max_iterations, v0=start.numpy()
+                )
+            except linalg.ArpackNoConvergence as error:
+                raise RuntimeError(
+                    f"the eigenvalues did not converge to tolerance {tolerance:g} in {max_iterations} iterations; "
+                    "raise either"
+                ) from error
+            values, vectors = torch.as_tensor(found[0]), torch.as_tensor(found[1].T)
+        order = values.argsort(descending=True)
+        shapes = [p.shape for p in surface.params]
+        return Eigenpairs(values[order].cpu(), vectors[order].cpu(), surface.names, shapes, tolerance)
+
+
+def hessian_trace(
+    model: nn.Module, loss: Loss, data: Batches, *, samples: int = 32, differences: bool = False, seed: int = 0
+) -> Estimate:
+    """The trace of the Hessian by Hutchinson's estimator, with its standard error.
+
+    Args:
+        model, loss, data, differences, seed: as for :func:`hessian_eigenvalues`.
+        samples: random vectors (Rademacher), >= 2; the standard error falls with their square root.
+
+    Raises:
+        ValueError, RuntimeError, ImportError: as for :func:`hessian_eigenvalues`.
+
+    Source: Hutchinson, "A stochastic estimator of the trace of the influence matrix", 1989.
+    """
+    check_count("samples", samples, low=2)
+    with _hessian(LossSurface(model, loss, data), differences) as (_, operator):
+        draws = []
+        with _torch_seed(operator.device, seed):
+            for _ in range(samples):
+                v = torch.randint(0, 2, (operator.shape[1],), device=operator.device).to(operator.dtype) * 2 - 1
+                draws.append(float(v.double() @ (operator @ v).double()))
+        return Estimate.of(draws)
+
+
+def spectral_density(
+    model: nn.Module,
+    loss: Loss,
+    data: Batches,
+    *,
+    lanczos_steps: int = 48,
+    runs: int = 4,
+    points: int = 512,
+    differences: bool = False,
+    seed: int = 0,
+) -> SpectralDensity:
+    """How the eigenvalues of the Hessian are distributed: their density, which integrates to 1.
+
+    Each Lanczos run from a random vector gives a density with Gaussian bumps at its nodes; the mean over runs is
+    returned with its standard error.
+
+    Args:
+        model, loss, data, differences, seed: as for :func:`hessian_eigenvalues`.
+        lanczos_steps: products with the Hessian a run, >= 2 and less than the number of parameters. Default 48.
+        runs: independent runs, >= 2. Default 4.
+        points: of the grid, >= 2. Default 512.
+
+    Raises:
+        ValueError: an argument is out of its range, or the spectrum has fewer distinct values than steps.
+        RuntimeError, ImportError: as for :func:`hessian_eigenvalues`.
+
+    Source: Papyan, "Traces of Class/Cross-Class Structure Pervade Deep Learning Spectra", JMLR 2020, algorithm 2,
+    as curvlinops has it.
+    """
+    check_count("lanczos_steps", lanczos_steps, low=2)
+    check_count("runs", runs, low=2)
+    check_count("points", points, low=2)
+    spectrum = _needed("curvlinops.papyan2020traces.spectrum")
+    with _hessian(LossSurface(model, loss, data), differences) as (_, operator):
+        size = operator.shape[1]
+        if lanczos_steps >= size:
+            raise ValueError(f"lanczos_steps must be < {size}, the number of parameters, got {lanczos_steps}")
+        densities = []
+        with _torch_seed(operator.device, seed):
+            bounds = spectrum.approximate_boundaries(operator, tol=1e-2, boundaries=None)
+            for _ in range(runs):
+                grid, density = spectrum.lanczos_approximate_spectrum(
+                    operator, lanczos_steps, num_points=points, boundaries=bounds
+                )
+                densities.append(density)
+        found = torch.stack(densities)
+        if not found.isfinite().all():
+            raise ValueError(f"lanczos_steps must be less than the number of distinct eigenvalues, got {lanczos_steps}")
+        return SpectralDensity(grid.cpu(), found.mean(0).cpu(), (found.std(0) / runs**0.5).cpu())
+
+
+@contextmanager
+def _hessian(surface: LossSurface, differences: bool) -> Iterator[tuple[LossSurface, Any]]:
+    """The surface at rest, and the operator that multiplies with its Hessian."""
+    curvlinops = _needed("curvlinops")
+    with surface:
+        surface.gradient(surface.batches[:1])  # says what is wrong with a loss in our words
+        arguments = (surface.model, _Loss(surface), surface.params, surface.batches)
+        kind = _differences_operator(surface) if differences else curvlinops.HessianLinearOperator
+        operator = kind(*arguments, check_deterministic=False, num_data=surface.samples, batch_size_fn=len)
+        try:
+            yield surface, operator
+        except (RuntimeError, NotImplementedError) as error:
+            words = str(error)
+            if any(part in words for part in ("is not implemented", "double backward", "setup_context", "vmap")):
+                raise RuntimeError(
+                    f"an operator of the model has no second derivative ({words.splitlines()[0]}); take "
+                    "differences=True, or for attention torch.nn.attention.sdpa_kernel(SDPBackend.MATH), for "
+                    "recurrent layers on CUDA torch.backends.cudnn.flags(enabled=False)"
+                ) from error
+            raise
+
+
+class _Loss(nn.Module):
+    """A loss of any kind as the module with a ``reduction`` that curvlinops wants."""
+
+    def __init__(self, surface: LossSurface) -> None:
+        super().__init__()
+        self.reduction = "sum" if surface.sums else "mean"
+        self.scale = 1.0 / surface.samples if surface.sums else 1.0
+        self._loss = [surface.loss]  # in a list, so that a module is not registered as a part of this one
+
+    def forward(self, output: Any, target: Tensor) -> Tensor:
+        return self._loss[0](output, target).reshape(()) * self.scale
+
+
+def _differences_operator(surface: LossSurface) -> Any:
+    """A class like curvlinops' Hessian whose products are central differences of gradients."""
+    from curvlinops import HessianLinearOperator
+
+    class DifferencesOperator(HessianLinearOperator):  # type: ignore[misc, unused-ignore]
+        def _matmat(self, M: list[Tensor]) -> list[Tensor]:
+            columns = [self._product([m[..., i] for m in M]) for i in range(M[0].shape[-1])]
+            return [torch.stack(parts, -1) for parts in zip(*columns, strict=True)]
+
+        def _product(self, v: list[Tensor]) -> list[Tensor]:
+            # The cube root of the precision, relative to w, balances rounding with the third derivative.
+            length, weight = (float(torch.linalg.vector_norm(flatten(x).double())) for x in (v, surface.params))
+            step = torch.finfo(v[0].dtype).eps ** (1 / 3) * (1 + weight) / max(length, 1e-30)
+            ends = []
+            for sign in (step, -step):
+                with surface.moved([sign * x for x in v]):
+                    ends.append(surface.gradient()[1])
+            return [(a - b) / (2 * step) for a, b in zip(*ends, strict=True)]
+
+    return DifferencesOperator
+
+
+@contextmanager
+def _torch_seed(device: torch.device, seed: int) -> Iterator[None]:
+    """torch's global generator seeded, and put back afterwards: the estimators draw from it."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def _needed(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ImportError(f"curvature needs {name.split('.')[0]}: pip install 'tvlars[sharpness]'") from error

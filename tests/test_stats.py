@@ -1,0 +1,366 @@
+"""Layer statistics: what is recorded is what the step saw and did, with every optimizer and path."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.conftest import PATHS, Make
+from tvlars import LAMB, LARS, TVLARS, WarmupCosineLR, sigmoid_decay, warmup_cosine
+from tvlars.stats import QUANTITIES, LayerStats, read_layer_stats
+
+STEPS = 7
+
+
+def network() -> nn.Sequential:
+    """Layers above and below the size up to which the fused path takes layers together."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(150, 120), nn.Tanh(), nn.LayerNorm(120), nn.Linear(120, 5))
+
+
+def groups(model: nn.Module) -> list[dict[str, Any]]:
+    named = list(model.named_parameters())
+    return [{"params": named[::2]}, {"params": named[1::2], "layer_adaptation": False, "lr": 0.01}]
+
+
+def backward(model: nn.Module, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    model.zero_grad()
+    model(torch.randn(16, 150, generator=generator)).square().mean().backward()
+
+
+def follow(
+    model: nn.Module, optimizer: torch.optim.Optimizer, scheduler: Any = None, **options: Any
+) -> tuple[pd.DataFrame, dict[tuple[int, str], tuple[float, float, float]]]:
+    """A row for each step and layer, a column for each quantity; and ‖w‖, ‖g‖, ‖Δw‖ as seen from outside."""
+    seen = {}
+    with LayerStats(optimizer, model, **options) as stats:
+        for step in range(1, STEPS + 1):
+            backward(model, step)
+            before = [(name, p, p.detach().clone(), p.grad.norm().item()) for name, p in model.named_parameters()]
+            optimizer.step()
+            if scheduler is not None:
+                scheduler.step()
+            for name, p, w, g_norm in before:
+                seen[step, name] = (w.norm().item(), g_norm, (p.detach() - w).norm().item())
+    wide = stats.frame().pivot_table("value", ["step", "layer"], "quantity", observed=True, dropna=False)
+    return wide.reindex(columns=list(QUANTITIES)), seen
+
+
+def test_records_the_norms_that_the_step_saw(make: Make) -> None:
+    model = network()
+    wide, seen = follow(model, make(groups(model)), every=3, buffer=2)
+    assert list(wide.index) == [(step, name) for step in (1, 4, 7) for name, _ in model.named_parameters()]
+    for key, row in wide.iterrows():
+        w_norm, g_norm, _ = seen[key]
+        assert row[["LWN", "LGN", "LNR"]].tolist() == pytest.approx([w_norm, g_norm, w_norm / g_norm], rel=1e-5)
+    adapted = [name for name, _ in list(model.named_parameters())[::2]]
+    ratios = wide["trust_ratio"].unstack("step")
+    assert ratios.loc[adapted].notna().all(axis=None)
+    assert ratios.drop(adapted).isna().all(axis=None)
+
+
+@pytest.mark.parametrize("scope", ["all", "ratio"])
+def test_the_effective_lr_is_what_moves_a_layer(path: dict[str, Any], scope: str) -> None:
+    """Without momentum and decay a step is effective_lr · g."""
+    shape = dict(delay_factor=0.5, delay=3.0)
+    model = network()
+    optimizer = TVLARS(groups(model), 2.0, momentum=0.0, phi_scope=scope, **shape, **path)
+    wide, seen = follow(model, optimizer, every=1)
+    for (step, name), row in wide.iterrows():
+        assert row["phi"] == pytest.approx(sigmoid_decay(float(step), **shape), rel=1e-5)
+        _, g_norm, moved = seen[step, name]
+        assert moved == pytest.approx(row["effective_lr"] * g_norm, rel=2e-3)  # Δw has lost digits beside w
+
+
+def test_lamb_moves_a_layer_by_lr_of_its_norm(path: dict[str, Any]) -> None:
+    model = network()
+    wide, seen = follow(model, LAMB(model.named_parameters(), 0.01, **path), every=1)
+    for key, row in wide.iterrows():
+        assert row["effective_lr"] == pytest.approx(0.01 * row["trust_ratio"], rel=1e-6)
+        w_norm, _, moved = seen[key]
+        assert moved == pytest.approx(0.01 * w_norm if w_norm else moved, rel=2e-3)
+
+
+def test_a_scheduler_gives_phi() -> None:
+    model = network()
+    optimizer = LARS(groups(model), 2.0, momentum=0.0)
+    wide, seen = follow(model, optimizer, WarmupCosineLR(optimizer, 2, STEPS), every=1)
+    for (step, name), row in wide.iterrows():
+        assert row["phi"] == pytest.approx(warmup_cosine(step, 2, STEPS), rel=1e-5)
+        _, g_norm, moved = seen[step, name]
+        assert moved == pytest.approx(row["effective_lr"] * g_norm, rel=2e-3, abs=1e-6)
+
+
+@pytest.mark.parametrize("cls", [torch.optim.SGD, torch.optim.AdamW])
+def test_watches_any_torch_optimizer(cls: type[torch.optim.Optimizer]) -> None:
+    model = network()
+    wide, seen = follow(model, cls(model.parameters(), lr=0.1), every=1)
+    assert wide[["trust_ratio", "phi"]].isna().all(axis=None)
+    assert (wide["effective_lr"] == np.float32(0.1)).all()
+    for key, row in wide.iterrows():
+        assert row[["LWN", "LGN"]].tolist() == pytest.approx(list(seen[key][:2]), rel=1e-5)
+
+
+@pytest.mark.parametrize("path", [p for n, p in PATHS.items() if n != "default"], ids=lambda p: str(p))
+@pytest.mark.parametrize("cls", [LARS, LAMB])
+def test_takes_no_norm_of_a_weight_that_the_step_takes(
+    cls: Any, path: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of adapted layers LayerStats itself takes norms of gradients alone."""
+    model = network()
+    taken: list[Tensor] = []
+    import tvlars.stats
+
+    def norms(tensors: list[Tensor]) -> Tensor:
+        taken.extend(tensors)
+        return torch.stack([x.norm() for x in tensors])
+
+    monkeypatch.setattr(tvlars.stats, "norms", norms)
+    follow(model, cls(model.parameters(), 0.1, **path), every=1)
+    grads = STEPS * len(list(model.parameters()))
+    assert len(taken) == grads
+    assert not {id(p) for p in model.parameters()} & {id(x) for x in taken}
+
+
+@pytest.mark.parametrize("path", list(PATHS.values()), ids=list(PATHS))
+def test_watching_changes_nothing(path: dict[str, Any]) -> None:
+    ends = []
+    for watch in (False, True):
+        model = network()
+        optimizer = TVLARS(groups(model), 2.0, **path)
+        if watch:
+            follow(model, optimizer, every=1)
+        else:
+            for step in range(1, STEPS + 1):
+                backward(model, step)
+                optimizer.step()
+        ends.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    assert torch.equal(*ends)
+
+
+def test_fetches_nothing_between_flushes(monkeypatch: pytest.MonkeyPatch) -> None:
+    import tvlars.stats
+
+    flushes = []
+    original = tvlars.stats._on_host
+    monkeypatch.setattr(tvlars.stats, "_on_host", lambda records: flushes.append(len(records)) or original(records))
+    model = network()
+    follow(model, LARS(groups(model), 0.1), every=1, buffer=3)
+    assert flushes == [3, 3, 1]
+
+
+def test_a_recorded_step_reads_no_value_on_the_host() -> None:
+    """On the meta device every read of a value raises; only leaving the block, which flushes, may."""
+    model = network().to("meta")
+    optimizer = LARS(model.named_parameters(), 0.1, foreach=True)
+    stats = LayerStats(optimizer, model, every=1)
+    for p in model.parameters():
+        p.grad = torch.empty_like(p)
+    optimizer.step()
+    optimizer.step()
+    with pytest.raises(NotImplementedError, match="meta"):
+        stats.flush()
+
+
+def test_a_layer_without_a_gradient_is_left_out() -> None:
+    model = network()
+    optimizer = LARS(groups(model), 0.1)
+    with LayerStats(optimizer, model, every=1) as stats:
+        backward(model, 1)
+        model[3].bias.grad = None
+        optimizer.step()
+    assert "3.bias" not in set(stats.frame()["layer"])
+    assert "3.weight" in set(stats.frame()["layer"])
+
+
+def test_a_zero_gradient_has_no_ratio_and_a_zero_weight_has_norm_zero() -> None:
+    model = nn.Linear(3, 2)
+    nn.init.zeros_(model.weight)
+    optimizer = LARS(model.named_parameters(), 0.1)
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    with LayerStats(optimizer, model, every=1) as stats:
+        optimizer.step()
+    rows = stats.frame().set_index(["layer", "quantity"])["value"]
+    assert rows["weight", "LWN"] == 0
+    assert rows["weight", "trust_ratio"] == 1
+    assert ("weight", "LNR") not in rows.index
+
+
+def test_a_closure_is_followed_too() -> None:
+    model = network()
+    optimizer = LARS(groups(model), 0.1)
+
+    def closure() -> float:
+        backward(model, 1)
+        return 0.0
+
+    with LayerStats(optimizer, model, every=1) as stats:
+        optimizer.step(closure)
+    rows = stats.frame().set_index(["layer", "quantity"])["value"]
+    for name, p in model.named_parameters():
+        assert rows[name, "LGN"] == pytest.approx(p.grad.norm().item(), rel=1e-5)
+
+
+def test_groups_may_be_added_and_a_failed_step_leaves_nothing() -> None:
+    model = network()
+    named = list(model.named_parameters())
+    optimizer = LARS([{"params": named[:2]}], 0.1)
+    with LayerStats(optimizer, model, every=2) as stats:
+        backward(model, 1)
+        optimizer.step()
+        optimizer.add_param_group({"params": named[2:]})
+        optimizer.step()
+        good, model[0].weight.grad = model[0].weight.grad, torch.zeros(120, 150).to_sparse()
+        with pytest.raises(RuntimeError, match="sparse"):
+            optimizer.step()
+        model[0].weight.grad = good
+        optimizer.step()
+    frame = stats.frame()
+    assert set(frame[frame["step"] == 1]["layer"]) == {"0.weight", "0.bias"}
+    assert set(frame[frame["step"] == 3]["layer"]) == {name for name, _ in named}
+    assert optimizer.observer is None
+
+
+def test_names_are_the_models_own() -> None:
+    model = network()
+    extra = nn.Parameter(torch.ones(3))
+    wrapped = torch.compile(model, backend="eager")
+    optimizer = LARS([*model.parameters(), extra], 0.1)
+    assert LayerStats(optimizer, wrapped)._names == [*dict(model.named_parameters()), "group 0, parameter 6"]
+    with pytest.raises(ValueError, match="model must hold the optimizer's parameters"):
+        LayerStats(optimizer, nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (dict(every=0), "every must be an integer >= 1"),
+        (dict(buffer=0.5), "buffer must be an integer >= 1"),
+        (dict(start=-1), "start must be an integer >= 0"),
+    ],
+)
+def test_refuses_bad_arguments(arguments: dict[str, Any], message: str) -> None:
+    model = nn.Linear(2, 2)
+    with pytest.raises(ValueError, match=message):
+        LayerStats(LARS(model.parameters(), 0.1), model, **arguments)
+
+
+# -- files ------------------------------------------------------------------------------------------------
+
+
+def test_files_hold_what_the_frame_holds_and_a_resumed_run_goes_on(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow", reason="layer statistics in files need pyarrow")
+    model = network()
+    optimizer = TVLARS(groups(model), 2.0)
+    with LayerStats(optimizer, model, every=2, buffer=2, path=tmp_path / "stats") as stats:
+        for step in range(1, 6):
+            backward(model, step)
+            optimizer.step()
+    assert len(list((tmp_path / "stats").glob("*.parquet"))) == 2
+    with LayerStats(optimizer, model, every=2, path=tmp_path / "stats", start=5) as more:
+        for step in range(6, 8):
+            backward(model, step)
+            optimizer.step()
+    frame = read_layer_stats(tmp_path / "stats")
+    assert list(frame.columns) == ["step", "layer", "quantity", "value"]
+    assert sorted(set(frame["step"])) == [1, 3, 5, 7]
+    assert set(frame["quantity"]) == set(QUANTITIES)
+    pd.testing.assert_frame_equal(frame, more.frame())
+    with pytest.raises(ValueError, match="path must hold no records after step 3"):
+        LayerStats(optimizer, model, path=tmp_path / "stats", start=3)
+    stats.close()
+    with pytest.raises(FileNotFoundError, match="path must be a folder of layer statistics"):
+        read_layer_stats(tmp_path / "none")
+
+
+def test_what_was_flushed_survives_a_kill(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow", reason="layer statistics in files need pyarrow")
+    script = f"""
+import os, signal
+from tests.test_stats import *
+model = network()
+optimizer = LARS(groups(model), 0.1)
+stats = LayerStats(optimizer, model, every=1, buffer=3, path={str(tmp_path)!r})
+for step in range(8):
+    backward(model, step)
+    optimizer.step()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parents[1], capture_output=True)
+    assert done.returncode == -9, done.stderr.decode()
+    assert sorted(set(read_layer_stats(tmp_path)["step"])) == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_writer_is_told_every_number() -> None:
+    told = {}
+
+    class Writer:
+        def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None:
+            told[tag, global_step] = scalar_value
+
+    model = network()
+    optimizer = LARS(groups(model), 0.1)
+    with LayerStats(optimizer, model, every=1, writer=Writer()) as stats:
+        for step in range(2):
+            backward(model, step)
+            optimizer.step()
+    rows = stats.frame()
+    assert told == {(f"{r.quantity}/{r.layer}", r.step): r.value for r in rows.itertuples()}
+
+
+def test_half_precision_norms_are_taken_in_float32() -> None:
+    model = nn.Linear(600, 600, dtype=torch.bfloat16)
+    optimizer = LARS(model.named_parameters(), 0.1)
+    for p in model.parameters():
+        p.grad = torch.full_like(p, 0.1)
+    expected = model.weight.detach().float().norm().item()
+    with LayerStats(optimizer, model, every=1) as stats:
+        optimizer.step()
+    rows = stats.frame().set_index(["layer", "quantity"])["value"]
+    assert rows["weight", "LWN"] == pytest.approx(expected, rel=1e-4)
+    assert rows["weight", "LGN"] == pytest.approx(600 * float(torch.tensor(0.1, dtype=torch.bfloat16)), rel=1e-4)
+
+
+def test_sharded_layers_have_the_norm_of_the_whole(tmp_path: Path) -> None:
+    script = tmp_path / "ranks.py"
+    script.write_text(
+        """
+import sys
+import torch, torch.distributed as dist
+from torch.distributed.fsdp import fully_shard
+from tests.test_stats import *
+dist.init_process_group("gloo")
+for optimizer_of in (lambda m: LARS(m.named_parameters(), 0.5), lambda m: torch.optim.SGD(m.parameters(), 0.5)):
+    frames = []
+    for shard in (False, True):
+        model = network()
+        if shard:
+            for layer in (model[0], model[3], model):
+                fully_shard(layer)
+        optimizer = optimizer_of(model)
+        with LayerStats(optimizer, model, every=1) as stats:
+            for step in range(3):
+                backward(model, step)
+                optimizer.step()
+        frames.append(stats.frame())
+    alone, sharded = frames
+    pd.testing.assert_frame_equal(alone, sharded, rtol=1e-4)
+dist.destroy_process_group()
+"""
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    root = Path(__file__).parents[1]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr
