@@ -56,7 +56,7 @@ class Plan:
     ``total_steps``, ``steps_per_epoch``, ``warmup_steps`` and ``delay`` are in optimizer steps,
     ``delay_factor`` in 1/step, ``batch_size`` and ``dataset_size`` in samples. ``momentum`` is None where the
     optimizer has none; ``schedule`` is "sigmoid", "warmup-cosine" or "constant", and the fields of the other
-    schedules are None.
+    schedules are None. ``noise_scale`` is the measured B_simple in samples, or None.
     """
 
     optimizer: str
@@ -77,6 +77,7 @@ class Plan:
     gamma_min: float | None = None
     warmup_steps: int | None = None
     final_factor: float | None = None
+    noise_scale: float | None = None
 
     def optimizer_arguments(self) -> dict[str, Any]:
         """Keyword arguments of the optimizer's constructor: ``TVLARS(params, **plan.optimizer_arguments())``."""
@@ -159,7 +160,26 @@ class Plan:
             "" if self.momentum is None else f", momentum {self.momentum:g}{' (nesterov)' if self.nesterov else ''}"
         )
         lines.append(f"  others     weight decay {self.weight_decay:g}{momentum}")
+        if self.noise_scale is not None:
+            lines += self._noise()
         return "\n".join(lines)
+
+    def _noise(self) -> list[str]:
+        """What the noise scale says of this batch size (McCandlish et al. 2018, section 2.3)."""
+        noise = cast(float, self.noise_scale)
+        if not math.isfinite(noise):
+            return ["  noise      B_simple is infinite: gradients are all noise, so larger batches save steps in full"]
+        lines = [
+            f"  noise      B_simple = {noise:,.0f} samples: this batch takes {1 + noise / self.batch_size:.3g} x the "
+            f"fewest steps and {1 + self.batch_size / noise:.3g} x the fewest samples"
+            if noise
+            else "  noise      B_simple = 0: gradients have no noise, so a larger batch saves nothing"
+        ]
+        if 0 < 10 * noise < self.batch_size:
+            lines.append(f"             {10 * noise:,.0f} samples a step would take at most 1.1 x the fewest steps too")
+        elif self.batch_size < 0.1 * noise:
+            lines.append("             twice the batch takes about half of the steps, at no cost in samples")
+        return lines
 
     def _dropped(self) -> str:
         rest = self.dataset_size % self.batch_size
@@ -195,6 +215,7 @@ def plan(
     gamma_min: float | None = None,
     warmup_epochs: float | None = None,
     final_factor: float | None = None,
+    noise_scale: Any = None,
 ) -> Plan:
     """Learning rate and schedule, in steps, for a run of ``epochs`` over ``dataset_size`` samples.
 
@@ -224,6 +245,8 @@ def plan(
         gamma_min: γ_min >= 0, of the sigmoid schedule. Default 0.0; the paper has B / B_base * 1e-3.
         warmup_epochs: >= 0 and < ``epochs``, of the warmup-cosine schedule; 0 is a cosine alone.
         final_factor: in [0, 1], where the cosine ends. Default 1e-3.
+        noise_scale: B_simple > 0 in samples, or what :func:`tvlars.noise_scale.noise_scale` returns. It changes no
+            number; ``str()`` of the plan says what it means for this batch size.
 
     Returns:
         A :class:`Plan`.
@@ -274,6 +297,9 @@ def plan(
         limit = 1.0 / lr if optimizer in LAYERWISE else 1.0
         scale = min(default.bias_norm_lr_scale, limit)
     check_number("bias_norm_lr_scale", scale)
+    noise = None if noise_scale is None else getattr(noise_scale, "value", noise_scale)
+    if noise is not None and noise != math.inf:  # infinite where a gradient cannot be told from noise
+        check_number("noise_scale", noise, unit="samples")
 
     steps_per_epoch = dataset_size // batch_size
     total_steps = steps_per_epoch * epochs
@@ -296,6 +322,7 @@ def plan(
         weight_decay=weight_decay,
         bias_norm_lr_scale=scale,
         schedule=schedule,
+        noise_scale=noise,
         **_sigmoid_fields(schedule, total_steps, delay_factor, delay, alpha, gamma_min),
         **_warmup_cosine_fields(schedule, steps_per_epoch, epochs, warmup_epochs, final_factor),
     )

@@ -78,9 +78,7 @@ class LossSurface:
 
     def __exit__(self, *_: object) -> None:
         self.put_back()
-        with torch.no_grad():
-            for buffer, saved in self._buffers:
-                buffer.copy_(saved)
+        self.put_back_buffers()
         for module, training in self._modes:
             module.training = training
 
@@ -89,6 +87,12 @@ class LossSurface:
         with torch.no_grad():
             for p, saved in zip(self.params, self._saved, strict=True):
                 p.copy_(saved)
+
+    def put_back_buffers(self) -> None:
+        """Give the buffers the values that they came with."""
+        with torch.no_grad():
+            for buffer, saved in self._buffers:
+                buffer.copy_(saved)
 
     @contextmanager
     def moved(self, shift: list[Tensor]) -> Iterator[None]:

@@ -242,7 +242,9 @@ def _differences_operator(surface: LossSurface) -> Any:
 
         def _product(self, v: list[Tensor]) -> list[Tensor]:
             # The cube root of the precision, relative to w, balances rounding with the third derivative.
-            length, weight = (float(torch.linalg.vector_norm(flatten(x).double())) for x in (v, surface.params))
+            length, weight = (
+                float(torch.linalg.vector_norm(flatten(x).detach().double())) for x in (v, surface.params)
+            )
             step = torch.finfo(v[0].dtype).eps ** (1 / 3) * (1 + weight) / max(length, 1e-30)
             ends = []
             for sign in (step, -step):

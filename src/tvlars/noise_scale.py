@@ -1,0 +1,278 @@
+"""The gradient noise scale: how large a batch has to be before a larger one no longer helps.
+
+:func:`noise_scale` measures it once, on given data; :class:`NoiseScaleMeter` while a model trains, from the
+micro-batches that a large batch is split into anyway.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tvlars._checks import check_count, check_flag, check_number
+from tvlars.sharpness._surface import Batches, Loss, LossSurface
+
+
+@dataclass(frozen=True)
+class NoiseScale:
+    r"""B_simple = tr(Σ) / ‖G‖², in samples, with a 95 % interval from ``low`` to ``high``.
+
+    Σ is the covariance of a sample's gradient, G the true gradient. Where the data cannot tell ‖G‖² from 0, ``high`` is
+    infinite; where not even its estimate is above 0, ``value`` is infinite too.
+    """
+
+    value: float
+    low: float
+    high: float
+    trace: float
+    """tr(Σ), estimated without bias."""
+    gradient_square: float
+    """‖G‖², estimated without bias, so possibly below 0."""
+    layers: Mapping[str, NoiseScale] = field(default_factory=dict)
+    """The same for each layer alone."""
+
+    def steps_factor(self, batch_size: int) -> float:
+        """How many times the fewest possible optimizer steps a batch of this size takes: 1 + B_simple / B."""
+        return 1.0 + self.value / batch_size
+
+    def samples_factor(self, batch_size: int) -> float:
+        """How many times the fewest possible samples a batch of this size takes: 1 + B / B_simple."""
+        return 1.0 + batch_size / self.value if self.value else math.inf
+
+    def __str__(self) -> str:
+        return f"B_simple = {_samples(self.value)} samples (95 %: {_samples(self.low)} to {_samples(self.high)})"
+
+
+def noise_scale(model: nn.Module, loss: Loss, data: Batches, *, training: bool = False) -> NoiseScale:
+    r"""The gradient noise scale of McCandlish et al. at the model's weights.
+
+    .. math:: B_{simple} = \frac{\operatorname{tr} \Sigma}{\lVert G \rVert^2}, \qquad
+        \lVert G \rVert^2 \approx \frac{2}{M (M - 1)} \sum_{i < j} \langle g_i, g_j \rangle, \qquad
+        \operatorname{tr} \Sigma \approx \frac{b}{M - 1} \sum_i \lVert g_i - \bar g \rVert^2
+
+    for gradients g_i of M micro-batches of b samples each. Both are unbiased; the interval comes from leaving out each
+    micro-batch in turn (jackknife) and Fieller's theorem for a ratio. It takes two passes over the data and memory for
+    two gradients.
+
+    Args:
+        model: any module; its parameters that need gradients count. It is left as it was, bit for bit.
+        loss: (output, target) to a scalar, a mean over the batch (or a sum, where its ``reduction`` says so).
+        data: micro-batches (input, target) of one size, 4 at least; 32 of 64 samples are a good start. A last,
+            shorter one is left out.
+        training: measure in training mode, where batch norm ties the samples of a micro-batch together. Default
+            False: evaluation mode, the case that the formula is about.
+
+    Raises:
+        ValueError: fewer than 4 micro-batches of one size, the loss is not differentiable, or nothing needs a gradient.
+
+    Source: McCandlish, Kaplan, Amodei, "An Empirical Model of Large-Batch Training", arXiv 1812.06162, section 2.2
+    and appendix A.1.
+
+    Example:
+        >>> noise = noise_scale(model, nn.CrossEntropyLoss(), micro_batches)
+        >>> print(noise)
+        >>> print(plan(8192, 60_000, 15, noise_scale=noise))
+    """
+    check_flag("training", training)
+    with LossSurface(model, loss, data) as surface:
+        size = len(surface.batches[0][1])
+        batches = [batch for batch in surface.batches if len(batch[1]) == size]
+        if len(batches) < len(surface.batches) - 1 or len(batches) < 4:
+            raise ValueError(
+                "data must be at least 4 micro-batches of one size (the last may be shorter), got "
+                f"{', '.join(str(len(y)) for _, y in surface.batches[:8])}"
+            )
+        if training:
+            model.train()
+
+        def gradient(batch: Any) -> list[Tensor]:
+            if training:
+                surface.put_back_buffers()
+            return surface.gradient([batch])[1]
+
+        total = [torch.zeros_like(p, dtype=torch.float64) for p in surface.params]
+        for batch in batches:
+            for sum_, g in zip(total, gradient(batch), strict=True):
+                sum_.add_(g)
+        inner, squares = [], []
+        for batch in batches:
+            parts = [x.double() for x in gradient(batch)]
+            inner.append(torch.stack([(x * sum_).sum() for x, sum_ in zip(parts, total, strict=True)]))
+            squares.append(torch.stack([x.square().sum() for x in parts]))
+        whole = torch.stack([sum_.square().sum() for sum_ in total]).cpu()
+        return _from_micro_batches(surface.names, size, torch.stack(inner).cpu(), torch.stack(squares).cpu(), whole)
+
+
+def from_two_batch_sizes(small_square: float, small: int, big_square: float, big: int) -> tuple[float, float]:
+    r"""Unbiased estimates of tr(Σ) and ‖G‖² from squared gradient norms at two batch sizes (appendix A.1).
+
+    .. math:: E \lVert g_B \rVert^2 = \lVert G \rVert^2 + \operatorname{tr}(\Sigma) / B
+
+    Args:
+        small_square, big_square: ‖g‖² at each batch size, or a mean of several.
+        small, big: the batch sizes in samples, small < big.
+
+    Returns:
+        (tr(Σ), ‖G‖²); average both over steps before taking their ratio, which is biased and noisy.
+
+    Raises:
+        ValueError: ``small`` is not less than ``big``.
+    """
+    check_count("small", small, unit="samples")
+    check_count("big", big, unit="samples")
+    if small >= big:
+        raise ValueError(f"small must be < big ({big}), got {small}")
+    trace = (small_square - big_square) / (1 / small - 1 / big)
+    return trace, (big * big_square - small * small_square) / (big - small)
+
+
+class NoiseScaleMeter:
+    """The noise scale while a model trains with gradient accumulation, smoothed over steps.
+
+    Every measured step gives an unbiased estimate of tr(Σ) and of ‖G‖² from its micro-batches; both are smoothed, and
+    their ratio is taken then. Holds one copy of the gradient within a step, and nothing between steps.
+
+    Args:
+        model: its parameters that need gradients count.
+        micro_batch_size: b, samples in each micro-batch, which have to be equal.
+        smoothing: in [0, 1), the weight of the past in an exponential mean, corrected for its start. Default 0.95.
+
+    Raises:
+        ValueError: an argument is out of its range.
+
+    Example:
+        >>> meter = NoiseScaleMeter(model, micro_batch_size=256)
+        >>> for x, y in micro_batches:  # of one step
+        ...     (loss_fn(model(x), y) / len(micro_batches)).backward()
+        ...     meter.micro_batch()
+        >>> meter.step()  # before optimizer.step() and zero_grad()
+        >>> print(meter.result())
+
+    Source: McCandlish et al., arXiv 1812.06162, appendix A.1.
+    """
+
+    def __init__(self, model: nn.Module, micro_batch_size: int, *, smoothing: float = 0.95) -> None:
+        check_count("micro_batch_size", micro_batch_size, unit="samples")
+        check_number("smoothing", smoothing, high=1.0, open_high=True)
+        self.micro_batch_size, self.smoothing = micro_batch_size, smoothing
+        named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        if not named:
+            raise ValueError("model must have a parameter with requires_grad=True, got none")
+        self.names, self.params = [name for name, _ in named], [p for _, p in named]
+        self._before: list[Tensor | None] = []
+        self._squares: list[Tensor] = []
+        self._moments = torch.zeros(5, len(named) + 1, dtype=torch.float64)  # S, G², S², S G², (G²)²; the last is all
+        self._weight = self._weight_square = 0.0
+
+    @torch.no_grad()
+    def micro_batch(self) -> None:
+        """To be called after each micro-batch's backward pass, while gradients add up."""
+        grads = [None if p.grad is None else p.grad.detach() for p in self.params]
+        before = self._before or [None] * len(grads)
+        parts = [
+            torch.zeros((), device=p.device) if g is None else (g if old is None else g - old).double().square().sum()
+            for p, g, old in zip(self.params, grads, before, strict=True)
+        ]
+        self._squares.append(torch.stack([part.double() for part in parts]))
+        self._before = [None if g is None else g.clone() for g in grads]
+
+    def step(self) -> None:
+        """To be called after the last micro-batch of a step. Waits for the device.
+
+        Raises:
+            ValueError: the step had fewer than 2 micro-batches.
+        """
+        squares, self._squares = self._squares, []
+        grads, self._before = self._before, []
+        count = len(squares)
+        if count < 2:
+            raise ValueError(f"a step must have at least 2 micro-batches for the noise scale, got {count}")
+        # The loop divides by the number of micro-batches, so what was added is g_i / M.
+        small = torch.stack(squares).mean(0).cpu() * count**2
+        big = torch.stack(
+            [torch.zeros((), dtype=torch.float64) if g is None else g.double().square().sum().cpu() for g in grads]
+        )
+        trace = (small - big) * self.micro_batch_size * count / (count - 1)
+        square = (count * big - small) / (count - 1)
+        trace, square = (torch.cat([x, x.sum().view(1)]) for x in (trace, square))
+        new = torch.stack([trace, square, trace * trace, trace * square, square * square])
+        keep = self.smoothing
+        self._moments = keep * self._moments + (1 - keep) * new
+        self._weight = keep * self._weight + (1 - keep)
+        self._weight_square = keep**2 * self._weight_square + (1 - keep) ** 2
+
+    def result(self) -> NoiseScale:
+        """The smoothed estimate, with an interval once two steps have been measured.
+
+        Raises:
+            ValueError: no step has been measured yet.
+        """
+        if not self._weight:
+            raise ValueError("no step has been measured yet: call micro_batch() and step() first")
+        s, g, ss, sg, gg = self._moments / self._weight
+        count = self._weight**2 / self._weight_square  # as many equally weighted steps as would be as good
+        spare = (count / (count - 1) if count > 1.0 + 1e-9 else math.nan) * (self._weight_square / self._weight**2)
+        covariance = torch.stack([ss - s * s, sg - s * g, gg - g * g]) * spare
+        found = [_ratio(*values, degrees=count - 1) for values in torch.stack([s, g, *covariance], 1).tolist()]
+        layers = dict(zip(self.names, found[:-1], strict=True))
+        return _with_layers(found[-1], layers)
+
+
+def _from_micro_batches(names: list[str], size: int, inner: Tensor, squares: Tensor, whole: Tensor) -> NoiseScale:
+    """``inner`` [M, layers] = ⟨g_i, Σg⟩, ``squares`` [M, layers] = ‖g_i‖², ``whole`` [layers] = ‖Σg‖²."""
+    inner, squares = (torch.cat([x, x.sum(1, keepdim=True)], 1) for x in (inner, squares))
+    whole = torch.cat([whole, whole.sum().view(1)])
+
+    def estimates(whole: Tensor, square_sum: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        square = (whole - square_sum) / (count * (count - 1))
+        return size * (square_sum - whole / count) / (count - 1), square
+
+    count = len(squares)
+    trace, square = estimates(whole, squares.sum(0), count)
+    left_out = estimates(whole - 2 * inner + squares, squares.sum(0) - squares, count - 1)
+    spread = [x - x.mean(0) for x in left_out]
+    factor = (count - 1) / count
+    covariance = [factor * (a * b).sum(0) for a, b in ((spread[0],) * 2, tuple(spread), (spread[1],) * 2)]
+    rows = torch.stack([trace, square, *covariance], 1).tolist()
+    found = [_ratio(*row, degrees=count - 1) for row in rows]
+    return _with_layers(found[-1], dict(zip(names, found[:-1], strict=True)))
+
+
+def _with_layers(total: NoiseScale, layers: dict[str, NoiseScale]) -> NoiseScale:
+    return NoiseScale(total.value, total.low, total.high, total.trace, total.gradient_square, layers)
+
+
+def _ratio(s: float, g: float, ss: float, sg: float, gg: float, *, degrees: float) -> NoiseScale:
+    """s / g with Fieller's 95 % interval: all R with (s − R g)² <= t² Var(s − R g), and R >= 0."""
+    value = max(s, 0.0) / g if g > 0 else math.inf
+    if not math.isfinite(ss):
+        return NoiseScale(value, math.nan, math.nan, s, g)
+    t2 = _student(degrees) ** 2
+    a, b, c = g * g - t2 * gg, s * g - t2 * sg, s * s - t2 * ss
+    under = b * b - a * c
+    if a <= 0 or g <= 0:  # ‖G‖² cannot be told from 0: bounded from below alone, if at all
+        low = (b - math.sqrt(under)) / a if a < 0 and c > 0 and under >= 0 else 0.0
+        return NoiseScale(value, max(low, 0.0), math.inf, s, g)
+    root = math.sqrt(max(under, 0.0))
+    return NoiseScale(value, max((b - root) / a, 0.0), max((b + root) / a, 0.0), s, g)
+
+
+def _student(degrees: float) -> float:
+    """The 97.5 % point of Student's t, by the expansion in 1 / degrees (to 2 % from 3 degrees on)."""
+    z = 1.959964
+    n = max(degrees, 1.0)
+    return (
+        z
+        + (z**3 + z) / (4 * n)
+        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * n**2)
+        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * n**3)
+    )
+
+
+def _samples(value: float) -> str:
+    return f"{value:,.0f}" if math.isfinite(value) else ("unknown" if math.isnan(value) else "infinitely many")
