@@ -1,5 +1,6 @@
 """tvlars: layer-wise optimizers for large-batch training (TVLARS, LARS, LAMB) and what belongs to them."""
 
+from tvlars.doctor import Finding, Findings, check
 from tvlars.groups import LayerGroups, layer_groups
 from tvlars.optim import LAMB, LARS, TVLARS
 from tvlars.plan import Plan, plan
@@ -11,10 +12,13 @@ __all__ = [
     "LAMB",
     "LARS",
     "TVLARS",
+    "Finding",
+    "Findings",
     "LayerGroups",
     "Plan",
     "SigmoidDecayLR",
     "WarmupCosineLR",
+    "check",
     "layer_groups",
     "plan",
     "scale_lr",

@@ -1,0 +1,178 @@
+"""The doctor: each finding where it belongs, and none on a run that plan and layer_groups set up."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from tvlars import LAMB, LARS, TVLARS, Findings, WarmupCosineLR, check, layer_groups, plan
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10))
+
+
+def loader(samples: int = 4096, batch_size: int = 512) -> DataLoader[Any]:
+    return DataLoader(TensorDataset(torch.zeros(samples, 1)), batch_size=batch_size, drop_last=True)
+
+
+def planned(name: str, batch_size: int = 512, epochs: int = 20, **options: Any) -> tuple[nn.Module, Any, Any]:
+    """Model, optimizer and scheduler as plan and layer_groups make them."""
+    model = network()
+    p = plan(batch_size, 4096, epochs, name, **options)
+    groups = layer_groups(model, p.weight_decay, p.lr, p.bias_norm_lr_scale)
+    classes = {"tvlars": TVLARS, "lars": LARS, "lamb": LAMB, "sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}
+    optimizer = classes[name](groups, **p.optimizer_arguments())
+    return model, optimizer, p.scheduler(optimizer)
+
+
+def found(findings: Findings) -> list[str]:
+    assert all(f.what and f.evidence and f.remedy and str(f).count("\n") == 0 for f in findings)
+    return [finding.what for finding in findings]
+
+
+@pytest.mark.parametrize("name", ["tvlars", "lars", "lamb", "sgd", "adamw"])
+@pytest.mark.parametrize("batch_size", [256, 512])
+def test_nothing_is_found_on_a_planned_run(name: str, batch_size: int) -> None:
+    model, optimizer, scheduler = planned(name, batch_size)
+    model(torch.randn(64, 1, 8, 8)).square().mean().backward()
+    findings = check(model, optimizer, loader(batch_size=batch_size), epochs=20, scheduler=scheduler, noise_scale=400)
+    assert findings == []
+    assert str(findings) == "nothing found"
+
+
+@pytest.mark.parametrize("batch_size", [512, 2048, 8192, 65536])
+@pytest.mark.parametrize("name", ["tvlars", "lars", "lamb"])
+def test_nothing_is_found_on_a_planned_run_of_any_size(name: str, batch_size: int) -> None:
+    model = network()
+    p = plan(batch_size, 1_281_167, 90, name)
+    optimizer = {"tvlars": TVLARS, "lars": LARS, "lamb": LAMB}[name](
+        layer_groups(model, p.weight_decay, p.lr, p.bias_norm_lr_scale), **p.optimizer_arguments()
+    )
+    scheduler = p.scheduler(optimizer)
+    steps = dict(total_steps=p.total_steps, epochs=90, batch_size=batch_size, micro_batch_size=256)
+    assert check(model, optimizer, scheduler=scheduler, **steps) == []
+
+
+def test_without_a_loader_what_is_not_known_is_not_found() -> None:
+    assert check(*planned("tvlars")[:2]) == []
+
+
+def test_adapted_and_decayed_norms() -> None:
+    model = network()
+    findings = check(model, LARS(model.parameters(), 1.0, weight_decay=1e-4))
+    assert found(findings) == ["adapted norms", "decayed norms"]
+    assert "0.bias, 1.weight, 1.bias and 1 more" in findings[0].evidence
+    assert "layer_groups" in findings[0].remedy
+    assert found(check(model, torch.optim.AdamW(model.parameters()))) == ["decayed norms"]
+    assert found(check(model, torch.optim.SGD(model.parameters(), 0.1))) == []
+
+
+@pytest.mark.filterwarnings("ignore:.*not adapted")
+def test_a_raw_learning_rate() -> None:
+    model = network()
+    optimizer = LARS(layer_groups(model, 1e-4), 16.0)
+    assert found(check(model, optimizer)) == ["raw learning rate"]
+    WarmupCosineLR(optimizer, 5, 100)  # the lr is low now, and will not be
+    assert found(check(model, optimizer)) == ["raw learning rate"]
+
+
+@pytest.mark.parametrize(
+    ("cls", "lr", "what"),
+    [
+        (LARS, 200.0, "large steps"),
+        (LAMB, 0.2, "large steps"),
+        (TVLARS, 200.0, "large steps"),
+        (LARS, 1e-4, "small steps"),
+    ],
+)
+def test_steps_of_a_size_that_cannot_be_right(cls: Any, lr: float, what: str) -> None:
+    model = network()
+    optimizer = cls(layer_groups(model, 0.0, lr, 1e-4), lr)
+    findings = check(model, optimizer)
+    assert found(findings) == [what]
+    assert f"lr {lr:g}" in findings[0].evidence
+    if what == "large steps":
+        better = float(findings[0].remedy.split()[-1])
+        assert check(model, cls(layer_groups(model, 0.0, 0.99 * better, 1e-4), 0.99 * better)) == []
+
+
+def test_alpha_makes_steps_large_too() -> None:
+    model = network()
+    optimizer = TVLARS(layer_groups(model, 0.0, 32.0, 0.03), 32.0, alpha=0.1)
+    assert found(check(model, optimizer)) == ["large steps"]
+
+
+def test_a_schedule_that_never_acts_or_at_once() -> None:
+    model, optimizer, _ = planned("tvlars", delay=10_000, delay_factor=0.01)
+    assert found(check(model, optimizer, loader(), epochs=20)) == ["idle schedule"]
+    model, optimizer, _ = planned("tvlars", delay=3, delay_factor=2.0)
+    findings = check(model, optimizer, loader(), epochs=20)
+    assert found(findings) == ["early schedule"]
+    assert "at step 8" in findings[0].evidence
+
+
+def test_a_schedule_of_another_length() -> None:
+    model, optimizer, _ = planned("lars")
+    for scheduler in (WarmupCosineLR(optimizer, 5, 100), torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 30)):
+        assert found(check(model, optimizer, loader(), epochs=20, scheduler=scheduler)) == ["schedule length"]
+    by_epoch = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 20)
+    assert check(model, optimizer, loader(), epochs=20, scheduler=by_epoch) == []
+
+
+@pytest.mark.filterwarnings("ignore:the run has")
+def test_few_steps() -> None:
+    model, optimizer, scheduler = planned("lars", epochs=3)
+    assert found(check(model, optimizer, loader(), epochs=3, scheduler=scheduler)) == ["few steps"]
+    accumulated = check(model, optimizer, loader(batch_size=128), batch_size=512, epochs=3, scheduler=scheduler)
+    assert found(accumulated) == ["few steps"]
+
+
+def test_scaled_gradients() -> None:
+    model, optimizer, _ = planned("lars")
+    (model(torch.randn(64, 1, 8, 8)).square().mean() * 2**16).backward()
+    findings = check(model, optimizer)
+    assert found(findings) == ["scaled gradients"]
+    assert "unscale" in findings[0].remedy
+
+
+def test_a_scaler_that_has_not_unscaled() -> None:
+    model, optimizer, _ = planned("lars")
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    scaler.scale(model(torch.randn(64, 1, 8, 8)).square().mean()).backward()
+    assert found(check(model, optimizer, scaler=scaler)) == ["scaled gradients"]
+    scaler.unscale_(optimizer)
+    assert check(model, optimizer, scaler=scaler) == []
+
+
+def test_batches_that_do_not_go_with_the_noise_or_the_optimizer() -> None:
+    model, optimizer, _ = planned("lars")
+    findings = check(model, optimizer, batch_size=8192, noise_scale=300.0)
+    assert found(findings) == ["batch too large"]
+    assert "3,000 samples" in findings[0].remedy
+    assert found(check(model, optimizer, batch_size=32)) == ["batch too small"]
+    assert check(*planned("sgd")[:2], batch_size=32) == []
+    assert check(model, optimizer, batch_size=8192, noise_scale=float("inf")) == []
+
+
+def test_batch_norm_on_small_micro_batches() -> None:
+    model, optimizer, _ = planned("lars")
+    findings = check(model, optimizer, loader(batch_size=32), batch_size=1024)
+    assert found(findings) == ["batch norm"]
+    assert "32 of 1,024 samples" in findings[0].evidence
+    assert check(model, optimizer, loader(batch_size=128), batch_size=8192) == []
+    without = nn.Linear(3, 2)
+    assert check(without, LARS(layer_groups(without, 0.0), 1.0), batch_size=8192, micro_batch_size=8) == []
+
+
+def test_refuses_bad_arguments() -> None:
+    model, optimizer, _ = planned("lars")
+    with pytest.raises(ValueError, match="epochs must be an integer >= 1"):
+        check(model, optimizer, epochs=0)
+    with pytest.raises(ValueError, match="noise_scale must be >= 0"):
+        check(model, optimizer, noise_scale=-3.0)
