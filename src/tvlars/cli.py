@@ -1,4 +1,6 @@
-"""The command line: ``tvlars train``, ``compare``, ``evaluate``. It parses and prints; the work is in ``tvlars.lab``.
+"""The command line: ``tvlars train``, ``compare``, ``evaluate``, ``sharpness``, ``landscape``.
+
+It parses and prints; the work is in ``tvlars.lab``.
 
 Exit codes: 0 done, 2 bad input, 3 a run diverged, 130 interrupted.
 
@@ -117,6 +119,53 @@ def _compare(parsed: argparse.Namespace) -> int:
     return DIVERGED if comparison.diverged else 0
 
 
+def _sharpness(parsed: argparse.Namespace) -> int:
+    from tvlars.lab.surface import run_sharpness
+
+    _check_samples(parsed)
+    row = run_sharpness(parsed.run_folder, samples=parsed.samples, data_dir=parsed.data_dir)
+    print(f"run      {parsed.run_folder}, after epoch {row.epoch} (step {row.step})")
+    print(f"on       {row.samples:,} training images, loss {row.loss:.4f}")
+    print(
+        f"Hessian  top eigenvalue {row.hessian_max:.4g}, trace {row.hessian_trace:.4g} ± {row.hessian_trace_error:.2g}"
+    )
+    print(
+        f"adaptive worst case {row.worst_case:.4g}, average case {row.average_case:.4g} ± {row.average_case_error:.2g}"
+    )
+    print(f"Keskar   {row.keskar:.4g} % ({row.seconds:.0f} s; kept in {parsed.run_folder / 'sharpness.csv'})")
+    return 0
+
+
+def _landscape(parsed: argparse.Namespace) -> int:
+    from tvlars.lab.errors import UsageError
+    from tvlars.lab.surface import run_landscape
+
+    _check_samples(parsed)
+    try:
+        frame, picture = run_landscape(
+            parsed.run_folder,
+            parsed.to,
+            dimensions=parsed.dimensions,
+            points=parsed.points,
+            span=parsed.span,
+            samples=parsed.samples,
+            data_dir=parsed.data_dir,
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    print(f"training loss from {frame['loss'].min():.4f} to {frame['loss'].max():.4f} at {len(frame)} points")
+    print(f"numbers: {picture.with_suffix('.csv')}")
+    print(f"picture: {picture}")
+    return 0
+
+
+def _check_samples(parsed: argparse.Namespace) -> None:
+    from tvlars.lab.errors import UsageError
+
+    if parsed.samples < 2:
+        raise UsageError(f"samples must be an integer >= 2, got {parsed.samples}")
+
+
 # -- parsing --------------------------------------------------------------------------------------------
 
 
@@ -206,6 +255,24 @@ def _parser(command: str, config: dict[str, Any]) -> _Parser:
     for f in _options():
         if f.name in ("data", "data_dir", "image_size"):
             _add(evaluate, f, default=None)
+    sharpness = _command(commands, "sharpness", "measure how sharp the loss is at a run's final weights", _sharpness)
+    landscape = _command(
+        commands, "landscape", "draw the loss around a run's weights, or on the way to another's", _landscape
+    )
+    landscape.add_argument("--to", metavar="RUN", type=Path, help="another run: the loss on the line between both")
+    landscape.add_argument("--dimensions", type=_type(int), default=1, metavar="INT", help="1 (default) or 2")
+    landscape.add_argument(
+        "--points", type=_type(int), default=21, metavar="INT", help="along a direction (default: 21)"
+    )
+    text = "how far a direction goes, in norms of the filters (default: 1.0)"
+    landscape.add_argument("--span", type=_type(float), default=1.0, metavar="FLOAT", help=text)
+    for command_parser in (sharpness, landscape):
+        command_parser.add_argument("run_folder", metavar="RUN", type=Path, help="run folder")
+        text = "training images (default: 1024)"
+        command_parser.add_argument("--samples", type=_type(int), default=1024, metavar="INT", help=text)
+        command_parser.add_argument(
+            "--data-dir", type=Path, help="folder where the data set lies (default: as the run)"
+        )
     return parser
 
 

@@ -8,6 +8,7 @@ from tvlars.lab.errors import DivergedError, UsageError
 from tvlars.lab.evaluate import Evaluation, evaluate
 from tvlars.lab.progress import Reporter
 from tvlars.lab.run_folder import LoadedRun, load_run
+from tvlars.lab.surface import run_landscape, run_sharpness
 
 __all__ = [
     "CompareConfig",
@@ -24,5 +25,7 @@ __all__ = [
     "evaluate",
     "load_data",
     "load_run",
+    "run_landscape",
+    "run_sharpness",
     "train",
 ]

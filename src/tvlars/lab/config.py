@@ -20,7 +20,13 @@ OPTIMIZERS = tuple(DEFAULTS)
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 ACCELERATORS = ("auto", "cpu", "cuda", "mps")
 PHI_SCOPES = ("all", "ratio")
-SECTIONS = {"data": "the run", "lr": "the optimizer", "schedule": "the schedule", "augment": "the rest"}
+SECTIONS = {
+    "data": "the run",
+    "lr": "the optimizer",
+    "schedule": "the schedule",
+    "augment": "the rest",
+    "layer_stats": "what is measured besides",
+}
 """Titles of the help's sections, each by its first option in ``TrainConfig``."""
 MAX_SEED = 2**32 - 1
 MAX_LR = 1e30
@@ -32,6 +38,8 @@ COUNTS = {
     "seed": (0, MAX_SEED),
     "crop_padding": (0, 4096),
     "image_size": (8, 4096),
+    "layer_stats": (1, 10**9),
+    "sharpness_samples": (2, 2**40),
 }
 """The ranges of the options that are counts."""
 
@@ -108,6 +116,10 @@ class TrainConfig:
     accelerator: str = option("auto", "one of " + ", ".join(ACCELERATORS))
     compile: bool = option(False, "compile the model with torch.compile")
     tensorboard: bool = option(False, "write TensorBoard logs into the run folder too")
+    layer_stats: int | None = option(None, "record norms and ratios of every layer each N-th optimizer step")
+    sharpness: str | None = option(None, "when to measure the sharpness of the loss: end, or epochs:N for every N-th")
+    sharpness_samples: int = option(1024, "training images that sharpness is measured on")
+    noise_scale: bool = option(False, "measure the gradient noise scale after every epoch")
     out: Path | None = option(None, "run folder to write, new or empty (default: below runs/)")
 
     def __post_init__(self) -> None:
@@ -125,10 +137,12 @@ class TrainConfig:
         ):
             if not isinstance(name, str) or name not in valid:
                 raise unknown(kind, name, valid)
-        for flag in ("augment", "compile", "tensorboard"):
+        for flag in ("augment", "compile", "tensorboard", "noise_scale"):
             if not isinstance(getattr(self, flag), bool):
                 raise UsageError(f"{flag} must be true or false, got {getattr(self, flag)!r}")
         self._check_numbers()
+        if self.sharpness is not None:
+            self.sharpness_epochs()
         if not self.augment and (self.rotation or self.crop_padding):
             raise UsageError("rotation and crop_padding must not be given where augment is false, they play no part")
         if self.optimizer not in ("tvlars", "lars") and self.trust_coefficient is not None:
@@ -139,7 +153,7 @@ class TrainConfig:
     def _check_numbers(self) -> None:
         for name, (low, high) in COUNTS.items():
             value = getattr(self, name)
-            if value is None and name in ("crop_padding", "image_size"):
+            if value is None and name in ("crop_padding", "image_size", "layer_stats"):
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < low:
                 raise UsageError(f"{name} must be an integer >= {low}, got {value!r}")
@@ -190,6 +204,20 @@ class TrainConfig:
                 )
             except ValueError as error:
                 raise UsageError(str(error)) from error
+
+    def sharpness_epochs(self) -> set[int]:
+        """The epochs after which sharpness is measured: every N-th for "epochs:N", and the last.
+
+        Raises:
+            UsageError: ``sharpness`` is neither "end" nor "epochs:N".
+        """
+        if self.sharpness is None:
+            return set()
+        match = re.fullmatch(r"epochs:([1-9]\d{0,8})", str(self.sharpness))
+        if self.sharpness != "end" and not match:
+            raise UsageError(f"sharpness must be 'end' or 'epochs:N' with N >= 1, got {self.sharpness!r}")
+        every = int(match[1]) if match else self.epochs
+        return {*range(every, self.epochs + 1, every), self.epochs}
 
     def label(self) -> str:
         """A short name, fit for a folder: data, optimizer, batch size and seed."""

@@ -20,16 +20,18 @@ import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from tvlars.doctor import check
 from tvlars.lab.augment import crop_and_flip, rotate
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData, load_data
+from tvlars.lab.diagnostics import NOISE_SAMPLES, layer_stats, measure_noise, measure_sharpness, sample
 from tvlars.lab.errors import DivergedError, UsageError
 from tvlars.lab.models import build_model
 from tvlars.lab.optimizers import build_optimizer
 from tvlars.lab.progress import Reporter, choose_reporter
 from tvlars.lab.record import EpochRow, Record, StepRow, new_folder
 from tvlars.lab.tensorboard import TensorBoardLog
-from tvlars.plan import FEW_STEPS, Plan
+from tvlars.plan import Plan
 
 FETCH_EVERY = 16
 """Steps between two fetches of losses from an accelerator; on a CPU they are fetched at every step."""
@@ -92,25 +94,29 @@ def train(
     }
     record = Record(folder, config, plan, {**shape, "mean": mean.tolist(), "std": std.tolist()}, facts)
     run = Run(config, plan, data, (mean, std), fabric, model, record, reporter)
-    reporter.start(config, plan, describe(config, plan, facts), folder)
+    findings = check(
+        model,
+        run.bare_optimizer,
+        epochs=config.epochs,
+        total_steps=plan.total_steps,
+        batch_size=config.batch_size,
+        micro_batch_size=min(config.batch_size // micro_batches(config), config.batch_size),
+        scheduler=run.scheduler,
+    )
+    lines = describe(config, plan, facts) + [f"warning  {finding}" for finding in findings]
+    reporter.start(config, plan, lines, folder)
     return run.train()
 
 
 def describe(config: TrainConfig, plan: Plan, facts: dict[str, Any]) -> list[str]:
     """What a user wants to read before a run starts, a line each."""
-    lines = [
+    return [
         f"data     {facts['data']}",
         f"model    {facts['model']}",
         f"device   {facts['device']}, {facts['precision']}",
         f"batch    {describe_batch(config)}",
         *(line if line.startswith(" ") else f"plan     {line}" for line in str(plan).splitlines()),
     ]
-    if plan.total_steps < FEW_STEPS:
-        lines.append(
-            f"warning  {plan.total_steps} optimizer steps are too few for a schedule to act; "
-            f"more epochs or a smaller batch size give more"
-        )
-    return lines
 
 
 def describe_batch(config: TrainConfig) -> str:
@@ -185,11 +191,16 @@ class Run:
 
         # Groups by module type want the bare model; Fabric wraps both afterwards.
         optimizer = build_optimizer(config, plan, model)
+        self.bare_optimizer = optimizer
         self.scheduler = plan.scheduler(optimizer)
         self.bare_model = model.to(memory_format=torch.channels_last)
         compiled: Any = torch.compile(self.bare_model) if config.compile else self.bare_model
         self.model, self.optimizer = fabric.setup(compiled, optimizer)
         self.tensorboard = TensorBoardLog(record.folder) if config.tensorboard else None
+        self.layer_stats = None
+        if config.layer_stats:
+            writer = self.tensorboard.writer if self.tensorboard else None
+            self.layer_stats = layer_stats(optimizer, self.bare_model, config.layer_stats, record.folder, writer)
         # A source of its own for what happens to the data: it is the same for every optimizer.
         self.order = torch.Generator().manual_seed(config.seed)
         self.draws = torch.Generator(fabric.device).manual_seed(config.seed)
@@ -237,6 +248,8 @@ class Run:
         """Write all that is left; the summary last, since its status says that the rest is there."""
         try:
             self._write()
+            if self.layer_stats is not None:
+                self.layer_stats.close()
             if self.tensorboard is not None:
                 self.tensorboard.close()
             if status in ("finished", "interrupted"):
@@ -289,8 +302,32 @@ class Run:
         self.epochs.append(row)
         self._write(row)
         self.reporter.epoch(row)
+        self._diagnose(epoch)
         if not math.isfinite(test_loss):  # of a step whose loss was taken before it
             raise DivergedError(self.config.optimizer, self.step, steps[-1].lr, self.record.folder, "test loss")
+
+    def _diagnose(self, epoch: int) -> None:
+        """Measure what was asked for after this epoch, on training images as they are."""
+        config, data = self.config, self.data
+        if epoch in config.sharpness_epochs():
+            images, labels = sample(data.train_images, data.train_labels, config.sharpness_samples)
+            size = min(config.micro_batch_size, 512)  # curvature takes several times the memory of a step
+            pieces = zip(torch.split(images, size), torch.split(labels, size), strict=True)
+            batches = ((self._normalize(x), y) for x, y in pieces)
+            row = measure_sharpness(self.bare_model, batches, epoch=epoch, step=self.step)
+            self.record.add_measurement("sharpness.csv", row)
+            self.reporter.note(
+                f"sharpness after epoch {epoch}: top eigenvalue {row.hessian_max:.4g}, trace {row.hessian_trace:.4g} ± "
+                f"{row.hessian_trace_error:.2g}, adaptive worst case {row.worst_case:.4g} ({row.seconds:.0f} s)"
+            )
+        if config.noise_scale:
+            images, labels = sample(data.train_images, data.train_labels, NOISE_SAMPLES)
+            noise = measure_noise(self.bare_model, self._normalize(images), labels, epoch=epoch, step=self.step)
+            self.record.add_measurement("noise.csv", noise)
+            self.reporter.note(
+                f"noise scale after epoch {epoch}: {noise.noise_scale:,.0f} samples "
+                f"(95 %: {noise.low:,.0f} to {noise.high:,.0f})"
+            )
 
     def _optimizer_step(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         """One step on the samples with these indices; returns mean loss and number of right answers."""

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from tvlars.lab.config import as_path
-from tvlars.lab.data import load_data
+from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.engine import RunResult
 from tvlars.lab.errors import UsageError
 from tvlars.lab.run_folder import LoadedRun, load_run
@@ -47,22 +47,9 @@ def evaluate(
     Raises:
         UsageError: the run has no weights, or the data set does not fit its model.
     """
-    if not isinstance(run, LoadedRun):
-        run = load_run(run.folder if isinstance(run, RunResult) else run)
-    facts, data_dir = run.model_facts(), as_path("data_dir", data_dir)
-    if data is None:
-        if run.config is None or run.config.data != facts["data"]:
-            raise UsageError(f"data must be given, since {run.folder} does not say where {facts['data']} lies")
-        data, data_dir = run.config.data, data_dir or run.config.data_dir
-        image_size = image_size or run.config.image_size
-    loaded = load_data(data, data_dir, image_size)
-    for name, value in (("channels", loaded.channels), ("classes", loaded.classes)):
-        if facts[name] != value:
-            raise UsageError(f"data must have the {facts[name]} {name} of the run's, but {data} has {value}")
-    if list(loaded.class_names) != list(facts["class_names"]):
-        raise UsageError(f"data must have the classes of {facts['data']}, which the run was trained on, got {data!r}")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    run = as_loaded(run)
+    loaded = data_of_run(run, data, data_dir, image_size)
+    device = choose_device(device)
     model = run.model().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     loss, correct = 0.0, 0
     with torch.no_grad():
@@ -75,3 +62,38 @@ def evaluate(
             correct += int((logits.argmax(1) == targets).sum())
     count = len(loaded.test_labels)
     return Evaluation(correct / count, loss / count, count, str(loaded))
+
+
+def as_loaded(run: LoadedRun | RunResult | Path | str) -> LoadedRun:
+    """A run however it was named."""
+    return run if isinstance(run, LoadedRun) else load_run(run.folder if isinstance(run, RunResult) else run)
+
+
+def choose_device(device: str) -> str:
+    """``device``, or for "auto" CUDA where there is one and else the CPU."""
+    if device != "auto":
+        return device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def data_of_run(
+    run: LoadedRun, data: str | None = None, data_dir: Path | str | None = None, image_size: int | None = None
+) -> ImageData:
+    """The data set that a run was trained on, or another that its model fits.
+
+    Raises:
+        UsageError: the run does not say which, or the model does not fit.
+    """
+    facts, data_dir = run.model_facts(), as_path("data_dir", data_dir)
+    if data is None:
+        if run.config is None or run.config.data != facts["data"]:
+            raise UsageError(f"data must be given, since {run.folder} does not say where {facts['data']} lies")
+        data, data_dir = run.config.data, data_dir or run.config.data_dir
+        image_size = image_size or run.config.image_size
+    loaded = load_data(data, data_dir, image_size)
+    for name, value in (("channels", loaded.channels), ("classes", loaded.classes)):
+        if facts[name] != value:
+            raise UsageError(f"data must have the {facts[name]} {name} of the run's, but {data} has {value}")
+    if list(loaded.class_names) != list(facts["class_names"]):
+        raise UsageError(f"data must have the classes of {facts['data']}, which the run was trained on, got {data!r}")
+    return loaded

@@ -30,6 +30,9 @@ class Reporter:
     def epoch(self, row: EpochRow) -> None:
         """An epoch and its test are over."""
 
+    def note(self, text: str) -> None:
+        """Something else was measured."""
+
     def end(self, status: str) -> None:
         """The run has ended: finished, interrupted, diverged or failed."""
 
@@ -55,6 +58,9 @@ class LineReporter(Reporter):
             f"{row.images_per_second:,.0f} images/s  {left:.0f} s left",
             flush=True,
         )
+
+    def note(self, text: str) -> None:
+        print(f"{self.label}  {text}", flush=True)
 
     def end(self, status: str) -> None:
         if status != "finished":
@@ -106,6 +112,10 @@ class BarReporter(Reporter):
         self.test = f" test {row.test_accuracy:.2%}"
         self._show(self.last)  # so that the accuracy stands there at once, after the last epoch too
         self.since, self.since_step = time.perf_counter(), row.step
+
+    def note(self, text: str) -> None:
+        self.console.print(f"{self.label}: {text}", highlight=False, markup=False, soft_wrap=True)
+        self.since, self.since_step = time.perf_counter(), self.last.step
 
     def end(self, status: str) -> None:
         self.progress.stop()

@@ -8,6 +8,7 @@
     steps.csv          a row an optimizer step
     summary.json       how it ended
     weights.pt         final weights, a state dict
+    sharpness.csv, noise.csv, layer-stats/    where they were asked for, see lab.diagnostics
 
 CSV, since a row can be appended and read while the run goes on, by anything.
 """
@@ -89,19 +90,25 @@ class Record:
         self, folder: Path, config: TrainConfig, plan: Plan, model: dict[str, Any], facts: dict[str, Any]
     ) -> None:
         self.folder = folder
+        self._headed: set[str] = set()
         write_json(folder / "model.json", model)
         write_json(folder / "config.json", json.loads(config.to_json()))
         write_json(folder / "plan.json", asdict(plan))
         write_json(folder / "environment.json", {**environment(), **facts})
         for name, kind in (("steps.csv", StepRow), ("epochs.csv", EpochRow)):
-            with open(folder / name, "w", newline="") as file:
-                csv.writer(file).writerow([f.name for f in fields(kind)])
+            self._head(name, kind)
 
     def add(self, steps: list[StepRow], epoch: EpochRow | None = None) -> None:
         """Append the rows of some steps, and of the epoch that they complete."""
         self._append("steps.csv", steps)
         if epoch is not None:
             self._append("epochs.csv", [epoch])
+
+    def add_measurement(self, name: str, row: Any) -> None:
+        """Append one row to ``name``, which gets its header with the first."""
+        if name not in self._headed:
+            self._head(name, type(row))
+        self._append(name, [row])
 
     def finish(self, status: str, **summary: Any) -> None:
         """Write how the run ended: ``status`` is finished, interrupted, diverged or failed."""
@@ -113,6 +120,11 @@ class Record:
         torch.save({name: value.detach().cpu() for name, value in state_dict.items()}, content)
         part.write_bytes(content.getbuffer())  # an error of the disk is an OSError here, and not where torch writes
         os.replace(part, self.folder / "weights.pt")
+
+    def _head(self, name: str, kind: type) -> None:
+        self._headed.add(name)
+        with open(self.folder / name, "w", newline="") as file:
+            csv.writer(file).writerow([f.name for f in fields(kind)])
 
     def _append(self, name: str, rows: list[Any]) -> None:
         with open(self.folder / name, "a", newline="") as file:

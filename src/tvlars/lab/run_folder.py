@@ -13,8 +13,10 @@ import torch
 from torch import nn
 
 from tvlars.lab.config import TrainConfig
+from tvlars.lab.diagnostics import NoiseRow, SharpnessRow
 from tvlars.lab.errors import UsageError
 from tvlars.lab.record import EpochRow, StepRow
+from tvlars.stats import read_layer_stats
 
 MODEL_FACTS = ("model", "data", "channels", "image_size", "classes", "class_names", "mean", "std")
 
@@ -25,7 +27,8 @@ class LoadedRun:
 
     ``status`` is finished, interrupted, diverged or failed, and "unfinished" where the folder does not say how
     it ended: it is being written, or was cut off. ``epochs`` and ``steps`` have the columns of ``EpochRow`` and
-    ``StepRow`` in ``tvlars.lab.record``.
+    ``StepRow`` in ``tvlars.lab.record``, ``sharpness`` and ``noise`` those of ``tvlars.lab.diagnostics``; both are
+    empty where they were not measured.
     """
 
     folder: Path
@@ -33,6 +36,8 @@ class LoadedRun:
     status: str
     epochs: pd.DataFrame
     steps: pd.DataFrame
+    sharpness: pd.DataFrame
+    noise: pd.DataFrame
     plan: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
@@ -42,6 +47,22 @@ class LoadedRun:
     def test_accuracy(self) -> float | None:
         """Fraction of test images classified right after the last epoch there is; None where there is none."""
         return float(self.epochs["test_accuracy"].iloc[-1]) if len(self.epochs) else None
+
+    def layer_stats(self) -> pd.DataFrame:
+        """Layer statistics in long form: step, layer, quantity, value. Empty where none were recorded.
+
+        Raises:
+            UsageError: a file is damaged; ``problems`` of it are not known before.
+        """
+        folder = self.folder / "layer-stats"
+        if not folder.is_dir():
+            return pd.DataFrame(columns=["step", "layer", "quantity", "value"])
+        try:
+            return read_layer_stats(folder)
+        except ImportError as error:
+            raise UsageError(str(error)) from error
+        except Exception as error:  # pyarrow has many types for a damaged file
+            raise UsageError(f"{folder} must hold layer statistics, but a file is damaged: {error}") from error
 
     def model(self) -> nn.Module:
         """The trained model in evaluation mode, on the CPU. It wants images as :meth:`normalize` makes them.
@@ -113,6 +134,8 @@ def load_run(folder: Path | str) -> LoadedRun:
         str(summary.get("status", "unfinished")),
         _read_rows(folder / "epochs.csv", EpochRow, problems),
         _read_rows(folder / "steps.csv", StepRow, problems),
+        _read_rows(folder / "sharpness.csv", SharpnessRow, problems, optional=True),
+        _read_rows(folder / "noise.csv", NoiseRow, problems, optional=True),
         plan=_read_json(folder / "plan.json", problems),
         environment=_read_json(folder / "environment.json", problems),
         summary=summary,
@@ -148,13 +171,14 @@ def _read_config(values: dict[str, Any], problems: list[str]) -> TrainConfig | N
         return None
 
 
-def _read_rows(file: Path, kind: type[EpochRow] | type[StepRow], problems: list[str]) -> pd.DataFrame:
+def _read_rows(file: Path, kind: Any, problems: list[str], optional: bool = False) -> pd.DataFrame:
     """The rows up to the first damaged one; columns that a version did not write are NaN."""
     columns = [f.name for f in fields(kind)]
     try:
         header, *lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
-        problems.append(f"{file.name} is missing")
+        if not optional:
+            problems.append(f"{file.name} is missing")
         return pd.DataFrame(columns=columns)
     except (OSError, ValueError) as error:
         problems.append(f"{file.name} cannot be read: {error or 'it is empty'}")
@@ -175,7 +199,7 @@ def _read_rows(file: Path, kind: type[EpochRow] | type[StepRow], problems: list[
     if missing := [name for name in columns if name not in names]:
         problems.append(f"{file.name} is of an older version, it lacks {', '.join(missing)}")
         frame = frame.assign(**dict.fromkeys(missing, math.nan))
-    for name in ("step", "epoch") if kind is EpochRow else ("step",):
+    for name in ("step",) if kind is StepRow else ("step", "epoch"):
         if name in names:
             frame[name] = frame[name].astype(int)
     return frame

@@ -21,7 +21,7 @@ class TensorBoardLog:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise UsageError("tensorboard=True needs the package tensorboard: pip install 'tvlars[lab]'") from error
-        self._writer = SummaryWriter(str(folder / "tensorboard"))
+        self.writer = SummaryWriter(str(folder / "tensorboard"))
 
     def add(self, steps: list[StepRow], epoch: EpochRow | None = None) -> None:
         """Write the rows of some steps, and of the epoch that they complete."""
@@ -29,8 +29,8 @@ class TensorBoardLog:
             for row in rows:
                 for name, value in asdict(row).items():
                     if name != "step":
-                        self._writer.add_scalar(f"{group}/{name}", value, row.step)
-        self._writer.flush()
+                        self.writer.add_scalar(f"{group}/{name}", value, row.step)
+        self.writer.flush()
 
     def close(self) -> None:
-        self._writer.close()
+        self.writer.close()

@@ -7,6 +7,7 @@ the rest.
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -265,6 +266,8 @@ def _torch_seed(device: torch.device, seed: int) -> Iterator[None]:
 
 def _needed(name: str) -> Any:
     try:
-        return importlib.import_module(name)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of a package that compiles functions as it is imported
+            return importlib.import_module(name)
     except ImportError as error:
         raise ImportError(f"curvature needs {name.split('.')[0]}: pip install 'tvlars[sharpness]'") from error

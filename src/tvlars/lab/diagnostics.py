@@ -1,0 +1,134 @@
+"""What a run measures besides loss and accuracy: layer statistics, sharpness and noise scale, into its folder.
+
+    layer-stats/       Parquet files, see tvlars.stats
+    sharpness.csv      a row a measurement
+    noise.csv          a row an epoch
+
+All of it is measured without touching what training sees: its random numbers, weights and statistics stay as they are.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from tvlars import noise_scale as noise
+from tvlars import sharpness
+from tvlars.lab.errors import UsageError
+from tvlars.sharpness._surface import LossSurface
+from tvlars.stats import LayerStats
+
+RHO, RHO_AVERAGE = 0.5, 0.1
+"""Radii of the adaptive sharpness, relative to the weights."""
+NOISE_MICRO_BATCHES, NOISE_MICRO_BATCH = 32, 64
+NOISE_SAMPLES = NOISE_MICRO_BATCHES * NOISE_MICRO_BATCH
+
+
+@dataclass(frozen=True)
+class SharpnessRow:
+    """Sharpness of the training loss at ``step``, on images as they are, in evaluation mode (see tvlars.sharpness).
+
+    ``hessian_max`` is the top eigenvalue to 2 %; ``hessian_trace`` has a standard error; ``worst_case`` and
+    ``average_case`` are the adaptive forms at ρ = 0.5 and 0.1; ``keskar`` is in percent, at ε = 1e-3.
+    """
+
+    epoch: int
+    step: int
+    samples: int
+    loss: float
+    hessian_max: float
+    hessian_trace: float
+    hessian_trace_error: float
+    worst_case: float
+    average_case: float
+    average_case_error: float
+    keskar: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class NoiseRow:
+    """The gradient noise scale at ``step`` in samples, with its 95 % interval (see tvlars.noise_scale)."""
+
+    epoch: int
+    step: int
+    noise_scale: float
+    low: float
+    high: float
+    trace: float
+    gradient_square: float
+
+
+def sample(images: Tensor, labels: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The same ``count`` random samples every time, or all where there are fewer."""
+    chosen = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))[:count].to(labels.device)
+    return images[chosen], labels[chosen]
+
+
+def measure_sharpness(
+    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], *, epoch: int = 0, step: int = 0
+) -> SharpnessRow:
+    """Everything that a row has, of the mean cross-entropy over ``batches`` of normalized images and labels.
+
+    Raises:
+        UsageError: the extra ``sharpness`` is not installed.
+    """
+    start = time.perf_counter()
+    data = list(batches)
+    arguments = (model, F.cross_entropy, data)
+    try:
+        top = sharpness.hessian_eigenvalues(*arguments, tolerance=0.02)
+    except ImportError as error:
+        raise UsageError(f"sharpness cannot be measured: {error}") from error
+    trace = sharpness.hessian_trace(*arguments, samples=8)
+    average = sharpness.average_case_sharpness(*arguments, rho=RHO_AVERAGE, samples=8, adaptive=True)
+    with LossSurface(*arguments) as surface:
+        loss = surface.value()
+    return SharpnessRow(
+        epoch=epoch,
+        step=step,
+        samples=sum(len(y) for _, y in data),
+        loss=loss,
+        hessian_max=float(top.values[0]),
+        hessian_trace=trace.value,
+        hessian_trace_error=trace.standard_error,
+        worst_case=sharpness.worst_case_sharpness(*arguments, rho=RHO, steps=5, adaptive=True),
+        average_case=average.value,
+        average_case_error=average.standard_error,
+        keskar=sharpness.keskar_sharpness(*arguments),
+        seconds=round(time.perf_counter() - start, 3),
+    )
+
+
+def measure_noise(model: nn.Module, images: Tensor, labels: Tensor, *, epoch: int = 0, step: int = 0) -> NoiseRow:
+    """The noise scale of the cross-entropy from 32 micro-batches of 64 normalized images, fewer where there are fewer.
+
+    Raises:
+        UsageError: there are fewer than 4 images.
+    """
+    size = min(NOISE_MICRO_BATCH, len(labels) // 4)
+    if size < 1:
+        raise UsageError(f"noise_scale needs at least 4 training images, got {len(labels)}")
+    count = min(NOISE_MICRO_BATCHES, len(labels) // size) * size
+    batches = list(zip(torch.split(images[:count], size), torch.split(labels[:count], size), strict=True))
+    found = noise.noise_scale(model, F.cross_entropy, batches)
+    return NoiseRow(epoch, step, found.value, found.low, found.high, found.trace, found.gradient_square)
+
+
+def layer_stats(optimizer: Optimizer, model: nn.Module, every: int, folder: Path, writer: object) -> LayerStats:
+    """Layer statistics into ``folder``.
+
+    Raises:
+        UsageError: pandas or pyarrow is not installed.
+    """
+    try:
+        return LayerStats(optimizer, model, every=every, path=folder / "layer-stats", writer=writer)  # type: ignore[arg-type]
+    except ImportError as error:
+        raise UsageError(str(error)) from error

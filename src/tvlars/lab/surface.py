@@ -1,0 +1,143 @@
+"""Sharpness and loss landscape of a finished run, from its final weights."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tvlars.lab.diagnostics import SharpnessRow, measure_sharpness, sample
+from tvlars.lab.engine import RunResult
+from tvlars.lab.errors import UsageError
+from tvlars.lab.evaluate import as_loaded, choose_device, data_of_run
+from tvlars.lab.run_folder import LoadedRun
+from tvlars.sharpness import loss_between, loss_slice
+
+BATCH = 512
+
+
+def run_sharpness(
+    run: LoadedRun | RunResult | Path | str,
+    *,
+    samples: int = 1024,
+    data_dir: Path | str | None = None,
+    device: str = "auto",
+) -> SharpnessRow:
+    """Measure the sharpness of a run's final weights, and enter it into the run's sharpness.csv.
+
+    Args:
+        run: a run, what ``train`` returned, or a folder.
+        samples: training images, the same ones that ``--sharpness`` takes.
+        data_dir: where the data set lies; None (default) is where the run looked.
+        device: "auto" (default: CUDA where there is one), "cpu" or any torch device.
+
+    Raises:
+        UsageError: the run has no weights or no epoch, its data set is not there, or the extra is not installed.
+    """
+    run = as_loaded(run)
+    if not len(run.epochs):
+        raise UsageError(f"{run.folder} has no epoch that was completed: there is nothing to measure")
+    last = run.epochs.iloc[-1]
+    batches = _batches(run, samples, data_dir, choose_device(device))
+    model = run.model().to(choose_device(device))
+    row = measure_sharpness(model, batches, epoch=int(last["epoch"]), step=int(last["step"]))
+    rows = pd.DataFrame([asdict(row)])
+    if len(run.sharpness):
+        rows = pd.concat([run.sharpness[run.sharpness["step"] != row.step], rows])
+    _write_csv(run.folder / "sharpness.csv", rows)
+    return row
+
+
+def run_landscape(
+    run: LoadedRun | RunResult | Path | str,
+    to: LoadedRun | RunResult | Path | str | None = None,
+    *,
+    dimensions: int = 1,
+    points: int = 21,
+    span: float = 1.0,
+    samples: int = 1024,
+    seed: int = 0,
+    data_dir: Path | str | None = None,
+    device: str = "auto",
+) -> tuple[pd.DataFrame, Path]:
+    """The training loss along random directions through a run's weights, or on the line to another run's.
+
+    Args:
+        run, samples, data_dir, device: as for :func:`run_sharpness`.
+        to: another run of the same model: the loss on the straight line between them.
+        dimensions, points, span, seed: as for :func:`tvlars.sharpness.loss_slice`.
+
+    Returns:
+        The frame (x, loss; for two dimensions x, y, loss), which is in landscape.csv of the run folder too (line.csv
+        where ``to`` is given), and the path of a picture of it.
+
+    Raises:
+        UsageError: as for :func:`run_sharpness`, or the two runs are of different models.
+        ValueError: an argument is out of its range.
+    """
+    run, device = as_loaded(run), choose_device(device)
+    model = run.model().to(device)
+    if to is not None:
+        other = as_loaded(to)
+        if other.model_facts()["model"] != run.model_facts()["model"]:
+            raise UsageError(
+                f"to must be a run of {run.model_facts()['model']} too, got one of {other.model_facts()['model']}"
+            )
+        states = model.state_dict(), other.model().state_dict()
+        batches = _batches(run, samples, data_dir, device)
+        found = loss_between(model, F.cross_entropy, batches, *states, points=points, margin=0.25)
+    else:
+        batches = _batches(run, samples, data_dir, device)
+        arguments = (model, F.cross_entropy, batches)
+        found = loss_slice(*arguments, dimensions=dimensions, points=points, span=span, seed=seed)
+    places, losses = found.positions.numpy(), found.losses.numpy()
+    if losses.ndim == 1:
+        frame = pd.DataFrame({"x": places, "loss": losses})
+    else:
+        x, y = torch.meshgrid(found.positions, found.positions, indexing="ij")
+        frame = pd.DataFrame({"x": x.flatten().numpy(), "y": y.flatten().numpy(), "loss": losses.ravel()})
+    file = run.folder / ("landscape.csv" if to is None else "line.csv")
+    _write_csv(file, frame)
+    return frame, _draw(frame, file.with_suffix(".png"), run.folder.name, to is not None)
+
+
+def _batches(run: LoadedRun, samples: int, data_dir: Path | str | None, device: str) -> list[tuple[Tensor, Tensor]]:
+    data = data_of_run(run, data_dir=data_dir)
+    images, labels = sample(data.train_images, data.train_labels, samples)
+    pieces = zip(torch.split(images, BATCH), torch.split(labels, BATCH), strict=True)
+    return [(run.normalize(x.to(device)), y.to(device)) for x, y in pieces]
+
+
+def _draw(frame: pd.DataFrame, file: Path, title: str, line: bool) -> Path:
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    figure = plt.figure(figsize=(6, 4 if "y" not in frame else 5), layout="constrained")
+    axes = figure.add_subplot()
+    if "y" in frame:
+        grid = frame.pivot(index="y", columns="x", values="loss")
+        drawn = axes.contourf(grid.columns, grid.index, grid.clip(upper=float(frame["loss"].quantile(0.9))), levels=20)
+        figure.colorbar(drawn, label="training loss")
+        axes.plot(0, 0, "w+")
+        axes.set(xlabel="first direction", ylabel="second direction", aspect="equal")
+    else:
+        axes.plot(frame["x"], frame["loss"])
+        axes.set(xlabel="from this run (0) to the other (1)" if line else "direction, in norms of the filters")
+        axes.set(ylabel="training loss", ylim=(0, None))
+    axes.set_title(title, fontsize=10)
+    figure.savefig(file, dpi=120)
+    plt.close(figure)
+    return file
+
+
+def _write_csv(file: Path, frame: pd.DataFrame) -> None:
+    part = file.with_suffix(".csv.part")
+    frame.to_csv(part, index=False, float_format="%.7g")
+    os.replace(part, file)
