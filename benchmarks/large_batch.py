@@ -19,8 +19,8 @@ import pandas as pd
 from measured import Table
 
 from tvlars.lab import TrainConfig
-from tvlars.lab.compare import mean_and_interval
 from tvlars.lab.data import load_data
+from tvlars.lab.summary import mean_and_interval
 
 ARMS: dict[str, dict[str, Any]] = {
     "tvlars": dict(optimizer="tvlars"),

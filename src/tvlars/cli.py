@@ -159,6 +159,27 @@ def _landscape(parsed: argparse.Namespace) -> int:
     return 0
 
 
+def _report(parsed: argparse.Namespace) -> int:
+    import time
+
+    from tvlars.lab.errors import UsageError
+    from tvlars.lab.record import command_line
+    from tvlars.lab.report import report
+
+    out = parsed.out
+    if out is None:
+        only = parsed.folders[0] if len(parsed.folders) == 1 else Path()
+        out = only / "report.html"
+    if parsed.watch is not None and parsed.watch < 1:
+        raise UsageError(f"watch must be an integer >= 1 (seconds), got {parsed.watch}")
+    page = report(parsed.folders, out, command=command_line(), refresh=parsed.watch)
+    print(f"page: {page}", flush=True)
+    while parsed.watch is not None:
+        time.sleep(parsed.watch)
+        report(parsed.folders, out, command=command_line(), refresh=parsed.watch)
+    return 0
+
+
 def _check_samples(parsed: argparse.Namespace) -> None:
     from tvlars.lab.errors import UsageError
 
@@ -266,6 +287,13 @@ def _parser(command: str, config: dict[str, Any]) -> _Parser:
     )
     text = "how far a direction goes, in norms of the filters (default: 1.0)"
     landscape.add_argument("--span", type=_type(float), default=1.0, metavar="FLOAT", help=text)
+    text = "one page of runs and comparisons: answer, curves, layers, sharpness, noise"
+    page = _command(commands, "report", text, _report)
+    page.add_argument("folders", metavar="RUN", nargs="+", type=Path, help="run or comparison folders")
+    text = "page to write (default: report.html in the folder, where one is named, else here)"
+    page.add_argument("-o", "--out", type=Path, metavar="FILE", help=text)
+    text = "write it anew every so many seconds, and let browsers load it again, until interrupted"
+    page.add_argument("--watch", nargs="?", const=10, type=_type(int), metavar="SECONDS", help=text + " (default: 10)")
     for command_parser in (sharpness, landscape):
         command_parser.add_argument("run_folder", metavar="RUN", type=Path, help="run folder")
         text = "training images (default: 1024)"

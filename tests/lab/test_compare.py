@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import html
-import json
 import math
 import re
-import shutil
-import subprocess
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from tvlars.lab import CompareConfig, Comparison, TrainConfig, compare
-from tvlars.lab.compare import RunRow, mean_and_interval
-from tvlars.lab.report import table_rows, write_report
-from tvlars.lab.table import markdown_table
-
-CHROMIUM = shutil.which("chromium")
+from tvlars.lab.compare import RunRow
+from tvlars.lab.report import write_report
+from tvlars.lab.summary import mean_and_interval
+from tvlars.lab.table import markdown_table, table_rows
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +64,7 @@ def test_diverged_runs_are_said_and_the_others_go_on(comparison: Comparison) -> 
     row = table_rows(comparison)[1]
     assert (row["test accuracy"], row["runs"]) == ("-", "0 of 2")
     page = (comparison.folder / "report.html").read_text()
-    assert page.count("diverged</strong>, loss not finite") == len(comparison.diverged) == 4
+    assert page.count(": diverged, loss not finite") == len(comparison.diverged) == 4
 
 
 def test_it_is_read_back(comparison: Comparison) -> None:
@@ -90,8 +85,9 @@ def test_the_page_needs_no_network_and_has_the_numbers(comparison: Comparison) -
     assert not re.search(r"(src|href)\s*=\s*[\"']?(https?:)?//", own)
     for row in table_rows(comparison):
         assert f">{row['test accuracy']}</td>" in own
+        assert f">{row['each seed']}</td>" in own
     assert html.escape(comparison.command) in own
-    assert len(page) < 6_000_000
+    assert len(page) < 5_000_000
 
 
 def test_names_are_escaped(tmp_path: Path) -> None:
@@ -118,38 +114,3 @@ def test_an_interrupted_comparison_keeps_what_was_measured(tmp_path: Path) -> No
     kept = Comparison.load(tmp_path / "out")
     assert [run.optimizer for run in kept.runs] == ["tvlars"]
     assert ">tvlars</td>" in (tmp_path / "out" / "report.html").read_text()
-
-
-def test_the_page_draws_in_a_browser(comparison: Comparison, tmp_path: Path) -> None:
-    if CHROMIUM is None:
-        pytest.skip("chromium is not installed")
-    probe = """
-<script>
-const errors = []; window.addEventListener("error", e => errors.push(e.message));
-window.addEventListener("load", () => setTimeout(() => {
-  const out = document.createElement("pre"); out.id = "probe";
-  out.textContent = JSON.stringify({
-    errors, figures: document.querySelectorAll(".figure").length,
-    drawn: document.querySelectorAll(".figure .main-svg .scatterlayer").length,
-    curves: document.querySelectorAll(".scatterlayer .js-line").length,
-    overflow: document.documentElement.scrollWidth - window.innerWidth,
-  });
-  document.body.append(out);
-}, 500));
-</script>"""
-    page = (comparison.folder / "report.html").read_text().replace("<head>", "<head>" + probe, 1)
-    (tmp_path / "page.html").write_text(page)
-    quiet = ["--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update"]
-    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-sync", *quiet]
-    command += [f"--user-data-dir={tmp_path}/profile", "--virtual-time-budget=10000", "--dump-dom"]
-    dom = subprocess.run(
-        [*command, f"file://{tmp_path}/page.html"], capture_output=True, text=True, timeout=120, check=True
-    ).stdout
-    found = re.search(r'<pre id="probe">(.*?)</pre>', dom)
-    assert found is not None
-    seen: dict[str, Any] = json.loads(html.unescape(found[1]))
-    assert seen["errors"] == []
-    assert seen["figures"] == 1 + 2 * 4
-    assert seen["drawn"] == seen["figures"]
-    assert seen["curves"] >= seen["figures"]
-    assert seen["overflow"] <= 0

@@ -7,6 +7,7 @@ from tvlars.lab.engine import RunResult, train
 from tvlars.lab.errors import DivergedError, UsageError
 from tvlars.lab.evaluate import Evaluation, evaluate
 from tvlars.lab.progress import Reporter
+from tvlars.lab.report import report
 from tvlars.lab.run_folder import LoadedRun, load_run
 from tvlars.lab.surface import run_landscape, run_sharpness
 
@@ -25,6 +26,7 @@ __all__ = [
     "evaluate",
     "load_data",
     "load_run",
+    "report",
     "run_landscape",
     "run_sharpness",
     "train",

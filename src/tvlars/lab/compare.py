@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from tvlars.lab import summary
 from tvlars.lab.config import CompareConfig, TrainConfig
 from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.engine import describe_batch, train
@@ -52,40 +53,9 @@ class Comparison:
         return [run for run in self.runs if run.status == "diverged"]
 
     def table(self) -> pd.DataFrame:
-        """A row for each optimizer and batch size: mean test accuracy and its 95 % interval over seeds.
-
-        Columns: optimizer, batch_size, lr, seeds (how many finished), of (how many there were to be), accuracy and
-        interval (half width, Student's t; NaN for one seed), accuracies (each seed's), train_loss, test_loss,
-        images_per_second, seconds (means).
-        """
-        rows = []
-        for (batch_size, optimizer), runs in self._by_batch_size_and_optimizer().items():
-            done = [run for run in runs if run.status == "finished"]
-            frame = pd.DataFrame([asdict(run) for run in done], columns=list(RunRow.__annotations__))
-            mean, interval = mean_and_interval(frame["test_accuracy"].astype(float).tolist())
-            rows.append(
-                {
-                    "optimizer": optimizer,
-                    "batch_size": batch_size,
-                    "lr": runs[0].lr,
-                    "seeds": len(done),
-                    "of": len(runs),
-                    "accuracy": mean,
-                    "interval": interval,
-                    "accuracies": frame["test_accuracy"].tolist(),
-                    **{
-                        name: frame[name].astype(float).mean()
-                        for name in ("train_loss", "test_loss", "images_per_second", "seconds")
-                    },
-                }
-            )
-        return pd.DataFrame(rows)
-
-    def _by_batch_size_and_optimizer(self) -> dict[tuple[int, str], list[RunRow]]:
-        groups: dict[tuple[int, str], list[RunRow]] = {}
-        for run in self.runs:
-            groups.setdefault((run.batch_size, run.optimizer), []).append(run)
-        return dict(sorted(groups.items(), key=lambda item: item[0][0]))
+        """A row for each optimizer and batch size, as :func:`tvlars.lab.summary.table` has it; arm is "optimizer"."""
+        frame = pd.DataFrame([asdict(run) for run in self.runs], columns=list(RunRow.__annotations__))
+        return summary.table(frame.rename(columns={"optimizer": "arm"})).rename(columns={"arm": "optimizer"})
 
     def save(self) -> None:
         """Write comparison.json and results.csv into the folder."""
@@ -99,19 +69,6 @@ class Comparison:
         folder = Path(folder)
         stored = json.loads((folder / "comparison.json").read_text())
         return cls(folder, stored["command"], [RunRow(**run) for run in stored["runs"]])
-
-
-def mean_and_interval(values: list[float]) -> tuple[float, float]:
-    """Mean, and half the width of its 95 % interval by Student's t; NaN where there are too few values."""
-    from scipy import stats
-
-    if not values:
-        return float("nan"), float("nan")
-    series = pd.Series(values, dtype=float)
-    if len(series) < 2:
-        return float(series.mean()), float("nan")
-    half = stats.t.ppf(0.975, len(series) - 1) * series.sem()
-    return float(series.mean()), float(half)
 
 
 def compare(

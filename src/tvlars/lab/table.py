@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tvlars.lab.compare import Comparison
-from tvlars.lab.report import table_rows
+from tvlars.lab.summary import percent
 
 
 def print_table(comparison: Comparison) -> None:
@@ -34,3 +34,24 @@ def markdown_table(comparison: Comparison) -> str:
     lines = ["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0])]
     lines += ["| " + " | ".join(row.values()) + " |" for row in rows]
     return "\n".join(lines) + "\n"
+
+
+def table_rows(comparison: Comparison) -> list[dict[str, str]]:
+    """The table of a comparison with its cells as text."""
+    rows = []
+    for record in comparison.table().to_dict("records"):
+        done = record["seeds"] > 0
+        rows.append(
+            {
+                "optimizer": str(record["optimizer"]),
+                "batch size": f"{record['batch_size']:,}",
+                "lr": f"{record['lr']:.4g}",
+                "test accuracy": percent(record["accuracy"], record["interval"]),
+                "each seed": " ".join(f"{100 * a:.2f}" for a in record["accuracies"]) or "-",
+                "train loss": f"{record['train_loss']:.4f}" if done else "-",
+                "test loss": f"{record['test_loss']:.4f}" if done else "-",
+                "images/s": f"{record['images_per_second']:,.0f}" if done else "-",
+                "runs": f"{record['seeds']}" + (f" of {record['of']}" if record["seeds"] < record["of"] else ""),
+            }
+        )
+    return rows

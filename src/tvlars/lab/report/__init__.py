@@ -1,0 +1,92 @@
+"""Reports: pages of runs, and of comparisons."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tvlars.lab.errors import UsageError
+from tvlars.lab.report.page import Report, write_page
+from tvlars.lab.run_folder import LoadedRun, load_run
+
+if TYPE_CHECKING:
+    from tvlars.lab.compare import Comparison
+
+__all__ = ["Report", "report", "write_page", "write_report"]
+
+
+def report(folders: list[Path] | list[str], out: Path | str, *, command: str = "", refresh: int | None = None) -> Path:
+    """Write one page of runs and comparisons.
+
+    Args:
+        folders: run folders, and comparisons' folders, which stand for all runs in them. A run that crashed, is
+            unfinished or comes from another version is shown as far as it goes, with that said.
+        out: the HTML file to write.
+        command: what the page says it was made by; runs have their own.
+        refresh: seconds after which a browser is to load the page again; None (default) never.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        UsageError: a folder is neither a run nor a comparison, or the file cannot be written.
+    """
+    runs: list[LoadedRun] = []
+    notes: list[str] = []
+    for folder in map(Path, folders):
+        if (folder / "comparison.json").is_file() or any(folder.glob("*/config.json")):
+            inside = sorted(path for path in folder.iterdir() if path.is_dir())
+            found = _readable(inside, notes)
+            if not found:
+                raise UsageError(f"{str(folder)!r} must be a run or comparison folder, but no run in it can be read")
+            runs += found
+        else:
+            runs.append(load_run(folder))
+    out = Path(out)
+    names = ", ".join(dict.fromkeys(run.config.optimizer if run.config else run.folder.name for run in runs))
+    made = Report(f"Runs of {names}", command, runs, [*notes, *_notes(runs)])
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        return write_page(made, out, refresh)
+    except OSError as error:
+        raise UsageError(f"out must be a file that can be written, got {str(out)!r}: {error.strerror}") from error
+
+
+def write_report(comparison: Comparison) -> Path:
+    """Write report.html into the comparison's folder and return its path."""
+    notes = [
+        f"{run.optimizer}, batch size {run.batch_size:,}, seed {run.seed}: {run.status}, {run.note}."
+        for run in comparison.runs
+        if run.note
+    ]
+    runs = _readable([comparison.folder / run.folder for run in comparison.runs], notes)
+    names = ", ".join(dict.fromkeys(run.optimizer for run in comparison.runs)) or "no runs"
+    made = Report(f"Comparison of {names}", comparison.command, runs, notes + _notes(runs, but=("diverged",)))
+    return write_page(made, comparison.folder / "report.html")
+
+
+def _readable(folders: list[Path], notes: list[str]) -> list[LoadedRun]:
+    runs = []
+    for folder in folders:
+        try:
+            runs.append(load_run(folder))
+        except UsageError as error:
+            notes.append(f"{folder.name} is left out: {error}.")
+    return runs
+
+
+def _notes(runs: list[LoadedRun], but: tuple[str, ...] = ()) -> list[str]:
+    """What is amiss with runs, a sentence each; what many have in common is said once."""
+    notes = []
+    having: dict[str, list[str]] = {}
+    for run in runs:
+        if run.status != "finished" and run.status not in but:
+            epochs = f"{len(run.epochs)} epochs are there" if len(run.epochs) != 1 else "1 epoch is there"
+            notes.append(f"{run.folder.name} is {run.status}: {epochs}; it is in no mean.")
+        for problem in run.problems:
+            if "summary.json is missing" not in problem:
+                having.setdefault(problem, []).append(run.folder.name)
+    for problem, names in having.items():
+        who = ", ".join(names) if len(names) < 4 else f"{names[0]} and {len(names) - 1} other runs"
+        notes.append(f"{who}: {problem}.")
+    return notes

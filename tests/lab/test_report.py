@@ -1,0 +1,332 @@
+"""The report: what it says, what it does with runs that are not whole, and how it behaves in a browser."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tvlars.cli import main
+from tvlars.lab import Reporter, TrainConfig, UsageError, load_run, report, train
+from tvlars.lab.diagnostics import NoiseRow, SharpnessRow
+from tvlars.lab.report.arms import make_arms
+from tvlars.lab.report.page import answer
+from tvlars.lab.summary import best_arms, differences, table
+
+CHROMIUM = shutil.which("chromium")
+EVIL = "<script>alert(1)</script>"
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short run with layer statistics, the model of all runs below."""
+    folder = tmp_path_factory.mktemp("one") / "run"
+    config = TrainConfig(epochs=3, batch_size=256, precision="32-true", layer_stats=3, out=folder)
+    train(config, reporter=Reporter())
+    return folder
+
+
+def another(one: Path, folder: Path, shift: float = 0.0, **options: Any) -> Path:
+    """A run like ``one`` under other options, its curves shifted so that runs differ."""
+    shutil.copytree(one, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **options}))
+    for name in ("epochs.csv", "steps.csv"):
+        rows = pd.read_csv(folder / name)
+        for column in rows.columns.intersection(["test_accuracy", "loss", "train_loss", "phi", "lr"]):
+            rows[column] *= 1 + shift
+        rows.to_csv(folder / name, index=False)
+    sharp = [
+        SharpnessRow(e, 5 * e, 32, 0.5, 90.0 + 9 * e + 100 * shift, 300.0, 20.0, 0.3 + shift, 0.1, 0.01, 5.0, 1.0)
+        for e in (1, 2, 3)
+    ]
+    pd.DataFrame(map(asdict, sharp)).to_csv(folder / "sharpness.csv", index=False)
+    noise = [NoiseRow(e, 5 * e, 50.0 * e, 40.0 * e, math.inf if e == 1 else 70.0 * e, 5.0, 0.1) for e in (1, 2, 3)]
+    pd.DataFrame(map(asdict, noise)).to_csv(folder / "noise.csv", index=False)
+    x = np.linspace(-1, 1, 5)
+    pd.DataFrame({"x": x, "loss": 0.2 + x**2}).to_csv(folder / "landscape.csv", index=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def twelve(one: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """12 runs: two batch sizes, two arms and three seeds, all that a report can show in them."""
+    base = tmp_path_factory.mktemp("twelve")
+    return [
+        another(
+            one,
+            base / f"{optimizer}-b{batch_size}-s{seed}",
+            shift=0.004 * seed - (0.03 if optimizer == "lars" else 0.0),
+            optimizer=optimizer,
+            batch_size=batch_size,
+            seed=seed,
+        )
+        for batch_size in (128, 256)
+        for optimizer in ("tvlars", "lars")
+        for seed in range(3)
+    ]
+
+
+@pytest.fixture(scope="module")
+def page(twelve: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return report(twelve, tmp_path_factory.mktemp("page") / "report.html", command="tvlars report")
+
+
+# -- what it says ---------------------------------------------------------------------------------------------
+
+
+def frame(accuracies: dict[str, list[float | None]], batch_size: int = 512) -> pd.DataFrame:
+    """Runs with these accuracies by seed; None is a run that diverged."""
+    rows = [
+        dict(arm=arm, batch_size=batch_size, seed=seed, lr=1.0, status="finished" if a else "diverged", test_accuracy=a)
+        for arm, values in accuracies.items()
+        for seed, a in enumerate(values)
+    ]
+    return pd.DataFrame(rows).assign(train_loss=0.1, test_loss=0.2, images_per_second=1e3, seconds=9.0)
+
+
+def test_differences_are_paired_over_seeds() -> None:
+    """Seeds differ a lot, and by the same for both: paired, the difference is clear."""
+    found = differences(frame({"a": [0.80, 0.85, 0.90], "b": [0.79, 0.84, 0.8895], "c": [0.80, None, 0.90]}))
+    ab, ac, bc = found.to_dict("records")
+    assert (ab["better"], ab["worse"], ab["seeds"], ab["clear"]) == ("a", "b", 3, True)
+    assert ab["difference"] == pytest.approx((0.01 + 0.01 + 0.0105) / 3)
+    assert ab["interval"] == pytest.approx(4.302653 * np.std([0.01, 0.01, 0.0105], ddof=1) / math.sqrt(3))
+    assert (ac["seeds"], ac["clear"], ac["difference"]) == (2, False, 0.0)
+    assert (bc["better"], bc["seeds"]) == ("c", 2)
+
+
+def test_the_answer_says_who_leads_and_whether_it_is_more_than_noise() -> None:
+    runs = frame({"a": [0.80, 0.85, 0.90], "b": [0.70, 0.75, 0.801], "c": [0.79, 0.86, 0.89]})
+    rows = table(runs)
+    assert best_arms(rows) == {512: "a"}
+    assert answer(512, "a", rows, differences(runs)) == (
+        "Batch size 512: a has the highest test accuracy, 85.00 %; ahead of b by more than noise, and not told apart "
+        "from c by 3 seeds."
+    )
+    alone = frame({"a": [0.8]})
+    assert answer(512, "a", table(alone), differences(alone)) == (
+        "Batch size 512: a has the highest test accuracy, 80.00 %."
+    )
+    assert best_arms(table(frame({"a": [None]}))) == {}
+
+
+def test_arms_are_told_apart_by_what_is_set(one: Path, tmp_path: Path) -> None:
+    folders = [
+        another(one, tmp_path / "1", optimizer="lars"),
+        another(one, tmp_path / "2", optimizer="lars", warmup_epochs=0.0),
+        another(one, tmp_path / "3", optimizer="lars", seed=5, batch_size=64, lr=3.0),  # alone at its batch size
+        another(one, tmp_path / "4", optimizer="tvlars", seed=1),
+    ]
+    arms = make_arms([load_run(folder) for folder in folders])
+    assert [(arm.name, len(arm.runs)) for arm in arms] == [("lars", 2), ("lars (warmup-epochs 0)", 1), ("tvlars", 1)]
+    assert len({arm.color for arm in arms}) == 3
+    assert arms[2].color == "#D55E00"
+
+
+def test_the_page_has_the_answer_the_numbers_and_every_runs_command(page: Path, twelve: list[Path]) -> None:
+    text = page.read_text()
+    assert "Batch size 256: tvlars has the highest test accuracy" in text
+    assert "ahead of lars by more than noise." in text
+    for part in ("Layers, batch size 128", "Sharpness, batch size 256", "Loss slices", "Noise, batch size", "Time"):
+        assert part in text
+    for run in twelve:
+        assert f"<summary>{run.name}</summary>" in text
+    assert text.count("<dt>command</dt>") == 12
+    assert page.stat().st_size < 5_000_000
+
+
+# -- runs that are not whole ----------------------------------------------------------------------------------
+
+
+def test_what_is_amiss_with_runs_is_said(one: Path, tmp_path: Path) -> None:
+    cut = another(one, tmp_path / "runs" / "cut", optimizer="lars")
+    (cut / "summary.json").unlink()
+    damaged = another(one, tmp_path / "runs" / "damaged", optimizer="lamb")
+    (damaged / "config.json").write_text("{")
+    (damaged / "environment.json").write_text("[1")
+    (damaged / "landscape.csv").write_text("x,what\n1,2\n")
+    next((damaged / "layer-stats").glob("*.parquet")).write_bytes(b"no")
+    diverged = another(one, tmp_path / "runs" / "diverged", optimizer="sgd")
+    (diverged / "summary.json").write_text('{"status": "diverged"}')
+    for name in ("epochs.csv", "sharpness.csv"):
+        (diverged / name).write_text((diverged / name).read_text().splitlines()[0] + "\n")
+    (tmp_path / "runs" / "empty").mkdir()
+    text = report([tmp_path / "runs", one], tmp_path / "page.html").read_text()
+    assert "cut is unfinished: 3 epochs are there; it is in no mean." in text
+    assert "diverged is diverged: 0 epochs are there; it is in no mean." in text
+    assert "damaged: config.json cannot be read" in text
+    assert "damaged: environment.json cannot be read" in text
+    assert "landscape.csv cannot be read" in text
+    assert "must hold layer statistics, but a file is damaged" in text
+    assert "empty is left out" in text
+    assert "Batch size 256: tvlars has the highest test accuracy" in text
+
+
+def test_names_from_folders_and_configs_are_escaped(one: Path, tmp_path: Path) -> None:
+    evil = another(one, tmp_path / EVIL.replace("/", "_"), optimizer="lars")
+    config = json.loads((evil / "config.json").read_text())
+    (evil / "config.json").write_text(json.dumps({**config, "data": EVIL, "surprise": EVIL}))
+    environment = json.loads((evil / "environment.json").read_text())
+    (evil / "environment.json").write_text(
+        json.dumps({**environment, "command": EVIL, "model": EVIL, "versions": EVIL})
+    )
+    text = report([evil, another(one, tmp_path / "good")], tmp_path / "page.html", command=EVIL).read_text()
+    assert "<script>alert" not in text
+    assert "&lt;script&gt;alert(1)" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ("report nowhere", "run must be an existing folder, got 'nowhere'"),
+        ("report EMPTY", "is no run folder"),
+        ("report RUN -o EMPTY", "out must be a file that can be written"),
+        ("report RUN --watch 0", "watch must be an integer >= 1"),
+        ("report", "the following arguments are required: RUN"),
+    ],
+)
+def test_bad_input_is_one_sentence(
+    arguments: str, sentence: str, one: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = arguments.replace("RUN", str(one)).replace("EMPTY", str(tmp_path)).split()
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_writes_beside_the_runs(one: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    another(one, tmp_path / "all" / "a")
+    assert main(["report", str(tmp_path / "all")]) == 0
+    assert capsys.readouterr().out == f"page: {tmp_path / 'all' / 'report.html'}\n"
+    (tmp_path / "none" / "x" / "config.json").mkdir(parents=True)
+    with pytest.raises(UsageError, match="must be a run or comparison folder"):
+        report([tmp_path / "none"], tmp_path / "page.html")
+
+
+def test_watching_goes_on_until_it_is_interrupted(
+    one: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sleeps = []
+
+    def sleep(seconds: float) -> None:
+        sleeps.append((tmp_path / "page.html").stat().st_mtime_ns)
+        if len(sleeps) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("time.sleep", sleep)
+    assert main(["report", str(one), "-o", str(tmp_path / "page.html"), "--watch", "5"]) == 130
+    assert len(set(sleeps)) == 3
+    assert '<meta http-equiv="refresh" content="5">' in (tmp_path / "page.html").read_text()
+
+
+# -- in a browser ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if CHROMIUM is None:
+        pytest.skip("chromium is not installed")
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with playwright.sync_playwright() as running:
+        chromium = running.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield chromium
+        chromium.close()
+
+
+def opened(browser: Any, page: Path, **options: Any) -> Any:
+    """The page when all is drawn; ``errors`` are those of the console. The network is off."""
+    context = browser.new_context(offline=True, accept_downloads=True, **options)
+    tab = context.new_page()
+    tab.errors = []
+    tab.on("console", lambda message: tab.errors.append(message.text) if message.type == "error" else None)
+    tab.on("pageerror", lambda error: tab.errors.append(str(error)))
+    tab.goto(f"file://{page}")
+    tab.wait_for_function("document.documentElement.dataset.ready === 'yes'", timeout=120_000)
+    return tab
+
+
+def test_every_figure_draws_without_an_error(browser: Any, page: Path) -> None:
+    tab = opened(browser, page)
+    assert tab.errors == []
+    figures = tab.locator(".figure").count()
+    # over batch sizes; 4 curves, 2 heat maps, 3 of sharpness, slices and noise, for two batch sizes; speed
+    assert figures == 1 + 2 * (4 + 2 + 3 + 1 + 1) + 1
+    drawn = "[...document.querySelectorAll('.figure')].filter(f => f.querySelector('.trace, .hm')).length"
+    assert tab.evaluate(drawn) == figures
+
+
+def test_a_click_in_a_legend_hides_a_curve(browser: Any, page: Path) -> None:
+    tab = opened(browser, page)
+    section = tab.locator("section", has=tab.locator("h2", has_text="Batch size 128")).first
+    place = section.locator(".figure").first
+    visible = "f => f._fullData.filter(t => t.visible === true).length"
+    before = place.evaluate(visible)
+    place.locator(".legendtoggle").first.click()
+    tab.wait_for_function(
+        "([f, n]) => f._fullData.filter(t => t.visible === true).length < n", arg=[place.element_handle(), before]
+    )
+    assert place.evaluate(visible) == before - 2  # the curve and its band
+    assert tab.errors == []
+
+
+def test_the_table_sorts(browser: Any, page: Path) -> None:
+    tab = opened(browser, page)
+    rows = tab.locator("table.sortable").first
+    accuracies = lambda: [float(t.split()[0]) for t in rows.locator("td.strong").all_inner_texts()]  # noqa: E731
+    rows.locator("th", has_text="test accuracy").click()
+    assert accuracies() == sorted(accuracies(), reverse=True)
+    rows.locator("th", has_text="test accuracy").click()
+    assert accuracies() == sorted(accuracies())
+    rows.locator("th", has_text="optimizer").click()
+    names = rows.locator("tbody tr td:first-child").all_inner_texts()
+    assert names == sorted(names, reverse=True)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_overflows_on_a_phone_in_either_theme(browser: Any, page: Path, scheme: str) -> None:
+    tab = opened(browser, page, viewport={"width": 390, "height": 844}, color_scheme=scheme)
+    assert tab.errors == []
+    assert tab.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0
+    wide = "[...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right > 391)"
+    wide += ".filter(e => !e.closest('.wide'))"
+    assert tab.evaluate(f"{wide}.map(e => e.tagName + '.' + e.className)") == []
+    dark = tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(23, 24, 26)"
+    assert dark == (scheme == "dark")
+    tab.locator("#theme").click()
+    assert (tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(23, 24, 26)") != dark
+    assert tab.evaluate("document.querySelector('.figure').layout.font.color") == ("#5c5c5c" if dark else "#ababab")
+
+
+def test_the_data_behind_a_figure_is_downloaded(browser: Any, page: Path, twelve: list[Path]) -> None:
+    tab = opened(browser, page)
+    section = tab.locator("section", has=tab.locator("h2", has_text="Batch size 128")).first
+    with tab.expect_download() as started:
+        section.locator("button.csv").first.click()
+    assert started.value.suggested_filename == "test-accuracy.csv"
+    rows = pd.read_csv(started.value.path())
+    expected = np.mean([pd.read_csv(run / "epochs.csv")["test_accuracy"] for run in twelve[:3]], axis=0)
+    assert rows[rows["name"] == "tvlars"]["y"].tolist() == pytest.approx((100 * expected).tolist(), rel=1e-4)
+    layers = tab.locator("section", has=tab.locator("h2", has_text="Layers, batch size 128"))
+    with tab.expect_download() as started:
+        layers.locator("button.csv").first.click()
+    assert {"stem.weight", "head.bias"} <= set(pd.read_csv(started.value.path())["y"])
+
+
+def test_the_menu_of_a_heat_map_changes_the_quantity(browser: Any, page: Path) -> None:
+    tab = opened(browser, page)
+    place = tab.locator("section", has=tab.locator("h2", has_text="Layers, batch size 128")).locator(".figure").first
+    before = place.evaluate("f => JSON.stringify(f.data[0].z)")
+    place.evaluate("f => Plotly.restyle(f, f.layout.updatemenus[0].buttons[1].args[0])")
+    assert place.evaluate("f => JSON.stringify(f.data[0].z)") != before
+    assert tab.errors == []
