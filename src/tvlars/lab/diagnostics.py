@@ -23,6 +23,7 @@ from tvlars import noise_scale as noise
 from tvlars import sharpness
 from tvlars.lab.errors import UsageError
 from tvlars.sharpness._surface import LossSurface
+from tvlars.sharpness.hessian import _needed
 from tvlars.stats import LayerStats
 
 RHO, RHO_AVERAGE = 0.5, 0.1
@@ -66,6 +67,19 @@ class NoiseRow:
     gradient_square: float
 
 
+def check_extra() -> None:
+    """Say before a run what would be missing after its first epoch.
+
+    Raises:
+        UsageError: the extra ``sharpness`` is not installed.
+    """
+    for name in ("curvlinops", "scipy"):
+        try:
+            _needed(name)
+        except ImportError as error:
+            raise UsageError(f"sharpness cannot be measured: {error}") from error
+
+
 def sample(images: Tensor, labels: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The same ``count`` random samples every time, or all where there are fewer."""
     chosen = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))[:count].to(labels.device)
@@ -80,13 +94,11 @@ def measure_sharpness(
     Raises:
         UsageError: the extra ``sharpness`` is not installed.
     """
+    check_extra()
     start = time.perf_counter()
     data = list(batches)
     arguments = (model, F.cross_entropy, data)
-    try:
-        top = sharpness.hessian_eigenvalues(*arguments, tolerance=0.02)
-    except ImportError as error:
-        raise UsageError(f"sharpness cannot be measured: {error}") from error
+    top = sharpness.hessian_eigenvalues(*arguments, tolerance=0.02)
     trace = sharpness.hessian_trace(*arguments, samples=8)
     average = sharpness.average_case_sharpness(*arguments, rho=RHO_AVERAGE, samples=8, adaptive=True)
     with LossSurface(*arguments) as surface:

@@ -24,7 +24,7 @@ from tvlars.doctor import check
 from tvlars.lab.augment import crop_and_flip, rotate
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData, load_data
-from tvlars.lab.diagnostics import NOISE_SAMPLES, layer_stats, measure_noise, measure_sharpness, sample
+from tvlars.lab.diagnostics import NOISE_SAMPLES, check_extra, layer_stats, measure_noise, measure_sharpness, sample
 from tvlars.lab.errors import DivergedError, UsageError
 from tvlars.lab.models import build_model
 from tvlars.lab.optimizers import build_optimizer
@@ -76,6 +76,8 @@ def train(
     data = load_data(config.data, config.data_dir, config.image_size) if data is None else data
     plan = config.plan(len(data.train_labels))
     precision = choose_precision(config)
+    if config.sharpness is not None:
+        check_extra()
     fabric = make_fabric(config, precision)
     fabric.seed_everything(config.seed, verbose=False)
     if config.crop_padding is not None and config.crop_padding >= data.image_size:

@@ -1,0 +1,85 @@
+"""Does warm-up end early training in sharp places, and does TVLARS end in flatter ones? Measured on Fashion-MNIST.
+
+    python benchmarks/sharpness_study.py --out runs/sharpness-study
+    tvlars report runs/sharpness-study
+
+For each batch size, arm and seed one run with layer statistics at every step and sharpness after every epoch, at the
+learning rates that ``large_batch.py`` found best with a seed of its own. Runs that are finished are not repeated.
+Ends with a table: LNR over the first two epochs, sharpness early and at the end, accuracy.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from large_batch import ARMS, KEY, best_factor
+from measured import Table
+
+from tvlars.lab import LoadedRun, TrainConfig, load_data, load_run, train
+from tvlars.lab.progress import LineReporter
+from tvlars.lab.summary import mean_and_interval
+
+STUDIED = ("tvlars", "lars, warm-up", "lars, no warm-up", "lamb, warm-up")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch-sizes", nargs="+", type=int, default=[8192, 512])
+    parser.add_argument("--epochs", nargs="+", type=int, default=[10, 2], help="one for each batch size")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2])
+    parser.add_argument("--tuned", type=Path, default=Path("docs/results/large-batch.csv"))
+    parser.add_argument("--out", type=Path, required=True, help="folder of the runs, gone on with where it exists")
+    arguments = parser.parse_args()
+    data = load_data("fashion-mnist")
+    rows = Table(arguments.tuned, KEY).rows()
+    found = []
+    for seed in arguments.seeds:
+        for batch_size, epochs in zip(arguments.batch_sizes, arguments.epochs, strict=True):
+            for arm in STUDIED:
+                config = TrainConfig("fashion-mnist", batch_size=batch_size, epochs=epochs, seed=seed, **ARMS[arm])
+                lr = best_factor(rows, (arm, batch_size, epochs)) * config.plan(len(data.train_labels)).lr
+                config = replace(config, lr=lr, layer_stats=1, sharpness="epochs:1", noise_scale=True)
+                folder = arguments.out / f"{arm.replace(', ', '-').replace(' ', '-')}-b{batch_size}-s{seed}"
+                if not (folder.is_dir() and load_run(folder).status == "finished"):
+                    folder.mkdir(parents=True)
+                    train(config, data=data, folder=folder, reporter=LineReporter(brief=True))
+                found.append({"batch size": batch_size, "arm": arm, **measured(load_run(folder))})
+    frame = pd.DataFrame(found)
+    print("| " + " | ".join(frame.columns) + " |\n" + "|---" * len(frame.columns) + "|")
+    for key, cell in frame.groupby(["batch size", "arm"], sort=False):
+        texts = [text(cell[name].tolist()) for name in frame.columns[2:]]
+        print(f"| {key[0]:,} | {key[1]} | " + " | ".join(texts) + " |")
+
+
+def measured(run: LoadedRun) -> dict[str, Any]:
+    """What the table shows of one run."""
+    stats = run.layer_stats()
+    per_epoch = run.plan["steps_per_epoch"]
+    lnr = stats[(stats["quantity"] == "LNR") & stats["layer"].astype(str).str.contains("conv|stem")]
+    early = lnr[lnr["step"] <= 2 * per_epoch]["value"]
+    sharp = run.sharpness
+    return {
+        "LNR, first 2 epochs": float(np.exp(np.log(early).mean())),
+        "highest top eigenvalue": float(sharp["hessian_max"].max()),
+        "top eigenvalue, epoch 1": float(sharp["hessian_max"].iloc[0]),
+        "at the end": float(sharp["hessian_max"].iloc[-1]),
+        "adaptive sharpness, epoch 1": float(sharp["worst_case"].iloc[0]),
+        "adaptive, at the end": float(sharp["worst_case"].iloc[-1]),
+        "test accuracy, %": 100 * float(run.epochs["test_accuracy"].iloc[-1]),
+    }
+
+
+def text(values: list[float]) -> str:
+    """The mean, and each seed where there are only two."""
+    mean, half = mean_and_interval(values)
+    each = " ".join(f"{value:.4g}" for value in values)
+    return f"{mean:.4g} ({each})" if len(values) < 3 else f"{mean:.4g} ± {half:.2g}"
+
+
+if __name__ == "__main__":
+    main()
