@@ -2,16 +2,19 @@
 
     python benchmarks/large_batch.py --csv docs/results/large-batch.csv
 
-On Fashion-MNIST with the small ResNet, for each batch size and each arm: the planned learning rate, half and twice
-of it are tried with the tuning seed; the best by test accuracy after the last epoch is trained with the other seeds,
-and they alone are reported. A row a run goes to the CSV as it ends; runs that stand there already are not repeated,
-so an interrupted measurement goes on with the same command. Large batches get more epochs: what they lack is steps.
+On Fashion-MNIST with the small ResNet, for each batch size B and each arm three learning rates are tried with the
+tuning seed: half, once and twice 8 √(B / 256) for LARS and TVLARS and 0.015 √(B / 256) for LAMB, B at most 2,048. The
+best by test accuracy after the last epoch is trained with the other seeds, and they alone are reported. A row a run
+goes to the CSV as it ends; runs that stand there already are not repeated, so an interrupted measurement goes on with
+the same command. Large batches get more epochs: what they lack is steps.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +37,11 @@ TUNING_SEED = 0
 KEY = ["arm", "batch_size", "epochs", "lr_factor", "seed"]
 
 
+def centre(arm: str, batch_size: int) -> float:
+    """The rate in the middle of those tried."""
+    return (0.015 if arm.startswith("lamb") else 8.0) * math.sqrt(min(batch_size, 2048) / 256)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[8192, 2048, 512])
@@ -52,7 +60,7 @@ def main() -> None:
         for key in runs(table, sizes, arguments.seeds):
             arm, batch_size, epochs, factor, seed = key
             config = TrainConfig(data="fashion-mnist", batch_size=batch_size, epochs=epochs, seed=seed, **ARMS[arm])
-            table.measure(key, config, data, lr_factor=factor)
+            table.measure(key, replace(config, lr=factor * centre(arm, batch_size)), data)
     print(report(table.rows()))
 
 
@@ -76,7 +84,7 @@ def best_factor(rows: pd.DataFrame, cell: tuple[Any, ...]) -> float:
 def report(rows: pd.DataFrame) -> str:
     """The tables in Markdown: mean and 95 % interval over the reported seeds, and TVLARS less each arm, paired."""
     lines = [
-        "| batch size | epochs | arm | tuning: half, planned, twice | lr | test accuracy | seeds | TVLARS less it |",
+        "| batch size | epochs | arm | tuning: half, once, twice | lr | test accuracy | seeds | TVLARS less it |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for (batch_size, epochs, arm), cell in rows.groupby(["batch_size", "epochs", "arm"], sort=False):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +26,15 @@ class Table:
     def rows(self) -> pd.DataFrame:
         return pd.read_csv(self.file) if self.file.is_file() else pd.DataFrame(columns=[*self.key, *RESULT])
 
-    def measure(self, key: tuple[Any, ...], config: TrainConfig, data: ImageData, lr_factor: float = 1.0) -> None:
-        """Train ``config`` at ``lr_factor`` times its planned rate and add its row, unless ``key`` is there."""
+    def measure(self, key: tuple[Any, ...], config: TrainConfig, data: ImageData) -> None:
+        """Train ``config`` and add its row, unless ``key`` is there."""
         if any(tuple(row) == key for row in self.rows()[self.key].itertuples(index=False)):
             return
-        lr = lr_factor * config.plan(len(data.train_labels)).lr
+        lr = config.plan(len(data.train_labels)).lr
         row = {**dict(zip(self.key, key, strict=True)), "lr": round(lr, 5), **dict.fromkeys(RESULT)}
         with tempfile.TemporaryDirectory() as folder:
             try:
-                epochs = train(replace(config, lr=lr), data=data, folder=Path(folder), reporter=Reporter()).epochs
+                epochs = train(config, data=data, folder=Path(folder), reporter=Reporter()).epochs
             except DivergedError:  # as bad as can be, and not left out
                 row["test_accuracy"] = 0.0
             else:

@@ -11,16 +11,18 @@ Ends with a table: LNR over the first two epochs, sharpness early and at the end
 from __future__ import annotations
 
 import argparse
+import contextlib
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from large_batch import ARMS, KEY, best_factor
+from large_batch import ARMS, KEY, best_factor, centre
 from measured import Table
 
-from tvlars.lab import LoadedRun, TrainConfig, load_data, load_run, train
+from tvlars.lab import DivergedError, LoadedRun, TrainConfig, load_data, load_run, train
 from tvlars.lab.progress import LineReporter
 from tvlars.lab.summary import mean_and_interval
 
@@ -42,13 +44,19 @@ def main() -> None:
         for batch_size, epochs in zip(arguments.batch_sizes, arguments.epochs, strict=True):
             for arm in STUDIED:
                 config = TrainConfig("fashion-mnist", batch_size=batch_size, epochs=epochs, seed=seed, **ARMS[arm])
-                lr = best_factor(rows, (arm, batch_size, epochs)) * config.plan(len(data.train_labels)).lr
+                lr = best_factor(rows, (arm, batch_size, epochs)) * centre(arm, batch_size)
                 config = replace(config, lr=lr, layer_stats=1, sharpness="epochs:1", noise_scale=True)
                 folder = arguments.out / f"{arm.replace(', ', '-').replace(' ', '-')}-b{batch_size}-s{seed}"
-                if not (folder.is_dir() and load_run(folder).status == "finished"):
+                if not (folder / "summary.json").is_file() or load_run(folder).status not in ("finished", "diverged"):
+                    shutil.rmtree(folder, ignore_errors=True)
                     folder.mkdir(parents=True)
-                    train(config, data=data, folder=folder, reporter=LineReporter(brief=True))
-                found.append({"batch size": batch_size, "arm": arm, **measured(load_run(folder))})
+                    with contextlib.suppress(DivergedError):
+                        train(config, data=data, folder=folder, reporter=LineReporter(brief=True))
+                run = load_run(folder)
+                if run.complete:
+                    found.append({"batch size": batch_size, "arm": arm, **measured(run)})
+                else:
+                    print(f"{folder.name} is {run.status}")
     frame = pd.DataFrame(found)
     print("| " + " | ".join(frame.columns) + " |\n" + "|---" * len(frame.columns) + "|")
     for key, cell in frame.groupby(["batch size", "arm"], sort=False):
@@ -60,7 +68,7 @@ def measured(run: LoadedRun) -> dict[str, Any]:
     """What the table shows of one run."""
     stats = run.layer_stats()
     per_epoch = run.plan["steps_per_epoch"]
-    lnr = stats[(stats["quantity"] == "LNR") & stats["layer"].astype(str).str.contains("conv|stem")]
+    lnr = stats[(stats["quantity"] == "LNR") & stats["layer"].astype(str).str.contains(r"conv|stem|shortcut\.0")]
     early = lnr[lnr["step"] <= 2 * per_epoch]["value"]
     sharp = run.sharpness
     return {

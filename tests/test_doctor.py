@@ -102,10 +102,29 @@ def test_steps_of_a_size_that_cannot_be_right(cls: Any, lr: float, what: str) ->
         assert check(model, cls(layer_groups(model, 0.0, 0.99 * better, 1e-4), 0.99 * better)) == []
 
 
-def test_alpha_makes_steps_large_too() -> None:
+def test_phi_counts_as_it_is_at_the_first_step() -> None:
+    """The published setting has φ(1) = 0.9 though its bound is 10."""
     model = network()
-    optimizer = TVLARS(layer_groups(model, 0.0, 32.0, 0.03), 32.0, alpha=0.1)
+    groups = layer_groups(model, 0.0, 32.0, 0.03)
+    assert check(model, TVLARS(groups, 32.0, alpha=0.1, delay=0.0, delay_factor=1e-4)) == []
+    large = TVLARS(layer_groups(model, 0.0, 32.0, 0.01), 32.0, alpha=0.1, delay=500.0, delay_factor=0.1)
+    assert found(check(model, large)) == ["raw learning rate", "large steps"]
+
+
+def test_the_peak_of_a_one_cycle_schedule() -> None:
+    model = network()
+    optimizer = LARS(layer_groups(model, 0.0, 1.0, 0.01), 1.0)
+    torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=[400.0, 0.5], total_steps=100)
     assert found(check(model, optimizer)) == ["large steps"]
+
+
+def test_a_data_set_without_a_length() -> None:
+    class Endless(torch.utils.data.IterableDataset[Any]):
+        def __iter__(self) -> Any:
+            return iter(())
+
+    model, optimizer, _ = planned("lars")
+    assert check(model, optimizer, DataLoader(Endless(), batch_size=512), epochs=2) == []
 
 
 def test_a_schedule_that_never_acts_or_at_once() -> None:
@@ -141,13 +160,32 @@ def test_scaled_gradients() -> None:
     assert "unscale" in findings[0].remedy
 
 
-def test_a_scaler_that_has_not_unscaled() -> None:
+def test_a_scaler_is_trusted_to_unscale() -> None:
     model, optimizer, _ = planned("lars")
-    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
     scaler.scale(model(torch.randn(64, 1, 8, 8)).square().mean()).backward()
-    assert found(check(model, optimizer, scaler=scaler)) == ["scaled gradients"]
+    assert found(check(model, optimizer)) == ["scaled gradients"]
+    assert check(model, optimizer, scaler=scaler) == []
     scaler.unscale_(optimizer)
     assert check(model, optimizer, scaler=scaler) == []
+    scaler.step(optimizer)
+    scaler.update()
+    assert check(model, optimizer, scaler=scaler) == []
+
+
+@pytest.mark.parametrize("name", ["tvlars", "lars", "lamb"])
+def test_nothing_is_found_while_a_planned_run_trains(name: str) -> None:
+    model, optimizer, scheduler = planned(name)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(12):
+        x, y = torch.randn(512, 1, 8, 8, generator=generator), torch.randint(0, 10, (512,), generator=generator)
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        assert check(model, optimizer, loader(), epochs=20, scheduler=scheduler) == []
+        optimizer.step()
+        assert check(model, optimizer, loader(), epochs=20, scheduler=scheduler) == []
+        if scheduler is not None:
+            scheduler.step()
 
 
 def test_batches_that_do_not_go_with_the_noise_or_the_optimizer() -> None:

@@ -113,6 +113,34 @@ def test_a_gradient_that_cannot_be_told_from_noise_has_no_upper_bound() -> None:
     assert still.high == pytest.approx(0.0, abs=1e-12)
 
 
+def test_steps_that_overflow_are_left_out_and_scaled_ones_are_unscaled() -> None:
+    model = Linear()
+    plain, scaled = NoiseScaleMeter(model, 8), NoiseScaleMeter(model, 8)
+    for step in range(4):
+        for meter, scale in ((plain, 1.0), (scaled, 2.0 ** (step + 3))):
+            model.zero_grad()
+            for x, y in micro_batches(step, 4, 8):
+                loss = mean(model(x), y) / 4 * scale
+                (loss * (float("inf") if step == 1 else 1.0)).backward()
+                meter.micro_batch()
+            meter.step(scale=scale)
+    assert scaled.result().value == pytest.approx(plain.result().value)
+    assert math.isfinite(plain.result().low)
+
+
+def test_dropout_draws_the_same_in_both_passes() -> None:
+    class Dropped(Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(nn.functional.dropout(x, 0.5, self.training))
+
+    random = torch.get_rng_state()
+    found = noise_scale(Dropped(), mean, micro_batches(4, 64, 8), training=True)
+    assert torch.equal(torch.get_rng_state(), random)
+    # A mask that keeps half and doubles it leaves G as it is, and adds its own variance: σ² + (σ² + G²).
+    expected = float((2 * SIGMA.square() + G.square()).sum() / G.square().sum())
+    assert found.low < expected < found.high
+
+
 def test_a_summed_loss_and_batch_norm_in_training_mode() -> None:
     class Sum:
         reduction = "sum"

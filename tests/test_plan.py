@@ -96,7 +96,10 @@ def test_what_would_play_no_part_is_refused(arguments: dict[str, Any]) -> None:
 
 
 def test_more_batch_wants_more_lr_up_to_what_a_layer_bears() -> None:
-    rates = [plan(batch_size, 60_000, 50).lr for batch_size in (512, 2048, 8192)]
+    rates = [plan(batch_size, 60_000, 50).lr for batch_size in (128, 512, 8192)]
+    assert rates[1] == pytest.approx(2 * rates[0])
+    assert rates[2] == rates[1]
+    rates = [plan(batch_size, 60_000, 50, "lars").lr for batch_size in (512, 2048, 8192)]
     assert rates[1] == pytest.approx(2 * rates[0])
     assert rates[2] == rates[1]
     assert plan(8192, 60_000, 50, "sgd").lr == pytest.approx(4 * plan(2048, 60_000, 50, "sgd").lr)

@@ -229,7 +229,7 @@ def test_groups_may_be_added_and_a_failed_step_leaves_nothing() -> None:
     frame = stats.frame()
     assert set(frame[frame["step"] == 1]["layer"]) == {"0.weight", "0.bias"}
     assert set(frame[frame["step"] == 3]["layer"]) == {name for name, _ in named}
-    assert optimizer.observer is None
+    assert optimizer.observers == ()
 
 
 def test_names_are_the_models_own() -> None:
@@ -277,8 +277,10 @@ def test_files_hold_what_the_frame_holds_and_a_resumed_run_goes_on(tmp_path: Pat
     assert sorted(set(frame["step"])) == [1, 3, 5, 7]
     assert set(frame["quantity"]) == set(QUANTITIES)
     pd.testing.assert_frame_equal(frame, more.frame())
-    with pytest.raises(ValueError, match="path must hold no records after step 3"):
-        LayerStats(optimizer, model, path=tmp_path / "stats", start=3)
+    with pytest.raises(ValueError, match="path must hold no records where start is 0"):
+        LayerStats(optimizer, model, path=tmp_path / "stats")
+    LayerStats(optimizer, model, path=tmp_path / "stats", start=4)  # a run that crashed after step 4 was saved
+    assert sorted(set(read_layer_stats(tmp_path / "stats")["step"])) == [1, 3]
     stats.close()
     with pytest.raises(FileNotFoundError, match="path must be a folder of layer statistics"):
         read_layer_stats(tmp_path / "none")
@@ -317,6 +319,63 @@ def test_a_writer_is_told_every_number() -> None:
             optimizer.step()
     rows = stats.frame()
     assert told == {(f"{r.quantity}/{r.layer}", r.step): r.value for r in rows.itertuples()}
+
+
+def test_two_may_watch_one_optimizer() -> None:
+    model = network()
+    optimizer = LARS(groups(model), 0.1)
+    with LayerStats(optimizer, model, every=1) as often, LayerStats(optimizer, model, every=3) as seldom:
+        for step in range(4):
+            backward(model, step)
+            optimizer.step()
+    frame = often.frame()
+    pd.testing.assert_frame_equal(frame[frame["step"].isin([1, 4])].reset_index(drop=True), seldom.frame())
+    assert len(frame[frame["quantity"] == "trust_ratio"]) == 4 * 3
+
+
+def test_a_gradient_that_is_not_a_number_is_recorded() -> None:
+    model = network()
+    optimizer = LARS(groups(model), 0.1)
+    backward(model, 1)
+    model[0].weight.grad[0, 0] = float("nan")
+    with LayerStats(optimizer, model, every=1) as stats:
+        optimizer.step()
+    rows = stats.frame().set_index(["layer", "quantity"])["value"]
+    assert np.isnan(rows["0.weight", "LGN"])
+    assert rows["0.weight", "LWN"] > 0
+
+
+def test_a_compiled_step_does_not_tell_and_nothing_wrong_is_made_of_it() -> None:
+    model = network()
+    optimizer = LARS(groups(model), 0.5, foreach=False)
+    with LayerStats(optimizer, model, every=1) as stats:
+        backward(model, 1)
+        torch.compile(optimizer.step, backend="eager")()
+    rows = stats.frame().set_index(["layer", "quantity"])["value"]
+    assert rows["0.weight", "LGN"] == pytest.approx(model[0].weight.grad.norm().item(), rel=1e-5)
+    if ("0.weight", "trust_ratio") not in rows.index:
+        assert ("0.weight", "effective_lr") not in rows.index
+    assert rows["0.bias", "effective_lr"] == pytest.approx(0.01)
+
+
+def test_a_grad_scaler_and_a_fused_optimizer() -> None:
+    """torch's fused optimizers are given scaled gradients, and told to skip where one is not finite."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, fused=True)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    with LayerStats(optimizer, model, every=1) as stats:
+        norms = []
+        for factor in (1.0, float("inf"), 1.0):
+            optimizer.zero_grad()
+            loss = model(torch.ones(2, 150)).square().mean()
+            norms.append(torch.autograd.grad(loss, model[0].weight, retain_graph=True)[0].norm().item())
+            scaler.scale(loss * factor).backward()
+            scaler.step(optimizer)
+            scaler.update()
+    rows = stats.frame().set_index(["step", "layer", "quantity"])["value"]
+    assert sorted(set(rows.index.get_level_values("step"))) == [1, 3]
+    assert rows[1, "0.weight", "LGN"] == pytest.approx(norms[0], rel=1e-4)
+    assert rows[3, "0.weight", "LGN"] == pytest.approx(norms[2], rel=1e-4)
 
 
 def test_half_precision_norms_are_taken_in_float32() -> None:

@@ -170,8 +170,8 @@ def _report(parsed: argparse.Namespace) -> int:
     if out is None:
         only = parsed.folders[0] if len(parsed.folders) == 1 else Path()
         out = only / "report.html"
-    if parsed.watch is not None and parsed.watch < 1:
-        raise UsageError(f"watch must be an integer >= 1 (seconds), got {parsed.watch}")
+    if parsed.watch is not None and not 1 <= parsed.watch <= 86_400:
+        raise UsageError(f"watch must be an integer from 1 to 86400 (seconds), got {parsed.watch}")
     page = report(parsed.folders, out, command=command_line(), refresh=parsed.watch)
     print(f"page: {page}", flush=True)
     while parsed.watch is not None:
@@ -293,7 +293,7 @@ def _parser(command: str, config: dict[str, Any]) -> _Parser:
     text = "page to write (default: report.html in the folder, where one is named, else here)"
     page.add_argument("-o", "--out", type=Path, metavar="FILE", help=text)
     text = "write it anew every so many seconds, and let browsers load it again, until interrupted"
-    page.add_argument("--watch", nargs="?", const=10, type=_type(int), metavar="SECONDS", help=text + " (default: 10)")
+    page.add_argument("--watch", type=_type(int), metavar="SECONDS", help=text)
     for command_parser in (sharpness, landscape):
         command_parser.add_argument("run_folder", metavar="RUN", type=Path, help="run folder")
         text = "training images (default: 1024)"

@@ -18,6 +18,8 @@ from tvlars.plan import FEW_STEPS
 from tvlars.schedule import WarmupCosineLR, _sigmoid_decay
 
 LARGEST_RAW_LR = 1.0
+LARGEST_RAW_MOVE = 1.0
+"""Of the longest layer that is not adapted, by one step of any of them."""
 LARGEST_MOVE, SMALLEST_MOVE = 0.1, 1e-6
 """Of a layer's norm, by one step at the highest learning rate, momentum aside."""
 SMALL_BATCH = 128
@@ -89,7 +91,7 @@ def check(
         batch_size: samples per optimizer step over all processes. Default: the loader's, times the processes.
         micro_batch_size: samples per forward pass on one process. Default: the loader's.
         scheduler: an LR scheduler that is stepped with the optimizer.
-        scaler: a ``GradScaler``.
+        scaler: a ``GradScaler`` that will divide the gradients before the step.
         noise_scale: B_simple in samples, or what :func:`tvlars.noise_scale.noise_scale` returns.
 
     Returns:
@@ -118,8 +120,9 @@ def check(
     if batch_size is None and micro_batch_size is not None:
         batch_size = micro_batch_size * processes
     steps_per_epoch = None
-    if loader is not None and hasattr(loader, "__len__") and batch_size and micro_batch_size:
-        steps_per_epoch = max(len(loader) * micro_batch_size * processes // batch_size, 1)
+    batches = _length_of(loader)
+    if batches and batch_size and micro_batch_size:
+        steps_per_epoch = max(batches * micro_batch_size * processes // batch_size, 1)
     if total_steps is None and steps_per_epoch and epochs:
         total_steps = steps_per_epoch * epochs
     if steps_per_epoch is None and total_steps and epochs:
@@ -155,7 +158,7 @@ def _groups(model: nn.Module, optimizer: Optimizer) -> Iterator[Finding]:
     if decayed:
         yield Finding("decayed norms", f"weight decay pulls {_list(decayed)} to 0", way)
     for group in optimizer.param_groups:
-        lr = _peak_lr(group)
+        lr = _peak_lr(group) * _start_of_phi(group)
         if ours and group["params"] and not group["layer_adaptation"] and lr > LARGEST_RAW_LR:
             yield Finding(
                 "raw learning rate",
@@ -172,8 +175,9 @@ def _steps(optimizer: Optimizer) -> Iterator[Finding]:
         if not (group["layer_adaptation"] and group["params"]):
             continue
         coefficient = 1.0 if isinstance(optimizer, LAMB) else float(group["trust_coefficient"])
-        peak = _peak_lr(group) * (1 / group["alpha"] + group["gamma_min"] if isinstance(optimizer, TVLARS) else 1.0)
-        move = peak * coefficient
+        if group["norm_clip"] is not None or not _peak_lr(group):
+            continue  # the ratio is another, or the group is not to move
+        move = _peak_lr(group) * _start_of_phi(group) * coefficient
         what = f"a step of group {i} moves a layer by {move:.3g} of its norm, momentum aside (lr {_peak_lr(group):g}"
         what += f", trust coefficient {coefficient:g})" if coefficient != 1.0 else ")"
         if move > LARGEST_MOVE:
@@ -220,24 +224,20 @@ def _scaling(optimizer: Optimizer, scaler: Any) -> Iterator[Finding]:
     """Gradients whose scale the trust ratio takes out of adapted layers, and nothing out of the others."""
     if not isinstance(optimizer, LayerwiseOptimizer):
         return
-    plain = [(p, _peak_lr(g)) for g in optimizer.param_groups if not g["layer_adaptation"] for p in g["params"]]
-    way = "unscale before the step (scaler.step(optimizer) does), and take the mean over the batch as the loss"
-    if scaler is not None and scaler.is_enabled() and plain:
-        scale = float(scaler.get_scale())
-        state = scaler._per_optimizer_states.get(id(optimizer), {})
-        pending = any(p.grad is not None for p, _ in plain)
-        if pending and scale != 1.0 and getattr(state.get("stage"), "name", "READY") == "READY":
-            evidence = f"gradients are {scale:g} times too large now, and {len(plain)} layers are not adapted"
-            yield Finding("scaled gradients", evidence, way)
-            return
-    worst = 0.0
-    for p, lr in plain:
-        if p.grad is not None:
-            norm = float(p.detach().float().norm())
-            worst = max(worst, lr * float(p.grad.detach().float().norm()) / norm if norm else 0.0)
-    if worst > 1.0:
-        evidence = f"one step moves a layer that is not adapted by {worst:.3g} times its norm"
-        yield Finding("scaled gradients", evidence, way)
+    plain = [(p, float(g["lr"])) for g in optimizer.param_groups if not g["layer_adaptation"] for p in g["params"]]
+    stage = getattr(scaler, "_per_optimizer_states", {}).get(id(optimizer), {}).get("stage")
+    will_divide = scaler is not None and scaler.is_enabled() and getattr(stage, "name", "READY") == "READY"
+    scale = float(scaler.get_scale()) if will_divide else 1.0
+    # What a step changes, beside the weights of a whole layer of that kind: single biases may well be close to 0.
+    moves = [(lr * float(p.grad.detach().float().norm()) / scale, p) for p, lr in plain if p.grad is not None]
+    size = max((float(p.detach().float().norm()) for _, p in moves), default=0.0)
+    worst = max((move for move, _ in moves), default=0.0)
+    if size and worst > LARGEST_RAW_MOVE * size:
+        yield Finding(
+            "scaled gradients",
+            f"one step moves a layer that is not adapted by {worst:.3g}, and the longest of them is {size:.3g} long",
+            "unscale before the step (scaler.step(optimizer) does), and take the mean over the batch as the loss",
+        )
 
 
 def _batch(
@@ -250,12 +250,12 @@ def _batch(
         yield Finding(
             "batch too large",
             f"the batch of {batch_size:,} is far above the measured noise scale of {noise:,.0f} samples",
-            f"{FAR_ABOVE * noise:,.0f} samples a step would need hardly more steps",
+            f"{max(FAR_ABOVE * noise, 1):,.0f} samples a step would need hardly more steps",
         )
     if isinstance(optimizer, LayerwiseOptimizer) and batch_size < SMALL_BATCH:
         evidence = f"{batch_size} samples a step are few for {type(optimizer).__name__}"
         yield Finding("batch too small", evidence, "plain SGD is the better choice here")
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
     local = [m for m in norms if not (isinstance(m, nn.SyncBatchNorm) and _is_distributed())]
     seen = micro_batch_size or batch_size
     if local and seen < SMALL_MICRO_BATCH and batch_size >= MUCH_SMALLER * seen:
@@ -268,7 +268,22 @@ def _batch(
 
 def _peak_lr(group: dict[str, Any]) -> float:
     """The highest lr of a group: where a scheduler warms up, the one that it starts from is not it."""
-    return max(float(group["lr"]), float(group.get("initial_lr", 0.0)))
+    return max(float(group[name]) for name in ("lr", "initial_lr", "max_lr") if name in group)
+
+
+def _start_of_phi(group: dict[str, Any]) -> float:
+    """φ(1) of TVLARS, the highest there is; 1 where φ does not multiply the learning rate of all."""
+    if "delay_factor" not in group:
+        return 1.0
+    return _sigmoid_decay(1.0, group["delay_factor"], group["delay"], group["alpha"], group["gamma_min"])
+
+
+def _length_of(loader: Any) -> int | None:
+    """Batches an epoch, None where the loader cannot say (of an iterable data set)."""
+    try:
+        return len(loader)
+    except TypeError:
+        return None
 
 
 def _list(names: list[str]) -> str:

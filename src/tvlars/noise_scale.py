@@ -9,13 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tvlars._checks import check_count, check_flag, check_number
-from tvlars.sharpness._surface import Batches, Loss, LossSurface
+from tvlars.sharpness._surface import Batches, Loss, LossSurface, samples_in
 
 
 @dataclass(frozen=True)
@@ -56,8 +55,8 @@ def noise_scale(model: nn.Module, loss: Loss, data: Batches, *, training: bool =
         \operatorname{tr} \Sigma \approx \frac{b}{M - 1} \sum_i \lVert g_i - \bar g \rVert^2
 
     for gradients g_i of M micro-batches of b samples each. Both are unbiased; the interval comes from leaving out each
-    micro-batch in turn (jackknife) and Fieller's theorem for a ratio. It takes two passes over the data and memory for
-    two gradients.
+    micro-batch in turn (jackknife) and Fieller's theorem for a ratio. It takes two passes over the data, and
+    memory for a copy of the weights and a few gradients.
 
     Args:
         model: any module; its parameters that need gradients count. It is left as it was, bit for bit.
@@ -80,32 +79,35 @@ def noise_scale(model: nn.Module, loss: Loss, data: Batches, *, training: bool =
     """
     check_flag("training", training)
     with LossSurface(model, loss, data) as surface:
-        size = len(surface.batches[0][1])
-        batches = [batch for batch in surface.batches if len(batch[1]) == size]
-        if len(batches) < len(surface.batches) - 1 or len(batches) < 4:
+        sizes = [samples_in(y) for _, y in surface.batches]
+        size = sizes[0]
+        batches = [batch for batch, samples in zip(surface.batches, sizes, strict=True) if samples == size]
+        if len(batches) < len(sizes) - 1 or len(batches) < 4:
             raise ValueError(
                 "data must be at least 4 micro-batches of one size (the last may be shorter), got "
-                f"{', '.join(str(len(y)) for _, y in surface.batches[:8])}"
+                f"{', '.join(map(str, sizes[:8]))}"
             )
         if training:
             model.train()
 
-        def gradient(batch: Any) -> list[Tensor]:
+        def gradient(number: int) -> list[Tensor]:
             if training:
                 surface.put_back_buffers()
-            return surface.gradient([batch])[1]
+                torch.manual_seed(number)  # dropout has to draw the same in both passes
+            return surface.gradient([batches[number]])[1]
 
-        total = [torch.zeros_like(p, dtype=torch.float64) for p in surface.params]
-        for batch in batches:
-            for sum_, g in zip(total, gradient(batch), strict=True):
-                sum_.add_(g)
+        total = [torch.zeros_like(p) for p in surface.params]
         inner, squares = [], []
-        for batch in batches:
-            parts = [x.double() for x in gradient(batch)]
-            inner.append(torch.stack([(x * sum_).sum() for x, sum_ in zip(parts, total, strict=True)]))
-            squares.append(torch.stack([x.square().sum() for x in parts]))
-        whole = torch.stack([sum_.square().sum() for sum_ in total]).cpu()
-        return _from_micro_batches(surface.names, size, torch.stack(inner).cpu(), torch.stack(squares).cpu(), whole)
+        devices = list(range(torch.cuda.device_count())) if training and torch.cuda.is_available() else []
+        with torch.random.fork_rng(devices, enabled=training):
+            for number in range(len(batches)):
+                torch._foreach_add_(total, gradient(number))
+            for number in range(len(batches)):
+                parts = gradient(number)
+                inner.append(_on_host([_dot(x, sum_) for x, sum_ in zip(parts, total, strict=True)]))
+                squares.append(_on_host([_dot(x, x) for x in parts]))
+        whole = _on_host([_dot(sum_, sum_) for sum_ in total])
+        return _from_micro_batches(surface.names, size, torch.stack(inner), torch.stack(squares), whole)
 
 
 def from_two_batch_sizes(small_square: float, small: int, big_square: float, big: int) -> tuple[float, float]:
@@ -135,7 +137,9 @@ class NoiseScaleMeter:
     """The noise scale while a model trains with gradient accumulation, smoothed over steps.
 
     Every measured step gives an unbiased estimate of tr(Σ) and of ‖G‖² from its micro-batches; both are smoothed, and
-    their ratio is taken then. Holds one copy of the gradient within a step, and nothing between steps.
+    their ratio is taken then. A step whose gradient is not finite is left out. Holds a copy of the gradient within a
+    step, and nothing between steps. Under DDP take the micro-batches of one process, with ``no_sync`` for all of
+    them, and reduce afterwards: what other processes add is no micro-batch.
 
     Args:
         model: its parameters that need gradients count.
@@ -150,7 +154,7 @@ class NoiseScaleMeter:
         >>> for x, y in micro_batches:  # of one step
         ...     (loss_fn(model(x), y) / len(micro_batches)).backward()
         ...     meter.micro_batch()
-        >>> meter.step()  # before optimizer.step() and zero_grad()
+        >>> meter.step()  # before optimizer.step() and zero_grad(); with a GradScaler step(scale=scaler.get_scale())
         >>> print(meter.result())
 
     Source: McCandlish et al., arXiv 1812.06162, appendix A.1.
@@ -174,33 +178,41 @@ class NoiseScaleMeter:
         """To be called after each micro-batch's backward pass, while gradients add up."""
         grads = [None if p.grad is None else p.grad.detach() for p in self.params]
         before = self._before or [None] * len(grads)
-        parts = [
-            torch.zeros((), device=p.device) if g is None else (g if old is None else g - old).double().square().sum()
-            for p, g, old in zip(self.params, grads, before, strict=True)
-        ]
-        self._squares.append(torch.stack([part.double() for part in parts]))
+        self._squares.append(
+            _on_host(
+                [
+                    torch.zeros((), device=p.device) if g is None else _square(g if old is None else g - old)
+                    for p, g, old in zip(self.params, grads, before, strict=True)
+                ]
+            )
+        )
         self._before = [None if g is None else g.clone() for g in grads]
 
-    def step(self) -> None:
+    def step(self, scale: float = 1.0) -> None:
         """To be called after the last micro-batch of a step. Waits for the device.
 
+        Args:
+            scale: what the loss was multiplied by, where gradients are still scaled.
+
         Raises:
-            ValueError: the step had fewer than 2 micro-batches.
+            ValueError: the step had fewer than 2 micro-batches, or ``scale`` is not above 0.
         """
+        check_number("scale", scale, open_low=True)
         squares, self._squares = self._squares, []
         grads, self._before = self._before, []
         count = len(squares)
         if count < 2:
             raise ValueError(f"a step must have at least 2 micro-batches for the noise scale, got {count}")
         # The loop divides by the number of micro-batches, so what was added is g_i / M.
-        small = torch.stack(squares).mean(0).cpu() * count**2
-        big = torch.stack(
-            [torch.zeros((), dtype=torch.float64) if g is None else g.double().square().sum().cpu() for g in grads]
-        )
+        small = torch.stack(squares).mean(0) * count**2 / scale**2
+        sums = zip(self.params, grads, strict=True)
+        big = _on_host([torch.zeros((), device=p.device) if g is None else _square(g) for p, g in sums]) / scale**2
         trace = (small - big) * self.micro_batch_size * count / (count - 1)
         square = (count * big - small) / (count - 1)
         trace, square = (torch.cat([x, x.sum().view(1)]) for x in (trace, square))
         new = torch.stack([trace, square, trace * trace, trace * square, square * square])
+        if not new.isfinite().all():
+            return
         keep = self.smoothing
         self._moments = keep * self._moments + (1 - keep) * new
         self._weight = keep * self._weight + (1 - keep)
@@ -221,6 +233,25 @@ class NoiseScaleMeter:
         found = [_ratio(*values, degrees=count - 1) for values in torch.stack([s, g, *covariance], 1).tolist()]
         layers = dict(zip(self.names, found[:-1], strict=True))
         return _with_layers(found[-1], layers)
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """⟨a, b⟩, summed in float64 where the device has it."""
+    dtype = torch.float32 if a.device.type == "mps" else torch.float64
+    return (a * b).sum(dtype=dtype)
+
+
+def _square(a: Tensor) -> Tensor:
+    a = a if a.dtype == torch.float64 else a.float()
+    return _dot(a, a)
+
+
+def _on_host(values: list[Tensor]) -> Tensor:
+    """0-d tensors as one vector of float64 on the host: one wait for each device."""
+    devices = list(dict.fromkeys(value.device for value in values))
+    if len(devices) == 1:
+        return torch.stack(values).cpu().double()
+    return torch.stack([value.cpu().double() for value in values])
 
 
 def _from_micro_batches(names: list[str], size: int, inner: Tensor, squares: Tensor, whole: Tensor) -> NoiseScale:

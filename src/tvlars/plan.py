@@ -27,25 +27,24 @@ WARMUP_SHARE = 0.2
 """Share of a run's epochs that the warm-up of the other optimizers takes."""
 FEW_STEPS = 50
 """Below this many steps a run is too short for a schedule to act."""
-LARGEST_LR_BATCH = 2048
-"""From here on the chosen lr of the layer-wise optimizers no longer grows with the batch size."""
 
 
 class _Defaults(NamedTuple):
     base_lr: float  # at batch size 256
     rule: str
+    largest_batch: float  # from here on lr no longer grows
     momentum: float | None
     weight_decay: float
     bias_norm_lr_scale: float  # at most; the product with lr is kept at 1 or less
 
 
-# Measured on Fashion-MNIST, see docs/results/plan.md; sgd and adamw are the usual recipes.
+# Measured on Fashion-MNIST, see docs/results/plan.md and large-batch.md; sgd and adamw are the usual recipes.
 DEFAULTS = {
-    "tvlars": _Defaults(8.0, "sqrt", 0.9, 1e-4, 0.03),
-    "lars": _Defaults(8.0, "sqrt", 0.9, 1e-4, 0.03),
-    "lamb": _Defaults(0.015, "sqrt", None, 0.01, 0.03),
-    "sgd": _Defaults(0.1, "linear", 0.9, 5e-4, 1.0),
-    "adamw": _Defaults(1e-3, "sqrt", None, 0.01, 1.0),
+    "tvlars": _Defaults(16.0, "sqrt", 512, 0.9, 1e-4, 0.03),
+    "lars": _Defaults(16.0, "sqrt", 2048, 0.9, 1e-4, 0.03),
+    "lamb": _Defaults(0.015, "sqrt", 2048, None, 0.01, 0.03),
+    "sgd": _Defaults(0.1, "linear", math.inf, 0.9, 5e-4, 1.0),
+    "adamw": _Defaults(1e-3, "sqrt", math.inf, None, 0.01, 1.0),
 }
 
 
@@ -220,9 +219,9 @@ def plan(
     """Learning rate and schedule, in steps, for a run of ``epochs`` over ``dataset_size`` samples.
 
     What is given is taken as it is; what is left at None is chosen. lr comes from a measured one at batch size
-    256 by :func:`scale_lr`; that of the layer-wise optimizers grows with the square root up to 2,048 samples and no
-    further, since it says by what share of its norm a step moves a layer, and the batch size does not change what a
-    layer bears. φ of TVLARS is at half its start at 75 % of the steps and at 2 % of it at the end;
+    256 by :func:`scale_lr`; that of the layer-wise optimizers grows with the square root up to 2,048 samples (TVLARS:
+    512) and no further, since it says by what share of its norm a step moves a layer, and the batch size does not
+    change what a layer bears. φ of TVLARS is at half its start at 75 % of the steps and at 2 % of it at the end;
     the others warm up linearly over a fifth of the epochs and follow half a cosine.
 
     Args:
@@ -290,8 +289,7 @@ def plan(
     weight_decay = default.weight_decay if weight_decay is None else weight_decay
     check_number("weight_decay", weight_decay)
     if lr is None:
-        samples = min(batch_size, LARGEST_LR_BATCH) if optimizer in LAYERWISE else batch_size
-        lr = scale_lr(default.base_lr, samples, rule=default.rule)
+        lr = scale_lr(default.base_lr, int(min(batch_size, default.largest_batch)), rule=default.rule)
     scale = bias_norm_lr_scale
     if scale is None:  # what is not adapted takes no more than 1, however large the batch
         limit = 1.0 / lr if optimizer in LAYERWISE else 1.0

@@ -6,20 +6,19 @@
 from __future__ import annotations
 
 import importlib
-import math
 import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from tvlars._checks import check_count
-from tvlars.optim._norms import layout, norms, norms_of_whole
+from tvlars.optim._norms import laid_out_like, layout, norms, norms_of_whole
 from tvlars.optim.base import LayerwiseOptimizer, scalar
 from tvlars.schedule import _sigmoid_decay
 
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
 QUANTITIES = ("LWN", "LGN", "LNR", "trust_ratio", "phi", "effective_lr")
 """What is recorded, in this order."""
-WRAPPERS = re.compile(r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+WRAPPERS = re.compile(r"\b(_orig_mod|_checkpoint_wrapped_module)\.")
 
 
 class Writer(Protocol):
@@ -54,28 +53,33 @@ class LayerStats:
                      optimizers of others
     ===============  ==========================================================================================
 
-    Step t is recorded where t = 1, 1 + every, 1 + 2 every, ... A layer without a gradient in a step is left out of it.
+    Step t is recorded where t = 1, 1 + every, 1 + 2 every, ... A layer without a gradient in a step is left out of it;
+    a gradient that is not a number is recorded as such. Steps are calls of ``optimizer.step()``; one that a
+    ``GradScaler`` makes a fused optimizer skip counts and is left out.
     Norms are those of the whole tensor where parameters are sharded (FSDP2, tensor parallel); every rank has to
-    record then, and gets the same numbers.
+    record then, gets the same numbers, and the first one writes.
 
     With our optimizers ‖w‖ and q of adapted layers come from the step, which has them; ‖g‖ alone is computed here. With
-    others both norms are (one multi-tensor launch each). Values stay on the device until ``buffer`` steps have been
+    others both norms are (one multi-tensor launch each). A step that is compiled does not tell ‖w‖ and q.
+
+    Values stay on the device until ``buffer`` steps have been
     recorded, and are fetched together then: that is the only time the host waits.
 
     Args:
         optimizer: any torch optimizer.
-        model: gives the layers their names; wrappers (DDP, FSDP, compile) are looked through.
+        model: gives the layers their names; DDP, compile and activation checkpointing are looked through.
         every: optimizer steps from one record to the next. Default 10.
         path: a folder, made where it is missing. Each flush adds one complete Parquet file to it, so whatever a
             crash leaves is readable with :func:`read_layer_stats`. None (default) keeps what was flushed in
             memory, 4 bytes a number. Parquet wants pandas and pyarrow (``pip install 'tvlars[lab]'``).
         buffer: recorded steps between two flushes, which bounds what is held on the device. Default 64.
         writer: a TensorBoard ``SummaryWriter``, told at every flush, as ``LWN/<layer>`` and so on. Default None.
-        start: optimizer steps taken before, for a run that is resumed. Default 0.
+        start: optimizer steps taken before, for a run that is resumed. Default 0. Records of later steps that lie
+            in ``path`` are dropped, since those steps are taken again.
 
     Raises:
-        ValueError: a count is out of its range, ``path`` holds records of steps after ``start``, or the model has
-            none of the optimizer's parameters.
+        ValueError: a count is out of its range, ``path`` holds records and ``start`` is 0, the model has none of the
+            optimizer's parameters, or it is wrapped in FSDP1, whose parameters are no layers.
         ImportError: ``path`` is given, and pandas or pyarrow is not installed.
         RuntimeError: in a step that a CUDA graph captures, since a replayed step tells nothing.
 
@@ -105,14 +109,17 @@ class LayerStats:
         check_count("buffer", buffer, unit="recorded steps")
         check_count("start", start, low=0, unit="steps")
         self.optimizer, self.model, self.every, self.buffer, self.writer = optimizer, model, every, buffer, writer
-        self.path = None if path is None else _new_folder(Path(path), start)
+        self._name_layers()
+        self.path = None if path is None else Path(path)
+        self._discards = self.path is not None and not _is_first_rank()
+        if self.path is not None and not self._discards:
+            _open_folder(self.path, start)
         self.step = start
         """Optimizer steps taken so far."""
-        self._name_layers()
         self._open: _Record | None = None
         self._closure = False
         self._records: list[_Record] = []
-        self._flushed: list[tuple[int, Tensor]] = []
+        self._flushed: list[_Table] = []
         self._hooks = [
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._after_step),
@@ -127,22 +134,27 @@ class LayerStats:
 
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         self._open = None  # a step that failed may have left one
+        self._watch(False)
         if self.step % self.every:
-            if isinstance(optimizer, LayerwiseOptimizer):
-                optimizer.observer = None
             return
         if len(optimizer.param_groups) != len(self._groups):
             self._name_layers()
         if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
             raise RuntimeError("LayerStats cannot record a step that a CUDA graph captures; detach it with close()")
         self._open = _Record(self.step + 1)
-        if isinstance(optimizer, LayerwiseOptimizer):
-            optimizer.observer = self._observe
+        self._watch(True)
         self._take_weight_norms(self._open)
         # torch hands the optimizer itself over first. A closure computes the gradients inside the step.
         self._closure = kwargs.get("closure", args[1] if len(args) > 1 else None) is not None
         if not self._closure:
             self._take_gradient_norms(self._open)
+
+    def _watch(self, on: bool) -> None:
+        """Be told of adapted layers, or no longer."""
+        optimizer = self.optimizer
+        if isinstance(optimizer, LayerwiseOptimizer) and (on or optimizer.observers):
+            others = tuple(observer for observer in optimizer.observers if observer != self._observe)
+            optimizer.observers = (*others, self._observe) if on else others
 
     def _observe(self, params: Sequence[Tensor], w_norms: Any, q: Any) -> None:
         if self._open is not None:
@@ -155,11 +167,14 @@ class LayerStats:
         record, self._open = self._open, None
         if record is None:
             return
-        if isinstance(optimizer, LayerwiseOptimizer):
-            optimizer.observer = None
+        self._watch(False)
         if self._closure:
             self._take_gradient_norms(record)
-        record.rates = [_rates(group) for group in optimizer.param_groups]
+        ours = isinstance(optimizer, LayerwiseOptimizer)
+        record.rates = [_Rates.of(group, ours) for group in optimizer.param_groups]
+        # GradScaler leaves unscaling, and skipping, to torch's fused optimizers.
+        record.scale = getattr(optimizer, "grad_scale", None)
+        record.skipped = getattr(optimizer, "found_inf", None)
         self._records.append(record)
         if len(self._records) >= self.buffer:
             self.flush()
@@ -171,7 +186,8 @@ class LayerStats:
         self._take_norms(record, "LWN", {self._places[id(p)]: p for group in groups for p in group["params"]})
 
     def _take_gradient_norms(self, record: _Record) -> None:
-        layers = {self._places[id(p)]: p.grad for p in _parameters(self.optimizer) if p.grad is not None}
+        params = [p for p in _parameters(self.optimizer) if p.grad is not None]
+        layers = {self._places[id(p)]: laid_out_like(p.grad, p) for p in params}
         self._take_norms(record, "LGN", layers)
 
     @torch.no_grad()
@@ -190,18 +206,17 @@ class LayerStats:
         if not self._records:
             return
         groups = {self._places[id(p)]: i for i, params in enumerate(self._groups) for p in params}
-        done = [(record.step, record.table(len(self._names), groups)) for record in _on_host(self._records)]
+        records = [record for record in _on_host(self._records) if not record.skipped]
+        done = [(record.step, *record.table(len(self._names), groups)) for record in records]
         if self.path is None:
             self._flushed += done
-        else:
-            _write_parquet(self.path / f"{done[0][0]:09d}.parquet", _frame(done, self._names))
+        elif done and not self._discards:
+            _write_parquet(self.path / f"{done[0][0]:09d}-{done[-1][0]:09d}.parquet", _frame(done, self._names))
         self._records = []
         if self.writer is not None:
-            for step, table in done:
-                for i, name in enumerate(self._names):
-                    for quantity, value in zip(QUANTITIES, table[i].tolist(), strict=True):
-                        if math.isfinite(value):
-                            self.writer.add_scalar(f"{quantity}/{name}", value, step)
+            for step, table, known in done:
+                for i, j in known.nonzero().tolist():
+                    self.writer.add_scalar(f"{QUANTITIES[j]}/{self._names[i]}", float(table[i, j]), step)
 
     def frame(self) -> pd.DataFrame:
         """All that was recorded, in long form: columns step, layer, quantity and value. Flushes first."""
@@ -213,8 +228,7 @@ class LayerStats:
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
-        if isinstance(self.optimizer, LayerwiseOptimizer):
-            self.optimizer.observer = None
+        self._watch(False)
         self.flush()
 
     def __enter__(self) -> LayerStats:
@@ -242,76 +256,101 @@ def read_layer_stats(path: str | Path) -> pd.DataFrame:
 # -- one recorded step ------------------------------------------------------------------------------------
 
 
+_Table = tuple[int, Tensor, Tensor]
+"""A step, the values [layers, quantities], and which of them are known."""
+
+
+@dataclass(frozen=True)
+class _Rates:
+    """A parameter group's lr and φ, numbers or 0-d tensors on a device.
+
+    ``separate`` says whether φ still has to be multiplied with lr, ``adapted`` whether a trust ratio acts too.
+    """
+
+    lr: Any
+    phi: Any
+    separate: bool
+    adapted: bool
+
+    @classmethod
+    def of(cls, group: dict[str, Any], ours: bool) -> _Rates:
+        lr, adapted = group["lr"], ours and bool(group["layer_adaptation"])
+        lr = lr.detach().clone() if isinstance(lr, Tensor) else lr
+        if "delay_factor" in group:
+            step = scalar(group["step"], keep_tensor=group["capturable"])
+            phi = _sigmoid_decay(step, group["delay_factor"], group["delay"], group["alpha"], group["gamma_min"])
+            return cls(lr, phi, group["phi_scope"] == "all", adapted)
+        initial = group.get("initial_lr")
+        known = isinstance(initial, Tensor) or bool(initial)  # of a tensor the host would have to wait for the value
+        return cls(lr, lr / cast(float, initial) if known else None, False, adapted)
+
+
 @dataclass
 class _Record:
     """What one step told: for some quantities, vectors of values with the layers they belong to."""
 
     step: int
     values: list[tuple[str, list[int], Tensor]] = field(default_factory=list)
-    rates: list[tuple[Any, Any, bool]] = field(default_factory=list)
-    """Of each parameter group lr, φ or None, and whether φ is to be multiplied with lr."""
+    rates: list[_Rates] = field(default_factory=list)
+    scale: Any = None
+    """What gradients were multiplied by, where they still are."""
+    skipped: Any = None
+    """Not 0 where the step was not taken, since a gradient was not finite."""
 
     def add(self, quantity: str, places: list[int], values: Tensor) -> None:
         self.values.append((quantity, places, values.detach()))
 
-    def table(self, layers: int, groups: dict[int, int]) -> Tensor:
-        """[layers, quantities], NaN where nothing is known; ``groups`` has the layers' parameter groups."""
-        table = torch.full((layers, len(QUANTITIES)), float("nan"))
-        column = {name: table[:, i] for i, name in enumerate(QUANTITIES)}
+    def table(self, layers: int, groups: dict[int, int]) -> tuple[Tensor, Tensor]:
+        """Values and which are known, [layers, quantities] each; ``groups`` has the layers' parameter groups."""
+        table, known = torch.zeros(layers, len(QUANTITIES)), torch.zeros(layers, len(QUANTITIES), dtype=torch.bool)
+        column = {name: i for i, name in enumerate(QUANTITIES)}
         for quantity, places, values in self.values:
-            column[quantity][places] = values.float()
-        column["LNR"][:] = column["LWN"] / torch.where(column["LGN"] == 0, float("nan"), column["LGN"])
-        lr, phi, factor = (torch.full((layers,), float("nan")) for _ in range(3))
+            scale = float(self.scale) if self.scale is not None and quantity == "LGN" else 1.0
+            table[places, column[quantity]] = (values / scale).float()
+            known[places, column[quantity]] = True
+        lwn, lgn, lnr, ratio, phi, effective = range(len(QUANTITIES))
+        table[:, lnr] = table[:, lwn] / table[:, lgn]
+        known[:, lnr] = known[:, lwn] & known[:, lgn] & (table[:, lgn] != 0)
         for i, group in groups.items():
             if group >= len(self.rates):
                 continue  # it was added later
-            rate, shape, separate = self.rates[group]
-            lr[i], factor[i] = float(rate), float(shape) if separate else 1.0
-            phi[i] = float("nan") if shape is None else float(shape)
-        q = column["trust_ratio"]
-        column["effective_lr"][:] = lr * factor * torch.where(q.isnan(), 1.0, q)
-        column["phi"][:] = phi
-        table[column["LGN"].isnan()] = float("nan")
-        return table
-
-
-def _rates(group: dict[str, Any]) -> tuple[Any, Any, bool]:
-    """lr, φ and whether φ still has to be multiplied with lr; tensors on a device stay there."""
-    lr = group["lr"]
-    lr = lr.detach().clone() if isinstance(lr, Tensor) else lr
-    if "delay_factor" in group:
-        step = scalar(group["step"], keep_tensor=group["capturable"])
-        phi = _sigmoid_decay(step, group["delay_factor"], group["delay"], group["alpha"], group["gamma_min"])
-        return lr, phi, group["phi_scope"] == "all"
-    initial = group.get("initial_lr")
-    return lr, None if initial is None else (lr / initial if initial else None), False
+            rates = self.rates[group]
+            if rates.phi is not None:
+                table[i, phi], known[i, phi] = float(rates.phi), True
+            lr = float(rates.lr) * (float(rates.phi) if rates.separate else 1.0)
+            table[i, effective] = lr * (float(table[i, ratio]) if rates.adapted else 1.0)
+            known[i, effective] = bool(known[i, ratio]) or not rates.adapted
+        return table, known & known[:, lgn, None]
 
 
 def _on_host(records: list[_Record]) -> list[_Record]:
     """The records with all values on the host: one transfer for each device."""
-    parts = [values for record in records for _, _, values in record.values]
-    rates = [x for record in records for lr, phi, _ in record.rates for x in (lr, phi) if isinstance(x, Tensor)]
-    vectors = [*parts, *(x.reshape(1) for x in rates)]
+    vectors = [values for record in records for _, _, values in record.values]
+    single = [x for record in records for x in _single(record) if isinstance(x, Tensor)]
+    host = iter(_fetch([*vectors, *(x.detach().reshape(1) for x in single)]))
+    fetched = [
+        _Record(record.step, [(quantity, places, next(host)) for quantity, places, _ in record.values])
+        for record in records
+    ]
+    for record, done in zip(records, fetched, strict=True):
+        *rates, done.scale, done.skipped = [float(next(host)) if isinstance(x, Tensor) else x for x in _single(record)]
+        for old, lr, phi in zip(record.rates, rates[::2], rates[1::2], strict=True):
+            done.rates.append(_Rates(lr, phi, old.separate, old.adapted))
+    return fetched
+
+
+def _single(record: _Record) -> list[Any]:
+    return [*(x for rates in record.rates for x in (rates.lr, rates.phi)), record.scale, record.skipped]
+
+
+def _fetch(vectors: list[Tensor]) -> list[Tensor]:
     host: dict[int, Tensor] = {}
     for device in {x.device for x in vectors}:
         here = [i for i, x in enumerate(vectors) if x.device == device]
-        whole = torch.cat([vectors[i].double() if device.type != "mps" else vectors[i].float() for i in here]).cpu()
+        dtype = torch.float32 if device.type == "mps" else torch.float64
+        whole = torch.cat([vectors[i].to(dtype) for i in here]).cpu()
         host.update(zip(here, torch.split(whole, [len(vectors[i]) for i in here]), strict=True))
-    values = iter([host[i] for i in range(len(parts))])
-    numbers = iter([float(host[i]) for i in range(len(parts), len(vectors))])
-    fetched = []
-    for record in records:
-        mine = [(quantity, places, next(values)) for quantity, places, _ in record.values]
-        given = [
-            (
-                next(numbers) if isinstance(lr, Tensor) else lr,
-                next(numbers) if isinstance(phi, Tensor) else phi,
-                separate,
-            )
-            for lr, phi, separate in record.rates
-        ]
-        fetched.append(_Record(record.step, mine, given))
-    return fetched
+    return [host[i] for i in range(len(vectors))]
 
 
 def _norms(layers: dict[int, Tensor]) -> list[tuple[list[int], Tensor]]:
@@ -346,8 +385,13 @@ def _parameters(optimizer: Optimizer) -> list[Tensor]:
 
 def _layers(optimizer: Optimizer, model: nn.Module) -> tuple[dict[int, int], list[str]]:
     """Places of parameters by their id, and the names of all places."""
-    while isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-        model = model.module
+    inner: Any = model
+    while inner is not None:  # in whatever order they were wrapped
+        model = inner
+        parallel = isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel))
+        inner = model.module if parallel else getattr(model, "_orig_mod", None)
+    if any(hasattr(module, "_fsdp_wrapped_module") for module in model.modules()):
+        raise ValueError("model must not be wrapped in FSDP1, whose parameters are no layers: take fully_shard (FSDP2)")
     named = {id(p): WRAPPERS.sub("", name) for name, p in model.named_parameters()}
     if not any(id(p) in named for p in _parameters(optimizer)):
         raise ValueError("model must hold the optimizer's parameters, got one that holds none of them")
@@ -357,30 +401,42 @@ def _layers(optimizer: Optimizer, model: nn.Module) -> tuple[dict[int, int], lis
     return {key: place for place, key in enumerate(named)}, list(named.values())
 
 
-def _new_folder(path: Path, start: int) -> Path:
-    for name in ("pandas", "pyarrow"):
-        _needed(name)
-    for file in path.glob("*.parquet") if path.is_dir() else ():
-        if int(file.stem) > start:
-            raise ValueError(f"path must hold no records after step {start} (start), got {path} with {file.name}")
-    path.mkdir(parents=True, exist_ok=True)
-    return path
+def _is_first_rank() -> bool:
+    distributed = torch.distributed
+    return not (distributed.is_available() and distributed.is_initialized()) or distributed.get_rank() == 0
 
 
-def _frame(done: list[tuple[int, Tensor]], names: list[str]) -> pd.DataFrame:
+def _open_folder(path: Path, start: int) -> None:
+    """Make the folder, or take the records of steps after ``start`` out of it."""
     pandas = _needed("pandas")
-    rows = torch.tensor([len(table) for _, table in done], dtype=torch.int64)
-    steps = torch.tensor([step for step, _ in done], dtype=torch.int64).repeat_interleave(rows * len(QUANTITIES))
-    layers = torch.cat([torch.arange(0), *(torch.arange(len(table)) for _, table in done)])
-    columns = {
-        "step": steps.numpy(),
-        "layer": pandas.Categorical.from_codes(layers.repeat_interleave(len(QUANTITIES)).numpy(), categories=names),
-        "quantity": pandas.Categorical.from_codes(
-            torch.arange(len(QUANTITIES)).repeat(int(rows.sum())).numpy(), categories=QUANTITIES
-        ),
-        "value": torch.cat([torch.empty(0), *(table.flatten() for _, table in done)]).numpy(),
-    }
-    frame: pd.DataFrame = pandas.DataFrame(columns).dropna(ignore_index=True)
+    _needed("pyarrow")
+    files = sorted(path.glob("*.parquet")) if path.is_dir() else []
+    if files and not start:
+        raise ValueError(f"path must hold no records where start is 0, got {path} with {files[0].name}")
+    for file in files:
+        frame = pandas.read_parquet(file)
+        kept = frame[frame["step"] <= start]
+        if kept.empty:
+            file.unlink()
+        elif len(kept) < len(frame):
+            _write_parquet(file, kept)
+    path.mkdir(parents=True, exist_ok=True)
+
+
+def _frame(done: list[_Table], names: list[str]) -> pd.DataFrame:
+    pandas = _needed("pandas")
+    parts = [known.nonzero() for _, _, known in done]
+    places = torch.cat([torch.empty(0, 2, dtype=torch.int64), *parts])
+    steps = torch.tensor([step for step, _, _ in done], dtype=torch.int64)
+    counts = torch.tensor([len(part) for part in parts], dtype=torch.int64)
+    frame: pd.DataFrame = pandas.DataFrame(
+        {
+            "step": steps.repeat_interleave(counts).numpy(),
+            "layer": pandas.Categorical.from_codes(places[:, 0].numpy(), categories=names),
+            "quantity": pandas.Categorical.from_codes(places[:, 1].numpy(), categories=QUANTITIES),
+            "value": torch.cat([torch.empty(0), *(table[known] for _, table, known in done)]).numpy(),
+        }
+    )
     return frame
 
 
@@ -388,7 +444,7 @@ def _write_parquet(file: Path, frame: pd.DataFrame) -> None:
     """Write ``frame`` so that the file is there whole or not at all."""
     part = file.with_suffix(".part")
     frame.to_parquet(part, index=False)
-    with open(part, "rb") as written:
+    with open(part, "r+b") as written:
         os.fsync(written.fileno())
     os.replace(part, file)
 

@@ -153,8 +153,12 @@ def test_what_is_amiss_with_runs_is_said(one: Path, tmp_path: Path) -> None:
     damaged = another(one, tmp_path / "runs" / "damaged", optimizer="lamb")
     (damaged / "config.json").write_text("{")
     (damaged / "environment.json").write_text("[1")
-    (damaged / "landscape.csv").write_text("x,what\n1,2\n")
-    next((damaged / "layer-stats").glob("*.parquet")).write_bytes(b"no")
+    parts = another(one, tmp_path / "runs" / "parts", optimizer="adamw")
+    (parts / "landscape.csv").write_text("x,what\n1,2\n")
+    next((parts / "layer-stats").glob("*.parquet")).write_bytes(b"no")
+    (parts / "plan.json").write_text('{"lr": null}')
+    short = another(one, tmp_path / "runs" / "short", optimizer="lars", seed=3)
+    (short / "epochs.csv").write_text("".join((short / "epochs.csv").read_text().splitlines(True)[:-1]))
     diverged = another(one, tmp_path / "runs" / "diverged", optimizer="sgd")
     (diverged / "summary.json").write_text('{"status": "diverged"}')
     for name in ("epochs.csv", "sharpness.csv"):
@@ -164,17 +168,40 @@ def test_what_is_amiss_with_runs_is_said(one: Path, tmp_path: Path) -> None:
     assert "cut is unfinished: 3 epochs are there; it is in no mean." in text
     assert "diverged is diverged: 0 epochs are there; it is in no mean." in text
     assert "damaged: config.json cannot be read" in text
+    assert "damaged does not say what was run; it is in no table and no figure." in text
+    assert "Batch size 0" not in text
     assert "damaged: environment.json cannot be read" in text
+    assert "empty is left out" in text
     assert "landscape.csv cannot be read" in text
     assert "must hold layer statistics, but a file is damaged" in text
-    assert "empty is left out" in text
-    assert "Batch size 256: tvlars has the highest test accuracy" in text
+    assert "short finished, but its results are not all there; it is in no mean." in text
+    assert "Batch size 256: adamw has the highest test accuracy" in text
+
+
+def test_a_report_on_nothing_but_failures_says_so(one: Path, tmp_path: Path) -> None:
+    run = another(one, tmp_path / "run")
+    (run / "summary.json").write_text('{"status": "diverged"}')
+    assert "No run has finished." in report([run], tmp_path / "page.html").read_text()
+
+
+def test_one_run_named_twice_is_one_and_a_seed_that_is_there_twice_is_said(one: Path, tmp_path: Path) -> None:
+    first, again = another(one, tmp_path / "first"), another(one, tmp_path / "again", shift=0.01)
+    text = report([first, first], tmp_path / "page.html").read_text()
+    assert "more than once" not in text
+    text = report([first, again], tmp_path / "page.html").read_text()
+    assert "tvlars, batch size 256, seed 0 is there more than once" in text
+    assert "±" not in text.split("<tbody>")[1].split("</tbody>")[0]
+
+
+def test_runs_of_other_lengths_are_named(one: Path, tmp_path: Path) -> None:
+    folders = [another(one, tmp_path / "a"), another(one, tmp_path / "b", optimizer="lars", epochs=30)]
+    assert [arm.name for arm in make_arms(list(map(load_run, folders)))] == ["tvlars (epochs 3)", "lars (epochs 30)"]
 
 
 def test_names_from_folders_and_configs_are_escaped(one: Path, tmp_path: Path) -> None:
     evil = another(one, tmp_path / EVIL.replace("/", "_"), optimizer="lars")
     config = json.loads((evil / "config.json").read_text())
-    (evil / "config.json").write_text(json.dumps({**config, "data": EVIL, "surprise": EVIL}))
+    (evil / "config.json").write_text(json.dumps({**config, "data": f"imagefolder:{EVIL}", "surprise": EVIL}))
     environment = json.loads((evil / "environment.json").read_text())
     (evil / "environment.json").write_text(
         json.dumps({**environment, "command": EVIL, "model": EVIL, "versions": EVIL})
@@ -182,6 +209,7 @@ def test_names_from_folders_and_configs_are_escaped(one: Path, tmp_path: Path) -
     text = report([evil, another(one, tmp_path / "good")], tmp_path / "page.html", command=EVIL).read_text()
     assert "<script>alert" not in text
     assert "&lt;script&gt;alert(1)" in text
+    assert "data imagefolder:" in text  # it has become a part of an arm's name
 
 
 @pytest.mark.parametrize(
@@ -190,7 +218,7 @@ def test_names_from_folders_and_configs_are_escaped(one: Path, tmp_path: Path) -
         ("report nowhere", "run must be an existing folder, got 'nowhere'"),
         ("report EMPTY", "is no run folder"),
         ("report RUN -o EMPTY", "out must be a file that can be written"),
-        ("report RUN --watch 0", "watch must be an integer >= 1"),
+        ("report RUN --watch 0", "watch must be an integer from 1 to 86400"),
         ("report", "the following arguments are required: RUN"),
     ],
 )
@@ -313,14 +341,17 @@ def test_the_data_behind_a_figure_is_downloaded(browser: Any, page: Path, twelve
     section = tab.locator("section", has=tab.locator("h2", has_text="Batch size 128")).first
     with tab.expect_download() as started:
         section.locator("button.csv").first.click()
-    assert started.value.suggested_filename == "test-accuracy.csv"
+    assert started.value.suggested_filename == "batch-size-128-test-accuracy.csv"
     rows = pd.read_csv(started.value.path())
     expected = np.mean([pd.read_csv(run / "epochs.csv")["test_accuracy"] for run in twelve[:3]], axis=0)
     assert rows[rows["name"] == "tvlars"]["y"].tolist() == pytest.approx((100 * expected).tolist(), rel=1e-4)
     layers = tab.locator("section", has=tab.locator("h2", has_text="Layers, batch size 128"))
+    layers.locator(".figure").first.evaluate("f => Plotly.update(f, {}, {'updatemenus[0].active': 1})")
     with tab.expect_download() as started:
         layers.locator("button.csv").first.click()
-    assert {"stem.weight", "head.bias"} <= set(pd.read_csv(started.value.path())["y"])
+    rows = pd.read_csv(started.value.path())
+    assert {"stem.weight", "head.bias"} <= set(rows["y"])
+    assert set(rows["quantity"]) == {"LWN = ‖w‖"}
 
 
 def test_the_menu_of_a_heat_map_changes_the_quantity(browser: Any, page: Path) -> None:

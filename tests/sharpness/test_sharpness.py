@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -153,6 +154,9 @@ def test_takes_a_loss_that_sums(measure: Callable[..., Any]) -> None:
         (network(), nn.CrossEntropyLoss(reduction="none"), batches(), "loss must return a scalar tensor"),
         (network(), CE, [], "data must have at least one batch"),
         (network(), CE, [torch.ones(3)], "data must be batches of"),
+        (network(), CE, [(torch.ones(3, 4), 5)], "a target must have a tensor"),
+        (network(torch.bfloat16), CE, batches(dtype=torch.bfloat16), "model must be in float32 or float64"),
+        (network(), lambda output, target: CE(output, target) * float("nan"), batches(), "loss must be finite"),
     ],
 )
 def test_says_what_is_wrong(
@@ -166,6 +170,64 @@ def test_says_what_is_wrong(
 def test_says_that_a_loss_is_not_differentiable(name: str) -> None:
     with pytest.raises(ValueError, match="loss must be differentiable"):
         MEASURES[name](network(), lambda output, target: (output.argmax(1) != target).double().mean(), batches())
+
+
+class Named(nn.Module):
+    """A model of dicts: inputs by name, a loss of two targets, and a buffer that forward replaces."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = network()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        self.calls = self.calls + 1
+        return self.inner(batch["x"] * batch["mask"])
+
+
+def two_targets(output: Tensor, target: tuple[Tensor, Tensor]) -> Tensor:
+    return CE(output, target[0]) + 0 * target[1].sum()
+
+
+@pytest.mark.parametrize("size", [24, 7])
+def test_inputs_and_targets_may_have_parts(measure: Callable[..., Any], size: int) -> None:
+    model = Named()
+    data = [({"x": x, "mask": torch.ones(len(x), 1)}, (y, torch.zeros(len(y)))) for x, y in batches(size)]
+    torch.testing.assert_close(
+        measure(model, two_targets, data), measure(model.inner, CE, batches(size)), rtol=1e-6, atol=1e-8
+    )
+    assert model.calls == 0
+
+
+def test_autocast_sees_the_weights_that_move() -> None:
+    model, data = network(torch.float32), batches(dtype=torch.float32)
+    plain = loss_slice(model, CE, data, points=3).losses
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = loss_slice(model, CE, data, points=3).losses
+        assert worst_case_sharpness(model, CE, data, rho=0.5) > 0.1
+    torch.testing.assert_close(cast, plain, rtol=0.05, atol=0)
+
+
+def test_sharded_models_are_refused(tmp_path: Any) -> None:
+    import torch.distributed as dist
+    from torch.distributed.fsdp import fully_shard
+
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        model = network(torch.float32)
+        fully_shard(model)
+        with pytest.raises(ValueError, match="model must not be sharded"):
+            worst_case_sharpness(model, CE, batches(dtype=torch.float32))
+    finally:
+        dist.destroy_process_group()
+
+
+def test_a_loss_that_blows_up_nearby_is_not_called_flat() -> None:
+    class Cliff(Quadratic):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) + 0 * (1.0 - self.w.abs().max()).log()
+
+    assert math.isnan(worst_case_sharpness(Cliff([1.0], [0.5]), itself, QUADRATIC, rho=1.0))
 
 
 # -- the Hessian ----------------------------------------------------------------------------------------------
@@ -250,6 +312,36 @@ def test_an_operator_without_a_second_derivative_is_named_with_the_way_out() -> 
     assert hessian_eigenvalues(model, mse, data, differences=True).values[0] > 0
 
 
+@pytest.mark.parametrize("layer", ["attention", "lstm"])
+def test_attention_and_recurrence_have_a_way_out(layer: str) -> None:
+    class Sequence(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.body = (
+                nn.LSTM(4, 4, batch_first=True)
+                if layer == "lstm"
+                else nn.TransformerEncoderLayer(4, 2, 8, batch_first=True)
+            )
+
+        def forward(self, x: Tensor) -> Tensor:
+            out = self.body(x)
+            return (out[0] if layer == "lstm" else out).mean(1)
+
+    data = [(torch.randn(6, 3, 4), torch.randint(0, 4, (6,)))]
+    try:
+        hessian_eigenvalues(Sequence(), CE, data)
+    except RuntimeError as error:
+        assert "differences=True" in str(error)  # noqa: PT017
+    assert hessian_eigenvalues(Sequence(), CE, data, differences=True, tolerance=1e-2).values.isfinite().all()
+
+
+def test_the_same_seed_gives_the_same_density() -> None:
+    one, two = (spectral_density(network(), CE, batches(), lanczos_steps=8, runs=2) for _ in range(2))
+    assert torch.equal(one.density, two.density)
+    assert torch.equal(one.grid, two.grid)
+
+
 def test_refuses_what_cannot_be() -> None:
     arguments = (network(), CE, batches())
     for call, message in (
@@ -317,6 +409,14 @@ def test_keskar_on_a_quadratic_is_the_corner_of_the_box() -> None:
     assert found == pytest.approx(100 * (value(corner) - value(w)) / (1 + value(w)), rel=1e-6)
 
 
+@pytest.mark.parametrize(("a", "w"), [(1000.0, 1e-9), (1e-9, 3.0), (1.0, 0.0)])
+def test_keskar_does_not_stop_where_numbers_are_small(a: float, w: float) -> None:
+    found = keskar_sharpness(Quadratic([a], [w]), itself, QUADRATIC, epsilon=0.01)
+    value = 0.5 * a * w * w
+    corner = 0.5 * a * (w + 0.01 * (w + 1)) ** 2
+    assert found == pytest.approx(100 * (corner - value) / (1 + value), rel=1e-3)
+
+
 def rescaled(model: nn.Sequential, factor: float) -> nn.Sequential:
     """The same function: the rectifier between the two layers passes a factor on."""
     other = copy.deepcopy(model)
@@ -377,7 +477,10 @@ def test_the_line_between_checkpoints_meets_both() -> None:
             p.add_(torch.randn_like(p))
         model(torch.randn(9, 4, dtype=torch.float64))
     end = copy.deepcopy(model.state_dict())
-    line = loss_between(model, CE, batches(7), start, end, points=5, margin=0.5)
+    line = loss_between(model, CE, batches(7), start, model.state_dict(), points=5, margin=0.5)
+    torch.testing.assert_close(
+        loss_between(model, CE, batches(7), model.state_dict(), start, points=5, margin=0.5).losses, line.losses.flip(0)
+    )
     x, y = (torch.cat(parts) for parts in zip(*batches(7), strict=True))
     assert line.positions.tolist() == [-0.5, 0.0, 0.5, 1.0, 1.5]
     for i, state in ((1, start), (3, end)):

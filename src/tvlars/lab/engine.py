@@ -304,12 +304,17 @@ class Run:
         self.epochs.append(row)
         self._write(row)
         self.reporter.epoch(row)
-        self._diagnose(epoch)
         if not math.isfinite(test_loss):  # of a step whose loss was taken before it
             raise DivergedError(self.config.optimizer, self.step, steps[-1].lr, self.record.folder, "test loss")
+        for measure in (self._measure_sharpness, self._measure_noise):
+            try:
+                measure(epoch)
+            except (RuntimeError, ValueError) as error:  # a measurement that fails is no reason to lose the run
+                what = measure.__name__.removeprefix("_measure_")
+                self.reporter.note(f"{what} after epoch {epoch} could not be measured: {str(error).splitlines()[0]}")
 
-    def _diagnose(self, epoch: int) -> None:
-        """Measure what was asked for after this epoch, on training images as they are."""
+    def _measure_sharpness(self, epoch: int) -> None:
+        """Sharpness on training images as they are, where it was asked for after this epoch."""
         config, data = self.config, self.data
         if epoch in config.sharpness_epochs():
             images, labels = sample(data.train_images, data.train_labels, config.sharpness_samples)
@@ -322,7 +327,11 @@ class Run:
                 f"sharpness after epoch {epoch}: top eigenvalue {row.hessian_max:.4g}, trace {row.hessian_trace:.4g} ± "
                 f"{row.hessian_trace_error:.2g}, adaptive worst case {row.worst_case:.4g} ({row.seconds:.0f} s)"
             )
-        if config.noise_scale:
+
+    def _measure_noise(self, epoch: int) -> None:
+        """The noise scale on training images as they are, where it was asked for."""
+        data = self.data
+        if self.config.noise_scale:
             images, labels = sample(data.train_images, data.train_labels, NOISE_SAMPLES)
             noise = measure_noise(self.bare_model, self._normalize(images), labels, epoch=epoch, step=self.step)
             self.record.add_measurement("noise.csv", noise)

@@ -44,6 +44,12 @@ class LoadedRun:
     problems: tuple[str, ...] = ()
 
     @property
+    def complete(self) -> bool:
+        """Whether the run finished and all its epochs are there, so that its results may be counted."""
+        whole = len(self.epochs) == self.summary.get("epochs", len(self.epochs)) and len(self.epochs) > 0
+        return self.status == "finished" and whole and self.test_accuracy is not None and 0 <= self.test_accuracy <= 1
+
+    @property
     def test_accuracy(self) -> float | None:
         """Fraction of test images classified right after the last epoch there is; None where there is none."""
         return float(self.epochs["test_accuracy"].iloc[-1]) if len(self.epochs) else None
@@ -58,7 +64,15 @@ class LoadedRun:
         if not folder.is_dir():
             return pd.DataFrame(columns=["step", "layer", "quantity", "value"])
         try:
-            return read_layer_stats(folder)
+            frame = read_layer_stats(folder)
+            ordered = isinstance(frame["layer"].dtype, pd.CategoricalDtype)
+            layers = list(frame["layer"].cat.categories if ordered else dict.fromkeys(frame["layer"].astype(str)))
+            return frame.assign(
+                step=frame["step"].astype(int),
+                layer=pd.Categorical(frame["layer"].astype(str), categories=layers),
+                quantity=frame["quantity"].astype(str),
+                value=frame["value"].astype(float),
+            )
         except ImportError as error:
             raise UsageError(str(error)) from error
         except Exception as error:  # pyarrow has many types for a damaged file
@@ -103,6 +117,13 @@ class LoadedRun:
         facts = _read_json(self.folder / "model.json", problems)
         if missing := [name for name in MODEL_FACTS if name not in facts]:
             problems.append(f"model.json lacks {', '.join(missing)}")
+        else:
+            counts = all(isinstance(facts[name], int) for name in ("channels", "image_size", "classes"))
+            texts = isinstance(facts["model"], str) and isinstance(facts["class_names"], list)
+            lists = (facts["mean"], facts["std"])
+            numbers = all(isinstance(x, list) and len(x) == facts["channels"] for x in lists)
+            if not (counts and texts and numbers and all(isinstance(v, (int, float)) for x in lists for v in x)):
+                problems.append("model.json holds values of the wrong kind")
         if problems:
             raise UsageError(f"{self.folder}: {problems[0]}; the model cannot be built without it")
         return facts
@@ -160,6 +181,9 @@ def _read_config(values: dict[str, Any], problems: list[str]) -> TrainConfig | N
     if not values:
         return None
     known = [f.name for f in fields(TrainConfig)]
+    if needed := [name for name in ("optimizer", "batch_size", "data", "epochs") if name not in values]:
+        problems.append(f"config.json is no run's, it lacks {', '.join(needed)}")
+        return None
     if missing := [name for name in known if name not in values]:
         problems.append(f"config.json is of an older version, defaults are taken for {', '.join(missing)}")
     if extra := [name for name in values if name not in known]:
@@ -175,13 +199,16 @@ def _read_rows(file: Path, kind: Any, problems: list[str], optional: bool = Fals
     """The rows up to the first damaged one; columns that a version did not write are NaN."""
     columns = [f.name for f in fields(kind)]
     try:
-        header, *lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+        content = file.read_text(encoding="utf-8", errors="replace").splitlines()
+        if not content:
+            raise ValueError("it is empty")
+        header, *lines = content
     except FileNotFoundError:
         if not optional:
             problems.append(f"{file.name} is missing")
         return pd.DataFrame(columns=columns)
     except (OSError, ValueError) as error:
-        problems.append(f"{file.name} cannot be read: {error or 'it is empty'}")
+        problems.append(f"{file.name} cannot be read: {error}")
         return pd.DataFrame(columns=columns)
     names = header.split(",")
     rows = []
@@ -190,7 +217,12 @@ def _read_rows(file: Path, kind: Any, problems: list[str], optional: bool = Fals
         try:
             if len(cells) != len(names):
                 raise ValueError("too few columns")
-            rows.append([float(cell) for cell in cells])
+            row = [float(cell) for cell in cells]
+            if any(
+                name in ("step", "epoch") and not math.isfinite(value) for name, value in zip(names, row, strict=True)
+            ):
+                raise ValueError("no step")
+            rows.append(row)
         except ValueError:
             what = "being written" if number == len(lines) + 1 else "damaged"
             problems.append(f"{file.name} is {what} at line {number}: {len(rows)} rows are read")

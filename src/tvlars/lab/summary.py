@@ -34,15 +34,16 @@ def table(runs: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for (batch_size, arm), group in _cells(runs):
-        done = group[group["status"] == "finished"]
-        mean, interval = mean_and_interval(done["test_accuracy"].astype(float).tolist())
+        done = group[group["status"] == "finished"].astype({"test_accuracy": float})
+        done = done.drop_duplicates("seed", keep="last")  # the same seed again is no independent run
+        mean, interval = mean_and_interval(done["test_accuracy"].tolist())
         rows.append(
             {
                 "arm": arm,
                 "batch_size": batch_size,
                 "lr": group["lr"].iloc[0],
                 "seeds": len(done),
-                "of": len(group),
+                "of": group["seed"].nunique(),
                 "accuracy": mean,
                 "interval": interval,
                 "accuracies": done["test_accuracy"].tolist(),
@@ -59,7 +60,7 @@ def differences(runs: pd.DataFrame) -> pd.DataFrame:
     seed), seeds, and clear: whether the interval leaves 0 out, so that the difference is larger than noise.
     """
     rows = []
-    done = runs[runs["status"] == "finished"]
+    done = runs[runs["status"] == "finished"].drop_duplicates(["arm", "batch_size", "seed"], keep="last")
     for batch_size, group in done.groupby("batch_size", sort=True):
         wide = group.pivot_table("test_accuracy", "seed", "arm", sort=False)
         for a, b in itertools.combinations(wide.columns, 2):

@@ -40,12 +40,17 @@ def run_sharpness(
         UsageError: the run has no weights or no epoch, its data set is not there, or the extra is not installed.
     """
     run = as_loaded(run)
-    if not len(run.epochs):
-        raise UsageError(f"{run.folder} has no epoch that was completed: there is nothing to measure")
-    last = run.epochs.iloc[-1]
+    step = run.summary.get("steps")
+    if not isinstance(step, int) or step < 1:
+        raise UsageError(f"{run.folder} does not say how many steps it took (summary.json): the run is {run.status}")
+    if damaged := [problem for problem in run.problems if problem.startswith("sharpness.csv")]:
+        raise UsageError(f"{run.folder}: {damaged[0]}; move the file away, so that nothing in it is lost")
     batches = _batches(run, samples, data_dir, choose_device(device))
     model = run.model().to(choose_device(device))
-    row = measure_sharpness(model, batches, epoch=int(last["epoch"]), step=int(last["step"]))
+    try:
+        row = measure_sharpness(model, batches, epoch=len(run.epochs), step=step)
+    except RuntimeError as error:
+        raise UsageError(f"the sharpness of {run.folder} cannot be measured: {error}") from error
     rows = pd.DataFrame([asdict(row)])
     if len(run.sharpness):
         rows = pd.concat([run.sharpness[run.sharpness["step"] != row.step], rows])
@@ -84,10 +89,12 @@ def run_landscape(
     model = run.model().to(device)
     if to is not None:
         other = as_loaded(to)
-        if other.model_facts()["model"] != run.model_facts()["model"]:
-            raise UsageError(
-                f"to must be a run of {run.model_facts()['model']} too, got one of {other.model_facts()['model']}"
-            )
+        mine, others = run.model_facts(), other.model_facts()
+        for name in ("model", "data", "image_size"):
+            if mine[name] != others[name]:
+                raise UsageError(f"to must be a run with the same {name}, {mine[name]}, got {others[name]}")
+        if dimensions != 1:
+            raise UsageError(f"dimensions must be 1 where to is given: the loss is on a line, got {dimensions}")
         states = model.state_dict(), other.model().state_dict()
         batches = _batches(run, samples, data_dir, device)
         found = loss_between(model, F.cross_entropy, batches, *states, points=points, margin=0.25)

@@ -22,7 +22,7 @@ Where nothing is adapted it ends without a yield. So the norms of all groups of 
 Observer = Callable[[Sequence[Tensor], Sequence[Any] | Tensor, Sequence[Any] | Tensor], None]
 """Is told of adapted layers what a step has computed of them anyway: parameters, ‖w‖ and q of each.
 
-The values are numbers, 0-d tensors, or one vector on the device. ``LayerwiseOptimizer.observe`` holds it.
+The values are numbers, 0-d tensors, or one vector on the device. ``LayerwiseOptimizer.observers`` holds them.
 """
 Observe = Callable[[Sequence[int], Sequence[Any] | Tensor, Sequence[Any] | Tensor], None]
 """The same for a form of the update rule, which knows its layers by their places."""
@@ -39,12 +39,17 @@ class Run:
     layouts: list[Layout] = field(default_factory=list)
     """Of sharded layers, whose ``lists`` hold the local parts; else empty."""
 
-    def observe(self, observer: Observer | None, params: list[Tensor]) -> Observe | None:
-        """``observer`` for the form that updates this run, which was cut from ``params``."""
-        if observer is None:
+    def observe(self, observers: tuple[Observer, ...], params: list[Tensor]) -> Observe | None:
+        """``observers`` for the form that updates this run, which was cut from ``params``."""
+        if not observers:
             return None
         layers = [params[i] for i in self.indices]
-        return lambda places, w_norms, q: observer([layers[i] for i in places], w_norms, q)
+
+        def tell(places: Sequence[int], w_norms: Any, q: Any) -> None:
+            for observer in observers:
+                observer([layers[i] for i in places], w_norms, q)
+
+        return tell
 
 
 def split_by_path(group: dict[str, Any], *lists: list[Tensor]) -> list[Run]:

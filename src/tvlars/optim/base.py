@@ -30,8 +30,8 @@ class LayerwiseOptimizer(Optimizer, ABC):
     parameters of one group that have a gradient).
     """
 
-    observer: Observer | None = None
-    """Told of every adapted layer, while it is set; see :class:`tvlars.stats.LayerStats`."""
+    observers: tuple[Observer, ...] = ()
+    """Told of every adapted layer, while there are any; see :class:`tvlars.stats.LayerStats`."""
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
         self._warned_raw_lr = False

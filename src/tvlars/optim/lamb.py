@@ -131,7 +131,7 @@ class LAMB(LayerwiseOptimizer):
                 norm_clip=group["norm_clip"],
                 layer_adaptation=group["layer_adaptation"],
                 maximize=group["maximize"],
-                observe=run.observe(self.observer, params),
+                observe=run.observe(self.observers, params),
             )
             if form is not None:
                 pending.append((form, run.layouts))

@@ -113,7 +113,7 @@ class LARS(LayerwiseOptimizer):
             group,
             lr=scalar(group["lr"], group["capturable"] or group["differentiable"]),
             trust_coefficient=group["trust_coefficient"],
-            observer=self.observer,
+            observers=self.observers,
         )
 
 
@@ -137,7 +137,7 @@ def lars(
     *,
     lr: float | Tensor,
     trust_coefficient: float | Tensor,
-    observer: Observer | None,
+    observers: tuple[Observer, ...],
 ) -> Pending:
     """One LARS step for ``params``, in place; ``state`` is [momentum buffers], or [] where momentum is 0.
 
@@ -158,7 +158,7 @@ def lars(
             norm_clip=group["norm_clip"],
             layer_adaptation=group["layer_adaptation"],
             maximize=group["maximize"],
-            observe=run.observe(observer, params),
+            observe=run.observe(observers, params),
         )
         if form is not None:
             pending.append((form, run.layouts))

@@ -184,7 +184,7 @@ class TVLARS(LayerwiseOptimizer):
             group,
             lr=lr,
             trust_coefficient=trust_coefficient,
-            observer=self.observer,
+            observers=self.observers,
         )
 
 

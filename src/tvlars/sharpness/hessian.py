@@ -17,8 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from tvlars._checks import check_choice, check_count, check_number
-from tvlars.sharpness._surface import Batches, Estimate, Loss, LossSurface, flatten, unflatten
+from tvlars.sharpness._surface import Batches, Estimate, Loss, LossSurface, flatten, samples_in, seeded, unflatten
 
+NO_SECOND_DERIVATIVE = (
+    *("is not implemented", "not been implemented", "forward AD", "double backward", "setup_context", "vmap"),
+    "cudnn RNN backward",
+)
+"""Parts of what torch says where an operator cannot be differentiated twice, or not in the way that curvlinops does."""
 WHICH = {"largest": "LA", "smallest": "SA", "magnitude": "LM"}
 
 
@@ -94,7 +99,6 @@ def hessian_eigenvalues(
     check_choice("which", which, tuple(WHICH))
     check_number("tolerance", tolerance, open_low=True)
     check_count("max_iterations", max_iterations)
-    linalg = _needed("scipy.sparse.linalg")
     with _hessian(LossSurface(model, loss, data), differences) as (surface, operator):
         size = sum(p.numel() for p in surface.params)
         if k > size:
@@ -107,15 +111,7 @@ def hessian_eigenvalues(
             values, vectors = values[chosen], vectors[:, chosen].T
         else:
             start = torch.randn(size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-            try:
-                found = linalg.eigsh(
-                    operator.to_scipy(), k, which=WHICH[which], tol=tolerance, maxiter=max_iterations, v0=start.numpy()
-                )
-            except linalg.ArpackNoConvergence as error:
-                raise RuntimeError(
-                    f"the eigenvalues did not converge to tolerance {tolerance:g} in {max_iterations} iterations; "
-                    "raise either"
-                ) from error
+            found = _eigsh(operator, k, which=WHICH[which], tol=tolerance, maxiter=max_iterations, v0=start.numpy())
             values, vectors = torch.as_tensor(found[0]), torch.as_tensor(found[1].T)
         order = values.argsort(descending=True)
         shapes = [p.shape for p in surface.params]
@@ -137,12 +133,12 @@ def hessian_trace(
     Source: Hutchinson, "A stochastic estimator of the trace of the influence matrix", 1989.
     """
     check_count("samples", samples, low=2)
-    with _hessian(LossSurface(model, loss, data), differences) as (_, operator):
+    with _hessian(LossSurface(model, loss, data), differences) as (surface, operator):
+        generator, shape = seeded(surface, seed), (operator.shape[1],)
         draws = []
-        with _torch_seed(operator.device, seed):
-            for _ in range(samples):
-                v = torch.randint(0, 2, (operator.shape[1],), device=operator.device).to(operator.dtype) * 2 - 1
-                draws.append(float(v.double() @ (operator @ v).double()))
+        for _ in range(samples):
+            signs = torch.randint(0, 2, shape, generator=generator, device=operator.device).to(operator.dtype) * 2 - 1
+            draws.append(float((signs * (operator @ signs)).sum()))
         return Estimate.of(draws)
 
 
@@ -184,8 +180,11 @@ def spectral_density(
         if lanczos_steps >= size:
             raise ValueError(f"lanczos_steps must be < {size}, the number of parameters, got {lanczos_steps}")
         densities = []
-        with _torch_seed(operator.device, seed):
-            bounds = spectrum.approximate_boundaries(operator, tol=1e-2, boundaries=None)
+        start = torch.randn(size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).numpy()
+        bounds = tuple(
+            float(_eigsh(operator, 1, which=end, tol=1e-2, maxiter=1000, v0=start)[0][0]) for end in ("SA", "LA")
+        )
+        with _torch_seed(seed):
             for _ in range(runs):
                 grid, density = spectrum.lanczos_approximate_spectrum(
                     operator, lanczos_steps, num_points=points, boundaries=bounds
@@ -202,34 +201,48 @@ def _hessian(surface: LossSurface, differences: bool) -> Iterator[tuple[LossSurf
     """The surface at rest, and the operator that multiplies with its Hessian."""
     curvlinops = _needed("curvlinops")
     with surface:
-        surface.gradient(surface.batches[:1])  # says what is wrong with a loss in our words
-        arguments = (surface.model, _Loss(surface), surface.params, surface.batches)
-        kind = _differences_operator(surface) if differences else curvlinops.HessianLinearOperator
-        operator = kind(*arguments, check_deterministic=False, num_data=surface.samples, batch_size_fn=len)
         try:
-            yield surface, operator
+            surface.gradient(surface.batches[:1])  # says what is wrong with a loss in our words
+            data = [(x, y if isinstance(y, Tensor) else _Target(y)) for x, y in surface.batches]
+            arguments = (surface.model, _Loss(surface), surface.params, data)
+            kind = _differences_operator(surface) if differences else curvlinops.HessianLinearOperator
+            yield (
+                surface,
+                kind(*arguments, check_deterministic=False, num_data=surface.samples, batch_size_fn=lambda x: 1),
+            )
         except (RuntimeError, NotImplementedError) as error:
-            words = str(error)
-            if any(part in words for part in ("is not implemented", "double backward", "setup_context", "vmap")):
-                raise RuntimeError(
-                    f"an operator of the model has no second derivative ({words.splitlines()[0]}); take "
-                    "differences=True, or for attention torch.nn.attention.sdpa_kernel(SDPBackend.MATH), for "
-                    "recurrent layers on CUDA torch.backends.cudnn.flags(enabled=False)"
-                ) from error
-            raise
+            if not any(part in str(error) for part in NO_SECOND_DERIVATIVE):
+                raise
+            raise RuntimeError(
+                f"an operator of the model has no second derivative ({str(error).splitlines()[0]}); take "
+                "differences=True, or for attention torch.nn.attention.sdpa_kernel(SDPBackend.MATH), for "
+                "recurrent layers on CUDA torch.backends.cudnn.flags(enabled=False)"
+            ) from error
+
+
+class _Target:
+    """A target of several tensors, which curvlinops hands to the loss as it is."""
+
+    def __init__(self, parts: Any) -> None:
+        self.parts = parts
+
+    def to(self, device: torch.device) -> _Target:
+        return self
 
 
 class _Loss(nn.Module):
-    """A loss of any kind as the module with a ``reduction`` that curvlinops wants."""
+    """A loss of any kind as a module whose values over batches add up to the mean over all samples."""
+
+    reduction = "sum"
 
     def __init__(self, surface: LossSurface) -> None:
         super().__init__()
-        self.reduction = "sum" if surface.sums else "mean"
-        self.scale = 1.0 / surface.samples if surface.sums else 1.0
-        self._loss = [surface.loss]  # in a list, so that a module is not registered as a part of this one
+        self._surface = [surface]  # in a list, so that a module in it is not registered as a part of this one
 
-    def forward(self, output: Any, target: Tensor) -> Tensor:
-        return self._loss[0](output, target).reshape(()) * self.scale
+    def forward(self, output: Any, target: Any) -> Tensor:
+        surface, target = self._surface[0], target.parts if isinstance(target, _Target) else target
+        share = (1 if surface.sums else samples_in(target)) / surface.samples
+        return surface.loss(output, target).reshape(()) * share
 
 
 def _differences_operator(surface: LossSurface) -> Any:
@@ -256,10 +269,23 @@ def _differences_operator(surface: LossSurface) -> Any:
     return DifferencesOperator
 
 
+def _eigsh(operator: Any, k: int, **options: Any) -> Any:
+    """SciPy's Lanczos iteration, with an error in words where it does not converge."""
+    linalg = _needed("scipy.sparse.linalg")
+    try:
+        return linalg.eigsh(operator.to_scipy(), k, **options)
+    except linalg.ArpackNoConvergence as error:
+        raise RuntimeError(
+            f"the eigenvalues did not converge to tolerance {options['tol']:g} in {options['maxiter']} iterations; "
+            "raise either"
+        ) from error
+
+
 @contextmanager
-def _torch_seed(device: torch.device, seed: int) -> Iterator[None]:
-    """torch's global generator seeded, and put back afterwards: the estimators draw from it."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+def _torch_seed(seed: int) -> Iterator[None]:
+    """torch's global generators seeded, and all put back afterwards: the estimators draw from them."""
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices):
         torch.manual_seed(seed)
         yield
 

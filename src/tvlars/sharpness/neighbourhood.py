@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from tvlars._checks import check_count, check_flag, check_number
-from tvlars.sharpness._surface import Batches, Estimate, Loss, LossSurface, draw, flatten, seeded, unflatten
+from tvlars.sharpness._surface import Batches, Estimate, Loss, LossSurface, draw, flatten, samples_in, seeded, unflatten
 
 
 def keskar_sharpness(
@@ -17,6 +20,7 @@ def keskar_sharpness(
     epsilon: float = 1e-3,
     iterations: int = 10,
     adaptive: bool = False,
+    seed: int = 0,
 ) -> float:
     r"""ε-sharpness of Keskar et al.: how far the loss can rise in a small box, in percent.
 
@@ -31,6 +35,7 @@ def keskar_sharpness(
         epsilon: > 0. Default 1e-3; the paper has 1e-3 and 5e-4.
         iterations: of L-BFGS-B, >= 1. Default 10, as in the paper.
         adaptive: C with ε |w_i| alone, which rescaling layers that compute the same does not change.
+        seed: of the point that the search starts from where the gradient is exactly 0.
 
     Raises:
         ValueError: an argument is out of its range, the loss is not differentiable, or nothing needs a gradient.
@@ -46,24 +51,32 @@ def keskar_sharpness(
     optimize = _needed("scipy.optimize")
     with LossSurface(model, loss, data) as surface:
         w = flatten(p.detach() for p in surface.params)
-        bound = (epsilon * (w.abs() + (0.0 if adaptive else 1.0))).double().cpu().numpy()
-        base = surface.value()
+        bound = epsilon * (w.abs() + (0.0 if adaptive else 1.0))
+        base, gradient = surface.gradient()
+        slope = float((flatten(gradient) * bound).double().abs().max())
+        start = torch.zeros(w.numel(), dtype=torch.float64)
+        if slope == 0.0:
+            start += (
+                torch.rand(w.numel(), generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 0.2 - 0.1
+            )
 
-        def negative(z: object) -> tuple[float, object]:
-            shift = torch.as_tensor(z).to(w)
-            with surface.moved(unflatten(shift, surface.params)):
+        def negative(u: Any) -> tuple[float, Any]:
+            """In units of the box and of the slope at w, so that no rule for stopping acts on their size."""
+            with surface.moved(unflatten(torch.as_tensor(u).to(w) * bound, surface.params)):
                 value, gradient = surface.gradient()
-            return -value, -flatten(gradient).double().cpu().numpy()
+            scale = slope or 1.0
+            return -(value - base) / scale, -(flatten(gradient) * bound).double().cpu().numpy() / scale
 
         found = optimize.minimize(
             negative,
-            torch.zeros(w.numel(), dtype=torch.float64).numpy(),
+            start.numpy(),
             jac=True,
             method="L-BFGS-B",
-            bounds=list(zip(-bound, bound, strict=True)),
-            options={"maxiter": iterations},
+            bounds=optimize.Bounds(-1.0, 1.0),
+            options={"maxiter": iterations, "ftol": 0.0, "gtol": 0.0},
         )
-        return 100.0 * max(-float(found.fun) - base, 0.0) / (1.0 + base)
+        rise = -float(found.fun) * (slope or 1.0)
+        return 100.0 * (rise if math.isnan(rise) else max(rise, 0.0)) / (1.0 + base)
 
 
 def worst_case_sharpness(
@@ -123,8 +136,11 @@ def worst_case_sharpness(
                         value, direction = surface.gradient(group)
                     else:
                         value = surface.value(group)
-                rise = max(rise, value - base)
-            total += rise * sum(len(y) for _, y in group)
+                if not value - base <= rise:  # a loss that is not a number any more stays one
+                    rise = value - base
+                if math.isnan(rise):
+                    break
+            total += rise * sum(samples_in(y) for _, y in group)
         return total / surface.samples
 
 

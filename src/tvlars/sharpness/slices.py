@@ -34,7 +34,8 @@ def loss_slice(
 
     A direction is drawn from a normal distribution, and each of its filters is given the norm of the filter of the
     weights in its place (a filter is what makes one output: a row of a linear layer, an output channel of a
-    convolution). Biases and parameters of norms stay where they are. So slices of different models can be compared.
+    convolution). Parameters of one dimension (biases, most norms) stay where they are. So slices of different models
+    can be compared.
 
     Args:
         model, loss, data: as for :func:`hessian_eigenvalues`. The model is left as it was, bit for bit.
@@ -54,6 +55,7 @@ def loss_slice(
     check_count("points", points, low=2)
     positions = torch.linspace(-span, span, points, dtype=torch.float64)
     with LossSurface(model, loss, data) as surface:
+        surface.value(surface.batches[:1])  # says so where the loss at the weights is not finite
         generator = seeded(surface, seed)
         directions = [_filter_normalized(draw(surface, generator), surface.params) for _ in range(dimensions)]
         losses = torch.empty((points,) * dimensions, dtype=torch.float64)
@@ -97,10 +99,13 @@ def loss_between(
             raise ValueError(
                 f"{name} must be a state dict of this model, got one that differs in {', '.join(wrong[:5])}"
             )
+    # A model's own state dict is its parameters, which are about to move.
+    start, end = ({key: value.detach().clone() for key, value in state.items()} for state in (start, end))
     positions = torch.linspace(-margin, 1.0 + margin, points, dtype=torch.float64)
     losses = torch.empty(points, dtype=torch.float64)
     frozen = {key: value.detach().clone() for key, value in own.items()}  # what needs no gradient moves as well
     with LossSurface(model, loss, data) as surface:
+        surface._at_rest = False  # a loss that is not finite on the way is a result
         try:
             for i, t in enumerate(positions.tolist()):
                 with torch.no_grad():

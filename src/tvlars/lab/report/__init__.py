@@ -31,17 +31,19 @@ def report(folders: list[Path] | list[str], out: Path | str, *, command: str = "
     Raises:
         UsageError: a folder is neither a run nor a comparison, or the file cannot be written.
     """
-    runs: list[LoadedRun] = []
     notes: list[str] = []
+    by_place: dict[Path, LoadedRun] = {}
     for folder in map(Path, folders):
-        if (folder / "comparison.json").is_file() or any(folder.glob("*/config.json")):
+        is_run = (folder / "epochs.csv").is_file() or (folder / "steps.csv").is_file()
+        if not is_run and ((folder / "comparison.json").is_file() or any(folder.glob("*/config.json"))):
             inside = sorted(path for path in folder.iterdir() if path.is_dir())
             found = _readable(inside, notes)
             if not found:
                 raise UsageError(f"{str(folder)!r} must be a run or comparison folder, but no run in it can be read")
-            runs += found
         else:
-            runs.append(load_run(folder))
+            found = [load_run(folder)]
+        by_place.update({run.folder.resolve(): run for run in found})
+    runs = list(by_place.values())
     out = Path(out)
     names = ", ".join(dict.fromkeys(run.config.optimizer if run.config else run.folder.name for run in runs))
     made = Report(f"Runs of {names}", command, runs, [*notes, *_notes(runs)])
@@ -80,7 +82,11 @@ def _notes(runs: list[LoadedRun], but: tuple[str, ...] = ()) -> list[str]:
     notes = []
     having: dict[str, list[str]] = {}
     for run in runs:
-        if run.status != "finished" and run.status not in but:
+        if run.status == "finished" and not run.complete:
+            notes.append(f"{run.folder.name} finished, but its results are not all there; it is in no mean.")
+        elif run.config is None:
+            notes.append(f"{run.folder.name} does not say what was run; it is in no table and no figure.")
+        elif run.status != "finished" and run.status not in but:
             epochs = f"{len(run.epochs)} epochs are there" if len(run.epochs) != 1 else "1 epoch is there"
             notes.append(f"{run.folder.name} is {run.status}: {epochs}; it is in no mean.")
         for problem in run.problems:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,11 @@ from tvlars.lab.summary import COLUMNS
 
 NO_SETTING = (
     *("optimizer", "batch_size", "seed", "out", "data_dir", "tensorboard", "compile", "accelerator"),
-    *("micro_batch_size", "layer_stats", "sharpness", "sharpness_samples", "noise_scale"),
+    *("layer_stats", "sharpness", "sharpness_samples", "noise_scale"),
 )
 """Options that do not make another arm of a run."""
+TASK = ("data", "image_size", "model", "epochs", "augment", "rotation", "crop_padding")
+"""Options that are the same for all runs that can be compared; where they are not, every arm says which it has."""
 OKABE_ITO = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D1F", "#999999")
 """Told apart by colour-blind readers, legible on light and on dark."""
 OWN = {"tvlars": 0, "lars": 1, "lamb": 2, "sgd": 3, "adamw": 4}
@@ -62,53 +65,72 @@ def batch_size_of(run: LoadedRun) -> int:
 
 
 def frame_of(arms: list[Arm]) -> pd.DataFrame:
-    """A row a run, with the columns that ``tvlars.lab.summary`` wants."""
+    """A row a run, with the columns that ``tvlars.lab.summary`` wants. A run that is not complete has no result."""
     rows = []
     for arm in arms:
         for run in arm.runs:
-            last: Any = run.epochs.iloc[-1] if len(run.epochs) else None
-            seconds = float(run.epochs["seconds"].sum()) if last is not None else None
-            batch_size = batch_size_of(run)
+            last: Any = run.epochs.iloc[-1] if run.complete else None
+            seconds = float(run.epochs["seconds"].sum()) if last is not None else 0.0
+            images = float(last["step"]) * batch_size_of(run) if last is not None else 0.0
             rows.append(
                 {
                     "arm": arm.name,
-                    "batch_size": batch_size,
+                    "batch_size": batch_size_of(run),
                     "seed": run.config.seed if run.config else -1,
-                    "lr": float(run.plan.get("lr", "nan")),
-                    "status": run.status,
+                    "lr": plan_number(run, "lr"),
+                    "status": run.status if run.complete or run.status != "finished" else "damaged",
                     "test_accuracy": None if last is None else float(last["test_accuracy"]),
                     "test_loss": None if last is None else float(last["test_loss"]),
                     "train_loss": None if last is None else float(last["train_loss"]),
-                    "images_per_second": None if not seconds else float(last["step"]) * batch_size / seconds,
-                    "seconds": seconds,
+                    "images_per_second": images / seconds if seconds > 0 else None,
+                    "seconds": seconds if last is not None else None,
                 }
             )
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
+def plan_number(run: LoadedRun, name: str) -> float:
+    """A number of a run's plan, NaN where it is missing or none."""
+    value = run.plan.get(name)
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else float("nan")
+
+
 def _names(runs: list[LoadedRun]) -> list[str]:
-    settings = [f.name for f in fields(TrainConfig) if f.name not in NO_SETTING]
-    differing: dict[str, list[str]] = {}
+    """The arms' names: the optimizer, and in brackets what is set differently than in other runs beside it."""
     configs = [run.config for run in runs if run.config]
+    task = _differing(configs, TASK)
+    settings = [f.name for f in fields(TrainConfig) if f.name not in (*NO_SETTING, *TASK)]
+    told_by: dict[str, list[str]] = {}
     for optimizer in {config.optimizer for config in configs}:
-        found: dict[str, None] = {}
-        for batch_size in {config.batch_size for config in configs}:
-            here = [c for c in configs if (c.optimizer, c.batch_size) == (optimizer, batch_size)]
-            found.update({name: None for name in settings if len({repr(getattr(c, name)) for c in here}) > 1})
-        differing[optimizer] = [name for name in settings if name in found]
+        cells: dict[int, list[TrainConfig]] = {}
+        for config in configs:
+            if config.optimizer == optimizer:
+                cells.setdefault(config.batch_size, []).append(config)
+        found = {name for cell in cells.values() for name in _differing(cell, settings)}
+        # A rate that goes with another setting need not be named: the table has it.
+        if all(_kinds(cell, found) == _kinds(cell, found - {"lr"}) for cell in cells.values()):
+            found.discard("lr")
+        told_by[optimizer] = [name for name in settings if name in found]
+    defaults = {f.name: f.default for f in fields(TrainConfig)}
     names = []
     for run in runs:
-        config = run.config
-        if config is None:
+        if run.config is None:
             names.append(run.folder.name)
             continue
-        set_ = [
-            f"{name.replace('_', '-')} {_text(getattr(config, name))}"
-            for name in differing[config.optimizer]
-            if getattr(config, name) != next(f.default for f in fields(TrainConfig) if f.name == name)
-        ]
-        names.append(f"{config.optimizer} ({', '.join(set_)})" if set_ else config.optimizer)
+        values = [(name, getattr(run.config, name)) for name in (*task, *told_by[run.config.optimizer])]
+        said = [f"{n.replace('_', '-')} {_text(v)}" for n, v in values if n in task or v != defaults[n]]
+        names.append(f"{run.config.optimizer} ({', '.join(said)})" if said else run.config.optimizer)
     return names
+
+
+def _differing(configs: list[TrainConfig], names: Iterable[str]) -> list[str]:
+    """Those of ``names`` that do not have one value in all configs."""
+    return [name for name in names if _kinds(configs, [name]) > 1]
+
+
+def _kinds(configs: list[TrainConfig], names: Iterable[str]) -> int:
+    """How many combinations of values of ``names`` there are."""
+    return len({repr([(name, getattr(config, name)) for name in sorted(names)]) for config in configs})
 
 
 def _text(value: object) -> str:

@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from tvlars.lab.errors import UsageError
-from tvlars.lab.report.arms import Arm
+from tvlars.lab.report.arms import DASHES, Arm
 from tvlars.lab.run_folder import LoadedRun
 
 MAX_POINTS = 400
@@ -60,8 +60,8 @@ def accuracy_over_batch_size(arms: list[Arm], table: pd.DataFrame) -> go.Figure:
         figure.add_scatter(
             x=rows["batch_size"].tolist(),
             y=_numbers(100 * rows["accuracy"]),
-            error_y={"type": "data", "array": _numbers((100 * rows["interval"]).fillna(0)), "thickness": 1},
-            name=html.escape(arm.name),
+            error_y={"type": "data", "array": _numbers(100 * rows["interval"]), "thickness": 1},
+            name=_text(arm.name),
             line={"color": arm.color, "width": 2, "dash": arm.dash},
             hovertemplate="%{y:.2f}",
         )
@@ -73,14 +73,15 @@ def speed(arms: list[Arm], runs: pd.DataFrame) -> go.Figure | None:
     if runs["images_per_second"].dropna().empty:
         return None
     figure = _figure("Speed of training, tests not counted", "batch size", "images/s")
-    figure.update_xaxes(type="category")
+    sizes = [f"{size:,}" for size in sorted(runs["batch_size"].unique())]
+    figure.update_xaxes(type="category", categoryorder="array", categoryarray=sizes)
     for arm in arms:
         rows = runs[runs["arm"] == arm.name].dropna(subset=["images_per_second"])
         figure.add_scatter(
             x=[f"{size:,}" for size in rows["batch_size"]],
             y=_numbers(rows["images_per_second"]),
             mode="markers",
-            name=html.escape(arm.name),
+            name=_text(arm.name),
             marker={"color": arm.color, "size": 9, "opacity": 0.75},
             hovertemplate="%{y:,.0f}",
         )
@@ -91,7 +92,7 @@ def speed(arms: list[Arm], runs: pd.DataFrame) -> go.Figure | None:
 # -- what happens inside --------------------------------------------------------------------------------------
 
 
-def heat_map(arm: Arm, batch_size: int, stats: pd.DataFrame, steps_per_epoch: int) -> go.Figure:
+def heat_map(arm: Arm, stats: pd.DataFrame, steps_per_epoch: float) -> go.Figure:
     """Norms and ratios of every layer over time: the first epochs on the left, the whole run on the right.
 
     ``stats`` is a frame of layer statistics, a mean over the arm's seeds. A menu chooses the quantity.
@@ -115,7 +116,8 @@ def heat_map(arm: Arm, batch_size: int, stats: pd.DataFrame, steps_per_epoch: in
         low, high = ranges[0]
         figure.add_heatmap(
             **panel,
-            y=[html.escape(name) for name in layers],
+            name=("first epochs", "whole run")[column - 1],
+            y=[_text(name) for name in layers],
             zmin=low,
             zmax=high,
             colorscale="Cividis",
@@ -133,7 +135,7 @@ def heat_map(arm: Arm, batch_size: int, stats: pd.DataFrame, steps_per_epoch: in
         }
         for quantity, panel, (low, high) in zip(shown, panels, ranges, strict=True)
     ]
-    base = _figure(html.escape(arm.name), "", "").layout
+    base = _figure(_text(arm.name), "", "").layout
     head = 110  # pixels for title, menu and the titles of the panels, one below the other
     height = min(head + 60 + 15 * len(layers), 900)
     menu = {"buttons": buttons, "x": 0, "xanchor": "left", "y": 1 + 26 / (height - head - 50), "yanchor": "bottom"}
@@ -146,7 +148,7 @@ def heat_map(arm: Arm, batch_size: int, stats: pd.DataFrame, steps_per_epoch: in
         font=base.font,
         modebar=base.modebar,
         template="none",
-        updatemenus=[{**menu, "font": {"size": 12}, "bgcolor": "rgba(128,128,128,0.12)"}],
+        updatemenus=[{**menu, "font": {"size": 12, "color": "#1c1c1c"}, "bgcolor": "#e8e8e8", "active": 0}],
     )
     figure.update_annotations(font_size=12)
     figure.update_xaxes(title="epoch", showgrid=False, zeroline=False, automargin=True)
@@ -161,7 +163,7 @@ def mean_layer_stats(runs: list[LoadedRun], problems: list[str]) -> pd.DataFrame
         try:
             frame = run.layer_stats()
         except UsageError as error:
-            problems.append(str(error))
+            problems.append(f"{error}.")
             continue
         if len(frame):
             frames.append(frame[frame["quantity"].isin(HEAT) & (frame["value"] > 0)])
@@ -192,13 +194,13 @@ def sharpness_and_accuracy(arms: list[Arm], batch_size: int) -> go.Figure | None
     """Where runs end: sharpness against test accuracy, each run a point."""
     figure = _figure("At the end: sharpness and accuracy", "adaptive worst-case sharpness, ρ = 0.5", "test accuracy, %")
     for arm in arms:
-        done = [run for run in arm.at(batch_size) if len(run.sharpness) and len(run.epochs)]
+        done = [run for run in arm.at(batch_size) if run.complete and _measured_at_its_end(run)]
         if done:
             figure.add_scatter(
                 x=_numbers(pd.Series([run.sharpness["worst_case"].iloc[-1] for run in done])),
                 y=_numbers(pd.Series([100 * run.epochs["test_accuracy"].iloc[-1] for run in done])),
                 mode="markers",
-                name=html.escape(arm.name),
+                name=_text(arm.name),
                 marker={"color": arm.color, "size": 11},
                 text=[f"seed {run.config.seed}" if run.config else "" for run in done],
                 hovertemplate="%{text}: %{x:.3g}, %{y:.2f} %",
@@ -207,62 +209,75 @@ def sharpness_and_accuracy(arms: list[Arm], batch_size: int) -> go.Figure | None
     return figure if figure.data else None
 
 
+def _measured_at_its_end(run: LoadedRun) -> bool:
+    return bool(len(run.sharpness) and run.sharpness["step"].iloc[-1] == run.epochs["step"].iloc[-1])
+
+
 def noise(arms: list[Arm], batch_size: int) -> go.Figure | None:
-    """The gradient noise scale over training; the band is the mean 95 % interval."""
+    """The gradient noise scale over training, a geometric mean over seeds; the band is that of their intervals."""
     figure = _figure("Gradient noise scale", "epoch", "samples", log=True)
     for arm in arms:
-        frames = [run.noise for run in arm.at(batch_size) if len(run.noise)]
+        frames = [run.noise for run in arm.at(batch_size) if run.complete and len(run.noise)]
         if not frames:
             continue
-        both = pd.concat(frames).replace([np.inf, -np.inf], np.nan).groupby("epoch").mean().reset_index()
-        low = both["low"].where(both["low"] > 0)
-        frame = pd.DataFrame({"x": both["epoch"], "mean": both["noise_scale"], "low": low, "high": both["high"]})
-        _band(figure, arm, frame.dropna(), markers=True)
-    if figure.data:
-        figure.add_hline(y=batch_size, line={"dash": "dot", "width": 1, "color": "#808080"})
-        figure.add_annotation(
-            x=1,
-            xref="paper",
-            y=math.log10(max(batch_size, 1)),
-            text="batch size",
-            showarrow=False,
-            yshift=9,
-            xanchor="right",
+        logs = pd.concat(frames)[["epoch", "noise_scale", "low", "high"]]
+        for name in ("noise_scale", "low", "high"):
+            values = logs[name].where(np.isfinite(logs[name]) & (logs[name] > 0))
+            logs[name] = values.map(math.log, na_action="ignore")
+        both = logs.groupby("epoch").mean().map(math.exp, na_action="ignore").dropna(subset="noise_scale").reset_index()
+        middle = both["noise_scale"]  # an interval that is open to one side is drawn to the point itself
+        frame = pd.DataFrame(
+            {"x": both["epoch"], "mean": middle, "low": both["low"].fillna(middle), "high": both["high"].fillna(middle)}
         )
-    return figure if figure.data else None
+        if len(frame):
+            _band(figure, arm, frame, markers=True)
+    if not figure.data:
+        return None
+    figure.add_hline(y=batch_size, line={"dash": "dot", "width": 1, "color": "#808080"})
+    figure.add_annotation(
+        x=1, xref="paper", xanchor="right", y=math.log10(batch_size), yshift=9, text="batch size", showarrow=False
+    )
+    return figure
 
 
 def slices(arms: list[Arm], batch_size: int, problems: list[str]) -> list[go.Figure]:
-    """Loss slices: all one-dimensional ones in one figure, and each two-dimensional one."""
-    line = _figure("Training loss along a random direction", "in norms of the filters", "loss")
+    """Loss slices and lines between runs: one-dimensional ones together, and each two-dimensional one."""
+    along = _figure("Training loss along a random direction", "in norms of the filters", "loss")
+    between = _figure("Training loss on the line to another run", "0: this run, 1: the other", "loss")
     planes = []
     for arm in arms:
-        for run in arm.at(batch_size):
-            file = run.folder / "landscape.csv"
-            if not file.is_file():
-                continue
-            try:
-                frame = pd.read_csv(file)
-                x, loss = frame["x"].astype(float), frame["loss"].astype(float)
-                if "y" not in frame:
-                    name = f"{arm.name}, seed {run.config.seed}" if run.config else arm.name
-                    line.add_scatter(x=_numbers(x), y=_numbers(loss), name=html.escape(name), line={"color": arm.color})
+        for number, run in enumerate(arm.at(batch_size)):
+            name = f"{arm.name}, seed {run.config.seed}" if run.config else arm.name
+            for file, figure in ((run.folder / "landscape.csv", along), (run.folder / "line.csv", between)):
+                if not file.is_file():
                     continue
-                grid = frame.pivot(index="y", columns="x", values="loss")
-            except (OSError, ValueError, KeyError) as error:
-                problems.append(f"{file} cannot be read: {error}")
-                continue
-            plane = _figure(f"{html.escape(arm.name)}: training loss over two directions", "", "")
-            plane.add_contour(
-                x=_numbers(pd.Series(grid.columns)),
-                y=_numbers(pd.Series(grid.index)),
-                z=[_numbers(row) for _, row in grid.map(math.log10).iterrows()],
-                colorscale="Cividis",
-                colorbar={"title": "log10 loss", "thickness": 12},
-            )
-            plane.update_layout(hovermode="closest")
-            planes.append(plane)
-    return [*([line] if line.data else []), *planes]
+                try:
+                    frame = pd.read_csv(file).astype(float)
+                    if "y" in frame:
+                        planes.append(_plane(frame, name))
+                        continue
+                    x, loss = _numbers(frame["x"]), _numbers(frame["loss"])
+                except (OSError, ValueError, KeyError) as error:
+                    problems.append(f"{file} cannot be read: {error}.")
+                    continue
+                dash = DASHES[number % len(DASHES)]
+                figure.add_scatter(x=x, y=loss, name=_text(name), line={"color": arm.color, "dash": dash})
+    return [*(figure for figure in (along, between) if figure.data), *planes]
+
+
+def _plane(frame: pd.DataFrame, name: str) -> go.Figure:
+    grid = frame.pivot(index="y", columns="x", values="loss")
+    logs = grid.where(grid > 0).map(math.log10, na_action="ignore")
+    figure = _figure(f"{_text(name)}: training loss over two directions", "", "")
+    figure.add_contour(
+        x=_numbers(pd.Series(grid.columns)),
+        y=_numbers(pd.Series(grid.index)),
+        z=[_numbers(row) for _, row in logs.iterrows()],
+        colorscale="Cividis",
+        colorbar={"title": "log10 loss", "thickness": 12},
+    )
+    figure.update_layout(hovermode="closest")
+    return figure
 
 
 # -- parts ------------------------------------------------------------------------------------------------------
@@ -283,13 +298,29 @@ def _over_training(
 ) -> go.Figure | None:
     figure = _figure(title, "epoch", unit, log=log)
     for arm in arms:
-        frames = [getattr(run, source) for run in arm.at(batch_size)]
-        frames = [frame for frame in frames if len(frame) and frame[column].notna().any()]
-        if dashed and frames:  # a schedule is the same for every seed; dashes let curves that coincide be seen
-            frames = [max(frames, key=len)]
+        runs = [run for run in arm.at(batch_size) if _has(getattr(run, source), column)]
+        frames = [getattr(run, source) for run in runs if run.complete]
+        if dashed and runs:  # a schedule is the same for every seed; dashes let curves that coincide be seen
+            longest = max(runs, key=lambda run: len(getattr(run, source)))
+            frames, runs = [getattr(longest, source)], []
         if frames:
             _band(figure, arm, _stack(frames, column, scale), dashed=dashed, markers=markers)
+        for run in runs:
+            if not run.complete:  # in no mean, but to be seen
+                only = _stack([getattr(run, source)], column, scale)
+                figure.add_scatter(
+                    x=_numbers(only["x"]),
+                    y=_numbers(only["mean"]),
+                    name=_text(f"{arm.name}, {run.folder.name}: {run.status}"),
+                    mode="lines+markers" if markers or len(only) == 1 else "lines",
+                    line={"color": arm.color, "width": 1, "dash": "dot"},
+                    hovertemplate="%{y:.4g}",
+                )
     return figure if figure.data else None
+
+
+def _has(frame: pd.DataFrame, column: str) -> bool:
+    return bool(len(frame) and frame[column].notna().any())
 
 
 def _stack(frames: list[pd.DataFrame], column: str, scale: float) -> pd.DataFrame:
@@ -305,7 +336,7 @@ def _stack(frames: list[pd.DataFrame], column: str, scale: float) -> pd.DataFram
 
 
 def _band(figure: go.Figure, arm: Arm, frame: pd.DataFrame, dashed: bool = False, markers: bool = False) -> None:
-    x, name = _numbers(frame["x"]), html.escape(arm.name)
+    x, name = _numbers(frame["x"]), _text(arm.name)
     if not np.allclose(frame["low"], frame["high"], equal_nan=True):
         red, green, blue = (int(arm.color[i : i + 2], 16) for i in (1, 3, 5))
         figure.add_scatter(
@@ -330,12 +361,17 @@ def _band(figure: go.Figure, arm: Arm, frame: pd.DataFrame, dashed: bool = False
     )
 
 
-def _binned(wide: pd.DataFrame, steps_per_epoch: int) -> dict[str, Any]:
+def _binned(wide: pd.DataFrame, steps_per_epoch: float) -> dict[str, Any]:
     """x (epochs) and z (log10) of a heat map of at most MAX_BINS columns."""
     bins = np.arange(wide.shape[1]) // max(-(-wide.shape[1] // MAX_BINS), 1)
     steps = pd.Series(wide.columns.to_numpy(dtype=float)).groupby(bins).mean() / steps_per_epoch
     values = wide.T.groupby(bins).mean().T
     return {"x": _numbers(steps), "z": [_numbers(row) for _, row in values.iterrows()]}
+
+
+def _text(name: str) -> str:
+    """A name for plotly, which reads some HTML in texts."""
+    return html.escape(name, quote=False)
 
 
 def _numbers(values: pd.Series) -> list[float | None]:

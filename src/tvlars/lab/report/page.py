@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import html
+import itertools
 import math
 import os
 import re
@@ -19,7 +20,7 @@ import plotly.graph_objects as go
 import plotly.offline
 
 from tvlars.lab.report import figures
-from tvlars.lab.report.arms import Arm, batch_size_of, frame_of, make_arms
+from tvlars.lab.report.arms import Arm, batch_size_of, frame_of, make_arms, plan_number
 from tvlars.lab.run_folder import LoadedRun
 from tvlars.lab.summary import best_arms, differences, percent, table
 
@@ -47,11 +48,18 @@ class Report:
     """What has to be said of runs that are not whole, a sentence each."""
 
     def __post_init__(self) -> None:
-        self.arms = make_arms(self.runs)
+        known = [run for run in self.runs if run.config is not None]
+        self.arms = make_arms(known)
         self.frame = frame_of(self.arms)
         self.table = table(self.frame)
         self.differences = differences(self.frame)
-        self.batch_sizes = sorted({batch_size_of(run) for run in self.runs})
+        self.batch_sizes = sorted({batch_size_of(run) for run in known})
+        twice = self.frame[self.frame.duplicated(["arm", "batch_size", "seed"])]
+        for row in twice.drop_duplicates(["arm", "batch_size", "seed"]).to_dict("records"):
+            self.notes.append(
+                f"{row['arm']}, batch size {row['batch_size']:,}, seed {row['seed']} is there more than once: "
+                "the table counts the last."
+            )
 
     def answers(self) -> list[str]:
         """What came out, a sentence for each batch size."""
@@ -95,16 +103,17 @@ class Report:
         sharp = [figures.top_eigenvalue, figures.worst_case, figures.sharpness_and_accuracy]
         maps = []
         for arm in arms:
-            stats = figures.mean_layer_stats(arm.at(batch_size), self.notes)
+            stats = figures.mean_layer_stats([run for run in arm.at(batch_size) if run.complete], self.notes)
             if len(stats):
                 run = arm.at(batch_size)[0]
-                maps.append(figures.heat_map(arm, batch_size, stats, int(run.plan.get("steps_per_epoch", 1)) or 1))
+                maps.append(figures.heat_map(arm, stats, _steps_per_epoch(run)))
         noise = figures.noise(arms, batch_size)
         return [
             Section(
                 where[0].upper() + where[1:],
                 _drawn(training, arms, batch_size),
-                "Lines are means over seeds, bands reach from the lowest to the highest seed.",
+                "Lines are means over seeds, bands reach from the lowest to the highest seed; dotted lines are runs "
+                "that did not finish. A click in a legend switches a curve off and on.",
             ),
             Section(
                 f"Layers, {where}",
@@ -115,14 +124,16 @@ class Report:
             Section(
                 f"Sharpness, {where}",
                 _drawn(sharp, arms, batch_size),
-                "Of the training loss, on images as they are, in evaluation mode. The adaptive form does not change "
-                "when layers are rescaled; the eigenvalue does.",
+                f"Of the training loss, on {_samples(self.runs)} training images as they are, in evaluation mode. "
+                "The adaptive form does not change when layers are rescaled; the eigenvalue does.",
             ),
             Section(f"Loss slices, {where}", figures.slices(arms, batch_size, self.notes)),
             Section(
                 f"Noise, {where}",
                 [noise] if noise is not None else [],
-                "B_simple = tr(Σ)/‖G‖² of McCandlish et al. (2018). Batches far above it save few steps.",
+                "B_simple = tr(Σ)/‖G‖² of McCandlish et al. (2018), on some training images in evaluation mode; "
+                "batches far above it save few steps. Geometric mean over seeds, as are the ends of their intervals "
+                "(95 %). Where it cannot be told from infinite there is no point.",
             ),
         ]
 
@@ -133,17 +144,24 @@ def write_page(report: Report, file: Path, refresh: int | None = None) -> Path:
         loader=jinja2.PackageLoader("tvlars.lab"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     sections = report.sections()  # first, since it may add notes
+    numbers = itertools.count()
+    parts = [
+        {
+            "title": s.title,
+            "text": s.text,
+            "figures": [{"number": next(numbers), "file": _file_name(s, figure)} for figure in s.figures],
+        }
+        for s in sections
+    ]
     page = environment.get_template("report.html.j2").render(
         report=report,
         rows=report.rows(),
         pairs=report.pairs(),
-        sections=[
-            {"title": s.title, "text": s.text, "figures": [_for_the_page(figure) for figure in s.figures]}
-            for s in sections
-        ],
+        sections=parts,
         runs=[_run(run) for run in report.runs],
         facts=_facts(report.runs),
         plotly=_plotly() if sections else "",
+        figures=_packed(f"[{','.join(figure.to_json() for s in sections for figure in s.figures)}]"),
         refresh=refresh,
     )
     part = file.with_name(file.name + ".part")
@@ -154,33 +172,54 @@ def write_page(report: Report, file: Path, refresh: int | None = None) -> Path:
 
 def answer(batch_size: int, best: str, rows: pd.DataFrame, pairs: pd.DataFrame) -> str:
     """The result at one batch size in a sentence: who leads, by how much, and whether that is more than noise."""
-    mean = float(rows[(rows["arm"] == best) & (rows["batch_size"] == batch_size)]["accuracy"].iloc[0])
-    start = f"Batch size {batch_size:,}: {best} has the highest test accuracy, {100 * mean:.2f} %"
-    ahead = pairs[(pairs["batch_size"] == batch_size) & (pairs["better"] == best)]
-    if ahead.empty:
-        return start + "."
-    told, close = ahead[ahead["clear"]], ahead[~ahead["clear"]]
-    parts = [
-        f"ahead of {_and(told['worse'])} by more than noise" if len(told) else "",
-        f"not told apart from {_and(close['worse'])} by {int(close['seeds'].min())} "
-        f"seed{'s' if int(close['seeds'].min()) > 1 else ''}"
-        if len(close)
-        else "",
-    ]
-    return f"{start}; {', and '.join(part for part in parts if part)}."
+    here = rows[rows["batch_size"] == batch_size]
+    leader = here[here["arm"] == best].iloc[0]
+    part = f" ({leader['seeds']} of {leader['of']} runs finished)" if leader["seeds"] < leader["of"] else ""
+    start = f"Batch size {batch_size:,}: {best} has the highest test accuracy, {100 * leader['accuracy']:.2f} %{part}"
+    told: list[tuple[str, int]] = []
+    close: list[tuple[str, int]] = []
+    unpaired: list[str] = []
+    for arm in here[(here["arm"] != best) & (here["seeds"] > 0)]["arm"]:
+        pair = _against(batch_size, best, arm, pairs)
+        if pair is None:
+            unpaired.append(arm)
+        else:
+            (told if pair["clear"] and pair["better"] == best else close).append((arm, pair["seeds"]))
+    parts = []
+    if told:
+        parts.append(f"ahead of {_and(arm for arm, _ in told)} by more than noise")
+    if close:
+        fewest = min(seeds for _, seeds in close)
+        parts.append(f"not told apart from {_and(arm for arm, _ in close)} by {fewest} seed{'s' if fewest > 1 else ''}")
+    if unpaired:
+        parts.append(f"no seed in common with {_and(unpaired)}")
+    return f"{start}; {', and '.join(parts)}." if parts else f"{start}."
+
+
+def _against(batch_size: int, best: str, arm: str, pairs: pd.DataFrame) -> dict[Any, Any] | None:
+    """The row of ``pairs`` for two arms, whichever is ahead; None where they have no seed in common."""
+    here = pairs[pairs["batch_size"] == batch_size]
+    for better, worse in ((best, arm), (arm, best)):
+        found = here[(here["better"] == better) & (here["worse"] == worse)]
+        if len(found):
+            return dict(found.to_dict("records")[0])
+    return None
 
 
 def _row(record: dict[Any, Any], best: dict[int, str], pairs: pd.DataFrame) -> dict[str, tuple[str, Any]]:
     done, size, arm = record["seeds"] > 0, int(record["batch_size"]), str(record["arm"])
-    against = "-", 1.0
+    against: tuple[str, float] = ("-", -2.0)
     if done and best.get(size) == arm:
         against = "best", 0.0
     elif done:
-        pair = pairs[(pairs["batch_size"] == size) & (pairs["better"] == best[size]) & (pairs["worse"] == arm)]
-        if len(pair):
-            only = pair.iloc[0]
-            verdict = ", more than noise" if only["clear"] else ", within noise"
-            against = "−" + _points(only["difference"], only["interval"]) + verdict, -float(only["difference"])
+        pair = _against(size, best[size], arm, pairs)
+        if pair is None:
+            against = "no seed in common", -2.0
+        else:
+            sign = -1 if pair["better"] == best[size] else 1
+            verdict = ", more than noise" if pair["clear"] else ", within noise"
+            text = ("−" if sign < 0 else "+") + _points(pair["difference"], pair["interval"])
+            against = text + (verdict if pair["seeds"] > 1 else ", one seed"), sign * float(pair["difference"])
     accuracies = " ".join(f"{100 * a:.2f}" for a in record["accuracies"])
     return {
         "optimizer": (arm, arm),
@@ -211,6 +250,21 @@ def _points(difference: float, interval: float) -> str:
 def _and(names: Any) -> str:
     *first, last = [str(name) for name in names]
     return f"{', '.join(first)} and {last}" if first else last
+
+
+def _samples(runs: list[LoadedRun]) -> str:
+    """On how many images sharpness was measured, in words."""
+    counts = sorted({int(count) for run in runs for count in run.sharpness["samples"].dropna()})
+    return " or ".join(f"{count:,}" for count in counts)
+
+
+def _steps_per_epoch(run: LoadedRun) -> float:
+    """Optimizer steps an epoch; where the plan is not there, what the record shows."""
+    planned = plan_number(run, "steps_per_epoch")
+    if planned > 0:
+        return planned
+    first = run.epochs.iloc[0] if len(run.epochs) else {"step": 1, "epoch": 1}
+    return max(float(first["step"]) / float(first["epoch"]), 1.0)
 
 
 def _drawn(make: list[Any], arms: list[Arm], batch_size: int) -> list[go.Figure]:
@@ -245,15 +299,17 @@ def _facts(runs: list[LoadedRun]) -> dict[str, str]:
     return found
 
 
-def _for_the_page(figure: Figure) -> dict[str, str]:
-    """A figure as JSON that may stand in a script element, and a name for its data's file."""
-    text: str = figure.to_json()
-    title = str(figure.layout.title.text or "figure")
-    name = re.sub(r"\W+", "-", html.unescape(title).lower()).strip("-")[:60]
-    return {"json": text.replace("<", "\\u003c"), "file": name or "figure"}
+def _file_name(section: Section, figure: Figure) -> str:
+    """A name for the file of a figure's data."""
+    title = f"{section.title} {figure.layout.title.text or ''}"
+    return re.sub(r"\W+", "-", html.unescape(title).lower()).strip("-")[:90] or "figure"
+
+
+def _packed(text: str) -> str:
+    """Compressed, in base64: browsers unpack it themselves, and the page stays small."""
+    return base64.b64encode(gzip.compress(text.encode(), 9, mtime=0)).decode()
 
 
 @cache
 def _plotly() -> str:
-    """plotly.js, compressed: it is nearly all of the page, and browsers unpack it themselves."""
-    return base64.b64encode(gzip.compress(plotly.offline.get_plotlyjs().encode(), 9)).decode()
+    return _packed(plotly.offline.get_plotlyjs())

@@ -38,9 +38,7 @@ async function unpack(text) {
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
   return new Response(stream).text();
 }
-function draw(place) {
-  const figure = JSON.parse(place.firstElementChild.textContent);
-  place.firstElementChild.remove();
+function draw(place, figure) {
   figure.layout.font.color = getComputedStyle(root).getPropertyValue("--soft").trim();
   const buttons = [["toImage", "zoom2d", "pan2d", "resetScale2d"]];
   return Plotly.newPlot(place, figure.data, figure.layout, { displaylogo: false, responsive: true, modeBarButtons: buttons })
@@ -49,30 +47,37 @@ function draw(place) {
 async function main() {
   const packed = document.getElementById("plotly");
   if (!packed) return;
+  const places = [...document.querySelectorAll(".figure")];
+  let figures;
   try {
     const script = document.createElement("script");
     script.textContent = await unpack(packed.textContent);
     document.head.append(script);
+    figures = JSON.parse(await unpack(document.getElementById("figures").textContent));
   } catch {
-    for (const place of document.querySelectorAll(".figure")) place.textContent = "This browser is too old to draw figures.";
+    for (const place of places) place.textContent = "This browser is too old to draw figures.";
     return;
   }
-  await Promise.all([...document.querySelectorAll(".figure")].map(draw));
+  const failed = error => console.error(error);  // of one figure: the others are drawn all the same
+  await Promise.all(places.map(async place => draw(place, figures[place.dataset.number]).catch(failed)));
   root.dataset.ready = "yes";
 }
 
 // -- the data behind a figure -------------------------------------------------------------------------------------
 function csv(place) {
-  const rows = [], cell = value => value === null || value === undefined ? "" : /[",\n]/.test(value) ? `"${String(value).replaceAll('"', '""')}"` : value;
+  const cell = value => value === null || value === undefined ? "" : /[",\n]/.test(value) ? `"${String(value).replaceAll('"', '""')}"` : value;
   const plain = text => new DOMParser().parseFromString(text || "", "text/html").body.textContent;
+  const menu = (place.layout.updatemenus || [])[0];
+  const quantity = menu ? plain(menu.buttons[menu.active || 0].label) : "loss";
+  const rows = place.data.some(trace => trace.z) ? [["quantity", "panel", "x", "y", "value"]] : [["name", "x", "y", "interval", "text"]];
   for (const trace of place.data) {
-    if (trace.z) {
-      if (!rows.length) rows.push(["panel", "x", "y", "value"]);
-      const panel = trace.xaxis || "x";
-      trace.z.forEach((line, i) => line.forEach((value, j) => rows.push([panel, trace.x[j], plain(String(trace.y[i])), value])));
+    if (trace.z) {  // colours are powers of ten
+      const number = value => value === null ? "" : Number((10 ** value).toPrecision(5));
+      trace.z.forEach((line, i) => line.forEach((value, j) =>
+        rows.push([quantity, trace.name || "", trace.x[j], plain(String(trace.y[i])), number(value)])));
     } else {
-      if (!rows.length) rows.push(["name", "x", "y", "interval"]);
-      trace.x.forEach((x, i) => rows.push([plain(trace.name), x, trace.y[i], trace.error_y && trace.error_y.array ? trace.error_y.array[i] : ""]));
+      const more = (list, i) => Array.isArray(list) ? list[i] : "";
+      trace.x.forEach((x, i) => rows.push([plain(trace.name), x, trace.y[i], more((trace.error_y || {}).array, i), more(trace.text, i)]));
     }
   }
   return rows.map(row => row.map(cell).join(",")).join("\n") + "\n";
@@ -87,3 +92,10 @@ for (const button of document.querySelectorAll(".csv")) button.addEventListener(
   setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 });
 main();
+// -- on paper: light, and with everything open --------------------------------------------------------------------
+let closed = [];
+window.addEventListener("beforeprint", () => {
+  closed = [...document.querySelectorAll("details:not([open])")];
+  closed.forEach(part => { part.open = true; });
+});
+window.addEventListener("afterprint", () => closed.forEach(part => { part.open = false; }));
