@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -251,3 +253,17 @@ def test_a_device_that_is_missing_is_named(tmp_path: Path, digits: ImageData) ->
     with pytest.raises(UsageError, match="accelerator 'cuda' cannot be used here"):
         train(TrainConfig(accelerator="cuda", out=tmp_path / "run"), data=digits)
     assert not (tmp_path / "run").exists()
+
+
+def test_an_interrupt_that_something_swallows_acts_at_the_next_step(digits: ImageData, tmp_path: Path) -> None:
+    class Swallows(Reporter):
+        def step(self, row: Any) -> None:
+            if row.step == 3:
+                with contextlib.suppress(KeyboardInterrupt):
+                    signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(TrainConfig(out=tmp_path / "run", **QUICK), data=digits, reporter=Swallows())
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["status"], summary["steps"]) == ("interrupted", 3)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

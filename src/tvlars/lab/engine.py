@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import signal
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -208,6 +210,7 @@ class Run:
         self.draws = torch.Generator(fabric.device).manual_seed(config.seed)
 
         self.step = 0
+        self.interrupted = False
         self.epochs: list[EpochRow] = []
         self.epoch_steps: list[StepRow] = []
         self.pending: list[tuple[int, Tensor, Tensor]] = []
@@ -216,6 +219,7 @@ class Run:
     def train(self) -> RunResult:
         """Run all epochs; whatever ends it, the record says so and holds what was measured."""
         status = "failed"
+        outer = self._take_interrupts()
         try:
             for epoch in range(1, self.config.epochs + 1):
                 self._epoch(epoch)
@@ -232,8 +236,26 @@ class Run:
                 raise UsageError(f"micro_batch_size must be smaller for this device's memory, got {size}") from error
             raise
         finally:
+            if outer is not None:
+                signal.signal(signal.SIGINT, outer)
             self._close(status)
         return RunResult(self.record.folder, self.config, self.plan, self.epochs)
+
+    def _take_interrupts(self) -> Any:
+        """Note that Ctrl-C was pressed, besides what it does: torch may be in a callback that lets no exception out.
+
+        Returns the handler that was there before, None where ours was not put in its place.
+        """
+        handler = signal.getsignal(signal.SIGINT)
+        if threading.current_thread() is not threading.main_thread() or handler is not signal.default_int_handler:
+            return None
+
+        def interrupt(number: int, frame: Any) -> None:
+            self.interrupted = True
+            signal.default_int_handler(number, frame)
+
+        signal.signal(signal.SIGINT, interrupt)
+        return handler
 
     def _close(self, status: str) -> None:
         try:
@@ -282,6 +304,8 @@ class Run:
         self.epoch_steps = []
         order = torch.randperm(len(self.data.train_labels), generator=self.order).to(self.fabric.device)
         for i in range(self.plan.steps_per_epoch):
+            if self.interrupted:
+                raise KeyboardInterrupt
             self.step += 1
             loss, correct = self._optimizer_step(order[i * batch_size : (i + 1) * batch_size])
             self.pending.append((self.step, loss, correct))
