@@ -119,13 +119,13 @@ def test_takes_no_norm_of_a_weight_that_the_step_takes(
     """Of adapted layers LayerStats itself takes norms of gradients alone."""
     model = network()
     taken: list[Tensor] = []
-    import tvlars.stats
+    from tvlars.stats import _record
 
     def norms(tensors: list[Tensor]) -> Tensor:
         taken.extend(tensors)
         return torch.stack([x.norm() for x in tensors])
 
-    monkeypatch.setattr(tvlars.stats, "norms", norms)
+    monkeypatch.setattr(_record, "norms", norms)
     follow(model, cls(model.parameters(), 0.1, **path), every=1)
     grads = STEPS * len(list(model.parameters()))
     assert len(taken) == grads
@@ -149,11 +149,11 @@ def test_watching_changes_nothing(path: dict[str, Any]) -> None:
 
 
 def test_fetches_nothing_between_flushes(monkeypatch: pytest.MonkeyPatch) -> None:
-    import tvlars.stats
+    from tvlars.stats import _layer_stats
 
     flushes = []
-    original = tvlars.stats._on_host
-    monkeypatch.setattr(tvlars.stats, "_on_host", lambda records: flushes.append(len(records)) or original(records))
+    original = _layer_stats.on_host
+    monkeypatch.setattr(_layer_stats, "on_host", lambda records: flushes.append(len(records)) or original(records))
     model = network()
     follow(model, LARS(groups(model), 0.1), every=1, buffer=3)
     assert flushes == [3, 3, 1]

@@ -1,0 +1,11 @@
+"""Layer statistics: what each layer's norms, trust ratio and learning rate are while a model trains.
+
+:class:`LayerStats` watches any torch optimizer. With ours it takes the norms that the step has computed anyway.
+:func:`read_layer_stats` reads what it wrote.
+"""
+
+from tvlars.stats._files import read_layer_stats
+from tvlars.stats._layer_stats import LayerStats, Writer
+from tvlars.stats._record import QUANTITIES
+
+__all__ = ["QUANTITIES", "LayerStats", "Writer", "read_layer_stats"]
