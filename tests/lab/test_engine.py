@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from tvlars.lab import DivergedError, TrainConfig, UsageError, train
 from tvlars.lab.data import ImageData, load_data
-from tvlars.lab.engine import describe_batch
 from tvlars.lab.models import MODELS
 from tvlars.lab.progress import Reporter
+from tvlars.lab.setup import describe_batch
 
 QUICK: dict[str, Any] = dict(epochs=2, precision="32-true", accelerator="cpu")
 

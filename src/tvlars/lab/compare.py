@@ -13,11 +13,12 @@ import pandas as pd
 from tvlars.lab import summary
 from tvlars.lab.config import CompareConfig, TrainConfig
 from tvlars.lab.data import ImageData, load_data
-from tvlars.lab.engine import describe_batch, train
+from tvlars.lab.engine import train
 from tvlars.lab.errors import DivergedError
 from tvlars.lab.models import build_model
 from tvlars.lab.progress import Reporter, choose_reporter
 from tvlars.lab.record import command_line, new_folder, write_json
+from tvlars.lab.setup import describe_batch
 from tvlars.plan import Plan
 
 

@@ -19,7 +19,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import plotly.offline
 
-from tvlars.lab.report import figures
+from tvlars.lab.report import figures, layers
 from tvlars.lab.report.arms import Arm, batch_size_of, frame_of, make_arms, plan_number
 from tvlars.lab.run_folder import LoadedRun
 from tvlars.lab.summary import best_arms, differences, percent, table
@@ -103,10 +103,10 @@ class Report:
         sharp = [figures.top_eigenvalue, figures.worst_case, figures.sharpness_and_accuracy]
         maps = []
         for arm in arms:
-            stats = figures.mean_layer_stats([run for run in arm.at(batch_size) if run.complete], self.notes)
+            stats = layers.mean_layer_stats([run for run in arm.at(batch_size) if run.complete], self.notes)
             if len(stats):
                 run = arm.at(batch_size)[0]
-                maps.append(figures.heat_map(arm, stats, _steps_per_epoch(run)))
+                maps.append(layers.heat_map(arm, stats, _steps_per_epoch(run)))
         noise = figures.noise(arms, batch_size)
         return [
             Section(

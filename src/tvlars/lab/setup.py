@@ -1,0 +1,73 @@
+"""What a run is set up with: device, precision and micro-batches, and a line on each for its user."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+
+from tvlars.lab.config import TrainConfig
+from tvlars.lab.errors import UsageError
+from tvlars.plan import Plan
+
+
+def describe(config: TrainConfig, plan: Plan, facts: dict[str, Any]) -> list[str]:
+    """What a user wants to read before a run starts, a line each."""
+    return [
+        f"data     {facts['data']}",
+        f"model    {facts['model']}",
+        f"device   {facts['device']}, {facts['precision']}",
+        f"batch    {describe_batch(config)}",
+        *(line if line.startswith(" ") else f"plan     {line}" for line in str(plan).splitlines()),
+    ]
+
+
+def describe_batch(config: TrainConfig) -> str:
+    """What a batch is made of: micro-batch x accumulation x processes = batch size."""
+    count = micro_batches(config)
+    short, longer = divmod(config.batch_size, count)
+    parts = f"{short:,} x {count} accumulation"
+    if longer:  # tensor_split makes the first ones a sample longer
+        parts = f"({short + 1:,} x {longer} + {short:,} x {count - longer}) accumulation"
+    return f"{parts} x 1 process = {config.batch_size:,} samples per optimizer step"
+
+
+def micro_batches(config: TrainConfig) -> int:
+    """Into how many micro-batches a batch is split, evenly: batch norm then sees about as much in each."""
+    return -(-config.batch_size // config.micro_batch_size)
+
+
+def choose_precision(config: TrainConfig) -> str:
+    """The precision of a run: ``auto`` is bf16-mixed where the device computes in bfloat16 natively."""
+    if config.precision == "16-mixed" and not (config.accelerator in ("auto", "cuda") and torch.cuda.is_available()):
+        raise UsageError("precision must be bf16-mixed or 32-true without a CUDA device, got '16-mixed'")
+    if config.precision != "auto":
+        return config.precision
+    on_cuda = config.accelerator in ("auto", "cuda") and torch.cuda.is_available()
+    if on_cuda:
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+    on_mps = config.accelerator in ("auto", "mps") and torch.backends.mps.is_available()
+    return "bf16-mixed" if not on_mps and torch.cpu._is_avx512_bf16_supported() else "32-true"
+
+
+def make_fabric(config: TrainConfig, precision: str) -> Fabric:
+    """Fabric for one process.
+
+    Raises:
+        UsageError: the device is not there.
+    """
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # we say the precision ourselves
+    try:
+        return Fabric(accelerator=config.accelerator, devices=1, precision=precision)  # type: ignore[arg-type]
+    except Exception as error:  # Fabric has many types of its own for a device that is missing
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"accelerator {config.accelerator!r} cannot be used here: {reason}") from error
+
+
+def device_name(device: torch.device) -> str:
+    """The device in words."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {torch.get_num_threads()} threads" if device.type == "cpu" else device.type
