@@ -1,0 +1,62 @@
+"""The command line: ``tvlars train``, ``compare``, ``evaluate``, ``sharpness``, ``landscape``, ``report``.
+
+It parses and prints; the work is in ``tvlars.lab``.
+
+Exit codes: 0 done, 2 bad input, 3 a run diverged, 130 interrupted.
+
+argparse over the dataclasses' fields: every option, its default and its help stand once, in ``lab.config``.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Sequence
+
+from tvlars import __version__
+from tvlars.cli import _look, _train
+from tvlars.cli._options import BAD_INPUT, DIVERGED, INTERRUPTED, Parser, config_file, fail, refuse_unknown
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without Greek letters is no reason to stop
+    try:
+        from tvlars.lab.errors import DivergedError, UsageError
+    except ModuleNotFoundError as error:
+        return _missing_extra(error)
+    except KeyboardInterrupt:
+        return fail("interrupted", INTERRUPTED)
+    try:
+        words = sys.argv[1:] if arguments is None else arguments
+        parser = Parser(
+            prog="tvlars", description="Large-batch training with TVLARS, LARS and LAMB.", allow_abbrev=False
+        )
+        parser.add_argument("--version", action="version", version=f"tvlars {__version__}")
+        commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
+        _train.add(commands, words[0] if words else "", config_file(words))
+        _look.add(commands)
+        parsed, unknown_arguments = parser.parse_known_args(arguments)
+        if unknown_arguments:
+            refuse_unknown(parser, parsed.command, unknown_arguments)
+        return int(parsed.run(parsed))
+    except ModuleNotFoundError as error:
+        return _missing_extra(error)
+    except UsageError as error:
+        return fail(str(error), BAD_INPUT)
+    except DivergedError as error:
+        return fail(str(error), DIVERGED)
+    except KeyboardInterrupt:
+        return fail("interrupted; what was measured is kept", INTERRUPTED)
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):  # the reader of our output has gone, as in `tvlars ... | head`
+            sys.stderr.close()
+            return 1
+        where = f" {error.filename}" if error.filename else ""
+        return fail(f"cannot write{where}: {error.strerror or error}; what was written before is kept", BAD_INPUT)
+
+
+def _missing_extra(error: ModuleNotFoundError) -> int:
+    return fail(f"the laboratory needs {error.name!r}: pip install 'tvlars[lab]'", BAD_INPUT)

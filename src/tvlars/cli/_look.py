@@ -1,0 +1,106 @@
+"""The commands that look at runs: ``sharpness``, ``landscape`` and ``report``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from tvlars.cli._options import new_command, type_of
+
+
+def add(commands: Any) -> None:
+    """Add the commands."""
+    sharpness = new_command(commands, "sharpness", "measure how sharp the loss is at a run's final weights", _sharpness)
+    landscape = new_command(
+        commands, "landscape", "draw the loss around a run's weights, or on the way to another's", _landscape
+    )
+    landscape.add_argument("--to", metavar="RUN", type=Path, help="another run: the loss on the line between both")
+    landscape.add_argument("--dimensions", type=type_of(int), default=1, metavar="INT", help="1 (default) or 2")
+    landscape.add_argument(
+        "--points", type=type_of(int), default=21, metavar="INT", help="along a direction (default: 21)"
+    )
+    text = "how far a direction goes, in norms of the filters (default: 1.0)"
+    landscape.add_argument("--span", type=type_of(float), default=1.0, metavar="FLOAT", help=text)
+    text = "one page of runs and comparisons: answer, curves, layers, sharpness, noise"
+    page = new_command(commands, "report", text, _report)
+    page.add_argument("folders", metavar="RUN", nargs="+", type=Path, help="run or comparison folders")
+    text = "page to write (default: report.html in the folder, where one is named, else here)"
+    page.add_argument("-o", "--out", type=Path, metavar="FILE", help=text)
+    text = "write it anew every so many seconds, and let browsers load it again, until interrupted"
+    page.add_argument("--watch", type=type_of(int), metavar="SECONDS", help=text)
+    for command_parser in (sharpness, landscape):
+        command_parser.add_argument("run_folder", metavar="RUN", type=Path, help="run folder")
+        text = "training images (default: 1024)"
+        command_parser.add_argument("--samples", type=type_of(int), default=1024, metavar="INT", help=text)
+        command_parser.add_argument(
+            "--data-dir", type=Path, help="folder where the data set lies (default: as the run)"
+        )
+
+
+def _sharpness(parsed: argparse.Namespace) -> int:
+    from tvlars.lab.surface import run_sharpness
+
+    _check_samples(parsed)
+    row = run_sharpness(parsed.run_folder, samples=parsed.samples, data_dir=parsed.data_dir)
+    print(f"run      {parsed.run_folder}, after epoch {row.epoch} (step {row.step})")
+    print(f"on       {row.samples:,} training images, loss {row.loss:.4f}")
+    print(
+        f"Hessian  top eigenvalue {row.hessian_max:.4g}, trace {row.hessian_trace:.4g} ± {row.hessian_trace_error:.2g}"
+    )
+    print(
+        f"adaptive worst case {row.worst_case:.4g}, average case {row.average_case:.4g} ± {row.average_case_error:.2g}"
+    )
+    print(f"Keskar   {row.keskar:.4g} % ({row.seconds:.0f} s; kept in {parsed.run_folder / 'sharpness.csv'})")
+    return 0
+
+
+def _landscape(parsed: argparse.Namespace) -> int:
+    from tvlars.lab.errors import UsageError
+    from tvlars.lab.surface import run_landscape
+
+    _check_samples(parsed)
+    try:
+        frame, picture = run_landscape(
+            parsed.run_folder,
+            parsed.to,
+            dimensions=parsed.dimensions,
+            points=parsed.points,
+            span=parsed.span,
+            samples=parsed.samples,
+            data_dir=parsed.data_dir,
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    print(f"training loss from {frame['loss'].min():.4f} to {frame['loss'].max():.4f} at {len(frame)} points")
+    print(f"numbers: {picture.with_suffix('.csv')}")
+    print(f"picture: {picture}")
+    return 0
+
+
+def _report(parsed: argparse.Namespace) -> int:
+    import time
+
+    from tvlars.lab.errors import UsageError
+    from tvlars.lab.record import command_line
+    from tvlars.lab.report import report
+
+    out = parsed.out
+    if out is None:
+        only = parsed.folders[0] if len(parsed.folders) == 1 else Path()
+        out = only / "report.html"
+    if parsed.watch is not None and not 1 <= parsed.watch <= 86_400:
+        raise UsageError(f"watch must be an integer from 1 to 86400 (seconds), got {parsed.watch}")
+    page = report(parsed.folders, out, command=command_line(), refresh=parsed.watch)
+    print(f"page: {page}", flush=True)
+    while parsed.watch is not None:
+        time.sleep(parsed.watch)
+        report(parsed.folders, out, command=command_line(), refresh=parsed.watch)
+    return 0
+
+
+def _check_samples(parsed: argparse.Namespace) -> None:
+    from tvlars.lab.errors import UsageError
+
+    if parsed.samples < 2:
+        raise UsageError(f"samples must be an integer >= 2, got {parsed.samples}")

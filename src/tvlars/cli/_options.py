@@ -1,0 +1,147 @@
+"""Options: every field of ``lab.config`` as an argument, and one sentence on what was typed wrongly."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, Field, fields
+from pathlib import Path
+from typing import Any, NoReturn
+
+DIVERGED, INTERRUPTED, BAD_INPUT = 3, 130, 2
+"""Exit codes."""
+
+
+def fail(message: str, code: int) -> int:
+    """Say what went wrong; returns ``code``."""
+    print(f"tvlars: {message}", file=sys.stderr)
+    return code
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one sentence, with the names that were nearest."""
+
+    def error(self, message: str) -> NoReturn:
+        from tvlars.lab.errors import UsageError
+
+        raise UsageError(f"{message}. See {self.prog} --help.")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        from tvlars.lab.errors import unknown
+
+        if action.choices is not None and value not in action.choices:
+            raise unknown("command", value, list(action.choices))
+
+
+def new_command(
+    commands: Any, name: str, text: str, run: Callable[[argparse.Namespace], int]
+) -> argparse.ArgumentParser:
+    """Add a command that calls ``run``."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def config_file(arguments: Sequence[str]) -> dict[str, Any]:
+    """What ``--config`` names: the options of an earlier run or comparison, which stand in for the defaults."""
+    from tvlars.lab.errors import UsageError
+
+    first = Parser(add_help=False, allow_abbrev=False)
+    first.add_argument("--config", type=Path)
+    file = first.parse_known_args(arguments)[0].config
+    if file is None:
+        return {}
+    try:
+        if file.is_dir():
+            file = file / "config.json"
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(
+            f"config must be a JSON file or a run folder, but {str(file)!r} cannot be read: {reason}"
+        ) from error
+    if not isinstance(values, dict):
+        raise UsageError(f"config must hold an object of options, got {values!r:.60}")
+    return values
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """Add ``--config``."""
+    text = "options of an earlier run: its folder or config.json; options given here override them"
+    parser.add_argument("--config", type=Path, metavar="FILE", help=text)
+
+
+def options() -> tuple[Field[Any], ...]:
+    """The options of one run."""
+    from tvlars.lab.config import TrainConfig
+
+    return fields(TrainConfig)
+
+
+def add_all(parser: argparse.ArgumentParser, without: tuple[str, ...] = ()) -> None:
+    """Add the options of one run, in their sections."""
+    from tvlars.lab.config import SECTIONS
+
+    section: Any = parser
+    for f in options():
+        if f.name in SECTIONS:
+            section = parser.add_argument_group(SECTIONS[f.name])
+        if f.name not in without:
+            add_option(section, f)
+
+
+def add_option(parser: Any, f: Field[Any], default: Any = MISSING) -> None:
+    """Add the option that a field stands for; its own default is taken unless one is given."""
+    flag, text = "--" + f.name.replace("_", "-"), f.metadata["help"]
+    default = f.default if default is MISSING else default
+    if default is not None and "default" not in text and not isinstance(default, bool):
+        text += f" (default: {default})"
+    kind = kind_of(f)
+    if kind is bool:
+        parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=default, help=text)
+    else:
+        parser.add_argument(flag, type=type_of(kind), default=default, metavar=kind.__name__.upper(), help=text)
+
+
+def kind_of(f: Field[Any]) -> type:
+    """The type of a field, None aside."""
+    name = str(f.type).split("|")[0].strip()
+    return {"int": int, "float": float, "bool": bool, "str": str, "Path": Path}[name]
+
+
+def type_of(kind: type) -> Callable[[str], Any]:
+    """The ``type=`` of an argument: converts, or says what is wanted."""
+
+    def convert(text: str) -> Any:
+        try:
+            return kind(text)
+        except ValueError:
+            wanted = {int: "an integer", float: "a number"}.get(kind, kind.__name__)
+            raise argparse.ArgumentTypeError(f"must be {wanted}, got {text!r}") from None
+
+    return convert
+
+
+def train_config(parsed: argparse.Namespace, **values: Any) -> Any:
+    """The config of one run from what was typed, and ``values``."""
+    from tvlars.lab.config import TrainConfig
+
+    taken = {f.name: getattr(parsed, f.name) for f in options() if hasattr(parsed, f.name)}
+    return TrainConfig(**{**taken, **values})
+
+
+def refuse_unknown(parser: argparse.ArgumentParser, command: str, arguments: list[str]) -> NoReturn:
+    """Say that the first of these is no argument of the command, and which are near."""
+    from tvlars.lab.errors import UsageError
+
+    flag = arguments[0].partition("=")[0]
+    chosen = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction)).choices[command]
+    flags = [option for action in chosen._actions for option in action.option_strings]
+    near = difflib.get_close_matches(flag, flags, n=2)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    raise UsageError(f"unknown argument {flag!r} of {command}: {hint}See tvlars {command} --help.")

@@ -1,0 +1,179 @@
+"""The commands that train and test: ``train``, ``compare`` and ``evaluate``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from tvlars.cli._options import (
+    DIVERGED,
+    add_all,
+    add_config,
+    add_option,
+    fail,
+    kind_of,
+    new_command,
+    options,
+    train_config,
+    type_of,
+)
+
+
+def add(commands: Any, command: str, config: dict[str, Any]) -> None:
+    """Add the commands; ``config`` has the options that a config file sets for ``command``."""
+    train = new_command(commands, "train", "train one model and keep a record of it", _train)
+    add_all(train)
+    add_config(train)
+
+    compare = new_command(
+        commands, "compare", "train several optimizers, batch sizes and seeds; table and page", _compare
+    )
+    compare.add_argument(
+        "--optimizers",
+        nargs="+",
+        default=["tvlars", "lars", "lamb"],
+        metavar="NAME",
+        help="those compared, one or more (default: tvlars lars lamb)",
+    )
+    compare.add_argument(
+        "--batch-size",
+        nargs="+",
+        type=type_of(int),
+        default=[256],
+        metavar="N",
+        help="samples per optimizer step, one or more (default: 256)",
+    )
+    compare.add_argument(
+        "--seeds", nargs="+", type=type_of(int), default=[0, 1, 2], metavar="N", help="one or more (default: 0 1 2)"
+    )
+    compare.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        metavar="OPTIMIZER.OPTION=VALUE",
+        help="an option for one optimizer alone, as in --set lars.lr=16 lamb.warmup-epochs=0",
+    )
+    add_all(compare, without=("optimizer", "batch_size", "seed"))
+    add_config(compare)
+    if config and command == "train":
+        train.set_defaults(**_defaults_of_train(config))
+    elif config and command == "compare":
+        compare.set_defaults(**_defaults_of_compare(config))
+
+    evaluate = new_command(commands, "evaluate", "test the final weights of a run", _evaluate)
+    evaluate.add_argument("run_folder", metavar="RUN", type=Path, help="run folder")
+    for f in options():
+        if f.name in ("data", "data_dir", "image_size"):
+            add_option(evaluate, f, default=None)
+
+
+def _train(parsed: argparse.Namespace) -> int:
+    from tvlars.lab.engine import train
+
+    result = train(train_config(parsed))
+    last = result.epochs[-1]
+    seconds = sum(epoch.seconds for epoch in result.epochs)
+    speed = last.step * result.config.batch_size / seconds
+    print(
+        f"{result.config.optimizer}: test accuracy {last.test_accuracy:.2%}, test loss {last.test_loss:.4f}, "
+        f"{last.step} steps in {seconds:.1f} s of training ({speed:,.0f} images/s)"
+    )
+    print(f"run folder: {result.folder}")
+    return 0
+
+
+def _evaluate(parsed: argparse.Namespace) -> int:
+    from tvlars.lab.evaluate import evaluate
+    from tvlars.lab.run_folder import load_run
+
+    run = load_run(parsed.run_folder)
+    for problem in run.problems:
+        print(f"note     {problem}")
+    result = evaluate(run, data=parsed.data, data_dir=parsed.data_dir, image_size=parsed.image_size)
+    print(f"run      {run.folder}, {run.status}")
+    print(f"data     {result.data}")
+    print(f"test accuracy {result.accuracy:.2%}, test loss {result.loss:.4f} over {result.samples:,} images")
+    return 0
+
+
+def _compare(parsed: argparse.Namespace) -> int:
+    from tvlars.lab.compare import compare
+    from tvlars.lab.config import CompareConfig
+    from tvlars.lab.table import print_table
+
+    base = train_config(parsed, optimizer=parsed.optimizers[0], batch_size=parsed.batch_size[0], seed=parsed.seeds[0])
+    config = CompareConfig(
+        base=base,
+        optimizers=tuple(parsed.optimizers),
+        batch_sizes=tuple(parsed.batch_size),
+        seeds=tuple(parsed.seeds),
+        overrides=_overrides(parsed),
+        out=parsed.out,
+    )
+    comparison = compare(config, announce=lambda line: print(line, flush=True))
+    print_table(comparison)
+    print(f"page: {comparison.folder / 'report.html'}")
+    for run in comparison.diverged:
+        fail(f"{run.optimizer}, batch size {run.batch_size}, seed {run.seed} diverged: {run.note}", DIVERGED)
+    return DIVERGED if comparison.diverged else 0
+
+
+def _defaults_of_train(config: dict[str, Any], comparison: bool = False) -> dict[str, Any]:
+    """The defaults that a config file gives; where its run was written is not one of them."""
+    from tvlars.lab.config import TrainConfig
+    from tvlars.lab.errors import UsageError
+
+    if "base" in config and not comparison:
+        raise UsageError("config must be a run's, but it is a comparison's: name one of the run folders in it")
+    stored = TrainConfig.from_mapping(config.get("base", config))
+    return {f.name: getattr(stored, f.name) for f in options() if f.name != "out"}
+
+
+def _defaults_of_compare(config: dict[str, Any]) -> dict[str, Any]:
+    from tvlars.lab.config import CompareConfig
+
+    defaults = _defaults_of_train(config, comparison=True)
+    if "base" not in config:  # of a single run
+        return {**defaults, "batch_size": [defaults["batch_size"]], "seeds": [defaults["seed"]]}
+    stored = CompareConfig.from_mapping({name: value for name, value in config.items() if name != "out"})
+    return {
+        **defaults,
+        "optimizers": list(stored.optimizers),
+        "batch_size": list(stored.batch_sizes),
+        "seeds": list(stored.seeds),
+        "set": list(stored.overrides),
+    }
+
+
+def _overrides(parsed: argparse.Namespace) -> tuple[tuple[str, str, Any], ...]:
+    """Those typed, and those of a config file for optimizers that are still compared."""
+    given = parsed.set or ()
+    return tuple(
+        _override(entry) if isinstance(entry, str) else entry
+        for entry in given
+        if isinstance(entry, str) or entry[0] in parsed.optimizers
+    )
+
+
+def _override(text: str) -> tuple[str, str, Any]:
+    """``lars.lr=16`` as (optimizer, option, value)."""
+    from tvlars.lab.errors import UsageError, unknown
+
+    owner, dot, rest = text.partition(".")
+    name, equals, value = rest.partition("=")
+    if not (dot and equals and owner and name and value):
+        raise UsageError(f"--set must be OPTIMIZER.OPTION=VALUE, as in lars.lr=16, got {text!r}")
+    by_name = {f.name: f for f in options()}
+    name = name.replace("-", "_")
+    if name not in by_name:
+        raise unknown("option", name, by_name)
+    kind = kind_of(by_name[name])
+    if kind is bool:
+        if value.lower() not in ("true", "false"):
+            raise UsageError(f"--set {owner}.{name} must be true or false, got {value!r}")
+        return owner, name, value.lower() == "true"
+    try:
+        return owner, name, type_of(kind)(value)
+    except argparse.ArgumentTypeError as error:
+        raise UsageError(f"--set {owner}.{name} {error}") from None
