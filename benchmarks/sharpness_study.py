@@ -5,7 +5,8 @@
 
 For each batch size, arm and seed one run with layer statistics at every step and sharpness after every epoch, at the
 learning rates that ``large_batch.py`` found best with a seed of its own. Runs that are finished are not repeated.
-Ends with a table: LNR over the first two epochs, sharpness early and at the end, accuracy.
+Ends with a table: of convolutions LNR over the first two epochs and how far norms grew (geometric means over layers);
+the Hessian's top eigenvalue λ₁ and adaptive worst-case sharpness early and at the end; accuracy.
 """
 
 from __future__ import annotations
@@ -34,18 +35,22 @@ def main() -> None:
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[8192, 512])
     parser.add_argument("--epochs", nargs="+", type=int, default=[10, 2], help="one for each batch size")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2])
+    parser.add_argument("--samples", type=int, default=512, help="training images that sharpness is measured on")
+    parser.add_argument("--csv", type=Path, help="where to write every measurement of every run")
     parser.add_argument("--tuned", type=Path, default=Path("docs/results/large-batch.csv"))
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs, gone on with where it exists")
     arguments = parser.parse_args()
     data = load_data("fashion-mnist")
     rows = Table(arguments.tuned, KEY).rows()
-    found = []
+    found, every = [], []
     for seed in arguments.seeds:
         for batch_size, epochs in zip(arguments.batch_sizes, arguments.epochs, strict=True):
             for arm in STUDIED:
                 config = TrainConfig("fashion-mnist", batch_size=batch_size, epochs=epochs, seed=seed, **ARMS[arm])
                 lr = best_factor(rows, (arm, batch_size, epochs)) * centre(arm, batch_size)
-                config = replace(config, lr=lr, layer_stats=1, sharpness="epochs:1", noise_scale=True)
+                config = replace(
+                    config, lr=lr, layer_stats=1, sharpness="epochs:1", sharpness_samples=512, noise_scale=True
+                )
                 folder = arguments.out / f"{arm.replace(', ', '-').replace(' ', '-')}-b{batch_size}-s{seed}"
                 if not (folder / "summary.json").is_file() or load_run(folder).status not in ("finished", "diverged"):
                     shutil.rmtree(folder, ignore_errors=True)
@@ -55,8 +60,15 @@ def main() -> None:
                 run = load_run(folder)
                 if run.complete:
                     found.append({"batch size": batch_size, "arm": arm, **measured(run)})
+                    every.append(run.sharpness.merge(run.epochs[["epoch", "test_accuracy"]]))
+                    every[-1].insert(0, "seed", seed)
+                    every[-1].insert(0, "lr", round(lr, 4))
+                    every[-1].insert(0, "arm", arm)
+                    every[-1].insert(0, "batch_size", batch_size)
                 else:
                     print(f"{folder.name} is {run.status}")
+    if arguments.csv:
+        pd.concat(every).to_csv(arguments.csv, index=False)
     frame = pd.DataFrame(found)
     print("| " + " | ".join(frame.columns) + " |\n" + "|---" * len(frame.columns) + "|")
     for key, cell in frame.groupby(["batch size", "arm"], sort=False):
@@ -67,26 +79,29 @@ def main() -> None:
 def measured(run: LoadedRun) -> dict[str, Any]:
     """What the table shows of one run."""
     stats = run.layer_stats()
-    per_epoch = run.plan["steps_per_epoch"]
-    lnr = stats[(stats["quantity"] == "LNR") & stats["layer"].astype(str).str.contains(r"conv|stem|shortcut\.0")]
-    early = lnr[lnr["step"] <= 2 * per_epoch]["value"]
+    kernels = stats[stats["layer"].astype(str).str.contains(r"conv|stem|shortcut\.0")]
+    early = kernels[(kernels["quantity"] == "LNR") & (kernels["step"] <= 2 * run.plan["steps_per_epoch"])]["value"]
+    norms = kernels[kernels["quantity"] == "LWN"].groupby("step")["value"].agg(lambda x: np.log(x).mean())
     sharp = run.sharpness
     return {
-        "LNR, first 2 epochs": float(np.exp(np.log(early).mean())),
-        "highest top eigenvalue": float(sharp["hessian_max"].max()),
-        "top eigenvalue, epoch 1": float(sharp["hessian_max"].iloc[0]),
-        "at the end": float(sharp["hessian_max"].iloc[-1]),
-        "adaptive sharpness, epoch 1": float(sharp["worst_case"].iloc[0]),
-        "adaptive, at the end": float(sharp["worst_case"].iloc[-1]),
+        "LNR, 2 epochs": float(np.exp(np.log(early).mean())),
+        "‖w‖, times its start": float(np.exp(norms.iloc[-1] - norms.iloc[0])),
+        "λ₁, epoch 1": float(sharp["hessian_max"].iloc[0]),
+        "λ₁, end": float(sharp["hessian_max"].iloc[-1]),
+        "adaptive, epoch 1": float(sharp["worst_case"].iloc[0]),
+        "adaptive, end": float(sharp["worst_case"].iloc[-1]),
         "test accuracy, %": 100 * float(run.epochs["test_accuracy"].iloc[-1]),
     }
 
 
 def text(values: list[float]) -> str:
-    """The mean, and each seed where there are only two."""
+    """Each seed where there are only two, else the mean and its 95 % interval."""
     mean, half = mean_and_interval(values)
-    each = " ".join(f"{value:.4g}" for value in values)
-    return f"{mean:.4g} ({each})" if len(values) < 3 else f"{mean:.4g} ± {half:.2g}"
+    return (
+        " ".join(f"{value:,.0f}" if value >= 100 else f"{value:#.3g}" for value in values)
+        if len(values) < 3
+        else f"{mean:.4g} ± {half:.2g}"
+    )
 
 
 if __name__ == "__main__":

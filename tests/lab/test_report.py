@@ -194,8 +194,22 @@ def test_one_run_named_twice_is_one_and_a_seed_that_is_there_twice_is_said(one: 
 
 
 def test_runs_of_other_lengths_are_named(one: Path, tmp_path: Path) -> None:
-    folders = [another(one, tmp_path / "a"), another(one, tmp_path / "b", optimizer="lars", epochs=30)]
-    assert [arm.name for arm in make_arms(list(map(load_run, folders)))] == ["tvlars (epochs 3)", "lars (epochs 30)"]
+    assert [arm.name for arm in make_arms(list(map(load_run, _two_lengths(one, tmp_path, 256))))] == [
+        "tvlars (epochs 3)",
+        "lars (epochs 30)",
+    ]
+
+
+def test_a_number_of_epochs_for_each_batch_size_makes_no_arms(one: Path, tmp_path: Path) -> None:
+    folders = _two_lengths(one, tmp_path, 64)
+    assert [arm.name for arm in make_arms(list(map(load_run, folders)))] == ["tvlars", "lars"]
+    text = report(folders, tmp_path / "page.html", command="tvlars report").read_text()
+    assert "The number of epochs is not the same everywhere: 30 at batch size 64, 3 at batch size 256." in text
+
+
+def _two_lengths(one: Path, folder: Path, batch_size: int) -> list[Path]:
+    other = another(one, folder / "b", optimizer="lars", epochs=30, batch_size=batch_size)
+    return [another(one, folder / "a"), other]
 
 
 def test_names_from_folders_and_configs_are_escaped(one: Path, tmp_path: Path) -> None:

@@ -95,10 +95,16 @@ def plan_number(run: LoadedRun, name: str) -> float:
     return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else float("nan")
 
 
+def epochs_by_batch_size(runs: list[LoadedRun]) -> dict[int, int]:
+    """The epochs at each batch size, empty where one batch size has several."""
+    pairs = {(run.config.batch_size, run.config.epochs) for run in runs if run.config}
+    return dict(sorted(pairs)) if len(dict(pairs)) == len(pairs) else {}
+
+
 def _names(runs: list[LoadedRun]) -> list[str]:
     """The arms' names: the optimizer, and in brackets what is set differently than in other runs beside it."""
     configs = [run.config for run in runs if run.config]
-    task = _differing(configs, TASK)
+    task = [name for name in _differing(configs, TASK) if name != "epochs" or not epochs_by_batch_size(runs)]
     settings = [f.name for f in fields(TrainConfig) if f.name not in (*NO_SETTING, *TASK)]
     told_by: dict[str, list[str]] = {}
     for optimizer in {config.optimizer for config in configs}:

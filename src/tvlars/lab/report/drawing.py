@@ -76,6 +76,7 @@ def band(figure: go.Figure, arm: Arm, frame: pd.DataFrame, dashed: bool = False,
         figure.add_scatter(
             x=x + x[::-1],
             y=numbers(frame["high"]) + numbers(frame["low"])[::-1],
+            mode="lines",
             fill="toself",
             fillcolor=f"rgba({red},{green},{blue},0.18)",
             line={"width": 0},
@@ -109,7 +110,7 @@ def figure_of(title: str, x: str, y: str, log: bool = False) -> go.Figure:
     axis: dict[str, Any] = {"gridcolor": GRID, "zeroline": False, "automargin": True}
     layout = go.Layout(
         title={"text": title, "x": 0, "xref": "paper", "font": {"size": 15}},
-        xaxis={**axis, "title": x},
+        xaxis={**axis, "title": {"text": x, "standoff": 4}},
         yaxis={
             **axis,
             "title": y,
@@ -121,7 +122,7 @@ def figure_of(title: str, x: str, y: str, log: bool = False) -> go.Figure:
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         font={"color": "#808080", "family": "system-ui, sans-serif"},
-        legend={"orientation": "h", "y": -0.25},
+        legend={"orientation": "h", "y": -0.22, "yanchor": "top"},
         hovermode="x unified",
         modebar={"bgcolor": "rgba(0,0,0,0)", "color": "#808080"},
         hoverlabel={"bgcolor": "#222", "font": {"color": "#eee"}},

@@ -53,6 +53,13 @@ def accuracy_over_batch_size(arms: list[Arm], table: pd.DataFrame) -> go.Figure:
             line={"color": arm.color, "width": 2, "dash": arm.dash},
             hovertemplate="%{y:.2f}",
         )
+    known = table[table["seeds"] > 0]
+    reach = known["interval"].fillna(0.0)
+    low, high = (100 * known["accuracy"] - 100 * reach).min(), (100 * known["accuracy"] + 100 * reach).max()
+    if math.isfinite(low):  # an interval from few seeds may reach where no accuracy can
+        low, high = max(low, 0.0), min(high, 100.0)
+        pad = 0.05 * max(high - low, 1.0)
+        figure.update_yaxes(range=[low - pad, high + pad])
     return figure
 
 

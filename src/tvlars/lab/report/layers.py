@@ -21,28 +21,36 @@ EARLY_EPOCHS = 2
 HEAT = {"LNR": "LNR = ‖w‖ / ‖g‖", "LWN": "LWN = ‖w‖", "LGN": "LGN = ‖g‖", "trust_ratio": "trust ratio q"}
 
 
-def heat_map(arm: Arm, stats: pd.DataFrame, steps_per_epoch: float) -> go.Figure:
+def color_ranges(all_stats: list[pd.DataFrame]) -> dict[str, tuple[float, float]]:
+    """The powers of ten that colours reach from and to, for each quantity: one scale for all arms, to compare them."""
+    both = pd.concat([stats[["quantity", "value"]].astype({"quantity": str}) for stats in all_stats])
+    both = both[(both["value"] > 0) & np.isfinite(both["value"])]
+    logs = np.log10(both["value"]).groupby(both["quantity"])
+    return {str(name): (float(part.quantile(0.01)), float(part.quantile(0.99))) for name, part in logs}
+
+
+def heat_map(
+    arm: Arm, stats: pd.DataFrame, steps_per_epoch: float, ranges: dict[str, tuple[float, float]]
+) -> go.Figure:
     """Norms and ratios of every layer over time: the first epochs on the left, the whole run on the right.
 
-    ``stats`` is a frame of layer statistics, a mean over the arm's seeds. A menu chooses the quantity.
+    ``stats`` is a frame of layer statistics, a mean over the arm's seeds; ``ranges`` are those of the colours. A menu
+    chooses the quantity.
     """
     layers = [str(name) for name in stats["layer"].cat.categories if (stats["layer"] == name).any()]
     early = EARLY_EPOCHS * steps_per_epoch
     panels: list[list[dict[str, Any]]] = []
-    ranges = []
     shown = [quantity for quantity in HEAT if (stats["quantity"] == quantity).any()]
     for quantity in shown:
         wide = stats[stats["quantity"] == quantity].pivot_table("value", "layer", "step", observed=False)
         wide = wide.where(wide > 0).map(math.log10, na_action="ignore").reindex(layers)
-        finite = wide.to_numpy()[np.isfinite(wide.to_numpy())]
-        ranges.append((float(np.quantile(finite, 0.01)), float(np.quantile(finite, 0.99))) if len(finite) else (0, 1))
         first = wide.loc[:, [float(str(step)) <= early for step in wide.columns]]
         panels.append([_binned(part, steps_per_epoch) for part in (first, wide)])
     figure = make_subplots(
         1, 2, shared_yaxes=True, horizontal_spacing=0.02, subplot_titles=(f"first {EARLY_EPOCHS} epochs", "whole run")
     )
     for column, panel in enumerate(panels[0], 1):
-        low, high = ranges[0]
+        low, high = ranges.get(shown[0], (0.0, 1.0))
         figure.add_heatmap(
             **panel,
             name=("first epochs", "whole run")[column - 1],
@@ -60,9 +68,16 @@ def heat_map(arm: Arm, stats: pd.DataFrame, steps_per_epoch: float) -> go.Figure
         {
             "label": HEAT[quantity],
             "method": "restyle",
-            "args": [{"z": [p["z"] for p in panel], "x": [p["x"] for p in panel], "zmin": low, "zmax": high}],
+            "args": [
+                {
+                    "z": [p["z"] for p in panel],
+                    "x": [p["x"] for p in panel],
+                    "zmin": ranges.get(quantity, (0.0, 1.0))[0],
+                    "zmax": ranges.get(quantity, (0.0, 1.0))[1],
+                }
+            ],
         }
-        for quantity, panel, (low, high) in zip(shown, panels, ranges, strict=True)
+        for quantity, panel in zip(shown, panels, strict=True)
     ]
     base = figure_of(text(arm.name), "", "").layout
     head = 110  # pixels for title, menu and the titles of the panels, one below the other

@@ -20,7 +20,7 @@ import plotly.graph_objects as go
 import plotly.offline
 
 from tvlars.lab.report import figures, layers
-from tvlars.lab.report.arms import Arm, batch_size_of, frame_of, make_arms, plan_number
+from tvlars.lab.report.arms import Arm, batch_size_of, epochs_by_batch_size, frame_of, make_arms, plan_number
 from tvlars.lab.run_folder import LoadedRun
 from tvlars.lab.summary import best_arms, differences, percent, table
 
@@ -50,6 +50,10 @@ class Report:
     def __post_init__(self) -> None:
         known = [run for run in self.runs if run.config is not None]
         self.arms = make_arms(known)
+        epochs = epochs_by_batch_size(known)
+        if len(set(epochs.values())) > 1:
+            each = ", ".join(f"{number} at batch size {batch_size:,}" for batch_size, number in epochs.items())
+            self.notes.append(f"The number of epochs is not the same everywhere: {each}.")
         self.frame = frame_of(self.arms)
         self.table = table(self.frame)
         self.differences = differences(self.frame)
@@ -101,12 +105,13 @@ class Report:
         arms, where = self.arms, f"batch size {batch_size:,}"
         training = [figures.test_accuracy, figures.training_loss, figures.learning_rate, figures.factor]
         sharp = [figures.top_eigenvalue, figures.worst_case, figures.sharpness_and_accuracy]
-        maps = []
-        for arm in arms:
-            stats = layers.mean_layer_stats([run for run in arm.at(batch_size) if run.complete], self.notes)
-            if len(stats):
-                run = arm.at(batch_size)[0]
-                maps.append(layers.heat_map(arm, stats, _steps_per_epoch(run)))
+        means = [layers.mean_layer_stats([r for r in arm.at(batch_size) if r.complete], self.notes) for arm in arms]
+        ranges = layers.color_ranges([stats for stats in means if len(stats)]) if any(map(len, means)) else {}
+        maps = [
+            layers.heat_map(arm, stats, _steps_per_epoch(arm.at(batch_size)[0]), ranges)
+            for arm, stats in zip(arms, means, strict=True)
+            if len(stats)
+        ]
         noise = figures.noise(arms, batch_size)
         return [
             Section(
@@ -118,8 +123,8 @@ class Report:
             Section(
                 f"Layers, {where}",
                 maps,
-                "Each row is a layer, from input to output; colours are powers of ten. The menu chooses the quantity. "
-                "Mean over seeds.",
+                "Each row is a layer, from input to output; colours are powers of ten, the same in all maps. The menu "
+                "chooses the quantity. Mean over seeds.",
             ),
             Section(
                 f"Sharpness, {where}",
