@@ -18,6 +18,7 @@ from tvlars.cli import main
 from tvlars.lab import Reporter, TrainConfig, UsageError, load_run, report, train
 from tvlars.lab.diagnostics import NoiseRow, SharpnessRow
 from tvlars.lab.report.arms import make_arms
+from tvlars.lab.report.layers import color_ranges, heat_map, mean_layer_stats
 from tvlars.lab.report.page import answer
 from tvlars.lab.summary import best_arms, differences, table
 
@@ -210,6 +211,18 @@ def test_a_number_of_epochs_for_each_batch_size_makes_no_arms(one: Path, tmp_pat
 def _two_lengths(one: Path, folder: Path, batch_size: int) -> list[Path]:
     other = another(one, folder / "b", optimizer="lars", epochs=30, batch_size=batch_size)
     return [another(one, folder / "a"), other]
+
+
+def test_all_heat_maps_of_a_quantity_have_one_colour_scale(one: Path, tmp_path: Path) -> None:
+    runs = [load_run(one), load_run(another(one, tmp_path / "b", optimizer="lars"))]
+    arms, stats = make_arms(runs), [mean_layer_stats([run], []) for run in runs]
+    stats[1] = stats[1].assign(value=100 * stats[1]["value"])
+    ranges = color_ranges(stats)
+    maps = [heat_map(arm, part, 5.0, ranges) for arm, part in zip(arms, stats, strict=True)]
+    assert len({(trace.zmin, trace.zmax) for figure in maps for trace in figure.data}) == 1
+    low, high = ranges["LNR"]
+    assert high - low > 2
+    assert maps[0].data[0].zmin == low
 
 
 def test_names_from_folders_and_configs_are_escaped(one: Path, tmp_path: Path) -> None:
