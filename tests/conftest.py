@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -34,6 +35,13 @@ PATHS: dict[str, dict[str, Any]] = {
     "fused": dict(fused=True),
     "default": {},
 }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ctrl_c_acts() -> None:
+    """A job in the background of a shell ignores SIGINT, and would hand that down to the commands under test."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 Make = Callable[..., torch.optim.Optimizer]
 
