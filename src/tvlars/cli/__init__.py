@@ -1,4 +1,5 @@
-"""The command line: ``tvlars train``, ``compare``, ``evaluate``, ``sharpness``, ``landscape``, ``report``.
+"""The command line: ``tvlars train``, ``compare``, ``evaluate``, ``sharpness``, ``landscape``, ``report``,
+``views``.
 
 It parses and prints; the work is in ``tvlars.lab``.
 

@@ -1,4 +1,4 @@
-"""The commands that look at runs: ``sharpness``, ``landscape`` and ``report``."""
+"""The commands that look at runs and data: ``sharpness``, ``landscape``, ``report`` and ``views``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from tvlars.cli._options import new_command, type_of
+from tvlars.cli._options import add_option, new_command, options, type_of
 
 
 def add(commands: Any) -> None:
@@ -36,6 +36,15 @@ def add(commands: Any) -> None:
         command_parser.add_argument(
             "--data-dir", type=Path, help="folder where the data set lies (default: as the run)"
         )
+    views = new_command(commands, "views", "draw the two augmented views of self-supervised learning", _views)
+    views.add_argument("data", metavar="DATASET", help="name of the data set, or imagefolder:PATH")
+    views.add_argument("--count", type=type_of(int), default=8, metavar="INT", help="images (default: 8)")
+    views.add_argument("--seed", type=type_of(int), default=0, metavar="INT", help="(default: 0)")
+    text = "PNG to write (default: views.png)"
+    views.add_argument("-o", "--out", type=Path, default=Path("views.png"), metavar="FILE", help=text)
+    for f in options():
+        if f.name in ("data_dir", "image_size"):
+            add_option(views, f)
 
 
 def _sharpness(parsed: argparse.Namespace) -> int:
@@ -96,6 +105,18 @@ def _report(parsed: argparse.Namespace) -> int:
     while parsed.watch is not None:
         time.sleep(parsed.watch)
         report(parsed.folders, out, command=command_line(), refresh=parsed.watch)
+    return 0
+
+
+def _views(parsed: argparse.Namespace) -> int:
+    from tvlars.lab.data import load_data
+    from tvlars.lab.ssl import describe_views, draw_views
+
+    data = load_data(parsed.data, parsed.data_dir, parsed.image_size)
+    picture = draw_views(data, parsed.out, parsed.count, parsed.seed)
+    print(f"data     {data}")
+    print(f"views    {describe_views(data.channels, data.image_size, data.flip)}")
+    print(f"picture: {picture}")
     return 0
 
 

@@ -1,0 +1,6 @@
+"""Self-supervised learning: two views of every image without labels."""
+
+from tvlars.lab.ssl.picture import draw_views
+from tvlars.lab.ssl.views import ViewRecipe, describe_views, draw_view, make_view, view_recipes
+
+__all__ = ["ViewRecipe", "describe_views", "draw_view", "draw_views", "make_view", "view_recipes"]

@@ -1,0 +1,59 @@
+"""A picture of views, for a person to judge: ``tvlars views``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from tvlars.lab.data import ImageData
+from tvlars.lab.errors import UsageError
+from tvlars.lab.ssl.views import describe_views, draw_view, make_view, view_recipes
+
+EACH = 4
+"""Draws of each of the two views that are shown."""
+
+
+def draw_views(data: ImageData, file: Path, count: int = 8, seed: int = 0) -> Path:
+    """Write a PNG with ``count`` training images, and beside each some first and second views of it.
+
+    Args:
+        data: the data set.
+        file: where to; its folder is made.
+        count: images, drawn without repeating. From 1 to 64.
+        seed: of the images and of the views.
+
+    Raises:
+        UsageError: ``count`` is out of range, or images have neither 1 nor 3 channels.
+        OSError: the file cannot be written.
+    """
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    most = min(64, len(data.train_labels))
+    if not 1 <= count <= most:
+        raise UsageError(f"count must be an integer from 1 to {most} (images), got {count}")
+    if data.channels not in (1, 3):
+        raise UsageError(f"views need images of 1 or 3 channels, but {data.name} has {data.channels}")
+    generator = torch.Generator().manual_seed(seed)
+    images = data.train_images[torch.randperm(len(data.train_labels), generator=generator)[:count]]
+    first, second = view_recipes(data.channels, data.image_size, data.flip)
+    columns = [("image", images.float())]
+    for name, recipe in (("first view", first), ("second view", second)):
+        columns += [(name, make_view(images, draw_view(count, generator), recipe)) for _ in range(EACH)]
+    figure, axes = plt.subplots(
+        count, len(columns), figsize=(len(columns), 1.02 * count + 0.7), squeeze=False, layout="constrained"
+    )
+    figure.suptitle(f"{data.name}: {describe_views(data.channels, data.image_size, data.flip)}", fontsize=7, wrap=True)
+    for j, (name, pictures) in enumerate(columns):
+        axes[0, j].set_title(name, fontsize=8)
+        for i, picture in enumerate(pictures.clamp(0, 255).to(torch.uint8)):
+            shown = picture.permute(1, 2, 0).squeeze(2) if data.channels == 1 else picture.permute(1, 2, 0)
+            axes[i, j].imshow(shown.numpy(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+            axes[i, j].axis("off")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, dpi=120, format="png")
+    plt.close(figure)
+    return file

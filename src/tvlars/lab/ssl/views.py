@@ -1,0 +1,192 @@
+"""Two views of every image: the augmentation of Barlow Twins, for a whole batch at once, with draws for each sample.
+
+What is drawn and what is done with it are apart: :func:`draw_view` draws for a whole batch, :func:`make_view` applies
+the draws to any part of it, so that views do not depend on how a batch is split.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+LUMA = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in a gray value (ITU-R BT.601)."""
+MIN_BLURRED = 64
+"""Pixels; smaller images are not blurred, as SimCLR does on CIFAR-10 (Chen et al. 2020, appendix B.9)."""
+DRAWS = 14
+"""Numbers drawn for a sample, whether a recipe takes them or not: changing a probability moves no other draw."""
+
+
+@dataclass(frozen=True)
+class ViewRecipe:
+    """How one of the two views is made.
+
+    Source of the defaults: Zbontar et al. 2021 (Barlow Twins), section 2.2, which takes them from Grill et al. 2020
+    (BYOL), appendix B. The two views differ in ``blur`` and ``solarize``.
+    """
+
+    min_scale: float = 0.08
+    """Smallest share of the image's area that a crop has; the largest is 1, its sides are as 3:4 to 4:3."""
+    flip: float = 0.5
+    """Probability of being mirrored left to right."""
+    jitter: float = 0.8
+    """Probability of colour jitter."""
+    brightness: float = 0.4
+    """Factors are drawn from 1 - this to 1 + this; of contrast and saturation likewise."""
+    contrast: float = 0.4
+    saturation: float = 0.2
+    hue: float = 0.1
+    """Turns of the colour wheel, from -this to this."""
+    grayscale: float = 0.2
+    """Probability of losing all colour."""
+    blur: float = 1.0
+    """Probability of a Gaussian blur, its standard deviation drawn from 0.1 to 2 pixels at a size of 224."""
+    solarize: float = 0.0
+    """Probability that values of half the range and more are inverted."""
+
+
+def view_recipes(channels: int, image_size: int, flip: bool = True) -> tuple[ViewRecipe, ViewRecipe]:
+    """The recipes of the two views, reduced to what makes sense for these images.
+
+    Args:
+        channels: 1 or 3; with one there is no colour to change.
+        image_size: pixels. Below 64 nothing is blurred and crops keep at least a fifth of the area; at 16 and
+            below, a half.
+        flip: whether a mirrored image is an image of the same kind.
+    """
+    first = ViewRecipe()
+    if not flip:
+        first = replace(first, flip=0.0)
+    if channels == 1:
+        first = replace(first, saturation=0.0, hue=0.0, grayscale=0.0)
+    if image_size < MIN_BLURRED:
+        first = replace(first, blur=0.0, min_scale=0.2 if image_size > 16 else 0.5)
+    return first, replace(first, blur=min(first.blur, 0.1), solarize=0.2)
+
+
+def describe_views(channels: int, image_size: int, flip: bool = True) -> str:
+    """What the views are made of, and what was left out of the recipe for these images, in a line."""
+    first, second = view_recipes(channels, image_size, flip)
+    left_out = []
+    if channels == 1:
+        left_out.append("saturation, hue and grayscale (one channel)")
+    if image_size < MIN_BLURRED:
+        left_out.append(f"blur (images below {MIN_BLURRED} pixels)")
+    if not flip:
+        left_out.append("mirroring (it would change what is shown)")
+    parts = [f"crops of {first.min_scale:.0%} to 100% of the area"]
+    parts += ["mirroring"] if first.flip else []
+    parts += ["colour jitter, grayscale"] if channels == 3 else ["brightness and contrast"]
+    parts += [f"blur ({first.blur:.0%} and {second.blur:.0%})"] if first.blur else []
+    parts += [f"solarizing (second view, {second.solarize:.0%})"]
+    return ", ".join(parts) + (f"; left out: {', '.join(left_out)}" if left_out else "")
+
+
+def draw_view(count: int, generator: torch.Generator) -> Tensor:
+    """The draws for a view of ``count`` samples: (count, 14), uniform in [0, 1), on the generator's device."""
+    return torch.rand(count, DRAWS, generator=generator, device=generator.device)
+
+
+def make_view(images: Tensor, draws: Tensor, recipe: ViewRecipe) -> Tensor:
+    """One view of each image.
+
+    In this order, each with a probability of its own: crop (a share of the area and a ratio of sides, scaled to the
+    image's size, bilinear) and mirroring; brightness, contrast, saturation and hue, which is turned in YIQ;
+    grayscale; Gaussian blur; solarizing.
+
+    Args:
+        images: (N, C, H, W) with C = 1 or 3, values 0 to 255, any dtype; not modified.
+        draws: (N, 14), those of these samples from :func:`draw_view`.
+        recipe: what is done, and how often.
+
+    Returns:
+        float32 (N, C, H, W), values 0 to 255. It depends on nothing but the arguments, sample by sample.
+
+    Raises:
+        ValueError: the shapes do not go together, or there are neither 1 nor 3 channels.
+    """
+    if images.ndim != 4 or images.shape[1] not in (1, 3):
+        raise ValueError(f"images must be (N, 1 or 3, H, W), got {tuple(images.shape)}")
+    if draws.shape != (len(images), DRAWS):
+        raise ValueError(f"draws must be ({len(images)}, {DRAWS}) for these images, got {tuple(draws.shape)}")
+    area, ratio, top, left, mirror, jitter, brightness, contrast, saturation, hue, gray, blur, sigma, solarize = (
+        draws.unbind(1)
+    )
+    x = _crop(images.float() / 255, area, ratio, top, left, mirror < recipe.flip, recipe.min_scale)
+    x = _jitter(x, jitter < recipe.jitter, (brightness, contrast, saturation, hue), recipe)
+    if recipe.grayscale and x.shape[1] == 3:
+        x = torch.where(_each(gray < recipe.grayscale), _gray(x), x)
+    if recipe.blur:
+        chosen = (blur < recipe.blur).nonzero().squeeze(1)
+        x = x.index_copy(0, chosen, _blur(x[chosen], sigma[chosen])) if len(chosen) else x
+    if recipe.solarize:
+        x = torch.where(_each(solarize < recipe.solarize) & (x >= 0.5), 1 - x, x)
+    return x.clamp(0, 1) * 255  # interpolation and blur round
+
+
+def _each(values: Tensor) -> Tensor:
+    return values.view(-1, 1, 1, 1)
+
+
+def _crop(
+    x: Tensor, area: Tensor, ratio: Tensor, top: Tensor, left: Tensor, mirror: Tensor, min_scale: float
+) -> Tensor:
+    """Crops scaled to the size of ``x``; a side that would be longer than the image's is cut to it."""
+    share = min_scale + (1 - min_scale) * area
+    sides = torch.exp((2 * ratio - 1) * math.log(4 / 3))
+    width, height = (share * sides).sqrt().clamp(max=1.0), (share / sides).sqrt().clamp(max=1.0)
+    # affine_grid's coordinates run from -1 to 1: a crop of width w can have its middle anywhere w away from the ends.
+    across, down = (2 * left - 1) * (1 - width), (2 * top - 1) * (1 - height)
+    zero = torch.zeros_like(width)
+    rows = [torch.stack([torch.where(mirror, -width, width), zero, across], 1), torch.stack([zero, height, down], 1)]
+    grid = F.affine_grid(torch.stack(rows, 1), list(x.shape), align_corners=False)
+    return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
+
+
+def _gray(x: Tensor) -> Tensor:
+    """Gray values, (N, 1, H, W)."""
+    if x.shape[1] == 1:
+        return x
+    gray: Tensor = (x * x.new_tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
+    return gray
+
+
+def _jitter(x: Tensor, chosen: Tensor, draws: tuple[Tensor, ...], recipe: ViewRecipe) -> Tensor:
+    spread = (recipe.brightness, recipe.contrast, recipe.saturation)
+    # Where jitter was not drawn, every factor is 1 and the turn 0.
+    factors = [torch.where(chosen, 1 + (2 * u - 1) * by, 1.0) for u, by in zip(draws, spread, strict=False)]
+    brightness, contrast, saturation = (_each(factor) for factor in factors)
+    x = (x * brightness).clamp(0, 1)
+    x = torch.lerp(_gray(x).mean((2, 3), keepdim=True), x, contrast).clamp(0, 1)
+    if x.shape[1] == 1 or not (recipe.saturation or recipe.hue):
+        return x
+    x = torch.lerp(_gray(x), x, saturation).clamp(0, 1)
+    turn = 2 * math.pi * torch.where(chosen, (2 * draws[3] - 1) * recipe.hue, 0.0)
+    return torch.einsum("nij,njhw->nihw", _hue_turns(turn), x).clamp(0, 1)
+
+
+def _hue_turns(angles: Tensor) -> Tensor:
+    """Matrices (N, 3, 3) that turn colours about the gray axis of YIQ; gray stays as it is."""
+    to_yiq = angles.new_tensor([LUMA, (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112)])
+    cos, sin, zero, one = angles.cos(), angles.sin(), torch.zeros_like(angles), torch.ones_like(angles)
+    rows = [torch.stack(row, 1) for row in ((one, zero, zero), (zero, cos, -sin), (zero, sin, cos))]
+    turns: Tensor = torch.linalg.inv(to_yiq) @ torch.stack(rows, 1) @ to_yiq
+    return turns
+
+
+def _blur(x: Tensor, sigma: Tensor) -> Tensor:
+    """Gaussian blur with a standard deviation for each sample, along one side after the other."""
+    n, channels, height, width = x.shape
+    scale = width / 224
+    sigmas = (0.1 + 1.9 * sigma) * scale
+    reach = max(math.ceil(3 * 2.0 * scale), 1)
+    offsets = torch.arange(-reach, reach + 1, device=x.device, dtype=x.dtype)
+    kernels = torch.softmax(-(offsets**2) / (2 * sigmas[:, None] ** 2), 1).repeat_interleave(channels, 0)
+    flat = x.reshape(1, n * channels, height, width)
+    flat = F.pad(flat, (reach, reach, reach, reach), mode="reflect")
+    flat = F.conv2d(flat, kernels[:, None, None, :], groups=n * channels)
+    return F.conv2d(flat, kernels[:, None, :, None], groups=n * channels).reshape(x.shape)
