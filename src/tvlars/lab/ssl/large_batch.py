@@ -1,0 +1,137 @@
+"""Exact gradients of a loss over a whole batch, in the memory of a part of it.
+
+Losses of self-supervised learning compare all samples of a batch, so the gradients of its parts do not add up to the
+gradient of the whole. Here each part is encoded twice: first without a graph, for the embeddings z of the whole batch,
+on which the loss and ∂L/∂z are computed; then with one, to go on from its share of ∂L/∂z to the parameters.
+
+Source: Gao et al. 2021 (GradCache, arXiv 2101.06983), for every loss that is a function of embeddings.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+Views = tuple[Tensor, Tensor]
+"""The two views of some samples."""
+
+
+def exact_backward(
+    model: nn.Module,
+    parts: Collection[Views],
+    loss_function: Callable[[Tensor, Tensor], Tensor],
+    *,
+    no_sync: Callable[[], AbstractContextManager[None]] | None = None,
+) -> Tensor:
+    """Add the gradient of ``loss_function`` over the whole batch to the parameters' gradients.
+
+    What is exact: the gradient equals that of encoding all samples in one go, up to rounding, wherever the model
+    encodes each sample by itself. Batch norm does not: in training its statistics are those of a part, as with
+    any micro-batching; its running statistics move once for each part and view. Random numbers (dropout) are the
+    same both times.
+
+    Under ``torch.distributed`` the batch is that of all ranks: embeddings are gathered, every rank computes the
+    same loss, and what DDP averages is the gradient of that loss. Ranks may hold different numbers of samples.
+
+    Args:
+        model: (n, ...) to (n, D); called with the first views of a part, then with the second.
+        parts: of this process; gone through twice, and both times the same has to come.
+        loss_function: of the embeddings (N, D) of first and second views, in float32, mean over the batch.
+        no_sync: of DDP, say; entered for all parts but the last.
+
+    Returns:
+        The loss, 0-d, without a graph.
+
+    Raises:
+        ValueError: there are no parts.
+    """
+    if not len(parts):
+        raise ValueError("parts must hold at least one pair of views, got none")
+    if len(parts) == 1:  # one graph is what memory has to hold anyway
+        first, second = next(iter(parts))
+        with torch.enable_grad():
+            encoded = [(model(first), model(second))]
+        seeds: list[_Seed] = []
+    else:
+        seeds, encoded = [], []
+        with torch.no_grad(), _still_batch_norm(model):
+            for first, second in parts:
+                seeds.append(_Seed(first.device))
+                encoded.append((model(first), model(second)))
+    loss, gradients = _loss_and_gradients(encoded, loss_function)
+    if len(parts) == 1:
+        torch.autograd.backward(encoded[0], gradients[0])
+        return loss
+    for i, ((first, second), seed, gradient) in enumerate(zip(parts, seeds, gradients, strict=True)):
+        waits = no_sync is not None and i < len(seeds) - 1
+        with no_sync() if waits and no_sync else contextlib.nullcontext(), seed.again():
+            torch.autograd.backward((model(first), model(second)), gradient)
+    return loss
+
+
+def _loss_and_gradients(
+    encoded: list[Views], loss_function: Callable[[Tensor, Tensor], Tensor]
+) -> tuple[Tensor, list[Views]]:
+    """The loss over all samples of all ranks, and for each part here ∂L/∂z times the number of ranks."""
+    own = [torch.cat([pair[view].detach().float() for pair in encoded]) for view in (0, 1)]
+    distributed = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    ranks, here = (dist.get_world_size(), dist.get_rank()) if distributed else (1, 0)
+    gathered = [_gather(z) if distributed else [z] for z in own]
+    start = sum(len(z) for z in gathered[0][:here])
+    whole = [torch.cat(z).requires_grad_() for z in gathered]
+    with torch.enable_grad():
+        loss = loss_function(*whole)
+    gradients = torch.autograd.grad(loss, whole)
+    lengths = [len(first) for first, _ in encoded]
+    shares = [torch.split(gradient[start : start + sum(lengths)] * ranks, lengths) for gradient in gradients]
+    found = [(first.to(z[0].dtype), second.to(z[1].dtype)) for first, second, z in zip(*shares, encoded, strict=True)]
+    return loss.detach(), found
+
+
+def _gather(z: Tensor) -> list[Tensor]:
+    """``z`` of every rank, whatever their lengths."""
+    count = torch.tensor([len(z)], device=z.device)
+    counts = [torch.empty_like(count) for _ in range(dist.get_world_size())]
+    dist.all_gather(counts, count)
+    lengths = [int(n) for n in counts]
+    padded = z.new_zeros(max(lengths), *z.shape[1:])
+    padded[: len(z)] = z
+    every = [torch.empty_like(padded) for _ in lengths]
+    dist.all_gather(every, padded)
+    return [part[:length] for part, length in zip(every, lengths, strict=True)]
+
+
+@contextlib.contextmanager
+def _still_batch_norm(model: nn.Module) -> Iterator[None]:
+    """Running statistics stay: the second time each part is encoded moves them."""
+    layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    moving = [layer for layer in layers if layer.training]
+    for layer in moving:
+        layer.track_running_stats = False
+    try:
+        yield
+    finally:
+        for layer in moving:
+            layer.track_running_stats = True
+
+
+class _Seed:
+    """The random state at one moment, to go back to for a while."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.cpu = torch.get_rng_state()
+        self.device = device if device.type == "cuda" else None
+        self.cuda = torch.cuda.get_rng_state(device) if self.device is not None else None
+
+    @contextlib.contextmanager
+    def again(self) -> Iterator[None]:
+        with torch.random.fork_rng(devices=[] if self.device is None else [self.device]):
+            torch.set_rng_state(self.cpu)
+            if self.cuda is not None and self.device is not None:
+                torch.cuda.set_rng_state(self.cuda, self.device)
+            yield
