@@ -11,7 +11,7 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-loss = pytest.importorskip("lightly.loss", reason="the extra 'bench' (lightly) is not installed")
+loss = pytest.importorskip("lightly.loss", reason="the extra 'lab' (lightly) is not installed")
 
 from tvlars.lab.ssl.large_batch import Views, exact_backward  # noqa: E402
 
