@@ -32,9 +32,6 @@ class Parts:
     def __len__(self) -> int:
         return -(-self.batch_size // self.size)
 
-    def __contains__(self, item: object) -> bool:
-        return any(item is pair for pair in self)
-
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for i in range(len(self)):
             generator = torch.Generator().manual_seed(i)

@@ -48,9 +48,8 @@ def main() -> None:
             for arm in STUDIED:
                 config = TrainConfig("fashion-mnist", batch_size=batch_size, epochs=epochs, seed=seed, **ARMS[arm])
                 lr = best_factor(rows, (arm, batch_size, epochs)) * centre(arm, batch_size)
-                config = replace(
-                    config, lr=lr, layer_stats=1, sharpness="epochs:1", sharpness_samples=512, noise_scale=True
-                )
+                config = replace(config, lr=lr, layer_stats=1, noise_scale=True)
+                config = replace(config, sharpness="epochs:1", sharpness_samples=arguments.samples)
                 folder = arguments.out / f"{arm.replace(', ', '-').replace(' ', '-')}-b{batch_size}-s{seed}"
                 if not (folder / "summary.json").is_file() or load_run(folder).status not in ("finished", "diverged"):
                     shutil.rmtree(folder, ignore_errors=True)

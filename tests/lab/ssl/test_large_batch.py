@@ -96,7 +96,7 @@ def test_running_statistics_move_once_for_each_part_and_view() -> None:
 
 
 def test_dropout_is_the_same_both_times() -> None:
-    """A loss that is linear in z has a gradient that does not depend on z: any split gives the drawn masks' own."""
+    """The gradient at z is z itself here, and right only where the second masks are the first ones."""
     found = []
     for again in (False, True):
         model = encoder(dropout=0.5)

@@ -10,8 +10,9 @@ Source: Gao et al. 2021 (GradCache, arXiv 2101.06983), for every loss that is a 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from typing import Protocol
 
 import torch
 import torch.distributed as dist
@@ -21,9 +22,17 @@ Views = tuple[Tensor, Tensor]
 """The two views of some samples."""
 
 
+class Parts(Protocol):
+    """The parts of a batch: a list, or something that makes them when they are asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Views]: ...
+
+
 def exact_backward(
     model: nn.Module,
-    parts: Collection[Views],
+    parts: Parts,
     loss_function: Callable[[Tensor, Tensor], Tensor],
     *,
     no_sync: Callable[[], AbstractContextManager[None]] | None = None,
@@ -68,8 +77,8 @@ def exact_backward(
         torch.autograd.backward(encoded[0], gradients[0])
         return loss
     for i, ((first, second), seed, gradient) in enumerate(zip(parts, seeds, gradients, strict=True)):
-        waits = no_sync is not None and i < len(seeds) - 1
-        with no_sync() if waits and no_sync else contextlib.nullcontext(), seed.again():
+        waits = no_sync if no_sync is not None and i < len(seeds) - 1 else contextlib.nullcontext
+        with waits(), seed.again():
             torch.autograd.backward((model(first), model(second)), gradient)
     return loss
 
