@@ -14,17 +14,22 @@ from tvlars._checks import check_number
 from tvlars.lab.data import DATASETS, FOLDER_PREFIX, check_data_name
 from tvlars.lab.errors import UsageError, unknown
 from tvlars.lab.models import INITS, MODELS
+from tvlars.lab.ssl.methods import METHODS, parse_options, parse_widths
+from tvlars.lab.ssl.probes import parse_evaluations
 from tvlars.plan import DEFAULTS, SCHEDULES, Plan, plan
 
 OPTIMIZERS = tuple(DEFAULTS)
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 ACCELERATORS = ("auto", "cpu", "cuda", "mps")
+TASKS = ("classification", *METHODS)
+EVALUATIONS = "linear,knn,random"
 PHI_SCOPES = ("all", "ratio")
 SECTIONS = {
     "data": "the run",
     "lr": "the optimizer",
     "schedule": "the schedule",
     "augment": "the rest",
+    "projector": "self-supervised learning",
     "layer_stats": "what is measured besides",
 }
 """Titles of the help's sections, each by its first option in ``TrainConfig``."""
@@ -86,6 +91,7 @@ class TrainConfig:
     image_size: int | None = option(None, "pixels that images of a folder are scaled to (default: their own)")
     model: str = option("small_resnet", "one of " + ", ".join(MODELS))
     init: str = option("default", "weights of convolutions and linear layers: " + ", ".join(INITS))
+    task: str = option("classification", "what is learned: one of " + ", ".join(TASKS))
     optimizer: str = option("tvlars", "one of " + ", ".join(OPTIMIZERS))
     batch_size: int = option(256, "samples per optimizer step")
     epochs: int = option(30, "passes over the training set")
@@ -116,6 +122,17 @@ class TrainConfig:
     accelerator: str = option("auto", "one of " + ", ".join(ACCELERATORS))
     compile: bool = option(False, "compile the model with torch.compile")
     tensorboard: bool = option(False, "write TensorBoard logs into the run folder too")
+    projector: str | None = option(
+        None, "widths of the projector's layers (default: 4096-4096-4096, on a CPU 512-512-512)"
+    )
+    method_options: str | None = option(
+        None, "options of the method, as in lambda_param=0.005 (default: those of its paper)"
+    )
+    evaluations: str = option(
+        EVALUATIONS,
+        "what features are tested by: linear, knn, random, random-knn, finetune, linear-1%%, finetune-10%% and so on, "
+        f"with commas between, or none (default: {EVALUATIONS})",
+    )
     layer_stats: int | None = option(None, "record norms and ratios of every layer each N-th optimizer step")
     sharpness: str | None = option(None, "when to measure the sharpness of the loss: end, or epochs:N for every N-th")
     sharpness_samples: int = option(1024, "training images that sharpness is measured on")
@@ -128,6 +145,7 @@ class TrainConfig:
         check_data_name(self.data, self.image_size)
         for kind, name, valid in (
             ("model", self.model, MODELS),
+            ("task", self.task, TASKS),
             ("init", self.init, INITS),
             ("optimizer", self.optimizer, OPTIMIZERS),
             ("schedule", self.schedule, SCHEDULES),
@@ -141,6 +159,7 @@ class TrainConfig:
             if not isinstance(getattr(self, flag), bool):
                 raise UsageError(f"{flag} must be true or false, got {getattr(self, flag)!r}")
         self._check_numbers()
+        self._check_task()
         if self.sharpness is not None:
             self.sharpness_epochs()
         if not self.augment and (self.rotation or self.crop_padding):
@@ -149,6 +168,21 @@ class TrainConfig:
             raise UsageError(f"trust_coefficient must not be given for {self.optimizer}, which has none")
         if self.optimizer != "tvlars" and self.phi_scope != "all":
             raise UsageError(f"phi_scope must be 'all' for {self.optimizer}, got {self.phi_scope!r}")
+
+    def _check_task(self) -> None:
+        """What belongs to self-supervised learning goes with it, and what does not, does not."""
+        parse_evaluations(self.evaluations)
+        if self.task != "classification":
+            if self.projector is not None:
+                parse_widths(self.projector)
+            parse_options(self.task, self.method_options)
+            for name in ("sharpness", "noise_scale", "compile", "rotation"):
+                if getattr(self, name):
+                    raise UsageError(f"{name} must not be given for {self.task}, it goes with classification alone")
+            return
+        for name in ("projector", "method_options"):
+            if getattr(self, name) is not None:
+                raise UsageError(f"{name} must not be given for classification, got {getattr(self, name)!r}")
 
     def _check_numbers(self) -> None:
         for name, (low, high) in COUNTS.items():
@@ -221,7 +255,8 @@ class TrainConfig:
 
     def label(self) -> str:
         """A short name, fit for a folder: data, optimizer, batch size and seed."""
-        return f"{self.data_label()}-{self.optimizer}-b{self.batch_size}-s{self.seed}"
+        task = "" if self.task == "classification" else f"{self.task}-"
+        return f"{self.data_label()}-{task}{self.optimizer}-b{self.batch_size}-s{self.seed}"
 
     def data_label(self) -> str:
         """The data set's name, fit for a file; of a folder its last part."""
@@ -243,7 +278,7 @@ class TrainConfig:
         return cls(**values)
 
 
-SAME_FOR_ALL = ("data", "data_dir", "image_size", "batch_size", "seed")
+SAME_FOR_ALL = ("data", "data_dir", "image_size", "task", "evaluations", "batch_size", "seed")
 """Options that a comparison does not let one optimizer have to itself."""
 
 

@@ -33,6 +33,17 @@ def build_model(
     return model, f"{name}: {description}, {count:,} parameters{how}"
 
 
+def head_of(model: nn.Module) -> tuple[str, nn.Linear]:
+    """The classifier of a model that :func:`build_model` made, its last linear layer, and that layer's name."""
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)][-1]
+
+
+def put_head(model: nn.Module, name: str, head: nn.Module) -> None:
+    """Put ``head`` where :func:`head_of` found the classifier; ``nn.Identity()`` leaves features (n, d)."""
+    owner, _, own_name = name.rpartition(".")
+    setattr(model.get_submodule(owner), own_name, head)
+
+
 class Block(nn.Module):
     """Two 3x3 convolutions with a shortcut (He et al. 2016)."""
 

@@ -9,6 +9,7 @@
     summary.json       how it ended
     weights.pt         final weights, a state dict
     sharpness.csv, noise.csv, layer-stats/    where they were asked for, see lab.diagnostics
+    evaluations.json, representation.csv, views.png    of self-supervised learning, see lab.ssl
 
 CSV, since a row can be appended and read while the run goes on, by anything.
 """
@@ -32,6 +33,7 @@ import torch
 
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.errors import UsageError
+from tvlars.lab.ssl.probes import Evaluated
 from tvlars.plan import Plan
 
 
@@ -109,6 +111,10 @@ class Record:
         if name not in self._headed:
             self._head(name, type(row))
         self._append(name, [row])
+
+    def add_evaluations(self, found: dict[str, Evaluated]) -> None:
+        """Write all evaluations that there are."""
+        write_json(self.folder / "evaluations.json", {name: asdict(one) for name, one in found.items()})
 
     def finish(self, status: str, **summary: Any) -> None:
         """Write how the run ended: ``status`` is finished, interrupted, diverged or failed."""

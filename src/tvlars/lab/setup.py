@@ -18,6 +18,7 @@ def describe(config: TrainConfig, plan: Plan, facts: dict[str, Any]) -> list[str
     return [
         f"data     {facts['data']}",
         f"model    {facts['model']}",
+        *(f"{name:<9}{facts[name]}" for name in ("task", "views") if name in facts),
         f"device   {facts['device']}, {facts['precision']}",
         f"batch    {describe_batch(config)}",
         *(line if line.startswith(" ") else f"plan     {line}" for line in str(plan).splitlines()),
@@ -31,6 +32,8 @@ def describe_batch(config: TrainConfig) -> str:
     parts = f"{short:,} x {count} accumulation"
     if longer:  # tensor_split makes the first ones a sample longer
         parts = f"({short + 1:,} x {longer} + {short:,} x {count - longer}) accumulation"
+    if config.task != "classification" and count > 1:
+        parts += " of exact gradients (batch norm: statistics of a part)"
     return f"{parts} x 1 process = {config.batch_size:,} samples per optimizer step"
 
 

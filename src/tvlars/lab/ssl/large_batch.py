@@ -35,6 +35,7 @@ def exact_backward(
     parts: Parts,
     loss_function: Callable[[Tensor, Tensor], Tensor],
     *,
+    backward: Callable[[Tensor], None] = Tensor.backward,
     no_sync: Callable[[], AbstractContextManager[None]] | None = None,
 ) -> Tensor:
     """Add the gradient of ``loss_function`` over the whole batch to the parameters' gradients.
@@ -51,6 +52,8 @@ def exact_backward(
         model: (n, ...) to (n, D); called with the first views of a part, then with the second.
         parts: of this process; gone through twice, and both times the same has to come.
         loss_function: of the embeddings (N, D) of first and second views, in float32, mean over the batch.
+        backward: called with a scalar for each part, where ``Tensor.backward`` is not what is wanted: that of
+            Fabric or Accelerate, or one that scales it.
         no_sync: of DDP, say; entered for all parts but the last.
 
     Returns:
@@ -74,13 +77,18 @@ def exact_backward(
                 encoded.append((model(first), model(second)))
     loss, gradients = _loss_and_gradients(encoded, loss_function)
     if len(parts) == 1:
-        torch.autograd.backward(encoded[0], gradients[0])
+        backward(_inner_product(encoded[0], gradients[0]))
         return loss
     for i, ((first, second), seed, gradient) in enumerate(zip(parts, seeds, gradients, strict=True)):
         waits = no_sync if no_sync is not None and i < len(seeds) - 1 else contextlib.nullcontext
         with waits(), seed.again():
-            torch.autograd.backward((model(first), model(second)), gradient)
+            backward(_inner_product((model(first), model(second)), gradient))
     return loss
+
+
+def _inner_product(embeddings: Views, gradients: Views) -> Tensor:
+    """⟨z, ∂L/∂z⟩: a scalar whose gradient is the share of these embeddings in that of the loss."""
+    return sum((z.float() * g).sum() for z, g in zip(embeddings, gradients, strict=True))  # type: ignore[return-value]
 
 
 def _loss_and_gradients(
@@ -98,8 +106,7 @@ def _loss_and_gradients(
     gradients = torch.autograd.grad(loss, whole)
     lengths = [len(first) for first, _ in encoded]
     shares = [torch.split(gradient[start : start + sum(lengths)] * ranks, lengths) for gradient in gradients]
-    found = [(first.to(z[0].dtype), second.to(z[1].dtype)) for first, second, z in zip(*shares, encoded, strict=True)]
-    return loss.detach(), found
+    return loss.detach(), list(zip(*shares, strict=True))
 
 
 def _gather(z: Tensor) -> list[Tensor]:

@@ -1,0 +1,85 @@
+"""Methods of self-supervised learning, by name. To add one: write a file with a subclass of ``Method``, enter it here."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from tvlars.lab.errors import UsageError, unknown
+from tvlars.lab.ssl.methods.barlow_twins import BarlowTwins
+from tvlars.lab.ssl.methods.byol import BYOL
+from tvlars.lab.ssl.methods.method import Method, parse_widths
+from tvlars.lab.ssl.methods.simclr import SimCLR
+from tvlars.lab.ssl.methods.vicreg import VICReg
+
+__all__ = [
+    "BYOL",
+    "METHODS",
+    "BarlowTwins",
+    "Method",
+    "SimCLR",
+    "VICReg",
+    "build_method",
+    "parse_options",
+    "parse_widths",
+]
+
+METHODS: dict[str, type[Method]] = {
+    "barlow-twins": BarlowTwins,
+    "simclr": SimCLR,
+    "vicreg": VICReg,
+    "byol": BYOL,
+}
+LARGE, SMALL = "4096-4096-4096", "512-512-512"
+"""Projectors by default: on an accelerator and on a CPU."""
+
+
+def build_method(
+    name: str, backbone: nn.Module, features: int, projector: str | None, options: str | None, on_cpu: bool
+) -> tuple[Method, str]:
+    """The method ``name`` around a backbone with ``features`` outputs, and what it is in words.
+
+    Args:
+        name: a key of ``METHODS``.
+        backbone: images to (n, features).
+        features: width of its output.
+        projector: widths of the projector's layers, as in "4096-4096-4096"; None: that, and on a CPU 512-512-512.
+        options: of the method, as :func:`parse_options` reads them.
+        on_cpu: whether it will be trained there.
+
+    Raises:
+        UsageError: a name or a value is bad.
+    """
+    widths = parse_widths((SMALL if on_cpu else LARGE) if projector is None else projector)
+    chosen = parse_options(name, options)
+    method = METHODS[name](backbone, features, widths, **chosen)
+    said = ", ".join(f"{key} {value:g}" for key, value in method.options.items())
+    heads = sum(
+        p.numel() for part, child in method.named_children() if part in method.HEADS for p in child.parameters()
+    )
+    text = f"{name} ({said}), projector {features}-{'-'.join(map(str, widths))}, {heads:,} parameters in heads"
+    return method, text
+
+
+def parse_options(name: str, text: str | None) -> dict[str, float]:
+    """Options of the method ``name`` from "lambda_param=0.005,other=1"; those not named keep their defaults.
+
+    Raises:
+        UsageError: a name or a value is bad.
+    """
+    if name not in METHODS:
+        raise unknown("method", name, METHODS)
+    found: dict[str, float] = {}
+    for entry in filter(None, (text or "").split(",")):
+        key, _, value = entry.partition("=")
+        key = key.strip().replace("-", "_")
+        if key not in METHODS[name].OPTIONS:
+            raise unknown(f"method option of {name}", key, METHODS[name].OPTIONS)
+        low, high = METHODS[name].RANGES.get(key, (0.0, float("inf")))
+        try:
+            found[key] = float(value)
+        except ValueError:
+            found[key] = float("nan")
+        if not low <= found[key] <= high or found[key] == float("inf"):
+            reach = f"from {low:g} to {high:g}" if high != float("inf") else f">= {low:g}"
+            raise UsageError(f"method option {key} must be a number {reach}, got {value!r}")
+    return found

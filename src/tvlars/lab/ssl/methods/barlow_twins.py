@@ -1,0 +1,31 @@
+"""Barlow Twins: the two views' features correlate one to one, and no two features with each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from tvlars.lab.ssl.methods.method import Method
+
+
+class BarlowTwins(Method):
+    r"""Zbontar et al. 2021 (arXiv 2103.03230), eq. 1.
+
+    .. math:: \sum_i (1 - C_{ii})^2 + \lambda \sum_{i \ne j} C_{ij}^2, \qquad C = \tfrac1N \hat z_1^\top \hat z_2
+
+    with embeddings standardized over the batch. ``lambda_param`` is λ, 0.005 as in the paper.
+    """
+
+    OPTIONS: ClassVar[dict[str, float]] = {"lambda_param": 0.005}
+
+    def __init__(self, backbone: nn.Module, features: int, widths: Sequence[int], **options: float) -> None:
+        super().__init__(backbone, features, widths, **options)
+        from lightly.loss import BarlowTwinsLoss
+
+        self.criterion: Any = BarlowTwinsLoss(lambda_param=self.options["lambda_param"])
+
+    def loss(self, first: Tensor, second: Tensor) -> Tensor:
+        value: Tensor = self.criterion(first, second)
+        return value

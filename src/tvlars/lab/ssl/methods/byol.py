@@ -1,0 +1,53 @@
+"""BYOL: one network predicts what a slowly following copy of it makes of the other view."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tvlars.lab.ssl.methods.method import Method, projector
+
+
+class BYOL(Method):
+    r"""Grill et al. 2020 (arXiv 2006.07733), eq. 2 for both directions, mean over the batch:
+
+    .. math:: 2 - 2 \cos(p_1, t_2) + 2 - 2 \cos(p_2, t_1)
+
+    p a prediction from the online network, t the target network's projection. The target follows after every step,
+    t ← τ t + (1 − τ) online, and τ goes from ``target_momentum`` to 1 along a cosine. 0.996 is the paper's for
+    1,000 epochs; a short run wants less.
+    """
+
+    OPTIONS: ClassVar[dict[str, float]] = {"target_momentum": 0.99}
+    RANGES: ClassVar[dict[str, tuple[float, float]]] = {"target_momentum": (0.0, 1.0)}
+    HEADS: ClassVar[tuple[str, ...]] = ("projector", "predictor")
+
+    def __init__(self, backbone: nn.Module, features: int, widths: Sequence[int], **options: float) -> None:
+        super().__init__(backbone, features, widths, **options)
+        self.predictor = projector(widths[-1], (max(widths), widths[-1]))
+        self.target = nn.Sequential(copy.deepcopy(self.backbone), copy.deepcopy(self.projector)).requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Prediction and target beside each other, (n, 2 D)."""
+        prediction = self.predictor(self.embed(x))
+        with torch.no_grad():
+            target = self.target(x)
+        return torch.cat([prediction, target], 1)
+
+    def loss(self, first: Tensor, second: Tensor) -> Tensor:
+        (p1, t1), (p2, t2) = first.chunk(2, 1), second.chunk(2, 1)
+        return (4 - 2 * F.cosine_similarity(p1, t2.detach()) - 2 * F.cosine_similarity(p2, t1.detach())).mean()
+
+    def after_step(self, progress: float) -> None:
+        from lightly.models.utils import update_momentum
+        from lightly.utils.scheduler import cosine_schedule
+
+        steps = 1_000_000  # the schedule wants whole numbers, progress is a share
+        momentum = cosine_schedule(round(progress * steps), steps, self.options["target_momentum"], 1.0)
+        for online, target in ((self.backbone, self.target[0]), (self.projector, self.target[1])):
+            update_momentum(online, target, momentum)

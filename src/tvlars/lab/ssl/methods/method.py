@@ -1,0 +1,77 @@
+"""What all methods share: a backbone, a projector on it, and a loss of the embeddings of both views."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from tvlars.lab.errors import UsageError
+
+MAX_WIDTH = 65_536
+
+
+class Method(nn.Module):
+    """A method of self-supervised learning.
+
+    A subclass has ``loss`` and its ``OPTIONS``. ``forward`` gives what the loss compares, (n, D) for n images; it
+    must treat images independently (batch norm aside), so that a batch can be encoded in parts.
+
+    Args:
+        backbone: images to (n, features).
+        features: width of the backbone's output.
+        widths: of the projector's layers.
+        options: those of ``OPTIONS`` that are not at their default.
+    """
+
+    OPTIONS: ClassVar[dict[str, float]] = {}
+    """Names and defaults of what can be set."""
+    RANGES: ClassVar[dict[str, tuple[float, float]]] = {}
+    """Smallest and largest value; else 0 and more."""
+    HEADS: ClassVar[tuple[str, ...]] = ("projector",)
+    """Children that are trained besides the backbone, and dropped afterwards."""
+
+    def __init__(self, backbone: nn.Module, features: int, widths: Sequence[int], **options: float) -> None:
+        super().__init__()
+        self.options = {**self.OPTIONS, **options}
+        self.features = features
+        self.backbone = backbone
+        self.projector = projector(features, widths)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z: Tensor = self.projector(self.backbone(x))
+        return z
+
+    def embed(self, x: Tensor) -> Tensor:
+        """The embedding (n, widths[-1]), of which collapse is measured."""
+        z: Tensor = self.projector(self.backbone(x))
+        return z
+
+    def loss(self, first: Tensor, second: Tensor) -> Tensor:
+        """The loss of what ``forward`` gave for the first and the second views of a whole batch."""
+        raise NotImplementedError
+
+    def after_step(self, progress: float) -> None:
+        """Called after every optimizer step; ``progress`` is the share of all steps that have been taken."""
+
+
+def projector(features: int, widths: Sequence[int]) -> nn.Module:
+    """Linear layers, each but the last with batch norm and ReLU (Zbontar et al. 2021, section 2.2)."""
+    from lightly.models.modules.heads import ProjectionHead
+
+    inputs = [features, *widths[:-1]]
+    blocks = [(i, o, nn.BatchNorm1d(o), nn.ReLU()) for i, o in zip(inputs[:-1], widths[:-1], strict=True)]
+    return ProjectionHead([*blocks, (inputs[-1], widths[-1], None, None)])
+
+
+def parse_widths(text: str) -> tuple[int, ...]:
+    """Layer widths from text as "4096-4096-4096".
+
+    Raises:
+        UsageError: it is none.
+    """
+    parts = text.split("-") if isinstance(text, str) else [""]
+    if not all(part.isascii() and part.isdigit() and 1 <= int(part[:9]) <= MAX_WIDTH for part in parts):
+        raise UsageError(f"projector must be layer widths from 1 to {MAX_WIDTH} as in 4096-4096-4096, got {text!r}")
+    return tuple(map(int, parts))

@@ -1,0 +1,32 @@
+"""SimCLR: each view finds its twin among all other views of the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from tvlars.lab.ssl.methods.method import Method
+
+
+class SimCLR(Method):
+    r"""Chen et al. 2020 (arXiv 2002.05709), eq. 1: the mean over all 2 N views i with twin j of
+
+    .. math:: -\log \frac{\exp(s_{ij} / \tau)}{\sum_{k \ne i} \exp(s_{ik} / \tau)}
+
+    with the cosine similarity s. ``temperature`` is τ, 0.5 as the paper has it for CIFAR-10 (appendix B.9).
+    """
+
+    OPTIONS: ClassVar[dict[str, float]] = {"temperature": 0.5}
+    RANGES: ClassVar[dict[str, tuple[float, float]]] = {"temperature": (1e-3, 1e3)}
+
+    def __init__(self, backbone: nn.Module, features: int, widths: Sequence[int], **options: float) -> None:
+        super().__init__(backbone, features, widths, **options)
+        from lightly.loss import NTXentLoss
+
+        self.criterion: Any = NTXentLoss(temperature=self.options["temperature"])
+
+    def loss(self, first: Tensor, second: Tensor) -> Tensor:
+        value: Tensor = self.criterion(first, second)
+        return value

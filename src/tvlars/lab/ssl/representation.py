@@ -1,0 +1,81 @@
+"""Whether features collapse, and how they lie on the sphere: logged after every epoch of pretraining."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+LEAST_STD, LEAST_RANK = 0.1, 2.0
+"""Below these a representation is called collapsed."""
+
+
+@dataclass(frozen=True)
+class RepresentationRow:
+    """Features (of the backbone) and embeddings (of the projector) of test images, two views each, after an epoch.
+
+    ``*_std``: see :func:`feature_std`, ``*_rank``: see :func:`effective_rank`; ``alignment`` and ``uniformity`` are those
+    of embeddings.
+    """
+
+    epoch: int
+    step: int
+    samples: int
+    loss: float
+    feature_std: float
+    feature_rank: float
+    embedding_std: float
+    embedding_rank: float
+    alignment: float
+    uniformity: float
+
+    def collapse(self) -> str | None:
+        """What has collapsed, in words; None where nothing has."""
+        for what, std, rank in (
+            ("features", self.feature_std, self.feature_rank),
+            ("embeddings", self.embedding_std, self.embedding_rank),
+        ):
+            if std < LEAST_STD:
+                return f"the {what} are nearly the same for all images (standard deviation {std:.2g}, 1 is none lost)"
+            if rank < LEAST_RANK:
+                return f"the {what} vary in fewer than two directions (effective rank {rank:.2f})"
+        return None
+
+
+def feature_std(x: Tensor) -> float:
+    """√d times the mean standard deviation of each coordinate of x / ‖x‖: 1 where directions are spread evenly about
+    the origin, 0 where all are the same (Chen and He 2021, section 4.1).
+
+    Args:
+        x: (n, d).
+    """
+    return float(F.normalize(x, dim=1).std(0, correction=0).mean()) * math.sqrt(x.shape[1])
+
+
+def effective_rank(x: Tensor) -> float:
+    """exp of the entropy of the singular values of x, centred, by their sum (Roy and Vetterli 2007): from 1 to d; 0 where
+    all rows are the same.
+
+    Args:
+        x: (n, d).
+    """
+    values = torch.linalg.svdvals((x - x.mean(0)).double())
+    if not torch.isfinite(values).all() or values.sum() <= 0:
+        return 0.0
+    shares = values / values.sum()
+    return float(torch.exp(torch.special.entr(shares).sum()))
+
+
+def alignment(first: Tensor, second: Tensor) -> float:
+    """Mean squared distance of an image's two views on the unit sphere; 0 is best (Wang and Isola 2020, eq. 1)."""
+    return float((F.normalize(first, dim=1) - F.normalize(second, dim=1)).square().sum(1).mean())
+
+
+def uniformity(x: Tensor) -> float:
+    """log of the mean of exp(−2 ‖x_i − x_j‖²) over all pairs on the unit sphere; lower is more even (eq. 2)."""
+    if len(x) < 2:
+        return math.nan
+    return float(torch.pdist(F.normalize(x, dim=1)).square().mul(-2).exp().mean().log())
