@@ -143,7 +143,7 @@ def best_factor(found: pd.DataFrame, arm: str, batch_size: int) -> float:
 def report(found: pd.DataFrame) -> str:
     """The table in Markdown: mean and 95 % interval over the reported seeds, and TVLARS less each arm, paired."""
     lines = [
-        "| batch size | arm | tuning: a third, once, three times | lr | linear | each seed | kNN | rank | TVLARS less it |",
+        "| batch size | arm | tuning: 1/3, 1, 3 | lr | linear probe | each seed | kNN | rank | TVLARS less it |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     order = [*ARMS, *SHAPES]

@@ -1,5 +1,5 @@
-"""The command line: ``tvlars train``, ``compare``, ``evaluate``, ``sharpness``, ``landscape``, ``report``,
-``views``.
+"""The command line: ``tvlars train``, ``compare``, ``evaluate``, ``ssl``, ``probe``, ``sharpness``, ``landscape``,
+``report``, ``views``.
 
 It parses and prints; the work is in ``tvlars.lab``.
 
@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 
 from tvlars import __version__
-from tvlars.cli import _look, _train
+from tvlars.cli import _look, _ssl, _train
 from tvlars.cli._options import BAD_INPUT, DIVERGED, INTERRUPTED, Parser, config_file, fail, refuse_unknown
 
 
@@ -38,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.add_argument("--version", action="version", version=f"tvlars {__version__}")
         commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
         _train.add(commands, words[0] if words else "", config_file(words))
+        _ssl.add(commands, words[0] if words else "", config_file(words))
         _look.add(commands)
         parsed, unknown_arguments = parser.parse_known_args(arguments)
         if unknown_arguments:

@@ -19,6 +19,8 @@ from tvlars.lab.models import build_model
 from tvlars.lab.progress import Reporter, choose_reporter
 from tvlars.lab.record import command_line, new_folder, write_json
 from tvlars.lab.setup import describe_batch
+from tvlars.lab.ssl.probes import check_labels
+from tvlars.lab.ssl.views import describe_views
 from tvlars.plan import Plan
 
 
@@ -47,6 +49,8 @@ class Comparison:
     folder: Path
     command: str
     runs: list[RunRow] = field(default_factory=list)
+    measure: str = "test accuracy"
+    """What ``test_accuracy`` is that of: with self-supervised learning "linear-probe accuracy"."""
 
     @property
     def diverged(self) -> list[RunRow]:
@@ -61,7 +65,7 @@ class Comparison:
     def save(self) -> None:
         """Write comparison.json and results.csv into the folder."""
         runs = [asdict(run) for run in self.runs]
-        write_json(self.folder / "comparison.json", {"command": self.command, "runs": runs})
+        write_json(self.folder / "comparison.json", {"command": self.command, "measure": self.measure, "runs": runs})
         pd.DataFrame(runs, columns=list(RunRow.__annotations__)).to_csv(self.folder / "results.csv", index=False)
 
     @classmethod
@@ -69,7 +73,8 @@ class Comparison:
         """Read a comparison back from its folder."""
         folder = Path(folder)
         stored = json.loads((folder / "comparison.json").read_text())
-        return cls(folder, stored["command"], [RunRow(**run) for run in stored["runs"]])
+        measure = stored.get("measure", "test accuracy")
+        return cls(folder, stored["command"], [RunRow(**run) for run in stored["runs"]], measure)
 
 
 def compare(
@@ -97,17 +102,21 @@ def compare(
 
     make_reporter = reporter or partial(choose_reporter, brief=True)
     data = load_data(config.base.data, config.base.data_dir, config.base.image_size)
+    if config.base.task != "classification":
+        check_labels(data, config.base.evaluations)
     runs = config.runs()
     plans = [run.plan(len(data.train_labels)) for run in runs]  # so that a bad value is said before any run
     folder = new_folder(config.out, f"compare-{config.base.data_label()}")
     write_json(folder / "config.json", json.loads(config.to_json()))
-    comparison = Comparison(folder, command_line())
+    comparison = Comparison(folder, command_line(), measure=config.base.accuracy_name())
     announce(
         f"{len(runs)} runs: {', '.join(config.optimizers)}; batch sizes {', '.join(map(str, config.batch_sizes))}; "
         f"seeds {', '.join(map(str, config.seeds))}"
     )
     announce(str(data))
     announce(build_model(config.base.model, data.channels, data.image_size, data.classes, config.base.init)[1])
+    if config.base.task != "classification":
+        announce(f"{config.base.task}; views: {describe_views(data.channels, data.image_size, data.flip)}")
     for batch_size in config.batch_sizes:
         announce(describe_batch(replace(config.base, batch_size=batch_size)))
     for plan in dict.fromkeys(plans):
@@ -138,7 +147,7 @@ def _one_run(run: TrainConfig, plan: Plan, data: ImageData, folder: Path, report
     seconds = sum(epoch.seconds for epoch in result.epochs)
     return replace(
         row,
-        test_accuracy=last.test_accuracy,
+        test_accuracy=result.test_accuracy,
         test_loss=last.test_loss,
         train_loss=last.train_loss,
         images_per_second=last.step * run.batch_size / seconds,

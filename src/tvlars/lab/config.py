@@ -15,6 +15,7 @@ from tvlars.lab.data import DATASETS, FOLDER_PREFIX, check_data_name
 from tvlars.lab.errors import UsageError, unknown
 from tvlars.lab.models import INITS, MODELS
 from tvlars.lab.ssl.methods import METHODS, parse_options, parse_widths
+from tvlars.lab.ssl.presets import BIAS_NORM, PRESETS, Preset, preset_of, preset_plan, repeating
 from tvlars.lab.ssl.probes import parse_evaluations
 from tvlars.plan import DEFAULTS, SCHEDULES, Plan, plan
 
@@ -23,13 +24,18 @@ PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 ACCELERATORS = ("auto", "cpu", "cuda", "mps")
 TASKS = ("classification", *METHODS)
 EVALUATIONS = "linear,knn,random"
+PLAN_OPTIONS = (
+    *("lr", "momentum", "nesterov", "weight_decay", "bias_norm_lr_scale"),
+    *("delay_factor", "delay", "alpha", "gamma_min", "warmup_epochs"),
+)
+"""Options that :func:`tvlars.plan` chooses where they are None."""
 PHI_SCOPES = ("all", "ratio")
 SECTIONS = {
     "data": "the run",
     "lr": "the optimizer",
     "schedule": "the schedule",
     "augment": "the rest",
-    "projector": "self-supervised learning",
+    "preset": "self-supervised learning",
     "layer_stats": "what is measured besides",
 }
 """Titles of the help's sections, each by its first option in ``TrainConfig``."""
@@ -122,6 +128,9 @@ class TrainConfig:
     accelerator: str = option("auto", "one of " + ", ".join(ACCELERATORS))
     compile: bool = option(False, "compile the model with torch.compile")
     tensorboard: bool = option(False, "write TensorBoard logs into the run folder too")
+    preset: str | None = option(
+        None, "settings of the optimizer for self-supervised learning: corrected, as-published (default: the plan's)"
+    )
     projector: str | None = option(
         None, "widths of the projector's layers (default: 4096-4096-4096, on a CPU 512-512-512)"
     )
@@ -176,11 +185,15 @@ class TrainConfig:
             if self.projector is not None:
                 parse_widths(self.projector)
             parse_options(self.task, self.method_options)
+            if self.preset is not None:
+                if self.preset not in PRESETS:
+                    raise unknown("preset", self.preset, PRESETS)
+                preset_of(self.preset, self.optimizer)
             for name in ("sharpness", "noise_scale", "compile", "rotation"):
                 if getattr(self, name):
                     raise UsageError(f"{name} must not be given for {self.task}, it goes with classification alone")
             return
-        for name in ("projector", "method_options"):
+        for name in ("preset", "projector", "method_options"):
             if getattr(self, name) is not None:
                 raise UsageError(f"{name} must not be given for classification, got {getattr(self, name)!r}")
 
@@ -219,25 +232,30 @@ class TrainConfig:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # the console says it in its own way
             try:
-                return plan(
-                    self.batch_size,
-                    dataset_size,
-                    self.epochs,
-                    self.optimizer,
-                    lr=self.lr,
-                    momentum=self.momentum,
-                    nesterov=self.nesterov,
-                    weight_decay=self.weight_decay,
-                    bias_norm_lr_scale=self.bias_norm_lr_scale,
-                    schedule=self.schedule,
-                    delay_factor=self.delay_factor,
-                    delay=self.delay,
-                    alpha=self.alpha,
-                    gamma_min=self.gamma_min,
-                    warmup_epochs=self.warmup_epochs,
+                given: dict[str, Any] = {name: getattr(self, name) for name in PLAN_OPTIONS}
+                preset = self.optimizer_preset()
+                options = preset_plan(preset, self.batch_size, self.epochs, given)
+                made = plan(
+                    self.batch_size, dataset_size, self.epochs, self.optimizer, schedule=self.schedule, **options
                 )
+                return repeating(made) if preset.repeats and made.schedule == "warmup-cosine" else made
             except ValueError as error:
                 raise UsageError(str(error)) from error
+
+    def accuracy_name(self) -> str:
+        """What the accuracy of such a run is that of."""
+        if self.task == "classification":
+            return "test accuracy"
+        linear = "linear" in [one.name for one in parse_evaluations(self.evaluations)]
+        return "linear-probe accuracy" if linear else "online-probe accuracy"
+
+    def optimizer_preset(self) -> Preset:
+        """What is set for this optimizer besides the plan's own choices."""
+        if self.preset is not None:
+            return preset_of(self.preset, self.optimizer)
+        if self.task != "classification" and self.optimizer in ("tvlars", "lars"):
+            return Preset(plan={"bias_norm_lr_scale": BIAS_NORM})
+        return Preset()
 
     def sharpness_epochs(self) -> set[int]:
         """The epochs after which sharpness is measured: every N-th for "epochs:N", and the last.

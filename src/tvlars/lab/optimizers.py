@@ -25,9 +25,12 @@ CLASSES: dict[str, type[Optimizer]] = {
 def build_optimizer(config: TrainConfig, plan: Plan, model: nn.Module) -> Optimizer:
     """The optimizer of a run. All of them leave biases and norms undecayed; the layer-wise ones also unadapted."""
     groups = layer_groups(model, plan.weight_decay, plan.lr, plan.bias_norm_lr_scale)
+    preset = config.optimizer_preset()
+    if not preset.layer_adaptation:
+        groups[0]["layer_adaptation"] = False
     arguments: dict[str, Any] = plan.optimizer_arguments()
     if config.optimizer in ("tvlars", "lars") and config.trust_coefficient is not None:
         arguments["trust_coefficient"] = config.trust_coefficient
     if config.optimizer == "tvlars":
         arguments["phi_scope"] = config.phi_scope
-    return CLASSES[config.optimizer](groups, **arguments)
+    return CLASSES[config.optimizer](groups, **{**arguments, **preset.optimizer})

@@ -16,6 +16,8 @@ from tvlars.lab.config import TrainConfig
 from tvlars.lab.diagnostics import NoiseRow, SharpnessRow
 from tvlars.lab.errors import UsageError
 from tvlars.lab.record import EpochRow, StepRow
+from tvlars.lab.ssl.probes import Evaluated
+from tvlars.lab.ssl.representation import RepresentationRow
 from tvlars.stats import read_layer_stats
 
 MODEL_FACTS = ("model", "data", "channels", "image_size", "classes", "class_names", "mean", "std")
@@ -28,7 +30,8 @@ class LoadedRun:
     ``status`` is finished, interrupted, diverged or failed, and "unfinished" where the folder does not say how
     it ended: it is being written, or was cut off. ``epochs`` and ``steps`` have the columns of ``EpochRow`` and
     ``StepRow`` in ``tvlars.lab.record``, ``sharpness`` and ``noise`` those of ``tvlars.lab.diagnostics``; both are
-    empty where they were not measured.
+    empty where they were not measured. ``representation`` (columns of ``RepresentationRow``) and ``evaluations`` are of
+    self-supervised learning, see ``tvlars.lab.ssl``.
     """
 
     folder: Path
@@ -38,6 +41,8 @@ class LoadedRun:
     steps: pd.DataFrame
     sharpness: pd.DataFrame
     noise: pd.DataFrame
+    representation: pd.DataFrame = field(default_factory=pd.DataFrame)
+    evaluations: dict[str, Evaluated] = field(default_factory=dict)
     plan: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
@@ -47,11 +52,19 @@ class LoadedRun:
     def complete(self) -> bool:
         """Whether the run finished and all its epochs are there, so that its results may be counted."""
         whole = len(self.epochs) == self.summary.get("epochs", len(self.epochs)) and len(self.epochs) > 0
-        return self.status == "finished" and whole and self.test_accuracy is not None and 0 <= self.test_accuracy <= 1
+        if self.status != "finished" or not whole or self.test_accuracy is None:
+            return False
+        unlabelled = self.config is not None and self.config.task != "classification" and math.isnan(self.test_accuracy)
+        return unlabelled or 0 <= self.test_accuracy <= 1
 
     @property
     def test_accuracy(self) -> float | None:
-        """Fraction of test images classified right after the last epoch there is; None where there is none."""
+        """Fraction of test images classified right after the last epoch there is; None where there is none.
+
+        Of self-supervised learning it is that of the linear evaluation, of the online probe where there was none.
+        """
+        if "linear" in self.evaluations and self.config is not None and self.config.task != "classification":
+            return self.evaluations["linear"].accuracy
         return float(self.epochs["test_accuracy"].iloc[-1]) if len(self.epochs) else None
 
     def layer_stats(self) -> pd.DataFrame:
@@ -157,6 +170,8 @@ def load_run(folder: Path | str) -> LoadedRun:
         _read_rows(folder / "steps.csv", StepRow, problems),
         _read_rows(folder / "sharpness.csv", SharpnessRow, problems, optional=True),
         _read_rows(folder / "noise.csv", NoiseRow, problems, optional=True),
+        _read_rows(folder / "representation.csv", RepresentationRow, problems, optional=True),
+        _read_evaluations(folder / "evaluations.json", problems),
         plan=_read_json(folder / "plan.json", problems),
         environment=_read_json(folder / "environment.json", problems),
         summary=summary,
@@ -175,6 +190,21 @@ def _read_json(file: Path, problems: list[str]) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         problems.append(f"{file.name} cannot be read: {error}")
     return {}
+
+
+def _read_evaluations(file: Path, problems: list[str]) -> dict[str, Evaluated]:
+    if not file.is_file():
+        return {}
+    found = {}
+    for name, values in _read_json(file, problems).items():
+        try:
+            one = Evaluated(float(values["accuracy"]), int(values["labels"]), float(values["seconds"]))
+            if not 0 <= one.accuracy <= 1:
+                raise ValueError("no fraction")
+            found[name] = one
+        except (TypeError, KeyError, ValueError, OverflowError):
+            problems.append(f"{file.name} holds no result for {name}")
+    return found
 
 
 def _read_config(values: dict[str, Any], problems: list[str]) -> TrainConfig | None:

@@ -46,7 +46,7 @@ def table_rows(comparison: Comparison) -> list[dict[str, str]]:
                 "optimizer": str(record["optimizer"]),
                 "batch size": f"{record['batch_size']:,}",
                 "lr": f"{record['lr']:.4g}",
-                "test accuracy": percent(record["accuracy"], record["interval"]),
+                comparison.measure: percent(record["accuracy"], record["interval"]),
                 "each seed": " ".join(f"{100 * a:.2f}" for a in record["accuracies"]) or "-",
                 "train loss": f"{record['train_loss']:.4f}" if done else "-",
                 "test loss": f"{record['test_loss']:.4f}" if done else "-",

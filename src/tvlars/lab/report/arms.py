@@ -15,10 +15,11 @@ from tvlars.lab.summary import COLUMNS
 
 NO_SETTING = (
     *("optimizer", "batch_size", "seed", "out", "data_dir", "tensorboard", "compile", "accelerator"),
+    "evaluations",
     *("layer_stats", "sharpness", "sharpness_samples", "noise_scale"),
 )
 """Options that do not make another arm of a run."""
-TASK = ("data", "image_size", "model", "epochs", "augment", "rotation", "crop_padding")
+TASK = ("task", "data", "image_size", "model", "epochs", "augment", "rotation", "crop_padding")
 """Options that are the same for all runs that can be compared; where they are not, every arm says which it has."""
 OKABE_ITO = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D1F", "#999999")
 """Told apart by colour-blind readers, legible on light and on dark."""
@@ -79,7 +80,7 @@ def frame_of(arms: list[Arm]) -> pd.DataFrame:
                     "seed": run.config.seed if run.config else -1,
                     "lr": plan_number(run, "lr"),
                     "status": run.status if run.complete or run.status != "finished" else "damaged",
-                    "test_accuracy": None if last is None else float(last["test_accuracy"]),
+                    "test_accuracy": None if last is None else run.test_accuracy,
                     "test_loss": None if last is None else float(last["test_loss"]),
                     "train_loss": None if last is None else float(last["train_loss"]),
                     "images_per_second": images / seconds if seconds > 0 else None,

@@ -12,17 +12,27 @@ from tvlars.lab.report.arms import DASHES, Arm
 from tvlars.lab.report.drawing import band, figure_of, numbers, over_training, text
 from tvlars.lab.run_folder import LoadedRun
 
+EVALUATION_NAMES = {
+    "linear": "linear probe",
+    "knn": "nearest neighbours",
+    "random": "untrained, linear",
+    "random-knn": "untrained, neighbours",
+    "finetune": "fine-tuned",
+}
+
 # -- training -------------------------------------------------------------------------------------------------
 
 
 def test_accuracy(arms: list[Arm], batch_size: int) -> go.Figure | None:
     """Accuracy over epochs, a line an arm with the range over its seeds."""
-    return over_training(arms, batch_size, "epochs", "test_accuracy", "Test accuracy", "%", scale=100)
+    title = "Test accuracy" if not _self_supervised(arms) else "Online probe: test accuracy"
+    return over_training(arms, batch_size, "epochs", "test_accuracy", title, "%", scale=100)
 
 
 def training_loss(arms: list[Arm], batch_size: int) -> go.Figure | None:
     """Loss of every step."""
-    return over_training(arms, batch_size, "steps", "loss", "Training loss", "cross-entropy", log=True)
+    unit = "cross-entropy" if not _self_supervised(arms) else "loss of the method"
+    return over_training(arms, batch_size, "steps", "loss", "Training loss", unit, log=True)
 
 
 def learning_rate(arms: list[Arm], batch_size: int) -> go.Figure | None:
@@ -82,6 +92,61 @@ def speed(arms: list[Arm], runs: pd.DataFrame) -> go.Figure | None:
         )
     figure.update_yaxes(rangemode="tozero")
     return figure
+
+
+def _self_supervised(arms: list[Arm]) -> bool:
+    return any(run.config.task != "classification" for arm in arms for run in arm.runs if run.config)
+
+
+# -- self-supervised learning ---------------------------------------------------------------------------------
+
+
+def evaluations(arms: list[Arm], batch_size: int) -> go.Figure | None:
+    """What frozen features are worth, each run a point: the untrained network beside what was learned."""
+    figure = figure_of("What features are worth, each run a point", "", "test accuracy, %")
+    figure.update_xaxes(type="category")
+    for arm in arms:
+        points = [
+            (name, 100 * one.accuracy, run.config.seed if run.config else -1)
+            for run in arm.at(batch_size)
+            for name, one in run.evaluations.items()
+        ]
+        if points:
+            figure.add_scatter(
+                x=[EVALUATION_NAMES.get(name, name) for name, _, _ in points],
+                y=[float(f"{accuracy:.5g}") for _, accuracy, _ in points],
+                text=[f"seed {seed}" for _, _, seed in points],
+                mode="markers",
+                name=text(arm.name),
+                marker={"color": arm.color, "size": 10, "opacity": 0.75},
+                hovertemplate="%{text}: %{y:.2f} %",
+            )
+    figure.update_layout(hovermode="closest")
+    return figure if figure.data else None
+
+
+def spread(arms: list[Arm], batch_size: int) -> go.Figure | None:
+    """Standard deviation of embeddings' directions: 0 is collapse."""
+    title = "Spread of embeddings (1: even, 0: collapsed)"
+    return over_training(arms, batch_size, "representation", "embedding_std", title, "", markers=True)
+
+
+def rank(arms: list[Arm], batch_size: int) -> go.Figure | None:
+    """Effective rank of the features."""
+    title = "Effective rank of features"
+    return over_training(arms, batch_size, "representation", "feature_rank", title, "directions", markers=True)
+
+
+def alignment(arms: list[Arm], batch_size: int) -> go.Figure | None:
+    """How far apart the two views of an image lie."""
+    title = "Alignment: squared distance of an image's views"
+    return over_training(arms, batch_size, "representation", "alignment", title, "", markers=True)
+
+
+def uniformity(arms: list[Arm], batch_size: int) -> go.Figure | None:
+    """How evenly embeddings fill the sphere."""
+    title = "Uniformity on the sphere (lower is more even)"
+    return over_training(arms, batch_size, "representation", "uniformity", title, "", markers=True)
 
 
 # -- what happens inside --------------------------------------------------------------------------------------

@@ -35,6 +35,8 @@ class Section:
     title: str
     figures: list[go.Figure]
     text: str = ""
+    picture: str = ""
+    """A picture above the figures, as a data URI."""
 
 
 @dataclass
@@ -50,6 +52,8 @@ class Report:
     def __post_init__(self) -> None:
         known = [run for run in self.runs if run.config is not None]
         self.arms = make_arms(known)
+        names = {run.config.accuracy_name() for run in known if run.config}
+        self.measure = names.pop() if len(names) == 1 else "test accuracy"
         epochs = epochs_by_batch_size(known)
         if len(set(epochs.values())) > 1:
             each = ", ".join(f"{number} at batch size {batch_size:,}" for batch_size, number in epochs.items())
@@ -68,13 +72,14 @@ class Report:
     def answers(self) -> list[str]:
         """What came out, a sentence for each batch size."""
         return [
-            answer(batch_size, best, self.table, self.differences) for batch_size, best in best_arms(self.table).items()
+            answer(batch_size, best, self.table, self.differences, self.measure)
+            for batch_size, best in best_arms(self.table).items()
         ]
 
     def rows(self) -> list[dict[str, tuple[str, Any]]]:
         """The table's cells: text, and what they are sorted by."""
         best = best_arms(self.table)
-        return [_row(record, best, self.differences) for record in self.table.to_dict("records")]
+        return [_row(record, best, self.differences, self.measure) for record in self.table.to_dict("records")]
 
     def pairs(self) -> list[dict[str, tuple[str, Any]]]:
         """All differences, paired over seeds."""
@@ -99,11 +104,14 @@ class Report:
             found += self._at(batch_size)
         if (speed := figures.speed(self.arms, self.frame)) is not None:
             found.append(Section("Time", [speed], "Each run is a point. What else the machine did then is not known."))
-        return [section for section in found if section.figures]
+        if (views := _views(self.runs)) is not None:
+            found.append(views)
+        return [section for section in found if section.figures or section.picture]
 
     def _at(self, batch_size: int) -> list[Section]:
         arms, where = self.arms, f"batch size {batch_size:,}"
         training = [figures.test_accuracy, figures.training_loss, figures.learning_rate, figures.factor]
+        features = [figures.evaluations, figures.spread, figures.rank, figures.alignment, figures.uniformity]
         sharp = [figures.top_eigenvalue, figures.worst_case, figures.sharpness_and_accuracy]
         means = [layers.mean_layer_stats([r for r in arm.at(batch_size) if r.complete], self.notes) for arm in arms]
         ranges = layers.color_ranges([stats for stats in means if len(stats)]) if any(map(len, means)) else {}
@@ -119,6 +127,13 @@ class Report:
                 _drawn(training, arms, batch_size),
                 "Lines are means over seeds, bands reach from the lowest to the highest seed; dotted lines are runs "
                 "that did not finish. A click in a legend switches a curve off and on.",
+            ),
+            Section(
+                f"Features, {where}",
+                _drawn(features, arms, batch_size),
+                "Features are the backbone's, embeddings the projector's; of test images, two views each, the same in "
+                "all runs. Linear probe: a linear classifier on frozen features of images as they are. Untrained: "
+                "the same network before training, with batch norm statistics of the data.",
             ),
             Section(
                 f"Layers, {where}",
@@ -154,6 +169,7 @@ def write_page(report: Report, file: Path, refresh: int | None = None) -> Path:
         {
             "title": s.title,
             "text": s.text,
+            "picture": s.picture,
             "figures": [{"number": next(numbers), "file": _file_name(s, figure)} for figure in s.figures],
         }
         for s in sections
@@ -165,7 +181,7 @@ def write_page(report: Report, file: Path, refresh: int | None = None) -> Path:
         sections=parts,
         runs=[_run(run) for run in report.runs],
         facts=_facts(report.runs),
-        plotly=_plotly() if sections else "",
+        plotly=_plotly() if any(s.figures for s in sections) else "",
         figures=_packed(f"[{','.join(figure.to_json() for s in sections for figure in s.figures)}]"),
         refresh=refresh,
     )
@@ -175,12 +191,12 @@ def write_page(report: Report, file: Path, refresh: int | None = None) -> Path:
     return file
 
 
-def answer(batch_size: int, best: str, rows: pd.DataFrame, pairs: pd.DataFrame) -> str:
+def answer(batch_size: int, best: str, rows: pd.DataFrame, pairs: pd.DataFrame, measure: str = "test accuracy") -> str:
     """The result at one batch size in a sentence: who leads, by how much, and whether that is more than noise."""
     here = rows[rows["batch_size"] == batch_size]
     leader = here[here["arm"] == best].iloc[0]
     part = f" ({leader['seeds']} of {leader['of']} runs finished)" if leader["seeds"] < leader["of"] else ""
-    start = f"Batch size {batch_size:,}: {best} has the highest test accuracy, {100 * leader['accuracy']:.2f} %{part}"
+    start = f"Batch size {batch_size:,}: {best} has the highest {measure}, {100 * leader['accuracy']:.2f} %{part}"
     told: list[tuple[str, int]] = []
     close: list[tuple[str, int]] = []
     unpaired: list[str] = []
@@ -211,7 +227,7 @@ def _against(batch_size: int, best: str, arm: str, pairs: pd.DataFrame) -> dict[
     return None
 
 
-def _row(record: dict[Any, Any], best: dict[int, str], pairs: pd.DataFrame) -> dict[str, tuple[str, Any]]:
+def _row(record: dict[Any, Any], best: dict[int, str], pairs: pd.DataFrame, measure: str) -> dict[str, tuple[str, Any]]:
     done, size, arm = record["seeds"] > 0, int(record["batch_size"]), str(record["arm"])
     against: tuple[str, float] = ("-", -2.0)
     if done and best.get(size) == arm:
@@ -230,7 +246,7 @@ def _row(record: dict[Any, Any], best: dict[int, str], pairs: pd.DataFrame) -> d
         "optimizer": (arm, arm),
         "batch size": (f"{size:,}", size),
         "lr": (f"{record['lr']:.4g}", record["lr"]),
-        "test accuracy": (percent(record["accuracy"], record["interval"]), record["accuracy"] if done else -1),
+        measure: (percent(record["accuracy"], record["interval"]), record["accuracy"] if done else -1),
         "against the best": against,
         "each seed": (accuracies or "-", accuracies),
         "train loss": _number(record["train_loss"], ".4f", done),
@@ -255,6 +271,17 @@ def _points(difference: float, interval: float) -> str:
 def _and(names: Any) -> str:
     *first, last = [str(name) for name in names]
     return f"{', '.join(first)} and {last}" if first else last
+
+
+def _views(runs: list[LoadedRun]) -> Section | None:
+    """The picture of the first run that has one."""
+    for run in runs:
+        file = run.folder / "views.png"
+        if file.is_file():
+            uri = "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode()
+            about = str(run.environment.get("views", ""))
+            return Section("Views", [], f"Training images, and first and second views of them: {about}.", uri)
+    return None
 
 
 def _samples(runs: list[LoadedRun]) -> str:

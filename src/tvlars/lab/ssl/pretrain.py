@@ -22,7 +22,7 @@ from tvlars.lab.record import Record
 from tvlars.lab.setup import micro_batches
 from tvlars.lab.ssl.large_batch import Views, exact_backward
 from tvlars.lab.ssl.methods import Method, build_method
-from tvlars.lab.ssl.probes import NEIGHBOURS, Evaluated, evaluate_features, folded, parse_evaluations
+from tvlars.lab.ssl.probes import Evaluated, describe_evaluation, evaluate_features, folded, parse_evaluations
 from tvlars.lab.ssl.representation import RepresentationRow, alignment, effective_rank, feature_std, uniformity
 from tvlars.lab.ssl.views import draw_view, make_view, view_recipes
 from tvlars.plan import Plan
@@ -41,9 +41,11 @@ def around(config: TrainConfig, model: nn.Module, on_cpu: bool) -> tuple[Method,
 
 
 class Pretraining(Run):
-    """A run whose loss needs no labels. Where there are labels they train an online probe: a classifier on features that
-    are cut off from the loss. Its accuracies are those of the rows, on augmented views in training and on images as
-    they are in the test."""
+    """A run whose loss needs no labels.
+
+    Where there are labels they train an online probe: a classifier on features that are cut off from the loss. Its
+    accuracies are those of the rows, on augmented views in training and on images as they are in the test.
+    """
 
     def __init__(
         self,
@@ -99,14 +101,15 @@ class Pretraining(Run):
         features = self.probe_norm(torch.cat([first, second]))
         with torch.enable_grad():
             logits = self.probe(features)
-            F.cross_entropy(logits, labels.repeat(2)).backward()
+            F.cross_entropy(logits, labels.repeat(2)).backward()  # type: ignore[no-untyped-call]
         self.probe_optimizer.step()
         self.probe_optimizer.zero_grad()
-        return (logits[: len(labels)].argmax(1) == labels).sum()
+        correct: Tensor = (logits[: len(labels)].argmax(1) == labels).sum()
+        return correct
 
     @torch.no_grad()
     def evaluate(self) -> tuple[float, float]:
-        """The loss on views of some test images, and the online probe's accuracy on the test set, images as they are."""
+        """The loss on views of some test images, and the online probe's accuracy on test images as they are."""
         self.model.eval()
         row = self._representation()
         self.record.add_measurement("representation.csv", row)
@@ -167,23 +170,10 @@ class Pretraining(Run):
         """The backbone with the best classifier there is as its head: the model by its name, ready for use."""
         head = self.head
         if head is None:
-            std = (self.probe_norm.running_var + self.probe_norm.eps).sqrt()  # type: ignore[operator]
-            head = folded(self.probe, self.probe_norm.running_mean, std)  # type: ignore[arg-type]
+            norm: Any = self.probe_norm
+            head = folded(self.probe, norm.running_mean, (norm.running_var + norm.eps).sqrt())
         state = dict(self.method.backbone.state_dict())
         return {**state, **{f"{self.head_name}.{name}": value for name, value in head.state_dict().items()}}
-
-
-def describe_evaluation(name: str, found: Evaluated, images: int) -> str:
-    """A result in words."""
-    kind, _, share = name.partition("-")
-    how = {
-        "linear": "linear evaluation",
-        "knn": f"nearest neighbours (k = {NEIGHBOURS})",
-        "finetune": "fine-tuning",
-        "random": "untrained network, nearest neighbours" if share == "knn" else "untrained network, linear evaluation",
-    }[kind]
-    labels = f" with {found.labels:,} labels" if found.labels < images else ""
-    return f"{how}{labels}: {found.accuracy:.2%} of test images right ({found.seconds:.1f} s)"
 
 
 class _BatchViews:

@@ -17,8 +17,8 @@ LEAST_STD, LEAST_RANK = 0.1, 2.0
 class RepresentationRow:
     """Features (of the backbone) and embeddings (of the projector) of test images, two views each, after an epoch.
 
-    ``*_std``: see :func:`feature_std`, ``*_rank``: see :func:`effective_rank`; ``alignment`` and ``uniformity`` are those
-    of embeddings.
+    ``*_std``: see :func:`feature_std`; ``*_rank``: see :func:`effective_rank`; ``alignment`` and ``uniformity`` are of
+    embeddings.
     """
 
     epoch: int
@@ -56,8 +56,9 @@ def feature_std(x: Tensor) -> float:
 
 
 def effective_rank(x: Tensor) -> float:
-    """exp of the entropy of the singular values of x, centred, by their sum (Roy and Vetterli 2007): from 1 to d; 0 where
-    all rows are the same.
+    """exp of the entropy of the singular values of x, centred, by their sum (Roy and Vetterli 2007).
+
+    From 1 to d; 0 where all rows are the same.
 
     Args:
         x: (n, d).

@@ -1,4 +1,4 @@
-"""Methods of self-supervised learning, by name. To add one: write a file with a subclass of ``Method``, enter it here."""
+"""Methods of self-supervised learning, by name. To add one: a file with a subclass of ``Method``, and an entry here."""
 
 from __future__ import annotations
 

@@ -62,7 +62,8 @@ def projector(features: int, widths: Sequence[int]) -> nn.Module:
 
     inputs = [features, *widths[:-1]]
     blocks = [(i, o, nn.BatchNorm1d(o), nn.ReLU()) for i, o in zip(inputs[:-1], widths[:-1], strict=True)]
-    return ProjectionHead([*blocks, (inputs[-1], widths[-1], None, None)])
+    head: nn.Module = ProjectionHead([*blocks, (inputs[-1], widths[-1], None, None)])
+    return head
 
 
 def parse_widths(text: str) -> tuple[int, ...]:

@@ -1,0 +1,86 @@
+"""The commands of self-supervised learning: ``ssl`` pretrains and evaluates, ``probe`` evaluates a run's features."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from tvlars.cli._options import add_all, add_config, add_option, new_command, options, train_config
+
+CLASSIFICATION_ALONE = ("task", "compile", "rotation", "sharpness", "sharpness_samples", "noise_scale")
+DEFAULT = "barlow-twins"
+
+
+def add(commands: Any, command: str, config: dict[str, Any]) -> None:
+    """Add the commands; ``config`` has the options that a config file sets for ``command``."""
+    from tvlars.lab.ssl.methods import METHODS
+
+    ssl = new_command(commands, "ssl", "pretrain without labels, then measure what was learned", _ssl)
+    text = "one of " + ", ".join(METHODS) + f" (default: {DEFAULT})"
+    ssl.add_argument("--method", default=DEFAULT, metavar="NAME", help=text)
+    add_all(ssl, without=CLASSIFICATION_ALONE)
+    add_config(ssl)
+    if config and command == "ssl":
+        defaults = _defaults(config)
+        ssl.set_defaults(method=defaults.pop("task"), **defaults)
+
+    probe = new_command(commands, "probe", "measure what the features of a finished run are worth", _probe)
+    probe.add_argument("run_folder", metavar="RUN", type=Path, help="run folder, of any task")
+    for f in options():
+        if f.name == "evaluations":
+            add_option(probe, f)
+        elif f.name in ("data", "data_dir", "image_size"):
+            add_option(probe, f, default=None)
+
+
+def _ssl(parsed: argparse.Namespace) -> int:
+    from tvlars.lab.engine import train
+    from tvlars.lab.errors import unknown
+    from tvlars.lab.report import report
+    from tvlars.lab.ssl.methods import METHODS
+
+    if parsed.method not in METHODS:
+        raise unknown("method", parsed.method, METHODS)
+    result = train(train_config(parsed, task=parsed.method))
+    seconds = sum(epoch.seconds for epoch in result.epochs)
+    steps = result.epochs[-1].step
+    speed = steps * result.config.batch_size / seconds
+    name = result.config.optimizer
+    print(f"{name}: {steps} steps in {seconds:.1f} s of training ({speed:,.0f} images/s, two views each)")
+    linear, random = (result.evaluations.get(name) for name in ("linear", "random"))
+    if linear and random:
+        print(f"linear probe {linear.accuracy:.2%}, of the untrained network {random.accuracy:.2%}")
+    print(f"run folder: {result.folder}")
+    print(f"page: {report([result.folder], result.folder / 'report.html')}")
+    return 0
+
+
+def _probe(parsed: argparse.Namespace) -> int:
+    from tvlars.lab.run_folder import load_run
+    from tvlars.lab.ssl.probe_run import probe_run
+
+    run = load_run(parsed.run_folder)
+    for problem in run.problems:
+        print(f"note     {problem}")
+    probe_run(
+        run,
+        parsed.evaluations,
+        data=parsed.data,
+        data_dir=parsed.data_dir,
+        image_size=parsed.image_size,
+        announce=lambda line: print(line, flush=True),
+    )
+    return 0
+
+
+def _defaults(config: dict[str, Any]) -> dict[str, Any]:
+    from tvlars.lab.config import TrainConfig
+    from tvlars.lab.errors import UsageError
+
+    if "base" in config:
+        raise UsageError("config must be a run's, but it is a comparison's: name one of the run folders in it")
+    stored = TrainConfig.from_mapping(config)
+    if stored.task == "classification":
+        raise UsageError("config must be that of self-supervised learning, but its task is classification")
+    return {f.name: getattr(stored, f.name) for f in options() if f.name not in (*CLASSIFICATION_ALONE[1:], "out")}

@@ -1,0 +1,130 @@
+"""Baselines of self-supervised learning: as the published comparison ran them, and as they should have been run.
+
+``corrected`` is Barlow Twins' own recipe for LARS (Zbontar et al. 2021, section 2.2): 0.2 for weights and 0.0048 for
+biases and norms, times batch size / 256, 10 epochs of warm-up, cosine to 0.001 of it, weight decay 1e-6. LAMB, SGD and
+AdamW get the same schedule; SGD 0.05 · B / 256 and weight decay 1e-4 (Chen and He 2021), LAMB and AdamW the plan's
+rates.
+
+``as-published`` is what the code of TVLARS's comparison does (KhoiDOO/tvlars, self_sl.py): LARS's schedule is made for
+100 epochs, warm-up 20 of them, while training runs 1,000, so that after a tenth of the run the cosine goes up again,
+and down, again and again; biases and norms take the weights' rate; LAMB's trust ratio is switched off (``adam=True``),
+and it has no bias correction; φ of TVLARS acts on the trust ratio alone and starts to fall at once. Here the shares of
+the run are kept: 2 % warm-up, 10 % for the schedule. TVLARS's rate is the first of those in that README, 1.0 at any
+batch size; those of LARS and LAMB are not in it: LARS has that of ``corrected``, LAMB the plan's.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+
+from tvlars.lab.errors import UsageError
+from tvlars.plan import Plan
+
+WARMUP_EPOCHS = 10.0
+SCHEDULE_SHARE, WARMUP_SHARE = 0.1, 0.02
+BIAS_NORM = 3e-4
+"""Rate of biases and norms under LARS and TVLARS by that of weights, where no preset says: measured on digits."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What a preset sets for one optimizer: options of ``tvlars.plan``, of the optimizer's constructor, and whether the
+    trust ratio is on. ``base_lr`` is the learning rate at batch size 256; it grows linearly."""
+
+    base_lr: float | None = None
+    plan: dict[str, Any] = field(default_factory=dict)
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    layer_adaptation: bool = True
+    repeats: bool = False
+    """Whether the schedule is made for a tenth of the run, and goes on."""
+
+
+_BARLOW_TWINS: dict[str, Any] = dict(bias_norm_lr_scale=0.024, weight_decay=1e-6, momentum=0.9, nesterov=False)
+_WARMUP: dict[str, Any] = dict(warmup_epochs=WARMUP_EPOCHS, final_factor=1e-3)
+_PUBLISHED: dict[str, Any] = dict(bias_norm_lr_scale=1.0, weight_decay=5e-4)
+_PUBLISHED_PHI: dict[str, Any] = dict(delay=0.0, alpha=0.1, delay_factor=1e-3, gamma_min=0.0)
+PRESETS: dict[str, dict[str, Preset]] = {
+    "corrected": {
+        "tvlars": Preset(plan=dict(weight_decay=1e-6, bias_norm_lr_scale=BIAS_NORM)),
+        "lars": Preset(0.2, {**_BARLOW_TWINS, **_WARMUP}),
+        "lamb": Preset(plan=_WARMUP),
+        "sgd": Preset(0.05, dict(weight_decay=1e-4, momentum=0.9, nesterov=False, **_WARMUP)),
+        "adamw": Preset(plan=_WARMUP),
+    },
+    "as-published": {
+        "tvlars": Preset(
+            plan={**_PUBLISHED, **_PUBLISHED_PHI, "lr": 1.0, "momentum": 0.9, "nesterov": False},
+            optimizer=dict(phi_scope="ratio", norm_clip=10.0),
+        ),
+        "lars": Preset(0.2, {**_PUBLISHED, "momentum": 0.9, "nesterov": False}, repeats=True),
+        "lamb": Preset(
+            plan=_PUBLISHED,
+            optimizer=dict(bias_correction=False),
+            layer_adaptation=False,
+            repeats=True,
+        ),
+    },
+}
+
+
+@dataclass(frozen=True)
+class RepeatingPlan(Plan):
+    """A plan whose warm-up and cosine are made for ``schedule_steps`` of a longer run, in which the cosine goes on."""
+
+    schedule_steps: int = 1
+
+    def factor(self, step: float) -> float:
+        """Linear warm-up, then a cosine between 1 and ``final_factor`` that has no end."""
+        warmup, last = self.warmup_steps or 0, self.final_factor or 0.0
+        if step <= warmup:
+            return step / warmup
+        progress = (step - warmup) / (self.schedule_steps - warmup)
+        return last + (1 - last) * 0.5 * (1 + math.cos(math.pi * progress))
+
+    def scheduler(self, optimizer: Optimizer) -> LRScheduler | None:
+        """Step it after every optimizer step."""
+        return LambdaLR(optimizer, lambda done: self.factor(done + 1))
+
+    def __str__(self) -> str:
+        once = "then cosine to"
+        return super().__str__().replace(once, f"then, made for {self.schedule_steps} steps and going on, cosine to")
+
+
+def preset_of(name: str, optimizer: str) -> Preset:
+    """The preset ``name`` for an optimizer.
+
+    Raises:
+        UsageError: it has none.
+    """
+    if optimizer not in PRESETS[name]:
+        raise UsageError(f"preset {name!r} is for {', '.join(PRESETS[name])}, got {optimizer!r}")
+    return PRESETS[name][optimizer]
+
+
+def preset_plan(preset: Preset, batch_size: int, epochs: int, given: dict[str, Any]) -> dict[str, Any]:
+    """Options of ``tvlars.plan``: those ``given``, and the preset's where they are None.
+
+    Raises:
+        UsageError: the run is too short for the preset's warm-up.
+    """
+    base = {} if preset.base_lr is None else {"lr": preset.base_lr * batch_size / 256}
+    made = {**base, **preset.plan, **{name: value for name, value in given.items() if value is not None}}
+    if preset.repeats and "warmup_epochs" not in made:
+        made["warmup_epochs"] = WARMUP_SHARE * epochs
+    if given.get("warmup_epochs") is None and made.get("warmup_epochs", 0.0) >= epochs:
+        raise UsageError(
+            f"epochs must be > {WARMUP_EPOCHS:g}, the warm-up of this preset, or warmup_epochs be given, got {epochs}"
+        )
+    return made
+
+
+def repeating(plan: Plan) -> RepeatingPlan:
+    """The plan with its schedule made for a tenth of the run."""
+    values = {f.name: getattr(plan, f.name) for f in fields(Plan)}
+    steps = max(round(SCHEDULE_SHARE * plan.total_steps), 1 + (plan.warmup_steps or 0))
+    return RepeatingPlan(**values, schedule_steps=steps)

@@ -1,0 +1,96 @@
+"""The evaluation of a finished run's features, whatever its task was: ``tvlars probe``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tvlars.lab.data import load_data
+from tvlars.lab.errors import UsageError
+from tvlars.lab.evaluate import as_loaded, choose_device
+from tvlars.lab.loop import RunResult
+from tvlars.lab.models import build_model
+from tvlars.lab.record import write_json
+from tvlars.lab.run_folder import LoadedRun
+from tvlars.lab.ssl.probes import (
+    Evaluated,
+    backbone_of,
+    check_labels,
+    describe_evaluation,
+    evaluate_features,
+    parse_evaluations,
+)
+
+
+def probe_run(
+    run: LoadedRun | RunResult | Path | str,
+    evaluations: str = "linear,knn,random",
+    *,
+    data: str | None = None,
+    data_dir: Path | str | None = None,
+    image_size: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    announce: Callable[[str], None] = lambda line: None,
+) -> dict[str, Evaluated]:
+    """Measure what the features of a run's final weights are worth.
+
+    Args:
+        run: a run of any task, what ``train`` returned, or a folder.
+        evaluations: as in ``TrainConfig``.
+        data: data set to do it on; None (default) is the run's own. It needs as many channels, and may have other
+            classes.
+        data_dir: where it lies; None (default) is where the run looked, for the run's own.
+        image_size: for imagefolder:PATH.
+        seed: of label subsets, shuffles and new heads.
+        device: "auto" (default: CUDA where there is one), "cpu" or any torch device.
+        announce: is told each result, in words, as it comes.
+
+    Returns:
+        Results by name. Those of a self-supervised run on its own data are entered into its evaluations.json.
+
+    Raises:
+        UsageError: the run has no weights, they are of another architecture, or the data do not fit or have no labels.
+    """
+    run, wanted = as_loaded(run), parse_evaluations(evaluations)
+    facts = run.model_facts()
+    own = data is None
+    if own:
+        if run.config is None:
+            raise UsageError(f"data must be given, since {run.folder} does not say where {facts['data']} lies")
+        data, data_dir = run.config.data, data_dir or run.config.data_dir
+        image_size = image_size or run.config.image_size
+    loaded = load_data(str(data), None if data_dir is None else Path(data_dir), image_size)
+    check_labels(loaded, evaluations)
+    if loaded.channels != facts["channels"]:
+        raise UsageError(
+            f"data must have the {facts['channels']} channels of the run's, but {data} has {loaded.channels}"
+        )
+    target = torch.device(choose_device(device))
+    backbone = backbone_of(run.model()).to(target)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        fresh, _ = build_model(facts["model"], facts["channels"], facts["image_size"], facts["classes"])
+
+    def normalize(images: Tensor) -> Tensor:
+        return run.normalize(images)
+
+    announce(f"run      {run.folder}, {run.status}")
+    announce(f"data     {loaded}")
+    found, _ = evaluate_features(
+        backbone,
+        loaded.to(target),
+        normalize,
+        wanted,
+        untrained=backbone_of(fresh).to(target),
+        seed=seed,
+        announce=lambda name, one: announce(describe_evaluation(name, one, len(loaded.train_labels))),
+    )
+    if own and run.config is not None and run.config.task != "classification":
+        both = {**run.evaluations, **found}
+        write_json(run.folder / "evaluations.json", {name: asdict(one) for name, one in both.items()})
+    return found

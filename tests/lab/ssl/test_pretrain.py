@@ -1,0 +1,316 @@
+"""Pretraining in the laboratory's loop: learns, records, evaluates, compares, and says what is wrong."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+pytest.importorskip("lightly.loss", reason="the extra 'lab' (lightly) is not installed")
+
+from tvlars import LAMB
+from tvlars.cli import main
+from tvlars.lab import (
+    CompareConfig,
+    DivergedError,
+    Reporter,
+    TrainConfig,
+    UsageError,
+    compare,
+    evaluate,
+    load_run,
+    report,
+    train,
+)
+from tvlars.lab.data import ImageData, load_data
+from tvlars.lab.models import build_model
+from tvlars.lab.optimizers import build_optimizer
+from tvlars.lab.ssl.methods import METHODS, BarlowTwins
+from tvlars.lab.ssl.presets import PRESETS
+
+QUICK: dict[str, Any] = dict(
+    task="barlow-twins", epochs=2, precision="32-true", accelerator="cpu", projector="64-64", evaluations="none"
+)
+
+
+@pytest.fixture(scope="module")
+def digits() -> ImageData:
+    return load_data("digits")
+
+
+def quick(folder: Path, digits: ImageData, **options: Any) -> Path:
+    folder.mkdir(parents=True)
+    train(TrainConfig(**{**QUICK, **options}), data=digits, folder=folder, reporter=Reporter())
+    return folder
+
+
+@pytest.mark.parametrize("task", list(METHODS))
+def test_every_method_learns_more_than_an_untrained_network_knows(tmp_path: Path, digits: ImageData, task: str) -> None:
+    """Linear probe on real digits, against the same network untrained; nothing has collapsed."""
+    config = TrainConfig(task=task, epochs=8, projector="128-128", evaluations="linear,random", out=tmp_path / "run")
+    result = train(config, data=digits, reporter=Reporter())
+    assert result.evaluations["linear"].accuracy > result.evaluations["random"].accuracy + 0.03
+    assert result.test_accuracy == result.evaluations["linear"].accuracy
+    last = load_run(result.folder).representation.iloc[-1]
+    assert last["embedding_std"] > 0.3
+    assert last["feature_rank"] > 4
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory, digits: ImageData) -> Path:
+    return quick(tmp_path_factory.mktemp("ssl") / "run", digits, evaluations="linear,knn,random,random-knn,linear-10%")
+
+
+def test_the_run_folder_has_it_all_and_reads_back(one: Path) -> None:
+    assert {"views.png", "evaluations.json", "representation.csv", "weights.pt"} <= {f.name for f in one.iterdir()}
+    run = load_run(one)
+    assert run.complete
+    assert not run.problems
+    assert list(run.evaluations) == ["linear", "knn", "random", "random-knn", "linear-10%"]
+    assert run.evaluations["linear-10%"].labels == pytest.approx(144, abs=5)
+    assert run.test_accuracy == run.evaluations["linear"].accuracy
+    assert run.summary["test_accuracy"] == run.test_accuracy
+    assert run.representation["epoch"].tolist() == [1, 2]
+    assert {"task", "views"} <= set(run.environment)
+
+
+def test_the_weights_are_the_model_with_the_probe_as_its_head(one: Path) -> None:
+    """So that all that takes a run takes this one: evaluate tests it as any classifier."""
+    assert evaluate(one).accuracy == pytest.approx(load_run(one).evaluations["linear"].accuracy, abs=1e-6)
+
+
+def test_the_report_has_a_section_for_it(one: Path, tmp_path: Path) -> None:
+    page = report([one], tmp_path / "report.html").read_text()
+    assert "has the highest linear-probe accuracy" in page
+    assert "Features, batch size 256" in page
+    assert "data:image/png;base64," in page
+    assert "<h2>Views</h2>" in page
+
+
+def test_damaged_evaluations_are_said(one: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(one, copy)
+    (copy / "evaluations.json").write_text('{"linear": {"accuracy": 7, "labels": 1, "seconds": 1}, "knn": 3}')
+    run = load_run(copy)
+    assert run.evaluations == {}
+    assert [problem for problem in run.problems if "evaluations.json" in problem] == [
+        "evaluations.json holds no result for linear",
+        "evaluations.json holds no result for knn",
+    ]
+
+
+def test_parts_of_a_batch_change_views_and_loss_no_more_than_batch_norm_does(tmp_path: Path, digits: ImageData) -> None:
+    """The draws are the batch's: with batch norm still, losses are the same however it is split."""
+
+    class Still(BarlowTwins):
+        def train(self, mode: bool = True) -> Still:
+            super().train(False)  # no batch statistics
+            return self
+
+    losses = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(METHODS, "barlow-twins", Still)
+        for size in (256, 100, 64):
+            folder = quick(tmp_path / str(size), digits, micro_batch_size=size, epochs=1, optimizer="lars")
+            losses.append(pd.read_csv(folder / "steps.csv")["loss"].tolist())
+    for other in losses[1:]:
+        assert other == pytest.approx(losses[0], rel=2e-4)
+
+
+def test_labels_are_not_needed_and_change_nothing(tmp_path: Path, digits: ImageData) -> None:
+    """Shuffled labels and none at all give the same losses, bit for bit."""
+    zeros = {name: torch.zeros_like(getattr(digits, name)) for name in ("train_labels", "test_labels")}
+    shuffled = replace(digits, train_labels=digits.train_labels.roll(1))
+    losses = [
+        pd.read_csv(quick(tmp_path / name, data, seed=3) / "steps.csv")["loss"].tolist()
+        for name, data in (("a", digits), ("b", shuffled))
+    ]
+    assert losses[0] == losses[1]
+    unlabelled = replace(digits, classes=1, class_names=("x",), **zeros)
+    run = load_run(quick(tmp_path / "c", unlabelled, seed=3))
+    assert run.steps["train_accuracy"].isna().all()
+    assert math.isnan(float(run.test_accuracy or 0.0))
+    assert run.complete
+    report([tmp_path / "c"], tmp_path / "report.html")
+
+
+def test_collapse_is_noticed(tmp_path: Path, digits: ImageData) -> None:
+    """BYOL whose loss pulls everything together: no predictor, no target."""
+    notes: list[str] = []
+
+    class Listening(Reporter):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    class Collapsing(BarlowTwins):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.embed(x)
+
+        def embed(self, x: torch.Tensor) -> torch.Tensor:
+            z: torch.Tensor = self.projector(self.backbone(x))
+            return z
+
+        def loss(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+            return (torch.cat([first, second]) - 1).square().mean()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(METHODS, "barlow-twins", Collapsing)
+        folder = tmp_path / "run"
+        folder.mkdir()
+        config = TrainConfig(**{**QUICK, "epochs": 6}, optimizer="adamw", lr=0.02)
+        train(config, data=digits, folder=folder, reporter=Listening())
+    assert any(note.startswith("collapse after epoch") and "embeddings" in note for note in notes)
+    assert load_run(folder).representation["embedding_std"].iloc[-1] < 0.1
+
+
+def test_compare_has_the_linear_probe_as_its_headline(tmp_path: Path, digits: ImageData) -> None:
+    base = TrainConfig(**{**QUICK, "epochs": 1, "evaluations": "linear"})
+    config = CompareConfig(base=base, optimizers=("tvlars", "lamb"), seeds=(0, 1), out=tmp_path / "c")
+    said: list[str] = []
+    found = compare(config, reporter=Reporter, announce=said.append)
+    assert found.measure == "linear-probe accuracy"
+    assert any("barlow-twins; views: crops" in line for line in said)
+    for run in found.runs:
+        stored = json.loads((tmp_path / "c" / run.folder / "evaluations.json").read_text())
+        assert run.test_accuracy == stored["linear"]["accuracy"]
+    assert "highest linear-probe accuracy" in (tmp_path / "c" / "report.html").read_text()
+
+
+def test_nan_loss_stops_with_its_own_error(tmp_path: Path, digits: ImageData) -> None:
+    with pytest.raises(DivergedError, match="not finite at step"):
+        quick(tmp_path / "run", digits, optimizer="sgd", lr=1e25, epochs=3)
+    assert load_run(tmp_path / "run").status == "diverged"
+
+
+# -- presets ----------------------------------------------------------------------------------------------------
+
+
+def test_corrected_is_barlow_twins_own_recipe() -> None:
+    config = TrainConfig(task="barlow-twins", optimizer="lars", preset="corrected", batch_size=512, epochs=100)
+    plan = config.plan(51_200)
+    assert plan.lr == pytest.approx(0.2 * 2)
+    assert plan.lr * plan.bias_norm_lr_scale == pytest.approx(0.0048 * 2)
+    assert plan.weight_decay == 1e-6
+    assert plan.warmup_steps == 10 * 100
+    assert not plan.nesterov
+    assert plan.factor(plan.total_steps) == pytest.approx(1e-3)
+
+
+def test_as_published_has_its_accidents() -> None:
+    made = {}
+    for preset in PRESETS:
+        config = TrainConfig(task="barlow-twins", optimizer="lamb", preset=preset, batch_size=512, epochs=100)
+        model, _ = build_model("small_resnet", 1, 8, 10)
+        made[preset] = build_optimizer(config, config.plan(51_200), model)
+        assert isinstance(made[preset], LAMB)
+    assert [group["layer_adaptation"] for group in made["as-published"].param_groups] == [False, False]
+    assert [group["layer_adaptation"] for group in made["corrected"].param_groups] == [True, False]
+    assert not made["as-published"].param_groups[0]["bias_correction"]
+    config = TrainConfig(task="barlow-twins", optimizer="lars", preset="as-published", batch_size=512, epochs=100)
+    plan = config.plan(51_200)  # 10,000 steps: the schedule ends after 1,000, and rises and falls again
+    assert plan.warmup_steps == 200
+    assert plan.factor(1000) == pytest.approx(1e-3)
+    assert plan.factor(1800) == pytest.approx(1.0)
+    assert plan.factor(200) == pytest.approx(1.0)
+    assert plan.factor(100) == pytest.approx(0.5)
+    optimizer = build_optimizer(config, plan, model)
+    scheduler = plan.scheduler(optimizer)
+    assert scheduler is not None
+    for _ in range(99):
+        optimizer.step()
+        scheduler.step()
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(plan.lr * plan.factor(100))
+
+
+def test_presets_yield_to_what_is_given() -> None:
+    config = TrainConfig(task="simclr", optimizer="lars", preset="corrected", lr=3.0, warmup_epochs=1.0, epochs=5)
+    plan = config.plan(5000)
+    assert plan.lr == 3.0
+    assert plan.warmup_steps == 19
+    assert plan.bias_norm_lr_scale == 0.024
+
+
+# -- the command line -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ("ssl --batch-size 1", "batch_size must be an integer >= 2, got 1"),
+        ("ssl --projector 4096-x", "projector must be layer widths from 1 to 65536 as in 4096-4096-4096, got '4096-x'"),
+        ("ssl --method barlow", "unknown method 'barlow': did you mean 'barlow-twins'"),
+        ("ssl --evaluations linaer", "unknown evaluation 'linaer': did you mean 'linear'"),
+        ("ssl --sharpness end", "unknown argument '--sharpness' of ssl"),
+        ("ssl --preset corected", "unknown preset 'corected': did you mean 'corrected'"),
+        ("ssl --preset as-published --optimizer sgd", "preset 'as-published' is for tvlars, lars, lamb, got 'sgd'"),
+        ("ssl --preset corrected --optimizer lars --epochs 4", "epochs must be > 10, the warm-up of this preset, or"),
+        ("train --projector 64", "projector must not be given for classification, got '64'"),
+        ("train --task barlow-twins --sharpness end", "sharpness must not be given for barlow-twins"),
+        ("train --task barlow", "unknown task 'barlow': did you mean 'barlow-twins'"),
+        ("probe nowhere", "run must be an existing folder, got 'nowhere'"),
+    ],
+)
+def test_bad_input_is_one_sentence(arguments: str, sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments.split()) == 2
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert error.count("\n") == 1
+
+
+def test_ssl_command_prints_probe_and_baseline(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tvlars", "ssl", "--data", "digits", "--epochs", "3", "--projector", "64-64"]
+    done = subprocess.run([*command, "--out", str(tmp_path / "r")], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "views    crops of 50% to 100% of the area" in done.stdout
+    assert "linear probe " in done.stdout
+    assert "of the untrained network " in done.stdout
+    assert (tmp_path / "r" / "report.html").is_file()
+    again = main(
+        ["ssl", "--config", str(tmp_path / "r"), "--epochs", "1", "--evaluations", "none", "--out", str(tmp_path / "s")]
+    )
+    assert again == 0
+    assert json.loads((tmp_path / "s" / "config.json").read_text())["projector"] == "64-64"
+
+
+def test_probe_command_takes_any_run(
+    one: Path, tmp_path: Path, digits: ImageData, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["probe", str(one), "--evaluations", "knn,finetune-10%"]) == 0
+    said = capsys.readouterr().out
+    assert "nearest neighbours (k = 20):" in said
+    assert "fine-tuning with 1" in said
+    assert {"linear", "finetune-10%"} <= set(load_run(one).evaluations)
+    supervised = tmp_path / "supervised"
+    train(TrainConfig(epochs=1, precision="32-true", out=supervised), data=digits, reporter=Reporter())
+    assert main(["probe", str(supervised), "--evaluations", "linear,random"]) == 0
+    assert not (supervised / "evaluations.json").exists()
+
+
+def test_probe_of_weights_of_another_architecture(
+    one: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(one, copy)
+    facts = json.loads((copy / "model.json").read_text())
+    (copy / "model.json").write_text(json.dumps({**facts, "model": "resnet18"}))
+    assert main(["probe", str(copy)]) == 2
+    assert "must hold the weights of resnet18, but it is damaged or of another model" in capsys.readouterr().err
+
+
+def test_unlabelled_data_is_refused_for_evaluation(digits: ImageData) -> None:
+    zeros = {name: torch.zeros_like(getattr(digits, name)) for name in ("train_labels", "test_labels")}
+    unlabelled = replace(digits, classes=1, class_names=("x",), **zeros)
+    with pytest.raises(UsageError, match="evaluations need labels of two classes or more"):
+        train(TrainConfig(**{**QUICK, "evaluations": "linear"}), data=unlabelled, reporter=Reporter())
