@@ -232,7 +232,7 @@ def _row(record: dict[Any, Any], best: dict[int, str], pairs: pd.DataFrame, meas
     against: tuple[str, float] = ("-", -2.0)
     if done and best.get(size) == arm:
         against = "best", 0.0
-    elif done:
+    elif done and size in best:
         pair = _against(size, best[size], arm, pairs)
         if pair is None:
             against = "no seed in common", -2.0

@@ -80,7 +80,7 @@ class Pretraining(Run):
         self.head: nn.Linear | None = None
 
     def _keep_features(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
-        if module.training and torch.is_grad_enabled():
+        if torch.is_grad_enabled():
             self.seen.append(output.detach().float())
 
     def _optimizer_step(self, batch: Tensor) -> tuple[Tensor, Tensor]:
