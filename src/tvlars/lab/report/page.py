@@ -324,7 +324,7 @@ def _run(run: LoadedRun) -> dict[str, Any]:
 def _facts(runs: list[LoadedRun]) -> dict[str, str]:
     """What is the same for all runs that say it: data, model, device, versions."""
     found: dict[str, str] = {}
-    for name in ("data", "model", "device", "precision", "python"):
+    for name in ("data", "model", "task", "device", "precision", "python"):
         values = {str(run.environment[name]) for run in runs if name in run.environment}
         if len(values) == 1:
             found[name] = values.pop()
