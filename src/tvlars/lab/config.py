@@ -192,7 +192,16 @@ class TrainConfig:
             for name in ("sharpness", "noise_scale", "compile", "rotation"):
                 if getattr(self, name):
                     raise UsageError(f"{name} must not be given for {self.task}, it goes with classification alone")
+            if not self.augment:
+                raise UsageError(f"augment must be true for {self.task}, which learns from augmented views, got false")
+            if self.batch_size // -(-self.batch_size // self.micro_batch_size) < 2:
+                raise UsageError(
+                    f"micro_batch_size must leave two samples in every part of a batch of {self.batch_size}, "
+                    f"since batch norm has no statistics of one, got {self.micro_batch_size}"
+                )
             return
+        if self.evaluations != EVALUATIONS:
+            raise UsageError(f"evaluations must not be given for classification, got {self.evaluations!r}")
         for name in ("preset", "projector", "method_options"):
             if getattr(self, name) is not None:
                 raise UsageError(f"{name} must not be given for classification, got {getattr(self, name)!r}")

@@ -177,11 +177,12 @@ class Run:
         finally:
             last = self.epochs[-1] if self.epochs else None
             probe = self.evaluations.get("linear")
+            accuracy = probe.accuracy if probe else last.test_accuracy if last else math.nan
             self.record.finish(
                 status,
                 steps=self.step,
                 epochs=len(self.epochs),
-                test_accuracy=probe.accuracy if probe else last.test_accuracy if last else None,
+                test_accuracy=accuracy if math.isfinite(accuracy) else None,
                 test_loss=last.test_loss if last and math.isfinite(last.test_loss) else None,
                 seconds=round(sum(row.seconds for row in self.epochs), 3),
             )

@@ -58,13 +58,15 @@ def feature_std(x: Tensor) -> float:
 def effective_rank(x: Tensor) -> float:
     """exp of the entropy of the singular values of x, centred, by their sum (Roy and Vetterli 2007).
 
-    From 1 to d; 0 where all rows are the same.
+    From 1 to d; 0 where all rows are the same, NaN where a value is not finite.
 
     Args:
         x: (n, d).
     """
+    if not torch.isfinite(x).all():
+        return math.nan
     values = torch.linalg.svdvals((x - x.mean(0)).double())
-    if not torch.isfinite(values).all() or values.sum() <= 0:
+    if values.sum() <= 0:
         return 0.0
     shares = values / values.sum()
     return float(torch.exp(torch.special.entr(shares).sum()))
