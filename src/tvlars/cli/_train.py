@@ -75,8 +75,9 @@ def _train(parsed: argparse.Namespace) -> int:
     last = result.epochs[-1]
     seconds = sum(epoch.seconds for epoch in result.epochs)
     speed = last.step * result.config.batch_size / seconds
+    accuracy = f"{result.config.accuracy_name()} {result.test_accuracy:.2%}"
     print(
-        f"{result.config.optimizer}: test accuracy {last.test_accuracy:.2%}, test loss {last.test_loss:.4f}, "
+        f"{result.config.optimizer}: {accuracy}, test loss {last.test_loss:.4f}, "
         f"{last.step} steps in {seconds:.1f} s of training ({speed:,.0f} images/s)"
     )
     print(f"run folder: {result.folder}")

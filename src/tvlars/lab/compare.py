@@ -18,8 +18,7 @@ from tvlars.lab.errors import DivergedError
 from tvlars.lab.models import build_model
 from tvlars.lab.progress import Reporter, choose_reporter
 from tvlars.lab.record import command_line, new_folder, write_json
-from tvlars.lab.setup import describe_batch
-from tvlars.lab.ssl.probes import check_labels
+from tvlars.lab.setup import check_task, describe_batch
 from tvlars.lab.ssl.views import describe_views
 from tvlars.plan import Plan
 
@@ -102,8 +101,7 @@ def compare(
 
     make_reporter = reporter or partial(choose_reporter, brief=True)
     data = load_data(config.base.data, config.base.data_dir, config.base.image_size)
-    if config.base.task != "classification":
-        check_labels(data, config.base.evaluations)
+    check_task(config.base, data)
     runs = config.runs()
     plans = [run.plan(len(data.train_labels)) for run in runs]  # so that a bad value is said before any run
     folder = new_folder(config.out, f"compare-{config.base.data_label()}")

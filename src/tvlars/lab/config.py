@@ -96,7 +96,7 @@ class TrainConfig:
     data_dir: Path | None = option(None, "folder where the data set lies or is downloaded to")
     image_size: int | None = option(None, "pixels that images of a folder are scaled to (default: their own)")
     model: str = option("small_resnet", "one of " + ", ".join(MODELS))
-    init: str = option("default", "weights of convolutions and linear layers: " + ", ".join(INITS))
+    init: str = option("default", "weights of the model's convolutions and linear layers: " + ", ".join(INITS))
     task: str = option("classification", "what is learned: one of " + ", ".join(TASKS))
     optimizer: str = option("tvlars", "one of " + ", ".join(OPTIMIZERS))
     batch_size: int = option(256, "samples per optimizer step")
@@ -118,7 +118,7 @@ class TrainConfig:
     delay: float | None = option(None, "d_e of the sigmoid schedule, in steps (default: from the plan)")
     alpha: float | None = option(None, "α of the sigmoid schedule (default: 1)")
     gamma_min: float | None = option(None, "floor of the sigmoid schedule (default: 0)")
-    phi_scope: str = option("all", "what φ of tvlars multiplies: all, ratio")
+    phi_scope: str | None = option(None, "what φ of tvlars multiplies: all, ratio (default: all)")
 
     augment: bool = option(True, "random crops, and mirroring where the data set allows it")
     crop_padding: int | None = option(None, "pixels of padding for random crops (default: image size / 12)")
@@ -160,7 +160,7 @@ class TrainConfig:
             ("schedule", self.schedule, SCHEDULES),
             ("precision", self.precision, PRECISIONS),
             ("accelerator", self.accelerator, ACCELERATORS),
-            ("phi_scope", self.phi_scope, PHI_SCOPES),
+            *((("phi_scope", self.phi_scope, PHI_SCOPES),) if self.phi_scope is not None else ()),
         ):
             if not isinstance(name, str) or name not in valid:
                 raise unknown(kind, name, valid)
@@ -175,7 +175,7 @@ class TrainConfig:
             raise UsageError("rotation and crop_padding must not be given where augment is false, they play no part")
         if self.optimizer not in ("tvlars", "lars") and self.trust_coefficient is not None:
             raise UsageError(f"trust_coefficient must not be given for {self.optimizer}, which has none")
-        if self.optimizer != "tvlars" and self.phi_scope != "all":
+        if self.optimizer != "tvlars" and self.phi_scope not in (None, "all"):
             raise UsageError(f"phi_scope must be 'all' for {self.optimizer}, got {self.phi_scope!r}")
 
     def _check_task(self) -> None:
@@ -184,9 +184,11 @@ class TrainConfig:
         if self.task != "classification":
             if self.projector is not None:
                 parse_widths(self.projector)
+            if self.method_options is not None and not isinstance(self.method_options, str):
+                raise UsageError(f"method_options must be text as lambda_param=0.005, got {self.method_options!r}")
             parse_options(self.task, self.method_options)
             if self.preset is not None:
-                if self.preset not in PRESETS:
+                if not isinstance(self.preset, str) or self.preset not in PRESETS:
                     raise unknown("preset", self.preset, PRESETS)
                 preset_of(self.preset, self.optimizer)
             for name in ("sharpness", "noise_scale", "compile", "rotation"):
@@ -243,7 +245,7 @@ class TrainConfig:
             try:
                 given: dict[str, Any] = {name: getattr(self, name) for name in PLAN_OPTIONS}
                 preset = self.optimizer_preset()
-                options = preset_plan(preset, self.batch_size, self.epochs, given)
+                options = preset_plan(preset, self.batch_size, self.epochs, self.schedule, given)
                 made = plan(
                     self.batch_size, dataset_size, self.epochs, self.optimizer, schedule=self.schedule, **options
                 )

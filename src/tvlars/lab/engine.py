@@ -15,10 +15,10 @@ from tvlars.lab.loop import Run, RunResult
 from tvlars.lab.models import build_model, head_of
 from tvlars.lab.progress import Reporter, choose_reporter
 from tvlars.lab.record import Record, new_folder
-from tvlars.lab.setup import choose_precision, describe, device_name, make_fabric, micro_batches
+from tvlars.lab.setup import check_task, choose_precision, describe, device_name, make_fabric, micro_batches
 from tvlars.lab.ssl.picture import draw_views
+from tvlars.lab.ssl.presets import describe_preset
 from tvlars.lab.ssl.pretrain import Pretraining, around
-from tvlars.lab.ssl.probes import check_labels
 from tvlars.lab.ssl.views import describe_views
 
 __all__ = ["RunResult", "train"]
@@ -46,6 +46,7 @@ def train(
     """
     reporter = choose_reporter() if reporter is None else reporter
     data = load_data(config.data, config.data_dir, config.image_size) if data is None else data
+    check_task(config, data)
     plan = config.plan(len(data.train_labels))
     precision = choose_precision(config)
     if config.sharpness is not None:
@@ -58,9 +59,10 @@ def train(
     facts = {"device": device_name(fabric.device), "precision": precision, "model": model_text, "data": str(data)}
     kind: Any = Run
     if config.task != "classification":
-        check_labels(data, config.evaluations)
         kind = partial(Pretraining, head=head_of(model)[0])
         model, facts["task"] = around(config, model, on_cpu=fabric.device.type == "cpu")
+        if config.preset is not None:
+            facts["preset"] = describe_preset(config.preset, config.optimizer_preset())
         facts["views"] = describe_views(data.channels, data.image_size, data.flip)
     folder = new_folder(config.out, config.label()) if folder is None else folder
     mean, std = data.mean_and_std()
@@ -84,8 +86,8 @@ def train(
         scheduler=run.scheduler,
     )
     lines = describe(config, plan, facts) + [f"warning  {finding}" for finding in findings]
-    reporter.start(config, plan, lines, folder)
     if config.task != "classification":
-        draw_views(data, folder / "views.png", seed=config.seed)
+        draw_views(data, folder / "views.png", min(8, len(data.train_labels)), config.seed)
+    reporter.start(config, plan, lines, folder)
     result: RunResult = run.train()
     return result

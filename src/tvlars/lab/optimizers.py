@@ -32,5 +32,5 @@ def build_optimizer(config: TrainConfig, plan: Plan, model: nn.Module) -> Optimi
     if config.optimizer in ("tvlars", "lars") and config.trust_coefficient is not None:
         arguments["trust_coefficient"] = config.trust_coefficient
     if config.optimizer == "tvlars":
-        arguments["phi_scope"] = config.phi_scope
-    return CLASSES[config.optimizer](groups, **{**arguments, **preset.optimizer})
+        arguments["phi_scope"] = config.phi_scope or preset.optimizer.get("phi_scope", "all")
+    return CLASSES[config.optimizer](groups, **{**preset.optimizer, **arguments})

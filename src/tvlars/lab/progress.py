@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import sys
 import time
 from pathlib import Path
@@ -53,11 +54,16 @@ class LineReporter(Reporter):
         left = (time.perf_counter() - self.started) / row.epoch * (self.epochs - row.epoch)
         print(
             f"{self.label}  epoch {row.epoch:>{len(str(self.epochs))}}/{self.epochs}  "
-            f"loss {row.train_loss:.4f}  train {row.train_accuracy:6.2%}  test {row.test_accuracy:6.2%}  "
+            f"loss {row.train_loss:.4f}  {self._accuracies(row)}"
             f"lr {self.plan.lr * self.plan.factor(row.step):.3g}  φ {self.plan.factor(row.step):.3f}  "
             f"{row.images_per_second:,.0f} images/s  {left:.0f} s left",
             flush=True,
         )
+
+    def _accuracies(self, row: EpochRow) -> str:
+        if math.isnan(row.test_accuracy):  # no labels
+            return f"test loss {row.test_loss:.4f}  "
+        return f"train {row.train_accuracy:6.2%}  test {row.test_accuracy:6.2%}  "
 
     def note(self, text: str) -> None:
         print(f"{self.label}  {text}", flush=True)

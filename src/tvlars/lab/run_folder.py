@@ -54,8 +54,18 @@ class LoadedRun:
         whole = len(self.epochs) == self.summary.get("epochs", len(self.epochs)) and len(self.epochs) > 0
         if self.status != "finished" or not whole or self.test_accuracy is None:
             return False
+        planned = self.config.accuracy_name() if self.config is not None else ""
+        if planned == "linear-probe accuracy" and "linear" not in self.evaluations:
+            return False
         unlabelled = self.config is not None and self.config.task != "classification" and math.isnan(self.test_accuracy)
         return unlabelled or 0 <= self.test_accuracy <= 1
+
+    @property
+    def accuracy_name(self) -> str:
+        """What ``test_accuracy`` is that of."""
+        if self.config is None or self.config.task == "classification":
+            return "test accuracy"
+        return "linear-probe accuracy" if "linear" in self.evaluations else "online-probe accuracy"
 
     @property
     def test_accuracy(self) -> float | None:

@@ -9,8 +9,20 @@ import torch
 from lightning_fabric import Fabric
 
 from tvlars.lab.config import TrainConfig
+from tvlars.lab.data import ImageData
 from tvlars.lab.errors import UsageError
+from tvlars.lab.ssl.probes import check_labels
 from tvlars.plan import Plan
+
+
+def check_task(config: TrainConfig, data: ImageData) -> None:
+    """Raise ``UsageError`` unless the data have what the task needs: labels to learn, or to evaluate by."""
+    if config.task != "classification":
+        check_labels(data, config.evaluations)
+        if len(data.test_labels) < 2:
+            raise UsageError(f"{data.name} must have at least two test images for {config.task}, got 1")
+    elif data.classes < 2:
+        raise UsageError(f"{data.name} must have images of at least two classes, a folder each, got {data.classes}")
 
 
 def describe(config: TrainConfig, plan: Plan, facts: dict[str, Any]) -> list[str]:
@@ -18,7 +30,7 @@ def describe(config: TrainConfig, plan: Plan, facts: dict[str, Any]) -> list[str
     return [
         f"data     {facts['data']}",
         f"model    {facts['model']}",
-        *(f"{name:<9}{facts[name]}" for name in ("task", "views") if name in facts),
+        *(f"{name:<9}{facts[name]}" for name in ("task", "views", "preset") if name in facts),
         f"device   {facts['device']}, {facts['precision']}",
         f"batch    {describe_batch(config)}",
         *(line if line.startswith(" ") else f"plan     {line}" for line in str(plan).splitlines()),

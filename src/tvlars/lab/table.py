@@ -47,7 +47,7 @@ def table_rows(comparison: Comparison) -> list[dict[str, str]]:
                 "batch size": f"{record['batch_size']:,}",
                 "lr": f"{record['lr']:.4g}",
                 comparison.measure: percent(record["accuracy"], record["interval"]),
-                "each seed": " ".join(f"{100 * a:.2f}" for a in record["accuracies"]) or "-",
+                "each seed": " ".join(f"{100 * a:.2f}" for a in record["accuracies"] if a == a) or "-",
                 "train loss": f"{record['train_loss']:.4f}" if done else "-",
                 "test loss": f"{record['test_loss']:.4f}" if done else "-",
                 "images/s": f"{record['images_per_second']:,.0f}" if done else "-",

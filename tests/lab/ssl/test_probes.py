@@ -187,7 +187,7 @@ def test_spread_and_rank_of_a_sphere_a_line_and_a_point() -> None:
     assert representation.effective_rank(even) == pytest.approx(16, rel=0.02)
     line = torch.randn(100, 1, generator=generator) * torch.randn(1, 16, generator=generator)
     assert representation.effective_rank(line) == pytest.approx(1.0, abs=1e-3)
-    point = torch.ones(50, 16)
+    point = torch.full((50, 16), 0.1)
     assert representation.feature_std(point) == pytest.approx(0.0, abs=1e-6)
     assert representation.effective_rank(point) == 0.0
 

@@ -2,6 +2,7 @@
 
 PATH/train/CLASS/*.png, PATH/val/CLASS/*.png    split by its folders (or test for val)
 PATH/CLASS/*.png                                split 4:1 by class
+PATH/*.png                                      no labels: one class, split 4:1
 PATH/train/CLASS/images/*.JPEG, PATH/val/images/*.JPEG, PATH/val/val_annotations.txt    Tiny ImageNet
 """
 
@@ -22,6 +23,8 @@ from tvlars.lab.errors import UsageError
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 ANNOTATIONS = "val_annotations.txt"
 
+UNLABELLED = "unlabelled"
+"""The class of images that lie in no folder of a class."""
 Labelled = list[tuple[Path, str]]
 
 
@@ -40,8 +43,6 @@ def load_image_folder(folder: Path, image_size: int | None = None) -> ImageData:
         raise UsageError(f"imagefolder must be an existing folder, got {str(folder)!r}")
     train, test, origin = _find(folder)
     names = sorted({label for _, label in train})
-    if len(names) < 2:
-        raise UsageError(f"{folder} must have images of at least two classes, a folder each, got {len(names)}")
     number = {name: i for i, name in enumerate(names)}
     for file, label in test:
         if label not in number:
@@ -77,7 +78,7 @@ def _find(folder: Path) -> tuple[Labelled, Labelled, str]:
     if train_folder.is_dir() or test_folder is not None:
         missing = "val (or test)" if train_folder.is_dir() else "train"
         raise UsageError(f"{folder} must have the folders train and val (or test), or a folder a class; no {missing}")
-    everything = _by_class(folder)
+    everything = _by_class(folder) or _unlabelled(folder)
     if not everything:
         raise UsageError(f"{folder} must have a folder of images for each class, got none")
     return *_split(folder, everything), "split 4:1 by class with seed 0"
@@ -106,6 +107,11 @@ def _by_class(folder: Path) -> Labelled:
         for file in sorted(below.rglob("*"))
         if file.suffix.lower() in SUFFIXES and not _hidden(file)
     ]
+
+
+def _unlabelled(folder: Path) -> Labelled:
+    """Images that lie in the folder itself, as one class: enough for self-supervised learning."""
+    return [(file, UNLABELLED) for file in sorted(folder.iterdir()) if file.suffix.lower() in SUFFIXES]
 
 
 def _hidden(path: Path) -> bool:

@@ -52,8 +52,10 @@ class Report:
     def __post_init__(self) -> None:
         known = [run for run in self.runs if run.config is not None]
         self.arms = make_arms(known)
-        names = {run.config.accuracy_name() for run in known if run.config}
-        self.measure = names.pop() if len(names) == 1 else "test accuracy"
+        names = sorted({run.accuracy_name for run in known if len(run.epochs)})
+        self.measure = names[0] if len(names) == 1 else "test accuracy"
+        if len(names) > 1:
+            self.notes.append(f"Accuracies are not of one kind, and not to be compared: {', '.join(names)}.")
         epochs = epochs_by_batch_size(known)
         if len(set(epochs.values())) > 1:
             each = ", ".join(f"{number} at batch size {batch_size:,}" for batch_size, number in epochs.items())
@@ -241,7 +243,7 @@ def _row(record: dict[Any, Any], best: dict[int, str], pairs: pd.DataFrame, meas
             verdict = ", more than noise" if pair["clear"] else ", within noise"
             text = ("−" if sign < 0 else "+") + _points(pair["difference"], pair["interval"])
             against = text + (verdict if pair["seeds"] > 1 else ", one seed"), sign * float(pair["difference"])
-    accuracies = " ".join(f"{100 * a:.2f}" for a in record["accuracies"])
+    accuracies = " ".join(f"{100 * a:.2f}" for a in record["accuracies"] if not math.isnan(a))
     return {
         "optimizer": (arm, arm),
         "batch size": (f"{size:,}", size),

@@ -27,10 +27,7 @@ def draw_views(data: ImageData, file: Path, count: int = 8, seed: int = 0) -> Pa
         UsageError: ``count`` is out of range, or images have neither 1 nor 3 channels.
         OSError: the file cannot be written.
     """
-    import matplotlib
-
-    matplotlib.use("agg")
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
     most = min(64, len(data.train_labels))
     if not 1 <= count <= most:
@@ -43,9 +40,8 @@ def draw_views(data: ImageData, file: Path, count: int = 8, seed: int = 0) -> Pa
     columns = [("image", images.float())]
     for name, recipe in (("first view", first), ("second view", second)):
         columns += [(name, make_view(images, draw_view(count, generator), recipe)) for _ in range(EACH)]
-    figure, axes = plt.subplots(
-        count, len(columns), figsize=(len(columns), 1.02 * count + 0.7), squeeze=False, layout="constrained"
-    )
+    figure = Figure(figsize=(len(columns), 1.02 * count + 0.7), layout="constrained")  # leaves the caller's backend be
+    axes = figure.subplots(count, len(columns), squeeze=False)
     figure.suptitle(f"{data.name}: {describe_views(data.channels, data.image_size, data.flip)}", fontsize=7, wrap=True)
     for j, (name, pictures) in enumerate(columns):
         axes[0, j].set_title(name, fontsize=8)
@@ -55,5 +51,4 @@ def draw_views(data: ImageData, file: Path, count: int = 8, seed: int = 0) -> Pa
             axes[i, j].axis("off")
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=120, format="png")
-    plt.close(figure)
     return file

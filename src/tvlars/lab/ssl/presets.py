@@ -27,6 +27,8 @@ from tvlars.plan import Plan
 
 WARMUP_EPOCHS = 10.0
 SCHEDULE_SHARE, WARMUP_SHARE = 0.1, 0.02
+FEWEST = 5
+"""Steps from the end of the warm-up to that of the schedule which a repeating one needs at least."""
 BIAS_NORM = 3e-4
 """Rate of biases and norms under LARS and TVLARS by that of weights, where no preset says: measured on digits."""
 
@@ -106,15 +108,29 @@ def preset_of(name: str, optimizer: str) -> Preset:
     return PRESETS[name][optimizer]
 
 
-def preset_plan(preset: Preset, batch_size: int, epochs: int, given: dict[str, Any]) -> dict[str, Any]:
-    """Options of ``tvlars.plan``: those ``given``, and the preset's where they are None.
+def describe_preset(name: str, preset: Preset) -> str:
+    """What a preset does that the plan does not show."""
+    said = [f"{key} {value}" for key, value in preset.optimizer.items()]
+    said += ["trust ratio off"] if not preset.layer_adaptation else []
+    said += ["schedule made for a tenth of the run"] if preset.repeats else []
+    return f"{name}: {', '.join(said)}" if said else name
+
+
+def preset_plan(preset: Preset, batch_size: int, epochs: int, schedule: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Options of ``tvlars.plan``: those ``given``, and the preset's where they are None. A ``schedule`` of another kind
+    than the preset's takes nothing of it.
 
     Raises:
         UsageError: the run is too short for the preset's warm-up.
     """
     base = {} if preset.base_lr is None else {"lr": preset.base_lr * batch_size / 256}
-    made = {**base, **preset.plan, **{name: value for name, value in given.items() if value is not None}}
-    if preset.repeats and "warmup_epochs" not in made:
+    own = {
+        name: value
+        for name, value in preset.plan.items()
+        if schedule in ("auto", "warmup-cosine") or name not in ("warmup_epochs", "final_factor")
+    }
+    made = {**base, **own, **{name: value for name, value in given.items() if value is not None}}
+    if preset.repeats and schedule in ("auto", "warmup-cosine") and "warmup_epochs" not in made:
         made["warmup_epochs"] = WARMUP_SHARE * epochs
     if given.get("warmup_epochs") is None and made.get("warmup_epochs", 0.0) >= epochs:
         raise UsageError(
@@ -124,7 +140,16 @@ def preset_plan(preset: Preset, batch_size: int, epochs: int, given: dict[str, A
 
 
 def repeating(plan: Plan) -> RepeatingPlan:
-    """The plan with its schedule made for a tenth of the run."""
+    """The plan with its schedule made for a tenth of the run.
+
+    Raises:
+        UsageError: that leaves too few steps for it.
+    """
     values = {f.name: getattr(plan, f.name) for f in fields(Plan)}
-    steps = max(round(SCHEDULE_SHARE * plan.total_steps), 1 + (plan.warmup_steps or 0))
+    steps = round(SCHEDULE_SHARE * plan.total_steps)
+    if steps - (plan.warmup_steps or 0) < FEWEST:
+        raise UsageError(
+            f"this preset makes its schedule for a tenth of the run, {steps} of {plan.total_steps} steps: they must be "
+            f"{FEWEST} more than the warm-up's {plan.warmup_steps}: take more epochs or a smaller batch_size"
+        )
     return RepeatingPlan(**values, schedule_steps=steps)

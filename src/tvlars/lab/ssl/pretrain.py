@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData
 from tvlars.lab.diagnostics import sample
+from tvlars.lab.errors import DivergedError, UsageError
 from tvlars.lab.loop import Run
 from tvlars.lab.models import head_of, put_head
 from tvlars.lab.progress import Reporter
@@ -71,7 +72,7 @@ class Pretraining(Run):
         if self.untrained is not None:
             self.untrained.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.seen: list[Tensor] = []
-        model.backbone.register_forward_hook(self._keep_features)
+        self.hook = model.backbone.register_forward_hook(self._keep_features)
         self.probe_norm = nn.BatchNorm1d(model.features, affine=False).to(device)
         self.probe = nn.Linear(model.features, data.classes).to(device)
         nn.init.zeros_(self.probe.weight)
@@ -148,23 +149,33 @@ class Pretraining(Run):
         )
 
     def _after_training(self) -> None:
-        """Evaluate features, write each result as it comes."""
+        """Evaluate features, write each result as it comes; the weights are safe before."""
+        self.hook.remove()  # a copy of the backbone, for fine-tuning, would take all of this with it
+        self.record.save_weights(self._weights())
 
-        def announce(name: str, found: Evaluated) -> None:
+        def announce(name: str, found: Evaluated, head: nn.Linear | None) -> None:
             self.evaluations[name] = found
+            self.head = head if name == "linear" else self.head
             self.record.add_evaluations(self.evaluations)
             self.reporter.note(describe_evaluation(name, found, len(self.data.train_labels)))
 
-        _, self.head = evaluate_features(
-            self.method.backbone,
-            self.data,
-            self._normalize,
-            self.evaluations_wanted,
-            untrained=self.untrained,
-            seed=self.config.seed,
-            padding=self.padding,
-            announce=announce,
-        )
+        try:
+            evaluate_features(
+                self.method.backbone,
+                self.data,
+                self._normalize,
+                self.evaluations_wanted,
+                untrained=self.untrained,
+                seed=self.config.seed,
+                padding=self.padding,
+                batch_size=min(self.config.micro_batch_size, 1024),
+                announce=announce,
+            )
+        except UsageError as error:  # features of the last step that are not finite
+            lr = self.plan.lr * self.plan.factor(self.step)
+            raise DivergedError(
+                self.config.optimizer, self.step, lr, self.record.folder, "backbone's output"
+            ) from error
 
     def _weights(self) -> dict[str, Tensor]:
         """The backbone with the best classifier there is as its head: the model by its name, ready for use."""

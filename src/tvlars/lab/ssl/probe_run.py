@@ -33,7 +33,7 @@ def probe_run(
     data: str | None = None,
     data_dir: Path | str | None = None,
     image_size: int | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     device: str = "auto",
     announce: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Evaluated]:
@@ -46,12 +46,13 @@ def probe_run(
             classes.
         data_dir: where it lies; None (default) is where the run looked, for the run's own.
         image_size: for imagefolder:PATH.
-        seed: of label subsets, shuffles and new heads.
+        seed: of label subsets, shuffles, new heads and the untrained network; None (default) is the run's own.
         device: "auto" (default: CUDA where there is one), "cpu" or any torch device.
         announce: is told each result, in words, as it comes.
 
     Returns:
-        Results by name. Those of a self-supervised run on its own data are entered into its evaluations.json.
+        Results by name. What a self-supervised run on its own data did not have yet is entered into its
+        evaluations.json.
 
     Raises:
         UsageError: the run has no weights, they are of another architecture, or the data do not fit or have no labels.
@@ -70,11 +71,13 @@ def probe_run(
         raise UsageError(
             f"data must have the {facts['channels']} channels of the run's, but {data} has {loaded.channels}"
         )
+    init = run.config.init if run.config is not None else "default"
+    seed = seed if seed is not None else run.config.seed if run.config is not None else 0
     target = torch.device(choose_device(device))
     backbone = backbone_of(run.model()).to(target)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        fresh, _ = build_model(facts["model"], facts["channels"], facts["image_size"], facts["classes"])
+        fresh, _ = build_model(facts["model"], facts["channels"], facts["image_size"], facts["classes"], init)
 
     def normalize(images: Tensor) -> Tensor:
         return run.normalize(images)
@@ -88,9 +91,9 @@ def probe_run(
         wanted,
         untrained=backbone_of(fresh).to(target),
         seed=seed,
-        announce=lambda name, one: announce(describe_evaluation(name, one, len(loaded.train_labels))),
+        announce=lambda name, one, head: announce(describe_evaluation(name, one, len(loaded.train_labels))),
     )
     if own and run.config is not None and run.config.task != "classification":
-        both = {**run.evaluations, **found}
+        both = {**found, **run.evaluations}
         write_json(run.folder / "evaluations.json", {name: asdict(one) for name, one in both.items()})
     return found

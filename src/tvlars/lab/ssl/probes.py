@@ -70,10 +70,12 @@ def parse_evaluations(text: str) -> list[Evaluation]:
     Raises:
         UsageError: one is unknown.
     """
+    if not isinstance(text, str):
+        raise UsageError(f"evaluations must be names with commas between, got {text!r}")
     if text == "none":
         return []
     found = []
-    for name in (part.strip() for part in str(text).split(",")):
+    for name in (part.strip() for part in text.split(",")):
         match = re.fullmatch(r"(linear|finetune)-(\d{1,2}(?:\.\d{1,4})?)%", name)
         if match and float(match[2]) > 0:
             found.append(Evaluation(name, match[1], float(match[2]) / 100))
@@ -120,7 +122,8 @@ def evaluate_features(
     untrained: nn.Module | None = None,
     seed: int = 0,
     padding: int = 2,
-    announce: Callable[[str, Evaluated], None] = lambda name, found: None,
+    batch_size: int = 256,
+    announce: Callable[[str, Evaluated, nn.Linear | None], None] = lambda name, found, head: None,
 ) -> tuple[dict[str, Evaluated], nn.Linear | None]:
     """Run evaluations of a backbone on the data set ``data``, on the device both lie on.
 
@@ -132,7 +135,8 @@ def evaluate_features(
         untrained: the same network as it was before training, for "random" and "random-knn".
         seed: of label subsets, shuffles and new heads.
         padding: pixels of random crops in fine-tuning.
-        announce: is told each result as it comes.
+        batch_size: images per forward pass at most.
+        announce: is told each result as it comes, with the classifier of a linear evaluation.
 
     Returns:
         Results by name, and the linear evaluation's classifier for features, None where there was none.
@@ -145,25 +149,27 @@ def evaluate_features(
     cached: dict[bool, Features] = {}
     for one in evaluations:
         start = time.perf_counter()
+        classifier: nn.Linear | None = None
         random = one.kind.startswith("random")
         if random and untrained is None:
             continue
         if one.kind != "finetune" and random not in cached:
-            net = _calibrated(untrained, data, normalize) if random and untrained is not None else backbone
-            cached[random] = extract(net, data, normalize)
+            net = _calibrated(untrained, data, normalize, batch_size) if random and untrained is not None else backbone
+            cached[random] = extract(net, data, normalize, batch_size)
             if not all(torch.isfinite(x).all() for x in (cached[random].train, cached[random].test)):
                 raise UsageError("the features to evaluate must be finite, but some are NaN or infinite")
         chosen = label_subset(data.train_labels, one.share, seed)
         if one.kind.endswith("knn"):
             accuracy = knn_accuracy(cached[random])
         elif one.kind == "finetune":
-            accuracy = finetune(backbone, data, normalize, chosen, share=one.share, seed=seed, padding=padding)
+            options = dict(share=one.share, seed=seed, padding=padding, batch_size=batch_size)
+            accuracy = finetune(backbone, data, normalize, chosen, **options)  # type: ignore[arg-type]
         else:
             features = cached[random] if one.share == 1.0 else cached[random].with_labels(chosen)
             classifier, accuracy = linear_probe(features, seed=seed)
             head = classifier if one.name == "linear" else head
         found[one.name] = Evaluated(accuracy, len(chosen), round(time.perf_counter() - start, 3))
-        announce(one.name, found[one.name])
+        announce(one.name, found[one.name], classifier)
     return found, head
 
 
@@ -261,11 +267,13 @@ def finetune(
     epochs: int = FINETUNE_EPOCHS,
     seed: int = 0,
     padding: int = 2,
+    batch_size: int = BATCH,
 ) -> float:
     """Test accuracy after training a copy of the backbone with a new classifier on the chosen samples.
 
     SGD with momentum 0.9 and cosine, no weight decay; lr 0.5 for the classifier and 0.01 for the backbone (0.005 with
-    2 % of the labels and less), batches of 256, training images cropped at random and mirrored as in ``tvlars train``.
+    2 % of the labels and less), batches of 256 in parts of ``batch_size`` images at most, training images cropped at
+    random and mirrored as in ``tvlars train``.
 
     Source: the semi-supervised evaluation of Zbontar et al. 2021, its published commands.
     """
@@ -291,16 +299,20 @@ def finetune(
         for batch in torch.split(shuffled, BATCH):
             if len(batch) < 2:
                 continue  # batch norm has no statistics of one sample
-            images = crop_and_flip(data.train_images[batch], padding, data.flip, draws)
             optimizer.zero_grad()
-            loss = F.cross_entropy(head(net(normalize(images))), data.train_labels[batch])
-            loss.backward()  # type: ignore[no-untyped-call]
+            for part in torch.tensor_split(batch, min(-(-len(batch) // batch_size), len(batch) // 2)):
+                images = crop_and_flip(data.train_images[part], padding, data.flip, draws)
+                logits = head(net(normalize(images)))
+                loss = F.cross_entropy(logits, data.train_labels[part], reduction="sum") / len(batch)
+                loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         scheduler.step()
     net.eval()
     correct = 0
     with torch.no_grad():
-        for x, y in zip(torch.split(data.test_images, 1024), torch.split(data.test_labels, 1024), strict=True):
+        for x, y in zip(
+            torch.split(data.test_images, batch_size), torch.split(data.test_labels, batch_size), strict=True
+        ):
             correct += int((head(net(normalize(x))).argmax(1) == y).sum())
     return correct / len(data.test_labels)
 
@@ -312,7 +324,9 @@ def backbone_of(model: nn.Module) -> nn.Module:
     return net.eval()
 
 
-def _calibrated(untrained: nn.Module, data: ImageData, normalize: Callable[[Tensor], Tensor]) -> nn.Module:
+def _calibrated(
+    untrained: nn.Module, data: ImageData, normalize: Callable[[Tensor], Tensor], batch_size: int
+) -> nn.Module:
     """An untrained network with batch norm statistics of the data: without, its features are worth less."""
     net = copy.deepcopy(untrained)
     for module in net.modules():
@@ -321,7 +335,9 @@ def _calibrated(untrained: nn.Module, data: ImageData, normalize: Callable[[Tens
             module.momentum = None  # a plain mean over all batches
     net.train()
     with torch.no_grad():
-        for part in torch.split(data.train_images[:CALIBRATION], 512):
+        generator = torch.Generator().manual_seed(0)  # folders are in the order of their classes
+        chosen = torch.randperm(len(data.train_labels), generator=generator)[:CALIBRATION].to(data.train_labels.device)
+        for part in torch.split(chosen, batch_size):
             if len(part) > 1:
-                net(normalize(part))
+                net(normalize(data.train_images[part]))
     return net

@@ -65,8 +65,9 @@ def effective_rank(x: Tensor) -> float:
     """
     if not torch.isfinite(x).all():
         return math.nan
-    values = torch.linalg.svdvals((x - x.mean(0)).double())
-    if values.sum() <= 0:
+    wide = x.cpu().double()  # not every accelerator has float64
+    values = torch.linalg.svdvals(wide - wide.mean(0))
+    if values.sum() <= 1e-9 * wide.norm():
         return 0.0
     shares = values / values.sum()
     return float(torch.exp(torch.special.entr(shares).sum()))
@@ -81,4 +82,4 @@ def uniformity(x: Tensor) -> float:
     """log of the mean of exp(−2 ‖x_i − x_j‖²) over all pairs on the unit sphere; lower is more even (eq. 2)."""
     if len(x) < 2:
         return math.nan
-    return float(torch.pdist(F.normalize(x, dim=1)).square().mul(-2).exp().mean().log())
+    return float(torch.pdist(F.normalize(x.cpu(), dim=1)).square().mul(-2).exp().mean().log())
