@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -33,6 +34,7 @@ from tvlars.lab import (
 from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.models import build_model
 from tvlars.lab.optimizers import build_optimizer
+from tvlars.lab.progress import BarReporter
 from tvlars.lab.ssl.methods import METHODS, BarlowTwins
 from tvlars.lab.ssl.presets import PRESETS
 
@@ -95,9 +97,38 @@ def test_the_report_has_a_section_for_it(one: Path, tmp_path: Path) -> None:
     assert "<h2>Views</h2>" in page
 
 
-def test_damaged_evaluations_are_said(one: Path, tmp_path: Path) -> None:
-    import shutil
+def test_fine_tuning_after_training_on_a_terminal(tmp_path: Path, digits: ImageData) -> None:
+    """A copy of the backbone is fine-tuned, and nothing that hangs on the run is copied with it."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    config = TrainConfig(**{**QUICK, "epochs": 1, "evaluations": "finetune-10%"}, tensorboard=True)
+    result = train(config, data=digits, folder=folder, reporter=BarReporter())
+    assert result.evaluations["finetune-10%"].labels == pytest.approx(144, abs=5)
+    assert load_run(folder).accuracy_name == "online-probe accuracy"
 
+
+def test_weights_are_safe_when_an_evaluation_fails(
+    tmp_path: Path, digits: ImageData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no luck")
+
+    monkeypatch.setattr("tvlars.lab.ssl.pretrain.evaluate_features", fails)
+    with pytest.raises(RuntimeError, match="no luck"):
+        quick(tmp_path / "run", digits, epochs=1, evaluations="linear")
+    run = load_run(tmp_path / "run")
+    assert run.status == "failed"
+    run.model()
+
+
+def test_a_run_without_the_evaluation_it_was_to_have_is_not_complete(one: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(one, copy)
+    (copy / "evaluations.json").unlink()
+    assert not load_run(copy).complete
+
+
+def test_damaged_evaluations_are_said(one: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(one, copy)
     (copy / "evaluations.json").write_text('{"linear": {"accuracy": 7, "labels": 1, "seconds": 1}, "knn": 3}')
@@ -128,7 +159,7 @@ def test_parts_of_a_batch_change_views_and_loss_no_more_than_batch_norm_does(tmp
 
 
 def test_labels_are_not_needed_and_change_nothing(tmp_path: Path, digits: ImageData) -> None:
-    """Shuffled labels and none at all give the same losses, bit for bit."""
+    """Shuffled labels give the same losses, bit for bit, and data without labels can be trained on."""
     zeros = {name: torch.zeros_like(getattr(digits, name)) for name in ("train_labels", "test_labels")}
     shuffled = replace(digits, train_labels=digits.train_labels.roll(1))
     losses = [
@@ -141,7 +172,9 @@ def test_labels_are_not_needed_and_change_nothing(tmp_path: Path, digits: ImageD
     assert run.steps["train_accuracy"].isna().all()
     assert math.isnan(float(run.test_accuracy or 0.0))
     assert run.complete
-    report([tmp_path / "c"], tmp_path / "report.html")
+    page = report([tmp_path / "c"], tmp_path / "report.html").read_text()
+    assert "No run has finished" not in page
+    assert ">nan<" not in page
 
 
 def test_collapse_is_noticed(tmp_path: Path, digits: ImageData) -> None:
@@ -232,6 +265,23 @@ def test_as_published_has_its_accidents() -> None:
     assert optimizer.param_groups[0]["lr"] == pytest.approx(plan.lr * plan.factor(100))
 
 
+def test_presets_of_phi_and_of_other_schedules() -> None:
+    published = TrainConfig(task="barlow-twins", preset="as-published", epochs=100)
+    model, _ = build_model("small_resnet", 1, 8, 10)
+    made = build_optimizer(published, published.plan(5000), model).param_groups[0]
+    assert (made["phi_scope"], made["norm_clip"], made["lr"]) == ("ratio", 10.0, 1.0)
+    given = replace(published, phi_scope="all")
+    assert build_optimizer(given, given.plan(5000), model).param_groups[0]["phi_scope"] == "all"
+    constant = TrainConfig(task="byol", optimizer="lars", preset="corrected", schedule="constant", epochs=3)
+    assert constant.plan(5000).schedule == "constant"
+
+
+def test_as_published_wants_a_run_that_is_long_enough() -> None:
+    config = TrainConfig(task="barlow-twins", optimizer="lars", preset="as-published", epochs=2)
+    with pytest.raises(UsageError, match="makes its schedule for a tenth of the run, 4 of 38 steps: they must be 5"):
+        config.plan(5000)
+
+
 def test_presets_yield_to_what_is_given() -> None:
     config = TrainConfig(task="simclr", optimizer="lars", preset="corrected", lr=3.0, warmup_epochs=1.0, epochs=5)
     plan = config.plan(5000)
@@ -288,11 +338,14 @@ def test_ssl_command_prints_probe_and_baseline(tmp_path: Path) -> None:
 def test_probe_command_takes_any_run(
     one: Path, tmp_path: Path, digits: ImageData, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["probe", str(one), "--evaluations", "knn,finetune-10%"]) == 0
+    before = load_run(one).evaluations
+    assert main(["probe", str(one), "--evaluations", "knn,random,finetune-10%"]) == 0
     said = capsys.readouterr().out
+    assert f"untrained network, linear evaluation: {before['random'].accuracy:.2%}" in said  # the same network
     assert "nearest neighbours (k = 20):" in said
     assert "fine-tuning with 1" in said
     assert {"linear", "finetune-10%"} <= set(load_run(one).evaluations)
+    assert load_run(one).evaluations["random"] == before["random"]
     supervised = tmp_path / "supervised"
     train(TrainConfig(epochs=1, precision="32-true", out=supervised), data=digits, reporter=Reporter())
     assert main(["probe", str(supervised), "--evaluations", "linear,random"]) == 0
@@ -302,14 +355,31 @@ def test_probe_command_takes_any_run(
 def test_probe_of_weights_of_another_architecture(
     one: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import shutil
-
     copy = tmp_path / "copy"
     shutil.copytree(one, copy)
     facts = json.loads((copy / "model.json").read_text())
     (copy / "model.json").write_text(json.dumps({**facts, "model": "resnet18"}))
     assert main(["probe", str(copy)]) == 2
     assert "must hold the weights of resnet18, but it is damaged or of another model" in capsys.readouterr().err
+
+
+def test_a_folder_of_images_without_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Pretraining takes it; evaluation and classification say what is missing."""
+    from PIL import Image
+
+    folder = tmp_path / "images"
+    folder.mkdir()
+    pixels = torch.randint(0, 256, (10, 16, 16, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    for i, image in enumerate(pixels):
+        Image.fromarray(image.numpy()).save(folder / f"{i}.png")
+    ssl = f"ssl --data imagefolder:{folder} --batch-size 4 --epochs 1 --projector 16-16 --out {tmp_path / 'run'}"
+    assert main(ssl.split()) == 2
+    assert "evaluations need labels of two classes or more" in capsys.readouterr().err
+    assert main([*ssl.split(), "--evaluations", "none"]) == 0
+    assert "nan" not in capsys.readouterr().out
+    assert (tmp_path / "run" / "weights.pt").is_file()
+    assert main(f"train --data imagefolder:{folder} --batch-size 4".split()) == 2
+    assert "must have images of at least two classes, a folder each, got 1" in capsys.readouterr().err
 
 
 def test_unlabelled_data_is_refused_for_evaluation(digits: ImageData) -> None:
