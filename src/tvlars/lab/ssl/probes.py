@@ -337,7 +337,7 @@ def _calibrated(
     with torch.no_grad():
         generator = torch.Generator().manual_seed(0)  # folders are in the order of their classes
         chosen = torch.randperm(len(data.train_labels), generator=generator)[:CALIBRATION].to(data.train_labels.device)
-        for part in torch.split(chosen, batch_size):
+        for part in torch.split(chosen, min(batch_size, BATCH)):
             if len(part) > 1:
                 net(normalize(data.train_images[part]))
     return net
