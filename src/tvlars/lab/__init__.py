@@ -9,6 +9,7 @@ from tvlars.lab.evaluate import Evaluation, evaluate
 from tvlars.lab.progress import Reporter
 from tvlars.lab.report import report
 from tvlars.lab.run_folder import LoadedRun, load_run
+from tvlars.lab.ssl.probe_run import probe_run
 from tvlars.lab.surface import run_landscape, run_sharpness
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "evaluate",
     "load_data",
     "load_run",
+    "probe_run",
     "report",
     "run_landscape",
     "run_sharpness",

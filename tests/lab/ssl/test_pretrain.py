@@ -207,6 +207,16 @@ def test_collapse_is_noticed(tmp_path: Path, digits: ImageData) -> None:
     assert load_run(folder).representation["embedding_std"].iloc[-1] < 0.1
 
 
+def test_mixed_precision_trains(tmp_path: Path, digits: ImageData) -> None:
+    """Fabric's backward is used, which mixed precision insists on."""
+    losses = []
+    for precision in ("32-true", "bf16-mixed"):
+        folder = quick(tmp_path / precision, digits, epochs=1, precision=precision, micro_batch_size=128)
+        losses.append(pd.read_csv(folder / "steps.csv")["loss"].tolist())
+    assert losses[1] != losses[0]
+    assert losses[1] == pytest.approx(losses[0], rel=0.1)
+
+
 def test_compare_has_the_linear_probe_as_its_headline(tmp_path: Path, digits: ImageData) -> None:
     base = TrainConfig(**{**QUICK, "epochs": 1, "evaluations": "linear"})
     config = CompareConfig(base=base, optimizers=("tvlars", "lamb"), seeds=(0, 1), out=tmp_path / "c")

@@ -32,7 +32,7 @@ CALIBRATION = 4096
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class ProbeSpec:
     """What to evaluate: ``kind`` is one of ``EVALUATIONS``, with a share of the training labels."""
 
     name: str
@@ -64,7 +64,7 @@ class Features:
         return replace(self, train=self.train[chosen], train_labels=self.train_labels[chosen])
 
 
-def parse_evaluations(text: str) -> list[Evaluation]:
+def parse_evaluations(text: str) -> list[ProbeSpec]:
     """Evaluations from "linear,knn,linear-1%,finetune-10%"; "none" is an empty list.
 
     Raises:
@@ -78,9 +78,9 @@ def parse_evaluations(text: str) -> list[Evaluation]:
     for name in (part.strip() for part in text.split(",")):
         match = re.fullmatch(r"(linear|finetune)-(\d{1,2}(?:\.\d{1,4})?)%", name)
         if match and float(match[2]) > 0:
-            found.append(Evaluation(name, match[1], float(match[2]) / 100))
+            found.append(ProbeSpec(name, match[1], float(match[2]) / 100))
         elif name in EVALUATIONS:
-            found.append(Evaluation(name, name))
+            found.append(ProbeSpec(name, name))
         else:
             raise unknown("evaluation", name, [*EVALUATIONS, "linear-1%", "finetune-10%", "none"])
     if len({one.name for one in found}) < len(found):
@@ -117,7 +117,7 @@ def evaluate_features(
     backbone: nn.Module,
     data: ImageData,
     normalize: Callable[[Tensor], Tensor],
-    evaluations: list[Evaluation],
+    evaluations: list[ProbeSpec],
     *,
     untrained: nn.Module | None = None,
     seed: int = 0,
