@@ -40,7 +40,10 @@ SHAPES: dict[str, Any] = {
     "tvlars, half at 90 %": lambda steps: dict(delay=0.9 * steps, delay_factor=math.log(49) / (0.1 * steps)),
     "tvlars, floor 0.1": lambda steps: dict(gamma_min=0.1),
     "lars, no warm-up": lambda steps: dict(optimizer="lars", warmup_epochs=0.0),
+    "tvlars, half at 90 %, lr 16": lambda steps: dict(delay=0.9 * steps, delay_factor=math.log(49) / (0.1 * steps)),
 }
+OWN_FACTOR = {"tvlars, half at 90 %, lr 16": 1.0}
+"""Shapes at another rate than the one that was best for their optimizer."""
 """TVLARS with φ falling earlier, later, and to a floor; and what warm-up is worth: LARS with a cosine alone."""
 BIAS_NORM = 3e-4
 """Biases and norms take 16 * 3e-4 = 0.0048 raw under LARS and TVLARS; LAMB's take what the plan says."""
@@ -77,7 +80,8 @@ def study(files: list[Path], batch_size: int, arms: list[str], seeds: list[int],
         for seed in seeds:
             for arm in group:
                 of = arm if arm in ARMS else "lars, warm-up" if arm.startswith("lars") else "tvlars"
-                measure(files, (arm, batch_size, best_factor(rows(files), of, batch_size), seed), data)
+                factor = OWN_FACTOR.get(arm) or best_factor(rows(files), of, batch_size)
+                measure(files, (arm, batch_size, factor, seed), data)
 
 
 def measure(files: list[Path], key: tuple[str, int, float, int], data: ImageData) -> None:
