@@ -8,7 +8,7 @@ from typing import Any
 
 from tvlars.cli._options import add_all, add_config, add_option, new_command, options, train_config
 
-CLASSIFICATION_ALONE = ("task", "compile", "rotation", "sharpness", "sharpness_samples", "noise_scale")
+CLASSIFICATION_ALONE = ("task", "augment", "compile", "rotation", "sharpness", "sharpness_samples", "noise_scale")
 DEFAULT = "barlow-twins"
 
 

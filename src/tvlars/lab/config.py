@@ -135,7 +135,7 @@ class TrainConfig:
         None, "widths of the projector's layers (default: 4096-4096-4096, on a CPU 512-512-512)"
     )
     method_options: str | None = option(
-        None, "options of the method, as in lambda_param=0.005 (default: those of its paper)"
+        None, "options of the method, as in lambda_param=0.005 (the run says which it takes)"
     )
     evaluations: str = option(
         EVALUATIONS,

@@ -315,7 +315,10 @@ def test_presets_yield_to_what_is_given() -> None:
         ("ssl --preset corected", "unknown preset 'corected': did you mean 'corrected'"),
         ("ssl --preset as-published --optimizer sgd", "preset 'as-published' is for tvlars, lars, lamb, got 'sgd'"),
         ("ssl --preset corrected --optimizer lars --epochs 4", "epochs must be > 10, the warm-up of this preset, or"),
-        ("ssl --no-augment", "augment must be true for barlow-twins, which learns from augmented views, got false"),
+        (
+            "train --task barlow-twins --no-augment",
+            "augment must be true for barlow-twins, which learns from augmented views, got false",
+        ),
         ("ssl --batch-size 3 --micro-batch-size 2", "micro_batch_size must leave two samples in every part of a batch"),
         ("train --evaluations knn", "evaluations must not be given for classification, got 'knn'"),
         ("train --projector 64", "projector must not be given for classification, got '64'"),
