@@ -71,6 +71,11 @@ class Report:
                 "the table counts the last."
             )
 
+    @property
+    def finished(self) -> int:
+        """How many runs count."""
+        return int(self.table["seeds"].sum()) if len(self.table) else 0
+
     def answers(self) -> list[str]:
         """What came out, a sentence for each batch size."""
         return [
