@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -12,7 +13,7 @@ from tvlars.lab.errors import UsageError
 MAX_WIDTH = 65_536
 
 
-class Method(nn.Module):
+class Method(nn.Module, ABC):
     """A method of self-supervised learning.
 
     A subclass has ``loss`` and its ``OPTIONS``. ``forward`` gives what the loss compares, (n, D) for n images; it
@@ -48,9 +49,9 @@ class Method(nn.Module):
         z: Tensor = self.projector(self.backbone(x))
         return z
 
+    @abstractmethod
     def loss(self, first: Tensor, second: Tensor) -> Tensor:
         """The loss of what ``forward`` gave for the first and the second views of a whole batch."""
-        raise NotImplementedError
 
     def after_step(self, progress: float) -> None:
         """Called after every optimizer step; ``progress`` is the share of all steps that have been taken."""
