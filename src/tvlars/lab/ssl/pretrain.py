@@ -191,7 +191,7 @@ class _BatchViews:
     """Both views of a batch, part by part. Draws are those of the whole batch, so parts do not change them."""
 
     def __init__(self, run: Pretraining, batch: Tensor) -> None:
-        self.run, self.batch = run, batch
+        self.run = run
         draws = [draw_view(len(batch), run.draws) for _ in run.recipes]
         count = micro_batches(run.config)
         self.indices = torch.tensor_split(batch, count)
