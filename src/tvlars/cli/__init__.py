@@ -3,7 +3,7 @@
 
 It parses and prints; the work is in ``tvlars.lab``.
 
-Exit codes: 0 done, 2 bad input, 3 a run diverged, 130 interrupted.
+Exit codes: 0 done, 2 bad input, 3 a run diverged, 130 interrupted, 143 stopped by SIGTERM.
 
 argparse over the dataclasses' fields: every option, its default and its help stand once, in ``lab.config``.
 """
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from tvlars import __version__
 from tvlars.cli import _look, _ssl, _train
-from tvlars.cli._options import BAD_INPUT, DIVERGED, INTERRUPTED, Parser, config_file, fail, refuse_unknown
+from tvlars.cli._options import BAD_INPUT, DIVERGED, INTERRUPTED, PREEMPTED, Parser, config_file, fail, refuse_unknown
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without Greek letters is no reason to stop
     try:
-        from tvlars.lab.errors import DivergedError, UsageError
+        from tvlars.lab.errors import DivergedError, PreemptedError, UsageError
     except ModuleNotFoundError as error:
         return _missing_extra(error)
     except KeyboardInterrupt:
@@ -50,6 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return fail(str(error), BAD_INPUT)
     except DivergedError as error:
         return fail(str(error), DIVERGED)
+    except PreemptedError as error:
+        return fail(str(error), PREEMPTED)
     except KeyboardInterrupt:
         return fail("interrupted; what was measured is kept", INTERRUPTED)
     except OSError as error:

@@ -11,7 +11,7 @@ from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-DIVERGED, INTERRUPTED, BAD_INPUT = 3, 130, 2
+DIVERGED, INTERRUPTED, PREEMPTED, BAD_INPUT = 3, 130, 143, 2
 """Exit codes."""
 
 

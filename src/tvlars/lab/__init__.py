@@ -1,10 +1,11 @@
 """The laboratory: trains and compares optimizers on real data. Needs the extra ``tvlars[lab]``."""
 
 from tvlars.lab.compare import Comparison, compare
-from tvlars.lab.config import CompareConfig, TrainConfig
+from tvlars.lab.compare_config import CompareConfig
+from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.engine import RunResult, train
-from tvlars.lab.errors import DivergedError, UsageError
+from tvlars.lab.errors import DivergedError, LockedError, PreemptedError, UsageError
 from tvlars.lab.evaluate import Evaluation, evaluate
 from tvlars.lab.progress import Reporter
 from tvlars.lab.report import report
@@ -19,6 +20,8 @@ __all__ = [
     "Evaluation",
     "ImageData",
     "LoadedRun",
+    "LockedError",
+    "PreemptedError",
     "Reporter",
     "RunResult",
     "TrainConfig",

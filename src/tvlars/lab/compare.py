@@ -11,7 +11,8 @@ from pathlib import Path
 import pandas as pd
 
 from tvlars.lab import summary
-from tvlars.lab.config import CompareConfig, TrainConfig
+from tvlars.lab.compare_config import CompareConfig
+from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.engine import train
 from tvlars.lab.errors import DivergedError

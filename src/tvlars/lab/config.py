@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -37,11 +36,13 @@ SECTIONS = {
     "augment": "the rest",
     "preset": "self-supervised learning",
     "layer_stats": "what is measured besides",
+    "devices": "many processes, and long runs",
 }
 """Titles of the help's sections, each by its first option in ``TrainConfig``."""
 MAX_SEED = 2**32 - 1
 MAX_LR = 1e30
 """Far above any use, and below what would overflow in float32."""
+MAX_TIMEOUT = 30 * 86400.0
 COUNTS = {
     "batch_size": (2, 2**40),  # batch norm wants two samples at least
     "epochs": (1, 10**9),
@@ -51,6 +52,9 @@ COUNTS = {
     "image_size": (8, 4096),
     "layer_stats": (1, 10**9),
     "sharpness_samples": (2, 2**40),
+    "devices": (1, 2**20),
+    "nodes": (1, 2**20),
+    "checkpoint_keep": (1, 10**6),
 }
 """The ranges of the options that are counts."""
 
@@ -73,7 +77,7 @@ def as_path(name: str, value: Any) -> Path | None:
     return Path(value).expanduser()
 
 
-def _check_options(cls: Any, values: Any) -> None:
+def check_options(cls: Any, values: Any) -> None:
     """Raise ``UsageError`` unless ``values`` is a mapping of names of fields of the dataclass ``cls``."""
     if not isinstance(values, dict):
         raise UsageError(f"a config must be an object of options, got {values!r}")
@@ -146,6 +150,20 @@ class TrainConfig:
     sharpness: str | None = option(None, "when to measure the sharpness of the loss: end, or epochs:N for every N-th")
     sharpness_samples: int = option(1024, "training images that sharpness is measured on")
     noise_scale: bool = option(False, "measure the gradient noise scale after every epoch")
+
+    devices: int | None = option(
+        None, "processes on each machine, one a device (default: 1, or as many as torchrun started)"
+    )
+    nodes: int | None = option(None, "machines (default: 1, or as many as torchrun or srun started)")
+    shard: bool = option(False, "spread weights, gradients and optimizer state over the processes (FSDP2)")
+    sync_batch_norm: bool = option(True, "batch norm's statistics are those of all processes")
+    timeout: float = option(1800.0, "seconds that a process waits for the others at most")
+    checkpoint_every: str | None = option(
+        None,
+        "how often to save what resume needs: 5m (or s, h), 2-epochs, 100-steps (default: never, but when stopped)",
+    )
+    checkpoint_keep: int = option(2, "newest checkpoints that are kept")
+    resume: bool = option(False, "go on from the newest good checkpoint in out, from the start where there is none")
     out: Path | None = option(None, "run folder to write, new or empty (default: below runs/)")
 
     def __post_init__(self) -> None:
@@ -164,11 +182,12 @@ class TrainConfig:
         ):
             if not isinstance(name, str) or name not in valid:
                 raise unknown(kind, name, valid)
-        for flag in ("augment", "compile", "tensorboard", "noise_scale"):
+        for flag in ("augment", "compile", "tensorboard", "noise_scale", "shard", "sync_batch_norm", "resume"):
             if not isinstance(getattr(self, flag), bool):
                 raise UsageError(f"{flag} must be true or false, got {getattr(self, flag)!r}")
         self._check_numbers()
         self._check_task()
+        self._check_processes()
         if self.sharpness is not None:
             self.sharpness_epochs()
         if not self.augment and (self.rotation or self.crop_padding):
@@ -211,7 +230,7 @@ class TrainConfig:
     def _check_numbers(self) -> None:
         for name, (low, high) in COUNTS.items():
             value = getattr(self, name)
-            if value is None and name in ("crop_padding", "image_size", "layer_stats"):
+            if value is None and name in ("crop_padding", "image_size", "layer_stats", "devices", "nodes"):
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < low:
                 raise UsageError(f"{name} must be an integer >= {low}, got {value!r}")
@@ -223,8 +242,37 @@ class TrainConfig:
             if self.lr is not None:
                 check_number("lr", self.lr, high=MAX_LR, open_low=True)
             check_number("rotation", self.rotation, high=180.0, unit="degrees")
+            check_number("timeout", self.timeout, high=MAX_TIMEOUT, open_low=True, unit="seconds")
         except ValueError as error:
             raise UsageError(str(error)) from error
+
+    def _check_processes(self) -> None:
+        """What belongs to many processes and to checkpoints goes together."""
+        self.checkpoint_interval()
+        if self.resume and self.out is None:
+            raise UsageError("out must be given with resume: the run folder to go on with")
+        for name in ("sharpness", "noise_scale", "compile"):
+            if self.shard and getattr(self, name):
+                raise UsageError(f"{name} must not be given with shard, it wants the whole model in one process")
+        if self.shard and self.precision == "16-mixed":
+            raise UsageError("precision must be bf16-mixed or 32-true with shard, got '16-mixed'")
+
+    def checkpoint_interval(self) -> tuple[str, float] | None:
+        """Unit ("seconds", "epochs" or "steps") and number between two checkpoints; None: none are planned.
+
+        Raises:
+            UsageError: ``checkpoint_every`` is not of the form 5m, 2-epochs or 100-steps.
+        """
+        if self.checkpoint_every is None:
+            return None
+        text = str(self.checkpoint_every)
+        if match := re.fullmatch(r"(\d{1,9}(?:\.\d{1,6})?)([smh])", text):
+            seconds = float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
+            if seconds > 0:
+                return "seconds", seconds
+        elif (match := re.fullmatch(r"([1-9]\d{0,8})-(epoch|step)s?", text)) is not None:
+            return f"{match[2]}s", float(match[1])
+        raise UsageError(f"checkpoint_every must be as 5m, 30s, 2-epochs or 100-steps, got {self.checkpoint_every!r}")
 
     def plan(self, dataset_size: int) -> Plan:
         """Learning rate and schedule for a training set of ``dataset_size`` samples.
@@ -303,77 +351,5 @@ class TrainConfig:
         Raises:
             UsageError: a name is not a field's, or a value is bad.
         """
-        _check_options(cls, values)
+        check_options(cls, values)
         return cls(**values)
-
-
-SAME_FOR_ALL = ("data", "data_dir", "image_size", "task", "evaluations", "batch_size", "seed")
-"""Options that a comparison does not let one optimizer have to itself."""
-
-
-@dataclass(frozen=True)
-class CompareConfig:
-    """Several runs of one kind, one after the other: every optimizer at every batch size with every seed."""
-
-    base: TrainConfig = field(default_factory=TrainConfig)
-    optimizers: tuple[str, ...] = ("tvlars", "lars", "lamb")
-    batch_sizes: tuple[int, ...] = (256,)
-    seeds: tuple[int, ...] = (0, 1, 2)
-    overrides: tuple[tuple[str, str, Any], ...] = ()
-    """(optimizer, option, value): options of ``TrainConfig`` for one optimizer alone."""
-    out: Path | None = None
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "out", as_path("out", self.out))
-        for name in ("optimizers", "batch_sizes", "seeds", "overrides"):
-            values = getattr(self, name)
-            if isinstance(values, (str, dict)) or not isinstance(values, Iterable):
-                raise UsageError(f"{name} must be a list, got {values!r}")
-            object.__setattr__(self, name, tuple(tuple(v) if isinstance(v, list) else v for v in values))
-        if not all(isinstance(entry, tuple) and len(entry) == 3 for entry in self.overrides):
-            raise UsageError(f"overrides must be (optimizer, option, value) each, got {self.overrides!r}")
-        for name in ("optimizers", "batch_sizes", "seeds"):
-            values = getattr(self, name)
-            if not values:
-                raise UsageError(f"{name} must name at least one, got none")
-            if len(set(map(repr, values))) != len(values):
-                raise UsageError(f"{name} must not repeat, got {', '.join(map(str, values))}")
-        known = [f.name for f in fields(TrainConfig) if f.name not in ("optimizer", "out")]
-        for optimizer, name, _ in self.overrides:
-            if name in SAME_FOR_ALL:
-                raise UsageError(f"{name} must be the same for all optimizers, but is set for {optimizer} alone")
-            if optimizer not in self.optimizers:
-                raise unknown("optimizer among those compared", optimizer, self.optimizers)
-            if name not in known:
-                raise unknown("option", name, known)
-        self.runs()
-
-    def to_json(self) -> str:
-        """All of it as JSON; :meth:`from_mapping` reads it back."""
-        return json.dumps(asdict(self), indent=1, default=str)
-
-    @classmethod
-    def from_mapping(cls, values: dict[str, Any]) -> CompareConfig:
-        """A comparison from field names and values; ``base`` is a mapping as for ``TrainConfig``.
-
-        Raises:
-            UsageError: a name is not a field's, or a value is bad.
-        """
-        _check_options(cls, values)
-        return cls(**{**values, "base": TrainConfig.from_mapping(values.get("base", {}))})
-
-    def runs(self) -> list[TrainConfig]:
-        """The config of every run, in the order in which they are trained: seeds outermost.
-
-        So every optimizer has been seen once when a third of the time is over, and an interrupted
-        comparison is a fair one.
-        """
-        runs = []
-        for seed in self.seeds:
-            for batch_size in self.batch_sizes:
-                for optimizer in self.optimizers:
-                    values = {f.name: getattr(self.base, f.name) for f in fields(TrainConfig)}
-                    values.update(optimizer=optimizer, batch_size=batch_size, seed=seed, out=None)
-                    values.update({name: value for owner, name, value in self.overrides if owner == optimizer})
-                    runs.append(TrainConfig.from_mapping(values))
-        return runs

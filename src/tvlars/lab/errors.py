@@ -11,6 +11,14 @@ class UsageError(ValueError):
     """A bad argument or bad input: its message is one sentence that names it. Exit code 2 at the CLI."""
 
 
+class LockedError(UsageError):
+    """Another process works in this run folder."""
+
+
+class PreemptedError(RuntimeError):
+    """Training was stopped by SIGTERM, and can go on from its checkpoint. Exit code 143 at the CLI."""
+
+
 class DivergedError(RuntimeError):
     """Training was stopped since its loss was not finite. Exit code 3 at the CLI.
 

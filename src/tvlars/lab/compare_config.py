@@ -1,0 +1,83 @@
+"""What a comparison is made of: one run's options, and those that vary."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from tvlars.lab.config import TrainConfig, as_path, check_options
+from tvlars.lab.errors import UsageError, unknown
+
+SAME_FOR_ALL = ("data", "data_dir", "image_size", "task", "evaluations", "batch_size", "seed")
+"""Options that a comparison does not let one optimizer have to itself."""
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """Several runs of one kind, one after the other: every optimizer at every batch size with every seed."""
+
+    base: TrainConfig = field(default_factory=TrainConfig)
+    optimizers: tuple[str, ...] = ("tvlars", "lars", "lamb")
+    batch_sizes: tuple[int, ...] = (256,)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    overrides: tuple[tuple[str, str, Any], ...] = ()
+    """(optimizer, option, value): options of ``TrainConfig`` for one optimizer alone."""
+    out: Path | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "out", as_path("out", self.out))
+        for name in ("optimizers", "batch_sizes", "seeds", "overrides"):
+            values = getattr(self, name)
+            if isinstance(values, (str, dict)) or not isinstance(values, Iterable):
+                raise UsageError(f"{name} must be a list, got {values!r}")
+            object.__setattr__(self, name, tuple(tuple(v) if isinstance(v, list) else v for v in values))
+        if not all(isinstance(entry, tuple) and len(entry) == 3 for entry in self.overrides):
+            raise UsageError(f"overrides must be (optimizer, option, value) each, got {self.overrides!r}")
+        for name in ("optimizers", "batch_sizes", "seeds"):
+            values = getattr(self, name)
+            if not values:
+                raise UsageError(f"{name} must name at least one, got none")
+            if len(set(map(repr, values))) != len(values):
+                raise UsageError(f"{name} must not repeat, got {', '.join(map(str, values))}")
+        known = [f.name for f in fields(TrainConfig) if f.name not in ("optimizer", "out")]
+        for optimizer, name, _ in self.overrides:
+            if name in SAME_FOR_ALL:
+                raise UsageError(f"{name} must be the same for all optimizers, but is set for {optimizer} alone")
+            if optimizer not in self.optimizers:
+                raise unknown("optimizer among those compared", optimizer, self.optimizers)
+            if name not in known:
+                raise unknown("option", name, known)
+        self.runs()
+
+    def to_json(self) -> str:
+        """All of it as JSON; :meth:`from_mapping` reads it back."""
+        return json.dumps(asdict(self), indent=1, default=str)
+
+    @classmethod
+    def from_mapping(cls, values: dict[str, Any]) -> CompareConfig:
+        """A comparison from field names and values; ``base`` is a mapping as for ``TrainConfig``.
+
+        Raises:
+            UsageError: a name is not a field's, or a value is bad.
+        """
+        check_options(cls, values)
+        return cls(**{**values, "base": TrainConfig.from_mapping(values.get("base", {}))})
+
+    def runs(self) -> list[TrainConfig]:
+        """The config of every run, in the order in which they are trained: seeds outermost.
+
+        So every optimizer has been seen once when a third of the time is over, and an interrupted
+        comparison is a fair one.
+        """
+        runs = []
+        for seed in self.seeds:
+            for batch_size in self.batch_sizes:
+                for optimizer in self.optimizers:
+                    values = {f.name: getattr(self.base, f.name) for f in fields(TrainConfig)}
+                    values.update(optimizer=optimizer, batch_size=batch_size, seed=seed, out=None)
+                    values.update({name: value for owner, name, value in self.overrides if owner == optimizer})
+                    runs.append(TrainConfig.from_mapping(values))
+        return runs
