@@ -3,7 +3,7 @@
 
 It parses and prints; the work is in ``tvlars.lab``.
 
-Exit codes: 0 done, 2 bad input, 3 a run diverged, 130 interrupted, 143 stopped by SIGTERM.
+Exit codes: 0 done, 1 a process was lost, 2 bad input, 3 a run diverged, 130 interrupted, 143 stopped by SIGTERM.
 
 argparse over the dataclasses' fields: every option, its default and its help stand once, in ``lab.config``.
 """
@@ -16,7 +16,17 @@ from collections.abc import Sequence
 
 from tvlars import __version__
 from tvlars.cli import _look, _ssl, _train
-from tvlars.cli._options import BAD_INPUT, DIVERGED, INTERRUPTED, PREEMPTED, Parser, config_file, fail, refuse_unknown
+from tvlars.cli._options import (
+    BAD_INPUT,
+    DIVERGED,
+    FAILED,
+    INTERRUPTED,
+    PREEMPTED,
+    Parser,
+    config_file,
+    fail,
+    refuse_unknown,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without Greek letters is no reason to stop
     try:
-        from tvlars.lab.errors import DivergedError, PreemptedError, UsageError
+        from tvlars.lab.errors import DivergedError, LostProcessError, PreemptedError, SaidElsewhereError, UsageError
     except ModuleNotFoundError as error:
         return _missing_extra(error)
     except KeyboardInterrupt:
@@ -43,9 +53,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parsed, unknown_arguments = parser.parse_known_args(arguments)
         if unknown_arguments:
             refuse_unknown(parser, parsed.command, unknown_arguments)
+        parsed.words = list(words)
         return int(parsed.run(parsed))
     except ModuleNotFoundError as error:
         return _missing_extra(error)
+    except SaidElsewhereError:
+        return BAD_INPUT
+    except LostProcessError as error:
+        return fail(str(error), FAILED)
     except UsageError as error:
         return fail(str(error), BAD_INPUT)
     except DivergedError as error:

@@ -5,19 +5,24 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-DIVERGED, INTERRUPTED, PREEMPTED, BAD_INPUT = 3, 130, 143, 2
+FAILED, BAD_INPUT, DIVERGED, INTERRUPTED, PREEMPTED = 1, 2, 3, 130, 143
 """Exit codes."""
 
 
 def fail(message: str, code: int) -> int:
-    """Say what went wrong; returns ``code``."""
-    print(f"tvlars: {message}", file=sys.stderr)
+    """Say what went wrong, or have it said by whoever started this process; returns ``code``."""
+    from tvlars.lab.launch import report
+
+    if not report(message, code):
+        rank = os.environ.get("RANK", "0")
+        print(f"tvlars: {message}" if rank == "0" else f"tvlars: process {rank}: {message}", file=sys.stderr)
     return code
 
 
@@ -53,7 +58,9 @@ def config_file(arguments: Sequence[str]) -> dict[str, Any]:
 
     first = Parser(add_help=False, allow_abbrev=False)
     first.add_argument("--config", type=Path)
-    file = first.parse_known_args(arguments)[0].config
+    first.add_argument("--resume", nargs="?", type=Path)
+    named = first.parse_known_args(arguments)[0]
+    file = named.config or named.resume
     if file is None:
         return {}
     try:
@@ -74,6 +81,15 @@ def add_config(parser: argparse.ArgumentParser) -> None:
     """Add ``--config``."""
     text = "options of an earlier run: its folder or config.json; options given here override them"
     parser.add_argument("--config", type=Path, metavar="FILE", help=text)
+
+
+def add_resume(parser: argparse.ArgumentParser) -> None:
+    """Add ``--resume``, which may name a run."""
+    text = (
+        "go on from the newest good checkpoint: in RUN, with its options, or in --out, "
+        "and from the start where there is none yet"
+    )
+    parser.add_argument("--resume", nargs="?", const=True, default=False, metavar="RUN", help=text)
 
 
 def options() -> tuple[Field[Any], ...]:
@@ -127,11 +143,34 @@ def type_of(kind: type) -> Callable[[str], Any]:
     return convert
 
 
+def in_processes(parsed: argparse.Namespace, config: Any) -> int | None:
+    """Start the processes that a run wants; their exit code, None where this process does the work itself."""
+    from tvlars.lab.launch import launch, wanted
+
+    if not wanted(config):
+        return None
+    code, message = launch(parsed.words, config)
+    return fail(message, code) if code else 0
+
+
+def is_first() -> bool:
+    """Whether this process, of several, is the one that prints; to be asked when the work is done."""
+    import torch.distributed as dist
+
+    if not (dist.is_available() and dist.is_initialized()):
+        return True
+    first = dist.get_rank() == 0
+    dist.destroy_process_group()
+    return first
+
+
 def train_config(parsed: argparse.Namespace, **values: Any) -> Any:
     """The config of one run from what was typed, and ``values``."""
     from tvlars.lab.config import TrainConfig
 
     taken = {f.name: getattr(parsed, f.name) for f in options() if hasattr(parsed, f.name)}
+    if isinstance(taken.get("resume"), str):
+        taken.update(out=Path(taken["resume"]), resume=True)
     return TrainConfig(**{**taken, **values})
 
 
@@ -142,6 +181,6 @@ def refuse_unknown(parser: argparse.ArgumentParser, command: str, arguments: lis
     flag = arguments[0].partition("=")[0]
     chosen = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction)).choices[command]
     flags = [option for action in chosen._actions for option in action.option_strings]
-    near = difflib.get_close_matches(flag, flags, n=2)
+    near = difflib.get_close_matches(flag, flags, n=2, cutoff=0.7)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     raise UsageError(f"unknown argument {flag!r} of {command}: {hint}See tvlars {command} --help.")

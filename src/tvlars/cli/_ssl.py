@@ -6,9 +6,28 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from tvlars.cli._options import add_all, add_config, add_option, new_command, options, train_config
+from tvlars.cli._options import (
+    add_all,
+    add_config,
+    add_option,
+    add_resume,
+    in_processes,
+    is_first,
+    new_command,
+    options,
+    train_config,
+)
 
-CLASSIFICATION_ALONE = ("task", "augment", "compile", "rotation", "sharpness", "sharpness_samples", "noise_scale")
+CLASSIFICATION_ALONE = (
+    "task",
+    "augment",
+    "compile",
+    "rotation",
+    "sharpness",
+    "sharpness_samples",
+    "noise_scale",
+    "shard",
+)
 DEFAULT = "barlow-twins"
 
 
@@ -19,7 +38,8 @@ def add(commands: Any, command: str, config: dict[str, Any]) -> None:
     ssl = new_command(commands, "ssl", "pretrain without labels, then measure what was learned", _ssl)
     text = "one of " + ", ".join(METHODS) + f" (default: {DEFAULT})"
     ssl.add_argument("--method", default=DEFAULT, metavar="NAME", help=text)
-    add_all(ssl, without=CLASSIFICATION_ALONE)
+    add_all(ssl, without=(*CLASSIFICATION_ALONE, "resume"))
+    add_resume(ssl)
     add_config(ssl)
     if config and command == "ssl":
         defaults = _defaults(config)
@@ -42,7 +62,12 @@ def _ssl(parsed: argparse.Namespace) -> int:
 
     if parsed.method not in METHODS:
         raise unknown("method", parsed.method, METHODS)
-    result = train(train_config(parsed, task=parsed.method))
+    config = train_config(parsed, task=parsed.method)
+    if (code := in_processes(parsed, config)) is not None:
+        return code
+    result = train(config)
+    if not is_first():
+        return 0
     seconds = sum(epoch.seconds for epoch in result.epochs)
     steps = result.epochs[-1].step
     speed = steps * result.config.batch_size / seconds
@@ -83,4 +108,6 @@ def _defaults(config: dict[str, Any]) -> dict[str, Any]:
     stored = TrainConfig.from_mapping(config)
     if stored.task == "classification":
         raise UsageError("config must be that of self-supervised learning, but its task is classification")
-    return {f.name: getattr(stored, f.name) for f in options() if f.name not in (*CLASSIFICATION_ALONE[1:], "out")}
+    return {
+        f.name: getattr(stored, f.name) for f in options() if f.name not in (*CLASSIFICATION_ALONE[1:], "out", "resume")
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ from tvlars.cli._options import (
     add_all,
     add_config,
     add_option,
-    fail,
+    add_resume,
+    in_processes,
+    is_first,
     kind_of,
     new_command,
     options,
@@ -23,7 +26,8 @@ from tvlars.cli._options import (
 def add(commands: Any, command: str, config: dict[str, Any]) -> None:
     """Add the commands; ``config`` has the options that a config file sets for ``command``."""
     train = new_command(commands, "train", "train one model and keep a record of it", _train)
-    add_all(train)
+    add_all(train, without=("resume",))
+    add_resume(train)
     add_config(train)
 
     compare = new_command(
@@ -54,7 +58,7 @@ def add(commands: Any, command: str, config: dict[str, Any]) -> None:
         metavar="OPTIMIZER.OPTION=VALUE",
         help="an option for one optimizer alone, as in --set lars.lr=16 lamb.warmup-epochs=0",
     )
-    add_all(compare, without=("optimizer", "batch_size", "seed"))
+    add_all(compare, without=("optimizer", "batch_size", "seed", "resume"))
     add_config(compare)
     if config and command == "train":
         train.set_defaults(**_defaults_of_train(config))
@@ -71,7 +75,12 @@ def add(commands: Any, command: str, config: dict[str, Any]) -> None:
 def _train(parsed: argparse.Namespace) -> int:
     from tvlars.lab.engine import train
 
-    result = train(train_config(parsed))
+    config = train_config(parsed)
+    if (code := in_processes(parsed, config)) is not None:
+        return code
+    result = train(config)
+    if not is_first():
+        return 0
     last = result.epochs[-1]
     seconds = sum(epoch.seconds for epoch in result.epochs)
     speed = last.step * result.config.batch_size / seconds
@@ -112,11 +121,16 @@ def _compare(parsed: argparse.Namespace) -> int:
         overrides=_overrides(parsed),
         out=parsed.out,
     )
+    if (code := in_processes(parsed, base)) is not None:
+        return code
     comparison = compare(config, announce=lambda line: print(line, flush=True))
+    if not is_first():
+        return DIVERGED if comparison.diverged else 0
     print_table(comparison)
     print(f"page: {comparison.folder / 'report.html'}")
     for run in comparison.diverged:
-        fail(f"{run.optimizer}, batch size {run.batch_size}, seed {run.seed} diverged: {run.note}", DIVERGED)
+        said = f"{run.optimizer}, batch size {run.batch_size}, seed {run.seed} diverged: {run.note}"
+        print(f"tvlars: {said}", file=sys.stderr)
     return DIVERGED if comparison.diverged else 0
 
 
@@ -128,7 +142,7 @@ def _defaults_of_train(config: dict[str, Any], comparison: bool = False) -> dict
     if "base" in config and not comparison:
         raise UsageError("config must be a run's, but it is a comparison's: name one of the run folders in it")
     stored = TrainConfig.from_mapping(config.get("base", config))
-    return {f.name: getattr(stored, f.name) for f in options() if f.name != "out"}
+    return {f.name: getattr(stored, f.name) for f in options() if f.name not in ("out", "resume")}
 
 
 def _defaults_of_compare(config: dict[str, Any]) -> dict[str, Any]:

@@ -6,28 +6,40 @@ import torch
 from torch import Tensor
 
 
-def crop_and_flip(images: Tensor, padding: int, flip: bool, generator: torch.Generator) -> Tensor:
-    """Random crops of zero-padded images, each mirrored with probability 1/2 where ``flip``.
+def draw_crops(count: int, padding: int, flip: bool, generator: torch.Generator) -> Tensor:
+    """The draws of :func:`crop_and_flip` for ``count`` samples: (count, 3), on the generator's device.
+
+    Args:
+        count: samples, those of a whole batch, so that crops do not depend on how it is split.
+        padding: pixels >= 0 that are added on every side.
+        flip: whether samples are mirrored, half of them.
+        generator: source of the draws.
+    """
+
+    def draw(high: int) -> Tensor:
+        return torch.randint(high, (count, 1), generator=generator, device=generator.device)
+
+    columns = [draw(2 * padding + 1), draw(2 * padding + 1)]
+    return torch.cat([*columns, draw(2) if flip else torch.zeros_like(columns[0])], 1)
+
+
+def crop_and_flip(images: Tensor, padding: int, draws: Tensor) -> Tensor:
+    """Crops of zero-padded images, each mirrored left to right where that was drawn.
 
     Args:
         images: (N, C, H, W), any dtype; not modified.
         padding: pixels >= 0 added on every side before a crop of H x W is taken.
-        flip: whether samples are mirrored left to right.
-        generator: source of the draws; on the device of ``images``.
+        draws: (N, 3), those of these samples from :func:`draw_crops` with the same padding.
 
     Returns:
         A tensor of the shape and dtype of ``images``.
     """
     n, _, height, width = images.shape
     device = images.device
-
-    def draw(high: int) -> Tensor:
-        return torch.randint(high, (n, 1), generator=generator, device=device)
-
-    rows = draw(2 * padding + 1) + torch.arange(height, device=device)
-    columns = draw(2 * padding + 1) + torch.arange(width, device=device)
-    if flip:
-        columns = torch.where(draw(2) == 1, columns.flip(1), columns)
+    down, right, mirror = draws[:, :1], draws[:, 1:2], draws[:, 2:]
+    rows = down + torch.arange(height, device=device)
+    columns = right + torch.arange(width, device=device)
+    columns = torch.where(mirror == 1, columns.flip(1), columns)
     padded = torch.nn.functional.pad(images, (padding, padding, padding, padding))
     samples = torch.arange(n, device=device)
     # One gather; with the channel index between, the result comes as (N, H, W, C).
@@ -35,19 +47,18 @@ def crop_and_flip(images: Tensor, padding: int, flip: bool, generator: torch.Gen
     return cropped.permute(0, 3, 1, 2)
 
 
-def rotate(images: Tensor, degrees: float, generator: torch.Generator) -> Tensor:
+def rotate(images: Tensor, degrees: float, draws: Tensor) -> Tensor:
     """Each image turned about its middle by an angle of its own, drawn evenly between -degrees and degrees.
 
     Args:
         images: (N, C, H, W), any dtype; not modified.
         degrees: >= 0.
-        generator: source of the draws; on the device of ``images``.
+        draws: (N,), uniform in [0, 1).
 
     Returns:
         A float32 tensor of the shape of ``images``, interpolated bilinearly, 0 where an image does not reach.
     """
-    n, _, height, width = images.shape
-    draws = torch.rand(n, generator=generator, device=images.device)
+    height, width = images.shape[2:]
     angles = torch.deg2rad((2 * draws - 1) * degrees)
     cos, sin, zero = angles.cos(), angles.sin(), torch.zeros_like(angles)
     # affine_grid's coordinates run from -1 to 1 along both sides, whatever their length.

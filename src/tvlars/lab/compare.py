@@ -17,6 +17,7 @@ from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.engine import train
 from tvlars.lab.errors import DivergedError
 from tvlars.lab.models import build_model
+from tvlars.lab.processes import Processes, make_fabric
 from tvlars.lab.progress import Reporter, choose_reporter
 from tvlars.lab.record import command_line, new_folder, write_json
 from tvlars.lab.setup import check_task, describe_batch
@@ -105,8 +106,10 @@ def compare(
     check_task(config.base, data)
     runs = config.runs()
     plans = [run.plan(len(data.train_labels)) for run in runs]  # so that a bad value is said before any run
-    folder = new_folder(config.out, f"compare-{config.base.data_label()}")
-    write_json(folder / "config.json", json.loads(config.to_json()))
+    processes = Processes(make_fabric(replace(config.base, batch_size=min(config.batch_sizes)), "32-true"))
+    folder = processes.by_first(lambda: _new_comparison(config))
+    if not processes.first:
+        return _take_part(config, folder, data)
     comparison = Comparison(folder, command_line(), measure=config.base.accuracy_name())
     announce(
         f"{len(runs)} runs: {', '.join(config.optimizers)}; batch sizes {', '.join(map(str, config.batch_sizes))}; "
@@ -134,9 +137,23 @@ def compare(
     return comparison
 
 
+def _new_comparison(config: CompareConfig) -> Path:
+    folder = new_folder(config.out, f"compare-{config.base.data_label()}")
+    write_json(folder / "config.json", json.loads(config.to_json()))
+    return folder
+
+
+def _take_part(config: CompareConfig, folder: Path, data: ImageData) -> Comparison:
+    """What the other processes of a comparison do: train, and leave the rest to the first one."""
+    comparison = Comparison(folder, command_line(), measure=config.base.accuracy_name())
+    for run in config.runs():
+        comparison.runs.append(_one_run(run, run.plan(len(data.train_labels)), data, folder, Reporter()))
+    return comparison
+
+
 def _one_run(run: TrainConfig, plan: Plan, data: ImageData, folder: Path, reporter: Reporter) -> RunRow:
     run_folder = folder / f"{run.optimizer}-b{run.batch_size}-s{run.seed}"
-    run_folder.mkdir()
+    run_folder.mkdir(exist_ok=True)  # another process may have made it
     row = RunRow(run.optimizer, run.batch_size, run.seed, plan.lr, "finished", folder=run_folder.name)
     try:
         result = train(run, data=data, folder=run_folder, reporter=reporter)

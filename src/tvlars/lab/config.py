@@ -158,6 +158,7 @@ class TrainConfig:
     shard: bool = option(False, "spread weights, gradients and optimizer state over the processes (FSDP2)")
     sync_batch_norm: bool = option(True, "batch norm's statistics are those of all processes")
     timeout: float = option(1800.0, "seconds that a process waits for the others at most")
+    rendezvous: str | None = option(None, "HOST:PORT of the first machine, the same on all, where nodes is more than 1")
     checkpoint_every: str | None = option(
         None,
         "how often to save what resume needs: 5m (or s, h), 2-epochs, 100-steps (default: never, but when stopped)",
@@ -210,7 +211,7 @@ class TrainConfig:
                 if not isinstance(self.preset, str) or self.preset not in PRESETS:
                     raise unknown("preset", self.preset, PRESETS)
                 preset_of(self.preset, self.optimizer)
-            for name in ("sharpness", "noise_scale", "compile", "rotation"):
+            for name in ("sharpness", "noise_scale", "compile", "rotation", "shard"):
                 if getattr(self, name):
                     raise UsageError(f"{name} must not be given for {self.task}, it goes with classification alone")
             if not self.augment:

@@ -134,13 +134,15 @@ def measure_noise(model: nn.Module, images: Tensor, labels: Tensor, *, epoch: in
     return NoiseRow(epoch, step, found.value, found.low, found.high, found.trace, found.gradient_square)
 
 
-def layer_stats(optimizer: Optimizer, model: nn.Module, every: int, folder: Path, writer: object) -> LayerStats:
-    """Layer statistics into ``folder``.
+def layer_stats(
+    optimizer: Optimizer, model: nn.Module, every: int, folder: Path, writer: object, start: int
+) -> LayerStats:
+    """Layer statistics into ``folder``, from optimizer step ``start`` + 1 on.
 
     Raises:
         UsageError: pandas or pyarrow is not installed.
     """
     try:
-        return LayerStats(optimizer, model, every=every, path=folder / "layer-stats", writer=writer)  # type: ignore[arg-type]
+        return LayerStats(optimizer, model, every=every, path=folder / "layer-stats", writer=writer, start=start)  # type: ignore[arg-type]
     except ImportError as error:
         raise UsageError(str(error)) from error

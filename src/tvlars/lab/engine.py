@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from lightning_fabric import Fabric
+from torch import Tensor
+
 from tvlars.doctor import check
+from tvlars.lab import run_state
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.diagnostics import check_extra
 from tvlars.lab.errors import UsageError
-from tvlars.lab.loop import Run, RunResult
+from tvlars.lab.lock import locked
+from tvlars.lab.loop import Run
 from tvlars.lab.models import build_model, head_of
+from tvlars.lab.processes import Processes, make_fabric
 from tvlars.lab.progress import Reporter, choose_reporter
-from tvlars.lab.record import Record, new_folder
-from tvlars.lab.setup import check_task, choose_precision, describe, device_name, make_fabric, micro_batches
+from tvlars.lab.record import EpochRow, NoRecord, Record, new_folder
+from tvlars.lab.result import RunResult
+from tvlars.lab.run_folder import load_run
+from tvlars.lab.run_state import Resumed, identity
+from tvlars.lab.setup import check_task, choose_precision, describe, describe_processes, device_name, micro_batches
 from tvlars.lab.ssl.picture import draw_views
 from tvlars.lab.ssl.presets import describe_preset
 from tvlars.lab.ssl.pretrain import Pretraining, around
 from tvlars.lab.ssl.views import describe_views
+from tvlars.plan import Plan
 
 __all__ = ["RunResult", "train"]
 
@@ -28,6 +40,10 @@ def train(
     config: TrainConfig, *, data: ImageData | None = None, folder: Path | None = None, reporter: Reporter | None = None
 ) -> RunResult:
     """Train one model and keep a record of it.
+
+    With ``config.resume`` it goes on from the newest good checkpoint in ``config.out``, from the start where there is
+    none; of a run that has finished it gives what came out. In each of several processes that torchrun has started, it
+    is one of them; the first one keeps the record.
 
     Args:
         config: the run.
@@ -40,23 +56,64 @@ def train(
         What came out; the record lies in ``result.folder``.
 
     Raises:
-        UsageError: config and data do not go together.
+        UsageError: config and data do not go together, or the checkpoint is of another run.
+        LockedError: another process trains in this folder.
         DivergedError: the loss was not finite. The record is kept.
+        LostProcessError: another process ended or did not come.
+        PreemptedError: SIGTERM came. A checkpoint is kept.
         KeyboardInterrupt: as it came. The record is kept.
     """
-    reporter = choose_reporter() if reporter is None else reporter
     data = load_data(config.data, config.data_dir, config.image_size) if data is None else data
     check_task(config, data)
     plan = config.plan(len(data.train_labels))
     precision = choose_precision(config)
     if config.sharpness is not None:
         check_extra()
-    fabric = make_fabric(config, precision)
-    fabric.seed_everything(config.seed, verbose=False)
     if config.crop_padding is not None and config.crop_padding >= data.image_size:
         raise UsageError(f"crop_padding must be < the image size, {data.image_size}, got {config.crop_padding}")
+    fabric = make_fabric(config, precision)
+    processes = Processes(fabric)
+    reporter = (choose_reporter() if reporter is None else reporter) if processes.first else Reporter()
+    place = processes.by_first(lambda: _place(config, folder))
+    with locked(place) if processes.first else contextlib.nullcontext():
+        if config.resume and (finished := processes.by_first(lambda: finished_run(place, config, plan))) is not None:
+            reporter.say(f"{place} has finished already")
+            return finished
+        notes: list[str] = []
+        resumed = processes.by_first(lambda: run_state.find(place, config, plan, notes.append))
+        return _train(config, plan, data, fabric, (place, resumed, notes), reporter)
+
+
+def _place(config: TrainConfig, folder: Path | None) -> Path:
+    """The run folder: a new one, or the one to go on in."""
+    if folder is not None:
+        return folder
+    out = config.out
+    if config.resume and out is not None and out.is_dir() and (out / "config.json").is_file():
+        return out
+    return new_folder(out, config.label())
+
+
+def _train(
+    config: TrainConfig,
+    plan: Plan,
+    data: ImageData,
+    fabric: Fabric,
+    found: tuple[Path, Resumed | None, list[str]],
+    reporter: Reporter,
+) -> RunResult:
+    folder, resumed, notes = found
+    processes = Processes(fabric)
+    fabric.seed_everything(config.seed, verbose=False)
     model, model_text = build_model(config.model, data.channels, data.image_size, data.classes, config.init)
-    facts = {"device": device_name(fabric.device), "precision": precision, "model": model_text, "data": str(data)}
+    facts = {
+        "device": device_name(fabric.device),
+        "precision": choose_precision(config),
+        "model": model_text,
+        "data": str(data),
+    }
+    if processes.several:
+        facts["processes"] = describe_processes(config, processes.count)
     kind: Any = Run
     if config.task != "classification":
         kind = partial(Pretraining, head=head_of(model)[0])
@@ -64,30 +121,70 @@ def train(
         if config.preset is not None:
             facts["preset"] = describe_preset(config.preset, config.optimizer_preset())
         facts["views"] = describe_views(data.channels, data.image_size, data.flip)
-    folder = new_folder(config.out, config.label()) if folder is None else folder
     mean, std = data.mean_and_std()
-    shape = {
-        "model": config.model,
-        "data": data.name,
-        "channels": data.channels,
-        "image_size": data.image_size,
-        "classes": data.classes,
-        "class_names": data.class_names,
-    }
-    record = Record(folder, config, plan, {**shape, "mean": mean.tolist(), "std": std.tolist()}, facts)
-    run = kind(config, plan, data, (mean, std), fabric, model, record, reporter)
+    record = _record(config, plan, data, (mean, std), facts, folder, resumed) if processes.first else NoRecord(folder)
+    step = resumed.step if resumed is not None else 0
+    run: Run = kind(config, plan, data, (mean, std), fabric, model, record, reporter, start=step)
     findings = check(
         model,
         run.bare_optimizer,
         epochs=config.epochs,
         total_steps=plan.total_steps,
         batch_size=config.batch_size,
-        micro_batch_size=min(config.batch_size // micro_batches(config), config.batch_size),
+        micro_batch_size=config.batch_size // (micro_batches(config, processes.count) * processes.count),
         scheduler=run.scheduler,
     )
-    lines = describe(config, plan, facts) + [f"warning  {finding}" for finding in findings]
-    if config.task != "classification":
+    lines = describe(config, plan, facts, processes.count) + [f"warning  {text}" for text in (*findings, *notes)]
+    if resumed is not None:
+        run_state.restore(run, resumed)
+        lines.append(f"resumed  after step {step} of {plan.total_steps}, from {resumed.path}")
+    elif config.resume:
+        lines.append("resumed  nothing: there is no good checkpoint, the run begins")
+    if config.task != "classification" and processes.first:
         draw_views(data, folder / "views.png", min(8, len(data.train_labels)), config.seed)
     reporter.start(config, plan, lines, folder)
-    result: RunResult = run.train()
-    return result
+    return run.train()
+
+
+def _record(
+    config: TrainConfig,
+    plan: Plan,
+    data: ImageData,
+    mean_and_std: tuple[Tensor, Tensor],
+    facts: dict[str, Any],
+    folder: Path,
+    resumed: Resumed | None,
+) -> Record:
+    mean, std = mean_and_std
+    model = {
+        "model": config.model,
+        "data": data.name,
+        "channels": data.channels,
+        "image_size": data.image_size,
+        "classes": data.classes,
+        "class_names": data.class_names,
+        "mean": mean.tolist(),
+        "std": std.tolist(),
+    }
+    at = (resumed.step, resumed.epoch) if resumed is not None else None
+    return Record(folder, config, plan, model, facts, resumed=at)
+
+
+def finished_run(folder: Path, config: TrainConfig, plan: Plan) -> RunResult | None:
+    """What came out of the run in ``folder``; None unless it has finished.
+
+    Raises:
+        UsageError: it has, and is another run than ``config`` says.
+    """
+    if not (folder / "summary.json").is_file():
+        return None
+    run = load_run(folder)
+    if not run.complete:
+        return None
+    if run.config is None or identity(run.config, plan) != identity(config, plan):
+        raise UsageError(
+            f"out must be the folder of this run, but {str(folder)!r} holds another one, which has finished"
+        )
+    columns = [run.epochs[field.name].tolist() for field in fields(EpochRow)]
+    rows = [EpochRow(int(epoch), int(step), *values) for epoch, step, *values in zip(*columns, strict=True)]
+    return RunResult(folder, config, plan, rows, run.evaluations)

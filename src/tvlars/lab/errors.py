@@ -15,8 +15,22 @@ class LockedError(UsageError):
     """Another process works in this run folder."""
 
 
+class SaidElsewhereError(UsageError):
+    """Another process has said what is wrong."""
+
+
 class PreemptedError(RuntimeError):
     """Training was stopped by SIGTERM, and can go on from its checkpoint. Exit code 143 at the CLI."""
+
+
+class LostProcessError(RuntimeError):
+    """Another process has ended, or did not come to a collective in time. Exit code 1 at the CLI."""
+
+    def __init__(self, rank: int, timeout: float, reason: str) -> None:
+        super().__init__(
+            f"process {rank} has waited for the others in vain: one of them hangs or has ended "
+            f"(timeout {timeout:g} s; {reason.splitlines()[0]:.160})"
+        )
 
 
 class DivergedError(RuntimeError):

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 
 from tvlars.lab.config import as_path
 from tvlars.lab.data import ImageData, load_data
-from tvlars.lab.engine import RunResult
 from tvlars.lab.errors import UsageError
+from tvlars.lab.result import RunResult
 from tvlars.lab.run_folder import LoadedRun, load_run
 
 

@@ -1,19 +1,16 @@
 """Training: one loop for every task, optimizer, batch size and device, and the test after each epoch.
 
-Lightning Fabric chooses the device and the precision. Losses stay on the device and are fetched a few steps
-at a time, so that an accelerator is seldom waited for.
+Lightning Fabric chooses the device and the precision, and does what many processes need. Losses stay on the device and
+are fetched a few steps at a time, so that an accelerator is seldom waited for; what processes have to agree on is
+agreed then, in one collective.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-import signal
-import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,39 +18,27 @@ import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from tvlars.lab.augment import crop_and_flip, rotate
+from tvlars.lab import run_state
+from tvlars.lab.augment import crop_and_flip, draw_crops, rotate
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData
-from tvlars.lab.diagnostics import NOISE_SAMPLES, layer_stats, measure_noise, measure_sharpness, sample
-from tvlars.lab.errors import DivergedError, UsageError
+from tvlars.lab.diagnostics import layer_stats
+from tvlars.lab.errors import DivergedError, LostProcessError, PreemptedError, UsageError
+from tvlars.lab.measure import measure_epoch
 from tvlars.lab.optimizers import build_optimizer
+from tvlars.lab.processes import Processes, is_lost
 from tvlars.lab.progress import Reporter
 from tvlars.lab.record import EpochRow, Record, StepRow
+from tvlars.lab.result import RunResult
 from tvlars.lab.setup import micro_batches
+from tvlars.lab.signals import StopSignals, stop
 from tvlars.lab.ssl.probes import Evaluated
+from tvlars.lab.sync_batch_norm import synchronize_batch_norm
 from tvlars.lab.tensorboard import TensorBoardLog
 from tvlars.plan import Plan
 
 FETCH_EVERY = 16
 """Steps between two fetches of losses from an accelerator; on a CPU they are fetched at every step."""
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """What came out of a run that finished."""
-
-    folder: Path
-    config: TrainConfig
-    plan: Plan
-    epochs: list[EpochRow]
-    evaluations: dict[str, Evaluated] = field(default_factory=dict)
-    """What was found out about the features of self-supervised learning, by name: "linear", "knn" and others."""
-
-    @property
-    def test_accuracy(self) -> float:
-        """Fraction of test images classified right after the last epoch; with self-supervised learning that of the
-        linear evaluation, or of the online probe where there was none."""
-        return self.evaluations["linear"].accuracy if "linear" in self.evaluations else self.epochs[-1].test_accuracy
 
 
 class Run:
@@ -69,49 +54,72 @@ class Run:
         model: nn.Module,
         record: Record,
         reporter: Reporter,
+        *,
+        start: int = 0,
     ) -> None:
         self.config, self.plan, self.fabric = config, plan, fabric
         self.record, self.reporter = record, reporter
+        self.processes = Processes(fabric)
         self.data = data.to(fabric.device)
         self.mean, self.std = (value.view(1, -1, 1, 1).to(fabric.device) for value in mean_and_std)
         padding = config.crop_padding
         self.padding = max(round(data.image_size / 12), 1) if padding is None else padding
 
-        # Groups by module type want the bare model; Fabric wraps both afterwards.
-        optimizer = build_optimizer(config, plan, model)
-        self.bare_optimizer = optimizer
-        self.scheduler = plan.scheduler(optimizer)
-        self.bare_model = model.to(memory_format=torch.channels_last)
+        self.batch_norms: dict[str, type[nn.Module]] = {}
+        """What batch norms were before they were synchronized."""
+        if self.processes.several and config.sync_batch_norm:
+            self.batch_norms = synchronize_batch_norm(model, on_cpu=fabric.device.type == "cpu")
+        # FSDP2 wants parameters in the usual order.
+        self.bare_model = model if config.shard else model.to(memory_format=torch.channels_last)
         compiled: Any = torch.compile(self.bare_model) if config.compile else self.bare_model
-        self.model, self.optimizer = fabric.setup(compiled, optimizer)
-        self.tensorboard = TensorBoardLog(record.folder) if config.tensorboard else None
+        self.model = fabric.setup_module(compiled)
+        # Groups by module type want the bare model, and shards in place of parameters where there are any.
+        self.bare_optimizer = build_optimizer(config, plan, self.bare_model)
+        self.scheduler = plan.scheduler(self.bare_optimizer)
+        self.optimizer: Any = fabric.setup_optimizers(self.bare_optimizer)
+        events = config.tensorboard and self.processes.first
+        self.tensorboard = TensorBoardLog(record.folder, start) if events else None
         self.layer_stats = None
         if config.layer_stats:
             writer = self.tensorboard.writer if self.tensorboard else None
-            self.layer_stats = layer_stats(optimizer, self.bare_model, config.layer_stats, record.folder, writer)
+            self.layer_stats = layer_stats(
+                self.bare_optimizer, self.bare_model, config.layer_stats, record.folder, writer, start
+            )
         # A source of its own for what happens to the data: it is the same for every optimizer.
         self.order = torch.Generator().manual_seed(config.seed)
         self.draws = torch.Generator(fabric.device).manual_seed(config.seed)
+        if self.processes.rank:  # the same initial weights everywhere, but not the same dropout
+            torch.manual_seed((config.seed + self.processes.rank) % 2**32)
 
+        self.signals = StopSignals(patient=self.processes.several)
         self.step = 0
-        self.interrupted = False
+        self.epoch, self.position = 1, 0
+        """Where the run is: in which epoch, and how many of its steps have been taken."""
+        self.in_step = False
+        self.order_state = self.order.get_state()
+        """The state of ``order`` before this epoch's shuffle."""
+        self.epoch_seconds = 0.0
+        self.saved_at, self.saved_time = (1, 0), time.monotonic()
         self.epochs: list[EpochRow] = []
         self.epoch_steps: list[StepRow] = []
         self.evaluations: dict[str, Evaluated] = {}
         self.pending: list[tuple[int, Tensor, Tensor]] = []
         self.unwritten: list[StepRow] = []
 
+    # -- the run --------------------------------------------------------------------------------------
+
     def train(self) -> RunResult:
-        """Run all epochs; whatever ends it, the record says so and holds what was measured."""
+        """Run all epochs that are left; whatever ends it, the record says so and holds what was measured."""
         status = "failed"
-        outer = self._take_interrupts()
         try:
-            for epoch in range(1, self.config.epochs + 1):
-                self._epoch(epoch)
-            self._after_training()
+            with self.signals:
+                self._run()
             status = "finished"
         except KeyboardInterrupt:
             status = "interrupted"
+            raise
+        except PreemptedError:
+            status = "preempted"
             raise
         except DivergedError:
             status = "diverged"
@@ -120,39 +128,66 @@ class Run:
             if "can't allocate memory" in str(error) or isinstance(error, torch.OutOfMemoryError):
                 size = min(self.config.micro_batch_size, self.config.batch_size)
                 raise UsageError(f"micro_batch_size must be smaller for this device's memory, got {size}") from error
+            if self.processes.several and is_lost(error):
+                raise LostProcessError(self.processes.rank, self.config.timeout, str(error)) from error
             raise
         finally:
-            if outer is not None:
-                signal.signal(signal.SIGINT, outer)
             self._close(status)
         return RunResult(self.record.folder, self.config, self.plan, self.epochs, self.evaluations)
+
+    def _run(self) -> None:
+        try:
+            while self.epoch <= self.config.epochs:
+                self._epoch()
+            evaluates = self.processes.several and self.config.task != "classification"
+            if self.config.checkpoint_every is not None or evaluates:
+                self.save_checkpoint()
+            with self.signals.at_once(always=True):
+                self._after_training()
+        except (KeyboardInterrupt, PreemptedError):
+            if not self.in_step:  # nothing is half done
+                self.save_checkpoint()
+            raise
 
     def _after_training(self) -> None:
         """What a task has to do when all epochs are over."""
 
-    def _weights(self) -> dict[str, Tensor]:
+    def _weights(self) -> dict[str, Any]:
         """What weights.pt is to hold."""
-        return self.bare_model.state_dict()
+        if not self.config.shard:
+            return dict(self.bare_model.state_dict())
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
-    def _take_interrupts(self) -> Any:
-        """Note that Ctrl-C was pressed, besides what it does: torch may be in a callback that lets no exception out.
+        return get_model_state_dict(self.bare_model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
 
-        Returns the handler that was there before, None where ours was not put in its place.
-        """
-        handler = signal.getsignal(signal.SIGINT)
-        if threading.current_thread() is not threading.main_thread() or handler is not signal.default_int_handler:
-            return None
+    def extra_state(self) -> dict[str, Any]:
+        """What a task has to keep in a checkpoint besides."""
+        return {}
 
-        def interrupt(number: int, frame: Any) -> None:
-            self.interrupted = True
-            signal.default_int_handler(number, frame)
+    def load_extra_state(self, state: dict[str, Any]) -> None:
+        """Take back what :meth:`extra_state` gave."""
 
-        signal.signal(signal.SIGINT, interrupt)
-        return handler
+    def save_checkpoint(self) -> None:
+        """Save all that is needed to go on from here, once; where the disk does not let us, say so and go on."""
+        if self.pending:
+            self._fetch()
+        if self.saved_at == (self.epoch, self.position):
+            return
+        self._write()
+        if self.layer_stats is not None:
+            self.layer_stats.flush()
+        try:
+            run_state.save(self)
+            self.saved_at = (self.epoch, self.position)
+        except OSError as error:
+            self.reporter.note(
+                f"checkpoint of step {self.step} could not be saved ({error.strerror or error}); those before are kept"
+            )
+        self.saved_time = time.monotonic()
 
     def _close(self, status: str) -> None:
         try:
-            if status == "interrupted":
+            if status == "interrupted" and self.pending:
                 self._fetch()
         finally:
             try:
@@ -169,7 +204,7 @@ class Run:
                 self.layer_stats.close()
             if self.tensorboard is not None:
                 self.tensorboard.close()
-            if status in ("finished", "interrupted"):
+            if status in ("finished", "interrupted", "preempted"):
                 self.record.save_weights(self._weights())
         except OSError:
             status = "failed"
@@ -193,90 +228,109 @@ class Run:
         if self.tensorboard is not None:
             self.tensorboard.add(rows, epoch)
 
-    def _epoch(self, epoch: int) -> None:
-        batch_size, start = self.config.batch_size, time.perf_counter()
+    # -- an epoch -------------------------------------------------------------------------------------
+
+    def _epoch(self) -> None:
+        """What is left of the epoch that the run is in."""
+        self._train_epoch()
+        self.processes.average_buffers(self.bare_model)  # the same already, where batch norm is synchronized
+        with self.signals.at_once():
+            self._test_epoch()
+        self.epoch, self.position = self.epoch + 1, 0
+        self.epoch_steps, self.epoch_seconds = [], 0.0
+        self.order_state = self.order.get_state()
+        unit, number = self.config.checkpoint_interval() or ("", 0.0)
+        if unit == "epochs" and (self.epoch - 1) % number == 0:
+            self.save_checkpoint()
+
+    def _train_epoch(self) -> None:
+        batch_size = self.config.batch_size
+        start = time.perf_counter() - self.epoch_seconds
         self.model.train()
-        self.epoch_steps = []
         order = torch.randperm(len(self.data.train_labels), generator=self.order).to(self.fabric.device)
-        for i in range(self.plan.steps_per_epoch):
-            if self.interrupted:
-                raise KeyboardInterrupt
+        for i in range(self.position, self.plan.steps_per_epoch):
             self.step += 1
+            self.in_step = True
             loss, correct = self._optimizer_step(order[i * batch_size : (i + 1) * batch_size])
+            self.in_step, self.position = False, i + 1
             self.pending.append((self.step, loss, correct))
-            if self.fabric.device.type == "cpu" or len(self.pending) >= FETCH_EVERY:
-                self._fetch()
-        self._fetch()
-        seconds = time.perf_counter() - start
+            last = self.position == self.plan.steps_per_epoch
+            if self.fabric.device.type == "cpu" or len(self.pending) >= FETCH_EVERY or last or self._due_by_steps():
+                self.epoch_seconds = time.perf_counter() - start
+                self._fetch_and_agree()
+
+    def _due_by_steps(self) -> bool:
+        unit, number = self.config.checkpoint_interval() or ("", 0.0)
+        return unit == "steps" and self.step % number == 0
+
+    def _test_epoch(self) -> None:
         test_loss, test_accuracy = self.evaluate()
         steps = self.epoch_steps
         row = EpochRow(
-            epoch=epoch,
+            epoch=self.epoch,
             step=self.step,
             train_loss=sum(s.loss for s in steps) / len(steps),
             train_accuracy=sum(s.train_accuracy for s in steps) / len(steps),
             test_loss=test_loss,
             test_accuracy=test_accuracy,
-            images_per_second=len(steps) * batch_size / seconds,
-            seconds=seconds,
+            images_per_second=len(steps) * self.config.batch_size / self.epoch_seconds,
+            seconds=self.epoch_seconds,
         )
         self.epochs.append(row)
         self._write(row)
         self.reporter.epoch(row)
         if not math.isfinite(test_loss):  # of a step whose loss was taken before it
             raise DivergedError(self.config.optimizer, self.step, steps[-1].lr, self.record.folder, "test loss")
-        for measure in (self._measure_sharpness, self._measure_noise):
-            try:
-                measure(epoch)
-            except (RuntimeError, ValueError) as error:  # a measurement that fails is no reason to lose the run
-                what = measure.__name__.removeprefix("_measure_")
-                self.reporter.note(f"{what} after epoch {epoch} could not be measured: {str(error).splitlines()[0]}")
+        if self.config.sharpness is not None or self.config.noise_scale:
+            self.processes.alone(lambda: measure_epoch(self))
 
-    def _measure_sharpness(self, epoch: int) -> None:
-        """Sharpness on training images as they are, where it was asked for after this epoch."""
-        config, data = self.config, self.data
-        if epoch in config.sharpness_epochs():
-            images, labels = sample(data.train_images, data.train_labels, config.sharpness_samples)
-            size = min(config.micro_batch_size, 512)  # curvature takes several times the memory of a step
-            pieces = zip(torch.split(images, size), torch.split(labels, size), strict=True)
-            batches = ((self._normalize(x), y) for x, y in pieces)
-            row = measure_sharpness(self.bare_model, batches, epoch=epoch, step=self.step)
-            self.record.add_measurement("sharpness.csv", row)
-            self.reporter.note(
-                f"sharpness after epoch {epoch}: top eigenvalue {row.hessian_max:.4g}, trace {row.hessian_trace:.4g} ± "
-                f"{row.hessian_trace_error:.2g}, adaptive worst case {row.worst_case:.4g} ({row.seconds:.0f} s)"
-            )
-
-    def _measure_noise(self, epoch: int) -> None:
-        """The noise scale on training images as they are, where it was asked for."""
-        data = self.data
-        if self.config.noise_scale:
-            images, labels = sample(data.train_images, data.train_labels, NOISE_SAMPLES)
-            noise = measure_noise(self.bare_model, self._normalize(images), labels, epoch=epoch, step=self.step)
-            self.record.add_measurement("noise.csv", noise)
-            self.reporter.note(
-                f"noise scale after epoch {epoch}: {noise.noise_scale:,.0f} samples "
-                f"(95 %: {noise.low:,.0f} to {noise.high:,.0f})"
-            )
+    # -- a step ---------------------------------------------------------------------------------------
 
     def _optimizer_step(self, batch: Tensor) -> tuple[Tensor, Tensor]:
-        """One step on the samples with these indices; returns mean loss and number of right answers."""
+        """One step on the samples with these indices.
+
+        Returns this process's share of the mean loss, and of the number of right answers.
+        """
         loss_sum = torch.zeros((), device=self.fabric.device)
         correct = torch.zeros((), dtype=torch.int64, device=self.fabric.device)
-        for index in torch.tensor_split(batch, micro_batches(self.config)):
-            images, labels = self.data.train_images[index], self.data.train_labels[index]
-            if self.config.augment:
-                images = crop_and_flip(images, self.padding, self.data.flip, self.draws)
-            if self.config.augment and self.config.rotation:
-                images = rotate(images, self.config.rotation, self.draws)
-            logits = self.model(self._normalize(images)).float()
-            # A sum over the whole batch size: micro-batches of any length add up to the batch's mean gradient.
-            loss = F.cross_entropy(logits, labels, reduction="sum") / len(batch)
-            self.fabric.backward(loss)
+        count, own = micro_batches(self.config, self.processes.count), self.processes.share(batch)
+        draws = self._draws(len(batch))
+        for i, parts in enumerate(zip(*(torch.tensor_split(x, count) for x in (own, *draws)), strict=True)):
+            index, *drawn = parts
+            labels = self.data.train_labels[index]
+            with self._no_sync(i < count - 1):
+                logits = self.model(self.normalize(self._augmented(index, drawn))).float()
+                # A sum over the whole batch size: micro-batches of any length add up to the batch's mean gradient.
+                loss = F.cross_entropy(logits, labels, reduction="sum") / len(batch)
+                # Gradients are averaged over processes, and the batch's is the sum over them.
+                self.fabric.backward(loss * self.processes.count if self.processes.several else loss)
             loss_sum += loss.detach()
             correct += (logits.detach().argmax(1) == labels).sum()
         self._update()
         return loss_sum, correct
+
+    def _draws(self, count: int) -> list[Tensor]:
+        """The random numbers for this process's share of a batch of ``count``: those of the whole batch are drawn."""
+        if not self.config.augment:
+            return []
+        draws = [draw_crops(count, self.padding, self.data.flip, self.draws)]
+        if self.config.rotation:
+            draws.append(torch.rand(count, generator=self.draws, device=self.fabric.device))
+        return [self.processes.share(drawn) for drawn in draws]
+
+    def _augmented(self, index: Tensor, draws: list[Tensor]) -> Tensor:
+        images = self.data.train_images[index]
+        if draws:
+            images = crop_and_flip(images, self.padding, draws[0])
+        if len(draws) > 1:
+            images = rotate(images, self.config.rotation, draws[1])
+        return images
+
+    def _no_sync(self, enabled: bool) -> contextlib.AbstractContextManager[None]:
+        """Where gradients need not be exchanged yet, since more are added to them."""
+        if not (enabled and self.processes.several):
+            return contextlib.nullcontext()
+        return self.fabric.no_backward_sync(self.model)
 
     def _update(self) -> None:
         """The optimizer's step, and the schedule's."""
@@ -285,9 +339,25 @@ class Run:
         if self.scheduler is not None:
             self.scheduler.step()
 
-    def _fetch(self) -> None:
-        """Turn pending losses into rows; stop where one is not finite."""
+    def _fetch_and_agree(self) -> None:
+        """Fetch; then save and stop, where all processes say so."""
+        signal, due = self._fetch()
+        if due or self._due_by_steps() or signal:
+            self.save_checkpoint()
+        if signal:
+            stop(signal)
+
+    def _fetch(self) -> tuple[int, bool]:
+        """Turn pending losses into rows; stop where one is not finite.
+
+        Returns the signal that some process has received (0: none), and whether a checkpoint is due by the clock of
+        the first process.
+        """
+        unit, number = self.config.checkpoint_interval() or ("", 0.0)
+        signal, due = self.signals.received, unit == "seconds" and time.monotonic() - self.saved_time >= number
         pending, self.pending = self.pending, []
+        if self.processes.several:
+            pending, signal, due = self.processes.agree(pending, signal, due)
         for step, loss, correct in pending:
             phi = self.plan.factor(step)
             row = StepRow(
@@ -304,13 +374,20 @@ class Run:
                 raise DivergedError(self.config.optimizer, step, row.lr, self.record.folder)
         if pending:
             self.reporter.step(self.epoch_steps[-1])
+        # One that came while it was shown is obeyed at once; of several processes all have to hear of it first.
+        return signal if self.processes.several else self.signals.received, due
 
-    def _normalize(self, images: Tensor) -> Tensor:
+    def normalize(self, images: Tensor) -> Tensor:
         return ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
 
+    # -- the test -------------------------------------------------------------------------------------
+
     def _test_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        size = self.config.micro_batch_size
-        return zip(torch.split(self.data.test_images, size), torch.split(self.data.test_labels, size), strict=True)
+        """This process's share of the test set, in as many parts as the others have."""
+        images, labels = self.processes.share(self.data.test_images), self.processes.share(self.data.test_labels)
+        most = -(-len(self.data.test_labels) // self.processes.count)
+        count = -(-most // self.config.micro_batch_size)
+        return zip(torch.tensor_split(images, count), torch.tensor_split(labels, count), strict=True)
 
     @torch.no_grad()
     def evaluate(self) -> tuple[float, float]:
@@ -319,8 +396,8 @@ class Run:
         loss = torch.zeros((), device=self.fabric.device)
         correct = torch.zeros((), dtype=torch.int64, device=self.fabric.device)
         for images, labels in self._test_batches():
-            logits = self.model(self._normalize(images)).float()
+            logits = self.model(self.normalize(images)).float()
             loss += F.cross_entropy(logits, labels, reduction="sum")
             correct += (logits.argmax(1) == labels).sum()
         count = len(self.data.test_labels)
-        return float(loss) / count, float(correct) / count
+        return float(self.processes.total(loss)) / count, float(self.processes.total(correct)) / count

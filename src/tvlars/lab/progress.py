@@ -34,8 +34,11 @@ class Reporter:
     def note(self, text: str) -> None:
         """Something else was measured."""
 
+    def say(self, text: str) -> None:
+        """There is no run to show, and this is why."""
+
     def end(self, status: str) -> None:
-        """The run has ended: finished, interrupted, diverged or failed."""
+        """The run has ended: finished, interrupted, preempted, diverged or failed."""
 
 
 class LineReporter(Reporter):
@@ -67,6 +70,9 @@ class LineReporter(Reporter):
 
     def note(self, text: str) -> None:
         print(f"{self.label}  {text}", flush=True)
+
+    def say(self, text: str) -> None:
+        print(text, flush=True)
 
     def end(self, status: str) -> None:
         if status != "finished":
@@ -122,6 +128,9 @@ class BarReporter(Reporter):
     def note(self, text: str) -> None:
         self.console.print(f"{self.label}: {text}", highlight=False, markup=False, soft_wrap=True)
         self.since, self.since_step = time.perf_counter(), self.last.step
+
+    def say(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def end(self, status: str) -> None:
         self.progress.stop()

@@ -9,6 +9,7 @@
     summary.json       how it ended
     weights.pt         final weights, a state dict
     sharpness.csv, noise.csv, layer-stats/    where they were asked for, see lab.diagnostics
+    checkpoints/       what a run needs to go on, see lab.checkpoint
     evaluations.json, representation.csv, views.png    of self-supervised learning, see lab.ssl
 
 CSV, since a row can be appended and read while the run goes on, by anything.
@@ -23,6 +24,7 @@ import json
 import os
 import platform
 import shlex
+import shutil
 import sys
 from dataclasses import asdict, dataclass, fields
 from importlib import metadata
@@ -31,6 +33,7 @@ from typing import Any
 
 import torch
 
+from tvlars.lab.checkpoint import FOLDER
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.errors import UsageError
 from tvlars.lab.ssl.probes import Evaluated
@@ -63,6 +66,11 @@ class EpochRow:
     seconds: float
 
 
+ENDS = ("summary.json", "evaluations.json")
+"""What is written at a run's end."""
+MEASUREMENTS = ("sharpness.csv", "noise.csv", "representation.csv")
+
+
 def new_folder(out: Path | None, label: str) -> Path:
     """Make and return the folder ``out``, or one below runs/ named after the time and ``label``.
 
@@ -86,19 +94,55 @@ def new_folder(out: Path | None, label: str) -> Path:
 
 
 class Record:
-    """Writes a run folder. Rows are on disk when ``add`` returns."""
+    """Writes a run folder. Rows are on disk when ``add`` returns.
+
+    Args:
+        folder: the run folder, which exists.
+        config: of the run.
+        plan: that came of it.
+        model: what model.json is to hold.
+        facts: what environment.json is to hold besides.
+        resumed: (step, epoch) where a run goes on that has a record: rows of later steps, and of this epoch and
+            later ones, are taken out, since they come again. None (default): a new record.
+    """
 
     def __init__(
-        self, folder: Path, config: TrainConfig, plan: Plan, model: dict[str, Any], facts: dict[str, Any]
+        self,
+        folder: Path,
+        config: TrainConfig,
+        plan: Plan,
+        model: dict[str, Any],
+        facts: dict[str, Any],
+        resumed: tuple[int, int] | None = None,
     ) -> None:
         self.folder = folder
         self._headed: set[str] = set()
+        now = {**environment(), **facts}
+        if resumed is not None:
+            self._reopen(*resumed, now)
+            return
+        _clear(folder)
         write_json(folder / "model.json", model)
         write_json(folder / "config.json", json.loads(config.to_json()))
         write_json(folder / "plan.json", asdict(plan))
-        write_json(folder / "environment.json", {**environment(), **facts})
+        write_json(folder / "environment.json", now)
         for name, kind in (("steps.csv", StepRow), ("epochs.csv", EpochRow)):
             self._head(name, kind)
+
+    def _reopen(self, step: int, epoch: int, now: dict[str, Any]) -> None:
+        for name in ENDS:
+            (self.folder / name).unlink(missing_ok=True)
+        _cut(self.folder / "steps.csv", "step", step)
+        for name in ("epochs.csv", *MEASUREMENTS):
+            _cut(self.folder / name, "epoch", epoch - 1)
+        self._headed.update(name for name in MEASUREMENTS if (self.folder / name).is_file())
+        try:
+            first = json.loads((self.folder / "environment.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            first = {}
+        first = first if isinstance(first, dict) else {}
+        before = first.get("resumed", [])
+        write_json(self.folder / "environment.json", {**first, "resumed": [*before, {"step": step, **now}]})
 
     def add(self, steps: list[StepRow], epoch: EpochRow | None = None) -> None:
         """Append the rows of some steps, and of the epoch that they complete."""
@@ -117,7 +161,7 @@ class Record:
         write_json(self.folder / "evaluations.json", {name: asdict(one) for name, one in found.items()})
 
     def finish(self, status: str, **summary: Any) -> None:
-        """Write how the run ended: ``status`` is finished, interrupted, diverged or failed."""
+        """Write how the run ended: ``status`` is finished, interrupted, preempted, diverged or failed."""
         write_json(self.folder / "summary.json", {"status": status, **summary})
 
     def save_weights(self, state_dict: dict[str, Any]) -> None:
@@ -135,6 +179,56 @@ class Record:
     def _append(self, name: str, rows: list[Any]) -> None:
         with open(self.folder / name, "a", newline="") as file:
             csv.writer(file).writerows([_cell(value) for value in asdict(row).values()] for row in rows)
+
+
+class NoRecord(Record):
+    """That of a process that writes nothing, since the first one does."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._headed = set()
+
+    def add_evaluations(self, found: dict[str, Evaluated]) -> None:
+        """Nothing."""
+
+    def finish(self, status: str, **summary: Any) -> None:
+        """Nothing."""
+
+    def save_weights(self, state_dict: dict[str, Any]) -> None:
+        """Nothing."""
+
+    def _head(self, name: str, kind: type) -> None:
+        """Nothing."""
+
+    def _append(self, name: str, rows: list[Any]) -> None:
+        """Nothing."""
+
+
+def _clear(folder: Path) -> None:
+    """Take away what a run left that was cut off before its first checkpoint."""
+    for name in (*ENDS, *MEASUREMENTS, "weights.pt"):
+        (folder / name).unlink(missing_ok=True)
+    for name in ("layer-stats", "tensorboard", FOLDER):
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def _cut(file: Path, column: str, last: int) -> None:
+    """Leave the rows of a CSV file whose ``column`` is at most ``last``; a row that is not whole goes too."""
+    if not file.is_file():
+        return
+    header, *lines = file.read_text(encoding="utf-8", errors="replace").splitlines() or [""]
+    names = header.split(",")
+    kept = [header]
+    for line in lines:
+        cells = dict(zip(names, line.split(","), strict=False))
+        try:
+            if len(cells) == len(names) and int(cells[column]) <= last:
+                kept.append(line)
+        except (KeyError, ValueError):
+            continue
+    part = file.with_suffix(file.suffix + ".part")
+    part.write_bytes("".join(f"{line}\r\n" for line in kept).encode())
+    os.replace(part, file)
 
 
 def write_json(file: Path, values: dict[str, Any]) -> None:

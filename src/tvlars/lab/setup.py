@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData
@@ -25,33 +23,46 @@ def check_task(config: TrainConfig, data: ImageData) -> None:
         raise UsageError(f"{data.name} must have images of at least two classes, a folder each, got {data.classes}")
 
 
-def describe(config: TrainConfig, plan: Plan, facts: dict[str, Any]) -> list[str]:
+def describe(config: TrainConfig, plan: Plan, facts: dict[str, Any], processes: int = 1) -> list[str]:
     """What a user wants to read before a run starts, a line each."""
     return [
         f"data     {facts['data']}",
         f"model    {facts['model']}",
         *(f"{name:<9}{facts[name]}" for name in ("task", "views", "preset") if name in facts),
         f"device   {facts['device']}, {facts['precision']}",
-        f"batch    {describe_batch(config)}",
+        *([f"parallel {facts['processes']}"] if "processes" in facts else []),
+        f"batch    {describe_batch(config, processes)}",
         *(line if line.startswith(" ") else f"plan     {line}" for line in str(plan).splitlines()),
     ]
 
 
-def describe_batch(config: TrainConfig) -> str:
+def describe_batch(config: TrainConfig, processes: int = 1) -> str:
     """What a batch is made of: micro-batch x accumulation x processes = batch size."""
-    count = micro_batches(config)
-    short, longer = divmod(config.batch_size, count)
+    count = micro_batches(config, processes)
+    short, longer = divmod(config.batch_size, count * processes)
     parts = f"{short:,} x {count} accumulation"
-    if longer:  # tensor_split makes the first ones a sample longer
+    if longer and processes > 1:
+        parts = f"{short:,} or {short + 1:,} x {count} accumulation"
+    elif longer:  # tensor_split makes the first ones a sample longer
         parts = f"({short + 1:,} x {longer} + {short:,} x {count - longer}) accumulation"
     if config.task != "classification" and count > 1:
         parts += " of exact gradients (batch norm: statistics of a part)"
-    return f"{parts} x 1 process = {config.batch_size:,} samples per optimizer step"
+    which = "1 process" if processes == 1 else f"{processes} processes"
+    return f"{parts} x {which} = {config.batch_size:,} samples per optimizer step"
 
 
-def micro_batches(config: TrainConfig) -> int:
-    """Into how many micro-batches a batch is split, evenly: batch norm then sees about as much in each."""
-    return -(-config.batch_size // config.micro_batch_size)
+def describe_processes(config: TrainConfig, processes: int) -> str:
+    """How many processes train, and how."""
+    how = "FSDP2, parameters spread" if config.shard else "DDP"
+    norms = "of all processes together" if config.sync_batch_norm else "of each process"
+    return f"{processes} processes ({how}; batch norm's statistics {norms})"
+
+
+def micro_batches(config: TrainConfig, processes: int = 1) -> int:
+    """Into how many micro-batches a process's share of a batch is split, evenly: batch norm then sees about as much in
+    each."""
+    share = -(-config.batch_size // processes)
+    return -(-share // config.micro_batch_size)
 
 
 def choose_precision(config: TrainConfig) -> str:
@@ -65,20 +76,6 @@ def choose_precision(config: TrainConfig) -> str:
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
     on_mps = config.accelerator in ("auto", "mps") and torch.backends.mps.is_available()
     return "bf16-mixed" if not on_mps and torch.cpu._is_avx512_bf16_supported() else "32-true"
-
-
-def make_fabric(config: TrainConfig, precision: str) -> Fabric:
-    """Fabric for one process.
-
-    Raises:
-        UsageError: the device is not there.
-    """
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # we say the precision ourselves
-    try:
-        return Fabric(accelerator=config.accelerator, devices=1, precision=precision)  # type: ignore[arg-type]
-    except Exception as error:  # Fabric has many types of its own for a device that is missing
-        reason = str(error).splitlines()[0]
-        raise UsageError(f"accelerator {config.accelerator!r} cannot be used here: {reason}") from error
 
 
 def device_name(device: torch.device) -> str:

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tvlars.lab.diagnostics import SharpnessRow, measure_sharpness, sample
-from tvlars.lab.engine import RunResult
 from tvlars.lab.errors import UsageError
 from tvlars.lab.evaluate import as_loaded, choose_device, data_of_run
+from tvlars.lab.result import RunResult
 from tvlars.lab.run_folder import LoadedRun
 from tvlars.sharpness import loss_between, loss_slice
 

@@ -10,18 +10,19 @@ from tvlars.lab.record import EpochRow, StepRow
 
 
 class TensorBoardLog:
-    """Writes steps/* and epochs/* over the optimizer step.
+    """Writes steps/* and epochs/* over the optimizer step, from step ``start`` + 1 on.
 
     Raises:
         UsageError: the package tensorboard is not installed.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, start: int = 0) -> None:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise UsageError("tensorboard=True needs the package tensorboard: pip install 'tvlars[lab]'") from error
-        self.writer = SummaryWriter(str(folder / "tensorboard"))
+        purge = {"purge_step": start + 1} if start else {}  # of steps that are taken again
+        self.writer = SummaryWriter(str(folder / "tensorboard"), **purge)
 
     def add(self, steps: list[StepRow], epoch: EpochRow | None = None) -> None:
         """Write the rows of some steps, and of the epoch that they complete."""

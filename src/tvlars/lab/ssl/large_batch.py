@@ -98,7 +98,7 @@ def _loss_and_gradients(
     own = [torch.cat([pair[view].detach().float() for pair in encoded]) for view in (0, 1)]
     distributed = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
     ranks, here = (dist.get_world_size(), dist.get_rank()) if distributed else (1, 0)
-    gathered = [_gather(z) if distributed else [z] for z in own]
+    gathered = [gather(z) if distributed else [z] for z in own]
     start = sum(len(z) for z in gathered[0][:here])
     whole = [torch.cat(z).requires_grad_() for z in gathered]
     with torch.enable_grad():
@@ -109,7 +109,7 @@ def _loss_and_gradients(
     return loss.detach(), list(zip(*shares, strict=True))
 
 
-def _gather(z: Tensor) -> list[Tensor]:
+def gather(z: Tensor) -> list[Tensor]:
     """``z`` of every rank, whatever their lengths."""
     count = torch.tensor([len(z)], device=z.device)
     counts = [torch.empty_like(count) for _ in range(dist.get_world_size())]

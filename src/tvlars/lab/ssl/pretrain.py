@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,11 +22,12 @@ from tvlars.lab.models import head_of, put_head
 from tvlars.lab.progress import Reporter
 from tvlars.lab.record import Record
 from tvlars.lab.setup import micro_batches
-from tvlars.lab.ssl.large_batch import Views, exact_backward
+from tvlars.lab.ssl.large_batch import Views, exact_backward, gather
 from tvlars.lab.ssl.methods import Method, build_method
 from tvlars.lab.ssl.probes import Evaluated, describe_evaluation, evaluate_features, folded, parse_evaluations
 from tvlars.lab.ssl.representation import RepresentationRow, alignment, effective_rank, feature_std, uniformity
 from tvlars.lab.ssl.views import draw_view, make_view, view_recipes
+from tvlars.lab.sync_batch_norm import plain_batch_norm
 from tvlars.plan import Plan
 
 REPRESENTATION_SAMPLES = 1024
@@ -60,11 +62,12 @@ class Pretraining(Run):
         reporter: Reporter,
         *,
         head: str,
+        start: int = 0,
     ) -> None:
         self.evaluations_wanted = parse_evaluations(config.evaluations)
         random = any(one.kind.startswith("random") for one in self.evaluations_wanted)
         self.untrained = copy.deepcopy(model.backbone) if random else None
-        super().__init__(config, plan, data, mean_and_std, fabric, model, record, reporter)
+        super().__init__(config, plan, data, mean_and_std, fabric, model, record, reporter, start=start)
         self.method, self.head_name = model, head
         self.recipes = view_recipes(data.channels, data.image_size, data.flip)
         self.labelled = data.classes > 1
@@ -88,12 +91,17 @@ class Pretraining(Run):
         """One step on the samples with these indices: exactly that of the whole batch, in parts."""
         parts = _BatchViews(self, batch)
         self.seen.clear()
-        loss = exact_backward(self.model, parts, self.method.loss, backward=self.fabric.backward)
+        no_sync = partial(self._no_sync, True)
+        loss = exact_backward(self.model, parts, self.method.loss, backward=self.fabric.backward, no_sync=no_sync)
         features, self.seen = self.seen, []
         self._update()
         self.method.after_step(self.step / self.plan.total_steps)
-        labels = self.data.train_labels[batch]
-        return loss, self._train_probe(torch.cat(features[::2]), torch.cat(features[1::2]), labels)
+        both = [torch.cat(features[view::2]) for view in (0, 1)]
+        if self.processes.several:  # the probe's step is that of the whole batch, the same in every process
+            both = [torch.cat(gather(part)) for part in both]
+        correct = self._train_probe(both[0], both[1], self.data.train_labels[batch])
+        # Both are of the whole batch, and a step returns this process's share.
+        return loss / self.processes.count, correct / self.processes.count
 
     def _train_probe(self, first: Tensor, second: Tensor, labels: Tensor) -> Tensor:
         """One step of the online probe; returns how many first views it had right before."""
@@ -120,9 +128,10 @@ class Pretraining(Run):
         if self.labelled:
             self.probe_norm.eval()
             for images, labels in self._test_batches():
-                logits = self.probe(self.probe_norm(self.method.backbone(self._normalize(images)).float()))
+                logits = self.probe(self.probe_norm(self.method.backbone(self.normalize(images)).float()))
                 correct += int((logits.argmax(1) == labels).sum())
             self.probe_norm.train()
+            correct = int(self.processes.total(torch.tensor(correct, device=self.fabric.device)))
         return row.loss, correct / len(self.data.test_labels) if self.labelled else math.nan
 
     def _representation(self) -> RepresentationRow:
@@ -131,7 +140,7 @@ class Pretraining(Run):
         both = [make_view(images, draw_view(len(images), draws), recipe) for recipe in self.recipes]
         features, compared, embeddings = [], [], []
         for view in both:
-            pieces = [self._normalize(x) for x in torch.split(view, self.config.micro_batch_size)]
+            pieces = [self.normalize(x) for x in torch.split(view, self.config.micro_batch_size)]
             features.append(torch.cat([self.method.backbone(x).float() for x in pieces]))
             compared.append(torch.cat([self.method(x).float() for x in pieces]))
             embeddings.append(self.method.projector(features[-1]).float())
@@ -148,9 +157,27 @@ class Pretraining(Run):
             uniformity=uniformity(embeddings[0]),
         )
 
+    def extra_state(self) -> dict[str, Any]:
+        return {
+            "probe": self.probe.state_dict(),
+            "probe_norm": self.probe_norm.state_dict(),
+            "probe_optimizer": self.probe_optimizer.state_dict(),
+        }
+
+    def load_extra_state(self, state: dict[str, Any]) -> None:
+        self.probe.load_state_dict(state["probe"])
+        self.probe_norm.load_state_dict(state["probe_norm"])
+        self.probe_optimizer.load_state_dict(state["probe_optimizer"])
+
     def _after_training(self) -> None:
-        """Evaluate features, write each result as it comes; the weights are safe before."""
+        """Evaluate features, in one process alone; the weights are safe before."""
         self.hook.remove()  # a copy of the backbone, for fine-tuning, would take all of this with it
+        plain_batch_norm(self.bare_model, self.batch_norms)  # others take no part any more
+        self.processes.alone(self._evaluate_features)
+        self.evaluations = self.processes.broadcast(self.evaluations)
+
+    def _evaluate_features(self) -> None:
+        """Each result is written as it comes."""
         self.record.save_weights(self._weights())
 
         def announce(name: str, found: Evaluated, head: nn.Linear | None) -> None:
@@ -163,7 +190,7 @@ class Pretraining(Run):
             evaluate_features(
                 self.method.backbone,
                 self.data,
-                self._normalize,
+                self.normalize,
                 self.evaluations_wanted,
                 untrained=self.untrained,
                 seed=self.config.seed,
@@ -177,7 +204,7 @@ class Pretraining(Run):
                 self.config.optimizer, self.step, lr, self.record.folder, "backbone's output"
             ) from error
 
-    def _weights(self) -> dict[str, Tensor]:
+    def _weights(self) -> dict[str, Any]:
         """The backbone with the best classifier there is as its head: the model by its name, ready for use."""
         head = self.head
         if head is None:
@@ -192,8 +219,9 @@ class _BatchViews:
 
     def __init__(self, run: Pretraining, batch: Tensor) -> None:
         self.run = run
-        draws = [draw_view(len(batch), run.draws) for _ in run.recipes]
-        count = micro_batches(run.config)
+        share = run.processes.share
+        draws = [share(draw_view(len(batch), run.draws)) for _ in run.recipes]
+        batch, count = share(batch), micro_batches(run.config, run.processes.count)
         self.indices = torch.tensor_split(batch, count)
         self.draws = [torch.tensor_split(drawn, count) for drawn in draws]
         data = run.data
@@ -211,7 +239,7 @@ class _BatchViews:
         for index, *draws in zip(self.indices, *self.draws, strict=True):
             images = run.data.train_images[index]
             first, second = (
-                run._normalize(make_view(images, drawn, recipe))
+                run.normalize(make_view(images, drawn, recipe))
                 for drawn, recipe in zip(draws, run.recipes, strict=True)
             )
             yield first, second

@@ -12,9 +12,9 @@ from torch import Tensor
 from tvlars.lab.data import load_data
 from tvlars.lab.errors import UsageError
 from tvlars.lab.evaluate import as_loaded, choose_device
-from tvlars.lab.loop import RunResult
 from tvlars.lab.models import build_model
 from tvlars.lab.record import write_json
+from tvlars.lab.result import RunResult
 from tvlars.lab.run_folder import LoadedRun
 from tvlars.lab.ssl.probes import (
     Evaluated,

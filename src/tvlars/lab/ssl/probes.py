@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tvlars.lab.augment import crop_and_flip
+from tvlars.lab.augment import crop_and_flip, draw_crops
 from tvlars.lab.data import ImageData
 from tvlars.lab.errors import UsageError, unknown
 from tvlars.lab.models import head_of, put_head
@@ -301,7 +301,9 @@ def finetune(
                 continue  # batch norm has no statistics of one sample
             optimizer.zero_grad()
             for part in torch.tensor_split(batch, min(-(-len(batch) // batch_size), len(batch) // 2)):
-                images = crop_and_flip(data.train_images[part], padding, data.flip, draws)
+                images = crop_and_flip(
+                    data.train_images[part], padding, draw_crops(len(part), padding, data.flip, draws)
+                )
                 logits = head(net(normalize(images)))
                 loss = F.cross_entropy(logits, data.train_labels[part], reduction="sum") / len(batch)
                 loss.backward()  # type: ignore[no-untyped-call]

@@ -1,0 +1,308 @@
+"""Checkpoints: all that a run needs to go on as if nothing had happened, on disk whole or not at all.
+
+    RUN/checkpoints/000000120/      after optimizer step 120
+        .metadata, __R_K.distcp     weights and optimizer state, by torch.distributed.checkpoint: each process writes
+                                    its shards, and any number of processes can read them
+        progress.pt                 the rest: position, random states, rows, options of the optimizer
+        manifest.json               what run this is of, and the SHA-256 of every file
+
+A checkpoint is written into a folder of another name, synced, and renamed when its manifest is there. Reading one
+executes no code: torch's files are read with ``weights_only=True``, and the metadata by an unpickler that knows the
+classes of such metadata alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import pickle
+import shutil
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePath
+from typing import Any
+
+import torch
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
+from torch.distributed.checkpoint.state_dict_loader import load as load_sharded
+from torch.distributed.checkpoint.state_dict_saver import save as save_sharded
+
+from tvlars import __version__
+from tvlars.lab.errors import UsageError
+from tvlars.lab.processes import Processes
+
+FORMAT = 1
+FOLDER = "checkpoints"
+PART = ".part"
+METADATA = ".metadata"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a checkpoint says of itself."""
+
+    format: int
+    step: int
+    processes: int
+    tvlars: str
+    torch: str
+    run: dict[str, Any]
+    """Options and plan of the run."""
+    files: dict[str, str]
+    """SHA-256 of every other file, by name."""
+    digest: str = ""
+    """SHA-256 of the rest of the manifest."""
+
+    def own_digest(self) -> str:
+        """What ``digest`` has to be."""
+        rest = {name: value for name, value in vars(self).items() if name != "digest"}
+        return hashlib.sha256(json.dumps(rest, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def save(
+    folder: Path,
+    step: int,
+    tensors: dict[str, Any],
+    progress: dict[str, Any],
+    run: dict[str, Any],
+    processes: Processes,
+    keep: int,
+) -> Path:
+    """Write the checkpoint of ``step`` below the run folder ``folder``; all processes call it.
+
+    Args:
+        folder: run folder.
+        step: optimizer steps taken.
+        tensors: weights and optimizer state, nested by name; sharded ones are written by those who hold them.
+        progress: the rest, of the first process; whatever ``torch.load(weights_only=True)`` gives back.
+        run: what is to be the same in a run that goes on from it.
+        processes: those of the run.
+        keep: newest checkpoints that are kept.
+
+    Raises:
+        OSError: it could not be written; those that were there are untouched.
+    """
+    final = folder / FOLDER / f"{step:09d}"
+    part = final.with_name(final.name + PART)
+
+    def finish() -> None:
+        digests = {name: digest for some in found for name, digest in some.items()}
+        content = io.BytesIO()
+        torch.save(progress, content)
+        _write_synced(part / "progress.pt", content.getvalue())
+        digests.update({name: _digest(part / name) for name in (METADATA, "progress.pt")})
+        manifest = Manifest(FORMAT, step, processes.count, __version__, torch.__version__, run, digests)
+        manifest = replace(manifest, digest=manifest.own_digest())
+        _write_synced(part / "manifest.json", json.dumps(vars(manifest), indent=1, default=str).encode())
+        _sync_folder(part)
+        if final.exists():  # of the same step, by a run that went on from an older one
+            shutil.rmtree(final)
+        os.replace(part, final)
+        _sync_folder(final.parent)
+        _prune(final.parent, keep)
+
+    try:
+        _together(processes, lambda: _fresh(part))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that there is one process is as it should be
+            save_sharded(tensors, storage_writer=FileSystemWriter(part), no_dist=not processes.several)
+        own = {file.name: _digest(file) for file in sorted(part.glob(f"__{processes.rank}_*"))}
+        found = processes.gather(own)
+        _together(processes, finish)
+    except Exception as error:
+        if processes.first:
+            shutil.rmtree(part, ignore_errors=True)
+        cause = _os_error(error)
+        if cause is None:
+            raise
+        raise OSError(cause.errno, cause.strerror or str(cause), str(final)) from error
+    return final
+
+
+def _together(processes: Processes, work: Callable[[], None]) -> None:
+    """Do ``work`` in the first process; all of them raise where it cannot."""
+    failed: tuple[int | None, str] | None = None
+    if processes.first:
+        try:
+            work()
+        except OSError as error:
+            failed = error.errno, error.strerror or str(error)
+    failed = processes.broadcast(failed)
+    if failed is not None:
+        raise OSError(*failed)
+
+
+def newest(folder: Path, tell: Callable[[str], None]) -> tuple[Path, Manifest] | None:
+    """The newest good checkpoint of the run folder ``folder``; ``tell`` hears of those that are damaged.
+
+    Raises:
+        UsageError: the newest good one is of a version that cannot be read.
+    """
+    there = folder / FOLDER
+    for path in sorted(there.glob("[0-9]*"), reverse=True) if there.is_dir() else []:
+        if path.name.endswith(PART) or not path.is_dir():
+            continue
+        try:
+            manifest = check(path)
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            reason = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) else str(error)
+            tell(f"checkpoint {path.name} is damaged ({reason}), the one before it is tried")
+            continue
+        if manifest.format != FORMAT:
+            raise UsageError(
+                f"{path} must be a checkpoint of format {FORMAT}, which tvlars {__version__} reads, but is of format "
+                f"{manifest.format}, written by tvlars {manifest.tvlars}"
+            )
+        return path, manifest
+    return None
+
+
+def check(path: Path) -> Manifest:
+    """The manifest of a checkpoint whose files are all as they were written.
+
+    Raises:
+        ValueError: one is not.
+    """
+    stored = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+    if not isinstance(stored, dict) or set(stored) != set(Manifest.__dataclass_fields__):
+        raise ValueError("manifest.json lacks entries")
+    manifest = Manifest(**stored)
+    if not isinstance(manifest.files, dict) or not isinstance(manifest.run, dict):
+        raise ValueError("manifest.json has entries of the wrong kind")
+    if manifest.digest != manifest.own_digest():
+        raise ValueError("manifest.json is not as it was written")
+    for name, digest in manifest.files.items():
+        if Path(name).name != name or _digest(path / name) != digest:
+            raise ValueError(f"{name} is not as it was written")
+    return manifest
+
+
+def read_progress(path: Path) -> dict[str, Any]:
+    """What a checkpoint has besides weights and optimizer state.
+
+    Raises:
+        UsageError: it holds something else, code for instance.
+    """
+    try:
+        found = torch.load(path / "progress.pt", map_location="cpu", weights_only=True)
+    except Exception as error:  # torch has many types for a bad file
+        raise UsageError(f"{path / 'progress.pt'} must hold numbers and tensors alone, but does not") from error
+    if not isinstance(found, dict):
+        raise UsageError(f"{path / 'progress.pt'} must hold a mapping, got {type(found).__name__}")
+    return found
+
+
+def load_tensors(path: Path, tensors: dict[str, Any], processes: Processes) -> None:
+    """Fill ``tensors``, nested as they were saved, in place.
+
+    Raises:
+        UsageError: the checkpoint has others, by name or shape, and says which.
+    """
+    reader = _Reader(path)
+    try:
+        there = {name: tuple(entry.size) for name, entry in reader.read_metadata().state_dict_metadata.items()}  # type: ignore[union-attr]
+    except (pickle.UnpicklingError, AttributeError, EOFError, TypeError, IndexError, KeyError, ImportError) as error:
+        raise UsageError(f"{path / METADATA} must describe tensors alone, but does not") from error
+    here = {f"{part}.{name}": tuple(value.shape) for part, some in tensors.items() for name, value in some.items()}
+    different = [name for name in {**here, **there} if here.get(name) != there.get(name)]
+    if different:
+        name = different[0]
+        raise UsageError(
+            f"{path} must be a checkpoint of this model, but {len(different)} tensors differ: {name} is "
+            f"{there.get(name, 'missing')} there and {here.get(name, 'missing')} here"
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        load_sharded(tensors, storage_reader=_Reader(path), no_dist=not processes.several)
+
+
+class _Reader(FileSystemReader):
+    """Reads the metadata of tensors, and refuses to make anything else of it.
+
+    torch's own reader unpickles the metadata, which may execute anything; entries that are no tensors would be
+    unpickled in the same way, so their class is not among those that are known.
+    """
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        with open(Path(self.path) / METADATA, "rb") as file:
+            metadata = _TensorMetadata(file).load()
+        if not isinstance(metadata, Metadata):
+            raise pickle.UnpicklingError("no metadata of a checkpoint")
+        metadata.storage_meta = metadata.storage_meta or StorageMeta()
+        metadata.storage_meta.load_id = self.load_id
+        return metadata
+
+
+class _TensorMetadata(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if name in ("PosixPath", "WindowsPath"):  # where it was written, which plays no part
+            return PurePath
+        known = {
+            ("torch.distributed.checkpoint.metadata", part)
+            for part in (
+                *("Metadata", "TensorStorageMetadata", "TensorProperties", "ChunkStorageMetadata"),
+                *("MetadataIndex", "StorageMeta", "_MEM_FORMAT_ENCODING"),
+            )
+        } | {
+            ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
+            ("torch", "Size"),
+            ("torch.serialization", "_get_layout"),
+            ("collections", "OrderedDict"),
+        }
+        is_dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
+        if (module, name) in known or is_dtype:
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"{module}.{name} has no place in metadata of tensors")
+
+
+def _fresh(part: Path) -> None:
+    if part.exists():
+        shutil.rmtree(part)
+    part.mkdir(parents=True)
+
+
+def _digest(file: Path) -> str:
+    with open(file, "rb") as content:
+        found = hashlib.sha256()
+        while block := content.read(2**22):
+            found.update(block)
+        return found.hexdigest()
+
+
+def _write_synced(file: Path, content: bytes) -> None:
+    with open(file, "wb") as out:
+        out.write(content)
+        out.flush()
+        os.fsync(out.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _prune(folder: Path, keep: int) -> None:
+    """Take away all but the newest, and what was begun and not finished."""
+    done = sorted(path for path in folder.glob("[0-9]*") if not path.name.endswith(PART))
+    for path in [*done[:-keep], *folder.glob(f"*{PART}")]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _os_error(error: BaseException) -> OSError | None:
+    """The error of the disk behind what torch made of it."""
+    if isinstance(error, OSError):
+        return error
+    inner: list[BaseException] = [e for e in (error.__cause__, error.__context__) if e is not None]
+    for failure in getattr(error, "failures", {}).values():  # of each rank, with a traceback
+        inner.append(failure[0] if isinstance(failure, tuple) else failure)
+    for one in inner:
+        if (found := _os_error(one)) is not None:
+            return found
+    return None

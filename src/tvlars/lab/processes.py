@@ -1,0 +1,226 @@
+"""Many processes: who started them, which part of a batch is whose, and what they have in common.
+
+Lightning Fabric does the parallel training (DDP, FSDP2); what is here is what the loop asks for besides. All of it is
+also right in a single process, where no collective is called.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+import signal
+from collections.abc import Callable
+from datetime import timedelta
+from functools import cached_property
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning_fabric.strategies.ddp import DDPStrategy
+from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
+from torch import Tensor, nn
+
+from tvlars.lab.config import TrainConfig
+from tvlars.lab.errors import SaidElsewhereError, UsageError
+
+T = TypeVar("T")
+Pending = tuple[int, Tensor, Tensor]
+"""A step, and its loss and number of right answers."""
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def started() -> tuple[int, int] | None:
+    """Devices of each machine and machines, where torchrun or srun started this process; else None."""
+    if TorchElasticEnvironment.detect():
+        local, world = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), int(os.environ.get("WORLD_SIZE", "1"))
+        return local, max(world // local, 1)
+    if SLURMEnvironment.detect() and int(os.environ.get("SLURM_NTASKS", "1")) > 1:
+        nodes = int(os.environ.get("SLURM_NNODES", "1"))
+        return int(os.environ["SLURM_NTASKS"]) // nodes, nodes
+    return None
+
+
+def layout(config: TrainConfig) -> tuple[int, int]:
+    """Processes of each machine and machines of a run.
+
+    Raises:
+        UsageError: the config asks for others than were started.
+    """
+    found = started()
+    if found is None:
+        if (config.devices or 1) > 1 or (config.nodes or 1) > 1:
+            raise UsageError(
+                f"devices must be 1 in a process that was started alone, got {config.devices or 1} on "
+                f"{config.nodes or 1} machines: start it with torchrun, srun or `tvlars train --devices N`"
+            )
+        return 1, 1
+    for name, wanted, there in (("devices", config.devices, found[0]), ("nodes", config.nodes, found[1])):
+        if wanted is not None and wanted != there:
+            raise UsageError(f"{name} must be {there}, as many as were started, got {wanted}")
+    return found
+
+
+def make_fabric(config: TrainConfig, precision: str) -> Fabric:
+    """Fabric for all processes of the run: one device each, DDP or FSDP2 where there are several.
+
+    Raises:
+        UsageError: the device is not there, or the batch is too small for so many processes.
+    """
+    devices, nodes = layout(config)
+    if config.batch_size < 2 * devices * nodes:
+        raise UsageError(
+            f"batch_size must be >= {2 * devices * nodes}, two samples for each of {devices * nodes} processes, "
+            f"got {config.batch_size}"
+        )
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # we say the precision ourselves
+    logging.getLogger("lightning_fabric.utilities.distributed").setLevel(logging.WARNING)
+    try:
+        fabric = Fabric(
+            accelerator=config.accelerator,
+            devices=devices,
+            num_nodes=nodes,
+            strategy=_strategy(config, devices * nodes),
+            precision=precision,  # type: ignore[arg-type]
+        )
+        if devices * nodes > 1:
+            fabric.launch()
+    except Exception as error:  # Fabric has many types of its own for a device that is missing
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"accelerator {config.accelerator!r} cannot be used here: {reason}") from error
+    return fabric
+
+
+def _strategy(config: TrainConfig, processes: int) -> Any:
+    timeout = timedelta(seconds=config.timeout)
+    if config.shard:
+        if processes == 1:
+            raise UsageError("shard must not be given for one process, there is nothing to spread over")
+        return ModelParallelStrategy(_shard, data_parallel_size=processes, tensor_parallel_size=1, timeout=timeout)
+    if processes == 1:
+        return "auto"
+    # Batch norm's running statistics are the same everywhere, or made so before they are used.
+    named = inspect.signature(nn.parallel.DistributedDataParallel).parameters
+    before_2_14 = "forward_sync_buffers" not in named
+    still: dict[str, Any] = {"broadcast_buffers" if before_2_14 else "forward_sync_buffers": False}
+    return DDPStrategy(timeout=timeout, **still)
+
+
+def _shard(model: nn.Module, mesh: Any) -> nn.Module:
+    """FSDP2: the blocks of a model one by one, so that one at a time is whole, then what is left."""
+    from torch.distributed.fsdp import fully_shard
+
+    data = mesh["data_parallel"]
+    for block in _blocks(model):
+        fully_shard(block, mesh=data)
+    fully_shard(model, mesh=data)
+    return model
+
+
+def _blocks(module: nn.Module) -> list[nn.Module]:
+    """The members of a model's outermost lists of modules that have parameters."""
+    if isinstance(module, (nn.Sequential, nn.ModuleList)):
+        return [child for child in module if any(True for _ in child.parameters())]
+    return [block for child in module.children() for block in _blocks(child)]
+
+
+def is_lost(error: RuntimeError) -> bool:
+    """Whether a collective failed since another process has ended or did not come."""
+    kinds = (dist.DistBackendError, dist.DistNetworkError, dist.DistStoreError)
+    text = str(error).lower()
+    return isinstance(error, kinds) or any(word in text for word in ("gloo", "nccl", "connection closed by peer"))
+
+
+class Processes:
+    """What one process knows of all: its rank, and how to share out and add up."""
+
+    def __init__(self, fabric: Fabric) -> None:
+        self.fabric = fabric
+        self.rank, self.count = fabric.global_rank, fabric.world_size
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes and prints."""
+        return self.rank == 0
+
+    @property
+    def several(self) -> bool:
+        return self.count > 1
+
+    def share(self, samples: Tensor) -> Tensor:
+        """This process's part of some samples (n, ...): the rank-th of as many even pieces as there are processes."""
+        return torch.tensor_split(samples, self.count)[self.rank]
+
+    def total(self, values: Tensor) -> Tensor:
+        """The sum over all processes."""
+        if not self.several:
+            return values
+        summed = values.clone()
+        dist.all_reduce(summed)
+        return summed
+
+    def agree(self, pending: list[Pending], received: int, due: bool) -> tuple[list[Pending], int, bool]:
+        """Sums over all processes of pending losses and counts, with a signal that any of them has received (SIGTERM
+        before SIGINT), and whether the first one finds a checkpoint due: all in one collective."""
+        device = self.fabric.device
+        flags = [received == number for number in SIGNALS] + [due and self.first, False]
+        values = [torch.stack([loss.double(), correct.double()]) for _, loss, correct in pending]
+        values.append(torch.tensor(flags, dtype=torch.float64, device=device))
+        summed = self.total(torch.cat(values)).cpu()
+        rows = [
+            (step, loss.float(), correct)
+            for (step, _, _), (loss, correct) in zip(pending, summed[: -len(flags)].view(-1, 2), strict=True)
+        ]
+        *came, any_due, _ = summed[-len(flags) :].tolist()
+        return rows, next((number for number, n in zip(SIGNALS, came, strict=True) if n), 0), bool(any_due)
+
+    def broadcast(self, value: T) -> T:
+        """What the first process has."""
+        return self.fabric.broadcast(value) if self.several else value
+
+    def gather(self, value: T) -> list[T]:
+        """What every process has, by rank."""
+        if not self.several:
+            return [value]
+        found: list[Any] = [None] * self.count
+        dist.all_gather_object(found, value, group=self._talk)
+        return found
+
+    def by_first(self, work: Callable[[], T]) -> T:
+        """What ``work`` gives in the first process; where it raises ``UsageError``, all processes stop."""
+        result: Any = None
+        error: UsageError | None = None
+        if self.first:
+            try:
+                result = work()
+            except UsageError as raised:
+                error = raised
+        result, failed = self.broadcast((result, error is not None))
+        if error is not None:
+            raise error
+        if failed:
+            raise SaidElsewhereError("the first process could not go on")
+        return result  # type: ignore[no-any-return]
+
+    def alone(self, work: Callable[[], T]) -> T | None:
+        """Do ``work`` in the first process while the others wait; None for them."""
+        result = work() if self.first else None
+        self.fabric.barrier()
+        return result
+
+    @cached_property
+    def _talk(self) -> Any:
+        """Objects go over the CPU, where there is more room than on a device."""
+        return dist.new_group(backend="gloo") if dist.get_backend() != "gloo" else None
+
+    @torch.no_grad()
+    def average_buffers(self, model: nn.Module) -> None:
+        """Make floating point buffers (running statistics) the mean over all processes."""
+        if self.several:
+            for buffer in model.buffers():
+                if buffer.is_floating_point():
+                    dist.all_reduce(buffer)
+                    buffer /= self.count

@@ -1,0 +1,408 @@
+"""Checkpoints: a run that was cut off anywhere goes on as if nothing had happened, and a bad file is never believed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import pickle
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+from tvlars.lab import LockedError, PreemptedError, TrainConfig, UsageError, checkpoint, load_run, train
+from tvlars.lab.data import ImageData, load_data
+from tvlars.lab.lock import locked
+from tvlars.lab.processes import Processes, make_fabric
+from tvlars.lab.progress import Reporter
+from tvlars.lab.record import EpochRow, StepRow
+
+COMMAND = [sys.executable, "-m", "tvlars"]
+QUICK: dict[str, Any] = dict(epochs=3, precision="32-true", accelerator="cpu", checkpoint_every="2-steps")
+TIMES = ["images_per_second", "seconds"]
+"""Columns that are measured with a clock."""
+
+
+@pytest.fixture(scope="module")
+def digits() -> ImageData:
+    return load_data("digits")
+
+
+class StopAt(Reporter):
+    """Dies as a run would that is cut off: after that step, or after that epoch's row, nothing is written any more."""
+
+    def __init__(self, step: int = 0, epoch: int = 0) -> None:
+        self.at_step, self.at_epoch = step, epoch
+
+    def step(self, row: StepRow) -> None:
+        if row.step == self.at_step:
+            raise SystemExit
+
+    def epoch(self, row: EpochRow) -> None:
+        if row.epoch == self.at_epoch:
+            raise SystemExit
+
+
+def rows(folder: Path, name: str) -> pd.DataFrame:
+    """A CSV file without what a clock measured."""
+    frame = pd.read_csv(folder / name, dtype=str)
+    return frame.drop(columns=[column for column in TIMES if column in frame])
+
+
+def assert_same(a: Path, b: Path, *others: str) -> None:
+    """Bit for bit: rows as they were written, and weights."""
+    for name in ("steps.csv", "epochs.csv", *others):
+        pd.testing.assert_frame_equal(rows(a, name), rows(b, name))
+    first, second = (torch.load(folder / "weights.pt", weights_only=True) for folder in (a, b))
+    assert first.keys() == second.keys()
+    for key, value in first.items():
+        assert torch.equal(value, second[key]), key
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(optimizer="tvlars"),
+        dict(optimizer="lamb", micro_batch_size=100, rotation=10.0),
+        dict(optimizer="lars", warmup_epochs=1.0, layer_stats=2, tensorboard=True, noise_scale=True),
+        dict(optimizer="adamw", augment=False, checkpoint_every="1-epoch"),
+        dict(optimizer="sgd", momentum=0.0, nesterov=False, weight_decay=0.0),
+        dict(optimizer="tvlars", task="byol", projector="32-32", evaluations="linear", layer_stats=1),
+    ],
+    ids=lambda options: f"{options['optimizer']}-{len(options)}",
+)
+def test_a_run_that_was_cut_off_goes_on_bit_for_bit(tmp_path: Path, digits: ImageData, options: dict[str, Any]) -> None:
+    config = TrainConfig(**{**QUICK, **options})
+    train(replace(config, out=tmp_path / "whole"), data=digits, reporter=Reporter())
+    cut = replace(config, out=tmp_path / "cut")
+    for reporter in (StopAt(step=8), StopAt(epoch=2), StopAt(step=13), Reporter()):  # the last one lets it finish
+        try:
+            train(cut, data=digits, reporter=reporter)
+        except SystemExit:
+            (tmp_path / "cut" / "summary.json").unlink()  # what a killed process would not have written
+        cut = replace(cut, resume=True)
+    measured = [name for name in ("noise.csv", "representation.csv") if (tmp_path / "whole" / name).is_file()]
+    assert_same(tmp_path / "whole", tmp_path / "cut", *measured)
+    run = load_run(tmp_path / "cut")
+    assert run.complete
+    assert [entry["step"] for entry in run.environment["resumed"]] != []
+    pd.testing.assert_frame_equal(run.layer_stats(), load_run(tmp_path / "whole").layer_stats())
+    assert run.test_accuracy == load_run(tmp_path / "whole").test_accuracy
+
+
+def test_dropout_goes_on_with_its_own_random_numbers(
+    tmp_path: Path, digits: ImageData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch import nn
+
+    from tvlars.lab.models import MODELS
+
+    def build(channels: int, size: int, classes: int) -> tuple[nn.Module, str]:
+        return nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(channels * size**2, classes)), "with dropout"
+
+    monkeypatch.setitem(MODELS, "dropout", build)
+    config = TrainConfig(model="dropout", **QUICK)
+    train(replace(config, out=tmp_path / "whole"), data=digits, reporter=Reporter())
+    with pytest.raises(SystemExit):
+        train(replace(config, out=tmp_path / "cut"), data=digits, reporter=StopAt(step=7))
+    train(replace(config, out=tmp_path / "cut", resume=True), data=digits, reporter=Reporter())
+    assert_same(tmp_path / "whole", tmp_path / "cut")
+
+
+def run_quietly(config: TrainConfig) -> None:
+    """In a process of its own."""
+    torch.set_num_threads(1)
+    train(config, reporter=Reporter())
+
+
+def test_kill_9_at_ten_random_moments(tmp_path: Path) -> None:
+    """In training, in the test after an epoch and in a save: a save goes on most of the time here."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tvlars.lab", "lightly.loss"])
+    config = TrainConfig(
+        out=tmp_path / "whole",
+        batch_size=512,
+        **{**QUICK, "epochs": 20, "checkpoint_every": "1-steps"},
+        resume=True,
+    )
+    whole = context.Process(target=run_quietly, args=(config,))
+    whole.start()
+    moments, parts = random.Random(0), []
+    cut = replace(config, out=tmp_path / "cut")
+    saved = tmp_path / "cut" / "checkpoints"
+    for _ in range(10):
+        before = sorted(saved.glob("[0-9]*")) if saved.is_dir() else []
+        child = context.Process(target=run_quietly, args=(cut,))
+        child.start()
+        while child.is_alive() and sorted(saved.glob("[0-9]*")) == before:
+            time.sleep(0.002)
+        time.sleep(moments.uniform(0, 0.1))
+        parts.append([path.name for path in saved.iterdir() if path.name.endswith(checkpoint.PART)])
+        child.kill()
+        child.join()
+        assert child.exitcode == -signal.SIGKILL, "it finished before it was killed"
+    last = context.Process(target=run_quietly, args=(cut,))
+    last.start()
+    for process in (last, whole):
+        process.join()
+        assert process.exitcode == 0
+    assert any(parts)  # one at least was killed in a save
+    assert_same(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_sigterm_saves_and_ends_with_143(tmp_path: Path) -> None:
+    command = [*COMMAND, "train", "--epochs", "100000", "--out", "run", "--accelerator", "cpu"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as child:
+        assert child.stdout is not None
+        for line in child.stdout:
+            if "     2/" in line:
+                break
+        child.send_signal(signal.SIGTERM)
+        _, error = child.communicate(timeout=60)
+    assert child.returncode == 143
+    assert error == "tvlars: stopped by SIGTERM; what was measured is kept, and --resume goes on\n"
+    run = load_run(tmp_path / "run")
+    assert run.status == "preempted"
+    (saved,) = (tmp_path / "run" / "checkpoints").iterdir()
+    assert checkpoint.check(saved).step == run.summary["steps"] == len(run.steps)
+
+
+def test_a_signal_in_the_evaluation_is_obeyed_there(tmp_path: Path, digits: ImageData) -> None:
+    class Terminated(Reporter):
+        def epoch(self, row: EpochRow) -> None:
+            if row.epoch == 2:
+                signal.raise_signal(signal.SIGTERM)
+
+    config = TrainConfig(out=tmp_path / "run", **{**QUICK, "checkpoint_every": None})
+    with pytest.raises(PreemptedError):
+        train(config, data=digits, reporter=Terminated())
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    train(replace(config, out=tmp_path / "whole"), data=digits, reporter=Reporter())
+    train(replace(config, resume=True), data=digits, reporter=Reporter())
+    assert_same(tmp_path / "whole", tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def cut(tmp_path_factory: pytest.TempPathFactory, digits: ImageData) -> Path:
+    """A run that was cut off, with checkpoints of steps 6 and 8."""
+    folder = tmp_path_factory.mktemp("cut") / "run"
+    with pytest.raises(SystemExit):
+        train(TrainConfig(out=folder, **QUICK), data=digits, reporter=StopAt(step=9))
+    (folder / "summary.json").unlink()
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["000000006", "000000008"]
+    return folder
+
+
+class Listens(Reporter):
+    """Keeps what it is told."""
+
+    def start(self, config: Any, plan: Any, lines: list[str], folder: Path) -> None:
+        self.lines = lines
+
+
+def resume(cut: Path, folder: Path, digits: ImageData, **options: Any) -> str:
+    """Go on from a copy of ``cut`` that was tampered with; what the user is told."""
+    listens = Listens()
+    train(TrainConfig(out=folder, resume=True, **{**QUICK, **options}), data=digits, reporter=listens)
+    return "\n".join(listens.lines)
+
+
+def truncate(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def flip_a_bit(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 4
+    file.write_bytes(content)
+
+
+def forge(path: Path, **entries: Any) -> None:
+    """A manifest with a digest that fits."""
+    manifest = checkpoint.Manifest(**entries)
+    forged = replace(manifest, digest=manifest.own_digest())
+    (path / "manifest.json").write_text(json.dumps(vars(forged)))
+
+
+@pytest.mark.parametrize("damage", [truncate, flip_a_bit, Path.unlink])
+@pytest.mark.parametrize("name", ["__0_0.distcp", ".metadata", "progress.pt", "manifest.json"])
+def test_a_damaged_checkpoint_is_said_and_the_one_before_is_used(
+    tmp_path: Path, cut: Path, digits: ImageData, damage: Any, name: str
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(cut, folder)
+    damage(folder / "checkpoints" / "000000008" / name)
+    said = resume(cut, folder, digits)
+    assert "warning  checkpoint 000000008 is damaged (" in said
+    assert "resumed  after step 6 of 15" in said
+    assert load_run(folder).complete
+
+
+def test_without_a_good_checkpoint_the_run_begins_anew(tmp_path: Path, cut: Path, digits: ImageData) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(cut, folder)
+    for path in (folder / "checkpoints").iterdir():
+        truncate(path / "manifest.json")
+    assert "there is no good checkpoint, the run begins" in resume(cut, folder, digits)
+    train(TrainConfig(out=tmp_path / "whole", **QUICK), data=digits, reporter=Reporter())
+    assert_same(tmp_path / "whole", folder)
+
+
+def test_what_differs_is_said(tmp_path: Path, cut: Path, digits: ImageData) -> None:
+    with pytest.raises(UsageError, match=r"its config is another: optimizer 'tvlars' there, 'lamb' here$"):
+        resume(cut, cut, digits, optimizer="lamb")
+    with pytest.raises(UsageError, match=r"its config is another: epochs 3 there, 4 here$"):
+        resume(cut, cut, digits, epochs=4)
+    few = replace(digits, train_images=digits.train_images[:1000], train_labels=digits.train_labels[:1000])
+    with pytest.raises(UsageError, match=r"its plan is another: steps 15 there, 9 here, steps_per_epoch 5 there, 3"):
+        train(TrainConfig(out=cut, resume=True, **QUICK), data=few, reporter=Reporter())
+    folder = tmp_path / "run"
+    shutil.copytree(cut, folder)
+    path = folder / "checkpoints" / "000000008"
+    forge(path, **{**json.loads((path / "manifest.json").read_text()), "format": 99, "tvlars": "7.0"})
+    with pytest.raises(UsageError, match=r"must be a checkpoint of format 1.*format 99, written by tvlars 7\.0"):
+        resume(cut, folder, digits)
+
+
+def test_another_model_under_the_same_name_is_told_by_its_tensors(
+    cut: Path, digits: ImageData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tvlars.lab.models import MODELS, SmallResNet
+
+    monkeypatch.setitem(MODELS, "small_resnet", lambda c, _, k: (SmallResNet(c, k, 1, width=8), "narrower"))
+    with pytest.raises(UsageError, match=r"tensors differ: model\.stem\.weight is \(16, 1, 3, 3\) there and \(8, 1"):
+        resume(cut, cut, digits)
+
+
+class Malicious:
+    """Runs a command when it is unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> Any:
+        return os.system, (f"touch {self.marker}",)
+
+
+@pytest.mark.parametrize("name", ["progress.pt", ".metadata", "__0_0.distcp"])
+def test_loading_never_executes_code(tmp_path: Path, cut: Path, digits: ImageData, name: str) -> None:
+    """An attacker who knows the format makes the checksums fit."""
+    folder, marker = tmp_path / "run", tmp_path / "executed"
+    shutil.copytree(cut, folder)
+    path = folder / "checkpoints" / "000000008"
+    bomb = pickle.dumps(Malicious(marker))
+    if name == "progress.pt":
+        torch.save({"step": Malicious(marker)}, path / name)
+    elif name == "__0_0.distcp":  # an entry that torch would unpickle, if the metadata may have such
+        from torch.distributed.checkpoint.metadata import BytesStorageMetadata
+
+        torch.save(Malicious(marker), path / name)
+        metadata = pickle.loads((path / ".metadata").read_bytes())
+        key = next(iter(metadata.state_dict_metadata))
+        metadata.state_dict_metadata[key] = BytesStorageMetadata()
+        (path / ".metadata").write_bytes(pickle.dumps(metadata))
+    else:
+        (path / name).write_bytes(bomb)
+    manifest = json.loads((path / "manifest.json").read_text())
+    for file in manifest["files"]:
+        manifest["files"][file] = hashlib.sha256((path / file).read_bytes()).hexdigest()
+    forge(path, **manifest)
+    pickle.loads(bomb)
+    assert marker.exists()  # it would
+    marker.unlink()
+    with pytest.raises(UsageError, match="alone, but does not"):
+        resume(cut, folder, digits)
+    assert not marker.exists()
+
+
+def test_a_full_disk_leaves_the_old_checkpoint_and_says_so(
+    tmp_path: Path, digits: ImageData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, notes = checkpoint._write_synced, []
+
+    def full(file: Path, content: bytes) -> None:
+        if file.parent.name.startswith("000000004"):
+            raise OSError(28, "No space left on device")
+        write(file, content)
+
+    class Notes(StopAt):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    monkeypatch.setattr(checkpoint, "_write_synced", full)
+    with pytest.raises(SystemExit):
+        train(TrainConfig(out=tmp_path / "run", **QUICK), data=digits, reporter=Notes(step=5))
+    assert notes == ["checkpoint of step 4 could not be saved (No space left on device); those before are kept"]
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["000000002"]
+
+
+def test_a_finished_run_is_not_run_again(tmp_path: Path, digits: ImageData) -> None:
+    config = TrainConfig(out=tmp_path / "run", **{**QUICK, "epochs": 1})
+    first = train(config, data=digits, reporter=Reporter())
+    before = {file: file.stat().st_mtime_ns for file in (tmp_path / "run").glob("*.*")}
+    again = train(replace(config, resume=True), data=digits, reporter=Reporter())
+    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "run").glob("*.*")} == before
+    assert again.test_accuracy == pytest.approx(first.test_accuracy, rel=1e-6)
+    assert again.epochs[-1].step == first.epochs[-1].step
+    with pytest.raises(UsageError, match="holds another one, which has finished"):
+        train(replace(config, resume=True, seed=5), data=digits, reporter=Reporter())
+
+
+def test_one_process_at_a_time_in_a_run_folder(tmp_path: Path, cut: Path, digits: ImageData) -> None:
+    with locked(cut), pytest.raises(LockedError, match="out must be a folder that no other process works in"):
+        resume(cut, cut, digits)
+
+
+def test_the_newest_are_kept(tmp_path: Path, digits: ImageData) -> None:
+    train(TrainConfig(out=tmp_path / "run", checkpoint_keep=3, **QUICK), data=digits, reporter=Reporter())
+    kept = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert kept == ["000000012", "000000014", "000000015"]  # and one of the end
+
+
+@pytest.mark.parametrize(
+    ("text", "interval"),
+    [("5m", ("seconds", 300)), ("1.5h", ("seconds", 5400)), ("2-epochs", ("epochs", 2)), ("1-step", ("steps", 1))],
+)
+def test_intervals(text: str, interval: tuple[str, float]) -> None:
+    assert TrainConfig(checkpoint_every=text).checkpoint_interval() == interval
+
+
+@pytest.mark.parametrize("text", ["", "5", "m", "0s", "-1-steps", "0-epochs", "5 m", "1e3s", "2-batches"])
+def test_bad_intervals(text: str) -> None:
+    with pytest.raises(UsageError, match="checkpoint_every must be as 5m, 30s, 2-epochs or 100-steps"):
+        TrainConfig(checkpoint_every=text)
+
+
+def test_by_the_clock(tmp_path: Path, digits: ImageData) -> None:
+    """Due at once and always: as many checkpoints as steps."""
+    config = TrainConfig(out=tmp_path / "run", checkpoint_keep=100, **{**QUICK, "checkpoint_every": "0.000001s"})
+    train(config, data=digits, reporter=Reporter())
+    assert len(list((tmp_path / "run" / "checkpoints").iterdir())) == 15
+
+
+def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    """What a kill leaves behind is never taken for a checkpoint, and is swept away by the next save."""
+    processes = Processes(make_fabric(TrainConfig(accelerator="cpu"), "32-true"))
+    left = tmp_path / checkpoint.FOLDER / f"000000003{checkpoint.PART}"
+    left.mkdir(parents=True)
+    (left / "manifest.json").write_text("{}")
+    assert checkpoint.newest(tmp_path, pytest.fail) is None
+    saved = checkpoint.save(tmp_path, 4, {"model": {"w": torch.ones(3)}}, {"step": 4}, {}, processes, keep=2)
+    assert [path.name for path in saved.parent.iterdir()] == ["000000004"]
+    room = {"model": {"w": torch.zeros(3)}}
+    checkpoint.load_tensors(saved, room, processes)
+    assert torch.equal(room["model"]["w"], torch.ones(3))
