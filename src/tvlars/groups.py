@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from tvlars._checks import check_number
+from tvlars.optim._fsdp1 import refuse_flat_parameters
 
 NORMALIZATION = (
     nn.modules.batchnorm._NormBase,  # every batch norm and instance norm
@@ -70,8 +71,9 @@ def layer_groups(
         says who went where.
 
     Raises:
-        ValueError: a number is out of its range, the model has nothing to train, or a lazy module has not
-            seen its first input yet.
+        ValueError: a number is out of its range, the model has nothing to train, a lazy module has not
+            seen its first input yet, or the model is wrapped in ``FullyShardedDataParallel`` (FSDP1), whose flat
+            shards are no layers.
 
     Example:
         >>> groups = layer_groups(model, weight_decay=1e-4, lr=16.0, bias_norm_lr_scale=0.03)
@@ -83,6 +85,7 @@ def layer_groups(
         check_number("lr", lr)
     elif bias_norm_lr_scale != 1.0:
         raise ValueError(f"lr must be given where bias_norm_lr_scale is {bias_norm_lr_scale!r}, got None")
+    refuse_flat_parameters("layer_groups", model.parameters())
 
     named: tuple[list[tuple[str, Tensor]], list[tuple[str, Tensor]]] = ([], [])
     for name, parameter, adapted in _trainable(model):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -16,6 +17,7 @@ from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tenso
 from torch.distributed.tensor.debug import CommDebugMode
 
 from tests.conftest import OPTIMIZERS, PATHS
+from tvlars.optim._norms import Layout, norms_of_whole
 
 WORLD = 2
 
@@ -116,3 +118,14 @@ def test_two_processes_are_the_unsharded_run(tmp_path: Path) -> None:
     ]
     errors = [process.communicate(timeout=300)[1] for process in children]
     assert [process.returncode for process in children] == [0] * WORLD, "\n".join(errors)
+
+
+def test_offloaded_layers_have_their_norms_where_they_are() -> None:
+    """One mesh, two kinds of device: a collective each. "meta" stands for the accelerator, and two shards are equal."""
+    place = Layout(mock.Mock(ndim=1), (True,))
+    parts = [torch.tensor([3.0, 4.0]), torch.ones(1, device="meta"), torch.tensor([5.0])]
+    with mock.patch("torch.distributed.all_reduce", side_effect=lambda sums, group: sums.mul_(2.0)) as collective:
+        norms = norms_of_whole(parts, [[place] * 2, [place], [place]])
+    assert [call.args[0].device.type for call in collective.call_args_list] == ["cpu", "meta"]
+    assert [x.device for x in norms] == [x.device for x in parts]
+    torch.testing.assert_close([norms[0], norms[2]], [2**0.5 * parts[0], 2**0.5 * parts[2]])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -95,22 +96,28 @@ def laid_out_like(x: Any, like: Any) -> Any:
 def norms_of_whole(parts: list[Tensor], layouts: list[list[Layout]]) -> list[Tensor]:
     """Norms of whole tensors from those of their local parts: ‖x‖² is the sum of its parts' squares.
 
-    One collective for each dimension of a mesh along which anything is sharded, whatever the number of layers.
+    One collective for each dimension of a mesh along which anything is sharded, whatever the number of layers (and one
+    for each kind of device, where some parts of a mesh are offloaded). Every process takes them in the same order, that
+    of the layers; of a mesh that does not hold this process there is nothing to sum here.
 
     Args:
         parts: vectors of local norms.
         layouts: the layout behind each of these norms.
     """
-    sizes = [len(part) for part in parts]
     places = [place for some in layouts for place in some]
-    squares = list(torch.cat([part.double() for part in parts]).square().unbind())
-    for mesh in dict.fromkeys(place.mesh for place in places):
+    squares = [square for part in parts for square in part.double().square().unbind()]
+    pools: dict[tuple[Any, torch.device], list[int]] = {}
+    for i, (place, square) in enumerate(zip(places, squares, strict=True)):
+        pools.setdefault((place.mesh, square.device), []).append(i)
+    for (mesh, _), pool in pools.items():
+        if mesh.get_coordinate() is None:
+            continue
         for dim in range(mesh.ndim):
-            chosen = [i for i, place in enumerate(places) if place.mesh == mesh and place.sharded[dim]]
+            chosen = [i for i in pool if places[i].sharded[dim]]
             if chosen:
                 sums = torch.stack([squares[i] for i in chosen])
                 torch.distributed.all_reduce(sums, group=mesh.get_group(dim))
                 for i, value in zip(chosen, sums.unbind(), strict=True):
                     squares[i] = value
-    whole = torch.split(torch.stack(squares).sqrt(), sizes)
-    return [norms.to(part.dtype) for norms, part in zip(whole, parts, strict=True)]
+    left = iter(squares)
+    return [torch.stack(list(islice(left, len(part)))).sqrt().to(part.dtype) for part in parts]

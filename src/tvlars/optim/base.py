@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT, _use_grad_for_differentiable
 
 from tvlars._checks import check_flag, check_number
+from tvlars.optim._fsdp1 import refuse_flat_parameters
 from tvlars.optim._named_state import reorder_by_name
 from tvlars.optim._norms import PLAIN, Layout, Tensors, laid_out_like
 from tvlars.optim._paths import MultiTensor, Observer, run_together
@@ -43,13 +44,15 @@ class LayerwiseOptimizer(Optimizer, ABC):
         """Add a parameter group, checked like the arguments of the constructor.
 
         Raises:
-            ValueError: a hyperparameter is out of its range, NaN or infinite, or options contradict.
+            ValueError: a hyperparameter is out of its range, NaN or infinite, or options contradict; a parameter is
+                one of FSDP1's.
             TypeError: a parameter is not a real floating point tensor.
             RuntimeError: ``fused=True`` for a parameter that is not on the CPU.
         """
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         try:
+            refuse_flat_parameters(type(self).__name__, group["params"])
             self._check_options(group)
             self._check_group(group)
         except Exception:
@@ -156,6 +159,7 @@ class LayerwiseOptimizer(Optimizer, ABC):
 
         Raises:
             RuntimeError: a gradient is sparse; no parameter has been changed then.
+            ValueError: in the first step, where FSDP1 has flattened the model since the optimizer was made.
         """
         loss = None
         if closure is not None:
@@ -169,13 +173,17 @@ class LayerwiseOptimizer(Optimizer, ABC):
                 work.append((group, params, [p.grad for p in params]))
         for _, params, grads in work:
             self._refuse_sparse(params, grads)
-        if work:
+            if not self.state:  # in the first step alone, since it is a look at every layer
+                refuse_flat_parameters(type(self).__name__, params)
+        # ZeroRedundancyOptimizer may leave a process without parameters, whose clock has to go with the others' all
+        # the same.
+        if work or not any(group["params"] for group in self.param_groups):
             self._begin_step()
         run_together([form for group, params, grads in work for form in self._update(group, params, grads)])
         return loss
 
     def _begin_step(self) -> None:
-        """Called once before the updates of a step in which any parameter has a gradient."""
+        """Called once before the updates of a step in which any parameter has a gradient, or there is no parameter."""
 
     @abstractmethod
     def _update(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> Pending:

@@ -55,7 +55,8 @@ class LARS(LayerwiseOptimizer):
         layer_adaptation (group option): whether the trust ratio acts. Default True.
 
     Raises:
-        ValueError: an argument is out of its range, NaN or infinite, or two contradict.
+        ValueError: an argument is out of its range, NaN or infinite, or two contradict; a parameter is one of
+            ``FullyShardedDataParallel`` (FSDP1), whose flat shards are no layers: ``fully_shard`` (FSDP2) is right.
         TypeError: a parameter is not a real floating point tensor.
         RuntimeError: ``fused=True`` for a parameter that is not on the CPU; in ``step``, where a gradient is
             sparse, or a sharded parameter has one that is not.

@@ -34,7 +34,8 @@ class TVLARS(LayerwiseOptimizer):
 
     t is the run's clock: one count for the optimizer, which advances in every step in which any parameter
     has a gradient. It is kept as ``"step"`` in each parameter group, and so in ``state_dict``; a group that is
-    added later starts at the count the others have.
+    added later starts at the count the others have. Under ``ZeroRedundancyOptimizer`` each process counts for the
+    parameters that it updates, and all counts agree unless all of a process's lack gradients in some step.
 
     Args:
         params: parameters, named parameters, or groups. :func:`tvlars.layer_groups` makes groups that leave
@@ -69,7 +70,8 @@ class TVLARS(LayerwiseOptimizer):
     after 900). :func:`tvlars.plan` gives those for any run.
 
     Raises:
-        ValueError: an argument is out of its range, NaN or infinite, or two contradict.
+        ValueError: an argument is out of its range, NaN or infinite, or two contradict; a parameter is one of
+            ``FullyShardedDataParallel`` (FSDP1), whose flat shards are no layers: ``fully_shard`` (FSDP2) is right.
         TypeError: a parameter is not a real floating point tensor.
         RuntimeError: ``fused=True`` for a parameter that is not on the CPU; in ``step``, where a gradient is
             sparse, or a sharded parameter has one that is not.
@@ -134,7 +136,8 @@ class TVLARS(LayerwiseOptimizer):
         """Add a parameter group; it starts at the step count that the optimizer has.
 
         Raises:
-            ValueError: a hyperparameter is out of its range, NaN or infinite, or options contradict.
+            ValueError: a hyperparameter is out of its range, NaN or infinite, or options contradict; a parameter is
+                one of FSDP1's.
             TypeError: a parameter is not a real floating point tensor.
         """
         if isinstance(param_group, dict):  # a copy, so that the clock is no other optimizer's
@@ -167,7 +170,10 @@ class TVLARS(LayerwiseOptimizer):
         for group in self.param_groups:
             if group["capturable"] and group["params"]:
                 group["step"] = group["step"].to(group["params"][0].device)
-            group["step"] += 1
+            if group["capturable"] or torch.compiler.is_compiling():
+                group["step"] += 1  # one tensor for good: CUDA graphs read it, and a new one would compile anew
+            else:  # not in place: ZeroRedundancyOptimizer hands us the very tensor of the state dict that it loads
+                group["step"] = group["step"] + 1
 
     def _update(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> Pending:
         lr = scalar(group["lr"], group["capturable"] or group["differentiable"])

@@ -1,0 +1,117 @@
+"""Runs checks in several processes. To import torch takes seconds, so one process does, and the others are its forks.
+
+A check is a function that every process calls; it fails by an exception in any of them. Between two checks the
+processes wait for each other, so that one that fails leaves the next undisturbed.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from datetime import timedelta
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from tests.conftest import OPTIMIZERS
+
+TOPICS = ("data_parallel", "zero", "tensor_parallel", "meshes", "fsdp1")
+PATIENCE = timedelta(seconds=60)
+CHECKS: dict[str, tuple[int, Callable[[], None]]] = {}
+"""Name -> number of processes and check."""
+
+
+def check(
+    world: int, optimizers: Iterable[str] = OPTIMIZERS
+) -> Callable[[Callable[[str], None]], Callable[[str], None]]:
+    """Makes a function of an optimizer's name a check in ``world`` processes, once for each of ``optimizers``."""
+
+    def enter(function: Callable[[str], None]) -> Callable[[str], None]:
+        topic = function.__module__.rpartition(".")[2]
+        for name in optimizers:
+            CHECKS[f"{topic}.{function.__name__}[{name}]"] = world, partial(function, name)
+        return function
+
+    return enter
+
+
+def all_checks() -> dict[str, tuple[int, Callable[[], None]]]:
+    for topic in TOPICS:
+        import_module(f"tests.optim.distributed.{topic}")
+    return CHECKS
+
+
+def outcomes(names: list[str], folder: Path) -> dict[str, str]:
+    """Runs the named checks. What went wrong in each, with the rank of the process; "" if nothing."""
+    code = "from tests.optim.distributed.harness import launch; launch()"
+    launcher = subprocess.Popen(
+        [sys.executable, "-c", code, str(folder), *names], cwd=Path(__file__).parents[3], start_new_session=True
+    )
+    with suppress(subprocess.TimeoutExpired):
+        launcher.wait(timeout=300)
+    with suppress(ProcessLookupError):
+        os.killpg(launcher.pid, signal.SIGKILL)  # the forks too, should any hang
+    launcher.wait()
+
+    def of_rank(name: str, rank: int, world: int) -> str:
+        file = folder / f"{name}-{rank}"
+        if file.exists():
+            return f"process {rank}: {text}" if (text := file.read_text()) else ""
+        log = folder / f"log-{world}-{rank}"
+        return f"process {rank} did not come to the end of this check:\n{log.read_text() if log.exists() else ''}"
+
+    return {
+        name: "\n".join(filter(None, (of_rank(name, rank, world) for rank in range(world))))
+        for name in names
+        for world in [CHECKS[name][0]]
+    }
+
+
+def launch() -> None:
+    """The process that imports everything, and forks for one number of processes after the other."""
+    folder, names = Path(sys.argv[1]), sys.argv[2:]
+    torch.set_num_threads(1)
+    chosen = {name: all_checks()[name] for name in names}
+    for world in sorted({world for world, _ in chosen.values()}):
+        children = []
+        for rank in range(world):
+            if not (pid := os.fork()):
+                try:
+                    fork(rank, world, {name: run for name, (size, run) in chosen.items() if size == world}, folder)
+                except BaseException:
+                    traceback.print_exc()
+                finally:
+                    sys.stderr.flush()
+                    os._exit(0)
+            children.append(pid)
+        for pid in children:
+            os.waitpid(pid, 0)
+
+
+def fork(rank: int, world: int, chosen: dict[str, Callable[[], None]], folder: Path) -> None:
+    """One of the processes; it leaves a file for every check it has ended, with what went wrong in it."""
+    log = os.open(folder / f"log-{world}-{rank}", os.O_CREAT | os.O_WRONLY)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    store = dist.FileStore(str(folder / f"ended-{world}"), world)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/group-{world}", rank=rank, world_size=world, timeout=PATIENCE
+    )
+    for name, run in chosen.items():
+        complaint = ""
+        try:
+            run()
+        except BaseException:  # pytest's own failures are no Exception
+            complaint = traceback.format_exc()
+        (folder / f"{name}-{rank}").write_text(complaint)
+        store.set(f"{name}-{rank}", "ended")
+        store.wait([f"{name}-{other}" for other in range(world)], PATIENCE)
+    dist.destroy_process_group()
