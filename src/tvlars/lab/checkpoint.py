@@ -26,6 +26,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import torch
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 from torch.distributed.checkpoint.state_dict_loader import load as load_sharded
@@ -113,7 +114,7 @@ def save(
         own = {file.name: _digest(file) for file in sorted(part.glob(f"__{processes.rank}_*"))}
         found = processes.gather(own)
         _together(processes, finish)
-    except Exception as error:
+    except (Exception, CheckpointException) as error:
         if processes.first:
             shutil.rmtree(part, ignore_errors=True)
         cause = _os_error(error)
@@ -215,9 +216,12 @@ def load_tensors(path: Path, tensors: dict[str, Any], processes: Processes) -> N
             f"{path} must be a checkpoint of this model, but {len(different)} tensors differ: {name} is "
             f"{there.get(name, 'missing')} there and {here.get(name, 'missing')} here"
         )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        load_sharded(tensors, storage_reader=_Reader(path), no_dist=not processes.several)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            load_sharded(tensors, storage_reader=_Reader(path), no_dist=not processes.several)
+    except (Exception, CheckpointException) as error:  # its files tell one thing and hold another
+        raise UsageError(f"{path} must hold the tensors that it describes, but they cannot be read") from error
 
 
 class _Reader(FileSystemReader):

@@ -1,0 +1,368 @@
+"""Many processes: what they compute is what one computes, and what becomes of one is said by the others."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from tests.lab.processes import in_processes
+from tvlars.lab import TrainConfig, UsageError, load_run, train
+from tvlars.lab.data import ImageData, load_data
+from tvlars.lab.models import MODELS
+from tvlars.lab.processes import layout
+from tvlars.lab.progress import Reporter
+from tvlars.lab.setup import describe_batch
+from tvlars.lab.sync_batch_norm import plain_batch_norm, synchronize_batch_norm
+
+COMMAND = [sys.executable, "-m", "tvlars"]
+CPU: dict[str, Any] = dict(precision="32-true", accelerator="cpu")
+# Small steps, so that rounding is not blown up by the training itself.
+CALM: dict[str, Any] = dict(epochs=4, schedule="constant", lr=0.1, batch_size=256, **CPU)
+
+
+class Plain(nn.Module):
+    """No batch statistics, so that accumulation is exact too."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(channels, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(144, classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layers(x)
+        return y
+
+
+def odd_digits() -> ImageData:
+    """A number of test images that no number of processes divides."""
+    data = load_data("digits")
+    return replace(data, test_images=data.test_images[:359], test_labels=data.test_labels[:359])
+
+
+RUNS: dict[str, dict[str, Any]] = {
+    "lars": dict(optimizer="lars", **CALM),
+    "tvlars": dict(optimizer="tvlars", **{**CALM, "schedule": "auto"}),
+    "lamb": dict(optimizer="lamb", **{**CALM, "lr": 1e-4}),
+    # 250 samples over four processes in parts of at most 20: pieces of different lengths.
+    "parts": dict(optimizer="sgd", model="plain", micro_batch_size=20, **{**CALM, "batch_size": 250}),
+    "barlow-twins": dict(
+        task="barlow-twins", optimizer="lars", projector="32-32", evaluations="linear", **{**CALM, "epochs": 2, "lr": 0.02}
+    ),
+    "simclr-parts": dict(
+        task="simclr", optimizer="lars", model="plain-features", projector="32", micro_batch_size=50,
+        evaluations="none", **{**CALM, "epochs": 1},
+    ),
+}  # fmt: skip
+
+
+def add_models() -> None:
+    """Models of these tests, in whatever process they run."""
+    MODELS["plain"] = lambda channels, _, classes: (Plain(channels, classes), "plain")
+
+    def features(channels: int, _: int, classes: int) -> tuple[nn.Module, str]:
+        model = nn.Sequential(nn.Conv2d(channels, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(144, classes))
+        return model, "plain"
+
+    MODELS["plain-features"] = features
+
+
+@pytest.fixture(autouse=True)
+def _models(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tvlars.lab.models.MODELS", MODELS)
+    for name in ("plain", "plain-features"):
+        monkeypatch.setitem(MODELS, name, MODELS.get(name, MODELS["small_resnet"]))
+    add_models()
+
+
+def train_all(folder: Path, names: list[str], more: dict[str, Any]) -> None:
+    add_models()
+    for name in names:
+        config = TrainConfig(**RUNS[name], **more, out=folder / name)
+        train(config, data=odd_digits(), reporter=Reporter())
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("alone")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("plain", "plain-features"):
+            patch.setitem(MODELS, name, MODELS["small_resnet"])
+        train_all(folder, list(RUNS), {})
+    torch.set_num_threads(threads)
+    return folder
+
+
+def assert_equal_runs(a: Path, b: Path) -> None:
+    """Losses of 20 steps to 1e-5, everything else to what that allows."""
+    first, second = load_run(a), load_run(b)
+    assert second.complete
+    assert second.steps["loss"].tolist() == pytest.approx(first.steps["loss"].tolist(), rel=1e-5), a.name
+    assert second.steps["train_accuracy"].tolist() == pytest.approx(first.steps["train_accuracy"].tolist(), abs=0.009)
+    assert second.epochs["test_loss"].tolist() == pytest.approx(first.epochs["test_loss"].tolist(), rel=1e-4)
+    assert second.epochs["test_accuracy"].tolist() == pytest.approx(first.epochs["test_accuracy"].tolist(), abs=0.006)
+    assert {f.name for f in a.iterdir()} == {f.name for f in b.iterdir()}
+    one, other = (torch.load(folder / "weights.pt", weights_only=True) for folder in (a, b))
+    assert list(one) == list(other)
+    for key, value in one.items():
+        torch.testing.assert_close(
+            other[key], value, rtol=1e-2, atol=1e-3, msg=lambda m, key=key: f"{a.name} {key}: {m}"
+        )
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_several_processes_train_as_one(tmp_path: Path, alone: Path, count: int) -> None:
+    names = list(RUNS) if count == 2 else ["tvlars", "parts"]
+    in_processes(count, train_all, tmp_path, names, {}, log=tmp_path / "log")
+    for name in names:
+        assert_equal_runs(alone / name, tmp_path / name)
+
+
+def test_shards_train_as_one_process(tmp_path: Path, alone: Path) -> None:
+    names = ["lars", "tvlars", "lamb", "parts"]
+    in_processes(2, train_all, tmp_path, names, {"shard": True}, log=tmp_path / "log")
+    for name in names:
+        assert_equal_runs(alone / name, tmp_path / name)
+
+
+class Cut(Reporter):
+    def step(self, row: Any) -> None:
+        if row.step == 9:
+            os._exit(0)  # as a machine that is switched off
+
+
+def cut_off(folder: Path, shard: bool) -> None:
+    """Train until the middle of the second epoch; checkpoints of steps 6 and 8 stay."""
+    options = {**RUNS["tvlars"], "shard": shard, "checkpoint_every": "2-steps"}
+    reporter = Cut()
+
+    class Everywhere(Cut):
+        pass
+
+    from tvlars.lab import engine
+
+    engine.Reporter = Everywhere  # type: ignore[misc]
+    train(TrainConfig(**options, out=folder), data=odd_digits(), reporter=reporter)
+
+
+def go_on(folder: Path, shard: bool) -> None:
+    options = {**RUNS["tvlars"], "shard": shard, "checkpoint_every": "2-steps"}
+    train(TrainConfig(**options, out=folder, resume=True), data=odd_digits(), reporter=Reporter())
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [((2, True), (1, False)), ((1, False), (2, True)), ((2, True), (2, False)), ((2, False), (1, False))],
+)
+def test_a_checkpoint_is_read_by_another_number_of_processes(
+    tmp_path: Path, alone: Path, before: tuple[int, bool], after: tuple[int, bool]
+) -> None:
+    """Number of processes, and whether parameters are spread over them."""
+    in_processes(before[0], cut_off, tmp_path / "tvlars", before[1], log=tmp_path / "log")
+    assert (tmp_path / "tvlars" / "checkpoints" / "000000008").is_dir()
+    in_processes(after[0], go_on, tmp_path / "tvlars", after[1], log=tmp_path / "log")
+    run = load_run(tmp_path / "tvlars")
+    assert run.complete
+    assert run.steps["loss"].tolist() == pytest.approx(load_run(alone / "tvlars").steps["loss"].tolist(), rel=1e-5)
+    (resumed,) = run.environment["resumed"]
+    assert resumed["step"] == 8
+
+
+def batch_norm() -> None:
+    """Uneven shares, affine and not, with four dimensions and with two: as one batch norm over all."""
+    rank = dist.get_rank()
+    generator = torch.Generator().manual_seed(0)
+    for shape, kind in (((7, 3, 4, 5), nn.BatchNorm2d), ((7, 3), nn.BatchNorm1d)):
+        for options in ({}, {"affine": False}, {"momentum": None}):
+            x = torch.randn(shape, generator=generator, dtype=torch.float32) * 3 + 2
+            weights = torch.randn(shape, generator=generator)
+            plain = nn.Sequential(kind(3, **options), nn.Tanh())
+            ours = nn.Sequential(kind(3, **options), nn.Tanh())
+            if "affine" not in options:
+                for model in (plain, ours):
+                    nn.init.constant_(model[0].weight, 1.5)  # type: ignore[arg-type]
+            kinds = synchronize_batch_norm(ours, on_cpu=True)
+            whole, own = x.clone().requires_grad_(), x.tensor_split([2])[rank].clone().requires_grad_()
+            for _ in range(2):
+                (plain(whole) * weights).sum().backward()
+                (ours(own) * weights.tensor_split([2])[rank]).sum().backward()
+            close = dict(rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(own.grad, whole.grad.tensor_split([2])[rank], **close)  # type: ignore[union-attr]
+            for p, q in zip(plain.parameters(), ours.parameters(), strict=True):
+                dist.all_reduce(q.grad)
+                torch.testing.assert_close(q.grad, p.grad, **close)
+            plain_batch_norm(ours, kinds)
+            assert type(ours[0]) is kind
+            for (key, a), b in zip(plain.state_dict().items(), ours.state_dict().values(), strict=True):
+                torch.testing.assert_close(b, a, **close, msg=f"{kind} {options} {key}: {b}, {a}")
+            torch.testing.assert_close(ours.eval()(x), plain.eval()(x), **close)
+
+
+def with_group() -> None:
+    dist.init_process_group("gloo")
+    batch_norm()
+
+
+def test_batch_norm_over_all_processes(tmp_path: Path) -> None:
+    in_processes(2, with_group, log=tmp_path / "log")
+
+
+# -- the command line ---------------------------------------------------------------------------------
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+
+
+def start(folder: Path, arguments: str, **more: Any) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*COMMAND, *arguments.split()], cwd=folder, env=ENVIRONMENT, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, **more,
+    )  # fmt: skip
+
+
+def children(pid: int) -> list[int]:
+    """The processes that ``pid`` has started and that train, by rank."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/status"):
+        try:
+            if f"\nPPid:\t{pid}\n" in status.read_text():
+                environment = (status.parent / "environ").read_bytes().split(b"\0")
+                ranks = [int(entry[5:]) for entry in environment if entry.startswith(b"RANK=")]
+                found += [(rank, int(status.parent.name)) for rank in ranks]
+        except OSError:  # it has ended meanwhile
+            continue
+    return [one for _, one in sorted(found)]
+
+
+def wait_for_epoch(child: subprocess.Popen[str], epoch: int) -> None:
+    assert child.stdout is not None
+    for line in child.stdout:
+        if f"epoch {epoch:>6}/" in line:
+            return
+    raise AssertionError(child.stderr.read() if child.stderr else "")
+
+
+ENDLESS = "train --devices 2 --epochs 100000 --accelerator cpu --out run"
+
+
+def test_devices_starts_processes_and_sigterm_saves_what_one_goes_on_with(tmp_path: Path) -> None:
+    with start(tmp_path, ENDLESS) as child:
+        wait_for_epoch(child, 2)
+        child.send_signal(signal.SIGTERM)
+        _, error = child.communicate(timeout=60)
+    assert (child.returncode, error) == (
+        143,
+        "tvlars: stopped by SIGTERM; what was measured is kept, and --resume goes on\n",
+    )
+    stopped = load_run(tmp_path / "run")
+    assert stopped.status == "preempted"
+    assert "2 processes (DDP" in stopped.environment["processes"]
+    with start(tmp_path, "train --resume run --devices 1") as child:
+        wait_for_epoch(child, len(stopped.epochs) + 1)
+        child.send_signal(signal.SIGINT)
+        child.communicate(timeout=60)
+    assert child.returncode == 130
+    run = load_run(tmp_path / "run")
+    assert [entry["step"] for entry in run.environment["resumed"]] == [stopped.summary["steps"]]
+    assert run.steps["step"].tolist() == list(range(1, run.summary["steps"] + 1))
+
+
+def test_a_process_that_dies_ends_the_others_and_is_named(tmp_path: Path) -> None:
+    with start(tmp_path, ENDLESS) as child:
+        wait_for_epoch(child, 1)
+        os.kill(children(child.pid)[1], signal.SIGKILL)
+        _, error = child.communicate(timeout=60)
+    assert child.returncode == 1
+    assert error.splitlines()[0] == (
+        "tvlars: process 1 was killed by SIGKILL; the others were stopped, and --resume goes on from a checkpoint"
+    )
+
+
+def test_a_process_that_hangs_is_noticed_after_the_timeout(tmp_path: Path) -> None:
+    with start(tmp_path, f"{ENDLESS} --timeout 3") as child:
+        wait_for_epoch(child, 1)
+        hanging = children(child.pid)[1]
+        os.kill(hanging, signal.SIGSTOP)
+        time.sleep(5)
+        os.kill(hanging, signal.SIGCONT)  # so that it can be ended in good order
+        _, error = child.communicate(timeout=60)
+    assert child.returncode == 1
+    assert error.startswith(
+        "tvlars: process 0 has waited for the others in vain: one of them hangs or has ended (timeout 3 s"
+    )
+    assert load_run(tmp_path / "run").status == "failed"
+
+
+def test_an_error_of_one_process_is_said_once(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "precious").touch()
+    done = subprocess.run(
+        [*COMMAND, *ENDLESS.split()], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr == "tvlars: out must be a new or empty folder, and 'run' holds something already\n"
+
+
+def test_torchrun_and_a_comparison(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "tvlars"]
+    options = "compare --optimizers tvlars lars --seeds 0 --epochs 2 --accelerator cpu --out comparison"
+    done = subprocess.run(
+        [*command, *options.split()], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("run 1 of 2") == 1  # one of them prints
+    results = pd.read_csv(tmp_path / "comparison" / "results.csv")
+    assert results["status"].tolist() == ["finished"] * 2
+    assert (tmp_path / "comparison" / "report.html").is_file()
+    assert all(load_run(tmp_path / "comparison" / name).complete for name in results["folder"])
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ("--devices 2 --nodes 2", "rendezvous must be given with nodes 2: HOST:PORT of the first machine"),
+        ("--devices 0", "devices must be an integer >= 1, got 0"),
+        ("--shard", "shard must not be given for one process, there is nothing to spread over"),
+        ("--shard --noise-scale --devices 2", "noise_scale must not be given with shard"),
+        ("--timeout 0", "timeout must be"),
+        ("--resume", "out must be given with resume: the run folder to go on with"),
+        ("--resume /nowhere", "config must be a JSON file or a run folder, but '/nowhere' cannot be read"),
+    ],
+)
+def test_bad_input(options: str, sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from tvlars.cli import main
+
+    assert main(["train", *options.split()]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_devices_in_a_process_that_was_started_alone() -> None:
+    with pytest.raises(UsageError, match=r"devices must be 1 in a process that was started alone, got 2 on 1 machines"):
+        layout(TrainConfig(devices=2))
+
+
+def test_what_torchrun_started_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in dict(TORCHELASTIC_RUN_ID="x", LOCAL_WORLD_SIZE="4", WORLD_SIZE="12").items():
+        monkeypatch.setenv(name, value)
+    assert layout(TrainConfig()) == (4, 3)
+    assert layout(TrainConfig(devices=4, nodes=3)) == (4, 3)
+    with pytest.raises(UsageError, match="devices must be 4, as many as were started, got 8"):
+        layout(TrainConfig(devices=8))
+
+
+def test_a_batch_is_described_over_processes() -> None:
+    assert describe_batch(TrainConfig(batch_size=4096, micro_batch_size=512), 4) == (
+        "512 x 2 accumulation x 4 processes = 4,096 samples per optimizer step"
+    )
+    assert describe_batch(TrainConfig(batch_size=250), 4).startswith("62 or 63 x 1 accumulation x 4 processes = 250")
