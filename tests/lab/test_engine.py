@@ -119,7 +119,7 @@ def test_every_optimizer_sees_the_same_samples(
         seen[-1].append(out.double().mul(torch.arange(out[0].numel()).view(1, *out.shape[1:])).sum().item())
         return out
 
-    monkeypatch.setattr("tvlars.lab.loop.crop_and_flip", spy)
+    monkeypatch.setattr("tvlars.lab.batches.crop_and_flip", spy)
     for optimizer in ("tvlars", "lamb", "adamw"):
         seen.append([])
         train(TrainConfig(optimizer=optimizer, out=tmp_path / optimizer, **QUICK), data=digits)

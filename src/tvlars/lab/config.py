@@ -165,6 +165,7 @@ class TrainConfig:
     )
     checkpoint_keep: int = option(2, "newest checkpoints that are kept")
     resume: bool = option(False, "go on from the newest good checkpoint in out, from the start where there is none")
+    profile: bool = option(False, "print where the time went, and write a trace of some steps into the run folder")
     out: Path | None = option(None, "run folder to write, new or empty (default: below runs/)")
 
     def __post_init__(self) -> None:
@@ -183,7 +184,16 @@ class TrainConfig:
         ):
             if not isinstance(name, str) or name not in valid:
                 raise unknown(kind, name, valid)
-        for flag in ("augment", "compile", "tensorboard", "noise_scale", "shard", "sync_batch_norm", "resume"):
+        for flag in (
+            "augment",
+            "compile",
+            "tensorboard",
+            "noise_scale",
+            "profile",
+            "shard",
+            "sync_batch_norm",
+            "resume",
+        ):
             if not isinstance(getattr(self, flag), bool):
                 raise UsageError(f"{flag} must be true or false, got {getattr(self, flag)!r}")
         self._check_numbers()

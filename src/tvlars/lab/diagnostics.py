@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 
 from tvlars import noise_scale as noise
 from tvlars import sharpness
+from tvlars.lab.data.image_data import pick
 from tvlars.lab.errors import UsageError
 from tvlars.sharpness._surface import LossSurface
 from tvlars.sharpness.hessian import _needed
@@ -83,7 +84,7 @@ def check_extra() -> None:
 def sample(images: Tensor, labels: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The same ``count`` random samples every time, or all where there are fewer."""
     chosen = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))[:count].to(labels.device)
-    return images[chosen], labels[chosen]
+    return pick(images, chosen), labels[chosen]
 
 
 def measure_sharpness(

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from tvlars.lab import run_state
-from tvlars.lab.augment import crop_and_flip, draw_crops, rotate
+from tvlars.lab.batches import Batches
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData
 from tvlars.lab.diagnostics import layer_stats
@@ -27,10 +26,10 @@ from tvlars.lab.errors import DivergedError, LostProcessError, PreemptedError, U
 from tvlars.lab.measure import measure_epoch
 from tvlars.lab.optimizers import build_optimizer
 from tvlars.lab.processes import Processes, is_lost
+from tvlars.lab.profile import Phases
 from tvlars.lab.progress import Reporter
 from tvlars.lab.record import EpochRow, Record, StepRow
 from tvlars.lab.result import RunResult
-from tvlars.lab.setup import micro_batches
 from tvlars.lab.signals import StopSignals, stop
 from tvlars.lab.ssl.probes import Evaluated
 from tvlars.lab.sync_batch_norm import synchronize_batch_norm
@@ -60,10 +59,9 @@ class Run:
         self.config, self.plan, self.fabric = config, plan, fabric
         self.record, self.reporter = record, reporter
         self.processes = Processes(fabric)
-        self.data = data.to(fabric.device)
-        self.mean, self.std = (value.view(1, -1, 1, 1).to(fabric.device) for value in mean_and_std)
-        padding = config.crop_padding
-        self.padding = max(round(data.image_size / 12), 1) if padding is None else padding
+        self.phase = Phases(record.folder if config.profile and self.processes.first else None, fabric.device)
+        self.batches = Batches(config, data, mean_and_std, fabric.device, self.processes, self.phase)
+        self.data, self.normalize = self.batches.data, self.batches.normalize
 
         self.batch_norms: dict[str, type[nn.Module]] = {}
         """What batch norms were before they were synchronized."""
@@ -85,9 +83,6 @@ class Run:
             self.layer_stats = layer_stats(
                 self.bare_optimizer, self.bare_model, config.layer_stats, record.folder, writer, start
             )
-        # A source of its own for what happens to the data: it is the same for every optimizer.
-        self.order = torch.Generator().manual_seed(config.seed)
-        self.draws = torch.Generator(fabric.device).manual_seed(config.seed)
         if self.processes.rank:  # the same initial weights everywhere, but not the same dropout
             torch.manual_seed((config.seed + self.processes.rank) % 2**32)
 
@@ -96,8 +91,10 @@ class Run:
         self.epoch, self.position = 1, 0
         """Where the run is: in which epoch, and how many of its steps have been taken."""
         self.in_step = False
-        self.order_state = self.order.get_state()
-        """The state of ``order`` before this epoch's shuffle."""
+        self.upcoming = torch.empty(0, dtype=torch.int64)
+        """The indices of the next batch."""
+        self.order_state = self.batches.order.get_state()
+        """The state of the shuffle before this epoch's."""
         self.epoch_seconds = 0.0
         self.saved_at, self.saved_time = (1, 0), time.monotonic()
         self.epochs: list[EpochRow] = []
@@ -177,7 +174,8 @@ class Run:
         if self.layer_stats is not None:
             self.layer_stats.flush()
         try:
-            run_state.save(self)
+            with self.phase("checkpoint"):
+                run_state.save(self)
             self.saved_at = (self.epoch, self.position)
         except OSError as error:
             self.reporter.note(
@@ -190,6 +188,7 @@ class Run:
             if status == "interrupted" and self.pending:
                 self._fetch()
         finally:
+            self.batches.feed.close()
             try:
                 self._finish(status)
             finally:
@@ -204,6 +203,8 @@ class Run:
                 self.layer_stats.close()
             if self.tensorboard is not None:
                 self.tensorboard.close()
+            if profile := self.phase.finish():
+                self.reporter.note("where the time went\n" + "\n".join(profile))
             if status in ("finished", "interrupted", "preempted"):
                 self.record.save_weights(self._weights())
         except OSError:
@@ -238,7 +239,7 @@ class Run:
             self._test_epoch()
         self.epoch, self.position = self.epoch + 1, 0
         self.epoch_steps, self.epoch_seconds = [], 0.0
-        self.order_state = self.order.get_state()
+        self.order_state = self.batches.order.get_state()
         unit, number = self.config.checkpoint_interval() or ("", 0.0)
         if unit == "epochs" and (self.epoch - 1) % number == 0:
             self.save_checkpoint()
@@ -247,10 +248,11 @@ class Run:
         batch_size = self.config.batch_size
         start = time.perf_counter() - self.epoch_seconds
         self.model.train()
-        order = torch.randperm(len(self.data.train_labels), generator=self.order).to(self.fabric.device)
+        order = self.batches.shuffle()
         for i in range(self.position, self.plan.steps_per_epoch):
             self.step += 1
             self.in_step = True
+            self.upcoming = order[(i + 1) * batch_size : (i + 2) * batch_size]
             loss, correct = self._optimizer_step(order[i * batch_size : (i + 1) * batch_size])
             self.in_step, self.position = False, i + 1
             self.pending.append((self.step, loss, correct))
@@ -264,7 +266,8 @@ class Run:
         return unit == "steps" and self.step % number == 0
 
     def _test_epoch(self) -> None:
-        test_loss, test_accuracy = self.evaluate()
+        with self.phase("evaluation"):
+            test_loss, test_accuracy = self.evaluate()
         steps = self.epoch_steps
         row = EpochRow(
             epoch=self.epoch,
@@ -277,8 +280,9 @@ class Run:
             seconds=self.epoch_seconds,
         )
         self.epochs.append(row)
-        self._write(row)
-        self.reporter.epoch(row)
+        with self.phase("logging"):
+            self._write(row)
+            self.reporter.epoch(row)
         if not math.isfinite(test_loss):  # of a step whose loss was taken before it
             raise DivergedError(self.config.optimizer, self.step, steps[-1].lr, self.record.folder, "test loss")
         if self.config.sharpness is not None or self.config.noise_scale:
@@ -293,38 +297,20 @@ class Run:
         """
         loss_sum = torch.zeros((), device=self.fabric.device)
         correct = torch.zeros((), dtype=torch.int64, device=self.fabric.device)
-        count, own = micro_batches(self.config, self.processes.count), self.processes.share(batch)
-        draws = self._draws(len(batch))
-        for i, parts in enumerate(zip(*(torch.tensor_split(x, count) for x in (own, *draws)), strict=True)):
-            index, *drawn = parts
-            labels = self.data.train_labels[index]
-            with self._no_sync(i < count - 1):
-                logits = self.model(self.normalize(self._augmented(index, drawn))).float()
-                # A sum over the whole batch size: micro-batches of any length add up to the batch's mean gradient.
-                loss = F.cross_entropy(logits, labels, reduction="sum") / len(batch)
-                # Gradients are averaged over processes, and the batch's is the sum over them.
-                self.fabric.backward(loss * self.processes.count if self.processes.several else loss)
+        last = self.batches.count - 1
+        for i, (images, labels) in enumerate(self.batches.parts(batch, self.upcoming)):
+            with self._no_sync(i < last):
+                with self.phase("forward"):
+                    logits = self.model(images).float()
+                    # A sum over the whole batch size: micro-batches of any length add up to its mean gradient.
+                    loss = F.cross_entropy(logits, labels, reduction="sum") / len(batch)
+                with self.phase("backward"):
+                    # Gradients are averaged over processes, and the batch's is the sum over them.
+                    self.fabric.backward(loss * self.processes.count if self.processes.several else loss)
             loss_sum += loss.detach()
             correct += (logits.detach().argmax(1) == labels).sum()
         self._update()
         return loss_sum, correct
-
-    def _draws(self, count: int) -> list[Tensor]:
-        """The random numbers for this process's share of a batch of ``count``: those of the whole batch are drawn."""
-        if not self.config.augment:
-            return []
-        draws = [draw_crops(count, self.padding, self.data.flip, self.draws)]
-        if self.config.rotation:
-            draws.append(torch.rand(count, generator=self.draws, device=self.fabric.device))
-        return [self.processes.share(drawn) for drawn in draws]
-
-    def _augmented(self, index: Tensor, draws: list[Tensor]) -> Tensor:
-        images = self.data.train_images[index]
-        if draws:
-            images = crop_and_flip(images, self.padding, draws[0])
-        if len(draws) > 1:
-            images = rotate(images, self.config.rotation, draws[1])
-        return images
 
     def _no_sync(self, enabled: bool) -> contextlib.AbstractContextManager[None]:
         """Where gradients need not be exchanged yet, since more are added to them."""
@@ -334,14 +320,17 @@ class Run:
 
     def _update(self) -> None:
         """The optimizer's step, and the schedule's."""
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        if self.scheduler is not None:
-            self.scheduler.step()
+        with self.phase("optimizer"):
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            if self.scheduler is not None:
+                self.scheduler.step()
+        self.phase.step()
 
     def _fetch_and_agree(self) -> None:
         """Fetch; then save and stop, where all processes say so."""
-        signal, due = self._fetch()
+        with self.phase("logging"):
+            signal, due = self._fetch()
         if due or self._due_by_steps() or signal:
             self.save_checkpoint()
         if signal:
@@ -377,17 +366,7 @@ class Run:
         # One that came while it was shown is obeyed at once; of several processes all have to hear of it first.
         return signal if self.processes.several else self.signals.received, due
 
-    def normalize(self, images: Tensor) -> Tensor:
-        return ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
-
     # -- the test -------------------------------------------------------------------------------------
-
-    def _test_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """This process's share of the test set, in as many parts as the others have."""
-        images, labels = self.processes.share(self.data.test_images), self.processes.share(self.data.test_labels)
-        most = -(-len(self.data.test_labels) // self.processes.count)
-        count = -(-most // self.config.micro_batch_size)
-        return zip(torch.tensor_split(images, count), torch.tensor_split(labels, count), strict=True)
 
     @torch.no_grad()
     def evaluate(self) -> tuple[float, float]:
@@ -395,8 +374,8 @@ class Run:
         self.model.eval()
         loss = torch.zeros((), device=self.fabric.device)
         correct = torch.zeros((), dtype=torch.int64, device=self.fabric.device)
-        for images, labels in self._test_batches():
-            logits = self.model(self.normalize(images)).float()
+        for images, labels in self.batches.test():
+            logits = self.model(images).float()
             loss += F.cross_entropy(logits, labels, reduction="sum")
             correct += (logits.argmax(1) == labels).sum()
         count = len(self.data.test_labels)

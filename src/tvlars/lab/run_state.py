@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 FREE = (
     *("out", "resume", "checkpoint_every", "checkpoint_keep", "data_dir", "accelerator", "tensorboard"),
-    *("devices", "nodes", "rendezvous", "shard", "timeout", "evaluations"),
+    *("devices", "nodes", "rendezvous", "shard", "timeout", "evaluations", "profile"),
 )
 """Options that may change when a run goes on; all others decide what is computed."""
 
@@ -102,7 +102,7 @@ def save(run: Run) -> Path:
         "position": run.position,
         "seconds": run.epoch_seconds,
         "order": run.order_state,
-        "draws": run.draws.get_state(),
+        "draws": run.batches.draws.get_state(),
         "random": run.processes.gather(_random_state(run.fabric.device)),
         "epochs": _as_table(complete),
         "epoch_steps": _as_table(run.epoch_steps),
@@ -162,8 +162,8 @@ def _restore(run: Run, resumed: Resumed) -> None:
     run.epochs = _rows(progress["epochs"], EpochRow)
     run.epoch_steps = _rows(progress["epoch_steps"], StepRow)
     run.order_state = progress["order"]
-    run.order.set_state(progress["order"])
-    run.draws.set_state(progress["draws"])
+    run.batches.order.set_state(progress["order"])
+    run.batches.draws.set_state(progress["draws"])
     if resumed.processes == run.processes.count:
         _set_random_state(progress["random"][run.processes.rank], device)
     else:  # there is no telling who would go on with what

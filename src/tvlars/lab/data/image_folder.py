@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tvlars.lab.data.decoded import finish_mapped, mapped_file, must_map, new_mapped, open_mapped
 from tvlars.lab.data.image_data import ImageData
 from tvlars.lab.errors import UsageError
 
@@ -47,7 +48,7 @@ def load_image_folder(folder: Path, image_size: int | None = None) -> ImageData:
     for file, label in test:
         if label not in number:
             raise UsageError(f"{file} is of class {label!r}, which has no training images in {folder}")
-    images = _decode([file for file, _ in [*train, *test]], image_size)
+    images, mapped = _decode(folder.resolve().name, [file for file, _ in [*train, *test]], image_size)
     labels = torch.tensor([number[label] for _, label in [*train, *test]])
     return ImageData(
         f"imagefolder:{folder}",
@@ -59,6 +60,7 @@ def load_image_folder(folder: Path, image_size: int | None = None) -> ImageData:
         classes=len(names),
         flip=True,
         class_names=tuple(names),
+        mapped=mapped,
     )
 
 
@@ -132,13 +134,27 @@ def _annotated(annotations: Path) -> Labelled:
     return found
 
 
-def _decode(files: Sequence[Path], image_size: int | None) -> Tensor:
-    """All files as one uint8 tensor (N, 3, H, W), decoded on all cores."""
+def _decode(name: str, files: Sequence[Path], image_size: int | None) -> tuple[Tensor, bool]:
+    """All files as one uint8 tensor (N, 3, H, W), and whether it lies in a mapped file, since it is large."""
+    first = _decode_one(files[0], image_size)
+    shape = (len(files), *first.shape)
+    if not must_map(len(files) * first.nbytes):
+        images = torch.empty(shape, dtype=torch.uint8)
+        _decode_into(images, files, first, image_size)
+        _check_square(first)
+        return images, False
+    _check_square(first)
+    file = mapped_file(name, files, shape, image_size)
+    if not file.is_file():
+        _decode_into(new_mapped(file, shape), files, first, image_size)
+        finish_mapped(file)
+    return open_mapped(file, shape), True
+
+
+def _decode_into(images: Tensor, files: Sequence[Path], first: Tensor, image_size: int | None) -> None:
+    """Decode on all cores."""
     from rich.console import Console
     from rich.progress import track
-
-    first = _decode_one(files[0], image_size)
-    images = torch.empty((len(files), *first.shape), dtype=torch.uint8)
 
     def put(i: int) -> None:
         image = _decode_one(files[i], image_size)
@@ -155,9 +171,11 @@ def _decode(files: Sequence[Path], image_size: int | None) -> Tensor:
         quiet = not sys.stderr.isatty() or len(files) < 2000
         for _ in track(done, "decoding images", len(files), console=console, transient=True, disable=quiet):
             pass
-    if images.shape[2] != images.shape[3]:
+
+
+def _check_square(first: Tensor) -> None:
+    if first.shape[1] != first.shape[2]:
         raise UsageError(f"images must be squares, or image_size be given: they are {_size(first)}")
-    return images
 
 
 def _size(image: Tensor) -> str:
@@ -171,6 +189,8 @@ def _decode_one(file: Path, image_size: int | None) -> Tensor:
         with Image.open(file) as opened:
             if opened.mode[0] in "IF":  # PIL would clip it to 8 bits
                 raise ValueError(f"it has more than 8 bits a channel (mode {opened.mode})")
+            if image_size is not None:  # a JPEG is decoded at a half, a quarter or an eighth where that is enough
+                opened.draft("RGB", (2 * image_size, 2 * image_size))
             image = opened.convert("RGB")
     except FileNotFoundError as error:
         raise UsageError(f"{file} is missing") from error

@@ -21,7 +21,6 @@ from tvlars.lab.loop import Run
 from tvlars.lab.models import head_of, put_head
 from tvlars.lab.progress import Reporter
 from tvlars.lab.record import Record
-from tvlars.lab.setup import micro_batches
 from tvlars.lab.ssl.large_batch import Views, exact_backward, gather
 from tvlars.lab.ssl.methods import Method, build_method
 from tvlars.lab.ssl.probes import Evaluated, describe_evaluation, evaluate_features, folded, parse_evaluations
@@ -92,7 +91,8 @@ class Pretraining(Run):
         parts = _BatchViews(self, batch)
         self.seen.clear()
         no_sync = partial(self._no_sync, True)
-        loss = exact_backward(self.model, parts, self.method.loss, backward=self.fabric.backward, no_sync=no_sync)
+        with self.phase("forward"):  # and backward: they take turns
+            loss = exact_backward(self.model, parts, self.method.loss, backward=self.fabric.backward, no_sync=no_sync)
         features, self.seen = self.seen, []
         self._update()
         self.method.after_step(self.step / self.plan.total_steps)
@@ -127,8 +127,8 @@ class Pretraining(Run):
         correct = 0
         if self.labelled:
             self.probe_norm.eval()
-            for images, labels in self._test_batches():
-                logits = self.probe(self.probe_norm(self.method.backbone(self.normalize(images)).float()))
+            for images, labels in self.batches.test():
+                logits = self.probe(self.probe_norm(self.method.backbone(images).float()))
                 correct += int((logits.argmax(1) == labels).sum())
             self.probe_norm.train()
             correct = int(self.processes.total(torch.tensor(correct, device=self.fabric.device)))
@@ -194,7 +194,7 @@ class Pretraining(Run):
                 self.evaluations_wanted,
                 untrained=self.untrained,
                 seed=self.config.seed,
-                padding=self.padding,
+                padding=self.batches.padding,
                 batch_size=min(self.config.micro_batch_size, 1024),
                 announce=announce,
             )
@@ -220,8 +220,8 @@ class _BatchViews:
     def __init__(self, run: Pretraining, batch: Tensor) -> None:
         self.run = run
         share = run.processes.share
-        draws = [share(draw_view(len(batch), run.draws)) for _ in run.recipes]
-        batch, count = share(batch), micro_batches(run.config, run.processes.count)
+        draws = [share(draw_view(len(batch), run.batches.draws)) for _ in run.recipes]
+        batch, count = share(batch), run.batches.count
         self.indices = torch.tensor_split(batch, count)
         self.draws = [torch.tensor_split(drawn, count) for drawn in draws]
         data = run.data
@@ -237,7 +237,7 @@ class _BatchViews:
     def _made(self) -> Iterator[Views]:
         run = self.run
         for index, *draws in zip(self.indices, *self.draws, strict=True):
-            images = run.data.train_images[index]
+            images = run.batches.feed.take(index)
             first, second = (
                 run.normalize(make_view(images, drawn, recipe))
                 for drawn, recipe in zip(draws, run.recipes, strict=True)

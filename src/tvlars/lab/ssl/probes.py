@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from tvlars.lab.augment import crop_and_flip, draw_crops
 from tvlars.lab.data import ImageData
+from tvlars.lab.data.image_data import pick
 from tvlars.lab.errors import UsageError, unknown
 from tvlars.lab.models import head_of, put_head
 
@@ -302,7 +303,7 @@ def finetune(
             optimizer.zero_grad()
             for part in torch.tensor_split(batch, min(-(-len(batch) // batch_size), len(batch) // 2)):
                 images = crop_and_flip(
-                    data.train_images[part], padding, draw_crops(len(part), padding, data.flip, draws)
+                    pick(data.train_images, part), padding, draw_crops(len(part), padding, data.flip, draws)
                 )
                 logits = head(net(normalize(images)))
                 loss = F.cross_entropy(logits, data.train_labels[part], reduction="sum") / len(batch)
@@ -341,5 +342,5 @@ def _calibrated(
         chosen = torch.randperm(len(data.train_labels), generator=generator)[:CALIBRATION].to(data.train_labels.device)
         for part in torch.split(chosen, min(batch_size, BATCH)):
             if len(part) > 1:
-                net(normalize(data.train_images[part]))
+                net(normalize(pick(data.train_images, part)))
     return net

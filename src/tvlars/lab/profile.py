@@ -1,0 +1,102 @@
+"""Where the time of a run goes: a table of its phases, and a trace of some steps."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PHASES = ("data", "augmentation", "forward", "backward", "optimizer", "evaluation", "logging", "checkpoint")
+"""In the order of the table; whatever else takes time is "other"."""
+SKIPPED, TRACED = 2, 6
+"""Steps before the trace begins, and how many it has."""
+
+
+class Phases:
+    """Adds up the seconds of each phase while ``folder`` is given; else it costs nothing.
+
+    An accelerator is waited for at the ends of phases, so that its time is counted where it is spent; the run is slower
+    for that. Of the steps from the third on a trace is written, for chrome://tracing and Perfetto.
+
+    Args:
+        folder: the run folder, for profile.json and trace.json.gz; None: off.
+        device: where the run computes.
+    """
+
+    def __init__(self, folder: Path | None, device: torch.device) -> None:
+        self.folder, self.device = folder, device
+        self.seconds: dict[str, float] = dict.fromkeys(PHASES, 0.0)
+        self.steps = 0
+        self._inside = False
+        self._trace: Any = None
+        self._tracing = 0.0
+        self._start = time.perf_counter()
+
+    def __call__(self, name: str) -> AbstractContextManager[None]:
+        """Whatever happens inside counts as phase ``name``; a phase inside another one counts as the outer one."""
+        return contextlib.nullcontext() if self.folder is None or self._inside else self._timed(name)
+
+    @contextlib.contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        self._inside = True
+        start = time.perf_counter()
+        try:
+            with torch.profiler.record_function(name):
+                yield
+                self._wait()
+        finally:
+            self.seconds[name] += time.perf_counter() - start
+            self._inside = False
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def step(self) -> None:
+        """A step of the optimizer is over."""
+        if self.folder is None:
+            return
+        self.steps += 1
+        if self.steps == SKIPPED:
+            kinds = [torch.profiler.ProfilerActivity.CPU]
+            if self.device.type == "cuda":
+                kinds.append(torch.profiler.ProfilerActivity.CUDA)
+            os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # that there is no GPU is no error
+            start = time.perf_counter()
+            self._trace = torch.profiler.profile(activities=kinds)
+            self._trace.start()
+            self._tracing += time.perf_counter() - start
+        elif self.steps == SKIPPED + TRACED:
+            self._end_trace()
+
+    def _end_trace(self) -> None:
+        trace, self._trace = self._trace, None
+        if trace is not None and self.folder is not None:
+            start = time.perf_counter()
+            trace.stop()
+            trace.export_chrome_trace(str(self.folder / "trace.json.gz"))
+            self._tracing += time.perf_counter() - start
+
+    def finish(self) -> list[str]:
+        """Write profile.json; returns the table, a line each. Nothing where it is off."""
+        if self.folder is None:
+            return []
+        self._end_trace()
+        whole = time.perf_counter() - self._start - self._tracing
+        rows = {**self.seconds, "other": whole - sum(self.seconds.values())}
+        part = self.folder / "profile.json.part"
+        part.write_text(json.dumps({"seconds": rows, "whole": whole, "steps": self.steps}, indent=1) + "\n")
+        os.replace(part, self.folder / "profile.json")
+        lines = [f"{'phase':<14}{'seconds':>9}{'share':>8}{'ms a step':>11}"]
+        for name, seconds in rows.items():
+            share, each = seconds / whole, 1000 * seconds / max(self.steps, 1)
+            lines.append(f"{name:<14}{seconds:>9.2f}{share:>8.1%}{each:>11.2f}")
+        lines.append(f"{'all':<14}{whole:>9.2f}{1:>8.1%}{1000 * whole / max(self.steps, 1):>11.2f}")
+        return [*lines, f"trace of {TRACED} steps: {self.folder / 'trace.json.gz'}"]
