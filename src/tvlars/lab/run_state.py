@@ -134,7 +134,8 @@ def restore(run: Run, resumed: Resumed) -> None:
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
         if isinstance(error, UsageError):
             raise
-        raise UsageError(f"{resumed.path} must be a checkpoint of this run, but does not fit it: {error}") from error
+        reason = ascii(" ".join(str(error).split())[:120])  # it may quote what a file had in place of a name
+        raise UsageError(f"{resumed.path} must be a checkpoint of this run, but does not fit it: {reason}") from error
 
 
 def _restore(run: Run, resumed: Resumed) -> None:
