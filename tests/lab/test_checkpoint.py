@@ -262,6 +262,13 @@ def test_without_a_good_checkpoint_the_run_begins_anew(tmp_path: Path, cut: Path
     assert_same(tmp_path / "whole", folder)
 
 
+def test_a_run_that_was_cut_off_before_it_wrote_anything_begins(tmp_path: Path, digits: ImageData) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").touch()
+    train(TrainConfig(out=tmp_path / "run", resume=True, **QUICK), data=digits, reporter=Reporter())
+    assert load_run(tmp_path / "run").complete
+
+
 def test_what_differs_is_said(tmp_path: Path, cut: Path, digits: ImageData) -> None:
     with pytest.raises(UsageError, match=r"its config is another: optimizer 'tvlars' there, 'lamb' here$"):
         resume(cut, cut, digits, optimizer="lamb")

@@ -57,7 +57,8 @@ RUNS: dict[str, dict[str, Any]] = {
     # 250 samples over four processes in parts of at most 20: pieces of different lengths.
     "parts": dict(optimizer="sgd", model="plain", micro_batch_size=20, **{**CALM, "batch_size": 250}),
     "barlow-twins": dict(
-        task="barlow-twins", optimizer="lars", projector="32-32", evaluations="linear", **{**CALM, "epochs": 2, "lr": 0.02}
+        task="barlow-twins", optimizer="lars", projector="32-32", evaluations="linear",
+        **{**CALM, "epochs": 2, "lr": 0.02},
     ),
     "simclr-parts": dict(
         task="simclr", optimizer="lars", model="plain-features", projector="32", micro_batch_size=50,

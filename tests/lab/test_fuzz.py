@@ -76,6 +76,22 @@ def test_config_files(tmp_path: Path, content: str | bytes, command: str) -> Non
     assert not (tmp_path / "x").exists()
 
 
+@FUZZ
+@given(
+    content=st.dictionaries(st.sampled_from(["base", "grid"]) | st.text(max_size=4), CONFIGS).map(json.dumps)
+    | st.text(max_size=80)
+    | st.binary(max_size=80)
+)
+def test_grids(tmp_path: Path, content: str | bytes) -> None:
+    """What is a grid after all is listed, and not run."""
+    file = tmp_path / "grid.yaml"
+    file.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8", "surrogatepass"))
+    code, said = run(["sweep", str(file), "--dry-run", "--out", str(tmp_path / "x")])
+    if code:
+        assert_one_sentence(code, said)
+    assert not (tmp_path / "x").exists()
+
+
 @pytest.fixture(scope="module")
 def almost(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that has a checkpoint one step before its end, and no other."""

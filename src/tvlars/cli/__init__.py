@@ -1,9 +1,10 @@
 """The command line: ``tvlars train``, ``compare``, ``evaluate``, ``ssl``, ``probe``, ``sharpness``, ``landscape``,
-``report``, ``views``.
+``report``, ``views``, ``sweep``, ``tune``.
 
 It parses and prints; the work is in ``tvlars.lab``.
 
-Exit codes: 0 done, 1 a process was lost, 2 bad input, 3 a run diverged, 130 interrupted, 143 stopped by SIGTERM.
+Exit codes: 0 done, 1 a process was lost or a sweep's run failed, 2 bad input, 3 a run diverged, 130 interrupted,
+143 stopped by SIGTERM.
 
 argparse over the dataclasses' fields: every option, its default and its help stand once, in ``lab.config``.
 """
@@ -16,7 +17,7 @@ import sys
 from collections.abc import Sequence
 
 from tvlars import __version__
-from tvlars.cli import _look, _ssl, _train
+from tvlars.cli import _look, _ssl, _sweep, _train
 from tvlars.cli._options import (
     BAD_INPUT,
     DIVERGED,
@@ -62,6 +63,7 @@ def _main(arguments: Sequence[str] | None) -> int:
         _train.add(commands, words[0] if words else "", config_file(words))
         _ssl.add(commands, words[0] if words else "", config_file(words))
         _look.add(commands)
+        _sweep.add(commands, words[0] if words else "", config_file(words))
         parsed, unknown_arguments = parser.parse_known_args(arguments)
         if unknown_arguments:
             refuse_unknown(parser, parsed.command, unknown_arguments)

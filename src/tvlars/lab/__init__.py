@@ -13,19 +13,24 @@ from tvlars.lab.result import RunResult
 from tvlars.lab.run_folder import LoadedRun, load_run
 from tvlars.lab.ssl.probe_run import probe_run
 from tvlars.lab.surface import run_landscape, run_sharpness
+from tvlars.lab.sweep import Grid, SweepResult, TuneConfig, TuneResult, sweep, tune
 
 __all__ = [
     "CompareConfig",
     "Comparison",
     "DivergedError",
     "Evaluation",
+    "Grid",
     "ImageData",
     "LoadedRun",
     "LockedError",
     "PreemptedError",
     "Reporter",
     "RunResult",
+    "SweepResult",
     "TrainConfig",
+    "TuneConfig",
+    "TuneResult",
     "UsageError",
     "compare",
     "evaluate",
@@ -35,5 +40,7 @@ __all__ = [
     "report",
     "run_landscape",
     "run_sharpness",
+    "sweep",
     "train",
+    "tune",
 ]

@@ -17,7 +17,7 @@ from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.diagnostics import check_extra
 from tvlars.lab.errors import UsageError
-from tvlars.lab.lock import locked
+from tvlars.lab.lock import LOCK, locked
 from tvlars.lab.loop import Run
 from tvlars.lab.models import build_model, head_of
 from tvlars.lab.processes import Processes, make_fabric
@@ -89,7 +89,8 @@ def _place(config: TrainConfig, folder: Path | None) -> Path:
     if folder is not None:
         return folder
     out = config.out
-    if config.resume and out is not None and out.is_dir() and (out / "config.json").is_file():
+    # A run that was cut off while its folder was made has left a lock there, and no more.
+    if config.resume and out is not None and any((out / name).is_file() for name in ("config.json", LOCK)):
         return out
     return new_folder(out, config.label())
 

@@ -15,7 +15,7 @@ from tvlars.lab.summary import COLUMNS
 
 NO_SETTING = (
     *("optimizer", "batch_size", "seed", "out", "data_dir", "tensorboard", "compile", "accelerator"),
-    "evaluations",
+    *("evaluations", "profile", "resume", "checkpoint_every", "checkpoint_keep", "timeout", "rendezvous"),
     *("layer_stats", "sharpness", "sharpness_samples", "noise_scale"),
 )
 """Options that do not make another arm of a run."""

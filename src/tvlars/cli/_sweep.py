@@ -1,0 +1,145 @@
+"""The commands of many runs: ``sweep`` does all of a grid, ``tune`` finds each optimizer's best options first."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from tvlars.cli._options import (
+    DIVERGED,
+    FAILED,
+    add_all,
+    add_config,
+    fail,
+    new_command,
+    options,
+    train_config,
+    type_of,
+)
+
+NOT_TUNED = ("optimizer", "seed", "lr", "out", "resume", "devices", "nodes", "rendezvous", "shard", "sync_batch_norm")
+"""Options of a run that ``tune`` has others for, or has not."""
+
+
+def add(commands: Any, command: str, config: dict[str, Any]) -> None:
+    """Add the commands; ``config`` has the options that a config file sets for ``command``."""
+    sweep = new_command(commands, "sweep", "do all runs of a grid, those that are over aside; table and page", _sweep)
+    text = "YAML file: base (options of all runs) and grid (option: [values], or option: {optimizer: [values]})"
+    sweep.add_argument("grid", metavar="GRID.yaml", type=Path, help=text)
+    text = "folder of the sweep, gone on with where it exists (default: runs/sweep- and the grid's name)"
+    sweep.add_argument("--out", type=Path, metavar="FOLDER", help=text)
+    text = "runs at a time (default: one for each CUDA device, 1 on a CPU; with Ray over all machines)"
+    sweep.add_argument("--workers", type=type_of(int), metavar="N", help=text)
+    text = "times that a run which failed is tried again (default: 1); one that diverged is not"
+    sweep.add_argument("--retries", type=type_of(int), default=1, metavar="N", help=text)
+    text = (
+        "run on a Ray cluster: its address, auto for the one that this machine belongs to, or local to start one here; "
+        "--out must lie on a file system that all its machines see"
+    )
+    sweep.add_argument("--ray", metavar="ADDRESS", help=text)
+    sweep.add_argument("--dry-run", action="store_true", help="list the runs, and which are over, and do nothing")
+    _add_tune(commands, config if command == "tune" else {})
+
+
+def _add_tune(commands: Any, config: dict[str, Any]) -> None:
+    text = "give each optimizer the same number of trials, then run the best options of each with fresh seeds"
+    tune = new_command(commands, "tune", text, _tune)
+    text = "those tuned, one or more (default: tvlars lars lamb)"
+    tune.add_argument("--optimizers", nargs="+", default=["tvlars", "lars", "lamb"], metavar="NAME", help=text)
+    text = "for each optimizer (default: 16); one that is pruned or diverges counts"
+    tune.add_argument("--trials", type=type_of(int), default=16, metavar="N", help=text)
+    tune.add_argument("--sampler", default="tpe", metavar="NAME", help="how trials are chosen: tpe (default), grid")
+    text = (
+        "what is searched, for all optimizers that have the option or for one: LOW:HIGH, LOW:HIGH:log or A,B,C; "
+        "lr always is, three octaves above and below the plan's where it is not given"
+    )
+    tune.add_argument("--space", nargs="+", action="extend", default=[], metavar="[OPTIMIZER.]OPTION=SPACE", help=text)
+    text = "of all trials (default: 1000)"
+    tune.add_argument("--tune-seed", type=type_of(int), default=1000, metavar="N", help=text)
+    text = "fresh ones for the runs that are reported (default: 0 1 2)"
+    tune.add_argument("--seeds", nargs="+", type=type_of(int), default=[0, 1, 2], metavar="N", help=text)
+    text = "give up trials that are below the median of those before, after a third of their epochs"
+    tune.add_argument("--prune", action=argparse.BooleanOptionalAction, default=True, help=text)
+    text = "of the runs that are reported, at a time: see tvlars sweep"
+    tune.add_argument("--workers", type=type_of(int), metavar="N", help=text)
+    text = "times that one of them which failed is tried again (default: 1)"
+    tune.add_argument("--retries", type=type_of(int), default=1, metavar="N", help=text)
+    text = "folder, gone on with where it exists (default: runs/tune- and the data's name and the batch size)"
+    tune.add_argument("--out", type=Path, metavar="FOLDER", help=text)
+    add_all(tune, without=NOT_TUNED)
+    add_config(tune)
+    if config:
+        tune.set_defaults(**_defaults(config))
+
+
+def _defaults(config: dict[str, Any]) -> dict[str, Any]:
+    from tvlars.lab.config import TrainConfig
+    from tvlars.lab.errors import UsageError
+
+    if "base" in config:
+        raise UsageError("config must be a run's, but it is that of several: name one of the run folders in it")
+    stored = TrainConfig.from_mapping(config)
+    return {f.name: getattr(stored, f.name) for f in options() if f.name not in NOT_TUNED}
+
+
+def _sweep(parsed: argparse.Namespace) -> int:
+    from tvlars.lab.sweep import Grid, sweep
+    from tvlars.lab.sweep.sweeping import prepare
+
+    grid = Grid.read(parsed.grid)
+    out = Path("runs") / f"sweep-{grid.name}" if parsed.out is None else parsed.out
+    if parsed.dry_run:
+        prepared = prepare(grid.runs, out)
+        for note in grid.notes:
+            print(f"note: {note}")
+        for run in prepared.runs:
+            print(f"{run.status:9} {run.name}")
+        print(f"{len(grid.runs)} runs, {len(prepared.jobs)} to do, in {out}")
+        return 0
+    for note in grid.notes:
+        print(f"note: {note}", flush=True)
+    result = sweep(grid.runs, out, workers=parsed.workers, retries=parsed.retries, ray=parsed.ray)
+    return _tell(result)
+
+
+def _tune(parsed: argparse.Namespace) -> int:
+    from tvlars.lab.sweep import TuneConfig, tune
+
+    # A preset is one of some optimizers; all other options are those of tvlars too.
+    carrier = "tvlars" if parsed.preset is None else parsed.optimizers[0]
+    config = TuneConfig(
+        base=train_config(parsed, optimizer=carrier, out=None),
+        optimizers=tuple(parsed.optimizers),
+        trials=parsed.trials,
+        sampler=parsed.sampler,
+        tune_seed=parsed.tune_seed,
+        seeds=tuple(parsed.seeds),
+        space=tuple(parsed.space),
+        prune=parsed.prune,
+        out=parsed.out,
+    )
+    result = tune(config, announce=lambda line: print(line, flush=True), workers=parsed.workers, retries=parsed.retries)
+    code = _tell(result.final) if result.final is not None else 0
+    print(f"tuning: {result.folder / 'tune.json'}, every trial: {result.folder / 'trials.csv'}")
+    hopeless = [one.optimizer for one in result.tuned if one.best is None]
+    if hopeless and code != FAILED:
+        return fail(f"no trial of {' and '.join(hopeless)} finished, lower rates are the usual way out", DIVERGED)
+    return code
+
+
+def _tell(result: Any) -> int:
+    """Print what came out of a sweep; returns the exit code."""
+    from tvlars.lab.table import print_table
+
+    print_table(result.comparison())
+    for line in result.failures():
+        print(line)
+    print(f"results: {result.folder / 'results.csv'}")
+    if (result.folder / "report.html").is_file():
+        print(f"page: {result.folder / 'report.html'}")
+    if failed := result.count("failed"):
+        return fail(f"{failed} of {len(result.runs)} runs failed; the same command tries them again", FAILED)
+    if diverged := result.count("diverged"):
+        return fail(f"{diverged} of {len(result.runs)} runs diverged, a smaller lr is the usual way out", DIVERGED)
+    return 0

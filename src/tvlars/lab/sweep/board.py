@@ -1,0 +1,186 @@
+"""What a sweep shows while it goes on: all runs, and the time that is left for them."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Column
+
+from tvlars.lab.sweep.worker import Job
+
+HEARTBEAT = 300.0
+"""Seconds between two lines on a pipe where no run ends."""
+LOOK_EVERY = 2.0
+"""Seconds between two looks at what running jobs have done."""
+
+
+class Board:
+    """Shows nothing; counts what is done. The base of those that show it.
+
+    Work is counted in images: epochs by the images of an epoch. What earlier calls have done is no part of the speed.
+    """
+
+    def start(self, jobs: list[Job], done: dict[str, int], before: int) -> None:
+        """A sweep begins.
+
+        Args:
+            jobs: those to do.
+            done: epochs that were done before, of jobs that go on.
+            before: runs that need not be done any more.
+        """
+        self.jobs = {job.name: job for job in jobs}
+        self.before, self.total = before, before + len(jobs)
+        self.counts = dict.fromkeys(("finished", "diverged", "failed"), 0)
+        self.done = dict.fromkeys(self.jobs, 0) | done
+        self.baseline = dict(self.done)
+        self.ends: set[str] = set()
+        self.running: list[Job] = []
+        self.started = self.looked = time.monotonic()
+
+    def say(self, text: str) -> None:
+        """A line about the sweep."""
+
+    def update(self, running: list[Job]) -> None:
+        """Look at what the running jobs have done."""
+        self.running = running
+        if time.monotonic() - self.looked >= LOOK_EVERY:
+            self.looked = time.monotonic()
+            for job in running:
+                self.done[job.name] = epochs_done(job.folder)
+
+    def ended(self, job: Job, status: str, note: str = "") -> None:
+        """A job is over: finished, diverged or failed; ``note`` says why."""
+        self.counts[status] += 1
+        self.ends.add(job.name)
+        if status != "finished":  # what is left of it will not be done
+            self.jobs.pop(job.name)
+            self.done.pop(job.name)
+        else:
+            self.done[job.name] = job.epochs
+
+    def end(self) -> None:
+        """The sweep is over."""
+
+    @property
+    def over(self) -> int:
+        """Runs that are over, those of earlier calls too."""
+        return self.before + sum(self.counts.values())
+
+    @property
+    def fraction(self) -> float:
+        """The share of the runs that is done, 0 to 1; one that is going on counts in part."""
+        going = [job for job in self.jobs.values() if job.name not in self.ends]
+        return (self.over + sum(min(self.done[job.name] / job.epochs, 1.0) for job in going)) / self.total
+
+    def left(self) -> float | None:
+        """Seconds that are left, by the speed up to now; None where nothing has been done yet."""
+        whole = sum(job.images for job in self.jobs.values())
+        done = self._images(self.done)
+        fresh = done - self._images(self.baseline)
+        if fresh <= 0:
+            return 0.0 if whole <= done else None
+        return (time.monotonic() - self.started) * (whole - done) / fresh
+
+    def _images(self, epochs: dict[str, int]) -> float:
+        return sum(job.images * min(epochs.get(name, 0) / job.epochs, 1.0) for name, job in self.jobs.items())
+
+    def numbers(self) -> str:
+        """How far it is: "5/12 runs, 1 diverged, 4 min left"."""
+        bad = [f"{self.counts[name]} {name}" for name in ("diverged", "failed") if self.counts[name]]
+        left = self.left()
+        time_left = [] if left is None or self.over == self.total else [f"{duration(left)} left"]
+        return ", ".join([f"{self.over}/{self.total} runs", *bad, *time_left])
+
+
+class LineBoard(Board):
+    """A line whenever a run ends, for pipes and logs."""
+
+    def start(self, jobs: list[Job], done: dict[str, int], before: int) -> None:
+        super().start(jobs, done, before)
+        self.said = time.monotonic()
+
+    def say(self, text: str) -> None:
+        print(text, flush=True)
+
+    def update(self, running: list[Job]) -> None:
+        super().update(running)
+        if time.monotonic() - self.said > HEARTBEAT:
+            self.said = time.monotonic()
+            print(f"{self.numbers()}; running: {self._current()}", flush=True)
+
+    def _current(self) -> str:
+        return ", ".join(f"{job.name} epoch {self.done[job.name]}/{job.epochs}" for job in self.running) or "none"
+
+    def ended(self, job: Job, status: str, note: str = "") -> None:
+        super().ended(job, status, note)
+        self.said = time.monotonic()
+        print(f"{job.name}: {': '.join(filter(None, [status, note]))}  ({self.numbers()})", flush=True)
+
+
+class BarBoard(Board):
+    """One bar for all runs, with those that are going on."""
+
+    def __init__(self) -> None:
+        self.console = Console()
+
+    def start(self, jobs: list[Job], done: dict[str, int], before: int) -> None:
+        super().start(jobs, done, before)
+        self.progress = Progress(
+            BarColumn(bar_width=30),
+            TextColumn("{task.fields[numbers]}", table_column=Column(no_wrap=True)),
+            TextColumn("{task.fields[current]}", style="dim", table_column=Column(no_wrap=True, overflow="ellipsis")),
+            console=self.console,
+        )
+        self.task = self.progress.add_task("", total=1.0, numbers=self.numbers(), current="")
+        self.progress.start()
+        self._show()
+
+    def say(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def update(self, running: list[Job]) -> None:
+        super().update(running)
+        self._show()
+
+    def ended(self, job: Job, status: str, note: str = "") -> None:
+        super().ended(job, status, note)
+        self.say(f"{job.name}: {': '.join(filter(None, [status, note]))}")
+        self._show()
+
+    def end(self) -> None:
+        self.running = []
+        self._show()
+        self.progress.stop()
+
+    def _show(self) -> None:
+        first = [f"{job.name} {self.done.get(job.name, 0)}/{job.epochs}" for job in self.running[:2]]
+        more = [f"and {len(self.running) - 2} more"] if len(self.running) > 2 else []
+        self.progress.update(
+            self.task, completed=self.fraction, numbers=self.numbers(), current=", ".join([*first, *more])
+        )
+
+
+def choose_board() -> Board:
+    """A bar where standard output is a terminal, plain lines elsewhere."""
+    return BarBoard() if sys.stdout.isatty() else LineBoard()
+
+
+def epochs_done(folder: Path) -> int:
+    """Epochs that a run folder has rows of."""
+    try:
+        return max((folder / "epochs.csv").read_bytes().count(b"\n") - 1, 0)
+    except OSError:
+        return 0
+
+
+def duration(seconds: float) -> str:
+    """``42 s``, ``5 min``, ``3.2 h`` or ``2.1 days``."""
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    if seconds < 5970:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 172_800 else f"{seconds / 86_400:.1f} days"

@@ -1,0 +1,221 @@
+"""Grids: a YAML file of the options that all runs have in common, and of those that vary."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Hashable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tvlars.lab.config import OPTIMIZERS, TrainConfig
+from tvlars.lab.errors import UsageError, unknown
+from tvlars.lab.sweep.options import at_home, convert, has, listed, option_name, run_name
+
+MOST_RUNS = 10_000
+"""A grid with more is a slip."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The runs of a grid, seeds outermost, so that an interrupted sweep is a fair one."""
+
+    name: str
+    runs: tuple[TrainConfig, ...]
+    notes: tuple[str, ...] = ()
+    """What a user should know of it, a sentence each."""
+
+    @classmethod
+    def read(cls, file: Path | str) -> Grid:
+        """The grid of a YAML file; its name is that of the file.
+
+        Raises:
+            UsageError: the file cannot be read, or is no grid; the message says where.
+        """
+        file = Path(file)
+        try:
+            values = yaml.load(file.read_text(encoding="utf-8"), _Loader)
+        except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+            raise UsageError(f"grid must be a YAML file, but {str(file)!r} cannot be read: {_reason(error)}") from error
+        try:
+            return cls.from_mapping(values, file.stem)
+        except UsageError as error:
+            raise UsageError(f"{file}: {error}") from error
+
+    @classmethod
+    def from_mapping(cls, values: Any, name: str = "grid") -> Grid:
+        """A grid from ``{"base": {option: value}, "grid": {option: [values]}}``.
+
+        ``base`` has options of ``TrainConfig``. ``grid`` has lists of values, or mappings from optimizers to them, for
+        options that one optimizer alone has, or has other values of; it may be a list of such mappings, whose runs
+        are taken together.
+
+        Raises:
+            UsageError: a name is unknown, a value is bad, or something is there twice.
+        """
+        if not isinstance(values, dict) or not values:
+            raise UsageError("a grid must be a mapping with base and grid, as in grid: {lr: [4, 8], seed: [0, 1]}")
+        for key in values:
+            if key not in ("base", "grid"):
+                raise unknown("part of a grid", key, ("base", "grid"))
+        base = _options(values.get("base") or {}, "base")
+        parts = values.get("grid") or {}
+        runs: list[TrainConfig] = []
+        notes: dict[str, None] = {}
+        for part in parts if isinstance(parts, list) and parts else [parts]:
+            made, said = _Part(base, _options(part, "grid")).expand()
+            if len(runs) + len(made) > MOST_RUNS:
+                raise UsageError(f"a grid must have {MOST_RUNS:,} runs at most, got more")
+            runs += made
+            notes.update(dict.fromkeys(said))
+        names: dict[str, int] = {}
+        for run in runs:
+            if (again := run_name(run)) in names:
+                raise UsageError(
+                    f"a grid must have every run once, but {run.label()} is there twice with equal options"
+                )
+            names[again] = 1
+        seeds = list(dict.fromkeys(run.seed for run in runs))
+        return cls(name, tuple(sorted(runs, key=lambda run: seeds.index(run.seed))), tuple(notes))
+
+
+def _options(values: Any, what: str) -> dict[str, Any]:
+    """Option names and values of a part of the file."""
+    if not isinstance(values, dict):
+        raise UsageError(f"{what} must be a mapping of options, as in lr: {_example(what)}, got {values!r:.60}")
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        name = option_name(key, what)
+        if name in found:
+            raise UsageError(f"{name} is there twice in {what}")
+        found[name] = value
+    return found
+
+
+def _example(what: str) -> str:
+    return "[4, 8]" if what == "grid" else "4"
+
+
+class _Part:
+    """One mapping of a grid, with the base."""
+
+    def __init__(self, base: dict[str, Any], grid: dict[str, Any]) -> None:
+        self.base = {name: convert(name, value) for name, value in base.items()}
+        for name, value in self.base.items():
+            if isinstance(value, (list, dict)):
+                raise UsageError(f"{name} of base must be one value, got {value!r:.60}: several belong in grid")
+        if both := [name for name in grid if name in base and not isinstance(grid[name], dict)]:
+            raise UsageError(f"{both[0]} must be in base or in grid, but is in both")
+        self.optimizers = _values("optimizer", grid.pop("optimizer", [base.get("optimizer", "tvlars")]))
+        for optimizer in self.optimizers:
+            if not isinstance(optimizer, str) or optimizer not in OPTIMIZERS:
+                raise unknown("optimizer", optimizer, OPTIMIZERS)
+        self.common: dict[str, list[Any]] = {}
+        self.own: dict[str, dict[str, list[Any]]] = {}
+        for name, value in grid.items():
+            if isinstance(value, dict):
+                for optimizer in value:
+                    if optimizer not in self.optimizers:
+                        raise unknown(f"optimizer of {name}", optimizer, self.optimizers)
+                self.own[name] = {optimizer: _values(name, some) for optimizer, some in value.items()}
+            else:
+                self.common[name] = _values(name, value)
+        self.used: set[str] = set()
+        self.idle: dict[str, dict[str, None]] = {}
+
+    def expand(self) -> tuple[list[TrainConfig], list[str]]:
+        """The runs, and what is to be said of them."""
+        runs = []
+        for optimizer in self.optimizers:
+            for schedule in self._schedules(optimizer):
+                axes = self._axes(optimizer, schedule)
+                if math.prod(len(values) for values in axes.values()) > MOST_RUNS:
+                    raise UsageError(f"a grid must have {MOST_RUNS:,} runs at most, got more")
+                for combination in itertools.product(*axes.values()):
+                    values = {"optimizer": optimizer, "schedule": schedule, **dict(zip(axes, combination, strict=True))}
+                    runs.append(at_home(TrainConfig.from_mapping(values)))
+        notes = []
+        for name, idle in self.idle.items():
+            if name not in self.used:
+                where = "base" if name in self.base else "grid"
+                raise UsageError(f"{name} of {where} must be an option of some run, and is none of {listed(idle)}")
+            more = ", which are not multiplied by it" if name in self.common else ""
+            notes.append(f"{name} plays no part in runs of {listed(idle)}{more}")
+        return runs, notes
+
+    def _schedules(self, optimizer: str) -> list[Any]:
+        """The values of "schedule" for an optimizer; other options depend on it."""
+        name = "schedule"
+        if optimizer in self.own.get(name, {}):
+            return self.own[name][optimizer]
+        found = self.common.get(name, [self.base[name]] if name in self.base else None)
+        if found is None:
+            return ["auto"]
+        if has(optimizer, "auto", name) or set(found) <= {"auto", "sigmoid"}:
+            self.used.add(name)
+            return found if has(optimizer, "auto", name) else ["auto"]
+        self.idle.setdefault(name, {})[optimizer] = None
+        return ["auto"]
+
+    def _axes(self, optimizer: str, schedule: str) -> dict[str, list[Any]]:
+        """The values of every other option for an optimizer under a schedule, in the order of the fields."""
+        axes: dict[str, list[Any]] = {}
+        for f in fields(TrainConfig):
+            name = f.name
+            if name in ("optimizer", "schedule"):
+                continue
+            if optimizer in self.own.get(name, {}):
+                axes[name] = self.own[name][optimizer]
+                continue
+            found = self.common.get(name, [self.base[name]] if name in self.base else None)
+            if found is None:
+                continue
+            if has(optimizer, schedule, name) or found == [None]:
+                self.used.add(name)
+                axes[name] = found
+            else:
+                arm = optimizer if schedule == "auto" else f"{optimizer} with schedule {schedule}"
+                self.idle.setdefault(name, {})[arm] = None
+        return axes
+
+
+def _values(name: str, value: Any) -> list[Any]:
+    """The values of one option; one alone need not stand in a list."""
+    values = [convert(name, one) for one in (value if isinstance(value, list) else [value])]
+    if not values:
+        raise UsageError(f"{name} of grid must have one value at least, got none")
+    if bad := [one for one in values if not isinstance(one, (str, int, float, bool, Path, type(None)))]:
+        raise UsageError(
+            f"{name} of grid must be a list of values, or of values for each optimizer, got {bad[0]!r:.60}"
+        )
+    if len({repr(one) for one in values}) != len(values):
+        raise UsageError(f"{name} of grid must not repeat, got {', '.join(map(str, values))}")
+    return values
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return str(error.strerror)
+    mark = getattr(error, "problem_mark", None)
+    if mark is not None:
+        return f"line {mark.line + 1}: {getattr(error, 'problem', None) or 'it is no YAML'}"
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    return " ".join(str(error).split())
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, which takes the last of equal keys; this one says that there are two."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
+                continue
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value} is there twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)

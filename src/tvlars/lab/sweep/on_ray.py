@@ -1,0 +1,167 @@
+"""Workers of a Ray cluster: many machines, or this one.
+
+Ray places runs, and says when one of its workers has died; whether a run is done again is decided where it is for
+workers on this machine.
+"""
+
+from __future__ import annotations
+
+import collections
+import logging
+import os
+import socket
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from tvlars.lab.errors import UsageError
+from tvlars.lab.sweep.worker import Halt, Job, Outcome, cores, run_one
+
+CONNECT_PATIENCE = 20.0
+"""Seconds to wait for a machine that does not answer."""
+
+
+class RayWorkers:
+    """Jobs as Ray tasks.
+
+    Args:
+        address: of a running Ray, "auto" for the one that this machine belongs to, "local" to start one here.
+        jobs: all that may come, for the number of devices that they want.
+        count: runs at a time over all machines; None: one for each GPU that a run wants, one for each machine
+            where there are none.
+        on_cpu: whether runs are to leave GPUs alone.
+
+    Raises:
+        UsageError: Ray is not installed, not there, or has not what a run wants.
+    """
+
+    def __init__(self, address: str, jobs: Iterable[Job], count: int | None, on_cpu: bool) -> None:
+        try:
+            import ray
+        except ModuleNotFoundError as error:
+            raise UsageError("ray must be installed for --ray: pip install 'tvlars[ray]'") from error
+        self._ray: Any = ray
+        self._own = not ray.is_initialized()
+        if self._own:
+            _start(ray, address)
+        wanted = max((job.devices for job in jobs), default=1)
+        try:
+            self.machines, gpus, self.cpus = _room(self._ray.nodes(), wanted, count, on_cpu)
+            if gpus == 0 and wanted > 1 and not on_cpu:
+                raise UsageError(f"devices must be <= 1, no machine of this Ray has more GPUs, got {wanted}")
+        except BaseException:
+            self._shutdown()
+            raise
+        self.count, self.gpus, self.wanted = count, gpus, wanted
+        given = os.environ.get("OMP_NUM_THREADS", "")
+        self.threads = int(given) if given.isdigit() and int(given) else self.cpus
+        self._task: Any = ray.remote(num_cpus=self.cpus, num_gpus=wanted if gpus else 0, max_retries=0)(_do)
+        self._waiting: collections.deque[Job] = collections.deque()
+        self._refs: dict[Any, Job] = {}
+
+    def describe(self) -> str:
+        machines = f"{self.machines} machine{'s' if self.machines > 1 else ''}"
+        each = f"{self.wanted} of {self.gpus} GPUs" if self.gpus else f"{self.cpus} CPU core{'s'[: self.cpus > 1]}"
+        most = f", at most {self.count} at a time" if self.count else ""
+        return f"Ray on {machines}, {each} for each run{most}"
+
+    def submit(self, job: Job) -> None:
+        self._waiting.append(job)
+        self._send()
+
+    def _send(self) -> None:
+        while self._waiting and (self.count is None or len(self._refs) < self.count):
+            job = self._waiting.popleft()
+            self._refs[self._task.options(name=job.name).remote(job, self.threads)] = job
+
+    def wait(self, seconds: float) -> list[Outcome]:
+        if not self._refs:
+            time.sleep(seconds)
+            return []
+        references = list(self._refs)
+        ready, _ = self._ray.wait(references, num_returns=len(references), timeout=0)
+        if not ready:
+            ready, _ = self._ray.wait(references, num_returns=1, timeout=seconds)
+        ended = [self._ended(reference, self._refs.pop(reference)) for reference in ready]
+        self._send()
+        return ended
+
+    def _ended(self, reference: Any, job: Job) -> Outcome:
+        errors = self._ray.exceptions
+        try:
+            outcome: Outcome = self._ray.get(reference)
+            return outcome
+        except errors.TaskCancelledError:
+            return Outcome(job, "stopped")
+        except errors.RayTaskError as error:  # the run could not be started
+            reason = str(error).strip().splitlines()[-1]
+            return Outcome(job, "stopped" if isinstance(error.cause, KeyboardInterrupt) else "failed", reason)
+        except errors.RayError as error:
+            return Outcome(job, "lost", f"its Ray worker died ({type(error).__name__})")
+
+    def running(self) -> list[Job]:
+        # Ray does not say cheaply which tasks wait for room; those that do have no folder yet.
+        return [job for job in self._refs.values() if job.folder.is_dir()]
+
+    def stop(self, halt: Halt) -> None:
+        self._waiting.clear()
+        for reference in self._refs:
+            self._ray.cancel(reference, force=False)
+        while self._refs and not halt.now.is_set():
+            self.wait(0.2)
+        self.close()
+
+    def close(self) -> None:
+        self._shutdown()
+
+    def _shutdown(self) -> None:
+        if self._own:
+            self._ray.shutdown()
+
+
+def _do(job: Job, threads: int) -> Outcome:
+    """The task. Where its process dies, the system stops the run; where it is cancelled, it does so itself."""
+    return run_one(job, threads, {}, Halt())
+
+
+def _start(ray: Any, address: str) -> None:
+    """Connect to Ray, or start one."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # as it will be; else it warns
+    options: dict[str, Any] = dict(log_to_driver=False, logging_level=logging.ERROR)
+    if address == "local":
+        options.update(include_dashboard=False, num_cpus=cores())
+    try:
+        _reach(address)
+        ray.init(address=address, **options)
+    except Exception as error:  # Ray has many types for what may be amiss
+        reason = " ".join(str(error).split()) or type(error).__name__
+        hint = "; where it asks for a token, set RAY_AUTH_MODE=token" if "Failed to connect" in reason else ""
+        raise UsageError(
+            f"ray must be 'local', 'auto' or the address of a running Ray, got {address!r}: {reason:.200}{hint}"
+        ) from error
+
+
+def _reach(address: str) -> None:
+    """Raise ``OSError`` where nobody listens at HOST:PORT: Ray itself would go on trying for long."""
+    if address not in ("local", "auto"):
+        host, colon, port = address.removeprefix("ray://").rpartition(":")
+        if not (colon and port.isdigit()):
+            raise OSError("it is no HOST:PORT")
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_PATIENCE).close()
+
+
+def _room(nodes: list[dict[str, Any]], devices: int, count: int | None, on_cpu: bool) -> tuple[int, int, int]:
+    """Machines that runs can be on, their GPUs (0: runs are on CPUs), and the CPU cores for each run.
+
+    As many runs share the cores of a machine as it can have at a time, so that Ray's count of cores keeps to that.
+    """
+    resources = [node["Resources"] for node in nodes if node.get("Alive") and node["Resources"].get("CPU", 0) >= 1]
+    if not resources:
+        raise UsageError("ray must have a machine with CPU cores for runs, got none")
+    with_gpus = [one for one in resources if one.get("GPU", 0) >= devices]
+    if with_gpus and not on_cpu:
+        cpus = min(int(one["CPU"] // (one["GPU"] // devices)) for one in with_gpus)
+        return len(with_gpus), int(sum(one["GPU"] for one in with_gpus)), max(cpus, 1)
+    each = -(-count // len(resources)) if count else 1
+    return len(resources), 0, max(1, min(int(one["CPU"] // each) for one in resources))

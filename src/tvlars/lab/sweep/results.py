@@ -1,0 +1,132 @@
+"""What came out of a sweep: a row a run, the table over seeds, and the page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from tvlars.lab.compare import Comparison, RunRow
+from tvlars.lab.config import TrainConfig
+from tvlars.lab.errors import UsageError
+from tvlars.lab.record import command_line
+from tvlars.lab.report import report
+from tvlars.lab.report.arms import frame_of, make_arms
+from tvlars.lab.run_folder import LoadedRun, load_run
+from tvlars.lab.sweep.options import PLACE
+from tvlars.lab.sweep.worker import last_lines
+
+OVER = ("finished", "diverged")
+"""Statuses of runs that are not done again: divergence is a result."""
+
+
+@dataclass(frozen=True)
+class SweepRun:
+    """One run of a sweep. ``status`` is finished, diverged, failed, or not done.
+
+    ``attempts`` counts those of this call, 0 where the run was over before.
+    """
+
+    name: str
+    config: TrainConfig
+    status: str = "not done"
+    attempts: int = 0
+    note: str = ""
+    lr: float | None = None
+    """The learning rate, chosen by the plan where the options do not say."""
+
+
+@dataclass
+class SweepResult:
+    """What came out of a sweep; its files lie in ``folder``."""
+
+    folder: Path
+    runs: list[SweepRun]
+
+    def count(self, status: str) -> int:
+        """How many runs have this status."""
+        return sum(run.status == status for run in self.runs)
+
+    @property
+    def failed(self) -> list[SweepRun]:
+        """The runs that have no result, whatever was tried."""
+        return [run for run in self.runs if run.status == "failed"]
+
+    def load(self) -> list[LoadedRun]:
+        """All runs, read from their folders; those without one are there without rows."""
+        return [_load(self.folder / run.name, run) for run in self.runs]
+
+    def comparison(self) -> Comparison:
+        """The runs by arm: the optimizer, with what is set differently than in other runs of it."""
+        loaded = self.load()
+        columns = [f.name for f in fields(RunRow) if f.name != "optimizer"]
+        frame = frame_of(make_arms(loaded))
+        rows = [
+            RunRow(str(row["arm"]), **{str(name): value for name, value in row.items() if name in columns})
+            for row in frame.to_dict("records")
+        ]
+        names = {run.accuracy_name for run in loaded if len(run.epochs)}
+        return Comparison(self.folder, command_line(), rows, names.pop() if len(names) == 1 else "test accuracy")
+
+    def frame(self) -> pd.DataFrame:
+        """A row a run: what varies, how it ended, and what was measured after the last epoch."""
+        rows = [_row(run, found) for run, found in zip(self.runs, self.load(), strict=True)]
+        varied = [
+            f.name
+            for f in fields(TrainConfig)
+            if f.name not in (*PLACE, "optimizer", "batch_size", "seed", "lr")
+            and len({repr(getattr(run.config, f.name)) for run in self.runs}) > 1
+        ]
+        options = [{name: getattr(run.config, name) for name in varied} for run in self.runs]
+        head = ["run", "optimizer", "batch_size", "lr"]
+        frame = pd.DataFrame([{**row, **option} for row, option in zip(rows, options, strict=True)])
+        order = [*head, *varied, "seed", *(name for name in rows[0] if name not in (*head, "seed"))]
+        return frame[order]
+
+    def save(self) -> None:
+        """Write results.csv, and report.html where there is something to show."""
+        self.frame().to_csv(self.folder / "results.csv", index=False)
+        shown = [run.folder for run in self.load() if len(run.epochs) or len(run.steps)]
+        if shown:
+            report(list(shown), self.folder / "report.html", command=command_line())
+
+    def failures(self) -> list[str]:
+        """What is known of each failed run, lines of text."""
+        lines = []
+        for run in self.failed:
+            log = self.folder / f"{run.name}.log"
+            times = f" ({run.attempts} attempts)" if run.attempts > 1 else ""
+            lines.append(f"{run.name} failed{times}: {run.note}; its output is in {log}")
+            lines += [f"    {line}" for line in last_lines(log) if not line.endswith(run.note)]
+        return lines
+
+
+def _load(folder: Path, run: SweepRun) -> LoadedRun:
+    try:
+        return replace(load_run(folder), config=run.config)
+    except UsageError:
+        empty = pd.DataFrame()
+        return LoadedRun(folder, run.config, run.status, empty, empty, empty, empty, plan={"lr": run.lr})
+
+
+def _row(run: SweepRun, found: LoadedRun) -> dict[str, Any]:
+    last: Any = found.epochs.iloc[-1] if len(found.epochs) else {}
+    whole = run.status == "finished" and found.complete
+    seconds = float(found.epochs["seconds"].sum()) if whole else None
+    return {
+        "run": run.name,
+        "optimizer": run.config.optimizer,
+        "batch_size": run.config.batch_size,
+        "lr": run.lr,
+        "seed": run.config.seed,
+        "status": run.status,
+        "epochs": len(found.epochs),
+        "test_accuracy": found.test_accuracy if whole else None,
+        "test_loss": last.get("test_loss") if whole else None,
+        "train_loss": last.get("train_loss") if whole else None,
+        "images_per_second": last["step"] * run.config.batch_size / seconds if whole and seconds else None,
+        "seconds": seconds,
+        "note": run.note,
+    }

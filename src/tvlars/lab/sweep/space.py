@@ -1,0 +1,191 @@
+"""What tuning searches: a range or some values of each option, for each optimizer."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from tvlars.lab.config import PLAN_OPTIONS, TrainConfig
+from tvlars.lab.errors import UsageError, unknown
+from tvlars.lab.sweep.options import has, listed, parse
+
+if TYPE_CHECKING:
+    import optuna
+
+TUNABLE = (
+    *PLAN_OPTIONS,
+    *("trust_coefficient", "schedule", "phi_scope", "init", "crop_padding", "rotation", "method_options"),
+)
+"""Options of an optimizer, its schedule and the training; what is learned, and how long, is the same for all."""
+OCTAVES = 3
+"""lr is searched so many octaves below and above the plan's, where nothing else is said."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """All values from ``low`` to ``high``, of the logarithm evenly where ``log``; integers where ``whole``."""
+
+    low: float
+    high: float
+    log: bool = False
+    whole: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.low:g} to {self.high:g}{' (logarithmic)' if self.log else ''}"
+
+    def points(self, count: int) -> list[Any]:
+        """``count`` values spread evenly over the range, its ends among them; its middle where it is one."""
+        shares = [i / (count - 1) for i in range(count)] if count > 1 else [0.5]
+        if self.log:
+            found = [self.low * (self.high / self.low) ** share for share in shares]
+        else:
+            found = [self.low + (self.high - self.low) * share for share in shares]
+        found = [min(max(value, self.low), self.high) for value in found]
+        return [round(value) for value in found] if self.whole else found
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Some values."""
+
+    values: tuple[Any, ...]
+
+    def __str__(self) -> str:
+        return ", ".join(map(str, self.values))
+
+
+Space = dict[str, Range | Choice]
+"""By option."""
+
+
+def parse_spaces(
+    texts: Iterable[str], optimizers: Sequence[str], schedule: str, rates: dict[str, float]
+) -> tuple[dict[str, Space], list[str]]:
+    """What is searched for each optimizer, and what is to be said of it.
+
+    Args:
+        texts: ``OPTION=LOW:HIGH``, ``OPTION=LOW:HIGH:log`` or ``OPTION=a,b,c`` each, for all optimizers that have the
+            option; with ``OPTIMIZER.`` before it for one alone, whatever was said for all.
+        optimizers: those that are tuned.
+        schedule: that of the base, on which it depends who has which option.
+        rates: learning rate of each optimizer's plan: three octaves around it are searched where lr is not given.
+
+    Raises:
+        UsageError: one is not of this form, or its option is unknown, not tunable or nobody's.
+    """
+    common: Space = {}
+    own: dict[str, Space] = {optimizer: {} for optimizer in optimizers}
+    for text in texts:
+        owner, name, found = _parse(text, optimizers)
+        there = own[owner] if owner else common
+        if name in there:
+            raise UsageError(
+                f"--space must have {name} once{f' for {owner}' if owner else ''}, got it again in {text!r}"
+            )
+        there[name] = found
+    spaces: dict[str, Space] = {}
+    for optimizer in optimizers:
+        rate = rates[optimizer]
+        lr: Space = {"lr": Range(rate / 2**OCTAVES, rate * 2**OCTAVES, log=True)}
+        given = common | own[optimizer]
+        schedules = _schedules(optimizer, schedule, given)
+        mine = {
+            name: one
+            for name, one in given.items()
+            if name in own[optimizer] or any(has(optimizer, kind, name) for kind in schedules)
+        }
+        spaces[optimizer] = mine if "lr" in mine else lr | mine
+    notes = []
+    for name in common:
+        without = [optimizer for optimizer in optimizers if name not in spaces[optimizer]]
+        if len(without) == len(optimizers):
+            raise UsageError(f"--space must have options of the optimizers, but {name} plays no part in any of them")
+        if without:
+            notes.append(f"{name} plays no part in runs of {listed(without)}, and is not searched there")
+    return spaces, notes
+
+
+def _schedules(optimizer: str, schedule: str, space: Space) -> Sequence[str]:
+    """The schedules that runs may have: that of the base, where none is searched."""
+    searched = space.get("schedule")
+    return searched.values if isinstance(searched, Choice) and has(optimizer, "auto", "schedule") else [schedule]
+
+
+def _parse(text: str, optimizers: Sequence[str]) -> tuple[str, str, Range | Choice]:
+    left, equals, right = text.partition("=")
+    owner, dot, name = left.rpartition(".")
+    name = name.replace("-", "_")
+    if not (equals and name and right) or (dot and not owner):
+        raise UsageError(f"--space must be OPTION=LOW:HIGH, OPTION=LOW:HIGH:log or OPTION=a,b,c, got {text!r}")
+    if owner and owner not in optimizers:
+        raise unknown("optimizer among those tuned", owner, optimizers)
+    if name not in TUNABLE:
+        if name in [f.name for f in fields(TrainConfig)]:
+            raise UsageError(
+                f"--space must have options that may differ between trials, and {name} is the same for all"
+            )
+        raise unknown("option to tune", name, TUNABLE)
+    if ":" not in right:
+        values = tuple(parse(name, part.strip()) for part in right.split(","))
+        if len(set(values)) != len(values):
+            raise UsageError(f"--space {left} must not repeat values, got {right!r}")
+        return owner, name, Choice(values)
+    return owner, name, _range(left, name, right)
+
+
+def _range(left: str, name: str, right: str) -> Range:
+    match = re.fullmatch(r"([^:]+):([^:]+)(:log)?", right)
+    try:
+        ends = (parse(name, match[1]), parse(name, match[2])) if match else None
+    except UsageError as error:
+        raise UsageError(f"--space {left}: {error}") from error
+    if match is None or ends is None or not all(isinstance(end, (int, float)) for end in ends):
+        raise UsageError(
+            f"--space {left} must be LOW:HIGH or LOW:HIGH:log, or values with commas between, got {right!r}"
+        )
+    low, high = ends
+    log = match[3] is not None
+    if not (math.isfinite(low) and math.isfinite(high) and low < high) or (log and low <= 0):
+        raise UsageError(f"--space {left} must have LOW < HIGH{', both > 0 with :log' if log else ''}, got {right!r}")
+    return Range(low, high, log, isinstance(low, int))
+
+
+def suggest(trial: optuna.Trial, space: Space) -> dict[str, Any]:
+    """The values that the sampler chooses for a trial."""
+    found: dict[str, Any] = {}
+    for name, one in space.items():
+        if isinstance(one, Choice):
+            found[name] = trial.suggest_categorical(name, one.values)
+        elif one.whole:
+            found[name] = trial.suggest_int(name, int(one.low), int(one.high), log=one.log)
+        else:
+            found[name] = trial.suggest_float(name, one.low, one.high, log=one.log)
+    return found
+
+
+def grid_points(space: Space, trials: int, optimizer: str) -> list[dict[str, Any]]:
+    """A grid of exactly ``trials`` points: all values of choices, and ranges in as many points each as that leaves.
+
+    Raises:
+        UsageError: there is none; the message says which numbers of trials have one.
+    """
+    choices = math.prod(len(one.values) for one in space.values() if isinstance(one, Choice))
+    ranges = [name for name, one in space.items() if isinstance(one, Range)]
+    points = round((trials / choices) ** (1 / len(ranges))) if ranges else 1
+    if choices * points ** len(ranges) != trials or points < 1:
+        fits = [choices * n ** len(ranges) for n in range(1, 5)] if ranges else [choices]
+        said = f"{', '.join(map(str, fits))}{' and so on' if ranges else ''}"
+        raise UsageError(f"trials must be the points of a grid, for {optimizer} {said}, got {trials}")
+    axes = [one.values if isinstance(one, Choice) else one.points(points) for one in space.values()]
+    return [dict(zip(space, point, strict=True)) for point in itertools.product(*axes)]
+
+
+def corners(space: Space) -> list[dict[str, Any]]:
+    """Every option's outermost values, one option at a time: what has to be allowed for all of them to be."""
+    middle = {name: one.values[0] if isinstance(one, Choice) else one.points(1)[0] for name, one in space.items()}
+    ends = {name: one.values if isinstance(one, Choice) else (one.low, one.high) for name, one in space.items()}
+    return [middle | {name: value} for name, values in ends.items() for value in values]
