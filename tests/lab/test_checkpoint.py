@@ -181,6 +181,25 @@ def test_sigterm_saves_and_ends_with_143(tmp_path: Path) -> None:
     assert checkpoint.check(saved).step == run.summary["steps"] == len(run.steps)
 
 
+def test_a_second_sigterm_does_not_cut_off_what_is_written_last(tmp_path: Path, digits: ImageData) -> None:
+    """As where both a scheduler and a parent that dies send one."""
+
+    class Terminated(Reporter):
+        def step(self, row: StepRow) -> None:
+            if row.step == 3:
+                signal.raise_signal(signal.SIGTERM)
+
+        def end(self, status: str) -> None:
+            signal.raise_signal(signal.SIGTERM)
+            ended.append(status)
+
+    ended: list[str] = []
+    with pytest.raises(PreemptedError):
+        train(TrainConfig(out=tmp_path / "run", **QUICK), data=digits, reporter=Terminated())
+    assert ended == ["preempted"]
+    assert load_run(tmp_path / "run").status == "preempted"
+
+
 def test_a_signal_in_the_evaluation_is_obeyed_there(tmp_path: Path, digits: ImageData) -> None:
     class Terminated(Reporter):
         def epoch(self, row: EpochRow) -> None:

@@ -107,10 +107,13 @@ class Run:
 
     def train(self) -> RunResult:
         """Run all epochs that are left; whatever ends it, the record says so and holds what was measured."""
+        with self.signals:  # to the very end: a signal that comes twice must not cut off what is written last
+            return self._train()
+
+    def _train(self) -> RunResult:
         status = "failed"
         try:
-            with self.signals:
-                self._run()
+            self._run()
             status = "finished"
         except KeyboardInterrupt:
             status = "interrupted"
