@@ -110,9 +110,9 @@ def test_a_large_layer_of_zeros(path: dict[str, Any]) -> None:
     torch.testing.assert_close(w.detach(), torch.full((20_000,), -9.5))
 
 
-def test_fused_elsewhere_than_on_the_cpu_is_refused(name: str) -> None:
+def test_fused_where_there_is_no_kernel_is_refused(name: str) -> None:
     cls, arguments = OPTIMIZERS[name]
-    with pytest.raises(RuntimeError, match=r"fused=True needs parameters on the CPU, and .* got some on meta"):
+    with pytest.raises(RuntimeError, match=r"needs parameters on the CPU or a CUDA device, and .* got some on meta"):
         cls([nn.Parameter(torch.ones(2, device="meta"))], **arguments, fused=True)
 
 
@@ -253,7 +253,11 @@ def test_bad_numbers_are_refused_by_name_and_value(cls: Any, argument: str, bad:
         (LARS, dict(foreach=True, differentiable=True), "foreach must be None or False where differentiable=True"),
         (LARS, dict(fused=True, differentiable=True), "fused must be None or False where differentiable=True"),
         (LAMB, dict(fused=True, foreach=True), "foreach must not be True where fused=True"),
-        (TVLARS, dict(fused=True, capturable=True), "capturable must not be True where fused=True"),
+        (
+            TVLARS,
+            dict(fused=True, capturable=True),
+            "capturable must not be True where fused=True, for parameters on the CPU",
+        ),
         (TVLARS, dict(alpha=0), "alpha must be > 0, got 0"),
         (TVLARS, dict(delay_factor=-1), "delay_factor must be >= 0 (1/step), got -1"),
         (TVLARS, dict(phi_scope="some"), "phi_scope must be one of 'all', 'ratio', got 'some'"),

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from tvlars import LAMB, LARS
+from tvlars.optim import _paths, _triton, fused_triton
 from tvlars.optim._paths import split_by_path
 
 DEFAULTS: dict[str, Any] = dict(lr=0.1, foreach=None, fused=None, capturable=False, differentiable=False)
@@ -60,3 +64,143 @@ def test_one_group_may_take_several() -> None:
     expected = ["fused" if name in FUSABLE else "for-loop" for name in LAYERS]
     assert paths(list(LAYERS.values())) == expected
     assert paths(list(LAYERS.values())[:2]) == ["fused", "fused"]
+
+
+# -- the Triton kernels; the CPU stands for a CUDA device ------------------------------------------------
+
+
+@pytest.fixture
+def kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernels can run here."""
+    monkeypatch.setattr(_triton, "DEVICE_TYPES", ["cpu"])
+    monkeypatch.setattr(_triton, "why_not", lambda device: None)
+
+
+@pytest.fixture
+def no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They could if Triton were there."""
+    monkeypatch.setattr(_triton, "DEVICE_TYPES", ["cpu"])
+    monkeypatch.setattr(_triton, "why_not", lambda device: "Triton is not installed")
+    monkeypatch.setattr(_paths, "_is_on_accelerator", lambda x: isinstance(x, Tensor))
+    monkeypatch.setattr(_paths, "fusable", lambda layer: False)
+    _triton.warn_once.cache_clear()
+
+
+GAPS = torch.ones(3, 8)[:, ::2]
+
+
+@pytest.mark.parametrize(
+    ("layer", "path"),
+    [
+        *((LAYERS[name], "triton") for name in ("contiguous", "channels_last", "transposed", "bfloat16")),
+        ((LAYERS["transposed"][0], torch.ones(4, 3)), "triton"),
+        ((torch.ones(0, 3), torch.ones(0, 3)), "triton"),
+        ((torch.ones(2).half(), torch.ones(2).half()), "triton"),
+        ((torch.ones(2).double(), torch.ones(2).double()), "fused"),
+        ((GAPS, GAPS), "for-loop"),
+        ((torch.ones(1).expand(3), torch.ones(3)), "for-loop"),
+        (LAYERS["mixed dtypes"], "for-loop"),
+    ],
+)
+@pytest.mark.parametrize("beside", [False, True])
+@pytest.mark.parametrize("fused", [None, True])
+def test_kernels_where_they_fit(
+    layer: tuple[Tensor, Tensor], path: str, beside: bool, fused: bool | None, kernels: None
+) -> None:
+    layers = [layer, LAYERS["mixed layouts"]] if beside else [layer]
+    runs = split_by_path({**DEFAULTS, "fused": fused}, *map(list, zip(*layers, strict=True)))
+    assert {i: run.path for run in runs for i in run.indices} == {i: (path, "triton")[i] for i in range(len(layers))}
+    for run in runs:
+        for i, w, g in zip(run.indices, *run.lists, strict=True):
+            assert w is layers[i][0]
+            assert (g is layers[i][1]) == (run.path != "triton" or g.stride() == layers[i][1].stride())
+            assert torch.equal(g, layers[i][1])
+            if run.path == "triton":
+                assert g.stride() == w.stride()
+
+
+@pytest.mark.parametrize(
+    ("options", "path"),
+    [
+        ({"capturable": True}, "triton"),
+        ({"fused": True, "capturable": True}, "triton"),
+        ({"lr": torch.tensor(0.1)}, "triton"),
+        ({"fused": True, "foreach": False}, "triton"),
+        ({"foreach": True}, "foreach"),
+        ({"foreach": False}, "for-loop"),
+        ({"fused": False}, "for-loop"),
+        ({"differentiable": True}, "for-loop"),
+    ],
+)
+def test_options_decide_on_kernels(options: dict[str, Any], path: str, kernels: None) -> None:
+    assert paths([LAYERS["contiguous"]], **options) == [path]
+
+
+def test_state_that_is_laid_out_otherwise_becomes_like_the_parameter(kernels: None) -> None:
+    w, state = IMAGE.contiguous(memory_format=torch.channels_last), torch.randn_like(IMAGE)
+    before = state.clone()
+    (run,) = split_by_path(DEFAULTS, [w], [w.clone()], [state])
+    assert run.lists[2][0] is state
+    assert state.stride() == w.stride()
+    assert torch.equal(state, before)
+
+
+def test_each_layer_has_its_device(kernels: None) -> None:
+    """A kernel would be given addresses of memory that it cannot reach, or of none."""
+    elsewhere = torch.ones(3, 4, device="meta")
+    layers = [LAYERS["contiguous"], (elsewhere, elsewhere), (torch.ones(3, 4), elsewhere)]
+    assert paths(layers) == ["triton", "for-loop", "for-loop"]
+    assert paths(layers[::-1]) == ["for-loop", "for-loop", "triton"]
+
+
+@pytest.mark.parametrize("options", [{}, {"fused": True}, {"capturable": True}])
+def test_without_triton_many_tensors_share_a_launch(options: dict[str, Any], no_kernels: None) -> None:
+    assert paths([LAYERS["contiguous"], LAYERS["bfloat16"]], **options) == ["foreach", "foreach"]
+
+
+def test_fused_without_triton_says_why_once(no_kernels: None) -> None:
+    def make_two(**options: Any) -> None:
+        for _ in range(2):
+            LARS([nn.Parameter(torch.ones(2))], 0.1, **options)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make_two()
+    message = "fused=True takes the multi-tensor path on cpu: Triton is not installed"
+    with pytest.warns(UserWarning, match=message) as caught:
+        make_two(fused=True)
+    assert [warning.filename for warning in caught] == [__file__]
+
+
+def test_reasons_why_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    why_not = _triton.why_not.__wrapped__
+    assert why_not(torch.device("meta")) == "there are no Triton kernels for meta"
+    monkeypatch.setitem(sys.modules, "triton", None)
+    monkeypatch.delitem(sys.modules, "tvlars.optim._triton_tables", raising=False)
+    assert why_not(torch.device("cuda", 0)) == "Triton is not installed (pip install triton)"
+
+
+def test_graphs_copy_from_memory_that_was_there_before_and_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver gives none while a graph is captured, and what a graph copies from is not used again."""
+    allowed, launcher = True, fused_triton.Launcher()
+
+    def new(size: int) -> Tensor:
+        assert allowed
+        return torch.empty(size, dtype=torch.uint8)
+
+    monkeypatch.setattr(fused_triton, "_new_pinned", new)
+    launcher._pinned(100, capturing=False, capturable=True)
+    launcher._pinned(50, capturing=False, capturable=True)
+    allowed = False
+    captured = [launcher._pinned(100, capturing=True, capturable=True) for _ in range(fused_triton.SPARES)]
+    assert len({x.data_ptr() for x in [*captured, *launcher._captured]}) == fused_triton.SPARES
+    allowed = True
+    after = [launcher._pinned(100, capturing=False, capturable=True) for _ in range(3)]
+    assert not {x.data_ptr() for x in after} & {x.data_ptr() for x in captured}
+
+
+def test_capturable_and_fused_on_a_cuda_device_alone(kernels: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    LAMB([nn.Parameter(torch.ones(2))], fused=True, capturable=True)
+    monkeypatch.setattr(_triton, "DEVICE_TYPES", ["cuda"])
+    with pytest.raises(ValueError, match="capturable must not be True where fused=True, for parameters on the CPU"):
+        LAMB([nn.Parameter(torch.ones(2))], fused=True, capturable=True)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from tvlars.optim import _triton
 from tvlars.optim._norms import PLAIN, Layout, Tensors, laid_out_like, layout, norms, norms_of_whole
 
 MultiTensor = Generator[tuple[Tensors, Tensors], tuple[Tensor, ...], None]
@@ -53,10 +54,15 @@ class Run:
 
 
 def split_by_path(group: dict[str, Any], *lists: list[Tensor]) -> list[Run]:
-    """Cut parallel lists (parameters, gradients, state) into runs that take one path and share device and dtypes."""
-    may_fuse, may_group = _allowed(group)
-    if may_fuse and len({w.dtype for w in lists[0]}) == 1 and all(map(fusable, zip(*lists, strict=True))):
-        return [Run("fused", list(lists), list(range(len(lists[0]))))]  # the usual case, at little cost
+    """Cut parallel lists (parameters, gradients, state) into runs that take one path and share device and dtypes.
+
+    Layers on the Triton path are all laid out as their parameters are: of a gradient that is not, the run has a copy,
+    and a state that is not becomes so for good.
+    """
+    allowed = _allowed(group)
+    usual = _usual_path(allowed, lists)
+    if usual is not None:
+        return [Run(usual, list(lists), list(range(len(lists[0]))))]
     runs: dict[Any, Run] = {}
     for i, layer in enumerate(zip(*lists, strict=True)):
         w = layer[0]
@@ -65,10 +71,12 @@ def split_by_path(group: dict[str, Any], *lists: list[Tensor]) -> list[Run]:
             layer = tuple(laid_out_like(x, w).to_local() for x in layer)
         if place is not None or group["foreach"]:
             path = "foreach"
-        elif may_fuse and fusable(layer):
+        elif allowed.fused and kernels_fit(layer):
+            path, layer = "triton", laid_out_as_parameter(layer)
+        elif allowed.fused_on_cpu and fusable(layer):
             path = "fused"
         else:
-            path = "foreach" if may_group and _is_on_accelerator(w) else "for-loop"
+            path = "foreach" if allowed.foreach and _is_on_accelerator(w) else "for-loop"
         key = (path, place is None, w.device, *[x.dtype for x in layer])
         run = runs.get(key)
         if run is None:
@@ -81,15 +89,38 @@ def split_by_path(group: dict[str, Any], *lists: list[Tensor]) -> list[Run]:
     return list(runs.values())
 
 
-def _allowed(group: dict[str, Any]) -> tuple[bool, bool]:
-    """Whether a group's options allow the fused path, and the foreach path where that is faster."""
+class Allowed(NamedTuple):
+    """What a group's options allow: the Triton kernels, torch's fused CPU kernels, and foreach where that is faster."""
+
+    fused: bool
+    fused_on_cpu: bool
+    foreach: bool
+
+
+def _allowed(group: dict[str, Any]) -> Allowed:
     foreach, fused = group["foreach"], group["fused"]
     # A compiler fuses the for-loop better than we could; autograd wants nothing done behind its back.
     eager = not (torch.compiler.is_compiling() or group["differentiable"])
     device_lr = _is_on_accelerator(group["lr"])
-    may_fuse = eager and (fused or (fused is None and foreach is None)) and not (group["capturable"] or device_lr)
-    may_group = eager and foreach is None and not fused and (group["capturable"] or not device_lr)
-    return may_fuse, may_group
+    may_fuse = eager and (fused or (fused is None and foreach is None))
+    on_cpu = may_fuse and not (group["capturable"] or device_lr)
+    may_group = eager and foreach is None and (group["capturable"] or not device_lr)
+    return Allowed(may_fuse, on_cpu, may_group)
+
+
+def _usual_path(allowed: Allowed, lists: tuple[list[Tensor], ...]) -> str | None:
+    """The one path that all layers take, where that can be said at little cost; else None."""
+    if allowed.fused and kernels_fit(tuple(tensors[0] for tensors in lists)):
+        alike = all(
+            len({x.dtype for x in tensors}) == len({x.device for x in tensors}) == 1
+            and set(map(type, tensors)).issubset(PLAIN)
+            for tensors in lists
+        )
+        contiguous = alike and all(all(map(Tensor.is_contiguous, tensors)) for tensors in lists)
+        return "triton" if contiguous or (alike and all(map(_laid_out_alike, zip(*lists, strict=True)))) else None
+    if allowed.fused_on_cpu and len({w.dtype for w in lists[0]}) == 1 and all(map(fusable, zip(*lists, strict=True))):
+        return "fused"
+    return None
 
 
 def _is_on_accelerator(x: Any) -> bool:
@@ -112,6 +143,45 @@ def fusable(layer: tuple[Tensor, ...]) -> bool:
             return False
         contiguous = contiguous and x.is_contiguous()
     return contiguous or (first.ndim == 4 and all(x.is_contiguous(memory_format=torch.channels_last) for x in layer))
+
+
+def kernels_fit(layer: tuple[Tensor, ...]) -> bool:
+    """Whether the Triton kernels may be given these tensors of one layer, once they are laid out alike."""
+    w = layer[0]
+    if w.device.type not in _triton.DEVICE_TYPES or w.dtype not in _triton.DTYPES or not _is_dense(w):
+        return False
+    if not all(type(x) in PLAIN and x.dtype == w.dtype and x.device == w.device for x in layer):
+        return False
+    return _triton.why_not(w.device) is None
+
+
+def laid_out_as_parameter(layer: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The layer with a copy of a gradient that is laid out otherwise; state that is is changed in place."""
+    w, g, *state = layer
+    for x in state:
+        if not _laid_out_alike((w, x)):
+            x.set_(torch.empty_like(w).copy_(x))  # type: ignore[call-overload]
+    return (w, g if _laid_out_alike((w, g)) else torch.empty_like(w).copy_(g), *state)
+
+
+def _laid_out_alike(layer: tuple[Tensor, ...]) -> bool:
+    """Whether the tensors are dense and have their elements in the same order of memory."""
+    w, *others = layer
+    if w.is_contiguous():
+        return all(x.is_contiguous() for x in others)
+    return _is_dense(w) and all(x.stride() == w.stride() for x in others)
+
+
+def _is_dense(x: Tensor) -> bool:
+    """Whether ``x`` fills its memory from the first element to the last, in whatever order of dimensions."""
+    if x.is_contiguous():
+        return True
+    filled = 1
+    for stride, size in sorted(zip(x.stride(), x.shape, strict=True)):
+        if size != 1 and stride != filled:
+            return False
+        filled *= size
+    return True
 
 
 def run_together(pending: list[tuple[MultiTensor, list[Layout]]]) -> None:

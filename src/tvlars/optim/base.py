@@ -1,7 +1,8 @@
 """What the layer-wise optimizers share: checks, state, loading and the step itself.
 
 An optimizer adds its update rule in forms of one signature, as ``torch.optim`` does: a for-loop form that reads like
-the formula, one on ``torch._foreach_*`` for many tensors at once, and one on torch's fused CPU kernels.
+the formula, one on ``torch._foreach_*`` for many tensors at once, one on torch's fused CPU kernels, and one for Triton
+kernels on CUDA devices.
 """
 
 from __future__ import annotations
@@ -16,12 +17,15 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT, _use_grad_for_differentiable
 
 from tvlars._checks import check_flag, check_number
+from tvlars.optim import _triton
 from tvlars.optim._fsdp1 import refuse_flat_parameters
 from tvlars.optim._named_state import reorder_by_name
 from tvlars.optim._norms import PLAIN, Layout, Tensors, laid_out_like
-from tvlars.optim._paths import MultiTensor, Observer, run_together
+from tvlars.optim._paths import MultiTensor, Observer, kernels_fit, run_together
+from tvlars.optim.fused_triton import Launcher, Part
 
-Pending = list[tuple[MultiTensor, list[Layout]]]
+Pending = list[tuple[MultiTensor | Part, list[Layout]]]
+"""What is left to be run with the layers of other groups, with the layouts of those that are sharded."""
 
 
 class LayerwiseOptimizer(Optimizer, ABC):
@@ -36,6 +40,7 @@ class LayerwiseOptimizer(Optimizer, ABC):
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
         self._warned_raw_lr = False
+        self._launcher = Launcher()
         super().__init__(params, {"layer_adaptation": True, **defaults})
 
     # -- checks ---------------------------------------------------------------------------------------
@@ -47,7 +52,7 @@ class LayerwiseOptimizer(Optimizer, ABC):
             ValueError: a hyperparameter is out of its range, NaN or infinite, or options contradict; a parameter is
                 one of FSDP1's.
             TypeError: a parameter is not a real floating point tensor.
-            RuntimeError: ``fused=True`` for a parameter that is not on the CPU.
+            RuntimeError: ``fused=True`` for a parameter that is neither on the CPU nor on a CUDA device.
         """
         super().add_param_group(param_group)
         group = self.param_groups[-1]
@@ -83,20 +88,31 @@ class LayerwiseOptimizer(Optimizer, ABC):
             if group[flag] and group["differentiable"]:
                 raise ValueError(f"{flag} must be None or False where differentiable=True, got True")
         if group["fused"]:
-            for flag in ("foreach", "capturable"):
-                if group[flag]:
-                    raise ValueError(f"{flag} must not be True where fused=True")
-            devices = sorted({p.device.type for p in group["params"]} - {"cpu"})
-            if devices:
-                raise RuntimeError(
-                    f"fused=True needs parameters on the CPU, and {name} got some on {', '.join(devices)}: "
-                    "there is no fused kernel for those yet, leave fused=None"
-                )
+            self._check_fused(group)
         if isinstance(group["lr"], Tensor) and group["foreach"] and not group["capturable"]:
             raise ValueError("lr must be a number where foreach=True and capturable=False, got a tensor")
         for p in group["params"]:
             if not p.is_floating_point():
                 raise TypeError(f"params must be real floating point tensors, got one of {p.dtype} in {name}")
+
+    def _check_fused(self, group: dict[str, Any]) -> None:
+        if group["foreach"]:
+            raise ValueError("foreach must not be True where fused=True")
+        devices = {p.device for p in group["params"]}
+        elsewhere = sorted({device.type for device in devices} - {"cpu", *_triton.DEVICE_TYPES})
+        if elsewhere:
+            raise RuntimeError(
+                f"fused=True needs parameters on the CPU or a CUDA device, and {type(self).__name__} got some on "
+                f"{', '.join(elsewhere)}: there is no fused kernel for those yet, leave fused=None"
+            )
+        for device in devices:
+            if device.type not in _triton.DEVICE_TYPES:
+                if group["capturable"]:
+                    raise ValueError("capturable must not be True where fused=True, for parameters on the CPU")
+            elif reason := _triton.why_not(device):
+                _triton.warn_once(
+                    f"fused=True takes the multi-tensor path on {device}: {reason}", _stacklevel_of_caller()
+                )
 
     def _warn_raw_lr(self, group: dict[str, Any]) -> None:
         """Say once an optimizer that unadapted parameters take a LARS-scale learning rate raw."""
@@ -139,6 +155,49 @@ class LayerwiseOptimizer(Optimizer, ABC):
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_warned_raw_lr": self._warned_raw_lr}
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.__dict__.setdefault("_launcher", Launcher())  # of a copy, or what was pickled
+
+    # -- gradients that a GradScaler has scaled ----------------------------------------------------------
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """Whether a GradScaler may leave it to the step to unscale, and to skip where a gradient is not finite.
+
+        It asks for this name. As with torch's own optimizers that wants ``fused=True``: in such a step gradients are
+        still scaled, which hooks and gradient clipping have to know.
+        """
+        return all(
+            group["fused"] and group["params"] and all(kernels_fit((p,)) for p in group["params"])
+            for group in self.param_groups
+        )
+
+    @property
+    def _skips_on_device(self) -> bool:
+        """Whether only the device knows if this step is to be skipped."""
+        return getattr(self, "found_inf", None) is not None
+
+    def _ticks(self, device: torch.device) -> int | Tensor:
+        """By how much this step advances a step count on ``device``: 1, or 0 where it is skipped."""
+        if not self._skips_on_device:
+            return 1
+        found_inf: Tensor = self.found_inf  # type: ignore[attr-defined]
+        return (found_inf.to(device, non_blocking=True) == 0).float().reshape(())
+
+    def _refuse_scaled(self, params: list[Tensor]) -> None:
+        """Raise RuntimeError unless all layers are for the kernels, which alone unscale and skip."""
+
+        def fits(p: Tensor) -> bool:
+            state = [x for key, x in self.state.get(p, {}).items() if key != "step"]
+            return kernels_fit((p, p.grad, *state))  # type: ignore[arg-type]
+
+        if not all(group["fused"] for group in self.param_groups) or not all(map(fits, params)):
+            raise RuntimeError(
+                "grad_scale and found_inf are for optimizers whose groups all have fused=True, on CUDA devices, with "
+                "one dtype (float32, bfloat16 or float16) of a parameter, its gradient and its state"
+            )
+
     # -- the step -------------------------------------------------------------------------------------
 
     @overload
@@ -158,7 +217,8 @@ class LayerwiseOptimizer(Optimizer, ABC):
             What the closure returned, or None.
 
         Raises:
-            RuntimeError: a gradient is sparse; no parameter has been changed then.
+            RuntimeError: a gradient is sparse, or scaled where not all groups are fused on a CUDA device (no parameter
+                has been changed then); a CUDA graph captures the step, and a group has ``capturable=False``.
             ValueError: in the first step, where FSDP1 has flattened the model since the optimizer was made.
         """
         loss = None
@@ -175,11 +235,23 @@ class LayerwiseOptimizer(Optimizer, ABC):
             self._refuse_sparse(params, grads)
             if not self.state:  # in the first step alone, since it is a look at every layer
                 refuse_flat_parameters(type(self).__name__, params)
+        scale = getattr(self, "grad_scale", None)
+        if scale is not None or self._skips_on_device:
+            self._refuse_scaled([p for _, params, _ in work for p in params])
         # ZeroRedundancyOptimizer may leave a process without parameters, whose clock has to go with the others' all
         # the same.
         if work or not any(group["params"] for group in self.param_groups):
             self._begin_step()
-        run_together([form for group, params, grads in work for form in self._update(group, params, grads)])
+        forms, parts = [], []
+        for group, params, grads in work:
+            for form, layouts in self._update(group, params, grads):
+                if isinstance(form, Part):
+                    parts.append(form)
+                else:
+                    forms.append((form, layouts))
+        run_together(forms)
+        if parts:
+            self._launcher.run(parts, scale, getattr(self, "found_inf", None))
         return loss
 
     def _begin_step(self) -> None:
@@ -250,6 +322,13 @@ def scalar(value: float | Tensor, keep_tensor: bool) -> float | Tensor:
     if keep_tensor or value.device.type != "cpu" or torch.compiler.is_compiling():
         return value.reshape(())
     return value.item()
+
+
+def to_device(x: Tensor, device: torch.device) -> Tensor:
+    """``x`` on ``device``, without a wait for it."""
+    if x.device.type == "cpu" and device.type == "cuda" and not torch.compiler.is_compiling():
+        x = x.pin_memory()
+    return x.to(device, non_blocking=True)
 
 
 def _stacklevel_of_caller() -> int:

@@ -12,8 +12,9 @@ from torch.optim.optimizer import ParamsT
 from tvlars._checks import check_flag, check_number
 from tvlars.optim._norms import Tensors, clip, norm, trust_ratio
 from tvlars.optim._paths import MultiTensor, Observe, split_by_path
-from tvlars.optim.base import LayerwiseOptimizer, Pending, descend, foreach_descend, readable, scalar
+from tvlars.optim.base import LayerwiseOptimizer, Pending, descend, foreach_descend, readable, scalar, to_device
 from tvlars.optim.fused_cpu import fused_lamb
+from tvlars.optim.fused_triton import Part, triton_lamb
 
 
 class LAMB(LayerwiseOptimizer):
@@ -45,9 +46,12 @@ class LAMB(LayerwiseOptimizer):
         maximize: ascend instead of descend. Default False.
         foreach: True takes the multi-tensor path, False the for-loop; None (default) the faster one. Sharded
             layers always take the multi-tensor path, on their local parts.
-        fused: True takes torch's fused CPU kernels, which want float32 or float64 and one layout of parameter,
-            gradient and state; layers that are not so take the for-loop, which computes the same. None (default)
-            takes them where they fit, False never. There is no CUDA kernel yet.
+        fused: True takes fused kernels. On a CPU these are torch's, which want float32 or float64 and one layout of
+            parameter, gradient and state; other layers take the for-loop. On a CUDA device they are Triton's, two
+            launches for all layers of one dtype (float32, bfloat16 or float16; arithmetic in float32); other layers
+            take the multi-tensor path, and all do, with a warning that says why, where Triton cannot run. Every
+            path computes the same. None (default) takes the kernels where they fit, False never. With True for all
+            layers, all on CUDA devices, a ``GradScaler`` leaves it to the step to unscale and to skip, with no wait.
         capturable: lr and step counts stay tensors on the device, so that a CUDA graph can capture the step.
             Default False.
         differentiable: gradients flow through the step. Default False.
@@ -57,8 +61,9 @@ class LAMB(LayerwiseOptimizer):
         ValueError: an argument is out of its range, NaN or infinite, or two contradict; a parameter is one of
             ``FullyShardedDataParallel`` (FSDP1), whose flat shards are no layers: ``fully_shard`` (FSDP2) is right.
         TypeError: a parameter is not a real floating point tensor.
-        RuntimeError: ``fused=True`` for a parameter that is not on the CPU; in ``step``, where a gradient is
-            sparse, or a sharded parameter has one that is not.
+        RuntimeError: ``fused=True`` for a parameter that is neither on the CPU nor on a CUDA device; in ``step``, where
+            a gradient is sparse, or a sharded parameter has one that is not, or a CUDA graph captures it in spite of
+            ``capturable=False``.
 
     A gradient is never modified. A non-finite one is the caller's business, as in ``torch.optim``: it makes
     the layer it belongs to non-finite, and no other.
@@ -121,9 +126,10 @@ class LAMB(LayerwiseOptimizer):
         pending: Pending = []
         for run in split_by_path(group, params, grads, *self._buffers(params, "exp_avg", "exp_avg_sq")):
             chosen = [steps[i] for i in run.indices]
+            in_kernel = run.path in ("fused", "triton")
             form = PATHS[run.path](
                 *run.lists,
-                chosen if run.path == "fused" else [scalar(step, group["capturable"]) for step in chosen],
+                chosen if in_kernel else [scalar(step, group["capturable"]) for step in chosen],
                 lr=lr,
                 betas=group["betas"],
                 eps=group["eps"],
@@ -133,6 +139,7 @@ class LAMB(LayerwiseOptimizer):
                 layer_adaptation=group["layer_adaptation"],
                 maximize=group["maximize"],
                 observe=run.observe(self.observers, params),
+                **({"capturable": group["capturable"]} if run.path == "triton" else {}),
             )
             if form is not None:
                 pending.append((form, run.layouts))
@@ -140,13 +147,23 @@ class LAMB(LayerwiseOptimizer):
 
     def _advance(self, params: list[Tensor], capturable: bool) -> list[Tensor]:
         """Count this step for each parameter; its own count, since bias correction is about its moments."""
+        on_device = capturable or self._skips_on_device
         steps = []
         for p in params:
             state = self.state[p]
             if "step" not in state:
-                state["step"] = torch.zeros((), dtype=torch.float32, device=p.device if capturable else "cpu")
+                state["step"] = torch.zeros((), dtype=torch.float32, device=p.device if on_device else "cpu")
+            elif on_device and state["step"].device != p.device:
+                state["step"] = to_device(state["step"], p.device)
             steps.append(state["step"])
-        torch._foreach_add_(steps, 1)
+        if not self._skips_on_device:
+            if torch.compiler.is_compiling() or not all(step.is_cpu for step in steps):
+                torch._foreach_add_(steps, 1)
+            else:  # the number would be made a tensor for each of them
+                torch._foreach_add_(steps, torch.tensor(1.0, device="cpu"), alpha=1.0)
+            return steps
+        for device in {step.device for step in steps}:
+            torch._foreach_add_([step for step in steps if step.device == device], self._ticks(device))
         return steps
 
 
@@ -231,8 +248,9 @@ def _multi_tensor_lamb(
     foreach_descend(params, r, lr)
 
 
-PATHS: dict[str, Callable[..., MultiTensor | None]] = {
+PATHS: dict[str, Callable[..., MultiTensor | Part | None]] = {
     "for-loop": _single_tensor_lamb,
     "foreach": _multi_tensor_lamb,
     "fused": fused_lamb,
+    "triton": triton_lamb,
 }

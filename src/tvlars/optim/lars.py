@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from tvlars.optim._norms import Tensors, clip, norm, trust_ratio
 from tvlars.optim._paths import MultiTensor, Observe, Observer, split_by_path
 from tvlars.optim.base import LayerwiseOptimizer, Pending, descend, foreach_descend, readable, scalar
 from tvlars.optim.fused_cpu import fused_lars
+from tvlars.optim.fused_triton import Part, triton_lars
+from tvlars.schedule import _sigmoid_decay
 
 
 class LARS(LayerwiseOptimizer):
@@ -46,9 +49,12 @@ class LARS(LayerwiseOptimizer):
         maximize: ascend instead of descend. Default False.
         foreach: True takes the multi-tensor path, False the for-loop; None (default) the faster one. Sharded
             layers always take the multi-tensor path, on their local parts.
-        fused: True takes torch's fused CPU kernels, which want float32 or float64 and one layout of parameter,
-            gradient and state; layers that are not so take the for-loop, which computes the same. None (default)
-            takes them where they fit, False never. There is no CUDA kernel yet.
+        fused: True takes fused kernels. On a CPU these are torch's, which want float32 or float64 and one layout of
+            parameter, gradient and state; other layers take the for-loop. On a CUDA device they are Triton's, two
+            launches for all layers of one dtype (float32, bfloat16 or float16; arithmetic in float32); other layers
+            take the multi-tensor path, and all do, with a warning that says why, where Triton cannot run. Every
+            path computes the same. None (default) takes the kernels where they fit, False never. With True for all
+            layers, all on CUDA devices, a ``GradScaler`` leaves it to the step to unscale and to skip, with no wait.
         capturable: lr and every factor stay tensors on the device, so that a CUDA graph can capture the
             step. Default False.
         differentiable: gradients flow through the step. Default False.
@@ -58,8 +64,9 @@ class LARS(LayerwiseOptimizer):
         ValueError: an argument is out of its range, NaN or infinite, or two contradict; a parameter is one of
             ``FullyShardedDataParallel`` (FSDP1), whose flat shards are no layers: ``fully_shard`` (FSDP2) is right.
         TypeError: a parameter is not a real floating point tensor.
-        RuntimeError: ``fused=True`` for a parameter that is not on the CPU; in ``step``, where a gradient is
-            sparse, or a sharded parameter has one that is not.
+        RuntimeError: ``fused=True`` for a parameter that is neither on the CPU nor on a CUDA device; in ``step``, where
+            a gradient is sparse, or a sharded parameter has one that is not, or a CUDA graph captures it in spite of
+            ``capturable=False``.
 
     A gradient is never modified. A non-finite one is the caller's business, as in ``torch.optim``: it makes
     the layer it belongs to non-finite, and no other.
@@ -113,7 +120,6 @@ class LARS(LayerwiseOptimizer):
             self._buffers(params, *(["momentum_buffer"] if group["momentum"] else [])),
             group,
             lr=scalar(group["lr"], group["capturable"] or group["differentiable"]),
-            trust_coefficient=group["trust_coefficient"],
             observers=self.observers,
         )
 
@@ -130,6 +136,20 @@ def check_lars_group(group: dict[str, Any]) -> None:
         raise ValueError("momentum must be > 0 where nesterov=True, got 0")
 
 
+@dataclass(frozen=True)
+class Factor:
+    """φ(t) of TVLARS: t, (λ, d_e, α, γ_min), and whether it acts on "all" or on the trust "ratio"."""
+
+    step: float | Tensor
+    shape: tuple[float, float, float, float]
+    scope: str
+
+    def act(self, lr: float | Tensor, coefficient: float) -> tuple[float | Tensor, float | Tensor]:
+        """Learning rate and trust coefficient with φ in them."""
+        phi = _sigmoid_decay(self.step, *self.shape)
+        return (lr * phi, coefficient) if self.scope == "all" else (lr, coefficient * phi)
+
+
 def lars(
     params: list[Tensor],
     grads: list[Tensor],
@@ -137,8 +157,8 @@ def lars(
     group: dict[str, Any],
     *,
     lr: float | Tensor,
-    trust_coefficient: float | Tensor,
     observers: tuple[Observer, ...],
+    factor: Factor | None = None,
 ) -> Pending:
     """One LARS step for ``params``, in place; ``state`` is [momentum buffers], or [] where momentum is 0.
 
@@ -147,19 +167,27 @@ def lars(
     pending: Pending = []
     for run in split_by_path(group, params, grads, *state):
         w, g, *m = run.lists
+        rate: float | Tensor
+        coefficient: float | Tensor
+        rate, coefficient, extra = lr, group["trust_coefficient"], {}
+        if run.path == "triton":  # t may be on the device, and φ(t) costs no launch where the kernel works it out
+            extra = {"factor": factor, "capturable": group["capturable"]}
+        elif factor is not None:
+            rate, coefficient = factor.act(lr, group["trust_coefficient"])
         form = PATHS[run.path](
             w,
             g,
             m[0] if m else [],
-            lr=lr,
+            lr=rate,
             momentum=group["momentum"],
             weight_decay=group["weight_decay"],
-            trust_coefficient=trust_coefficient,
+            trust_coefficient=coefficient,
             nesterov=group["nesterov"],
             norm_clip=group["norm_clip"],
             layer_adaptation=group["layer_adaptation"],
             maximize=group["maximize"],
             observe=run.observe(observers, params),
+            **extra,
         )
         if form is not None:
             pending.append((form, run.layouts))
@@ -228,8 +256,9 @@ def _multi_tensor_lars(
     foreach_descend(params, u, lr)
 
 
-PATHS: dict[str, Callable[..., MultiTensor | None]] = {
+PATHS: dict[str, Callable[..., MultiTensor | Part | None]] = {
     "for-loop": _single_tensor_lars,
     "foreach": _multi_tensor_lars,
     "fused": fused_lars,
+    "triton": triton_lars,
 }

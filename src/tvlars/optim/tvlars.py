@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from tvlars._checks import check_choice
-from tvlars.optim.base import LayerwiseOptimizer, Pending, scalar
-from tvlars.optim.lars import check_lars_group, lars
+from tvlars.optim.base import LayerwiseOptimizer, Pending, scalar, to_device
+from tvlars.optim.lars import Factor, check_lars_group, lars
 from tvlars.schedule import _check_sigmoid_decay, _sigmoid_decay
 
 
@@ -51,9 +51,12 @@ class TVLARS(LayerwiseOptimizer):
         maximize: ascend instead of descend. Default False.
         foreach: True takes the multi-tensor path, False the for-loop; None (default) the faster one. Sharded
             layers always take the multi-tensor path, on their local parts.
-        fused: True takes torch's fused CPU kernels, which want float32 or float64 and one layout of parameter,
-            gradient and state; layers that are not so take the for-loop, which computes the same. None (default)
-            takes them where they fit, False never. There is no CUDA kernel yet.
+        fused: True takes fused kernels. On a CPU these are torch's, which want float32 or float64 and one layout of
+            parameter, gradient and state; other layers take the for-loop. On a CUDA device they are Triton's, two
+            launches for all layers of one dtype (float32, bfloat16 or float16; arithmetic in float32); other layers
+            take the multi-tensor path, and all do, with a warning that says why, where Triton cannot run. Every
+            path computes the same. None (default) takes the kernels where they fit, False never. With True for all
+            layers, all on CUDA devices, a ``GradScaler`` leaves it to the step to unscale and to skip, with no wait.
         capturable: lr and every factor stay tensors on the device, so that a CUDA graph can capture the
             step. Default False.
         differentiable: gradients flow through the step. Default False.
@@ -73,8 +76,9 @@ class TVLARS(LayerwiseOptimizer):
         ValueError: an argument is out of its range, NaN or infinite, or two contradict; a parameter is one of
             ``FullyShardedDataParallel`` (FSDP1), whose flat shards are no layers: ``fully_shard`` (FSDP2) is right.
         TypeError: a parameter is not a real floating point tensor.
-        RuntimeError: ``fused=True`` for a parameter that is not on the CPU; in ``step``, where a gradient is
-            sparse, or a sharded parameter has one that is not.
+        RuntimeError: ``fused=True`` for a parameter that is neither on the CPU nor on a CUDA device; in ``step``, where
+            a gradient is sparse, or a sharded parameter has one that is not, or a CUDA graph captures it in spite of
+            ``capturable=False``.
 
     A gradient is never modified. A non-finite one is the caller's business, as in ``torch.optim``: it makes
     the layer it belongs to non-finite, and no other.
@@ -168,29 +172,23 @@ class TVLARS(LayerwiseOptimizer):
 
     def _begin_step(self) -> None:
         for group in self.param_groups:
-            if group["capturable"] and group["params"]:
-                group["step"] = group["step"].to(group["params"][0].device)
+            if group["params"] and (group["capturable"] or self._skips_on_device):
+                group["step"] = to_device(group["step"], group["params"][0].device)
+            ticks = self._ticks(group["step"].device)
             if group["capturable"] or torch.compiler.is_compiling():
-                group["step"] += 1  # one tensor for good: CUDA graphs read it, and a new one would compile anew
+                group["step"] += ticks  # one tensor for good: CUDA graphs read it, and a new one would compile anew
             else:  # not in place: ZeroRedundancyOptimizer hands us the very tensor of the state dict that it loads
-                group["step"] = group["step"] + 1
+                group["step"] = group["step"] + ticks
 
     def _update(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> Pending:
-        lr = scalar(group["lr"], group["capturable"] or group["differentiable"])
-        trust_coefficient = group["trust_coefficient"]
-        phi = _sigmoid_decay(scalar(group["step"], group["capturable"]), *_sigmoid_arguments(group))
-        if group["phi_scope"] == "all":
-            lr = lr * phi
-        else:
-            trust_coefficient = trust_coefficient * phi
         return lars(
             params,
             grads,
             self._buffers(params, *(["momentum_buffer"] if group["momentum"] else [])),
             group,
-            lr=lr,
-            trust_coefficient=trust_coefficient,
+            lr=scalar(group["lr"], group["capturable"] or group["differentiable"]),
             observers=self.observers,
+            factor=Factor(scalar(group["step"], group["capturable"]), _sigmoid_arguments(group), group["phi_scope"]),
         )
 
 

@@ -1,0 +1,47 @@
+"""Whether the Triton kernels can run on a device, and if not, why."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+
+import torch
+
+DEVICE_TYPES = ["cuda"]
+"""Where layers may take the kernels; tests add "cpu" under Triton's interpreter."""
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@functools.cache
+def why_not(device: torch.device) -> str | None:
+    """Why the kernels cannot run on ``device``, or None where they can.
+
+    The first call for a device compiles a kernel and launches it, since Triton may be there and its C compiler not.
+    """
+    if device.type not in DEVICE_TYPES:
+        return f"there are no Triton kernels for {device.type}"
+    try:
+        from tvlars.optim._triton_tables import probe
+    except ModuleNotFoundError:
+        return "Triton is not installed (pip install triton)"
+    except Exception as error:  # of a version that is too old, or damaged
+        return f"Triton cannot be imported: {type(error).__name__}: {error}"
+    if device.type != "cuda":
+        return None
+    if torch.version.hip is not None:
+        return "the Triton kernels have not been tried on AMD's GPUs"
+    major, minor = torch.cuda.get_device_capability(device)
+    if major < 8:
+        return f"Triton needs a GPU of compute capability 8.0 or more, and {device} has {major}.{minor}"
+    try:
+        with torch.cuda.device(device):
+            probe[(1,)](torch.empty(1, device=device))
+    except Exception as error:  # whatever a compiler or driver may raise
+        return f"Triton does not work here: {type(error).__name__}: {error}"
+    return None
+
+
+@functools.cache
+def warn_once(message: str, stacklevel: int) -> None:
+    """A warning, once for each message and place in a process."""
+    warnings.warn(message, stacklevel=stacklevel + 1)

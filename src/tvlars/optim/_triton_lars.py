@@ -1,0 +1,165 @@
+# mypy: ignore-errors
+"""The Triton kernels of LARS and TVLARS; ``_triton_tables`` says what their arguments are."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from tvlars.optim._triton_tables import (
+    COLUMNS,
+    NORM_CLIP,
+    ROW,
+    WEIGHT_DECAY,
+    address,
+    clipped,
+    extent,
+    gradient_factor,
+    is_skipped,
+    learning_rate,
+    norm_of,
+    pointers,
+    trust_ratio,
+    whole_blocks,
+)
+
+MOMENTUM = tl.constexpr(5)
+NESTEROV = tl.constexpr(6)
+COEFFICIENT = tl.constexpr(7)
+DELAY_FACTOR = tl.constexpr(8)
+DELAY = tl.constexpr(9)
+ALPHA = tl.constexpr(10)
+GAMMA_MIN = tl.constexpr(11)
+OF_RATIO = tl.constexpr(12)  # 1 where φ acts on the trust ratio alone
+
+
+@triton.jit(do_not_specialize=["tensors", "programs"])
+def lars_norms(
+    chunks,
+    sizes,
+    addresses,
+    rows,
+    counts,
+    sums,
+    told,
+    scale,
+    found_inf,
+    tensors,
+    programs,
+    DTYPE: tl.constexpr,
+    BLOCK: tl.constexpr,
+    PARTS: tl.constexpr,
+):
+    """‖w‖² and ‖u‖², u = g + βw, of each chunk."""
+    if is_skipped(found_inf):
+        return
+    program = tl.program_id(0)
+    tensor = tl.load(chunks + program)
+    start, n, group = extent(sizes, tensor, program)
+    row = rows + group * ROW
+    sign, beta = gradient_factor(row, scale), tl.load(row + WEIGHT_DECAY)
+    w_at = address(addresses, tensor, start, DTYPE)
+    g_at = address(addresses, tensors + tensor, start, DTYPE)
+    w_p, w_aligned = pointers(w_at, DTYPE)
+    g_p, g_aligned = pointers(g_at, DTYPE)
+    whole = whole_blocks(n, w_at | g_at, BLOCK)
+
+    k = tl.arange(0, BLOCK)
+    w_squares = tl.full([BLOCK], 0.0, tl.float32)
+    u_squares = tl.full([BLOCK], 0.0, tl.float32)
+    for i in range(0, whole, BLOCK):
+        w, u = weights_and_directions(w_aligned + i + k, g_aligned + i + k, None, None, sign, beta)
+        w_squares += w * w
+        u_squares += u * u
+    for i in range(whole, n, BLOCK):
+        w, u = weights_and_directions(w_p + i + k, g_p + i + k, i + k < n, 0.0, sign, beta)
+        w_squares += w * w
+        u_squares += u * u
+    tl.store(sums + program, tl.sum(w_squares))
+    tl.store(sums + programs + program, tl.sum(u_squares))
+
+
+@triton.jit(do_not_specialize=["tensors", "programs"])
+def lars_update(
+    chunks,
+    sizes,
+    addresses,
+    rows,
+    counts,
+    sums,
+    told,
+    scale,
+    found_inf,
+    tensors,
+    programs,
+    DTYPE: tl.constexpr,
+    BLOCK: tl.constexpr,
+    PARTS: tl.constexpr,
+):
+    """q of each tensor, and the update of each chunk."""
+    if is_skipped(found_inf):
+        return
+    # Backwards: what the first launch has read last may still be in the cache.
+    program = programs - 1 - tl.program_id(0)
+    tensor = tl.load(chunks + program)
+    start, n, group = extent(sizes, tensor, program)
+    row = rows + group * ROW
+    sign, beta = gradient_factor(row, scale), tl.load(row + WEIGHT_DECAY)
+    mu, nesterov = tl.load(row + MOMENTUM), tl.load(row + NESTEROV) != 0
+    lr, coefficient = rates(addresses + 3 * tensors + 2 * group, row)
+
+    first = tl.load(sizes + tensor * COLUMNS + 2)
+    clip = tl.load(row + NORM_CLIP)
+    w_norm = norm_of(sums + first, sizes, tensor, row, PARTS)
+    u_norm = norm_of(sums + programs + first, sizes, tensor, row, PARTS)
+    q = trust_ratio(clipped(w_norm, clip), clipped(u_norm, clip), coefficient)
+    if program == first:
+        tl.store(told + tensor, w_norm)
+        tl.store(told + tensors + tensor, q)
+
+    has_m = tl.load(addresses + 2 * tensors + tensor) != 0
+    w_at = address(addresses, tensor, start, DTYPE)
+    g_at = address(addresses, tensors + tensor, start, DTYPE)
+    m_at = address(addresses, 2 * tensors + tensor, start, DTYPE)
+    w_p, w_aligned = pointers(w_at, DTYPE)
+    g_p, g_aligned = pointers(g_at, DTYPE)
+    m_p, m_aligned = pointers(m_at, DTYPE)
+    whole = whole_blocks(n, w_at | g_at | m_at, BLOCK)
+    n_of_m = tl.where(has_m, n, 0)
+
+    k = tl.arange(0, BLOCK)
+    for i in range(0, whole, BLOCK):
+        at = w_aligned + i + k, g_aligned + i + k, m_aligned + i + k
+        update_block(at, None, None, has_m, sign, beta, lr, q, mu, nesterov, DTYPE)
+    for i in range(whole, n, BLOCK):
+        at = w_p + i + k, g_p + i + k, m_p + i + k
+        update_block(at, i + k < n, 0.0, i + k < n_of_m, sign, beta, lr, q, mu, nesterov, DTYPE)
+
+
+@triton.jit
+def rates(entry, row):
+    """lr and η, with φ(t) in one of them where the clock is on the device; where it is not, the host has done that."""
+    lr, coefficient = learning_rate(entry, row), tl.load(row + COEFFICIENT)
+    clock = tl.load(entry + 1)
+    t = tl.load(clock.to(tl.pointer_type(tl.float32)), mask=clock != 0, other=0.0)
+    growth = tl.exp(tl.load(row + DELAY_FACTOR) * (t - tl.load(row + DELAY)))  # may be inf, and 1 / inf is 0
+    phi = 1.0 / (tl.load(row + ALPHA) + growth) + tl.load(row + GAMMA_MIN)
+    phi = tl.where(clock != 0, phi, 1.0)
+    of_ratio = tl.load(row + OF_RATIO) != 0
+    return tl.where(of_ratio, lr, lr * phi), tl.where(of_ratio, coefficient * phi, coefficient)
+
+
+@triton.jit
+def weights_and_directions(w_p, g_p, inside, other, sign, beta):
+    """w and u = g + βw of a block; ``inside`` and ``other`` are None for a whole one."""
+    w = tl.load(w_p, mask=inside, other=other).to(tl.float32)
+    return w, tl.load(g_p, mask=inside, other=other).to(tl.float32) * sign + beta * w
+
+
+@triton.jit
+def update_block(at, inside, other, has_m, sign, beta, lr, q, mu, nesterov, DTYPE: tl.constexpr):
+    """m ← μ m + q u, w ← w − lr m, of a block of w, g, m. Without momentum m is q u, and is not kept."""
+    w, u = weights_and_directions(at[0], at[1], inside, other, sign, beta)
+    m = mu * tl.load(at[2], mask=has_m, other=0.0).to(tl.float32) + q * u
+    tl.store(at[0], (w - lr * tl.where(nesterov, q * u + mu * m, m)).to(DTYPE), mask=inside)
+    tl.store(at[2], m.to(DTYPE), mask=has_m)

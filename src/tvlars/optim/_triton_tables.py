@@ -1,0 +1,117 @@
+# mypy: ignore-errors
+"""What the Triton kernels share: how they read their tables, and the trust ratio.
+
+A tensor is cut into chunks, and a program of a kernel has one chunk. There are two launches for all tensors of a set:
+one takes norms, one updates. Where tensors lie and what their groups want is read from tables on the device, which
+``fused_triton`` makes:
+
+    chunks     int32 [programs]: the tensor that a program's chunk is of
+    sizes      int64 [tensors, 5]: elements, elements of a chunk, first program, programs, group
+    addresses  int64: of all w, then of all g, all m, (LAMB: all v, all step counts,) and then for each group of its lr
+               and (LARS) of its clock; 0 where there is none
+    rows       float32 [groups, 16]: a group's options, in the order of the names below and in the kernels' modules
+    counts     float32 [tensors]: (LAMB) step counts that are not on the device
+    sums       float32 [2, programs]: sums of squares, which the second launch has from the first
+    told       float32 [2, tensors]: ‖w‖ and q, which the second launch leaves for observers
+    scale, found_inf    of a GradScaler: float32, one element, or None
+
+A program of the first launch leaves the sums of squares of its own chunk, and every program of the second adds up those
+of its tensor, in the same order. So nothing depends on which program runs when, and two runs agree bit for bit.
+Whatever the dtype of the tensors, arithmetic is in float32, and what is stored is rounded once.
+
+Triton is imported here and in the kernels' modules, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+DTYPES = {"torch.float32": tl.float32, "torch.bfloat16": tl.bfloat16, "torch.float16": tl.float16}
+
+COLUMNS = tl.constexpr(5)
+ROW = tl.constexpr(16)
+LR = tl.constexpr(0)
+SIGN = tl.constexpr(1)  # of the gradient: -1 where the group ascends
+WEIGHT_DECAY = tl.constexpr(2)
+NORM_CLIP = tl.constexpr(3)
+ADAPTED = tl.constexpr(4)
+
+
+@triton.jit
+def probe(out):
+    """Does next to nothing: to see whether kernels can be compiled and launched."""
+    tl.store(out, 0.0)
+
+
+@triton.jit
+def is_skipped(found_inf):
+    """Whether a GradScaler has found an infinity, so that nothing may be changed."""
+    if found_inf is None:
+        return False
+    else:
+        return tl.load(found_inf) != 0
+
+
+@triton.jit
+def extent(sizes, tensor, program):
+    """Of a program's chunk the element it starts at and how many there are; and the tensor's group."""
+    entry = sizes + tensor * COLUMNS
+    span = tl.load(entry + 1)
+    start = (program - tl.load(entry + 2)) * span
+    return start, tl.minimum(tl.load(entry) - start, span).to(tl.int32), tl.load(entry + 4)
+
+
+@triton.jit
+def address(addresses, index, start, DTYPE: tl.constexpr):
+    """Where element ``start`` of the tensor lies whose address has this index."""
+    return tl.load(addresses + index) + start * (DTYPE.primitive_bitwidth // 8)
+
+
+@triton.jit
+def pointers(at, DTYPE: tl.constexpr):
+    """A pointer to ``at``, and one for where it is a multiple of 16, so that 16 bytes are moved at a time."""
+    return at.to(tl.pointer_type(DTYPE)), tl.multiple_of(at.to(tl.pointer_type(DTYPE)), 16)
+
+
+@triton.jit
+def whole_blocks(n, all_addresses, BLOCK: tl.constexpr):
+    """Elements in whole blocks that are aligned; the rest, or all, is moved under a mask, an element at a time."""
+    return tl.where(all_addresses & 15 == 0, n // BLOCK * BLOCK, 0)
+
+
+@triton.jit
+def gradient_factor(row, scale):
+    """What a gradient is multiplied by as it is read."""
+    factor = tl.load(row + SIGN)
+    if scale is not None:
+        factor = tl.div_rn(factor, tl.load(scale))
+    return factor
+
+
+@triton.jit
+def learning_rate(entry, row):
+    """The group's, from the device where it is a tensor there."""
+    at = tl.load(entry)
+    value = tl.load(at.to(tl.pointer_type(tl.float32)), mask=at != 0, other=0.0)
+    return tl.where(at != 0, value, tl.load(row + LR))
+
+
+@triton.jit
+def norm_of(sums, sizes, tensor, row, PARTS: tl.constexpr):
+    """The norm that a tensor's sums of squares give; 0 where it is not adapted, so that its q is 1."""
+    programs = tl.where(tl.load(row + ADAPTED) != 0, tl.load(sizes + tensor * COLUMNS + 3), 0)
+    k = tl.arange(0, PARTS)
+    return tl.sqrt_rn(tl.sum(tl.load(sums + k, mask=k < programs, other=0.0)))
+
+
+@triton.jit
+def clipped(norm, clip):
+    return tl.where(norm > clip, clip, norm)  # not tl.minimum, which loses a NaN on a GPU
+
+
+@triton.jit
+def trust_ratio(w_norm, u_norm, coefficient):
+    """As ``_norms.trust_ratio``."""
+    both = (w_norm > 0) & (u_norm > 0)
+    return tl.where(both, tl.div_rn(coefficient * w_norm, tl.where(both, u_norm, 1.0)), 1.0)

@@ -1,0 +1,349 @@
+"""LARS and LAMB steps in Triton kernels on CUDA devices: two launches for all tensors of one dtype on one device.
+
+A form here only notes what its layers want, as a ``Part``; ``Launcher.run`` takes the parts of all groups, and launches
+the kernels of ``_triton_lars`` or ``_triton_lamb`` once for those that share a dtype and device. The host never waits:
+what the kernels have to know goes to the device in one asynchronous copy from pinned memory, and what is on the device
+anyway (a tensor lr, step counts, what a GradScaler says) they read there.
+
+Values moved through memory for a parameter: LARS 7, reads w, g for the norms, and w, g, m for the update, which writes
+w, m. LAMB 10: reads w, g, m, v and writes m, v; then reads w, m, v and writes w. To keep r instead of forming it again
+would move 10 too, and want a buffer more. The update goes through the chunks backwards, so that it finds in the cache
+what the norms have read last.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from tvlars.optim._paths import Observe
+
+if TYPE_CHECKING:
+    from tvlars.optim.lars import Factor
+
+BLOCK = 1024
+"""Elements that a program works on at a time: 8 a thread, so that registers leave room for many programs."""
+CHUNK = 8 * BLOCK
+"""Elements of a program, while a layer has no more than PARTS such chunks."""
+PARTS = 512
+"""Programs of a layer at most: each program of the second launch adds up what all of them have found in the first."""
+WARPS = 4
+ROW = 16
+"""Options of a group at most, as ``_triton_tables`` has them."""
+SPARES = 4
+"""Pinned buffers kept for captures, during which none can be had from the driver."""
+CUTS = 8
+"""Cuts of parameter sets that are kept: a set is another one where other parameters have gradients."""
+
+
+@dataclass
+class Part:
+    """Layers of one group that wait for the kernels."""
+
+    rule: str
+    lists: list[list[Tensor]]
+    """w, g and the state, each a list; an empty one where there is no such state."""
+    options: list[float]
+    """Of the group, in the order that the kernels read."""
+    lr: float | Tensor
+    adapted: bool
+    capturable: bool
+    observe: Observe | None
+    clock: Tensor | None = None
+    """t of the group, where it is on the device, so that φ(t) is left to the kernel."""
+    steps: list[float | Tensor] | None = None
+    """t of each layer, where the rule has bias correction: numbers, and tensors on the device."""
+
+
+def triton_lars(
+    params: list[Tensor],
+    grads: list[Tensor],
+    momentum_buffers: list[Tensor],
+    *,
+    lr: float | Tensor,
+    momentum: float,
+    weight_decay: float,
+    trust_coefficient: float,
+    nesterov: bool,
+    norm_clip: float | None,
+    layer_adaptation: bool,
+    maximize: bool,
+    factor: Factor | None,
+    capturable: bool,
+    observe: Observe | None = None,
+) -> Part:
+    """A LARS step for tensors that are ``_paths.kernels_fit``."""
+    device = params[0].device
+    clock, shape, of_ratio = None, (0.0, 0.0, 1.0, 0.0), False
+    coefficient: Any = trust_coefficient
+    if factor is not None and isinstance(factor.step, Tensor):
+        clock, shape, of_ratio = _on_device(factor.step, device), factor.shape, factor.scope == "ratio"
+    elif factor is not None:
+        lr, coefficient = factor.act(lr, trust_coefficient)
+    lr = _on_host_as_number(lr, device)
+    options = [
+        *_shared_options(lr, maximize, weight_decay, norm_clip, layer_adaptation),
+        *(momentum, float(nesterov), coefficient, *shape, float(of_ratio)),
+    ]
+    lists = [params, grads, momentum_buffers]
+    return Part("lars", lists, options, lr, layer_adaptation, capturable, observe, clock)
+
+
+def triton_lamb(
+    params: list[Tensor],
+    grads: list[Tensor],
+    exp_avgs: list[Tensor],
+    exp_avg_sqs: list[Tensor],
+    steps: list[Tensor],
+    *,
+    lr: float | Tensor,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+    bias_correction: bool,
+    norm_clip: float | None,
+    layer_adaptation: bool,
+    maximize: bool,
+    capturable: bool,
+    observe: Observe | None = None,
+) -> Part:
+    """A LAMB step for tensors that are ``_paths.kernels_fit``; ``steps`` are 0-d tensors on their device or the CPU."""
+    device = params[0].device
+    lr = _on_host_as_number(lr, device)
+    counts: list[float | Tensor] = [
+        _on_device(step, device) if capturable or step.device.type != "cpu" else step.item() for step in steps
+    ]
+    options = _shared_options(lr, maximize, weight_decay, norm_clip, layer_adaptation)
+    for beta in betas:  # in float32, 1 - beta has lost digits
+        options += [beta, 1 - beta, math.log(beta) if beta and bias_correction else -math.inf]
+    options.append(eps)
+    lists = [params, grads, exp_avgs, exp_avg_sqs]
+    return Part("lamb", lists, options, lr, layer_adaptation, capturable, observe, steps=counts)
+
+
+def _shared_options(
+    lr: float | Tensor, maximize: bool, weight_decay: float, norm_clip: float | None, adapted: bool
+) -> list[float]:
+    number = 0.0 if isinstance(lr, Tensor) else lr
+    return [number, -1.0 if maximize else 1.0, weight_decay, math.inf if norm_clip is None else norm_clip, adapted]
+
+
+def _on_host_as_number(lr: float | Tensor, device: torch.device) -> float | Tensor:
+    if isinstance(lr, Tensor):
+        return float(lr) if lr.device.type == "cpu" and device.type != "cpu" else _on_device(lr, device)
+    return lr
+
+
+def _on_device(x: Any, device: torch.device) -> Tensor:
+    """A scalar as float32 on ``device``, without a wait."""
+    if not isinstance(x, Tensor):
+        return torch.full((), float(x), dtype=torch.float32, device=device)
+    return x if x.dtype == torch.float32 and x.device == device else x.to(device, torch.float32, non_blocking=True)
+
+
+# -- launching ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How the layers of a set are cut into chunks."""
+
+    chunks: Tensor
+    sizes: Tensor
+    programs: int
+    adapted: int
+    """Programs of adapted layers, which come first."""
+
+
+class Launcher:
+    """Runs the kernels for one optimizer, and keeps on the device what is the same in the next step."""
+
+    def __init__(self) -> None:
+        self._cuts: list[tuple[Any, Cut]] = []
+        self._largest = 0
+        self._spare: list[Tensor] = []
+        self._captured: list[Tensor] = []
+        """What graphs copy from whenever they are replayed."""
+
+    def run(self, parts: list[Part], scale: Any = None, found_inf: Any = None) -> None:
+        """Launch for all parts of a step.
+
+        Args:
+            scale: what gradients have been multiplied by, on any device; None for 1.
+            found_inf: not 0 where nothing is to be changed, on any device; None for 0.
+
+        Raises:
+            RuntimeError: a CUDA graph captures the step, and a group has ``capturable=False``.
+        """
+        sets: dict[Any, list[Part]] = {}
+        for part in sorted(parts, key=lambda part: not part.adapted):
+            w = part.lists[0][0]
+            sets.setdefault((part.rule, w.dtype, w.device), []).append(part)
+        for (rule, dtype, device), chosen in sets.items():
+            on_gpu = device.type == "cuda"
+            with torch.cuda.device(device) if on_gpu else nullcontext():
+                capturing = on_gpu and torch.cuda.is_current_stream_capturing()
+                if capturing and not all(part.capturable for part in chosen):
+                    raise RuntimeError(
+                        "capturable must be True in every group where a CUDA graph captures the step: "
+                        "replays would repeat this step's learning rate and count"
+                    )
+                amp = [None if x is None else _on_device(x, device) for x in (scale, found_inf)]
+                self._launch(rule, dtype, device, chosen, *amp, capturing=capturing)
+
+    def _launch(
+        self,
+        rule: str,
+        dtype: torch.dtype,
+        device: torch.device,
+        parts: list[Part],
+        scale: Tensor | None,
+        found_inf: Tensor | None,
+        *,
+        capturing: bool,
+    ) -> None:
+        """The two launches for parts of one rule, dtype and device."""
+        norms, update, kind = _kernels(rule, dtype)
+        cut, tables = self._tables(parts, device, capturing)
+        tensors = sum(len(part.lists[0]) for part in parts)
+        sums = torch.empty(2, cut.programs, dtype=torch.float32, device=device)
+        told = torch.empty(2, tensors, dtype=torch.float32, device=device)
+        common = (cut.chunks, cut.sizes, *tables, sums, told, scale, found_inf, tensors, cut.programs)
+        options: dict[str, Any] = dict(DTYPE=kind, BLOCK=BLOCK, PARTS=PARTS, num_warps=WARPS)
+        first = cut.adapted if rule == "lars" else cut.programs  # LAMB's moments are everyone's
+        if first:
+            norms[(first,)](*common, **options)
+        update[(cut.programs,)](*common, **options)
+        for part in parts:  # so that autograd finds out where it is to differentiate with what has been overwritten
+            torch.autograd.graph.increment_version([x for i, list_ in enumerate(part.lists) if i != 1 for x in list_])
+        start = 0
+        for part in parts:
+            end = start + len(part.lists[0])
+            if part.adapted and part.observe is not None:
+                part.observe(range(end - start), told[0, start:end], told[1, start:end])
+            start = end
+
+    def _tables(self, parts: list[Part], device: torch.device, capturing: bool) -> tuple[Cut, list[Tensor]]:
+        """The cut, and addresses, rows and counts of this step, on the device after one copy."""
+        capturable = any(part.capturable for part in parts)
+        adapted, sizes = [part.adapted for part in parts], [[w.numel() for w in part.lists[0]] for part in parts]
+        # Memory that is given up is safe on the stream that it was made on alone.
+        place = (device, torch.cuda.current_stream().cuda_stream if device.type == "cuda" else 0)
+        tables: list[array[Any]] = [_addresses(parts), _rows(parts), _counts(parts)]
+        if not capturing:  # a graph is to have everything for itself
+            for known, cut in self._cuts:
+                if known == (place, adapted, sizes):
+                    return cut, self._upload(tables, device, capturing, capturable)
+        cut_tables, programs = _cut(sizes, adapted)
+        chunks, entries, *others = self._upload([*cut_tables, *tables], device, capturing, capturable)
+        cut = Cut(chunks, entries, *programs)
+        if not capturing:
+            self._cuts = [*self._cuts[1 - CUTS :], ((place, adapted, sizes), cut)]
+        return cut, others
+
+    def _upload(
+        self, tables: list[array[Any]], device: torch.device, capturing: bool, capturable: bool
+    ) -> list[Tensor]:
+        """``tables`` as tensors on ``device``, after one copy that nobody waits for."""
+        data, starts = bytearray(), []
+        for table in tables:
+            data += bytes(-len(data) % 16)
+            starts.append(len(data))
+            data += table.tobytes()
+        content = torch.frombuffer(data, dtype=torch.uint8)
+        if device.type == "cuda":
+            content = self._pinned(len(data), capturing, capturable).copy_(content).to(device, non_blocking=True)
+        return [
+            content[start : start + len(table) * table.itemsize].view(TYPES[table.typecode])
+            for start, table in zip(starts, tables, strict=True)
+        ]
+
+    def _pinned(self, size: int, capturing: bool, capturable: bool) -> Tensor:
+        """Pinned memory of ``size`` bytes; torch does not hand it out again before copies from it have ended."""
+        self._largest = max(self._largest, size)
+        if capturing:
+            # None can be had from the driver now. A graph copies from it in every replay, so that it is kept.
+            chosen = next((i for i, x in enumerate(self._spare) if x.numel() >= size), None)
+            self._captured.append(_new_pinned(size) if chosen is None else self._spare.pop(chosen))
+            return self._captured[-1][:size]
+        if capturable:
+            self._spare = [x for x in self._spare if x.numel() >= self._largest]
+            self._spare += [_new_pinned(self._largest) for _ in range(SPARES - len(self._spare))]
+        return _new_pinned(size)
+
+
+def _new_pinned(size: int) -> Tensor:
+    return torch.empty(size, dtype=torch.uint8, pin_memory=True)
+
+
+def _kernels(rule: str, dtype: torch.dtype) -> tuple[Any, Any, Any]:
+    """The two kernels of a rule, and Triton's dtype. Triton is imported here, where it is known to be there."""
+    from tvlars.optim._triton_tables import DTYPES
+
+    kind = DTYPES[str(dtype)]
+    if rule == "lars":
+        from tvlars.optim._triton_lars import lars_norms, lars_update
+
+        return lars_norms, lars_update, kind
+    from tvlars.optim._triton_lamb import lamb_norms, lamb_update
+
+    return lamb_norms, lamb_update, kind
+
+
+TYPES = {"q": torch.int64, "i": torch.int32, "f": torch.float32}
+
+
+def _cut(sizes: list[list[int]], adapted: list[bool]) -> tuple[list[array[int]], tuple[int, int]]:
+    """``chunks`` and ``sizes`` as the kernels read them; how many programs there are, and of adapted layers."""
+    chunks, entries = array("i"), array("q")
+    of_adapted = tensor = 0
+    for group, numels in enumerate(sizes):
+        for numel in numels:
+            span = CHUNK
+            while numel > PARTS * span:
+                span *= 2
+            programs = max(1, -(-numel // span))  # an empty layer has one too, which tells its ‖w‖ and q
+            entries.extend((numel, span, len(chunks), programs, group))
+            chunks.extend([tensor] * programs)
+            tensor += 1
+        if adapted[group]:
+            of_adapted = len(chunks)
+    return [chunks, entries], (len(chunks), of_adapted)
+
+
+def _addresses(parts: list[Part]) -> array[int]:
+    """Of all w, then all g, and so on; 0 where there is none."""
+    table = array("q")
+    for column in range(len(parts[0].lists)):
+        for part in parts:
+            tensors = part.lists[column]
+            table.extend([x.data_ptr() for x in tensors] if tensors else [0] * len(part.lists[0]))
+    for part in parts:
+        table.extend(map(_address, part.steps or ()))
+    for part in parts:
+        table.extend((_address(part.lr), _address(part.clock)))
+    return table
+
+
+def _address(x: Any) -> int:
+    return int(x.data_ptr()) if isinstance(x, Tensor) else 0
+
+
+def _rows(parts: list[Part]) -> array[float]:
+    table = array("f")
+    for part in parts:
+        table.extend(part.options)
+        table.extend([0.0] * (ROW - len(part.options)))
+    return table
+
+
+def _counts(parts: list[Part]) -> array[float]:
+    """t of the layers that have it on the host."""
+    steps = [step for part in parts for step in part.steps or ()]
+    return array("f", [0.0 if isinstance(step, Tensor) else step for step in steps])
