@@ -1,5 +1,5 @@
 """The command line: ``tvlars train``, ``compare``, ``evaluate``, ``ssl``, ``probe``, ``sharpness``, ``landscape``,
-``report``, ``views``, ``sweep``, ``tune``.
+``report``, ``views``, ``bench``, ``sweep``, ``tune``.
 
 It parses and prints; the work is in ``tvlars.lab``.
 
@@ -17,7 +17,7 @@ import sys
 from collections.abc import Sequence
 
 from tvlars import __version__
-from tvlars.cli import _look, _ssl, _sweep, _train
+from tvlars.cli import _bench, _look, _ssl, _sweep, _train
 from tvlars.cli._options import (
     BAD_INPUT,
     DIVERGED,
@@ -63,6 +63,7 @@ def _main(arguments: Sequence[str] | None) -> int:
         _train.add(commands, words[0] if words else "", config_file(words))
         _ssl.add(commands, words[0] if words else "", config_file(words))
         _look.add(commands)
+        _bench.add(commands)
         _sweep.add(commands, words[0] if words else "", config_file(words))
         parsed, unknown_arguments = parser.parse_known_args(arguments)
         if unknown_arguments:

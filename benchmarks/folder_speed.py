@@ -1,0 +1,273 @@
+"""A folder of 20,000 JPEGs: the laboratory's way (decoded once) beside torchvision's ImageFolder and a DataLoader.
+
+    python benchmarks/folder_speed.py --folder /tmp/jpegs
+
+The images are drawn once, the same each time: leaves of all sizes over each other with a texture, which have edges
+and a spectrum as photographs have, 256 to 500 pixels a side. All contestants scale the shorter side to
+``--image-size``, take the middle square, then crop at random with padding, mirror and normalize, and have the same
+number of processes or threads for decoding. Each is in a process of its own and reads an epoch in turn with the others:
+once reading and augmenting alone, once training the small ResNet. Ours comes twice: decoded into memory, and into a
+mapped file as it is done where images would take more than half of the machine's memory; and that once more, when the
+file is there.
+
+"start" is from the call to the first batch, of ours with all decoding; "1 epoch" is the start and an epoch. Memory is
+what a contestant's processes took at most on top of their imports, mapped files aside. Files have just been written, so
+they are read from the system's cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from torchvision import datasets, transforms
+
+from tvlars.lab.bench.apart import Apart
+from tvlars.lab.bench.loops import CLASSES, LabLoop, LoaderLoop, Task
+from tvlars.lab.bench.machine import cores, native_bf16, this_machine
+from tvlars.lab.bench.timing import Spread, Turn, interleave, per_second, ratio, say_rounds, timed
+from tvlars.lab.data import decoded, load_data
+
+SIDES = (256, 500)
+CANVAS = 2048
+QUALITY = 90
+LOADER = "DataLoader"
+WAYS = {
+    LOADER: "ImageFolder, DataLoader",
+    "memory": "tvlars, decoded into memory",
+    "mapped": "tvlars, decoded into a mapped file",
+    "again": "tvlars, the mapped file is there",
+}
+
+
+# -- the images -----------------------------------------------------------------------------------------------
+
+
+def generate(folder: Path, count: int, test: int) -> None:
+    """Fill ``folder`` with ``count`` training and ``test`` test images, unless it has them."""
+    said = {"count": count, "test": test, "sides": SIDES, "quality": QUALITY, "canvas": CANVAS}
+    marker = folder / "generated.json"
+    if marker.is_file() and json.loads(marker.read_text()) == json.loads(json.dumps(said)):
+        return
+    if folder.exists() and any(folder.iterdir()):
+        raise SystemExit(f"--folder must be new, empty or one that this script has filled so, got {folder}")
+    for part in ("train", "val"):
+        for label in range(CLASSES):
+            (folder / part / str(label)).mkdir(parents=True, exist_ok=True)
+    with ProcessPoolExecutor(cores()) as pool:
+        list(pool.map(partial(write_image, folder, count), range(count + test), chunksize=64))
+    marker.write_text(json.dumps(said))
+
+
+def write_image(folder: Path, train: int, i: int) -> None:
+    """The ``i``-th image: a window of the canvas, turned, mirrored and with colours of its own."""
+    rng = np.random.default_rng(i)
+    width, height = (int(x) for x in rng.integers(SIDES[0], SIDES[1] + 1, 2))
+    left, top = (int(rng.integers(CANVAS - side)) for side in (width, height))
+    window = canvas()[top : top + height, left : left + width]
+    if rng.random() < 0.5:
+        window = window[:, ::-1]
+    gain, shift = rng.uniform(0.6, 1.2, 3), rng.uniform(-30, 30, 3)
+    pixels = (window * gain + shift).clip(0, 255).astype(np.uint8)
+    part = "train" if i < train else "val"
+    Image.fromarray(pixels).save(folder / part / str(i % CLASSES) / f"{i:06}.jpg", quality=QUALITY)
+
+
+@cache
+def canvas() -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Leaves whose radii have density r^-3, the later ones over the earlier ones, times a texture of all octaves."""
+    rng = np.random.default_rng(0)
+    drawn = Image.new("RGB", (CANVAS, CANVAS), (120, 120, 120))
+    pen = ImageDraw.Draw(drawn)
+    for _ in range(40_000):
+        radius = 4.0 / np.sqrt(1 - rng.random() * (1 - (4.0 / 400) ** 2))
+        x, y = rng.uniform(0, CANVAS, 2)
+        box = (x - radius, y - radius * rng.uniform(0.5, 1), x + radius, y + radius * rng.uniform(0.5, 1))
+        pen.ellipse(box, fill=tuple(int(v) for v in rng.integers(20, 236, 3)))
+    texture = np.zeros((CANVAS, CANVAS), np.float32)
+    for octave in range(4, 12):
+        noise = Image.fromarray(rng.standard_normal((2**octave, 2**octave)).astype(np.float32))
+        texture += np.asarray(noise.resize((CANVAS, CANVAS), Image.Resampling.BICUBIC)) * 6
+    return (np.asarray(drawn, np.float32) + texture[:, :, None]).clip(0, 255).astype(np.uint8)
+
+
+# -- the contestants ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a contestant reads, how, and whether it trains. It can be pickled."""
+
+    folder: Path
+    way: str
+    task: Task
+    workers: int
+    training: bool
+    cache: Path
+
+    def __call__(self) -> Contestant:
+        return Contestant(self)
+
+
+class Contestant:
+    """The first turn is the start, every other one an epoch."""
+
+    def __init__(self, reading: Reading) -> None:
+        self.reading, self.device = reading, torch.device(reading.task.device)
+        self.batches: Callable[[], Iterator[Any]] | None = None
+        self.epoch: Turn | None = None
+
+    def __call__(self) -> float:
+        """Seconds of the turn."""
+        if self.epoch is None:
+            return timed(self.start, self.device)
+        return self.epoch()
+
+    def start(self) -> None:
+        """To the first batch on the device."""
+        if self.reading.way == LOADER:
+            loop, batches = self.loader()
+        else:
+            loop, batches = self.lab()
+        next(batches())
+        self.epoch = loop if self.reading.training else lambda: timed(lambda: exhaust(batches()), self.device)
+
+    def lab(self) -> tuple[Turn, Callable[[], Iterator[Any]]]:
+        """The laboratory's loop, and its batches alone."""
+        if self.reading.way != "memory":
+            os.environ["TVLARS_CACHE"] = str(self.reading.cache)
+            decoded.SHARE = 0.0  # as if the machine's memory were small
+        data = load_data(f"imagefolder:{self.reading.folder}", image_size=self.reading.task.size)
+        loop = LabLoop(self.reading.task, data=data)
+
+        def batches() -> Iterator[Any]:
+            order, size = loop.batches.shuffle(), loop.config.batch_size
+            for i in range(loop.plan.steps_per_epoch):
+                batch, upcoming = order[i * size : (i + 1) * size], order[(i + 1) * size : (i + 2) * size]
+                yield from loop.batches.parts(batch, upcoming)
+
+        return loop, batches
+
+    def loader(self) -> tuple[Turn, Callable[[], Iterator[Any]]]:
+        """The DataLoader's loop, and its batches alone."""
+        task = self.reading.task
+        transform = transforms.Compose(
+            [
+                transforms.Resize(task.size),
+                transforms.CenterCrop(task.size),
+                transforms.RandomCrop(task.size, padding=task.padding),
+                transforms.RandomHorizontalFlip(),
+                transforms.ToTensor(),
+                transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+            ]
+        )
+        dataset = datasets.ImageFolder(str(self.reading.folder / "train"), transform)
+        # With the precision and memory format of ours: here it is the reading that is compared.
+        loop = LoaderLoop(task, self.reading.workers, native_bf16(self.device), channels_last=True, dataset=dataset)
+
+        def batches() -> Iterator[Any]:
+            for images, labels in loop.loader:
+                yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+
+        return loop, batches
+
+
+def exhaust(batches: Iterator[Any]) -> None:
+    for _ in batches:
+        pass
+
+
+# -- the table ------------------------------------------------------------------------------------------------
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, required=True, help="where the JPEGs are, or are to be written")
+    parser.add_argument("--count", type=int, default=20_000)
+    parser.add_argument("--image-size", type=int, default=64)
+    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--workers", type=int, default=cores(), help="default: one a core")
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--what", nargs="+", choices=["reading", "training"], default=["reading", "training"])
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--json", type=Path, help="write all times here")
+    arguments = parser.parse_args()
+    print(this_machine(torch.device(arguments.device)), flush=True)
+    start = time.perf_counter()
+    generate(arguments.folder, arguments.count, 10 * CLASSES)
+    size = sum(file.stat().st_size for file in arguments.folder.rglob("*.jpg"))
+    each, seconds = size / arguments.count / 1024, time.perf_counter() - start
+    print(
+        f"{arguments.count:,} JPEGs of {SIDES[0]} to {SIDES[1]} pixels a side, {each:.0f} KiB each "
+        f"(there after {seconds:.0f} s)\n",
+        flush=True,
+    )
+    everything = {what: table(arguments, what == "training") for what in arguments.what}
+    if arguments.json:
+        arguments.json.write_text(json.dumps(everything))
+
+
+def table(arguments: argparse.Namespace, training: bool) -> dict[str, Any]:
+    """Print one table; returns all seconds, the start first."""
+    count = arguments.count // arguments.batch_size * arguments.batch_size
+    padding = max(round(arguments.image_size / 12), 1)
+    task = Task("small_resnet", count, arguments.batch_size, arguments.image_size, padding, device=arguments.device)
+    cached = Path(tempfile.mkdtemp(prefix="tvlars-decoded-", dir=arguments.folder.parent))
+    try:
+        with contextlib.ExitStack() as stack:
+            turns = {}
+            starts = {}
+            for way in WAYS:
+                reading = Reading(arguments.folder, way, task, arguments.workers, training, cached)
+                turns[way] = stack.enter_context(Apart(reading))
+                starts[way] = turns[way]()
+            what = "training" if training else "reading"
+            epochs = interleave(turns, arguments.epochs, warm_up=0, after_round=say_rounds(what, arguments.epochs))
+            memory = {way: turn.memory for way, turn in turns.items()}
+        disk = sum(file.stat().st_size for file in cached.iterdir())
+    finally:
+        shutil.rmtree(cached)
+    what = "reading, augmenting and training the small ResNet" if training else "reading and augmenting"
+    print(
+        f"{what}; {task.size} x {task.size} pixels, batch size {task.batch_size}, {arguments.workers} workers, "
+        f"{arguments.epochs} epochs"
+    )
+    some = (1, 3, 10, 90)
+    print(
+        f"| | start, s | images/s after it | {LOADER}'s time / its, without the start | "
+        + " | ".join(f"{n} epoch{'s' * (n > 1)}" for n in some)
+        + " | memory, MiB | disk, MiB |"
+    )
+    print("|---" * (6 + len(some)) + "|")
+    for way, seconds in epochs.items():
+        base = (starts[LOADER], Spread.of(epochs[LOADER]).median)
+        each = Spread.of(seconds).median
+        totals = [(base[0] + n * base[1]) / (starts[way] + n * each) for n in some]
+        used = memory[way]
+        cells = [
+            *(WAYS[way], f"{starts[way]:.1f}", per_second(count, seconds).text(",.0f")),
+            *(ratio(epochs[LOADER], seconds).text(), *(f"{total:.2f}" for total in totals)),
+            "-" if used is None else f"{used / 2**20:,.0f}",
+            f"{disk / 2**20:,.0f}" if way in ("mapped", "again") else "0",
+        ]
+        print("| " + " | ".join(cells) + " |", flush=True)
+    print()
+    return {way: [starts[way], *seconds] for way, seconds in epochs.items()}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,480 @@
+"""Measurements: contestants in turn, what they do in their turns, and what is printed and saved of them.
+
+No time is asserted: everything runs in tiny form, and what is checked is structure.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from benchmarks import folder_speed, scaling, throughput
+
+from tvlars.cli import main
+from tvlars.lab import UsageError
+from tvlars.lab.bench import BenchConfig, BenchResult, Row, bench, parts
+from tvlars.lab.bench.apart import Apart, _serve
+from tvlars.lab.bench.loops import LabLoop, LoaderLoop, Task, published_transform
+from tvlars.lab.bench.machine import cores, free_memory, this_machine, tree_memory
+from tvlars.lab.bench.result import IMAGES, speed_row, step_row
+from tvlars.lab.bench.steps import BESIDE, OptimizerSteps, Switches, TrainingSteps, make_optimizer, parameters
+from tvlars.lab.bench.timing import Spread, Turn, interleave, ratio, slope
+
+CPU = torch.device("cpu")
+TINY = Task("small_resnet", images=8, batch_size=4, size=16, padding=1)
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads that wait for each other are slow where other tests run beside."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+class Here:
+    """Stands in for ``Apart``: the contestant in this process."""
+
+    def __init__(self, make: Any, *arguments: Any) -> None:
+        self.turn: Turn = make(*arguments)
+        self.memory, self.device_memory = 2**21, 0
+        folder_speed.decoded.SHARE = 0.5  # what a contestant before has set in what would be its own process
+
+    def __call__(self) -> float:
+        return self.turn()
+
+    def __enter__(self) -> Here:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+
+# -- turns -------------------------------------------------------------------------------------------------
+
+
+def test_contestants_take_turns_there_and_back_again() -> None:
+    taken = ""
+
+    def turn(name: str) -> float:
+        nonlocal taken
+        taken += name
+        return float(len(taken))
+
+    rounds: list[int] = []
+    turns = {name: lambda name=name: turn(name) for name in "abc"}
+    times = interleave(turns, 3, warm_up=1, after_round=rounds.append)
+    assert taken == "abccbaabccba"
+    assert times == {"a": [6.0, 7.0, 12.0], "b": [5.0, 8.0, 11.0], "c": [4.0, 9.0, 10.0]}
+    assert rounds == [1, 2, 3]
+
+
+def test_a_round_that_would_end_too_late_is_left_out() -> None:
+    def turn() -> float:
+        time.sleep(0.001)
+        return 1.0
+
+    assert interleave({"a": turn}, 9, until=time.perf_counter()) == {"a": [1.0]}
+    assert interleave({"a": turn}, 9, until=math.inf) == {"a": [1.0] * 9}
+
+
+def test_medians_quartiles_and_slopes() -> None:
+    assert Spread.of([3.0]) == Spread(3.0, 3.0, 3.0)
+    assert Spread.of([5.0, 1.0, 3.0, 2.0, 4.0]) == Spread(3.0, 2.0, 4.0)
+    assert Spread(1.5, 1.25, 12345.0).text(",.2f") == "1.50 (1.25 to 12,345.00)"
+    assert ratio([2.0, 6.0, 8.0], [1.0, 2.0, 4.0]).median == 2.0
+    assert slope([1, 10, 100], [5, 50, 500]) == pytest.approx(1.0)
+    assert slope([1, 4, 16], [7, 14, 28]) == pytest.approx(0.5)
+
+
+def test_the_machine_is_named() -> None:
+    machine = this_machine(CPU)
+    assert machine.cpu
+    assert 1 <= machine.cores == cores()
+    for part in (machine.cpu, f"{machine.cores} cores", torch.__version__):
+        assert part in str(machine)
+
+
+@LINUX
+def test_memory_is_that_of_a_whole_tree() -> None:
+    before = tree_memory(os.getpid())
+    held = torch.ones(2**23)  # 32 MiB
+    after = tree_memory(os.getpid())
+    assert before is not None
+    assert after is not None
+    assert after - before > 0.9 * held.nbytes
+    assert (free_memory() or 0) > 0
+    assert tree_memory(2**30) is None
+
+
+# -- contestants -------------------------------------------------------------------------------------------
+
+
+def make_turn(size: int) -> Turn:
+    """A turn that takes memory, for a process of its own."""
+    if size < 0:
+        raise ValueError("no such size")
+    held = []
+
+    def turn() -> float:
+        held.append(torch.ones(size))
+        time.sleep(0.5)
+        if len(held) > 1:
+            os._exit(7)
+        return 0.25
+
+    return turn
+
+
+@LINUX
+def test_a_contestant_apart_tells_its_memory_and_its_end() -> None:
+    with Apart(make_turn, 2**23) as apart:
+        assert apart() == 0.25
+        assert apart.memory is not None
+        assert apart.memory > 0.9 * 2**25
+        with pytest.raises(RuntimeError, match="process ended with code 7"):
+            apart()
+
+
+def test_a_contestant_apart_tells_why_it_failed() -> None:
+    ours, theirs = multiprocessing.Pipe()
+    method = multiprocessing.get_start_method(allow_none=True)
+    _serve(theirs, make_turn, (-1,))
+    multiprocessing.set_start_method(method, force=True)
+    answers = [ours.recv(), ours.recv()]
+    assert answers[0][0] is True
+    assert answers[1][0] is False
+    assert "ValueError: no such size" in answers[1][1]
+
+
+def test_the_parts_with_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "native_bf16", lambda device: True)
+    monkeypatch.setattr(parts, "fit", lambda seconds, each, device: (4, 2))
+    now = time.perf_counter()
+    (training,) = parts.loops("small_resnet", BenchConfig(accelerator="cpu", workers=0), CPU, now)
+    assert training.part == "training small_resnet, batch size 4"
+    assert (training.what, training.beside) == ("tvlars", "DataLoader, 0 workers, float32")
+    (narrow,) = parts.precision("small_resnet", CPU, now)
+    assert (narrow.what, narrow.beside) == ("bf16, channels_last", "float32, channels_last")
+    assert {training.rounds, narrow.rounds} == {1}
+    assert training.value.median > 0
+    assert narrow.ratio.median > 0
+
+
+@pytest.mark.parametrize("rotation", [0.0, 15.0])
+@pytest.mark.parametrize("workers", [None, 0, 1])
+def test_loops_train_the_same_model_on_the_same_images(workers: int | None, rotation: float) -> None:
+    task = Task("small_resnet", 8, 4, 16, 1, rotation)
+    loop = LabLoop(task, "32-true") if workers is None else LoaderLoop(task, workers)
+    model = loop.bare_model if isinstance(loop, LabLoop) else loop.model
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    assert before.keys() == task.build_model().state_dict().keys()
+    assert all(torch.equal(value, before[name]) for name, value in task.build_model().state_dict().items())
+    assert loop() > 0
+    assert loop() > 0
+    state = model.state_dict()
+    assert state["bn.num_batches_tracked"] == 4  # two batches an epoch, and no test counts
+    assert not torch.equal(state["stem.weight"], before["stem.weight"])
+    if isinstance(loop, LabLoop):
+        assert (loop.epoch, loop.step, loop.config.rotation) == (3, 4, rotation)
+    else:
+        labels = [label for _, label in loop.loader.dataset]
+        assert labels == task.data().train_labels.tolist()
+        assert ("RandomRotation" in str(published_transform(task))) == bool(rotation)
+
+
+def test_an_optimizer_of_ones_own_takes_the_steps() -> None:
+    loop = LoaderLoop(TINY, 0, bf16=True, channels_last=True, make_optimizer=lambda m: torch.optim.SGD(m.parameters()))
+    total, correct = loop.epoch()
+    assert math.isfinite(total)
+    assert 0 <= correct <= 8
+    assert isinstance(loop.optimizer, torch.optim.SGD)
+
+
+def test_stems_of_resnet18() -> None:
+    kernels = {name: Task(name, 2, 2).build_model().conv1.kernel_size for name in throughput.MODELS[1:]}
+    assert kernels == {"resnet18": (3, 3), "resnet18-standard-stem": (7, 7)}
+
+
+@pytest.mark.parametrize("name", [*BESIDE, *set(BESIDE.values())])
+def test_optimizers_take_their_steps(name: str) -> None:
+    params = parameters([(3, 4), (5,)], CPU)
+    optimizer = make_optimizer(name, params)
+    assert OptimizerSteps(optimizer, CPU, 2)() > 0
+    moved = [next(x for x in optimizer.state[p].values() if x.shape == p.shape) for p in params]
+    assert all(x.abs().sum() > 0 for x in moved)
+
+
+def test_switches_change_gradients_by_rounding() -> None:
+    plain = TrainingSteps(TINY, Switches())
+    last, narrow = (TrainingSteps(TINY, s, 2) for s in (Switches(channels_last=True), Switches(bf16=True)))
+    assert plain.differs_from(plain) == (0.0, 0.0)
+    assert last.differs_from(plain)[0] < 1e-4  # of gradients less can be said: a ReLU may take the other side
+    assert all(0 < far < 0.5 for far in narrow.differs_from(plain))
+    assert all(steps() > 0 for steps in (plain, last, narrow))
+    assert plain.first_seconds > 0
+    assert str(Switches(True, True, True)) == "bf16, channels_last, compiled"
+
+
+# -- tvlars bench ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def measured() -> tuple[BenchResult, list[str]]:
+    said: list[str] = []
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    config = BenchConfig(seconds=5, accelerator="cpu", workers=0, shapes="squeezenet1_1", models=("small_resnet",))
+    result = bench(config, said.append)
+    torch.set_num_threads(threads)
+    return result, said
+
+
+def test_bench_measures_every_part(measured: tuple[BenchResult, list[str]]) -> None:
+    result, said = measured
+    names = [name for name, _, _ in parts._parts(BenchConfig(shapes="squeezenet1_1", models=("small_resnet",)), CPU)]
+    assert names == [
+        "optimizer step, squeezenet1_1",
+        "training small_resnet",
+        "precision, small_resnet",
+        "layer statistics, squeezenet1_1",
+    ]
+    for name in names:  # on a busy machine time may be too short for one
+        assert any(row.part.startswith(name) for row in result.rows) or any(n.startswith(name) for n in result.notes)
+    assert names[: len(said)] == [text.partition(" (")[0] for text in said]
+    assert {row.what for row in result.rows} >= {"TVLARS", "LARS", "LAMB"}
+    for row in result.rows:
+        for spread in (row.value, row.ratio):
+            assert 0 < spread.low <= spread.median <= spread.high < math.inf
+        assert row.rounds >= 1
+    assert result.seconds > 0
+
+
+def test_a_result_is_saved_and_printed(
+    measured: tuple[BenchResult, list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    result, _ = measured
+    assert BenchResult.from_json(result.to_json()) == result
+    result.notes.append("something: was left out")
+    result.print()
+    result.notes.pop()
+    printed = capsys.readouterr().out
+    assert str(result.machine) in printed
+    assert "note: something: was left out" in printed
+    for row in result.rows:
+        for cell in row.cells():
+            assert cell in printed
+
+
+def test_rows_say_which_way_a_ratio_goes() -> None:
+    times = {"ours": [1.0, 1.0], "theirs": [2.0, 4.0]}
+    slow = step_row("part", "theirs", "ours", times)
+    fast = speed_row("part", "ours", "theirs", times, 1200)
+    assert slow.cells() == ("theirs", "3,000.00 ms", "3.00 (2.50 to 3.50) x as long as", "ours")
+    assert fast.cells() == ("ours", "1,200 images/s", "3.00 (2.50 to 3.50) x as fast as", "theirs")
+    assert fast == Row("part", "ours", "theirs", IMAGES, Spread(1200, 1200, 1200), Spread(3, 2.5, 3.5), 2)
+
+
+def test_what_cannot_be_measured_is_said_and_the_rest_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> list[Row]:
+        raise RuntimeError("DataLoader worker is killed\nand more")
+
+    monkeypatch.setattr(parts, "native_bf16", lambda device: False)
+    monkeypatch.setattr(parts, "free_memory", lambda: 10**6)
+    monkeypatch.setattr(parts, "loops", broken)
+    config = BenchConfig(seconds=60, accelerator="cpu", shapes="squeezenet1_1", models=("small_resnet",))
+    monkeypatch.setattr(parts, "ROUNDS", 2)
+    result = bench(config)
+    assert [row.part for row in result.rows] == ["layer statistics, squeezenet1_1"] * 2
+    assert result.notes == [
+        "optimizer step, squeezenet1_1: takes 0.0 GiB of memory, of which 0.0 are free",
+        "training small_resnet could not be measured: DataLoader worker is killed",
+        "precision, small_resnet: bfloat16 is not native here, runs are in float32",
+    ]
+
+
+@pytest.mark.parametrize(("seconds", "each"), [(1.0, 1e-6), (1.0, 1e-3), (1.0, 0.1), (1.0, 0.5)])
+def test_work_is_made_to_fit_the_time(seconds: float, each: float) -> None:
+    batch_size, batches = parts.fit(seconds, each, CPU)
+    assert batch_size >= 2
+    assert batches >= 1
+    assert batch_size * batches * each <= seconds
+    assert batch_size * batches <= parts.EPOCH
+
+
+def test_no_image_fits() -> None:
+    with pytest.raises(parts.Skipped, match=r"an image takes 0\.6 s here"):
+        parts.fit(1.0, 0.6, CPU)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ("--seconds 4", "seconds must be from 5 to 3600, got 4"),
+        ("--seconds nan", "seconds must be from 5 to 3600, got nan"),
+        ("--seconds soon", "argument --seconds: must be a number, got 'soon'"),
+        ("--accelerator gpu", "accelerator must be one of auto, cpu, cuda, got 'gpu'"),
+        ("--workers -1", "workers must be an integer from 0 to 1024, got -1"),
+        ("--workers 1.5", "argument --workers: must be an integer, got '1.5'"),
+        ("--json nowhere/x.json", "json must be a file in a folder that exists, got 'nowhere/x.json'"),
+        ("--jsn x", "unknown argument '--jsn' of bench: did you mean --json?"),
+        ("now", "unknown argument 'now' of bench"),
+    ],
+)
+def test_bad_options_are_one_sentence(arguments: str, sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", *arguments.split()]) == 2
+    said = capsys.readouterr().err
+    assert sentence in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
+def test_a_device_that_is_not_there() -> None:
+    with pytest.raises(UsageError, match="torch finds no CUDA device"):
+        BenchConfig(accelerator="cuda")
+
+
+def test_the_command(
+    measured: tuple[BenchResult, list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    result, _ = measured
+    asked: list[BenchConfig] = []
+
+    def instead(config: BenchConfig, announce: Any) -> BenchResult:
+        asked.append(config)
+        announce("this and that (3 s)")
+        return result
+
+    monkeypatch.setattr("tvlars.lab.bench.bench", instead)
+    file = tmp_path / "found.json"
+    words = ["bench", "--seconds", "50", "--accelerator", "cpu", "--workers", "3", "--json", str(file)]
+    assert main(words) == 0
+    assert asked == [BenchConfig(seconds=50.0, accelerator="cpu", workers=3)]
+    assert BenchResult.from_json(file.read_text()) == result
+    printed = capsys.readouterr().out
+    assert "measuring this and that (3 s)" in printed
+    assert "x as long as" in printed
+    assert f"numbers: {file}" in printed
+
+
+# -- the scripts -------------------------------------------------------------------------------------------
+
+
+def run_script(module: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: str) -> Any:
+    """What a script of benchmarks/ writes to its JSON file."""
+    if hasattr(module, "Apart"):
+        monkeypatch.setattr(module, "Apart", Here)
+    file = tmp_path / "out.json"
+    monkeypatch.setattr(sys, "argv", ["script", "--device", "cpu", "--json", str(file), *words.split()])
+    module.main()
+    return json.loads(file.read_text())
+
+
+def test_throughput(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(throughput, "native_bf16", lambda device: True)
+    (tmp_path / "opt").mkdir()
+    (tmp_path / "opt" / "tvlars.py").write_text(PUBLISHED)
+    monkeypatch.setattr(torch, "compile", lambda model: model)
+    words = f"--models small_resnet --rounds 2 --images 8 --batch-size 4 --workers 0 --compile --published {tmp_path}"
+    found = run_script(throughput, monkeypatch, tmp_path, words)["small_resnet"]
+    assert (found["images"], found["batch_size"], found["rotation"]) == (8, 4, 15.0)
+    assert list(found["seconds"]) == [
+        "tvlars, as it comes (bf16)",
+        "tvlars, float32",
+        "tvlars, float32, compiled",
+        "DataLoader, 0 workers, float32",
+        "DataLoader, 0 workers, channels_last",
+        "DataLoader, 0 workers, bf16, channels_last",
+        "DataLoader, 0 workers, published TVLARS",
+    ]
+    assert all(len(seconds) == 2 and min(seconds) > 0 for seconds in found["seconds"].values())
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert len(lines) == 2 + 7
+    assert len({line.count("|") for line in lines}) == 1
+    assert lines[2].split("|")[3].strip() == lines[3].split("|")[4].strip() == "1.00 (1.00 to 1.00)"
+    assert all(line.endswith("| 2 |") for line in lines[2:])  # MiB
+
+
+PUBLISHED = """
+import torch
+
+
+class TVLARS(torch.optim.SGD):
+    def __init__(self, params, lr, weight_decay, weight_decay_filter, lars_adaptation_filter):
+        super().__init__(params, lr)
+
+    def step(self, unit_step_cnt):
+        assert unit_step_cnt == 2
+        super().step()
+"""
+"""Called as the published code is."""
+
+
+def test_switches_are_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch, "compile", lambda model: model)
+    words = "--switches --models small_resnet --rounds 2 --images 8 --batch-size 4"
+    found = run_script(throughput, monkeypatch, tmp_path, words)["small_resnet"]["seconds"]
+    assert len(found) == 8
+    assert {"float32, contiguous", "bf16, channels_last, compiled"} < set(found)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert lines[2].count("1.00 (1.00 to 1.00) | 0e+00 | 0e+00 |") == 1
+
+
+def test_folder_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(folder_speed, "ProcessPoolExecutor", ThreadPoolExecutor)
+    monkeypatch.setattr(folder_speed, "CANVAS", 600)
+    monkeypatch.setattr(folder_speed.decoded, "SHARE", 0.5)
+    folder = tmp_path / "jpegs"
+    words = f"--folder {folder} --count 20 --image-size 16 --batch-size 5 --workers 0 --epochs 2"
+    monkeypatch.setenv("TVLARS_CACHE", str(tmp_path / "cache"))
+    found = run_script(folder_speed, monkeypatch, tmp_path, words)
+    assert list(found) == ["reading", "training"]
+    for times in found.values():
+        assert list(times) == ["DataLoader", "memory", "mapped", "again"]
+        assert all(len(seconds) == 3 and min(seconds) > 0 for seconds in times.values())
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert len(lines) == 2 * (2 + 4)
+    assert len({line.count("|") for line in lines}) == 1
+    assert not list(tmp_path.glob("tvlars-decoded-*"))
+
+    images = sorted((folder / "train").rglob("*.jpg"))
+    assert len(images) == 20
+    content = images[3].read_bytes()
+    index = int(images[3].stem)
+    images[3].unlink()
+    folder_speed.write_image(folder, 20, index)
+    assert images[3].read_bytes() == content
+    with pytest.raises(SystemExit, match="--folder must be new, empty or one that this script has filled so"):
+        folder_speed.generate(folder, 30, 5)
+
+
+def test_scaling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(scaling, "WORK", 1.0)
+    monkeypatch.setattr(scaling, "free_memory", lambda: 10**6)
+    words = "--parameters 1e3 1e4 1e6 --tensors 10 100 --batch-sizes 4 8 --micro-batch-size 4 --rounds 2 --epochs 2"
+    monkeypatch.setattr(scaling, "TENSOR_PARAMETERS", 1000)
+    found = run_script(scaling, monkeypatch, tmp_path, words)
+    assert list(found["parameters"]) == list(BESIDE) == list(found["tensors"])
+    assert list(found["parameters"]["LAMB"]) == ["1000", "10000"]
+    assert list(found["batch-size"]) == ["4", "8"]
+    printed = capsys.readouterr().out
+    assert printed.count("skipped: takes 0.0 GiB of 0.0 GiB that are free") == 3
+    assert "epoch time ~ batch size^p: p = " in printed
+    assert "memory ~ batch size^p: p = 0.00" in printed
