@@ -15,8 +15,8 @@ import torch
 from tvlars.lab.bench.machine import tree_memory
 from tvlars.lab.bench.timing import Turn
 
-EVERY = 0.2
-"""Seconds between two looks at the memory of a process."""
+EVERY = 1.0
+"""Seconds between two looks at the memory of a process, each of which takes some milliseconds."""
 
 
 class Apart:
