@@ -27,7 +27,16 @@ from tvlars.lab.bench.apart import Apart, _serve
 from tvlars.lab.bench.loops import LabLoop, LoaderLoop, Task, published_transform
 from tvlars.lab.bench.machine import cores, free_memory, this_machine, tree_memory
 from tvlars.lab.bench.result import IMAGES, speed_row, step_row
-from tvlars.lab.bench.steps import BESIDE, OptimizerSteps, Switches, TrainingSteps, make_optimizer, parameters
+from tvlars.lab.bench.steps import (
+    ADAMW,
+    BESIDE,
+    SGD,
+    OptimizerSteps,
+    Switches,
+    TrainingSteps,
+    make_optimizer,
+    parameters,
+)
 from tvlars.lab.bench.timing import Spread, Turn, interleave, ratio, slope
 
 CPU = torch.device("cpu")
@@ -208,7 +217,7 @@ def test_stems_of_resnet18() -> None:
     assert kernels == {"resnet18": (3, 3), "resnet18-standard-stem": (7, 7)}
 
 
-@pytest.mark.parametrize("name", [*BESIDE, *set(BESIDE.values())])
+@pytest.mark.parametrize("name", [*BESIDE, SGD, ADAMW])
 def test_optimizers_take_their_steps(name: str) -> None:
     params = parameters([(3, 4), (5,)], CPU)
     optimizer = make_optimizer(name, params)
