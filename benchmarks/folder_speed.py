@@ -36,9 +36,10 @@ import torch
 from PIL import Image, ImageDraw
 from torchvision import datasets, transforms
 
+from tvlars._machine import faster_in_bf16
 from tvlars.lab.bench.apart import Apart
 from tvlars.lab.bench.loops import CLASSES, LabLoop, LoaderLoop, Task
-from tvlars.lab.bench.machine import cores, native_bf16, this_machine
+from tvlars.lab.bench.machine import cores, this_machine
 from tvlars.lab.bench.timing import Spread, Turn, interleave, per_second, ratio, say_rounds, timed
 from tvlars.lab.data import decoded, load_data
 
@@ -177,7 +178,7 @@ class Contestant:
         )
         dataset = datasets.ImageFolder(str(self.reading.folder / "train"), transform)
         # With the precision and memory format of ours: here it is the reading that is compared.
-        loop = LoaderLoop(task, self.reading.workers, native_bf16(self.device), channels_last=True, dataset=dataset)
+        loop = LoaderLoop(task, self.reading.workers, faster_in_bf16(self.device), channels_last=True, dataset=dataset)
 
         def batches() -> Iterator[Any]:
             for images, labels in loop.loader:

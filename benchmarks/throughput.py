@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from tvlars._machine import faster_in_bf16
 from tvlars.lab.bench.apart import Apart
 from tvlars.lab.bench.loops import LR, MODELS, WEIGHT_DECAY, LabLoop, LoaderLoop, Task
 from tvlars.lab.bench.machine import cores, native_bf16, this_machine
@@ -71,9 +72,10 @@ def main() -> None:
 def loops(task: Task, arguments: argparse.Namespace) -> dict[str, list[float]]:
     """Print the table of the loops; returns the seconds of every turn."""
     bf16 = native_bf16(torch.device(task.device))
-    makers: dict[str, tuple[Any, ...]] = {f"{OURS}, as it comes ({'bf16' if bf16 else 'float32'})": (LabLoop, task)}
+    comes, other = ("bf16", "float32") if faster_in_bf16(torch.device(task.device)) else ("float32", "bf16")
+    makers: dict[str, tuple[Any, ...]] = {f"{OURS}, as it comes ({comes})": (LabLoop, task)}
     if bf16:
-        makers[f"{OURS}, float32"] = (LabLoop, task, "32-true")
+        makers[f"{OURS}, {other}"] = (LabLoop, task, {"bf16": "bf16-mixed", "float32": "32-true"}[other])
     if arguments.compile:
         makers[f"{OURS}, float32, compiled"] = (LabLoop, task, "32-true", True)
     for workers in arguments.workers:

@@ -133,7 +133,7 @@ def test_kill_9_at_ten_random_moments(tmp_path: Path) -> None:
     config = TrainConfig(
         out=tmp_path / "whole",
         batch_size=512,
-        **{**QUICK, "epochs": 20, "checkpoint_every": "1-steps"},
+        **{**QUICK, "epochs": 40, "checkpoint_every": "1-steps"},
         resume=True,
     )
     whole = context.Process(target=run_quietly, args=(config,))
@@ -148,10 +148,10 @@ def test_kill_9_at_ten_random_moments(tmp_path: Path) -> None:
         while child.is_alive() and sorted(saved.glob("[0-9]*")) == before:
             time.sleep(0.002)
         time.sleep(moments.uniform(0, 0.1))
-        parts.append([path.name for path in saved.iterdir() if path.name.endswith(checkpoint.PART)])
         child.kill()
         child.join()
         assert child.exitcode == -signal.SIGKILL, "it finished before it was killed"
+        parts.append([path.name for path in saved.iterdir() if path.name.endswith(checkpoint.PART)])
     last = context.Process(target=run_quietly, args=(cut,))
     last.start()
     for process in (last, whole):

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from tvlars._machine import faster_in_bf16
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData
 from tvlars.lab.errors import UsageError
@@ -66,16 +67,15 @@ def micro_batches(config: TrainConfig, processes: int = 1) -> int:
 
 
 def choose_precision(config: TrainConfig) -> str:
-    """The precision of a run: ``auto`` is bf16-mixed where the device computes in bfloat16 natively."""
+    """The precision of a run: ``auto`` is bf16-mixed where that is expected to be faster than float32."""
     if config.precision == "16-mixed" and not (config.accelerator in ("auto", "cuda") and torch.cuda.is_available()):
         raise UsageError("precision must be bf16-mixed or 32-true without a CUDA device, got '16-mixed'")
     if config.precision != "auto":
         return config.precision
     on_cuda = config.accelerator in ("auto", "cuda") and torch.cuda.is_available()
-    if on_cuda:
-        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
     on_mps = config.accelerator in ("auto", "mps") and torch.backends.mps.is_available()
-    return "bf16-mixed" if not on_mps and torch.cpu._is_avx512_bf16_supported() else "32-true"
+    device = torch.device("cuda" if on_cuda else "mps" if on_mps else "cpu")
+    return "bf16-mixed" if faster_in_bf16(device) else "32-true"
 
 
 def device_name(device: torch.device) -> str:

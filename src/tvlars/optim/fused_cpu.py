@@ -16,6 +16,8 @@ a copy of βw it leaves r there.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -26,7 +28,7 @@ from tvlars.optim._paths import Observe
 SMALL = 16 * ROW
 """Elements up to which layers go through a kernel together."""
 CHUNK = 512 * ROW
-"""Elements of a large layer that two passes over it take at a time, so that the second finds them in the cache."""
+"""Elements that several passes take at a time, of a large layer or of small ones, so that they are in the cache."""
 
 
 def fused_lars(
@@ -54,16 +56,19 @@ def fused_lars(
 
     beta = -weight_decay if maximize else weight_decay  # the kernel turns g + beta w round where it ascends
     small, large = _by_size(params)
-    if small:
-        w, g, m = _cut(params, small), _cut(grads, small), _cut(momentum_buffers, small)
-        u = list(torch._foreach_add(g, w, alpha=beta)) if beta else g
+    scratch = torch.empty(CHUNK, dtype=params[0].dtype)
+    for some in _together(params, small):
+        w, g, m = _cut(params, some), _cut(grads, some), _cut(momentum_buffers, some)
+        u = _laid_out_like(w, scratch)
+        torch._foreach_copy_(u, g)
+        if beta:
+            torch._foreach_add_(u, w, alpha=beta)
         norms = _norms_of_small(w, u)
         q = [ratio(w_norm, u_norm) for w_norm, u_norm in norms]
-        u = list(torch._foreach_mul(u, q))
+        torch._foreach_mul_(u, q)
         if observe is not None:
-            observe(small, [w_norm for w_norm, _ in norms], q)
+            observe(some, [w_norm for w_norm, _ in norms], q)
         _sgd(w, u, m, lr, 0.0, momentum, nesterov=nesterov, maximize=maximize)
-    scratch = torch.empty(CHUNK if large else 0, dtype=params[0].dtype)
     for i in large:
         w_norm = _norm(params[i])
         q_i = ratio(w_norm, _norm_of_sum(params[i], w_norm, grads[i], beta))
@@ -119,31 +124,36 @@ def fused_lamb(
             maximize=maximize,
         )
 
-    small, large = _by_size(params) if layer_adaptation else (list(range(len(params))), [])
-    if small:
-        w = _cut(params, small)
-        r = [w_i.mul(weight_decay) if weight_decay else torch.zeros_like(w_i) for w_i in w]
-        advance(r, small)
+    small, large = _by_size(params)
+    scratch = torch.empty(max(CHUNK, *(w.numel() for w in params)), dtype=params[0].dtype)
+    for some in _together(params, small):
+        w = _cut(params, some)
+        r = _laid_out_like(w, scratch)
+        torch._foreach_zero_(r)
+        if weight_decay:
+            torch._foreach_add_(r, w, alpha=weight_decay)
+        advance(r, some)
         if layer_adaptation:
             norms = _norms_of_small(w, r)
             q = [_ratio(_clip(w_norm, norm_clip), r_norm, 1.0) for w_norm, r_norm in norms]
             torch._foreach_mul_(r, q)
             if observe is not None:
-                observe(small, [w_norm for w_norm, _ in norms], q)
+                observe(some, [w_norm for w_norm, _ in norms], q)
         _sgd(w, r, [], lr)
-    if large:
-        scratch = torch.empty(max(params[i].numel() for i in large), dtype=params[0].dtype)
     for i in large:
         w_i = in_memory_order(params[i])
         r_i = (
             torch.mul(w_i, weight_decay, out=scratch[: w_i.numel()]) if weight_decay else scratch[: w_i.numel()].zero_()
         )
-        # βw is in the cache just now, and w itself may not be; a tiny β would leave no digits in it.
-        w_norm = _norm(r_i) / weight_decay if weight_decay > 1e-12 else _norm(w_i)
+        q_i = 1.0
+        if layer_adaptation:
+            # βw is in the cache just now, and w itself may not be; a tiny β would leave no digits in it.
+            w_norm = _norm(r_i) / weight_decay if weight_decay > 1e-12 else _norm(w_i)
         advance([r_i], [i])
-        q_i = _ratio(_clip(w_norm, norm_clip), _norm(r_i), 1.0)
-        if observe is not None:
-            observe([i], [w_norm], [q_i])
+        if layer_adaptation:
+            q_i = _ratio(_clip(w_norm, norm_clip), _norm(r_i), 1.0)
+            if observe is not None:
+                observe([i], [w_norm], [q_i])
         w_i.add_(r_i, alpha=-lr * q_i)
 
 
@@ -181,6 +191,26 @@ def _by_size(params: list[Tensor]) -> tuple[list[int], list[int]]:
     for i, w in enumerate(params):
         (small if w.numel() <= SMALL else large).append(i)
     return small, large
+
+
+def _together(params: list[Tensor], small: list[int]) -> Iterator[list[int]]:
+    """Runs of small layers that have at most CHUNK elements."""
+    some: list[int] = []
+    size = 0
+    for i in small:
+        if size + params[i].numel() > CHUNK:
+            yield some
+            some, size = [], 0
+        some.append(i)
+        size += params[i].numel()
+    if some:
+        yield some
+
+
+def _laid_out_like(params: list[Tensor], scratch: Tensor) -> list[Tensor]:
+    """Parts of ``scratch`` in the shapes of ``params``: memory that is new in each step would cost page faults."""
+    ends = accumulate(w.numel() for w in params)
+    return [scratch.as_strided(w.shape, w.stride(), end - w.numel()) for w, end in zip(params, ends, strict=True)]
 
 
 def _cut(tensors: list[Tensor], indices: list[int]) -> list[Tensor]:

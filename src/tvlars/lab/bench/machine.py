@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
-PROC = Path("/proc")
+from tvlars._machine import PROC, cores, cpu_name, native_bf16
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ class Machine:
 def this_machine(device: torch.device) -> Machine:
     """This one, with ``device`` for the computing."""
     return Machine(
-        cpu=_cpu_name(),
+        cpu=cpu_name(),
         cores=cores(),
         threads=torch.get_num_threads(),
         torch=torch.__version__,
@@ -44,20 +42,6 @@ def this_machine(device: torch.device) -> Machine:
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         native_bf16=native_bf16(device),
     )
-
-
-def native_bf16(device: torch.device) -> bool:
-    """Whether the device computes in bfloat16 by itself, as the laboratory's ``precision="auto"`` asks."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(torch.cpu._is_avx512_bf16_supported())
-
-
-def cores() -> int:
-    """Those that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def free_memory() -> int | None:
@@ -95,11 +79,3 @@ def _tree(pid: int) -> list[int]:
     for each in found:  # grows while it is gone through
         found.extend(parents.get(each, []))
     return found
-
-
-def _cpu_name() -> str:
-    with suppress(OSError):
-        for line in (PROC / "cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

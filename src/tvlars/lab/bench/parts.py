@@ -79,7 +79,7 @@ class BenchConfig:
 
 
 def bench(config: BenchConfig, announce: Callable[[str], None] | None = None) -> BenchResult:
-    """Measure all parts; ``announce`` is told which one begins, and how long it has."""
+    """Measure all parts that ``config`` asks for; ``announce`` is told which one begins, and how long it has."""
     begin = time.perf_counter()
     device = config.device()
     result = BenchResult(this_machine(device), __version__)
