@@ -1,5 +1,6 @@
 """tvlars: layer-wise optimizers for large-batch training (TVLARS, LARS, LAMB) and what belongs to them."""
 
+from tvlars.convert import Conversion, convert
 from tvlars.doctor import Finding, Findings, check
 from tvlars.groups import LayerGroups, layer_groups
 from tvlars.optim import LAMB, LARS, TVLARS
@@ -12,6 +13,7 @@ __all__ = [
     "LAMB",
     "LARS",
     "TVLARS",
+    "Conversion",
     "Finding",
     "Findings",
     "LayerGroups",
@@ -19,6 +21,7 @@ __all__ = [
     "SigmoidDecayLR",
     "WarmupCosineLR",
     "check",
+    "convert",
     "layer_groups",
     "plan",
     "scale_lr",

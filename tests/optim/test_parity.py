@@ -6,13 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from tests.conftest import PATHS
 from tvlars import LAMB, LARS, TVLARS
+
+np = pytest.importorskip("numpy", reason="numpy is not installed")
 
 DATA = Path(__file__).parent.parent / "data"
 CASES: dict[str, dict[str, Any]] = json.loads((DATA / "published.json").read_text())

@@ -128,9 +128,7 @@ class TrainConfig:
     crop_padding: int | None = option(None, "pixels of padding for random crops (default: image size / 12)")
     rotation: float = option(0.0, "degrees that images are turned by at most, either way")
     micro_batch_size: int = option(1024, "samples per forward pass at most; larger batches are accumulated")
-    precision: str = option(
-        "auto", "one of " + ", ".join(PRECISIONS) + "; auto is bf16-mixed where that is faster"
-    )
+    precision: str = option("auto", "one of " + ", ".join(PRECISIONS) + "; auto is bf16-mixed where that is faster")
     accelerator: str = option("auto", "one of " + ", ".join(ACCELERATORS))
     compile: bool = option(False, "compile the model with torch.compile")
     tensorboard: bool = option(False, "write TensorBoard logs into the run folder too")

@@ -11,8 +11,9 @@ import torch
 from torchvision import models
 
 from tvlars import __version__
+from tvlars._machine import cores, native_bf16
 from tvlars.lab.bench.loops import LabLoop, LoaderLoop, Task
-from tvlars.lab.bench.machine import cores, free_memory, native_bf16, this_machine
+from tvlars.lab.bench.machine import free_memory, this_machine
 from tvlars.lab.bench.result import BenchResult, Row, speed_row, step_row
 from tvlars.lab.bench.steps import (
     ADAMW,

@@ -1,0 +1,115 @@
+"""From the optimizer of another library to ours: the settings that give the same trajectory, or why none does.
+
+One file a library says what its optimizers compute; ``_sums`` holds the form of LARS that most of them share.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvlars._checks import check_flag
+from tvlars.convert._conversion import Conversion, constructor_arguments, group_options
+from tvlars.convert._groups import Parameters, ours_of_each, probes
+from tvlars.convert._optax import CLASSES as OPTAX
+from tvlars.convert._optax import check_masks
+from tvlars.convert._others import APEX_LARC, LIGHTLY, PYTORCH_OPTIMIZER, SOLO_LEARN, unwrap_sgd
+from tvlars.convert._published import CLASSES as PUBLISHED
+from tvlars.convert._recipe import Recipe, unknown
+from tvlars.convert._timm import CLASSES as TIMM
+from tvlars.convert._timm import by_name
+
+__all__ = ["Conversion", "convert"]
+
+SEVERAL = {"optax": OPTAX, "published": PUBLISHED, "timm": TIMM}
+ONE = {
+    "apex-larc": APEX_LARC,
+    "lightly": LIGHTLY,
+    "pytorch-optimizer": PYTORCH_OPTIMIZER,
+    "solo-learn": SOLO_LEARN,
+}
+SOURCES = sorted([*SEVERAL, *ONE])
+
+
+def convert(source: str, *, strict: bool = False, **theirs: Any) -> Conversion:
+    """Arguments and groups of ours for an optimizer of another library, written as its users write it.
+
+    What comes back is the nearest that we have. ``exact`` says whether its trajectory is theirs to rounding;
+    where it is not, ``differences`` say exactly why.
+
+    Args:
+        source: "timm", "lightly", "apex-larc", "solo-learn", "optax", "pytorch-optimizer", or "published" for the
+            code of the TVLARS paper's authors.
+        strict: raise where no setting of ours gives the same trajectory. Default False.
+        **theirs: their arguments by their names; what is left out has their default. Beside these:
+
+            - ``optimizer``: which one, where a library has several: "lars" (the default; for "published" it is
+              "tvlars") or "lamb". For "apex-larc" the ``torch.optim.SGD`` that LARC wraps; SGD's own arguments
+              are taken as well, without it.
+            - ``opt``: for timm, a name of its ``create_optimizer_v2``, with that function's arguments.
+            - ``params``: what their constructor takes first: a model, parameters, or groups with options of
+              their own. Needed for such groups, and for optax's masks where they are not True or False: dictionaries
+              by parameter name, or functions of such a dictionary. Else optional.
+
+    Raises:
+        ValueError: a source or an argument is unknown, missing or out of its range, nothing of ours is near, or
+            ``strict`` and there are differences.
+
+    Example:
+        >>> conversion = convert("timm", opt="nlars", lr=4.8, weight_decay=1e-6)
+        >>> print(conversion)
+        >>> optimizer = conversion.build(model)
+    """
+    check_flag("strict", strict)
+    recipe, arguments = _recipe(source, dict(theirs))
+    params = arguments.pop("params", None)
+    options = recipe.complete(arguments)
+    given = None if params is None else Parameters.of(params)
+
+    asked = probes() if given is None else given
+    each = [
+        (p.ndim, ours)
+        for entry in asked.entries
+        for (_, p), ours in zip(entry.named, ours_of_each(recipe, options, asked, entry), strict=True)
+    ]
+    weights = next((ours for ndim, ours in each if ndim > 1), each[0][1])
+    biases = next((ours for ndim, ours in each if ndim <= 1), weights)
+    defaults = constructor_arguments(weights.options)
+    differences = {why.sentence: why.size for _, ours in each for why in ours.differences}
+    rate = options.get("learning_rate")
+    conversion = Conversion(
+        theirs=recipe.title,
+        optimizer=recipe.optimizer,
+        arguments=defaults,
+        weights=group_options(weights.options, defaults),
+        biases=group_options(biases.options, defaults),
+        differences=tuple(differences),
+        tolerance=max(differences.values(), default=0.0),
+        notes=tuple(dict.fromkeys(note for _, ours in each for note in ours.notes)),
+        lr_schedule=(lambda step: float(rate(step))) if callable(rate) else None,
+        _recipe=recipe,
+        _options=options,
+        _params=given,
+    )
+    if strict and not conversion.exact:
+        raise ValueError(f"no setting of {recipe.optimizer.__name__} gives {recipe.title}: {' '.join(differences)}")
+    return conversion
+
+
+def _recipe(source: str, arguments: dict[str, Any]) -> tuple[Recipe, dict[str, Any]]:
+    """What ``source`` and the choice of an optimizer name, and the arguments that are left."""
+    if source == "apex-larc":
+        return APEX_LARC, unwrap_sgd(arguments)
+    if source in ONE:
+        return ONE[source], arguments
+    if source not in SEVERAL:
+        raise unknown("source", source, SOURCES)
+    if source == "timm" and "opt" in arguments:
+        if "optimizer" in arguments:
+            raise ValueError("optimizer must not be given beside opt, which is create_optimizer_v2's name for one")
+        return by_name(str(arguments.pop("opt")), arguments)
+    if source == "optax":
+        check_masks(arguments)
+    name = str(arguments.pop("optimizer", "tvlars" if source == "published" else "lars"))
+    if name not in SEVERAL[source]:
+        raise unknown(f"optimizer of {source}", name, SEVERAL[source])
+    return SEVERAL[source][name], arguments

@@ -1,0 +1,89 @@
+"""Parameters as users hand them over, and what each of them gets under a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tvlars.convert._recipe import Given, Options, Recipe, Translation
+
+Named = Sequence[tuple[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Parameters that were given together; ``extras`` are what a group says beside."""
+
+    named: Named
+    extras: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """A model, parameters, named parameters, or groups of theirs, taken apart once."""
+
+    entries: list[Entry]
+    model: nn.Module | None = None
+    grouped: bool = False
+
+    @classmethod
+    def of(cls, params: Any) -> Parameters:
+        """Take ``params`` apart; of a model, what is trained.
+
+        Raises:
+            ValueError: it holds no parameter, or something else.
+        """
+        if isinstance(params, nn.Module):
+            named = [(name, p) for name, p in params.named_parameters() if p.requires_grad]
+            result = cls([Entry(named)], model=params)
+        elif isinstance(params, Iterable) and not isinstance(params, (Tensor, Mapping, str)):
+            items = list(params)
+            if items and all(isinstance(item, Mapping) and "params" in item for item in items):
+                result = cls([_entry(item) for item in items], grouped=True)
+            else:
+                result = cls([Entry([_pair(item) for item in items])])
+        else:
+            raise ValueError(f"params must be a model, parameters or parameter groups, got {type(params).__name__}")
+        if not any(entry.named for entry in result.entries):
+            raise ValueError("params must hold a parameter to train, got none")
+        return result
+
+    @property
+    def all(self) -> Named:
+        return [pair for entry in self.entries for pair in entry.named]
+
+
+def probes() -> Parameters:
+    """A weight and a bias, to ask a rule what it does with them."""
+    with torch.device("cpu"):
+        return Parameters([Entry([("layer.weight", torch.zeros(1, 1)), ("layer.bias", torch.zeros(1))])])
+
+
+def ours_of_each(recipe: Recipe, options: Options, params: Parameters, entry: Entry) -> list[Translation]:
+    """What every parameter of ``entry`` gets here.
+
+    Raises:
+        ValueError: an option is out of its range.
+    """
+    theirs = {**options, **{name: value for name, value in entry.extras.items() if name in recipe.defaults}}
+    given = Given(entry.named, params.model, params.grouped)
+    return [recipe.translate(one) for one in recipe.rule(theirs, given)]
+
+
+def _entry(group: Mapping[str, Any]) -> Entry:
+    params = group["params"]
+    items = [params] if isinstance(params, Tensor) else list(params)
+    names = group.get("param_names")
+    named = [_pair(item) for item in (zip(names, items, strict=True) if names else items)]
+    return Entry(named, {name: value for name, value in group.items() if name not in ("params", "param_names")})
+
+
+def _pair(item: Any) -> tuple[str, Tensor]:
+    name, p = item if isinstance(item, tuple) and len(item) == 2 else ("", item)
+    if not isinstance(name, str) or not isinstance(p, Tensor):
+        raise ValueError(f"params must hold tensors or (name, tensor) pairs, got {type(item).__name__}")
+    return name, p

@@ -1,0 +1,156 @@
+"""LARS as lightly, apex (LARC around SGD), solo-learn and pytorch-optimizer have it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from tvlars._checks import check_flag
+from tvlars.convert._recipe import REQUIRED, Given, Options, Recipe, Translation, check_momentum
+from tvlars.convert._sums import SumOfNorms
+from tvlars.optim import LARS
+
+
+def _lightly(theirs: Options) -> Translation:
+    check_momentum("lightly", theirs)
+    adapted = theirs["weight_decay"] != 0
+    return SumOfNorms("lightly", theirs, "trust_coefficient", adapted).translate()
+
+
+LIGHTLY = Recipe(
+    title="lightly LARS",
+    optimizer=LARS,
+    defaults=dict(
+        lr=REQUIRED,
+        momentum=0,
+        dampening=0,
+        weight_decay=0,
+        nesterov=False,
+        trust_coefficient=0.001,
+        eps=1e-8,
+    ),
+    translate=_lightly,
+)
+
+
+def _solo_learn(theirs: Options) -> Translation:
+    check_momentum("solo-learn", theirs)
+    return SumOfNorms("solo-learn", theirs, "eta", theirs["layer_adaptation"], clip="clip_lr").translate()
+
+
+def _solo_learn_rule(theirs: Options, given: Given) -> list[Options]:
+    check_flag("exclude_bias_n_norm", theirs["exclude_bias_n_norm"])
+    return [
+        _unadapted(theirs) if p.ndim == 1 and theirs["exclude_bias_n_norm"] else {**theirs, "layer_adaptation": True}
+        for _, p in given.named
+    ]
+
+
+SOLO_LEARN = Recipe(
+    title="solo-learn LARS",
+    optimizer=LARS,
+    defaults=dict(
+        lr=REQUIRED,
+        momentum=0,
+        dampening=0,
+        weight_decay=0,
+        nesterov=False,
+        eta=1e-3,
+        eps=1e-8,
+        clip_lr=False,
+        exclude_bias_n_norm=False,
+    ),
+    translate=_solo_learn,
+    rule=_solo_learn_rule,
+)
+
+
+def _apex(theirs: Options) -> Translation:
+    check_momentum("torch's SGD", theirs)
+    return SumOfNorms(
+        "apex", theirs, "trust_coefficient", adapted=True, clip="clip", decays_before_it_turns=True
+    ).translate()
+
+
+APEX_LARC = Recipe(
+    title="apex LARC around SGD",
+    optimizer=LARS,
+    defaults=dict(
+        trust_coefficient=0.02,
+        clip=True,
+        eps=1e-8,
+        lr=1e-3,
+        momentum=0,
+        dampening=0,
+        weight_decay=0,
+        nesterov=False,
+        maximize=False,
+        foreach=None,
+        differentiable=False,
+        fused=None,
+    ),
+    translate=_apex,
+)
+"""LARC's own arguments, and those of the SGD in it."""
+
+
+def unwrap_sgd(arguments: dict[str, Any]) -> dict[str, Any]:
+    """LARC's arguments with the SGD in them taken apart into its options and groups.
+
+    Raises:
+        ValueError: what LARC wraps is not SGD, or options of it are given twice.
+    """
+    if "optimizer" not in arguments:
+        return arguments
+    arguments = dict(arguments)
+    inner = arguments.pop("optimizer")
+    if type(inner) is not torch.optim.SGD:
+        what = inner if isinstance(inner, str) else type(inner).__name__
+        raise ValueError(
+            f"optimizer must be a torch.optim.SGD, since LARS has the trust ratio of LARC in SGD's update, got {what}"
+        )
+    twice = sorted(set(arguments) & {"params", *inner.defaults})
+    if twice:
+        raise ValueError(f"{twice[0]} must not be given beside optimizer, which has it")
+    options = {name: value for name, value in inner.defaults.items() if name in APEX_LARC.defaults}
+    return {**arguments, **options, "params": inner.param_groups}
+
+
+def _pytorch_optimizer(theirs: Options) -> Translation:
+    check_momentum("pytorch-optimizer", theirs, refuses_nesterov=False)
+    check_flag("maximize", theirs["maximize"])
+    return SumOfNorms(
+        "pytorch-optimizer",
+        theirs,
+        "trust_coefficient",
+        theirs["layer_adaptation"],
+        at_zero_gradient=None,
+        buffer_from_zeros=True,
+    ).translate()
+
+
+def _pytorch_optimizer_rule(theirs: Options, given: Given) -> list[Options]:
+    return [{**theirs, "layer_adaptation": True} if p.ndim > 1 else _unadapted(theirs) for _, p in given.named]
+
+
+PYTORCH_OPTIMIZER = Recipe(
+    title="pytorch-optimizer LARS",
+    optimizer=LARS,
+    defaults=dict(
+        lr=1e-3,
+        weight_decay=0.0,
+        momentum=0.9,
+        dampening=0.0,
+        trust_coefficient=1e-3,
+        nesterov=False,
+        foreach=None,
+        maximize=False,
+    ),
+    translate=_pytorch_optimizer,
+    rule=_pytorch_optimizer_rule,
+)
+
+
+def _unadapted(theirs: Options) -> Options:
+    return {**theirs, "layer_adaptation": False, "weight_decay": 0.0}
