@@ -1,0 +1,21 @@
+"""TVLARS, LARS and LAMB for JAX, as optax gradient transformations. Needs the extra: ``pip install 'tvlars[jax]'``.
+
+The rules, the names of the arguments and the defaults are those of :class:`tvlars.TVLARS`, :class:`tvlars.LARS` and
+:class:`tvlars.LAMB`; what was a parameter group there is a ``mask`` here.
+"""
+
+try:
+    import jax as _jax  # noqa: F401
+    import optax as _optax  # noqa: F401
+except ModuleNotFoundError as error:
+    if error.name not in ("jax", "jaxlib", "optax"):
+        raise
+    raise ImportError(f"tvlars.jax needs {error.name}: pip install 'tvlars[jax]'") from error
+
+from tvlars.jax._lamb import lamb
+from tvlars.jax._lars import lars
+from tvlars.jax._masks import layer_mask
+from tvlars.jax._schedule import sigmoid_decay
+from tvlars.jax._tvlars import tvlars
+
+__all__ = ["lamb", "lars", "layer_mask", "sigmoid_decay", "tvlars"]

@@ -1,0 +1,51 @@
+"""φ(t) of TVLARS as an optax schedule."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from tvlars.jax._types import Scalar, Schedule, check_number
+
+
+def sigmoid_decay(
+    delay_factor: Scalar, delay: Scalar, alpha: Scalar = 1.0, gamma_min: Scalar = 0.0, *, scale: Scalar = 1.0
+) -> Schedule:
+    r"""The factor of TVLARS: high from the first step, held until the delay, then decaying to a floor.
+
+    .. math:: \varphi(t) = \frac{1}{\alpha + \exp(\lambda (t - d_e))} + \gamma_{min}
+
+    As a learning rate it makes any optax optimizer time-varying: ``optax.sgd(sigmoid_decay(0.03, 98, scale=0.1))``.
+
+    Args:
+        delay_factor: λ >= 0 (1/step), how steep the decay is. At 0 the factor is constant.
+        delay: d_e >= 0 (steps). With ``alpha=1`` the factor is at half its start here.
+        alpha: α > 0, bounds the factor above by 1/α + γ_min. Default 1.0.
+        gamma_min: γ_min >= 0, the floor. Default 0.0. The paper takes batch size / base batch size * 1e-3.
+        scale: >= 0, multiplies φ; the peak learning rate, say. Default 1.0.
+
+    Returns:
+        A function from optax's count, which is 0 at the first step, to scale * φ(count + 1): t is 1 at the first step,
+        as in :func:`tvlars.sigmoid_decay`. The count may be a number or an integer array of any shape; the value is a
+        float32 array of that shape (float64 where JAX has 64 bits enabled).
+
+    Raises:
+        ValueError: a value is out of its range, NaN or infinite.
+
+    Source: Do et al., arXiv 2309.14053, the time-varying component of TVLARS.
+    """
+    check_number("delay_factor", delay_factor, unit="1/step")
+    check_number("delay", delay, unit="steps")
+    check_number("alpha", alpha, open_low=True)
+    check_number("gamma_min", gamma_min)
+    check_number("scale", scale)
+
+    def schedule(count: Any) -> jax.Array:
+        t = jnp.asarray(count, dtype=float) + 1.0
+        # 1 / (α + e^x) = σ(log α - x) / α, which overflows neither itself nor in its derivative.
+        phi = jax.nn.sigmoid(jnp.log(alpha) - delay_factor * (t - delay)) / alpha + gamma_min
+        return scale * phi
+
+    return schedule

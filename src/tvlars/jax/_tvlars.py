@@ -1,0 +1,93 @@
+"""TVLARS as an optax gradient transformation."""
+
+from __future__ import annotations
+
+import optax
+
+from tvlars._checks import check_choice
+from tvlars.jax._lars import check_lars, lars_chain
+from tvlars.jax._masks import check_mask
+from tvlars.jax._schedule import sigmoid_decay
+from tvlars.jax._types import Mask, Scalar, Schedule
+
+
+def tvlars(
+    learning_rate: Scalar | Schedule,
+    *,
+    momentum: Scalar = 0.9,
+    weight_decay: Scalar = 0.0,
+    trust_coefficient: Scalar = 1e-3,
+    nesterov: bool = False,
+    norm_clip: Scalar | None = None,
+    delay_factor: Scalar = 0.01,
+    delay: Scalar = 500.0,
+    alpha: Scalar = 1.0,
+    gamma_min: Scalar = 0.0,
+    phi_scope: str = "all",
+    mask: Mask | None = None,
+    weight_decay_mask: Mask | None = None,
+    bias_norm_lr_scale: Scalar = 1.0,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Time-varying LARS; the same update as :class:`tvlars.TVLARS`.
+
+    At step t (1 at the first), for each array w ("layer") with gradient g:
+
+    .. math::
+        \varphi(t) &= \frac{1}{\alpha + \exp(\lambda (t - d_e))} + \gamma_{min} \\
+        u &= g + \beta w \\
+        q &= \eta \, \lVert w \rVert / \lVert u \rVert \\
+        m &\leftarrow \mu m + q u \\
+        w &\leftarrow w - lr \; \varphi(t) \; m
+
+    q = 1 where ‖w‖ = 0 or ‖u‖ = 0, and where the mask is False. With ``nesterov``, w ← w − lr φ(t) (q u + μ m). t is
+    optax's count, plus 1; it is kept in the state and goes with it into checkpoints. Dtypes, sharded arrays and leaves
+    without a gradient are as for :func:`tvlars.jax.lars`.
+
+    Args:
+        learning_rate, momentum, weight_decay, trust_coefficient, nesterov, norm_clip, mask, weight_decay_mask,
+            bias_norm_lr_scale: as for :func:`tvlars.jax.lars`.
+        delay_factor: λ >= 0 (1/step), the slope of the decay. Default 0.01.
+        delay: d_e >= 0 (steps), where φ - γ_min is at half of its bound if alpha is 1. Default 500.
+        alpha: α > 0; φ is at most 1/α + γ_min. Default 1.0.
+        gamma_min: γ_min >= 0, the floor that φ ends at. Default 0.0.
+        phi_scope: ``"all"`` (default), as above: φ multiplies the learning rate of every parameter. ``"ratio"``, as the
+            authors' code does: φ multiplies the trust ratio, q = η φ(t) ‖w‖ / ‖u‖, enters the momentum, and does not
+            act where q is 1.
+
+    :func:`tvlars.plan` gives the learning rate and the four numbers of φ for a run, see docs/jax.md.
+
+    Returns:
+        A gradient transformation. ``update(gradients, state, params)`` needs ``params``.
+
+    Raises:
+        ValueError: an argument is out of its range, NaN or infinite, or two contradict; in ``update``, there are no
+            ``params``.
+        TypeError: in ``init``, a parameter is complex.
+
+    Source: Do et al., "Revisiting LARS for Large Batch Training Generalization of Neural Networks", arXiv 2309.14053.
+    The published code is ``momentum=0.9, weight_decay=5e-4, delay=0, alpha=0.1, gamma_min=0.0, norm_clip=10.0,
+    phi_scope="ratio"``.
+
+    Example:
+        >>> optimizer = tvlars(32.0, delay_factor=0.03, delay=98, mask=layer_mask, bias_norm_lr_scale=0.03)
+    """
+    check_lars(learning_rate, momentum, weight_decay, trust_coefficient, nesterov, norm_clip)
+    check_choice("phi_scope", phi_scope, ("all", "ratio"))
+    check_mask(mask, bias_norm_lr_scale, learning_rate)
+    phi = sigmoid_decay(delay_factor, delay, alpha, gamma_min)
+    on_rate = phi_scope == "all"
+    return lars_chain(
+        _product(learning_rate, phi) if on_rate else learning_rate,
+        trust_coefficient if on_rate else _product(trust_coefficient, phi),
+        momentum=momentum,
+        weight_decay=weight_decay,
+        nesterov=nesterov,
+        norm_clip=norm_clip,
+        mask=mask,
+        weight_decay_mask=weight_decay_mask,
+        bias_norm_lr_scale=bias_norm_lr_scale,
+    )
+
+
+def _product(value: Scalar | Schedule, phi: Schedule) -> Schedule:
+    return lambda count: (value(count) if callable(value) else value) * phi(count)

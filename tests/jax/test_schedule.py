@@ -1,0 +1,55 @@
+"""sigmoid_decay as an optax schedule."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import tvlars
+from tvlars.jax import sigmoid_decay
+
+
+@pytest.mark.parametrize(
+    "shape", [(0.03, 98.0, 1.0, 0.0), (0.4, 4, 0.1, 0.05), (0.0, 0, 2.0, 0.0), (5.0, 20.5, 1.0, 0.01)]
+)
+def test_is_phi_of_the_count_plus_one(shape: tuple[float, float, float, float]) -> None:
+    schedule = sigmoid_decay(*shape)
+    for count in (0, 1, 3, 20, 97, 150):
+        assert float(schedule(count)) == pytest.approx(tvlars.sigmoid_decay(float(count + 1), *shape), rel=2e-6)
+
+
+def test_no_count_overflows_and_counts_may_be_traced_or_many() -> None:
+    schedule = sigmoid_decay(10.0, 5, gamma_min=0.001)
+    counts = jnp.array([0, 10, 10**6, 2**31 - 1])
+    values = jax.jit(schedule)(counts)
+    assert values.shape == (4,)
+    np.testing.assert_allclose(values[2:], 0.001)
+    assert float(jax.grad(lambda c: schedule(c))(1e6)) == 0.0
+
+
+def test_scale_makes_it_the_learning_rate_of_any_optax_optimizer() -> None:
+    optimizer = optax.sgd(sigmoid_decay(0.5, 3, scale=0.1))
+    state = optimizer.init(jnp.ones(2))
+    for t in (1, 2, 3):
+        update, state = optimizer.update(jnp.ones(2), state)
+        np.testing.assert_allclose(update, -0.1 * tvlars.sigmoid_decay(float(t), 0.5, 3), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(delay_factor=-0.1), r"delay_factor must be >= 0 \(1/step\), got -0.1"),
+        (dict(delay=float("nan")), r"delay must be >= 0 \(steps\), got nan"),
+        (dict(alpha=0.0), r"alpha must be > 0, got 0.0"),
+        (dict(gamma_min=-1), r"gamma_min must be >= 0, got -1"),
+        (dict(scale=float("inf")), r"scale must be >= 0, got inf"),
+    ],
+)
+def test_bad_values_are_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        sigmoid_decay(**{**dict(delay_factor=0.1, delay=5), **changes})
