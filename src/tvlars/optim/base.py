@@ -18,6 +18,7 @@ from torch.optim.optimizer import Optimizer, ParamsT, _use_grad_for_differentiab
 
 from tvlars._checks import check_flag, check_number
 from tvlars.optim import _triton
+from tvlars.optim._deepspeed import refuse_flat_group
 from tvlars.optim._fsdp1 import refuse_flat_parameters
 from tvlars.optim._named_state import reorder_by_name
 from tvlars.optim._norms import PLAIN, Layout, Tensors, laid_out_like
@@ -219,7 +220,8 @@ class LayerwiseOptimizer(Optimizer, ABC):
         Raises:
             RuntimeError: a gradient is sparse, or scaled where not all groups are fused on a CUDA device (no parameter
                 has been changed then); a CUDA graph captures the step, and a group has ``capturable=False``.
-            ValueError: in the first step, where FSDP1 has flattened the model since the optimizer was made.
+            ValueError: in the first step, where FSDP1 or DeepSpeed's ZeRO has flattened the model since the optimizer
+                was made.
         """
         loss = None
         if closure is not None:
@@ -231,10 +233,11 @@ class LayerwiseOptimizer(Optimizer, ABC):
             params = [p for p in group["params"] if p.grad is not None]
             if params:
                 work.append((group, params, [p.grad for p in params]))
-        for _, params, grads in work:
+        for group, params, grads in work:
             self._refuse_sparse(params, grads)
             if not self.state:  # in the first step alone, since it is a look at every layer
                 refuse_flat_parameters(type(self).__name__, params)
+                refuse_flat_group(type(self).__name__, group)
         scale = getattr(self, "grad_scale", None)
         if scale is not None or self._skips_on_device:
             self._refuse_scaled([p for _, params, _ in work for p in params])

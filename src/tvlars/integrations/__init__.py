@@ -1,0 +1,1 @@
+"""What other frameworks need to find our optimizers by name; one file a framework, imported by whoever uses it."""

@@ -1,0 +1,115 @@
+"""The optimizers in timm's registry, for ``create_optimizer_v2`` and for its training script.
+
+    from tvlars.integrations.timm import register
+
+    register()
+    optimizer = timm.optim.create_optimizer_v2(model, "tvlars", lr=16.0, weight_decay=1e-4, bias_norm_lr_scale=0.03)
+
+timm's ``train.py``, as it is, with the names known to it, and without a schedule besides φ:
+
+    python -m tvlars.integrations.timm train.py --opt tvlars --lr 16 --weight-decay 1e-4 \\
+        --sched constant --warmup-epochs 0 --opt-kwargs delay_factor=0.003 delay=5000 bias_norm_lr_scale=0.03 ...
+"""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+from timm.optim._optim_factory import OptimInfo, default_registry
+from torch import Tensor
+from torch.optim import Optimizer
+
+from tvlars._checks import check_number
+from tvlars.optim import LAMB, LARS, TVLARS
+
+Groups = list[dict[str, Any]]
+
+NAMES: dict[str, tuple[type[Optimizer], str]] = {
+    "tvlars": (TVLARS, "Time-varying LARS: no warm-up, the learning rate decays along a sigmoid (tvlars)"),
+    "tvlars-lars": (LARS, "Layer-wise adaptive rate scaling, as in Barlow Twins (tvlars)"),
+    "tvlars-lamb": (LAMB, "Layer-wise adaptive moments (tvlars)"),
+}
+"""What :func:`register` adds. timm's own "lars" and "lamb" stay what they are: other variants of the two."""
+
+
+def register() -> None:
+    """Make "tvlars", "tvlars-lars" and "tvlars-lamb" known to timm's registry. Calling it again changes nothing.
+
+    timm makes groups by weight decay and knows no ``layer_adaptation``, so that these names divide what they are given:
+    tensors of fewer than two dimensions (biases, norms) get ``layer_adaptation=False`` and, with
+    ``bias_norm_lr_scale`` (default 1.0), a smaller learning rate. A group that states ``layer_adaptation`` itself is
+    left alone. To divide by module type instead, give the factory
+    ``param_group_fn=lambda model: layer_groups(model, weight_decay, lr, bias_norm_lr_scale)``.
+    """
+    known = default_registry.list_optimizers()
+    for name, (cls, description) in NAMES.items():
+        if name not in known:
+            default_registry.register(
+                OptimInfo(
+                    name=name,
+                    opt_class=cast(
+                        Any, partial(_create, cls)
+                    ),  # timm's annotation wants a class, timm itself a callable
+                    description=description,
+                    has_eps=cls is LAMB,
+                    has_betas=cls is LAMB,
+                    has_momentum=cls is not LAMB,
+                )
+            )
+
+
+def _create(
+    cls: type[Optimizer], params: Iterable[Any], *, bias_norm_lr_scale: float = 1.0, **arguments: Any
+) -> Optimizer:
+    return cls(_by_dimensions(params, arguments.get("lr"), bias_norm_lr_scale), **arguments)
+
+
+def _by_dimensions(params: Iterable[Any], lr: float | Tensor | None, bias_norm_lr_scale: float) -> Groups:
+    """The groups of ``params``, each divided into what is adapted and, with a learning rate of its own, what is not."""
+    check_number("bias_norm_lr_scale", bias_norm_lr_scale)
+    entries = list(params)
+    divided: Groups = []
+    for group in entries if entries and isinstance(entries[0], dict) else [{"params": entries}]:
+        if "layer_adaptation" in group:
+            divided.append(group)
+            continue
+        listed = group["params"]
+        layers = [listed] if isinstance(listed, Tensor) else list(listed)
+        names = group.get("param_names")
+        rate: Any = group.get("lr", lr)
+        if bias_norm_lr_scale != 1.0 and rate is None:
+            raise ValueError(f"lr must be given where bias_norm_lr_scale is {bias_norm_lr_scale!r}, got None")
+        for adapted in (True, False):
+            chosen = [i for i, layer in enumerate(layers) if (_dimensions(layer) >= 2) is adapted]
+            if not chosen:
+                continue
+            part = {**group, "params": [layers[i] for i in chosen], "layer_adaptation": adapted}
+            if names is not None:
+                part["param_names"] = [names[i] for i in chosen]
+            if not adapted and bias_norm_lr_scale != 1.0:
+                part["lr"] = rate * bias_norm_lr_scale
+            divided.append(part)
+    return divided
+
+
+def _dimensions(layer: Tensor | tuple[str, Tensor]) -> int:
+    return layer.ndim if isinstance(layer, Tensor) else layer[1].ndim  # named parameters are pairs
+
+
+def main() -> None:
+    """Run a script, timm's ``train.py`` for one, with the optimizers registered: ``SCRIPT ARGUMENTS...``."""
+    if len(sys.argv) < 2:
+        sys.exit("usage: python -m tvlars.integrations.timm SCRIPT [ARGUMENTS...]")
+    register()
+    del sys.argv[0]
+    sys.path.insert(0, str(Path(sys.argv[0]).resolve().parent))  # as python SCRIPT would
+    runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""timm: its registry and factory, its schedulers, and its training script's way to find us."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from tvlars import LAMB, LARS, TVLARS, layer_groups
+
+timm_optim = pytest.importorskip("timm.optim", reason="timm is not installed")
+create_optimizer_v2 = timm_optim.create_optimizer_v2
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _registered() -> None:
+    from tvlars.integrations.timm import register
+
+    register()
+    register()  # as a script and what it imports may
+
+
+class Small(nn.Module):
+    """A convolution, a norm, a position embedding that timm is told not to decay, and a classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(1, 4, 3)
+        self.norm = nn.BatchNorm2d(4)
+        self.position = nn.Parameter(torch.ones(1, 4, 6, 6))
+        self.classifier = nn.Linear(4, 3)
+
+    def no_weight_decay(self) -> set[str]:
+        return {"position"}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.classifier((self.norm(self.convolution(x)) + self.position).mean((2, 3)))
+
+
+def options(optimizer: torch.optim.Optimizer, model: nn.Module, key: str) -> dict[str, Any]:
+    """One option of every parameter's group, by the parameter's name."""
+    names = {id(p): name for name, p in model.named_parameters()}
+    return {names[id(p)]: group[key] for group in optimizer.param_groups for p in group["params"]}
+
+
+def test_the_factory_knows_the_names_and_keeps_its_own() -> None:
+    made = {name: create_optimizer_v2(Small(), name, lr=0.1) for name in ("tvlars", "tvlars-lars", "tvlars-lamb")}
+    assert [type(optimizer) for optimizer in made.values()] == [TVLARS, LARS, LAMB]
+    assert type(create_optimizer_v2(Small(), "lars", lr=0.1)).__module__ == "timm.optim.lars"
+    assert timm_optim.list_optimizers("tvlars*") == ["tvlars", "tvlars-lamb", "tvlars-lars"]
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 1e-4])
+def test_biases_and_norms_are_not_adapted_and_have_their_own_rate(weight_decay: float) -> None:
+    model = Small()
+    optimizer = create_optimizer_v2(model, "tvlars", lr=16.0, weight_decay=weight_decay, bias_norm_lr_scale=0.03)
+    weights = {"convolution.weight", "position", "classifier.weight"}
+    adapted = options(optimizer, model, "layer_adaptation")
+    assert {name for name, value in adapted.items() if value} == weights
+    assert adapted.keys() == dict(model.named_parameters()).keys()
+    for name, lr in options(optimizer, model, "lr").items():
+        assert lr == (16.0 if name in weights else pytest.approx(0.48))
+    decayed = {name for name, value in options(optimizer, model, "weight_decay").items() if value}
+    assert decayed == ({"convolution.weight", "classifier.weight"} if weight_decay else set())
+
+
+def test_options_of_the_command_line_arrive() -> None:
+    given = dict(delay_factor=0.02, delay=70, gamma_min=0.01, nesterov=True, foreach=False)
+    optimizer = create_optimizer_v2(Small(), "tvlars", lr=1.0, momentum=0.8, eps=1e-8, betas=(0.9, 0.99), **given)
+    for group in optimizer.param_groups:
+        assert {key: group[key] for key in given} == given
+        assert group["momentum"] == 0.8
+    lamb = create_optimizer_v2(Small(), "tvlars-lamb", lr=1.0, momentum=0.8, eps=1e-7, betas=(0.8, 0.99))
+    assert (lamb.param_groups[0]["eps"], lamb.param_groups[0]["betas"]) == (1e-7, (0.8, 0.99))
+    with pytest.raises(ValueError, match="bias_norm_lr_scale must be >= 0, got -1"):
+        create_optimizer_v2(Small(), "tvlars", lr=1.0, bias_norm_lr_scale=-1)
+    with pytest.raises(ValueError, match="lr must be given"):
+        create_optimizer_v2(Small(), "tvlars-lamb", bias_norm_lr_scale=0.1)
+
+
+def test_groups_of_ones_own_pass_as_they_are() -> None:
+    model = Small()
+    optimizer = create_optimizer_v2(
+        model, "tvlars", lr=16.0, param_group_fn=lambda model: layer_groups(model, 1e-4, 16.0, 0.03)
+    )
+    for ours, expected in zip(optimizer.param_groups, layer_groups(model, 1e-4, 16.0, 0.03), strict=True):
+        assert {key: ours[key] for key in expected if key != "params"} == {
+            key: value for key, value in expected.items() if key != "params"
+        }
+        assert list(map(id, ours["params"])) == list(map(id, expected["params"]))
+    for params in (model.parameters(), model.named_parameters(), [{"params": model.classifier.bias, "lr": 0.5}]):
+        optimizer = create_optimizer_v2(params, "tvlars", lr=1.0, bias_norm_lr_scale=0.1)
+        lr = options(optimizer, model, "lr")["classifier.bias"]
+        assert lr == pytest.approx(0.05 if len(optimizer.param_groups) == 1 else 0.1)
+
+
+def test_layer_decay_and_a_scheduler_act_on_top() -> None:
+    import timm
+    from timm.scheduler import create_scheduler_v2
+
+    model = timm.create_model("test_vit", img_size=8, patch_size=2)
+    optimizer = create_optimizer_v2(
+        model, "tvlars", lr=16.0, weight_decay=1e-4, layer_decay=0.5, bias_norm_lr_scale=0.03
+    )
+    scheduler, _ = create_scheduler_v2(optimizer, "constant", num_epochs=4)
+    scheduler.step(1)
+    lrs, scales = options(optimizer, model, "lr"), options(optimizer, model, "lr_scale")
+    assert len(set(scales.values())) > 2
+    for name, p in model.named_parameters():
+        assert lrs[name] == pytest.approx(16.0 * scales[name] * (0.03 if p.ndim < 2 else 1.0))
+
+
+def test_lookahead_around_it_steps_and_resumes() -> None:
+    def take(optimizer: torch.optim.Optimizer, model: nn.Module, steps: int) -> None:
+        for _ in range(steps):
+            model(torch.ones(2, 1, 8, 8)).square().sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    models = [Small(), Small()]
+    models[1].load_state_dict(models[0].state_dict())
+    first, second = (
+        create_optimizer_v2(model, "lookahead_tvlars", lr=1.0, weight_decay=1e-4, bias_norm_lr_scale=0.1)
+        for model in models
+    )
+    take(first, models[0], 8)
+    models[1].load_state_dict(models[0].state_dict())
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    assert [float(group["step"]) for group in second.param_groups] == [8.0] * len(second.param_groups)
+    for model, optimizer in zip(models, (first, second), strict=True):
+        take(optimizer, model, 8)
+    for x, y in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        assert torch.equal(x, y)
+
+
+def test_a_script_runs_as_it_is_with_the_names_known(tmp_path: Path) -> None:
+    (tmp_path / "beside.py").write_text("NAME = 'tvlars'\n")
+    (tmp_path / "train.py").write_text(
+        "import sys, beside\n"
+        "from torch import nn\n"
+        "from timm.optim import create_optimizer_v2\n"
+        "assert __name__ == '__main__'\n"
+        "print(sys.argv[1:], type(create_optimizer_v2(nn.Linear(2, 2), beside.NAME, lr=0.1)).__name__)\n"
+    )
+    command = [sys.executable, "-m", "tvlars.integrations.timm"]
+    done = subprocess.run([*command, str(tmp_path / "train.py"), "--opt", "x"], capture_output=True, text=True)
+    assert done.stdout.strip() == "['--opt', 'x'] TVLARS", done.stderr
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "usage: python -m tvlars.integrations.timm SCRIPT" in done.stderr
