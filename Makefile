@@ -1,12 +1,15 @@
 # make demo: compare TVLARS, LARS and LAMB on data that ships with a dependency.
 # make test: lint, types and tests. Both set up .venv first; a second run reuses it.
+# make test-wheel: the core's tests on the built wheel, with torch alone. make test-oldest: core and laboratory with
+# the oldest torch that is supported. Both download several GB the first time; test-oldest keeps its environment in build/.
+# make docs: the site, in site/. make figures: draws its figures anew.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test setup figures clean
+.PHONY: demo test setup docs figures clean
 
 demo: $(READY)
 	$(BIN)/tvlars compare --data digits --optimizers tvlars lars lamb --seeds 0 1 2 --batch-size 256 --epochs 30
@@ -17,10 +20,25 @@ test: $(READY)
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
+# With torch, pytest and hypothesis; then what compares with stored numbers, which wants numpy to read them.
+test-wheel: $(READY)
+	rm -rf build/test-wheel
+	BUILDER=$(BIN)/python tools/test_installed.sh build/test-wheel 'torch>=2.9 pytest hypothesis' '' $(CORE_TESTS)
+	BUILDER=$(BIN)/python tools/test_installed.sh build/test-wheel numpy '' tests/optim/test_parity.py
+
+# NumPy 2.4 refuses what the interpreter of that torch's Triton, in which its kernels are tested, does to arrays.
+test-oldest: $(READY)
+	BUILDER=$(BIN)/python tools/test_installed.sh build/test-oldest \
+		'torch==2.9.* torchvision==0.24.* numpy<2.4 pytest hypothesis' lab \
+		$(CORE_TESTS) tests/sharpness tests/lab tests/test_cli.py tests/test_doctor_command.py tests/test_completion.py
+
 setup: $(READY)
 
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 figures: $(READY)
-	$(BIN)/python docs/phi.py
+	for script in schedules layers batches; do $(BIN)/python docs/figures/$$script.py || exit 1; done
 
 $(READY): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

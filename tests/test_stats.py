@@ -8,8 +8,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
@@ -17,6 +15,9 @@ from torch import Tensor, nn
 from tests.conftest import PATHS, Make
 from tvlars import LAMB, LARS, TVLARS, WarmupCosineLR, sigmoid_decay, warmup_cosine
 from tvlars.stats import QUANTITIES, LayerStats, read_layer_stats
+
+np = pytest.importorskip("numpy", reason="numpy is not installed")
+pd = pytest.importorskip("pandas", reason="pandas is not installed (extra lab)")
 
 STEPS = 7
 

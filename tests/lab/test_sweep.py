@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import itertools
 import json
 import os
@@ -206,7 +207,11 @@ def test_bad_grids_are_one_sentence(
         ("grid.yaml --workers 0", "workers must be an integer from 1 to 10000, got 0"),
         ("grid.yaml --retries -1", "retries must be an integer from 0 to 10000, got -1"),
         ("grid.yaml --out full", "out must be a new or empty folder, or that of a sweep, got 'full'"),
-        ("grid.yaml --ray nowhere:1", "ray must be 'local', 'auto' or the address of a running Ray, got 'nowhere:1': "),
+        pytest.param(
+            "grid.yaml --ray nowhere:1",
+            "ray must be 'local', 'auto' or the address of a running Ray, got 'nowhere:1': ",
+            marks=pytest.mark.skipif(not importlib.util.find_spec("ray"), reason="the extra 'ray' is not installed"),
+        ),
         ("grid.yaml --worker 1", "unknown argument '--worker' of sweep: did you mean --workers"),
     ],
 )
@@ -571,7 +576,7 @@ def test_ray_gives_the_same_and_survives_the_death_of_a_worker(
     local: SweepResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A real Ray on this machine, whose worker is killed by SIGKILL while it does a run."""
-    ray = pytest.importorskip("ray")
+    ray = pytest.importorskip("ray", reason="the extra 'ray' is not installed")
     monkeypatch.setenv("HOME", str(tmp_path))  # where Ray keeps a token for the clusters that it starts
     out = tmp_path / "out"
     folders = [out / run.name for run in local.runs]

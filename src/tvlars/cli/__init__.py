@@ -1,7 +1,7 @@
 """The command line: ``tvlars train``, ``compare``, ``evaluate``, ``ssl``, ``probe``, ``sharpness``, ``landscape``,
-``report``, ``views``, ``bench``, ``sweep``, ``tune``.
+``report``, ``views``, ``bench``, ``sweep``, ``tune``, ``doctor``, ``completion``.
 
-It parses and prints; the work is in ``tvlars.lab``.
+It parses and prints; the work is in ``tvlars.lab``, without which ``doctor`` and ``--version`` still answer.
 
 Exit codes: 0 done, 1 a process was lost or a sweep's run failed, 2 bad input, 3 a run diverged, 130 interrupted,
 143 stopped by SIGTERM.
@@ -17,7 +17,7 @@ import sys
 from collections.abc import Sequence
 
 from tvlars import __version__
-from tvlars.cli import _bench, _look, _ssl, _sweep, _train
+from tvlars.cli import _bench, _completion, _doctor, _look, _ssl, _sweep, _train
 from tvlars.cli._options import (
     BAD_INPUT,
     DIVERGED,
@@ -29,6 +29,7 @@ from tvlars.cli._options import (
     fail,
     refuse_unknown,
 )
+from tvlars.optim._available import one_line
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,31 +48,22 @@ def _main(arguments: Sequence[str] | None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without Greek letters is no reason to stop
+    words = sys.argv[1:] if arguments is None else arguments
     try:
         from tvlars.lab.errors import DivergedError, LostProcessError, PreemptedError, SaidElsewhereError, UsageError
-    except ModuleNotFoundError as error:
-        return _missing_extra(error)
     except KeyboardInterrupt:
         return fail("interrupted", INTERRUPTED)
+    except Exception as error:  # a package that is broken may raise anything
+        return _without_laboratory(words, error)
     try:
-        words = sys.argv[1:] if arguments is None else arguments
-        parser = Parser(
-            prog="tvlars", description="Large-batch training with TVLARS, LARS and LAMB.", allow_abbrev=False
-        )
-        parser.add_argument("--version", action="version", version=f"tvlars {__version__}")
-        commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
-        _train.add(commands, words[0] if words else "", config_file(words))
-        _ssl.add(commands, words[0] if words else "", config_file(words))
-        _look.add(commands)
-        _bench.add(commands)
-        _sweep.add(commands, words[0] if words else "", config_file(words))
+        parser = make_parser(words)
         parsed, unknown_arguments = parser.parse_known_args(arguments)
         if unknown_arguments:
             refuse_unknown(parser, parsed.command, unknown_arguments)
         parsed.words = list(words)
         return int(parsed.run(parsed))
     except ModuleNotFoundError as error:
-        return _missing_extra(error)
+        return fail(_missing_extra(error), BAD_INPUT)
     except SaidElsewhereError:
         return BAD_INPUT
     except LostProcessError as error:
@@ -92,5 +84,36 @@ def _main(arguments: Sequence[str] | None) -> int:
         return fail(f"cannot write{where}: {error.strerror or error}; what was written before is kept", BAD_INPUT)
 
 
-def _missing_extra(error: ModuleNotFoundError) -> int:
-    return fail(f"the laboratory needs {error.name!r}: pip install 'tvlars[lab]'", BAD_INPUT)
+def make_parser(words: Sequence[str] = ()) -> Parser:
+    """The parser of all commands. A ``--config`` among ``words``, which are to be parsed, sets defaults."""
+    parser = Parser(prog="tvlars", description="Large-batch training with TVLARS, LARS and LAMB.", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"tvlars {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
+    command, config = (words[0] if words else ""), config_file(words)
+    _train.add(commands, command, config)
+    _ssl.add(commands, command, config)
+    _look.add(commands)
+    _bench.add(commands)
+    _sweep.add(commands, command, config)
+    _doctor.add(commands)
+    _completion.add(commands, parser)
+    return parser
+
+
+def _without_laboratory(words: Sequence[str], error: Exception) -> int:
+    """The commands that need the core alone, or why the others cannot be had: the laboratory raised ``error``."""
+    if list(words) == ["--version"]:
+        print(f"tvlars {__version__}")
+        return 0
+    if words and words[0] == "doctor":
+        return _doctor.without_laboratory(words[1:])
+    if isinstance(error, ModuleNotFoundError):
+        reason = _missing_extra(error)
+    else:
+        reason = f"the laboratory cannot be imported: {one_line(error)}; tvlars doctor says what is installed"
+    print(f"tvlars: {reason}", file=sys.stderr)
+    return BAD_INPUT
+
+
+def _missing_extra(error: ModuleNotFoundError) -> str:
+    return f"the laboratory needs {error.name!r}: pip install 'tvlars[lab]'"

@@ -34,7 +34,7 @@ class LostProcessError(RuntimeError):
 
 
 class DivergedError(RuntimeError):
-    """Training was stopped since its loss was not finite. Exit code 3 at the CLI.
+    """``optimizer`` was stopped since its loss, or ``what`` it names, was not finite. Exit code 3 at the CLI.
 
     Attributes: ``step`` (from 1) and ``lr`` where it happened, ``folder`` of the record that was kept.
     """

@@ -23,7 +23,7 @@ class Reporter:
     """Shows nothing; the base of those that do."""
 
     def start(self, config: TrainConfig, plan: Plan, lines: list[str], folder: Path) -> None:
-        """A run begins. ``lines`` say what it is."""
+        """A run begins with ``config`` and ``plan``, its record in ``folder``. ``lines`` say what it is."""
 
     def step(self, row: StepRow) -> None:
         """A step, or the last of a few, is over."""

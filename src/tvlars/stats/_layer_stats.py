@@ -26,7 +26,8 @@ WRAPPERS = re.compile(r"\b(_orig_mod|_checkpoint_wrapped_module)\.")
 class Writer(Protocol):
     """What is needed of TensorBoard's ``SummaryWriter``."""
 
-    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None: ...
+    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None:
+        """Write ``scalar_value`` as the point at ``global_step`` of the curve ``tag``."""
 
 
 class LayerStats:
@@ -144,6 +145,8 @@ class LayerStats:
 
     def _watch(self, on: bool) -> None:
         """Be told of adapted layers, or no longer."""
+        if torch.compiler.is_compiling():  # such a step tells nothing, and torch 2.9 cannot compile the assignment
+            return
         optimizer = self.optimizer
         if isinstance(optimizer, LayerwiseOptimizer) and (on or optimizer.observers):
             others = tuple(observer for observer in optimizer.observers if observer != self._observe)

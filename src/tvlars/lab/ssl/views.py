@@ -69,7 +69,13 @@ def view_recipes(channels: int, image_size: int, flip: bool = True) -> tuple[Vie
 
 
 def describe_views(channels: int, image_size: int, flip: bool = True) -> str:
-    """What the views are made of, and what was left out of the recipe for these images, in a line."""
+    """What the views are made of, and what was left out of the recipe for these images, in a line.
+
+    Args:
+        channels: of the images.
+        image_size: pixels of a side.
+        flip: whether images may be mirrored. Default True.
+    """
     first, second = view_recipes(channels, image_size, flip)
     left_out = []
     if channels == 1:

@@ -79,7 +79,8 @@ class TuneConfig:
         return self.out or Path("runs") / f"tune-{self.base.data_label()}-b{self.base.batch_size}"
 
     def run(self, optimizer: str, params: dict[str, Any], seed: int, out: Path | None = None) -> TrainConfig:
-        """The config of one run: the base as far as the optimizer has its options, and those that were chosen."""
+        """The config of one run with a ``seed``, written to ``out``: the base as far as the optimizer has its options,
+        and those that were chosen, ``params``."""
         values = {f.name: getattr(self.base, f.name) for f in fields(TrainConfig)} | params
         schedule = str(values["schedule"])
         for f in fields(TrainConfig):

@@ -79,7 +79,7 @@ def tune(
         config: the tuning.
         announce: is told how it goes, a line at a time; default: prints it.
         reporter: makes the reporter of each trial; None (default): a bar on a terminal, else none.
-        board: shows the progress of the final runs, see :func:`sweep`; workers and retries are as there.
+        board, workers, retries: of the runs that are reported, see :func:`sweep`.
 
     Raises:
         UsageError: an option is bad, or ``out`` has another tuning; nothing has been written then.

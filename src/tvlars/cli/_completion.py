@@ -1,0 +1,86 @@
+"""The command ``completion``: scripts by which shells complete commands, options and their values."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from tvlars.cli._options import new_command
+
+SHELLS = ("bash", "zsh", "fish")
+HINTS = """
+To try it:   eval "$(tvlars completion bash)"          or zsh; in fish: tvlars completion fish | source
+To keep it:  tvlars completion bash > ~/.local/share/bash-completion/completions/tvlars
+             tvlars completion zsh > DIR/_tvlars       where fpath has DIR
+             tvlars completion fish > ~/.config/fish/completions/tvlars.fish
+The script is of this version; write it anew when tvlars has been updated.
+"""
+FOLDERS, FILES = ("FOLDER", "PATH", "RUN"), ("FILE", "GRID.yaml")
+"""What stands for a folder, and for a file, in the help."""
+
+
+def add(commands: Any, parser: argparse.ArgumentParser) -> None:
+    """Add the command; ``parser`` is that of all commands."""
+    text = "print a script that completes commands, options and names in a shell"
+    completion = new_command(commands, "completion", text, _completion)
+    completion.formatter_class, completion.epilog = argparse.RawDescriptionHelpFormatter, HINTS
+    completion.add_argument("shell", metavar="SHELL", help="one of " + ", ".join(SHELLS))
+    completion.set_defaults(parser=parser)
+
+
+def _completion(parsed: argparse.Namespace) -> int:
+    import shtab
+
+    from tvlars.lab.errors import unknown
+
+    if parsed.shell not in SHELLS:
+        raise unknown("shell", parsed.shell, SHELLS)
+    names = _names()
+    for action in _actions(parsed.parser):
+        if action.dest in names:
+            action.choices = list(names[action.dest])
+        elif action.metavar in FOLDERS:
+            action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
+        elif action.metavar in FILES:
+            action.complete = shtab.FILE  # type: ignore[attr-defined]
+    print(shtab.complete(parsed.parser, shell=parsed.shell))
+    return 0
+
+
+def _names() -> dict[str, Iterable[str]]:
+    """The values that complete an option, by its destination. The parser takes more, and says what is wrong itself."""
+    from tvlars.lab import config
+    from tvlars.lab.data import DATASETS
+    from tvlars.lab.models import INITS, MODELS
+    from tvlars.lab.ssl.methods import METHODS
+    from tvlars.lab.ssl.presets import PRESETS
+    from tvlars.lab.sweep.tune_config import SAMPLERS
+    from tvlars.plan import SCHEDULES
+
+    return {
+        "accelerator": config.ACCELERATORS,
+        "data": DATASETS,
+        "init": INITS,
+        "method": METHODS,
+        "model": MODELS,
+        "optimizer": config.OPTIMIZERS,
+        "optimizers": config.OPTIMIZERS,
+        "phi_scope": config.PHI_SCOPES,
+        "precision": config.PRECISIONS,
+        "preset": PRESETS,
+        "sampler": SAMPLERS,
+        "schedule": SCHEDULES,
+        "shell": SHELLS,
+        "task": config.TASKS,
+    }
+
+
+def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
+    """All arguments of a parser and of its commands."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for each in action.choices.values():
+                yield from _actions(each)
+        else:
+            yield action

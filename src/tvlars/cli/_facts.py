@@ -1,0 +1,191 @@
+"""What a bug report needs to say of a machine. Needs torch alone, and survives whatever else is broken."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import logging
+import platform
+import re
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import tvlars
+from tvlars._machine import cores, cpu_name, native_bf16
+from tvlars.optim import _available
+from tvlars.optim._available import one_line
+
+IMPORTED = ("lab", "sharpness")
+"""Extras whose packages are imported, since the command line needs them; of the others the version is looked up."""
+LEFT_OUT = ("all", "dev", "docs")
+"""Extras that no bug is about."""
+
+
+@dataclass(frozen=True)
+class Package:
+    """An optional package: its version, None where it is not installed, and what is wrong with it."""
+
+    name: str
+    version: str | None
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device that could train."""
+
+    name: str
+    model: str
+    native_bf16: bool
+    memory: int | None = None
+    capability: str | None = None
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All of it. In dictionaries of reasons, None stands for: it works."""
+
+    versions: dict[str, str]
+    system: str
+    cores: int
+    threads: int
+    devices: list[Device]
+    no_cuda: str | None
+    laboratory: str | None
+    extras: dict[str, list[Package]] | str
+    """By extra, or why that is not known."""
+    data: dict[str, str | None] | str
+    """Where each data set is, None where it is not on this machine; or why that is not known."""
+    paths: dict[str, dict[str, str | None]]
+    """By device, then by path: why not."""
+    usual_paths: dict[str, str | None]
+    """By device: the path of float32 layers where nothing is asked for."""
+
+
+def gather(announce: Callable[[str], None] = lambda text: None) -> Facts:
+    """Look at everything; ``announce`` is told what takes a while."""
+    announce("optional packages")
+    extras = _extras()
+    announce("the laboratory")
+    laboratory, data = _problem("tvlars.lab"), _data()
+    devices, no_cuda = _devices()
+    paths = {device.name: _paths(torch.device(device.name), announce) for device in devices}
+    return Facts(
+        versions={
+            "tvlars": f"{tvlars.__version__} in {Path(tvlars.__file__).parent}",
+            "python": f"{platform.python_version()} ({platform.python_implementation()})",
+            "torch": f"{torch.__version__}, {_build()}",
+        },
+        system=platform.platform(),
+        cores=cores(),
+        threads=torch.get_num_threads(),
+        devices=devices,
+        no_cuda=no_cuda,
+        laboratory=laboratory,
+        extras=extras,
+        data=data,
+        paths=paths,
+        usual_paths={device.name: _available.usual(torch.device(device.name)) for device in devices},
+    )
+
+
+def _paths(device: torch.device, announce: Callable[[str], None]) -> dict[str, str | None]:
+    announce(f"the optimizers' paths on {device}")
+    found = {path: _available.why_not(path, device) for path in _available.PATHS}
+    announce(f"torch.compile on {device}")
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)  # what compilers log on their way is no part of the answer
+    try:
+        return {**found, "compile": _available.why_not_compiled(device)}
+    finally:
+        logging.disable(before)
+
+
+def _build() -> str:
+    if torch.version.hip is not None:
+        return f"built for ROCm {torch.version.hip}"
+    return f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built for CPUs"
+
+
+def _devices() -> tuple[list[Device], str | None]:
+    """The CPU and all accelerators; why there is no CUDA device among them."""
+    cpu = torch.device("cpu")
+    devices, no_cuda = [Device("cpu", cpu_name(), native_bf16(cpu))], None
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        try:
+            torch.cuda.init()  # type: ignore[no-untyped-call]
+            for i in range(torch.cuda.device_count()):
+                device = torch.device("cuda", i)
+                seen = torch.cuda.get_device_properties(device)
+                memory, capability = seen.total_memory, f"{seen.major}.{seen.minor}"
+                devices.append(Device(str(device), seen.name, native_bf16(device), memory, capability))
+        except Exception as error:  # no driver, one that is too old, a device that has fallen off the bus
+            no_cuda = "; ".join([one_line(error), *(str(one.message).splitlines()[0] for one in said)])
+    for kind in ("mps", "xpu"):
+        backend: Any = getattr(torch, kind, None)
+        if backend is not None and backend.is_available():
+            devices.append(Device(kind, kind, native_bf16=False))
+    return devices, no_cuda
+
+
+def _data() -> dict[str, str | None] | str:
+    try:
+        from tvlars.lab.data.found import found
+
+        return found()
+    except Exception as error:
+        return f"unknown, since the laboratory cannot be imported ({one_line(error)})"
+
+
+def _extras() -> dict[str, list[Package]] | str:
+    """The packages of every extra, as the metadata of the installed tvlars lists them."""
+    try:
+        requirements = metadata.requires("tvlars") or []
+    except metadata.PackageNotFoundError:
+        return "unknown, since tvlars was not installed by pip"
+    modules: dict[str, str] = {}
+    for module, names in metadata.packages_distributions().items():
+        for name in names:
+            if not module.startswith("_"):
+                modules.setdefault(_normal(name), module)
+    extras: dict[str, list[Package]] = {}
+    for requirement in requirements:
+        name = re.split(r"[^\w.-]", requirement, maxsplit=1)[0]
+        marker = re.search(r"""extra\s*==\s*['"]([\w-]+)['"]""", requirement)
+        if marker and marker[1] not in LEFT_OUT and name != "tvlars":
+            imported = modules.get(_normal(name)) if marker[1] in IMPORTED else None
+            extras.setdefault(marker[1], []).append(_package(name, imported))
+    return dict(sorted(extras.items(), key=lambda item: (item[0] not in IMPORTED, item[0])))
+
+
+def _package(name: str, module: str | None) -> Package:
+    try:
+        version = metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return Package(name, None)
+    return Package(name, version, _problem(module) if module else None)
+
+
+def _normal(name: str) -> str:
+    """The name as an index compares it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _problem(module: str) -> str | None:
+    """Why ``module`` cannot be imported, or None where it can. What it prints meanwhile is not shown."""
+    hidden = io.StringIO()
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(hidden), contextlib.redirect_stderr(hidden):
+            warnings.simplefilter("ignore")
+            importlib.import_module(module)
+    except (Exception, SystemExit) as error:
+        return one_line(error)
+    return None

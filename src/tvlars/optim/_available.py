@@ -1,0 +1,80 @@
+"""Which forms of the update rule can run on a device, and for the others why not. Found by trying each."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tvlars.optim import _triton
+from tvlars.optim._paths import split_by_path
+from tvlars.optim.lars import LARS
+
+PATHS: dict[str, dict[str, Any]] = {
+    "for-loop": dict(foreach=False, fused=False),
+    "foreach": dict(foreach=True),
+    "fused": dict(fused=True),
+    "triton": dict(fused=True),
+}
+"""The paths, as ``split_by_path`` names them, and the options that ask for each."""
+
+
+def why_not(path: str, device: torch.device) -> str | None:
+    """Why no float32 layer on ``device`` can take ``path``, or None where one can. ``path`` is a key of ``PATHS``."""
+    if path == "fused" and device.type != "cpu":
+        return "these are torch's kernels for a CPU"
+    if path == "triton" and (reason := _triton.why_not(device)):
+        return reason
+    try:
+        optimizer = _stepped(device, **PATHS[path])
+    except Exception as error:  # whatever a device may raise
+        return one_line(error)
+    taken = _path(optimizer)
+    return None if taken == path else f"the {taken} path is taken instead"
+
+
+def usual(device: torch.device) -> str | None:
+    """The path of a float32 layer on ``device`` where nothing is asked for, or None where none works."""
+    try:
+        return _path(_stepped(device))
+    except Exception:
+        return None
+
+
+def why_not_compiled(device: torch.device) -> str | None:
+    """Why ``torch.compile`` with its default backend cannot be used on ``device``, or None where it can.
+
+    Takes some seconds, since only compiling tells whether there is a compiler that works.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.compile(lambda x: x.mul(2).add(1))(torch.ones(3, device=device))
+    except Exception as error:  # whatever a compiler or driver may raise
+        return one_line(error)
+    return None
+
+
+def one_line(error: BaseException) -> str:
+    """The type of an error and the first line of what it says."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]:.200}" if lines else type(error).__name__
+
+
+def _stepped(device: torch.device, **options: Any) -> LARS:
+    w = nn.Parameter(torch.ones(3, device=device))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # where fused=True falls back, the path says so
+        optimizer = LARS([w], lr=0.1, **options)
+    w.grad = torch.ones_like(w)
+    optimizer.step()
+    return optimizer
+
+
+def _path(optimizer: LARS) -> str:
+    group = optimizer.param_groups[0]
+    w: Tensor = group["params"][0]
+    assert w.grad is not None
+    return split_by_path(group, [w], [w.grad], [optimizer.state[w]["momentum_buffer"]])[0].path
