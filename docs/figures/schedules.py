@@ -1,0 +1,54 @@
+"""The learning rate of TVLARS over a run beside that of LARS, and the four numbers that shape φ."""
+
+from __future__ import annotations
+
+import shutil
+
+from _style import HERE, Theme, draw, legend
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from tvlars import plan, sigmoid_decay
+
+RUN = dict(batch_size=4096, dataset_size=60_000, epochs=15)
+SHAPE = dict(delay_factor=0.06, delay=150.0, alpha=1.0, gamma_min=0.0)
+VARIED = {
+    "delay_factor": ("λ, per step: how steep", (0.02, 0.06, 0.2)),
+    "delay": ("d_e, steps: where", (75.0, 150.0, 225.0)),
+    "alpha": ("α: bounded by 1/α", (0.7, 1.0, 2.0)),
+    "gamma_min": ("γ_min: the floor", (0.0, 0.1, 0.3)),
+}
+
+
+def schedules(figure: Figure, theme: Theme) -> None:
+    axes = figure.add_subplot()
+    tvlars, lars = plan(**RUN), plan(**RUN, optimizer="lars")
+    for p, color, label in ((tvlars, 0, "TVLARS: φ(t), no warm-up"), (lars, 1, "LARS: linear warm-up, then cosine")):
+        steps = range(1, p.total_steps + 1)
+        axes.plot(steps, [p.lr * p.factor(t) for t in steps], color=theme.color(color), label=label)
+    axes.axvline(tvlars.delay, linestyle=":", linewidth=1, color=theme.faint)
+    place = (tvlars.delay, tvlars.lr * 0.5)
+    axes.annotate("d_e: half way down", place, xytext=(-6, -12), textcoords="offset points", ha="right")
+    axes.set(xlabel="optimizer step", ylabel="learning rate", ylim=(0, None), xlim=(0, tvlars.total_steps))
+    axes.set_title("Fashion-MNIST, batch size 4,096, 15 epochs")
+    legend(figure, axes)
+
+
+def phi(figure: Figure, theme: Theme) -> None:
+    panels: list[Axes] = list(figure.subplots(2, 2, sharex=True, sharey=True).flat)
+    for axes, (name, (title, values)) in zip(panels, VARIED.items(), strict=True):
+        for i, value in enumerate(values):
+            factor = [sigmoid_decay(float(t), **{**SHAPE, name: value}) for t in range(1, 301)]
+            axes.plot(range(1, 301), factor, color=theme.color(i), label=f"{value:g}")
+        axes.set(title=title, ylim=(0, 1.5), xlim=(0, 300))
+        axes.legend(frameon=False, loc="upper right", fontsize=8.5, ncols=3, handlelength=0.9, columnspacing=0.7)
+    for axes in panels[2:]:
+        axes.set_xlabel("optimizer step t")
+    for axes in panels[::2]:
+        axes.set_ylabel("φ(t)")
+
+
+if __name__ == "__main__":
+    draw("schedules", 3.2, schedules)
+    draw("phi", 4.4, phi)
+    shutil.copyfile(HERE / "schedules.svg", HERE.parent / "phi.svg")  # where the README looks for it

@@ -1,0 +1,129 @@
+"""The site: it builds without a warning, has every public name, and asks nothing of the network."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from tests.docs.blocks import ROOT
+from tvlars.cli import make_parser
+
+pytest.importorskip("mkdocstrings", reason="mkdocstrings is not installed: pip install '.[docs]'")
+
+CHROMIUM = shutil.which("chromium")
+PHONE = 390
+FIGURES = ROOT / "docs" / "figures"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "-d", str(folder)]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    built = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert built.returncode == 0, built.stdout + built.stderr
+    return folder
+
+
+class Seen(HTMLParser):
+    """Anchors of a page, and the addresses that a browser fetches when it opens it."""
+
+    def __init__(self, page: Path) -> None:
+        super().__init__()
+        self.anchors: set[str] = set()
+        self.fetched: list[str] = []
+        self.feed(page.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        found = dict(attributes)
+        self.anchors |= {str(found[name]) for name in ("id", "name") if found.get(name)}
+        address = found.get("src") or (found.get("href") if tag == "link" and found.get("rel") != "canonical" else None)
+        if address:
+            self.fetched.append(address)
+
+
+def docstrings() -> ModuleType:
+    """The site's own module that reads docstrings; it is no package."""
+    file = ROOT / "docs" / "_site" / "docstrings.py"
+    spec = importlib.util.spec_from_file_location("site_docstrings", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_public_name_and_command_is_in_the_reference(site: Path) -> None:
+    anchors = set().union(*(Seen(page).anchors for page in (site / "reference").glob("*.html")))
+    chosen = next(a for a in make_parser()._actions if isinstance(a, argparse._SubParsersAction))
+    commands = {f"tvlars-{name}" for name in chosen.choices}
+    assert {*docstrings().public_names(), *commands} - anchors == set()
+
+
+def test_nothing_is_fetched_from_elsewhere(site: Path) -> None:
+    pages = list(site.rglob("*.html"))
+    foreign = {a for page in pages for a in Seen(page).fetched if re.match(r"(https?:)?//", a)}
+    address = re.compile(r"url\(['\"]?((?:https?:)?//[^)]+)")
+    styles = {a for css in site.rglob("*.css") for a in address.findall(css.read_text(encoding="utf-8"))}
+    assert foreign | styles == set()
+    assert len(pages) > 30
+
+
+def test_figures_are_drawn_for_both_themes_and_used(site: Path) -> None:
+    drawn = {name for file in FIGURES.glob("*.py") for name in re.findall(r'draw\("([\w-]+)"', file.read_text())}
+    pages = "".join(page.read_text(encoding="utf-8") for page in site.rglob("*.html"))
+    assert {f.stem for f in FIGURES.glob("*.svg")} == drawn | {f"{name}-dark" for name in drawn}
+    for name in drawn:
+        assert f"figures/{name}.svg#only-light" in pages
+        assert f"figures/{name}-dark.svg#only-dark" in pages
+
+
+def test_docstrings_leave_no_rst(site: Path) -> None:
+    reference = "".join(page.read_text(encoding="utf-8") for page in (site / "reference").glob("*.html"))
+    assert [word for word in (".. math::", ":func:", ":class:", "=====", "Example:<") if word in reference] == []
+
+
+# -- in a browser ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if CHROMIUM is None:
+        pytest.skip("chromium is not installed")
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with playwright.sync_playwright() as running:
+        chromium = running.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield chromium
+        chromium.close()
+
+
+def test_no_page_scrolls_sideways_on_a_phone(browser: Any, site: Path) -> None:
+    tab = browser.new_context(offline=True, viewport={"width": PHONE, "height": 844}).new_page()
+    asked: list[str] = []
+    tab.on("request", lambda request: asked.append(request.url))
+    wide = []
+    for page in sorted(site.rglob("*.html")):
+        tab.goto(f"file://{page}")
+        if tab.evaluate("document.documentElement.scrollWidth") > PHONE:
+            wide.append(str(page.relative_to(site)))
+    assert wide == []
+    assert [url for url in asked if not url.startswith(("file:", "data:", "about:"))] == []
+
+
+def test_search_works_from_a_folder(browser: Any, site: Path) -> None:
+    tab = browser.new_context(offline=True, viewport={"width": 1440, "height": 900}).new_page()
+    tab.goto(f"file://{site / 'reference' / 'plan.html'}")
+    tab.locator("input[name=query]").first.fill("noise scale")
+    tab.locator(".md-search-result__item").first.wait_for(timeout=30_000)
