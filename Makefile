@@ -9,7 +9,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test setup docs figures clean
+CORE_TESTS := tests/optim tests/test_schedule.py tests/test_groups.py tests/test_plan.py tests/test_doctor.py \
+	tests/test_noise_scale.py tests/test_stats.py tests/test_public_api.py
+
+.PHONY: demo test test-wheel test-oldest setup docs figures clean
 
 demo: $(READY)
 	$(BIN)/tvlars compare --data digits --optimizers tvlars lars lamb --seeds 0 1 2 --batch-size 256 --epochs 30
@@ -20,11 +23,11 @@ test: $(READY)
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
-# With torch, pytest and hypothesis; then what compares with stored numbers, which wants numpy to read them.
+# With torch, pytest and hypothesis; then with numpy too, what reads stored numbers or counts collectives.
 test-wheel: $(READY)
 	rm -rf build/test-wheel
 	BUILDER=$(BIN)/python tools/test_installed.sh build/test-wheel 'torch>=2.9 pytest hypothesis' '' $(CORE_TESTS)
-	BUILDER=$(BIN)/python tools/test_installed.sh build/test-wheel numpy '' tests/optim/test_parity.py
+	BUILDER=$(BIN)/python tools/test_installed.sh build/test-wheel numpy '' tests/optim/test_parity.py tests/optim/test_sharded.py
 
 # NumPy 2.4 refuses what the interpreter of that torch's Triton, in which its kernels are tested, does to arrays.
 test-oldest: $(READY)

@@ -16,7 +16,7 @@ WIDE, SHORT = 5, 24
 
 def on_page_markdown(markdown: str, *, page: Any, **kwargs: Any) -> str:
     folder = (DOCS / page.file.src_uri).parent
-    markdown = re.sub(r"!\[([^\]]*)\]\(([^)\s]+)\.(svg|png)\)", lambda m: _both_themes(m, folder), markdown)
+    markdown = re.sub(r"!\[([^\]]*)\]\(([^)\s]+)\.svg\)", lambda m: _both_themes(m, folder), markdown)
     if "<!-- commands -->" in markdown:
         markdown = markdown.replace("<!-- commands -->", commands())
     if "<!-- examples -->" in markdown:
@@ -41,12 +41,11 @@ def _cell(match: re.Match[str]) -> str:
 
 
 def _both_themes(match: re.Match[str], folder: Path) -> str:
-    """A figure that has a dark twin: each is shown in its own theme. ``report-light`` has ``report-dark``."""
-    text, path, kind = match.groups()
-    dark = path.removesuffix("-light") + "-dark"
-    if not (folder / f"{dark}.{kind}").is_file():
+    """A figure that has a dark twin, as phi.svg has phi-dark.svg: each is shown in its own theme."""
+    text, path = match.groups()
+    if not (folder / f"{path}-dark.svg").is_file():
         return match[0]
-    return f"![{text}]({path}.{kind}#only-light)\n![{text}]({dark}.{kind}#only-dark)"
+    return f"![{text}]({path}.svg#only-light)\n![{text}]({path}-dark.svg#only-dark)"
 
 
 def examples() -> str:
