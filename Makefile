@@ -12,6 +12,8 @@ READY := $(VENV)/.ready
 CORE_TESTS := tests/optim tests/test_schedule.py tests/test_groups.py tests/test_plan.py tests/test_doctor.py \
 	tests/test_noise_scale.py tests/test_stats.py tests/test_public_api.py
 
+NUMPY_TESTS := $(addprefix tests/optim/test_,parity.py sharded.py distributed.py triton.py step_time_cuda.py)
+
 .PHONY: demo test test-wheel test-oldest setup docs figures clean
 
 demo: $(READY)
@@ -27,7 +29,7 @@ test: $(READY)
 test-wheel: $(READY)
 	rm -rf build/test-wheel
 	BUILDER=$(BIN)/python tools/test_installed.sh build/test-wheel 'torch>=2.9 pytest hypothesis' '' $(CORE_TESTS)
-	BUILDER=$(BIN)/python tools/test_installed.sh build/test-wheel numpy '' tests/optim/test_parity.py tests/optim/test_sharded.py
+	BUILDER=$(BIN)/python tools/test_installed.sh build/test-wheel numpy '' $(NUMPY_TESTS)
 
 # NumPy 2.4 refuses what the interpreter of that torch's Triton, in which its kernels are tested, does to arrays.
 test-oldest: $(READY)

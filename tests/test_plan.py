@@ -78,6 +78,7 @@ def test_half_way_is_where_it_says(alpha: float) -> None:
     said = re.search(r"half way down at step ([\d.]+):", str(p))
     assert said is not None
     assert p.factor(float(said[1])) == pytest.approx(0.5 / alpha, rel=1e-2)
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra lab)")
     assert p.plot().lines[-1].get_xdata()[0] == pytest.approx(float(said[1]), rel=1e-3)
 
 

@@ -12,6 +12,8 @@ import pytest
 
 from tests.optim.distributed.harness import all_checks, outcomes
 
+pytest.importorskip("numpy", reason="torch's ZeroRedundancyOptimizer needs numpy")
+
 
 @pytest.fixture(scope="module")
 def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:

@@ -43,6 +43,7 @@ def complaints(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+@pytest.mark.skipif(importlib.util.find_spec("numpy") is None, reason="Triton's interpreter needs numpy")
 @pytest.mark.parametrize("test", TESTS)
 def test_in_the_interpreter(test: str, complaints: dict[str, list[str]]) -> None:
     if complaints[test]:
