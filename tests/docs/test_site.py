@@ -125,5 +125,7 @@ def test_no_page_scrolls_sideways_on_a_phone(browser: Any, site: Path) -> None:
 def test_search_works_from_a_folder(browser: Any, site: Path) -> None:
     tab = browser.new_context(offline=True, viewport={"width": 1440, "height": 900}).new_page()
     tab.goto(f"file://{site / 'reference' / 'plan.html'}")
-    tab.locator("input[name=query]").first.fill("noise scale")
-    tab.locator(".md-search-result__item").first.wait_for(timeout=30_000)
+    tab.wait_for_load_state("networkidle")
+    tab.locator("input[name=query]").first.click()
+    tab.locator("input[name=query]").first.press_sequentially("noise scale", delay=30)
+    tab.locator(".md-search-result__item").first.wait_for(timeout=15_000)
