@@ -19,11 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from measured import Table
+from measured import Table, percent
 
 from tvlars.lab import TrainConfig
 from tvlars.lab.data import load_data
-from tvlars.lab.summary import mean_and_interval
 
 ARMS: dict[str, dict[str, Any]] = {
     "tvlars": dict(optimizer="tvlars"),
@@ -103,12 +102,6 @@ def report(rows: pd.DataFrame) -> str:
             f"| {batch_size:,} | {epochs} | {arm} | {tried} | {lr:.3g} | {percent(reported)} | {each} | {less} |"
         )
     return "\n".join(lines)
-
-
-def percent(values: pd.Series) -> str:
-    """Mean and interval in percent."""
-    mean, half = mean_and_interval(values.tolist())
-    return f"{100 * mean:.2f} ± {100 * half:.2f}"
 
 
 if __name__ == "__main__":
