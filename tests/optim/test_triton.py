@@ -21,8 +21,8 @@ TESTS = [
 
 
 @pytest.fixture(scope="module")
-def complaints(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
-    """What went wrong in each of this session's tests, after all were run in one process."""
+def ends(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[tuple[str, str]]]:
+    """What went wrong or was skipped in each of this session's tests, and why, after all were run in one process."""
     chosen = [item.callspec.params["test"] for item in request.session.items if item.path == request.path]
     report = tmp_path_factory.mktemp("interpreted") / "report.xml"
     done = subprocess.run(
@@ -34,17 +34,19 @@ def complaints(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
         text=True,
         timeout=600,
     )
-    found: dict[str, list[str]] = {}
+    found: dict[str, list[tuple[str, str]]] = {}
     for case in ElementTree.parse(report).iter("testcase") if report.exists() else ():
         test = f"{case.get('classname', '').rpartition('.')[2]}.py::{case.get('name', '').partition('[')[0]}"
-        troubles = [x for x in case if x.tag in ("failure", "error")]
-        found.setdefault(test, []).extend(f"{case.get('name')}:\n{x.text}" for x in troubles)
-    return {test: found.get(test, [f"it was not run:\n{done.stdout}\n{done.stderr}"]) for test in chosen}
+        said = {x.tag: x.get("message", "") if x.tag == "skipped" else f"{case.get('name')}:\n{x.text}" for x in case}
+        found.setdefault(test, []).extend((tag, said[tag]) for tag in ("failure", "error", "skipped") if tag in said)
+    return {test: found.get(test, [("error", f"it was not run:\n{done.stdout}\n{done.stderr}")]) for test in chosen}
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 @pytest.mark.skipif(importlib.util.find_spec("numpy") is None, reason="Triton's interpreter needs numpy")
 @pytest.mark.parametrize("test", TESTS)
-def test_in_the_interpreter(test: str, complaints: dict[str, list[str]]) -> None:
-    if complaints[test]:
-        pytest.fail("\n\n".join(complaints[test]), pytrace=False)
+def test_in_the_interpreter(test: str, ends: dict[str, list[tuple[str, str]]]) -> None:
+    if troubles := [text for tag, text in ends[test] if tag != "skipped"]:
+        pytest.fail("\n\n".join(troubles), pytrace=False)
+    if ends[test]:
+        pytest.skip(ends[test][0][1])

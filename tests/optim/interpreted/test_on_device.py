@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -178,6 +179,7 @@ def test_scaled_gradients_are_refused_where_not_everything_is_fused(launches: La
         assert torch.equal(w.detach(), torch.ones_like(w))
 
 
+@pytest.mark.skipif(find_spec("pandas") is None, reason="layer statistics in a frame need pandas")
 def test_layer_stats_of_scaled_steps() -> None:
     model = nn.Linear(4, 3)
     optimizer = LARS(model.parameters(), 0.1, fused=True)

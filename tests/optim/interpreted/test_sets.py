@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -251,6 +252,7 @@ def test_state_goes_to_other_paths_and_back(cls: Any, arguments: dict[str, Any])
     assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
+@pytest.mark.skipif(find_spec("pandas") is None, reason="layer statistics in a frame need pandas")
 @pytest.mark.parametrize("cls", [LARS, TVLARS, LAMB])
 def test_layer_stats_reads_what_the_kernels_have_worked_out(cls: Any) -> None:
     frames = []
