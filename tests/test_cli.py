@@ -23,6 +23,9 @@ COMMAND = [sys.executable, "-m", "tvlars"]
     ("arguments", "sentence"),
     [
         ("", "the following arguments are required: COMMAND"),
+        ("--versio", "unknown argument '--versio': did you mean --version? See tvlars --help."),
+        ("--data digits", "unknown argument '--data': a command comes first"),
+        ("train --warmup-epochs 5", "warmup_epochs must not be given for the sigmoid schedule, got 5.0"),
         ("trian", "unknown command 'trian': did you mean 'train'?"),
         ("train --optimzer lars", "unknown argument '--optimzer' of train: did you mean --optimizer?"),
         ("train --batch 3", "unknown argument '--batch' of train: did you mean --batch-size"),

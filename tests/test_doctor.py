@@ -102,6 +102,19 @@ def test_steps_of_a_size_that_cannot_be_right(cls: Any, lr: float, what: str) ->
         assert check(model, cls(layer_groups(model, 0.0, 0.99 * better, 1e-4), 0.99 * better)) == []
 
 
+@pytest.mark.filterwarnings("ignore:.*not adapted")
+def test_a_raw_learning_rate_is_not_phi_s_where_phi_scales_the_ratio_alone() -> None:
+    model = network()
+    shape = dict(alpha=0.25, delay=100.0, delay_factor=0.1)  # φ starts at 4
+    for scope, lr, findings in (
+        ("ratio", 0.5, []),
+        ("all", 0.5, ["raw learning rate"]),
+        ("ratio", 1.5, ["raw learning rate"]),
+    ):
+        optimizer = TVLARS(layer_groups(model, 0.0, lr), lr, phi_scope=scope, **shape)
+        assert found(check(model, optimizer)) == findings, (scope, lr)
+
+
 def test_phi_counts_as_it_is_at_the_first_step() -> None:
     """The published setting has φ(1) = 0.9 though its bound is 10."""
     model = network()

@@ -132,7 +132,7 @@ def test_bad_sizes(arguments: tuple[Any, ...], message: str) -> None:
         ("tvlars", dict(schedule="constant"), "schedule must be 'auto' for tvlars"),
         ("lars", dict(schedule="step"), "schedule must be one of"),
         ("lars", dict(delay=3), "delay_factor, delay, alpha and gamma_min must not be given for the warmup-cosine"),
-        ("tvlars", dict(warmup_epochs=3), "warmup_epochs and final_factor must not be given for the sigmoid schedule"),
+        ("tvlars", dict(warmup_epochs=3), "warmup_epochs must not be given for the sigmoid schedule, got 3"),
         ("lars", dict(warmup_epochs=20), "warmup_epochs must be >= 0 and < 20"),
         ("lamb", dict(momentum=0.9), "momentum and nesterov must not be given for lamb"),
         ("lars", dict(momentum=1.0), "momentum must be >= 0 and < 1, got 1.0"),

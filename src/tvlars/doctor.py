@@ -158,7 +158,7 @@ def _groups(model: nn.Module, optimizer: Optimizer) -> Iterator[Finding]:
     if decayed:
         yield Finding("decayed norms", f"weight decay pulls {_list(decayed)} to 0", way)
     for group in optimizer.param_groups:
-        lr = _peak_lr(group) * _start_of_phi(group)
+        lr = _peak_lr(group) * (1.0 if group.get("phi_scope") == "ratio" else _start_of_phi(group))
         if ours and group["params"] and not group["layer_adaptation"] and lr > LARGEST_RAW_LR:
             yield Finding(
                 "raw learning rate",
@@ -272,7 +272,7 @@ def _peak_lr(group: dict[str, Any]) -> float:
 
 
 def _start_of_phi(group: dict[str, Any]) -> float:
-    """φ(1) of TVLARS, the highest there is; 1 where φ does not multiply the learning rate of all."""
+    """φ(1) of TVLARS, the highest there is; 1 where there is no φ."""
     if "delay_factor" not in group:
         return 1.0
     return _sigmoid_decay(1.0, group["delay_factor"], group["delay"], group["alpha"], group["gamma_min"])

@@ -16,7 +16,6 @@ from tvlars.schedule import SigmoidDecayLR, WarmupCosineLR, _sigmoid_decay, scal
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-LAYERWISE = ("tvlars", "lars", "lamb")
 SCHEDULES = ("auto", "sigmoid", "warmup-cosine", "constant")
 
 HALF_SHARE = 0.75
@@ -35,7 +34,8 @@ class _Defaults(NamedTuple):
     largest_batch: float  # from here on lr no longer grows
     momentum: float | None
     weight_decay: float
-    bias_norm_lr_scale: float  # at most; the product with lr is kept at 1 or less
+    bias_norm_lr_scale: float  # at most
+    layerwise: bool = True  # then the product of that with lr is kept at 1 or less
 
 
 # Measured on Fashion-MNIST, see docs/results/plan.md and large-batch.md; sgd and adamw are the usual recipes.
@@ -43,8 +43,8 @@ DEFAULTS = {
     "tvlars": _Defaults(16.0, "sqrt", 512, 0.9, 1e-4, 0.03),
     "lars": _Defaults(16.0, "sqrt", 2048, 0.9, 1e-4, 0.03),
     "lamb": _Defaults(0.015, "sqrt", 2048, None, 0.01, 0.03),
-    "sgd": _Defaults(0.1, "linear", math.inf, 0.9, 5e-4, 1.0),
-    "adamw": _Defaults(1e-3, "sqrt", math.inf, None, 0.01, 1.0),
+    "sgd": _Defaults(0.1, "linear", math.inf, 0.9, 5e-4, 1.0, layerwise=False),
+    "adamw": _Defaults(1e-3, "sqrt", math.inf, None, 0.01, 1.0, layerwise=False),
 }
 
 
@@ -292,7 +292,7 @@ def plan(
         lr = scale_lr(default.base_lr, int(min(batch_size, default.largest_batch)), rule=default.rule)
     scale = bias_norm_lr_scale
     if scale is None:  # what is not adapted takes no more than 1, however large the batch
-        limit = 1.0 / lr if optimizer in LAYERWISE else 1.0
+        limit = 1.0 / lr if default.layerwise else 1.0
         scale = min(default.bias_norm_lr_scale, limit)
     check_number("bias_norm_lr_scale", scale)
     noise = None if noise_scale is None else getattr(noise_scale, "value", noise_scale)
@@ -362,8 +362,9 @@ def _warmup_cosine_fields(
     schedule: str, steps_per_epoch: int, epochs: int, warmup_epochs: float | None, final_factor: float | None
 ) -> dict[str, Any]:
     if schedule != "warmup-cosine":
-        if warmup_epochs is not None or final_factor is not None:
-            raise ValueError(f"warmup_epochs and final_factor must not be given for the {schedule} schedule")
+        for name, value in (("warmup_epochs", warmup_epochs), ("final_factor", final_factor)):
+            if value is not None:
+                raise ValueError(f"{name} must not be given for the {schedule} schedule, got {value!r}")
         return {}
     final_factor = 1e-3 if final_factor is None else final_factor
     if warmup_epochs is None:

@@ -177,4 +177,14 @@ def test_a_scale_wants_a_mask_and_a_large_rate_a_scale() -> None:
         lars(1.0, mask=layer_mask, bias_norm_lr_scale=-1)
     with pytest.warns(UserWarning, match=r"take learning_rate = 16 as it is"):
         lars(16.0, mask=layer_mask)
+    with pytest.warns(UserWarning, match=r"take learning_rate = 16 as it is"):
+        lars(jnp.float32(16.0), mask=layer_mask)
     lars(16.0, mask=layer_mask, bias_norm_lr_scale=0.03)
+
+
+@pytest.mark.parametrize("mask", ["layer_mask", 1, {"kernel": 1.0}])
+def test_what_is_no_mask_is_refused(mask: Any) -> None:
+    with pytest.raises(ValueError, match=r"^mask must be a tree of booleans or a function .* got .* in it"):
+        lars(0.5, mask=mask)
+    with pytest.raises(ValueError, match=r"^weight_decay_mask must be a tree of booleans"):
+        lars(0.5, mask={"kernel": np.True_, "bias": jnp.array(False)}, weight_decay_mask=mask)

@@ -37,6 +37,12 @@ from tvlars.lab import CompareConfig, TrainConfig, UsageError
         (dict(data="imagefolder:"), "unknown data set 'imagefolder:'"),
         (dict(augment="yes"), "augment must be true or false, got 'yes'"),
         (dict(model=[]), "unknown model '[]'"),
+        (
+            dict(devices=4, nodes=2, batch_size=15),
+            "batch_size must be >= 16, two samples for each of 8 processes, got 15",
+        ),
+        (dict(rendezvous="node1:29500"), "nodes must be > 1 with rendezvous, the place where machines meet, got 1"),
+        (dict(sharpness_samples=5), "sharpness must be given with sharpness_samples, got 5 alone"),
         (dict(optimizer="lars", phi_scope="ratio"), "phi_scope must be 'all' for lars, got 'ratio'"),
     ],
 )
@@ -121,6 +127,7 @@ def test_runs_of_a_comparison() -> None:
         (dict(seeds=()), "seeds must name at least one, got none"),
         (dict(seeds=(1, 1)), "seeds must not repeat, got 1, 1"),
         (dict(overrides=(("sgd", "lr", 1.0),)), "unknown optimizer among those compared 'sgd'"),
+        (dict(overrides=(("lars", "lr", 1), ("lars", "lr", 2))), "lr must be set once for lars, got several values"),
         (dict(overrides=(("lars", "learning_rate", 1.0),)), "unknown option 'learning_rate'"),
     ],
 )

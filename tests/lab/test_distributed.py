@@ -335,7 +335,7 @@ def test_torchrun_and_a_comparison(tmp_path: Path) -> None:
     [
         ("--devices 2 --nodes 2", "rendezvous must be given with nodes 2: HOST:PORT of the first machine"),
         ("--devices 0", "devices must be an integer >= 1, got 0"),
-        ("--shard", "shard must not be given for one process, there is nothing to spread over"),
+        ("--shard", "tvlars: shard must not be given for one process, there is nothing to spread over"),
         ("--shard --noise-scale --devices 2", "noise_scale must not be given with shard"),
         ("--timeout 0", "timeout must be"),
         ("--resume", "out must be given with resume: the run folder to go on with"),

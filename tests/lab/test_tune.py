@@ -65,6 +65,8 @@ def test_a_grid_has_exactly_the_budget() -> None:
     ("words", "sentence"),
     [
         ("--optimizers tvlars lasr", "unknown optimizer 'lasr': did you mean 'lars'"),
+        ("--workers 0", "workers must be an integer from 1 to 10000, got 0"),
+        ("--retries -1", "retries must be an integer from 0 to 10000, got -1"),
         ("--trials 0", "trials must be an integer from 1 to 10000, got 0"),
         ("--sampler tpee", "unknown sampler 'tpee': did you mean 'tpe'?"),
         ("--seeds 0 1000", "seeds must be fresh ones, got 1000"),

@@ -27,6 +27,7 @@ from tvlars.cli._options import (
     Parser,
     config_file,
     fail,
+    refuse_option_alone,
     refuse_unknown,
 )
 from tvlars.optim._available import one_line
@@ -57,6 +58,7 @@ def _main(arguments: Sequence[str] | None) -> int:
         return _without_laboratory(words, error)
     try:
         parser = make_parser(words)
+        refuse_option_alone(parser, words[0] if words else "")
         parsed, unknown_arguments = parser.parse_known_args(arguments)
         if unknown_arguments:
             refuse_unknown(parser, parsed.command, unknown_arguments)

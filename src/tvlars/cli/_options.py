@@ -174,6 +174,17 @@ def train_config(parsed: argparse.Namespace, **values: Any) -> Any:
     return TrainConfig(**{**taken, **values})
 
 
+def refuse_option_alone(parser: argparse.ArgumentParser, flag: str) -> None:
+    """Say that an option in the place of the command is none."""
+    from tvlars.lab.errors import UsageError
+
+    flags = list(parser._option_string_actions)
+    if flag.startswith("-") and flag not in flags:
+        near = difflib.get_close_matches(flag, flags, n=1, cutoff=0.7)
+        hint = f"did you mean {near[0]}? " if near else "a command comes first. "
+        raise UsageError(f"unknown argument {flag!r}: {hint}See tvlars --help.")
+
+
 def refuse_unknown(parser: argparse.ArgumentParser, command: str, arguments: list[str]) -> NoReturn:
     """Say that the first of these is no argument of the command, and which are near."""
     from tvlars.lab.errors import UsageError

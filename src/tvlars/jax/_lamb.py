@@ -76,7 +76,7 @@ def lamb(
     check_flag("bias_correction", bias_correction)
     if norm_clip is not None:
         check_number("norm_clip", norm_clip, open_low=True)
-    check_mask(mask, bias_norm_lr_scale, learning_rate)
+    check_mask(mask, weight_decay_mask, bias_norm_lr_scale, learning_rate)
 
     decayed = mask if weight_decay_mask is None else weight_decay_mask
     return in_float32(

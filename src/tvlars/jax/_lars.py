@@ -72,7 +72,7 @@ def lars(
         >>> params = optax.apply_updates(params, updates)
     """
     check_lars(learning_rate, momentum, weight_decay, trust_coefficient, nesterov, norm_clip)
-    check_mask(mask, bias_norm_lr_scale, learning_rate)
+    check_mask(mask, weight_decay_mask, bias_norm_lr_scale, learning_rate)
     return lars_chain(
         learning_rate,
         trust_coefficient,

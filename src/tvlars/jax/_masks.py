@@ -107,17 +107,27 @@ def _complement(mask: Mask) -> Mask:
     return jax.tree.map(operator.not_, mask)
 
 
-def check_mask(mask: Mask | None, bias_norm_lr_scale: Any, learning_rate: Any) -> None:
-    """Raise ValueError for a scale that is out of range or has no mask; warn where a large learning rate stays raw."""
+def check_mask(mask: Mask | None, weight_decay_mask: Mask | None, bias_norm_lr_scale: Any, learning_rate: Any) -> None:
+    """Raise ValueError for what is no mask, and for a scale that is out of range or has no mask; warn where a large
+    learning rate stays raw."""
+    for name, tree in (("mask", mask), ("weight_decay_mask", weight_decay_mask)):
+        for leaf in jax.tree.leaves(tree):
+            if not (callable(leaf) or isinstance(leaf, bool) or getattr(leaf, "dtype", None) == jnp.bool_):
+                raise ValueError(
+                    f"{name} must be a tree of booleans or a function from parameters to one, as layer_mask; "
+                    f"got {leaf!r} in it"
+                )
     check_number("bias_norm_lr_scale", bias_norm_lr_scale)
     if not isinstance(bias_norm_lr_scale, (int, float)):  # injected, and may change
         return
     if bias_norm_lr_scale != 1.0:
         if mask is None:
             raise ValueError(f"mask must be given where bias_norm_lr_scale is {bias_norm_lr_scale!r}, got None")
-    elif mask is not None and isinstance(learning_rate, (int, float)) and learning_rate > 1.0:
+        return
+    known = not (callable(learning_rate) or isinstance(learning_rate, jax.core.Tracer))
+    if mask is not None and known and (lr := float(learning_rate)) > 1.0:
         warnings.warn(
-            f"parameters that the mask leaves unadapted (biases, norms) take learning_rate = {learning_rate:g} as it "
+            f"parameters that the mask leaves unadapted (biases, norms) take learning_rate = {lr:g} as it "
             "is, without a trust ratio of about 1e-3. Give them less, for example bias_norm_lr_scale=0.03.",
             stacklevel=3,
         )

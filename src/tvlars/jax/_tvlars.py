@@ -73,7 +73,7 @@ def tvlars(
     """
     check_lars(learning_rate, momentum, weight_decay, trust_coefficient, nesterov, norm_clip)
     check_choice("phi_scope", phi_scope, ("all", "ratio"))
-    check_mask(mask, bias_norm_lr_scale, learning_rate)
+    check_mask(mask, weight_decay_mask, bias_norm_lr_scale, learning_rate)
     phi = sigmoid_decay(delay_factor, delay, alpha, gamma_min)
     on_rate = phi_scope == "all"
     return lars_chain(

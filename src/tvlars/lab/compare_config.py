@@ -50,6 +50,10 @@ class CompareConfig:
                 raise unknown("optimizer among those compared", optimizer, self.optimizers)
             if name not in known:
                 raise unknown("option", name, known)
+        named = [(optimizer, name) for optimizer, name, _ in self.overrides]
+        for optimizer, name in named:
+            if named.count((optimizer, name)) > 1:
+                raise UsageError(f"{name} must be set once for {optimizer}, got several values")
         self.runs()
 
     def to_json(self) -> str:

@@ -39,6 +39,7 @@ SECTIONS = {
     "devices": "many processes, and long runs",
 }
 """Titles of the help's sections, each by its first option in ``TrainConfig``."""
+SHARPNESS_SAMPLES = 1024
 MAX_SEED = 2**32 - 1
 MAX_LR = 1e30
 """Far above any use, and below what would overflow in float32."""
@@ -85,6 +86,14 @@ def check_options(cls: Any, values: Any) -> None:
     for name in values:
         if name not in known:
             raise unknown("option", name, known)
+
+
+def check_batch(batch_size: int, processes: int) -> None:
+    """Raise UsageError where a batch is too small for so many processes."""
+    if batch_size < 2 * processes:
+        raise UsageError(
+            f"batch_size must be >= {2 * processes}, two samples for each of {processes} processes, got {batch_size}"
+        )
 
 
 @dataclass(frozen=True)
@@ -148,7 +157,7 @@ class TrainConfig:
     )
     layer_stats: int | None = option(None, "record norms and ratios of every layer each N-th optimizer step")
     sharpness: str | None = option(None, "when to measure the sharpness of the loss: end, or epochs:N for every N-th")
-    sharpness_samples: int = option(1024, "training images that sharpness is measured on")
+    sharpness_samples: int = option(SHARPNESS_SAMPLES, "training images that sharpness is measured on")
     noise_scale: bool = option(False, "measure the gradient noise scale after every epoch")
 
     devices: int | None = option(
@@ -201,6 +210,8 @@ class TrainConfig:
         self._check_processes()
         if self.sharpness is not None:
             self.sharpness_epochs()
+        elif self.sharpness_samples != SHARPNESS_SAMPLES:
+            raise UsageError(f"sharpness must be given with sharpness_samples, got {self.sharpness_samples} alone")
         if not self.augment and (self.rotation or self.crop_padding):
             raise UsageError("rotation and crop_padding must not be given where augment is false, they play no part")
         if self.optimizer not in ("tvlars", "lars") and self.trust_coefficient is not None:
@@ -262,6 +273,9 @@ class TrainConfig:
         self.checkpoint_interval()
         if self.resume and self.out is None:
             raise UsageError("out must be given with resume: the run folder to go on with")
+        check_batch(self.batch_size, (self.devices or 1) * (self.nodes or 1))
+        if self.rendezvous is not None and (self.nodes or 1) == 1 and not self.resume:
+            raise UsageError(f"nodes must be > 1 with rendezvous, the place where machines meet, got {self.nodes or 1}")
         for name in ("sharpness", "noise_scale", "compile"):
             if self.shard and getattr(self, name):
                 raise UsageError(f"{name} must not be given with shard, it wants the whole model in one process")

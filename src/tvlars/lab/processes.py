@@ -24,7 +24,7 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
 from torch import Tensor, nn
 
-from tvlars.lab.config import TrainConfig
+from tvlars.lab.config import TrainConfig, check_batch
 from tvlars.lab.errors import SaidElsewhereError, UsageError
 
 T = TypeVar("T")
@@ -71,11 +71,7 @@ def make_fabric(config: TrainConfig, precision: str) -> Fabric:
         UsageError: the device is not there, or the batch is too small for so many processes.
     """
     devices, nodes = layout(config)
-    if config.batch_size < 2 * devices * nodes:
-        raise UsageError(
-            f"batch_size must be >= {2 * devices * nodes}, two samples for each of {devices * nodes} processes, "
-            f"got {config.batch_size}"
-        )
+    check_batch(config.batch_size, devices * nodes)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # we say the precision ourselves
     logging.getLogger("lightning_fabric.utilities.distributed").setLevel(logging.WARNING)
     try:
@@ -88,6 +84,8 @@ def make_fabric(config: TrainConfig, precision: str) -> Fabric:
         )
         if devices * nodes > 1:
             fabric.launch()
+    except UsageError:
+        raise
     except Exception as error:  # Fabric has many types of its own for a device that is missing
         reason = str(error).splitlines()[0]
         raise UsageError(f"accelerator {config.accelerator!r} cannot be used here: {reason}") from error

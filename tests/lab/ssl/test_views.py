@@ -144,6 +144,7 @@ def test_the_command_draws_a_picture(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
+        ("digits --seed -1", "seed must be an integer from 0 to 2**63 - 1, got -1"),
         ("digits --count 0", "count must be an integer from 1 to 64 (images), got 0"),
         ("diggits", "unknown data set 'diggits': did you mean 'digits'"),
         ("", "the following arguments are required: DATASET"),

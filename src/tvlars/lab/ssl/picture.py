@@ -24,7 +24,7 @@ def draw_views(data: ImageData, file: Path, count: int = 8, seed: int = 0) -> Pa
         seed: of the images and of the views.
 
     Raises:
-        UsageError: ``count`` is out of range, or images have neither 1 nor 3 channels.
+        UsageError: ``count`` or ``seed`` is out of range, or images have neither 1 nor 3 channels.
         OSError: the file cannot be written.
     """
     from matplotlib.figure import Figure
@@ -32,6 +32,8 @@ def draw_views(data: ImageData, file: Path, count: int = 8, seed: int = 0) -> Pa
     most = min(64, len(data.train_labels))
     if not 1 <= count <= most:
         raise UsageError(f"count must be an integer from 1 to {most} (images), got {count}")
+    if not 0 <= seed < 2**63:
+        raise UsageError(f"seed must be an integer from 0 to 2**63 - 1, got {seed}")
     if data.channels not in (1, 3):
         raise UsageError(f"views need images of 1 or 3 channels, but {data.name} has {data.channels}")
     generator = torch.Generator().manual_seed(seed)

@@ -67,9 +67,7 @@ def sweep(
             goes on.
     """
     board = choose_board() if board is None else board
-    for name, value, low in (("workers", workers, 1), ("retries", retries, 0)):
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or not low <= value <= 10_000):
-            raise UsageError(f"{name} must be an integer from {low} to 10000, got {value!r}")
+    check_workers(workers, retries)
     prepared = prepare(runs, out)
     with contextlib.ExitStack() as stack:
         halt = stack.enter_context(_signals())
@@ -91,6 +89,13 @@ def sweep(
             result = queue.result()
             result.save()
     return result
+
+
+def check_workers(workers: int | None, retries: int) -> None:
+    """Raise UsageError where either is no number that makes sense."""
+    for name, value, low in (("workers", workers, 1), ("retries", retries, 0)):
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or not low <= value <= 10_000):
+            raise UsageError(f"{name} must be an integer from {low} to 10000, got {value!r}")
 
 
 @dataclass(frozen=True)

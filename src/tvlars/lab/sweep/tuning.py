@@ -31,7 +31,7 @@ from tvlars.lab.sweep.board import Board, duration
 from tvlars.lab.sweep.options import PLACE, given
 from tvlars.lab.sweep.results import SweepResult
 from tvlars.lab.sweep.space import Space, corners, grid_points, parse_spaces
-from tvlars.lab.sweep.sweeping import sweep
+from tvlars.lab.sweep.sweeping import check_workers, sweep
 from tvlars.lab.sweep.tune_config import TuneConfig
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ def tune(
         LockedError: another process tunes in ``out``.
         KeyboardInterrupt, PreemptedError: as they came; the same call goes on.
     """
+    check_workers(workers, retries)  # now, and not when all trials are over
     make_reporter = reporter or (lambda: BarReporter(brief=True) if sys.stdout.isatty() else Reporter())
     base, folder = config.base, config.folder()
     data = load_data(base.data, base.data_dir, base.image_size)
