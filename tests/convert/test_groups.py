@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from tests.convert.beside import (
+    apart,
     model,
     same,
     theirs_of,
@@ -67,6 +68,32 @@ def test_groups_of_a_function_for_timm() -> None:
     assert (first["weight_decay"], first["layer_adaptation"]) == (0.3, True)
     assert (second["weight_decay"], second["layer_adaptation"]) == (0.0, False)
     assert second["params"] == [net.linear.weight]
+
+
+@pytest.mark.parametrize("by_function", [False, True])
+def test_timm_filters_a_model_alone(by_function: bool) -> None:
+    optim = pytest.importorskip("timm.optim", reason="timm is not installed")
+    arguments: dict[str, Any] = dict(opt="lamb", lr=0.01, weight_decay=0.5, max_grad_norm=None)
+    if by_function:
+        arguments["param_group_fn"] = lambda net: net.named_parameters()
+    given = (lambda net: net) if by_function else (lambda net: list(net.named_parameters()))
+    conversion = convert("timm", params=given(model()), **arguments)
+    assert conversion.exact
+    assert conversion.biases == {"layer_adaptation": True, "weight_decay": 0.5}
+    theirs = trajectory(lambda net: optim.create_optimizer_v2(given(net), **arguments))
+    same(trajectory(lambda net: convert("timm", params=given(net), **arguments).build()), theirs)
+    del arguments["opt"]
+    arguments.pop("param_group_fn", None)
+    assert apart(trajectory(convert("timm", opt="lamb", **arguments).build), theirs) > 0.1  # on the model
+
+
+def test_groups_takes_names_as_timm_does() -> None:
+    conversion = convert("timm", opt="lamb", weight_decay=0.5)
+    assert conversion.biases["layer_adaptation"] is False
+    net = model()
+    assert len(conversion.groups(net)) == 2
+    (group,) = conversion.groups(net.named_parameters())
+    assert group["layer_adaptation"]
 
 
 def test_groups_with_options_of_their_own_count_for_what_differs() -> None:

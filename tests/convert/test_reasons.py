@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.convert.beside import (
+    ROOT,
     STEPS,
     apart,
     both,
@@ -51,6 +53,15 @@ def test_weight_decay_below_the_line(source: str) -> None:
         torch.testing.assert_close(theirs[name], ours[name] * factor, rtol=1e-10, atol=1e-14)
         rho = 0.3 * w.norm() / g.norm()
         assert 1 - 2 * rho / (1 + rho) <= factor <= 1
+
+
+@pytest.mark.parametrize("beta", [1e-3, 0.3, 10.0])
+def test_timm_never_steps_further(beta: float) -> None:
+    assert "its trust ratio is never larger" in (ROOT / "docs/coming-from.md").read_text(encoding="utf-8")
+    arguments = dict(lr=1.0, weight_decay=beta)
+    ours = first_steps(convert("timm", **arguments).build, zeros=False)
+    theirs = first_steps(theirs_of("timm", arguments), zeros=False)
+    assert all(theirs[name].norm() <= ours[name].norm() for name in ours)
 
 
 @pytest.mark.parametrize("source", ["timm", "optax", "apex-larc", "solo-learn"])
@@ -147,7 +158,7 @@ def test_clipping_of_all_gradients_in_timm_lamb() -> None:
     conversion = convert("timm", **arguments)
     only(conversion, "max_grad_norm = 0.5")
     assert conversion.tolerance == pytest.approx(2e-6)
-    assert "clip_grad_norm_(model.parameters(), 0.5)" in conversion.notes[0]
+    assert "clip_grad_norm_([p for g in optimizer.param_groups for p in g['params']], 0.5)" in conversion.notes[0]
     theirs = trajectory(theirs_of("timm", arguments))
     assert apart(trajectory(conversion.build), theirs) > 1e-2
 
@@ -163,6 +174,41 @@ def test_clipping_of_all_gradients_in_timm_lamb() -> None:
             p.grad /= (norm / 0.5).clamp(min=1)
 
     same(trajectory(conversion.build, before=clip_as_they_do), theirs)
+
+
+def test_clipping_is_over_the_parameters_of_the_optimizer() -> None:
+    """A layer that it does not hold counts for nothing there, nor under the call that the note gives."""
+    optim = pytest.importorskip("timm.optim", reason="timm is not installed")
+    arguments: dict[str, Any] = dict(max_grad_norm=0.5, weight_decay=0.1, eps=0.1)
+    conversion = convert("timm", optimizer="lamb", **arguments)
+    call = re.search(r"torch\.nn\.utils\.clip_grad_norm_\(.*, 0\.5\)", conversion.notes[0])
+    assert call is not None
+    held: dict[str, torch.optim.Optimizer] = {}
+
+    def build(net: nn.Module) -> torch.optim.Optimizer:
+        held["optimizer"] = conversion.build(list(net.parameters())[2:])
+        return held["optimizer"]
+
+    ours = trajectory(build, before=lambda *_: eval(call[0], {"torch": torch, **held}))
+    theirs = trajectory(lambda net: optim.Lamb(list(net.parameters())[2:], **arguments))
+    same(ours, theirs, 1e-5)
+
+
+@pytest.mark.parametrize("optimizer", ["timm", "optax", "published"])
+def test_lamb_without_eps_divides_zero_by_zero(optimizer: str) -> None:
+    arguments: dict[str, Any] = dict(optimizer="lamb", eps=0.0)
+    arguments |= {"timm": dict(max_grad_norm=None), "optax": dict(learning_rate=0.1)}.get(optimizer, {})
+    conversion = convert(optimizer, **arguments)
+    assert any("eps = 0 divides 0 by 0" in note for note in conversion.notes)
+    assert not any("divides" in note for note in convert(optimizer, **{**arguments, "eps": 1e-8}).notes)
+
+    def silence(net: nn.Module, _: int) -> None:
+        next(net.parameters()).grad[0, 0] = 0  # type: ignore[index]
+
+    ours = trajectory(conversion.build, before=silence)
+    assert all(w.isfinite().all() for w in ours[-1].values())
+    if optimizer != "published":
+        assert trajectory(theirs_of(optimizer, arguments), before=silence)[-1]["0.weight"].isnan().any()
 
 
 @pytest.mark.parametrize("corrected", [False, True])

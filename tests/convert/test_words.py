@@ -6,12 +6,14 @@ import pickle
 import re
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from tests.convert.beside import (
     ROOT,
+    gradients,
     model,
 )
 from tvlars import LAMB, LARS, TVLARS, convert
@@ -36,6 +38,18 @@ from tvlars import LAMB, LARS, TVLARS, convert
         ("timm", dict(trust_clip=1), "trust_clip must be True or False, got 1"),
         ("timm", dict(optimizer="lamb", max_grad_norm=0), "max_grad_norm must be > 0, got 0"),
         ("timm", dict(optimizer="lamb", betas=(0.9, 1.0)), "betas[1] must be >= 0 and < 1, got 1.0"),
+        ("timm", dict(optimizer="lamb", betas=None), "betas must be two numbers, got None"),
+        ("timm", dict(optimizer="lamb", betas=0.9), "betas must be two numbers, got 0.9"),
+        ("timm", dict(optimizer="lamb", betas=(0.9,)), "betas must be two numbers, got (0.9,)"),
+        ("published", dict(optimizer="lamb", betas=None), "betas must be two numbers, got None"),
+        ("published", dict(optimizer="lamb", betas="ab"), "betas[0] must be >= 0 and < 1, got 'a'"),
+        ("optax", dict(optimizer="lamb", learning_rate=0.1, b1=1.0), "b1 must be >= 0 and < 1, got 1.0"),
+        ("optax", dict(optimizer="lamb", learning_rate=0.1, b2=None), "b2 must be >= 0 and < 1, got None"),
+        ("timm", dict(foreach="yes"), "foreach must be None, True or False, got 'yes'"),
+        ("timm", dict(optimizer="lamb", foreach=1), "foreach must be None, True or False, got 1"),
+        ("apex-larc", dict(fused="no"), "fused must be None, True or False, got 'no'"),
+        ("apex-larc", dict(differentiable=None), "differentiable must be True or False, got None"),
+        ("pytorch-optimizer", dict(maximize=1), "maximize must be True or False, got 1"),
         ("timm", dict(strict=1), "strict must be True or False, got 1"),
         ("timm", dict(strict=True, weight_decay=0.1), "no setting of LARS gives timm Lars: weight_decay = 0.1 stands"),
         ("lightly", {}, "lr must be given: lightly LARS has no default for it"),
@@ -69,6 +83,59 @@ def test_masks_cover_every_parameter() -> None:
         convert("optax", learning_rate=0.1, weight_decay_mask=lambda _: 3, params=model())
 
 
+@pytest.mark.parametrize(
+    "masks",
+    [
+        dict(optimizer="lamb", weight_decay=0.5, mask=lambda p: {name: w.ndim > 1 for name, w in p.items()}),
+        dict(weight_decay=0.5, weight_decay_mask=lambda p: {name: w.ndim > 1 for name, w in p.items()}),
+        dict(trust_ratio_mask={"": True}),
+    ],
+    ids=lambda masks: list(masks)[-1],
+)
+def test_masks_want_names(masks: dict[str, Any]) -> None:
+    net = model()
+    name = list(masks)[-1]
+    words = f"params must be a model or have a name each where {name} is a dictionary or a function, got "
+    with pytest.raises(ValueError, match=f"{words}one without"):
+        convert("optax", learning_rate=0.1, params=list(net.parameters()), **masks)
+    with pytest.raises(ValueError, match=f"{words}two called 'w'"):
+        convert("optax", learning_rate=0.1, params=[("w", p) for p in net.parameters()], **masks)
+    if name != "trust_ratio_mask":
+        conversion = convert("optax", learning_rate=0.1, params=net, **masks)
+        assert len(conversion.groups()) == 2
+        with pytest.raises(ValueError, match=f"{words}one without"):
+            conversion.groups(net.parameters())
+    plain = {**masks, name: True}
+    assert convert("optax", learning_rate=0.1, params=list(net.parameters()), **plain).exact
+
+
+def numpy_scalar(value: Any) -> Any:
+    return np.asarray(value, dtype=np.float32 if isinstance(value, float) else None)
+
+
+def jax_scalar(value: Any) -> Any:
+    return pytest.importorskip("jax.numpy", reason="jax is not installed").asarray(value)
+
+
+@pytest.mark.parametrize("scalar", [numpy_scalar, jax_scalar])
+def test_scalars_of_other_libraries_are_numbers(scalar: Any) -> None:
+    net = model()
+    conversions = [
+        convert("optax", learning_rate=scalar(0.5), weight_decay=scalar(0.125), nesterov=scalar(True)),
+        convert("optax", optimizer="lamb", learning_rate=scalar(0.5), b1=scalar(0.5)),
+        convert("timm", optimizer="lamb", betas=(scalar(0.5), scalar(0.75)), weight_decay=scalar(0.125)),
+        convert("lightly", lr=0.1, params=[dict(params=list(net.parameters()), lr=scalar(0.5))]),
+    ]
+    for conversion in conversions:
+        optimizer = conversion.build(None if conversion.theirs.startswith("lightly") else net)
+        gradients(net, 0)
+        optimizer.step()
+        for group in optimizer.param_groups:
+            assert group["lr"] in (0.5, 1e-3)
+            assert {type(value) for key, value in group.items() if key in ("lr", "weight_decay")} <= {float, int}
+    assert conversions[2].arguments["betas"] == (0.5, 0.75)
+
+
 def test_groups_want_parameters() -> None:
     conversion = convert("lightly", lr=0.1)
     with pytest.raises(ValueError, match="params must be given"):
@@ -86,7 +153,9 @@ def test_in_words() -> None:
     ]
     assert "theirs but for about 1e-08 of a step:\n  - eps = 1e-08" in str(convert("timm", always_adapt=True))
     assert "The trajectory is not theirs:\n  - weight_decay" in str(convert("timm", weight_decay=0.1))
-    assert "note: before each step, torch.nn.utils.clip_grad_norm_" in str(convert("timm", optimizer="lamb"))
+    assert "note: before each step, over all parameters of this optimizer, torch.nn.utils.clip_grad_norm_(" in str(
+        convert("timm", optimizer="lamb")
+    )
 
 
 def test_which_optimizer() -> None:

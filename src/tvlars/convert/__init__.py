@@ -14,7 +14,7 @@ from tvlars.convert._optax import CLASSES as OPTAX
 from tvlars.convert._optax import check_masks
 from tvlars.convert._others import APEX_LARC, LIGHTLY, PYTORCH_OPTIMIZER, SOLO_LEARN, unwrap_sgd
 from tvlars.convert._published import CLASSES as PUBLISHED
-from tvlars.convert._recipe import Recipe, unknown
+from tvlars.convert._recipe import Recipe, plain, unknown
 from tvlars.convert._timm import CLASSES as TIMM
 from tvlars.convert._timm import by_name
 
@@ -47,8 +47,9 @@ def convert(source: str, *, strict: bool = False, **theirs: Any) -> Conversion:
               are taken as well, without it.
             - ``opt``: for timm, a name of its ``create_optimizer_v2``, with that function's arguments.
             - ``params``: what their constructor takes first: a model, parameters, or groups with options of
-              their own. Needed for such groups, and for optax's masks where they are not True or False: dictionaries
-              by parameter name, or functions of such a dictionary. Else optional.
+              their own. Needed for such groups, of whose options those count that theirs reads per group, and for
+              optax's masks where they are not True or False: dictionaries by parameter name, or functions of such a
+              dictionary. Else optional.
 
     Raises:
         ValueError: a source or an argument is unknown, missing or out of its range, nothing of ours is near, or
@@ -60,7 +61,7 @@ def convert(source: str, *, strict: bool = False, **theirs: Any) -> Conversion:
         >>> optimizer = conversion.build(model)
     """
     check_flag("strict", strict)
-    recipe, arguments = _recipe(source, dict(theirs))
+    recipe, arguments = _recipe(source, {name: plain(value) for name, value in theirs.items()})
     params = arguments.pop("params", None)
     options = recipe.complete(arguments)
     given = None if params is None else Parameters.of(params)
@@ -75,6 +76,8 @@ def convert(source: str, *, strict: bool = False, **theirs: Any) -> Conversion:
     biases = next((ours for ndim, ours in each if ndim <= 1), weights)
     defaults = constructor_arguments(weights.options)
     differences = {why.sentence: why.size for _, ours in each for why in ours.differences}
+    notes = [note for entry in asked.entries for note in recipe.of_group(options, entry.extras).notes]
+    notes += [note for _, ours in each for note in ours.notes]
     rate = options.get("learning_rate")
     conversion = Conversion(
         theirs=recipe.title,
@@ -84,7 +87,7 @@ def convert(source: str, *, strict: bool = False, **theirs: Any) -> Conversion:
         biases=group_options(biases.options, defaults),
         differences=tuple(differences),
         tolerance=max(differences.values(), default=0.0),
-        notes=tuple(dict.fromkeys(note for _, ours in each for note in ours.notes)),
+        notes=tuple(dict.fromkeys([*recipe.notes, *notes])),
         lr_schedule=(lambda step: float(rate(step))) if callable(rate) else None,
         _recipe=recipe,
         _options=options,
@@ -98,7 +101,7 @@ def convert(source: str, *, strict: bool = False, **theirs: Any) -> Conversion:
 def _recipe(source: str, arguments: dict[str, Any]) -> tuple[Recipe, dict[str, Any]]:
     """What ``source`` and the choice of an optimizer name, and the arguments that are left."""
     if source == "apex-larc":
-        return APEX_LARC, unwrap_sgd(arguments)
+        return unwrap_sgd(arguments)
     if source in ONE:
         return ONE[source], arguments
     if source not in SEVERAL:

@@ -25,7 +25,7 @@ class Conversion:
         differences: why the trajectory is not theirs, a sentence each: what differs, when, and by how much.
         tolerance: how much a step may differ, relative to itself, where gradient norms are 1 or more: 0 where
             ``exact``, about 1e-8 for their usual eps, infinite where it depends on more than that.
-        notes: what has to be done beside the optimizer for this.
+        notes: what has to be done beside the optimizer for this, and what has no effect there, or breaks.
         lr_schedule: their learning rate by step (0 at the first), where it is a function; for ``LambdaLR``.
     """
 
@@ -44,7 +44,10 @@ class Conversion:
 
     @property
     def exact(self) -> bool:
-        """Whether the trajectory is theirs to rounding, where every parameter has a gradient in every step."""
+        """Whether the trajectory is theirs to rounding, where every parameter has a gradient in every step.
+
+        And where ``notes`` are followed, and theirs is finite.
+        """
         return not self.differences
 
     def groups(self, params: Any = None) -> list[dict[str, Any]]:
@@ -52,10 +55,12 @@ class Conversion:
 
         Args:
             params: a model, or its (named) parameters; None (default) takes those that :func:`convert` was given.
+                They are grouped as theirs does with the same: timm's ``create_optimizer_v2`` spares biases and norms
+                of a model, and of parameters none, named or not.
 
         Raises:
-            ValueError: there are none, or they are groups with options of their own, which belong into ``convert``,
-                since what differs depends on them.
+            ValueError: there are none, or not named where a mask of optax asks for names, or they are groups with
+                options of their own, which belong into ``convert``, since what differs depends on them.
         """
         chosen = self._params if params is None else Parameters.of(params)
         if chosen is None:
@@ -65,7 +70,7 @@ class Conversion:
         groups: list[dict[str, Any]] = []
         buckets: dict[tuple[Any, ...], dict[str, Any]] = {}
         for i, entry in enumerate(chosen.entries):
-            kept = {name: value for name, value in entry.extras.items() if name not in self._recipe.defaults}
+            kept = self._recipe.of_group(self._options, entry.extras).kept
             converted = ours_of_each(self._recipe, self._options, chosen, entry)
             for (name, p), ours in zip(entry.named, converted, strict=True):
                 options = group_options(ours.options, self.arguments)

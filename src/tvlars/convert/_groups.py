@@ -6,10 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from tvlars.convert._recipe import Given, Options, Recipe, Translation
+from tvlars.convert._recipe import Given, Options, Recipe, Translation, plain
 
 Named = Sequence[tuple[str, Tensor]]
 
@@ -58,9 +57,8 @@ class Parameters:
 
 
 def probes() -> Parameters:
-    """A weight and a bias, to ask a rule what it does with them."""
-    with torch.device("cpu"):
-        return Parameters([Entry([("layer.weight", torch.zeros(1, 1)), ("layer.bias", torch.zeros(1))])])
+    """A weight and a bias, to ask a rule what it does with them; as a model, which is what most hand over."""
+    return Parameters.of(nn.Linear(1, 1, device="meta"))
 
 
 def ours_of_each(recipe: Recipe, options: Options, params: Parameters, entry: Entry) -> list[Translation]:
@@ -69,8 +67,8 @@ def ours_of_each(recipe: Recipe, options: Options, params: Parameters, entry: En
     Raises:
         ValueError: an option is out of its range.
     """
-    theirs = {**options, **{name: value for name, value in entry.extras.items() if name in recipe.defaults}}
-    given = Given(entry.named, params.model, params.grouped)
+    theirs = {**options, **recipe.of_group(options, entry.extras).acting}
+    given = Given(entry.named, params.model)
     return [recipe.translate(one) for one in recipe.rule(theirs, given)]
 
 
@@ -79,7 +77,7 @@ def _entry(group: Mapping[str, Any]) -> Entry:
     items = [params] if isinstance(params, Tensor) else list(params)
     names = group.get("param_names")
     named = [_pair(item) for item in (zip(names, items, strict=True) if names else items)]
-    return Entry(named, {name: value for name, value in group.items() if name not in ("params", "param_names")})
+    return Entry(named, {name: plain(value) for name, value in group.items() if name not in ("params", "param_names")})
 
 
 def _pair(item: Any) -> tuple[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,8 +16,8 @@ from tvlars.convert._recipe import (
     Options,
     Recipe,
     Translation,
-    check_betas,
     never_zero,
+    without_eps,
 )
 from tvlars.optim import LAMB, LARS
 
@@ -70,27 +71,23 @@ def _lars_rule(theirs: Options, given: Given) -> list[Options]:
     ]
 
 
-OPTAX_LARS = Recipe(
-    title="optax lars",
-    optimizer=LARS,
-    defaults=dict(
-        learning_rate=REQUIRED,
-        weight_decay=0.0,
-        weight_decay_mask=True,
-        trust_coefficient=0.001,
-        eps=0.0,
-        trust_ratio_mask=True,
-        momentum=0.9,
-        nesterov=False,
-    ),
-    translate=_lars,
-    rule=_lars_rule,
+_LARS = dict(
+    learning_rate=REQUIRED,
+    weight_decay=0.0,
+    weight_decay_mask=True,
+    trust_coefficient=0.001,
+    eps=0.0,
+    trust_ratio_mask=True,
+    momentum=0.9,
+    nesterov=False,
 )
+OPTAX_LARS = Recipe("optax lars", LARS, _LARS, _lars, _lars_rule, fixed=frozenset(_LARS))  # optax has no groups
 
 
 def _lamb(theirs: Options) -> Translation:
     lr, decay, differences, notes = _rates(theirs)
-    check_betas("b", theirs["b1"], theirs["b2"])
+    for name in ("b1", "b2"):
+        check_number(name, theirs[name], high=1.0, open_high=True)
     check_number("eps", theirs["eps"])
     check_number("eps_root", theirs["eps_root"])
     if theirs["eps_root"]:
@@ -106,7 +103,7 @@ def _lamb(theirs: Options) -> Translation:
         weight_decay=decay,
         layer_adaptation=True,
     )
-    return Translation(options, differences, notes)
+    return Translation(options, differences, notes + without_eps("optax", theirs["eps"]))
 
 
 def _lamb_rule(theirs: Options, given: Given) -> list[Options]:
@@ -114,13 +111,8 @@ def _lamb_rule(theirs: Options, given: Given) -> list[Options]:
     return [theirs if decays else {**theirs, "weight_decay": 0.0} for decays in decayed]
 
 
-OPTAX_LAMB = Recipe(
-    title="optax lamb",
-    optimizer=LAMB,
-    defaults=dict(learning_rate=REQUIRED, b1=0.9, b2=0.999, eps=1e-6, eps_root=0.0, weight_decay=0.0, mask=None),
-    translate=_lamb,
-    rule=_lamb_rule,
-)
+_LAMB = dict(learning_rate=REQUIRED, b1=0.9, b2=0.999, eps=1e-6, eps_root=0.0, weight_decay=0.0, mask=None)
+OPTAX_LAMB = Recipe("optax lamb", LAMB, _LAMB, _lamb, _lamb_rule, fixed=frozenset(_LAMB))
 
 CLASSES = {"lars": OPTAX_LARS, "lamb": OPTAX_LAMB}
 
@@ -147,9 +139,11 @@ def _mask(name: str, mask: Any, given: Given) -> list[bool]:
     """What a mask says of each parameter: True or False, by name, or a function of the parameters by name.
 
     Raises:
-        ValueError: the mask is none of these, or leaves out a parameter.
+        ValueError: the mask is none of these, or leaves out a parameter, or one has no name of its own.
     """
     by_name: dict[str, Tensor] = dict(given.named)
+    if callable(mask) or isinstance(mask, Mapping):
+        _check_names(name, given)
     if callable(mask):
         mask = mask(by_name)
     if isinstance(mask, bool):
@@ -166,6 +160,16 @@ def _mask(name: str, mask: Any, given: Given) -> list[bool]:
                 f"{parameter!r}"
             )
     return [mask[parameter] for parameter, _ in given.named]
+
+
+def _check_names(mask: str, given: Given) -> None:
+    count = Counter(parameter for parameter, _ in given.named)
+    twice = [parameter for parameter, times in count.items() if times > 1]
+    if "" in count or twice:
+        what = "one without" if "" in count else f"two called {twice[0]!r}"
+        raise ValueError(
+            f"params must be a model or have a name each where {mask} is a dictionary or a function, got {what}"
+        )
 
 
 def check_masks(arguments: dict[str, Any]) -> None:

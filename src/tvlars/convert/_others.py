@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -91,18 +92,19 @@ APEX_LARC = Recipe(
         fused=None,
     ),
     translate=_apex,
+    fixed=frozenset({"trust_coefficient", "clip", "eps", "differentiable"}),
 )
 """LARC's own arguments, and those of the SGD in it."""
 
 
-def unwrap_sgd(arguments: dict[str, Any]) -> dict[str, Any]:
-    """LARC's arguments with the SGD in them taken apart into its options and groups.
+def unwrap_sgd(arguments: dict[str, Any]) -> tuple[Recipe, dict[str, Any]]:
+    """The recipe, and LARC's arguments with the SGD in them taken apart into its options and groups.
 
     Raises:
         ValueError: what LARC wraps is not SGD, or options of it are given twice.
     """
     if "optimizer" not in arguments:
-        return arguments
+        return APEX_LARC, arguments
     arguments = dict(arguments)
     inner = arguments.pop("optimizer")
     if type(inner) is not torch.optim.SGD:
@@ -114,12 +116,25 @@ def unwrap_sgd(arguments: dict[str, Any]) -> dict[str, Any]:
     if twice:
         raise ValueError(f"{twice[0]} must not be given beside optimizer, which has it")
     options = {name: value for name, value in inner.defaults.items() if name in APEX_LARC.defaults}
-    return {**arguments, **options, "params": inner.param_groups}
+    recipe = replace(APEX_LARC, notes=_momentum_so_far(inner))
+    return recipe, {**arguments, **options, "params": inner.param_groups}
+
+
+def _momentum_so_far(sgd: torch.optim.SGD) -> tuple[str, ...]:
+    """How to carry over the buffers of an SGD that has stepped."""
+    if all(state.get("momentum_buffer") is None for state in sgd.state.values()):
+        return ()
+    damped = any(group["dampening"] for group in sgd.param_groups)
+    divided = ", divided by 1 − dampening of its group," if damped else ""
+    return (
+        "this SGD has taken steps, and momentum buffers begin at 0 here: to carry them over, set "
+        f'optimizer.state[p]["momentum_buffer"] to a copy of sgd.state[p]["momentum_buffer"]{divided} for each p in '
+        "sgd.state",
+    )
 
 
 def _pytorch_optimizer(theirs: Options) -> Translation:
     check_momentum("pytorch-optimizer", theirs, refuses_nesterov=False)
-    check_flag("maximize", theirs["maximize"])
     return SumOfNorms(
         "pytorch-optimizer",
         theirs,
@@ -149,6 +164,7 @@ PYTORCH_OPTIMIZER = Recipe(
     ),
     translate=_pytorch_optimizer,
     rule=_pytorch_optimizer_rule,
+    fixed=frozenset({"maximize"}),
 )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tvlars._checks import check_flag, check_number
-from tvlars.convert._recipe import REQUIRED, Given, Options, Recipe, Translation, check_betas, never_zero
+from tvlars.convert._recipe import REQUIRED, Given, Options, Recipe, Translation, checked_betas, never_zero, without_eps
 from tvlars.optim import LAMB, LARS, TVLARS
 
 FILTERS = ("weight_decay_filter", "lars_adaptation_filter")
@@ -48,18 +48,17 @@ def _lamb(theirs: Options) -> Translation:
     check_number("lr", theirs["lr"])
     check_number("weight_decay", theirs["weight_decay"])
     check_number("eps", theirs["eps"])
-    check_betas("betas", *theirs["betas"])
     check_flag("adam", theirs["adam"])
     options = dict(
         lr=theirs["lr"],
-        betas=tuple(theirs["betas"]),
+        betas=checked_betas("betas", theirs["betas"]),
         eps=never_zero(theirs["eps"]),
         weight_decay=theirs["weight_decay"],
         bias_correction=False,
         norm_clip=10.0,
         layer_adaptation=not theirs["adam"],
     )
-    return Translation(options)
+    return Translation(options, notes=without_eps("the published code", theirs["eps"]))
 
 
 CLASSES = {
@@ -70,5 +69,6 @@ CLASSES = {
         LAMB,
         dict(lr=1e-3, betas=(0.9, 0.999), eps=1e-6, weight_decay=0, adam=False),
         _lamb,
+        fixed=frozenset({"adam"}),
     ),
 }

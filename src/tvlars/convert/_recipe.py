@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -44,11 +45,18 @@ class Translation:
 
 @dataclass(frozen=True)
 class Given:
-    """Parameters with their names ("" where unknown), and what they were given as: a model, pairs, or groups."""
+    """Parameters with their names ("" where unknown), and the model, where they were given as one."""
 
     named: Sequence[tuple[str, Tensor]]
     model: nn.Module | None = None
-    grouped: bool = False
+
+
+class GroupOptions(NamedTuple):
+    """Options that act per group, those that are kept since others than the optimizer may read them, and notes."""
+
+    acting: Options
+    kept: Options
+    notes: list[str]
 
 
 def as_given(theirs: Options, given: Given) -> list[Options]:
@@ -62,6 +70,9 @@ class Recipe:
 
     ``rule`` gives the options that each parameter has under their rule, still in their words; it may add
     ``layer_adaptation``. ``translate`` turns such options into ours.
+
+    ``fixed`` are the arguments that a parameter group has no say in there. ``copies`` are options that their
+    constructor makes of its arguments, by the argument, and groups have. ``notes`` hold whatever the options are.
     """
 
     title: str
@@ -69,9 +80,12 @@ class Recipe:
     defaults: Mapping[str, Any]
     translate: Callable[[Options], Translation]
     rule: Callable[[Options, Given], list[Options]] = as_given
+    fixed: frozenset[str] = frozenset()
+    copies: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def complete(self, arguments: Options) -> Options:
-        """Their arguments with their defaults.
+        """Their arguments with their defaults, and what their constructor makes of them.
 
         Raises:
             ValueError: an argument is unknown or missing.
@@ -83,7 +97,20 @@ class Recipe:
         for name, value in options.items():
             if value is REQUIRED:
                 raise ValueError(f"{name} must be given: {self.title} has no default for it")
-        return options
+        return {**options, **{copy: options[name] for copy, name in self.copies.items()}}
+
+    def of_group(self, options: Options, extras: Options) -> GroupOptions:
+        """What the options of a group do there, beside the constructor's ``options``."""
+        ours = {"layer_adaptation", *inspect.signature(self.optimizer).parameters}
+        acting = {name: value for name, value in extras.items() if name in options and name not in self.fixed}
+        kept = {name: value for name, value in extras.items() if name not in options and name not in ours}
+        idle = [name for name in extras if name not in acting and name not in kept]
+        notes = [
+            f"{name} in a group has no effect in {self.title}, and is left out here"
+            for name in idle
+            if name not in options or extras[name] != options[name]
+        ]
+        return GroupOptions(acting, kept, notes)
 
 
 def unknown(kind: str, name: object, valid: Iterable[str]) -> ValueError:
@@ -109,19 +136,46 @@ def check_momentum(who: str, theirs: Options, refuses_nesterov: bool = True) -> 
         raise ValueError(f"momentum must be > 0 and dampening 0 where nesterov=True, as {who} itself demands")
 
 
+def plain(value: Any) -> Any:
+    """``value`` as Python's number where it is a scalar of NumPy, JAX and the like, which torch's kernels refuse."""
+    if isinstance(value, Tensor) or getattr(value, "ndim", None) != 0 or not hasattr(value, "item"):
+        return value
+    return value.item()
+
+
 def passed_on(theirs: Options) -> Options:
-    """Those of their options that mean the same here."""
-    return {name: theirs[name] for name in PASSED_ON if name in theirs}
+    """Those of their options that mean the same here.
+
+    Raises:
+        ValueError: one is no flag.
+    """
+    options = {name: theirs[name] for name in PASSED_ON if name in theirs}
+    for name, value in options.items():
+        check_flag(name, value, optional=PASSED_ON[name] is None)
+    return options
 
 
-def check_betas(names: str, *betas: Any) -> None:
-    """Raise ValueError unless both betas are in [0, 1)."""
-    if len(betas) != 2:
-        raise ValueError(f"{names} must be two numbers, got {betas!r}")
-    for i, beta in enumerate(betas, 1):
-        check_number(f"{names}[{i - 1}]", beta, high=1.0, open_high=True)
+def checked_betas(name: str, betas: Any) -> tuple[float, float]:
+    """Raises ValueError unless ``betas`` are two numbers in [0, 1)."""
+    try:
+        first, second = map(plain, betas)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must be two numbers, got {betas!r}") from None
+    for i, beta in enumerate((first, second)):
+        check_number(f"{name}[{i}]", beta, high=1.0, open_high=True)
+    return first, second
 
 
 def never_zero(eps: float) -> float:
     """LAMB's eps is > 0 here, and 1e-30 is lost beside any √v̂ of float32: as good as 0, but for 0/0."""
     return eps or 1e-30
+
+
+def without_eps(who: str, eps: float) -> list[str]:
+    """What :func:`never_zero` changes, as a note."""
+    if eps:
+        return []
+    return [
+        f"eps = 0 divides 0 by 0 in {who} where all gradients of an element were 0 so far, and makes its weight NaN, "
+        "which the norms of its layer carry on; here it stays finite"
+    ]

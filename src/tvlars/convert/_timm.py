@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -15,11 +16,12 @@ from tvlars.convert._recipe import (
     Options,
     Recipe,
     Translation,
-    check_betas,
     check_momentum,
+    checked_betas,
     never_zero,
     passed_on,
     unknown,
+    without_eps,
 )
 from tvlars.convert._sums import SumOfNorms
 from tvlars.optim import LAMB, LARS
@@ -60,26 +62,29 @@ TIMM_LARS = Recipe(
 
 def _lamb(theirs: Options) -> Translation:
     _check_lamb(theirs)
-    adapted = theirs["weight_decay"] != 0 or theirs["always_adapt"]
+    adapted, betas = theirs["weight_decay"] != 0 or theirs["always_adapt"], checked_betas("betas", theirs["betas"])
     options = dict(
         lr=theirs["lr"],
-        betas=tuple(theirs["betas"]),
+        betas=betas,
         eps=never_zero(theirs["eps"]),
         weight_decay=theirs["weight_decay"],
         bias_correction=theirs["bias_correction"],
         layer_adaptation=adapted,
         **passed_on(theirs),
     )
-    differences, notes = list[Difference](), list[str]()
+    differences, notes = list[Difference](), without_eps("timm", theirs["eps"])
     if theirs["max_grad_norm"] is not None:
         limit = theirs["max_grad_norm"]
-        notes.append(f"before each step, torch.nn.utils.clip_grad_norm_(model.parameters(), {limit:g})")
+        notes.append(
+            "before each step, over all parameters of this optimizer, "
+            f"torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g['params']], {limit:g})"
+        )
         differences.append(_clipping(limit))
     if theirs["decoupled_decay"] and theirs["weight_decay"]:
         differences.append(_decoupled(theirs))
         options["weight_decay"] = 0.0
-    if not theirs["grad_averaging"] and theirs["betas"][0]:
-        larger = 1 / (1 - theirs["betas"][0])
+    if not theirs["grad_averaging"] and betas[0]:
+        larger = 1 / (1 - betas[0])
         if adapted:  # q r stays where r is scaled, so that only β has to be
             options["weight_decay"] /= larger
             differences.append(_not_averaged(larger))
@@ -109,11 +114,15 @@ def _clipping(limit: float) -> Difference:
 
 
 def _decoupled(theirs: Options) -> Difference:
-    share = "lr² β/max_lr" if theirs["corrected_weight_decay"] else "lr β"
-    now = 1 - float(theirs["lr"]) * theirs["weight_decay"]
+    lr, share, where = float(theirs["lr"]), "lr β", ""
+    now = 1 - lr * theirs["weight_decay"]
+    if theirs["corrected_weight_decay"]:
+        max_lr = float(theirs["max_lr_snapshot"])
+        share, where = "lr² β/max_lr", f" (max_lr = {max_lr:g}, the constructor's lr)"
+        now = 1 - lr**2 * theirs["weight_decay"] / max_lr
     return Difference(
-        f"decoupled_decay multiplies weights by 1 − {share} before the trust ratio in timm; weight_decay is 0 here, "
-        f"and nothing does. Multiply them by that ({now:g} at lr = {float(theirs['lr']):g}) before each step."
+        f"decoupled_decay multiplies weights by 1 − {share}{where} before the trust ratio in timm; weight_decay is 0 "
+        f"here, and nothing does. Multiply them by that ({now:g} at lr = {lr:g}) before each step."
     )
 
 
@@ -129,12 +138,14 @@ def _check_lamb(theirs: Options) -> None:
     """Raises ValueError where an option is out of range."""
     for name in ("lr", "weight_decay", "eps"):
         check_number(name, theirs[name])
-    check_betas("betas", *theirs["betas"])
     if theirs["max_grad_norm"] is not None:
         check_number("max_grad_norm", theirs["max_grad_norm"], open_low=True)
     for name, default in TIMM_LAMB.defaults.items():
         if isinstance(default, bool):
             check_flag(name, theirs[name])
+    if theirs["corrected_weight_decay"]:
+        why = "the constructor's, by which corrected_weight_decay divides"
+        check_number("lr", theirs["max_lr_snapshot"], open_low=True, unit=why)
 
 
 TIMM_LAMB = Recipe(
@@ -156,6 +167,8 @@ TIMM_LAMB = Recipe(
         foreach=None,
     ),
     translate=_lamb,
+    fixed=frozenset({"max_grad_norm"}),
+    copies={"max_lr_snapshot": "lr"},
 )
 
 CLASSES = {"lars": TIMM_LARS, "lamb": TIMM_LAMB}
@@ -216,18 +229,24 @@ def by_name(opt: str, arguments: dict[str, Any]) -> tuple[Recipe, dict[str, Any]
             raise ValueError("params must be the model where param_group_fn is given, which makes groups of it")
         arguments["params"] = list(group(arguments["params"]))
         arguments["weight_decay"] = arguments.get("weight_decay", 0.0)
-    recipe = Recipe(f"timm opt={opt.lower()!r}", base.optimizer, defaults, base.translate, _filter_bias_and_bn)
+    recipe = replace(
+        base,
+        title=f"timm opt={opt.lower()!r}",
+        defaults=defaults,
+        rule=_filter_bias_and_bn,
+        fixed=base.fixed | set(FACTORY),
+    )
     return recipe, arguments
 
 
 def _filter_bias_and_bn(theirs: Options, given: Given) -> list[Options]:
-    """No decay, and so no adaptation, for vectors, biases and what the model says; of a model alone, not of groups."""
+    """No decay, and so no adaptation, for vectors, biases and what the model says; of a model alone, as timm does."""
     check_flag("filter_bias_and_bn", theirs["filter_bias_and_bn"])
+    if given.model is None:
+        return [theirs] * len(given.named)
     spared: Iterable[str] = getattr(given.model, "no_weight_decay", tuple)()
 
     def filtered(name: str, ndim: int) -> bool:
-        if given.grouped or not name:
-            return False
         vector = theirs["filter_bias_and_bn"] and (ndim <= 1 or name.endswith(".bias"))
         return vector or any(fnmatch.fnmatch(name, pattern) for pattern in spared)
 
