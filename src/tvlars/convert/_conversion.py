@@ -55,8 +55,8 @@ class Conversion:
 
         Args:
             params: a model, or its (named) parameters; None (default) takes those that :func:`convert` was given.
-                They are grouped as theirs does with the same: timm's ``create_optimizer_v2`` spares biases and norms
-                of a model, and of parameters none, named or not.
+                They are grouped as theirs does with the same. So with timm's ``create_optimizer_v2`` biases and norms
+                of a model are spared, and of parameters none, named or not.
 
         Raises:
             ValueError: there are none, or not named where a mask of optax asks for names, or they are groups with
