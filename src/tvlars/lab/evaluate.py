@@ -45,10 +45,14 @@ def evaluate(
         device: "auto" (default: CUDA where there is one), "cpu" or any torch device.
 
     Raises:
-        UsageError: the run has no weights, or the data set does not fit its model.
+        UsageError: the run has no weights, or the data set has no labels or does not fit its model.
     """
     run = as_loaded(run)
     loaded = data_of_run(run, data, data_dir, image_size)
+    if loaded.classes < 2:
+        raise UsageError(
+            f"data must have labels of two classes or more to test on, but {loaded.name} has {loaded.classes}"
+        )
     device = choose_device(device)
     model = run.model().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     loss, correct = 0.0, 0
