@@ -22,6 +22,7 @@ import pytest
 import torch
 
 from tvlars.lab import LockedError, PreemptedError, TrainConfig, UsageError, checkpoint, load_run, train
+from tvlars.lab.checkpoint import _prune
 from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.lock import locked
 from tvlars.lab.processes import Processes, make_fabric
@@ -397,6 +398,14 @@ def test_the_newest_are_kept(tmp_path: Path, digits: ImageData) -> None:
     train(TrainConfig(out=tmp_path / "run", checkpoint_keep=3, **QUICK), data=digits, reporter=Reporter())
     kept = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
     assert kept == ["000000012", "000000014", "000000015"]  # and one of the end
+
+
+def test_damaged_ones_do_not_drive_out_those_that_are_written_after_them(tmp_path: Path) -> None:
+    names = ["000000030", "000000031", "000000032", "000000040"]  # 40 was damaged, so the run went on from 30
+    for name in names:
+        (tmp_path / name).mkdir()
+    _prune(tmp_path / "000000032", 1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["000000032", "000000040"]
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,7 @@ def save(
             shutil.rmtree(final)
         os.replace(part, final)
         _sync_folder(final.parent)
-        _prune(final.parent, keep)
+        _prune(final, keep)
 
     try:
         _together(processes, lambda: _fresh(part))
@@ -292,10 +292,14 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _prune(folder: Path, keep: int) -> None:
-    """Take away all but the newest, and what was begun and not finished."""
-    done = sorted(path for path in folder.glob("[0-9]*") if not path.name.endswith(PART))
-    for path in [*done[:-keep], *folder.glob(f"*{PART}")]:
+def _prune(newest: Path, keep: int) -> None:
+    """Take away all but the newest, and what was begun and not finished.
+
+    Those of later steps do not count: the run went on from before them, since they were damaged.
+    """
+    done = sorted(path for path in newest.parent.glob("[0-9]*") if not path.name.endswith(PART))
+    done = [path for path in done if path.name <= newest.name]
+    for path in [*done[:-keep], *newest.parent.glob(f"*{PART}")]:
         shutil.rmtree(path, ignore_errors=True)
 
 
