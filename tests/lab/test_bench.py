@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -235,8 +236,13 @@ def test_switches_change_gradients_by_rounding() -> None:
     assert last.differs_from(plain)[0] < 1e-4  # of gradients less can be said: a ReLU may take the other side
     assert all(0 < far < 0.5 for far in narrow.differs_from(plain))
     assert all(steps() > 0 for steps in (plain, last, narrow))
-    assert plain.first_seconds > 0
     assert str(Switches(True, True, True)) == "bf16, channels_last, compiled"
+
+
+def test_the_first_step_is_timed_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([10.0, 12.5])
+    monkeypatch.setattr("tvlars.lab.bench.steps.time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    assert TrainingSteps(TINY, Switches()).first_seconds == 2.5
 
 
 # -- tvlars bench ------------------------------------------------------------------------------------------
@@ -270,7 +276,26 @@ def test_bench_measures_every_part(measured: tuple[BenchResult, list[str]]) -> N
         for spread in (row.value, row.ratio):
             assert 0 < spread.low <= spread.median <= spread.high < math.inf
         assert row.rounds >= 1
-    assert result.seconds > 0
+
+
+def test_time_is_divided_by_weight_and_what_a_part_leaves_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, ends = [100.0], []
+
+    def taking(seconds: float) -> Any:
+        def measure(until: float) -> list[Row]:
+            ends.append(until)
+            clock[0] += seconds
+            return []
+
+        return measure
+
+    made = [("short", 1.0, taking(1.0)), ("long", 1.0, taking(9.5)), ("late", 2.0, taking(1.0))]
+    monkeypatch.setattr(parts, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(parts, "_parts", lambda config, device: made)
+    result = bench(BenchConfig(seconds=10, accelerator="cpu"))
+    assert ends == [102.5, 104.0]
+    assert result.notes == ["late: no time was left, give more by --seconds"]
+    assert result.seconds == 10.5
 
 
 def test_a_result_is_saved_and_printed(
