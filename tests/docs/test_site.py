@@ -6,10 +6,8 @@ import argparse
 import importlib.util
 import os
 import re
-import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from types import ModuleType
@@ -22,7 +20,6 @@ from tvlars.cli import make_parser
 
 pytest.importorskip("mkdocstrings", reason="mkdocstrings is not installed: pip install '.[docs]'")
 
-CHROMIUM = shutil.which("chromium")
 PHONE = 390
 FIGURES = ROOT / "docs" / "figures"
 
@@ -96,17 +93,6 @@ def test_docstrings_leave_no_rst(site: Path) -> None:
 
 
 # -- in a browser ---------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if CHROMIUM is None:
-        pytest.skip("chromium is not installed")
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with playwright.sync_playwright() as running:
-        chromium = running.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield chromium
-        chromium.close()
 
 
 def test_no_page_scrolls_sideways_on_a_phone(browser: Any, site: Path) -> None:

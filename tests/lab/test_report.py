@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ from tvlars.lab.report.layers import color_ranges, heat_map, mean_layer_stats
 from tvlars.lab.report.page import answer
 from tvlars.lab.summary import best_arms, differences, table
 
-CHROMIUM = shutil.which("chromium")
 EVIL = "<script>alert(1)</script>"
 
 
@@ -286,17 +284,6 @@ def test_watching_goes_on_until_it_is_interrupted(
 
 
 # -- in a browser ---------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if CHROMIUM is None:
-        pytest.skip("chromium is not installed")
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with playwright.sync_playwright() as running:
-        chromium = running.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield chromium
-        chromium.close()
 
 
 def opened(browser: Any, page: Path, **options: Any) -> Any:
