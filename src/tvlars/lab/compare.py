@@ -20,7 +20,7 @@ from tvlars.lab.models import build_model
 from tvlars.lab.processes import Processes, make_fabric
 from tvlars.lab.progress import Reporter, choose_reporter
 from tvlars.lab.record import command_line, new_folder, write_json
-from tvlars.lab.setup import check_task, describe_batch
+from tvlars.lab.setup import check_machine, check_run, describe_batch
 from tvlars.lab.ssl.views import describe_views
 from tvlars.plan import Plan
 
@@ -103,9 +103,10 @@ def compare(
 
     make_reporter = reporter or partial(choose_reporter, brief=True)
     data = load_data(config.base.data, config.base.data_dir, config.base.image_size)
-    check_task(config.base, data)
     runs = config.runs()
-    plans = [run.plan(len(data.train_labels)) for run in runs]  # so that a bad value is said before any run
+    plans = [check_run(run, data) for run in runs]  # so that a bad value is said before any run
+    for run in runs:
+        check_machine(run)
     processes = Processes(make_fabric(replace(config.base, batch_size=min(config.batch_sizes)), "32-true"))
     folder = processes.by_first(lambda: _new_comparison(config))
     if not processes.first:

@@ -15,7 +15,6 @@ from tvlars.doctor import check
 from tvlars.lab import run_state
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData, load_data
-from tvlars.lab.diagnostics import check_extra
 from tvlars.lab.errors import UsageError
 from tvlars.lab.lock import LOCK, locked
 from tvlars.lab.loop import Run
@@ -26,7 +25,15 @@ from tvlars.lab.record import EpochRow, NoRecord, Record, new_folder
 from tvlars.lab.result import RunResult
 from tvlars.lab.run_folder import load_run
 from tvlars.lab.run_state import Resumed, identity
-from tvlars.lab.setup import check_task, choose_precision, describe, describe_processes, device_name, micro_batches
+from tvlars.lab.setup import (
+    check_machine,
+    check_run,
+    choose_precision,
+    describe,
+    describe_processes,
+    device_name,
+    micro_batches,
+)
 from tvlars.lab.ssl.picture import draw_views
 from tvlars.lab.ssl.presets import describe_preset
 from tvlars.lab.ssl.pretrain import Pretraining, around
@@ -64,14 +71,9 @@ def train(
         KeyboardInterrupt: as it came. The record is kept.
     """
     data = load_data(config.data, config.data_dir, config.image_size) if data is None else data
-    check_task(config, data)
-    plan = config.plan(len(data.train_labels))
-    precision = choose_precision(config)
-    if config.sharpness is not None:
-        check_extra()
-    if config.crop_padding is not None and config.crop_padding >= data.image_size:
-        raise UsageError(f"crop_padding must be < the image size, {data.image_size}, got {config.crop_padding}")
-    fabric = make_fabric(config, precision)
+    plan = check_run(config, data)
+    check_machine(config)
+    fabric = make_fabric(config, choose_precision(config))
     processes = Processes(fabric)
     reporter = (choose_reporter() if reporter is None else reporter) if processes.first else Reporter()
     place = processes.by_first(lambda: _place(config, folder))

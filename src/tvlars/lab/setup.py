@@ -9,19 +9,37 @@ import torch
 from tvlars._machine import faster_in_bf16
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData
+from tvlars.lab.diagnostics import check_extra
 from tvlars.lab.errors import UsageError
 from tvlars.lab.ssl.probes import check_labels
 from tvlars.plan import Plan
 
 
-def check_task(config: TrainConfig, data: ImageData) -> None:
-    """Raise ``UsageError`` unless the data have what the task needs: labels to learn, or to evaluate by."""
+def check_run(config: TrainConfig, data: ImageData) -> Plan:
+    """The plan of a run whose options go with its data, all of them: whoever runs it asks this first.
+
+    Raises:
+        UsageError: an option does not, or the data lack what the task needs: labels to learn, or to evaluate by.
+    """
     if config.task != "classification":
         check_labels(data, config.evaluations)
         if len(data.test_labels) < 2:
             raise UsageError(f"{data.name} must have at least two test images for {config.task}, got 1")
     elif data.classes < 2:
         raise UsageError(f"{data.name} must have images of at least two classes, a folder each, got {data.classes}")
+    if config.crop_padding is not None and config.crop_padding >= data.image_size:
+        raise UsageError(f"crop_padding must be < the image size, {data.image_size}, got {config.crop_padding}")
+    return config.plan(len(data.train_labels))
+
+
+def check_machine(config: TrainConfig) -> None:
+    """Raise ``UsageError`` unless a run can be done here: its device is there, and what it measures with."""
+    choose_precision(config)
+    name = config.accelerator
+    if (name == "cuda" and not torch.cuda.is_available()) or (name == "mps" and not torch.backends.mps.is_available()):
+        raise UsageError(f"accelerator must be auto or cpu on this machine, which has no such device, got {name!r}")
+    if config.sharpness is not None:
+        check_extra()
 
 
 def describe(config: TrainConfig, plan: Plan, facts: dict[str, Any], processes: int = 1) -> list[str]:

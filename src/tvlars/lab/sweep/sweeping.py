@@ -17,7 +17,7 @@ from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.errors import LockedError, PreemptedError, UsageError
 from tvlars.lab.lock import LOCK, locked
 from tvlars.lab.record import command_line, write_json
-from tvlars.lab.setup import check_task
+from tvlars.lab.setup import check_run
 from tvlars.lab.sweep.board import Board, choose_board, epochs_done
 from tvlars.lab.sweep.local import LocalWorkers
 from tvlars.lab.sweep.on_ray import RayWorkers
@@ -158,9 +158,8 @@ def _check(configs: list[TrainConfig]) -> dict[str, tuple[int, float]]:
         if key not in data:
             data.clear()  # one at a time: they may be large
             data[key] = load_data(config.data, config.data_dir, config.image_size)
-        check_task(config, data[key])
         try:
-            plan = config.plan(len(data[key].train_labels))
+            plan = check_run(config, data[key])
         except UsageError as error:
             raise UsageError(f"{config.label()}: {error}") from error
         facts[run_name(config)] = plan.total_steps * plan.batch_size, plan.lr

@@ -26,7 +26,7 @@ from tvlars.lab.errors import LockedError, UsageError
 from tvlars.lab.lock import LOCK, locked
 from tvlars.lab.progress import BarReporter, Reporter
 from tvlars.lab.record import command_line, write_json
-from tvlars.lab.setup import check_task
+from tvlars.lab.setup import check_run
 from tvlars.lab.sweep.board import Board, duration
 from tvlars.lab.sweep.options import PLACE, given
 from tvlars.lab.sweep.results import SweepResult
@@ -90,7 +90,7 @@ def tune(
     make_reporter = reporter or (lambda: BarReporter(brief=True) if sys.stdout.isatty() else Reporter())
     base, folder = config.base, config.folder()
     data = load_data(base.data, base.data_dir, base.image_size)
-    check_task(config.run(config.optimizers[0], {}, config.tune_seed), data)
+    check_run(config.run(config.optimizers[0], {}, config.tune_seed), data)
     spaces, notes = _spaces(config, data)
     notes = [*config.idle(), *notes]
     said = _identity(config, spaces)
@@ -139,7 +139,7 @@ def _spaces(config: TuneConfig, data: ImageData) -> tuple[dict[str, Space], list
     for optimizer, space in spaces.items():
         for params in corners(space):
             try:
-                config.run(optimizer, params, config.tune_seed).plan(count)
+                check_run(config.run(optimizer, params, config.tune_seed), data)
             except UsageError as error:
                 raise UsageError(f"--space must have values that {optimizer} takes: {error}") from error
         if config.sampler == "grid":
