@@ -37,6 +37,7 @@ COMMAND = [sys.executable, "-m", "tvlars"]
             "train --config nowhere.json",
             "config must be a JSON file or a run folder, but 'nowhere.json' cannot be read: No such",
         ),
+        ("train --resume nowhere", "resume must be a run folder, but 'nowhere' cannot be read: No such"),
         (
             "train --precision 16-mixed --accelerator cpu",
             "precision must be bf16-mixed or 32-true without a CUDA",
@@ -226,6 +227,21 @@ def test_a_reader_that_goes_away_does_not_take_the_record_with_it(tmp_path: Path
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["status"] == "failed"
     assert len(pd.read_csv(tmp_path / "run" / "epochs.csv")) == summary["epochs"] >= 1
+
+
+def test_a_run_goes_on_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "--epochs", "1", "--out", "here"]) == 0
+    assert main(["train", "--resume", "here", "--out", "./here"]) == 0
+    assert "here has finished already" in capsys.readouterr().out
+    assert main(["train", "--resume", "here", "--out", "there"]) == 2
+    said = "tvlars: out must not be given with --resume here, which is where the run goes on, got 'there'\n"
+    assert capsys.readouterr().err == said
+    assert main(["train", "--resume", "here", "--epochs", "2"]) == 2
+    assert "one whose config is another: epochs 1 there, 2 here" in capsys.readouterr().err
+    assert not (tmp_path / "there").exists()
 
 
 def test_a_terminal_without_greek_letters(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.lock import locked
 from tvlars.lab.processes import Processes, make_fabric
 from tvlars.lab.progress import Reporter
-from tvlars.lab.record import EpochRow, StepRow
+from tvlars.lab.record import EpochRow, StepRow, write_json
 
 COMMAND = [sys.executable, "-m", "tvlars"]
 QUICK: dict[str, Any] = dict(epochs=3, precision="32-true", accelerator="cpu", checkpoint_every="2-steps")
@@ -254,7 +254,7 @@ def flip_a_bit(file: Path) -> None:
 def forge(path: Path, **entries: Any) -> None:
     """A manifest with a digest that fits."""
     manifest = checkpoint.Manifest(**entries)
-    forged = replace(manifest, digest=manifest.own_digest())
+    forged = replace(manifest, digest=checkpoint.digest_of(vars(manifest)))
     (path / "manifest.json").write_text(json.dumps(vars(forged)))
 
 
@@ -272,14 +272,137 @@ def test_a_damaged_checkpoint_is_said_and_the_one_before_is_used(
     assert load_run(folder).complete
 
 
-def test_without_a_good_checkpoint_the_run_begins_anew(tmp_path: Path, cut: Path, digits: ImageData) -> None:
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file of a folder, the lock aside."""
+    files = {str(file.relative_to(folder)): file for file in folder.rglob("*") if file.is_file()}
+    return {name: file.read_bytes() for name, file in files.items() if file.name != ".lock"}
+
+
+def test_where_all_checkpoints_are_damaged_nothing_is_taken_away(tmp_path: Path, cut: Path, digits: ImageData) -> None:
     folder = tmp_path / "run"
     shutil.copytree(cut, folder)
     for path in (folder / "checkpoints").iterdir():
         truncate(path / "manifest.json")
-    assert "there is no good checkpoint, the run begins" in resume(cut, folder, digits)
-    train(TrainConfig(out=tmp_path / "whole", **QUICK), data=digits, reporter=Reporter())
-    assert_same(tmp_path / "whole", folder)
+    before = contents(folder)
+    with pytest.raises(
+        UsageError, match=r"all are damaged: 000000008 \(.*\), 000000006 \(.*\)\. Move the run folder away"
+    ):
+        resume(cut, folder, digits)
+    assert contents(folder) == before
+
+
+def others_config(folder: Path) -> None:
+    (folder / "config.json").write_text('{"model_type": "bert", "hidden_size": 768}')
+    (folder / "weights.pt").write_text("weeks of work")
+
+
+def others_list(folder: Path) -> None:
+    (folder / "config.json").write_text("[1, 2]")
+
+
+def others_checkpoints(folder: Path) -> None:
+    (folder / "checkpoints" / "7").mkdir(parents=True)
+    (folder / "checkpoints" / "7" / "model.pt").write_text("weeks of work")
+
+
+def a_comparison(folder: Path) -> None:
+    (folder / "config.json").write_text(json.dumps({"base": {}, "optimizers": ["lars"]}))
+    (folder / "comparison.json").write_text("{}")
+
+
+def a_picture(folder: Path) -> None:
+    (folder / "cat.png").write_text("meow")
+
+
+def of_other_options(folder: Path) -> None:
+    options = {name: value for name, value in QUICK.items() if name != "checkpoint_every"}
+    with pytest.raises(SystemExit):
+        train(TrainConfig(out=folder, seed=5, **options), reporter=StopAt(step=9))
+    (folder / "summary.json").unlink()
+
+
+def finished_without_a_row(folder: Path) -> None:
+    options = {**QUICK, "checkpoint_every": None}
+    train(TrainConfig(out=folder, **options), reporter=Reporter())
+    file = folder / "epochs.csv"
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:-1]))
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (others_config, "is not that of such a run: unknown option 'model_type'"),
+        (others_list, "holds something else"),
+        (others_checkpoints, "all are damaged"),
+        (a_comparison, "is not that of such a run: unknown option 'base'"),
+        (a_picture, "holds something else"),
+        (of_other_options, "is one whose config is another: seed 5 there, 0 here"),
+        (finished_without_a_row, "has finished, lacks some of its results and has no checkpoint"),
+    ],
+)
+def test_a_run_begins_over_nothing_that_is_not_its_own(
+    tmp_path: Path, cut: Path, digits: ImageData, make: Any, sentence: str
+) -> None:
+    (tmp_path / "run").mkdir()
+    make(tmp_path / "run")
+    before = contents(tmp_path / "run")
+    with pytest.raises(UsageError, match=sentence):
+        resume(cut, tmp_path / "run", digits)
+    assert contents(tmp_path / "run") == before
+
+
+def test_a_run_that_was_cut_off_before_its_first_checkpoint_begins_anew(tmp_path: Path, digits: ImageData) -> None:
+    config = TrainConfig(out=tmp_path / "run", **{**QUICK, "checkpoint_every": "3-epochs"}, layer_stats=2)
+    with pytest.raises(SystemExit):
+        train(config, data=digits, reporter=StopAt(step=7))
+    (tmp_path / "run" / "summary.json").unlink()
+    train(replace(config, resume=True), data=digits, reporter=Reporter())
+    train(replace(config, out=tmp_path / "whole"), data=digits, reporter=Reporter())
+    assert_same(tmp_path / "whole", tmp_path / "run")
+
+
+@pytest.mark.parametrize("lost", ["epochs.csv", "steps.csv", "config.json", "model.json", "plan.json"])
+@pytest.mark.parametrize("how", ["missing", "empty"])
+def test_files_that_a_power_cut_took_are_made_again(
+    tmp_path: Path, cut: Path, digits: ImageData, lost: str, how: str
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(cut, folder)
+    (folder / lost).unlink()
+    if how == "empty":
+        (folder / lost).touch()
+    said = resume(cut, folder, digits)
+    run = load_run(folder)
+    assert run.complete
+    assert run.problems == ()
+    assert run.model_facts()
+    assert run.epochs["epoch"].tolist() == [1, 2, 3]
+    # Checkpoints have the rows of all epochs, and those of the steps of the epoch that they are in.
+    assert run.steps["step"].tolist() == list(range(6 if lost == "steps.csv" else 1, 16))
+    assert ("warning  steps.csv lacks 5 of the 8 rows before" in said) == (lost == "steps.csv")
+
+
+def test_rows_before_a_checkpoint_are_on_the_disk_before_it(
+    tmp_path: Path, digits: ImageData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a machine that loses its power keeps is what was synced: never a checkpoint without the rows before it."""
+    synced: list[str] = []
+    replaced = os.replace
+
+    def fsync(handle: int) -> None:
+        synced.append(Path(os.readlink(f"/proc/self/fd/{handle}")).name)
+
+    def replace_(a: Any, b: Any) -> None:
+        synced.append(f"-> {Path(b).name}")
+        replaced(a, b)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", replace_)
+    config = TrainConfig(out=tmp_path / "run", **{**QUICK, "epochs": 1, "checkpoint_every": "1-epoch"})
+    train(config, data=digits, reporter=Reporter())
+    saved = synced.index("-> 000000005")
+    begun = max(i for i, name in enumerate(synced) if name == "-> epochs.csv")
+    assert {"steps.csv", "epochs.csv", "progress.pt", "manifest.json"} <= set(synced[begun:saved])
 
 
 def test_a_run_that_was_cut_off_before_it_wrote_anything_begins(tmp_path: Path, digits: ImageData) -> None:
@@ -290,17 +413,24 @@ def test_a_run_that_was_cut_off_before_it_wrote_anything_begins(tmp_path: Path, 
 
 
 def test_what_differs_is_said(tmp_path: Path, cut: Path, digits: ImageData) -> None:
-    with pytest.raises(UsageError, match=r"its config is another: optimizer 'tvlars' there, 'lamb' here$"):
+    with pytest.raises(UsageError, match=r"whose config is another: optimizer 'tvlars' there, 'lamb' here$"):
         resume(cut, cut, digits, optimizer="lamb")
-    with pytest.raises(UsageError, match=r"its config is another: epochs 3 there, 4 here$"):
+    with pytest.raises(UsageError, match=r"whose config is another: epochs 3 there, 4 here$"):
         resume(cut, cut, digits, epochs=4)
     few = replace(digits, train_images=digits.train_images[:1000], train_labels=digits.train_labels[:1000])
-    with pytest.raises(UsageError, match=r"its plan is another: steps 15 there, 9 here, steps_per_epoch 5 there, 3"):
+    with pytest.raises(UsageError, match=r"whose plan is another: steps 15 there, 9 here, steps_per_epoch 5 there, 3"):
         train(TrainConfig(out=cut, resume=True, **QUICK), data=few, reporter=Reporter())
     folder = tmp_path / "run"
     shutil.copytree(cut, folder)
     path = folder / "checkpoints" / "000000008"
-    forge(path, **{**json.loads((path / "manifest.json").read_text()), "format": 99, "tvlars": "7.0"})
+    manifest = json.loads((path / "manifest.json").read_text())
+    (folder / "config.json").unlink()  # then the checkpoints alone say what they are of
+    with pytest.raises(
+        UsageError, match=r"a checkpoint of this run, but its config is another: epochs 3 there, 4 here$"
+    ):
+        resume(cut, folder, digits, epochs=4)
+    later = {**manifest, "format": 99, "tvlars": "7.0", "unheard_of": True}
+    (path / "manifest.json").write_text(json.dumps({**later, "digest": checkpoint.digest_of(later)}))
     with pytest.raises(UsageError, match=r"must be a checkpoint of format 1.*format 99, written by tvlars 7\.0"):
         resume(cut, folder, digits)
 
@@ -359,7 +489,7 @@ def test_loading_never_executes_code(tmp_path: Path, cut: Path, digits: ImageDat
 def test_a_full_disk_leaves_the_old_checkpoint_and_says_so(
     tmp_path: Path, digits: ImageData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write, notes = checkpoint._write_synced, []
+    write, notes = checkpoint.write_synced, []
 
     def full(file: Path, content: bytes) -> None:
         if file.parent.name.startswith("000000004"):
@@ -370,11 +500,56 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_says_so(
         def note(self, text: str) -> None:
             notes.append(text)
 
-    monkeypatch.setattr(checkpoint, "_write_synced", full)
+    monkeypatch.setattr(checkpoint, "write_synced", full)
     with pytest.raises(SystemExit):
         train(TrainConfig(out=tmp_path / "run", **QUICK), data=digits, reporter=Notes(step=5))
     assert notes == ["checkpoint of step 4 could not be saved (No space left on device); those before are kept"]
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["000000002"]
+
+
+def test_a_full_disk_makes_rows_wait_and_loses_none(
+    tmp_path: Path, digits: ImageData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, notes, full = os.write, [], True
+
+    def no_room(handle: int, content: bytes) -> int:
+        """A file that is full takes a part, and then no more."""
+        if full:
+            write(handle, content[:7])
+            raise OSError(28, "No space left on device")
+        return write(handle, content)
+
+    class Frees(Reporter):
+        def step(self, row: StepRow) -> None:
+            nonlocal full
+            full = 3 <= row.step < 8
+
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    full = False
+    monkeypatch.setattr(os, "write", no_room)
+    config = TrainConfig(out=tmp_path / "run", **{**QUICK, "checkpoint_every": None})
+    train(config, data=digits, reporter=Frees())
+    monkeypatch.undo()
+    train(replace(config, out=tmp_path / "whole"), data=digits, reporter=Reporter())
+    assert_same(tmp_path / "whole", tmp_path / "run")
+    waiting, written = notes
+    assert waiting.endswith("csv: No space left on device; rows wait for room, and the run goes on")
+    assert written == "rows that were waiting for the disk are written, none is lost"
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_room(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    write_json(tmp_path / "summary.json", {"status": "finished"})
+    monkeypatch.setattr(os, "fsync", no_room)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        write_json(tmp_path / "summary.json", {"status": "failed"})
+    assert caught.value.filename == str(tmp_path / "summary.json")
+    assert [file.name for file in tmp_path.iterdir()] == ["summary.json"]
+    assert json.loads((tmp_path / "summary.json").read_text()) == {"status": "finished"}
 
 
 def test_a_finished_run_is_not_run_again(tmp_path: Path, digits: ImageData) -> None:
@@ -385,7 +560,7 @@ def test_a_finished_run_is_not_run_again(tmp_path: Path, digits: ImageData) -> N
     assert {file: file.stat().st_mtime_ns for file in (tmp_path / "run").glob("*.*")} == before
     assert again.test_accuracy == pytest.approx(first.test_accuracy, rel=1e-6)
     assert again.epochs[-1].step == first.epochs[-1].step
-    with pytest.raises(UsageError, match="holds another one, which has finished"):
+    with pytest.raises(UsageError, match="one whose config is another: seed 0 there, 5 here"):
         train(replace(config, resume=True, seed=5), data=digits, reporter=Reporter())
 
 

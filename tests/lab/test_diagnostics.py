@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,13 @@ import torch
 
 pytest.importorskip("curvlinops", reason="the extra 'sharpness' (curvlinops-for-pytorch) is not installed")
 
+from tvlars import LARS
 from tvlars.cli import main
 from tvlars.lab import Reporter, TrainConfig, UsageError, load_run, run_landscape, run_sharpness, train
-from tvlars.lab.diagnostics import NoiseRow, SharpnessRow, measure_noise
+from tvlars.lab.diagnostics import NoiseRow, RunStats, SharpnessRow, layer_stats, measure_noise
+from tvlars.lab.record import StepRow
+from tvlars.lab.tensorboard import TensorBoardLog
+from tvlars.stats import read_layer_stats
 
 SHORT: dict[str, Any] = dict(epochs=3, batch_size=256, precision="32-true")
 
@@ -130,3 +135,52 @@ def test_few_images_make_small_micro_batches() -> None:
     assert measure_noise(model, images, labels).noise_scale > 0
     with pytest.raises(UsageError, match="at least 4 training images"):
         measure_noise(model, images[:3], labels[:3])
+
+
+def test_layer_statistics_wait_for_room_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen by a run of the same steps whose disk was never full."""
+    full = True
+
+    def no_room(handle: int) -> None:
+        if full:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", no_room)
+    found = []
+    for name in ("full", "free"):
+        torch.manual_seed(0)
+        model, said = torch.nn.Linear(4, 3), []
+        optimizer = LARS(model.parameters(), lr=1.0)
+        stats = RunStats(optimizer, model, every=1, path=tmp_path / name, buffer=2)
+        stats.tell = said.append
+        for step in range(9):
+            full = name == "full" and 2 <= step < 6
+            model(torch.ones(2, 4)).sum().backward()
+            optimizer.step()
+        stats.close()
+        assert len(said) == (name == "full")
+        found.append(read_layer_stats(tmp_path / name))
+    pd.testing.assert_frame_equal(*found)
+
+
+def test_tensorboard_ends_where_the_disk_fails_it_and_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    said: list[str] = []
+    log = TensorBoardLog(tmp_path, tell=said.append)
+    monkeypatch.setattr(log._writer, "add_scalar", no_room)
+    for _ in range(2):
+        log.add([StepRow(1, 0.1, 2.0, 0.5, 1.0, 1.0)])
+    log.close()
+    assert said == ["TensorBoard logs end here, they cannot be written: No space left on device"]
+
+
+def test_damaged_statistics_of_a_run_that_is_to_go_on(tmp_path: Path) -> None:
+    model = torch.nn.Linear(4, 3)
+    (tmp_path / "layer-stats").mkdir()
+    (tmp_path / "layer-stats" / "000000001-000000002.parquet").write_bytes(b"PAR1 and then nothing")
+    with pytest.raises(UsageError, match=r"layer_stats must go on in .*layer-stats.*, which cannot be read: "):
+        layer_stats(LARS(model.parameters(), lr=1.0), model, 1, tmp_path, None, 5)

@@ -69,11 +69,10 @@ def config_file(arguments: Sequence[str]) -> dict[str, Any]:
         values = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise UsageError(
-            f"config must be a JSON file or a run folder, but {str(file)!r} cannot be read: {reason}"
-        ) from error
+        what = "config must be a JSON file or a run folder" if named.config else "resume must be a run folder"
+        raise UsageError(f"{what}, but {str(file)!r} cannot be read: {reason}") from error
     if not isinstance(values, dict):
-        raise UsageError(f"config must hold an object of options, got {values!r:.60}")
+        raise UsageError(f"{'config' if named.config else 'resume'} must hold an object of options, got {values!r:.60}")
     return values
 
 
@@ -167,9 +166,15 @@ def is_first() -> bool:
 def train_config(parsed: argparse.Namespace, **values: Any) -> Any:
     """The config of one run from what was typed, and ``values``."""
     from tvlars.lab.config import TrainConfig
+    from tvlars.lab.errors import UsageError
 
     taken = {f.name: getattr(parsed, f.name) for f in options() if hasattr(parsed, f.name)}
     if isinstance(taken.get("resume"), str):
+        if taken.get("out") is not None and taken["out"].resolve() != Path(taken["resume"]).resolve():
+            raise UsageError(
+                f"out must not be given with --resume {taken['resume']}, which is where the run goes on, got "
+                f"{str(taken['out'])!r}"
+            )
         taken.update(out=Path(taken["resume"]), resume=True)
     return TrainConfig(**{**taken, **values})
 

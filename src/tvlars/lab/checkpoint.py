@@ -33,6 +33,7 @@ from torch.distributed.checkpoint.state_dict_loader import load as load_sharded
 from torch.distributed.checkpoint.state_dict_saver import save as save_sharded
 
 from tvlars import __version__
+from tvlars.lab.disk import sync, write_synced
 from tvlars.lab.errors import UsageError
 from tvlars.lab.processes import Processes
 
@@ -57,11 +58,6 @@ class Manifest:
     """SHA-256 of every other file, by name."""
     digest: str = ""
     """SHA-256 of the rest of the manifest."""
-
-    def own_digest(self) -> str:
-        """What ``digest`` has to be."""
-        rest = {name: value for name, value in vars(self).items() if name != "digest"}
-        return hashlib.sha256(json.dumps(rest, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def save(
@@ -94,26 +90,26 @@ def save(
         digests = {name: digest for some in found for name, digest in some.items()}
         content = io.BytesIO()
         torch.save(progress, content)
-        _write_synced(part / "progress.pt", content.getvalue())
+        write_synced(part / "progress.pt", content.getvalue())
         digests.update({name: _digest(part / name) for name in (METADATA, "progress.pt")})
         manifest = Manifest(FORMAT, step, processes.count, __version__, torch.__version__, run, digests)
-        manifest = replace(manifest, digest=manifest.own_digest())
-        _write_synced(part / "manifest.json", json.dumps(vars(manifest), indent=1, default=str).encode())
-        _sync_folder(part)
+        manifest = replace(manifest, digest=digest_of(vars(manifest)))
+        write_synced(part / "manifest.json", json.dumps(vars(manifest), indent=1, default=str).encode())
+        sync(part)
         if final.exists():  # of the same step, by a run that went on from an older one
             shutil.rmtree(final)
         os.replace(part, final)
-        _sync_folder(final.parent)
+        sync(final.parent)
         _prune(final, keep)
 
     try:
-        _together(processes, lambda: _fresh(part))
+        together(processes, lambda: _fresh(part))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that there is one process is as it should be
             save_sharded(tensors, storage_writer=FileSystemWriter(part), no_dist=not processes.several)
         own = {file.name: _digest(file) for file in sorted(part.glob(f"__{processes.rank}_*"))}
         found = processes.gather(own)
-        _together(processes, finish)
+        together(processes, finish)
     except (Exception, CheckpointException) as error:
         if processes.first:
             shutil.rmtree(part, ignore_errors=True)
@@ -124,42 +120,51 @@ def save(
     return final
 
 
-def _together(processes: Processes, work: Callable[[], None]) -> None:
-    """Do ``work`` in the first process; all of them raise where it cannot."""
-    failed: tuple[int | None, str] | None = None
+def together(processes: Processes, work: Callable[[], None]) -> None:
+    """Do ``work`` in the first process; all of them raise ``OSError`` where it does."""
+    failed: tuple[Any, ...] | None = None
     if processes.first:
         try:
             work()
         except OSError as error:
-            failed = error.errno, error.strerror or str(error)
+            failed = error.errno, error.strerror or str(error), error.filename
     failed = processes.broadcast(failed)
     if failed is not None:
         raise OSError(*failed)
 
 
 def newest(folder: Path, tell: Callable[[str], None]) -> tuple[Path, Manifest] | None:
-    """The newest good checkpoint of the run folder ``folder``; ``tell`` hears of those that are damaged.
+    """The newest good checkpoint of the run folder ``folder``, None where there is none at all; ``tell`` hears of
+    those that are damaged.
 
     Raises:
-        UsageError: the newest good one is of a version that cannot be read.
+        UsageError: all that there are are damaged, the newest good one is of a version that cannot be read, or one may
+            not be read.
     """
-    there = folder / FOLDER
-    for path in sorted(there.glob("[0-9]*"), reverse=True) if there.is_dir() else []:
-        if path.name.endswith(PART) or not path.is_dir():
-            continue
+    damaged = []
+    for path in reversed(those_in(folder)):
         try:
-            manifest = check(path)
-        except (OSError, ValueError, TypeError, KeyError) as error:
+            return path, check(path)
+        except PermissionError as error:  # which says nothing of what it holds
+            raise UsageError(f"{path} must be a checkpoint that can be read, but is not: {error.strerror}") from error
+        except UsageError:
+            raise
+        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
             reason = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) else str(error)
+            damaged.append(f"{path.name} ({reason})")
             tell(f"checkpoint {path.name} is damaged ({reason}), the one before it is tried")
-            continue
-        if manifest.format != FORMAT:
-            raise UsageError(
-                f"{path} must be a checkpoint of format {FORMAT}, which tvlars {__version__} reads, but is of format "
-                f"{manifest.format}, written by tvlars {manifest.tvlars}"
-            )
-        return path, manifest
+    if damaged:
+        raise UsageError(
+            f"{folder / FOLDER} must hold a good checkpoint to go on from, but all are damaged: {', '.join(damaged)}. "
+            "Move the run folder away to begin anew."
+        )
     return None
+
+
+def those_in(folder: Path) -> list[Path]:
+    """The checkpoints of a run folder, oldest first, good or not; those that were never finished are none."""
+    there = folder / FOLDER
+    return [path for path in sorted(there.glob("[0-9]*")) if not path.name.endswith(PART) and path.is_dir()]
 
 
 def check(path: Path) -> Manifest:
@@ -167,19 +172,33 @@ def check(path: Path) -> Manifest:
 
     Raises:
         ValueError: one is not.
+        UsageError: it is as it was written, by a version that wrote otherwise.
     """
     stored = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
-    if not isinstance(stored, dict) or set(stored) != set(Manifest.__dataclass_fields__):
+    if not isinstance(stored, dict) or "digest" not in stored or "format" not in stored:
+        raise ValueError("manifest.json lacks entries")
+    if stored["digest"] != digest_of(stored):
+        raise ValueError("manifest.json is not as it was written")
+    if stored["format"] != FORMAT:
+        raise UsageError(
+            f"{path} must be a checkpoint of format {FORMAT}, which tvlars {__version__} reads, but is of format "
+            f"{stored['format']}, written by tvlars {stored.get('tvlars')}"
+        )
+    if set(stored) != set(Manifest.__dataclass_fields__):
         raise ValueError("manifest.json lacks entries")
     manifest = Manifest(**stored)
     if not isinstance(manifest.files, dict) or not isinstance(manifest.run, dict):
         raise ValueError("manifest.json has entries of the wrong kind")
-    if manifest.digest != manifest.own_digest():
-        raise ValueError("manifest.json is not as it was written")
     for name, digest in manifest.files.items():
         if Path(name).name != name or _digest(path / name) != digest:
             raise ValueError(f"{name} is not as it was written")
     return manifest
+
+
+def digest_of(entries: dict[str, Any]) -> str:
+    """SHA-256 of all entries of a manifest but ``digest``: made so in every format, so that damage is told from age."""
+    rest = {name: value for name, value in entries.items() if name != "digest"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def read_progress(path: Path) -> dict[str, Any]:
@@ -275,21 +294,6 @@ def _digest(file: Path) -> str:
         while block := content.read(2**22):
             found.update(block)
         return found.hexdigest()
-
-
-def _write_synced(file: Path, content: bytes) -> None:
-    with open(file, "wb") as out:
-        out.write(content)
-        out.flush()
-        os.fsync(out.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _prune(newest: Path, keep: int) -> None:

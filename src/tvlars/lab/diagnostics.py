@@ -10,9 +10,10 @@ All of it is measured without touching what training sees: its random numbers, w
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,7 @@ from torch.optim import Optimizer
 from tvlars import noise_scale as noise
 from tvlars import sharpness
 from tvlars.lab.data.image_data import pick
+from tvlars.lab.disk import PASSING
 from tvlars.lab.errors import UsageError
 from tvlars.sharpness._surface import LossSurface
 from tvlars.sharpness.hessian import _needed
@@ -135,15 +137,37 @@ def measure_noise(model: nn.Module, images: Tensor, labels: Tensor, *, epoch: in
     return NoiseRow(epoch, step, found.value, found.low, found.high, found.trace, found.gradient_square)
 
 
+class RunStats(LayerStats):
+    """Layer statistics that wait for room where the disk is full, as rows do; ``tell`` hears of it."""
+
+    tell: Callable[[str], None] = print
+    _said = False
+
+    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        try:
+            super()._after_step(optimizer, args, kwargs)
+        except OSError as error:  # what was to be written is kept
+            if error.errno not in PASSING:
+                raise
+            if not self._said:
+                self.tell(f"cannot write layer statistics: {error.strerror or error}; they wait, and the run goes on")
+            self._said = True
+
+
 def layer_stats(
     optimizer: Optimizer, model: nn.Module, every: int, folder: Path, writer: object, start: int
-) -> LayerStats:
+) -> RunStats:
     """Layer statistics into ``folder``, from optimizer step ``start`` + 1 on.
 
     Raises:
-        UsageError: pandas or pyarrow is not installed.
+        UsageError: pandas or pyarrow is not installed, or what a run that goes on has written cannot be read.
     """
+    path = folder / "layer-stats"
     try:
-        return LayerStats(optimizer, model, every=every, path=folder / "layer-stats", writer=writer, start=start)  # type: ignore[arg-type]
+        return RunStats(optimizer, model, every=every, path=path, writer=writer, start=start)  # type: ignore[arg-type]
     except ImportError as error:
         raise UsageError(str(error)) from error
+    except (OSError, ValueError) as error:  # pyarrow's for a damaged file are both
+        raise UsageError(
+            f"layer_stats must go on in {str(path)!r}, which cannot be read: {str(error).splitlines()[0]}"
+        ) from error

@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from lightning_fabric import Fabric
-from torch import Tensor
 
 from tvlars.doctor import check
 from tvlars.lab import run_state
+from tvlars.lab.checkpoint import those_in
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.errors import UsageError
-from tvlars.lab.lock import LOCK, locked
+from tvlars.lab.identity import check_folder
+from tvlars.lab.lock import locked
 from tvlars.lab.loop import Run
 from tvlars.lab.models import build_model, head_of
 from tvlars.lab.processes import Processes, make_fabric
@@ -24,7 +25,7 @@ from tvlars.lab.progress import Reporter, choose_reporter
 from tvlars.lab.record import EpochRow, NoRecord, Record, new_folder
 from tvlars.lab.result import RunResult
 from tvlars.lab.run_folder import load_run
-from tvlars.lab.run_state import Resumed, identity
+from tvlars.lab.run_state import Resumed
 from tvlars.lab.setup import (
     check_machine,
     check_run,
@@ -76,7 +77,7 @@ def train(
     fabric = make_fabric(config, choose_precision(config))
     processes = Processes(fabric)
     reporter = (choose_reporter() if reporter is None else reporter) if processes.first else Reporter()
-    place = processes.by_first(lambda: _place(config, folder))
+    place = processes.by_first(lambda: _place(config, plan, folder))
     with locked(place) if processes.first else contextlib.nullcontext():
         if config.resume and (finished := processes.by_first(lambda: finished_run(place, config, plan))) is not None:
             reporter.say(f"{place} has finished already")
@@ -86,13 +87,16 @@ def train(
         return _train(config, plan, data, fabric, (place, resumed, notes), reporter)
 
 
-def _place(config: TrainConfig, folder: Path | None) -> Path:
+def _place(config: TrainConfig, plan: Plan, folder: Path | None) -> Path:
     """The run folder: a new one, or the one to go on in."""
     if folder is not None:
         return folder
     out = config.out
-    # A run that was cut off while its folder was made has left a lock there, and no more.
-    if config.resume and out is not None and any((out / name).is_file() for name in ("config.json", LOCK)):
+    if config.resume and out is not None and out.is_dir():
+        try:
+            check_folder(out, config, plan)
+        except OSError as error:
+            raise UsageError(f"out must be a folder that can be read, got {str(out)!r}: {error.strerror}") from error
         return out
     return new_folder(out, config.label())
 
@@ -125,7 +129,19 @@ def _train(
             facts["preset"] = describe_preset(config.preset, config.optimizer_preset())
         facts["views"] = describe_views(data.channels, data.image_size, data.flip)
     mean, std = data.mean_and_std()
-    record = _record(config, plan, data, (mean, std), facts, folder, resumed) if processes.first else NoRecord(folder)
+    model_facts = {
+        "model": config.model,
+        "data": data.name,
+        "channels": data.channels,
+        "image_size": data.image_size,
+        "classes": data.classes,
+        "class_names": data.class_names,
+        "mean": mean.tolist(),
+        "std": std.tolist(),
+    }
+    record = Record(folder, reporter.note) if processes.first else NoRecord(folder)
+    if resumed is None:
+        record.begin(config, plan, model_facts, facts)
     step = resumed.step if resumed is not None else 0
     run: Run = kind(config, plan, data, (mean, std), fabric, model, record, reporter, start=step)
     findings = check(
@@ -139,55 +155,34 @@ def _train(
     )
     lines = describe(config, plan, facts, processes.count) + [f"warning  {text}" for text in (*findings, *notes)]
     if resumed is not None:
-        run_state.restore(run, resumed)
+        run_state.restore(run, resumed)  # before anything is changed in the folder
+        said = record.reopen(config, plan, model_facts, facts, step, resumed.epochs, resumed.steps)
+        lines += [f"warning  {text}" for text in said]
         lines.append(f"resumed  after step {step} of {plan.total_steps}, from {resumed.path}")
     elif config.resume:
-        lines.append("resumed  nothing: there is no good checkpoint, the run begins")
+        lines.append("resumed  nothing: there is no checkpoint yet, the run begins")
     if config.task != "classification" and processes.first:
         draw_views(data, folder / "views.png", min(8, len(data.train_labels)), config.seed)
     reporter.start(config, plan, lines, folder)
     return run.train()
 
 
-def _record(
-    config: TrainConfig,
-    plan: Plan,
-    data: ImageData,
-    mean_and_std: tuple[Tensor, Tensor],
-    facts: dict[str, Any],
-    folder: Path,
-    resumed: Resumed | None,
-) -> Record:
-    mean, std = mean_and_std
-    model = {
-        "model": config.model,
-        "data": data.name,
-        "channels": data.channels,
-        "image_size": data.image_size,
-        "classes": data.classes,
-        "class_names": data.class_names,
-        "mean": mean.tolist(),
-        "std": std.tolist(),
-    }
-    at = (resumed.step, resumed.epoch) if resumed is not None else None
-    return Record(folder, config, plan, model, facts, resumed=at)
-
-
 def finished_run(folder: Path, config: TrainConfig, plan: Plan) -> RunResult | None:
-    """What came out of the run in ``folder``; None unless it has finished.
+    """What came out of this run, which may go on in ``folder``; None unless it has finished.
 
     Raises:
-        UsageError: it has, and is another run than ``config`` says.
+        UsageError: its record says that it has, and lacks what it should hold, and there is no checkpoint to mend it.
     """
     if not (folder / "summary.json").is_file():
         return None
     run = load_run(folder)
-    if not run.complete:
-        return None
-    if run.config is None or identity(run.config, plan) != identity(config, plan):
+    if run.complete and run.config is not None:
+        columns = [run.epochs[field.name].tolist() for field in fields(EpochRow)]
+        rows = [EpochRow(int(epoch), int(step), *values) for epoch, step, *values in zip(*columns, strict=True)]
+        return RunResult(folder, config, plan, rows, run.evaluations)
+    if run.status == "finished" and not those_in(folder):
         raise UsageError(
-            f"out must be the folder of this run, but {str(folder)!r} holds another one, which has finished"
+            f"out must hold a run that can go on, but {str(folder)!r} has finished, lacks some of its results and has "
+            "no checkpoint: move it away to begin anew"
         )
-    columns = [run.epochs[field.name].tolist() for field in fields(EpochRow)]
-    rows = [EpochRow(int(epoch), int(step), *values) for epoch, step, *values in zip(*columns, strict=True)]
-    return RunResult(folder, config, plan, rows, run.evaluations)
+    return None

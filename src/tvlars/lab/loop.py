@@ -76,13 +76,13 @@ class Run:
         self.scheduler = plan.scheduler(self.bare_optimizer)
         self.optimizer: Any = fabric.setup_optimizers(self.bare_optimizer)
         events = config.tensorboard and self.processes.first
-        self.tensorboard = TensorBoardLog(record.folder, start) if events else None
+        self.tensorboard = TensorBoardLog(record.folder, start, reporter.note) if events else None
         self.layer_stats = None
         if config.layer_stats:
-            writer = self.tensorboard.writer if self.tensorboard else None
             self.layer_stats = layer_stats(
-                self.bare_optimizer, self.bare_model, config.layer_stats, record.folder, writer, start
+                self.bare_optimizer, self.bare_model, config.layer_stats, record.folder, self.tensorboard, start
             )
+            self.layer_stats.tell = reporter.note
         if self.processes.rank:  # the same initial weights everywhere, but not the same dropout
             torch.manual_seed((config.seed + self.processes.rank) % 2**32)
 
@@ -174,8 +174,6 @@ class Run:
         if self.saved_at == (self.epoch, self.position):
             return
         self._write()
-        if self.layer_stats is not None:
-            self.layer_stats.flush()
         try:
             with self.phase("checkpoint"):
                 run_state.save(self)
@@ -202,6 +200,7 @@ class Run:
         """Write all that is left; the summary last, since its status says that the rest is there."""
         try:
             self._write()
+            self.record.flush()
             if self.layer_stats is not None:
                 self.layer_stats.close()
             if self.tensorboard is not None:

@@ -21,11 +21,13 @@ import csv
 import datetime
 import io
 import json
+import math
 import os
 import platform
 import shlex
 import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from importlib import metadata
 from pathlib import Path
@@ -33,8 +35,8 @@ from typing import Any
 
 import torch
 
-from tvlars.lab.checkpoint import FOLDER
 from tvlars.lab.config import TrainConfig
+from tvlars.lab.disk import PASSING, append_whole, sync, write_whole
 from tvlars.lab.errors import UsageError
 from tvlars.lab.ssl.probes import Evaluated
 from tvlars.plan import Plan
@@ -66,6 +68,7 @@ class EpochRow:
     seconds: float
 
 
+CONFIG, PLAN = "config.json", "plan.json"
 ENDS = ("summary.json", "evaluations.json")
 """What is written at a run's end."""
 MEASUREMENTS = ("sharpness.csv", "noise.csv", "representation.csv")
@@ -94,55 +97,80 @@ def new_folder(out: Path | None, label: str) -> Path:
 
 
 class Record:
-    """Writes a run folder. Rows are on disk when ``add`` returns.
+    """Writes a run folder. Where the disk is full, rows wait for room, and the run goes on.
 
     Args:
         folder: the run folder, which exists.
-        config: of the run.
-        plan: that came of it.
-        model: what model.json is to hold.
-        facts: what environment.json is to hold besides.
-        resumed: (step, epoch) where a run goes on that has a record: rows of later steps, and of this epoch and
-            later ones, are taken out, since they come again. None (default): a new record.
+        tell: hears that rows are waiting, and that they are written.
     """
 
-    def __init__(
+    def __init__(self, folder: Path, tell: Callable[[str], None]) -> None:
+        self.folder, self.tell = folder, tell
+        self._waiting: dict[str, list[Any]] = {}
+        self._said = False
+
+    def begin(self, config: TrainConfig, plan: Plan, model: dict[str, Any], facts: dict[str, Any]) -> None:
+        """Write what the run is, before its first step.
+
+        Args:
+            config: of the run.
+            plan: that came of it.
+            model: what model.json is to hold.
+            facts: what environment.json is to hold besides versions and hardware.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        # The config first: it tells whose the folder is, and whatever else is there may then be cleared.
+        write_json(self.folder / CONFIG, json.loads(config.to_json()))
+        _clear(self.folder)
+        self._describe(config, plan, model)
+        write_json(self.folder / "environment.json", {**environment(), **facts})
+        for name, kind in (("steps.csv", StepRow), ("epochs.csv", EpochRow)):
+            write_whole(self.folder / name, _lines([_header(kind)]))
+
+    def reopen(
         self,
-        folder: Path,
         config: TrainConfig,
         plan: Plan,
         model: dict[str, Any],
         facts: dict[str, Any],
-        resumed: tuple[int, int] | None = None,
-    ) -> None:
-        self.folder = folder
-        self._headed: set[str] = set()
-        now = {**environment(), **facts}
-        if resumed is not None:
-            self._reopen(*resumed, now)
-            return
-        _clear(folder)
-        write_json(folder / "model.json", model)
-        write_json(folder / "config.json", json.loads(config.to_json()))
-        write_json(folder / "plan.json", asdict(plan))
-        write_json(folder / "environment.json", now)
-        for name, kind in (("steps.csv", StepRow), ("epochs.csv", EpochRow)):
-            self._head(name, kind)
+        step: int,
+        epochs: list[EpochRow],
+        steps: list[StepRow],
+    ) -> list[str]:
+        """Go on in a folder that has a record: rows of later steps are taken out, since they come again.
 
-    def _reopen(self, step: int, epoch: int, now: dict[str, Any]) -> None:
+        Args:
+            config: as for :meth:`begin`, whose files are written where they are missing; so are plan, model, facts.
+            step: optimizer steps taken.
+            epochs: rows of all epochs that are complete.
+            steps: rows of the epoch that the run is in.
+
+        Returns:
+            What is to be said of rows that are missing, a sentence each.
+
+        Raises:
+            OSError: it cannot be written.
+        """
         for name in ENDS:
             (self.folder / name).unlink(missing_ok=True)
-        _cut(self.folder / "steps.csv", "step", step)
-        for name in ("epochs.csv", *MEASUREMENTS):
-            _cut(self.folder / name, "epoch", epoch - 1)
-        self._headed.update(name for name in MEASUREMENTS if (self.folder / name).is_file())
-        try:
-            first = json.loads((self.folder / "environment.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            first = {}
-        first = first if isinstance(first, dict) else {}
+        self._describe(config, plan, model)
+        write_whole(self.folder / "epochs.csv", _lines([_header(EpochRow), *map(_cells, epochs)]))
+        missing = _mend_steps(self.folder / "steps.csv", step, steps)
+        for name in MEASUREMENTS:
+            _cut(self.folder / name, len(epochs))
+        first = read_object(self.folder / "environment.json")
         before = first.get("resumed", [])
-        write_json(self.folder / "environment.json", {**first, "resumed": [*before, {"step": step, **now}]})
+        resumed = [*(before if isinstance(before, list) else []), {"step": step, **environment(), **facts}]
+        write_json(self.folder / "environment.json", {**first, "resumed": resumed})
+        return [f"steps.csv lacks {missing} of the {step} rows before"] if missing else []
+
+    def _describe(self, config: TrainConfig, plan: Plan, model: dict[str, Any]) -> None:
+        values = {CONFIG: json.loads(config.to_json()), PLAN: asdict(plan), "model.json": model}
+        for name, value in values.items():
+            if not read_object(self.folder / name):
+                write_json(self.folder / name, value)
 
     def add(self, steps: list[StepRow], epoch: EpochRow | None = None) -> None:
         """Append the rows of some steps, and of the epoch that they complete."""
@@ -152,9 +180,30 @@ class Record:
 
     def add_measurement(self, name: str, row: Any) -> None:
         """Append one row to ``name``, which gets its header with the first."""
-        if name not in self._headed:
-            self._head(name, type(row))
         self._append(name, [row])
+
+    def flush(self, durable: bool = False) -> None:
+        """Write all rows that are waiting.
+
+        Args:
+            durable: have all rows on the disk, whatever happens to the machine, when this returns.
+
+        Raises:
+            OSError: there is no room yet.
+        """
+        for name, rows in self._waiting.items():
+            if rows:
+                new = not (self.folder / name).is_file()
+                lines = [_header(type(rows[0]))] * new + [_cells(row) for row in rows]
+                append_whole(self.folder / name, _lines(lines))
+                rows.clear()
+        if self._said:
+            self.tell("rows that were waiting for the disk are written, none is lost")
+            self._said = False
+        if durable:
+            for name in self._waiting:
+                if (self.folder / name).is_file():
+                    sync(self.folder / name)
 
     def add_evaluations(self, found: dict[str, Evaluated]) -> None:
         """Write all evaluations that there are."""
@@ -166,27 +215,37 @@ class Record:
 
     def save_weights(self, state_dict: dict[str, Any]) -> None:
         """Write weights.pt, whole or not at all."""
-        part, content = self.folder / "weights.pt.part", io.BytesIO()
+        content = io.BytesIO()
         torch.save({name: value.detach().cpu() for name, value in state_dict.items()}, content)
-        part.write_bytes(content.getbuffer())  # an error of the disk is an OSError here, and not where torch writes
-        os.replace(part, self.folder / "weights.pt")
-
-    def _head(self, name: str, kind: type) -> None:
-        self._headed.add(name)
-        with open(self.folder / name, "w", newline="") as file:
-            csv.writer(file).writerow([f.name for f in fields(kind)])
+        write_whole(self.folder / "weights.pt", content.getvalue())
 
     def _append(self, name: str, rows: list[Any]) -> None:
-        with open(self.folder / name, "a", newline="") as file:
-            csv.writer(file).writerows([_cell(value) for value in asdict(row).values()] for row in rows)
+        self._waiting.setdefault(name, []).extend(rows)
+        try:
+            self.flush()
+        except OSError as error:
+            if error.errno not in PASSING:
+                raise
+            if not self._said:
+                self.tell(f"cannot write {error.filename}: {error.strerror}; rows wait for room, and the run goes on")
+            self._said = True
 
 
 class NoRecord(Record):
     """That of a process that writes nothing, since the first one does."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._headed = set()
+        super().__init__(folder, lambda text: None)
+
+    def begin(self, *_: Any, **__: Any) -> None:
+        """Nothing."""
+
+    def reopen(self, *_: Any, **__: Any) -> list[str]:
+        """Nothing."""
+        return []
+
+    def flush(self, durable: bool = False) -> None:
+        """Nothing."""
 
     def add_evaluations(self, found: dict[str, Evaluated]) -> None:
         """Nothing."""
@@ -197,45 +256,76 @@ class NoRecord(Record):
     def save_weights(self, state_dict: dict[str, Any]) -> None:
         """Nothing."""
 
-    def _head(self, name: str, kind: type) -> None:
-        """Nothing."""
-
     def _append(self, name: str, rows: list[Any]) -> None:
         """Nothing."""
 
 
 def _clear(folder: Path) -> None:
-    """Take away what a run left that was cut off before its first checkpoint."""
+    """Take away what this very run left that was cut off before its first checkpoint."""
     for name in (*ENDS, *MEASUREMENTS, "weights.pt"):
         (folder / name).unlink(missing_ok=True)
-    for name in ("layer-stats", "tensorboard", FOLDER):
+    for name in ("layer-stats", "tensorboard"):
         shutil.rmtree(folder / name, ignore_errors=True)
 
 
-def _cut(file: Path, column: str, last: int) -> None:
-    """Leave the rows of a CSV file whose ``column`` is at most ``last``; a row that is not whole goes too."""
-    if not file.is_file():
-        return
-    header, *lines = file.read_text(encoding="utf-8", errors="replace").splitlines() or [""]
-    names = header.split(",")
-    kept = [header]
-    for line in lines:
-        cells = dict(zip(names, line.split(","), strict=False))
-        try:
-            if len(cells) == len(names) and int(cells[column]) <= last:
-                kept.append(line)
-        except (KeyError, ValueError):
-            continue
-    part = file.with_suffix(file.suffix + ".part")
-    part.write_bytes("".join(f"{line}\r\n" for line in kept).encode())
-    os.replace(part, file)
+def _cut(file: Path, last: int) -> None:
+    """Leave the rows of measurements until the epoch ``last``; a row that is not whole goes too."""
+    if file.is_file():
+        header, *lines = _read(file) or [[]]
+        kept = [cells for cells in lines if len(cells) == len(header) and _count(cells, header, "epoch") <= last]
+        write_whole(file, _lines([header, *kept]))
+
+
+def _mend_steps(file: Path, last: int, known: list[StepRow]) -> int:
+    """Leave one whole row for each step until ``last``, those that are ``known`` put in; how many are missing."""
+    header = _header(StepRow)
+    there = {row.step: _cells(row) for row in known}
+    for cells in _read(file) if file.is_file() else []:
+        step = _count(cells, header, "step")
+        if len(cells) == len(header) and 1 <= step <= last:
+            there.setdefault(int(step), cells)
+    write_whole(file, _lines([header, *(there[step] for step in sorted(there))]))
+    return last - len(there)
+
+
+def _read(file: Path) -> list[list[str]]:
+    return [line.split(",") for line in file.read_text(encoding="utf-8", errors="replace").splitlines()]
+
+
+def _count(cells: list[str], header: list[str], column: str) -> float:
+    """The integer in a column; infinity where there is none."""
+    try:
+        return int(dict(zip(header, cells, strict=False))[column])
+    except (KeyError, ValueError):
+        return math.inf
+
+
+def _header(kind: type) -> list[str]:
+    return [field.name for field in fields(kind)]
+
+
+def _cells(row: Any) -> list[Any]:
+    return [f"{value:.7g}" if isinstance(value, float) else value for value in asdict(row).values()]
+
+
+def _lines(rows: list[list[Any]]) -> bytes:
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(rows)
+    return text.getvalue().encode()
 
 
 def write_json(file: Path, values: dict[str, Any]) -> None:
     """Write ``values`` to ``file``, whole or not at all."""
-    part = file.with_suffix(file.suffix + ".part")
-    part.write_text(json.dumps(values, indent=1, default=str) + "\n")
-    os.replace(part, file)
+    write_whole(file, (json.dumps(values, indent=1, default=str) + "\n").encode())
+
+
+def read_object(file: Path) -> dict[str, Any]:
+    """The JSON object in a file; empty where there is none, or it cannot be read."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def environment() -> dict[str, Any]:
@@ -262,7 +352,3 @@ def command_line() -> str:
     program = Path(sys.argv[0]).name
     program = "python -m tvlars" if program == "__main__.py" else program
     return " ".join([program, *map(shlex.quote, sys.argv[1:])])
-
-
-def _cell(value: Any) -> Any:
-    return f"{value:.7g}" if isinstance(value, float) else value

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tvlars.lab import checkpoint
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.errors import UsageError
+from tvlars.lab.identity import differences, identity
+from tvlars.lab.processes import Processes
 from tvlars.lab.record import EpochRow, StepRow
 from tvlars.plan import Plan
 
 if TYPE_CHECKING:
     from tvlars.lab.loop import Run
-
-FREE = (
-    *("out", "resume", "checkpoint_every", "checkpoint_keep", "data_dir", "accelerator", "tensorboard"),
-    *("devices", "nodes", "rendezvous", "shard", "timeout", "evaluations", "profile"),
-)
-"""Options that may change when a run goes on; all others decide what is computed."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +31,10 @@ class Resumed:
     progress: dict[str, Any]
     processes: int
     """How many processes wrote it."""
+    epochs: list[EpochRow]
+    """Rows of all epochs that are complete."""
+    steps: list[StepRow]
+    """Rows of the epoch that it is in."""
 
     @property
     def step(self) -> int:
@@ -47,17 +47,11 @@ class Resumed:
         return int(self.progress["epoch"])
 
 
-def identity(config: TrainConfig, plan: Plan) -> dict[str, Any]:
-    """What has to be the same in the run that goes on: options and plan, as JSON has them."""
-    options = {name: value for name, value in json.loads(config.to_json()).items() if name not in FREE}
-    return {"config": options, "plan": {"steps": plan.total_steps, "steps_per_epoch": plan.steps_per_epoch}}
-
-
 def find(folder: Path, config: TrainConfig, plan: Plan, tell: Callable[[str], None]) -> Resumed | None:
-    """The newest good checkpoint of a run folder; None where there is none.
+    """The newest good checkpoint of a run folder; None where there is none at all.
 
     Raises:
-        UsageError: it is of another run, another version, or holds what it should not.
+        UsageError: it is of another run, another version, or holds what it should not; or all are damaged.
     """
     found = checkpoint.newest(folder, tell)
     if found is None:
@@ -68,14 +62,14 @@ def find(folder: Path, config: TrainConfig, plan: Plan, tell: Callable[[str], No
         there = manifest.run.get(part)
         if not isinstance(there, dict):
             raise UsageError(f"{path} must say what run it is of, but its manifest has no {part}")
-        different = [name for name in {**there, **here[part]} if there.get(name) != here[part].get(name)]
-        if different:
-            said = ", ".join(f"{name} {there.get(name)!r} there, {here[part].get(name)!r} here" for name in different)
+        if said := differences(there, here[part]):
             raise UsageError(f"{path} must be a checkpoint of this run, but its {part} is another: {said}")
     progress = checkpoint.read_progress(path)
     if missing := [name for name in PROGRESS if name not in progress]:
         raise UsageError(f"{path / 'progress.pt'} must hold all of a run, but lacks {', '.join(missing)}")
-    return Resumed(path, progress, manifest.processes)
+    with _fitting(path):
+        epochs, steps = _rows(progress["epochs"], EpochRow), _rows(progress["epoch_steps"], StepRow)
+        return Resumed(path, progress, manifest.processes, epochs, steps)
 
 
 PROGRESS = (
@@ -90,6 +84,7 @@ def save(run: Run) -> Path:
     Raises:
         OSError: it could not be written.
     """
+    checkpoint.together(run.processes, lambda: _flush(run))
     state = run.bare_optimizer.state_dict()
     tensors: dict[str, Any] = {"model": run.bare_model.state_dict()}
     inside = _optimizer_tensors(state["state"])
@@ -112,6 +107,8 @@ def save(run: Run) -> Path:
         "precision": dict(run.fabric.strategy.precision.state_dict()),
         "extra": run.extra_state(),
     }
+    if run.processes.several and not run.config.sync_batch_norm:
+        progress["buffers"] = run.processes.gather(_statistics(run.bare_model))
     return checkpoint.save(
         run.record.folder,
         run.step,
@@ -123,19 +120,33 @@ def save(run: Run) -> Path:
     )
 
 
+def _flush(run: Run) -> None:
+    """Have on the disk what was measured before a checkpoint that takes it for granted."""
+    run.record.flush(durable=True)
+    if run.layer_stats is not None:
+        run.layer_stats.flush()
+
+
 def restore(run: Run, resumed: Resumed) -> None:
     """Make ``run``, which has been set up and not begun, what it was at the checkpoint.
 
     Raises:
         UsageError: the checkpoint's tensors are those of another model.
     """
-    try:
+    with _fitting(resumed.path):
         _restore(run, resumed)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+
+
+@contextlib.contextmanager
+def _fitting(path: Path) -> Iterator[None]:
+    """Say in one sentence that what a checkpoint holds is not what it should."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, OverflowError) as error:
         if isinstance(error, UsageError):
             raise
         reason = ascii(" ".join(str(error).split())[:120])  # it may quote what a file had in place of a name
-        raise UsageError(f"{resumed.path} must be a checkpoint of this run, but does not fit it: {reason}") from error
+        raise UsageError(f"{path} must be a checkpoint of this run, but does not fit it: {reason}") from error
 
 
 def _restore(run: Run, resumed: Resumed) -> None:
@@ -160,8 +171,7 @@ def _restore(run: Run, resumed: Resumed) -> None:
     run.load_extra_state(progress["extra"])
     run.step, run.epoch, run.position = (int(progress[name]) for name in ("step", "epoch", "position"))
     run.epoch_seconds = float(progress["seconds"])
-    run.epochs = _rows(progress["epochs"], EpochRow)
-    run.epoch_steps = _rows(progress["epoch_steps"], StepRow)
+    run.epochs, run.epoch_steps = list(resumed.epochs), list(resumed.steps)
     run.order_state = progress["order"]
     run.batches.order.set_state(progress["order"])
     run.batches.draws.set_state(progress["draws"])
@@ -169,6 +179,22 @@ def _restore(run: Run, resumed: Resumed) -> None:
         _set_random_state(progress["random"][run.processes.rank], device)
     else:  # there is no telling who would go on with what
         torch.manual_seed((run.config.seed + run.processes.rank + run.step) % 2**32)
+    if of_each := progress.get("buffers"):
+        _set_statistics(run.bare_model, of_each, run.processes)
+
+
+def _statistics(model: nn.Module) -> dict[str, Tensor]:
+    """Running statistics, which each process has of its own where batch norm is not synchronized."""
+    return {name: buffer.cpu() for name, buffer in model.named_buffers() if buffer.is_floating_point()}
+
+
+def _set_statistics(model: nn.Module, of_each: list[dict[str, Tensor]], processes: Processes) -> None:
+    """Those of the process of this rank; of another number of processes their mean, which tests are made with."""
+    for name, buffer in model.named_buffers():
+        if name in of_each[0]:
+            same = len(of_each) == processes.count
+            mean = torch.stack([found[name] for found in of_each]).mean(0)
+            buffer.copy_(of_each[processes.rank][name] if same else mean)
 
 
 def _optimizer_tensors(state: dict[int, dict[str, Any]]) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,17 +13,22 @@ from tvlars.lab.record import EpochRow, StepRow
 class TensorBoardLog:
     """Writes steps/* and epochs/* over the optimizer step, from step ``start`` + 1 on.
 
+    TensorBoard's writer is of no use any more once the disk has failed it: ``tell`` hears of that, and the run goes on
+    without, since its rows are in CSV files too.
+
     Raises:
         UsageError: the package tensorboard is not installed.
     """
 
-    def __init__(self, folder: Path, start: int = 0) -> None:
+    def __init__(self, folder: Path, start: int = 0, tell: Callable[[str], None] = print) -> None:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise UsageError("tensorboard=True needs the package tensorboard: pip install 'tvlars[lab]'") from error
         purge = {"purge_step": start + 1} if start else {}  # of steps that are taken again
-        self.writer = SummaryWriter(str(folder / "tensorboard"), **purge)
+        self.tell = tell
+        self.failed = False
+        self._writer = SummaryWriter(str(folder / "tensorboard"), **purge)
 
     def add(self, steps: list[StepRow], epoch: EpochRow | None = None) -> None:
         """Write the rows of some steps, and of the epoch that they complete."""
@@ -30,8 +36,22 @@ class TensorBoardLog:
             for row in rows:
                 for name, value in asdict(row).items():
                     if name != "step":
-                        self.writer.add_scalar(f"{group}/{name}", value, row.step)
-        self.writer.flush()
+                        self.add_scalar(f"{group}/{name}", value, row.step)
+        self._try(self._writer.flush)
+
+    def add_scalar(self, tag: str, value: float, step: int) -> None:
+        """Write one value."""
+        self._try(lambda: self._writer.add_scalar(tag, value, step))
 
     def close(self) -> None:
-        self.writer.close()
+        """Write what is left."""
+        self._try(self._writer.close)
+
+    def _try(self, work: Callable[[], object]) -> None:
+        if self.failed:
+            return
+        try:
+            work()
+        except OSError as error:
+            self.failed = True
+            self.tell(f"TensorBoard logs end here, they cannot be written: {error.strerror or error}")

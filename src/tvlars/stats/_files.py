@@ -68,10 +68,14 @@ def as_frame(done: list[Table], names: list[str]) -> pd.DataFrame:
 def write_parquet(file: Path, frame: pd.DataFrame) -> None:
     """Write ``frame`` so that the file is there whole or not at all."""
     part = file.with_suffix(".part")
-    frame.to_parquet(part, index=False)
-    with open(part, "r+b") as written:
-        os.fsync(written.fileno())
-    os.replace(part, file)
+    try:
+        frame.to_parquet(part, index=False)
+        with open(part, "r+b") as written:
+            os.fsync(written.fileno())
+        os.replace(part, file)
+    except OSError:
+        part.unlink(missing_ok=True)  # a full disk has no room for it
+        raise
 
 
 def _needed(name: str) -> Any:

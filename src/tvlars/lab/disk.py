@@ -1,0 +1,83 @@
+"""Writing files so that a crash, a power cut or a full disk leaves them whole."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE, errno.ETIMEDOUT)
+"""Errors of a disk that may get room again, or come back."""
+
+
+def write_synced(file: Path, content: bytes) -> None:
+    """Write ``content``, which is on the disk when this returns.
+
+    Raises:
+        OSError: it could not be written; the error names the file.
+    """
+    with _named(file), open(file, "wb") as out:
+        out.write(content)
+        out.flush()
+        os.fsync(out.fileno())
+
+
+def write_whole(file: Path, content: bytes) -> None:
+    """Replace ``file`` by ``content``, whole or not at all, whatever happens to the machine.
+
+    Raises:
+        OSError: it could not be written; what was there is untouched, and the error names the file.
+    """
+    part = file.with_name(file.name + ".part")
+    try:
+        write_synced(part, content)
+        os.replace(part, file)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror or str(error), str(file)) from error
+
+
+def append_whole(file: Path, content: bytes) -> None:
+    """Append ``content``, all of it or nothing.
+
+    Raises:
+        OSError: it could not be written; the file is as it was, and the error names it.
+    """
+    with _named(file):
+        handle = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        size = os.fstat(handle).st_size
+        try:
+            left = memoryview(content)
+            while left:
+                left = left[os.write(handle, left) :]
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.ftruncate(handle, size)
+            raise
+        finally:
+            os.close(handle)
+
+
+def sync(path: Path) -> None:
+    """Have a file, or the names in a folder, on the disk when this returns.
+
+    Raises:
+        OSError: the disk does not take it, or ``path`` is not there.
+    """
+    with _named(path):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+@contextlib.contextmanager
+def _named(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(file)) from error

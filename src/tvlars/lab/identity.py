@@ -1,0 +1,53 @@
+"""What makes two runs the same, and whose a folder is: a run goes on, or begins, where nothing of another is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tvlars.lab import checkpoint
+from tvlars.lab.config import TrainConfig
+from tvlars.lab.errors import UsageError
+from tvlars.lab.lock import LOCK
+from tvlars.lab.record import CONFIG, PLAN, read_object
+from tvlars.plan import Plan
+
+FREE = (
+    *("out", "resume", "checkpoint_every", "checkpoint_keep", "data_dir", "accelerator", "tensorboard"),
+    *("devices", "nodes", "rendezvous", "shard", "timeout", "evaluations", "profile"),
+)
+"""Options that may change when a run goes on; all others decide what is computed."""
+
+
+def identity(config: TrainConfig, plan: Plan) -> dict[str, dict[str, Any]]:
+    """What has to be the same in the run that goes on: options and plan, as JSON has them."""
+    options = {name: value for name, value in json.loads(config.to_json()).items() if name not in FREE}
+    return {"config": options, "plan": {"steps": plan.total_steps, "steps_per_epoch": plan.steps_per_epoch}}
+
+
+def differences(there: dict[str, Any], here: dict[str, Any]) -> str:
+    """Every value that is not the same, in words; "" where all are."""
+    names = [name for name in {**there, **here} if there.get(name) != here.get(name)]
+    return ", ".join(f"{name} {there.get(name)!r} there, {here.get(name)!r} here" for name in names)
+
+
+def check_folder(folder: Path, config: TrainConfig, plan: Plan) -> None:
+    """Raise ``UsageError`` unless this run may go on, or begin, in ``folder``, which exists."""
+    wanted = "out must be a new or empty folder, or that of this run"
+    there = {path.name for path in folder.iterdir()}
+    stored, steps = (read_object(folder / name) for name in (CONFIG, PLAN))
+    if not stored:
+        # Checkpoints say themselves what they are of; and a run that was cut off at once has left no more than this.
+        if checkpoint.those_in(folder) or there <= {LOCK, f"{CONFIG}.part"}:
+            return
+        raise UsageError(f"{wanted}, but {str(folder)!r} holds something else")
+    try:
+        found = identity(TrainConfig.from_mapping(stored), plan)
+    except UsageError as error:
+        raise UsageError(f"{wanted}, but {str(folder / CONFIG)!r} is not that of such a run: {error}") from error
+    for name, entry in (("steps", "total_steps"), ("steps_per_epoch", "steps_per_epoch")):
+        found["plan"][name] = steps.get(entry, found["plan"][name])
+    for part, here in identity(config, plan).items():
+        if said := differences(found[part], here):
+            raise UsageError(f"{wanted}, but {str(folder)!r} is one whose {part} is another: {said}")
