@@ -250,6 +250,64 @@ class Faults:
             case.add(told and codes == [0] and same(out, self.whole[1]), lost, again.said())
         return case
 
+    def power_cut(self, times: int) -> Case:
+        """Of what was written after the newest checkpoint, and not synced, nothing sensible is left."""
+        case = Case("power cut: rows after the newest checkpoint lost")
+        for _ in range(times):
+            out, log = self.fresh("power-cut")
+            running = Running(self.config(out), log).start()
+            running.reach(self.random.randrange(7, self.steps - 5))
+            running.processes[0].kill()
+            running.end()
+            at = int(max((out / "checkpoints").glob("[0-9]*[0-9]")).name)
+            rows = (out / "steps.csv").read_bytes().splitlines(keepends=True)
+            (out / "steps.csv").write_bytes(b"".join(rows[: at + 1]) + bytes(self.random.randrange(200)))
+            epochs = (out / "epochs.csv").read_bytes()
+            (out / "epochs.csv").write_bytes(epochs[: self.random.randrange(len(epochs))])
+            for name in self.random.sample(["config.json", "model.json", "plan.json", "environment.json"], 2):
+                (out / name).write_bytes(b"")
+            taken = running.step.value
+            again = Running(self.config(out), log).start()
+            case.add(again.end() == [0] and same(out, self.whole[1]), taken - at, again.said())
+        return case
+
+    def full_for_a_while(self, times: int) -> list[Case]:
+        """A file system that is full from one step to another, in which the run goes on, or is killed."""
+        cases = []
+        small = self.folder / "small"
+        small.mkdir()
+        if os.system(f"mount -t tmpfs -o size=32m tmpfs {small} 2>/dev/null"):
+            print("a full tmpfs is left out: mounting one needs root", flush=True)
+            return []
+        try:
+            for name, killed in (("disk full (a tmpfs) for 15 steps", False), ("the same, and killed then", True)):
+                case = Case(name)
+                for _ in range(times):
+                    out, log = small / "run", self.folder / "small.log"
+                    shutil.rmtree(out, ignore_errors=True)
+                    log.unlink(missing_ok=True)
+                    running = Running(self.config(out), log).start()
+                    running.reach(self.random.randrange(6, 30))
+                    with contextlib.suppress(OSError), open(small / "filler", "wb", buffering=0) as filler:
+                        while True:
+                            filler.write(bytes(4096))
+                    running.reach(running.step.value + 15)
+                    taken = running.step.value
+                    if killed:
+                        running.processes[0].kill()
+                        running.end()
+                    (small / "filler").unlink()
+                    again = Running(self.config(out), log).start() if killed else running
+                    told = "could not be saved (No space left on device); those before are kept" in running.said()
+                    codes = again.end()
+                    resumed = load_run(out).environment.get("resumed", [])
+                    lost = taken - (resumed[-1]["step"] if resumed else 0) if killed else 0
+                    case.add(told and codes == [0] and same(out, self.whole[1]), lost, again.said())
+                cases.append(case)
+        finally:
+            os.system(f"umount {small}")
+        return cases
+
     def not_finite(self, times: int) -> Case:
         """A learning rate that makes the loss infinite: the run ends with 3 and keeps its rows."""
         case = Case("loss not finite")
@@ -283,7 +341,9 @@ def main() -> None:
             lambda: show(faults.signalled("killed (SIGKILL)", times, signal.SIGKILL)),
             lambda: show(faults.signalled("preempted (SIGTERM)", times, signal.SIGTERM)),
             lambda: show(*faults.corrupted(times)),
+            lambda: show(faults.power_cut(times)),
             lambda: show(faults.full_disk(times)),
+            lambda: show(*faults.full_for_a_while(times)),
             lambda: show(faults.not_finite(times)),
             lambda: show(faults.signalled("one of two processes killed", times, signal.SIGKILL, 2)),
             lambda: show(

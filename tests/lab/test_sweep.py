@@ -206,6 +206,8 @@ def test_bad_grids_are_one_sentence(
         ("nowhere.yaml", "grid must be a YAML file, but 'nowhere.yaml' cannot be read: No such file"),
         ("grid.yaml --workers 0", "workers must be an integer from 1 to 10000, got 0"),
         ("grid.yaml --retries -1", "retries must be an integer from 0 to 10000, got -1"),
+        ("grid.yaml --dry-run --workers 0", "workers must be an integer from 1 to 10000, got 0"),
+        ("grid.yaml --dry-run --retries -1", "retries must be an integer from 0 to 10000, got -1"),
         ("grid.yaml --out full", "out must be a new or empty folder, or that of a sweep, got 'full'"),
         pytest.param(
             "grid.yaml --ray nowhere:1",
@@ -225,6 +227,60 @@ def test_bad_arguments_are_one_sentence(
     assert main(["sweep", *words.split()]) == 2
     assert sentence in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["full", "grid.yaml"]
+
+
+@pytest.mark.parametrize("dry", [True, False])
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("precision: [32-true, 16-mixed]", "s0: precision must be bf16-mixed or 32-true without a CUDA device, got"),
+        ("accelerator: [cuda]", "s0: accelerator must be auto or cpu on this machine, which has no such device, got"),
+        ("shard: [true]", "s0: shard must not be given for one process, there is nothing to spread over"),
+        ("{shard: [true], devices: [1, 2]}", "s0: shard must not be given for one process, there is nothing to"),
+    ],
+)
+def test_what_this_machine_cannot_do_is_said_before_anything_is_written(
+    text: str,
+    sentence: str,
+    dry: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    (tmp_path / "grid.yaml").write_text(f"grid: {text if text[0] == '{' else '{' + text + '}'}")
+    words = ["sweep", str(tmp_path / "grid.yaml"), "--out", str(tmp_path / "out")]
+    assert main([*words, "--dry-run"] if dry else words) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert sentence in captured.err
+    assert captured.err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_machines_of_ray_may_have_what_this_one_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    (tmp_path / "grid.yaml").write_text("grid: {accelerator: [cuda], precision: [16-mixed]}")
+    words = ["sweep", str(tmp_path / "grid.yaml"), "--out", str(tmp_path / "out"), "--dry-run"]
+    assert main([*words, "--ray", "auto"]) == 0
+    assert "1 runs, 1 to do" in capsys.readouterr().out
+
+
+def test_runs_that_are_over_ask_nothing_of_this_machine(
+    pretend: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tvlars.lab.sweep import local
+
+    runs = [replace(run, precision="16-mixed") for run in seeds(1)]
+    out = pretend("")
+    with monkeypatch.context() as patch:
+        patch.setattr("torch.cuda.is_available", lambda: True)
+        patch.setattr(local, "cuda_devices", lambda: [])
+        assert by_seed(sweep(runs, out, board=Board())) == [("finished", 1)]
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert by_seed(sweep(runs, out, board=Board())) == [("finished", 0)]
 
 
 def test_without_ray_it_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,14 +14,17 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 
 from tvlars.cli import main
-from tvlars.lab import DivergedError, TrainConfig, UsageError, load_run
+from tvlars.lab import DivergedError, PreemptedError, TrainConfig, UsageError, load_run
+from tvlars.lab.data import ImageData
 from tvlars.lab.progress import Reporter
 from tvlars.lab.record import EpochRow
-from tvlars.lab.sweep import Board, TuneConfig, TuneResult, tune
+from tvlars.lab.sweep import Board, TuneConfig, TuneResult, tune, tune_folder
 from tvlars.lab.sweep import trials as trials_module
 from tvlars.lab.sweep import tuning as tuning_module
+from tvlars.lab.sweep.options import run_name
 from tvlars.lab.sweep.space import Choice, Range, grid_points, parse_spaces
 from tvlars.lab.sweep.trials import open_storage
 
@@ -62,6 +65,30 @@ def test_a_grid_has_exactly_the_budget() -> None:
 
 
 @pytest.mark.parametrize(
+    ("space", "trials", "sentence"),
+    [
+        ({"crop_padding": Range(1, 3, whole=True)}, 9, "for lars 1, 2, 3, got 9: of 9 points of crop_padding, 1"),
+        ({"crop_padding": Range(1, 9, True, True)}, 9, "crop_padding, 1 to 9 (logarithmic), all but 7 repeat"),
+        (
+            {"lr": Range(1.0, 1.0 + 2**-52)},
+            9,
+            "for lars 1, got 9: of 9 points of lr, 1 to 1, all but 1 repeat",
+        ),
+        (
+            {"lr": Range(1.0, 2.0), "crop_padding": Range(0, 1, whole=True), "momentum": Choice((0.8, 0.9))},
+            18,
+            "for lars 2, 8, got 18: of 3 points of crop_padding, 0 to 1, all but 2 repeat",
+        ),
+        ({"crop_padding": Range(0, 1, whole=True)}, 0, "for lars 1, 2, got 0"),
+    ],
+)
+def test_a_grid_whose_points_repeat_is_refused(space: Any, trials: int, sentence: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        grid_points(space, trials, "lars")
+    assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("words", "sentence"),
     [
         ("--optimizers tvlars lasr", "unknown optimizer 'lasr': did you mean 'lars'"),
@@ -94,6 +121,11 @@ def test_a_grid_has_exactly_the_budget() -> None:
             "--sampler grid --trials 5 --space momentum=0.8,0.9",
             "trials must be the points of a grid, for tvlars 2, 4, 6",
         ),
+        (
+            "--sampler grid --trials 9 --space crop-padding=1:3 lr=4",
+            "trials must be the points of a grid, for tvlars 1, 2, 3, got 9: of 9 points of crop_padding, 1 to 3, "
+            "all but 3 repeat",
+        ),
         ("--batch-size 5000", "batch_size must be <= dataset_size (1,437 samples), got 5,000"),
         ("--out full", "out must be a new or empty folder, or that of a tuning, got 'full'"),
         ("--lr 3", "unknown argument '--lr' of tune"),
@@ -113,6 +145,33 @@ def test_bad_input_is_one_sentence(
     assert sentence in captured.err
     assert captured.err.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["full"]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"precision": "16-mixed"}, "precision must be bf16-mixed or 32-true without a CUDA device, got '16-mixed'"),
+        ({"accelerator": "cuda"}, "accelerator must be auto or cpu on this machine, which has no such device"),
+        ({"shard": True}, "shard must not be given for tuning, whose trials are run in one process"),
+    ],
+)
+def test_what_this_machine_cannot_do_is_said_before_anything_is_written(
+    options: dict[str, Any], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UsageError, match=sentence):
+        quietly(TuneConfig(base=TrainConfig(epochs=1, **options), out=tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_data_without_labels_cannot_be_tuned_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, labels = torch.zeros(512, 1, 8, 8, dtype=torch.uint8), torch.zeros(512, dtype=torch.int64)
+    data = ImageData("blank", "nowhere", images, labels, images, labels, classes=1, flip=False)
+    monkeypatch.setattr(tuning_module, "load_data", lambda *_: data)
+    base = TrainConfig(epochs=1, task="simclr", evaluations="none")
+    with pytest.raises(UsageError, match="data must have labels of two classes or more to tune by, but blank has 1"):
+        quietly(TuneConfig(base=base, optimizers=("lars",), out=tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_options_of_the_base_go_to_those_who_have_them() -> None:
@@ -285,6 +344,261 @@ def test_a_folder_is_of_one_tuning(pretend: list[TrainConfig], tmp_path: Path) -
     journal.write_bytes(b"{}\n" + journal.read_bytes())
     with pytest.raises(UsageError, match="must be the journal of a tuning, but cannot be read"):
         quietly(config(trials=3))
+
+
+# -- optimizers that come and go ---------------------------------------------------------------------------
+
+
+class Reported:
+    """In the place of what the sweep of the best gives: a row for each optimizer."""
+
+    def __init__(self, runs: list[TrainConfig]) -> None:
+        self.runs = runs
+
+    def comparison(self) -> Reported:
+        return self
+
+    def table(self) -> pd.DataFrame:
+        names = list(dict.fromkeys(run.optimizer for run in self.runs))
+        rows = []
+        for name in names:
+            mine = [run for run in self.runs if run.optimizer == name]
+            rows.append(
+                {"optimizer": name, "batch_size": 256, "lr": mine[0].lr, "seeds": len(mine), "of": len(mine)}
+                | {"accuracy": 0.5, "interval": math.nan, "accuracies": [run.seed for run in mine]}
+            )
+        return pd.DataFrame(rows)
+
+
+@pytest.fixture
+def reported(pretend: list[TrainConfig], monkeypatch: pytest.MonkeyPatch) -> list[list[TrainConfig]]:
+    """The runs of every sweep of the best, none of which is trained."""
+    seen: list[list[TrainConfig]] = []
+
+    def pretend_to_sweep(runs: list[TrainConfig], out: Path, **_: Any) -> Reported:
+        seen.append(runs)
+        for run in runs:
+            (out / run_name(run)).mkdir(parents=True, exist_ok=True)
+            (out / run_name(run) / "summary.json").write_text('{"status": "finished"}')
+        return Reported(runs)
+
+    monkeypatch.setattr(tuning_module, "sweep", pretend_to_sweep)
+    return seen
+
+
+def coming_and_going(out: Path, *optimizers: str, **options: Any) -> TuneConfig:
+    values: dict[str, Any] = dict(base=TrainConfig(epochs=2), trials=2, seeds=(0, 1), out=out)
+    return TuneConfig(optimizers=optimizers, **{**values, **options})
+
+
+def stored(out: Path) -> dict[str, Any]:
+    return dict(json.loads((out / "tune.json").read_text()))
+
+
+def test_optimizers_of_an_earlier_call_are_kept(
+    pretend: list[TrainConfig], reported: list[list[TrainConfig]], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    quietly(coming_and_going(out, "lars", "tvlars"))
+    before, rows = stored(out), pd.read_csv(out / "trials.csv")
+    said: list[str] = []
+    result = tune(coming_and_going(out, "lamb"), announce=said.append, reporter=Reporter, board=Board())
+    assert [one.optimizer for one in result.tuned] == ["lamb"]
+    assert len(pretend) == 6
+    assert "note: results of lars and tvlars have as many trials and the same seeds, and stay" in said
+    after = stored(out)
+    assert list(after["space"]) == ["lars", "tvlars", "lamb"]
+    assert {name: after["space"][name] for name in before["space"]} == before["space"]
+    assert {name: after["best"][name] for name in before["best"]} == before["best"]
+    assert [one["optimizer"] for one in after["spent"]] == ["lamb", "lars", "tvlars"]
+    assert after["spent"][1:] == before["spent"]
+    assert [row["optimizer"] for row in after["results"]] == ["lamb", "lars", "tvlars"]
+    assert sorted(after["results"], key=str)[1:] == sorted(before["results"], key=str)
+    assert [(run.optimizer, run.seed) for run in reported[-1][:3]] == [("lamb", 0), ("lars", 0), ("tvlars", 0)]
+    frame = pd.read_csv(out / "trials.csv")
+    assert len(frame) == 6
+    pd.testing.assert_frame_equal(frame[frame["optimizer"] != "lamb"].reset_index(drop=True), rows)
+    quietly(coming_and_going(out, "tvlars", "lars"))
+    assert len(pretend) == 6
+    assert stored(out)["best"] == after["best"]
+
+
+@pytest.mark.parametrize("options", [{"trials": 3}, {"seeds": (0, 1, 5)}])
+def test_results_stand_beside_each_other_with_equal_budgets_alone(
+    options: dict[str, Any], reported: list[list[TrainConfig]], tmp_path: Path
+) -> None:
+    out, said = tmp_path / "out", list[str]()
+    quietly(coming_and_going(out, "lars", "tvlars"))
+    tune(coming_and_going(out, "lars", **options), announce=said.append, reporter=Reporter, board=Board())
+    trials, seeds = options.get("trials", 2), options.get("seeds", (0, 1))
+    numbers = ", ".join(map(str, seeds))
+    assert (
+        f"note: results of tvlars are left out, they are not of {trials} trials and seeds {numbers}: name it too to "
+        "have them"
+    ) in said
+    after = stored(out)
+    assert [row["optimizer"] for row in after["results"]] == ["lars"]
+    assert {run.optimizer for run in reported[-1]} == {"lars"}
+    assert {one["trials"] for one in after["spent"]} == {trials}  # as many trials, whatever the seeds
+    assert list(after["best"]) == (["lars"] if trials == 3 else ["lars", "tvlars"])
+    assert list(after["space"]) == ["lars", "tvlars"]
+    assert set(pd.read_csv(out / "trials.csv")["optimizer"]) == {"lars", "tvlars"}
+    quietly(coming_and_going(out, "lars", **options))  # what has other results has not come to these
+    assert {run.optimizer for run in reported[-1]} == {"lars"}
+    quietly(coming_and_going(out, "lars", "tvlars", **options))
+    assert [row["optimizer"] for row in stored(out)["results"]] == ["lars", "tvlars"]
+
+
+def test_a_call_that_is_interrupted_leaves_the_results_that_are_there(
+    reported: list[list[TrainConfig]], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    quietly(coming_and_going(out, "lars"))
+    before = stored(out)
+    with pytest.raises(KeyboardInterrupt):
+        tune(
+            coming_and_going(out, "tvlars", trials=3),
+            announce=lambda _: None,
+            reporter=lambda: Stopping(1),
+            board=Board(),
+        )
+    after = stored(out)
+    for name in ("trials", "spent", "best", "seeds", "results"):
+        assert after[name] == before[name]
+    assert list(after["space"]) == ["lars", "tvlars"]
+
+
+def test_the_space_of_an_optimizer_stays_its_own(reported: list[list[TrainConfig]], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    quietly(coming_and_going(out, "lars"))
+    quietly(coming_and_going(out, "tvlars", space=("lr=1:2",)))
+    other = coming_and_going(out, "lars", space=("lr=1:2",))
+    with pytest.raises(UsageError, match="out must be a folder of the same tuning, but has space "):
+        quietly(other)
+    without = stored(out)
+    del without["space"]["lars"]
+    (out / "tune.json").write_text(json.dumps(without))
+    with pytest.raises(UsageError, match="out must be a folder of the same tuning, but has space "):
+        quietly(other)  # the study knows it too
+    assert json.loads((out / "tune.json").read_text()) == without
+    quietly(coming_and_going(out, "lars"))
+    assert list(stored(out)["space"]) == ["tvlars", "lars"]
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"space": ("lr=1:2",)}, "space"),
+        ({"base": TrainConfig(epochs=3)}, "base"),
+        ({"sampler": "grid"}, "sampler"),
+        ({"tune_seed": 7}, "tune_seed"),
+    ],
+)
+def test_a_journal_alone_says_what_it_is_of(
+    options: dict[str, Any], name: str, reported: list[list[TrainConfig]], tmp_path: Path
+) -> None:
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    quietly(coming_and_going(whole, "lars"))
+    out.mkdir()
+    (whole / "study.journal").rename(out / "study.journal")
+    with pytest.raises(UsageError, match=f"out must be a folder of the same tuning, but has {name} "):
+        quietly(coming_and_going(out, "lars", **options))
+    assert not (out / "tune.json").exists()
+    assert quietly(coming_and_going(out, "lars")).tuned[0].trials == 2
+
+
+def test_nothing_is_in_the_journal_before_it_is_said_what_is_tuned(
+    pretend: list[TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between the two, nothing of one tuning may be taken for one of another."""
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tune_folder, "write_json", killed)
+        with pytest.raises(KeyboardInterrupt):
+            quietly(coming_and_going(tmp_path / "out", "lars", sampler="grid", trials=9))
+    quietly(coming_and_going(tmp_path / "out", "lars"))
+    quietly(coming_and_going(tmp_path / "new", "lars"))
+    assert [run.lr for run in pretend[:2]] == [run.lr for run in pretend[2:]]
+
+
+# -- trials that are refused, and grids --------------------------------------------------------------------
+
+
+def waiting(out: Path) -> int:
+    optuna = pytest.importorskip("optuna")
+    study = optuna.load_study(study_name="lars", storage=open_storage(out / "study.journal"))
+    return sum(trial.state == optuna.trial.TrialState.WAITING for trial in study.trials)
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "grid"])
+def test_a_trial_that_is_refused_is_not_queued_for_ever(
+    sampler: str, pretend: list[TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = coming_and_going(tmp_path / "out", "lars", sampler=sampler, trials=4)
+    whole = quietly(coming_and_going(tmp_path / "whole", "lars", sampler=sampler, trials=4))
+    expected = sorted(run.lr or 0 for run in pretend)
+    refused = pretend[1].lr
+    train = trials_module.train
+
+    def refuse(run: TrainConfig, **options: Any) -> Any:
+        if run.lr == refused:
+            raise UsageError("micro_batch_size must be smaller for this device's memory, got 1024")
+        return train(run, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trials_module, "train", refuse)
+        for vain in range(1, 4):
+            with pytest.raises(UsageError, match="micro_batch_size must be smaller"):
+                quietly(config)
+            frame = pd.read_csv(tmp_path / "out" / "trials.csv")
+            assert (frame["status"] == "refused").sum() == vain
+            assert waiting(tmp_path / "out") == (2 if sampler == "grid" and vain == 1 else 0)
+    mended = quietly(config)
+    assert [(one.trials, one.best and one.best.params) for one in mended.tuned] == [
+        (one.trials, one.best and one.best.params) for one in whole.tuned
+    ]
+    frame = pd.read_csv(tmp_path / "out" / "trials.csv")
+    assert sorted(frame[frame["status"] != "refused"]["lr"]) == pytest.approx(expected)
+
+
+def test_a_trial_that_was_cut_off_as_it_diverged_counts_once(
+    pretend: list[TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    config = coming_and_going(tmp_path / "out", "lars", space=("lr=1000:2000",))
+    with monkeypatch.context() as patch:
+        patch.setattr(trials_module.Search, "_tell", killed)
+        with pytest.raises(KeyboardInterrupt):
+            quietly(config)
+    result = quietly(config)
+    assert [(one.trials, one.diverged) for one in result.tuned] == [(2, 2)]
+    assert pd.read_csv(tmp_path / "out" / "trials.csv")["status"].tolist() == ["interrupted", "diverged", "diverged"]
+
+
+def test_a_grid_is_never_sampled(pretend: list[TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    close = 1 + 1e-6  # closer than Optuna tells apart in its queue
+    config = coming_and_going(tmp_path / "out", "lars", sampler="grid", trials=9, space=(f"lr=1:{close}",))
+    quietly(config)
+    assert sorted(run.lr or 0 for run in pretend) == pytest.approx([1 + 1e-6 * i / 8 for i in range(9)], rel=1e-12)
+    monkeypatch.setattr(trials_module.Search, "_queue_grid", lambda _: None)
+    with pytest.raises(RuntimeError, match="no point of the grid of lars is waiting, after 0 of 9 trials"):
+        quietly(coming_and_going(tmp_path / "other", "lars", sampler="grid", trials=9))
+
+
+def test_sigterm_says_that_the_same_command_goes_on(pretend: list[TrainConfig], tmp_path: Path) -> None:
+    class Terminated(Reporter):
+        def epoch(self, row: EpochRow) -> None:
+            if len(pretend) == 2:
+                raise PreemptedError("stopped by SIGTERM; what was measured is kept, and --resume goes on")
+
+    with pytest.raises(PreemptedError, match=r"^stopped by SIGTERM after 1 of 2 trials; the same command goes on$"):
+        tune(coming_and_going(tmp_path / "out", "lars"), announce=lambda _: None, reporter=Terminated, board=Board())
+    assert quietly(coming_and_going(tmp_path / "out", "lars")).tuned[0].trials == 2
 
 
 # -- real trials -------------------------------------------------------------------------------------------

@@ -85,12 +85,13 @@ def _defaults(config: dict[str, Any]) -> dict[str, Any]:
 
 def _sweep(parsed: argparse.Namespace) -> int:
     from tvlars.lab.sweep import Grid, sweep
-    from tvlars.lab.sweep.sweeping import prepare
+    from tvlars.lab.sweep.sweeping import check_workers, prepare
 
     grid = Grid.read(parsed.grid)
     out = Path("runs") / f"sweep-{grid.name}" if parsed.out is None else parsed.out
     if parsed.dry_run:
-        prepared = prepare(grid.runs, out)
+        check_workers(parsed.workers, parsed.retries)
+        prepared = prepare(grid.runs, out, here=parsed.ray is None)
         for note in grid.notes:
             print(f"note: {note}")
         for run in prepared.runs:

@@ -47,6 +47,10 @@ class Range:
         found = [min(max(value, self.low), self.high) for value in found]
         return [round(value) for value in found] if self.whole else found
 
+    def differ(self, count: int) -> int:
+        """How many different values ``count`` points have."""
+        return len({point_key({"": self}, {"": value}) for value in self.points(count)})
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -171,17 +175,30 @@ def grid_points(space: Space, trials: int, optimizer: str) -> list[dict[str, Any
     """A grid of exactly ``trials`` points: all values of choices, and ranges in as many points each as that leaves.
 
     Raises:
-        UsageError: there is none; the message says which numbers of trials have one.
+        UsageError: there is none, or its points repeat; the message says which numbers of trials have one.
     """
     choices = math.prod(len(one.values) for one in space.values() if isinstance(one, Choice))
-    ranges = [name for name, one in space.items() if isinstance(one, Range)]
+    ranges = {name: one for name, one in space.items() if isinstance(one, Range)}
     points = round((trials / choices) ** (1 / len(ranges))) if ranges else 1
-    if choices * points ** len(ranges) != trials or points < 1:
-        fits = [choices * n ** len(ranges) for n in range(1, 5)] if ranges else [choices]
-        said = f"{', '.join(map(str, fits))}{' and so on' if ranges else ''}"
-        raise UsageError(f"trials must be the points of a grid, for {optimizer} {said}, got {trials}")
+    some = choices * points ** len(ranges) == trials and points >= 1
+    repeat = [name for name, one in ranges.items() if some and one.differ(points) < points]
+    if repeat or not some:
+        fits = [n for n in range(1, 6 if ranges else 2) if all(one.differ(n) == n for one in ranges.values())]
+        said = ", ".join(str(choices * n ** len(ranges)) for n in fits[:4]) + " and so on" * (len(fits) > 4)
+        text = f"trials must be the points of a grid, for {optimizer} {said}, got {trials}"
+        for name in repeat[:1]:
+            text += f": of {points} points of {name}, {space[name]}, all but {ranges[name].differ(points)} repeat"
+        raise UsageError(text)
     axes = [one.values if isinstance(one, Choice) else one.points(points) for one in space.values()]
     return [dict(zip(space, point, strict=True)) for point in itertools.product(*axes)]
+
+
+def point_key(space: Space, point: dict[str, Any]) -> tuple[str, ...]:
+    """The same for two points that are the same: in ranges to twelve digits, as far as machines compute alike."""
+    return tuple(
+        f"{point[name]:.12g}" if isinstance(one, Range) and name in point else repr(point.get(name))
+        for name, one in space.items()
+    )
 
 
 def corners(space: Space) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.errors import LockedError, PreemptedError, UsageError
 from tvlars.lab.lock import LOCK, locked
 from tvlars.lab.record import command_line, write_json
-from tvlars.lab.setup import check_run
+from tvlars.lab.setup import check_machine, check_run
 from tvlars.lab.sweep.board import Board, choose_board, epochs_done
 from tvlars.lab.sweep.local import LocalWorkers
 from tvlars.lab.sweep.on_ray import RayWorkers
@@ -68,7 +68,7 @@ def sweep(
     """
     board = choose_board() if board is None else board
     check_workers(workers, retries)
-    prepared = prepare(runs, out)
+    prepared = prepare(runs, out, here=ray is None)
     with contextlib.ExitStack() as stack:
         halt = stack.enter_context(_signals())
         crew: Workers | None = None
@@ -113,10 +113,13 @@ class Prepared:
     """Of each run by its name: the images of all its epochs, and its learning rate."""
 
 
-def prepare(runs: Sequence[TrainConfig], out: Path | str, checked: Prepared | None = None) -> Prepared:
+def prepare(
+    runs: Sequence[TrainConfig], out: Path | str, checked: Prepared | None = None, *, here: bool = True
+) -> Prepared:
     """Check every run against its data, and see which are over; writes nothing.
 
-    ``checked`` are the same from before, whose checks need not be made again.
+    ``checked`` are the same from before, whose checks need not be made again. Where runs are done ``here``, those that
+    are not over are checked against this machine too.
 
     Raises:
         UsageError: there is no run or one is there twice, an option is bad, or ``out`` is something else's folder.
@@ -140,6 +143,9 @@ def prepare(runs: Sequence[TrainConfig], out: Path | str, checked: Prepared | No
             continue
         found.append(SweepRun(name, config, status if status in OVER else "not done", lr=lr))
         if status not in OVER:
+            if here and checked is None:
+                with _of(config):
+                    check_machine(config)
             kept = replace(config, checkpoint_every=config.checkpoint_every or CHECKPOINT_EVERY)
             words = tuple(arguments(kept, folder / name))
             jobs.append(Job(name, folder / name, words, images, config.epochs, config.devices or 1))
@@ -158,12 +164,21 @@ def _check(configs: list[TrainConfig]) -> dict[str, tuple[int, float]]:
         if key not in data:
             data.clear()  # one at a time: they may be large
             data[key] = load_data(config.data, config.data_dir, config.image_size)
-        try:
+        with _of(config):
+            if config.shard and (config.devices or 1) == 1:
+                raise UsageError("shard must not be given for one process, there is nothing to spread over")
             plan = check_run(config, data[key])
-        except UsageError as error:
-            raise UsageError(f"{config.label()}: {error}") from error
         facts[run_name(config)] = plan.total_steps * plan.batch_size, plan.lr
     return facts
+
+
+@contextlib.contextmanager
+def _of(config: TrainConfig) -> Iterator[None]:
+    """Whatever is wrong, say in which run."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"{config.label()}: {error}") from error
 
 
 def _is_ours(folder: Path) -> bool:

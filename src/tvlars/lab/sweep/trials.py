@@ -25,10 +25,12 @@ from tvlars.lab.errors import DivergedError, UsageError
 from tvlars.lab.progress import Reporter
 from tvlars.lab.record import EpochRow, write_json
 from tvlars.lab.sweep.board import epochs_done
-from tvlars.lab.sweep.space import Space, suggest
+from tvlars.lab.sweep.space import Space, point_key, suggest
 from tvlars.lab.sweep.worker import clear_false_start
 from tvlars.plan import Plan
 
+REFUSED = "refused"
+"""The attribute of a trial whose run could not be done as it was: it has the reason."""
 COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)
 """States of trials that are part of the budget; one that diverged is complete, with accuracy 0."""
 PRUNE_TRIALS = 4
@@ -39,7 +41,8 @@ PRUNE_SHARE = 1 / 3
 
 @dataclass(frozen=True)
 class Trial:
-    """One trial. ``status`` is finished, pruned, diverged (accuracy 0), or interrupted, which does not count."""
+    """One trial. ``status`` is finished, pruned or diverged (accuracy 0), or else interrupted or refused, and does not
+    count."""
 
     number: int
     status: str
@@ -47,6 +50,16 @@ class Trial:
     accuracy: float | None
     epochs: int
     folder: str
+
+    @property
+    def counts(self) -> bool:
+        """Whether it is part of the budget."""
+        return self.status in ("finished", "pruned", "diverged")
+
+
+def best_of(trials: list[Trial]) -> Trial | None:
+    """The trial with the highest accuracy after its last epoch; None where none has got there."""
+    return max((one for one in trials if one.status == "finished"), key=lambda one: one.accuracy or 0.0, default=None)
 
 
 @dataclass
@@ -62,6 +75,7 @@ class Search:
         seed: of the sampler; trials with equal numbers draw alike for all optimizers.
         epochs: of every trial.
         prune: whether a trial that is worse than the median of those before it is given up.
+        said: what the tuning is, kept with the study.
         grid: the points to try, for the sampler "grid"; None: TPE chooses.
     """
 
@@ -73,6 +87,7 @@ class Search:
     seed: int
     epochs: int
     prune: bool
+    said: dict[str, Any]
     grid: list[dict[str, Any]] | None = None
     study: optuna.Study = field(init=False)
 
@@ -83,25 +98,38 @@ class Search:
         self.study = optuna.create_study(
             storage=self.storage, study_name=self.optimizer, direction="maximize", pruner=pruner, load_if_exists=True
         )
+        for name, value in self.said.items():
+            if name not in self.study.user_attrs:
+                self.study.set_user_attr(name, value)
         self._take_up()
+        self._queue_grid()
 
     def _take_up(self) -> None:
-        """What was going on when the process was killed fails, and is tried again; a grid is queued once."""
+        """What was going on when the process was killed fails, and is tried again; what was refused is not."""
         for trial in self.study.get_trials(states=(TrialState.RUNNING,)):
             self.study.tell(trial.number, state=TrialState.FAIL)
         again = {trial.user_attrs.get("again_of") for trial in self.study.trials}
         for trial in self.study.get_trials(states=(TrialState.FAIL,)):
-            params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-            if params and trial.number not in again:
-                attributes = {**trial.user_attrs, "again_of": trial.number}
-                self.study.enqueue_trial(params, user_attrs=attributes)
+            params = _chosen(trial)
+            if params and trial.number not in again and REFUSED not in trial.user_attrs:
+                place = {name: trial.user_attrs[name] for name in ("folder",) if name in trial.user_attrs}
+                self.study.enqueue_trial(params, user_attrs={**place, "again_of": trial.number})
+
+    def _queue_grid(self) -> None:
+        """Queue the points of a grid that have neither been run nor are queued."""
+        there = {
+            point_key(self.space, _chosen(trial))
+            for trial in self.study.get_trials(deepcopy=False)
+            if trial.state != TrialState.FAIL
+        }
         for point in self.grid or []:
-            self.study.enqueue_trial(point, skip_if_exists=True)
+            if point_key(self.space, point) not in there:
+                self.study.enqueue_trial(point)
 
     @property
     def trials(self) -> list[Trial]:
         """All trials that have begun."""
-        return [_trial(one) for one in self.study.trials if one.state != TrialState.WAITING]
+        return _begun(self.study)
 
     @property
     def counted(self) -> int:
@@ -110,8 +138,7 @@ class Search:
 
     def best(self) -> Trial | None:
         """The trial with the highest accuracy after its last epoch; None where none has got there."""
-        found = [trial for trial in self.trials if trial.status == "finished"]
-        return max(found, key=lambda trial: trial.accuracy or 0.0, default=None)
+        return best_of(self.trials)
 
     def run_next(self, config: Any, data: ImageData, reporter: Reporter) -> Trial:
         """Run one more trial.
@@ -122,9 +149,14 @@ class Search:
             reporter: shows the run.
 
         Raises:
-            UsageError: as ``train`` does; the trial does not count then.
+            UsageError: as ``train`` does; the trial does not count then, and is not queued again.
+            RuntimeError: a grid has no point left, which would be a defect: TPE is not to choose one.
         """
         counted = self.counted
+        if self.grid is not None and not self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+            raise RuntimeError(
+                f"no point of the grid of {self.optimizer} is waiting, after {counted} of {self.budget} trials"
+            )
         startup = min(10, max(4, self.budget // 3))
         # A sampler of its own for each trial, so that a study that goes on draws what it would have drawn.
         self.study.sampler = optuna.samplers.TPESampler(seed=self.seed + counted, n_startup_trials=startup)
@@ -137,15 +169,14 @@ class Search:
         watcher = TrialReporter(trial, run.epochs, reporter)
         try:
             accuracy = train(run, data=data, reporter=watcher).test_accuracy
-            if math.isnan(accuracy):
-                raise UsageError(f"data must have labels to tune by, and {run.data} has none")
         except optuna.TrialPruned:
             _say_pruned(self.folder / name)
             self._tell(trial, name, state=TrialState.PRUNED)
         except DivergedError:
             trial.set_user_attr("diverged", True)
             self._tell(trial, name, 0.0)
-        except UsageError:
+        except UsageError as error:
+            trial.set_user_attr(REFUSED, str(error))
             self._tell(trial, name, state=TrialState.FAIL)
             raise
         else:
@@ -210,6 +241,20 @@ def open_storage(journal: Path) -> optuna.storages.BaseStorage:
     return optuna.storages.JournalStorage(backend)
 
 
+@dataclass(frozen=True)
+class Kept:
+    """What is kept of one optimizer: what its tuning is (where it says so), and its trials."""
+
+    said: dict[str, Any]
+    trials: list[Trial]
+
+
+def kept(storage: optuna.storages.BaseStorage) -> dict[str, Kept]:
+    """By optimizer, what is there."""
+    studies = [optuna.load_study(study_name=name, storage=storage) for name in optuna.get_all_study_names(storage)]
+    return {study.study_name: Kept(study.user_attrs, _begun(study)) for study in studies}
+
+
 class _Held:
     """The lock of the journal: a folder's lock is held, and goes with the process, as Optuna's own would not."""
 
@@ -220,13 +265,25 @@ class _Held:
         """Nothing."""
 
 
+def _begun(study: optuna.Study) -> list[Trial]:
+    return [_trial(one) for one in study.get_trials(deepcopy=False) if one.state != TrialState.WAITING]
+
+
+def _chosen(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
+    """The options of a trial, those that it was queued with among them."""
+    return {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+
+
 def _trial(trial: optuna.trial.FrozenTrial) -> Trial:
-    diverged = bool(trial.user_attrs.get("diverged"))
-    names = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "pruned"}
+    status = {
+        TrialState.COMPLETE: "diverged" if trial.user_attrs.get("diverged") else "finished",
+        TrialState.PRUNED: "pruned",
+        TrialState.FAIL: "refused" if REFUSED in trial.user_attrs else "interrupted",
+    }
     last = trial.intermediate_values[max(trial.intermediate_values)] if trial.intermediate_values else None
     return Trial(
         trial.number,
-        "diverged" if diverged else names.get(trial.state, "interrupted"),
+        status.get(trial.state, "interrupted"),
         dict(trial.params),
         trial.value if trial.state == TrialState.COMPLETE else last,
         int(trial.user_attrs.get("epochs", 0)),

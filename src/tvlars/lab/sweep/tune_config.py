@@ -73,6 +73,8 @@ class TuneConfig:
             )
         if (self.base.devices or 1) > 1 or (self.base.nodes or 1) > 1:
             raise UsageError("devices must be 1 for tuning, whose trials are run in one process")
+        if self.base.shard:
+            raise UsageError("shard must not be given for tuning, whose trials are run in one process")
 
     def folder(self) -> Path:
         """Where it is kept."""

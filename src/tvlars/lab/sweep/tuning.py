@@ -10,7 +10,6 @@ final/           the sweep of the best options with fresh seeds: what is reporte
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -18,26 +17,25 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData, load_data
-from tvlars.lab.errors import LockedError, UsageError
-from tvlars.lab.lock import LOCK, locked
+from tvlars.lab.errors import LockedError, PreemptedError, UsageError
+from tvlars.lab.lock import locked
 from tvlars.lab.progress import BarReporter, Reporter
-from tvlars.lab.record import command_line, write_json
-from tvlars.lab.setup import check_run
+from tvlars.lab.setup import check_machine, check_run
 from tvlars.lab.sweep.board import Board, duration
-from tvlars.lab.sweep.options import PLACE, given
-from tvlars.lab.sweep.results import SweepResult
+from tvlars.lab.sweep.options import at_home, listed, run_name
+from tvlars.lab.sweep.results import OVER, SweepResult
 from tvlars.lab.sweep.space import Space, corners, grid_points, parse_spaces
 from tvlars.lab.sweep.sweeping import check_workers, sweep
 from tvlars.lab.sweep.tune_config import TuneConfig
+from tvlars.lab.sweep.tune_folder import JOURNAL, Stored, check_same, identity, read_stored, write_trials
+from tvlars.lab.sweep.worker import read_status
 
 if TYPE_CHECKING:
-    from tvlars.lab.sweep.trials import Search, Trial
+    from tvlars.lab.sweep.trials import Kept, Search, Trial
 
-FILE, JOURNAL, TRIALS = "tune.json", "study.journal", "trials.csv"
+FINAL = "final"
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,11 @@ class Tuned:
 
 @dataclass
 class TuneResult:
-    """What came out of a tuning. ``final`` has the runs with fresh seeds; None where there was nothing to run."""
+    """What came out of a tuning.
+
+    ``tuned`` has the optimizers of this call. ``final`` has the runs with fresh seeds, also those of earlier calls that
+    had as many trials and the same seeds; None where there was nothing to run.
+    """
 
     folder: Path
     tuned: list[Tuned]
@@ -73,7 +75,7 @@ def tune(
     """Tune every optimizer with the same budget, and run the best options of each with fresh seeds.
 
     Trials are run one after the other in this process, the optimizers taking turns; the runs that are reported are a
-    sweep. Called again with the same options, it goes on.
+    sweep. Called again with the same options, it goes on; called with other optimizers, it keeps those that are there.
 
     Args:
         config: the tuning.
@@ -84,42 +86,54 @@ def tune(
     Raises:
         UsageError: an option is bad, or ``out`` has another tuning; nothing has been written then.
         LockedError: another process tunes in ``out``.
-        KeyboardInterrupt, PreemptedError: as they came; the same call goes on.
+        KeyboardInterrupt: by Ctrl-C, PreemptedError: by SIGTERM; the same call goes on.
     """
     check_workers(workers, retries)  # now, and not when all trials are over
     make_reporter = reporter or (lambda: BarReporter(brief=True) if sys.stdout.isatty() else Reporter())
     base, folder = config.base, config.folder()
     data = load_data(base.data, base.data_dir, base.image_size)
-    check_run(config.run(config.optimizers[0], {}, config.tune_seed), data)
+    _check(config, data)
     spaces, notes = _spaces(config, data)
     notes = [*config.idle(), *notes]
-    said = _identity(config, spaces)
-    _check_folder(folder, said)
+    said = identity(config, spaces)
+    read_stored(folder, said)
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(locked(folder))
         except LockedError as error:
             raise LockedError(f"another process tunes in {str(folder)!r}, wait for it or stop it") from error
-        searches = _searches(config, spaces, folder)
-        if (most := max(search.counted for search in searches)) > config.trials:
-            raise UsageError(f"trials must be >= {most}, those that are there already, got {config.trials}")
-        write_json(folder / FILE, {"command": command_line(), **said})
-        for note in notes:
+        stored = read_stored(folder, said)  # with what another process may have done in the meantime
+        searches, earlier = _open(config, spaces, said, stored, folder)
+        others, results, more = _others(config, earlier, folder)
+        for note in [*notes, *more]:
             announce(f"note: {note}")
         _announce_budget(config, spaces, searches, announce)
-        _run_trials(config, searches, data, folder, announce, make_reporter)
-        tuned = [_tuned(search) for search in searches]
+
+        def save() -> None:
+            mine = {search.optimizer: search.trials for search in searches}
+            write_trials(folder, mine | {name: one.trials for name, one in earlier.items()})
+
+        _run_trials(config, searches, data, announce, make_reporter, save)
+        tuned = [_tuned(search.optimizer, search.trials) for search in searches]
         for line in tuned_lines(tuned):
             announce(line)
-        runs = _final_runs(config, tuned)
+        runs = _final_runs(config, [*tuned, *results])
         final = None
         if runs:
             announce(f"the best options of each optimizer, with fresh seeds {', '.join(map(str, config.seeds))}:")
-            final = sweep(runs, folder / "final", workers=workers, retries=retries, board=board)
-        result = TuneResult(folder, tuned, final)
-        write_json(folder / FILE, {"command": command_line(), **said, **_results(config, result)})
-    return result
+            final = sweep(runs, folder / FINAL, workers=workers, retries=retries, board=board)
+        stored.write(folder, said, _results(config, [*tuned, *others], final))
+    return TuneResult(folder, tuned, final)
+
+
+def _check(config: TuneConfig, data: ImageData) -> None:
+    """Raise ``UsageError`` where no trial could be run, or none compared with another."""
+    first = config.run(config.optimizers[0], {}, config.tune_seed)
+    check_run(first, data)
+    if data.classes < 2:  # with evaluations none nothing else asks for labels
+        raise UsageError(f"data must have labels of two classes or more to tune by, but {data.name} has {data.classes}")
+    check_machine(first)
 
 
 def _final_runs(config: TuneConfig, tuned: list[Tuned]) -> list[TrainConfig]:
@@ -147,48 +161,24 @@ def _spaces(config: TuneConfig, data: ImageData) -> tuple[dict[str, Space], list
     return spaces, notes
 
 
-def _identity(config: TuneConfig, spaces: dict[str, Space]) -> dict[str, Any]:
-    """What a tuning is: what has to be the same when it goes on."""
-    not_base = (*PLACE, "optimizer", "seed")
-    base = {name: value for name, value in given(config.base).items() if name not in not_base}
-    text = {optimizer: {name: str(one) for name, one in space.items()} for optimizer, space in spaces.items()}
-    return {
-        "base": json.loads(json.dumps(base, default=str)),
-        "sampler": config.sampler if config.sampler != "grid" else f"grid of {config.trials}",
-        "prune": config.prune,
-        "tune_seed": config.tune_seed,
-        "space": text,
-    }
-
-
-def _check_folder(folder: Path, said: dict[str, Any]) -> None:
-    """Raise ``UsageError`` unless the folder is new, empty or of this tuning."""
-    if not folder.exists():
-        return
-    if not (folder / FILE).is_file():
-        if folder.is_dir() and all(path.name in (LOCK, JOURNAL) for path in folder.iterdir()):
-            return
-        raise UsageError(f"out must be a new or empty folder, or that of a tuning, got {str(folder)!r}")
-    try:
-        stored = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        there = {name: stored[name] for name in said}
-        common = set(there["space"]) & set(said["space"])  # optimizers may come and go
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{str(folder / FILE)!r} must say what is tuned there, but cannot be read: {error}") from error
-    for name, here in said.items():
-        before = there[name]
-        if name == "space":
-            before, here = ({one: space[one] for one in common} for space in (before, here))
-        if before != here:
-            raise UsageError(f"out must be a folder of the same tuning, but has {name} {before}, got {here}")
-
-
-def _searches(config: TuneConfig, spaces: dict[str, Space], folder: Path) -> list[Search]:
-    from tvlars.lab.sweep.trials import Search, damage_said, open_storage  # Optuna is needed by nothing else
+def _open(
+    config: TuneConfig, spaces: dict[str, Space], said: dict[str, Any], stored: Stored, folder: Path
+) -> tuple[list[Search], dict[str, Kept]]:
+    """The trials of each optimizer to go on with, and what is there of others."""
+    from tvlars.lab.sweep.trials import Search, damage_said, kept, open_storage  # Optuna is needed by nothing else
 
     with damage_said(folder / JOURNAL):
         storage = open_storage(folder / JOURNAL)
-        return [
+        there = kept(storage)
+        own = {name: {**said, "space": space} for name, space in said["space"].items()}
+        mine = [name for name in own if name in there]
+        for name in mine:
+            check_same(there[name].said, own[name])
+        if (most := max((_tuned(name, there[name].trials).trials for name in mine), default=0)) > config.trials:
+            raise UsageError(f"trials must be >= {most}, those that are there already, got {config.trials}")
+    stored.write(folder, said)  # before anything is in the journal, which is then of this tuning
+    with damage_said(folder / JOURNAL):
+        searches = [
             Search(
                 optimizer,
                 spaces[optimizer],
@@ -198,10 +188,35 @@ def _searches(config: TuneConfig, spaces: dict[str, Space], folder: Path) -> lis
                 config.tune_seed * 10_000 % 2**32,
                 config.base.epochs,
                 config.prune,
+                own[optimizer],
                 grid_points(spaces[optimizer], config.trials, optimizer) if config.sampler == "grid" else None,
             )
             for optimizer in config.optimizers
         ]
+    return searches, {name: one for name, one in there.items() if name not in own}
+
+
+def _others(config: TuneConfig, earlier: dict[str, Kept], folder: Path) -> tuple[list[Tuned], list[Tuned], list[str]]:
+    """The optimizers of earlier calls that had as many trials, those of them with results of the same seeds, and notes.
+
+    Results of unequal budgets never stand beside each other.
+    """
+    spent = [_tuned(name, there.trials) for name, there in earlier.items()]
+    equal = [one for one in spent if one.trials == config.trials]
+    stay = [one for one in equal if one.best is None or _are_over(_final_runs(config, [one]), folder / FINAL)]
+    notes = []
+    if names := [one.optimizer for one in stay]:
+        notes.append(f"results of {listed(names)} have as many trials and the same seeds, and stay")
+    if names := [one.optimizer for one in spent if one.trials and one not in stay]:
+        notes.append(
+            f"results of {listed(names)} are left out, they are not of {config.trials} trials and seeds "
+            f"{', '.join(map(str, config.seeds))}: name {'it' if len(names) == 1 else 'them'} too to have them"
+        )
+    return equal, stay, notes
+
+
+def _are_over(runs: list[TrainConfig], folder: Path) -> bool:
+    return all(read_status(folder / run_name(at_home(run))) in OVER for run in runs)
 
 
 def _announce_budget(
@@ -223,12 +238,12 @@ def _run_trials(
     config: TuneConfig,
     searches: list[Search],
     data: ImageData,
-    folder: Path,
     announce: Callable[[str], None],
     make_reporter: Callable[[], Reporter],
+    save: Callable[[], None],
 ) -> None:
     """Run what is left of the budget; optimizers take turns, so that an interrupted tuning is a fair one."""
-    (folder / "trials").mkdir(exist_ok=True)
+    searches[0].folder.mkdir(exist_ok=True)
     total, start = config.trials * len(searches), time.monotonic()
     before = sum(search.counted for search in searches)
 
@@ -239,7 +254,7 @@ def _run_trials(
         while open_ := [search for search in searches if search.counted < config.trials]:
             search = min(open_, key=lambda one: one.counted)
             trial = search.run_next(make, data, make_reporter())
-            _write_trials(searches, folder)
+            save()
             done = sum(one.counted for one in searches)
             left = (time.monotonic() - start) / (done - before) * (total - done)
             best = search.best()
@@ -248,13 +263,15 @@ def _run_trials(
                 + (f"  (best {best.accuracy:.2%}" if best else "  (best -")
                 + (f"; {duration(left)} left)" if done < total else ")")
             )
-    except BaseException as error:
+    except (KeyboardInterrupt, PreemptedError) as error:
         done = sum(one.counted for one in searches)
-        if not isinstance(error, Exception):
-            announce(f"stopped after {done} of {total} trials; the same command goes on")
+        far = f"after {done} of {total} trials; the same command goes on"
+        if isinstance(error, PreemptedError):
+            raise PreemptedError(f"stopped by SIGTERM {far}") from error
+        announce(f"stopped {far}")
         raise
     finally:
-        _write_trials(searches, folder)
+        save()
 
 
 def _told(trial: Trial) -> str:
@@ -268,11 +285,13 @@ def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _tuned(search: Search) -> Tuned:
-    trials = [trial for trial in search.trials if trial.status != "interrupted"]
+def _tuned(optimizer: str, trials: list[Trial]) -> Tuned:
+    from tvlars.lab.sweep.trials import best_of
+
+    trials = [trial for trial in trials if trial.counts]
     count = [trial.status for trial in trials].count
     epochs = sum(trial.epochs for trial in trials)
-    return Tuned(search.optimizer, len(trials), count("pruned"), count("diverged"), epochs, search.best())
+    return Tuned(optimizer, len(trials), count("pruned"), count("diverged"), epochs, best_of(trials))
 
 
 def tuned_lines(tuned: list[Tuned]) -> list[str]:
@@ -288,34 +307,17 @@ def tuned_lines(tuned: list[Tuned]) -> list[str]:
     return lines
 
 
-def _results(config: TuneConfig, result: TuneResult) -> dict[str, Any]:
+def _results(config: TuneConfig, tuned: list[Tuned], final: SweepResult | None) -> dict[str, Any]:
     """What tune.json says when all is done."""
-    table = [] if result.final is None else result.final.comparison().table().to_dict("records")
+    table = [] if final is None else final.comparison().table().to_dict("records")
     columns = ("optimizer", "batch_size", "lr", "seeds", "of", "accuracy", "interval", "accuracies")
     return {
         "trials": config.trials,
-        "spent": [{name: value for name, value in asdict(one).items() if name != "best"} for one in result.tuned],
-        "best": {one.optimizer: asdict(one.best) if one.best else None for one in result.tuned},
+        "spent": [{name: value for name, value in asdict(one).items() if name != "best"} for one in tuned],
+        "best": {one.optimizer: asdict(one.best) if one.best else None for one in tuned},
         "seeds": list(config.seeds),
         "results": [
             {name: None if isinstance(row[name], float) and row[name] != row[name] else row[name] for name in columns}
             for row in table
         ],
     }
-
-
-def _write_trials(searches: list[Search], folder: Path) -> None:
-    rows = [
-        {
-            "optimizer": search.optimizer,
-            "trial": trial.number,
-            "status": trial.status,
-            "accuracy": trial.accuracy,
-            "epochs": trial.epochs,
-            **trial.params,
-            "folder": trial.folder,
-        }
-        for search in searches
-        for trial in search.trials
-    ]
-    pd.DataFrame(rows).to_csv(folder / TRIALS, index=False)

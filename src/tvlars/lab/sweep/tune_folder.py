@@ -1,0 +1,105 @@
+"""The folder of a tuning: what tune.json says, and that nothing of another tuning gets into it.
+
+Optimizers come and go between calls, and each keeps its space and its trials.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from tvlars.lab.errors import UsageError
+from tvlars.lab.lock import LOCK
+from tvlars.lab.record import command_line, write_json
+from tvlars.lab.sweep.options import PLACE, given
+from tvlars.lab.sweep.space import Space
+from tvlars.lab.sweep.tune_config import TuneConfig
+
+if TYPE_CHECKING:
+    from tvlars.lab.sweep.trials import Trial
+
+FILE, JOURNAL, TRIALS = "tune.json", "study.journal", "trials.csv"
+RESULTS = ("trials", "spent", "best", "seeds", "results")
+"""What tune.json says besides once all is done."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What tune.json says: the spaces of all optimizers that were tuned here, and the results of the newest call that
+    came to its end."""
+
+    space: dict[str, Any] = field(default_factory=dict)
+    results: dict[str, Any] = field(default_factory=dict)
+
+    def write(self, folder: Path, said: dict[str, Any], results: dict[str, Any] | None = None) -> None:
+        """Write tune.json with what is tuned now, and with new results where there are any."""
+        space = {"space": {**self.space, **said["space"]}}
+        write_json(folder / FILE, {"command": command_line(), **said, **space, **(results or self.results)})
+
+
+def identity(config: TuneConfig, spaces: dict[str, Space]) -> dict[str, Any]:
+    """What a tuning is: what has to be the same when it goes on."""
+    not_base = (*PLACE, "optimizer", "seed")
+    base = {name: value for name, value in given(config.base).items() if name not in not_base}
+    text = {optimizer: {name: str(one) for name, one in space.items()} for optimizer, space in spaces.items()}
+    return {
+        "base": json.loads(json.dumps(base, default=str)),
+        "sampler": config.sampler if config.sampler != "grid" else f"grid of {config.trials}",
+        "prune": config.prune,
+        "tune_seed": config.tune_seed,
+        "space": text,
+    }
+
+
+def read_stored(folder: Path, said: dict[str, Any]) -> Stored:
+    """What tune.json says; nothing in a new folder.
+
+    Raises:
+        UsageError: the folder is neither new nor empty nor of this tuning.
+    """
+    if not folder.exists():
+        return Stored()
+    if not (folder / FILE).is_file():
+        if folder.is_dir() and all(path.name in (LOCK, JOURNAL) for path in folder.iterdir()):
+            return Stored()
+        raise UsageError(f"out must be a new or empty folder, or that of a tuning, got {str(folder)!r}")
+    try:
+        content = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        there = {name: content[name] for name in said}
+        spaces = dict(there["space"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{str(folder / FILE)!r} must say what is tuned there, but cannot be read: {error}") from error
+    common = set(spaces) & set(said["space"])
+    here = {**said, "space": {name: said["space"][name] for name in common}}
+    check_same({**there, "space": {name: spaces[name] for name in common}}, here)
+    return Stored(spaces, {name: content[name] for name in RESULTS if name in content})
+
+
+def check_same(there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    """Raise ``UsageError`` where a tuning is another one than that which is there."""
+    for name, value in here.items():
+        if name in there and there[name] != value:
+            raise UsageError(f"out must be a folder of the same tuning, but has {name} {there[name]}, got {value}")
+
+
+def write_trials(folder: Path, trials: Mapping[str, list[Trial]]) -> None:
+    """A row a trial, by optimizer."""
+    rows = [
+        {
+            "optimizer": optimizer,
+            "trial": trial.number,
+            "status": trial.status,
+            "accuracy": trial.accuracy,
+            "epochs": trial.epochs,
+            **trial.params,
+            "folder": trial.folder,
+        }
+        for optimizer, some in trials.items()
+        for trial in some
+    ]
+    pd.DataFrame(rows).to_csv(folder / TRIALS, index=False)
