@@ -7,6 +7,7 @@ import importlib.util
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -596,15 +597,22 @@ def test_real_runs_are_recorded_and_not_done_again(local: SweepResult, capsys: p
     pd.testing.assert_frame_equal(pd.read_csv(local.folder / "results.csv"), frame)
 
 
-def test_a_damaged_run_is_said(local: SweepResult, tmp_path: Path) -> None:
+def test_a_run_that_finished_and_lost_rows_has_them_again_from_its_checkpoint(
+    local: SweepResult, tmp_path: Path
+) -> None:
     name = local.runs[0].name
-    (tmp_path / name).mkdir()
+    shutil.copytree(local.folder / name, tmp_path / name)
     (tmp_path / "sweep.json").touch()
-    for file in ("config.json", "summary.json"):
-        (tmp_path / name / file).write_bytes((local.folder / name / file).read_bytes())
-    (tmp_path / name / "epochs.csv").write_bytes((local.folder / name / "epochs.csv").read_bytes()[:300])
+    whole = (tmp_path / name / "epochs.csv").read_bytes()
+    (tmp_path / name / "epochs.csv").write_bytes(whole[:300])
     result = sweep(RUNS[:1], tmp_path, board=Board())
-    assert result.failed[0].note.startswith("its folder says that it finished, but lacks epochs")
+    assert result.count("finished") == 1
+    assert (tmp_path / name / "epochs.csv").read_bytes() == whole
+    (tmp_path / name / "epochs.csv").write_bytes(whole[:300])
+    shutil.rmtree(tmp_path / name / "checkpoints")
+    result = sweep(RUNS[:1], tmp_path, board=Board())
+    assert "has finished, lacks some of its results and has no checkpoint" in result.failed[0].note
+    assert (tmp_path / name / "epochs.csv").read_bytes() == whole[:300]
 
 
 def test_a_killed_sweep_loses_nothing(local: SweepResult, tmp_path: Path) -> None:

@@ -138,9 +138,7 @@ def prepare(
         images, lr = facts[name]
         status = read_status(folder / name)
         if status == "finished" and epochs_done(folder / name) < config.epochs:
-            note = "its folder says that it finished, but lacks epochs: move the folder away to have it done again"
-            found.append(SweepRun(name, config, "failed", 0, note, lr))
-            continue
+            status = "unfinished"  # it has lost rows, which its checkpoint may have
         found.append(SweepRun(name, config, status if status in OVER else "not done", lr=lr))
         if status not in OVER:
             if here and checked is None:

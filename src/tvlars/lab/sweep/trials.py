@@ -26,7 +26,6 @@ from tvlars.lab.progress import Reporter
 from tvlars.lab.record import EpochRow, write_json
 from tvlars.lab.sweep.board import epochs_done
 from tvlars.lab.sweep.space import Space, point_key, suggest
-from tvlars.lab.sweep.worker import clear_false_start
 from tvlars.plan import Plan
 
 REFUSED = "refused"
@@ -165,7 +164,6 @@ class Search:
         name = str(trial.user_attrs.get("folder", f"{self.optimizer}-{trial.number:03d}"))
         trial.set_user_attr("folder", name)
         run: TrainConfig = config(self.optimizer, params, self.folder / name)
-        clear_false_start(self.folder / name)
         watcher = TrialReporter(trial, run.epochs, reporter)
         try:
             accuracy = train(run, data=data, reporter=watcher).test_accuracy

@@ -10,7 +10,6 @@ import datetime
 import json
 import os
 import platform
-import shutil
 import signal
 import subprocess
 import sys
@@ -109,7 +108,6 @@ def run_one(job: Job, threads: int, environment: dict[str, str], halt: Halt) -> 
         if halt.asked.is_set():
             return Outcome(job, "stopped")
         return Outcome(job, "failed", f"another process works in {job.folder}")
-    clear_false_start(job.folder)
     variables = {**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": str(threads), **environment}
     variables.pop("SLURM_NTASKS", None)  # srun has started the sweep; its runs are single processes
     with open(job.log, "a", encoding="utf-8") as log:
@@ -129,12 +127,6 @@ def run_one(job: Job, threads: int, environment: dict[str, str], halt: Halt) -> 
             _end(child)
             raise
     return judge(job, code, halt.asked.is_set())
-
-
-def clear_false_start(folder: Path) -> None:
-    """Take away the folder of a run that was killed before it wrote what it is: nobody could go on in it."""
-    if folder.is_dir() and not (folder / "config.json").is_file():
-        shutil.rmtree(folder)
 
 
 def judge(job: Job, code: int, stopped: bool) -> Outcome:
