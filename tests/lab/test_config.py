@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
+import torch
 
 from tvlars.lab import CompareConfig, TrainConfig, UsageError
+from tvlars.lab.setup import micro_batches
 
 
 @pytest.mark.parametrize(
@@ -41,6 +44,24 @@ from tvlars.lab import CompareConfig, TrainConfig, UsageError
             dict(devices=4, nodes=2, batch_size=15),
             "batch_size must be >= 16, two samples for each of 8 processes, got 15",
         ),
+        (
+            dict(batch_size=5, micro_batch_size=2),
+            "micro_batch_size must leave two samples in every part of a batch of 5, since batch norm has no statistics "
+            "of one, got 2: take 3 or more",
+        ),
+        (
+            dict(batch_size=6, micro_batch_size=2, devices=2, task="simclr", sync_batch_norm=False),
+            "micro_batch_size must leave two samples in every part of a batch of 6 over 2 processes, since",
+        ),
+        (dict(batch_size=7, micro_batch_size=3, devices=2), "got 3: take 4 or more"),
+        *(
+            (
+                dict(nodes=2, rendezvous=place),
+                "rendezvous must be HOST:PORT of the first machine, as node1:29500, with a port from 1 to 65535, "
+                f"got {place!r}",
+            )
+            for place in ("nonsense", "node1:", ":29500", "node1:0", "node1:65536", "node 1:29500", "::1:29500", 29500)
+        ),
         (dict(rendezvous="node1:29500"), "nodes must be > 1 with rendezvous, the place where machines meet, got 1"),
         (dict(sharpness_samples=5), "sharpness must be given with sharpness_samples, got 5 alone"),
         (dict(optimizer="lars", phi_scope="ratio"), "phi_scope must be 'all' for lars, got 'ratio'"),
@@ -50,6 +71,32 @@ def test_refused_when_made(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError) as caught:
         TrainConfig(**arguments)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("place", ["node1:29500", "node-1.example.org:1", "10.0.0.1:65535", "[fe80::1]:29500"])
+def test_places_where_machines_meet(place: str) -> None:
+    assert TrainConfig(nodes=2, rendezvous=place).rendezvous == place
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 8])
+def test_the_micro_batch_size_that_is_named_is_the_smallest_that_will_do(processes: int) -> None:
+    def message(batch_size: int, micro_batch_size: int) -> str:
+        config = dict(batch_size=batch_size, micro_batch_size=micro_batch_size, devices=processes)
+        try:
+            parts = micro_batches(TrainConfig(**config), processes)  # type: ignore[arg-type]
+        except UsageError as error:
+            return str(error)
+        pieces = [torch.tensor_split(share, parts) for share in torch.arange(batch_size).tensor_split(processes)]
+        assert min(len(piece) for share in pieces for piece in share) >= 2
+        return ""
+
+    for batch_size in range(2 * processes, 12 * processes):
+        for size in range(2, 12):
+            if named := re.search(r"take (\d+) or more", said := message(batch_size, size)):
+                assert not any(message(batch_size, larger) for larger in range(int(named[1]), 20))
+                assert all(message(batch_size, smaller) for smaller in range(size, int(named[1])))
+            else:
+                assert not said
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -16,12 +18,16 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from tests.lab.processes import in_processes
 from tvlars.lab import TrainConfig, UsageError, load_run, train
 from tvlars.lab.data import ImageData, load_data
+from tvlars.lab.errors import DivergedError, LostProcessError, SaidElsewhereError
+from tvlars.lab.launch import ERROR_FILE, LAUNCHED, _wait_for_first_machine, launch, report
+from tvlars.lab.launch import _first as first_failure
 from tvlars.lab.models import MODELS
-from tvlars.lab.processes import layout
+from tvlars.lab.processes import Processes, is_lost, layout, make_fabric
 from tvlars.lab.progress import Reporter
 from tvlars.lab.setup import describe_batch
 from tvlars.lab.sync_batch_norm import plain_batch_norm, synchronize_batch_norm
@@ -221,6 +227,89 @@ def test_batch_norm_over_all_processes(tmp_path: Path) -> None:
     in_processes(2, with_group, log=tmp_path / "log")
 
 
+# -- work of the first process alone -------------------------------------------------------------------
+
+
+def processes_with_limit() -> Processes:
+    """Processes whose collectives wait for three seconds."""
+    return Processes(make_fabric(TrainConfig(timeout=3.0, accelerator="cpu"), "32-true"))
+
+
+def work_that_outlasts_the_limit(folder: Path) -> None:
+    processes = processes_with_limit()
+
+    def work() -> str:
+        time.sleep(4.5)
+        (folder / "done").touch()
+        return "done"
+
+    assert processes.alone(work) == ("done" if processes.first else None)
+    assert (folder / "done").is_file()
+    assert processes.total(torch.ones(())) == 2
+    processes.alone((folder / "done").unlink)  # the others wait again
+    assert not (folder / "done").is_file()
+    assert processes.total(torch.ones(())) == 2
+
+
+def test_the_others_wait_for_work_that_takes_longer_than_the_timeout(tmp_path: Path) -> None:
+    in_processes(2, work_that_outlasts_the_limit, tmp_path, log=tmp_path / "log")
+
+
+def work_that_raises(folder: Path) -> None:
+    processes = processes_with_limit()
+
+    def diverge() -> None:
+        raise DivergedError("lars", 5, 0.1, folder)
+
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(DivergedError, match="lars diverged: the loss was not finite at step 5") as caught:
+        processes.alone(diverge)
+    assert (caught.value.step, caught.value.lr, caught.value.folder) == (5, 0.1, folder)
+    with pytest.raises(ZeroDivisionError if processes.first else SaidElsewhereError):
+        processes.alone(fail)
+    assert processes.total(torch.ones(())) == 2  # a comparison goes on after a run that diverged
+
+
+def test_an_error_of_the_first_process_alone_is_heard_by_the_others(tmp_path: Path) -> None:
+    in_processes(2, work_that_raises, tmp_path, log=tmp_path / "log")
+
+
+def work_that_never_ends(folder: Path) -> None:
+    processes = processes_with_limit()
+    if processes.first:
+        for _ in range(300):  # as if it were switched off
+            if (folder / "given up").is_file():
+                break
+            time.sleep(0.1)
+    else:
+        with pytest.raises(LostProcessError, match=r"process 1 has waited for the others in vain.*timeout 3 s"):
+            processes.alone(lambda: None)
+        (folder / "given up").touch()
+    assert processes.total(torch.ones(())) == 2
+    if processes.first:
+        processes.alone(lambda: os._exit(0))
+    else:
+        with pytest.raises(RuntimeError) as caught:
+            processes.alone(lambda: None)
+        assert is_lost(caught.value), caught.value
+
+
+def test_a_first_process_that_is_silent_or_dead_is_noticed(tmp_path: Path) -> None:
+    in_processes(2, work_that_never_ends, tmp_path, log=tmp_path / "log")
+
+
+def meeting_of_one() -> None:
+    if os.environ["RANK"] == "0":
+        with pytest.raises(LostProcessError, match=r"process 0 has waited for the others in vain.*timeout 1 s"):
+            make_fabric(TrainConfig(timeout=1.0, accelerator="cpu"), "32-true")
+
+
+def test_a_process_that_does_not_come_to_the_first_meeting_is_noticed(tmp_path: Path) -> None:
+    in_processes(2, meeting_of_one, log=tmp_path / "log")
+
+
 # -- the command line ---------------------------------------------------------------------------------
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
@@ -306,6 +395,21 @@ def test_a_process_that_hangs_is_noticed_after_the_timeout(tmp_path: Path) -> No
     assert load_run(tmp_path / "run").status == "failed"
 
 
+def test_processes_end_when_their_launcher_is_killed(tmp_path: Path) -> None:
+    with start(tmp_path, ENDLESS) as child:
+        wait_for_epoch(child, 1)
+        ranks = children(child.pid)
+        assert len(ranks) == 2
+        child.kill()
+        try:
+            child.communicate(timeout=60)  # to the end of what they write
+        except subprocess.TimeoutExpired:
+            for rank in ranks:
+                os.kill(rank, signal.SIGKILL)
+            raise
+    assert load_run(tmp_path / "run").status == "preempted"
+
+
 def test_an_error_of_one_process_is_said_once(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "precious").touch()
@@ -330,6 +434,98 @@ def test_torchrun_and_a_comparison(tmp_path: Path) -> None:
     assert all(load_run(tmp_path / "comparison" / name).complete for name in results["folder"])
 
 
+IN_VAIN = "process 0 has waited for the others in vain: one of them hangs or has ended"
+KILLED = "process {} was killed by {}; the others were stopped, and --resume goes on from a checkpoint"
+
+
+@pytest.mark.parametrize(
+    ("ends", "first"),
+    [
+        ([(-15, 0, ""), (3, 2, "lars diverged")], (3, "lars diverged")),  # stopped since the other one failed
+        ([(143, 0, "stopped by SIGTERM"), (3, 2, "lars diverged")], (3, "lars diverged")),
+        ([(143, 2, "stopped by SIGTERM"), (143, 1, "stopped by SIGTERM")], (143, "stopped by SIGTERM")),
+        ([(-15, 0, ""), (-15, 2, "lars diverged")], (3, "lars diverged")),  # stopped when it had said what was wrong
+        ([(1, 0, IN_VAIN), (-9, 1, "")], (1, KILLED.format(1, "SIGKILL"))),
+        ([(1, 0, IN_VAIN), (2, 1, "out must be new")], (2, "out must be new")),
+        ([(1, 0, IN_VAIN), (7, 1, "")], (7, "process 1 ended with exit code 7")),
+        ([(1, 0, IN_VAIN), (-9, 30, "")], (1, IN_VAIN)),  # the launcher's, when it would not stop
+        ([(-9, 30, ""), (-9, 0, "")], (1, KILLED.format(1, "SIGKILL"))),
+        ([(-15, 0, ""), (-11, 1, "")], (1, KILLED.format(1, "SIGSEGV"))),
+        ([(-15, 0, "")], (1, KILLED.format(0, "SIGTERM"))),
+        ([(2, 0, ""), (2, 0, "out must be new")], (2, "out must be new")),  # has left it to the other one
+        ([(2, 0, ""), (143, 1, "stopped by SIGTERM")], (143, "stopped by SIGTERM")),
+        ([(2, 0, "")], (2, "process 0 has stopped since a process of another machine could not go on")),
+    ],
+)
+def test_the_failure_that_others_followed_from_is_named(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ends: list[tuple[int, int, str]],
+    first: tuple[int, str],
+) -> None:
+    """Each process by its exit code, when it ended, and what it said before."""
+    failures = {}
+    monkeypatch.setenv(LAUNCHED, str(os.getppid()))
+    for rank, (code, seconds, words) in enumerate(ends):
+        monkeypatch.setattr("time.time", lambda seconds=seconds: 1e9 + seconds)
+        monkeypatch.setenv(ERROR_FILE, str(tmp_path / f"{rank}"))
+        if words:
+            assert report(words, 3 if code == -15 else code)
+        failures[rank] = ProcessFailure(rank, 1, code, str(tmp_path / f"{rank}"))
+    assert first_failure(failures) == first
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (ZeroDivisionError("of a loss\nby zero"), "process 1 ended with ZeroDivisionError: of a loss"),
+        (RuntimeError("gloo: closed"), "process 1 has waited for the others in vain: RuntimeError: gloo: closed"),
+    ],
+)
+def test_the_launcher_hears_of_an_error_that_nobody_expected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, sentence: str
+) -> None:
+    from tvlars.cli import main
+
+    def fail(_: TrainConfig) -> None:
+        raise error
+
+    monkeypatch.setattr("tvlars.lab.engine.train", fail)
+    monkeypatch.setattr("tvlars.lab.launch.die_with_launcher", lambda: None)
+    for name, value in {LAUNCHED: str(os.getppid()), ERROR_FILE: str(tmp_path / "error"), "RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(type(error)):
+        main(["train"])
+    assert first_failure({1: ProcessFailure(1, 1, 1, str(tmp_path / "error"))}) == (1, sentence)
+
+
+def test_machines_that_do_not_meet_say_so(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    for name in (LAUNCHED, "OMP_NUM_THREADS", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"):
+        monkeypatch.setenv(name, "1")  # and back to what it was
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        here = f"localhost:{free.getsockname()[1]}"
+    assert launch(["train"], TrainConfig(nodes=2, rendezvous=here, timeout=1.5)) == (
+        1,
+        f"waited 1.5 s for 2 machines at {here} in vain: the same command must be started on all of them",
+    )
+    nowhere = "no-such-host.invalid:29500"
+    with pytest.raises(UsageError, match=f"rendezvous must be HOST:PORT .*, but nobody answered at {nowhere} for 1"):
+        launch(["train"], TrainConfig(nodes=2, rendezvous=nowhere, timeout=1.0))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_first_machine_that_starts_later_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.distributed.elastic.rendezvous.utils._matches_machine_hostname", lambda _: False)
+    with socket.socket() as first:
+        first.bind(("127.0.0.1", 0))
+        later = threading.Timer(0.2, first.listen)
+        later.start()
+        _wait_for_first_machine(f"127.0.0.1:{first.getsockname()[1]}", timeout=60.0)
+        assert later.finished.is_set()
+        later.join()
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
@@ -339,7 +535,7 @@ def test_torchrun_and_a_comparison(tmp_path: Path) -> None:
         ("--shard --noise-scale --devices 2", "noise_scale must not be given with shard"),
         ("--timeout 0", "timeout must be"),
         ("--resume", "out must be given with resume: the run folder to go on with"),
-        ("--resume /nowhere", "config must be a JSON file or a run folder, but '/nowhere' cannot be read"),
+        ("--resume /nowhere", "resume must be a run folder, but '/nowhere' cannot be read"),
     ],
 )
 def test_bad_input(options: str, sentence: str, capsys: pytest.CaptureFixture[str]) -> None:

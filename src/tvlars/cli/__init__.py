@@ -35,14 +35,25 @@ from tvlars.optim._available import one_line
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
-    code = _main(arguments)
-    distributed = sys.modules.get("torch.distributed")
-    if code and distributed is not None and distributed.is_available() and distributed.is_initialized():
+    try:
+        code = _main(arguments)
+    except Exception as error:
+        if not _in_group():
+            raise
+        sys.excepthook(type(error), error, error.__traceback__)
+        code = FAILED
+    if code and _in_group():
         # Threads that wait for processes that have gone would abort this one at its end, with a code of their own.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
     return code
+
+
+def _in_group() -> bool:
+    """Whether this process has met others."""
+    distributed = sys.modules.get("torch.distributed")
+    return distributed is not None and distributed.is_available() and distributed.is_initialized()
 
 
 def _main(arguments: Sequence[str] | None) -> int:
@@ -52,10 +63,12 @@ def _main(arguments: Sequence[str] | None) -> int:
     words = sys.argv[1:] if arguments is None else arguments
     try:
         from tvlars.lab.errors import DivergedError, LostProcessError, PreemptedError, SaidElsewhereError, UsageError
+        from tvlars.lab.launch import die_with_launcher, report_unexpected
     except KeyboardInterrupt:
         return fail("interrupted", INTERRUPTED)
     except Exception as error:  # a package that is broken may raise anything
         return _without_laboratory(words, error)
+    die_with_launcher()
     try:
         parser = make_parser(words)
         refuse_option_alone(parser, words[0] if words else "")
@@ -84,6 +97,9 @@ def _main(arguments: Sequence[str] | None) -> int:
             return 1
         where = f" {error.filename}" if error.filename else ""
         return fail(f"cannot write{where}: {error.strerror or error}; what was written before is kept", BAD_INPUT)
+    except Exception as error:
+        report_unexpected(error)
+        raise
 
 
 def make_parser(words: Sequence[str] = ()) -> Parser:

@@ -88,11 +88,36 @@ def check_options(cls: Any, values: Any) -> None:
             raise unknown("option", name, known)
 
 
-def check_batch(batch_size: int, processes: int) -> None:
-    """Raise UsageError where a batch is too small for so many processes."""
+def check_batch(batch_size: int, micro_batch_size: int, processes: int) -> None:
+    """Raise ``UsageError`` where a batch is too small for so many processes, or leaves one sample in some part of it.
+
+    Parts are those of ``setup.micro_batches``: the share of each process is split evenly.
+    """
     if batch_size < 2 * processes:
         raise UsageError(
             f"batch_size must be >= {2 * processes}, two samples for each of {processes} processes, got {batch_size}"
+        )
+    smallest, largest = batch_size // processes, -(-batch_size // processes)
+
+    def fits(size: int) -> bool:
+        return smallest // -(-largest // size) >= 2
+
+    if not fits(micro_batch_size):
+        enough = next(size for size in range(micro_batch_size, largest + 1) if fits(size))
+        over = "" if processes == 1 else f" over {processes} processes"
+        raise UsageError(
+            f"micro_batch_size must leave two samples in every part of a batch of {batch_size}{over}, "
+            f"since batch norm has no statistics of one, got {micro_batch_size}: take {enough} or more"
+        )
+
+
+def check_rendezvous(place: Any) -> None:
+    """Raise ``UsageError`` unless this is HOST:PORT; an IPv6 address stands in brackets."""
+    match = re.fullmatch(r"(?:[\w.-]+|\[[\da-fA-F:.]+\]):(\d{1,5})", str(place), re.ASCII)
+    if match is None or not 1 <= int(match[1]) <= 65535:
+        raise UsageError(
+            "rendezvous must be HOST:PORT of the first machine, as node1:29500, with a port from 1 to 65535, "
+            f"got {place!r}"
         )
 
 
@@ -237,11 +262,6 @@ class TrainConfig:
                     raise UsageError(f"{name} must not be given for {self.task}, it goes with classification alone")
             if not self.augment:
                 raise UsageError(f"augment must be true for {self.task}, which learns from augmented views, got false")
-            if self.batch_size // -(-self.batch_size // self.micro_batch_size) < 2:
-                raise UsageError(
-                    f"micro_batch_size must leave two samples in every part of a batch of {self.batch_size}, "
-                    f"since batch norm has no statistics of one, got {self.micro_batch_size}"
-                )
             return
         if self.evaluations != EVALUATIONS:
             raise UsageError(f"evaluations must not be given for classification, got {self.evaluations!r}")
@@ -273,7 +293,9 @@ class TrainConfig:
         self.checkpoint_interval()
         if self.resume and self.out is None:
             raise UsageError("out must be given with resume: the run folder to go on with")
-        check_batch(self.batch_size, (self.devices or 1) * (self.nodes or 1))
+        check_batch(self.batch_size, self.micro_batch_size, (self.devices or 1) * (self.nodes or 1))
+        if self.rendezvous is not None:
+            check_rendezvous(self.rendezvous)
         if self.rendezvous is not None and (self.nodes or 1) == 1 and not self.resume:
             raise UsageError(f"nodes must be > 1 with rendezvous, the place where machines meet, got {self.nodes or 1}")
         for name in ("sharpness", "noise_scale", "compile"):

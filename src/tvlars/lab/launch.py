@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import logging
+import math
 import os
 import signal
+import socket
 import sys
 import tempfile
 import time
@@ -15,13 +18,22 @@ from typing import Any
 
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.errors import UsageError
-from tvlars.lab.processes import started
+from tvlars.lab.processes import is_lost, started
+from tvlars.optim._available import one_line
 
 LAUNCHED = "TVLARS_LAUNCHED"
-"""Set in processes that were started here: they leave it to us to say what went wrong."""
+"""Set in processes that were started here, to our process id: they leave it to us to say what went wrong."""
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 GRACE = 300
 """Seconds that processes have to save and end after a signal."""
+GRACE_OF_OTHERS = 30
+"""Seconds that torch's launcher gives the others to end when one has failed."""
+LEFT_TO_OTHERS = 2
+"""Exit code of a process without a word of its own: another one says what is wrong."""
+MAX_UNKNOWN = 60
+"""Seconds that a machine's name may be unknown; it may be given one when the machine starts."""
+IN_VAIN = "has waited for the others in vain"
+PR_SET_PDEATHSIG = 1
 
 
 def wanted(config: TrainConfig) -> bool:
@@ -36,40 +48,33 @@ def launch(words: list[str], config: TrainConfig) -> tuple[int, str]:
         The exit code, 0 if all went well, and what went wrong first.
 
     Raises:
-        UsageError: several machines have no place to meet.
+        UsageError: several machines have no place to meet, or nobody answers there.
     """
     nodes, devices = config.nodes or 1, config.devices or 1
     if nodes > 1 and config.rendezvous is None:
         raise UsageError(
             f"rendezvous must be given with nodes {nodes}: HOST:PORT of the first machine, the same on all of them"
         )
-    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+    from torch.distributed.elastic.rendezvous.api import RendezvousError
+    from torch.distributed.launcher.api import elastic_launch
 
     for name in list(logging.root.manager.loggerDict):
         if name.startswith(("torch.distributed.elastic", "torch.distributed.launcher")):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # what they would tell is said below, in a sentence
-    os.environ[LAUNCHED] = "1"
+    if config.rendezvous is not None and nodes > 1:
+        _wait_for_first_machine(config.rendezvous, config.timeout)
+    os.environ[LAUNCHED] = str(os.getpid())
     os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // devices, 1)))
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(GRACE))
     with tempfile.TemporaryDirectory(prefix="tvlars-") as logs:
-        options = LaunchConfig(
-            min_nodes=nodes,
-            max_nodes=nodes,
-            nproc_per_node=devices,
-            run_id=f"tvlars-{uuid.uuid4()}" if nodes == 1 else f"tvlars-{config.rendezvous}",
-            rdzv_backend="c10d",
-            rdzv_endpoint=config.rendezvous or "localhost:0",
-            rdzv_configs={"timeout": config.timeout},
-            max_restarts=0,
-            logs_specs=DefaultLogsSpecs(log_dir=logs),
-        )
         try:
-            elastic_launch(options, sys.executable)("-m", "tvlars", *words)
+            elastic_launch(_options(config, logs), sys.executable)("-m", "tvlars", *words)
         except ChildFailedError as error:
             return _first(error.failures)
+        except RendezvousError as error:
+            return 1, _not_met(error, config, met=any(Path(logs).iterdir()))  # where processes have a folder each
         except SignalException as error:
             if error.sigval == signal.SIGTERM:
                 return 128 + signal.SIGTERM, "stopped by SIGTERM; what was measured is kept, and --resume goes on"
@@ -77,37 +82,145 @@ def launch(words: list[str], config: TrainConfig) -> tuple[int, str]:
     return 0, ""
 
 
+def die_with_launcher() -> None:
+    """Have the system send SIGTERM to this process when the launcher that started it dies; for the process's start."""
+    launcher = os.environ.get(LAUNCHED)
+    if launcher is None or sys.platform != "linux":  # elsewhere it goes on
+        return
+    # It comes when the thread that started us ends: the launcher's main thread.
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() != int(launcher):  # it has died already
+        sys.exit(128 + signal.SIGTERM)
+
+
 def report(message: str, code: int) -> bool:
-    """Tell the launcher what went wrong in this process; False where there is none."""
+    """Tell the launcher what went wrong in this process; False where there is none, or none any more."""
     file = os.environ.get(ERROR_FILE)
-    if not (file and os.environ.get(LAUNCHED)):
+    if not file or os.environ.get(LAUNCHED) != str(os.getppid()):
         return False
     extra = {"timestamp": str(int(time.time())), "exit_code": code}
     Path(file).write_text(json.dumps({"message": {"message": message, "extraInfo": extra}}))
     return True
 
 
-def _first(failures: dict[int, Any]) -> tuple[int, str]:
-    """Exit code and words of the failure that others followed from: one that was killed comes before those that
-    waited for it in vain."""
+def report_unexpected(error: Exception) -> bool:
+    """Tell the launcher of an error that nothing was prepared for; its traceback is this process's to print."""
+    lost = isinstance(error, RuntimeError) and is_lost(error)
+    what = f"{IN_VAIN}:" if lost else "ended with"
+    return report(f"process {os.environ.get('RANK', '0')} {what} {one_line(error)}", 1)
 
-    def order(rank: int) -> tuple[bool, int, int]:
-        failure = failures[rank]
-        return "has waited for the others in vain" in _message(failure), failure.timestamp, rank
+
+def _wait_for_first_machine(place: str, timeout: float) -> None:
+    """Until it answers: it may start later than this one. Torch would wait too, and write a page for every attempt.
+
+    Raises:
+        UsageError: nobody answers.
+    """
+    from torch.distributed.elastic.rendezvous.utils import _matches_machine_hostname
+
+    host, _, port = place.rpartition(":")
+    host = host.strip("[]")
+    if _matches_machine_hostname(host):  # this is the first machine
+        return
+    begun = time.monotonic()
+    while True:
+        left = begun + timeout - time.monotonic()
+        try:
+            with socket.create_connection((host, int(port)), timeout=max(left, 0.1)):
+                return
+        except OSError as error:
+            waited = time.monotonic() - begun
+            if waited >= (min(timeout, MAX_UNKNOWN) if isinstance(error, socket.gaierror) else timeout):
+                raise UsageError(
+                    f"rendezvous must be HOST:PORT of the first machine, where the same command runs, but nobody "
+                    f"answered at {place} for {waited:.3g} s: {error.strerror or error}"
+                ) from error
+        time.sleep(min(1.0, max(begun + timeout - time.monotonic(), 0.0)))
+
+
+def _options(config: TrainConfig, logs: str) -> Any:
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+    from torch.distributed.launcher.api import LaunchConfig
+
+    nodes = config.nodes or 1
+    return LaunchConfig(
+        min_nodes=nodes,
+        max_nodes=nodes,
+        nproc_per_node=config.devices or 1,
+        run_id=f"tvlars-{uuid.uuid4()}" if nodes == 1 else f"tvlars-{config.rendezvous}",
+        rdzv_backend="c10d",
+        rdzv_endpoint=config.rendezvous or "localhost:0",
+        rdzv_configs={} if nodes == 1 else {"join_timeout": math.ceil(config.timeout)},
+        max_restarts=0,
+        logs_specs=DefaultLogsSpecs(log_dir=logs),
+    )
+
+
+def _not_met(error: Exception, config: TrainConfig, met: bool) -> str:
+    """What went wrong between machines: before processes were started, or when they had ``met``.
+
+    Raises:
+        UsageError: something else answers at the place.
+    """
+    from torch.distributed.elastic.rendezvous import api
+
+    place = config.rendezvous
+    if isinstance(error, api.RendezvousTimeoutError):
+        return (
+            f"waited {config.timeout:g} s for {config.nodes} machines at {place} in vain: "
+            "the same command must be started on all of them"
+        )
+    if met:
+        return f"the machine at {place}, which held the others together, has ended or cannot be reached any more"
+    if isinstance(error, api.RendezvousConnectionError):
+        raise UsageError(
+            f"rendezvous must be HOST:PORT of the first machine, where the same command runs, but no run answers at "
+            f"{place}"
+        ) from error
+    if isinstance(error, api.RendezvousClosedError):
+        return f"the run at {place} is over: this machine has come too late"
+    return f"machines cannot meet at {place}: {one_line(error)}"
+
+
+def _first(failures: dict[int, Any]) -> tuple[int, str]:
+    """Exit code and words of the failure that others followed from.
+
+    First come those that say what went wrong, then those that were killed or ended without a word, those that waited
+    for them in vain, those that the launcher stopped, and those that leave it to others to say what went wrong.
+    """
+    begun = min(failure.timestamp for failure in failures.values())
+
+    def order(rank: int) -> tuple[int, int, int]:
+        failure, (code, words) = failures[rank], _said(failures[rank])
+        stopped = code in (128 + signal.SIGTERM, -signal.SIGTERM)
+        stopped |= code == -signal.SIGKILL and failure.timestamp >= begun + GRACE_OF_OTHERS
+        if stopped:
+            kind = 3
+        elif IN_VAIN in words:
+            kind = 2
+        elif words:
+            kind = 0
+        else:
+            kind = 4 if code == LEFT_TO_OTHERS else 1
+        return kind, failure.timestamp, rank
 
     rank = min(failures, key=order)
-    failure = failures[rank]
-    if failure.exitcode < 0:
-        name = signal.Signals(-failure.exitcode).name
+    code, words = _said(failures[rank])
+    if code < 0:
+        name = signal.Signals(-code).name
         return (
             1,
             f"process {rank} was killed by {name}; the others were stopped, and --resume goes on from a checkpoint",
         )
-    return failure.exitcode, _message(failure) or f"process {rank} ended with exit code {failure.exitcode}"
+    if not words and code == LEFT_TO_OTHERS:
+        return code, f"process {rank} has stopped since a process of another machine could not go on"
+    return code, words or f"process {rank} ended with exit code {code}"
 
 
-def _message(failure: Any) -> str:
+def _said(failure: Any) -> tuple[int, str]:
+    """Exit code and words of a process: those that it has reported, even where it was stopped after that."""
     message = failure.message
     if isinstance(message, dict):
-        return str(message.get("message", ""))
-    return "" if "elastic/errors" in str(message) else str(message)
+        return int(message["extraInfo"].get("exit_code", failure.exitcode)), str(message.get("message", ""))
+    # Where nothing was reported, torch has words of its own.
+    return failure.exitcode, ""

@@ -6,11 +6,16 @@ also right in a single process, where no collective is called.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import itertools
 import logging
 import os
+import pickle
 import signal
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from functools import cached_property
 from typing import Any, TypeVar
@@ -25,12 +30,19 @@ from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
 from torch import Tensor, nn
 
 from tvlars.lab.config import TrainConfig, check_batch
-from tvlars.lab.errors import SaidElsewhereError, UsageError
+from tvlars.lab.errors import DivergedError, LostProcessError, PreemptedError, SaidElsewhereError, UsageError
 
 T = TypeVar("T")
 Pending = tuple[int, Tensor, Tensor]
 """A step, and its loss and number of right answers."""
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+ENDS = (DivergedError, PreemptedError, KeyboardInterrupt)
+"""How a run may end in good order: in every process alike."""
+DONE, FAILED = b"done", b"failed"
+BEAT = 5.0
+"""Seconds between two signs of life of a process that works alone, at most."""
+_alone = itertools.count()
+"""Numbers what the first process does alone, the same in all processes."""
 
 
 def started() -> tuple[int, int] | None:
@@ -68,10 +80,11 @@ def make_fabric(config: TrainConfig, precision: str) -> Fabric:
     """Fabric for all processes of the run: one device each, DDP or FSDP2 where there are several.
 
     Raises:
-        UsageError: the device is not there, or the batch is too small for so many processes.
+        UsageError: the device is not there, or the batch does not go with so many processes.
+        LostProcessError: another process did not come to where all meet.
     """
     devices, nodes = layout(config)
-    check_batch(config.batch_size, devices * nodes)
+    check_batch(config.batch_size, config.micro_batch_size, devices * nodes)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # we say the precision ourselves
     logging.getLogger("lightning_fabric.utilities.distributed").setLevel(logging.WARNING)
     try:
@@ -86,6 +99,9 @@ def make_fabric(config: TrainConfig, precision: str) -> Fabric:
             fabric.launch()
     except UsageError:
         raise
+    except (dist.DistNetworkError, dist.DistStoreError) as error:
+        rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
+        raise LostProcessError(int(rank), config.timeout, str(error)) from error
     except Exception as error:  # Fabric has many types of its own for a device that is missing
         reason = str(error).splitlines()[0]
         raise UsageError(f"accelerator {config.accelerator!r} cannot be used here: {reason}") from error
@@ -204,10 +220,61 @@ class Processes:
         return result  # type: ignore[no-any-return]
 
     def alone(self, work: Callable[[], T]) -> T | None:
-        """Do ``work`` in the first process while the others wait; None for them."""
-        result = work() if self.first else None
-        self.fabric.barrier()
+        """Do ``work`` in the first process while the others wait, as long as it takes; None for them.
+
+        They wait in the store through which all have met, so that no collective runs into its time limit. There the
+        first process leaves signs of life, and what came of its work: what ends a run in good order is raised in all.
+
+        Raises:
+            SaidElsewhereError: the work failed, and the first process says why.
+            LostProcessError: there was no sign of life for as long as a collective may take. Work that hangs in a
+                process that lives is waited for.
+            RuntimeError: the store has gone, with the process or the launcher that held it (see ``is_lost``).
+        """
+        if not self.several:
+            return work()
+        store: Any = dist.distributed_c10d._get_default_store()
+        name = f"tvlars/alone/{next(_alone)}"
+        if not self.first:
+            self._wait_for_first(store, name)
+            return None
+        with _signs_of_life(store, f"{name}/beats", min(self._limit / 5, BEAT)):
+            try:
+                result = work()
+            except BaseException as error:
+                ends = isinstance(error, ENDS)
+                outcome = pickle.dumps((type(error), error.args, vars(error))) if ends else FAILED
+                with contextlib.suppress(RuntimeError):  # its own error comes before a store that has gone
+                    store.set(f"{name}/outcome", outcome)
+                raise
+            store.set(f"{name}/outcome", DONE)
         return result
+
+    def _wait_for_first(self, store: Any, name: str) -> None:
+        """Until the first process has said what came of its work alone."""
+        begun = moved = time.monotonic()
+        beats = 0
+        while not store.check([f"{name}/outcome"]):
+            now, found = time.monotonic(), store.add(f"{name}/beats", 0)
+            if found != beats:
+                beats, moved = found, now
+            elif now - moved > self._limit:
+                raise LostProcessError(self.rank, self._limit, "no sign of life of the first one, which works alone")
+            time.sleep(min(0.01 + (now - begun) / 10, self._limit / 10, 1.0))
+        outcome = store.get(f"{name}/outcome")
+        if outcome == FAILED:
+            raise SaidElsewhereError("the first process could not go on")
+        if outcome != DONE:
+            kind, arguments, attributes = pickle.loads(outcome)
+            error = kind.__new__(kind, *arguments)
+            vars(error).update(attributes)
+            raise error
+
+    @property
+    def _limit(self) -> float:
+        """Seconds that a collective may take."""
+        strategy: Any = self.fabric.strategy
+        return float(strategy._timeout.total_seconds())
 
     @cached_property
     def _talk(self) -> Any:
@@ -222,3 +289,20 @@ class Processes:
                 if buffer.is_floating_point():
                     dist.all_reduce(buffer)
                     buffer /= self.count
+
+
+@contextlib.contextmanager
+def _signs_of_life(store: Any, key: str, every: float) -> Iterator[None]:
+    """Count up ``key`` every few seconds, in a thread."""
+    over = threading.Event()
+
+    def beat() -> None:
+        with contextlib.suppress(RuntimeError):  # the store has gone: whoever waits notices that too
+            while not over.wait(every):
+                store.add(key, 1)
+
+    threading.Thread(target=beat, name="signs of life", daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
