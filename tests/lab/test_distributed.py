@@ -151,9 +151,9 @@ class Cut(Reporter):
             os._exit(0)  # as a machine that is switched off
 
 
-def cut_off(folder: Path, shard: bool) -> None:
+def cut_off(folder: Path, more: dict[str, Any]) -> None:
     """Train until the middle of the second epoch; checkpoints of steps 6 and 8 stay."""
-    options = {**RUNS["tvlars"], "shard": shard, "checkpoint_every": "2-steps"}
+    options = {**RUNS["tvlars"], "checkpoint_every": "2-steps", **more}
     reporter = Cut()
 
     class Everywhere(Cut):
@@ -165,8 +165,8 @@ def cut_off(folder: Path, shard: bool) -> None:
     train(TrainConfig(**options, out=folder), data=odd_digits(), reporter=reporter)
 
 
-def go_on(folder: Path, shard: bool) -> None:
-    options = {**RUNS["tvlars"], "shard": shard, "checkpoint_every": "2-steps"}
+def go_on(folder: Path, more: dict[str, Any]) -> None:
+    options = {**RUNS["tvlars"], "checkpoint_every": "2-steps", **more}
     train(TrainConfig(**options, out=folder, resume=True), data=odd_digits(), reporter=Reporter())
 
 
@@ -178,14 +178,26 @@ def test_a_checkpoint_is_read_by_another_number_of_processes(
     tmp_path: Path, alone: Path, before: tuple[int, bool], after: tuple[int, bool]
 ) -> None:
     """Number of processes, and whether parameters are spread over them."""
-    in_processes(before[0], cut_off, tmp_path / "tvlars", before[1], log=tmp_path / "log")
+    in_processes(before[0], cut_off, tmp_path / "tvlars", {"shard": before[1]}, log=tmp_path / "log")
     assert (tmp_path / "tvlars" / "checkpoints" / "000000008").is_dir()
-    in_processes(after[0], go_on, tmp_path / "tvlars", after[1], log=tmp_path / "log")
+    in_processes(after[0], go_on, tmp_path / "tvlars", {"shard": after[1]}, log=tmp_path / "log")
     run = load_run(tmp_path / "tvlars")
     assert run.complete
     assert run.steps["loss"].tolist() == pytest.approx(load_run(alone / "tvlars").steps["loss"].tolist(), rel=1e-5)
     (resumed,) = run.environment["resumed"]
     assert resumed["step"] == 8
+
+
+def test_statistics_of_each_process_go_on(tmp_path: Path) -> None:
+    """Without synchronized batch norm each process has running statistics of its own within an epoch."""
+    own = {"sync_batch_norm": False}
+    in_processes(2, cut_off, tmp_path / "cut", own, log=tmp_path / "log")
+    in_processes(2, go_on, tmp_path / "cut", own, log=tmp_path / "log")
+    in_processes(2, go_on, tmp_path / "whole", own, log=tmp_path / "log")  # where there is nothing, it begins
+    assert "resumed" in load_run(tmp_path / "cut").environment
+    whole, cut = (torch.load(tmp_path / name / "weights.pt", weights_only=True) for name in ("whole", "cut"))
+    for key, value in whole.items():
+        assert torch.equal(value, cut[key]), key
 
 
 def batch_norm() -> None:
@@ -473,6 +485,7 @@ def test_the_failure_that_others_followed_from_is_named(
             assert report(words, 3 if code == -15 else code)
         failures[rank] = ProcessFailure(rank, 1, code, str(tmp_path / f"{rank}"))
     assert first_failure(failures) == first
+    assert "resume" not in first_failure(failures, "compare")[1]
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ def _main(arguments: Sequence[str] | None) -> int:
     words = sys.argv[1:] if arguments is None else arguments
     try:
         from tvlars.lab.errors import DivergedError, LostProcessError, PreemptedError, SaidElsewhereError, UsageError
-        from tvlars.lab.launch import die_with_launcher, report_unexpected
+        from tvlars.lab.launch import die_with_launcher, report_unexpected, way_on
     except KeyboardInterrupt:
         return fail("interrupted", INTERRUPTED)
     except Exception as error:  # a package that is broken may raise anything
@@ -88,9 +88,9 @@ def _main(arguments: Sequence[str] | None) -> int:
     except DivergedError as error:
         return fail(str(error), DIVERGED)
     except PreemptedError as error:
-        return fail(str(error), PREEMPTED)
+        return fail(str(error) + way_on(parsed.command), PREEMPTED)
     except KeyboardInterrupt:
-        return fail("interrupted; what was measured is kept", INTERRUPTED)
+        return fail("interrupted; what was measured is kept" + way_on(words[0] if words else ""), INTERRUPTED)
     except OSError as error:
         if isinstance(error, BrokenPipeError):  # the reader of our output has gone, as in `tvlars ... | head`
             sys.stderr.close()

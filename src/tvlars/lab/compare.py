@@ -12,7 +12,7 @@ import pandas as pd
 
 from tvlars.lab import summary
 from tvlars.lab.compare_config import CompareConfig
-from tvlars.lab.config import TrainConfig
+from tvlars.lab.config import TrainConfig, check_batch
 from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.engine import train
 from tvlars.lab.errors import DivergedError
@@ -108,6 +108,8 @@ def compare(
     for run in runs:
         check_machine(run)
     processes = Processes(make_fabric(replace(config.base, batch_size=min(config.batch_sizes)), "32-true"))
+    for run in runs:
+        check_batch(run.batch_size, run.micro_batch_size, processes.count)
     folder = processes.by_first(lambda: _new_comparison(config))
     if not processes.first:
         return _take_part(config, folder, data)

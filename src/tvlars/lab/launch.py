@@ -72,13 +72,13 @@ def launch(words: list[str], config: TrainConfig) -> tuple[int, str]:
         try:
             elastic_launch(_options(config, logs), sys.executable)("-m", "tvlars", *words)
         except ChildFailedError as error:
-            return _first(error.failures)
+            return _first(error.failures, words[0])
         except RendezvousError as error:
             return 1, _not_met(error, config, met=any(Path(logs).iterdir()))  # where processes have a folder each
         except SignalException as error:
             if error.sigval == signal.SIGTERM:
-                return 128 + signal.SIGTERM, "stopped by SIGTERM; what was measured is kept, and --resume goes on"
-            return 128 + signal.SIGINT, "interrupted; what was measured is kept"
+                return 128 + signal.SIGTERM, "stopped by SIGTERM; what was measured is kept" + way_on(words[0])
+            return 128 + signal.SIGINT, "interrupted; what was measured is kept" + way_on(words[0])
     return 0, ""
 
 
@@ -182,7 +182,13 @@ def _not_met(error: Exception, config: TrainConfig, met: bool) -> str:
     return f"machines cannot meet at {place}: {one_line(error)}"
 
 
-def _first(failures: dict[int, Any]) -> tuple[int, str]:
+def way_on(command: str) -> str:
+    """What can be done about a run that was cut off, to be added to what is said of it; other commands have no resume,
+    or go on by themselves."""
+    return ", and --resume goes on" if command in ("train", "ssl") else ""
+
+
+def _first(failures: dict[int, Any], command: str = "train") -> tuple[int, str]:
     """Exit code and words of the failure that others followed from.
 
     First come those that say what went wrong, then those that were killed or ended without a word, those that waited
@@ -208,10 +214,8 @@ def _first(failures: dict[int, Any]) -> tuple[int, str]:
     code, words = _said(failures[rank])
     if code < 0:
         name = signal.Signals(-code).name
-        return (
-            1,
-            f"process {rank} was killed by {name}; the others were stopped, and --resume goes on from a checkpoint",
-        )
+        on = f"{way_on(command)} from a checkpoint" if way_on(command) else ""
+        return 1, f"process {rank} was killed by {name}; the others were stopped{on}"
     if not words and code == LEFT_TO_OTHERS:
         return code, f"process {rank} has stopped since a process of another machine could not go on"
     return code, words or f"process {rank} ended with exit code {code}"

@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from functools import cached_property
+from functools import cache
 from typing import Any, TypeVar
 
 import torch
@@ -97,6 +97,7 @@ def make_fabric(config: TrainConfig, precision: str) -> Fabric:
         )
         if devices * nodes > 1:
             fabric.launch()
+            _talk(dist.group.WORLD, config.timeout)  # now, while all are there
     except UsageError:
         raise
     except (dist.DistNetworkError, dist.DistStoreError) as error:
@@ -200,7 +201,7 @@ class Processes:
         if not self.several:
             return [value]
         found: list[Any] = [None] * self.count
-        dist.all_gather_object(found, value, group=self._talk)
+        dist.all_gather_object(found, value, group=_talk(dist.group.WORLD, self._limit))
         return found
 
     def by_first(self, work: Callable[[], T]) -> T:
@@ -276,11 +277,6 @@ class Processes:
         strategy: Any = self.fabric.strategy
         return float(strategy._timeout.total_seconds())
 
-    @cached_property
-    def _talk(self) -> Any:
-        """Objects go over the CPU, where there is more room than on a device."""
-        return dist.new_group(backend="gloo") if dist.get_backend() != "gloo" else None
-
     @torch.no_grad()
     def average_buffers(self, model: nn.Module) -> None:
         """Make floating point buffers (running statistics) the mean over all processes."""
@@ -289,6 +285,14 @@ class Processes:
                 if buffer.is_floating_point():
                     dist.all_reduce(buffer)
                     buffer /= self.count
+
+
+@cache
+def _talk(world: Any, seconds: float) -> Any:
+    """The group in which objects go over the CPU, where there is more room than on a device; None: the usual one."""
+    if dist.get_backend() == "gloo":
+        return None
+    return dist.new_group(backend="gloo", timeout=timedelta(seconds=seconds))
 
 
 @contextlib.contextmanager

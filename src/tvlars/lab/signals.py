@@ -70,5 +70,5 @@ class StopSignals:
 def stop(number: int) -> None:
     """Raise what the signal stands for."""
     if number == signal.SIGTERM:
-        raise PreemptedError("stopped by SIGTERM; what was measured is kept, and --resume goes on")
+        raise PreemptedError("stopped by SIGTERM; what was measured is kept")
     raise KeyboardInterrupt
