@@ -6,6 +6,8 @@ import contextlib
 import json
 import math
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -267,3 +269,17 @@ def test_an_interrupt_that_something_swallows_acts_at_the_next_step(digits: Imag
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert (summary["status"], summary["steps"]) == ("interrupted", 3)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_command_starts_without_what_it_does_not_use() -> None:
+    """Fabric would import torchmetrics, and with it torchvision and scipy, for the sake of its version."""
+    code = (
+        "import importlib.util, sys, tvlars.lab\n"
+        "assert not {'torchmetrics', 'torchvision', 'scipy'} & set(sys.modules)\n"
+        "from lightning_fabric.utilities.imports import _TORCHMETRICS_GREATER_EQUAL_1_0_0 as is_there\n"
+        "assert is_there == (importlib.util.find_spec('torchmetrics') is not None)\n"
+        "if is_there:\n"
+        "    from torchmetrics.aggregation import MeanMetric\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
