@@ -22,7 +22,17 @@ import pandas as pd
 import pytest
 import torch
 
-from tvlars.lab import LockedError, PreemptedError, TrainConfig, UsageError, checkpoint, load_run, train
+from tvlars.lab import (
+    DivergedError,
+    LockedError,
+    PreemptedError,
+    TrainConfig,
+    UsageError,
+    checkpoint,
+    load_run,
+    record,
+    train,
+)
 from tvlars.lab.checkpoint import _prune
 from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.lock import locked
@@ -334,13 +344,13 @@ def finished_without_a_row(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (others_config, "is not that of such a run: unknown option 'model_type'"),
+        (others_config, "is none that is known here: unknown option 'model_type'"),
         (others_list, "holds something else"),
         (others_checkpoints, "all are damaged"),
-        (a_comparison, "is not that of such a run: unknown option 'base'"),
+        (a_comparison, "is none that is known here: unknown option 'base'"),
         (a_picture, "holds something else"),
         (of_other_options, "is one whose config is another: seed 5 there, 0 here"),
-        (finished_without_a_row, "has finished, lacks some of its results and has no checkpoint"),
+        (finished_without_a_row, "has results of one that is finished, lacks some of them and has no checkpoint"),
     ],
 )
 def test_a_run_begins_over_nothing_that_is_not_its_own(
@@ -567,6 +577,195 @@ def test_a_finished_run_is_not_run_again(tmp_path: Path, digits: ImageData) -> N
     assert again.epochs[-1].step == first.epochs[-1].step
     with pytest.raises(UsageError, match="one whose config is another: seed 0 there, 5 here"):
         train(replace(config, resume=True, seed=5), data=digits, reporter=Reporter())
+
+
+@pytest.mark.parametrize("renames", [1, 2], ids=["the old one is aside", "the new one is there"])
+def test_a_kill_while_a_checkpoint_of_the_same_step_is_replaced_loses_neither(
+    tmp_path: Path, cut: Path, digits: ImageData, monkeypatch: pytest.MonkeyPatch, renames: int
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(cut, folder)
+    newest = folder / "checkpoints" / "000000008"
+    shutil.rmtree(folder / "checkpoints" / "000000006")
+    shutil.copytree(newest, newest.with_name(f"{newest.name}{checkpoint.PART}"))
+    replaced, done = os.replace, []
+
+    def replace_(a: Any, b: Any) -> None:
+        if len(done) == renames:
+            raise SystemExit
+        done.append(a)
+        replaced(a, b)
+
+    monkeypatch.setattr(os, "replace", replace_)
+    with contextlib.suppress(SystemExit):
+        checkpoint._put_in_place(newest.with_name(f"{newest.name}{checkpoint.PART}"))
+    monkeypatch.undo()
+    assert "resumed  after step 8 of 15" in resume(cut, folder, digits, stop=9)
+
+
+def test_a_resumed_run_does_not_save_what_it_has_just_read(tmp_path: Path, cut: Path, digits: ImageData) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(cut, folder)
+    before = (folder / "checkpoints" / "000000008").stat().st_mtime_ns
+
+    class Preempted(Reporter):
+        def start(self, *_: Any) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with contextlib.suppress(PreemptedError, SystemExit):
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # before the loop takes signals
+        train(TrainConfig(out=folder, resume=True, **QUICK), data=digits, reporter=Preempted())
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    assert (folder / "checkpoints" / "000000008").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("how", ["not mounted", "no folder"])
+def test_checkpoints_that_cannot_be_looked_for_are_not_taken_for_none(
+    tmp_path: Path, cut: Path, digits: ImageData, how: str
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(cut, folder)
+    (folder / "checkpoints").rename(tmp_path / "elsewhere")
+    if how == "not mounted":
+        (folder / "checkpoints").symlink_to(tmp_path / "scratch" / "checkpoints")
+    else:
+        (folder / "checkpoints").write_text("")
+    before = contents(folder)
+    with pytest.raises(UsageError, match=r"checkpoints must be a folder of checkpoints, but cannot be read: N"):
+        resume(cut, folder, digits)
+    assert contents(folder) == before
+
+
+def test_what_is_done_again_is_said(tmp_path: Path, cut: Path, digits: ImageData) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(cut, folder)
+    shutil.rmtree(folder / "checkpoints")
+    said = resume(cut, folder, digits, stop=1)
+    assert "there is no checkpoint yet, the run begins, and epochs that were done are done again: 1" in said
+
+
+def test_sigterm_while_sharpness_is_measured_is_obeyed_and_loses_no_measurement(
+    tmp_path: Path, digits: ImageData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tvlars.lab import measure
+
+    measured = measure.measure_noise
+
+    def stopped(*arguments: Any, **options: Any) -> Any:
+        if options["epoch"] == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return measured(*arguments, **options)
+
+    config = TrainConfig(out=tmp_path / "run", noise_scale=True, **{**QUICK, "checkpoint_every": None})
+    with monkeypatch.context() as patch, pytest.raises(PreemptedError):  # noqa: PT012
+        patch.setattr(measure, "measure_noise", stopped)
+        train(config, data=digits, reporter=Reporter())
+    assert len(load_run(tmp_path / "run").noise) == 1
+    train(replace(config, resume=True), data=digits, reporter=Reporter())
+    train(replace(config, out=tmp_path / "whole"), data=digits, reporter=Reporter())
+    assert_same(tmp_path / "whole", tmp_path / "run", "noise.csv")
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [({}, PreemptedError), (dict(optimizer="sgd", lr=1e18, schedule="constant"), DivergedError)],
+    ids=["preempted", "diverged"],
+)
+def test_why_a_run_ended_comes_before_what_a_full_disk_says_of_it(
+    tmp_path: Path, digits: ImageData, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], error: type
+) -> None:
+    notes = []
+
+    def no_room(file: Path, content: bytes) -> None:
+        raise OSError(28, "No space left on device", str(file))
+
+    class Full(Reporter):
+        def step(self, row: StepRow) -> None:
+            if row.step == 1:
+                monkeypatch.setattr(record, "write_whole", no_room)
+                if not options:
+                    os.kill(os.getpid(), signal.SIGTERM)
+
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    with pytest.raises(error):
+        train(TrainConfig(out=tmp_path / "run", **{**QUICK, **options}), data=digits, reporter=Full())
+    name = "summary.json" if options else "weights.pt"
+    assert notes[-1] == f"cannot write {tmp_path / 'run' / name}: No space left on device; the record ends before"
+
+
+def test_layer_statistics_and_profiles_withhold_neither_checkpoints_nor_weights(
+    tmp_path: Path, digits: ImageData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes = []
+
+    class Taken(Reporter):
+        def step(self, row: StepRow) -> None:
+            if row.step == 1:
+                shutil.rmtree(tmp_path / "run" / "layer-stats")  # it is made again
+            elif row.step == 5:
+                (tmp_path / "run" / "trace.json.gz").mkdir()
+                (tmp_path / "run" / "profile.json").mkdir()
+            elif row.step == 7:
+                shutil.rmtree(tmp_path / "run" / "layer-stats")
+                (tmp_path / "run" / "layer-stats").touch()  # where nothing can be written
+
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    config = TrainConfig(out=tmp_path / "run", layer_stats=1, profile=True, **QUICK)
+    train(config, data=digits, reporter=Taken())
+    said = "\n".join(notes)
+    assert "cannot write layer statistics: File exists; they wait, and the run goes on" in said
+    assert "cannot write layer statistics: File exists; those of the last steps are lost" in said
+    assert "trace.json.gz cannot be written: " in said
+    assert "profile.json cannot be written: Is a directory" in said
+    assert load_run(tmp_path / "run").complete
+    assert (tmp_path / "run" / "weights.pt").is_file()
+    assert "000000015" in [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()]
+
+
+def test_results_of_a_run_that_has_ended_are_not_begun_over(tmp_path: Path, cut: Path, digits: ImageData) -> None:
+    options = {**QUICK, "checkpoint_every": None}
+    train(TrainConfig(out=tmp_path / "run", **options), data=digits, reporter=Reporter())
+    (tmp_path / "run" / "summary.json").write_text('{"sta')
+    before = contents(tmp_path / "run")
+    with pytest.raises(UsageError, match="has results of one that is unfinished, lacks some of them and has no checkp"):
+        resume(cut, tmp_path / "run", digits)
+    assert contents(tmp_path / "run") == before
+
+
+def test_a_run_that_was_interrupted_without_a_checkpoint_begins_anew(tmp_path: Path, digits: ImageData) -> None:
+    class Impatient(Reporter):
+        def step(self, row: StepRow) -> None:
+            if row.step == 3:
+                raise KeyboardInterrupt
+
+    config = TrainConfig(out=tmp_path / "run", **{**QUICK, "epochs": 1, "checkpoint_every": None})
+    with pytest.raises(KeyboardInterrupt):
+        train(config, data=digits, reporter=Impatient())
+    shutil.rmtree(tmp_path / "run" / "checkpoints", ignore_errors=True)  # as if the disk had had no room
+    train(replace(config, resume=True), data=digits, reporter=Reporter())
+    assert load_run(tmp_path / "run").complete
+
+
+def test_lost_weights_of_a_finished_run_are_made_again_from_its_checkpoint(tmp_path: Path, digits: ImageData) -> None:
+    config = TrainConfig(out=tmp_path / "run", **{**QUICK, "epochs": 1})
+    train(config, data=digits, reporter=Reporter())
+    weights = (tmp_path / "run" / "weights.pt").read_bytes()
+    (tmp_path / "run" / "weights.pt").unlink()
+    train(replace(config, resume=True), data=digits, reporter=Reporter())
+    assert (tmp_path / "run" / "weights.pt").read_bytes() == weights
+
+
+def test_evaluations_are_those_of_the_run(tmp_path: Path, digits: ImageData) -> None:
+    """Others would take the results away that are there, or be left out without a word."""
+    options: dict[str, Any] = dict(task="simclr", projector="32", epochs=1, precision="32-true", accelerator="cpu")
+    config = TrainConfig(out=tmp_path / "run", evaluations="knn", **options)
+    train(config, data=digits, reporter=Reporter())
+    with pytest.raises(UsageError, match="config is another: evaluations 'knn' there, 'linear' here"):
+        train(replace(config, evaluations="linear", resume=True), data=digits, reporter=Reporter())
 
 
 def test_one_process_at_a_time_in_a_run_folder(tmp_path: Path, cut: Path, digits: ImageData) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import math
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -114,3 +115,22 @@ def test_an_interrupted_comparison_keeps_what_was_measured(tmp_path: Path) -> No
     kept = Comparison.load(tmp_path / "out")
     assert [run.optimizer for run in kept.runs] == ["tvlars"]
     assert ">tvlars</td>" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_a_page_without_room_does_not_hide_why_a_comparison_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+
+    def announce(line: str) -> None:
+        said.append(line)
+        if line.startswith("run 1 of"):
+            raise KeyboardInterrupt
+
+    def no_room(file: Path, content: bytes) -> None:
+        raise OSError(28, "No space left on device", str(file))
+
+    monkeypatch.setattr(sys.modules["tvlars.lab.compare"], "write_whole", no_room)
+    with pytest.raises(KeyboardInterrupt):
+        compare(CompareConfig(base=TrainConfig(epochs=1), seeds=(0,), out=tmp_path / "out"), announce=announce)
+    assert said[-1].startswith("results could not be written: [Errno 28] No space left on device")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -18,6 +19,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from tests.lab.processes import in_processes
@@ -198,6 +200,49 @@ def test_statistics_of_each_process_go_on(tmp_path: Path) -> None:
     whole, cut = (torch.load(tmp_path / name / "weights.pt", weights_only=True) for name in ("whole", "cut"))
     for key, value in whole.items():
         assert torch.equal(value, cut[key]), key
+
+
+def on_a_full_disk(folder: Path, how: str) -> None:
+    """Until the first epoch is over no file may grow beyond 20,000 bytes, or the disk of the second process is full."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    free = resource.getrlimit(resource.RLIMIT_FSIZE)
+    write = FileSystemWriter.write_data
+    notes: list[str] = []
+
+    def no_room(*_: Any) -> Any:
+        try:
+            raise OSError(28, "No space left on device")
+        except OSError as error:  # what torch's own writer makes of it, and other processes do not hear why
+            raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598") from error
+
+    class Full(Reporter):
+        def start(self, *_: Any) -> None:
+            if how == "limit":
+                resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, free[1]))
+            elif dist.get_rank() == 1:
+                FileSystemWriter.write_data = no_room  # type: ignore[method-assign]
+
+        def epoch(self, row: Any) -> None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, free)
+            FileSystemWriter.write_data = write  # type: ignore[method-assign]
+
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    from tvlars.lab import engine
+
+    engine.Reporter = Full  # type: ignore[misc]
+    config = TrainConfig(**{**RUNS["tvlars"], "epochs": 2}, checkpoint_every="3-steps", out=folder)
+    train(config, data=odd_digits(), reporter=Full())
+    if dist.get_rank() == 0:
+        why = {"limit": "File too large", "one": "No space left on device"}[how]
+        assert notes == [f"checkpoint of step 3 could not be saved ({why}); those before are kept"]
+        assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["000000009", "000000010"]
+
+
+@pytest.mark.parametrize("how", ["limit", "one"])
+def test_a_full_disk_costs_several_processes_the_new_checkpoint_alone(tmp_path: Path, how: str) -> None:
+    in_processes(2, on_a_full_disk, tmp_path / "run", how, log=tmp_path / "log")
 
 
 def batch_norm() -> None:

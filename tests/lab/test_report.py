@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import shutil
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -265,6 +267,30 @@ def test_the_command_writes_beside_the_runs(one: Path, tmp_path: Path, capsys: p
     (tmp_path / "none" / "x" / "config.json").mkdir(parents=True)
     with pytest.raises(UsageError, match="must be a run or comparison folder"):
         report([tmp_path / "none"], tmp_path / "page.html")
+
+
+@contextlib.contextmanager
+def room(size: int) -> Iterator[None]:
+    """No file may be longer than so many bytes, as on a full disk."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_page_without_room_leaves_the_one_that_is_there(
+    one: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "page.html").write_text("old")
+    with room(100_000):
+        assert main(["report", str(one), "-o", str(tmp_path / "page.html")]) == 2
+    name = str(tmp_path / "page.html")
+    assert capsys.readouterr().err == f"tvlars: out must be a file that can be written, got {name!r}: File too large\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
+    assert (tmp_path / "page.html").read_text() == "old"
 
 
 def test_watching_goes_on_until_it_is_interrupted(

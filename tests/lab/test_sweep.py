@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import itertools
 import json
@@ -386,6 +387,48 @@ def test_exit_codes_and_what_the_command_prints(
     assert lines[-1] == f"3 runs, 1 to do, in {out}"
 
 
+def test_results_that_cannot_be_written_cost_neither_table_nor_exit_code(
+    pretend: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = pretend("if seed == 1: end('failed', 1)\nif seed == 2: end('diverged', 3)")
+    out.mkdir()
+    (out / "sweep.json").touch()
+    (out / "results.csv").mkdir()
+    sentence = "tvlars: results.csv could not be written; all runs are kept, and the same command writes it\n"
+    for seed, code, told in (
+        (0, 2, ""),
+        (1, 1, "tvlars: 1 of 1 runs failed; the same command tries them again\n"),
+        (2, 3, "tvlars: 1 of 1 runs diverged, a smaller lr is the usual way out\n"),
+    ):
+        (tmp_path / "grid.yaml").write_text(f"base: {{epochs: 1}}\ngrid: {{seed: [{seed}]}}")
+        assert main(["sweep", str(tmp_path / "grid.yaml"), "--out", str(out), "--retries", "0"]) == code
+        captured = capsys.readouterr()
+        assert captured.err == sentence + told
+        assert f"cannot write {out / 'results.csv'}: Is a directory\n" in captured.out
+        assert "batch size" in captured.out  # the table
+        assert ("    tvlars: seed 1 says failed" in captured.out) == (seed == 1)
+        assert "results: " not in captured.out
+    (out / "results.csv").rmdir()
+    assert sweep(seeds(1), out, board=Board()).unwritten == {}
+    assert pd.read_csv(out / "results.csv")["status"].tolist() == ["finished"]
+
+
+def test_a_stopped_sweep_says_so_wherever_results_cannot_be_written(
+    pretend: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(*_: Any) -> None:
+        raise PreemptedError("stopped by SIGTERM")
+
+    out = pretend("")
+    out.mkdir()
+    (out / "sweep.json").touch()
+    (out / "results.csv").mkdir()
+    monkeypatch.setattr(sweeping._Queue, "work", stopped)
+    with pytest.raises(PreemptedError):
+        sweep(seeds(1), out, board=LineBoard())
+    assert capsys.readouterr().out == f"cannot write {out / 'results.csv'}: Is a directory\n"
+
+
 def test_every_run_is_begun_once_however_many_workers(pretend: Callable[[str], Path]) -> None:
     out = pretend("time.sleep(0.05)")
     result = sweep(seeds(16), out, workers=5, board=Board())
@@ -597,6 +640,39 @@ def test_real_runs_are_recorded_and_not_done_again(local: SweepResult, capsys: p
     pd.testing.assert_frame_equal(pd.read_csv(local.folder / "results.csv"), frame)
 
 
+@contextlib.contextmanager
+def room(size: int) -> Iterator[None]:
+    """No file may be longer than so many bytes, as on a full disk."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_page_without_room_leaves_nothing_behind(
+    local: SweepResult, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(local.folder, out)
+    page = (out / "report.html").read_bytes()
+    (out / "results.csv").write_text("old")
+    with room(100_000):
+        result = sweep(RUNS, out, board=LineBoard())
+    assert result.unwritten == {"report.html": f"cannot write {out / 'report.html'}: File too large"}
+    assert capsys.readouterr().out.endswith(f"\n{result.unwritten['report.html']}\n")
+    assert len(pd.read_csv(out / "results.csv")) == 2
+    whole = (out / "results.csv").read_bytes()
+    with room(50):
+        result.save()
+    assert list(result.unwritten) == ["results.csv", "report.html"]
+    assert (out / "results.csv").read_bytes() == whole
+    assert (out / "report.html").read_bytes() == page
+    assert not list(out.rglob("*.part"))
+
+
 def test_a_run_that_finished_and_lost_rows_has_them_again_from_its_checkpoint(
     local: SweepResult, tmp_path: Path
 ) -> None:
@@ -611,7 +687,7 @@ def test_a_run_that_finished_and_lost_rows_has_them_again_from_its_checkpoint(
     (tmp_path / name / "epochs.csv").write_bytes(whole[:300])
     shutil.rmtree(tmp_path / name / "checkpoints")
     result = sweep(RUNS[:1], tmp_path, board=Board())
-    assert "has finished, lacks some of its results and has no checkpoint" in result.failed[0].note
+    assert "has results of one that is finished, lacks some of them and has no checkpoint" in result.failed[0].note
     assert (tmp_path / name / "epochs.csv").read_bytes() == whole[:300]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
@@ -27,6 +28,7 @@ from tvlars.lab.sweep import tuning as tuning_module
 from tvlars.lab.sweep.options import run_name
 from tvlars.lab.sweep.space import Choice, Range, grid_points, parse_spaces
 from tvlars.lab.sweep.trials import open_storage
+from tvlars.lab.sweep.worker import read_status
 
 RATES = {"tvlars": 16.0, "lamb": 0.015}
 
@@ -195,7 +197,8 @@ def test_options_of_the_base_go_to_those_who_have_them() -> None:
 def pretend(monkeypatch: pytest.MonkeyPatch) -> list[TrainConfig]:
     """Trains nothing: accuracy is best at lr 8 and the same from the first epoch; far above 8 runs diverge.
 
-    Returns the configs of all runs, which appear as they are trained; there is no final sweep.
+    As with a checkpoint after each epoch, a run goes on after the rows that are there, and one that has finished is
+    not done again. Returns the configs of all runs, which appear as they are trained; there is no final sweep.
     """
     seen: list[TrainConfig] = []
 
@@ -207,12 +210,20 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> list[TrainConfig]:
         if config.lr > 100:
             raise DivergedError(config.optimizer, 1, config.lr, config.out)
         accuracy = 1 / (1 + abs(math.log2(config.lr / 8)))
-        reporter.start(config, config.plan(len(data.train_labels)), [], config.out)
-        for epoch in range(1, config.epochs + 1):
-            with open(config.out / "epochs.csv", "a") as file:
-                file.write("epoch\n1\n" if epoch == 1 else f"{epoch}\n")
-            reporter.epoch(EpochRow(epoch, epoch, 1.0, 0.5, 1.0, accuracy, 1.0, 1.0))
-        reporter.end("finished")
+        rows, summary = config.out / "epochs.csv", config.out / "summary.json"
+        if read_status(config.out) != "finished":
+            if not rows.is_file():
+                rows.write_text("epoch,test_accuracy\n")
+            reporter.start(config, config.plan(len(data.train_labels)), [], config.out)
+            summary.write_text('{"status": "failed"}')
+            for epoch in range(len(rows.read_text().splitlines()), config.epochs + 1):
+                with open(rows, "a") as file:
+                    file.write(f"{epoch},{accuracy:.7g}\n")
+                reporter.epoch(EpochRow(epoch, epoch, 1.0, 0.5, 1.0, accuracy, 1.0, 1.0))
+            reporter.end("finished")
+            summary.write_text('{"status": "finished"}')
+        else:
+            accuracy = float(f"{accuracy:.7g}")
         return type("Result", (), {"test_accuracy": accuracy})
 
     monkeypatch.setattr(trials_module, "train", pretend_to_train)
@@ -344,6 +355,177 @@ def test_a_folder_is_of_one_tuning(pretend: list[TrainConfig], tmp_path: Path) -
     journal.write_bytes(b"{}\n" + journal.read_bytes())
     with pytest.raises(UsageError, match="must be the journal of a tuning, but cannot be read"):
         quietly(config(trials=3))
+
+
+# -- trials that were over when the process was killed, and full disks -------------------------------------
+
+
+def history(out: Path) -> list[Any]:
+    """All that is known of the trials that count."""
+    optuna = pytest.importorskip("optuna")
+    study = optuna.load_study(study_name="lars", storage=open_storage(out / "study.journal"))
+    trials = study.get_trials(states=(optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED))
+    return [(one.state.name, one.params, one.value, one.intermediate_values) for one in trials]
+
+
+@pytest.mark.parametrize(
+    ("ends", "where"),
+    [
+        *(("finished", "report"), ("finished", "_tell")),
+        *(("pruned", "report"), ("pruned", "_say_pruned"), ("pruned", "_tell")),
+    ],
+)
+def test_a_trial_that_was_over_when_it_was_killed_is_what_it_was(
+    ends: str, where: str, pretend: list[TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def config(name: str) -> TuneConfig:
+        return coming_and_going(tmp_path / name, "lars", base=TrainConfig(epochs=6), trials=9)
+
+    quietly(config("whole"))
+    whole = pd.read_csv(tmp_path / "whole" / "trials.csv")
+    number = int(whole[whole["status"] == ends].index[-1])
+    assert number >= 4  # others are compared with it, and it with others
+    pretend.clear()
+
+    class Killed(Reporter):
+        """Before the last accuracy of the trial is in the journal."""
+
+        def epoch(self, row: EpochRow) -> None:
+            if where == "report" and len(pretend) == number + 1 and row.epoch == whole["epochs"][number]:
+                raise KeyboardInterrupt
+
+    def killed(*arguments: Any, **options: Any) -> None:
+        if len(pretend) == number + 1:
+            raise KeyboardInterrupt
+        real(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        if where != "report":
+            owner: Any = trials_module.Search if where == "_tell" else trials_module
+            real = getattr(owner, where)
+            patch.setattr(owner, where, killed)
+        with pytest.raises(KeyboardInterrupt):
+            tune(config("parts"), announce=lambda _: None, reporter=Killed, board=Board())
+    quietly(config("parts"))
+    expected = history(tmp_path / "whole")
+    if where == "report":  # all that is left of it are the seven digits in the run folder
+        state, params, value, values = expected[number]
+        rounded = pytest.approx(value, rel=1e-6)
+        expected[number] = state, params, rounded, {**values, int(whole["epochs"][number]): rounded}
+    assert history(tmp_path / "parts") == expected
+    assert len(pretend) == 9 + (ends == "finished")  # what was to be pruned does not train on
+    parts = pd.read_csv(tmp_path / "parts" / "trials.csv")
+    counted = parts[parts["status"] != "interrupted"].reset_index(drop=True)
+    same = ["status", "accuracy", "epochs", "lr"]
+    pd.testing.assert_frame_equal(counted[same], whole[same], rtol=1e-6)
+    assert read_status(tmp_path / "parts" / "trials" / counted["folder"][number]) == ends
+
+
+def test_accuracies_of_trials_taken_up_are_not_rounded(
+    pretend: list[TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run folder has seven digits: a trial that is as good as the median would be below it, or above."""
+    stopping = Stopping(2)
+    config = coming_and_going(tmp_path / "out", "lars", base=TrainConfig(epochs=3), space=("lr=3:3.5",))
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            tune(config, announce=lambda _: None, reporter=lambda: stopping, board=Board())
+        stopping.left = 1
+    quietly(config)
+    _, params, accuracy, values = history(tmp_path / "out")[0]
+    exact = 1 / (1 + abs(math.log2(params["lr"] / 8)))
+    assert accuracy == exact
+    assert values == {1: exact, 2: pytest.approx(exact, rel=1e-6), 3: pytest.approx(exact, rel=1e-6)}
+
+
+@contextlib.contextmanager
+def room(size: int) -> Iterator[None]:
+    """No file may be longer than so many bytes, as on a full disk."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_line_that_was_cut_off_is_removed_where_there_is_no_room(pretend: list[TrainConfig], tmp_path: Path) -> None:
+    quietly(coming_and_going(tmp_path / "out", "lars"))
+    journal = tmp_path / "out" / "study.journal"
+    whole = journal.read_bytes()
+    journal.write_bytes(whole + b'{"op_code": 4, "wor')
+    with room(2):
+        open_storage(journal)
+    assert journal.read_bytes() == whole
+
+
+def test_a_record_without_room_spoils_none_that_comes_after_it(pretend: list[TrainConfig], tmp_path: Path) -> None:
+    optuna = pytest.importorskip("optuna")
+    quietly(coming_and_going(tmp_path / "out", "lars"))
+    journal = tmp_path / "out" / "study.journal"
+    whole = journal.read_bytes()
+    study = optuna.load_study(study_name="lars", storage=open_storage(journal))
+    with room(len(whole) + 20), pytest.raises(OSError, match=r"study\.journal") as caught:
+        study.set_user_attr("first", "without room")
+    assert caught.value.filename == str(journal)
+    assert journal.read_bytes() == whole
+    study.set_user_attr("second", "with room")
+    said = optuna.load_study(study_name="lars", storage=open_storage(journal)).user_attrs
+    assert said["second"] == "with room"
+    assert "first" not in said
+    assert quietly(coming_and_going(tmp_path / "out", "lars", trials=3)).tuned[0].trials == 3
+
+
+def test_results_that_cannot_be_written_are_named_and_the_same_command_writes_them(
+    reported: list[list[TrainConfig]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "out"
+    words = f"tune --optimizers lars --trials 2 --epochs 2 --seeds 0 1 --out {out}".split()
+    monkeypatch.setattr("tvlars.cli._sweep._tell", lambda _: 0)
+    assert main(words) == 0
+    assert capsys.readouterr().out.endswith(f"tuning: {out / 'tune.json'}, every trial: {out / 'trials.csv'}\n")
+    (out / "trials.csv").unlink()
+    (out / "trials.csv").mkdir()
+    sweep = tuning_module.sweep
+
+    def no_room_at_the_end(*arguments: Any, **options: Any) -> Any:
+        (out / "tune.json.part").mkdir()
+        return sweep(*arguments, **options)
+
+    words[words.index("--trials") + 1] = "4"
+    for code_of_runs, code in ((0, 2), (1, 1), (3, 3)):
+        with monkeypatch.context() as patch:
+            patch.setattr(tuning_module, "sweep", no_room_at_the_end)
+            patch.setattr("tvlars.cli._sweep._tell", lambda _, code=code_of_runs: code)
+            assert main(words) == code
+        (out / "tune.json.part").rmdir()
+        captured = capsys.readouterr()
+        for name in ("trials.csv", "tune.json"):
+            assert captured.out.count(f"cannot write {out / name}: Is a directory\n") == 1
+        assert "every trial" not in captured.out
+        sentence = "trials.csv and tune.json could not be written; all trials are kept, and the same command writes"
+        assert captured.err == f"tvlars: {sentence} them\n"
+    (out / "trials.csv").rmdir()
+    assert main(words) == 0
+    assert len(pd.read_csv(out / "trials.csv")) == stored(out)["trials"] == 4
+
+
+def test_a_stopped_tuning_says_so_wherever_trials_cannot_be_written(pretend: list[TrainConfig], tmp_path: Path) -> None:
+    class Terminated(Reporter):
+        def epoch(self, row: EpochRow) -> None:
+            raise PreemptedError("stopped by SIGTERM")
+
+    out, said = tmp_path / "out", list[str]()
+    quietly(coming_and_going(out, "lars"))
+    (out / "trials.csv").unlink()
+    (out / "trials.csv").mkdir()
+    with pytest.raises(PreemptedError, match="stopped by SIGTERM after 2 of 3 trials"):
+        tune(coming_and_going(out, "lars", trials=3), announce=said.append, reporter=Terminated, board=Board())
+    assert f"cannot write {out / 'trials.csv'}: Is a directory" in said
 
 
 # -- optimizers that come and go ---------------------------------------------------------------------------

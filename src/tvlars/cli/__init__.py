@@ -3,8 +3,8 @@
 
 It parses and prints; the work is in ``tvlars.lab``, without which ``doctor`` and ``--version`` still answer.
 
-Exit codes: 0 done, 1 a process was lost or a sweep's run failed, 2 bad input, 3 a run diverged, 130 interrupted,
-143 stopped by SIGTERM.
+Exit codes: 0 done, 1 a process was lost or a sweep's run failed, 2 bad input or a full disk, 3 a run diverged, 130
+interrupted, 143 stopped by SIGTERM.
 
 argparse over the dataclasses' fields: every option, its default and its help stand once, in ``lab.config``.
 """

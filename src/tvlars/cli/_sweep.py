@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from tvlars.cli._options import (
+    BAD_INPUT,
     DIVERGED,
     FAILED,
     add_all,
@@ -122,7 +124,11 @@ def _tune(parsed: argparse.Namespace) -> int:
     )
     result = tune(config, announce=lambda line: print(line, flush=True), workers=parsed.workers, retries=parsed.retries)
     code = _tell(result.final) if result.final is not None else 0
-    print(f"tuning: {result.folder / 'tune.json'}, every trial: {result.folder / 'trials.csv'}")
+    if result.unwritten:
+        code = code or BAD_INPUT
+        _fail_unwritten(result.unwritten, "trials")
+    else:
+        print(f"tuning: {result.folder / 'tune.json'}, every trial: {result.folder / 'trials.csv'}")
     hopeless = [one.optimizer for one in result.tuned if one.best is None]
     if hopeless and code != FAILED:
         return fail(f"no trial of {' and '.join(hopeless)} finished, lower rates are the usual way out", DIVERGED)
@@ -136,11 +142,20 @@ def _tell(result: Any) -> int:
     print_table(result.comparison())
     for line in result.failures():
         print(line)
-    print(f"results: {result.folder / 'results.csv'}")
-    if (result.folder / "report.html").is_file():
+    if "results.csv" not in result.unwritten:
+        print(f"results: {result.folder / 'results.csv'}")
+    if (result.folder / "report.html").is_file() and "report.html" not in result.unwritten:
         print(f"page: {result.folder / 'report.html'}")
+    code = _fail_unwritten(result.unwritten, "runs") if result.unwritten else 0
     if failed := result.count("failed"):
         return fail(f"{failed} of {len(result.runs)} runs failed; the same command tries them again", FAILED)
     if diverged := result.count("diverged"):
         return fail(f"{diverged} of {len(result.runs)} runs diverged, a smaller lr is the usual way out", DIVERGED)
-    return 0
+    return code
+
+
+def _fail_unwritten(names: Iterable[str], what: str) -> int:
+    """Say which files are not there, as was said before why; returns the exit code of that alone."""
+    names = list(names)
+    which, them = " and ".join(names), "it" if len(names) == 1 else "them"
+    return fail(f"{which} could not be written; all {what} are kept, and the same command writes {them}", BAD_INPUT)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from tvlars.cli._options import (
     add_config,
     add_option,
     add_resume,
+    fail,
     in_processes,
     is_first,
     kind_of,
@@ -128,10 +128,8 @@ def _compare(parsed: argparse.Namespace) -> int:
         return DIVERGED if comparison.diverged else 0
     print_table(comparison)
     print(f"page: {comparison.folder / 'report.html'}")
-    for run in comparison.diverged:
-        said = f"{run.optimizer}, batch size {run.batch_size}, seed {run.seed} diverged: {run.note}"
-        print(f"tvlars: {said}", file=sys.stderr)
-    return DIVERGED if comparison.diverged else 0
+    said = [f"{run.optimizer}, batch size {run.batch_size}, seed {run.seed}: {run.note}" for run in comparison.diverged]
+    return fail(f"{len(said)} of {len(comparison.runs)} runs diverged: {'; '.join(said)}", DIVERGED) if said else 0
 
 
 def _defaults_of_train(config: dict[str, Any], comparison: bool = False) -> dict[str, Any]:

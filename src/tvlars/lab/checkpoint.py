@@ -13,6 +13,8 @@ classes of such metadata alone.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import io
 import json
@@ -20,10 +22,10 @@ import os
 import pickle
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.distributed.checkpoint.api import CheckpointException
@@ -40,7 +42,9 @@ from tvlars.lab.processes import Processes
 FORMAT = 1
 FOLDER = "checkpoints"
 PART = ".part"
+OLD = ".old.part"
 METADATA = ".metadata"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -96,9 +100,7 @@ def save(
         manifest = replace(manifest, digest=digest_of(vars(manifest)))
         write_synced(part / "manifest.json", json.dumps(vars(manifest), indent=1, default=str).encode())
         sync(part)
-        if final.exists():  # of the same step, by a run that went on from an older one
-            shutil.rmtree(final)
-        os.replace(part, final)
+        _put_in_place(part)
         sync(final.parent)
         _prune(final, keep)
 
@@ -106,9 +108,8 @@ def save(
         together(processes, lambda: _fresh(part))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that there is one process is as it should be
-            save_sharded(tensors, storage_writer=FileSystemWriter(part), no_dist=not processes.several)
-        own = {file.name: _digest(file) for file in sorted(part.glob(f"__{processes.rank}_*"))}
-        found = processes.gather(own)
+            save_sharded(tensors, storage_writer=_Writer(part), no_dist=not processes.several)
+        found = _of_all(processes, lambda: _digests(part.glob(f"__{processes.rank}_*")))
         together(processes, finish)
     except (Exception, CheckpointException) as error:
         if processes.first:
@@ -120,17 +121,39 @@ def save(
     return final
 
 
-def together(processes: Processes, work: Callable[[], None]) -> None:
+def together(processes: Processes, work: Callable[[], object]) -> None:
     """Do ``work`` in the first process; all of them raise ``OSError`` where it does."""
+    _of_all(processes, work if processes.first else lambda: None)
+
+
+def _of_all(processes: Processes, work: Callable[[], T]) -> list[T]:
+    """What ``work`` gives in each process; all of them raise ``OSError`` where one does."""
+    result: Any = None
     failed: tuple[Any, ...] | None = None
-    if processes.first:
+    try:
+        result = work()
+    except OSError as error:
+        failed = error.errno, error.strerror or str(error), error.filename
+    found = processes.gather((result, failed))
+    for _, reason in found:
+        if reason is not None:
+            raise OSError(*reason)
+    return [one for one, _ in found]
+
+
+class _Writer(FileSystemWriter):
+    """Says what the disk said. From here an error goes to the other processes without what it came from."""
+
+    def write_data(self, *args: Any, **kwargs: Any) -> Any:
         try:
-            work()
-        except OSError as error:
-            failed = error.errno, error.strerror or str(error), error.filename
-    failed = processes.broadcast(failed)
-    if failed is not None:
-        raise OSError(*failed)
+            return super().write_data(*args, **kwargs)
+        except Exception as error:
+            cause = _os_error(error)
+            if cause is None and isinstance(error, RuntimeError):  # torch's writer, closing a file that has no room
+                cause = OSError(errno.EIO, str(error).splitlines()[0])
+            if cause is None:
+                raise
+            raise OSError(cause.errno, cause.strerror or str(cause)) from error
 
 
 def newest(folder: Path, tell: Callable[[str], None]) -> tuple[Path, Manifest] | None:
@@ -142,6 +165,7 @@ def newest(folder: Path, tell: Callable[[str], None]) -> tuple[Path, Manifest] |
             not be read.
     """
     damaged = []
+    _finish_putting(folder)
     for path in reversed(those_in(folder)):
         try:
             return path, check(path)
@@ -162,9 +186,19 @@ def newest(folder: Path, tell: Callable[[str], None]) -> tuple[Path, Manifest] |
 
 
 def those_in(folder: Path) -> list[Path]:
-    """The checkpoints of a run folder, oldest first, good or not; those that were never finished are none."""
+    """The checkpoints of a run folder, oldest first, good or not; those that were never finished are none.
+
+    Raises:
+        UsageError: there is a place for them that cannot be looked into.
+    """
     there = folder / FOLDER
-    return [path for path in sorted(there.glob("[0-9]*")) if not path.name.endswith(PART) and path.is_dir()]
+    try:
+        paths = [there / name for name in sorted(os.listdir(there))]
+        return [path for path in paths if path.name[0].isdigit() and path.suffix != PART and path.is_dir()]
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) and not os.path.lexists(there):
+            return []
+        raise UsageError(f"{there} must be a folder of checkpoints, but cannot be read: {error.strerror}") from error
 
 
 def check(path: Path) -> Manifest:
@@ -282,10 +316,42 @@ class _TensorMetadata(pickle.Unpickler):
         raise pickle.UnpicklingError(f"{module}.{name} has no place in metadata of tensors")
 
 
+def _put_in_place(part: Path) -> None:
+    """Give a complete checkpoint its name. One of the same step makes room first, and is there until then."""
+    final = part.with_name(part.name.removesuffix(PART))
+    old = final.with_name(f"{final.name}{OLD}")
+    _remove(old)
+    if os.path.lexists(final):
+        os.replace(final, old)
+    os.replace(part, final)
+    _remove(old)
+
+
+def _finish_putting(folder: Path) -> None:
+    """Do what is left of :func:`_put_in_place`, where it was cut off between its two renames."""
+    for ending in (PART, OLD):  # the new one before the old one
+        for left in (folder / FOLDER).glob(f"[0-9]*{ending}"):
+            final = left.with_name(left.name.removesuffix(ending))
+            if final.name.isdigit() and not os.path.lexists(final):
+                with contextlib.suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
+                    check(left)  # else it was cut off before: it is swept away by the next save
+                    os.replace(left, final)
+
+
+def _remove(path: Path) -> None:
+    if path.is_symlink():
+        path.unlink()
+    elif path.exists():
+        shutil.rmtree(path)
+
+
 def _fresh(part: Path) -> None:
-    if part.exists():
-        shutil.rmtree(part)
+    _remove(part)
     part.mkdir(parents=True)
+
+
+def _digests(files: Iterable[Path]) -> dict[str, str]:
+    return {file.name: _digest(file) for file in files}
 
 
 def _digest(file: Path) -> str:

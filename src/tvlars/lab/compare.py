@@ -14,8 +14,9 @@ from tvlars.lab import summary
 from tvlars.lab.compare_config import CompareConfig
 from tvlars.lab.config import TrainConfig, check_batch
 from tvlars.lab.data import ImageData, load_data
+from tvlars.lab.disk import write_whole
 from tvlars.lab.engine import train
-from tvlars.lab.errors import DivergedError
+from tvlars.lab.errors import DivergedError, UsageError
 from tvlars.lab.models import build_model
 from tvlars.lab.processes import Processes, make_fabric
 from tvlars.lab.progress import Reporter, choose_reporter
@@ -67,7 +68,8 @@ class Comparison:
         """Write comparison.json and results.csv into the folder."""
         runs = [asdict(run) for run in self.runs]
         write_json(self.folder / "comparison.json", {"command": self.command, "measure": self.measure, "runs": runs})
-        pd.DataFrame(runs, columns=list(RunRow.__annotations__)).to_csv(self.folder / "results.csv", index=False)
+        table = pd.DataFrame(runs, columns=list(RunRow.__annotations__)).to_csv(index=False)
+        write_whole(self.folder / "results.csv", table.encode())
 
     @classmethod
     def load(cls, folder: Path | str) -> Comparison:
@@ -126,17 +128,24 @@ def compare(
         announce(describe_batch(replace(config.base, batch_size=batch_size)))
     for plan in dict.fromkeys(plans):
         announce(str(plan))
+    over = False
     try:
         for number, (run, plan) in enumerate(zip(runs, plans, strict=True), 1):
             announce(f"run {number} of {len(runs)}: {run.label()}")
             comparison.runs.append(_one_run(run, plan, data, folder, make_reporter()))
             comparison.save()
+        over = True
     except KeyboardInterrupt:
         announce(f"interrupted after {len(comparison.runs)} of {len(runs)} runs; page: {folder / 'report.html'}")
         raise
     finally:
-        comparison.save()
-        write_report(comparison)
+        try:
+            comparison.save()
+            write_report(comparison)
+        except (OSError, UsageError) as error:
+            if over:
+                raise
+            announce(f"results could not be written: {error}")  # why it ended comes first
     return comparison
 
 

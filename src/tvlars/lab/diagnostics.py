@@ -23,7 +23,6 @@ from torch.optim import Optimizer
 from tvlars import noise_scale as noise
 from tvlars import sharpness
 from tvlars.lab.data.image_data import pick
-from tvlars.lab.disk import PASSING
 from tvlars.lab.errors import UsageError
 from tvlars.sharpness._surface import LossSurface
 from tvlars.sharpness.hessian import _needed
@@ -138,19 +137,35 @@ def measure_noise(model: nn.Module, images: Tensor, labels: Tensor, *, epoch: in
 
 
 class RunStats(LayerStats):
-    """Layer statistics that wait for room where the disk is full, as rows do; ``tell`` hears of it."""
+    """Layer statistics that wait for room where the disk is full, as rows do: a run never ends for their sake.
+
+    ``tell`` hears of it.
+    """
 
     tell: Callable[[str], None] = print
     _said = False
 
+    def flush(self) -> None:
+        if self.path is not None:
+            self.path.mkdir(parents=True, exist_ok=True)  # somebody may have taken it away
+        super().flush()
+
+    def try_flush(self) -> None:
+        """Flush, or keep for the next flush what cannot be written."""
+        self._try(self.flush, "they wait, and the run goes on")
+
+    def close(self) -> None:
+        self._try(super().close, "those of the last steps are lost")
+
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        self._try(lambda: super(RunStats, self)._after_step(optimizer, args, kwargs), "they wait, and the run goes on")
+
+    def _try(self, work: Callable[[], object], then: str) -> None:
         try:
-            super()._after_step(optimizer, args, kwargs)
+            work()
         except OSError as error:  # what was to be written is kept
-            if error.errno not in PASSING:
-                raise
-            if not self._said:
-                self.tell(f"cannot write layer statistics: {error.strerror or error}; they wait, and the run goes on")
+            if not self._said or "lost" in then:
+                self.tell(f"cannot write layer statistics: {error.strerror or error}; {then}")
             self._said = True
 
 

@@ -22,7 +22,7 @@ from tvlars.lab.loop import Run
 from tvlars.lab.models import build_model, head_of
 from tvlars.lab.processes import Processes, make_fabric
 from tvlars.lab.progress import Reporter, choose_reporter
-from tvlars.lab.record import EpochRow, NoRecord, Record, new_folder
+from tvlars.lab.record import CONFIG, EpochRow, NoRecord, Record, epochs_done, new_folder
 from tvlars.lab.result import RunResult
 from tvlars.lab.run_folder import load_run
 from tvlars.lab.run_state import Resumed
@@ -140,6 +140,7 @@ def _train(
         "std": std.tolist(),
     }
     record = Record(folder, reporter.note) if processes.first else NoRecord(folder)
+    begun = epochs_done(folder) if config.resume and resumed is None else 0
     if resumed is None:
         record.begin(config, plan, model_facts, facts)
     step = resumed.step if resumed is not None else 0
@@ -160,7 +161,8 @@ def _train(
         lines += [f"warning  {text}" for text in said]
         lines.append(f"resumed  after step {step} of {plan.total_steps}, from {resumed.path}")
     elif config.resume:
-        lines.append("resumed  nothing: there is no checkpoint yet, the run begins")
+        again = f", and epochs that were done are done again: {begun}" if begun else ""
+        lines.append(f"resumed  nothing: there is no checkpoint yet, the run begins{again}")
     if config.task != "classification" and processes.first:
         draw_views(data, folder / "views.png", min(8, len(data.train_labels)), config.seed)
     reporter.start(config, plan, lines, folder)
@@ -171,18 +173,21 @@ def finished_run(folder: Path, config: TrainConfig, plan: Plan) -> RunResult | N
     """What came out of this run, which may go on in ``folder``; None unless it has finished.
 
     Raises:
-        UsageError: its record says that it has, and lacks what it should hold, and there is no checkpoint to mend it.
+        UsageError: it has been trained to an end, and its record lacks what it should hold, with no checkpoint to mend
+            it.
     """
-    if not (folder / "summary.json").is_file():
+    if not (folder / CONFIG).is_file():
         return None
     run = load_run(folder)
-    if run.complete and run.config is not None:
+    weights, kept = (folder / "weights.pt").is_file(), those_in(folder)
+    if run.complete and run.config is not None and (weights or not kept):
         columns = [run.epochs[field.name].tolist() for field in fields(EpochRow)]
         rows = [EpochRow(int(epoch), int(step), *values) for epoch, step, *values in zip(*columns, strict=True)]
         return RunResult(folder, config, plan, rows, run.evaluations)
-    if run.status == "finished" and not those_in(folder):
+    ended = run.status == "finished" or (weights and run.status in ("failed", "unfinished"))
+    if ended and not kept:
         raise UsageError(
-            f"out must hold a run that can go on, but {str(folder)!r} has finished, lacks some of its results and has "
-            "no checkpoint: move it away to begin anew"
+            f"out must hold a run that can go on, but {str(folder)!r} has results of one that is {run.status}, lacks "
+            "some of them and has no checkpoint: move it away to begin anew"
         )
     return None

@@ -15,7 +15,7 @@ from tvlars.plan import Plan
 
 FREE = (
     *("out", "resume", "checkpoint_every", "checkpoint_keep", "data_dir", "accelerator", "tensorboard"),
-    *("devices", "nodes", "rendezvous", "shard", "timeout", "evaluations", "profile"),
+    *("devices", "nodes", "rendezvous", "shard", "timeout", "profile"),
 )
 """Options that may change when a run goes on; all others decide what is computed."""
 
@@ -45,7 +45,10 @@ def check_folder(folder: Path, config: TrainConfig, plan: Plan) -> None:
     try:
         found = identity(TrainConfig.from_mapping(stored), plan)
     except UsageError as error:
-        raise UsageError(f"{wanted}, but {str(folder / CONFIG)!r} is not that of such a run: {error}") from error
+        versions = read_object(folder / "environment.json").get("versions")
+        of = f" of tvlars {versions['tvlars']}" if isinstance(versions, dict) and "tvlars" in versions else ""
+        reason = str(error).split(" Known: ")[0].removesuffix(":")
+        raise UsageError(f"{wanted}, but {str(folder / CONFIG)!r} is none that is known here{of}: {reason}") from error
     for name, entry in (("steps", "total_steps"), ("steps_per_epoch", "steps_per_epoch")):
         found["plan"][name] = steps.get(entry, found["plan"][name])
     for part, here in identity(config, plan).items():

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -132,14 +133,22 @@ class Run:
                 raise LostProcessError(self.processes.rank, self.config.timeout, str(error)) from error
             raise
         finally:
-            self._close(status)
+            try:
+                self._close(status)
+            except OSError as error:
+                if status == "finished":
+                    raise
+                with contextlib.suppress(OSError):  # why the run ended comes before what the disk says of it
+                    where = f" {error.filename}" if error.filename else ""
+                    self.reporter.note(f"cannot write{where}: {error.strerror or error}; the record ends before")
         return RunResult(self.record.folder, self.config, self.plan, self.epochs, self.evaluations)
 
     def _run(self) -> None:
         try:
             while self.epoch <= self.config.epochs:
                 self._epoch()
-            evaluates = self.processes.several and self.config.task != "classification"
+            # Evaluations of features take long, and several processes, or whoever resumes, may be stopped in them.
+            evaluates = self.config.task != "classification" and (self.processes.several or self.config.resume)
             if self.config.checkpoint_every is not None or evaluates:
                 self.save_checkpoint()
             with self.signals.at_once(always=True):
@@ -197,33 +206,46 @@ class Run:
                     self.reporter.end(status)
 
     def _finish(self, status: str) -> None:
-        """Write all that is left; the summary last, since its status says that the rest is there."""
-        try:
-            self._write()
-            self.record.flush()
-            if self.layer_stats is not None:
-                self.layer_stats.close()
-            if self.tensorboard is not None:
-                self.tensorboard.close()
-            if profile := self.phase.finish():
-                self.reporter.note("where the time went\n" + "\n".join(profile))
-            if status in ("finished", "interrupted", "preempted"):
-                self.record.save_weights(self._weights())
-        except OSError:
-            status = "failed"
-            raise
-        finally:
-            last = self.epochs[-1] if self.epochs else None
-            probe = self.evaluations.get("linear")
-            accuracy = probe.accuracy if probe else last.test_accuracy if last else math.nan
-            self.record.finish(
-                status,
+        """Write all that is left, whatever of it the disk takes; the summary last, since its status says that the rest
+        is there.
+
+        Raises:
+            OSError: something could not be written, the first of them.
+        """
+        errors: list[OSError] = []
+
+        def attempt(work: Callable[[], object]) -> None:
+            try:
+                work()
+            except OSError as error:
+                errors.append(error)
+
+        if status in ("finished", "interrupted", "preempted"):
+            weights = self._weights()
+            attempt(lambda: self.record.save_weights(weights))
+        attempt(self._write)
+        attempt(self.record.flush)
+        if self.layer_stats is not None:
+            self.layer_stats.close()
+        if self.tensorboard is not None:
+            self.tensorboard.close()
+        if profile := self.phase.finish():
+            attempt(lambda: self.reporter.note("where the time went\n" + "\n".join(profile)))
+        last = self.epochs[-1] if self.epochs else None
+        probe = self.evaluations.get("linear")
+        accuracy = probe.accuracy if probe else last.test_accuracy if last else math.nan
+        attempt(
+            lambda: self.record.finish(
+                "failed" if errors and status == "finished" else status,
                 steps=self.step,
                 epochs=len(self.epochs),
                 test_accuracy=accuracy if math.isfinite(accuracy) else None,
                 test_loss=last.test_loss if last and math.isfinite(last.test_loss) else None,
                 seconds=round(sum(row.seconds for row in self.epochs), 3),
             )
+        )
+        if errors:
+            raise errors[0]
 
     def _write(self, epoch: EpochRow | None = None) -> None:
         rows, self.unwritten = self.unwritten, []

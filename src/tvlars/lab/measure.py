@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from tvlars.lab.diagnostics import NOISE_SAMPLES, measure_noise, measure_sharpness, sample
+from tvlars.lab.errors import DivergedError, PreemptedError
 
 if TYPE_CHECKING:
     from tvlars.lab.loop import Run
@@ -17,6 +18,8 @@ def measure_epoch(run: Run) -> None:
     for measure in (_sharpness, _noise):
         try:
             measure(run)
+        except (PreemptedError, DivergedError):  # no failures of the measurement, though RuntimeErrors
+            raise
         except (RuntimeError, ValueError) as error:  # a measurement that fails is no reason to lose the run
             what = measure.__name__.removeprefix("_")
             run.reporter.note(f"{what} after epoch {run.epoch} could not be measured: {str(error).splitlines()[0]}")

@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from tvlars.lab.disk import write_whole
+
 PHASES = ("data", "augmentation", "forward", "backward", "optimizer", "evaluation", "logging", "checkpoint")
 """In the order of the table; whatever else takes time is "other"."""
 SKIPPED, TRACED = 2, 6
@@ -37,6 +39,7 @@ class Phases:
         self._inside = False
         self._trace: Any = None
         self._tracing = 0.0
+        self._unwritten: list[str] = []
         self._start = time.perf_counter()
 
     def __call__(self, name: str) -> AbstractContextManager[None]:
@@ -81,7 +84,13 @@ class Phases:
         if trace is not None and self.folder is not None:
             start = time.perf_counter()
             trace.stop()
-            trace.export_chrome_trace(str(self.folder / "trace.json.gz"))
+            file = self.folder / "trace.json.gz"
+            try:
+                trace.export_chrome_trace(str(file))
+            except (OSError, RuntimeError) as error:  # a run does not end for its sake
+                with contextlib.suppress(OSError):
+                    file.unlink(missing_ok=True)
+                self._unwritten.append(f"trace.json.gz cannot be written: {str(error).splitlines()[0]}")
             self._tracing += time.perf_counter() - start
 
     def finish(self) -> list[str]:
@@ -91,12 +100,15 @@ class Phases:
         self._end_trace()
         whole = time.perf_counter() - self._start - self._tracing
         rows = {**self.seconds, "other": whole - sum(self.seconds.values())}
-        part = self.folder / "profile.json.part"
-        part.write_text(json.dumps({"seconds": rows, "whole": whole, "steps": self.steps}, indent=1) + "\n")
-        os.replace(part, self.folder / "profile.json")
+        try:
+            text = json.dumps({"seconds": rows, "whole": whole, "steps": self.steps}, indent=1)
+            write_whole(self.folder / "profile.json", f"{text}\n".encode())
+        except OSError as error:
+            self._unwritten.append(f"profile.json cannot be written: {error.strerror}")
         lines = [f"{'phase':<14}{'seconds':>9}{'share':>8}{'ms a step':>11}"]
         for name, seconds in rows.items():
             share, each = seconds / whole, 1000 * seconds / max(self.steps, 1)
             lines.append(f"{name:<14}{seconds:>9.2f}{share:>8.1%}{each:>11.2f}")
         lines.append(f"{'all':<14}{whole:>9.2f}{1:>8.1%}{1000 * whole / max(self.steps, 1):>11.2f}")
-        return [*lines, f"trace of {TRACED} steps: {self.folder / 'trace.json.gz'}"]
+        trace = [f"trace of {TRACED} steps: {self.folder / 'trace.json.gz'}"]
+        return [*lines, *(self._unwritten or trace)]

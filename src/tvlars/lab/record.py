@@ -96,6 +96,14 @@ def new_folder(out: Path | None, label: str) -> Path:
     return out
 
 
+def epochs_done(folder: Path) -> int:
+    """Epochs that a run folder has rows of."""
+    try:
+        return max((folder / "epochs.csv").read_bytes().count(b"\n") - 1, 0)
+    except OSError:
+        return 0
+
+
 class Record:
     """Writes a run folder. Where the disk is full, rows wait for room, and the run goes on.
 

@@ -124,7 +124,7 @@ def _flush(run: Run) -> None:
     """Have on the disk what was measured before a checkpoint that takes it for granted."""
     run.record.flush(durable=True)
     if run.layer_stats is not None:
-        run.layer_stats.flush()
+        run.layer_stats.try_flush()
 
 
 def restore(run: Run, resumed: Resumed) -> None:
@@ -170,6 +170,7 @@ def _restore(run: Run, resumed: Resumed) -> None:
     run.fabric.strategy.precision.load_state_dict(progress["precision"])
     run.load_extra_state(progress["extra"])
     run.step, run.epoch, run.position = (int(progress[name]) for name in ("step", "epoch", "position"))
+    run.saved_at = run.epoch, run.position
     run.epoch_seconds = float(progress["seconds"])
     run.epochs, run.epoch_steps = list(resumed.epochs), list(resumed.steps)
     run.order_state = progress["order"]

@@ -7,7 +7,6 @@ import gzip
 import html
 import itertools
 import math
-import os
 import re
 from dataclasses import dataclass, field
 from functools import cache
@@ -19,6 +18,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import plotly.offline
 
+from tvlars.lab.disk import write_whole
 from tvlars.lab.report import figures, layers
 from tvlars.lab.report.arms import Arm, batch_size_of, epochs_by_batch_size, frame_of, make_arms, plan_number
 from tvlars.lab.run_folder import LoadedRun
@@ -166,7 +166,11 @@ class Report:
 
 
 def write_page(report: Report, file: Path, refresh: int | None = None) -> Path:
-    """Write the page, whole or not at all; ``refresh`` makes a browser load it anew every so many seconds."""
+    """Write the page, whole or not at all; ``refresh`` makes a browser load it anew every so many seconds.
+
+    Raises:
+        OSError: it could not be written; a page that is there is untouched.
+    """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("tvlars.lab"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
@@ -192,9 +196,7 @@ def write_page(report: Report, file: Path, refresh: int | None = None) -> Path:
         figures=_packed(f"[{','.join(figure.to_json() for s in sections for figure in s.figures)}]"),
         refresh=refresh,
     )
-    part = file.with_name(file.name + ".part")
-    part.write_text(page, encoding="utf-8", errors="replace")  # a folder's name may be no text
-    os.replace(part, file)
+    write_whole(file, page.encode("utf-8", errors="replace"))  # a folder's name may be no text
     return file
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
-from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
 
+from tvlars.lab.record import epochs_done
 from tvlars.lab.sweep.worker import Job
 
 HEARTBEAT = 300.0
@@ -167,14 +167,6 @@ class BarBoard(Board):
 def choose_board() -> Board:
     """A bar where standard output is a terminal, plain lines elsewhere."""
     return BarBoard() if sys.stdout.isatty() else LineBoard()
-
-
-def epochs_done(folder: Path) -> int:
-    """Epochs that a run folder has rows of."""
-    try:
-        return max((folder / "epochs.csv").read_bytes().count(b"\n") - 1, 0)
-    except OSError:
-        return 0
 
 
 def duration(seconds: float) -> str:

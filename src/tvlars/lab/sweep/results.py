@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pandas as pd
 
 from tvlars.lab.compare import Comparison, RunRow
 from tvlars.lab.config import TrainConfig
+from tvlars.lab.disk import write_whole
 from tvlars.lab.errors import UsageError
 from tvlars.lab.record import command_line
 from tvlars.lab.report import report
@@ -18,6 +20,7 @@ from tvlars.lab.run_folder import LoadedRun, load_run
 from tvlars.lab.sweep.options import PLACE
 from tvlars.lab.sweep.worker import last_lines
 
+FILE, PAGE = "results.csv", "report.html"
 OVER = ("finished", "diverged")
 """Statuses of runs that are not done again: divergence is a result."""
 
@@ -40,10 +43,14 @@ class SweepRun:
 
 @dataclass
 class SweepResult:
-    """What came out of a sweep; its files lie in ``folder``."""
+    """What came out of a sweep; its files lie in ``folder``.
+
+    ``unwritten`` has results.csv and report.html where they could not be written, and why: the same call writes them.
+    """
 
     folder: Path
     runs: list[SweepRun]
+    unwritten: dict[str, str] = field(default_factory=dict, init=False)
 
     def count(self, status: str) -> int:
         """How many runs have this status."""
@@ -86,11 +93,21 @@ class SweepResult:
         return frame[order]
 
     def save(self) -> None:
-        """Write results.csv, and report.html where there is something to show."""
-        self.frame().to_csv(self.folder / "results.csv", index=False)
+        """Write results.csv, and report.html where there is something to show.
+
+        What cannot be written stands in ``unwritten``: all that it has is in the run folders.
+        """
+        self.unwritten = {}
+        self._write(FILE, lambda: write_table(self.folder / FILE, self.frame()))
         shown = [run.folder for run in self.load() if len(run.epochs) or len(run.steps)]
         if shown:
-            report(list(shown), self.folder / "report.html", command=command_line())
+            self._write(PAGE, lambda: report(list(shown), self.folder / PAGE, command=command_line()))
+
+    def _write(self, name: str, write: Callable[[], object]) -> None:
+        try:
+            write()
+        except (OSError, UsageError) as error:
+            self.unwritten[name] = cannot_write(self.folder / name, error)
 
     def failures(self) -> list[str]:
         """What is known of each failed run, lines of text."""
@@ -101,6 +118,22 @@ class SweepResult:
             lines.append(f"{run.name} failed{times}: {run.note}; its output is in {log}")
             lines += [f"    {line}" for line in last_lines(log) if not line.endswith(run.note)]
         return lines
+
+
+def write_table(file: Path, frame: pd.DataFrame) -> None:
+    """Write a table as CSV, whole or not at all.
+
+    Raises:
+        OSError: it could not be written; a file that is there is untouched.
+    """
+    write_whole(file, frame.to_csv(index=False).encode("utf-8", errors="replace"))
+
+
+def cannot_write(file: Path, error: Exception) -> str:
+    """The sentence on a file that could not be written."""
+    cause = error if isinstance(error, OSError) else error.__cause__
+    reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else error
+    return f"cannot write {file}: {reason}"
 
 
 def _load(folder: Path, run: SweepRun) -> LoadedRun:

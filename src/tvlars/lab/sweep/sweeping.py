@@ -16,9 +16,9 @@ from tvlars.lab.config import TrainConfig, as_path
 from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.errors import LockedError, PreemptedError, UsageError
 from tvlars.lab.lock import LOCK, locked
-from tvlars.lab.record import command_line, write_json
+from tvlars.lab.record import command_line, epochs_done, write_json
 from tvlars.lab.setup import check_machine, check_run
-from tvlars.lab.sweep.board import Board, choose_board, epochs_done
+from tvlars.lab.sweep.board import Board, choose_board
 from tvlars.lab.sweep.local import LocalWorkers
 from tvlars.lab.sweep.on_ray import RayWorkers
 from tvlars.lab.sweep.options import arguments, at_home, run_name
@@ -59,7 +59,8 @@ def sweep(
         board: shows progress; None (default): a bar on a terminal, and plain lines elsewhere. ``Board()`` is silent.
 
     Returns:
-        What came out, failed runs among it.
+        What came out, failed runs among it. Where results or page could not be written, the board says so, and
+        ``unwritten`` of it too.
 
     Raises:
         UsageError: an option is bad; nothing has been written then. LockedError: another sweep works in ``out``.
@@ -88,6 +89,8 @@ def sweep(
         finally:
             result = queue.result()
             result.save()
+            for sentence in result.unwritten.values():
+                board.say(sentence)
     return result
 
 

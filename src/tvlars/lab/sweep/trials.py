@@ -1,15 +1,18 @@
 """The trials of one optimizer: chosen by Optuna, trained here one after the other, kept in a file.
 
 What a trial was is in the journal when it begins, and how it ended when it ends: a process that is killed loses no
-trial. One that was going on then does not count, and its options are tried again, from its newest checkpoint.
+trial. One that was going on then does not count, and its options are tried again, from its newest checkpoint; where
+it was over and that was not in the journal yet, it is not trained again.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import csv
-import json
+import io
 import math
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -20,12 +23,13 @@ from optuna.trial import TrialState
 
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData
+from tvlars.lab.disk import sync
 from tvlars.lab.engine import train
 from tvlars.lab.errors import DivergedError, UsageError
 from tvlars.lab.progress import Reporter
-from tvlars.lab.record import EpochRow, write_json
-from tvlars.lab.sweep.board import epochs_done
+from tvlars.lab.record import EpochRow, epochs_done, read_object, write_json
 from tvlars.lab.sweep.space import Space, point_key, suggest
+from tvlars.lab.sweep.worker import read_status
 from tvlars.plan import Plan
 
 REFUSED = "refused"
@@ -161,13 +165,17 @@ class Search:
         self.study.sampler = optuna.samplers.TPESampler(seed=self.seed + counted, n_startup_trials=startup)
         trial = self.study.ask()
         params = suggest(trial, self.space)
+        taken_up = "folder" in trial.user_attrs
         name = str(trial.user_attrs.get("folder", f"{self.optimizer}-{trial.number:03d}"))
         trial.set_user_attr("folder", name)
         run: TrainConfig = config(self.optimizer, params, self.folder / name)
-        watcher = TrialReporter(trial, run.epochs, reporter)
+        watcher = TrialReporter(trial, run.epochs, reporter, self._reported(trial))
         try:
+            if taken_up and self._is_pruned(trial, watcher, self.folder / name):
+                raise optuna.TrialPruned
             accuracy = train(run, data=data, reporter=watcher).test_accuracy
         except optuna.TrialPruned:
+            watcher.catch_up(self.folder / name)
             _say_pruned(self.folder / name)
             self._tell(trial, name, state=TrialState.PRUNED)
         except DivergedError:
@@ -178,8 +186,34 @@ class Search:
             self._tell(trial, name, state=TrialState.FAIL)
             raise
         else:
-            self._tell(trial, name, accuracy)
+            watcher.catch_up(self.folder / name)
+            self._tell(trial, name, watcher.exact(run.epochs, accuracy))
         return _trial(self.study.trials[trial.number])
+
+    def _reported(self, trial: optuna.Trial) -> dict[int, float]:
+        """By epoch, the accuracies that were reported of a trial before it was cut off."""
+        trials = self.study.get_trials(deepcopy=False)
+        reported: dict[int, float] = {}
+        before = trial.user_attrs.get("again_of")
+        while before is not None:
+            reported = {**trials[before].intermediate_values, **reported}
+            before = trials[before].user_attrs.get("again_of")
+        return reported
+
+    def _is_pruned(self, trial: optuna.Trial, watcher: TrialReporter, folder: Path) -> bool:
+        """Whether a trial was given up, or was to be after its last epoch, when it was cut off.
+
+        Where others have come to their end since then, as with a grid, there is no telling the latter any more.
+        """
+        if read_status(folder) == "pruned":
+            return True
+        trials, measured = self.study.get_trials(deepcopy=False), watcher.measured(folder)
+        since = trials[trial.user_attrs["again_of"] :]
+        if not measured or measured[-1][0] >= self.epochs or any(one.state == TrialState.COMPLETE for one in since):
+            return False
+        there = copy.deepcopy(trials[trial.number])
+        there.intermediate_values = dict(measured)
+        return self.study.pruner.prune(self.study, there)
 
     def _tell(self, trial: optuna.Trial, name: str, value: float | None = None, state: Any = None) -> None:
         trial.set_user_attr("epochs", epochs_done(self.folder / name))
@@ -187,15 +221,37 @@ class Search:
 
 
 class TrialReporter(Reporter):
-    """Tells Optuna the accuracy after each epoch, and ends the run where it is to be pruned."""
+    """Tells Optuna the accuracy after each epoch, and ends the run where it is to be pruned.
 
-    def __init__(self, trial: optuna.Trial, epochs: int, inner: Reporter) -> None:
-        self.trial, self.epochs, self.inner = trial, epochs, inner
-        self.pruned = False
+    Args:
+        trial: the trial.
+        epochs: those that it has.
+        inner: shows the run.
+        reported: accuracies by epoch, of a trial that goes on; run folders have rounded ones.
+    """
+
+    def __init__(self, trial: optuna.Trial, epochs: int, inner: Reporter, reported: dict[int, float]) -> None:
+        self.trial, self.epochs, self.inner, self.reported = trial, epochs, inner, reported
+        self.begun = self.pruned = False
+
+    def exact(self, epoch: int, accuracy: float) -> float:
+        """An accuracy of a run folder as it was reported; what is equal to the median must not become less."""
+        reported = self.reported.get(epoch, accuracy)
+        return reported if math.isclose(reported, accuracy, rel_tol=1e-6) else accuracy
+
+    def measured(self, folder: Path) -> list[tuple[int, float]]:
+        """Epochs and test accuracies that a run folder has rows of."""
+        return [(epoch, self.exact(epoch, accuracy)) for epoch, accuracy in _measured(folder)]
+
+    def catch_up(self, folder: Path) -> None:
+        """Tell what was measured before; nothing where that has been told."""
+        if not self.begun:
+            self.begun = True
+            for epoch, accuracy in self.measured(folder):
+                self.trial.report(accuracy, epoch)
 
     def start(self, config: TrainConfig, plan: Plan, lines: list[str], folder: Path) -> None:
-        for epoch, accuracy in _measured(folder):  # of a trial that goes on
-            self.trial.report(accuracy, epoch)
+        self.catch_up(folder)
         self.inner.start(config, plan, lines, folder)
 
     def step(self, row: Any) -> None:
@@ -232,11 +288,11 @@ def open_storage(journal: Path) -> optuna.storages.BaseStorage:
     """The file that studies are kept in; whoever calls holds the folder's lock."""
     if journal.is_file():
         content = journal.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        if whole != content:  # the machine stopped while a line was written
-            journal.write_bytes(whole)
-    backend = JournalFileBackend(str(journal), lock_obj=cast(Any, _Held()))
-    return optuna.storages.JournalStorage(backend)
+        whole = content.rfind(b"\n") + 1
+        if whole != len(content):  # the machine stopped while a line was written
+            os.truncate(journal, whole)  # which needs no room, and loses no other line whatever happens
+            sync(journal)
+    return optuna.storages.JournalStorage(_Journal(journal))
 
 
 @dataclass(frozen=True)
@@ -251,6 +307,25 @@ def kept(storage: optuna.storages.BaseStorage) -> dict[str, Kept]:
     """By optimizer, what is there."""
     studies = [optuna.load_study(study_name=name, storage=storage) for name in optuna.get_all_study_names(storage)]
     return {study.study_name: Kept(study.user_attrs, _begun(study)) for study in studies}
+
+
+class _Journal(JournalFileBackend):
+    """The file: a record is there whole or not at all, since the next one would be glued to a part of one."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        super().__init__(str(file), lock_obj=cast(Any, _Held()))
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        size = self.file.stat().st_size
+        try:
+            super().append_logs(logs)
+        except BaseException as error:
+            with contextlib.suppress(OSError):
+                os.truncate(self.file, size)
+            if isinstance(error, OSError):
+                raise OSError(error.errno, error.strerror or str(error), str(self.file)) from error
+            raise
 
 
 class _Held:
@@ -290,19 +365,18 @@ def _trial(trial: optuna.trial.FrozenTrial) -> Trial:
 
 
 def _measured(folder: Path) -> list[tuple[int, float]]:
-    """Epochs and test accuracies that a run folder has rows of."""
-    found = []
-    try:
-        with open(folder / "epochs.csv", newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                found.append((int(row["epoch"]), float(row["test_accuracy"])))
-    except (OSError, ValueError, KeyError, TypeError):
-        return found
+    """Epochs and test accuracies that a run folder has whole rows of."""
+    found: list[tuple[int, float]] = []
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        content = (folder / "epochs.csv").read_bytes()
+        text = content[: content.rfind(b"\n") + 1].decode()  # a line that was cut off may have part of a number
+        for row in csv.DictReader(io.StringIO(text, newline="")):
+            found.append((int(row["epoch"]), float(row["test_accuracy"])))
     return [(epoch, accuracy) for epoch, accuracy in found if math.isfinite(accuracy)]
 
 
 def _say_pruned(folder: Path) -> None:
-    """The loop knows of no pruning: for it the run has failed."""
+    """The loop knows of no pruning: for it the run has failed, or it does not say how it ended where it was killed."""
     file = folder / "summary.json"
-    with contextlib.suppress(OSError, ValueError):
-        write_json(file, {**json.loads(file.read_text(encoding="utf-8")), "status": "pruned"})
+    with contextlib.suppress(OSError):
+        write_json(file, {**read_object(file), "status": "pruned"})

@@ -17,6 +17,7 @@ from tvlars.lab.errors import UsageError
 from tvlars.lab.lock import LOCK
 from tvlars.lab.record import command_line, write_json
 from tvlars.lab.sweep.options import PLACE, given
+from tvlars.lab.sweep.results import write_table
 from tvlars.lab.sweep.space import Space
 from tvlars.lab.sweep.tune_config import TuneConfig
 
@@ -88,7 +89,11 @@ def check_same(there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
 
 
 def write_trials(folder: Path, trials: Mapping[str, list[Trial]]) -> None:
-    """A row a trial, by optimizer."""
+    """A row a trial, by optimizer.
+
+    Raises:
+        OSError: trials.csv could not be written; one that is there is untouched.
+    """
     rows = [
         {
             "optimizer": optimizer,
@@ -102,4 +107,4 @@ def write_trials(folder: Path, trials: Mapping[str, list[Trial]]) -> None:
         for optimizer, some in trials.items()
         for trial in some
     ]
-    pd.DataFrame(rows).to_csv(folder / TRIALS, index=False)
+    write_table(folder / TRIALS, pd.DataFrame(rows))

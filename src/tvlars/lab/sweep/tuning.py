@@ -13,7 +13,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,11 +25,11 @@ from tvlars.lab.progress import BarReporter, Reporter
 from tvlars.lab.setup import check_machine, check_run
 from tvlars.lab.sweep.board import Board, duration
 from tvlars.lab.sweep.options import at_home, listed, run_name
-from tvlars.lab.sweep.results import OVER, SweepResult
+from tvlars.lab.sweep.results import OVER, SweepResult, cannot_write
 from tvlars.lab.sweep.space import Space, corners, grid_points, parse_spaces
 from tvlars.lab.sweep.sweeping import check_workers, sweep
 from tvlars.lab.sweep.tune_config import TuneConfig
-from tvlars.lab.sweep.tune_folder import JOURNAL, Stored, check_same, identity, read_stored, write_trials
+from tvlars.lab.sweep.tune_folder import FILE, JOURNAL, TRIALS, Stored, check_same, identity, read_stored, write_trials
 from tvlars.lab.sweep.worker import read_status
 
 if TYPE_CHECKING:
@@ -55,12 +55,14 @@ class TuneResult:
     """What came out of a tuning.
 
     ``tuned`` has the optimizers of this call. ``final`` has the runs with fresh seeds, also those of earlier calls that
-    had as many trials and the same seeds; None where there was nothing to run.
+    had as many trials and the same seeds; None where there was nothing to run. ``unwritten`` has trials.csv and
+    tune.json where they could not be written, and why: the same call writes them.
     """
 
     folder: Path
     tuned: list[Tuned]
     final: SweepResult | None
+    unwritten: dict[str, str] = field(default_factory=dict, init=False)
 
 
 def tune(
@@ -110,9 +112,23 @@ def tune(
             announce(f"note: {note}")
         _announce_budget(config, spaces, searches, announce)
 
+        unwritten: dict[str, str] = {}
+
+        def write(name: str, how: Callable[[], None]) -> None:
+            """Write one of the files that only say what is kept elsewhere too, or tell why not."""
+            try:
+                how()
+                unwritten.pop(name, None)
+            except OSError as error:
+                sentence = cannot_write(folder / name, error)
+                if unwritten.get(name) != sentence:
+                    announce(sentence)
+                unwritten[name] = sentence
+
         def save() -> None:
             mine = {search.optimizer: search.trials for search in searches}
-            write_trials(folder, mine | {name: one.trials for name, one in earlier.items()})
+            trials = mine | {name: one.trials for name, one in earlier.items()}
+            write(TRIALS, lambda: write_trials(folder, trials))
 
         _run_trials(config, searches, data, announce, make_reporter, save)
         tuned = [_tuned(search.optimizer, search.trials) for search in searches]
@@ -123,8 +139,13 @@ def tune(
         if runs:
             announce(f"the best options of each optimizer, with fresh seeds {', '.join(map(str, config.seeds))}:")
             final = sweep(runs, folder / FINAL, workers=workers, retries=retries, board=board)
-        stored.write(folder, said, _results(config, [*tuned, *others], final))
-    return TuneResult(folder, tuned, final)
+        if unwritten:  # there may be room again
+            save()
+        outcome = _results(config, [*tuned, *others], final)
+        write(FILE, lambda: stored.write(folder, said, outcome))
+    result = TuneResult(folder, tuned, final)
+    result.unwritten = unwritten
+    return result
 
 
 def _check(config: TuneConfig, data: ImageData) -> None:
