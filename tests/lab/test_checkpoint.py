@@ -350,7 +350,7 @@ def finished_without_a_row(folder: Path) -> None:
         (a_comparison, "is none that is known here: unknown option 'base'"),
         (a_picture, "holds something else"),
         (of_other_options, "is one whose config is another: seed 5 there, 0 here"),
-        (finished_without_a_row, "has results of one that is finished, lacks some of them and has no checkpoint"),
+        (finished_without_a_row, "has finished, lacks some of its results and has no checkpoint"),
     ],
 )
 def test_a_run_begins_over_nothing_that_is_not_its_own(
@@ -726,14 +726,44 @@ def test_layer_statistics_and_profiles_withhold_neither_checkpoints_nor_weights(
     assert "000000015" in [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()]
 
 
-def test_results_of_a_run_that_has_ended_are_not_begun_over(tmp_path: Path, cut: Path, digits: ImageData) -> None:
+def test_weights_that_are_there_are_kept_where_a_run_begins_anew(tmp_path: Path, cut: Path, digits: ImageData) -> None:
+    """A finished run that has lost its summary, or one that was cut off before that was written, says no more."""
     options = {**QUICK, "checkpoint_every": None}
-    train(TrainConfig(out=tmp_path / "run", **options), data=digits, reporter=Reporter())
-    (tmp_path / "run" / "summary.json").write_text('{"sta')
-    before = contents(tmp_path / "run")
-    with pytest.raises(UsageError, match="has results of one that is unfinished, lacks some of them and has no checkp"):
-        resume(cut, tmp_path / "run", digits)
-    assert contents(tmp_path / "run") == before
+    folder = tmp_path / "run"
+    train(TrainConfig(out=folder, **options), data=digits, reporter=Reporter())
+    (folder / "summary.json").write_text('{"sta')
+    weights = (folder / "weights.pt").read_bytes()
+    said = resume(cut, folder, digits, stop=1)
+    assert "epochs that were done are done again: 3; weights that were there are in weights-before.pt" in said
+    assert (folder / "weights-before.pt").read_bytes() == weights
+
+
+def test_a_kill_in_the_last_save_does_not_look_like_no_checkpoint(tmp_path: Path, digits: ImageData) -> None:
+    """With one checkpoint that is kept, its successor of the same step ready, and neither at its place."""
+    config = TrainConfig(out=tmp_path / "run", checkpoint_keep=1, **{**QUICK, "epochs": 1})
+    train(config, data=digits, reporter=Reporter())
+    saved = tmp_path / "run" / "checkpoints" / "000000005"
+    shutil.copytree(saved, saved.with_name("000000005.old.part"))
+    saved.rename(saved.with_name("000000005.part"))
+    (tmp_path / "run" / "epochs.csv").write_text("")
+    train(replace(config, resume=True), data=digits, reporter=Reporter())
+    assert load_run(tmp_path / "run").complete
+    assert [path.name for path in saved.parent.iterdir()] == ["000000005"]
+
+
+def test_a_checkpoint_of_an_earlier_version_lacks_options(tmp_path: Path, cut: Path, digits: ImageData) -> None:
+    """Those that it lacks were what they are by default."""
+    folder = tmp_path / "run"
+    shutil.copytree(cut, folder)
+    path = folder / "checkpoints" / "000000008"
+    manifest = json.loads((path / "manifest.json").read_text())
+    for option in ("evaluations", "rotation"):
+        del manifest["run"]["config"][option]
+    forge(path, **manifest)
+    assert "resumed  after step 8" in resume(cut, folder, digits, stop=9)
+    (folder / "config.json").unlink()
+    with pytest.raises(UsageError, match=r"its config is another: rotation 0\.0 there, 5\.0 here"):
+        resume(cut, folder, digits, rotation=5.0)
 
 
 def test_a_run_that_was_interrupted_without_a_checkpoint_begins_anew(tmp_path: Path, digits: ImageData) -> None:

@@ -184,3 +184,15 @@ def test_damaged_statistics_of_a_run_that_is_to_go_on(tmp_path: Path) -> None:
     (tmp_path / "layer-stats" / "000000001-000000002.parquet").write_bytes(b"PAR1 and then nothing")
     with pytest.raises(UsageError, match=r"layer_stats must go on in .*layer-stats.*, which cannot be read: "):
         layer_stats(LARS(model.parameters(), lr=1.0), model, 1, tmp_path, None, 5)
+
+
+def test_statistics_do_not_make_a_run_folder_again_that_was_taken_away(tmp_path: Path) -> None:
+    model, said = torch.nn.Linear(4, 3), []
+    (tmp_path / "run").mkdir()
+    stats = RunStats(LARS(model.parameters(), lr=1.0), model, every=1, path=tmp_path / "run" / "layer-stats")
+    stats.tell = said.append
+    shutil.rmtree(tmp_path / "run")
+    stats.try_flush()
+    stats.close()
+    assert not (tmp_path / "run").exists()
+    assert all(text.startswith("cannot write layer statistics: No such file or directory") for text in said)

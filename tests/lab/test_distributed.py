@@ -401,7 +401,7 @@ def wait_for_epoch(child: subprocess.Popen[str], epoch: int) -> None:
     raise AssertionError(child.stderr.read() if child.stderr else "")
 
 
-ENDLESS = "train --devices 2 --epochs 100000 --accelerator cpu --out run"
+ENDLESS = "train --devices 2 --epochs 100000 --accelerator cpu --checkpoint-every 1000-steps --out run"
 
 
 def test_devices_starts_processes_and_sigterm_saves_what_one_goes_on_with(tmp_path: Path) -> None:

@@ -687,7 +687,7 @@ def test_a_run_that_finished_and_lost_rows_has_them_again_from_its_checkpoint(
     (tmp_path / name / "epochs.csv").write_bytes(whole[:300])
     shutil.rmtree(tmp_path / name / "checkpoints")
     result = sweep(RUNS[:1], tmp_path, board=Board())
-    assert "has results of one that is finished, lacks some of them and has no checkpoint" in result.failed[0].note
+    assert "has finished, lacks some of its results and has no checkpoint" in result.failed[0].note
     assert (tmp_path / name / "epochs.csv").read_bytes() == whole[:300]
 
 

@@ -149,7 +149,8 @@ class _Writer(FileSystemWriter):
             return super().write_data(*args, **kwargs)
         except Exception as error:
             cause = _os_error(error)
-            if cause is None and isinstance(error, RuntimeError):  # torch's writer, closing a file that has no room
+            if cause is None and any(word in str(error) for word in ("inline_container", "PytorchStreamWriter")):
+                # Its own writer, closing a file that has no room.
                 cause = OSError(errno.EIO, str(error).splitlines()[0])
             if cause is None:
                 raise
@@ -165,7 +166,7 @@ def newest(folder: Path, tell: Callable[[str], None]) -> tuple[Path, Manifest] |
             not be read.
     """
     damaged = []
-    _finish_putting(folder)
+    finish_putting(folder)
     for path in reversed(those_in(folder)):
         try:
             return path, check(path)
@@ -327,8 +328,9 @@ def _put_in_place(part: Path) -> None:
     _remove(old)
 
 
-def _finish_putting(folder: Path) -> None:
-    """Do what is left of :func:`_put_in_place`, where it was cut off between its two renames."""
+def finish_putting(folder: Path) -> None:
+    """Do what is left of :func:`_put_in_place` in the run folder ``folder``, where it was cut off between its two
+    renames; whoever resumes calls it before it asks what checkpoints there are."""
     for ending in (PART, OLD):  # the new one before the old one
         for left in (folder / FOLDER).glob(f"[0-9]*{ending}"):
             final = left.with_name(left.name.removesuffix(ending))
@@ -336,6 +338,7 @@ def _finish_putting(folder: Path) -> None:
                 with contextlib.suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
                     check(left)  # else it was cut off before: it is swept away by the next save
                     os.replace(left, final)
+                    _remove(final.with_name(f"{final.name}{OLD}"))
 
 
 def _remove(path: Path) -> None:

@@ -147,7 +147,7 @@ class RunStats(LayerStats):
 
     def flush(self) -> None:
         if self.path is not None:
-            self.path.mkdir(parents=True, exist_ok=True)  # somebody may have taken it away
+            self.path.mkdir(exist_ok=True)  # somebody may have taken it away
         super().flush()
 
     def try_flush(self) -> None:

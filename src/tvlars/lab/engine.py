@@ -12,7 +12,7 @@ from lightning_fabric import Fabric
 
 from tvlars.doctor import check
 from tvlars.lab import run_state
-from tvlars.lab.checkpoint import those_in
+from tvlars.lab.checkpoint import finish_putting, those_in
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.errors import UsageError
@@ -22,7 +22,7 @@ from tvlars.lab.loop import Run
 from tvlars.lab.models import build_model, head_of
 from tvlars.lab.processes import Processes, make_fabric
 from tvlars.lab.progress import Reporter, choose_reporter
-from tvlars.lab.record import CONFIG, EpochRow, NoRecord, Record, epochs_done, new_folder
+from tvlars.lab.record import ASIDE, EpochRow, NoRecord, Record, epochs_done, new_folder
 from tvlars.lab.result import RunResult
 from tvlars.lab.run_folder import load_run
 from tvlars.lab.run_state import Resumed
@@ -162,6 +162,7 @@ def _train(
         lines.append(f"resumed  after step {step} of {plan.total_steps}, from {resumed.path}")
     elif config.resume:
         again = f", and epochs that were done are done again: {begun}" if begun else ""
+        again += f"; weights that were there are in {ASIDE}" if (folder / ASIDE).is_file() else ""
         lines.append(f"resumed  nothing: there is no checkpoint yet, the run begins{again}")
     if config.task != "classification" and processes.first:
         draw_views(data, folder / "views.png", min(8, len(data.train_labels)), config.seed)
@@ -173,21 +174,20 @@ def finished_run(folder: Path, config: TrainConfig, plan: Plan) -> RunResult | N
     """What came out of this run, which may go on in ``folder``; None unless it has finished.
 
     Raises:
-        UsageError: it has been trained to an end, and its record lacks what it should hold, with no checkpoint to mend
-            it.
+        UsageError: it has, and its record lacks what it should hold, with no checkpoint to mend it.
     """
-    if not (folder / CONFIG).is_file():
+    finish_putting(folder)
+    if not (folder / "summary.json").is_file():
         return None
     run = load_run(folder)
-    weights, kept = (folder / "weights.pt").is_file(), those_in(folder)
-    if run.complete and run.config is not None and (weights or not kept):
+    kept = those_in(folder)
+    if run.complete and run.config is not None and ((folder / "weights.pt").is_file() or not kept):
         columns = [run.epochs[field.name].tolist() for field in fields(EpochRow)]
         rows = [EpochRow(int(epoch), int(step), *values) for epoch, step, *values in zip(*columns, strict=True)]
         return RunResult(folder, config, plan, rows, run.evaluations)
-    ended = run.status == "finished" or (weights and run.status in ("failed", "unfinished"))
-    if ended and not kept:
+    if run.status == "finished" and not kept:
         raise UsageError(
-            f"out must hold a run that can go on, but {str(folder)!r} has results of one that is {run.status}, lacks "
-            "some of them and has no checkpoint: move it away to begin anew"
+            f"out must hold a run that can go on, but {str(folder)!r} has finished, lacks some of its results and has "
+            "no checkpoint: move it away to begin anew"
         )
     return None

@@ -72,7 +72,7 @@ def launch(words: list[str], config: TrainConfig) -> tuple[int, str]:
         try:
             elastic_launch(_options(config, logs), sys.executable)("-m", "tvlars", *words)
         except ChildFailedError as error:
-            return _first(error.failures, words[0])
+            return _first(error.failures, words[0] if config.checkpoint_every else "")
         except RendezvousError as error:
             return 1, _not_met(error, config, met=any(Path(logs).iterdir()))  # where processes have a folder each
         except SignalException as error:

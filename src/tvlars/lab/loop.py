@@ -141,6 +141,10 @@ class Run:
                 with contextlib.suppress(OSError):  # why the run ended comes before what the disk says of it
                     where = f" {error.filename}" if error.filename else ""
                     self.reporter.note(f"cannot write{where}: {error.strerror or error}; the record ends before")
+            except RuntimeError as error:
+                if self.processes.several and is_lost(error):
+                    raise LostProcessError(self.processes.rank, self.config.timeout, str(error)) from error
+                raise
         return RunResult(self.record.folder, self.config, self.plan, self.epochs, self.evaluations)
 
     def _run(self) -> None:
@@ -210,19 +214,18 @@ class Run:
         is there.
 
         Raises:
-            OSError: something could not be written, the first of them.
+            OSError: something could not be written; RuntimeError: another process has gone. The first of them.
         """
-        errors: list[OSError] = []
+        errors: list[Exception] = []
 
         def attempt(work: Callable[[], object]) -> None:
             try:
                 work()
-            except OSError as error:
+            except (OSError, RuntimeError) as error:
                 errors.append(error)
 
         if status in ("finished", "interrupted", "preempted"):
-            weights = self._weights()
-            attempt(lambda: self.record.save_weights(weights))
+            attempt(lambda: self.record.save_weights(self._weights()))
         attempt(self._write)
         attempt(self.record.flush)
         if self.layer_stats is not None:
@@ -230,7 +233,8 @@ class Run:
         if self.tensorboard is not None:
             self.tensorboard.close()
         if profile := self.phase.finish():
-            attempt(lambda: self.reporter.note("where the time went\n" + "\n".join(profile)))
+            with contextlib.suppress(OSError):
+                self.reporter.note("where the time went\n" + "\n".join(profile))
         last = self.epochs[-1] if self.epochs else None
         probe = self.evaluations.get("linear")
         accuracy = probe.accuracy if probe else last.test_accuracy if last else math.nan

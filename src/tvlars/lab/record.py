@@ -68,6 +68,8 @@ class EpochRow:
     seconds: float
 
 
+ASIDE = "weights-before.pt"
+"""Where weights lie that were there when a run began anew."""
 CONFIG, PLAN = "config.json", "plan.json"
 ENDS = ("summary.json", "evaluations.json")
 """What is written at a run's end."""
@@ -270,8 +272,10 @@ class NoRecord(Record):
 
 def _clear(folder: Path) -> None:
     """Take away what this very run left that was cut off before its first checkpoint."""
-    for name in (*ENDS, *MEASUREMENTS, "weights.pt"):
+    for name in (*ENDS, *MEASUREMENTS):
         (folder / name).unlink(missing_ok=True)
+    if (folder / "weights.pt").is_file():  # whatever they are, they have cost something
+        os.replace(folder / "weights.pt", folder / ASIDE)
     for name in ("layer-stats", "tensorboard"):
         shutil.rmtree(folder / name, ignore_errors=True)
 

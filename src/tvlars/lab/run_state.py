@@ -62,6 +62,8 @@ def find(folder: Path, config: TrainConfig, plan: Plan, tell: Callable[[str], No
         there = manifest.run.get(part)
         if not isinstance(there, dict):
             raise UsageError(f"{path} must say what run it is of, but its manifest has no {part}")
+        if part == "config":  # of an earlier version, which had not all options
+            there = {**identity(TrainConfig(), plan)[part], **there}
         if said := differences(there, here[part]):
             raise UsageError(f"{path} must be a checkpoint of this run, but its {part} is another: {said}")
     progress = checkpoint.read_progress(path)
