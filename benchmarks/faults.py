@@ -280,7 +280,8 @@ class Faults:
             print("a full tmpfs is left out: mounting one needs root", flush=True)
             return []
         try:
-            for name, killed in (("disk full (a tmpfs) for 15 steps", False), ("the same, and killed then", True)):
+            names = ("disk full (a tmpfs) for 15 steps", "the same, and killed while it is full")
+            for name, killed in zip(names, (False, True), strict=True):
                 case = Case(name)
                 for _ in range(times):
                     out, log = small / "run", self.folder / "small.log"
