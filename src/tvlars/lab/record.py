@@ -8,6 +8,7 @@
     steps.csv          a row an optimizer step
     summary.json       how it ended
     weights.pt         final weights, a state dict
+    weights-before.pt  those that were there when a run began anew
     sharpness.csv, noise.csv, layer-stats/    where they were asked for, see lab.diagnostics
     checkpoints/       what a run needs to go on, see lab.checkpoint
     evaluations.json, representation.csv, views.png    of self-supervised learning, see lab.ssl
