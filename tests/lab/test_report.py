@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import shutil
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tests.lab.disk import room
 from tvlars.cli import main
 from tvlars.lab import Reporter, TrainConfig, UsageError, load_run, report, train
 from tvlars.lab.diagnostics import NoiseRow, SharpnessRow
@@ -267,18 +266,6 @@ def test_the_command_writes_beside_the_runs(one: Path, tmp_path: Path, capsys: p
     (tmp_path / "none" / "x" / "config.json").mkdir(parents=True)
     with pytest.raises(UsageError, match="must be a run or comparison folder"):
         report([tmp_path / "none"], tmp_path / "page.html")
-
-
-@contextlib.contextmanager
-def room(size: int) -> Iterator[None]:
-    """No file may be longer than so many bytes, as on a full disk."""
-    resource = pytest.importorskip("resource")
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_page_without_room_leaves_the_one_that_is_there(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import importlib.util
 import itertools
 import json
@@ -25,6 +24,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.lab.disk import room
 from tvlars.cli import main
 from tvlars.cli._options import add_all, add_resume, train_config
 from tvlars.lab import LockedError, PreemptedError, TrainConfig, UsageError, load_run
@@ -638,18 +638,6 @@ def test_real_runs_are_recorded_and_not_done_again(local: SweepResult, capsys: p
     assert [file.stat().st_mtime_ns for file in local.folder.glob("*/summary.json")] == times
     assert capsys.readouterr().out == "2 runs, 2 over already\n"
     pd.testing.assert_frame_equal(pd.read_csv(local.folder / "results.csv"), frame)
-
-
-@contextlib.contextmanager
-def room(size: int) -> Iterator[None]:
-    """No file may be longer than so many bytes, as on a full disk."""
-    resource = pytest.importorskip("resource")
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_page_without_room_leaves_nothing_behind(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import re
@@ -17,6 +16,7 @@ import pandas as pd
 import pytest
 import torch
 
+from tests.lab.disk import room
 from tvlars.cli import main
 from tvlars.lab import DivergedError, PreemptedError, TrainConfig, UsageError, load_run
 from tvlars.lab.data import ImageData
@@ -436,18 +436,6 @@ def test_accuracies_of_trials_taken_up_are_not_rounded(
     exact = 1 / (1 + abs(math.log2(params["lr"] / 8)))
     assert accuracy == exact
     assert values == {1: exact, 2: pytest.approx(exact, rel=1e-6), 3: pytest.approx(exact, rel=1e-6)}
-
-
-@contextlib.contextmanager
-def room(size: int) -> Iterator[None]:
-    """No file may be longer than so many bytes, as on a full disk."""
-    resource = pytest.importorskip("resource")
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_line_that_was_cut_off_is_removed_where_there_is_no_room(pretend: list[TrainConfig], tmp_path: Path) -> None:
