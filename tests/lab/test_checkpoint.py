@@ -501,6 +501,20 @@ def test_loading_never_executes_code(tmp_path: Path, cut: Path, digits: ImageDat
     assert not marker.exists()
 
 
+@pytest.mark.parametrize("error", [MemoryError, OverflowError, UnicodeDecodeError("utf-8", b"", 0, 1, "no text")])
+def test_whatever_an_unpickler_makes_of_garbage_is_one_sentence(
+    cut: Path, digits: ImageData, monkeypatch: pytest.MonkeyPatch, error: Any
+) -> None:
+    """A forged place in its memo asks for gigabytes: found by fuzzing, and not done again here."""
+
+    def load(_: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(checkpoint._TensorMetadata, "load", load)
+    with pytest.raises(UsageError, match="must describe tensors alone, but does not"):
+        resume(cut, cut, digits)
+
+
 def test_a_full_disk_leaves_the_old_checkpoint_and_says_so(
     tmp_path: Path, digits: ImageData, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -260,7 +260,7 @@ def load_tensors(path: Path, tensors: dict[str, Any], processes: Processes) -> N
     reader = _Reader(path)
     try:
         there = {name: tuple(entry.size) for name, entry in reader.read_metadata().state_dict_metadata.items()}  # type: ignore[union-attr]
-    except (pickle.UnpicklingError, AttributeError, EOFError, TypeError, IndexError, KeyError, ImportError) as error:
+    except Exception as error:  # an unpickler has many for what is no pickle, MemoryError among them
         raise UsageError(f"{path / METADATA} must describe tensors alone, but does not") from error
     here = {f"{part}.{name}": tuple(value.shape) for part, some in tensors.items() for name, value in some.items()}
     different = [name for name in {**here, **there} if here.get(name) != there.get(name)]
