@@ -62,6 +62,7 @@ def _main(arguments: Sequence[str] | None) -> int:
             stream.reconfigure(errors="replace")  # a terminal without Greek letters is no reason to stop
     words = sys.argv[1:] if arguments is None else arguments
     try:
+        from tvlars.lab.disk import cannot_write
         from tvlars.lab.errors import DivergedError, LostProcessError, PreemptedError, SaidElsewhereError, UsageError
         from tvlars.lab.launch import die_with_launcher, report_unexpected, way_on
     except KeyboardInterrupt:
@@ -95,8 +96,7 @@ def _main(arguments: Sequence[str] | None) -> int:
         if isinstance(error, BrokenPipeError):  # the reader of our output has gone, as in `tvlars ... | head`
             sys.stderr.close()
             return 1
-        where = f" {error.filename}" if error.filename else ""
-        return fail(f"cannot write{where}: {error.strerror or error}; what was written before is kept", BAD_INPUT)
+        return fail(f"{cannot_write(error)}; what was written before is kept", BAD_INPUT)
     except Exception as error:
         report_unexpected(error)
         raise

@@ -12,11 +12,12 @@ import pandas as pd
 
 from tvlars.lab import summary
 from tvlars.lab.compare_config import CompareConfig
-from tvlars.lab.config import TrainConfig, check_batch
+from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.disk import write_whole
 from tvlars.lab.engine import train
 from tvlars.lab.errors import DivergedError, UsageError
+from tvlars.lab.fits import check_batch
 from tvlars.lab.models import build_model
 from tvlars.lab.processes import Processes, make_fabric
 from tvlars.lab.progress import Reporter, choose_reporter

@@ -12,6 +12,12 @@ PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE, err
 """Errors of a disk that may get room again, or come back."""
 
 
+def cannot_write(error: OSError) -> str:
+    """What could not be written, and why."""
+    where = f" {error.filename}" if error.filename else ""
+    return f"cannot write{where}: {error.strerror or error}"
+
+
 def write_synced(file: Path, content: bytes) -> None:
     """Write ``content``, which is on the disk when this returns.
 

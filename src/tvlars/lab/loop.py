@@ -23,10 +23,11 @@ from tvlars.lab.batches import Batches
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData
 from tvlars.lab.diagnostics import layer_stats
-from tvlars.lab.errors import DivergedError, LostProcessError, PreemptedError, UsageError
+from tvlars.lab.disk import cannot_write
+from tvlars.lab.errors import DivergedError, LostProcessError, PreemptedError, UsageError, status_of
 from tvlars.lab.measure import measure_epoch
 from tvlars.lab.optimizers import build_optimizer
-from tvlars.lab.processes import Processes, is_lost
+from tvlars.lab.processes import Processes, is_lost, whole_weights
 from tvlars.lab.profile import Phases
 from tvlars.lab.progress import Reporter
 from tvlars.lab.record import EpochRow, Record, StepRow
@@ -108,29 +109,25 @@ class Run:
 
     def train(self) -> RunResult:
         """Run all epochs that are left; whatever ends it, the record says so and holds what was measured."""
-        with self.signals:  # to the very end: a signal that comes twice must not cut off what is written last
-            return self._train()
-
-    def _train(self) -> RunResult:
-        status = "failed"
         try:
-            self._run()
-            status = "finished"
-        except KeyboardInterrupt:
-            status = "interrupted"
+            with self.signals:  # to the very end: a signal that comes twice must not cut off what is written last
+                return self._train()
+        except (DivergedError, PreemptedError):
             raise
-        except PreemptedError:
-            status = "preempted"
-            raise
-        except DivergedError:
-            status = "diverged"
-            raise
-        except (torch.OutOfMemoryError, RuntimeError) as error:
+        except RuntimeError as error:
             if "can't allocate memory" in str(error) or isinstance(error, torch.OutOfMemoryError):
                 size = min(self.config.micro_batch_size, self.config.batch_size)
                 raise UsageError(f"micro_batch_size must be smaller for this device's memory, got {size}") from error
             if self.processes.several and is_lost(error):
                 raise LostProcessError(self.processes.rank, self.config.timeout, str(error)) from error
+            raise
+
+    def _train(self) -> RunResult:
+        try:
+            self._run()
+            status = "finished"
+        except BaseException as error:
+            status = status_of(error)
             raise
         finally:
             try:
@@ -139,12 +136,7 @@ class Run:
                 if status == "finished":
                     raise
                 with contextlib.suppress(OSError):  # why the run ended comes before what the disk says of it
-                    where = f" {error.filename}" if error.filename else ""
-                    self.reporter.note(f"cannot write{where}: {error.strerror or error}; the record ends before")
-            except RuntimeError as error:
-                if self.processes.several and is_lost(error):
-                    raise LostProcessError(self.processes.rank, self.config.timeout, str(error)) from error
-                raise
+                    self.reporter.note(f"{cannot_write(error)}; the record ends before")
         return RunResult(self.record.folder, self.config, self.plan, self.epochs, self.evaluations)
 
     def _run(self) -> None:
@@ -167,11 +159,7 @@ class Run:
 
     def _weights(self) -> dict[str, Any]:
         """What weights.pt is to hold."""
-        if not self.config.shard:
-            return dict(self.bare_model.state_dict())
-        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-
-        return get_model_state_dict(self.bare_model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+        return whole_weights(self.bare_model) if self.config.shard else dict(self.bare_model.state_dict())
 
     def extra_state(self) -> dict[str, Any]:
         """What a task has to keep in a checkpoint besides."""

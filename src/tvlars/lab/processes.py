@@ -29,8 +29,9 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
 from torch import Tensor, nn
 
-from tvlars.lab.config import TrainConfig, check_batch
+from tvlars.lab.config import TrainConfig
 from tvlars.lab.errors import DivergedError, LostProcessError, PreemptedError, SaidElsewhereError, UsageError
+from tvlars.lab.fits import check_batch
 
 T = TypeVar("T")
 Pending = tuple[int, Tensor, Tensor]
@@ -140,6 +141,13 @@ def _blocks(module: nn.Module) -> list[nn.Module]:
     if isinstance(module, (nn.Sequential, nn.ModuleList)):
         return [child for child in module if any(True for _ in child.parameters())]
     return [block for child in module.children() for block in _blocks(child)]
+
+
+def whole_weights(model: nn.Module) -> dict[str, Any]:
+    """The state dict of a model that is spread over processes, whole, on the CPU of the first; all have to call it."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
 
 
 def is_lost(error: RuntimeError) -> bool:
