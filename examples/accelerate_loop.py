@@ -35,7 +35,7 @@ loader = DataLoader(train, 128, shuffle=True, drop_last=True)
 
 model = nn.Sequential(nn.Linear(64, 128), nn.LayerNorm(128), nn.ReLU(), nn.Linear(128, 10))
 p = plan(256, len(train), epochs)  # two batches of 128 a step
-groups = layer_groups(model, p.weight_decay, p.lr, p.bias_norm_lr_scale)
+groups = layer_groups(model, p)
 optimizer = TVLARS(groups, **p.optimizer_arguments())
 model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
 first = 0

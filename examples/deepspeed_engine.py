@@ -32,7 +32,7 @@ loader = DataLoader(train, batch_size // torch.distributed.get_world_size(), sam
 
 model = nn.Sequential(nn.Linear(64, 128), nn.LayerNorm(128), nn.ReLU(), nn.Linear(128, 10))
 p = plan(batch_size, len(train), epochs)  # train_batch_size of DeepSpeed: that of all processes together
-groups = layer_groups(model, p.weight_decay, p.lr, p.bias_norm_lr_scale)
+groups = layer_groups(model, p)
 config = {"train_batch_size": batch_size, "zero_optimization": {"stage": 0}}
 engine, optimizer, _, _ = deepspeed.initialize(
     model=model, optimizer=TVLARS(groups, **p.optimizer_arguments()), config=config

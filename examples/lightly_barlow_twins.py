@@ -36,7 +36,7 @@ loader = DataLoader(x[:1437], batch_size, shuffle=True, drop_last=True, collate_
 backbone = nn.Sequential(nn.Conv2d(1, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 32, 3), nn.Flatten())
 model, criterion = nn.Sequential(backbone, BarlowTwinsProjectionHead(512, 256, 256)), BarlowTwinsLoss()
 p = plan(batch_size, 1437, epochs)
-optimizer = TVLARS(layer_groups(model, p.weight_decay, p.lr, p.bias_norm_lr_scale), **p.optimizer_arguments())
+optimizer = TVLARS(layer_groups(model, p), **p.optimizer_arguments())
 first = 0
 if args.resume:
     checkpoint = torch.load(args.resume, weights_only=True)

@@ -33,7 +33,7 @@ class Digits(L.LightningModule):
         self.log("test accuracy", (self.model(images).argmax(1) == labels).float().mean())
 
     def configure_optimizers(self):  # no scheduler: φ is in the optimizer
-        groups = layer_groups(self, self.plan.weight_decay, self.plan.lr, self.plan.bias_norm_lr_scale)
+        groups = layer_groups(self, self.plan)
         return TVLARS(groups, **self.plan.optimizer_arguments())
 
 

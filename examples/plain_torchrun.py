@@ -32,7 +32,7 @@ loader = DataLoader(train, batch_size // dist.get_world_size(), sampler=sampler,
 
 model = nn.Sequential(nn.Linear(64, 128), nn.LayerNorm(128), nn.ReLU(), nn.Linear(128, 10))
 p = plan(batch_size, len(train), epochs)  # the batch size of all processes together
-groups = layer_groups(model, p.weight_decay, p.lr, p.bias_norm_lr_scale)  # before DDP, which puts a prefix to names
+groups = layer_groups(model, p)  # before DDP, which puts a prefix to names
 optimizer = TVLARS(groups, **p.optimizer_arguments())
 first = 0
 if args.resume:

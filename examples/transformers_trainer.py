@@ -41,7 +41,7 @@ model = ResNetForImageClassification(config)
 
 train, test, epochs = Digits(slice(1280)), Digits(slice(1280, None)), 15
 p = plan(256, len(train), epochs)
-groups = layer_groups(model, p.weight_decay, p.lr, p.bias_norm_lr_scale)
+groups = layer_groups(model, p)
 optimizer = TVLARS(groups, **p.optimizer_arguments())
 
 arguments = TrainingArguments(

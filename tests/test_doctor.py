@@ -25,7 +25,7 @@ def planned(name: str, batch_size: int = 512, epochs: int = 20, **options: Any) 
     """Model, optimizer and scheduler as plan and layer_groups make them."""
     model = network()
     p = plan(batch_size, 4096, epochs, name, **options)
-    groups = layer_groups(model, p.weight_decay, p.lr, p.bias_norm_lr_scale)
+    groups = layer_groups(model, p)
     classes = {"tvlars": TVLARS, "lars": LARS, "lamb": LAMB, "sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}
     optimizer = classes[name](groups, **p.optimizer_arguments())
     return model, optimizer, p.scheduler(optimizer)
@@ -51,9 +51,7 @@ def test_nothing_is_found_on_a_planned_run(name: str, batch_size: int) -> None:
 def test_nothing_is_found_on_a_planned_run_of_any_size(name: str, batch_size: int) -> None:
     model = network()
     p = plan(batch_size, 1_281_167, 90, name)
-    optimizer = {"tvlars": TVLARS, "lars": LARS, "lamb": LAMB}[name](
-        layer_groups(model, p.weight_decay, p.lr, p.bias_norm_lr_scale), **p.optimizer_arguments()
-    )
+    optimizer = {"tvlars": TVLARS, "lars": LARS, "lamb": LAMB}[name](layer_groups(model, p), **p.optimizer_arguments())
     scheduler = p.scheduler(optimizer)
     steps = dict(total_steps=p.total_steps, epochs=90, batch_size=batch_size, micro_batch_size=256)
     assert check(model, optimizer, scheduler=scheduler, **steps) == []
@@ -76,7 +74,7 @@ def test_adapted_and_decayed_norms() -> None:
 @pytest.mark.filterwarnings("ignore:.*not adapted")
 def test_a_raw_learning_rate() -> None:
     model = network()
-    optimizer = LARS(layer_groups(model, 1e-4), 16.0)
+    optimizer = LARS(layer_groups(model, weight_decay=1e-4), 16.0)
     assert found(check(model, optimizer)) == ["raw learning rate"]
     WarmupCosineLR(optimizer, 5, 100)  # the lr is low now, and will not be
     assert found(check(model, optimizer)) == ["raw learning rate"]
@@ -93,13 +91,19 @@ def test_a_raw_learning_rate() -> None:
 )
 def test_steps_of_a_size_that_cannot_be_right(cls: Any, lr: float, what: str) -> None:
     model = network()
-    optimizer = cls(layer_groups(model, 0.0, lr, 1e-4), lr)
+    optimizer = cls(layer_groups(model, weight_decay=0.0, lr=lr, bias_norm_lr_scale=1e-4), lr)
     findings = check(model, optimizer)
     assert found(findings) == [what]
     assert f"lr {lr:g}" in findings[0].evidence
     if what == "large steps":
         better = float(findings[0].remedy.split()[-1])
-        assert check(model, cls(layer_groups(model, 0.0, 0.99 * better, 1e-4), 0.99 * better)) == []
+        assert (
+            check(
+                model,
+                cls(layer_groups(model, weight_decay=0.0, lr=0.99 * better, bias_norm_lr_scale=1e-4), 0.99 * better),
+            )
+            == []
+        )
 
 
 @pytest.mark.filterwarnings("ignore:.*not adapted")
@@ -111,22 +115,28 @@ def test_a_raw_learning_rate_is_not_phi_s_where_phi_scales_the_ratio_alone() -> 
         ("all", 0.5, ["raw learning rate"]),
         ("ratio", 1.5, ["raw learning rate"]),
     ):
-        optimizer = TVLARS(layer_groups(model, 0.0, lr), lr, phi_scope=scope, **shape)
+        optimizer = TVLARS(layer_groups(model, weight_decay=0.0, lr=lr), lr, phi_scope=scope, **shape)
         assert found(check(model, optimizer)) == findings, (scope, lr)
 
 
 def test_phi_counts_as_it_is_at_the_first_step() -> None:
     """The published setting has φ(1) = 0.9 though its bound is 10."""
     model = network()
-    groups = layer_groups(model, 0.0, 32.0, 0.03)
+    groups = layer_groups(model, weight_decay=0.0, lr=32.0, bias_norm_lr_scale=0.03)
     assert check(model, TVLARS(groups, 32.0, alpha=0.1, delay=0.0, delay_factor=1e-4)) == []
-    large = TVLARS(layer_groups(model, 0.0, 32.0, 0.01), 32.0, alpha=0.1, delay=500.0, delay_factor=0.1)
+    large = TVLARS(
+        layer_groups(model, weight_decay=0.0, lr=32.0, bias_norm_lr_scale=0.01),
+        32.0,
+        alpha=0.1,
+        delay=500.0,
+        delay_factor=0.1,
+    )
     assert found(check(model, large)) == ["raw learning rate", "large steps"]
 
 
 def test_the_peak_of_a_one_cycle_schedule() -> None:
     model = network()
-    optimizer = LARS(layer_groups(model, 0.0, 1.0, 0.01), 1.0)
+    optimizer = LARS(layer_groups(model, weight_decay=0.0, lr=1.0, bias_norm_lr_scale=0.01), 1.0)
     torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=[400.0, 0.5], total_steps=100)
     assert found(check(model, optimizer)) == ["large steps"]
 
@@ -218,7 +228,7 @@ def test_batch_norm_on_small_micro_batches() -> None:
     assert "32 of 1,024 samples" in findings[0].evidence
     assert check(model, optimizer, loader(batch_size=128), batch_size=8192) == []
     without = nn.Linear(3, 2)
-    assert check(without, LARS(layer_groups(without, 0.0), 1.0), batch_size=8192, micro_batch_size=8) == []
+    assert check(without, LARS(layer_groups(without, weight_decay=0.0), 1.0), batch_size=8192, micro_batch_size=8) == []
 
 
 def test_refuses_bad_arguments() -> None:

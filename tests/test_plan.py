@@ -26,7 +26,7 @@ def test_the_optimizer_takes_its_arguments_and_ends_where_the_plan_does(optimize
     model = nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        groups = layer_groups(model, p.weight_decay, p.lr, p.bias_norm_lr_scale)
+        groups = layer_groups(model, p)
         built: Any = CLASSES[optimizer](groups, **p.optimizer_arguments())
     scheduler = p.scheduler(built)
     assert (scheduler is None) == (optimizer == "tvlars")

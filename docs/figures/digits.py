@@ -38,7 +38,7 @@ def train(
     x, y = images()
     model, _ = build_model("small_resnet", 1, 8, 10)
     scale = p.bias_norm_lr_scale if bias_norm_lr_scale is None else bias_norm_lr_scale
-    groups = layer_groups(model, p.weight_decay, p.lr, scale)
+    groups = layer_groups(model, weight_decay=p.weight_decay, lr=p.lr, bias_norm_lr_scale=scale)
     optimizer: torch.optim.Optimizer
     if p.optimizer == "tvlars":
         optimizer = TVLARS(groups, **p.optimizer_arguments(), **options)

@@ -151,7 +151,7 @@ def _groups(model: nn.Module, optimizer: Optimizer) -> Iterator[Finding]:
             adapted += names
         if group.get("weight_decay"):
             decayed += names
-    way = "take layer_groups(model, ...)"
+    way = "take layer_groups(model, weight_decay=...)"
     if adapted:
         evidence = f"the trust ratio acts on {_list(adapted)}, whose norms say nothing of a good step"
         yield Finding("adapted norms", evidence, way)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from fnmatch import fnmatchcase
+from functools import wraps
+from typing import Any, overload
 
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from tvlars._checks import check_number
 from tvlars.optim._fsdp1 import refuse_flat_parameters
+from tvlars.plan import Plan
+
+FORMS = "layer_groups(model, plan), or layer_groups(model, weight_decay=1e-4, lr=16.0, bias_norm_lr_scale=0.03)"
 
 NORMALIZATION = (
     nn.modules.batchnorm._NormBase,  # every batch norm and instance norm
@@ -45,10 +50,53 @@ class LayerGroups(list[dict[str, Any]]):
         return "\n".join(lines)
 
 
+def _numbers_by_keyword(function: Callable[..., LayerGroups]) -> Callable[..., LayerGroups]:
+    """Refuse numbers that are given by position with a sentence: swapped ones would go unnoticed."""
+
+    @wraps(function)
+    def call(model: Any, plan: Any = None, *others: Any, **keywords: Any) -> LayerGroups:
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model must be a torch.nn.Module, got {_short(model)}; write {FORMS}")
+        if others or not (plan is None or isinstance(plan, Plan)):
+            got = ", ".join(map(_short, (plan, *others)))
+            raise TypeError(
+                f"after the model, layer_groups takes a plan or keyword arguments, got {got}; write {FORMS}"
+            )
+        return function(model, plan, **keywords)
+
+    return call
+
+
+@overload
 def layer_groups(
-    model: nn.Module, weight_decay: float, lr: float | None = None, bias_norm_lr_scale: float = 1.0
+    model: nn.Module, plan: Plan, *, adapt: str | Iterable[str] = (), exclude: str | Iterable[str] = ()
+) -> LayerGroups: ...
+
+
+@overload
+def layer_groups(
+    model: nn.Module,
+    *,
+    weight_decay: float,
+    lr: float | None = None,
+    bias_norm_lr_scale: float | None = None,
+    adapt: str | Iterable[str] = (),
+    exclude: str | Iterable[str] = (),
+) -> LayerGroups: ...
+
+
+@_numbers_by_keyword
+def layer_groups(
+    model: nn.Module,
+    plan: Plan | None = None,
+    *,
+    weight_decay: float | None = None,
+    lr: float | None = None,
+    bias_norm_lr_scale: float | None = None,
+    adapt: str | Iterable[str] = (),
+    exclude: str | Iterable[str] = (),
 ) -> LayerGroups:
-    """Two parameter groups for a layer-wise optimizer, made by module type.
+    """Make two parameter groups for a layer-wise optimizer, by module type.
 
     1. Adapted and decayed: the weights of linear, convolution, embedding, attention and recurrent modules.
     2. Neither (``layer_adaptation=False``, weight decay 0): their biases, and every parameter of a
@@ -58,40 +106,48 @@ def layer_groups(
     of dimensions: two or more are adapted, fewer are not. A parameter with ``requires_grad=False`` is left
     out; one that several modules share is taken once, where it appears first.
 
+    The numbers come from a plan, or are given by keyword::
+
+        layer_groups(model, plan)
+        layer_groups(model, weight_decay=1e-4, lr=16.0, bias_norm_lr_scale=0.03)
+
     Args:
         model: the module whose parameters are to be trained.
-        weight_decay: β >= 0 of the first group.
+        plan: what :func:`tvlars.plan` returned; gives weight decay, lr and ``bias_norm_lr_scale``.
+        weight_decay: β >= 0 of the first group; required without a plan.
         lr: learning rate >= 0 of the first group; None (default) leaves it to the optimizer.
-        bias_norm_lr_scale: >= 0, the second group's lr is lr * bias_norm_lr_scale. Default 1.0. What is not
-            adapted takes its learning rate raw, so with lr of 1 and more give less: Barlow Twins has 0.024,
-            :func:`tvlars.plan` gives a measured one. Wants ``lr`` unless it is 1.
+        bias_norm_lr_scale: >= 0, the second group's lr is lr * bias_norm_lr_scale. Default 1.0. Layers that are not
+            adapted have no trust ratio, so with an lr of 1 and more they need a much smaller one: Barlow Twins uses
+            0.024, :func:`tvlars.plan` gives a measured value. Needs ``lr`` unless it is 1.
+        adapt: shell patterns of parameter names, such as ``"head.*"``, to put into the first group whatever the rule
+            says: one string or several.
+        exclude: the same for the second group.
 
     Returns:
         A list of two groups with names, for ``TVLARS(groups, lr)`` and every torch optimizer; its ``str()``
         says who went where.
 
     Raises:
-        ValueError: a number is out of its range, the model has nothing to train, a lazy module has not
-            seen its first input yet, or the model is wrapped in ``FullyShardedDataParallel`` (FSDP1), whose flat
-            shards are no layers.
+        TypeError: the numbers were given by position, or both by a plan and by keyword.
+        ValueError: a number is out of its range, a pattern matches no trainable parameter or one name is in both,
+            the model has nothing to train, a lazy module has not seen its first input yet, or the model is wrapped in
+            ``FullyShardedDataParallel`` (FSDP1), whose flat shards are no layers.
 
     Example:
-        >>> groups = layer_groups(model, weight_decay=1e-4, lr=16.0, bias_norm_lr_scale=0.03)
+        >>> p = plan(batch_size=4096, dataset_size=60_000, epochs=15)
+        >>> groups = layer_groups(model, p)
         >>> print(groups)
     """
-    check_number("weight_decay", weight_decay)
-    check_number("bias_norm_lr_scale", bias_norm_lr_scale)
-    if lr is not None:
-        check_number("lr", lr)
-    elif bias_norm_lr_scale != 1.0:
-        raise ValueError(f"lr must be given where bias_norm_lr_scale is {bias_norm_lr_scale!r}, got None")
+    weight_decay, lr, scale = _numbers(plan, weight_decay, lr, bias_norm_lr_scale)
     refuse_flat_parameters("layer_groups", model.parameters())
 
-    named: tuple[list[tuple[str, Tensor]], list[tuple[str, Tensor]]] = ([], [])
-    for name, parameter, adapted in _trainable(model):
-        named[0 if adapted else 1].append((name, parameter))
-    if not any(named):
+    trainable = list(_trainable(model))
+    if not trainable:
         raise ValueError(f"model must have a parameter with requires_grad=True, got none in {type(model).__name__}")
+    chosen = _chosen([name for name, _, _ in trainable], adapt, exclude)
+    named: tuple[list[tuple[str, Tensor]], list[tuple[str, Tensor]]] = ([], [])
+    for name, parameter, adapted in trainable:
+        named[0 if chosen.get(name, adapted) else 1].append((name, parameter))
 
     groups = LayerGroups()
     for adapted, layers in zip((True, False), named, strict=True):
@@ -101,10 +157,60 @@ def layer_groups(
                 "param_names": [name for name, _ in layers],
                 "weight_decay": weight_decay if adapted else 0.0,
                 "layer_adaptation": adapted,
-                **({} if lr is None else {"lr": lr if adapted else lr * bias_norm_lr_scale}),
+                **({} if lr is None else {"lr": lr if adapted else lr * scale}),
             }
         )
     return groups
+
+
+def _numbers(
+    plan: Plan | None, weight_decay: float | None, lr: float | None, scale: float | None
+) -> tuple[float, float | None, float]:
+    """Weight decay, lr and scale of the second group's lr, checked; from a plan or as given."""
+    if plan is not None:
+        given = dict(weight_decay=weight_decay, lr=lr, bias_norm_lr_scale=scale)
+        if twice := [f"{name}={value!r}" for name, value in given.items() if value is not None]:
+            raise TypeError(
+                f"layer_groups takes a plan or numbers, got both (plan and {', '.join(twice)}): "
+                f"plan(..., {', '.join(twice)}) makes a plan with them"
+            )
+        return plan.weight_decay, plan.lr, plan.bias_norm_lr_scale
+    if weight_decay is None:
+        raise TypeError(f"layer_groups needs a plan or weight_decay, got neither; write {FORMS}")
+    check_number("weight_decay", weight_decay)
+    if scale is not None:
+        check_number("bias_norm_lr_scale", scale)
+    if lr is not None:
+        check_number("lr", lr)
+    elif scale not in (None, 1.0):
+        raise ValueError(f"lr must be given where bias_norm_lr_scale is {scale!r}, got None")
+    return weight_decay, lr, 1.0 if scale is None else scale
+
+
+def _chosen(names: list[str], adapt: str | Iterable[str], exclude: str | Iterable[str]) -> dict[str, bool]:
+    """The names that patterns decide about: True where adapted."""
+    chosen: dict[str, bool] = {}
+    for argument, patterns, adapted in (("adapt", adapt, True), ("exclude", exclude, False)):
+        several = (
+            [patterns] if isinstance(patterns, str) else list(patterns) if isinstance(patterns, Iterable) else [None]
+        )
+        if not all(isinstance(pattern, str) for pattern in several):
+            raise TypeError(f"{argument} must be one pattern of parameter names or several, got {patterns!r}")
+        for pattern in several:
+            found = [name for name in names if fnmatchcase(name, pattern)]
+            if not found:
+                raise ValueError(
+                    f"{argument} must match a trainable parameter, got {pattern!r}, which matches none of "
+                    f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
+                )
+            for name in found:
+                if chosen.setdefault(name, adapted) != adapted:
+                    raise ValueError(f"adapt and exclude must not match the same parameter, got {name} in both")
+    return chosen
+
+
+def _short(value: Any) -> str:
+    return repr(value) if isinstance(value, (int, float, str)) else type(value).__name__
 
 
 def _trainable(model: nn.Module) -> Iterator[tuple[str, Tensor, bool]]:

@@ -259,7 +259,7 @@ def plan(
     Example:
         >>> p = plan(batch_size=4096, dataset_size=60_000, epochs=15)
         >>> print(p)
-        >>> groups = layer_groups(model, p.weight_decay, p.lr, p.bias_norm_lr_scale)
+        >>> groups = layer_groups(model, p)
         >>> optimizer = TVLARS(groups, **p.optimizer_arguments())
     """
     check_count("batch_size", batch_size, unit="samples")

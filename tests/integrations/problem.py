@@ -26,12 +26,16 @@ def data() -> TensorDataset:
 
 
 def tvlars(module: nn.Module) -> TVLARS:
-    return TVLARS(layer_groups(module, 1e-3, 2.0, 0.05), 2.0, trust_coefficient=0.02, **SHAPE)
+    return TVLARS(
+        layer_groups(module, weight_decay=1e-3, lr=2.0, bias_norm_lr_scale=0.05), 2.0, trust_coefficient=0.02, **SHAPE
+    )
 
 
 def lars(module: nn.Module) -> tuple[LARS, SigmoidDecayLR]:
     """TVLARS again, its φ in a scheduler."""
-    optimizer = LARS(layer_groups(module, 1e-3, 2.0, 0.05), 2.0, trust_coefficient=0.02)
+    optimizer = LARS(
+        layer_groups(module, weight_decay=1e-3, lr=2.0, bias_norm_lr_scale=0.05), 2.0, trust_coefficient=0.02
+    )
     return optimizer, SigmoidDecayLR(optimizer, **SHAPE)
 
 

@@ -14,7 +14,7 @@ def made(name: str) -> torch.optim.Optimizer:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 2))
     cls, arguments = OPTIMIZERS[name]
-    optimizer = cls(layer_groups(model, 0.01), **arguments)
+    optimizer = cls(layer_groups(model, weight_decay=0.01), **arguments)
     for p in model.parameters():
         p.grad = torch.ones_like(p)
     return optimizer

@@ -87,9 +87,14 @@ def test_options_of_the_command_line_arrive() -> None:
 def test_groups_of_ones_own_pass_as_they_are() -> None:
     model = Small()
     optimizer = create_optimizer_v2(
-        model, "tvlars", lr=16.0, param_group_fn=lambda model: layer_groups(model, 1e-4, 16.0, 0.03)
+        model,
+        "tvlars",
+        lr=16.0,
+        param_group_fn=lambda model: layer_groups(model, weight_decay=1e-4, lr=16.0, bias_norm_lr_scale=0.03),
     )
-    for ours, expected in zip(optimizer.param_groups, layer_groups(model, 1e-4, 16.0, 0.03), strict=True):
+    for ours, expected in zip(
+        optimizer.param_groups, layer_groups(model, weight_decay=1e-4, lr=16.0, bias_norm_lr_scale=0.03), strict=True
+    ):
         assert {key: ours[key] for key in expected if key != "params"} == {
             key: value for key, value in expected.items() if key != "params"
         }

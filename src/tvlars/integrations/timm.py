@@ -44,7 +44,7 @@ def register() -> None:
     tensors of fewer than two dimensions (biases, norms) get ``layer_adaptation=False`` and, with
     ``bias_norm_lr_scale`` (default 1.0), a smaller learning rate. A group that states ``layer_adaptation`` itself is
     left alone. To divide by module type instead, give the factory
-    ``param_group_fn=lambda model: layer_groups(model, weight_decay, lr, bias_norm_lr_scale)``.
+    ``param_group_fn=lambda model: layer_groups(model, plan)``.
     """
     known = default_registry.list_optimizers()
     for name, (cls, description) in NAMES.items():

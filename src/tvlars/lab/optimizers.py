@@ -24,7 +24,7 @@ CLASSES: dict[str, type[Optimizer]] = {
 
 def build_optimizer(config: TrainConfig, plan: Plan, model: nn.Module) -> Optimizer:
     """The optimizer of a run. All of them leave biases and norms undecayed; the layer-wise ones also unadapted."""
-    groups = layer_groups(model, plan.weight_decay, plan.lr, plan.bias_norm_lr_scale)
+    groups = layer_groups(model, plan)
     preset = config.optimizer_preset()
     if not preset.layer_adaptation:
         groups[0]["layer_adaptation"] = False

@@ -125,7 +125,7 @@ class LayerwiseOptimizer(Optimizer, ABC):
             warnings.warn(
                 f"{len(group['params'])} parameters that are not adapted (biases, norms) take lr = {lr:g} as "
                 "it is, without a trust ratio of about 1e-3. Give their group a smaller lr, for example "
-                "layer_groups(model, weight_decay, lr=lr, bias_norm_lr_scale=0.03).",
+                "layer_groups(model, weight_decay=..., lr=lr, bias_norm_lr_scale=0.03).",
                 stacklevel=_stacklevel_of_caller(),
             )
 

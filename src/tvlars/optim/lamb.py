@@ -72,7 +72,7 @@ class LAMB(LayerwiseOptimizer):
     arXiv 1904.00962. The code published with TVLARS is ``bias_correction=False, norm_clip=10.0``.
 
     Example:
-        >>> optimizer = LAMB(layer_groups(model, 0.01), lr=0.03)
+        >>> optimizer = LAMB(layer_groups(model, weight_decay=0.01), lr=0.03)
         >>> loss_fn(model(x), y).backward()
         >>> optimizer.step()
     """

@@ -74,7 +74,7 @@ class LARS(LayerwiseOptimizer):
     Source: You, Gitman, Ginsburg, "Large Batch Training of Convolutional Networks", arXiv 1708.03888.
 
     Example:
-        >>> optimizer = LARS(layer_groups(model, 1e-4, lr=16.0, bias_norm_lr_scale=0.03), lr=16.0)
+        >>> optimizer = LARS(layer_groups(model, weight_decay=1e-4, lr=16.0, bias_norm_lr_scale=0.03), lr=16.0)
         >>> loss_fn(model(x), y).backward()
         >>> optimizer.step()
     """

@@ -89,7 +89,7 @@ class TVLARS(LayerwiseOptimizer):
 
     Example:
         >>> p = plan(batch_size=4096, dataset_size=60_000, epochs=15)
-        >>> groups = layer_groups(model, 1e-4, lr=p.lr, bias_norm_lr_scale=p.bias_norm_lr_scale)
+        >>> groups = layer_groups(model, p)
         >>> optimizer = TVLARS(groups, **p.optimizer_arguments())
         >>> loss_fn(model(x), y).backward()
         >>> optimizer.step()

@@ -35,7 +35,7 @@ def is_refused(name: str) -> None:
             optimizer.add_param_group({"params": model.parameters()})
         assert len(optimizer.param_groups) == 1
         with pytest.raises(ValueError, match=f"^layer_groups {ADVICE}"):
-            layer_groups(model, 0.1)
+            layer_groups(model, weight_decay=0.1)
 
 
 @check(2)

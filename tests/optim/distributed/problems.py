@@ -26,7 +26,7 @@ def optimizer_for(
 ) -> torch.optim.Optimizer:
     """The optimizer ``name`` on the two groups of ``layer_groups``, whose lr differ too; made by ``make`` if given."""
     cls, defaults = OPTIMIZERS[name]
-    groups = layer_groups(model, 0.02, lr=defaults["lr"], bias_norm_lr_scale=0.25)
+    groups = layer_groups(model, weight_decay=0.02, lr=defaults["lr"], bias_norm_lr_scale=0.25)
     if make is not None:
         return make(groups, optimizer_class=cls, **{**defaults, **arguments})
     return cls(groups, **{**defaults, **arguments})
