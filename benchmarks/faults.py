@@ -55,7 +55,7 @@ class Counts(Reporter):
     def note(self, text: str) -> None:
         print(text, flush=True)
 
-    def start(self, config: Any, plan: Any, lines: list[str], folder: Path) -> None:
+    def start(self, config: Any, plan: Any, lines: list[str], folder: Path, step: int = 0) -> None:
         print(*[line for line in lines if line.startswith(("warning", "resumed"))], sep="\n", flush=True)
 
 

@@ -35,6 +35,7 @@ from tvlars.lab import (
 )
 from tvlars.lab.checkpoint import _prune
 from tvlars.lab.data import ImageData, load_data
+from tvlars.lab.launch import _options as launch_options
 from tvlars.lab.lock import locked
 from tvlars.lab.processes import Processes, make_fabric
 from tvlars.lab.progress import Reporter
@@ -173,7 +174,8 @@ def test_kill_9_at_ten_random_moments(tmp_path: Path) -> None:
     assert_same(tmp_path / "whole", tmp_path / "cut")
 
 
-def test_sigterm_saves_and_ends_with_143(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_sigterm_and_sighup_save_and_have_exit_codes(tmp_path: Path, number: signal.Signals) -> None:
     command = [*COMMAND, "train", "--epochs", "100000", "--out", "run", "--accelerator", "cpu"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
@@ -183,10 +185,10 @@ def test_sigterm_saves_and_ends_with_143(tmp_path: Path) -> None:
         for line in child.stdout:
             if "     2/" in line:
                 break
-        child.send_signal(signal.SIGTERM)
+        child.send_signal(number)
         _, error = child.communicate(timeout=60)
-    assert child.returncode == 143
-    assert error == "tvlars: stopped by SIGTERM; what was measured is kept, and --resume goes on\n"
+    assert child.returncode == 128 + number
+    assert error == f"tvlars: stopped by {number.name}; what was measured is kept, and --resume goes on\n"
     run = load_run(tmp_path / "run")
     assert run.status == "preempted"
     (saved,) = (tmp_path / "run" / "checkpoints").iterdir()
@@ -210,6 +212,24 @@ def test_a_second_sigterm_does_not_cut_off_what_is_written_last(tmp_path: Path, 
         train(TrainConfig(out=tmp_path / "run", **QUICK), data=digits, reporter=Terminated())
     assert ended == ["preempted"]
     assert load_run(tmp_path / "run").status == "preempted"
+
+
+def test_an_ignored_signal_stays_ignored(tmp_path: Path, digits: ImageData, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As SIGHUP is under nohup, and SIGINT in the background of a shell; in processes that are started, too."""
+
+    class Raises(Reporter):
+        def step(self, row: StepRow) -> None:
+            signal.raise_signal(signal.SIGHUP)
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert train(TrainConfig(out=tmp_path / "run", **QUICK), data=digits, reporter=Raises()).epochs
+        handled = launch_options(TrainConfig(devices=2), str(tmp_path)).signals_to_handle.split(",")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert sorted(handled) == ["SIGINT", "SIGTERM"]
+    assert "SIGHUP" in launch_options(TrainConfig(devices=2), str(tmp_path)).signals_to_handle
+    assert load_run(tmp_path / "run").complete
 
 
 def test_a_signal_in_the_evaluation_is_obeyed_there(tmp_path: Path, digits: ImageData) -> None:
@@ -241,7 +261,7 @@ def cut(tmp_path_factory: pytest.TempPathFactory, digits: ImageData) -> Path:
 class Listens(StopAt):
     """Keeps what it is told."""
 
-    def start(self, config: Any, plan: Any, lines: list[str], folder: Path) -> None:
+    def start(self, config: Any, plan: Any, lines: list[str], folder: Path, step: int = 0) -> None:
         self.lines = lines
 
 

@@ -462,6 +462,7 @@ def test_two_sweeps_do_not_share_a_folder(pretend: Callable[[str], Path]) -> Non
     ("number", "error", "again"),
     [
         (signal.SIGTERM, PreemptedError, False),
+        (signal.SIGHUP, PreemptedError, False),
         (signal.SIGINT, KeyboardInterrupt, False),
         (signal.SIGINT, KeyboardInterrupt, True),
     ],

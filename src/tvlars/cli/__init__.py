@@ -4,17 +4,20 @@
 It parses and prints; the work is in ``tvlars.lab``, without which ``doctor`` and ``--version`` still answer.
 
 Exit codes: 0 done, 1 a process was lost or a sweep's run failed, 2 bad input or a full disk, 3 a run diverged, 130
-interrupted, 143 stopped by SIGTERM.
+interrupted, 129 stopped by SIGHUP, 143 stopped by SIGTERM. A reader of the output that goes away changes none of them:
+a command goes on to its end without it.
 
 argparse over the dataclasses' fields: every option, its default and its help stand once, in ``lab.config``.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from tvlars import __version__
 from tvlars.cli import _bench, _completion, _doctor, _look, _ssl, _sweep, _train
@@ -23,7 +26,6 @@ from tvlars.cli._options import (
     DIVERGED,
     FAILED,
     INTERRUPTED,
-    PREEMPTED,
     Parser,
     config_file,
     fail,
@@ -35,6 +37,7 @@ from tvlars.optim._available import one_line
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
+    _open_closed_streams()
     try:
         code = _main(arguments)
     except Exception as error:
@@ -44,10 +47,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = FAILED
     if code and _in_group():
         # Threads that wait for processes that have gone would abort this one at its end, with a code of their own.
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):
+                stream.flush()
         os._exit(code)
     return code
+
+
+def _open_closed_streams() -> None:
+    """Connect standard streams that were closed when this process started (``>&-``) to the null device, before a file
+    gets the number of one and receives what is meant for a terminal.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is not None:
+            continue
+        try:
+            os.fstat(number)
+        except OSError:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null == number:
+                os.set_inheritable(null, True)
+            else:
+                os.dup2(null, number)
+                os.close(null)
+        setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  (for the life of the process)
 
 
 def _in_group() -> bool:
@@ -65,19 +88,28 @@ def _main(arguments: Sequence[str] | None) -> int:
         from tvlars.lab.disk import cannot_write
         from tvlars.lab.errors import DivergedError, LostProcessError, PreemptedError, SaidElsewhereError, UsageError
         from tvlars.lab.launch import die_with_launcher, report_unexpected, way_on
+        from tvlars.lab.output import Lasting
     except KeyboardInterrupt:
-        return fail("interrupted", INTERRUPTED)
+        print("tvlars: interrupted", file=sys.stderr)
+        return INTERRUPTED
     except Exception as error:  # a package that is broken may raise anything
         return _without_laboratory(words, error)
     die_with_launcher()
+    streams = contextlib.ExitStack()
+    out: Any = Lasting(sys.stdout)
+    err: Any = Lasting(sys.stderr)
     try:
+        streams.enter_context(contextlib.redirect_stdout(out))
+        streams.enter_context(contextlib.redirect_stderr(err))
         parser = make_parser(words)
         refuse_option_alone(parser, words[0] if words else "")
         parsed, unknown_arguments = parser.parse_known_args(arguments)
         if unknown_arguments:
             refuse_unknown(parser, parsed.command, unknown_arguments)
         parsed.words = list(words)
-        return int(parsed.run(parsed))
+        code = int(parsed.run(parsed))
+        out.flush()
+        return code or (BAD_INPUT if out.lost else 0)
     except ModuleNotFoundError as error:
         return fail(_missing_extra(error), BAD_INPUT)
     except SaidElsewhereError:
@@ -89,17 +121,18 @@ def _main(arguments: Sequence[str] | None) -> int:
     except DivergedError as error:
         return fail(str(error), DIVERGED)
     except PreemptedError as error:
-        return fail(str(error) + way_on(parsed.command), PREEMPTED)
+        return fail(str(error) + way_on(parsed.command), 128 + error.signal)
     except KeyboardInterrupt:
         return fail("interrupted; what was measured is kept" + way_on(words[0] if words else ""), INTERRUPTED)
     except OSError as error:
-        if isinstance(error, BrokenPipeError):  # the reader of our output has gone, as in `tvlars ... | head`
-            sys.stderr.close()
-            return 1
         return fail(f"{cannot_write(error)}; what was written before is kept", BAD_INPUT)
     except Exception as error:
         report_unexpected(error)
         raise
+    finally:
+        out.flush()
+        err.flush()
+        streams.close()
 
 
 def make_parser(words: Sequence[str] = ()) -> Parser:

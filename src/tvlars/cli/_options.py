@@ -12,8 +12,8 @@ from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-FAILED, BAD_INPUT, DIVERGED, INTERRUPTED, PREEMPTED = 1, 2, 3, 130, 143
-"""Exit codes."""
+FAILED, BAD_INPUT, DIVERGED, INTERRUPTED = 1, 2, 3, 130
+"""Exit codes; 128 + N where signal N stopped a run."""
 
 
 def fail(message: str, code: int) -> int:

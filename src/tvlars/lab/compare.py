@@ -19,6 +19,7 @@ from tvlars.lab.engine import train
 from tvlars.lab.errors import DivergedError, UsageError
 from tvlars.lab.fits import check_batch
 from tvlars.lab.models import build_model
+from tvlars.lab.output import say
 from tvlars.lab.processes import Processes, make_fabric
 from tvlars.lab.progress import Reporter, choose_reporter
 from tvlars.lab.record import command_line, new_folder, write_json
@@ -85,7 +86,7 @@ def compare(
     config: CompareConfig,
     *,
     reporter: Callable[[], Reporter] | None = None,
-    announce: Callable[[str], None] = print,
+    announce: Callable[[str], None] = say,
 ) -> Comparison:
     """Train every optimizer at every batch size with every seed, and write results and page as they come.
 
@@ -126,7 +127,7 @@ def compare(
     if config.base.task != "classification":
         announce(f"{config.base.task}; views: {describe_views(data.channels, data.image_size, data.flip)}")
     for batch_size in config.batch_sizes:
-        announce(describe_batch(replace(config.base, batch_size=batch_size)))
+        announce(describe_batch(replace(config.base, batch_size=batch_size), processes.count))
     for plan in dict.fromkeys(plans):
         announce(str(plan))
     over = False

@@ -68,7 +68,7 @@ def train(
         LockedError: another process trains in this folder.
         DivergedError: the loss was not finite. The record is kept.
         LostProcessError: another process ended or did not come.
-        PreemptedError: SIGTERM came. A checkpoint is kept.
+        PreemptedError: SIGTERM or SIGHUP came. A checkpoint is kept.
         KeyboardInterrupt: as it came. The record is kept.
     """
     data = load_data(config.data, config.data_dir, config.image_size) if data is None else data
@@ -166,7 +166,7 @@ def _train(
         lines.append(f"resumed  nothing: there is no checkpoint yet, the run begins{again}")
     if config.task != "classification" and processes.first:
         draw_views(data, folder / "views.png", min(8, len(data.train_labels)), config.seed)
-    reporter.start(config, plan, lines, folder)
+    reporter.start(config, plan, lines, folder, step)
     return run.train()
 
 

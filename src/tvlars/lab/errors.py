@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import signal
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -20,7 +21,13 @@ class SaidElsewhereError(UsageError):
 
 
 class PreemptedError(RuntimeError):
-    """Training was stopped by SIGTERM, and can go on from its checkpoint. Exit code 143 at the CLI."""
+    """Training was stopped by ``signal`` (SIGTERM, or SIGHUP of a terminal that has gone), and can go on from its
+    checkpoint. Exit code 128 + ``signal`` at the CLI: 143 or 129.
+    """
+
+    def __init__(self, message: str, number: int = signal.SIGTERM) -> None:
+        self.signal = int(number)
+        super().__init__(message)
 
 
 class LostProcessError(RuntimeError):

@@ -19,6 +19,7 @@ from typing import Any
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.errors import UsageError
 from tvlars.lab.processes import is_lost, started
+from tvlars.lab.signals import not_ignored
 from tvlars.optim._available import one_line
 
 LAUNCHED = "TVLARS_LAUNCHED"
@@ -76,9 +77,9 @@ def launch(words: list[str], config: TrainConfig) -> tuple[int, str]:
         except RendezvousError as error:
             return 1, _not_met(error, config, met=any(Path(logs).iterdir()))  # where processes have a folder each
         except SignalException as error:
-            if error.sigval == signal.SIGTERM:
-                return 128 + signal.SIGTERM, "stopped by SIGTERM; what was measured is kept" + way_on(words[0])
-            return 128 + signal.SIGINT, "interrupted; what was measured is kept" + way_on(words[0])
+            number = signal.Signals(error.sigval)
+            how = "interrupted" if number == signal.SIGINT else f"stopped by {number.name}"
+            return 128 + number, f"{how}; what was measured is kept{way_on(words[0])}"
     return 0, ""
 
 
@@ -153,6 +154,7 @@ def _options(config: TrainConfig, logs: str) -> Any:
         rdzv_configs={} if nodes == 1 else {"join_timeout": math.ceil(config.timeout)},
         max_restarts=0,
         logs_specs=DefaultLogsSpecs(log_dir=logs),
+        signals_to_handle=",".join(signal.Signals(number).name for number in not_ignored()),
     )
 
 

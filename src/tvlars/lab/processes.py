@@ -12,7 +12,6 @@ import itertools
 import logging
 import os
 import pickle
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -32,11 +31,13 @@ from torch import Tensor, nn
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.errors import DivergedError, LostProcessError, PreemptedError, SaidElsewhereError, UsageError
 from tvlars.lab.fits import check_batch
+from tvlars.lab.signals import HANDLED
 
 T = TypeVar("T")
 Pending = tuple[int, Tensor, Tensor]
 """A step, and its loss and number of right answers."""
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = tuple(sorted(HANDLED, reverse=True))
+"""SIGTERM before SIGINT before SIGHUP: the first that any process has received counts."""
 ENDS = (DivergedError, PreemptedError, KeyboardInterrupt)
 """How a run may end in good order: in every process alike."""
 DONE, FAILED = b"done", b"failed"
@@ -186,8 +187,8 @@ class Processes:
         return summed
 
     def agree(self, pending: list[Pending], received: int, due: bool) -> tuple[list[Pending], int, bool]:
-        """Sums over all processes of pending losses and counts, with a signal that any of them has received (SIGTERM
-        before SIGINT), and whether the first one finds a checkpoint due: all in one collective."""
+        """Sums over all processes of pending losses and counts, with a signal that any of them has received (in
+        the order of ``SIGNALS``), and whether the first one finds a checkpoint due: all in one collective."""
         device = self.fabric.device
         flags = [received == number for number in SIGNALS] + [due and self.first, False]
         values = [torch.stack([loss.double(), correct.double()]) for _, loss, correct in pending]

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: noted at once, obeyed where the state of a run is whole."""
+"""Ctrl-C, SIGTERM and SIGHUP: noted at once, obeyed where the state of a run is whole."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from typing import Any
 
 from tvlars.lab.errors import PreemptedError
 
-HANDLED = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
-"""The signals, and the handlers that are replaced: whoever has set one of their own keeps it."""
+HANDLED: dict[int, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+"""The signals, and the handlers that are replaced: whoever has set one of their own keeps it, and a signal that is
+ignored, as SIGHUP is under nohup, stays ignored."""
+if hasattr(signal, "SIGHUP"):  # a terminal or a connection that goes away; Windows has none
+    HANDLED[signal.SIGHUP] = signal.SIG_DFL
 
 
 class StopSignals:
-    """Takes the two signals while it is entered.
+    """Takes these signals while it is entered.
 
     The first one is noted in ``received``, for the loop to obey after the step that is going on; a second Ctrl-C stops
     at once. Inside ``at_once()``, where no step is going on, the first one does.
@@ -69,6 +72,11 @@ class StopSignals:
 
 def stop(number: int) -> None:
     """Raise what the signal stands for."""
-    if number == signal.SIGTERM:
-        raise PreemptedError("stopped by SIGTERM; what was measured is kept")
-    raise KeyboardInterrupt
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    raise PreemptedError(f"stopped by {signal.Signals(number).name}; what was measured is kept", number)
+
+
+def not_ignored() -> list[int]:
+    """Return the signals that this process has not been told to ignore."""
+    return [number for number in HANDLED if signal.getsignal(number) is not signal.SIG_IGN]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
 
+from tvlars.lab.output import Lasting, is_terminal, say
 from tvlars.lab.record import epochs_done
 from tvlars.lab.sweep.worker import Job
 
@@ -104,13 +106,13 @@ class LineBoard(Board):
         self.said = time.monotonic()
 
     def say(self, text: str) -> None:
-        print(text, flush=True)
+        say(text)
 
     def update(self, running: list[Job]) -> None:
         super().update(running)
         if time.monotonic() - self.said > HEARTBEAT:
             self.said = time.monotonic()
-            print(f"{self.numbers()}; running: {self._current()}", flush=True)
+            say(f"{self.numbers()}; running: {self._current()}")
 
     def _current(self) -> str:
         return ", ".join(f"{job.name} epoch {self.done[job.name]}/{job.epochs}" for job in self.running) or "none"
@@ -118,14 +120,15 @@ class LineBoard(Board):
     def ended(self, job: Job, status: str, note: str = "") -> None:
         super().ended(job, status, note)
         self.said = time.monotonic()
-        print(f"{job.name}: {': '.join(filter(None, [status, note]))}  ({self.numbers()})", flush=True)
+        say(f"{job.name}: {': '.join(filter(None, [status, note]))}  ({self.numbers()})")
 
 
 class BarBoard(Board):
     """One bar for all runs, with those that are going on."""
 
     def __init__(self) -> None:
-        self.console = Console()
+        output: Any = Lasting(sys.stdout)
+        self.console = Console(file=output)
 
     def start(self, jobs: list[Job], done: dict[str, int], before: int) -> None:
         super().start(jobs, done, before)
@@ -166,7 +169,7 @@ class BarBoard(Board):
 
 def choose_board() -> Board:
     """A bar where standard output is a terminal, plain lines elsewhere."""
-    return BarBoard() if sys.stdout.isatty() else LineBoard()
+    return BarBoard() if is_terminal(sys.stdout) else LineBoard()
 
 
 def duration(seconds: float) -> str:

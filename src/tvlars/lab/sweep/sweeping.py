@@ -18,6 +18,7 @@ from tvlars.lab.errors import LockedError, PreemptedError, UsageError
 from tvlars.lab.lock import LOCK, locked
 from tvlars.lab.record import command_line, epochs_done, write_json
 from tvlars.lab.setup import check_machine, check_run
+from tvlars.lab.signals import not_ignored
 from tvlars.lab.sweep.board import Board, choose_board
 from tvlars.lab.sweep.local import LocalWorkers
 from tvlars.lab.sweep.on_ray import RayWorkers
@@ -64,8 +65,8 @@ def sweep(
 
     Raises:
         UsageError: an option is bad; nothing has been written then. LockedError: another sweep works in ``out``.
-        KeyboardInterrupt: by Ctrl-C, PreemptedError: by SIGTERM; runs have saved what they have, and the same call
-            goes on.
+        KeyboardInterrupt: by Ctrl-C, PreemptedError: by SIGTERM or SIGHUP; runs have saved what they have, and the
+            same call goes on.
     """
     board = choose_board() if board is None else board
     check_workers(workers, retries)
@@ -281,9 +282,9 @@ class _Queue:
         over = len(self.runs) - len(self.left)
         far = f"{over} of {len(self.runs)} runs are over, and the same command goes on"
         self.board.say(f"stopped: {far}")
-        if self.halt.number == signal.SIGTERM:
-            raise PreemptedError(f"stopped by SIGTERM; {far}")
-        raise KeyboardInterrupt
+        if self.halt.number == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise PreemptedError(f"stopped by {signal.Signals(self.halt.number).name}; {far}", self.halt.number)
 
     def result(self) -> SweepResult:
         """What is known of all runs now."""
@@ -305,7 +306,7 @@ def _appears(folder: Path) -> bool:
 
 
 class _Signals:
-    """Ctrl-C and SIGTERM: the first is noted, a second one is not patient."""
+    """Ctrl-C, SIGTERM and SIGHUP: the first is noted, a second one is not patient."""
 
     def __init__(self) -> None:
         self.number = 0
@@ -320,11 +321,11 @@ class _Signals:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[_Signals]:
-    """Take both signals, where this is the main thread, which alone may."""
+    """Take these signals where they are not ignored and this is the main thread, which alone may."""
     taken = _Signals()
     outer = {}
     if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in not_ignored():
             outer[number] = signal.signal(number, taken.take)
     try:
         yield taken

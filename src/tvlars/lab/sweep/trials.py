@@ -250,9 +250,9 @@ class TrialReporter(Reporter):
             for epoch, accuracy in self.measured(folder):
                 self.trial.report(accuracy, epoch)
 
-    def start(self, config: TrainConfig, plan: Plan, lines: list[str], folder: Path) -> None:
+    def start(self, config: TrainConfig, plan: Plan, lines: list[str], folder: Path, step: int = 0) -> None:
         self.catch_up(folder)
-        self.inner.start(config, plan, lines, folder)
+        self.inner.start(config, plan, lines, folder, step)
 
     def step(self, row: Any) -> None:
         self.inner.step(row)

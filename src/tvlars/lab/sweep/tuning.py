@@ -10,6 +10,7 @@ final/           the sweep of the best options with fresh seeds: what is reporte
 from __future__ import annotations
 
 import contextlib
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.errors import LockedError, PreemptedError, UsageError
 from tvlars.lab.lock import locked
+from tvlars.lab.output import is_terminal, say
 from tvlars.lab.progress import BarReporter, Reporter
 from tvlars.lab.setup import check_machine, check_run
 from tvlars.lab.sweep.board import Board, duration
@@ -68,7 +70,7 @@ class TuneResult:
 def tune(
     config: TuneConfig,
     *,
-    announce: Callable[[str], None] = print,
+    announce: Callable[[str], None] = say,
     reporter: Callable[[], Reporter] | None = None,
     board: Board | None = None,
     workers: int | None = None,
@@ -88,10 +90,10 @@ def tune(
     Raises:
         UsageError: an option is bad, or ``out`` has another tuning; nothing has been written then.
         LockedError: another process tunes in ``out``.
-        KeyboardInterrupt: by Ctrl-C, PreemptedError: by SIGTERM; the same call goes on.
+        KeyboardInterrupt: by Ctrl-C, PreemptedError: by SIGTERM or SIGHUP; the same call goes on.
     """
     check_workers(workers, retries)  # now, and not when all trials are over
-    make_reporter = reporter or (lambda: BarReporter(brief=True) if sys.stdout.isatty() else Reporter())
+    make_reporter = reporter or (lambda: BarReporter(brief=True) if is_terminal(sys.stdout) else Reporter())
     base, folder = config.base, config.folder()
     data = load_data(base.data, base.data_dir, base.image_size)
     _check(config, data)
@@ -288,7 +290,7 @@ def _run_trials(
         done = sum(one.counted for one in searches)
         far = f"after {done} of {total} trials; the same command goes on"
         if isinstance(error, PreemptedError):
-            raise PreemptedError(f"stopped by SIGTERM {far}") from error
+            raise PreemptedError(f"stopped by {signal.Signals(error.signal).name} {far}", error.signal) from error
         announce(f"stopped {far}")
         raise
     finally:

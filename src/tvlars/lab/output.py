@@ -1,0 +1,97 @@
+"""Standard output and standard error that nobody may read any more: a run goes on without them.
+
+``train | head -2`` closes the pipe, a terminal goes away, a log's disk is full: none of these may cost the training.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from typing import Any
+
+GONE = (errno.EPIPE, errno.EIO, errno.EBADF, errno.ENXIO, errno.ECONNRESET, errno.ESHUTDOWN)
+"""Errors of a reader or a terminal that will not come back."""
+
+
+class Lasting:
+    """A text stream whose ``write`` and ``flush`` do not fail: what cannot be written is dropped.
+
+    A stream whose reader has gone is connected to the null device, so that nothing that is left in its buffer fails
+    later, at the end of the process.
+
+    Args:
+        stream: what to write to; None, as Python has it where a process starts with a closed descriptor, takes nothing.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        within = isinstance(stream, Lasting)
+        self.stream = stream.stream if within else stream
+        self.lost: list[str] = stream.lost if within else []
+        """Why text was lost that somebody may want to read, as where a disk is full: each reason once."""
+
+    def write(self, text: str) -> int:
+        try:
+            self._write(text)
+        except (OSError, ValueError) as error:  # ValueError: Python's own object is closed
+            self._note(error)
+        return len(text)
+
+    def _write(self, text: str) -> None:
+        if self.stream is None:
+            return
+        try:
+            self.stream.write(text)
+        except UnicodeEncodeError:  # a console without Greek letters
+            encoding = self.stream.encoding
+            self.stream.write(text.encode(encoding, "replace").decode(encoding))
+
+    def flush(self) -> None:
+        try:
+            if self.stream is not None:
+                self.stream.flush()
+        except (OSError, ValueError) as error:
+            self._note(error)
+
+    def isatty(self) -> bool:
+        return is_terminal(self.stream)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def _note(self, error: Exception) -> None:
+        if getattr(error, "errno", None) in GONE:
+            mute(self.stream)
+        elif isinstance(error, OSError) and not isinstance(error, BlockingIOError):
+            reason = error.strerror or str(error)
+            if reason not in self.lost:
+                self.lost.append(reason)
+                if self.stream is sys.__stdout__:
+                    text = f"tvlars: standard output cannot be written: {reason}; the command goes on without it\n"
+                    Lasting(sys.__stderr__).write(text)
+
+
+def say(*lines: str) -> None:
+    """Print ``lines`` to standard output at once, if anybody reads it."""
+    print(*lines, sep="\n", file=Lasting(sys.stdout), flush=True)
+
+
+def is_terminal(stream: Any) -> bool:
+    """Return whether ``stream`` is a terminal; one that is None or closed is none."""
+    try:
+        return stream is not None and bool(stream.isatty())
+    except (AttributeError, OSError, ValueError):
+        return False
+
+
+def mute(stream: Any) -> None:
+    """Connect the descriptor of ``stream`` to the null device."""
+    try:
+        descriptor = stream.fileno()
+        null = os.open(os.devnull, os.O_WRONLY)
+    except (AttributeError, OSError, ValueError):  # it has none, as in a notebook
+        return
+    try:
+        os.dup2(null, descriptor)
+    finally:
+        os.close(null)

@@ -1,0 +1,86 @@
+"""What a run shows while it goes on, also where this process has not begun it."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+
+import pytest
+
+from tvlars.lab import TrainConfig
+from tvlars.lab.progress import BarReporter, LineReporter, Reporter
+from tvlars.lab.record import EpochRow, StepRow
+
+CONFIG = TrainConfig(epochs=100)
+PLAN = CONFIG.plan(1437)  # 5 steps an epoch
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr("tvlars.lab.progress.perf_counter", made)
+    return made
+
+
+def step(number: int) -> StepRow:
+    return StepRow(number, number / 5, 0.5, 0.9, 1.0, 1.0)
+
+
+def epoch(number: int) -> EpochRow:
+    return EpochRow(number, 5 * number, 0.5, 0.9, 0.5, 0.9, 100.0, 9.0)
+
+
+def plain(text: str) -> str:
+    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text)
+
+
+def test_time_left_is_that_of_the_steps_of_this_process(
+    clock: Clock, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """90 of 100 epochs were done by another process; an epoch takes 9 s."""
+    lines = LineReporter(brief=True)
+    lines.start(CONFIG, PLAN, [], tmp_path, 450)
+    lines.epoch(epoch(90))  # a run that was stopped before the test of the epoch
+    for number in (91, 92, 100):
+        clock.now += 9.0
+        lines.epoch(epoch(number))
+    said = [re.findall(r"(\S+) s left", line)[0] for line in capsys.readouterr().out.splitlines()]
+    assert said == ["?", "81", "72", "0"]
+
+
+def test_the_bar_of_a_resumed_run_counts_the_steps_of_this_process(clock: Clock, tmp_path: Path) -> None:
+    bar = BarReporter(brief=True)
+    bar.console.file = io.StringIO()
+    bar.start(CONFIG, PLAN, [], tmp_path, 450)
+    clock.now += 9.0
+    bar.step(step(455))
+    assert bar.progress is not None
+    (task,) = bar.progress.tasks
+    assert (task.completed, task.fields["left"]) == (455, "0:01:21")
+    assert bar.speed == pytest.approx(5 * 256 / 9)
+    bar.end("finished")
+
+
+@pytest.mark.parametrize("kind", [BarReporter, LineReporter])
+def test_whatever_comes_before_the_first_step_is_shown(
+    kind: type[BarReporter] | type[LineReporter], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """A run that goes on may have a test, a measurement or its end before a step."""
+    reporter: Reporter = kind()
+    reporter.note("before")
+    reporter.start(CONFIG, PLAN, [], tmp_path, 450)
+    reporter.note("rows wait")
+    reporter.epoch(epoch(90))
+    reporter.end("failed")
+    out = plain(capsys.readouterr().out)
+    for words in ("before", "rows wait", "90.00%", "failed; what was measured is in"):
+        assert words in out
+    kind().end("finished")
