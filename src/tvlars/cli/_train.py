@@ -103,6 +103,8 @@ def _evaluate(parsed: argparse.Namespace) -> int:
     result = evaluate(run, data=parsed.data, data_dir=parsed.data_dir, image_size=parsed.image_size)
     print(f"run      {run.folder}, {run.status}")
     print(f"data     {result.data}")
+    if result.note:
+        print(f"note     {result.note}")
     print(f"test accuracy {result.accuracy:.2%}, test loss {result.loss:.4f} over {result.samples:,} images")
     return 0
 

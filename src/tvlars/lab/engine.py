@@ -16,7 +16,7 @@ from tvlars.lab.checkpoint import finish_putting, those_in
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.errors import UsageError
-from tvlars.lab.identity import check_folder
+from tvlars.lab.identity import FINGERPRINT, check_folder
 from tvlars.lab.lock import locked
 from tvlars.lab.loop import Run
 from tvlars.lab.models import build_model, head_of
@@ -64,7 +64,7 @@ def train(
         What came out; the record lies in ``result.folder``.
 
     Raises:
-        UsageError: config and data do not go together, or the checkpoint is of another run.
+        UsageError: config and data do not go together, or the checkpoint is of another run, or of other data.
         LockedError: another process trains in this folder.
         DivergedError: the loss was not finite. The record is kept.
         LostProcessError: another process ended or did not come.
@@ -77,24 +77,24 @@ def train(
     fabric = make_fabric(config, choose_precision(config))
     processes = Processes(fabric)
     reporter = (choose_reporter() if reporter is None else reporter) if processes.first else Reporter()
-    place = processes.by_first(lambda: _place(config, plan, folder))
+    place = processes.by_first(lambda: _place(config, plan, data, folder))
     with locked(place) if processes.first else contextlib.nullcontext():
         if config.resume and (finished := processes.by_first(lambda: finished_run(place, config, plan))) is not None:
             reporter.say(f"{place} has finished already")
             return finished
         notes: list[str] = []
-        resumed = processes.by_first(lambda: run_state.find(place, config, plan, notes.append))
+        resumed = processes.by_first(lambda: run_state.find(place, config, plan, data.fingerprint, notes.append))
         return _train(config, plan, data, fabric, (place, resumed, notes), reporter)
 
 
-def _place(config: TrainConfig, plan: Plan, folder: Path | None) -> Path:
+def _place(config: TrainConfig, plan: Plan, data: ImageData, folder: Path | None) -> Path:
     """The run folder: a new one, or the one to go on in."""
     if folder is not None:
         return folder
     out = config.out
     if config.resume and out is not None and out.is_dir():
         try:
-            check_folder(out, config, plan)
+            check_folder(out, config, plan, data.fingerprint)
         except OSError as error:
             raise UsageError(f"out must be a folder that can be read, got {str(out)!r}: {error.strerror}") from error
         return out
@@ -138,6 +138,7 @@ def _train(
         "class_names": data.class_names,
         "mean": mean.tolist(),
         "std": std.tolist(),
+        FINGERPRINT: data.fingerprint.as_json(),
     }
     record = Record(folder, reporter.note) if processes.first else NoRecord(folder)
     begun = epochs_done(folder) if config.resume and resumed is None else 0

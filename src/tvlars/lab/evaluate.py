@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 
 from tvlars.lab.config import as_path
 from tvlars.lab.data import ImageData, load_data
+from tvlars.lab.data.fingerprint import Fingerprint, difference_of_names
 from tvlars.lab.errors import UsageError
+from tvlars.lab.identity import FINGERPRINT
 from tvlars.lab.result import RunResult
 from tvlars.lab.run_folder import LoadedRun, load_run
 
@@ -23,6 +26,8 @@ class Evaluation:
     loss: float
     samples: int
     data: str
+    note: str = ""
+    """How the data differ from what the run was tested on, if they are its own."""
 
 
 def evaluate(
@@ -65,7 +70,8 @@ def evaluate(
             loss += F.cross_entropy(logits, targets, reduction="sum").item()
             correct += int((logits.argmax(1) == targets).sum())
     count = len(loaded.test_labels)
-    return Evaluation(correct / count, loss / count, count, str(loaded))
+    changed = changed_data(run, loaded, "test") if data is None else ""
+    return Evaluation(correct / count, loss / count, count, str(loaded), changed)
 
 
 def as_loaded(run: LoadedRun | RunResult | Path | str) -> LoadedRun:
@@ -95,9 +101,23 @@ def data_of_run(
         data, data_dir = run.config.data, data_dir or run.config.data_dir
         image_size = image_size or run.config.image_size
     loaded = load_data(data, data_dir, image_size)
-    for name, value in (("channels", loaded.channels), ("classes", loaded.classes)):
-        if facts[name] != value:
-            raise UsageError(f"data must have the {facts[name]} {name} of the run's, but {data} has {value}")
-    if list(loaded.class_names) != list(facts["class_names"]):
-        raise UsageError(f"data must have the classes of {facts['data']}, which the run was trained on, got {data!r}")
+    if facts["channels"] != loaded.channels:
+        raise UsageError(
+            f"data must have the {facts['channels']} channels of the run's, but {data} has {loaded.channels}"
+        )
+    if said := difference_of_names(facts["class_names"], loaded.class_names):
+        raise UsageError(
+            f"data must have the {facts['classes']} classes of {facts['data']}, which the run was trained on, got "
+            f"{data!r} with {loaded.classes}: {said}"
+        )
+    if facts["classes"] != loaded.classes:
+        raise UsageError(f"data must have the {facts['classes']} classes of the run's, but {data} has {loaded.classes}")
     return loaded
+
+
+def changed_data(run: LoadedRun, data: ImageData, split: Literal["train", "test"]) -> str:
+    """How a split of ``data``, which are a run's own, differs from what it was when the run began; "" where it does
+    not, or the run's version kept nothing to tell by."""
+    there = Fingerprint.from_json(run.model_facts().get(FINGERPRINT))
+    said = "" if there is None else there.difference(data.fingerprint, (split,))
+    return f"the data have changed since the run began: {said}" if said else ""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tvlars.lab import checkpoint
 from tvlars.lab.config import TrainConfig
+from tvlars.lab.data.fingerprint import Fingerprint, difference_of_names
 from tvlars.lab.errors import UsageError
 from tvlars.lab.lock import LOCK
-from tvlars.lab.record import CONFIG, PLAN, read_object
+from tvlars.lab.record import CONFIG, MODEL, PLAN, read_object
 from tvlars.plan import Plan
 
 FREE = (
@@ -18,6 +20,10 @@ FREE = (
     *("devices", "nodes", "rendezvous", "shard", "timeout", "profile"),
 )
 """Options that may change when a run goes on; all others decide what is computed."""
+
+
+FINGERPRINT = "fingerprint"
+"""Where model.json, and the manifest of a checkpoint, have the fingerprint of the data."""
 
 
 def identity(config: TrainConfig, plan: Plan) -> dict[str, dict[str, Any]]:
@@ -32,8 +38,26 @@ def differences(there: dict[str, Any], here: dict[str, Any]) -> str:
     return ", ".join(f"{name} {there.get(name)!r} there, {here.get(name)!r} here" for name in names)
 
 
-def check_folder(folder: Path, config: TrainConfig, plan: Plan) -> None:
-    """Raise ``UsageError`` unless this run may go on, or begin, in ``folder``, which exists."""
+def check_data(where: Path, stored: Any, here: Fingerprint, tell: Callable[[str], None] = lambda text: None) -> None:
+    """Raise ``UsageError`` where a run that is kept in ``where`` was on other data.
+
+    Args:
+        where: the file or folder that says so.
+        stored: the fingerprint of its data as JSON; None where it is of a version that kept none.
+        here: the fingerprint of the data now.
+        tell: hears what could not be compared.
+    """
+    there = Fingerprint.from_json(stored)
+    if there is None:
+        tell(f"{where.name} does not say which data it is of, so that they could not be compared with those here")
+    elif said := there.difference(here):
+        raise UsageError(f"data must be as they were when the run of {where} began, but have changed: {said}")
+    elif said := there.uncompared(here):
+        tell(said)
+
+
+def check_folder(folder: Path, config: TrainConfig, plan: Plan, data: Fingerprint) -> None:
+    """Raise ``UsageError`` unless this run may go on, or begin, in ``folder``, which exists, on the data ``data``."""
     wanted = "out must be a new or empty folder, or that of this run"
     there = {path.name for path in folder.iterdir()}
     stored, steps = (read_object(folder / name) for name in (CONFIG, PLAN))
@@ -51,6 +75,13 @@ def check_folder(folder: Path, config: TrainConfig, plan: Plan) -> None:
         raise UsageError(f"{wanted}, but {str(folder / CONFIG)!r} is none that is known here{of}: {reason}") from error
     for name, entry in (("steps", "total_steps"), ("steps_per_epoch", "steps_per_epoch")):
         found["plan"][name] = steps.get(entry, found["plan"][name])
-    for part, here in identity(config, plan).items():
-        if said := differences(found[part], here):
-            raise UsageError(f"{wanted}, but {str(folder)!r} is one whose {part} is another: {said}")
+    here = identity(config, plan)
+    if said := differences(found["config"], here["config"]):
+        raise UsageError(f"{wanted}, but {str(folder)!r} is one whose config is another: {said}")
+    facts = read_object(folder / MODEL)
+    if FINGERPRINT in facts:
+        check_data(folder, facts[FINGERPRINT], data)
+    elif isinstance(names := facts.get("class_names"), list) and (said := difference_of_names(names, data.class_names)):
+        raise UsageError(f"data must be as they were when the run of {folder} began, but have changed: {said}")
+    if said := differences(found["plan"], here["plan"]):
+        raise UsageError(f"{wanted}, but {str(folder)!r} is one whose plan is another: {said}")

@@ -62,6 +62,7 @@ class Run:
         self.record, self.reporter = record, reporter
         self.processes = Processes(fabric)
         self.phase = Phases(record.folder if config.profile and self.processes.first else None, fabric.device)
+        self.fingerprint = data.fingerprint
         self.batches = Batches(config, data, mean_and_std, fabric.device, self.processes, self.phase)
         self.data, self.normalize = self.batches.data, self.batches.normalize
 

@@ -2,7 +2,7 @@
 
     config.json        every option of the run
     plan.json          learning rate and schedule that came of it
-    model.json         what the model was built from, mean and deviation of its images
+    model.json         what the model was built from, mean and deviation of its images, the fingerprint of its data
     environment.json   versions, hardware, command
     epochs.csv         a row an epoch
     steps.csv          a row an optimizer step
@@ -71,7 +71,7 @@ class EpochRow:
 
 ASIDE = "weights-before.pt"
 """Where weights lie that were there when a run began anew."""
-CONFIG, PLAN = "config.json", "plan.json"
+CONFIG, PLAN, MODEL = "config.json", "plan.json", "model.json"
 ENDS = ("summary.json", "evaluations.json")
 """What is written at a run's end."""
 MEASUREMENTS = ("sharpness.csv", "noise.csv", "representation.csv")
@@ -178,7 +178,7 @@ class Record:
         return [f"steps.csv lacks {missing} of the {step} rows before"] if missing else []
 
     def _describe(self, config: TrainConfig, plan: Plan, model: dict[str, Any]) -> None:
-        values = {CONFIG: json.loads(config.to_json()), PLAN: asdict(plan), "model.json": model}
+        values = {CONFIG: json.loads(config.to_json()), PLAN: asdict(plan), MODEL: model}
         for name, value in values.items():
             if not read_object(self.folder / name):
                 write_json(self.folder / name, value)

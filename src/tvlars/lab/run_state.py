@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from tvlars.lab import checkpoint
 from tvlars.lab.config import TrainConfig
+from tvlars.lab.data.fingerprint import Fingerprint
 from tvlars.lab.errors import UsageError
-from tvlars.lab.identity import differences, identity
+from tvlars.lab.identity import FINGERPRINT, check_data, differences, identity
 from tvlars.lab.processes import Processes
 from tvlars.lab.record import EpochRow, StepRow
 from tvlars.plan import Plan
@@ -47,11 +48,14 @@ class Resumed:
         return int(self.progress["epoch"])
 
 
-def find(folder: Path, config: TrainConfig, plan: Plan, tell: Callable[[str], None]) -> Resumed | None:
+def find(
+    folder: Path, config: TrainConfig, plan: Plan, data: Fingerprint, tell: Callable[[str], None]
+) -> Resumed | None:
     """The newest good checkpoint of a run folder; None where there is none at all.
 
     Raises:
-        UsageError: it is of another run, another version, or holds what it should not; or all are damaged.
+        UsageError: it is of another run or other data, another version, or holds what it should not; or all are
+            damaged.
     """
     found = checkpoint.newest(folder, tell)
     if found is None:
@@ -64,6 +68,8 @@ def find(folder: Path, config: TrainConfig, plan: Plan, tell: Callable[[str], No
             raise UsageError(f"{path} must say what run it is of, but its manifest has no {part}")
         if part == "config":  # of an earlier version, which had not all options
             there = {**identity(TrainConfig(), plan)[part], **there}
+        else:
+            check_data(path, manifest.run.get(FINGERPRINT), data, tell)
         if said := differences(there, here[part]):
             raise UsageError(f"{path} must be a checkpoint of this run, but its {part} is another: {said}")
     progress = checkpoint.read_progress(path)
@@ -116,7 +122,7 @@ def save(run: Run) -> Path:
         run.step,
         tensors,
         progress,
-        identity(run.config, run.plan),
+        {**identity(run.config, run.plan), FINGERPRINT: run.fingerprint.as_json()},
         run.processes,
         run.config.checkpoint_keep,
     )

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tvlars.lab.diagnostics import SharpnessRow, measure_sharpness, sample
 from tvlars.lab.errors import UsageError
-from tvlars.lab.evaluate import as_loaded, choose_device, data_of_run
+from tvlars.lab.evaluate import as_loaded, changed_data, choose_device, data_of_run
 from tvlars.lab.result import RunResult
 from tvlars.lab.run_folder import LoadedRun
 from tvlars.sharpness import loss_between, loss_slice
@@ -37,7 +37,8 @@ def run_sharpness(
         device: "auto" (default: CUDA where there is one), "cpu" or any torch device.
 
     Raises:
-        UsageError: the run has no weights or no epoch, its data set is not there, or the extra is not installed.
+        UsageError: the run has no weights or no epoch, its data set is not there or has changed, or the extra is not
+            installed.
     """
     run = as_loaded(run)
     step = run.summary.get("steps")
@@ -115,6 +116,8 @@ def run_landscape(
 
 def _batches(run: LoadedRun, samples: int, data_dir: Path | str | None, device: str) -> list[tuple[Tensor, Tensor]]:
     data = data_of_run(run, data_dir=data_dir)
+    if changed := changed_data(run, data, "train"):
+        raise UsageError(f"{run.folder} must be measured on the images that it was trained on, but {changed}")
     images, labels = sample(data.train_images, data.train_labels, samples)
     pieces = zip(torch.split(images, BATCH), torch.split(labels, BATCH), strict=True)
     return [(run.normalize(x.to(device)), y.to(device)) for x, y in pieces]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from tvlars.lab.data.fingerprint import Fingerprint, fingerprint_split
 from tvlars.lab.errors import UsageError
 
 DOWNLOAD_DIR = Path("~/.cache/tvlars/data")
@@ -39,8 +41,13 @@ class ImageData:
     class_names: tuple[str, ...] = ()
     mapped: bool = False
     """Whether images lie in a mapped file, and are read from the disk when they are used."""
+    files: tuple[str, str] = ("", "")
+    """Digests of the names and sizes of training and of test files; "" where there are none."""
+    decoder: str = ""
+    """What made pixels of the files, with its version; "" where they were not decoded."""
 
     def __post_init__(self) -> None:
+        self._check_tensors()
         for part, images, labels in (
             ("training", self.train_images, self.train_labels),
             ("test", self.test_images, self.test_labels),
@@ -56,6 +63,32 @@ class ImageData:
                     f"{self.name} must have labels from 0 to {self.classes - 1}, but the {part} labels in "
                     f"{self.origin} go from {low} to {high}"
                 )
+
+    def _check_tensors(self) -> None:
+        for part in ("train", "test"):
+            images, labels = getattr(self, f"{part}_images"), getattr(self, f"{part}_labels")
+            wanted = f"{self.name} must have {part}_images uint8 of shape (N, C, H, W) and {part}_labels int64 (N,)"
+            for name, value, dtype, dims in (("images", images, torch.uint8, 4), ("labels", labels, torch.int64, 1)):
+                if not isinstance(value, Tensor):
+                    raise UsageError(f"{wanted}, but {part}_{name} is of type {type(value).__name__}")
+                if value.dtype != dtype or value.ndim != dims:
+                    raise UsageError(f"{wanted}, but {part}_{name} is {value.dtype} of shape {tuple(value.shape)}")
+        there, here = (tuple(images.shape[1:]) for images in (self.train_images, self.test_images))
+        if there != here:
+            raise UsageError(
+                f"{self.name} must have training and test images of one shape (C, H, W), got {there} and {here}"
+            )
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """What makes another data set the same: it is kept with a run, and compared when the run goes on."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> Fingerprint:
+        train = fingerprint_split(self.train_images, self.train_labels, self.classes, self.files[0])
+        test = fingerprint_split(self.test_images, self.test_labels, self.classes, self.files[1])
+        return Fingerprint(tuple(self.class_names), train, test, self.decoder)
 
     @property
     def image_size(self) -> int:

@@ -8,9 +8,11 @@ PATH/train/CLASS/images/*.JPEG, PATH/val/images/*.JPEG, PATH/val/val_annotations
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ import torch
 from torch import Tensor
 
 from tvlars.lab.data.decoded import finish_mapped, mapped_file, must_map, new_mapped, open_mapped
+from tvlars.lab.data.fingerprint import digest_files
 from tvlars.lab.data.image_data import ImageData
 from tvlars.lab.errors import UsageError
 
@@ -61,7 +64,13 @@ def load_image_folder(folder: Path, image_size: int | None = None) -> ImageData:
         flip=True,
         class_names=tuple(names),
         mapped=mapped,
+        files=(_digest(folder, train), _digest(folder, test)),
+        decoder=f"Pillow {metadata.version('pillow')}",
     )
+
+
+def _digest(folder: Path, files: Labelled) -> str:
+    return digest_files([(os.fsencode(file.relative_to(folder)), file.stat().st_size) for file, _ in files])
 
 
 def _find(folder: Path) -> tuple[Labelled, Labelled, str]:

@@ -1,0 +1,262 @@
+"""A run that goes on, or is tested, on data that have changed since it began: what changed is said."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tvlars.lab import ImageData, TrainConfig, UsageError, checkpoint, evaluate, load_data, train
+from tvlars.lab.data.fingerprint import Fingerprint
+from tvlars.lab.progress import Reporter
+from tvlars.lab.record import StepRow
+from tvlars.lab.surface import run_sharpness
+
+QUICK: dict[str, Any] = dict(
+    epochs=3, batch_size=4, precision="32-true", accelerator="cpu", checkpoint_every="1-steps", layer_stats=1
+)
+
+
+class CutAt(Reporter):
+    """Dies as a killed run would after a step; keeps what it is told."""
+
+    def __init__(self, step: int = 0) -> None:
+        self.at, self.lines = step, [""]
+
+    def start(self, config: Any, plan: Any, lines: list[str], folder: Path) -> None:
+        self.lines = lines
+
+    def step(self, row: StepRow) -> None:
+        if row.step == self.at:
+            raise SystemExit
+
+
+def write_pictures(folder: Path) -> None:
+    """BMP: another picture of the same size has as many bytes."""
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for label in ("cat", "dog", "owl"):
+            (folder / split / label).mkdir(parents=True)
+            for i in range(4):
+                Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(
+                    folder / split / label / f"{i}.bmp"
+                )
+
+
+def cut_off(config: TrainConfig, data: ImageData | None = None) -> None:
+    with pytest.raises(SystemExit):
+        train(config, data=data, reporter=CutAt(4))
+    assert config.out is not None
+    (config.out / "summary.json").unlink()
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with data and a run on them that was killed."""
+    place = tmp_path_factory.mktemp("begun")
+    write_pictures(place / "data")
+    cut_off(TrainConfig(data="imagefolder:data", data_dir=place, out=place / "run", **QUICK))
+    return place
+
+
+def rename(data: Path) -> None:
+    for split in ("train", "val"):
+        (data / split / "cat").rename(data / split / "zebra")
+
+
+def add_a_file(data: Path) -> None:
+    shutil.copy(data / "train" / "dog" / "0.bmp", data / "train" / "dog" / "9.bmp")
+
+
+def move_a_file(data: Path) -> None:
+    (data / "train" / "dog" / "0.bmp").rename(data / "train" / "owl" / "9.bmp")
+
+
+def replace_a_file(data: Path) -> None:
+    file = data / "train" / "dog" / "0.bmp"
+    before = file.stat()
+    Image.new("RGB", (8, 8), "white").save(file)
+    assert file.stat().st_size == before.st_size
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def rename_a_file(data: Path) -> None:
+    (data / "val" / "dog" / "0.bmp").rename(data / "val" / "dog" / "9.bmp")
+
+
+CHANGES: list[tuple[Callable[[Path], None], str]] = [
+    (rename, r"class 'cat' is gone, class 'zebra' is new$"),
+    (add_a_file, r"class 'dog' had 4 training images, and has 5 now$"),
+    (move_a_file, r"class 'dog' had 4 training images, and has 3 now, and 1 more classes have other counts$"),
+    (replace_a_file, r"training images have other pixels$"),
+    (rename_a_file, r"test files have other names or sizes$"),
+]
+
+
+@pytest.mark.parametrize("kept_by", ["folder", "checkpoint"])
+@pytest.mark.parametrize(("change", "said"), CHANGES, ids=lambda x: getattr(x, "__name__", ""))
+def test_a_folder_that_has_changed_is_not_gone_on_with(
+    tmp_path: Path, begun: Path, change: Callable[[Path], None], said: str, kept_by: str
+) -> None:
+    shutil.copytree(begun, tmp_path / "here")
+    place = tmp_path / "here"
+    change(place / "data")
+    if kept_by == "checkpoint":
+        (place / "run" / "model.json").unlink()
+    before = {file: file.read_bytes() for file in place.rglob("*") if file.is_file() and file.name != ".lock"}
+    config = TrainConfig(data="imagefolder:data", data_dir=place, out=place / "run", resume=True, **QUICK)
+    with pytest.raises(
+        UsageError, match=f"data must be as they were when the run of .* began, but have changed: {said}"
+    ):
+        train(config, reporter=Reporter())
+    assert {file: file.read_bytes() for file in before} == before
+
+
+def test_a_folder_that_was_copied_elsewhere_is_the_same(tmp_path: Path, begun: Path) -> None:
+    shutil.copytree(begun, tmp_path / "here", copy_function=shutil.copyfile)  # without times
+    place = tmp_path / "here"
+    config = TrainConfig(data="imagefolder:data", data_dir=place, out=place / "run", resume=True, **QUICK)
+    listens = CutAt()
+    train(config, reporter=listens)
+    assert not [line for line in listens.lines if line.startswith("warning") and "compared" in line]
+    rename_a_file(place / "data")
+    with pytest.raises(UsageError, match="data must be as they were"):  # one that has finished is no other
+        train(config, reporter=Reporter())
+
+
+def test_a_run_is_tested_and_measured_on_what_it_was_trained_on(tmp_path: Path) -> None:
+    data, run = tmp_path / "data", tmp_path / "run"
+    write_pictures(data)
+    options = {**QUICK, "epochs": 1, "checkpoint_every": None, "layer_stats": None}
+    train(TrainConfig(data=f"imagefolder:{data}", out=run, **options), reporter=Reporter())
+    assert evaluate(run).note == ""
+    add_a_file(data)
+    assert evaluate(run).note == ""  # training images play no part
+    said = (
+        r"must be measured on the images that it was trained on, but .*: class 'dog' had 4 training images, and has 5"
+    )
+    with pytest.raises(UsageError, match=said):
+        run_sharpness(run, samples=4)
+    rename_a_file(data)
+    assert evaluate(run).note == "the data have changed since the run began: test files have other names or sizes"
+    rename(data)
+    with pytest.raises(UsageError, match=r"must have the 3 classes of .*: class 'cat' is gone, class 'zebra' is new"):
+        evaluate(run)
+
+
+def test_what_earlier_versions_wrote_goes_on_with_a_note(tmp_path: Path, begun: Path) -> None:
+    shutil.copytree(begun, tmp_path / "here")
+    place = tmp_path / "here"
+    facts = json.loads((place / "run" / "model.json").read_text())
+    del facts["fingerprint"]
+    (place / "run" / "model.json").write_text(json.dumps(facts))
+    for path in (place / "run" / "checkpoints").iterdir():
+        manifest = json.loads((path / "manifest.json").read_text())
+        del manifest["run"]["fingerprint"]
+        manifest["digest"] = checkpoint.digest_of(manifest)
+        (path / "manifest.json").write_text(json.dumps(manifest))
+    config = TrainConfig(data="imagefolder:data", data_dir=place, out=place / "run", resume=True, **QUICK)
+    rename(place / "data")
+    with pytest.raises(UsageError, match=r"class 'cat' is gone, class 'zebra' is new$"):  # names were kept before, too
+        train(config, reporter=Reporter())
+    for split in ("train", "val"):
+        (place / "data" / split / "zebra").rename(place / "data" / split / "cat")
+    listens = CutAt()
+    train(config, reporter=listens)
+    assert any("does not say which data it is of, so that they could not be compared" in line for line in listens.lines)
+
+
+@pytest.fixture(scope="module")
+def digits() -> ImageData:
+    found = load_data("digits")
+    return replace(
+        found,
+        train_images=found.train_images[:16],
+        train_labels=found.train_labels[:16],
+        test_images=found.test_images[:8],
+        test_labels=found.test_labels[:8],
+    )
+
+
+def changed_tensors(data: ImageData, kind: str) -> ImageData:
+    if kind == "labels":
+        labels = data.train_labels.clone()
+        labels[[0, 1]] = labels[[1, 0]]
+        assert not torch.equal(labels, data.train_labels)
+        return replace(data, train_labels=labels)
+    if kind == "names":
+        return replace(data, class_names=(*data.class_names[:-2], *data.class_names[:-3:-1]))
+    images = (data.train_images if kind == "training pixels" else data.test_images).clone()
+    images[3, 0, 2, 2] += 1
+    return replace(data, **{"train_images" if kind == "training pixels" else "test_images": images})
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("labels", "training images have other labels, or another order"),
+        ("names", "classes are in another order"),
+        ("training pixels", "training images have other pixels"),
+        ("test pixels", "test images have other pixels"),
+    ],
+)
+def test_data_of_a_callers_own_are_compared(tmp_path: Path, digits: ImageData, kind: str, said: str) -> None:
+    config = TrainConfig(out=tmp_path / "run", **QUICK)
+    cut_off(config, digits)
+    with pytest.raises(UsageError, match=f"but have changed: {said}$"):
+        train(replace(config, resume=True), data=changed_tensors(digits, kind), reporter=Reporter())
+    train(replace(config, resume=True), data=replace(digits), reporter=Reporter())
+
+
+def test_pixels_of_another_decoder_are_not_compared(digits: ImageData) -> None:
+    there = replace(digits, decoder="Pillow 9").fingerprint
+    here = replace(changed_tensors(digits, "training pixels"), decoder="Pillow 10").fingerprint
+    assert there.difference(here) == ""
+    assert there.uncompared(here) == "pixels could not be compared: Pillow 9 decoded them there, Pillow 10 here"
+    assert there.uncompared(there) == ""
+
+
+@pytest.mark.parametrize("damage", [None, [], {"train": 1}, {"class_names": [1]}, "counts", "pixels"])
+def test_a_fingerprint_that_is_none_is_not_believed(digits: ImageData, damage: Any) -> None:
+    stored = json.loads(json.dumps(digits.fingerprint.as_json()))
+    assert Fingerprint.from_json(stored) == digits.fingerprint
+    if isinstance(damage, str):
+        stored["train"][damage] = [None]
+        damage = stored
+    assert Fingerprint.from_json(damage) is None
+
+
+def test_large_data_are_digested_in_part(digits: ImageData, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = digits.fingerprint
+    monkeypatch.setattr("tvlars.lab.data.fingerprint.DIGESTED", digits.train_images[:4].nbytes)
+    part = replace(digits).fingerprint
+    assert part.train.pixels != whole.train.pixels
+    assert part == replace(changed_tensors(digits, "training pixels")).fingerprint  # image 3 is not among them
+    assert part.train.labels == whole.train.labels
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (dict(train_images=torch.zeros(4, 1, 8, 8)), "train_images is torch.float32 of shape"),
+        (dict(test_images=torch.zeros(4, 8, 8, dtype=torch.uint8)), r"test_images is torch.uint8 of shape \(4, 8, 8\)"),
+        (dict(train_labels=torch.zeros(16)), "train_labels is torch.float32"),
+        (dict(test_labels=[0, 1]), "test_labels is of type list"),
+        (
+            dict(test_images=torch.zeros(8, 1, 9, 9, dtype=torch.uint8)),
+            r"must have training and test images of one shape \(C, H, W\), got \(1, 8, 8\) and \(1, 9, 9\)",
+        ),
+    ],
+)
+def test_tensors_of_another_kind_are_refused(digits: ImageData, change: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        replace(digits, **change)
