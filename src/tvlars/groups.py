@@ -1,16 +1,20 @@
-"""Parameter groups by module type: which layers are adapted and decayed, and which are not."""
+"""Parameter groups by role: which layers are adapted and decayed, and which are not."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator
 from fnmatch import fnmatchcase
 from functools import wraps
-from typing import Any, overload
+from typing import Any, cast, overload
 
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.nn.utils.parametrizations import _WeightNorm
+from torch.nn.utils.parametrize import is_parametrized
 
 from tvlars._checks import check_number
+from tvlars._roles import is_adapted, is_position, is_special_token, is_vector
 from tvlars.optim._fsdp1 import refuse_flat_parameters
 from tvlars.plan import Plan
 
@@ -32,6 +36,8 @@ WEIGHTED = (
     nn.RNNBase,
     nn.RNNCellBase,
 )
+WEIGHT = r"weight(_(v|orig|[ih][hr]_l\d+(_reverse)?|[ih]h))?|(in|[qkv])_proj_weight"
+"""Names of weights in those, also behind the hooks of ``weight_norm``, ``spectral_norm`` and pruning."""
 
 
 class LayerGroups(list[dict[str, Any]]):
@@ -39,7 +45,7 @@ class LayerGroups(list[dict[str, Any]]):
 
     def __str__(self) -> str:
         lines = []
-        for title, group in zip(("adapted and decayed", "neither (biases, norms)"), self, strict=True):
+        for title, group in zip(("adapted and decayed", "neither (biases, norms, tokens, ...)"), self, strict=True):
             count = sum(p.numel() for p in group["params"])
             lr = f", lr {group['lr']:g}" if "lr" in group else ""
             decay = f"weight decay {group['weight_decay']:g}{lr}"
@@ -96,15 +102,25 @@ def layer_groups(
     adapt: str | Iterable[str] = (),
     exclude: str | Iterable[str] = (),
 ) -> LayerGroups:
-    """Make two parameter groups for a layer-wise optimizer, by module type.
+    """Make two parameter groups for a layer-wise optimizer, by the role of each parameter.
 
-    1. Adapted and decayed: the weights of linear, convolution, embedding, attention and recurrent modules.
-    2. Neither (``layer_adaptation=False``, weight decay 0): their biases, and every parameter of a
-       normalization module.
+    1. Adapted and decayed: the weights of linear, convolution, embedding, attention and recurrent modules, the matrices
+       of LoRA, and every other matrix or stack of matrices that a module holds itself, such as those of experts.
+    2. Neither (``layer_adaptation=False``, weight decay 0):
 
-    A parameter that a module of another type holds itself (a class token, a layer scale) goes by its number
-    of dimensions: two or more are adapted, fewer are not. A parameter with ``requires_grad=False`` is left
-    out; one that several modules share is taken once, where it appears first.
+       - biases, and every parameter of a normalization module: of torch's, or of a class whose name says norm (GRN,
+         RMSNorm, ChannelNorm);
+       - scales, shifts and gates (``gamma``, ``layer_scale``, ``logit_scale``), the magnitudes of weight norm, and
+         Mamba's ``A_log``;
+       - class and other special tokens, position embeddings and tables of relative positions, also where an
+         ``nn.Embedding`` with such a name holds them, or has a single row;
+       - what a module other than those of 1. holds itself and is a vector once dimensions of size 1 are dropped, or has
+         a first dimension of 1, for the batch;
+       - what ``no_weight_decay()`` of a module names, as timm's do, or has the attribute ``_no_weight_decay``.
+
+    Where the type of the module leaves it open, names decide, then shapes; ``adapt`` and ``exclude`` correct them.
+    A parametrized weight has the role of what it stands for. A parameter with ``requires_grad=False`` is left out;
+    one that several modules share is taken once, where it appears first.
 
     The numbers come from a plan, or are given by keyword::
 
@@ -216,19 +232,53 @@ def _short(value: Any) -> str:
 def _trainable(model: nn.Module) -> Iterator[tuple[str, Tensor, bool]]:
     """Name, parameter and whether it is adapted, for every trainable parameter once."""
     seen: set[int] = set()
+    parametrized: dict[int, tuple[nn.Module, str]] = {}
+    undecayed: set[str] = set()
     for prefix, module in model.named_modules():
+        undecayed |= _undecayed(prefix, module)
+        if is_parametrized(module):
+            lists = cast(nn.ModuleDict, module.parametrizations)
+            parametrized.update({id(held): (module, name) for name, held in lists.items()})
+        siblings = module._parameters.keys()
         for name, parameter in module.named_parameters(prefix, recurse=False):
             if not parameter.requires_grad or id(parameter) in seen:
                 continue
             if is_lazy(parameter):
                 raise ValueError(f"model must have seen an input, but {name} is not initialized yet")
             seen.add(id(parameter))
-            yield name, parameter, _is_adapted(module, name.rpartition(".")[2], parameter)
+            path, own = prefix.split("."), name.rpartition(".")[2]
+            if name in undecayed or getattr(parameter, "_no_weight_decay", False):
+                yield name, parameter, False
+            elif id(module) in parametrized:
+                holder, tensor = parametrized[id(module)]
+                called = path[-3] if len(path) > 2 else ""
+                magnitude = _is_magnitude(module, own, parameter)
+                yield name, parameter, not magnitude and _is_adapted(holder, called, tensor, parameter, siblings)
+            else:
+                yield name, parameter, _is_adapted(module, path[-1], own, parameter, siblings)
 
 
-def _is_adapted(module: nn.Module, own_name: str, parameter: Tensor) -> bool:
+def _is_magnitude(parametrizations: nn.Module, own: str, parameter: Tensor) -> bool:
+    """Of several tensors that make a parametrized one, the length of weight norm, or what else is a vector."""
+    if any(isinstance(step, _WeightNorm) for step in parametrizations.children()):
+        return own == "original0"
+    return own != "original" and is_vector(parameter.shape)
+
+
+def _undecayed(prefix: str, module: nn.Module) -> set[str]:
+    """Names of the parameters that a module, as timm's do, says are to have no weight decay."""
+    ask = getattr(module, "no_weight_decay", None)
+    return {f"{prefix}.{name}" if prefix else name for name in ask()} if callable(ask) else set()
+
+
+def _is_adapted(module: nn.Module, called: str, own: str, parameter: Tensor, siblings: Collection[str]) -> bool:
+    """The role of a parameter ``own`` of ``module``, which its parent calls ``called``."""
     if isinstance(module, NORMALIZATION):
         return False
-    if isinstance(module, WEIGHTED):
-        return "bias" not in own_name
-    return parameter.ndim >= 2
+    if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and own == "weight":
+        if is_vector(parameter.shape):  # one learned token, or a bias for each of many things
+            return False
+        return not any(is_position(name) or is_special_token(name) for name in (called, type(module).__name__))
+    if isinstance(module, WEIGHTED) and re.fullmatch(WEIGHT, own):
+        return True
+    return is_adapted((own, called, type(module).__name__), parameter.shape, siblings)

@@ -41,8 +41,42 @@ def test_names_and_shapes_decide_in_a_dictionary() -> None:
         "temperature": jnp.ones(()),
         "frozen": None,
     }
-    assert names(tree) == {"dense/kernel", "attention/kernel", "embed/embedding", "class_token"}
+    assert names(tree) == {"dense/kernel", "attention/kernel", "embed/embedding"}
     assert layer_mask(tree)["frozen"] is None
+
+
+@pytest.mark.parametrize(
+    ("tree", "expected"),
+    [
+        ({"GRN_0": {"gamma": (1, 1, 1, 4), "beta": (1, 1, 1, 4)}}, set()),
+        (
+            {"scanned": {"ln": {"scale": (6, 4), "bias": (6, 4)}, "dense": {"kernel": (6, 4, 4)}}},
+            {"scanned/dense/kernel"},
+        ),
+        ({"layers": {"RMSNorm_0": {"weight": (6, 4)}, "ffn": {"weight": (6, 4, 4)}}}, {"layers/ffn/weight"}),
+        ({"layers": {"ln_1": {"g": (6, 4)}, "final_norm": {"w": (6, 4)}}}, set()),
+        ({"block": {"layer_scale": (6, 4), "gamma_1": (6, 4), "ls2": (6, 4), "alpha": (6, 4)}}, set()),
+        ({"ls": {"layer_scale": (4, 1, 1)}, "logit_scale": (), "temperature": (4, 1, 1)}, set()),
+        ({"cls": (1, 1, 4), "mask_tokens": (3, 4), "latents": (9, 4), "class_embedding": (2, 4)}, set()),
+        ({"posembed_input": {"pos_embedding": (1, 9, 4)}, "rel_pos_h": (9, 4)}, set()),
+        ({"position_embeddings": {"embedding": (9, 4)}, "relative_attention_bias": {"embedding": (32, 8)}}, set()),
+        ({"embed_tokens": {"embedding": (9, 4)}}, {"embed_tokens/embedding"}),
+        ({"relative_position_bias_table": (9, 3)}, set()),
+        ({"dense": {"kernel": (4, 1)}, "head": {"kernel": (1, 4)}}, {"dense/kernel", "head/kernel"}),
+        ({"lora": {"a": (1, 4), "b": (4, 2)}, "lora_a": (4, 1), "lora_b": (1, 4)}, {"lora/b", "lora_a", "lora_b"}),
+        ({"experts": {"w1": (3, 4, 8), "b1": (3, 8)}}, {"experts/w1"}),
+        ({"mamba": {"A_log": (4, 3), "D": (4,), "dt_bias": (4,)}}, set()),
+        ({"mlp/~/linear_0": {"w": (4, 1), "b": (1,)}, "mlp/~/layer_norm": {"scale": (6, 4), "offset": (6, 4)}}, {"w"}),
+    ],
+)
+def test_roles_by_name_and_shape(tree: dict[str, Any], expected: set[str]) -> None:
+    arrays = jax.tree.map(lambda shape: jax.ShapeDtypeStruct(shape, jnp.float32), tree, is_leaf=_is_shape)
+    mask = jax.tree_util.tree_flatten_with_path(layer_mask(arrays))[0]
+    assert {"/".join(key.key for key in path if "/" not in key.key) for path, leaf in mask if leaf} == expected
+
+
+def _is_shape(node: Any) -> bool:
+    return isinstance(node, tuple)
 
 
 def test_a_bare_array_and_an_empty_tree() -> None:
@@ -84,9 +118,7 @@ def test_nnx() -> None:
             self.mha = nnx.MultiHeadAttention(2, 4, decode=False, rngs=rngs)
 
     model = Net(nnx.Rngs(0))
-    expected = {"conv/kernel", "value/kernel", "token"} | {
-        f"mha/{part}/kernel" for part in ("query", "key", "value", "out")
-    }
+    expected = {"conv/kernel", "value/kernel"} | {f"mha/{part}/kernel" for part in ("query", "key", "value", "out")}
     assert names(nnx.state(model, nnx.Param)) == expected
     assert names(nnx.to_pure_dict(nnx.state(model, nnx.Param))) == expected
     assert names(nnx.state(model)) == expected  # batch statistics and random state are not
@@ -104,6 +136,8 @@ def test_equinox_goes_by_module_type() -> None:
         mha: Any
         token: jax.Array
         stacked: Any
+        one: Any
+        pos_embed: Any
         steps: int = 3
 
     def build(key: jax.Array) -> Net:
@@ -116,10 +150,12 @@ def test_equinox_goes_by_module_type() -> None:
             mha=eqx.nn.MultiheadAttention(2, 4, use_query_bias=True, key=key),
             token=jnp.ones((1, 4)),
             stacked=eqx.filter_vmap(lambda k: eqx.nn.Linear(4, 4, key=k))(jax.random.split(key, 3)),
+            one=eqx.nn.Linear(4, 1, key=key),
+            pos_embed=eqx.nn.Embedding(5, 4, key=key),
         )
 
     parts = ("query_proj", "key_proj", "value_proj", "output_proj")
-    expected = {"conv/weight", "embed/weight", "gru/weight_ih", "gru/weight_hh", "token", "stacked/weight"}
+    expected = {"conv/weight", "embed/weight", "gru/weight_ih", "gru/weight_hh", "stacked/weight", "one/weight"}
     expected |= {"linear/layers/0/weight", "linear/layers/1/weight"} | {f"mha/{part}/weight" for part in parts}
     assert names(eqx.filter_eval_shape(build, jax.random.key(0))) == expected
 

@@ -43,7 +43,7 @@ def register() -> None:
     timm makes groups by weight decay and knows no ``layer_adaptation``, so that these names divide what they are given:
     tensors of fewer than two dimensions (biases, norms) get ``layer_adaptation=False`` and, with
     ``bias_norm_lr_scale`` (default 1.0), a smaller learning rate. A group that states ``layer_adaptation`` itself is
-    left alone. To divide by module type instead, give the factory
+    left alone. To divide by the role of parameters instead, give the factory
     ``param_group_fn=lambda model: layer_groups(model, plan)``.
     """
     known = default_registry.list_optimizers()

@@ -10,26 +10,34 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.tree_util import tree_map_with_path
+from jax.tree_util import tree_flatten_with_path, tree_map_with_path
 
+from tvlars._roles import is_adapted, is_bias, is_norm, is_position, is_special_token, is_vector, words
 from tvlars.jax._types import Mask, Scalar, check_number
 
-ADAPTED = ("kernel", "embedding")
+EMBEDDINGS = ("embedding", "embeddings")
 NOT_ADAPTED = ("scale", "offset", "b")
 EQUINOX_NORMALIZATION = ("BatchNorm", "GroupNorm", "LayerNorm", "RMSNorm")
+EQUINOX_WEIGHTED = ("Linear", "Conv", "ConvTranspose", "Embedding", "GRUCell", "LSTMCell")
 
 
 def layer_mask(params: Any) -> Any:
-    """True for every leaf that is to be adapted and decayed, False for biases and norm parameters.
+    """Return True for every leaf to be adapted and decayed, False for biases, norms, scales, tokens and tables.
 
-    What :func:`tvlars.layer_groups` tells by module type is told by the name of a leaf here, the last in its path, for
-    trees of Flax (Linen dictionaries, NNX states and modules) and any other, in this order:
+    This is the rule of :func:`tvlars.layer_groups` for trees of Flax (Linen dictionaries, NNX states and modules),
+    Haiku, Equinox and any other. Where that rule asks for the type of a module, this one asks for the names of a leaf
+    and of what holds it, in this order:
 
-    1. Every leaf of an Equinox normalization module (batch, group, layer, RMS norm), and everything under
-       ``batch_stats``: False, whatever its name.
-    2. ``kernel``, ``embedding``: True.
-    3. ``scale``, ``offset``, ``b`` and every name that contains "bias", of whatever shape: False.
-    4. Any other name (``weight`` of an Equinox layer, a class token, a layer scale): True from two dimensions on.
+    1. Everything under ``batch_stats``, and every leaf of an Equinox normalization module (batch, group, layer, RMS
+       norm): False, whatever its name. The weights of Equinox's linear, convolution, embedding and recurrent modules:
+       True, but for embeddings of positions.
+    2. ``scale``, ``offset``, ``b`` and every name that says bias, of whatever shape: False, so that the stacked norms
+       and biases of a scan are told from weights.
+    3. ``kernel``, ``embedding``, ``w``: True, but for embeddings of positions and special tokens, such as
+       ``position_embeddings``, and those of one row.
+    4. Whatever else a norm holds (``ln_1``, ``RMSNorm_0``), is called a scale, a token or a position embedding
+       (``gamma``, ``cls_token``, ``pos_embedding``), or is a vector once dimensions of size 1 are dropped: False.
+    5. All others: True.
 
     Give it to an optimizer as it is, ``mask=layer_mask``, rather than its result: it is then asked about the very tree
     that the optimizer sees, which NNX wraps in one way at the start and in another at each step.
@@ -49,40 +57,63 @@ def layer_mask(params: Any) -> Any:
             f"params must be a tree of parameters, got {params!r}: "
             'optax.inject_hyperparams wants static_args=("mask", "weight_decay_mask") where a mask is a function'
         )
-    norms = _equinox_normalization()
+    norms, weighted = _equinox(EQUINOX_NORMALIZATION), _equinox(EQUINOX_WEIGHTED)
+    beside: dict[tuple[str, ...], set[str]] = {}  # what leaves are called that one node holds
+    for path, _ in tree_flatten_with_path(params)[0]:
+        names = _names(path)
+        beside.setdefault(names[:-1], set()).update(names[-1:])
 
     def decide(path: tuple[Any, ...], node: Any) -> Any:
         if isinstance(node, norms):
             return jax.tree.map(lambda _: False, node)
-        return _is_adapted([_name(key) for key in path], node)
+        if isinstance(node, weighted):
+            holder = type(node).__name__
+            return tree_map_with_path(lambda below, leaf: told((*path, *below), leaf, holder), node)
+        return told(path, node)
 
-    return tree_map_with_path(decide, params, is_leaf=lambda node: isinstance(node, norms))
+    def told(path: tuple[Any, ...], leaf: Any, holder: str = "") -> bool:
+        names = _names(path)
+        return _is_adapted(names, leaf, beside.get(names[:-1], set()), holder)
+
+    return tree_map_with_path(decide, params, is_leaf=lambda node: isinstance(node, (*norms, *weighted)))
 
 
-def _is_adapted(names: list[str | None], leaf: Any) -> bool:
-    if "batch_stats" in names:
+def _is_adapted(names: tuple[str, ...], leaf: Any, siblings: set[str], holder: str) -> bool:
+    """The role of a leaf, by its names, outermost first; ``holder`` is the Equinox type that says it has weights."""
+    if "batch_stats" in names or not hasattr(leaf, "shape"):
         return False
-    if len(names) > 1 and names[-1] == "value":  # what holds the array in a variable of NNX
-        names = names[:-1]
-    own = next((name for name in reversed(names) if name is not None), "")
-    if own in ADAPTED:
+    own, called = ("", *names)[-1], ("", "", *names)[-2]
+    if holder == "Embedding" and own == "weight":
+        own = "embedding"
+    elif holder and own.startswith("weight"):
         return True
-    if own in NOT_ADAPTED or "bias" in own:
+    if own == "b" and "lora" in words(called):  # where the other matrix is called a
+        return True
+    if own in NOT_ADAPTED or is_bias(own, siblings):
         return False
-    return getattr(leaf, "ndim", 0) >= 2
+    if own in EMBEDDINGS:
+        return not is_vector(leaf.shape) and not any(
+            is_position(name) or is_special_token(name) for name in (own, called)
+        )
+    if own == "kernel" or (own == "w" and not is_norm(called)):
+        return True
+    return is_adapted((own, called), leaf.shape, siblings)
 
 
-def _name(key: Any) -> str | None:
-    """What a key of a path is called, None for an index."""
-    name = getattr(key, "key", getattr(key, "name", None))
-    return name if isinstance(name, str) else None
+def _names(path: tuple[Any, ...]) -> tuple[str, ...]:
+    """The names along a path, without indices; Haiku puts several into one key."""
+    keys = [getattr(key, "key", getattr(key, "name", None)) for key in path]
+    named = [key.rpartition("/")[2] for key in keys if isinstance(key, str) and not key.isdigit()]
+    if len(named) > 1 and named[-1] == "value":  # what holds the array in a variable of NNX
+        named.pop()
+    return tuple(named)
 
 
-def _equinox_normalization() -> tuple[type, ...]:
+def _equinox(names: tuple[str, ...]) -> tuple[type, ...]:
     equinox = sys.modules.get("equinox")  # where it has not been imported, no tree holds its modules
     if equinox is None:
         return ()
-    return tuple(getattr(equinox.nn, name) for name in EQUINOX_NORMALIZATION if hasattr(equinox.nn, name))
+    return tuple(getattr(equinox.nn, name) for name in names if hasattr(equinox.nn, name))
 
 
 # -- masks in a chain -------------------------------------------------------------------------------------

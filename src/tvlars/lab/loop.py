@@ -74,7 +74,7 @@ class Run:
         self.bare_model = model if config.shard else model.to(memory_format=torch.channels_last)
         compiled: Any = torch.compile(self.bare_model) if config.compile else self.bare_model
         self.model = fabric.setup_module(compiled)
-        # Groups by module type want the bare model, and shards in place of parameters where there are any.
+        # Groups by role want the bare model, and shards in place of parameters where there are any.
         self.bare_optimizer = build_optimizer(config, plan, self.bare_model)
         self.scheduler = plan.scheduler(self.bare_optimizer)
         self.optimizer: Any = fabric.setup_optimizers(self.bare_optimizer)
