@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any, NoReturn
+
+from tvlars._reading import read_json, reason
 
 FAILED, BAD_INPUT, DIVERGED, INTERRUPTED = 1, 2, 3, 130
 """Exit codes; 128 + N where signal N stopped a run."""
@@ -66,11 +67,10 @@ def config_file(arguments: Sequence[str]) -> dict[str, Any]:
     try:
         if file.is_dir():
             file = file / "config.json"
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = read_json(file)
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
         what = "config must be a JSON file or a run folder" if named.config else "resume must be a run folder"
-        raise UsageError(f"{what}, but {str(file)!r} cannot be read: {reason}") from error
+        raise UsageError(f"{what}, but {str(file)!r} cannot be read: {reason(error)}") from error
     if not isinstance(values, dict):
         raise UsageError(f"{'config' if named.config else 'resume'} must hold an object of options, got {values!r:.60}")
     return values

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from tvlars._reading import read_json, reason
 from tvlars.lab import summary
 from tvlars.lab.compare_config import CompareConfig
 from tvlars.lab.config import TrainConfig
@@ -75,11 +77,22 @@ class Comparison:
 
     @classmethod
     def load(cls, folder: Path | str) -> Comparison:
-        """Read a comparison back from its folder."""
+        """Read a comparison back from its folder.
+
+        Raises:
+            UsageError: comparison.json is missing, damaged or not that of a comparison.
+        """
         folder = Path(folder)
-        stored = json.loads((folder / "comparison.json").read_text())
-        measure = stored.get("measure", "test accuracy")
-        return cls(folder, stored["command"], [RunRow(**run) for run in stored["runs"]], measure)
+        file = folder / "comparison.json"
+        try:
+            stored = read_json(file, folder)
+            rows = [_row(run) for run in stored["runs"]]
+            command, measure = str(stored["command"]), str(stored.get("measure", "test accuracy"))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UsageError(
+                f"{str(file)!r} must be that of a comparison, but cannot be read: {reason(error)}"
+            ) from error
+        return cls(folder, command, rows, measure)
 
 
 def compare(
@@ -183,3 +196,18 @@ def _one_run(run: TrainConfig, plan: Plan, data: ImageData, folder: Path, report
         images_per_second=last.step * run.batch_size / seconds,
         seconds=seconds,
     )
+
+
+def _row(values: Any) -> RunRow:
+    """The row of a run as it stands in comparison.json.
+
+    Raises:
+        ValueError: it is none.
+    """
+    row = RunRow(**values)
+    kinds: dict[str, Any] = {"int": int, "str": str, "float": (int, float), "float | None": (int, float, type(None))}
+    for f in fields(RunRow):
+        value = getattr(row, f.name)
+        if not isinstance(value, kinds[str(f.type)]) or isinstance(value, bool):
+            raise ValueError(f"{f.name} of a run is {value!r:.60}")
+    return row

@@ -22,6 +22,7 @@ from torch.optim import Optimizer
 
 from tvlars import noise_scale as noise
 from tvlars import sharpness
+from tvlars._reading import is_inside
 from tvlars.lab.data.image_data import pick
 from tvlars.lab.errors import UsageError
 from tvlars.sharpness._surface import LossSurface
@@ -178,6 +179,8 @@ def layer_stats(
         UsageError: pandas or pyarrow is not installed, or what a run that goes on has written cannot be read.
     """
     path = folder / "layer-stats"
+    if not is_inside(path, folder):  # records of steps that come again are taken out of it
+        raise UsageError(f"layer_stats must go on in {str(path)!r}, which is a link that leaves the run folder")
     try:
         return RunStats(optimizer, model, every=every, path=path, writer=writer, start=start)  # type: ignore[arg-type]
     except ImportError as error:

@@ -8,6 +8,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from tvlars._reading import check_regular
+
 PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE, errno.ETIMEDOUT)
 """Errors of a disk that may get room again, or come back."""
 
@@ -19,12 +21,14 @@ def cannot_write(error: OSError) -> str:
 
 
 def write_synced(file: Path, content: bytes) -> None:
-    """Write ``content``, which is on the disk when this returns.
+    """Write a new file of ``content``, which is on the disk when this returns. What has its name goes before.
 
     Raises:
         OSError: it could not be written; the error names the file.
     """
-    with _named(file), open(file, "wb") as out:
+    with _named(file):
+        file.unlink(missing_ok=True)  # a link that somebody has laid there would have us write where it leads
+    with _named(file), open(file, "xb") as out:
         out.write(content)
         out.flush()
         os.fsync(out.fileno())
@@ -50,10 +54,10 @@ def append_whole(file: Path, content: bytes) -> None:
     """Append ``content``, all of it or nothing.
 
     Raises:
-        OSError: it could not be written; the file is as it was, and the error names it.
+        OSError: it could not be written, or is no regular file; it is as it was, and the error names it.
     """
     with _named(file):
-        handle = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        handle = open_to_append(file)
         size = os.fstat(handle).st_size
         try:
             left = memoryview(content)
@@ -67,6 +71,19 @@ def append_whole(file: Path, content: bytes) -> None:
             os.close(handle)
 
 
+def open_to_append(file: Path) -> int:
+    """Return a handle to append to a file, made where it is missing; a pipe is not waited for, no link followed.
+
+    Raises:
+        OSError: it cannot be opened, or is no regular file.
+    """
+    with _named(file):
+        with contextlib.suppress(FileNotFoundError):
+            check_regular(os.lstat(file))
+        careful = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+        return os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | careful, 0o666)
+
+
 def sync(path: Path) -> None:
     """Have a file, or the names in a folder, on the disk when this returns.
 
@@ -74,7 +91,7 @@ def sync(path: Path) -> None:
         OSError: the disk does not take it, or ``path`` is not there.
     """
     with _named(path):
-        handle = os.open(path, os.O_RDONLY)
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
         try:
             os.fsync(handle)
         finally:

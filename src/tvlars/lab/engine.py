@@ -10,6 +10,7 @@ from typing import Any
 
 from lightning_fabric import Fabric
 
+from tvlars._reading import is_regular
 from tvlars.doctor import check
 from tvlars.lab import run_state
 from tvlars.lab.checkpoint import finish_putting, those_in
@@ -163,7 +164,7 @@ def _train(
         lines.append(f"resumed  after step {step} of {plan.total_steps}, from {resumed.path}")
     elif config.resume:
         again = f", and epochs that were done are done again: {begun}" if begun else ""
-        again += f"; weights that were there are in {ASIDE}" if (folder / ASIDE).is_file() else ""
+        again += f"; weights that were there are in {ASIDE}" if is_regular(folder / ASIDE) else ""
         lines.append(f"resumed  nothing: there is no checkpoint yet, the run begins{again}")
     if config.task != "classification" and processes.first:
         draw_views(data, folder / "views.png", min(8, len(data.train_labels)), config.seed)
@@ -178,11 +179,11 @@ def finished_run(folder: Path, config: TrainConfig, plan: Plan) -> RunResult | N
         UsageError: it has, and its record lacks what it should hold, with no checkpoint to mend it.
     """
     finish_putting(folder)
-    if not (folder / "summary.json").is_file():
+    if not is_regular(folder / "summary.json", folder):
         return None
     run = load_run(folder)
     kept = those_in(folder)
-    if run.complete and run.config is not None and ((folder / "weights.pt").is_file() or not kept):
+    if run.complete and run.config is not None and (is_regular(folder / "weights.pt") or not kept):
         columns = [run.epochs[field.name].tolist() for field in fields(EpochRow)]
         rows = [EpochRow(int(epoch), int(step), *values) for epoch, step, *values in zip(*columns, strict=True)]
         return RunResult(folder, config, plan, rows, run.evaluations)

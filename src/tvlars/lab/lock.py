@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from tvlars.lab.errors import LockedError
+from tvlars._reading import check_regular, reason
+from tvlars.lab.errors import LockedError, UsageError
 
 LOCK = ".lock"
 
@@ -23,7 +25,14 @@ def locked(folder: Path, wait: float = 0.0) -> Iterator[None]:
 
     Raises:
         LockedError: another process holds it.
+        UsageError: there is something else in its place.
     """
+    try:
+        check_regular(os.lstat(folder / LOCK))
+    except FileNotFoundError:
+        pass
+    except OSError as error:  # a link would have the file it leads to emptied
+        raise UsageError(f"{folder / LOCK} must be the lock of a folder, but {reason(error)}") from error
     lock = FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=wait)

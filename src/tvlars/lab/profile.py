@@ -86,6 +86,7 @@ class Phases:
             trace.stop()
             file = self.folder / "trace.json.gz"
             try:
+                file.unlink(missing_ok=True)  # torch would follow a link
                 trace.export_chrome_trace(str(file))
             except (OSError, RuntimeError) as error:  # a run does not end for its sake
                 with contextlib.suppress(OSError):

@@ -36,6 +36,7 @@ from typing import Any
 
 import torch
 
+from tvlars._reading import is_regular, read_bytes, read_json, read_text
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.disk import PASSING, append_whole, sync, write_whole
 from tvlars.lab.errors import UsageError
@@ -102,7 +103,7 @@ def new_folder(out: Path | None, label: str) -> Path:
 def epochs_done(folder: Path) -> int:
     """Epochs that a run folder has rows of."""
     try:
-        return max((folder / "epochs.csv").read_bytes().count(b"\n") - 1, 0)
+        return max(read_bytes(folder / "epochs.csv", folder).count(b"\n") - 1, 0)
     except OSError:
         return 0
 
@@ -275,15 +276,17 @@ def _clear(folder: Path) -> None:
     """Take away what this very run left that was cut off before its first checkpoint."""
     for name in (*ENDS, *MEASUREMENTS):
         (folder / name).unlink(missing_ok=True)
-    if (folder / "weights.pt").is_file():  # whatever they are, they have cost something
+    if os.path.lexists(folder / "weights.pt"):  # whatever they are, they have cost something
         os.replace(folder / "weights.pt", folder / ASIDE)
     for name in ("layer-stats", "tensorboard"):
+        if (folder / name).is_symlink():
+            (folder / name).unlink()
         shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def _cut(file: Path, last: int) -> None:
     """Leave the rows of measurements until the epoch ``last``; a row that is not whole goes too."""
-    if file.is_file():
+    if is_regular(file, file.parent):
         header, *lines = _read(file) or [[]]
         kept = [cells for cells in lines if len(cells) == len(header) and _count(cells, header, "epoch") <= last]
         write_whole(file, _lines([header, *kept]))
@@ -293,7 +296,7 @@ def _mend_steps(file: Path, last: int, known: list[StepRow]) -> int:
     """Leave one whole row for each step until ``last``, those that are ``known`` put in; how many are missing."""
     header = _header(StepRow)
     there = {row.step: _cells(row) for row in known}
-    for cells in _read(file) if file.is_file() else []:
+    for cells in _read(file) if is_regular(file, file.parent) else []:
         step = _count(cells, header, "step")
         if len(cells) == len(header) and 1 <= step <= last:
             there.setdefault(int(step), cells)
@@ -302,7 +305,7 @@ def _mend_steps(file: Path, last: int, known: list[StepRow]) -> int:
 
 
 def _read(file: Path) -> list[list[str]]:
-    return [line.split(",") for line in file.read_text(encoding="utf-8", errors="replace").splitlines()]
+    return [line.split(",") for line in read_text(file, file.parent, errors="replace").splitlines()]
 
 
 def _count(cells: list[str], header: list[str], column: str) -> float:
@@ -335,8 +338,8 @@ def write_json(file: Path, values: dict[str, Any]) -> None:
 def read_object(file: Path) -> dict[str, Any]:
     """The JSON object in a file; empty where there is none, or it cannot be read."""
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        found = read_json(file, file.parent)
+    except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
 

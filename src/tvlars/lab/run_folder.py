@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
+import os
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from torch import nn
 
+from tvlars._reading import is_inside, is_regular, open_regular, read_json, read_text, reason
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.diagnostics import NoiseRow, SharpnessRow
 from tvlars.lab.errors import UsageError
@@ -86,6 +87,8 @@ class LoadedRun:
         folder = self.folder / "layer-stats"
         if not folder.is_dir():
             return pd.DataFrame(columns=["step", "layer", "quantity", "value"])
+        if not is_inside(folder, self.folder):
+            raise UsageError(f"{folder} must hold layer statistics, but is a link that leaves the run folder")
         try:
             frame = read_layer_stats(folder)
             ordered = isinstance(frame["layer"].dtype, pd.CategoricalDtype)
@@ -99,7 +102,7 @@ class LoadedRun:
         except ImportError as error:
             raise UsageError(str(error)) from error
         except Exception as error:  # pyarrow has many types for a damaged file
-            raise UsageError(f"{folder} must hold layer statistics, but a file is damaged: {error}") from error
+            raise UsageError(f"{folder} must hold layer statistics, but a file is damaged: {reason(error)}") from error
 
     def model(self) -> nn.Module:
         """The trained model in evaluation mode, on the CPU. It wants images as :meth:`normalize` makes them.
@@ -111,13 +114,18 @@ class LoadedRun:
 
         shape = self.model_facts()
         file = self.folder / "weights.pt"
-        if not file.is_file():
+        if not os.path.lexists(file):
             raise UsageError(
                 f"{self.folder} has no weights.pt: the run is {self.status}, weights are written at its end"
             )
         model, _ = build_model(shape["model"], shape["channels"], shape["image_size"], shape["classes"])
         try:
-            model.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+            opened = open_regular(file)  # a link may lead to another disk: nothing of weights is shown
+        except OSError as error:
+            raise UsageError(f"{file} must hold the weights of {shape['model']}, but {reason(error)}") from error
+        try:
+            with opened:
+                model.load_state_dict(torch.load(opened, map_location="cpu", weights_only=True))
         except Exception as error:  # torch has many types for a damaged file
             raise UsageError(
                 f"{file} must hold the weights of {shape['model']}, but it is damaged or of another model"
@@ -161,14 +169,14 @@ def load_run(folder: Path | str) -> LoadedRun:
     folder = Path(folder)
     if not folder.is_dir():
         raise UsageError(f"run must be an existing folder, got {str(folder)!r}")
-    if (folder / "comparison.json").is_file():
+    if is_regular(folder / "comparison.json", folder):
         raise UsageError(f"{folder} is no run folder: it is a comparison, its runs are the folders in it")
-    if not any((folder / name).is_file() for name in ("config.json", "epochs.csv", "steps.csv")):
+    if not any(os.path.lexists(folder / name) for name in ("config.json", "epochs.csv", "steps.csv")):
         raise UsageError(f"{folder} is no run folder: it has no config.json, epochs.csv or steps.csv")
     problems: list[str] = []
     config = _read_config(_read_json(folder / "config.json", problems), problems)
     summary: dict[str, Any] = {}
-    if (folder / "summary.json").is_file():
+    if os.path.lexists(folder / "summary.json"):
         summary = _read_json(folder / "summary.json", problems)
     else:
         problems.append("summary.json is missing: the run is being written, or was cut off")
@@ -191,19 +199,19 @@ def load_run(folder: Path | str) -> LoadedRun:
 
 def _read_json(file: Path, problems: list[str]) -> dict[str, Any]:
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = read_json(file, file.parent)
         if isinstance(values, dict):
             return values
         problems.append(f"{file.name} holds no object")
     except FileNotFoundError:
         problems.append(f"{file.name} is missing")
     except (OSError, ValueError) as error:
-        problems.append(f"{file.name} cannot be read: {error}")
+        problems.append(f"{file.name} cannot be read: {reason(error)}")
     return {}
 
 
 def _read_evaluations(file: Path, problems: list[str]) -> dict[str, Evaluated]:
-    if not file.is_file():
+    if not os.path.lexists(file):
         return {}
     found = {}
     for name, values in _read_json(file, problems).items():
@@ -239,7 +247,7 @@ def _read_rows(file: Path, kind: Any, problems: list[str], optional: bool = Fals
     """The rows up to the first damaged one; columns that a version did not write are NaN."""
     columns = [f.name for f in fields(kind)]
     try:
-        content = file.read_text(encoding="utf-8", errors="replace").splitlines()
+        content = read_text(file, file.parent, errors="replace").splitlines()
         if not content:
             raise ValueError("it is empty")
         header, *lines = content
@@ -248,7 +256,7 @@ def _read_rows(file: Path, kind: Any, problems: list[str], optional: bool = Fals
             problems.append(f"{file.name} is missing")
         return pd.DataFrame(columns=columns)
     except (OSError, ValueError) as error:
-        problems.append(f"{file.name} cannot be read: {error}")
+        problems.append(f"{file.name} cannot be read: {reason(error)}")
         return pd.DataFrame(columns=columns)
     names = header.split(",")
     rows = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import io
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tvlars.lab.diagnostics import SharpnessRow, measure_sharpness, sample
+from tvlars.lab.disk import write_whole
 from tvlars.lab.errors import UsageError
 from tvlars.lab.evaluate import as_loaded, changed_data, choose_device, data_of_run
 from tvlars.lab.result import RunResult
@@ -142,12 +143,12 @@ def _draw(frame: pd.DataFrame, file: Path, title: str, line: bool) -> Path:
         axes.set(xlabel="from this run (0) to the other (1)" if line else "direction, in norms of the filters")
         axes.set(ylabel="training loss", ylim=(0, None))
     axes.set_title(title, fontsize=10)
-    figure.savefig(file, dpi=120)
+    content = io.BytesIO()
+    figure.savefig(content, dpi=120)
     plt.close(figure)
+    write_whole(file, content.getvalue())
     return file
 
 
 def _write_csv(file: Path, frame: pd.DataFrame) -> None:
-    part = file.with_suffix(".csv.part")
-    frame.to_csv(part, index=False, float_format="%.7g")
-    os.replace(part, file)
+    write_whole(file, frame.to_csv(index=False, float_format="%.7g").encode())

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+from tvlars._reading import is_inside
 from tvlars.lab.errors import UsageError
 from tvlars.lab.record import EpochRow, StepRow
 
@@ -25,6 +26,8 @@ class TensorBoardLog:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise UsageError("tensorboard=True needs the package tensorboard: pip install 'tvlars[lab]'") from error
+        if not is_inside(folder / "tensorboard", folder):
+            raise UsageError(f"{folder / 'tensorboard'} must be a folder, but is a link that leaves the run folder")
         purge = {"purge_step": start + 1} if start else {}  # of steps that are taken again
         self.tell = tell
         self.failed = False

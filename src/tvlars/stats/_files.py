@@ -9,42 +9,80 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from tvlars._reading import open_regular, reason
 from tvlars.stats._record import QUANTITIES, Table
 
 if TYPE_CHECKING:
     import pandas as pd
 
+COLUMNS = ("step", "layer", "quantity", "value")
+MOST_ROWS = 10**8
+"""Of a file; one has 64 recorded steps, six quantities and all layers."""
+
 
 def read_layer_stats(path: str | Path) -> pd.DataFrame:
-    """What a :class:`LayerStats` wrote to the folder ``path``: columns step, layer, quantity and value.
+    """Return what a :class:`LayerStats` wrote to the folder ``path``: columns step, layer, quantity and value.
 
     Raises:
         FileNotFoundError: the folder is not there.
+        OSError: a file in it is no regular file, is a link that leaves the folder, or cannot be read.
+        ValueError: a file in it holds something else; the message names it.
     """
     pandas = _needed("pandas")
     path = Path(path)
     if not path.is_dir():
         raise FileNotFoundError(f"path must be a folder of layer statistics, got {path}")
-    parts = [pandas.read_parquet(file) for file in sorted(path.glob("*.parquet"))]
+    parts = [_read(file) for file in sorted(path.glob("*.parquet"))]
     frame: pd.DataFrame = pandas.concat(parts, ignore_index=True) if parts else as_frame([], [])
     return frame
 
 
 def open_folder(path: Path, start: int) -> None:
     """Make the folder, or take the records of steps after ``start`` out of it."""
-    pandas = _needed("pandas")
+    _needed("pandas")
     _needed("pyarrow")
     files = sorted(path.glob("*.parquet")) if path.is_dir() else []
     if files and not start:
         raise ValueError(f"path must hold no records where start is 0, got {path} with {files[0].name}")
-    for file in files:
-        frame = pandas.read_parquet(file)
+    frames = [_read(file) for file in files]  # all of them, before any is touched
+    for file, frame in zip(files, frames, strict=True):
         kept = frame[frame["step"] <= start]
         if kept.empty:
             file.unlink()
         elif len(kept) < len(frame):
             write_parquet(file, kept)
     path.mkdir(parents=True, exist_ok=True)
+
+
+def _read(file: Path) -> pd.DataFrame:
+    """The rows of a file that anybody may have made: four columns of known types, and nothing that they say of
+    themselves besides."""
+    parquet, types = _needed("pyarrow.parquet"), _needed("pyarrow").types
+    with open_regular(file, file.parent) as opened:
+        try:
+            content = parquet.ParquetFile(opened)
+            rows, schema = content.metadata.num_rows, content.schema_arrow
+            if sorted(schema.names) != sorted(COLUMNS):
+                raise ValueError(f"its columns must be {', '.join(COLUMNS)}, got {', '.join(schema.names)}")
+            kinds = {name: schema.field(name).type for name in COLUMNS}
+            for name in ("layer", "quantity"):
+                if types.is_dictionary(kinds[name]):
+                    kinds[name] = kinds[name].value_type
+                if not (types.is_string(kinds[name]) or types.is_large_string(kinds[name])):
+                    raise ValueError(f"{name} must be text, got {kinds[name]}")
+            if not types.is_signed_integer(kinds["step"]) or not types.is_floating(kinds["value"]):
+                raise ValueError(f"step must be an integer and value a number, got {kinds['step']}, {kinds['value']}")
+            if rows > MOST_ROWS:
+                raise ValueError(f"it has {rows:,} rows, more than {MOST_ROWS:,}")
+            table = content.read(columns=list(COLUMNS), use_pandas_metadata=False).replace_schema_metadata(None)
+            if any(column.null_count for column in table.columns):
+                raise ValueError("it has rows that are not whole")
+            frame: pd.DataFrame = table.select(list(COLUMNS)).to_pandas()
+            if len(frame) and int(frame["step"].min()) < 1:
+                raise ValueError(f"step must be >= 1, got {frame['step'].min()}")
+            return frame
+        except Exception as error:  # pyarrow has many types for a damaged file
+            raise ValueError(f"{file} must hold layer statistics, but does not: {reason(error)}") from error
 
 
 def as_frame(done: list[Table], names: list[str]) -> pd.DataFrame:
@@ -69,8 +107,10 @@ def write_parquet(file: Path, frame: pd.DataFrame) -> None:
     """Write ``frame`` so that the file is there whole or not at all."""
     part = file.with_suffix(".part")
     try:
-        frame.to_parquet(part, index=False)
-        with open(part, "r+b") as written:
+        part.unlink(missing_ok=True)
+        with open(part, "xb") as written:  # never through a link that somebody has laid there
+            frame.to_parquet(written, index=False)
+            written.flush()
             os.fsync(written.fileno())
         os.replace(part, file)
     except OSError:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tvlars._reading import is_inside, is_regular
 from tvlars.lab.errors import UsageError
 from tvlars.lab.report.page import Report, write_page
 from tvlars.lab.run_folder import LoadedRun, load_run
@@ -34,10 +36,9 @@ def report(folders: list[Path] | list[str], out: Path | str, *, command: str = "
     notes: list[str] = []
     by_place: dict[Path, LoadedRun] = {}
     for folder in map(Path, folders):
-        is_run = (folder / "epochs.csv").is_file() or (folder / "steps.csv").is_file()
-        if not is_run and ((folder / "comparison.json").is_file() or any(folder.glob("*/config.json"))):
-            inside = sorted(path for path in folder.iterdir() if path.is_dir())
-            found = _readable(inside, notes)
+        is_run = any(os.path.lexists(folder / name) for name in ("epochs.csv", "steps.csv"))
+        if not is_run and (is_regular(folder / "comparison.json", folder) or any(folder.glob("*/config.json"))):
+            found = _readable(_runs_in(folder, notes), notes)
             if not found:
                 raise UsageError(f"{str(folder)!r} must be a run or comparison folder, but no run in it can be read")
         else:
@@ -65,6 +66,17 @@ def write_report(comparison: Comparison) -> Path:
     names = ", ".join(dict.fromkeys(run.optimizer for run in comparison.runs)) or "no runs"
     made = Report(f"Comparison of {names}", comparison.command, runs, notes + _notes(runs, but=("diverged",)))
     return write_page(made, comparison.folder / "report.html")
+
+
+def _runs_in(folder: Path, notes: list[str]) -> list[Path]:
+    """The folders in that of a comparison; a link that leaves it could show any run of the reader."""
+    found = []
+    for path in sorted(path for path in folder.iterdir() if path.is_dir()):
+        if is_inside(path, folder):
+            found.append(path)
+        elif os.path.lexists(path / "config.json"):
+            notes.append(f"{path.name} is left out: it is a link that leaves {folder}; name the run itself to have it.")
+    return found
 
 
 def _readable(folders: list[Path], notes: list[str]) -> list[LoadedRun]:

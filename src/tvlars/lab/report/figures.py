@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import math
+import os
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from tvlars._reading import read_text, reason
 from tvlars.lab.report.arms import DASHES, Arm
 from tvlars.lab.report.drawing import band, figure_of, numbers, over_training, text
 from tvlars.lab.run_folder import LoadedRun
@@ -225,16 +228,16 @@ def slices(arms: list[Arm], batch_size: int, problems: list[str]) -> list[go.Fig
         for number, run in enumerate(arm.at(batch_size)):
             name = f"{arm.name}, seed {run.config.seed}" if run.config else arm.name
             for file, figure in ((run.folder / "landscape.csv", along), (run.folder / "line.csv", between)):
-                if not file.is_file():
+                if not os.path.lexists(file):
                     continue
                 try:
-                    frame = pd.read_csv(file).astype(float)
+                    frame = pd.read_csv(io.StringIO(read_text(file, run.folder))).astype(float)
                     if "y" in frame:
                         planes.append(_plane(frame, name))
                         continue
                     x, loss = numbers(frame["x"]), numbers(frame["loss"])
                 except (OSError, ValueError, KeyError) as error:
-                    problems.append(f"{file} cannot be read: {error}.")
+                    problems.append(f"{file} cannot be read: {reason(error)}.")
                     continue
                 dash = DASHES[number % len(DASHES)]
                 figure.add_scatter(x=x, y=loss, name=text(name), line={"color": arm.color, "dash": dash})
@@ -242,6 +245,8 @@ def slices(arms: list[Arm], batch_size: int, problems: list[str]) -> list[go.Fig
 
 
 def _plane(frame: pd.DataFrame, name: str) -> go.Figure:
+    if len(frame) != frame["x"].nunique() * frame["y"].nunique():
+        raise ValueError("its points are no grid")
     grid = frame.pivot(index="y", columns="x", values="loss")
     logs = grid.where(grid > 0).map(math.log10, na_action="ignore")
     figure = figure_of(f"{text(name)}: training loss over two directions", "", "")

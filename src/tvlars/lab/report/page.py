@@ -7,6 +7,7 @@ import gzip
 import html
 import itertools
 import math
+import os
 import re
 from dataclasses import dataclass, field
 from functools import cache
@@ -18,9 +19,11 @@ import pandas as pd
 import plotly.graph_objects as go
 import plotly.offline
 
+from tvlars._reading import reason
 from tvlars.lab.disk import write_whole
 from tvlars.lab.report import figures, layers
 from tvlars.lab.report.arms import Arm, batch_size_of, epochs_by_batch_size, frame_of, make_arms, plan_number
+from tvlars.lab.report.picture import picture_uri
 from tvlars.lab.run_folder import LoadedRun
 from tvlars.lab.summary import best_arms, differences, percent, table
 
@@ -111,7 +114,7 @@ class Report:
             found += self._at(batch_size)
         if (speed := figures.speed(self.arms, self.frame)) is not None:
             found.append(Section("Time", [speed], "Each run is a point. What else the machine did then is not known."))
-        if (views := _views(self.runs)) is not None:
+        if (views := _views(self.runs, self.notes)) is not None:
             found.append(views)
         return [section for section in found if section.figures or section.picture]
 
@@ -282,12 +285,16 @@ def _and(names: Any) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
-def _views(runs: list[LoadedRun]) -> Section | None:
-    """The picture of the first run that has one."""
+def _views(runs: list[LoadedRun], notes: list[str]) -> Section | None:
+    """The picture of the first run that has a good one; ``notes`` get those that are none."""
     for run in runs:
         file = run.folder / "views.png"
-        if file.is_file():
-            uri = "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode()
+        if os.path.lexists(file):
+            try:
+                uri = picture_uri(file, run.folder)
+            except (OSError, ValueError) as error:
+                notes.append(f"{file} cannot be shown: {reason(error)}.")
+                continue
             about = str(run.environment.get("views", ""))
             return Section("Views", [], f"Training images, and first and second views of them: {about}.", uri)
     return None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import torch
 
 from tvlars.lab.data import ImageData
+from tvlars.lab.disk import write_whole
 from tvlars.lab.errors import UsageError
 from tvlars.lab.ssl.views import describe_views, draw_view, make_view, view_recipes
 
@@ -52,5 +54,7 @@ def draw_views(data: ImageData, file: Path, count: int = 8, seed: int = 0) -> Pa
             axes[i, j].imshow(shown.numpy(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
             axes[i, j].axis("off")
     file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=120, format="png")
+    content = io.BytesIO()
+    figure.savefig(content, dpi=120, format="png")
+    write_whole(file, content.getvalue())
     return file

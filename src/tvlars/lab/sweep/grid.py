@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from tvlars._reading import MOST_JSON, read_text
 from tvlars.lab.config import OPTIMIZERS, TrainConfig
 from tvlars.lab.errors import UsageError, unknown
 from tvlars.lab.sweep.options import at_home, convert, has, listed, option_name, run_name
@@ -37,7 +38,7 @@ class Grid:
         """
         file = Path(file)
         try:
-            values = yaml.load(file.read_text(encoding="utf-8"), _Loader)
+            values = yaml.load(read_text(file, most=MOST_JSON), _Loader)
         except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
             raise UsageError(f"grid must be a YAML file, but {str(file)!r} cannot be read: {_reason(error)}") from error
         try:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tvlars._reading import is_regular
 from tvlars.lab.config import TrainConfig, as_path
 from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.errors import LockedError, PreemptedError, UsageError
@@ -184,7 +185,7 @@ def _of(config: TrainConfig) -> Iterator[None]:
 
 
 def _is_ours(folder: Path) -> bool:
-    if not folder.exists() or (folder / FILE).is_file():
+    if not folder.exists() or is_regular(folder / FILE):
         return True
     return folder.is_dir() and all(path.name == LOCK for path in folder.iterdir())
 

@@ -21,6 +21,7 @@ import optuna
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
+from tvlars._reading import read_bytes
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData
 from tvlars.lab.disk import sync
@@ -286,8 +287,8 @@ def damage_said(journal: Path) -> Any:
 
 def open_storage(journal: Path) -> optuna.storages.BaseStorage:
     """The file that studies are kept in; whoever calls holds the folder's lock."""
-    if journal.is_file():
-        content = journal.read_bytes()
+    if os.path.lexists(journal):
+        content = read_bytes(journal, journal.parent)
         whole = content.rfind(b"\n") + 1
         if whole != len(content):  # the machine stopped while a line was written
             os.truncate(journal, whole)  # which needs no room, and loses no other line whatever happens
@@ -368,7 +369,7 @@ def _measured(folder: Path) -> list[tuple[int, float]]:
     """Epochs and test accuracies that a run folder has whole rows of."""
     found: list[tuple[int, float]] = []
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        content = (folder / "epochs.csv").read_bytes()
+        content = read_bytes(folder / "epochs.csv", folder)
         text = content[: content.rfind(b"\n") + 1].decode()  # a line that was cut off may have part of a number
         for row in csv.DictReader(io.StringIO(text, newline="")):
             found.append((int(row["epoch"]), float(row["test_accuracy"])))

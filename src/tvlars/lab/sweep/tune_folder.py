@@ -6,6 +6,7 @@ Optimizers come and go between calls, and each keeps its space and its trials.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from tvlars._reading import read_json, reason
 from tvlars.lab.errors import UsageError
 from tvlars.lab.lock import LOCK
 from tvlars.lab.record import command_line, write_json
@@ -65,16 +67,18 @@ def read_stored(folder: Path, said: dict[str, Any]) -> Stored:
     """
     if not folder.exists():
         return Stored()
-    if not (folder / FILE).is_file():
+    if not os.path.lexists(folder / FILE):
         if folder.is_dir() and all(path.name in (LOCK, JOURNAL) for path in folder.iterdir()):
             return Stored()
         raise UsageError(f"out must be a new or empty folder, or that of a tuning, got {str(folder)!r}")
     try:
-        content = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        content = read_json(folder / FILE, folder)
         there = {name: content[name] for name in said}
         spaces = dict(there["space"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{str(folder / FILE)!r} must say what is tuned there, but cannot be read: {error}") from error
+        raise UsageError(
+            f"{str(folder / FILE)!r} must say what is tuned there, but cannot be read: {reason(error)}"
+        ) from error
     common = set(spaces) & set(said["space"])
     here = {**said, "space": {name: said["space"][name] for name in common}}
     check_same({**there, "space": {name: spaces[name] for name in common}}, here)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import json
 import os
 import platform
 import signal
@@ -19,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from tvlars._reading import open_regular, read_json
+from tvlars.lab.disk import open_to_append
 from tvlars.lab.errors import LockedError
 from tvlars.lab.lock import LOCK, locked
 
@@ -110,7 +111,7 @@ def run_one(job: Job, threads: int, environment: dict[str, str], halt: Halt) -> 
         return Outcome(job, "failed", f"another process works in {job.folder}")
     variables = {**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": str(threads), **environment}
     variables.pop("SLURM_NTASKS", None)  # srun has started the sweep; its runs are single processes
-    with open(job.log, "a", encoding="utf-8") as log:
+    with os.fdopen(open_to_append(job.log), "a", encoding="utf-8") as log:
         stamp = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
         print(f"{BEGIN} {stamp} on {platform.node()}", file=log, flush=True)
         child = subprocess.Popen(
@@ -153,7 +154,7 @@ def judge(job: Job, code: int, stopped: bool) -> Outcome:
 def read_status(folder: Path) -> str:
     """The status of a run folder: "unfinished" where it does not say, "missing" where there is none."""
     try:
-        summary: Any = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        summary: Any = read_json(folder / "summary.json", folder)
         return str(summary["status"])
     except (OSError, ValueError, KeyError, TypeError):
         return "unfinished" if folder.is_dir() else "missing"
@@ -162,7 +163,7 @@ def read_status(folder: Path) -> str:
 def last_lines(log: Path, count: int = 5) -> list[str]:
     """The last lines that the newest attempt has left in a log."""
     try:
-        with open(log, "rb") as file:
+        with open_regular(log, log.parent) as file:
             file.seek(max(file.seek(0, os.SEEK_END) - 20_000, 0))
             lines = file.read().decode("utf-8", errors="replace").splitlines()
     except OSError:

@@ -1,0 +1,309 @@
+"""Folders that a stranger has made: nothing hangs, nothing of the reader is shown, and nothing of his is written."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import io
+import json
+import os
+import shutil
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image, PngImagePlugin
+
+from tvlars.cli import main
+from tvlars.lab import Reporter, TrainConfig, UsageError, load_run, train
+from tvlars.lab.compare import Comparison
+from tvlars.lab.disk import append_whole, write_whole
+from tvlars.lab.lock import LOCK, locked
+from tvlars.lab.record import epochs_done, read_object
+from tvlars.lab.report import page, report
+from tvlars.lab.report.picture import picture_uri
+
+TABLES = ("epochs.csv", "steps.csv", "sharpness.csv", "noise.csv", "representation.csv")
+OBJECTS = ("config.json", "plan.json", "environment.json", "summary.json", "evaluations.json")
+SHOWN = (*TABLES, *OBJECTS, "landscape.csv", "line.csv", "views.png", "layer-stats/000000001-000000002.parquet")
+SECRET = "the reader's own words"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    config = TrainConfig(epochs=1, batch_size=512, precision="32-true", accelerator="cpu", layer_stats=1, out=folder)
+    train(config, reporter=Reporter())
+    return folder
+
+
+@pytest.fixture
+def folder(finished: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def _pipe(file: Path) -> None:
+    os.mkfifo(file)
+
+
+def _endless(file: Path) -> None:
+    file.symlink_to("/dev/zero")
+
+
+def _link(file: Path) -> None:
+    secret = file.parents[3] / "secret" if "layer-stats" in str(file) else file.parents[1] / "secret"
+    secret.write_text(SECRET)
+    file.symlink_to(secret)
+
+
+def _deep(file: Path) -> None:
+    file.write_text('{"a":' * 100_000)
+
+
+def _huge(file: Path) -> None:
+    with open(file, "wb") as out:
+        out.truncate(2**40)
+
+
+BAD = (_pipe, _endless, _link, _deep, _huge, Path.mkdir)
+
+
+def spoil(file: Path, how: Callable[[Path], None]) -> None:
+    file.parent.mkdir(exist_ok=True)
+    file.unlink(missing_ok=True)
+    how(file)
+
+
+def said_by(*words: object) -> tuple[int, str]:
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+        code = main([str(word) for word in words])
+    return code, out.getvalue()
+
+
+@pytest.mark.parametrize("how", BAD)
+@pytest.mark.parametrize("name", [*TABLES, *OBJECTS])
+def test_each_file_is_read_or_is_a_problem(folder: Path, name: str, how: Callable[[Path], None]) -> None:
+    spoil(folder / name, how)
+    run = load_run(folder)
+    assert any(name in problem for problem in run.problems)
+    assert SECRET not in str(run.problems)
+    if name.endswith("json"):
+        assert read_object(folder / name) == {}
+    if name == "epochs.csv":
+        assert epochs_done(folder) == 0 or how is _deep
+
+
+@pytest.mark.parametrize("how", BAD)
+def test_a_page_goes_on_without_them(
+    folder: Path, tmp_path: Path, how: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page, "_plotly", lambda: "")
+    for name in SHOWN:
+        if name != "config.json":  # without which there is nothing to show
+            spoil(folder / name, how)
+    code, _ = said_by("report", folder, "-o", tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text()
+    assert code == 0
+    assert SECRET not in text
+    assert base64.b64encode(SECRET.encode()).decode() not in text
+    for name in ("epochs.csv", "plan.json", "landscape.csv", "views.png"):
+        assert name in text
+
+
+@pytest.mark.parametrize("how", BAD)
+def test_layer_statistics_of_a_page(
+    folder: Path, tmp_path: Path, how: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page, "_plotly", lambda: "")
+    spoil(folder / SHOWN[-1], how)
+    code, _ = said_by("report", folder, "-o", tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text()
+    assert code == 0
+    assert "must hold layer statistics" in text
+    shutil.rmtree(folder / "layer-stats")
+    (tmp_path / "elsewhere").mkdir()
+    (folder / "layer-stats").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UsageError, match="is a link that leaves the run folder"):
+        load_run(folder).layer_stats()
+
+
+@pytest.mark.parametrize("how", BAD)
+@pytest.mark.parametrize("name", ["weights.pt", "model.json"])
+def test_commands_say_what_is_no_file(folder: Path, name: str, how: Callable[[Path], None]) -> None:
+    spoil(folder / name, how)
+    for command in ("evaluate", "sharpness", "landscape", "probe"):
+        code, said = said_by(command, folder)
+        assert code == 2, said
+        assert name in said
+        assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("how", BAD)
+def test_configs_that_are_no_files(tmp_path: Path, how: Callable[[Path], None]) -> None:
+    (tmp_path / "run").mkdir()
+    file = tmp_path / "run" / "config.json"
+    how(file)
+    for words in (("train", "--config", file), ("train", "--resume", file.parent), ("tune", "--config", file)):
+        code, said = said_by(*words)
+        assert code == 2, said
+        assert said.count("\n") == 1
+        assert "config.json" in said
+
+
+@pytest.mark.parametrize("how", BAD)
+def test_a_comparison_is_read_back_or_refused(tmp_path: Path, how: Callable[[Path], None]) -> None:
+    (tmp_path / "c").mkdir()
+    how(tmp_path / "c" / "comparison.json")
+    with pytest.raises(UsageError, match=r"comparison\.json'? must be that of a comparison, but cannot be read"):
+        Comparison.load(tmp_path / "c")
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["[]", "{}", '{"command": "", "runs": 7}', '{"command": "", "runs": [{"lr": 1}]}', '{"command": "", "runs": [3]}',
+     '{"command": "", "runs": [{"optimizer": 1, "batch_size": 1, "seed": 1, "lr": 1, "status": ""}]}'],
+)  # fmt: skip
+def test_comparisons_that_are_none(tmp_path: Path, content: str) -> None:
+    (tmp_path / "comparison.json").write_text(content)
+    with pytest.raises(UsageError, match="must be that of a comparison"):
+        Comparison.load(tmp_path)
+
+
+def test_a_run_that_a_comparison_links_to_is_left_out(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page, "_plotly", lambda: "")
+    both = tmp_path / "both"
+    shutil.copytree(finished, both / "mine")
+    (both / "theirs").symlink_to(finished)
+    (both / "inside").symlink_to("mine")
+    text = report([both], tmp_path / "page.html").read_text()
+    assert "theirs is left out: it is a link that leaves" in text
+    assert "1 of" not in text
+
+
+# -- pictures -----------------------------------------------------------------------------------------------------
+
+
+def test_a_picture_is_encoded_anew(tmp_path: Path) -> None:
+    said = PngImagePlugin.PngInfo()
+    said.add_text("Comment", SECRET)
+    Image.new("RGB", (7, 5), (1, 2, 3)).save(tmp_path / "views.png", pnginfo=said)
+    with open(tmp_path / "views.png", "ab") as file:
+        file.write(b"<script>")
+    content = base64.b64decode(picture_uri(tmp_path / "views.png", tmp_path).partition(",")[2])
+    with Image.open(io.BytesIO(content)) as opened:
+        assert opened.size == (7, 5)
+        assert opened.convert("RGB").getpixel((3, 3)) == (1, 2, 3)
+    assert SECRET.encode() not in content
+    assert b"script" not in content
+
+
+def _svg(file: Path) -> None:
+    file.write_text("<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>")
+
+
+def _jpeg(file: Path) -> None:
+    Image.new("RGB", (8, 8)).save(file, "JPEG")
+
+
+def _bomb(file: Path) -> None:
+    """A few bytes that claim to be 20,000 x 20,000 pixels."""
+    Image.new("1", (8, 8)).save(file, "PNG")
+    content = bytearray(file.read_bytes())
+    content[16:24] = struct.pack(">II", 20_000, 20_000)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    file.write_bytes(content)
+
+
+def _cut(file: Path) -> None:
+    Image.new("RGB", (80, 80), (1, 2, 3)).save(file, "PNG")
+    os.truncate(file, 60)
+
+
+@pytest.mark.parametrize("how", [_svg, _jpeg, _bomb, _cut, *BAD])
+def test_what_is_no_picture(tmp_path: Path, how: Callable[[Path], None]) -> None:
+    (tmp_path / "run").mkdir()
+    how(tmp_path / "run" / "views.png")
+    with pytest.raises((OSError, ValueError)):
+        picture_uri(tmp_path / "run" / "views.png", tmp_path / "run")
+
+
+# -- writing ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Iterator[Path]:
+    """A file of the reader, which is to stay as it is."""
+    file = tmp_path / "mine"
+    file.write_text(SECRET)
+    yield file
+    assert file.read_text() == SECRET
+
+
+def test_nothing_is_written_through_a_link(mine: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "summary.json.part").symlink_to(mine)
+    (run / "summary.json").symlink_to(mine)
+    write_whole(run / "summary.json", b"{}")
+    assert (run / "summary.json").read_text() == "{}"
+    assert not (run / "summary.json").is_symlink()
+    (run / "steps.csv").symlink_to(mine)
+    with pytest.raises(OSError, match="it is a link, not a regular file"):
+        append_whole(run / "steps.csv", b"1,2\n")
+    (run / LOCK).symlink_to(mine)
+    with pytest.raises(UsageError, match=r"\.lock must be the lock of a folder, but it is a link"), locked(run):
+        pass
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "steps.csv")
+    with pytest.raises(OSError, match="it is a named pipe"):
+        append_whole(tmp_path / "steps.csv", b"1,2\n")
+    os.mkfifo(tmp_path / LOCK)
+    with pytest.raises(UsageError, match="it is a named pipe"), locked(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("name", ["sharpness.csv.part", "sharpness.csv", "landscape.png", "landscape.csv"])
+def test_commands_write_in_the_run_folder_alone(folder: Path, mine: Path, name: str) -> None:
+    if name != "sharpness.csv":  # which is read before
+        (folder / name).symlink_to(mine)
+        command = name.partition(".")[0]
+        more = ["--points", "2"] if command == "landscape" else []
+        code, said = said_by(command, folder, "--samples", "16", *more)
+        assert code == 0, said
+        assert (folder / name).is_file() == (not name.endswith(".part"))
+        return
+    (folder / name).symlink_to(mine)
+    code, said = said_by("sharpness", folder, "--samples", "16")
+    assert code == 2
+    assert "sharpness.csv cannot be read: it is a link that leaves" in said
+
+
+def test_folders_in_a_run_folder_are_its_own(tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "000000009-000000009.parquet").write_text(SECRET)
+    run = tmp_path / "run"
+    options = {"epochs": 1, "batch_size": 512, "precision": "32-true", "accelerator": "cpu", "layer_stats": 1}
+    config = TrainConfig(**options, checkpoint_every="2-steps", out=run)
+
+    class Stop(Reporter):
+        def step(self, row: object) -> None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(config, reporter=Stop())
+    shutil.rmtree(run / "layer-stats")
+    (run / "layer-stats").symlink_to(mine)
+    code, said = said_by("train", "--resume", run)
+    assert code == 2
+    assert "layer_stats must go on in" in said
+    assert "which is a link that leaves the run folder" in said
+    assert os.listdir(mine) == ["000000009-000000009.parquet"]
+    assert json.loads((run / "config.json").read_text())["layer_stats"] == 1
