@@ -19,7 +19,7 @@ from measured import Table
 from tvlars.lab import TrainConfig
 from tvlars.lab.data import load_data
 from tvlars.lab.summary import mean_and_interval
-from tvlars.plan import HALF_SHARE
+from tvlars.schedule import HALF_SHARE
 
 KEY = ["batch_size", "epochs", "half_share", "lr", "momentum", "seed"]
 

@@ -20,7 +20,9 @@ from tvlars import LAMB, LARS, TVLARS, layer_groups
 from tvlars.stats import LayerStats
 
 OPTIMIZERS = {
-    "tvlars": lambda m: TVLARS(layer_groups(m, weight_decay=1e-4, lr=8.0, bias_norm_lr_scale=0.03), 8.0),
+    "tvlars": lambda m: TVLARS(
+        layer_groups(m, weight_decay=1e-4, lr=8.0, bias_norm_lr_scale=0.03), 8.0, total_steps=1000
+    ),
     "lars": lambda m: LARS(layer_groups(m, weight_decay=1e-4, lr=8.0, bias_norm_lr_scale=0.03), 8.0),
     "lamb": lambda m: LAMB(layer_groups(m, weight_decay=1e-2, lr=1e-3), 1e-3),
     "torch sgd": lambda m: torch.optim.SGD(m.parameters(), 0.1, momentum=0.9, fused=True),

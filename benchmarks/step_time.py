@@ -51,7 +51,7 @@ def contestants() -> dict[str, Make]:
     }
     for label, path in paths.items():
         makers[f"tvlars LARS {label}"] = lambda p, path=path: LARS(p, **momentum, **path)
-        makers[f"tvlars TVLARS {label}"] = lambda p, path=path: TVLARS(p, **momentum, **path)
+        makers[f"tvlars TVLARS {label}"] = lambda p, path=path: TVLARS(p, **momentum, **path, total_steps=1000)
         makers[f"tvlars LAMB {label}"] = lambda p, path=path: LAMB(p, **adam, **path)
     makers["tvlars LARS nesterov fused"] = lambda p: LARS(p, **momentum, nesterov=True, fused=True)
     for label, module, name, arguments in (

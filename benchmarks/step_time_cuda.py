@@ -93,7 +93,11 @@ def contestants(published: Path | None = None) -> dict[str, Contestant]:
     }
     for path in ("fused", "foreach"):
         options: dict[str, Any] = {path: True}
-        for name, cls, arguments in (("LARS", LARS, momentum), ("TVLARS", TVLARS, momentum), ("LAMB", LAMB, adam)):
+        for name, cls, arguments in (
+            ("LARS", LARS, momentum),
+            ("TVLARS", TVLARS, {**momentum, "total_steps": 1000}),
+            ("LAMB", LAMB, adam),
+        ):
 
             def ours(p: Params, graph: bool, cls: Any = cls, arguments: Any = arguments, options: Any = options) -> Any:
                 return cls(p, **arguments, **options, capturable=graph)

@@ -138,7 +138,7 @@ def test_watching_changes_nothing(path: dict[str, Any]) -> None:
     ends = []
     for watch in (False, True):
         model = network()
-        optimizer = TVLARS(groups(model), 2.0, **path)
+        optimizer = TVLARS(groups(model), 2.0, total_steps=1000, **path)
         if watch:
             follow(model, optimizer, every=1)
         else:
@@ -263,7 +263,7 @@ def test_refuses_bad_arguments(arguments: dict[str, Any], message: str) -> None:
 def test_files_hold_what_the_frame_holds_and_a_resumed_run_goes_on(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow", reason="layer statistics in files need pyarrow")
     model = network()
-    optimizer = TVLARS(groups(model), 2.0)
+    optimizer = TVLARS(groups(model), 2.0, total_steps=1000)
     with LayerStats(optimizer, model, every=2, buffer=2, path=tmp_path / "stats") as stats:
         for step in range(1, 6):
             backward(model, step)

@@ -140,7 +140,7 @@ def layer_groups(
         exclude: the same for the second group.
 
     Returns:
-        A list of two groups with names, for ``TVLARS(groups, lr)`` and every torch optimizer; its ``str()``
+        A list of two groups with names, for ``LARS(groups, lr)`` and every torch optimizer; its ``str()``
         says who went where.
 
     Raises:

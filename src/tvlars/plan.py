@@ -11,17 +11,13 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from tvlars._checks import check_choice, check_count, check_flag, check_number
-from tvlars.schedule import SigmoidDecayLR, WarmupCosineLR, _sigmoid_decay, scale_lr, warmup_cosine
+from tvlars.schedule import SigmoidDecayLR, WarmupCosineLR, _sigmoid_decay, _sigmoid_over, scale_lr, warmup_cosine
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SCHEDULES = ("auto", "sigmoid", "warmup-cosine", "constant")
 
-HALF_SHARE = 0.75
-"""Share of a run's steps at which φ is at half its start."""
-END_FRACTION = 0.02
-"""What is left at the last step of φ's start, floor aside."""
 WARMUP_SHARE = 0.2
 """Share of a run's epochs that the warm-up of the other optimizers takes."""
 FEW_STEPS = 50
@@ -342,19 +338,12 @@ def _sigmoid_fields(
     gamma_min = 0.0 if gamma_min is None else gamma_min
     check_number("alpha", alpha, open_low=True)
     check_number("gamma_min", gamma_min)
-    # φ = 1/α / (1 + exp(λ (t − d_e) − ln α)) + γ_min: half way down where the exponent is 0, and at
-    # END_FRACTION of its start where it is fall.
-    fall, shift = math.log(1 / END_FRACTION - 1), math.log(alpha)
-    if delay is None:
-        half_way = min(round(HALF_SHARE * total_steps), total_steps - 1)
-        if delay_factor is None:
-            delay_factor = fall / (total_steps - half_way)
+    if delay_factor is not None:
         check_number("delay_factor", delay_factor, unit="1/step")
-        delay = max(half_way - shift / delay_factor, 0.0) if delay_factor else half_way
-    check_number("delay", delay, unit="steps")
-    if delay_factor is None:  # a delay near or behind the end gets the slope of one at 90 % of the run
-        delay_factor = max(fall + shift, 0.0) / max(total_steps - delay, 0.1 * total_steps)
-    check_number("delay_factor", delay_factor, unit="1/step")
+    if delay is not None:
+        check_number("delay", delay, unit="steps")
+    delay_factor, delay = _sigmoid_over(total_steps, alpha, delay_factor, delay)
+    check_number("delay", delay, unit="steps")  # infinite where a delay_factor next to 0 meets an alpha
     return dict(delay_factor=delay_factor, delay=delay, alpha=alpha, gamma_min=gamma_min)
 
 

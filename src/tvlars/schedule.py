@@ -6,6 +6,7 @@ Steps are optimizer steps and are counted from 1: the first call of ``optimizer.
 from __future__ import annotations
 
 import math
+import numbers
 from typing import Any, TypeVar
 
 import torch
@@ -16,6 +17,11 @@ from torch.optim.lr_scheduler import LRScheduler
 from tvlars._checks import check_choice, check_count, check_number
 
 Step = TypeVar("Step", float, Tensor, float | Tensor)
+
+HALF_SHARE = 0.75
+"""Share of a run's steps at which φ is at half its start."""
+END_FRACTION = 0.02
+"""What is left at the last step of φ's start, floor aside."""
 
 
 def sigmoid_decay(step: Step, delay_factor: float, delay: float, alpha: float = 1.0, gamma_min: float = 0.0) -> Step:
@@ -59,6 +65,56 @@ def _sigmoid_decay(step: Step, delay_factor: float, delay: float, alpha: float, 
         exponent = (delay_factor * (step - delay)).clamp(max=math.log(torch.finfo(step.dtype).max))
         return 1.0 / (alpha + exponent.exp()) + gamma_min
     return 1.0 / (alpha + math.exp(min(delay_factor * (step - delay), 709.0))) + gamma_min
+
+
+def _sigmoid_over(
+    total_steps: int, alpha: float = 1.0, delay_factor: float | None = None, delay: float | None = None
+) -> tuple[float, float]:
+    """λ and d_e of a φ that falls over ``total_steps`` optimizer steps; what is given is kept as it is.
+
+    φ = 1/α / (1 + exp(λ (t − d_e) − ln α)) + γ_min: half way down where the exponent is 0, and at ``END_FRACTION`` of
+    its start where it is ``fall``.
+    """
+    fall, shift = math.log(1 / END_FRACTION - 1), math.log(alpha)
+    if delay is None:
+        half_way = min(round(HALF_SHARE * total_steps), total_steps - 1)
+        if delay_factor is None:
+            delay_factor = fall / (total_steps - half_way)
+        delay = max(half_way - shift / delay_factor, 0.0) if delay_factor else half_way
+    elif delay_factor is None:  # a delay near or behind the end gets the slope of one at 90 % of the run
+        delay_factor = max(fall + shift, 0.0) / max(total_steps - delay, 0.1 * total_steps)
+    return delay_factor, delay
+
+
+def _slope_and_delay(who: str, total_steps: Any, delay: Any, delay_factor: Any, alpha: float = 1.0) -> tuple[Any, Any]:
+    """λ and d_e, which are given themselves or follow from the length of the run.
+
+    Raises:
+        ValueError: neither is given, or both are, or one of λ and d_e alone; total_steps is no number of steps.
+    """
+    if total_steps is not None:
+        if delay is not None or delay_factor is not None:
+            raise ValueError(
+                "total_steps must not be given with delay or delay_factor, which follow from it; "
+                f"got total_steps={total_steps!r}, delay={delay!r}, delay_factor={delay_factor!r}"
+            )
+        if not isinstance(total_steps, bool) and isinstance(total_steps, numbers.Integral):  # NumPy's too
+            total_steps = int(total_steps)
+        check_count("total_steps", total_steps, unit="optimizer steps")
+        if total_steps >= 2**63:
+            raise ValueError(f"total_steps must be < 2**63 (optimizer steps), got {total_steps!r}")
+        return _sigmoid_over(total_steps, alpha)
+    if delay is None and delay_factor is None:
+        raise ValueError(
+            f"{who} needs the length of the run, over which φ decays: give total_steps, or delay and delay_factor, or "
+            "the optimizer_arguments() of plan(batch_size, dataset_size, epochs)"
+        )
+    if delay is None or delay_factor is None:
+        raise ValueError(
+            "delay and delay_factor must be given together, or total_steps in place of both; "
+            f"got delay={delay!r}, delay_factor={delay_factor!r}"
+        )
+    return delay_factor, delay
 
 
 def warmup_cosine(step: float, warmup_steps: int, total_steps: int, final_factor: float = 1e-3) -> float:

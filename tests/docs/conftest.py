@@ -65,7 +65,7 @@ def _names() -> dict[str, Any]:
     loader = DataLoader(TensorDataset(images, labels), 32)
     names: dict[str, Any] = {
         "model": model,
-        "optimizer": TVLARS(model.parameters(), lr=0.1),
+        "optimizer": TVLARS(model.parameters(), lr=0.1, total_steps=1000),
         "loss_function": nn.CrossEntropyLoss(),
         "train_set": range(60_000),
         "loader": loader,

@@ -50,8 +50,11 @@ def options(optimizer: torch.optim.Optimizer, model: nn.Module, key: str) -> dic
 
 
 def test_the_factory_knows_the_names_and_keeps_its_own() -> None:
-    made = {name: create_optimizer_v2(Small(), name, lr=0.1) for name in ("tvlars", "tvlars-lars", "tvlars-lamb")}
+    lengths: dict[str, dict[str, Any]] = {"tvlars": dict(total_steps=1000), "tvlars-lars": {}, "tvlars-lamb": {}}
+    made = {name: create_optimizer_v2(Small(), name, lr=0.1, **length) for name, length in lengths.items()}
     assert [type(optimizer) for optimizer in made.values()] == [TVLARS, LARS, LAMB]
+    with pytest.raises(ValueError, match="needs the length of the run"):
+        create_optimizer_v2(Small(), "tvlars", lr=0.1)
     assert type(create_optimizer_v2(Small(), "lars", lr=0.1)).__module__ == "timm.optim.lars"
     assert timm_optim.list_optimizers("tvlars*") == ["tvlars", "tvlars-lamb", "tvlars-lars"]
 
@@ -59,7 +62,9 @@ def test_the_factory_knows_the_names_and_keeps_its_own() -> None:
 @pytest.mark.parametrize("weight_decay", [0.0, 1e-4])
 def test_biases_and_norms_are_not_adapted_and_have_their_own_rate(weight_decay: float) -> None:
     model = Small()
-    optimizer = create_optimizer_v2(model, "tvlars", lr=16.0, weight_decay=weight_decay, bias_norm_lr_scale=0.03)
+    optimizer = create_optimizer_v2(
+        model, "tvlars", lr=16.0, total_steps=1000, weight_decay=weight_decay, bias_norm_lr_scale=0.03
+    )
     weights = {"convolution.weight", "position", "classifier.weight"}
     adapted = options(optimizer, model, "layer_adaptation")
     assert {name for name, value in adapted.items() if value} == weights
@@ -79,7 +84,7 @@ def test_options_of_the_command_line_arrive() -> None:
     lamb = create_optimizer_v2(Small(), "tvlars-lamb", lr=1.0, momentum=0.8, eps=1e-7, betas=(0.8, 0.99))
     assert (lamb.param_groups[0]["eps"], lamb.param_groups[0]["betas"]) == (1e-7, (0.8, 0.99))
     with pytest.raises(ValueError, match="bias_norm_lr_scale must be >= 0, got -1"):
-        create_optimizer_v2(Small(), "tvlars", lr=1.0, bias_norm_lr_scale=-1)
+        create_optimizer_v2(Small(), "tvlars", lr=1.0, total_steps=1000, bias_norm_lr_scale=-1)
     with pytest.raises(ValueError, match="lr must be given"):
         create_optimizer_v2(Small(), "tvlars-lamb", bias_norm_lr_scale=0.1)
 
@@ -90,6 +95,7 @@ def test_groups_of_ones_own_pass_as_they_are() -> None:
         model,
         "tvlars",
         lr=16.0,
+        total_steps=1000,
         param_group_fn=lambda model: layer_groups(model, weight_decay=1e-4, lr=16.0, bias_norm_lr_scale=0.03),
     )
     for ours, expected in zip(
@@ -100,7 +106,7 @@ def test_groups_of_ones_own_pass_as_they_are() -> None:
         }
         assert list(map(id, ours["params"])) == list(map(id, expected["params"]))
     for params in (model.parameters(), model.named_parameters(), [{"params": model.classifier.bias, "lr": 0.5}]):
-        optimizer = create_optimizer_v2(params, "tvlars", lr=1.0, bias_norm_lr_scale=0.1)
+        optimizer = create_optimizer_v2(params, "tvlars", lr=1.0, total_steps=1000, bias_norm_lr_scale=0.1)
         lr = options(optimizer, model, "lr")["classifier.bias"]
         assert lr == pytest.approx(0.05 if len(optimizer.param_groups) == 1 else 0.1)
 
@@ -111,7 +117,7 @@ def test_layer_decay_and_a_scheduler_act_on_top() -> None:
 
     model = timm.create_model("test_vit", img_size=8, patch_size=2)
     optimizer = create_optimizer_v2(
-        model, "tvlars", lr=16.0, weight_decay=1e-4, layer_decay=0.5, bias_norm_lr_scale=0.03
+        model, "tvlars", lr=16.0, total_steps=1000, weight_decay=1e-4, layer_decay=0.5, bias_norm_lr_scale=0.03
     )
     scheduler, _ = create_scheduler_v2(optimizer, "constant", num_epochs=4)
     scheduler.step(1)
@@ -131,7 +137,9 @@ def test_lookahead_around_it_steps_and_resumes() -> None:
     models = [Small(), Small()]
     models[1].load_state_dict(models[0].state_dict())
     first, second = (
-        create_optimizer_v2(model, "lookahead_tvlars", lr=1.0, weight_decay=1e-4, bias_norm_lr_scale=0.1)
+        create_optimizer_v2(
+            model, "lookahead_tvlars", lr=1.0, total_steps=1000, weight_decay=1e-4, bias_norm_lr_scale=0.1
+        )
         for model in models
     )
     take(first, models[0], 8)
@@ -151,7 +159,7 @@ def test_a_script_runs_as_it_is_with_the_names_known(tmp_path: Path) -> None:
         "from torch import nn\n"
         "from timm.optim import create_optimizer_v2\n"
         "assert __name__ == '__main__'\n"
-        "print(sys.argv[1:], type(create_optimizer_v2(nn.Linear(2, 2), beside.NAME, lr=0.1)).__name__)\n"
+        "print(sys.argv[1:], type(create_optimizer_v2(nn.Linear(2, 2), beside.NAME, lr=0.1, total_steps=9)).__name__)\n"
     )
     command = [sys.executable, "-m", "tvlars.integrations.timm"]
     done = subprocess.run([*command, str(tmp_path / "train.py"), "--opt", "x"], capture_output=True, text=True)

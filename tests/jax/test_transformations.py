@@ -286,8 +286,31 @@ def test_float32_gradients_of_bfloat16_parameters_keep_their_dtype() -> None:
     ],
 )
 def test_bad_values_are_named(build: Any, changes: dict[str, Any], message: str) -> None:
+    length = dict(delay=5, delay_factor=0.1) if build is tvlars.jax.tvlars else {}
     with pytest.raises(ValueError, match=message):
-        build(**{"learning_rate": 0.1, **changes})
+        build(**{"learning_rate": 0.1, **length, **changes})
+
+
+def test_phi_wants_the_length_of_the_run() -> None:
+    build = tvlars.jax.tvlars
+    with pytest.raises(ValueError, match=r"needs the length of the run.*total_steps.*delay and delay_factor.*plan\("):
+        build(0.1)
+    with pytest.raises(ValueError, match=r"total_steps must not be given with delay or delay_factor"):
+        build(0.1, total_steps=100, delay=5)
+    with pytest.raises(ValueError, match=r"delay and delay_factor must be given together.*got delay=5, delay_factor=N"):
+        build(0.1, delay=5)
+    with pytest.raises(ValueError, match=r"total_steps must be an integer >= 1 \(optimizer steps\), got 0"):
+        build(0.1, total_steps=0)
+
+
+@pytest.mark.parametrize("alpha", [0.1, 1.0, 3.0])
+def test_total_steps_gives_the_phi_of_a_plan(alpha: float) -> None:
+    p = tvlars.plan(512, 51_200, 7, lr=0.5, alpha=alpha)
+    planned = tvlars.jax.tvlars(0.5, delay=p.delay, delay_factor=p.delay_factor, alpha=alpha)
+    counted = tvlars.jax.tvlars(0.5, total_steps=700, alpha=alpha)
+    assert_close(run(counted, parameters(), 4)[0], run(planned, parameters(), 4)[0])
+    build = optax.inject_hyperparams(tvlars.jax.tvlars, static_args=("total_steps",))
+    assert_close(run(build(0.5, total_steps=700, alpha=alpha), parameters(), 4)[0], run(planned, parameters(), 4)[0])
 
 
 def test_parameters_are_needed_and_real(name: str) -> None:

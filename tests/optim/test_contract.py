@@ -207,7 +207,7 @@ def test_trust_ratio_with_zeros(cls: Any, zero: str, momentum: float, decay: flo
         LAMB([w], 0.5, betas=(momentum, 0.99), weight_decay=decay, **path).step()
         u, coefficient = g / (g.abs() + 1e-6) + decay * before, 1.0
     else:
-        shape = dict(delay_factor=0.0, alpha=1.0, gamma_min=0.5) if cls is TVLARS else {}  # φ = 1
+        shape = dict(delay=500, delay_factor=0.0, alpha=1.0, gamma_min=0.5) if cls is TVLARS else {}  # φ = 1
         cls([w], 0.5, momentum=momentum, weight_decay=decay, trust_coefficient=0.01, **shape, **path).step()
         u, coefficient = g + decay * before, 0.01
     q = coefficient * before.norm() / u.norm() if before.norm() > 0 and u.norm() > 0 else 1.0
@@ -225,17 +225,18 @@ NUMBERS = {
     ],
     LAMB: ["lr", "eps", "weight_decay", "norm_clip"],
 }
+REQUIRED = {TVLARS: dict(delay=500, delay_factor=0.01)}
 
 
 @pytest.mark.parametrize("bad", NONSENSE, ids=repr)
 @pytest.mark.parametrize(("cls", "argument"), [(cls, a) for cls, names in NUMBERS.items() for a in names])
 def test_bad_numbers_are_refused_by_name_and_value(cls: Any, argument: str, bad: Any) -> None:
-    p = nn.Parameter(torch.ones(2))
+    p, usual = nn.Parameter(torch.ones(2)), {"lr": 0.1, **REQUIRED.get(cls, {})}
     with pytest.raises(ValueError, match=rf"^{argument} must be .*got {bad!r}$"):
-        cls([p], **{"lr": 0.1, argument: bad})
+        cls([p], **{**usual, argument: bad})
     with pytest.raises(ValueError, match=rf"^{argument} must be .*got {bad!r}$"):
-        cls([{"params": [p], argument: bad}], lr=0.1)
-    optimizer = cls([p], lr=0.1)
+        cls([{"params": [p], argument: bad}], **usual)
+    optimizer = cls([p], **usual)
     with pytest.raises(ValueError, match=rf"^{argument} must be"):
         optimizer.add_param_group({"params": [nn.Parameter(torch.ones(2))], argument: bad})
     assert len(optimizer.param_groups) == 1
@@ -268,7 +269,7 @@ def test_bad_numbers_are_refused_by_name_and_value(cls: Any, argument: str, bad:
 )
 def test_messages(cls: Any, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError) as caught:  # noqa: PT011 (the message is compared below)
-        cls([nn.Parameter(torch.ones(2))], **{"lr": 0.1, **arguments})
+        cls([nn.Parameter(torch.ones(2))], **{"lr": 0.1, **REQUIRED.get(cls, {}), **arguments})
     assert message in str(caught.value)
 
 

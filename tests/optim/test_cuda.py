@@ -250,7 +250,8 @@ def test_layer_stats_without_a_wait(cls: Any) -> None:
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(40, 30), nn.LayerNorm(30), nn.Linear(30, 2)).to(DEVICE)
         params = list(model.parameters())
-        optimizer = cls(params, lr=0.1, weight_decay=0.1, **path)
+        length = dict(total_steps=9) if cls is TVLARS else {}
+        optimizer = cls(params, lr=0.1, weight_decay=0.1, **length, **path)
         with LayerStats(optimizer, model, every=1) as stats:
             for step in range(3):
                 set_gradients(params, step)

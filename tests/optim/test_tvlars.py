@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import math
+import warnings
 from typing import Any
 
 import pytest
@@ -9,7 +12,7 @@ import torch
 from torch import nn
 
 from tests.conftest import run, tensors
-from tvlars import LARS, TVLARS, SigmoidDecayLR, sigmoid_decay
+from tvlars import LARS, TVLARS, SigmoidDecayLR, plan, sigmoid_decay
 
 PHI = dict(delay_factor=0.4, delay=4.0, alpha=0.7, gamma_min=0.02)
 
@@ -34,7 +37,7 @@ def test_scope_decides_whether_unadapted_parameters_feel_phi(path: dict[str, Any
         w = nn.Parameter(torch.ones(3, dtype=torch.float64))
         w.grad = torch.ones(3, dtype=torch.float64)
         group = {"params": [w], "layer_adaptation": False}
-        TVLARS([group], 0.5, momentum=0.0, delay_factor=0.0, alpha=3.0, phi_scope=scope, **path).step()
+        TVLARS([group], 0.5, momentum=0.0, delay=500, delay_factor=0.0, alpha=3.0, phi_scope=scope, **path).step()
         moved[scope] = 1.0 - w[0].item()
     assert moved["ratio"] == pytest.approx(0.5)
     assert moved["all"] == pytest.approx(0.5 / 4)
@@ -62,14 +65,104 @@ def test_every_optimizer_has_a_clock_of_its_own() -> None:
     assert second.param_groups[0]["step"].item() == 0
     run(second, second.param_groups[0]["params"], range(1))
     assert first.param_groups[0]["step"].item() == 3
-    assert TVLARS(groups, 1.0).param_groups[0]["step"].item() == 0
+    assert TVLARS(groups, 1.0, **PHI).param_groups[0]["step"].item() == 0
+
+
+# -- the length of the run ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("total_steps", [1, 3, 50, 7_020, 100_000])
+@pytest.mark.parametrize("alpha", [0.1, 1.0, 2.5])
+def test_total_steps_gives_the_phi_of_a_plan(total_steps: int, alpha: float) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of few steps
+        p = plan(8, 8 * total_steps, 1, alpha=alpha)
+    group = TVLARS([nn.Parameter(torch.ones(2))], 0.1, total_steps=total_steps, alpha=alpha).param_groups[0]
+    assert (group["delay"], group["delay_factor"]) == (p.delay, p.delay_factor)
+    if total_steps > 1:
+        start, half, end = (
+            sigmoid_decay(t, p.delay_factor, p.delay, alpha) for t in (1.0, round(0.75 * total_steps), total_steps)
+        )
+        if p.delay > 0 and total_steps > 3:
+            assert half == pytest.approx(0.5 / alpha, rel=0.01)
+        assert end == pytest.approx(0.02 / alpha, rel=0.01)
+        assert start > end
+
+
+def test_the_length_of_the_run_has_to_be_known() -> None:
+    params = [nn.Parameter(torch.ones(2))]
+    with pytest.raises(
+        ValueError, match=r"^TVLARS needs the length of the run.*total_steps, or delay and delay_factor"
+    ) as e:
+        TVLARS(params, 0.1)
+    assert "plan(" in str(e.value)
+    assert "optimizer_arguments()" in str(e.value)
+    with pytest.raises(ValueError, match=r"^TVLARS needs the length of the run"):  # one group says, the other does not
+        TVLARS([{"params": params, "total_steps": 9}, {"params": [nn.Parameter(torch.ones(2))]}], 0.1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            dict(total_steps=9, delay=3),
+            "total_steps must not be given with delay or delay_factor, .* got total_steps=9",
+        ),
+        (dict(total_steps=9, delay_factor=0.1), "total_steps must not be given with delay or delay_factor"),
+        (dict(total_steps=9, delay=3, delay_factor=0.1), "total_steps must not be given with delay or delay_factor"),
+        (dict(delay=3), "delay and delay_factor must be given together, .* got delay=3, delay_factor=None"),
+        (dict(delay_factor=0.1), "delay and delay_factor must be given together, .* got delay=None, delay_factor=0.1"),
+        (dict(total_steps=0), r"total_steps must be an integer >= 1 \(optimizer steps\), got 0"),
+        (dict(total_steps=-3), "total_steps must be an integer >= 1"),
+        (dict(total_steps=True), "total_steps must be an integer >= 1"),
+        (dict(total_steps=1e4), "total_steps must be an integer >= 1"),
+        (dict(total_steps=float("nan")), "total_steps must be an integer >= 1"),
+        (dict(total_steps="100"), "total_steps must be an integer >= 1"),
+        (dict(total_steps=2**63), r"total_steps must be < 2\*\*63"),
+        (dict(total_steps=10**400), r"total_steps must be < 2\*\*63"),
+    ],
+)
+def test_lengths_that_contradict_or_are_none(arguments: dict[str, Any], message: str) -> None:
+    params, more = [nn.Parameter(torch.ones(2))], [nn.Parameter(torch.ones(2))]
+    with pytest.raises(ValueError, match=message):
+        TVLARS(params, 0.1, **arguments)
+    with pytest.raises(ValueError, match=message):  # what no group takes is checked too
+        TVLARS([{"params": params, **PHI}], 0.1, **arguments)
+    with pytest.raises(ValueError, match=message):
+        TVLARS([{"params": params, **arguments}], 0.1)
+    optimizer = TVLARS(params, 0.1, total_steps=100)
+    with pytest.raises(ValueError, match=message):
+        optimizer.add_param_group({"params": more, **arguments})
+    assert len(optimizer.param_groups) == 1
+
+
+def test_groups_have_lengths_of_their_own() -> None:
+    p = [nn.Parameter(torch.ones(2)) for _ in range(6)]
+    groups = [
+        {"params": p[0]},
+        {"params": p[1], "total_steps": 100},
+        {"params": p[2], "delay": 7.0, "delay_factor": 0.25},
+        {"params": p[3], "alpha": 0.1},  # the shape is α's too
+    ]
+    optimizer = TVLARS(groups, 0.1, total_steps=1000)
+    optimizer = copy.deepcopy(optimizer)  # remembers the constructor's
+    optimizer.add_param_group({"params": p[4]})
+    optimizer.add_param_group({"params": p[5], "total_steps": 10})
+    found = [(group["delay"], group["delay_factor"]) for group in optimizer.param_groups]
+    slope = math.log(49)
+    shifted = (750 - math.log(0.1) / (slope / 250), slope / 250)
+    expected = [(750, slope / 250), (75, slope / 25), (7.0, 0.25), shifted, (750, slope / 250), (8, slope / 2)]
+    assert [pytest.approx(pair) for pair in found] == expected
+    assert not any("total_steps" in group for group in optimizer.param_groups)
+    one = TVLARS([{"params": p[:1], "delay": 3}], 0.1, delay=5, delay_factor=0.5).param_groups[0]
+    assert (one["delay"], one["delay_factor"]) == (3, 0.5)
 
 
 def test_a_distributed_checkpoint_takes_no_step() -> None:
     from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 
     model = nn.Linear(2, 2)
-    optimizer = TVLARS(model.named_parameters(), 0.1, momentum=0.0)
+    optimizer = TVLARS(model.named_parameters(), 0.1, momentum=0.0, **PHI)
     model(torch.ones(1, 2)).sum().backward()
     optimizer.step()
     optimizer.zero_grad()
@@ -80,7 +173,7 @@ def test_a_distributed_checkpoint_takes_no_step() -> None:
 def test_a_state_without_a_clock_is_refused() -> None:
     w = nn.Parameter(torch.ones(2))
     with pytest.raises(ValueError, match="state_dict must be of a TVLARS, but it has no step count"):
-        TVLARS([w], 0.1).load_state_dict(LARS([w], 0.1).state_dict())
+        TVLARS([w], 0.1, **PHI).load_state_dict(LARS([w], 0.1).state_dict())
 
 
 def test_the_clock_is_the_runs(path: dict[str, Any]) -> None:

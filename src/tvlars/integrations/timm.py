@@ -3,12 +3,14 @@
     from tvlars.integrations.timm import register
 
     register()
-    optimizer = timm.optim.create_optimizer_v2(model, "tvlars", lr=16.0, weight_decay=1e-4, bias_norm_lr_scale=0.03)
+    optimizer = timm.optim.create_optimizer_v2(
+        model, "tvlars", lr=16.0, weight_decay=1e-4, bias_norm_lr_scale=0.03, total_steps=30_000
+    )
 
 timm's ``train.py``, as it is, with the names known to it, and without a schedule besides φ:
 
     python -m tvlars.integrations.timm train.py --opt tvlars --lr 16 --weight-decay 1e-4 \\
-        --sched constant --warmup-epochs 0 --opt-kwargs delay_factor=0.003 delay=5000 bias_norm_lr_scale=0.03 ...
+        --sched constant --warmup-epochs 0 --opt-kwargs total_steps=30000 bias_norm_lr_scale=0.03 ...
 """
 
 from __future__ import annotations

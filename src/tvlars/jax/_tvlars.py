@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import jax.numpy as jnp
 import optax
 
 from tvlars._checks import check_choice
 from tvlars.jax._lars import check_lars, lars_chain
 from tvlars.jax._masks import check_mask
 from tvlars.jax._schedule import sigmoid_decay
-from tvlars.jax._types import Mask, Scalar, Schedule
+from tvlars.jax._types import Mask, Scalar, Schedule, check_number
+from tvlars.schedule import _slope_and_delay
 
 
 def tvlars(
@@ -19,8 +21,9 @@ def tvlars(
     trust_coefficient: Scalar = 1e-3,
     nesterov: bool = False,
     norm_clip: Scalar | None = None,
-    delay_factor: Scalar = 0.01,
-    delay: Scalar = 500.0,
+    total_steps: int | None = None,
+    delay: Scalar | None = None,
+    delay_factor: Scalar | None = None,
     alpha: Scalar = 1.0,
     gamma_min: Scalar = 0.0,
     phi_scope: str = "all",
@@ -46,22 +49,26 @@ def tvlars(
     Args:
         learning_rate, momentum, weight_decay, trust_coefficient, nesterov, norm_clip, mask, weight_decay_mask,
             bias_norm_lr_scale: as for :func:`tvlars.jax.lars`.
-        delay_factor: λ >= 0 (1/step), the slope of the decay. Default 0.01.
-        delay: d_e >= 0 (steps), where φ - γ_min is at half of its bound if alpha is 1. Default 500.
+        total_steps: optimizer steps of the run, >= 1. d_e and λ follow from it as in :func:`tvlars.plan`: φ - γ_min is
+            at half its start at 75 % of the steps and at 2 % of it at the last. ``optax.inject_hyperparams`` wants it
+            among its ``static_args``.
+        delay: d_e >= 0 (steps), where φ - γ_min is at half of its bound if alpha is 1.
+        delay_factor: λ >= 0 (1/step), the slope of the decay.
         alpha: α > 0; φ is at most 1/α + γ_min. Default 1.0.
         gamma_min: γ_min >= 0, the floor that φ ends at. Default 0.0.
         phi_scope: ``"all"`` (default), as above: φ multiplies the learning rate of every parameter. ``"ratio"``, as the
             authors' code does: φ multiplies the trust ratio, q = η φ(t) ‖w‖ / ‖u‖, enters the momentum, and does not
             act where q is 1.
 
+    φ has to know how long the run is, so either ``total_steps``, or ``delay`` and ``delay_factor`` must be given.
     :func:`tvlars.plan` gives the learning rate and the four numbers of φ for a run, see docs/jax.md.
 
     Returns:
         A gradient transformation. ``update(gradients, state, params)`` needs ``params``.
 
     Raises:
-        ValueError: an argument is out of its range, NaN or infinite, or two contradict; in ``update``, there are no
-            ``params``.
+        ValueError: an argument is out of its range, NaN or infinite, or two contradict; the length of the run is not
+            given, or is given twice; in ``update``, there are no ``params``.
         TypeError: in ``init``, a parameter is complex.
 
     Source: Do et al., "Revisiting LARS for Large Batch Training Generalization of Neural Networks", arXiv 2309.14053.
@@ -74,7 +81,11 @@ def tvlars(
     check_lars(learning_rate, momentum, weight_decay, trust_coefficient, nesterov, norm_clip)
     check_choice("phi_scope", phi_scope, ("all", "ratio"))
     check_mask(mask, weight_decay_mask, bias_norm_lr_scale, learning_rate)
-    phi = sigmoid_decay(delay_factor, delay, alpha, gamma_min)
+    slope, center = _slope_and_delay("tvlars", total_steps, delay, delay_factor)
+    if total_steps is not None:  # α may be traced, so that its part is not left to Python's math
+        check_number("alpha", alpha, open_low=True)
+        center = jnp.maximum(center - jnp.log(alpha) / slope, 0.0)
+    phi = sigmoid_decay(slope, center, alpha, gamma_min)
     on_rate = phi_scope == "all"
     return lars_chain(
         _product(learning_rate, phi) if on_rate else learning_rate,

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from tvlars._checks import check_choice
+from tvlars._checks import check_choice, check_number
 from tvlars.optim.base import LayerwiseOptimizer, Pending, scalar, to_device
 from tvlars.optim.lars import Factor, check_lars_group, lars
-from tvlars.schedule import _check_sigmoid_decay, _sigmoid_decay
+from tvlars.schedule import _check_sigmoid_decay, _sigmoid_decay, _slope_and_delay
 
 
 class TVLARS(LayerwiseOptimizer):
@@ -60,8 +60,10 @@ class TVLARS(LayerwiseOptimizer):
         capturable: lr and every factor stay tensors on the device, so that a CUDA graph can capture the
             step. Default False.
         differentiable: gradients flow through the step. Default False.
-        delay_factor: λ >= 0 (1/step), the slope of the decay. Default 0.01.
-        delay: d_e >= 0 (steps), where φ - γ_min is at half of its bound if alpha is 1. Default 500.
+        total_steps: optimizer steps of the run, >= 1. d_e and λ follow from it as in :func:`tvlars.plan`: φ - γ_min is
+            at half its start at 75 % of the steps and at 2 % of it at the last.
+        delay: d_e >= 0 (steps), where φ - γ_min is at half of its bound if alpha is 1.
+        delay_factor: λ >= 0 (1/step), the slope of the decay.
         alpha: α > 0; φ is at most 1/α + γ_min. Default 1.0.
         gamma_min: γ_min >= 0, the floor that φ ends at. Default 0.0.
         phi_scope: ``"all"`` (default), as above: φ multiplies the learning rate of every parameter, so that
@@ -69,12 +71,14 @@ class TVLARS(LayerwiseOptimizer):
             trust ratio, q = η φ(t) ‖w‖ / ‖u‖, enters the momentum, and does not act where q is 1.
         layer_adaptation (group option): whether the trust ratio acts. Default True.
 
-    The defaults of ``delay_factor`` and ``delay`` suit runs of about 1,000 steps (φ at 1/2 after 500, at 2 %
-    after 900). :func:`tvlars.plan` gives those for any run.
+    φ has to know how long the run is, so either ``total_steps``, or ``delay`` and ``delay_factor`` must be given, here
+    or in every parameter group; :func:`tvlars.plan` gives the latter, and a learning rate. A group that gives one or
+    the other has a φ of its own. The groups themselves hold ``delay`` and ``delay_factor``, whichever was given.
 
     Raises:
-        ValueError: an argument is out of its range, NaN or infinite, or two contradict; a parameter is one of
-            ``FullyShardedDataParallel`` (FSDP1), whose flat shards are no layers: ``fully_shard`` (FSDP2) is right.
+        ValueError: an argument is out of its range, NaN or infinite, or two contradict; the length of the run is not
+            given, or is given twice; a parameter is one of ``FullyShardedDataParallel`` (FSDP1), whose flat shards are
+            no layers: ``fully_shard`` (FSDP2) is right.
         TypeError: a parameter is not a real floating point tensor.
         RuntimeError: ``fused=True`` for a parameter that is neither on the CPU nor on a CUDA device; in ``step``, where
             a gradient is sparse, or a sharded parameter has one that is not, or a CUDA graph captures it in spite of
@@ -110,8 +114,9 @@ class TVLARS(LayerwiseOptimizer):
         fused: bool | None = None,
         capturable: bool = False,
         differentiable: bool = False,
-        delay_factor: float = 0.01,
-        delay: float = 500.0,
+        total_steps: int | None = None,
+        delay: float | None = None,
+        delay_factor: float | None = None,
         alpha: float = 1.0,
         gamma_min: float = 0.0,
         phi_scope: str = "all",
@@ -128,26 +133,46 @@ class TVLARS(LayerwiseOptimizer):
             fused=fused,
             capturable=capturable,
             differentiable=differentiable,
-            delay_factor=delay_factor,
-            delay=delay,
             alpha=alpha,
             gamma_min=gamma_min,
             phi_scope=phi_scope,
         )
+        self._length: dict[str, Any] = dict(total_steps=total_steps, delay=delay, delay_factor=delay_factor)
+        if any(value is not None for value in self._length.values()):  # else every group has to say
+            _slope_and_delay(type(self).__name__, **self._length)
         super().__init__(params, defaults)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a parameter group; it starts at the step count that the optimizer has.
 
+        Where it gives neither ``total_steps`` nor ``delay`` and ``delay_factor``, those of the constructor are taken.
+
         Raises:
-            ValueError: a hyperparameter is out of its range, NaN or infinite, or options contradict; a parameter is
-                one of FSDP1's.
+            ValueError: a hyperparameter is out of its range, NaN or infinite, or options contradict; the length of the
+                run is given neither here nor in the constructor; a parameter is one of FSDP1's.
             TypeError: a parameter is not a real floating point tensor.
         """
         if isinstance(param_group, dict):  # a copy, so that the clock is no other optimizer's
             clock = torch.zeros((), dtype=torch.float32, device="cpu")
+            param_group = self._with_shape(param_group)
             param_group = {**param_group, "step": self.param_groups[0]["step"].clone() if self.param_groups else clock}
         super().add_param_group(param_group)
+
+    def _with_shape(self, group: dict[str, Any]) -> dict[str, Any]:
+        """``group`` with d_e and λ in place of the length of the run."""
+        own = {name: group.get(name) for name in self._length}
+        if all(value is None for value in own.values()):
+            own = self._length
+        elif own["total_steps"] is None:  # one of d_e and λ may be the constructor's
+            own.update({name: self._length[name] for name in ("delay", "delay_factor") if own[name] is None})
+        alpha = group.get("alpha", self.defaults["alpha"])
+        check_number("alpha", alpha, open_low=True)
+        delay_factor, delay = _slope_and_delay(type(self).__name__, **own, alpha=alpha)
+        rest = {name: value for name, value in group.items() if name != "total_steps"}
+        return {**rest, "delay": delay, "delay_factor": delay_factor}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_length": self._length}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state, matched by name where it was saved with names and this optimizer has them.

@@ -150,13 +150,13 @@ def test_resume_after_scaled_steps_is_exact(name: str) -> None:
 def test_without_fused_true_a_scaler_unscales_itself(options: dict[str, Any], launches: Launches) -> None:
     launches.wanted = not options
     w, plain = nn.Parameter(torch.tensor([1.0, 2.0])), nn.Parameter(torch.tensor([1.0, 2.0]))
-    optimizer = TVLARS([w], 0.5, **options)
+    optimizer = TVLARS([w], 0.5, total_steps=9, **options)
     assert not optimizer._step_supports_amp_scaling
     scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
     scaler.scale((3 * w).sum()).backward()
     scaler.step(optimizer)
     plain.grad = torch.full((2,), 3.0)
-    TVLARS([plain], 0.5, foreach=False).step()
+    TVLARS([plain], 0.5, total_steps=9, foreach=False).step()
     torch.testing.assert_close(w, plain)
 
 

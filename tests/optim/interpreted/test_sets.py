@@ -107,7 +107,7 @@ def test_layouts(cls: Any, arguments: dict[str, Any]) -> None:
 
 def test_groups_of_many_kinds_share_two_launches(launches: Launches) -> None:
     values = [torch.randn(700, generator=torch.Generator().manual_seed(i)) for i in range(6)]
-    common = dict(weight_decay=0.1, trust_coefficient=0.02)
+    common = dict(weight_decay=0.1, trust_coefficient=0.02, delay=5, delay_factor=0.5)
 
     def make(path: dict[str, Any]) -> tuple[torch.optim.Optimizer, list[nn.Parameter]]:
         p = [nn.Parameter(x.clone()) for x in values]
@@ -261,7 +261,8 @@ def test_layer_stats_reads_what_the_kernels_have_worked_out(cls: Any) -> None:
         model = nn.Sequential(nn.Linear(40, 30), nn.LayerNorm(30), nn.Linear(30, 2))
         p = list(model.parameters())
         groups = [{"params": [p[1], p[2], p[3]], "layer_adaptation": False}, {"params": [p[0]]}, {"params": p[4:]}]
-        optimizer = cls(groups, lr=0.1, weight_decay=0.1, **path)
+        length = dict(total_steps=9) if cls is TVLARS else {}
+        optimizer = cls(groups, lr=0.1, weight_decay=0.1, **length, **path)
         with LayerStats(optimizer, model, every=1) as stats:
             for step in range(2):
                 set_gradients(p, step)

@@ -207,4 +207,6 @@ def published_transform(task: Task) -> Callable[[Any], Any]:
 
 
 def _tvlars(model: nn.Module) -> TVLARS:
-    return TVLARS(layer_groups(model, weight_decay=WEIGHT_DECAY, lr=LR, bias_norm_lr_scale=BIAS_NORM), LR)
+    return TVLARS(
+        layer_groups(model, weight_decay=WEIGHT_DECAY, lr=LR, bias_norm_lr_scale=BIAS_NORM), LR, total_steps=1000
+    )

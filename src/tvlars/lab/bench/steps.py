@@ -29,8 +29,9 @@ def make_optimizer(name: str, params: Iterable[nn.Parameter]) -> Optimizer:
         return torch.optim.AdamW(params, lr=1e-6, weight_decay=1e-2, fused=True)
     if name == "LAMB":
         return LAMB(params, lr=1e-6, weight_decay=1e-2)
-    kinds: dict[str, type[TVLARS] | type[LARS]] = {"TVLARS": TVLARS, "LARS": LARS}
-    return kinds[name](params, lr=1e-6, momentum=0.9, weight_decay=1e-4)
+    if name == "TVLARS":
+        return TVLARS(params, lr=1e-6, momentum=0.9, weight_decay=1e-4, total_steps=1000)
+    return LARS(params, lr=1e-6, momentum=0.9, weight_decay=1e-4)
 
 
 def parameters(shapes: Iterable[torch.Size | tuple[int, ...]], device: torch.device) -> list[nn.Parameter]:
