@@ -238,7 +238,7 @@ def test_bad_arguments_are_one_sentence(
         ("precision: [32-true, 16-mixed]", "s0: precision must be bf16-mixed or 32-true without a CUDA device, got"),
         ("accelerator: [cuda]", "s0: accelerator must be auto or cpu on this machine, which has no such device, got"),
         ("shard: [true]", "s0: shard must not be given for one process, there is nothing to spread over"),
-        ("{shard: [true], devices: [1, 2]}", "s0: shard must not be given for one process, there is nothing to"),
+        ("{shard: [true], devices: [1]}", "s0: shard must not be given for one process, there is nothing to"),
     ],
 )
 def test_what_this_machine_cannot_do_is_said_before_anything_is_written(

@@ -61,9 +61,23 @@ COUNTS = {
 """The ranges of the options that are counts."""
 
 
-def option(default: Any, help: str) -> Any:
-    """A dataclass field that the command line offers with this help text."""
-    return field(default=default, metadata={"help": help})
+TRAINED, MEASURED, MEANS = "trained", "measured", "means"
+"""What an option decides: what is trained, what is measured of it besides, or by which means that is done.
+
+This is the one meaning of "the same run". Two runs are the same if all options but those of ``MEANS`` are equal: one
+goes on where the other was cut off (``lab.identity``), and a sweep does them once (``lab.sweep``). They are of the same
+arm of a report (``lab.report``) if those of ``TRAINED`` are equal, batch size and seed aside.
+"""
+
+
+def option(default: Any, help: str, decides: str = TRAINED) -> Any:
+    """A dataclass field that the command line offers with this help text; see ``TRAINED`` for what it may decide."""
+    return field(default=default, metadata={"help": help, "decides": decides})
+
+
+def deciding(*kinds: str) -> tuple[str, ...]:
+    """Return the names of the options of a run that decide one of these: ``TRAINED``, ``MEASURED``, ``MEANS``."""
+    return tuple(f.name for f in fields(TrainConfig) if f.metadata["decides"] in kinds)
 
 
 def as_path(name: str, value: Any) -> Path | None:
@@ -99,7 +113,7 @@ class TrainConfig:
     """
 
     data: str = option("digits", "one of " + ", ".join(DATASETS) + f", {FOLDER_PREFIX}PATH")
-    data_dir: Path | None = option(None, "folder where the data set lies or is downloaded to")
+    data_dir: Path | None = option(None, "folder where the data set lies or is downloaded to", MEANS)
     image_size: int | None = option(None, "pixels that images of a folder are scaled to (default: their own)")
     model: str = option("small_resnet", "one of " + ", ".join(MODELS))
     init: str = option("default", "weights of the model's convolutions and linear layers: " + ", ".join(INITS))
@@ -131,9 +145,9 @@ class TrainConfig:
     rotation: float = option(0.0, "degrees that images are turned by at most, either way")
     micro_batch_size: int = option(1024, "samples per forward pass at most; larger batches are accumulated")
     precision: str = option("auto", "one of " + ", ".join(PRECISIONS) + "; auto is bf16-mixed where that is faster")
-    accelerator: str = option("auto", "one of " + ", ".join(ACCELERATORS))
-    compile: bool = option(False, "compile the model with torch.compile")
-    tensorboard: bool = option(False, "write TensorBoard logs into the run folder too")
+    accelerator: str = option("auto", "one of " + ", ".join(ACCELERATORS), MEANS)
+    compile: bool = option(False, "compile the model with torch.compile", MEANS)
+    tensorboard: bool = option(False, "write TensorBoard logs into the run folder too", MEANS)
     preset: str | None = option(
         None, "settings of the optimizer for self-supervised learning: corrected, as-published (default: the plan's)"
     )
@@ -147,28 +161,40 @@ class TrainConfig:
         EVALUATIONS,
         "what features are tested by: linear, knn, random, random-knn, finetune, linear-1%%, finetune-10%% and so on, "
         f"with commas between, or none (default: {EVALUATIONS})",
+        decides=MEASURED,
     )
-    layer_stats: int | None = option(None, "record norms and ratios of every layer each N-th optimizer step")
-    sharpness: str | None = option(None, "when to measure the sharpness of the loss: end, or epochs:N for every N-th")
-    sharpness_samples: int = option(SHARPNESS_SAMPLES, "training images that sharpness is measured on")
-    noise_scale: bool = option(False, "measure the gradient noise scale after every epoch")
+    layer_stats: int | None = option(None, "record norms and ratios of every layer each N-th optimizer step", MEASURED)
+    sharpness: str | None = option(
+        None, "when to measure the sharpness of the loss: end, or epochs:N for every N-th", MEASURED
+    )
+    sharpness_samples: int = option(SHARPNESS_SAMPLES, "training images that sharpness is measured on", MEASURED)
+    noise_scale: bool = option(False, "measure the gradient noise scale after every epoch", MEASURED)
 
     devices: int | None = option(
-        None, "processes on each machine, one a device (default: 1, or as many as torchrun started)"
+        None,
+        "processes on each machine, one a device (default: 1, or as many as torchrun started)",
+        decides=MEANS,
     )
-    nodes: int | None = option(None, "machines (default: 1, or as many as torchrun or srun started)")
-    shard: bool = option(False, "spread weights, gradients and optimizer state over the processes (FSDP2)")
+    nodes: int | None = option(None, "machines (default: 1, or as many as torchrun or srun started)", MEANS)
+    shard: bool = option(False, "spread weights, gradients and optimizer state over the processes (FSDP2)", MEANS)
     sync_batch_norm: bool = option(True, "batch norm's statistics are those of all processes")
-    timeout: float = option(1800.0, "seconds that a process waits for the others at most")
-    rendezvous: str | None = option(None, "HOST:PORT of the first machine, the same on all, where nodes is more than 1")
+    timeout: float = option(1800.0, "seconds that a process waits for the others at most", MEANS)
+    rendezvous: str | None = option(
+        None, "HOST:PORT of the first machine, the same on all, where nodes is more than 1", MEANS
+    )
     checkpoint_every: str | None = option(
         None,
         "how often to save what resume needs: 5m (or s, h), 2-epochs, 100-steps (default: never, but when stopped)",
+        decides=MEANS,
     )
-    checkpoint_keep: int = option(2, "newest checkpoints that are kept")
-    resume: bool = option(False, "go on from the newest good checkpoint in out, from the start where there is none")
-    profile: bool = option(False, "print where the time went, and write a trace of some steps into the run folder")
-    out: Path | None = option(None, "run folder to write, new or empty (default: below runs/)")
+    checkpoint_keep: int = option(2, "newest checkpoints that are kept", MEANS)
+    resume: bool = option(
+        False, "go on from the newest good checkpoint in out, from the start where there is none", MEANS
+    )
+    profile: bool = option(
+        False, "print where the time went, and write a trace of some steps into the run folder", MEANS
+    )
+    out: Path | None = option(None, "run folder to write, new or empty (default: below runs/)", MEANS)
 
     def __post_init__(self) -> None:
         for name in ("data_dir", "out"):

@@ -8,18 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from tvlars.lab import checkpoint
-from tvlars.lab.config import TrainConfig
+from tvlars.lab.config import MEANS, TrainConfig, deciding
 from tvlars.lab.data.fingerprint import Fingerprint, difference_of_names
 from tvlars.lab.errors import UsageError
 from tvlars.lab.lock import LOCK
 from tvlars.lab.record import CONFIG, MODEL, PLAN, read_object
 from tvlars.plan import Plan
-
-FREE = (
-    *("out", "resume", "checkpoint_every", "checkpoint_keep", "data_dir", "accelerator", "tensorboard"),
-    *("devices", "nodes", "rendezvous", "shard", "timeout", "profile"),
-)
-"""Options that may change when a run goes on; all others decide what is computed."""
 
 
 FINGERPRINT = "fingerprint"
@@ -28,13 +22,16 @@ FINGERPRINT = "fingerprint"
 
 def identity(config: TrainConfig, plan: Plan) -> dict[str, dict[str, Any]]:
     """What has to be the same in the run that goes on: options and plan, as JSON has them."""
-    options = {name: value for name, value in json.loads(config.to_json()).items() if name not in FREE}
+    may_change = deciding(MEANS)
+    options = {name: value for name, value in json.loads(config.to_json()).items() if name not in may_change}
     return {"config": options, "plan": {"steps": plan.total_steps, "steps_per_epoch": plan.steps_per_epoch}}
 
 
 def differences(there: dict[str, Any], here: dict[str, Any]) -> str:
-    """Every value that is not the same, in words; "" where all are."""
-    names = [name for name in {**there, **here} if there.get(name) != here.get(name)]
+    """Every value that is not the same, in words; "" where all are. Means that an earlier version had among what a run
+    is play no part."""
+    may_change = deciding(MEANS)
+    names = [name for name in {**there, **here} if name not in may_change and there.get(name) != here.get(name)]
     return ", ".join(f"{name} {there.get(name)!r} there, {here.get(name)!r} here" for name in names)
 
 

@@ -9,15 +9,11 @@ from typing import Any
 
 import pandas as pd
 
-from tvlars.lab.config import TrainConfig
+from tvlars.lab.config import MEANS, MEASURED, TrainConfig, deciding
 from tvlars.lab.run_folder import LoadedRun
 from tvlars.lab.summary import COLUMNS
 
-NO_SETTING = (
-    *("optimizer", "batch_size", "seed", "out", "data_dir", "tensorboard", "compile", "accelerator"),
-    *("evaluations", "profile", "resume", "checkpoint_every", "checkpoint_keep", "timeout", "rendezvous"),
-    *("layer_stats", "sharpness", "sharpness_samples", "noise_scale"),
-)
+NO_SETTING = ("optimizer", "batch_size", "seed", *deciding(MEASURED, MEANS))
 """Options that do not make another arm of a run."""
 TASK = ("task", "data", "image_size", "model", "epochs", "augment", "rotation", "crop_padding")
 """Options that are the same for all runs that can be compared; where they are not, every arm says which it has."""

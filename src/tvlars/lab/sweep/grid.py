@@ -72,15 +72,22 @@ class Grid:
                 raise UsageError(f"a grid must have {MOST_RUNS:,} runs at most, got more")
             runs += made
             notes.update(dict.fromkeys(said))
-        names: dict[str, int] = {}
+        names: dict[str, TrainConfig] = {}
         for run in runs:
-            if (again := run_name(run)) in names:
+            if (other := names.setdefault(run_name(run), run)) is not run:
                 raise UsageError(
-                    f"a grid must have every run once, but {run.label()} is there twice with equal options"
+                    f"a grid must have every run once, but {run.label()} is there twice {_same(run, other)}"
                 )
-            names[again] = 1
         seeds = list(dict.fromkeys(run.seed for run in runs))
         return cls(name, tuple(sorted(runs, key=lambda run: seeds.index(run.seed))), tuple(notes))
+
+
+def _same(run: TrainConfig, other: TrainConfig) -> str:
+    """Why two runs with one name are one."""
+    means = [f.name for f in fields(TrainConfig) if getattr(run, f.name) != getattr(other, f.name)]
+    if not means:
+        return "with equal options"
+    return f"and differs in {listed(means)} alone, by which the same run is done in another way"
 
 
 def _options(values: Any, what: str) -> dict[str, Any]:

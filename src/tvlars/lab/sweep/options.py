@@ -9,17 +9,12 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from tvlars.lab.config import TrainConfig
+from tvlars.lab.config import MEANS, TrainConfig, deciding
 from tvlars.lab.data import FOLDER_PREFIX
 from tvlars.lab.errors import UsageError, unknown
 from tvlars.plan import DEFAULTS
 
 SIGMOID = ("delay_factor", "delay", "alpha", "gamma_min")
-PLACE = (
-    *("out", "resume", "checkpoint_every", "checkpoint_keep", "data_dir"),
-    *("tensorboard", "profile", "timeout", "nodes", "rendezvous"),
-)
-"""Options that do not make another run: where it is written, and how it is kept."""
 FORBIDDEN = {
     "out": "every run has its own folder in that of the sweep",
     "resume": "runs go on from where they were anyway",
@@ -109,8 +104,8 @@ def run_name(config: TrainConfig) -> str:
 
 
 def digest(config: TrainConfig) -> str:
-    """Ten hexadecimal digits of the options that are not at their defaults."""
-    values = {name: value for name, value in given(config).items() if name not in PLACE}
+    """Ten hexadecimal digits of the options that are not at their defaults and make another run."""
+    values = {name: value for name, value in given(config).items() if name not in deciding(MEANS)}
     return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:10]
 
 

@@ -10,14 +10,13 @@ from typing import Any
 import pandas as pd
 
 from tvlars.lab.compare import Comparison, RunRow
-from tvlars.lab.config import TrainConfig
+from tvlars.lab.config import MEANS, TrainConfig, deciding
 from tvlars.lab.disk import write_whole
 from tvlars.lab.errors import UsageError
 from tvlars.lab.record import command_line
 from tvlars.lab.report import report
 from tvlars.lab.report.arms import frame_of, make_arms
 from tvlars.lab.run_folder import LoadedRun, load_run
-from tvlars.lab.sweep.options import PLACE
 from tvlars.lab.sweep.worker import last_lines
 
 FILE, PAGE = "results.csv", "report.html"
@@ -83,7 +82,7 @@ class SweepResult:
         varied = [
             f.name
             for f in fields(TrainConfig)
-            if f.name not in (*PLACE, "optimizer", "batch_size", "seed", "lr")
+            if f.name not in (*deciding(MEANS), "optimizer", "batch_size", "seed", "lr")
             and len({repr(getattr(run.config, f.name)) for run in self.runs}) > 1
         ]
         options = [{name: getattr(run.config, name) for name in varied} for run in self.runs]

@@ -17,7 +17,7 @@ from tvlars.lab.config import TrainConfig, as_path
 from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.errors import LockedError, PreemptedError, UsageError
 from tvlars.lab.lock import LOCK, locked
-from tvlars.lab.record import command_line, epochs_done, write_json
+from tvlars.lab.record import command_line, epochs_done, read_object, write_json
 from tvlars.lab.setup import check_machine, check_run
 from tvlars.lab.signals import not_ignored
 from tvlars.lab.sweep.board import Board, choose_board
@@ -138,9 +138,10 @@ def prepare(
     configs = [at_home(replace(run, out=None, resume=False)) for run in runs]
     facts = checked.facts if checked else _check(configs)
     found, jobs = [], []
+    folders = names_in(folder)
     for config in configs:
-        name = run_name(config)
-        images, lr = facts[name]
+        images, lr = facts[run_name(config)]
+        name = folders.get(run_name(config), run_name(config))
         status = read_status(folder / name)
         if status == "finished" and epochs_done(folder / name) < config.epochs:
             status = "unfinished"  # it has lost rows, which its checkpoint may have
@@ -182,6 +183,23 @@ def _of(config: TrainConfig) -> Iterator[None]:
         yield
     except UsageError as error:
         raise UsageError(f"{config.label()}: {error}") from error
+
+
+def names_in(folder: Path) -> dict[str, str]:
+    """The folders of runs of the sweep in ``folder`` by the names that they have today, where an earlier version, which
+    took other options for parts of a run, called them otherwise."""
+    found: dict[str, str] = {}
+    entries = read_object(folder / FILE).get("runs", [])
+    for entry in entries if isinstance(entries, list) else []:
+        try:
+            options = dict(entry)
+            name = str(options.pop("run"))
+            today = run_name(at_home(TrainConfig.from_mapping({**options, "out": None, "resume": False})))
+        except (UsageError, KeyError, TypeError, ValueError):
+            continue
+        if name != today and Path(name).name == name and (folder / name).is_dir() and not (folder / today).exists():
+            found.setdefault(today, name)
+    return found
 
 
 def _is_ours(folder: Path) -> bool:

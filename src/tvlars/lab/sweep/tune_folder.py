@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from tvlars._reading import read_json, reason
+from tvlars.lab.config import MEANS, deciding
 from tvlars.lab.errors import UsageError
 from tvlars.lab.lock import LOCK
 from tvlars.lab.record import command_line, write_json
-from tvlars.lab.sweep.options import PLACE, given
+from tvlars.lab.sweep.options import given
 from tvlars.lab.sweep.results import write_table
 from tvlars.lab.sweep.space import Space
 from tvlars.lab.sweep.tune_config import TuneConfig
@@ -47,7 +48,7 @@ class Stored:
 
 def identity(config: TuneConfig, spaces: dict[str, Space]) -> dict[str, Any]:
     """What a tuning is: what has to be the same when it goes on."""
-    not_base = (*PLACE, "optimizer", "seed")
+    not_base = (*deciding(MEANS), "optimizer", "seed")
     base = {name: value for name, value in given(config.base).items() if name not in not_base}
     text = {optimizer: {name: str(one) for name, one in space.items()} for optimizer, space in spaces.items()}
     return {
@@ -88,8 +89,11 @@ def read_stored(folder: Path, said: dict[str, Any]) -> Stored:
 def check_same(there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
     """Raise ``UsageError`` where a tuning is another one than that which is there."""
     for name, value in here.items():
-        if name in there and there[name] != value:
-            raise UsageError(f"out must be a folder of the same tuning, but has {name} {there[name]}, got {value}")
+        stored = there.get(name, value)
+        if name == "base" and isinstance(stored, dict):  # an earlier version had some means among it
+            stored = {option: one for option, one in stored.items() if option not in deciding(MEANS)}
+        if stored != value:
+            raise UsageError(f"out must be a folder of the same tuning, but has {name} {stored}, got {value}")
 
 
 def write_trials(folder: Path, trials: Mapping[str, list[Trial]]) -> None:

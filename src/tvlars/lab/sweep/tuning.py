@@ -29,7 +29,7 @@ from tvlars.lab.sweep.board import Board, duration
 from tvlars.lab.sweep.options import at_home, listed, run_name
 from tvlars.lab.sweep.results import OVER, SweepResult, cannot_write
 from tvlars.lab.sweep.space import Space, corners, grid_points, parse_spaces
-from tvlars.lab.sweep.sweeping import check_workers, sweep
+from tvlars.lab.sweep.sweeping import check_workers, names_in, sweep
 from tvlars.lab.sweep.tune_config import TuneConfig
 from tvlars.lab.sweep.tune_folder import FILE, JOURNAL, TRIALS, Stored, check_same, identity, read_stored, write_trials
 from tvlars.lab.sweep.worker import read_status
@@ -239,7 +239,8 @@ def _others(config: TuneConfig, earlier: dict[str, Kept], folder: Path) -> tuple
 
 
 def _are_over(runs: list[TrainConfig], folder: Path) -> bool:
-    return all(read_status(folder / run_name(at_home(run))) in OVER for run in runs)
+    names, found = [run_name(at_home(run)) for run in runs], names_in(folder)
+    return all(read_status(folder / found.get(name, name)) in OVER for name in names)
 
 
 def _announce_budget(

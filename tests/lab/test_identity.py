@@ -1,0 +1,95 @@
+"""One meaning of "the same run": for runs that go on, sweeps, tunings and reports."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from tvlars.lab import Grid, LoadedRun, TrainConfig, UsageError
+from tvlars.lab.config import MEANS, MEASURED, TRAINED, deciding
+from tvlars.lab.identity import differences, identity
+from tvlars.lab.record import write_json
+from tvlars.lab.report.arms import make_arms
+from tvlars.lab.sweep.options import run_name
+from tvlars.lab.sweep.sweeping import FILE, prepare
+from tvlars.lab.sweep.tune_folder import check_same
+
+BASE = TrainConfig(optimizer="tvlars", epochs=10)
+OTHERS: dict[str, Any] = {
+    **dict(data="fashion-mnist", image_size=16, model="resnet18", init="kaiming", task="byol", optimizer="lars"),
+    **dict(batch_size=128, epochs=3, seed=1, lr=3.0, bias_norm_lr_scale=0.5, weight_decay=0.1, momentum=0.5),
+    **dict(nesterov=False, trust_coefficient=0.5, schedule="constant", warmup_epochs=2.0, delay_factor=0.2, delay=3.0),
+    **dict(alpha=2.0, gamma_min=0.1, phi_scope="ratio", augment=False, crop_padding=2, rotation=5.0),
+    **dict(micro_batch_size=64, precision="32-true", preset="corrected", projector="8-8", sync_batch_norm=False),
+    "method_options": "lambda_param=0.1",
+}
+MEASURING: dict[str, Any] = dict(
+    evaluations="knn", layer_stats=2, sharpness="end", sharpness_samples=64, noise_scale=True
+)
+BY_OTHER_MEANS: dict[str, Any] = {
+    **dict(data_dir=Path("there"), accelerator="cpu", compile=True, tensorboard=True, devices=2, nodes=2, shard=True),
+    **dict(timeout=3.0, rendezvous="a:1", checkpoint_every="3s", checkpoint_keep=5, resume=True, profile=True),
+    "out": Path("out"),
+}
+
+
+def other(name: str, value: Any) -> TrainConfig:
+    """``BASE`` with another value, without the checks of what goes together."""
+    config = replace(BASE)
+    object.__setattr__(config, name, value)
+    return config
+
+
+def loaded(config: TrainConfig) -> LoadedRun:
+    empty = pd.DataFrame()
+    return LoadedRun(Path("run"), config, "finished", empty, empty, empty, empty)
+
+
+def test_every_option_says_what_it_decides() -> None:
+    assert set(deciding(TRAINED)) == set(OTHERS)
+    assert set(deciding(MEASURED)) == set(MEASURING)
+    assert set(deciding(MEANS)) == set(BY_OTHER_MEANS)
+    assert len(fields(TrainConfig)) == len(OTHERS) + len(MEASURING) + len(BY_OTHER_MEANS)
+
+
+@pytest.mark.parametrize("name", [f.name for f in fields(TrainConfig)])
+def test_runs_that_go_on_sweeps_and_reports_have_one_meaning(name: str) -> None:
+    config = other(name, (OTHERS | MEASURING | BY_OTHER_MEANS)[name])
+    same_run = name in BY_OTHER_MEANS
+    plan = BASE.plan(1437)
+    assert (identity(config, plan) == identity(BASE, plan)) == same_run
+    # A name tells the task, the data, the optimizer, batch size and seed in words; the digest tells all.
+    assert (run_name(config).split("-")[-1] == run_name(BASE).split("-")[-1]) == same_run
+    if name not in ("optimizer", "batch_size", "seed"):
+        assert (len(make_arms([loaded(BASE), loaded(config)])) == 1) == (name not in OTHERS)
+
+
+def test_what_an_earlier_version_took_for_a_part_of_a_run_is_none() -> None:
+    assert differences({"compile": True, "epochs": 3}, {"epochs": 3}) == ""
+    assert differences({"compile": True, "epochs": 3}, {"epochs": 4}) == "epochs 3 there, 4 here"
+    check_same({"base": {"accelerator": "cpu", "epochs": 3}}, {"base": {"epochs": 3}})
+    with pytest.raises(UsageError, match=r"but has base {'epochs': 3}, got {'epochs': 4}"):
+        check_same({"base": {"accelerator": "cpu", "epochs": 3}}, {"base": {"epochs": 4}})
+
+
+def test_a_sweep_does_a_run_once_by_whatever_means() -> None:
+    with pytest.raises(UsageError, match=r"is there twice and differs in accelerator alone, by which the same run"):
+        Grid.from_mapping({"grid": {"accelerator": ["auto", "cpu"]}})
+
+
+def test_a_sweep_finds_the_runs_that_an_earlier_version_named(tmp_path: Path) -> None:
+    config = TrainConfig(epochs=1, accelerator="cpu")
+    old = tmp_path / "digits-tvlars-b256-s0-0123456789"
+    old.mkdir()
+    (old / "config.json").write_text(config.to_json())
+    (old / "epochs.csv").write_text("epoch\n1\n")
+    write_json(old / "summary.json", {"status": "finished"})
+    write_json(tmp_path / FILE, {"runs": [{"run": old.name, **json.loads(config.to_json())}, {"run": "../x"}, 3]})
+    prepared = prepare([replace(config, devices=1)], tmp_path)
+    assert [(run.name, run.status) for run in prepared.runs] == [(old.name, "finished")]
+    assert prepare([replace(config, epochs=2)], tmp_path).runs[0].name != old.name
