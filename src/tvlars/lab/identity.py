@@ -15,7 +15,6 @@ from tvlars.lab.lock import LOCK
 from tvlars.lab.record import CONFIG, MODEL, PLAN, read_object
 from tvlars.plan import Plan
 
-
 FINGERPRINT = "fingerprint"
 """Where model.json, and the manifest of a checkpoint, have the fingerprint of the data."""
 
