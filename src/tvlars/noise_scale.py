@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tvlars._checks import check_count, check_flag, check_number
-from tvlars.sharpness._surface import Batches, Loss, LossSurface, samples_in
+from tvlars.sharpness._surface import Batches, Loss, LossSurface
 
 
 @dataclass(frozen=True)
@@ -60,14 +60,17 @@ def noise_scale(model: nn.Module, loss: Loss, data: Batches, *, training: bool =
 
     Args:
         model: any module; its parameters that need gradients count. It is left as it was, bit for bit.
-        loss: (output, target) to a scalar, a mean over the batch (or a sum, where its ``reduction`` says so).
+        loss: (output, target) to a scalar, as for :func:`tvlars.sharpness.hessian_eigenvalues`. Micro-batches whose
+            losses divide by different weights of targets count by them, to first order; a sample whose target is
+            ignored is a sample.
         data: micro-batches (input, target) of one size, 4 at least; 32 of 64 samples are a good start. A last,
             shorter one is left out.
         training: measure in training mode, where batch norm ties the samples of a micro-batch together. Default
             False: evaluation mode, the case that the formula is about.
 
     Raises:
-        ValueError: fewer than 4 micro-batches of one size, the loss is not differentiable, or nothing needs a gradient.
+        ValueError: fewer than 4 micro-batches of one size; the loss is not differentiable, or neither a mean nor a sum
+            over samples; no parameter needs a gradient, or one is complex.
 
     Source: McCandlish, Kaplan, Amodei, "An Empirical Model of Large-Batch Training", arXiv 1812.06162, section 2.2
     and appendix A.1.
@@ -79,21 +82,27 @@ def noise_scale(model: nn.Module, loss: Loss, data: Batches, *, training: bool =
     """
     check_flag("training", training)
     with LossSurface(model, loss, data) as surface:
-        sizes = [samples_in(y) for _, y in surface.batches]
+        sizes = [batch.samples for batch in surface.batches]
         size = sizes[0]
-        batches = [batch for batch, samples in zip(surface.batches, sizes, strict=True) if samples == size]
+        batches = [batch for batch in surface.batches if batch.samples == size]
         if len(batches) < len(sizes) - 1 or len(batches) < 4:
             raise ValueError(
                 "data must be at least 4 micro-batches of one size (the last may be shorter), got "
                 f"{', '.join(map(str, sizes[:8]))}"
             )
+        counts = [batch.count for batch in batches]
+        if not sum(counts) > 0:
+            raise ValueError(f"data must have a target that counts in the micro-batches of {size} samples, got none")
+        relative = [count * len(counts) / sum(counts) for count in counts]
         if training:
-            model.train()
+            surface.train()
 
         def gradient(number: int) -> list[Tensor]:
             if training:
                 surface.put_back_buffers()
                 torch.manual_seed(number)  # dropout has to draw the same in both passes
+            if not relative[number]:  # all targets are ignored
+                return [torch.zeros_like(p) for p in surface.params]
             return surface.gradient([batches[number]])[1]
 
         total = [torch.zeros_like(p) for p in surface.params]
@@ -101,9 +110,14 @@ def noise_scale(model: nn.Module, loss: Loss, data: Batches, *, training: bool =
         devices = list(range(torch.cuda.device_count())) if training and torch.cuda.is_available() else []
         with torch.random.fork_rng(devices, enabled=training):
             for number in range(len(batches)):
-                torch._foreach_add_(total, gradient(number))
+                torch._foreach_add_(total, gradient(number), alpha=relative[number])
             for number in range(len(batches)):
                 parts = gradient(number)
+                if relative[number] != 1.0:  # a mean with weights, to first order in what they vary
+                    parts = [
+                        sum_ / len(batches) * (1 - relative[number]) + g * relative[number]
+                        for sum_, g in zip(total, parts, strict=True)
+                    ]
                 inner.append(_on_host([_dot(x, sum_) for x, sum_ in zip(parts, total, strict=True)]))
                 squares.append(_on_host([_dot(x, x) for x in parts]))
         whole = _on_host([_dot(sum_, sum_) for sum_ in total])
@@ -242,6 +256,7 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _square(a: Tensor) -> Tensor:
+    a = torch.view_as_real(a) if a.is_complex() else a
     a = a if a.dtype == torch.float64 else a.float()
     return _dot(a, a)
 

@@ -151,7 +151,7 @@ def test_takes_a_loss_that_sums(measure: Callable[..., Any]) -> None:
     ("model", "loss", "data", "message"),
     [
         (network().requires_grad_(False), CE, batches(), "model must have a parameter with requires_grad=True"),
-        (network(), nn.CrossEntropyLoss(reduction="none"), batches(), "loss must return a scalar tensor"),
+        (network(), nn.CrossEntropyLoss(reduction="none"), batches(), "loss must return a real scalar tensor"),
         (network(), CE, [], "data must have at least one batch"),
         (network(), CE, [torch.ones(3)], "data must be batches of"),
         (network(), CE, [(torch.ones(3, 4), 5)], "a target must have a tensor"),

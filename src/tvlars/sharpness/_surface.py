@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
+
+from tvlars.sharpness._denominator import LossKind, Piece, all_have, own_denominator, samples_in, select
 
 Loss = Callable[[Any, Any], Tensor]
 Batches = Iterable[tuple[Any, Any]]
@@ -34,26 +36,47 @@ class Estimate:
         return f"{self.value:.4g} ± {self.standard_error:.2g}"
 
 
-class LossSurface:
-    """The mean loss over ``data`` at the parameters of ``model`` that need gradients, and around them.
+@dataclass(frozen=True)
+class Batch:
+    """Input and target of some samples."""
 
-    Everything happens inside ``with surface:``, where the model is in evaluation mode; afterwards parameters, buffers,
-    gradients and the modes of its modules are what they were, bit for bit.
+    x: Any
+    y: Any
+    samples: int
+    count: float
+    """How much it counts: what its loss divides by, so that losses times counts add up; the samples for a sum."""
+
+
+class LossSurface:
+    """The loss of all samples in ``data`` at the parameters of ``model`` that need gradients, and around them.
+
+    It is the loss of all samples in one batch, however they are cut: each batch counts by what its loss divides by
+    (class weights and ignored targets of cross-entropy, elements of a squared error). Everything happens inside ``with
+    surface:``, where model and loss are in evaluation mode; afterwards parameters, buffers, gradients and the modes of
+    their modules are what they were, bit for bit.
 
     Args:
-        model: any module.
-        loss: (output, target) to a scalar, the mean over the samples of a batch, or their sum where it has
-            ``reduction == "sum"``; the mean over all samples is taken of either.
+        model: any module with real parameters.
+        loss: (output, target) to a scalar: a loss of ``torch.nn`` or ``torch.nn.functional`` (or ``functools.partial``
+            of one), or any other that is the mean over the samples of a batch, or their sum, which is found out. A sum
+            is divided by the number of samples, whatever their weights are.
         data: batches (input, target). They are kept, so that each evaluation sees the same; how samples are
             cut into batches changes memory and nothing else. Inputs and targets may be tensors, or dicts, lists and
-            tuples of tensors; the first tensor of a target tells how many samples there are.
+            tuples of tensors; the first tensor of a target tells how many samples there are. Batches in which all
+            targets are ignored do not count.
 
     Raises:
-        ValueError: no parameter needs a gradient, there is no data, or the loss is no finite differentiable scalar;
-            parameters are sharded, or in half precision, where small moves of the weights round to nothing.
+        ValueError: no parameter needs a gradient, or one is complex; there is no data, or no target that counts; the
+            loss is no finite differentiable scalar, or neither a mean nor a sum over samples (contrastive losses
+            depend on the whole batch); parameters are sharded, or in half precision, where small moves of the weights
+            round to nothing.
     """
 
     def __init__(self, model: nn.Module, loss: Loss, data: Batches) -> None:
+        if not isinstance(model, nn.Module):
+            raise ValueError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+        if not callable(loss):
+            raise ValueError(f"loss must be a function of (output, target), got {type(loss).__name__}")
         self.model, self.loss = model, loss
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         if not named:
@@ -68,29 +91,37 @@ class LossSurface:
             raise ValueError(
                 f"model must be in float32 or float64, got {half.pop()}: take copy.deepcopy(model).float()"
             )
-        self.sums = getattr(loss, "reduction", "mean") == "sum"
-        device = self.params[0].device
-        self.batches = []
-        for batch in data:
-            if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-                raise ValueError(f"data must be batches of (input, target), got a batch of type {type(batch).__name__}")
-            self.batches.append((to_device(batch[0], device), to_device(batch[1], device)))
-        if not self.batches:
-            raise ValueError("data must have at least one batch, got none")
-        self.samples = sum(samples_in(y) for _, y in self.batches)
+        for name, p in named:
+            if p.is_complex():
+                raise ValueError(
+                    f"model must have real parameters, got {name!r} in {p.dtype}: keep its real and imaginary part in "
+                    "one real parameter, and compute with torch.view_as_complex of it"
+                )
+        self.sums = False
+        self._data = _checked(data, self.params[0].device)
+        self.batches: list[Batch] = []
+        self.samples = sum(samples_in(y) for _, y in self._data)
         self._at_rest = True
         self._saved: list[Tensor] = []
 
     def __enter__(self) -> LossSurface:
-        self._modes = [(module, module.training) for module in self.model.modules()]
+        modules = list(self.model.modules())
+        if isinstance(self.loss, nn.Module):  # may have dropout or running statistics of its own
+            modules += [module for module in self.loss.modules() if module not in set(modules)]
+        self._modes = [(module, module.training) for module in modules]
         self._saved = [p.detach().clone() for p in self.params]
         self._buffers = [
             (module, name, buffer, buffer.detach().clone())
-            for module in self.model.modules()
+            for module in modules
             for name, buffer in module._buffers.items()
             if buffer is not None
         ]
-        self.model.eval()
+        try:
+            self.train(False)
+            self._count()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -98,6 +129,74 @@ class LossSurface:
         self.put_back_buffers()
         for module, training in self._modes:
             module.training = training
+
+    def train(self, mode: bool = True) -> None:
+        """Put model and loss in training or evaluation mode, until the surface is left."""
+        self.model.train(mode)
+        if isinstance(self.loss, nn.Module):
+            self.loss.train(mode)
+
+    @torch.no_grad()
+    def _count(self) -> None:
+        """Find out what the loss divides by in each batch, and check it."""
+        data = [(x, y, samples_in(y)) for x, y in self._data]
+        data = [batch for batch in data if batch[2]]  # a last batch may have none
+        if len(data) > 1:
+            self._check_samples_are_apart()
+        own = own_denominator(self.loss)
+        if own is None:
+            self.sums = self._is_sum(data)
+            self.batches = [Batch(x, y, samples, float(samples)) for x, y, samples in data]
+        else:
+            self.sums = own.sums
+            for x, y, samples in data:
+                output = self.model(x) if own.wants_output else None
+                self.batches.append(Batch(x, y, samples, own.of(output, y)))
+        if not sum(batch.count for batch in self.batches) > 0:
+            raise ValueError(
+                f"data must have a target that counts, but of {self.samples} all are ignored or of weight 0"
+            )
+
+    def _is_sum(self, data: list[tuple[Any, Any, int]]) -> bool:
+        """Whether a loss that does not say so sums over samples; else it is a mean."""
+        if sum(samples for *_, samples in data) == 1:
+            return False
+
+        def evaluate(piece: Piece) -> Tensor:
+            return self._scalar(piece.x if piece.is_output else self.model(piece.x), piece.y)
+
+        def look() -> set[str]:
+            kind = LossKind(evaluate)
+            for x, y, samples in data:
+                torch.clear_autocast_cache()
+                output = self.model(x)
+                whole = all_have(output, samples) and all_have(y, samples)
+                found = kind.look_at(Piece(output if whole else x, y, samples, whole))
+                self._finite(found)
+            return kind.possible
+
+        possible = look()
+        if len(possible) > 1:  # a loss that is 0 everywhere, as at a perfect fit
+            generator = seeded(self, 0)
+            with self.moved(
+                [0.1 * (1 + p.detach().abs()) * z for p, z in zip(self.params, draw(self, generator), strict=True)]
+            ):
+                possible = look()
+        if len(possible) > 1:
+            raise ValueError(
+                "loss must not be 0 for every sample, at the weights and near them: it cannot be told whether it is a "
+                "mean or a sum"
+            )
+        return possible == {"sum"}
+
+    def _check_samples_are_apart(self) -> None:
+        """Refuse models whose output for one sample depends on the others of its batch."""
+        for name, module in self.model.named_modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
+                raise ValueError(
+                    f"model must compute each sample alone in evaluation mode, but {name or 'it'} has no running "
+                    "statistics: give all samples in one batch, or take track_running_stats=True"
+                )
 
     def put_back(self) -> None:
         """Give the parameters the values that they came with."""
@@ -126,20 +225,17 @@ class LossSurface:
             self.put_back()
 
     @torch.no_grad()
-    def value(self, batches: list[tuple[Any, Any]] | None = None) -> float:
-        """The mean loss over ``batches`` (default: all)."""
-        batches = self.batches if batches is None else batches
-        total = sum(float(self._of_batch(x, y)) * (1 if self.sums else samples_in(y)) for x, y in batches)
-        return self._finite(total / sum(samples_in(y) for _, y in batches))
+    def value(self, batches: list[Batch] | None = None) -> float:
+        """The loss of all samples in ``batches`` (default: all batches)."""
+        total = sum(float(self._of_batch(batch)) * share for batch, share in self.shares(batches))
+        return self._finite(total)
 
-    def gradient(self, batches: list[tuple[Any, Any]] | None = None) -> tuple[float, list[Tensor]]:
-        """The mean loss over ``batches`` (default: all) and its gradient."""
-        batches = self.batches if batches is None else batches
-        count = sum(samples_in(y) for _, y in batches)
+    def gradient(self, batches: list[Batch] | None = None) -> tuple[float, list[Tensor]]:
+        """The loss of all samples in ``batches`` (default: all batches) and its gradient."""
         total, gradient = 0.0, [torch.zeros_like(p) for p in self.params]
-        for x, y in batches:
+        for batch, share in self.shares(batches):
             with torch.enable_grad():
-                loss = self._of_batch(x, y)
+                loss = self._of_batch(batch)
                 if not loss.requires_grad:
                     raise ValueError(
                         "loss must be differentiable with respect to the model's parameters, got a value "
@@ -148,43 +244,74 @@ class LossSurface:
                 parts = torch.autograd.grad(loss, self.params, allow_unused=True)
             if all(part is None for part in parts):
                 raise ValueError("loss must depend on the model's parameters, but it depends on none of them")
-            share = (1 if self.sums else samples_in(y)) / count
             total += float(loss.detach()) * share
             for sum_, part in zip(gradient, parts, strict=True):
                 if part is not None:
                     sum_.add_(part, alpha=share)
         return self._finite(total), gradient
 
-    def groups(self, size: int | None) -> Iterator[list[tuple[Any, Any]]]:
+    def shares(self, batches: list[Batch] | None = None) -> list[tuple[Batch, float]]:
+        """The batches that count, and what their losses are multiplied by to add up to the loss of all samples."""
+        batches = [batch for batch in (self.batches if batches is None else batches) if batch.count]
+        total = sum(batch.count for batch in batches)
+        return [(batch, (1.0 if self.sums else batch.count) / total) for batch in batches]
+
+    def groups(self, size: int | None) -> Iterator[list[Batch]]:
         """The data in groups of ``size`` samples (the last may be shorter), each in the batches' pieces."""
         if size is None:
             yield self.batches
             return
-        group: list[tuple[Any, Any]] = []
+        group: list[Batch] = []
         room = size
-        for x, y in self.batches:
-            while samples_in(y):
-                group.append((cut(x, slice(room)), cut(y, slice(room))))
-                x, y = cut(x, slice(room, None)), cut(y, slice(room, None))
-                room -= samples_in(group[-1][1])
+        for batch in self.batches:
+            start = 0
+            while start < batch.samples:
+                end = min(start + room, batch.samples)
+                group.append(self._part(batch, slice(start, end), end - start))
+                room, start = room - (end - start), end
                 if room == 0:
                     yield group
                     group, room = [], size
         if group:
             yield group
 
+    def _part(self, batch: Batch, where: slice, samples: int) -> Batch:
+        x, y = (select(z, where, batch.samples) for z in (batch.x, batch.y))
+        own = own_denominator(self.loss)
+        if own is None or own.wants_output:  # as many elements in every sample
+            return Batch(x, y, samples, batch.count * samples / batch.samples)
+        return Batch(x, y, samples, own.of(None, y))
+
     def _finite(self, value: float) -> float:
         if self._at_rest and not math.isfinite(value):
             raise ValueError(f"loss must be finite at the model's weights, got {value}")
         return value
 
-    def _of_batch(self, x: Any, y: Any) -> Tensor:
+    def _of_batch(self, batch: Batch) -> Tensor:
         torch.clear_autocast_cache()  # it holds casts of weights that have moved since
-        loss = self.loss(self.model(x), y)
-        if not isinstance(loss, Tensor) or loss.numel() != 1:
-            shape = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
-            raise ValueError(f"loss must return a scalar tensor, the mean over the batch, got {shape}")
+        return self._scalar(self.model(batch.x), batch.y)
+
+    def _scalar(self, output: Any, target: Any) -> Tensor:
+        loss = self.loss(output, target)
+        if not isinstance(loss, Tensor) or loss.numel() != 1 or loss.is_complex():
+            shape = f"{tuple(loss.shape)} of {loss.dtype}" if isinstance(loss, Tensor) else type(loss).__name__
+            raise ValueError(f"loss must return a real scalar tensor, the mean over the batch, got {shape}")
         return loss.reshape(())
+
+
+def _checked(data: Any, device: torch.device) -> list[tuple[Any, Any]]:
+    """All batches, on ``device``."""
+    if isinstance(data, (Tensor, Mapping, str)) or not (hasattr(data, "__iter__") or hasattr(data, "__getitem__")):
+        raise ValueError(f"data must be batches of (input, target), got {type(data).__name__}")
+    batches = []
+    for batch in data:
+        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+            got = f"{len(batch)} parts" if isinstance(batch, (tuple, list)) else f"type {type(batch).__name__}"
+            raise ValueError(f"data must be batches of (input, target), got a batch of {got}")
+        batches.append((to_device(batch[0], device), to_device(batch[1], device)))
+    if not batches:
+        raise ValueError("data must have at least one batch, got none (an iterator can be used once)")
+    return batches
 
 
 def to_device(x: Any, device: torch.device) -> Any:
@@ -192,19 +319,6 @@ def to_device(x: Any, device: torch.device) -> Any:
     if not isinstance(x, (Tensor, dict, list, tuple)) and hasattr(x, "to"):
         return x.to(device)
     return tree_map_only(Tensor, lambda tensor: tensor.to(device), x)
-
-
-def samples_in(target: Any) -> int:
-    """How many samples a target is of: the length of its first tensor."""
-    for leaf in tree_leaves(target):
-        if isinstance(leaf, Tensor) and leaf.ndim:
-            return len(leaf)
-    raise ValueError(f"a target must have a tensor with one entry a sample, got {type(target).__name__}")
-
-
-def cut(x: Any, where: slice) -> Any:
-    """Some samples of an input or target."""
-    return tree_map_only(Tensor, lambda tensor: tensor[where], x)
 
 
 def seeded(surface: LossSurface, seed: int) -> torch.Generator:

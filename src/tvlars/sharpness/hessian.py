@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from tvlars._checks import check_choice, check_count, check_number
-from tvlars.sharpness._surface import Batches, Estimate, Loss, LossSurface, flatten, samples_in, seeded, unflatten
+from tvlars.sharpness._surface import Batches, Estimate, Loss, LossSurface, flatten, seeded, unflatten
 
 NO_SECOND_DERIVATIVE = (
     *("is not implemented", "not been implemented", "forward AD", "double backward", "setup_context", "vmap"),
@@ -71,7 +71,10 @@ def hessian_eigenvalues(
 
     Args:
         model: any module; the Hessian is with respect to all its parameters that need gradients.
-        loss: (output, target) to a scalar, a mean over the batch (or a sum, where its ``reduction`` says so).
+        loss: (output, target) to a scalar: a loss of ``torch.nn`` or ``torch.nn.functional``, ``functools.partial`` of
+            one, or any other that is the mean over the samples of a batch or their sum, which is found out. The result
+            is that of all samples in one batch, with the denominator of that loss (the weights of the targets that are
+            not ignored for cross-entropy); a sum is divided by the number of samples.
         data: batches (input, target); cut as memory wants, it does not change the result.
         k: how many, >= 1.
         which: "largest" (default), "smallest" or "magnitude".
@@ -84,7 +87,8 @@ def hessian_eigenvalues(
         seed: of the start vector.
 
     Raises:
-        ValueError: an argument is out of its range, the loss is not differentiable, or nothing needs a gradient.
+        ValueError: an argument is out of its range; the loss is not differentiable, or neither a mean nor a sum over
+            samples, such as a contrastive loss; no parameter needs a gradient, or one is complex.
         RuntimeError: the iteration did not converge, or an operator of the model has no second derivative.
         ImportError: the extra ``sharpness`` is not installed.
 
@@ -202,8 +206,9 @@ def _hessian(surface: LossSurface, differences: bool) -> Iterator[tuple[LossSurf
     curvlinops = _needed("curvlinops")
     with surface:
         try:
-            surface.gradient(surface.batches[:1])  # says what is wrong with a loss in our words
-            data = [(x, y if isinstance(y, Tensor) else _Target(y)) for x, y in surface.batches]
+            shares = surface.shares()
+            surface.gradient([shares[0][0]])  # says what is wrong with a loss in our words
+            data = [(batch.x, _Target(batch.y, share)) for batch, share in shares]
             arguments = (surface.model, _Loss(surface), surface.params, data)
             kind = _differences_operator(surface) if differences else curvlinops.HessianLinearOperator
             yield (
@@ -221,17 +226,17 @@ def _hessian(surface: LossSurface, differences: bool) -> Iterator[tuple[LossSurf
 
 
 class _Target:
-    """A target of several tensors, which curvlinops hands to the loss as it is."""
+    """A target of any kind and the share of its batch in the loss, which curvlinops hands on as it is."""
 
-    def __init__(self, parts: Any) -> None:
-        self.parts = parts
+    def __init__(self, parts: Any, share: float) -> None:
+        self.parts, self.share = parts, share
 
     def to(self, device: torch.device) -> _Target:
         return self
 
 
 class _Loss(nn.Module):
-    """A loss of any kind as a module whose values over batches add up to the mean over all samples."""
+    """A loss of any kind as a module whose values over batches add up to the loss of all samples."""
 
     reduction = "sum"
 
@@ -239,10 +244,8 @@ class _Loss(nn.Module):
         super().__init__()
         self._surface = [surface]  # in a list, so that a module in it is not registered as a part of this one
 
-    def forward(self, output: Any, target: Any) -> Tensor:
-        surface, target = self._surface[0], target.parts if isinstance(target, _Target) else target
-        share = (1 if surface.sums else samples_in(target)) / surface.samples
-        return surface.loss(output, target).reshape(()) * share
+    def forward(self, output: Any, target: _Target) -> Tensor:
+        return self._surface[0].loss(output, target.parts).reshape(()) * target.share
 
 
 def _differences_operator(surface: LossSurface) -> Any:

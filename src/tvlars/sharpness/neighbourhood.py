@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tvlars._checks import check_count, check_flag, check_number
-from tvlars.sharpness._surface import Batches, Estimate, Loss, LossSurface, draw, flatten, samples_in, seeded, unflatten
+from tvlars.sharpness._surface import Batches, Estimate, Loss, LossSurface, draw, flatten, seeded, unflatten
 
 
 def keskar_sharpness(
@@ -101,7 +101,8 @@ def worst_case_sharpness(
     Args:
         model, loss, data: as for :func:`hessian_eigenvalues`. The model is left as it was, bit for bit.
         rho: ρ > 0, the radius. Default 0.05 (SAM); adaptive forms bear 0.5 (ASAM).
-        m: samples a group (the last may be smaller, and counts for its share); None (default) takes all as one.
+        m: samples in a group (the last may be smaller); None (default) takes all as one. Groups count by what their
+            losses divide by, the number of samples where all weigh the same.
         steps: >= 1. Default 10.
         adaptive: scale-invariant form. Default False.
         seed: of the direction that is taken where the gradient is exactly 0.
@@ -119,8 +120,11 @@ def worst_case_sharpness(
     with LossSurface(model, loss, data) as surface:
         generator = seeded(surface, seed)
         scale = _scale(surface, adaptive)
-        total = 0.0
+        total = weight = 0.0
         for group in surface.groups(m):
+            counts = sum(batch.count for batch in group)
+            if not counts:  # all targets are ignored
+                continue
             base, direction = surface.gradient(group)
             rise = 0.0
             if not any(bool(g.any()) for g in direction):
@@ -140,8 +144,8 @@ def worst_case_sharpness(
                     rise = value - base
                 if math.isnan(rise):
                     break
-            total += rise * sum(samples_in(y) for _, y in group)
-        return total / surface.samples
+            total, weight = total + rise * counts, weight + counts
+        return total / weight
 
 
 def average_case_sharpness(

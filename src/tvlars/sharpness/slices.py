@@ -55,7 +55,7 @@ def loss_slice(
     check_count("points", points, low=2)
     positions = torch.linspace(-span, span, points, dtype=torch.float64)
     with LossSurface(model, loss, data) as surface:
-        surface.value(surface.batches[:1])  # says so where the loss at the weights is not finite
+        surface.value([surface.shares()[0][0]])  # says so where the loss at the weights is not finite
         generator = seeded(surface, seed)
         directions = [_filter_normalized(draw(surface, generator), surface.params) for _ in range(dimensions)]
         losses = torch.empty((points,) * dimensions, dtype=torch.float64)
