@@ -29,16 +29,19 @@ def add(commands: Any) -> None:
 def _bench(parsed: argparse.Namespace) -> int:
     from tvlars.lab.bench import BenchConfig, bench
     from tvlars.lab.errors import UsageError
+    from tvlars.lab.marked import check_output, mark, write_output
 
     config = BenchConfig(seconds=parsed.seconds, accelerator=parsed.accelerator, workers=parsed.workers)
     if parsed.json is not None and (parsed.json.is_dir() or not parsed.json.resolve().parent.is_dir()):
         raise UsageError(f"json must be a file in a folder that exists, got {str(parsed.json)!r}")
+    if parsed.json is not None:
+        check_output(parsed.json, "json", (".json",), (f'"made_by": "{mark("bench")}"'.encode(),))
     with _progress(config.seconds) as announce:
         result = bench(config, announce)
     result.print()
     print(f"measured in {result.seconds:.0f} s")
     if parsed.json is not None:
-        parsed.json.write_text(result.to_json(), encoding="utf-8")
+        write_output(parsed.json, result.to_json().encode(), "json")
         print(f"numbers: {parsed.json}")
     return 0
 

@@ -25,7 +25,9 @@ def add(commands: Any) -> None:
     text = "one page of runs and comparisons: answer, curves, layers, sharpness, noise"
     page = new_command(commands, "report", text, _report)
     page.add_argument("folders", metavar="RUN", nargs="+", type=Path, help="run or comparison folders")
-    text = "page to write (default: report.html in the folder, where one is named, else here)"
+    text = (
+        "page to write (.html), or its table (.md, .tex, .csv; default: report.html in the folder, where one is named)"
+    )
     page.add_argument("-o", "--out", type=Path, metavar="FILE", help=text)
     text = "write it anew every so many seconds, and let browsers load it again, until interrupted"
     page.add_argument("--watch", type=type_of(int), metavar="SECONDS", help=text)

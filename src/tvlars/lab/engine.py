@@ -16,6 +16,7 @@ from tvlars.lab import run_state
 from tvlars.lab.checkpoint import finish_putting, those_in
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData, load_data
+from tvlars.lab.disk import write_whole
 from tvlars.lab.errors import UsageError
 from tvlars.lab.identity import FINGERPRINT, check_folder
 from tvlars.lab.lock import locked
@@ -36,7 +37,7 @@ from tvlars.lab.setup import (
     device_name,
     micro_batches,
 )
-from tvlars.lab.ssl.picture import draw_views
+from tvlars.lab.ssl.picture import picture_of_views
 from tvlars.lab.ssl.presets import describe_preset
 from tvlars.lab.ssl.pretrain import Pretraining, around
 from tvlars.lab.ssl.views import describe_views
@@ -167,7 +168,8 @@ def _train(
         again += f"; weights that were there are in {ASIDE}" if is_regular(folder / ASIDE) else ""
         lines.append(f"resumed  nothing: there is no checkpoint yet, the run begins{again}")
     if config.task != "classification" and processes.first:
-        draw_views(data, folder / "views.png", min(8, len(data.train_labels)), config.seed)
+        picture = picture_of_views(data, min(8, len(data.train_labels)), config.seed)
+        write_whole(folder / "views.png", picture)
     reporter.start(config, plan, lines, folder, step)
     return run.train()
 

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from tvlars.lab.bench.machine import Machine
 from tvlars.lab.bench.timing import Spread, per_second, ratio
+from tvlars.lab.marked import mark
 
 MS, IMAGES = "ms", "images/s"
 
@@ -60,12 +61,13 @@ class BenchResult:
 
     def to_json(self) -> str:
         """All of it; :meth:`from_json` reads it back."""
-        return json.dumps(asdict(self), indent=1) + "\n"
+        return json.dumps({"made_by": mark("bench"), **asdict(self)}, indent=1) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> BenchResult:
         """What :meth:`to_json` has written."""
         values: dict[str, Any] = json.loads(text)
+        values.pop("made_by", None)
         rows = [
             Row(**{**row, "value": Spread(**row["value"]), "ratio": Spread(**row["ratio"])}) for row in values["rows"]
         ]

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from tvlars._reading import is_inside, is_regular
 from tvlars.lab.errors import UsageError
+from tvlars.lab.marked import check_output, write_output
+from tvlars.lab.report.forms import FORMS, MARKS, SUFFIXES
 from tvlars.lab.report.page import Report, write_page
 from tvlars.lab.run_folder import LoadedRun, load_run
 
@@ -23,7 +25,8 @@ def report(folders: list[Path] | list[str], out: Path | str, *, command: str = "
     Args:
         folders: run folders, and comparisons' folders, which stand for all runs in them. A run that crashed, is
             unfinished or comes from another version is shown as far as it goes, with that said.
-        out: the HTML file to write.
+        out: the file to write, new or one that this has written: a page (.html), or its table alone in Markdown (.md),
+            LaTeX (.tex) or CSV (.csv).
         command: what the page says it was made by; runs have their own.
         refresh: seconds after which a browser is to load the page again; None (default) never.
 
@@ -31,8 +34,14 @@ def report(folders: list[Path] | list[str], out: Path | str, *, command: str = "
         The path of the page.
 
     Raises:
-        UsageError: a folder is neither a run nor a comparison, or the file cannot be written.
+        UsageError: a folder is neither a run nor a comparison, ``out`` has another suffix or is somebody else's file,
+            or it cannot be written.
     """
+    out = Path(out)
+    suffix = out.suffix.lower()
+    check_output(out, "out", SUFFIXES, MARKS.get(suffix, ()))
+    if refresh is not None and suffix in FORMS:
+        raise UsageError(f"out must end in .html with watch, since browsers load a page again, got {str(out)!r}")
     notes: list[str] = []
     by_place: dict[Path, LoadedRun] = {}
     for folder in map(Path, folders):
@@ -45,9 +54,11 @@ def report(folders: list[Path] | list[str], out: Path | str, *, command: str = "
             found = [load_run(folder)]
         by_place.update({run.folder.resolve(): run for run in found})
     runs = list(by_place.values())
-    out = Path(out)
     names = ", ".join(dict.fromkeys(run.config.optimizer if run.config else run.folder.name for run in runs))
     made = Report(f"Runs of {names}", command, runs, [*notes, *_notes(runs)])
+    if suffix in FORMS:
+        write_output(out, FORMS[suffix](made).encode("utf-8", errors="replace"), "out")
+        return out
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         return write_page(made, out, refresh)

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from tvlars.lab.data import ImageData
-from tvlars.lab.disk import write_whole
 from tvlars.lab.errors import UsageError
+from tvlars.lab.marked import check_output, mark, write_output
 from tvlars.lab.ssl.views import describe_views, draw_view, make_view, view_recipes
 
 EACH = 4
@@ -21,13 +21,30 @@ def draw_views(data: ImageData, file: Path, count: int = 8, seed: int = 0) -> Pa
 
     Args:
         data: the data set.
-        file: where to; its folder is made.
+        file: a new file, or one that this has written; its name ends in .png, its folder is made.
+        count, seed: as for :func:`picture_of_views`.
+
+    Raises:
+        UsageError: ``count`` or ``seed`` is out of range, images have neither 1 nor 3 channels, or ``file`` is
+            somebody else's, has another suffix or cannot be written.
+    """
+    made_by = mark("views")
+    check_output(file, "out", (".png",), (f"Software\0{made_by}".encode(),))
+    write_output(file, picture_of_views(data, count, seed, made_by), "out")
+    return file
+
+
+def picture_of_views(data: ImageData, count: int = 8, seed: int = 0, made_by: str = mark("train")) -> bytes:
+    """Return a PNG with ``count`` training images, and beside each some first and second views of it.
+
+    Args:
+        data: the data set.
         count: images, drawn without repeating. From 1 to 64.
         seed: of the images and of the views.
+        made_by: what the picture says of itself.
 
     Raises:
         UsageError: ``count`` or ``seed`` is out of range, or images have neither 1 nor 3 channels.
-        OSError: the file cannot be written.
     """
     from matplotlib.figure import Figure
 
@@ -53,8 +70,6 @@ def draw_views(data: ImageData, file: Path, count: int = 8, seed: int = 0) -> Pa
             shown = picture.permute(1, 2, 0).squeeze(2) if data.channels == 1 else picture.permute(1, 2, 0)
             axes[i, j].imshow(shown.numpy(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
             axes[i, j].axis("off")
-    file.parent.mkdir(parents=True, exist_ok=True)
     content = io.BytesIO()
-    figure.savefig(content, dpi=120, format="png")
-    write_whole(file, content.getvalue())
-    return file
+    figure.savefig(content, dpi=120, format="png", metadata={"Software": made_by})
+    return content.getvalue()

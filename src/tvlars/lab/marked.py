@@ -1,0 +1,69 @@
+"""Files that a user names for what a command writes: new ones, or such as the same command has written.
+
+Each form has a place for a mark that says which command wrote it; a file without one is somebody's, and stays.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from tvlars._reading import open_regular, reason
+from tvlars.lab.disk import write_whole
+from tvlars.lab.errors import UsageError
+
+HEAD = 2**16
+"""Bytes at a file's beginning in which its mark stands."""
+RUN_FILES = (
+    *("epochs.csv", "steps.csv", "sharpness.csv", "noise.csv", "representation.csv", "landscape.csv", "line.csv"),
+    *("views.png", "landscape.png", "line.png"),
+)
+"""Names that a run folder keeps for itself, with suffixes that commands write."""
+
+
+def mark(command: str) -> str:
+    """Return the text that a file of ``tvlars COMMAND`` has in it."""
+    return f"tvlars {command}"
+
+
+def check_output(file: Path, name: str, suffixes: Sequence[str], marks: Sequence[bytes]) -> None:
+    """Raise ``UsageError`` unless ``file`` may be written.
+
+    Args:
+        file: what the user named.
+        name: of the argument.
+        suffixes: those that the command writes, in lower case; empty: any.
+        marks: a file that is there has to have one of them in its first 64 KiB.
+    """
+    if suffixes and file.suffix.lower() not in suffixes:
+        raise UsageError(f"{name} must end in {' or '.join(suffixes)}, got {str(file)!r}")
+    if file.name in RUN_FILES and any(os.path.lexists(file.parent / own) for own in ("config.json", "epochs.csv")):
+        raise UsageError(f"{name} must not be {str(file)!r}, a name that a run folder keeps for itself")
+    if "\0" in str(file):
+        raise UsageError(f"{name} must be a path, got {str(file)!r}")
+    if not os.path.lexists(file):
+        return
+    wanted = f"{name} must be a new file, or one that this command has written, but {str(file)!r}"
+    if file.is_symlink():
+        raise UsageError(f"{wanted} is a link")
+    try:
+        with open_regular(file) as opened:
+            head = opened.read(HEAD)
+    except OSError as error:
+        raise UsageError(f"{wanted} cannot be looked at: {reason(error)}") from error
+    if head and not any(one in head for one in marks):  # an empty file loses nothing
+        raise UsageError(f"{wanted} is neither: name another, or move it away")
+
+
+def write_output(file: Path, content: bytes, name: str) -> None:
+    """Write ``content``, whole or not at all; the folder is made where it is missing.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(file, content)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{name} must be a file that can be written, got {str(file)!r}: {reason(error)}") from error
