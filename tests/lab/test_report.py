@@ -243,7 +243,7 @@ def test_names_from_folders_and_configs_are_escaped(one: Path, tmp_path: Path) -
     [
         ("report nowhere", "run must be an existing folder, got 'nowhere'"),
         ("report EMPTY", "is no run folder"),
-        ("report RUN -o EMPTY", "out must be a file that can be written"),
+        ("report RUN -o EMPTY", "out must end in .html or .htm or .md or .tex or .csv, got"),
         ("report RUN --watch 0", "watch must be an integer from 1 to 86400"),
         ("report", "the following arguments are required: RUN"),
     ],
@@ -271,13 +271,14 @@ def test_the_command_writes_beside_the_runs(one: Path, tmp_path: Path, capsys: p
 def test_a_page_without_room_leaves_the_one_that_is_there(
     one: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "page.html").write_text("old")
+    old = '<meta name="generator" content="tvlars report">'
+    (tmp_path / "page.html").write_text(old)
     with room(100_000):
         assert main(["report", str(one), "-o", str(tmp_path / "page.html")]) == 2
     name = str(tmp_path / "page.html")
     assert capsys.readouterr().err == f"tvlars: out must be a file that can be written, got {name!r}: File too large\n"
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
-    assert (tmp_path / "page.html").read_text() == "old"
+    assert (tmp_path / "page.html").read_text() == old
 
 
 def test_watching_goes_on_until_it_is_interrupted(
