@@ -13,6 +13,7 @@ import pandas as pd
 
 from tvlars._reading import read_json, reason
 from tvlars.lab import summary
+from tvlars.lab.alike import check_alike, facts_of
 from tvlars.lab.compare_config import CompareConfig
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData, load_data
@@ -25,7 +26,7 @@ from tvlars.lab.output import say
 from tvlars.lab.processes import Processes, make_fabric
 from tvlars.lab.progress import Reporter, choose_reporter
 from tvlars.lab.record import command_line, new_folder, write_json
-from tvlars.lab.setup import check_machine, check_run, describe_batch
+from tvlars.lab.setup import check_machine, check_run, choose_precision, describe_batch
 from tvlars.lab.ssl.views import describe_views
 from tvlars.plan import Plan
 
@@ -127,6 +128,10 @@ def compare(
     processes = Processes(make_fabric(replace(config.base, batch_size=min(config.batch_sizes)), "32-true"))
     for run in runs:
         check_batch(run.batch_size, run.micro_batch_size, processes.count)
+    if processes.several:
+        varied = {name: getattr(config, name) for name in ("optimizers", "batch_sizes", "seeds", "overrides")}
+        facts = {**varied, **facts_of(config.base, plans[0], data, choose_precision(config.base))}
+        check_alike(processes, json.loads(json.dumps(facts, default=str)))
     folder = processes.by_first(lambda: _new_comparison(config))
     if not processes.first:
         return _take_part(config, folder, data)

@@ -13,6 +13,7 @@ from lightning_fabric import Fabric
 from tvlars._reading import is_regular
 from tvlars.doctor import check
 from tvlars.lab import run_state
+from tvlars.lab.alike import check_alike, facts_of
 from tvlars.lab.checkpoint import finish_putting, those_in
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData, load_data
@@ -66,7 +67,8 @@ def train(
         What came out; the record lies in ``result.folder``.
 
     Raises:
-        UsageError: config and data do not go together, or the checkpoint is of another run, or of other data.
+        UsageError: config and data do not go together, or the checkpoint is of another run, or of other data; or
+            processes were started with different runs.
         LockedError: another process trains in this folder.
         DivergedError: the loss was not finite. The record is kept.
         LostProcessError: another process ended or did not come.
@@ -78,6 +80,8 @@ def train(
     check_machine(config)
     fabric = make_fabric(config, choose_precision(config))
     processes = Processes(fabric)
+    if processes.several:
+        check_alike(processes, facts_of(config, plan, data, choose_precision(config)))
     reporter = (choose_reporter() if reporter is None else reporter) if processes.first else Reporter()
     place = processes.by_first(lambda: _place(config, plan, data, folder))
     with locked(place) if processes.first else contextlib.nullcontext():

@@ -1,0 +1,94 @@
+"""Processes of one run that were started with different runs do not train."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.lab.processes import in_processes
+from tvlars.lab import CompareConfig, TrainConfig, UsageError, compare, train
+from tvlars.lab.alike import difference, facts_of
+from tvlars.lab.data import ImageData, load_data
+from tvlars.lab.progress import Reporter
+
+QUICK: dict[str, Any] = dict(epochs=1, accelerator="cpu", precision="32-true")
+
+
+@pytest.fixture(scope="module")
+def digits() -> ImageData:
+    return load_data("digits")
+
+
+def said(config: TrainConfig, data: ImageData, other: TrainConfig, other_data: ImageData) -> str:
+    pairs = ((config, data), (other, other_data))
+    return difference([facts_of(one, one.plan(len(held.train_labels)), held, "32-true") for one, held in pairs])
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (dict(seed=1), "seed is 0 on process 0 and 1 on process 1"),
+        (dict(optimizer="lars", lr=3.0), "optimizer is 'tvlars' on process 0 and 'lars' on process 1; lr is None"),
+        (dict(checkpoint_every="3-steps"), "checkpoint_every is None on process 0 and '3-steps' on process 1"),
+        (dict(data="cifar10"), "data is 'digits' on process 0 and 'cifar10' on process 1"),
+        (dict(out=Path("x"), data_dir=Path("y"), devices=2, timeout=3.0, profile=True), ""),
+    ],
+)
+def test_options_that_differ_are_named(options: dict[str, Any], sentence: str, digits: ImageData) -> None:
+    config = TrainConfig(**QUICK)
+    found = said(config, digits, replace(config, **options), digits)
+    assert found.startswith(sentence)
+    assert bool(found) == bool(sentence)
+
+
+CHANGES: dict[str, Callable[[ImageData], ImageData]] = {
+    "class names is": lambda data: replace(data, class_names=tuple(reversed(data.class_names))),
+    "labels of the training images is": lambda data: replace(data, train_labels=data.train_labels.flip(0)),
+    "pixels of the test images is": lambda data: replace(data, test_images=data.test_images.flip(3)),
+    "counts of the test images is": lambda data: replace(
+        data, test_images=data.test_images[:-1], test_labels=data.test_labels[:-1]
+    ),
+}
+
+
+@pytest.mark.parametrize("words", list(CHANGES))
+def test_data_that_differ_are_named(words: str, digits: ImageData) -> None:
+    config = TrainConfig(**QUICK)
+    assert said(config, digits, config, digits) == ""
+    assert words in said(config, digits, config, CHANGES[words](digits))
+
+
+def test_many_processes_and_versions_are_said_in_short() -> None:
+    everyone = [{"torch version": "2.9", "lr": 1.0}] * 6 + [{"torch version": "2.14", "lr": 1.0}]
+    assert difference(everyone) == "torch version is '2.9' on processes 0, 1, 2, 3 and 2 more and '2.14' on process 6"
+    assert difference([{"lr": rank} for rank in range(9)]).endswith("2 on process 2 and others elsewhere")
+    many = difference([{str(name): rank for name in range(9)} for rank in range(2)])
+    assert many.endswith("; 6 more differ")
+
+
+def refused(folder: Path) -> None:
+    """Each of two processes with runs of its own: all of them stop, one after the other, in both processes."""
+    rank = int(os.environ["RANK"])
+    config, digits = TrainConfig(**QUICK, out=folder / "run"), load_data("digits")
+    for options, data in ((dict(seed=rank), digits), ({}, CHANGES["labels of the training images is"](digits))):
+        mine = replace(config, **options)
+        with pytest.raises(UsageError, match=r"all processes must do the same run, but (seed|labels)[^;]* process 1"):
+            train(mine, data=data if rank else digits, reporter=Reporter())
+    with pytest.raises(UsageError, match=r"seeds is \[0\] on process 0 and \[0, 1\] on process 1"):
+        compare(CompareConfig(replace(config, out=None), seeds=(0, 1)[: 1 + rank]), announce=lambda line: None)
+    assert not (folder / "run").exists()
+    train(config, reporter=Reporter())  # alike, it is done
+
+
+def test_processes_with_other_seeds_data_or_comparisons_all_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    in_processes(2, refused, tmp_path, log=tmp_path / "log")
+    assert not (tmp_path / "runs").exists()
+    assert (tmp_path / "run" / "weights.pt").is_file()
