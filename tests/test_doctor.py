@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from tvlars import LAMB, LARS, TVLARS, Findings, WarmupCosineLR, check, layer_groups, plan
+from tvlars import LAMB, LARS, TVLARS, Findings, SigmoidDecayLR, WarmupCosineLR, check, layer_groups, plan
 
 
 def network() -> nn.Sequential:
@@ -29,6 +29,12 @@ def planned(name: str, batch_size: int = 512, epochs: int = 20, **options: Any) 
     classes = {"tvlars": TVLARS, "lars": LARS, "lamb": LAMB, "sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}
     optimizer = classes[name](groups, **p.optimizer_arguments())
     return model, optimizer, p.scheduler(optimizer)
+
+
+def scheduled(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """The optimizer with an LR scheduler on it."""
+    WarmupCosineLR(optimizer, 5, 100)
+    return optimizer
 
 
 def found(findings: Findings) -> list[str]:
@@ -63,7 +69,7 @@ def test_without_a_loader_what_is_not_known_is_not_found() -> None:
 
 def test_adapted_and_decayed_norms() -> None:
     model = network()
-    findings = check(model, LARS(model.parameters(), 1.0, weight_decay=1e-4))
+    findings = check(model, scheduled(LARS(model.parameters(), 1.0, weight_decay=1e-4)))
     assert found(findings) == ["adapted norms", "decayed norms"]
     assert "0.bias, 1.weight, 1.bias and 1 more" in findings[0].evidence
     assert "layer_groups" in findings[0].remedy
@@ -75,7 +81,7 @@ def test_adapted_and_decayed_norms() -> None:
 def test_a_raw_learning_rate() -> None:
     model = network()
     optimizer = LARS(layer_groups(model, weight_decay=1e-4), 16.0)
-    assert found(check(model, optimizer)) == ["raw learning rate"]
+    assert found(check(model, optimizer)) == ["raw learning rate", "no schedule"]
     WarmupCosineLR(optimizer, 5, 100)  # the lr is low now, and will not be
     assert found(check(model, optimizer)) == ["raw learning rate"]
 
@@ -87,18 +93,21 @@ def test_a_raw_learning_rate() -> None:
         (LAMB, 0.2, "large steps"),
         (TVLARS, 200.0, "large steps"),
         (LARS, 1e-4, "small steps"),
+        (LARS, 0.1, "small steps"),  # a rate of SGD
+        (TVLARS, 0.1, "small steps"),
+        (LAMB, 1e-7, "small steps"),
     ],
 )
 def test_steps_of_a_size_that_cannot_be_right(cls: Any, lr: float, what: str) -> None:
     model, length = network(), dict(total_steps=1000) if cls is TVLARS else {}
     optimizer = cls(layer_groups(model, weight_decay=0.0, lr=lr, bias_norm_lr_scale=1e-4), lr, **length)
-    findings = check(model, optimizer)
+    findings = check(model, scheduled(optimizer))
     assert found(findings) == [what]
     assert f"lr {lr:g}" in findings[0].evidence
     if what == "large steps":
         better = float(findings[0].remedy.split()[-1])
         groups = layer_groups(model, weight_decay=0.0, lr=0.99 * better, bias_norm_lr_scale=1e-4)
-        assert check(model, cls(groups, 0.99 * better, **length)) == []
+        assert check(model, scheduled(cls(groups, 0.99 * better, **length))) == []
 
 
 @pytest.mark.filterwarnings("ignore:.*not adapted")
@@ -150,8 +159,118 @@ def test_a_schedule_that_never_acts_or_at_once() -> None:
     assert found(check(model, optimizer, loader(), epochs=20)) == ["idle schedule"]
     model, optimizer, _ = planned("tvlars", delay=3, delay_factor=2.0)
     findings = check(model, optimizer, loader(), epochs=20)
+    assert found(findings) == ["dead schedule"]
+    assert "from step 7 of 160 on" in findings[0].evidence
+    model, optimizer, _ = planned("tvlars", delay=3, delay_factor=2.0, gamma_min=0.01)
+    findings = check(model, optimizer, loader(), epochs=20)
     assert found(findings) == ["early schedule"]
     assert "at step 8" in findings[0].evidence
+
+
+def test_phi_that_is_over_long_before_the_run() -> None:
+    model = network()
+    groups = layer_groups(model, weight_decay=0.0, lr=16.0, bias_norm_lr_scale=0.03)
+    short = TVLARS(groups, 16.0, total_steps=1000)
+    assert check(model, short, total_steps=1000) == []
+    findings = check(model, short, total_steps=7020)
+    assert found(findings) == ["dead schedule"]
+    assert "below 0.1 % of its maximum from step 1194 of 7020 on" in findings[0].evidence
+    assert found(check(model, short, total_steps=1326)) == ["dead schedule"]  # from there on a tenth of the run
+    assert check(model, short, total_steps=1325) == []
+
+    model, optimizer, _ = planned("tvlars", delay=40, delay_factor=0.5, gamma_min=0.01)
+    findings = check(model, optimizer, loader(), epochs=20)
+    assert found(findings) == ["early floor"]
+    assert "gamma_min = 0.01, from step 50 of 160 on" in findings[0].evidence
+    groups[1].update(delay=5.0, delay_factor=1.0)  # a phi of its own
+    assert found(check(model, TVLARS(groups, 16.0, total_steps=1000), total_steps=1000)) == ["dead schedule"]
+
+
+S = torch.optim.lr_scheduler
+
+
+@pytest.mark.parametrize(
+    ("build", "first"),
+    [
+        (lambda o: S.LambdaLR(o, lambda t: 0.9**t), 67),
+        (lambda o: S.ExponentialLR(o, 0.9), 67),
+        (lambda o: S.PolynomialLR(o, total_iters=200), 201),
+        (lambda o: S.SequentialLR(o, [S.LinearLR(o, total_iters=10), S.PolynomialLR(o, 100)], [10]), 111),
+        (lambda o: S.MultiStepLR(o, [200, 400], gamma=0.03), 401),
+        (lambda o: SigmoidDecayLR(o, 0.1, 50.0), 120),
+    ],
+)
+def test_an_lr_scheduler_that_is_dead_before_the_run_ends(build: Any, first: int) -> None:
+    model = network()
+    optimizer = LARS(layer_groups(model, weight_decay=0.0, lr=16.0, bias_norm_lr_scale=0.03), 16.0)
+    scheduler = build(optimizer)
+    before = ([group["lr"] for group in optimizer.param_groups], scheduler.last_epoch, scheduler.get_last_lr())
+    findings = check(model, optimizer, loader(), total_steps=1000, scheduler=scheduler)
+    assert found(findings) == ["dead schedule"]
+    assert f"from step {first} on" in findings[0].evidence
+    assert f"for {1001 - first} of 1000 steps" in findings[0].evidence
+    assert ([group["lr"] for group in optimizer.param_groups], scheduler.last_epoch, scheduler.get_last_lr()) == before
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda o: S.CosineAnnealingLR(o, 1000),
+        lambda o: S.OneCycleLR(o, max_lr=[16.0, 0.4], total_steps=1000),
+        lambda o: S.StepLR(o, 300, gamma=0.1),
+        lambda o: S.CosineAnnealingWarmRestarts(o, 100),
+        lambda o: S.ReduceLROnPlateau(o),
+        lambda o: S.StepLR(o, 5, gamma=0.1),  # once per epoch, as its steps say
+        lambda o: S.MultiStepLR(o, [8, 14, 18], gamma=0.1),
+        lambda o: S.SequentialLR(o, [S.LinearLR(o, total_iters=2), S.MultiStepLR(o, [6, 18])], [2]),
+        lambda o: S.PolynomialLR(o, 20),
+        lambda o: WarmupCosineLR(o, 100, 1000),
+        lambda o: "a scheduler of another library",
+    ],
+)
+def test_a_schedule_that_fits_is_no_finding(build: Any) -> None:
+    model = network()
+    optimizer = LARS(layer_groups(model, weight_decay=0.0, lr=16.0, bias_norm_lr_scale=0.03), 16.0)
+    assert check(model, optimizer, total_steps=1000, epochs=20, scheduler=build(optimizer)) == []
+
+
+def test_a_schedule_of_a_run_that_goes_on() -> None:
+    """What is left of it is looked at, by the rates that there were."""
+    model, optimizer, scheduler = planned("lars", epochs=20)
+    for _ in range(150):
+        optimizer.step()
+        scheduler.step()
+    assert check(model, optimizer, loader(), epochs=20, scheduler=scheduler) == []
+
+
+def test_no_schedule() -> None:
+    model = network()
+    groups = layer_groups(model, weight_decay=0.0, lr=16.0, bias_norm_lr_scale=0.03)
+    constant = TVLARS(groups, 16.0, delay=0.0, delay_factor=0.0)
+    for optimizer in (LARS(groups, 16.0), LAMB(groups[:1], 0.03), constant):
+        assert "no schedule" in found(check(model, optimizer, epochs=20))
+    assert check(model, torch.optim.SGD(groups, 0.1)) == []
+    optimizer = LARS(groups, 16.0)
+    assert check(model, optimizer, scheduler=object()) == []
+
+
+def test_layers_that_are_zero() -> None:
+    model = network()
+    nn.init.zeros_(model[4].weight)
+    groups = layer_groups(model, weight_decay=0.0, lr=16.0, bias_norm_lr_scale=0.03)
+    assert check(model, TVLARS(groups, 16.0, total_steps=100)) == []
+    raw = LARS(groups, 16.0)
+    raw.param_groups[0]["unit_ratio_at_zero"] = True
+    findings = check(model, scheduled(raw))  # the first step of its warm-up is at a fifth
+    assert found(findings) == ["zero layers"]
+    assert "the weights of 4.weight are 0" in findings[0].evidence
+    assert "lr = 3.2" in findings[0].evidence
+    for group in raw.param_groups:
+        group["lr"] = 0.9  # as far into a warm-up: at once it is not raw
+    assert check(model, raw) == []
+    findings = check(model, scheduled(LAMB(layer_groups(model, weight_decay=0.0), 0.03)))
+    assert found(findings) == ["zero layers"]
+    assert "at lr = 0.006" in findings[0].evidence
 
 
 def test_a_schedule_of_another_length() -> None:
@@ -223,7 +342,57 @@ def test_batch_norm_on_small_micro_batches() -> None:
     assert "32 of 1,024 samples" in findings[0].evidence
     assert check(model, optimizer, loader(batch_size=128), batch_size=8192) == []
     without = nn.Linear(3, 2)
-    assert check(without, LARS(layer_groups(without, weight_decay=0.0), 1.0), batch_size=8192, micro_batch_size=8) == []
+    lars = scheduled(LARS(layer_groups(without, weight_decay=0.0), 1.0))
+    assert check(without, lars, batch_size=8192, micro_batch_size=8) == []
+
+
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_the_batch_size_of_a_batch_sampler(drop_last: bool) -> None:
+    data = TensorDataset(torch.zeros(4096, 1))
+    sampler = torch.utils.data.BatchSampler(torch.utils.data.RandomSampler(data), 32, drop_last)
+    model, optimizer, _ = planned("lars")
+    for batches in (sampler, [list(range(32))] * 128):
+        loader = DataLoader(data, batch_sampler=batches)
+        assert found(check(model, optimizer, loader)) == ["batch too small"]
+        assert found(check(model, optimizer, loader, batch_size=1024)) == ["batch norm"]
+
+
+def test_what_is_no_model_optimizer_or_loader() -> None:
+    model, optimizer, _ = planned("lars")
+    data = TensorDataset(torch.zeros(4, 1))
+    for arguments, message in (
+        (
+            (optimizer, model),
+            r"the model first and the optimizer second, got LARS and Sequential; write check\(model, opt",
+        ),
+        ((optimizer,), "model must be a torch.nn.Module, got a LARS"),
+        ((model, model), "optimizer must be a torch.optim.Optimizer, got a Sequential"),
+        ((model, "lars"), "optimizer must be a torch.optim.Optimizer, got 'lars'"),
+        ((model, LARS), "optimizer must be a torch.optim.Optimizer, got the class LARS"),
+        ((model, optimizer, data), "loader must be a torch.utils.data.DataLoader, got a TensorDataset of 4 samples"),
+        ((model, optimizer, 512), "loader must be a torch.utils.data.DataLoader, got 512"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            check(*arguments, *([optimizer] if len(arguments) == 1 else []))
+
+
+def test_an_optimizer_that_is_wrapped_is_looked_into() -> None:
+    class Wrapped(torch.optim.Optimizer):  # as accelerate's
+        def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+            self.optimizer = optimizer
+
+        @property
+        def param_groups(self) -> Any:  # type: ignore[override]
+            return self.optimizer.param_groups
+
+    model, optimizer, _ = planned("lars")
+    assert found(check(model, Wrapped(optimizer), batch_size=32)) == ["batch too small"]
+
+
+def test_a_count_may_be_one_of_numpy() -> None:
+    numpy = pytest.importorskip("numpy")
+    model, optimizer, scheduler = planned("lars")
+    assert check(model, optimizer, epochs=numpy.int64(20), total_steps=numpy.int32(160), scheduler=scheduler) == []
 
 
 def test_refuses_bad_arguments() -> None:

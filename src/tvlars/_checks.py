@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import operator
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def check_number(
@@ -31,27 +32,51 @@ def check_number(
     if math.isfinite(high):
         parts.append(f"{'<' if open_high else '<='} {high:g}")
     wanted = " and ".join(parts) or "finite"
-    raise ValueError(f"{name} must be {wanted}{f' ({unit})' if unit else ''}, got {value!r}")
+    raise ValueError(f"{name} must be {wanted}{f' ({unit})' if unit else ''}, got {shown(value)}")
 
 
-def check_count(name: str, value: Any, *, low: int = 1, unit: str = "") -> None:
-    """Raise ``ValueError`` unless ``value`` is an integer of at least ``low``."""
-    if isinstance(value, int) and not isinstance(value, bool) and value >= low:
-        return
-    raise ValueError(f"{name} must be an integer >= {low}{f' ({unit})' if unit else ''}, got {value!r}")
+def check_count(name: str, value: Any, *, low: int = 1, unit: str = "") -> int:
+    """Return ``value`` as an int; raise ``ValueError`` unless it is an integer, NumPy's too, of at least ``low``."""
+    if not isinstance(value, (bool, Tensor)):
+        try:
+            count = operator.index(value)
+        except TypeError:
+            count = low - 1
+        if count >= low:
+            return count
+    raise ValueError(f"{name} must be an integer >= {low}{f' ({unit})' if unit else ''}, got {shown(value)}")
 
 
 def check_flag(name: str, value: Any, *, optional: bool = False) -> None:
     """Raise ``ValueError`` unless ``value`` is True or False (or None, where ``optional``)."""
     if value is True or value is False or (optional and value is None):
         return
-    raise ValueError(f"{name} must be {'None, ' if optional else ''}True or False, got {value!r}")
+    raise ValueError(f"{name} must be {'None, ' if optional else ''}True or False, got {shown(value)}")
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     """Raise ``ValueError`` unless ``value`` is one of ``choices``."""
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+    if not (isinstance(value, str) and value in choices):
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {shown(value)}")
+
+
+def shown(value: Any) -> str:
+    """Return ``value`` for a message: short, on one line, and of data how many samples they are."""
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of thousands of digits
+        text = ""
+    if text and len(text) <= 60 and "\n" not in text and " at 0x" not in text:
+        return text
+    if isinstance(value, (str, bytes)):
+        return f"{text[:57]}..."
+    kind = f"a {type(value).__name__}"
+    if isinstance(value, nn.Module):
+        return kind
+    data = getattr(value, "dataset", value)  # of a DataLoader
+    return f"{kind} of {len(data)} samples" if hasattr(data, "__getitem__") and hasattr(data, "__len__") else kind
 
 
 def _as_float(value: Any) -> float:

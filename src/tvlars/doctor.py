@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
-from tvlars._checks import check_count, check_number
+from tvlars._ahead import is_per_epoch, rates_ahead
+from tvlars._checks import check_count, check_number, shown
 from tvlars.groups import _trainable
-from tvlars.optim import LAMB, TVLARS
+from tvlars.optim import LAMB, LARS, TVLARS
+from tvlars.optim._norms import layout
 from tvlars.optim.base import LayerwiseOptimizer
 from tvlars.plan import FEW_STEPS
 from tvlars.schedule import WarmupCosineLR, _sigmoid_decay
@@ -22,10 +26,19 @@ LARGEST_RAW_MOVE = 1.0
 """Of the longest layer that is not adapted, by one step of any of them."""
 LARGEST_MOVE, SMALLEST_MOVE = 0.1, 1e-6
 """Of a layer's norm, by one step at the highest learning rate, momentum aside."""
+SMALLEST_LARS_MOVE = 1.5e-4
+"""The same for LARS and TVLARS: with a rate of SGD, 0.1, and a trust coefficient of 1e-3 a step moves 1e-4 of it."""
+DEAD, DEAD_SHARE = 1e-3, 0.1
+"""Below this share of its maximum a schedule is dead; for longer than this share of the run, that is a finding."""
+AT_FLOOR, FLOOR_SHARE = 0.01, 0.5
+"""Above gamma_min by less than this share of its start, phi has reached its floor; likewise."""
 SMALL_BATCH = 128
 FAR_ABOVE = 10
 """Batch size over noise scale."""
 SMALL_MICRO_BATCH, MUCH_SMALLER = 64, 8
+
+Shape: TypeAlias = tuple[float, float, float, float]
+"""delay_factor, delay, alpha and gamma_min of a phi."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +82,13 @@ def check(
     decayed norms       ... in a group with weight decay
     raw learning rate   layers that are not adapted take an lr above 1
     large steps         lr, φ and trust coefficient together move a layer by more than 10 % of its norm a step
-    small steps         ... by less than 1e-6
+    small steps         ... by less than 0.015 % (LARS and TVLARS, whose lr is then one of SGD), or 1e-6 (LAMB)
+    zero layers         adapted layers that are 0, which LAMB and ``unit_ratio_at_zero`` move without a trust ratio
+    no schedule         LARS or LAMB keeps its lr to the end, or TVLARS with a ``delay_factor`` of 0 does
     idle schedule       φ keeps more than 90 % of its start to the end of the run
     early schedule      φ is below half of its start before the first epoch ends
+    dead schedule       φ, or an LR scheduler's rate, is below 0.1 % of its maximum for more than a tenth of the run
+    early floor         φ is at ``gamma_min`` for more than half of the run
     schedule length     an LR scheduler is longer or shorter than the run
     few steps           the run has fewer than 50 steps
     scaled gradients    a scaled loss, or a sum, reaches layers that are not adapted
@@ -80,12 +97,14 @@ def check(
     batch norm          it sees fewer than 64 samples, and the batch is at least 8 times as large
     ==================  ====================================================================================
 
-    What is not known is not checked.
+    What is not known is not checked. A torch LR scheduler is stepped through the run in a copy; where its length or its
+    steps are those of epochs, it is taken to be stepped once per epoch, else after every optimizer step.
 
     Args:
         model: the module that is trained.
         optimizer: any torch optimizer; that a layer is adapted can be said of LARS, TVLARS and LAMB alone.
-        loader: a ``DataLoader`` of this process; gives ``micro_batch_size``, and with ``epochs`` the length of the run.
+        loader: a ``DataLoader`` of this process; gives ``micro_batch_size`` (of its ``batch_sampler``, too), and with
+            ``epochs`` the length of the run.
         epochs: of the run.
         total_steps: optimizer steps of the run; default: from loader, batch size and epochs.
         batch_size: samples per optimizer step over all processes. Default: the loader's, times the processes.
@@ -98,25 +117,23 @@ def check(
         A list of :class:`Finding`; ``print`` shows a line each.
 
     Raises:
+        TypeError: model, optimizer or loader is something else, such as the one in place of the other.
         ValueError: a count is out of its range.
 
     Example:
         >>> print(check(model, optimizer, loader, epochs=90, scheduler=scheduler))
     """
-    for name, value in (
-        ("epochs", epochs),
-        ("total_steps", total_steps),
-        ("batch_size", batch_size),
-        ("micro_batch_size", micro_batch_size),
-    ):
-        if value is not None:
-            check_count(name, value)
+    optimizer = _checked_kinds(model, optimizer, loader)
+    counts = dict(epochs=epochs, total_steps=total_steps, batch_size=batch_size, micro_batch_size=micro_batch_size)
+    epochs, total_steps, batch_size, micro_batch_size = (
+        None if value is None else check_count(name, value) for name, value in counts.items()
+    )
     noise = None if noise_scale is None else getattr(noise_scale, "value", noise_scale)
     if noise is not None and noise != float("inf"):
         check_number("noise_scale", noise, unit="samples")
 
     processes = torch.distributed.get_world_size() if _is_distributed() else 1
-    micro_batch_size = micro_batch_size or getattr(loader, "batch_size", None)
+    micro_batch_size = micro_batch_size or _batch_size_of(loader)
     if batch_size is None and micro_batch_size is not None:
         batch_size = micro_batch_size * processes
     steps_per_epoch = None
@@ -132,12 +149,31 @@ def check(
         [
             *_groups(model, optimizer),
             *_steps(optimizer),
+            *_zero_layers(model, optimizer),
             *_phi(optimizer, total_steps, steps_per_epoch),
-            *_length(scheduler, total_steps, epochs),
+            *_schedule(optimizer, scheduler, total_steps, epochs),
             *_scaling(optimizer, scaler),
             *_batch(model, optimizer, batch_size, micro_batch_size, noise),
         ]
     )
+
+
+def _checked_kinds(model: Any, optimizer: Any, loader: Any) -> Optimizer:
+    """The optimizer itself, without what accelerate and the like put around one."""
+    if isinstance(model, Optimizer) and isinstance(optimizer, nn.Module):
+        raise TypeError(
+            "check takes the model first and the optimizer second, "
+            f"got {type(model).__name__} and {type(optimizer).__name__}; write check(model, optimizer)"
+        )
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {shown(model)}")
+    if not hasattr(optimizer, "param_groups"):
+        raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {shown(optimizer)}")
+    if isinstance(loader, (torch.utils.data.Dataset, nn.Module, Optimizer, LRScheduler, str, int, float)):
+        raise TypeError(f"loader must be a torch.utils.data.DataLoader, got {shown(loader)}")
+    while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer):
+        optimizer = inner
+    return cast(Optimizer, optimizer)
 
 
 def _groups(model: nn.Module, optimizer: Optimizer) -> Iterator[Finding]:
@@ -153,7 +189,9 @@ def _groups(model: nn.Module, optimizer: Optimizer) -> Iterator[Finding]:
             decayed += names
     way = "take layer_groups(model, weight_decay=...)"
     if adapted:
-        evidence = f"the trust ratio acts on {_list(adapted)}, whose norms say nothing of a good step"
+        evidence = (
+            f"the trust ratio acts on {_list(adapted)} (biases, norms and the like), whose norm is no scale for a step"
+        )
         yield Finding("adapted norms", evidence, way)
     if decayed:
         yield Finding("decayed norms", f"weight decay pulls {_list(decayed)} to 0", way)
@@ -182,42 +220,130 @@ def _steps(optimizer: Optimizer) -> Iterator[Finding]:
         what += f", trust coefficient {coefficient:g})" if coefficient != 1.0 else ")"
         if move > LARGEST_MOVE:
             yield Finding("large steps", what, f"take an lr below {_peak_lr(group) * LARGEST_MOVE / move:.3g}")
-        elif move < SMALLEST_MOVE:
-            yield Finding("small steps", what, "with a trust coefficient of 1e-3, lr is 1 to 64 for LARS and TVLARS")
+        elif move < (SMALLEST_MOVE if isinstance(optimizer, LAMB) else SMALLEST_LARS_MOVE):
+            usual = "1e-3 to 0.05 for LAMB" if isinstance(optimizer, LAMB) else "1 to 64 for LARS and TVLARS"
+            small = (
+                "" if isinstance(optimizer, LAMB) else "such an lr is one of SGD: with a trust coefficient of 1e-3, "
+            )
+            yield Finding("small steps", what, f"{small}lr is {usual}")
+
+
+def _zero_layers(model: nn.Module, optimizer: Optimizer) -> Iterator[Finding]:
+    """Adapted layers whose norm is 0, so that a rule of their own gives them their rate."""
+    if not isinstance(optimizer, LayerwiseOptimizer):
+        return
+    names = {id(p): name for name, p in model.named_parameters()}
+    for i, group in enumerate(optimizer.param_groups):
+        if not (group["layer_adaptation"] and group["params"] and _peak_lr(group)):
+            continue
+        zero = [names.get(id(p), f"parameter {j} of group {i}") for j, p in enumerate(group["params"]) if _is_zero(p)]
+        if not zero:
+            continue
+        lr = float(group["lr"]) * (1.0 if group.get("phi_scope") == "ratio" else _start_of_phi(group))
+        start = f"the weights of {_list(zero)} are 0"
+        if isinstance(optimizer, LAMB):
+            yield Finding(
+                "zero layers",
+                f"{start}: LAMB takes Adam's step there first, at lr = {lr:g}, and then grows them by at most "
+                f"{100 * _peak_lr(group):.3g} % of their norm a step",
+                "start them at small random values, or give them a group with layer_adaptation=False and lr = 5e-4",
+            )
+        elif group.get("unit_ratio_at_zero") and lr > LARGEST_RAW_LR:
+            yield Finding(
+                "zero layers",
+                f"{start}, and with unit_ratio_at_zero they take lr = {lr:g} without a trust ratio",
+                "leave unit_ratio_at_zero at False, or start them at small random values",
+            )
 
 
 def _phi(optimizer: Optimizer, total_steps: int | None, steps_per_epoch: int | None) -> Iterator[Finding]:
-    """A factor φ that does not act in this run, or at once."""
+    """A factor phi that does not act in this run, or at once, or that is over before the run is."""
     if not isinstance(optimizer, TVLARS):
         return
-    group = optimizer.param_groups[0]
-    shape = (group["delay_factor"], group["delay"], group["alpha"], group["gamma_min"])
-    start, way = _sigmoid_decay(1.0, *shape), "take delay and delay_factor from plan(...)"
-    said = f"with λ = {shape[0]:.4g} per step and d_e = {shape[1]:g} steps φ"
+    shapes = [_shape(group) for group in optimizer.param_groups if group["params"]]
+    for shape in dict.fromkeys(shapes):  # groups may have a phi of their own
+        yield from _phi_of(shape, total_steps, steps_per_epoch)
+
+
+def _phi_of(shape: Shape, total_steps: int | None, steps_per_epoch: int | None) -> Iterator[Finding]:
+    delay_factor, delay, _, floor = shape
+    start, way = _sigmoid_decay(1.0, *shape), "take total_steps, or delay and delay_factor from plan(...)"
+    said = f"with delay_factor = {delay_factor:.4g} per step and delay = {delay:g} steps phi"
+
+    def first_below(value: float) -> int:
+        """The first step of the run at which phi is below ``value``, else the one after the last."""
+        return (
+            bisect_left(
+                range(1, cast(int, total_steps) + 1), True, key=lambda t: _sigmoid_decay(float(t), *shape) < value
+            )
+            + 1
+        )
+
     if total_steps and _sigmoid_decay(float(total_steps), *shape) > 0.9 * start:
         kept = _sigmoid_decay(float(total_steps), *shape) / start
         yield Finding("idle schedule", f"{said} keeps {100 * kept:.0f} % to the last step, {total_steps}", way)
-    elif steps_per_epoch and (total_steps or steps_per_epoch + 1) > steps_per_epoch:
+        return
+    if total_steps and total_steps + 1 - (dead := first_below(DEAD * start)) > DEAD_SHARE * total_steps:
+        yield Finding("dead schedule", _dead(said, dead, total_steps), way)
+        return
+    if steps_per_epoch and (total_steps or steps_per_epoch + 1) > steps_per_epoch:
         left = _sigmoid_decay(float(steps_per_epoch), *shape) / start
         if left < 0.5:
             evidence = f"{said} is down to {100 * left:.0f} % when the first epoch ends, at step {steps_per_epoch}"
             yield Finding("early schedule", evidence, way)
+            return
+    if total_steps and floor:
+        arrived = first_below(floor + AT_FLOOR * (start - floor))
+        if total_steps + 1 - arrived > FLOOR_SHARE * total_steps:
+            evidence = f"{said} is at its floor, gamma_min = {floor:g}, from step {arrived} of {total_steps} on"
+            yield Finding("early floor", evidence, way)
 
 
-def _length(scheduler: Any, total_steps: int | None, epochs: int | None) -> Iterator[Finding]:
-    """A scheduler that ends elsewhere than the run, and a run too short for one."""
+def _dead(what: str, step: int, total_steps: int, unit: str = "step") -> str:
+    share = f"{100 * DEAD:g} % of its maximum"
+    return f"{what} is below {share} from {unit} {step} of {total_steps} on, where adapted layers hardly move any more"
+
+
+def _schedule(optimizer: Optimizer, scheduler: Any, total_steps: int | None, epochs: int | None) -> Iterator[Finding]:
+    """A schedule that is missing, ends elsewhere than the run or is dead before it, and a run too short for one."""
+    attached = any("initial_lr" in group for group in optimizer.param_groups)  # torch's schedulers leave it there
+    constant = isinstance(optimizer, LARS | LAMB) or (
+        isinstance(optimizer, TVLARS) and not any(float(group["delay_factor"]) for group in optimizer.param_groups)
+    )
+    if scheduler is None and not attached and constant:
+        yield Finding(
+            "no schedule",
+            f"nothing lowers the learning rate of {type(optimizer).__name__}: no LR scheduler is on it, none is given",
+            "take plan(...).scheduler(optimizer), or give check the scheduler",
+        )
     length = getattr(scheduler, "total_steps", getattr(scheduler, "T_max", None))
-    if total_steps and isinstance(length, int) and length > 0:
-        per_epoch = not isinstance(scheduler, WarmupCosineLR) and length == epochs
-        if length != total_steps and not per_epoch:
-            evidence = f"{type(scheduler).__name__} ends after {length} steps and the run after {total_steps}"
-            yield Finding("schedule length", evidence, "give it the run's number of optimizer steps")
+    per_epoch = not isinstance(scheduler, WarmupCosineLR) and is_per_epoch(scheduler, epochs, total_steps)
+    if total_steps and isinstance(length, int) and length > 0 and length != total_steps and not per_epoch:
+        evidence = f"{type(scheduler).__name__} ends after {length} steps and the run after {total_steps}"
+        yield Finding("schedule length", evidence, "give it the run's number of optimizer steps")
+    elif total_steps and scheduler is not None:
+        calls, unit = (cast(int, epochs), "epoch") if per_epoch else (total_steps, "step")
+        yield from _dead_rates(optimizer, scheduler, calls, unit)
     if total_steps and total_steps < FEW_STEPS:
         yield Finding(
             "few steps",
             f"{total_steps} optimizer steps are too few for a schedule to act",
             f"more epochs or a smaller batch size give more, take at least {FEW_STEPS}",
         )
+
+
+def _dead_rates(optimizer: Optimizer, scheduler: Any, calls: int, unit: str) -> Iterator[Finding]:
+    """An LR scheduler under which the learning rate is next to 0 for long."""
+    done = max(getattr(scheduler, "last_epoch", 0), 0)
+    for i, rates in enumerate(rates_ahead(scheduler, optimizer, calls - done) or ()):
+        peak = max(*rates, _peak_lr(optimizer.param_groups[i])) if rates else 0.0
+        dead = [rate < (1 - 1e-6) * DEAD * peak for rate in rates]  # a floor of just that share is not below it
+        if sum(dead) > DEAD_SHARE * calls:
+            what = f"stepped once per {unit}, {type(scheduler).__name__} makes a learning rate that"
+            evidence = f"{what} is below {100 * DEAD:g} % of its maximum for {sum(dead)} of {calls} {unit}s"
+            evidence += f", from {unit} {done + dead.index(True) + 1} on"
+            yield Finding("dead schedule", evidence, "make it as long as the run, or end it at a higher rate")
+            return
 
 
 def _scaling(optimizer: Optimizer, scaler: Any) -> Iterator[Finding]:
@@ -275,7 +401,31 @@ def _start_of_phi(group: dict[str, Any]) -> float:
     """φ(1) of TVLARS, the highest there is; 1 where there is no φ."""
     if "delay_factor" not in group:
         return 1.0
-    return _sigmoid_decay(1.0, group["delay_factor"], group["delay"], group["alpha"], group["gamma_min"])
+    return _sigmoid_decay(1.0, *_shape(group))
+
+
+def _shape(group: dict[str, Any]) -> Shape:
+    delay_factor, delay, alpha, floor = (float(group[name]) for name in ("delay_factor", "delay", "alpha", "gamma_min"))
+    return delay_factor, delay, alpha, floor
+
+
+def _is_zero(parameter: Tensor) -> bool:
+    """Whether all of a parameter is 0. A shard says nothing of the whole, and to ask for it would be a collective."""
+    if parameter.is_meta or layout(parameter) is not None or not parameter.numel():
+        return False
+    return not bool(parameter.detach().any())
+
+
+def _batch_size_of(loader: Any) -> int | None:
+    """Samples of a batch that a loader, or its batch sampler, says it makes."""
+    sampler = getattr(loader, "batch_sampler", None)
+    for owner in (loader, sampler):
+        size = getattr(owner, "batch_size", None)
+        if isinstance(size, int) and not isinstance(size, bool) and size > 0:
+            return size
+    if isinstance(sampler, Sequence) and sampler:  # lists of indices, the last of which may be shorter
+        return max(map(len, sampler)) or None
+    return None
 
 
 def _length_of(loader: Any) -> int | None:

@@ -142,8 +142,9 @@ class Plan:
             lines += [
                 f"  phi        {self.factor(1):.3g} at step 1, {self.factor(self.total_steps / 3):.3g} after a third, "
                 f"{self.factor(self.total_steps):.2g} at the end",
-                f"             half way down at step {self._half_way():g}: d_e = {self.delay:g}, "
-                f"slope λ = {self.delay_factor:.4g} per step, floor γ_min = {self.gamma_min:g}, α = {self.alpha:g}",
+                f"             half way down at step {self._half_way():g}: delay = {self.delay:g} steps, "
+                f"delay_factor = {self.delay_factor:.4g} per step,",
+                f"             gamma_min = {self.gamma_min:g}, alpha = {self.alpha:g}",
             ]
         elif self.schedule == "warmup-cosine":
             lines.append(
@@ -258,9 +259,9 @@ def plan(
         >>> groups = layer_groups(model, p)
         >>> optimizer = TVLARS(groups, **p.optimizer_arguments())
     """
-    check_count("batch_size", batch_size, unit="samples")
-    check_count("dataset_size", dataset_size, unit="samples")
-    check_count("epochs", epochs)
+    batch_size = check_count("batch_size", batch_size, unit="samples")
+    dataset_size = check_count("dataset_size", dataset_size, unit="samples")
+    epochs = check_count("epochs", epochs)
     if batch_size > dataset_size:
         raise ValueError(f"batch_size must be <= dataset_size ({dataset_size:,} samples), got {batch_size:,}")
     check_choice("optimizer", optimizer, tuple(DEFAULTS))
@@ -272,28 +273,28 @@ def plan(
 
     default = DEFAULTS[optimizer]
     if lr is not None:
-        check_number("lr", lr, open_low=True)
+        lr = _plain("lr", lr, open_low=True)
     if default.momentum is None and (momentum is not None or nesterov):
         raise ValueError(f"momentum and nesterov must not be given for {optimizer}, which has none")
     momentum = default.momentum if momentum is None else momentum
     if momentum is not None:
-        check_number("momentum", momentum, high=1.0, open_high=True)
+        momentum = _plain("momentum", momentum, high=1.0, open_high=True)
     nesterov = bool(momentum) if nesterov is None else nesterov
     check_flag("nesterov", nesterov)
     if nesterov and not momentum:
         raise ValueError(f"momentum must be > 0 where nesterov=True, got {momentum!r}")
     weight_decay = default.weight_decay if weight_decay is None else weight_decay
-    check_number("weight_decay", weight_decay)
+    weight_decay = _plain("weight_decay", weight_decay)
     if lr is None:
         lr = scale_lr(default.base_lr, int(min(batch_size, default.largest_batch)), rule=default.rule)
     scale = bias_norm_lr_scale
     if scale is None:  # what is not adapted takes no more than 1, however large the batch
         limit = 1.0 / lr if default.layerwise else 1.0
         scale = min(default.bias_norm_lr_scale, limit)
-    check_number("bias_norm_lr_scale", scale)
+    scale = _plain("bias_norm_lr_scale", scale)
     noise = None if noise_scale is None else getattr(noise_scale, "value", noise_scale)
     if noise is not None and noise != math.inf:  # infinite where a gradient cannot be told from noise
-        check_number("noise_scale", noise, unit="samples")
+        noise = _plain("noise_scale", noise, unit="samples")
 
     steps_per_epoch = dataset_size // batch_size
     total_steps = steps_per_epoch * epochs
@@ -322,6 +323,12 @@ def plan(
     )
 
 
+def _plain(name: str, value: Any, **limits: Any) -> float:
+    """``value``, checked, as a number of Python, of NumPy's and of tensors with one element."""
+    check_number(name, value, **limits)
+    return value if type(value) in (int, float) else float(value)
+
+
 def _sigmoid_fields(
     schedule: str,
     total_steps: int,
@@ -336,12 +343,12 @@ def _sigmoid_fields(
         return {}
     alpha = 1.0 if alpha is None else alpha
     gamma_min = 0.0 if gamma_min is None else gamma_min
-    check_number("alpha", alpha, open_low=True)
-    check_number("gamma_min", gamma_min)
+    alpha = _plain("alpha", alpha, open_low=True)
+    gamma_min = _plain("gamma_min", gamma_min)
     if delay_factor is not None:
-        check_number("delay_factor", delay_factor, unit="1/step")
+        delay_factor = _plain("delay_factor", delay_factor, unit="1/step")
     if delay is not None:
-        check_number("delay", delay, unit="steps")
+        delay = _plain("delay", delay, unit="steps")
     delay_factor, delay = _sigmoid_over(total_steps, alpha, delay_factor, delay)
     check_number("delay", delay, unit="steps")  # infinite where a delay_factor next to 0 meets an alpha
     return dict(delay_factor=delay_factor, delay=delay, alpha=alpha, gamma_min=gamma_min)
@@ -358,8 +365,8 @@ def _warmup_cosine_fields(
     final_factor = 1e-3 if final_factor is None else final_factor
     if warmup_epochs is None:
         warmup_epochs = WARMUP_SHARE * epochs
-    check_number("warmup_epochs", warmup_epochs, high=epochs, open_high=True, unit="epochs")
-    check_number("final_factor", final_factor, high=1.0)
+    warmup_epochs = _plain("warmup_epochs", warmup_epochs, high=epochs, open_high=True, unit="epochs")
+    final_factor = _plain("final_factor", final_factor, high=1.0)
     total_steps = steps_per_epoch * epochs
     warmup_steps = min(round(warmup_epochs * steps_per_epoch), total_steps - 1)
     return dict(warmup_steps=warmup_steps, final_factor=final_factor)

@@ -184,7 +184,8 @@ class SigmoidDecayLR(_ClosedFormLR):
         last_epoch: int = -1,
     ) -> None:
         _check_sigmoid_decay(delay_factor, delay, alpha, gamma_min)
-        self.delay_factor, self.delay, self.alpha, self.gamma_min = delay_factor, delay, alpha, gamma_min
+        self.delay_factor, self.delay = float(delay_factor), float(delay)  # its state holds no number of NumPy's
+        self.alpha, self.gamma_min = float(alpha), float(gamma_min)
         super().__init__(optimizer, last_epoch)
 
     def factor(self, step: int) -> float:
@@ -214,7 +215,11 @@ class WarmupCosineLR(_ClosedFormLR):
         last_epoch: int = -1,
     ) -> None:
         _check_warmup_cosine(warmup_steps, total_steps, final_factor)
-        self.warmup_steps, self.total_steps, self.final_factor = warmup_steps, total_steps, final_factor
+        self.warmup_steps, self.total_steps, self.final_factor = (
+            int(warmup_steps),
+            int(total_steps),
+            float(final_factor),
+        )
         super().__init__(optimizer, last_epoch)
 
     def factor(self, step: int) -> float:

@@ -99,9 +99,9 @@ class LayerStats:
         writer: Writer | None = None,
         start: int = 0,
     ) -> None:
-        check_count("every", every, unit="steps")
-        check_count("buffer", buffer, unit="recorded steps")
-        check_count("start", start, low=0, unit="steps")
+        every = check_count("every", every, unit="steps")
+        buffer = check_count("buffer", buffer, unit="recorded steps")
+        start = check_count("start", start, low=0, unit="steps")
         self.optimizer, self.model, self.every, self.buffer, self.writer = optimizer, model, every, buffer, writer
         self._name_layers()
         self.path = None if path is None else Path(path)
