@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Hashable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from tvlars._reading import MOST_JSON, read_text
 from tvlars.lab.config import OPTIMIZERS, TrainConfig
 from tvlars.lab.errors import UsageError, unknown
 from tvlars.lab.sweep.options import at_home, convert, has, listed, option_name, run_name
+from tvlars.lab.sweep.yaml_file import read_yaml
 
 MOST_RUNS = 10_000
 """A grid with more is a slip."""
@@ -37,10 +34,7 @@ class Grid:
             UsageError: the file cannot be read, or is no grid; the message says where.
         """
         file = Path(file)
-        try:
-            values = yaml.load(read_text(file, most=MOST_JSON), _Loader)
-        except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-            raise UsageError(f"grid must be a YAML file, but {str(file)!r} cannot be read: {_reason(error)}") from error
+        values = read_yaml(file)
         try:
             return cls.from_mapping(values, file.stem)
         except UsageError as error:
@@ -202,28 +196,3 @@ def _values(name: str, value: Any) -> list[Any]:
     if len({repr(one) for one in values}) != len(values):
         raise UsageError(f"{name} of grid must not repeat, got {', '.join(map(str, values))}")
     return values
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, OSError):
-        return str(error.strerror)
-    mark = getattr(error, "problem_mark", None)
-    if mark is not None:
-        return f"line {mark.line + 1}: {getattr(error, 'problem', None) or 'it is no YAML'}"
-    if isinstance(error, RecursionError):
-        return "it is nested too deeply"
-    return " ".join(str(error).split())
-
-
-class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, which takes the last of equal keys; this one says that there are two."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
-                continue
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{key.value} is there twice", key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
