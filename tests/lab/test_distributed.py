@@ -609,7 +609,8 @@ def test_devices_in_a_process_that_was_started_alone() -> None:
 
 
 def test_what_torchrun_started_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in dict(TORCHELASTIC_RUN_ID="x", LOCAL_WORLD_SIZE="4", WORLD_SIZE="12").items():
+    started = dict(TORCHELASTIC_RUN_ID="x", LOCAL_WORLD_SIZE="4", WORLD_SIZE="12", RANK="5", LOCAL_RANK="1")
+    for name, value in started.items():
         monkeypatch.setenv(name, value)
     assert layout(TrainConfig()) == (4, 3)
     assert layout(TrainConfig(devices=4, nodes=3)) == (4, 3)

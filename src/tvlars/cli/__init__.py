@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tvlars import __version__
+from tvlars._environment import VariableError
 from tvlars.cli import _bench, _completion, _doctor, _look, _ssl, _sweep, _train
 from tvlars.cli._options import (
     BAD_INPUT,
@@ -158,7 +159,9 @@ def _without_laboratory(words: Sequence[str], error: Exception) -> int:
         return 0
     if words and words[0] == "doctor":
         return _doctor.without_laboratory(words[1:])
-    if isinstance(error, ModuleNotFoundError):
+    if isinstance(error, VariableError):
+        reason = str(error)
+    elif isinstance(error, ModuleNotFoundError):
         reason = _missing_extra(error)
     else:
         reason = f"the laboratory cannot be imported: {one_line(error)}; tvlars doctor says what is installed"

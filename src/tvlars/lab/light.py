@@ -10,11 +10,18 @@ import sys
 import types
 from importlib import metadata
 
+from tvlars._environment import check_early
+
 
 def import_fabric() -> None:
-    """Import ``lightning_fabric`` while a module with nothing but the version stands for torchmetrics."""
+    """Import ``lightning_fabric`` while a module with nothing but the version stands for torchmetrics.
+
+    Raises:
+        VariableError: an environment variable that Fabric reads then is no number.
+    """
     if "lightning_fabric" in sys.modules or "torchmetrics" in sys.modules:
         return
+    check_early()
     spec = importlib.util.find_spec("torchmetrics")
     if spec is None:
         return

@@ -12,6 +12,7 @@ import itertools
 import logging
 import os
 import pickle
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +29,7 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
 from torch import Tensor, nn
 
+from tvlars._environment import VariableError, check_started
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.errors import DivergedError, LostProcessError, PreemptedError, SaidElsewhereError, UsageError
 from tvlars.lab.fits import check_batch
@@ -48,7 +50,15 @@ _alone = itertools.count()
 
 
 def started() -> tuple[int, int] | None:
-    """Devices of each machine and machines, where torchrun or srun started this process; else None."""
+    """Devices of each machine and machines, where torchrun or srun started this process; else None.
+
+    Raises:
+        UsageError: an environment variable that says so is missing or makes no sense.
+    """
+    try:
+        check_started()
+    except VariableError as error:
+        raise UsageError(str(error)) from error
     if TorchElasticEnvironment.detect():
         local, world = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), int(os.environ.get("WORLD_SIZE", "1"))
         return local, max(world // local, 1)
@@ -103,12 +113,29 @@ def make_fabric(config: TrainConfig, precision: str) -> Fabric:
     except UsageError:
         raise
     except (dist.DistNetworkError, dist.DistStoreError) as error:
+        _check_place(str(error))
         rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
         raise LostProcessError(int(rank), config.timeout, str(error)) from error
     except Exception as error:  # Fabric has many types of its own for a device that is missing
         reason = str(error).splitlines()[0]
         raise UsageError(f"accelerator {config.accelerator!r} cannot be used here: {reason}") from error
     return fabric
+
+
+def _check_place(reason: str) -> None:
+    """Raise ``UsageError`` where processes could not meet since the place for that is taken, or is none."""
+    if "EADDRINUSE" in reason:
+        port = os.environ.get("MASTER_PORT")
+        raise UsageError(
+            f"MASTER_PORT must be a free port of the first machine, but another program listens at {port} there"
+        )
+    address = os.environ.get("MASTER_ADDR", "127.0.0.1")
+    try:
+        socket.getaddrinfo(address, None)
+    except OSError as error:
+        raise UsageError(
+            f"MASTER_ADDR must be the first machine's name or address, but {address!r} is unknown here"
+        ) from error
 
 
 def _strategy(config: TrainConfig, processes: int) -> Any:
