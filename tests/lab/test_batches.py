@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tvlars.lab import TrainConfig, UsageError, load_data, load_run, train
+from tvlars.lab import TrainConfig, load_data, load_run, train
 from tvlars.lab.data import decoded
 from tvlars.lab.feed import Feed
 from tvlars.lab.progress import Reporter
@@ -45,8 +45,8 @@ def test_a_mapped_file_gives_the_run_that_memory_gives(
     monkeypatch.setattr(decoded, "SHARE", 0.0)
     for name in ("mapped", "again"):  # the second one finds the file
         train(TrainConfig(**options, out=tmp_path / name), reporter=Reporter())
-        (file,) = (tmp_path / "cache").iterdir()
-        assert file.stat().st_size == 120 * 3 * 16 * 16
+        (file,) = (tmp_path / "cache").glob("*.u8")
+        assert 0 <= file.stat().st_size - 120 * 3 * 16 * 16 < 4096
         for rows in ("steps", "epochs"):
             a, b = (getattr(load_run(tmp_path / run), rows) for run in ("memory", name))
             columns = [column for column in a if column not in ("seconds", "images_per_second")]
@@ -62,17 +62,9 @@ def test_a_changed_folder_is_decoded_anew(tmp_path: Path, folder: Path, monkeypa
     assert data.mapped
     Image.new("RGB", (20, 20), "white").save(folder / "0" / "0.jpg")
     again = load_data(f"imagefolder:{folder}", image_size=16)
-    assert len(list((tmp_path / "cache").iterdir())) == 2
+    assert len(list((tmp_path / "cache").glob("*.u8"))) == 2
     whites = sum(int((x == 255).flatten(1).all(1).sum()) for x in (again.train_images, again.test_images))
     assert whites == 1
-
-
-def test_a_disk_without_room_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TVLARS_CACHE", str(tmp_path / "cache"))
-    file = decoded.mapped_file("x", [], (10**9, 3, 10**4, 10**4), None)
-    with pytest.raises(UsageError, match=r"TVLARS_CACHE must be a folder with room for .* GiB of decoded images"):
-        decoded.new_mapped(file, (10**9, 3, 10**4, 10**4))
-    assert not list((tmp_path / "cache").iterdir())
 
 
 def test_images_are_fetched_a_step_ahead(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,7 @@ class CutAt(Reporter):
     def __init__(self, step: int = 0) -> None:
         self.at, self.lines = step, [""]
 
-    def start(self, config: Any, plan: Any, lines: list[str], folder: Path) -> None:
+    def start(self, config: Any, plan: Any, lines: list[str], folder: Path, step: int = 0) -> None:
         self.lines = lines
 
     def step(self, row: StepRow) -> None:

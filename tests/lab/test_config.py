@@ -36,7 +36,7 @@ from tvlars.lab.setup import micro_batches
         (dict(augment=False, rotation=5.0), "rotation and crop_padding must not be given where augment is false"),
         (dict(rotation=-1.0), "rotation must be >= 0 and <= 180 (degrees), got -1.0"),
         (dict(init="xavier"), "unknown init 'xavier': did you mean 'xavier_normal'"),
-        (dict(image_size=32), "image_size must not be given for digits, whose images have one size, got 32"),
+        (dict(image_size=32), "image_size must not be given for digits, which is no folder of images, got 32"),
         (dict(data="imagefolder:"), "unknown data set 'imagefolder:'"),
         (dict(augment="yes"), "augment must be true or false, got 'yes'"),
         (dict(model=[]), "unknown model '[]'"),

@@ -45,7 +45,7 @@ def add(commands: Any) -> None:
     text = "PNG to write (default: views.png)"
     views.add_argument("-o", "--out", type=Path, default=Path("views.png"), metavar="FILE", help=text)
     for f in options():
-        if f.name in ("data_dir", "image_size"):
+        if f.name in ("data_dir", "image_size", "skip_bad_images"):
             add_option(views, f)
 
 
@@ -114,9 +114,10 @@ def _views(parsed: argparse.Namespace) -> int:
     from tvlars.lab.data import load_data
     from tvlars.lab.ssl import describe_views, draw_views
 
-    data = load_data(parsed.data, parsed.data_dir, parsed.image_size)
+    data = load_data(parsed.data, parsed.data_dir, parsed.image_size, parsed.skip_bad_images)
     picture = draw_views(data, parsed.out, parsed.count, parsed.seed)
-    print(f"data     {data}")
+    for line in (f"data     {data}", *data.account):
+        print(line)
     print(f"views    {describe_views(data.channels, data.image_size, data.flip)}")
     print(f"picture: {picture}")
     return 0

@@ -50,7 +50,7 @@ def add(commands: Any, command: str, config: dict[str, Any]) -> None:
     for f in options():
         if f.name == "evaluations":
             add_option(probe, f)
-        elif f.name in ("data", "data_dir", "image_size"):
+        elif f.name in ("data", "data_dir", "image_size", "skip_bad_images"):
             add_option(probe, f, default=None)
 
 
@@ -94,6 +94,7 @@ def _probe(parsed: argparse.Namespace) -> int:
         data=parsed.data,
         data_dir=parsed.data_dir,
         image_size=parsed.image_size,
+        skip_bad_images=bool(parsed.skip_bad_images),
         announce=lambda line: print(line, flush=True),
     )
     return 0

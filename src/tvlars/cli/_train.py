@@ -68,7 +68,7 @@ def add(commands: Any, command: str, config: dict[str, Any]) -> None:
     evaluate = new_command(commands, "evaluate", "test the final weights of a run", _evaluate)
     evaluate.add_argument("run_folder", metavar="RUN", type=Path, help="run folder")
     for f in options():
-        if f.name in ("data", "data_dir", "image_size"):
+        if f.name in ("data", "data_dir", "image_size", "skip_bad_images"):
             add_option(evaluate, f, default=None)
 
 
@@ -100,9 +100,16 @@ def _evaluate(parsed: argparse.Namespace) -> int:
     run = load_run(parsed.run_folder)
     for problem in run.problems:
         print(f"note     {problem}")
-    result = evaluate(run, data=parsed.data, data_dir=parsed.data_dir, image_size=parsed.image_size)
+    result = evaluate(
+        run,
+        data=parsed.data,
+        data_dir=parsed.data_dir,
+        image_size=parsed.image_size,
+        skip_bad_images=bool(parsed.skip_bad_images),
+    )
     print(f"run      {run.folder}, {run.status}")
-    print(f"data     {result.data}")
+    for line in (f"data     {result.data}", *result.account):
+        print(line)
     if result.note:
         print(f"note     {result.note}")
     print(f"test accuracy {result.accuracy:.2%}, test loss {result.loss:.4f} over {result.samples:,} images")

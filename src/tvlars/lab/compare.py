@@ -120,7 +120,7 @@ def compare(
     from tvlars.lab.report import write_report
 
     make_reporter = reporter or partial(choose_reporter, brief=True)
-    data = load_data(config.base.data, config.base.data_dir, config.base.image_size)
+    data = load_data(config.base.data, config.base.data_dir, config.base.image_size, config.base.skip_bad_images)
     runs = config.runs()
     plans = [check_run(run, data) for run in runs]  # so that a bad value is said before any run
     for run in runs:
@@ -140,7 +140,8 @@ def compare(
         f"{len(runs)} runs: {', '.join(config.optimizers)}; batch sizes {', '.join(map(str, config.batch_sizes))}; "
         f"seeds {', '.join(map(str, config.seeds))}"
     )
-    announce(str(data))
+    for line in (str(data), *data.account):
+        announce(line)
     announce(build_model(config.base.model, data.channels, data.image_size, data.classes, config.base.init)[1])
     if config.base.task != "classification":
         announce(f"{config.base.task}; views: {describe_views(data.channels, data.image_size, data.flip)}")

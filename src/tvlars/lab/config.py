@@ -115,6 +115,7 @@ class TrainConfig:
     data: str = option("digits", "one of " + ", ".join(DATASETS) + f", {FOLDER_PREFIX}PATH")
     data_dir: Path | None = option(None, "folder where the data set lies or is downloaded to", MEANS)
     image_size: int | None = option(None, "pixels that images of a folder are scaled to (default: their own)")
+    skip_bad_images: bool = option(False, "go on without those images of a folder that cannot be read")
     model: str = option("small_resnet", "one of " + ", ".join(MODELS))
     init: str = option("default", "weights of the model's convolutions and linear layers: " + ", ".join(INITS))
     task: str = option("classification", "what is learned: one of " + ", ".join(TASKS))
@@ -199,7 +200,6 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("data_dir", "out"):
             object.__setattr__(self, name, as_path(name, getattr(self, name)))
-        check_data_name(self.data, self.image_size)
         for kind, name, valid in (
             ("model", self.model, MODELS),
             ("task", self.task, TASKS),
@@ -213,6 +213,7 @@ class TrainConfig:
             if not isinstance(name, str) or name not in valid:
                 raise unknown(kind, name, valid)
         for flag in (
+            "skip_bad_images",
             "augment",
             "compile",
             "tensorboard",
@@ -224,6 +225,7 @@ class TrainConfig:
         ):
             if not isinstance(getattr(self, flag), bool):
                 raise UsageError(f"{flag} must be true or false, got {getattr(self, flag)!r}")
+        check_data_name(self.data, self.image_size, self.skip_bad_images, self.data_dir)
         self._check_numbers()
         self._check_task()
         self._check_processes()

@@ -75,7 +75,8 @@ def train(
         PreemptedError: SIGTERM or SIGHUP came. A checkpoint is kept.
         KeyboardInterrupt: as it came. The record is kept.
     """
-    data = load_data(config.data, config.data_dir, config.image_size) if data is None else data
+    if data is None:
+        data = load_data(config.data, config.data_dir, config.image_size, config.skip_bad_images)
     plan = check_run(config, data)
     check_machine(config)
     fabric = make_fabric(config, choose_precision(config))
@@ -124,6 +125,7 @@ def _train(
         "precision": choose_precision(config),
         "model": model_text,
         "data": str(data),
+        "account": data.account,
     }
     if processes.several:
         facts["processes"] = describe_processes(config, processes.count)

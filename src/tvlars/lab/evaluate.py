@@ -28,6 +28,8 @@ class Evaluation:
     data: str
     note: str = ""
     """How the data differ from what the run was tested on, if they are its own."""
+    account: tuple[str, ...] = ()
+    """What was left out of a folder of images, and what else there is to say of it."""
 
 
 def evaluate(
@@ -36,6 +38,7 @@ def evaluate(
     data: str | None = None,
     data_dir: Path | str | None = None,
     image_size: int | None = None,
+    skip_bad_images: bool = False,
     batch_size: int = 1024,
     device: str = "auto",
 ) -> Evaluation:
@@ -46,6 +49,7 @@ def evaluate(
         data: data set to test on; None (default) is the run's own.
         data_dir: where it lies; None (default) is where the run looked, for the run's own.
         image_size: for imagefolder:PATH.
+        skip_bad_images: for imagefolder:PATH, go on without images that cannot be read; so it does if the run did.
         batch_size: samples per forward pass.
         device: "auto" (default: CUDA where there is one), "cpu" or any torch device.
 
@@ -53,7 +57,7 @@ def evaluate(
         UsageError: the run has no weights, or the data set has no labels or does not fit its model.
     """
     run = as_loaded(run)
-    loaded = data_of_run(run, data, data_dir, image_size)
+    loaded = data_of_run(run, data, data_dir, image_size, skip_bad_images)
     if loaded.classes < 2:
         raise UsageError(
             f"data must have labels of two classes or more to test on, but {loaded.name} has {loaded.classes}"
@@ -71,7 +75,7 @@ def evaluate(
             correct += int((logits.argmax(1) == targets).sum())
     count = len(loaded.test_labels)
     changed = changed_data(run, loaded, "test") if data is None else ""
-    return Evaluation(correct / count, loss / count, count, str(loaded), changed)
+    return Evaluation(correct / count, loss / count, count, str(loaded), changed, loaded.account)
 
 
 def as_loaded(run: LoadedRun | RunResult | Path | str) -> LoadedRun:
@@ -87,7 +91,11 @@ def choose_device(device: str) -> str:
 
 
 def data_of_run(
-    run: LoadedRun, data: str | None = None, data_dir: Path | str | None = None, image_size: int | None = None
+    run: LoadedRun,
+    data: str | None = None,
+    data_dir: Path | str | None = None,
+    image_size: int | None = None,
+    skip_bad_images: bool = False,
 ) -> ImageData:
     """The data set that a run was trained on, or another that its model fits.
 
@@ -100,7 +108,8 @@ def data_of_run(
             raise UsageError(f"data must be given, since {run.folder} does not say where {facts['data']} lies")
         data, data_dir = run.config.data, data_dir or run.config.data_dir
         image_size = image_size or run.config.image_size
-    loaded = load_data(data, data_dir, image_size)
+        skip_bad_images = skip_bad_images or run.config.skip_bad_images
+    loaded = load_data(data, data_dir, image_size, skip_bad_images)
     if facts["channels"] != loaded.channels:
         raise UsageError(
             f"data must have the {facts['channels']} channels of the run's, but {data} has {loaded.channels}"

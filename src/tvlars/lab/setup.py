@@ -46,6 +46,7 @@ def describe(config: TrainConfig, plan: Plan, facts: dict[str, Any], processes: 
     """What a user wants to read before a run starts, a line each."""
     return [
         f"data     {facts['data']}",
+        *facts.get("account", ()),
         f"model    {facts['model']}",
         *(f"{name:<9}{facts[name]}" for name in ("task", "views", "preset") if name in facts),
         f"device   {facts['device']}, {facts['precision']}",

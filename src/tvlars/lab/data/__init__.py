@@ -26,19 +26,43 @@ DATASETS: dict[str, Callable[[Path | None], ImageData]] = {
 FOLDER_PREFIX = "imagefolder:"
 
 
-def check_data_name(name: str, image_size: int | None = None) -> None:
-    """Raise ``UsageError`` unless ``name`` is a data set's, or imagefolder:PATH; ``image_size`` wants the latter."""
+def check_data_name(
+    name: str, image_size: int | None = None, skip_bad_images: bool = False, data_dir: Path | None = None
+) -> None:
+    """Raise ``UsageError`` unless ``name`` is a data set's, or imagefolder:PATH.
+
+    Args:
+        name: as it was given.
+        image_size, skip_bad_images: are for imagefolder:PATH alone.
+        data_dir: where a folder that was meant may lie.
+    """
     if not isinstance(name, str):
         raise UsageError(f"data must be a name, got {name!r}")
     if name.startswith(FOLDER_PREFIX) and name != FOLDER_PREFIX:
         return
     if name not in DATASETS:
+        if folder := _folder_meant(name, data_dir):
+            raise UsageError(f"unknown data set {name!r}: a folder of images is given as {FOLDER_PREFIX}{folder}")
         raise unknown("data set", name, [*DATASETS, f"{FOLDER_PREFIX}PATH"])
-    if image_size is not None:
-        raise UsageError(f"image_size must not be given for {name}, whose images have one size, got {image_size}")
+    for option, value in (("image_size", image_size), ("skip_bad_images", skip_bad_images or None)):
+        if value is not None:
+            raise UsageError(f"{option} must not be given for {name}, which is no folder of images, got {value}")
 
 
-def load_data(name: str, data_dir: Path | None = None, image_size: int | None = None) -> ImageData:
+def _folder_meant(name: str, data_dir: Path | None) -> str | None:
+    """The existing folder that ``name`` means, written without the prefix or with another."""
+    for text in (name, name.partition(":")[2], name.partition("=")[2]):
+        try:
+            if text.strip() and ((data_dir or Path()) / Path(text).expanduser()).is_dir():
+                return text
+        except (OSError, ValueError, RuntimeError):  # it is no path: too long, with a NUL, of no user
+            continue
+    return None
+
+
+def load_data(
+    name: str, data_dir: Path | None = None, image_size: int | None = None, skip_bad_images: bool = False
+) -> ImageData:
     """Load the data set ``name``.
 
     Args:
@@ -46,17 +70,19 @@ def load_data(name: str, data_dir: Path | None = None, image_size: int | None = 
         data_dir: where files lie or are downloaded to. None (default): where each looks by itself; PATH is
             relative to it.
         image_size: of imagefolder:PATH alone, pixels to scale images to.
+        skip_bad_images: of imagefolder:PATH alone, leave out images that cannot be read, and say how many in
+            ``account``. False (default): they are an error, which names them.
 
     Raises:
         UsageError: the name is unknown, or its files are missing, damaged or cannot be downloaded.
     """
-    check_data_name(name, image_size)
+    check_data_name(name, image_size, skip_bad_images, data_dir)
     try:
         if data_dir is not None and not data_dir.is_dir():
             raise UsageError(f"data_dir must be an existing folder, got {str(data_dir)!r}")
         if name.startswith(FOLDER_PREFIX):
             folder = Path(name.removeprefix(FOLDER_PREFIX)).expanduser()
-            return load_image_folder((data_dir or Path()) / folder, image_size)
+            return load_image_folder((data_dir or Path()) / folder, image_size, skip_bad_images)
         return DATASETS[name](data_dir)
     except OSError as error:
         raise UsageError(f"data {name!r} cannot be read: {error.strerror or error}") from error

@@ -45,6 +45,8 @@ class ImageData:
     """Digests of the names and sizes of training and of test files; "" where there are none."""
     decoder: str = ""
     """What made pixels of the files, with its version; "" where they were not decoded."""
+    account: tuple[str, ...] = ()
+    """What was left out of a folder, and what else there is to say of it, a line each."""
 
     def __post_init__(self) -> None:
         self._check_tensors()

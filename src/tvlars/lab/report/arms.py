@@ -15,7 +15,7 @@ from tvlars.lab.summary import COLUMNS
 
 NO_SETTING = ("optimizer", "batch_size", "seed", *deciding(MEASURED, MEANS))
 """Options that do not make another arm of a run."""
-TASK = ("task", "data", "image_size", "model", "epochs", "augment", "rotation", "crop_padding")
+TASK = ("task", "data", "image_size", "skip_bad_images", "model", "epochs", "augment", "rotation", "crop_padding")
 """Options that are the same for all runs that can be compared; where they are not, every arm says which it has."""
 OKABE_ITO = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D1F", "#999999")
 """Told apart by colour-blind readers, legible on light and on dark."""

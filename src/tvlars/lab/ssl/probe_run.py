@@ -33,6 +33,7 @@ def probe_run(
     data: str | None = None,
     data_dir: Path | str | None = None,
     image_size: int | None = None,
+    skip_bad_images: bool = False,
     seed: int | None = None,
     device: str = "auto",
     announce: Callable[[str], None] = lambda line: None,
@@ -46,6 +47,7 @@ def probe_run(
             classes.
         data_dir: where it lies; None (default) is where the run looked, for the run's own.
         image_size: for imagefolder:PATH.
+        skip_bad_images: for imagefolder:PATH, go on without images that cannot be read; so it does if the run did.
         seed: of label subsets, shuffles, new heads and the untrained network; None (default) is the run's own.
         device: "auto" (default: CUDA where there is one), "cpu" or any torch device.
         announce: is told each result, in words, as it comes.
@@ -65,7 +67,8 @@ def probe_run(
             raise UsageError(f"data must be given, since {run.folder} does not say where {facts['data']} lies")
         data, data_dir = run.config.data, data_dir or run.config.data_dir
         image_size = image_size or run.config.image_size
-    loaded = load_data(str(data), None if data_dir is None else Path(data_dir), image_size)
+        skip_bad_images = skip_bad_images or run.config.skip_bad_images
+    loaded = load_data(str(data), None if data_dir is None else Path(data_dir), image_size, skip_bad_images)
     check_labels(loaded, evaluations)
     if loaded.channels != facts["channels"]:
         raise UsageError(
@@ -83,7 +86,8 @@ def probe_run(
         return run.normalize(images)
 
     announce(f"run      {run.folder}, {run.status}")
-    announce(f"data     {loaded}")
+    for line in (f"data     {loaded}", *loaded.account):
+        announce(line)
     found, _ = evaluate_features(
         backbone,
         loaded.to(target),

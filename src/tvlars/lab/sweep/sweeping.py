@@ -164,10 +164,10 @@ def _check(configs: list[TrainConfig]) -> dict[str, tuple[int, float]]:
     data: dict[str, ImageData] = {}
     facts: dict[str, tuple[int, float]] = {}
     for config in configs:
-        key = repr((config.data, config.data_dir, config.image_size))
+        key = repr((config.data, config.data_dir, config.image_size, config.skip_bad_images))
         if key not in data:
             data.clear()  # one at a time: they may be large
-            data[key] = load_data(config.data, config.data_dir, config.image_size)
+            data[key] = load_data(config.data, config.data_dir, config.image_size, config.skip_bad_images)
         with _of(config):
             if config.shard and (config.devices or 1) == 1:
                 raise UsageError("shard must not be given for one process, there is nothing to spread over")

@@ -95,7 +95,7 @@ def tune(
     check_workers(workers, retries)  # now, and not when all trials are over
     make_reporter = reporter or (lambda: BarReporter(brief=True) if is_terminal(sys.stdout) else Reporter())
     base, folder = config.base, config.folder()
-    data = load_data(base.data, base.data_dir, base.image_size)
+    data = load_data(base.data, base.data_dir, base.image_size, base.skip_bad_images)
     _check(config, data)
     spaces, notes = _spaces(config, data)
     notes = [*config.idle(), *notes]

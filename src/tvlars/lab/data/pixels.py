@@ -1,0 +1,173 @@
+"""One image file as the RGB pixels that a viewer shows, whatever its format, mode and orientation.
+
+orientation          EXIF's is applied
+transparency         over white: alpha channels, palettes, and single transparent colours
+16 bits a channel    the upper 8; refused where all values are below 4096, since 12 bits in 16 would be almost black
+32 bits, floats      refused, their range is not defined
+several frames       the first: GIF, APNG, WebP, TIFF
+colour profiles      not applied
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from tvlars.lab.errors import UsageError
+
+Array = np.ndarray[Any, np.dtype[np.uint8]]
+EXTERNAL = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "PDF", "WMF"})
+"""Formats that are no pixels, or that Pillow leaves to other programs, such as Ghostscript."""
+BACKGROUND = (255, 255, 255, 255)
+ORIENTATION = 0x0112
+DARK = 4096
+LONGEST = 64
+"""Sides of an image, in scaled ones, from which on it is cut before it is scaled: the rest would take the memory."""
+
+
+class BadImageError(ValueError):
+    """An image file that cannot be read; its message is why."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Pixels uint8 (H, W, 3), and what of the file is not in them."""
+
+    pixels: Array
+    frames: bool = False
+    """Whether the file has more frames."""
+    deep: bool = False
+    """Whether it has 16 bits a channel."""
+
+
+@cache
+def image_suffixes() -> frozenset[str]:
+    """The endings of names, in lower case, of all formats that Pillow opens here."""
+    from PIL import Image
+
+    known = Image.registered_extensions()
+    return frozenset({".mpo", *(suffix for suffix, format in known.items() if format in _formats())})
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    from PIL import Image
+
+    Image.init()
+    return tuple(name for name in Image.OPEN if name not in EXTERNAL)
+
+
+def read_picture(file: str | os.PathLike[str], image_size: int | None) -> Picture:
+    """Read an image file.
+
+    Args:
+        file: its path.
+        image_size: pixels; the shorter side is scaled to it and the middle square taken. None: the image as it is.
+
+    Raises:
+        BadImageError: it is none, damaged, cut off, too large, or of a kind that has no defined pixels.
+        UsageError: the disk does not let us read it.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(file, formats=_formats()) as opened:
+            if image_size is not None:  # a JPEG is decoded at a half, a quarter or an eighth where that is enough
+                opened.draft("RGB", (2 * image_size, 2 * image_size))
+            deep = opened.mode.startswith("I") or ";16" in str(getattr(opened, "tile", ""))
+            frames = bool(getattr(opened, "is_animated", False))
+            image = _upright(_as_rgb(opened, deep), _orientation(opened))
+            if image_size is not None:
+                image = _scale(image, image_size)
+            return Picture(np.array(image), frames, deep)
+    except FileNotFoundError as error:
+        raise BadImageError("it is missing") from error
+    except UnidentifiedImageError as error:
+        empty = os.stat(file).st_size == 0
+        raise BadImageError("it is empty" if empty else "it is no image that Pillow opens") from error
+    except Image.DecompressionBombError as error:
+        raise BadImageError(f"it has more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's decoders have many types for a damaged file
+        if isinstance(error, OSError) and error.errno is not None and not isinstance(error, PermissionError):
+            raise UsageError(
+                f"{file} cannot be read: {error.strerror}"
+            ) from error  # the disk's, and no fault of the file
+        said = error.strerror if isinstance(error, PermissionError) else str(error)
+        raise BadImageError(" ".join(str(said or type(error).__name__).split())[:120]) from error
+
+
+def _as_rgb(image: Any, deep: bool) -> Any:
+    from PIL import Image
+
+    mode, key = image.mode, image.info.get("transparency")
+    if mode.startswith("I;16") or (mode == "I" and image.format in ("PNG", "PPM")):
+        values = np.asarray(image).astype(np.int64)
+        _check_light(int(values.max()))
+        upper = (values.clip(0, 65535) >> 8).astype(np.uint8)
+        if isinstance(key, int):
+            upper[values == key] = BACKGROUND[0]
+        return Image.fromarray(upper).convert("RGB")
+    if mode[0] in "IF":
+        raise BadImageError(f"it has 32 bits a channel (mode {mode}), whose range is not defined; 8 and 16 are read")
+    if deep and isinstance(key, tuple):
+        image.info["transparency"] = tuple(value >> 8 for value in key)
+    if key is None and mode[-1] not in "Aa":
+        rgb = image.convert("RGB")
+    else:
+        straight = image.convert({"La": "LA", "RGBa": "RGBA"}.get(mode, mode)).convert("RGBA")
+        rgb = Image.alpha_composite(Image.new("RGBA", image.size, BACKGROUND), straight).convert("RGB")
+    if deep:
+        _check_light(max(high for _, high in rgb.getextrema()) << 8)
+    return rgb
+
+
+def _check_light(highest: int) -> None:
+    if 0 < highest < DARK:
+        raise BadImageError(
+            f"it has 16 bits a channel, and no value above {DARK - 1}, so that it would be almost black: scale it to "
+            "8 bits, or to the whole range"
+        )
+
+
+def _orientation(image: Any) -> int:
+    """EXIF's, 1 where there is none that can be read."""
+    try:
+        return int(image.getexif().get(ORIENTATION, 1))
+    except Exception:  # damaged EXIF data say nothing about the pixels
+        return 1
+
+
+def _upright(image: Any, orientation: int) -> Any:
+    from PIL.Image import Transpose
+
+    turns = {
+        2: Transpose.FLIP_LEFT_RIGHT,
+        3: Transpose.ROTATE_180,
+        4: Transpose.FLIP_TOP_BOTTOM,
+        5: Transpose.TRANSPOSE,
+        6: Transpose.ROTATE_270,
+        7: Transpose.TRANSVERSE,
+        8: Transpose.ROTATE_90,
+    }
+    return image.transpose(turns[orientation]) if orientation in turns else image
+
+
+def _scale(image: Any, size: int) -> Any:
+    from PIL import Image
+
+    width, height = image.size
+    if max(width, height) > LONGEST * min(width, height):
+        side = min(width, height)
+        left, top = (width - side) // 2, (height - side) // 2
+        image = image.crop((left, top, left + side, top + side))
+        width, height = image.size
+    scale = size / min(width, height)
+    scaled = (max(round(width * scale), size), max(round(height * scale), size))
+    left, top = (scaled[0] - size) // 2, (scaled[1] - size) // 2
+    return image.resize(scaled, Image.Resampling.BICUBIC).crop((left, top, left + size, top + size))
