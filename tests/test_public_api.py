@@ -19,6 +19,8 @@ from typing import Any
 
 import pytest
 
+import tvlars
+
 LIST = Path(__file__).parents[1] / "docs" / "api-signatures.txt"
 MODULES = {
     "tvlars": None,
@@ -118,6 +120,25 @@ def test_defaults_are_those_that_docstrings_name() -> None:
 def test_how_a_default_is_read(text: str, default: Any) -> None:
     found = default_in(text)
     assert found == ((default,) if default is None else default) or (default is None and found is None)
+
+
+def test_what_the_core_says_is_ascii() -> None:
+    """A console in cp1252 or ASCII raises at a Greek letter, and print(plan(...)) is a first thing to try."""
+    package = Path(tvlars.__file__).parent
+    said = []
+    for file in package.rglob("*.py"):
+        if {"lab", "cli"} & set(file.relative_to(package).parts):  # they write by way of lab.output
+            continue
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        said += [
+            f"{file.name}:{node.lineno} {node.value!r}"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings
+            if not node.value.isascii()
+        ]
+    assert not said, "\n".join(said)
+    assert str(tvlars.plan(512, 60_000, 15)).isascii()
 
 
 # -- what is public -----------------------------------------------------------------------------------------

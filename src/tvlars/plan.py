@@ -122,7 +122,7 @@ class Plan:
         points = min(self.total_steps, 1000)
         steps = [1 + (self.total_steps - 1) * i / max(points - 1, 1) for i in range(points)]
         ax.plot(steps, [self.lr * self.factor(step) for step in steps], label=self.optimizer)
-        ax.set(xlabel="optimizer step", ylabel="learning rate · factor", ylim=(0, None))
+        ax.set(xlabel="optimizer step", ylabel="learning rate * factor", ylim=(0, None))
         ax.margins(x=0)
         if self.schedule == "sigmoid" and 0 < self._half_way() <= self.total_steps:
             ax.axvline(self._half_way(), linestyle=":", linewidth=1, color="0.5")

@@ -41,14 +41,14 @@ def _lars(theirs: Options) -> Translation:
         )
         if not theirs["nesterov"]:
             sentence += (
-                f" Setting each group's momentum to {momentum:g} learning_rate(t − 1)/learning_rate(t) before step t "
+                f" Setting each group's momentum to {momentum:g} learning_rate(t - 1)/learning_rate(t) before step t "
                 "makes the two one."
             )
         differences.append(Difference(sentence))
     if eps and theirs["layer_adaptation"]:
         sentence = (
             f"eps = {eps:g} is added below the line of q in optax and nothing is here: their steps are smaller by at "
-            f"most eps/‖g + βw‖ of themselves, {eps:g} where that norm is 1."
+            f"most eps/|g + beta w| of themselves, {eps:g} where that norm is 1."
         )
         differences.append(Difference(sentence, eps))
     options = dict(
@@ -92,8 +92,8 @@ def _lamb(theirs: Options) -> Translation:
     check_number("eps_root", theirs["eps_root"])
     if theirs["eps_root"]:
         sentence = (
-            f"eps_root = {theirs['eps_root']:g} is added to v̂ under the root in optax and nothing is here: m̂/√v̂ is "
-            "smaller there, by the factor 1/√(1 + eps_root/v̂) for each element."
+            f"eps_root = {theirs['eps_root']:g} is added to v_hat under the root in optax and nothing is here: "
+            "m_hat/sqrt(v_hat) is smaller there, by the factor 1/sqrt(1 + eps_root/v_hat) for each element."
         )
         differences.append(Difference(sentence))
     options = dict(

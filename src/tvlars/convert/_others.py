@@ -125,7 +125,7 @@ def _momentum_so_far(sgd: torch.optim.SGD) -> tuple[str, ...]:
     if all(state.get("momentum_buffer") is None for state in sgd.state.values()):
         return ()
     damped = any(group["dampening"] for group in sgd.param_groups)
-    divided = ", divided by 1 − dampening of its group," if damped else ""
+    divided = ", divided by 1 - dampening of its group," if damped else ""
     return (
         "this SGD has taken steps, and momentum buffers begin at 0 here: to carry them over, set "
         f'optimizer.state[p]["momentum_buffer"] to a copy of sgd.state[p]["momentum_buffer"]{divided} for each p in '

@@ -67,14 +67,14 @@ class SumOfNorms:
 
     def _decay(self, beta: float) -> list[Difference]:
         sentences = [
-            f"weight_decay = {beta:g} stands below the line of q as ‖g‖ + β‖w‖ in {self.who}, as ‖g + βw‖ here: with "
-            "ρ = β‖w‖/‖g‖ their steps are smaller by never more than 2ρ/(1 + ρ) of themselves, by about ρ where g and "
-            f"w are orthogonal and ρ is small ({beta:g} where ‖w‖ = ‖g‖)."
+            f"weight_decay = {beta:g} stands below the line of q as |g| + beta |w| in {self.who}, |g + beta w| here. "
+            "With rho = beta |w|/|g| their steps are smaller by never more than 2 rho/(1 + rho) of themselves, by "
+            f"about rho where g and w are orthogonal and rho is small ({beta:g} where |w| = |g|)."
         ]
         if self.at_zero_gradient is not None:
             sentences.append(
                 f"Where a layer's gradient is 0 and its weights are not, {self.who} {self.at_zero_gradient}; here "
-                "q = η/β, and the step is lr η w."
+                "q = eta/beta, and the step is lr eta w."
             )
         if self.theirs.get("maximize") and self.decays_before_it_turns:
             sentences.append(
@@ -86,7 +86,7 @@ class SumOfNorms:
     def _eps(self, eps: float) -> Difference:
         sentence = (
             f"eps = {eps:g} is added below the line of q in {self.who} and nothing is here: their steps are smaller by "
-            f"at most eps/‖g‖ of themselves, {eps:g} where ‖g‖ = 1."
+            f"at most eps/|g| of themselves, {eps:g} where |g| = 1."
         )
         return Difference(sentence, eps)
 
@@ -94,7 +94,7 @@ class SumOfNorms:
         theirs = float(self.theirs["lr"])
         return Difference(
             f"{self.clip}=True makes the rate of a layer min(q, lr) in {self.who}, with lr = {theirs:g}; nothing "
-            f"bounds it here. trust_coefficient is η/{ours:g} here, so that the rate is q: the same while "
+            f"bounds it here. trust_coefficient is eta/{ours:g} here, so that the rate is q: the same while "
             f"q <= {theirs:g}, beyond it ours is q/{theirs:g} times larger. A schedule on lr moves the bound there, "
             "and the rate itself here."
         )

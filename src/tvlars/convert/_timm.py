@@ -37,7 +37,7 @@ def _lars(theirs: Options) -> Translation:
         adapted=theirs["weight_decay"] != 0 or theirs["always_adapt"],
         clip="trust_clip",
         clips_one=True,
-        at_zero_gradient="takes q = 1 and a step of lr β w",
+        at_zero_gradient="takes q = 1 and a step of lr beta w",
     ).translate()
 
 
@@ -92,14 +92,14 @@ def _lamb(theirs: Options) -> Translation:
             options["lr"] = theirs["lr"] * larger
     if theirs["trust_clip"] and adapted:
         sentence = (
-            "trust_clip=True bounds q at 1 in timm, and nothing does here: the same while ‖w‖ <= ‖r‖, beyond it our "
-            "steps are ‖w‖/‖r‖ times larger."
+            "trust_clip=True bounds q at 1 in timm, and nothing does here: the same while |w| <= |r|, beyond it our "
+            "steps are |w|/|r| times larger."
         )
         differences.append(Difference(sentence))
     if theirs["caution"]:
         sentence = (
-            "caution=True leaves out elements where m̂ and g do not agree in sign in timm, and multiplies the others "
-            "by one over their share; all count as they are here."
+            "caution=True leaves out elements where m_hat and g do not agree in sign in timm, and multiplies the "
+            "others by one over their share; all count as they are here."
         )
         differences.append(Difference(sentence))
     return Translation(options, differences, notes)
@@ -114,23 +114,23 @@ def _clipping(limit: float) -> Difference:
 
 
 def _decoupled(theirs: Options) -> Difference:
-    lr, share, where = float(theirs["lr"]), "lr β", ""
+    lr, share, where = float(theirs["lr"]), "lr beta", ""
     now = 1 - lr * theirs["weight_decay"]
     if theirs["corrected_weight_decay"]:
         max_lr = float(theirs["max_lr_snapshot"])
-        share, where = "lr² β/max_lr", f" (max_lr = {max_lr:g}, the constructor's lr)"
+        share, where = "lr^2 beta/max_lr", f" (max_lr = {max_lr:g}, the constructor's lr)"
         now = 1 - lr**2 * theirs["weight_decay"] / max_lr
     return Difference(
-        f"decoupled_decay multiplies weights by 1 − {share}{where} before the trust ratio in timm; weight_decay is 0 "
+        f"decoupled_decay multiplies weights by 1 - {share}{where} before the trust ratio in timm; weight_decay is 0 "
         f"here, and nothing does. Multiply them by that ({now:g} at lr = {lr:g}) before each step."
     )
 
 
 def _not_averaged(larger: float) -> Difference:
     return Difference(
-        f"grad_averaging=False makes m̂ {larger:g} times as large in timm, which q takes out again (weight_decay, where "
-        f"it is part of r, is {1 / larger:g} of theirs here for that). Where ‖w‖ = 0, and so q = 1, their step is "
-        f"{larger:g} times as large."
+        f"grad_averaging=False makes m_hat {larger:g} times as large in timm, which q takes out again (weight_decay, "
+        f"where it is part of r, is {1 / larger:g} of theirs here for that). Where |w| = 0, and so q = 1, their step "
+        f"is {larger:g} times as large."
     )
 
 

@@ -33,7 +33,7 @@ class Estimate:
         return cls(float(values.mean()), error)
 
     def __str__(self) -> str:
-        return f"{self.value:.4g} ± {self.standard_error:.2g}"
+        return f"{self.value:.4g} +/- {self.standard_error:.2g}"
 
 
 @dataclass(frozen=True)
