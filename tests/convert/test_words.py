@@ -146,7 +146,8 @@ def test_groups_want_parameters() -> None:
 
 def test_in_words() -> None:
     assert str(convert("lightly", lr=0.1)).splitlines() == [
-        "lightly LARS is LARS(groups, lr=0.1, momentum=0, weight_decay=0, trust_coefficient=0.001, nesterov=False)",
+        "lightly LARS is LARS(groups, lr=0.1, momentum=0, weight_decay=0, trust_coefficient=0.001, nesterov=False, "
+        "unit_ratio_at_zero=True)",
         "  weights           layer_adaptation=False, weight_decay=0",
         "  biases and norms  layer_adaptation=False, weight_decay=0",
         "The trajectory is theirs, to rounding.",

@@ -27,7 +27,8 @@ def held(optimizer: optax.GradientTransformation, steps: int, dtype: jnp.dtype =
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_optax_lars_is_ours_while_the_learning_rate_is_constant(nesterov: bool) -> None:
     arguments = dict(weight_decay=0.01, momentum=0.9, nesterov=nesterov)
-    ours, theirs = (run(build(0.5, **arguments), parameters(), 10)[0] for build in (lars, optax.lars))
+    ours = run(lars(0.5, unit_ratio_at_zero=True, **arguments), parameters(), 10)[0]
+    theirs = run(optax.lars(0.5, **arguments), parameters(), 10)[0]
     assert_close(ours, theirs, start=parameters())
 
 
@@ -94,5 +95,5 @@ def test_ours_out_of_parts_of_optax() -> None:
         optax.trace(0.9),
         optax.scale_by_learning_rate(rates),
     )
-    ours = lars(rates, weight_decay=0.01, mask=layer_mask)
+    ours = lars(rates, weight_decay=0.01, unit_ratio_at_zero=True, mask=layer_mask)
     assert_close(run(ours, parameters(), 6)[0], run(parts, parameters(), 6)[0], start=parameters())

@@ -37,9 +37,9 @@ def published(kind: str, theirs: dict[str, Any], shapes: list[list[int]]) -> opt
     if kind == "TVLARS":
         theirs["delay_factor"] = theirs.pop("lmbda")
         fixed = dict(delay=0, alpha=0.1, gamma_min=0.0, norm_clip=10.0, phi_scope="ratio")
-        return tvlars.jax.tvlars(**fixed, **theirs, **masks)
+        return tvlars.jax.tvlars(unit_ratio_at_zero=True, **fixed, **theirs, **masks)
     if kind == "LARS":
-        return lars(**theirs, **masks)
+        return lars(unit_ratio_at_zero=True, **theirs, **masks)
     return lamb(bias_correction=False, norm_clip=10.0, **theirs, **masks)
 
 

@@ -211,15 +211,34 @@ def test_a_non_finite_gradient_reaches_no_other_layer(name: str) -> None:
     assert bad == {"dense"}
 
 
-def test_a_trust_ratio_of_nothing_is_one_and_differentiable() -> None:
+@pytest.mark.parametrize("phi", [False, True])
+@pytest.mark.parametrize("unit", [False, True])
+def test_the_trust_ratio_where_the_weights_are_zero(unit: bool, phi: bool) -> None:
+    """‖w‖ counts as 1, so that the scale of the gradient does not matter, or q is 1; it is differentiable."""
+
     def loss(scale: jax.Array) -> jax.Array:
         params = {"w": jnp.zeros((2, 2))}
-        optimizer = lars(0.1, momentum=0.0)
+        options = dict(momentum=0.0, trust_coefficient=0.02, unit_ratio_at_zero=unit)
+        shape = dict(delay=500, delay_factor=0.0, phi_scope="ratio")  # φ = 1/2
+        optimizer = tvlars.jax.tvlars(0.1, **options, **shape) if phi else lars(0.1, **options)
         updates, _ = optimizer.update({"w": jnp.full((2, 2), scale)}, optimizer.init(params), params)
         return jnp.sum(updates["w"])
 
-    assert float(loss(jnp.asarray(1.0))) == pytest.approx(-0.4)
-    assert float(jax.grad(loss)(jnp.asarray(1.0))) == pytest.approx(-0.4)
+    expected = -0.4 if unit else -0.1 * 0.02 * 2 * (0.5 if phi else 1.0)
+    assert float(loss(jnp.asarray(1.0))) == pytest.approx(expected)
+    assert float(loss(jnp.asarray(10.0))) == pytest.approx(10 * expected if unit else expected)
+    assert float(jax.grad(loss)(jnp.asarray(1.0))) == pytest.approx(expected if unit else 0.0, rel=1e-6, abs=1e-9)
+
+
+def test_nothing_moves_and_derivatives_are_finite_where_the_direction_is_zero() -> None:
+    def loss(w: jax.Array, g: jax.Array) -> jax.Array:
+        optimizer = lars(0.1)
+        updates, _ = optimizer.update(g, optimizer.init(w), w)
+        return jnp.sum(updates)
+
+    for w in (jnp.zeros(3), jnp.ones(3)):
+        assert float(loss(w, jnp.zeros(3))) == 0.0
+        assert all(jnp.isfinite(x).all() for x in jax.grad(loss, (0, 1))(w, jnp.zeros(3)))
 
 
 # -- half precision ---------------------------------------------------------------------------------------

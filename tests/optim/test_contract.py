@@ -18,6 +18,7 @@ from torch import nn
 
 from tests.conftest import OPTIMIZERS, PATHS, Make, run, set_gradients, tensors
 from tvlars import LAMB, LARS, TVLARS
+from tvlars.stats import LayerStats
 
 
 def assert_equal(a: list[torch.Tensor], b: list[torch.Tensor]) -> None:
@@ -106,8 +107,8 @@ def test_a_large_gradient_keeps_its_digits(
 def test_a_large_layer_of_zeros(path: dict[str, Any]) -> None:
     w = nn.Parameter(torch.zeros(20_000))
     w.grad = torch.full((20_000,), 0.5)
-    LARS([w], 10.0, nesterov=True, weight_decay=0.1, **path).step()
-    torch.testing.assert_close(w.detach(), torch.full((20_000,), -9.5))
+    LARS([w], 10.0, nesterov=True, weight_decay=0.1, trust_coefficient=0.01, **path).step()
+    torch.testing.assert_close(w.detach(), torch.full((20_000,), -0.1 * 1.9 / math.sqrt(20_000)))
 
 
 def test_fused_where_there_is_no_kernel_is_refused(name: str) -> None:
@@ -197,8 +198,13 @@ def test_a_nonfinite_gradient_spoils_its_own_layer_alone(make: Make) -> None:
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 @pytest.mark.parametrize("zero", ["neither", "w", "g", "both"])
 @pytest.mark.parametrize("cls", [LARS, TVLARS, LAMB])
-def test_trust_ratio_with_zeros(cls: Any, zero: str, momentum: float, decay: float, path: dict[str, Any]) -> None:
-    """The ratio acts whether or not weight decay is 0, and is 1 where a norm is 0."""
+@pytest.mark.parametrize("unit", [False, True])
+def test_trust_ratio_with_zeros(
+    cls: Any, zero: str, momentum: float, decay: float, unit: bool, path: dict[str, Any]
+) -> None:
+    """The ratio acts whether or not weight decay is 0. ‖w‖ = 0 counts as 1, or q is 1 there, as in LAMB."""
+    if cls is LAMB and unit:
+        pytest.skip("LAMB has no such option")
     w = nn.Parameter(torch.tensor([0.0, 0.0] if zero in ("w", "both") else [3.0, 4.0], dtype=torch.float64))
     g = torch.tensor([0.0, 0.0] if zero in ("g", "both") else [0.6, 0.8], dtype=torch.float64)
     w.grad = g.clone()
@@ -208,10 +214,94 @@ def test_trust_ratio_with_zeros(cls: Any, zero: str, momentum: float, decay: flo
         u, coefficient = g / (g.abs() + 1e-6) + decay * before, 1.0
     else:
         shape = dict(delay=500, delay_factor=0.0, alpha=1.0, gamma_min=0.5) if cls is TVLARS else {}  # φ = 1
-        cls([w], 0.5, momentum=momentum, weight_decay=decay, trust_coefficient=0.01, **shape, **path).step()
+        options = dict(momentum=momentum, weight_decay=decay, trust_coefficient=0.01, unit_ratio_at_zero=unit)
+        cls([w], 0.5, **options, **shape, **path).step()
         u, coefficient = g + decay * before, 0.01
-    q = coefficient * before.norm() / u.norm() if before.norm() > 0 and u.norm() > 0 else 1.0
+    if u.norm() == 0:  # and nothing moves
+        q = 1.0
+    elif before.norm() == 0:
+        q = 1.0 if cls is LAMB or unit else coefficient / float(u.norm())
+    else:
+        q = coefficient * float(before.norm() / u.norm())
     torch.testing.assert_close(w.detach(), before - 0.5 * q * u, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("scope", ["all", "ratio"])
+@pytest.mark.parametrize("unit", [False, True])
+def test_phi_where_the_weights_are_zero(scope: str, unit: bool, path: dict[str, Any]) -> None:
+    w = nn.Parameter(torch.zeros(2, dtype=torch.float64))
+    w.grad = torch.tensor([0.6, 0.8], dtype=torch.float64)
+    shape = dict(delay_factor=0.0, delay=0.0, alpha=1.0, gamma_min=0.0, phi_scope=scope)  # φ = 1/2
+    TVLARS([w], 2.0, trust_coefficient=0.01, unit_ratio_at_zero=unit, **shape, **path).step()
+    rate = 2.0 * (1.0 if unit else 0.01) * (1.0 if unit and scope == "ratio" else 0.5)
+    torch.testing.assert_close(w.detach(), -rate * w.grad, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+@pytest.mark.parametrize("cls", [LARS, TVLARS])
+def test_a_network_with_a_zeroed_last_layer_trains_whatever_the_scale_of_the_loss(
+    cls: Any, scale: float, path: dict[str, Any]
+) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4, bias=False))
+    nn.init.zeros_(model[2].weight)
+    shape = dict(delay_factor=0.0, delay=0.0, gamma_min=0.5) if cls is TVLARS else {}  # φ = 1
+    optimizer = cls([model[0].weight, model[2].weight], 32.0, weight_decay=1e-4, **shape, **path)
+    x, losses = torch.randn(256, 16), []
+    y = x[:, :4].argmax(1)
+    for _ in range(40):
+        loss = nn.functional.cross_entropy(model(x), y)
+        optimizer.zero_grad()
+        (scale * loss).backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert max(losses) < losses[0] + 0.1
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_layer_statistics_have_the_ratio_that_acts_where_the_weights_are_zero(path: dict[str, Any]) -> None:
+    pytest.importorskip("pandas", reason="pandas is not installed")
+    model = nn.Linear(3, 2, bias=False)
+    nn.init.zeros_(model.weight)
+    optimizer = LARS(model.parameters(), 8.0, trust_coefficient=0.01, **path)
+    model.weight.grad = torch.full((2, 3), 2.0)
+    with LayerStats(optimizer, model) as stats:
+        optimizer.step()
+    frame = stats.frame().set_index("quantity")["value"]
+    assert frame["trust_ratio"] == pytest.approx(0.01 / math.sqrt(24))
+    assert frame["effective_lr"] == pytest.approx(8 * 0.01 / math.sqrt(24))
+
+
+def test_a_state_from_before_this_option_is_loaded(make: Make, name: str) -> None:
+    params, others = tensors(), tensors()
+    optimizer, other = make(params), make(others)
+    run(optimizer, params, range(2))
+    state = copy.deepcopy(optimizer.state_dict())
+    for group in state["param_groups"]:
+        group.pop("unit_ratio_at_zero", None)
+    with torch.no_grad():
+        for p, q in zip(params, others, strict=True):
+            q.copy_(p)
+    other.load_state_dict(state)
+    assert other.param_groups[0].get("unit_ratio_at_zero", False) is False
+    assert_equal(run(optimizer, params, range(2, 4)), run(other, others, range(2, 4)))
+
+
+@pytest.mark.parametrize("zero", ["w", "g", "both"])
+@pytest.mark.parametrize("cls", [LARS, TVLARS, LAMB])
+def test_derivatives_are_finite_where_a_norm_is_zero(cls: Any, zero: str) -> None:
+    lr = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+    start = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    if zero == "g":
+        start = torch.ones(3, dtype=torch.float64, requires_grad=True)
+    g = (torch.zeros if zero in ("g", "both") else torch.ones)(3, dtype=torch.float64).requires_grad_()
+    w = start.clone()
+    shape = dict(delay_factor=0.01, delay=10.0) if cls is TVLARS else {}
+    optimizer = cls([w], lr, differentiable=True, **shape)
+    w.grad = g
+    optimizer.step()
+    derivatives = torch.autograd.grad(w.sum(), [lr, start, g])
+    assert all(x.isfinite().all() for x in derivatives)
 
 
 # -- hyperparameters ---------------------------------------------------------------------------------------

@@ -33,9 +33,10 @@ def ours(kind: str, theirs: dict[str, Any], params: list[nn.Parameter], **path: 
         groups[1]["layer_adaptation"] = False
     if kind == "TVLARS":
         theirs["delay_factor"] = theirs.pop("lmbda")
-        return TVLARS(groups, delay=0, alpha=0.1, gamma_min=0.0, norm_clip=10.0, phi_scope="ratio", **theirs, **path)
+        theirs |= dict(delay=0, alpha=0.1, gamma_min=0.0, norm_clip=10.0, phi_scope="ratio")
+        return TVLARS(groups, unit_ratio_at_zero=True, **theirs, **path)
     if kind == "LARS":
-        return LARS(groups, **theirs, **path)
+        return LARS(groups, unit_ratio_at_zero=True, **theirs, **path)
     return LAMB(groups, bias_correction=False, norm_clip=10.0, **theirs, **path)
 
 

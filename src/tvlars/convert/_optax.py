@@ -57,6 +57,7 @@ def _lars(theirs: Options) -> Translation:
         weight_decay=decay,
         trust_coefficient=theirs["trust_coefficient"],
         nesterov=theirs["nesterov"] and momentum > 0,
+        unit_ratio_at_zero=True,
         layer_adaptation=theirs["layer_adaptation"],
     )
     return Translation(options, differences, notes)

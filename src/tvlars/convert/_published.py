@@ -15,7 +15,7 @@ def _lars(theirs: Options) -> Translation:
     check_number("momentum", theirs["momentum"], high=1.0, open_high=True)
     check_number("eta", theirs["eta"], open_low=True)
     options = {name: theirs[name] for name in ("lr", "momentum", "weight_decay", "layer_adaptation")}
-    return Translation({**options, "trust_coefficient": theirs["eta"]})
+    return Translation({**options, "trust_coefficient": theirs["eta"], "unit_ratio_at_zero": True})
 
 
 def _tvlars(theirs: Options) -> Translation:

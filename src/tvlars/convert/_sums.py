@@ -60,6 +60,7 @@ class SumOfNorms:
             weight_decay=beta,
             trust_coefficient=eta,
             nesterov=theirs["nesterov"] and theirs["momentum"] > 0,
+            unit_ratio_at_zero=True,
             layer_adaptation=self.adapted,
             **passed_on(theirs),
         )

@@ -39,7 +39,8 @@ def lamb(
         q &= \lVert w \rVert / \lVert r \rVert \\
         w &\leftarrow w - lr \; q \; r
 
-    q = 1 where ‖w‖ = 0 or ‖r‖ = 0, and where the mask is False. There is no clipping of the global gradient norm: chain
+    q = 1 where ‖w‖ = 0 or ‖r‖ = 0 (what that means for arrays that start at zero, :class:`tvlars.LAMB` says), and
+    where the mask is False. There is no clipping of the global gradient norm: chain
     with ``optax.clip_by_global_norm`` for that. t is one count for all leaves, kept in the state; dtypes, sharded
     arrays and leaves without a gradient are as for :func:`tvlars.jax.lars`.
 
@@ -83,7 +84,7 @@ def lamb(
         optax.chain(
             _scale_by_moments((float(betas[0]), float(betas[1])), eps, bias_correction),
             optax.add_decayed_weights(weight_decay, decayed),
-            masked(scale_by_trust_ratio(1.0, norm_clip, clip_update=False), mask),
+            masked(scale_by_trust_ratio(1.0, norm_clip, clip_update=False, unit_at_zero=True), mask),
             optax.scale_by_learning_rate(learning_rate),
             scale_unadapted(mask, bias_norm_lr_scale),
         )

@@ -21,6 +21,7 @@ def lars(
     trust_coefficient: Scalar = 1e-3,
     nesterov: bool = False,
     norm_clip: Scalar | None = None,
+    unit_ratio_at_zero: bool = False,
     mask: Mask | None = None,
     weight_decay_mask: Mask | None = None,
     bias_norm_lr_scale: Scalar = 1.0,
@@ -35,7 +36,8 @@ def lars(
         m &\leftarrow \mu m + q u \\
         w &\leftarrow w - lr \; m
 
-    q = 1 where ‖w‖ = 0 or ‖u‖ = 0, and where the mask is False. The first step has m = q u and there is no dampening.
+    Where ‖w‖ = 0 it counts as 1, q = η / ‖u‖: an array that starts at zero first moves by lr η. Where ‖u‖ = 0, q = η.
+    Where the mask is False, q = 1. The first step has m = q u and there is no dampening.
     With ``nesterov``, w ← w − lr (q u + μ m). m has no lr in it, unlike that of ``optax.lars``. Of bfloat16 and float16
     parameters, the state has their dtype and the arithmetic is in float32, norms too. Norms of a sharded array are the
     whole array's.
@@ -48,6 +50,7 @@ def lars(
         trust_coefficient: η > 0. Default 1e-3.
         nesterov: look ahead along the momentum; wants momentum > 0. Default False.
         norm_clip: both norms are clamped to at most this (> 0) before the ratio; None (default) leaves them.
+        unit_ratio_at_zero: take q = 1 where ‖w‖ or ‖u‖ is 0, as the published code does. Default False.
         mask: which leaves are adapted and decayed: :func:`tvlars.jax.layer_mask`, another function from the parameters
             to a tree of bools, or such a tree. None (default): all of them.
         weight_decay_mask: which leaves are decayed, where that differs. None (default): as ``mask``.
@@ -71,7 +74,7 @@ def lars(
         >>> updates, state = optimizer.update(gradients, state, params)
         >>> params = optax.apply_updates(params, updates)
     """
-    check_lars(learning_rate, momentum, weight_decay, trust_coefficient, nesterov, norm_clip)
+    check_lars(learning_rate, momentum, weight_decay, trust_coefficient, nesterov, norm_clip, unit_ratio_at_zero)
     check_mask(mask, weight_decay_mask, bias_norm_lr_scale, learning_rate)
     return lars_chain(
         learning_rate,
@@ -80,6 +83,7 @@ def lars(
         weight_decay=weight_decay,
         nesterov=nesterov,
         norm_clip=norm_clip,
+        unit_ratio_at_zero=unit_ratio_at_zero,
         mask=mask,
         weight_decay_mask=weight_decay_mask,
         bias_norm_lr_scale=bias_norm_lr_scale,
@@ -87,7 +91,13 @@ def lars(
 
 
 def check_lars(
-    learning_rate: Any, momentum: Any, weight_decay: Any, trust_coefficient: Any, nesterov: Any, norm_clip: Any
+    learning_rate: Any,
+    momentum: Any,
+    weight_decay: Any,
+    trust_coefficient: Any,
+    nesterov: Any,
+    norm_clip: Any,
+    unit_ratio_at_zero: Any,
 ) -> None:
     """Raise ValueError where an option that LARS and TVLARS share is out of its range."""
     check_rate(learning_rate)
@@ -95,6 +105,7 @@ def check_lars(
     check_number("weight_decay", weight_decay)
     check_number("trust_coefficient", trust_coefficient, open_low=True)
     check_flag("nesterov", nesterov)
+    check_flag("unit_ratio_at_zero", unit_ratio_at_zero)
     if norm_clip is not None:
         check_number("norm_clip", norm_clip, open_low=True)
     if nesterov and _is_zero(momentum):
@@ -109,6 +120,7 @@ def lars_chain(
     weight_decay: Scalar,
     nesterov: bool,
     norm_clip: Scalar | None,
+    unit_ratio_at_zero: bool,
     mask: Mask | None,
     weight_decay_mask: Mask | None,
     bias_norm_lr_scale: Scalar,
@@ -118,7 +130,7 @@ def lars_chain(
     return in_float32(
         optax.chain(
             optax.add_decayed_weights(weight_decay, decayed),
-            masked(scale_by_trust_ratio(coefficient, norm_clip), mask),
+            masked(scale_by_trust_ratio(coefficient, norm_clip, unit_at_zero=unit_ratio_at_zero), mask),
             optax.identity() if _is_zero(momentum) else optax.trace(momentum, nesterov),
             optax.scale_by_learning_rate(rate),
             scale_unadapted(mask, bias_norm_lr_scale),

@@ -21,6 +21,7 @@ def tvlars(
     trust_coefficient: Scalar = 1e-3,
     nesterov: bool = False,
     norm_clip: Scalar | None = None,
+    unit_ratio_at_zero: bool = False,
     total_steps: int | None = None,
     delay: Scalar | None = None,
     delay_factor: Scalar | None = None,
@@ -42,13 +43,14 @@ def tvlars(
         m &\leftarrow \mu m + q u \\
         w &\leftarrow w - lr \; \varphi(t) \; m
 
-    q = 1 where ‖w‖ = 0 or ‖u‖ = 0, and where the mask is False. With ``nesterov``, w ← w − lr φ(t) (q u + μ m). t is
-    optax's count, plus 1; it is kept in the state and goes with it into checkpoints. Dtypes, sharded arrays and leaves
+    Where ‖w‖ = 0 it counts as 1, q = η / ‖u‖, and where ‖u‖ = 0, q = η. Where the mask is False, q = 1. With
+    ``nesterov``, w ← w − lr φ(t) (q u + μ m). t is optax's count, plus 1; it is kept in the state and goes with it into
+    checkpoints. Dtypes, sharded arrays and leaves
     without a gradient are as for :func:`tvlars.jax.lars`.
 
     Args:
-        learning_rate, momentum, weight_decay, trust_coefficient, nesterov, norm_clip, mask, weight_decay_mask,
-            bias_norm_lr_scale: as for :func:`tvlars.jax.lars`.
+        learning_rate, momentum, weight_decay, trust_coefficient, nesterov, norm_clip,
+            unit_ratio_at_zero, mask, weight_decay_mask, bias_norm_lr_scale: as for :func:`tvlars.jax.lars`.
         total_steps: optimizer steps of the run, >= 1. d_e and λ follow from it as in :func:`tvlars.plan`: φ - γ_min is
             at half its start at 75 % of the steps and at 2 % of it at the last. ``optax.inject_hyperparams`` wants it
             among its ``static_args``.
@@ -58,7 +60,7 @@ def tvlars(
         gamma_min: γ_min >= 0, the floor that φ ends at. Default 0.0.
         phi_scope: ``"all"`` (default), as above: φ multiplies the learning rate of every parameter. ``"ratio"``, as the
             authors' code does: φ multiplies the trust ratio, q = η φ(t) ‖w‖ / ‖u‖, enters the momentum, and does not
-            act where q is 1.
+            act where q is 1 (without adaptation, and with ``unit_ratio_at_zero`` where a norm is 0).
 
     φ has to know how long the run is, so either ``total_steps``, or ``delay`` and ``delay_factor`` must be given.
     :func:`tvlars.plan` gives the learning rate and the four numbers of φ for a run, see docs/jax.md.
@@ -73,12 +75,12 @@ def tvlars(
 
     Source: Do et al., "Revisiting LARS for Large Batch Training Generalization of Neural Networks", arXiv 2309.14053.
     The published code is ``momentum=0.9, weight_decay=5e-4, delay=0, alpha=0.1, gamma_min=0.0, norm_clip=10.0,
-    phi_scope="ratio"``.
+    unit_ratio_at_zero=True, phi_scope="ratio"``.
 
     Example:
         >>> optimizer = tvlars(32.0, delay_factor=0.03, delay=98, mask=layer_mask, bias_norm_lr_scale=0.03)
     """
-    check_lars(learning_rate, momentum, weight_decay, trust_coefficient, nesterov, norm_clip)
+    check_lars(learning_rate, momentum, weight_decay, trust_coefficient, nesterov, norm_clip, unit_ratio_at_zero)
     check_choice("phi_scope", phi_scope, ("all", "ratio"))
     check_mask(mask, weight_decay_mask, bias_norm_lr_scale, learning_rate)
     slope, center = _slope_and_delay("tvlars", total_steps, delay, delay_factor)
@@ -94,6 +96,7 @@ def tvlars(
         weight_decay=weight_decay,
         nesterov=nesterov,
         norm_clip=norm_clip,
+        unit_ratio_at_zero=unit_ratio_at_zero,
         mask=mask,
         weight_decay_mask=weight_decay_mask,
         bias_norm_lr_scale=bias_norm_lr_scale,

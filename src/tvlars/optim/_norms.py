@@ -55,11 +55,19 @@ def clip(norm: Tensor, norm_clip: float | None) -> Tensor:
     return norm if norm_clip is None else norm.clamp(max=norm_clip)
 
 
-def trust_ratio(w_norm: Tensor, u_norm: Tensor, coefficient: float | Tensor) -> Tensor:
-    """q = coefficient * ‖w‖ / ‖u‖, elementwise, and 1 where ‖w‖ or ‖u‖ is 0. Never waits for the device."""
-    both = (w_norm > 0) & (u_norm > 0)
-    # Where a norm is 0 the quotient is not used; a divisor of 1 there keeps its derivative finite.
-    return torch.where(both, coefficient * w_norm / torch.where(both, u_norm, 1.0), 1.0)
+def trust_ratio(w_norm: Tensor, u_norm: Tensor, coefficient: float | Tensor, unit_at_zero: bool) -> Tensor:
+    """q = coefficient * ‖w‖ / ‖u‖, elementwise, where ‖w‖ = 0 counts as 1, and q = coefficient where ‖u‖ = 0.
+
+    With ``unit_at_zero``, as published, q = 1 where either is 0. Never waits for the device.
+    """
+    moves = u_norm > 0
+    at_zero: float | Tensor = coefficient
+    if unit_at_zero:
+        moves, at_zero = moves & (w_norm > 0), 1.0
+    else:
+        w_norm = torch.where(w_norm > 0, w_norm, 1.0)
+    # Where ‖u‖ = 0 the quotient is not used; a divisor of 1 there keeps its derivative finite.
+    return torch.where(moves, coefficient * w_norm / torch.where(moves, u_norm, 1.0), at_zero)
 
 
 # -- sharded layers ---------------------------------------------------------------------------------------

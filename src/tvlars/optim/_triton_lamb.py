@@ -123,7 +123,7 @@ def lamb_update(
     first = tl.load(sizes + tensor * COLUMNS + 2)
     w_norm = norm_of(sums + first, sizes, tensor, row, PARTS)
     r_norm = norm_of(sums + programs + first, sizes, tensor, row, PARTS)
-    q = trust_ratio(clipped(w_norm, tl.load(row + NORM_CLIP)), r_norm, 1.0)
+    q = trust_ratio(clipped(w_norm, tl.load(row + NORM_CLIP)), r_norm, 1.0, 1.0, row)
     if program == first:
         tl.store(told + tensor, w_norm)
         tl.store(told + tensors + tensor, q)

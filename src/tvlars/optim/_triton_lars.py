@@ -31,6 +31,7 @@ DELAY = tl.constexpr(9)
 ALPHA = tl.constexpr(10)
 GAMMA_MIN = tl.constexpr(11)
 OF_RATIO = tl.constexpr(12)  # 1 where φ acts on the trust ratio alone
+UNIT_AT_ZERO = tl.constexpr(13)  # 1 where q is 1 at a norm of 0
 
 
 @triton.jit(do_not_specialize=["tensors", "programs"])
@@ -112,7 +113,7 @@ def lars_update(
     clip = tl.load(row + NORM_CLIP)
     w_norm = norm_of(sums + first, sizes, tensor, row, PARTS)
     u_norm = norm_of(sums + programs + first, sizes, tensor, row, PARTS)
-    q = trust_ratio(clipped(w_norm, clip), clipped(u_norm, clip), coefficient)
+    q = trust_ratio(clipped(w_norm, clip), clipped(u_norm, clip), coefficient, tl.load(row + UNIT_AT_ZERO), row)
     if program == first:
         tl.store(told + tensor, w_norm)
         tl.store(told + tensors + tensor, q)

@@ -99,7 +99,7 @@ def learning_rate(entry, row):
 
 @triton.jit
 def norm_of(sums, sizes, tensor, row, PARTS: tl.constexpr):
-    """The norm that a tensor's sums of squares give; 0 where it is not adapted, so that its q is 1."""
+    """The norm that a tensor's sums of squares give; 0 where it is not adapted."""
     programs = tl.where(tl.load(row + ADAPTED) != 0, tl.load(sizes + tensor * COLUMNS + 3), 0)
     k = tl.arange(0, PARTS)
     return tl.sqrt_rn(tl.sum(tl.load(sums + k, mask=k < programs, other=0.0)))
@@ -111,7 +111,9 @@ def clipped(norm, clip):
 
 
 @triton.jit
-def trust_ratio(w_norm, u_norm, coefficient):
-    """As ``_norms.trust_ratio``."""
-    both = (w_norm > 0) & (u_norm > 0)
-    return tl.where(both, tl.div_rn(coefficient * w_norm, tl.where(both, u_norm, 1.0)), 1.0)
+def trust_ratio(w_norm, u_norm, coefficient, unit_at_zero, row):
+    """As ``_norms.trust_ratio``, and 1 where the group is not adapted."""
+    moves = (u_norm > 0) & ((w_norm > 0) | (unit_at_zero == 0))
+    at_zero = tl.where(unit_at_zero != 0, 1.0, coefficient)
+    quotient = tl.div_rn(coefficient * tl.where(w_norm > 0, w_norm, 1.0), tl.where(moves, u_norm, 1.0))
+    return tl.where(tl.load(row + ADAPTED) != 0, tl.where(moves, quotient, at_zero), 1.0)

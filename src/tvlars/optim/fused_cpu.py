@@ -42,6 +42,7 @@ def fused_lars(
     trust_coefficient: float,
     nesterov: bool,
     norm_clip: float | None,
+    unit_ratio_at_zero: bool,
     layer_adaptation: bool,
     maximize: bool,
     observe: Observe | None = None,
@@ -52,7 +53,7 @@ def fused_lars(
         return
 
     def ratio(w_norm: float, u_norm: float) -> float:
-        return _ratio(_clip(w_norm, norm_clip), _clip(u_norm, norm_clip), trust_coefficient)
+        return _ratio(_clip(w_norm, norm_clip), _clip(u_norm, norm_clip), trust_coefficient, unit_ratio_at_zero)
 
     beta = -weight_decay if maximize else weight_decay  # the kernel turns g + beta w round where it ascends
     small, large = _by_size(params)
@@ -135,7 +136,7 @@ def fused_lamb(
         advance(r, some)
         if layer_adaptation:
             norms = _norms_of_small(w, r)
-            q = [_ratio(_clip(w_norm, norm_clip), r_norm, 1.0) for w_norm, r_norm in norms]
+            q = [_ratio(_clip(w_norm, norm_clip), r_norm, 1.0, True) for w_norm, r_norm in norms]
             torch._foreach_mul_(r, q)
             if observe is not None:
                 observe(some, [w_norm for w_norm, _ in norms], q)
@@ -151,7 +152,7 @@ def fused_lamb(
             w_norm = _norm(r_i) / weight_decay if weight_decay > 1e-12 else _norm(w_i)
         advance([r_i], [i])
         if layer_adaptation:
-            q_i = _ratio(_clip(w_norm, norm_clip), _norm(r_i), 1.0)
+            q_i = _ratio(_clip(w_norm, norm_clip), _norm(r_i), 1.0, True)
             if observe is not None:
                 observe([i], [w_norm], [q_i])
         w_i.add_(r_i, alpha=-lr * q_i)
@@ -260,5 +261,8 @@ def _clip(value: float, norm_clip: float | None) -> float:
     return value if norm_clip is None else min(value, norm_clip)
 
 
-def _ratio(w_norm: float, u_norm: float, coefficient: float) -> float:
-    return coefficient * w_norm / u_norm if w_norm > 0 and u_norm > 0 else 1.0
+def _ratio(w_norm: float, u_norm: float, coefficient: float, unit_at_zero: bool) -> float:
+    """As ``_norms.trust_ratio``."""
+    if unit_at_zero and not (w_norm > 0 and u_norm > 0):
+        return 1.0
+    return coefficient * (w_norm if w_norm > 0 else 1.0) / u_norm if u_norm > 0 else coefficient

@@ -72,6 +72,7 @@ def triton_lars(
     trust_coefficient: float,
     nesterov: bool,
     norm_clip: float | None,
+    unit_ratio_at_zero: bool,
     layer_adaptation: bool,
     maximize: bool,
     factor: Factor | None,
@@ -89,7 +90,7 @@ def triton_lars(
     lr = _on_host_as_number(lr, device)
     options = [
         *_shared_options(lr, maximize, weight_decay, norm_clip, layer_adaptation),
-        *(momentum, float(nesterov), coefficient, *shape, float(of_ratio)),
+        *(momentum, float(nesterov), coefficient, *shape, float(of_ratio), float(unit_ratio_at_zero)),
     ]
     lists = [params, grads, momentum_buffers]
     return Part("lars", lists, options, lr, layer_adaptation, capturable, observe, clock)

@@ -29,8 +29,11 @@ class LAMB(LayerwiseOptimizer):
         q &= \lVert w \rVert / \lVert r \rVert \\
         w &\leftarrow w - lr \; q \; r
 
-    q = 1 where ‖w‖ = 0 or ‖r‖ = 0, and in groups with ``layer_adaptation=False``. There is no clipping of the
-    global gradient norm: call ``torch.nn.utils.clip_grad_norm_`` for that. Norms are taken in float32 (float64
+    q = 1 where ‖w‖ = 0 or ‖r‖ = 0, and in groups with ``layer_adaptation=False``. So a layer that starts at zero first
+    takes Adam's step at rate lr, and then grows by at most lr of its norm per step: after a warm-up has made that first
+    step tiny it may stay small for long, and without a warm-up the first step of a wide layer is large. A group with
+    ``layer_adaptation=False`` and an lr of about 5e-4 trains such layers well. There is no clipping of the global
+    gradient norm: call ``torch.nn.utils.clip_grad_norm_`` for that. Norms are taken in float32 (float64
     for float64 parameters); those of a sharded layer (DTensor: FSDP2, tensor parallel) are the whole tensor's, at one
     collective a step and mesh dimension. Every argument but ``params`` is an option of a parameter group too.
 
@@ -191,18 +194,25 @@ def _single_tensor_lamb(
         m.mul_(beta1).add_(g, alpha=1 - beta1)
         v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
         if bias_correction:
-            r = (m / (1 - beta1**t)) / ((v / (1 - beta2**t)).sqrt() + eps)
+            r = (m / (1 - beta1**t)) / (_root(v / (1 - beta2**t)) + eps)
         else:
-            r = readable(m) / (v.sqrt() + eps)
+            r = readable(m) / (_root(readable(v)) + eps)
         if weight_decay:
             r = r.add(w, alpha=weight_decay)
         if layer_adaptation:
             w_norm = norm(readable(w))
-            q = trust_ratio(clip(w_norm, norm_clip), norm(r), 1.0)
+            q = trust_ratio(clip(w_norm, norm_clip), norm(r), 1.0, unit_at_zero=True)
             r = r * q
             if observe is not None:
                 observe([i], [w_norm], [q])
         descend(w, r, lr)
+
+
+def _root(x: Tensor) -> Tensor:
+    """√x, whose derivative at 0 is 0 where autograd asks for it."""
+    if not torch.is_grad_enabled():
+        return x.sqrt()
+    return torch.where(x > 0, torch.where(x > 0, x, 1.0).sqrt(), x.detach())
 
 
 def _multi_tensor_lamb(
@@ -241,7 +251,7 @@ def _multi_tensor_lamb(
         torch._foreach_add_(r, params, alpha=weight_decay)
     if layer_adaptation:
         w_norms, r_norms = yield params, r
-        q = trust_ratio(clip(w_norms, norm_clip), r_norms, 1.0)
+        q = trust_ratio(clip(w_norms, norm_clip), r_norms, 1.0, unit_at_zero=True)
         torch._foreach_mul_(r, list(q.unbind()))
         if observe is not None:
             observe(range(len(params)), w_norms, q)

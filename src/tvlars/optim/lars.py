@@ -30,10 +30,12 @@ class LARS(LayerwiseOptimizer):
         m &\leftarrow \mu m + q u \\
         w &\leftarrow w - lr \; m
 
-    q = 1 where ‖w‖ = 0 or ‖u‖ = 0, and in groups with ``layer_adaptation=False``. The first step has m = q u
-    and there is no dampening. With ``nesterov``, w ← w − lr (q u + μ m). Norms are taken in float32 (float64
-    for float64 parameters); those of a sharded layer (DTensor: FSDP2, tensor parallel) are the whole tensor's, at one
-    collective a step and mesh dimension. Every argument but ``params`` is an option of a parameter group too.
+    Where ‖w‖ = 0 it counts as 1, q = η / ‖u‖: a layer that starts at zero (a zeroed last layer, LoRA's B) first
+    moves by lr η, whatever the scale of its gradient, and follows the rule from then on. Where ‖u‖ = 0, q = η, and
+    q u is 0. In groups with ``layer_adaptation=False`` q = 1. The first step has m = q u and there is no dampening.
+    With ``nesterov``, w ← w − lr (q u + μ m). Norms are taken in float32 (float64 for float64 parameters); those of
+    a sharded layer (DTensor: FSDP2, tensor parallel) are the whole tensor's, at one collective a step and mesh
+    dimension. Every argument but ``params`` is an option of a parameter group too.
 
     Args:
         params: parameters, named parameters, or groups. :func:`tvlars.layer_groups` makes groups that leave
@@ -46,6 +48,8 @@ class LARS(LayerwiseOptimizer):
         trust_coefficient: η > 0. Default 1e-3.
         nesterov: look ahead along the momentum; wants momentum > 0. Default False.
         norm_clip: both norms are clamped to at most this (> 0) before the ratio; None (default) leaves them.
+        unit_ratio_at_zero: take q = 1 where ‖w‖ or ‖u‖ is 0, as the published code does. That is the learning rate
+            raw, which with lr of 1 and more blows up layers that start at zero. Default False.
         maximize: ascend instead of descend. Default False.
         foreach: True takes the multi-tensor path, False the for-loop; None (default) the faster one. Sharded
             layers always take the multi-tensor path, on their local parts.
@@ -89,6 +93,7 @@ class LARS(LayerwiseOptimizer):
         trust_coefficient: float = 1e-3,
         nesterov: bool = False,
         norm_clip: float | None = None,
+        unit_ratio_at_zero: bool = False,
         maximize: bool = False,
         foreach: bool | None = None,
         fused: bool | None = None,
@@ -102,6 +107,7 @@ class LARS(LayerwiseOptimizer):
             trust_coefficient=trust_coefficient,
             nesterov=nesterov,
             norm_clip=norm_clip,
+            unit_ratio_at_zero=unit_ratio_at_zero,
             maximize=maximize,
             foreach=foreach,
             fused=fused,
@@ -129,7 +135,8 @@ def check_lars_group(group: dict[str, Any]) -> None:
     check_number("momentum", group["momentum"], high=1.0, open_high=True)
     check_number("weight_decay", group["weight_decay"])
     check_number("trust_coefficient", group["trust_coefficient"], open_low=True)
-    check_flag("nesterov", group["nesterov"])
+    for flag in ("nesterov", "unit_ratio_at_zero"):
+        check_flag(flag, group[flag])
     if group["norm_clip"] is not None:
         check_number("norm_clip", group["norm_clip"], open_low=True)
     if group["nesterov"] and group["momentum"] == 0:
@@ -184,6 +191,7 @@ def lars(
             trust_coefficient=coefficient,
             nesterov=group["nesterov"],
             norm_clip=group["norm_clip"],
+            unit_ratio_at_zero=group["unit_ratio_at_zero"],
             layer_adaptation=group["layer_adaptation"],
             maximize=group["maximize"],
             observe=run.observe(observers, params),
@@ -205,6 +213,7 @@ def _single_tensor_lars(
     trust_coefficient: float | Tensor,
     nesterov: bool,
     norm_clip: float | None,
+    unit_ratio_at_zero: bool,
     layer_adaptation: bool,
     maximize: bool,
     observe: Observe | None = None,
@@ -214,7 +223,7 @@ def _single_tensor_lars(
         u = g.add(w, alpha=weight_decay) if weight_decay else g
         if layer_adaptation:
             w_norm = norm(readable(w))
-            q = trust_ratio(clip(w_norm, norm_clip), clip(norm(u), norm_clip), trust_coefficient)
+            q = trust_ratio(clip(w_norm, norm_clip), clip(norm(u), norm_clip), trust_coefficient, unit_ratio_at_zero)
             u = u * q
             if observe is not None:
                 observe([i], [w_norm], [q])
@@ -236,6 +245,7 @@ def _multi_tensor_lars(
     trust_coefficient: float | Tensor,
     nesterov: bool,
     norm_clip: float | None,
+    unit_ratio_at_zero: bool,
     layer_adaptation: bool,
     maximize: bool,
     observe: Observe | None = None,
@@ -245,7 +255,7 @@ def _multi_tensor_lars(
         u = torch._foreach_add(u, params, alpha=weight_decay)
     if layer_adaptation:
         w_norms, u_norms = yield params, u
-        q = trust_ratio(clip(w_norms, norm_clip), clip(u_norms, norm_clip), trust_coefficient)
+        q = trust_ratio(clip(w_norms, norm_clip), clip(u_norms, norm_clip), trust_coefficient, unit_ratio_at_zero)
         u = torch._foreach_mul(u, list(q.unbind()))
         if observe is not None:
             observe(range(len(params)), w_norms, q)

@@ -26,11 +26,12 @@ class TVLARS(LayerwiseOptimizer):
         m &\leftarrow \mu m + q u \\
         w &\leftarrow w - lr \; \varphi(t) \; m
 
-    q = 1 where ‖w‖ = 0 or ‖u‖ = 0, and in groups with ``layer_adaptation=False``. The first step has m = q u
-    and there is no dampening. With ``nesterov``, w ← w − lr φ(t) (q u + μ m). Norms are taken in float32
-    (float64 for float64 parameters); those of a sharded layer (DTensor: FSDP2, tensor parallel) are the whole
-    tensor's, at one collective a step and mesh dimension. Every argument but ``params`` is an option of a
-    parameter group too.
+    Where ‖w‖ = 0 it counts as 1, q = η / ‖u‖: a layer that starts at zero (a zeroed last layer, LoRA's B) first
+    moves by lr φ η, whatever the scale of its gradient, and follows the rule from then on. Where ‖u‖ = 0, q = η,
+    and q u is 0. In groups with ``layer_adaptation=False`` q = 1. The first step has m = q u and there is no
+    dampening. With ``nesterov``, w ← w − lr φ(t) (q u + μ m). Norms are taken in float32 (float64 for float64
+    parameters); those of a sharded layer (DTensor: FSDP2, tensor parallel) are the whole tensor's, at one
+    collective a step and mesh dimension. Every argument but ``params`` is an option of a parameter group too.
 
     t is the run's clock: one count for the optimizer, which advances in every step in which any parameter
     has a gradient. It is kept as ``"step"`` in each parameter group, and so in ``state_dict``; a group that is
@@ -48,6 +49,8 @@ class TVLARS(LayerwiseOptimizer):
         trust_coefficient: η > 0. Default 1e-3.
         nesterov: look ahead along the momentum; wants momentum > 0. Default False.
         norm_clip: both norms are clamped to at most this (> 0) before the ratio; None (default) leaves them.
+        unit_ratio_at_zero: take q = 1 where ‖w‖ or ‖u‖ is 0, as the published code does. That is the learning rate
+            raw, which with lr of 1 and more blows up layers that start at zero. Default False.
         maximize: ascend instead of descend. Default False.
         foreach: True takes the multi-tensor path, False the for-loop; None (default) the faster one. Sharded
             layers always take the multi-tensor path, on their local parts.
@@ -68,7 +71,8 @@ class TVLARS(LayerwiseOptimizer):
         gamma_min: γ_min >= 0, the floor that φ ends at. Default 0.0.
         phi_scope: ``"all"`` (default), as above: φ multiplies the learning rate of every parameter, so that
             TVLARS is LARS under the schedule φ. ``"ratio"``, as the authors' code does: φ multiplies the
-            trust ratio, q = η φ(t) ‖w‖ / ‖u‖, enters the momentum, and does not act where q is 1.
+            trust ratio, q = η φ(t) ‖w‖ / ‖u‖, enters the momentum, and does not act where q is 1 (without
+            adaptation, and with ``unit_ratio_at_zero`` where a norm is 0).
         layer_adaptation (group option): whether the trust ratio acts. Default True.
 
     φ has to know how long the run is, so either ``total_steps``, or ``delay`` and ``delay_factor`` must be given, here
@@ -89,7 +93,7 @@ class TVLARS(LayerwiseOptimizer):
 
     Source: Do et al., "Revisiting LARS for Large Batch Training Generalization of Neural Networks",
     arXiv 2309.14053. The published code is ``momentum=0.9, weight_decay=5e-4, delay=0, alpha=0.1,
-    gamma_min=0.0, norm_clip=10.0, phi_scope="ratio"``.
+    gamma_min=0.0, norm_clip=10.0, unit_ratio_at_zero=True, phi_scope="ratio"``.
 
     Example:
         >>> p = plan(batch_size=4096, dataset_size=60_000, epochs=15)
@@ -109,6 +113,7 @@ class TVLARS(LayerwiseOptimizer):
         trust_coefficient: float = 1e-3,
         nesterov: bool = False,
         norm_clip: float | None = None,
+        unit_ratio_at_zero: bool = False,
         maximize: bool = False,
         foreach: bool | None = None,
         fused: bool | None = None,
@@ -128,6 +133,7 @@ class TVLARS(LayerwiseOptimizer):
             trust_coefficient=trust_coefficient,
             nesterov=nesterov,
             norm_clip=norm_clip,
+            unit_ratio_at_zero=unit_ratio_at_zero,
             maximize=maximize,
             foreach=foreach,
             fused=fused,

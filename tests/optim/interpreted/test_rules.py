@@ -54,15 +54,21 @@ def test_norm_clip(cls: Any) -> None:
 
 
 @pytest.mark.parametrize("zero", ["w", "g", "both"])
-@pytest.mark.parametrize("cls", [LARS, LAMB])
-def test_the_ratio_is_one_where_a_norm_is_zero(cls: Any, zero: str) -> None:
+@pytest.mark.parametrize(
+    ("cls", "options"),
+    [(LARS, {}), (LARS, dict(unit_ratio_at_zero=True)), (LARS, dict(layer_adaptation=False)), (LAMB, {})],
+    ids=["lars", "lars-unit", "lars-unadapted", "lamb"],
+)
+def test_the_ratio_where_a_norm_is_zero(cls: Any, options: dict[str, Any], zero: str) -> None:
     results = []
     for path in ({}, {"foreach": False}):
         w = nn.Parameter(torch.zeros(5) if zero in ("w", "both") else torch.arange(5.0))
         w.grad = torch.zeros(5) if zero in ("g", "both") else torch.ones(5)
-        cls([w], 0.5, weight_decay=0.0, **path).step()
+        cls([{"params": [w], **options}], 0.5, weight_decay=0.0, **path).step()
         results.append(w.detach())
     torch.testing.assert_close(*results, rtol=1e-6, atol=0)
+    if cls is LARS and zero == "w":
+        assert results[0].norm().item() == pytest.approx(0.5 * 5**0.5 if options else 0.5 * 1e-3)
 
 
 def test_a_nonfinite_gradient_spoils_its_own_layer_alone(name: str) -> None:

@@ -61,9 +61,14 @@ PRESETS: dict[str, dict[str, Preset]] = {
     "as-published": {
         "tvlars": Preset(
             plan={**_PUBLISHED, **_PUBLISHED_PHI, "lr": 1.0, "momentum": 0.9, "nesterov": False},
-            optimizer=dict(phi_scope="ratio", norm_clip=10.0),
+            optimizer=dict(phi_scope="ratio", norm_clip=10.0, unit_ratio_at_zero=True),
         ),
-        "lars": Preset(0.2, {**_PUBLISHED, "momentum": 0.9, "nesterov": False}, repeats=True),
+        "lars": Preset(
+            0.2,
+            {**_PUBLISHED, "momentum": 0.9, "nesterov": False},
+            optimizer=dict(unit_ratio_at_zero=True),
+            repeats=True,
+        ),
         "lamb": Preset(
             plan=_PUBLISHED,
             optimizer=dict(bias_correction=False),
