@@ -1,5 +1,6 @@
 """tvlars: layer-wise optimizers for large-batch training (TVLARS, LARS, LAMB) and what belongs to them."""
 
+import tvlars._command  # noqa: F401  (before torch is imported)
 from tvlars.convert import Conversion, convert
 from tvlars.doctor import Finding, Findings, check
 from tvlars.groups import LayerGroups, layer_groups

@@ -19,7 +19,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from tvlars import __version__
+from tvlars import __version__, _command
 from tvlars._environment import VariableError
 from tvlars.cli import _bench, _completion, _doctor, _look, _ssl, _sweep, _train
 from tvlars.cli._options import (
@@ -38,6 +38,7 @@ from tvlars.optim._available import one_line
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
+    _command.begun()
     _open_closed_streams()
     try:
         code = _main(arguments)

@@ -1,0 +1,51 @@
+"""What ends the command ``tvlars`` before its ``main`` runs: torch that cannot be imported, and Ctrl-C meanwhile.
+
+Importing torch takes seconds, and happens before any code of the command line. This module, which is imported first,
+says in a sentence what went wrong then; in other programs, which import tvlars themselves, it does nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from types import TracebackType
+
+BAD_INPUT, INTERRUPTED = 2, 130
+"""Exit codes, as ``tvlars.cli`` has them."""
+
+
+def _is_command() -> bool:
+    """Whether this process is ``tvlars ...`` or ``python -m tvlars ...``."""
+    program = sys.argv[0] if getattr(sys, "argv", None) else ""
+    if program == "-m":  # as it is while the package of the module is imported
+        words = sys.orig_argv
+        return "-m" in words[:-1] and words[words.index("-m") + 1].split(".")[0] == "tvlars"
+    name = os.path.basename(program).lower()
+    return name in ("tvlars", "tvlars.exe", "tvlars-script.py")
+
+
+def _say(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        text, code = "interrupted", INTERRUPTED
+    elif issubclass(kind, ModuleNotFoundError):
+        text, code = f"tvlars needs {getattr(error, 'name', None)!r}: pip install tvlars", BAD_INPUT
+    elif issubclass(kind, Exception):
+        reason = f"{kind.__name__}: {error}".removesuffix(": ").splitlines()[0]
+        text, code = f"tvlars cannot be imported: {reason:.300}", BAD_INPUT
+    else:
+        sys.__excepthook__(kind, error, traceback)
+        return
+    with contextlib.suppress(OSError):  # nobody may read it
+        print(f"tvlars: {text}", file=sys.stderr, flush=True)
+    os._exit(code)
+
+
+def begun() -> None:
+    """The command's own code runs now, and says itself what goes wrong."""
+    if sys.excepthook is _say:
+        sys.excepthook = sys.__excepthook__
+
+
+if _is_command():
+    sys.excepthook = _say
