@@ -90,6 +90,7 @@ def _main(arguments: Sequence[str] | None) -> int:
         from tvlars.lab.disk import cannot_write
         from tvlars.lab.errors import DivergedError, LostProcessError, PreemptedError, SaidElsewhereError, UsageError
         from tvlars.lab.launch import die_with_launcher, report_unexpected, way_on
+        from tvlars.lab.memory import amount, has_ended
         from tvlars.lab.output import Lasting
     except KeyboardInterrupt:
         print("tvlars: interrupted", file=sys.stderr)
@@ -126,11 +127,13 @@ def _main(arguments: Sequence[str] | None) -> int:
         return fail(str(error) + way_on(parsed.command), 128 + error.signal)
     except KeyboardInterrupt:
         return fail("interrupted; what was measured is kept" + way_on(words[0] if words else ""), INTERRUPTED)
-    except OSError as error:
-        return fail(f"{cannot_write(error)}; what was written before is kept", BAD_INPUT)
     except Exception as error:
-        report_unexpected(error)
-        raise
+        if has_ended(error):
+            return fail(f"memory has ended{amount(error)}: the command needs more, or smaller data", BAD_INPUT)
+        if not isinstance(error, OSError):
+            report_unexpected(error)
+            raise
+        return fail(f"{cannot_write(error)}; what was written before is kept", BAD_INPUT)
     finally:
         out.flush()
         err.flush()

@@ -12,7 +12,7 @@ from lightning_fabric import Fabric
 
 from tvlars._reading import is_regular
 from tvlars.doctor import check
-from tvlars.lab import run_state
+from tvlars.lab import memory, run_state
 from tvlars.lab.alike import check_alike, facts_of
 from tvlars.lab.checkpoint import finish_putting, those_in
 from tvlars.lab.config import TrainConfig
@@ -119,7 +119,9 @@ def _train(
     folder, resumed, notes = found
     processes = Processes(fabric)
     fabric.seed_everything(config.seed, verbose=False)
-    model, model_text = build_model(config.model, data.channels, data.image_size, data.classes, config.init)
+    room = partial(memory.needed, f"model {config.model!r} must fit into memory with its data")
+    with room():
+        model, model_text = build_model(config.model, data.channels, data.image_size, data.classes, config.init)
     facts = {
         "device": device_name(fabric.device),
         "precision": choose_precision(config),
@@ -153,7 +155,8 @@ def _train(
     if resumed is None:
         record.begin(config, plan, model_facts, facts)
     step = resumed.step if resumed is not None else 0
-    run: Run = kind(config, plan, data, (mean, std), fabric, model, record, reporter, start=step)
+    with room():
+        run: Run = kind(config, plan, data, (mean, std), fabric, model, record, reporter, start=step)
     findings = check(
         model,
         run.bare_optimizer,

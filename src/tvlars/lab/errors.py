@@ -36,7 +36,7 @@ class LostProcessError(RuntimeError):
     def __init__(self, rank: int, timeout: float, reason: str) -> None:
         super().__init__(
             f"process {rank} has waited for the others in vain: one of them hangs or has ended "
-            f"(timeout {timeout:g} s; {reason.splitlines()[0]:.160})"
+            f"(timeout {timeout:g} s; {reason.strip().partition(chr(10))[0]:.160})"
         )
 
 

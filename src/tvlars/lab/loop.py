@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from tvlars.lab import run_state
+from tvlars.lab import memory, run_state
 from tvlars.lab.batches import Batches
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData
@@ -115,11 +115,13 @@ class Run:
                 return self._train()
         except (DivergedError, PreemptedError):
             raise
-        except RuntimeError as error:
-            if "can't allocate memory" in str(error) or isinstance(error, torch.OutOfMemoryError):
+        except (RuntimeError, MemoryError) as error:
+            if memory.has_ended(error):
                 size = min(self.config.micro_batch_size, self.config.batch_size)
-                raise UsageError(f"micro_batch_size must be smaller for this device's memory, got {size}") from error
-            if self.processes.several and is_lost(error):
+                raise UsageError(
+                    f"micro_batch_size must be smaller for this device's memory, got {size}{memory.amount(error)}"
+                ) from error
+            if isinstance(error, RuntimeError) and self.processes.several and is_lost(error):
                 raise LostProcessError(self.processes.rank, self.config.timeout, str(error)) from error
             raise
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from tvlars.lab import memory
 from tvlars.lab.diagnostics import NOISE_SAMPLES, measure_noise, measure_sharpness, sample
 from tvlars.lab.errors import DivergedError, PreemptedError
 
@@ -20,9 +21,10 @@ def measure_epoch(run: Run) -> None:
             measure(run)
         except (PreemptedError, DivergedError):  # no failures of the measurement, though RuntimeErrors
             raise
-        except (RuntimeError, ValueError) as error:  # a measurement that fails is no reason to lose the run
+        except (RuntimeError, ValueError, MemoryError) as error:  # that one fails is no reason to lose the run
             what = measure.__name__.removeprefix("_")
-            run.reporter.note(f"{what} after epoch {run.epoch} could not be measured: {str(error).splitlines()[0]}")
+            reason = "memory has ended" if memory.has_ended(error) else (str(error) or type(error).__name__)
+            run.reporter.note(f"{what} after epoch {run.epoch} could not be measured: {reason.splitlines()[0]}")
 
 
 def _sharpness(run: Run) -> None:

@@ -117,7 +117,7 @@ def make_fabric(config: TrainConfig, precision: str) -> Fabric:
         rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
         raise LostProcessError(int(rank), config.timeout, str(error)) from error
     except Exception as error:  # Fabric has many types of its own for a device that is missing
-        reason = str(error).splitlines()[0]
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UsageError(f"accelerator {config.accelerator!r} cannot be used here: {reason}") from error
     return fabric
 

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from tvlars._reading import is_inside, is_regular, open_regular, read_json, read_text, reason
+from tvlars.lab import memory
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.diagnostics import NoiseRow, SharpnessRow
 from tvlars.lab.errors import UsageError
@@ -102,6 +103,8 @@ class LoadedRun:
         except ImportError as error:
             raise UsageError(str(error)) from error
         except Exception as error:  # pyarrow has many types for a damaged file
+            if memory.has_ended(error):
+                raise
             raise UsageError(f"{folder} must hold layer statistics, but a file is damaged: {reason(error)}") from error
 
     def model(self) -> nn.Module:
@@ -127,6 +130,8 @@ class LoadedRun:
             with opened:
                 model.load_state_dict(torch.load(opened, map_location="cpu", weights_only=True))
         except Exception as error:  # torch has many types for a damaged file
+            if memory.has_ended(error):
+                raise
             raise UsageError(
                 f"{file} must hold the weights of {shape['model']}, but it is damaged or of another model"
             ) from error

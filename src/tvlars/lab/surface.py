@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tvlars.lab import memory
 from tvlars.lab.diagnostics import SharpnessRow, measure_sharpness, sample
 from tvlars.lab.disk import write_whole
 from tvlars.lab.errors import UsageError
@@ -50,7 +51,8 @@ def run_sharpness(
     batches = _batches(run, samples, data_dir, choose_device(device))
     model = run.model().to(choose_device(device))
     try:
-        row = measure_sharpness(model, batches, epoch=len(run.epochs), step=step)
+        with memory.needed(f"samples must be fewer than {samples} here"):
+            row = measure_sharpness(model, batches, epoch=len(run.epochs), step=step)
     except RuntimeError as error:
         raise UsageError(f"the sharpness of {run.folder} cannot be measured: {error}") from error
     rows = pd.DataFrame([asdict(row)])

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from tvlars.lab import memory
 from tvlars.lab.data.cifar import load_cifar10, load_cifar100
 from tvlars.lab.data.digits import load_digits
 from tvlars.lab.data.fashion_mnist import load_fashion_mnist
@@ -74,9 +75,15 @@ def load_data(
             ``account``. False (default): they are an error, which names them.
 
     Raises:
-        UsageError: the name is unknown, or its files are missing, damaged or cannot be downloaded.
+        UsageError: the name is unknown, or its files are missing, damaged or cannot be downloaded, or do not fit into
+            memory.
     """
     check_data_name(name, image_size, skip_bad_images, data_dir)
+    with memory.needed(f"data {name!r} must fit into memory"):
+        return _load(name, data_dir, image_size, skip_bad_images)
+
+
+def _load(name: str, data_dir: Path | None, image_size: int | None, skip_bad_images: bool) -> ImageData:
     try:
         if data_dir is not None and not data_dir.is_dir():
             raise UsageError(f"data_dir must be an existing folder, got {str(data_dir)!r}")
@@ -85,4 +92,6 @@ def load_data(
             return load_image_folder((data_dir or Path()) / folder, image_size, skip_bad_images)
         return DATASETS[name](data_dir)
     except OSError as error:
+        if memory.has_ended(error):
+            raise
         raise UsageError(f"data {name!r} cannot be read: {error.strerror or error}") from error

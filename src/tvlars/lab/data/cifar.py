@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from tvlars.lab import memory
 from tvlars.lab.data.image_data import DOWNLOAD_DIR, ImageData
 from tvlars.lab.errors import UsageError
 
@@ -43,11 +44,14 @@ def _read(name: str, classes: int, folder: Path) -> tuple[Any, Any]:
     dataset = CIFAR10 if classes == 10 else CIFAR100
     try:
         return dataset(str(folder), train=True), dataset(str(folder), train=False)
-    except (RuntimeError, OSError):  # torchvision says so where a file is missing or its checksum is another
-        pass
+    except (RuntimeError, OSError) as error:  # torchvision's, of a missing file or another checksum
+        if memory.has_ended(error):
+            raise
     try:
         return dataset(str(folder), train=True, download=True), dataset(str(folder), train=False)
     except Exception as error:  # a network has many ways to fail
+        if memory.has_ended(error):
+            raise
         below = folder / dataset.base_folder
         reason = (str(error) or type(error).__name__).splitlines()[0]
         found = f"the files in {below} are not whole" if below.is_dir() else f"{name} is not in {folder}"

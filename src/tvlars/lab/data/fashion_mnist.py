@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tvlars.lab import memory
 from tvlars.lab.data.image_data import DOWNLOAD_DIR, ImageData
 from tvlars.lab.errors import UsageError
 
@@ -81,6 +82,8 @@ def _download_fashion_mnist(folder: Path) -> tuple[list[Tensor], str]:
     try:
         splits = [FashionMNIST(str(folder), train=train, download=True) for train in (True, False)]
     except (RuntimeError, OSError) as error:
+        if memory.has_ended(error):
+            raise
         raise UsageError(
             f"fashion-mnist is neither in {SYSTEM_DIR} (Debian package dataset-fashion-mnist) nor "
             f"in {folder}, and could not be downloaded: {str(error).splitlines()[0]}"

@@ -1,0 +1,51 @@
+"""Memory that has ended, on a device or under ``ulimit -v``: one sentence that says what needed it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import re
+from collections.abc import Iterator
+
+import torch
+
+from tvlars.lab.errors import UsageError
+
+WORDS = re.compile(
+    r"can't allocate memory|cannot allocate memory|not enough memory|out of memory|bad_alloc|alloc_failed|"
+    r"failed to allocate|unable to allocate|can't start new thread|could not create a memory object",
+    re.IGNORECASE,
+)
+"""How libraries say it, whose errors have many types."""
+
+
+def has_ended(error: BaseException) -> bool:
+    """Return whether ``error`` says that there was no memory for something."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, RuntimeError | ImportError | SystemError) and WORDS.search(str(error)) is not None
+
+
+def amount(error: BaseException) -> str:
+    """Return how much was asked for, in brackets after a space; "" where ``error`` does not say."""
+    found = re.search(r"allocate (\d+) bytes|allocate ([\d.]+ [KMGT]i?B)", str(error), re.IGNORECASE)
+    if found is None:
+        return ""
+    return f" (no room for {found[2] or f'{int(found[1]):,} bytes'})"
+
+
+@contextlib.contextmanager
+def needed(by: str) -> Iterator[None]:
+    """Raise ``UsageError`` where memory ends inside: "BY, but memory has ended".
+
+    Args:
+        by: what is wanted, as in "data 'imagefolder:x' must fit into memory".
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, UsageError) or not has_ended(error):
+            raise
+        raise UsageError(f"{by}, but memory has ended{amount(error)}") from error
