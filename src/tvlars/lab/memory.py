@@ -30,7 +30,7 @@ def has_ended(error: BaseException) -> bool:
 
 def amount(error: BaseException) -> str:
     """Return how much was asked for, in brackets after a space; "" where ``error`` does not say."""
-    found = re.search(r"allocate (\d+) bytes|allocate ([\d.]+ [KMGT]i?B)", str(error), re.IGNORECASE)
+    found = re.search(r"allocate (\d+) bytes|allocate ([\d.]+ [KMGTPE]i?B)", str(error), re.IGNORECASE)
     if found is None:
         return ""
     return f" (no room for {found[2] or f'{int(found[1]):,} bytes'})"
