@@ -19,8 +19,9 @@ from tvlars.lab import Reporter, TrainConfig, UsageError, load_run, report, trai
 from tvlars.lab.diagnostics import NoiseRow, SharpnessRow
 from tvlars.lab.report.arms import make_arms
 from tvlars.lab.report.layers import color_ranges, heat_map, mean_layer_stats
-from tvlars.lab.report.page import answer
+from tvlars.lab.report.parts import parts_of
 from tvlars.lab.summary import best_arms, differences, table
+from tvlars.lab.verdict import answer
 
 EVIL = "<script>alert(1)</script>"
 
@@ -83,38 +84,43 @@ def page(twelve: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
 # -- what it says ---------------------------------------------------------------------------------------------
 
 
-def frame(accuracies: dict[str, list[float | None]], batch_size: int = 512) -> pd.DataFrame:
+def frame(
+    accuracies: dict[str, list[float | None]], batch_size: int = 512, images: int | None = 100_000
+) -> pd.DataFrame:
     """Runs with these accuracies by seed; None is a run that diverged."""
     rows = [
         dict(arm=arm, batch_size=batch_size, seed=seed, lr=1.0, status="finished" if a else "diverged", test_accuracy=a)
         for arm, values in accuracies.items()
         for seed, a in enumerate(values)
     ]
-    return pd.DataFrame(rows).assign(train_loss=0.1, test_loss=0.2, images_per_second=1e3, seconds=9.0)
+    runs = pd.DataFrame(rows).assign(train_loss=0.1, test_loss=0.2, images_per_second=1e3, seconds=9.0)
+    return runs.assign(test_images=images)
 
 
 def test_differences_are_paired_over_seeds() -> None:
     """Seeds differ a lot, and by the same for both: paired, the difference is clear."""
     found = differences(frame({"a": [0.80, 0.85, 0.90], "b": [0.79, 0.84, 0.8895], "c": [0.80, None, 0.90]}))
     ab, ac, bc = found.to_dict("records")
-    assert (ab["better"], ab["worse"], ab["seeds"], ab["clear"]) == ("a", "b", 3, True)
+    assert (ab["better"], ab["worse"], ab["seeds"], ab["verdict"]) == ("a", "b", 3, "significant")
     assert ab["difference"] == pytest.approx((0.01 + 0.01 + 0.0105) / 3)
-    assert ab["interval"] == pytest.approx(4.302653 * np.std([0.01, 0.01, 0.0105], ddof=1) / math.sqrt(3))
-    assert (ac["seeds"], ac["clear"], ac["difference"]) == (2, False, 0.0)
+    of_images = math.sqrt((0.85 * 0.15 + 0.83983 * 0.16017) / 100_000)  # both arms' binomial errors
+    assert ab["interval"] == pytest.approx(1.96 * of_images, rel=1e-3)  # wider than that of the seeds
+    assert (ac["seeds"], ac["verdict"], ac["difference"]) == (2, "fewer than 3 seeds", 0.0)
     assert (bc["better"], bc["seeds"]) == ("c", 2)
+    assert found["comparisons"].tolist() == [3, 3, 3]
 
 
-def test_the_answer_says_who_leads_and_whether_it_is_more_than_noise() -> None:
+def test_the_answer_says_who_leads_and_whether_it_is_significant() -> None:
     runs = frame({"a": [0.80, 0.85, 0.90], "b": [0.70, 0.75, 0.801], "c": [0.79, 0.86, 0.89]})
     rows = table(runs)
     assert best_arms(rows) == {512: "a"}
     assert answer(512, "a", rows, differences(runs)) == (
-        "Batch size 512: a has the highest test accuracy, 85.00 %; ahead of b by more than noise, and not told apart "
-        "from c by 3 seeds."
+        "Batch size 512: a has the highest mean test accuracy, 85.00 %; significantly above b, and no significant "
+        "difference from c (3 seeds, Holm over 3 comparisons)."
     )
     alone = frame({"a": [0.8]})
-    assert answer(512, "a", table(alone), differences(alone)) == (
-        "Batch size 512: a has the highest test accuracy, 80.00 %."
+    assert (
+        answer(512, "a", table(alone), differences(alone)) == "Batch size 512: a has 80.00 % test accuracy (one seed)."
     )
     assert best_arms(table(frame({"a": [None]}))) == {}
 
@@ -134,8 +140,9 @@ def test_arms_are_told_apart_by_what_is_set(one: Path, tmp_path: Path) -> None:
 
 def test_the_page_has_the_answer_the_numbers_and_every_runs_command(page: Path, twelve: list[Path]) -> None:
     text = page.read_text()
-    assert "Batch size 256: tvlars has the highest test accuracy" in text
-    assert "ahead of lars by more than noise." in text
+    assert "Batch size 256: tvlars has the highest mean test accuracy" in text
+    assert "no significant difference from lars (3 seeds, Holm over 2 comparisons)." in text
+    assert 'class="measure strong"' not in text
     for part in ("Layers, batch size 128", "Sharpness, batch size 256", "Loss slices", "Noise, batch size", "Time"):
         assert part in text
     for run in twelve:
@@ -175,7 +182,7 @@ def test_what_is_amiss_with_runs_is_said(one: Path, tmp_path: Path) -> None:
     assert "landscape.csv cannot be read" in text
     assert "must hold layer statistics, but a file is damaged" in text
     assert "short finished, but its results are not all there; it is in no mean." in text
-    assert "Batch size 256: adamw has the highest test accuracy" in text
+    assert "Batch size 256: adamw has the highest mean test accuracy" in text
 
 
 def test_a_report_on_nothing_but_failures_says_so(one: Path, tmp_path: Path) -> None:
@@ -193,18 +200,18 @@ def test_one_run_named_twice_is_one_and_a_seed_that_is_there_twice_is_said(one: 
     assert "±" not in text.split("<tbody>")[1].split("</tbody>")[0]
 
 
-def test_runs_of_other_lengths_are_named(one: Path, tmp_path: Path) -> None:
-    assert [arm.name for arm in make_arms(list(map(load_run, _two_lengths(one, tmp_path, 256))))] == [
-        "tvlars (epochs 3)",
-        "lars (epochs 30)",
+def test_runs_of_other_lengths_stand_apart(one: Path, tmp_path: Path) -> None:
+    folders = _two_lengths(one, tmp_path, 256)
+    parts = parts_of(list(map(load_run, folders)))
+    assert [(part.title, [arm.name for arm in part.arms]) for part in parts] == [
+        ("3 epochs", ["tvlars"]),
+        ("30 epochs", ["lars"]),
     ]
-
-
-def test_a_number_of_epochs_for_each_batch_size_makes_no_arms(one: Path, tmp_path: Path) -> None:
-    folders = _two_lengths(one, tmp_path, 64)
-    assert [arm.name for arm in make_arms(list(map(load_run, folders)))] == ["tvlars", "lars"]
     text = report(folders, tmp_path / "page.html", command="tvlars report").read_text()
-    assert "The number of epochs is not the same everywhere: 30 at batch size 64, 3 at batch size 256." in text
+    assert "each has a table and figures of its own, and nothing is compared between them" in text
+    assert "<h2>30 epochs</h2>" in text
+    assert "30 epochs: Batch size 256" in text
+    assert "lars has the highest" not in text
 
 
 def _two_lengths(one: Path, folder: Path, batch_size: int) -> list[Path]:
@@ -235,7 +242,7 @@ def test_names_from_folders_and_configs_are_escaped(one: Path, tmp_path: Path) -
     text = report([evil, another(one, tmp_path / "good")], tmp_path / "page.html", command=EVIL).read_text()
     assert "<script>alert" not in text
     assert "&lt;script&gt;alert(1)" in text
-    assert "data imagefolder:" in text  # it has become a part of an arm's name
+    assert "imagefolder:" not in text  # the content of both is the same, whatever it is called
 
 
 @pytest.mark.parametrize(
@@ -339,7 +346,7 @@ def test_a_click_in_a_legend_hides_a_curve(browser: Any, page: Path) -> None:
 def test_the_table_sorts(browser: Any, page: Path) -> None:
     tab = opened(browser, page)
     rows = tab.locator("table.sortable").first
-    accuracies = lambda: [float(t.split()[0]) for t in rows.locator("td.strong").all_inner_texts()]  # noqa: E731
+    accuracies = lambda: [float(t.split()[0]) for t in rows.locator("td.measure").all_inner_texts()]  # noqa: E731
     rows.locator("th", has_text="test accuracy").click()
     assert accuracies() == sorted(accuracies(), reverse=True)
     rows.locator("th", has_text="test accuracy").click()

@@ -139,7 +139,10 @@ def _tell(result: Any) -> int:
     """Print what came out of a sweep; returns the exit code."""
     from tvlars.lab.table import print_table
 
-    print_table(result.comparison())
+    for title, comparison in result.comparisons().items():
+        if title:
+            print(title)
+        print_table(comparison)
     for line in result.failures():
         print(line)
     if "results.csv" not in result.unwritten:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
@@ -26,14 +27,19 @@ from tvlars.lab.output import say
 from tvlars.lab.processes import Processes, make_fabric
 from tvlars.lab.progress import Reporter, choose_reporter
 from tvlars.lab.record import command_line, new_folder, write_json
+from tvlars.lab.run_folder import load_run
 from tvlars.lab.setup import check_machine, check_run, choose_precision, describe_batch
 from tvlars.lab.ssl.views import describe_views
+from tvlars.lab.verdict import answers, with_verdicts
 from tvlars.plan import Plan
 
 
 @dataclass(frozen=True)
 class RunRow:
-    """One run of a comparison. ``status`` is finished or diverged; losses are means, ``seconds`` without tests."""
+    """One run of a comparison. ``status`` is finished or diverged; losses are means, ``seconds`` without tests.
+
+    ``test_images`` is how many the accuracy is of; None where that is not known.
+    """
 
     optimizer: str
     batch_size: int
@@ -47,6 +53,7 @@ class RunRow:
     seconds: float | None = None
     note: str = ""
     folder: str = ""
+    test_images: int | None = None
 
 
 @dataclass
@@ -58,6 +65,8 @@ class Comparison:
     runs: list[RunRow] = field(default_factory=list)
     measure: str = "test accuracy"
     """What ``test_accuracy`` is that of: with self-supervised learning "linear-probe accuracy"."""
+    _differences: pd.DataFrame | None = field(default=None, repr=False, compare=False)
+    """Differences that belong to a larger family of comparisons."""
 
     @property
     def diverged(self) -> list[RunRow]:
@@ -65,9 +74,39 @@ class Comparison:
         return [run for run in self.runs if run.status == "diverged"]
 
     def table(self) -> pd.DataFrame:
-        """A row for each optimizer and batch size, as :func:`tvlars.lab.summary.table` has it; arm is "optimizer"."""
+        """A row for each optimizer and batch size, as :func:`tvlars.lab.summary.table` has it; arm is "optimizer".
+
+        With ``against_highest``, ``p_adjusted`` and ``verdict`` of :func:`tvlars.lab.verdict.with_verdicts`.
+        """
+        rows = with_verdicts(summary.table(self._frame()), self.differences())
+        return rows.rename(columns={"arm": "optimizer"})
+
+    def differences(self) -> pd.DataFrame:
+        """A row for each pair of optimizers at each batch size, as :func:`tvlars.lab.summary.differences` has it.
+
+        p-values are adjusted for all pairs, and significance is judged by seeds and test images.
+        """
+        return summary.differences(self._frame()) if self._differences is None else self._differences
+
+    def answers(self) -> list[str]:
+        """The result in a sentence for each batch size."""
+        return answers(summary.table(self._frame()), self.differences(), self.measure)
+
+    def _frame(self) -> pd.DataFrame:
+        """The runs, with the predictions that their folders keep."""
         frame = pd.DataFrame([asdict(run) for run in self.runs], columns=list(RunRow.__annotations__))
-        return summary.table(frame.rename(columns={"optimizer": "arm"})).rename(columns={"arm": "optimizer"})
+        return frame.rename(columns={"optimizer": "arm"}).assign(correct=[self._correct(run) for run in self.runs])
+
+    def _correct(self, run: RunRow) -> Any:
+        """Which test images a run has right; None where that is not kept, or not of the accuracy that stands here."""
+        if run.status != "finished" or run.test_accuracy is None or not run.folder:
+            return None
+        try:
+            correct = load_run(self.folder / run.folder).test_correct()
+        except UsageError:
+            return None
+        kept = correct is not None and abs(float(correct.mean()) - run.test_accuracy) < 1e-6
+        return correct if kept else None
 
     def save(self) -> None:
         """Write comparison.json and results.csv into the folder."""
@@ -201,6 +240,7 @@ def _one_run(run: TrainConfig, plan: Plan, data: ImageData, folder: Path, report
         train_loss=last.train_loss,
         images_per_second=last.step * run.batch_size / seconds,
         seconds=seconds,
+        test_images=len(data.test_labels),
     )
 
 
@@ -211,9 +251,18 @@ def _row(values: Any) -> RunRow:
         ValueError: it is none.
     """
     row = RunRow(**values)
-    kinds: dict[str, Any] = {"int": int, "str": str, "float": (int, float), "float | None": (int, float, type(None))}
+    kinds: dict[str, Any] = {
+        **{"int": int, "str": str, "float": (int, float)},
+        **{"float | None": (int, float, type(None)), "int | None": (int, type(None))},
+    }
     for f in fields(RunRow):
         value = getattr(row, f.name)
         if not isinstance(value, kinds[str(f.type)]) or isinstance(value, bool):
             raise ValueError(f"{f.name} of a run is {value!r:.60}")
+    if row.test_accuracy is not None and not (math.isnan(row.test_accuracy) or 0 <= row.test_accuracy <= 1):
+        raise ValueError(f"test_accuracy of a run is {row.test_accuracy!r:.60}, no fraction")
+    if row.test_images is not None and row.test_images < 1:
+        raise ValueError(f"test_images of a run is {row.test_images!r:.60}")
+    if row.status == "finished" and row.test_accuracy is None:
+        raise ValueError("a run has finished without a test_accuracy")
     return row

@@ -11,7 +11,9 @@ from typing import Any
 from tvlars.lab.config import TrainConfig, as_path, check_options
 from tvlars.lab.errors import UsageError, unknown
 
-SAME_FOR_ALL = ("data", "data_dir", "image_size", "skip_bad_images", "task", "evaluations", "batch_size", "seed")
+SAME_FOR_ALL = (
+    *("data", "data_dir", "image_size", "skip_bad_images", "task", "epochs", "evaluations", "batch_size", "seed"),
+)
 """Options that a comparison does not let one optimizer have to itself."""
 
 

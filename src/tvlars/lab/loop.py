@@ -11,6 +11,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -103,6 +104,8 @@ class Run:
         self.epochs: list[EpochRow] = []
         self.epoch_steps: list[StepRow] = []
         self.evaluations: dict[str, Evaluated] = {}
+        self.test_correct: Tensor | None = None
+        """Which test images are classified right after the last epoch."""
         self.pending: list[tuple[int, Tensor, Tensor]] = []
         self.unwritten: list[StepRow] = []
 
@@ -217,6 +220,8 @@ class Run:
 
         if status in ("finished", "interrupted", "preempted"):
             attempt(lambda: self.record.save_weights(self._weights()))
+        if status == "finished" and self.test_correct is not None:
+            attempt(partial(self.record.save_correct, self.test_correct))
         attempt(self._write)
         attempt(self.record.flush)
         if self.layer_stats is not None:
@@ -393,9 +398,15 @@ class Run:
         self.model.eval()
         loss = torch.zeros((), device=self.fabric.device)
         correct = torch.zeros((), dtype=torch.int64, device=self.fabric.device)
+        count = len(self.data.test_labels)
+        right = []
         for images, labels in self.batches.test():
             logits = self.model(images).float()
             loss += F.cross_entropy(logits, labels, reduction="sum")
-            correct += (logits.argmax(1) == labels).sum()
-        count = len(self.data.test_labels)
+            right.append(logits.argmax(1) == labels)
+            correct += right[-1].sum()
+        if self.epoch == self.config.epochs:  # what a comparison is paired by, image by image
+            mine = self.processes.share(torch.arange(count, device=self.fabric.device))
+            of_all = torch.zeros(count, dtype=torch.int32, device=self.fabric.device)
+            self.test_correct = self.processes.total(of_all.index_copy_(0, mine, torch.cat(right).int())).bool().cpu()
         return float(self.processes.total(loss)) / count, float(self.processes.total(correct)) / count

@@ -7,6 +7,7 @@
     epochs.csv         a row an epoch
     steps.csv          a row an optimizer step
     summary.json       how it ended
+    test-correct.bits  which test images are classified right after the last epoch, a bit each in their order
     weights.pt         final weights, a state dict
     weights-before.pt  those that were there when a run began anew
     sharpness.csv, noise.csv, layer-stats/    where they were asked for, see lab.diagnostics
@@ -34,7 +35,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from tvlars._reading import is_regular, read_bytes, read_json, read_text
 from tvlars.lab.config import TrainConfig
@@ -73,7 +76,8 @@ class EpochRow:
 ASIDE = "weights-before.pt"
 """Where weights lie that were there when a run began anew."""
 CONFIG, PLAN, MODEL = "config.json", "plan.json", "model.json"
-ENDS = ("summary.json", "evaluations.json")
+CORRECT = "test-correct.bits"
+ENDS = ("summary.json", "evaluations.json", CORRECT)
 """What is written at a run's end."""
 MEASUREMENTS = ("sharpness.csv", "noise.csv", "representation.csv")
 
@@ -225,6 +229,10 @@ class Record:
         """Write how the run ended: ``status`` is finished, interrupted, preempted, diverged or failed."""
         write_json(self.folder / "summary.json", {"status": status, **summary})
 
+    def save_correct(self, correct: Tensor) -> None:
+        """Write which test images are classified right, a bit each."""
+        write_whole(self.folder / CORRECT, np.packbits(correct.numpy()).tobytes())
+
     def save_weights(self, state_dict: dict[str, Any]) -> None:
         """Write weights.pt, whole or not at all."""
         content = io.BytesIO()
@@ -263,6 +271,9 @@ class NoRecord(Record):
         """Nothing."""
 
     def finish(self, status: str, **summary: Any) -> None:
+        """Nothing."""
+
+    def save_correct(self, correct: Tensor) -> None:
         """Nothing."""
 
     def save_weights(self, state_dict: dict[str, Any]) -> None:

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import nn
 
-from tvlars._reading import is_inside, is_regular, open_regular, read_json, read_text, reason
+from tvlars._reading import is_inside, is_regular, open_regular, read_bytes, read_json, read_text, reason
 from tvlars.lab import memory
 from tvlars.lab.config import TrainConfig
+from tvlars.lab.data.fingerprint import Fingerprint
 from tvlars.lab.diagnostics import NoiseRow, SharpnessRow
 from tvlars.lab.errors import UsageError
-from tvlars.lab.record import EpochRow, StepRow
+from tvlars.lab.identity import FINGERPRINT
+from tvlars.lab.record import CORRECT, MODEL, EpochRow, StepRow, read_object
 from tvlars.lab.ssl.probes import Evaluated
 from tvlars.lab.ssl.representation import RepresentationRow
 from tvlars.stats import read_layer_stats
@@ -78,6 +82,32 @@ class LoadedRun:
         if "linear" in self.evaluations and self.config is not None and self.config.task != "classification":
             return self.evaluations["linear"].accuracy
         return float(self.epochs["test_accuracy"].iloc[-1]) if len(self.epochs) else None
+
+    def fingerprint(self) -> Fingerprint | None:
+        """The fingerprint of its data; None where the folder is of a version that kept none."""
+        return Fingerprint.from_json(read_object(self.folder / MODEL).get(FINGERPRINT))
+
+    def test_images(self) -> int | None:
+        """How many test images its accuracy is of; None where the folder does not say."""
+        if (known := self.fingerprint()) is not None:
+            return sum(known.test.counts) or None
+        # Versions that kept no fingerprint kept the sentence about the data.
+        found = re.search(r"training and ([\d,]{1,15}) test images", str(self.environment.get("data", "")))
+        return int(found[1].replace(",", "")) or None if found else None
+
+    def test_correct(self) -> np.ndarray[Any, np.dtype[np.bool_]] | None:
+        """Which test images are classified right after the last epoch; None where that is not kept, or is of others."""
+        images, accuracy = self.test_images(), self.test_accuracy
+        if images is None or images < 1 or accuracy is None or self.accuracy_name != "test accuracy":
+            return None
+        try:
+            packed = np.frombuffer(read_bytes(self.folder / CORRECT, self.folder, -(-images // 8)), dtype=np.uint8)
+        except OSError:
+            return None
+        if len(packed) != -(-images // 8):
+            return None
+        correct = np.unpackbits(packed, count=images).astype(bool)
+        return correct if abs(float(correct.mean()) - accuracy) < 1e-6 else None
 
     def layer_stats(self) -> pd.DataFrame:
         """Layer statistics in long form: step, layer, quantity, value. Empty where none were recorded.

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
 from tvlars.lab.compare import Comparison
 from tvlars.lab.summary import percent
+from tvlars.lab.verdict import p_text
 
 
 def print_table(comparison: Comparison) -> None:
-    """Print the table to standard output, as wide as it has to be."""
+    """Print the table to standard output, as wide as it has to be, and what it says in words."""
     rows = table_rows(comparison)
     if not rows:
         print("no run has finished")
@@ -24,6 +26,8 @@ def print_table(comparison: Comparison) -> None:
     if not console.is_terminal:
         console = Console(width=160)
     console.print(table)
+    for sentence in comparison.answers():
+        print(sentence)
 
 
 def markdown_table(comparison: Comparison) -> str:
@@ -37,7 +41,7 @@ def markdown_table(comparison: Comparison) -> str:
 
 
 def table_rows(comparison: Comparison) -> list[dict[str, str]]:
-    """The table of a comparison with its cells as text."""
+    """The table of a comparison with its cells as text; p is that of the difference from the highest mean."""
     rows = []
     for record in comparison.table().to_dict("records"):
         done = record["seeds"] > 0
@@ -47,6 +51,7 @@ def table_rows(comparison: Comparison) -> list[dict[str, str]]:
                 "batch size": f"{record['batch_size']:,}",
                 "lr": f"{record['lr']:.4g}",
                 comparison.measure: percent(record["accuracy"], record["interval"]),
+                "p (Holm)": "-" if pd.isna(record["p_adjusted"]) else p_text(record["p_adjusted"]),
                 "each seed": " ".join(f"{100 * a:.2f}" for a in record["accuracies"] if a == a) or "-",
                 "train loss": f"{record['train_loss']:.4f}" if done else "-",
                 "test loss": f"{record['test_loss']:.4f}" if done else "-",

@@ -59,6 +59,9 @@ def own_denominator(loss: Any) -> Denominator | None:
         return Denominator(lambda output, target: float(samples_in(target)), sums=True)
     if reduction != "mean":
         return None
+    weighted = (*OF_CLASSES.values(), F.binary_cross_entropy, F.binary_cross_entropy_with_logits)
+    if settings.get("weight") is not None and function not in weighted:
+        return None  # weights of elements, which divide as well
     if function in OF_CLASSES.values():
         weight, ignored = settings.get("weight"), settings.get("ignore_index", -100)
         return Denominator(lambda output, target: _weight_of_targets(target, weight, ignored))

@@ -15,8 +15,10 @@ from tvlars.lab.summary import COLUMNS
 
 NO_SETTING = ("optimizer", "batch_size", "seed", *deciding(MEASURED, MEANS))
 """Options that do not make another arm of a run."""
-TASK = ("task", "data", "image_size", "skip_bad_images", "model", "epochs", "augment", "rotation", "crop_padding")
-"""Options that are the same for all runs that can be compared; where they are not, every arm says which it has."""
+APART = ("task", "data", "image_size", "skip_bad_images", "epochs", "evaluations")
+"""Options that set runs apart: whose accuracies never stand in one table, see ``tvlars.lab.report.parts``."""
+TASK = ("model", "augment", "rotation", "crop_padding")
+"""Options that are the same for most runs that are compared; where they are not, every arm says which it has."""
 OKABE_ITO = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D1F", "#999999")
 """Told apart by colour-blind readers, legible on light and on dark."""
 OWN = {"tvlars": 0, "lars": 1, "lamb": 2, "sgd": 3, "adamw": 4}
@@ -81,9 +83,12 @@ def frame_of(arms: list[Arm]) -> pd.DataFrame:
                     "train_loss": None if last is None else float(last["train_loss"]),
                     "images_per_second": images / seconds if seconds > 0 else None,
                     "seconds": seconds if last is not None else None,
+                    "test_images": None if last is None else run.test_images(),
+                    "correct": None if last is None else run.test_correct(),
+                    "folder": run.folder.name,
                 }
             )
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    return pd.DataFrame(rows, columns=[*COLUMNS, "folder"])
 
 
 def plan_number(run: LoadedRun, name: str) -> float:
@@ -92,17 +97,11 @@ def plan_number(run: LoadedRun, name: str) -> float:
     return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else float("nan")
 
 
-def epochs_by_batch_size(runs: list[LoadedRun]) -> dict[int, int]:
-    """The epochs at each batch size, empty where one batch size has several."""
-    pairs = {(run.config.batch_size, run.config.epochs) for run in runs if run.config}
-    return dict(sorted(pairs)) if len(dict(pairs)) == len(pairs) else {}
-
-
 def _names(runs: list[LoadedRun]) -> list[str]:
     """The arms' names: the optimizer, and in brackets what is set differently than in other runs beside it."""
     configs = [run.config for run in runs if run.config]
-    task = [name for name in _differing(configs, TASK) if name != "epochs" or not epochs_by_batch_size(runs)]
-    settings = [f.name for f in fields(TrainConfig) if f.name not in (*NO_SETTING, *TASK)]
+    task = _differing(configs, TASK)
+    settings = [f.name for f in fields(TrainConfig) if f.name not in (*NO_SETTING, *TASK, *APART)]
     told_by: dict[str, list[str]] = {}
     for optimizer in {config.optimizer for config in configs}:
         cells: dict[int, list[TrainConfig]] = {}

@@ -64,7 +64,8 @@ def accuracy_over_batch_size(arms: list[Arm], table: pd.DataFrame) -> go.Figure:
             error_y={"type": "data", "array": numbers(100 * rows["interval"]), "thickness": 1},
             name=text(arm.name),
             line={"color": arm.color, "width": 2, "dash": arm.dash},
-            hovertemplate="%{y:.2f}",
+            text=[f"{row.seeds} of {row.of} runs" for row in rows.itertuples()],
+            hovertemplate="%{y:.2f}, mean of %{text}",
         )
     known = table[table["seeds"] > 0]
     reach = known["interval"].fillna(0.0)

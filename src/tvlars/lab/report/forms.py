@@ -6,7 +6,9 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from tvlars.lab.errors import UsageError
 from tvlars.lab.marked import mark
+from tvlars.lab.verdict import with_verdicts
 
 if TYPE_CHECKING:
     from tvlars.lab.report.page import Report
@@ -19,38 +21,55 @@ TEX = {
 
 
 def markdown(report: Report) -> str:
-    """Return the answers, the table and the notes in Markdown."""
+    """Return the answers, the tables and the notes in Markdown."""
     lines = [f"<!-- {mark('report')} -->", "", *(_words(sentence) for sentence in report.answers()), ""]
-    rows = report.rows()
-    if rows:
+    for table in report.tables():
+        rows = table["rows"]
+        lines += [f"## {_words(table['title'])}", ""] if table["title"] else []
         lines += ["| " + " | ".join(map(_words, rows[0])) + " |", "|" + "---|" * len(rows[0])]
-        lines += ["| " + " | ".join(_words(text) for text, _ in row.values()) + " |" for row in rows]
-    else:
-        lines += ["No run has finished."]
-    notes = [f"- {_words(note)}" for note in report.notes]
-    return "\n".join([*lines, *([""] if notes else []), *notes]) + "\n"
+        for row, bold in zip(rows, table["bold"], strict=True):
+            cells = {name: _words(text) for name, (text, _) in row.items()}
+            if bold:
+                cells[table["measure"]] = f"**{cells[table['measure']]}**"
+            lines.append("| " + " | ".join(cells.values()) + " |")
+        lines.append("")
+    lines += [] if report.tables() else ["No run has finished.", ""]
+    return "\n".join([*lines, *(f"- {_words(note)}" for note in report.notes)]).rstrip("\n") + "\n"
 
 
 def latex(report: Report) -> str:
-    """Return the table as a LaTeX tabular; answers and notes are comments."""
+    """Return the tables, each as a LaTeX tabular; titles, answers and notes are comments."""
     said = [*report.answers(), *report.notes]
     lines = [f"% {mark('report')}", *(f"% {' '.join(sentence.split())}" for sentence in said)]
-    rows = report.rows()
-    if rows:
+    for table in report.tables():
+        rows = table["rows"]
+        lines += [f"% {' '.join(table['title'].split())}"] if table["title"] else []
         lines += [rf"\begin{{tabular}}{{l{'r' * (len(rows[0]) - 1)}}}", r"\hline"]
         lines += [" & ".join(map(_tex, rows[0])) + r" \\", r"\hline"]
-        lines += [" & ".join(_tex(text) for text, _ in row.values()) + r" \\" for row in rows]
+        for row, bold in zip(rows, table["bold"], strict=True):
+            cells = {name: _tex(text) for name, (text, _) in row.items()}
+            if bold:
+                cells[table["measure"]] = rf"\textbf{{{cells[table['measure']]}}}"
+            lines.append(" & ".join(cells.values()) + r" \\")
         lines += [r"\hline", r"\end{tabular}"]
-    else:
-        lines += ["% No run has finished."]
+    lines += [] if report.tables() else ["% No run has finished."]
     return "\n".join(lines) + "\n"
 
 
 def csv(report: Report) -> str:
-    """Return the table with all digits; the accuracies of the seeds have spaces between."""
-    frame = report.table.rename(columns={"arm": "optimizer"})
-    if not len(frame):
+    """Return the table with all digits; the accuracies of the seeds have spaces between.
+
+    Raises:
+        UsageError: the runs are not all of one kind, and one table must not mix their accuracies.
+    """
+    if len(report.parts) > 1:
+        titles = "; ".join(part.title for part in report.parts)
+        raise UsageError(
+            f"out must be a page, .md or .tex for runs that cannot be compared, since CSV has one table, got {titles}"
+        )
+    if not report.parts:
         return f"{CSV_HEAD}\n"
+    frame = with_verdicts(report.parts[0].table, report.parts[0].differences).rename(columns={"arm": "optimizer"})
     accuracies = [" ".join(map(repr, values)) for values in frame["accuracies"]]
     return str(frame.assign(accuracies=accuracies).to_csv(index=False, lineterminator="\n"))
 

@@ -9,23 +9,24 @@ import itertools
 import math
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jinja2
-import pandas as pd
 import plotly.graph_objects as go
 import plotly.offline
 
 from tvlars._reading import reason
 from tvlars.lab.disk import write_whole
 from tvlars.lab.report import figures, layers
-from tvlars.lab.report.arms import Arm, batch_size_of, epochs_by_batch_size, frame_of, make_arms, plan_number
+from tvlars.lab.report.arms import Arm, plan_number
+from tvlars.lab.report.parts import Part, parts_of, version_notes
 from tvlars.lab.report.picture import picture_uri
 from tvlars.lab.run_folder import LoadedRun
-from tvlars.lab.summary import best_arms, differences, percent, table
+from tvlars.lab.summary import best_arms, percent
+from tvlars.lab.verdict import against, is_ahead, p_text, points
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -53,73 +54,67 @@ class Report:
     """What has to be said of runs that are not whole, a sentence each."""
 
     def __post_init__(self) -> None:
-        known = [run for run in self.runs if run.config is not None]
-        self.arms = make_arms(known)
-        names = sorted({run.accuracy_name for run in known if len(run.epochs)})
-        self.measure = names[0] if len(names) == 1 else "test accuracy"
-        if len(names) > 1:
-            self.notes.append(f"Accuracies are not of one kind, and not to be compared: {', '.join(names)}.")
-        epochs = epochs_by_batch_size(known)
-        if len(set(epochs.values())) > 1:
-            each = ", ".join(f"{number} at batch size {batch_size:,}" for batch_size, number in epochs.items())
-            self.notes.append(f"The number of epochs is not the same everywhere: {each}.")
-        self.frame = frame_of(self.arms)
-        self.table = table(self.frame)
-        self.differences = differences(self.frame)
-        self.batch_sizes = sorted({batch_size_of(run) for run in known})
-        twice = self.frame[self.frame.duplicated(["arm", "batch_size", "seed"])]
-        for row in twice.drop_duplicates(["arm", "batch_size", "seed"]).to_dict("records"):
+        self.parts = parts_of(self.runs)
+        self.notes += version_notes(self.runs)
+        if len(self.parts) > 1:
             self.notes.append(
-                f"{row['arm']}, batch size {row['batch_size']:,}, seed {row['seed']} is there more than once: "
-                "the table counts the last."
+                "The runs are of several data sets, tasks, lengths or kinds of accuracy: each has a table and figures "
+                "of its own, and nothing is compared between them."
             )
+        for part in self.parts:
+            columns = ["arm", "batch_size", "seed"]
+            for row in part.frame[part.frame.duplicated(columns)].drop_duplicates(columns).to_dict("records"):
+                self.notes.append(
+                    f"{f'{part.title}: ' if part.title else ''}{row['arm']}, batch size {row['batch_size']:,}, seed "
+                    f"{row['seed']} is there more than once: the table counts the last."
+                )
 
     @property
     def finished(self) -> int:
         """How many runs count."""
-        return int(self.table["seeds"].sum()) if len(self.table) else 0
+        return sum(int(part.table["seeds"].sum()) for part in self.parts if len(part.table))
+
+    @property
+    def comparisons(self) -> int:
+        """How many pairs of arms are compared on the page."""
+        return sum(len(part.differences) for part in self.parts)
 
     def answers(self) -> list[str]:
-        """What came out, a sentence for each batch size."""
-        return [
-            answer(batch_size, best, self.table, self.differences, self.measure)
-            for batch_size, best in best_arms(self.table).items()
-        ]
+        """The results, a sentence for each batch size of each part."""
+        return [sentence for part in self.parts for sentence in part.answers()]
 
-    def rows(self) -> list[dict[str, tuple[str, Any]]]:
-        """The table's cells: text, and what they are sorted by."""
-        best = best_arms(self.table)
-        return [_row(record, best, self.differences, self.measure) for record in self.table.to_dict("records")]
-
-    def pairs(self) -> list[dict[str, tuple[str, Any]]]:
-        """All differences, paired over seeds."""
+    def tables(self) -> list[dict[str, Any]]:
+        """The table of each part: title, measure, rows, which rows are bold, and all differences."""
         return [
             {
-                "batch size": (f"{pair['batch_size']:,}", pair["batch_size"]),
-                "better": (pair["better"], pair["better"]),
-                "worse": (pair["worse"], pair["worse"]),
-                "difference, points": (_points(pair["difference"], pair["interval"]), pair["difference"]),
-                "seeds": (str(pair["seeds"]), pair["seeds"]),
-                "larger than noise": ("yes" if pair["clear"] else "no", int(pair["clear"])),
+                "title": part.title,
+                "measure": part.measure,
+                "rows": rows_of(part),
+                "bold": bold_of(part),
+                "pairs": pairs_of(part),
             }
-            for pair in self.differences.to_dict("records")
+            for part in self.parts
         ]
 
     def sections(self) -> list[Section]:
         """All figures that the runs have something for."""
         found = []
-        if len(self.batch_sizes) > 1 and len(self.table):
-            found.append(Section("Over batch sizes", [figures.accuracy_over_batch_size(self.arms, self.table)]))
-        for batch_size in self.batch_sizes:
-            found += self._at(batch_size)
-        if (speed := figures.speed(self.arms, self.frame)) is not None:
-            found.append(Section("Time", [speed], "Each run is a point. What else the machine did then is not known."))
+        for part in self.parts:
+            mine = []
+            if len(part.batch_sizes) > 1 and len(part.table):
+                mine.append(Section("Over batch sizes", [figures.accuracy_over_batch_size(part.arms, part.table)]))
+            for batch_size in part.batch_sizes:
+                mine += self._at(part, batch_size)
+            if (speed := figures.speed(part.arms, part.frame)) is not None:
+                text = "Each run is a point. What else the machine did then is not known."
+                mine.append(Section("Time", [speed], text))
+            found += [replace(one, title=f"{part.title}: {one.title}") for one in mine] if part.title else mine
         if (views := _views(self.runs, self.notes)) is not None:
             found.append(views)
         return [section for section in found if section.figures or section.picture]
 
-    def _at(self, batch_size: int) -> list[Section]:
-        arms, where = self.arms, f"batch size {batch_size:,}"
+    def _at(self, part: Part, batch_size: int) -> list[Section]:
+        arms, where = part.arms, f"batch size {batch_size:,}"
         training = [figures.test_accuracy, figures.training_loss, figures.learning_rate, figures.factor]
         features = [figures.evaluations, figures.spread, figures.rank, figures.alignment, figures.uniformity]
         sharp = [figures.top_eigenvalue, figures.worst_case, figures.sharpness_and_accuracy]
@@ -154,7 +149,7 @@ class Report:
             Section(
                 f"Sharpness, {where}",
                 _drawn(sharp, arms, batch_size),
-                f"Of the training loss, on {_samples(self.runs)} training images as they are, in evaluation mode. "
+                f"Of the training loss, on {_samples(part.runs)} training images as they are, in evaluation mode. "
                 "The adaptive form does not change when layers are rescaled; the eigenvalue does.",
             ),
             Section(f"Loss slices, {where}", figures.slices(arms, batch_size, self.notes)),
@@ -190,8 +185,7 @@ def write_page(report: Report, file: Path, refresh: int | None = None) -> Path:
     ]
     page = environment.get_template("report.html.j2").render(
         report=report,
-        rows=report.rows(),
-        pairs=report.pairs(),
+        tables=report.tables(),
         sections=parts,
         runs=[_run(run) for run in report.runs],
         facts=_facts(report.runs),
@@ -203,63 +197,53 @@ def write_page(report: Report, file: Path, refresh: int | None = None) -> Path:
     return file
 
 
-def answer(batch_size: int, best: str, rows: pd.DataFrame, pairs: pd.DataFrame, measure: str = "test accuracy") -> str:
-    """The result at one batch size in a sentence: who leads, by how much, and whether that is more than noise."""
-    here = rows[rows["batch_size"] == batch_size]
-    leader = here[here["arm"] == best].iloc[0]
-    part = f" ({leader['seeds']} of {leader['of']} runs finished)" if leader["seeds"] < leader["of"] else ""
-    start = f"Batch size {batch_size:,}: {best} has the highest {measure}, {100 * leader['accuracy']:.2f} %{part}"
-    told: list[tuple[str, int]] = []
-    close: list[tuple[str, int]] = []
-    unpaired: list[str] = []
-    for arm in here[(here["arm"] != best) & (here["seeds"] > 0)]["arm"]:
-        pair = _against(batch_size, best, arm, pairs)
-        if pair is None:
-            unpaired.append(arm)
-        else:
-            (told if pair["clear"] and pair["better"] == best else close).append((arm, pair["seeds"]))
-    parts = []
-    if told:
-        parts.append(f"ahead of {_and(arm for arm, _ in told)} by more than noise")
-    if close:
-        fewest = min(seeds for _, seeds in close)
-        parts.append(f"not told apart from {_and(arm for arm, _ in close)} by {fewest} seed{'s' if fewest > 1 else ''}")
-    if unpaired:
-        parts.append(f"no seed in common with {_and(unpaired)}")
-    return f"{start}; {', and '.join(parts)}." if parts else f"{start}."
+def rows_of(part: Part) -> list[dict[str, tuple[str, Any]]]:
+    """The cells of a part's table: text, and what they are sorted by."""
+    best = best_arms(part.table)
+    return [_row(record, best, part) for record in part.table.to_dict("records")]
 
 
-def _against(batch_size: int, best: str, arm: str, pairs: pd.DataFrame) -> dict[Any, Any] | None:
-    """The row of ``pairs`` for two arms, whichever is ahead; None where they have no seed in common."""
-    here = pairs[pairs["batch_size"] == batch_size]
-    for better, worse in ((best, arm), (arm, best)):
-        found = here[(here["better"] == better) & (here["worse"] == worse)]
-        if len(found):
-            return dict(found.to_dict("records")[0])
-    return None
+def bold_of(part: Part) -> list[bool]:
+    """For each row of a part's table, whether its accuracy is bold: significantly above all others."""
+    return [
+        bool(row["seeds"]) and is_ahead(int(row["batch_size"]), str(row["arm"]), part.table, part.differences)
+        for row in part.table.to_dict("records")
+    ]
 
 
-def _row(record: dict[Any, Any], best: dict[int, str], pairs: pd.DataFrame, measure: str) -> dict[str, tuple[str, Any]]:
+def pairs_of(part: Part) -> list[dict[str, tuple[str, Any]]]:
+    """The cells of the table of all differences, paired over seeds."""
+    return [
+        {
+            "batch size": (f"{pair['batch_size']:,}", pair["batch_size"]),
+            "higher": (pair["better"], pair["better"]),
+            "lower": (pair["worse"], pair["worse"]),
+            "difference, points": (points(pair["difference"], pair["interval"]), pair["difference"]),
+            "seeds": (str(pair["seeds"]), pair["seeds"]),
+            "p": (p_text(pair["p_value"]), _sorted_by(pair["p_value"])),
+            "p (Holm)": (p_text(pair["p_adjusted"]), _sorted_by(pair["p_adjusted"])),
+            "verdict": (pair["verdict"], pair["verdict"]),
+        }
+        for pair in part.differences.to_dict("records")
+    ]
+
+
+def _sorted_by(p: float) -> float:
+    return 2.0 if math.isnan(p) else p
+
+
+def _row(record: dict[Any, Any], best: dict[int, str], part: Part) -> dict[str, tuple[str, Any]]:
     done, size, arm = record["seeds"] > 0, int(record["batch_size"]), str(record["arm"])
-    against: tuple[str, float] = ("-", -2.0)
-    if done and best.get(size) == arm:
-        against = "best", 0.0
-    elif done and size in best:
-        pair = _against(size, best[size], arm, pairs)
-        if pair is None:
-            against = "no seed in common", -2.0
-        else:
-            sign = -1 if pair["better"] == best[size] else 1
-            verdict = ", more than noise" if pair["clear"] else ", within noise"
-            text = ("−" if sign < 0 else "+") + _points(pair["difference"], pair["interval"])
-            against = text + (verdict if pair["seeds"] > 1 else ", one seed"), sign * float(pair["difference"])
+    beside: tuple[str, float] = ("-", -2.0)
+    if done and size in best:
+        beside = against(size, arm, best[size], part.differences)[:2]
     accuracies = " ".join(f"{100 * a:.2f}" for a in record["accuracies"] if not math.isnan(a))
     return {
         "optimizer": (arm, arm),
         "batch size": (f"{size:,}", size),
         "lr": (f"{record['lr']:.4g}", record["lr"]),
-        measure: (percent(record["accuracy"], record["interval"]), record["accuracy"] if done else -1),
-        "against the best": against,
+        part.measure: (percent(record["accuracy"], record["interval"]), record["accuracy"] if done else -1),
+        "against the highest mean": beside,
         "each seed": (accuracies or "-", accuracies),
         "train loss": _number(record["train_loss"], ".4f", done),
         "test loss": _number(record["test_loss"], ".4f", done),
@@ -274,15 +258,6 @@ def _row(record: dict[Any, Any], best: dict[int, str], pairs: pd.DataFrame, meas
 
 def _number(value: float, how: str, done: bool) -> tuple[str, Any]:
     return (format(value, how), value) if done and not math.isnan(value) else ("-", -1)
-
-
-def _points(difference: float, interval: float) -> str:
-    return f"{100 * difference:.2f}" + ("" if math.isnan(interval) else f" ± {100 * interval:.2f}")
-
-
-def _and(names: Any) -> str:
-    *first, last = [str(name) for name in names]
-    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _views(runs: list[LoadedRun], notes: list[str]) -> Section | None:

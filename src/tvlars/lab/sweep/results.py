@@ -15,7 +15,7 @@ from tvlars.lab.disk import write_whole
 from tvlars.lab.errors import UsageError
 from tvlars.lab.record import command_line
 from tvlars.lab.report import report
-from tvlars.lab.report.arms import frame_of, make_arms
+from tvlars.lab.report.parts import parts_of
 from tvlars.lab.run_folder import LoadedRun, load_run
 from tvlars.lab.sweep.worker import last_lines
 
@@ -64,17 +64,34 @@ class SweepResult:
         """All runs, read from their folders; those without one are there without rows."""
         return [_load(self.folder / run.name, run) for run in self.runs]
 
-    def comparison(self) -> Comparison:
-        """The runs by arm: the optimizer, with what is set differently than in other runs of it."""
-        loaded = self.load()
+    def comparisons(self) -> dict[str, Comparison]:
+        """The runs by arm: the optimizer, with what is set differently than in other runs of it.
+
+        Runs on several data sets, of several tasks or lengths are not compared: each kind has its own, by a title that
+        says what sets it apart ("" where there is one). p-values are adjusted for the comparisons in all of them.
+        """
         columns = [f.name for f in fields(RunRow) if f.name != "optimizer"]
-        frame = frame_of(make_arms(loaded))
-        rows = [
-            RunRow(str(row["arm"]), **{str(name): value for name, value in row.items() if name in columns})
-            for row in frame.to_dict("records")
-        ]
-        names = {run.accuracy_name for run in loaded if len(run.epochs)}
-        return Comparison(self.folder, command_line(), rows, names.pop() if len(names) == 1 else "test accuracy")
+        found = {}
+        for part in parts_of(self.load()):
+            rows = [
+                RunRow(str(row["arm"]), **{str(name): value for name, value in row.items() if name in columns})
+                for row in part.frame.to_dict("records")
+            ]
+            found[part.title] = Comparison(self.folder, command_line(), rows, part.measure, part.differences)
+        return found
+
+    def comparison(self) -> Comparison:
+        """The one of :meth:`comparisons`.
+
+        Raises:
+            UsageError: there are several.
+        """
+        found = self.comparisons()
+        if len(found) > 1:
+            raise UsageError(
+                f"the runs must be of one data set, task and length to be compared, got {'; '.join(found)}"
+            )
+        return next(iter(found.values()), Comparison(self.folder, command_line()))
 
     def frame(self) -> pd.DataFrame:
         """A row a run: what varies, how it ended, and what was measured after the last epoch."""

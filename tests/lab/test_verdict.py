@@ -1,0 +1,351 @@
+"""Verdicts: false alarms, power, floors, and what may stand in one table."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tvlars.lab import CompareConfig, Comparison, Reporter, TrainConfig, UsageError, load_run, report, train
+from tvlars.lab.compare import RunRow
+from tvlars.lab.report.parts import parts_of, version_notes
+from tvlars.lab.summary import differences, holm, table
+from tvlars.lab.sweep.results import SweepResult, SweepRun
+from tvlars.lab.table import table_rows
+from tvlars.lab.verdict import answers, is_ahead, with_verdicts
+
+IMAGES = 360
+
+
+def drawn(
+    seed: int,
+    seeds: int,
+    *,
+    gains: tuple[float, ...] = (0.0, 0.0),
+    sizes: int = 1,
+    images: int = IMAGES,
+    keep: bool = True,
+) -> pd.DataFrame:
+    """Runs whose test images are right by chance, some images more often than others; arms differ by ``gains``."""
+    generator = np.random.default_rng(seed)
+    ease, rows = generator.beta(3.0, 0.12, images), []
+    for size in range(sizes):
+        for arm, gain in enumerate(gains):
+            for number in range(seeds):
+                right = generator.random(images) < ease + gain * (1 - ease)
+                one = {"arm": f"arm {arm}", "batch_size": 128 * (size + 1), "seed": number, "status": "finished"}
+                rows.append({**one, "test_accuracy": right.mean(), "correct": right if keep else None})
+    return pd.DataFrame(rows).assign(test_images=images, lr=1.0, **dict.fromkeys(MEANS, 1.0))
+
+
+MEANS = ("train_loss", "test_loss", "images_per_second", "seconds")
+
+
+def runs_of(*arms: list[float], images: float | None = 10_000) -> pd.DataFrame:
+    rows = [
+        {"arm": f"arm {arm}", "batch_size": 512, "seed": seed, "status": "finished", "test_accuracy": accuracy}
+        for arm, values in enumerate(arms)
+        for seed, accuracy in enumerate(values)
+    ]
+    return pd.DataFrame(rows).assign(test_images=images, lr=1.0, **dict.fromkeys(MEANS, 1.0))
+
+
+# -- false alarms, and what is found ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("keep", [True, False], ids=["paired", "binomial"])
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_identical_arms_are_rarely_told_apart(seeds: int, keep: bool) -> None:
+    """Three arms at two batch sizes, so six comparisons; 5 % of 40 pages are 2, and more than 5 (1.4 %) a defect."""
+    pages = [differences(drawn(seed, seeds, gains=(0, 0, 0), sizes=2, keep=keep)) for seed in range(40)]
+    assert all(len(page) == 6 for page in pages)
+    alarms = sum(bool(page["significant"].any()) for page in pages)
+    assert alarms <= (0 if seeds == 2 else 5)
+
+
+@pytest.mark.parametrize(("keep", "seeds"), [(True, 3), (True, 5), (False, 5)])
+def test_a_large_difference_is_found(keep: bool, seeds: int) -> None:
+    pages = [differences(drawn(seed, seeds, gains=(0.95, 0.0), keep=keep)) for seed in range(20)]
+    assert sum(bool(page["significant"].all()) and page["better"][0] == "arm 0" for page in pages) >= 16
+
+
+def test_two_seeds_and_one_seed_twice_get_no_verdict() -> None:
+    two = differences(runs_of([0.9, 0.9], [0.5, 0.5])).iloc[0]
+    assert (two["significant"], two["verdict"], two["seeds"]) == (False, "fewer than 3 seeds", 2)
+    assert math.isnan(two["p_value"])
+    again = runs_of([0.9, 0.9, 0.9], [0.5, 0.5, 0.5]).assign(seed=[0, 1, 1] * 2)
+    assert differences(again).iloc[0]["verdict"] == "fewer than 3 seeds"
+
+
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_seeds_that_differ_alike_are_no_certainty(seeds: int) -> None:
+    """Two of 360 images more, for every seed: the interval of the seeds is 0, that of the images is not."""
+    low = 330 / IMAGES
+    found = differences(runs_of([low + 2 / IMAGES] * seeds, [low] * seeds, images=IMAGES)).iloc[0]
+    assert found["interval"] > 0.03
+    assert found["p_adjusted"] > 0.5
+    assert found["verdict"] == "not significant"
+    much = differences(runs_of([low + 0.08] * seeds, [low] * seeds, images=IMAGES)).iloc[0]
+    assert much["significant"]
+
+
+def test_the_floor_is_mcnemars_where_predictions_are_kept() -> None:
+    right = np.arange(1000) < 900
+    other = right.copy()
+    other[:8], other[990:992] = False, True  # 8 lost, 2 won: the same for every seed
+    rows = runs_of([0.9] * 3, [other.mean()] * 3, images=1000).assign(correct=[right] * 3 + [other] * 3)
+    found = differences(rows).iloc[0]
+    assert found["difference"] == pytest.approx(0.006)
+    assert found["interval"] == pytest.approx(1.9623 * math.sqrt(10) / 1000, rel=1e-3)
+    assert found["p_value"] == pytest.approx(0.0581, abs=1e-3)  # t = 6 / √10
+    binomial = differences(rows.drop(columns="correct")).iloc[0]
+    assert binomial["interval"] == pytest.approx(1.9623 * math.sqrt(2 * 0.9 * 0.1 / 1000), rel=0.02)
+    partly = rows.assign(correct=[None, *rows["correct"][1:]])
+    assert differences(partly).iloc[0]["interval"] == pytest.approx(binomial["interval"])
+
+
+@pytest.mark.parametrize("images", [None, math.nan, 1])
+def test_no_verdict_without_the_number_of_test_images(images: float | None) -> None:
+    found = differences(runs_of([0.9, 0.91, 0.9], [0.1, 0.1, 0.12], images=images)).iloc[0]
+    assert not found["significant"]
+    assert "test image" in found["verdict"]
+    assert found["interval"] > 0
+    mixed = runs_of([0.9, 0.91, 0.9], [0.1, 0.1, 0.12]).assign(test_images=[10, 10, 10, 20, 20, 20])
+    assert differences(mixed).iloc[0]["verdict"] == "unknown number of test images"
+
+
+@pytest.mark.parametrize("accuracies", [([1.0] * 3, [1.0] * 3), ([0.0] * 3, [0.0] * 3)])
+def test_accuracies_of_0_and_1_are_no_certainty(accuracies: tuple[list[float], list[float]]) -> None:
+    found = differences(runs_of(*accuracies, images=10)).iloc[0]
+    assert (found["p_value"], found["verdict"]) == (1.0, "not significant")
+    few = differences(runs_of([1.0] * 3, [0.0] * 3, images=2)).iloc[0]
+    assert not few["significant"]
+
+
+def test_accuracies_that_are_not_there_do_not_count() -> None:
+    found = differences(runs_of([0.9, math.nan, 0.9, 0.9], [0.8, 0.8, math.nan, 0.8]))
+    assert found["seeds"].tolist() == [2]
+    assert differences(runs_of([math.nan] * 3, [0.8] * 3)).empty
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])
+    assert holm([0.02, math.nan])[0] == pytest.approx(0.04)
+    assert holm([]) == []
+
+
+def test_the_family_is_all_pairs_of_the_page() -> None:
+    rows = pd.concat([runs_of([0.95, 0.951, 0.949], [0.9, 0.902, 0.898]).assign(batch_size=size) for size in (1, 2, 3)])
+    found = differences(pd.concat([rows.assign(part=part) for part in (0, 1)]))
+    assert found["comparisons"].tolist() == [6] * 6
+    assert found["p_adjusted"].iloc[0] > found["p_value"].iloc[0]
+    assert differences(rows[rows["batch_size"] == 1])["p_adjusted"][0] < found["p_adjusted"].iloc[0]
+
+
+# -- words ------------------------------------------------------------------------------------------------------------
+
+
+def test_unequal_seeds_and_means_of_survivors_are_said() -> None:
+    rows = runs_of([0.95, 0.95, 0.95, 0.6], [0.90, 0.90, 0.90], images=1_000_000)
+    rows.loc[(rows["arm"] == "arm 1") & (rows["seed"] == 2), "status"] = "diverged"
+    rows.loc[rows["status"] == "diverged", "test_accuracy"] = None
+    (sentence,) = answers(table(rows), differences(rows))
+    assert sentence == (
+        "Batch size 512: arm 1 has the highest mean test accuracy, 90.00 % (2 of 3 runs finished); no verdict on arm 0 "
+        "with fewer than 3 common seeds."
+    )
+    whole = runs_of([0.95, 0.951, 0.949, 0.6], [0.90, 0.902, 0.898], images=1_000_000)
+    (sentence,) = answers(table(whole), differences(whole))
+    assert sentence == (
+        "Batch size 512: arm 1 has the highest mean test accuracy, 90.00 %; significantly below arm 0 on the seeds "
+        "that both have (3 seeds, one comparison)."
+    )
+
+
+def test_an_arm_is_ahead_where_it_is_significantly_above_all() -> None:
+    rows = runs_of([0.95, 0.951, 0.949], [0.9, 0.902, 0.898], [0.8, 0.802, 0.799])
+    found, pairs = table(rows), differences(rows)
+    assert [is_ahead(512, arm, found, pairs) for arm in ("arm 0", "arm 1", "arm 2")] == [True, False, False]
+    near = runs_of([0.95, 0.951, 0.949], [0.949, 0.952, 0.948])
+    assert not is_ahead(512, "arm 0", table(near), differences(near))
+    alone = runs_of([0.95, 0.951, 0.949])
+    assert not is_ahead(512, "arm 0", table(alone), differences(alone))
+    words = with_verdicts(found, pairs)
+    assert words["verdict"].tolist() == ["highest mean", "significant", "significant"]
+    assert words["p_adjusted"].isna().tolist() == [True, False, False]
+    assert words["against_highest"].tolist() == pytest.approx([0.0, -0.05, -0.1497], abs=1e-3)
+
+
+# -- what is kept in run folders, and what may stand in one table ---------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("one") / "run"
+    train(TrainConfig(epochs=1, batch_size=256, precision="32-true", out=folder), reporter=Reporter())
+    return folder
+
+
+def another(one: Path, folder: Path, **options: Any) -> Path:
+    shutil.copytree(one, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **options}))
+    return folder
+
+
+def edit(file: Path, **values: Any) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+
+
+def test_a_run_keeps_which_test_images_it_has_right(one: Path, tmp_path: Path) -> None:
+    run = load_run(one)
+    correct = run.test_correct()
+    assert run.test_images() == IMAGES
+    assert correct is not None
+    assert correct.shape == (IMAGES,)
+    assert correct.mean() == pytest.approx(run.test_accuracy, abs=1e-6)
+    assert (one / "test-correct.bits").stat().st_size == 45
+    for name, content in (("short", b"\0" * 44), ("long", b"\0" * 46), ("others", b"\xff" * 45)):
+        damaged = another(one, tmp_path / name)
+        (damaged / "test-correct.bits").write_bytes(content)
+        assert load_run(damaged).test_correct() is None, name
+
+
+def test_run_folders_of_versions_that_kept_none_have_the_number_in_words(one: Path, tmp_path: Path) -> None:
+    old = another(one, tmp_path / "old")
+    (old / "test-correct.bits").unlink()
+    facts = json.loads((old / "model.json").read_text())
+    facts.pop("fingerprint")
+    (old / "model.json").write_text(json.dumps(facts))
+    run = load_run(old)
+    assert (run.test_images(), run.test_correct()) == (IMAGES, None)
+    assert len(parts_of([load_run(one), run])) == 1
+    edit(old / "environment.json", data="digits")
+    assert load_run(old).test_images() is None
+    assert len(parts_of([load_run(one), load_run(old)])) == 1
+
+
+def other_content(folder: Path) -> None:
+    facts = json.loads((folder / "model.json").read_text())
+    facts["fingerprint"]["test"]["pixels"] = "0" * 32
+    (folder / "model.json").write_text(json.dumps(facts))
+
+
+def other_count(folder: Path) -> None:
+    facts = json.loads((folder / "model.json").read_text())
+    facts["fingerprint"]["test"]["counts"][0] += 1
+    (folder / "model.json").write_text(json.dumps(facts))
+
+
+@pytest.mark.parametrize(
+    ("options", "change", "titles"),
+    [
+        ({"epochs": 7}, None, ["1 epoch", "7 epochs"]),
+        ({}, other_content, ["digits, data of content 1", "digits, data of content 2"]),
+        ({}, other_count, ["360 test images", "361 test images"]),
+        ({"task": "barlow-twins"}, None, ["classification, test accuracy", "barlow-twins, linear-probe accuracy"]),
+        ({"optimizer": "lars", "model": "resnet18", "seed": 4, "batch_size": 64}, None, [""]),
+        ({"data": "imagefolder:other/name/of/it"}, None, [""]),
+    ],
+    ids=["epochs", "pixels", "count", "task", "the same", "a name"],
+)
+def test_runs_that_cannot_be_compared_stand_apart(
+    one: Path, tmp_path: Path, options: dict[str, Any], change: Any, titles: list[str]
+) -> None:
+    other = another(one, tmp_path / "other", **options)
+    if change is not None:
+        change(other)
+    parts = parts_of([load_run(one), load_run(other)])
+    assert [part.title for part in parts] == titles
+    assert [len(part.runs) for part in parts] == ([1, 1] if len(titles) > 1 else [2])
+    page = report([one, other], tmp_path / "page.html").read_text()
+    assert ("nothing is compared between them" in page) == (len(titles) > 1)
+    text = report([one, other], tmp_path / "page.md").read_text()
+    assert text.count("| optimizer |") == len(titles)
+    if len(titles) > 1:
+        with pytest.raises(UsageError, match=r"out must be a page, \.md or \.tex for runs that cannot be"):
+            report([one, other], tmp_path / "page.csv")
+    else:
+        assert "p_adjusted,verdict" in report([one, other], tmp_path / "page.csv").read_text()
+    assert "against_highest" in report([one], tmp_path / "one.csv").read_text()
+
+
+def test_runs_without_labels_and_other_probes_stand_apart(one: Path, tmp_path: Path) -> None:
+    linear = another(one, tmp_path / "linear", task="barlow-twins")
+    (linear / "evaluations.json").write_text('{"linear": {"accuracy": 0.9, "labels": 9, "seconds": 1}}')
+    online = another(one, tmp_path / "online", task="barlow-twins", evaluations="none")
+    parts = parts_of([load_run(linear), load_run(online)])
+    assert [part.measure for part in parts] == ["linear-probe accuracy", "online-probe accuracy"]
+
+
+def test_several_versions_are_said(one: Path, tmp_path: Path) -> None:
+    other = another(one, tmp_path / "other", seed=1)
+    versions = json.loads((one / "environment.json").read_text())["versions"]
+    edit(other / "environment.json", versions={**versions, "tvlars": "0.0.1"})
+    (note,) = version_notes([load_run(one), load_run(other)])
+    assert note.startswith("The runs were made by several versions of tvlars: ")
+    assert "0.0.1 (1 run)" in note
+    assert note in report([one, other], tmp_path / "page.html").read_text()
+
+
+def test_a_sweep_over_several_lengths_has_a_table_for_each(one: Path, tmp_path: Path) -> None:
+    runs = []
+    for epochs in (1, 2):
+        for seed in range(3):
+            another(one, tmp_path / f"e{epochs}-{seed}", epochs=epochs, seed=seed)
+            config = load_run(tmp_path / f"e{epochs}-{seed}").config
+            assert config is not None
+            runs.append(SweepRun(f"e{epochs}-{seed}", config, "finished"))
+    result = SweepResult(tmp_path, runs)
+    found = result.comparisons()
+    assert list(found) == ["1 epoch", "2 epochs"]
+    assert [len(comparison.runs) for comparison in found.values()] == [3, 3]
+    with pytest.raises(UsageError, match="the runs must be of one data set, task and length"):
+        result.comparison()
+    same = SweepResult(tmp_path, runs[:3]).comparison()
+    assert same.table()["seeds"].tolist() == [3]
+
+
+def test_a_comparison_has_differences_and_p_values(one: Path, tmp_path: Path) -> None:
+    accuracy = load_run(one).test_accuracy
+    rows = []
+    for optimizer in ("tvlars", "lars"):
+        for seed in range(3):
+            name = another(one, tmp_path / f"{optimizer}-{seed}", optimizer=optimizer, seed=seed).name
+            rows.append(RunRow(optimizer, 256, seed, 1.0, "finished", accuracy, 1, 1, 1, 1, "", name, IMAGES))
+    comparison = Comparison(tmp_path, "", rows)
+    comparison.save()
+    again = Comparison.load(tmp_path)
+    (pair,) = again.differences().to_dict("records")
+    assert (pair["p_value"], pair["verdict"]) == (1.0, "not significant")
+    assert pair["interval"] == pytest.approx(1.9666 / IMAGES, rel=1e-3)  # the same predictions, and still one image
+    assert again.table()["verdict"].tolist() == ["highest mean", "not significant"]
+    assert [row["p (Holm)"] for row in table_rows(again)] == ["-", "1"]
+    assert again.answers() == [
+        f"Batch size 256: tvlars has the highest mean test accuracy, {100 * accuracy:.2f} %; no significant difference "
+        "from lars (3 seeds, one comparison)."
+    ]
+
+
+@pytest.mark.parametrize(
+    "values", [{"test_accuracy": 93.1}, {"test_accuracy": -0.1}, {"test_accuracy": None}, {"test_images": 0}]
+)
+def test_a_comparison_that_was_changed_by_hand_is_refused(tmp_path: Path, values: dict[str, Any]) -> None:
+    Comparison(tmp_path, "", [RunRow("tvlars", 256, 0, 1.0, "finished", 0.5, test_images=9)]).save()
+    stored = json.loads((tmp_path / "comparison.json").read_text())
+    stored["runs"][0].update(values)
+    (tmp_path / "comparison.json").write_text(json.dumps(stored))
+    with pytest.raises(UsageError, match="must be that of a comparison, but cannot be read"):
+        Comparison.load(tmp_path)
+
+
+def test_optimizers_of_a_comparison_have_as_many_epochs() -> None:
+    with pytest.raises(UsageError, match="epochs must be the same for all optimizers, but is set for lars alone"):
+        CompareConfig(overrides=(("lars", "epochs", 9),))
