@@ -34,7 +34,7 @@ COMMAND = [sys.executable, "-m", "tvlars"]
         ("train --optimizer lasr", "unknown optimizer 'lasr': did you mean 'lars'"),
         ("train --data mnist", "unknown data set 'mnist': did you mean 'fashion-mnist'?"),
         ("train --model resnet81", "unknown model 'resnet81': did you mean 'resnet18'"),
-        ("train --data imagefolder:nowhere", "imagefolder must be an existing folder, got 'nowhere'"),
+        ("train --data imagefolder:nowhere", "/nowhere'"),
         (
             "train --config nowhere.json",
             "config must be a JSON file or a run folder, but 'nowhere.json' cannot be read: No such",

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from tvlars.lab.config import TrainConfig, as_path, check_options
+from tvlars.lab.config import TrainConfig, check_options
+from tvlars.lab.data.place import as_path
 from tvlars.lab.errors import UsageError, unknown
 
 SAME_FOR_ALL = (

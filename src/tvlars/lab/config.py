@@ -11,6 +11,7 @@ from typing import Any
 
 from tvlars._checks import check_number
 from tvlars.lab.data import DATASETS, FOLDER_PREFIX, check_data_name
+from tvlars.lab.data.place import absolute, as_path, spelled
 from tvlars.lab.errors import UsageError, unknown
 from tvlars.lab.fits import check_batch, check_rendezvous
 from tvlars.lab.models import INITS, MODELS
@@ -78,19 +79,6 @@ def option(default: Any, help: str, decides: str = TRAINED) -> Any:
 def deciding(*kinds: str) -> tuple[str, ...]:
     """Return the names of the options of a run that decide one of these: ``TRAINED``, ``MEASURED``, ``MEANS``."""
     return tuple(f.name for f in fields(TrainConfig) if f.metadata["decides"] in kinds)
-
-
-def as_path(name: str, value: Any) -> Path | None:
-    """``value`` as a path with ~ expanded; None stays.
-
-    Raises:
-        UsageError: it is neither text nor a path.
-    """
-    if value is None:
-        return None
-    if not isinstance(value, (str, Path)):
-        raise UsageError(f"{name} must be a path, got {value!r}")
-    return Path(value).expanduser()
 
 
 def check_options(cls: Any, values: Any) -> None:
@@ -200,6 +188,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("data_dir", "out"):
             object.__setattr__(self, name, as_path(name, getattr(self, name)))
+        if self.data_dir is not None:
+            object.__setattr__(self, "data_dir", absolute(self.data_dir))
         for kind, name, valid in (
             ("model", self.model, MODELS),
             ("task", self.task, TASKS),
@@ -226,6 +216,7 @@ class TrainConfig:
             if not isinstance(getattr(self, flag), bool):
                 raise UsageError(f"{flag} must be true or false, got {getattr(self, flag)!r}")
         check_data_name(self.data, self.image_size, self.skip_bad_images, self.data_dir)
+        object.__setattr__(self, "data", spelled(self.data, self.data_dir))
         self._check_numbers()
         self._check_task()
         self._check_processes()

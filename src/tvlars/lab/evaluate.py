@@ -9,9 +9,9 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 
-from tvlars.lab.config import as_path
 from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.data.fingerprint import Fingerprint, difference_of_names
+from tvlars.lab.data.place import as_path, looked_for, same_folder
 from tvlars.lab.errors import UsageError
 from tvlars.lab.identity import FINGERPRINT
 from tvlars.lab.result import RunResult
@@ -104,9 +104,9 @@ def data_of_run(
     """
     facts, data_dir = run.model_facts(), as_path("data_dir", data_dir)
     if data is None:
-        if run.config is None or run.config.data != facts["data"]:
+        if run.config is None or not same_folder(run.config.data, run.config.data_dir, facts["data"]):
             raise UsageError(f"data must be given, since {run.folder} does not say where {facts['data']} lies")
-        data, data_dir = run.config.data, data_dir or run.config.data_dir
+        data, data_dir = looked_for(run.config.data, data_dir), data_dir or run.config.data_dir
         image_size = image_size or run.config.image_size
         skip_bad_images = skip_bad_images or run.config.skip_bad_images
     loaded = load_data(data, data_dir, image_size, skip_bad_images)

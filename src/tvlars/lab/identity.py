@@ -10,6 +10,7 @@ from typing import Any
 from tvlars.lab import checkpoint
 from tvlars.lab.config import MEANS, TrainConfig, deciding
 from tvlars.lab.data.fingerprint import Fingerprint, difference_of_names
+from tvlars.lab.data.place import FOLDER_PREFIX, same_folder
 from tvlars.lab.errors import UsageError
 from tvlars.lab.lock import LOCK
 from tvlars.lab.record import CONFIG, MODEL, PLAN, read_object
@@ -24,6 +25,18 @@ def identity(config: TrainConfig, plan: Plan) -> dict[str, dict[str, Any]]:
     may_change = deciding(MEANS)
     options = {name: value for name, value in json.loads(config.to_json()).items() if name not in may_change}
     return {"config": options, "plan": {"steps": plan.total_steps, "steps_per_epoch": plan.steps_per_epoch}}
+
+
+def at_one_place(there: dict[str, Any], config: TrainConfig, known_by_content: bool) -> dict[str, Any]:
+    """The options ``there`` with the spelling of ``config`` for a folder of images that is the same.
+
+    A folder that is known by its content, a fingerprint, may lie elsewhere by now; else its place tells.
+    """
+    data = there.get("data")
+    if not (isinstance(data, str) and data.startswith(FOLDER_PREFIX) and config.data.startswith(FOLDER_PREFIX)):
+        return there
+    same = known_by_content or data == config.data or same_folder(data, config.data_dir, config.data, config.data_dir)
+    return {**there, "data": config.data} if same else there
 
 
 def differences(there: dict[str, Any], here: dict[str, Any]) -> str:
@@ -72,9 +85,11 @@ def check_folder(folder: Path, config: TrainConfig, plan: Plan, data: Fingerprin
     for name, entry in (("steps", "total_steps"), ("steps_per_epoch", "steps_per_epoch")):
         found["plan"][name] = steps.get(entry, found["plan"][name])
     here = identity(config, plan)
+    facts = read_object(folder / MODEL)
+    known = Fingerprint.from_json(facts.get(FINGERPRINT)) is not None
+    found["config"] = at_one_place(found["config"], config, known)
     if said := differences(found["config"], here["config"]):
         raise UsageError(f"{wanted}, but {str(folder)!r} is one whose config is another: {said}")
-    facts = read_object(folder / MODEL)
     if FINGERPRINT in facts:
         check_data(folder, facts[FINGERPRINT], data)
     elif isinstance(names := facts.get("class_names"), list) and (said := difference_of_names(names, data.class_names)):

@@ -15,7 +15,7 @@ from tvlars.lab import checkpoint
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data.fingerprint import Fingerprint
 from tvlars.lab.errors import UsageError
-from tvlars.lab.identity import FINGERPRINT, check_data, differences, identity
+from tvlars.lab.identity import FINGERPRINT, at_one_place, check_data, differences, identity
 from tvlars.lab.processes import Processes
 from tvlars.lab.record import EpochRow, StepRow
 from tvlars.plan import Plan
@@ -68,6 +68,8 @@ def find(
             raise UsageError(f"{path} must say what run it is of, but its manifest has no {part}")
         if part == "config":  # of an earlier version, which had not all options
             there = {**identity(TrainConfig(), plan)[part], **there}
+            known = Fingerprint.from_json(manifest.run.get(FINGERPRINT)) is not None
+            there = at_one_place(there, config, known)
         else:
             check_data(path, manifest.run.get(FINGERPRINT), data, tell)
         if said := differences(there, here[part]):

@@ -14,6 +14,7 @@ from tvlars.lab.data.digits import load_digits
 from tvlars.lab.data.fashion_mnist import load_fashion_mnist
 from tvlars.lab.data.image_data import ImageData
 from tvlars.lab.data.image_folder import load_image_folder
+from tvlars.lab.data.place import FOLDER_PREFIX, as_path, expanded
 from tvlars.lab.errors import UsageError, unknown
 
 __all__ = ["DATASETS", "FOLDER_PREFIX", "ImageData", "check_data_name", "load_data"]
@@ -24,7 +25,6 @@ DATASETS: dict[str, Callable[[Path | None], ImageData]] = {
     "cifar10": load_cifar10,
     "cifar100": load_cifar100,
 }
-FOLDER_PREFIX = "imagefolder:"
 
 
 def check_data_name(
@@ -40,6 +40,8 @@ def check_data_name(
     if not isinstance(name, str):
         raise UsageError(f"data must be a name, got {name!r}")
     if name.startswith(FOLDER_PREFIX) and name != FOLDER_PREFIX:
+        if "\0" in name:
+            raise UsageError(f"data must be {FOLDER_PREFIX}PATH, got {name!r}")
         return
     if name not in DATASETS:
         if folder := _folder_meant(name, data_dir):
@@ -78,6 +80,7 @@ def load_data(
         UsageError: the name is unknown, or its files are missing, damaged or cannot be downloaded, or do not fit into
             memory.
     """
+    data_dir = as_path("data_dir", data_dir)
     check_data_name(name, image_size, skip_bad_images, data_dir)
     with memory.needed(f"data {name!r} must fit into memory"):
         return _load(name, data_dir, image_size, skip_bad_images)
@@ -88,7 +91,7 @@ def _load(name: str, data_dir: Path | None, image_size: int | None, skip_bad_ima
         if data_dir is not None and not data_dir.is_dir():
             raise UsageError(f"data_dir must be an existing folder, got {str(data_dir)!r}")
         if name.startswith(FOLDER_PREFIX):
-            folder = Path(name.removeprefix(FOLDER_PREFIX)).expanduser()
+            folder = expanded("data", Path(name.removeprefix(FOLDER_PREFIX)))
             return load_image_folder((data_dir or Path()) / folder, image_size, skip_bad_images)
         return DATASETS[name](data_dir)
     except OSError as error:

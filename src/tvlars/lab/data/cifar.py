@@ -10,6 +10,7 @@ import torch
 
 from tvlars.lab import memory
 from tvlars.lab.data.image_data import DOWNLOAD_DIR, ImageData
+from tvlars.lab.data.place import expanded
 from tvlars.lab.errors import UsageError
 
 
@@ -19,7 +20,7 @@ def load_cifar(data_dir: Path | None, *, classes: int) -> ImageData:
     Raises:
         UsageError: the files are neither there, whole, nor to be downloaded.
     """
-    name, folder = f"cifar{classes}", data_dir or DOWNLOAD_DIR.expanduser()
+    name, folder = f"cifar{classes}", data_dir or expanded("data_dir", DOWNLOAD_DIR)
     train, test = _read(name, classes, folder)
     return ImageData(
         name,

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tvlars.lab import memory
 from tvlars.lab.data.image_data import DOWNLOAD_DIR, ImageData
+from tvlars.lab.data.place import expanded
 from tvlars.lab.errors import UsageError
 
 SYSTEM_DIR = Path("/usr/share/datasets/fashion-mnist")
@@ -33,7 +34,7 @@ def load_fashion_mnist(data_dir: Path | None) -> ImageData:
             origin = str(folder)
             break
     else:
-        tensors, origin = _download_fashion_mnist(data_dir or DOWNLOAD_DIR.expanduser())
+        tensors, origin = _download_fashion_mnist(data_dir or expanded("data_dir", DOWNLOAD_DIR))
     train_images, train_labels, test_images, test_labels = tensors
     for images, labels in ((train_images, train_labels), (test_images, test_labels)):
         if images.ndim != 3 or labels.ndim != 1:

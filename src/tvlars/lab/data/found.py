@@ -25,11 +25,11 @@ def found() -> dict[str, str | None]:
 def _where(name: str) -> str | None:
     if name == "digits":
         return "ships with scikit-learn" if util.find_spec("sklearn") else None
-    return next((str(folder) for folder in map(Path.expanduser, FOLDERS[name]) if _holds_files(folder)), None)
+    return next((str(folder.expanduser()) for folder in FOLDERS[name] if _holds_files(folder)), None)
 
 
 def _holds_files(folder: Path) -> bool:
     try:
-        return any(folder.iterdir())
-    except OSError:
+        return any(folder.expanduser().iterdir())
+    except (OSError, RuntimeError):  # nobody's home is known
         return False

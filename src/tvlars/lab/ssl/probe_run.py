@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tvlars.lab.data import load_data
+from tvlars.lab.data.place import as_path, looked_for
 from tvlars.lab.errors import UsageError
 from tvlars.lab.evaluate import as_loaded, choose_device
 from tvlars.lab.models import build_model
@@ -65,10 +66,11 @@ def probe_run(
     if own:
         if run.config is None:
             raise UsageError(f"data must be given, since {run.folder} does not say where {facts['data']} lies")
-        data, data_dir = run.config.data, data_dir or run.config.data_dir
+        data = looked_for(run.config.data, as_path("data_dir", data_dir))
+        data_dir = data_dir or run.config.data_dir
         image_size = image_size or run.config.image_size
         skip_bad_images = skip_bad_images or run.config.skip_bad_images
-    loaded = load_data(str(data), None if data_dir is None else Path(data_dir), image_size, skip_bad_images)
+    loaded = load_data(str(data), as_path("data_dir", data_dir), image_size, skip_bad_images)
     check_labels(loaded, evaluations)
     if loaded.channels != facts["channels"]:
         raise UsageError(

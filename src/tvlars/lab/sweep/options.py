@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tvlars.lab.config import MEANS, TrainConfig, deciding
-from tvlars.lab.data import FOLDER_PREFIX
+from tvlars.lab.data.place import FOLDER_PREFIX, folder_of
 from tvlars.lab.errors import UsageError, unknown
 from tvlars.plan import DEFAULTS
 
@@ -119,8 +119,7 @@ def at_home(config: TrainConfig) -> TrainConfig:
     """The same with absolute paths, for a process that may run elsewhere."""
     values = {f.name: getattr(config, f.name) for f in fields(TrainConfig)}
     if config.data.startswith(FOLDER_PREFIX):
-        folder = Path(config.data.removeprefix(FOLDER_PREFIX)).expanduser().resolve()
-        values["data"] = f"{FOLDER_PREFIX}{folder}"
+        values["data"] = f"{FOLDER_PREFIX}{folder_of(config.data, config.data_dir).resolve()}"
     if config.data_dir is not None:
         values["data_dir"] = config.data_dir.resolve()
     return TrainConfig(**values)

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from tvlars._reading import is_regular
-from tvlars.lab.config import TrainConfig, as_path
+from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData, load_data
+from tvlars.lab.data.place import as_path
 from tvlars.lab.errors import LockedError, PreemptedError, UsageError
 from tvlars.lab.lock import LOCK, locked
 from tvlars.lab.record import command_line, epochs_done, read_object, write_json

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from tvlars.lab.config import COUNTS, OPTIMIZERS, TrainConfig, as_path
+from tvlars.lab.config import COUNTS, OPTIMIZERS, TrainConfig
+from tvlars.lab.data.place import as_path
 from tvlars.lab.errors import UsageError, unknown
 from tvlars.lab.sweep.options import SIGMOID, has, listed
 
