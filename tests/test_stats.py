@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import pickle
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -231,6 +234,112 @@ def test_groups_may_be_added_and_a_failed_step_leaves_nothing() -> None:
     assert set(frame[frame["step"] == 1]["layer"]) == {"0.weight", "0.bias"}
     assert set(frame[frame["step"] == 3]["layer"]) == {name for name, _ in named}
     assert optimizer.observers == ()
+
+
+def take(change: Callable[[nn.Sequential, torch.optim.Optimizer], None], make: Any = LARS) -> tuple[Any, Any]:
+    """Two steps with a change between them: what was recorded of ‖w‖ and of lr, and what there was to see."""
+    model = network()
+    optimizer = make(groups(model), lr=0.1)
+    seen = {}
+    with LayerStats(optimizer, model, every=1) as stats:
+        for step in (1, 2):
+            backward(model, step)
+            holds = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+            for name, p in model.named_parameters():
+                if id(p) in holds:
+                    seen[step, name] = (p.norm().item(), holds[id(p)]["lr"])
+            optimizer.step()
+            if step == 1:
+                change(model, optimizer)
+    frame = stats.frame()
+    of_norm = frame[frame["quantity"] == "LWN"].set_index(["step", "layer"])["value"].to_dict()
+    rate = frame[(frame["quantity"] == "effective_lr")].set_index(["step", "layer"])["value"].to_dict()
+    return (of_norm, rate), seen
+
+
+def swap_the_head(model: nn.Sequential, optimizer: torch.optim.Optimizer) -> None:
+    old = dict(model[3].named_parameters())
+    model[3] = nn.Linear(120, 5)
+    for name, p in model[3].named_parameters():
+        replace(optimizer, old[name], p)
+
+
+def replace(optimizer: torch.optim.Optimizer, old: Tensor, new: Tensor) -> None:
+    for group in optimizer.param_groups:
+        group["params"] = [new if p is old else p for p in group["params"]]
+
+
+def put_another_before(model: nn.Sequential, optimizer: torch.optim.Optimizer) -> None:
+    """The names of all that follow are others from here on."""
+    model.insert(0, nn.Linear(150, 150))
+    optimizer.param_groups[1]["params"].extend(model[0].parameters())
+
+
+def move_to_the_other_group(model: nn.Sequential, optimizer: torch.optim.Optimizer) -> None:
+    first, second = (group["params"] for group in optimizer.param_groups)
+    second.append(first.pop(0))
+
+
+def take_one_out(model: nn.Sequential, optimizer: torch.optim.Optimizer) -> None:
+    optimizer.param_groups[0]["params"].pop(0)
+
+
+def exchange_the_groups(model: nn.Sequential, optimizer: torch.optim.Optimizer) -> None:
+    optimizer.param_groups.reverse()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [swap_the_head, put_another_before, move_to_the_other_group, take_one_out, exchange_the_groups],
+)
+@pytest.mark.parametrize("make", [LARS, LAMB, torch.optim.SGD])
+def test_parameters_may_change_between_steps(change: Any, make: Any) -> None:
+    (norms, rates), seen = take(change, make)
+    assert norms == pytest.approx({key: norm for key, (norm, _) in seen.items()})
+    plain = {key: lr for key, (_, lr) in seen.items() if make is torch.optim.SGD or lr == 0.01}
+    assert {key: rates[key] for key in plain} == pytest.approx(plain)
+
+
+def test_where_all_parameters_are_others_a_step_says_so() -> None:
+    model, other = network(), network()
+    optimizer = LARS(groups(model), 0.1)
+    with LayerStats(optimizer, model, every=1):
+        for group, new in zip(optimizer.param_groups, LARS(groups(other), 0.1).param_groups, strict=True):
+            group["params"] = new["params"]
+        backward(other, 1)
+        with pytest.raises(ValueError, match="model must hold the optimizer's parameters, got one that holds none"):
+            optimizer.step()
+
+
+def test_a_module_may_be_called_like_a_wrapper() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Linear(150, 3)
+            self._orig_mod = nn.Sequential()
+            self._orig_mod.a = nn.Linear(3, 3)
+
+        def forward(self, x: Tensor) -> Any:
+            return self._orig_mod.a(self.a(x))
+
+    model = Net()
+    optimizer = LARS(model.parameters(), 0.1)
+    with LayerStats(optimizer, model, every=1) as stats:
+        backward(model, 1)
+        optimizer.step()
+    assert set(stats.frame()["layer"]) == set(dict(model.named_parameters()))
+
+
+def test_a_copy_of_a_watched_optimizer_is_not_watched() -> None:
+    model = network()
+    optimizer = LARS(groups(model), 0.1)
+    with LayerStats(optimizer, model, every=1) as stats:
+        backward(model, 1)
+        for other in (copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer))):
+            other.step()
+        optimizer.step()
+    assert set(stats.frame()["step"]) == {1}
+    assert stats.step == 1
 
 
 def test_names_are_the_models_own() -> None:

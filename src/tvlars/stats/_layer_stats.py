@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from operator import is_
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -61,7 +62,9 @@ class LayerStats:
 
     Args:
         optimizer: any torch optimizer.
-        model: gives the layers their names; DDP, compile and activation checkpointing are looked through.
+        model: gives the layers their names; DDP, compile and activation checkpointing are looked through. Parameters
+            may be added, replaced and removed in optimizer and model between steps; a replaced one goes on under
+            the name that it has in the model.
         every: optimizer steps from one record to the next. Default 10.
         path: a folder, made where it is missing. Each flush adds one complete Parquet file to it, so whatever a
             crash leaves is readable with :func:`read_layer_stats`. None (default) keeps what was flushed in
@@ -73,7 +76,8 @@ class LayerStats:
 
     Raises:
         ValueError: a count is out of its range, ``path`` holds records and ``start`` is 0, the model has none of the
-            optimizer's parameters, or it is wrapped in FSDP1, whose parameters are no layers.
+            optimizer's parameters (in a step, where all were replaced, too), or it is wrapped in FSDP1, whose
+            parameters are no layers.
         ImportError: ``path`` is given, and pandas or pyarrow is not installed.
         RuntimeError: in a step that a CUDA graph captures, since a replayed step tells nothing.
 
@@ -103,6 +107,9 @@ class LayerStats:
         buffer = check_count("buffer", buffer, unit="recorded steps")
         start = check_count("start", start, low=0, unit="steps")
         self.optimizer, self.model, self.every, self.buffer, self.writer = optimizer, model, every, buffer, writer
+        self._places: dict[int, int] = {}
+        self._names: list[str] = []
+        """Of all layers that there were, in the order of their places; one that goes keeps its place."""
         self._name_layers()
         self.path = None if path is None else Path(path)
         self._discards = self.path is not None and not _is_first_rank()
@@ -120,9 +127,24 @@ class LayerStats:
         ]
 
     def _name_layers(self) -> None:
-        """Name and number the layers: all of the model in its order, then what the optimizer has besides."""
-        self._places, self._names = _layers(self.optimizer, self.model)
-        self._groups = [group["params"] for group in self.optimizer.param_groups]
+        """Give the layers places by name: those of the model in its order, then what the optimizer has besides."""
+        named = _layers(self.optimizer, self.model)
+        place = {name: i for i, name in enumerate(self._names)}
+        for name in named.values():
+            if place.setdefault(name, len(self._names)) == len(self._names):
+                self._names.append(name)
+        self._places = {key: place[name] for key, name in named.items()}
+        # Held until they are looked at again, so that no other tensor gets the id of one of them.
+        self._params = [tuple(group["params"]) for group in self.optimizer.param_groups]
+        self._groups = {self._places[id(p)]: i for i, params in enumerate(self._params) for p in params}
+
+    def _is_as_named(self) -> bool:
+        """Whether the optimizer has the parameters that it had when layers were last named."""
+        groups = self.optimizer.param_groups
+        return len(groups) == len(self._params) and all(
+            len(group["params"]) == len(params) and all(map(is_, group["params"], params))
+            for group, params in zip(groups, self._params, strict=True)
+        )
 
     # -- in a step ------------------------------------------------------------------------------------
 
@@ -131,7 +153,7 @@ class LayerStats:
         self._watch(False)
         if self.step % self.every:
             return
-        if len(optimizer.param_groups) != len(self._groups):
+        if not self._is_as_named():
             self._name_layers()
         if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
             raise RuntimeError("LayerStats cannot record a step that a CUDA graph captures; detach it with close()")
@@ -167,6 +189,7 @@ class LayerStats:
         if self._closure:
             self._take_gradient_norms(record)
         ours = isinstance(optimizer, LayerwiseOptimizer)
+        record.groups = self._groups
         record.rates = [Rates.of(group, ours) for group in optimizer.param_groups]
         # GradScaler leaves unscaling, and skipping, to torch's fused optimizers.
         record.scale = getattr(optimizer, "grad_scale", None)
@@ -201,9 +224,8 @@ class LayerStats:
         """
         if not self._records:
             return
-        groups = {self._places[id(p)]: i for i, params in enumerate(self._groups) for p in params}
         records = [record for record in on_host(self._records) if not record.skipped]
-        done = [(record.step, *record.table(len(self._names), groups)) for record in records]
+        done = [(record.step, *record.table(len(self._names))) for record in records]
         if self.path is None:
             self._flushed += done
         elif done and not self._discards:
@@ -238,22 +260,25 @@ def _parameters(optimizer: Optimizer) -> list[Tensor]:
     return [p for group in optimizer.param_groups for p in group["params"]]
 
 
-def _layers(optimizer: Optimizer, model: nn.Module) -> tuple[dict[int, int], list[str]]:
-    """Places of parameters by their id, and the names of all places."""
+def _layers(optimizer: Optimizer, model: nn.Module) -> dict[int, str]:
+    """Names of parameters by their id, no two the same."""
     inner: Any = model
     while inner is not None:  # in whatever order they were wrapped
         model = inner
         parallel = isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel))
-        inner = model.module if parallel else getattr(model, "_orig_mod", None)
+        compiled = type(model).__name__ == "OptimizedModule"  # importing it takes a second
+        inner = model.module if parallel else model._orig_mod if compiled else None
     if any(hasattr(module, "_fsdp_wrapped_module") for module in model.modules()):
         raise ValueError("model must not be wrapped in FSDP1, whose parameters are no layers: take fully_shard (FSDP2)")
     named = {id(p): WRAPPERS.sub("", name) for name, p in model.named_parameters()}
     if not any(id(p) in named for p in _parameters(optimizer)):
         raise ValueError("model must hold the optimizer's parameters, got one that holds none of them")
+    if len(set(named.values())) < len(named):  # a module of that name that wraps nothing
+        named = {id(p): name for name, p in model.named_parameters()}
     for i, group in enumerate(optimizer.param_groups):
         for j, p in enumerate(group["params"]):
             named.setdefault(id(p), f"group {i}, parameter {j}")
-    return {key: place for place, key in enumerate(named)}, list(named.values())
+    return named
 
 
 def _is_first_rank() -> bool:

@@ -52,6 +52,8 @@ class Record:
     step: int
     values: list[tuple[str, list[int], Tensor]] = field(default_factory=list)
     rates: list[Rates] = field(default_factory=list)
+    groups: dict[int, int] = field(default_factory=dict)
+    """Of the layers by their places."""
     scale: Any = None
     """What gradients were multiplied by, where they still are."""
     skipped: Any = None
@@ -60,8 +62,8 @@ class Record:
     def add(self, quantity: str, places: list[int], values: Tensor) -> None:
         self.values.append((quantity, places, values.detach()))
 
-    def table(self, layers: int, groups: dict[int, int]) -> tuple[Tensor, Tensor]:
-        """Values and which are known, [layers, quantities] each; ``groups`` has the layers' parameter groups."""
+    def table(self, layers: int) -> tuple[Tensor, Tensor]:
+        """Values and which are known, [layers, quantities] each."""
         table, known = torch.zeros(layers, len(QUANTITIES)), torch.zeros(layers, len(QUANTITIES), dtype=torch.bool)
         column = {name: i for i, name in enumerate(QUANTITIES)}
         for quantity, places, values in self.values:
@@ -71,9 +73,7 @@ class Record:
         lwn, lgn, lnr, ratio, phi, effective = range(len(QUANTITIES))
         table[:, lnr] = table[:, lwn] / table[:, lgn]
         known[:, lnr] = known[:, lwn] & known[:, lgn] & (table[:, lgn] != 0)
-        for i, group in groups.items():
-            if group >= len(self.rates):
-                continue  # it was added later
+        for i, group in self.groups.items():
             rates = self.rates[group]
             if rates.phi is not None:
                 table[i, phi], known[i, phi] = float(rates.phi), True
@@ -89,7 +89,9 @@ def on_host(records: list[Record]) -> list[Record]:
     single = [x for record in records for x in _single(record) if isinstance(x, Tensor)]
     host = iter(_fetch([*vectors, *(x.detach().reshape(1) for x in single)]))
     fetched = [
-        Record(record.step, [(quantity, places, next(host)) for quantity, places, _ in record.values])
+        Record(
+            record.step, [(quantity, places, next(host)) for quantity, places, _ in record.values], groups=record.groups
+        )
         for record in records
     ]
     for record, done in zip(records, fetched, strict=True):
