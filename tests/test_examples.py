@@ -108,7 +108,7 @@ def clock(example: Example, checkpoint: Path) -> list[float]:
     state = load(checkpoint / file if file else checkpoint)
     for key in way:
         state = state[int(key) if key.isdecimal() else key]
-    return [float(group["step"]) for group in state["param_groups"]]
+    return [float(group["clock"]) for group in state["param_groups"]]
 
 
 @pytest.fixture(scope="module")

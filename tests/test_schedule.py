@@ -133,3 +133,22 @@ def test_scale_lr() -> None:
         scale_lr(0.1, 0)
     with pytest.raises(ValueError, match="base_lr must be > 0, got nan"):
         scale_lr(math.nan, 64)
+
+
+@pytest.mark.parametrize("far", [2**24 + 1, 2**31 + 5, 2**50 + 1])
+def test_a_count_beyond_float32_is_taken_as_it_is(far: int) -> None:
+    expected = sigmoid_decay(3.0, 0.2, 1.5)
+    assert sigmoid_decay(far + 3, 0.2, far + 1.5) == pytest.approx(expected, rel=1e-12)
+    for dtype in (torch.int64, *((torch.int32,) if far < 2**31 - 3 else ())):
+        phi = sigmoid_decay(torch.tensor([far + 3, far + 3], dtype=dtype), 0.2, far + 1.5)
+        assert phi.dtype == torch.float64
+        assert phi.tolist() == [pytest.approx(expected, rel=1e-12)] * 2
+
+
+def test_a_step_that_is_no_number_is_refused() -> None:
+    for bad in (math.nan, math.inf, "3", True, None):
+        with pytest.raises(ValueError, match=r"step must be finite \(steps\), got"):
+            sigmoid_decay(bad, 0.1, 5)  # type: ignore[type-var]
+    for tensor in (torch.tensor(True), torch.tensor(1j)):
+        with pytest.raises(TypeError, match="step must be a tensor of integers or floating point numbers, got one of"):
+            sigmoid_decay(tensor, 0.1, 5)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import numbers
 import operator
+from decimal import Decimal
 from typing import Any
 
 from torch import Tensor, nn
@@ -77,6 +79,17 @@ def shown(value: Any) -> str:
         return kind
     data = getattr(value, "dataset", value)  # of a DataLoader
     return f"{kind} of {len(data)} samples" if hasattr(data, "__getitem__") and hasattr(data, "__len__") else kind
+
+
+def plain_number(value: Any) -> Any:
+    """``value`` as Python's number where it is one of another library, of NumPy say; whatever else it is, itself."""
+    if type(value) in (bool, int, float) or isinstance(value, Tensor):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, (numbers.Real, Decimal)):
+        return float(value)
+    return value.item() if getattr(value, "shape", None) == () and hasattr(value, "item") else value
 
 
 def _as_float(value: Any) -> float:

@@ -6,15 +6,14 @@ Steps are optimizer steps and are counted from 1: the first call of ``optimizer.
 from __future__ import annotations
 
 import math
-import numbers
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from tvlars._checks import check_choice, check_count, check_number
+from tvlars._checks import check_choice, check_count, check_number, shown
 
 Step = TypeVar("Step", float, Tensor, float | Tensor)
 
@@ -33,23 +32,29 @@ def sigmoid_decay(step: Step, delay_factor: float, delay: float, alpha: float = 
     ``exp``, so that no t overflows.
 
     Args:
-        step: t, in steps, 1 at the first one. A number, or a floating point tensor of any shape.
+        step: t, in steps, 1 at the first one. A number, or a tensor of any shape.
         delay_factor: λ >= 0 (1/step), how steep the decay is. At 0 the factor is constant.
         delay: d_e >= 0 (steps). With ``alpha=1`` the factor is at half its start here.
         alpha: α > 0, bounds the factor above by 1/α + γ_min. Default 1.0.
         gamma_min: γ_min >= 0, the floor. Default 0.0. The paper takes batch size / base batch size * 1e-3.
 
     Returns:
-        φ(t), of the type, shape and dtype of ``step``.
+        φ(t), of the type, shape and dtype of ``step``; float64 for integer tensors (float32 on MPS).
 
     Raises:
         ValueError: a value is out of its range, NaN or infinite.
+        TypeError: ``step`` is a tensor of booleans or complex numbers.
 
     Source: Do et al., arXiv 2309.14053, the time-varying component of TVLARS; the published code is the
     case alpha=0.1, delay=0, gamma_min=0.
     """
     _check_sigmoid_decay(delay_factor, delay, alpha, gamma_min)
-    return _sigmoid_decay(step, delay_factor, delay, alpha, gamma_min)
+    if not isinstance(step, Tensor):
+        check_number("step", step, low=-math.inf, unit="steps")
+    elif step.is_complex() or step.dtype == torch.bool:
+        raise TypeError(f"step must be a tensor of integers or floating point numbers, got one of {step.dtype}")
+    phi: Step = _sigmoid_decay(step, delay_factor, delay, alpha, gamma_min)
+    return phi
 
 
 def _check_sigmoid_decay(delay_factor: Any, delay: Any, alpha: Any, gamma_min: Any) -> None:
@@ -59,12 +64,44 @@ def _check_sigmoid_decay(delay_factor: Any, delay: Any, alpha: Any, gamma_min: A
     check_number("gamma_min", gamma_min)
 
 
-def _sigmoid_decay(step: Step, delay_factor: float, delay: float, alpha: float, gamma_min: float) -> Step:
-    """``sigmoid_decay`` without the checks, for an optimizer that has checked its group once."""
-    if isinstance(step, Tensor):
-        exponent = (delay_factor * (step - delay)).clamp(max=math.log(torch.finfo(step.dtype).max))
-        return 1.0 / (alpha + exponent.exp()) + gamma_min
-    return 1.0 / (alpha + math.exp(min(delay_factor * (step - delay), 709.0))) + gamma_min
+@overload
+def _sigmoid_decay(step: float, delay_factor: float, delay: float, alpha: float, gamma_min: float) -> float: ...
+
+
+@overload
+def _sigmoid_decay(step: Any, delay_factor: Any, delay: Any, alpha: Any, gamma_min: Any) -> Any: ...
+
+
+def _sigmoid_decay(step: Any, delay_factor: Any, delay: Any, alpha: Any, gamma_min: Any) -> Any:
+    """``sigmoid_decay`` without the checks, for an optimizer that has checked its group once.
+
+    Tensors among the numbers have their derivatives.
+    """
+    exponent = delay_factor * _since(step, delay)
+    if isinstance(exponent, Tensor):
+        growth: Any = exponent.clamp(max=math.log(torch.finfo(exponent.dtype).max)).exp()
+    else:
+        growth = math.exp(min(exponent, 709.0))
+    return 1.0 / (alpha + growth) + gamma_min
+
+
+def _since(step: Any, delay: Any) -> Any:
+    """t − d_e, exact to rounding however large both are: a count is an integer until d_e has been taken from it."""
+    if isinstance(step, Tensor) and not step.is_floating_point():
+        whole = 0 if isinstance(delay, Tensor) else int(min(delay, 2.0**62))
+        return _as_float(step - whole) - (delay - whole)
+    if isinstance(delay, Tensor) and not isinstance(step, Tensor):
+        return torch.full((), step, dtype=_wide(delay), device=delay.device) - delay
+    return step - delay
+
+
+def _as_float(count: Tensor) -> Tensor:
+    """An integer tensor as floating point, without a loss of digits where the device has float64."""
+    return count.to(_wide(count))
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    return torch.float32 if x.device.type == "mps" else torch.float64
 
 
 def _sigmoid_over(
@@ -98,11 +135,9 @@ def _slope_and_delay(who: str, total_steps: Any, delay: Any, delay_factor: Any, 
                 "total_steps must not be given with delay or delay_factor, which follow from it; "
                 f"got total_steps={total_steps!r}, delay={delay!r}, delay_factor={delay_factor!r}"
             )
-        if not isinstance(total_steps, bool) and isinstance(total_steps, numbers.Integral):  # NumPy's too
-            total_steps = int(total_steps)
-        check_count("total_steps", total_steps, unit="optimizer steps")
+        total_steps = check_count("total_steps", total_steps, unit="optimizer steps")
         if total_steps >= 2**63:
-            raise ValueError(f"total_steps must be < 2**63 (optimizer steps), got {total_steps!r}")
+            raise ValueError(f"total_steps must be < 2**63 (optimizer steps), got {shown(total_steps)}")
         return _sigmoid_over(total_steps, alpha)
     if delay is None and delay_factor is None:
         raise ValueError(

@@ -56,7 +56,7 @@ def plain_run(
 
 
 def clock(optimizer: torch.optim.Optimizer) -> list[float]:
-    return [float(group["step"]) for group in optimizer.param_groups]
+    return [float(group["clock"]) for group in optimizer.param_groups]
 
 
 def assert_close(a: nn.Module, b: nn.Module, tolerance: float = 1e-5) -> None:

@@ -53,3 +53,24 @@ def test_scale_makes_it_the_learning_rate_of_any_optax_optimizer() -> None:
 def test_bad_values_are_named(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         sigmoid_decay(**{**dict(delay_factor=0.1, delay=5), **changes})
+
+
+@pytest.mark.parametrize("far", [2**24 + 1, 2**30 + 127])
+@pytest.mark.parametrize("traced", [False, True])
+def test_a_count_beyond_float32_is_taken_as_it_is(far: int, traced: bool) -> None:
+    """Of the count; a traced delay is float32 itself, and so even here."""
+    delay = far + 1 if traced else far + 1.5
+    phi = tvlars.sigmoid_decay(3.0, 0.2, delay - far)
+
+    def at(count: jax.Array, delay: Any) -> jax.Array:
+        return sigmoid_decay(0.2, delay)(count)
+
+    count = jnp.asarray(far + 2, jnp.int32)
+    value = jax.jit(at)(count, jnp.float32(delay)) if traced else at(count, delay)
+    assert float(value) == pytest.approx(phi, rel=1e-6)
+
+
+def test_a_traced_delay_has_its_derivative() -> None:
+    slope = jax.grad(lambda delay: sigmoid_decay(0.2, delay)(jnp.asarray(4)))(3.5)
+    phi = tvlars.sigmoid_decay(5.0, 0.2, 3.5)
+    assert float(slope) == pytest.approx(0.2 * phi * (1 - phi), rel=1e-5)

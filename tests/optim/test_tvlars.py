@@ -54,7 +54,7 @@ def test_the_clock_counts_on_under_any_default_dtype_and_device() -> None:
     w.grad = torch.ones(2)
     for _ in range(300):
         optimizer.step()
-    assert optimizer.param_groups[0]["step"].item() == 300
+    assert optimizer.param_groups[0]["clock"] == 300
 
 
 def test_every_optimizer_has_a_clock_of_its_own() -> None:
@@ -62,10 +62,51 @@ def test_every_optimizer_has_a_clock_of_its_own() -> None:
     first = TVLARS(groups, 1.0, **PHI)
     run(first, first.param_groups[0]["params"], range(3))
     second = TVLARS([dict(first.param_groups[0])], 1.0, **PHI)
-    assert second.param_groups[0]["step"].item() == 0
+    assert second.param_groups[0]["clock"] == 0
     run(second, second.param_groups[0]["params"], range(1))
-    assert first.param_groups[0]["step"].item() == 3
-    assert TVLARS(groups, 1.0, **PHI).param_groups[0]["step"].item() == 0
+    assert first.param_groups[0]["clock"] == 3
+    assert TVLARS(groups, 1.0, **PHI).param_groups[0]["clock"] == 0
+
+
+FAR = [2**24 - 1, 2**24 + 1, 2**24 + 3, 2**31 + 5, 2**40 + 7, 2**50 + 1]
+"""Steps near and beyond what float32 and int32 count to."""
+
+
+@pytest.mark.parametrize("far", FAR)
+def test_the_clock_does_not_stand_still(path: dict[str, Any], far: int) -> None:
+    """φ changes by a tenth of itself per step here, so that a count which is off by one shows."""
+    for capturable in (False, True):
+        if capturable and path.get("fused"):
+            continue  # refused on a CPU
+        for scope in ("all", "ratio"):
+            shape = dict(delay=far + 1.5, delay_factor=0.2, phi_scope=scope)
+            w = nn.Parameter(torch.ones(3, dtype=torch.float64))
+            optimizer = TVLARS([w], 1.0, momentum=0.0, trust_coefficient=0.5, capturable=capturable, **shape, **path)
+            state = optimizer.state_dict()
+            state["param_groups"][0]["clock"] = far
+            optimizer.load_state_dict(state)
+            for t in (far + 1, far + 2, far + 3):
+                before = float(w[0].detach())
+                w.grad = torch.full((3,), 7.0, dtype=torch.float64)
+                optimizer.step()
+                assert int(optimizer.param_groups[0]["clock"]) == t
+                phi = 1 / (1 + math.exp(0.2 * (t - far - 1.5)))
+                assert optimizer.phi() == [pytest.approx(phi, rel=1e-12)]
+                assert 1 - float(w[0].detach()) / before == pytest.approx(0.5 * phi, rel=1e-6 if capturable else 1e-12)
+
+
+def test_a_capturable_clock_is_on_the_device_before_the_first_step() -> None:
+    """A CUDA graph that captures the first step would else set it to the same count in every replay."""
+    w, more = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
+    optimizer = TVLARS([w], 1.0, **PHI, capturable=True)
+    clock = optimizer.param_groups[0]["clock"]
+    assert (clock.dtype, clock.device, clock.shape) == (torch.int64, w.device, ())
+    w.grad = torch.ones(3)
+    optimizer.step()
+    assert optimizer.param_groups[0]["clock"] is clock
+    optimizer.add_param_group({"params": more})
+    assert optimizer.param_groups[1]["clock"] is not clock
+    assert [int(group["clock"]) for group in optimizer.param_groups] == [1, 1]
 
 
 # -- the length of the run ---------------------------------------------------------------------------------
@@ -167,7 +208,7 @@ def test_a_distributed_checkpoint_takes_no_step() -> None:
     optimizer.step()
     optimizer.zero_grad()
     get_optimizer_state_dict(model, optimizer)
-    assert optimizer.param_groups[0]["step"].item() == 1
+    assert optimizer.param_groups[0]["clock"] == 1
 
 
 def test_a_state_without_a_clock_is_refused() -> None:

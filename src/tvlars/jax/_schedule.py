@@ -43,9 +43,28 @@ def sigmoid_decay(
     check_number("scale", scale)
 
     def schedule(count: Any) -> jax.Array:
-        t = jnp.asarray(count, dtype=float) + 1.0
         # 1 / (α + e^x) = σ(log α - x) / α, which overflows neither itself nor in its derivative.
-        phi = jax.nn.sigmoid(jnp.log(alpha) - delay_factor * (t - delay)) / alpha + gamma_min
+        phi = jax.nn.sigmoid(jnp.log(alpha) - delay_factor * _since(jnp.asarray(count), delay)) / alpha + gamma_min
         return scale * phi
 
     return schedule
+
+
+def _since(count: jax.Array, delay: Scalar) -> jax.Array:
+    """t - d_e with t = count + 1.
+
+    An integer count stays one until the whole steps of d_e have been taken from it: float32 counts to 2²⁴.
+    """
+    since: jax.Array
+    if not jnp.issubdtype(count.dtype, jnp.integer):
+        since = count.astype(float) + 1.0 - delay
+        return since
+    largest = 2 ** (8 * count.dtype.itemsize - 2)
+    if isinstance(delay, (int, float)):
+        whole = min(int(delay), largest)
+        since = (count - whole).astype(float) + (1.0 - (delay - whole))
+        return since
+    bounded = jnp.minimum(jnp.floor(delay), 2.0**30)
+    whole_steps = jax.lax.stop_gradient(bounded).astype(count.dtype)
+    since = (count - whole_steps).astype(float) + (1.0 - (delay - jax.lax.stop_gradient(bounded)))
+    return since

@@ -118,7 +118,7 @@ def lamb_update(
     row = rows + group * ROW
     beta, eps = tl.load(row + WEIGHT_DECAY), tl.load(row + EPS)
     over1, over2 = corrections(addresses, counts, row, tensor, tensors)
-    lr = learning_rate(addresses + 5 * tensors + 2 * group, row)
+    lr = learning_rate(addresses + 5 * tensors + 3 * group, row)
 
     first = tl.load(sizes + tensor * COLUMNS + 2)
     w_norm = norm_of(sums + first, sizes, tensor, row, PARTS)
@@ -170,8 +170,8 @@ def direction(w, m, v, over1, over2, eps, beta):
 def corrections(addresses, counts, row, tensor, tensors):
     """1 / (1 - β₁^t) and 1 / (1 - β₂^t), with t from the device where it is kept there."""
     at = tl.load(addresses + 4 * tensors + tensor)
-    t = tl.load(at.to(tl.pointer_type(tl.float32)), mask=at != 0, other=0.0)
-    t = tl.where(at != 0, t, tl.load(counts + tensor))
+    t = tl.load(at.to(tl.pointer_type(tl.int64)), mask=at != 0, other=0)
+    t = tl.where(at != 0, t.to(tl.float32), tl.load(counts + tensor))
     return 1.0 / one_minus_exp(t * tl.load(row + LOG1)), 1.0 / one_minus_exp(t * tl.load(row + LOG2))
 
 

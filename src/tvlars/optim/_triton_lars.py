@@ -27,7 +27,7 @@ MOMENTUM = tl.constexpr(5)
 NESTEROV = tl.constexpr(6)
 COEFFICIENT = tl.constexpr(7)
 DELAY_FACTOR = tl.constexpr(8)
-DELAY = tl.constexpr(9)
+DELAY = tl.constexpr(9)  # without its whole steps, which are with the addresses
 ALPHA = tl.constexpr(10)
 GAMMA_MIN = tl.constexpr(11)
 OF_RATIO = tl.constexpr(12)  # 1 where φ acts on the trust ratio alone
@@ -107,7 +107,7 @@ def lars_update(
     row = rows + group * ROW
     sign, beta = gradient_factor(row, scale), tl.load(row + WEIGHT_DECAY)
     mu, nesterov = tl.load(row + MOMENTUM), tl.load(row + NESTEROV) != 0
-    lr, coefficient = rates(addresses + 3 * tensors + 2 * group, row)
+    lr, coefficient = rates(addresses + 3 * tensors + 3 * group, row)
 
     first = tl.load(sizes + tensor * COLUMNS + 2)
     clip = tl.load(row + NORM_CLIP)
@@ -142,8 +142,9 @@ def rates(entry, row):
     """lr and η, with φ(t) in one of them where the clock is on the device; where it is not, the host has done that."""
     lr, coefficient = learning_rate(entry, row), tl.load(row + COEFFICIENT)
     clock = tl.load(entry + 1)
-    t = tl.load(clock.to(tl.pointer_type(tl.float32)), mask=clock != 0, other=0.0)
-    growth = tl.exp(tl.load(row + DELAY_FACTOR) * (t - tl.load(row + DELAY)))  # may be inf, and 1 / inf is 0
+    t = tl.load(clock.to(tl.pointer_type(tl.int64)), mask=clock != 0, other=0)
+    since = (t - tl.load(entry + 2)).to(tl.float32) - tl.load(row + DELAY)
+    growth = tl.exp(tl.load(row + DELAY_FACTOR) * since)  # may be inf, and 1 / inf is 0
     phi = 1.0 / (tl.load(row + ALPHA) + growth) + tl.load(row + GAMMA_MIN)
     phi = tl.where(clock != 0, phi, 1.0)
     of_ratio = tl.load(row + OF_RATIO) != 0

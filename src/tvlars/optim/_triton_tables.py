@@ -8,7 +8,7 @@ one takes norms, one updates. Where tensors lie and what their groups want is re
     chunks     int32 [programs]: the tensor that a program's chunk is of
     sizes      int64 [tensors, 5]: elements, elements of a chunk, first program, programs, group
     addresses  int64: of all w, then of all g, all m, (LAMB: all v, all step counts,) and then for each group of its lr
-               and (LARS) of its clock; 0 where there is none
+               and (LARS) of its clock, an int64; 0 where there is none; and the whole steps of its d_e
     rows       float32 [groups, 16]: a group's options, in the order of the names below and in the kernels' modules
     counts     float32 [tensors]: (LAMB) step counts that are not on the device
     sums       float32 [2, programs]: sums of squares, which the second launch has from the first

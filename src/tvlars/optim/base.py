@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, overload
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT, _use_grad_for_differentiable
 
-from tvlars._checks import check_flag, check_number
+from tvlars._checks import check_flag, check_number, plain_number
 from tvlars.optim import _triton
 from tvlars.optim._deepspeed import refuse_flat_group
 from tvlars.optim._fsdp1 import refuse_flat_parameters
+from tvlars.optim._loaded_state import Kind, check_form, prepared
 from tvlars.optim._named_state import reorder_by_name
 from tvlars.optim._norms import PLAIN, Layout, Tensors, laid_out_like
 from tvlars.optim._paths import MultiTensor, Observer, kernels_fit, run_together
@@ -27,6 +28,8 @@ from tvlars.optim.fused_triton import Launcher, Part
 
 Pending = list[tuple[MultiTensor | Part, list[Layout]]]
 """What is left to be run with the layers of other groups, with the layouts of those that are sharded."""
+Count = int | Tensor
+"""Steps taken: a number, or an int64 tensor on the device."""
 
 
 class LayerwiseOptimizer(Optimizer, ABC):
@@ -35,6 +38,8 @@ class LayerwiseOptimizer(Optimizer, ABC):
     A subclass gives ``_check_group`` (the ranges of its hyperparameters) and ``_update`` (one step for the
     parameters of one group that have a gradient).
     """
+
+    _kind: Kind
 
     observers: tuple[Observer, ...] = ()
     """Told of every adapted layer, while there are any; see :class:`tvlars.stats.LayerStats`."""
@@ -64,6 +69,8 @@ class LayerwiseOptimizer(Optimizer, ABC):
         except Exception:
             self.param_groups.pop()
             raise
+        _make_plain(group)
+        self._place_counts(group)
         self._warn_raw_lr(group)
 
     @abstractmethod
@@ -134,14 +141,23 @@ class LayerwiseOptimizer(Optimizer, ABC):
 
         Names come from ``model.named_parameters()`` or :func:`tvlars.layer_groups`. Another order of parameters is
         right then; without names, or where two are equal, position decides as in torch. Options that the state
-        lacks, since it is older or another optimizer's, are those of this optimizer's constructor.
+        lacks, since it is older, are those of this optimizer's constructor.
+
+        Moments and step counts of other optimizers are taken over where they mean the same: LAMB takes those of Adam,
+        AdamW and other libraries' LAMB, LARS those of TVLARS and other libraries' LARS. All options stay those of this
+        optimizer then. Step counts may be numbers or tensors of whatever dtype.
 
         Raises:
-            ValueError: parameters are missing, extra or in another group (they are listed), or the groups
-                differ in number or size.
+            ValueError: parameters are missing, extra or in another group (they are listed), or the groups differ in
+                number or size; a tensor has another shape than its parameter, a step count is no whole number, an
+                option is out of its range; it is of an optimizer whose state means something else. Nothing has been
+                loaded then.
         """
+        given: Any = state_dict
+        if not isinstance(given, dict):  # which torch would take apart before any hook
+            check_form(given)
         # As the last hook, so that hooks of the user may repair names before.
-        last = self.register_load_state_dict_pre_hook(lambda _, given: reorder_by_name(given, self.param_groups))
+        last = self.register_load_state_dict_pre_hook(lambda _, state: self._prepared(state))
         try:
             super().load_state_dict(state_dict)
         finally:
@@ -149,9 +165,34 @@ class LayerwiseOptimizer(Optimizer, ABC):
         for group in self.param_groups:
             for name, value in self.defaults.items():
                 group.setdefault(name, value)
-            for holder in (group, *(self.state.get(p, {}) for p in group["params"])):
-                if isinstance(holder.get("step"), Tensor) and not group["capturable"]:  # each step reads it
-                    holder["step"] = holder["step"].to("cpu", torch.float32)
+            _make_plain(group)
+            self._place_counts(group)
+
+    def _prepared(self, state_dict: dict[str, Any]) -> dict[str, Any]:
+        check_form(state_dict)
+        state_dict = prepared(reorder_by_name(state_dict, self.param_groups), self._kind, self.param_groups)
+        pairs = zip(
+            state_dict["param_groups"], self.param_groups, strict=False
+        )  # torch says where they are not as many
+        for i, (there, here) in enumerate(pairs):
+            try:
+                merged = {**here, **there, "params": here["params"]}
+                check_number("lr", merged["lr"])
+                self._check_group(merged)
+            except ValueError as error:
+                raise ValueError(
+                    f"state_dict must have options in their range, but in parameter group {i} {error}"
+                ) from None
+        return state_dict
+
+    def _place_counts(self, group: dict[str, Any]) -> None:
+        """Step counts on the device, where a CUDA graph may read them from the first step on."""
+        if group["capturable"] and group["params"]:
+            if "clock" in group:
+                group["clock"] = on(group["clock"], group["params"][0].device)
+            for p in group["params"]:
+                if "step" in self.state.get(p, {}):
+                    self.state[p]["step"] = on(self.state[p]["step"], p.device)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_warned_raw_lr": self._warned_raw_lr}
@@ -179,12 +220,27 @@ class LayerwiseOptimizer(Optimizer, ABC):
         """Whether only the device knows if this step is to be skipped."""
         return getattr(self, "found_inf", None) is not None
 
-    def _ticks(self, device: torch.device) -> int | Tensor:
-        """By how much this step advances a step count on ``device``: 1, or 0 where it is skipped."""
+    def _advanced(self, counts: list[Count], devices: list[torch.device], capturable: bool) -> list[Count]:
+        """Step counts after this step, which counts for all of them or, where a GradScaler has it skipped, for none.
+
+        A count is a Python integer, which has no end that a run could reach. It is an int64 tensor on the device where
+        the host may not read it: with ``capturable``, where CUDA graphs read one tensor for good, and where only the
+        device knows if the step is skipped; and one on the CPU under ``torch.compile``, where a number that changes
+        would be a reason to compile anew.
+        """
+        on_device, compiling = capturable or self._skips_on_device, torch.compiler.is_compiling()
+        if not on_device and not compiling:
+            return [x + 1 if isinstance(x, Tensor) and not x.is_cpu else int(x) + 1 for x in counts]
+        cpu = torch.device("cpu")
+        tensors = [on(x, device if on_device else cpu) for x, device in zip(counts, devices, strict=True)]
         if not self._skips_on_device:
-            return 1
-        found_inf: Tensor = self.found_inf  # type: ignore[attr-defined]
-        return (found_inf.to(device, non_blocking=True) == 0).float().reshape(())
+            torch._foreach_add_(tensors, 1)
+            return [*tensors]
+        for device in {x.device for x in tensors}:
+            found_inf = to_device(self.found_inf, device)  # type: ignore[attr-defined]
+            tick = (found_inf == 0).to(torch.int64).reshape(())
+            torch._foreach_add_([x for x in tensors if x.device == device], tick)
+        return [*tensors]
 
     def _refuse_scaled(self, params: list[Tensor]) -> None:
         """Raise RuntimeError unless all layers are for the kernels, which alone unscale and skip."""
@@ -294,6 +350,15 @@ class LayerwiseOptimizer(Optimizer, ABC):
         return lists
 
 
+def _make_plain(group: dict[str, Any]) -> None:
+    """Turn options that are numbers of NumPy, fractions and the like into Python's, which all of torch takes."""
+    for name, value in group.items():
+        if name == "betas":
+            group[name] = tuple(map(plain_number, value))
+        elif not isinstance(value, (str, Iterable)):
+            group[name] = plain_number(value)
+
+
 def readable(x: Tensor) -> Tensor:
     """``x`` for use in a formula before it is overwritten: a copy where autograd will want it again.
 
@@ -325,6 +390,13 @@ def scalar(value: float | Tensor, keep_tensor: bool) -> float | Tensor:
     if keep_tensor or value.device.type != "cpu" or torch.compiler.is_compiling():
         return value.reshape(())
     return value.item()
+
+
+def on(count: Count, device: torch.device) -> Tensor:
+    """A step count as an int64 tensor on ``device``, without a wait for it; the very tensor where it is one already."""
+    if not isinstance(count, Tensor):
+        return torch.full((), count, dtype=torch.int64, device=device)
+    return count if count.device == device else to_device(count, device)
 
 
 def to_device(x: Tensor, device: torch.device) -> Tensor:

@@ -57,7 +57,7 @@ def fused_lars(
 
     beta = -weight_decay if maximize else weight_decay  # the kernel turns g + beta w round where it ascends
     small, large = _by_size(params)
-    scratch = torch.empty(CHUNK, dtype=params[0].dtype)
+    scratch = torch.empty(CHUNK, dtype=params[0].dtype, device=params[0].device)
     for some in _together(params, small):
         w, g, m = _cut(params, some), _cut(grads, some), _cut(momentum_buffers, some)
         u = _laid_out_like(w, scratch)
@@ -91,7 +91,7 @@ def fused_lamb(
     grads: list[Tensor],
     exp_avgs: list[Tensor],
     exp_avg_sqs: list[Tensor],
-    steps: list[Tensor],
+    steps: list[float],
     *,
     lr: float,
     betas: tuple[float, float],
@@ -103,9 +103,12 @@ def fused_lamb(
     maximize: bool,
     observe: Observe | None = None,
 ) -> None:
-    """One LAMB step on tensors that are ``_paths.fusable``; ``steps`` are 0-d tensors on the CPU."""
+    """One LAMB step on tensors that are ``_paths.fusable``."""
     if not bias_correction:
-        steps = [torch.tensor(math.inf)] * len(params)  # 1 - β^∞ = 1
+        steps = [math.inf] * len(params)  # 1 - β^∞ = 1
+    # The kernel reads a step in the parameters' dtype, which is exact enough for β^t; most layers share one.
+    known = {t: torch.tensor(float(t), dtype=torch.float64, device="cpu") for t in set(steps)}
+    counts = [known[t] for t in steps]
 
     def advance(r: list[Tensor], chosen: list[int]) -> None:
         """Advance the moments of some layers, and add their m̂ / (√v̂ + eps) to ``r``."""
@@ -115,7 +118,7 @@ def fused_lamb(
             _cut(exp_avgs, chosen),
             _cut(exp_avg_sqs, chosen),
             [],
-            _cut(steps, chosen),
+            _cut(counts, chosen),
             lr=-1.0,
             beta1=betas[0],
             beta2=betas[1],
@@ -126,7 +129,8 @@ def fused_lamb(
         )
 
     small, large = _by_size(params)
-    scratch = torch.empty(max(CHUNK, *(w.numel() for w in params)), dtype=params[0].dtype)
+    size = max(CHUNK, *(w.numel() for w in params))
+    scratch = torch.empty(size, dtype=params[0].dtype, device=params[0].device)
     for some in _together(params, small):
         w = _cut(params, some)
         r = _laid_out_like(w, scratch)

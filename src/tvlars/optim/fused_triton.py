@@ -57,6 +57,8 @@ class Part:
     observe: Observe | None
     clock: Tensor | None = None
     """t of the group, where it is on the device, so that φ(t) is left to the kernel."""
+    delay: int = 0
+    """The whole steps of d_e, which the kernel takes from the clock before it is rounded to float32."""
     steps: list[float | Tensor] | None = None
     """t of each layer, where the rule has bias correction: numbers, and tensors on the device."""
 
@@ -81,10 +83,12 @@ def triton_lars(
 ) -> Part:
     """A LARS step for tensors that are ``_paths.kernels_fit``."""
     device = params[0].device
-    clock, shape, of_ratio = None, (0.0, 0.0, 1.0, 0.0), False
+    clock, whole, shape, of_ratio = None, 0, (0.0, 0.0, 1.0, 0.0), False
     coefficient: Any = trust_coefficient
     if factor is not None and isinstance(factor.step, Tensor):
-        clock, shape, of_ratio = _on_device(factor.step, device), factor.shape, factor.scope == "ratio"
+        clock, of_ratio = _on_device(factor.step, device, torch.int64), factor.scope == "ratio"
+        whole = int(min(factor.shape[1], 2.0**62))
+        shape = (factor.shape[0], factor.shape[1] - whole, *factor.shape[2:])
     elif factor is not None:
         lr, coefficient = factor.act(lr, trust_coefficient)
     lr = _on_host_as_number(lr, device)
@@ -93,7 +97,7 @@ def triton_lars(
         *(momentum, float(nesterov), coefficient, *shape, float(of_ratio), float(unit_ratio_at_zero)),
     ]
     lists = [params, grads, momentum_buffers]
-    return Part("lars", lists, options, lr, layer_adaptation, capturable, observe, clock)
+    return Part("lars", lists, options, lr, layer_adaptation, capturable, observe, clock, whole)
 
 
 def triton_lamb(
@@ -101,7 +105,7 @@ def triton_lamb(
     grads: list[Tensor],
     exp_avgs: list[Tensor],
     exp_avg_sqs: list[Tensor],
-    steps: list[Tensor],
+    steps: list[float | Tensor],
     *,
     lr: float | Tensor,
     betas: tuple[float, float],
@@ -114,12 +118,10 @@ def triton_lamb(
     capturable: bool,
     observe: Observe | None = None,
 ) -> Part:
-    """A LAMB step for tensors that are ``_paths.kernels_fit``; ``steps`` are 0-d tensors on their device or the CPU."""
+    """A LAMB step for tensors that are ``_paths.kernels_fit``."""
     device = params[0].device
     lr = _on_host_as_number(lr, device)
-    counts: list[float | Tensor] = [
-        _on_device(step, device) if capturable or step.device.type != "cpu" else step.item() for step in steps
-    ]
+    counts = [_on_device(step, device, torch.int64) if isinstance(step, Tensor) else step for step in steps]
     options = _shared_options(lr, maximize, weight_decay, norm_clip, layer_adaptation)
     for beta in betas:  # in float32, 1 - beta has lost digits
         options += [beta, 1 - beta, math.log(beta) if beta and bias_correction else -math.inf]
@@ -141,11 +143,11 @@ def _on_host_as_number(lr: float | Tensor, device: torch.device) -> float | Tens
     return lr
 
 
-def _on_device(x: Any, device: torch.device) -> Tensor:
-    """A scalar as float32 on ``device``, without a wait."""
+def _on_device(x: Any, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
+    """A scalar as ``dtype`` on ``device``, without a wait."""
     if not isinstance(x, Tensor):
-        return torch.full((), float(x), dtype=torch.float32, device=device)
-    return x if x.dtype == torch.float32 and x.device == device else x.to(device, torch.float32, non_blocking=True)
+        return torch.full((), x, dtype=dtype, device=device)
+    return x if x.dtype == dtype and x.device == device else x.to(device, dtype, non_blocking=True)
 
 
 # -- launching ----------------------------------------------------------------------------------------------
@@ -328,7 +330,7 @@ def _addresses(parts: list[Part]) -> array[int]:
     for part in parts:
         table.extend(map(_address, part.steps or ()))
     for part in parts:
-        table.extend((_address(part.lr), _address(part.clock)))
+        table.extend((_address(part.lr), _address(part.clock), part.delay))
     return table
 
 

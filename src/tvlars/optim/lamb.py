@@ -10,11 +10,13 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from tvlars._checks import check_flag, check_number
+from tvlars.optim._loaded_state import Kind
 from tvlars.optim._norms import Tensors, clip, norm, trust_ratio
 from tvlars.optim._paths import MultiTensor, Observe, split_by_path
-from tvlars.optim.base import LayerwiseOptimizer, Pending, descend, foreach_descend, readable, scalar, to_device
+from tvlars.optim.base import Count, LayerwiseOptimizer, Pending, descend, foreach_descend, readable, scalar
 from tvlars.optim.fused_cpu import fused_lamb
 from tvlars.optim.fused_triton import Part, triton_lamb
+from tvlars.schedule import _as_float
 
 
 class LAMB(LayerwiseOptimizer):
@@ -80,6 +82,8 @@ class LAMB(LayerwiseOptimizer):
         >>> optimizer.step()
     """
 
+    _kind = Kind("a LAMB", frozenset(("betas", "bias_correction")), ("exp_avg", "exp_avg_sq"), counts=True)
+
     def __init__(
         self,
         params: ParamsT,
@@ -128,11 +132,9 @@ class LAMB(LayerwiseOptimizer):
         steps = self._advance(params, group["capturable"])
         pending: Pending = []
         for run in split_by_path(group, params, grads, *self._buffers(params, "exp_avg", "exp_avg_sq")):
-            chosen = [steps[i] for i in run.indices]
-            in_kernel = run.path in ("fused", "triton")
             form = PATHS[run.path](
                 *run.lists,
-                chosen if in_kernel else [scalar(step, group["capturable"]) for step in chosen],
+                [scalar(steps[i], group["capturable"]) for i in run.indices],
                 lr=lr,
                 betas=group["betas"],
                 eps=group["eps"],
@@ -148,26 +150,20 @@ class LAMB(LayerwiseOptimizer):
                 pending.append((form, run.layouts))
         return pending
 
-    def _advance(self, params: list[Tensor], capturable: bool) -> list[Tensor]:
+    def _advance(self, params: list[Tensor], capturable: bool) -> list[Count]:
         """Count this step for each parameter; its own count, since bias correction is about its moments."""
-        on_device = capturable or self._skips_on_device
-        steps = []
-        for p in params:
-            state = self.state[p]
-            if "step" not in state:
-                state["step"] = torch.zeros((), dtype=torch.float32, device=p.device if on_device else "cpu")
-            elif on_device and state["step"].device != p.device:
-                state["step"] = to_device(state["step"], p.device)
-            steps.append(state["step"])
-        if not self._skips_on_device:
-            if torch.compiler.is_compiling() or not all(step.is_cpu for step in steps):
-                torch._foreach_add_(steps, 1)
-            else:  # the number would be made a tensor for each of them
-                torch._foreach_add_(steps, torch.tensor(1.0, device="cpu"), alpha=1.0)
-            return steps
-        for device in {step.device for step in steps}:
-            torch._foreach_add_([step for step in steps if step.device == device], self._ticks(device))
+        states = [self.state[p] for p in params]
+        steps = self._advanced([x.get("step", 0) for x in states], [p.device for p in params], capturable)
+        for state, step in zip(states, steps, strict=True):
+            state["step"] = step
         return steps
+
+
+def _correction(beta: float, t: float | Tensor, w: Tensor) -> Any:
+    """1 - β^t, which loses no digits: of a tensor in float64, then in the dtype of ``w``, or float32."""
+    if not isinstance(t, Tensor):
+        return 1 - beta**t
+    return (1 - beta ** _as_float(t)).to(torch.promote_types(w.dtype, torch.float32))
 
 
 def _single_tensor_lamb(
@@ -194,7 +190,7 @@ def _single_tensor_lamb(
         m.mul_(beta1).add_(g, alpha=1 - beta1)
         v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
         if bias_correction:
-            r = (m / (1 - beta1**t)) / (_root(v / (1 - beta2**t)) + eps)
+            r = (m / _correction(beta1, t, w)) / (_root(v / _correction(beta2, t, w)) + eps)
         else:
             r = readable(m) / (_root(readable(v)) + eps)
         if weight_decay:
@@ -242,8 +238,8 @@ def _multi_tensor_lamb(
     m: Tensors = exp_avgs
     v: Tensors = exp_avg_sqs
     if bias_correction:
-        m = torch._foreach_div(m, [1 - beta1**t for t in steps])
-        v = torch._foreach_div(v, [1 - beta2**t for t in steps])
+        m = torch._foreach_div(m, [_correction(beta1, t, w) for t, w in zip(steps, params, strict=True)])
+        v = torch._foreach_div(v, [_correction(beta2, t, w) for t, w in zip(steps, params, strict=True)])
     denominators = torch._foreach_sqrt(v)
     torch._foreach_add_(denominators, eps)
     r = torch._foreach_div(m, denominators)

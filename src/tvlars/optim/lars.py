@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from tvlars._checks import check_flag, check_number
+from tvlars.optim._loaded_state import Kind
 from tvlars.optim._norms import Tensors, clip, norm, trust_ratio
 from tvlars.optim._paths import MultiTensor, Observe, Observer, split_by_path
 from tvlars.optim.base import LayerwiseOptimizer, Pending, descend, foreach_descend, readable, scalar
@@ -82,6 +83,8 @@ class LARS(LayerwiseOptimizer):
         >>> loss_fn(model(x), y).backward()
         >>> optimizer.step()
     """
+
+    _kind = Kind("a LARS", frozenset(("trust_coefficient",)), ("momentum_buffer",))
 
     def __init__(
         self,

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from tvlars._checks import check_choice, check_number
-from tvlars.optim.base import LayerwiseOptimizer, Pending, scalar, to_device
+from tvlars.optim._loaded_state import Kind
+from tvlars.optim.base import LayerwiseOptimizer, Pending, scalar
 from tvlars.optim.lars import Factor, check_lars_group, lars
 from tvlars.schedule import _check_sigmoid_decay, _sigmoid_decay, _slope_and_delay
 
@@ -34,9 +35,10 @@ class TVLARS(LayerwiseOptimizer):
     collective a step and mesh dimension. Every argument but ``params`` is an option of a parameter group too.
 
     t is the run's clock: one count for the optimizer, which advances in every step in which any parameter
-    has a gradient. It is kept as ``"step"`` in each parameter group, and so in ``state_dict``; a group that is
-    added later starts at the count the others have. Under ``ZeroRedundancyOptimizer`` each process counts for the
-    parameters that it updates, and all counts agree unless all of a process's lack gradients in some step.
+    has a gradient. It is kept as ``"clock"`` in each parameter group, and so in ``state_dict``; a group that is
+    added later starts at the count the others have. It is an integer (with ``capturable`` an int64 tensor). Under
+    ``ZeroRedundancyOptimizer`` each process counts for the parameters that it updates, and all counts agree unless all
+    of a process's lack gradients in some step.
 
     Args:
         params: parameters, named parameters, or groups. :func:`tvlars.layer_groups` makes groups that leave
@@ -103,6 +105,8 @@ class TVLARS(LayerwiseOptimizer):
         >>> optimizer.step()
     """
 
+    _kind = Kind("a TVLARS", frozenset(("trust_coefficient", "phi_scope")), ("momentum_buffer",), clock=True)
+
     def __init__(
         self,
         params: ParamsT,
@@ -159,9 +163,9 @@ class TVLARS(LayerwiseOptimizer):
             TypeError: a parameter is not a real floating point tensor.
         """
         if isinstance(param_group, dict):  # a copy, so that the clock is no other optimizer's
-            clock = torch.zeros((), dtype=torch.float32, device="cpu")
-            param_group = self._with_shape(param_group)
-            param_group = {**param_group, "step": self.param_groups[0]["step"].clone() if self.param_groups else clock}
+            clock = self.param_groups[0]["clock"] if self.param_groups else 0
+            clock = clock.clone() if isinstance(clock, Tensor) else clock
+            param_group = {**self._with_shape(param_group), "clock": clock}
         super().add_param_group(param_group)
 
     def _with_shape(self, group: dict[str, Any]) -> dict[str, Any]:
@@ -180,20 +184,11 @@ class TVLARS(LayerwiseOptimizer):
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_length": self._length}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state, matched by name where it was saved with names and this optimizer has them.
-
-        Raises:
-            ValueError: it has no step count, so that it is not a TVLARS's; else as for any layer-wise optimizer.
-        """
-        if not all("step" in group for group in state_dict["param_groups"]):
-            raise ValueError("state_dict must be of a TVLARS, but it has no step count in its parameter groups")
-        super().load_state_dict(state_dict)
-
     def phi(self) -> list[float]:
         """φ of each parameter group at the latest step (at step 1 before the first). Waits for the device."""
         return [
-            _sigmoid_decay(max(float(group["step"]), 1.0), *_sigmoid_arguments(group)) for group in self.param_groups
+            float(_sigmoid_decay(max(int(group["clock"]), 1), *_sigmoid_arguments(group)))
+            for group in self.param_groups
         ]
 
     def _check_group(self, group: dict[str, Any]) -> None:
@@ -203,13 +198,8 @@ class TVLARS(LayerwiseOptimizer):
 
     def _begin_step(self) -> None:
         for group in self.param_groups:
-            if group["params"] and (group["capturable"] or self._skips_on_device):
-                group["step"] = to_device(group["step"], group["params"][0].device)
-            ticks = self._ticks(group["step"].device)
-            if group["capturable"] or torch.compiler.is_compiling():
-                group["step"] += ticks  # one tensor for good: CUDA graphs read it, and a new one would compile anew
-            else:  # not in place: ZeroRedundancyOptimizer hands us the very tensor of the state dict that it loads
-                group["step"] = group["step"] + ticks
+            device = group["params"][0].device if group["params"] else torch.device("cpu")
+            (group["clock"],) = self._advanced([group["clock"]], [device], group["capturable"])
 
     def _update(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> Pending:
         return lars(
@@ -219,7 +209,7 @@ class TVLARS(LayerwiseOptimizer):
             group,
             lr=scalar(group["lr"], group["capturable"] or group["differentiable"]),
             observers=self.observers,
-            factor=Factor(scalar(group["step"], group["capturable"]), _sigmoid_arguments(group), group["phi_scope"]),
+            factor=Factor(scalar(group["clock"], group["capturable"]), _sigmoid_arguments(group), group["phi_scope"]),
         )
 
 

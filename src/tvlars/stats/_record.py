@@ -37,7 +37,7 @@ class Rates:
         lr, adapted = group["lr"], ours and bool(group["layer_adaptation"])
         lr = lr.detach().clone() if isinstance(lr, Tensor) else lr
         if "delay_factor" in group:
-            step = scalar(group["step"], keep_tensor=group["capturable"])
+            step = scalar(group["clock"], keep_tensor=group["capturable"])
             phi = _sigmoid_decay(step, group["delay_factor"], group["delay"], group["alpha"], group["gamma_min"])
             return cls(lr, phi, group["phi_scope"] == "all", adapted)
         initial = group.get("initial_lr")

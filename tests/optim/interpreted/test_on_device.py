@@ -25,7 +25,7 @@ def two_groups(name: str, **options: Any) -> tuple[list[nn.Parameter], torch.opt
 
 
 def clocks(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    return [x["step"] for x in (*optimizer.param_groups, *optimizer.state.values()) if "step" in x]
+    return [x[k] for x in (*optimizer.param_groups, *optimizer.state.values()) for k in ("clock", "step") if k in x]
 
 
 def counts(optimizer: torch.optim.Optimizer) -> set[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -140,8 +141,43 @@ def test_bias_correction_has_its_digits_at_every_step(beta: float) -> None:
 def test_no_step_overflows_phi(scope: str) -> None:
     w = nn.Parameter(torch.ones(4))
     optimizer = TVLARS([w], 0.5, delay_factor=10.0, delay=3, gamma_min=0.25, phi_scope=scope, capturable=True)
-    optimizer.param_groups[0]["step"].fill_(1e6)
+    optimizer.param_groups[0]["clock"].fill_(10**6)
     w.grad = torch.ones(4)
     optimizer.step()
     assert optimizer.phi() == [0.25]
     torch.testing.assert_close(w.detach(), torch.full((4,), 1 - 0.5 * 0.25 * 1e-3))
+
+
+@pytest.mark.parametrize("capturable", [False, True])
+@pytest.mark.parametrize("far", [2**24 + 1, 2**31 + 5, 2**50 + 1])
+def test_the_clock_does_not_stand_still(far: int, capturable: bool) -> None:
+    """φ changes by a tenth of itself per step here, so that a count which is off by one shows."""
+    w = nn.Parameter(torch.ones(3))
+    optimizer = TVLARS(
+        [w], 1.0, momentum=0.0, trust_coefficient=0.5, delay=far + 1.5, delay_factor=0.2, capturable=capturable
+    )
+    state = optimizer.state_dict()
+    state["param_groups"][0]["clock"] = far
+    optimizer.load_state_dict(state)
+    for t in (far + 1, far + 2):
+        before = w[0].item()
+        w.grad = torch.full((3,), 7.0)
+        optimizer.step()
+        phi = 1 / (1 + math.exp(0.2 * (t - far - 1.5)))
+        assert 1 - w[0].item() / before == pytest.approx(0.5 * phi, rel=1e-5)
+
+
+@pytest.mark.parametrize("capturable", [False, True])
+def test_lambs_steps_do_not_stand_still(capturable: bool) -> None:
+    beta, far = 1 - 2.0**-24, 2**24 + 1
+    w = nn.Parameter(torch.ones(3))
+    group = {"params": [w], "layer_adaptation": False}
+    optimizer = LAMB([group], 0.5, betas=(0.0, beta), weight_decay=0.0, eps=1e-30, capturable=capturable)
+    state = optimizer.state_dict()
+    state["state"][0] = dict(exp_avg=torch.zeros(3), exp_avg_sq=torch.ones(3), step=far)
+    optimizer.load_state_dict(state)
+    w.grad = torch.full((3,), 0.25)
+    optimizer.step()
+    assert int(optimizer.state[w]["step"]) == far + 1
+    expected = 0.5 * 0.25 / math.sqrt(1 / -math.expm1((far + 1) * math.log(beta)))
+    assert 1 - w[0].item() == pytest.approx(expected, rel=1e-6)

@@ -1,0 +1,198 @@
+"""What an optimizer may load: its own state, of older versions too, and from other optimizers what means the same here.
+
+A state is looked at before anything of the optimizer is changed. What is of other optimizers gives moments and step
+counts; their options have other meanings under the same names, so ours stay.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from tvlars._checks import shown
+
+THEIRS = frozenset(
+    (
+        *("dampening", "eta", "trust_coeff", "trust_clip", "always_adapt"),  # of other libraries' LARS
+        *("grad_averaging", "max_grad_norm", "amsgrad", "weight_decouple", "fixed_decay", "caution"),  # LAMB, Adam
+    )
+)
+"""Options that only optimizers of other libraries have."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What tells the state of an optimizer of ours."""
+
+    title: str
+    options: frozenset[str]
+    """Options that its groups have in every version."""
+    tensors: tuple[str, ...]
+    """Names of a parameter's state tensors."""
+    counts: bool = False
+    """Whether each parameter has a step count beside them."""
+    clock: bool = False
+    """Whether a group has one."""
+
+
+def prepared(state_dict: Any, kind: Kind, groups: list[dict[str, Any]]) -> dict[str, Any]:
+    """``state_dict`` as this version writes it, with step counts as integers. Nothing that was given is modified.
+
+    Args:
+        state_dict: as it came, its parameters in the order of ``groups``.
+        kind: of the optimizer.
+        groups: the optimizer's own.
+
+    Raises:
+        ValueError: it is no state of such an optimizer, and holds nothing that could be taken over.
+    """
+    saved = state_dict["param_groups"]
+    if [len(group["params"]) for group in saved] != [len(group["params"]) for group in groups]:
+        return dict(state_dict)  # torch says so
+    state = _by_id(state_dict["state"], saved)
+    own = all(kind.options <= set(group) and not THEIRS & set(group) for group in saved)
+    if own and kind.clock:
+        new_groups = [_with_clock(group, kind) for group in saved]
+    elif own and not (kind.tensors == ("momentum_buffer",) and any("phi_scope" in group for group in saved)):
+        new_groups = [dict(group) for group in saved]
+    else:
+        state = _taken_over(state, saved, kind)
+        new_groups = [{**here, "params": there["params"]} for there, here in zip(saved, groups, strict=True)]
+    names = {
+        index: (name, p)
+        for there, here in zip(saved, groups, strict=True)
+        for index, name, p in zip(there["params"], _names(here), here["params"], strict=True)
+    }
+    return {
+        **state_dict,
+        "state": {index: _entry(entry, kind, *names[index]) for index, entry in state.items()},
+        "param_groups": new_groups,
+    }
+
+
+def check_form(state_dict: Any) -> None:
+    """Raise ValueError where it is no state of any optimizer."""
+    if not isinstance(state_dict, dict) or not {"state", "param_groups"} <= set(state_dict):
+        has = ", ".join(map(str, list(state_dict)[:4])) if isinstance(state_dict, dict) else type(state_dict).__name__
+        raise ValueError(f"state_dict must have 'state' and 'param_groups', as optimizer.state_dict() has, got {has}")
+    state, groups = state_dict["state"], state_dict["param_groups"]
+    if not isinstance(state, dict) or not all(isinstance(entry, dict) for entry in state.values()):
+        raise ValueError("state_dict['state'] must be a dictionary with one for each parameter in it")
+    lists = isinstance(groups, (list, tuple)) and all(
+        isinstance(group, dict) and isinstance(group.get("params"), (list, tuple)) for group in groups
+    )
+    if not lists:
+        raise ValueError("state_dict['param_groups'] must be a list of dictionaries, each with its list 'params'")
+    for group in groups:
+        if "param_names" in group and len(group["param_names"]) != len(group["params"]):
+            count = f"{len(group['param_names'])} for {len(group['params'])}"
+            raise ValueError(f"state_dict['param_groups'] must have a name for each parameter, got {count}")
+
+
+def step_count(value: Any, where: str) -> int:
+    """``value`` as an integer: a number of Python or NumPy, or a tensor of one element, of whatever dtype.
+
+    Raises:
+        ValueError: it is no whole number of steps.
+    """
+    number = value
+    if isinstance(value, Tensor) or (hasattr(value, "item") and hasattr(value, "dtype")):
+        number = value.item() if math.prod(value.shape) == 1 else None
+    if isinstance(number, float) and number.is_integer():
+        number = int(number)
+    if isinstance(number, int) and not isinstance(number, bool) and 0 <= number < 2**63:
+        return number
+    raise ValueError(f"{where} must be a whole number of steps, from 0 to 2**63 - 1, got {shown(value)}")
+
+
+def _by_id(state: dict[Any, Any], saved: list[dict[str, Any]]) -> dict[Any, dict[str, Any]]:
+    """The state by the parameters of the groups, whose numbers JSON makes strings."""
+    known = {index for group in saved for index in group["params"]}
+    found, lost = {}, []
+    for key, entry in state.items():
+        index = int(key) if isinstance(key, str) and key not in known and key.isdecimal() else key
+        if index in known:
+            found[index] = entry
+        else:
+            lost.append(key)
+    if lost:
+        raise ValueError(f"state_dict must have state of its groups' parameters alone, but has that of {_list(lost)}")
+    return found
+
+
+def _with_clock(group: dict[str, Any], kind: Kind) -> dict[str, Any]:
+    """The group of a TVLARS with its clock, which was called "step" once."""
+    group = dict(group)
+    if "clock" not in group:
+        if "step" not in group:
+            raise _no_state_of(kind, "it has no step count in its parameter groups")
+        group["clock"] = group.pop("step")
+    group["clock"] = step_count(group["clock"], "the clock of a parameter group in state_dict")
+    return group
+
+
+def _taken_over(state: dict[Any, Any], saved: list[dict[str, Any]], kind: Kind) -> dict[Any, dict[str, Any]]:
+    """The state of another optimizer in our words."""
+    options = {name for group in saved for name in group} - {"params", "param_names"}
+    if kind.clock:
+        raise _no_state_of(kind, f"it has no step count in its parameter groups, which have {_list(sorted(options))}")
+    alike = {"betas"} if kind.counts else {"trust_coefficient", "trust_coeff", "eta"}
+    if not all(alike & set(group) for group in saved):  # of SGD, say, whose momentum has no trust ratio in it
+        raise _no_state_of(kind, f"its parameter groups have {_list(sorted(options))}")
+    taken: dict[Any, dict[str, Any]] = {}
+    group_of = {index: group for group in saved for index in group["params"]}
+    for index, group in group_of.items():
+        entry = {name: x for name, x in state.get(index, {}).items() if x is not None}
+        if not entry:
+            continue
+        if "mu" in entry:  # the published LARS
+            entry["momentum_buffer"] = entry.pop("mu")
+        if kind.counts and "step" not in entry and "step" in group:  # timm, apex: one count for a group
+            entry["step"] = group["step"]
+        wanted = (*kind.tensors, *(["step"] if kind.counts else []))
+        if (kind.counts and set(entry) != set(wanted)) or set(entry) - set(wanted):
+            raise _no_state_of(
+                kind, f"a parameter has {_list(sorted(entry))} in it, where {_list([*wanted])} can be used"
+            )
+        taken[index] = entry
+    return taken
+
+
+def _entry(entry: dict[str, Any], kind: Kind, name: str, p: Tensor) -> dict[str, Any]:
+    """The state of one parameter, checked against it."""
+    where = f"state_dict, for {name}"
+    entry = {key: x for key, x in entry.items() if not (x is None and key in kind.tensors)}
+    there = [key for key in kind.tensors if key in entry]
+    if kind.counts and (there or "step" in entry):
+        missing = [key for key in (*kind.tensors, "step") if key not in entry]
+        if missing:
+            raise ValueError(f"{where}, must have {', '.join((*kind.tensors, 'step'))}, but lacks {', '.join(missing)}")
+        entry["step"] = step_count(entry["step"], f"step in {where}")
+    for key in there:
+        x = entry[key]
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            kind_of = f"one of {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
+            raise ValueError(f"{key} in {where}, must be a tensor of real floating point numbers, got {kind_of}")
+        if x.shape != p.shape:
+            raise ValueError(
+                f"{key} in {where}, must have the parameter's shape {tuple(p.shape)}, got {tuple(x.shape)}"
+            )
+    return entry
+
+
+def _names(group: dict[str, Any]) -> Iterator[str]:
+    names = group.get("param_names")
+    yield from names or (f"parameter {i} of its group" for i in range(len(group["params"])))
+
+
+def _no_state_of(kind: Kind, reason: str) -> ValueError:
+    return ValueError(f"state_dict must be of {kind.title}, but {reason}")
+
+
+def _list(names: list[Any]) -> str:
+    shown = ", ".join(map(str, names[:8]))
+    return f"{shown} and {len(names) - 8} more" if len(names) > 8 else shown
