@@ -72,8 +72,8 @@ def shown(value: Any) -> str:
         text = ""
     if text and len(text) <= 60 and "\n" not in text and " at 0x" not in text:
         return text
-    if isinstance(value, (str, bytes)):
-        return f"{text[:57]}..."
+    if isinstance(value, (str, bytes, int)):
+        return f"{text[:57]}..." if text else "an integer of thousands of digits"
     kind = f"a {type(value).__name__}"
     if isinstance(value, nn.Module):
         return kind
