@@ -65,7 +65,7 @@ class Comparison:
     runs: list[RunRow] = field(default_factory=list)
     measure: str = "test accuracy"
     """What ``test_accuracy`` is that of: with self-supervised learning "linear-probe accuracy"."""
-    _differences: pd.DataFrame | None = field(default=None, repr=False, compare=False)
+    _differences: pd.DataFrame | None = field(default=None, init=False, repr=False, compare=False)
     """Differences that belong to a larger family of comparisons."""
 
     @property

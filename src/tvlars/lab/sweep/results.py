@@ -77,7 +77,8 @@ class SweepResult:
                 RunRow(str(row["arm"]), **{str(name): value for name, value in row.items() if name in columns})
                 for row in part.frame.to_dict("records")
             ]
-            found[part.title] = Comparison(self.folder, command_line(), rows, part.measure, part.differences)
+            found[part.title] = Comparison(self.folder, command_line(), rows, part.measure)
+            found[part.title]._differences = part.differences
         return found
 
     def comparison(self) -> Comparison:
