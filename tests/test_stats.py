@@ -414,6 +414,20 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert sorted(set(read_layer_stats(tmp_path)["step"])) == [1, 2, 3, 4, 5, 6]
 
 
+def test_hidden_files_are_no_records(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow", reason="layer statistics in files need pyarrow")
+    model = network()
+    optimizer = LARS(groups(model), 0.1)
+    with LayerStats(optimizer, model, every=1, path=tmp_path) as stats:
+        backward(model, 0)
+        optimizer.step()
+    for file in list(tmp_path.iterdir()):
+        (tmp_path / f"._{file.name}").write_bytes(b"\0\5\x16\7")
+    pd.testing.assert_frame_equal(read_layer_stats(tmp_path), stats.frame())
+    LayerStats(optimizer, model, path=tmp_path, start=1)
+    pd.testing.assert_frame_equal(read_layer_stats(tmp_path), stats.frame())
+
+
 def test_a_writer_is_told_every_number() -> None:
     told = {}
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tvlars.lab import ImageData, TrainConfig, UsageError, checkpoint, evaluate, load_data, train
+from tvlars.lab import ImageData, TrainConfig, UsageError, checkpoint, evaluate, load_data, load_run, train
 from tvlars.lab.data.fingerprint import Fingerprint
 from tvlars.lab.progress import Reporter
 from tvlars.lab.record import StepRow
@@ -131,6 +131,19 @@ def test_a_folder_that_was_copied_elsewhere_is_the_same(tmp_path: Path, begun: P
     rename_a_file(place / "data")
     with pytest.raises(UsageError, match="data must be as they were"):  # one that has finished is no other
         train(config, reporter=Reporter())
+
+
+def test_what_macos_leaves_beside_every_file_changes_nothing(tmp_path: Path, begun: Path) -> None:
+    shutil.copytree(begun, tmp_path / "here")
+    place = tmp_path / "here"
+    for path in list(place.rglob("*")):
+        path.with_name(f"._{path.name}").write_bytes(b"\0\5\x16\7")
+    config = TrainConfig(data="imagefolder:data", data_dir=place, out=place / "run", resume=True, **QUICK)
+    train(config, reporter=Reporter())
+    run = load_run(place / "run")
+    assert run.complete
+    assert run.problems == ()
+    assert sorted(set(run.layer_stats()["step"])) == list(range(1, 10))
 
 
 def test_a_run_is_tested_and_measured_on_what_it_was_trained_on(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def read_layer_stats(path: str | Path) -> pd.DataFrame:
     path = Path(path)
     if not path.is_dir():
         raise FileNotFoundError(f"path must be a folder of layer statistics, got {path}")
-    parts = [_read(file) for file in sorted(path.glob("*.parquet"))]
+    parts = [_read(file) for file in _files(path)]
     frame: pd.DataFrame = pandas.concat(parts, ignore_index=True) if parts else as_frame([], [])
     return frame
 
@@ -41,7 +41,7 @@ def open_folder(path: Path, start: int) -> None:
     """Make the folder, or take the records of steps after ``start`` out of it."""
     _needed("pandas")
     _needed("pyarrow")
-    files = sorted(path.glob("*.parquet")) if path.is_dir() else []
+    files = _files(path) if path.is_dir() else []
     if files and not start:
         raise ValueError(f"path must hold no records where start is 0, got {path} with {files[0].name}")
     frames = [_read(file) for file in files]  # all of them, before any is touched
@@ -52,6 +52,11 @@ def open_folder(path: Path, start: int) -> None:
         elif len(kept) < len(frame):
             write_parquet(file, kept)
     path.mkdir(parents=True, exist_ok=True)
+
+
+def _files(folder: Path) -> list[Path]:
+    """The records in a folder, in order; hidden files, as macOS leaves beside every file on some disks, are none."""
+    return sorted(file for file in folder.glob("*.parquet") if not file.name.startswith("."))
 
 
 def _read(file: Path) -> pd.DataFrame:

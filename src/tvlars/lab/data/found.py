@@ -30,6 +30,6 @@ def _where(name: str) -> str | None:
 
 def _holds_files(folder: Path) -> bool:
     try:
-        return any(folder.expanduser().iterdir())
+        return any(not path.name.startswith(".") for path in folder.expanduser().iterdir())
     except (OSError, RuntimeError):  # nobody's home is known
         return False
