@@ -262,6 +262,11 @@ def test_large_data_are_digested_in_part(digits: ImageData, monkeypatch: pytest.
     [
         (dict(train_images=torch.zeros(4, 1, 8, 8)), "train_images is torch.float32 of shape"),
         (dict(test_images=torch.zeros(4, 8, 8, dtype=torch.uint8)), r"test_images is torch.uint8 of shape \(4, 8, 8\)"),
+        (
+            dict(train_images=torch.zeros(16, 1, 8, 9, dtype=torch.uint8)),
+            r"must have square images .*, got \(1, 8, 9\)",
+        ),
+        (dict(train_images=torch.zeros(16, 1, 0, 0, dtype=torch.uint8)), r"of at least one pixel, got \(1, 0, 0\)"),
         (dict(train_labels=torch.zeros(16)), "train_labels is torch.float32"),
         (dict(test_labels=[0, 1]), "test_labels is of type list"),
         (

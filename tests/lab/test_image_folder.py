@@ -171,6 +171,17 @@ def test_a_flat_folder_with_another_in_it(tmp_path: Path) -> None:
         read(tmp_path)
 
 
+def test_folders_of_an_unknown_split_are_told(tmp_path: Path) -> None:
+    for i, part in enumerate(("fold1", "fold2")):
+        write_classes(tmp_path / part, seed=i)
+    data = read(tmp_path)
+    assert data.class_names == ("fold1", "fold2")
+    assert said(data) == (
+        "note     2 classes (fold1, fold2) have the same 2 folders (cat, dog) in them: if these are the classes, call "
+        "the folders around them train and test"
+    )
+
+
 def test_a_few_images_beside_the_classes_are_left_out(tmp_path: Path) -> None:
     write_classes(tmp_path, count=5)
     write(tmp_path / "overview.png")
@@ -368,6 +379,17 @@ def test_links_are_followed_once(tmp_path: Path) -> None:
     assert [sum(x) for x in zip(*counts(found), strict=True)] == [3, 3, 5]
     assert "5 links to what is read already (mix/root)" in said(found)
     assert "1 broken link (mix/broken.png: No such file or directory)" in said(found)
+
+
+def test_links_to_what_is_around_are_no_classes(tmp_path: Path) -> None:
+    for i, part in enumerate(("train", "test")):
+        write_classes(tmp_path / part, seed=i)
+        (tmp_path / part / "up").symlink_to(tmp_path / part)
+        (tmp_path / part / "cat" / "up").symlink_to(tmp_path / part)
+        (tmp_path / part / "cat" / "top").symlink_to(tmp_path)
+    data = read(tmp_path)
+    assert (data.class_names, counts(data)) == (("cat", "dog"), ([2, 2], [2, 2]))
+    assert said(data) == "left out 6 links to what is read already (test/cat/top)"
 
 
 def test_links_in_circles_end(tmp_path: Path) -> None:
@@ -811,6 +833,22 @@ def test_threads_wait_for_each_other(tmp_path: Path, mapping: Path) -> None:
         thread.join()
     assert len({data.fingerprint for data in found}) == 1
     assert len(list(mapping.glob("*.u8"))) == 1
+
+
+def test_a_file_system_without_locks(tmp_path: Path, mapping: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object, **__: object) -> None:
+        raise NotImplementedError("FileSystem does not appear to support flock; use SoftFileLock instead")
+
+    write_classes(tmp_path / "data", count=4)
+    monkeypatch.setattr(decoded.FileLock, "acquire", none)
+    data = read(tmp_path / "data")
+    assert data.mapped
+    (file,) = mapping.glob("*.u8")
+    other = file.with_name(f"{file.stem}.12345678.part")  # of another process, which may be at work
+    file.unlink()
+    other.touch()
+    assert read(tmp_path / "data").fingerprint == data.fingerprint
+    assert other.exists()
 
 
 def test_what_a_killed_process_leaves_is_not_believed(

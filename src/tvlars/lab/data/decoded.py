@@ -87,11 +87,15 @@ def _decode(folder: Path, files: Sequence[ImageFile], image_size: int | None, re
             images = images[: len(files) - len(bad)]
         return Decoded(images, _good(files, bad), digests, files, bad, remarks, False)
     file = mapped_file(folder, files, shape, image_size)
-    with _held(file):
-        found = _open(file, files, shape)
-        if found is None:
-            _write(file, files, image_size, read, shape)
-            found = _open(file, files, shape)
+    found = _open(file, files, shape)
+    if found is None:
+        with _held(file) as alone:
+            found = _open(file, files, shape)  # another process may have been quicker
+            if found is None:
+                if alone:
+                    _sweep(file)
+                _write(file, files, image_size, read, shape)
+                found = _open(file, files, shape)
     if found is None:
         raise UsageError(
             f"{file} must hold the images that were just decoded, but does not: another process changed it"
@@ -215,8 +219,12 @@ def mapped_file(folder: Path, files: Sequence[ImageFile], shape: tuple[int, ...]
 
 
 @contextlib.contextmanager
-def _held(file: Path) -> Iterator[None]:
-    """Hold the lock of a mapped file, which one process at a time may write; say that we wait for another."""
+def _held(file: Path) -> Iterator[bool]:
+    """Hold the lock of a mapped file, which one process at a time writes; say that we wait for another.
+
+    Yields whether there is nobody else; where a file system has no locks, several may write, each for itself.
+    """
+    alone = True
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(file.with_suffix(".lock"))
@@ -225,22 +233,28 @@ def _held(file: Path) -> Iterator[None]:
         except Timeout:
             print(f"waiting for another process, which decodes the same images into {file}", file=sys.stderr)
             lock.acquire()
+    except NotImplementedError:
+        alone = False
     except OSError as error:
         raise UsageError(
             f"TVLARS_CACHE must be a folder that can be written, and {file.parent} is none: {error.strerror}"
         ) from error
     try:
-        yield
+        yield alone
     finally:
         lock.release()
+
+
+def _sweep(file: Path) -> None:
+    """Take away what processes have left that were killed while they wrote ``file``."""
+    for left in file.parent.glob(f"{file.stem}.*.part"):
+        left.unlink(missing_ok=True)
 
 
 def _write(file: Path, files: Sequence[ImageFile], image_size: int | None, read: Read, shape: tuple[int, ...]) -> None:
     """Decode into a file of another name, which is renamed when it is whole and on the disk."""
     each = int(np.prod(shape))
     size = len(files) * each
-    for left in file.parent.glob(f"{file.stem}.*.part"):  # of processes that were killed: we hold the lock
-        left.unlink(missing_ok=True)
     part = file.with_name(f"{file.stem}.{uuid.uuid4().hex[:8]}.part")
     try:
         with open(part, "x+b", buffering=0) as out:

@@ -76,6 +76,8 @@ class ImageData:
                 if value.dtype != dtype or value.ndim != dims:
                     raise UsageError(f"{wanted}, but {part}_{name} is {value.dtype} of shape {tuple(value.shape)}")
         there, here = (tuple(images.shape[1:]) for images in (self.train_images, self.test_images))
+        if 0 in there or there[1] != there[2]:
+            raise UsageError(f"{self.name} must have square images (C, H, H) of at least one pixel, got {there}")
         if there != here:
             raise UsageError(
                 f"{self.name} must have training and test images of one shape (C, H, W), got {there} and {here}"

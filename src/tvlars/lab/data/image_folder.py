@@ -292,6 +292,15 @@ class _Layout:
             if len(names) > 1 and known is None:
                 text = " and ".join(f"{name!a}" for name in names)
                 self.account.remarks.append(f"classes whose names differ in case or form of letters alone: {text}")
+        depth = len(place) + 1
+        inner = {
+            frozenset(file.parts[depth] for file in files if len(file.parts) > depth + 1) for files in full.values()
+        }
+        if known is None and len(full) > 1 and len(inner) == 1 and len(same := sorted(*inner)) > 1:
+            self.account.remarks.append(
+                f"{_some('class', 'classes', list(full))} have the same {_some('folder', 'folders', same)} in them: if "
+                "these are the classes, call the folders around them train and test"
+            )
         return [(file, name) for name in sorted(full) for file in full[name]]
 
     def _unlabelled(self, place: Parts) -> Labelled:

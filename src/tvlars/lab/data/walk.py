@@ -21,6 +21,7 @@ from tvlars.lab.data.account import (
     OTHER_FILES,
     REPEATED_LINKS,
     Account,
+    Reason,
     shown,
 )
 from tvlars.lab.data.pixels import image_suffixes
@@ -76,7 +77,7 @@ Key = tuple[int, int]
 """Device and number of a file: the same for all links to it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ImageFile:
     """An image file, not opened yet."""
 
@@ -134,7 +135,7 @@ class Walk:
     def _collect(self, start: Parts) -> list[ImageFile]:
         found: list[ImageFile] = []
         linked: list[tuple[Parts, Key, ImageFile]] = []
-        seen = self._above | {_key(os.stat(self._path(start[:depth]))) for depth in range(len(start) + 1)}
+        seen = self._around(start)
         files: set[Key] = set()
         own: list[Parts] = [start]
         links: list[tuple[Parts, Key]] = []
@@ -170,6 +171,10 @@ class Walk:
                 files.add(key)
         return sorted(found, key=lambda file: file.parts)
 
+    def _around(self, parts: Parts) -> set[Key]:
+        """A folder and all that it lies in."""
+        return self._above | {_key(os.stat(self._path(parts[:depth]))) for depth in range(1, len(parts) + 1)}
+
     def _repeats(self, place: Parts) -> None:
         if place not in self._repeated:
             self._repeated.add(place)
@@ -188,28 +193,31 @@ class Walk:
         return self._listings[parts]
 
     def _scan(self, parts: Parts) -> _Listing:
-        listing, suffixes, leave = _Listing(), image_suffixes(), self.account.leave
+        listing, suffixes, around = _Listing(), image_suffixes(), self._around(parts)
+
+        def leave(reason: Reason, name: str, why: str = "") -> None:
+            self.account.leave(reason, shown("/".join((*parts, name))) + why)
+
         with os.scandir(self._path(parts)) as entries:
             for entry in sorted(entries, key=lambda one: one.name):
-                place = shown("/".join((*parts, entry.name)))
                 is_link = entry.is_symlink()
                 try:
                     found = entry.stat()
                 except OSError as error:
                     if not is_link:
                         raise
-                    leave(BROKEN_LINKS, f"{place}: {error.strerror}")
+                    leave(BROKEN_LINKS, entry.name, f": {error.strerror}")
                     continue
                 name, suffix = entry.name.lower(), os.path.splitext(entry.name)[1].lower()
                 is_folder = stat.S_ISDIR(found.st_mode)
                 if name.startswith(".") or name in HIDDEN:
-                    leave(HIDDEN_FOLDERS if is_folder else HIDDEN_FILES, place)
-                elif is_folder and is_link and _key(found) in self._above:
+                    leave(HIDDEN_FOLDERS if is_folder else HIDDEN_FILES, entry.name)
+                elif is_folder and is_link and _key(found) in around:
                     self._repeats((*parts, entry.name))
                 elif is_folder:
                     listing.folders.append((entry.name, _key(found), is_link))
                 elif not stat.S_ISREG(found.st_mode):
-                    leave(DEVICES, place)
+                    leave(DEVICES, entry.name)
                 elif suffix in suffixes:
                     times = found.st_mtime_ns, found.st_ctime_ns
                     file = ImageFile(self._path((*parts, entry.name)), (*parts, entry.name), found.st_size, times)
@@ -217,7 +225,7 @@ class Walk:
                 elif name == ANNOTATIONS:
                     listing.annotations = entry.path
                 else:
-                    leave(NO_DECODER if suffix in KNOWN_IMAGES else OTHER_FILES, place)
+                    leave(NO_DECODER if suffix in KNOWN_IMAGES else OTHER_FILES, entry.name)
         return listing
 
 
