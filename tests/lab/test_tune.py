@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -328,6 +329,25 @@ def test_an_interrupted_tuning_is_what_it_would_have_been(
     count = len(pretend)
     quietly(config("parts"))
     assert len(pretend) == count  # nothing is left to do
+
+
+def test_a_tuning_goes_on_with_its_own_data_alone(
+    pretend: list[TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = TuneConfig(base=TrainConfig(epochs=1), optimizers=("lars",), trials=2, out=tmp_path / "out")
+    quietly(config)
+    data = tuning_module.load_data("digits")
+    changed = replace(data, test_images=255 - data.test_images)
+    monkeypatch.setattr(tuning_module, "load_data", lambda *_: changed)
+    with pytest.raises(
+        UsageError, match=r"data must be as they were .* but have changed: test images have other pixels"
+    ):
+        quietly(config)
+    monkeypatch.setattr(tuning_module, "load_data", lambda *_: data)
+    stored = json.loads((tmp_path / "out" / "tune.json").read_text())
+    del stored["fingerprint"]  # as an earlier version wrote it
+    (tmp_path / "out" / "tune.json").write_text(json.dumps(stored))
+    quietly(config)
 
 
 def test_a_folder_is_of_one_tuning(pretend: list[TrainConfig], tmp_path: Path) -> None:

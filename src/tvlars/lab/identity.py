@@ -65,6 +65,15 @@ def check_data(where: Path, stored: Any, here: Fingerprint, tell: Callable[[str]
         tell(said)
 
 
+def check_data_of(folder: Path, data: Fingerprint) -> None:
+    """Raise ``UsageError`` where the run in ``folder``, if there is one, was on other data than ``data``."""
+    facts = read_object(folder / MODEL)
+    if FINGERPRINT in facts:
+        check_data(folder, facts[FINGERPRINT], data)
+    elif isinstance(names := facts.get("class_names"), list) and (said := difference_of_names(names, data.class_names)):
+        raise UsageError(f"data must be as they were when the run of {folder} began, but have changed: {said}")
+
+
 def check_folder(folder: Path, config: TrainConfig, plan: Plan, data: Fingerprint) -> None:
     """Raise ``UsageError`` unless this run may go on, or begin, in ``folder``, which exists, on the data ``data``."""
     wanted = "out must be a new or empty folder, or that of this run"
@@ -90,9 +99,6 @@ def check_folder(folder: Path, config: TrainConfig, plan: Plan, data: Fingerprin
     found["config"] = at_one_place(found["config"], config, known)
     if said := differences(found["config"], here["config"]):
         raise UsageError(f"{wanted}, but {str(folder)!r} is one whose config is another: {said}")
-    if FINGERPRINT in facts:
-        check_data(folder, facts[FINGERPRINT], data)
-    elif isinstance(names := facts.get("class_names"), list) and (said := difference_of_names(names, data.class_names)):
-        raise UsageError(f"data must be as they were when the run of {folder} began, but have changed: {said}")
+    check_data_of(folder, data)
     if said := differences(found["plan"], here["plan"]):
         raise UsageError(f"{wanted}, but {str(folder)!r} is one whose plan is another: {said}")

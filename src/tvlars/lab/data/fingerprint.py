@@ -98,7 +98,8 @@ class Fingerprint:
 
 def difference_of_names(there: Sequence[str], here: Sequence[str]) -> str:
     """How the class names ``here`` differ, in words; "" where they do not."""
-    if list(there) == list(here):
+    there, here = list(map(str, there)), list(map(str, here))
+    if there == here:
         return ""
     gone, new = [n for n in there if n not in set(here)], [n for n in here if n not in set(there)]
     if not gone and not new:

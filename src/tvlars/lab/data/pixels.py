@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from tvlars.lab import memory
 from tvlars.lab.errors import UsageError
 
 Array = np.ndarray[Any, np.dtype[np.uint8]]
@@ -91,9 +92,9 @@ def read_picture(file: str | os.PathLike[str], image_size: int | None) -> Pictur
         raise BadImageError("it is empty" if empty else "it is no image that Pillow opens") from error
     except Image.DecompressionBombError as error:
         raise BadImageError(f"it has more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels") from error
-    except MemoryError:
-        raise
     except Exception as error:  # Pillow's decoders have many types for a damaged file
+        if memory.has_ended(error):
+            raise
         if isinstance(error, OSError) and error.errno is not None and not isinstance(error, PermissionError):
             raise UsageError(
                 f"{file} cannot be read: {error.strerror}"

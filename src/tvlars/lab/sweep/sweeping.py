@@ -17,6 +17,7 @@ from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.data.place import as_path
 from tvlars.lab.errors import LockedError, PreemptedError, UsageError
+from tvlars.lab.identity import check_data_of
 from tvlars.lab.lock import LOCK, locked
 from tvlars.lab.record import command_line, epochs_done, read_object, write_json
 from tvlars.lab.setup import check_machine, check_run
@@ -137,7 +138,7 @@ def prepare(
     if not _is_ours(folder):
         raise UsageError(f"out must be a new or empty folder, or that of a sweep, got {str(named)!r}")
     configs = [at_home(replace(run, out=None, resume=False)) for run in runs]
-    facts = checked.facts if checked else _check(configs)
+    facts = checked.facts if checked else _check(configs, folder)
     found, jobs = [], []
     folders = names_in(folder)
     for config in configs:
@@ -160,8 +161,10 @@ def prepare(
     return Prepared(named, folder, tuple(found), tuple(jobs), on_cpu, facts)
 
 
-def _check(configs: list[TrainConfig]) -> dict[str, tuple[int, float]]:
-    """By each run's name, the images of all its epochs, and its learning rate."""
+def _check(configs: list[TrainConfig], folder: Path) -> dict[str, tuple[int, float]]:
+    """By each run's name, the images of all its epochs, and its learning rate. What is in ``folder`` already has to be
+    of the same data."""
+    folders = names_in(folder)
     data: dict[str, ImageData] = {}
     facts: dict[str, tuple[int, float]] = {}
     for config in configs:
@@ -173,6 +176,7 @@ def _check(configs: list[TrainConfig]) -> dict[str, tuple[int, float]]:
             if config.shard and (config.devices or 1) == 1:
                 raise UsageError("shard must not be given for one process, there is nothing to spread over")
             plan = check_run(config, data[key])
+            check_data_of(folder / folders.get(run_name(config), run_name(config)), data[key].fingerprint)
         facts[run_name(config)] = plan.total_steps * plan.batch_size, plan.lr
     return facts
 

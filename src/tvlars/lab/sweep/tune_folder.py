@@ -16,7 +16,9 @@ import pandas as pd
 
 from tvlars._reading import read_json, reason
 from tvlars.lab.config import MEANS, deciding
+from tvlars.lab.data.fingerprint import Fingerprint
 from tvlars.lab.errors import UsageError
+from tvlars.lab.identity import FINGERPRINT, check_data
 from tvlars.lab.lock import LOCK
 from tvlars.lab.record import command_line, write_json
 from tvlars.lab.sweep.options import given
@@ -37,13 +39,15 @@ class Stored:
     """What tune.json says: the spaces of all optimizers that were tuned here, and the results of the newest call that
     came to its end."""
 
+    data: Fingerprint
+    """Of the data that it was and is tuned on."""
     space: dict[str, Any] = field(default_factory=dict)
     results: dict[str, Any] = field(default_factory=dict)
 
     def write(self, folder: Path, said: dict[str, Any], results: dict[str, Any] | None = None) -> None:
-        """Write tune.json with what is tuned now, and with new results where there are any."""
-        space = {"space": {**self.space, **said["space"]}}
-        write_json(folder / FILE, {"command": command_line(), **said, **space, **(results or self.results)})
+        """Write tune.json with what is tuned now, on which data, and with new results where there are any."""
+        more = {"space": {**self.space, **said["space"]}, FINGERPRINT: self.data.as_json()}
+        write_json(folder / FILE, {"command": command_line(), **said, **more, **(results or self.results)})
 
 
 def identity(config: TuneConfig, spaces: dict[str, Space]) -> dict[str, Any]:
@@ -60,17 +64,17 @@ def identity(config: TuneConfig, spaces: dict[str, Space]) -> dict[str, Any]:
     }
 
 
-def read_stored(folder: Path, said: dict[str, Any]) -> Stored:
+def read_stored(folder: Path, said: dict[str, Any], data: Fingerprint) -> Stored:
     """What tune.json says; nothing in a new folder.
 
     Raises:
-        UsageError: the folder is neither new nor empty nor of this tuning.
+        UsageError: the folder is neither new nor empty nor of this tuning, or it is of other data.
     """
     if not folder.exists():
-        return Stored()
+        return Stored(data)
     if not os.path.lexists(folder / FILE):
         if folder.is_dir() and all(path.name in (LOCK, JOURNAL) for path in folder.iterdir()):
-            return Stored()
+            return Stored(data)
         raise UsageError(f"out must be a new or empty folder, or that of a tuning, got {str(folder)!r}")
     try:
         content = read_json(folder / FILE, folder)
@@ -83,7 +87,9 @@ def read_stored(folder: Path, said: dict[str, Any]) -> Stored:
     common = set(spaces) & set(said["space"])
     here = {**said, "space": {name: said["space"][name] for name in common}}
     check_same({**there, "space": {name: spaces[name] for name in common}}, here)
-    return Stored(spaces, {name: content[name] for name in RESULTS if name in content})
+    if FINGERPRINT in content:
+        check_data(folder, content[FINGERPRINT], data)
+    return Stored(data, spaces, {name: content[name] for name in RESULTS if name in content})
 
 
 def check_same(there: Mapping[str, Any], here: Mapping[str, Any]) -> None:

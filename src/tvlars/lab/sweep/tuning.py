@@ -100,14 +100,14 @@ def tune(
     spaces, notes = _spaces(config, data)
     notes = [*config.idle(), *notes]
     said = identity(config, spaces)
-    read_stored(folder, said)
+    read_stored(folder, said, data.fingerprint)
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(locked(folder))
         except LockedError as error:
             raise LockedError(f"another process tunes in {str(folder)!r}, wait for it or stop it") from error
-        stored = read_stored(folder, said)  # with what another process may have done in the meantime
+        stored = read_stored(folder, said, data.fingerprint)  # with what another process may have done in the meantime
         searches, earlier = _open(config, spaces, said, stored, folder)
         others, results, more = _others(config, earlier, folder)
         for note in [*notes, *more]:
