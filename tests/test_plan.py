@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
@@ -144,6 +145,53 @@ def test_bad_sizes(arguments: tuple[Any, ...], message: str) -> None:
 def test_bad_options(optimizer: str, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         plan(256, 25600, 20, optimizer, **arguments)
+
+
+class Digits(torch.utils.data.Dataset[Any]):
+    def __len__(self) -> int:
+        return 1797
+
+    def __getitem__(self, index: int) -> int:
+        return index
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((512, Digits(), 20), "dataset_size must be an integer >= 1 (samples), got a Digits of 1797 samples"),
+        ((Digits(), 512, 20), "batch_size must be an integer >= 1 (samples), got a Digits of 1797 samples"),
+        (
+            (512, torch.utils.data.DataLoader(Digits(), batch_size=32), 20),
+            "dataset_size must be an integer >= 1 (samples), got a DataLoader of 1797 samples",
+        ),
+        ((512, torch.nn.Sequential(torch.nn.Linear(2, 2)), 20), "(samples), got a Sequential"),
+        ((512, list(range(1797)), 20), "dataset_size must be an integer >= 1 (samples), got a list of 1797 samples"),
+        ((512, "60000", 20), "dataset_size must be an integer >= 1 (samples), got '60000'"),
+        ((512, 60_000, 1.5), "epochs must be an integer >= 1, got 1.5"),
+        ((512, 60_000, True), "epochs must be an integer >= 1, got True"),
+        ((512, 60_000, None), "epochs must be an integer >= 1, got None"),
+        ((-512, 60_000, 20), "batch_size must be an integer >= 1 (samples), got -512"),
+        ((512, math.nan, 20), "dataset_size must be an integer >= 1 (samples), got nan"),
+        (
+            (512, 60_000, 20, TVLARS),
+            "optimizer must be one of 'tvlars', 'lars', 'lamb', 'sgd', 'adamw', got the class TV",
+        ),
+        ((512, 60_000, 20, ["lars"]), "'adamw', got ['lars']"),
+    ],
+)
+def test_arguments_of_another_kind(arguments: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        plan(*arguments)
+
+
+@pytest.mark.parametrize("optimizer", ["tvlars", "lars"])
+def test_numbers_of_numpy_become_numbers_of_python(optimizer: str) -> None:
+    numpy = pytest.importorskip("numpy")
+    shape = dict(delay=numpy.int64(300), delay_factor=numpy.float32(0.5)) if optimizer == "tvlars" else {}
+    given = dict(lr=numpy.float32(8.0), momentum=torch.tensor(0.5), weight_decay=numpy.float64(0.25), **shape)
+    p = plan(numpy.int32(512), numpy.int64(60_000), numpy.uint8(20), optimizer, **given)
+    assert {type(value) for value in dataclasses.asdict(p).values()} <= {int, float, str, bool, type(None)}
+    assert p == plan(512, 60_000, 20, optimizer, **{name: float(value) for name, value in given.items()})
 
 
 def test_str_explains() -> None:

@@ -27,6 +27,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from tvlars._checks import check_number
+from tvlars._roles import is_adapted, is_vector
 from tvlars.optim import LAMB, LARS, TVLARS
 
 Groups = list[dict[str, Any]]
@@ -42,11 +43,17 @@ NAMES: dict[str, tuple[type[Optimizer], str]] = {
 def register() -> None:
     """Make "tvlars", "tvlars-lars" and "tvlars-lamb" known to timm's registry. Calling it again changes nothing.
 
-    timm makes groups by weight decay and knows no ``layer_adaptation``, so that these names divide what they are given:
-    tensors of fewer than two dimensions (biases, norms) get ``layer_adaptation=False`` and, with
-    ``bias_norm_lr_scale`` (default 1.0), a smaller learning rate. A group that states ``layer_adaptation`` itself is
-    left alone. To divide by the role of parameters instead, give the factory
-    ``param_group_fn=lambda model: layer_groups(model, plan)``.
+    timm makes groups by weight decay and knows no ``layer_adaptation``, so that these names divide what they are given.
+    Not adapted (``layer_adaptation=False`` and, with ``bias_norm_lr_scale``, a smaller learning rate) are
+
+    - vectors, dimensions of size 1 aside (biases, norms, layer scales), and three dimensions of which the first is 1
+      (class tokens, position embeddings);
+    - where some groups have weight decay, all of those without it: timm puts there what a model's ``no_weight_decay()``
+      names;
+    - where groups have names, what :func:`tvlars.layer_groups` would tell by them.
+
+    A group that states ``layer_adaptation`` itself is left alone. To divide by the type of modules too, give the
+    factory ``param_group_fn=lambda model: layer_groups(model, plan)``.
     """
     known = default_registry.list_optimizers()
     for name, (cls, description) in NAMES.items():
@@ -68,26 +75,29 @@ def register() -> None:
 def _create(
     cls: type[Optimizer], params: Iterable[Any], *, bias_norm_lr_scale: float = 1.0, **arguments: Any
 ) -> Optimizer:
-    return cls(_by_dimensions(params, arguments.get("lr"), bias_norm_lr_scale), **arguments)
+    return cls(_by_role(params, arguments.get("lr"), bias_norm_lr_scale), **arguments)
 
 
-def _by_dimensions(params: Iterable[Any], lr: float | Tensor | None, bias_norm_lr_scale: float) -> Groups:
+def _by_role(params: Iterable[Any], lr: float | Tensor | None, bias_norm_lr_scale: float) -> Groups:
     """The groups of ``params``, each divided into what is adapted and, with a learning rate of its own, what is not."""
     check_number("bias_norm_lr_scale", bias_norm_lr_scale)
     entries = list(params)
     divided: Groups = []
-    for group in entries if entries and isinstance(entries[0], dict) else [{"params": entries}]:
+    groups: Groups = entries if entries and isinstance(entries[0], dict) else [{"params": entries}]
+    some_decay = any(group.get("weight_decay") for group in groups)
+    for group in groups:
         if "layer_adaptation" in group:
             divided.append(group)
             continue
         listed = group["params"]
         layers = [listed] if isinstance(listed, Tensor) else list(listed)
         names = group.get("param_names")
+        spared = some_decay and group.get("weight_decay") == 0
         rate: Any = group.get("lr", lr)
         if bias_norm_lr_scale != 1.0 and rate is None:
             raise ValueError(f"lr must be given where bias_norm_lr_scale is {bias_norm_lr_scale!r}, got None")
         for adapted in (True, False):
-            chosen = [i for i, layer in enumerate(layers) if (_dimensions(layer) >= 2) is adapted]
+            chosen = [i for i, layer in enumerate(layers) if _is_adapted(layer, names and names[i], spared) is adapted]
             if not chosen:
                 continue
             part = {**group, "params": [layers[i] for i in chosen], "layer_adaptation": adapted}
@@ -99,8 +109,12 @@ def _by_dimensions(params: Iterable[Any], lr: float | Tensor | None, bias_norm_l
     return divided
 
 
-def _dimensions(layer: Tensor | tuple[str, Tensor]) -> int:
-    return layer.ndim if isinstance(layer, Tensor) else layer[1].ndim  # named parameters are pairs
+def _is_adapted(layer: Tensor | tuple[str, Tensor], name: str | None, spared: bool) -> bool:
+    if not isinstance(layer, Tensor):  # named parameters are pairs
+        name, layer = layer
+    if spared or name is not None:
+        return not spared and is_adapted(cast(str, name).split(".")[:-3:-1], layer.shape)
+    return not is_vector(layer.shape) and not (layer.ndim == 3 and layer.shape[0] == 1)
 
 
 def main() -> None:
