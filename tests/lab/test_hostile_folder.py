@@ -12,6 +12,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image, PngImagePlugin
@@ -21,7 +22,7 @@ from tvlars.lab import Reporter, TrainConfig, UsageError, load_run, train
 from tvlars.lab.compare import Comparison
 from tvlars.lab.disk import append_whole, write_whole
 from tvlars.lab.lock import LOCK, locked
-from tvlars.lab.record import epochs_done, read_object
+from tvlars.lab.record import digest_of, epochs_done, read_object
 from tvlars.lab.report import page, report
 from tvlars.lab.report.picture import picture_uri
 
@@ -307,3 +308,99 @@ def test_folders_in_a_run_folder_are_its_own(tmp_path: Path) -> None:
     assert "which is a link that leaves the run folder" in said
     assert os.listdir(mine) == ["000000009-000000009.parquet"]
     assert json.loads((run / "config.json").read_text())["layer_stats"] == 1
+
+
+# -- model.json ---------------------------------------------------------------------------------------------------
+
+CHANGES = [
+    ("image_size", 64),
+    ("image_size", 16),
+    ("mean", [0.0]),
+    ("mean", [200.0]),
+    ("std", [1.0]),
+    ("std", [100.0]),
+    ("channels", 3),
+    ("classes", 11),
+    ("class_names", list("9876543210")),
+    ("class_names", ["a"]),
+    ("model", "resnet18"),
+    ("data", "cifar10"),
+]
+
+
+@pytest.mark.parametrize("signed", ["with its digest", "with another digest", "of an earlier version"])
+@pytest.mark.parametrize(("name", "value"), CHANGES)
+def test_no_accuracy_of_another_model(finished: Path, folder: Path, signed: str, name: str, value: Any) -> None:
+    """Whatever is changed in model.json, no command tells a result that is not the run's."""
+    facts = json.loads((folder / "model.json").read_text())
+    assert facts[name] != value
+    facts[name] = value
+    if signed == "with another digest":
+        facts["digest"] = digest_of(facts)
+    elif signed == "of an earlier version":
+        del facts["digest"], facts["fingerprint"]
+    (folder / "model.json").write_text(json.dumps(facts))
+    commands = {
+        "evaluate": ["evaluate"],
+        "sharpness": ["sharpness", "--samples", "8"],
+        "landscape": ["landscape", "--samples", "8", "--points", "2"],
+        "probe": ["probe", "--evaluations", "knn"],
+        "evaluate on the same": ["evaluate", "--data", "digits"],
+    }
+    if signed != "with its digest":
+        if name == "class_names":  # which features know nothing of
+            del commands["probe"]
+        if name == "data":  # which is then what the user says
+            del commands["evaluate on the same"]
+    for command, *more in commands.values():
+        code, said = said_by(command, folder, *more)
+        assert code == 2, (command, said)
+        assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("image_size", True), ("image_size", 0), ("image_size", 10**9), ("channels", 10**9), ("classes", 10**12),
+     ("classes", 10.0), ("mean", [float("nan")]), ("std", [0.0]), ("std", [float("inf")]), ("std", [-70.0]),
+     ("mean", [[1]]), ("mean", "9"), ("model", "nothing"), ("model", 7), ("class_names", [1] * 10), ("data", 7)],
+)  # fmt: skip
+def test_values_that_no_run_writes(folder: Path, name: str, value: Any) -> None:
+    facts = json.loads((folder / "model.json").read_text())
+    facts[name] = value
+    facts["digest"] = digest_of(facts)
+    (folder / "model.json").write_text(json.dumps(facts))
+    for command in ("evaluate", "landscape", "probe"):
+        code, said = said_by(command, folder)
+        assert code == 2, said
+        assert "model.json" in said
+
+
+def test_weights_of_another_type(folder: Path) -> None:
+    import torch
+
+    weights = torch.load(folder / "weights.pt", weights_only=True)
+    for change in (
+        lambda x: x.to(torch.complex64) if x.is_floating_point() else x,
+        lambda x: x.half() if x.is_floating_point() else x,
+        lambda x: x.tolist(),
+    ):
+        torch.save({name: change(x) for name, x in weights.items()}, folder / "weights.pt")
+        code, said = said_by("evaluate", folder)
+        assert code == 2
+        assert "must hold the weights of small_resnet" in said
+
+
+def test_a_run_that_goes_on_knows_its_model_best(tmp_path: Path) -> None:
+    class Stop(Reporter):
+        def step(self, row: object) -> None:
+            raise KeyboardInterrupt
+
+    run = tmp_path / "run"
+    options: dict[str, Any] = {"epochs": 1, "batch_size": 512, "precision": "32-true", "accelerator": "cpu"}
+    with pytest.raises(KeyboardInterrupt):
+        train(TrainConfig(**options, checkpoint_every="2-steps", out=run), reporter=Stop())
+    good = (run / "model.json").read_text()
+    (run / "model.json").write_text(json.dumps({**json.loads(good), "image_size": 64, "mean": [0.0]}))
+    train(TrainConfig(**options, out=run, resume=True), reporter=Reporter())
+    assert (run / "model.json").read_text() == good
+    assert said_by("evaluate", run)[0] == 0

@@ -102,7 +102,7 @@ def data_of_run(
     Raises:
         UsageError: the run does not say which, or the model does not fit.
     """
-    facts, data_dir = run.model_facts(), as_path("data_dir", data_dir)
+    facts, data_dir, sized = run.model_facts(), as_path("data_dir", data_dir), image_size is not None
     if data is None:
         if run.config is None or not same_folder(run.config.data, run.config.data_dir, facts["data"]):
             raise UsageError(f"data must be given, since {run.folder} does not say where {facts['data']} lies")
@@ -110,6 +110,7 @@ def data_of_run(
         image_size = image_size or run.config.image_size
         skip_bad_images = skip_bad_images or run.config.skip_bad_images
     loaded = load_data(data, data_dir, image_size, skip_bad_images)
+    check_facts(run, loaded, sized)
     if facts["channels"] != loaded.channels:
         raise UsageError(
             f"data must have the {facts['channels']} channels of the run's, but {data} has {loaded.channels}"
@@ -122,6 +123,26 @@ def data_of_run(
     if facts["classes"] != loaded.classes:
         raise UsageError(f"data must have the {facts['classes']} classes of the run's, but {data} has {loaded.classes}")
     return loaded
+
+
+def check_facts(run: LoadedRun, data: ImageData, sized: bool = False) -> None:
+    """Raise ``UsageError`` where model.json of a run says other things of its data than these, its own, are like.
+
+    Data that have changed since are another matter, which :func:`changed_data` tells. Where they were ``sized`` as the
+    user said, the size is no sign of anything.
+    """
+    facts = run.model_facts()
+    there = Fingerprint.from_json(facts.get(FINGERPRINT))
+    if not same_folder(data.name, None, facts["data"]) and (there is None or there.difference(data.fingerprint)):
+        return  # the user has named other data
+    wanted = f"{run.folder / 'model.json'} must be that of the run's data, but says that"
+    if not sized and facts["image_size"] != data.image_size:
+        raise UsageError(f"{wanted} images have {facts['image_size']} pixels a side, and they have {data.image_size}")
+    if there is not None and there.difference(data.fingerprint, ("train",)):
+        return
+    for name, value in zip(("mean", "std"), data.mean_and_std(), strict=True):
+        if len(value) != len(facts[name]) or not torch.allclose(value, torch.tensor(facts[name]), rtol=1e-2, atol=0.1):
+            raise UsageError(f"{wanted} {name} of the training images is {facts[name]}, and it is {value.tolist()}")
 
 
 def changed_data(run: LoadedRun, data: ImageData, split: Literal["train", "test"]) -> str:

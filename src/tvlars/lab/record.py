@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import csv
 import datetime
+import hashlib
 import io
 import json
 import math
@@ -77,6 +78,8 @@ ASIDE = "weights-before.pt"
 """Where weights lie that were there when a run began anew."""
 CONFIG, PLAN, MODEL = "config.json", "plan.json", "model.json"
 CORRECT = "test-correct.bits"
+DIGEST = "digest"
+"""Where model.json has the digest of the rest: an image size changes what a model computes, and not its weights."""
 ENDS = ("summary.json", "evaluations.json", CORRECT)
 """What is written at a run's end."""
 MEASUREMENTS = ("sharpness.csv", "noise.csv", "representation.csv")
@@ -183,9 +186,10 @@ class Record:
         return [f"steps.csv lacks {missing} of the {step} rows before"] if missing else []
 
     def _describe(self, config: TrainConfig, plan: Plan, model: dict[str, Any]) -> None:
-        values = {CONFIG: json.loads(config.to_json()), PLAN: asdict(plan), MODEL: model}
+        values = {CONFIG: json.loads(config.to_json()), PLAN: asdict(plan), MODEL: {**model, DIGEST: digest_of(model)}}
         for name, value in values.items():
-            if not read_object(self.folder / name):
+            # What the model is, this very run knows best, whatever has become of the file.
+            if name == MODEL or not read_object(self.folder / name):
                 write_json(self.folder / name, value)
 
     def add(self, steps: list[StepRow], epoch: EpochRow | None = None) -> None:
@@ -344,6 +348,12 @@ def _lines(rows: list[list[Any]]) -> bytes:
 def write_json(file: Path, values: dict[str, Any]) -> None:
     """Write ``values`` to ``file``, whole or not at all."""
     write_whole(file, (json.dumps(values, indent=1, default=str) + "\n").encode())
+
+
+def digest_of(values: dict[str, Any]) -> str:
+    """SHA-256 of all values but the digest itself."""
+    rest = {name: value for name, value in values.items() if name != DIGEST}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def read_object(file: Path) -> dict[str, Any]:

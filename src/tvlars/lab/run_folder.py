@@ -16,12 +16,13 @@ from torch import nn
 
 from tvlars._reading import is_inside, is_regular, open_regular, read_bytes, read_json, read_text, reason
 from tvlars.lab import memory
-from tvlars.lab.config import TrainConfig
+from tvlars.lab.config import COUNTS, TrainConfig
 from tvlars.lab.data.fingerprint import Fingerprint
 from tvlars.lab.diagnostics import NoiseRow, SharpnessRow
 from tvlars.lab.errors import UsageError
 from tvlars.lab.identity import FINGERPRINT
-from tvlars.lab.record import CORRECT, MODEL, EpochRow, StepRow, read_object
+from tvlars.lab.models import MODELS
+from tvlars.lab.record import CORRECT, DIGEST, MODEL, EpochRow, StepRow, digest_of, read_object
 from tvlars.lab.ssl.probes import Evaluated
 from tvlars.lab.ssl.representation import RepresentationRow
 from tvlars.stats import read_layer_stats
@@ -158,7 +159,11 @@ class LoadedRun:
             raise UsageError(f"{file} must hold the weights of {shape['model']}, but {reason(error)}") from error
         try:
             with opened:
-                model.load_state_dict(torch.load(opened, map_location="cpu", weights_only=True))
+                weights = torch.load(opened, map_location="cpu", weights_only=True)
+            kinds = {name: value.dtype for name, value in model.state_dict().items()}
+            if {name: value.dtype for name, value in weights.items()} != kinds:  # torch would convert them
+                raise ValueError("tensors of other types")
+            model.load_state_dict(weights)
         except Exception as error:  # torch has many types for a damaged file
             if memory.has_ended(error):
                 raise
@@ -184,15 +189,38 @@ class LoadedRun:
         if missing := [name for name in MODEL_FACTS if name not in facts]:
             problems.append(f"model.json lacks {', '.join(missing)}")
         else:
-            counts = all(isinstance(facts[name], int) for name in ("channels", "image_size", "classes"))
-            texts = isinstance(facts["model"], str) and isinstance(facts["class_names"], list)
-            lists = (facts["mean"], facts["std"])
-            numbers = all(isinstance(x, list) and len(x) == facts["channels"] for x in lists)
-            if not (counts and texts and numbers and all(isinstance(v, (int, float)) for x in lists for v in x)):
-                problems.append("model.json holds values of the wrong kind")
+            problems += _problems_of(facts, self.config)
         if problems:
             raise UsageError(f"{self.folder}: {problems[0]}; the model cannot be built without it")
         return facts
+
+
+def _problems_of(facts: dict[str, Any], config: TrainConfig | None) -> list[str]:
+    """What is wrong with a model.json that has all entries."""
+    most = {"channels": 64, "image_size": COUNTS["image_size"][1], "classes": 2**20}
+    counts = [(name, facts[name]) for name in most]
+    lists = (facts["mean"], facts["std"])
+    if not (
+        all(type(value) is int and 1 <= value <= most[name] for name, value in counts)
+        and all(isinstance(facts[name], str) for name in ("model", "data"))
+        and isinstance(facts["class_names"], list)
+        and all(isinstance(name, str) for name in facts["class_names"])
+        and len(facts["class_names"]) in (0, facts["classes"])
+        and all(isinstance(x, list) and len(x) == facts["channels"] for x in lists)
+        and all(type(value) in (int, float) for x in lists for value in x)
+        and all(0 <= value <= 255 for value in facts["mean"])
+        and all(1 <= value <= 256 for value in facts["std"])
+    ):
+        return ["model.json holds values of the wrong kind"]
+    if facts["model"] not in MODELS:
+        return [f"model.json is of a model that is not known here, {facts['model'][:60]!r}"]
+    if DIGEST in facts and facts[DIGEST] != digest_of(facts):
+        return ["model.json is not as it was written"]
+    if config is not None and config.model != facts["model"]:
+        return [f"model.json is of {facts['model']}, config.json of {config.model}"]
+    if config is not None and config.image_size not in (None, facts["image_size"]):
+        return [f"model.json is of images of {facts['image_size']} pixels, config.json of {config.image_size}"]
+    return []
 
 
 def load_run(folder: Path | str) -> LoadedRun:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from tvlars.lab.data import load_data
-from tvlars.lab.data.place import as_path, looked_for
+from tvlars.lab.data.place import as_path, looked_for, same_folder
 from tvlars.lab.errors import UsageError
-from tvlars.lab.evaluate import as_loaded, choose_device
+from tvlars.lab.evaluate import as_loaded, check_facts, choose_device
 from tvlars.lab.models import build_model
 from tvlars.lab.record import write_json
 from tvlars.lab.result import RunResult
@@ -62,15 +62,16 @@ def probe_run(
     """
     run, wanted = as_loaded(run), parse_evaluations(evaluations)
     facts = run.model_facts()
-    own = data is None
+    own, sized = data is None, image_size is not None
     if own:
-        if run.config is None:
+        if run.config is None or not same_folder(run.config.data, run.config.data_dir, facts["data"]):
             raise UsageError(f"data must be given, since {run.folder} does not say where {facts['data']} lies")
         data = looked_for(run.config.data, as_path("data_dir", data_dir))
         data_dir = data_dir or run.config.data_dir
         image_size = image_size or run.config.image_size
         skip_bad_images = skip_bad_images or run.config.skip_bad_images
     loaded = load_data(str(data), as_path("data_dir", data_dir), image_size, skip_bad_images)
+    check_facts(run, loaded, sized)
     check_labels(loaded, evaluations)
     if loaded.channels != facts["channels"]:
         raise UsageError(
