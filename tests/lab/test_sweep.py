@@ -513,6 +513,98 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
+def damage(folder: Path, how: str) -> None:
+    """What may become of the folder of a run that has finished."""
+    summary, epochs = folder / "summary.json", folder / "epochs.csv"
+    if how == "summary cut off":
+        summary.write_text('{"status": "fini')
+    elif how == "summary of another kind":
+        summary.write_text("[]")
+    elif how == "summary is a named pipe":
+        summary.unlink()
+        os.mkfifo(summary)
+    elif how == "rows damaged":
+        epochs.write_bytes(b"epoch\n\xff\xfe\n")
+    elif how == "rows are a folder":
+        epochs.unlink()
+        epochs.mkdir()
+    elif how == "of another run":
+        (folder / "config.json").write_text(TrainConfig(epochs=1, seed=0, lr=3.0).to_json())
+    elif how == "a file":
+        shutil.rmtree(folder)
+        folder.touch()
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        *("summary cut off", "summary of another kind", "summary is a named pipe"),
+        *("rows damaged", "rows are a folder", "of another run", "a file"),
+    ],
+)
+def test_a_damaged_run_folder_is_not_over_and_costs_no_other_run(how: str, pretend: Callable[[str], Path]) -> None:
+    out = pretend("(out / 'summary.json').unlink(missing_ok=True) if attempt > 1 else None")
+    sweep(seeds(2), out, board=Board())
+    first = out / sweeping.prepare(seeds(2), out).runs[0].name
+    damage(first, how)
+    assert [run.status for run in sweeping.prepare(seeds(2), out).runs] == ["not done", "finished"]
+    if how in ("rows are a folder", "a file", "of another run"):  # training itself says what is wrong there
+        return
+    result = sweep(seeds(2), out, retries=0, board=Board())
+    assert by_seed(result) == [("finished", 1), ("finished", 0)]
+
+
+def test_a_log_that_is_no_file_fails_that_run_alone(pretend: Callable[[str], Path]) -> None:
+    out = pretend("")
+    first = sweeping.prepare(seeds(2), out).runs[0].name
+    out.mkdir()
+    (out / "sweep.json").touch()
+    os.mkfifo(out / f"{first}.log")
+    result = sweep(seeds(2), out, retries=0, board=Board())
+    assert by_seed(result) == [("failed", 1), ("finished", 1)]
+    assert "must be a file that can be written" in result.failed[0].note
+
+
+def test_a_run_whose_output_alone_was_lost_has_finished(pretend: Callable[[str], Path]) -> None:
+    out = pretend("(out / 'epochs.csv').write_text('epoch\\n1\\n')\nend('finished', 2)")
+    assert by_seed(sweep(seeds(1), out, board=Board())) == [("finished", 1)]
+
+
+def test_a_run_that_hangs_when_it_is_told_to_stop_is_killed(tmp_path: Path) -> None:
+    """What stands between a worker and a run ends it, though the worker has died."""
+    (tmp_path / "tvlars").mkdir()
+    (tmp_path / "tvlars" / "__init__.py").touch()
+    (tmp_path / "tvlars" / "__main__.py").write_text(
+        "import signal, time, pathlib\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "pathlib.Path('ready').touch()\ntime.sleep(600)\n"
+    )
+    program = tmp_path / "child.py"
+    program.write_text(workers.CHILD.read_text().replace("STOP_PATIENCE = 300", "STOP_PATIENCE = 1"))
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    with subprocess.Popen([sys.executable, str(program), str(os.getpid())], cwd=tmp_path, env=environment) as child:
+        wait_for(lambda: (tmp_path / "ready").exists() or child.poll() is not None)
+        child.terminate()
+        assert child.wait(timeout=60) == 128 + signal.SIGKILL
+
+
+def test_a_run_without_progress_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    job = Job("one", tmp_path / "one", (), 10, 5)
+    job.folder.mkdir()
+    board = LineBoard()
+    board.start([job], {}, 0)
+    board.update([job])
+    for seconds, done in ((400, 1), (400, 1), (1000, 1)):
+        now[0] += seconds
+        (job.folder / "epochs.csv").write_text("epoch\n" + "1\n" * done)
+        board.update([job])
+    told = [line.split("running: ")[1] for line in capsys.readouterr().out.splitlines()]
+    assert told == ["one epoch 1/5", "one epoch 1/5 (no epoch for 7 min)", "one epoch 1/5 (no epoch for 23 min)"]
+
+
 def test_devices_and_threads_are_divided(pretend: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     from tvlars.lab.sweep import local
 

@@ -40,6 +40,8 @@ class Board:
         self.done = dict.fromkeys(self.jobs, 0) | done
         self.baseline = dict(self.done)
         self.ends: set[str] = set()
+        self.moved: dict[str, float] = {}
+        """When each running job was first seen at the epoch that it is at."""
         self.running: list[Job] = []
         self.started = self.looked = time.monotonic()
 
@@ -49,10 +51,19 @@ class Board:
     def update(self, running: list[Job]) -> None:
         """Look at what the running jobs have done."""
         self.running = running
+        for job in running:
+            self.moved.setdefault(job.name, time.monotonic())
         if time.monotonic() - self.looked >= LOOK_EVERY:
             self.looked = time.monotonic()
             for job in running:
-                self.done[job.name] = epochs_done(job.folder)
+                done = epochs_done(job.folder)
+                if done != self.done[job.name]:
+                    self.done[job.name], self.moved[job.name] = done, self.looked
+
+    def silent(self, job: Job) -> str:
+        """For how long a running job has finished no epoch, in brackets, where that is long: it may hang."""
+        still = time.monotonic() - self.moved.get(job.name, time.monotonic())
+        return f" (no epoch for {duration(still)})" if still >= HEARTBEAT else ""
 
     def ended(self, job: Job, status: str, note: str = "") -> None:
         """A job is over: finished, diverged or failed; ``note`` says why."""
@@ -115,7 +126,8 @@ class LineBoard(Board):
             say(f"{self.numbers()}; running: {self._current()}")
 
     def _current(self) -> str:
-        return ", ".join(f"{job.name} epoch {self.done[job.name]}/{job.epochs}" for job in self.running) or "none"
+        said = (f"{job.name} epoch {self.done[job.name]}/{job.epochs}{self.silent(job)}" for job in self.running)
+        return ", ".join(said) or "none"
 
     def ended(self, job: Job, status: str, note: str = "") -> None:
         super().ended(job, status, note)
@@ -160,7 +172,8 @@ class BarBoard(Board):
         self.progress.stop()
 
     def _show(self) -> None:
-        first = [f"{job.name} {self.done.get(job.name, 0)}/{job.epochs}" for job in self.running[:2]]
+        order = sorted(self.running, key=lambda job: self.silent(job) == "")
+        first = [f"{job.name} {self.done.get(job.name, 0)}/{job.epochs}{self.silent(job)}" for job in order[:2]]
         more = [f"and {len(self.running) - 2} more"] if len(self.running) > 2 else []
         self.progress.update(
             self.task, completed=self.fraction, numbers=self.numbers(), current=", ".join([*first, *more])

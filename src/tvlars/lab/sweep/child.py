@@ -14,6 +14,8 @@ import sys
 from typing import Any
 
 PR_SET_PDEATHSIG = 1
+STOP_PATIENCE = 300
+"""Seconds that a run which was told to stop has to save what it has; one that hangs is killed then."""
 
 
 def main() -> None:
@@ -29,7 +31,13 @@ def main() -> None:
     def hand_down(number: int, frame: Any) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(run, signal.SIGTERM)
+        signal.alarm(STOP_PATIENCE)
 
+    def kill(number: int, frame: Any) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(run, signal.SIGKILL)
+
+    signal.signal(signal.SIGALRM, kill)
     signal.signal(signal.SIGTERM, hand_down)
     code = os.waitstatus_to_exitcode(os.waitpid(run, 0)[1])
     sys.exit(code if code >= 0 else 128 - code)

@@ -19,7 +19,7 @@ from tvlars.lab.data.place import as_path
 from tvlars.lab.errors import LockedError, PreemptedError, UsageError
 from tvlars.lab.identity import check_data_of
 from tvlars.lab.lock import LOCK, locked
-from tvlars.lab.record import command_line, epochs_done, read_object, write_json
+from tvlars.lab.record import CONFIG, command_line, epochs_done, read_object, write_json
 from tvlars.lab.setup import check_machine, check_run
 from tvlars.lab.signals import not_ignored
 from tvlars.lab.sweep.board import Board, choose_board
@@ -27,7 +27,7 @@ from tvlars.lab.sweep.local import LocalWorkers
 from tvlars.lab.sweep.on_ray import RayWorkers
 from tvlars.lab.sweep.options import arguments, at_home, run_name
 from tvlars.lab.sweep.results import OVER, SweepResult, SweepRun
-from tvlars.lab.sweep.worker import Halt, Job, Outcome, Workers, read_status
+from tvlars.lab.sweep.worker import Halt, Job, Outcome, Workers, is_whole, read_status
 
 FILE = "sweep.json"
 """What a sweep's folder is known by."""
@@ -144,9 +144,7 @@ def prepare(
     for config in configs:
         images, lr = facts[run_name(config)]
         name = folders.get(run_name(config), run_name(config))
-        status = read_status(folder / name)
-        if status == "finished" and epochs_done(folder / name) < config.epochs:
-            status = "unfinished"  # it has lost rows, which its checkpoint may have
+        status = _status(folder / name, config)
         found.append(SweepRun(name, config, status if status in OVER else "not done", lr=lr))
         if status not in OVER:
             if here and checked is None:
@@ -159,6 +157,22 @@ def prepare(
         raise UsageError("runs must not repeat, but two have the same options")
     on_cpu = all(run.accelerator == "cpu" for run in configs)
     return Prepared(named, folder, tuple(found), tuple(jobs), on_cpu, facts)
+
+
+def _status(folder: Path, config: TrainConfig) -> str:
+    """The status of a run, of which nothing is believed that its folder does not bear out: one that has lost rows may
+    have them again from its checkpoint, and one that is of other options says so itself when it is to go on."""
+    status = read_status(folder)
+    if status == "finished" and not is_whole(folder, config.epochs):
+        return "unfinished"
+    if status in OVER and (stored := read_object(folder / CONFIG)):
+        try:
+            found = at_home(TrainConfig.from_mapping({**stored, "out": None, "resume": False}))
+        except (UsageError, TypeError):  # of another version: its name has the digest of its options
+            return status
+        if run_name(found) != run_name(config):
+            return "another run"
+    return status
 
 
 def _check(configs: list[TrainConfig], folder: Path) -> dict[str, tuple[int, float]]:

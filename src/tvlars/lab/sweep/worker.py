@@ -20,8 +20,9 @@ from typing import Any, Protocol
 
 from tvlars._reading import open_regular, read_json
 from tvlars.lab.disk import open_to_append
-from tvlars.lab.errors import LockedError
+from tvlars.lab.errors import LockedError, UsageError
 from tvlars.lab.lock import LOCK, locked
+from tvlars.lab.run_folder import load_run
 
 CHILD = Path(__file__).with_name("child.py")
 LOCK_PATIENCE = 600.0
@@ -109,6 +110,8 @@ def run_one(job: Job, threads: int, environment: dict[str, str], halt: Halt) -> 
         if halt.asked.is_set():
             return Outcome(job, "stopped")
         return Outcome(job, "failed", f"another process works in {job.folder}")
+    if job.log.exists() and not job.log.is_file():  # a named pipe would be waited for
+        return Outcome(job, "failed", f"{job.log} must be a file that can be written, but is something else")
     variables = {**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": str(threads), **environment}
     variables.pop("SLURM_NTASKS", None)  # srun has started the sweep; its runs are single processes
     with os.fdopen(open_to_append(job.log), "a", encoding="utf-8") as log:
@@ -140,6 +143,8 @@ def judge(job: Job, code: int, stopped: bool) -> Outcome:
     if code == 3:
         return Outcome(job, "diverged", "its loss was not finite")
     if code == 2:
+        if read_status(job.folder) == "finished" and is_whole(job.folder, job.epochs):
+            return Outcome(job, "finished", "its output could not be written")
         return Outcome(job, "refused", said_last(job.log))
     number = -code if code < 0 else code - 128 if code > 128 else None
     if number is None:
@@ -158,6 +163,14 @@ def read_status(folder: Path) -> str:
         return str(summary["status"])
     except (OSError, ValueError, KeyError, TypeError):
         return "unfinished" if folder.is_dir() else "missing"
+
+
+def is_whole(folder: Path, epochs: int) -> bool:
+    """Return whether a run folder has a row of every epoch that can be read."""
+    try:
+        return len(load_run(folder).epochs) >= epochs
+    except UsageError:
+        return False
 
 
 def last_lines(log: Path, count: int = 5) -> list[str]:
