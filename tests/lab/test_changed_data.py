@@ -247,6 +247,13 @@ def test_data_of_a_callers_own_are_compared(tmp_path: Path, digits: ImageData, k
     train(replace(config, resume=True), data=replace(digits), reporter=Reporter())
 
 
+def test_classes_without_names_are_counted(digits: ImageData) -> None:
+    here = replace(digits, class_names=())
+    assert here.fingerprint.difference(replace(here, classes=12).fingerprint) == "there were 10 classes, and are 12 now"
+    moved = replace(here, test_labels=here.test_labels.clamp(min=5))
+    assert here.fingerprint.difference(moved.fingerprint).startswith("class '0' had ")
+
+
 def test_pixels_of_another_decoder_are_not_compared(digits: ImageData) -> None:
     there = replace(digits, decoder="Pillow 9").fingerprint
     here = replace(changed_tensors(digits, "training pixels"), decoder="Pillow 10").fingerprint
@@ -255,12 +262,12 @@ def test_pixels_of_another_decoder_are_not_compared(digits: ImageData) -> None:
     assert there.uncompared(there) == ""
 
 
-@pytest.mark.parametrize("damage", [None, [], {"train": 1}, {"class_names": [1]}, "counts", "pixels"])
+@pytest.mark.parametrize("damage", [None, [], {"train": 1}, {"class_names": [1]}, "counts", "pixels", "too few"])
 def test_a_fingerprint_that_is_none_is_not_believed(digits: ImageData, damage: Any) -> None:
     stored = json.loads(json.dumps(digits.fingerprint.as_json()))
     assert Fingerprint.from_json(stored) == digits.fingerprint
     if isinstance(damage, str):
-        stored["train"][damage] = [None]
+        stored["train"].update({"counts": [16]} if damage == "too few" else {damage: [None]})
         damage = stored
     assert Fingerprint.from_json(damage) is None
 

@@ -105,6 +105,30 @@ def test_labels_must_be_as_many_as_images(tmp_path: Path) -> None:
         load_data("fashion-mnist", tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((3, 20, 20), r"training and test images of one shape \(C, H, W\), got \(1, 28, 28\) and \(1, 20, 20\)"),
+        ((3, 0, 0), "images of one shape"),
+        ((0, 28, 28), "as many test images as labels"),
+        ((3, 28), r"must hold images and labels, got shapes \(3, 28\) and \(3,\)"),
+        ((3, 28, 28, 1), "must hold images and labels"),
+    ],
+)
+def test_images_of_another_shape_are_refused(tmp_path: Path, shape: tuple[int, ...], message: str) -> None:
+    write_fashion_mnist(tmp_path)
+    write_idx(tmp_path / "t10k-images-idx3-ubyte.gz", np.zeros(shape, np.uint8))
+    with pytest.raises(UsageError, match=message):
+        load_data("fashion-mnist", tmp_path)
+
+
+@pytest.mark.parametrize("raw", [b"", b"\0", b"\0\0\x08\xff", b"\0\0\x08\x03" + b"\xff" * 12, b"\0\0\x08\0"])
+def test_headers_that_are_none_are_one_sentence(tmp_path: Path, raw: bytes) -> None:
+    (tmp_path / "x").write_bytes(raw)
+    with pytest.raises(UsageError, match="x must be an idx file of unsigned bytes, but it cannot be read"):
+        read_idx(tmp_path / "x")
+
+
 def test_a_failed_download_says_where_it_looked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torchvision.datasets
 

@@ -53,6 +53,8 @@ class Fingerprint:
             names, decoder = stored["class_names"], stored["decoder"]
             if not isinstance(names, list | tuple) or not all(isinstance(text, str) for text in [*names, decoder]):
                 return None
+            if len(train.counts) != len(test.counts) or len(names) not in (0, len(train.counts)):
+                return None
             return cls(tuple(names), train, test, decoder)
         except (TypeError, KeyError, ValueError):
             return None
@@ -66,6 +68,9 @@ class Fingerprint:
         """
         if said := difference_of_names(self.class_names, here.class_names):
             return said
+        classes, now = len(self.train.counts), len(here.train.counts)
+        if classes != now:
+            return f"there were {classes} classes, and are {now} now"
         return ", ".join(
             said
             for split in splits
@@ -75,7 +80,7 @@ class Fingerprint:
     def _of_split(self, word: str, split: str, here: Fingerprint) -> str:
         there, now = getattr(self, split), getattr(here, split)
         if there.counts != now.counts:
-            names = self.class_names or tuple(map(str, range(max(len(there.counts), len(now.counts)))))
+            names = self.class_names or tuple(map(str, range(len(there.counts))))
             pairs = [(name, a, b) for name, a, b in zip(names, there.counts, now.counts, strict=False) if a != b]
             more = f", and {len(pairs) - 1} more classes have other counts" if len(pairs) > 1 else ""
             return f"class {pairs[0][0]!a} had {pairs[0][1]:,} {word} images, and has {pairs[0][2]:,} now{more}"

@@ -74,7 +74,7 @@ def load_image_folder(folder: Path, image_size: int | None = None, skip_bad_imag
             raise UsageError(
                 f"{folder} must hold images that can be read, but {len(bad):,} of "
                 f"{len(train) + len(test) + len(layout.missing):,} cannot: {said}. "
-                "With skip_bad_images it goes on without them."
+                "--skip-bad-images (skip_bad_images=True) goes on without them."
             )
         place, reason = next(iter(bad.items()))
         walk.account.leave(BAD, f"{place}: {reason}", len(bad))

@@ -112,6 +112,8 @@ def tune(
         others, results, more = _others(config, earlier, folder)
         for note in [*notes, *more]:
             announce(f"note: {note}")
+        for line in data.account:
+            announce(line)
         _announce_budget(config, spaces, searches, announce)
 
         unwritten: dict[str, str] = {}
