@@ -157,7 +157,8 @@ class NoiseScaleMeter:
 
     Args:
         model: its parameters that need gradients count.
-        micro_batch_size: b, samples in each micro-batch, which have to be equal.
+        micro_batch_size: b, samples in each micro-batch, which have to be equal; so has what their losses divide by
+            (the sum of class weights, the targets that are not ignored).
         smoothing: in [0, 1), the weight of the past in an exponential mean, corrected for its start. Default 0.95.
 
     Raises:

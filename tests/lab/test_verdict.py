@@ -18,7 +18,7 @@ from tvlars.lab.report.parts import parts_of, version_notes
 from tvlars.lab.summary import differences, holm, table
 from tvlars.lab.sweep.results import SweepResult, SweepRun
 from tvlars.lab.table import table_rows
-from tvlars.lab.verdict import answers, is_ahead, with_verdicts
+from tvlars.lab.verdict import against, answers, is_ahead, with_verdicts
 
 IMAGES = 360
 
@@ -180,7 +180,10 @@ def test_an_arm_is_ahead_where_it_is_significantly_above_all() -> None:
     words = with_verdicts(found, pairs)
     assert words["verdict"].tolist() == ["highest mean", "significant", "significant"]
     assert words["p_adjusted"].isna().tolist() == [True, False, False]
-    assert words["against_highest"].tolist() == pytest.approx([0.0, -0.05, -0.1497], abs=1e-3)
+    assert words["against_highest"].tolist() == pytest.approx([math.nan, -0.05, -0.1497], abs=1e-3, nan_ok=True)
+    assert str(against(512, "arm 1", "arm 0", pairs)) == "−5.00 ± 0.73, significant, p < 0.001"
+    close = differences(near)
+    assert str(against(512, "arm 1", "arm 0", close)) == "−0.03 ± 0.61, not significant, p 0.91"
 
 
 # -- what is kept in run folders, and what may stand in one table ---------------------------------------------------

@@ -27,7 +27,7 @@ from tvlars.lab.output import say
 from tvlars.lab.processes import Processes, make_fabric
 from tvlars.lab.progress import Reporter, choose_reporter
 from tvlars.lab.record import command_line, new_folder, write_json
-from tvlars.lab.run_folder import load_run
+from tvlars.lab.run_folder import read_correct
 from tvlars.lab.setup import check_machine, check_run, choose_precision, describe_batch
 from tvlars.lab.ssl.views import describe_views
 from tvlars.lab.verdict import answers, with_verdicts
@@ -99,14 +99,10 @@ class Comparison:
 
     def _correct(self, run: RunRow) -> Any:
         """Which test images a run has right; None where that is not kept, or not of the accuracy that stands here."""
-        if run.status != "finished" or run.test_accuracy is None or not run.folder:
+        images, accuracy = run.test_images, run.test_accuracy
+        if run.status != "finished" or not run.folder or not images or accuracy is None or images != images:
             return None
-        try:
-            correct = load_run(self.folder / run.folder).test_correct()
-        except UsageError:
-            return None
-        kept = correct is not None and abs(float(correct.mean()) - run.test_accuracy) < 1e-6
-        return correct if kept else None
+        return read_correct(self.folder / run.folder, int(images), accuracy)
 
     def save(self) -> None:
         """Write comparison.json and results.csv into the folder."""

@@ -99,16 +99,9 @@ class LoadedRun:
     def test_correct(self) -> np.ndarray[Any, np.dtype[np.bool_]] | None:
         """Which test images are classified right after the last epoch; None where that is not kept, or is of others."""
         images, accuracy = self.test_images(), self.test_accuracy
-        if images is None or images < 1 or accuracy is None or self.accuracy_name != "test accuracy":
+        if images is None or accuracy is None or self.accuracy_name != "test accuracy":
             return None
-        try:
-            packed = np.frombuffer(read_bytes(self.folder / CORRECT, self.folder, -(-images // 8)), dtype=np.uint8)
-        except OSError:
-            return None
-        if len(packed) != -(-images // 8):
-            return None
-        correct = np.unpackbits(packed, count=images).astype(bool)
-        return correct if abs(float(correct.mean()) - accuracy) < 1e-6 else None
+        return read_correct(self.folder, images, accuracy)
 
     def layer_stats(self) -> pd.DataFrame:
         """Layer statistics in long form: step, layer, quantity, value. Empty where none were recorded.
@@ -221,6 +214,19 @@ def _problems_of(facts: dict[str, Any], config: TrainConfig | None) -> list[str]
     if config is not None and config.image_size not in (None, facts["image_size"]):
         return [f"model.json is of images of {facts['image_size']} pixels, config.json of {config.image_size}"]
     return []
+
+
+def read_correct(folder: Path, images: int, accuracy: float) -> np.ndarray[Any, np.dtype[np.bool_]] | None:
+    """Which of so many test images a run has right; None where its folder does not keep it, or of another accuracy."""
+    size = -(-images // 8)
+    try:
+        packed = read_bytes(folder / CORRECT, folder, max(size, 0))
+    except OSError:
+        return None
+    if images < 1 or len(packed) != size:
+        return None
+    correct = np.unpackbits(np.frombuffer(packed, dtype=np.uint8), count=images).astype(bool)
+    return correct if abs(float(correct.mean()) - accuracy) < 1e-6 else None
 
 
 def load_run(folder: Path | str) -> LoadedRun:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -72,38 +73,47 @@ def _part(rows: pd.DataFrame, arm: str) -> str:
     return f"{row['seeds']} of {row['of']} runs finished" if row["seeds"] < row["of"] else ""
 
 
-def against(batch_size: int, arm: str, best: str, pairs: pd.DataFrame) -> tuple[str, float, float]:
-    """An arm beside the one with the highest mean: the words of a table's cell, the difference, and its p-value."""
+@dataclass(frozen=True)
+class Beside:
+    """An arm beside the one with the highest mean; ``difference`` and ``p`` are NaN where there is none."""
+
+    verdict: str
+    difference: float = math.nan
+    interval: float = math.nan
+    p: float = math.nan
+    """Adjusted for all comparisons."""
+
+    def __str__(self) -> str:
+        if math.isnan(self.difference):
+            return self.verdict
+        p = "" if math.isnan(self.p) else f", p {p_text(self.p)}"
+        return f"{'−' if self.difference < 0 else '+'}{points(abs(self.difference), self.interval)}, {self.verdict}{p}"
+
+
+def against(batch_size: int, arm: str, best: str, pairs: pd.DataFrame) -> Beside:
+    """How an arm compares to ``best``, the one with the highest mean."""
     if arm == best:
-        return "highest mean", 0.0, math.nan
+        return Beside("highest mean")
     pair = _between(batch_size, best, arm, pairs)
     if pair is None:
-        return "no seed in common", -2.0, math.nan
+        return Beside("no seed in common")
     sign = -1 if pair["better"] == best else 1
-    p = float(pair["p_adjusted"])
-    if math.isnan(p):
-        verdict = pair["verdict"]
-    else:
-        verdict = f"{'significant' if pair['significant'] else 'not significant'}, p {p_text(p)}"
-    text = ("−" if sign < 0 else "+") + points(pair["difference"], pair["interval"])
-    return f"{text}, {verdict}", sign * float(pair["difference"]), p
+    return Beside(pair["verdict"], sign * pair["difference"], float(pair["interval"]), float(pair["p_adjusted"]))
 
 
 def with_verdicts(rows: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
-    """``rows`` with each arm beside the one with the highest mean: against_highest (difference, NaN where there is no
-    seed in common), p_adjusted (NaN for that one itself, and where there is no verdict) and verdict (words)."""
+    """``rows`` with each arm beside the one with the highest mean: against_highest (the difference), p_adjusted and
+    verdict (words); numbers are NaN for that arm itself, and where there are none."""
     best, found = best_arms(rows), []
     for row in rows.to_dict("records"):
-        size, arm = int(row["batch_size"]), str(row["arm"])
-        if not row["seeds"] or size not in best:
-            found.append(("no result", math.nan, math.nan))
-            continue
-        text, difference, p = against(size, arm, best[size], pairs)
-        words = text.partition(", ")[2].partition(", p ")[0] or text
-        found.append((words, math.nan if difference == -2.0 else difference, p))
-    columns = ("verdict", "against_highest", "p_adjusted")
-    values: dict[str, Any] = {name: [one[i] for one in found] for i, name in enumerate(columns)}
-    return rows.assign(**{name: values[name] for name in ("against_highest", "p_adjusted", "verdict")})
+        size = int(row["batch_size"])
+        done = row["seeds"] and size in best
+        found.append(against(size, str(row["arm"]), best[size], pairs) if done else Beside("no result"))
+    return rows.assign(
+        against_highest=[one.difference for one in found],
+        p_adjusted=[one.p for one in found],
+        verdict=[one.verdict for one in found],
+    )
 
 
 def is_ahead(batch_size: int, arm: str, rows: pd.DataFrame, pairs: pd.DataFrame) -> bool:

@@ -236,7 +236,9 @@ def _row(record: dict[Any, Any], best: dict[int, str], part: Part) -> dict[str, 
     done, size, arm = record["seeds"] > 0, int(record["batch_size"]), str(record["arm"])
     beside: tuple[str, float] = ("-", -2.0)
     if done and size in best:
-        beside = against(size, arm, best[size], part.differences)[:2]
+        found = against(size, arm, best[size], part.differences)
+        least = 0.0 if arm == best[size] else -2.0  # by which a row is sorted that has no difference
+        beside = str(found), least if math.isnan(found.difference) else found.difference
     accuracies = " ".join(f"{100 * a:.2f}" for a in record["accuracies"] if not math.isnan(a))
     return {
         "optimizer": (arm, arm),

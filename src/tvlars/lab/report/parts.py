@@ -93,16 +93,15 @@ def _data_of(runs: list[LoadedRun]) -> list[tuple[Any, ...]]:
                 (*content, mine[i].train.pixels, mine[i].test.pixels) if i in mine else other
                 for i, other in enumerate(found)
             ]
+    named: dict[tuple[str, int | None], set[tuple[Any, ...]]] = {}
+    for run, print_, content in zip(runs, prints, found, strict=True):
+        if print_ is not None:
+            named.setdefault(_name(run), set()).add((sum(print_.test.counts), content))
     for i, run in enumerate(runs):
         if prints[i] is None:
-            same = {
-                found[j]
-                for j, other in enumerate(runs)
-                if prints[j] is not None
-                and _name(other) == _name(run)
-                and run.test_images() in (None, other.test_images())
-            }
-            found[i] = same.pop() if len(same) == 1 else (*found[i], run.test_images())
+            images = run.test_images()
+            same = [content for count, content in named.get(_name(run), ()) if images in (None, count)]
+            found[i] = same[0] if len(same) == 1 else (*found[i], images)
     return found
 
 
