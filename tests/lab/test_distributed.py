@@ -122,6 +122,11 @@ def assert_equal_runs(a: Path, b: Path) -> None:
     assert second.steps["train_accuracy"].tolist() == pytest.approx(first.steps["train_accuracy"].tolist(), abs=0.009)
     assert second.epochs["test_loss"].tolist() == pytest.approx(first.epochs["test_loss"].tolist(), rel=1e-4)
     assert second.epochs["test_accuracy"].tolist() == pytest.approx(first.epochs["test_accuracy"].tolist(), abs=0.006)
+    if first.accuracy_name == "test accuracy":  # which images are right, each in its place
+        there, here = first.test_correct(), second.test_correct()
+        assert there is not None
+        assert here is not None
+        assert (there != here).mean() <= 0.006
     # Features are evaluated by one of several processes, and a checkpoint is saved before.
     assert {f.name for f in a.iterdir()} == {f.name for f in b.iterdir()} - {"checkpoints"}
     one, other = (torch.load(folder / "weights.pt", weights_only=True) for folder in (a, b))
