@@ -100,7 +100,7 @@ def test_train_on_a_pipe(tmp_path: Path) -> None:
     assert "3x3 stem with stride 1" in out
     lines = [line for line in out.splitlines() if "epoch" in line and "/3 " in line]
     assert len(lines) == 3
-    assert all(word in lines[0] for word in ("loss", "train", "test", "lr", "φ", "images/s", "left"))
+    assert all(word in lines[0] for word in ("loss", "train", "test", "lr", "phi", "images/s", "left"))
     assert out.endswith("run folder: run\n")
     assert "\x1b" not in out
     environment = json.loads((tmp_path / "run" / "environment.json").read_text())
@@ -120,7 +120,7 @@ def test_train_on_a_terminal_shows_a_bar(tmp_path: Path) -> None:
     plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", done.stdout)
     bars = [line for line in re.split(r"[\r\n]+", plain) if " 10/10 " in line]
     measured = pd.read_csv(tmp_path / "run" / "epochs.csv")["test_accuracy"].iloc[-1]
-    for words in ("tvlars b256 s0", "━", "loss", "acc", f"test {measured:.2%}", "lr", "φ", "img/s"):
+    for words in ("tvlars b256 s0", "━", "loss", "acc", f"test {measured:.2%}", "lr", "phi", "img/s"):
         assert words in bars[-1]
 
 

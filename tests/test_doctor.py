@@ -177,13 +177,13 @@ def test_phi_that_is_over_long_before_the_run() -> None:
     assert "below 0.1 % of its maximum from step 1194 of 7020 on" in findings[0].evidence
     assert found(check(model, short, total_steps=1326)) == ["dead schedule"]  # from there on a tenth of the run
     assert check(model, short, total_steps=1325) == []
+    groups[1].update(delay=5.0, delay_factor=1.0)  # a phi of its own
+    assert found(check(model, TVLARS(groups, 16.0, total_steps=1000), total_steps=1000)) == ["dead schedule"]
 
     model, optimizer, _ = planned("tvlars", delay=40, delay_factor=0.5, gamma_min=0.01)
     findings = check(model, optimizer, loader(), epochs=20)
     assert found(findings) == ["early floor"]
     assert "gamma_min = 0.01, from step 50 of 160 on" in findings[0].evidence
-    groups[1].update(delay=5.0, delay_factor=1.0)  # a phi of its own
-    assert found(check(model, TVLARS(groups, 16.0, total_steps=1000), total_steps=1000)) == ["dead schedule"]
 
 
 S = torch.optim.lr_scheduler
@@ -374,6 +374,21 @@ def test_what_is_no_model_optimizer_or_loader() -> None:
     ):
         with pytest.raises(TypeError, match=message):
             check(*arguments, *([optimizer] if len(arguments) == 1 else []))
+
+
+def test_an_optimizer_of_another_model() -> None:
+    _, optimizer, _ = planned("lars")
+    findings = check(network(), optimizer)
+    assert found(findings) == ["other parameters"]
+    assert "LARS holds none of the parameters of Sequential" in findings[0].evidence
+
+
+def test_a_schedule_of_ours_is_looked_at_in_runs_of_any_length() -> None:
+    model = network()
+    optimizer = LARS(layer_groups(model, weight_decay=0.0, lr=16.0, bias_norm_lr_scale=0.03), 16.0)
+    scheduler = SigmoidDecayLR(optimizer, 1e-4, 100_000)
+    assert found(check(model, optimizer, total_steps=400_000, scheduler=scheduler)) == ["dead schedule"]
+    assert check(model, optimizer, total_steps=180_000, scheduler=scheduler) == []
 
 
 def test_an_optimizer_that_is_wrapped_is_looked_into() -> None:

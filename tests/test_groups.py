@@ -171,6 +171,8 @@ class LoraLinear(nn.Linear):
         (nn.Sequential(nn.Linear(4, 1), nn.Conv2d(4, 4, 1, groups=4)), {"0.weight", "1.weight"}),
         (nn.Bilinear(2, 2, 1), {"weight"}),
         (LoraLinear(2), {"weight", "lora_A", "lora_B"}),
+        (nn.ModuleDict({"lora_B": nn.ParameterDict({"default": torch.ones(4, 1)})}), {"lora_B.default"}),
+        (Holder(lora_down=(1, 4), lora_up=(4, 1), lora_magnitude_vector=4, lora_a_bias=4), {"lora_down", "lora_up"}),
         (LoraLinear(1), {"weight", "lora_A", "lora_B"}),
         (nn.ModuleDict({"embed_tokens": nn.Embedding(9, 4)}), {"embed_tokens.weight"}),
         (nn.ModuleDict({"token_type_embeddings": nn.Embedding(2, 4)}), {"token_type_embeddings.weight"}),

@@ -11,8 +11,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from tvlars.schedule import _ClosedFormLR
+
 MOST_CALLS = 200_000
-"""Calls of a scheduler that are gone through; a longer run is taken to be unknown."""
+"""Calls of a scheduler that are gone through, two seconds; a longer run is taken to be unknown."""
 
 
 class _StandIn(Optimizer):
@@ -31,8 +33,12 @@ def rates_ahead(scheduler: Any, optimizer: Optimizer, calls: int) -> list[list[f
     """Return each group's learning rate now and after each of the next ``calls`` - 1 calls of ``scheduler.step()``.
 
     None where that cannot be told: of a scheduler that is not torch's or waits for a metric, or of more than
-    ``MOST_CALLS`` calls.
+    ``MOST_CALLS`` calls, unless it is one of ours.
     """
+    if isinstance(scheduler, _ClosedFormLR):
+        first = scheduler.last_epoch + 1
+        factors = [scheduler.factor(step) for step in range(first, first + calls)]
+        return [[float(rate) * factor for factor in factors] for rate in scheduler.base_lrs]
     if not isinstance(scheduler, LRScheduler) or isinstance(scheduler, ReduceLROnPlateau) or calls > MOST_CALLS:
         return None
     try:

@@ -141,9 +141,9 @@ def is_token(name: str) -> bool:
 
 
 def is_low_rank(name: str) -> bool:
-    """Return True for the name of a LoRA matrix, which may have rank 1."""
-    found = words(name)
-    return "lora" in found and bool({"a", "b"} & set(found))
+    """Return True for the name of a LoRA matrix, which may have rank 1: ``lora_A``, ``lora_down``."""
+    found = set(words(name))
+    return "lora" in found and bool(found & {"a", "b", "up", "down"})
 
 
 def is_adapted(names: Sequence[str], shape: Sequence[int], siblings: Collection[str] = ()) -> bool:
@@ -155,10 +155,10 @@ def is_adapted(names: Sequence[str], shape: Sequence[int], siblings: Collection[
         siblings: names of what else the module holds itself.
     """
     own, *around = names
-    if is_low_rank(own):
-        return True
     if any(map(is_norm, around)) or is_bias(own, siblings):
         return False
+    if len(shape) == 2 and (is_low_rank(own) or any(map(is_low_rank, around[:1]))):
+        return True
     asked = names if own.lower() in GENERIC or own.isdigit() else [own]
     if any(map(is_position, asked)):
         return False

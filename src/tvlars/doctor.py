@@ -78,7 +78,8 @@ def check(
     ==================  ====================================================================================
     finding             when
     ==================  ====================================================================================
-    adapted norms       a bias or a parameter of a norm is in a group with the trust ratio
+    other parameters    the optimizer holds none of the model's, so that nothing else can be said
+    adapted norms       a bias or a parameter of a norm, or another of no layer, is in a group with the trust ratio
     decayed norms       ... in a group with weight decay
     raw learning rate   layers that are not adapted take an lr above 1
     large steps         lr, φ and trust coefficient together move a layer by more than 10 % of its norm a step
@@ -147,6 +148,7 @@ def check(
 
     return Findings(
         [
+            *_others(model, optimizer),
             *_groups(model, optimizer),
             *_steps(optimizer),
             *_zero_layers(model, optimizer),
@@ -174,6 +176,15 @@ def _checked_kinds(model: Any, optimizer: Any, loader: Any) -> Optimizer:
     while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer):
         optimizer = inner
     return cast(Optimizer, optimizer)
+
+
+def _others(model: nn.Module, optimizer: Optimizer) -> Iterator[Finding]:
+    """An optimizer of another model, or of one that has changed since."""
+    own = {id(p) for p in model.parameters()}
+    held = [p for group in optimizer.param_groups for p in group["params"]]
+    if held and not any(id(p) in own for p in held):
+        evidence = f"{type(optimizer).__name__} holds none of the parameters of {type(model).__name__}"
+        yield Finding("other parameters", evidence, "give check the model whose parameters it got, as it is now")
 
 
 def _groups(model: nn.Module, optimizer: Optimizer) -> Iterator[Finding]:

@@ -123,11 +123,13 @@ class TrainConfig:
     warmup_epochs: float | None = option(
         None, "epochs of linear warm-up before the cosine, may be 0 (default: a fifth)"
     )
-    delay_factor: float | None = option(None, "λ of the sigmoid schedule, per step (default: from the plan)")
+    delay_factor: float | None = option(
+        None, "slope (lambda) of the sigmoid schedule, per step (default: from the plan)"
+    )
     delay: float | None = option(None, "d_e of the sigmoid schedule, in steps (default: from the plan)")
-    alpha: float | None = option(None, "α of the sigmoid schedule (default: 1)")
+    alpha: float | None = option(None, "bound of the sigmoid schedule, at most 1 / alpha (default: 1)")
     gamma_min: float | None = option(None, "floor of the sigmoid schedule (default: 0)")
-    phi_scope: str | None = option(None, "what φ of tvlars multiplies: all, ratio (default: all)")
+    phi_scope: str | None = option(None, "what the factor phi of tvlars multiplies: all, ratio (default: all)")
 
     augment: bool = option(True, "random crops, and mirroring where the data set allows it")
     crop_padding: int | None = option(None, "pixels of padding for random crops (default: image size / 12)")

@@ -76,7 +76,7 @@ class LineReporter(Reporter):
         say(
             f"{self.label}  epoch {row.epoch:>{len(str(self.epochs))}}/{self.epochs}  "
             f"loss {row.train_loss:.4f}  {self._accuracies(row)}"
-            f"lr {self.plan.lr * self.plan.factor(row.step):.3g}  φ {self.plan.factor(row.step):.3f}  "
+            f"lr {self.plan.lr * self.plan.factor(row.step):.3g}  phi {self.plan.factor(row.step):.3f}  "
             f"{row.images_per_second:,.0f} images/s  {'?' if left is None else f'{left:.0f}'} s left"
         )
 
@@ -134,7 +134,7 @@ class BarReporter(Reporter):
         if now - self.since > 2.0:
             self.since, self.since_step = now, row.step
         self.at, self.step_numbers = row.step, f"loss {row.loss:.3f} acc {row.train_accuracy:.1%}"
-        self._show(f"lr {row.lr:.3g} φ {row.phi:.3f} {self.speed:,.0f} img/s")
+        self._show(f"lr {row.lr:.3g} phi {row.phi:.3f} {self.speed:,.0f} img/s")
 
     def _show(self, numbers: str) -> None:
         assert self.progress is not None
