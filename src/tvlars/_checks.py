@@ -8,6 +8,7 @@ import operator
 from decimal import Decimal
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -25,6 +26,13 @@ def check_number(
 
     ``open_low`` and ``open_high`` exclude the bound itself. A one-element tensor counts as a number.
     """
+    shape = getattr(value, "shape", ())
+    if isinstance(shape, tuple) and math.prod(shape) != 1:
+        raise ValueError(f"{name} must be a number or a tensor of one element, got one of shape {tuple(shape)}")
+    if isinstance(value, Tensor) and (value.is_complex() or value.dtype == torch.bool):
+        raise ValueError(f"{name} must be a real number, got a tensor of {value.dtype}")
+    if isinstance(value, Tensor) and (value.is_meta or type(value).__name__ == "FakeTensor"):
+        return  # which has no value
     number = _as_float(value)
     above = number > low if open_low else number >= low
     below = number < high if open_high else number <= high

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -52,11 +53,33 @@ def options(optimizer: torch.optim.Optimizer, model: nn.Module, key: str) -> dic
 def test_the_factory_knows_the_names_and_keeps_its_own() -> None:
     lengths: dict[str, dict[str, Any]] = {"tvlars": dict(total_steps=1000), "tvlars-lars": {}, "tvlars-lamb": {}}
     made = {name: create_optimizer_v2(Small(), name, lr=0.1, **length) for name, length in lengths.items()}
-    assert [type(optimizer) for optimizer in made.values()] == [TVLARS, LARS, LAMB]
+    for optimizer, cls in zip(made.values(), (TVLARS, LARS, LAMB), strict=True):
+        assert isinstance(optimizer, cls)
+        assert type(optimizer).__name__ == cls.__name__
     with pytest.raises(ValueError, match="needs the length of the run"):
         create_optimizer_v2(Small(), "tvlars", lr=0.1)
     assert type(create_optimizer_v2(Small(), "lars", lr=0.1)).__module__ == "timm.optim.lars"
     assert timm_optim.list_optimizers("tvlars*") == ["tvlars", "tvlars-lamb", "tvlars-lars"]
+
+
+def test_the_names_stand_for_classes() -> None:
+    for name, cls in (("tvlars", TVLARS), ("tvlars-lars", LARS), ("tvlars-lamb", LAMB)):
+        found = timm_optim.get_optimizer_class(name, bind_defaults=False)
+        assert isinstance(found, type)
+        assert issubclass(found, cls)
+        assert callable(timm_optim.get_optimizer_class(name))
+        length = dict(total_steps=9) if cls is TVLARS else {}
+        optimizer = found(
+            [nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2))], 0.5, bias_norm_lr_scale=0.1, **length
+        )
+        assert [(group["layer_adaptation"], group["lr"]) for group in optimizer.param_groups] == [
+            (True, 0.5),
+            (False, 0.05),
+        ]
+        again = pickle.loads(pickle.dumps(optimizer))
+        assert type(again) is found
+        with pytest.raises(TypeError, match=r"params must be parameters or groups of them, got a Small"):
+            found(Small(), 0.5, **length)
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 1e-4])

@@ -9,6 +9,8 @@ import pickle
 import subprocess
 import sys
 import warnings
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import torch
 from torch import nn
 
 from tests.conftest import OPTIMIZERS, PATHS, Make, run, set_gradients, tensors
-from tvlars import LAMB, LARS, TVLARS
+from tvlars import LAMB, LARS, TVLARS, layer_groups
 from tvlars.stats import LayerStats
 
 
@@ -386,8 +388,145 @@ def test_options_that_a_state_lacks_are_the_constructors(make: Make) -> None:
 
 
 def test_complex_parameters_are_refused(make: Make) -> None:
-    with pytest.raises(TypeError, match="real floating point"):
-        make([nn.Parameter(torch.ones(2, dtype=torch.complex64))])
+    for trained in (True, False):
+        with pytest.raises(TypeError, match="real floating point"):
+            make([nn.Parameter(torch.ones(2, dtype=torch.complex64), requires_grad=trained)])
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int64, torch.bool])
+def test_frozen_parameters_of_whole_numbers_are_taken_and_left(make: Make, dtype: torch.dtype) -> None:
+    """As SGD takes those of quantized models."""
+    frozen, trained = nn.Parameter(torch.ones(3, dtype=dtype), requires_grad=False), nn.Parameter(torch.ones(3))
+    optimizer = make([frozen, trained])
+    trained.grad = torch.ones(3)
+    optimizer.step()
+    assert torch.equal(frozen, torch.ones(3, dtype=dtype))
+    assert frozen not in optimizer.state
+    make([frozen, nn.Parameter(torch.ones(3))]).load_state_dict(optimizer.state_dict())
+    if dtype != torch.bool:
+        frozen.grad = torch.ones(3, dtype=dtype)
+        with pytest.raises(
+            TypeError, match=f"real floating point tensors where they have a gradient, got one of {dtype}"
+        ):
+            optimizer.step()
+
+
+@pytest.mark.parametrize("cls", [LARS, TVLARS, LAMB])
+def test_every_group_may_have_its_own_lr(cls: Any) -> None:
+    p, q = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
+    required = REQUIRED.get(cls, {})
+    optimizer = cls([{"params": [p], "lr": 0.1}], **required)
+    assert optimizer.param_groups[0]["lr"] == 0.1
+    if cls is LAMB:
+        return
+    with pytest.raises(ValueError, match=f"^lr must be given, to {cls.__name__} or in every parameter group$"):
+        cls([{"params": [p], "lr": 0.1}, {"params": [q]}], **required)
+    with pytest.raises(ValueError, match=r"^lr must be given"):
+        cls([p], **required)
+    with pytest.raises(ValueError, match=r"^lr must be given"):
+        optimizer.add_param_group({"params": [q]})
+    optimizer.add_param_group({"params": [q], "lr": 0.2})
+    run(optimizer, [p, q], range(1))
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (torch.tensor([0.1, 0.2]), r"lr must be a number or a tensor of one element, got one of shape \(2,\)"),
+        (torch.ones(0), r"lr must be a number or a tensor of one element, got one of shape \(0,\)"),
+        (torch.ones(2, 1), r"lr must be a number or a tensor of one element, got one of shape \(2, 1\)"),
+        (torch.tensor(1j), r"lr must be a real number, got a tensor of torch.complex64"),
+        (torch.tensor(True), r"lr must be a real number, got a tensor of torch.bool"),
+        (torch.tensor(-0.5), r"lr must be >= 0, got"),
+        (torch.tensor(math.nan), r"lr must be >= 0, got"),
+        (torch.tensor(math.inf), r"lr must be >= 0, got"),
+        ([0.1], r"lr must be >= 0, got \[0.1\]"),
+        ("0.1", r"lr must be >= 0, got '0.1'"),
+        (1j, r"lr must be >= 0, got 1j"),
+    ],
+)
+def test_what_is_no_lr(name: str, bad: Any, message: str) -> None:
+    cls, arguments = OPTIMIZERS[name]
+    with pytest.raises(ValueError, match=f"^{message}"):
+        cls([nn.Parameter(torch.ones(2))], **{**arguments, "lr": bad})
+
+
+def test_an_array_of_several_is_no_lr(name: str) -> None:
+    numpy = pytest.importorskip("numpy")
+    cls, arguments = OPTIMIZERS[name]
+    with pytest.raises(ValueError, match=r"^lr must be a number or a tensor of one element, got one of shape \(2,\)"):
+        cls([nn.Parameter(torch.ones(2))], **{**arguments, "lr": numpy.ones(2)})
+
+
+@pytest.mark.parametrize("kind", ["float64", "float32", "int64", "array", "Fraction", "Decimal", "int"])
+def test_numbers_of_other_kinds_become_pythons(path: dict[str, Any], kind: str) -> None:
+    def made(value: float) -> Any:
+        if kind == "Fraction":
+            return Fraction(value)
+        if kind in ("Decimal", "int"):
+            return Decimal(value) if kind == "Decimal" else int(value)
+        numpy = pytest.importorskip("numpy")
+        return numpy.array(value) if kind == "array" else getattr(numpy, kind)(value)
+
+    values = dict(lr=2.0, weight_decay=1.0, norm_clip=4.0)
+    for cls, more in ((LARS, {}), (TVLARS, dict(delay=3.0, delay_factor=1.0, alpha=2.0)), (LAMB, dict(eps=1.0))):
+        params, others = tensors(), tensors()
+        expected = cls(params, **values, **more, **path)
+        found = cls(others, **{name: made(x) for name, x in {**values, **more}.items()}, **path)
+        for name in (*values, *more):
+            assert type(found.param_groups[0][name]) in (int, float)
+        a, b = run(found, others, range(2)), run(expected, params, range(2))
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
+        torch.save(found.state_dict(), file := io.BytesIO())
+        file.seek(0)
+        torch.load(file, weights_only=True)
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        (nn.Linear(2, 2), r"params must be parameters or groups of them, got a Linear: take its .parameters\(\), or"),
+        (nn.Sequential(nn.Linear(2, 2)), r"params must be parameters or groups of them, got a Sequential"),
+        (nn.ModuleList(), r"params must be parameters or groups of them, got a ModuleList"),
+        ([{"params": nn.Linear(2, 2)}], r"params must be parameters or groups of them, got a Linear"),
+        ({"params": []}, r"params must be parameters or a list of groups of them, got .*: put the group into a list"),
+        (0.1, r"params must be parameters or a list of groups of them, got 0.1"),
+        (None, r"params must be parameters or a list of groups of them, got None"),
+        ("model", r"params must be parameters or a list of groups of them, got 'model'"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("cls", [LARS, TVLARS, LAMB])
+def test_what_is_no_parameters(cls: Any, params: Any, message: str) -> None:
+    for arguments in ({}, dict(lr=0.1, **REQUIRED.get(cls, {}))):  # whatever else is missing
+        with pytest.raises(TypeError, match=message):
+            cls(params, **arguments)
+
+
+def test_groups_with_and_without_names_go_together(name: str) -> None:
+    cls, arguments = OPTIMIZERS[name]
+    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    more, third = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
+
+    def named_first() -> Any:
+        optimizer = cls(layer_groups(model, weight_decay=0.1), **arguments)
+        optimizer.add_param_group({"params": more})
+        optimizer.add_param_group({"params": iter([third])})
+        return optimizer
+
+    optimizer = named_first()
+    assert [group["param_names"] for group in optimizer.param_groups] == [
+        *[["0.weight"], ["0.bias", "1.weight", "1.bias"]],
+        *[["param_groups.2.params.0"], ["param_groups.3.params.0"]],
+    ]
+    named_first().load_state_dict(optimizer.state_dict())
+    unnamed = cls([more], **arguments)
+    unnamed.add_param_group({"params": model.named_parameters()})
+    assert unnamed.param_groups[0]["param_names"] == ["param_groups.0.params.0"]
+    both = cls([{"params": [more]}, *layer_groups(model, weight_decay=0.1)], **arguments)
+    assert all("param_names" in group for group in both.param_groups)
+    with pytest.raises(ValueError, match="some parameters appear in more than one parameter group"):
+        unnamed.add_param_group({"params": [more]})
 
 
 def test_groups_have_options_of_their_own(make: Make) -> None:
@@ -683,6 +822,77 @@ def test_lambs_steps_do_not_stand_still(path: dict[str, Any], far: int, capturab
         v = beta * v + (1 - beta) * 0.0625
         expected = 0.5 * 0.25 / math.sqrt(v / -math.expm1(t * math.log(beta)))
         assert before - w[0].item() == pytest.approx(expected, rel=1e-7)
+
+
+# -- options that are tensors -------------------------------------------------------------------------------
+
+TENSOR_OPTIONS: dict[Any, dict[str, Any]] = {
+    LARS: dict(lr=0.3, momentum=0.8, weight_decay=0.05, trust_coefficient=0.1, norm_clip=1.5),
+    TVLARS: dict(
+        **dict(lr=0.3, momentum=0.8, weight_decay=0.05, trust_coefficient=0.1, norm_clip=1.5),
+        **dict(delay=2.5, delay_factor=0.4, alpha=0.7, gamma_min=0.05),
+    ),
+    LAMB: dict(lr=0.3, betas=(0.8, 0.9), eps=0.01, weight_decay=0.05, norm_clip=1.5),
+}
+VARIANTS: list[tuple[Any, dict[str, Any]]] = [
+    *[(LARS, {}), (LARS, dict(nesterov=True)), (LARS, dict(maximize=True)), (LARS, dict(layer_adaptation=False))],
+    *[(TVLARS, {}), (TVLARS, dict(phi_scope="ratio", nesterov=True)), (TVLARS, dict(capturable=True))],
+    *[(LAMB, {}), (LAMB, dict(bias_correction=False)), (LAMB, dict(maximize=True)), (LAMB, dict(capturable=True))],
+]
+
+
+@pytest.mark.parametrize("shape", [(), (1,)])
+@pytest.mark.parametrize(("cls", "variant"), VARIANTS, ids=lambda x: getattr(x, "__name__", str(x)))
+def test_gradients_flow_to_every_option(cls: Any, variant: dict[str, Any], shape: tuple[int, ...]) -> None:
+    """All of them at once, and the first parameters and gradients, against finite differences."""
+    options = {k: x for k, x in TENSOR_OPTIONS[cls].items() if k != "betas"}
+    betas = TENSOR_OPTIONS[cls].get("betas", ())
+
+    def steps(start: torch.Tensor, gradient: torch.Tensor, *values: torch.Tensor) -> torch.Tensor:
+        w = start.clone()
+        given = dict(zip(options, values, strict=False))
+        if betas:
+            given["betas"] = tuple(values[len(options) :])
+        adapted = {k: x for k, x in variant.items() if k == "layer_adaptation"}
+        others = {k: x for k, x in variant.items() if k != "layer_adaptation"}
+        optimizer = cls([{"params": [w], **adapted}], **given, **others, differentiable=True)
+        for t in range(3):
+            w.grad = gradient * (1 + 0.5 * t) + 0.1 * t
+            optimizer.step()
+        return w
+
+    def leaf(value: Any) -> torch.Tensor:
+        return torch.tensor(value, dtype=torch.float64).reshape(shape).requires_grad_()
+
+    vectors = [torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in ([1.0, -0.7], [0.3, 0.2])]
+    assert torch.autograd.gradcheck(steps, (*vectors, *map(leaf, options.values()), *map(leaf, betas)))
+
+
+@pytest.mark.parametrize(
+    ("cls", "option"), [(cls, k) for cls, options in TENSOR_OPTIONS.items() for k in options if k != "lr"]
+)
+def test_a_tensor_option_wants_a_differentiable_step(cls: Any, option: str) -> None:
+    """It would be read at an unknown time, or break the fused kernels."""
+    value = TENSOR_OPTIONS[cls][option]
+    tensor = tuple(map(torch.tensor, value)) if option == "betas" else torch.tensor(value)
+    name = r"betas\[0\]" if option == "betas" else option
+    usual = {"lr": 0.1, **REQUIRED.get(cls, {})}
+    p = nn.Parameter(torch.ones(2))
+    message = rf"^{name} must be a number where differentiable=False, got a tensor"
+    with pytest.raises(ValueError, match=message):
+        cls([p], **{**usual, option: tensor})
+    with pytest.raises(ValueError, match=message):
+        cls([{"params": p, option: tensor}], **usual)
+    optimizer = cls([p], **usual)
+    state = optimizer.state_dict()
+    state["param_groups"][0][option] = tensor
+    with pytest.raises(ValueError, match=message[1:]):
+        optimizer.load_state_dict(state)
+
+
+def test_total_steps_and_a_tensor_alpha_contradict() -> None:
+    with pytest.raises(ValueError, match="alpha must be a number where total_steps is given"):
+        TVLARS([torch.ones(2)], 0.1, total_steps=9, alpha=torch.tensor(0.5), differentiable=True)
 
 
 def test_state_dict_survives_a_file(make: Make) -> None:

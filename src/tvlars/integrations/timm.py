@@ -18,21 +18,42 @@ from __future__ import annotations
 import runpy
 import sys
 from collections.abc import Iterable
-from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from timm.optim._optim_factory import OptimInfo, default_registry
 from torch import Tensor
-from torch.optim import Optimizer
 
+from tvlars import optim
 from tvlars._checks import check_number
 from tvlars._roles import is_adapted, is_vector
-from tvlars.optim import LAMB, LARS, TVLARS
+from tvlars.optim.base import LayerwiseOptimizer
 
 Groups = list[dict[str, Any]]
 
-NAMES: dict[str, tuple[type[Optimizer], str]] = {
+
+class _Divided(LayerwiseOptimizer):
+    """An optimizer that divides the groups it is given, before it takes them."""
+
+    def __init__(self, params: Iterable[Any], *arguments: Any, bias_norm_lr_scale: float = 1.0, **options: Any) -> None:
+        self._check_params(params)
+        lr = arguments[0] if arguments else options.get("lr")
+        super().__init__(_by_role(params, lr, bias_norm_lr_scale), *arguments, **options)
+
+
+class TVLARS(_Divided, optim.TVLARS):
+    """:class:`tvlars.TVLARS` on groups that are divided by the role of parameters."""
+
+
+class LARS(_Divided, optim.LARS):
+    """:class:`tvlars.LARS` on groups that are divided by the role of parameters."""
+
+
+class LAMB(_Divided, optim.LAMB):
+    """:class:`tvlars.LAMB` on groups that are divided by the role of parameters."""
+
+
+NAMES: dict[str, tuple[type[LayerwiseOptimizer], str]] = {
     "tvlars": (TVLARS, "Time-varying LARS: no warm-up, the learning rate decays along a sigmoid (tvlars)"),
     "tvlars-lars": (LARS, "Layer-wise adaptive rate scaling, as in Barlow Twins (tvlars)"),
     "tvlars-lamb": (LAMB, "Layer-wise adaptive moments (tvlars)"),
@@ -61,21 +82,13 @@ def register() -> None:
             default_registry.register(
                 OptimInfo(
                     name=name,
-                    opt_class=cast(
-                        Any, partial(_create, cls)
-                    ),  # timm's annotation wants a class, timm itself a callable
+                    opt_class=cls,
                     description=description,
                     has_eps=cls is LAMB,
                     has_betas=cls is LAMB,
                     has_momentum=cls is not LAMB,
                 )
             )
-
-
-def _create(
-    cls: type[Optimizer], params: Iterable[Any], *, bias_norm_lr_scale: float = 1.0, **arguments: Any
-) -> Optimizer:
-    return cls(_by_role(params, arguments.get("lr"), bias_norm_lr_scale), **arguments)
 
 
 def _by_role(params: Iterable[Any], lr: float | Tensor | None, bias_norm_lr_scale: float) -> Groups:

@@ -13,16 +13,16 @@ from collections.abc import Callable, Iterable
 from typing import Any, overload
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, ParamsT, _use_grad_for_differentiable
 
-from tvlars._checks import check_flag, check_number, plain_number
+from tvlars._checks import check_flag, check_number, plain_number, shown
 from tvlars.optim import _triton
 from tvlars.optim._deepspeed import refuse_flat_group
 from tvlars.optim._fsdp1 import refuse_flat_parameters
 from tvlars.optim._loaded_state import Kind, check_form, prepared
 from tvlars.optim._named_state import reorder_by_name
-from tvlars.optim._norms import PLAIN, Layout, Tensors, laid_out_like
+from tvlars.optim._norms import PLAIN, Layout, Tensors, laid_out_like, layout
 from tvlars.optim._paths import MultiTensor, Observer, kernels_fit, run_together
 from tvlars.optim.fused_triton import Launcher, Part
 
@@ -45,6 +45,7 @@ class LayerwiseOptimizer(Optimizer, ABC):
     """Told of every adapted layer, while there are any; see :class:`tvlars.stats.LayerStats`."""
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
+        self._check_params(params)
         self._warned_raw_lr = False
         self._launcher = Launcher()
         super().__init__(params, {"layer_adaptation": True, **defaults})
@@ -57,15 +58,21 @@ class LayerwiseOptimizer(Optimizer, ABC):
         Raises:
             ValueError: a hyperparameter is out of its range, NaN or infinite, or options contradict; a parameter is
                 one of FSDP1's.
-            TypeError: a parameter is not a real floating point tensor.
+            TypeError: a parameter is complex, or not of floating point though it is to be trained.
             RuntimeError: ``fused=True`` for a parameter that is neither on the CPU nor on a CUDA device.
+
+        Where some groups have names and others have none, those get names by their place.
         """
+        if isinstance(param_group, dict):
+            self._check_params(param_group.get("params", ()))
+            param_group = self._named_as_the_others(param_group)
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         try:
             refuse_flat_parameters(type(self).__name__, group["params"])
             self._check_options(group)
             self._check_group(group)
+            self._check_tensors(group)
         except Exception:
             self.param_groups.pop()
             raise
@@ -73,12 +80,45 @@ class LayerwiseOptimizer(Optimizer, ABC):
         self._place_counts(group)
         self._warn_raw_lr(group)
 
+    def _check_params(self, params: Any) -> None:
+        """Raise TypeError where something stands for parameters: a module, which torch may even iterate over, say."""
+        if isinstance(params, nn.Module):
+            raise TypeError(
+                f"params must be parameters or groups of them, got a {type(params).__name__}: take its .parameters(), "
+                "or layer_groups(model, plan), which leaves biases and norms neither adapted nor decayed"
+            )
+        if isinstance(params, (str, bytes, dict)) or not isinstance(params, Iterable):
+            hint = ": put the group into a list" if isinstance(params, dict) else ""
+            raise TypeError(f"params must be parameters or a list of groups of them, got {shown(params)}{hint}")
+
+    def _named_as_the_others(self, group: dict[str, Any]) -> dict[str, Any]:
+        """``group`` with names where the others have some, and the others with names where it has some.
+
+        torch wants all or none, and names that :func:`tvlars.layer_groups` gave would rule out every group without.
+        """
+        if not self.param_groups:
+            return group
+        params = group.get("params")
+        params = [params] if isinstance(params, Tensor) else params
+        if isinstance(params, (set, frozenset)) or not isinstance(params, Iterable):
+            return group  # torch says what is wrong with it
+        group = {**group, "params": list(params)}
+        named = "param_names" in group or any(isinstance(p, tuple) for p in group["params"])
+        if named:
+            for i, other in enumerate(self.param_groups):
+                other.setdefault("param_names", _names_by_place(i, len(other["params"])))
+        elif "param_names" in self.param_groups[0]:
+            group["param_names"] = _names_by_place(len(self.param_groups), len(group["params"]))
+        return group
+
     @abstractmethod
     def _check_group(self, group: dict[str, Any]) -> None:
         """Raise ValueError where a hyperparameter of ``group`` is out of its range."""
 
     def _check_options(self, group: dict[str, Any]) -> None:
         name = type(self).__name__
+        if group["lr"] is None:
+            raise ValueError(f"lr must be given, to {name} or in every parameter group")
         check_number("lr", group["lr"])
         for flag in ("layer_adaptation", "maximize", "capturable", "differentiable"):
             check_flag(flag, group[flag])
@@ -100,8 +140,26 @@ class LayerwiseOptimizer(Optimizer, ABC):
         if isinstance(group["lr"], Tensor) and group["foreach"] and not group["capturable"]:
             raise ValueError("lr must be a number where foreach=True and capturable=False, got a tensor")
         for p in group["params"]:
-            if not p.is_floating_point():
+            if p.is_complex() or (p.requires_grad and not p.is_floating_point()):
                 raise TypeError(f"params must be real floating point tensors, got one of {p.dtype} in {name}")
+
+    def _check_tensors(self, group: dict[str, Any]) -> None:
+        """Raise ValueError where an option is a tensor and nothing could be made of that."""
+        options = {name: x for name, x in group.items() if name in (*self.defaults, "delay", "delay_factor")}
+        betas = options.pop("betas", ())
+        options.update(
+            {f"betas[{i}]": beta for i, beta in enumerate(betas if isinstance(betas, (tuple, list)) else ())}
+        )
+        for name, x in options.items():
+            if not isinstance(x, Tensor) or name == "lr":
+                continue
+            if not group["differentiable"]:
+                raise ValueError(
+                    f"{name} must be a number where differentiable=False, got a tensor: take its .item(), and set the "
+                    "group's option where it is to change"
+                )
+            if any(layout(p) is not None for p in group["params"]):
+                raise ValueError(f"{name} must be a number for sharded parameters, got a tensor")
 
     def _check_fused(self, group: dict[str, Any]) -> None:
         if group["foreach"]:
@@ -179,6 +237,7 @@ class LayerwiseOptimizer(Optimizer, ABC):
                 merged = {**here, **there, "params": here["params"]}
                 check_number("lr", merged["lr"])
                 self._check_group(merged)
+                self._check_tensors(merged)
             except ValueError as error:
                 raise ValueError(
                     f"state_dict must have options in their range, but in parameter group {i} {error}"
@@ -325,6 +384,11 @@ class LayerwiseOptimizer(Optimizer, ABC):
 
     def _refuse_sparse(self, params: list[Tensor], grads: list[Tensor]) -> None:
         for p, g in zip(params, grads, strict=True):
+            if not p.is_floating_point():
+                raise TypeError(
+                    f"params must be real floating point tensors where they have a gradient, got one of {p.dtype} in "
+                    f"{type(self).__name__}"
+                )
             if g.layout != torch.strided:
                 raise RuntimeError(
                     f"{type(self).__name__} does not support sparse gradients, and a parameter of shape "
@@ -350,13 +414,14 @@ class LayerwiseOptimizer(Optimizer, ABC):
         return lists
 
 
+def _names_by_place(group: int, count: int) -> list[str]:
+    return [f"param_groups.{group}.params.{i}" for i in range(count)]
+
+
 def _make_plain(group: dict[str, Any]) -> None:
     """Turn options that are numbers of NumPy, fractions and the like into Python's, which all of torch takes."""
     for name, value in group.items():
-        if name == "betas":
-            group[name] = tuple(map(plain_number, value))
-        elif not isinstance(value, (str, Iterable)):
-            group[name] = plain_number(value)
+        group[name] = tuple(map(plain_number, value)) if name == "betas" else plain_number(value)
 
 
 def readable(x: Tensor) -> Tensor:
@@ -365,6 +430,24 @@ def readable(x: Tensor) -> Tensor:
     Autograd is on in a step only where the optimizer is differentiable.
     """
     return x.clone() if torch.is_grad_enabled() else x
+
+
+def is_off(factor: Any) -> bool:
+    """Whether a factor is the number 0, so that its term is left out; a tensor's derivative wants the term."""
+    return not isinstance(factor, Tensor) and factor == 0
+
+
+def plus(x: Tensor, y: Tensor, factor: Any) -> Tensor:
+    """x + factor · y."""
+    return x + readable(y) * factor if isinstance(factor, Tensor) else x.add(y, alpha=factor)
+
+
+def accumulate(m: Tensor, factor: Any, x: Tensor) -> None:
+    """m ← factor · m + x."""
+    if isinstance(factor, Tensor):
+        m.copy_(readable(m) * factor + x)
+    else:
+        m.mul_(factor).add_(x)
 
 
 def descend(w: Tensor, direction: Tensor, lr: float | Tensor) -> None:

@@ -13,7 +13,18 @@ from tvlars._checks import check_flag, check_number
 from tvlars.optim._loaded_state import Kind
 from tvlars.optim._norms import Tensors, clip, norm, trust_ratio
 from tvlars.optim._paths import MultiTensor, Observe, split_by_path
-from tvlars.optim.base import Count, LayerwiseOptimizer, Pending, descend, foreach_descend, readable, scalar
+from tvlars.optim.base import (
+    Count,
+    LayerwiseOptimizer,
+    Pending,
+    accumulate,
+    descend,
+    foreach_descend,
+    is_off,
+    plus,
+    readable,
+    scalar,
+)
 from tvlars.optim.fused_cpu import fused_lamb
 from tvlars.optim.fused_triton import Part, triton_lamb
 from tvlars.schedule import _as_float
@@ -59,13 +70,14 @@ class LAMB(LayerwiseOptimizer):
             layers, all on CUDA devices, a ``GradScaler`` leaves it to the step to unscale and to skip, with no wait.
         capturable: lr and step counts stay tensors on the device, so that a CUDA graph can capture the step.
             Default False.
-        differentiable: gradients flow through the step. Default False.
+        differentiable: gradients flow through the step, to parameters, gradients and options that are tensors of one
+            element. Default False, where options other than lr are to be numbers.
         layer_adaptation (group option): whether the trust ratio acts. Default True.
 
     Raises:
         ValueError: an argument is out of its range, NaN or infinite, or two contradict; a parameter is one of
             ``FullyShardedDataParallel`` (FSDP1), whose flat shards are no layers: ``fully_shard`` (FSDP2) is right.
-        TypeError: a parameter is not a real floating point tensor.
+        TypeError: a parameter is complex, or not of floating point though it is to be trained; params is a module.
         RuntimeError: ``fused=True`` for a parameter that is neither on the CPU nor on a CUDA device; in ``step``, where
             a gradient is sparse, or a sharded parameter has one that is not, or a CUDA graph captures it in spite of
             ``capturable=False``.
@@ -174,7 +186,7 @@ def _single_tensor_lamb(
     steps: list[float | Tensor],
     *,
     lr: float | Tensor,
-    betas: tuple[float, float],
+    betas: tuple[Any, Any],
     eps: float,
     weight_decay: float,
     bias_correction: bool,
@@ -187,14 +199,19 @@ def _single_tensor_lamb(
     for i, w in enumerate(params):
         g = -grads[i] if maximize else grads[i]
         m, v, t = exp_avgs[i], exp_avg_sqs[i], steps[i]
-        m.mul_(beta1).add_(g, alpha=1 - beta1)
-        v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
+        if isinstance(beta1, Tensor) or isinstance(beta2, Tensor):
+            accumulate(m, beta1, g * (1 - beta1))
+            accumulate(v, beta2, g * g * (1 - beta2))
+            m, v = readable(m), readable(v)
+        else:
+            m.mul_(beta1).add_(g, alpha=1 - beta1)
+            v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
         if bias_correction:
             r = (m / _correction(beta1, t, w)) / (_root(v / _correction(beta2, t, w)) + eps)
         else:
             r = readable(m) / (_root(readable(v)) + eps)
-        if weight_decay:
-            r = r.add(w, alpha=weight_decay)
+        if not is_off(weight_decay):
+            r = plus(r, w, weight_decay)
         if layer_adaptation:
             w_norm = norm(readable(w))
             q = trust_ratio(clip(w_norm, norm_clip), norm(r), 1.0, unit_at_zero=True)

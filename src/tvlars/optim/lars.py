@@ -14,7 +14,17 @@ from tvlars._checks import check_flag, check_number
 from tvlars.optim._loaded_state import Kind
 from tvlars.optim._norms import Tensors, clip, norm, trust_ratio
 from tvlars.optim._paths import MultiTensor, Observe, Observer, split_by_path
-from tvlars.optim.base import LayerwiseOptimizer, Pending, descend, foreach_descend, readable, scalar
+from tvlars.optim.base import (
+    LayerwiseOptimizer,
+    Pending,
+    accumulate,
+    descend,
+    foreach_descend,
+    is_off,
+    plus,
+    readable,
+    scalar,
+)
 from tvlars.optim.fused_cpu import fused_lars
 from tvlars.optim.fused_triton import Part, triton_lars
 from tvlars.schedule import _sigmoid_decay
@@ -42,7 +52,7 @@ class LARS(LayerwiseOptimizer):
         params: parameters, named parameters, or groups. :func:`tvlars.layer_groups` makes groups that leave
             biases and norms neither adapted nor decayed, and can give them an lr of their own.
         lr: learning rate >= 0, a number or a one-element tensor. 1 to 64 are usual, since the trust ratio is
-            about 1e-3.
+            about 1e-3. Needed unless every group has its own.
         momentum: μ in [0, 1). Default 0.9. At 0 no buffer is kept.
         weight_decay: β >= 0, added to the gradient before the trust ratio. Default 0.0. The ratio acts with
             or without it.
@@ -62,13 +72,14 @@ class LARS(LayerwiseOptimizer):
             layers, all on CUDA devices, a ``GradScaler`` leaves it to the step to unscale and to skip, with no wait.
         capturable: lr and every factor stay tensors on the device, so that a CUDA graph can capture the
             step. Default False.
-        differentiable: gradients flow through the step. Default False.
+        differentiable: gradients flow through the step, to parameters, gradients and options that are tensors of one
+            element. Default False, where options other than lr are to be numbers.
         layer_adaptation (group option): whether the trust ratio acts. Default True.
 
     Raises:
         ValueError: an argument is out of its range, NaN or infinite, or two contradict; a parameter is one of
             ``FullyShardedDataParallel`` (FSDP1), whose flat shards are no layers: ``fully_shard`` (FSDP2) is right.
-        TypeError: a parameter is not a real floating point tensor.
+        TypeError: a parameter is complex, or not of floating point though it is to be trained; params is a module.
         RuntimeError: ``fused=True`` for a parameter that is neither on the CPU nor on a CUDA device; in ``step``, where
             a gradient is sparse, or a sharded parameter has one that is not, or a CUDA graph captures it in spite of
             ``capturable=False``.
@@ -89,7 +100,7 @@ class LARS(LayerwiseOptimizer):
     def __init__(
         self,
         params: ParamsT,
-        lr: float | Tensor,
+        lr: float | Tensor | None = None,
         *,
         momentum: float = 0.9,
         weight_decay: float = 0.0,
@@ -126,7 +137,7 @@ class LARS(LayerwiseOptimizer):
         return lars(
             params,
             grads,
-            self._buffers(params, *(["momentum_buffer"] if group["momentum"] else [])),
+            self._buffers(params, *([] if is_off(group["momentum"]) else ["momentum_buffer"])),
             group,
             lr=scalar(group["lr"], group["capturable"] or group["differentiable"]),
             observers=self.observers,
@@ -142,7 +153,7 @@ def check_lars_group(group: dict[str, Any]) -> None:
         check_flag(flag, group[flag])
     if group["norm_clip"] is not None:
         check_number("norm_clip", group["norm_clip"], open_low=True)
-    if group["nesterov"] and group["momentum"] == 0:
+    if group["nesterov"] and is_off(group["momentum"]):
         raise ValueError("momentum must be > 0 where nesterov=True, got 0")
 
 
@@ -223,17 +234,17 @@ def _single_tensor_lars(
 ) -> None:
     for i, w in enumerate(params):
         g = -grads[i] if maximize else grads[i]
-        u = g.add(w, alpha=weight_decay) if weight_decay else g
+        u = g if is_off(weight_decay) else plus(g, w, weight_decay)
         if layer_adaptation:
             w_norm = norm(readable(w))
             q = trust_ratio(clip(w_norm, norm_clip), clip(norm(u), norm_clip), trust_coefficient, unit_ratio_at_zero)
             u = u * q
             if observe is not None:
                 observe([i], [w_norm], [q])
-        if momentum:
+        if not is_off(momentum):
             m = momentum_buffers[i]
-            m.mul_(momentum).add_(u)
-            u = u.add(m, alpha=momentum) if nesterov else readable(m)
+            accumulate(m, momentum, u)
+            u = plus(u, m, momentum) if nesterov else readable(m)
         descend(w, u, lr)
 
 

@@ -10,7 +10,7 @@ from torch.optim.optimizer import ParamsT
 
 from tvlars._checks import check_choice, check_number
 from tvlars.optim._loaded_state import Kind
-from tvlars.optim.base import LayerwiseOptimizer, Pending, scalar
+from tvlars.optim.base import LayerwiseOptimizer, Pending, is_off, scalar
 from tvlars.optim.lars import Factor, check_lars_group, lars
 from tvlars.schedule import _check_sigmoid_decay, _sigmoid_decay, _slope_and_delay
 
@@ -44,7 +44,7 @@ class TVLARS(LayerwiseOptimizer):
         params: parameters, named parameters, or groups. :func:`tvlars.layer_groups` makes groups that leave
             biases and norms neither adapted nor decayed, and can give them an lr of their own.
         lr: learning rate >= 0, a number or a one-element tensor. 1 to 64 are usual, since the trust ratio is
-            about 1e-3.
+            about 1e-3. Needed unless every group has its own.
         momentum: μ in [0, 1). Default 0.9. At 0 no buffer is kept.
         weight_decay: β >= 0, added to the gradient before the trust ratio. Default 0.0. The ratio acts with
             or without it.
@@ -64,7 +64,8 @@ class TVLARS(LayerwiseOptimizer):
             layers, all on CUDA devices, a ``GradScaler`` leaves it to the step to unscale and to skip, with no wait.
         capturable: lr and every factor stay tensors on the device, so that a CUDA graph can capture the
             step. Default False.
-        differentiable: gradients flow through the step. Default False.
+        differentiable: gradients flow through the step, to parameters, gradients and options that are tensors of one
+            element. Default False, where options other than lr are to be numbers.
         total_steps: optimizer steps of the run, >= 1. d_e and λ follow from it as in :func:`tvlars.plan`: φ - γ_min is
             at half its start at 75 % of the steps and at 2 % of it at the last.
         delay: d_e >= 0 (steps), where φ - γ_min is at half of its bound if alpha is 1.
@@ -85,7 +86,7 @@ class TVLARS(LayerwiseOptimizer):
         ValueError: an argument is out of its range, NaN or infinite, or two contradict; the length of the run is not
             given, or is given twice; a parameter is one of ``FullyShardedDataParallel`` (FSDP1), whose flat shards are
             no layers: ``fully_shard`` (FSDP2) is right.
-        TypeError: a parameter is not a real floating point tensor.
+        TypeError: a parameter is complex, or not of floating point though it is to be trained; params is a module.
         RuntimeError: ``fused=True`` for a parameter that is neither on the CPU nor on a CUDA device; in ``step``, where
             a gradient is sparse, or a sharded parameter has one that is not, or a CUDA graph captures it in spite of
             ``capturable=False``.
@@ -110,7 +111,7 @@ class TVLARS(LayerwiseOptimizer):
     def __init__(
         self,
         params: ParamsT,
-        lr: float | Tensor,
+        lr: float | Tensor | None = None,
         *,
         momentum: float = 0.9,
         weight_decay: float = 0.0,
@@ -160,9 +161,10 @@ class TVLARS(LayerwiseOptimizer):
         Raises:
             ValueError: a hyperparameter is out of its range, NaN or infinite, or options contradict; the length of the
                 run is given neither here nor in the constructor; a parameter is one of FSDP1's.
-            TypeError: a parameter is not a real floating point tensor.
+            TypeError: a parameter is complex, or not of floating point though it is to be trained; params is a module.
         """
         if isinstance(param_group, dict):  # a copy, so that the clock is no other optimizer's
+            self._check_params(param_group.get("params", ()))
             clock = self.param_groups[0]["clock"] if self.param_groups else 0
             clock = clock.clone() if isinstance(clock, Tensor) else clock
             param_group = {**self._with_shape(param_group), "clock": clock}
@@ -177,6 +179,10 @@ class TVLARS(LayerwiseOptimizer):
             own.update({name: self._length[name] for name in ("delay", "delay_factor") if own[name] is None})
         alpha = group.get("alpha", self.defaults["alpha"])
         check_number("alpha", alpha, open_low=True)
+        if own["total_steps"] is not None and isinstance(alpha, Tensor):
+            raise ValueError(
+                "alpha must be a number where total_steps is given, since delay follows from both; got a tensor"
+            )
         delay_factor, delay = _slope_and_delay(type(self).__name__, **own, alpha=alpha)
         rest = {name: value for name, value in group.items() if name != "total_steps"}
         return {**rest, "delay": delay, "delay_factor": delay_factor}
@@ -205,7 +211,7 @@ class TVLARS(LayerwiseOptimizer):
         return lars(
             params,
             grads,
-            self._buffers(params, *(["momentum_buffer"] if group["momentum"] else [])),
+            self._buffers(params, *([] if is_off(group["momentum"]) else ["momentum_buffer"])),
             group,
             lr=scalar(group["lr"], group["capturable"] or group["differentiable"]),
             observers=self.observers,
