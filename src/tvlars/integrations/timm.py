@@ -19,7 +19,7 @@ import runpy
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from timm.optim._optim_factory import OptimInfo, default_registry
 from torch import Tensor
