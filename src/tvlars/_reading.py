@@ -13,8 +13,8 @@ import stat
 from pathlib import Path
 from typing import IO, Any
 
-MOST_JSON = 2**24
-"""Bytes of a JSON file; those of a run have a few thousand."""
+MOST_JSON = 2**26
+"""Bytes of a JSON file; those of a run have a few thousand, that of a sweep of 10,000 runs twenty million."""
 MOST_TEXT = 2**29
 """Bytes of a table: about ten million steps."""
 MOST_LEVELS = 64

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tvlars._reading import is_regular
+from tvlars._reading import is_inside, is_regular
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.data.place import as_path
@@ -144,6 +144,8 @@ def prepare(
     for config in configs:
         images, lr = facts[run_name(config)]
         name = folders.get(run_name(config), run_name(config))
+        if not is_inside(folder / name, folder):
+            raise UsageError(f"{folder / name} must be a folder of the sweep, but is a link that leaves it")
         status = _status(folder / name, config)
         found.append(SweepRun(name, config, status if status in OVER else "not done", lr=lr))
         if status not in OVER:

@@ -13,6 +13,7 @@ import csv
 import io
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -21,7 +22,7 @@ import optuna
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from tvlars._reading import read_bytes
+from tvlars._reading import read_bytes, reason
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData
 from tvlars.lab.disk import sync
@@ -29,6 +30,7 @@ from tvlars.lab.engine import train
 from tvlars.lab.errors import DivergedError, UsageError
 from tvlars.lab.progress import Reporter
 from tvlars.lab.record import EpochRow, epochs_done, read_object, write_json
+from tvlars.lab.sweep.journal import check_records, check_study
 from tvlars.lab.sweep.space import Space, point_key, suggest
 from tvlars.lab.sweep.worker import read_status
 from tvlars.plan import Plan
@@ -281,14 +283,17 @@ def damage_said(journal: Path) -> Any:
         yield
     except UsageError:
         raise
-    except (ValueError, KeyError, AssertionError, TypeError, OSError) as error:
-        raise UsageError(f"{str(journal)!r} must be the journal of a tuning, but cannot be read: {error}") from error
+    except Exception as error:  # Optuna believes what it reads, and has many for what is not so
+        raise UsageError(
+            f"{str(journal)!r} must be the journal of a tuning, but cannot be read: {reason(error)}"
+        ) from error
 
 
 def open_storage(journal: Path) -> optuna.storages.BaseStorage:
     """The file that studies are kept in; whoever calls holds the folder's lock."""
     if os.path.lexists(journal):
         content = read_bytes(journal, journal.parent)
+        check_records(content)
         whole = content.rfind(b"\n") + 1
         if whole != len(content):  # the machine stopped while a line was written
             os.truncate(journal, whole)  # which needs no room, and loses no other line whatever happens
@@ -302,6 +307,12 @@ class Kept:
 
     said: dict[str, Any]
     trials: list[Trial]
+
+
+def check_trials(storage: optuna.storages.BaseStorage, spaces: Mapping[str, Space]) -> None:
+    """Raise ``ValueError`` where there is a trial that no tuning writes; ``spaces`` are those that are searched now."""
+    for name in optuna.get_all_study_names(storage):
+        check_study(optuna.load_study(study_name=name, storage=storage), spaces.get(name))
 
 
 def kept(storage: optuna.storages.BaseStorage) -> dict[str, Kept]:

@@ -99,7 +99,9 @@ def check_same(there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
         if name == "base" and isinstance(stored, dict):  # an earlier version had some means among it
             stored = {option: one for option, one in stored.items() if option not in deciding(MEANS)}
         if stored != value:
-            raise UsageError(f"out must be a folder of the same tuning, but has {name} {stored}, got {value}")
+            raise UsageError(
+                f"out must be a folder of the same tuning, but has {name} {str(stored)[:300]}, got {value}"
+            )
 
 
 def write_trials(folder: Path, trials: Mapping[str, list[Trial]]) -> None:

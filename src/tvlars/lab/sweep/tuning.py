@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tvlars._reading import is_inside
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.errors import LockedError, PreemptedError, UsageError
@@ -190,7 +191,13 @@ def _open(
     config: TuneConfig, spaces: dict[str, Space], said: dict[str, Any], stored: Stored, folder: Path
 ) -> tuple[list[Search], dict[str, Kept]]:
     """The trials of each optimizer to go on with, and what is there of others."""
-    from tvlars.lab.sweep.trials import Search, damage_said, kept, open_storage  # Optuna is needed by nothing else
+    from tvlars.lab.sweep.trials import (  # Optuna is needed by nothing else
+        Search,
+        check_trials,
+        damage_said,
+        kept,
+        open_storage,
+    )
 
     with damage_said(folder / JOURNAL):
         storage = open_storage(folder / JOURNAL)
@@ -199,6 +206,7 @@ def _open(
         mine = [name for name in own if name in there]
         for name in mine:
             check_same(there[name].said, own[name])
+        check_trials(storage, spaces)
         if (most := max((_tuned(name, there[name].trials).trials for name in mine), default=0)) > config.trials:
             raise UsageError(f"trials must be >= {most}, those that are there already, got {config.trials}")
     stored.write(folder, said)  # before anything is in the journal, which is then of this tuning
@@ -269,7 +277,10 @@ def _run_trials(
     save: Callable[[], None],
 ) -> None:
     """Run what is left of the budget; optimizers take turns, so that an interrupted tuning is a fair one."""
-    searches[0].folder.mkdir(exist_ok=True)
+    trials = searches[0].folder
+    if not is_inside(trials, trials.parent):
+        raise UsageError(f"{trials} must be a folder of the tuning, but is a link that leaves it")
+    trials.mkdir(exist_ok=True)
     total, start = config.trials * len(searches), time.monotonic()
     before = sum(search.counted for search in searches)
 

@@ -1,0 +1,97 @@
+"""Optuna's journal as a stranger may have written it: every record, and every trial, is what a tuning writes.
+
+A record is a line of JSON. Optuna executes none of it, and believes all of it: a folder that a trial names is trained
+in, and trials that follow each other in a ring are followed for ever.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from tvlars._reading import parse_json
+from tvlars.lab.config import OPTIMIZERS
+from tvlars.lab.sweep.space import TUNABLE, Choice, Space
+
+OPERATIONS = range(32)
+"""Numbers of operations, of which Optuna knows about ten."""
+SLACK = 1e-5
+"""A range is kept with six digits."""
+
+
+def check_records(content: bytes) -> None:
+    """Raise ``ValueError`` unless every whole line is a record."""
+    for number, line in enumerate(content.split(b"\n")[:-1], 1):
+        try:
+            record = parse_json(line.decode())
+        except ValueError as error:
+            raise ValueError(f"line {number}: {error}") from error
+        if not isinstance(record, dict) or not isinstance(record.get("worker_id"), str):
+            raise ValueError(f"line {number} is no record")
+        operation = record.get("op_code")
+        if type(operation) is not int or operation not in OPERATIONS:
+            raise ValueError(f"line {number} has the operation {operation!r:.60}")
+
+
+def check_study(study: optuna.Study, space: Space | None) -> None:
+    """Raise ``ValueError`` unless all trials of a study are such as a tuning writes.
+
+    Args:
+        study: of one optimizer.
+        space: what is searched for it; None where it is not tuned now, and options are those that may be tuned.
+    """
+    name = study.study_name
+    if name not in OPTIMIZERS:
+        raise ValueError(f"{name[:60]!r} is no optimizer")
+    if study.directions != [optuna.study.StudyDirection.MAXIMIZE]:
+        raise ValueError(f"the study of {name} does not maximize one value")
+    trials = study.get_trials(deepcopy=False)
+    for trial in trials:
+        try:
+            _check_trial(name, trial, trials, TUNABLE if space is None else tuple(space))
+            if space is not None:
+                _check_values({**trial.system_attrs.get("fixed_params", {}), **trial.params}, space)
+        except ValueError as error:
+            raise ValueError(f"trial {trial.number} of {name}: {error}") from error
+
+
+def _check_trial(optimizer: str, trial: FrozenTrial, trials: list[FrozenTrial], options: Iterable[str]) -> None:
+    attributes, fixed = trial.user_attrs, trial.system_attrs.get("fixed_params", {})
+    folder = attributes.get("folder", f"{optimizer}-000")
+    if not isinstance(folder, str) or not re.fullmatch(rf"{re.escape(optimizer)}-\d{{3,9}}", folder, re.ASCII):
+        raise ValueError(f"folder is {folder!r:.60}")
+    if type(attributes.get("epochs", 0)) is not int:
+        raise ValueError(f"epochs is {attributes['epochs']!r:.60}")
+    before = attributes.get("again_of")
+    if before is not None and not (type(before) is int and 0 <= before < trial.number and before < len(trials)):
+        raise ValueError(f"it goes on from trial {before!r:.60}")
+    if not isinstance(fixed, dict):
+        raise ValueError(f"fixed_params is {fixed!r:.60}")
+    for name, value in {**fixed, **trial.params}.items():
+        if name not in options:
+            raise ValueError(f"{str(name)[:60]!r} is not searched")
+        if not isinstance(value, (str, int, float)):
+            raise ValueError(f"{name} is {value!r:.60}")
+    accuracies: list[tuple[Any, Any]] = list(trial.intermediate_values.items())
+    if trial.state == TrialState.COMPLETE:
+        accuracies.append((max(trial.intermediate_values, default=1), trial.value))
+    for epoch, accuracy in accuracies:
+        if type(epoch) is not int or epoch < 1 or not isinstance(accuracy, (int, float)) or not 0 <= accuracy <= 1:
+            raise ValueError(f"its accuracy after epoch {epoch!r:.60} is {accuracy!r:.60}")
+
+
+def _check_values(params: dict[str, Any], space: Space) -> None:
+    for name, value in params.items():
+        one = space[name]
+        if isinstance(one, Choice):
+            there = any(type(value) is type(choice) and value == choice for choice in one.values)
+        else:
+            slack = SLACK * max(abs(one.low), abs(one.high))
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            there = number and one.low - slack <= value <= one.high + slack
+        if not there:
+            raise ValueError(f"{name} is {value!r:.60}, and {one} is searched")
