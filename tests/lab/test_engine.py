@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tvlars.lab import DivergedError, TrainConfig, UsageError, train
+from tvlars.lab import DivergedError, TrainConfig, UsageError, load_run, train
 from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.models import MODELS
 from tvlars.lab.progress import Reporter
@@ -230,6 +230,49 @@ def test_a_compiled_model_trains_and_saves_plain_weights(
     assert compiled
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
     assert names[0] == names[1]
+
+
+def test_a_compiler_that_does_not_work_is_one_sentence(
+    tmp_path: Path, digits: ImageData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = torch.compile
+
+    def broken(graph: Any, inputs: Any) -> Any:
+        raise RuntimeError("No working C++ compiler found\nmore")
+
+    def no_python(model: nn.Module) -> Any:
+        raise RuntimeError("Dynamo is not supported on Python 3.99+")
+
+    for kind, reason in (
+        (
+            lambda model, **options: plain(model, **{**options, "backend": broken}),
+            "RuntimeError: No working C\\+\\+ compiler found",
+        ),
+        (no_python, "Dynamo is not supported on Python 3.99\\+"),
+    ):
+        torch._dynamo.reset()
+        monkeypatch.setattr(torch, "compile", kind)
+        with pytest.raises(UsageError, match=f"^compile must be false on this machine, .* does not work: .*{reason}$"):
+            train(TrainConfig(compile=True, out=tmp_path / reason[:5], **QUICK), data=digits, reporter=Reporter())
+    assert load_run(tmp_path / "Runti").status == "failed"
+
+
+def test_a_profile_says_how_many_steps_it_has_traced(
+    tmp_path: Path, digits: ImageData, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = {**QUICK, "epochs": 1, "profile": True}
+    train(TrainConfig(batch_size=1400, micro_batch_size=1400, out=tmp_path / "one", **one), data=digits)
+    assert "no trace: it leaves out the first 2 steps, and there were 1" in capsys.readouterr().out
+    train(TrainConfig(out=tmp_path / "five", **one), data=digits)
+    assert f"trace of 3 steps: {tmp_path / 'five' / 'trace.json.gz'}" in capsys.readouterr().out
+
+    def busy(self: object) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(torch.profiler.profile, "start", busy)
+    train(TrainConfig(out=tmp_path / "busy", **one), data=digits)
+    assert "trace.json.gz cannot be made: RuntimeError" in capsys.readouterr().out
+    assert load_run(tmp_path / "busy").complete
 
 
 def test_rotation_and_init_change_the_run(tmp_path: Path, digits: ImageData) -> None:

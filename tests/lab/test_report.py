@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import shutil
@@ -302,6 +303,29 @@ def test_watching_goes_on_until_it_is_interrupted(
     assert main(["report", str(one), "-o", str(tmp_path / "page.html"), "--watch", "5"]) == 130
     assert len(set(sleeps)) == 3
     assert '<meta http-equiv="refresh" content="5">' in (tmp_path / "page.html").read_text()
+
+
+def test_watching_outlives_what_may_pass(
+    one: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, away, page = tmp_path / "run", tmp_path / "away", tmp_path / "page.html"
+    shutil.copytree(one, run)
+    rounds = iter([lambda: run.rename(away), lambda: None, lambda: away.rename(run)])
+    pages = []
+
+    def sleep(seconds: float) -> None:
+        pages.append(page.stat().st_mtime_ns)
+        following = next(rounds, None)
+        if following is None:
+            raise KeyboardInterrupt
+        following()
+
+    monkeypatch.setattr("time.sleep", sleep)
+    assert main(["report", str(run), "-o", str(page), "--watch", "5"]) == 130
+    assert [a == b for a, b in itertools.pairwise(pages)] == [True, True, False]
+    captured = capsys.readouterr()
+    assert captured.out.count("the page stays as it is: run must be an existing folder") == 1
+    assert captured.err == f"tvlars: interrupted; {page} is as it was written last\n"
 
 
 # -- in a browser ---------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from tvlars.cli._options import add_option, new_command, options, type_of
+from tvlars.cli._options import INTERRUPTED, add_option, fail, new_command, options, type_of
 
 
 def add(commands: Any) -> None:
@@ -104,9 +104,20 @@ def _report(parsed: argparse.Namespace) -> int:
         raise UsageError(f"watch must be an integer from 1 to 86400 (seconds), got {parsed.watch}")
     page = report(parsed.folders, out, command=command_line(), refresh=parsed.watch)
     print(f"page: {page}", flush=True)
-    while parsed.watch is not None:
-        time.sleep(parsed.watch)
-        report(parsed.folders, out, command=command_line(), refresh=parsed.watch)
+    said = ""
+    try:
+        while parsed.watch is not None:
+            time.sleep(parsed.watch)
+            try:
+                report(parsed.folders, out, command=command_line(), refresh=parsed.watch)
+                trouble = ""
+            except (UsageError, OSError) as error:  # a folder that is moved, a disk that is full: it may pass
+                trouble = str(error)
+            if trouble and trouble != said:
+                print(f"the page stays as it is: {trouble}", flush=True)
+            said = trouble
+    except KeyboardInterrupt:
+        return fail(f"interrupted; {page} is as it was written last", INTERRUPTED)
     return 0
 
 

@@ -73,7 +73,7 @@ class Run:
             self.batch_norms = synchronize_batch_norm(model, on_cpu=fabric.device.type == "cpu")
         # FSDP2 wants parameters in the usual order.
         self.bare_model = model if config.shard else model.to(memory_format=torch.channels_last)
-        compiled: Any = torch.compile(self.bare_model) if config.compile else self.bare_model
+        compiled: Any = _compiled(self.bare_model) if config.compile else self.bare_model
         self.model = fabric.setup_module(compiled)
         # Groups by role want the bare model, and shards in place of parameters where there are any.
         self.bare_optimizer = build_optimizer(config, plan, self.bare_model)
@@ -124,6 +124,8 @@ class Run:
                 raise UsageError(
                     f"micro_batch_size must be smaller for this device's memory, got {size}{memory.amount(error)}"
                 ) from error
+            if self.config.compile and _is_compilers(error):
+                raise _cannot_compile(error) from error
             if isinstance(error, RuntimeError) and self.processes.several and is_lost(error):
                 raise LostProcessError(self.processes.rank, self.config.timeout, str(error)) from error
             raise
@@ -410,3 +412,24 @@ class Run:
             of_all = torch.zeros(count, dtype=torch.int32, device=self.fabric.device)
             self.test_correct = self.processes.total(of_all.index_copy_(0, mine, torch.cat(right).int())).bool().cpu()
         return float(self.processes.total(loss)) / count, float(self.processes.total(correct)) / count
+
+
+def _compiled(model: nn.Module) -> Any:
+    """The model, to be compiled when it is first called."""
+    try:
+        return torch.compile(model)
+    except RuntimeError as error:  # of a Python that torch's compiler does not know yet
+        raise _cannot_compile(error) from error
+
+
+def _is_compilers(error: Exception) -> bool:
+    """Whether an error is one of torch's compiler."""
+    from torch._dynamo.exc import TorchDynamoException  # takes seconds to import, where nothing has been compiled
+
+    return isinstance(error, TorchDynamoException)
+
+
+def _cannot_compile(error: Exception) -> UsageError:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    reason = next((line for line in lines if not line.startswith("backend=")), type(error).__name__)
+    return UsageError(f"compile must be false on this machine, whose compiler does not work: {reason:.200}")

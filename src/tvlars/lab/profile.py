@@ -74,7 +74,11 @@ class Phases:
             os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # that there is no GPU is no error
             start = time.perf_counter()
             self._trace = torch.profiler.profile(activities=kinds)
-            self._trace.start()
+            try:
+                self._trace.start()
+            except RuntimeError as error:  # another profiler, whoever has started it, may run already
+                self._trace = None
+                self._unwritten.append(f"trace.json.gz cannot be made: {_first_line(error)}")
             self._tracing += time.perf_counter() - start
         elif self.steps == SKIPPED + TRACED:
             self._end_trace()
@@ -83,15 +87,15 @@ class Phases:
         trace, self._trace = self._trace, None
         if trace is not None and self.folder is not None:
             start = time.perf_counter()
-            trace.stop()
             file = self.folder / "trace.json.gz"
             try:
+                trace.stop()
                 file.unlink(missing_ok=True)  # torch would follow a link
                 trace.export_chrome_trace(str(file))
             except (OSError, RuntimeError) as error:  # a run does not end for its sake
                 with contextlib.suppress(OSError):
                     file.unlink(missing_ok=True)
-                self._unwritten.append(f"trace.json.gz cannot be written: {str(error).splitlines()[0]}")
+                self._unwritten.append(f"trace.json.gz cannot be written: {_first_line(error)}")
             self._tracing += time.perf_counter() - start
 
     def finish(self) -> list[str]:
@@ -111,5 +115,12 @@ class Phases:
             share, each = seconds / whole, 1000 * seconds / max(self.steps, 1)
             lines.append(f"{name:<14}{seconds:>9.2f}{share:>8.1%}{each:>11.2f}")
         lines.append(f"{'all':<14}{whole:>9.2f}{1:>8.1%}{1000 * whole / max(self.steps, 1):>11.2f}")
-        trace = [f"trace of {TRACED} steps: {self.folder / 'trace.json.gz'}"]
-        return [*lines, *(self._unwritten or trace)]
+        traced = min(self.steps - SKIPPED, TRACED)
+        trace = f"trace of {traced} step{'s' if traced > 1 else ''}: {self.folder / 'trace.json.gz'}"
+        if traced < 1:
+            trace = f"no trace: it leaves out the first {SKIPPED} steps, and there were {self.steps}"
+        return [*lines, *(self._unwritten or [trace])]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
