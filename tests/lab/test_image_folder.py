@@ -165,10 +165,38 @@ def test_a_flat_folder_with_another_in_it(tmp_path: Path) -> None:
     data = read(tmp_path)
     assert (data.class_names, counts(data)) == (("unlabelled",), ([16], [4]))
     assert said(data) == "left out 6 images in folders beside those that are read (thumbs)"
+    for i in range(6, 60):
+        write(tmp_path / "thumbs" / f"{i}.png", i)
+    with pytest.raises(
+        UsageError, match=r"holds 20 images beside 1 folder \(thumbs\) of images: move either elsewhere"
+    ):
+        read(tmp_path)
     for i in range(6):
         write(tmp_path / "small" / f"{i}.png", i)
     with pytest.raises(UsageError, match=r"holds 20 images beside 2 folders \(small, thumbs\) of images"):
         read(tmp_path)
+
+
+def test_a_few_images_beside_the_only_folder(tmp_path: Path) -> None:
+    write_classes(tmp_path / "data", count=20)
+    write(tmp_path / "preview.png")
+    data = read(tmp_path)
+    assert (data.class_names, data.origin) == (("cat", "dog"), "split 4:1 by class with seed 0, in data")
+    assert said(data) == "left out 1 image beside the folders (preview.png)"
+
+
+def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_classes(tmp_path)
+    scan = os.scandir
+
+    def refuse(path: Any) -> Any:
+        if os.fspath(path).endswith("dog"):
+            raise PermissionError(13, "Permission denied")
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(UsageError, match=r"dog must be a folder that can be read, but is not: Permission denied"):
+        read(tmp_path, skip_bad_images=True)
 
 
 def test_folders_of_an_unknown_split_are_told(tmp_path: Path) -> None:
@@ -272,6 +300,28 @@ def test_the_split_by_class_takes_time_for_each_image_alone() -> None:
     train, test = _split(Path("x"), everything)
     assert (len(train), len(test)) == (1500, 500)
     assert Counted.compared <= 4 * len(everything)
+
+
+def test_many_classes_are_looked_up_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for part in ("train", "test"):
+        for c in range(40):
+            write(tmp_path / part / f"{c}" / "0.png", c)
+
+    class Counted(str):
+        looked_up = 0
+
+        def __hash__(self) -> int:
+            Counted.looked_up += 1
+            return str.__hash__(self)
+
+    by_class = image_folder._Layout._by_class
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        return [(file, Counted(label)) for file, label in by_class(*arguments, **options)]
+
+    monkeypatch.setattr(image_folder._Layout, "_by_class", counted)
+    read(tmp_path)
+    assert Counted.looked_up <= 40 * 15
 
 
 def test_classes_that_are_too_small_to_be_split_are_named(tmp_path: Path) -> None:
@@ -865,6 +915,13 @@ def test_what_a_killed_process_leaves_is_not_believed(
         assert data.mapped
         assert data.fingerprint == expected
         assert not list(mapping.glob("*.part"))
+    for stem in ("free", "held"):
+        (mapping / f"{stem}.12345678.part").touch()
+    file.unlink()
+    with decoded.FileLock(mapping / "held.lock", is_singleton=False):
+        read(tmp_path / "data")
+    assert [path.name for path in mapping.glob("*.part")] == ["held.12345678.part"]
+    (mapping / "held.12345678.part").unlink()
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt

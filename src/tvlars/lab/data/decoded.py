@@ -246,9 +246,15 @@ def _held(file: Path) -> Iterator[bool]:
 
 
 def _sweep(file: Path) -> None:
-    """Take away what processes have left that were killed while they wrote ``file``."""
-    for left in file.parent.glob(f"{file.stem}.*.part"):
-        left.unlink(missing_ok=True)
+    """Take away what processes have left that were killed while they wrote ``file``, whose lock we hold, or another."""
+    for left in file.parent.glob("*.*.part"):
+        stem = left.name.rsplit(".", 2)[0]
+        if stem == file.stem:
+            left.unlink(missing_ok=True)
+            continue
+        lock = FileLock(left.with_name(f"{stem}.lock"), timeout=0)
+        with contextlib.suppress(OSError, Timeout, NotImplementedError), lock:
+            left.unlink(missing_ok=True)
 
 
 def _write(file: Path, files: Sequence[ImageFile], image_size: int | None, read: Read, shape: tuple[int, ...]) -> None:

@@ -16,7 +16,6 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +26,14 @@ from tvlars.lab.data.account import BAD, BESIDE, NO_IMAGES, NOT_NAMED, STRAYS, s
 from tvlars.lab.data.decoded import Decoded, decode
 from tvlars.lab.data.fingerprint import digest_files
 from tvlars.lab.data.image_data import ImageData
-from tvlars.lab.data.pixels import Picture, read_picture
+from tvlars.lab.data.pixels import Picture, decoder_version, read_picture
 from tvlars.lab.data.walk import ANNOTATIONS, ImageFile, Parts, Walk
 from tvlars.lab.errors import UsageError
 
 UNLABELLED = "unlabelled"
 """The class of images that lie in no folder of a class."""
+FEW = 0.1
+"""Images beside the only folder, by those in it, from which on there is no telling which are meant."""
 NAMED = 10
 """Bad files that a message names."""
 SPLITS = {
@@ -80,13 +81,15 @@ def load_image_folder(folder: Path, image_size: int | None = None, skip_bad_imag
         walk.account.leave(BAD, f"{place}: {reason}", len(bad))
         here = {file.path for file in found.files}
         train, test = ([one for one in some if one[0].path in here] for some in (train, test))
-        if lost := [name for name in number if name not in {label for _, label in train}]:
+        readable = {label for _, label in train}
+        if lost := [name for name in number if name not in readable]:
             raise UsageError(
                 f"{folder} must have training images of class {shown(lost[0])!r}, but none can be read: {said}"
             )
     account = walk.account
     account.remarks += found.remarks
-    without = [name for name in number if name not in {label for _, label in test}]
+    tested = {label for _, label in test}
+    without = [name for name in number if name not in tested]
     if without and test:
         account.remarks.append(f"no test images of {_some('class', 'classes', without)}")
     labels = torch.tensor([number[label] for _, label in [*train, *test]])
@@ -104,7 +107,7 @@ def load_image_folder(folder: Path, image_size: int | None = None, skip_bad_imag
         class_names=tuple(number),
         mapped=found.mapped,
         files=(_digest(train), _digest(test)),
-        decoder=f"Pillow {metadata.version('pillow')}",
+        decoder=decoder_version(),
         account=account.lines(),
     )
 
@@ -239,6 +242,7 @@ class _Layout:
                 return inner
             if not full or len(walk.images(inner)) >= len(walk.below((*inner, full[0]))):
                 return place
+            self._check_strays(inner, full, FEW * len(walk.below((*inner, full[0]))))
             inner = (*inner, full[0])
         return inner
 
@@ -270,11 +274,7 @@ class _Layout:
             return []
         if strays:
             least = min(map(len, full.values())) if alone else sum(map(len, full.values()))
-            if len(strays) >= least:
-                raise UsageError(
-                    f"{self._where(place)} must hold folders of images, one for each class, or images alone, but holds "
-                    f"{len(strays):,} images beside {_some('folder', 'folders', list(full))} of images"
-                )
+            self._check_strays(place, list(full), least)
             self.account.leave(STRAYS, strays[0].place, len(strays))
         for name in empty:
             if known is None:
@@ -302,6 +302,14 @@ class _Layout:
                 "these are the classes, call the folders around them train and test"
             )
         return [(file, name) for name in sorted(full) for file in full[name]]
+
+    def _check_strays(self, place: Parts, folders: list[str], too_many: float) -> None:
+        """Raise ``UsageError`` where so many images lie beside folders of images that they may be what is meant."""
+        if (count := len(self.walk.images(place))) >= too_many:
+            raise UsageError(
+                f"{self._where(place)} must hold folders of images, one for each class, or images alone, but holds "
+                f"{count:,} images beside {_some('folder', 'folders', folders)} of images: move either elsewhere"
+            )
 
     def _unlabelled(self, place: Parts) -> Labelled:
         """Images that lie in the folder itself, as one class: enough for self-supervised learning."""

@@ -55,6 +55,17 @@ def image_suffixes() -> frozenset[str]:
 
 
 @cache
+def decoder_version() -> str:
+    """Pillow's version, and those of the libraries that round in their own ways."""
+    from PIL import __version__, features
+
+    parts = {
+        name: features.version(name) for name in ("libjpeg_turbo", "jpg_2000", "webp", "avif") if features.check(name)
+    }
+    return f"Pillow {__version__} ({', '.join(f'{name} {version}' for name, version in parts.items())})"
+
+
+@cache
 def _formats() -> tuple[str, ...]:
     from PIL import Image
 
@@ -80,7 +91,7 @@ def read_picture(file: str | os.PathLike[str], image_size: int | None) -> Pictur
             if image_size is not None:  # a JPEG is decoded at a half, a quarter or an eighth where that is enough
                 opened.draft("RGB", (2 * image_size, 2 * image_size))
             deep = opened.mode.startswith("I") or ";16" in str(getattr(opened, "tile", ""))
-            frames = bool(getattr(opened, "is_animated", False))
+            frames = _has_more_frames(opened)
             image = _upright(_as_rgb(opened, deep), _orientation(opened))
             if image_size is not None:
                 image = _scale(image, image_size)
@@ -134,6 +145,13 @@ def _check_light(highest: int) -> None:
             f"it has 16 bits a channel, and no value above {DARK - 1}, so that it would be almost black: scale it to "
             "8 bits, or to the whole range"
         )
+
+
+def _has_more_frames(image: Any) -> bool:
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except Exception:  # whatever is wrong with the second frame, it is not read
+        return False
 
 
 def _orientation(image: Any) -> int:
