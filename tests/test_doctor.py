@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 from typing import Any
 
 import pytest
@@ -225,7 +226,7 @@ def test_an_lr_scheduler_that_is_dead_before_the_run_ends(build: Any, first: int
         lambda o: S.SequentialLR(o, [S.LinearLR(o, total_iters=2), S.MultiStepLR(o, [6, 18])], [2]),
         lambda o: S.PolynomialLR(o, 20),
         lambda o: WarmupCosineLR(o, 100, 1000),
-        lambda o: "a scheduler of another library",
+        lambda o: types.SimpleNamespace(step=print),  # of another library
     ],
 )
 def test_a_schedule_that_fits_is_no_finding(build: Any) -> None:
@@ -251,7 +252,8 @@ def test_no_schedule() -> None:
         assert "no schedule" in found(check(model, optimizer, epochs=20))
     assert check(model, torch.optim.SGD(groups, 0.1)) == []
     optimizer = LARS(groups, 16.0)
-    assert check(model, optimizer, scheduler=object()) == []
+    assert check(model, optimizer, scheduler=types.SimpleNamespace(step=print)) == []
+    assert check(model, optimizer, scheduler={"scheduler": S.CosineAnnealingLR(optimizer, 100)}, total_steps=100) == []
 
 
 def test_layers_that_are_zero() -> None:
@@ -374,6 +376,20 @@ def test_what_is_no_model_optimizer_or_loader() -> None:
     ):
         with pytest.raises(TypeError, match=message):
             check(*arguments, *([optimizer] if len(arguments) == 1 else []))
+
+
+def test_what_is_no_scheduler_or_scaler() -> None:
+    model, optimizer, _ = planned("lars")
+    for scheduler, name in (
+        (S.StepLR, "the class StepLR"),
+        (optimizer, "a LARS"),
+        (100, "100"),
+        (model, "a Sequential"),
+    ):
+        with pytest.raises(TypeError, match=f"scheduler must be an LR scheduler, got {name}"):
+            check(model, optimizer, scheduler=scheduler)
+    with pytest.raises(TypeError, match=r"scaler must be a torch\.amp\.GradScaler, got 65536"):
+        check(model, optimizer, scaler=65536.0)
 
 
 def test_an_optimizer_of_another_model() -> None:

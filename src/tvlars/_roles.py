@@ -157,7 +157,7 @@ def is_adapted(names: Sequence[str], shape: Sequence[int], siblings: Collection[
     own, *around = names
     if any(map(is_norm, around)) or is_bias(own, siblings):
         return False
-    if len(shape) == 2 and (is_low_rank(own) or any(map(is_low_rank, around[:1]))):
+    if len(shape) >= 2 and (is_low_rank(own) or any(map(is_low_rank, around[:1]))):
         return True
     asked = names if own.lower() in GENERIC or own.isdigit() else [own]
     if any(map(is_position, asked)):

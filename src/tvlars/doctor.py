@@ -118,13 +118,16 @@ def check(
         A list of :class:`Finding`; ``print`` shows a line each.
 
     Raises:
-        TypeError: model, optimizer or loader is something else, such as the one in place of the other.
+        TypeError: an argument is of another kind, such as the optimizer in place of the model.
         ValueError: a count is out of its range.
 
     Example:
         >>> print(check(model, optimizer, loader, epochs=90, scheduler=scheduler))
     """
     optimizer = _checked_kinds(model, optimizer, loader)
+    scheduler = _checked_scheduler(scheduler)
+    if not (scaler is None or hasattr(scaler, "is_enabled")):
+        raise TypeError(f"scaler must be a torch.amp.GradScaler, got {shown(scaler)}")
     counts = dict(epochs=epochs, total_steps=total_steps, batch_size=batch_size, micro_batch_size=micro_batch_size)
     epochs, total_steps, batch_size, micro_batch_size = (
         None if value is None else check_count(name, value) for name, value in counts.items()
@@ -176,6 +179,16 @@ def _checked_kinds(model: Any, optimizer: Any, loader: Any) -> Optimizer:
     while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer):
         optimizer = inner
     return cast(Optimizer, optimizer)
+
+
+def _checked_scheduler(scheduler: Any) -> Any:
+    """The scheduler itself, also of what Lightning's ``configure_optimizers`` returns of one."""
+    if isinstance(scheduler, dict) and "scheduler" in scheduler:
+        scheduler = scheduler["scheduler"]
+    wrong = isinstance(scheduler, (type, Optimizer, nn.Module)) or not callable(getattr(scheduler, "step", None))
+    if scheduler is not None and wrong:
+        raise TypeError(f"scheduler must be an LR scheduler, got {shown(scheduler)}")
+    return scheduler
 
 
 def _others(model: nn.Module, optimizer: Optimizer) -> Iterator[Finding]:

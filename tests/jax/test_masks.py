@@ -138,6 +138,7 @@ def test_equinox_goes_by_module_type() -> None:
         stacked: Any
         one: Any
         pos_embed: Any
+        normed: Any
         steps: int = 3
 
     def build(key: jax.Array) -> Net:
@@ -152,10 +153,12 @@ def test_equinox_goes_by_module_type() -> None:
             stacked=eqx.filter_vmap(lambda k: eqx.nn.Linear(4, 4, key=k))(jax.random.split(key, 3)),
             one=eqx.nn.Linear(4, 1, key=key),
             pos_embed=eqx.nn.Embedding(5, 4, key=key),
+            normed=eqx.filter_vmap(lambda k: eqx.nn.WeightNorm(eqx.nn.Linear(4, 4, key=k)))(jax.random.split(key, 3)),
         )
 
     parts = ("query_proj", "key_proj", "value_proj", "output_proj")
     expected = {"conv/weight", "embed/weight", "gru/weight_ih", "gru/weight_hh", "stacked/weight", "one/weight"}
+    expected.add("normed/layer/weight")
     expected |= {"linear/layers/0/weight", "linear/layers/1/weight"} | {f"mha/{part}/weight" for part in parts}
     assert names(eqx.filter_eval_shape(build, jax.random.key(0))) == expected
 

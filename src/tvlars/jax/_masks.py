@@ -58,6 +58,7 @@ def layer_mask(params: Any) -> Any:
             'optax.inject_hyperparams wants static_args=("mask", "weight_decay_mask") where a mask is a function'
         )
     norms, weighted = _equinox(EQUINOX_NORMALIZATION), _equinox(EQUINOX_WEIGHTED)
+    lengths = _equinox(("WeightNorm",))
     beside: dict[tuple[str, ...], set[str]] = {}  # what leaves are called that one node holds
     for path, _ in tree_flatten_with_path(params)[0]:
         names = _names(path)
@@ -69,13 +70,19 @@ def layer_mask(params: Any) -> Any:
         if isinstance(node, weighted):
             holder = type(node).__name__
             return tree_map_with_path(lambda below, leaf: told((*path, *below), leaf, holder), node)
+        if isinstance(node, lengths):  # what it holds beside a layer is the lengths of that layer's weights
+
+            def below(inner: tuple[Any, ...], one: Any) -> Any:
+                return decide((*path, *inner), one) if _names(inner)[:1] == ("layer",) else False
+
+            return tree_map_with_path(below, node, is_leaf=lambda one: isinstance(one, (*norms, *weighted)))
         return told(path, node)
 
     def told(path: tuple[Any, ...], leaf: Any, holder: str = "") -> bool:
         names = _names(path)
         return _is_adapted(names, leaf, beside.get(names[:-1], set()), holder)
 
-    return tree_map_with_path(decide, params, is_leaf=lambda node: isinstance(node, (*norms, *weighted)))
+    return tree_map_with_path(decide, params, is_leaf=lambda node: isinstance(node, (*norms, *weighted, *lengths)))
 
 
 def _is_adapted(names: tuple[str, ...], leaf: Any, siblings: set[str], holder: str) -> bool:
