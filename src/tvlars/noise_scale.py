@@ -253,7 +253,7 @@ class NoiseScaleMeter:
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     """⟨a, b⟩, summed in float64 where the device has it."""
     dtype = torch.float32 if a.device.type == "mps" else torch.float64
-    return (a * b).sum(dtype=dtype)
+    return (a.to(dtype) * b.to(dtype)).sum()  # in float32 the products of large and small gradients are inf and 0
 
 
 def _square(a: Tensor) -> Tensor:

@@ -246,6 +246,46 @@ def test_what_is_neither_a_mean_nor_a_sum_is_refused(loss: Any, cutting: str, me
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+@pytest.mark.filterwarnings("ignore:Using a target size")
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_outputs_and_targets_that_are_spread_over_each_other_are_refused(reduction: str) -> None:
+    """(n, 1) and (n,) meet as (n, n): each sample with every other one of its batch."""
+    x, y = torch.randn(9, 2, dtype=torch.float64), torch.randn(9, dtype=torch.float64)
+    model = nn.Linear(2, 1).double()
+    for cutting in (9, 4):
+        with pytest.raises(ValueError, match="loss must be a mean over the samples"):
+            worst_case_sharpness(
+                model, nn.MSELoss(reduction=reduction), list(zip(x.split(cutting), y.split(cutting), strict=True))
+            )
+    wide = nn.Linear(2, 3).double()  # one target for three outputs of the same sample
+    values = [
+        worst_case_sharpness(wide, nn.MSELoss(), list(zip(x.split(size), y[:, None].split(size), strict=True)))
+        for size in (9, 4)
+    ]
+    assert values[0] == pytest.approx(values[1], rel=1e-9)
+
+
+def test_a_method_of_a_loss_is_that_loss() -> None:
+    loss = nn.CrossEntropyLoss(weight=WEIGHT)
+    for method in (loss.forward, loss.__call__):
+        found = worst_case_sharpness(network(), method, cut("uneven", CLASSES))
+        assert found == pytest.approx(worst_case_sharpness(network(), loss, cut("whole", CLASSES)), rel=1e-9)
+
+
+def test_keskars_metric_wants_a_loss_above_minus_1() -> None:
+    with pytest.raises(ValueError, match="loss must be > -1 for this metric"):
+        keskar_sharpness(network(), lambda o, t: F.cross_entropy(o, t) - 9, cut("even", CLASSES))
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e25])
+def test_the_noise_of_huge_and_tiny_gradients(scale: float) -> None:
+    data = [(x.float(), y) for x, y in draws(0)]
+    plain = noise_scale(Mean().float(), CE, data)
+    assert noise_scale(Mean().float(), lambda o, t: scale * CE(o, t), data).value == pytest.approx(
+        plain.value, rel=1e-3
+    )
+
+
 def test_a_loss_that_masks_whole_batches_alike_is_refused_too() -> None:
     """Within each batch it looks like a mean over samples: all have as many elements that count."""
 
@@ -305,7 +345,7 @@ def test_float32_losses_of_many_samples_are_no_false_alarm() -> None:
     model = network().float()
     for loss in (log_softmax_nll, SUMS["lambda sum"][0]):
         with LossSurface(model, loss, list(zip(x.split(700), y.split(700), strict=True))) as surface:
-            assert surface.value() == pytest.approx(float(F.cross_entropy(model(x), y)), rel=1e-5)
+            assert surface.value() == pytest.approx(F.cross_entropy(model(x), y).item(), rel=1e-5)
 
 
 def test_a_loss_with_dropout_and_statistics_of_its_own_is_in_evaluation_mode_and_left_as_it_was() -> None:

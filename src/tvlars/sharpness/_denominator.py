@@ -37,6 +37,9 @@ OF_ELEMENTS: dict[type[nn.Module], Callable[..., Tensor]] = {
 }
 """They divide by the number of elements, whatever weights elements have."""
 
+CALLS = ("forward", "__call__", "_wrapped_call_impl")
+"""Names of the methods that compute a module."""
+
 
 @dataclass(frozen=True)
 class Denominator:
@@ -45,7 +48,7 @@ class Denominator:
     of: Callable[[Any, Any], float]
     sums: bool = False
     wants_output: bool = False
-    """Whether ``of`` looks at the output; else it may be None."""
+    """Whether ``of`` wants the output, which has to be of the target's shape; else it may be None."""
 
 
 def own_denominator(loss: Any) -> Denominator | None:
@@ -56,7 +59,8 @@ def own_denominator(loss: Any) -> Denominator | None:
     function, settings = found
     reduction = settings.get("reduction", "mean")
     if reduction == "sum":
-        return Denominator(lambda output, target: float(samples_in(target)), sums=True)
+        elements = function in OF_ELEMENTS.values()
+        return Denominator(lambda output, target: float(samples_in(target)), sums=True, wants_output=elements)
     if reduction != "mean":
         return None
     weighted = (*OF_CLASSES.values(), F.binary_cross_entropy, F.binary_cross_entropy_with_logits)
@@ -91,6 +95,8 @@ def _torch_loss(loss: Any) -> tuple[Callable[..., Any], dict[str, Any]] | None:
                 settings = {name: getattr(loss, name) for name in names if hasattr(loss, name)}
                 return (function, settings) if own and not hooked else None
         return None
+    if inspect.ismethod(loss) and isinstance(loss.__self__, nn.Module) and loss.__name__ in CALLS:
+        return _torch_loss(loss.__self__)
     plain = inspect.isfunction(loss) or inspect.isbuiltin(loss)
     return (loss, {}) if plain and loss in (*OF_CLASSES.values(), *OF_ELEMENTS.values()) else None
 
@@ -107,9 +113,7 @@ def _weight_of_targets(target: Any, weight: Tensor | None, ignored: int) -> floa
 
 
 def _elements(output: Any, target: Any) -> float:
-    if not (isinstance(output, Tensor) and isinstance(target, Tensor)):
-        return float(samples_in(target))
-    return float(torch.broadcast_shapes(output.shape, target.shape).numel())  # type: ignore[no-untyped-call]
+    return float(output.numel())
 
 
 # -- samples of a batch ----------------------------------------------------------------------------------------------

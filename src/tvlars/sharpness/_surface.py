@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from tvlars.sharpness._denominator import LossKind, Piece, all_have, own_denominator, samples_in, select
+from tvlars.sharpness._denominator import Denominator, LossKind, Piece, all_have, own_denominator, samples_in, select
 
 Loss = Callable[[Any, Any], Tensor]
 Batches = Iterable[tuple[Any, Any]]
@@ -98,6 +98,8 @@ class LossSurface:
                     "one real parameter, and compute with torch.view_as_complex of it"
                 )
         self.sums = False
+        self.own: Denominator | None = None
+        """What the loss divides by, where it says so."""
         self._data = _checked(data, self.params[0].device)
         self.batches: list[Batch] = []
         self.samples = sum(samples_in(y) for _, y in self._data)
@@ -143,19 +145,29 @@ class LossSurface:
         data = [batch for batch in data if batch[2]]  # a last batch may have none
         if len(data) > 1:
             self._check_samples_are_apart()
-        own = own_denominator(self.loss)
-        if own is None:
-            self.sums = self._is_sum(data)
-            self.batches = [Batch(x, y, samples, float(samples)) for x, y, samples in data]
+        self.own = own_denominator(self.loss)
+        batches = None if self.own is None else self._counted(data, self.own)
+        if self.own is None or batches is None:
+            self.own, self.sums = None, self._is_sum(data)
+            batches = [Batch(x, y, samples, float(samples)) for x, y, samples in data]
         else:
-            self.sums = own.sums
-            for x, y, samples in data:
-                output = self.model(x) if own.wants_output else None
-                self.batches.append(Batch(x, y, samples, own.of(output, y)))
+            self.sums = self.own.sums
+        self.batches = batches
         if not sum(batch.count for batch in self.batches) > 0:
             raise ValueError(
                 f"data must have a target that counts, but of {self.samples} all are ignored or of weight 0"
             )
+
+    def _counted(self, data: list[tuple[Any, Any, int]], own: Denominator) -> list[Batch] | None:
+        """All batches, with what the loss says that it divides by; None where elements of one sample may meet those of
+        another, since outputs and targets are not of one shape."""
+        batches = []
+        for x, y, samples in data:
+            output = self.model(x) if own.wants_output else None
+            if own.wants_output and not _alike(output, y):
+                return None
+            batches.append(Batch(x, y, samples, own.of(output, y)))
+        return batches
 
     def _is_sum(self, data: list[tuple[Any, Any, int]]) -> bool:
         """Whether a loss that does not say so sums over samples; else it is a mean."""
@@ -277,7 +289,7 @@ class LossSurface:
 
     def _part(self, batch: Batch, where: slice, samples: int) -> Batch:
         x, y = (select(z, where, batch.samples) for z in (batch.x, batch.y))
-        own = own_denominator(self.loss)
+        own = self.own
         if own is None or own.wants_output:  # as many elements in every sample
             return Batch(x, y, samples, batch.count * samples / batch.samples)
         return Batch(x, y, samples, own.of(None, y))
@@ -297,6 +309,10 @@ class LossSurface:
             shape = f"{tuple(loss.shape)} of {loss.dtype}" if isinstance(loss, Tensor) else type(loss).__name__
             raise ValueError(f"loss must return a real scalar tensor, the mean over the batch, got {shape}")
         return loss.reshape(())
+
+
+def _alike(output: Any, target: Any) -> bool:
+    return isinstance(output, Tensor) and isinstance(target, Tensor) and output.shape == target.shape
 
 
 def _checked(data: Any, device: torch.device) -> list[tuple[Any, Any]]:

@@ -53,6 +53,8 @@ def keskar_sharpness(
         w = flatten(p.detach() for p in surface.params)
         bound = epsilon * (w.abs() + (0.0 if adaptive else 1.0))
         base, gradient = surface.gradient()
+        if base <= -1.0:
+            raise ValueError(f"loss must be > -1 for this metric, which divides by 1 + loss, got {base:g}")
         slope = float((flatten(gradient) * bound).double().abs().max())
         start = torch.zeros(w.numel(), dtype=torch.float64)
         if slope == 0.0:
