@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,8 @@ from tvlars._reading import check_regular, reason
 from tvlars.lab.errors import LockedError, UsageError
 
 LOCK = ".lock"
+WITHOUT_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)
+"""Errors of file systems that have no locks, as some network file systems are set up."""
 
 
 @contextlib.contextmanager
@@ -24,7 +27,7 @@ def locked(folder: Path, wait: float = 0.0) -> Iterator[None]:
         wait: seconds to wait for another process at most.
 
     Raises:
-        LockedError: another process holds it.
+        LockedError: another process holds it. UsageError: the file system has no locks.
         UsageError: there is something else in its place.
     """
     try:
@@ -38,6 +41,13 @@ def locked(folder: Path, wait: float = 0.0) -> Iterator[None]:
         lock.acquire(timeout=wait)
     except Timeout as error:
         raise LockedError(f"out must be a folder that no other process works in, got {str(folder)!r}") from error
+    except OSError as error:
+        if error.errno in WITHOUT_LOCKS:
+            raise UsageError(
+                f"out must lie on a file system that can lock files, and that of {str(folder)!r} cannot: "
+                f"{error.strerror}"
+            ) from error
+        raise OSError(error.errno, error.strerror or str(error), str(folder / LOCK)) from error
     try:
         yield
     finally:
