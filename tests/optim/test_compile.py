@@ -11,6 +11,7 @@ from torch import nn
 from torch._dynamo.testing import CompileCounter
 
 from tests.conftest import OPTIMIZERS, run, set_gradients, tensors
+from tvlars import LARS
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -53,3 +54,15 @@ def test_with_the_default_compiler() -> None:
         step()
         run(plain, expected, range(t, t + 1))
     torch.testing.assert_close(params, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("foreach", [False, True])
+def test_steps_have_their_length_whatever_the_size_of_weights_and_gradients(foreach: bool) -> None:
+    for w, g in ((-30, 30), (30, -30), (25, 25)):
+        p = nn.Parameter(torch.tensor([3.0, 4.0]) * 10.0**w)
+        p.grad = torch.tensor([0.6, 0.8]) * 10.0**g
+        optimizer = LARS([p], 1.0, momentum=0.0, trust_coefficient=0.25, foreach=foreach)
+        torch._dynamo.reset()
+        torch.compile(optimizer.step, backend="eager")()
+        torch.testing.assert_close(p.detach() / 10.0**w, torch.tensor([2.25, 3.0]), rtol=1e-5, atol=0)

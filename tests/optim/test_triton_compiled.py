@@ -21,7 +21,10 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 ARRAYS = {("lars", 0): (2, 0), ("lars", 1): (3, 2), ("lamb", 0): (4, 2), ("lamb", 1): (3, 1)}
 """(rule, launch) -> how many values of a parameter are read and written."""
 SCALARS = ("scale", "found_inf")
-TYPES = {"chunks": "*i32", "sizes": "*i64", "addresses": "*i64", "tensors": "i32", "programs": "i32"}
+TYPES = {
+    **{"chunks": "*i32", "sizes": "*i64", "addresses": "*i64", "tensors": "i32", "programs": "i32"},
+    **{"sums": "*fp64", "told": "*fp64"},
+}
 
 
 def compiled(kernel: Any, dtype: Any, *, amp: bool, architecture: int) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -14,33 +16,85 @@ PLAIN = (Tensor, torch.nn.Parameter)
 ROW = 1024
 
 
-def norm(x: Tensor) -> Tensor:
-    """‖x‖ as a 0-d tensor on the device of ``x``, accumulated in at least float32.
+RANGES = {torch.float64: (1e-150, 1e150)}
+"""By dtype, between which bounds the root of a sum of squares is right."""
+RANGE = (1e-12, 1e18)
+"""The same where squares are of float32: below it some vanish, and above it their sum may be infinite."""
+WIDE = ("cpu", "cuda", "meta")
+"""Devices that have float64, whose squares of any float32 neither vanish nor overflow."""
 
-    On a CPU torch sums all squares of a tensor in a row, which costs digits: at ten million elements the norm
-    is off by 4e-4 of its value in float32. Rows of 1,024 and the norm of their norms are exact to rounding.
-    """
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    result: Tensor
-    plain = type(x) in PLAIN and x.device.type == "cpu" and not torch.compiler.is_compiling()
-    if not plain or x.numel() <= 64 * ROW:
-        result = torch.linalg.vector_norm(x, dtype=dtype)
-        return result
-    flat = in_memory_order(x)
-    rest = flat.numel() % ROW
-    parts = torch.linalg.vector_norm(flat[: flat.numel() - rest].view(-1, ROW), dim=1, dtype=dtype)
-    if rest:
-        parts = torch.cat([parts, torch.linalg.vector_norm(flat[-rest:], dtype=dtype).view(1)])
-    result = torch.linalg.vector_norm(parts, dtype=torch.float64).to(dtype)
+
+def norm(x: Tensor) -> float | Tensor:
+    """‖x‖, right for whatever size its elements have; a number where ``x`` is on the host, else a 0-d tensor there."""
+    if on_host((x,)):
+        return host_norm(x)
+    if x.dtype == torch.float64:
+        return _scaled_norm(x)
+    result: Tensor = torch.linalg.vector_norm(x, dtype=torch.float64 if x.device.type in WIDE else torch.float32)
     return result
 
 
 def norms(tensors: Tensors) -> Tensor:
-    """‖x‖ of every tensor as one vector, accumulated in at least float32."""
+    """‖x‖ of every tensor as one vector; on an accelerator those of float64 have to lie between 1e-150 and 1e150."""
+    if on_host(tensors):
+        return torch.tensor([host_norm(x) for x in tensors], dtype=torch.float64, device="cpu")
     if tensors[0].device.type == "cpu":
-        return torch.stack([norm(x) for x in tensors])
-    dtype = torch.float64 if tensors[0].dtype == torch.float64 else torch.float32
-    return torch.stack(torch._foreach_norm(tensors, 2, dtype=dtype))
+        return torch.stack([torch.as_tensor(norm(x)) for x in tensors])
+    wide = tensors[0].device.type in WIDE or tensors[0].dtype == torch.float64
+    return torch.stack(torch._foreach_norm(tensors, 2, dtype=torch.float64 if wide else torch.float32))
+
+
+def on_host(tensors: Tensors) -> bool:
+    """Whether the values of these tensors can be looked at without a wait, and nothing is traced or differentiated."""
+    return (
+        all(type(x) in PLAIN and x.is_cpu for x in tensors)
+        and not torch.compiler.is_compiling()
+        and not torch.is_grad_enabled()
+    )
+
+
+def host_norm(x: Tensor) -> float:
+    """‖x‖ of a tensor on the CPU, exact to rounding.
+
+    torch sums all squares of a tensor in a row, which costs digits: at ten million elements the norm is off by 4e-4 of
+    its value in float32. Rows of 1,024 and the norm of their norms are exact. In the rare case that squares have
+    vanished or overflowed, which the result tells, it is taken again.
+    """
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    if x.numel() <= 64 * ROW:
+        result: float = torch.linalg.vector_norm(x, dtype=dtype).item()
+    else:
+        flat = in_memory_order(x)
+        rest = flat.numel() % ROW
+        rows = torch.linalg.vector_norm(flat[: flat.numel() - rest].view(-1, ROW), dim=1, dtype=dtype).double()
+        square = torch.dot(rows, rows).item()
+        if rest:
+            last = torch.linalg.vector_norm(flat[-rest:], dtype=dtype).item()
+            square += last * last
+        result = math.sqrt(square)
+    return result if in_range(result, dtype) else host_norm_of_any_size(x)
+
+
+def in_range(value: float, dtype: torch.dtype) -> bool:
+    """Whether a norm taken in ``dtype`` is right."""
+    low, high = RANGES.get(dtype, RANGE)
+    return low < value < high
+
+
+def host_norm_of_any_size(x: Tensor) -> float:
+    """‖x‖ of a tensor on the CPU, in float64, whatever the size of its elements."""
+    if x.dtype == torch.float64:
+        return float(_scaled_norm(x))
+    return float(torch.linalg.vector_norm(x, dtype=torch.float64))
+
+
+def _scaled_norm(x: Tensor) -> Tensor:
+    """‖x‖ of float64: squares are of x over its largest element."""
+    if not x.numel():
+        return torch.linalg.vector_norm(x)  # type: ignore[no-any-return]
+    largest = x.detach().abs().amax()
+    largest = torch.where((largest > 0) & (largest < math.inf), largest, 1.0)
+    return largest * torch.linalg.vector_norm(x / largest)  # type: ignore[no-any-return]
 
 
 def in_memory_order(x: Tensor) -> Tensor:
@@ -50,24 +104,120 @@ def in_memory_order(x: Tensor) -> Tensor:
     return x.reshape(-1)
 
 
-def clip(norm: Tensor, norm_clip: float | None) -> Tensor:
+def clip(norm: Any, norm_clip: float | None) -> Any:
     """min(norm, norm_clip), or ``norm`` itself where there is no bound."""
-    return norm if norm_clip is None else norm.clamp(max=norm_clip)
+    if norm_clip is None:
+        return norm
+    return norm.clamp(max=norm_clip) if isinstance(norm, Tensor) else min(norm, norm_clip)
 
 
-def trust_ratio(w_norm: Tensor, u_norm: Tensor, coefficient: float | Tensor, unit_at_zero: bool) -> Tensor:
+def trust_ratio(w_norm: Any, u_norm: Any, coefficient: float | Tensor, unit_at_zero: bool) -> Any:
     """q = coefficient * ‖w‖ / ‖u‖, elementwise, where ‖w‖ = 0 counts as 1, and q = coefficient where ‖u‖ = 0.
 
-    With ``unit_at_zero``, as published, q = 1 where either is 0. Never waits for the device.
+    With ``unit_at_zero``, as published, q = 1 where either is 0. A number where the norms are; else it never waits for
+    the device.
     """
-    moves = u_norm > 0
-    at_zero: float | Tensor = coefficient
+    if not isinstance(w_norm, Tensor):
+        return host_trust_ratio(w_norm, u_norm, float(coefficient), unit_at_zero)
+    moves, at_zero = u_norm > 0, coefficient
     if unit_at_zero:
         moves, at_zero = moves & (w_norm > 0), 1.0
     else:
         w_norm = torch.where(w_norm > 0, w_norm, 1.0)
-    # Where ‖u‖ = 0 the quotient is not used; a divisor of 1 there keeps its derivative finite.
-    return torch.where(moves, coefficient * w_norm / torch.where(moves, u_norm, 1.0), at_zero)
+    if torch.is_grad_enabled():  # the quotient by 0 is not used, but a divisor of 1 there keeps its derivative finite
+        u_norm = torch.where(moves, u_norm, 1.0)
+    return torch.where(moves, coefficient * w_norm / u_norm, at_zero)
+
+
+def host_trust_ratio(w_norm: float, u_norm: float, coefficient: float, unit_at_zero: bool) -> float:
+    if unit_at_zero and not (w_norm > 0 and u_norm > 0):
+        return 1.0
+    return coefficient * (w_norm if w_norm > 0 else 1.0) / u_norm if u_norm > 0 else coefficient
+
+
+def trust_ratios(
+    w_norms: list[float] | Tensor,
+    u_norms: list[float] | Tensor,
+    coefficient: float | Tensor,
+    unit_at_zero: bool,
+    *,
+    clip_w: float | None,
+    clip_u: float | None,
+) -> Any:
+    """q of several layers, whose norms are numbers on the host or a vector on a device."""
+    if isinstance(w_norms, Tensor):
+        return trust_ratio(clip(w_norms, clip_w), clip(u_norms, clip_u), coefficient, unit_at_zero)
+    coefficient = float(coefficient)
+    return [
+        host_trust_ratio(clip(w_norm, clip_w), clip(u_norm, clip_u), coefficient, unit_at_zero)
+        for w_norm, u_norm in zip(w_norms, u_norms, strict=True)
+    ]
+
+
+# -- q u, where q u has a size that a dtype can hold, and q itself may not ---------------------------------
+
+MODERATE = (2.0**-100, 2.0**100)
+
+
+def is_moderate(q: float) -> bool:
+    """Whether q, and 1 - q, can be handed to a kernel that takes it for a float32."""
+    return MODERATE[0] <= q <= MODERATE[1]
+
+
+def in_two(q: float) -> tuple[float, float]:
+    """Two factors of q that float32 can hold, between 1e-60 and 1e60."""
+    q = min(q, sys.float_info.max)  # of float64 layers whose norms lie 308 powers of ten apart, it may be infinite
+    first = min(max(q, MODERATE[0]), MODERATE[1])
+    return first, q / first
+
+
+def times(u: Tensor, q: float | Tensor) -> Tensor:
+    """q u. On an accelerator q is a float32 (a float64 for such layers), which a huge or tiny one is made to fit."""
+    if not isinstance(q, Tensor):
+        if is_moderate(q):
+            return u * q
+        first, second = in_two(q)
+        return u * first * second
+    if torch.compiler.is_compiling() or torch.is_grad_enabled():
+        q = q.clamp(max=sys.float_info.max)
+        part = q.detach().clamp(*MODERATE)
+        return u * part * (q / part)
+    return u * _fitting(q, u.dtype)
+
+
+def foreach_times(u: Tensors, q: list[float] | Tensor) -> Tensors:
+    """q u of every layer, as ``times``."""
+    first, second = _factors(q, u[0].dtype)
+    result = torch._foreach_mul(u, first)
+    if second is not None:
+        torch._foreach_mul_(result, second)
+    return result
+
+
+def foreach_times_(u: Tensors, q: list[float] | Tensor) -> None:
+    """u ← q u for every layer, as ``times``."""
+    for factor in _factors(q, u[0].dtype):
+        if factor is not None:
+            torch._foreach_mul_(u, factor)
+
+
+def _factors(q: list[float] | Tensor, dtype: torch.dtype) -> tuple[Any, Any]:
+    """q of several layers as one factor, or in two where that is too huge or tiny for the one."""
+    if not isinstance(q, Tensor):
+        if all(map(is_moderate, q)):
+            return q, None
+        first, second = zip(*map(in_two, q), strict=True)
+        return list(first), list(second)
+    if torch.compiler.is_compiling():
+        part = q.clamp(*MODERATE)
+        return list(part.unbind()), list((q / part).unbind())
+    return list(_fitting(q, dtype).unbind()), None
+
+
+def _fitting(q: Tensor, dtype: torch.dtype) -> Tensor:
+    if dtype == torch.float64:
+        return q.clamp(max=sys.float_info.max)
+    return q.clamp(max=torch.finfo(torch.float32).max).float()
 
 
 # -- sharded layers ---------------------------------------------------------------------------------------
@@ -104,6 +254,9 @@ def laid_out_like(x: Any, like: Any) -> Any:
 def norms_of_whole(parts: list[Tensor], layouts: list[list[Layout]]) -> list[Tensor]:
     """Norms of whole tensors from those of their local parts: ‖x‖² is the sum of its parts' squares.
 
+    Three sums are taken, of squares as they are and of parts made smaller and larger, so that one has not overflowed
+    or vanished.
+
     One collective for each dimension of a mesh along which anything is sharded, whatever the number of layers (and one
     for each kind of device, where some parts of a mesh are offloaded). Every process takes them in the same order, that
     of the layers; of a mesh that does not hold this process there is nothing to sum here.
@@ -113,7 +266,7 @@ def norms_of_whole(parts: list[Tensor], layouts: list[list[Layout]]) -> list[Ten
         layouts: the layout behind each of these norms.
     """
     places = [place for some in layouts for place in some]
-    squares = [square for part in parts for square in part.double().square().unbind()]
+    squares = [square for part in parts for square in (part.double().unsqueeze(1) * _scales(part)).square().unbind()]
     pools: dict[tuple[Any, torch.device], list[int]] = {}
     for i, (place, square) in enumerate(zip(places, squares, strict=True)):
         pools.setdefault((place.mesh, square.device), []).append(i)
@@ -128,4 +281,15 @@ def norms_of_whole(parts: list[Tensor], layouts: list[list[Layout]]) -> list[Ten
                 for i, value in zip(chosen, sums.unbind(), strict=True):
                     squares[i] = value
     left = iter(squares)
-    return [torch.stack(list(islice(left, len(part)))).sqrt().to(part.dtype) for part in parts]
+    return [_root(torch.stack(list(islice(left, len(part)))), _scales(part)).to(part.dtype) for part in parts]
+
+
+def _scales(part: Tensor) -> Tensor:
+    return torch.tensor([2.0**-600, 1.0, 2.0**600], dtype=torch.float64, device=part.device)
+
+
+def _root(squares: Tensor, scales: Tensor) -> Tensor:
+    """The root of the sum in each row that is of a moderate size."""
+    roots = squares.sqrt() / scales
+    small, usual, large = roots[:, 2], roots[:, 1], roots[:, 0]
+    return torch.where(usual < 1e-145, small, torch.where(usual > 1e150, large, usual))

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from tvlars.optim import _triton
-from tvlars.optim._norms import PLAIN, Layout, Tensors, laid_out_like, layout, norms, norms_of_whole
+from tvlars.optim._norms import PLAIN, Layout, Tensors, laid_out_like, layout, norms, norms_of_whole, on_host
 
-MultiTensor = Generator[tuple[Tensors, Tensors], tuple[Tensor, ...], None]
+MultiTensor = Generator[tuple[Tensors, Tensors], tuple[Any, ...], None]
 """A multi-tensor form: it yields parameters and directions once, is sent their norms, and updates.
+
+Norms of layers on the host are two lists of numbers, others two vectors on their device.
 
 Where nothing is adapted it ends without a yield. So the norms of all groups of a step are taken together.
 """
@@ -198,7 +200,10 @@ def run_together(pending: list[tuple[MultiTensor, list[Layout]]]) -> None:
     whole = iter(norms_of_whole(*map(list, zip(*sharded, strict=True))) if sharded else ())
     for form, parts, layouts in waiting:
         values = next(whole) if layouts else parts
+        halves: Any = values.chunk(2)
+        if on_host((values,)):
+            halves = [half.tolist() for half in halves]
         try:  # noqa: SIM105  # torch 2.9 cannot compile contextlib.suppress, and would break the graph
-            form.send(values.chunk(2))
+            form.send(halves)
         except StopIteration:
             pass

@@ -15,6 +15,8 @@ from tvlars.optim._triton_tables import (
     clipped,
     extent,
     gradient_factor,
+    in_two,
+    is_doubtful,
     is_skipped,
     learning_rate,
     norm_of,
@@ -88,8 +90,21 @@ def lamb_norms(
         r = direction(w, m, v, over1, over2, eps, beta)
         w_squares += w * w
         r_squares += r * r
-    tl.store(sums + program, tl.sum(w_squares))
-    tl.store(sums + programs + program, tl.sum(r_squares))
+    w_square, r_square = tl.sum(w_squares).to(tl.float64), tl.sum(r_squares).to(tl.float64)
+    if is_doubtful(w_square) | is_doubtful(r_square):
+        tl.debug_barrier()  # the moments are read again
+        w_wide = tl.full([BLOCK], 0.0, tl.float64)
+        r_wide = tl.full([BLOCK], 0.0, tl.float64)
+        for i in range(0, n, BLOCK):
+            inside = i + k < n
+            w = tl.load(w_p + i + k, mask=inside, other=0.0).to(tl.float32)
+            m, v = tl.load(m_p + i + k, mask=inside, other=0.0), tl.load(v_p + i + k, mask=inside, other=0.0)
+            r = direction(w, m, v, over1, over2, eps, beta)
+            w_wide += w.to(tl.float64) * w.to(tl.float64)
+            r_wide += r.to(tl.float64) * r.to(tl.float64)
+        w_square, r_square = tl.sum(w_wide), tl.sum(r_wide)
+    tl.store(sums + program, w_square)
+    tl.store(sums + programs + program, r_square)
 
 
 @triton.jit(do_not_specialize=["tensors", "programs"])
@@ -127,6 +142,7 @@ def lamb_update(
     if program == first:
         tl.store(told + tensor, w_norm)
         tl.store(told + tensors + tensor, q)
+    q, rest = in_two(q)
 
     w_at = address(addresses, tensor, start, DTYPE)
     m_at = address(addresses, 2 * tensors + tensor, start, DTYPE)
@@ -140,13 +156,13 @@ def lamb_update(
     for i in range(0, whole, BLOCK):
         w = tl.load(w_aligned + i + k).to(tl.float32)
         m, v = tl.load(m_aligned + i + k), tl.load(v_aligned + i + k)
-        w -= lr * q * direction(w, m, v, over1, over2, eps, beta)
+        w -= lr * (q * direction(w, m, v, over1, over2, eps, beta) * rest)
         tl.store(w_aligned + i + k, w.to(DTYPE))
     for i in range(whole, n, BLOCK):
         inside = i + k < n
         w = tl.load(w_p + i + k, mask=inside, other=0.0).to(tl.float32)
         m, v = tl.load(m_p + i + k, mask=inside, other=0.0), tl.load(v_p + i + k, mask=inside, other=0.0)
-        w -= lr * q * direction(w, m, v, over1, over2, eps, beta)
+        w -= lr * (q * direction(w, m, v, over1, over2, eps, beta) * rest)
         tl.store(w_p + i + k, w.to(DTYPE), mask=inside)
 
 

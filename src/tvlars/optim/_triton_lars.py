@@ -15,6 +15,8 @@ from tvlars.optim._triton_tables import (
     clipped,
     extent,
     gradient_factor,
+    in_two,
+    is_doubtful,
     is_skipped,
     learning_rate,
     norm_of,
@@ -65,19 +67,29 @@ def lars_norms(
     g_p, g_aligned = pointers(g_at, DTYPE)
     whole = whole_blocks(n, w_at | g_at, BLOCK)
 
+    aligned, at = (w_aligned, g_aligned), (w_p, g_p)
+    w_square, u_square = sums_of_squares(aligned, at, whole, n, sign, beta, BLOCK, tl.float32)
+    if is_doubtful(w_square) | is_doubtful(u_square):
+        w_square, u_square = sums_of_squares(aligned, at, 0, n, sign, beta, BLOCK, tl.float64)
+    tl.store(sums + program, w_square)
+    tl.store(sums + programs + program, u_square)
+
+
+@triton.jit
+def sums_of_squares(aligned, at, whole, n, sign, beta, BLOCK: tl.constexpr, KIND: tl.constexpr):
+    """‖w‖² and ‖u‖² of a chunk in float64, added up in ``KIND``."""
     k = tl.arange(0, BLOCK)
-    w_squares = tl.full([BLOCK], 0.0, tl.float32)
-    u_squares = tl.full([BLOCK], 0.0, tl.float32)
+    w_squares = tl.full([BLOCK], 0.0, KIND)
+    u_squares = tl.full([BLOCK], 0.0, KIND)
     for i in range(0, whole, BLOCK):
-        w, u = weights_and_directions(w_aligned + i + k, g_aligned + i + k, None, None, sign, beta)
-        w_squares += w * w
-        u_squares += u * u
+        w, u = weights_and_directions(aligned[0] + i + k, aligned[1] + i + k, None, None, sign, beta)
+        w_squares += w.to(KIND) * w.to(KIND)
+        u_squares += u.to(KIND) * u.to(KIND)
     for i in range(whole, n, BLOCK):
-        w, u = weights_and_directions(w_p + i + k, g_p + i + k, i + k < n, 0.0, sign, beta)
-        w_squares += w * w
-        u_squares += u * u
-    tl.store(sums + program, tl.sum(w_squares))
-    tl.store(sums + programs + program, tl.sum(u_squares))
+        w, u = weights_and_directions(at[0] + i + k, at[1] + i + k, i + k < n, 0.0, sign, beta)
+        w_squares += w.to(KIND) * w.to(KIND)
+        u_squares += u.to(KIND) * u.to(KIND)
+    return tl.sum(w_squares).to(tl.float64), tl.sum(u_squares).to(tl.float64)
 
 
 @triton.jit(do_not_specialize=["tensors", "programs"])
@@ -117,6 +129,7 @@ def lars_update(
     if program == first:
         tl.store(told + tensor, w_norm)
         tl.store(told + tensors + tensor, q)
+    q, rest = in_two(q)
 
     has_m = tl.load(addresses + 2 * tensors + tensor) != 0
     w_at = address(addresses, tensor, start, DTYPE)
@@ -131,10 +144,10 @@ def lars_update(
     k = tl.arange(0, BLOCK)
     for i in range(0, whole, BLOCK):
         at = w_aligned + i + k, g_aligned + i + k, m_aligned + i + k
-        update_block(at, None, None, has_m, sign, beta, lr, q, mu, nesterov, DTYPE)
+        update_block(at, None, None, has_m, sign, beta, lr, q, rest, mu, nesterov, DTYPE)
     for i in range(whole, n, BLOCK):
         at = w_p + i + k, g_p + i + k, m_p + i + k
-        update_block(at, i + k < n, 0.0, i + k < n_of_m, sign, beta, lr, q, mu, nesterov, DTYPE)
+        update_block(at, i + k < n, 0.0, i + k < n_of_m, sign, beta, lr, q, rest, mu, nesterov, DTYPE)
 
 
 @triton.jit
@@ -159,9 +172,13 @@ def weights_and_directions(w_p, g_p, inside, other, sign, beta):
 
 
 @triton.jit
-def update_block(at, inside, other, has_m, sign, beta, lr, q, mu, nesterov, DTYPE: tl.constexpr):
-    """m ← μ m + q u, w ← w − lr m, of a block of w, g, m. Without momentum m is q u, and is not kept."""
+def update_block(at, inside, other, has_m, sign, beta, lr, q, rest, mu, nesterov, DTYPE: tl.constexpr):
+    """m ← μ m + q u, w ← w − lr m, of a block of w, g, m. Without momentum m is q u, and is not kept.
+
+    q is in two factors, ``q`` and ``rest``.
+    """
     w, u = weights_and_directions(at[0], at[1], inside, other, sign, beta)
-    m = mu * tl.load(at[2], mask=has_m, other=0.0).to(tl.float32) + q * u
-    tl.store(at[0], (w - lr * tl.where(nesterov, q * u + mu * m, m)).to(DTYPE), mask=inside)
+    u = q * u * rest
+    m = mu * tl.load(at[2], mask=has_m, other=0.0).to(tl.float32) + u
+    tl.store(at[0], (w - lr * tl.where(nesterov, u + mu * m, m)).to(DTYPE), mask=inside)
     tl.store(at[2], m.to(DTYPE), mask=has_m)

@@ -11,13 +11,15 @@ one takes norms, one updates. Where tensors lie and what their groups want is re
                and (LARS) of its clock, an int64; 0 where there is none; and the whole steps of its d_e
     rows       float32 [groups, 16]: a group's options, in the order of the names below and in the kernels' modules
     counts     float32 [tensors]: (LAMB) step counts that are not on the device
-    sums       float32 [2, programs]: sums of squares, which the second launch has from the first
-    told       float32 [2, tensors]: ‖w‖ and q, which the second launch leaves for observers
+    sums       float64 [2, programs]: sums of squares, which the second launch has from the first
+    told       float64 [2, tensors]: ‖w‖ and q, which the second launch leaves for observers
     scale, found_inf    of a GradScaler: float32, one element, or None
 
 A program of the first launch leaves the sums of squares of its own chunk, and every program of the second adds up those
 of its tensor, in the same order. So nothing depends on which program runs when, and two runs agree bit for bit.
-Whatever the dtype of the tensors, arithmetic is in float32, and what is stored is rounded once.
+Whatever the dtype of the tensors, arithmetic is in float32, and what is stored is rounded once. A chunk whose squares
+vanish or overflow in float32 is read again, and they are summed in float64; what is done once for each program, from
+the sum of sums to q, is in float64 always.
 
 Triton is imported here and in the kernels' modules, and nowhere else.
 """
@@ -102,7 +104,21 @@ def norm_of(sums, sizes, tensor, row, PARTS: tl.constexpr):
     """The norm that a tensor's sums of squares give; 0 where it is not adapted."""
     programs = tl.where(tl.load(row + ADAPTED) != 0, tl.load(sizes + tensor * COLUMNS + 3), 0)
     k = tl.arange(0, PARTS)
-    return tl.sqrt_rn(tl.sum(tl.load(sums + k, mask=k < programs, other=0.0)))
+    return tl.sqrt(tl.sum(tl.load(sums + k, mask=k < programs, other=0.0)))
+
+
+@triton.jit
+def is_doubtful(squares):
+    """Whether some squares have vanished in float32, or their sum has overflowed."""
+    return (squares > 1e-24) & (squares < 1e36) == 0
+
+
+@triton.jit
+def in_two(q):
+    """Two factors of q in float32, which may hold no number as huge or tiny as q is."""
+    first = tl.where(q > 1.2676506002282294e30, 1.2676506002282294e30, q)  # 2**100
+    first = tl.where(first < 7.888609052210118e-31, 7.888609052210118e-31, first)
+    return first.to(tl.float32), (q / first).to(tl.float32)
 
 
 @triton.jit
@@ -115,5 +131,5 @@ def trust_ratio(w_norm, u_norm, coefficient, unit_at_zero, row):
     """As ``_norms.trust_ratio``, and 1 where the group is not adapted."""
     moves = (u_norm > 0) & ((w_norm > 0) | (unit_at_zero == 0))
     at_zero = tl.where(unit_at_zero != 0, 1.0, coefficient)
-    quotient = tl.div_rn(coefficient * tl.where(w_norm > 0, w_norm, 1.0), tl.where(moves, u_norm, 1.0))
+    quotient = coefficient * tl.where(w_norm > 0, w_norm, 1.0) / tl.where(moves, u_norm, 1.0)
     return tl.where(tl.load(row + ADAPTED) != 0, tl.where(moves, quotient, at_zero), 1.0)

@@ -22,7 +22,18 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from tvlars.optim._norms import ROW, in_memory_order
+from tvlars.optim._norms import (
+    ROW,
+    clip,
+    foreach_times_,
+    host_norm,
+    host_norm_of_any_size,
+    host_trust_ratio,
+    in_memory_order,
+    in_range,
+    in_two,
+    is_moderate,
+)
 from tvlars.optim._paths import Observe
 
 SMALL = 16 * ROW
@@ -53,7 +64,7 @@ def fused_lars(
         return
 
     def ratio(w_norm: float, u_norm: float) -> float:
-        return _ratio(_clip(w_norm, norm_clip), _clip(u_norm, norm_clip), trust_coefficient, unit_ratio_at_zero)
+        return host_trust_ratio(clip(w_norm, norm_clip), clip(u_norm, norm_clip), trust_coefficient, unit_ratio_at_zero)
 
     beta = -weight_decay if maximize else weight_decay  # the kernel turns g + beta w round where it ascends
     small, large = _by_size(params)
@@ -66,24 +77,28 @@ def fused_lars(
             torch._foreach_add_(u, w, alpha=beta)
         norms = _norms_of_small(w, u)
         q = [ratio(w_norm, u_norm) for w_norm, u_norm in norms]
-        torch._foreach_mul_(u, q)
+        foreach_times_(u, q)
         if observe is not None:
             observe(some, [w_norm for w_norm, _ in norms], q)
         _sgd(w, u, m, lr, 0.0, momentum, nesterov=nesterov, maximize=maximize)
     for i in large:
-        w_norm = _norm(params[i])
+        w_norm = host_norm(params[i])
         q_i = ratio(w_norm, _norm_of_sum(params[i], w_norm, grads[i], beta))
         if observe is not None:
             observe([i], [w_norm], [q_i])
-        if not momentum:
+        usual = is_moderate(q_i)
+        if not momentum and usual:
             _sgd([params[i]], [grads[i]], [], lr * q_i, weight_decay, maximize=maximize)
-        elif not nesterov and abs(1 - (1 - q_i) - q_i) <= torch.finfo(params[i].dtype).eps * q_i:
+        elif not nesterov and momentum and usual and abs(1 - (1 - q_i) - q_i) <= torch.finfo(params[i].dtype).eps * q_i:
             buffers = [momentum_buffers[i]]
             _sgd([params[i]], [grads[i]], buffers, lr, weight_decay, momentum, dampening=1 - q_i, maximize=maximize)
         else:
-            for w_i, g_i, m_i in _chunks(params[i], grads[i], momentum_buffers[i]):
-                qu = torch.add(g_i, w_i, alpha=beta, out=scratch[: w_i.numel()]).mul_(q_i)
-                _sgd([w_i], [qu], [m_i], lr, 0.0, momentum, nesterov=nesterov, maximize=maximize)
+            factors = (q_i,) if usual else in_two(q_i)
+            for w_i, g_i, *m_i in _chunks(params[i], grads[i], *_cut(momentum_buffers, [i])):
+                qu = torch.add(g_i, w_i, alpha=beta, out=scratch[: w_i.numel()])
+                for factor in factors:
+                    qu.mul_(factor)
+                _sgd([w_i], [qu], m_i, lr, 0.0, momentum, nesterov=nesterov, maximize=maximize)
 
 
 def fused_lamb(
@@ -140,8 +155,8 @@ def fused_lamb(
         advance(r, some)
         if layer_adaptation:
             norms = _norms_of_small(w, r)
-            q = [_ratio(_clip(w_norm, norm_clip), r_norm, 1.0, True) for w_norm, r_norm in norms]
-            torch._foreach_mul_(r, q)
+            q = [host_trust_ratio(clip(w_norm, norm_clip), r_norm, 1.0, True) for w_norm, r_norm in norms]
+            foreach_times_(r, q)
             if observe is not None:
                 observe(some, [w_norm for w_norm, _ in norms], q)
         _sgd(w, r, [], lr)
@@ -153,12 +168,17 @@ def fused_lamb(
         q_i = 1.0
         if layer_adaptation:
             # βw is in the cache just now, and w itself may not be; a tiny β would leave no digits in it.
-            w_norm = _norm(r_i) / weight_decay if weight_decay > 1e-12 else _norm(w_i)
+            w_norm = host_norm(r_i) / weight_decay if weight_decay > 1e-12 else 0.0
+            if not in_range(weight_decay * w_norm, r_i.dtype):
+                w_norm = host_norm(w_i)
         advance([r_i], [i])
         if layer_adaptation:
-            q_i = _ratio(_clip(w_norm, norm_clip), _norm(r_i), 1.0, True)
+            q_i = host_trust_ratio(clip(w_norm, norm_clip), host_norm(r_i), 1.0, True)
             if observe is not None:
                 observe([i], [w_norm], [q_i])
+        if not is_moderate(q_i):
+            first, q_i = in_two(q_i)
+            r_i.mul_(first)
         w_i.add_(r_i, alpha=-lr * q_i)
 
 
@@ -229,19 +249,12 @@ def _chunks(*tensors: Tensor) -> zip[tuple[Tensor, ...]]:
 
 def _norms_of_small(params: list[Tensor], directions: list[Tensor]) -> list[tuple[float, float]]:
     """‖w‖ and ‖u‖ for each layer."""
-    values = torch.stack([*torch._foreach_norm(params), *torch._foreach_norm(directions)]).tolist()
+    layers = [*params, *directions]
+    values = torch.stack(torch._foreach_norm(layers)).tolist()
+    for i, x in enumerate(layers):
+        if not in_range(values[i], x.dtype):
+            values[i] = host_norm_of_any_size(x)
     return list(zip(values, values[len(params) :], strict=False))
-
-
-def _norm(x: Tensor) -> float:
-    """‖x‖ of a layer as a number: ``norm`` with fewer calls."""
-    flat = in_memory_order(x)
-    rest = flat.numel() % ROW
-    rows = torch.linalg.vector_norm(flat[: flat.numel() - rest].view(-1, ROW), dim=1).double()
-    square = torch.dot(rows, rows).item()
-    if rest:
-        square += torch.linalg.vector_norm(flat[-rest:]).item() ** 2
-    return math.sqrt(square)
 
 
 def _norm_of_sum(w: Tensor, w_norm: float, g: Tensor, beta: float) -> float:
@@ -250,23 +263,13 @@ def _norm_of_sum(w: Tensor, w_norm: float, g: Tensor, beta: float) -> float:
     A long dot product in float32 is off by some 1e-5 of ‖g‖‖w‖, so where its term is more than a tenth of the
     others the sum is formed.
     """
-    g_norm = _norm(g)
+    g_norm = host_norm(g)
     if beta == 0.0:
         return g_norm
     decay_norm = beta * w_norm
     squares = g_norm * g_norm + decay_norm * decay_norm
     cross = 2 * beta * torch.dot(in_memory_order(g), in_memory_order(w)).item()
-    if not abs(cross) <= 0.1 * squares:
-        return _norm(g.add(w, alpha=beta))
+    vanished = 2 * abs(beta) * w.numel() * torch.finfo(w.dtype).tiny  # at most, products of g and w
+    if not abs(cross) + 1e9 * vanished <= 0.1 * squares < math.inf:
+        return host_norm(g.add(w, alpha=beta))
     return math.sqrt(squares + cross)
-
-
-def _clip(value: float, norm_clip: float | None) -> float:
-    return value if norm_clip is None else min(value, norm_clip)
-
-
-def _ratio(w_norm: float, u_norm: float, coefficient: float, unit_at_zero: bool) -> float:
-    """As ``_norms.trust_ratio``."""
-    if unit_at_zero and not (w_norm > 0 and u_norm > 0):
-        return 1.0
-    return coefficient * (w_norm if w_norm > 0 else 1.0) / u_norm if u_norm > 0 else coefficient

@@ -215,8 +215,8 @@ class Launcher:
         norms, update, kind = _kernels(rule, dtype)
         cut, tables = self._tables(parts, device, capturing)
         tensors = sum(len(part.lists[0]) for part in parts)
-        sums = torch.empty(2, cut.programs, dtype=torch.float32, device=device)
-        told = torch.empty(2, tensors, dtype=torch.float32, device=device)
+        sums = torch.empty(2, cut.programs, dtype=torch.float64, device=device)
+        told = torch.empty(2, tensors, dtype=torch.float64, device=device)
         common = (cut.chunks, cut.sizes, *tables, sums, told, scale, found_inf, tensors, cut.programs)
         options: dict[str, Any] = dict(DTYPE=kind, BLOCK=BLOCK, PARTS=PARTS, num_warps=WARPS)
         first = cut.adapted if rule == "lars" else cut.programs  # LAMB's moments are everyone's

@@ -11,7 +11,7 @@ from torch.optim.optimizer import ParamsT
 
 from tvlars._checks import check_flag, check_number
 from tvlars.optim._loaded_state import Kind
-from tvlars.optim._norms import Tensors, clip, norm, trust_ratio
+from tvlars.optim._norms import Tensors, clip, foreach_times_, norm, times, trust_ratio, trust_ratios
 from tvlars.optim._paths import MultiTensor, Observe, split_by_path
 from tvlars.optim.base import (
     Count,
@@ -215,7 +215,7 @@ def _single_tensor_lamb(
         if layer_adaptation:
             w_norm = norm(readable(w))
             q = trust_ratio(clip(w_norm, norm_clip), norm(r), 1.0, unit_at_zero=True)
-            r = r * q
+            r = times(r, q)
             if observe is not None:
                 observe([i], [w_norm], [q])
         descend(w, r, lr)
@@ -264,8 +264,8 @@ def _multi_tensor_lamb(
         torch._foreach_add_(r, params, alpha=weight_decay)
     if layer_adaptation:
         w_norms, r_norms = yield params, r
-        q = trust_ratio(clip(w_norms, norm_clip), r_norms, 1.0, unit_at_zero=True)
-        torch._foreach_mul_(r, list(q.unbind()))
+        q = trust_ratios(w_norms, r_norms, 1.0, unit_at_zero=True, clip_w=norm_clip, clip_u=None)
+        foreach_times_(r, q)
         if observe is not None:
             observe(range(len(params)), w_norms, q)
     foreach_descend(params, r, lr)

@@ -12,7 +12,7 @@ from torch.optim.optimizer import ParamsT
 
 from tvlars._checks import check_flag, check_number
 from tvlars.optim._loaded_state import Kind
-from tvlars.optim._norms import Tensors, clip, norm, trust_ratio
+from tvlars.optim._norms import Tensors, clip, foreach_times, norm, times, trust_ratio, trust_ratios
 from tvlars.optim._paths import MultiTensor, Observe, Observer, split_by_path
 from tvlars.optim.base import (
     LayerwiseOptimizer,
@@ -238,7 +238,7 @@ def _single_tensor_lars(
         if layer_adaptation:
             w_norm = norm(readable(w))
             q = trust_ratio(clip(w_norm, norm_clip), clip(norm(u), norm_clip), trust_coefficient, unit_ratio_at_zero)
-            u = u * q
+            u = times(u, q)
             if observe is not None:
                 observe([i], [w_norm], [q])
         if not is_off(momentum):
@@ -269,8 +269,8 @@ def _multi_tensor_lars(
         u = torch._foreach_add(u, params, alpha=weight_decay)
     if layer_adaptation:
         w_norms, u_norms = yield params, u
-        q = trust_ratio(clip(w_norms, norm_clip), clip(u_norms, norm_clip), trust_coefficient, unit_ratio_at_zero)
-        u = torch._foreach_mul(u, list(q.unbind()))
+        q = trust_ratios(w_norms, u_norms, trust_coefficient, unit_ratio_at_zero, clip_w=norm_clip, clip_u=norm_clip)
+        u = foreach_times(u, q)
         if observe is not None:
             observe(range(len(params)), w_norms, q)
     if momentum:

@@ -181,3 +181,26 @@ def test_lambs_steps_do_not_stand_still(capturable: bool) -> None:
     assert int(optimizer.state[w]["step"]) == far + 1
     expected = 0.5 * 0.25 / math.sqrt(1 / -math.expm1((far + 1) * math.log(beta)))
     assert 1 - w[0].item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.01])
+@pytest.mark.parametrize(("w", "g"), [(-30, 25), (25, -30), (25, 25), (-25, -25), (0, -25), (0, 15), (30, 0)])
+@pytest.mark.parametrize("cls", [LARS, LAMB])
+@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
+def test_steps_have_their_length_whatever_the_size_of_weights_and_gradients(
+    cls: Any, w: int, g: int, decay: float
+) -> None:
+    """Squares of them vanish or overflow in float32, and ‖w‖ / ‖u‖ may too."""
+    g = min(g, 15) if cls is LAMB else g  # beyond 1e19 g² is infinite in LAMB's v, as in Adam's
+    generator = torch.Generator().manual_seed(0)
+    values, gradient = (torch.randn(1300, generator=generator, dtype=torch.float64) for _ in range(2))
+    p = nn.Parameter((values * 10.0**w).float())
+    p.grad = (gradient * 10.0**g).float()
+    arguments = dict(trust_coefficient=0.25, momentum=0.9) if cls is LARS else {}
+    before, told = p.detach().double(), []
+    optimizer = cls([p], 0.25 if cls is LAMB else 1.0, weight_decay=decay, **arguments)
+    optimizer.observers = (lambda params, w_norms, q: told.extend([w_norms, q]),)
+    optimizer.step()
+    assert (p.detach().double() - before).norm().item() == pytest.approx(0.25 * before.norm().item(), rel=1e-5)
+    assert float(told[0]) == pytest.approx(before.norm().item(), rel=1e-6)
+    assert 0 < float(told[1]) < float("inf")
