@@ -25,7 +25,7 @@ class _StandIn(Optimizer):
         for group in optimizer.param_groups:
             options = {name: float(value) if isinstance(value, Tensor) else value for name, value in group.items()}
             options.pop("param_names", None)
-            groups.append({**options, "params": [torch.zeros(())]})
+            groups.append({**options, "params": [torch.zeros((), device="cpu")]})
         super().__init__(groups, {})
 
 

@@ -31,8 +31,8 @@ def check_number(
         raise ValueError(f"{name} must be a number or a tensor of one element, got one of shape {tuple(shape)}")
     if isinstance(value, Tensor) and (value.is_complex() or value.dtype == torch.bool):
         raise ValueError(f"{name} must be a real number, got a tensor of {value.dtype}")
-    if isinstance(value, Tensor) and (value.is_meta or type(value).__name__ == "FakeTensor"):
-        return  # which has no value
+    if isinstance(value, Tensor) and not has_value(value):
+        return
     number = _as_float(value)
     above = number > low if open_low else number >= low
     below = number < high if open_high else number <= high
@@ -87,6 +87,11 @@ def shown(value: Any) -> str:
         return kind
     data = getattr(value, "dataset", value)  # of a DataLoader
     return f"{kind} of {len(data)} samples" if hasattr(data, "__getitem__") and hasattr(data, "__len__") else kind
+
+
+def has_value(tensor: Tensor) -> bool:
+    """Whether ``tensor`` has elements that can be read: not on the meta device, nor under a ``FakeTensorMode``."""
+    return not (tensor.is_meta or type(tensor).__name__ == "FakeTensor")
 
 
 def plain_number(value: Any) -> Any:

@@ -185,7 +185,9 @@ class NoiseScaleMeter:
         self.names, self.params = [name for name, _ in named], [p for _, p in named]
         self._before: list[Tensor | None] = []
         self._squares: list[Tensor] = []
-        self._moments = torch.zeros(5, len(named) + 1, dtype=torch.float64)  # S, G², S², S G², (G²)²; the last is all
+        self._moments = torch.zeros(
+            5, len(named) + 1, dtype=torch.float64, device="cpu"
+        )  # S, G², S², S G², (G²)²; the last is all
         self._weight = self._weight_square = 0.0
 
     @torch.no_grad()

@@ -45,7 +45,7 @@ class Batches:
 
     def shuffle(self) -> Tensor:
         """The indices of all training images in a new order, the same in every process."""
-        return self.feed.indices(torch.randperm(len(self.data.train_labels), generator=self.order))
+        return self.feed.indices(torch.randperm(len(self.data.train_labels), generator=self.order, device="cpu"))
 
     def parts(self, batch: Tensor, upcoming: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """The parts of this process's share of the samples ``batch``: augmented images and labels.

@@ -85,7 +85,9 @@ def check_extra() -> None:
 
 def sample(images: Tensor, labels: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The same ``count`` random samples every time, or all where there are fewer."""
-    chosen = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))[:count].to(labels.device)
+    chosen = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0), device="cpu")[:count].to(
+        labels.device
+    )
     return pick(images, chosen), labels[chosen]
 
 

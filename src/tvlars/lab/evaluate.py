@@ -141,7 +141,9 @@ def check_facts(run: LoadedRun, data: ImageData, sized: bool = False) -> None:
     if there is not None and there.difference(data.fingerprint, ("train",)):
         return
     for name, value in zip(("mean", "std"), data.mean_and_std(), strict=True):
-        if len(value) != len(facts[name]) or not torch.allclose(value, torch.tensor(facts[name]), rtol=1e-2, atol=0.1):
+        if len(value) != len(facts[name]) or not torch.allclose(
+            value, torch.tensor(facts[name], device="cpu"), rtol=1e-2, atol=0.1
+        ):
             raise UsageError(f"{wanted} {name} of the training images is {facts[name]}, and it is {value.tolist()}")
 
 

@@ -95,7 +95,7 @@ class Run:
         self.epoch, self.position = 1, 0
         """Where the run is: in which epoch, and how many of its steps have been taken."""
         self.in_step = False
-        self.upcoming = torch.empty(0, dtype=torch.int64)
+        self.upcoming = torch.empty(0, dtype=torch.int64, device="cpu")
         """The indices of the next batch."""
         self.order_state = self.batches.order.get_state()
         """The state of the shuffle before this epoch's."""

@@ -231,12 +231,12 @@ def _room(param: Tensor, shape: list[int], dtype: str) -> Tensor:
     kind = getattr(torch, dtype.removeprefix("torch."))
     if shape and list(param.shape) == shape:
         return torch.zeros_like(param, dtype=kind, requires_grad=False, memory_format=torch.preserve_format)
-    return torch.zeros(shape, dtype=kind)
+    return torch.zeros(shape, dtype=kind, device="cpu")
 
 
 def _as_table(rows: list[Any]) -> Tensor:
     """Rows as float64 (n, columns), exact for all that they hold."""
-    return torch.tensor([astuple(row) for row in rows], dtype=torch.float64)
+    return torch.tensor([astuple(row) for row in rows], dtype=torch.float64, device="cpu")
 
 
 def _rows(table: Tensor, kind: Any) -> list[Any]:

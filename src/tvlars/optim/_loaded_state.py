@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from tvlars._checks import shown
+from tvlars._checks import has_value, shown
 
 THEIRS = frozenset(
     (
@@ -93,13 +94,15 @@ def check_form(state_dict: Any) -> None:
             raise ValueError(f"state_dict['param_groups'] must have a name for each parameter, got {count}")
 
 
-def step_count(value: Any, where: str) -> int:
+def step_count(value: Any, where: str) -> int | Tensor:
     """``value`` as an integer: a number of Python or NumPy, or a tensor of one element, of whatever dtype.
 
     Raises:
         ValueError: it is no whole number of steps.
     """
     number = value
+    if isinstance(value, Tensor) and not has_value(value):
+        return value.detach().clone().to(torch.int64)
     if isinstance(value, Tensor) or (hasattr(value, "item") and hasattr(value, "dtype")):
         number = value.item() if math.prod(value.shape) == 1 else None
     if isinstance(number, float) and number.is_integer():

@@ -184,7 +184,7 @@ class LayerwiseOptimizer(Optimizer, ABC):
         """Say once an optimizer that unadapted parameters take a LARS-scale learning rate raw."""
         if self._warned_raw_lr or group["layer_adaptation"] or not group["params"]:
             return
-        lr = float(torch.as_tensor(group["lr"]).detach())
+        lr = float(group["lr"].detach()) if isinstance(group["lr"], Tensor) else float(group["lr"])
         if lr > 1.0:
             self._warned_raw_lr = True
             warnings.warn(

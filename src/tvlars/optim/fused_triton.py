@@ -282,7 +282,7 @@ class Launcher:
 
 
 def _new_pinned(size: int) -> Tensor:
-    return torch.empty(size, dtype=torch.uint8, pin_memory=True)
+    return torch.empty(size, dtype=torch.uint8, pin_memory=True, device="cpu")
 
 
 def _kernels(rule: str, dtype: torch.dtype) -> tuple[Any, Any, Any]:

@@ -183,7 +183,7 @@ class Piece:
         """It in two parts, in two ways: at a third, and every third sample beside the others."""
         if self.count < 2:
             return []
-        at, order = max(self.count // 3, 1), torch.arange(self.count)
+        at, order = max(self.count // 3, 1), torch.arange(self.count, device="cpu")
         every = order % 3 == 0 if self.count > 2 else order == 0
         few, many = order[every], order[~every]
         found = [(self.part(slice(at), at), self.part(slice(at, None), self.count - at))]

@@ -28,7 +28,7 @@ class Estimate:
     @classmethod
     def of(cls, draws: list[float]) -> Estimate:
         """The mean of independent draws."""
-        values = torch.tensor(draws, dtype=torch.float64)
+        values = torch.tensor(draws, dtype=torch.float64, device="cpu")
         error = float(values.std() / len(draws) ** 0.5) if len(draws) > 1 else float("nan")
         return cls(float(values.mean()), error)
 

@@ -114,9 +114,9 @@ def hessian_eigenvalues(
             chosen = order[:k] if which == "smallest" else order[-k:]
             values, vectors = values[chosen], vectors[:, chosen].T
         else:
-            start = torch.randn(size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+            start = torch.randn(size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64, device="cpu")
             found = _eigsh(operator, k, which=WHICH[which], tol=tolerance, maxiter=max_iterations, v0=start.numpy())
-            values, vectors = torch.as_tensor(found[0]), torch.as_tensor(found[1].T)
+            values, vectors = (torch.as_tensor(x, device="cpu") for x in (found[0], found[1].T))
         order = values.argsort(descending=True)
         shapes = [p.shape for p in surface.params]
         return Eigenpairs(values[order].cpu(), vectors[order].cpu(), surface.names, shapes, tolerance)
@@ -184,7 +184,9 @@ def spectral_density(
         if lanczos_steps >= size:
             raise ValueError(f"lanczos_steps must be < {size}, the number of parameters, got {lanczos_steps}")
         densities = []
-        start = torch.randn(size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).numpy()
+        start = torch.randn(
+            size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64, device="cpu"
+        ).numpy()
         bounds = tuple(
             float(_eigsh(operator, 1, which=end, tol=1e-2, maxiter=1000, v0=start)[0][0]) for end in ("SA", "LA")
         )

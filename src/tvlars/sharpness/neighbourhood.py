@@ -56,15 +56,14 @@ def keskar_sharpness(
         if base <= -1.0:
             raise ValueError(f"loss must be > -1 for this metric, which divides by 1 + loss, got {base:g}")
         slope = float((flatten(gradient) * bound).double().abs().max())
-        start = torch.zeros(w.numel(), dtype=torch.float64)
+        start = torch.zeros(w.numel(), dtype=torch.float64, device="cpu")
         if slope == 0.0:
-            start += (
-                torch.rand(w.numel(), generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 0.2 - 0.1
-            )
+            generator = torch.Generator().manual_seed(seed)
+            start += torch.rand(w.numel(), generator=generator, dtype=torch.float64, device="cpu") * 0.2 - 0.1
 
         def negative(u: Any) -> tuple[float, Any]:
             """In units of the box and of the slope at w, so that no rule for stopping acts on their size."""
-            with surface.moved(unflatten(torch.as_tensor(u).to(w) * bound, surface.params)):
+            with surface.moved(unflatten(torch.as_tensor(u, device="cpu").to(w) * bound, surface.params)):
                 value, gradient = surface.gradient()
             scale = slope or 1.0
             return -(value - base) / scale, -(flatten(gradient) * bound).double().cpu().numpy() / scale

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 from torch import Tensor, nn
@@ -53,16 +54,16 @@ def loss_slice(
         raise ValueError(f"dimensions must be 1 or 2, got {dimensions!r}")
     check_number("span", span, open_low=True)
     check_count("points", points, low=2)
-    positions = torch.linspace(-span, span, points, dtype=torch.float64)
+    positions = torch.linspace(-span, span, points, dtype=torch.float64, device="cpu")
     with LossSurface(model, loss, data) as surface:
         surface.value([surface.shares()[0][0]])  # says so where the loss at the weights is not finite
         generator = seeded(surface, seed)
         directions = [_filter_normalized(draw(surface, generator), surface.params) for _ in range(dimensions)]
-        losses = torch.empty((points,) * dimensions, dtype=torch.float64)
-        for place in torch.cartesian_prod(*[torch.arange(points)] * dimensions).view(-1, dimensions).tolist():
+        losses = torch.empty((points,) * dimensions, dtype=torch.float64, device="cpu")
+        for place in product(range(points), repeat=dimensions):
             shifts = [[float(positions[i]) * d for d in ds] for i, ds in zip(place, directions, strict=True)]
             with surface.moved([sum(parts[1:], parts[0]) for parts in zip(*shifts, strict=True)]):
-                losses[tuple(place)] = surface.value()
+                losses[place] = surface.value()
     return Slice(positions, losses)
 
 
@@ -101,8 +102,8 @@ def loss_between(
             )
     # A model's own state dict is its parameters, which are about to move.
     start, end = ({key: value.detach().clone() for key, value in state.items()} for state in (start, end))
-    positions = torch.linspace(-margin, 1.0 + margin, points, dtype=torch.float64)
-    losses = torch.empty(points, dtype=torch.float64)
+    positions = torch.linspace(-margin, 1.0 + margin, points, dtype=torch.float64, device="cpu")
+    losses = torch.empty(points, dtype=torch.float64, device="cpu")
     frozen = {key: value.detach().clone() for key, value in own.items()}  # what needs no gradient moves as well
     with LossSurface(model, loss, data) as surface:
         surface._at_rest = False  # a loss that is not finite on the way is a result

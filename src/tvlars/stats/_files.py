@@ -94,15 +94,17 @@ def as_frame(done: list[Table], names: list[str]) -> pd.DataFrame:
     """The tables of some steps in long form."""
     pandas = _needed("pandas")
     parts = [known.nonzero() for _, _, known in done]
-    places = torch.cat([torch.empty(0, 2, dtype=torch.int64), *parts])
-    steps = torch.tensor([step for step, _, _ in done], dtype=torch.int64)
-    counts = torch.tensor([len(part) for part in parts], dtype=torch.int64)
+    places = torch.cat([torch.empty(0, 2, dtype=torch.int64, device="cpu"), *parts])
+    steps = torch.tensor([step for step, _, _ in done], dtype=torch.int64, device="cpu")
+    counts = torch.tensor([len(part) for part in parts], dtype=torch.int64, device="cpu")
     frame: pd.DataFrame = pandas.DataFrame(
         {
             "step": steps.repeat_interleave(counts).numpy(),
             "layer": pandas.Categorical.from_codes(places[:, 0].numpy(), categories=names),
             "quantity": pandas.Categorical.from_codes(places[:, 1].numpy(), categories=QUANTITIES),
-            "value": torch.cat([torch.empty(0), *(table[known] for _, table, known in done)]).numpy(),
+            "value": torch.cat(
+                [torch.empty(0, dtype=torch.float32, device="cpu"), *(table[known] for _, table, known in done)]
+            ).numpy(),
         }
     )
     return frame

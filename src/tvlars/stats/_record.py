@@ -64,7 +64,8 @@ class Record:
 
     def table(self, layers: int) -> tuple[Tensor, Tensor]:
         """Values and which are known, [layers, quantities] each."""
-        table, known = torch.zeros(layers, len(QUANTITIES)), torch.zeros(layers, len(QUANTITIES), dtype=torch.bool)
+        shape = layers, len(QUANTITIES)
+        table, known = (torch.zeros(shape, dtype=dtype, device="cpu") for dtype in (torch.float32, torch.bool))
         column = {name: i for i, name in enumerate(QUANTITIES)}
         for quantity, places, values in self.values:
             scale = float(self.scale) if self.scale is not None and quantity == "LGN" else 1.0
@@ -135,4 +136,8 @@ def norms_of(layers: dict[int, Tensor]) -> list[tuple[list[int], Tensor]]:
 def as_vector(values: Any) -> Tensor:
     if isinstance(values, Tensor):
         return values
-    return torch.stack(list(values)) if isinstance(values[0], Tensor) else torch.tensor(values, dtype=torch.float64)
+    return (
+        torch.stack(list(values))
+        if isinstance(values[0], Tensor)
+        else torch.tensor(values, dtype=torch.float64, device="cpu")
+    )

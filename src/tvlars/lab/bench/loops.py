@@ -58,8 +58,8 @@ class Task:
         """The images, the same each time, and two for a test."""
         generator = torch.Generator().manual_seed(0)
         shape = (self.images + 2, 3, self.size, self.size)
-        images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
-        labels = torch.randint(0, CLASSES, (len(images),), generator=generator)
+        images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator, device="cpu")
+        labels = torch.randint(0, CLASSES, (len(images),), generator=generator, device="cpu")
         n = self.images
         return ImageData("random", "drawn", images[:n], labels[:n], images[n:], labels[n:], classes=CLASSES, flip=True)
 

@@ -86,9 +86,9 @@ class TrainingSteps:
         self.model: Callable[[Tensor], Tensor] = torch.compile(self.bare) if switches.compiled else self.bare
         generator = torch.Generator().manual_seed(0)
         shape = (task.batch_size, 3, task.size, task.size)
-        images = torch.randn(shape, generator=generator)
+        images = torch.randn(shape, generator=generator, device="cpu")
         self.images = images.to(self.device).contiguous(memory_format=memory_format)
-        self.labels = torch.randint(0, CLASSES, (task.batch_size,), generator=generator).to(self.device)
+        self.labels = torch.randint(0, CLASSES, (task.batch_size,), generator=generator, device="cpu").to(self.device)
         self.optimizer = make_optimizer(SGD, self.bare.parameters())
         start = time.perf_counter()
         self.logits = self._backward()

@@ -79,7 +79,7 @@ def decode(folder: Path, files: Sequence[ImageFile], image_size: int | None, rea
 def _decode(folder: Path, files: Sequence[ImageFile], image_size: int | None, read: Read) -> Decoded:
     shape = _first_shape(files, image_size, read)
     if not must_map(len(files) * int(np.prod(shape))):
-        images = torch.empty((len(files), *shape), dtype=torch.uint8)
+        images = torch.empty((len(files), *shape), dtype=torch.uint8, device="cpu")
         array = images.numpy()
         digests, bad, remarks = _decode_each(files, image_size, read, shape, array.__setitem__)
         if bad:
@@ -322,7 +322,7 @@ def _open(file: Path, files: Sequence[ImageFile], shape: tuple[int, ...]) -> Dec
             content.seek(kept * each)
             digests = np.frombuffer(content.read(kept * DIGEST.itemsize), DIGEST)
         if not kept:
-            images = torch.empty((0, *shape), dtype=torch.uint8)
+            images = torch.empty((0, *shape), dtype=torch.uint8, device="cpu")
         else:
             images = torch.from_numpy(np.memmap(file, np.uint8, "c", shape=(kept, *shape)))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

@@ -107,8 +107,8 @@ class ImageData:
 
         Of more than 200,000 images, over as many that are evenly spaced.
         """
-        values = torch.arange(256, dtype=torch.float64)
-        counts = torch.zeros(self.channels, 256, dtype=torch.float64)
+        values = torch.arange(256, dtype=torch.float64, device="cpu")
+        counts = torch.zeros(self.channels, 256, dtype=torch.float64, device="cpu")
         every = -(-len(self.train_images) // MEASURED)
         for images in torch.split(self.train_images[::every], 4096):
             for channel, pixels in enumerate(images.unbind(1)):

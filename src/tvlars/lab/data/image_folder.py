@@ -92,7 +92,7 @@ def load_image_folder(folder: Path, image_size: int | None = None, skip_bad_imag
     without = [name for name in number if name not in tested]
     if without and test:
         account.remarks.append(f"no test images of {_some('class', 'classes', without)}")
-    labels = torch.tensor([number[label] for _, label in [*train, *test]])
+    labels = torch.tensor([number[label] for _, label in [*train, *test]], device="cpu")
     account.remarks += _duplicates(found, labels, len(train))
     count = len(train)
     return ImageData(

@@ -56,7 +56,7 @@ def picture_of_views(data: ImageData, count: int = 8, seed: int = 0, made_by: st
     if data.channels not in (1, 3):
         raise UsageError(f"views need images of 1 or 3 channels, but {data.name} has {data.channels}")
     generator = torch.Generator().manual_seed(seed)
-    images = data.train_images[torch.randperm(len(data.train_labels), generator=generator)[:count]]
+    images = data.train_images[torch.randperm(len(data.train_labels), generator=generator, device="cpu")[:count]]
     first, second = view_recipes(data.channels, data.image_size, data.flip)
     columns = [("image", images.float())]
     for name, recipe in (("first view", first), ("second view", second)):

@@ -192,7 +192,7 @@ def label_subset(labels: Tensor, share: float, seed: int) -> Tensor:
     if share == 1.0:
         return torch.arange(len(labels), device=labels.device)
     generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(labels), generator=generator).to(labels.device)
+    order = torch.randperm(len(labels), generator=generator, device="cpu").to(labels.device)
     chosen = []
     for label in torch.unique(labels):
         mine = order[labels[order] == label]
@@ -224,7 +224,7 @@ def linear_probe(
     for epoch in range(epochs):
         for group in optimizer.param_groups:
             group["lr"] = lr * 0.5 * (1 + math.cos(math.pi * epoch / epochs))
-        for batch in torch.split(torch.randperm(len(y), generator=generator).to(y.device), BATCH):
+        for batch in torch.split(torch.randperm(len(y), generator=generator, device="cpu").to(y.device), BATCH):
             optimizer.zero_grad()
             F.cross_entropy(classifier(x[batch]), y[batch]).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -296,7 +296,7 @@ def finetune(
     draws = torch.Generator(data.train_images.device).manual_seed(seed)
     for _ in range(epochs):
         net.train()
-        shuffled = chosen[torch.randperm(len(chosen), generator=order).to(chosen.device)]
+        shuffled = chosen[torch.randperm(len(chosen), generator=order, device="cpu").to(chosen.device)]
         for batch in torch.split(shuffled, BATCH):
             if len(batch) < 2:
                 continue  # batch norm has no statistics of one sample
@@ -339,7 +339,9 @@ def _calibrated(
     net.train()
     with torch.no_grad():
         generator = torch.Generator().manual_seed(0)  # folders are in the order of their classes
-        chosen = torch.randperm(len(data.train_labels), generator=generator)[:CALIBRATION].to(data.train_labels.device)
+        chosen = torch.randperm(len(data.train_labels), generator=generator, device="cpu")[:CALIBRATION].to(
+            data.train_labels.device
+        )
         for part in torch.split(chosen, min(batch_size, BATCH)):
             if len(part) > 1:
                 net(normalize(pick(data.train_images, part)))
