@@ -180,6 +180,11 @@ class LoraLinear(nn.Linear):
         (nn.ModuleDict({"mask_tokens": nn.Embedding(4, 8), "position_embeddings": nn.EmbeddingBag(4, 8)}), set()),
         (nn.ModuleDict({"no_mask_embed": nn.Embedding(1, 4), "user_bias": nn.Embedding(9, 1)}), set()),
         (nn.ModuleDict({"embed": LearnedPositionalEmbedding(9, 4)}), set()),
+        (nn.ModuleDict({"image_position_embed": nn.ModuleDict({"rows": nn.Embedding(9, 4)})}), set()),
+        (nn.ModuleDict({"norm": nn.ModuleDict({"scale": nn.Embedding(4, 8), "shift": nn.Embedding(4, 8)})}), set()),
+        (nn.ModuleDict({"pos_embedding": nn.ModuleDict({"weights": nn.ParameterList([torch.ones(9, 4)])})}), set()),
+        (Holder(A_log=(2, 3, 4), D=(2, 3), x_proj_weight=(2, 4, 3)), {"x_proj_weight"}),  # heads of a Mamba
+        (Holder(q=(8, 2, 4), seg_embed=(2, 2, 4), latent_query=(3, 4), latents_1d=(3, 4)), {"q"}),
         (nn.ModuleDict({"pos_embed": nn.Linear(4, 4, bias=False)}), {"pos_embed.weight"}),  # a map all the same
         (nn.ModuleDict({"pos_embeds": nn.ParameterList([torch.ones(9, 4)])}), set()),
         (nn.ModuleDict({"experts": nn.ParameterList([torch.ones(9, 4)])}), {"experts.0"}),

@@ -31,7 +31,7 @@ POSITIONS = {
     *("pos", "position", "positions", "positional", "posemb", "posembed", "posembedding", "posembeddings"),
     *("relpos", "abspos", "relative", "rope", "wpe", "pe", "freqs"),
 }
-BESIDE_REL = {"h", "w", "x", "y", "k", "v", "height", "width", "bias", "table", "key", "value", "attention"}
+BESIDE_REL = {"h", "w", "x", "y", "k", "v", "height", "width", "bias", "table", "key", "value", "attention", "attn"}
 """With one of them "rel" means relative positions; alone it may be a relation."""
 TOKENS = {
     "token",
@@ -49,7 +49,8 @@ TOKENS = {
 EMBEDDINGS = {"emb", "embs", "embed", "embeds", "embedding", "embeddings"}
 SPECIAL = {
     *("cls", "class", "reg", "register", "dist", "distillation", "mask", "masked", "iou", "query", "prompt", "null"),
-    *("pad", "sep", "global", "memory", "mem", "summary", "level", "modality", "type", "object", "special"),
+    *("pad", "sep", "global", "memory", "mem", "summary", "level", "modality", "type", "object", "special", "seg"),
+    "segment",
 }
 """Before "token" or "embedding" they say that there are a few of a kind, not a vocabulary."""
 WEIGHTS = {"weight", "weights", "kernel", "kernels", "w", "proj", "projection", "matrix"}
@@ -127,6 +128,18 @@ def is_scale(name: str) -> bool:
     return bool(found) and found[-1] in SCALES
 
 
+def is_table(names: Sequence[str]) -> bool:
+    """Return True for an embedding of positions, special tokens, scales or shifts.
+
+    Args:
+        names: of the embedding, of what holds it and, where known, of its class.
+    """
+    own, holder, *kind = names
+    if "emb" in holder.lower() and is_position(holder):
+        return True
+    return any(map(is_position, (own, *kind))) or is_special_token(own) or is_scale(own)
+
+
 def is_token(name: str) -> bool:
     """Return True for the name of a learned token or an added embedding: ``cls_token``, ``class_embedding``."""
     found = list(words(name))
@@ -159,6 +172,8 @@ def is_adapted(names: Sequence[str], shape: Sequence[int], siblings: Collection[
         return False
     if len(shape) >= 2 and (is_low_rank(own) or any(map(is_low_rank, around[:1]))):
         return True
+    if own == "D" and any(name in ("A", "A_log") for name in siblings):
+        return False  # of a state space model, what goes by the states
     asked = names if own.lower() in GENERIC or own.isdigit() else [own]
     if any(map(is_position, asked)):
         return False

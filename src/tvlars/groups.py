@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from functools import wraps
 from typing import Any, cast, overload
@@ -14,7 +14,7 @@ from torch.nn.utils.parametrizations import _WeightNorm
 from torch.nn.utils.parametrize import is_parametrized
 
 from tvlars._checks import check_number
-from tvlars._roles import is_adapted, is_position, is_special_token, is_vector
+from tvlars._roles import is_adapted, is_table, is_vector
 from tvlars.optim._fsdp1 import refuse_flat_parameters
 from tvlars.plan import Plan
 
@@ -246,16 +246,15 @@ def _trainable(model: nn.Module) -> Iterator[tuple[str, Tensor, bool]]:
             if is_lazy(parameter):
                 raise ValueError(f"model must have seen an input, but {name} is not initialized yet")
             seen.add(id(parameter))
-            path, own = prefix.split("."), name.rpartition(".")[2]
+            around, own = prefix.split(".")[::-1], name.rpartition(".")[2]
             if name in undecayed or getattr(parameter, "_no_weight_decay", False):
                 yield name, parameter, False
             elif id(module) in parametrized:
                 holder, tensor = parametrized[id(module)]
-                called = path[-3] if len(path) > 2 else ""
                 magnitude = _is_magnitude(module, own, parameter)
-                yield name, parameter, not magnitude and _is_adapted(holder, called, tensor, parameter, siblings)
+                yield name, parameter, not magnitude and _is_adapted(holder, around[2:], tensor, parameter, siblings)
             else:
-                yield name, parameter, _is_adapted(module, path[-1], own, parameter, siblings)
+                yield name, parameter, _is_adapted(module, around, own, parameter, siblings)
 
 
 def _is_magnitude(parametrizations: nn.Module, own: str, parameter: Tensor) -> bool:
@@ -271,14 +270,19 @@ def _undecayed(prefix: str, module: nn.Module) -> set[str]:
     return {f"{prefix}.{name}" if prefix else name for name in ask()} if callable(ask) else set()
 
 
-def _is_adapted(module: nn.Module, called: str, own: str, parameter: Tensor, siblings: Collection[str]) -> bool:
-    """The role of a parameter ``own`` of ``module``, which its parent calls ``called``."""
+def _is_adapted(
+    module: nn.Module, around: Sequence[str], own: str, parameter: Tensor, siblings: Collection[str]
+) -> bool:
+    """The role of a parameter ``own`` of ``module``; ``around`` is what that and its parents are called."""
+    called, parent = [*around, "", ""][:2]
     if isinstance(module, NORMALIZATION):
         return False
     if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and own == "weight":
         if is_vector(parameter.shape):  # one learned token, or a bias for each of many things
             return False
-        return not any(is_position(name) or is_special_token(name) for name in (called, type(module).__name__))
+        return not is_table((called, parent, type(module).__name__))
     if isinstance(module, WEIGHTED) and re.fullmatch(WEIGHT, own):
         return True
+    if isinstance(module, (nn.ParameterList, nn.ParameterDict)) and called in ("weights", "params", "parameters"):
+        called = parent
     return is_adapted((own, called, type(module).__name__), parameter.shape, siblings)

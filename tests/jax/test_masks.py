@@ -61,6 +61,8 @@ def test_names_and_shapes_decide_in_a_dictionary() -> None:
         ({"posembed_input": {"pos_embedding": (1, 9, 4)}, "rel_pos_h": (9, 4)}, set()),
         ({"position_embeddings": {"embedding": (9, 4)}, "relative_attention_bias": {"embedding": (32, 8)}}, set()),
         ({"embed_tokens": {"embedding": (9, 4)}}, {"embed_tokens/embedding"}),
+        ({"no_mask": {"embedding": (1, 4)}, "scale": {"embedding": (4, 8)}}, set()),
+        ({"position_embed": {"rows": {"embedding": (9, 4)}}, "mamba": {"A_log": (2, 3, 4), "D": (2, 3)}}, set()),
         ({"relative_position_bias_table": (9, 3)}, set()),
         ({"dense": {"kernel": (4, 1)}, "head": {"kernel": (1, 4)}}, {"dense/kernel", "head/kernel"}),
         ({"lora": {"a": (1, 4), "b": (4, 2)}, "lora_a": (4, 1), "lora_b": (1, 4)}, {"lora/b", "lora_a", "lora_b"}),

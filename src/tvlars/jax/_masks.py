@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from jax.tree_util import tree_flatten_with_path, tree_map_with_path
 
-from tvlars._roles import is_adapted, is_bias, is_norm, is_position, is_special_token, is_vector, words
+from tvlars._roles import is_adapted, is_bias, is_norm, is_table, is_vector, words
 from tvlars.jax._types import Mask, Scalar, check_number
 
 EMBEDDINGS = ("embedding", "embeddings")
@@ -89,7 +89,7 @@ def _is_adapted(names: tuple[str, ...], leaf: Any, siblings: set[str], holder: s
     """The role of a leaf, by its names, outermost first; ``holder`` is the Equinox type that says it has weights."""
     if "batch_stats" in names or not hasattr(leaf, "shape"):
         return False
-    own, called = ("", *names)[-1], ("", "", *names)[-2]
+    parent, called, own = ("", "", "", *names)[-3:]
     if holder == "Embedding" and own == "weight":
         own = "embedding"
     elif holder and own.startswith("weight"):
@@ -99,9 +99,7 @@ def _is_adapted(names: tuple[str, ...], leaf: Any, siblings: set[str], holder: s
     if own in NOT_ADAPTED or is_bias(own, siblings):
         return False
     if own in EMBEDDINGS:
-        return not is_vector(leaf.shape) and not any(
-            is_position(name) or is_special_token(name) for name in (own, called)
-        )
+        return not (is_vector(leaf.shape) or is_table((called, parent)))
     if own == "kernel" or (own == "w" and not is_norm(called)):
         return True
     return is_adapted((own, called), leaf.shape, siblings)
