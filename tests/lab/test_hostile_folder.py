@@ -404,3 +404,48 @@ def test_a_run_that_goes_on_knows_its_model_best(tmp_path: Path) -> None:
     train(TrainConfig(**options, out=run, resume=True), reporter=Reporter())
     assert (run / "model.json").read_text() == good
     assert said_by("evaluate", run)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        ("epochs.csv", lambda lines: [*lines, lines[-1]], "epochs.csv is being written at line 3: 1 rows are read"),
+        ("steps.csv", lambda lines: [*lines[:3], *lines[1:]], "steps.csv is damaged at line 4: 2 rows are read"),
+        ("steps.csv", lambda lines: [lines[0], lines[1].replace("1,", "1e300,", 1), *lines[2:]], "damaged at line 2"),
+        ("steps.csv", lambda lines: [lines[0], lines[1].replace("1,", "-1,", 1), *lines[2:]], "damaged at line 2"),
+        (
+            "epochs.csv",
+            lambda lines: ["step," + lines[0], "1," + lines[1]],
+            "epochs.csv cannot be read: it has a column",
+        ),
+        ("epochs.csv", lambda lines: [line.partition(",")[2] for line in lines], "it has no column epoch"),
+    ],
+)
+def test_rows_that_no_run_writes(
+    folder: Path, tmp_path: Path, name: str, change: Any, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page, "_plotly", lambda: "")
+    lines = (folder / name).read_text().splitlines()
+    (folder / name).write_text("\n".join(change(lines)) + "\n")
+    assert any(said in problem for problem in load_run(folder).problems)
+    assert said_by("report", folder, "-o", tmp_path / "page.html")[0] == 0
+
+
+def test_an_option_may_be_two_dashes(tmp_path: Path) -> None:
+    for words, said in (
+        (["views", "digits", "--seed=--"], "argument --seed: must be an integer, got '--'"),
+        (["views", "digits", "--count=--"], "argument --count: must be an integer, got '--'"),
+        (["views", "digits", "--out=--"], "out must end in .png, got '--'"),
+        (["train", "--lr=--"], "argument --lr: must be a number, got '--'"),
+        (["train", "--data=--"], "unknown data set '--'"),
+        (["train", "--resume=--"], "resume must be a run folder, but '--' cannot be read"),
+        (["train", "--config=--"], "config must be a JSON file or a run folder, but '--' cannot be read"),
+        (["compare", "--seeds=--"], "argument --seeds: must be an integer, got '--'"),
+        (["compare", "--optimizers=--"], "unknown optimizer '--'"),
+        (["bench", "--seconds=--"], "argument --seconds: must be a number, got '--'"),
+        (["landscape", "run", "--points=--"], "argument --points: must be an integer, got '--'"),
+    ):
+        code, told = said_by(*words)
+        assert code == 2, told
+        assert said in told
+        assert told.count("\n") == 1

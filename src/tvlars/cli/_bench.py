@@ -32,9 +32,9 @@ def _bench(parsed: argparse.Namespace) -> int:
     from tvlars.lab.marked import check_output, mark, write_output
 
     config = BenchConfig(seconds=parsed.seconds, accelerator=parsed.accelerator, workers=parsed.workers)
-    if parsed.json is not None and (parsed.json.is_dir() or not parsed.json.resolve().parent.is_dir()):
-        raise UsageError(f"json must be a file in a folder that exists, got {str(parsed.json)!r}")
     if parsed.json is not None:
+        if "\0" in str(parsed.json) or parsed.json.is_dir() or not parsed.json.resolve().parent.is_dir():
+            raise UsageError(f"json must be a file in a folder that exists, got {str(parsed.json)!r}")
         check_output(parsed.json, "json", (".json",), (f'"made_by": "{mark("bench")}"'.encode(),))
     with _progress(config.seconds) as announce:
         result = bench(config, announce)

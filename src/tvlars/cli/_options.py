@@ -35,6 +35,14 @@ class Parser(argparse.ArgumentParser):
 
         raise UsageError(f"{message}. See {self.prog} --help.")
 
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        if action.option_strings and action.nargs in (None, "?", "+") and arg_strings == ["--"]:
+            # As in --seed=--, which earlier versions of Python take for the end of options, and the value for a list.
+            value = self._get_value(action, "--")
+            self._check_value(action, value)
+            return [value] if action.nargs == "+" else value
+        return super()._get_values(action, arg_strings)
+
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         from tvlars.lab.errors import unknown
 

@@ -320,6 +320,11 @@ def _read_rows(file: Path, kind: Any, problems: list[str], optional: bool = Fals
         if not content:
             raise ValueError("it is empty")
         header, *lines = content
+        names = header.split(",")
+        if len(set(names)) < len(names):
+            raise ValueError("it has a column twice")
+        if lacking := [name for name in ("step", "epoch") if name not in names]:
+            raise ValueError(f"it has no column {lacking[0]}")
     except FileNotFoundError:
         if not optional:
             problems.append(f"{file.name} is missing")
@@ -327,18 +332,21 @@ def _read_rows(file: Path, kind: Any, problems: list[str], optional: bool = Fals
     except (OSError, ValueError) as error:
         problems.append(f"{file.name} cannot be read: {reason(error)}")
         return pd.DataFrame(columns=columns)
-    names = header.split(",")
-    rows = []
+    whole = {f.name for f in fields(kind) if f.type == "int"}
+    rows: list[list[float]] = []
+    last = 0.0
     for number, line in enumerate(lines, 2):
         cells = line.split(",")
         try:
             if len(cells) != len(names):
                 raise ValueError("too few columns")
             row = [float(cell) for cell in cells]
-            if any(
-                name in ("step", "epoch") and not math.isfinite(value) for name, value in zip(names, row, strict=True)
-            ):
-                raise ValueError("no step")
+            for name, value in zip(names, row, strict=True):
+                if name in ("step", "epoch", *whole) and not (0 <= value < 2**53):
+                    raise ValueError(f"no {name}")
+                if name == "step" and value <= last:
+                    raise ValueError("a step twice")
+            last = row[names.index("step")]
             rows.append(row)
         except ValueError:
             what = "being written" if number == len(lines) + 1 else "damaged"
@@ -349,6 +357,5 @@ def _read_rows(file: Path, kind: Any, problems: list[str], optional: bool = Fals
         problems.append(f"{file.name} is of an older version, it lacks {', '.join(missing)}")
         frame = frame.assign(**dict.fromkeys(missing, math.nan))
     for name in ("step",) if kind is StepRow else ("step", "epoch"):
-        if name in names:
-            frame[name] = frame[name].astype(int)
+        frame[name] = frame[name].astype(int)
     return frame

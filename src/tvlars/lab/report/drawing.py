@@ -59,7 +59,9 @@ def _has(frame: pd.DataFrame, column: str) -> bool:
 
 def _stack(frames: list[pd.DataFrame], column: str, scale: float) -> pd.DataFrame:
     """Epoch, and mean, low and high over the runs, thinned to MAX_POINTS."""
-    wide = pd.concat([frame.set_index("epoch")[column] * scale for frame in frames], axis=1)
+    # Of steps that are one epoch when it is rounded to the digits that a folder keeps, the first.
+    curves = [frame.drop_duplicates("epoch").set_index("epoch")[column] * scale for frame in frames]
+    wide = pd.concat(curves, axis=1)
     wide = wide.replace([np.inf, -np.inf], np.nan).sort_index()
     bins = np.arange(len(wide)) // -(-len(wide) // MAX_POINTS)
     wide = wide.reset_index().groupby(bins).mean()
