@@ -19,6 +19,7 @@ from tvlars.lab import ImageData, TrainConfig, UsageError, checkpoint, evaluate,
 from tvlars.lab.data.fingerprint import Fingerprint
 from tvlars.lab.progress import Reporter
 from tvlars.lab.record import StepRow
+from tvlars.lab.ssl.probe_run import probe_run
 from tvlars.lab.surface import run_sharpness
 
 QUICK: dict[str, Any] = dict(
@@ -154,6 +155,11 @@ def test_a_run_is_tested_and_measured_on_what_it_was_trained_on(tmp_path: Path) 
     assert evaluate(run).note == ""
     add_a_file(data)
     assert evaluate(run).note == ""  # training images play no part
+    with pytest.raises(
+        UsageError, match=r"data must be given to measure .*: class 'dog' had 4 training images, and has 5"
+    ):
+        probe_run(run, "knn")
+    assert set(probe_run(run, "knn", data=f"imagefolder:{data}", device="cpu")) == {"knn"}
     said = (
         r"must be measured on the images that it was trained on, but .*: class 'dog' had 4 training images, and has 5"
     )

@@ -74,7 +74,7 @@ def evaluate(
             loss += F.cross_entropy(logits, targets, reduction="sum").item()
             correct += int((logits.argmax(1) == targets).sum())
     count = len(loaded.test_labels)
-    changed = changed_data(run, loaded, "test") if data is None else ""
+    changed = changed_data(run, loaded, "test") if data is None and image_size is None else ""
     return Evaluation(correct / count, loss / count, count, str(loaded), changed, loaded.account)
 
 
@@ -147,9 +147,13 @@ def check_facts(run: LoadedRun, data: ImageData, sized: bool = False) -> None:
             raise UsageError(f"{wanted} {name} of the training images is {facts[name]}, and it is {value.tolist()}")
 
 
-def changed_data(run: LoadedRun, data: ImageData, split: Literal["train", "test"]) -> str:
-    """How a split of ``data``, which are a run's own, differs from what it was when the run began; "" where it does
-    not, or the run's version kept nothing to tell by."""
-    there = Fingerprint.from_json(run.model_facts().get(FINGERPRINT))
-    said = "" if there is None else there.difference(data.fingerprint, (split,))
+def changed_data(run: LoadedRun, data: ImageData, *splits: Literal["train", "test"]) -> str:
+    """How ``splits`` of ``data``, which are a run's own, differ from what they were when the run began; "" where they
+    do not. A run of an earlier version tells by the names of classes alone."""
+    facts = run.model_facts()
+    there = Fingerprint.from_json(facts.get(FINGERPRINT))
+    if there is None:
+        said = difference_of_names(facts["class_names"], data.class_names)
+    else:
+        said = there.difference(data.fingerprint, splits)
     return f"the data have changed since the run began: {said}" if said else ""

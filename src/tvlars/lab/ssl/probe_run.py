@@ -12,7 +12,7 @@ from torch import Tensor
 from tvlars.lab.data import load_data
 from tvlars.lab.data.place import as_path, looked_for, same_folder
 from tvlars.lab.errors import UsageError
-from tvlars.lab.evaluate import as_loaded, check_facts, choose_device
+from tvlars.lab.evaluate import as_loaded, changed_data, check_facts, choose_device
 from tvlars.lab.models import build_model
 from tvlars.lab.record import write_json
 from tvlars.lab.result import RunResult
@@ -58,7 +58,8 @@ def probe_run(
         evaluations.json.
 
     Raises:
-        UsageError: the run has no weights, they are of another architecture, or the data do not fit or have no labels.
+        UsageError: the run has no weights, they are of another architecture, or the data do not fit, have
+            no labels, or are the run's own and have changed.
     """
     run, wanted = as_loaded(run), parse_evaluations(evaluations)
     facts = run.model_facts()
@@ -72,6 +73,8 @@ def probe_run(
         skip_bad_images = skip_bad_images or run.config.skip_bad_images
     loaded = load_data(str(data), as_path("data_dir", data_dir), image_size, skip_bad_images)
     check_facts(run, loaded, sized)
+    if own and not sized and (changed := changed_data(run, loaded, "train", "test")):
+        raise UsageError(f"data must be given to measure {run.folder} on others than its own, but {changed}")
     check_labels(loaded, evaluations)
     if loaded.channels != facts["channels"]:
         raise UsageError(
