@@ -14,7 +14,7 @@ from tvlars.lab import Grid, LoadedRun, TrainConfig, UsageError
 from tvlars.lab.config import MEANS, MEASURED, TRAINED, deciding
 from tvlars.lab.identity import differences, identity
 from tvlars.lab.record import write_json
-from tvlars.lab.report.arms import make_arms
+from tvlars.lab.report.parts import parts_of
 from tvlars.lab.sweep.options import run_name
 from tvlars.lab.sweep.sweeping import FILE, prepare
 from tvlars.lab.sweep.tune_folder import check_same
@@ -66,7 +66,8 @@ def test_runs_that_go_on_sweeps_and_reports_have_one_meaning(name: str) -> None:
     # A name tells the task, the data, the optimizer, batch size and seed in words; the digest tells all.
     assert (run_name(config).split("-")[-1] == run_name(BASE).split("-")[-1]) == same_run
     if name not in ("optimizer", "batch_size", "seed"):
-        assert (len(make_arms([loaded(BASE), loaded(config)])) == 1) == (name not in OTHERS)
+        parts = parts_of([loaded(BASE), loaded(config)])
+        assert (sum(len(part.arms) for part in parts) == 1) == (name not in OTHERS)
 
 
 def test_what_an_earlier_version_took_for_a_part_of_a_run_is_none() -> None:

@@ -93,7 +93,7 @@ def _data_of(runs: list[LoadedRun]) -> list[tuple[Any, ...]]:
                 (*content, mine[i].train.pixels, mine[i].test.pixels) if i in mine else other
                 for i, other in enumerate(found)
             ]
-    named: dict[tuple[str, int | None], set[tuple[Any, ...]]] = {}
+    named: dict[tuple[str, int | None, bool], set[tuple[Any, ...]]] = {}
     for run, print_, content in zip(runs, prints, found, strict=True):
         if print_ is not None:
             named.setdefault(_name(run), set()).add((sum(print_.test.counts), content))
@@ -105,8 +105,8 @@ def _data_of(runs: list[LoadedRun]) -> list[tuple[Any, ...]]:
     return found
 
 
-def _name(run: LoadedRun) -> tuple[str, int | None]:
-    return (run.config.data, run.config.image_size) if run.config else ("", None)
+def _name(run: LoadedRun) -> tuple[str, int | None, bool]:
+    return (run.config.data, run.config.image_size, run.config.skip_bad_images) if run.config else ("", None, False)
 
 
 def _titles(groups: list[list[LoadedRun]]) -> list[str]:
