@@ -291,7 +291,7 @@ def forge(path: Path, **entries: Any) -> None:
 
 
 @pytest.mark.parametrize("damage", [truncate, flip_a_bit, Path.unlink])
-@pytest.mark.parametrize("name", ["__0_0.distcp", ".metadata", "progress.pt", "manifest.json"])
+@pytest.mark.parametrize("name", ["tensors-0.bin", "tensors.json", "progress.json", "progress.bin", "manifest.json"])
 def test_a_damaged_checkpoint_is_said_and_the_one_before_is_used(
     tmp_path: Path, cut: Path, digits: ImageData, damage: Any, name: str
 ) -> None:
@@ -437,7 +437,7 @@ def test_rows_before_a_checkpoint_are_on_the_disk_before_it(
     train(config, data=digits, reporter=Reporter())
     saved = synced.index("-> 000000005")
     begun = max(i for i, name in enumerate(synced) if name == "-> epochs.csv")
-    assert {"steps.csv", "epochs.csv", "progress.pt", "manifest.json"} <= set(synced[begun:saved])
+    assert {"steps.csv", "epochs.csv", "progress.json", "manifest.json"} <= set(synced[begun:saved])
 
 
 def test_a_run_that_was_cut_off_before_it_wrote_anything_begins(tmp_path: Path, digits: ImageData) -> None:

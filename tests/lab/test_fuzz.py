@@ -121,7 +121,7 @@ def copy_of(folder: Path, to: Path) -> Iterator[Path]:
 
 @FUZZ
 @given(
-    name=st.sampled_from([".metadata", "progress.pt", "__0_0.distcp", "manifest.json"]),
+    name=st.sampled_from(["tensors.json", "progress.json", "progress.bin", "tensors-0.bin", "manifest.json"]),
     places=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=4),
     cut=st.none() | st.floats(0, 1),
     forged=st.booleans(),

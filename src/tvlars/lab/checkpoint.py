@@ -1,49 +1,58 @@
 """Checkpoints: all that a run needs to go on as if nothing had happened, on disk whole or not at all.
 
-    RUN/checkpoints/000000120/      after optimizer step 120
-        .metadata, __R_K.distcp     weights and optimizer state, by torch.distributed.checkpoint: each process writes
-                                    its shards, and any number of processes can read them
-        progress.pt                 the rest: position, random states, rows, options of the optimizer
-        manifest.json               what run this is of, and the SHA-256 of every file
+    RUN/checkpoints/000000120/          after optimizer step 120
+        tensors.json, tensors-R.bin     weights and optimizer state, see lab.shards: each process writes its shards, and
+                                        any number of processes can read them
+        progress.json, progress.bin     the rest: position, random states, rows, options of the optimizer, see
+                                        lab.plain_values
+        manifest.json                   what run this is of, and the SHA-256 of every file
 
 A checkpoint is written into a folder of another name, synced, and renamed when its manifest is there. Reading one
-executes no code: torch's files are read with ``weights_only=True``, and the metadata by an unpickler that knows the
-classes of such metadata alone.
+executes no code, whoever wrote it: all of it is JSON and raw bytes. Format 1 had pickles (.metadata, __R_K.distcp,
+progress.pt), which are read without an unpickler, see lab.plain_pickle.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
-import io
 import json
 import os
-import pickle
+import re
 import shutil
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
-from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 from torch.distributed.checkpoint.state_dict_loader import load as load_sharded
 from torch.distributed.checkpoint.state_dict_saver import save as save_sharded
 
 from tvlars import __version__
 from tvlars.lab.disk import sync, write_synced
 from tvlars.lab.errors import UsageError
+from tvlars.lab.plain_pickle import read_torch_file
+from tvlars.lab.plain_values import decode, encode
 from tvlars.lab.processes import Processes
+from tvlars.lab.shards import DATA, OLD_DATA, OLD_TABLE, TABLE, Table, TensorReader, TensorWriter, read_table
 
-FORMAT = 1
+FORMAT = 2
+OLD_FORMAT = 1
+"""Still read, not written any more."""
 FOLDER = "checkpoints"
 PART = ".part"
 OLD = ".old.part"
-METADATA = ".metadata"
+PROGRESS = ("progress.json", "progress.bin")
+OLD_PROGRESS = "progress.pt"
+MAX_PROCESSES = 2**20
+FILES: dict[int, tuple[tuple[str, ...], re.Pattern[str]]] = {
+    FORMAT: ((TABLE, *PROGRESS), DATA),
+    OLD_FORMAT: ((OLD_TABLE, OLD_PROGRESS), OLD_DATA),
+}
+"""What a checkpoint consists of besides its manifest: files that have to be there, and those of the processes."""
 T = TypeVar("T")
 
 
@@ -79,7 +88,7 @@ def save(
         folder: run folder.
         step: optimizer steps taken.
         tensors: weights and optimizer state, nested by name; sharded ones are written by those who hold them.
-        progress: the rest, of the first process; whatever ``torch.load(weights_only=True)`` gives back.
+        progress: the rest, of the first process: numbers, texts, tensors and collections of them.
         run: what is to be the same in a run that goes on from it.
         processes: those of the run.
         keep: newest checkpoints that are kept.
@@ -92,10 +101,9 @@ def save(
 
     def finish() -> None:
         digests = {name: digest for some in found for name, digest in some.items()}
-        content = io.BytesIO()
-        torch.save(progress, content)
-        write_synced(part / "progress.pt", content.getvalue())
-        digests.update({name: _digest(part / name) for name in (METADATA, "progress.pt")})
+        for name, content in zip(PROGRESS, encode(progress), strict=True):
+            write_synced(part / name, content)
+        digests.update(_digests(part / name for name in (TABLE, *PROGRESS)))
         manifest = Manifest(FORMAT, step, processes.count, __version__, torch.__version__, run, digests)
         manifest = replace(manifest, digest=digest_of(vars(manifest)))
         write_synced(part / "manifest.json", json.dumps(vars(manifest), indent=1, default=str).encode())
@@ -108,8 +116,8 @@ def save(
         together(processes, lambda: _fresh(part))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that there is one process is as it should be
-            save_sharded(tensors, storage_writer=_Writer(part), no_dist=not processes.several)
-        found = _of_all(processes, lambda: _digests(part.glob(f"__{processes.rank}_*")))
+            save_sharded(tensors, storage_writer=TensorWriter(part, processes.rank), no_dist=not processes.several)
+        found = _of_all(processes, lambda: _digests([part / f"tensors-{processes.rank}.bin"]))
         together(processes, finish)
     except (Exception, CheckpointException) as error:
         if processes.first:
@@ -139,22 +147,6 @@ def _of_all(processes: Processes, work: Callable[[], T]) -> list[T]:
         if reason is not None:
             raise OSError(*reason)
     return [one for one, _ in found]
-
-
-class _Writer(FileSystemWriter):
-    """Says what the disk said. From here an error goes to the other processes without what it came from."""
-
-    def write_data(self, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return super().write_data(*args, **kwargs)
-        except Exception as error:
-            cause = _os_error(error)
-            if cause is None and any(word in str(error) for word in ("inline_container", "PytorchStreamWriter")):
-                # Its own writer, closing a file that has no room.
-                cause = OSError(errno.EIO, str(error).splitlines()[0])
-            if cause is None:
-                raise
-            raise OSError(cause.errno, cause.strerror or str(cause)) from error
 
 
 def newest(folder: Path, tell: Callable[[str], None]) -> tuple[Path, Manifest] | None:
@@ -214,18 +206,30 @@ def check(path: Path) -> Manifest:
         raise ValueError("manifest.json lacks entries")
     if stored["digest"] != digest_of(stored):
         raise ValueError("manifest.json is not as it was written")
-    if stored["format"] != FORMAT:
+    if stored["format"] not in (FORMAT, OLD_FORMAT):
         raise UsageError(
-            f"{path} must be a checkpoint of format {FORMAT}, which tvlars {__version__} reads, but is of format "
-            f"{stored['format']}, written by tvlars {stored.get('tvlars')}"
+            f"{path} must be a checkpoint of format {FORMAT} or {OLD_FORMAT}, which tvlars {__version__} reads, but is "
+            f"of format {ascii(stored['format'])[:20]}, written by tvlars {ascii(stored.get('tvlars'))[:40]}"
         )
     if set(stored) != set(Manifest.__dataclass_fields__):
         raise ValueError("manifest.json lacks entries")
     manifest = Manifest(**stored)
-    if not isinstance(manifest.files, dict) or not isinstance(manifest.run, dict):
+    counts = (manifest.format, manifest.step, manifest.processes)
+    if (
+        not isinstance(manifest.files, dict)
+        or not isinstance(manifest.run, dict)
+        or any(type(n) is not int for n in counts)
+    ):
         raise ValueError("manifest.json has entries of the wrong kind")
+    if manifest.step != int(path.name.partition(".")[0]) or not 1 <= manifest.processes <= MAX_PROCESSES:
+        raise ValueError(f"manifest.json is of step {manifest.step} and {manifest.processes} processes")
+    needed, data = FILES[manifest.format]
+    if missing := [name for name in needed if name not in manifest.files]:
+        raise ValueError(f"manifest.json lacks {', '.join(missing)}")
     for name, digest in manifest.files.items():
-        if Path(name).name != name or _digest(path / name) != digest:
+        if name not in needed and not data.fullmatch(name):
+            raise ValueError(f"manifest.json names {ascii(name)[:40]}, which is no part of a checkpoint")
+        if _digest(path / name) != digest:
             raise ValueError(f"{name} is not as it was written")
     return manifest
 
@@ -236,85 +240,76 @@ def digest_of(entries: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def read_progress(path: Path) -> dict[str, Any]:
+def progress_file(path: Path, manifest: Manifest) -> Path:
+    """The file that says how far the run was."""
+    return path / (OLD_PROGRESS if manifest.format == OLD_FORMAT else PROGRESS[0])
+
+
+def read_progress(path: Path, manifest: Manifest) -> dict[str, Any]:
     """What a checkpoint has besides weights and optimizer state.
 
     Raises:
         UsageError: it holds something else, code for instance.
     """
+    file = progress_file(path, manifest)
     try:
-        found = torch.load(path / "progress.pt", map_location="cpu", weights_only=True)
-    except Exception as error:  # torch has many types for a bad file
-        raise UsageError(f"{path / 'progress.pt'} must hold numbers and tensors alone, but does not") from error
+        if manifest.format == OLD_FORMAT:
+            with open(file, "rb") as content:
+                found = read_torch_file(content)
+        else:
+            found = decode(*((path / name).read_bytes() for name in PROGRESS))
+    except Exception as error:  # torch has many types for what cannot be a tensor
+        raise UsageError(f"{file} must hold numbers and tensors alone, but does not: {_reason(error)}") from error
     if not isinstance(found, dict):
-        raise UsageError(f"{path / 'progress.pt'} must hold a mapping, got {type(found).__name__}")
+        raise UsageError(f"{file} must hold a mapping, got {type(found).__name__}")
     return found
 
 
-def load_tensors(path: Path, tensors: dict[str, Any], processes: Processes) -> None:
+def read_tensor_table(path: Path, manifest: Manifest) -> Table:
+    """Which tensors a checkpoint has, and where.
+
+    Raises:
+        UsageError: it describes something else, or tensors that are not in its files.
+    """
+    old = manifest.format == OLD_FORMAT
+    try:
+        return read_table(path, manifest.files, old)
+    except Exception as error:
+        file = path / (OLD_TABLE if old else TABLE)
+        raise UsageError(f"{file} must describe tensors alone, but does not: {_reason(error)}") from error
+
+
+def load_tensors(path: Path, table: Table, tensors: dict[str, Any], processes: Processes) -> None:
     """Fill ``tensors``, nested as they were saved, in place.
 
     Raises:
-        UsageError: the checkpoint has others, by name or shape, and says which.
+        UsageError: the checkpoint has others, by name, shape or dtype, and says which.
     """
-    reader = _Reader(path)
-    try:
-        there = {name: tuple(entry.size) for name, entry in reader.read_metadata().state_dict_metadata.items()}  # type: ignore[union-attr]
-    except Exception as error:  # an unpickler has many for what is no pickle, MemoryError among them
-        raise UsageError(f"{path / METADATA} must describe tensors alone, but does not") from error
-    here = {f"{part}.{name}": tuple(value.shape) for part, some in tensors.items() for name, value in some.items()}
+    there = {name: (entry.shape, entry.dtype) for name, entry in table.entries.items()}
+    values = {f"{part}.{name}": value for part, some in tensors.items() for name, value in some.items()}
+    here = {name: (tuple(value.shape), value.dtype) for name, value in values.items()}
     different = [name for name in {**here, **there} if here.get(name) != there.get(name)]
     if different:
         name = different[0]
         raise UsageError(
-            f"{path} must be a checkpoint of this model, but {len(different)} tensors differ: {name} is "
-            f"{there.get(name, 'missing')} there and {here.get(name, 'missing')} here"
+            f"{path} must be a checkpoint of this model, but {len(different)} tensors differ: {ascii(name)[1:-1]:.120} "
+            f"is {_described(there.get(name))} there and {_described(here.get(name))} here"
         )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            load_sharded(tensors, storage_reader=_Reader(path), no_dist=not processes.several)
+            load_sharded(tensors, storage_reader=TensorReader(path, table), no_dist=not processes.several)
     except (Exception, CheckpointException) as error:  # its files tell one thing and hold another
         raise UsageError(f"{path} must hold the tensors that it describes, but they cannot be read") from error
 
 
-class _Reader(FileSystemReader):
-    """Reads the metadata of tensors, and refuses to make anything else of it.
-
-    torch's own reader unpickles the metadata, which may execute anything; entries that are no tensors would be
-    unpickled in the same way, so their class is not among those that are known.
-    """
-
-    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        with open(Path(self.path) / METADATA, "rb") as file:
-            metadata = _TensorMetadata(file).load()
-        if not isinstance(metadata, Metadata):
-            raise pickle.UnpicklingError("no metadata of a checkpoint")
-        metadata.storage_meta = metadata.storage_meta or StorageMeta()
-        metadata.storage_meta.load_id = self.load_id
-        return metadata
+def _described(tensor: tuple[tuple[int, ...], torch.dtype] | None) -> str:
+    return "missing" if tensor is None else f"{tensor[0]} {str(tensor[1]).removeprefix('torch.')}"
 
 
-class _TensorMetadata(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if name in ("PosixPath", "WindowsPath"):  # where it was written, which plays no part
-            return PurePath
-        known = {
-            ("torch.distributed.checkpoint.metadata", part)
-            for part in (
-                *("Metadata", "TensorStorageMetadata", "TensorProperties", "ChunkStorageMetadata"),
-                *("MetadataIndex", "StorageMeta", "_MEM_FORMAT_ENCODING"),
-            )
-        } | {
-            ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
-            ("torch", "Size"),
-            ("torch.serialization", "_get_layout"),
-            ("collections", "OrderedDict"),
-        }
-        is_dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
-        if (module, name) in known or is_dtype:
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"{module}.{name} has no place in metadata of tensors")
+def _reason(error: Exception) -> str:
+    """What an error says, in one line; it may quote what a file had in place of a name."""
+    return ascii(" ".join(str(error).split()) or type(error).__name__)[1:-1][:200]
 
 
 def _put_in_place(part: Path) -> None:

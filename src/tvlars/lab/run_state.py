@@ -29,13 +29,17 @@ class Resumed:
     """A checkpoint that a run goes on from."""
 
     path: Path
+    manifest: checkpoint.Manifest
     progress: dict[str, Any]
-    processes: int
-    """How many processes wrote it."""
     epochs: list[EpochRow]
     """Rows of all epochs that are complete."""
     steps: list[StepRow]
     """Rows of the epoch that it is in."""
+
+    @property
+    def processes(self) -> int:
+        """How many processes wrote it."""
+        return self.manifest.processes
 
     @property
     def step(self) -> int:
@@ -74,12 +78,14 @@ def find(
             check_data(path, manifest.run.get(FINGERPRINT), data, tell)
         if said := differences(there, here[part]):
             raise UsageError(f"{path} must be a checkpoint of this run, but its {part} is another: {said}")
-    progress = checkpoint.read_progress(path)
+    progress = checkpoint.read_progress(path, manifest)
     if missing := [name for name in PROGRESS if name not in progress]:
-        raise UsageError(f"{path / 'progress.pt'} must hold all of a run, but lacks {', '.join(missing)}")
+        raise UsageError(
+            f"{checkpoint.progress_file(path, manifest)} must hold all of a run, but lacks {', '.join(missing)}"
+        )
     with _fitting(path):
         epochs, steps = _rows(progress["epochs"], EpochRow), _rows(progress["epoch_steps"], StepRow)
-        return Resumed(path, progress, manifest.processes, epochs, steps)
+        return Resumed(path, manifest, progress, epochs, steps)
 
 
 PROGRESS = (
@@ -168,7 +174,8 @@ def _restore(run: Run, resumed: Resumed) -> None:
     }
     model = run.bare_model.state_dict()
     tensors: dict[str, Any] = {"model": model, **({"optimizer": inside} if inside else {})}
-    checkpoint.load_tensors(resumed.path, tensors, run.processes)
+    table = checkpoint.read_tensor_table(resumed.path, resumed.manifest)
+    checkpoint.load_tensors(resumed.path, table, tensors, run.processes)
     run.bare_model.load_state_dict(model)
     state = progress["optimizer"]
     for name, value in inside.items():
