@@ -72,7 +72,7 @@ def read_bytes(file: Path | str, inside: Path | str | None = None, most: int = M
     """
     with open_regular(file, inside) as opened:
         size = os.fstat(opened.fileno()).st_size
-        content = opened.read(most + 1) if size <= most else b""  # it may grow while it is read
+        content = opened.read(size + 1) if size <= most else b""  # it may grow while it is read
     if max(size, len(content)) > most:
         raise OSError(errno.EFBIG, f"it has {max(size, len(content)):,} bytes, more than {most:,}", str(file))
     return content

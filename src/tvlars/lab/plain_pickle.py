@@ -10,6 +10,7 @@ decided by whoever reads the result, by comparison with the few things that torc
 
 from __future__ import annotations
 
+import encodings.cp437  # noqa: F401  # zipfile decodes names by it: nothing is imported while a file is read
 import math
 import pickletools
 import re
@@ -142,7 +143,8 @@ def _run(content: bytes, known: Callable[[str], bool]) -> Any:
             state, made = stack.pop(), stack[-1]
             if type(made) is Made and made.state is None and not made.arguments:
                 made.state = state
-            elif type(made) is not Pairs:  # of an ordered dictionary it is of no use
+            elif type(made) is not Pairs or [key for key, _ in _as(Pairs, state)] != ["_metadata"]:
+                # Versions of modules, which state dicts have as an attribute, are of no use.
                 raise ValueError("it is none that torch wrote: BUILD")
         elif name == "BINPERSID":
             stack.append(Stored(stack.pop()))
@@ -231,7 +233,7 @@ class _TorchFile:
 
     def _plain(self, value: Any, depth: int) -> Any:
         if depth > MAX_DEPTH:
-            raise ValueError("its values are nested too deep")
+            raise ValueError("it is nested too deeply")
         if value is None or type(value) in (bool, int, float, str):
             return value
         if type(value) in (list, tuple):

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tvlars._reading import parse_json
 from tvlars.lab.shards import DTYPES, LARGEST, bytes_of, read_tensor
 
 MAX_DEPTH = 32
@@ -43,7 +44,7 @@ def encode(value: Any) -> tuple[bytes, bytes]:
             return [plain(inner) for inner in one]
         raise TypeError(f"{type(one).__name__} is no value that can be kept")
 
-    text = json.dumps(plain(value), indent=1)
+    text = json.dumps(plain(value))
     return text.encode(), data.getvalue()
 
 
@@ -53,14 +54,11 @@ def decode(text: bytes, data: bytes) -> Any:
     Raises:
         ValueError: these are no such values.
     """
-    try:
-        found = json.loads(text)
-    except RecursionError as error:
-        raise ValueError("its values are nested too deep") from error
+    found = parse_json(text.decode())
 
     def value(one: Any, depth: int) -> Any:
         if depth > MAX_DEPTH:
-            raise ValueError("its values are nested too deep")
+            raise ValueError("it is nested too deeply")
         if type(one) is list:
             return [value(inner, depth + 1) for inner in one]
         if type(one) is not dict:

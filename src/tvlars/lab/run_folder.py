@@ -22,6 +22,7 @@ from tvlars.lab.diagnostics import NoiseRow, SharpnessRow
 from tvlars.lab.errors import UsageError
 from tvlars.lab.identity import FINGERPRINT
 from tvlars.lab.models import MODELS
+from tvlars.lab.plain_pickle import read_torch_file
 from tvlars.lab.record import CORRECT, DIGEST, MODEL, EpochRow, StepRow, digest_of, read_object
 from tvlars.lab.ssl.probes import Evaluated
 from tvlars.lab.ssl.representation import RepresentationRow
@@ -152,12 +153,12 @@ class LoadedRun:
             raise UsageError(f"{file} must hold the weights of {shape['model']}, but {reason(error)}") from error
         try:
             with opened:
-                weights = torch.load(opened, map_location="cpu", weights_only=True)
+                weights = read_torch_file(opened)
             kinds = {name: value.dtype for name, value in model.state_dict().items()}
             if {name: value.dtype for name, value in weights.items()} != kinds:  # torch would convert them
                 raise ValueError("tensors of other types")
             model.load_state_dict(weights)
-        except Exception as error:  # torch has many types for a damaged file
+        except Exception as error:  # torch has many types for what does not fit
             if memory.has_ended(error):
                 raise
             raise UsageError(

@@ -35,6 +35,7 @@ from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, SavePlan
 from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, WriteResult
 from torch.futures import Future
 
+from tvlars._reading import open_regular, parse_json, read_bytes
 from tvlars.lab.disk import write_synced
 from tvlars.lab.plain_pickle import Made, Name, Pairs, read_pickle, read_torch_file
 
@@ -101,7 +102,7 @@ def read_table(path: Path, files: Mapping[str, Any], old: bool = False) -> Table
         ValueError: it does not describe tensors that lie in these files.
         OSError: a file cannot be read.
     """
-    content = (path / (OLD_TABLE if old else TABLE)).read_bytes()
+    content = read_bytes(path / (OLD_TABLE if old else TABLE))
     entries = _from_pickle(content) if old else _from_json(content)
     pattern = OLD_DATA if old else DATA
     lengths = {name: os.stat(path / name).st_size for name in files if pattern.fullmatch(name)}
@@ -159,10 +160,7 @@ def _counts(name: str, values: Any) -> None:
 
 
 def _from_json(content: bytes) -> dict[str, Entry]:
-    try:
-        found = json.loads(content)
-    except RecursionError as error:
-        raise ValueError("its values are nested too deep") from error
+    found = parse_json(content.decode())
     order, tensors = _fields(found, "byteorder", "tensors")
     if order != sys.byteorder:
         raise ValueError(f"byteorder must be {sys.byteorder!r}, that of this machine, got {ascii(order)[:20]}")
@@ -311,7 +309,7 @@ class TensorWriter(StorageWriter):
         """
         results, file = [], self.path / self.file
         try:
-            with open(file, "wb") as out:
+            with open(file, "xb") as out:
                 for item in plan.items:
                     content = bytes_of(planner.resolve_data(item))  # type: ignore[arg-type]
                     start = out.tell()
@@ -342,7 +340,7 @@ class TensorWriter(StorageWriter):
             dtype = str(entry.properties.dtype).removeprefix("torch.")
             tensors[name] = {"dtype": dtype, "shape": list(entry.size), "chunks": described}
         table = {"byteorder": sys.byteorder, "tensors": tensors}
-        write_synced(self.path / TABLE, json.dumps(table, indent=1).encode())
+        write_synced(self.path / TABLE, json.dumps(table).encode())
 
     @classmethod
     def validate_checkpoint_id(cls, checkpoint_id: Any) -> bool:
@@ -386,7 +384,7 @@ class TensorReader(StorageReader):
             _, chunk = self.chunks[item.storage_index.fqn, tuple(item.storage_index.offset or ())]
             by_file.setdefault(chunk.file, []).append(item)
         for name, items in by_file.items():
-            with open(self.path / name, "rb") as file:
+            with open_regular(self.path / name) as file:
                 for item in items:
                     dtype, chunk = self.chunks[item.storage_index.fqn, tuple(item.storage_index.offset or ())]
                     found = self._tensor(file, dtype, chunk)
