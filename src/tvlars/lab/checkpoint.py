@@ -33,6 +33,7 @@ from torch.distributed.checkpoint.state_dict_saver import save as save_sharded
 
 from tvlars import __version__
 from tvlars._reading import open_regular, read_bytes, read_json, reason
+from tvlars.lab import memory
 from tvlars.lab.disk import sync, write_synced
 from tvlars.lab.errors import UsageError
 from tvlars.lab.plain_pickle import read_torch_file
@@ -260,6 +261,8 @@ def read_progress(path: Path, manifest: Manifest) -> dict[str, Any]:
         else:
             found = decode(*(read_bytes(path / name, most=2**40) for name in PROGRESS))
     except Exception as error:  # torch has many types for what cannot be a tensor
+        if memory.has_ended(error):
+            raise
         raise UsageError(f"{file} must hold numbers and tensors alone, but does not: {_reason(error)}") from error
     if not isinstance(found, dict):
         raise UsageError(f"{file} must hold a mapping, got {type(found).__name__}")

@@ -23,6 +23,8 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
+from tvlars.lab import memory
+
 MAX_DEPTH = 32
 """Levels of nested values, far above what a state has."""
 
@@ -208,6 +210,8 @@ def read_torch_file(file: IO[bytes]) -> Any:
     except ValueError:
         raise
     except Exception as error:  # zipfile has many types for what is no archive
+        if memory.has_ended(error):
+            raise
         raise ValueError(f"it is no file of torch.save: {type(error).__name__}") from error
 
 
