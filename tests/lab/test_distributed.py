@@ -19,7 +19,6 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from tests.lab.processes import in_processes
@@ -32,6 +31,7 @@ from tvlars.lab.models import MODELS
 from tvlars.lab.processes import Processes, is_lost, layout, make_fabric
 from tvlars.lab.progress import Reporter
 from tvlars.lab.setup import describe_batch
+from tvlars.lab.shards import TensorWriter
 from tvlars.lab.sync_batch_norm import plain_batch_norm, synchronize_batch_norm
 
 COMMAND = [sys.executable, "-m", "tvlars"]
@@ -211,25 +211,22 @@ def on_a_full_disk(folder: Path, how: str) -> None:
     """Until the first epoch is over no file may grow beyond 20,000 bytes, or the disk of the second process is full."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     free = resource.getrlimit(resource.RLIMIT_FSIZE)
-    write = FileSystemWriter.write_data
+    write = TensorWriter.write_data
     notes: list[str] = []
 
     def no_room(*_: Any) -> Any:
-        try:
-            raise OSError(28, "No space left on device")
-        except OSError as error:  # what torch's own writer makes of it, and other processes do not hear why
-            raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598") from error
+        raise OSError(28, "No space left on device")
 
     class Full(Reporter):
         def start(self, *_: Any) -> None:
             if how == "limit":
                 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, free[1]))
             elif dist.get_rank() == 1:
-                FileSystemWriter.write_data = no_room  # type: ignore[method-assign]
+                TensorWriter.write_data = no_room  # type: ignore[method-assign]
 
         def epoch(self, row: Any) -> None:
             resource.setrlimit(resource.RLIMIT_FSIZE, free)
-            FileSystemWriter.write_data = write  # type: ignore[method-assign]
+            TensorWriter.write_data = write  # type: ignore[method-assign]
 
         def note(self, text: str) -> None:
             notes.append(text)

@@ -88,7 +88,14 @@ def _main(arguments: Sequence[str] | None) -> int:
     words = sys.argv[1:] if arguments is None else arguments
     try:
         from tvlars.lab.disk import cannot_write
-        from tvlars.lab.errors import DivergedError, LostProcessError, PreemptedError, SaidElsewhereError, UsageError
+        from tvlars.lab.errors import (
+            DivergedError,
+            LostProcessError,
+            MovedFolderError,
+            PreemptedError,
+            SaidElsewhereError,
+            UsageError,
+        )
         from tvlars.lab.launch import die_with_launcher, report_unexpected, way_on
         from tvlars.lab.memory import amount, has_ended
         from tvlars.lab.output import Lasting
@@ -117,7 +124,7 @@ def _main(arguments: Sequence[str] | None) -> int:
         return fail(_missing_extra(error), BAD_INPUT)
     except SaidElsewhereError:
         return BAD_INPUT
-    except LostProcessError as error:
+    except (LostProcessError, MovedFolderError) as error:
         return fail(str(error), FAILED)
     except UsageError as error:
         return fail(str(error), BAD_INPUT)

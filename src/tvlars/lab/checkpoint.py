@@ -35,7 +35,7 @@ from tvlars import __version__
 from tvlars._reading import open_regular, read_bytes, read_json, reason
 from tvlars.lab import memory
 from tvlars.lab.disk import sync, write_synced
-from tvlars.lab.errors import UsageError
+from tvlars.lab.errors import MovedFolderError, UsageError
 from tvlars.lab.plain_pickle import read_torch_file
 from tvlars.lab.plain_values import decode, encode
 from tvlars.lab.processes import Processes
@@ -83,6 +83,7 @@ def save(
     run: dict[str, Any],
     processes: Processes,
     keep: int,
+    check_place: Callable[[], None] = lambda: None,
 ) -> Path:
     """Write the checkpoint of ``step`` below the run folder ``folder``; all processes call it.
 
@@ -94,14 +95,22 @@ def save(
         run: what is to be the same in a run that goes on from it.
         processes: those of the run.
         keep: newest checkpoints that are kept.
+        check_place: called in the first process before each thing that is written: it raises ``MovedFolderError`` where
+            the run folder is another one.
 
     Raises:
         OSError: it could not be written; those that were there are untouched.
+        MovedFolderError: as ``check_place`` does; in all processes.
     """
     final = folder / FOLDER / f"{step:09d}"
     part = final.with_name(final.name + PART)
 
+    def begin() -> None:
+        check_place()
+        _fresh(part)
+
     def finish() -> None:
+        check_place()
         digests = {name: digest for some in found for name, digest in some.items()}
         for name, content in zip(PROGRESS, encode(progress), strict=True):
             write_synced(part / name, content)
@@ -115,7 +124,7 @@ def save(
         _prune(final, keep)
 
     try:
-        together(processes, lambda: _fresh(part))
+        together(processes, begin)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that there is one process is as it should be
             save_sharded(tensors, storage_writer=TensorWriter(part, processes.rank), no_dist=not processes.several)
@@ -123,7 +132,9 @@ def save(
         together(processes, finish)
     except (Exception, CheckpointException) as error:
         if processes.first:
-            shutil.rmtree(part, ignore_errors=True)
+            with contextlib.suppress(OSError, MovedFolderError):
+                check_place()
+                shutil.rmtree(part, ignore_errors=True)
         cause = _os_error(error)
         if cause is None:
             raise
@@ -132,22 +143,24 @@ def save(
 
 
 def together(processes: Processes, work: Callable[[], object]) -> None:
-    """Do ``work`` in the first process; all of them raise ``OSError`` where it does."""
+    """Do ``work`` in the first process; all of them raise ``OSError`` or ``MovedFolderError`` where it does."""
     _of_all(processes, work if processes.first else lambda: None)
 
 
 def _of_all(processes: Processes, work: Callable[[], T]) -> list[T]:
-    """What ``work`` gives in each process; all of them raise ``OSError`` where one does."""
+    """What ``work`` gives in each process; all of them raise ``OSError`` or ``MovedFolderError`` where one does."""
     result: Any = None
     failed: tuple[Any, ...] | None = None
     try:
         result = work()
     except OSError as error:
         failed = error.errno, error.strerror or str(error), error.filename
+    except MovedFolderError as error:
+        failed = (error.folder,)
     found = processes.gather((result, failed))
     for _, said in found:
         if said is not None:
-            raise OSError(*said)
+            raise OSError(*said) if len(said) > 1 else MovedFolderError(*said)
     return [one for one, _ in found]
 
 
@@ -160,7 +173,6 @@ def newest(folder: Path, tell: Callable[[str], None]) -> tuple[Path, Manifest] |
             not be read.
     """
     damaged = []
-    finish_putting(folder)
     for path in reversed(those_in(folder)):
         try:
             return path, check(path)
@@ -183,13 +195,17 @@ def newest(folder: Path, tell: Callable[[str], None]) -> tuple[Path, Manifest] |
 def those_in(folder: Path) -> list[Path]:
     """The checkpoints of a run folder, oldest first, good or not; those that were never finished are none.
 
+    One that is whole and has not got its name, since :func:`_put_in_place` was cut off between its two renames, is one
+    under the name that it has, until :func:`finish_putting` gives it its own.
+
     Raises:
         UsageError: there is a place for them that cannot be looked into.
     """
     there = folder / FOLDER
     try:
         paths = [there / name for name in sorted(os.listdir(there))]
-        return [path for path in paths if path.name[0].isdigit() and path.suffix != PART and path.is_dir()]
+        named = [path for path in paths if path.name[0].isdigit() and path.suffix != PART and path.is_dir()]
+        return sorted([*named, *_unnamed(paths).values()], key=lambda path: path.name.partition(".")[0])
     except OSError as error:
         if isinstance(error, FileNotFoundError) and not os.path.lexists(there):
             return []
@@ -327,17 +343,26 @@ def _put_in_place(part: Path) -> None:
     _remove(old)
 
 
+def _unnamed(paths: list[Path]) -> dict[str, Path]:
+    """The checkpoints among ``paths`` that are whole and lack their name, by the name that they lack."""
+    found: dict[str, Path] = {}
+    for ending in (PART, OLD):  # the new one before the old one
+        for path in paths:
+            name = path.name.removesuffix(ending)
+            if path.name != name and name.isdigit() and name not in found and not os.path.lexists(path.with_name(name)):
+                with contextlib.suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
+                    check(path)  # else it was cut off before: it is swept away by the next save
+                    found[name] = path
+    return found
+
+
 def finish_putting(folder: Path) -> None:
     """Do what is left of :func:`_put_in_place` in the run folder ``folder``, where it was cut off between its two
-    renames; whoever resumes calls it before it asks what checkpoints there are."""
-    for ending in (PART, OLD):  # the new one before the old one
-        for left in (folder / FOLDER).glob(f"[0-9]*{ending}"):
-            final = left.with_name(left.name.removesuffix(ending))
-            if final.name.isdigit() and not os.path.lexists(final):
-                with contextlib.suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
-                    check(left)  # else it was cut off before: it is swept away by the next save
-                    os.replace(left, final)
-                    _remove(final.with_name(f"{final.name}{OLD}"))
+    renames; whoever resumes calls it when the state is loaded."""
+    for name, path in _unnamed(sorted((folder / FOLDER).glob(f"[0-9]*{PART}"))).items():
+        with contextlib.suppress(OSError):
+            os.replace(path, path.with_name(name))
+            _remove(path.with_name(f"{name}{OLD}"))
 
 
 def _remove(path: Path) -> None:

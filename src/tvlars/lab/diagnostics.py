@@ -28,6 +28,7 @@ from tvlars.lab.errors import UsageError
 from tvlars.sharpness._surface import LossSurface
 from tvlars.sharpness.hessian import _needed
 from tvlars.stats import LayerStats
+from tvlars.stats._files import _needed as needed_for_stats
 
 RHO, RHO_AVERAGE = 0.5, 0.1
 """Radii of the adaptive sharpness, relative to the weights."""
@@ -81,6 +82,19 @@ def check_extra() -> None:
             _needed(name)
         except ImportError as error:
             raise UsageError(f"sharpness cannot be measured: {error}") from error
+
+
+def check_layer_stats() -> None:
+    """Say before a run what would be missing in it.
+
+    Raises:
+        UsageError: pandas or pyarrow is not installed.
+    """
+    for name in ("pandas", "pyarrow"):
+        try:
+            needed_for_stats(name)
+        except ImportError as error:
+            raise UsageError(str(error)) from error
 
 
 def sample(images: Tensor, labels: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -142,14 +156,17 @@ def measure_noise(model: nn.Module, images: Tensor, labels: Tensor, *, epoch: in
 class RunStats(LayerStats):
     """Layer statistics that wait for room where the disk is full, as rows do: a run never ends for their sake.
 
-    ``tell`` hears of it.
+    ``tell`` hears of it. ``check_place`` is called before each write: it raises ``MovedFolderError`` where the run
+    folder is another one.
     """
 
     tell: Callable[[str], None] = print
+    check_place: Callable[[], None] = staticmethod(lambda: None)
     _said = False
 
     def flush(self) -> None:
-        if self.path is not None:
+        self.check_place()
+        if self.path is not None and not self._discards:
             self.path.mkdir(exist_ok=True)  # somebody may have taken it away
         super().flush()
 

@@ -152,11 +152,8 @@ def _train(
     }
     record = Record(folder, reporter.note) if processes.first else NoRecord(folder)
     begun = epochs_done(folder) if config.resume and resumed is None else 0
-    if resumed is None:
-        record.begin(config, plan, model_facts, facts)
-    step = resumed.step if resumed is not None else 0
     with room():
-        run: Run = kind(config, plan, data, (mean, std), fabric, model, record, reporter, start=step)
+        run: Run = kind(config, plan, data, (mean, std), fabric, model, record, reporter)
     findings = check(
         model,
         run.bare_optimizer,
@@ -169,17 +166,24 @@ def _train(
     lines = describe(config, plan, facts, processes.count) + [f"warning  {text}" for text in (*findings, *notes)]
     if resumed is not None:
         run_state.restore(run, resumed)  # before anything is changed in the folder
-        said = record.reopen(config, plan, model_facts, facts, step, resumed.epochs, resumed.steps)
+        processes.all_or_none(run.open_logs)
+        if processes.first:
+            finish_putting(folder)
+        said = record.reopen(config, plan, model_facts, facts, run.step, resumed.epochs, resumed.steps)
         lines += [f"warning  {text}" for text in said]
-        lines.append(f"resumed  after step {step} of {plan.total_steps}, from {resumed.path}")
-    elif config.resume:
+        lines.append(f"resumed  after step {run.step} of {plan.total_steps}, from {resumed.place}")
+    else:
+        record.begin(config, plan, model_facts, facts)
+        processes.all_or_none(run.open_logs)
+    if resumed is None and config.resume:
         again = f", and epochs that were done are done again: {begun}" if begun else ""
         again += f"; weights that were there are in {ASIDE}" if is_regular(folder / ASIDE) else ""
         lines.append(f"resumed  nothing: there is no checkpoint yet, the run begins{again}")
     if config.task != "classification" and processes.first:
         picture = picture_of_views(data, min(8, len(data.train_labels)), config.seed)
+        record.check_place()
         write_whole(folder / "views.png", picture)
-    reporter.start(config, plan, lines, folder, step)
+    reporter.start(config, plan, lines, folder, run.step)
     return run.train()
 
 
@@ -189,7 +193,6 @@ def finished_run(folder: Path, config: TrainConfig, plan: Plan) -> RunResult | N
     Raises:
         UsageError: it has, and its record lacks what it should hold, with no checkpoint to mend it.
     """
-    finish_putting(folder)
     if not is_regular(folder / "summary.json", folder):
         return None
     run = load_run(folder)

@@ -40,6 +40,17 @@ class LostProcessError(RuntimeError):
         )
 
 
+class MovedFolderError(RuntimeError):
+    """A run's folder was moved or taken away while the run went on. Exit code 1 at the CLI."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        super().__init__(
+            f"{folder} must stay the folder that this run began in, but it was moved or taken away: the run ends, and "
+            "writes nothing into what is there now; what it wrote before is in the folder that was moved"
+        )
+
+
 class DivergedError(RuntimeError):
     """``optimizer`` was stopped since its loss, or ``what`` it names, was not finite. Exit code 3 at the CLI.
 

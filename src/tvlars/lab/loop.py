@@ -23,9 +23,9 @@ from tvlars.lab import memory, run_state
 from tvlars.lab.batches import Batches
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData
-from tvlars.lab.diagnostics import layer_stats
+from tvlars.lab.diagnostics import RunStats, layer_stats
 from tvlars.lab.disk import cannot_write
-from tvlars.lab.errors import DivergedError, LostProcessError, PreemptedError, UsageError, status_of
+from tvlars.lab.errors import DivergedError, LostProcessError, MovedFolderError, PreemptedError, UsageError, status_of
 from tvlars.lab.measure import measure_epoch
 from tvlars.lab.optimizers import build_optimizer
 from tvlars.lab.processes import Processes, is_lost, whole_weights
@@ -56,13 +56,12 @@ class Run:
         model: nn.Module,
         record: Record,
         reporter: Reporter,
-        *,
-        start: int = 0,
     ) -> None:
         self.config, self.plan, self.fabric = config, plan, fabric
         self.record, self.reporter = record, reporter
         self.processes = Processes(fabric)
-        self.phase = Phases(record.folder if config.profile and self.processes.first else None, fabric.device)
+        profiled = record.folder if config.profile and self.processes.first else None
+        self.phase = Phases(profiled, fabric.device, record.check_place)
         self.fingerprint = data.fingerprint
         self.batches = Batches(config, data, mean_and_std, fabric.device, self.processes, self.phase)
         self.data, self.normalize = self.batches.data, self.batches.normalize
@@ -79,14 +78,8 @@ class Run:
         self.bare_optimizer = build_optimizer(config, plan, self.bare_model)
         self.scheduler = plan.scheduler(self.bare_optimizer)
         self.optimizer: Any = fabric.setup_optimizers(self.bare_optimizer)
-        events = config.tensorboard and self.processes.first
-        self.tensorboard = TensorBoardLog(record.folder, start, reporter.note) if events else None
-        self.layer_stats = None
-        if config.layer_stats:
-            self.layer_stats = layer_stats(
-                self.bare_optimizer, self.bare_model, config.layer_stats, record.folder, self.tensorboard, start
-            )
-            self.layer_stats.tell = reporter.note
+        self.tensorboard: TensorBoardLog | None = None
+        self.layer_stats: RunStats | None = None
         if self.processes.rank:  # the same initial weights everywhere, but not the same dropout
             torch.manual_seed((config.seed + self.processes.rank) % 2**32)
 
@@ -108,6 +101,22 @@ class Run:
         """Which test images are classified right after the last epoch."""
         self.pending: list[tuple[int, Tensor, Tensor]] = []
         self.unwritten: list[StepRow] = []
+
+    def open_logs(self) -> None:
+        """Begin what is written besides rows, from the next step on; in a run that goes on, what later steps have left
+        is taken out of it: whoever calls this has restored the run.
+
+        Raises:
+            UsageError: a package is missing, or what a run that goes on has written cannot be read; nothing is changed.
+        """
+        folder, check = self.record.folder, self.record.check_place
+        if self.config.tensorboard and self.processes.first:
+            self.tensorboard = TensorBoardLog(folder, self.step, self.reporter.note, check)
+        if self.config.layer_stats:
+            self.layer_stats = layer_stats(
+                self.bare_optimizer, self.bare_model, self.config.layer_stats, folder, self.tensorboard, self.step
+            )
+            self.layer_stats.tell, self.layer_stats.check_place = self.reporter.note, check
 
     # -- the run --------------------------------------------------------------------------------------
 
@@ -140,11 +149,12 @@ class Run:
         finally:
             try:
                 self._close(status)
-            except OSError as error:
+            except (OSError, MovedFolderError) as error:
                 if status == "finished":
                     raise
+                said = cannot_write(error) if isinstance(error, OSError) else str(error)
                 with contextlib.suppress(OSError):  # why the run ended comes before what the disk says of it
-                    self.reporter.note(f"{cannot_write(error)}; the record ends before")
+                    self.reporter.note(f"{said}; the record ends before")
         return RunResult(self.record.folder, self.config, self.plan, self.epochs, self.evaluations)
 
     def _run(self) -> None:
@@ -185,8 +195,13 @@ class Run:
         self._write()
         try:
             with self.phase("checkpoint"):
-                run_state.save(self)
-            self.saved_at = (self.epoch, self.position)
+                saved = run_state.save(self)
+            if saved is not None:
+                self.saved_at = (self.epoch, self.position)
+            else:
+                self.reporter.note(
+                    f"checkpoint of step {self.step} is not saved, since weights are not finite; those before are kept"
+                )
         except OSError as error:
             self.reporter.note(
                 f"checkpoint of step {self.step} could not be saved ({error.strerror or error}); those before are kept"
@@ -227,10 +242,12 @@ class Run:
         attempt(self._write)
         attempt(self.record.flush)
         if self.layer_stats is not None:
-            self.layer_stats.close()
+            attempt(self.layer_stats.close)
         if self.tensorboard is not None:
-            self.tensorboard.close()
-        if profile := self.phase.finish():
+            attempt(self.tensorboard.close)
+        profile: list[str] = []
+        attempt(lambda: profile.extend(self.phase.finish()))
+        if profile:
             with contextlib.suppress(OSError):
                 self.reporter.note("where the time went\n" + "\n".join(profile))
         last = self.epochs[-1] if self.epochs else None

@@ -8,7 +8,7 @@ import torch
 
 from tvlars.lab import memory
 from tvlars.lab.diagnostics import NOISE_SAMPLES, measure_noise, measure_sharpness, sample
-from tvlars.lab.errors import DivergedError, PreemptedError
+from tvlars.lab.errors import DivergedError, MovedFolderError, PreemptedError
 
 if TYPE_CHECKING:
     from tvlars.lab.loop import Run
@@ -19,7 +19,11 @@ def measure_epoch(run: Run) -> None:
     for measure in (_sharpness, _noise):
         try:
             measure(run)
-        except (PreemptedError, DivergedError):  # no failures of the measurement, though RuntimeErrors
+        except (
+            PreemptedError,
+            DivergedError,
+            MovedFolderError,
+        ):  # no failures of the measurement, though RuntimeErrors
             raise
         except (RuntimeError, ValueError, MemoryError) as error:  # that one fails is no reason to lose the run
             what = measure.__name__.removeprefix("_")

@@ -256,6 +256,19 @@ class Processes:
             raise SaidElsewhereError("the first process could not go on")
         return result  # type: ignore[no-any-return]
 
+    def all_or_none(self, work: Callable[[], object]) -> None:
+        """Do ``work`` in each process; where it raises ``UsageError`` in one, all stop, and the first says why."""
+        said = ""
+        try:
+            work()
+        except UsageError as error:
+            if not self.several:
+                raise
+            said = str(error)
+        for reason in self.gather(said):
+            if reason:
+                raise UsageError(reason) if self.first else SaidElsewhereError("the first process says why")
+
     def alone(self, work: Callable[[], T]) -> T | None:
         """Do ``work`` in the first process while the others wait, as long as it takes; None for them.
 

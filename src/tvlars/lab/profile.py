@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from tvlars.lab.disk import write_whole
+from tvlars.lab.errors import MovedFolderError
 
 PHASES = ("data", "augmentation", "forward", "backward", "optimizer", "evaluation", "logging", "checkpoint")
 """In the order of the table; whatever else takes time is "other"."""
@@ -30,10 +31,11 @@ class Phases:
     Args:
         folder: the run folder, for profile.json and trace.json.gz; None: off.
         device: where the run computes.
+        check: called before each write; it raises ``MovedFolderError`` where the folder is another one.
     """
 
-    def __init__(self, folder: Path | None, device: torch.device) -> None:
-        self.folder, self.device = folder, device
+    def __init__(self, folder: Path | None, device: torch.device, check: Callable[[], None] = lambda: None) -> None:
+        self.folder, self.device, self.check = folder, device, check
         self.seconds: dict[str, float] = dict.fromkeys(PHASES, 0.0)
         self.steps = 0
         self._inside = False
@@ -90,8 +92,11 @@ class Phases:
             file = self.folder / "trace.json.gz"
             try:
                 trace.stop()
+                self.check()
                 file.unlink(missing_ok=True)  # torch would follow a link
                 trace.export_chrome_trace(str(file))
+            except MovedFolderError:
+                raise
             except (OSError, RuntimeError) as error:  # a run does not end for its sake
                 with contextlib.suppress(OSError):
                     file.unlink(missing_ok=True)
@@ -104,6 +109,7 @@ class Phases:
             return []
         self._end_trace()
         whole = time.perf_counter() - self._start - self._tracing
+        self.check()
         rows = {**self.seconds, "other": whole - sum(self.seconds.values())}
         try:
             text = json.dumps({"seconds": rows, "whole": whole, "steps": self.steps}, indent=1)

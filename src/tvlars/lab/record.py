@@ -44,6 +44,7 @@ from tvlars._reading import is_regular, read_bytes, read_json, read_text
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.disk import PASSING, append_whole, sync, write_whole
 from tvlars.lab.errors import UsageError
+from tvlars.lab.place import Place
 from tvlars.lab.ssl.probes import Evaluated
 from tvlars.plan import Plan
 
@@ -118,6 +119,8 @@ def epochs_done(folder: Path) -> int:
 class Record:
     """Writes a run folder. Where the disk is full, rows wait for room, and the run goes on.
 
+    Where the folder is no longer the one that it was, every method raises ``MovedFolderError`` and writes nothing.
+
     Args:
         folder: the run folder, which exists.
         tell: hears that rows are waiting, and that they are written.
@@ -125,8 +128,14 @@ class Record:
 
     def __init__(self, folder: Path, tell: Callable[[str], None]) -> None:
         self.folder, self.tell = folder, tell
+        self.place: Place | None = Place(folder)
         self._waiting: dict[str, list[Any]] = {}
         self._said = False
+
+    def check_place(self) -> None:
+        """Raise ``MovedFolderError`` where the run folder is no longer the one that the run began in."""
+        if self.place is not None:
+            self.place.check()
 
     def begin(self, config: TrainConfig, plan: Plan, model: dict[str, Any], facts: dict[str, Any]) -> None:
         """Write what the run is, before its first step.
@@ -140,6 +149,7 @@ class Record:
         Raises:
             OSError: it cannot be written.
         """
+        self.check_place()
         # The config first: it tells whose the folder is, and whatever else is there may then be cleared.
         write_json(self.folder / CONFIG, json.loads(config.to_json()))
         _clear(self.folder)
@@ -172,6 +182,7 @@ class Record:
         Raises:
             OSError: it cannot be written.
         """
+        self.check_place()
         for name in ENDS:
             (self.folder / name).unlink(missing_ok=True)
         self._describe(config, plan, model)
@@ -211,6 +222,7 @@ class Record:
         Raises:
             OSError: there is no room yet.
         """
+        self.check_place()
         for name, rows in self._waiting.items():
             if rows:
                 new = not (self.folder / name).is_file()
@@ -227,20 +239,24 @@ class Record:
 
     def add_evaluations(self, found: dict[str, Evaluated]) -> None:
         """Write all evaluations that there are."""
+        self.check_place()
         write_json(self.folder / "evaluations.json", {name: asdict(one) for name, one in found.items()})
 
     def finish(self, status: str, **summary: Any) -> None:
         """Write how the run ended: ``status`` is finished, interrupted, preempted, diverged or failed."""
+        self.check_place()
         write_json(self.folder / "summary.json", {"status": status, **summary})
 
     def save_correct(self, correct: Tensor) -> None:
         """Write which test images are classified right, a bit each."""
+        self.check_place()
         write_whole(self.folder / CORRECT, np.packbits(correct.numpy()).tobytes())
 
     def save_weights(self, state_dict: dict[str, Any]) -> None:
         """Write weights.pt, whole or not at all."""
         content = io.BytesIO()
         torch.save({name: value.detach().cpu() for name, value in state_dict.items()}, content)
+        self.check_place()
         write_whole(self.folder / "weights.pt", content.getvalue())
 
     def _append(self, name: str, rows: list[Any]) -> None:
@@ -259,7 +275,7 @@ class NoRecord(Record):
     """That of a process that writes nothing, since the first one does."""
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(folder, lambda text: None)
+        self.folder, self.place = folder, None
 
     def begin(self, *_: Any, **__: Any) -> None:
         """Nothing."""

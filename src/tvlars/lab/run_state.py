@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,17 @@ from tvlars.lab.errors import UsageError
 from tvlars.lab.identity import FINGERPRINT, at_one_place, check_data, differences, identity
 from tvlars.lab.processes import Processes
 from tvlars.lab.record import EpochRow, StepRow
+from tvlars.lab.state_check import (
+    BUFFERS,
+    Checked,
+    check_loaded_optimizer,
+    check_module,
+    check_optimizer,
+    check_precision,
+    check_progress,
+    check_scheduler,
+    is_finite,
+)
 from tvlars.plan import Plan
 
 if TYPE_CHECKING:
@@ -35,6 +46,11 @@ class Resumed:
     """Rows of all epochs that are complete."""
     steps: list[StepRow]
     """Rows of the epoch that it is in."""
+
+    @property
+    def place(self) -> Path:
+        """Where the checkpoint lies once it has its name."""
+        return self.path.with_name(self.path.name.partition(".")[0])
 
     @property
     def processes(self) -> int:
@@ -79,23 +95,16 @@ def find(
         if said := differences(there, here[part]):
             raise UsageError(f"{path} must be a checkpoint of this run, but its {part} is another: {said}")
     progress = checkpoint.read_progress(path, manifest)
-    if missing := [name for name in PROGRESS if name not in progress]:
-        raise UsageError(
-            f"{checkpoint.progress_file(path, manifest)} must hold all of a run, but lacks {', '.join(missing)}"
-        )
-    with _fitting(path):
-        epochs, steps = _rows(progress["epochs"], EpochRow), _rows(progress["epoch_steps"], StepRow)
-        return Resumed(path, manifest, progress, epochs, steps)
+    file = checkpoint.progress_file(path, manifest)
+    epochs, steps = check_progress(file, progress, manifest.step, manifest.processes, config, plan)
+    return Resumed(path, manifest, progress, epochs, steps)
 
 
-PROGRESS = (
-    *("step", "epoch", "position", "seconds", "order", "draws", "random", "epochs", "epoch_steps"),
-    *("optimizer", "optimizer_tensors", "scheduler", "precision", "extra"),
-)
-
-
-def save(run: Run) -> Path:
+def save(run: Run) -> Path | None:
     """Write a checkpoint of ``run``, which is between two steps; all processes call it.
+
+    None is written, and returned, where weights or optimizer state are not finite: the run has diverged, which its next
+    loss will show.
 
     Raises:
         OSError: it could not be written.
@@ -106,6 +115,9 @@ def save(run: Run) -> Path:
     inside = _optimizer_tensors(state["state"])
     if inside:
         tensors["optimizer"] = inside
+    finite = all(is_finite(value) for some in tensors.values() for value in some.values())
+    if not all(run.processes.gather(finite)):
+        return None
     complete = [row for row in run.epochs if row.epoch < run.epoch]
     progress = {
         "step": run.step,
@@ -124,7 +136,7 @@ def save(run: Run) -> Path:
         "extra": run.extra_state(),
     }
     if run.processes.several and not run.config.sync_batch_norm:
-        progress["buffers"] = run.processes.gather(_statistics(run.bare_model))
+        progress[BUFFERS] = run.processes.gather(_statistics(run.bare_model))
     return checkpoint.save(
         run.record.folder,
         run.step,
@@ -133,6 +145,7 @@ def save(run: Run) -> Path:
         {**identity(run.config, run.plan), FINGERPRINT: run.fingerprint.as_json()},
         run.processes,
         run.config.checkpoint_keep,
+        run.record.check_place,
     )
 
 
@@ -144,13 +157,19 @@ def _flush(run: Run) -> None:
 
 
 def restore(run: Run, resumed: Resumed) -> None:
-    """Make ``run``, which has been set up and not begun, what it was at the checkpoint.
+    """Make ``run``, which has been set up and not begun, what it was at the checkpoint; all processes call it.
 
     Raises:
-        UsageError: the checkpoint's tensors are those of another model.
+        UsageError: the checkpoint's tensors are those of another model, or its state is none that this run can have
+            written.
+        SaidElsewhereError: as the first process says.
     """
-    with _fitting(resumed.path):
-        _restore(run, resumed)
+
+    def work() -> None:
+        with _fitting(resumed.path):
+            _restore(run, resumed)
+
+    run.processes.all_or_none(work)
 
 
 @contextlib.contextmanager
@@ -167,26 +186,60 @@ def _fitting(path: Path) -> Iterator[None]:
 
 def _restore(run: Run, resumed: Resumed) -> None:
     progress, device = resumed.progress, run.fabric.device
+    at = Checked(checkpoint.progress_file(resumed.path, resumed.manifest))
+    at.random_state("draws", progress["draws"], run.batches.draws.device)
+    rates = [group["lr"] for group in run.bare_optimizer.param_groups]
+    if run.scheduler is not None:
+        factor = run.plan.factor(resumed.step + 1)
+        rates = [group["initial_lr"] * factor for group in run.bare_optimizer.param_groups]
+    scheduler = check_scheduler(at, run.scheduler, progress["scheduler"], resumed.step, rates)
+    precision = run.fabric.strategy.precision
+    check_precision(at, dict(precision.state_dict()), progress["precision"])
+    # A GradScaler leaves steps out whose gradients are not finite.
+    taken = range(0 if precision.state_dict() else resumed.step, resumed.step + 1)
+
+    table = checkpoint.read_tensor_table(resumed.path, resumed.manifest)
+    there = {name: entry for name, entry in table.entries.items() if name.startswith("optimizer.")}
+    described = {f"optimizer.{name}": value for name, value in _mapping(at, progress["optimizer_tensors"]).items()}
     params = [p for group in run.bare_optimizer.param_groups for p in group["params"]]
-    inside = {
-        name: _room(params[int(name.split(".")[0])], shape, dtype)
-        for name, (shape, dtype) in progress["optimizer_tensors"].items()
-    }
+    inside = {}
+    for name, entry in there.items():
+        index, _, key = name.removeprefix("optimizer.").partition(".")
+        if not (index.isdecimal() and key and str(int(index)) == index and int(index) < len(params)):
+            raise at.refuse("a tensor of the optimizer", f"one of {len(params)} parameters", name)
+        inside[f"{index}.{key}"] = _room(params[int(index)], entry.shape, entry.dtype)
+        at.same(f"optimizer_tensors {name}", [list(entry.shape), str(entry.dtype)], described.get(name))
+    at.keys("optimizer_tensors", described, set(there))
+    check_optimizer(at, "optimizer", run.bare_optimizer, progress["optimizer"], rates)
+    extra, probe = dict(run.extra_state()), getattr(run, "probe_optimizer", None)
+    at.keys("extra", progress["extra"], set(extra))
+    for name, saved in progress["extra"].items():
+        if isinstance(part := getattr(run, name), nn.Module):
+            check_module(at, f"extra.{name}", part, saved)
+    if of_each := progress.get(BUFFERS):
+        _check_statistics(at, run, of_each, resumed.processes)
+
     model = run.bare_model.state_dict()
     tensors: dict[str, Any] = {"model": model, **({"optimizer": inside} if inside else {})}
-    table = checkpoint.read_tensor_table(resumed.path, resumed.manifest)
     checkpoint.load_tensors(resumed.path, table, tensors, run.processes)
+    Checked(resumed.path).finite("model.", model)
     run.bare_model.load_state_dict(model)
     state = progress["optimizer"]
     for name, value in inside.items():
         index, _, key = name.partition(".")
         state["state"].setdefault(int(index), {})[key] = value
-    run.bare_optimizer.load_state_dict(state)
+    _load_optimizer(at, "optimizer", run.bare_optimizer, state, rates, taken)
     if run.scheduler is not None:
-        run.scheduler.load_state_dict(progress["scheduler"])
-    run.fabric.strategy.precision.load_state_dict(progress["precision"])
+        run.scheduler.load_state_dict(scheduler)
+    precision.load_state_dict(progress["precision"])
+    if probe is not None:
+        steps = resumed.step if run.data.classes > 1 else 0  # without labels it takes none
+        probe_rates = [group["lr"] for group in probe.param_groups]
+        saved = progress["extra"]["probe_optimizer"]
+        check_optimizer(at, "extra.probe_optimizer", probe, saved, probe_rates)
+        _load_optimizer(at, "extra.probe_optimizer", probe, saved, probe_rates, range(steps, steps + 1))
     run.load_extra_state(progress["extra"])
-    run.step, run.epoch, run.position = (int(progress[name]) for name in ("step", "epoch", "position"))
+    run.step, run.epoch, run.position = (progress[name] for name in ("step", "epoch", "position"))
     run.saved_at = run.epoch, run.position
     run.epoch_seconds = float(progress["seconds"])
     run.epochs, run.epoch_steps = list(resumed.epochs), list(resumed.steps)
@@ -197,8 +250,33 @@ def _restore(run: Run, resumed: Resumed) -> None:
         _set_random_state(progress["random"][run.processes.rank], device)
     else:  # there is no telling who would go on with what
         torch.manual_seed((run.config.seed + run.processes.rank + run.step) % 2**32)
-    if of_each := progress.get("buffers"):
+    if of_each:
         _set_statistics(run.bare_model, of_each, run.processes)
+
+
+def _load_optimizer(at: Checked, entry: str, optimizer: Any, state: Any, rates: list[float], taken: range) -> None:
+    """Load ``state``, and check what has come of it."""
+    built = [dict(group) for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    check_loaded_optimizer(at, entry, optimizer, built, rates, taken)
+
+
+def _mapping(at: Checked, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise at.refuse("optimizer_tensors", "a mapping", value)
+    return value
+
+
+def _check_statistics(at: Checked, run: Run, of_each: Any, processes: int) -> None:
+    """Refuse running statistics that are not those of this model, one set of each process."""
+    here = _statistics(run.bare_model)
+    if type(of_each) is not list or len(of_each) != processes:
+        raise at.refuse(BUFFERS, f"a list of {processes}, one of each process", of_each)
+    for rank, found in enumerate(of_each):
+        at.keys(f"{BUFFERS}[{rank}]", found, set(here))
+        for name, value in here.items():
+            at.tensor(f"{BUFFERS}[{rank}].{name}", found[name], tuple(value.shape), value.dtype)
+        at.finite(f"{BUFFERS}[{rank}].", found)
 
 
 def _statistics(model: nn.Module) -> dict[str, Tensor]:
@@ -233,25 +311,16 @@ def _without_tensors(state: dict[str, Any]) -> dict[str, Any]:
     return {"state": kept, "param_groups": state["param_groups"]}
 
 
-def _room(param: Tensor, shape: list[int], dtype: str) -> Tensor:
+def _room(param: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """A tensor to read into: laid out as the parameter where it has its shape."""
-    kind = getattr(torch, dtype.removeprefix("torch."))
-    if shape and list(param.shape) == shape:
-        return torch.zeros_like(param, dtype=kind, requires_grad=False, memory_format=torch.preserve_format)
-    return torch.zeros(shape, dtype=kind, device="cpu")
+    if shape and tuple(param.shape) == shape:
+        return torch.zeros_like(param, dtype=dtype, requires_grad=False, memory_format=torch.preserve_format)
+    return torch.zeros(shape, dtype=dtype, device="cpu")
 
 
 def _as_table(rows: list[Any]) -> Tensor:
     """Rows as float64 (n, columns), exact for all that they hold."""
     return torch.tensor([astuple(row) for row in rows], dtype=torch.float64, device="cpu")
-
-
-def _rows(table: Tensor, kind: Any) -> list[Any]:
-    whole = [field.type == "int" for field in fields(kind)]
-    return [
-        kind(*(int(value) if is_whole else value for value, is_whole in zip(row, whole, strict=True)))
-        for row in table.tolist()
-    ]
 
 
 def _random_state(device: torch.device) -> list[Tensor]:

@@ -9,9 +9,10 @@ import torch
 from tvlars._machine import faster_in_bf16
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData
-from tvlars.lab.diagnostics import check_extra
+from tvlars.lab.diagnostics import check_extra, check_layer_stats
 from tvlars.lab.errors import UsageError
 from tvlars.lab.ssl.probes import check_labels
+from tvlars.lab.tensorboard import check_tensorboard
 from tvlars.plan import Plan
 
 
@@ -40,6 +41,10 @@ def check_machine(config: TrainConfig) -> None:
         raise UsageError(f"accelerator must be auto or cpu on this machine, which has no such device, got {name!r}")
     if config.sharpness is not None:
         check_extra()
+    if config.tensorboard:
+        check_tensorboard()
+    if config.layer_stats:
+        check_layer_stats()
 
 
 def describe(config: TrainConfig, plan: Plan, facts: dict[str, Any], processes: int = 1) -> list[str]:

@@ -5,10 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tvlars._reading import is_inside
 from tvlars.lab.errors import UsageError
 from tvlars.lab.record import EpochRow, StepRow
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+
+def check_tensorboard() -> None:
+    """Say before a run what would be missing in it.
+
+    Raises:
+        UsageError: the package tensorboard is not installed.
+    """
+    try:
+        import torch.utils.tensorboard  # noqa: F401
+    except ImportError as error:
+        raise UsageError("tensorboard=True needs the package tensorboard: pip install 'tvlars[lab]'") from error
 
 
 class TensorBoardLog:
@@ -17,21 +33,30 @@ class TensorBoardLog:
     TensorBoard's writer is of no use any more once the disk has failed it: ``tell`` hears of that, and the run goes on
     without, since its rows are in CSV files too.
 
+    Its file is made with the first row. ``check`` is called before each write: it raises ``MovedFolderError`` where the
+    folder is another one.
+
     Raises:
         UsageError: the package tensorboard is not installed.
     """
 
-    def __init__(self, folder: Path, start: int = 0, tell: Callable[[str], None] = print) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise UsageError("tensorboard=True needs the package tensorboard: pip install 'tvlars[lab]'") from error
+    def __init__(
+        self,
+        folder: Path,
+        start: int = 0,
+        tell: Callable[[str], None] = print,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        check_tensorboard()
+        from torch.utils.tensorboard import SummaryWriter
+
         if not is_inside(folder / "tensorboard", folder):
             raise UsageError(f"{folder / 'tensorboard'} must be a folder, but is a link that leaves the run folder")
         purge = {"purge_step": start + 1} if start else {}  # of steps that are taken again
-        self.tell = tell
+        self.tell, self.check = tell, check
         self.failed = False
-        self._writer = SummaryWriter(str(folder / "tensorboard"), **purge)
+        self._make: Callable[[], SummaryWriter] = lambda: SummaryWriter(str(folder / "tensorboard"), **purge)
+        self._made: SummaryWriter | None = None
 
     def add(self, steps: list[StepRow], epoch: EpochRow | None = None) -> None:
         """Write the rows of some steps, and of the epoch that they complete."""
@@ -40,21 +65,24 @@ class TensorBoardLog:
                 for name, value in asdict(row).items():
                     if name != "step":
                         self.add_scalar(f"{group}/{name}", value, row.step)
-        self._try(self._writer.flush)
+        self._try(lambda writer: writer.flush())
 
     def add_scalar(self, tag: str, value: float, step: int) -> None:
         """Write one value."""
-        self._try(lambda: self._writer.add_scalar(tag, value, step))
+        self._try(lambda writer: writer.add_scalar(tag, value, step))
 
     def close(self) -> None:
         """Write what is left."""
-        self._try(self._writer.close)
+        if self._made is not None:
+            self._try(lambda writer: writer.close())
 
-    def _try(self, work: Callable[[], object]) -> None:
+    def _try(self, work: Callable[[SummaryWriter], object]) -> None:
         if self.failed:
             return
+        self.check()
         try:
-            work()
+            self._made = self._made or self._make()
+            work(self._made)
         except OSError as error:
             self.failed = True
             self.tell(f"TensorBoard logs end here, they cannot be written: {error.strerror or error}")

@@ -61,12 +61,11 @@ class Pretraining(Run):
         reporter: Reporter,
         *,
         head: str,
-        start: int = 0,
     ) -> None:
         self.evaluations_wanted = parse_evaluations(config.evaluations)
         random = any(one.kind.startswith("random") for one in self.evaluations_wanted)
         self.untrained = copy.deepcopy(model.backbone) if random else None
-        super().__init__(config, plan, data, mean_and_std, fabric, model, record, reporter, start=start)
+        super().__init__(config, plan, data, mean_and_std, fabric, model, record, reporter)
         self.method, self.head_name = model, head
         self.recipes = view_recipes(data.channels, data.image_size, data.flip)
         self.labelled = data.classes > 1

@@ -1,0 +1,259 @@
+"""A run whose folder is moved away, and replaced by another, writes nothing into the other one."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from tvlars import LARS, plan
+from tvlars.cli import main
+from tvlars.lab import TrainConfig, checkpoint, load_run, train
+from tvlars.lab.data import ImageData, load_data
+from tvlars.lab.diagnostics import RunStats
+from tvlars.lab.errors import MovedFolderError
+from tvlars.lab.processes import Processes, make_fabric
+from tvlars.lab.profile import Phases
+from tvlars.lab.progress import LineReporter, Reporter
+from tvlars.lab.record import EpochRow, Record, StepRow
+from tvlars.lab.ssl.probes import Evaluated
+from tvlars.lab.tensorboard import TensorBoardLog
+
+QUICK: dict[str, Any] = dict(epochs=2, precision="32-true", accelerator="cpu", checkpoint_every="2-steps")
+SENTENCE = "must stay the folder that this run began in, but it was moved or taken away"
+
+
+@pytest.fixture(scope="module")
+def digits() -> ImageData:
+    return load_data("digits")
+
+
+def exchange(folder: Path, by: str = "another") -> None:
+    """Move ``folder`` to NAME-moved, and put another one, or nothing, in its place."""
+    folder.rename(folder.with_name(f"{folder.name}-moved"))
+    if by == "another":
+        for name in ("checkpoints", "layer-stats", "tensorboard"):
+            (folder / name).mkdir(parents=True)
+        (folder / "steps.csv").write_text("another's")
+        (folder / ".lock").touch()
+    elif by == "a file":
+        folder.write_text("another's")
+
+
+def untouched(folder: Path, by: str = "another") -> bool:
+    """Say if what :func:`exchange` put there is as it was."""
+    if by == "nothing":
+        return not folder.exists()
+    if by == "a file":
+        return folder.read_text() == "another's"
+    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+    return names == [".lock", "checkpoints", "layer-stats", "steps.csv", "tensorboard"] and (
+        (folder / "steps.csv").read_text() == "another's"
+    )
+
+
+STEP = StepRow(1, 0.1, 1.0, 0.5, 0.1, 1.0)
+EPOCH = EpochRow(1, 1, 1.0, 0.5, 1.0, 0.5, 10.0, 1.0)
+CONFIG = TrainConfig(accelerator="cpu")
+PLAN = plan(256, 60_000, 1)
+WRITERS: dict[str, Callable[[Record], object]] = {
+    "begin": lambda record: record.begin(CONFIG, PLAN, {}, {}),
+    "reopen": lambda record: record.reopen(CONFIG, PLAN, {}, {}, 1, [], [STEP]),
+    "steps": lambda record: record.add([STEP], None),
+    "epochs": lambda record: record.add([], EPOCH),
+    "measurement": lambda record: record.add_measurement("noise.csv", STEP),
+    "flush": lambda record: record.flush(),
+    "durable": lambda record: record.flush(durable=True),
+    "evaluations": lambda record: record.add_evaluations({"linear": Evaluated(0.5, 10, 1.0)}),
+    "finish": lambda record: record.finish("finished"),
+    "correct": lambda record: record.save_correct(torch.ones(3, dtype=torch.bool)),
+    "weights": lambda record: record.save_weights({"w": torch.ones(2)}),
+}
+
+
+def test_every_writer_of_a_record_is_tried() -> None:
+    public = {name for name in vars(Record) if not name.startswith("_")} - {"check_place"}
+    tried = {"steps": "add", "epochs": "add", "measurement": "add_measurement", "durable": "flush"}
+    tried.update(evaluations="add_evaluations", correct="save_correct", weights="save_weights")
+    assert public == {tried.get(name, name) for name in WRITERS}
+
+
+@pytest.mark.parametrize("by", ["another", "nothing", "a file"])
+@pytest.mark.parametrize("name", list(WRITERS))
+def test_a_record(tmp_path: Path, name: str, by: str) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    record = Record(folder, print)
+    exchange(folder, by)
+    with pytest.raises(MovedFolderError, match=SENTENCE):
+        WRITERS[name](record)
+    assert untouched(folder, by)
+
+
+def test_a_folder_that_comes_back_is_the_same(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    record = Record(folder, print)
+    folder.rename(tmp_path / "away")
+    (tmp_path / "away").rename(folder)
+    record.finish("finished")
+    assert (folder / "summary.json").is_file()
+
+
+def test_a_folder_that_was_taken_away_and_made_anew_is_another(tmp_path: Path) -> None:
+    """Its number on the file system would be free, were the folder not held."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    record = Record(folder, print)
+    folder.rmdir()
+    folder.mkdir()
+    with pytest.raises(MovedFolderError):
+        record.finish("finished")
+    assert list(folder.iterdir()) == []
+
+
+def test_layer_statistics(tmp_path: Path) -> None:
+    folder, model = tmp_path / "run", nn.Linear(2, 2)
+    folder.mkdir()
+    record, optimizer = Record(folder, print), LARS(model.parameters(), lr=0.1)
+    stats = RunStats(optimizer, model, every=1, path=folder / "layer-stats", buffer=2)
+    stats.check_place = record.check_place
+    exchange(folder)
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    for work in (stats.try_flush, optimizer.step, stats.close):
+        with pytest.raises(MovedFolderError):
+            work()
+    assert untouched(folder)
+
+
+def test_tensorboard(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    record = Record(folder, print)
+    begun, new = (TensorBoardLog(folder, check=record.check_place) for _ in range(2))
+    begun.add([STEP])
+    exchange(folder)
+    for log in (begun, new):
+        with pytest.raises(MovedFolderError):
+            log.add([STEP], EPOCH)
+        with pytest.raises(MovedFolderError):
+            log.add_scalar("LWN/w", 1.0, 1)
+    with pytest.raises(MovedFolderError):
+        begun.close()
+    new.close()
+    assert untouched(folder)
+
+
+@pytest.mark.parametrize("steps", [1, 8])
+def test_profiles(tmp_path: Path, steps: int) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    record = Record(folder, print)
+    phases = Phases(folder, torch.device("cpu"), record.check_place)
+    for _ in range(steps - 1):
+        phases.step()
+    exchange(folder)
+    with pytest.raises(MovedFolderError):
+        phases.step() if steps == 8 else phases.finish()
+    assert untouched(folder)
+
+
+def test_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before a save, and while one is written: what the other folder has of that name is not swept away."""
+    processes = Processes(make_fabric(CONFIG, "32-true"))
+    folder = tmp_path / "run"
+    folder.mkdir()
+    record = Record(folder, print)
+
+    def save() -> None:
+        checkpoint.save(folder, 4, {"model": {"w": torch.ones(2)}}, {}, {}, processes, 1, record.check_place)
+
+    written = checkpoint.TensorWriter.write_data
+
+    def moved_meanwhile(*arguments: Any) -> Any:
+        found = written(*arguments)
+        exchange(folder)
+        (folder / "checkpoints" / "000000004.part").mkdir()
+        shutil.copy(
+            tmp_path / "run-moved" / "checkpoints" / "000000004.part" / "tensors-0.bin",
+            folder / "checkpoints" / "000000004.part",
+        )
+        return found
+
+    monkeypatch.setattr(checkpoint.TensorWriter, "write_data", moved_meanwhile)
+    with pytest.raises(MovedFolderError):
+        save()
+    monkeypatch.undo()
+    assert (folder / "checkpoints" / "000000004.part" / "tensors-0.bin").is_file()
+    shutil.rmtree(folder / "checkpoints" / "000000004.part")
+    with pytest.raises(MovedFolderError):
+        save()
+    assert untouched(folder)
+
+
+class Exchanges(Reporter):
+    """Exchanges the folder after a step, or an epoch."""
+
+    def __init__(self, folder: Path, step: int = 0, epoch: int = 0, by: str = "another") -> None:
+        self.folder, self.at_step, self.at_epoch, self.by = folder, step, epoch, by
+
+    def step(self, row: StepRow) -> None:
+        if row.step == self.at_step:
+            exchange(self.folder, self.by)
+
+    def epoch(self, row: EpochRow) -> None:
+        if row.epoch == self.at_epoch:
+            exchange(self.folder, self.by)
+
+
+@pytest.mark.parametrize(
+    ("when", "options"),
+    [
+        (dict(step=3), {}),
+        (dict(step=3, by="nothing"), {}),
+        (dict(step=3, by="a file"), {}),
+        (dict(step=3), dict(checkpoint_every=None)),
+        (dict(step=10), dict(checkpoint_every=None)),
+        (dict(epoch=2), dict(checkpoint_every=None)),
+        (dict(epoch=1), dict(checkpoint_every=None, noise_scale=True)),
+        (dict(step=2), dict(layer_stats=1, tensorboard=True, profile=True)),
+        (dict(epoch=2), dict(layer_stats=1, tensorboard=True, profile=True, checkpoint_every=None)),
+        (dict(epoch=2), dict(task="byol", projector="32-32", evaluations="linear")),
+    ],
+    ids=str,
+)
+def test_a_run(tmp_path: Path, digits: ImageData, when: dict[str, Any], options: dict[str, Any]) -> None:
+    folder = tmp_path / "run"
+    config = TrainConfig(out=folder, **{**QUICK, **options})
+    with pytest.raises(MovedFolderError, match=SENTENCE):
+        train(config, data=digits, reporter=Exchanges(folder, **when))
+    assert untouched(folder, when.get("by", "another"))
+    moved = load_run(tmp_path / "run-moved")
+    assert moved.status == "unfinished"
+    assert len(moved.epochs) == (when.get("epoch", 2 if when.get("step", 0) == 10 else 1) - ("step" in when))
+
+
+def test_at_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+
+    def step(reporter: LineReporter, row: StepRow) -> None:
+        if row.step == 3:
+            exchange(folder)
+
+    monkeypatch.setattr(LineReporter, "step", step)
+    assert (
+        main(["train", "--epochs", "1", "--accelerator", "cpu", "--checkpoint-every", "2-steps", "--out", str(folder)])
+        == 1
+    )
+    assert untouched(folder)
+    error = capsys.readouterr().err
+    assert error.startswith(f"tvlars: {folder} {SENTENCE}")
+    assert len(error.splitlines()) == 1
