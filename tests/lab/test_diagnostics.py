@@ -171,7 +171,7 @@ def test_tensorboard_ends_where_the_disk_fails_it_and_the_run_goes_on(
 
     said: list[str] = []
     log = TensorBoardLog(tmp_path, tell=said.append)
-    monkeypatch.setattr(log._writer, "add_scalar", no_room)
+    monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter.add_scalar", no_room)
     for _ in range(2):
         log.add([StepRow(1, 0.1, 2.0, 0.5, 1.0, 1.0)])
     log.close()
