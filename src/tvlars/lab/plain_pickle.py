@@ -263,13 +263,15 @@ class _TorchFile:
         if math.prod(size) > count or (math.prod(size) and end > count):
             raise ValueError("a tensor reaches beyond its storage")
         if not math.prod(size):
-            return torch.empty(size, dtype=dtype)
+            return torch.empty(size, dtype=dtype, device="cpu")
         return self._storage(_as(str, key), dtype, count).as_strided(size, stride, offset)
 
     def _storage(self, key: str, dtype: torch.dtype, count: int) -> Tensor:
         if key not in self.storages:
             content = self._content(f"{self.folder}data/{key}")
-            self.storages[key] = torch.frombuffer(bytearray(content), dtype=torch.uint8) if content else torch.empty(0)
+            self.storages[key] = (
+                torch.frombuffer(bytearray(content), dtype=torch.uint8) if content else torch.empty(0, device="cpu")
+            )
         found = self.storages[key]
         if len(found) != count * dtype.itemsize:
             raise ValueError(f"a storage must have {count * dtype.itemsize} bytes, got {len(found)}")

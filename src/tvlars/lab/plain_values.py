@@ -89,7 +89,7 @@ def _tensor(content: list[Any], data: bytes) -> Tensor:
     if start + length > len(data):  # type: ignore[operator]
         raise ValueError(f"a tensor must lie within its file of {len(data)} bytes, got {ascii(content)[:60]}")
     if not length:
-        return torch.empty(shape, dtype=dtype)  # type: ignore[arg-type]
+        return torch.empty(shape, dtype=dtype, device="cpu")  # type: ignore[arg-type]
     file = io.BytesIO(data)
     file.seek(start)  # type: ignore[arg-type]
     return read_tensor(file, dtype, tuple(shape))  # type: ignore[arg-type]

@@ -425,7 +425,7 @@ def read_tensor(file: IO[bytes], dtype: torch.dtype, shape: tuple[int, ...]) -> 
     Raises:
         ValueError: the file ends before.
     """
-    content = torch.empty(math.prod(shape) * dtype.itemsize, dtype=torch.uint8)
+    content = torch.empty(math.prod(shape) * dtype.itemsize, dtype=torch.uint8, device="cpu")
     raw: Any = content.numpy()
     if file.readinto(memoryview(raw)) != len(content):  # type: ignore[attr-defined]
         raise ValueError(f"a tensor of {len(content)} bytes must be in the file, which ends before")

@@ -331,8 +331,8 @@ def _one_step(optimizer: Optimizer, group: dict[str, Any]) -> tuple[dict[str, An
     options = {name: value for name, value in group.items() if name not in ("params", "param_names")}
     options = {name: value.cpu() if isinstance(value, Tensor) else value for name, value in options.items()}
     options.update({name: False for name in ("fused", "capturable", "foreach") if name in options})
-    parameter = nn.Parameter(torch.ones(2, 2))
-    parameter.grad = torch.ones(2, 2)
+    parameter = nn.Parameter(torch.ones(2, 2, device="cpu"))
+    parameter.grad = torch.ones(2, 2, device="cpu")
     kind: Any = type(optimizer)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that biases take lr raw, of a parameter that is none
