@@ -16,6 +16,7 @@ from tvlars.cli import main
 from tvlars.lab import Reporter, TrainConfig, UsageError, evaluate, load_data, train
 from tvlars.lab.data.found import found
 from tvlars.lab.sweep.options import at_home, run_name
+from tvlars.lab.sweep.tune_folder import check_same
 
 QUICK: dict[str, Any] = {"epochs": 1, "batch_size": 4, "precision": "32-true", "accelerator": "cpu"}
 
@@ -125,6 +126,15 @@ def test_sweeps_look_below_data_dir(home: Path, monkeypatch: pytest.MonkeyPatch)
         run_name(at_home(TrainConfig(data=text))) for text in ("imagefolder:below/data", "imagefolder:./below/data/")
     }
     assert names == {run_name(config)}
+
+
+def test_a_tuning_goes_on_however_the_folder_is_written() -> None:
+    here = {"base": {"data": "imagefolder:/new/data", "epochs": 1}}
+    for written in ("imagefolder:data", "imagefolder:data/", "imagefolder:./data", "imagefolder:/old/data"):
+        check_same({"base": {"data": written, "epochs": 1}}, here)
+    for base in ({"data": "imagefolder:other", "epochs": 1}, {"data": "digits", "epochs": 1}, {"data": 7}):
+        with pytest.raises(UsageError, match="out must be a folder of the same tuning, but has base"):
+            check_same({"base": base}, here)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from tvlars.lab.compare import Comparison
 from tvlars.lab.disk import append_whole, write_whole
 from tvlars.lab.lock import LOCK, locked
 from tvlars.lab.record import digest_of, epochs_done, read_object
-from tvlars.lab.report import page, report
+from tvlars.lab.report import page, report, write_report
 from tvlars.lab.report.picture import picture_uri
 
 TABLES = ("epochs.csv", "steps.csv", "sharpness.csv", "noise.csv", "representation.csv")
@@ -184,6 +184,19 @@ def test_a_run_that_a_comparison_links_to_is_left_out(
     text = report([both], tmp_path / "page.html").read_text()
     assert "theirs is left out: it is a link that leaves" in text
     assert "1 of" not in text
+
+
+def test_runs_of_a_comparison_lie_in_it(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page, "_plotly", lambda: "")
+    row = {"optimizer": "tvlars", "batch_size": 512, "seed": 0, "lr": 1.0, "status": "finished", "test_accuracy": 0.5}
+    row |= dict.fromkeys(("test_loss", "train_loss", "images_per_second", "seconds"), 1.0)
+    rows = [{**row, "folder": str(finished)}, {**row, "seed": 1, "folder": "mine"}]
+    shutil.copytree(finished, tmp_path / "mine")
+    (tmp_path / "comparison.json").write_text(json.dumps({"command": "", "runs": rows}))
+    text = write_report(Comparison.load(tmp_path)).read_text()
+    assert "run is left out: it does not lie in" in text
+    assert "<summary>mine" in text
+    assert "<summary>run" not in text
 
 
 # -- pictures -----------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from tvlars._reading import parse_json
 from tvlars.lab.bench.machine import Machine
 from tvlars.lab.bench.timing import Spread, per_second, ratio
 from tvlars.lab.marked import mark
@@ -66,7 +67,7 @@ class BenchResult:
     @classmethod
     def from_json(cls, text: str) -> BenchResult:
         """What :meth:`to_json` has written."""
-        values: dict[str, Any] = json.loads(text)
+        values: dict[str, Any] = parse_json(text)
         values.pop("made_by", None)
         rows = [
             Row(**{**row, "value": Spread(**row["value"]), "ratio": Spread(**row["ratio"])}) for row in values["rows"]

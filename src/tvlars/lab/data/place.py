@@ -63,6 +63,15 @@ def same_folder(data: str, data_dir: Path | None, other: str, other_dir: Path | 
     return folder_of(data, data_dir) == folder_of(other, other_dir)
 
 
+def same_name(data: object, other: object) -> bool:
+    """Return whether two names of data sets stand for folders of images with one name, wherever they lie."""
+    texts = (data, other)
+    if not all(isinstance(text, str) and text.startswith(FOLDER_PREFIX) for text in texts):
+        return False
+    one, two = (absolute(Path(str(text).removeprefix(FOLDER_PREFIX))).name for text in texts)
+    return one == two
+
+
 def looked_for(data: str, data_dir: Path | None) -> str:
     """The name of a run's data set where somebody says that it lies below ``data_dir`` now: of a folder, that of the
     same name there."""

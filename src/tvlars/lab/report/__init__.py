@@ -73,7 +73,11 @@ def write_report(comparison: Comparison) -> Path:
         for run in comparison.runs
         if run.note
     ]
-    runs = _readable([comparison.folder / run.folder for run in comparison.runs], notes)
+    folders = [comparison.folder / run.folder for run in comparison.runs]
+    for folder in folders:
+        if not is_inside(folder, comparison.folder):
+            notes.append(f"{folder.name} is left out: it does not lie in {comparison.folder}.")
+    runs = _readable([folder for folder in folders if is_inside(folder, comparison.folder)], notes)
     names = ", ".join(dict.fromkeys(run.optimizer for run in comparison.runs)) or "no runs"
     made = Report(f"Comparison of {names}", comparison.command, runs, notes + _notes(runs, but=("diverged",)))
     return write_page(made, comparison.folder / "report.html")

@@ -17,6 +17,7 @@ import pandas as pd
 from tvlars._reading import read_json, reason
 from tvlars.lab.config import MEANS, deciding
 from tvlars.lab.data.fingerprint import Fingerprint
+from tvlars.lab.data.place import same_name
 from tvlars.lab.errors import UsageError
 from tvlars.lab.identity import FINGERPRINT, check_data
 from tvlars.lab.lock import LOCK
@@ -98,6 +99,8 @@ def check_same(there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
         stored = there.get(name, value)
         if name == "base" and isinstance(stored, dict):  # an earlier version had some means among it
             stored = {option: one for option, one in stored.items() if option not in deciding(MEANS)}
+            if same_name(stored.get("data"), value.get("data")):  # what is in the folder, its fingerprint tells
+                stored["data"] = value["data"]
         if stored != value:
             raise UsageError(
                 f"out must be a folder of the same tuning, but has {name} {str(stored)[:300]}, got {value}"
