@@ -235,6 +235,15 @@ def test_a_schedule_that_fits_is_no_finding(build: Any) -> None:
     assert check(model, optimizer, total_steps=1000, epochs=20, scheduler=build(optimizer)) == []
 
 
+def test_a_schedule_that_may_be_stepped_once_per_epoch() -> None:
+    model = network()
+    optimizer = LARS(layer_groups(model, weight_decay=0.0, lr=16.0, bias_norm_lr_scale=0.03), 16.0)
+    findings = check(model, optimizer, total_steps=1000, epochs=20, scheduler=S.ExponentialLR(optimizer, 0.8))
+    assert found(findings) == ["dead schedule"]
+    assert "stepped after every optimizer step" in findings[0].evidence
+    assert findings[0].remedy.endswith("; stepped once per epoch it would fit")
+
+
 def test_a_schedule_of_a_run_that_goes_on() -> None:
     """What is left of it is looked at, by the rates that there were."""
     model, optimizer, scheduler = planned("lars", epochs=20)
@@ -251,6 +260,15 @@ def test_no_schedule() -> None:
     for optimizer in (LARS(groups, 16.0), LAMB(groups[:1], 0.03), constant):
         assert "no schedule" in found(check(model, optimizer, epochs=20))
     assert check(model, torch.optim.SGD(groups, 0.1)) == []
+    for build in (lambda o: S.ConstantLR(o, 1.0), lambda o: S.LinearLR(o, 0.1), lambda o: S.LambdaLR(o, lambda _: 1.0)):
+        optimizer = LARS(groups, 16.0)
+        findings = check(model, optimizer, total_steps=1000, scheduler=build(optimizer))
+        assert found(findings) == ["no schedule"]
+        assert "keeps 100 % of it to the last step, 1000" in findings[0].evidence
+        optimizer = torch.optim.SGD(groups)
+        assert check(model, optimizer, total_steps=1000, scheduler=build(optimizer)) == []
+    assert found(check(model, constant, total_steps=1000)) == ["idle schedule"]
+    assert check(model, constant, total_steps=1000, scheduler=S.CosineAnnealingLR(constant, 1000)) == []
     optimizer = LARS(groups, 16.0)
     assert check(model, optimizer, scheduler=types.SimpleNamespace(step=print)) == []
     assert check(model, optimizer, scheduler={"scheduler": S.CosineAnnealingLR(optimizer, 100)}, total_steps=100) == []

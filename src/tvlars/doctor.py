@@ -28,6 +28,8 @@ LARGEST_MOVE, SMALLEST_MOVE = 0.1, 1e-6
 """Of a layer's norm, by one step at the highest learning rate, momentum aside."""
 SMALLEST_LARS_MOVE = 1.5e-4
 """The same for LARS and TVLARS: with a rate of SGD, 0.1, and a trust coefficient of 1e-3 a step moves 1e-4 of it."""
+IDLE = 0.9
+"""Above this share of its maximum to the end, a schedule does not act."""
 DEAD, DEAD_SHARE = 1e-3, 0.1
 """Below this share of its maximum a schedule is dead; for longer than this share of the run, that is a finding."""
 AT_FLOOR, FLOOR_SHARE = 0.01, 0.5
@@ -155,7 +157,7 @@ def check(
             *_groups(model, optimizer),
             *_steps(optimizer),
             *_zero_layers(model, optimizer),
-            *_phi(optimizer, total_steps, steps_per_epoch),
+            *_phi(optimizer, scheduler, total_steps, steps_per_epoch),
             *_schedule(optimizer, scheduler, total_steps, epochs),
             *_scaling(optimizer, scaler),
             *_batch(model, optimizer, batch_size, micro_batch_size, noise),
@@ -280,12 +282,16 @@ def _zero_layers(model: nn.Module, optimizer: Optimizer) -> Iterator[Finding]:
             )
 
 
-def _phi(optimizer: Optimizer, total_steps: int | None, steps_per_epoch: int | None) -> Iterator[Finding]:
+def _phi(
+    optimizer: Optimizer, scheduler: Any, total_steps: int | None, steps_per_epoch: int | None
+) -> Iterator[Finding]:
     """A factor phi that does not act in this run, or at once, or that is over before the run is."""
     if not isinstance(optimizer, TVLARS):
         return
     shapes = [_shape(group) for group in optimizer.param_groups if group["params"]]
     for shape in dict.fromkeys(shapes):  # groups may have a phi of their own
+        if scheduler is not None and not shape[0]:
+            continue  # switched off in favour of a scheduler
         yield from _phi_of(shape, total_steps, steps_per_epoch)
 
 
@@ -303,7 +309,7 @@ def _phi_of(shape: Shape, total_steps: int | None, steps_per_epoch: int | None) 
             + 1
         )
 
-    if total_steps and _sigmoid_decay(float(total_steps), *shape) > 0.9 * start:
+    if total_steps and _sigmoid_decay(float(total_steps), *shape) > IDLE * start:
         kept = _sigmoid_decay(float(total_steps), *shape) / start
         yield Finding("idle schedule", f"{said} keeps {100 * kept:.0f} % to the last step, {total_steps}", way)
         return
@@ -330,24 +336,17 @@ def _dead(what: str, step: int, total_steps: int, unit: str = "step") -> str:
 
 def _schedule(optimizer: Optimizer, scheduler: Any, total_steps: int | None, epochs: int | None) -> Iterator[Finding]:
     """A schedule that is missing, ends elsewhere than the run or is dead before it, and a run too short for one."""
-    attached = any("initial_lr" in group for group in optimizer.param_groups)  # torch's schedulers leave it there
-    constant = isinstance(optimizer, LARS | LAMB) or (
-        isinstance(optimizer, TVLARS) and not any(float(group["delay_factor"]) for group in optimizer.param_groups)
-    )
-    if scheduler is None and not attached and constant:
-        yield Finding(
-            "no schedule",
-            f"nothing lowers the learning rate of {type(optimizer).__name__}: no LR scheduler is on it, none is given",
-            "take plan(...).scheduler(optimizer), or give check the scheduler",
-        )
     length = getattr(scheduler, "total_steps", getattr(scheduler, "T_max", None))
     per_epoch = not isinstance(scheduler, WarmupCosineLR) and is_per_epoch(scheduler, epochs, total_steps)
-    if total_steps and isinstance(length, int) and length > 0 and length != total_steps and not per_epoch:
+    if scheduler is None:
+        attached = any("initial_lr" in group for group in optimizer.param_groups)  # torch's schedulers leave it there
+        if not attached and _needs_schedule(optimizer, total_steps):
+            yield _no_schedule(optimizer, "no LR scheduler is on it, none is given")
+    elif total_steps and isinstance(length, int) and length > 0 and length != total_steps and not per_epoch:
         evidence = f"{type(scheduler).__name__} ends after {length} steps and the run after {total_steps}"
         yield Finding("schedule length", evidence, "give it the run's number of optimizer steps")
-    elif total_steps and scheduler is not None:
-        calls, unit = (cast(int, epochs), "epoch") if per_epoch else (total_steps, "step")
-        yield from _dead_rates(optimizer, scheduler, calls, unit)
+    elif total_steps:
+        yield from _rates(optimizer, scheduler, total_steps, epochs, per_epoch)
     if total_steps and total_steps < FEW_STEPS:
         yield Finding(
             "few steps",
@@ -356,18 +355,52 @@ def _schedule(optimizer: Optimizer, scheduler: Any, total_steps: int | None, epo
         )
 
 
-def _dead_rates(optimizer: Optimizer, scheduler: Any, calls: int, unit: str) -> Iterator[Finding]:
-    """An LR scheduler under which the learning rate is next to 0 for long."""
-    done = max(getattr(scheduler, "last_epoch", 0), 0)
-    for i, rates in enumerate(rates_ahead(scheduler, optimizer, calls - done) or ()):
-        peak = max(*rates, _peak_lr(optimizer.param_groups[i])) if rates else 0.0
-        dead = [rate < (1 - 1e-6) * DEAD * peak for rate in rates]  # a floor of just that share is not below it
-        if sum(dead) > DEAD_SHARE * calls:
-            what = f"stepped once per {unit}, {type(scheduler).__name__} makes a learning rate that"
-            evidence = f"{what} is below {100 * DEAD:g} % of its maximum for {sum(dead)} of {calls} {unit}s"
-            evidence += f", from {unit} {done + dead.index(True) + 1} on"
-            yield Finding("dead schedule", evidence, "make it as long as the run, or end it at a higher rate")
-            return
+def _needs_schedule(optimizer: Optimizer, total_steps: int | None) -> bool:
+    """Whether nothing but an LR scheduler could lower the rate; of an idle phi another finding says so."""
+    if isinstance(optimizer, TVLARS):
+        return total_steps is None and not any(float(group["delay_factor"]) for group in optimizer.param_groups)
+    return isinstance(optimizer, (LARS, LAMB))
+
+
+def _no_schedule(optimizer: Optimizer, why: str) -> Finding:
+    evidence = f"nothing lowers the learning rate of {type(optimizer).__name__}: {why}"
+    return Finding("no schedule", evidence, "take plan(...).scheduler(optimizer), or give check the scheduler")
+
+
+def _rates(
+    optimizer: Optimizer, scheduler: Any, total_steps: int, epochs: int | None, per_epoch: bool
+) -> Iterator[Finding]:
+    """An LR scheduler under which the learning rate never falls, or is next to 0 for long."""
+    calls, unit = (cast(int, epochs), "epoch") if per_epoch else (total_steps, "step")
+    done, name = max(getattr(scheduler, "last_epoch", 0), 0), type(scheduler).__name__
+    rates = rates_ahead(scheduler, optimizer, calls - done)
+    if not rates or not rates[0]:
+        return
+    peaks = [max(*ahead, _peak_lr(group)) for ahead, group in zip(rates, optimizer.param_groups, strict=True)]
+    late = [min(ahead[len(ahead) // 2 :]) / peak for ahead, peak in zip(rates, peaks, strict=True) if peak]
+    if late and min(late) > IDLE and not done and _needs_schedule(optimizer, None):
+        yield _no_schedule(optimizer, f"{name} keeps {100 * min(late):.0f} % of it to the last {unit}, {calls}")
+    for ahead, peak in zip(rates, peaks, strict=True):
+        dead = _dead_calls(ahead, peak)
+        if len(dead) <= DEAD_SHARE * calls:
+            continue
+        way = "make it as long as the run, or end it at a higher rate"
+        if not per_epoch and epochs and epochs < total_steps:
+            by_epoch = rates_ahead(scheduler, optimizer, max(epochs - done, 1)) or []
+            if not any(len(_dead_calls(a, p)) > DEAD_SHARE * epochs for a, p in zip(by_epoch, peaks, strict=True)):
+                way += "; stepped once per epoch it would fit"
+        yield Finding(
+            "dead schedule",
+            f"with {name} stepped after every {'epoch' if per_epoch else 'optimizer step'}, a learning rate is below "
+            f"{100 * DEAD:g} % of its maximum for {len(dead)} of {calls} {unit}s, from {unit} {done + dead[0] + 1} on",
+            way,
+        )
+        return
+
+
+def _dead_calls(rates: list[float], peak: float) -> list[int]:
+    """Where a learning rate is next to 0. A floor of just that share of the maximum is not below it."""
+    return [i for i, rate in enumerate(rates) if rate < (1 - 1e-6) * DEAD * peak]
 
 
 def _scaling(optimizer: Optimizer, scaler: Any) -> Iterator[Finding]:
