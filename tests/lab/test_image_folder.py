@@ -795,6 +795,17 @@ def test_an_image_that_would_fill_the_memory_is_named(tmp_path: Path, monkeypatc
     assert read(tmp_path, image_size=8).train_images.shape == (3, 3, 8, 8)
 
 
+def test_what_pillow_asks_the_system_for_a_damaged_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "x.png")
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(22, "Invalid argument")  # of a place before the beginning, as damaged JPEG 2000 files name it
+
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(BadImageError, match="Invalid argument"):
+        read_picture(tmp_path / "x.png", None)
+
+
 def test_a_disk_that_fails_is_no_bad_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_classes(tmp_path)
 

@@ -10,6 +10,7 @@ colour profiles      not applied
 
 from __future__ import annotations
 
+import errno
 import os
 from dataclasses import dataclass
 from functools import cache
@@ -26,6 +27,8 @@ EXTERNAL = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "PDF", "WMF
 BACKGROUND = (255, 255, 255, 255)
 ORIENTATION = 0x0112
 DARK = 4096
+OF_THE_DISK = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE, errno.ENODEV, errno.ENXIO)
+"""Errors that say nothing of the file itself; others come of damaged ones too, such as EINVAL."""
 LONGEST = 64
 """Sides of an image, in scaled ones, from which on it is cut before it is scaled: the rest would take the memory."""
 
@@ -106,7 +109,7 @@ def read_picture(file: str | os.PathLike[str], image_size: int | None) -> Pictur
     except Exception as error:  # Pillow's decoders have many types for a damaged file
         if memory.has_ended(error):
             raise
-        if isinstance(error, OSError) and error.errno is not None and not isinstance(error, PermissionError):
+        if isinstance(error, OSError) and error.errno in OF_THE_DISK:
             raise UsageError(
                 f"{file} cannot be read: {error.strerror}"
             ) from error  # the disk's, and no fault of the file
