@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import collections
 import importlib.util
 import itertools
 import json
@@ -32,7 +33,7 @@ from tvlars.lab.lock import locked
 from tvlars.lab.sweep import Board, Grid, SweepResult, sweep, sweeping
 from tvlars.lab.sweep import worker as workers
 from tvlars.lab.sweep.board import BarBoard, LineBoard, duration
-from tvlars.lab.sweep.on_ray import _room
+from tvlars.lab.sweep.on_ray import RayWorkers, _room
 from tvlars.lab.sweep.options import arguments, run_name
 from tvlars.lab.sweep.worker import Halt, Job, Outcome, run_one
 
@@ -570,21 +571,59 @@ def test_a_run_whose_output_alone_was_lost_has_finished(pretend: Callable[[str],
     assert by_seed(sweep(seeds(1), out, board=Board())) == [("finished", 1)]
 
 
-def test_a_run_that_hangs_when_it_is_told_to_stop_is_killed(tmp_path: Path) -> None:
-    """What stands between a worker and a run ends it, though the worker has died."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_run_that_hangs_when_it_is_told_to_stop_is_killed(number: signal.Signals, tmp_path: Path) -> None:
+    """What stands between a worker and a run ends it, also where Ray kills what its dead worker has started."""
     (tmp_path / "tvlars").mkdir()
     (tmp_path / "tvlars" / "__init__.py").touch()
     (tmp_path / "tvlars" / "__main__.py").write_text(
-        "import signal, time, pathlib\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
-        "pathlib.Path('ready').touch()\ntime.sleep(600)\n"
+        "import os, signal, time, pathlib\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "pathlib.Path('part').write_text(str(os.getpid()))\nos.replace('part', 'ready')\ntime.sleep(600)\n"
     )
     program = tmp_path / "child.py"
     program.write_text(workers.CHILD.read_text().replace("STOP_PATIENCE = 300", "STOP_PATIENCE = 1"))
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     with subprocess.Popen([sys.executable, str(program), str(os.getpid())], cwd=tmp_path, env=environment) as child:
         wait_for(lambda: (tmp_path / "ready").exists() or child.poll() is not None)
-        child.terminate()
-        assert child.wait(timeout=60) == 128 + signal.SIGKILL
+        run = int((tmp_path / "ready").read_text())
+        child.send_signal(number)
+        assert child.wait(timeout=60) == (128 + signal.SIGKILL if number == signal.SIGTERM else -signal.SIGKILL)
+        wait_for(lambda: not Path(f"/proc/{run}").exists())
+
+
+def test_ray_is_not_asked_for_anything_when_it_has_been_shut_down() -> None:
+    """It would start another Ray. What ended while runs were told to stop is known."""
+
+    class Ray:
+        running = True
+        exceptions = None
+
+        def cancel(self, reference: str, force: bool) -> None:
+            """Nothing ends by it."""
+
+        def wait(self, references: list[str], **_: Any) -> tuple[list[str], list[str]]:
+            assert self.running
+            return references[:1], references[1:]
+
+        def get(self, reference: str) -> Outcome:
+            return Outcome(jobs[int(reference)], "finished")
+
+        def shutdown(self) -> None:
+            self.running = False
+
+    jobs = [Job(f"{number}", Path("nowhere"), (), 1, 1) for number in range(2)]
+    for hangs in (True, False):
+        crew = RayWorkers.__new__(RayWorkers)
+        crew._ray, crew._own, crew._waiting, crew._late = Ray(), True, collections.deque(jobs), []
+        crew.count = None
+        crew._refs = {f"{number}": job for number, job in enumerate(jobs)}
+        halt = Halt()
+        if hangs:
+            halt.now.set()
+        crew.stop(halt)
+        assert not crew._ray.running
+        assert [outcome.job.name for outcome in crew.wait(0)] == ([] if hangs else ["0", "1"])
+        assert crew.wait(0) == []
 
 
 def test_a_run_without_progress_is_said(
@@ -807,7 +846,7 @@ def test_ray_gives_the_same_and_survives_the_death_of_a_worker(
 
     def kill() -> None:
         wait_for(lambda: rows(folders[0]) >= 2)
-        os.kill(parent_of(parent_of(training_process(folders[0]))), signal.SIGKILL)
+        os.kill(parent_of(parent_of(parent_of(training_process(folders[0])))), signal.SIGKILL)
 
     thread = threading.Thread(target=kill)
     thread.start()

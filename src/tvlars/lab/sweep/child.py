@@ -19,9 +19,23 @@ STOP_PATIENCE = 300
 
 
 def main() -> None:
-    """Start the command, hand SIGTERM down to it, and end as it does."""
+    """Start the one who looks after the run, hand SIGTERM down, and end as it does.
+
+    Ray kills what its workers have started with SIGKILL, and no more than that: this process, which can be spared.
+    """
     worker, *arguments = sys.argv[1:]
     die_with(int(worker))
+    me = os.getpid()
+    keeper = os.fork()
+    if keeper == 0:
+        die_with(me)
+        sys.exit(look_after(arguments))
+    signal.signal(signal.SIGTERM, lambda *_: send(keeper, signal.SIGTERM))
+    sys.exit(code_of(keeper))
+
+
+def look_after(arguments: list[str]) -> int:
+    """Start the command, hand SIGTERM down to it, and kill it where it hangs then; returns its exit code."""
     me = os.getpid()
     run = os.fork()
     if run == 0:
@@ -29,18 +43,24 @@ def main() -> None:
         os.execv(sys.executable, [sys.executable, "-m", "tvlars", *arguments])
 
     def hand_down(number: int, frame: Any) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(run, signal.SIGTERM)
+        send(run, signal.SIGTERM)
         signal.alarm(STOP_PATIENCE)
 
-    def kill(number: int, frame: Any) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(run, signal.SIGKILL)
-
-    signal.signal(signal.SIGALRM, kill)
+    signal.signal(signal.SIGALRM, lambda *_: send(run, signal.SIGKILL))
     signal.signal(signal.SIGTERM, hand_down)
-    code = os.waitstatus_to_exitcode(os.waitpid(run, 0)[1])
-    sys.exit(code if code >= 0 else 128 - code)
+    return code_of(run)
+
+
+def send(process: int, number: int) -> None:
+    """Send a signal to a process, where it has not ended."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process, number)
+
+
+def code_of(process: int) -> int:
+    """Wait for a process; its exit code, 128 + N where signal N killed it."""
+    code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    return code if code >= 0 else 128 - code
 
 
 def die_with(parent: int) -> None:

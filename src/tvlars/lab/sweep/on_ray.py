@@ -58,6 +58,8 @@ class RayWorkers:
         self._task: Any = ray.remote(num_cpus=self.cpus, num_gpus=wanted if gpus else 0, max_retries=0)(_do)
         self._waiting: collections.deque[Job] = collections.deque()
         self._refs: dict[Any, Job] = {}
+        self._late: list[Outcome] = []
+        """What has ended while runs were told to stop."""
 
     def describe(self) -> str:
         machines = f"{self.machines} machine{'s' if self.machines > 1 else ''}"
@@ -77,7 +79,8 @@ class RayWorkers:
     def wait(self, seconds: float) -> list[Outcome]:
         if not self._refs:
             time.sleep(seconds)
-            return []
+            late, self._late = self._late, []
+            return late
         references = list(self._refs)
         ready, _ = self._ray.wait(references, num_returns=len(references), timeout=0)
         if not ready:
@@ -108,7 +111,8 @@ class RayWorkers:
         for reference in self._refs:
             self._ray.cancel(reference, force=False)
         while self._refs and not halt.now.is_set():
-            self.wait(0.2)
+            self._late += self.wait(0.2)
+        self._refs.clear()  # whoever asks Ray for one of them, when it has been shut down, would start another
         self.close()
 
     def close(self) -> None:
