@@ -487,6 +487,7 @@ def test_torchrun_and_a_comparison(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("run 1 of 2") == 1  # one of them prints
+    assert "accumulation x 2 processes = 256 samples" in done.stdout
     results = pd.read_csv(tmp_path / "comparison" / "results.csv")
     assert results["status"].tolist() == ["finished"] * 2
     assert (tmp_path / "comparison" / "report.html").is_file()
