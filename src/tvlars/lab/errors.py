@@ -21,8 +21,12 @@ class SaidElsewhereError(UsageError):
 
 
 class PreemptedError(RuntimeError):
-    """Training was stopped by ``signal`` (SIGTERM, or SIGHUP of a terminal that has gone), and can go on from its
-    checkpoint. Exit code 128 + ``signal`` at the CLI: 143 or 129.
+    """Training was stopped by a signal, and can go on from its checkpoint. Exit code 128 + ``signal`` at the CLI: 143 or
+    129.
+
+    Args:
+        message: one sentence, which names the signal.
+        number: the signal, which is kept as ``signal``: SIGTERM (default), or SIGHUP of a terminal that has gone.
     """
 
     def __init__(self, message: str, number: int = signal.SIGTERM) -> None:
