@@ -21,8 +21,7 @@ class SaidElsewhereError(UsageError):
 
 
 class PreemptedError(RuntimeError):
-    """Training was stopped by a signal, and can go on from its checkpoint. Exit code 128 + ``signal`` at the CLI: 143 or
-    129.
+    """Training was stopped by a signal, and can go on from its checkpoint. Exit code 128 + ``signal`` at the CLI.
 
     Args:
         message: one sentence, which names the signal.
