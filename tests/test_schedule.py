@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -152,3 +153,25 @@ def test_a_step_that_is_no_number_is_refused() -> None:
     for tensor in (torch.tensor(True), torch.tensor(1j)):
         with pytest.raises(TypeError, match="step must be a tensor of integers or floating point numbers, got one of"):
             sigmoid_decay(tensor, 0.1, 5)
+
+
+def test_a_shape_of_tensors_has_derivatives() -> None:
+    def shape(requires: bool = True) -> list[torch.Tensor]:
+        return [torch.tensor(x, dtype=torch.float64, requires_grad=requires) for x in (0.3, 2.5, 0.7, 0.05)]
+
+    for step in (4, 4.0, torch.tensor(4), torch.tensor([1.0, 4.0], dtype=torch.float64)):
+        assert torch.autograd.gradcheck(lambda *values, step=step: sigmoid_decay(step, *values), shape())
+
+
+def test_schedulers_want_numbers() -> None:
+    """A learning rate has no derivatives there, and would turn into a tensor behind the optimizer's back."""
+    for i, name in enumerate(("delay_factor", "delay", "alpha", "gamma_min")):
+        values: list[Any] = [0.1, 5.0, 1.0, 0.0]
+        values[i] = torch.tensor(0.5)
+        with pytest.raises(ValueError, match=f"^{name} must be a number, got a tensor"):
+            SigmoidDecayLR(sgd(), *values)
+    with pytest.raises(ValueError, match=r"^final_factor must be a number, got a tensor"):
+        WarmupCosineLR(sgd(), 3, 10, torch.tensor(0.5))  # type: ignore[arg-type]
+    scheduler = SigmoidDecayLR(sgd(), Fraction(1, 2), 3, 1, 0)  # type: ignore[arg-type]
+    assert type(scheduler.delay_factor) is float
+    assert type(scheduler.get_last_lr()[0]) is float

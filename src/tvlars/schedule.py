@@ -194,6 +194,13 @@ class _ClosedFormLR(LRScheduler):
         return [base_lr * self.factor(self.last_epoch + 1) for base_lr in self.base_lrs]
 
 
+def _number(name: str, value: Any) -> float:
+    """``value`` as a float: a scheduler's state holds no NumPy number, and its learning rates have no derivatives."""
+    if isinstance(value, Tensor):
+        raise ValueError(f"{name} must be a number, got a tensor: take its .item()")
+    return float(value)
+
+
 class SigmoidDecayLR(_ClosedFormLR):
     """:func:`sigmoid_decay` for any torch optimizer: lr(t) = lr * φ(t) in every parameter group.
 
@@ -219,8 +226,8 @@ class SigmoidDecayLR(_ClosedFormLR):
         last_epoch: int = -1,
     ) -> None:
         _check_sigmoid_decay(delay_factor, delay, alpha, gamma_min)
-        self.delay_factor, self.delay = float(delay_factor), float(delay)  # its state holds no number of NumPy's
-        self.alpha, self.gamma_min = float(alpha), float(gamma_min)
+        self.delay_factor, self.delay = _number("delay_factor", delay_factor), _number("delay", delay)
+        self.alpha, self.gamma_min = _number("alpha", alpha), _number("gamma_min", gamma_min)
         super().__init__(optimizer, last_epoch)
 
     def factor(self, step: int) -> float:
@@ -253,7 +260,7 @@ class WarmupCosineLR(_ClosedFormLR):
         self.warmup_steps, self.total_steps, self.final_factor = (
             int(warmup_steps),
             int(total_steps),
-            float(final_factor),
+            _number("final_factor", final_factor),
         )
         super().__init__(optimizer, last_epoch)
 

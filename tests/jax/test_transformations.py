@@ -320,6 +320,8 @@ def test_phi_wants_the_length_of_the_run() -> None:
         build(0.1, delay=5)
     with pytest.raises(ValueError, match=r"total_steps must be an integer >= 1 \(optimizer steps\), got 0"):
         build(0.1, total_steps=0)
+    with pytest.raises(ValueError, match=r"optax.inject_hyperparams wants it in its static_args"):
+        optax.inject_hyperparams(build)(0.1, total_steps=100).init(parameters())
 
 
 @pytest.mark.parametrize("alpha", [0.1, 1.0, 3.0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -83,6 +84,10 @@ def tvlars(
     check_lars(learning_rate, momentum, weight_decay, trust_coefficient, nesterov, norm_clip, unit_ratio_at_zero)
     check_choice("phi_scope", phi_scope, ("all", "ratio"))
     check_mask(mask, weight_decay_mask, bias_norm_lr_scale, learning_rate)
+    if isinstance(total_steps, jax.Array):
+        raise ValueError(
+            "total_steps must be a Python integer, got an array: optax.inject_hyperparams wants it in its static_args"
+        )
     slope, center = _slope_and_delay("tvlars", total_steps, delay, delay_factor)
     if total_steps is not None:  # α may be traced, so that its part is not left to Python's math
         check_number("alpha", alpha, open_low=True)
