@@ -30,6 +30,7 @@ from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
 from torch import Tensor, nn
 
 from tvlars._environment import VariableError, check_started
+from tvlars.lab import memory
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.errors import DivergedError, LostProcessError, PreemptedError, SaidElsewhereError, UsageError
 from tvlars.lab.fits import check_batch
@@ -117,6 +118,8 @@ def make_fabric(config: TrainConfig, precision: str) -> Fabric:
         rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
         raise LostProcessError(int(rank), config.timeout, str(error)) from error
     except Exception as error:  # Fabric has many types of its own for a device that is missing
+        if memory.has_ended(error):
+            raise
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UsageError(f"accelerator {config.accelerator!r} cannot be used here: {reason}") from error
     return fabric
