@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -114,7 +115,7 @@ PLACES: list[tuple[str, Any, str]] = [
     ("step", 9, "step must be 8, got 9"),
     *(("epoch", value, "epoch must be an integer from 1 to 4") for value in (10**9, 0, -1, 2.0, None)),
     ("epoch", 1, "position must be 8, got 3"),
-    ("epoch", 4, "position must be an integer from 0 to 0"),
+    ("epoch", 4, "position must be 0, got 3"),
     *(("position", value, "position must be an integer from 0 to 5") for value in (10**9, -1, 6, 3.0, [])),
     ("position", 2, "position must be 3, got 2"),
     *(("seconds", value, "seconds must be a finite number >= 0") for value in (NAN, math.inf, -1.0, "1", None)),
@@ -469,6 +470,34 @@ def test_at_the_command_line(copied: Callable[[str], Path], capsys: pytest.Captu
     said = capsys.readouterr().err
     assert said.startswith("tvlars: ")
     assert said.endswith("000000008/progress.json: step must be an integer from 1 to 15, got -7\n")
+
+
+BOMB = b"cos\nsystem\n(X\x0e\x00\x00\x00touch executedtR."
+
+
+@pytest.mark.parametrize("name", [".metadata", "progress.pt", "__0_0.distcp", "weights.pt"])
+def test_a_pickle_that_would_run_a_command(
+    copied: Callable[[str], Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    folder = copied("tvlars")
+    monkeypatch.chdir(folder.parent)
+    pickle.loads(BOMB)
+    Path("executed").unlink()  # it would
+    if name == "weights.pt":
+        (folder / name).write_bytes(BOMB)
+        code = main(["evaluate", str(folder), "--device", "cpu"])
+    else:
+        path = folder / "checkpoints" / "000000008"
+        as_format_1(path)
+        (path / name).write_bytes(BOMB)
+        seal(path)
+        words = ["--epochs", "3", "--precision", "32-true", "--accelerator", "cpu", "--optimizer", "tvlars"]
+        code = main(["train", "--resume", str(folder), *words])
+    said = capsys.readouterr().err
+    assert code == 2
+    assert said.startswith("tvlars: ")
+    assert len(said.splitlines()) == 1
+    assert not Path("executed").exists()
 
 
 def damaged_layer_stats(folder: Path) -> None:

@@ -72,6 +72,7 @@ def train(
         LockedError: another process trains in this folder.
         DivergedError: the loss was not finite. The record is kept.
         LostProcessError: another process ended or did not come.
+        MovedFolderError: the run folder was moved or taken away; what is there now is left as it is.
         PreemptedError: SIGTERM or SIGHUP came. A checkpoint is kept.
         KeyboardInterrupt: as it came. The record is kept.
     """

@@ -63,7 +63,7 @@ class Checked:
     def whole(self, entry: str, value: Any, low: int, high: int) -> int:
         """Refuse what is no integer from ``low`` to ``high``."""
         if type(value) is not int or not low <= value <= high:
-            raise self.refuse(entry, f"an integer from {low} to {high}", value)
+            raise self.refuse(entry, f"an integer from {low} to {high}" if low < high else str(low), value)
         return value
 
     def number(self, entry: str, value: Any, low: float = -math.inf, high: float = math.inf) -> float:
