@@ -239,6 +239,24 @@ def test_a_run(tmp_path: Path, digits: ImageData, when: dict[str, Any], options:
     assert len(moved.epochs) == (when.get("epoch", 2 if when.get("step", 0) == 10 else 1) - ("step" in when))
 
 
+def test_a_probe(tmp_path: Path, digits: ImageData, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it finds is entered into the run folder that it has read."""
+    from tvlars.lab.ssl import probe_run
+
+    folder = tmp_path / "run"
+    config = TrainConfig(out=folder, task="byol", projector="32-32", evaluations="none", **{**QUICK, "epochs": 1})
+    train(config, data=digits, reporter=Reporter())
+
+    def found(*_: Any, **__: Any) -> Any:
+        exchange(folder)
+        return {"knn": Evaluated(0.5, 10, 1.0)}, None
+
+    monkeypatch.setattr(probe_run, "evaluate_features", found)
+    with pytest.raises(MovedFolderError):
+        probe_run.probe_run(folder, evaluations="knn", device="cpu")
+    assert untouched(folder)
+
+
 def test_at_the_command_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,6 +14,7 @@ from tvlars.lab.data.place import as_path, looked_for, same_folder
 from tvlars.lab.errors import UsageError
 from tvlars.lab.evaluate import as_loaded, changed_data, check_facts, choose_device
 from tvlars.lab.models import build_model
+from tvlars.lab.place import Place
 from tvlars.lab.record import write_json
 from tvlars.lab.result import RunResult
 from tvlars.lab.run_folder import LoadedRun
@@ -60,8 +61,10 @@ def probe_run(
     Raises:
         UsageError: the run has no weights, they are of another architecture, or the data do not fit, have
             no labels, or are the run's own and have changed.
+        MovedFolderError: the run folder was moved or taken away meanwhile; what is there now is left as it is.
     """
     run, wanted = as_loaded(run), parse_evaluations(evaluations)
+    place = Place(run.folder)
     facts = run.model_facts()
     own, sized = data is None, image_size is not None
     if own:
@@ -105,5 +108,6 @@ def probe_run(
     )
     if own and run.config is not None and run.config.task != "classification":
         both = {**found, **run.evaluations}
+        place.check()
         write_json(run.folder / "evaluations.json", {name: asdict(one) for name, one in both.items()})
     return found
