@@ -271,7 +271,8 @@ def test_the_command_writes_beside_the_runs(one: Path, tmp_path: Path, capsys: p
     another(one, tmp_path / "all" / "a")
     assert main(["report", str(tmp_path / "all")]) == 0
     assert capsys.readouterr().out == f"page: {tmp_path / 'all' / 'report.html'}\n"
-    (tmp_path / "none" / "x" / "config.json").mkdir(parents=True)
+    (tmp_path / "none" / "x").mkdir(parents=True)
+    (tmp_path / "none" / "comparison.json").write_text("{}")
     with pytest.raises(UsageError, match="must be a run or comparison folder"):
         report([tmp_path / "none"], tmp_path / "page.html")
 
