@@ -503,6 +503,11 @@ def test_what_is_no_parameters(cls: Any, params: Any, message: str) -> None:
             cls(params, **arguments)
 
 
+def test_a_group_without_parameters_is_none(make: Make) -> None:
+    with pytest.raises(ValueError, match=r"a parameter group must have 'params', got lr"):
+        make([{"lr": 0.1}])
+
+
 def test_groups_with_and_without_names_go_together(name: str) -> None:
     cls, arguments = OPTIMIZERS[name]
     model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))

@@ -64,7 +64,11 @@ class LayerwiseOptimizer(Optimizer, ABC):
         Where some groups have names and others have none, those get names by their place.
         """
         if isinstance(param_group, dict):
-            self._check_params(param_group.get("params", ()))
+            if "params" not in param_group:
+                raise ValueError(
+                    f"a parameter group must have 'params', got {', '.join(map(str, param_group)) or 'none'}"
+                )
+            self._check_params(param_group["params"])
             param_group = self._named_as_the_others(param_group)
         super().add_param_group(param_group)
         group = self.param_groups[-1]
