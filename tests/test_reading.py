@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tvlars._reading import is_regular, open_regular, parse_json, read_bytes, read_json, read_text, reason
+from tvlars._reading import is_regular, open_regular, parse_json, parse_number, read_bytes, read_json, read_text, reason
 from tvlars.stats import read_layer_stats
 from tvlars.stats._files import open_folder
 
@@ -105,6 +105,17 @@ def test_json_that_programs_write(tmp_path: Path) -> None:
     file.write_bytes(b"\xff\xfe{")
     with pytest.raises(ValueError, match="can't decode"):
         read_json(file)
+
+
+def test_numbers_are_what_their_digits_say() -> None:
+    for text, value in (("7", 7), ("-7", -7), ("1_024", 1024), ("100", 100)):
+        assert parse_number(int, text) == value
+    for text, number in (("1e-3", 1e-3), ("1_000.5", 1000.5), (" 4", 4.0)):
+        assert parse_number(float, text) == number
+    for kind in (int, float):
+        for text in ("1_0", "1__000", "1_", "\u0663", "x", "", "--", "1,5", "1_0e3"):
+            with pytest.raises(ValueError, match=r"number|invalid literal|could not convert"):
+                parse_number(kind, text)
 
 
 # -- layer statistics ---------------------------------------------------------------------------------------------

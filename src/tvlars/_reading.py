@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import stat
 from pathlib import Path
 from typing import IO, Any
@@ -21,6 +22,7 @@ MOST_LEVELS = 64
 """Objects and lists inside each other in a JSON file; those of a run have four."""
 MOST_DIGITS = 20
 """Digits of an integer in a JSON file; one of 64 bits has 19."""
+THOUSANDS = re.compile(r"[-+]?[1-9][0-9]{0,2}(_[0-9]{3})+(\.[0-9]*)?")
 KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFLNK: "a link",
@@ -120,6 +122,19 @@ def parse_json(text: str) -> Any:
             for inner in (one.values() if isinstance(one, dict) else one)
         ]
     raise ValueError("it is nested too deeply")
+
+
+def parse_number(kind: type, text: str) -> Any:
+    """Return the ``int`` or ``float`` that a text is to any reader.
+
+    Python takes 1_0 for 10; here underscores stand between thousands, if at all, and digits are those of ASCII.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not text.isascii() or ("_" in text and not THOUSANDS.fullmatch(text)):
+        raise ValueError(f"it is no number: {text!r:.60}")
+    return kind(text)
 
 
 def is_regular(file: Path | str, inside: Path | str | None = None) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tvlars._reading import read_json, reason
+from tvlars._reading import parse_number, read_json, reason
 
 FAILED, BAD_INPUT, DIVERGED, INTERRUPTED = 1, 2, 3, 130
 """Exit codes; 128 + N where signal N stopped a run."""
@@ -142,7 +142,7 @@ def type_of(kind: type) -> Callable[[str], Any]:
 
     def convert(text: str) -> Any:
         try:
-            return kind(text)
+            return parse_number(kind, text) if kind in (int, float) else kind(text)
         except ValueError:
             wanted = {int: "an integer", float: "a number"}.get(kind, kind.__name__)
             raise argparse.ArgumentTypeError(f"must be {wanted}, got {text!r}") from None

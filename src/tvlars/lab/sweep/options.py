@@ -9,6 +9,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from tvlars._reading import parse_number
 from tvlars.lab.config import MEANS, TrainConfig, deciding
 from tvlars.lab.data.place import FOLDER_PREFIX, folder_of
 from tvlars.lab.errors import UsageError, unknown
@@ -44,7 +45,7 @@ def convert(name: str, value: Any) -> Any:
     kind = next(str(f.type) for f in fields(TrainConfig) if f.name == name).split("|")[0].strip()
     if kind == "float" and isinstance(value, (int, str)) and not isinstance(value, bool):
         try:
-            return float(value)
+            return parse_number(float, value) if isinstance(value, str) else float(value)
         except (ValueError, OverflowError):
             return value
     return Path(value) if kind == "Path" and isinstance(value, str) else value
@@ -62,7 +63,7 @@ def parse(name: str, text: str) -> Any:
             raise UsageError(f"{name} must be true or false, got {text!r}")
         return text.lower() == "true"
     try:
-        return {"int": int, "float": float}[kind](text) if kind in ("int", "float") else text
+        return parse_number({"int": int, "float": float}[kind], text) if kind in ("int", "float") else text
     except ValueError:
         raise UsageError(f"{name} must be {'an integer' if kind == 'int' else 'a number'}, got {text!r}") from None
 
