@@ -241,6 +241,48 @@ def test_nothing_moves_and_derivatives_are_finite_where_the_direction_is_zero() 
         assert all(jnp.isfinite(x).all() for x in jax.grad(loss, (0, 1))(w, jnp.zeros(3)))
 
 
+@pytest.mark.parametrize("jitted", [False, True])
+@pytest.mark.parametrize("decay", [0.0, 0.01])
+@pytest.mark.parametrize(
+    ("w", "g"), [(0, 0), (-30, 30), (30, -30), (25, 25), (-25, -25), (-30, -30), (0, -25), (0, 15), (30, 30), (-12, 12)]
+)
+@pytest.mark.parametrize("kind", ["lars", "lamb"])
+def test_steps_have_their_length_whatever_the_size_of_weights_and_gradients(
+    kind: str, w: int, g: int, decay: float, jitted: bool
+) -> None:
+    """Squares of them vanish or overflow in float32, and ‖w‖ / ‖u‖ may too; a layer beside it is left as it was."""
+    g = min(g, 15) if kind == "lamb" else g  # beyond 1e19 g² is infinite in v, as in Adam's
+    random = np.random.default_rng(0)
+    values, gradient, other = (random.standard_normal(500) for _ in range(3))
+    params = {"a": jnp.float32(values * 10.0**w), "b": jnp.float32(other)}
+    grads = {"a": jnp.float32(gradient * 10.0**g), "b": jnp.float32(other[::-1])}
+    arguments = dict(trust_coefficient=0.25, momentum=0.0) if kind == "lars" else {}
+    optimizer = getattr(tvlars.jax, kind)(0.25 if kind == "lamb" else 1.0, weight_decay=decay, **arguments)
+    update = jax.jit(optimizer.update) if jitted else optimizer.update
+    updates, _ = update(grads, optimizer.init(params), params)
+    for key, size in (("a", 10.0**w), ("b", 1.0)):
+        before, moved = (np.asarray(tree[key], np.float64) / size for tree in (params, updates))
+        assert np.linalg.norm(moved) == pytest.approx(0.25 * np.linalg.norm(before), rel=1e-5)
+    if kind == "lars":
+        u = np.asarray(grads["a"], np.float64) + decay * np.asarray(params["a"], np.float64)
+        moved = np.asarray(updates["a"], np.float64) / 10.0**w
+        np.testing.assert_allclose(
+            moved / np.linalg.norm(moved), -u / np.abs(u).max() / np.linalg.norm(u / np.abs(u).max()), atol=1e-6
+        )
+
+
+def test_norms_of_many_sizes_under_vmap_and_differentiation() -> None:
+    def moved(scale: jax.Array) -> jax.Array:
+        optimizer = lars(1.0, trust_coefficient=0.25, momentum=0.0)
+        params = jnp.array([3.0, 4.0])
+        updates, _ = optimizer.update(scale * jnp.array([0.6, 0.8]), optimizer.init(params), params)
+        return -updates[0]
+
+    scales = jnp.array([1e-30, 1e-10, 1.0, 1e30])
+    np.testing.assert_allclose(jax.vmap(moved)(scales), 0.75, rtol=1e-6)
+    assert jnp.isfinite(jax.vmap(jax.grad(moved))(jnp.array([1e-15, 1.0, 1e15]))).all()
+
+
 # -- half precision ---------------------------------------------------------------------------------------
 
 

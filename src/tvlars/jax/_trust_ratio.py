@@ -37,21 +37,58 @@ def scale_by_trust_ratio(
             value = value(state.count)
             state = optax.ScaleByScheduleState(optax.safe_increment(state.count))
 
-        def scaled(u: Any, w: Any) -> Any:
-            if u is None:
-                return None
-            w_norm, u_norm = clip(norm(w), norm_clip), clip(norm(u), norm_clip if clip_update else None)
-            return u * trust_ratio(w_norm, u_norm, value, unit_at_zero)
+        us, structure = jax.tree.flatten(updates)
+        ws = jax.tree.leaves(jax.tree.map(lambda _, w: w, updates, params))
+        values = norms([*ws, *us])
 
-        return jax.tree.map(scaled, updates, params, is_leaf=lambda u: u is None), state
+        def scaled(u: jax.Array, w_norm: jax.Array, u_norm: jax.Array) -> jax.Array:
+            first, second = trust_ratio(
+                clip(w_norm, norm_clip), clip(u_norm, norm_clip if clip_update else None), value, unit_at_zero
+            )
+            return u * first * second
+
+        return jax.tree.unflatten(structure, map(scaled, us, values[: len(us)], values[len(us) :])), state
 
     return optax.GradientTransformation(init, update)
 
 
-def norm(x: jax.Array) -> jax.Array:
-    """‖x‖ over all elements; of a sharded array, the whole array's."""
-    square = jnp.sum(jnp.square(x))
-    # The root of 1 in place of that of 0 keeps its derivative finite.
+def norms(arrays: list[jax.Array]) -> list[jax.Array]:
+    """‖x‖ over all elements of each array; of a sharded array, the whole array's.
+
+    Where squares of any of them have vanished or overflowed, which their sums tell, all are taken again, of arrays that
+    are divided by their largest elements. That is one branch of a step, so that the usual step pays nothing for it.
+    """
+    if not arrays:
+        return []
+    squares = [jnp.sum(jnp.square(x)) for x in arrays]
+    right = jnp.all(jnp.stack([_is_in_range(square) for square in squares]))
+    if not isinstance(right, jax.core.Tracer):  # outside jit a branch would be compiled in every step
+        return _roots(squares, arrays) if right else _scaled_norms(squares, arrays)
+    result: list[jax.Array] = jax.lax.cond(right, _roots, _scaled_norms, squares, arrays)
+    return result
+
+
+def _roots(squares: list[jax.Array], _: list[jax.Array]) -> list[jax.Array]:
+    return [_root(square) for square in squares]
+
+
+def _scaled_norms(_: list[jax.Array], arrays: list[jax.Array]) -> list[jax.Array]:
+    return [_scaled_norm(x) for x in arrays]
+
+
+def _is_in_range(square: jax.Array) -> jax.Array:
+    limits = jnp.finfo(square.dtype)  # type: ignore[no-untyped-call]
+    return (square > 1e14 * float(limits.tiny)) & (square < 1e-2 * float(limits.max))
+
+
+def _scaled_norm(x: jax.Array) -> jax.Array:
+    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x), initial=0.0))
+    largest = jnp.where((largest > 0) & (largest < jnp.inf), largest, 1.0)
+    return largest * _root(jnp.sum(jnp.square(x / largest)))
+
+
+def _root(square: jax.Array) -> jax.Array:
+    """The root, whose derivative at 0 is 0."""
     return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), square)
 
 
@@ -60,10 +97,13 @@ def clip(norm: jax.Array, norm_clip: Scalar | None) -> jax.Array:
     return norm if norm_clip is None else jnp.minimum(norm, norm_clip)
 
 
-def trust_ratio(w_norm: jax.Array, u_norm: jax.Array, coefficient: Scalar, unit_at_zero: bool) -> jax.Array:
+def trust_ratio(
+    w_norm: jax.Array, u_norm: jax.Array, coefficient: Scalar, unit_at_zero: bool
+) -> tuple[jax.Array, jax.Array]:
     """q = coefficient * ‖w‖ / ‖u‖, where ‖w‖ = 0 counts as 1, and q = coefficient where ‖u‖ = 0.
 
-    With ``unit_at_zero``, as published, q = 1 where either is 0.
+    With ``unit_at_zero``, as published, q = 1 where either is 0. It comes in two factors, to be applied in this order,
+    since float32 may hold q u and not q.
     """
     moves, at_zero = u_norm > 0, coefficient
     if unit_at_zero:
@@ -71,4 +111,4 @@ def trust_ratio(w_norm: jax.Array, u_norm: jax.Array, coefficient: Scalar, unit_
     else:
         w_norm = jnp.where(w_norm > 0, w_norm, 1.0)
     # Where ‖u‖ = 0 the quotient is not used; a divisor of 1 there keeps its derivative finite.
-    return jnp.where(moves, coefficient * w_norm / jnp.where(moves, u_norm, 1.0), at_zero)
+    return 1.0 / jnp.where(moves, u_norm, 1.0), jnp.where(moves, coefficient * w_norm, at_zero)

@@ -45,7 +45,9 @@ class LAMB(LayerwiseOptimizer):
     q = 1 where ‖w‖ = 0 or ‖r‖ = 0, and in groups with ``layer_adaptation=False``. So a layer that starts at zero first
     takes Adam's step at rate lr, and then grows by at most lr of its norm per step: after a warm-up has made that first
     step tiny it may stay small for long, and without a warm-up the first step of a wide layer is large. A group with
-    ``layer_adaptation=False`` and an lr of about 5e-4 trains such layers well. There is no clipping of the global
+    ``layer_adaptation=False`` and an lr of about 5e-4 trains such layers well. Where g² is infinite or 0 in the dtype
+    (gradients beyond 1e19 or below 1e-23 in float32), v and so r are as in Adam: such elements stand still for good, or
+    follow m̂ / eps. There is no clipping of the global
     gradient norm: call ``torch.nn.utils.clip_grad_norm_`` for that. Norms are taken in float32 (float64
     for float64 parameters); those of a sharded layer (DTensor: FSDP2, tensor parallel) are the whole tensor's, at one
     collective a step and mesh dimension. Every argument but ``params`` is an option of a parameter group too.
