@@ -236,6 +236,8 @@ class _Layout:
 
     def _find_inner(self, place: Parts, within_split: bool) -> Parts:
         walk, inner = self.walk, place
+        if not any(walk.below((*place, name)) for name in walk.folders(place)):
+            return place
         while walk.annotations(inner) is None:
             full = [name for name in walk.folders(inner) if walk.below((*inner, name))]
             if len(full) > 1 or (not within_split and any(map(_split_name, full))):

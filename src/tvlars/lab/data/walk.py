@@ -112,7 +112,6 @@ class Walk:
         self._repeated: set[Parts] = set()
         real = Path(os.path.realpath(folder))
         self._above = {_key(os.stat(path)) for path in (real, *real.parents)}
-        """The folder and all above it: a link to one of them would lead into a circle."""
 
     def folders(self, parts: Parts = ()) -> list[str]:
         """Names of the folders in the folder ``parts``, in order."""
@@ -135,7 +134,7 @@ class Walk:
     def _collect(self, start: Parts) -> list[ImageFile]:
         found: list[ImageFile] = []
         linked: list[tuple[Parts, Key, ImageFile]] = []
-        seen = self._around(start)
+        seen: set[Key] = set()
         files: set[Key] = set()
         own: list[Parts] = [start]
         links: list[tuple[Parts, Key]] = []
@@ -172,7 +171,7 @@ class Walk:
         return sorted(found, key=lambda file: file.parts)
 
     def _around(self, parts: Parts) -> set[Key]:
-        """A folder and all that it lies in."""
+        """A folder and all that it lies in: a link to one of them would lead into a circle."""
         return self._above | {_key(os.stat(self._path(parts[:depth]))) for depth in range(1, len(parts) + 1)}
 
     def _repeats(self, place: Parts) -> None:
@@ -193,7 +192,7 @@ class Walk:
         return self._listings[parts]
 
     def _scan(self, parts: Parts) -> _Listing:
-        listing, suffixes, around = _Listing(), image_suffixes(), self._around(parts)
+        listing, suffixes = _Listing(), image_suffixes()
 
         def leave(reason: Reason, name: str, why: str = "") -> None:
             self.account.leave(reason, shown("/".join((*parts, name))) + why)
@@ -212,7 +211,7 @@ class Walk:
                 is_folder = stat.S_ISDIR(found.st_mode)
                 if name.startswith(".") or name in HIDDEN:
                     leave(HIDDEN_FOLDERS if is_folder else HIDDEN_FILES, entry.name)
-                elif is_folder and is_link and _key(found) in around:
+                elif is_folder and is_link and _key(found) in self._around(parts):
                     self._repeats((*parts, entry.name))
                 elif is_folder:
                     listing.folders.append((entry.name, _key(found), is_link))
