@@ -35,6 +35,11 @@ class Parser(argparse.ArgumentParser):
 
         raise UsageError(f"{message}. See {self.prog} --help.")
 
+    def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+        if action.type is Path and not arg_string:  # as of a variable that is not set: it would be the folder here
+            raise argparse.ArgumentError(action, "must be a path, got ''")
+        return super()._get_value(action, arg_string)
+
     def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
         if action.option_strings and action.nargs in (None, "?", "+") and arg_strings == ["--"]:
             # As in --seed=--, which earlier versions of Python take for the end of options, and the value for a list.
@@ -141,6 +146,8 @@ def type_of(kind: type) -> Callable[[str], Any]:
     """The ``type=`` of an argument: converts, or says what is wanted."""
 
     def convert(text: str) -> Any:
+        if kind is Path and not text:
+            raise argparse.ArgumentTypeError("must be a path, got ''")
         try:
             return parse_number(kind, text) if kind in (int, float) else kind(text)
         except ValueError:
