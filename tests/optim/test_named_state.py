@@ -87,7 +87,7 @@ def test_hooks_may_repair_names_before(make: Make) -> None:
     second.load_state_dict(saved)
     mine: Any = first.state[net["a"].weight]
     theirs = second.state[other["a"].weight]
-    assert all(torch.equal(mine[key], theirs[key]) for key in mine)
+    assert all(torch.equal(torch.as_tensor(mine[key]), torch.as_tensor(theirs[key])) for key in mine)
 
 
 def test_without_names_position_decides_as_in_torch(make: Make) -> None:
