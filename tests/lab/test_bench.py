@@ -225,7 +225,7 @@ def test_optimizers_take_their_steps(name: str) -> None:
     params = parameters([(3, 4), (5,)], CPU)
     optimizer = make_optimizer(name, params)
     assert OptimizerSteps(optimizer, CPU, 2)() > 0
-    moved = [next(x for x in optimizer.state[p].values() if x.shape == p.shape) for p in params]
+    moved = [next(x for x in optimizer.state[p].values() if getattr(x, "shape", None) == p.shape) for p in params]
     assert all(x.abs().sum() > 0 for x in moved)
 
 
