@@ -156,6 +156,9 @@ STATES: list[tuple[str, Any]] = [
     ("random", [[torch.get_rng_state()[:-1]]]),
     ("random", [[torch.full((5056,), 255, dtype=torch.uint8)]]),
     ("random", [torch.get_rng_state()]),
+    ("random", [[torch.get_rng_state(), "state"]]),
+    ("random", [[torch.get_rng_state(), torch.zeros(0, dtype=torch.uint8)]]),
+    ("random", [[torch.get_rng_state(), torch.zeros(16)]]),
 ]
 
 

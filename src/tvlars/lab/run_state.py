@@ -164,11 +164,13 @@ def restore(run: Run, resumed: Resumed) -> None:
             written.
         SaidElsewhereError: as the first process says.
     """
+    parts = _restore(run, resumed)
 
     def work() -> None:
         with _fitting(resumed.path):
-            _restore(run, resumed)
+            next(parts, None)
 
+    run.processes.all_or_none(work)  # where one process refuses what it reads, no other waits for it in a collective
     run.processes.all_or_none(work)
 
 
@@ -184,7 +186,8 @@ def _fitting(path: Path) -> Iterator[None]:
         raise UsageError(f"{path} must be a checkpoint of this run, but does not fit it: {reason}") from error
 
 
-def _restore(run: Run, resumed: Resumed) -> None:
+def _restore(run: Run, resumed: Resumed) -> Iterator[None]:
+    """Check all that can be checked before tensors are read, which processes do together; then read and load them."""
     progress, device = resumed.progress, run.fabric.device
     at = Checked(checkpoint.progress_file(resumed.path, resumed.manifest))
     at.random_state("draws", progress["draws"], run.batches.draws.device)
@@ -218,6 +221,8 @@ def _restore(run: Run, resumed: Resumed) -> None:
             check_module(at, f"extra.{name}", part, saved)
     if of_each := progress.get(BUFFERS):
         _check_statistics(at, run, of_each, resumed.processes)
+
+    yield
 
     model = run.bare_model.state_dict()
     tensors: dict[str, Any] = {"model": model, **({"optimizer": inside} if inside else {})}

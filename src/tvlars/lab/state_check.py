@@ -161,6 +161,9 @@ def check_progress(
         if type(each) is not list or not 1 <= len(each) <= 2:
             raise at.refuse(f"random[{rank}]", "a list of one or two states", each)
         at.random_state(f"random[{rank}][0]", each[0], cpu)
+        for state in each[1:]:  # of its accelerator, which knows what is one
+            length = len(state) if isinstance(state, Tensor) and state.dim() == 1 else 0
+            at.tensor(f"random[{rank}][1]", state, (min(max(length, 1), 2**16),), torch.uint8)
     unlabelled = config.task != "classification"
     epochs = list(_rows(at, "epochs", progress["epochs"], EpochRow, epoch - 1))
     for number, row in enumerate(epochs, 1):
