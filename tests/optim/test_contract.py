@@ -20,6 +20,7 @@ from torch import nn
 
 from tests.conftest import OPTIMIZERS, PATHS, Make, run, set_gradients, tensors
 from tvlars import LAMB, LARS, TVLARS, layer_groups
+from tvlars.optim import _norms, _paths
 from tvlars.stats import LayerStats
 
 
@@ -622,7 +623,9 @@ def test_capturable_keeps_everything_tensors_and_agrees(name: str, label: str, m
     params, others = tensors(), tensors()
     lr = torch.tensor(arguments["lr"])
     optimizer = cls(params, **{**arguments, "lr": lr}, **PATHS[label], capturable=True)
-    with monkeypatch.context() as patch:  # nothing may be read from the device
+    with monkeypatch.context() as patch:  # as on a device, from which nothing may be read
+        for module in (_norms, _paths):
+            patch.setattr(module, "on_host", lambda tensors: False)
         for reading in ("item", "__float__", "__bool__", "tolist", "cpu"):
             patch.setattr(torch.Tensor, reading, refuse)
         a = run(optimizer, params, range(6))
