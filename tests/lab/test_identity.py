@@ -88,7 +88,7 @@ def test_a_sweep_finds_the_runs_that_an_earlier_version_named(tmp_path: Path) ->
     old = tmp_path / "digits-tvlars-b256-s0-0123456789"
     old.mkdir()
     (old / "config.json").write_text(config.to_json())
-    (old / "epochs.csv").write_text("epoch\n1\n")
+    (old / "epochs.csv").write_text("epoch,step\n1,8\n")
     write_json(old / "summary.json", {"status": "finished"})
     write_json(tmp_path / FILE, {"runs": [{"run": old.name, **json.loads(config.to_json())}, {"run": "../x"}, 3]})
     prepared = prepare([replace(config, devices=1)], tmp_path)

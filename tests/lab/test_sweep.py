@@ -313,7 +313,7 @@ PRETENDER = """
             print("tvlars: seed", seed, "says", status)
         sys.exit(code)
     BEHAVIOUR
-    (out / "epochs.csv").write_text("epoch\\n1\\n")
+    (out / "epochs.csv").write_text("epoch,step\\n1,8\\n")
     end("finished", 0)
 """
 
@@ -567,7 +567,7 @@ def test_a_log_that_is_no_file_fails_that_run_alone(pretend: Callable[[str], Pat
 
 
 def test_a_run_whose_output_alone_was_lost_has_finished(pretend: Callable[[str], Path]) -> None:
-    out = pretend("(out / 'epochs.csv').write_text('epoch\\n1\\n')\nend('finished', 2)")
+    out = pretend("(out / 'epochs.csv').write_text('epoch,step\\n1,8\\n')\nend('finished', 2)")
     assert by_seed(sweep(seeds(1), out, board=Board())) == [("finished", 1)]
 
 
@@ -658,6 +658,7 @@ def test_devices_and_threads_are_divided(pretend: Callable[[str], Path], monkeyp
     seen = {(out / run.name / "seen").read_text() for run in result.runs}
     assert seen == {"2 2", "5 2", "6 2", "7 2"}
     pairs = [replace(run, devices=2) for run in seeds(4)]
+    out = out.with_name("pairs")  # in the first folder they are over: devices are no part of what a run is
     result = sweep(pairs, out, board=Board())
     assert {(out / run.name / "seen").read_text() for run in result.runs} == {"2,5 4", "6,7 4"}
     with pytest.raises(UsageError, match="devices must be <= 4, those of this machine, got 8"):
