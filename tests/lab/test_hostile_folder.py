@@ -323,6 +323,25 @@ def test_folders_in_a_run_folder_are_its_own(tmp_path: Path) -> None:
     assert json.loads((run / "config.json").read_text())["layer_stats"] == 1
 
 
+def test_checkpoints_of_a_run_folder_are_its_own(finished: Path, tmp_path: Path) -> None:
+    """A run that goes on writes checkpoints and takes older ones away, by the names of their folders."""
+    mine = tmp_path / "mine"
+    for name in ("2019", "000000001", "letters.part"):
+        (mine / name).mkdir(parents=True)
+        (mine / name / "photo").write_text(SECRET)
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    (run / "summary.json").unlink()
+    shutil.rmtree(run / "checkpoints", ignore_errors=True)
+    (run / "checkpoints").symlink_to(mine)
+    before = sorted(os.listdir(run))
+    code, said = said_by("train", "--resume", run)
+    assert code == 2
+    assert f"{run / 'checkpoints'} must be a folder of checkpoints, but is a link" in said
+    assert sorted(os.listdir(mine)) == ["000000001", "2019", "letters.part"]
+    assert sorted({*os.listdir(run), LOCK}) == sorted({*before, LOCK})
+
+
 # -- model.json ---------------------------------------------------------------------------------------------------
 
 CHANGES = [

@@ -295,6 +295,42 @@ def test_a_tensor_of_torch_save_stays_within_its_storage(size: tuple[int, ...]) 
         read_torch_file(torch_file(content.getvalue(), **{"0": b"\x00" * 12}))
 
 
+def laughs(of: bytes, levels: int) -> bytes:
+    """A pickle with a list of ten times the same list, of ten times the same list, and so on, around ``of``."""
+    lists = b"".join(b"](" + b"h%c" % level * 10 + b"eq%c" % (level + 1) for level in range(levels))
+    return b"\x80\x02](" + of + b"q\x00" + lists + b"e."
+
+
+@pytest.mark.parametrize("of", [b"]", b"}", b")", b"(K\x01K\x02t"], ids=["list", "dict", "tuple", "pair"])
+def test_a_small_pickle_has_few_values(of: bytes) -> None:
+    with pytest.raises(ValueError, match="the same values are in it too many times"):
+        read_torch_file(torch_file(laughs(of, 30)))
+
+
+def test_a_pickle_without_an_end() -> None:
+    with pytest.raises(ValueError, match="a value holds itself"):
+        read_torch_file(torch_file(b"\x80\x02]q\x00h\x00a."))
+
+
+def test_values_in_many_places_of_metadata(path: Path, processes: Processes) -> None:
+    """What is shown of a shape that is none is found in time."""
+    as_format_1(path)
+    (path / ".metadata").write_bytes(laughs(b"]", 30))
+    seal(path)
+    with pytest.raises(UsageError, match="but does not: the same values are in it too many times"):
+        load(path, processes)
+
+
+def test_the_same_tensor_in_many_places() -> None:
+    shared = torch.arange(6.0)
+    content = io.BytesIO()
+    torch.save({f"layer{i}": shared for i in range(1000)}, content)
+    content.seek(0)
+    found = read_torch_file(content)
+    assert len(found) == 1000
+    assert all(torch.equal(one, shared) for one in found.values())
+
+
 def test_nothing_of_a_forged_file_is_executed(tmp_path: Path, processes: Processes) -> None:
     """2,000 pickles in each of the places where one may lie, in a process that ends at once where it does more than
     read; see ``forged_pickles``."""

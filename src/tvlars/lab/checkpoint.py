@@ -199,11 +199,17 @@ def those_in(folder: Path) -> list[Path]:
     under the name that it has, until :func:`finish_putting` gives it its own.
 
     Raises:
-        UsageError: there is a place for them that cannot be looked into.
+        UsageError: there is a place for them that cannot be looked into, or is a link: checkpoints are written there
+            and taken away, which would happen somewhere else.
     """
     there = folder / FOLDER
     try:
         paths = [there / name for name in sorted(os.listdir(there))]
+        if there.is_symlink():
+            raise UsageError(
+                f"{there} must be a folder of checkpoints, but is a link: put the folder itself there, since nothing is "
+                "written or taken away through a link"
+            )
         named = [path for path in paths if path.name[0].isdigit() and path.suffix != PART and path.is_dir()]
         return sorted([*named, *_unnamed(paths).values()], key=lambda path: path.name.partition(".")[0])
     except OSError as error:

@@ -27,6 +27,9 @@ from tvlars.lab import memory
 
 MAX_DEPTH = 32
 """Levels of nested values, far above what a state has."""
+SHARED = 64
+"""By how much values may be more than the bytes of their pickle: torch has the same text, pair or tensor in several
+places, and a few hundred bytes can have the same list in more places than anybody can walk through."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -71,7 +74,9 @@ def read_pickle(content: bytes, known: Callable[[str], bool]) -> Any:
         ValueError: it is no pickle, uses an opcode that torch does not write, or a name that is not known.
     """
     try:
-        return _run(content, known)
+        value = _run(content, known)
+        _check_size(value, SHARED * len(content))
+        return value
     except (IndexError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, MemoryError) as error:
         raise ValueError(f"it is no pickle: {type(error).__name__}") from error
 
@@ -157,6 +162,37 @@ def _run(content: bytes, known: Callable[[str], bool]) -> Any:
         elif name not in ("PROTO", "FRAME"):
             raise ValueError(f"it is none that torch wrote: {name}")
     raise ValueError("it is no pickle: it has no end")
+
+
+def _inner(value: Any) -> list[Any] | tuple[Any, ...]:
+    """What a value consists of."""
+    if type(value) in (list, tuple, Pairs):
+        return value  # type: ignore[no-any-return]
+    if type(value) is Made:
+        return value.arguments, value.state
+    return (value.reference,) if type(value) is Stored else ()
+
+
+def _check_size(value: Any, most: int) -> None:
+    """Raise ``ValueError`` where a value holds itself, or more than ``most`` values if each place is counted."""
+    sizes: dict[int, int] = {}
+    begun = set()
+    stack = [(value, False)]
+    while stack:
+        one, done = stack.pop()
+        if id(one) in sizes:
+            continue
+        inner = _inner(one)
+        if done:
+            sizes[id(one)] = 1 + sum(sizes[id(part)] for part in inner)
+            if sizes[id(one)] > most:
+                raise ValueError("the same values are in it too many times")
+            continue
+        if id(one) in begun:
+            raise ValueError("a value holds itself")
+        begun.add(id(one))
+        stack.append((one, True))
+        stack.extend((part, False) for part in inner)
 
 
 def _as(kind: type, value: Any) -> Any:
