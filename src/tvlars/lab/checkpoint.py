@@ -207,8 +207,8 @@ def those_in(folder: Path) -> list[Path]:
         paths = [there / name for name in sorted(os.listdir(there))]
         if there.is_symlink():
             raise UsageError(
-                f"{there} must be a folder of checkpoints, but is a link: put the folder itself there, since nothing is "
-                "written or taken away through a link"
+                f"{there} must be a folder of checkpoints, but is a link: put the folder itself there, since nothing "
+                "is written or taken away through a link"
             )
         named = [path for path in paths if path.name[0].isdigit() and path.suffix != PART and path.is_dir()]
         return sorted([*named, *_unnamed(paths).values()], key=lambda path: path.name.partition(".")[0])
