@@ -295,6 +295,15 @@ def test_a_tensor_of_torch_save_stays_within_its_storage(size: tuple[int, ...]) 
         read_torch_file(torch_file(content.getvalue(), **{"0": b"\x00" * 12}))
 
 
+def test_names_of_checkpoints_are_text(path: Path) -> None:
+    path.rename(path.with_name("9\n\x1b[31m\u202e"))
+    said: list[str] = []
+    with pytest.raises(UsageError, match=r"all are damaged: 9\\n\\x1b\[31m\\u202e \(") as error:
+        checkpoint.newest(path.parent.parent, said.append)
+    assert said[0].startswith(r"checkpoint 9\n\x1b[31m\u202e is damaged")
+    assert all(one.isprintable() for one in (str(error.value), *said))
+
+
 def laughs(of: bytes, levels: int) -> bytes:
     """A pickle with a list of ten times the same list, of ten times the same list, and so on, around ``of``."""
     lists = b"".join(b"](" + b"h%c" % level * 10 + b"eq%c" % (level + 1) for level in range(levels))

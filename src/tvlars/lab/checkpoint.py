@@ -182,8 +182,9 @@ def newest(folder: Path, tell: Callable[[str], None]) -> tuple[Path, Manifest] |
             raise
         except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
             reason = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) else str(error)
-            damaged.append(f"{path.name} ({reason})")
-            tell(f"checkpoint {path.name} is damaged ({reason}), the one before it is tried")
+            said = _shown(f"{path.name} ({reason})"), _shown(f"checkpoint {path.name} is damaged ({reason})")
+            damaged.append(said[0])
+            tell(f"{said[1]}, the one before it is tried")
     if damaged:
         raise UsageError(
             f"{folder / FOLDER} must hold a good checkpoint to go on from, but all are damaged: {', '.join(damaged)}. "
@@ -331,6 +332,11 @@ def load_tensors(path: Path, table: Table, tensors: dict[str, Any], processes: P
 
 def _described(tensor: tuple[tuple[int, ...], torch.dtype] | None) -> str:
     return "missing" if tensor is None else f"{tensor[0]} {str(tensor[1]).removeprefix('torch.')}"
+
+
+def _shown(text: str) -> str:
+    """A text with names from a folder, in which no character moves a terminal's cursor or ends a line."""
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
 def _reason(error: Exception) -> str:
