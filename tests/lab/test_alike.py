@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch.distributed as dist
 
 from tests.lab.processes import in_processes
-from tvlars.lab import CompareConfig, TrainConfig, UsageError, compare, train
+from tvlars.lab import CompareConfig, TrainConfig, UsageError, compare, engine, train
 from tvlars.lab.alike import difference, facts_of
 from tvlars.lab.data import ImageData, load_data
+from tvlars.lab.errors import LostProcessError
+from tvlars.lab.processes import Processes
 from tvlars.lab.progress import Reporter
 
 QUICK: dict[str, Any] = dict(epochs=1, accelerator="cpu", precision="32-true")
@@ -44,6 +47,21 @@ def test_options_that_differ_are_named(options: dict[str, Any], sentence: str, d
     found = said(config, digits, replace(config, **options), digits)
     assert found.startswith(sentence)
     assert bool(found) == bool(sentence)
+
+
+def test_a_process_that_does_not_say_what_it_does(
+    tmp_path: Path, digits: ImageData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has ended, or is of a version that compares nothing."""
+
+    def waits_in_vain(*_: Any) -> None:
+        raise dist.DistStoreError("wait timeout after 20000ms, keys: /default_pg/0//tvlars/alike/0/1")
+
+    monkeypatch.setattr(Processes, "several", property(lambda _: True))
+    monkeypatch.setattr(engine, "check_alike", waits_in_vain)
+    with pytest.raises(LostProcessError, match=r"process 0 has waited for the others in vain: .* wait timeout after"):
+        train(TrainConfig(out=tmp_path / "run", **QUICK), data=digits, reporter=Reporter())
+    assert not (tmp_path / "run").exists()
 
 
 CHANGES: dict[str, Callable[[ImageData], ImageData]] = {

@@ -18,12 +18,12 @@ from tvlars.lab.checkpoint import finish_putting, those_in
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.disk import write_whole
-from tvlars.lab.errors import UsageError
+from tvlars.lab.errors import DivergedError, LostProcessError, MovedFolderError, PreemptedError, UsageError
 from tvlars.lab.identity import FINGERPRINT, check_folder
 from tvlars.lab.lock import locked
 from tvlars.lab.loop import Run
 from tvlars.lab.models import build_model, head_of
-from tvlars.lab.processes import Processes, make_fabric
+from tvlars.lab.processes import Processes, is_lost, make_fabric
 from tvlars.lab.progress import Reporter, choose_reporter
 from tvlars.lab.record import ASIDE, EpochRow, NoRecord, Record, epochs_done, new_folder
 from tvlars.lab.result import RunResult
@@ -81,6 +81,20 @@ def train(
     plan = check_run(config, data)
     check_machine(config)
     fabric = make_fabric(config, choose_precision(config))
+    processes = Processes(fabric)
+    try:
+        return _train_together(config, plan, data, folder, fabric, reporter)
+    except RuntimeError as error:
+        known = (LostProcessError, DivergedError, PreemptedError, MovedFolderError)
+        if processes.several and not isinstance(error, known) and is_lost(error):  # before the loop, which sees itself
+            raise LostProcessError(processes.rank, config.timeout, str(error)) from error
+        raise
+
+
+def _train_together(
+    config: TrainConfig, plan: Plan, data: ImageData, folder: Path | None, fabric: Fabric, reporter: Reporter | None
+) -> RunResult:
+    """What all processes do once they have met."""
     processes = Processes(fabric)
     if processes.several:
         check_alike(processes, facts_of(config, plan, data, choose_precision(config)))
