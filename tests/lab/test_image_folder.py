@@ -210,6 +210,25 @@ def test_folders_of_an_unknown_split_are_told(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("around", ["", "images"])
+def test_folders_of_an_unknown_split_are_told_where_one_lacks_a_class_or_has_a_folder_around(
+    tmp_path: Path, around: str
+) -> None:
+    for i, part in enumerate(("entrenamiento", "prueba")):
+        write_classes(tmp_path / part / around, seed=i)
+    write(tmp_path / "entrenamiento" / around / "owl" / "0.png")
+    assert "2 classes (entrenamiento, prueba) have the same" in said(read(tmp_path))
+
+
+def test_test_images_none_of_which_can_be_read_are_named(tmp_path: Path) -> None:
+    for i, part in enumerate(("train", "val")):
+        write_classes(tmp_path / part, seed=i)
+    for file in (tmp_path / "val").rglob("*.png"):
+        file.write_bytes(b"junk")
+    with pytest.raises(UsageError, match=r"must have test images that can be read, but has none: val/cat/0\.png"):
+        read(tmp_path, skip_bad_images=True)
+
+
 def test_a_few_images_beside_the_classes_are_left_out(tmp_path: Path) -> None:
     write_classes(tmp_path, count=5)
     write(tmp_path / "overview.png")

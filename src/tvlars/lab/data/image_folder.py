@@ -86,6 +86,8 @@ def load_image_folder(folder: Path, image_size: int | None = None, skip_bad_imag
             raise UsageError(
                 f"{folder} must have training images of class {shown(lost[0])!r}, but none can be read: {said}"
             )
+        if not test:
+            raise UsageError(f"{folder} must have test images that can be read, but has none: {said}")
     account = walk.account
     account.remarks += found.remarks
     tested = {label for _, label in test}
@@ -295,12 +297,12 @@ class _Layout:
                 text = " and ".join(f"{name!a}" for name in names)
                 self.account.remarks.append(f"classes whose names differ in case or form of letters alone: {text}")
         depth = len(place) + 1
-        inner = {
-            frozenset(file.parts[depth] for file in files if len(file.parts) > depth + 1) for files in full.values()
-        }
-        if known is None and len(full) > 1 and len(inner) == 1 and len(same := sorted(*inner)) > 1:
+        inside = {name: {part for file in files for part in file.parts[depth:-1]} for name, files in full.items()}
+        counts = Counter(part for parts in inside.values() for part in parts)
+        if known is None and len(same := sorted(part for part, count in counts.items() if count > 1)) > 1:
+            around = [name for name in full if not inside[name].isdisjoint(same)]
             self.account.remarks.append(
-                f"{_some('class', 'classes', list(full))} have the same {_some('folder', 'folders', same)} in them: if "
+                f"{_some('class', 'classes', around)} have the same {_some('folder', 'folders', same)} in them: if "
                 "these are the classes, call the folders around them train and test"
             )
         return [(file, name) for name in sorted(full) for file in full[name]]
