@@ -662,7 +662,7 @@ def test_devices_and_threads_are_divided(pretend: Callable[[str], Path], monkeyp
     result = sweep(pairs, out, board=Board())
     assert {(out / run.name / "seen").read_text() for run in result.runs} == {"2,5 4", "6,7 4"}
     with pytest.raises(UsageError, match="devices must be <= 4, those of this machine, got 8"):
-        sweep([replace(run, devices=8) for run in seeds(1)], out, board=Board())
+        sweep([replace(run, devices=8) for run in seeds(1)], out.with_name("many"), board=Board())
 
 
 def test_a_folder_that_only_another_machine_sees_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
