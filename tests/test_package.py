@@ -124,7 +124,8 @@ import torch, tvlars, tvlars.noise_scale, tvlars.optim, tvlars.schedule, tvlars.
 assert tvlars.__file__.startswith({str(tmp_path)!r}), tvlars.__file__
 model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.LayerNorm(3))
 for cls in (tvlars.TVLARS, tvlars.LARS, tvlars.LAMB):
-    optimizer = cls(tvlars.layer_groups(model, weight_decay=1e-4), lr=0.1)
+    length = dict(total_steps=10) if cls is tvlars.TVLARS else dict()
+    optimizer = cls(tvlars.layer_groups(model, weight_decay=1e-4), lr=0.1, **length)
     model(torch.ones(2, 4)).square().mean().backward()
     optimizer.step()
 print(tvlars.plan(1024, 50_000, 10))
