@@ -11,6 +11,7 @@ import pytest
 
 SCRIPT = "import sys\nfrom tvlars.cli import main\nsys.exit(main())\n"
 """What an installer writes for the command."""
+OUT_OF_MEMORY = "tvlars: memory has ended while libraries were imported: this process needs more, see ulimit -v\n"
 
 
 @pytest.mark.parametrize("how", ["-m", "script"])
@@ -25,7 +26,8 @@ SCRIPT = "import sys\nfrom tvlars.cli import main\nsys.exit(main())\n"
         ),
         ("raise OSError('libtorch.so')", 2, "tvlars: tvlars cannot be imported: OSError: libtorch.so\n"),
         ("import no_such_module", 2, "tvlars: tvlars needs 'no_such_module': pip install tvlars\n"),
-        ("raise MemoryError", 2, "tvlars: tvlars cannot be imported: MemoryError\n"),
+        ("raise MemoryError", 2, OUT_OF_MEMORY),
+        ("raise ImportError('libx.so: failed to map segment from shared object')", 2, OUT_OF_MEMORY),
     ],
 )
 def test_a_torch_that_cannot_be_imported_is_one_sentence(

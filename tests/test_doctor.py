@@ -155,6 +155,14 @@ def test_a_data_set_without_a_length() -> None:
     assert check(model, optimizer, DataLoader(Endless(), batch_size=512), epochs=2) == []
 
 
+@pytest.mark.filterwarnings("ignore:the run has 1 optimizer steps")
+def test_a_run_of_one_step_has_nothing_to_decay_over() -> None:
+    model = network()
+    run = plan(batch_size=512, dataset_size=512, epochs=1)
+    optimizer = TVLARS(layer_groups(model, run), **run.optimizer_arguments())
+    assert "idle schedule" not in found(check(model, optimizer, total_steps=1))
+
+
 def test_a_schedule_that_never_acts_or_at_once() -> None:
     model, optimizer, _ = planned("tvlars", delay=10_000, delay_factor=0.01)
     assert found(check(model, optimizer, loader(), epochs=20)) == ["idle schedule"]

@@ -25,11 +25,22 @@ def _is_command() -> bool:
     return name in ("tvlars", "tvlars.exe", "tvlars-script.py")
 
 
+OUT_OF_MEMORY = "memory has ended while libraries were imported: this process needs more, see ulimit -v"
+
+
+def memory_has_ended(error: BaseException) -> bool:
+    """Return whether an import failed since there was no memory for a module or its libraries."""
+    words = ("failed to map segment", "cannot allocate memory", "memoryerror")
+    return isinstance(error, MemoryError) or any(word in str(error).lower() for word in words)
+
+
 def _say(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
     if issubclass(kind, KeyboardInterrupt):
         text, code = "interrupted", INTERRUPTED
     elif issubclass(kind, ModuleNotFoundError):
         text, code = f"tvlars needs {getattr(error, 'name', None)!r}: pip install tvlars", BAD_INPUT
+    elif memory_has_ended(error):
+        text, code = OUT_OF_MEMORY, BAD_INPUT
     elif issubclass(kind, Exception):
         reason = f"{kind.__name__}: {error}".removesuffix(": ").splitlines()[0]
         text, code = f"tvlars cannot be imported: {reason:.300}", BAD_INPUT

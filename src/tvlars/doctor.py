@@ -309,6 +309,8 @@ def _phi_of(shape: Shape, total_steps: int | None, steps_per_epoch: int | None) 
             + 1
         )
 
+    if total_steps == 1:
+        return  # there is nothing to decay over
     if total_steps and _sigmoid_decay(float(total_steps), *shape) > IDLE * start:
         kept = _sigmoid_decay(float(total_steps), *shape) / start
         yield Finding("idle schedule", f"{said} keeps {100 * kept:.0f} % to the last step, {total_steps}", way)

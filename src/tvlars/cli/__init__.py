@@ -174,6 +174,8 @@ def _without_laboratory(words: Sequence[str], error: Exception) -> int:
         reason = str(error)
     elif isinstance(error, ModuleNotFoundError):
         reason = _missing_extra(error)
+    elif _command.memory_has_ended(error):
+        reason = _command.OUT_OF_MEMORY
     else:
         reason = f"the laboratory cannot be imported: {one_line(error)}; tvlars doctor says what is installed"
     print(f"tvlars: {reason}", file=sys.stderr)
