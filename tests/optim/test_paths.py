@@ -204,3 +204,35 @@ def test_capturable_and_fused_on_a_cuda_device_alone(kernels: None, monkeypatch:
     monkeypatch.setattr(_triton, "DEVICE_TYPES", ["cuda"])
     with pytest.raises(ValueError, match="capturable must not be True where fused=True, for parameters on the CPU"):
         LAMB([nn.Parameter(torch.ones(2))], fused=True, capturable=True)
+
+
+EVERY_CPU_PATH = [
+    {"foreach": False, "fused": False},
+    {"foreach": True, "fused": False},
+    {"fused": True},
+    {"capturable": True},
+]
+
+
+def lamb_step(w: Tensor, g: Tensor, **options: Any) -> Tensor:
+    p = nn.Parameter(w.clone())
+    p.grad = g
+    LAMB([p], lr=0.1, weight_decay=0.0, **options).step()
+    return p.detach()
+
+
+@pytest.mark.parametrize("options", EVERY_CPU_PATH)
+@pytest.mark.parametrize("numel", [4, 40_000])
+def test_lamb_moves_an_element_whose_v_is_finite_and_whose_corrected_v_is_not(
+    options: dict[str, Any], numel: int
+) -> None:
+    """v = 0.001 g² = 2.5e38, and v̂ = g² would be 2.5e41: the step is Adam's, of length lr ‖w‖."""
+    w = torch.ones(numel)
+    assert torch.allclose(lamb_step(w, torch.full((numel,), 5e20), **options), 0.9 * w, rtol=1e-5)
+
+
+@pytest.mark.parametrize("numel", [4, 40_000])
+def test_lamb_raises_nothing_where_q_is_beyond_float32(numel: int) -> None:
+    """‖w‖ of 1e37 and more over ‖r‖ of 1e-32 is what no two factors of float32 make: every path says infinite."""
+    w, g = torch.full((numel,), 1e37), torch.full((numel,), 1e-40)
+    assert [lamb_step(w, g, **options).isfinite().any().item() for options in EVERY_CPU_PATH] == [False] * 4

@@ -179,7 +179,7 @@ def advance(m_p, v_p, g, inside, other, beta1, rest1, beta2, rest2, DTYPE: tl.co
 @triton.jit
 def direction(w, m, v, over1, over2, eps, beta):
     """r = m̂ / (√v̂ + eps) + β w."""
-    return (m.to(tl.float32) * over1) / (tl.sqrt(v.to(tl.float32) * over2) + eps) + beta * w
+    return (m.to(tl.float32) * over1) / (tl.sqrt(v.to(tl.float32)) * tl.sqrt(over2) + eps) + beta * w
 
 
 @triton.jit

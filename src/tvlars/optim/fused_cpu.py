@@ -177,8 +177,9 @@ def fused_lamb(
             if observe is not None:
                 observe([i], [w_norm], [q_i])
         if not is_moderate(q_i):
-            first, q_i = in_two(q_i)
-            r_i.mul_(first)
+            for factor in in_two(q_i):  # lr times one of them may be too huge for a float32
+                r_i.mul_(factor)
+            q_i = 1.0
         w_i.add_(r_i, alpha=-lr * q_i)
 
 

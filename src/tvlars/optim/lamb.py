@@ -47,10 +47,10 @@ class LAMB(LayerwiseOptimizer):
     step tiny it may stay small for long, and without a warm-up the first step of a wide layer is large. A group with
     ``layer_adaptation=False`` and an lr of about 5e-4 trains such layers well. Where g² is infinite or 0 in the dtype
     (gradients beyond 1e19 or below 1e-23 in float32), v and so r are as in Adam: such elements stand still for good, or
-    follow m̂ / eps. There is no clipping of the global
-    gradient norm: call ``torch.nn.utils.clip_grad_norm_`` for that. Norms are taken in float32 (float64
-    for float64 parameters); those of a sharded layer (DTensor: FSDP2, tensor parallel) are the whole tensor's, at one
-    collective a step and mesh dimension. Every argument but ``params`` is an option of a parameter group too.
+    follow m̂ / eps. There is no clipping of the global gradient norm: call ``torch.nn.utils.clip_grad_norm_`` for that.
+    Norms are exact to float32 or better, whatever the size of elements; those of a sharded layer (DTensor: FSDP2,
+    tensor parallel) are the whole tensor's, at one collective a step and mesh dimension. Every argument but ``params``
+    is an option of a parameter group too.
 
     Args:
         params: parameters, named parameters, or groups. :func:`tvlars.layer_groups` makes groups that leave
@@ -209,7 +209,7 @@ def _single_tensor_lamb(
             m.mul_(beta1).add_(g, alpha=1 - beta1)
             v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
         if bias_correction:
-            r = (m / _correction(beta1, t, w)) / (_root(v / _correction(beta2, t, w)) + eps)
+            r = (m / _correction(beta1, t, w)) / (_root(v) / _correction(beta2, t, w) ** 0.5 + eps)
         else:
             r = readable(m) / (_root(readable(v)) + eps)
         if not is_off(weight_decay):
@@ -255,11 +255,11 @@ def _multi_tensor_lamb(
     torch._foreach_mul_(exp_avg_sqs, beta2)
     torch._foreach_addcmul_(exp_avg_sqs, grads, grads, value=1 - beta2)
     m: Tensors = exp_avgs
-    v: Tensors = exp_avg_sqs
+    denominators = torch._foreach_sqrt(exp_avg_sqs)
     if bias_correction:
         m = torch._foreach_div(m, [_correction(beta1, t, w) for t, w in zip(steps, params, strict=True)])
-        v = torch._foreach_div(v, [_correction(beta2, t, w) for t, w in zip(steps, params, strict=True)])
-    denominators = torch._foreach_sqrt(v)
+        # of v̂ = v / (1 - β₂^t), which may overflow where v does not
+        torch._foreach_div_(denominators, [_correction(beta2, t, w) ** 0.5 for t, w in zip(steps, params, strict=True)])
     torch._foreach_add_(denominators, eps)
     r = torch._foreach_div(m, denominators)
     if weight_decay:

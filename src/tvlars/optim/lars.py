@@ -44,8 +44,8 @@ class LARS(LayerwiseOptimizer):
     Where ‖w‖ = 0 it counts as 1, q = η / ‖u‖: a layer that starts at zero (a zeroed last layer, LoRA's B) first
     moves by lr η, whatever the scale of its gradient, and follows the rule from then on. Where ‖u‖ = 0, q = η, and
     q u is 0. In groups with ``layer_adaptation=False`` q = 1. The first step has m = q u and there is no dampening.
-    With ``nesterov``, w ← w − lr (q u + μ m). Norms are taken in float32 (float64 for float64 parameters); those of
-    a sharded layer (DTensor: FSDP2, tensor parallel) are the whole tensor's, at one collective a step and mesh
+    With ``nesterov``, w ← w − lr (q u + μ m). Norms are exact to float32 or better, whatever the size of elements;
+    those of a sharded layer (DTensor: FSDP2, tensor parallel) are the whole tensor's, at one collective a step and mesh
     dimension. Every argument but ``params`` is an option of a parameter group too.
 
     Args:
