@@ -5,7 +5,7 @@
 Every optimizer has parameters, gradients and state of its own, in the shapes of a torchvision model. It takes its steps
 in turn with fused SGD and fused AdamW, so that a change of the machine's speed meets all three; reported is the median
 over the rounds of its time / theirs in the same round, with the quartiles. Other libraries are taken along where they
-are installed (``pip install 'tvlars[bench]'``).
+are installed (the extra ``bench``).
 """
 
 from __future__ import annotations

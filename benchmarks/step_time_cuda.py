@@ -20,7 +20,7 @@ time), which is measured in the same run. Values of a parameter that have to be 
   is still in the cache in the second pass, fewer values reach memory.
 
 Libraries are taken along where they are installed: timm, lightly and pytorch-optimizer (``pip install
-'tvlars[lab,bench]'``), and apex; ``--published FOLDER`` is a clone of https://github.com/KhoiDOO/tvlars.
+'.[lab,bench]'``), and apex; ``--published FOLDER`` is a clone of https://github.com/KhoiDOO/tvlars.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = "import sys\nfrom tvlars.cli import main\nsys.exit(main())\n"
-"""What an installer writes for the command."""
+"""Script that an installer writes for the command."""
 OUT_OF_MEMORY = "tvlars: memory has ended while libraries were imported: this process needs more, see ulimit -v\n"
 
 
@@ -25,7 +25,7 @@ OUT_OF_MEMORY = "tvlars: memory has ended while libraries were imported: this pr
             "tvlars: tvlars cannot be imported: ImportError: libcudart.so.12: cannot open shared object file\n",
         ),
         ("raise OSError('libtorch.so')", 2, "tvlars: tvlars cannot be imported: OSError: libtorch.so\n"),
-        ("import no_such_module", 2, "tvlars: tvlars needs 'no_such_module': pip install tvlars\n"),
+        ("import no_such_module", 2, "tvlars: tvlars needs 'no_such_module' to be installed\n"),
         ("raise MemoryError", 2, OUT_OF_MEMORY),
         ("raise ImportError('libx.so: failed to map segment from shared object')", 2, OUT_OF_MEMORY),
     ],

@@ -253,7 +253,7 @@ def test_a_schedule_that_may_be_stepped_once_per_epoch() -> None:
 
 
 def test_a_schedule_of_a_run_that_goes_on() -> None:
-    """What is left of it is looked at, by the rates that there were."""
+    """The rest of a schedule is judged by the rates before it."""
     model, optimizer, scheduler = planned("lars", epochs=20)
     for _ in range(150):
         optimizer.step()

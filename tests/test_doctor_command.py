@@ -145,7 +145,7 @@ def test_other_commands_refer_to_it_where_the_laboratory_is_broken(tmp_path: Pat
     )
     done = without("pandas", None, tmp_path, "train")
     assert done.returncode == 2
-    assert done.stderr == "tvlars: the laboratory needs 'pandas': pip install 'tvlars[lab]'\n"
+    assert done.stderr == "tvlars: the laboratory needs 'pandas': pip install '.[lab]' in the source folder\n"
 
 
 def test_version(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

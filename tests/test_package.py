@@ -136,7 +136,9 @@ sys.exit(main(["train"]))
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2, done.stderr
     assert done.stdout.endswith(f"tvlars {tvlars.__version__}\n")
-    assert re.fullmatch(r"tvlars: the laboratory needs '\w+': pip install 'tvlars\[lab\]'\n", done.stderr), done.stderr
+    assert re.fullmatch(
+        r"tvlars: the laboratory needs '\w+': pip install '\.\[lab\]' in the source folder\n", done.stderr
+    ), done.stderr
 
 
 def test_the_citation_is_of_this_version_and_of_the_papers() -> None:

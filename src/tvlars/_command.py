@@ -1,4 +1,4 @@
-"""What ends the command ``tvlars`` before its ``main`` runs: torch that cannot be imported, and Ctrl-C meanwhile.
+"""One sentence for errors that end the command ``tvlars`` before its ``main`` runs: a failed import of torch, Ctrl-C.
 
 Importing torch takes seconds, and happens before any code of the command line. This module, which is imported first,
 says in a sentence what went wrong then; in other programs, which import tvlars themselves, it does nothing.
@@ -10,6 +10,8 @@ import contextlib
 import os
 import sys
 from types import TracebackType
+
+from tvlars._memory import says_so
 
 BAD_INPUT, INTERRUPTED = 2, 130
 """Exit codes, as ``tvlars.cli`` has them."""
@@ -30,15 +32,14 @@ OUT_OF_MEMORY = "memory has ended while libraries were imported: this process ne
 
 def memory_has_ended(error: BaseException) -> bool:
     """Return whether an import failed since there was no memory for a module or its libraries."""
-    words = ("failed to map segment", "cannot allocate memory", "memoryerror")
-    return isinstance(error, MemoryError) or any(word in str(error).lower() for word in words)
+    return isinstance(error, MemoryError) or says_so(error)
 
 
 def _say(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
     if issubclass(kind, KeyboardInterrupt):
         text, code = "interrupted", INTERRUPTED
     elif issubclass(kind, ModuleNotFoundError):
-        text, code = f"tvlars needs {getattr(error, 'name', None)!r}: pip install tvlars", BAD_INPUT
+        text, code = f"tvlars needs {getattr(error, 'name', None)!r} to be installed", BAD_INPUT
     elif memory_has_ended(error):
         text, code = OUT_OF_MEMORY, BAD_INPUT
     elif issubclass(kind, Exception):

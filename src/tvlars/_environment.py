@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 
 TORCHRUN = "TORCHELASTIC_RUN_ID"
-"""What torchrun sets, and nobody else."""
+"""Variables that torchrun alone sets."""
 LEAST = {
     **dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE", "SLURM_NTASKS", "SLURM_NNODES"), 1),
     **dict.fromkeys(("RANK", "LOCAL_RANK", "GROUP_RANK", "NODE_RANK"), 0),
@@ -16,9 +16,9 @@ LEAST = {
 }
 """Variables that are integers, and the least that each may be."""
 READ_EARLY = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
-"""Those that Lightning Fabric reads when it is imported."""
+"""Variables that Lightning Fabric reads when it is imported."""
 NEEDED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
-"""Those that torchrun always sets."""
+"""Variables that torchrun always sets."""
 NEEDED_BY_SRUN = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID")
 BELOW = (("RANK", "WORLD_SIZE"), ("LOCAL_RANK", "LOCAL_WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS"))
 

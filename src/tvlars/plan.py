@@ -117,7 +117,7 @@ class Plan:
             try:
                 import matplotlib.pyplot as plt
             except ImportError as error:
-                raise ImportError("Plan.plot needs matplotlib: pip install 'tvlars[lab]'") from error
+                raise ImportError("Plan.plot needs matplotlib: pip install '.[lab]' in the source folder") from error
             ax = plt.figure(figsize=(7, 3.5), layout="constrained").add_subplot()
         points = min(self.total_steps, 1000)
         steps = [1 + (self.total_steps - 1) * i / max(points - 1, 1) for i in range(points)]

@@ -20,7 +20,7 @@ Step = TypeVar("Step", float, Tensor, float | Tensor)
 HALF_SHARE = 0.75
 """Share of a run's steps at which φ is at half its start."""
 END_FRACTION = 0.02
-"""What is left at the last step of φ's start, floor aside."""
+"""Share of φ's start that is left at the last step, floor aside."""
 
 
 def sigmoid_decay(step: Step, delay_factor: float, delay: float, alpha: float = 1.0, gamma_min: float = 0.0) -> Step:

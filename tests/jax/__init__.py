@@ -2,5 +2,5 @@
 
 import pytest
 
-pytest.importorskip("jax", reason="tvlars.jax needs JAX: pip install 'tvlars[jax]'")
-pytest.importorskip("optax", reason="tvlars.jax needs optax: pip install 'tvlars[jax]'")
+pytest.importorskip("jax", reason="tvlars.jax needs JAX: pip install '.[jax]' in the source folder")
+pytest.importorskip("optax", reason="tvlars.jax needs optax: pip install '.[jax]' in the source folder")

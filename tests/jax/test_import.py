@@ -30,4 +30,7 @@ import tvlars.jax
 """
     done = python(hide)
     assert done.returncode == 1
-    assert done.stderr.strip().splitlines()[-1] == "ImportError: tvlars.jax needs optax: pip install 'tvlars[jax]'"
+    assert (
+        done.stderr.strip().splitlines()[-1]
+        == "ImportError: tvlars.jax needs optax: pip install '.[jax]' in the source folder"
+    )

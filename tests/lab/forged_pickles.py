@@ -224,7 +224,7 @@ class Reading:
 
 
 def looks() -> dict[str, dict[str, Any]]:
-    """What attackers change, as it is."""
+    """Original content of the files that attackers change."""
     things = [pathlib.PurePath, pathlib.PosixPath, torch.serialization._get_layout, checkpoint.check, torch.Tensor]
     things += [torch_metadata.Metadata, torch_metadata.MetadataIndex, torch_metadata.TensorProperties]
     own = "__slotnames__"  # kept there by the pickling that is done here

@@ -14,6 +14,7 @@ from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.state_dict_saver import save as save_sharded
 
 from tvlars.lab import checkpoint
+from tvlars.lab.disk import digest_of
 from tvlars.lab.processes import Processes
 from tvlars.lab.shards import TensorReader
 
@@ -23,7 +24,7 @@ def seal(path: Path, **entries: Any) -> None:
     stored = {**json.loads((path / "manifest.json").read_text()), **entries}
     names = [file.name for file in path.iterdir() if file.name != "manifest.json"]
     stored["files"] = {name: hashlib.sha256((path / name).read_bytes()).hexdigest() for name in sorted(names)}
-    stored["digest"] = checkpoint.digest_of(stored)
+    stored["digest"] = digest_of(stored)
     (path / "manifest.json").write_text(json.dumps(stored))
 
 
@@ -58,4 +59,4 @@ def small_checkpoint(folder: Path, processes: Processes, tensors: dict[str, Any]
 def forged(manifest: checkpoint.Manifest, **entries: Any) -> checkpoint.Manifest:
     """``manifest`` with other entries, and a digest that fits."""
     other = replace(manifest, **entries)
-    return replace(other, digest=checkpoint.digest_of(vars(other)))
+    return replace(other, digest=digest_of(vars(other)))

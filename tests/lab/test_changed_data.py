@@ -15,8 +15,9 @@ import pytest
 import torch
 from PIL import Image
 
-from tvlars.lab import ImageData, TrainConfig, UsageError, checkpoint, evaluate, load_data, load_run, train
+from tvlars.lab import ImageData, TrainConfig, UsageError, evaluate, load_data, load_run, train
 from tvlars.lab.data.fingerprint import Fingerprint
+from tvlars.lab.disk import digest_of
 from tvlars.lab.progress import Reporter
 from tvlars.lab.record import StepRow
 from tvlars.lab.ssl.probe_run import probe_run
@@ -198,7 +199,7 @@ def test_what_earlier_versions_wrote_goes_on_with_a_note(tmp_path: Path, begun: 
     for path in (place / "run" / "checkpoints").iterdir():
         manifest = json.loads((path / "manifest.json").read_text())
         del manifest["run"]["fingerprint"]
-        manifest["digest"] = checkpoint.digest_of(manifest)
+        manifest["digest"] = digest_of(manifest)
         (path / "manifest.json").write_text(json.dumps(manifest))
     config = TrainConfig(data="imagefolder:data", data_dir=place, out=place / "run", resume=True, **QUICK)
     rename(place / "data")

@@ -33,6 +33,7 @@ from tvlars.lab import (
 )
 from tvlars.lab.checkpoint import _prune
 from tvlars.lab.data import ImageData, load_data
+from tvlars.lab.disk import digest_of
 from tvlars.lab.launch import _options as launch_options
 from tvlars.lab.lock import locked
 from tvlars.lab.processes import Processes, make_fabric
@@ -284,7 +285,7 @@ def flip_a_bit(file: Path) -> None:
 def forge(path: Path, **entries: Any) -> None:
     """A manifest with a digest that fits."""
     manifest = checkpoint.Manifest(**entries)
-    forged = replace(manifest, digest=checkpoint.digest_of(vars(manifest)))
+    forged = replace(manifest, digest=digest_of(vars(manifest)))
     (path / "manifest.json").write_text(json.dumps(vars(forged)))
 
 
@@ -463,7 +464,7 @@ def test_what_differs_is_said(tmp_path: Path, cut: Path, digits: ImageData) -> N
     ):
         resume(cut, folder, digits, epochs=4)
     later = {**manifest, "format": 99, "tvlars": "7.0", "unheard_of": True}
-    (path / "manifest.json").write_text(json.dumps({**later, "digest": checkpoint.digest_of(later)}))
+    (path / "manifest.json").write_text(json.dumps({**later, "digest": digest_of(later)}))
     with pytest.raises(UsageError, match=r"must be a checkpoint of format 2 or 1.*format 99, written by tvlars '7\.0'"):
         resume(cut, folder, digits)
 

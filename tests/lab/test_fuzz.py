@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from tvlars.cli import main
 from tvlars.lab import TrainConfig, checkpoint, train
+from tvlars.lab.disk import digest_of
 from tvlars.lab.progress import Reporter
 
 EXAMPLES = int(os.environ.get("TVLARS_FUZZ", "100"))
@@ -143,7 +144,7 @@ def test_checkpoints(
             manifest = checkpoint.Manifest(**json.loads((path / "manifest.json").read_text()))
             files = {file: hashlib.sha256((path / file).read_bytes()).hexdigest() for file in manifest.files}
             manifest = replace(manifest, files=files)
-            manifest = replace(manifest, digest=checkpoint.digest_of(vars(manifest)))
+            manifest = replace(manifest, digest=digest_of(vars(manifest)))
             (path / "manifest.json").write_text(json.dumps(vars(manifest)))
         code, said = run(["train", "--resume", str(tmp_path / "run")])
         if code in (0, 3):  # went on, from a weight that is not finite perhaps

@@ -20,9 +20,9 @@ from PIL import Image, PngImagePlugin
 from tvlars.cli import main
 from tvlars.lab import Reporter, TrainConfig, UsageError, load_run, train
 from tvlars.lab.compare import Comparison
-from tvlars.lab.disk import append_whole, write_whole
+from tvlars.lab.disk import append_whole, digest_of, write_whole
 from tvlars.lab.lock import LOCK, locked
-from tvlars.lab.record import digest_of, epochs_done, read_object
+from tvlars.lab.record import epochs_done, read_object
 from tvlars.lab.report import page, report, write_report
 from tvlars.lab.report.picture import picture_uri
 

@@ -47,6 +47,7 @@ def allocated(what: str) -> BaseException:
         (RuntimeError("can't start new thread"), ""),
         (OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), ""),
         (ImportError("libx.so: failed to map segment from shared object: Cannot allocate memory"), ""),
+        (ImportError("libx.so: failed to map segment from shared object"), ""),
     ],
 )
 def test_what_libraries_say_of_it_is_understood(error: BaseException, much: str) -> None:

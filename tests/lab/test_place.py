@@ -240,7 +240,7 @@ def test_a_run(tmp_path: Path, digits: ImageData, when: dict[str, Any], options:
 
 
 def test_a_probe(tmp_path: Path, digits: ImageData, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it finds is entered into the run folder that it has read."""
+    """Results of a probe go into the run folder that it has read."""
     from tvlars.lab.ssl import probe_run
 
     folder = tmp_path / "run"

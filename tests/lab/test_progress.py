@@ -1,4 +1,4 @@
-"""What a run shows while it goes on, also where this process has not begun it."""
+"""Progress of a run, also of one that another process began."""
 
 from __future__ import annotations
 

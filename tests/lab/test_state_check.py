@@ -87,7 +87,7 @@ def resume(folder: Path, kind: str, digits: ImageData) -> None:
 
 
 def refused(folder: Path, kind: str, digits: ImageData, *words: str) -> str:
-    """What a resume is refused with, which holds ``words``; nothing in the folder is touched."""
+    """Return the sentence that refuses a resume; it holds ``words``, and nothing in the folder is touched."""
     before = contents(folder)
     with pytest.raises(UsageError) as caught:
         resume(folder, kind, digits)

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from tvlars.lab import TrainConfig, UsageError, checkpoint
+from tvlars.lab.disk import digest_of
 from tvlars.lab.plain_pickle import read_torch_file
 from tvlars.lab.plain_values import decode, encode
 from tvlars.lab.processes import Processes, make_fabric
@@ -203,7 +204,7 @@ def test_chunks_are_the_tensor_each_once(
 def test_a_manifest_names_no_other_files(path: Path, processes: Processes, entry: str) -> None:
     manifest = json.loads((path / "manifest.json").read_text())
     manifest["files"][entry] = "0" * 64
-    manifest["digest"] = checkpoint.digest_of(manifest)
+    manifest["digest"] = digest_of(manifest)
     (path / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(UsageError, match="which is no part of a checkpoint"):
         load(path, processes)
@@ -322,7 +323,7 @@ def test_a_pickle_without_an_end() -> None:
 
 
 def test_values_in_many_places_of_metadata(path: Path, processes: Processes) -> None:
-    """What is shown of a shape that is none is found in time."""
+    """The excerpt of a bad shape is made in reasonable time."""
     as_format_1(path)
     (path / ".metadata").write_bytes(laughs(b"]", 30))
     seal(path)

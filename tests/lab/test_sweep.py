@@ -291,7 +291,7 @@ def test_runs_that_are_over_ask_nothing_of_this_machine(
 
 def test_without_ray_it_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(UsageError, match=r"pip install 'tvlars\[ray\]'"):
+    with pytest.raises(UsageError, match=r"pip install '\.\[ray\]'"):
         sweep([TrainConfig()], tmp_path / "out", ray="local", board=Board())
     assert not (tmp_path / "out").exists()
 
@@ -515,7 +515,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 def damage(folder: Path, how: str) -> None:
-    """What may become of the folder of a run that has finished."""
+    """Damage that a finished run's folder may suffer."""
     summary, epochs = folder / "summary.json", folder / "epochs.csv"
     if how == "summary cut off":
         summary.write_text('{"status": "fini')
@@ -573,7 +573,7 @@ def test_a_run_whose_output_alone_was_lost_has_finished(pretend: Callable[[str],
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_run_that_hangs_when_it_is_told_to_stop_is_killed(number: signal.Signals, tmp_path: Path) -> None:
-    """What stands between a worker and a run ends it, also where Ray kills what its dead worker has started."""
+    """The keeper between a worker and a run ends the run, also if Ray kills the children of its dead worker."""
     (tmp_path / "tvlars").mkdir()
     (tmp_path / "tvlars" / "__init__.py").touch()
     (tmp_path / "tvlars" / "__main__.py").write_text(

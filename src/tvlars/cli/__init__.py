@@ -183,4 +183,4 @@ def _without_laboratory(words: Sequence[str], error: Exception) -> int:
 
 
 def _missing_extra(error: ModuleNotFoundError) -> str:
-    return f"the laboratory needs {error.name!r}: pip install 'tvlars[lab]'"
+    return f"the laboratory needs {error.name!r}: pip install '.[lab]' in the source folder"

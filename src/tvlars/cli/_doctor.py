@@ -106,7 +106,9 @@ def _extras(extras: dict[str, list[Package]] | str) -> list[tuple[str, str]]:
         if there := [f"{one.name} {one.version}" for one in packages if one.version]:
             rows.append((f"[{extra}]", ", ".join(there)))
         if absent := [one.name for one in packages if not one.version]:
-            rows.append((f"[{extra}]", f"not installed: {', '.join(absent)}; pip install 'tvlars[{extra}]'"))
+            rows.append(
+                (f"[{extra}]", f"not installed: {', '.join(absent)}; pip install '.[{extra}]' in the source folder")
+            )
         rows += [(f"[{extra}]", f"{one.name} is broken: {one.problem}") for one in packages if one.problem]
     return rows
 

@@ -1,4 +1,4 @@
-"""TVLARS, LARS and LAMB for JAX, as optax gradient transformations. Needs the extra: ``pip install 'tvlars[jax]'``.
+"""TVLARS, LARS and LAMB for JAX, as optax gradient transformations; they need the extra ``jax``.
 
 The rules, the names of the arguments and the defaults are those of :class:`tvlars.TVLARS`, :class:`tvlars.LARS` and
 :class:`tvlars.LAMB`; what was a parameter group there is a ``mask`` here.
@@ -10,7 +10,7 @@ try:
 except ModuleNotFoundError as error:
     if error.name not in ("jax", "jaxlib", "optax"):
         raise
-    raise ImportError(f"tvlars.jax needs {error.name}: pip install 'tvlars[jax]'") from error
+    raise ImportError(f"tvlars.jax needs {error.name}: pip install '.[jax]' in the source folder") from error
 
 from tvlars.jax._lamb import lamb
 from tvlars.jax._lars import lars

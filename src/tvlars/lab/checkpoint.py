@@ -34,7 +34,7 @@ from torch.distributed.checkpoint.state_dict_saver import save as save_sharded
 from tvlars import __version__
 from tvlars._reading import open_regular, read_bytes, read_json, reason
 from tvlars.lab import memory
-from tvlars.lab.disk import sync, write_synced
+from tvlars.lab.disk import DIGEST, digest_of, sync, write_synced
 from tvlars.lab.errors import MovedFolderError, UsageError
 from tvlars.lab.plain_pickle import read_torch_file
 from tvlars.lab.plain_values import decode, encode
@@ -54,7 +54,7 @@ FILES: dict[int, tuple[tuple[str, ...], re.Pattern[str]]] = {
     FORMAT: ((TABLE, *PROGRESS), DATA),
     OLD_FORMAT: ((OLD_TABLE, OLD_PROGRESS), OLD_DATA),
 }
-"""What a checkpoint consists of besides its manifest: files that have to be there, and those of the processes."""
+"""Files of a checkpoint besides its manifest: the required ones, and a pattern for those of the processes."""
 T = TypeVar("T")
 
 
@@ -148,7 +148,7 @@ def together(processes: Processes, work: Callable[[], object]) -> None:
 
 
 def _of_all(processes: Processes, work: Callable[[], T]) -> list[T]:
-    """What ``work`` gives in each process; all of them raise ``OSError`` or ``MovedFolderError`` where one does."""
+    """Return the result of ``work`` in each process; if one raises ``OSError`` or ``MovedFolderError``, all do."""
     result: Any = None
     failed: tuple[Any, ...] | None = None
     try:
@@ -229,7 +229,7 @@ def check(path: Path) -> Manifest:
     stored = read_json(path / "manifest.json")
     if not isinstance(stored, dict) or "digest" not in stored or "format" not in stored:
         raise ValueError("manifest.json lacks entries")
-    if stored["digest"] != digest_of(stored):
+    if stored[DIGEST] != digest_of(stored):
         raise ValueError("manifest.json is not as it was written")
     if stored["format"] not in (FORMAT, OLD_FORMAT):
         raise UsageError(
@@ -257,12 +257,6 @@ def check(path: Path) -> Manifest:
         if _digest(path / name) != digest:
             raise ValueError(f"{name} is not as it was written")
     return manifest
-
-
-def digest_of(entries: dict[str, Any]) -> str:
-    """SHA-256 of all entries of a manifest but ``digest``: made so in every format, so that damage is told from age."""
-    rest = {name: value for name, value in entries.items() if name != "digest"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def progress_file(path: Path, manifest: Manifest) -> Path:
@@ -340,7 +334,7 @@ def _shown(text: str) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """What is wrong with a file, which may quote what it has in place of a name."""
+    """Describe the damage of a file on one line, without control characters that the file may hold."""
     return ascii(reason(error))[1:-1]
 
 

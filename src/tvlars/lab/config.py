@@ -63,7 +63,7 @@ COUNTS = {
 
 
 TRAINED, MEASURED, MEANS = "trained", "measured", "means"
-"""What an option decides: what is trained, what is measured of it besides, or by which means that is done.
+"""Role of an option: it decides what is trained, what is measured, or by which means.
 
 This is the one meaning of "the same run". Two runs are the same if all options but those of ``MEANS`` are equal: one
 goes on where the other was cut off (``lab.identity``), and a sweep does them once (``lab.sweep``). They are of the same

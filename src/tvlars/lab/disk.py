@@ -4,14 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from tvlars._reading import check_regular
 
 PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE, errno.ETIMEDOUT)
 """Errors of a disk that may get room again, or come back."""
+
+
+DIGEST = "digest"
+"""Entry of a JSON file that holds the digest of its other entries."""
+
+
+def digest_of(entries: dict[str, Any]) -> str:
+    """Return the SHA-256 of all entries of a JSON file but its digest.
+
+    It is made in the same way in every version, so that damage can be told from age.
+    """
+    rest = {name: value for name, value in entries.items() if name != DIGEST}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def cannot_write(error: OSError) -> str:

@@ -94,7 +94,7 @@ def train(
 def _train_together(
     config: TrainConfig, plan: Plan, data: ImageData, folder: Path | None, fabric: Fabric, reporter: Reporter | None
 ) -> RunResult:
-    """What all processes do once they have met."""
+    """Train, in every process, after the processes have met."""
     processes = Processes(fabric)
     if processes.several:
         check_alike(processes, facts_of(config, plan, data, choose_precision(config)))

@@ -29,7 +29,7 @@ class Evaluation:
     note: str = ""
     """How the data differ from what the run was tested on, if they are its own."""
     account: tuple[str, ...] = ()
-    """What was left out of a folder of images, and what else there is to say of it."""
+    """Lines on files that were left out of a folder of images, and other remarks on it."""
 
 
 def evaluate(

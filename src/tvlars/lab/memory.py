@@ -9,14 +9,8 @@ from collections.abc import Iterator
 
 import torch
 
+from tvlars._memory import says_so
 from tvlars.lab.errors import UsageError
-
-WORDS = re.compile(
-    r"can't allocate memory|cannot allocate memory|not enough memory|out of memory|bad_alloc|alloc_failed|"
-    r"failed to allocate|unable to allocate|can't start new thread|could not create a memory object",
-    re.IGNORECASE,
-)
-"""How libraries say it, whose errors have many types."""
 
 
 def has_ended(error: BaseException) -> bool:
@@ -25,7 +19,7 @@ def has_ended(error: BaseException) -> bool:
         return True
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
-    return isinstance(error, RuntimeError | ImportError | SystemError) and WORDS.search(str(error)) is not None
+    return isinstance(error, RuntimeError | ImportError | SystemError) and says_so(error)
 
 
 def amount(error: BaseException) -> str:

@@ -165,7 +165,7 @@ def _run(content: bytes, known: Callable[[str], bool]) -> Any:
 
 
 def _inner(value: Any) -> list[Any] | tuple[Any, ...]:
-    """What a value consists of."""
+    """Parts of a value."""
     if type(value) in (list, tuple, Pairs):
         return value  # type: ignore[no-any-return]
     if type(value) is Made:

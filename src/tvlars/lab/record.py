@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import csv
 import datetime
-import hashlib
 import io
 import json
 import math
@@ -42,7 +41,7 @@ from torch import Tensor
 
 from tvlars._reading import is_regular, read_bytes, read_json, read_text
 from tvlars.lab.config import TrainConfig
-from tvlars.lab.disk import PASSING, append_whole, sync, write_whole
+from tvlars.lab.disk import DIGEST, PASSING, append_whole, digest_of, sync, write_whole
 from tvlars.lab.errors import UsageError
 from tvlars.lab.place import Place
 from tvlars.lab.ssl.probes import Evaluated
@@ -79,8 +78,6 @@ ASIDE = "weights-before.pt"
 """Where weights lie that were there when a run began anew."""
 CONFIG, PLAN, MODEL = "config.json", "plan.json", "model.json"
 CORRECT = "test-correct.bits"
-DIGEST = "digest"
-"""Where model.json has the digest of the rest: an image size changes what a model computes, and not its weights."""
 ENDS = ("summary.json", "evaluations.json", CORRECT)
 """What is written at a run's end."""
 MEASUREMENTS = ("sharpness.csv", "noise.csv", "representation.csv")
@@ -364,12 +361,6 @@ def _lines(rows: list[list[Any]]) -> bytes:
 def write_json(file: Path, values: dict[str, Any]) -> None:
     """Write ``values`` to ``file``, whole or not at all."""
     write_whole(file, (json.dumps(values, indent=1, default=str) + "\n").encode())
-
-
-def digest_of(values: dict[str, Any]) -> str:
-    """SHA-256 of all values but the digest itself."""
-    rest = {name: value for name, value in values.items() if name != DIGEST}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def read_object(file: Path) -> dict[str, Any]:

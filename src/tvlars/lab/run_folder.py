@@ -19,11 +19,12 @@ from tvlars.lab import memory
 from tvlars.lab.config import COUNTS, TrainConfig
 from tvlars.lab.data.fingerprint import Fingerprint
 from tvlars.lab.diagnostics import NoiseRow, SharpnessRow
+from tvlars.lab.disk import DIGEST, digest_of
 from tvlars.lab.errors import UsageError
 from tvlars.lab.identity import FINGERPRINT
 from tvlars.lab.models import MODELS
 from tvlars.lab.plain_pickle import read_torch_file
-from tvlars.lab.record import CORRECT, DIGEST, MODEL, EpochRow, StepRow, digest_of, read_object
+from tvlars.lab.record import CORRECT, MODEL, EpochRow, StepRow, read_object
 from tvlars.lab.ssl.probes import Evaluated
 from tvlars.lab.ssl.representation import RepresentationRow
 from tvlars.stats import read_layer_stats
@@ -190,7 +191,7 @@ class LoadedRun:
 
 
 def _problems_of(facts: dict[str, Any], config: TrainConfig | None) -> list[str]:
-    """What is wrong with a model.json that has all entries."""
+    """List the faults of a model.json that has all entries."""
     most = {"channels": 64, "image_size": COUNTS["image_size"][1], "classes": 2**20}
     counts = [(name, facts[name]) for name in most]
     lists = (facts["mean"], facts["std"])

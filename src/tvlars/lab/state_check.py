@@ -38,7 +38,7 @@ ROUNDED = 1e-5
 
 @dataclass(frozen=True)
 class Checked:
-    """What the entries of ``file`` have to be."""
+    """Required values of the entries of ``file``."""
 
     file: Path
 
@@ -330,7 +330,7 @@ def _check_count(at: Checked, entry: str, value: Any, taken: range) -> None:
 
 
 def _one_step(optimizer: Optimizer, group: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """What a step of such an optimizer does: a group's options before and after it, and the state of a parameter."""
+    """Effect of one step of such an optimizer: a group's options before and after it, and the state of a parameter."""
     options = {name: value for name, value in group.items() if name not in ("params", "param_names")}
     options = {name: value.cpu() if isinstance(value, Tensor) else value for name, value in options.items()}
     options.update({name: False for name in ("fused", "capturable", "foreach") if name in options})
@@ -353,5 +353,5 @@ def _clocks(optimizer: Optimizer) -> set[str]:
 
 
 def _state_of_a_step(optimizer: Optimizer, group: int) -> dict[str, Any]:
-    """What the state of a parameter holds after a step."""
+    """State of a parameter after a step."""
     return _one_step(optimizer, optimizer.param_groups[group])[2]

@@ -24,7 +24,9 @@ def check_tensorboard() -> None:
     try:
         import torch.utils.tensorboard  # noqa: F401
     except ImportError as error:
-        raise UsageError("tensorboard=True needs the package tensorboard: pip install 'tvlars[lab]'") from error
+        raise UsageError(
+            "tensorboard=True needs the package tensorboard: pip install '.[lab]' in the source folder"
+        ) from error
 
 
 class TensorBoardLog:

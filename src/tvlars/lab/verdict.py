@@ -1,4 +1,4 @@
-"""What a table of runs says, in words: which arm has the highest mean, and which differences are significant."""
+"""Sentences on a table of runs: which arm has the highest mean, and which differences are significant."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an optimizer may load: its own state, of older versions too, and from other optimizers what means the same here.
+"""States that an optimizer may load: its own, of older versions too, and those of others with the same meaning.
 
 A state is looked at before anything of the optimizer is changed. What is of other optimizers gives moments and step
 counts; their options have other meanings under the same names, so ours stay.
@@ -27,7 +27,7 @@ THEIRS = frozenset(
 
 @dataclass(frozen=True)
 class Kind:
-    """What tells the state of an optimizer of ours."""
+    """Options and keys that identify the state of one of our optimizers."""
 
     title: str
     options: frozenset[str]

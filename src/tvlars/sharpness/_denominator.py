@@ -1,4 +1,4 @@
-"""What a loss over a batch divides by: with it, the losses of any batches add up to the loss of all samples at once.
+"""Denominator of a loss over a batch: with it, losses of batches add up to the loss of all samples at once.
 
 The losses of ``torch.nn`` and ``torch.nn.functional`` say what they divide by: the weights of the targets that are not
 ignored, or the number of elements. Any other loss is compared on whole batches, parts of them and pairs of them, and

@@ -99,7 +99,7 @@ class LossSurface:
                 )
         self.sums = False
         self.own: Denominator | None = None
-        """What the loss divides by, where it says so."""
+        """Denominator of the loss, if the loss is one of torch's."""
         self._data = _checked(data, self.params[0].device)
         self.batches: list[Batch] = []
         self.samples = sum(samples_in(y) for _, y in self._data)

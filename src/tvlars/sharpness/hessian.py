@@ -301,4 +301,6 @@ def _needed(name: str) -> Any:
             warnings.simplefilter("ignore", FutureWarning)  # of a package that compiles functions as it is imported
             return importlib.import_module(name)
     except ImportError as error:
-        raise ImportError(f"curvature needs {name.split('.')[0]}: pip install 'tvlars[sharpness]'") from error
+        raise ImportError(
+            f"curvature needs {name.split('.')[0]}: pip install '.[sharpness]' in the source folder"
+        ) from error

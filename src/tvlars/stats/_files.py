@@ -129,4 +129,6 @@ def _needed(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise ImportError(f"layer statistics as a frame or in files need {name}: pip install 'tvlars[lab]'") from error
+        raise ImportError(
+            f"layer statistics as a frame or in files need {name}: pip install '.[lab]' in the source folder"
+        ) from error

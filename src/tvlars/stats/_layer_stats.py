@@ -68,7 +68,7 @@ class LayerStats:
         every: optimizer steps from one record to the next. Default 10.
         path: a folder, made where it is missing. Each flush adds one complete Parquet file to it, so whatever a
             crash leaves is readable with :func:`read_layer_stats`. None (default) keeps what was flushed in
-            memory, 4 bytes a number. Parquet wants pandas and pyarrow (``pip install 'tvlars[lab]'``).
+            memory, 4 bytes a number. Parquet wants pandas and pyarrow (the extra ``lab``).
         buffer: recorded steps between two flushes, which bounds what is held on the device. Default 64.
         writer: a TensorBoard ``SummaryWriter``, told at every flush, as ``LWN/<layer>`` and so on. Default None.
         start: optimizer steps taken before, for a run that is resumed. Default 0. Records of later steps that lie

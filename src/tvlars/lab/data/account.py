@@ -29,7 +29,7 @@ BAD = Reason("image that cannot be read", "images that cannot be read")
 
 @dataclass
 class Account:
-    """What a walk leaves out, counted by reason with an example, and remarks.
+    """Files that a walk leaves out, counted by reason with an example, and remarks.
 
     ``str(account)`` is "" where nothing was left out.
     """

@@ -302,7 +302,7 @@ def _write_at(handle: int, content: memoryview, position: int) -> None:
 
 
 def _open(file: Path, files: Sequence[ImageFile], shape: tuple[int, ...]) -> Decoded | None:
-    """What is in the mapped file, whose images stay there until they are used; None where there is none, or another."""
+    """Return the mapped images, which are read when they are used; None if the file is missing or of other images."""
     each = int(np.prod(shape))
     try:
         with open(file, "rb") as content:

@@ -1,4 +1,4 @@
-"""What makes two data sets the same: class names, images of each class, files by name and size, labels and pixels."""
+"""Fingerprint of a data set: class names, images per class, and digests of file names and sizes, labels and pixels."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class Fingerprint:
         return ""
 
     def uncompared(self, here: Fingerprint) -> str:
-        """What :meth:`difference` could not compare, in words; "" where it compared all."""
+        """Return in words the parts that :meth:`difference` could not compare; "" if it compared all."""
         if self.decoder == here.decoder:
             return ""
         return (

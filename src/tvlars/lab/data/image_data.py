@@ -44,9 +44,9 @@ class ImageData:
     files: tuple[str, str] = ("", "")
     """Digests of the names and sizes of training and of test files; "" where there are none."""
     decoder: str = ""
-    """What made pixels of the files, with its version; "" where they were not decoded."""
+    """Name and version of the decoder; "" if pixels were not decoded from files."""
     account: tuple[str, ...] = ()
-    """What was left out of a folder, and what else there is to say of it, a line each."""
+    """Lines on files that were left out of a folder, and other remarks on it."""
 
     def __post_init__(self) -> None:
         self._check_tensors()
@@ -85,7 +85,7 @@ class ImageData:
 
     @property
     def fingerprint(self) -> Fingerprint:
-        """What makes another data set the same: it is kept with a run, and compared when the run goes on."""
+        """Fingerprint that is kept with a run and compared when the run resumes."""
         return self._fingerprint
 
     @cached_property

@@ -34,7 +34,7 @@ HIDDEN = frozenset(
         *("$recycle.bin", "#recycle", "@recycle", "system volume information"),
     }
 )
-"""What systems and programs leave in folders, besides names that begin with a dot; in lower case."""
+"""Names, in lower case, that systems and programs leave in folders, besides names that begin with a dot."""
 KNOWN_IMAGES = frozenset(
     {
         *(

@@ -21,7 +21,7 @@ class Part:
     title: str
     runs: list[LoadedRun]
     measure: str
-    """What accuracies are those of, for example "test accuracy"."""
+    """Name of the reported accuracy, for example "test accuracy"."""
     differences: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(PAIR_COLUMNS)))
     """Adjusted for all comparisons of all parts."""
 
@@ -57,7 +57,7 @@ def parts_of(runs: list[LoadedRun]) -> list[Part]:
 
 
 def _facts(run: LoadedRun) -> dict[str, str]:
-    """What makes accuracies comparable, besides the content of the data."""
+    """Settings that have to agree for accuracies to be comparable, besides the content of the data."""
     assert run.config is not None
     epochs = run.config.epochs
     return {
@@ -110,7 +110,7 @@ def _name(run: LoadedRun) -> tuple[str, int | None, bool]:
 
 
 def _titles(groups: list[list[LoadedRun]]) -> list[str]:
-    """What is not the same in all groups, for each of them."""
+    """Return for each group the settings in which the groups differ."""
     if len(groups) < 2:
         return [""] * len(groups)
     facts = []

@@ -39,7 +39,7 @@ class RayWorkers:
         try:
             import ray
         except ModuleNotFoundError as error:
-            raise UsageError("ray must be installed for --ray: pip install 'tvlars[ray]'") from error
+            raise UsageError("ray must be installed for --ray: pip install '.[ray]' in the source folder") from error
         self._ray: Any = ray
         self._own = not ray.is_initialized()
         if self._own:
@@ -59,7 +59,7 @@ class RayWorkers:
         self._waiting: collections.deque[Job] = collections.deque()
         self._refs: dict[Any, Job] = {}
         self._late: list[Outcome] = []
-        """What has ended while runs were told to stop."""
+        """Runs that ended while all were told to stop."""
 
     def describe(self) -> str:
         machines = f"{self.machines} machine{'s' if self.machines > 1 else ''}"

@@ -1,0 +1,17 @@
+"""Words by which libraries say that memory has ended; their errors have many types."""
+
+from __future__ import annotations
+
+import re
+
+WORDS = re.compile(
+    r"can't allocate memory|cannot allocate memory|not enough memory|out of memory|bad_alloc|alloc_failed|"
+    r"failed to allocate|unable to allocate|can't start new thread|could not create a memory object|"
+    r"failed to map segment|memoryerror",
+    re.IGNORECASE,
+)
+
+
+def says_so(error: BaseException) -> bool:
+    """Return if the text of ``error`` has any of the words."""
+    return WORDS.search(str(error)) is not None
