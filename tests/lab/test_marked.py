@@ -104,6 +104,11 @@ def _link(file: Path) -> None:
     file.symlink_to("mine.html")
 
 
+def _link_to_ours(file: Path) -> None:
+    said_by("report", "run", "-o", "ours.html")
+    file.symlink_to("ours.html")
+
+
 def _dangling(file: Path) -> None:
     file.symlink_to("nowhere")
 
@@ -116,7 +121,7 @@ def _page(file: Path) -> None:
     file.write_text("<!doctype html><html><head><title>tvlars report</title></head></html>")
 
 
-@pytest.mark.parametrize("how", [_text, _pipe, _link, _dangling, _null, _page, Path.mkdir])
+@pytest.mark.parametrize("how", [_text, _pipe, _link, _link_to_ours, _dangling, _null, _page, Path.mkdir])
 @pytest.mark.parametrize("name", ["x.html", "x.htm", "x.HTML", "x.md", "x.tex", "x.csv", "x.png"])
 def test_what_somebody_else_wrote_stays(name: str, how: Callable[[Path], None]) -> None:
     file = Path(name)

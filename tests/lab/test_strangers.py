@@ -9,6 +9,7 @@ import subprocess
 import sys
 import zipfile
 from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -283,17 +284,47 @@ class Call:
 
 
 @pytest.mark.parametrize("size", [(4,), (2**62,), (1, 2**40), (-1,), (3, 2)], ids=str)
-def test_a_tensor_of_torch_save_stays_within_its_storage(size: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("step", [1, 0])
+def test_a_tensor_of_torch_save_stays_within_its_storage(size: tuple[int, ...], step: int) -> None:
     class Pickler(pickle.Pickler):
         def persistent_id(self, value: Any) -> Any:
             return ("storage", torch.FloatStorage, "0", "cpu", 3) if value is storage else None
 
     content, storage = io.BytesIO(), object()
-    stride = tuple(1 for _ in size)
+    stride = tuple(step for _ in size)
     call = Call(torch._utils._rebuild_tensor_v2, storage, 0, size, stride, False, OrderedDict())
     Pickler(content, 2).dump(call)
     with pytest.raises(ValueError, match=r"reaches beyond its storage|not described as torch does it"):
         read_torch_file(torch_file(content.getvalue(), **{"0": b"\x00" * 12}))
+
+
+def rewritten(file: io.BytesIO, kind: int, changes: dict[str, bytes]) -> io.BytesIO:
+    """An archive with other content under some names."""
+    found = io.BytesIO()
+    with zipfile.ZipFile(file) as archive, zipfile.ZipFile(found, "w", kind) as written:
+        for info in archive.infolist():
+            written.writestr(info.filename, changes.get(info.filename.rpartition("/")[2], archive.read(info)))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "sentence"),
+    [
+        (zipfile.ZIP_STORED, {"0": b"\x00" * 16}, "a storage must have 12 bytes, got 16"),
+        (zipfile.ZIP_STORED, {"0": b"\x00" * 8}, "a storage must have 12 bytes, got 8"),
+        (zipfile.ZIP_STORED, {"0": b""}, "a storage must have 12 bytes, got 0"),
+        (zipfile.ZIP_STORED, {"byteorder": b"big"}, "its byte order must be little, got 'big'"),
+        (zipfile.ZIP_DEFLATED, {}, "it is none that torch wrote: compressed"),
+    ],
+    ids=["longer", "shorter", "empty", "byte order", "compressed"],
+)
+def test_an_archive_that_torch_does_not_write(kind: int, changes: dict[str, bytes], sentence: str) -> None:
+    """A few bytes of a compressed one may be as many as there is memory."""
+    content = io.BytesIO()
+    torch.save(torch.arange(3.0), content)
+    assert read_torch_file(rewritten(content, zipfile.ZIP_STORED, {})).tolist() == [0.0, 1.0, 2.0]
+    with pytest.raises(ValueError, match=sentence):
+        read_torch_file(rewritten(content, kind, changes))
 
 
 def test_names_of_checkpoints_are_text(path: Path) -> None:
@@ -322,6 +353,14 @@ def test_a_pickle_without_an_end() -> None:
         read_torch_file(torch_file(b"\x80\x02]q\x00h\x00a."))
 
 
+@pytest.mark.parametrize("made", [b"ccollections\nOrderedDict\n)R", b"}"], ids=["ordered", "plain"])
+def test_nothing_but_versions_is_set_on_what_a_pickle_makes(made: bytes) -> None:
+    versions, other = (b"}X%c\x00\x00\x00%b}s" % (len(name), name) for name in (b"_metadata", b"keys"))
+    assert read_torch_file(torch_file(b"\x80\x02" + made + versions + b"b.")) == {}
+    with pytest.raises(ValueError, match="it is none that torch wrote: BUILD"):
+        read_torch_file(torch_file(b"\x80\x02" + made + other + b"b."))
+
+
 def test_values_in_many_places_of_metadata(path: Path, processes: Processes) -> None:
     """The excerpt of a bad shape is made in reasonable time."""
     as_format_1(path)
@@ -329,6 +368,31 @@ def test_values_in_many_places_of_metadata(path: Path, processes: Processes) -> 
     seal(path)
     with pytest.raises(UsageError, match="but does not: the same values are in it too many times"):
         load(path, processes)
+
+
+def test_a_foreign_name_is_refused_where_nobody_looks(path: Path, processes: Processes) -> None:
+    """In the arguments of a tensor that are of no use, and in an entry of the metadata that is not read."""
+
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, value: Any) -> Any:
+            return ("storage", torch.FloatStorage, "0", "cpu", 3) if value is storage else None
+
+    for hooks, refused in ((OrderedDict(), False), (print, True), (torch.load, True)):
+        content, storage = io.BytesIO(), object()
+        Pickler(content, 2).dump(Call(torch._utils._rebuild_tensor_v2, storage, 0, (3,), (1,), False, hooks))
+        file = torch_file(content.getvalue(), **{"0": b"\x00" * 12})
+        if refused:
+            with pytest.raises(ValueError, match="has no place in it"):
+                read_torch_file(file)
+        else:
+            assert read_torch_file(file).tolist() == [0.0] * 3
+    as_format_1(path)
+    honest = pickle.loads((path / ".metadata").read_bytes())
+    for planner_data in (torch.load, OrderedDict()):
+        (path / ".metadata").write_bytes(pickle.dumps(replace(honest, planner_data=planner_data)))
+        seal(path)
+        with pytest.raises(UsageError, match="has no place in it"):
+            load(path, processes)
 
 
 def test_the_same_tensor_in_many_places() -> None:
