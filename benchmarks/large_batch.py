@@ -23,6 +23,7 @@ from measured import Table, percent
 
 from tvlars.lab import TrainConfig
 from tvlars.lab.data import load_data
+from tvlars.lab.summary import differences, holm
 
 ARMS: dict[str, dict[str, Any]] = {
     "tvlars": dict(optimizer="tvlars"),
@@ -33,6 +34,7 @@ ARMS: dict[str, dict[str, Any]] = {
 }
 FACTORS = (0.5, 1.0, 2.0)
 TUNING_SEED = 0
+TEST_IMAGES = 10_000
 KEY = ["arm", "batch_size", "epochs", "lr_factor", "seed"]
 
 
@@ -81,27 +83,41 @@ def best_factor(rows: pd.DataFrame, cell: tuple[Any, ...]) -> float:
 
 
 def report(rows: pd.DataFrame) -> str:
-    """The tables in Markdown: mean and 95 % interval over the reported seeds, and TVLARS less each arm, paired."""
+    """Return the table in Markdown: mean and 95 % interval over the reported seeds, and TVLARS less each arm, paired.
+
+    Its last column has p-values by the rule of comparisons, adjusted for all comparisons with TVLARS in the table.
+    """
     lines = [
-        "| batch size | epochs | arm | tuning: half, once, twice | lr | test accuracy | seeds | TVLARS less it |",
-        "|---|---|---|---|---|---|---|---|",
+        "| batch size | epochs | arm | tuning: half, once, twice | lr | test accuracy | seeds | TVLARS less it | p |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
+    p_of = p_values(rows)
     for (batch_size, epochs, arm), cell in rows.groupby(["batch_size", "epochs", "arm"], sort=False):
         tuning = cell[cell["seed"] == TUNING_SEED].sort_values("lr_factor")
         tried = " ".join(f"{100 * accuracy:.2f}" for accuracy in tuning["test_accuracy"])
         reported = cell[cell["seed"] != TUNING_SEED].set_index("seed")["test_accuracy"]
         if reported.empty:
-            lines.append(f"| {batch_size:,} | {epochs} | {arm} | {tried} | | | | |")
+            lines.append(f"| {batch_size:,} | {epochs} | {arm} | {tried} | | | | | |")
             continue
         lr = cell[cell["seed"] != TUNING_SEED]["lr"].iloc[0]
         each = " ".join(f"{100 * accuracy:.2f}" for accuracy in reported)
         same = (rows["arm"] == "tvlars") & (rows["batch_size"] == batch_size) & (rows["epochs"] == epochs)
         ours = rows[same & (rows["seed"] != TUNING_SEED)].set_index("seed")["test_accuracy"]
         less = "" if arm == "tvlars" else percent((ours - reported).dropna())
-        lines.append(
-            f"| {batch_size:,} | {epochs} | {arm} | {tried} | {lr:.3g} | {percent(reported)} | {each} | {less} |"
-        )
+        p = p_of.get((batch_size, epochs, arm))
+        cells = [f"{batch_size:,}", epochs, arm, tried, f"{lr:.3g}", percent(reported), each, less]
+        lines.append(f"| {' | '.join(map(str, cells))} | {'' if p is None else f'{p:.2g}'} |")
     return "\n".join(lines)
+
+
+def p_values(rows: pd.DataFrame) -> dict[tuple[int, int, str], float]:
+    """Return p of the difference from TVLARS by batch size, epochs and arm."""
+    reported = rows[rows["seed"] != TUNING_SEED].assign(status="finished", test_images=TEST_IMAGES)
+    pairs = differences(reported.assign(part=reported["epochs"]))
+    ours = pairs[(pairs["better"] == "tvlars") | (pairs["worse"] == "tvlars")]
+    others = [row.worse if row.better == "tvlars" else row.better for row in ours.itertuples()]
+    keys = zip(ours["batch_size"].astype(int), ours["part"].astype(int), others, strict=True)
+    return dict(zip(keys, holm(ours["p_value"].tolist()), strict=True))
 
 
 if __name__ == "__main__":
