@@ -235,6 +235,7 @@ def test_a_manifest_is_checked(path: Path, processes: Processes, entries: dict[s
 VALUES = [
     ("[" * 100_000, "nested too deeply"),
     ('{"dict": [[' * 40 + "1" + "]]}" * 40, "nested too deeply"),
+    ("[" * 40 + "]" * 40, "nested too deeply"),
     ('{"tuple": 3}', "an object must be"),
     ('{"dict": [[[], 3]]}', "an object must be"),
     ('{"dict": [[1, 2, 3]]}', "an object must be"),
@@ -392,6 +393,35 @@ def test_a_foreign_name_is_refused_where_nobody_looks(path: Path, processes: Pro
         (path / ".metadata").write_bytes(pickle.dumps(replace(honest, planner_data=planner_data)))
         seal(path)
         with pytest.raises(UsageError, match="has no place in it"):
+            load(path, processes)
+
+
+@pytest.mark.parametrize(
+    ("value", "descriptors", "sentence"),
+    [
+        (torch.arange(6.0).reshape(2, 3), None, None),
+        (torch.arange(6.0).reshape(2, 3), ["zstd"], "a chunk must be stored as it is"),
+        (torch.arange(6).reshape(2, 3), None, "but they cannot be read"),
+        (torch.arange(6.0), None, "but they cannot be read"),
+        (torch.arange(12.0).reshape(4, 3), None, "but they cannot be read"),
+        ([0.0] * 6, None, "but they cannot be read"),
+    ],
+    ids=["as it was", "transformed", "dtype", "shape", "larger", "list"],
+)
+def test_a_chunk_of_format_1_is_what_its_table_says(
+    path: Path, processes: Processes, value: Any, descriptors: Any, sentence: str | None
+) -> None:
+    as_format_1(path)
+    torch.save(value, path / "__0_0.distcp")
+    table = pickle.loads((path / ".metadata").read_bytes())
+    (place,) = table.storage_data.values()
+    place.offset, place.length, place.transform_descriptors = 0, (path / "__0_0.distcp").stat().st_size, descriptors
+    (path / ".metadata").write_bytes(pickle.dumps(table))
+    seal(path)
+    if sentence is None:
+        assert torch.equal(load(path, processes), value)
+    else:
+        with pytest.raises(UsageError, match=sentence):
             load(path, processes)
 
 
