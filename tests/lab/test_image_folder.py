@@ -21,6 +21,7 @@ from PIL import Image, ImageOps
 
 from tvlars.lab import ImageData, TrainConfig, UsageError, load_data, train
 from tvlars.lab.data import decoded, image_folder
+from tvlars.lab.data.account import BROKEN_LINKS, HIDDEN_FILES, Account
 from tvlars.lab.data.image_folder import _split, _split_name
 from tvlars.lab.data.pixels import BadImageError, image_suffixes, read_picture
 from tvlars.lab.progress import Reporter
@@ -600,9 +601,19 @@ def test_orientation_is_applied(tmp_path: Path, orientation: int, suffix: str) -
     assert np.abs(found - QUARTERS.astype(int)).max() <= (8 if suffix == ".jpg" else 0)
 
 
-def test_damaged_exif_data_say_nothing(tmp_path: Path) -> None:
+def exif_of(kind: int, count: int, value: bytes) -> bytes:
+    """One entry, the orientation, whose value stands behind it."""
+    return struct.pack("<HIHHHIII", 42, 8, 1, 0x0112, kind, count, 26, 0) + value
+
+
+@pytest.mark.parametrize(
+    "exif",
+    [b"\x2a\0" + b"\xff" * 20, exif_of(2, 5, b"abcde"), exif_of(5, 1, struct.pack("<II", 1, 0)), b""],
+    ids=["bytes", "text", "NaN", "none"],
+)
+def test_damaged_exif_data_say_nothing(tmp_path: Path, exif: bytes) -> None:
     content = io.BytesIO()
-    exif = b"Exif\0\0II*\0" + b"\xff" * 20
+    exif = b"Exif\0\0II" + exif
     Image.fromarray(QUARTERS).save(content, "JPEG", exif=exif, quality=95, subsampling=0)
     for label in ("cat", "dog"):
         for i in range(2):
@@ -649,6 +660,13 @@ def test_cmyk_and_premultiplied_alpha(tmp_path: Path) -> None:
     assert one(tmp_path, pixels_of("RGBA", (9, 8, 7, 0), (9, 8, 7, 255)), ".webp", lossless=True, exact=True) == [
         [[255, 255, 255], [9, 8, 7]]
     ]
+    content = io.BytesIO()
+    pixels_of("RGBA", (50, 25, 0, 128), (9, 8, 7, 255)).save(content, "TIFF")
+    straight, associated = (struct.pack("<HHII", 338, 3, 1, kind) for kind in (2, 1))
+    assert content.getvalue().count(straight) == 1
+    (tmp_path / "associated.tif").write_bytes(content.getvalue().replace(straight, associated))
+    found = read_picture(tmp_path / "associated.tif", None).pixels.astype(int)
+    assert np.abs(found - [[[50 + 127, 25 + 127, 127], [9, 8, 7]]]).max() <= 1
 
 
 def deep_png(values: np.ndarray, kind: int, transparent: bytes = b"") -> bytes:
@@ -859,6 +877,19 @@ def test_it_goes_with_folders_of_images_alone() -> None:
         TrainConfig(skip_bad_images=True)
 
 
+def test_an_account_has_the_number_of_each_kind_and_its_first_example() -> None:
+    account = Account()
+    assert (str(account), account.lines()) == ("", ())
+    for name in ("a", "b", "c"):
+        account.leave(HIDDEN_FILES, name)
+    account.leave(BROKEN_LINKS, "none", 0)
+    account.leave(BROKEN_LINKS, "x", 1000)
+    account.leave(BROKEN_LINKS, "y", 234)
+    account.remarks.append("more")
+    assert str(account) == "3 hidden files (a), 1,234 broken links (x)"
+    assert account.lines() == (f"left out {account}", "note     more")
+
+
 # -- the mapped file --------------------------------------------------------------------------------------
 
 
@@ -929,6 +960,30 @@ def test_a_file_system_without_locks(tmp_path: Path, mapping: Path, monkeypatch:
     other.touch()
     assert read(tmp_path / "data").fingerprint == data.fingerprint
     assert other.exists()
+
+
+def test_without_locks_each_process_writes_a_file_of_its_own(
+    tmp_path: Path, mapping: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another one begins, and ends, while this one is at its first image."""
+    write_classes(tmp_path / "data", count=4)
+    one, begun = image_folder._decode_one, threading.Lock()
+    found = []
+
+    def none(*_: object, **__: object) -> None:
+        raise NotImplementedError
+
+    def meanwhile(*arguments: Any) -> Any:
+        if begun.acquire(blocking=False):
+            found.append(read(tmp_path / "data", image_size=8).fingerprint)
+        return one(*arguments)
+
+    monkeypatch.setattr(decoded.FileLock, "acquire", none)
+    monkeypatch.setattr(image_folder, "_decode_one", meanwhile)
+    found.append(read(tmp_path / "data", image_size=8).fingerprint)
+    assert len(found) == 2
+    assert len(set(found)) == 1
+    assert len(list(mapping.iterdir())) == 1
 
 
 def test_what_a_killed_process_leaves_is_not_believed(
