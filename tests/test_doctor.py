@@ -231,7 +231,7 @@ def test_an_lr_scheduler_that_is_dead_before_the_run_ends(build: Any, first: int
         lambda o: S.ReduceLROnPlateau(o),
         lambda o: S.StepLR(o, 5, gamma=0.1),  # once per epoch, as its steps say
         lambda o: S.MultiStepLR(o, [8, 14, 18], gamma=0.1),
-        lambda o: S.SequentialLR(o, [S.LinearLR(o, total_iters=2), S.MultiStepLR(o, [6, 18])], [2]),
+        lambda o: S.SequentialLR(o, [S.LinearLR(o, total_iters=2), S.MultiStepLR(o, [6, 12, 18], gamma=0.05)], [2]),
         lambda o: S.PolynomialLR(o, 20),
         lambda o: WarmupCosineLR(o, 100, 1000),
         lambda o: types.SimpleNamespace(step=print),  # of another library

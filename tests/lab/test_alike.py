@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -64,6 +65,22 @@ def test_a_process_that_does_not_say_what_it_does(
     assert not (tmp_path / "run").exists()
 
 
+def test_what_is_found_besides_options_is_compared(digits: ImageData, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = TrainConfig(**QUICK)
+    plan = config.plan(1437)
+    here = facts_of(config, plan, digits, "32-true")
+    shorter = replace(plan, delay=plan.delay - 1)
+    assert difference([here, facts_of(config, shorter, digits, "32-true")]).startswith("delay of the plan is")
+    precision = difference([here, facts_of(config, plan, digits, "bf16-mixed")])
+    assert precision == "precision that is used is '32-true' on process 0 and 'bf16-mixed' on process 1"
+    monkeypatch.setattr("torch.__version__", "1.0")
+    monkeypatch.setattr("tvlars.lab.alike.__version__", "0.0")
+    assert re.findall(r"(\w+ version) is", difference([here, facts_of(config, plan, digits, "32-true")])) == [
+        "tvlars version",
+        "torch version",
+    ]
+
+
 CHANGES: dict[str, Callable[[ImageData], ImageData]] = {
     "class names is": lambda data: replace(data, class_names=tuple(reversed(data.class_names))),
     "labels of the training images is": lambda data: replace(data, train_labels=data.train_labels.flip(0)),
@@ -85,6 +102,8 @@ def test_many_processes_and_versions_are_said_in_short() -> None:
     everyone = [{"torch version": "2.9", "lr": 1.0}] * 6 + [{"torch version": "2.14", "lr": 1.0}]
     assert difference(everyone) == "torch version is '2.9' on processes 0, 1, 2, 3 and 2 more and '2.14' on process 6"
     assert difference([{"lr": rank} for rank in range(9)]).endswith("2 on process 2 and others elsewhere")
+    assert difference([{"lr": 1}, {"lr": 2}, {"lr": 1}]) == "lr is 1 on processes 0, 2 and 2 on process 1"
+    assert difference([{}, {"new": 1}]) == "new is None on process 0 and 1 on process 1"
     many = difference([{str(name): rank for name in range(9)} for rank in range(2)])
     assert many.endswith("; 6 more differ")
 

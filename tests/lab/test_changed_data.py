@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from tvlars.lab import ImageData, TrainConfig, UsageError, evaluate, load_data, load_run, train
-from tvlars.lab.data.fingerprint import Fingerprint
+from tvlars.lab.data.fingerprint import Fingerprint, digest_files
 from tvlars.lab.disk import digest_of
 from tvlars.lab.progress import Reporter
 from tvlars.lab.record import StepRow
@@ -287,6 +287,24 @@ def test_large_data_are_digested_in_part(digits: ImageData, monkeypatch: pytest.
     assert part.train.pixels != whole.train.pixels
     assert part == replace(changed_tensors(digits, "training pixels")).fingerprint  # image 3 is not among them
     assert part.train.labels == whole.train.labels
+    every = -(-digits.train_images.nbytes // digits.train_images[:4].nbytes)
+    other = digits.train_images.clone()
+    other[every] = 255 - other[every]  # the second of those that are
+    assert replace(digits, train_images=other).fingerprint.train.pixels != part.train.pixels
+
+
+def test_files_are_known_by_names_sizes_and_order() -> None:
+    files = [(b"cat/1.png", 10), (b"dog/1.png", 20)]
+    assert digest_files(files) == digest_files(list(files))
+    others = [
+        [(b"cat/1.png", 11), (b"dog/1.png", 20)],
+        [(b"cat/2.png", 10), (b"dog/1.png", 20)],
+        files[::-1],
+        files[:1],
+        [(b"cat/1.png9 20 dog/1.png", 10)],
+        [],
+    ]
+    assert len({digest_files(some) for some in [files, *others]}) == 7
 
 
 @pytest.mark.parametrize(

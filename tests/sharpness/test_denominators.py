@@ -75,6 +75,16 @@ class Focal(nn.CrossEntropyLoss):
         return ((1 - torch.exp(-each)) ** 2 * each).mean()
 
 
+def changed(how: str) -> nn.Module:
+    """A loss of torch that computes another one."""
+    loss, other = nn.CrossEntropyLoss(WEIGHT), Focal(weight=WEIGHT)
+    if how == "instance":
+        loss.forward = other.forward  # type: ignore[method-assign]
+    else:
+        loss.register_forward_hook(lambda module, arguments, output: other(*arguments))
+    return loss
+
+
 class Lying:
     """A mean that is called a sum."""
 
@@ -116,6 +126,8 @@ LOSSES: dict[str, tuple[Any, Tensor]] = {
     "own mean": (log_softmax_nll, CLASSES),
     "module around": (Around(nn.CrossEntropyLoss()), CLASSES),
     "subclass": (Focal(weight=WEIGHT), CLASSES),
+    "changed instance": (changed("instance"), CLASSES),
+    "hook": (changed("hook"), CLASSES),
     "mean called a sum": (Lying(), CLASSES),
 }
 SUMS: dict[str, tuple[Any, Tensor]] = {
@@ -207,6 +219,14 @@ def test_elements_of_samples_of_several_sizes_count_alike() -> None:
     squares = sum((model(x) - y).square().sum().item() for x, y in data)
     with LossSurface(model, nn.MSELoss(), data) as surface:
         assert surface.value() == pytest.approx(squares / (2 * 4 + 2 * 9), rel=1e-12)
+
+
+def test_probabilities_of_samples_of_several_sizes_count_by_places() -> None:
+    model = nn.Conv1d(1, 3, 3, padding=1).double()
+    data = [(torch.randn(2, 1, n).double(), torch.softmax(torch.randn(2, 3, n).double(), 1)) for n in (4, 9)]
+    losses = [F.cross_entropy(model(x), y).item() for x, y in data]
+    with LossSurface(model, nn.CrossEntropyLoss(), data) as surface:
+        assert surface.value() == pytest.approx((4 * losses[0] + 9 * losses[1]) / 13, rel=1e-12)
 
 
 def weighted(output: Tensor, target: Tensor) -> Tensor:
