@@ -112,7 +112,7 @@ def test_two_processes_are_the_unsharded_run(tmp_path: Path) -> None:
     code = "import sys; from tests.optim.test_sharded import child; child(int(sys.argv[1]), sys.argv[2])"
     children = [
         subprocess.Popen(
-            [sys.executable, "-c", code, str(rank), str(tmp_path)],
+            [sys.executable, "-X", "faulthandler", "-c", code, str(rank), str(tmp_path)],
             cwd=Path(__file__).parents[2],
             stderr=subprocess.PIPE,
             text=True,
