@@ -233,6 +233,7 @@ def test_an_lr_scheduler_that_is_dead_before_the_run_ends(build: Any, first: int
         lambda o: S.MultiStepLR(o, [8, 14, 18], gamma=0.1),
         lambda o: S.SequentialLR(o, [S.LinearLR(o, total_iters=2), S.MultiStepLR(o, [6, 12, 18], gamma=0.05)], [2]),
         lambda o: S.PolynomialLR(o, 20),
+        lambda o: S.LambdaLR(o, lambda t: max(0.9**t, 1e-3)),  # to a floor that is not below it
         lambda o: WarmupCosineLR(o, 100, 1000),
         lambda o: types.SimpleNamespace(step=print),  # of another library
     ],
@@ -259,6 +260,17 @@ def test_a_schedule_of_a_run_that_goes_on() -> None:
         optimizer.step()
         scheduler.step()
     assert check(model, optimizer, loader(), epochs=20, scheduler=scheduler) == []
+    groups = layer_groups(model, weight_decay=0.0, lr=16.0, bias_norm_lr_scale=0.03)
+    fits, dead = (LARS([dict(group) for group in groups], 16.0) for _ in range(2))
+    to_0, early = S.PolynomialLR(fits, 100), S.LambdaLR(dead, lambda t: 0.9**t)
+    for step, schedule in ((fits.step, to_0), (dead.step, early)):
+        for _ in range(50):
+            step()
+            schedule.step()
+    assert check(model, fits, total_steps=100, scheduler=to_0) == []
+    (finding,) = check(model, dead, total_steps=100, scheduler=early)
+    assert finding.what == "dead schedule"
+    assert "for 34 of 100 steps, from step 67 on" in finding.evidence
 
 
 def test_no_schedule() -> None:
