@@ -19,7 +19,18 @@ SRUN = dict(
 )
 
 
-@pytest.mark.parametrize("variables", [{}, TORCHRUN, SRUN, {"WORLD_SIZE": "1", "RANK": "0"}, {"SLURM_NTASKS": "1"}])
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {},
+        TORCHRUN,
+        SRUN,
+        {"WORLD_SIZE": "1", "RANK": "0"},
+        {"SLURM_NTASKS": "1"},
+        {"SLURM_NTASKS": "4", "SLURM_JOB_NAME": "bash"},
+        {"SLURM_NTASKS": "4", "SLURM_JOB_NAME": "interactive"},
+    ],
+)
 def test_what_torchrun_and_srun_set_is_taken(variables: dict[str, str]) -> None:
     check_started(variables)
     check_started({**variables, "MASTER_PORT": "29500"})

@@ -414,6 +414,30 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert sorted(set(read_layer_stats(tmp_path)["step"])) == [1, 2, 3, 4, 5, 6]
 
 
+def test_records_are_cut_where_all_can_be_read_and_through_no_link(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow", reason="layer statistics in files need pyarrow")
+    model, folder = network(), tmp_path / "stats"
+    optimizer = LARS(groups(model), 0.1)
+    with LayerStats(optimizer, model, every=1, buffer=2, path=folder):
+        for step in range(4):
+            backward(model, step)
+            optimizer.step()
+    first, last = sorted(folder.iterdir())
+    whole = last.read_bytes()
+    last.write_bytes(whole[:-1])
+    before = first.read_bytes()
+    with pytest.raises(ValueError, match="must hold layer statistics, but does not"):
+        LayerStats(optimizer, model, path=folder, start=1)
+    assert first.read_bytes() == before
+    last.write_bytes(whole)
+    (tmp_path / "mine").write_text("mine")
+    first.with_suffix(".part").symlink_to(tmp_path / "mine")
+    LayerStats(optimizer, model, path=folder, start=1)
+    assert (tmp_path / "mine").read_text() == "mine"
+    assert list(folder.iterdir()) == [first]
+    assert set(read_layer_stats(folder)["step"]) == {1}
+
+
 def test_hidden_files_are_no_records(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow", reason="layer statistics in files need pyarrow")
     model = network()
