@@ -167,6 +167,9 @@ def test_unequal_seeds_and_means_of_survivors_are_said() -> None:
         "Batch size 512: arm 1 has the highest mean test accuracy, 90.00 %; significantly below arm 0 on the seeds "
         "that both have (3 seeds, one comparison)."
     )
+    beside = against(512, "arm 0", "arm 1", differences(whole))
+    assert beside.difference == pytest.approx(0.05)
+    assert str(beside).startswith("+5.00 ± ")
 
 
 def test_an_arm_is_ahead_where_it_is_significantly_above_all() -> None:

@@ -832,6 +832,16 @@ def test_lambs_steps_do_not_stand_still(path: dict[str, Any], far: int, capturab
         assert before - w[0].item() == pytest.approx(expected, rel=1e-7)
 
 
+@pytest.mark.parametrize("foreach", [False, True])
+def test_bias_correction_on_the_device_loses_no_digits(foreach: bool) -> None:
+    """1 - 0.999 in float32 would be off by 1e-5 of its value."""
+    w = nn.Parameter(torch.zeros(3))
+    w.grad = torch.tensor([1.0, -2.0, 3.0])
+    group = {"params": [w], "layer_adaptation": False}
+    LAMB([group], 1.0, eps=1e-12, weight_decay=0.0, capturable=True, foreach=foreach).step()
+    assert w.tolist() == pytest.approx([-1.0, 1.0, -1.0], rel=2e-6)
+
+
 # -- options that are tensors -------------------------------------------------------------------------------
 
 TENSOR_OPTIONS: dict[Any, dict[str, Any]] = {

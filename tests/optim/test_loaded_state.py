@@ -294,6 +294,10 @@ def of_first(state: State, **changes: Any) -> State:
         (lambda s: s["param_groups"][0].update(betas=3) or s, r"in parameter group 0 betas must be two numbers"),
         (lambda s: s["param_groups"][0].update(lr=math.nan) or s, r"in parameter group 0 lr must be >= 0, got nan"),
         (lambda s: s["param_groups"][0].update(eps="a") or s, r"in parameter group 0 eps must be > 0, got 'a'"),
+        (
+            lambda s: s["param_groups"][0].update(param_names=["w"]) or s,
+            r"state_dict\['param_groups'\] must have a name for each parameter, got 1 for",
+        ),
         (lambda s: s["state"], "state_dict must have 'state' and 'param_groups'"),
         (lambda s: {}, "state_dict must have 'state' and 'param_groups'"),
         (lambda s: None, "state_dict must have 'state' and 'param_groups'"),
