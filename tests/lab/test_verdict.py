@@ -236,6 +236,9 @@ def test_run_folders_of_versions_that_kept_none_have_the_number_in_words(one: Pa
     edit(old / "environment.json", data="digits")
     assert load_run(old).test_images() is None
     assert len(parts_of([load_run(one), load_run(old)])) == 1
+    edit(old / "environment.json", data="1,437 training and 359 test images")
+    assert load_run(old).test_images() == 359
+    assert len(parts_of([load_run(one), load_run(old)])) == 2
 
 
 def other_content(folder: Path) -> None:
@@ -248,6 +251,16 @@ def other_count(folder: Path) -> None:
     facts = json.loads((folder / "model.json").read_text())
     facts["fingerprint"]["test"]["counts"][0] += 1
     (folder / "model.json").write_text(json.dumps(facts))
+
+
+def test_pixels_of_another_decoder_do_not_tell_data_apart_and_sizes_do(one: Path, tmp_path: Path) -> None:
+    other = another(one, tmp_path / "other")
+    facts = json.loads((other / "model.json").read_text())
+    facts["fingerprint"]["decoder"] = "another"
+    facts["fingerprint"]["test"]["pixels"] = "0" * 32
+    for size, titles in ((8, [""]), (16, ["8 x 8 pixels", "16 x 16 pixels"])):
+        (other / "model.json").write_text(json.dumps({**facts, "image_size": size}))
+        assert [part.title for part in parts_of([load_run(one), load_run(other)])] == titles
 
 
 @pytest.mark.parametrize(
