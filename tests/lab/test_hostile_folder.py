@@ -360,6 +360,28 @@ CHANGES = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("config", "model", "said"),
+    [
+        ({"model": "resnet18"}, {}, "model.json is of [^,]*, config.json of resnet18"),
+        ({"data": "imagefolder:x", "image_size": 16}, {}, "model.json is of images of 8 pixels, config.json of 16"),
+        ({}, {"std": [0.0]}, "model.json holds values of the wrong kind"),
+        ({}, {"mean": [256.0]}, "model.json holds values of the wrong kind"),
+    ],
+    ids=["model", "size", "deviation", "mean"],
+)
+def test_what_does_not_fit_in_model_json_is_said(
+    folder: Path, config: dict[str, Any], model: dict[str, Any], said: str
+) -> None:
+    for name, changes in (("config.json", config), ("model.json", model)):
+        facts = {**json.loads((folder / name).read_text()), **changes}
+        if name == "model.json":
+            facts["digest"] = digest_of(facts)
+        (folder / name).write_text(json.dumps(facts))
+    with pytest.raises(UsageError, match=said):
+        load_run(folder).model_facts()
+
+
 @pytest.mark.parametrize("signed", ["with its digest", "with another digest", "of an earlier version"])
 @pytest.mark.parametrize(("name", "value"), CHANGES)
 def test_no_accuracy_of_another_model(finished: Path, folder: Path, signed: str, name: str, value: Any) -> None:
