@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from tvlars.cli import main
-from tvlars.lab import DivergedError, TrainConfig, UsageError, checkpoint, load_run, train
+from tvlars.lab import DivergedError, TrainConfig, UsageError, checkpoint, load_run, state_check, train
 from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.plain_values import encode
 from tvlars.lab.progress import Reporter
@@ -559,3 +559,12 @@ def test_a_run_that_has_diverged_is_not_saved(
         train(TrainConfig(out=tmp_path / "run", optimizer="sgd", **QUICK), data=digits, reporter=Notes())
     assert notes == ["checkpoint of step 4 is not saved, since weights are not finite; those before are kept"]
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["000000002"]
+
+
+def test_a_count_that_stood_still_is_one_of_a_long_run_alone() -> None:
+    """Counts in float32, as those of earlier versions, end at 2^24."""
+    at = state_check.Checked(Path("progress.json"))
+    state_check._check_count(at, "step", 2.0**24, range(2**25, 2**25 + 1))
+    for taken in (range(3, 4), range(10**6)):
+        with pytest.raises(UsageError, match=r"step must be .* steps, got 16777216"):
+            state_check._check_count(at, "step", 2.0**24, taken)
