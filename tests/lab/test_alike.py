@@ -13,12 +13,13 @@ import pytest
 import torch.distributed as dist
 
 from tests.lab.processes import in_processes
-from tvlars.lab import CompareConfig, TrainConfig, UsageError, compare, engine, train
+from tvlars.lab import CompareConfig, TrainConfig, UsageError, compare, train
 from tvlars.lab.alike import difference, facts_of
 from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.errors import LostProcessError
 from tvlars.lab.processes import Processes
-from tvlars.lab.progress import Reporter
+from tvlars.lab.training import train as engine
+from tvlars.lab.training.progress import Reporter
 
 QUICK: dict[str, Any] = dict(epochs=1, accelerator="cpu", precision="32-true")
 

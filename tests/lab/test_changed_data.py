@@ -18,10 +18,10 @@ from PIL import Image
 from tvlars.lab import ImageData, TrainConfig, UsageError, evaluate, load_data, load_run, train
 from tvlars.lab.data.fingerprint import Fingerprint, digest_files
 from tvlars.lab.disk import digest_of
-from tvlars.lab.progress import Reporter
 from tvlars.lab.record import StepRow
 from tvlars.lab.ssl.probe_run import probe_run
 from tvlars.lab.surface import run_sharpness
+from tvlars.lab.training.progress import Reporter
 
 QUICK: dict[str, Any] = dict(
     epochs=3, batch_size=4, precision="32-true", accelerator="cpu", checkpoint_every="1-steps", layer_stats=1

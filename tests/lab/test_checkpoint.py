@@ -37,8 +37,8 @@ from tvlars.lab.disk import digest_of
 from tvlars.lab.launch import _options as launch_options
 from tvlars.lab.lock import locked
 from tvlars.lab.processes import Processes, make_fabric
-from tvlars.lab.progress import Reporter
 from tvlars.lab.record import EpochRow, StepRow, write_json
+from tvlars.lab.training.progress import Reporter
 
 COMMAND = [sys.executable, "-m", "tvlars"]
 QUICK: dict[str, Any] = dict(epochs=3, precision="32-true", accelerator="cpu", checkpoint_every="2-steps")

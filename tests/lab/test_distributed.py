@@ -29,10 +29,10 @@ from tvlars.lab.launch import ERROR_FILE, LAUNCHED, _wait_for_first_machine, lau
 from tvlars.lab.launch import _first as first_failure
 from tvlars.lab.models import MODELS
 from tvlars.lab.processes import Processes, is_lost, layout, make_fabric
-from tvlars.lab.progress import Reporter
-from tvlars.lab.setup import describe_batch
 from tvlars.lab.shards import TensorWriter
 from tvlars.lab.sync_batch_norm import plain_batch_norm, synchronize_batch_norm
+from tvlars.lab.training.prepare import describe_batch
+from tvlars.lab.training.progress import Reporter
 
 COMMAND = [sys.executable, "-m", "tvlars"]
 CPU: dict[str, Any] = dict(precision="32-true", accelerator="cpu")
@@ -166,7 +166,7 @@ def cut_off(folder: Path, more: dict[str, Any]) -> None:
     class Everywhere(Cut):
         pass
 
-    from tvlars.lab import engine
+    from tvlars.lab.training import train as engine
 
     engine.Reporter = Everywhere  # type: ignore[misc]
     train(TrainConfig(**options, out=folder), data=odd_digits(), reporter=reporter)
@@ -231,7 +231,7 @@ def on_a_full_disk(folder: Path, how: str) -> None:
         def note(self, text: str) -> None:
             notes.append(text)
 
-    from tvlars.lab import engine
+    from tvlars.lab.training import train as engine
 
     engine.Reporter = Full  # type: ignore[misc]
     config = TrainConfig(**{**RUNS["tvlars"], "epochs": 2}, checkpoint_every="3-steps", out=folder)
@@ -551,7 +551,7 @@ def test_the_launcher_hears_of_an_error_that_nobody_expected(
     def fail(_: TrainConfig) -> None:
         raise error
 
-    monkeypatch.setattr("tvlars.lab.engine.train", fail)
+    monkeypatch.setattr("tvlars.lab.training.train.train", fail)
     monkeypatch.setattr("tvlars.lab.launch.die_with_launcher", lambda: None)
     for name, value in {LAUNCHED: str(os.getppid()), ERROR_FILE: str(tmp_path / "error"), "RANK": "1"}.items():
         monkeypatch.setenv(name, value)

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from tvlars.cli import main
 from tvlars.lab import TrainConfig, checkpoint, train
 from tvlars.lab.disk import digest_of
-from tvlars.lab.progress import Reporter
+from tvlars.lab.training.progress import Reporter
 
 EXAMPLES = int(os.environ.get("TVLARS_FUZZ", "100"))
 FUZZ = settings(

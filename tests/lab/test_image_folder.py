@@ -24,7 +24,7 @@ from tvlars.lab.data import decoded, image_folder
 from tvlars.lab.data.account import BROKEN_LINKS, HIDDEN_FILES, Account
 from tvlars.lab.data.image_folder import _split, _split_name
 from tvlars.lab.data.pixels import BadImageError, image_suffixes, read_picture
-from tvlars.lab.progress import Reporter
+from tvlars.lab.training.progress import Reporter
 
 
 def write(file: Path, seed: int = 0, size: int = 8) -> np.ndarray:

@@ -18,11 +18,11 @@ from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.diagnostics import RunStats
 from tvlars.lab.errors import MovedFolderError
 from tvlars.lab.processes import Processes, make_fabric
-from tvlars.lab.profile import Phases
-from tvlars.lab.progress import LineReporter, Reporter
 from tvlars.lab.record import EpochRow, Record, StepRow
 from tvlars.lab.ssl.probes import Evaluated
 from tvlars.lab.tensorboard import TensorBoardLog
+from tvlars.lab.training.profile import Phases
+from tvlars.lab.training.progress import LineReporter, Reporter
 
 QUICK: dict[str, Any] = dict(epochs=2, precision="32-true", accelerator="cpu", checkpoint_every="2-steps")
 SENTENCE = "must stay the folder that this run began in, but it was moved or taken away"

@@ -18,9 +18,9 @@ from tvlars.cli import main
 from tvlars.lab import DivergedError, TrainConfig, UsageError, checkpoint, load_run, state_check, train
 from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.plain_values import encode
-from tvlars.lab.progress import Reporter
 from tvlars.lab.record import StepRow
 from tvlars.lab.state_check import ENTRIES, Checked, check_precision
+from tvlars.lab.training.progress import Reporter
 
 from .strangers import as_format_1, seal
 
@@ -264,8 +264,8 @@ def test_groups_lack_nothing(copied: Callable[[str], Path], digits: ImageData) -
 
 @pytest.mark.parametrize("value", [-7.0, 9.0, 0.0, NAN, math.inf, 10**9, "8"], ids=str)
 def test_the_clock_of_phi(copied: Callable[[str], Path], digits: ImageData, value: Any) -> None:
-    from tvlars.lab.optimizers import CLASSES
     from tvlars.lab.state_check import _clocks
+    from tvlars.lab.training.optimizers import CLASSES
 
     folder = copied("tvlars")
     model = torch.nn.Linear(2, 2)
@@ -540,7 +540,7 @@ def test_a_run_that_has_diverged_is_not_saved(
     tmp_path: Path, digits: ImageData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its weights are not finite a step before its loss shows it."""
-    from tvlars.lab.loop import Run
+    from tvlars.lab.training.run import Run
 
     notes: list[str] = []
     updated = Run._update

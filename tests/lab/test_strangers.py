@@ -439,7 +439,7 @@ def test_nothing_of_a_forged_file_is_executed(tmp_path: Path, processes: Process
     """2,000 pickles in each of the places where one may lie, in a process that ends at once where it does more than
     read; see ``forged_pickles``."""
     from tvlars.lab import train
-    from tvlars.lab.progress import Reporter
+    from tvlars.lab.training.progress import Reporter
 
     run = tmp_path / "run"
     train(TrainConfig(out=run, epochs=1, precision="32-true", accelerator="cpu"), reporter=Reporter())

@@ -21,7 +21,6 @@ from tests.lab.disk import room
 from tvlars.cli import main
 from tvlars.lab import DivergedError, PreemptedError, TrainConfig, UsageError, load_run
 from tvlars.lab.data import ImageData
-from tvlars.lab.progress import Reporter
 from tvlars.lab.record import EpochRow
 from tvlars.lab.sweep import Board, TuneConfig, TuneResult, tune, tune_folder
 from tvlars.lab.sweep import trials as trials_module
@@ -30,6 +29,7 @@ from tvlars.lab.sweep.options import run_name
 from tvlars.lab.sweep.space import Choice, Range, grid_points, parse_spaces
 from tvlars.lab.sweep.trials import open_storage
 from tvlars.lab.sweep.worker import read_status
+from tvlars.lab.training.progress import Reporter
 
 RATES = {"tvlars": 16.0, "lamb": 0.015}
 

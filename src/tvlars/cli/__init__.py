@@ -98,7 +98,7 @@ def _main(arguments: Sequence[str] | None) -> int:
         )
         from tvlars.lab.launch import die_with_launcher, report_unexpected, way_on
         from tvlars.lab.memory import amount, has_ended
-        from tvlars.lab.output import Lasting
+        from tvlars.lab.training.output import Lasting
     except KeyboardInterrupt:
         print("tvlars: interrupted", file=sys.stderr)
         return INTERRUPTED

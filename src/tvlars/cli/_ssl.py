@@ -55,10 +55,10 @@ def add(commands: Any, command: str, config: dict[str, Any]) -> None:
 
 
 def _ssl(parsed: argparse.Namespace) -> int:
-    from tvlars.lab.engine import train
     from tvlars.lab.errors import unknown
     from tvlars.lab.report import report
     from tvlars.lab.ssl.methods import METHODS
+    from tvlars.lab.training.train import train
 
     if parsed.method not in METHODS:
         raise unknown("method", parsed.method, METHODS)

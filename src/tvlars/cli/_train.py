@@ -73,7 +73,7 @@ def add(commands: Any, command: str, config: dict[str, Any]) -> None:
 
 
 def _train(parsed: argparse.Namespace) -> int:
-    from tvlars.lab.engine import train
+    from tvlars.lab.training.train import train
 
     config = train_config(parsed)
     if (code := in_processes(parsed, config)) is not None:

@@ -11,7 +11,7 @@ from tvlars.lab.diagnostics import NOISE_SAMPLES, measure_noise, measure_sharpne
 from tvlars.lab.errors import DivergedError, MovedFolderError, PreemptedError
 
 if TYPE_CHECKING:
-    from tvlars.lab.loop import Run
+    from tvlars.lab.training.run import Run
 
 
 def measure_epoch(run: Run) -> None:

@@ -34,10 +34,10 @@ from tvlars.lab import (
 )
 from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.models import build_model
-from tvlars.lab.optimizers import build_optimizer
-from tvlars.lab.progress import BarReporter
 from tvlars.lab.ssl.methods import METHODS, BarlowTwins
 from tvlars.lab.ssl.presets import PRESETS
+from tvlars.lab.training.optimizers import build_optimizer
+from tvlars.lab.training.progress import BarReporter
 
 QUICK: dict[str, Any] = dict(
     task="barlow-twins", epochs=2, precision="32-true", accelerator="cpu", projector="64-64", evaluations="none"

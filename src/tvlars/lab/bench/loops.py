@@ -18,12 +18,12 @@ from tvlars import TVLARS, layer_groups
 from tvlars.lab.bench.timing import timed
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData
-from tvlars.lab.loop import Run
 from tvlars.lab.models import SMALL_IMAGE, build_model
 from tvlars.lab.processes import make_fabric
-from tvlars.lab.progress import Reporter
 from tvlars.lab.record import NoRecord
-from tvlars.lab.setup import choose_precision
+from tvlars.lab.training.prepare import choose_precision
+from tvlars.lab.training.progress import Reporter
+from tvlars.lab.training.run import Run
 
 CLASSES = 10
 LR, WEIGHT_DECAY, BIAS_NORM = 0.1, 5e-4, 0.03

@@ -64,7 +64,7 @@ def batch_size_of(run: LoadedRun) -> int:
 
 
 def frame_of(arms: list[Arm]) -> pd.DataFrame:
-    """A row a run, with the columns that ``tvlars.lab.summary`` wants. A run that is not complete has no result."""
+    """A row a run, with the columns that ``tvlars.lab.summary`` wants; none for a run that is not complete."""
     rows = []
     for arm in arms:
         for run in arm.runs:

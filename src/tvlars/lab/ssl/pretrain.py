@@ -17,9 +17,7 @@ from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData
 from tvlars.lab.diagnostics import sample
 from tvlars.lab.errors import DivergedError, UsageError
-from tvlars.lab.loop import Run
 from tvlars.lab.models import head_of, put_head
-from tvlars.lab.progress import Reporter
 from tvlars.lab.record import Record
 from tvlars.lab.ssl.large_batch import Views, exact_backward, gather
 from tvlars.lab.ssl.methods import Method, build_method
@@ -27,6 +25,8 @@ from tvlars.lab.ssl.probes import Evaluated, describe_evaluation, evaluate_featu
 from tvlars.lab.ssl.representation import RepresentationRow, alignment, effective_rank, feature_std, uniformity
 from tvlars.lab.ssl.views import draw_view, make_view, view_recipes
 from tvlars.lab.sync_batch_norm import plain_batch_norm
+from tvlars.lab.training.progress import Reporter
+from tvlars.lab.training.run import Run
 from tvlars.plan import Plan
 
 REPRESENTATION_SAMPLES = 1024

@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
 
-from tvlars.lab.output import Lasting, is_terminal, say
 from tvlars.lab.record import epochs_done
 from tvlars.lab.sweep.worker import Job
+from tvlars.lab.training.output import Lasting, is_terminal, say
 
 HEARTBEAT = 300.0
 """Seconds between two lines on a pipe where no run ends."""

@@ -20,7 +20,6 @@ from tvlars.lab.errors import LockedError, PreemptedError, UsageError
 from tvlars.lab.identity import check_data_of
 from tvlars.lab.lock import LOCK, locked
 from tvlars.lab.record import CONFIG, command_line, epochs_done, read_object, write_json
-from tvlars.lab.setup import check_machine, check_run
 from tvlars.lab.signals import not_ignored
 from tvlars.lab.sweep.board import Board, choose_board
 from tvlars.lab.sweep.local import LocalWorkers
@@ -28,6 +27,7 @@ from tvlars.lab.sweep.on_ray import RayWorkers
 from tvlars.lab.sweep.options import arguments, at_home, run_name
 from tvlars.lab.sweep.results import OVER, SweepResult, SweepRun
 from tvlars.lab.sweep.worker import Halt, Job, Outcome, Workers, is_whole, read_status
+from tvlars.lab.training.prepare import check_machine, check_run
 
 FILE = "sweep.json"
 """What a sweep's folder is known by."""

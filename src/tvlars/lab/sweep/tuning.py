@@ -23,9 +23,6 @@ from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.errors import LockedError, PreemptedError, UsageError
 from tvlars.lab.lock import locked
-from tvlars.lab.output import is_terminal, say
-from tvlars.lab.progress import BarReporter, Reporter
-from tvlars.lab.setup import check_machine, check_run
 from tvlars.lab.sweep.board import Board, duration
 from tvlars.lab.sweep.options import at_home, listed, run_name
 from tvlars.lab.sweep.results import OVER, SweepResult, cannot_write
@@ -34,6 +31,9 @@ from tvlars.lab.sweep.sweeping import check_workers, names_in, sweep
 from tvlars.lab.sweep.tune_config import TuneConfig
 from tvlars.lab.sweep.tune_folder import FILE, JOURNAL, TRIALS, Stored, check_same, identity, read_stored, write_trials
 from tvlars.lab.sweep.worker import read_status
+from tvlars.lab.training.output import is_terminal, say
+from tvlars.lab.training.prepare import check_machine, check_run
+from tvlars.lab.training.progress import BarReporter, Reporter
 
 if TYPE_CHECKING:
     from tvlars.lab.sweep.trials import Kept, Search, Trial

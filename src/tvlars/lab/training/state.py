@@ -32,7 +32,7 @@ from tvlars.lab.state_check import (
 from tvlars.plan import Plan
 
 if TYPE_CHECKING:
-    from tvlars.lab.loop import Run
+    from tvlars.lab.training.run import Run
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from tvlars.lab.output import Lasting, is_terminal, say
+from tvlars.lab.training.output import Lasting, is_terminal, say
 from tvlars.plan import Plan
 
 if TYPE_CHECKING:

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from tvlars.lab import DivergedError, TrainConfig, UsageError, load_run, train
 from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.models import MODELS
-from tvlars.lab.progress import Reporter
-from tvlars.lab.setup import describe_batch
+from tvlars.lab.training.prepare import describe_batch
+from tvlars.lab.training.progress import Reporter
 
 QUICK: dict[str, Any] = dict(epochs=2, precision="32-true", accelerator="cpu")
 
@@ -121,7 +121,7 @@ def test_every_optimizer_sees_the_same_samples(
         seen[-1].append(out.double().mul(torch.arange(out[0].numel()).view(1, *out.shape[1:])).sum().item())
         return out
 
-    monkeypatch.setattr("tvlars.lab.batches.crop_and_flip", spy)
+    monkeypatch.setattr("tvlars.lab.training.batches.crop_and_flip", spy)
     for optimizer in ("tvlars", "lamb", "adamw"):
         seen.append([])
         train(TrainConfig(optimizer=optimizer, out=tmp_path / optimizer, **QUICK), data=digits)

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from tvlars.lab import TrainConfig, load_run, train
-from tvlars.lab.output import Lasting, say
-from tvlars.lab.progress import BarReporter, LineReporter, choose_reporter
 from tvlars.lab.sweep.board import choose_board
+from tvlars.lab.training.output import Lasting, say
+from tvlars.lab.training.progress import BarReporter, LineReporter, choose_reporter
 
 
 class Failing(io.StringIO):

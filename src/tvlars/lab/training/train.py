@@ -12,7 +12,7 @@ from lightning_fabric import Fabric
 
 from tvlars._reading import is_regular
 from tvlars.doctor import check
-from tvlars.lab import memory, run_state
+from tvlars.lab import memory
 from tvlars.lab.alike import check_alike, facts_of
 from tvlars.lab.checkpoint import finish_putting, those_in
 from tvlars.lab.config import TrainConfig
@@ -21,15 +21,17 @@ from tvlars.lab.disk import write_whole
 from tvlars.lab.errors import DivergedError, LostProcessError, MovedFolderError, PreemptedError, UsageError
 from tvlars.lab.identity import FINGERPRINT, check_folder
 from tvlars.lab.lock import locked
-from tvlars.lab.loop import Run
 from tvlars.lab.models import build_model, head_of
 from tvlars.lab.processes import Processes, is_lost, make_fabric
-from tvlars.lab.progress import Reporter, choose_reporter
 from tvlars.lab.record import ASIDE, EpochRow, NoRecord, Record, epochs_done, new_folder
 from tvlars.lab.result import RunResult
 from tvlars.lab.run_folder import load_run
-from tvlars.lab.run_state import Resumed
-from tvlars.lab.setup import (
+from tvlars.lab.ssl.picture import picture_of_views
+from tvlars.lab.ssl.presets import describe_preset
+from tvlars.lab.ssl.pretrain import Pretraining, around
+from tvlars.lab.ssl.views import describe_views
+from tvlars.lab.training import state as run_state
+from tvlars.lab.training.prepare import (
     check_machine,
     check_run,
     choose_precision,
@@ -38,10 +40,9 @@ from tvlars.lab.setup import (
     device_name,
     micro_batches,
 )
-from tvlars.lab.ssl.picture import picture_of_views
-from tvlars.lab.ssl.presets import describe_preset
-from tvlars.lab.ssl.pretrain import Pretraining, around
-from tvlars.lab.ssl.views import describe_views
+from tvlars.lab.training.progress import Reporter, choose_reporter
+from tvlars.lab.training.run import Run
+from tvlars.lab.training.state import Resumed
 from tvlars.plan import Plan
 
 __all__ = ["RunResult", "train"]

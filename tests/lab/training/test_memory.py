@@ -18,7 +18,7 @@ from tvlars.cli import main
 from tvlars.lab import TrainConfig, UsageError, load_data, load_run, run_sharpness, train
 from tvlars.lab.memory import amount, has_ended
 from tvlars.lab.models import MODELS
-from tvlars.lab.progress import LineReporter, Reporter
+from tvlars.lab.training.progress import LineReporter, Reporter
 
 QUICK: dict[str, Any] = dict(epochs=1, accelerator="cpu", precision="32-true")
 

@@ -19,24 +19,25 @@ import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from tvlars.lab import memory, run_state
-from tvlars.lab.batches import Batches
+from tvlars.lab import memory
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData
 from tvlars.lab.diagnostics import RunStats, layer_stats
 from tvlars.lab.disk import cannot_write
 from tvlars.lab.errors import DivergedError, LostProcessError, MovedFolderError, PreemptedError, UsageError, status_of
 from tvlars.lab.measure import measure_epoch
-from tvlars.lab.optimizers import build_optimizer
 from tvlars.lab.processes import Processes, is_lost, whole_weights
-from tvlars.lab.profile import Phases
-from tvlars.lab.progress import Reporter
 from tvlars.lab.record import EpochRow, Record, StepRow
 from tvlars.lab.result import RunResult
 from tvlars.lab.signals import StopSignals, stop
 from tvlars.lab.ssl.probes import Evaluated
 from tvlars.lab.sync_batch_norm import synchronize_batch_norm
 from tvlars.lab.tensorboard import TensorBoardLog
+from tvlars.lab.training import state as run_state
+from tvlars.lab.training.batches import Batches
+from tvlars.lab.training.optimizers import build_optimizer
+from tvlars.lab.training.profile import Phases
+from tvlars.lab.training.progress import Reporter
 from tvlars.plan import Plan
 
 FETCH_EVERY = 16

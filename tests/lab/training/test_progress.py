@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tvlars.lab import TrainConfig
-from tvlars.lab.progress import BarReporter, LineReporter, Reporter
 from tvlars.lab.record import EpochRow, StepRow
+from tvlars.lab.training.progress import BarReporter, LineReporter, Reporter
 
 CONFIG = TrainConfig(epochs=100)
 PLAN = CONFIG.plan(1437)  # 5 steps an epoch
@@ -26,7 +26,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr("tvlars.lab.progress.perf_counter", made)
+    monkeypatch.setattr("tvlars.lab.training.progress.perf_counter", made)
     return made
 
 
