@@ -13,7 +13,7 @@ import pandas as pd
 
 from tvlars.lab import DivergedError, Reporter, TrainConfig, train
 from tvlars.lab.data import ImageData
-from tvlars.lab.result import RunResult
+from tvlars.lab.run_folder.result import RunResult
 from tvlars.lab.summary import mean_and_interval
 
 RESULT = ("test_accuracy", "test_loss", "train_loss", "images_per_second")

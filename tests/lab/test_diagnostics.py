@@ -17,8 +17,8 @@ from tvlars import LARS
 from tvlars.cli import main
 from tvlars.lab import Reporter, TrainConfig, UsageError, load_run, run_landscape, run_sharpness, train
 from tvlars.lab.diagnostics import NoiseRow, RunStats, SharpnessRow, layer_stats, measure_noise
-from tvlars.lab.record import StepRow
-from tvlars.lab.tensorboard import TensorBoardLog
+from tvlars.lab.run_folder.record import StepRow
+from tvlars.lab.run_folder.tensorboard import TensorBoardLog
 from tvlars.stats import read_layer_stats
 
 SHORT: dict[str, Any] = dict(epochs=3, batch_size=256, precision="32-true")

@@ -29,7 +29,7 @@ from tvlars.lab.launch import ERROR_FILE, LAUNCHED, _wait_for_first_machine, lau
 from tvlars.lab.launch import _first as first_failure
 from tvlars.lab.models import MODELS
 from tvlars.lab.processes import Processes, is_lost, layout, make_fabric
-from tvlars.lab.shards import TensorWriter
+from tvlars.lab.run_folder.checkpoints.shards import TensorWriter
 from tvlars.lab.sync_batch_norm import plain_batch_norm, synchronize_batch_norm
 from tvlars.lab.training.prepare import describe_batch
 from tvlars.lab.training.progress import Reporter

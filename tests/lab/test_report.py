@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.lab.disk import room
+from tests.lab.run_folder.disk import room
 from tvlars.cli import main
 from tvlars.lab import Reporter, TrainConfig, UsageError, load_run, report, train
 from tvlars.lab.diagnostics import NoiseRow, SharpnessRow

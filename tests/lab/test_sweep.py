@@ -25,11 +25,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.lab.disk import room
+from tests.lab.run_folder.disk import room
 from tvlars.cli import main
 from tvlars.cli._options import add_all, add_resume, train_config
 from tvlars.lab import LockedError, PreemptedError, TrainConfig, UsageError, load_run
-from tvlars.lab.lock import locked
+from tvlars.lab.run_folder.lock import locked
 from tvlars.lab.sweep import Board, Grid, SweepResult, sweep, sweeping
 from tvlars.lab.sweep import worker as workers
 from tvlars.lab.sweep.board import BarBoard, LineBoard, duration

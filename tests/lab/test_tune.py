@@ -17,11 +17,11 @@ import pandas as pd
 import pytest
 import torch
 
-from tests.lab.disk import room
+from tests.lab.run_folder.disk import room
 from tvlars.cli import main
 from tvlars.lab import DivergedError, PreemptedError, TrainConfig, UsageError, load_run
 from tvlars.lab.data import ImageData
-from tvlars.lab.record import EpochRow
+from tvlars.lab.run_folder.record import EpochRow
 from tvlars.lab.sweep import Board, TuneConfig, TuneResult, tune, tune_folder
 from tvlars.lab.sweep import trials as trials_module
 from tvlars.lab.sweep import tuning as tuning_module

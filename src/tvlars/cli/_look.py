@@ -93,8 +93,8 @@ def _report(parsed: argparse.Namespace) -> int:
     import time
 
     from tvlars.lab.errors import UsageError
-    from tvlars.lab.record import command_line
     from tvlars.lab.report import report
+    from tvlars.lab.run_folder.record import command_line
 
     out = parsed.out
     if out is None:

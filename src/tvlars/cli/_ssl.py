@@ -82,7 +82,7 @@ def _ssl(parsed: argparse.Namespace) -> int:
 
 
 def _probe(parsed: argparse.Namespace) -> int:
-    from tvlars.lab.run_folder import load_run
+    from tvlars.lab.run_folder.loaded_run import load_run
     from tvlars.lab.ssl.probe_run import probe_run
 
     run = load_run(parsed.run_folder)

@@ -95,7 +95,7 @@ def _train(parsed: argparse.Namespace) -> int:
 
 def _evaluate(parsed: argparse.Namespace) -> int:
     from tvlars.lab.evaluate import evaluate
-    from tvlars.lab.run_folder import load_run
+    from tvlars.lab.run_folder.loaded_run import load_run
 
     run = load_run(parsed.run_folder)
     for problem in run.problems:

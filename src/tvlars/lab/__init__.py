@@ -8,8 +8,8 @@ from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.errors import DivergedError, LockedError, PreemptedError, UsageError
 from tvlars.lab.evaluate import Evaluation, evaluate
 from tvlars.lab.report import report
-from tvlars.lab.result import RunResult
-from tvlars.lab.run_folder import LoadedRun, load_run
+from tvlars.lab.run_folder.loaded_run import LoadedRun, load_run
+from tvlars.lab.run_folder.result import RunResult
 from tvlars.lab.ssl.probe_run import probe_run
 from tvlars.lab.surface import run_landscape, run_sharpness
 from tvlars.lab.sweep import Grid, SweepResult, TuneConfig, TuneResult, sweep, tune

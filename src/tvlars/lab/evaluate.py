@@ -13,9 +13,9 @@ from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.data.fingerprint import Fingerprint, difference_of_names
 from tvlars.lab.data.place import as_path, looked_for, same_folder
 from tvlars.lab.errors import UsageError
-from tvlars.lab.identity import FINGERPRINT
-from tvlars.lab.result import RunResult
-from tvlars.lab.run_folder import LoadedRun, load_run
+from tvlars.lab.run_folder.identity import FINGERPRINT
+from tvlars.lab.run_folder.loaded_run import LoadedRun, load_run
+from tvlars.lab.run_folder.result import RunResult
 
 
 @dataclass(frozen=True)

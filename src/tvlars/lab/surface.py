@@ -13,11 +13,11 @@ from torch import Tensor
 
 from tvlars.lab import memory
 from tvlars.lab.diagnostics import SharpnessRow, measure_sharpness, sample
-from tvlars.lab.disk import write_whole
 from tvlars.lab.errors import UsageError
 from tvlars.lab.evaluate import as_loaded, changed_data, choose_device, data_of_run
-from tvlars.lab.result import RunResult
-from tvlars.lab.run_folder import LoadedRun
+from tvlars.lab.run_folder.disk import write_whole
+from tvlars.lab.run_folder.loaded_run import LoadedRun
+from tvlars.lab.run_folder.result import RunResult
 from tvlars.sharpness import loss_between, loss_slice
 
 BATCH = 512

@@ -20,7 +20,7 @@ from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData
 from tvlars.lab.models import SMALL_IMAGE, build_model
 from tvlars.lab.processes import make_fabric
-from tvlars.lab.record import NoRecord
+from tvlars.lab.run_folder.record import NoRecord
 from tvlars.lab.training.prepare import choose_precision
 from tvlars.lab.training.progress import Reporter
 from tvlars.lab.training.run import Run

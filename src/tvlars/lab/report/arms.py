@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from tvlars.lab.config import MEANS, MEASURED, TrainConfig, deciding
-from tvlars.lab.run_folder import LoadedRun
+from tvlars.lab.run_folder.loaded_run import LoadedRun
 from tvlars.lab.summary import COLUMNS
 
 NO_SETTING = ("optimizer", "batch_size", "seed", *deciding(MEASURED, MEANS))

@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 from tvlars._reading import read_text, reason
 from tvlars.lab.report.arms import DASHES, Arm
 from tvlars.lab.report.drawing import band, figure_of, numbers, over_training, text
-from tvlars.lab.run_folder import LoadedRun
+from tvlars.lab.run_folder.loaded_run import LoadedRun
 
 EVALUATION_NAMES = {
     "linear": "linear probe",

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from tvlars.lab.errors import UsageError
-from tvlars.lab.marked import mark
+from tvlars.lab.run_folder.marked import mark
 from tvlars.lab.verdict import with_verdicts
 
 if TYPE_CHECKING:

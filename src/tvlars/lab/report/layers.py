@@ -13,7 +13,7 @@ from plotly.subplots import make_subplots
 from tvlars.lab.errors import UsageError
 from tvlars.lab.report.arms import Arm
 from tvlars.lab.report.drawing import figure_of, numbers, text
-from tvlars.lab.run_folder import LoadedRun
+from tvlars.lab.run_folder.loaded_run import LoadedRun
 
 MAX_BINS = 60
 """Columns of a heat map, each the mean of the records it stands for."""

@@ -18,7 +18,7 @@ from tvlars.lab.data import ImageData
 from tvlars.lab.diagnostics import sample
 from tvlars.lab.errors import DivergedError, UsageError
 from tvlars.lab.models import head_of, put_head
-from tvlars.lab.record import Record
+from tvlars.lab.run_folder.record import Record
 from tvlars.lab.ssl.large_batch import Views, exact_backward, gather
 from tvlars.lab.ssl.methods import Method, build_method
 from tvlars.lab.ssl.probes import Evaluated, describe_evaluation, evaluate_features, folded, parse_evaluations

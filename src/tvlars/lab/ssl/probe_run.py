@@ -14,10 +14,10 @@ from tvlars.lab.data.place import as_path, looked_for, same_folder
 from tvlars.lab.errors import UsageError
 from tvlars.lab.evaluate import as_loaded, changed_data, check_facts, choose_device
 from tvlars.lab.models import build_model
-from tvlars.lab.place import Place
-from tvlars.lab.record import write_json
-from tvlars.lab.result import RunResult
-from tvlars.lab.run_folder import LoadedRun
+from tvlars.lab.run_folder.loaded_run import LoadedRun
+from tvlars.lab.run_folder.place import Place
+from tvlars.lab.run_folder.record import write_json
+from tvlars.lab.run_folder.result import RunResult
 from tvlars.lab.ssl.probes import (
     Evaluated,
     backbone_of,

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
 
-from tvlars.lab.record import epochs_done
+from tvlars.lab.run_folder.record import epochs_done
 from tvlars.lab.sweep.worker import Job
 from tvlars.lab.training.output import Lasting, is_terminal, say
 

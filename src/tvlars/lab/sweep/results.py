@@ -11,12 +11,12 @@ import pandas as pd
 
 from tvlars.lab.compare import Comparison, RunRow
 from tvlars.lab.config import MEANS, TrainConfig, deciding
-from tvlars.lab.disk import write_whole
 from tvlars.lab.errors import UsageError
-from tvlars.lab.record import command_line
 from tvlars.lab.report import report
 from tvlars.lab.report.parts import parts_of
-from tvlars.lab.run_folder import LoadedRun, load_run
+from tvlars.lab.run_folder.disk import write_whole
+from tvlars.lab.run_folder.loaded_run import LoadedRun, load_run
+from tvlars.lab.run_folder.record import command_line
 from tvlars.lab.sweep.worker import last_lines
 
 FILE, PAGE = "results.csv", "report.html"

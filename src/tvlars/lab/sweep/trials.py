@@ -25,9 +25,9 @@ from optuna.trial import TrialState
 from tvlars._reading import read_bytes, reason
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData
-from tvlars.lab.disk import sync
 from tvlars.lab.errors import DivergedError, UsageError
-from tvlars.lab.record import EpochRow, epochs_done, read_object, write_json
+from tvlars.lab.run_folder.disk import sync
+from tvlars.lab.run_folder.record import EpochRow, epochs_done, read_object, write_json
 from tvlars.lab.sweep.journal import check_records, check_study
 from tvlars.lab.sweep.space import Space, point_key, suggest
 from tvlars.lab.sweep.worker import read_status

@@ -19,9 +19,9 @@ from tvlars.lab.config import MEANS, deciding
 from tvlars.lab.data.fingerprint import Fingerprint
 from tvlars.lab.data.place import same_name
 from tvlars.lab.errors import UsageError
-from tvlars.lab.identity import FINGERPRINT, check_data
-from tvlars.lab.lock import LOCK
-from tvlars.lab.record import command_line, write_json
+from tvlars.lab.run_folder.identity import FINGERPRINT, check_data
+from tvlars.lab.run_folder.lock import LOCK
+from tvlars.lab.run_folder.record import command_line, write_json
 from tvlars.lab.sweep.options import given
 from tvlars.lab.sweep.results import write_table
 from tvlars.lab.sweep.space import Space

@@ -22,7 +22,7 @@ from tvlars._reading import is_inside
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.errors import LockedError, PreemptedError, UsageError
-from tvlars.lab.lock import locked
+from tvlars.lab.run_folder.lock import locked
 from tvlars.lab.sweep.board import Board, duration
 from tvlars.lab.sweep.options import at_home, listed, run_name
 from tvlars.lab.sweep.results import OVER, SweepResult, cannot_write

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tvlars._reading import open_regular, read_json
-from tvlars.lab.disk import open_to_append
 from tvlars.lab.errors import LockedError, UsageError
-from tvlars.lab.lock import LOCK, locked
-from tvlars.lab.run_folder import load_run
+from tvlars.lab.run_folder.disk import open_to_append
+from tvlars.lab.run_folder.loaded_run import load_run
+from tvlars.lab.run_folder.lock import LOCK, locked
 
 CHILD = Path(__file__).with_name("child.py")
 LOCK_PATIENCE = 600.0

@@ -11,8 +11,8 @@ from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData
 from tvlars.lab.diagnostics import check_extra, check_layer_stats
 from tvlars.lab.errors import UsageError
+from tvlars.lab.run_folder.tensorboard import check_tensorboard
 from tvlars.lab.ssl.probes import check_labels
-from tvlars.lab.tensorboard import check_tensorboard
 from tvlars.plan import Plan
 
 

@@ -11,14 +11,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from tvlars.lab import checkpoint
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data.fingerprint import Fingerprint
 from tvlars.lab.errors import UsageError
-from tvlars.lab.identity import FINGERPRINT, at_one_place, check_data, differences, identity
 from tvlars.lab.processes import Processes
-from tvlars.lab.record import EpochRow, StepRow
-from tvlars.lab.state_check import (
+from tvlars.lab.run_folder.checkpoints import checkpoint
+from tvlars.lab.run_folder.checkpoints.state_check import (
     BUFFERS,
     Checked,
     check_loaded_optimizer,
@@ -29,6 +27,8 @@ from tvlars.lab.state_check import (
     check_scheduler,
     is_finite,
 )
+from tvlars.lab.run_folder.identity import FINGERPRINT, at_one_place, check_data, differences, identity
+from tvlars.lab.run_folder.record import EpochRow, StepRow
 from tvlars.plan import Plan
 
 if TYPE_CHECKING:

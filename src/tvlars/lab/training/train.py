@@ -14,18 +14,18 @@ from tvlars._reading import is_regular
 from tvlars.doctor import check
 from tvlars.lab import memory
 from tvlars.lab.alike import check_alike, facts_of
-from tvlars.lab.checkpoint import finish_putting, those_in
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData, load_data
-from tvlars.lab.disk import write_whole
 from tvlars.lab.errors import DivergedError, LostProcessError, MovedFolderError, PreemptedError, UsageError
-from tvlars.lab.identity import FINGERPRINT, check_folder
-from tvlars.lab.lock import locked
 from tvlars.lab.models import build_model, head_of
 from tvlars.lab.processes import Processes, is_lost, make_fabric
-from tvlars.lab.record import ASIDE, EpochRow, NoRecord, Record, epochs_done, new_folder
-from tvlars.lab.result import RunResult
-from tvlars.lab.run_folder import load_run
+from tvlars.lab.run_folder.checkpoints.checkpoint import finish_putting, those_in
+from tvlars.lab.run_folder.disk import write_whole
+from tvlars.lab.run_folder.identity import FINGERPRINT, check_folder
+from tvlars.lab.run_folder.loaded_run import load_run
+from tvlars.lab.run_folder.lock import locked
+from tvlars.lab.run_folder.record import ASIDE, EpochRow, NoRecord, Record, epochs_done, new_folder
+from tvlars.lab.run_folder.result import RunResult
 from tvlars.lab.ssl.picture import picture_of_views
 from tvlars.lab.ssl.presets import describe_preset
 from tvlars.lab.ssl.pretrain import Pretraining, around

@@ -41,9 +41,9 @@ from torch import Tensor
 
 from tvlars._reading import is_regular, read_bytes, read_json, read_text
 from tvlars.lab.config import TrainConfig
-from tvlars.lab.disk import DIGEST, PASSING, append_whole, digest_of, sync, write_whole
 from tvlars.lab.errors import UsageError
-from tvlars.lab.place import Place
+from tvlars.lab.run_folder.disk import DIGEST, PASSING, append_whole, digest_of, sync, write_whole
+from tvlars.lab.run_folder.place import Place
 from tvlars.lab.ssl.probes import Evaluated
 from tvlars.plan import Plan
 

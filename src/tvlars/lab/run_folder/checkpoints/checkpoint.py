@@ -34,12 +34,21 @@ from torch.distributed.checkpoint.state_dict_saver import save as save_sharded
 from tvlars import __version__
 from tvlars._reading import open_regular, read_bytes, read_json, reason
 from tvlars.lab import memory
-from tvlars.lab.disk import DIGEST, digest_of, sync, write_synced
 from tvlars.lab.errors import MovedFolderError, UsageError
-from tvlars.lab.plain_pickle import read_torch_file
-from tvlars.lab.plain_values import decode, encode
 from tvlars.lab.processes import Processes
-from tvlars.lab.shards import DATA, OLD_DATA, OLD_TABLE, TABLE, Table, TensorReader, TensorWriter, read_table
+from tvlars.lab.run_folder.checkpoints.plain_pickle import read_torch_file
+from tvlars.lab.run_folder.checkpoints.plain_values import decode, encode
+from tvlars.lab.run_folder.checkpoints.shards import (
+    DATA,
+    OLD_DATA,
+    OLD_TABLE,
+    TABLE,
+    Table,
+    TensorReader,
+    TensorWriter,
+    read_table,
+)
+from tvlars.lab.run_folder.disk import DIGEST, digest_of, sync, write_synced
 
 FORMAT = 2
 OLD_FORMAT = 1

@@ -15,11 +15,12 @@ import pytest
 import torch
 
 from tvlars.cli import main
-from tvlars.lab import DivergedError, TrainConfig, UsageError, checkpoint, load_run, state_check, train
+from tvlars.lab import DivergedError, TrainConfig, UsageError, load_run, train
 from tvlars.lab.data import ImageData, load_data
-from tvlars.lab.plain_values import encode
-from tvlars.lab.record import StepRow
-from tvlars.lab.state_check import ENTRIES, Checked, check_precision
+from tvlars.lab.run_folder.checkpoints import checkpoint, state_check
+from tvlars.lab.run_folder.checkpoints.plain_values import encode
+from tvlars.lab.run_folder.checkpoints.state_check import ENTRIES, Checked, check_precision
+from tvlars.lab.run_folder.record import StepRow
 from tvlars.lab.training.progress import Reporter
 
 from .strangers import as_format_1, seal
@@ -197,7 +198,7 @@ def test_rows(
 ) -> None:
     from dataclasses import fields
 
-    from tvlars.lab.record import EpochRow
+    from tvlars.lab.run_folder.record import EpochRow
 
     folder = copied("tvlars")
     columns = [field.name for field in fields(EpochRow if entry == "epochs" else StepRow)]
@@ -264,7 +265,7 @@ def test_groups_lack_nothing(copied: Callable[[str], Path], digits: ImageData) -
 
 @pytest.mark.parametrize("value", [-7.0, 9.0, 0.0, NAN, math.inf, 10**9, "8"], ids=str)
 def test_the_clock_of_phi(copied: Callable[[str], Path], digits: ImageData, value: Any) -> None:
-    from tvlars.lab.state_check import _clocks
+    from tvlars.lab.run_folder.checkpoints.state_check import _clocks
     from tvlars.lab.training.optimizers import CLASSES
 
     folder = copied("tvlars")

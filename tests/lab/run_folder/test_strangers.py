@@ -17,11 +17,12 @@ import pytest
 import torch
 from torch import nn
 
-from tvlars.lab import TrainConfig, UsageError, checkpoint
-from tvlars.lab.disk import digest_of
-from tvlars.lab.plain_pickle import read_torch_file
-from tvlars.lab.plain_values import decode, encode
+from tvlars.lab import TrainConfig, UsageError
 from tvlars.lab.processes import Processes, make_fabric
+from tvlars.lab.run_folder.checkpoints import checkpoint
+from tvlars.lab.run_folder.checkpoints.plain_pickle import read_torch_file
+from tvlars.lab.run_folder.checkpoints.plain_values import decode, encode
+from tvlars.lab.run_folder.disk import digest_of
 
 from .strangers import as_format_1, seal, small_checkpoint
 
@@ -445,7 +446,7 @@ def test_nothing_of_a_forged_file_is_executed(tmp_path: Path, processes: Process
     train(TrainConfig(out=run, epochs=1, precision="32-true", accelerator="cpu"), reporter=Reporter())
     path = small_checkpoint(run, processes)
     as_format_1(path)
-    child = [sys.executable, "-m", "tests.lab.forged_pickles", str(run), "2000"]
-    done = subprocess.run(child, capture_output=True, text=True, timeout=600, cwd=Path(__file__).parents[2])
+    child = [sys.executable, "-m", "tests.lab.run_folder.forged_pickles", str(run), "2000"]
+    done = subprocess.run(child, capture_output=True, text=True, timeout=600, cwd=Path(__file__).parents[3])
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1] == "2000 refused"

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tvlars.lab.config import TrainConfig
-from tvlars.lab.record import EpochRow
+from tvlars.lab.run_folder.record import EpochRow
 from tvlars.lab.ssl.probes import Evaluated
 from tvlars.plan import Plan
 

@@ -19,12 +19,12 @@ from tvlars.lab import memory
 from tvlars.lab.config import COUNTS, TrainConfig
 from tvlars.lab.data.fingerprint import Fingerprint
 from tvlars.lab.diagnostics import NoiseRow, SharpnessRow
-from tvlars.lab.disk import DIGEST, digest_of
 from tvlars.lab.errors import UsageError
-from tvlars.lab.identity import FINGERPRINT
 from tvlars.lab.models import MODELS
-from tvlars.lab.plain_pickle import read_torch_file
-from tvlars.lab.record import CORRECT, MODEL, EpochRow, StepRow, read_object
+from tvlars.lab.run_folder.checkpoints.plain_pickle import read_torch_file
+from tvlars.lab.run_folder.disk import DIGEST, digest_of
+from tvlars.lab.run_folder.identity import FINGERPRINT
+from tvlars.lab.run_folder.record import CORRECT, MODEL, EpochRow, StepRow, read_object
 from tvlars.lab.ssl.probes import Evaluated
 from tvlars.lab.ssl.representation import RepresentationRow
 from tvlars.stats import read_layer_stats
@@ -38,7 +38,7 @@ class LoadedRun:
 
     ``status`` is finished, interrupted, diverged or failed, and "unfinished" where the folder does not say how
     it ended: it is being written, or was cut off. ``epochs`` and ``steps`` have the columns of ``EpochRow`` and
-    ``StepRow`` in ``tvlars.lab.record``, ``sharpness`` and ``noise`` those of ``tvlars.lab.diagnostics``; both are
+    ``StepRow`` in ``tvlars.lab.run_folder.record``, ``sharpness`` and ``noise`` those of ``tvlars.lab.diagnostics``; both are
     empty where they were not measured. ``representation`` (columns of ``RepresentationRow``) and ``evaluations`` are of
     self-supervised learning, see ``tvlars.lab.ssl``.
     """

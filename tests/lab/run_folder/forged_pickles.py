@@ -1,6 +1,6 @@
 """Reads forged pickles in a process that ends at the first event that reading data does not need.
 
-    python -m tests.lab.forged_pickles RUN COUNT
+    python -m tests.lab.run_folder.forged_pickles RUN COUNT
 
 RUN is a run folder with weights and a checkpoint of format 1. Pickles that call, set or import what an attacker wants
 are put in every place of it where a pickle may lie, with checksums that fit, and read as ``--resume`` and ``evaluate``
@@ -24,8 +24,9 @@ from typing import Any
 import torch
 from torch.distributed.checkpoint import metadata as torch_metadata
 
-from tvlars.lab import TrainConfig, UsageError, checkpoint, load_run
+from tvlars.lab import TrainConfig, UsageError, load_run
 from tvlars.lab.processes import Processes, make_fabric
+from tvlars.lab.run_folder.checkpoints import checkpoint
 
 from .strangers import seal
 
@@ -88,7 +89,7 @@ CALLS = [
     ("torch:load", ["{}"]),
     ("torch.hub:load", ["{}"]),
     ("torch:save", ["{}", "{}"]),
-    ("tvlars.lab.disk:write_whole", ["{}", "x"]),
+    ("tvlars.lab.run_folder.disk:write_whole", ["{}", "x"]),
     ("builtins:getattr", ["{}", "__class__"]),
     ("pathlib:PosixPath", ["{}"]),
     ("torch.serialization:_get_layout", ["{}"]),
@@ -102,7 +103,11 @@ SET = [
         ("torch.distributed.checkpoint.filesystem:_StorageInfo", "offset"),
         ("torch._utils:_rebuild_tensor_v2", "__defaults__"),
     ),
-    *(("tvlars.lab.checkpoint:check", "__code__"), ("builtins:print", "__self__"), ("torch:Tensor", "copy_")),
+    *(
+        ("tvlars.lab.run_folder.checkpoints.checkpoint:check", "__code__"),
+        ("builtins:print", "__self__"),
+        ("torch:Tensor", "copy_"),
+    ),
 ]
 
 

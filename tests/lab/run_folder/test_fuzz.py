@@ -1,6 +1,7 @@
 """Files that are not what they should be: one sentence and exit code 2, never a traceback, never a hang.
 
-Hypothesis makes a few of them here; ``TVLARS_FUZZ=2000 pytest tests/lab/test_fuzz.py`` makes 2,000 of each kind.
+Hypothesis makes a few of them here; ``TVLARS_FUZZ=2000 pytest tests/lab/run_folder/test_fuzz.py``
+makes 2,000 of each kind.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tvlars.cli import main
-from tvlars.lab import TrainConfig, checkpoint, train
-from tvlars.lab.disk import digest_of
+from tvlars.lab import TrainConfig, train
+from tvlars.lab.run_folder.checkpoints import checkpoint
+from tvlars.lab.run_folder.disk import digest_of
 from tvlars.lab.training.progress import Reporter
 
 EXAMPLES = int(os.environ.get("TVLARS_FUZZ", "100"))

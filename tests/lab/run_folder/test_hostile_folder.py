@@ -20,11 +20,11 @@ from PIL import Image, PngImagePlugin
 from tvlars.cli import main
 from tvlars.lab import Reporter, TrainConfig, UsageError, load_run, train
 from tvlars.lab.compare import Comparison
-from tvlars.lab.disk import append_whole, digest_of, write_whole
-from tvlars.lab.lock import LOCK, locked
-from tvlars.lab.record import epochs_done, read_object
 from tvlars.lab.report import page, report, write_report
 from tvlars.lab.report.picture import picture_uri
+from tvlars.lab.run_folder.disk import append_whole, digest_of, write_whole
+from tvlars.lab.run_folder.lock import LOCK, locked
+from tvlars.lab.run_folder.record import epochs_done, read_object
 
 TABLES = ("epochs.csv", "steps.csv", "sharpness.csv", "noise.csv", "representation.csv")
 OBJECTS = ("config.json", "plan.json", "environment.json", "summary.json", "evaluations.json")

@@ -13,14 +13,15 @@ from torch import nn
 
 from tvlars import LARS, plan
 from tvlars.cli import main
-from tvlars.lab import TrainConfig, checkpoint, load_run, train
+from tvlars.lab import TrainConfig, load_run, train
 from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.diagnostics import RunStats
 from tvlars.lab.errors import MovedFolderError
 from tvlars.lab.processes import Processes, make_fabric
-from tvlars.lab.record import EpochRow, Record, StepRow
+from tvlars.lab.run_folder.checkpoints import checkpoint
+from tvlars.lab.run_folder.record import EpochRow, Record, StepRow
+from tvlars.lab.run_folder.tensorboard import TensorBoardLog
 from tvlars.lab.ssl.probes import Evaluated
-from tvlars.lab.tensorboard import TensorBoardLog
 from tvlars.lab.training.profile import Phases
 from tvlars.lab.training.progress import LineReporter, Reporter
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from tvlars._reading import parse_json
-from tvlars.lab.shards import DTYPES, LARGEST, bytes_of, read_tensor
+from tvlars.lab.run_folder.checkpoints.shards import DTYPES, LARGEST, bytes_of, read_tensor
 
 MAX_DEPTH = 32
 

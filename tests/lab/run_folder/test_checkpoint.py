@@ -20,24 +20,16 @@ import pandas as pd
 import pytest
 import torch
 
-from tvlars.lab import (
-    DivergedError,
-    LockedError,
-    PreemptedError,
-    TrainConfig,
-    UsageError,
-    checkpoint,
-    load_run,
-    record,
-    train,
-)
-from tvlars.lab.checkpoint import _prune
+from tvlars.lab import DivergedError, LockedError, PreemptedError, TrainConfig, UsageError, load_run, train
 from tvlars.lab.data import ImageData, load_data
-from tvlars.lab.disk import digest_of
 from tvlars.lab.launch import _options as launch_options
-from tvlars.lab.lock import locked
 from tvlars.lab.processes import Processes, make_fabric
-from tvlars.lab.record import EpochRow, StepRow, write_json
+from tvlars.lab.run_folder import record
+from tvlars.lab.run_folder.checkpoints import checkpoint
+from tvlars.lab.run_folder.checkpoints.checkpoint import _prune
+from tvlars.lab.run_folder.disk import digest_of
+from tvlars.lab.run_folder.lock import locked
+from tvlars.lab.run_folder.record import EpochRow, StepRow, write_json
 from tvlars.lab.training.progress import Reporter
 
 COMMAND = [sys.executable, "-m", "tvlars"]

@@ -1,0 +1,1 @@
+"""Checkpoints: written whole, checked before any of them is used."""
