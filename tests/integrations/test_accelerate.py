@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from tests.integrations.problem import assert_close, clock, data, lars, model, plain_run, tvlars
-from tests.lab.processes import in_processes
+from tests.lab.processes.processes import in_processes
 from tvlars import LARS, WarmupCosineLR
 
 accelerate = pytest.importorskip("accelerate", reason="accelerate is not installed")

@@ -95,8 +95,8 @@ def _main(arguments: Sequence[str] | None) -> int:
             SaidElsewhereError,
             UsageError,
         )
-        from tvlars.lab.launch import die_with_launcher, report_unexpected, way_on
         from tvlars.lab.memory import amount, has_ended
+        from tvlars.lab.processes.launcher import die_with_launcher, report_unexpected, way_on
         from tvlars.lab.run_folder.disk import cannot_write
         from tvlars.lab.training.output import Lasting
     except KeyboardInterrupt:

@@ -19,7 +19,7 @@ FAILED, BAD_INPUT, DIVERGED, INTERRUPTED = 1, 2, 3, 130
 
 def fail(message: str, code: int) -> int:
     """Say what went wrong, or have it said by whoever started this process; returns ``code``."""
-    from tvlars.lab.launch import report
+    from tvlars.lab.processes.launcher import report
 
     if not report(message, code):
         rank = os.environ.get("RANK", "0")
@@ -159,7 +159,7 @@ def type_of(kind: type) -> Callable[[str], Any]:
 
 def in_processes(parsed: argparse.Namespace, config: Any) -> int | None:
     """Start the processes that a run wants; their exit code, None where this process does the work itself."""
-    from tvlars.lab.launch import launch, wanted
+    from tvlars.lab.processes.launcher import launch, wanted
 
     if not wanted(config):
         return None

@@ -1,6 +1,6 @@
 """The laboratory: trains and compares optimizers on real data. Needs the extra ``tvlars[lab]``."""
 
-import tvlars.lab.light  # noqa: F401  (before anything imports Fabric)
+import tvlars.lab.processes.fabric  # noqa: F401  (before anything imports Fabric)
 from tvlars.lab.compare import Comparison, compare
 from tvlars.lab.compare_config import CompareConfig
 from tvlars.lab.config import TrainConfig

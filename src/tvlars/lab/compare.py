@@ -14,14 +14,14 @@ import pandas as pd
 
 from tvlars._reading import read_json, reason
 from tvlars.lab import summary
-from tvlars.lab.alike import check_alike, facts_of
 from tvlars.lab.compare_config import CompareConfig
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.errors import DivergedError, UsageError
 from tvlars.lab.fits import check_batch
 from tvlars.lab.models import build_model
-from tvlars.lab.processes import Processes, make_fabric
+from tvlars.lab.processes.alike import check_alike, facts_of
+from tvlars.lab.processes.processes import Processes, make_fabric
 from tvlars.lab.run_folder.disk import write_whole
 from tvlars.lab.run_folder.loaded_run import read_correct
 from tvlars.lab.run_folder.record import command_line, new_folder, write_json

@@ -22,8 +22,8 @@ import torch
 
 from tvlars.lab import DivergedError, LockedError, PreemptedError, TrainConfig, UsageError, load_run, train
 from tvlars.lab.data import ImageData, load_data
-from tvlars.lab.launch import _options as launch_options
-from tvlars.lab.processes import Processes, make_fabric
+from tvlars.lab.processes.launcher import _options as launch_options
+from tvlars.lab.processes.processes import Processes, make_fabric
 from tvlars.lab.run_folder import record
 from tvlars.lab.run_folder.checkpoints import checkpoint
 from tvlars.lab.run_folder.checkpoints.checkpoint import _prune

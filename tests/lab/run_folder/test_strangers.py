@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from tvlars.lab import TrainConfig, UsageError
-from tvlars.lab.processes import Processes, make_fabric
+from tvlars.lab.processes.processes import Processes, make_fabric
 from tvlars.lab.run_folder.checkpoints import checkpoint
 from tvlars.lab.run_folder.checkpoints.plain_pickle import read_torch_file
 from tvlars.lab.run_folder.checkpoints.plain_values import decode, encode

@@ -17,10 +17,10 @@ from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.data.place import as_path
 from tvlars.lab.errors import LockedError, PreemptedError, UsageError
+from tvlars.lab.processes.signals import not_ignored
 from tvlars.lab.run_folder.identity import check_data_of
 from tvlars.lab.run_folder.lock import LOCK, locked
 from tvlars.lab.run_folder.record import CONFIG, command_line, epochs_done, read_object, write_json
-from tvlars.lab.signals import not_ignored
 from tvlars.lab.sweep.board import Board, choose_board
 from tvlars.lab.sweep.local import LocalWorkers
 from tvlars.lab.sweep.on_ray import RayWorkers

@@ -10,7 +10,7 @@ from torch import Tensor
 from tvlars.lab.augment import crop_and_flip, draw_crops, rotate
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData
-from tvlars.lab.processes import Processes
+from tvlars.lab.processes.processes import Processes
 from tvlars.lab.training.feed import Feed
 from tvlars.lab.training.prepare import micro_batches
 from tvlars.lab.training.profile import Phases

@@ -25,14 +25,14 @@ from tvlars.lab.data import ImageData
 from tvlars.lab.diagnostics import RunStats, layer_stats
 from tvlars.lab.errors import DivergedError, LostProcessError, MovedFolderError, PreemptedError, UsageError, status_of
 from tvlars.lab.measure import measure_epoch
-from tvlars.lab.processes import Processes, is_lost, whole_weights
+from tvlars.lab.processes.processes import Processes, is_lost, whole_weights
+from tvlars.lab.processes.signals import StopSignals, stop
+from tvlars.lab.processes.sync_batch_norm import synchronize_batch_norm
 from tvlars.lab.run_folder.disk import cannot_write
 from tvlars.lab.run_folder.record import EpochRow, Record, StepRow
 from tvlars.lab.run_folder.result import RunResult
 from tvlars.lab.run_folder.tensorboard import TensorBoardLog
-from tvlars.lab.signals import StopSignals, stop
 from tvlars.lab.ssl.probes import Evaluated
-from tvlars.lab.sync_batch_norm import synchronize_batch_norm
 from tvlars.lab.training import state as run_state
 from tvlars.lab.training.batches import Batches
 from tvlars.lab.training.optimizers import build_optimizer

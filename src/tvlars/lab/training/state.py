@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data.fingerprint import Fingerprint
 from tvlars.lab.errors import UsageError
-from tvlars.lab.processes import Processes
+from tvlars.lab.processes.processes import Processes
 from tvlars.lab.run_folder.checkpoints import checkpoint
 from tvlars.lab.run_folder.checkpoints.state_check import (
     BUFFERS,

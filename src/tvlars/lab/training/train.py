@@ -13,12 +13,12 @@ from lightning_fabric import Fabric
 from tvlars._reading import is_regular
 from tvlars.doctor import check
 from tvlars.lab import memory
-from tvlars.lab.alike import check_alike, facts_of
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.errors import DivergedError, LostProcessError, MovedFolderError, PreemptedError, UsageError
 from tvlars.lab.models import build_model, head_of
-from tvlars.lab.processes import Processes, is_lost, make_fabric
+from tvlars.lab.processes.alike import check_alike, facts_of
+from tvlars.lab.processes.processes import Processes, is_lost, make_fabric
 from tvlars.lab.run_folder.checkpoints.checkpoint import finish_putting, those_in
 from tvlars.lab.run_folder.disk import write_whole
 from tvlars.lab.run_folder.identity import FINGERPRINT, check_folder

@@ -35,7 +35,7 @@ from tvlars import __version__
 from tvlars._reading import open_regular, read_bytes, read_json, reason
 from tvlars.lab import memory
 from tvlars.lab.errors import MovedFolderError, UsageError
-from tvlars.lab.processes import Processes
+from tvlars.lab.processes.processes import Processes
 from tvlars.lab.run_folder.checkpoints.plain_pickle import read_torch_file
 from tvlars.lab.run_folder.checkpoints.plain_values import decode, encode
 from tvlars.lab.run_folder.checkpoints.shards import (

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 import torch.distributed as dist
 
-from tests.lab.processes import in_processes
+from tests.lab.processes.processes import in_processes
 from tvlars.lab import CompareConfig, TrainConfig, UsageError, compare, train
-from tvlars.lab.alike import difference, facts_of
 from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.errors import LostProcessError
-from tvlars.lab.processes import Processes
+from tvlars.lab.processes.alike import difference, facts_of
+from tvlars.lab.processes.processes import Processes
 from tvlars.lab.training import train as engine
 from tvlars.lab.training.progress import Reporter
 
@@ -75,7 +75,7 @@ def test_what_is_found_besides_options_is_compared(digits: ImageData, monkeypatc
     precision = difference([here, facts_of(config, plan, digits, "bf16-mixed")])
     assert precision == "precision that is used is '32-true' on process 0 and 'bf16-mixed' on process 1"
     monkeypatch.setattr("torch.__version__", "1.0")
-    monkeypatch.setattr("tvlars.lab.alike.__version__", "0.0")
+    monkeypatch.setattr("tvlars.lab.processes.alike.__version__", "0.0")
     assert re.findall(r"(\w+ version) is", difference([here, facts_of(config, plan, digits, "32-true")])) == [
         "tvlars version",
         "torch version",

@@ -19,7 +19,7 @@ from tvlars import __version__
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import FOLDER_PREFIX, ImageData
 from tvlars.lab.errors import UsageError
-from tvlars.lab.processes import Processes
+from tvlars.lab.processes.processes import Processes
 from tvlars.plan import Plan
 
 MAY_DIFFER = ("out", "data", "data_dir", "rendezvous", "timeout", "devices", "nodes", "profile", "tensorboard")

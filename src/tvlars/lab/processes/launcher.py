@@ -18,8 +18,8 @@ from typing import Any
 
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.errors import UsageError
-from tvlars.lab.processes import is_lost, started
-from tvlars.lab.signals import not_ignored
+from tvlars.lab.processes.processes import is_lost, started
+from tvlars.lab.processes.signals import not_ignored
 from tvlars.optim._available import one_line
 
 LAUNCHED = "TVLARS_LAUNCHED"

@@ -34,7 +34,7 @@ from tvlars.lab import memory
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.errors import DivergedError, LostProcessError, PreemptedError, SaidElsewhereError, UsageError
 from tvlars.lab.fits import check_batch
-from tvlars.lab.signals import HANDLED
+from tvlars.lab.processes.signals import HANDLED
 
 T = TypeVar("T")
 Pending = tuple[int, Tensor, Tensor]

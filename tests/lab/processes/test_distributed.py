@@ -21,16 +21,16 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
-from tests.lab.processes import in_processes
+from tests.lab.processes.processes import in_processes
 from tvlars.lab import TrainConfig, UsageError, load_run, train
 from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.errors import DivergedError, LostProcessError, SaidElsewhereError
-from tvlars.lab.launch import ERROR_FILE, LAUNCHED, _wait_for_first_machine, launch, report
-from tvlars.lab.launch import _first as first_failure
 from tvlars.lab.models import MODELS
-from tvlars.lab.processes import Processes, is_lost, layout, make_fabric
+from tvlars.lab.processes.launcher import ERROR_FILE, LAUNCHED, _wait_for_first_machine, launch, report
+from tvlars.lab.processes.launcher import _first as first_failure
+from tvlars.lab.processes.processes import Processes, is_lost, layout, make_fabric
+from tvlars.lab.processes.sync_batch_norm import plain_batch_norm, synchronize_batch_norm
 from tvlars.lab.run_folder.checkpoints.shards import TensorWriter
-from tvlars.lab.sync_batch_norm import plain_batch_norm, synchronize_batch_norm
 from tvlars.lab.training.prepare import describe_batch
 from tvlars.lab.training.progress import Reporter
 
@@ -552,7 +552,7 @@ def test_the_launcher_hears_of_an_error_that_nobody_expected(
         raise error
 
     monkeypatch.setattr("tvlars.lab.training.train.train", fail)
-    monkeypatch.setattr("tvlars.lab.launch.die_with_launcher", lambda: None)
+    monkeypatch.setattr("tvlars.lab.processes.launcher.die_with_launcher", lambda: None)
     for name, value in {LAUNCHED: str(os.getppid()), ERROR_FILE: str(tmp_path / "error"), "RANK": "1"}.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(type(error)):

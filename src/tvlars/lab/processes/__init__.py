@@ -1,0 +1,1 @@
+"""Processes of one run: started, met, and kept alike."""
