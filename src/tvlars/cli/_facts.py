@@ -138,7 +138,7 @@ def _devices() -> tuple[list[Device], str | None]:
 
 def _data() -> dict[str, str | None] | str:
     try:
-        from tvlars.lab.data.found import found
+        from tvlars.lab.data.where import found
 
         return found()
     except Exception as error:

@@ -50,7 +50,7 @@ def test_its_model_has_the_accuracy_that_was_measured(finished: Path) -> None:
 
 
 def test_another_data_set_must_fit(finished: Path, tmp_path: Path) -> None:
-    from tests.lab.test_data import write_folders
+    from tests.lab.data.test_data import write_folders
 
     write_folders(tmp_path, ("train", "val"))
     with pytest.raises(UsageError, match=r"data must have the 1 channels of the run's, but imagefolder:.* has 3"):

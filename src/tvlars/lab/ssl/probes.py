@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tvlars.lab.augment import crop_and_flip, draw_crops
 from tvlars.lab.data import ImageData
+from tvlars.lab.data.augment import crop_and_flip, draw_crops
 from tvlars.lab.data.image_data import pick
 from tvlars.lab.errors import UsageError, unknown
 from tvlars.lab.models import head_of, put_head

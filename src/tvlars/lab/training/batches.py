@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from tvlars.lab.augment import crop_and_flip, draw_crops, rotate
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData
+from tvlars.lab.data.augment import crop_and_flip, draw_crops, rotate
 from tvlars.lab.processes.processes import Processes
 from tvlars.lab.training.feed import Feed
 from tvlars.lab.training.prepare import micro_batches

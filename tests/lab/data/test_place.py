@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from tests.lab.test_data import write_folders
+from tests.lab.data.test_data import write_folders
 from tvlars.cli import main
 from tvlars.lab import Reporter, TrainConfig, UsageError, evaluate, load_data, train
-from tvlars.lab.data.found import found
+from tvlars.lab.data.where import found
 from tvlars.lab.sweep.options import at_home, run_name
 from tvlars.lab.sweep.tune_folder import check_same
 
