@@ -50,7 +50,7 @@ def add(commands: Any) -> None:
 
 
 def _sharpness(parsed: argparse.Namespace) -> int:
-    from tvlars.lab.surface import run_sharpness
+    from tvlars.lab.measure.landscape import run_sharpness
 
     _check_samples(parsed)
     row = run_sharpness(parsed.run_folder, samples=parsed.samples, data_dir=parsed.data_dir)
@@ -68,7 +68,7 @@ def _sharpness(parsed: argparse.Namespace) -> int:
 
 def _landscape(parsed: argparse.Namespace) -> int:
     from tvlars.lab.errors import UsageError
-    from tvlars.lab.surface import run_landscape
+    from tvlars.lab.measure.landscape import run_landscape
 
     _check_samples(parsed)
     try:

@@ -94,7 +94,7 @@ def _train(parsed: argparse.Namespace) -> int:
 
 
 def _evaluate(parsed: argparse.Namespace) -> int:
-    from tvlars.lab.evaluate import evaluate
+    from tvlars.lab.measure.accuracy import evaluate
     from tvlars.lab.run_folder.loaded_run import load_run
 
     run = load_run(parsed.run_folder)

@@ -619,7 +619,7 @@ def test_what_is_done_again_is_said(tmp_path: Path, cut: Path, digits: ImageData
 def test_sigterm_while_sharpness_is_measured_is_obeyed_and_loses_no_measurement(
     tmp_path: Path, digits: ImageData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tvlars.lab import measure
+    from tvlars.lab.measure import each_epoch as measure
 
     measured = measure.measure_noise
 

@@ -15,8 +15,8 @@ from tvlars import LARS, plan
 from tvlars.cli import main
 from tvlars.lab import TrainConfig, load_run, train
 from tvlars.lab.data import ImageData, load_data
-from tvlars.lab.diagnostics import RunStats
 from tvlars.lab.errors import MovedFolderError
+from tvlars.lab.measure.layer_stats import RunStats
 from tvlars.lab.processes.processes import Processes, make_fabric
 from tvlars.lab.run_folder.checkpoints import checkpoint
 from tvlars.lab.run_folder.record import EpochRow, Record, StepRow

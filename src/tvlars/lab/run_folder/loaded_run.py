@@ -18,8 +18,8 @@ from tvlars._reading import is_inside, is_regular, open_regular, read_bytes, rea
 from tvlars.lab import memory
 from tvlars.lab.config import COUNTS, TrainConfig
 from tvlars.lab.data.fingerprint import Fingerprint
-from tvlars.lab.diagnostics import NoiseRow, SharpnessRow
 from tvlars.lab.errors import UsageError
+from tvlars.lab.measure.layer_stats import NoiseRow, SharpnessRow
 from tvlars.lab.models import MODELS
 from tvlars.lab.run_folder.checkpoints.plain_pickle import read_torch_file
 from tvlars.lab.run_folder.disk import DIGEST, digest_of
@@ -38,7 +38,7 @@ class LoadedRun:
 
     ``status`` is finished, interrupted, diverged or failed, and "unfinished" where the folder does not say how
     it ended: it is being written, or was cut off. ``epochs`` and ``steps`` have the columns of ``EpochRow`` and
-    ``StepRow`` in ``tvlars.lab.run_folder.record``, ``sharpness`` and ``noise`` those of ``tvlars.lab.diagnostics``; both are
+    ``StepRow`` in ``tvlars.lab.run_folder.record``, ``sharpness`` and ``noise`` those of ``tvlars.lab.measure.layer_stats``; both are
     empty where they were not measured. ``representation`` (columns of ``RepresentationRow``) and ``evaluations`` are of
     self-supervised learning, see ``tvlars.lab.ssl``.
     """

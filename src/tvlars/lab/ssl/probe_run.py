@@ -12,7 +12,7 @@ from torch import Tensor
 from tvlars.lab.data import load_data
 from tvlars.lab.data.place import as_path, looked_for, same_folder
 from tvlars.lab.errors import UsageError
-from tvlars.lab.evaluate import as_loaded, changed_data, check_facts, choose_device
+from tvlars.lab.measure.accuracy import as_loaded, changed_data, check_facts, choose_device
 from tvlars.lab.models import build_model
 from tvlars.lab.run_folder.loaded_run import LoadedRun
 from tvlars.lab.run_folder.place import Place

@@ -9,8 +9,8 @@ import torch
 from tvlars._machine import faster_in_bf16
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData
-from tvlars.lab.diagnostics import check_extra, check_layer_stats
 from tvlars.lab.errors import UsageError
+from tvlars.lab.measure.layer_stats import check_extra, check_layer_stats
 from tvlars.lab.run_folder.tensorboard import check_tensorboard
 from tvlars.lab.ssl.probes import check_labels
 from tvlars.plan import Plan

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from tvlars.lab import memory
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData
-from tvlars.lab.diagnostics import RunStats, layer_stats
 from tvlars.lab.errors import DivergedError, LostProcessError, MovedFolderError, PreemptedError, UsageError, status_of
-from tvlars.lab.measure import measure_epoch
+from tvlars.lab.measure.each_epoch import measure_epoch
+from tvlars.lab.measure.layer_stats import RunStats, layer_stats
 from tvlars.lab.processes.processes import Processes, is_lost, whole_weights
 from tvlars.lab.processes.signals import StopSignals, stop
 from tvlars.lab.processes.sync_batch_norm import synchronize_batch_norm

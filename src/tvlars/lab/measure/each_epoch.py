@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from tvlars.lab import memory
-from tvlars.lab.diagnostics import NOISE_SAMPLES, measure_noise, measure_sharpness, sample
 from tvlars.lab.errors import DivergedError, MovedFolderError, PreemptedError
+from tvlars.lab.measure.layer_stats import NOISE_SAMPLES, measure_noise, measure_sharpness, sample
 
 if TYPE_CHECKING:
     from tvlars.lab.training.run import Run

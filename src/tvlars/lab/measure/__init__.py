@@ -1,0 +1,1 @@
+"""Measurements on a model: accuracy, sharpness, noise scale, loss landscape, layer statistics."""
