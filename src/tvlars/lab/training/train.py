@@ -26,9 +26,9 @@ from tvlars.lab.run_folder.loaded_run import load_run
 from tvlars.lab.run_folder.lock import locked
 from tvlars.lab.run_folder.record import ASIDE, EpochRow, NoRecord, Record, epochs_done, new_folder
 from tvlars.lab.run_folder.result import RunResult
-from tvlars.lab.ssl.picture import picture_of_views
+from tvlars.lab.ssl.draw_views import picture_of_views
 from tvlars.lab.ssl.presets import describe_preset
-from tvlars.lab.ssl.pretrain import Pretraining, around
+from tvlars.lab.ssl.pretraining import Pretraining, around
 from tvlars.lab.ssl.views import describe_views
 from tvlars.lab.training import state as run_state
 from tvlars.lab.training.prepare import (
