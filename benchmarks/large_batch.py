@@ -22,8 +22,8 @@ import pandas as pd
 from measured import Table, percent
 
 from tvlars.lab import TrainConfig
+from tvlars.lab.comparison.statistics import differences, holm
 from tvlars.lab.data import load_data
-from tvlars.lab.summary import differences, holm
 
 ARMS: dict[str, dict[str, Any]] = {
     "tvlars": dict(optimizer="tvlars"),

@@ -17,8 +17,8 @@ from pathlib import Path
 from measured import Table
 
 from tvlars.lab import TrainConfig
+from tvlars.lab.comparison.statistics import mean_and_interval
 from tvlars.lab.data import load_data
-from tvlars.lab.summary import mean_and_interval
 from tvlars.schedule import HALF_SHARE
 
 KEY = ["batch_size", "epochs", "half_share", "lr", "momentum", "seed"]

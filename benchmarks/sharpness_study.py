@@ -24,7 +24,7 @@ from large_batch import ARMS, KEY, best_factor, centre
 from measured import Table
 
 from tvlars.lab import DivergedError, LoadedRun, TrainConfig, load_data, load_run, train
-from tvlars.lab.summary import mean_and_interval
+from tvlars.lab.comparison.statistics import mean_and_interval
 from tvlars.lab.training.progress import LineReporter
 
 STUDIED = ("tvlars", "lars, warm-up", "lars, no warm-up", "lamb, warm-up")

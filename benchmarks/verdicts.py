@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
-from tvlars.lab.summary import differences
+from tvlars.lab.comparison.statistics import differences
 
 IMAGES = 360
 

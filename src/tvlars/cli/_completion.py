@@ -52,10 +52,10 @@ def _names() -> dict[str, Iterable[str]]:
     """The values that complete an option, by its destination. The parser takes more, and says what is wrong itself."""
     from tvlars.lab import config
     from tvlars.lab.data import DATASETS
+    from tvlars.lab.experiments.tune_config import SAMPLERS
     from tvlars.lab.models import INITS, MODELS
     from tvlars.lab.ssl.methods import METHODS
     from tvlars.lab.ssl.presets import PRESETS
-    from tvlars.lab.sweep.tune_config import SAMPLERS
     from tvlars.plan import SCHEDULES
 
     return {

@@ -86,8 +86,8 @@ def _defaults(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _sweep(parsed: argparse.Namespace) -> int:
-    from tvlars.lab.sweep import Grid, sweep
-    from tvlars.lab.sweep.sweeping import check_workers, prepare
+    from tvlars.lab.experiments import Grid, sweep
+    from tvlars.lab.experiments.sweep import check_workers, prepare
 
     grid = Grid.read(parsed.grid)
     out = Path("runs") / f"sweep-{grid.name}" if parsed.out is None else parsed.out
@@ -107,7 +107,7 @@ def _sweep(parsed: argparse.Namespace) -> int:
 
 
 def _tune(parsed: argparse.Namespace) -> int:
-    from tvlars.lab.sweep import TuneConfig, tune
+    from tvlars.lab.experiments import TuneConfig, tune
 
     # A preset is one of some optimizers; all other options are those of tvlars too.
     carrier = "tvlars" if parsed.preset is None else parsed.optimizers[0]
@@ -137,7 +137,7 @@ def _tune(parsed: argparse.Namespace) -> int:
 
 def _tell(result: Any) -> int:
     """Print what came out of a sweep; returns the exit code."""
-    from tvlars.lab.table import print_table
+    from tvlars.lab.comparison.table import print_table
 
     for title, comparison in result.comparisons().items():
         if title:

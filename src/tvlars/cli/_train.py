@@ -117,9 +117,9 @@ def _evaluate(parsed: argparse.Namespace) -> int:
 
 
 def _compare(parsed: argparse.Namespace) -> int:
-    from tvlars.lab.compare import compare
-    from tvlars.lab.compare_config import CompareConfig
-    from tvlars.lab.table import print_table
+    from tvlars.lab.comparison.table import print_table
+    from tvlars.lab.experiments.compare import compare
+    from tvlars.lab.experiments.compare_config import CompareConfig
 
     base = train_config(parsed, optimizer=parsed.optimizers[0], batch_size=parsed.batch_size[0], seed=parsed.seeds[0])
     config = CompareConfig(
@@ -153,7 +153,7 @@ def _defaults_of_train(config: dict[str, Any], comparison: bool = False) -> dict
 
 
 def _defaults_of_compare(config: dict[str, Any]) -> dict[str, Any]:
-    from tvlars.lab.compare_config import CompareConfig
+    from tvlars.lab.experiments.compare_config import CompareConfig
 
     defaults = _defaults_of_train(config, comparison=True)
     if "base" not in config:  # of a single run

@@ -1,18 +1,18 @@
 """The laboratory: trains and compares optimizers on real data. Needs the extra ``tvlars[lab]``."""
 
 import tvlars.lab.processes.fabric  # noqa: F401  (before anything imports Fabric)
-from tvlars.lab.compare import Comparison, compare
-from tvlars.lab.compare_config import CompareConfig
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.errors import DivergedError, LockedError, PreemptedError, UsageError
+from tvlars.lab.experiments import Grid, SweepResult, TuneConfig, TuneResult, sweep, tune
+from tvlars.lab.experiments.compare import Comparison, compare
+from tvlars.lab.experiments.compare_config import CompareConfig
 from tvlars.lab.measure.accuracy import Evaluation, evaluate
 from tvlars.lab.measure.landscape import run_landscape, run_sharpness
 from tvlars.lab.report import report
 from tvlars.lab.run_folder.loaded_run import LoadedRun, load_run
 from tvlars.lab.run_folder.result import RunResult
 from tvlars.lab.ssl.probe_run import probe_run
-from tvlars.lab.sweep import Grid, SweepResult, TuneConfig, TuneResult, sweep, tune
 from tvlars.lab.training.progress import Reporter
 from tvlars.lab.training.train import train
 

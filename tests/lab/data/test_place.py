@@ -15,8 +15,8 @@ from tests.lab.data.test_data import write_folders
 from tvlars.cli import main
 from tvlars.lab import Reporter, TrainConfig, UsageError, evaluate, load_data, train
 from tvlars.lab.data.where import found
-from tvlars.lab.sweep.options import at_home, run_name
-from tvlars.lab.sweep.tune_folder import check_same
+from tvlars.lab.experiments.run_name import at_home, run_name
+from tvlars.lab.experiments.tune_folder import check_same
 
 QUICK: dict[str, Any] = {"epochs": 1, "batch_size": 4, "precision": "32-true", "accelerator": "cpu"}
 

@@ -174,7 +174,7 @@ def test_a_run_is_tested_and_measured_on_what_it_was_trained_on(tmp_path: Path) 
 
 
 def test_a_sweep_takes_no_run_on_other_data_for_its_own(tmp_path: Path, digits: ImageData) -> None:
-    from tvlars.lab.sweep.sweeping import FILE, at_home, prepare, run_name
+    from tvlars.lab.experiments.sweep import FILE, at_home, prepare, run_name
 
     config = TrainConfig(seed=1)
     run = tmp_path / run_name(at_home(config))

@@ -12,12 +12,12 @@ import pytest
 
 from tvlars.lab import Grid, LoadedRun, TrainConfig, UsageError
 from tvlars.lab.config import MEANS, MEASURED, TRAINED, deciding
+from tvlars.lab.experiments.run_name import run_name
+from tvlars.lab.experiments.sweep import FILE, prepare
+from tvlars.lab.experiments.tune_folder import check_same
 from tvlars.lab.report.parts import parts_of
 from tvlars.lab.run_folder.identity import differences, identity
 from tvlars.lab.run_folder.record import write_json
-from tvlars.lab.sweep.options import run_name
-from tvlars.lab.sweep.sweeping import FILE, prepare
-from tvlars.lab.sweep.tune_folder import check_same
 
 BASE = TrainConfig(optimizer="tvlars", epochs=10)
 OTHERS: dict[str, Any] = {

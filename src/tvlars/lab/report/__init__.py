@@ -14,7 +14,7 @@ from tvlars.lab.run_folder.loaded_run import LoadedRun, load_run
 from tvlars.lab.run_folder.marked import check_output, write_output
 
 if TYPE_CHECKING:
-    from tvlars.lab.compare import Comparison
+    from tvlars.lab.experiments.compare import Comparison
 
 __all__ = ["Report", "report", "write_page", "write_report"]
 

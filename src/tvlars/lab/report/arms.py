@@ -9,9 +9,9 @@ from typing import Any
 
 import pandas as pd
 
+from tvlars.lab.comparison.statistics import COLUMNS
 from tvlars.lab.config import MEANS, MEASURED, TrainConfig, deciding
 from tvlars.lab.run_folder.loaded_run import LoadedRun
-from tvlars.lab.summary import COLUMNS
 
 NO_SETTING = ("optimizer", "batch_size", "seed", *deciding(MEASURED, MEANS))
 """Options that do not make another arm of a run."""
@@ -64,7 +64,7 @@ def batch_size_of(run: LoadedRun) -> int:
 
 
 def frame_of(arms: list[Arm]) -> pd.DataFrame:
-    """A row a run, with the columns that ``tvlars.lab.summary`` wants; none for a run that is not complete."""
+    """A row a run, with the columns that ``tvlars.lab.comparison.statistics`` wants; none for a run that is not complete."""
     rows = []
     for arm in arms:
         for run in arm.runs:

@@ -6,9 +6,9 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from tvlars.lab.comparison.verdict import with_verdicts
 from tvlars.lab.errors import UsageError
 from tvlars.lab.run_folder.marked import mark
-from tvlars.lab.verdict import with_verdicts
 
 if TYPE_CHECKING:
     from tvlars.lab.report.page import Report

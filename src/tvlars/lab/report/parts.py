@@ -7,11 +7,11 @@ from typing import Any
 
 import pandas as pd
 
+from tvlars.lab.comparison.statistics import PAIR_COLUMNS, differences, table
+from tvlars.lab.comparison.verdict import answers
 from tvlars.lab.report.arms import Arm, batch_size_of, frame_of, make_arms
 from tvlars.lab.run_folder.loaded_run import LoadedRun
 from tvlars.lab.run_folder.record import MODEL, read_object
-from tvlars.lab.summary import PAIR_COLUMNS, differences, table
-from tvlars.lab.verdict import answers
 
 
 @dataclass

@@ -13,11 +13,12 @@ from typing import Any
 import pandas as pd
 
 from tvlars._reading import read_json, reason
-from tvlars.lab import summary
-from tvlars.lab.compare_config import CompareConfig
+from tvlars.lab.comparison import statistics as summary
+from tvlars.lab.comparison.verdict import answers, with_verdicts
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.errors import DivergedError, UsageError
+from tvlars.lab.experiments.compare_config import CompareConfig
 from tvlars.lab.fits import check_batch
 from tvlars.lab.models import build_model
 from tvlars.lab.processes.alike import check_alike, facts_of
@@ -30,7 +31,6 @@ from tvlars.lab.training.output import say
 from tvlars.lab.training.prepare import check_machine, check_run, choose_precision, describe_batch
 from tvlars.lab.training.progress import Reporter, choose_reporter
 from tvlars.lab.training.train import train
-from tvlars.lab.verdict import answers, with_verdicts
 from tvlars.plan import Plan
 
 
@@ -74,15 +74,15 @@ class Comparison:
         return [run for run in self.runs if run.status == "diverged"]
 
     def table(self) -> pd.DataFrame:
-        """A row for each optimizer and batch size, as :func:`tvlars.lab.summary.table` has it; arm is "optimizer".
+        """A row for each optimizer and batch size, as :func:`tvlars.lab.comparison.statistics.table` has it; arm is "optimizer".
 
-        With ``against_highest``, ``p_adjusted`` and ``verdict`` of :func:`tvlars.lab.verdict.with_verdicts`.
+        With ``against_highest``, ``p_adjusted`` and ``verdict`` of :func:`tvlars.lab.comparison.verdict.with_verdicts`.
         """
         rows = with_verdicts(summary.table(self._frame()), self.differences())
         return rows.rename(columns={"arm": "optimizer"})
 
     def differences(self) -> pd.DataFrame:
-        """A row for each pair of optimizers at each batch size, as :func:`tvlars.lab.summary.differences` has it.
+        """A row for each pair of optimizers at each batch size, as :func:`tvlars.lab.comparison.statistics.differences` has it.
 
         p-values are adjusted for all pairs, and significance is judged by seeds and test images.
         """

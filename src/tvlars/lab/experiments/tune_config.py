@@ -10,7 +10,7 @@ from typing import Any
 from tvlars.lab.config import COUNTS, OPTIMIZERS, TrainConfig
 from tvlars.lab.data.place import as_path
 from tvlars.lab.errors import UsageError, unknown
-from tvlars.lab.sweep.options import SIGMOID, has, listed
+from tvlars.lab.experiments.run_name import SIGMOID, has, listed
 
 SAMPLERS = ("tpe", "grid")
 CHECKPOINT_EVERY = "5m"
@@ -35,7 +35,7 @@ class TuneConfig:
     seeds: tuple[int, ...] = (0, 1, 2)
     """Of the runs that are reported."""
     space: tuple[str, ...] = ()
-    """What is searched, as in "lr=1:64:log", see ``tvlars.lab.sweep.space``; lr is, whatever stands here."""
+    """What is searched, as in "lr=1:64:log", see ``tvlars.lab.experiments.space``; lr is, whatever stands here."""
     prune: bool = True
     out: Path | None = None
     """Folder, gone on with where it exists (default: runs/tune- and the data's name and the batch size)."""

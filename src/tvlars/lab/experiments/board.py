@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
 
+from tvlars.lab.experiments.job import Job
 from tvlars.lab.run_folder.record import epochs_done
-from tvlars.lab.sweep.worker import Job
 from tvlars.lab.training.output import Lasting, is_terminal, say
 
 HEARTBEAT = 300.0

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tvlars.lab import Grid, UsageError
-from tvlars.lab.sweep.yaml_file import read_yaml
+from tvlars.lab.experiments.yaml_file import read_yaml
 
 
 def read(tmp_path: Path, text: str | bytes) -> Any:

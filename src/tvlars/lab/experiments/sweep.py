@@ -17,16 +17,16 @@ from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.data.place import as_path
 from tvlars.lab.errors import LockedError, PreemptedError, UsageError
+from tvlars.lab.experiments.board import Board, choose_board
+from tvlars.lab.experiments.job import Halt, Job, Outcome, Workers, is_whole, read_status
+from tvlars.lab.experiments.results import OVER, SweepResult, SweepRun
+from tvlars.lab.experiments.run_name import arguments, at_home, run_name
+from tvlars.lab.experiments.workers.ray_cluster import RayWorkers
+from tvlars.lab.experiments.workers.this_machine import LocalWorkers
 from tvlars.lab.processes.signals import not_ignored
 from tvlars.lab.run_folder.identity import check_data_of
 from tvlars.lab.run_folder.lock import LOCK, locked
 from tvlars.lab.run_folder.record import CONFIG, command_line, epochs_done, read_object, write_json
-from tvlars.lab.sweep.board import Board, choose_board
-from tvlars.lab.sweep.local import LocalWorkers
-from tvlars.lab.sweep.on_ray import RayWorkers
-from tvlars.lab.sweep.options import arguments, at_home, run_name
-from tvlars.lab.sweep.results import OVER, SweepResult, SweepRun
-from tvlars.lab.sweep.worker import Halt, Job, Outcome, Workers, is_whole, read_status
 from tvlars.lab.training.prepare import check_machine, check_run
 
 FILE = "sweep.json"

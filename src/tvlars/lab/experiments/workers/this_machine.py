@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterable
 
 from tvlars.lab.errors import UsageError
-from tvlars.lab.sweep.worker import Halt, Job, Outcome, cores, run_one
+from tvlars.lab.experiments.job import Halt, Job, Outcome, cores, run_one
 
 
 class LocalWorkers:

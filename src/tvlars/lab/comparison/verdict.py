@@ -9,15 +9,15 @@ from typing import Any
 
 import pandas as pd
 
-from tvlars.lab.summary import FEWEST_SEEDS, best_arms
+from tvlars.lab.comparison.statistics import FEWEST_SEEDS, best_arms
 
 
 def answers(rows: pd.DataFrame, pairs: pd.DataFrame, measure: str = "test accuracy") -> list[str]:
     """The result in a sentence for each batch size.
 
     Args:
-        rows: a frame that :func:`tvlars.lab.summary.table` made.
-        pairs: that of :func:`tvlars.lab.summary.differences` for the same runs.
+        rows: a frame that :func:`tvlars.lab.comparison.statistics.table` made.
+        pairs: that of :func:`tvlars.lab.comparison.statistics.differences` for the same runs.
         measure: name of the accuracy.
     """
     return [answer(batch_size, best, rows, pairs, measure) for batch_size, best in best_arms(rows).items()]

@@ -29,15 +29,16 @@ from tests.lab.run_folder.disk import room
 from tvlars.cli import main
 from tvlars.cli._options import add_all, add_resume, train_config
 from tvlars.lab import LockedError, PreemptedError, TrainConfig, UsageError, load_run
+from tvlars.lab.experiments import Board, Grid, SweepResult, sweep
+from tvlars.lab.experiments import job as workers
+from tvlars.lab.experiments import sweep as sweeping
+from tvlars.lab.experiments.board import BarBoard, LineBoard, duration
+from tvlars.lab.experiments.job import Halt, Job, Outcome, run_one
+from tvlars.lab.experiments.run_name import arguments, run_name
+from tvlars.lab.experiments.workers.ray_cluster import RayWorkers, _room
 from tvlars.lab.run_folder.lock import locked
-from tvlars.lab.sweep import Board, Grid, SweepResult, sweep, sweeping
-from tvlars.lab.sweep import worker as workers
-from tvlars.lab.sweep.board import BarBoard, LineBoard, duration
-from tvlars.lab.sweep.on_ray import RayWorkers, _room
-from tvlars.lab.sweep.options import arguments, run_name
-from tvlars.lab.sweep.worker import Halt, Job, Outcome, run_one
 
-EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "digits.yaml"
+EXAMPLE = Path(__file__).parents[3] / "docs" / "examples" / "digits.yaml"
 SAME = ["run", "optimizer", "batch_size", "lr", "seed", "status", "epochs", "test_accuracy", "test_loss", "train_loss"]
 """Columns of results.csv that say nothing of time."""
 
@@ -277,7 +278,7 @@ def test_machines_of_ray_may_have_what_this_one_lacks(
 def test_runs_that_are_over_ask_nothing_of_this_machine(
     pretend: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tvlars.lab.sweep import local
+    from tvlars.lab.experiments.workers import this_machine as local
 
     runs = [replace(run, precision="16-mixed") for run in seeds(1)]
     out = pretend("")
@@ -645,7 +646,7 @@ def test_a_run_without_progress_is_said(
 
 
 def test_devices_and_threads_are_divided(pretend: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    from tvlars.lab.sweep import local
+    from tvlars.lab.experiments.workers import this_machine as local
 
     out = pretend(
         "(out / 'seen').write_text(os.environ['CUDA_VISIBLE_DEVICES'] + ' ' + os.environ['OMP_NUM_THREADS'])\n"

@@ -10,8 +10,8 @@ from typing import Any
 
 from tvlars.lab.config import OPTIMIZERS, TrainConfig
 from tvlars.lab.errors import UsageError, unknown
-from tvlars.lab.sweep.options import at_home, convert, has, listed, option_name, run_name
-from tvlars.lab.sweep.yaml_file import read_yaml
+from tvlars.lab.experiments.run_name import at_home, convert, has, listed, option_name, run_name
+from tvlars.lab.experiments.yaml_file import read_yaml
 
 MOST_RUNS = 10_000
 """A grid with more is a slip."""

@@ -13,10 +13,10 @@ import pandas as pd
 import pytest
 
 from tvlars.lab import CompareConfig, Comparison, TrainConfig, compare
-from tvlars.lab.compare import RunRow
+from tvlars.lab.comparison.statistics import mean_and_interval
+from tvlars.lab.comparison.table import markdown_table, table_rows
+from tvlars.lab.experiments.compare import RunRow
 from tvlars.lab.report import write_report
-from tvlars.lab.summary import mean_and_interval
-from tvlars.lab.table import markdown_table, table_rows
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,7 @@ def test_a_page_without_room_does_not_hide_why_a_comparison_ended(
     def no_room(file: Path, content: bytes) -> None:
         raise OSError(28, "No space left on device", str(file))
 
-    monkeypatch.setattr(sys.modules["tvlars.lab.compare"], "write_whole", no_room)
+    monkeypatch.setattr(sys.modules["tvlars.lab.experiments.compare"], "write_whole", no_room)
     with pytest.raises(KeyboardInterrupt):
         compare(CompareConfig(base=TrainConfig(epochs=1), seeds=(0,), out=tmp_path / "out"), announce=announce)
     assert said[-1].startswith("results could not be written: [Errno 28] No space left on device")

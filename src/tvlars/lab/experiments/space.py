@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tvlars.lab.config import PLAN_OPTIONS, TrainConfig
 from tvlars.lab.errors import UsageError, unknown
-from tvlars.lab.sweep.options import has, listed, parse
+from tvlars.lab.experiments.run_name import has, listed, parse
 
 if TYPE_CHECKING:
     import optuna

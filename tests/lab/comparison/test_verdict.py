@@ -13,12 +13,12 @@ import pandas as pd
 import pytest
 
 from tvlars.lab import CompareConfig, Comparison, Reporter, TrainConfig, UsageError, load_run, report, train
-from tvlars.lab.compare import RunRow
+from tvlars.lab.comparison.statistics import differences, holm, table
+from tvlars.lab.comparison.table import table_rows
+from tvlars.lab.comparison.verdict import against, answers, is_ahead, with_verdicts
+from tvlars.lab.experiments.compare import RunRow
+from tvlars.lab.experiments.results import SweepResult, SweepRun
 from tvlars.lab.report.parts import parts_of, version_notes
-from tvlars.lab.summary import differences, holm, table
-from tvlars.lab.sweep.results import SweepResult, SweepRun
-from tvlars.lab.table import table_rows
-from tvlars.lab.verdict import against, answers, is_ahead, with_verdicts
 
 IMAGES = 360
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from tvlars.lab.errors import UsageError
-from tvlars.lab.sweep.worker import Halt, Job, Outcome, cores, run_one
+from tvlars.lab.experiments.job import Halt, Job, Outcome, cores, run_one
 
 CONNECT_PATIENCE = 20.0
 """Seconds to wait for a machine that does not answer."""

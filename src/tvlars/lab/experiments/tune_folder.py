@@ -19,16 +19,16 @@ from tvlars.lab.config import MEANS, deciding
 from tvlars.lab.data.fingerprint import Fingerprint
 from tvlars.lab.data.place import same_name
 from tvlars.lab.errors import UsageError
+from tvlars.lab.experiments.results import write_table
+from tvlars.lab.experiments.run_name import given
+from tvlars.lab.experiments.space import Space
+from tvlars.lab.experiments.tune_config import TuneConfig
 from tvlars.lab.run_folder.identity import FINGERPRINT, check_data
 from tvlars.lab.run_folder.lock import LOCK
 from tvlars.lab.run_folder.record import command_line, write_json
-from tvlars.lab.sweep.options import given
-from tvlars.lab.sweep.results import write_table
-from tvlars.lab.sweep.space import Space
-from tvlars.lab.sweep.tune_config import TuneConfig
 
 if TYPE_CHECKING:
-    from tvlars.lab.sweep.trials import Trial
+    from tvlars.lab.experiments.trials import Trial
 
 FILE, JOURNAL, TRIALS = "tune.json", "study.journal", "trials.csv"
 RESULTS = ("trials", "spent", "best", "seeds", "results")

@@ -15,12 +15,12 @@ import pytest
 
 from tvlars.cli import main
 from tvlars.lab import TrainConfig, UsageError
-from tvlars.lab.sweep import TuneConfig, sweep, tune
-from tvlars.lab.sweep.options import at_home, run_name
-from tvlars.lab.sweep.space import Choice, Range
+from tvlars.lab.experiments import TuneConfig, sweep, tune
+from tvlars.lab.experiments.run_name import at_home, run_name
+from tvlars.lab.experiments.space import Choice, Range
 
 optuna = pytest.importorskip("optuna")
-trials_module = pytest.importorskip("tvlars.lab.sweep.trials")
+trials_module = pytest.importorskip("tvlars.lab.experiments.trials")
 SPACE = {"lars": {"lr": Range(1.0, 64.0, log=True), "momentum": Choice((0.8, 0.9))}}
 
 

@@ -24,7 +24,7 @@ from tvlars.lab.run_folder.disk import open_to_append
 from tvlars.lab.run_folder.loaded_run import load_run
 from tvlars.lab.run_folder.lock import LOCK, locked
 
-CHILD = Path(__file__).with_name("child.py")
+CHILD = Path(__file__).with_name("workers") / "guardian.py"
 LOCK_PATIENCE = 600.0
 """Seconds that a run waits for one that a dead worker has left behind, and which is saving what it has."""
 STOP_PATIENCE = 300.0

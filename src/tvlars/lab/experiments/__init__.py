@@ -1,0 +1,10 @@
+"""Sweeps: the runs of a grid, on this machine's devices or on a Ray cluster; and tuning with equal budgets."""
+
+from tvlars.lab.experiments.board import Board
+from tvlars.lab.experiments.grid import Grid
+from tvlars.lab.experiments.results import SweepResult, SweepRun
+from tvlars.lab.experiments.sweep import sweep
+from tvlars.lab.experiments.tune import Tuned, TuneResult, tune
+from tvlars.lab.experiments.tune_config import TuneConfig
+
+__all__ = ["Board", "Grid", "SweepResult", "SweepRun", "TuneConfig", "TuneResult", "Tuned", "sweep", "tune"]

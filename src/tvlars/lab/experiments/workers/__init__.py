@@ -1,0 +1,1 @@
+"""Workers that do the runs of an experiment."""
