@@ -170,7 +170,7 @@ def write_page(report: Report, file: Path, refresh: int | None = None) -> Path:
         OSError: it could not be written; a page that is there is untouched.
     """
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("tvlars.lab"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.PackageLoader("tvlars.lab.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     sections = report.sections()  # first, since it may add notes
     numbers = itertools.count()
