@@ -66,7 +66,7 @@ TRAINED, MEASURED, MEANS = "trained", "measured", "means"
 """Role of an option: it decides what is trained, what is measured, or by which means.
 
 This is the one meaning of "the same run". Two runs are the same if all options but those of ``MEANS`` are equal: one
-goes on where the other was cut off (``lab.identity``), and a sweep does them once (``lab.sweep``). They are of the same
+resumes the other (``lab.run_folder.identity``), and a sweep does them once (``lab.experiments``). They are of the same
 arm of a report (``lab.report``) if those of ``TRAINED`` are equal, batch size and seed aside.
 """
 

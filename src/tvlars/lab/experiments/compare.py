@@ -74,7 +74,7 @@ class Comparison:
         return [run for run in self.runs if run.status == "diverged"]
 
     def table(self) -> pd.DataFrame:
-        """A row for each optimizer and batch size, as :func:`tvlars.lab.comparison.statistics.table` has it; arm is "optimizer".
+        """One row per optimizer and batch size, see :func:`tvlars.lab.comparison.statistics.table`; arm is "optimizer".
 
         With ``against_highest``, ``p_adjusted`` and ``verdict`` of :func:`tvlars.lab.comparison.verdict.with_verdicts`.
         """
@@ -82,7 +82,7 @@ class Comparison:
         return rows.rename(columns={"arm": "optimizer"})
 
     def differences(self) -> pd.DataFrame:
-        """A row for each pair of optimizers at each batch size, as :func:`tvlars.lab.comparison.statistics.differences` has it.
+        """One row per pair of optimizers and batch size, see :func:`tvlars.lab.comparison.statistics.differences`.
 
         p-values are adjusted for all pairs, and significance is judged by seeds and test images.
         """

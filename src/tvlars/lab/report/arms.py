@@ -64,7 +64,7 @@ def batch_size_of(run: LoadedRun) -> int:
 
 
 def frame_of(arms: list[Arm]) -> pd.DataFrame:
-    """A row a run, with the columns that ``tvlars.lab.comparison.statistics`` wants; none for a run that is not complete."""
+    """One row per complete run, with the columns that ``tvlars.lab.comparison.statistics`` wants."""
     rows = []
     for arm in arms:
         for run in arm.runs:

@@ -38,9 +38,9 @@ class LoadedRun:
 
     ``status`` is finished, interrupted, diverged or failed, and "unfinished" where the folder does not say how
     it ended: it is being written, or was cut off. ``epochs`` and ``steps`` have the columns of ``EpochRow`` and
-    ``StepRow`` in ``tvlars.lab.run_folder.record``, ``sharpness`` and ``noise`` those of ``tvlars.lab.measure.layer_stats``; both are
-    empty where they were not measured. ``representation`` (columns of ``RepresentationRow``) and ``evaluations`` are of
-    self-supervised learning, see ``tvlars.lab.ssl``.
+    ``StepRow`` in ``tvlars.lab.run_folder.record``, ``sharpness`` and ``noise`` those of
+    ``tvlars.lab.measure.layer_stats``; both are empty where they were not measured. ``representation`` (columns of
+    ``RepresentationRow``) and ``evaluations`` are of self-supervised learning, see ``tvlars.lab.ssl``.
     """
 
     folder: Path
