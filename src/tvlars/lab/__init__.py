@@ -1,11 +1,12 @@
 """The laboratory: trains and compares optimizers on real data. Needs the extra ``tvlars[lab]``."""
 
 import tvlars.lab.processes.fabric  # noqa: F401  (before anything imports Fabric)
+from tvlars.lab.comparison.comparison import Comparison
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.errors import DivergedError, LockedError, PreemptedError, UsageError
 from tvlars.lab.experiments import Grid, SweepResult, TuneConfig, TuneResult, sweep, tune
-from tvlars.lab.experiments.compare import Comparison, compare
+from tvlars.lab.experiments.compare import compare
 from tvlars.lab.experiments.compare_config import CompareConfig
 from tvlars.lab.measure.accuracy import Evaluation, evaluate
 from tvlars.lab.measure.landscape import run_landscape, run_sharpness

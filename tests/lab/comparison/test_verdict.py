@@ -13,10 +13,10 @@ import pandas as pd
 import pytest
 
 from tvlars.lab import CompareConfig, Comparison, Reporter, TrainConfig, UsageError, load_run, report, train
+from tvlars.lab.comparison.comparison import RunRow
 from tvlars.lab.comparison.statistics import differences, holm, table
 from tvlars.lab.comparison.table import table_rows
 from tvlars.lab.comparison.verdict import against, answers, is_ahead, with_verdicts
-from tvlars.lab.experiments.compare import RunRow
 from tvlars.lab.experiments.results import SweepResult, SweepRun
 from tvlars.lab.report.parts import parts_of, version_notes
 

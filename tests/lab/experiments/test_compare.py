@@ -13,9 +13,9 @@ import pandas as pd
 import pytest
 
 from tvlars.lab import CompareConfig, Comparison, TrainConfig, compare
+from tvlars.lab.comparison.comparison import RunRow
 from tvlars.lab.comparison.statistics import mean_and_interval
 from tvlars.lab.comparison.table import markdown_table, table_rows
-from tvlars.lab.experiments.compare import RunRow
 from tvlars.lab.report import write_report
 
 

@@ -19,7 +19,7 @@ from PIL import Image, PngImagePlugin
 
 from tvlars.cli import main
 from tvlars.lab import Reporter, TrainConfig, UsageError, load_run, train
-from tvlars.lab.experiments.compare import Comparison
+from tvlars.lab.comparison.comparison import Comparison
 from tvlars.lab.report import page, report, write_report
 from tvlars.lab.report.picture import picture_uri
 from tvlars.lab.run_folder.disk import append_whole, digest_of, write_whole

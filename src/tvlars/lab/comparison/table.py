@@ -6,9 +6,9 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
+from tvlars.lab.comparison.comparison import Comparison
 from tvlars.lab.comparison.statistics import percent
 from tvlars.lab.comparison.verdict import p_text
-from tvlars.lab.experiments.compare import Comparison
 
 
 def print_table(comparison: Comparison) -> None:

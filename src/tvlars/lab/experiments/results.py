@@ -9,9 +9,9 @@ from typing import Any
 
 import pandas as pd
 
+from tvlars.lab.comparison.comparison import Comparison, RunRow
 from tvlars.lab.config import MEANS, TrainConfig, deciding
 from tvlars.lab.errors import UsageError
-from tvlars.lab.experiments.compare import Comparison, RunRow
 from tvlars.lab.experiments.job import last_lines
 from tvlars.lab.report import report
 from tvlars.lab.report.parts import parts_of
