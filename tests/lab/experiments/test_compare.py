@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import math
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -130,7 +129,7 @@ def test_a_page_without_room_does_not_hide_why_a_comparison_ended(
     def no_room(file: Path, content: bytes) -> None:
         raise OSError(28, "No space left on device", str(file))
 
-    monkeypatch.setattr(sys.modules["tvlars.lab.experiments.compare"], "write_whole", no_room)
+    monkeypatch.setattr("tvlars.lab.comparison.comparison.write_whole", no_room)
     with pytest.raises(KeyboardInterrupt):
         compare(CompareConfig(base=TrainConfig(epochs=1), seeds=(0,), out=tmp_path / "out"), announce=announce)
     assert said[-1].startswith("results could not be written: [Errno 28] No space left on device")
