@@ -15,9 +15,9 @@ from tvlars.lab.data.place import absolute, as_path, spelled
 from tvlars.lab.errors import UsageError, unknown
 from tvlars.lab.fits import check_batch, check_rendezvous
 from tvlars.lab.models import INITS, MODELS
+from tvlars.lab.ssl.evaluations import parse_evaluations
 from tvlars.lab.ssl.methods import METHODS, parse_options, parse_widths
 from tvlars.lab.ssl.presets import BIAS_NORM, PRESETS, Preset, preset_of, preset_plan, repeating
-from tvlars.lab.ssl.probes import parse_evaluations
 from tvlars.plan import DEFAULTS, SCHEDULES, Plan, plan
 
 OPTIMIZERS = tuple(DEFAULTS)

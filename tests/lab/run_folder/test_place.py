@@ -21,7 +21,7 @@ from tvlars.lab.processes.processes import Processes, make_fabric
 from tvlars.lab.run_folder.checkpoints import checkpoint
 from tvlars.lab.run_folder.record import EpochRow, Record, StepRow
 from tvlars.lab.run_folder.tensorboard import TensorBoardLog
-from tvlars.lab.ssl.probes import Evaluated
+from tvlars.lab.ssl.evaluations import Evaluated
 from tvlars.lab.training.profile import Phases
 from tvlars.lab.training.progress import LineReporter, Reporter
 

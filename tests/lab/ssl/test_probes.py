@@ -16,16 +16,15 @@ from tvlars.lab import UsageError
 from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.models import MODELS, build_model, head_of, put_head
 from tvlars.lab.ssl import representation
+from tvlars.lab.ssl.evaluations import check_labels, parse_evaluations
 from tvlars.lab.ssl.probes import (
     Features,
     backbone_of,
-    check_labels,
     evaluate_features,
     folded,
     knn_accuracy,
     label_subset,
     linear_probe,
-    parse_evaluations,
 )
 
 

@@ -25,7 +25,7 @@ from tvlars.lab.run_folder.checkpoints.plain_pickle import read_torch_file
 from tvlars.lab.run_folder.disk import DIGEST, digest_of
 from tvlars.lab.run_folder.identity import FINGERPRINT
 from tvlars.lab.run_folder.record import CORRECT, MODEL, EpochRow, StepRow, read_object
-from tvlars.lab.ssl.probes import Evaluated
+from tvlars.lab.ssl.evaluations import Evaluated
 from tvlars.lab.ssl.representation import RepresentationRow
 from tvlars.stats import read_layer_stats
 

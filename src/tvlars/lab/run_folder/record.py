@@ -44,7 +44,7 @@ from tvlars.lab.config import TrainConfig
 from tvlars.lab.errors import UsageError
 from tvlars.lab.run_folder.disk import DIGEST, PASSING, append_whole, digest_of, sync, write_whole
 from tvlars.lab.run_folder.place import Place
-from tvlars.lab.ssl.probes import Evaluated
+from tvlars.lab.ssl.evaluations import Evaluated
 from tvlars.plan import Plan
 
 

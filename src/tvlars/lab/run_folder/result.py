@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.run_folder.record import EpochRow
-from tvlars.lab.ssl.probes import Evaluated
+from tvlars.lab.ssl.evaluations import Evaluated
 from tvlars.plan import Plan
 
 

@@ -18,14 +18,8 @@ from tvlars.lab.run_folder.loaded_run import LoadedRun
 from tvlars.lab.run_folder.place import Place
 from tvlars.lab.run_folder.record import write_json
 from tvlars.lab.run_folder.result import RunResult
-from tvlars.lab.ssl.probes import (
-    Evaluated,
-    backbone_of,
-    check_labels,
-    describe_evaluation,
-    evaluate_features,
-    parse_evaluations,
-)
+from tvlars.lab.ssl.evaluations import Evaluated, check_labels, describe_evaluation, parse_evaluations
+from tvlars.lab.ssl.probes import backbone_of, evaluate_features
 
 
 def probe_run(

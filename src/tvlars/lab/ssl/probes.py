@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import math
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -20,34 +19,16 @@ from torch import Tensor, nn
 from tvlars.lab.data import ImageData
 from tvlars.lab.data.augment import crop_and_flip, draw_crops
 from tvlars.lab.data.image_data import pick
-from tvlars.lab.errors import UsageError, unknown
+from tvlars.lab.errors import UsageError
 from tvlars.lab.models import head_of, put_head
+from tvlars.lab.ssl.evaluations import NEIGHBOURS, Evaluated, ProbeSpec
 
-EVALUATIONS = ("linear", "knn", "random", "random-knn", "finetune")
 BATCH = 256
 LINEAR_EPOCHS, LINEAR_LR, LINEAR_DECAY = 100, 0.3, 1e-6
-NEIGHBOURS, TEMPERATURE = 20, 0.07
+TEMPERATURE = 0.07
 FINETUNE_EPOCHS, FINETUNE_HEAD_LR = 20, 0.5
 CALIBRATION = 4096
 """Images that set an untrained network's batch norm statistics."""
-
-
-@dataclass(frozen=True)
-class ProbeSpec:
-    """What to evaluate: ``kind`` is one of ``EVALUATIONS``, with a share of the training labels."""
-
-    name: str
-    kind: str
-    share: float = 1.0
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """What one evaluation of features found: accuracy on the test set (a fraction), with so many training labels."""
-
-    accuracy: float
-    labels: int
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -63,39 +44,6 @@ class Features:
     def with_labels(self, chosen: Tensor) -> Features:
         """The same with these training samples alone."""
         return replace(self, train=self.train[chosen], train_labels=self.train_labels[chosen])
-
-
-def parse_evaluations(text: str) -> list[ProbeSpec]:
-    """Evaluations from "linear,knn,linear-1%,finetune-10%"; "none" is an empty list.
-
-    Raises:
-        UsageError: one is unknown.
-    """
-    if not isinstance(text, str):
-        raise UsageError(f"evaluations must be names with commas between, got {text!r}")
-    if text == "none":
-        return []
-    found = []
-    for name in (part.strip() for part in text.split(",")):
-        match = re.fullmatch(r"(linear|finetune)-(\d{1,2}(?:\.\d{1,4})?)%", name)
-        if match and float(match[2]) > 0:
-            found.append(ProbeSpec(name, match[1], float(match[2]) / 100))
-        elif name in EVALUATIONS:
-            found.append(ProbeSpec(name, name))
-        else:
-            raise unknown("evaluation", name, [*EVALUATIONS, "linear-1%", "finetune-10%", "none"])
-    if len({one.name for one in found}) < len(found):
-        raise UsageError(f"evaluations must not repeat, got {text!r}")
-    return found
-
-
-def check_labels(data: ImageData, evaluations: str) -> None:
-    """Raise ``UsageError`` where something is to be evaluated and there are no labels to do it with."""
-    if data.classes < 2 and evaluations != "none":
-        raise UsageError(
-            f"evaluations need labels of two classes or more, but {data.name} has {data.classes}; "
-            "evaluations 'none' trains without any"
-        )
 
 
 def extract(
@@ -172,19 +120,6 @@ def evaluate_features(
         found[one.name] = Evaluated(accuracy, len(chosen), round(time.perf_counter() - start, 3))
         announce(one.name, found[one.name], classifier)
     return found, head
-
-
-def describe_evaluation(name: str, found: Evaluated, images: int) -> str:
-    """A result in words."""
-    kind, _, share = name.partition("-")
-    how = {
-        "linear": "linear evaluation",
-        "knn": f"nearest neighbours (k = {NEIGHBOURS})",
-        "finetune": "fine-tuning",
-        "random": "untrained network, nearest neighbours" if share == "knn" else "untrained network, linear evaluation",
-    }[kind]
-    labels = f" with {found.labels:,} labels" if found.labels < images else ""
-    return f"{how}{labels}: {found.accuracy:.2%} of test images right ({found.seconds:.1f} s)"
 
 
 def label_subset(labels: Tensor, share: float, seed: int) -> Tensor:

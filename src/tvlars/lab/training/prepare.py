@@ -12,7 +12,7 @@ from tvlars.lab.data import ImageData
 from tvlars.lab.errors import UsageError
 from tvlars.lab.measure.layer_stats import check_extra, check_layer_stats
 from tvlars.lab.run_folder.tensorboard import check_tensorboard
-from tvlars.lab.ssl.probes import check_labels
+from tvlars.lab.ssl.evaluations import check_labels
 from tvlars.plan import Plan
 
 

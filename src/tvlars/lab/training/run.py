@@ -32,7 +32,7 @@ from tvlars.lab.run_folder.disk import cannot_write
 from tvlars.lab.run_folder.record import EpochRow, Record, StepRow
 from tvlars.lab.run_folder.result import RunResult
 from tvlars.lab.run_folder.tensorboard import TensorBoardLog
-from tvlars.lab.ssl.probes import Evaluated
+from tvlars.lab.ssl.evaluations import Evaluated
 from tvlars.lab.training import state as run_state
 from tvlars.lab.training.batches import Batches
 from tvlars.lab.training.optimizers import build_optimizer
