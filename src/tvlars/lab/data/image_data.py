@@ -25,6 +25,13 @@ def pick(images: Tensor, index: Tensor) -> Tensor:
     return images[index.to(images.device)].to(index.device)
 
 
+def sample(images: Tensor, labels: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The same ``count`` random samples every time, or all where there are fewer."""
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0), device="cpu")
+    chosen = order[:count].to(labels.device)
+    return pick(images, chosen), labels[chosen]
+
+
 @dataclass(frozen=True)
 class ImageData:
     """One data set: images uint8 (N, C, H, W), labels int64 (N,), for training and for test."""

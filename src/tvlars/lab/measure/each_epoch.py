@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from tvlars.lab import memory
+from tvlars.lab.data.image_data import sample
 from tvlars.lab.errors import DivergedError, MovedFolderError, PreemptedError
-from tvlars.lab.measure.layer_stats import NOISE_SAMPLES, measure_noise, measure_sharpness, sample
+from tvlars.lab.measure.layer_stats import NOISE_SAMPLES, measure_noise, measure_sharpness
 
 if TYPE_CHECKING:
     from tvlars.lab.training.run import Run

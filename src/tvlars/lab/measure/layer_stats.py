@@ -23,7 +23,6 @@ from torch.optim import Optimizer
 from tvlars import noise_scale as noise
 from tvlars import sharpness
 from tvlars._reading import is_inside
-from tvlars.lab.data.image_data import pick
 from tvlars.lab.errors import UsageError
 from tvlars.sharpness._surface import LossSurface
 from tvlars.sharpness.hessian import _needed
@@ -95,14 +94,6 @@ def check_layer_stats() -> None:
             needed_for_stats(name)
         except ImportError as error:
             raise UsageError(str(error)) from error
-
-
-def sample(images: Tensor, labels: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The same ``count`` random samples every time, or all where there are fewer."""
-    chosen = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0), device="cpu")[:count].to(
-        labels.device
-    )
-    return pick(images, chosen), labels[chosen]
 
 
 def measure_sharpness(

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData
+from tvlars.lab.data.image_data import sample
 from tvlars.lab.errors import DivergedError, UsageError
-from tvlars.lab.measure.layer_stats import sample
 from tvlars.lab.models import head_of, put_head
 from tvlars.lab.processes.sync_batch_norm import plain_batch_norm
 from tvlars.lab.run_folder.record import Record
