@@ -95,9 +95,9 @@ def _main(arguments: Sequence[str] | None) -> int:
             SaidElsewhereError,
             UsageError,
         )
+        from tvlars.lab.files.disk import cannot_write
         from tvlars.lab.memory import amount, has_ended
         from tvlars.lab.processes.launcher import die_with_launcher, report_unexpected, way_on
-        from tvlars.lab.run_folder.disk import cannot_write
         from tvlars.lab.training.output import Lasting
     except KeyboardInterrupt:
         print("tvlars: interrupted", file=sys.stderr)

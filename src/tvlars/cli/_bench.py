@@ -29,7 +29,7 @@ def add(commands: Any) -> None:
 def _bench(parsed: argparse.Namespace) -> int:
     from tvlars.lab.bench import BenchConfig, bench
     from tvlars.lab.errors import UsageError
-    from tvlars.lab.run_folder.marked import check_output, mark, write_output
+    from tvlars.lab.files.marked import check_output, mark, write_output
 
     config = BenchConfig(seconds=parsed.seconds, accelerator=parsed.accelerator, workers=parsed.workers)
     if parsed.json is not None:

@@ -36,7 +36,7 @@ from tvlars.lab.experiments.board import BarBoard, LineBoard, duration
 from tvlars.lab.experiments.job import Halt, Job, Outcome, run_one
 from tvlars.lab.experiments.run_name import arguments, run_name
 from tvlars.lab.experiments.workers.ray_cluster import RayWorkers, _room
-from tvlars.lab.run_folder.lock import locked
+from tvlars.lab.files.lock import locked
 
 EXAMPLE = Path(__file__).parents[3] / "docs" / "examples" / "digits.yaml"
 SAME = ["run", "optimizer", "batch_size", "lr", "seed", "status", "epochs", "test_accuracy", "test_loss", "train_loss"]

@@ -89,7 +89,7 @@ CALLS = [
     ("torch:load", ["{}"]),
     ("torch.hub:load", ["{}"]),
     ("torch:save", ["{}", "{}"]),
-    ("tvlars.lab.run_folder.disk:write_whole", ["{}", "x"]),
+    ("tvlars.lab.files.disk:write_whole", ["{}", "x"]),
     ("builtins:getattr", ["{}", "__class__"]),
     ("pathlib:PosixPath", ["{}"]),
     ("torch.serialization:_get_layout", ["{}"]),

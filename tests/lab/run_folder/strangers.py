@@ -13,10 +13,10 @@ import torch
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.state_dict_saver import save as save_sharded
 
+from tvlars.lab.files.disk import digest_of
 from tvlars.lab.processes.processes import Processes
 from tvlars.lab.run_folder.checkpoints import checkpoint
 from tvlars.lab.run_folder.checkpoints.shards import TensorReader
-from tvlars.lab.run_folder.disk import digest_of
 
 
 def seal(path: Path, **entries: Any) -> None:

@@ -17,8 +17,8 @@ from PIL import Image
 
 from tvlars.lab import ImageData, TrainConfig, UsageError, evaluate, load_data, load_run, train
 from tvlars.lab.data.fingerprint import Fingerprint, digest_files
+from tvlars.lab.files.disk import digest_of
 from tvlars.lab.measure.landscape import run_sharpness
-from tvlars.lab.run_folder.disk import digest_of
 from tvlars.lab.run_folder.record import StepRow
 from tvlars.lab.ssl.probe_run import probe_run
 from tvlars.lab.training.progress import Reporter

@@ -22,13 +22,13 @@ import torch
 
 from tvlars.lab import DivergedError, LockedError, PreemptedError, TrainConfig, UsageError, load_run, train
 from tvlars.lab.data import ImageData, load_data
+from tvlars.lab.files.disk import digest_of
+from tvlars.lab.files.lock import locked
 from tvlars.lab.processes.launcher import _options as launch_options
 from tvlars.lab.processes.processes import Processes, make_fabric
 from tvlars.lab.run_folder import record
 from tvlars.lab.run_folder.checkpoints import checkpoint
 from tvlars.lab.run_folder.checkpoints.checkpoint import _prune
-from tvlars.lab.run_folder.disk import digest_of
-from tvlars.lab.run_folder.lock import locked
 from tvlars.lab.run_folder.record import EpochRow, StepRow, write_json
 from tvlars.lab.training.progress import Reporter
 

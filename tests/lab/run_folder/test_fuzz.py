@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 
 from tvlars.cli import main
 from tvlars.lab import TrainConfig, train
+from tvlars.lab.files.disk import digest_of
 from tvlars.lab.run_folder.checkpoints import checkpoint
-from tvlars.lab.run_folder.disk import digest_of
 from tvlars.lab.training.progress import Reporter
 
 EXAMPLES = int(os.environ.get("TVLARS_FUZZ", "100"))

@@ -20,10 +20,10 @@ from PIL import Image, PngImagePlugin
 from tvlars.cli import main
 from tvlars.lab import Reporter, TrainConfig, UsageError, load_run, train
 from tvlars.lab.comparison.comparison import Comparison
+from tvlars.lab.files.disk import append_whole, digest_of, write_whole
+from tvlars.lab.files.lock import LOCK, locked
 from tvlars.lab.report import page, report, write_report
 from tvlars.lab.report.picture import picture_uri
-from tvlars.lab.run_folder.disk import append_whole, digest_of, write_whole
-from tvlars.lab.run_folder.lock import LOCK, locked
 from tvlars.lab.run_folder.record import epochs_done, read_object
 
 TABLES = ("epochs.csv", "steps.csv", "sharpness.csv", "noise.csv", "representation.csv")

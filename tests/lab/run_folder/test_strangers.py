@@ -18,11 +18,11 @@ import torch
 from torch import nn
 
 from tvlars.lab import TrainConfig, UsageError
+from tvlars.lab.files.disk import digest_of
 from tvlars.lab.processes.processes import Processes, make_fabric
 from tvlars.lab.run_folder.checkpoints import checkpoint
 from tvlars.lab.run_folder.checkpoints.plain_pickle import read_torch_file
 from tvlars.lab.run_folder.checkpoints.plain_values import decode, encode
-from tvlars.lab.run_folder.disk import digest_of
 
 from .strangers import as_format_1, seal, small_checkpoint
 

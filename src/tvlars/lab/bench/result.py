@@ -12,7 +12,7 @@ from rich.table import Table
 from tvlars._reading import parse_json
 from tvlars.lab.bench.machine import Machine
 from tvlars.lab.bench.timing import Spread, per_second, ratio
-from tvlars.lab.run_folder.marked import mark
+from tvlars.lab.files.marked import mark
 
 MS, IMAGES = "ms", "images/s"
 

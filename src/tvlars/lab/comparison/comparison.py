@@ -13,7 +13,7 @@ from tvlars._reading import read_json, reason
 from tvlars.lab.comparison import statistics
 from tvlars.lab.comparison.verdict import answers, with_verdicts
 from tvlars.lab.errors import UsageError
-from tvlars.lab.run_folder.disk import write_whole
+from tvlars.lab.files.disk import write_whole
 from tvlars.lab.run_folder.loaded_run import read_correct
 from tvlars.lab.run_folder.record import write_json
 

@@ -20,9 +20,9 @@ from typing import Any, Protocol
 
 from tvlars._reading import open_regular, read_json
 from tvlars.lab.errors import LockedError, UsageError
-from tvlars.lab.run_folder.disk import open_to_append
+from tvlars.lab.files.disk import open_to_append
+from tvlars.lab.files.lock import LOCK, locked
 from tvlars.lab.run_folder.loaded_run import load_run
-from tvlars.lab.run_folder.lock import LOCK, locked
 
 CHILD = Path(__file__).with_name("workers") / "guardian.py"
 LOCK_PATIENCE = 600.0

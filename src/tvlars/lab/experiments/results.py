@@ -13,9 +13,9 @@ from tvlars.lab.comparison.comparison import Comparison, RunRow
 from tvlars.lab.config import MEANS, TrainConfig, deciding
 from tvlars.lab.errors import UsageError
 from tvlars.lab.experiments.job import last_lines
+from tvlars.lab.files.disk import write_whole
 from tvlars.lab.report import report
 from tvlars.lab.report.parts import parts_of
-from tvlars.lab.run_folder.disk import write_whole
 from tvlars.lab.run_folder.loaded_run import LoadedRun, load_run
 from tvlars.lab.run_folder.record import command_line
 

@@ -23,9 +23,9 @@ from tvlars.lab.experiments.results import OVER, SweepResult, SweepRun
 from tvlars.lab.experiments.run_name import arguments, at_home, run_name
 from tvlars.lab.experiments.workers.ray_cluster import RayWorkers
 from tvlars.lab.experiments.workers.this_machine import LocalWorkers
+from tvlars.lab.files.lock import LOCK, locked
 from tvlars.lab.processes.signals import not_ignored
 from tvlars.lab.run_folder.identity import check_data_of
-from tvlars.lab.run_folder.lock import LOCK, locked
 from tvlars.lab.run_folder.record import CONFIG, command_line, epochs_done, read_object, write_json
 from tvlars.lab.training.prepare import check_machine, check_run
 

@@ -39,7 +39,7 @@ from tvlars.lab.experiments.tune_folder import (
     read_stored,
     write_trials,
 )
-from tvlars.lab.run_folder.lock import locked
+from tvlars.lab.files.lock import locked
 from tvlars.lab.training.output import is_terminal, say
 from tvlars.lab.training.prepare import check_machine, check_run
 from tvlars.lab.training.progress import BarReporter, Reporter

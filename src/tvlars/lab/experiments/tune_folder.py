@@ -23,8 +23,8 @@ from tvlars.lab.experiments.results import write_table
 from tvlars.lab.experiments.run_name import given
 from tvlars.lab.experiments.space import Space
 from tvlars.lab.experiments.tune_config import TuneConfig
+from tvlars.lab.files.lock import LOCK
 from tvlars.lab.run_folder.identity import FINGERPRINT, check_data
-from tvlars.lab.run_folder.lock import LOCK
 from tvlars.lab.run_folder.record import command_line, write_json
 
 if TYPE_CHECKING:

@@ -8,10 +8,10 @@ from pathlib import Path
 from tvlars._reading import is_inside, is_regular
 from tvlars.lab.comparison.comparison import Comparison
 from tvlars.lab.errors import UsageError
+from tvlars.lab.files.marked import check_output, write_output
 from tvlars.lab.report.forms import FORMS, MARKS, SUFFIXES
 from tvlars.lab.report.page import Report, write_page
 from tvlars.lab.run_folder.loaded_run import LoadedRun, load_run
-from tvlars.lab.run_folder.marked import check_output, write_output
 
 __all__ = ["Report", "report", "write_page", "write_report"]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from tvlars.lab.comparison.verdict import with_verdicts
 from tvlars.lab.errors import UsageError
-from tvlars.lab.run_folder.marked import mark
+from tvlars.lab.files.marked import mark
 
 if TYPE_CHECKING:
     from tvlars.lab.report.page import Report

@@ -21,11 +21,11 @@ import plotly.offline
 from tvlars._reading import reason
 from tvlars.lab.comparison.statistics import best_arms, percent
 from tvlars.lab.comparison.verdict import against, is_ahead, p_text, points
+from tvlars.lab.files.disk import write_whole
 from tvlars.lab.report import figures, layers
 from tvlars.lab.report.arms import Arm, plan_number
 from tvlars.lab.report.parts import Part, parts_of, version_notes
 from tvlars.lab.report.picture import picture_uri
-from tvlars.lab.run_folder.disk import write_whole
 from tvlars.lab.run_folder.loaded_run import LoadedRun
 
 if TYPE_CHECKING:

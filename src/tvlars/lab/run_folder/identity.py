@@ -11,8 +11,8 @@ from tvlars.lab.config import MEANS, TrainConfig, deciding
 from tvlars.lab.data.fingerprint import Fingerprint, difference_of_names
 from tvlars.lab.data.place import FOLDER_PREFIX, same_folder
 from tvlars.lab.errors import UsageError
+from tvlars.lab.files.lock import LOCK
 from tvlars.lab.run_folder.checkpoints import checkpoint
-from tvlars.lab.run_folder.lock import LOCK
 from tvlars.lab.run_folder.record import CONFIG, MODEL, PLAN, read_object
 from tvlars.plan import Plan
 

@@ -19,10 +19,10 @@ from tvlars.lab import memory
 from tvlars.lab.config import COUNTS, TrainConfig
 from tvlars.lab.data.fingerprint import Fingerprint
 from tvlars.lab.errors import UsageError
+from tvlars.lab.files.disk import DIGEST, digest_of
 from tvlars.lab.measure.layer_stats import NoiseRow, SharpnessRow
 from tvlars.lab.models import MODELS
 from tvlars.lab.run_folder.checkpoints.plain_pickle import read_torch_file
-from tvlars.lab.run_folder.disk import DIGEST, digest_of
 from tvlars.lab.run_folder.identity import FINGERPRINT
 from tvlars.lab.run_folder.record import CORRECT, MODEL, EpochRow, StepRow, read_object
 from tvlars.lab.ssl.evaluations import Evaluated

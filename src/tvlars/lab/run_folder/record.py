@@ -42,8 +42,8 @@ from torch import Tensor
 from tvlars._reading import is_regular, read_bytes, read_json, read_text
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.errors import UsageError
-from tvlars.lab.run_folder.disk import DIGEST, PASSING, append_whole, digest_of, sync, write_whole
-from tvlars.lab.run_folder.place import Place
+from tvlars.lab.files.disk import DIGEST, PASSING, append_whole, digest_of, sync, write_whole
+from tvlars.lab.files.place import Place
 from tvlars.lab.ssl.evaluations import Evaluated
 from tvlars.plan import Plan
 

@@ -9,7 +9,7 @@ import torch
 
 from tvlars.lab.data import ImageData
 from tvlars.lab.errors import UsageError
-from tvlars.lab.run_folder.marked import check_output, mark, write_output
+from tvlars.lab.files.marked import check_output, mark, write_output
 from tvlars.lab.ssl.views import describe_views, draw_view, make_view, view_recipes
 
 EACH = 4

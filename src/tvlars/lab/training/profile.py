@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from tvlars.lab.errors import MovedFolderError
-from tvlars.lab.run_folder.disk import write_whole
+from tvlars.lab.files.disk import write_whole
 
 PHASES = ("data", "augmentation", "forward", "backward", "optimizer", "evaluation", "logging", "checkpoint")
 """In the order of the table; whatever else takes time is "other"."""

@@ -23,12 +23,12 @@ from tvlars.lab import memory
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData
 from tvlars.lab.errors import DivergedError, LostProcessError, MovedFolderError, PreemptedError, UsageError, status_of
+from tvlars.lab.files.disk import cannot_write
 from tvlars.lab.measure.each_epoch import measure_epoch
 from tvlars.lab.measure.layer_stats import RunStats, layer_stats
 from tvlars.lab.processes.processes import Processes, is_lost, whole_weights
 from tvlars.lab.processes.signals import StopSignals, stop
 from tvlars.lab.processes.sync_batch_norm import synchronize_batch_norm
-from tvlars.lab.run_folder.disk import cannot_write
 from tvlars.lab.run_folder.record import EpochRow, Record, StepRow
 from tvlars.lab.run_folder.result import RunResult
 from tvlars.lab.run_folder.tensorboard import TensorBoardLog

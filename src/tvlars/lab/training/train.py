@@ -16,14 +16,14 @@ from tvlars.lab import memory
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.errors import DivergedError, LostProcessError, MovedFolderError, PreemptedError, UsageError
+from tvlars.lab.files.disk import write_whole
+from tvlars.lab.files.lock import locked
 from tvlars.lab.models import build_model, head_of
 from tvlars.lab.processes.alike import check_alike, facts_of
 from tvlars.lab.processes.processes import Processes, is_lost, make_fabric
 from tvlars.lab.run_folder.checkpoints.checkpoint import finish_putting, those_in
-from tvlars.lab.run_folder.disk import write_whole
 from tvlars.lab.run_folder.identity import FINGERPRINT, check_folder
 from tvlars.lab.run_folder.loaded_run import load_run
-from tvlars.lab.run_folder.lock import locked
 from tvlars.lab.run_folder.record import ASIDE, EpochRow, NoRecord, Record, epochs_done, new_folder
 from tvlars.lab.run_folder.result import RunResult
 from tvlars.lab.ssl.draw_views import picture_of_views

@@ -35,6 +35,7 @@ from tvlars import __version__
 from tvlars._reading import open_regular, read_bytes, read_json, reason
 from tvlars.lab import memory
 from tvlars.lab.errors import MovedFolderError, UsageError
+from tvlars.lab.files.disk import DIGEST, digest_of, sync, write_synced
 from tvlars.lab.processes.processes import Processes
 from tvlars.lab.run_folder.checkpoints.plain_pickle import read_torch_file
 from tvlars.lab.run_folder.checkpoints.plain_values import decode, encode
@@ -48,7 +49,6 @@ from tvlars.lab.run_folder.checkpoints.shards import (
     TensorWriter,
     read_table,
 )
-from tvlars.lab.run_folder.disk import DIGEST, digest_of, sync, write_synced
 
 FORMAT = 2
 OLD_FORMAT = 1

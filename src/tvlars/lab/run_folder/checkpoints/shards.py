@@ -36,8 +36,8 @@ from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, W
 from torch.futures import Future
 
 from tvlars._reading import open_regular, parse_json, read_bytes
+from tvlars.lab.files.disk import write_synced
 from tvlars.lab.run_folder.checkpoints.plain_pickle import Made, Name, Pairs, read_pickle, read_torch_file
-from tvlars.lab.run_folder.disk import write_synced
 
 TABLE = "tensors.json"
 OLD_TABLE = ".metadata"

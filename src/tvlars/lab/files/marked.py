@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tvlars._reading import open_regular, reason
 from tvlars.lab.errors import UsageError
-from tvlars.lab.run_folder.disk import write_whole
+from tvlars.lab.files.disk import write_whole
 
 HEAD = 2**16
 """Bytes at a file's beginning in which its mark stands."""

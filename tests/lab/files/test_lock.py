@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tvlars.cli import main
-from tvlars.lab.run_folder.lock import LOCK, locked
+from tvlars.lab.files.lock import LOCK, locked
 
 
 @pytest.mark.parametrize(
