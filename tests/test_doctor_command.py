@@ -14,7 +14,7 @@ import torch
 
 from tvlars import __version__
 from tvlars.cli import main
-from tvlars.optim import _available, _triton
+from tvlars.optim import _triton, available
 
 WITHOUT = """
 import sys
@@ -33,8 +33,8 @@ if {missing}:
 else:
     sys.meta_path.insert(0, Broken())
 from tvlars.cli import main
-from tvlars.optim import _available
-_available.why_not_compiled = lambda device: "not tried"
+from tvlars.optim import available
+available.why_not_compiled = lambda device: "not tried"
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -48,7 +48,7 @@ def without(name: str, error: str | None, folder: Path, *arguments: str) -> subp
 @pytest.fixture(autouse=True)
 def _no_compiling(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compiling takes seconds, and one test of it is enough."""
-    monkeypatch.setattr(_available, "why_not_compiled", lambda device: "not tried")
+    monkeypatch.setattr(available, "why_not_compiled", lambda device: "not tried")
 
 
 def test_what_it_says(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,7 +81,7 @@ def test_for_machines(capsys: pytest.CaptureFixture[str]) -> None:
     }
     assert facts["devices"][0]["name"] == "cpu"
     assert (facts["no_cuda"] is None) == torch.cuda.is_available()
-    assert set(facts["paths"]["cpu"]) == {*_available.PATHS, "compile"}
+    assert set(facts["paths"]["cpu"]) == {*available.PATHS, "compile"}
     assert facts["usual_paths"]["cpu"] == "fused"
     assert facts["laboratory"] is None
     assert set(facts["data"]) >= {"digits", "fashion-mnist", "cifar10", "cifar100"}
@@ -90,9 +90,9 @@ def test_for_machines(capsys: pytest.CaptureFixture[str]) -> None:
 def test_reasons_are_the_librarys_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """A device whose kernels cannot run: the doctor says what the warning of ``fused=True`` would."""
     monkeypatch.setattr(_triton, "why_not", lambda device: "Triton is not installed (pip install triton)")
-    assert _available.why_not("triton", torch.device("cpu")) == "Triton is not installed (pip install triton)"
-    assert _available.why_not("fused", torch.device("meta")) == "these are torch's kernels for a CPU"
-    meta = _available.why_not("triton", torch.device("meta"))
+    assert available.why_not("triton", torch.device("cpu")) == "Triton is not installed (pip install triton)"
+    assert available.why_not("fused", torch.device("meta")) == "these are torch's kernels for a CPU"
+    meta = available.why_not("triton", torch.device("meta"))
     assert meta == "Triton is not installed (pip install triton)"
 
 
@@ -100,9 +100,9 @@ def test_reasons_are_the_librarys_own(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_paths_on_a_cuda_device() -> None:
     device = torch.device("cuda", 0)
     for path in ("for-loop", "foreach"):
-        assert _available.why_not(path, device) is None
-    assert _available.why_not("triton", device) == _triton.why_not(device)
-    assert _available.usual(device) == ("foreach" if _triton.why_not(device) else "triton")
+        assert available.why_not(path, device) is None
+    assert available.why_not("triton", device) == _triton.why_not(device)
+    assert available.usual(device) == ("foreach" if _triton.why_not(device) else "triton")
 
 
 def test_a_compiler_that_does_not_work(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,7 +112,7 @@ def test_a_compiler_that_does_not_work(monkeypatch: pytest.MonkeyPatch) -> None:
         raise RuntimeError("no compiler\nand a long story")
 
     monkeypatch.setattr(torch, "compile", broken)
-    assert _available.why_not_compiled(torch.device("cpu")) == "RuntimeError: no compiler"
+    assert available.why_not_compiled(torch.device("cpu")) == "RuntimeError: no compiler"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Argument checks shared by the core: one sentence that names the argument, the range and the value."""
+"""Argument checks shared by the core, each with one sentence that names the argument, the range and the value."""
 
 from __future__ import annotations
 
@@ -87,6 +87,12 @@ def shown(value: Any) -> str:
         return kind
     data = getattr(value, "dataset", value)  # of a DataLoader
     return f"{kind} of {len(data)} samples" if hasattr(data, "__getitem__") and hasattr(data, "__len__") else kind
+
+
+def one_line(error: BaseException) -> str:
+    """Return the type of an error and the first line of its message."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]:.200}" if lines else type(error).__name__
 
 
 def has_value(tensor: Tensor) -> bool:

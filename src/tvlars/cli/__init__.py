@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tvlars import __version__, _command
+from tvlars._checks import one_line
 from tvlars._environment import VariableError
 from tvlars.cli import _bench, _completion, _doctor, _look, _ssl, _sweep, _train
 from tvlars.cli._options import (
@@ -33,7 +34,6 @@ from tvlars.cli._options import (
     refuse_option_alone,
     refuse_unknown,
 )
-from tvlars.optim._available import one_line
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

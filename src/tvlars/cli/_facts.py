@@ -18,9 +18,9 @@ from typing import Any
 import torch
 
 import tvlars
+from tvlars._checks import one_line
 from tvlars._machine import cores, cpu_name, native_bf16
-from tvlars.optim import _available
-from tvlars.optim._available import one_line
+from tvlars.optim import available
 
 IMPORTED = ("lab", "sharpness")
 """Extras whose packages are imported, since the command line needs them; of the others the version is looked up."""
@@ -92,18 +92,18 @@ def gather(announce: Callable[[str], None] = lambda text: None) -> Facts:
         extras=extras,
         data=data,
         paths=paths,
-        usual_paths={device.name: _available.usual(torch.device(device.name)) for device in devices},
+        usual_paths={device.name: available.usual(torch.device(device.name)) for device in devices},
     )
 
 
 def _paths(device: torch.device, announce: Callable[[str], None]) -> dict[str, str | None]:
     announce(f"the optimizers' paths on {device}")
-    found = {path: _available.why_not(path, device) for path in _available.PATHS}
+    found = {path: available.why_not(path, device) for path in available.PATHS}
     announce(f"torch.compile on {device}")
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)  # what compilers log on their way is no part of the answer
     try:
-        return {**found, "compile": _available.why_not_compiled(device)}
+        return {**found, "compile": available.why_not_compiled(device)}
     finally:
         logging.disable(before)
 

@@ -16,11 +16,11 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from tvlars._checks import one_line
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.errors import UsageError
 from tvlars.lab.processes.processes import is_lost, started
 from tvlars.lab.processes.signals import not_ignored
-from tvlars.optim._available import one_line
 
 LAUNCHED = "TVLARS_LAUNCHED"
 """Set in processes that were started here, to our process id: they leave it to us to say what went wrong."""

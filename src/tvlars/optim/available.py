@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tvlars._checks import one_line
 from tvlars.optim import _triton
 from tvlars.optim._paths import split_by_path
 from tvlars.optim.lars import LARS
@@ -55,12 +56,6 @@ def why_not_compiled(device: torch.device) -> str | None:
     except Exception as error:  # whatever a compiler or driver may raise
         return one_line(error)
     return None
-
-
-def one_line(error: BaseException) -> str:
-    """The type of an error and the first line of what it says."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]:.200}" if lines else type(error).__name__
 
 
 def _stepped(device: torch.device, **options: Any) -> LARS:
