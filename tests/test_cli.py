@@ -6,15 +6,18 @@ import contextlib
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from tests.command import Command, tvlars
 from tvlars.cli import main
 from tvlars.lab import load_run
 
@@ -126,7 +129,7 @@ def test_train_on_a_terminal_shows_a_bar(tmp_path: Path) -> None:
 
 def test_a_diverged_run_ends_with_3(tmp_path: Path) -> None:
     arguments = ["--optimizer", "sgd", "--lr", "1e18", "--schedule", "constant", "--epochs", "2", "--out", "run"]
-    done = subprocess.run([*COMMAND, "train", *arguments], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = tvlars("train", *arguments, cwd=tmp_path)
     assert done.returncode == 3
     assert done.stderr.startswith("tvlars: sgd diverged: the loss was not finite at step ")
     assert "with lr 1e+18" in done.stderr
@@ -135,12 +138,8 @@ def test_a_diverged_run_ends_with_3(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_keeps_what_was_measured_and_ends_with_130(tmp_path: Path) -> None:
-    command = [*COMMAND, "train", "--epochs", "100000", "--out", "run"]
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    ) as child:
-        assert child.stdout is not None
+    arguments = ["train", "--epochs", "100000", "--out", "run"]
+    with Command(arguments, tmp_path, {**os.environ, "PYTHONUNBUFFERED": "1"}) as child:
         for line in child.stdout:
             if "epoch " in line and line.startswith("digits") and "     2/" in line:
                 break
@@ -277,8 +276,8 @@ def test_a_terminal_without_greek_letters(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_one_sentence_and_keeps_what_was_written(tmp_path: Path) -> None:
     """A limit on the size of files stands for the full disk: the rows fit, the weights do not."""
-    command = f"ulimit -f 100; exec {sys.executable} -m tvlars train --epochs 2 --out run"
-    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
+    limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (100 * 1024, 100 * 1024))
+    done = tvlars("train", "--epochs", 2, "--out", "run", cwd=tmp_path, before=limit)
     assert done.returncode == 2
     assert re.fullmatch(r"tvlars: cannot write.*: File too large; what was written before is kept\n", done.stderr)
     assert len(pd.read_csv(tmp_path / "run" / "epochs.csv")) == 2
@@ -287,7 +286,7 @@ def test_a_full_disk_is_one_sentence_and_keeps_what_was_written(tmp_path: Path) 
 
 def test_compare_ends_with_the_table_and_the_pages_path(tmp_path: Path) -> None:
     arguments = ["--epochs", "2", "--seeds", "0", "1", "--set", "lars.lr=3", "--out", "here"]
-    done = subprocess.run([*COMMAND, "compare", *arguments], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = tvlars("compare", *arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     lines = done.stdout.splitlines()

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.lab.data.test_data import write_folders
+from tests.lab.stops import StopAt
 from tvlars.cli import main
 from tvlars.lab import Reporter, TrainConfig, UsageError, evaluate, load_data, train
 from tvlars.lab.data.where import found
@@ -98,14 +99,10 @@ def test_the_other_commands(home: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_run_goes_on_however_the_folder_is_written(home: Path) -> None:
-    class Stop(Reporter):
-        def step(self, row: object) -> None:
-            raise KeyboardInterrupt
-
     run = home / "run"
     config = TrainConfig(data="imagefolder:data/", out=run, checkpoint_every="1-steps", **QUICK)
     with pytest.raises(KeyboardInterrupt):
-        train(config, reporter=Stop())
+        train(config, reporter=StopAt(step=1, error=KeyboardInterrupt))
     assert list((run / "checkpoints").iterdir())
     shutil.move(home / "data", home / "moved")
     for data, data_dir in (("imagefolder:./moved", None), ("imagefolder:moved", home), ("imagefolder:~/moved/", None)):

@@ -25,6 +25,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.command import Command
 from tests.lab.run_folder.disk import room
 from tvlars.cli import main
 from tvlars.cli._options import add_all, add_resume, train_config
@@ -821,8 +822,7 @@ def test_a_killed_sweep_loses_nothing(local: SweepResult, tmp_path: Path) -> Non
     grid = tmp_path / "grid.yaml"
     grid.write_text("base: {epochs: 60, accelerator: cpu}\ngrid: {optimizer: tvlars}")
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "tvlars", "sweep", str(grid), "--out", str(out)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as killed:
+    with Command(["sweep", grid, "--out", out], tmp_path) as killed:
         folder = out / local.runs[0].name
         wait_for(lambda: rows(folder) >= 2 or killed.poll() is not None)
         pid = training_process(folder)

@@ -24,11 +24,6 @@ from tvlars.lab.training.progress import Reporter
 QUICK: dict[str, Any] = dict(epochs=1, accelerator="cpu", precision="32-true")
 
 
-@pytest.fixture(scope="module")
-def digits() -> ImageData:
-    return load_data("digits")
-
-
 def said(config: TrainConfig, data: ImageData, other: TrainConfig, other_data: ImageData) -> str:
     pairs = ((config, data), (other, other_data))
     return difference([facts_of(one, one.plan(len(held.train_labels)), held, "32-true") for one, held in pairs])

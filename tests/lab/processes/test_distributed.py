@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
+from tests.command import Command, tvlars
 from tests.lab.processes.processes import in_processes
+from tests.lab.stops import StopAt
 from tvlars.lab import TrainConfig, UsageError, load_run, train
 from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.errors import DivergedError, LostProcessError, SaidElsewhereError
@@ -34,7 +37,6 @@ from tvlars.lab.run_folder.checkpoints.shards import TensorWriter
 from tvlars.lab.training.prepare import describe_batch
 from tvlars.lab.training.progress import Reporter
 
-COMMAND = [sys.executable, "-m", "tvlars"]
 CPU: dict[str, Any] = dict(precision="32-true", accelerator="cpu")
 # Small steps, so that rounding is not blown up by the training itself.
 CALM: dict[str, Any] = dict(epochs=4, schedule="constant", lr=0.1, batch_size=256, **CPU)
@@ -152,23 +154,14 @@ def test_shards_train_as_one_process(tmp_path: Path, alone: Path) -> None:
         assert_equal_runs(alone / name, tmp_path / name)
 
 
-class Cut(Reporter):
-    def step(self, row: Any) -> None:
-        if row.step == 9:
-            os._exit(0)  # as a machine that is switched off
-
-
 def cut_off(folder: Path, more: dict[str, Any]) -> None:
     """Train until the middle of the second epoch; checkpoints of steps 6 and 8 stay."""
     options = {**RUNS["tvlars"], "checkpoint_every": "2-steps", **more}
-    reporter = Cut()
-
-    class Everywhere(Cut):
-        pass
+    reporter = StopAt(step=9, error=partial(os._exit, 0))  # as a machine that is switched off
 
     from tvlars.lab.training import train as engine
 
-    engine.Reporter = Everywhere  # type: ignore[misc]
+    engine.Reporter = lambda: reporter  # type: ignore[assignment, misc]
     train(TrainConfig(**options, out=folder), data=odd_digits(), reporter=reporter)
 
 
@@ -374,11 +367,8 @@ def test_a_process_that_does_not_come_to_the_first_meeting_is_noticed(tmp_path: 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 
 
-def start(folder: Path, arguments: str, **more: Any) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [*COMMAND, *arguments.split()], cwd=folder, env=ENVIRONMENT, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, **more,
-    )  # fmt: skip
+def start(folder: Path, arguments: str) -> Command:
+    return Command(arguments.split(), folder, ENVIRONMENT)
 
 
 def children(pid: int) -> list[int]:
@@ -395,12 +385,11 @@ def children(pid: int) -> list[int]:
     return [one for _, one in sorted(found)]
 
 
-def wait_for_epoch(child: subprocess.Popen[str], epoch: int) -> None:
-    assert child.stdout is not None
+def wait_for_epoch(child: Command, epoch: int) -> None:
     for line in child.stdout:
         if f"epoch {epoch:>6}/" in line:
             return
-    raise AssertionError(child.stderr.read() if child.stderr else "")
+    raise AssertionError(child.stderr.read())
 
 
 ENDLESS = "train --devices 2 --epochs 100000 --accelerator cpu --checkpoint-every 1000-steps --out run"
@@ -472,9 +461,7 @@ def test_processes_end_when_their_launcher_is_killed(tmp_path: Path) -> None:
 def test_an_error_of_one_process_is_said_once(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "precious").touch()
-    done = subprocess.run(
-        [*COMMAND, *ENDLESS.split()], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False
-    )
+    done = tvlars(*ENDLESS.split(), cwd=tmp_path, env=ENVIRONMENT)
     assert done.returncode == 2
     assert done.stderr == "tvlars: out must be a new or empty folder, and 'run' holds something already\n"
 

@@ -15,31 +15,17 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.lab.stops import StopAt
 from tvlars.lab import ImageData, TrainConfig, UsageError, evaluate, load_data, load_run, train
 from tvlars.lab.data.fingerprint import Fingerprint, digest_files
 from tvlars.lab.files.disk import digest_of
 from tvlars.lab.measure.landscape import run_sharpness
-from tvlars.lab.run_folder.record import StepRow
 from tvlars.lab.ssl.probe_run import probe_run
 from tvlars.lab.training.progress import Reporter
 
 QUICK: dict[str, Any] = dict(
     epochs=3, batch_size=4, precision="32-true", accelerator="cpu", checkpoint_every="1-steps", layer_stats=1
 )
-
-
-class CutAt(Reporter):
-    """Dies as a killed run would after a step; keeps what it is told."""
-
-    def __init__(self, step: int = 0) -> None:
-        self.at, self.lines = step, [""]
-
-    def start(self, config: Any, plan: Any, lines: list[str], folder: Path, step: int = 0) -> None:
-        self.lines = lines
-
-    def step(self, row: StepRow) -> None:
-        if row.step == self.at:
-            raise SystemExit
 
 
 def write_pictures(folder: Path) -> None:
@@ -56,7 +42,7 @@ def write_pictures(folder: Path) -> None:
 
 def cut_off(config: TrainConfig, data: ImageData | None = None) -> None:
     with pytest.raises(SystemExit):
-        train(config, data=data, reporter=CutAt(4))
+        train(config, data=data, reporter=StopAt(4))
     assert config.out is not None
     (config.out / "summary.json").unlink()
 
@@ -127,7 +113,7 @@ def test_a_folder_that_was_copied_elsewhere_is_the_same(tmp_path: Path, begun: P
     shutil.copytree(begun, tmp_path / "here", copy_function=shutil.copyfile)  # without times
     place = tmp_path / "here"
     config = TrainConfig(data="imagefolder:data", data_dir=place, out=place / "run", resume=True, **QUICK)
-    listens = CutAt()
+    listens = StopAt()
     train(config, reporter=listens)
     assert not [line for line in listens.lines if line.startswith("warning") and "compared" in line]
     rename_a_file(place / "data")
@@ -207,7 +193,7 @@ def test_what_earlier_versions_wrote_goes_on_with_a_note(tmp_path: Path, begun: 
         train(config, reporter=Reporter())
     for split in ("train", "val"):
         (place / "data" / split / "zebra").rename(place / "data" / split / "cat")
-    listens = CutAt()
+    listens = StopAt()
     train(config, reporter=listens)
     assert any("does not say which data it is of, so that they could not be compared" in line for line in listens.lines)
 

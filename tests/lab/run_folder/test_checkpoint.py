@@ -9,10 +9,10 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,10 @@ import pandas as pd
 import pytest
 import torch
 
+from tests.command import Command
+from tests.lab.stops import StopAt
 from tvlars.lab import DivergedError, LockedError, PreemptedError, TrainConfig, UsageError, load_run, train
-from tvlars.lab.data import ImageData, load_data
+from tvlars.lab.data import ImageData
 from tvlars.lab.files.disk import digest_of
 from tvlars.lab.files.lock import locked
 from tvlars.lab.processes.launcher import _options as launch_options
@@ -29,33 +31,12 @@ from tvlars.lab.processes.processes import Processes, make_fabric
 from tvlars.lab.run_folder import record
 from tvlars.lab.run_folder.checkpoints import checkpoint
 from tvlars.lab.run_folder.checkpoints.checkpoint import _prune
-from tvlars.lab.run_folder.record import EpochRow, StepRow, write_json
+from tvlars.lab.run_folder.record import StepRow, write_json
 from tvlars.lab.training.progress import Reporter
 
-COMMAND = [sys.executable, "-m", "tvlars"]
 QUICK: dict[str, Any] = dict(epochs=3, precision="32-true", accelerator="cpu", checkpoint_every="2-steps")
 TIMES = ["images_per_second", "seconds"]
 """Columns that are measured with a clock."""
-
-
-@pytest.fixture(scope="module")
-def digits() -> ImageData:
-    return load_data("digits")
-
-
-class StopAt(Reporter):
-    """Dies as a run would that is cut off: after that step, or after that epoch's row, nothing is written any more."""
-
-    def __init__(self, step: int = 0, epoch: int = 0) -> None:
-        self.at_step, self.at_epoch = step, epoch
-
-    def step(self, row: StepRow) -> None:
-        if row.step == self.at_step:
-            raise SystemExit
-
-    def epoch(self, row: EpochRow) -> None:
-        if row.epoch == self.at_epoch:
-            raise SystemExit
 
 
 def rows(folder: Path, name: str) -> pd.DataFrame:
@@ -167,12 +148,8 @@ def test_kill_9_at_ten_random_moments(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_sigterm_and_sighup_save_and_have_exit_codes(tmp_path: Path, number: signal.Signals) -> None:
-    command = [*COMMAND, "train", "--epochs", "100000", "--out", "run", "--accelerator", "cpu"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    ) as child:
-        assert child.stdout is not None
+    arguments = ["train", "--epochs", "100000", "--out", "run", "--accelerator", "cpu"]
+    with Command(arguments, tmp_path, {**os.environ, "PYTHONUNBUFFERED": "1"}) as child:
         for line in child.stdout:
             if "     2/" in line:
                 break
@@ -208,13 +185,10 @@ def test_a_second_sigterm_does_not_cut_off_what_is_written_last(tmp_path: Path, 
 def test_an_ignored_signal_stays_ignored(tmp_path: Path, digits: ImageData, monkeypatch: pytest.MonkeyPatch) -> None:
     """As SIGHUP is under nohup, and SIGINT in the background of a shell; in processes that are started, too."""
 
-    class Raises(Reporter):
-        def step(self, row: StepRow) -> None:
-            signal.raise_signal(signal.SIGHUP)
-
+    raises = StopAt(step=3, error=partial(signal.raise_signal, signal.SIGHUP))
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        assert train(TrainConfig(out=tmp_path / "run", **QUICK), data=digits, reporter=Raises()).epochs
+        assert train(TrainConfig(out=tmp_path / "run", **QUICK), data=digits, reporter=raises).epochs
         handled = launch_options(TrainConfig(devices=2), str(tmp_path)).signals_to_handle.split(",")
     finally:
         signal.signal(signal.SIGHUP, before)
@@ -224,14 +198,9 @@ def test_an_ignored_signal_stays_ignored(tmp_path: Path, digits: ImageData, monk
 
 
 def test_a_signal_in_the_evaluation_is_obeyed_there(tmp_path: Path, digits: ImageData) -> None:
-    class Terminated(Reporter):
-        def epoch(self, row: EpochRow) -> None:
-            if row.epoch == 2:
-                signal.raise_signal(signal.SIGTERM)
-
     config = TrainConfig(out=tmp_path / "run", **{**QUICK, "checkpoint_every": None})
     with pytest.raises(PreemptedError):
-        train(config, data=digits, reporter=Terminated())
+        train(config, data=digits, reporter=StopAt(epoch=2, error=partial(signal.raise_signal, signal.SIGTERM)))
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     train(replace(config, out=tmp_path / "whole"), data=digits, reporter=Reporter())
     train(replace(config, resume=True), data=digits, reporter=Reporter())
@@ -249,16 +218,9 @@ def cut(tmp_path_factory: pytest.TempPathFactory, digits: ImageData) -> Path:
     return folder
 
 
-class Listens(StopAt):
-    """Keeps what it is told."""
-
-    def start(self, config: Any, plan: Any, lines: list[str], folder: Path, step: int = 0) -> None:
-        self.lines = lines
-
-
 def resume(cut: Path, folder: Path, digits: ImageData, stop: int = 0, **options: Any) -> str:
     """Go on from a copy of ``cut`` that was tampered with, to the end or to a step; what the user is told."""
-    listens = Listens(step=stop)
+    listens = StopAt(step=stop)
     with contextlib.suppress(SystemExit):
         train(TrainConfig(out=folder, resume=True, **{**QUICK, **options}), data=digits, reporter=listens)
     return "\n".join(listens.lines)
@@ -739,14 +701,9 @@ def test_a_checkpoint_of_an_earlier_version_lacks_options(tmp_path: Path, cut: P
 
 
 def test_a_run_that_was_interrupted_without_a_checkpoint_begins_anew(tmp_path: Path, digits: ImageData) -> None:
-    class Impatient(Reporter):
-        def step(self, row: StepRow) -> None:
-            if row.step == 3:
-                raise KeyboardInterrupt
-
     config = TrainConfig(out=tmp_path / "run", **{**QUICK, "epochs": 1, "checkpoint_every": None})
     with pytest.raises(KeyboardInterrupt):
-        train(config, data=digits, reporter=Impatient())
+        train(config, data=digits, reporter=StopAt(step=3, error=KeyboardInterrupt))
     shutil.rmtree(tmp_path / "run" / "checkpoints", ignore_errors=True)  # as if the disk had had no room
     train(replace(config, resume=True), data=digits, reporter=Reporter())
     assert load_run(tmp_path / "run").complete

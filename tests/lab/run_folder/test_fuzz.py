@@ -15,17 +15,16 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.lab.stops import StopAt
 from tvlars.cli import main
 from tvlars.lab import TrainConfig, train
 from tvlars.lab.files.disk import digest_of
 from tvlars.lab.run_folder.checkpoints import checkpoint
-from tvlars.lab.training.progress import Reporter
 
 EXAMPLES = int(os.environ.get("TVLARS_FUZZ", "100"))
 FUZZ = settings(
@@ -99,17 +98,12 @@ def test_grids(tmp_path: Path, content: str | bytes) -> None:
 def almost(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that has a checkpoint one step before its end, and no other."""
 
-    class Stop(Reporter):
-        def step(self, row: Any) -> None:
-            if row.step == 5:
-                raise SystemExit
-
     folder = tmp_path_factory.mktemp("almost") / "run"
     config = TrainConfig(
         epochs=1, precision="32-true", accelerator="cpu", checkpoint_every="4-steps", checkpoint_keep=1, out=folder
     )
     with pytest.raises(SystemExit):
-        train(config, reporter=Stop())
+        train(config, reporter=StopAt(step=5))
     (folder / "summary.json").unlink()
     return folder
 

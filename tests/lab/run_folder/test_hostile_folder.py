@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from PIL import Image, PngImagePlugin
 
+from tests.lab.stops import StopAt
 from tvlars.cli import main
 from tvlars.lab import Reporter, TrainConfig, UsageError, load_run, train
 from tvlars.lab.comparison.comparison import Comparison
@@ -307,12 +308,8 @@ def test_folders_in_a_run_folder_are_its_own(tmp_path: Path) -> None:
     options = {"epochs": 1, "batch_size": 512, "precision": "32-true", "accelerator": "cpu", "layer_stats": 1}
     config = TrainConfig(**options, checkpoint_every="2-steps", out=run)
 
-    class Stop(Reporter):
-        def step(self, row: object) -> None:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        train(config, reporter=Stop())
+        train(config, reporter=StopAt(step=1, error=KeyboardInterrupt))
     shutil.rmtree(run / "layer-stats")
     (run / "layer-stats").symlink_to(mine)
     code, said = said_by("train", "--resume", run)
@@ -445,14 +442,13 @@ def test_weights_of_another_type(folder: Path) -> None:
 
 
 def test_a_run_that_goes_on_knows_its_model_best(tmp_path: Path) -> None:
-    class Stop(Reporter):
-        def step(self, row: object) -> None:
-            raise KeyboardInterrupt
-
     run = tmp_path / "run"
     options: dict[str, Any] = {"epochs": 1, "batch_size": 512, "precision": "32-true", "accelerator": "cpu"}
     with pytest.raises(KeyboardInterrupt):
-        train(TrainConfig(**options, checkpoint_every="2-steps", out=run), reporter=Stop())
+        train(
+            TrainConfig(**options, checkpoint_every="2-steps", out=run),
+            reporter=StopAt(step=1, error=KeyboardInterrupt),
+        )
     good = (run / "model.json").read_text()
     (run / "model.json").write_text(json.dumps({**json.loads(good), "image_size": 64, "mean": [0.0]}))
     train(TrainConfig(**options, out=run, resume=True), reporter=Reporter())

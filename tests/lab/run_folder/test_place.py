@@ -14,7 +14,7 @@ from torch import nn
 from tvlars import LARS, plan
 from tvlars.cli import main
 from tvlars.lab import TrainConfig, load_run, train
-from tvlars.lab.data import ImageData, load_data
+from tvlars.lab.data import ImageData
 from tvlars.lab.errors import MovedFolderError
 from tvlars.lab.measure.layer_stats import RunStats
 from tvlars.lab.processes.processes import Processes, make_fabric
@@ -27,11 +27,6 @@ from tvlars.lab.training.progress import LineReporter, Reporter
 
 QUICK: dict[str, Any] = dict(epochs=2, precision="32-true", accelerator="cpu", checkpoint_every="2-steps")
 SENTENCE = "must stay the folder that this run began in, but it was moved or taken away"
-
-
-@pytest.fixture(scope="module")
-def digits() -> ImageData:
-    return load_data("digits")
 
 
 def exchange(folder: Path, by: str = "another") -> None:

@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 import torch
 
+from tests.lab.stops import StopAt
 from tvlars.cli import main
 from tvlars.lab import DivergedError, TrainConfig, UsageError, load_run, train
-from tvlars.lab.data import ImageData, load_data
+from tvlars.lab.data import ImageData
 from tvlars.lab.run_folder.checkpoints import checkpoint, state_check
 from tvlars.lab.run_folder.checkpoints.plain_values import encode
 from tvlars.lab.run_folder.checkpoints.state_check import ENTRIES, Checked, check_precision
@@ -37,17 +38,6 @@ KINDS: dict[str, dict[str, Any]] = {
 state of torch's own, and a probe."""
 
 
-class Stop(Reporter):
-    def step(self, row: StepRow) -> None:
-        if row.step == 9:
-            raise SystemExit
-
-
-@pytest.fixture(scope="module")
-def digits() -> ImageData:
-    return load_data("digits")
-
-
 @pytest.fixture(scope="module")
 def cut(tmp_path_factory: pytest.TempPathFactory, digits: ImageData) -> Callable[[str], Path]:
     """A run of a kind that was cut off in step 9, in its second epoch of five steps, with a checkpoint of step 8."""
@@ -57,7 +47,11 @@ def cut(tmp_path_factory: pytest.TempPathFactory, digits: ImageData) -> Callable
         if kind not in made:
             folder = tmp_path_factory.mktemp(kind) / "run"
             with pytest.raises(SystemExit):
-                train(TrainConfig(out=folder, checkpoint_keep=1, **QUICK, **KINDS[kind]), data=digits, reporter=Stop())
+                train(
+                    TrainConfig(out=folder, checkpoint_keep=1, **QUICK, **KINDS[kind]),
+                    data=digits,
+                    reporter=StopAt(step=9),
+                )
             (folder / "summary.json").unlink()
             made[kind] = folder
         return made[kind]
@@ -84,7 +78,7 @@ def contents(folder: Path) -> dict[str, tuple[int, str]]:
 
 
 def resume(folder: Path, kind: str, digits: ImageData) -> None:
-    train(TrainConfig(out=folder, resume=True, **QUICK, **KINDS[kind]), data=digits, reporter=Stop())
+    train(TrainConfig(out=folder, resume=True, **QUICK, **KINDS[kind]), data=digits, reporter=StopAt(step=9))
 
 
 def refused(folder: Path, kind: str, digits: ImageData, *words: str) -> str:

@@ -32,7 +32,7 @@ from tvlars.lab import (
     report,
     train,
 )
-from tvlars.lab.data import ImageData, load_data
+from tvlars.lab.data import ImageData
 from tvlars.lab.models import build_model
 from tvlars.lab.ssl.methods import METHODS, BarlowTwins
 from tvlars.lab.ssl.presets import PRESETS
@@ -42,11 +42,6 @@ from tvlars.lab.training.progress import BarReporter
 QUICK: dict[str, Any] = dict(
     task="barlow-twins", epochs=2, precision="32-true", accelerator="cpu", projector="64-64", evaluations="none"
 )
-
-
-@pytest.fixture(scope="module")
-def digits() -> ImageData:
-    return load_data("digits")
 
 
 def quick(folder: Path, digits: ImageData, **options: Any) -> Path:

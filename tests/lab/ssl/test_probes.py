@@ -13,7 +13,7 @@ from torch import Tensor, nn
 pytest.importorskip("lightly.loss", reason="the extra 'lab' (lightly) is not installed")
 
 from tvlars.lab import UsageError
-from tvlars.lab.data import ImageData, load_data
+from tvlars.lab.data import ImageData
 from tvlars.lab.models import MODELS, build_model, head_of, put_head
 from tvlars.lab.ssl import representation
 from tvlars.lab.ssl.evaluations import check_labels, parse_evaluations
@@ -35,11 +35,6 @@ def clusters(scale: float = 1.0) -> Features:
     labels = torch.arange(300) % 3
     x = (middles[labels] + torch.randn(300, 4, generator=generator)) * torch.tensor([1.0, 100.0, 0.01, 1.0]) * scale
     return Features(x[:200], labels[:200], x[200:], labels[200:], 3)
-
-
-@pytest.fixture(scope="module")
-def digits() -> ImageData:
-    return load_data("digits")
 
 
 def test_linear_probe_does_what_a_solver_finds() -> None:

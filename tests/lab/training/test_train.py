@@ -17,18 +17,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.lab.stops import StopAt
 from tvlars.lab import DivergedError, TrainConfig, UsageError, load_run, train
-from tvlars.lab.data import ImageData, load_data
+from tvlars.lab.data import ImageData
 from tvlars.lab.models import MODELS
 from tvlars.lab.training.prepare import describe_batch
 from tvlars.lab.training.progress import Reporter
 
 QUICK: dict[str, Any] = dict(epochs=2, precision="32-true", accelerator="cpu")
-
-
-@pytest.fixture(scope="module")
-def digits() -> ImageData:
-    return load_data("digits")
 
 
 class Plain(nn.Module):
@@ -180,13 +176,8 @@ def test_labels_and_images_must_fit(digits: ImageData) -> None:
 
 
 def test_an_interrupted_run_keeps_its_record(tmp_path: Path, digits: ImageData) -> None:
-    class Stop(Reporter):
-        def step(self, row: Any) -> None:
-            if row.step == 8:
-                raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        train(TrainConfig(out=tmp_path / "run", **QUICK), data=digits, reporter=Stop())
+        train(TrainConfig(out=tmp_path / "run", **QUICK), data=digits, reporter=StopAt(step=8, error=KeyboardInterrupt))
     assert pd.read_csv(tmp_path / "run" / "steps.csv")["step"].tolist() == list(range(1, 9))
     assert pd.read_csv(tmp_path / "run" / "epochs.csv")["epoch"].tolist() == [1]
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "interrupted"
@@ -301,14 +292,12 @@ def test_a_device_that_is_missing_is_named(tmp_path: Path, digits: ImageData) ->
 
 
 def test_an_interrupt_that_something_swallows_acts_at_the_next_step(digits: ImageData, tmp_path: Path) -> None:
-    class Swallows(Reporter):
-        def step(self, row: Any) -> None:
-            if row.step == 3:
-                with contextlib.suppress(KeyboardInterrupt):
-                    signal.raise_signal(signal.SIGINT)
+    def swallow() -> None:
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        train(TrainConfig(out=tmp_path / "run", **QUICK), data=digits, reporter=Swallows())
+        train(TrainConfig(out=tmp_path / "run", **QUICK), data=digits, reporter=StopAt(step=3, error=swallow))
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert (summary["status"], summary["steps"]) == ("interrupted", 3)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
