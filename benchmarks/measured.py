@@ -14,7 +14,7 @@ import pandas as pd
 from tvlars.lab import DivergedError, Reporter, TrainConfig, train
 from tvlars.lab.comparison.statistics import mean_and_interval
 from tvlars.lab.data import ImageData
-from tvlars.lab.run_folder.result import RunResult
+from tvlars.lab.run_folder.loaded_run import RunResult
 
 RESULT = ("test_accuracy", "test_loss", "train_loss", "images_per_second")
 

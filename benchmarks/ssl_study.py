@@ -27,7 +27,7 @@ from measured import Table, median_speed, percent
 
 from tvlars.lab import TrainConfig
 from tvlars.lab.data import load_data
-from tvlars.lab.run_folder.result import RunResult
+from tvlars.lab.run_folder.loaded_run import RunResult
 
 ARMS: dict[str, dict[str, Any]] = {
     "tvlars": dict(optimizer="tvlars"),

@@ -94,7 +94,7 @@ def _report(parsed: argparse.Namespace) -> int:
 
     from tvlars.lab.errors import UsageError
     from tvlars.lab.report import report
-    from tvlars.lab.run_folder.record import command_line
+    from tvlars.lab.run_folder.environment import command_line
 
     out = parsed.out
     if out is None:

@@ -28,7 +28,7 @@ from tvlars.lab.experiments.job import read_status
 from tvlars.lab.experiments.run_name import run_name
 from tvlars.lab.experiments.space import Choice, Range, grid_points, parse_spaces
 from tvlars.lab.experiments.trials import open_storage
-from tvlars.lab.run_folder.record import EpochRow
+from tvlars.lab.run_folder.rows import EpochRow
 from tvlars.lab.training.progress import Reporter
 
 RATES = {"tvlars": 16.0, "lamb": 0.015}

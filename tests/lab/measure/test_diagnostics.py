@@ -16,8 +16,8 @@ pytest.importorskip("curvlinops", reason="the extra 'sharpness' (curvlinops-for-
 from tvlars import LARS
 from tvlars.cli import main
 from tvlars.lab import Reporter, TrainConfig, UsageError, load_run, run_landscape, run_sharpness, train
-from tvlars.lab.measure.layer_stats import NoiseRow, RunStats, SharpnessRow, layer_stats, measure_noise
-from tvlars.lab.run_folder.record import StepRow
+from tvlars.lab.measure.layer_stats import RunStats, layer_stats, measure_noise
+from tvlars.lab.run_folder.rows import NoiseRow, SharpnessRow, StepRow
 from tvlars.lab.run_folder.tensorboard import TensorBoardLog
 from tvlars.stats import read_layer_stats
 

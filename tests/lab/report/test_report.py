@@ -19,10 +19,10 @@ from tvlars.cli import main
 from tvlars.lab import Reporter, TrainConfig, UsageError, load_run, report, train
 from tvlars.lab.comparison.statistics import best_arms, differences, table
 from tvlars.lab.comparison.verdict import answer
-from tvlars.lab.measure.layer_stats import NoiseRow, SharpnessRow
 from tvlars.lab.report.arms import make_arms
 from tvlars.lab.report.layers import color_ranges, heat_map, mean_layer_stats
 from tvlars.lab.report.parts import parts_of
+from tvlars.lab.run_folder.rows import NoiseRow, SharpnessRow
 
 EVIL = "<script>alert(1)</script>"
 

@@ -31,7 +31,8 @@ from tvlars.lab.processes.processes import Processes, make_fabric
 from tvlars.lab.run_folder import record
 from tvlars.lab.run_folder.checkpoints import checkpoint
 from tvlars.lab.run_folder.checkpoints.checkpoint import _prune
-from tvlars.lab.run_folder.record import StepRow, write_json
+from tvlars.lab.run_folder.record import write_json
+from tvlars.lab.run_folder.rows import StepRow
 from tvlars.lab.training.progress import Reporter
 
 QUICK: dict[str, Any] = dict(epochs=3, precision="32-true", accelerator="cpu", checkpoint_every="2-steps")

@@ -25,7 +25,8 @@ from tvlars.lab.files.disk import append_whole, digest_of, write_whole
 from tvlars.lab.files.lock import LOCK, locked
 from tvlars.lab.report import page, report, write_report
 from tvlars.lab.report.picture import picture_uri
-from tvlars.lab.run_folder.record import epochs_done, read_object
+from tvlars.lab.run_folder.record import read_object
+from tvlars.lab.run_folder.rows import epochs_done
 
 TABLES = ("epochs.csv", "steps.csv", "sharpness.csv", "noise.csv", "representation.csv")
 OBJECTS = ("config.json", "plan.json", "environment.json", "summary.json", "evaluations.json")

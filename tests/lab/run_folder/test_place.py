@@ -19,7 +19,8 @@ from tvlars.lab.errors import MovedFolderError
 from tvlars.lab.measure.layer_stats import RunStats
 from tvlars.lab.processes.processes import Processes, make_fabric
 from tvlars.lab.run_folder.checkpoints import checkpoint
-from tvlars.lab.run_folder.record import EpochRow, Record, StepRow
+from tvlars.lab.run_folder.record import Record
+from tvlars.lab.run_folder.rows import EpochRow, StepRow
 from tvlars.lab.run_folder.tensorboard import TensorBoardLog
 from tvlars.lab.ssl.evaluations import Evaluated
 from tvlars.lab.training.profile import Phases

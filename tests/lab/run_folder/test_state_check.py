@@ -21,7 +21,7 @@ from tvlars.lab.data import ImageData
 from tvlars.lab.run_folder.checkpoints import checkpoint, state_check
 from tvlars.lab.run_folder.checkpoints.plain_values import encode
 from tvlars.lab.run_folder.checkpoints.state_check import ENTRIES, Checked, check_precision
-from tvlars.lab.run_folder.record import StepRow
+from tvlars.lab.run_folder.rows import StepRow
 from tvlars.lab.training.progress import Reporter
 
 from .strangers import as_format_1, seal
@@ -192,7 +192,7 @@ def test_rows(
 ) -> None:
     from dataclasses import fields
 
-    from tvlars.lab.run_folder.record import EpochRow
+    from tvlars.lab.run_folder.rows import EpochRow
 
     folder = copied("tvlars")
     columns = [field.name for field in fields(EpochRow if entry == "epochs" else StepRow)]

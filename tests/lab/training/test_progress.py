@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tvlars.lab import TrainConfig
-from tvlars.lab.run_folder.record import EpochRow, StepRow
+from tvlars.lab.run_folder.rows import EpochRow, StepRow
 from tvlars.lab.training.progress import BarReporter, LineReporter, Reporter
 
 CONFIG = TrainConfig(epochs=100)

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
 
 from tvlars.lab.experiments.job import Job
-from tvlars.lab.run_folder.record import epochs_done
+from tvlars.lab.run_folder.rows import epochs_done
 from tvlars.lab.training.output import Lasting, is_terminal, say
 
 HEARTBEAT = 300.0

@@ -18,7 +18,8 @@ from tvlars.lab.models import build_model
 from tvlars.lab.processes.alike import check_alike, facts_of
 from tvlars.lab.processes.processes import Processes, make_fabric
 from tvlars.lab.report import write_report
-from tvlars.lab.run_folder.record import command_line, new_folder, write_json
+from tvlars.lab.run_folder.environment import command_line
+from tvlars.lab.run_folder.record import new_folder, write_json
 from tvlars.lab.ssl.views import describe_views
 from tvlars.lab.training.output import say
 from tvlars.lab.training.prepare import check_machine, check_run, choose_precision, describe_batch

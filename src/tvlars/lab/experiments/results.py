@@ -16,8 +16,8 @@ from tvlars.lab.experiments.job import last_lines
 from tvlars.lab.files.disk import write_whole
 from tvlars.lab.report import report
 from tvlars.lab.report.parts import parts_of
+from tvlars.lab.run_folder.environment import command_line
 from tvlars.lab.run_folder.loaded_run import LoadedRun, load_run
-from tvlars.lab.run_folder.record import command_line
 
 FILE, PAGE = "results.csv", "report.html"
 OVER = ("finished", "diverged")

@@ -25,8 +25,10 @@ from tvlars.lab.experiments.workers.ray_cluster import RayWorkers
 from tvlars.lab.experiments.workers.this_machine import LocalWorkers
 from tvlars.lab.files.lock import LOCK, locked
 from tvlars.lab.processes.signals import not_ignored
+from tvlars.lab.run_folder.environment import command_line
 from tvlars.lab.run_folder.identity import check_data_of
-from tvlars.lab.run_folder.record import CONFIG, command_line, epochs_done, read_object, write_json
+from tvlars.lab.run_folder.record import CONFIG, read_object, write_json
+from tvlars.lab.run_folder.rows import epochs_done
 from tvlars.lab.training.prepare import check_machine, check_run
 
 FILE = "sweep.json"

@@ -30,7 +30,8 @@ from tvlars.lab.experiments.job import read_status
 from tvlars.lab.experiments.journal import check_records, check_study
 from tvlars.lab.experiments.space import Space, point_key, suggest
 from tvlars.lab.files.disk import sync
-from tvlars.lab.run_folder.record import EpochRow, epochs_done, read_object, write_json
+from tvlars.lab.run_folder.record import read_object, write_json
+from tvlars.lab.run_folder.rows import EpochRow, epochs_done
 from tvlars.lab.training.progress import Reporter
 from tvlars.lab.training.train import train
 from tvlars.plan import Plan

@@ -24,8 +24,9 @@ from tvlars.lab.experiments.run_name import given
 from tvlars.lab.experiments.space import Space
 from tvlars.lab.experiments.tune_config import TuneConfig
 from tvlars.lab.files.lock import LOCK
+from tvlars.lab.run_folder.environment import command_line
 from tvlars.lab.run_folder.identity import FINGERPRINT, check_data
-from tvlars.lab.run_folder.record import command_line, write_json
+from tvlars.lab.run_folder.record import write_json
 
 if TYPE_CHECKING:
     from tvlars.lab.experiments.trials import Trial

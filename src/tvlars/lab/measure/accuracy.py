@@ -14,8 +14,7 @@ from tvlars.lab.data.fingerprint import Fingerprint, difference_of_names
 from tvlars.lab.data.place import as_path, looked_for, same_folder
 from tvlars.lab.errors import UsageError
 from tvlars.lab.run_folder.identity import FINGERPRINT
-from tvlars.lab.run_folder.loaded_run import LoadedRun, load_run
-from tvlars.lab.run_folder.result import RunResult
+from tvlars.lab.run_folder.loaded_run import LoadedRun, RunResult, load_run
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from tvlars.lab.data.image_data import sample
 from tvlars.lab.errors import UsageError
 from tvlars.lab.files.disk import write_whole
 from tvlars.lab.measure.accuracy import as_loaded, changed_data, choose_device, data_of_run
-from tvlars.lab.measure.layer_stats import SharpnessRow, measure_sharpness
-from tvlars.lab.run_folder.loaded_run import LoadedRun
-from tvlars.lab.run_folder.result import RunResult
+from tvlars.lab.measure.layer_stats import measure_sharpness
+from tvlars.lab.run_folder.loaded_run import LoadedRun, RunResult
+from tvlars.lab.run_folder.rows import SharpnessRow
 from tvlars.sharpness import loss_between, loss_slice
 
 BATCH = 512

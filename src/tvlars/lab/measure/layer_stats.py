@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from tvlars import noise_scale as noise
 from tvlars import sharpness
 from tvlars._reading import is_inside
 from tvlars.lab.errors import UsageError
+from tvlars.lab.run_folder.rows import NoiseRow, SharpnessRow
 from tvlars.sharpness._surface import LossSurface
 from tvlars.sharpness.hessian import _needed
 from tvlars.stats import LayerStats
@@ -33,41 +33,6 @@ RHO, RHO_AVERAGE = 0.5, 0.1
 """Radii of the adaptive sharpness, relative to the weights."""
 NOISE_MICRO_BATCHES, NOISE_MICRO_BATCH = 32, 64
 NOISE_SAMPLES = NOISE_MICRO_BATCHES * NOISE_MICRO_BATCH
-
-
-@dataclass(frozen=True)
-class SharpnessRow:
-    """Sharpness of the training loss at ``step``, on images as they are, in evaluation mode (see tvlars.sharpness).
-
-    ``hessian_max`` is the top eigenvalue to 2 %; ``hessian_trace`` has a standard error; ``worst_case`` and
-    ``average_case`` are the adaptive forms at ρ = 0.5 and 0.1; ``keskar`` is in percent, at ε = 1e-3.
-    """
-
-    epoch: int
-    step: int
-    samples: int
-    loss: float
-    hessian_max: float
-    hessian_trace: float
-    hessian_trace_error: float
-    worst_case: float
-    average_case: float
-    average_case_error: float
-    keskar: float
-    seconds: float
-
-
-@dataclass(frozen=True)
-class NoiseRow:
-    """The gradient noise scale at ``step`` in samples, with its 95 % interval (see tvlars.noise_scale)."""
-
-    epoch: int
-    step: int
-    noise_scale: float
-    low: float
-    high: float
-    trace: float
-    gradient_square: float
 
 
 def check_extra() -> None:

@@ -14,33 +14,49 @@ import pandas as pd
 import torch
 from torch import nn
 
-from tvlars._reading import is_inside, is_regular, open_regular, read_bytes, read_json, read_text, reason
+from tvlars._reading import is_inside, is_regular, open_regular, read_bytes, read_json, reason
 from tvlars.lab import memory
 from tvlars.lab.config import COUNTS, TrainConfig
 from tvlars.lab.data.fingerprint import Fingerprint
 from tvlars.lab.errors import UsageError
 from tvlars.lab.files.disk import DIGEST, digest_of
-from tvlars.lab.measure.layer_stats import NoiseRow, SharpnessRow
 from tvlars.lab.models import MODELS
 from tvlars.lab.run_folder.checkpoints.plain_pickle import read_torch_file
 from tvlars.lab.run_folder.identity import FINGERPRINT
-from tvlars.lab.run_folder.record import CORRECT, MODEL, EpochRow, StepRow, read_object
+from tvlars.lab.run_folder.record import CORRECT, MODEL, read_object
+from tvlars.lab.run_folder.rows import EpochRow, NoiseRow, RepresentationRow, SharpnessRow, StepRow, read_rows
 from tvlars.lab.ssl.evaluations import Evaluated
-from tvlars.lab.ssl.representation import RepresentationRow
+from tvlars.plan import Plan
 from tvlars.stats import read_layer_stats
 
 MODEL_FACTS = ("model", "data", "channels", "image_size", "classes", "class_names", "mean", "std")
 
 
 @dataclass(frozen=True)
+class RunResult:
+    """Results of a run that finished."""
+
+    folder: Path
+    config: TrainConfig
+    plan: Plan
+    epochs: list[EpochRow]
+    evaluations: dict[str, Evaluated] = field(default_factory=dict)
+    """Evaluations of the features of self-supervised learning, by name: "linear", "knn" and others."""
+
+    @property
+    def test_accuracy(self) -> float:
+        """Fraction of test images classified right after the last epoch; with self-supervised learning that of the
+        linear evaluation, or of the online probe where there was none."""
+        return self.evaluations["linear"].accuracy if "linear" in self.evaluations else self.epochs[-1].test_accuracy
+
+
+@dataclass(frozen=True)
 class LoadedRun:
     """A run read from its folder. What is missing is None or an empty frame, and stands in ``problems``.
 
-    ``status`` is finished, interrupted, diverged or failed, and "unfinished" where the folder does not say how
-    it ended: it is being written, or was cut off. ``epochs`` and ``steps`` have the columns of ``EpochRow`` and
-    ``StepRow`` in ``tvlars.lab.run_folder.record``, ``sharpness`` and ``noise`` those of
-    ``tvlars.lab.measure.layer_stats``; both are empty where they were not measured. ``representation`` (columns of
-    ``RepresentationRow``) and ``evaluations`` are of self-supervised learning, see ``tvlars.lab.ssl``.
+    ``status`` is finished, interrupted, diverged or failed, and "unfinished" where the folder does not say how it
+    ended: it is being written, or was cut off. Frames have the columns of the rows in ``tvlars.lab.run_folder.rows``,
+    and are empty where nothing was measured. ``evaluations`` are of self-supervised learning, see ``tvlars.lab.ssl``.
     """
 
     folder: Path
@@ -255,11 +271,11 @@ def load_run(folder: Path | str) -> LoadedRun:
         folder,
         config,
         str(summary.get("status", "unfinished")),
-        _read_rows(folder / "epochs.csv", EpochRow, problems),
-        _read_rows(folder / "steps.csv", StepRow, problems),
-        _read_rows(folder / "sharpness.csv", SharpnessRow, problems, optional=True),
-        _read_rows(folder / "noise.csv", NoiseRow, problems, optional=True),
-        _read_rows(folder / "representation.csv", RepresentationRow, problems, optional=True),
+        read_rows(folder / "epochs.csv", EpochRow, problems),
+        read_rows(folder / "steps.csv", StepRow, problems),
+        read_rows(folder / "sharpness.csv", SharpnessRow, problems, optional=True),
+        read_rows(folder / "noise.csv", NoiseRow, problems, optional=True),
+        read_rows(folder / "representation.csv", RepresentationRow, problems, optional=True),
         _read_evaluations(folder / "evaluations.json", problems),
         plan=_read_json(folder / "plan.json", problems),
         environment=_read_json(folder / "environment.json", problems),
@@ -312,52 +328,3 @@ def _read_config(values: dict[str, Any], problems: list[str]) -> TrainConfig | N
     except UsageError as error:
         problems.append(f"config.json is not valid: {error}")
         return None
-
-
-def _read_rows(file: Path, kind: Any, problems: list[str], optional: bool = False) -> pd.DataFrame:
-    """The rows up to the first damaged one; columns that a version did not write are NaN."""
-    columns = [f.name for f in fields(kind)]
-    try:
-        content = read_text(file, file.parent, errors="replace").splitlines()
-        if not content:
-            raise ValueError("it is empty")
-        header, *lines = content
-        names = header.split(",")
-        if len(set(names)) < len(names):
-            raise ValueError("it has a column twice")
-        if lacking := [name for name in ("step", "epoch") if name not in names]:
-            raise ValueError(f"it has no column {lacking[0]}")
-    except FileNotFoundError:
-        if not optional:
-            problems.append(f"{file.name} is missing")
-        return pd.DataFrame(columns=columns)
-    except (OSError, ValueError) as error:
-        problems.append(f"{file.name} cannot be read: {reason(error)}")
-        return pd.DataFrame(columns=columns)
-    whole = {f.name for f in fields(kind) if f.type == "int"}
-    rows: list[list[float]] = []
-    last = 0.0
-    for number, line in enumerate(lines, 2):
-        cells = line.split(",")
-        try:
-            if len(cells) != len(names):
-                raise ValueError("too few columns")
-            row = [float(cell) for cell in cells]
-            for name, value in zip(names, row, strict=True):
-                if name in ("step", "epoch", *whole) and not (0 <= value < 2**53):
-                    raise ValueError(f"no {name}")
-                if name == "step" and value <= last:
-                    raise ValueError("a step twice")
-            last = row[names.index("step")]
-            rows.append(row)
-        except ValueError:
-            what = "being written" if number == len(lines) + 1 else "damaged"
-            problems.append(f"{file.name} is {what} at line {number}: {len(rows)} rows are read")
-            break
-    frame = pd.DataFrame(rows, columns=names)
-    if missing := [name for name in columns if name not in names]:
-        problems.append(f"{file.name} is of an older version, it lacks {', '.join(missing)}")
-        frame = frame.assign(**dict.fromkeys(missing, math.nan))
-    for name in ("step",) if kind is StepRow else ("step", "epoch"):
-        frame[name] = frame[name].astype(int)
-    return frame

@@ -19,19 +19,13 @@ CSV, since a row can be appended and read while the run goes on, by anything.
 
 from __future__ import annotations
 
-import csv
 import datetime
 import io
 import json
-import math
 import os
-import platform
-import shlex
 import shutil
-import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
-from importlib import metadata
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -39,40 +33,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tvlars._reading import is_regular, read_bytes, read_json, read_text
+from tvlars._reading import read_json
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.errors import UsageError
 from tvlars.lab.files.disk import DIGEST, PASSING, append_whole, digest_of, sync, write_whole
 from tvlars.lab.files.place import Place
+from tvlars.lab.run_folder.environment import environment
+from tvlars.lab.run_folder.rows import EpochRow, StepRow, as_csv, cells, columns, cut, mend_steps
 from tvlars.lab.ssl.evaluations import Evaluated
 from tvlars.plan import Plan
-
-
-@dataclass(frozen=True)
-class StepRow:
-    """One optimizer step. ``lr`` is what adapted layers took, ``phi`` (or the schedule) included."""
-
-    step: int
-    epoch: float
-    loss: float
-    train_accuracy: float
-    lr: float
-    phi: float
-
-
-@dataclass(frozen=True)
-class EpochRow:
-    """One epoch: means over its steps, accuracy on the test set after it, speed without the test."""
-
-    epoch: int
-    step: int
-    train_loss: float
-    train_accuracy: float
-    test_loss: float
-    test_accuracy: float
-    images_per_second: float
-    seconds: float
-
 
 ASIDE = "weights-before.pt"
 """Where weights lie that were there when a run began anew."""
@@ -103,14 +72,6 @@ def new_folder(out: Path | None, label: str) -> Path:
     except OSError as error:
         raise UsageError(f"out must be a folder that can be written, got {str(out)!r}: {error.strerror}") from error
     return out
-
-
-def epochs_done(folder: Path) -> int:
-    """Epochs that a run folder has rows of."""
-    try:
-        return max(read_bytes(folder / "epochs.csv", folder).count(b"\n") - 1, 0)
-    except OSError:
-        return 0
 
 
 class Record:
@@ -153,7 +114,7 @@ class Record:
         self._describe(config, plan, model)
         write_json(self.folder / "environment.json", {**environment(), **facts})
         for name, kind in (("steps.csv", StepRow), ("epochs.csv", EpochRow)):
-            write_whole(self.folder / name, _lines([_header(kind)]))
+            write_whole(self.folder / name, as_csv([columns(kind)]))
 
     def reopen(
         self,
@@ -183,10 +144,10 @@ class Record:
         for name in ENDS:
             (self.folder / name).unlink(missing_ok=True)
         self._describe(config, plan, model)
-        write_whole(self.folder / "epochs.csv", _lines([_header(EpochRow), *map(_cells, epochs)]))
-        missing = _mend_steps(self.folder / "steps.csv", step, steps)
+        write_whole(self.folder / "epochs.csv", as_csv([columns(EpochRow), *map(cells, epochs)]))
+        missing = mend_steps(self.folder / "steps.csv", step, steps)
         for name in MEASUREMENTS:
-            _cut(self.folder / name, len(epochs))
+            cut(self.folder / name, len(epochs))
         first = read_object(self.folder / "environment.json")
         before = first.get("resumed", [])
         resumed = [*(before if isinstance(before, list) else []), {"step": step, **environment(), **facts}]
@@ -223,8 +184,8 @@ class Record:
         for name, rows in self._waiting.items():
             if rows:
                 new = not (self.folder / name).is_file()
-                lines = [_header(type(rows[0]))] * new + [_cells(row) for row in rows]
-                append_whole(self.folder / name, _lines(lines))
+                lines = [columns(type(rows[0]))] * new + [cells(row) for row in rows]
+                append_whole(self.folder / name, as_csv(lines))
                 rows.clear()
         if self._said:
             self.tell("rows that were waiting for the disk are written, none is lost")
@@ -312,52 +273,6 @@ def _clear(folder: Path) -> None:
         shutil.rmtree(folder / name, ignore_errors=True)
 
 
-def _cut(file: Path, last: int) -> None:
-    """Leave the rows of measurements until the epoch ``last``; a row that is not whole goes too."""
-    if is_regular(file, file.parent):
-        header, *lines = _read(file) or [[]]
-        kept = [cells for cells in lines if len(cells) == len(header) and _count(cells, header, "epoch") <= last]
-        write_whole(file, _lines([header, *kept]))
-
-
-def _mend_steps(file: Path, last: int, known: list[StepRow]) -> int:
-    """Leave one whole row for each step until ``last``, those that are ``known`` put in; how many are missing."""
-    header = _header(StepRow)
-    there = {row.step: _cells(row) for row in known}
-    for cells in _read(file) if is_regular(file, file.parent) else []:
-        step = _count(cells, header, "step")
-        if len(cells) == len(header) and 1 <= step <= last:
-            there.setdefault(int(step), cells)
-    write_whole(file, _lines([header, *(there[step] for step in sorted(there))]))
-    return last - len(there)
-
-
-def _read(file: Path) -> list[list[str]]:
-    return [line.split(",") for line in read_text(file, file.parent, errors="replace").splitlines()]
-
-
-def _count(cells: list[str], header: list[str], column: str) -> float:
-    """The integer in a column; infinity where there is none."""
-    try:
-        return int(dict(zip(header, cells, strict=False))[column])
-    except (KeyError, ValueError):
-        return math.inf
-
-
-def _header(kind: type) -> list[str]:
-    return [field.name for field in fields(kind)]
-
-
-def _cells(row: Any) -> list[Any]:
-    return [f"{value:.7g}" if isinstance(value, float) else value for value in asdict(row).values()]
-
-
-def _lines(rows: list[list[Any]]) -> bytes:
-    text = io.StringIO(newline="")
-    csv.writer(text).writerows(rows)
-    return text.getvalue().encode()
-
-
 def write_json(file: Path, values: dict[str, Any]) -> None:
     """Write ``values`` to ``file``, whole or not at all."""
     write_whole(file, (json.dumps(values, indent=1, default=str) + "\n").encode())
@@ -370,29 +285,3 @@ def read_object(file: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def environment() -> dict[str, Any]:
-    """Versions, hardware and the command: what somebody needs who wants the same numbers again."""
-    versions = {}
-    for name in ("tvlars", "torch", "torchvision", "lightning-fabric", "numpy"):
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = "not installed"
-    return {
-        "command": command_line(),
-        "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-        "python": platform.python_version(),
-        "versions": versions,
-        "system": f"{platform.system()} {platform.machine()}",
-        "cpu_cores": os.cpu_count(),
-        "torch_threads": torch.get_num_threads(),
-    }
-
-
-def command_line() -> str:
-    """The command that was typed, as it can be typed again."""
-    program = Path(sys.argv[0]).name
-    program = "python -m tvlars" if program == "__main__.py" else program
-    return " ".join([program, *map(shlex.quote, sys.argv[1:])])

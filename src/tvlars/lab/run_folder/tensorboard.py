@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from tvlars._reading import is_inside
 from tvlars.lab.errors import UsageError
-from tvlars.lab.run_folder.record import EpochRow, StepRow
+from tvlars.lab.run_folder.rows import EpochRow, StepRow
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

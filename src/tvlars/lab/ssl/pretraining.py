@@ -20,11 +20,12 @@ from tvlars.lab.errors import DivergedError, UsageError
 from tvlars.lab.models import head_of, put_head
 from tvlars.lab.processes.sync_batch_norm import plain_batch_norm
 from tvlars.lab.run_folder.record import Record
+from tvlars.lab.run_folder.rows import RepresentationRow
 from tvlars.lab.ssl.evaluations import Evaluated, describe_evaluation, parse_evaluations
 from tvlars.lab.ssl.large_batch import Views, exact_backward, gather
 from tvlars.lab.ssl.methods import Method, build_method
 from tvlars.lab.ssl.probes import evaluate_features, folded
-from tvlars.lab.ssl.representation import RepresentationRow, alignment, effective_rank, feature_std, uniformity
+from tvlars.lab.ssl.representation import alignment, effective_rank, feature_std, uniformity
 from tvlars.lab.ssl.views import draw_view, make_view, view_recipes
 from tvlars.lab.training.progress import Reporter
 from tvlars.lab.training.run import Run

@@ -15,9 +15,8 @@ from tvlars.lab.errors import UsageError
 from tvlars.lab.files.place import Place
 from tvlars.lab.measure.accuracy import as_loaded, changed_data, check_facts, choose_device
 from tvlars.lab.models import build_model
-from tvlars.lab.run_folder.loaded_run import LoadedRun
+from tvlars.lab.run_folder.loaded_run import LoadedRun, RunResult
 from tvlars.lab.run_folder.record import write_json
-from tvlars.lab.run_folder.result import RunResult
 from tvlars.lab.ssl.evaluations import Evaluated, check_labels, describe_evaluation, parse_evaluations
 from tvlars.lab.ssl.probes import backbone_of, evaluate_features
 

@@ -3,46 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-LEAST_STD, LEAST_RANK = 0.1, 2.0
-"""Below these a representation is called collapsed."""
-
-
-@dataclass(frozen=True)
-class RepresentationRow:
-    """Features (of the backbone) and embeddings (of the projector) of test images, two views each, after an epoch.
-
-    ``*_std``: see :func:`feature_std`; ``*_rank``: see :func:`effective_rank`; ``alignment`` and ``uniformity`` are of
-    embeddings.
-    """
-
-    epoch: int
-    step: int
-    samples: int
-    loss: float
-    feature_std: float
-    feature_rank: float
-    embedding_std: float
-    embedding_rank: float
-    alignment: float
-    uniformity: float
-
-    def collapse(self) -> str | None:
-        """What has collapsed, in words; None where nothing has."""
-        for what, std, rank in (
-            ("features", self.feature_std, self.feature_rank),
-            ("embeddings", self.embedding_std, self.embedding_rank),
-        ):
-            if std < LEAST_STD:
-                return f"the {what} are nearly the same for all images (standard deviation {std:.2g}, 1 is none lost)"
-            if rank < LEAST_RANK:
-                return f"the {what} vary in fewer than two directions (effective rank {rank:.2f})"
-        return None
 
 
 def feature_std(x: Tensor) -> float:

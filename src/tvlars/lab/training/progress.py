@@ -17,7 +17,7 @@ from tvlars.plan import Plan
 
 if TYPE_CHECKING:
     from tvlars.lab.config import TrainConfig
-    from tvlars.lab.run_folder.record import EpochRow, StepRow
+    from tvlars.lab.run_folder.rows import EpochRow, StepRow
 
 
 class Reporter:

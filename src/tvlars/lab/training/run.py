@@ -29,8 +29,9 @@ from tvlars.lab.measure.layer_stats import RunStats, layer_stats
 from tvlars.lab.processes.processes import Processes, is_lost, whole_weights
 from tvlars.lab.processes.signals import StopSignals, stop
 from tvlars.lab.processes.sync_batch_norm import synchronize_batch_norm
-from tvlars.lab.run_folder.record import EpochRow, Record, StepRow
-from tvlars.lab.run_folder.result import RunResult
+from tvlars.lab.run_folder.loaded_run import RunResult
+from tvlars.lab.run_folder.record import Record
+from tvlars.lab.run_folder.rows import EpochRow, StepRow
 from tvlars.lab.run_folder.tensorboard import TensorBoardLog
 from tvlars.lab.ssl.evaluations import Evaluated
 from tvlars.lab.training import state as run_state

@@ -28,7 +28,7 @@ from tvlars.lab.run_folder.checkpoints.state_check import (
     is_finite,
 )
 from tvlars.lab.run_folder.identity import FINGERPRINT, at_one_place, check_data, differences, identity
-from tvlars.lab.run_folder.record import EpochRow, StepRow
+from tvlars.lab.run_folder.rows import EpochRow, StepRow
 from tvlars.plan import Plan
 
 if TYPE_CHECKING:

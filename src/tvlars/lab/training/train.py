@@ -23,9 +23,9 @@ from tvlars.lab.processes.alike import check_alike, facts_of
 from tvlars.lab.processes.processes import Processes, is_lost, make_fabric
 from tvlars.lab.run_folder.checkpoints.checkpoint import finish_putting, those_in
 from tvlars.lab.run_folder.identity import FINGERPRINT, check_folder
-from tvlars.lab.run_folder.loaded_run import load_run
-from tvlars.lab.run_folder.record import ASIDE, EpochRow, NoRecord, Record, epochs_done, new_folder
-from tvlars.lab.run_folder.result import RunResult
+from tvlars.lab.run_folder.loaded_run import RunResult, load_run
+from tvlars.lab.run_folder.record import ASIDE, NoRecord, Record, new_folder
+from tvlars.lab.run_folder.rows import EpochRow, epochs_done
 from tvlars.lab.ssl.draw_views import picture_of_views
 from tvlars.lab.ssl.presets import describe_preset
 from tvlars.lab.ssl.pretraining import Pretraining, around

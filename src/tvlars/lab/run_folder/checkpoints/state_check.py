@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.errors import UsageError
-from tvlars.lab.run_folder.record import EpochRow, StepRow
+from tvlars.lab.run_folder.rows import EpochRow, StepRow
 from tvlars.plan import Plan
 
 ENTRIES = (

@@ -1,0 +1,233 @@
+"""Rows of a run's CSV files: the columns of each kind, and the one way to write, mend and read them.
+
+CSV, since a row can be appended and read while the run goes on, by anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import math
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from tvlars._reading import is_regular, read_bytes, read_text, reason
+from tvlars.lab.files.disk import write_whole
+
+LEAST_STD, LEAST_RANK = 0.1, 2.0
+"""Below these a representation is called collapsed."""
+
+
+@dataclass(frozen=True)
+class StepRow:
+    """One optimizer step, in steps.csv. ``lr`` is that of adapted layers, ``phi`` (or the schedule) included."""
+
+    step: int
+    epoch: float
+    loss: float
+    train_accuracy: float
+    lr: float
+    phi: float
+
+
+@dataclass(frozen=True)
+class EpochRow:
+    """One epoch, in epochs.csv: means over its steps, accuracy on the test set after it, speed without the test."""
+
+    epoch: int
+    step: int
+    train_loss: float
+    train_accuracy: float
+    test_loss: float
+    test_accuracy: float
+    images_per_second: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class SharpnessRow:
+    """Sharpness of the training loss at ``step``, on images as they are, in evaluation mode (see tvlars.sharpness).
+
+    ``hessian_max`` is the top eigenvalue to 2 %; ``hessian_trace`` has a standard error; ``worst_case`` and
+    ``average_case`` are the adaptive forms at ρ = 0.5 and 0.1; ``keskar`` is in percent, at ε = 1e-3.
+    """
+
+    epoch: int
+    step: int
+    samples: int
+    loss: float
+    hessian_max: float
+    hessian_trace: float
+    hessian_trace_error: float
+    worst_case: float
+    average_case: float
+    average_case_error: float
+    keskar: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class NoiseRow:
+    """The gradient noise scale at ``step`` in samples, with its 95 % interval (see tvlars.noise_scale)."""
+
+    epoch: int
+    step: int
+    noise_scale: float
+    low: float
+    high: float
+    trace: float
+    gradient_square: float
+
+
+@dataclass(frozen=True)
+class RepresentationRow:
+    """Features (of the backbone) and embeddings (of the projector) of test images, two views each, after an epoch.
+
+    ``*_std``: see :func:`tvlars.lab.ssl.representation.feature_std`; ``*_rank``: see ``effective_rank`` there;
+    ``alignment`` and ``uniformity`` are of embeddings.
+    """
+
+    epoch: int
+    step: int
+    samples: int
+    loss: float
+    feature_std: float
+    feature_rank: float
+    embedding_std: float
+    embedding_rank: float
+    alignment: float
+    uniformity: float
+
+    def collapse(self) -> str | None:
+        """Describe what has collapsed; None where nothing has."""
+        for what, std, rank in (
+            ("features", self.feature_std, self.feature_rank),
+            ("embeddings", self.embedding_std, self.embedding_rank),
+        ):
+            if std < LEAST_STD:
+                return f"the {what} are nearly the same for all images (standard deviation {std:.2g}, 1 is none lost)"
+            if rank < LEAST_RANK:
+                return f"the {what} vary in fewer than two directions (effective rank {rank:.2f})"
+        return None
+
+
+def columns(kind: type) -> list[str]:
+    """Return the columns of a kind of rows."""
+    return [field.name for field in fields(kind)]
+
+
+def cells(row: Any) -> list[Any]:
+    """Return the cells of a row as they are written: floats to seven digits."""
+    return [f"{value:.7g}" if isinstance(value, float) else value for value in astuple(row)]
+
+
+def as_csv(lines: Iterable[list[Any]]) -> bytes:
+    """Return the CSV text of some lines of cells."""
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(lines)
+    return text.getvalue().encode()
+
+
+def read_cells(file: Path) -> tuple[list[str], list[list[str]]]:
+    """Return the header of a CSV file and the cells of each line below it; a file that is empty has no header.
+
+    Raises:
+        OSError: it cannot be read, or leads out of its folder.
+    """
+    lines = read_text(file, file.parent, errors="replace").splitlines()
+    header, *rows = [line.split(",") for line in lines] or [[]]
+    return header, rows
+
+
+def epochs_done(folder: Path) -> int:
+    """Return how many epochs a run folder has rows of."""
+    try:
+        return max(read_bytes(folder / "epochs.csv", folder).count(b"\n") - 1, 0)
+    except OSError:
+        return 0
+
+
+# -- mending: a run goes on from a step, and rows of later steps come again -------------------------------------------
+
+
+def mend_steps(file: Path, last: int, known: list[StepRow]) -> int:
+    """Leave one whole row per step until ``last``, ``known`` ones put in; return how many steps have none."""
+    header = columns(StepRow)
+    there: dict[int, list[Any]] = {row.step: cells(row) for row in known}
+    lines = read_cells(file)[1] if is_regular(file, file.parent) else []
+    for step, line in _until(last, "step", header, lines):
+        if step >= 1:
+            there.setdefault(step, line)
+    write_whole(file, as_csv([header, *(there[step] for step in sorted(there))]))
+    return last - len(there)
+
+
+def cut(file: Path, last: int) -> None:
+    """Leave the whole rows of measurements until the epoch ``last``."""
+    if is_regular(file, file.parent):
+        header, lines = read_cells(file)
+        write_whole(file, as_csv([header, *(line for _, line in _until(last, "epoch", header, lines))]))
+
+
+def _until(last: int, column: str, header: list[str], lines: list[list[str]]) -> list[tuple[int, list[str]]]:
+    """Return the whole lines whose count in ``column`` is ``last`` or less, each after its count."""
+    found = []
+    for line in lines:
+        with contextlib.suppress(ValueError, IndexError):
+            count = int(line[header.index(column)])
+            if len(line) == len(header) and count <= last:
+                found.append((count, line))
+    return found
+
+
+# -- reading ----------------------------------------------------------------------------------------------------------
+
+
+def read_rows(file: Path, kind: type, problems: list[str], optional: bool = False) -> pd.DataFrame:
+    """Return the rows up to the first damaged one; columns that a version did not write are NaN.
+
+    Args:
+        file: in its run folder.
+        kind: class of its rows.
+        problems: gets a sentence for each thing that is amiss.
+        optional: it may be missing without a problem.
+    """
+    wanted = {field.name: field.type == "int" for field in fields(kind)}
+    try:
+        names, lines = read_cells(file)
+        if not names:
+            raise ValueError("it is empty")
+        if len(set(names)) < len(names):
+            raise ValueError("it has a column twice")
+        if lacking := [name for name in ("step", "epoch") if name not in names]:
+            raise ValueError(f"it has no column {lacking[0]}")
+    except (OSError, ValueError) as error:
+        if not isinstance(error, FileNotFoundError):
+            problems.append(f"{file.name} cannot be read: {reason(error)}")
+        elif not optional:
+            problems.append(f"{file.name} is missing")
+        return pd.DataFrame(columns=list(wanted))
+    counts = [i for i, name in enumerate(names) if name == "epoch" or wanted.get(name)]
+    rows: list[list[float]] = []
+    step, last = names.index("step"), 0.0
+    for number, line in enumerate(lines, 2):
+        try:
+            row = [float(cell) for cell in line]
+            if len(row) != len(names) or not all(0 <= row[i] < 2**53 for i in counts) or row[step] <= last:
+                raise ValueError
+        except ValueError:
+            what = "being written" if number == len(lines) + 1 else "damaged"
+            problems.append(f"{file.name} is {what} at line {number}: {len(rows)} rows are read")
+            break
+        last = row[step]
+        rows.append(row)
+    frame = pd.DataFrame(rows, columns=names)
+    if missing := [name for name in wanted if name not in names]:
+        problems.append(f"{file.name} is of an older version, it lacks {', '.join(missing)}")
+        frame = frame.assign(**dict.fromkeys(missing, math.nan))
+    return frame.astype({name: int for name in ("step", "epoch") if wanted[name]})
