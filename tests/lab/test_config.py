@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tvlars.lab import CompareConfig, TrainConfig, UsageError
-from tvlars.lab.training.prepare import micro_batches
+from tvlars.lab.training.batches import micro_batches
 
 
 @pytest.mark.parametrize(

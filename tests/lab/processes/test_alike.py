@@ -18,7 +18,7 @@ from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.errors import LostProcessError
 from tvlars.lab.processes.alike import difference, facts_of
 from tvlars.lab.processes.processes import Processes
-from tvlars.lab.training import train as engine
+from tvlars.lab.training import prepare as preparing
 from tvlars.lab.training.progress import Reporter
 
 QUICK: dict[str, Any] = dict(epochs=1, accelerator="cpu", precision="32-true")
@@ -55,7 +55,7 @@ def test_a_process_that_does_not_say_what_it_does(
         raise dist.DistStoreError("wait timeout after 20000ms, keys: /default_pg/0//tvlars/alike/0/1")
 
     monkeypatch.setattr(Processes, "several", property(lambda _: True))
-    monkeypatch.setattr(engine, "check_alike", waits_in_vain)
+    monkeypatch.setattr(preparing, "check_alike", waits_in_vain)
     with pytest.raises(LostProcessError, match=r"process 0 has waited for the others in vain: .* wait timeout after"):
         train(TrainConfig(out=tmp_path / "run", **QUICK), data=digits, reporter=Reporter())
     assert not (tmp_path / "run").exists()

@@ -34,7 +34,7 @@ from tvlars.lab.processes.launcher import _first as first_failure
 from tvlars.lab.processes.processes import Processes, is_lost, layout, make_fabric
 from tvlars.lab.processes.sync_batch_norm import plain_batch_norm, synchronize_batch_norm
 from tvlars.lab.run_folder.checkpoints.shards import TensorWriter
-from tvlars.lab.training.prepare import describe_batch
+from tvlars.lab.training.description import describe_batch
 from tvlars.lab.training.progress import Reporter
 
 CPU: dict[str, Any] = dict(precision="32-true", accelerator="cpu")

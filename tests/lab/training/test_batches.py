@@ -14,7 +14,7 @@ from PIL import Image
 
 from tvlars.lab import TrainConfig, load_data, load_run, train
 from tvlars.lab.data import decoded
-from tvlars.lab.training.feed import Feed
+from tvlars.lab.training.batches import Feed
 from tvlars.lab.training.progress import Reporter
 
 QUICK: dict[str, Any] = dict(epochs=2, precision="32-true", accelerator="cpu", batch_size=32, micro_batch_size=10)
@@ -68,7 +68,7 @@ def test_a_changed_folder_is_decoded_anew(tmp_path: Path, folder: Path, monkeypa
 
 
 def test_images_are_fetched_a_step_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tvlars.lab.training.feed.fits", lambda data, device: False)
+    monkeypatch.setattr("tvlars.lab.training.batches.fits", lambda data, device: False)
     data = load_data("digits")
     feed = Feed(data, torch.device("cpu"))
     gathered = []

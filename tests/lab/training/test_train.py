@@ -21,7 +21,7 @@ from tests.lab.stops import StopAt
 from tvlars.lab import DivergedError, TrainConfig, UsageError, load_run, train
 from tvlars.lab.data import ImageData
 from tvlars.lab.models import MODELS
-from tvlars.lab.training.prepare import describe_batch
+from tvlars.lab.training.description import describe_batch
 from tvlars.lab.training.progress import Reporter
 
 QUICK: dict[str, Any] = dict(epochs=2, precision="32-true", accelerator="cpu")

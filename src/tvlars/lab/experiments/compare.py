@@ -21,8 +21,9 @@ from tvlars.lab.report import write_report
 from tvlars.lab.run_folder.environment import command_line
 from tvlars.lab.run_folder.record import new_folder, write_json
 from tvlars.lab.ssl.views import describe_views
+from tvlars.lab.training.description import describe_batch
 from tvlars.lab.training.output import say
-from tvlars.lab.training.prepare import check_machine, check_run, choose_precision, describe_batch
+from tvlars.lab.training.prepare import check_machine, check_run, choose_precision
 from tvlars.lab.training.progress import Reporter, choose_reporter
 from tvlars.lab.training.train import train
 from tvlars.plan import Plan

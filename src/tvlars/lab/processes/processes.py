@@ -32,7 +32,14 @@ from torch import Tensor, nn
 from tvlars._environment import VariableError, check_started
 from tvlars.lab import memory
 from tvlars.lab.config import TrainConfig
-from tvlars.lab.errors import DivergedError, LostProcessError, PreemptedError, SaidElsewhereError, UsageError
+from tvlars.lab.errors import (
+    DivergedError,
+    LostProcessError,
+    MovedFolderError,
+    PreemptedError,
+    SaidElsewhereError,
+    UsageError,
+)
 from tvlars.lab.fits import check_batch
 from tvlars.lab.processes.signals import HANDLED
 
@@ -203,6 +210,21 @@ class Processes:
     @property
     def several(self) -> bool:
         return self.count > 1
+
+    @contextlib.contextmanager
+    def lost_said(self, timeout: float) -> Iterator[None]:
+        """Raise ``LostProcessError`` in place of a collective's error that another process has caused by its absence.
+
+        Args:
+            timeout: seconds that a collective may take, which the error names.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            known = (LostProcessError, DivergedError, PreemptedError, MovedFolderError)
+            if self.several and not isinstance(error, known) and is_lost(error):
+                raise LostProcessError(self.rank, timeout, str(error)) from error
+            raise
 
     def share(self, samples: Tensor) -> Tensor:
         """This process's part of some samples (n, ...): the rank-th of as many even pieces as there are processes."""

@@ -22,11 +22,11 @@ from torch import Tensor, nn
 from tvlars.lab import memory
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData
-from tvlars.lab.errors import DivergedError, LostProcessError, MovedFolderError, PreemptedError, UsageError, status_of
+from tvlars.lab.errors import DivergedError, MovedFolderError, PreemptedError, UsageError, status_of
 from tvlars.lab.files.disk import cannot_write
 from tvlars.lab.measure.each_epoch import measure_epoch
 from tvlars.lab.measure.layer_stats import RunStats, layer_stats
-from tvlars.lab.processes.processes import Processes, is_lost, whole_weights
+from tvlars.lab.processes.processes import Processes, whole_weights
 from tvlars.lab.processes.signals import StopSignals, stop
 from tvlars.lab.processes.sync_batch_norm import synchronize_batch_norm
 from tvlars.lab.run_folder.loaded_run import RunResult
@@ -137,8 +137,6 @@ class Run:
                 ) from error
             if self.config.compile and _is_compilers(error):
                 raise _cannot_compile(error) from error
-            if isinstance(error, RuntimeError) and self.processes.several and is_lost(error):
-                raise LostProcessError(self.processes.rank, self.config.timeout, str(error)) from error
             raise
 
     def _train(self) -> RunResult:

@@ -8,21 +8,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lightning_fabric import Fabric
-
 from tvlars._reading import is_regular
 from tvlars.doctor import check
 from tvlars.lab import memory
 from tvlars.lab.config import TrainConfig
-from tvlars.lab.data import ImageData, load_data
-from tvlars.lab.errors import DivergedError, LostProcessError, MovedFolderError, PreemptedError, UsageError
+from tvlars.lab.data import ImageData
+from tvlars.lab.errors import UsageError
 from tvlars.lab.files.disk import write_whole
 from tvlars.lab.files.lock import locked
 from tvlars.lab.models import build_model, head_of
-from tvlars.lab.processes.alike import check_alike, facts_of
-from tvlars.lab.processes.processes import Processes, is_lost, make_fabric
 from tvlars.lab.run_folder.checkpoints.checkpoint import finish_putting, those_in
-from tvlars.lab.run_folder.identity import FINGERPRINT, check_folder
+from tvlars.lab.run_folder.identity import check_folder
 from tvlars.lab.run_folder.loaded_run import RunResult, load_run
 from tvlars.lab.run_folder.record import ASIDE, NoRecord, Record, new_folder
 from tvlars.lab.run_folder.rows import EpochRow, epochs_done
@@ -31,15 +27,9 @@ from tvlars.lab.ssl.presets import describe_preset
 from tvlars.lab.ssl.pretraining import Pretraining, around
 from tvlars.lab.ssl.views import describe_views
 from tvlars.lab.training import state as run_state
-from tvlars.lab.training.prepare import (
-    check_machine,
-    check_run,
-    choose_precision,
-    describe,
-    describe_processes,
-    device_name,
-    micro_batches,
-)
+from tvlars.lab.training.batches import micro_batches
+from tvlars.lab.training.description import describe, describe_processes, device_name, model_facts
+from tvlars.lab.training.prepare import Prepared, prepare
 from tvlars.lab.training.progress import Reporter, choose_reporter
 from tvlars.lab.training.run import Run
 from tvlars.lab.training.state import Resumed
@@ -77,28 +67,18 @@ def train(
         PreemptedError: SIGTERM or SIGHUP came. A checkpoint is kept.
         KeyboardInterrupt: as it came. The record is kept.
     """
-    if data is None:
-        data = load_data(config.data, config.data_dir, config.image_size, config.skip_bad_images)
-    plan = check_run(config, data)
-    check_machine(config)
-    fabric = make_fabric(config, choose_precision(config))
-    processes = Processes(fabric)
-    try:
-        return _train_together(config, plan, data, folder, fabric, reporter)
-    except RuntimeError as error:
-        known = (LostProcessError, DivergedError, PreemptedError, MovedFolderError)
-        if processes.several and not isinstance(error, known) and is_lost(error):  # before the loop, which sees itself
-            raise LostProcessError(processes.rank, config.timeout, str(error)) from error
-        raise
+    return train_prepared(prepare(config, data), folder, reporter)
 
 
-def _train_together(
-    config: TrainConfig, plan: Plan, data: ImageData, folder: Path | None, fabric: Fabric, reporter: Reporter | None
-) -> RunResult:
+def train_prepared(prepared: Prepared, folder: Path | None = None, reporter: Reporter | None = None) -> RunResult:
+    """Train a run that :func:`prepare` has checked; arguments, result and errors are those of :func:`train`."""
+    with prepared.processes.lost_said(prepared.config.timeout):
+        return _train_together(prepared, folder, reporter)
+
+
+def _train_together(prepared: Prepared, folder: Path | None, reporter: Reporter | None) -> RunResult:
     """Train, in every process, after the processes have met."""
-    processes = Processes(fabric)
-    if processes.several:
-        check_alike(processes, facts_of(config, plan, data, choose_precision(config)))
+    config, plan, data, processes = prepared.config, prepared.plan, prepared.data, prepared.processes
     reporter = (choose_reporter() if reporter is None else reporter) if processes.first else Reporter()
     place = processes.by_first(lambda: _place(config, plan, data, folder))
     with locked(place) if processes.first else contextlib.nullcontext():
@@ -107,7 +87,7 @@ def _train_together(
             return finished
         notes: list[str] = []
         resumed = processes.by_first(lambda: run_state.find(place, config, plan, data.fingerprint, notes.append))
-        return _train(config, plan, data, fabric, (place, resumed, notes), reporter)
+        return _train(prepared, (place, resumed, notes), reporter)
 
 
 def _place(config: TrainConfig, plan: Plan, data: ImageData, folder: Path | None) -> Path:
@@ -124,23 +104,17 @@ def _place(config: TrainConfig, plan: Plan, data: ImageData, folder: Path | None
     return new_folder(out, config.label())
 
 
-def _train(
-    config: TrainConfig,
-    plan: Plan,
-    data: ImageData,
-    fabric: Fabric,
-    found: tuple[Path, Resumed | None, list[str]],
-    reporter: Reporter,
-) -> RunResult:
+def _train(prepared: Prepared, found: tuple[Path, Resumed | None, list[str]], reporter: Reporter) -> RunResult:
     folder, resumed, notes = found
-    processes = Processes(fabric)
+    config, plan, data = prepared.config, prepared.plan, prepared.data
+    fabric, processes = prepared.fabric, prepared.processes
     fabric.seed_everything(config.seed, verbose=False)
     room = partial(memory.needed, f"model {config.model!r} must fit into memory with its data")
     with room():
         model, model_text = build_model(config.model, data.channels, data.image_size, data.classes, config.init)
     facts = {
         "device": device_name(fabric.device),
-        "precision": choose_precision(config),
+        "precision": prepared.precision,
         "model": model_text,
         "data": str(data),
         "account": data.account,
@@ -154,22 +128,11 @@ def _train(
         if config.preset is not None:
             facts["preset"] = describe_preset(config.preset, config.optimizer_preset())
         facts["views"] = describe_views(data.channels, data.image_size, data.flip)
-    mean, std = data.mean_and_std()
-    model_facts = {
-        "model": config.model,
-        "data": data.name,
-        "channels": data.channels,
-        "image_size": data.image_size,
-        "classes": data.classes,
-        "class_names": data.class_names,
-        "mean": mean.tolist(),
-        "std": std.tolist(),
-        FINGERPRINT: data.fingerprint.as_json(),
-    }
+    about_model = model_facts(config, data)
     record = Record(folder, reporter.note) if processes.first else NoRecord(folder)
     begun = epochs_done(folder) if config.resume and resumed is None else 0
     with room():
-        run: Run = kind(config, plan, data, (mean, std), fabric, model, record, reporter)
+        run: Run = kind(config, plan, data, data.mean_and_std(), fabric, model, record, reporter)
     findings = check(
         model,
         run.bare_optimizer,
@@ -185,11 +148,11 @@ def _train(
         processes.all_or_none(run.open_logs)
         if processes.first:
             finish_putting(folder)
-        said = record.reopen(config, plan, model_facts, facts, run.step, resumed.epochs, resumed.steps)
+        said = record.reopen(config, plan, about_model, facts, run.step, resumed.epochs, resumed.steps)
         lines += [f"warning  {text}" for text in said]
         lines.append(f"resumed  after step {run.step} of {plan.total_steps}, from {resumed.place}")
     else:
-        record.begin(config, plan, model_facts, facts)
+        record.begin(config, plan, about_model, facts)
         processes.all_or_none(run.open_logs)
     if resumed is None and config.resume:
         again = f", and epochs that were done are done again: {begun}" if begun else ""

@@ -1,0 +1,72 @@
+"""A run in words: what its user reads before it starts, and what its folder keeps of model and machine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from tvlars.lab.config import TrainConfig
+from tvlars.lab.data import ImageData
+from tvlars.lab.run_folder.identity import FINGERPRINT
+from tvlars.lab.training.batches import micro_batches
+from tvlars.plan import Plan
+
+
+def describe(config: TrainConfig, plan: Plan, facts: dict[str, Any], processes: int = 1) -> list[str]:
+    """Return the lines that are shown before a run starts; ``facts`` are those of environment.json."""
+    return [
+        f"data     {facts['data']}",
+        *facts.get("account", ()),
+        f"model    {facts['model']}",
+        *(f"{name:<9}{facts[name]}" for name in ("task", "views", "preset") if name in facts),
+        f"device   {facts['device']}, {facts['precision']}",
+        *([f"parallel {facts['processes']}"] if "processes" in facts else []),
+        f"batch    {describe_batch(config, processes)}",
+        *(line if line.startswith(" ") else f"plan     {line}" for line in str(plan).splitlines()),
+    ]
+
+
+def describe_batch(config: TrainConfig, processes: int = 1) -> str:
+    """Return the parts of a batch: micro-batch x accumulation x processes = batch size."""
+    count = micro_batches(config, processes)
+    short, longer = divmod(config.batch_size, count * processes)
+    parts = f"{short:,} x {count} accumulation"
+    if longer and processes > 1:
+        parts = f"{short:,} or {short + 1:,} x {count} accumulation"
+    elif longer:  # tensor_split makes the first ones a sample longer
+        parts = f"({short + 1:,} x {longer} + {short:,} x {count - longer}) accumulation"
+    if config.task != "classification" and count > 1:
+        parts += " of exact gradients (batch norm: statistics of a part)"
+    which = "1 process" if processes == 1 else f"{processes} processes"
+    return f"{parts} x {which} = {config.batch_size:,} samples per optimizer step"
+
+
+def describe_processes(config: TrainConfig, processes: int) -> str:
+    """Return how many processes train, and how."""
+    how = "FSDP2, parameters spread" if config.shard else "DDP"
+    norms = "of all processes together" if config.sync_batch_norm else "of each process"
+    return f"{processes} processes ({how}; batch norm's statistics {norms})"
+
+
+def device_name(device: torch.device) -> str:
+    """Return the device in words."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {torch.get_num_threads()} threads" if device.type == "cpu" else device.type
+
+
+def model_facts(config: TrainConfig, data: ImageData) -> dict[str, Any]:
+    """Return the content of model.json: what the model is built from, and which data it has seen."""
+    mean, std = data.mean_and_std()
+    return {
+        "model": config.model,
+        "data": data.name,
+        "channels": data.channels,
+        "image_size": data.image_size,
+        "classes": data.classes,
+        "class_names": data.class_names,
+        "mean": mean.tolist(),
+        "std": std.tolist(),
+        FINGERPRINT: data.fingerprint.as_json(),
+    }
