@@ -246,7 +246,7 @@ def test_a_probe(tmp_path: Path, digits: ImageData, monkeypatch: pytest.MonkeyPa
 
     def found(*_: Any, **__: Any) -> Any:
         exchange(folder)
-        return {"knn": Evaluated(0.5, 10, 1.0)}, None
+        return [("knn", Evaluated(0.5, 10, 1.0), None)]
 
     monkeypatch.setattr(probe_run, "evaluate_features", found)
     with pytest.raises(MovedFolderError):

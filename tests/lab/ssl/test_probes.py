@@ -121,13 +121,14 @@ def test_test_images_are_never_augmented_and_nothing_is_changed(digits: ImageDat
     backbone = backbone_of(build_model("small_resnet", 1, 8, 10)[0])
     backbone.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].clone()))
     before = {name: v.clone() for name, v in backbone.state_dict().items()}
-    found, head = evaluate_features(backbone, digits, lambda x: x / 16, parse_evaluations("linear,knn"), seed=1)
+    wanted = parse_evaluations("linear,knn")
+    found = list(evaluate_features(backbone, digits, lambda x: x / 16, wanted, seed=1))
     torch.testing.assert_close(torch.cat(seen), torch.cat([digits.train_images, digits.test_images]) / 16)
-    again, _ = evaluate_features(backbone, digits, lambda x: x / 16, parse_evaluations("linear,knn"), seed=1)
-    assert [one.accuracy for one in again.values()] == [one.accuracy for one in found.values()]
+    again = evaluate_features(backbone, digits, lambda x: x / 16, wanted, seed=1)
+    assert [(name, one.accuracy) for name, one, _ in again] == [(name, one.accuracy) for name, one, _ in found]
     for name, value in backbone.state_dict().items():
         torch.testing.assert_close(value, before[name])
-    assert head is not None
+    assert [head is not None for _, _, head in found] == [True, False]
     assert not backbone.training
 
 
@@ -136,7 +137,8 @@ def test_fine_tuning_beats_a_frozen_untrained_network_and_leaves_the_backbone(di
     backbone = backbone_of(build_model("small_resnet", 1, 8, 10)[0])
     before = {name: v.clone() for name, v in backbone.state_dict().items()}
     wanted = parse_evaluations("linear,finetune,finetune-10%")
-    found, _ = evaluate_features(backbone, digits, lambda x: (x - 78) / 96, wanted, padding=1)
+    evaluated = evaluate_features(backbone, digits, lambda x: (x - 78) / 96, wanted, padding=1)
+    found = {name: one for name, one, _ in evaluated}
     assert found["finetune"].accuracy > found["linear"].accuracy
     assert found["finetune-10%"].labels == pytest.approx(144, abs=5)
     assert found["finetune-10%"].accuracy < found["finetune"].accuracy
@@ -148,7 +150,7 @@ def test_features_that_are_not_finite(digits: ImageData) -> None:
     backbone = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
     nn.init.constant_(backbone[1].weight, math.inf)
     with pytest.raises(UsageError, match="features to evaluate must be finite"):
-        evaluate_features(backbone, digits, lambda x: x.float(), parse_evaluations("linear"))
+        next(evaluate_features(backbone, digits, lambda x: x.float(), parse_evaluations("linear")))
 
 
 def test_labels_missing(digits: ImageData) -> None:

@@ -65,24 +65,20 @@ def exact_backward(
     if not len(parts):
         raise ValueError("parts must hold at least one pair of views, got none")
     if len(parts) == 1:  # one graph is what memory has to hold anyway
-        first, second = next(iter(parts))
         with torch.enable_grad():
-            encoded = [(model(first), model(second))]
-        seeds: list[_Seed] = []
+            encoded = [(model(first), model(second)) for first, second in parts]
+        with_graph = iter(encoded)
     else:
-        seeds, encoded = [], []
-        with torch.no_grad(), _still_batch_norm(model):
-            for first, second in parts:
-                seeds.append(_Seed(first.device))
-                encoded.append((model(first), model(second)))
+        devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
+        # Random numbers go back to where they were, so that the second encoding draws the same.
+        with torch.random.fork_rng(devices), torch.no_grad(), _still_batch_norm(model):
+            encoded = [(model(first), model(second)) for first, second in parts]
+        with_graph = ((model(first), model(second)) for first, second in parts)
     loss, gradients = _loss_and_gradients(encoded, loss_function)
-    if len(parts) == 1:
-        backward(_inner_product(encoded[0], gradients[0]))
-        return loss
-    for i, ((first, second), seed, gradient) in enumerate(zip(parts, seeds, gradients, strict=True)):
-        waits = no_sync if no_sync is not None and i < len(seeds) - 1 else contextlib.nullcontext
-        with waits(), seed.again():
-            backward(_inner_product((model(first), model(second)), gradient))
+    for i, gradient in enumerate(gradients, 1):
+        waits = no_sync if no_sync is not None and i < len(gradients) else contextlib.nullcontext
+        with waits():
+            backward(_inner_product(next(with_graph), gradient))
     return loss
 
 
@@ -96,10 +92,9 @@ def _loss_and_gradients(
 ) -> tuple[Tensor, list[Views]]:
     """The loss over all samples of all ranks, and for each part here ∂L/∂z times the number of ranks."""
     own = [torch.cat([pair[view].detach().float() for pair in encoded]) for view in (0, 1)]
-    distributed = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-    ranks, here = (dist.get_world_size(), dist.get_rank()) if distributed else (1, 0)
-    gathered = [gather(z) if distributed else [z] for z in own]
-    start = sum(len(z) for z in gathered[0][:here])
+    gathered = [gather(z) for z in own]
+    ranks = len(gathered[0])
+    start = sum(len(z) for z in gathered[0][: dist.get_rank()]) if ranks > 1 else 0
     whole = [torch.cat(z).requires_grad_() for z in gathered]
     with torch.enable_grad():
         loss = loss_function(*whole)
@@ -110,7 +105,9 @@ def _loss_and_gradients(
 
 
 def gather(z: Tensor) -> list[Tensor]:
-    """``z`` of every rank, whatever their lengths."""
+    """Return ``z`` of every rank, also where lengths differ; ``[z]`` where there is one rank alone."""
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return [z]
     count = torch.tensor([len(z)], device=z.device)
     counts = [torch.empty_like(count) for _ in range(dist.get_world_size())]
     dist.all_gather(counts, count)
@@ -125,8 +122,8 @@ def gather(z: Tensor) -> list[Tensor]:
 @contextlib.contextmanager
 def _still_batch_norm(model: nn.Module) -> Iterator[None]:
     """Running statistics stay: the second time each part is encoded moves them."""
-    layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
-    moving = [layer for layer in layers if layer.training]
+    layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
+    moving = [layer for layer in layers if layer.track_running_stats]
     for layer in moving:
         layer.track_running_stats = False
     try:
@@ -134,20 +131,3 @@ def _still_batch_norm(model: nn.Module) -> Iterator[None]:
     finally:
         for layer in moving:
             layer.track_running_stats = True
-
-
-class _Seed:
-    """The random state at one moment, to go back to for a while."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.cpu = torch.get_rng_state()
-        self.device = device if device.type == "cuda" else None
-        self.cuda = torch.cuda.get_rng_state(device) if self.device is not None else None
-
-    @contextlib.contextmanager
-    def again(self) -> Iterator[None]:
-        with torch.random.fork_rng(devices=[] if self.device is None else [self.device]):
-            torch.set_rng_state(self.cpu)
-            if self.cuda is not None and self.device is not None:
-                torch.cuda.set_rng_state(self.cuda, self.device)
-            yield

@@ -21,7 +21,7 @@ from tvlars.lab.models import head_of, put_head
 from tvlars.lab.processes.sync_batch_norm import plain_batch_norm
 from tvlars.lab.run_folder.record import Record
 from tvlars.lab.run_folder.rows import RepresentationRow
-from tvlars.lab.ssl.evaluations import Evaluated, describe_evaluation, parse_evaluations
+from tvlars.lab.ssl.evaluations import describe_evaluation, parse_evaluations
 from tvlars.lab.ssl.large_batch import Views, exact_backward, gather
 from tvlars.lab.ssl.methods import Method, build_method
 from tvlars.lab.ssl.probes import evaluate_features, folded
@@ -180,15 +180,8 @@ class Pretraining(Run):
     def _evaluate_features(self) -> None:
         """Each result is written as it comes."""
         self.record.save_weights(self._weights())
-
-        def announce(name: str, found: Evaluated, head: nn.Linear | None) -> None:
-            self.evaluations[name] = found
-            self.head = head if name == "linear" else self.head
-            self.record.add_evaluations(self.evaluations)
-            self.reporter.note(describe_evaluation(name, found, len(self.data.train_labels)))
-
         try:
-            evaluate_features(
+            for name, found, head in evaluate_features(
                 self.method.backbone,
                 self.data,
                 self.normalize,
@@ -197,8 +190,11 @@ class Pretraining(Run):
                 seed=self.config.seed,
                 padding=self.batches.padding,
                 batch_size=min(self.config.micro_batch_size, 1024),
-                announce=announce,
-            )
+            ):
+                self.evaluations[name] = found
+                self.head = head if name == "linear" else self.head
+                self.record.add_evaluations(self.evaluations)
+                self.reporter.note(describe_evaluation(name, found, len(self.data.train_labels)))
         except UsageError as error:  # features of the last step that are not finite
             lr = self.plan.lr * self.plan.factor(self.step)
             raise DivergedError(

@@ -7,7 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from tvlars.lab.data import load_data
 from tvlars.lab.data.place import as_path, looked_for, same_folder
@@ -84,21 +83,15 @@ def probe_run(
         torch.manual_seed(seed)
         fresh, _ = build_model(facts["model"], facts["channels"], facts["image_size"], facts["classes"], init)
 
-    def normalize(images: Tensor) -> Tensor:
-        return run.normalize(images)
-
     announce(f"run      {run.folder}, {run.status}")
     for line in (f"data     {loaded}", *loaded.account):
         announce(line)
-    found, _ = evaluate_features(
-        backbone,
-        loaded.to(target),
-        normalize,
-        wanted,
-        untrained=backbone_of(fresh).to(target),
-        seed=seed,
-        announce=lambda name, one, head: announce(describe_evaluation(name, one, len(loaded.train_labels))),
-    )
+    found, untrained = {}, backbone_of(fresh).to(target)
+    for name, one, _ in evaluate_features(
+        backbone, loaded.to(target), run.normalize, wanted, untrained=untrained, seed=seed
+    ):
+        found[name] = one
+        announce(describe_evaluation(name, one, len(loaded.train_labels)))
     if own and run.config is not None and run.config.task != "classification":
         both = {**found, **run.evaluations}
         place.check()

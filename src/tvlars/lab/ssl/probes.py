@@ -1,4 +1,4 @@
-"""What frozen features are worth: linear evaluation, nearest neighbours, few labels, and fine-tuning.
+"""Evaluations of frozen features: linear, nearest neighbours, few labels, and fine-tuning.
 
 Features are computed once, of images as they are, and kept in memory; test images are never augmented.
 """
@@ -6,19 +6,21 @@ Features are computed once, of images as they are, and kept in memory; test imag
 from __future__ import annotations
 
 import copy
+import functools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler
+from torch.optim.swa_utils import update_bn
 
-from tvlars.lab.data import ImageData
 from tvlars.lab.data.augment import crop_and_flip, draw_crops
-from tvlars.lab.data.image_data import pick
+from tvlars.lab.data.image_data import ImageData, pick
 from tvlars.lab.errors import UsageError
 from tvlars.lab.models import head_of, put_head
 from tvlars.lab.ssl.evaluations import NEIGHBOURS, Evaluated, ProbeSpec
@@ -29,6 +31,8 @@ TEMPERATURE = 0.07
 FINETUNE_EPOCHS, FINETUNE_HEAD_LR = 20, 0.5
 CALIBRATION = 4096
 """Images that set an untrained network's batch norm statistics."""
+
+Normalize = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -42,92 +46,70 @@ class Features:
     classes: int
 
     def with_labels(self, chosen: Tensor) -> Features:
-        """The same with these training samples alone."""
+        """Return the same with these training samples alone."""
         return replace(self, train=self.train[chosen], train_labels=self.train_labels[chosen])
-
-
-def extract(
-    backbone: nn.Module, data: ImageData, normalize: Callable[[Tensor], Tensor], batch_size: int = 1024
-) -> Features:
-    """Features of all images, in evaluation mode; the backbone's own mode stays."""
-    was = backbone.training
-    backbone.eval()
-
-    def of(images: Tensor) -> Tensor:
-        with torch.no_grad():
-            return torch.cat([backbone(normalize(part)).float() for part in torch.split(images, batch_size)])
-
-    found = Features(of(data.train_images), data.train_labels, of(data.test_images), data.test_labels, data.classes)
-    backbone.train(was)
-    return found
 
 
 def evaluate_features(
     backbone: nn.Module,
     data: ImageData,
-    normalize: Callable[[Tensor], Tensor],
+    normalize: Normalize,
     evaluations: list[ProbeSpec],
     *,
     untrained: nn.Module | None = None,
     seed: int = 0,
     padding: int = 2,
-    batch_size: int = 256,
-    announce: Callable[[str, Evaluated, nn.Linear | None], None] = lambda name, found, head: None,
-) -> tuple[dict[str, Evaluated], nn.Linear | None]:
+    batch_size: int = BATCH,
+) -> Iterator[tuple[str, Evaluated, nn.Linear | None]]:
     """Run evaluations of a backbone on the data set ``data``, on the device both lie on.
 
     Args:
         backbone: normalized images to features (n, d); left as it is.
         data: training and test images with labels.
-        normalize: what the backbone wants done with images (n, C, H, W) of values 0 to 255.
-        evaluations: what to do, from :func:`parse_evaluations`.
-        untrained: the same network as it was before training, for "random" and "random-knn".
+        normalize: applied to images (n, C, H, W) of values 0 to 255 before the backbone.
+        evaluations: as returned by :func:`parse_evaluations`.
+        untrained: the same network as it was before training, for "random" and "random-knn"; None skips these.
         seed: of label subsets, shuffles and new heads.
         padding: pixels of random crops in fine-tuning.
         batch_size: images per forward pass at most.
-        announce: is told each result as it comes, with the classifier of a linear evaluation.
 
-    Returns:
-        Results by name, and the linear evaluation's classifier for features, None where there was none.
+    Yields:
+        Name, result and, for linear evaluations, the classifier of features, one evaluation after the other.
 
     Raises:
         UsageError: the features are not finite.
     """
-    found: dict[str, Evaluated] = {}
-    head: nn.Linear | None = None
-    cached: dict[bool, Features] = {}
+
+    @functools.cache
+    def features(random: bool) -> Features:
+        net = backbone if not random or untrained is None else _calibrated(untrained, data, normalize, batch_size)
+        found = _extract(net, data, normalize, batch_size)
+        if not all(torch.isfinite(x).all() for x in (found.train, found.test)):
+            raise UsageError("the features to evaluate must be finite, but some are NaN or infinite")
+        return found
+
     for one in evaluations:
         start = time.perf_counter()
-        classifier: nn.Linear | None = None
         random = one.kind.startswith("random")
         if random and untrained is None:
             continue
-        if one.kind != "finetune" and random not in cached:
-            net = _calibrated(untrained, data, normalize, batch_size) if random and untrained is not None else backbone
-            cached[random] = extract(net, data, normalize, batch_size)
-            if not all(torch.isfinite(x).all() for x in (cached[random].train, cached[random].test)):
-                raise UsageError("the features to evaluate must be finite, but some are NaN or infinite")
         chosen = label_subset(data.train_labels, one.share, seed)
+        head: nn.Linear | None = None
         if one.kind.endswith("knn"):
-            accuracy = knn_accuracy(cached[random])
+            accuracy = knn_accuracy(features(random))
         elif one.kind == "finetune":
-            options = dict(share=one.share, seed=seed, padding=padding, batch_size=batch_size)
-            accuracy = finetune(backbone, data, normalize, chosen, **options)  # type: ignore[arg-type]
+            accuracy = finetune(backbone, data, normalize, chosen, one.share, seed, padding, batch_size)
         else:
-            features = cached[random] if one.share == 1.0 else cached[random].with_labels(chosen)
-            classifier, accuracy = linear_probe(features, seed=seed)
-            head = classifier if one.name == "linear" else head
-        found[one.name] = Evaluated(accuracy, len(chosen), round(time.perf_counter() - start, 3))
-        announce(one.name, found[one.name], classifier)
-    return found, head
+            whole = features(random)
+            head, accuracy = linear_probe(whole if one.share == 1.0 else whole.with_labels(chosen), seed)
+        yield one.name, Evaluated(accuracy, len(chosen), round(time.perf_counter() - start, 3)), head
 
 
 def label_subset(labels: Tensor, share: float, seed: int) -> Tensor:
-    """Indices of a share of the samples of each class, one at least."""
+    """Return indices of a share of the samples of each class, one at least."""
     if share == 1.0:
         return torch.arange(len(labels), device=labels.device)
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(labels), generator=generator, device="cpu").to(labels.device)
+    order = _shuffled(len(labels), torch.Generator().manual_seed(seed), labels.device)
     chosen = []
     for label in torch.unique(labels):
         mine = order[labels[order] == label]
@@ -135,9 +117,7 @@ def label_subset(labels: Tensor, share: float, seed: int) -> Tensor:
     return torch.cat(chosen)
 
 
-def linear_probe(
-    features: Features, *, epochs: int = LINEAR_EPOCHS, lr: float = LINEAR_LR, seed: int = 0
-) -> tuple[nn.Linear, float]:
+def linear_probe(features: Features, seed: int = 0) -> tuple[nn.Linear, float]:
     """Train a linear classifier on frozen features: SGD with momentum 0.9, cosine, batches of 256.
 
     Features are standardized with the training set's mean and deviation, so that one learning rate does for networks
@@ -151,18 +131,16 @@ def linear_probe(
     x, y = features.train, features.train_labels
     mean, std = x.mean(0), x.std(0, correction=0).clamp(min=1e-6)
     x = (x - mean) / std
-    generator = torch.Generator().manual_seed(seed)
     classifier = nn.Linear(x.shape[1], features.classes).to(x.device)
     nn.init.zeros_(classifier.weight)  # the problem is convex: where it starts matters little
     nn.init.zeros_(classifier.bias)
-    optimizer = torch.optim.SGD(classifier.parameters(), lr, momentum=0.9, weight_decay=LINEAR_DECAY)
-    for epoch in range(epochs):
-        for group in optimizer.param_groups:
-            group["lr"] = lr * 0.5 * (1 + math.cos(math.pi * epoch / epochs))
-        for batch in torch.split(torch.randperm(len(y), generator=generator, device="cpu").to(y.device), BATCH):
-            optimizer.zero_grad()
-            F.cross_entropy(classifier(x[batch]), y[batch]).backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
+    optimizer = torch.optim.SGD(classifier.parameters(), LINEAR_LR, momentum=0.9, weight_decay=LINEAR_DECAY)
+    cosine = LambdaLR(optimizer, lambda epoch: 0.5 * (1 + math.cos(math.pi * epoch / LINEAR_EPOCHS)))
+
+    def backward(batch: Tensor) -> None:
+        F.cross_entropy(classifier(x[batch]), y[batch]).backward()  # type: ignore[no-untyped-call]
+
+    _descend(optimizer, cosine, LINEAR_EPOCHS, torch.arange(len(y), device=y.device), seed, backward)
     classifier = folded(classifier, mean, std)
     with torch.no_grad():
         correct = (classifier(features.test).argmax(1) == features.test_labels).float().mean()
@@ -170,7 +148,7 @@ def linear_probe(
 
 
 def folded(classifier: nn.Linear, mean: Tensor, std: Tensor) -> nn.Linear:
-    """The classifier of plain features that does what ``classifier`` does with standardized ones."""
+    """Return the classifier of plain features that does what ``classifier`` does with standardized ones."""
     made = nn.Linear(classifier.in_features, classifier.out_features).to(mean.device)
     with torch.no_grad():
         made.weight.copy_(classifier.weight / std)
@@ -196,11 +174,9 @@ def knn_accuracy(features: Features, k: int = NEIGHBOURS) -> float:
 def finetune(
     backbone: nn.Module,
     data: ImageData,
-    normalize: Callable[[Tensor], Tensor],
+    normalize: Normalize,
     chosen: Tensor,
-    *,
     share: float = 1.0,
-    epochs: int = FINETUNE_EPOCHS,
     seed: int = 0,
     padding: int = 2,
     batch_size: int = BATCH,
@@ -226,58 +202,75 @@ def finetune(
         {"params": list(head.parameters()), "lr": FINETUNE_HEAD_LR},
     ]
     optimizer = torch.optim.SGD(groups, lr=FINETUNE_HEAD_LR, momentum=0.9)
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
-    order = torch.Generator().manual_seed(seed)
     draws = torch.Generator(data.train_images.device).manual_seed(seed)
-    for _ in range(epochs):
-        net.train()
-        shuffled = chosen[torch.randperm(len(chosen), generator=order, device="cpu").to(chosen.device)]
-        for batch in torch.split(shuffled, BATCH):
-            if len(batch) < 2:
-                continue  # batch norm has no statistics of one sample
-            optimizer.zero_grad()
-            for part in torch.tensor_split(batch, min(-(-len(batch) // batch_size), len(batch) // 2)):
-                images = crop_and_flip(
-                    pick(data.train_images, part), padding, draw_crops(len(part), padding, data.flip, draws)
-                )
-                logits = head(net(normalize(images)))
-                loss = F.cross_entropy(logits, data.train_labels[part], reduction="sum") / len(batch)
-                loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-        scheduler.step()
+
+    def backward(batch: Tensor) -> None:
+        if len(batch) < 2:
+            return  # batch norm has no statistics of one sample
+        for part in torch.tensor_split(batch, min(-(-len(batch) // batch_size), len(batch) // 2)):
+            crops = draw_crops(len(part), padding, data.flip, draws)
+            logits = head(net(normalize(crop_and_flip(pick(data.train_images, part), padding, crops))))
+            loss = F.cross_entropy(logits, data.train_labels[part], reduction="sum") / len(batch)
+            loss.backward()  # type: ignore[no-untyped-call]
+
+    net.train()
+    _descend(optimizer, CosineAnnealingLR(optimizer, FINETUNE_EPOCHS), FINETUNE_EPOCHS, chosen, seed, backward)
     net.eval()
-    correct = 0
     with torch.no_grad():
-        for x, y in zip(
-            torch.split(data.test_images, batch_size), torch.split(data.test_labels, batch_size), strict=True
-        ):
-            correct += int((head(net(normalize(x))).argmax(1) == y).sum())
-    return correct / len(data.test_labels)
+        logits = torch.cat([head(net(normalize(part))) for part in torch.split(data.test_images, batch_size)])
+    return int((logits.argmax(1) == data.test_labels).sum()) / len(data.test_labels)
 
 
 def backbone_of(model: nn.Module) -> nn.Module:
-    """A copy of a classifier without its head, in evaluation mode."""
+    """Return a copy of a classifier without its head, in evaluation mode."""
     net = copy.deepcopy(model)
     put_head(net, head_of(net)[0], nn.Identity())
     return net.eval()
 
 
-def _calibrated(
-    untrained: nn.Module, data: ImageData, normalize: Callable[[Tensor], Tensor], batch_size: int
-) -> nn.Module:
+def _extract(backbone: nn.Module, data: ImageData, normalize: Normalize, batch_size: int) -> Features:
+    """Features of all images, in evaluation mode; the backbone's own mode stays."""
+    was = backbone.training
+    backbone.eval()
+
+    def of(images: Tensor) -> Tensor:
+        with torch.no_grad():
+            return torch.cat([backbone(normalize(part)).float() for part in torch.split(images, batch_size)])
+
+    found = Features(of(data.train_images), data.train_labels, of(data.test_images), data.test_labels, data.classes)
+    backbone.train(was)
+    return found
+
+
+def _calibrated(untrained: nn.Module, data: ImageData, normalize: Normalize, batch_size: int) -> nn.Module:
     """An untrained network with batch norm statistics of the data: without, its features are worth less."""
     net = copy.deepcopy(untrained)
-    for module in net.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.reset_running_stats()
-            module.momentum = None  # a plain mean over all batches
-    net.train()
+    count = len(data.train_labels)
+    # Drawn at random, since folders are in the order of their classes.
+    chosen = _shuffled(count, torch.Generator().manual_seed(0), data.train_labels.device)[:CALIBRATION]
+    parts = torch.split(chosen, min(batch_size, BATCH))
     with torch.no_grad():
-        generator = torch.Generator().manual_seed(0)  # folders are in the order of their classes
-        chosen = torch.randperm(len(data.train_labels), generator=generator, device="cpu")[:CALIBRATION].to(
-            data.train_labels.device
-        )
-        for part in torch.split(chosen, min(batch_size, BATCH)):
-            if len(part) > 1:
-                net(normalize(pick(data.train_images, part)))
+        update_bn((normalize(pick(data.train_images, part)) for part in parts if len(part) > 1), net)
     return net
+
+
+def _descend(
+    optimizer: torch.optim.Optimizer,
+    scheduler: LRScheduler,
+    epochs: int,
+    samples: Tensor,
+    seed: int,
+    backward: Callable[[Tensor], None],
+) -> None:
+    """Take a step for each batch of 256 of the shuffled ``samples``; the learning rate moves once per epoch."""
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(epochs):
+        for batch in torch.split(samples[_shuffled(len(samples), generator, samples.device)], BATCH):
+            optimizer.zero_grad()
+            backward(batch)
+            optimizer.step()
+        scheduler.step()
+
+
+def _shuffled(count: int, generator: torch.Generator, device: torch.device) -> Tensor:
+    return torch.randperm(count, generator=generator, device="cpu").to(device)
