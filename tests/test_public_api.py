@@ -81,7 +81,7 @@ def test_options_have_help(name: str) -> None:
     for label, thing in public(module):
         if label.endswith("TrainConfig"):
             for field in dataclasses.fields(thing):
-                assert field.metadata.get("help"), f"{label}.{field.name} has no help"
+                assert field.metadata["option"].help, f"{label}.{field.name} has no help"
 
 
 def test_defaults_are_those_that_docstrings_name() -> None:

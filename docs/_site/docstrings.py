@@ -80,7 +80,8 @@ def option_helps(class_path: str) -> dict[str, str]:
         return {}
     if not dataclasses.is_dataclass(cls):
         return {}
-    helps = {f.name: f.metadata["help"].replace("%%", "%") for f in dataclasses.fields(cls) if "help" in f.metadata}
+    told = {f.name: f.metadata["option"] for f in dataclasses.fields(cls) if "option" in f.metadata}
+    helps = {name: one.help.replace("%%", "%") for name, one in told.items()}
     return {name: f"{text}{'' if text.endswith('.') else '.'}" for name, text in helps.items()}
 
 

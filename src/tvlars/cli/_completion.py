@@ -50,30 +50,12 @@ def _completion(parsed: argparse.Namespace) -> int:
 
 def _names() -> dict[str, Iterable[str]]:
     """The values that complete an option, by its destination. The parser takes more, and says what is wrong itself."""
-    from tvlars.lab import config
-    from tvlars.lab.data import DATASETS
+    from tvlars.lab.config import OPTIMIZERS, OPTIONS
     from tvlars.lab.experiments.tune_config import SAMPLERS
-    from tvlars.lab.models import INITS, MODELS
     from tvlars.lab.ssl.methods import METHODS
-    from tvlars.lab.ssl.presets import PRESETS
-    from tvlars.plan import SCHEDULES
 
-    return {
-        "accelerator": config.ACCELERATORS,
-        "data": DATASETS,
-        "init": INITS,
-        "method": METHODS,
-        "model": MODELS,
-        "optimizer": config.OPTIMIZERS,
-        "optimizers": config.OPTIMIZERS,
-        "phi_scope": config.PHI_SCOPES,
-        "precision": config.PRECISIONS,
-        "preset": PRESETS,
-        "sampler": SAMPLERS,
-        "schedule": SCHEDULES,
-        "shell": SHELLS,
-        "task": config.TASKS,
-    }
+    of_runs = {name: one.choices for name, one in OPTIONS.items() if one.choices}
+    return {**of_runs, "method": METHODS, "optimizers": OPTIMIZERS, "sampler": SAMPLERS, "shell": SHELLS}
 
 
 def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:

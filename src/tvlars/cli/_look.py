@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from tvlars.cli._options import INTERRUPTED, add_option, fail, new_command, options, type_of
+from tvlars.cli._options import INTERRUPTED, add_those_of_data, fail, new_command, type_of
 
 
 def add(commands: Any) -> None:
@@ -44,9 +44,7 @@ def add(commands: Any) -> None:
     views.add_argument("--seed", type=type_of(int), default=0, metavar="INT", help="(default: 0)")
     text = "PNG to write (default: views.png)"
     views.add_argument("-o", "--out", type=Path, default=Path("views.png"), metavar="FILE", help=text)
-    for f in options():
-        if f.name in ("data_dir", "image_size", "skip_bad_images"):
-            add_option(views, f)
+    add_those_of_data(views, without=("data",))
 
 
 def _sharpness(parsed: argparse.Namespace) -> int:

@@ -6,12 +6,15 @@ import argparse
 import difflib
 import os
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import MISSING, Field, fields
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import MISSING
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from tvlars._reading import parse_number, read_json, reason
+from tvlars._reading import read_json, reason
+
+if TYPE_CHECKING:
+    from tvlars.lab.options import Option
 
 FAILED, BAD_INPUT, DIVERGED, INTERRUPTED = 1, 2, 3, 130
 """Exit codes; 128 + N where signal N stopped a run."""
@@ -104,55 +107,51 @@ def add_resume(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", nargs="?", const=True, default=False, metavar="RUN", help=text)
 
 
-def options() -> tuple[Field[Any], ...]:
-    """The options of one run."""
-    from tvlars.lab.config import TrainConfig
-
-    return fields(TrainConfig)
-
-
-def add_all(parser: argparse.ArgumentParser, without: tuple[str, ...] = ()) -> None:
+def add_all(parser: argparse.ArgumentParser, without: Collection[str] = ()) -> None:
     """Add the options of one run, in their sections."""
-    from tvlars.lab.config import SECTIONS
+    from tvlars.lab.config import OPTIONS
 
     section: Any = parser
-    for f in options():
-        if f.name in SECTIONS:
-            section = parser.add_argument_group(SECTIONS[f.name])
-        if f.name not in without:
-            add_option(section, f)
+    for name, one in OPTIONS.items():
+        if one.section:
+            section = parser.add_argument_group(one.section)
+        if name not in without:
+            add_option(section, one)
 
 
-def add_option(parser: Any, f: Field[Any], default: Any = MISSING) -> None:
-    """Add the option that a field stands for; its own default is taken unless one is given."""
-    flag, text = "--" + f.name.replace("_", "-"), f.metadata["help"]
-    default = f.default if default is MISSING else default
+def add_those_of_data(parser: argparse.ArgumentParser, without: Collection[str] = (), **more: Any) -> None:
+    """Add the options that decide which data are loaded; ``more`` is for :func:`add_option`."""
+    from tvlars.lab.config import OPTIONS
+    from tvlars.lab.options import Is
+
+    for name, one in OPTIONS.items():
+        if one.kinds & Is.LOADS and name not in without:
+            add_option(parser, one, **more)
+
+
+def add_option(parser: Any, one: Option, default: Any = MISSING) -> None:
+    """Add an option; its own default is taken unless one is given."""
+    flag, text = "--" + one.name.replace("_", "-"), one.help
+    default = one.default if default is MISSING else default
     if default is not None and "default" not in text and not isinstance(default, bool):
         text += f" (default: {default})"
-    kind = kind_of(f)
-    if kind is bool:
+    if one.kind is bool:
         parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=default, help=text)
     else:
-        parser.add_argument(flag, type=type_of(kind), default=default, metavar=kind.__name__.upper(), help=text)
-
-
-def kind_of(f: Field[Any]) -> type:
-    """The type of a field, None aside."""
-    name = str(f.type).split("|")[0].strip()
-    return {"int": int, "float": float, "bool": bool, "str": str, "Path": Path}[name]
+        metavar = one.kind.__name__.upper()
+        parser.add_argument(flag, type=type_of(one.kind), default=default, metavar=metavar, help=text)
 
 
 def type_of(kind: type) -> Callable[[str], Any]:
     """The ``type=`` of an argument: converts, or says what is wanted."""
 
     def convert(text: str) -> Any:
-        if kind is Path and not text:
-            raise argparse.ArgumentTypeError("must be a path, got ''")
+        from tvlars.lab.options import parse_value
+
         try:
-            return parse_number(kind, text) if kind in (int, float) else kind(text)
-        except ValueError:
-            wanted = {int: "an integer", float: "a number"}.get(kind, kind.__name__)
-            raise argparse.ArgumentTypeError(f"must be {wanted}, got {text!r}") from None
+            return parse_value(kind, text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
 
     return convert
 
@@ -180,10 +179,10 @@ def is_first() -> bool:
 
 def train_config(parsed: argparse.Namespace, **values: Any) -> Any:
     """The config of one run from what was typed, and ``values``."""
-    from tvlars.lab.config import TrainConfig
+    from tvlars.lab.config import OPTIONS, TrainConfig
     from tvlars.lab.errors import UsageError
 
-    taken = {f.name: getattr(parsed, f.name) for f in options() if hasattr(parsed, f.name)}
+    taken = {name: getattr(parsed, name) for name in OPTIONS if hasattr(parsed, name)}
     if isinstance(taken.get("resume"), str):
         if taken.get("out") is not None and taken["out"].resolve() != Path(taken["resume"]).resolve():
             raise UsageError(

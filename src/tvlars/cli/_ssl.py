@@ -11,34 +11,26 @@ from tvlars.cli._options import (
     add_config,
     add_option,
     add_resume,
+    add_those_of_data,
     in_processes,
     is_first,
     new_command,
-    options,
     train_config,
 )
 
-CLASSIFICATION_ALONE = (
-    "task",
-    "augment",
-    "compile",
-    "rotation",
-    "sharpness",
-    "sharpness_samples",
-    "noise_scale",
-    "shard",
-)
 DEFAULT = "barlow-twins"
 
 
 def add(commands: Any, command: str, config: dict[str, Any]) -> None:
     """Add the commands; ``config`` has the options that a config file sets for ``command``."""
+    from tvlars.lab.config import OPTIONS, names_of
+    from tvlars.lab.options import Is
     from tvlars.lab.ssl.methods import METHODS
 
     ssl = new_command(commands, "ssl", "pretrain without labels, then measure what was learned", _ssl)
     text = "one of " + ", ".join(METHODS) + f" (default: {DEFAULT})"
     ssl.add_argument("--method", default=DEFAULT, metavar="NAME", help=text)
-    add_all(ssl, without=(*CLASSIFICATION_ALONE, "resume"))
+    add_all(ssl, without=("task", "resume", *names_of(Is.CLASSIFICATION)))
     add_resume(ssl)
     add_config(ssl)
     if config and command == "ssl":
@@ -47,11 +39,8 @@ def add(commands: Any, command: str, config: dict[str, Any]) -> None:
 
     probe = new_command(commands, "probe", "measure what the features of a finished run are worth", _probe)
     probe.add_argument("run_folder", metavar="RUN", type=Path, help="run folder, of any task")
-    for f in options():
-        if f.name == "evaluations":
-            add_option(probe, f)
-        elif f.name in ("data", "data_dir", "image_size", "skip_bad_images"):
-            add_option(probe, f, default=None)
+    add_those_of_data(probe, default=None)
+    add_option(probe, OPTIONS["evaluations"])
 
 
 def _ssl(parsed: argparse.Namespace) -> int:
@@ -101,14 +90,14 @@ def _probe(parsed: argparse.Namespace) -> int:
 
 
 def _defaults(config: dict[str, Any]) -> dict[str, Any]:
-    from tvlars.lab.config import TrainConfig
+    from tvlars.lab.config import OPTIONS, TrainConfig
     from tvlars.lab.errors import UsageError
+    from tvlars.lab.options import Is
 
     if "base" in config:
         raise UsageError("config must be a run's, but it is a comparison's: name one of the run folders in it")
     stored = TrainConfig.from_mapping(config)
-    if stored.task == "classification":
+    if not stored.self_supervised:
         raise UsageError("config must be that of self-supervised learning, but its task is classification")
-    return {
-        f.name: getattr(stored, f.name) for f in options() if f.name not in (*CLASSIFICATION_ALONE[1:], "out", "resume")
-    }
+    not_taken = Is.CLASSIFICATION | Is.OWN
+    return {name: getattr(stored, name) for name, one in OPTIONS.items() if not one.kinds & not_taken}

@@ -15,13 +15,9 @@ from tvlars.cli._options import (
     add_config,
     fail,
     new_command,
-    options,
     train_config,
     type_of,
 )
-
-NOT_TUNED = ("optimizer", "seed", "lr", "out", "resume", "devices", "nodes", "rendezvous", "shard", "sync_batch_norm")
-"""Options of a run that ``tune`` has others for, or has not."""
 
 
 def add(commands: Any, command: str, config: dict[str, Any]) -> None:
@@ -69,20 +65,28 @@ def _add_tune(commands: Any, config: dict[str, Any]) -> None:
     tune.add_argument("--retries", type=type_of(int), default=1, metavar="N", help=text)
     text = "folder, gone on with where it exists (default: runs/tune- and the data's name and the batch size)"
     tune.add_argument("--out", type=Path, metavar="FOLDER", help=text)
-    add_all(tune, without=NOT_TUNED)
+    add_all(tune, without=_not_tuned())
     add_config(tune)
     if config:
         tune.set_defaults(**_defaults(config))
 
 
 def _defaults(config: dict[str, Any]) -> dict[str, Any]:
-    from tvlars.lab.config import TrainConfig
+    from tvlars.lab.config import OPTIONS, TrainConfig
     from tvlars.lab.errors import UsageError
 
     if "base" in config:
         raise UsageError("config must be a run's, but it is that of several: name one of the run folders in it")
     stored = TrainConfig.from_mapping(config)
-    return {f.name: getattr(stored, f.name) for f in options() if f.name not in NOT_TUNED}
+    return {name: getattr(stored, name) for name in OPTIONS if name not in _not_tuned()}
+
+
+def _not_tuned() -> tuple[str, ...]:
+    """Options of a run that ``tune`` has others for, or has not."""
+    from tvlars.lab.config import names_of
+    from tvlars.lab.options import Is
+
+    return ("optimizer", "seed", "lr", *names_of(Is.OWN | Is.SEVERAL))
 
 
 def _sweep(parsed: argparse.Namespace) -> int:

@@ -10,14 +10,12 @@ from tvlars.cli._options import (
     DIVERGED,
     add_all,
     add_config,
-    add_option,
     add_resume,
+    add_those_of_data,
     fail,
     in_processes,
     is_first,
-    kind_of,
     new_command,
-    options,
     train_config,
     type_of,
 )
@@ -67,9 +65,7 @@ def add(commands: Any, command: str, config: dict[str, Any]) -> None:
 
     evaluate = new_command(commands, "evaluate", "test the final weights of a run", _evaluate)
     evaluate.add_argument("run_folder", metavar="RUN", type=Path, help="run folder")
-    for f in options():
-        if f.name in ("data", "data_dir", "image_size", "skip_bad_images"):
-            add_option(evaluate, f, default=None)
+    add_those_of_data(evaluate, default=None)
 
 
 def _train(parsed: argparse.Namespace) -> int:
@@ -143,13 +139,14 @@ def _compare(parsed: argparse.Namespace) -> int:
 
 def _defaults_of_train(config: dict[str, Any], comparison: bool = False) -> dict[str, Any]:
     """The defaults that a config file gives; where its run was written is not one of them."""
-    from tvlars.lab.config import TrainConfig
+    from tvlars.lab.config import OPTIONS, TrainConfig
     from tvlars.lab.errors import UsageError
+    from tvlars.lab.options import Is
 
     if "base" in config and not comparison:
         raise UsageError("config must be a run's, but it is a comparison's: name one of the run folders in it")
     stored = TrainConfig.from_mapping(config.get("base", config))
-    return {f.name: getattr(stored, f.name) for f in options() if f.name not in ("out", "resume")}
+    return {name: getattr(stored, name) for name, one in OPTIONS.items() if not one.kinds & Is.OWN}
 
 
 def _defaults_of_compare(config: dict[str, Any]) -> dict[str, Any]:
@@ -180,22 +177,17 @@ def _overrides(parsed: argparse.Namespace) -> tuple[tuple[str, str, Any], ...]:
 
 def _override(text: str) -> tuple[str, str, Any]:
     """``lars.lr=16`` as (optimizer, option, value)."""
+    from tvlars.lab.config import OPTIONS
     from tvlars.lab.errors import UsageError, unknown
 
     owner, dot, rest = text.partition(".")
     name, equals, value = rest.partition("=")
     if not (dot and equals and owner and name and value):
         raise UsageError(f"--set must be OPTIMIZER.OPTION=VALUE, as in lars.lr=16, got {text!r}")
-    by_name = {f.name: f for f in options()}
     name = name.replace("-", "_")
-    if name not in by_name:
-        raise unknown("option", name, by_name)
-    kind = kind_of(by_name[name])
-    if kind is bool:
-        if value.lower() not in ("true", "false"):
-            raise UsageError(f"--set {owner}.{name} must be true or false, got {value!r}")
-        return owner, name, value.lower() == "true"
+    if name not in OPTIONS:
+        raise unknown("option", name, OPTIONS)
     try:
-        return owner, name, type_of(kind)(value)
-    except argparse.ArgumentTypeError as error:
-        raise UsageError(f"--set {owner}.{name} {error}") from None
+        return owner, name, OPTIONS[name].parse(value)
+    except UsageError as error:
+        raise UsageError(f"--set {owner}.{error}") from None

@@ -80,3 +80,9 @@ def unknown(kind: str, name: object, valid: Iterable[str]) -> UsageError:
     near = difflib.get_close_matches(str(name).lower(), names, n=2, cutoff=0.55)
     hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
     return UsageError(f"unknown {kind} {str(name)!r}: {hint}Known: {', '.join(names)}.")
+
+
+def listed(names: Iterable[str]) -> str:
+    """ "lars, lamb and sgd"."""
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last

@@ -11,10 +11,11 @@ import pandas as pd
 import pytest
 
 from tvlars.lab import Grid, LoadedRun, TrainConfig, UsageError
-from tvlars.lab.config import MEANS, MEASURED, TRAINED, deciding
+from tvlars.lab.config import MEANS, OPTIONS, names_of
 from tvlars.lab.experiments.run_name import run_name
 from tvlars.lab.experiments.sweep import FILE, prepare
 from tvlars.lab.experiments.tune_folder import check_same
+from tvlars.lab.options import Is
 from tvlars.lab.report.parts import parts_of
 from tvlars.lab.run_folder.identity import differences, identity
 from tvlars.lab.run_folder.record import write_json
@@ -51,10 +52,11 @@ def loaded(config: TrainConfig) -> LoadedRun:
 
 
 def test_every_option_says_what_it_decides() -> None:
-    assert set(deciding(TRAINED)) == set(OTHERS)
-    assert set(deciding(MEASURED)) == set(MEASURING)
-    assert set(deciding(MEANS)) == set(BY_OTHER_MEANS)
-    assert len(fields(TrainConfig)) == len(OTHERS) + len(MEASURING) + len(BY_OTHER_MEANS)
+    assert list(OPTIONS) == [f.name for f in fields(TrainConfig)]
+    assert set(OPTIONS) - set(names_of(Is.MEASURED)) - set(MEANS) == set(OTHERS)
+    assert set(names_of(Is.MEASURED)) == set(MEASURING)
+    assert set(MEANS) == set(BY_OTHER_MEANS)
+    assert len(OPTIONS) == len(OTHERS) + len(MEASURING) + len(BY_OTHER_MEANS)
 
 
 @pytest.mark.parametrize("name", [f.name for f in fields(TrainConfig)])

@@ -14,8 +14,9 @@ from tvlars.lab.data.digits import load_digits
 from tvlars.lab.data.fashion_mnist import load_fashion_mnist
 from tvlars.lab.data.image_data import ImageData
 from tvlars.lab.data.image_folder import load_image_folder
-from tvlars.lab.data.place import FOLDER_PREFIX, as_path, expanded
+from tvlars.lab.data.place import FOLDER_PREFIX
 from tvlars.lab.errors import UsageError, unknown
+from tvlars.lab.options import as_path, expanded
 
 __all__ = ["DATASETS", "FOLDER_PREFIX", "ImageData", "check_data_name", "load_data"]
 

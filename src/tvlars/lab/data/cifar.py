@@ -10,8 +10,8 @@ import torch
 
 from tvlars.lab import memory
 from tvlars.lab.data.image_data import DOWNLOAD_DIR, ImageData
-from tvlars.lab.data.place import expanded
 from tvlars.lab.errors import UsageError
+from tvlars.lab.options import expanded
 
 
 def load_cifar(data_dir: Path | None, *, classes: int) -> ImageData:

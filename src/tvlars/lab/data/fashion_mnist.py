@@ -13,8 +13,8 @@ from torch import Tensor
 
 from tvlars.lab import memory
 from tvlars.lab.data.image_data import DOWNLOAD_DIR, ImageData
-from tvlars.lab.data.place import expanded
 from tvlars.lab.errors import UsageError
+from tvlars.lab.options import expanded
 
 SYSTEM_DIR = Path("/usr/share/datasets/fashion-mnist")
 CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")

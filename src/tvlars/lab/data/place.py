@@ -3,36 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from tvlars.lab.errors import UsageError
+from tvlars.lab.options import expanded
 
 FOLDER_PREFIX = "imagefolder:"
-
-
-def as_path(name: str, value: Any) -> Path | None:
-    """``value`` as a path with ~ expanded; None stays.
-
-    Raises:
-        UsageError: it is neither text nor a path, or ~ stands for nobody's home.
-    """
-    if value is None:
-        return None
-    if not isinstance(value, (str, Path)) or "\0" in str(value):
-        raise UsageError(f"{name} must be a path, got {value!r}")
-    return expanded(name, Path(value))
-
-
-def expanded(name: str, path: Path) -> Path:
-    """``path`` with ~ expanded.
-
-    Raises:
-        UsageError: ~ stands for nobody's home.
-    """
-    try:
-        return path.expanduser()
-    except RuntimeError as error:
-        raise UsageError(f"{name} must be a path, got {str(path)!r}, in a home that is not known here") from error
 
 
 def absolute(path: Path) -> Path:

@@ -9,11 +9,10 @@ from functools import partial
 from pathlib import Path
 
 from tvlars.lab.comparison.comparison import Comparison, RunRow
-from tvlars.lab.config import TrainConfig
+from tvlars.lab.config import TrainConfig, check_batch
 from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.errors import DivergedError, UsageError
 from tvlars.lab.experiments.compare_config import CompareConfig
-from tvlars.lab.fits import check_batch
 from tvlars.lab.models import build_model
 from tvlars.lab.processes.alike import check_alike, facts_of
 from tvlars.lab.processes.processes import Processes, make_fabric

@@ -8,13 +8,11 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from tvlars.lab.config import TrainConfig, check_options
-from tvlars.lab.data.place import as_path
+from tvlars.lab.config import OPTIONS, TrainConfig, names_of
 from tvlars.lab.errors import UsageError, unknown
+from tvlars.lab.options import Is, as_path, check_names
 
-SAME_FOR_ALL = (
-    *("data", "data_dir", "image_size", "skip_bad_images", "task", "epochs", "evaluations", "batch_size", "seed"),
-)
+SAME_FOR_ALL = tuple(name for name in names_of(Is.SAME | Is.AXIS) if name != "optimizer")
 """Options that a comparison does not let one optimizer have to itself."""
 
 
@@ -45,7 +43,7 @@ class CompareConfig:
                 raise UsageError(f"{name} must name at least one, got none")
             if len(set(map(repr, values))) != len(values):
                 raise UsageError(f"{name} must not repeat, got {', '.join(map(str, values))}")
-        known = [f.name for f in fields(TrainConfig) if f.name not in ("optimizer", "out")]
+        known = [name for name in OPTIONS if name not in ("optimizer", "out")]
         for optimizer, name, _ in self.overrides:
             if name in SAME_FOR_ALL:
                 raise UsageError(f"{name} must be the same for all optimizers, but is set for {optimizer} alone")
@@ -70,7 +68,7 @@ class CompareConfig:
         Raises:
             UsageError: a name is not a field's, or a value is bad.
         """
-        check_options(cls, values)
+        check_names(cls, values)
         return cls(**{**values, "base": TrainConfig.from_mapping(values.get("base", {}))})
 
     def runs(self) -> list[TrainConfig]:

@@ -8,10 +8,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from tvlars.lab.config import OPTIMIZERS, TrainConfig
-from tvlars.lab.errors import UsageError, unknown
-from tvlars.lab.experiments.run_name import at_home, convert, has, listed, option_name, run_name
+from tvlars.lab.config import OPTIMIZERS, OPTIONS, TrainConfig
+from tvlars.lab.errors import UsageError, listed, unknown
+from tvlars.lab.experiments.run_name import at_home, run_name
 from tvlars.lab.experiments.yaml_file import read_yaml
+from tvlars.lab.options import option_name
 
 MOST_RUNS = 10_000
 """A grid with more is a slip."""
@@ -90,7 +91,7 @@ def _options(values: Any, what: str) -> dict[str, Any]:
         raise UsageError(f"{what} must be a mapping of options, as in lr: {_example(what)}, got {values!r:.60}")
     found: dict[str, Any] = {}
     for key, value in values.items():
-        name = option_name(key, what)
+        name = option_name(OPTIONS, key, what)
         if name in found:
             raise UsageError(f"{name} is there twice in {what}")
         found[name] = value
@@ -105,7 +106,7 @@ class _Part:
     """One mapping of a grid, with the base."""
 
     def __init__(self, base: dict[str, Any], grid: dict[str, Any]) -> None:
-        self.base = {name: convert(name, value) for name, value in base.items()}
+        self.base = {name: OPTIONS[name].convert(value) for name, value in base.items()}
         for name, value in self.base.items():
             if isinstance(value, (list, dict)):
                 raise UsageError(f"{name} of base must be one value, got {value!r:.60}: several belong in grid")
@@ -156,17 +157,16 @@ class _Part:
         found = self.common.get(name, [self.base[name]] if name in self.base else None)
         if found is None:
             return ["auto"]
-        if has(optimizer, "auto", name) or set(found) <= {"auto", "sigmoid"}:
+        if OPTIONS[name].plays_a_part(optimizer, "auto") or set(found) <= {"auto", "sigmoid"}:
             self.used.add(name)
-            return found if has(optimizer, "auto", name) else ["auto"]
+            return found if OPTIONS[name].plays_a_part(optimizer, "auto") else ["auto"]
         self.idle.setdefault(name, {})[optimizer] = None
         return ["auto"]
 
     def _axes(self, optimizer: str, schedule: str) -> dict[str, list[Any]]:
         """The values of every other option for an optimizer under a schedule, in the order of the fields."""
         axes: dict[str, list[Any]] = {}
-        for f in fields(TrainConfig):
-            name = f.name
+        for name in OPTIONS:
             if name in ("optimizer", "schedule"):
                 continue
             if optimizer in self.own.get(name, {}):
@@ -175,7 +175,7 @@ class _Part:
             found = self.common.get(name, [self.base[name]] if name in self.base else None)
             if found is None:
                 continue
-            if has(optimizer, schedule, name) or found == [None]:
+            if OPTIONS[name].plays_a_part(optimizer, schedule) or found == [None]:
                 self.used.add(name)
                 axes[name] = found
             else:
@@ -186,7 +186,7 @@ class _Part:
 
 def _values(name: str, value: Any) -> list[Any]:
     """The values of one option; one alone need not stand in a list."""
-    values = [convert(name, one) for one in (value if isinstance(value, list) else [value])]
+    values = [OPTIONS[name].convert(one) for one in (value if isinstance(value, list) else [value])]
     if not values:
         raise UsageError(f"{name} of grid must have one value at least, got none")
     if bad := [one for one in values if not isinstance(one, (str, int, float, bool, Path, type(None)))]:

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from tvlars.lab.comparison.comparison import Comparison, RunRow
-from tvlars.lab.config import MEANS, TrainConfig, deciding
+from tvlars.lab.config import MEANS, TrainConfig
 from tvlars.lab.errors import UsageError
 from tvlars.lab.experiments.job import last_lines
 from tvlars.lab.files.disk import write_whole
@@ -100,7 +100,7 @@ class SweepResult:
         varied = [
             f.name
             for f in fields(TrainConfig)
-            if f.name not in (*deciding(MEANS), "optimizer", "batch_size", "seed", "lr")
+            if f.name not in (*MEANS, "optimizer", "batch_size", "seed", "lr")
             and len({repr(getattr(run.config, f.name)) for run in self.runs}) > 1
         ]
         options = [{name: getattr(run.config, name) for name in varied} for run in self.runs]

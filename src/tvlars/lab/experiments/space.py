@@ -6,20 +6,17 @@ import itertools
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tvlars.lab.config import PLAN_OPTIONS, TrainConfig
-from tvlars.lab.errors import UsageError, unknown
-from tvlars.lab.experiments.run_name import has, listed, parse
+from tvlars.lab.config import OPTIONS, names_of
+from tvlars.lab.errors import UsageError, listed, unknown
+from tvlars.lab.options import Is
 
 if TYPE_CHECKING:
     import optuna
 
-TUNABLE = (
-    *PLAN_OPTIONS,
-    *("trust_coefficient", "schedule", "phi_scope", "init", "crop_padding", "rotation", "method_options"),
-)
+TUNABLE = names_of(Is.TUNABLE)
 """Options of an optimizer, its schedule and the training; what is learned, and how long, is the same for all."""
 OCTAVES = 3
 """lr is searched so many octaves below and above the plan's, where nothing else is said."""
@@ -100,7 +97,7 @@ def parse_spaces(
         mine = {
             name: one
             for name, one in given.items()
-            if name in own[optimizer] or any(has(optimizer, kind, name) for kind in schedules)
+            if name in own[optimizer] or any(OPTIONS[name].plays_a_part(optimizer, kind) for kind in schedules)
         }
         spaces[optimizer] = mine if "lr" in mine else lr | mine
     notes = []
@@ -116,7 +113,11 @@ def parse_spaces(
 def _schedules(optimizer: str, schedule: str, space: Space) -> Sequence[str]:
     """The schedules that runs may have: that of the base, where none is searched."""
     searched = space.get("schedule")
-    return searched.values if isinstance(searched, Choice) and has(optimizer, "auto", "schedule") else [schedule]
+    return (
+        searched.values
+        if isinstance(searched, Choice) and OPTIONS["schedule"].plays_a_part(optimizer, "auto")
+        else [schedule]
+    )
 
 
 def _parse(text: str, optimizers: Sequence[str]) -> tuple[str, str, Range | Choice]:
@@ -128,13 +129,13 @@ def _parse(text: str, optimizers: Sequence[str]) -> tuple[str, str, Range | Choi
     if owner and owner not in optimizers:
         raise unknown("optimizer among those tuned", owner, optimizers)
     if name not in TUNABLE:
-        if name in [f.name for f in fields(TrainConfig)]:
+        if name in OPTIONS:
             raise UsageError(
                 f"--space must have options that may differ between trials, and {name} is the same for all"
             )
         raise unknown("option to tune", name, TUNABLE)
     if ":" not in right:
-        values = tuple(parse(name, part.strip()) for part in right.split(","))
+        values = tuple(OPTIONS[name].parse(part.strip()) for part in right.split(","))
         if len(set(values)) != len(values):
             raise UsageError(f"--space {left} must not repeat values, got {right!r}")
         return owner, name, Choice(values)
@@ -144,7 +145,7 @@ def _parse(text: str, optimizers: Sequence[str]) -> tuple[str, str, Range | Choi
 def _range(left: str, name: str, right: str) -> Range:
     match = re.fullmatch(r"([^:]+):([^:]+)(:log)?", right)
     try:
-        ends = (parse(name, match[1]), parse(name, match[2])) if match else None
+        ends = (OPTIONS[name].parse(match[1]), OPTIONS[name].parse(match[2])) if match else None
     except UsageError as error:
         raise UsageError(f"--space {left}: {error}") from error
     if match is None or ends is None or not all(isinstance(end, (int, float)) for end in ends):

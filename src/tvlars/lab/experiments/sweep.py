@@ -15,7 +15,6 @@ from typing import Any
 from tvlars._reading import is_inside, is_regular
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData, load_data
-from tvlars.lab.data.place import as_path
 from tvlars.lab.errors import LockedError, PreemptedError, UsageError
 from tvlars.lab.experiments.board import Board, choose_board
 from tvlars.lab.experiments.job import Halt, Job, Outcome, Workers, is_whole, read_status
@@ -24,6 +23,7 @@ from tvlars.lab.experiments.run_name import arguments, at_home, run_name
 from tvlars.lab.experiments.workers.ray_cluster import RayWorkers
 from tvlars.lab.experiments.workers.this_machine import LocalWorkers
 from tvlars.lab.files.lock import LOCK, locked
+from tvlars.lab.options import as_path
 from tvlars.lab.processes.signals import not_ignored
 from tvlars.lab.run_folder.environment import command_line
 from tvlars.lab.run_folder.identity import check_data_of

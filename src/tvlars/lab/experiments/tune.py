@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any
 from tvlars._reading import is_inside
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData, load_data
-from tvlars.lab.errors import LockedError, PreemptedError, UsageError
+from tvlars.lab.errors import LockedError, PreemptedError, UsageError, listed
 from tvlars.lab.experiments.board import Board, duration
 from tvlars.lab.experiments.job import read_status
 from tvlars.lab.experiments.results import OVER, SweepResult, cannot_write
-from tvlars.lab.experiments.run_name import at_home, listed, run_name
+from tvlars.lab.experiments.run_name import at_home, run_name
 from tvlars.lab.experiments.space import Space, corners, grid_points, parse_spaces
 from tvlars.lab.experiments.sweep import check_workers, names_in, sweep
 from tvlars.lab.experiments.tune_config import TuneConfig

@@ -7,10 +7,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from tvlars.lab.config import COUNTS, OPTIMIZERS, TrainConfig
-from tvlars.lab.data.place import as_path
-from tvlars.lab.errors import UsageError, unknown
-from tvlars.lab.experiments.run_name import SIGMOID, has, listed
+from tvlars.lab.config import MAX_SEED, OPTIMIZERS, OPTIONS, TrainConfig
+from tvlars.lab.errors import UsageError, listed, unknown
+from tvlars.lab.options import as_path, given
 
 SAMPLERS = ("tpe", "grid")
 CHECKPOINT_EVERY = "5m"
@@ -58,7 +57,7 @@ class TuneConfig:
                 raise UsageError(f"{name} must name at least one, got none")
             if len(set(map(repr, values))) != len(values):
                 raise UsageError(f"{name} must not repeat, got {', '.join(map(str, values))}")
-        ranges = {"trials": (1, 10_000), "tune_seed": COUNTS["seed"], "seeds": COUNTS["seed"]}
+        ranges = {"trials": (1, 10_000), "tune_seed": (0, MAX_SEED), "seeds": (0, MAX_SEED)}
         for name, (low, high) in ranges.items():
             value = getattr(self, name)
             for one in value if isinstance(value, tuple) else (value,):
@@ -86,10 +85,10 @@ class TuneConfig:
         and those that were chosen, ``params``."""
         values = {f.name: getattr(self.base, f.name) for f in fields(TrainConfig)} | params
         schedule = str(values["schedule"])
-        for f in fields(TrainConfig):
-            searched = f.name in params and not ("schedule" in params and f.name in (*SIGMOID, "warmup_epochs"))
-            if not searched and not has(optimizer, schedule, f.name):
-                values[f.name] = f.default
+        for name, one in OPTIONS.items():
+            searched = name in params and not ("schedule" in params and one.schedule)
+            if not searched and not one.plays_a_part(optimizer, schedule):
+                values[name] = one.default
         values.update(optimizer=optimizer, seed=seed, out=out, resume=out is not None)
         values["checkpoint_every"] = values["checkpoint_every"] or CHECKPOINT_EVERY
         return TrainConfig(**values)
@@ -97,10 +96,10 @@ class TuneConfig:
     def idle(self) -> list[str]:
         """What is to be said of options of the base that some optimizers do not have."""
         notes = []
-        for f in fields(TrainConfig):
-            without = [one for one in self.optimizers if not has(one, self.base.schedule, f.name)]
-            if getattr(self.base, f.name) != f.default and without:
-                if len(without) == len(self.optimizers):
-                    raise UsageError(f"{f.name} must be an option of some optimizer, and is none of {listed(without)}")
-                notes.append(f"{f.name} plays no part in runs of {listed(without)}")
+        for name in given(self.base):
+            without = [one for one in self.optimizers if not OPTIONS[name].plays_a_part(one, self.base.schedule)]
+            if without and len(without) == len(self.optimizers):
+                raise UsageError(f"{name} must be an option of some optimizer, and is none of {listed(without)}")
+            if without:
+                notes.append(f"{name} plays no part in runs of {listed(without)}")
         return notes

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from tvlars._reading import read_json, reason
-from tvlars.lab.config import MEANS, deciding
+from tvlars.lab.config import MEANS
 from tvlars.lab.data.fingerprint import Fingerprint
 from tvlars.lab.data.place import same_name
 from tvlars.lab.errors import UsageError
 from tvlars.lab.experiments.results import write_table
-from tvlars.lab.experiments.run_name import given
 from tvlars.lab.experiments.space import Space
 from tvlars.lab.experiments.tune_config import TuneConfig
 from tvlars.lab.files.lock import LOCK
+from tvlars.lab.options import given
 from tvlars.lab.run_folder.environment import command_line
 from tvlars.lab.run_folder.identity import FINGERPRINT, check_data
 from tvlars.lab.run_folder.record import write_json
@@ -54,7 +54,7 @@ class Stored:
 
 def identity(config: TuneConfig, spaces: dict[str, Space]) -> dict[str, Any]:
     """What a tuning is: what has to be the same when it goes on."""
-    not_base = (*deciding(MEANS), "optimizer", "seed")
+    not_base = (*MEANS, "optimizer", "seed")
     base = {name: value for name, value in given(config.base).items() if name not in not_base}
     text = {optimizer: {name: str(one) for name, one in space.items()} for optimizer, space in spaces.items()}
     return {
@@ -99,7 +99,7 @@ def check_same(there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
     for name, value in here.items():
         stored = there.get(name, value)
         if name == "base" and isinstance(stored, dict):  # an earlier version had some means among it
-            stored = {option: one for option, one in stored.items() if option not in deciding(MEANS)}
+            stored = {option: one for option, one in stored.items() if option not in MEANS}
             if same_name(stored.get("data"), value.get("data")):  # what is in the folder, its fingerprint tells
                 stored["data"] = value["data"]
         if stored != value:

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 
 from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.data.fingerprint import Fingerprint, difference_of_names
-from tvlars.lab.data.place import as_path, looked_for, same_folder
+from tvlars.lab.data.place import looked_for, same_folder
 from tvlars.lab.errors import UsageError
+from tvlars.lab.options import as_path
 from tvlars.lab.run_folder.identity import FINGERPRINT
 from tvlars.lab.run_folder.loaded_run import LoadedRun, RunResult, load_run
 

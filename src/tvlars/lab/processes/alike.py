@@ -16,15 +16,13 @@ import torch
 import torch.distributed as dist
 
 from tvlars import __version__
-from tvlars.lab.config import TrainConfig
+from tvlars.lab.config import TrainConfig, names_of
 from tvlars.lab.data import FOLDER_PREFIX, ImageData
 from tvlars.lab.errors import UsageError
+from tvlars.lab.options import Is
 from tvlars.lab.processes.processes import Processes
 from tvlars.plan import Plan
 
-MAY_DIFFER = ("out", "data", "data_dir", "rendezvous", "timeout", "devices", "nodes", "profile", "tensorboard")
-"""Options that may differ between machines: where things lie, and what the first process alone does. The data are
-compared by what they hold, the number of processes by that of those which have met."""
 SAID = 3
 """So many differences are said at most."""
 PATIENCE = 30.0
@@ -34,8 +32,12 @@ _number = itertools.count()
 
 
 def facts_of(config: TrainConfig, plan: Plan, data: ImageData, precision: str) -> dict[str, Any]:
-    """Return what has to be the same in all processes of a run, as JSON has it, by names that a user knows."""
-    options = {name: value for name, value in json.loads(config.to_json()).items() if name not in MAY_DIFFER}
+    """Return what has to be the same in all processes of a run, as JSON has it, by names that a user knows.
+
+    The data are compared by what they hold, the number of processes by that of those which have met.
+    """
+    own = names_of(Is.MACHINE)
+    options = {name: value for name, value in json.loads(config.to_json()).items() if name not in own}
     name = "imagefolder" if config.data.startswith(FOLDER_PREFIX) else config.data
     held = data.fingerprint.as_json()
     splits = {

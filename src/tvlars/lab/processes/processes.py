@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from tvlars._environment import VariableError, check_started
 from tvlars.lab import memory
-from tvlars.lab.config import TrainConfig
+from tvlars.lab.config import TrainConfig, check_batch
 from tvlars.lab.errors import (
     DivergedError,
     LostProcessError,
@@ -40,7 +40,6 @@ from tvlars.lab.errors import (
     SaidElsewhereError,
     UsageError,
 )
-from tvlars.lab.fits import check_batch
 from tvlars.lab.processes.signals import HANDLED
 
 T = TypeVar("T")

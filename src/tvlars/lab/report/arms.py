@@ -10,15 +10,12 @@ from typing import Any
 import pandas as pd
 
 from tvlars.lab.comparison.statistics import COLUMNS
-from tvlars.lab.config import MEANS, MEASURED, TrainConfig, deciding
+from tvlars.lab.config import TrainConfig, names_of
+from tvlars.lab.options import Is
 from tvlars.lab.run_folder.loaded_run import LoadedRun
 
-NO_SETTING = ("optimizer", "batch_size", "seed", *deciding(MEASURED, MEANS))
-"""Options that do not make another arm of a run."""
-APART = ("task", "data", "image_size", "skip_bad_images", "epochs", "evaluations")
-"""Options that set runs apart: whose accuracies never stand in one table, see ``tvlars.lab.report.parts``."""
-TASK = ("model", "augment", "rotation", "crop_padding")
-"""Options that are the same for most runs that are compared; where they are not, every arm says which it has."""
+NO_SETTING = names_of(Is.AXIS | Is.MEASURED | Is.MEANS | Is.MACHINE | Is.SAME | Is.SETUP)
+"""Options that do not make another arm of a run: varied by every comparison, or what sets its part or task apart."""
 OKABE_ITO = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D1F", "#999999")
 """Told apart by colour-blind readers, legible on light and on dark."""
 OWN = {"tvlars": 0, "lars": 1, "lamb": 2, "sgd": 3, "adamw": 4}
@@ -100,8 +97,8 @@ def plan_number(run: LoadedRun, name: str) -> float:
 def _names(runs: list[LoadedRun]) -> list[str]:
     """The arms' names: the optimizer, and in brackets what is set differently than in other runs beside it."""
     configs = [run.config for run in runs if run.config]
-    task = _differing(configs, TASK)
-    settings = [f.name for f in fields(TrainConfig) if f.name not in (*NO_SETTING, *TASK, *APART)]
+    task = _differing(configs, names_of(Is.SETUP))
+    settings = [f.name for f in fields(TrainConfig) if f.name not in NO_SETTING]
     told_by: dict[str, list[str]] = {}
     for optimizer in {config.optimizer for config in configs}:
         cells: dict[int, list[TrainConfig]] = {}

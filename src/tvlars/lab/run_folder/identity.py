@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tvlars.lab.config import MEANS, TrainConfig, deciding
+from tvlars.lab.config import MEANS, TrainConfig
 from tvlars.lab.data.fingerprint import Fingerprint, difference_of_names
 from tvlars.lab.data.place import FOLDER_PREFIX, same_folder
 from tvlars.lab.errors import UsageError
@@ -22,8 +22,7 @@ FINGERPRINT = "fingerprint"
 
 def identity(config: TrainConfig, plan: Plan) -> dict[str, dict[str, Any]]:
     """What has to be the same in the run that goes on: options and plan, as JSON has them."""
-    may_change = deciding(MEANS)
-    options = {name: value for name, value in json.loads(config.to_json()).items() if name not in may_change}
+    options = {name: value for name, value in json.loads(config.to_json()).items() if name not in MEANS}
     return {"config": options, "plan": {"steps": plan.total_steps, "steps_per_epoch": plan.steps_per_epoch}}
 
 
@@ -42,8 +41,7 @@ def at_one_place(there: dict[str, Any], config: TrainConfig, known_by_content: b
 def differences(there: dict[str, Any], here: dict[str, Any]) -> str:
     """Every value that is not the same, in words; "" where all are. Means that an earlier version had among what a run
     is play no part."""
-    may_change = deciding(MEANS)
-    names = [name for name in {**there, **here} if name not in may_change and there.get(name) != here.get(name)]
+    names = [name for name in {**there, **here} if name not in MEANS and there.get(name) != here.get(name)]
     return ", ".join(f"{name} {there.get(name)!r} there, {here.get(name)!r} here" for name in names)
 
 

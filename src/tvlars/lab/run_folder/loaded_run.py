@@ -16,7 +16,7 @@ from torch import nn
 
 from tvlars._reading import is_inside, is_regular, open_regular, read_bytes, read_json, reason
 from tvlars.lab import memory
-from tvlars.lab.config import COUNTS, TrainConfig
+from tvlars.lab.config import MOST_PIXELS, TrainConfig
 from tvlars.lab.data.fingerprint import Fingerprint
 from tvlars.lab.errors import UsageError
 from tvlars.lab.files.disk import DIGEST, digest_of
@@ -208,7 +208,7 @@ class LoadedRun:
 
 def _problems_of(facts: dict[str, Any], config: TrainConfig | None) -> list[str]:
     """List the faults of a model.json that has all entries."""
-    most = {"channels": 64, "image_size": COUNTS["image_size"][1], "classes": 2**20}
+    most = {"channels": 64, "image_size": MOST_PIXELS, "classes": 2**20}
     counts = [(name, facts[name]) for name in most]
     lists = (facts["mean"], facts["std"])
     if not (

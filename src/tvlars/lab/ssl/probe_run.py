@@ -9,11 +9,12 @@ from pathlib import Path
 import torch
 
 from tvlars.lab.data import load_data
-from tvlars.lab.data.place import as_path, looked_for, same_folder
+from tvlars.lab.data.place import looked_for, same_folder
 from tvlars.lab.errors import UsageError
 from tvlars.lab.files.place import Place
 from tvlars.lab.measure.accuracy import as_loaded, changed_data, check_facts, choose_device
 from tvlars.lab.models import build_model
+from tvlars.lab.options import as_path
 from tvlars.lab.run_folder.loaded_run import LoadedRun, RunResult
 from tvlars.lab.run_folder.record import write_json
 from tvlars.lab.ssl.evaluations import Evaluated, check_labels, describe_evaluation, parse_evaluations

@@ -1,0 +1,259 @@
+"""Options: the kind, range, choices and role of each, stated once in a dataclass's field, and text to value.
+
+The command line, grids, search spaces and the checks of a config all read them here; none of them lists names.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from enum import Flag, auto
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from tvlars._checks import check_number
+from tvlars._reading import parse_number
+from tvlars.lab.errors import UsageError, unknown
+
+KINDS = {"int": int, "float": float, "bool": bool, "str": str, "Path": Path}
+WANTED = {int: "an integer", float: "a number", bool: "true or false", Path: "a path"}
+
+
+class Is(Flag):
+    """Kinds of options: their roles in a run, and how comparisons, tuning and tasks treat them.
+
+    An option decides what is trained unless it is ``MEASURED``, ``MEANS`` or ``MACHINE``. This is the one meaning of
+    "the same run": two runs are the same if all options are equal but those of ``MEANS`` and ``MACHINE``. One then
+    resumes the other, and a sweep does them once. They are of the same arm of a report if what is trained is equal,
+    batch size and seed aside.
+    """
+
+    TRAINED = 0
+    MEASURED = auto()
+    """Decides what is measured besides."""
+    MEANS = auto()
+    """Decides by which means a run is done."""
+    MACHINE = auto()
+    """The same, on each machine its own: where things lie, and what the first process does alone."""
+
+    SAME = auto()
+    """The same for all runs that are compared."""
+    AXIS = auto()
+    """Varied by every comparison itself."""
+    SETUP = auto()
+    """The same for most runs that are compared; where it is not, every arm says which it has."""
+    PLANNED = auto()
+    """Chosen by :func:`tvlars.plan` where it is None."""
+    TUNABLE = auto()
+    """May be searched by tuning: of the optimizer, its schedule or the training."""
+
+    CLASSIFICATION = auto()
+    """Of classification alone."""
+    SELF_SUPERVISED = auto()
+    """Of self-supervised learning alone."""
+    SEVERAL = auto()
+    """Of several processes alone."""
+    LOADS = auto()
+    """Decides which data are loaded."""
+    OWN = auto()
+    """Not taken over by a run that is made from the config of another."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option as its field states it. ``name``, ``kind``, ``many`` and ``default`` come from the field itself."""
+
+    help: str
+    """Text of the command line."""
+    kinds: Is = Is.TRAINED
+    section: str = ""
+    """Title of the section of the help that begins with this option."""
+    choices: tuple[str, ...] = ()
+    closed: bool = True
+    """Whether values have to be among ``choices``."""
+    within: tuple[float, float | None] | None = None
+    """Least and largest value."""
+    above: bool = False
+    """Whether the least value itself is out of the range."""
+    unit: str = ""
+    optimizers: tuple[str, ...] = ()
+    """Optimizers that have it; () for all."""
+    schedule: str = ""
+    """Schedule that has it; "" for all."""
+    not_in_grids: str = ""
+    """Why it is not for the user of a grid; "" where it is."""
+    name: str = ""
+    kind: type = str
+    many: bool = False
+    default: Any = None
+
+    def plays_a_part(self, optimizer: str, schedule: str) -> bool:
+        """Whether runs of ``optimizer`` under ``schedule`` depend on it."""
+        if self.optimizers and optimizer not in self.optimizers:
+            return False
+        return not self.schedule or self.schedule == schedule_of(optimizer, schedule)
+
+    def parse(self, text: str) -> Any:
+        """The value that was typed as ``text``.
+
+        Raises:
+            UsageError: it is of another kind.
+        """
+        try:
+            return parse_value(self.kind, text)
+        except ValueError as error:
+            raise UsageError(f"{self.name} {error}") from None
+
+    def convert(self, value: Any) -> Any:
+        """``value`` of a file as this option has it: YAML reads 1e-3 as text, and 4 is a rate as 4.0 is."""
+        if self.kind is float and isinstance(value, (int, str)) and not isinstance(value, bool):
+            try:
+                return parse_number(float, value) if isinstance(value, str) else float(value)
+            except (ValueError, OverflowError):
+                return value
+        return Path(value) if self.kind is Path and isinstance(value, str) else value
+
+    def checked(self, value: Any) -> Any:
+        """``value`` as a config keeps it: paths with ~ expanded, lists as tuples.
+
+        Raises:
+            UsageError: it is of another kind, out of the range or not among the choices.
+        """
+        if not self.many:
+            return None if value is None and self.default is None else self._checked(self.name, value)
+        if isinstance(value, (str, dict)) or not isinstance(value, Iterable):
+            raise UsageError(f"{self.name} must be a list, got {value!r}")
+        values = tuple(self._checked(self.name, one) for one in value)
+        if self.default and not values:
+            raise UsageError(f"{self.name} must name at least one, got none")
+        if self.default and len(set(map(repr, values))) != len(values):
+            raise UsageError(f"{self.name} must not repeat, got {', '.join(map(str, values))}")
+        return values
+
+    def _checked(self, name: str, value: Any) -> Any:
+        if self.choices and self.closed and (not isinstance(value, str) or value not in self.choices):
+            raise unknown(name.removesuffix("s") if self.many else name, value, self.choices)
+        if self.kind is bool and not isinstance(value, bool):
+            raise UsageError(f"{name} must be true or false, got {value!r}")
+        if self.kind is Path:
+            return as_path(name, value)
+        if self.within is None:
+            return value
+        low, high = self.within
+        if self.kind is float:
+            try:
+                check_number(name, value, low=low, high=high or math.inf, open_low=self.above, unit=self.unit)
+            except ValueError as error:
+                raise UsageError(str(error)) from error
+        elif not isinstance(value, int) or isinstance(value, bool) or value < low:
+            raise UsageError(f"{name} must be an integer >= {low}, got {value!r}")
+        elif high is not None and value > high:
+            raise UsageError(f"{name} must be <= {high}, got {value}")
+        return value
+
+
+def option(default: Any, help: str, kinds: Is = Is.TRAINED, **more: Any) -> Any:
+    """A field that is an option, with ``more`` attributes of it; ``{choices}`` in ``help`` stands for the choices."""
+    text = help.replace("{choices}", ", ".join(more.get("choices", ())))
+    return field(default=default, metadata={"option": Option(text, kinds, **more)})
+
+
+@cache
+def options_of(cls: Any) -> dict[str, Option]:
+    """The options of a dataclass by name, in the order of the fields."""
+    found = {}
+    for f in fields(cls):
+        if "option" in f.metadata:
+            many, kind = re.fullmatch(r"(tuple\[)?(\w+).*", str(f.type)).groups()  # type: ignore[union-attr]
+            facts = dict(name=f.name, kind=KINDS[kind], many=many is not None, default=f.default)
+            found[f.name] = replace(f.metadata["option"], **facts)
+    return found
+
+
+def check(config: Any) -> None:
+    """Check every option of a config by itself, and have the config keep it as :meth:`Option.checked` returns it."""
+    cls: Any = type(config)
+    for name, one in options_of(cls).items():
+        object.__setattr__(config, name, one.checked(getattr(config, name)))
+
+
+def check_names(cls: Any, values: Any) -> None:
+    """Raise ``UsageError`` unless ``values`` is a mapping of names of fields of the dataclass ``cls``."""
+    if not isinstance(values, dict):
+        raise UsageError(f"a config must be an object of options, got {values!r}")
+    known = [f.name for f in fields(cls)]
+    for name in values:
+        if name not in known:
+            raise unknown("option", name, known)
+
+
+def given(config: Any) -> dict[str, Any]:
+    """The options of a config that are not at their defaults."""
+    defaults = {f.name: f.default for f in fields(config)}
+    return {name: value for name, value in asdict(config).items() if value != defaults[name]}
+
+
+def option_name(options: Mapping[str, Option], text: object, what: str) -> str:
+    """The name of one of ``options`` that a grid has with - or _.
+
+    Raises:
+        UsageError: there is none of this name, or it is not for the user of ``what``.
+    """
+    name = str(text).replace("-", "_")
+    if name in options and (why := options[name].not_in_grids):
+        raise UsageError(f"{name} must not be given in {what}: {why}")
+    known = [known for known, one in options.items() if not one.not_in_grids]
+    if not isinstance(text, str) or name not in known:
+        raise unknown(f"option of {what}", name, known)
+    return name
+
+
+def parse_value(kind: type, text: str) -> Any:
+    """The value of a ``kind`` that was typed as ``text``.
+
+    Raises:
+        ValueError: it is of another kind; the message goes on after the name, as in "must be a number, got 'x'".
+    """
+    try:
+        if kind is bool:
+            return {"true": True, "false": False}[text.lower()]
+        if kind is Path and not text:  # as of a variable that is not set: it would be the folder here
+            raise ValueError
+        return parse_number(kind, text) if kind in (int, float) else kind(text)
+    except (ValueError, KeyError):
+        raise ValueError(f"must be {WANTED[kind]}, got {text!r}") from None
+
+
+def schedule_of(optimizer: str, schedule: str) -> str:
+    """The schedule that runs of ``optimizer`` have where ``schedule`` is asked for: "auto" stands for another one."""
+    if optimizer == "tvlars":
+        return "sigmoid"
+    return "warmup-cosine" if schedule == "auto" else schedule
+
+
+def as_path(name: str, value: Any) -> Path | None:
+    """``value`` as a path with ~ expanded; None stays.
+
+    Raises:
+        UsageError: it is neither text nor a path, or ~ stands for nobody's home.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, (str, Path)) or "\0" in str(value):
+        raise UsageError(f"{name} must be a path, got {value!r}")
+    return expanded(name, Path(value))
+
+
+def expanded(name: str, path: Path) -> Path:
+    """``path`` with ~ expanded.
+
+    Raises:
+        UsageError: ~ stands for nobody's home.
+    """
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise UsageError(f"{name} must be a path, got {str(path)!r}, in a home that is not known here") from error
