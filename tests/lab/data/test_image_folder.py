@@ -1060,7 +1060,7 @@ def test_a_cache_that_cannot_be_written_is_said(tmp_path: Path, mapping: Path, m
         read(tmp_path / "data")
     assert not list(mapping.glob("*.part"))
     monkeypatch.delattr(os, "posix_fallocate")
-    monkeypatch.setattr(os, "pwrite", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UsageError, match=r"TVLARS_CACHE must be a folder with room for .*: No space left on device$"):
         read(tmp_path / "data")
     assert not list(mapping.glob("*.part"))

@@ -12,66 +12,67 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image, UnidentifiedImageError, features
+from PIL import __version__ as pillow_version
 
 from tvlars.lab import memory
 from tvlars.lab.errors import UsageError
 
-Array = np.ndarray[Any, np.dtype[np.uint8]]
 EXTERNAL = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "PDF", "WMF"})
 """Formats that are no pixels, or that Pillow leaves to other programs, such as Ghostscript."""
-BACKGROUND = (255, 255, 255, 255)
+ROUNDING = ("libjpeg_turbo", "jpg_2000", "webp", "avif")
+"""Libraries whose versions differ in how they round."""
+WHITE = (255, 255, 255, 255)
 ORIENTATION = 0x0112
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""By EXIF's orientation; ``ImageOps.exif_transpose`` fails where other EXIF data are damaged."""
 DARK = 4096
 OF_THE_DISK = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE, errno.ENODEV, errno.ENXIO)
-"""Errors that say nothing of the file itself; others come of damaged ones too, such as EINVAL."""
+"""Errors that say nothing of the file itself; others, such as EINVAL, come of damaged ones too."""
 LONGEST = 64
-"""Sides of an image, in scaled ones, from which on it is cut before it is scaled: the rest would take the memory."""
+"""Ratio of the sides from which on an image is cut before it is scaled: the rest would take the memory."""
+FRAMES = "several frames, of which the first is read"
+DEEP = "16 bits a channel, of which the upper 8 are read"
 
 
 class BadImageError(ValueError):
     """An image file that cannot be read; its message is why."""
 
 
-@dataclass(frozen=True)
-class Picture:
-    """Pixels uint8 (H, W, 3), and what of the file is not in them."""
+class Picture(NamedTuple):
+    """Pixels uint8 (H, W, 3), and remarks on parts of the file that are not in them: ``FRAMES`` and ``DEEP``."""
 
-    pixels: Array
-    frames: bool = False
-    """Whether the file has more frames."""
-    deep: bool = False
-    """Whether it has 16 bits a channel."""
+    pixels: np.ndarray[Any, np.dtype[np.uint8]]
+    remarks: list[str]
 
 
 @cache
 def image_suffixes() -> frozenset[str]:
-    """The endings of names, in lower case, of all formats that Pillow opens here."""
-    from PIL import Image
-
-    known = Image.registered_extensions()
-    return frozenset({".mpo", *(suffix for suffix, format in known.items() if format in _formats())})
+    """Return the endings of names, in lower case, of all formats that Pillow opens here."""
+    return frozenset({".mpo", *(end for end, format in Image.registered_extensions().items() if format in _formats())})
 
 
 @cache
 def decoder_version() -> str:
-    """Pillow's version, and those of the libraries that round in their own ways."""
-    from PIL import __version__, features
-
-    parts = {
-        name: features.version(name) for name in ("libjpeg_turbo", "jpg_2000", "webp", "avif") if features.check(name)
-    }
-    return f"Pillow {__version__} ({', '.join(f'{name} {version}' for name, version in parts.items())})"
+    """Return Pillow's version, and those of the libraries that round in their own ways."""
+    versions = ", ".join(f"{name} {features.version(name)}" for name in ROUNDING if features.check(name))
+    return f"Pillow {pillow_version} ({versions})"
 
 
 @cache
 def _formats() -> tuple[str, ...]:
-    from PIL import Image
-
     Image.init()
     return tuple(name for name in Image.OPEN if name not in EXTERNAL)
 
@@ -87,18 +88,16 @@ def read_picture(file: str | os.PathLike[str], image_size: int | None) -> Pictur
         BadImageError: it is none, damaged, cut off, too large, or of a kind that has no defined pixels.
         UsageError: the disk does not let us read it.
     """
-    from PIL import Image, UnidentifiedImageError
-
     try:
         with Image.open(file, formats=_formats()) as opened:
             if image_size is not None:  # a JPEG is decoded at a half, a quarter or an eighth where that is enough
                 opened.draft("RGB", (2 * image_size, 2 * image_size))
             deep = opened.mode.startswith("I") or ";16" in str(getattr(opened, "tile", ""))
-            frames = _has_more_frames(opened)
-            image = _upright(_as_rgb(opened, deep), _orientation(opened))
-            if image_size is not None:
-                image = _scale(image, image_size)
-            return Picture(np.array(image), frames, deep)
+            remarks = [FRAMES] * _has_more_frames(opened) + [DEEP] * deep
+            image, orientation = _as_rgb(opened, deep), _orientation(opened)
+            if orientation in TURNS:
+                image = image.transpose(TURNS[orientation])
+            return Picture(np.array(image if image_size is None else _scale(image, image_size)), remarks)
     except FileNotFoundError as error:
         raise BadImageError("it is missing") from error
     except UnidentifiedImageError as error:
@@ -110,23 +109,19 @@ def read_picture(file: str | os.PathLike[str], image_size: int | None) -> Pictur
         if memory.has_ended(error):
             raise
         if isinstance(error, OSError) and error.errno in OF_THE_DISK:
-            raise UsageError(
-                f"{file} cannot be read: {error.strerror}"
-            ) from error  # the disk's, and no fault of the file
+            raise UsageError(f"{file} cannot be read: {error.strerror}") from error
         said = error.strerror if isinstance(error, PermissionError) else str(error)
         raise BadImageError(" ".join(str(said or type(error).__name__).split())[:120]) from error
 
 
-def _as_rgb(image: Any, deep: bool) -> Any:
-    from PIL import Image
-
+def _as_rgb(image: Image.Image, deep: bool) -> Image.Image:
     mode, key = image.mode, image.info.get("transparency")
     if mode.startswith("I;16") or (mode == "I" and image.format in ("PNG", "PPM")):
         values = np.asarray(image).astype(np.int64)
         _check_light(int(values.max()))
         upper = (values.clip(0, 65535) >> 8).astype(np.uint8)
         if isinstance(key, int):
-            upper[values == key] = BACKGROUND[0]
+            upper[values == key] = 255
         return Image.fromarray(upper).convert("RGB")
     if mode[0] in "IF":
         raise BadImageError(f"it has 32 bits a channel (mode {mode}), whose range is not defined; 8 and 16 are read")
@@ -136,9 +131,9 @@ def _as_rgb(image: Any, deep: bool) -> Any:
         rgb = image.convert("RGB")
     else:
         straight = image.convert({"La": "LA", "RGBa": "RGBA"}.get(mode, mode)).convert("RGBA")
-        rgb = Image.alpha_composite(Image.new("RGBA", image.size, BACKGROUND), straight).convert("RGB")
+        rgb = Image.alpha_composite(Image.new("RGBA", image.size, WHITE), straight).convert("RGB")
     if deep:
-        _check_light(max(high for _, high in rgb.getextrema()) << 8)
+        _check_light(max(high for _, high in rgb.getextrema()) << 8)  # type: ignore[misc]
     return rgb
 
 
@@ -150,46 +145,28 @@ def _check_light(highest: int) -> None:
         )
 
 
-def _has_more_frames(image: Any) -> bool:
+def _has_more_frames(image: Image.Image) -> bool:
     try:
         return bool(getattr(image, "is_animated", False))
     except Exception:  # whatever is wrong with the second frame, it is not read
         return False
 
 
-def _orientation(image: Any) -> int:
-    """EXIF's, 1 where there is none that can be read."""
+def _orientation(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(ORIENTATION, 1))
     except Exception:  # damaged EXIF data say nothing about the pixels
         return 1
 
 
-def _upright(image: Any, orientation: int) -> Any:
-    from PIL.Image import Transpose
-
-    turns = {
-        2: Transpose.FLIP_LEFT_RIGHT,
-        3: Transpose.ROTATE_180,
-        4: Transpose.FLIP_TOP_BOTTOM,
-        5: Transpose.TRANSPOSE,
-        6: Transpose.ROTATE_270,
-        7: Transpose.TRANSVERSE,
-        8: Transpose.ROTATE_90,
-    }
-    return image.transpose(turns[orientation]) if orientation in turns else image
-
-
-def _scale(image: Any, size: int) -> Any:
-    from PIL import Image
-
+def _scale(image: Image.Image, size: int) -> Image.Image:
     width, height = image.size
-    if max(width, height) > LONGEST * min(width, height):
-        side = min(width, height)
-        left, top = (width - side) // 2, (height - side) // 2
-        image = image.crop((left, top, left + side, top + side))
-        width, height = image.size
-    scale = size / min(width, height)
+    short = min(width, height)
+    if max(width, height) > LONGEST * short:
+        left, top = (width - short) // 2, (height - short) // 2
+        image = image.crop((left, top, left + short, top + short))
+        width = height = short
+    scale = size / short
     scaled = (max(round(width * scale), size), max(round(height * scale), size))
     left, top = (scaled[0] - size) // 2, (scaled[1] - size) // 2
     return image.resize(scaled, Image.Resampling.BICUBIC).crop((left, top, left + size, top + size))

@@ -1,6 +1,6 @@
-"""One walk through a folder of images: every image file in order, and an account of all that is none.
+"""A folder of images, walked once: every image file in order, and an account of all that is none.
 
-Folders and files that links lead to are read as if they lay there, once for each folder that :meth:`Walk.below` is
+Folders and files that links lead to are read as if they lay there, once for each folder whose :attr:`Folder.below` is
 asked for. Only regular files are ever opened.
 """
 
@@ -9,7 +9,9 @@ from __future__ import annotations
 import heapq
 import os
 import stat
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from tvlars.lab.data.account import (
@@ -37,37 +39,9 @@ HIDDEN = frozenset(
 """Names, in lower case, that systems and programs leave in folders, besides names that begin with a dot."""
 KNOWN_IMAGES = frozenset(
     {
-        *(
-            ".avif",
-            ".avifs",
-            ".heic",
-            ".heif",
-            ".hif",
-            ".j2k",
-            ".jp2",
-            ".jpx",
-            ".jxl",
-            ".svg",
-            ".svgz",
-            ".webp",
-            ".exr",
-        ),
-        *(
-            ".hdr",
-            ".dng",
-            ".cr2",
-            ".cr3",
-            ".nef",
-            ".arw",
-            ".orf",
-            ".rw2",
-            ".raf",
-            ".raw",
-            ".jxr",
-            ".eps",
-            ".wmf",
-            ".emf",
-        ),
+        *(".avif", ".avifs", ".heic", ".heif", ".hif", ".j2k", ".jp2", ".jpx", ".jxl", ".svg", ".svgz", ".webp"),
+        *(".exr", ".hdr", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".raw", ".jxr", ".eps"),
+        *(".wmf", ".emf"),
     }
 )
 """Formats of images that not every Pillow opens, or none does."""
@@ -94,138 +68,131 @@ class ImageFile:
         return shown("/".join(self.parts))
 
 
-@dataclass
-class _Listing:
-    images: list[tuple[ImageFile, Key, bool]] = field(default_factory=list)
-    """With key, and whether it is a link."""
-    folders: list[tuple[str, Key, bool]] = field(default_factory=list)
-    annotations: str | None = None
+class Folder:
+    """A folder that is listed when it is first asked for; the one that a walk begins in has no ``parent``."""
 
+    def __init__(self, path: str | Path, parent: Folder | None = None) -> None:
+        self.path, self._key = Path(path), _key(os.stat(path))
+        self._annotations: Path | None = None
+        if parent is None:
+            real = Path(os.path.realpath(path))
+            self.parts: Parts = ()
+            self.account = Account()
+            self._repeated: set[Parts] = set()
+            self._around = {_key(os.stat(above)) for above in (real, *real.parents)}
+        else:
+            self.parts = (*parent.parts, self.path.name)
+            self.account, self._repeated = parent.account, parent._repeated
+            self._around = parent._around | {self._key}
 
-class Walk:
-    """A walk through ``folder``, each part of which is listed once."""
+    @property
+    def name(self) -> str:
+        return self.path.name
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.account = folder, Account()
-        self._listings: dict[Parts, _Listing] = {}
-        self._below: dict[Parts, list[ImageFile]] = {}
-        self._repeated: set[Parts] = set()
-        real = Path(os.path.realpath(folder))
-        self._above = {_key(os.stat(path)) for path in (real, *real.parents)}
+    @property
+    def place(self) -> str:
+        """Its place below the folder that is walked, as it can be printed."""
+        return shown("/".join(self.parts))
 
-    def folders(self, parts: Parts = ()) -> list[str]:
-        """Names of the folders in the folder ``parts``, in order."""
-        return sorted(name for name, _, _ in self._list(parts).folders)
+    def __str__(self) -> str:
+        return shown(str(self.path), 400)
 
-    def images(self, parts: Parts = ()) -> list[ImageFile]:
-        """The images in the folder ``parts`` itself, in order."""
-        return sorted((file for file, _, _ in self._list(parts).images), key=lambda file: file.parts)
+    @cached_property
+    def folders(self) -> list[Folder]:
+        """The folders in it, by name."""
+        return [entry for _, _, entry in self._entries if isinstance(entry, Folder)]
 
-    def annotations(self, parts: Parts = ()) -> str | None:
-        """The path of the file of annotations in the folder ``parts``."""
-        return self._list(parts).annotations
+    @property
+    def full(self) -> list[Folder]:
+        """The folders in it that hold images, in them or below."""
+        return [folder for folder in self.folders if folder.below]
 
-    def below(self, parts: Parts = ()) -> list[ImageFile]:
-        """All images in the folder ``parts`` and below it, in the order of their places."""
-        if parts not in self._below:
-            self._below[parts] = self._collect(parts)
-        return self._below[parts]
+    @cached_property
+    def images(self) -> list[ImageFile]:
+        """The images in the folder itself, by name."""
+        return [entry for _, _, entry in self._entries if isinstance(entry, ImageFile)]
 
-    def _collect(self, start: Parts) -> list[ImageFile]:
+    @property
+    def annotations(self) -> Path | None:
+        """The file of annotations in it."""
+        return self._annotations if self._entries is not None else None
+
+    @cached_property
+    def below(self) -> list[ImageFile]:
+        """All images in the folder and below it, in the order of their places."""
         found: list[ImageFile] = []
-        linked: list[tuple[Parts, Key, ImageFile]] = []
         seen: set[Key] = set()
-        files: set[Key] = set()
-        own: list[Parts] = [start]
-        links: list[tuple[Parts, Key]] = []
-        while own or links:  # what lies here first, so that links to it are what is left out
-            if own:
-                here = own.pop()
-            else:
-                here, key = heapq.heappop(links)
-                if key in seen:
-                    self._repeats(here)
-                    continue
-                seen.add(key)
-            listing = self._list(here)
-            for file, key, is_link in listing.images:
-                if is_link:
-                    linked.append((file.parts, key, file))
+        # First all that lies here itself, so that links to it are what is left out; folders by links before such files.
+        waiting: list[tuple[int, Parts, Key, ImageFile | Folder]] = [(0, self.parts, self._key, self)]
+        while waiting:
+            _, parts, key, entry = heapq.heappop(waiting)
+            if key in seen:
+                self._leave_repeated(parts)
+                continue
+            seen.add(key)
+            if isinstance(entry, ImageFile):
+                found.append(entry)
+                continue
+            for is_link, its_key, inside in entry._entries:
+                if isinstance(inside, Folder):
+                    heapq.heappush(waiting, (int(is_link), inside.parts, its_key, inside))
+                elif is_link:
+                    heapq.heappush(waiting, (2, inside.parts, its_key, inside))
                 else:
-                    found.append(file)
-                    files.add(key)
-            for name, key, is_link in listing.folders:
-                if is_link:
-                    heapq.heappush(links, ((*here, name), key))
-                elif key in seen:
-                    self._repeats((*here, name))
-                else:
-                    seen.add(key)
-                    own.append((*here, name))
-        for parts, key, file in sorted(linked, key=lambda one: one[0]):
-            if key in files:
-                self._repeats(parts)
-            else:
-                found.append(file)
-                files.add(key)
+                    found.append(inside)
+                    seen.add(its_key)
         return sorted(found, key=lambda file: file.parts)
 
-    def _around(self, parts: Parts) -> set[Key]:
-        """A folder and all that it lies in: a link to one of them would lead into a circle."""
-        return self._above | {_key(os.stat(self._path(parts[:depth]))) for depth in range(1, len(parts) + 1)}
+    def leave(self, reason: Reason, count: int = 1) -> None:
+        """Enter in the account that it is left out."""
+        self.account.leave(reason, self.place, count)
 
-    def _repeats(self, place: Parts) -> None:
-        if place not in self._repeated:
-            self._repeated.add(place)
-            self.account.leave(REPEATED_LINKS, shown("/".join(place)))
+    def _leave_repeated(self, parts: Parts) -> None:
+        if parts not in self._repeated:
+            self._repeated.add(parts)
+            self.account.leave(REPEATED_LINKS, shown("/".join(parts)))
 
-    def _path(self, parts: Parts) -> str:
-        return os.path.join(self.folder, *parts)
+    @cached_property
+    def _entries(self) -> list[tuple[bool, Key, ImageFile | Folder]]:
+        """Images and folders by name, each with its key and whether it is a link."""
+        try:
+            return list(self._scan())
+        except OSError as error:
+            raise UsageError(f"{self} must be a folder that can be read, but is not: {error.strerror}") from error
 
-    def _list(self, parts: Parts) -> _Listing:
-        if parts not in self._listings:
-            try:
-                self._listings[parts] = self._scan(parts)
-            except OSError as error:
-                where = shown(self._path(parts), 400)
-                raise UsageError(f"{where} must be a folder that can be read, but is not: {error.strerror}") from error
-        return self._listings[parts]
+    def _scan(self) -> Iterator[tuple[bool, Key, ImageFile | Folder]]:
+        suffixes = image_suffixes()
 
-    def _scan(self, parts: Parts) -> _Listing:
-        listing, suffixes = _Listing(), image_suffixes()
+        def leave(reason: Reason, parts: Parts, why: str = "") -> None:
+            self.account.leave(reason, shown("/".join(parts)) + why)
 
-        def leave(reason: Reason, name: str, why: str = "") -> None:
-            self.account.leave(reason, shown("/".join((*parts, name))) + why)
-
-        with os.scandir(self._path(parts)) as entries:
+        with os.scandir(self.path) as entries:
             for entry in sorted(entries, key=lambda one: one.name):
-                is_link = entry.is_symlink()
+                parts, name, is_link = (*self.parts, entry.name), entry.name.lower(), entry.is_symlink()
+                suffix = os.path.splitext(name)[1]
                 try:
                     found = entry.stat()
                 except OSError as error:
                     if not is_link:
                         raise
-                    leave(BROKEN_LINKS, entry.name, f": {error.strerror}")
+                    leave(BROKEN_LINKS, parts, f": {error.strerror}")
                     continue
-                name, suffix = entry.name.lower(), os.path.splitext(entry.name)[1].lower()
-                is_folder = stat.S_ISDIR(found.st_mode)
+                is_folder, key = stat.S_ISDIR(found.st_mode), _key(found)
                 if name.startswith(".") or name in HIDDEN:
-                    leave(HIDDEN_FOLDERS if is_folder else HIDDEN_FILES, entry.name)
-                elif is_folder and is_link and _key(found) in self._around(parts):
-                    self._repeats((*parts, entry.name))
+                    leave(HIDDEN_FOLDERS if is_folder else HIDDEN_FILES, parts)
+                elif is_folder and is_link and key in self._around:  # it would lead into a circle
+                    self._leave_repeated(parts)
                 elif is_folder:
-                    listing.folders.append((entry.name, _key(found), is_link))
+                    yield is_link, key, Folder(entry.path, self)
                 elif not stat.S_ISREG(found.st_mode):
-                    leave(DEVICES, entry.name)
+                    leave(DEVICES, parts)
                 elif suffix in suffixes:
                     times = found.st_mtime_ns, found.st_ctime_ns
-                    file = ImageFile(self._path((*parts, entry.name)), (*parts, entry.name), found.st_size, times)
-                    listing.images.append((file, _key(found), is_link))
+                    yield is_link, key, ImageFile(entry.path, parts, found.st_size, times)
                 elif name == ANNOTATIONS:
-                    listing.annotations = entry.path
+                    self._annotations = Path(entry.path)
                 else:
-                    leave(NO_DECODER if suffix in KNOWN_IMAGES else OTHER_FILES, entry.name)
-        return listing
+                    leave(NO_DECODER if suffix in KNOWN_IMAGES else OTHER_FILES, parts)
 
 
 def _key(found: os.stat_result) -> Key:
