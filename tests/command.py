@@ -1,4 +1,4 @@
-"""The command ``tvlars`` in a process of its own, forked from one that has imported torch: it starts at once.
+"""The command ``tvlars``, or a script, in a process forked from one that has imported torch: it starts at once.
 
 Tests of how an interpreter starts (failed imports, variables that torch reads then, closed descriptors) start a real
 one.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import multiprocessing
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -26,24 +27,27 @@ class Command:
     """A command that runs; the part of ``subprocess.Popen`` that tests use.
 
     Args:
-        arguments: what stands after ``tvlars``.
+        words: what stands after ``program``.
         cwd: working directory.
         env: the environment; that of the test unless given.
         before: called in the new process before the command, as a shell's ``ulimit`` would be.
+        program: ``tvlars`` or ``python``; words after ``python`` are a script or ``-m MODULE``, and arguments.
     """
 
     def __init__(
         self,
-        arguments: Sequence[object],
+        words: Sequence[object],
         cwd: Path,
         env: Mapping[str, str] | None = None,
         before: Callable[[], object] | None = None,
+        program: str = "tvlars",
     ) -> None:
         out, out_child = CONTEXT.Pipe(duplex=False)
         err, err_child = CONTEXT.Pipe(duplex=False)
-        words = [str(argument) for argument in arguments]
+        self.args = [program, *map(str, words)]
+        environment = dict(os.environ if env is None else env)
         self._process = CONTEXT.Process(
-            target=_run, args=(words, str(cwd), dict(os.environ if env is None else env), out_child, err_child, before)
+            target=_run, args=(self.args, str(cwd), environment, out_child, err_child, before)
         )
         self._process.start()
         out_child.close()
@@ -93,18 +97,21 @@ class Command:
         self._process.join()
 
 
-def tvlars(
-    *arguments: object,
-    cwd: Path,
-    env: Mapping[str, str] | None = None,
-    before: Callable[[], object] | None = None,
-    timeout: float | None = 300,
-) -> subprocess.CompletedProcess[str]:
-    """Run ``tvlars ARGUMENTS`` to its end."""
-    with Command(arguments, cwd, env, before) as command:
+def tvlars(*words: object, cwd: Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run ``tvlars WORDS`` to its end; options are those of :class:`Command`, and ``timeout`` in seconds."""
+    return _done(words, cwd, **options)
+
+
+def python(*words: object, cwd: Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run ``python WORDS`` to its end."""
+    return _done(words, cwd, program="python", **options)
+
+
+def _done(words: Sequence[object], cwd: Path, timeout: float = 300, **options: Any) -> subprocess.CompletedProcess[str]:
+    with Command(words, cwd, **options) as command:
         out, err = command.communicate(timeout)
     assert command.returncode is not None
-    return subprocess.CompletedProcess(["tvlars", *map(str, arguments)], command.returncode, out, err)
+    return subprocess.CompletedProcess(command.args, command.returncode, out, err)
 
 
 def _text(end: Connection) -> Any:
@@ -141,9 +148,17 @@ def _run(
     sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
     sys.stdout = io.TextIOWrapper(os.fdopen(1, "wb", closefd=False), encoding="utf-8", write_through=unbuffered)
     sys.stderr = os.fdopen(2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
-    sys.argv = ["tvlars", *words]
     if before is not None:
         before()
-    from tvlars.cli import main
+    program, *rest = words
+    if program == "tvlars":
+        from tvlars.cli import main
 
-    sys.exit(main(words))
+        sys.argv = words
+        sys.exit(main(rest))
+    if rest[0] == "-m":
+        sys.path[0], sys.argv = folder, rest[1:]
+        runpy.run_module(rest[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.path[0], sys.argv = str(Path(rest[0]).parent), rest
+        runpy.run_path(rest[0], run_name="__main__")

@@ -7,8 +7,6 @@ import importlib.util
 import os
 import re
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,6 +16,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+
+from tests.command import Command, python
 
 FOLDER = Path(__file__).parents[1] / "examples"
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
@@ -53,7 +53,7 @@ def command(name: str, out: Path, resume: Path | None = None) -> list[str]:
     example = EXAMPLES[name]
     launcher = example.launcher if resume is None or example.resume_launcher is None else example.resume_launcher
     rest = [] if resume is None else ["--resume", str(resume)]
-    return [sys.executable, *launcher, str(FOLDER / f"{name}.py"), "--out", str(out), *rest]
+    return [*launcher, str(FOLDER / f"{name}.py"), "--out", str(out), *rest]
 
 
 def environment() -> dict[str, str]:
@@ -63,7 +63,7 @@ def environment() -> dict[str, str]:
 
 def run(command: list[str], folder: Path) -> float:
     """Run the example and return the accuracy that it prints, between 0 and 1."""
-    done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=240)
+    done = python(*command, cwd=folder, env=environment())
     said = done.stdout + done.stderr
     assert done.returncode == 0, said
     printed = re.search(r"test accuracy\D+([\d.]+)\s*(%?)", done.stdout)
@@ -144,9 +144,7 @@ def test_from_the_middle_an_example_ends_where_the_whole_run_does(
 def test_what_a_killed_run_leaves_is_enough(whole: Callable[[str], tuple[Path, float]], tmp_path: Path) -> None:
     folder, accuracy = whole("accelerate_loop")
     killed, resumed = tmp_path / "killed", tmp_path / "resumed"
-    process = subprocess.Popen(
-        command("accelerate_loop", killed, folder / "epoch-1"), cwd=tmp_path, env=environment(), stderr=subprocess.PIPE
-    )
+    process = Command(command("accelerate_loop", killed, folder / "epoch-1"), tmp_path, environment(), program="python")
     deadline = time.monotonic() + 120
     while not (killed / "epoch-4").exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.002)
@@ -160,7 +158,7 @@ def test_two_processes_end_where_one_does(whole: Callable[[str], tuple[Path, flo
     """But for the order in which gradients are summed: the batch and its plan are those of all processes."""
     folder, _ = whole("plain_torchrun")
     two = command("plain_torchrun", tmp_path)
-    run([*two[:5], "1", *two[6:]], tmp_path)
+    run([*two[:4], "1", *two[5:]], tmp_path)
     for x, y in zip(tensors(load(folder / "epoch-15.pt")), tensors(load(tmp_path / "epoch-15.pt")), strict=True):
         torch.testing.assert_close(x, y, rtol=1e-3, atol=1e-4)
 
