@@ -48,7 +48,7 @@ def add(commands: Any) -> None:
 
 
 def _sharpness(parsed: argparse.Namespace) -> int:
-    from tvlars.lab.measure.landscape import run_sharpness
+    from tvlars.lab.measure.sharpness import run_sharpness
 
     _check_samples(parsed)
     row = run_sharpness(parsed.run_folder, samples=parsed.samples, data_dir=parsed.data_dir)

@@ -9,7 +9,8 @@ from tvlars.lab.experiments import Grid, SweepResult, TuneConfig, TuneResult, sw
 from tvlars.lab.experiments.compare import compare
 from tvlars.lab.experiments.compare_config import CompareConfig
 from tvlars.lab.measure.accuracy import Evaluation, evaluate
-from tvlars.lab.measure.landscape import run_landscape, run_sharpness
+from tvlars.lab.measure.landscape import run_landscape
+from tvlars.lab.measure.sharpness import run_sharpness
 from tvlars.lab.report import report
 from tvlars.lab.run_folder.loaded_run import LoadedRun, RunResult, load_run
 from tvlars.lab.ssl.probe_run import probe_run

@@ -110,7 +110,7 @@ def test_a_measurement_without_memory_costs_no_run(
     assert "sharpness after epoch 1 could not be measured: memory has ended" in capsys.readouterr().out
     run = load_run(tmp_path / "run")
     assert run.complete
-    monkeypatch.setattr("tvlars.lab.measure.landscape.measure_sharpness", no_memory)
+    monkeypatch.setattr("tvlars.lab.measure.sharpness.measure_sharpness", no_memory)
     with pytest.raises(UsageError, match="samples must be fewer than 99 here, but memory has ended"):
         run_sharpness(run, samples=99)
     monkeypatch.setattr("zipfile.ZipFile.read", no_memory)  # whole weights are not said to be damaged

@@ -1,66 +1,20 @@
-"""Sharpness and loss landscape of a finished run, from its final weights."""
+"""Loss landscape of a finished run around its final weights, and between two runs."""
 
 from __future__ import annotations
 
 import io
-from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
-from tvlars.lab import memory
-from tvlars.lab.data.image_data import sample
 from tvlars.lab.errors import UsageError
 from tvlars.lab.files.disk import write_whole
-from tvlars.lab.measure.accuracy import as_loaded, changed_data, choose_device, data_of_run
-from tvlars.lab.measure.layer_stats import measure_sharpness
+from tvlars.lab.measure.run_data import as_loaded, choose_device
+from tvlars.lab.measure.sharpness import training_batches
 from tvlars.lab.run_folder.loaded_run import LoadedRun, RunResult
-from tvlars.lab.run_folder.rows import SharpnessRow
 from tvlars.sharpness import loss_between, loss_slice
-
-BATCH = 512
-
-
-def run_sharpness(
-    run: LoadedRun | RunResult | Path | str,
-    *,
-    samples: int = 1024,
-    data_dir: Path | str | None = None,
-    device: str = "auto",
-) -> SharpnessRow:
-    """Measure the sharpness of a run's final weights, and enter it into the run's sharpness.csv.
-
-    Args:
-        run: a run, what ``train`` returned, or a folder.
-        samples: training images, the same ones that ``--sharpness`` takes.
-        data_dir: where the data set lies; None (default) is where the run looked.
-        device: "auto" (default: CUDA where there is one), "cpu" or any torch device.
-
-    Raises:
-        UsageError: the run has no weights or no epoch, its data set is not there or has changed, or the extra is not
-            installed.
-    """
-    run = as_loaded(run)
-    step = run.summary.get("steps")
-    if not isinstance(step, int) or step < 1:
-        raise UsageError(f"{run.folder} does not say how many steps it took (summary.json): the run is {run.status}")
-    if damaged := [problem for problem in run.problems if problem.startswith("sharpness.csv")]:
-        raise UsageError(f"{run.folder}: {damaged[0]}; move the file away, so that nothing in it is lost")
-    batches = _batches(run, samples, data_dir, choose_device(device))
-    model = run.model().to(choose_device(device))
-    try:
-        with memory.needed(f"samples must be fewer than {samples} here"):
-            row = measure_sharpness(model, batches, epoch=len(run.epochs), step=step)
-    except RuntimeError as error:
-        raise UsageError(f"the sharpness of {run.folder} cannot be measured: {error}") from error
-    rows = pd.DataFrame([asdict(row)])
-    if len(run.sharpness):
-        rows = pd.concat([run.sharpness[run.sharpness["step"] != row.step], rows])
-    _write_csv(run.folder / "sharpness.csv", rows)
-    return row
 
 
 def run_landscape(
@@ -101,10 +55,10 @@ def run_landscape(
         if dimensions != 1:
             raise UsageError(f"dimensions must be 1 where to is given: the loss is on a line, got {dimensions}")
         states = model.state_dict(), other.model().state_dict()
-        batches = _batches(run, samples, data_dir, device)
+        batches = training_batches(run, samples, data_dir, device)
         found = loss_between(model, F.cross_entropy, batches, *states, points=points, margin=0.25)
     else:
-        batches = _batches(run, samples, data_dir, device)
+        batches = training_batches(run, samples, data_dir, device)
         arguments = (model, F.cross_entropy, batches)
         found = loss_slice(*arguments, dimensions=dimensions, points=points, span=span, seed=seed)
     places, losses = found.positions.numpy(), found.losses.numpy()
@@ -114,17 +68,8 @@ def run_landscape(
         x, y = torch.meshgrid(found.positions, found.positions, indexing="ij")
         frame = pd.DataFrame({"x": x.flatten().numpy(), "y": y.flatten().numpy(), "loss": losses.ravel()})
     file = run.folder / ("landscape.csv" if to is None else "line.csv")
-    _write_csv(file, frame)
+    write_whole(file, frame.to_csv(index=False, float_format="%.7g").encode())
     return frame, _draw(frame, file.with_suffix(".png"), run.folder.name, to is not None)
-
-
-def _batches(run: LoadedRun, samples: int, data_dir: Path | str | None, device: str) -> list[tuple[Tensor, Tensor]]:
-    data = data_of_run(run, data_dir=data_dir)
-    if changed := changed_data(run, data, "train"):
-        raise UsageError(f"{run.folder} must be measured on the images that it was trained on, but {changed}")
-    images, labels = sample(data.train_images, data.train_labels, samples)
-    pieces = zip(torch.split(images, BATCH), torch.split(labels, BATCH), strict=True)
-    return [(run.normalize(x.to(device)), y.to(device)) for x, y in pieces]
 
 
 def _draw(frame: pd.DataFrame, file: Path, title: str, line: bool) -> Path:
@@ -151,7 +96,3 @@ def _draw(frame: pd.DataFrame, file: Path, title: str, line: bool) -> Path:
     plt.close(figure)
     write_whole(file, content.getvalue())
     return file
-
-
-def _write_csv(file: Path, frame: pd.DataFrame) -> None:
-    write_whole(file, frame.to_csv(index=False, float_format="%.7g").encode())

@@ -8,13 +8,10 @@ from pathlib import Path
 
 import torch
 
-from tvlars.lab.data import load_data
-from tvlars.lab.data.place import looked_for, same_folder
 from tvlars.lab.errors import UsageError
 from tvlars.lab.files.place import Place
-from tvlars.lab.measure.accuracy import as_loaded, changed_data, check_facts, choose_device
+from tvlars.lab.measure.run_data import as_loaded, changed_data, choose_device, data_of_run
 from tvlars.lab.models import build_model
-from tvlars.lab.options import as_path
 from tvlars.lab.run_folder.loaded_run import LoadedRun, RunResult
 from tvlars.lab.run_folder.record import write_json
 from tvlars.lab.ssl.evaluations import Evaluated, check_labels, describe_evaluation, parse_evaluations
@@ -60,22 +57,10 @@ def probe_run(
     place = Place(run.folder)
     facts = run.model_facts()
     own, sized = data is None, image_size is not None
-    if own:
-        if run.config is None or not same_folder(run.config.data, run.config.data_dir, facts["data"]):
-            raise UsageError(f"data must be given, since {run.folder} does not say where {facts['data']} lies")
-        data = looked_for(run.config.data, as_path("data_dir", data_dir))
-        data_dir = data_dir or run.config.data_dir
-        image_size = image_size or run.config.image_size
-        skip_bad_images = skip_bad_images or run.config.skip_bad_images
-    loaded = load_data(str(data), as_path("data_dir", data_dir), image_size, skip_bad_images)
-    check_facts(run, loaded, sized)
+    loaded = data_of_run(run, data, data_dir, image_size, skip_bad_images, same_classes=False)
     if own and not sized and (changed := changed_data(run, loaded, "train", "test")):
         raise UsageError(f"data must be given to measure {run.folder} on others than its own, but {changed}")
     check_labels(loaded, evaluations)
-    if loaded.channels != facts["channels"]:
-        raise UsageError(
-            f"data must have the {facts['channels']} channels of the run's, but {data} has {loaded.channels}"
-        )
     init = run.config.init if run.config is not None else "default"
     seed = seed if seed is not None else run.config.seed if run.config is not None else 0
     target = torch.device(choose_device(device))

@@ -12,7 +12,8 @@ from tvlars._machine import faster_in_bf16
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.errors import UsageError
-from tvlars.lab.measure.layer_stats import check_extra, check_layer_stats
+from tvlars.lab.measure.layer_stats import check_layer_stats
+from tvlars.lab.measure.sharpness import check_extra
 from tvlars.lab.processes.alike import check_alike, facts_of
 from tvlars.lab.processes.processes import Processes, make_fabric
 from tvlars.lab.run_folder.tensorboard import check_tensorboard

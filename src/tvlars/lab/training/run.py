@@ -329,7 +329,11 @@ class Run:
         if not math.isfinite(test_loss):  # of a step whose loss was taken before it
             raise DivergedError(self.config.optimizer, self.step, steps[-1].lr, self.record.folder, "test loss")
         if self.config.sharpness is not None or self.config.noise_scale:
-            self.processes.alone(lambda: measure_epoch(self))
+            self.processes.alone(self._measure)
+
+    def _measure(self) -> None:
+        arguments = (self.config, self.bare_model, self.data, self.normalize, self.record, self.reporter.note)
+        measure_epoch(*arguments, epoch=self.epoch, step=self.step)
 
     # -- a step ---------------------------------------------------------------------------------------
 

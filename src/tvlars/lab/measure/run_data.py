@@ -1,0 +1,100 @@
+"""The data set of a run, loaded again: its own, or another that its model fits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from tvlars.lab.data import ImageData, load_data
+from tvlars.lab.data.fingerprint import Fingerprint, difference_of_names
+from tvlars.lab.data.place import looked_for, same_folder
+from tvlars.lab.errors import UsageError
+from tvlars.lab.options import as_path
+from tvlars.lab.run_folder.identity import FINGERPRINT
+from tvlars.lab.run_folder.loaded_run import LoadedRun, RunResult, load_run
+
+
+def as_loaded(run: LoadedRun | RunResult | Path | str) -> LoadedRun:
+    """Return the run that is named in any way."""
+    return run if isinstance(run, LoadedRun) else load_run(run.folder if isinstance(run, RunResult) else run)
+
+
+def choose_device(device: str) -> str:
+    """Return ``device``; for "auto" CUDA if there is a GPU, else the CPU."""
+    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+
+
+def data_of_run(
+    run: LoadedRun,
+    data: str | None = None,
+    data_dir: Path | str | None = None,
+    image_size: int | None = None,
+    skip_bad_images: bool = False,
+    *,
+    same_classes: bool = True,
+) -> ImageData:
+    """Load the data set that a run was trained on, or another that its model fits; its features fit other classes too.
+
+    Raises:
+        UsageError: the run does not say which, or the model does not fit.
+    """
+    facts, data_dir, sized = run.model_facts(), as_path("data_dir", data_dir), image_size is not None
+    if data is None:
+        if run.config is None or not same_folder(run.config.data, run.config.data_dir, facts["data"]):
+            raise UsageError(f"data must be given, since {run.folder} does not say where {facts['data']} lies")
+        data, data_dir = looked_for(run.config.data, data_dir), data_dir or run.config.data_dir
+        image_size = image_size or run.config.image_size
+        skip_bad_images = skip_bad_images or run.config.skip_bad_images
+    loaded = load_data(data, data_dir, image_size, skip_bad_images)
+    _check_facts(run, loaded, sized)
+    if facts["channels"] != loaded.channels:
+        raise UsageError(
+            f"data must have the {facts['channels']} channels of the run's, but {data} has {loaded.channels}"
+        )
+    if not same_classes:
+        return loaded
+    if said := difference_of_names(facts["class_names"], loaded.class_names):
+        raise UsageError(
+            f"data must have the {facts['classes']} classes of {facts['data']}, which the run was trained on, got "
+            f"{data!r} with {loaded.classes}: {said}"
+        )
+    if facts["classes"] != loaded.classes:
+        raise UsageError(f"data must have the {facts['classes']} classes of the run's, but {data} has {loaded.classes}")
+    return loaded
+
+
+def _check_facts(run: LoadedRun, data: ImageData, sized: bool) -> None:
+    """Raise ``UsageError`` if ``data`` are the run's own, unchanged, and model.json contradicts them.
+
+    If the user chose the size (``sized``), it is not compared.
+    """
+    facts = run.model_facts()
+    there = Fingerprint.from_json(facts.get(FINGERPRINT))
+    if not same_folder(data.name, None, facts["data"]) and (there is None or there.difference(data.fingerprint)):
+        return  # the user has named other data
+    wanted = f"{run.folder / 'model.json'} must be that of the run's data, but says that"
+    if not sized and facts["image_size"] != data.image_size:
+        raise UsageError(f"{wanted} images have {facts['image_size']} pixels a side, and they have {data.image_size}")
+    if there is not None and there.difference(data.fingerprint, ("train",)):
+        return
+    for name, value in zip(("mean", "std"), data.mean_and_std(), strict=True):
+        if len(value) != len(facts[name]) or not torch.allclose(
+            value, torch.tensor(facts[name], device="cpu"), rtol=1e-2, atol=0.1
+        ):
+            raise UsageError(f"{wanted} {name} of the training images is {facts[name]}, and it is {value.tolist()}")
+
+
+def changed_data(run: LoadedRun, data: ImageData, *splits: Literal["train", "test"]) -> str:
+    """Say how ``splits`` of ``data``, a run's own, have changed since it began; "" if they have not.
+
+    For a run of a version that kept no fingerprint only the names of classes are compared.
+    """
+    facts = run.model_facts()
+    there = Fingerprint.from_json(facts.get(FINGERPRINT))
+    if there is None:
+        said = difference_of_names(facts["class_names"], data.class_names)
+    else:
+        said = there.difference(data.fingerprint, splits)
+    return f"the data have changed since the run began: {said}" if said else ""

@@ -1,0 +1,125 @@
+"""Sharpness of the training loss: during a run, and of a finished run's final weights."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tvlars import sharpness
+from tvlars.lab import memory
+from tvlars.lab.data.image_data import sample
+from tvlars.lab.errors import UsageError
+from tvlars.lab.files.disk import write_whole
+from tvlars.lab.measure.run_data import as_loaded, changed_data, choose_device, data_of_run
+from tvlars.lab.run_folder.loaded_run import LoadedRun, RunResult
+from tvlars.lab.run_folder.rows import SharpnessRow
+from tvlars.sharpness._surface import LossSurface
+from tvlars.sharpness.hessian import _needed
+
+RHO, RHO_AVERAGE = 0.5, 0.1
+"""Radii of the adaptive sharpness, relative to the weights."""
+BATCH = 512
+
+
+def run_sharpness(
+    run: LoadedRun | RunResult | Path | str,
+    *,
+    samples: int = 1024,
+    data_dir: Path | str | None = None,
+    device: str = "auto",
+) -> SharpnessRow:
+    """Measure the sharpness of a run's final weights, and enter it into the run's sharpness.csv.
+
+    Args:
+        run: a run, what ``train`` returned, or a folder.
+        samples: training images, the same ones that ``--sharpness`` takes.
+        data_dir: where the data set lies; None (default) is where the run looked.
+        device: "auto" (default: CUDA where there is one), "cpu" or any torch device.
+
+    Raises:
+        UsageError: the run has no weights or no epoch, its data set is not there or has changed, or the extra is not
+            installed.
+    """
+    run = as_loaded(run)
+    step = run.summary.get("steps")
+    if not isinstance(step, int) or step < 1:
+        raise UsageError(f"{run.folder} does not say how many steps it took (summary.json): the run is {run.status}")
+    if damaged := [problem for problem in run.problems if problem.startswith("sharpness.csv")]:
+        raise UsageError(f"{run.folder}: {damaged[0]}; move the file away, so that nothing in it is lost")
+    batches = training_batches(run, samples, data_dir, choose_device(device))
+    model = run.model().to(choose_device(device))
+    try:
+        with memory.needed(f"samples must be fewer than {samples} here"):
+            row = measure_sharpness(model, batches, epoch=len(run.epochs), step=step)
+    except RuntimeError as error:
+        raise UsageError(f"the sharpness of {run.folder} cannot be measured: {error}") from error
+    rows = pd.DataFrame([asdict(row)])
+    if len(run.sharpness):
+        rows = pd.concat([run.sharpness[run.sharpness["step"] != row.step], rows])
+    write_whole(run.folder / "sharpness.csv", rows.to_csv(index=False, float_format="%.7g").encode())
+    return row
+
+
+def training_batches(
+    run: LoadedRun, samples: int, data_dir: Path | str | None, device: str
+) -> list[tuple[Tensor, Tensor]]:
+    """Normalized training images of a run and their labels, always the same ones, in batches.
+
+    Raises:
+        UsageError: the data set is not there or has changed.
+    """
+    data = data_of_run(run, data_dir=data_dir)
+    if changed := changed_data(run, data, "train"):
+        raise UsageError(f"{run.folder} must be measured on the images that it was trained on, but {changed}")
+    images, labels = sample(data.train_images, data.train_labels, samples)
+    pieces = zip(torch.split(images, BATCH), torch.split(labels, BATCH), strict=True)
+    return [(run.normalize(x.to(device)), y.to(device)) for x, y in pieces]
+
+
+def measure_sharpness(
+    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], *, epoch: int = 0, step: int = 0
+) -> SharpnessRow:
+    """Measure each column of a row for the mean cross-entropy over ``batches`` of normalized images and labels.
+
+    Raises:
+        UsageError: the extra ``sharpness`` is not installed.
+    """
+    check_extra()
+    start = time.perf_counter()
+    data = list(batches)
+    arguments = (model, F.cross_entropy, data)
+    top = sharpness.hessian_eigenvalues(*arguments, tolerance=0.02)
+    trace = sharpness.hessian_trace(*arguments, samples=8)
+    average = sharpness.average_case_sharpness(*arguments, rho=RHO_AVERAGE, samples=8, adaptive=True)
+    with LossSurface(*arguments) as surface:
+        loss = surface.value()
+    return SharpnessRow(
+        epoch=epoch,
+        step=step,
+        samples=sum(len(y) for _, y in data),
+        loss=loss,
+        hessian_max=float(top.values[0]),
+        hessian_trace=trace.value,
+        hessian_trace_error=trace.standard_error,
+        worst_case=sharpness.worst_case_sharpness(*arguments, rho=RHO, steps=5, adaptive=True),
+        average_case=average.value,
+        average_case_error=average.standard_error,
+        keskar=sharpness.keskar_sharpness(*arguments),
+        seconds=round(time.perf_counter() - start, 3),
+    )
+
+
+def check_extra() -> None:
+    """Raise ``UsageError`` if the extra ``sharpness`` is not installed."""
+    try:
+        for name in ("curvlinops", "scipy"):
+            _needed(name)
+    except ImportError as error:
+        raise UsageError(f"sharpness cannot be measured: {error}") from error

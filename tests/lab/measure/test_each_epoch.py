@@ -1,0 +1,65 @@
+"""Measurements after an epoch: they leave no trace in the training, and are read back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from tvlars.cli import main
+from tvlars.lab import load_run
+from tvlars.lab.run_folder.rows import NoiseRow, SharpnessRow
+
+
+def test_measuring_leaves_no_trace_in_the_training(runs: tuple[Path, Path]) -> None:
+    plain, measured = map(load_run, runs)
+    pd.testing.assert_frame_equal(plain.steps, measured.steps, check_exact=True)
+    columns = ["train_loss", "test_loss", "test_accuracy"]
+    pd.testing.assert_frame_equal(plain.epochs[columns], measured.epochs[columns], check_exact=True)
+    for (name, a), (_, b) in zip(
+        plain.model().state_dict().items(), measured.model().state_dict().items(), strict=True
+    ):
+        assert torch.equal(a, b), name
+
+
+def test_what_was_measured_is_read_back(runs: tuple[Path, Path]) -> None:
+    plain, run = map(load_run, runs)
+    assert run.problems == ()
+    assert list(run.sharpness["epoch"]) == [2, 3]
+    assert set(run.sharpness.columns) == set(SharpnessRow.__annotations__)
+    assert (run.sharpness["samples"] == 32).all()
+    assert (run.sharpness[["worst_case", "hessian_max", "keskar"]] > 0).all(axis=None)
+    assert list(run.noise["step"]) == [5, 10, 15]
+    assert set(run.noise.columns) == set(NoiseRow.__annotations__)
+    assert (run.noise["low"] <= run.noise["noise_scale"]).all()
+    layers = run.layer_stats()
+    assert sorted(set(layers["step"])) == [1, 5, 9, 13]
+    assert "stem.weight" in set(layers["layer"])
+    assert not len(plain.sharpness)
+    assert not len(plain.noise)
+    assert not len(plain.layer_stats())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ("train --sharpness sometimes", "sharpness must be 'end' or 'epochs:N' with N >= 1, got 'sometimes'"),
+        ("train --sharpness epochs:0", "sharpness must be 'end' or 'epochs:N'"),
+        ("train --layer-stats 0", "layer_stats must be an integer >= 1, got 0"),
+        ("train --sharpness-samples 1", "sharpness_samples must be an integer >= 2, got 1"),
+        ("sharpness nowhere", "run must be an existing folder, got 'nowhere'"),
+        ("sharpness RUN --samples 0", "samples must be an integer >= 2, got 0"),
+        ("landscape RUN --dimensions 3", "dimensions must be 1 or 2, got 3"),
+        ("landscape RUN --span -1", "span must be > 0"),
+        ("landscape RUN --to nowhere", "run must be an existing folder, got 'nowhere'"),
+    ],
+)
+def test_bad_input_is_one_sentence(
+    arguments: str, sentence: str, runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments.replace("RUN", str(runs[0])).split()) == 2
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert error.count("\n") == 1
