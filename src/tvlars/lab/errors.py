@@ -68,12 +68,6 @@ class DivergedError(RuntimeError):
         )
 
 
-def status_of(error: BaseException) -> str:
-    """How a run has ended that was ended by ``error``, as its record says it."""
-    kinds = ((KeyboardInterrupt, "interrupted"), (PreemptedError, "preempted"), (DivergedError, "diverged"))
-    return next((status for kind, status in kinds if isinstance(error, kind)), "failed")
-
-
 def unknown(kind: str, name: object, valid: Iterable[str]) -> UsageError:
     """The error for a name that is not among ``valid``: nearest names first."""
     names = list(valid)

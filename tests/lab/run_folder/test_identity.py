@@ -19,6 +19,7 @@ from tvlars.lab.options import Is
 from tvlars.lab.report.parts import parts_of
 from tvlars.lab.run_folder.identity import differences, identity
 from tvlars.lab.run_folder.record import write_json
+from tvlars.lab.run_folder.status import Status
 
 BASE = TrainConfig(optimizer="tvlars", epochs=10)
 OTHERS: dict[str, Any] = {
@@ -48,7 +49,7 @@ def other(name: str, value: Any) -> TrainConfig:
 
 def loaded(config: TrainConfig) -> LoadedRun:
     empty = pd.DataFrame()
-    return LoadedRun(Path("run"), config, "finished", empty, empty, empty, empty)
+    return LoadedRun(Path("run"), config, Status.FINISHED, empty, empty, empty, empty)
 
 
 def test_every_option_says_what_it_decides() -> None:

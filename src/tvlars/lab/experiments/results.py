@@ -18,6 +18,7 @@ from tvlars.lab.report import report
 from tvlars.lab.report.parts import parts_of
 from tvlars.lab.run_folder.environment import command_line
 from tvlars.lab.run_folder.loaded_run import LoadedRun, load_run
+from tvlars.lab.run_folder.status import Status
 
 FILE, PAGE = "results.csv", "report.html"
 OVER = ("finished", "diverged")
@@ -158,7 +159,7 @@ def _load(folder: Path, run: SweepRun) -> LoadedRun:
         return replace(load_run(folder), config=run.config)
     except UsageError:
         empty = pd.DataFrame()
-        return LoadedRun(folder, run.config, run.status, empty, empty, empty, empty, plan={"lr": run.lr})
+        return LoadedRun(folder, run.config, Status(run.status), empty, empty, empty, empty, plan={"lr": run.lr})
 
 
 def _row(run: SweepRun, found: LoadedRun) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What makes two runs the same, and whose a folder is: a run goes on, or begins, where nothing of another is."""
+"""What makes two runs the same: the options that decide it, the plan, and the data."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from tvlars.lab.config import MEANS, TrainConfig
 from tvlars.lab.data.fingerprint import Fingerprint, difference_of_names
 from tvlars.lab.data.place import FOLDER_PREFIX, same_folder
 from tvlars.lab.errors import UsageError
-from tvlars.lab.files.lock import LOCK
-from tvlars.lab.run_folder.checkpoints import checkpoint
-from tvlars.lab.run_folder.record import CONFIG, MODEL, PLAN, read_object
+from tvlars.lab.run_folder.record import MODEL, read_object
 from tvlars.plan import Plan
 
 FINGERPRINT = "fingerprint"
@@ -21,13 +19,42 @@ FINGERPRINT = "fingerprint"
 
 
 def identity(config: TrainConfig, plan: Plan) -> dict[str, dict[str, Any]]:
-    """What has to be the same in the run that goes on: options and plan, as JSON has them."""
+    """Return what has to be the same in a run that goes on: options and plan, as JSON has them."""
     options = {name: value for name, value in json.loads(config.to_json()).items() if name not in MEANS}
     return {"config": options, "plan": {"steps": plan.total_steps, "steps_per_epoch": plan.steps_per_epoch}}
 
 
+def check_same(
+    there: dict[str, Any],
+    config: TrainConfig,
+    plan: Plan,
+    fingerprint: Any,
+    sentence: str,
+    same_data: Callable[[], None],
+) -> None:
+    """Raise ``UsageError`` where the run ``there`` is another.
+
+    Args:
+        there: its :func:`identity`; options that an earlier version had not are what they are by default.
+        config, plan: of this run.
+        fingerprint: that of its data as JSON, None where it kept none.
+        sentence: of the error, up to the part that differs: "a.b must be of this run, but its".
+        same_data: raises where the data differ; called when the options are the same.
+    """
+    here = identity(config, plan)
+    for part in ("config", "plan"):
+        stored = there[part]
+        if part == "config":
+            known = Fingerprint.from_json(fingerprint) is not None
+            stored = at_one_place({**identity(TrainConfig(), plan)[part], **stored}, config, known)
+        if said := differences(stored, here[part]):
+            raise UsageError(f"{sentence} {part} is another: {said}")
+        if part == "config":
+            same_data()
+
+
 def at_one_place(there: dict[str, Any], config: TrainConfig, known_by_content: bool) -> dict[str, Any]:
-    """The options ``there`` with the spelling of ``config`` for a folder of images that is the same.
+    """Return the options ``there`` with the spelling of ``config`` for a folder of images that is the same.
 
     A folder that is known by its content, a fingerprint, may lie elsewhere by now; else its place tells.
     """
@@ -39,8 +66,8 @@ def at_one_place(there: dict[str, Any], config: TrainConfig, known_by_content: b
 
 
 def differences(there: dict[str, Any], here: dict[str, Any]) -> str:
-    """Every value that is not the same, in words; "" where all are. Means that an earlier version had among what a run
-    is play no part."""
+    """Return every value that is not the same, in words; "" where all are. Means that an earlier version had among what
+    a run is play no part."""
     names = [name for name in {**there, **here} if name not in MEANS and there.get(name) != here.get(name)]
     return ", ".join(f"{name} {there.get(name)!r} there, {here.get(name)!r} here" for name in names)
 
@@ -70,33 +97,3 @@ def check_data_of(folder: Path, data: Fingerprint) -> None:
         check_data(folder, facts[FINGERPRINT], data)
     elif isinstance(names := facts.get("class_names"), list) and (said := difference_of_names(names, data.class_names)):
         raise UsageError(f"data must be as they were when the run of {folder} began, but have changed: {said}")
-
-
-def check_folder(folder: Path, config: TrainConfig, plan: Plan, data: Fingerprint) -> None:
-    """Raise ``UsageError`` unless this run may go on, or begin, in ``folder``, which exists, on the data ``data``."""
-    wanted = "out must be a new or empty folder, or that of this run"
-    there = {path.name for path in folder.iterdir()}
-    stored, steps = (read_object(folder / name) for name in (CONFIG, PLAN))
-    if not stored:
-        # Checkpoints say themselves what they are of; and a run that was cut off at once has left no more than this.
-        if checkpoint.those_in(folder) or there <= {LOCK, f"{CONFIG}.part"}:
-            return
-        raise UsageError(f"{wanted}, but {str(folder)!r} holds something else")
-    try:
-        found = identity(TrainConfig.from_mapping(stored), plan)
-    except UsageError as error:
-        versions = read_object(folder / "environment.json").get("versions")
-        of = f" of tvlars {versions['tvlars']}" if isinstance(versions, dict) and "tvlars" in versions else ""
-        reason = str(error).split(" Known: ")[0].removesuffix(":")
-        raise UsageError(f"{wanted}, but {str(folder / CONFIG)!r} is none that is known here{of}: {reason}") from error
-    for name, entry in (("steps", "total_steps"), ("steps_per_epoch", "steps_per_epoch")):
-        found["plan"][name] = steps.get(entry, found["plan"][name])
-    here = identity(config, plan)
-    facts = read_object(folder / MODEL)
-    known = Fingerprint.from_json(facts.get(FINGERPRINT)) is not None
-    found["config"] = at_one_place(found["config"], config, known)
-    if said := differences(found["config"], here["config"]):
-        raise UsageError(f"{wanted}, but {str(folder)!r} is one whose config is another: {said}")
-    check_data_of(folder, data)
-    if said := differences(found["plan"], here["plan"]):
-        raise UsageError(f"{wanted}, but {str(folder)!r} is one whose plan is another: {said}")

@@ -25,6 +25,7 @@ from tvlars.lab.run_folder.checkpoints.plain_pickle import read_torch_file
 from tvlars.lab.run_folder.identity import FINGERPRINT
 from tvlars.lab.run_folder.record import CORRECT, MODEL, read_object
 from tvlars.lab.run_folder.rows import EpochRow, NoiseRow, RepresentationRow, SharpnessRow, StepRow, read_rows
+from tvlars.lab.run_folder.status import Status
 from tvlars.lab.ssl.evaluations import Evaluated
 from tvlars.plan import Plan
 from tvlars.stats import read_layer_stats
@@ -54,14 +55,13 @@ class RunResult:
 class LoadedRun:
     """A run read from its folder. What is missing is None or an empty frame, and stands in ``problems``.
 
-    ``status`` is finished, interrupted, diverged or failed, and "unfinished" where the folder does not say how it
-    ended: it is being written, or was cut off. Frames have the columns of the rows in ``tvlars.lab.run_folder.rows``,
+    Frames have the columns of the rows in ``tvlars.lab.run_folder.rows``,
     and are empty where nothing was measured. ``evaluations`` are of self-supervised learning, see ``tvlars.lab.ssl``.
     """
 
     folder: Path
     config: TrainConfig | None
-    status: str
+    status: Status
     epochs: pd.DataFrame
     steps: pd.DataFrame
     sharpness: pd.DataFrame
@@ -77,7 +77,7 @@ class LoadedRun:
     def complete(self) -> bool:
         """Whether the run finished and all its epochs are there, so that its results may be counted."""
         whole = len(self.epochs) == self.summary.get("epochs", len(self.epochs)) and len(self.epochs) > 0
-        if self.status != "finished" or not whole or self.test_accuracy is None:
+        if self.status != Status.FINISHED or not whole or self.test_accuracy is None:
             return False
         planned = self.config.accuracy_name() if self.config is not None else ""
         if planned == "linear-probe accuracy" and "linear" not in self.evaluations:
@@ -270,7 +270,7 @@ def load_run(folder: Path | str) -> LoadedRun:
     return LoadedRun(
         folder,
         config,
-        str(summary.get("status", "unfinished")),
+        _status(summary, problems),
         read_rows(folder / "epochs.csv", EpochRow, problems),
         read_rows(folder / "steps.csv", StepRow, problems),
         read_rows(folder / "sharpness.csv", SharpnessRow, problems, optional=True),
@@ -310,6 +310,14 @@ def _read_evaluations(file: Path, problems: list[str]) -> dict[str, Evaluated]:
         except (TypeError, KeyError, ValueError, OverflowError):
             problems.append(f"{file.name} holds no result for {name}")
     return found
+
+
+def _status(summary: dict[str, Any], problems: list[str]) -> Status:
+    try:
+        return Status(summary.get("status", Status.UNFINISHED))
+    except ValueError:
+        problems.append("summary.json does not say how the run ended")
+        return Status.UNFINISHED
 
 
 def _read_config(values: dict[str, Any], problems: list[str]) -> TrainConfig | None:

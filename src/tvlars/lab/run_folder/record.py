@@ -40,6 +40,7 @@ from tvlars.lab.files.disk import DIGEST, PASSING, append_whole, digest_of, sync
 from tvlars.lab.files.place import Place
 from tvlars.lab.run_folder.environment import environment
 from tvlars.lab.run_folder.rows import EpochRow, StepRow, as_csv, cells, columns, cut, mend_steps
+from tvlars.lab.run_folder.status import Status
 from tvlars.lab.ssl.evaluations import Evaluated
 from tvlars.plan import Plan
 
@@ -200,8 +201,8 @@ class Record:
         self.check_place()
         write_json(self.folder / "evaluations.json", {name: asdict(one) for name, one in found.items()})
 
-    def finish(self, status: str, **summary: Any) -> None:
-        """Write how the run ended: ``status`` is finished, interrupted, preempted, diverged or failed."""
+    def finish(self, status: Status, **summary: Any) -> None:
+        """Write how the run ended."""
         self.check_place()
         write_json(self.folder / "summary.json", {"status": status, **summary})
 
@@ -248,7 +249,7 @@ class NoRecord(Record):
     def add_evaluations(self, found: dict[str, Evaluated]) -> None:
         """Nothing."""
 
-    def finish(self, status: str, **summary: Any) -> None:
+    def finish(self, status: Status, **summary: Any) -> None:
         """Nothing."""
 
     def save_correct(self, correct: Tensor) -> None:

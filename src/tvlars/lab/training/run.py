@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from tvlars.lab import memory
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData
-from tvlars.lab.errors import DivergedError, MovedFolderError, PreemptedError, UsageError, status_of
+from tvlars.lab.errors import DivergedError, MovedFolderError, PreemptedError, UsageError
 from tvlars.lab.files.disk import cannot_write
 from tvlars.lab.measure.each_epoch import measure_epoch
 from tvlars.lab.measure.layer_stats import RunStats, layer_stats
@@ -32,6 +32,7 @@ from tvlars.lab.processes.sync_batch_norm import synchronize_batch_norm
 from tvlars.lab.run_folder.loaded_run import RunResult
 from tvlars.lab.run_folder.record import Record
 from tvlars.lab.run_folder.rows import EpochRow, StepRow
+from tvlars.lab.run_folder.status import Status
 from tvlars.lab.run_folder.tensorboard import TensorBoardLog
 from tvlars.lab.ssl.evaluations import Evaluated
 from tvlars.lab.training import state as run_state
@@ -142,15 +143,15 @@ class Run:
     def _train(self) -> RunResult:
         try:
             self._run()
-            status = "finished"
+            status = Status.FINISHED
         except BaseException as error:
-            status = status_of(error)
+            status = Status.of_error(error)
             raise
         finally:
             try:
                 self._close(status)
             except (OSError, MovedFolderError) as error:
-                if status == "finished":
+                if status == Status.FINISHED:
                     raise
                 said = cannot_write(error) if isinstance(error, OSError) else str(error)
                 with contextlib.suppress(OSError):  # why the run ended comes before what the disk says of it
@@ -208,9 +209,9 @@ class Run:
             )
         self.saved_time = time.monotonic()
 
-    def _close(self, status: str) -> None:
+    def _close(self, status: Status) -> None:
         try:
-            if status == "interrupted" and self.pending:
+            if status == Status.INTERRUPTED and self.pending:
                 self._fetch()
         finally:
             self.batches.feed.close()
@@ -220,7 +221,7 @@ class Run:
                 with contextlib.suppress(OSError):  # nobody may be there to read it any more
                     self.reporter.end(status)
 
-    def _finish(self, status: str) -> None:
+    def _finish(self, status: Status) -> None:
         """Write all that is left, whatever of it the disk takes; the summary last, since its status says that the rest
         is there.
 
@@ -235,9 +236,9 @@ class Run:
             except (OSError, RuntimeError) as error:
                 errors.append(error)
 
-        if status in ("finished", "interrupted", "preempted"):
+        if status in (Status.FINISHED, Status.INTERRUPTED, Status.PREEMPTED):
             attempt(lambda: self.record.save_weights(self._weights()))
-        if status == "finished" and self.test_correct is not None:
+        if status == Status.FINISHED and self.test_correct is not None:
             attempt(partial(self.record.save_correct, self.test_correct))
         attempt(self._write)
         attempt(self.record.flush)
@@ -255,7 +256,7 @@ class Run:
         accuracy = probe.accuracy if probe else last.test_accuracy if last else math.nan
         attempt(
             lambda: self.record.finish(
-                "failed" if errors and status == "finished" else status,
+                Status.FAILED if errors and status == Status.FINISHED else status,
                 steps=self.step,
                 epochs=len(self.epochs),
                 test_accuracy=accuracy if math.isfinite(accuracy) else None,

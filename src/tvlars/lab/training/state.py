@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
-from dataclasses import astuple, dataclass
+from collections.abc import Iterator
+from dataclasses import astuple
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from tvlars.lab.config import TrainConfig
-from tvlars.lab.data.fingerprint import Fingerprint
-from tvlars.lab.errors import UsageError
 from tvlars.lab.processes.processes import Processes
 from tvlars.lab.run_folder.checkpoints import checkpoint
 from tvlars.lab.run_folder.checkpoints.state_check import (
@@ -23,81 +19,14 @@ from tvlars.lab.run_folder.checkpoints.state_check import (
     check_module,
     check_optimizer,
     check_precision,
-    check_progress,
     check_scheduler,
     is_finite,
 )
-from tvlars.lab.run_folder.identity import FINGERPRINT, at_one_place, check_data, differences, identity
-from tvlars.lab.run_folder.rows import EpochRow, StepRow
-from tvlars.plan import Plan
+from tvlars.lab.run_folder.identity import FINGERPRINT, identity
+from tvlars.lab.run_folder.resuming import GoOn, fitting
 
 if TYPE_CHECKING:
     from tvlars.lab.training.run import Run
-
-
-@dataclass(frozen=True)
-class Resumed:
-    """A checkpoint that a run goes on from."""
-
-    path: Path
-    manifest: checkpoint.Manifest
-    progress: dict[str, Any]
-    epochs: list[EpochRow]
-    """Rows of all epochs that are complete."""
-    steps: list[StepRow]
-    """Rows of the epoch that it is in."""
-
-    @property
-    def place(self) -> Path:
-        """Where the checkpoint lies once it has its name."""
-        return self.path.with_name(self.path.name.partition(".")[0])
-
-    @property
-    def processes(self) -> int:
-        """How many processes wrote it."""
-        return self.manifest.processes
-
-    @property
-    def step(self) -> int:
-        """Optimizer steps taken."""
-        return int(self.progress["step"])
-
-    @property
-    def epoch(self) -> int:
-        """The epoch that it is in; all before it are complete."""
-        return int(self.progress["epoch"])
-
-
-def find(
-    folder: Path, config: TrainConfig, plan: Plan, data: Fingerprint, tell: Callable[[str], None]
-) -> Resumed | None:
-    """The newest good checkpoint of a run folder; None where there is none at all.
-
-    Raises:
-        UsageError: it is of another run or other data, another version, or holds what it should not; or all are
-            damaged.
-    """
-    found = checkpoint.newest(folder, tell)
-    if found is None:
-        return None
-    path, manifest = found
-    here = identity(config, plan)
-    for part in ("config", "plan"):
-        there = manifest.run.get(part)
-        if not isinstance(there, dict):
-            raise UsageError(f"{path} must say what run it is of, but its manifest has no {part}")
-        if part == "config":  # of an earlier version, which had not all options
-            there = {**identity(TrainConfig(), plan)[part], **there}
-            known = Fingerprint.from_json(manifest.run.get(FINGERPRINT)) is not None
-            there = at_one_place(there, config, known)
-        else:
-            check_data(path, manifest.run.get(FINGERPRINT), data, tell)
-        if said := differences(there, here[part]):
-            raise UsageError(f"{path} must be a checkpoint of this run, but its {part} is another: {said}")
-    progress = checkpoint.read_progress(path, manifest)
-    file = checkpoint.progress_file(path, manifest)
-    epochs, steps = check_progress(file, progress, manifest.step, manifest.processes, config, plan)
-    return Resumed(path, manifest, progress, epochs, steps)
 
 
 def save(run: Run) -> Path | None:
@@ -156,7 +85,7 @@ def _flush(run: Run) -> None:
         run.layer_stats.try_flush()
 
 
-def restore(run: Run, resumed: Resumed) -> None:
+def restore(run: Run, resumed: GoOn) -> None:
     """Make ``run``, which has been set up and not begun, what it was at the checkpoint; all processes call it.
 
     Raises:
@@ -167,26 +96,14 @@ def restore(run: Run, resumed: Resumed) -> None:
     parts = _restore(run, resumed)
 
     def work() -> None:
-        with _fitting(resumed.path):
+        with fitting(resumed.path):
             next(parts, None)
 
     run.processes.all_or_none(work)  # where one process refuses what it reads, no other waits for it in a collective
     run.processes.all_or_none(work)
 
 
-@contextlib.contextmanager
-def _fitting(path: Path) -> Iterator[None]:
-    """Say in one sentence that what a checkpoint holds is not what it should."""
-    try:
-        yield
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, OverflowError) as error:
-        if isinstance(error, UsageError):
-            raise
-        reason = ascii(" ".join(str(error).split())[:120])  # it may quote what a file had in place of a name
-        raise UsageError(f"{path} must be a checkpoint of this run, but does not fit it: {reason}") from error
-
-
-def _restore(run: Run, resumed: Resumed) -> Iterator[None]:
+def _restore(run: Run, resumed: GoOn) -> Iterator[None]:
     """Check all that can be checked before tensors are read, which processes do together; then read and load them."""
     progress, device = resumed.progress, run.fabric.device
     at = Checked(checkpoint.progress_file(resumed.path, resumed.manifest))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,15 +12,12 @@ from tvlars.doctor import check
 from tvlars.lab import memory
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData
-from tvlars.lab.errors import UsageError
 from tvlars.lab.files.disk import write_whole
-from tvlars.lab.files.lock import locked
 from tvlars.lab.models import build_model, head_of
-from tvlars.lab.run_folder.checkpoints.checkpoint import finish_putting, those_in
-from tvlars.lab.run_folder.identity import check_folder
-from tvlars.lab.run_folder.loaded_run import RunResult, load_run
-from tvlars.lab.run_folder.record import ASIDE, NoRecord, Record, new_folder
-from tvlars.lab.run_folder.rows import EpochRow, epochs_done
+from tvlars.lab.run_folder.checkpoints.checkpoint import finish_putting
+from tvlars.lab.run_folder.loaded_run import RunResult
+from tvlars.lab.run_folder.record import ASIDE, NoRecord, Record
+from tvlars.lab.run_folder.resuming import Finished, GoOn, New, opened
 from tvlars.lab.ssl.draw_views import picture_of_views
 from tvlars.lab.ssl.presets import describe_preset
 from tvlars.lab.ssl.pretraining import Pretraining, around
@@ -32,8 +28,6 @@ from tvlars.lab.training.description import describe, describe_processes, device
 from tvlars.lab.training.prepare import Prepared, prepare
 from tvlars.lab.training.progress import Reporter, choose_reporter
 from tvlars.lab.training.run import Run
-from tvlars.lab.training.state import Resumed
-from tvlars.plan import Plan
 
 __all__ = ["RunResult", "train"]
 
@@ -80,32 +74,18 @@ def _train_together(prepared: Prepared, folder: Path | None, reporter: Reporter 
     """Train, in every process, after the processes have met."""
     config, plan, data, processes = prepared.config, prepared.plan, prepared.data, prepared.processes
     reporter = (choose_reporter() if reporter is None else reporter) if processes.first else Reporter()
-    place = processes.by_first(lambda: _place(config, plan, data, folder))
-    with locked(place) if processes.first else contextlib.nullcontext():
-        if config.resume and (finished := processes.by_first(lambda: finished_run(place, config, plan))) is not None:
+    notes: list[str] = []
+    with contextlib.ExitStack() as held:
+        place, found = processes.by_first(
+            lambda: held.enter_context(opened(config, plan, data.fingerprint, folder, notes.append))
+        )
+        if isinstance(found, Finished):
             reporter.say(f"{place} has finished already")
-            return finished
-        notes: list[str] = []
-        resumed = processes.by_first(lambda: run_state.find(place, config, plan, data.fingerprint, notes.append))
-        return _train(prepared, (place, resumed, notes), reporter)
+            return found.result
+        return _train(prepared, place, found, notes, reporter)
 
 
-def _place(config: TrainConfig, plan: Plan, data: ImageData, folder: Path | None) -> Path:
-    """The run folder: a new one, or the one to go on in."""
-    if folder is not None:
-        return folder
-    out = config.out
-    if config.resume and out is not None and out.is_dir():
-        try:
-            check_folder(out, config, plan, data.fingerprint)
-        except OSError as error:
-            raise UsageError(f"out must be a folder that can be read, got {str(out)!r}: {error.strerror}") from error
-        return out
-    return new_folder(out, config.label())
-
-
-def _train(prepared: Prepared, found: tuple[Path, Resumed | None, list[str]], reporter: Reporter) -> RunResult:
-    folder, resumed, notes = found
+def _train(prepared: Prepared, folder: Path, found: New | GoOn, notes: list[str], reporter: Reporter) -> RunResult:
     config, plan, data = prepared.config, prepared.plan, prepared.data
     fabric, processes = prepared.fabric, prepared.processes
     fabric.seed_everything(config.seed, verbose=False)
@@ -130,7 +110,6 @@ def _train(prepared: Prepared, found: tuple[Path, Resumed | None, list[str]], re
         facts["views"] = describe_views(data.channels, data.image_size, data.flip)
     about_model = model_facts(config, data)
     record = Record(folder, reporter.note) if processes.first else NoRecord(folder)
-    begun = epochs_done(folder) if config.resume and resumed is None else 0
     with room():
         run: Run = kind(config, plan, data, data.mean_and_std(), fabric, model, record, reporter)
     findings = check(
@@ -143,19 +122,19 @@ def _train(prepared: Prepared, found: tuple[Path, Resumed | None, list[str]], re
         scheduler=run.scheduler,
     )
     lines = describe(config, plan, facts, processes.count) + [f"warning  {text}" for text in (*findings, *notes)]
-    if resumed is not None:
-        run_state.restore(run, resumed)  # before anything is changed in the folder
+    if isinstance(found, GoOn):
+        run_state.restore(run, found)  # before anything is changed in the folder
         processes.all_or_none(run.open_logs)
         if processes.first:
             finish_putting(folder)
-        said = record.reopen(config, plan, about_model, facts, run.step, resumed.epochs, resumed.steps)
+        said = record.reopen(config, plan, about_model, facts, run.step, found.epochs, found.steps)
         lines += [f"warning  {text}" for text in said]
-        lines.append(f"resumed  after step {run.step} of {plan.total_steps}, from {resumed.place}")
+        lines.append(f"resumed  after step {run.step} of {plan.total_steps}, from {found.place}")
     else:
         record.begin(config, plan, about_model, facts)
         processes.all_or_none(run.open_logs)
-    if resumed is None and config.resume:
-        again = f", and epochs that were done are done again: {begun}" if begun else ""
+    if isinstance(found, New) and config.resume:
+        again = f", and epochs that were done are done again: {found.epochs}" if found.epochs else ""
         again += f"; weights that were there are in {ASIDE}" if is_regular(folder / ASIDE) else ""
         lines.append(f"resumed  nothing: there is no checkpoint yet, the run begins{again}")
     if config.task != "classification" and processes.first:
@@ -164,25 +143,3 @@ def _train(prepared: Prepared, found: tuple[Path, Resumed | None, list[str]], re
         write_whole(folder / "views.png", picture)
     reporter.start(config, plan, lines, folder, run.step)
     return run.train()
-
-
-def finished_run(folder: Path, config: TrainConfig, plan: Plan) -> RunResult | None:
-    """What came out of this run, which may go on in ``folder``; None unless it has finished.
-
-    Raises:
-        UsageError: it has, and its record lacks what it should hold, with no checkpoint to mend it.
-    """
-    if not is_regular(folder / "summary.json", folder):
-        return None
-    run = load_run(folder)
-    kept = those_in(folder)
-    if run.complete and run.config is not None and (is_regular(folder / "weights.pt") or not kept):
-        columns = [run.epochs[field.name].tolist() for field in fields(EpochRow)]
-        rows = [EpochRow(int(epoch), int(step), *values) for epoch, step, *values in zip(*columns, strict=True)]
-        return RunResult(folder, config, plan, rows, run.evaluations)
-    if run.status == "finished" and not kept:
-        raise UsageError(
-            f"out must hold a run that can go on, but {str(folder)!r} has finished, lacks some of its results and has "
-            "no checkpoint: move it away to begin anew"
-        )
-    return None

@@ -1,0 +1,185 @@
+"""May a run begin, or go on, in a folder? One answer before anything is written there: New, GoOn or Finished."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from tvlars._reading import is_regular
+from tvlars.lab.config import TrainConfig
+from tvlars.lab.data.fingerprint import Fingerprint
+from tvlars.lab.errors import UsageError
+from tvlars.lab.files.lock import LOCK, locked
+from tvlars.lab.run_folder.checkpoints import checkpoint
+from tvlars.lab.run_folder.checkpoints.state_check import check_progress
+from tvlars.lab.run_folder.identity import FINGERPRINT, check_data, check_data_of, check_same, identity
+from tvlars.lab.run_folder.loaded_run import RunResult, load_run
+from tvlars.lab.run_folder.record import CONFIG, MODEL, PLAN, new_folder, read_object
+from tvlars.lab.run_folder.rows import EpochRow, StepRow, epochs_done
+from tvlars.lab.run_folder.status import Status
+from tvlars.plan import Plan
+
+
+@dataclass(frozen=True)
+class New:
+    """The run begins. ``epochs`` that were done before there was a checkpoint are done again."""
+
+    epochs: int = 0
+
+
+@dataclass(frozen=True)
+class GoOn:
+    """The run goes on from a checkpoint."""
+
+    path: Path
+    manifest: checkpoint.Manifest
+    progress: dict[str, Any]
+    epochs: list[EpochRow]
+    """Rows of all epochs that are complete."""
+    steps: list[StepRow]
+    """Rows of the epoch that it is in."""
+
+    @property
+    def place(self) -> Path:
+        """Folder of the checkpoint once it has its name."""
+        return self.path.with_name(self.path.name.partition(".")[0])
+
+    @property
+    def processes(self) -> int:
+        """Number of processes that wrote it."""
+        return self.manifest.processes
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps taken."""
+        return int(self.progress["step"])
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that it is in; all before it are complete."""
+        return int(self.progress["epoch"])
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The run has finished; there is nothing left to do."""
+
+    result: RunResult
+
+
+@contextlib.contextmanager
+def opened(
+    config: TrainConfig, plan: Plan, data: Fingerprint, folder: Path | None, tell: Callable[[str], None]
+) -> Iterator[tuple[Path, New | GoOn | Finished]]:
+    """Hold the lock of the run's folder, and say which one it is and how the run may be done there.
+
+    Args:
+        config, plan, data, tell: as for :func:`look`.
+        folder: the run folder, which exists; None takes ``config.out`` with ``config.resume`` where that exists, else
+            a new folder.
+
+    Raises:
+        UsageError: as for :func:`look`, or the folder cannot be made.
+        LockedError: another process works in it.
+    """
+    if folder is None:
+        goes_on = config.resume and config.out is not None and config.out.is_dir()
+        folder = config.out if goes_on and config.out is not None else new_folder(config.out, config.label())
+    _check_folder(folder, config, plan, data)  # the lock is a file, and none is made in a stranger's folder
+    with locked(folder):
+        yield folder, look(folder, config, plan, data, tell)
+
+
+def look(
+    folder: Path, config: TrainConfig, plan: Plan, data: Fingerprint, tell: Callable[[str], None] = lambda text: None
+) -> New | GoOn | Finished:
+    """Return how a run may be done in ``folder``, which exists. Nothing is written.
+
+    Args:
+        folder: the run folder.
+        config: of the run.
+        plan: that came of it.
+        data: fingerprint of its data.
+        tell: hears of checkpoints that are damaged and of data that could not be compared.
+
+    Raises:
+        UsageError: the folder holds something else, another run, or one of other data; its checkpoints are all damaged,
+            of another version, or hold what no such run has written; or it has finished and lacks its results.
+    """
+    _check_folder(folder, config, plan, data)
+    if config.resume and (result := _finished(folder, config, plan)) is not None:
+        return Finished(result)
+    found = checkpoint.newest(folder, tell)
+    if found is None:
+        return New(epochs_done(folder) if config.resume else 0)
+    path, manifest = found
+    stored = manifest.run.get(FINGERPRINT)
+    for part in ("config", "plan"):
+        if not isinstance(manifest.run.get(part), dict):
+            raise UsageError(f"{path} must say what run it is of, but its manifest has no {part}")
+    wanted = f"{path} must be a checkpoint of this run, but its"
+    check_same(manifest.run, config, plan, stored, wanted, lambda: check_data(path, stored, data, tell))
+    file = checkpoint.progress_file(path, manifest)
+    progress = checkpoint.read_progress(path, manifest)
+    epochs, steps = check_progress(file, progress, manifest.step, manifest.processes, config, plan)
+    return GoOn(path, manifest, progress, epochs, steps)
+
+
+def _check_folder(folder: Path, config: TrainConfig, plan: Plan, data: Fingerprint) -> None:
+    """Raise ``UsageError`` unless ``folder`` holds nothing, or this run on the data ``data``."""
+    wanted = "out must be a new or empty folder, or that of this run"
+    try:
+        there = {path.name for path in folder.iterdir()}
+    except OSError as error:
+        raise UsageError(f"out must be a folder that can be read, got {str(folder)!r}: {error.strerror}") from error
+    stored, steps = (read_object(folder / name) for name in (CONFIG, PLAN))
+    if not stored:
+        # Checkpoints say themselves what they are of; and a run that was cut off at once has left no more than this.
+        if checkpoint.those_in(folder) or there <= {LOCK, f"{CONFIG}.part"}:
+            return
+        raise UsageError(f"{wanted}, but {str(folder)!r} holds something else")
+    try:
+        found = identity(TrainConfig.from_mapping(stored), plan)
+    except UsageError as error:
+        versions = read_object(folder / "environment.json").get("versions")
+        of = f" of tvlars {versions['tvlars']}" if isinstance(versions, dict) and "tvlars" in versions else ""
+        why = str(error).split(" Known: ")[0].removesuffix(":")
+        raise UsageError(f"{wanted}, but {str(folder / CONFIG)!r} is none that is known here{of}: {why}") from error
+    for name, entry in (("steps", "total_steps"), ("steps_per_epoch", "steps_per_epoch")):
+        found["plan"][name] = steps.get(entry, found["plan"][name])
+    kept = read_object(folder / MODEL).get(FINGERPRINT)
+    wanted = f"{wanted}, but {str(folder)!r} is one whose"
+    check_same(found, config, plan, kept, wanted, lambda: check_data_of(folder, data))
+
+
+def _finished(folder: Path, config: TrainConfig, plan: Plan) -> RunResult | None:
+    """Return the results of a run that has finished; None where it has not, or a checkpoint can mend its record."""
+    if not is_regular(folder / "summary.json", folder):
+        return None
+    run = load_run(folder)
+    kept = checkpoint.those_in(folder)
+    if run.complete and run.config is not None and (is_regular(folder / "weights.pt") or not kept):
+        columns = [run.epochs[field.name].tolist() for field in fields(EpochRow)]
+        rows = [EpochRow(int(epoch), int(step), *values) for epoch, step, *values in zip(*columns, strict=True)]
+        return RunResult(folder, config, plan, rows, run.evaluations)
+    if run.status == Status.FINISHED and not kept:
+        raise UsageError(
+            f"out must hold a run that can go on, but {str(folder)!r} has finished, lacks some of its results and has "
+            "no checkpoint: move it away to begin anew"
+        )
+    return None
+
+
+@contextlib.contextmanager
+def fitting(path: Path) -> Iterator[None]:
+    """Say in one sentence that the content of the checkpoint ``path`` does not fit the run that is to take it."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, OverflowError) as error:
+        if isinstance(error, UsageError):
+            raise
+        said = ascii(" ".join(str(error).split())[:120])  # it may quote what a file had in place of a name
+        raise UsageError(f"{path} must be a checkpoint of this run, but does not fit it: {said}") from error
