@@ -1,5 +1,6 @@
 # make demo: compare TVLARS, LARS and LAMB on data that ships with a dependency.
-# make test: lint, types and tests. Both set up .venv first; a second run reuses it.
+# make test: lint, types and all tests. Both set up .venv first; a second run reuses it.
+# make quick: lint, types, tests of the core and of files changed since the last commit (SINCE=main: since main).
 # make test-wheel: the core's tests on the built wheel, with torch alone. make test-oldest: core and laboratory with
 # the oldest torch that is supported. Both download several GB the first time; test-oldest keeps its environment in build/.
 # make docs: the site, in site/. make figures: draws its figures anew.
@@ -14,16 +15,27 @@ CORE_TESTS := tests/optim tests/test_schedule.py tests/test_groups.py tests/test
 
 NUMPY_TESTS := $(addprefix tests/optim/test_,parity.py sharded.py distributed.py triton.py step_time_cuda.py)
 
-.PHONY: demo test test-wheel test-oldest setup docs figures clean
+.PHONY: demo test quick lint test-wheel test-oldest setup docs figures clean
 
 demo: $(READY)
 	$(BIN)/tvlars compare --data digits --optimizers tvlars lars lamb --seeds 0 1 2 --batch-size 256 --epochs 30
 
-test: $(READY)
+SINCE ?= HEAD
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder
+QUICK_TESTS := $(addprefix tests/,optim/test_parity.py optim/test_paths.py optim/test_tvlars.py optim/test_properties.py \
+	test_schedule.py test_groups.py test_plan.py test_public_api.py test_structure.py lab/test_config.py \
+	lab/training/test_train.py lab/run_folder/test_checkpoint.py)
+
+test: lint
+	$(PYTEST)
+
+quick: lint
+	$(PYTEST) -m 'not slow' $(QUICK_TESTS) $$($(BIN)/python tools/tests_of_change.py $(SINCE))
+
+lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
 # With torch, pytest and hypothesis; then with numpy too, what reads stored numbers or counts collectives.
 test-wheel: $(READY)

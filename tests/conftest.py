@@ -38,6 +38,20 @@ PATHS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Slow tests come first, each for whichever worker is free; the others, and those that share a fixture of their
+    module, stay together."""
+    if not hasattr(config, "workerinput"):
+        return
+    for item in items:
+        fixtures = item._fixtureinfo.name2fixturedefs.values()
+        shares = any(one.scope == "module" for found in fixtures for one in found)
+        if shares or item.get_closest_marker("slow") is None:
+            item.add_marker(pytest.mark.xdist_group(item.location[0]))
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _ctrl_c_acts() -> None:
     """A job in the background of a shell ignores SIGINT, and would hand that down to the commands under test."""
@@ -91,7 +105,7 @@ def run(optimizer: torch.optim.Optimizer, params: list[nn.Parameter], steps: ran
     return [p.detach().clone() for p in params]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     """Headless Chromium, for tests of pages."""
     if (chromium_path := shutil.which("chromium")) is None:

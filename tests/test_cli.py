@@ -91,6 +91,7 @@ def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
         assert flag in out
 
 
+@pytest.mark.slow
 def test_train_on_a_pipe(tmp_path: Path) -> None:
     command = [*COMMAND, "train", "--batch-size", "300", "--micro-batch-size", "128", "--epochs", "3", "--out", "run"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -127,6 +128,7 @@ def test_train_on_a_terminal_shows_a_bar(tmp_path: Path) -> None:
         assert words in bars[-1]
 
 
+@pytest.mark.slow
 def test_a_diverged_run_ends_with_3(tmp_path: Path) -> None:
     arguments = ["--optimizer", "sgd", "--lr", "1e18", "--schedule", "constant", "--epochs", "2", "--out", "run"]
     done = tvlars("train", *arguments, cwd=tmp_path)
@@ -137,6 +139,7 @@ def test_a_diverged_run_ends_with_3(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "steps.csv").is_file()
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_was_measured_and_ends_with_130(tmp_path: Path) -> None:
     arguments = ["train", "--epochs", "100000", "--out", "run"]
     with Command(arguments, tmp_path, {**os.environ, "PYTHONUNBUFFERED": "1"}) as child:
@@ -220,6 +223,7 @@ def test_a_comparison_is_narrowed_and_is_no_run(
     assert "config must be a run's, but it is a comparison's" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_does_not_take_the_record_with_it(tmp_path: Path) -> None:
     """The run goes on to its end, and says nothing of a reader that has read enough."""
     command = f"set -o pipefail; {sys.executable} -u -m tvlars train --epochs 20 --out run 2>&1 | head -n 2"
@@ -230,6 +234,7 @@ def test_a_reader_that_goes_away_does_not_take_the_record_with_it(tmp_path: Path
     assert len(pd.read_csv(tmp_path / "run" / "epochs.csv")) == 20
 
 
+@pytest.mark.slow
 def test_closed_standard_streams_are_no_files_of_the_run(tmp_path: Path) -> None:
     command = f"{sys.executable} -m tvlars train --epochs 2 --out run <&- >&- 2>&-"
     done = subprocess.run(["bash", "-c", command], cwd=tmp_path, check=False)
@@ -266,6 +271,7 @@ def test_a_run_goes_on_where_it_is(
     assert not (tmp_path / "there").exists()
 
 
+@pytest.mark.slow
 def test_a_terminal_without_greek_letters(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
     command = [*COMMAND, "train", "--epochs", "1", "--out", "run"]
@@ -274,6 +280,7 @@ def test_a_terminal_without_greek_letters(tmp_path: Path) -> None:
     assert re.search(rb"epoch +1/1 .* (phi|\?) [0-9.]+ ", done.stdout)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_sentence_and_keeps_what_was_written(tmp_path: Path) -> None:
     """A limit on the size of files stands for the full disk: the rows fit, the weights do not."""
     limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (100 * 1024, 100 * 1024))
@@ -284,6 +291,7 @@ def test_a_full_disk_is_one_sentence_and_keeps_what_was_written(tmp_path: Path) 
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "failed"
 
 
+@pytest.mark.slow
 def test_compare_ends_with_the_table_and_the_pages_path(tmp_path: Path) -> None:
     arguments = ["--epochs", "2", "--seeds", "0", "1", "--set", "lars.lr=3", "--out", "here"]
     done = tvlars("compare", *arguments, cwd=tmp_path)

@@ -115,6 +115,7 @@ def test_a_compiler_that_does_not_work(monkeypatch: pytest.MonkeyPatch) -> None:
     assert available.why_not_compiled(torch.device("cpu")) == "RuntimeError: no compiler"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "error", "laboratory"),
     [

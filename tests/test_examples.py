@@ -125,6 +125,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Pat
     return of
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_from_the_middle_an_example_ends_where_the_whole_run_does(
     name: str, whole: Callable[[str], tuple[Path, float]], tmp_path: Path
@@ -141,6 +142,7 @@ def test_from_the_middle_an_example_ends_where_the_whole_run_does(
     assert_same_checkpoints(folder / example.last, resumed / example.last)
 
 
+@pytest.mark.slow
 def test_what_a_killed_run_leaves_is_enough(whole: Callable[[str], tuple[Path, float]], tmp_path: Path) -> None:
     folder, accuracy = whole("accelerate_loop")
     killed, resumed = tmp_path / "killed", tmp_path / "resumed"

@@ -60,6 +60,7 @@ def metered(seed: int, steps: int = 40, smoothing: float = 0.97) -> NoiseScale:
     return meter.result()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimate", [measured, metered])
 def test_intervals_hold_the_truth_as_often_as_they_say(estimate: Callable[[int], NoiseScale]) -> None:
     """95 %: of 200 intervals 190 are to be expected, and fewer than 180 are not to be seen by chance."""

@@ -539,6 +539,7 @@ def test_half_precision_norms_are_taken_in_float32() -> None:
     assert rows["weight", "LGN"] == pytest.approx(600 * float(torch.tensor(0.1, dtype=torch.bfloat16)), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_sharded_layers_have_the_norm_of_the_whole(tmp_path: Path) -> None:
     script = tmp_path / "ranks.py"
     script.write_text(

@@ -62,6 +62,7 @@ def docstrings() -> ModuleType:
     return module
 
 
+@pytest.mark.slow
 def test_every_public_name_and_command_is_in_the_reference(site: Path) -> None:
     anchors = set().union(*(Seen(page).anchors for page in (site / "reference").glob("*.html")))
     chosen = next(a for a in make_parser()._actions if isinstance(a, argparse._SubParsersAction))
@@ -95,6 +96,7 @@ def test_docstrings_leave_no_rst(site: Path) -> None:
 # -- in a browser ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_no_page_scrolls_sideways_on_a_phone(browser: Any, site: Path) -> None:
     tab = browser.new_context(offline=True, viewport={"width": PHONE, "height": 844}).new_page()
     asked: list[str] = []

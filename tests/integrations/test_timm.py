@@ -189,6 +189,7 @@ def test_lookahead_around_it_steps_and_resumes() -> None:
         assert torch.equal(x, y)
 
 
+@pytest.mark.slow
 def test_a_script_runs_as_it_is_with_the_names_known(tmp_path: Path) -> None:
     (tmp_path / "beside.py").write_text("NAME = 'tvlars'\n")
     (tmp_path / "train.py").write_text(

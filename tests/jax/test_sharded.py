@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = """
 import jax
 import jax.numpy as jnp
@@ -50,6 +52,7 @@ print("ok")
 """
 
 
+@pytest.mark.slow
 def test_sharded_over_two_devices() -> None:
     root = Path(__file__).parents[2]
     environment = {

@@ -141,6 +141,7 @@ def test_is_the_same_however_the_data_is_cut(measure: Callable[..., Any]) -> Non
     torch.testing.assert_close(cut, whole, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_takes_a_loss_that_sums(measure: Callable[..., Any]) -> None:
     model = network()
     mean, summed = measure(model, CE, batches(7)), measure(model, nn.CrossEntropyLoss(reduction="sum"), batches(7))
@@ -189,6 +190,7 @@ def two_targets(output: Tensor, target: tuple[Tensor, Tensor]) -> Tensor:
     return CE(output, target[0]) + 0 * target[1].sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [24, 7])
 def test_inputs_and_targets_may_have_parts(measure: Callable[..., Any], size: int) -> None:
     model = Named()
@@ -257,6 +259,7 @@ def test_differences_of_gradients_do_too() -> None:
     torch.testing.assert_close(found.values[0], exact, rtol=1e-4, atol=0)
 
 
+@pytest.mark.slow
 def test_trace_is_within_its_error_and_exact_on_a_diagonal() -> None:
     model, data = network(), batches(7)
     exact = float(dense_hessian(model, data).trace())

@@ -150,6 +150,7 @@ def make_turn(size: int) -> Turn:
     return turn
 
 
+@pytest.mark.slow
 @LINUX
 def test_a_contestant_apart_tells_its_memory_and_its_end() -> None:
     with Apart(make_turn, 2**23) as apart:

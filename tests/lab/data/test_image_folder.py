@@ -909,6 +909,7 @@ print(data.fingerprint.train.pixels, data.fingerprint.test.pixels)
 """
 
 
+@pytest.mark.slow
 def test_two_processes_decode_a_folder_once(tmp_path: Path) -> None:
     write_classes(tmp_path / "data", count=20)
     expected = read(tmp_path / "data", image_size=8).fingerprint

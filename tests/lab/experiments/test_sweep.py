@@ -761,6 +761,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> SweepResult:
     return sweep(RUNS, tmp_path_factory.mktemp("sweep") / "local", workers=2, board=Board())
 
 
+@pytest.mark.slow
 def test_real_runs_are_recorded_and_not_done_again(local: SweepResult, capsys: pytest.CaptureFixture[str]) -> None:
     assert by_seed(local) == [("finished", 1), ("finished", 1)]
     frame = pd.read_csv(local.folder / "results.csv")
@@ -799,6 +800,7 @@ def test_a_page_without_room_leaves_nothing_behind(
     assert not list(out.rglob("*.part"))
 
 
+@pytest.mark.slow
 def test_a_run_that_finished_and_lost_rows_has_them_again_from_its_checkpoint(
     local: SweepResult, tmp_path: Path
 ) -> None:
@@ -817,6 +819,7 @@ def test_a_run_that_finished_and_lost_rows_has_them_again_from_its_checkpoint(
     assert (tmp_path / name / "epochs.csv").read_bytes() == whole[:300]
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_loses_nothing(local: SweepResult, tmp_path: Path) -> None:
     """SIGKILL for the sweep: its run saves what it has and ends, and the next call goes on to the same results."""
     grid = tmp_path / "grid.yaml"
@@ -837,6 +840,7 @@ def test_a_killed_sweep_loses_nothing(local: SweepResult, tmp_path: Path) -> Non
     assert_same_results(local.folder, out)
 
 
+@pytest.mark.slow
 def test_ray_gives_the_same_and_survives_the_death_of_a_worker(
     local: SweepResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -803,6 +803,7 @@ def _one_thread() -> Iterator[None]:
         yield
 
 
+@pytest.mark.slow
 def test_a_killed_tuning_goes_on_and_reports_fresh_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The whole command, killed by SIGKILL in its trials, and called again."""
     out = tmp_path / "out"

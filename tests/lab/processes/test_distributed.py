@@ -139,6 +139,7 @@ def assert_equal_runs(a: Path, b: Path) -> None:
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 4])
 def test_several_processes_train_as_one(tmp_path: Path, alone: Path, count: int) -> None:
     names = list(RUNS) if count == 2 else ["tvlars", "parts"]
@@ -147,6 +148,7 @@ def test_several_processes_train_as_one(tmp_path: Path, alone: Path, count: int)
         assert_equal_runs(alone / name, tmp_path / name)
 
 
+@pytest.mark.slow
 def test_shards_train_as_one_process(tmp_path: Path, alone: Path) -> None:
     names = ["lars", "tvlars", "lamb", "parts"]
     in_processes(2, train_all, tmp_path, names, {"shard": True}, log=tmp_path / "log")
@@ -170,6 +172,7 @@ def go_on(folder: Path, more: dict[str, Any]) -> None:
     train(TrainConfig(**options, out=folder, resume=True), data=odd_digits(), reporter=Reporter())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("before", "after"),
     [((2, True), (1, False)), ((1, False), (2, True)), ((2, True), (2, False)), ((2, False), (1, False))],
@@ -188,6 +191,7 @@ def test_a_checkpoint_is_read_by_another_number_of_processes(
     assert resumed["step"] == 8
 
 
+@pytest.mark.slow
 def test_statistics_of_each_process_go_on(tmp_path: Path) -> None:
     """Without synchronized batch norm each process has running statistics of its own within an epoch."""
     own = {"sync_batch_norm": False}
@@ -395,6 +399,7 @@ def wait_for_epoch(child: Command, epoch: int) -> None:
 ENDLESS = "train --devices 2 --epochs 100000 --accelerator cpu --checkpoint-every 1000-steps --out run"
 
 
+@pytest.mark.slow
 def test_devices_starts_processes_and_sigterm_saves_what_one_goes_on_with(tmp_path: Path) -> None:
     with start(tmp_path, ENDLESS) as child:
         wait_for_epoch(child, 2)
@@ -417,6 +422,7 @@ def test_devices_starts_processes_and_sigterm_saves_what_one_goes_on_with(tmp_pa
     assert run.steps["step"].tolist() == list(range(1, run.summary["steps"] + 1))
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_ends_the_others_and_is_named(tmp_path: Path) -> None:
     with start(tmp_path, ENDLESS) as child:
         wait_for_epoch(child, 1)
@@ -428,6 +434,7 @@ def test_a_process_that_dies_ends_the_others_and_is_named(tmp_path: Path) -> Non
     )
 
 
+@pytest.mark.slow
 def test_a_process_that_hangs_is_noticed_after_the_timeout(tmp_path: Path) -> None:
     with start(tmp_path, f"{ENDLESS} --timeout 3") as child:
         wait_for_epoch(child, 1)
@@ -443,6 +450,7 @@ def test_a_process_that_hangs_is_noticed_after_the_timeout(tmp_path: Path) -> No
     assert load_run(tmp_path / "run").status == "failed"
 
 
+@pytest.mark.slow
 def test_processes_end_when_their_launcher_is_killed(tmp_path: Path) -> None:
     with start(tmp_path, ENDLESS) as child:
         wait_for_epoch(child, 1)
@@ -458,6 +466,7 @@ def test_processes_end_when_their_launcher_is_killed(tmp_path: Path) -> None:
     assert load_run(tmp_path / "run").status == "preempted"
 
 
+@pytest.mark.slow
 def test_an_error_of_one_process_is_said_once(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "precious").touch()
@@ -466,6 +475,7 @@ def test_an_error_of_one_process_is_said_once(tmp_path: Path) -> None:
     assert done.stderr == "tvlars: out must be a new or empty folder, and 'run' holds something already\n"
 
 
+@pytest.mark.slow
 def test_torchrun_and_a_comparison(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "tvlars"]
     options = "compare --optimizers tvlars lars --seeds 0 --epochs 2 --accelerator cpu --out comparison"

@@ -56,6 +56,7 @@ def assert_same(a: Path, b: Path, *others: str) -> None:
         assert torch.equal(value, second[key]), key
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -112,6 +113,7 @@ def run_quietly(config: TrainConfig) -> None:
     train(config, reporter=Reporter())
 
 
+@pytest.mark.slow
 def test_kill_9_at_ten_random_moments(tmp_path: Path) -> None:
     """In training, in the test after an epoch and in a save: a save goes on most of the time here."""
     context = multiprocessing.get_context("forkserver")
@@ -147,6 +149,7 @@ def test_kill_9_at_ten_random_moments(tmp_path: Path) -> None:
     assert_same(tmp_path / "whole", tmp_path / "cut")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_sigterm_and_sighup_save_and_have_exit_codes(tmp_path: Path, number: signal.Signals) -> None:
     arguments = ["train", "--epochs", "100000", "--out", "run", "--accelerator", "cpu"]

@@ -149,6 +149,7 @@ def test_checkpoints(
             assert_one_sentence(code, said)
 
 
+@pytest.mark.slow
 @FUZZ
 @given(
     name=st.sampled_from(["config.json", "summary.json", "environment.json", "plan.json", "steps.csv", "epochs.csv"]),

@@ -436,6 +436,7 @@ def test_the_same_tensor_in_many_places() -> None:
     assert all(torch.equal(one, shared) for one in found.values())
 
 
+@pytest.mark.slow
 def test_nothing_of_a_forged_file_is_executed(tmp_path: Path, processes: Processes) -> None:
     """2,000 pickles in each of the places where one may lie, in a process that ends at once where it does more than
     read; see ``forged_pickles``."""

@@ -145,6 +145,7 @@ def of_two_processes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str,
     return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("shares", SHARES, ids=str)
 def test_two_processes_are_as_one(

@@ -50,6 +50,7 @@ def quick(folder: Path, digits: ImageData, **options: Any) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", list(METHODS))
 def test_every_method_learns_more_than_an_untrained_network_knows(tmp_path: Path, digits: ImageData, task: str) -> None:
     """Linear probe on real digits, against the same network untrained; nothing has collapsed."""
@@ -329,6 +330,7 @@ def test_bad_input_is_one_sentence(arguments: str, sentence: str, capsys: pytest
     assert error.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_ssl_command_prints_probe_and_baseline(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tvlars", "ssl", "--data", "digits", "--epochs", "3", "--projector", "64-64"]
     done = subprocess.run([*command, "--out", str(tmp_path / "r")], capture_output=True, text=True, timeout=300)
