@@ -71,8 +71,8 @@ def _ssl(parsed: argparse.Namespace) -> int:
 
 
 def _probe(parsed: argparse.Namespace) -> int:
+    from tvlars.lab.measure.probe_run import probe_run
     from tvlars.lab.run_folder.loaded_run import load_run
-    from tvlars.lab.ssl.probe_run import probe_run
 
     run = load_run(parsed.run_folder)
     for problem in run.problems:

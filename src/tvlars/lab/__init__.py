@@ -10,10 +10,10 @@ from tvlars.lab.experiments.compare import compare
 from tvlars.lab.experiments.compare_config import CompareConfig
 from tvlars.lab.measure.accuracy import Evaluation, evaluate
 from tvlars.lab.measure.landscape import run_landscape
+from tvlars.lab.measure.probe_run import probe_run
 from tvlars.lab.measure.sharpness import run_sharpness
 from tvlars.lab.report import report
 from tvlars.lab.run_folder.loaded_run import LoadedRun, RunResult, load_run
-from tvlars.lab.ssl.probe_run import probe_run
 from tvlars.lab.training.progress import Reporter
 from tvlars.lab.training.train import train
 

@@ -19,8 +19,8 @@ from tests.lab.stops import StopAt
 from tvlars.lab import ImageData, TrainConfig, UsageError, evaluate, load_data, load_run, train
 from tvlars.lab.data.fingerprint import Fingerprint, digest_files
 from tvlars.lab.files.disk import digest_of
+from tvlars.lab.measure.probe_run import probe_run
 from tvlars.lab.measure.sharpness import run_sharpness
-from tvlars.lab.ssl.probe_run import probe_run
 from tvlars.lab.training.progress import Reporter
 
 QUICK: dict[str, Any] = dict(

@@ -238,7 +238,7 @@ def test_a_run(tmp_path: Path, digits: ImageData, when: dict[str, Any], options:
 
 def test_a_probe(tmp_path: Path, digits: ImageData, monkeypatch: pytest.MonkeyPatch) -> None:
     """Results of a probe go into the run folder that it has read."""
-    from tvlars.lab.ssl import probe_run
+    from tvlars.lab.measure import probe_run
 
     folder = tmp_path / "run"
     config = TrainConfig(out=folder, task="byol", projector="32-32", evaluations="none", **{**QUICK, "epochs": 1})
