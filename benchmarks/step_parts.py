@@ -2,7 +2,7 @@
 
     python benchmarks/step_parts.py --models resnet50 vit_b_16
 
-The parts are those of ``tvlars.optim.fused_cpu``, each by itself on the same tensors, in turn with the whole steps of
+The parts are those of ``tvlars.optim.cpu``, each by itself on the same tensors, in turn with the whole steps of
 fused SGD and of LARS. They find less in the cache than within a step, so that they may sum to more than it.
 """
 
@@ -18,8 +18,8 @@ import torchvision
 from tvlars.lab.bench.machine import this_machine
 from tvlars.lab.bench.steps import SGD, make_optimizer, parameters
 from tvlars.lab.bench.timing import interleave, ratio, timed
-from tvlars.optim import fused_cpu
-from tvlars.optim._norms import in_memory_order
+from tvlars.optim import cpu
+from tvlars.optim._norms import host_norm, in_memory_order
 
 CPU = torch.device("cpu")
 
@@ -43,8 +43,8 @@ def main() -> None:
 def parts(shapes: list[torch.Size]) -> dict[str, Callable[[], float]]:
     """Turns: whole steps first, then the parts of LARS."""
     params = parameters(shapes, CPU)
-    large = [p for p in params if p.numel() > fused_cpu.SMALL]
-    small = [p for p in params if p.numel() <= fused_cpu.SMALL]
+    large = [p for p in params if p.numel() > cpu.SMALL]
+    small = [p for p in params if p.numel() <= cpu.SMALL]
     options = dict(lr=1e-6, momentum=0.9, weight_decay=1e-4, trust_coefficient=1e-3, nesterov=False)
     options |= dict(norm_clip=None, layer_adaptation=True, maximize=False)
 
@@ -56,11 +56,11 @@ def parts(shapes: list[torch.Size]) -> dict[str, Callable[[], float]]:
     work: dict[str, Callable[[], object]] = {
         SGD: make_optimizer(SGD, parameters(shapes, CPU)).step,
         "LARS, a whole step": make_optimizer("LARS", parameters(shapes, CPU)).step,
-        f"{len(large)} large layers: ‖w‖": lambda: [fused_cpu._norm(w) for w in of_large[0]],
-        f"{len(large)} large layers: ‖g‖": lambda: [fused_cpu._norm(g) for g in of_large[1]],
+        f"{len(large)} large layers: ‖w‖": lambda: [host_norm(w) for w in of_large[0]],
+        f"{len(large)} large layers: ‖g‖": lambda: [host_norm(g) for g in of_large[1]],
         f"{len(large)} large layers: ⟨g, w⟩": lambda: [torch.dot(g, w) for w, g in zip(*flat, strict=True)],
-        f"{len(large)} large layers: update": partial(fused_cpu._sgd, *of_large, 1e-6, 1e-4, 0.9, dampening=0.5),
-        f"{len(small)} small layers: all": partial(fused_cpu.fused_lars, *of_small, **options),
+        f"{len(large)} large layers: update": partial(cpu._sgd, *of_large, 1e-6, 1e-4, 0.9, dampening=0.5),
+        f"{len(small)} small layers: all": partial(cpu.fused_lars, *of_small, **options),
     }
     return {name: partial(timed, step, CPU) for name, step in work.items()}
 

@@ -25,7 +25,7 @@ from tvlars.optim.base import (
     readable,
     scalar,
 )
-from tvlars.optim.fused_cpu import fused_lamb
+from tvlars.optim.cpu import fused_lamb
 from tvlars.optim.fused_triton import Part, triton_lamb
 from tvlars.schedule import _as_float
 

@@ -25,7 +25,7 @@ from tvlars.optim.base import (
     readable,
     scalar,
 )
-from tvlars.optim.fused_cpu import fused_lars
+from tvlars.optim.cpu import fused_lars
 from tvlars.optim.fused_triton import Part, triton_lars
 from tvlars.schedule import _sigmoid_decay
 
