@@ -8,7 +8,7 @@ from typing import Any
 
 from tvlars.convert._groups import Parameters, ours_of_each
 from tvlars.convert._recipe import PASSED_ON, Options, Recipe
-from tvlars.optim.base import LayerwiseOptimizer
+from tvlars.optim.layerwise import LayerwiseOptimizer
 
 
 @dataclass(frozen=True)

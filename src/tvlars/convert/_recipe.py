@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from tvlars._checks import check_flag, check_number
-from tvlars.optim.base import LayerwiseOptimizer
+from tvlars.optim.layerwise import LayerwiseOptimizer
 
 Options = dict[str, Any]
 

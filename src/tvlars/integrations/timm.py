@@ -27,7 +27,7 @@ from torch import Tensor
 from tvlars import optim
 from tvlars._checks import check_number
 from tvlars._roles import is_adapted, is_vector
-from tvlars.optim.base import LayerwiseOptimizer
+from tvlars.optim.layerwise import LayerwiseOptimizer
 
 Groups = list[dict[str, Any]]
 

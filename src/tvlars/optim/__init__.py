@@ -1,4 +1,4 @@
-"""The optimizers: one file each, on the mechanics in ``base``."""
+"""The optimizers: one file each, on the mechanics in ``layerwise``."""
 
 from tvlars.optim.lamb import LAMB
 from tvlars.optim.lars import LARS

@@ -13,7 +13,9 @@ from tvlars._checks import check_flag, check_number
 from tvlars.optim._loaded_state import Kind
 from tvlars.optim._norms import Tensors, clip, foreach_times_, norm, times, trust_ratio, trust_ratios
 from tvlars.optim._paths import MultiTensor, Observe, split_by_path
-from tvlars.optim.base import (
+from tvlars.optim.cpu import fused_lamb
+from tvlars.optim.fused_triton import Part, triton_lamb
+from tvlars.optim.layerwise import (
     Count,
     LayerwiseOptimizer,
     Pending,
@@ -25,8 +27,6 @@ from tvlars.optim.base import (
     readable,
     scalar,
 )
-from tvlars.optim.cpu import fused_lamb
-from tvlars.optim.fused_triton import Part, triton_lamb
 from tvlars.schedule import _as_float
 
 

@@ -14,7 +14,9 @@ from tvlars._checks import check_flag, check_number
 from tvlars.optim._loaded_state import Kind
 from tvlars.optim._norms import Tensors, clip, foreach_times, norm, times, trust_ratio, trust_ratios
 from tvlars.optim._paths import MultiTensor, Observe, Observer, split_by_path
-from tvlars.optim.base import (
+from tvlars.optim.cpu import fused_lars
+from tvlars.optim.fused_triton import Part, triton_lars
+from tvlars.optim.layerwise import (
     LayerwiseOptimizer,
     Pending,
     accumulate,
@@ -25,8 +27,6 @@ from tvlars.optim.base import (
     readable,
     scalar,
 )
-from tvlars.optim.cpu import fused_lars
-from tvlars.optim.fused_triton import Part, triton_lars
 from tvlars.schedule import _sigmoid_decay
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tvlars.optim._norms import layout, norms, norms_of_whole
-from tvlars.optim.base import scalar
+from tvlars.optim.layerwise import scalar
 from tvlars.schedule import _sigmoid_decay
 
 QUANTITIES = ("LWN", "LGN", "LNR", "trust_ratio", "phi", "effective_lr")
