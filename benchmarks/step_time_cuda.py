@@ -40,7 +40,7 @@ from typing import Any
 import torch
 
 from tvlars import LAMB, LARS, TVLARS
-from tvlars.optim import fused_triton
+from tvlars.optim.triton import launcher
 
 Shapes = list[tuple[int, ...]]
 Params = list[torch.nn.Parameter]
@@ -312,7 +312,7 @@ def report(arguments: argparse.Namespace, bandwidths: list[float]) -> dict[str, 
 
 def tune(arguments: argparse.Namespace, bandwidths: list[float]) -> None:
     """Graph time over floor of our kernels for other blocks, chunks and warps than the package's."""
-    usual = (fused_triton.BLOCK, fused_triton.CHUNK, fused_triton.WARPS)
+    usual = (launcher.BLOCK, launcher.CHUNK, launcher.WARPS)
     ours = {name: c for name, c in contestants().items() if name in ("tvlars LARS fused", "tvlars LAMB fused")}
     print("| model, dtype | block | chunk | warps | LARS / floor | LAMB / floor |\n|---|---|---|---|---|---|")
     for model, dtype in itertools.product(arguments.models, arguments.dtypes):
@@ -320,7 +320,7 @@ def tune(arguments: argparse.Namespace, bandwidths: list[float]) -> None:
         size = sum(torch.Size(shape).numel() for shape in shapes) * kind.itemsize
         settings = itertools.product((512, 1024, 2048, 4096), (4, 8, 16), (4, 8))
         for block, blocks, warps in [(usual[0], usual[1] // usual[0], usual[2]), *settings]:
-            fused_triton.BLOCK, fused_triton.CHUNK, fused_triton.WARPS = block, blocks * block, warps
+            launcher.BLOCK, launcher.CHUNK, launcher.WARPS = block, blocks * block, warps
             cells = []
             for contestant in ours.values():
                 clock, params = Clock(), [torch.nn.Parameter(torch.randn(s, device="cuda").to(kind)) for s in shapes]
@@ -330,7 +330,7 @@ def tune(arguments: argparse.Namespace, bandwidths: list[float]) -> None:
                 floor = FLOORS[contestant.rule] * size / statistics.median(bandwidths)
                 cells.append(spread([clock.seconds(replay, cold=True) / floor for _ in range(arguments.rounds)]))
             print(f"| {model}, {dtype} | {block} | {blocks * block} | {warps} | {' | '.join(cells)} |", flush=True)
-    fused_triton.BLOCK, fused_triton.CHUNK, fused_triton.WARPS = usual
+    launcher.BLOCK, launcher.CHUNK, launcher.WARPS = usual
 
 
 def machine(bandwidths: list[float]) -> str:

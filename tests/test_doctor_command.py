@@ -14,7 +14,8 @@ import torch
 
 from tvlars import __version__
 from tvlars.cli import main
-from tvlars.optim import _triton, available
+from tvlars.optim import available
+from tvlars.optim.triton import availability
 
 WITHOUT = """
 import sys
@@ -89,7 +90,7 @@ def test_for_machines(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_reasons_are_the_librarys_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """A device whose kernels cannot run: the doctor says what the warning of ``fused=True`` would."""
-    monkeypatch.setattr(_triton, "why_not", lambda device: "Triton is not installed (pip install triton)")
+    monkeypatch.setattr(availability, "why_not", lambda device: "Triton is not installed (pip install triton)")
     assert available.why_not("triton", torch.device("cpu")) == "Triton is not installed (pip install triton)"
     assert available.why_not("fused", torch.device("meta")) == "these are torch's kernels for a CPU"
     meta = available.why_not("triton", torch.device("meta"))
@@ -101,8 +102,8 @@ def test_paths_on_a_cuda_device() -> None:
     device = torch.device("cuda", 0)
     for path in ("for-loop", "foreach"):
         assert available.why_not(path, device) is None
-    assert available.why_not("triton", device) == _triton.why_not(device)
-    assert available.usual(device) == ("foreach" if _triton.why_not(device) else "triton")
+    assert available.why_not("triton", device) == availability.why_not(device)
+    assert available.usual(device) == ("foreach" if availability.why_not(device) else "triton")
 
 
 def test_a_compiler_that_does_not_work(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from typing import Any
 
@@ -11,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from tvlars import LAMB, LARS
-from tvlars.optim import _paths, _triton, fused_triton
+from tvlars.optim import _paths
 from tvlars.optim._paths import split_by_path
+from tvlars.optim.triton import availability
 
 DEFAULTS: dict[str, Any] = dict(lr=0.1, foreach=None, fused=None, capturable=False, differentiable=False)
 
@@ -72,18 +72,18 @@ def test_one_group_may_take_several() -> None:
 @pytest.fixture
 def kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernels can run here."""
-    monkeypatch.setattr(_triton, "DEVICE_TYPES", ["cpu"])
-    monkeypatch.setattr(_triton, "why_not", lambda device: None)
+    monkeypatch.setattr(availability, "DEVICE_TYPES", ["cpu"])
+    monkeypatch.setattr(availability, "why_not", lambda device: None)
 
 
 @pytest.fixture
 def no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """They could if Triton were there."""
-    monkeypatch.setattr(_triton, "DEVICE_TYPES", ["cpu"])
-    monkeypatch.setattr(_triton, "why_not", lambda device: "Triton is not installed")
+    monkeypatch.setattr(availability, "DEVICE_TYPES", ["cpu"])
+    monkeypatch.setattr(availability, "why_not", lambda device: "Triton is not installed")
     monkeypatch.setattr(_paths, "_is_on_accelerator", lambda x: isinstance(x, Tensor))
     monkeypatch.setattr(_paths, "fusable", lambda layer: False)
-    _triton.warn_once.cache_clear()
+    availability.warn_once.cache_clear()
 
 
 GAPS = torch.ones(3, 8)[:, ::2]
@@ -172,36 +172,9 @@ def test_fused_without_triton_says_why_once(no_kernels: None) -> None:
     assert [warning.filename for warning in caught] == [__file__]
 
 
-def test_reasons_why_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    why_not = _triton.why_not.__wrapped__
-    assert why_not(torch.device("meta")) == "there are no Triton kernels for meta"
-    monkeypatch.setitem(sys.modules, "triton", None)
-    monkeypatch.delitem(sys.modules, "tvlars.optim._triton_tables", raising=False)
-    assert why_not(torch.device("cuda", 0)) == "Triton is not installed (pip install triton)"
-
-
-def test_graphs_copy_from_memory_that_was_there_before_and_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The driver gives none while a graph is captured, and what a graph copies from is not used again."""
-    allowed, launcher = True, fused_triton.Launcher()
-
-    def new(size: int) -> Tensor:
-        assert allowed
-        return torch.empty(size, dtype=torch.uint8)
-
-    monkeypatch.setattr(fused_triton, "_new_pinned", new)
-    launcher._pinned(100, capturing=False, capturable=True)
-    launcher._pinned(50, capturing=False, capturable=True)
-    allowed = False
-    captured = [launcher._pinned(100, capturing=True, capturable=True) for _ in range(fused_triton.SPARES)]
-    assert len({x.data_ptr() for x in [*captured, *launcher._captured]}) == fused_triton.SPARES
-    allowed = True
-    after = [launcher._pinned(100, capturing=False, capturable=True) for _ in range(3)]
-    assert not {x.data_ptr() for x in after} & {x.data_ptr() for x in captured}
-
-
 def test_capturable_and_fused_on_a_cuda_device_alone(kernels: None, monkeypatch: pytest.MonkeyPatch) -> None:
     LAMB([nn.Parameter(torch.ones(2))], fused=True, capturable=True)
-    monkeypatch.setattr(_triton, "DEVICE_TYPES", ["cuda"])
+    monkeypatch.setattr(availability, "DEVICE_TYPES", ["cuda"])
     with pytest.raises(ValueError, match="capturable must not be True where fused=True, for parameters on the CPU"):
         LAMB([nn.Parameter(torch.ones(2))], fused=True, capturable=True)
 

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tvlars.optim import _triton
 from tvlars.optim._norms import PLAIN, Layout, Tensors, laid_out_like, layout, norms, norms_of_whole, on_host
+from tvlars.optim.triton import availability
 
 MultiTensor = Generator[tuple[Tensors, Tensors], tuple[Any, ...], None]
 """A multi-tensor form: it yields parameters and directions once, is sent their norms, and updates.
@@ -149,11 +149,11 @@ def fusable(layer: tuple[Tensor, ...]) -> bool:
 def kernels_fit(layer: tuple[Tensor, ...]) -> bool:
     """Whether the Triton kernels may be given these tensors of one layer, once they are laid out alike."""
     w = layer[0]
-    if w.device.type not in _triton.DEVICE_TYPES or w.dtype not in _triton.DTYPES or not _is_dense(w):
+    if w.device.type not in availability.DEVICE_TYPES or w.dtype not in availability.DTYPES or not _is_dense(w):
         return False
     if not all(type(x) in PLAIN and x.dtype == w.dtype and x.device == w.device for x in layer):
         return False
-    return _triton.why_not(w.device) is None
+    return availability.why_not(w.device) is None
 
 
 def laid_out_as_parameter(layer: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

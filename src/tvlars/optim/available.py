@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from tvlars._checks import one_line
-from tvlars.optim import _triton
 from tvlars.optim._paths import split_by_path
 from tvlars.optim.lars import LARS
+from tvlars.optim.triton import availability
 
 PATHS: dict[str, dict[str, Any]] = {
     "for-loop": dict(foreach=False, fused=False),
@@ -26,7 +26,7 @@ def why_not(path: str, device: torch.device) -> str | None:
     """Why no float32 layer on ``device`` can take ``path``, or None where one can. ``path`` is a key of ``PATHS``."""
     if path == "fused" and device.type != "cpu":
         return "these are torch's kernels for a CPU"
-    if path == "triton" and (reason := _triton.why_not(device)):
+    if path == "triton" and (reason := availability.why_not(device)):
         return reason
     try:
         optimizer = _stepped(device, **PATHS[path])

@@ -14,7 +14,6 @@ from tvlars.optim._loaded_state import Kind
 from tvlars.optim._norms import Tensors, clip, foreach_times_, norm, times, trust_ratio, trust_ratios
 from tvlars.optim._paths import MultiTensor, Observe, split_by_path
 from tvlars.optim.cpu import fused_lamb
-from tvlars.optim.fused_triton import Part, triton_lamb
 from tvlars.optim.layerwise import (
     Count,
     LayerwiseOptimizer,
@@ -27,6 +26,7 @@ from tvlars.optim.layerwise import (
     readable,
     scalar,
 )
+from tvlars.optim.triton.launcher import Part, triton_lamb
 from tvlars.schedule import _as_float
 
 

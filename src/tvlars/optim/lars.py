@@ -15,7 +15,6 @@ from tvlars.optim._loaded_state import Kind
 from tvlars.optim._norms import Tensors, clip, foreach_times, norm, times, trust_ratio, trust_ratios
 from tvlars.optim._paths import MultiTensor, Observe, Observer, split_by_path
 from tvlars.optim.cpu import fused_lars
-from tvlars.optim.fused_triton import Part, triton_lars
 from tvlars.optim.layerwise import (
     LayerwiseOptimizer,
     Pending,
@@ -27,6 +26,7 @@ from tvlars.optim.layerwise import (
     readable,
     scalar,
 )
+from tvlars.optim.triton.launcher import Part, triton_lars
 from tvlars.schedule import _sigmoid_decay
 
 

@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, ParamsT, _use_grad_for_differentiable
 
 from tvlars._checks import check_flag, check_number, plain_number, shown
-from tvlars.optim import _triton
 from tvlars.optim._deepspeed import refuse_flat_group
 from tvlars.optim._fsdp1 import refuse_flat_parameters
 from tvlars.optim._loaded_state import Kind, check_form, prepared
 from tvlars.optim._named_state import reorder_by_name
 from tvlars.optim._norms import PLAIN, Layout, Tensors, laid_out_like, layout
 from tvlars.optim._paths import MultiTensor, Observer, kernels_fit, run_together
-from tvlars.optim.fused_triton import Launcher, Part
+from tvlars.optim.triton import availability
+from tvlars.optim.triton.launcher import Launcher, Part
 
 Pending = list[tuple[MultiTensor | Part, list[Layout]]]
 """What is left to be run with the layers of other groups, with the layouts of those that are sharded."""
@@ -169,18 +169,18 @@ class LayerwiseOptimizer(Optimizer, ABC):
         if group["foreach"]:
             raise ValueError("foreach must not be True where fused=True")
         devices = {p.device for p in group["params"]}
-        elsewhere = sorted({device.type for device in devices} - {"cpu", *_triton.DEVICE_TYPES})
+        elsewhere = sorted({device.type for device in devices} - {"cpu", *availability.DEVICE_TYPES})
         if elsewhere:
             raise RuntimeError(
                 f"fused=True needs parameters on the CPU or a CUDA device, and {type(self).__name__} got some on "
                 f"{', '.join(elsewhere)}: there is no fused kernel for those yet, leave fused=None"
             )
         for device in devices:
-            if device.type not in _triton.DEVICE_TYPES:
+            if device.type not in availability.DEVICE_TYPES:
                 if group["capturable"]:
                     raise ValueError("capturable must not be True where fused=True, for parameters on the CPU")
-            elif reason := _triton.why_not(device):
-                _triton.warn_once(
+            elif reason := availability.why_not(device):
+                availability.warn_once(
                     f"fused=True takes the multi-tensor path on {device}: {reason}", _stacklevel_of_caller()
                 )
 

@@ -85,7 +85,7 @@ def test_a_nonfinite_gradient_spoils_its_own_layer_alone(name: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("cls", [LARS, LAMB])
 def test_half_precision_is_worked_out_in_float32_and_rounded_once(cls: Any, dtype: torch.dtype) -> None:
-    """The interpreter cuts digits off in bfloat16; that a GPU rounds is seen in ``test_triton_compiled.py``."""
+    """The interpreter cuts digits off in bfloat16; that a GPU rounds is seen in ``test_compiled.py``."""
 
     def rounded(x: Tensor) -> Tensor:
         return x.half().float() if dtype is torch.float16 else (x.view(torch.int32) & -(2**16)).view(torch.float32)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from tvlars.optim import fused_triton
+from tvlars.optim.triton import launcher
 
 if importlib.util.find_spec("triton") is None:
     pytest.skip("Triton is not installed", allow_module_level=True)
@@ -32,13 +32,13 @@ def compiled(kernel: Any, dtype: Any, *, amp: bool, architecture: int) -> str:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, compile
 
-    constants = {"DTYPE": dtype, "BLOCK": fused_triton.BLOCK, "PARTS": fused_triton.PARTS}
+    constants = {"DTYPE": dtype, "BLOCK": launcher.BLOCK, "PARTS": launcher.PARTS}
     if not amp:
         constants.update(dict.fromkeys(SCALARS))
     signature = {a: "constexpr" if a in constants else TYPES.get(a, "*fp32") for a in kernel.arg_names}
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants)
     target = GPUTarget("cuda", architecture, 32)
-    result = compile(source, target=target, options={"num_warps": fused_triton.WARPS})
+    result = compile(source, target=target, options={"num_warps": launcher.WARPS})
     assert len(result.asm["cubin"]) > 0
     return str(result.asm["ptx"])
 
@@ -53,11 +53,11 @@ def test_kernels_compile_and_move_16_bytes_at_a_time(
     rule: str, launch: int, dtype: torch.dtype, architecture: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    kernels = fused_triton._kernels(rule, dtype)
+    kernels = launcher._kernels(rule, dtype)
     ptx = compiled(kernels[launch], kernels[2], amp=launch == 0, architecture=architecture)
     reads, writes = ARRAYS[rule, launch]
     # a thread's elements of a block, in words of 16 bytes; what is under a mask comes apart
-    words = fused_triton.BLOCK // (32 * fused_triton.WARPS) * dtype.itemsize // 16
+    words = launcher.BLOCK // (32 * launcher.WARPS) * dtype.itemsize // 16
     assert len(re.findall(r"ld\.global\.v4\.b32", ptx)) == reads * words
     assert len(re.findall(r"st\.global\.v4\.b32", ptx)) == writes * words
     if dtype is torch.bfloat16 and writes:

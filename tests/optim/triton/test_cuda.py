@@ -1,4 +1,4 @@
-"""The fused step on a GPU; ``test_triton.py``, ``test_triton_compiled.py`` and ``test_paths.py`` need none."""
+"""The fused step on a GPU; ``test_interpreted.py``, ``test_compiled.py`` and ``test_paths.py`` need none."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from torch import Tensor, nn
 
 from tests.conftest import OPTIMIZERS, tensors
 from tvlars import LAMB, LARS, TVLARS
-from tvlars.optim import _triton
-from tvlars.optim.fused_triton import Launcher
+from tvlars.optim.triton import availability
+from tvlars.optim.triton.launcher import Launcher
 from tvlars.stats import LayerStats
 
 if not torch.cuda.is_available():
     pytest.skip("there is no CUDA device", allow_module_level=True)
 DEVICE = torch.device("cuda", torch.cuda.current_device())
-if reason := _triton.why_not(DEVICE):
+if reason := availability.why_not(DEVICE):
     pytest.skip(reason, allow_module_level=True)
 
 GIB = 2**30

@@ -21,7 +21,7 @@ def why_not(device: torch.device) -> str | None:
     if device.type not in DEVICE_TYPES:
         return f"there are no Triton kernels for {device.type}"
     try:
-        from tvlars.optim._triton_tables import probe
+        from tvlars.optim.triton.kernels import probe
     except ModuleNotFoundError:
         return "Triton is not installed (pip install triton)"
     except Exception as error:  # of a version that is too old, or damaged

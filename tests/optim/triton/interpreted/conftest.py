@@ -1,6 +1,6 @@
-"""The Triton kernels on CPU tensors, in Triton's interpreter; ``tests/optim/test_triton.py`` starts these tests.
+"""The Triton kernels on CPU tensors, in Triton's interpreter; ``test_interpreted.py`` starts these tests.
 
-To run them directly: ``TRITON_INTERPRET=1 pytest tests/optim/interpreted``.
+To run them directly: ``TRITON_INTERPRET=1 pytest tests/optim/triton/interpreted``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tvlars.optim import _triton, fused_triton
+from tvlars.optim.triton import availability, launcher
 
 INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"
 if not INTERPRETING:
@@ -56,7 +56,7 @@ class Launches:
 @pytest.fixture(autouse=True)
 def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[Launches]:
     """CPU tensors take the kernels; chunks are small, so that small layers have several."""
-    done, kernels = Launches(), fused_triton._kernels
+    done, kernels = Launches(), launcher._kernels
 
     def counted(kernel: Any) -> Any:
         class Counted:
@@ -70,10 +70,10 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[Launches]:
         norms, update, dtype = kernels(*arguments)
         return counted(norms), counted(update), dtype
 
-    monkeypatch.setattr(_triton, "DEVICE_TYPES", ["cuda", "cpu"])
-    monkeypatch.setattr(fused_triton, "_kernels", counting)
+    monkeypatch.setattr(availability, "DEVICE_TYPES", ["cuda", "cpu"])
+    monkeypatch.setattr(launcher, "_kernels", counting)
     for name, value in (("BLOCK", 256), ("CHUNK", 512), ("PARTS", 4)):
-        monkeypatch.setattr(fused_triton, name, value)
-    _triton.why_not.cache_clear()
+        monkeypatch.setattr(launcher, name, value)
+    availability.why_not.cache_clear()
     yield done
     assert bool(done.kernels) == done.wanted

@@ -1,12 +1,12 @@
 # mypy: ignore-errors
-"""The Triton kernels of LARS and TVLARS; ``_triton_tables`` says what their arguments are."""
+"""The Triton kernels of LARS and TVLARS; ``kernels`` says what their arguments are."""
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
 
-from tvlars.optim._triton_tables import (
+from tvlars.optim.triton.kernels import (
     COLUMNS,
     NORM_CLIP,
     ROW,

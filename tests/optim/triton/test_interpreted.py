@@ -28,7 +28,7 @@ def ends(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}"]
         + [str(FOLDER / test) for test in chosen],
-        cwd=FOLDER.parents[2],
+        cwd=FOLDER.parents[3],
         env={**os.environ, "TRITON_INTERPRET": "1"},
         capture_output=True,
         text=True,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.conftest import OPTIMIZERS, run, set_gradients, tensors
-from tests.optim.interpreted.conftest import Launches
+from tests.optim.triton.interpreted.conftest import Launches
 from tvlars import LAMB, LARS, TVLARS
 from tvlars.stats import LayerStats
 

@@ -1,7 +1,7 @@
 """LARS and LAMB steps in Triton kernels on CUDA devices: two launches for all tensors of one dtype on one device.
 
 A form here only notes what its layers want, as a ``Part``; ``Launcher.run`` takes the parts of all groups, and launches
-the kernels of ``_triton_lars`` or ``_triton_lamb`` once for those that share a dtype and device. The host never waits:
+the kernels of ``lars_kernels`` or ``lamb_kernels`` once for those that share a dtype and device. The host never waits:
 what the kernels have to know goes to the device in one asynchronous copy from pinned memory, and what is on the device
 anyway (a tensor lr, step counts, what a GradScaler says) they read there.
 
@@ -35,7 +35,7 @@ PARTS = 512
 """Programs of a layer at most: each program of the second launch adds up what all of them have found in the first."""
 WARPS = 4
 ROW = 16
-"""Options of a group at most, as ``_triton_tables`` has them."""
+"""Options of a group at most, as ``kernels`` has them."""
 SPARES = 4
 """Pinned buffers kept for captures, during which none can be had from the driver."""
 CUTS = 8
@@ -287,14 +287,14 @@ def _new_pinned(size: int) -> Tensor:
 
 def _kernels(rule: str, dtype: torch.dtype) -> tuple[Any, Any, Any]:
     """The two kernels of a rule, and Triton's dtype. Triton is imported here, where it is known to be there."""
-    from tvlars.optim._triton_tables import DTYPES
+    from tvlars.optim.triton.kernels import DTYPES
 
     kind = DTYPES[str(dtype)]
     if rule == "lars":
-        from tvlars.optim._triton_lars import lars_norms, lars_update
+        from tvlars.optim.triton.lars_kernels import lars_norms, lars_update
 
         return lars_norms, lars_update, kind
-    from tvlars.optim._triton_lamb import lamb_norms, lamb_update
+    from tvlars.optim.triton.lamb_kernels import lamb_norms, lamb_update
 
     return lamb_norms, lamb_update, kind
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from tests.conftest import OPTIMIZERS, run, set_gradients, tensors
-from tests.optim.interpreted.conftest import Launches
+from tests.optim.triton.interpreted.conftest import Launches
 from tvlars import LAMB, LARS, TVLARS
-from tvlars.optim import fused_triton
+from tvlars.optim.triton import launcher
 from tvlars.stats import LayerStats
 
 RULES: list[tuple[Any, dict[str, Any]]] = [OPTIMIZERS["lars"], OPTIMIZERS["lamb"]]
@@ -36,7 +36,7 @@ def test_odd_sizes(cls: Any, arguments: dict[str, Any]) -> None:
 
 
 def test_chunks_are_as_many_as_can_be_added_up() -> None:
-    (chunks, entries), (programs, adapted) = fused_triton._cut([[0, 512, 513], [4 * 512, 4 * 512 + 1]], [True, False])
+    (chunks, entries), (programs, adapted) = launcher._cut([[0, 512, 513], [4 * 512, 4 * 512 + 1]], [True, False])
     assert entries.tolist() == [
         *(0, 512, 0, 1, 0),
         *(512, 512, 1, 1, 0),
@@ -162,7 +162,7 @@ def test_ten_thousand_tensors(cls: Any, arguments: dict[str, Any], monkeypatch: 
     params, alone = [nn.Parameter(x.clone()) for x in values], [nn.Parameter(values[i].clone()) for i in chosen]
     for p, g in zip([*params, *alone], [*gradients, *gradients[chosen]], strict=True):
         p.grad = g
-    builder, kernels = interpreter.interpreter_builder, fused_triton._kernels
+    builder, kernels = interpreter.interpreter_builder, launcher._kernels
     usual = builder.set_grid_idx
 
     def some(kernel: Any, programs: list[int]) -> Any:
@@ -181,7 +181,7 @@ def test_ten_thousand_tensors(cls: Any, arguments: dict[str, Any], monkeypatch: 
         return some(norms, chosen), some(update, [count - 1 - i for i in chosen]), dtype
 
     with monkeypatch.context() as patch:
-        patch.setattr(fused_triton, "_kernels", sampled)
+        patch.setattr(launcher, "_kernels", sampled)
         cls(params, **arguments).step()
     cls(alone, **arguments, foreach=False).step()
     close([params[i].detach() for i in chosen], [p.detach() for p in alone])
@@ -190,7 +190,7 @@ def test_ten_thousand_tensors(cls: Any, arguments: dict[str, Any], monkeypatch: 
 @EITHER
 def test_the_set_changes(cls: Any, arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Other parameters have gradients, at other addresses; a group is added; what is kept stays bounded."""
-    monkeypatch.setattr(fused_triton, "CUTS", 2)
+    monkeypatch.setattr(launcher, "CUTS", 2)
     results = []
     for path in ({}, {"foreach": False}):
         params = [nn.Parameter(x.detach().clone()) for x in tensors()]

@@ -3,7 +3,7 @@
 
 A tensor is cut into chunks, and a program of a kernel has one chunk. There are two launches for all tensors of a set:
 one takes norms, one updates. Where tensors lie and what their groups want is read from tables on the device, which
-``fused_triton`` makes:
+``launcher`` makes:
 
     chunks     int32 [programs]: the tensor that a program's chunk is of
     sizes      int64 [tensors, 5]: elements, elements of a chunk, first program, programs, group
