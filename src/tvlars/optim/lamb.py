@@ -26,7 +26,7 @@ from tvlars.optim.layerwise import (
     readable,
     scalar,
 )
-from tvlars.optim.triton.launcher import Part, triton_lamb
+from tvlars.optim.triton.forms import Part, triton_lamb
 from tvlars.schedule import _as_float
 
 

@@ -26,7 +26,7 @@ from tvlars.optim.layerwise import (
     readable,
     scalar,
 )
-from tvlars.optim.triton.launcher import Part, triton_lars
+from tvlars.optim.triton.forms import Part, triton_lars
 from tvlars.schedule import _sigmoid_decay
 
 

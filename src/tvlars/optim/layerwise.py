@@ -24,7 +24,8 @@ from tvlars.optim._named_state import reorder_by_name
 from tvlars.optim._norms import PLAIN, Layout, Tensors, laid_out_like, layout
 from tvlars.optim._paths import MultiTensor, Observer, kernels_fit, run_together
 from tvlars.optim.triton import availability
-from tvlars.optim.triton.launcher import Launcher, Part
+from tvlars.optim.triton.forms import Part
+from tvlars.optim.triton.launcher import Launcher
 
 Pending = list[tuple[MultiTensor | Part, list[Layout]]]
 """What is left to be run with the layers of other groups, with the layouts of those that are sharded."""
