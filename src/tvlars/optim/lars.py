@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,8 +25,8 @@ from tvlars.optim.layerwise import (
     readable,
     scalar,
 )
+from tvlars.optim.phi import Factor
 from tvlars.optim.triton.forms import Part, triton_lars
-from tvlars.schedule import _sigmoid_decay
 
 
 class LARS(LayerwiseOptimizer):
@@ -155,20 +154,6 @@ def check_lars_group(group: dict[str, Any]) -> None:
         check_number("norm_clip", group["norm_clip"], open_low=True)
     if group["nesterov"] and is_off(group["momentum"]):
         raise ValueError("momentum must be > 0 where nesterov=True, got 0")
-
-
-@dataclass(frozen=True)
-class Factor:
-    """φ(t) of TVLARS: t, (λ, d_e, α, γ_min), and whether it acts on "all" or on the trust "ratio"."""
-
-    step: float | Tensor
-    shape: tuple[float, float, float, float]
-    scope: str
-
-    def act(self, lr: float | Tensor, coefficient: float) -> tuple[float | Tensor, float | Tensor]:
-        """Learning rate and trust coefficient with φ in them."""
-        phi = _sigmoid_decay(self.step, *self.shape)
-        return (lr * phi, coefficient) if self.scope == "all" else (lr, coefficient * phi)
 
 
 def lars(

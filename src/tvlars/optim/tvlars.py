@@ -10,8 +10,9 @@ from torch.optim.optimizer import ParamsT
 
 from tvlars._checks import check_choice, check_number
 from tvlars.optim._loaded_state import Kind
-from tvlars.optim.lars import Factor, check_lars_group, lars
+from tvlars.optim.lars import check_lars_group, lars
 from tvlars.optim.layerwise import LayerwiseOptimizer, Pending, is_off, scalar
+from tvlars.optim.phi import Factor
 from tvlars.schedule import _check_sigmoid_decay, _sigmoid_decay, _slope_and_delay
 
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from tvlars.optim._paths import Observe
-
-if TYPE_CHECKING:
-    from tvlars.optim.lars import Factor
+from tvlars.optim.phi import Factor
 
 
 @dataclass
