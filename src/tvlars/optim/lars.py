@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from tvlars._checks import check_flag, check_number
-from tvlars.optim._loaded_state import Kind
+from tvlars.optim._loading import Kind
 from tvlars.optim._norms import Tensors, clip, foreach_times, norm, times, trust_ratio, trust_ratios
 from tvlars.optim._paths import MultiTensor, Observe, Observer, split_by_path
 from tvlars.optim.cpu import fused_lars

@@ -19,8 +19,7 @@ from torch.optim.optimizer import Optimizer, ParamsT, _use_grad_for_differentiab
 from tvlars._checks import check_flag, check_number, plain_number, shown
 from tvlars.optim._deepspeed import refuse_flat_group
 from tvlars.optim._fsdp1 import refuse_flat_parameters
-from tvlars.optim._loaded_state import Kind, check_form, prepared
-from tvlars.optim._named_state import reorder_by_name
+from tvlars.optim._loading import Kind, check_form, prepared, reorder_by_name
 from tvlars.optim._norms import PLAIN, Layout, Tensors, laid_out_like, layout
 from tvlars.optim._paths import MultiTensor, Observer, kernels_fit, run_together
 from tvlars.optim.triton import availability

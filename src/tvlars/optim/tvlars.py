@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from tvlars._checks import check_choice, check_number
-from tvlars.optim._loaded_state import Kind
+from tvlars.optim._loading import Kind
 from tvlars.optim.lars import check_lars_group, lars
 from tvlars.optim.layerwise import LayerwiseOptimizer, Pending, is_off, scalar
 from tvlars.optim.phi import Factor
