@@ -15,7 +15,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from tvlars._checks import check_number
 from tvlars._roles import is_adapted, is_table, is_vector
-from tvlars.optim._fsdp1 import refuse_flat_parameters
+from tvlars.optim._flattened import refuse_flat_parameters
 from tvlars.plan import Plan
 
 FORMS = "layer_groups(model, plan), or layer_groups(model, weight_decay=1e-4, lr=16.0, bias_norm_lr_scale=0.03)"

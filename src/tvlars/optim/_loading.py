@@ -1,4 +1,4 @@
-"""States that an optimizer may load: its own, also of older versions or in another order, and those of other optimizers.
+"""States that an optimizer may load: its own, also of older versions or in another order, and those of others.
 
 A state is looked at before anything of the optimizer is changed. What is of other optimizers gives moments and step
 counts; their options have other meanings under the same names, so ours stay.

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, ParamsT, _use_grad_for_differentiable
 
 from tvlars._checks import check_flag, check_number, plain_number, shown
-from tvlars.optim._deepspeed import refuse_flat_group
-from tvlars.optim._fsdp1 import refuse_flat_parameters
+from tvlars.optim._flattened import refuse_flat_group, refuse_flat_parameters
 from tvlars.optim._loading import Kind, check_form, prepared, reorder_by_name
 from tvlars.optim._norms import PLAIN, Layout, Tensors, laid_out_like, layout
 from tvlars.optim._paths import MultiTensor, Observer, kernels_fit, run_together
