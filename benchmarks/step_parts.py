@@ -19,7 +19,7 @@ from tvlars.lab.bench.machine import this_machine
 from tvlars.lab.bench.steps import SGD, make_optimizer, parameters
 from tvlars.lab.bench.timing import interleave, ratio, timed
 from tvlars.optim import cpu
-from tvlars.optim._norms import host_norm, in_memory_order
+from tvlars.optim._numerics.norms import host_norm, in_memory_order
 
 CPU = torch.device("cpu")
 

@@ -16,7 +16,7 @@ from tvlars._ahead import is_per_epoch, rates_ahead
 from tvlars._checks import check_count, check_number, shown
 from tvlars.groups import _trainable
 from tvlars.optim import LAMB, LARS, TVLARS
-from tvlars.optim._norms import layout
+from tvlars.optim._numerics.sharded import layout
 from tvlars.optim.layerwise import LayerwiseOptimizer
 from tvlars.plan import FEW_STEPS
 from tvlars.schedule import WarmupCosineLR, _sigmoid_decay

@@ -20,7 +20,8 @@ from torch import nn
 
 from tests.conftest import OPTIMIZERS, PATHS, Make, run, set_gradients, tensors
 from tvlars import LAMB, LARS, TVLARS, layer_groups
-from tvlars.optim import _norms, _paths
+from tvlars.optim import foreach
+from tvlars.optim._numerics import norms
 from tvlars.stats import LayerStats
 
 
@@ -624,7 +625,7 @@ def test_capturable_keeps_everything_tensors_and_agrees(name: str, label: str, m
     lr = torch.tensor(arguments["lr"])
     optimizer = cls(params, **{**arguments, "lr": lr}, **PATHS[label], capturable=True)
     with monkeypatch.context() as patch:  # as on a device, from which nothing may be read
-        for module in (_norms, _paths):
+        for module in (norms, foreach):
             patch.setattr(module, "on_host", lambda tensors: False)
         for reading in ("item", "__float__", "__bool__", "tolist", "cpu"):
             patch.setattr(torch.Tensor, reading, refuse)

@@ -13,7 +13,8 @@ from torch import nn
 
 from tests.conftest import OPTIMIZERS, PATHS, run, set_gradients, tensors
 from tvlars import LAMB, LARS, TVLARS
-from tvlars.optim._norms import Layout, host_norm, norms, norms_of_whole
+from tvlars.optim._numerics.norms import host_norm, norms
+from tvlars.optim._numerics.sharded import Layout, norms_of_whole
 
 many = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 SEEDS = st.integers(0, 1000)

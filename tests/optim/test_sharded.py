@@ -17,7 +17,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
 from tests.conftest import OPTIMIZERS, PATHS
-from tvlars.optim._norms import Layout, norms_of_whole
+from tvlars.optim._numerics.sharded import Layout, norms_of_whole
 
 reason = "torch counts collectives with numpy, which is not installed"
 debug = pytest.importorskip("torch.distributed.tensor.debug", reason=reason)

@@ -1,33 +1,18 @@
-"""Which form of the update rule a layer takes, and how the multi-tensor forms of a step are run together."""
+"""The path of each layer: the form of the update rule that updates it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from tvlars.optim._norms import PLAIN, Layout, Tensors, laid_out_like, layout, norms, norms_of_whole, on_host
+from tvlars.optim._numerics.norms import PLAIN
+from tvlars.optim._numerics.sharded import Layout, laid_out_like, layout
+from tvlars.optim._observers import Observe, Observer
 from tvlars.optim.triton import availability
-
-MultiTensor = Generator[tuple[Tensors, Tensors], tuple[Any, ...], None]
-"""A multi-tensor form: it yields parameters and directions once, is sent their norms, and updates.
-
-Norms of layers on the host are two lists of numbers, others two vectors on their device.
-
-Where nothing is adapted it ends without a yield. So the norms of all groups of a step are taken together.
-"""
-
-
-Observer = Callable[[Sequence[Tensor], Sequence[Any] | Tensor, Sequence[Any] | Tensor], None]
-"""Is told of adapted layers what a step has computed of them anyway: parameters, ‖w‖ and q of each.
-
-The values are numbers, 0-d tensors, or one vector on the device. ``LayerwiseOptimizer.observers`` holds them.
-"""
-Observe = Callable[[Sequence[int], Sequence[Any] | Tensor, Sequence[Any] | Tensor], None]
-"""The same for a form of the update rule, which knows its layers by their places."""
 
 
 @dataclass
@@ -183,27 +168,3 @@ def _is_dense(x: Tensor) -> bool:
             return False
         filled *= size
     return True
-
-
-def run_together(pending: list[tuple[MultiTensor, list[Layout]]]) -> None:
-    """Run multi-tensor forms up to their norms, take all norms, and let the forms end.
-
-    Sharded layers of all of them share one collective a mesh dimension.
-    """
-    waiting = []
-    for form, layouts in pending:
-        request = next(form, None)
-        if request is not None:
-            params, directions = request
-            waiting.append((form, norms([*params, *directions]), layouts * 2))
-    sharded = [(parts, layouts) for _, parts, layouts in waiting if layouts]
-    whole = iter(norms_of_whole(*map(list, zip(*sharded, strict=True))) if sharded else ())
-    for form, parts, layouts in waiting:
-        values = next(whole) if layouts else parts
-        halves: Any = values.chunk(2)
-        if on_host((values,)):
-            halves = [half.tolist() for half in halves]
-        try:  # noqa: SIM105  # torch 2.9 cannot compile contextlib.suppress, and would break the graph
-            form.send(halves)
-        except StopIteration:
-            pass

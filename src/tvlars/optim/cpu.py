@@ -22,7 +22,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from tvlars.optim._norms import (
+from tvlars.optim._numerics.norms import (
     ROW,
     clip,
     foreach_times_,
@@ -34,7 +34,7 @@ from tvlars.optim._norms import (
     in_two,
     is_moderate,
 )
-from tvlars.optim._paths import Observe
+from tvlars.optim._observers import Observe
 
 SMALL = 16 * ROW
 """Elements up to which layers go through a kernel together."""

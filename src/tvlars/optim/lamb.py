@@ -11,13 +11,8 @@ from torch.optim.optimizer import ParamsT
 
 from tvlars._checks import check_flag, check_number
 from tvlars.optim._loading import Kind
-from tvlars.optim._norms import Tensors, clip, foreach_times_, norm, times, trust_ratio, trust_ratios
-from tvlars.optim._paths import MultiTensor, Observe, split_by_path
-from tvlars.optim.cpu import fused_lamb
-from tvlars.optim.layerwise import (
+from tvlars.optim._numerics.arithmetic import (
     Count,
-    LayerwiseOptimizer,
-    Pending,
     accumulate,
     descend,
     foreach_descend,
@@ -26,6 +21,12 @@ from tvlars.optim.layerwise import (
     readable,
     scalar,
 )
+from tvlars.optim._numerics.norms import Tensors, clip, foreach_times_, norm, times, trust_ratio, trust_ratios
+from tvlars.optim._observers import Observe
+from tvlars.optim._paths import split_by_path
+from tvlars.optim.cpu import fused_lamb
+from tvlars.optim.foreach import MultiTensor
+from tvlars.optim.layerwise import LayerwiseOptimizer, Pending
 from tvlars.optim.triton.forms import Part, triton_lamb
 from tvlars.schedule import _as_float
 

@@ -11,20 +11,13 @@ from torch.optim.optimizer import ParamsT
 
 from tvlars._checks import check_flag, check_number
 from tvlars.optim._loading import Kind
-from tvlars.optim._norms import Tensors, clip, foreach_times, norm, times, trust_ratio, trust_ratios
-from tvlars.optim._paths import MultiTensor, Observe, Observer, split_by_path
+from tvlars.optim._numerics.arithmetic import accumulate, descend, foreach_descend, is_off, plus, readable, scalar
+from tvlars.optim._numerics.norms import Tensors, clip, foreach_times, norm, times, trust_ratio, trust_ratios
+from tvlars.optim._observers import Observe, Observer
+from tvlars.optim._paths import split_by_path
 from tvlars.optim.cpu import fused_lars
-from tvlars.optim.layerwise import (
-    LayerwiseOptimizer,
-    Pending,
-    accumulate,
-    descend,
-    foreach_descend,
-    is_off,
-    plus,
-    readable,
-    scalar,
-)
+from tvlars.optim.foreach import MultiTensor
+from tvlars.optim.layerwise import LayerwiseOptimizer, Pending
 from tvlars.optim.phi import Factor
 from tvlars.optim.triton.forms import Part, triton_lars
 

@@ -19,16 +19,18 @@ from torch.optim.optimizer import Optimizer, ParamsT, _use_grad_for_differentiab
 from tvlars._checks import check_flag, check_number, plain_number, shown
 from tvlars.optim._flattened import refuse_flat_group, refuse_flat_parameters
 from tvlars.optim._loading import Kind, check_form, prepared, reorder_by_name
-from tvlars.optim._norms import PLAIN, Layout, Tensors, laid_out_like, layout
-from tvlars.optim._paths import MultiTensor, Observer, kernels_fit, run_together
+from tvlars.optim._numerics.arithmetic import Count, on, to_device
+from tvlars.optim._numerics.norms import PLAIN
+from tvlars.optim._numerics.sharded import Layout, laid_out_like, layout
+from tvlars.optim._observers import Observer
+from tvlars.optim._paths import kernels_fit
+from tvlars.optim.foreach import MultiTensor, run_together
 from tvlars.optim.triton import availability
 from tvlars.optim.triton.forms import Part
 from tvlars.optim.triton.launcher import Launcher
 
 Pending = list[tuple[MultiTensor | Part, list[Layout]]]
 """What is left to be run with the layers of other groups, with the layouts of those that are sharded."""
-Count = int | Tensor
-"""Steps taken: a number, or an int64 tensor on the device."""
 
 
 class LayerwiseOptimizer(Optimizer, ABC):
@@ -425,71 +427,6 @@ def _make_plain(group: dict[str, Any]) -> None:
     """Turn options that are numbers of NumPy, fractions and the like into Python's, which all of torch takes."""
     for name, value in group.items():
         group[name] = tuple(map(plain_number, value)) if name == "betas" else plain_number(value)
-
-
-def readable(x: Tensor) -> Tensor:
-    """``x`` for use in a formula before it is overwritten: a copy where autograd will want it again.
-
-    Autograd is on in a step only where the optimizer is differentiable.
-    """
-    return x.clone() if torch.is_grad_enabled() else x
-
-
-def is_off(factor: Any) -> bool:
-    """Whether a factor is the number 0, so that its term is left out; a tensor's derivative wants the term."""
-    return not isinstance(factor, Tensor) and factor == 0
-
-
-def plus(x: Tensor, y: Tensor, factor: Any) -> Tensor:
-    """x + factor · y."""
-    return x + readable(y) * factor if isinstance(factor, Tensor) else x.add(y, alpha=factor)
-
-
-def accumulate(m: Tensor, factor: Any, x: Tensor) -> None:
-    """m ← factor · m + x."""
-    if isinstance(factor, Tensor):
-        m.copy_(readable(m) * factor + x)
-    else:
-        m.mul_(factor).add_(x)
-
-
-def descend(w: Tensor, direction: Tensor, lr: float | Tensor) -> None:
-    """w ← w − lr · direction."""
-    if isinstance(lr, Tensor):
-        w.sub_(direction * lr)
-    else:
-        w.add_(direction, alpha=-lr)
-
-
-def foreach_descend(params: Tensors, directions: Tensors, lr: float | Tensor) -> None:
-    """w ← w − lr · direction for every parameter."""
-    if isinstance(lr, Tensor):
-        torch._foreach_sub_(params, torch._foreach_mul(directions, lr))
-    else:
-        torch._foreach_add_(params, directions, alpha=-lr)
-
-
-def scalar(value: float | Tensor, keep_tensor: bool) -> float | Tensor:
-    """``value`` as a number, or as a 0-d tensor where it has to stay on the device."""
-    if not isinstance(value, Tensor):
-        return value
-    if keep_tensor or value.device.type != "cpu" or torch.compiler.is_compiling():
-        return value.reshape(())
-    return value.item()
-
-
-def on(count: Count, device: torch.device) -> Tensor:
-    """A step count as an int64 tensor on ``device``, without a wait for it; the very tensor where it is one already."""
-    if not isinstance(count, Tensor):
-        return torch.full((), count, dtype=torch.int64, device=device)
-    return count if count.device == device else to_device(count, device)
-
-
-def to_device(x: Tensor, device: torch.device) -> Tensor:
-    """``x`` on ``device``, without a wait for it."""
-    if x.device.type == "cpu" and device.type == "cuda" and not torch.compiler.is_compiling():
-        x = x.pin_memory()
-    return x.to(device, non_blocking=True)
 
 
 def _stacklevel_of_caller() -> int:

@@ -10,8 +10,9 @@ from torch.optim.optimizer import ParamsT
 
 from tvlars._checks import check_choice, check_number
 from tvlars.optim._loading import Kind
+from tvlars.optim._numerics.arithmetic import is_off, scalar
 from tvlars.optim.lars import check_lars_group, lars
-from tvlars.optim.layerwise import LayerwiseOptimizer, Pending, is_off, scalar
+from tvlars.optim.layerwise import LayerwiseOptimizer, Pending
 from tvlars.optim.phi import Factor
 from tvlars.schedule import _check_sigmoid_decay, _sigmoid_decay, _slope_and_delay
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from tvlars._checks import check_count
-from tvlars.optim._norms import laid_out_like
+from tvlars.optim._numerics.sharded import laid_out_like
 from tvlars.optim.layerwise import LayerwiseOptimizer
 from tvlars.stats._files import as_frame, open_folder, read_layer_stats, write_parquet
 from tvlars.stats._record import QUANTITIES, Rates, Record, Table, as_vector, norms_of, on_host

@@ -8,8 +8,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from tvlars.optim._norms import layout, norms, norms_of_whole
-from tvlars.optim.layerwise import scalar
+from tvlars.optim._numerics.arithmetic import scalar
+from tvlars.optim._numerics.norms import norms
+from tvlars.optim._numerics.sharded import layout, norms_of_whole
 from tvlars.schedule import _sigmoid_decay
 
 QUANTITIES = ("LWN", "LGN", "LNR", "trust_ratio", "phi", "effective_lr")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tvlars.optim._paths import Observe
+from tvlars.optim._observers import Observe
 from tvlars.optim.phi import Factor
 
 

@@ -128,7 +128,7 @@ def clipped(norm, clip):
 
 @triton.jit
 def trust_ratio(w_norm, u_norm, coefficient, unit_at_zero, row):
-    """As ``_norms.trust_ratio``, and 1 where the group is not adapted."""
+    """As ``norms.trust_ratio``, and 1 where the group is not adapted."""
     moves = (u_norm > 0) & ((w_norm > 0) | (unit_at_zero == 0))
     at_zero = tl.where(unit_at_zero != 0, 1.0, coefficient)
     quotient = coefficient * tl.where(w_norm > 0, w_norm, 1.0) / tl.where(moves, u_norm, 1.0)

@@ -1,11 +1,9 @@
-"""Norms of layers, exact to rounding on every device and over shards, and the trust ratio made of them."""
+"""Norms of layers, exact to rounding on every device, and the trust ratio made of them."""
 
 from __future__ import annotations
 
 import math
 import sys
-from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import torch
@@ -218,78 +216,3 @@ def _fitting(q: Tensor, dtype: torch.dtype) -> Tensor:
     if dtype == torch.float64:
         return q.clamp(max=sys.float_info.max)
     return q.clamp(max=torch.finfo(torch.float32).max).float()
-
-
-# -- sharded layers ---------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Where a DTensor lies: over which mesh, and along which dimensions of the mesh its parts are different."""
-
-    mesh: Any
-    sharded: tuple[bool, ...]
-
-
-def layout(x: Any) -> Layout | None:
-    """The layout of a DTensor; None for any other tensor."""
-    if type(x) in PLAIN or not hasattr(x, "placements"):
-        return None
-    if any(placement.is_partial() for placement in x.placements):
-        raise RuntimeError(f"params must be sharded or replicated, got a DTensor with placements {x.placements}")
-    return Layout(x.device_mesh, tuple(not placement.is_replicate() for placement in x.placements))
-
-
-def laid_out_like(x: Any, like: Any) -> Any:
-    """``x`` itself where it lies as ``like`` does, else a copy that does; any ``x`` where ``like`` is no DTensor."""
-    if not hasattr(like, "placements"):
-        return x
-    if not hasattr(x, "placements"):
-        raise RuntimeError("a sharded parameter must have a sharded gradient and state, got a plain tensor")
-    if x.placements == like.placements and x.device_mesh == like.device_mesh:
-        return x
-    return x.redistribute(like.device_mesh, like.placements)
-
-
-def norms_of_whole(parts: list[Tensor], layouts: list[list[Layout]]) -> list[Tensor]:
-    """Norms of whole tensors from those of their local parts: ‖x‖² is the sum of its parts' squares.
-
-    Three sums are taken, of squares as they are and of parts made smaller and larger, so that one has not overflowed
-    or vanished.
-
-    One collective for each dimension of a mesh along which anything is sharded, whatever the number of layers (and one
-    for each kind of device, where some parts of a mesh are offloaded). Every process takes them in the same order, that
-    of the layers; of a mesh that does not hold this process there is nothing to sum here.
-
-    Args:
-        parts: vectors of local norms.
-        layouts: the layout behind each of these norms.
-    """
-    places = [place for some in layouts for place in some]
-    squares = [square for part in parts for square in (part.double().unsqueeze(1) * _scales(part)).square().unbind()]
-    pools: dict[tuple[Any, torch.device], list[int]] = {}
-    for i, (place, square) in enumerate(zip(places, squares, strict=True)):
-        pools.setdefault((place.mesh, square.device), []).append(i)
-    for (mesh, _), pool in pools.items():
-        if mesh.get_coordinate() is None:
-            continue
-        for dim in range(mesh.ndim):
-            chosen = [i for i in pool if places[i].sharded[dim]]
-            if chosen:
-                sums = torch.stack([squares[i] for i in chosen])
-                torch.distributed.all_reduce(sums, group=mesh.get_group(dim))
-                for i, value in zip(chosen, sums.unbind(), strict=True):
-                    squares[i] = value
-    left = iter(squares)
-    return [_root(torch.stack(list(islice(left, len(part)))), _scales(part)).to(part.dtype) for part in parts]
-
-
-def _scales(part: Tensor) -> Tensor:
-    return torch.tensor([2.0**-600, 1.0, 2.0**600], dtype=torch.float64, device=part.device)
-
-
-def _root(squares: Tensor, scales: Tensor) -> Tensor:
-    """The root of the sum in each row that is of a moderate size."""
-    roots = squares.sqrt() / scales
-    small, usual, large = roots[:, 2], roots[:, 1], roots[:, 0]
-    return torch.where(usual < 1e-145, small, torch.where(usual > 1e150, large, usual))

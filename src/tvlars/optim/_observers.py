@@ -1,0 +1,16 @@
+"""Observers, which are told the norms and trust ratios of a step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor
+
+Observer = Callable[[Sequence[Tensor], Sequence[Any] | Tensor, Sequence[Any] | Tensor], None]
+"""Is told of adapted layers what a step has computed of them anyway: parameters, ‖w‖ and q of each.
+
+The values are numbers, 0-d tensors, or one vector on the device. ``LayerwiseOptimizer.observers`` holds them.
+"""
+Observe = Callable[[Sequence[int], Sequence[Any] | Tensor, Sequence[Any] | Tensor], None]
+"""The same for a form of the update rule, which knows its layers by their places."""
