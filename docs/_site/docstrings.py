@@ -81,7 +81,7 @@ def option_helps(class_path: str) -> dict[str, str]:
     if not dataclasses.is_dataclass(cls):
         return {}
     told = {f.name: f.metadata["option"] for f in dataclasses.fields(cls) if "option" in f.metadata}
-    helps = {name: one.help.replace("%%", "%") for name, one in told.items()}
+    helps = {name: one.text.replace("%%", "%") for name, one in told.items()}
     return {name: f"{text}{'' if text.endswith('.') else '.'}" for name, text in helps.items()}
 
 

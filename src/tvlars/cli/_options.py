@@ -131,7 +131,7 @@ def add_those_of_data(parser: argparse.ArgumentParser, without: Collection[str] 
 
 def add_option(parser: Any, one: Option, default: Any = MISSING) -> None:
     """Add an option; its own default is taken unless one is given."""
-    flag, text = "--" + one.name.replace("_", "-"), one.help
+    flag, text = "--" + one.name.replace("_", "-"), one.text
     default = one.default if default is MISSING else default
     if default is not None and "default" not in text and not isinstance(default, bool):
         text += f" (default: {default})"

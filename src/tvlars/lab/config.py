@@ -51,7 +51,7 @@ class TrainConfig:
         f"one of {{choices}}, {FOLDER_PREFIX}PATH",
         Is.SAME | Is.LOADS,
         section="the run",
-        choices=tuple(DATASETS),
+        choices=DATASETS,
         closed=False,
     )
     data_dir: Path | None = option(
@@ -66,9 +66,9 @@ class TrainConfig:
     skip_bad_images: bool = option(
         False, "go on without those images of a folder that cannot be read", Is.SAME | Is.LOADS
     )
-    model: str = option("small_resnet", "one of {choices}", Is.SETUP, choices=tuple(MODELS))
+    model: str = option("small_resnet", "one of {choices}", Is.SETUP, choices=MODELS)
     init: str = option(
-        "default", "weights of the model's convolutions and linear layers: {choices}", Is.TUNABLE, choices=tuple(INITS)
+        "default", "weights of the model's convolutions and linear layers: {choices}", Is.TUNABLE, choices=INITS
     )
     task: str = option(CLASSIFICATION, "what is learned: one of {choices}", Is.SAME, choices=(CLASSIFICATION, *METHODS))
     optimizer: str = option("tvlars", "one of {choices}", Is.AXIS, choices=OPTIMIZERS)
@@ -152,7 +152,7 @@ class TrainConfig:
         "settings of the optimizer for self-supervised learning: {choices} (default: the plan's)",
         Is.SELF_SUPERVISED,
         section="self-supervised learning",
-        choices=tuple(PRESETS),
+        choices=PRESETS,
     )
     projector: str | None = option(
         None, "widths of the projector's layers (default: 4096-4096-4096, on a CPU 512-512-512)", Is.SELF_SUPERVISED

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from enum import Flag, auto
 from functools import cache
@@ -67,11 +67,12 @@ class Option:
     """An option as its field states it. ``name``, ``kind``, ``many`` and ``default`` come from the field itself."""
 
     help: str
-    """Text of the command line."""
+    """Text of the command line; ``{choices}`` stands for the choices."""
     kinds: Is = Is.TRAINED
     section: str = ""
     """Title of the section of the help that begins with this option."""
-    choices: tuple[str, ...] = ()
+    choices: Collection[str] = ()
+    """Valid values; a dictionary that models or data sets are registered in is read anew each time."""
     closed: bool = True
     """Whether values have to be among ``choices``."""
     within: tuple[float, float | None] | None = None
@@ -89,6 +90,11 @@ class Option:
     kind: type = str
     many: bool = False
     default: Any = None
+
+    @property
+    def text(self) -> str:
+        """The help with the choices."""
+        return self.help.replace("{choices}", ", ".join(self.choices))
 
     def plays_a_part(self, optimizer: str, schedule: str) -> bool:
         """Whether runs of ``optimizer`` under ``schedule`` depend on it."""
@@ -156,9 +162,8 @@ class Option:
 
 
 def option(default: Any, help: str, kinds: Is = Is.TRAINED, **more: Any) -> Any:
-    """A field that is an option, with ``more`` attributes of it; ``{choices}`` in ``help`` stands for the choices."""
-    text = help.replace("{choices}", ", ".join(more.get("choices", ())))
-    return field(default=default, metadata={"option": Option(text, kinds, **more)})
+    """A field that is an option, with ``more`` attributes of it."""
+    return field(default=default, metadata={"option": Option(help, kinds, **more)})
 
 
 @cache

@@ -29,9 +29,10 @@ from tvlars.lab import TrainConfig, UsageError, load_run, train
 from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.errors import DivergedError, LostProcessError, SaidElsewhereError
 from tvlars.lab.models import MODELS
+from tvlars.lab.processes.fabric import layout, make_fabric
 from tvlars.lab.processes.launcher import ERROR_FILE, LAUNCHED, _wait_for_first_machine, launch, report
 from tvlars.lab.processes.launcher import _first as first_failure
-from tvlars.lab.processes.processes import Processes, is_lost, layout, make_fabric
+from tvlars.lab.processes.processes import Processes, is_lost
 from tvlars.lab.processes.sync_batch_norm import plain_batch_norm, synchronize_batch_norm
 from tvlars.lab.run_folder.checkpoints.shards import TensorWriter
 from tvlars.lab.training.description import describe_batch

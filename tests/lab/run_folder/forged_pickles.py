@@ -25,7 +25,8 @@ import torch
 from torch.distributed.checkpoint import metadata as torch_metadata
 
 from tvlars.lab import TrainConfig, UsageError, load_run
-from tvlars.lab.processes.processes import Processes, make_fabric
+from tvlars.lab.processes.fabric import make_fabric
+from tvlars.lab.processes.processes import Processes
 from tvlars.lab.run_folder.checkpoints import checkpoint
 
 from .strangers import seal

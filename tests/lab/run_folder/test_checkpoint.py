@@ -26,8 +26,9 @@ from tvlars.lab import DivergedError, LockedError, PreemptedError, TrainConfig, 
 from tvlars.lab.data import ImageData
 from tvlars.lab.files.disk import digest_of
 from tvlars.lab.files.lock import locked
+from tvlars.lab.processes.fabric import make_fabric
 from tvlars.lab.processes.launcher import _options as launch_options
-from tvlars.lab.processes.processes import Processes, make_fabric
+from tvlars.lab.processes.processes import Processes
 from tvlars.lab.run_folder import record
 from tvlars.lab.run_folder.checkpoints import checkpoint
 from tvlars.lab.run_folder.checkpoints.checkpoint import _prune

@@ -17,7 +17,8 @@ from tvlars.lab import TrainConfig, load_run, train
 from tvlars.lab.data import ImageData
 from tvlars.lab.errors import MovedFolderError
 from tvlars.lab.measure.layer_stats import RunStats
-from tvlars.lab.processes.processes import Processes, make_fabric
+from tvlars.lab.processes.fabric import make_fabric
+from tvlars.lab.processes.processes import Processes
 from tvlars.lab.run_folder.checkpoints import checkpoint
 from tvlars.lab.run_folder.record import Record
 from tvlars.lab.run_folder.rows import EpochRow, StepRow

@@ -19,7 +19,8 @@ from torch import nn
 
 from tvlars.lab import TrainConfig, UsageError
 from tvlars.lab.files.disk import digest_of
-from tvlars.lab.processes.processes import Processes, make_fabric
+from tvlars.lab.processes.fabric import make_fabric
+from tvlars.lab.processes.processes import Processes
 from tvlars.lab.run_folder.checkpoints import checkpoint
 from tvlars.lab.run_folder.checkpoints.plain_pickle import read_torch_file
 from tvlars.lab.run_folder.checkpoints.plain_values import decode, encode

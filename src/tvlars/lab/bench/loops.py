@@ -19,7 +19,7 @@ from tvlars.lab.bench.timing import timed
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData
 from tvlars.lab.models import SMALL_IMAGE, build_model
-from tvlars.lab.processes.processes import make_fabric
+from tvlars.lab.processes.fabric import make_fabric
 from tvlars.lab.run_folder.record import NoRecord
 from tvlars.lab.training.prepare import choose_precision
 from tvlars.lab.training.progress import Reporter

@@ -15,7 +15,8 @@ from tvlars.lab.errors import DivergedError, UsageError
 from tvlars.lab.experiments.compare_config import CompareConfig
 from tvlars.lab.models import build_model
 from tvlars.lab.processes.alike import check_alike, facts_of
-from tvlars.lab.processes.processes import Processes, make_fabric
+from tvlars.lab.processes.fabric import make_fabric
+from tvlars.lab.processes.processes import Processes
 from tvlars.lab.report import write_report
 from tvlars.lab.run_folder.environment import command_line
 from tvlars.lab.run_folder.record import new_folder, write_json

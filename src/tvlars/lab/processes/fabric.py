@@ -1,20 +1,33 @@
-"""Imports Lightning Fabric without torchmetrics, which it would import whole, where it is there, to read its version.
-
-torchmetrics brings torchvision and scipy: about half of the time that a command takes to start.
-"""
+"""Lightning Fabric for the processes of a run: how many there are, who started them, and DDP or FSDP2 between them."""
 
 from __future__ import annotations
 
 import importlib.util
+import inspect
+import logging
+import os
+import socket
 import sys
 import types
+from datetime import timedelta
+from functools import cache
 from importlib import metadata
+from typing import Any
 
-from tvlars._environment import check_early
+import torch.distributed as dist
+from torch import nn
+
+from tvlars._environment import VariableError, check_early, check_started
+from tvlars.lab import memory
+from tvlars.lab.config import TrainConfig, check_batch
+from tvlars.lab.errors import LostProcessError, UsageError
 
 
-def import_fabric() -> None:
-    """Import ``lightning_fabric`` while a module with nothing but the version stands for torchmetrics.
+def _import_fabric() -> None:
+    """Import Fabric while a module with nothing but the version stands for torchmetrics, where that is installed.
+
+    Fabric imports torchmetrics whole to read its version, and with it torchvision and scipy: about half of the time
+    that a command takes to start.
 
     Raises:
         VariableError: an environment variable that Fabric reads then is no number.
@@ -25,9 +38,8 @@ def import_fabric() -> None:
     spec = importlib.util.find_spec("torchmetrics")
     if spec is None:
         return
-    stands_in = types.ModuleType("torchmetrics")
-    stands_in.__spec__ = spec
-    stands_in.__version__ = metadata.version("torchmetrics")  # type: ignore[attr-defined]
+    stands_in: Any = types.ModuleType("torchmetrics")
+    stands_in.__spec__, stands_in.__version__ = spec, metadata.version("torchmetrics")
     sys.modules["torchmetrics"] = stands_in
     try:
         import lightning_fabric  # noqa: F401
@@ -35,4 +47,145 @@ def import_fabric() -> None:
         del sys.modules["torchmetrics"]
 
 
-import_fabric()
+_import_fabric()
+
+from lightning_fabric import Fabric  # noqa: E402
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment  # noqa: E402
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment  # noqa: E402
+from lightning_fabric.strategies.ddp import DDPStrategy  # noqa: E402
+from lightning_fabric.strategies.model_parallel import ModelParallelStrategy  # noqa: E402
+
+
+def make_fabric(config: TrainConfig, precision: str) -> Fabric:
+    """Fabric for all processes of the run: one device each, DDP or FSDP2 where there are several.
+
+    Raises:
+        UsageError: the device is not there, or the batch does not go with so many processes.
+        LostProcessError: another process did not come to where all meet.
+    """
+    devices, nodes = layout(config)
+    check_batch(config.batch_size, config.micro_batch_size, devices * nodes)
+    for name in ("lightning_fabric", "lightning_fabric.utilities.distributed"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # we say the precision ourselves
+    try:
+        fabric = Fabric(
+            accelerator=config.accelerator,
+            devices=devices,
+            num_nodes=nodes,
+            strategy=_strategy(config, devices * nodes),
+            precision=precision,  # type: ignore[arg-type]
+        )
+        if devices * nodes > 1:
+            fabric.launch()
+            group_of_objects(dist.group.WORLD, config.timeout)  # now, while all are there
+    except UsageError:
+        raise
+    except (dist.DistNetworkError, dist.DistStoreError) as error:
+        _check_place(str(error))
+        rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
+        raise LostProcessError(int(rank), config.timeout, str(error)) from error
+    except Exception as error:  # Fabric has many types of its own for a device that is missing
+        if memory.has_ended(error):
+            raise
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UsageError(f"accelerator {config.accelerator!r} cannot be used here: {reason}") from error
+    return fabric
+
+
+def layout(config: TrainConfig) -> tuple[int, int]:
+    """Processes of each machine and machines of a run.
+
+    Raises:
+        UsageError: the config asks for others than were started.
+    """
+    found = started()
+    if found is None:
+        if (config.devices or 1) > 1 or (config.nodes or 1) > 1:
+            raise UsageError(
+                f"devices must be 1 in a process that was started alone, got {config.devices or 1} on "
+                f"{config.nodes or 1} machines: start it with torchrun, srun or `tvlars train --devices N`"
+            )
+        return 1, 1
+    for name, wanted, there in (("devices", config.devices, found[0]), ("nodes", config.nodes, found[1])):
+        if wanted is not None and wanted != there:
+            raise UsageError(f"{name} must be {there}, as many as were started, got {wanted}")
+    return found
+
+
+def started() -> tuple[int, int] | None:
+    """Devices of each machine and machines, where torchrun or srun started this process; else None.
+
+    Raises:
+        UsageError: an environment variable that says so is missing or makes no sense.
+    """
+    try:
+        check_started()
+    except VariableError as error:
+        raise UsageError(str(error)) from error
+    if TorchElasticEnvironment.detect():
+        local, world = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), int(os.environ.get("WORLD_SIZE", "1"))
+        return local, max(world // local, 1)
+    if SLURMEnvironment.detect() and int(os.environ.get("SLURM_NTASKS", "1")) > 1:
+        nodes = int(os.environ.get("SLURM_NNODES", "1"))
+        return int(os.environ["SLURM_NTASKS"]) // nodes, nodes
+    return None
+
+
+def _strategy(config: TrainConfig, processes: int) -> Any:
+    timeout = timedelta(seconds=config.timeout)
+    if config.shard:
+        if processes == 1:
+            raise UsageError("shard must not be given for one process, there is nothing to spread over")
+        return ModelParallelStrategy(_shard, data_parallel_size=processes, tensor_parallel_size=1, timeout=timeout)
+    if processes == 1:
+        return "auto"
+    # Batch norm's running statistics are the same everywhere, or made so before they are used.
+    named = inspect.signature(nn.parallel.DistributedDataParallel).parameters
+    still = "forward_sync_buffers" if "forward_sync_buffers" in named else "broadcast_buffers"  # before torch 2.14
+    options: dict[str, Any] = {still: False}
+    return DDPStrategy(timeout=timeout, **options)
+
+
+def _shard(model: nn.Module, mesh: Any) -> nn.Module:
+    """FSDP2: the blocks of a model one by one, so that one at a time is whole, then what is left."""
+    from torch.distributed.fsdp import fully_shard
+
+    for part in (*_blocks(model), model):
+        fully_shard(part, mesh=mesh["data_parallel"])
+    return model
+
+
+def _blocks(module: nn.Module) -> list[nn.Module]:
+    """The members of a model's outermost lists of modules that have parameters."""
+    if isinstance(module, (nn.Sequential, nn.ModuleList)):
+        return [child for child in module if any(True for _ in child.parameters())]
+    return [block for child in module.children() for block in _blocks(child)]
+
+
+def whole_weights(model: nn.Module) -> dict[str, Any]:
+    """The state dict of a model that is spread over processes, whole, on the CPU of the first; all have to call it."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+
+
+@cache
+def group_of_objects(world: Any, seconds: float) -> Any:
+    """The group in which objects go over the CPU, where there is more room than on a device; None: the usual one."""
+    return None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo", timeout=timedelta(seconds=seconds))
+
+
+def _check_place(reason: str) -> None:
+    """Raise ``UsageError`` where processes could not meet since the place for that is taken, or is none."""
+    if "EADDRINUSE" in reason:
+        port = os.environ.get("MASTER_PORT")
+        raise UsageError(
+            f"MASTER_PORT must be a free port of the first machine, but another program listens at {port} there"
+        )
+    address = os.environ.get("MASTER_ADDR", "127.0.0.1")
+    try:
+        socket.getaddrinfo(address, None)
+    except OSError as error:
+        raise UsageError(
+            f"MASTER_ADDR must be the first machine's name or address, but {address!r} is unknown here"
+        ) from error

@@ -19,7 +19,8 @@ from typing import Any
 from tvlars._checks import one_line
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.errors import UsageError
-from tvlars.lab.processes.processes import is_lost, started
+from tvlars.lab.processes.fabric import started
+from tvlars.lab.processes.processes import is_lost
 from tvlars.lab.processes.signals import not_ignored
 
 LAUNCHED = "TVLARS_LAUNCHED"

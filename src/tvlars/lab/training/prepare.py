@@ -15,7 +15,8 @@ from tvlars.lab.errors import UsageError
 from tvlars.lab.measure.layer_stats import check_layer_stats
 from tvlars.lab.measure.sharpness import check_extra
 from tvlars.lab.processes.alike import check_alike, facts_of
-from tvlars.lab.processes.processes import Processes, make_fabric
+from tvlars.lab.processes.fabric import make_fabric
+from tvlars.lab.processes.processes import Processes
 from tvlars.lab.run_folder.tensorboard import check_tensorboard
 from tvlars.lab.ssl.evaluations import check_labels
 from tvlars.plan import Plan

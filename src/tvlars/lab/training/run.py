@@ -26,7 +26,8 @@ from tvlars.lab.errors import DivergedError, MovedFolderError, PreemptedError, U
 from tvlars.lab.files.disk import cannot_write
 from tvlars.lab.measure.each_epoch import measure_epoch
 from tvlars.lab.measure.layer_stats import RunStats, layer_stats
-from tvlars.lab.processes.processes import Processes, whole_weights
+from tvlars.lab.processes.fabric import whole_weights
+from tvlars.lab.processes.processes import Processes
 from tvlars.lab.processes.signals import StopSignals, stop
 from tvlars.lab.processes.sync_batch_norm import synchronize_batch_norm
 from tvlars.lab.run_folder.loaded_run import RunResult

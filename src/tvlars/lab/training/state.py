@@ -38,7 +38,7 @@ def save(run: Run) -> Path | None:
     Raises:
         OSError: it could not be written.
     """
-    checkpoint.together(run.processes, lambda: _flush(run))
+    run.processes.by_first(lambda: _flush(run))
     state = run.bare_optimizer.state_dict()
     tensors: dict[str, Any] = {"model": run.bare_model.state_dict()}
     inside = _optimizer_tensors(state["state"])
@@ -99,8 +99,8 @@ def restore(run: Run, resumed: GoOn) -> None:
         with fitting(resumed.path):
             next(parts, None)
 
-    run.processes.all_or_none(work)  # where one process refuses what it reads, no other waits for it in a collective
-    run.processes.all_or_none(work)
+    run.processes.each(work)  # where one process refuses what it reads, no other waits for it in a collective
+    run.processes.each(work)
 
 
 def _restore(run: Run, resumed: GoOn) -> Iterator[None]:

@@ -124,7 +124,7 @@ def _train(prepared: Prepared, folder: Path, found: New | GoOn, notes: list[str]
     lines = describe(config, plan, facts, processes.count) + [f"warning  {text}" for text in (*findings, *notes)]
     if isinstance(found, GoOn):
         run_state.restore(run, found)  # before anything is changed in the folder
-        processes.all_or_none(run.open_logs)
+        processes.each(run.open_logs)
         if processes.first:
             finish_putting(folder)
         said = record.reopen(config, plan, about_model, facts, run.step, found.epochs, found.steps)
@@ -132,7 +132,7 @@ def _train(prepared: Prepared, folder: Path, found: New | GoOn, notes: list[str]
         lines.append(f"resumed  after step {run.step} of {plan.total_steps}, from {found.place}")
     else:
         record.begin(config, plan, about_model, facts)
-        processes.all_or_none(run.open_logs)
+        processes.each(run.open_logs)
     if isinstance(found, New) and config.resume:
         again = f", and epochs that were done are done again: {found.epochs}" if found.epochs else ""
         again += f"; weights that were there are in {ASIDE}" if is_regular(folder / ASIDE) else ""

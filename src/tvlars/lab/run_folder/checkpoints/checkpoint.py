@@ -133,12 +133,12 @@ def save(
         _prune(final, keep)
 
     try:
-        together(processes, begin)
+        processes.by_first(begin)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that there is one process is as it should be
             save_sharded(tensors, storage_writer=TensorWriter(part, processes.rank), no_dist=not processes.several)
-        found = _of_all(processes, lambda: _digests([part / f"tensors-{processes.rank}.bin"]))
-        together(processes, finish)
+        found = processes.each(lambda: _digests([part / f"tensors-{processes.rank}.bin"]))
+        processes.by_first(finish)
     except (Exception, CheckpointException) as error:
         if processes.first:
             with contextlib.suppress(OSError, MovedFolderError):
@@ -149,28 +149,6 @@ def save(
             raise
         raise OSError(cause.errno, cause.strerror or str(cause), str(final)) from error
     return final
-
-
-def together(processes: Processes, work: Callable[[], object]) -> None:
-    """Do ``work`` in the first process; all of them raise ``OSError`` or ``MovedFolderError`` where it does."""
-    _of_all(processes, work if processes.first else lambda: None)
-
-
-def _of_all(processes: Processes, work: Callable[[], T]) -> list[T]:
-    """Return the result of ``work`` in each process; if one raises ``OSError`` or ``MovedFolderError``, all do."""
-    result: Any = None
-    failed: tuple[Any, ...] | None = None
-    try:
-        result = work()
-    except OSError as error:
-        failed = error.errno, error.strerror or str(error), error.filename
-    except MovedFolderError as error:
-        failed = (error.folder,)
-    found = processes.gather((result, failed))
-    for _, said in found:
-        if said is not None:
-            raise OSError(*said) if len(said) > 1 else MovedFolderError(*said)
-    return [one for one, _ in found]
 
 
 def newest(folder: Path, tell: Callable[[str], None]) -> tuple[Path, Manifest] | None:
