@@ -172,6 +172,29 @@ def test_unequal_seeds_and_means_of_survivors_are_said() -> None:
     assert str(beside).startswith("+5.00 ± ")
 
 
+def test_equal_means_are_all_named() -> None:
+    def said(*arms: list[float]) -> str:
+        runs = runs_of(*arms)
+        (sentence,) = answers(table(runs), differences(runs))
+        return sentence
+
+    equal, other, low = [0.9, 0.8, 0.85], [0.8, 0.85, 0.9], [0.1, 0.1, 0.1]
+    assert said(equal, other) == (
+        "Batch size 512: arm 0 and arm 1 share the highest mean test accuracy, 85.00 %; "
+        "no significant difference from arm 1 (3 seeds, one comparison)."
+    )
+    assert said(low, equal, other) == (
+        "Batch size 512: arm 1 and arm 2 share the highest mean test accuracy, 85.00 %; "
+        "arm 1: significantly above arm 0, and no significant difference from arm 2; arm 2: significantly above arm 0 "
+        "(3 seeds, Holm over 3 comparisons)."
+    )
+    assert said([0.9], [0.9]) == (
+        "Batch size 512: arm 0 and arm 1 share the highest mean test accuracy, 90.00 %; "
+        "no verdict on arm 1 with fewer than 3 common seeds."
+    )
+    assert said([0.9001], [0.9]).startswith("Batch size 512: arm 0 has the highest mean test accuracy, 90.01 %")
+
+
 def test_an_arm_is_ahead_where_it_is_significantly_above_all() -> None:
     rows = runs_of([0.95, 0.951, 0.949], [0.9, 0.902, 0.898], [0.8, 0.802, 0.799])
     found, pairs = table(rows), differences(rows)
@@ -348,8 +371,8 @@ def test_a_comparison_has_differences_and_p_values(one: Path, tmp_path: Path) ->
     assert again.table()["verdict"].tolist() == ["highest mean", "not significant"]
     assert [row["p (Holm)"] for row in table_rows(again)] == ["-", "1"]
     assert again.answers() == [
-        f"Batch size 256: tvlars has the highest mean test accuracy, {100 * accuracy:.2f} %; no significant difference "
-        "from lars (3 seeds, one comparison)."
+        f"Batch size 256: tvlars and lars share the highest mean test accuracy, {100 * accuracy:.2f} %; no significant "
+        "difference from lars (3 seeds, one comparison)."
     ]
 
 

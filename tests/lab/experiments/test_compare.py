@@ -14,8 +14,8 @@ import pytest
 from tvlars.lab import CompareConfig, Comparison, TrainConfig, compare
 from tvlars.lab.comparison.comparison import RunRow
 from tvlars.lab.comparison.statistics import mean_and_interval
-from tvlars.lab.comparison.table import markdown_table, table_rows
-from tvlars.lab.report import write_report
+from tvlars.lab.comparison.table import table_rows
+from tvlars.lab.report import report, write_report
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +73,9 @@ def test_it_is_read_back(comparison: Comparison) -> None:
     assert table_rows(again) == table_rows(comparison)
 
 
-def test_markdown(comparison: Comparison) -> None:
-    lines = markdown_table(comparison).splitlines()
+def test_markdown(comparison: Comparison, tmp_path: Path) -> None:
+    text = report([comparison.folder], tmp_path / "table.md").read_text()
+    lines = [line for line in text.splitlines() if line.startswith("|")]
     assert lines[0].startswith("| optimizer | batch size | lr | test accuracy |")
     assert len(lines) == 2 + 4
 

@@ -18,7 +18,7 @@ from tests.lab.run_folder.disk import room
 from tvlars.cli import main
 from tvlars.lab import Reporter, TrainConfig, UsageError, load_run, report, train
 from tvlars.lab.comparison.statistics import best_arms, differences, table
-from tvlars.lab.comparison.verdict import answer
+from tvlars.lab.comparison.verdict import answers
 from tvlars.lab.report.arms import make_arms
 from tvlars.lab.report.layers import color_ranges, heat_map, mean_layer_stats
 from tvlars.lab.report.parts import parts_of
@@ -115,14 +115,12 @@ def test_the_answer_says_who_leads_and_whether_it_is_significant() -> None:
     runs = frame({"a": [0.80, 0.85, 0.90], "b": [0.70, 0.75, 0.801], "c": [0.79, 0.86, 0.89]})
     rows = table(runs)
     assert best_arms(rows) == {512: "a"}
-    assert answer(512, "a", rows, differences(runs)) == (
+    assert answers(rows, differences(runs)) == [
         "Batch size 512: a has the highest mean test accuracy, 85.00 %; significantly above b, and no significant "
         "difference from c (3 seeds, Holm over 3 comparisons)."
-    )
+    ]
     alone = frame({"a": [0.8]})
-    assert (
-        answer(512, "a", table(alone), differences(alone)) == "Batch size 512: a has 80.00 % test accuracy (one seed)."
-    )
+    assert answers(table(alone), differences(alone)) == ["Batch size 512: a has 80.00 % test accuracy (one seed)."]
     assert best_arms(table(frame({"a": [None]}))) == {}
 
 
@@ -183,7 +181,7 @@ def test_what_is_amiss_with_runs_is_said(one: Path, tmp_path: Path) -> None:
     assert "landscape.csv cannot be read" in text
     assert "must hold layer statistics, but a file is damaged" in text
     assert "short finished, but its results are not all there; it is in no mean." in text
-    assert "Batch size 256: adamw has the highest mean test accuracy" in text
+    assert "Batch size 256: adamw and tvlars share the highest mean test accuracy" in text
 
 
 def test_a_report_on_nothing_but_failures_says_so(one: Path, tmp_path: Path) -> None:

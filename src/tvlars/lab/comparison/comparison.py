@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pandas as pd
 
@@ -78,8 +78,8 @@ class Comparison:
 
     def _frame(self) -> pd.DataFrame:
         """The runs, with the predictions that their folders keep."""
-        frame = pd.DataFrame([asdict(run) for run in self.runs], columns=list(RunRow.__annotations__))
-        return frame.rename(columns={"optimizer": "arm"}).assign(correct=[self._correct(run) for run in self.runs])
+        frame = _as_frame(self.runs).rename(columns={"optimizer": "arm"})
+        return frame.assign(correct=[self._correct(run) for run in self.runs])
 
     def _correct(self, run: RunRow) -> Any:
         """Which test images a run has right; None where that is not kept, or not of the accuracy that stands here."""
@@ -92,8 +92,7 @@ class Comparison:
         """Write comparison.json and results.csv into the folder."""
         runs = [asdict(run) for run in self.runs]
         write_json(self.folder / "comparison.json", {"command": self.command, "measure": self.measure, "runs": runs})
-        table = pd.DataFrame(runs, columns=list(RunRow.__annotations__)).to_csv(index=False)
-        write_whole(self.folder / "results.csv", table.encode())
+        write_whole(self.folder / "results.csv", _as_frame(self.runs).to_csv(index=False).encode())
 
     @classmethod
     def load(cls, folder: Path | str) -> Comparison:
@@ -115,6 +114,10 @@ class Comparison:
         return cls(folder, command, rows, measure)
 
 
+def _as_frame(runs: list[RunRow]) -> pd.DataFrame:
+    return pd.DataFrame(map(asdict, runs), columns=[f.name for f in fields(RunRow)])
+
+
 def _row(values: Any) -> RunRow:
     """The row of a run as it stands in comparison.json.
 
@@ -122,14 +125,11 @@ def _row(values: Any) -> RunRow:
         ValueError: it is none.
     """
     row = RunRow(**values)
-    kinds: dict[str, Any] = {
-        **{"int": int, "str": str, "float": (int, float)},
-        **{"float | None": (int, float, type(None)), "int | None": (int, type(None))},
-    }
-    for f in fields(RunRow):
-        value = getattr(row, f.name)
-        if not isinstance(value, kinds[str(f.type)]) or isinstance(value, bool):
-            raise ValueError(f"{f.name} of a run is {value!r:.60}")
+    for name, kind in get_type_hints(RunRow).items():
+        value = getattr(row, name)
+        whole = type(value) is int and isinstance(0.0, kind)  # a number without digits after the point
+        if isinstance(value, bool) or not (whole or isinstance(value, kind)):
+            raise ValueError(f"{name} of a run is {value!r:.60}")
     if row.test_accuracy is not None and not (math.isnan(row.test_accuracy) or 0 <= row.test_accuracy <= 1):
         raise ValueError(f"test_accuracy of a run is {row.test_accuracy!r:.60}, no fraction")
     if row.test_images is not None and row.test_images < 1:

@@ -1,14 +1,63 @@
-"""A comparison's table for people: on a terminal, and as Markdown for docs."""
+"""Tables of a comparison for people: cells with their text, and the table on a terminal."""
 
 from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
 
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
 from tvlars.lab.comparison.comparison import Comparison
-from tvlars.lab.comparison.statistics import percent
-from tvlars.lab.comparison.verdict import p_text
+from tvlars.lab.comparison.statistics import best_arms
+from tvlars.lab.comparison.verdict import Beside, against, is_ahead, p_text, points
+
+AGAINST, P_VALUE, SECONDS = "against the highest mean", "p (Holm)", "training, s"
+
+
+class Cell(NamedTuple):
+    """A cell of a table. ``strong`` are means that are significantly above all others."""
+
+    text: str
+    key: Any
+    """What rows are sorted by."""
+    strong: bool = False
+
+
+def table_cells(rows: pd.DataFrame, pairs: pd.DataFrame, measure: str) -> list[dict[str, Cell]]:
+    """The cells of a table by column, a row for each arm and batch size.
+
+    Args:
+        rows, pairs: frames that ``table`` and ``differences`` of :mod:`tvlars.lab.comparison.statistics` made.
+        measure: name of the accuracy.
+    """
+    best = best_arms(rows)
+    return [_cells(row, best.get(int(row["batch_size"]), ""), rows, pairs, measure) for row in rows.to_dict("records")]
+
+
+def pair_cells(pairs: pd.DataFrame) -> list[dict[str, Cell]]:
+    """The cells of the table of all differences, paired over seeds."""
+    return [
+        {
+            "batch size": Cell(f"{pair['batch_size']:,}", pair["batch_size"]),
+            "higher": Cell(pair["better"], pair["better"]),
+            "lower": Cell(pair["worse"], pair["worse"]),
+            "difference, points": Cell(points(pair["difference"], pair["interval"]), pair["difference"]),
+            "seeds": Cell(str(pair["seeds"]), pair["seeds"]),
+            "p": _p_cell(pair["p_value"]),
+            P_VALUE: _p_cell(pair["p_adjusted"]),
+            "verdict": Cell(pair["verdict"], pair["verdict"]),
+        }
+        for pair in pairs.to_dict("records")
+    ]
+
+
+def table_rows(comparison: Comparison) -> list[dict[str, str]]:
+    """The table of a comparison as text, for a terminal; p is that of the difference from the highest mean."""
+    rows = comparison.table().rename(columns={"optimizer": "arm"})
+    cells = table_cells(rows, comparison.differences(), comparison.measure)
+    return [{name: cell.text for name, cell in row.items() if name not in (AGAINST, SECONDS)} for row in cells]
 
 
 def print_table(comparison: Comparison) -> None:
@@ -23,40 +72,40 @@ def print_table(comparison: Comparison) -> None:
     for row in rows:
         table.add_row(*row.values())
     console = Console()
-    if not console.is_terminal:
-        console = Console(width=160)
-    console.print(table)
+    (console if console.is_terminal else Console(width=160)).print(table)
     for sentence in comparison.answers():
         print(sentence)
 
 
-def markdown_table(comparison: Comparison) -> str:
-    """The table in Markdown."""
-    rows = table_rows(comparison)
-    if not rows:
-        return "no run has finished\n"
-    lines = ["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0])]
-    lines += ["| " + " | ".join(row.values()) + " |" for row in rows]
-    return "\n".join(lines) + "\n"
+def _cells(row: dict[Any, Any], best: str, rows: pd.DataFrame, pairs: pd.DataFrame, measure: str) -> dict[str, Cell]:
+    size, arm, done = int(row["batch_size"]), str(row["arm"]), row["seeds"] > 0
+    beside = against(size, arm, best, pairs) if done and best else Beside("-")
+    least = 0.0 if arm == best else -2.0  # by which a row is sorted that has no difference
+    accuracies = " ".join(f"{100 * a:.2f}" for a in row["accuracies"] if not math.isnan(a))
+    of = f" of {row['of']}" if row["seeds"] < row["of"] else ""
+
+    def mean(name: str, form: str) -> Cell:
+        return Cell(format(row[name], form), row[name]) if done and not math.isnan(row[name]) else Cell("-", -1)
+
+    return {
+        "optimizer": Cell(arm, arm),
+        "batch size": Cell(f"{size:,}", size),
+        "lr": Cell(f"{row['lr']:.4g}", row["lr"]),
+        measure: Cell(
+            "-" if math.isnan(row["accuracy"]) else f"{points(row['accuracy'], row['interval'])} %",
+            row["accuracy"] if done else -1,
+            done and is_ahead(size, arm, rows, pairs),
+        ),
+        AGAINST: Cell(str(beside), least if math.isnan(beside.difference) else beside.difference),
+        P_VALUE: _p_cell(beside.p),
+        "each seed": Cell(accuracies or "-", accuracies),
+        "train loss": mean("train_loss", ".4f"),
+        "test loss": mean("test_loss", ".4f"),
+        "images/s": mean("images_per_second", ",.0f"),
+        SECONDS: mean("seconds", ",.0f"),
+        "runs": Cell(f"{row['seeds']}{of}", row["seeds"]),
+    }
 
 
-def table_rows(comparison: Comparison) -> list[dict[str, str]]:
-    """The table of a comparison with its cells as text; p is that of the difference from the highest mean."""
-    rows = []
-    for record in comparison.table().to_dict("records"):
-        done = record["seeds"] > 0
-        rows.append(
-            {
-                "optimizer": str(record["optimizer"]),
-                "batch size": f"{record['batch_size']:,}",
-                "lr": f"{record['lr']:.4g}",
-                comparison.measure: percent(record["accuracy"], record["interval"]),
-                "p (Holm)": "-" if pd.isna(record["p_adjusted"]) else p_text(record["p_adjusted"]),
-                "each seed": " ".join(f"{100 * a:.2f}" for a in record["accuracies"] if a == a) or "-",
-                "train loss": f"{record['train_loss']:.4f}" if done else "-",
-                "test loss": f"{record['test_loss']:.4f}" if done else "-",
-                "images/s": f"{record['images_per_second']:,.0f}" if done else "-",
-                "runs": f"{record['seeds']}" + (f" of {record['of']}" if record["seeds"] < record["of"] else ""),
-            }
-        )
-    return rows
+def _p_cell(p: float) -> Cell:
+    return Cell(p_text(p), 2.0 if math.isnan(p) else p)

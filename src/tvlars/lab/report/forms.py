@@ -27,9 +27,9 @@ def markdown(report: Report) -> str:
         rows = table["rows"]
         lines += [f"## {_words(table['title'])}", ""] if table["title"] else []
         lines += ["| " + " | ".join(map(_words, rows[0])) + " |", "|" + "---|" * len(rows[0])]
-        for row, bold in zip(rows, table["bold"], strict=True):
-            cells = {name: _words(text) for name, (text, _) in row.items()}
-            if bold:
+        for row in rows:
+            cells = {name: _words(cell.text) for name, cell in row.items()}
+            if row[table["measure"]].strong:
                 cells[table["measure"]] = f"**{cells[table['measure']]}**"
             lines.append("| " + " | ".join(cells.values()) + " |")
         lines.append("")
@@ -46,9 +46,9 @@ def latex(report: Report) -> str:
         lines += [f"% {' '.join(table['title'].split())}"] if table["title"] else []
         lines += [rf"\begin{{tabular}}{{l{'r' * (len(rows[0]) - 1)}}}", r"\hline"]
         lines += [" & ".join(map(_tex, rows[0])) + r" \\", r"\hline"]
-        for row, bold in zip(rows, table["bold"], strict=True):
-            cells = {name: _tex(text) for name, (text, _) in row.items()}
-            if bold:
+        for row in rows:
+            cells = {name: _tex(cell.text) for name, cell in row.items()}
+            if row[table["measure"]].strong:
                 cells[table["measure"]] = rf"\textbf{{{cells[table['measure']]}}}"
             lines.append(" & ".join(cells.values()) + r" \\")
         lines += [r"\hline", r"\end{tabular}"]

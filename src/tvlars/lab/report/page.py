@@ -6,7 +6,6 @@ import base64
 import gzip
 import html
 import itertools
-import math
 import os
 import re
 from dataclasses import dataclass, field, replace
@@ -19,8 +18,7 @@ import plotly.graph_objects as go
 import plotly.offline
 
 from tvlars._reading import reason
-from tvlars.lab.comparison.statistics import best_arms, percent
-from tvlars.lab.comparison.verdict import against, is_ahead, p_text, points
+from tvlars.lab.comparison.table import P_VALUE, pair_cells, table_cells
 from tvlars.lab.files.disk import write_whole
 from tvlars.lab.report import figures, layers
 from tvlars.lab.report.arms import Arm, plan_number
@@ -84,14 +82,16 @@ class Report:
         return [sentence for part in self.parts for sentence in part.answers()]
 
     def tables(self) -> list[dict[str, Any]]:
-        """The table of each part: title, measure, rows, which rows are bold, and all differences."""
+        """The table of each part: title, measure, rows, and all differences."""
         return [
             {
                 "title": part.title,
                 "measure": part.measure,
-                "rows": rows_of(part),
-                "bold": bold_of(part),
-                "pairs": pairs_of(part),
+                "rows": [
+                    {name: cell for name, cell in row.items() if name != P_VALUE}
+                    for row in table_cells(part.table, part.differences, part.measure)
+                ],
+                "pairs": pair_cells(part.differences),
             }
             for part in self.parts
         ]
@@ -195,71 +195,6 @@ def write_page(report: Report, file: Path, refresh: int | None = None) -> Path:
     )
     write_whole(file, page.encode("utf-8", errors="replace"))  # a folder's name may be no text
     return file
-
-
-def rows_of(part: Part) -> list[dict[str, tuple[str, Any]]]:
-    """The cells of a part's table: text, and what they are sorted by."""
-    best = best_arms(part.table)
-    return [_row(record, best, part) for record in part.table.to_dict("records")]
-
-
-def bold_of(part: Part) -> list[bool]:
-    """For each row of a part's table, whether its accuracy is bold: significantly above all others."""
-    return [
-        bool(row["seeds"]) and is_ahead(int(row["batch_size"]), str(row["arm"]), part.table, part.differences)
-        for row in part.table.to_dict("records")
-    ]
-
-
-def pairs_of(part: Part) -> list[dict[str, tuple[str, Any]]]:
-    """The cells of the table of all differences, paired over seeds."""
-    return [
-        {
-            "batch size": (f"{pair['batch_size']:,}", pair["batch_size"]),
-            "higher": (pair["better"], pair["better"]),
-            "lower": (pair["worse"], pair["worse"]),
-            "difference, points": (points(pair["difference"], pair["interval"]), pair["difference"]),
-            "seeds": (str(pair["seeds"]), pair["seeds"]),
-            "p": (p_text(pair["p_value"]), _sorted_by(pair["p_value"])),
-            "p (Holm)": (p_text(pair["p_adjusted"]), _sorted_by(pair["p_adjusted"])),
-            "verdict": (pair["verdict"], pair["verdict"]),
-        }
-        for pair in part.differences.to_dict("records")
-    ]
-
-
-def _sorted_by(p: float) -> float:
-    return 2.0 if math.isnan(p) else p
-
-
-def _row(record: dict[Any, Any], best: dict[int, str], part: Part) -> dict[str, tuple[str, Any]]:
-    done, size, arm = record["seeds"] > 0, int(record["batch_size"]), str(record["arm"])
-    beside: tuple[str, float] = ("-", -2.0)
-    if done and size in best:
-        found = against(size, arm, best[size], part.differences)
-        least = 0.0 if arm == best[size] else -2.0  # by which a row is sorted that has no difference
-        beside = str(found), least if math.isnan(found.difference) else found.difference
-    accuracies = " ".join(f"{100 * a:.2f}" for a in record["accuracies"] if not math.isnan(a))
-    return {
-        "optimizer": (arm, arm),
-        "batch size": (f"{size:,}", size),
-        "lr": (f"{record['lr']:.4g}", record["lr"]),
-        part.measure: (percent(record["accuracy"], record["interval"]), record["accuracy"] if done else -1),
-        "against the highest mean": beside,
-        "each seed": (accuracies or "-", accuracies),
-        "train loss": _number(record["train_loss"], ".4f", done),
-        "test loss": _number(record["test_loss"], ".4f", done),
-        "images/s": _number(record["images_per_second"], ",.0f", done),
-        "training, s": _number(record["seconds"], ",.0f", done),
-        "runs": (
-            f"{record['seeds']}" + (f" of {record['of']}" if record["seeds"] < record["of"] else ""),
-            record["seeds"],
-        ),
-    }
-
-
-def _number(value: float, how: str, done: bool) -> tuple[str, Any]:
-    return (format(value, how), value) if done and not math.isnan(value) else ("-", -1)
 
 
 def _views(runs: list[LoadedRun], notes: list[str]) -> Section | None:
