@@ -16,7 +16,7 @@ batch size; those of LARS and LAMB are not in it: LARS has that of ``corrected``
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch.optim import Optimizer
@@ -46,35 +46,25 @@ class Preset:
     """Whether the schedule is made for a tenth of the run, and goes on."""
 
 
-_BARLOW_TWINS: dict[str, Any] = dict(bias_norm_lr_scale=0.024, weight_decay=1e-6, momentum=0.9, nesterov=False)
-_WARMUP: dict[str, Any] = dict(warmup_epochs=WARMUP_EPOCHS, final_factor=1e-3)
+_MOMENTUM: dict[str, Any] = dict(momentum=0.9, nesterov=False)
+_COSINE: dict[str, Any] = dict(warmup_epochs=WARMUP_EPOCHS, final_factor=1e-3)
 _PUBLISHED: dict[str, Any] = dict(bias_norm_lr_scale=1.0, weight_decay=5e-4)
 _PUBLISHED_PHI: dict[str, Any] = dict(delay=0.0, alpha=0.1, delay_factor=1e-3, gamma_min=0.0)
 PRESETS: dict[str, dict[str, Preset]] = {
     "corrected": {
         "tvlars": Preset(plan=dict(weight_decay=1e-6, bias_norm_lr_scale=BIAS_NORM)),
-        "lars": Preset(0.2, {**_BARLOW_TWINS, **_WARMUP}),
-        "lamb": Preset(plan=_WARMUP),
-        "sgd": Preset(0.05, dict(weight_decay=1e-4, momentum=0.9, nesterov=False, **_WARMUP)),
-        "adamw": Preset(plan=_WARMUP),
+        "lars": Preset(0.2, dict(bias_norm_lr_scale=0.024, weight_decay=1e-6, **_MOMENTUM, **_COSINE)),
+        "lamb": Preset(plan=_COSINE),
+        "sgd": Preset(0.05, dict(weight_decay=1e-4, **_MOMENTUM, **_COSINE)),
+        "adamw": Preset(plan=_COSINE),
     },
     "as-published": {
         "tvlars": Preset(
-            plan={**_PUBLISHED, **_PUBLISHED_PHI, "lr": 1.0, "momentum": 0.9, "nesterov": False},
+            plan=dict(lr=1.0, **_PUBLISHED, **_PUBLISHED_PHI, **_MOMENTUM),
             optimizer=dict(phi_scope="ratio", norm_clip=10.0, unit_ratio_at_zero=True),
         ),
-        "lars": Preset(
-            0.2,
-            {**_PUBLISHED, "momentum": 0.9, "nesterov": False},
-            optimizer=dict(unit_ratio_at_zero=True),
-            repeats=True,
-        ),
-        "lamb": Preset(
-            plan=_PUBLISHED,
-            optimizer=dict(bias_correction=False),
-            layer_adaptation=False,
-            repeats=True,
-        ),
+        "lars": Preset(0.2, {**_PUBLISHED, **_MOMENTUM}, dict(unit_ratio_at_zero=True), repeats=True),
+        "lamb": Preset(plan=_PUBLISHED, optimizer=dict(bias_correction=False), layer_adaptation=False, repeats=True),
     },
 }
 
@@ -98,8 +88,8 @@ class RepeatingPlan(Plan):
         return LambdaLR(optimizer, lambda done: self.factor(done + 1))
 
     def __str__(self) -> str:
-        once = "then cosine to"
-        return super().__str__().replace(once, f"then, made for {self.schedule_steps} steps and going on, cosine to")
+        made_for = f"then, made for {self.schedule_steps} steps and going on, cosine to"
+        return super().__str__().replace("then cosine to", made_for)
 
 
 def preset_of(name: str, optimizer: str) -> Preset:
@@ -122,21 +112,18 @@ def describe_preset(name: str, preset: Preset) -> str:
 
 
 def preset_plan(preset: Preset, batch_size: int, epochs: int, schedule: str, given: dict[str, Any]) -> dict[str, Any]:
-    """Options of ``tvlars.plan``: those ``given``, and the preset's where they are None. A ``schedule`` of another kind
-    than the preset's takes nothing of it.
+    """Return options of ``tvlars.plan``: those ``given``, and the preset's where they are None. A ``schedule`` of
+    another kind than the preset's takes nothing of it.
 
     Raises:
         UsageError: the run is too short for the preset's warm-up.
     """
-    base = {} if preset.base_lr is None else {"lr": preset.base_lr * batch_size / 256}
-    own = {
-        name: value
-        for name, value in preset.plan.items()
-        if schedule in ("auto", "warmup-cosine") or name not in ("warmup_epochs", "final_factor")
-    }
-    made = {**base, **own, **{name: value for name, value in given.items() if value is not None}}
-    if preset.repeats and schedule in ("auto", "warmup-cosine") and "warmup_epochs" not in made:
-        made["warmup_epochs"] = WARMUP_SHARE * epochs
+    cosine = schedule in ("auto", "warmup-cosine")
+    made = {} if preset.base_lr is None else {"lr": preset.base_lr * batch_size / 256}
+    made.update({name: value for name, value in preset.plan.items() if cosine or name not in _COSINE})
+    made.update({name: value for name, value in given.items() if value is not None})
+    if preset.repeats and cosine:
+        made.setdefault("warmup_epochs", WARMUP_SHARE * epochs)
     if given.get("warmup_epochs") is None and made.get("warmup_epochs", 0.0) >= epochs:
         raise UsageError(
             f"epochs must be > {WARMUP_EPOCHS:g}, the warm-up of this preset, or warmup_epochs be given, got {epochs}"
@@ -145,16 +132,15 @@ def preset_plan(preset: Preset, batch_size: int, epochs: int, schedule: str, giv
 
 
 def repeating(plan: Plan) -> RepeatingPlan:
-    """The plan with its schedule made for a tenth of the run.
+    """Return the plan with its schedule made for a tenth of the run.
 
     Raises:
         UsageError: that leaves too few steps for it.
     """
-    values = {f.name: getattr(plan, f.name) for f in fields(Plan)}
     steps = round(SCHEDULE_SHARE * plan.total_steps)
     if steps - (plan.warmup_steps or 0) < FEWEST:
         raise UsageError(
             f"this preset makes its schedule for a tenth of the run, {steps} of {plan.total_steps} steps: they must be "
             f"{FEWEST} more than the warm-up's {plan.warmup_steps}: take more epochs or a smaller batch_size"
         )
-    return RepeatingPlan(**values, schedule_steps=steps)
+    return RepeatingPlan(**vars(plan), schedule_steps=steps)

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler
 from torch.optim.swa_utils import update_bn
 
@@ -83,10 +84,17 @@ def evaluate_features(
     @functools.cache
     def features(random: bool) -> Features:
         net = backbone if not random or untrained is None else _calibrated(untrained, data, normalize, batch_size)
-        found = _extract(net, data, normalize, batch_size)
-        if not all(torch.isfinite(x).all() for x in (found.train, found.test)):
+        was = net.training
+        net.eval()
+        with torch.no_grad():
+            train, test = (
+                torch.cat([net(normalize(part)).float() for part in torch.split(images, batch_size)])
+                for images in (data.train_images, data.test_images)
+            )
+        net.train(was)
+        if not (train.isfinite().all() and test.isfinite().all()):
             raise UsageError("the features to evaluate must be finite, but some are NaN or infinite")
-        return found
+        return Features(train, data.train_labels, test, data.test_labels, data.classes)
 
     for one in evaluations:
         start = time.perf_counter()
@@ -131,7 +139,7 @@ def linear_probe(features: Features, seed: int = 0) -> tuple[nn.Linear, float]:
     x, y = features.train, features.train_labels
     mean, std = x.mean(0), x.std(0, correction=0).clamp(min=1e-6)
     x = (x - mean) / std
-    classifier = nn.Linear(x.shape[1], features.classes).to(x.device)
+    classifier = _linear(x.shape[1], features.classes, x.device)
     nn.init.zeros_(classifier.weight)  # the problem is convex: where it starts matters little
     nn.init.zeros_(classifier.bias)
     optimizer = torch.optim.SGD(classifier.parameters(), LINEAR_LR, momentum=0.9, weight_decay=LINEAR_DECAY)
@@ -149,10 +157,10 @@ def linear_probe(features: Features, seed: int = 0) -> tuple[nn.Linear, float]:
 
 def folded(classifier: nn.Linear, mean: Tensor, std: Tensor) -> nn.Linear:
     """Return the classifier of plain features that does what ``classifier`` does with standardized ones."""
-    made = nn.Linear(classifier.in_features, classifier.out_features).to(mean.device)
+    made = copy.deepcopy(classifier)
     with torch.no_grad():
-        made.weight.copy_(classifier.weight / std)
-        made.bias.copy_(classifier.bias - made.weight @ mean)
+        made.weight.div_(std)
+        made.bias.sub_(made.weight @ mean)
     return made
 
 
@@ -190,19 +198,18 @@ def finetune(
     Source: the semi-supervised evaluation of Zbontar et al. 2021, its published commands.
     """
     net = copy.deepcopy(backbone)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        with torch.no_grad():
-            width = net.eval()(normalize(data.train_images[:2])).shape[1]
-        head = nn.Linear(width, data.classes).to(data.train_images.device)
-    nn.init.normal_(head.weight, std=0.01, generator=torch.Generator(head.weight.device).manual_seed(seed))
+    device = data.train_images.device
+    with torch.no_grad():
+        width = net.eval()(normalize(data.train_images[:2])).shape[1]
+    head = _linear(width, data.classes, device)
+    nn.init.normal_(head.weight, std=0.01, generator=torch.Generator(device).manual_seed(seed))
     nn.init.zeros_(head.bias)
     groups: list[dict[str, Any]] = [
-        {"params": list(net.parameters()), "lr": 0.005 if share <= 0.02 else 0.01},
-        {"params": list(head.parameters()), "lr": FINETUNE_HEAD_LR},
+        {"params": net.parameters(), "lr": 0.005 if share <= 0.02 else 0.01},
+        {"params": head.parameters()},
     ]
     optimizer = torch.optim.SGD(groups, lr=FINETUNE_HEAD_LR, momentum=0.9)
-    draws = torch.Generator(data.train_images.device).manual_seed(seed)
+    draws = torch.Generator(device).manual_seed(seed)
 
     def backward(batch: Tensor) -> None:
         if len(batch) < 2:
@@ -228,26 +235,11 @@ def backbone_of(model: nn.Module) -> nn.Module:
     return net.eval()
 
 
-def _extract(backbone: nn.Module, data: ImageData, normalize: Normalize, batch_size: int) -> Features:
-    """Features of all images, in evaluation mode; the backbone's own mode stays."""
-    was = backbone.training
-    backbone.eval()
-
-    def of(images: Tensor) -> Tensor:
-        with torch.no_grad():
-            return torch.cat([backbone(normalize(part)).float() for part in torch.split(images, batch_size)])
-
-    found = Features(of(data.train_images), data.train_labels, of(data.test_images), data.test_labels, data.classes)
-    backbone.train(was)
-    return found
-
-
 def _calibrated(untrained: nn.Module, data: ImageData, normalize: Normalize, batch_size: int) -> nn.Module:
     """An untrained network with batch norm statistics of the data: without, its features are worth less."""
     net = copy.deepcopy(untrained)
-    count = len(data.train_labels)
     # Drawn at random, since folders are in the order of their classes.
-    chosen = _shuffled(count, torch.Generator().manual_seed(0), data.train_labels.device)[:CALIBRATION]
+    chosen = _shuffled(len(data.train_labels), torch.Generator().manual_seed(0), data.train_labels.device)[:CALIBRATION]
     parts = torch.split(chosen, min(batch_size, BATCH))
     with torch.no_grad():
         update_bn((normalize(pick(data.train_images, part)) for part in parts if len(part) > 1), net)
@@ -274,3 +266,9 @@ def _descend(
 
 def _shuffled(count: int, generator: torch.Generator, device: torch.device) -> Tensor:
     return torch.randperm(count, generator=generator, device="cpu").to(device)
+
+
+def _linear(inputs: int, outputs: int, device: torch.device) -> nn.Linear:
+    """A linear layer that is not initialized, which draws no random numbers."""
+    layer: nn.Linear = skip_init(nn.Linear, inputs, outputs, device=device)  # type: ignore[no-untyped-call]
+    return layer

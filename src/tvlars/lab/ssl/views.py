@@ -50,7 +50,7 @@ class ViewRecipe:
 
 
 def view_recipes(channels: int, image_size: int, flip: bool = True) -> tuple[ViewRecipe, ViewRecipe]:
-    """The recipes of the two views, reduced to what makes sense for these images.
+    """Return the recipes of the two views, reduced to what makes sense for these images.
 
     Args:
         channels: 1 or 3; with one there is no colour to change.
@@ -58,18 +58,24 @@ def view_recipes(channels: int, image_size: int, flip: bool = True) -> tuple[Vie
             below, a half.
         flip: whether a mirrored image is an image of the same kind.
     """
-    first = ViewRecipe()
-    if not flip:
-        first = replace(first, flip=0.0)
-    if channels == 1:
-        first = replace(first, saturation=0.0, hue=0.0, grayscale=0.0)
-    if image_size < MIN_BLURRED:
-        first = replace(first, blur=0.0, min_scale=0.2 if image_size > 16 else 0.5)
+    changes = {k: v for less, _ in _reductions(channels, image_size, flip) for k, v in less.items()}
+    first = replace(ViewRecipe(), **changes)
     return first, replace(first, blur=min(first.blur, 0.1), solarize=0.2)
 
 
+def _reductions(channels: int, image_size: int, flip: bool) -> list[tuple[dict[str, float], str]]:
+    """Changes to the recipe for these images, each with the words for what they leave out."""
+    size = {"blur": 0.0, "min_scale": 0.2 if image_size > 16 else 0.5}
+    table: list[tuple[bool, dict[str, float], str]] = [
+        (channels == 1, dict(saturation=0.0, hue=0.0, grayscale=0.0), "saturation, hue and grayscale (one channel)"),
+        (image_size < MIN_BLURRED, size, f"blur (images below {MIN_BLURRED} pixels)"),
+        (not flip, dict(flip=0.0), "mirroring (it would change what is shown)"),
+    ]
+    return [(changes, words) for applies, changes, words in table if applies]
+
+
 def describe_views(channels: int, image_size: int, flip: bool = True) -> str:
-    """What the views are made of, and what was left out of the recipe for these images, in a line.
+    """Return a line on what the views are made of, and what was left out of the recipe for these images.
 
     Args:
         channels: of the images.
@@ -77,19 +83,15 @@ def describe_views(channels: int, image_size: int, flip: bool = True) -> str:
         flip: whether images may be mirrored. Default True.
     """
     first, second = view_recipes(channels, image_size, flip)
-    left_out = []
-    if channels == 1:
-        left_out.append("saturation, hue and grayscale (one channel)")
-    if image_size < MIN_BLURRED:
-        left_out.append(f"blur (images below {MIN_BLURRED} pixels)")
-    if not flip:
-        left_out.append("mirroring (it would change what is shown)")
-    parts = [f"crops of {first.min_scale:.0%} to 100% of the area"]
-    parts += ["mirroring"] if first.flip else []
-    parts += ["colour jitter, grayscale"] if channels == 3 else ["brightness and contrast"]
-    parts += [f"blur ({first.blur:.0%} and {second.blur:.0%})"] if first.blur else []
-    parts += [f"solarizing (second view, {second.solarize:.0%})"]
-    return ", ".join(parts) + (f"; left out: {', '.join(left_out)}" if left_out else "")
+    parts = [
+        f"crops of {first.min_scale:.0%} to 100% of the area",
+        "mirroring" if first.flip else "",
+        "colour jitter, grayscale" if channels == 3 else "brightness and contrast",
+        f"blur ({first.blur:.0%} and {second.blur:.0%})" if first.blur else "",
+        f"solarizing (second view, {second.solarize:.0%})",
+    ]
+    left_out = ", ".join(words for _, words in _reductions(channels, image_size, flip))
+    return ", ".join(filter(None, parts)) + (f"; left out: {left_out}" if left_out else "")
 
 
 def draw_view(count: int, generator: torch.Generator) -> Tensor:

@@ -1,6 +1,6 @@
 """Methods of self-supervised learning, by name. To add one: a file with a subclass of ``Method``, and an entry here."""
 
-from __future__ import annotations
+import math
 
 from torch import nn
 
@@ -36,7 +36,7 @@ LARGE, SMALL = "4096-4096-4096", "512-512-512"
 def build_method(
     name: str, backbone: nn.Module, features: int, projector: str | None, options: str | None, on_cpu: bool
 ) -> tuple[Method, str]:
-    """The method ``name`` around a backbone with ``features`` outputs, and what it is in words.
+    """Return the method ``name`` around a backbone with ``features`` outputs, and a line that describes it.
 
     Args:
         name: a key of ``METHODS``.
@@ -53,15 +53,13 @@ def build_method(
     chosen = parse_options(name, options)
     method = METHODS[name](backbone, features, widths, **chosen)
     said = ", ".join(f"{key} {value:g}" for key, value in method.options.items())
-    heads = sum(
-        p.numel() for part, child in method.named_children() if part in method.HEADS for p in child.parameters()
-    )
+    heads = sum(p.numel() for part in method.HEADS for p in method.get_submodule(part).parameters())
     text = f"{name} ({said}), projector {features}-{'-'.join(map(str, widths))}, {heads:,} parameters in heads"
     return method, text
 
 
 def parse_options(name: str, text: str | None) -> dict[str, float]:
-    """Options of the method ``name`` from "lambda_param=0.005,other=1"; those not named keep their defaults.
+    """Return the options of the method ``name`` in text as "lambda_param=0.005,other=1"; others keep their defaults.
 
     Raises:
         UsageError: a name or a value is bad.
@@ -74,12 +72,12 @@ def parse_options(name: str, text: str | None) -> dict[str, float]:
         key = key.strip().replace("-", "_")
         if key not in METHODS[name].OPTIONS:
             raise unknown(f"method option of {name}", key, METHODS[name].OPTIONS)
-        low, high = METHODS[name].RANGES.get(key, (0.0, float("inf")))
+        low, high = METHODS[name].RANGES.get(key, (0.0, math.inf))
         try:
             found[key] = float(value)
         except ValueError:
-            found[key] = float("nan")
-        if not low <= found[key] <= high or found[key] == float("inf"):
-            reach = f"from {low:g} to {high:g}" if high != float("inf") else f">= {low:g}"
+            found[key] = math.nan
+        if not low <= found[key] <= high or math.isinf(found[key]):
+            reach = f">= {low:g}" if math.isinf(high) else f"from {low:g} to {high:g}"
             raise UsageError(f"method option {key} must be a number {reach}, got {value!r}")
     return found

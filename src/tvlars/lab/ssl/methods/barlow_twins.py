@@ -1,11 +1,6 @@
 """Barlow Twins: the two views' features correlate one to one, and no two features with each other."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
 from typing import Any, ClassVar
-
-from torch import Tensor, nn
 
 from tvlars.lab.ssl.methods.method import Method
 
@@ -20,12 +15,7 @@ class BarlowTwins(Method):
 
     OPTIONS: ClassVar[dict[str, float]] = {"lambda_param": 0.005}
 
-    def __init__(self, backbone: nn.Module, features: int, widths: Sequence[int], **options: float) -> None:
-        super().__init__(backbone, features, widths, **options)
+    def make_criterion(self) -> Any:
         from lightly.loss import BarlowTwinsLoss
 
-        self.criterion: Any = BarlowTwinsLoss(lambda_param=self.options["lambda_param"])
-
-    def loss(self, first: Tensor, second: Tensor) -> Tensor:
-        value: Tensor = self.criterion(first, second)
-        return value
+        return BarlowTwinsLoss(lambda_param=self.options["lambda_param"])

@@ -1,7 +1,5 @@
 """BYOL: one network predicts what a slowly following copy of it makes of the other view."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Sequence
 from typing import ClassVar

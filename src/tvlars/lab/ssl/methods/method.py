@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -13,11 +12,11 @@ from tvlars.lab.errors import UsageError
 MAX_WIDTH = 65_536
 
 
-class Method(nn.Module, ABC):
+class Method(nn.Module):
     """A method of self-supervised learning.
 
-    A subclass has ``loss`` and its ``OPTIONS``. ``forward`` gives what the loss compares, (n, D) for n images; it
-    must treat images independently (batch norm aside), so that a batch can be encoded in parts.
+    A subclass has its ``OPTIONS``, and either ``make_criterion`` or ``loss``. ``forward`` gives what the loss compares,
+    (n, D) for n images; it must treat images independently (batch norm aside), so that a batch can be encoded in parts.
 
     Args:
         backbone: images to (n, features).
@@ -39,19 +38,23 @@ class Method(nn.Module, ABC):
         self.features = features
         self.backbone = backbone
         self.projector = projector(features, widths)
+        self.criterion = self.make_criterion()
+
+    def make_criterion(self) -> Any:
+        """Return the loss of both views' embeddings, a function or a module, for a method without one of its own."""
 
     def forward(self, x: Tensor) -> Tensor:
-        z: Tensor = self.projector(self.backbone(x))
-        return z
+        return self.embed(x)
 
     def embed(self, x: Tensor) -> Tensor:
         """The embedding (n, widths[-1]), of which collapse is measured."""
         z: Tensor = self.projector(self.backbone(x))
         return z
 
-    @abstractmethod
     def loss(self, first: Tensor, second: Tensor) -> Tensor:
         """The loss of what ``forward`` gave for the first and the second views of a whole batch."""
+        value: Tensor = self.criterion(first, second)
+        return value
 
     def after_step(self, progress: float) -> None:
         """Called after every optimizer step; ``progress`` is the share of all steps that have been taken."""

@@ -1,11 +1,6 @@
 """SimCLR: each view finds its twin among all other views of the batch."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
 from typing import Any, ClassVar
-
-from torch import Tensor, nn
 
 from tvlars.lab.ssl.methods.method import Method
 
@@ -21,12 +16,7 @@ class SimCLR(Method):
     OPTIONS: ClassVar[dict[str, float]] = {"temperature": 0.5}
     RANGES: ClassVar[dict[str, tuple[float, float]]] = {"temperature": (1e-3, 1e3)}
 
-    def __init__(self, backbone: nn.Module, features: int, widths: Sequence[int], **options: float) -> None:
-        super().__init__(backbone, features, widths, **options)
+    def make_criterion(self) -> Any:
         from lightly.loss import NTXentLoss
 
-        self.criterion: Any = NTXentLoss(temperature=self.options["temperature"])
-
-    def loss(self, first: Tensor, second: Tensor) -> Tensor:
-        value: Tensor = self.criterion(first, second)
-        return value
+        return NTXentLoss(temperature=self.options["temperature"])

@@ -1,11 +1,6 @@
 """VICReg: views alike, every feature with a variance of its own, features uncorrelated."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
 from typing import Any, ClassVar
-
-from torch import Tensor, nn
 
 from tvlars.lab.ssl.methods.method import Method
 
@@ -21,16 +16,8 @@ class VICReg(Method):
 
     OPTIONS: ClassVar[dict[str, float]] = {"similarity": 25.0, "variance": 25.0, "covariance": 1.0}
 
-    def __init__(self, backbone: nn.Module, features: int, widths: Sequence[int], **options: float) -> None:
-        super().__init__(backbone, features, widths, **options)
+    def make_criterion(self) -> Any:
         from lightly.loss import VICRegLoss
 
-        self.criterion: Any = VICRegLoss(
-            lambda_param=self.options["similarity"],
-            mu_param=self.options["variance"],
-            nu_param=self.options["covariance"],
-        )
-
-    def loss(self, first: Tensor, second: Tensor) -> Tensor:
-        value: Tensor = self.criterion(first, second)
-        return value
+        similarity, variance, covariance = (self.options[name] for name in self.OPTIONS)
+        return VICRegLoss(lambda_param=similarity, mu_param=variance, nu_param=covariance)
