@@ -33,14 +33,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from contestants import Apart, per_second, say_rounds
 from PIL import Image, ImageDraw
 from torchvision import datasets, transforms
 
-from tvlars._machine import faster_in_bf16
-from tvlars.lab.bench.apart import Apart
+from tvlars._machine import cores, faster_in_bf16, this_machine
 from tvlars.lab.bench.loops import CLASSES, LabLoop, LoaderLoop, Task
-from tvlars.lab.bench.machine import cores, this_machine
-from tvlars.lab.bench.timing import Spread, Turn, interleave, per_second, ratio, say_rounds, timed
+from tvlars.lab.bench.timing import Spread, Turn, interleave, ratio, timed
 from tvlars.lab.data import decoded, load_data
 
 SIDES = (256, 500)
@@ -135,7 +134,7 @@ class Contestant:
     def __call__(self) -> float:
         """Seconds of the turn."""
         if self.epoch is None:
-            return timed(self.start, self.device)
+            return timed(self.start)
         return self.epoch()
 
     def start(self) -> None:
@@ -145,7 +144,7 @@ class Contestant:
         else:
             loop, batches = self.lab()
         next(batches())
-        self.epoch = loop if self.reading.training else lambda: timed(lambda: exhaust(batches()), self.device)
+        self.epoch = loop if self.reading.training else lambda: timed(lambda: exhaust(batches()))
 
     def lab(self) -> tuple[Turn, Callable[[], Iterator[Any]]]:
         """The laboratory's loop, and its batches alone."""

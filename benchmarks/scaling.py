@@ -16,24 +16,27 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import statistics
+from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
+from contestants import Apart, say_rounds
 
-from tvlars.lab.bench.apart import Apart
+from tvlars._machine import free_memory, this_machine
 from tvlars.lab.bench.loops import LabLoop, Task
-from tvlars.lab.bench.machine import free_memory, this_machine
-from tvlars.lab.bench.steps import ADAMW, BESIDE, SGD, OptimizerSteps, make_optimizer, parameters
-from tvlars.lab.bench.timing import Spread, interleave, ratio, say_rounds, slope
+from tvlars.lab.bench.steps import BESIDE, FUSED_ADAMW, FUSED_SGD, parameters, step_turn
+from tvlars.lab.bench.timing import Spread, interleave, ratio
 
 PARAMETERS = [10**5, 10**6, 10**7, 10**8, 10**9]
 TENSORS = [10, 100, 1_000, 10_000]
 TENSOR_PARAMETERS = 10**6
 BATCH_SIZES = [512, 2_048, 8_192, 32_768, 65_536]
-WORDS = {SGD: 4, ADAMW: 6}
+WORDS = {FUSED_SGD: 4, FUSED_ADAMW: 6}
 """Numbers for each parameter: weight and gradient, and the state of both optimizers of a pair."""
 SHARE = 0.8
 """Of the free memory that may be taken."""
@@ -98,7 +101,7 @@ def pair(numbers: list[int], name: str, beside: str, rounds: int, device: torch.
     """Seconds of a step of two optimizers over tensors of so many ``numbers``, in turn."""
     params = parameters([(n,) for n in numbers], device)
     count = max(1, min(int(WORK / sum(numbers)), 500, 20_000 // len(numbers)))
-    both = {which: OptimizerSteps(make_optimizer(which, params), device, count) for which in (name, beside)}
+    both = {which: step_turn(which, params, count) for which in (name, beside)}
     return interleave(both, rounds, warm_up=2)
 
 
@@ -107,6 +110,12 @@ def slopes(by_size: dict[int, dict[str, list[float]]], which: str) -> tuple[str,
     points = [(size, Spread.of(times[which]).median) for size, times in sorted(by_size.items())]
     steepest = max(slope(*zip(*two, strict=True)) for two in pairwise(points))
     return f"{slope(*zip(*points, strict=True)):.2f}", f"{steepest:.2f}"
+
+
+def slope(x: Sequence[float], y: Sequence[float]) -> float:
+    """Return the exponent p of y ~ x^p: least squares of log y over log x."""
+    log_x, log_y = [math.log(v) for v in x], [math.log(v) for v in y]
+    return statistics.linear_regression(log_x, log_y).slope
 
 
 def room(device: torch.device) -> int | None:
@@ -123,7 +132,7 @@ def batches(arguments: argparse.Namespace) -> dict[int, list[float]]:
         for size in sizes:
             task = Task("small_resnet", images, size, 28, 2, device=arguments.device)
             micro = min(arguments.micro_batch_size, size)
-            turns[str(size)] = stack.enter_context(Apart(LabLoop, task, "auto", False, None, micro))
+            turns[str(size)] = stack.enter_context(Apart(partial(LabLoop, task, micro_batch_size=micro)))
         times = interleave(turns, arguments.epochs, warm_up=0, after_round=say_rounds("epochs", arguments.epochs))
         memory = {size: turn.memory for size, turn in turns.items()}
         on_device = {size: turn.device_memory for size, turn in turns.items()}

@@ -15,8 +15,8 @@ from functools import partial
 import torch
 import torchvision
 
-from tvlars.lab.bench.machine import this_machine
-from tvlars.lab.bench.steps import SGD, make_optimizer, parameters
+from tvlars._machine import this_machine
+from tvlars.lab.bench.steps import FUSED_SGD, OPTIMIZERS, parameters
 from tvlars.lab.bench.timing import interleave, ratio, timed
 from tvlars.optim import cpu
 from tvlars.optim._numerics.norms import host_norm, in_memory_order
@@ -35,9 +35,9 @@ def main() -> None:
         shapes = [p.shape for p in getattr(torchvision.models, name)().parameters()]
         with torch.no_grad():
             times = interleave(parts(shapes), arguments.rounds)
-        print(f"\n| {name} | to {SGD} (quartiles) |\n|---|---|")
+        print(f"\n| {name} | to {FUSED_SGD} (quartiles) |\n|---|---|")
         for part, seconds in times.items():
-            print(f"| {part} | {ratio(seconds, times[SGD]).text()} |")
+            print(f"| {part} | {ratio(seconds, times[FUSED_SGD]).text()} |")
 
 
 def parts(shapes: list[torch.Size]) -> dict[str, Callable[[], float]]:
@@ -54,15 +54,15 @@ def parts(shapes: list[torch.Size]) -> dict[str, Callable[[], float]]:
     of_large, of_small = arguments(large), arguments(small)
     flat = [[in_memory_order(x) for x in tensors] for tensors in of_large[:2]]
     work: dict[str, Callable[[], object]] = {
-        SGD: make_optimizer(SGD, parameters(shapes, CPU)).step,
-        "LARS, a whole step": make_optimizer("LARS", parameters(shapes, CPU)).step,
+        FUSED_SGD: OPTIMIZERS[FUSED_SGD](parameters(shapes, CPU)).step,
+        "LARS, a whole step": OPTIMIZERS["LARS"](parameters(shapes, CPU)).step,
         f"{len(large)} large layers: ‖w‖": lambda: [host_norm(w) for w in of_large[0]],
         f"{len(large)} large layers: ‖g‖": lambda: [host_norm(g) for g in of_large[1]],
         f"{len(large)} large layers: ⟨g, w⟩": lambda: [torch.dot(g, w) for w, g in zip(*flat, strict=True)],
         f"{len(large)} large layers: update": partial(cpu._sgd, *of_large, 1e-6, 1e-4, 0.9, dampening=0.5),
         f"{len(small)} small layers: all": partial(cpu.fused_lars, *of_small, **options),
     }
-    return {name: partial(timed, step, CPU) for name, step in work.items()}
+    return {name: partial(timed, step) for name, step in work.items()}
 
 
 if __name__ == "__main__":

@@ -25,16 +25,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from contestants import Apart, StandardStem, Switches, TrainingSteps, per_second, say_rounds
 from torch import nn
 
-from tvlars._machine import faster_in_bf16
-from tvlars.lab.bench.apart import Apart
-from tvlars.lab.bench.loops import LR, MODELS, WEIGHT_DECAY, LabLoop, LoaderLoop, Task
-from tvlars.lab.bench.machine import cores, native_bf16, this_machine
-from tvlars.lab.bench.steps import Switches, TrainingSteps
-from tvlars.lab.bench.timing import Turn, interleave, per_second, ratio, say_rounds
+from tvlars._machine import cores, faster_in_bf16, native_bf16, this_machine
+from tvlars.lab.bench.loops import LR, WEIGHT_DECAY, LabLoop, LoaderLoop, Task
+from tvlars.lab.bench.timing import Turn, interleave, ratio
 
 OURS = "tvlars"
+STANDARD_STEM = "-standard-stem"
+MODELS = ("small_resnet", "resnet18", f"resnet18{STANDARD_STEM}")
+"""Those of the laboratory; the last one with the stem that torchvision made for 224 pixels."""
 SIZES = {
     "cpu": {"small_resnet": (512, 10_240), "resnet18-standard-stem": (256, 2_560), "resnet18": (128, 256)},
     "cuda": {"small_resnet": (512, 51_200), "resnet18-standard-stem": (512, 51_200), "resnet18": (512, 51_200)},
@@ -62,11 +63,17 @@ def main() -> None:
         batch_size, images = SIZES[arguments.device][model]
         batch_size, images = arguments.batch_size or batch_size, arguments.images or images
         images = max(images // batch_size, 1) * batch_size
-        task = Task(model, images, batch_size, rotation=arguments.rotation, device=arguments.device)
+        task = task_of(model, images, batch_size, rotation=arguments.rotation, device=arguments.device)
         measure = switches if arguments.switches else loops
-        everything[model] = {**asdict(task), "seconds": measure(task, arguments)}
+        everything[model] = {**asdict(task), "model": model, "seconds": measure(task, arguments)}
     if arguments.json:
         arguments.json.write_text(json.dumps(everything))
+
+
+def task_of(model: str, images: int, batch_size: int, **options: Any) -> Task:
+    """Return the task of one of ``MODELS``."""
+    kind = StandardStem if model.endswith(STANDARD_STEM) else Task
+    return kind(model.removesuffix(STANDARD_STEM), images, batch_size, **options)
 
 
 def loops(task: Task, arguments: argparse.Namespace) -> dict[str, list[float]]:
@@ -75,9 +82,10 @@ def loops(task: Task, arguments: argparse.Namespace) -> dict[str, list[float]]:
     comes, other = ("bf16", "float32") if faster_in_bf16(torch.device(task.device)) else ("float32", "bf16")
     makers: dict[str, tuple[Any, ...]] = {f"{OURS}, as it comes ({comes})": (LabLoop, task)}
     if bf16:
-        makers[f"{OURS}, {other}"] = (LabLoop, task, {"bf16": "bf16-mixed", "float32": "32-true"}[other])
+        precision = {"bf16": "bf16-mixed", "float32": "32-true"}[other]
+        makers[f"{OURS}, {other}"] = (partial(LabLoop, task, precision=precision),)
     if arguments.compile:
-        makers[f"{OURS}, float32, compiled"] = (LabLoop, task, "32-true", True)
+        makers[f"{OURS}, float32, compiled"] = (partial(LabLoop, task, precision="32-true", compile=True),)
     for workers in arguments.workers:
         makers[f"DataLoader, {workers} workers, float32"] = (LoaderLoop, task, workers)
     most = max(arguments.workers)

@@ -1,15 +1,58 @@
-"""The machine in words. Needs torch alone, so that ``tvlars doctor`` can say it where the laboratory is missing."""
+"""The machine in words, for ``tvlars doctor`` and ``tvlars bench``. Needs torch alone, since the laboratory may be
+missing."""
 
 from __future__ import annotations
 
 import os
 import platform
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 PROC = Path("/proc")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The machine that something was measured on."""
+
+    cpu: str
+    cores: int
+    threads: int
+    torch: str
+    system: str
+    device: str
+    native_bf16: bool
+
+    def __str__(self) -> str:
+        where = "" if self.device == "cpu" else f"{self.device} with "
+        words = f"{cores_in_words(self.cores, self.threads)}, {bf16_in_words(self.native_bf16)}"
+        return f"{where}{self.cpu}, {words}, torch {self.torch}, {self.system}"
+
+
+def this_machine(device: torch.device) -> Machine:
+    """Return this machine, with ``device`` for the computing."""
+    return Machine(
+        cpu=cpu_name(),
+        cores=cores(),
+        threads=torch.get_num_threads(),
+        torch=torch.__version__,
+        system=f"{platform.system()} {platform.machine()}",
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        native_bf16=native_bf16(device),
+    )
+
+
+def cores_in_words(cores: int, threads: int) -> str:
+    """Return cores, and torch's threads, as they are printed."""
+    return f"{cores} cores ({threads} threads)"
+
+
+def bf16_in_words(native: bool) -> str:
+    """Return whether a device computes in bfloat16 by itself, as it is printed."""
+    return "bfloat16 in hardware" if native else "no bfloat16 in hardware"
 
 
 def native_bf16(device: torch.device) -> bool:
@@ -42,3 +85,12 @@ def cpu_name() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def free_memory() -> int | None:
+    """Return the bytes that can be taken without harm; None where the system does not tell."""
+    with suppress(OSError, ValueError, IndexError):
+        for line in (PROC / "meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return None

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from tvlars._machine import bf16_in_words, cores_in_words
 from tvlars.cli._facts import Device, Facts, Package, gather
 from tvlars.cli._options import new_command
 
@@ -74,12 +75,12 @@ def _devices(facts: Facts) -> list[tuple[str, str]]:
 def _device(device: Device, facts: Facts) -> str:
     parts = [device.model]
     if device.name == "cpu":
-        parts.append(f"{facts.cores} cores ({facts.threads} threads)")
+        parts.append(cores_in_words(facts.cores, facts.threads))
     if device.capability is not None:
         parts.append(f"compute capability {device.capability}")
     if device.memory is not None:
         parts.append(f"{device.memory / 2**30:.1f} GiB")
-    parts.append("bfloat16 in hardware" if device.native_bf16 else "no bfloat16 in hardware")
+    parts.append(bf16_in_words(device.native_bf16))
     return ", ".join(parts)
 
 

@@ -18,28 +18,21 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import folder_speed
 import pytest
+import scaling
+import throughput
 import torch
-from benchmarks import folder_speed, scaling, throughput
+from contestants import Apart, Switches, TrainingSteps, _serve, tree_memory
 
+from tvlars._machine import cores, free_memory, this_machine
 from tvlars.cli import main
 from tvlars.lab import UsageError
-from tvlars.lab.bench import BenchConfig, BenchResult, Row, bench, parts
-from tvlars.lab.bench.apart import Apart, _serve
-from tvlars.lab.bench.loops import LabLoop, LoaderLoop, Task, published_transform
-from tvlars.lab.bench.machine import cores, free_memory, this_machine, tree_memory
-from tvlars.lab.bench.result import IMAGES, speed_row, step_row
-from tvlars.lab.bench.steps import (
-    ADAMW,
-    BESIDE,
-    SGD,
-    OptimizerSteps,
-    Switches,
-    TrainingSteps,
-    make_optimizer,
-    parameters,
-)
-from tvlars.lab.bench.timing import Spread, Turn, interleave, ratio, slope
+from tvlars.lab.bench import BenchConfig, BenchResult, Row, bench, measure
+from tvlars.lab.bench.loops import LabLoop, LoaderLoop, Task
+from tvlars.lab.bench.result import IMAGES
+from tvlars.lab.bench.steps import BESIDE, OPTIMIZERS, parameters
+from tvlars.lab.bench.timing import Spread, Turn, interleave, ratio, timed
 
 CPU = torch.device("cpu")
 TINY = Task("small_resnet", images=8, batch_size=4, size=16, padding=1)
@@ -106,8 +99,8 @@ def test_medians_quartiles_and_slopes() -> None:
     assert Spread.of([5.0, 1.0, 3.0, 2.0, 4.0]) == Spread(3.0, 2.0, 4.0)
     assert Spread(1.5, 1.25, 12345.0).text(",.2f") == "1.50 (1.25 to 12,345.00)"
     assert ratio([2.0, 6.0, 8.0], [1.0, 2.0, 4.0]).median == 2.0
-    assert slope([1, 10, 100], [5, 50, 500]) == pytest.approx(1.0)
-    assert slope([1, 4, 16], [7, 14, 28]) == pytest.approx(0.5)
+    assert scaling.slope([1, 10, 100], [5, 50, 500]) == pytest.approx(1.0)
+    assert scaling.slope([1, 4, 16], [7, 14, 28]) == pytest.approx(0.5)
 
 
 def test_the_machine_is_named() -> None:
@@ -173,13 +166,13 @@ def test_a_contestant_apart_tells_why_it_failed() -> None:
 
 
 def test_the_parts_with_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parts, "native_bf16", lambda device: True)
-    monkeypatch.setattr(parts, "fit", lambda seconds, each, device: (4, 2))
+    monkeypatch.setattr(measure, "native_bf16", lambda device: True)
+    monkeypatch.setattr(measure, "fit", lambda model, seconds, each, device: Task(model, 8, 4))
     now = time.perf_counter()
-    (training,) = parts.loops("small_resnet", BenchConfig(accelerator="cpu", workers=0), CPU, now)
+    (training,) = measure.loops("small_resnet", BenchConfig(accelerator="cpu", workers=0), CPU, now)
     assert training.part == "training small_resnet, batch size 4"
     assert (training.what, training.beside) == ("tvlars", "DataLoader, 0 workers, float32")
-    (narrow,) = parts.precision("small_resnet", CPU, now)
+    (narrow,) = measure.precision("small_resnet", CPU, now)
     assert (narrow.what, narrow.beside) == ("bf16, channels_last", "float32, channels_last")
     assert {training.rounds, narrow.rounds} == {1}
     assert training.value.median > 0
@@ -190,7 +183,7 @@ def test_the_parts_with_images(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("workers", [None, 0, 1])
 def test_loops_train_the_same_model_on_the_same_images(workers: int | None, rotation: float) -> None:
     task = Task("small_resnet", 8, 4, 16, 1, rotation)
-    loop = LabLoop(task, "32-true") if workers is None else LoaderLoop(task, workers)
+    loop = LabLoop(task, precision="32-true") if workers is None else LoaderLoop(task, workers)
     model = loop.bare_model if isinstance(loop, LabLoop) else loop.model
     before = {name: value.clone() for name, value in model.state_dict().items()}
     assert before.keys() == task.build_model().state_dict().keys()
@@ -205,7 +198,7 @@ def test_loops_train_the_same_model_on_the_same_images(workers: int | None, rota
     else:
         labels = [label for _, label in loop.loader.dataset]
         assert labels == task.data().train_labels.tolist()
-        assert ("RandomRotation" in str(published_transform(task))) == bool(rotation)
+        assert ("RandomRotation" in str(task.transform())) == bool(rotation)
 
 
 def test_an_optimizer_of_ones_own_takes_the_steps() -> None:
@@ -217,15 +210,15 @@ def test_an_optimizer_of_ones_own_takes_the_steps() -> None:
 
 
 def test_stems_of_resnet18() -> None:
-    kernels = {name: Task(name, 2, 2).build_model().conv1.kernel_size for name in throughput.MODELS[1:]}
+    kernels = {name: throughput.task_of(name, 2, 2).build_model().conv1.kernel_size for name in throughput.MODELS[1:]}
     assert kernels == {"resnet18": (3, 3), "resnet18-standard-stem": (7, 7)}
 
 
-@pytest.mark.parametrize("name", [*BESIDE, SGD, ADAMW])
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_optimizers_take_their_steps(name: str) -> None:
     params = parameters([(3, 4), (5,)], CPU)
-    optimizer = make_optimizer(name, params)
-    assert OptimizerSteps(optimizer, CPU, 2)() > 0
+    optimizer = OPTIMIZERS[name](params)
+    assert timed(optimizer.step, times=2) > 0
     moved = [next(x for x in optimizer.state[p].values() if getattr(x, "shape", None) == p.shape) for p in params]
     assert all(x.abs().sum() > 0 for x in moved)
 
@@ -242,7 +235,7 @@ def test_switches_change_gradients_by_rounding() -> None:
 
 def test_the_first_step_is_timed_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([10.0, 12.5])
-    monkeypatch.setattr("tvlars.lab.bench.steps.time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    monkeypatch.setattr("contestants.time", SimpleNamespace(perf_counter=lambda: next(clock)))
     assert TrainingSteps(TINY, Switches()).first_seconds == 2.5
 
 
@@ -262,7 +255,7 @@ def measured() -> tuple[BenchResult, list[str]]:
 
 def test_bench_measures_every_part(measured: tuple[BenchResult, list[str]]) -> None:
     result, said = measured
-    names = [name for name, _, _ in parts._parts(BenchConfig(shapes="squeezenet1_1", models=("small_resnet",)), CPU)]
+    names = [name for name, _, _ in measure._parts(BenchConfig(shapes="squeezenet1_1", models=("small_resnet",)), CPU)]
     assert names == [
         "optimizer step, squeezenet1_1",
         "training small_resnet",
@@ -291,8 +284,8 @@ def test_time_is_divided_by_weight_and_what_a_part_leaves_goes_on(monkeypatch: p
         return measure
 
     made = [("short", 1.0, taking(1.0)), ("long", 1.0, taking(9.5)), ("late", 2.0, taking(1.0))]
-    monkeypatch.setattr(parts, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
-    monkeypatch.setattr(parts, "_parts", lambda config, device: made)
+    monkeypatch.setattr(measure, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(measure, "_parts", lambda config, device: made)
     result = bench(BenchConfig(seconds=10, accelerator="cpu"))
     assert ends == [102.5, 104.0]
     assert result.notes == ["late: no time was left, give more by --seconds"]
@@ -317,8 +310,8 @@ def test_a_result_is_saved_and_printed(
 
 def test_rows_say_which_way_a_ratio_goes() -> None:
     times = {"ours": [1.0, 1.0], "theirs": [2.0, 4.0]}
-    slow = step_row("part", "theirs", "ours", times)
-    fast = speed_row("part", "ours", "theirs", times, 1200)
+    slow = Row.of("part", "theirs", "ours", times)
+    fast = Row.of("part", "ours", "theirs", times, 1200)
     assert slow.cells() == ("theirs", "3,000.00 ms", "3.00 (2.50 to 3.50) x as long as", "ours")
     assert fast.cells() == ("ours", "1,200 images/s", "3.00 (2.50 to 3.50) x as fast as", "theirs")
     assert fast == Row("part", "ours", "theirs", IMAGES, Spread(1200, 1200, 1200), Spread(3, 2.5, 3.5), 2)
@@ -328,11 +321,11 @@ def test_what_cannot_be_measured_is_said_and_the_rest_is_measured(monkeypatch: p
     def broken(*_: Any) -> list[Row]:
         raise RuntimeError("DataLoader worker is killed\nand more")
 
-    monkeypatch.setattr(parts, "native_bf16", lambda device: False)
-    monkeypatch.setattr(parts, "free_memory", lambda: 10**6)
-    monkeypatch.setattr(parts, "loops", broken)
+    monkeypatch.setattr(measure, "native_bf16", lambda device: False)
+    monkeypatch.setattr(measure, "free_memory", lambda: 10**6)
+    monkeypatch.setattr(measure, "loops", broken)
     config = BenchConfig(seconds=60, accelerator="cpu", shapes="squeezenet1_1", models=("small_resnet",))
-    monkeypatch.setattr(parts, "ROUNDS", 2)
+    monkeypatch.setattr(measure, "ROUNDS", 2)
     result = bench(config)
     assert [row.part for row in result.rows] == ["layer statistics, squeezenet1_1"] * 2
     assert result.notes == [
@@ -344,26 +337,27 @@ def test_what_cannot_be_measured_is_said_and_the_rest_is_measured(monkeypatch: p
 
 @pytest.mark.parametrize(("seconds", "each"), [(1.0, 1e-6), (1.0, 1e-3), (1.0, 0.1), (1.0, 0.5)])
 def test_work_is_made_to_fit_the_time(seconds: float, each: float) -> None:
-    batch_size, batches = parts.fit(seconds, each, CPU)
-    assert batch_size >= 2
-    assert batches >= 1
-    assert batch_size * batches * each <= seconds
-    assert batch_size * batches <= parts.EPOCH
+    task = measure.fit("small_resnet", seconds, each, CPU)
+    assert task.batch_size >= 2
+    assert task.images >= task.batch_size
+    assert task.images % task.batch_size == 0
+    assert task.images * each <= seconds
+    assert task.images <= measure.EPOCH
 
 
 def test_no_image_fits() -> None:
-    with pytest.raises(parts.Skipped, match=r"an image takes 0\.6 s here"):
-        parts.fit(1.0, 0.6, CPU)
+    with pytest.raises(measure.Skipped, match=r"an image takes 0\.6 s here"):
+        measure.fit("small_resnet", 1.0, 0.6, CPU)
 
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ("--seconds 4", "seconds must be from 5 to 3600, got 4"),
-        ("--seconds nan", "seconds must be from 5 to 3600, got nan"),
+        ("--seconds 4", "seconds must be >= 5 and <= 3600, got 4"),
+        ("--seconds nan", "seconds must be >= 5 and <= 3600, got nan"),
         ("--seconds soon", "argument --seconds: must be a number, got 'soon'"),
-        ("--accelerator gpu", "accelerator must be one of auto, cpu, cuda, got 'gpu'"),
-        ("--workers -1", "workers must be an integer from 0 to 1024, got -1"),
+        ("--accelerator gpu", "unknown accelerator 'gpu': did you mean 'cpu'? Known: auto, cpu, cuda"),
+        ("--workers -1", "workers must be an integer >= 0, got -1"),
         ("--workers 1.5", "argument --workers: must be an integer, got '1.5'"),
         ("--json nowhere/x.json", "json must be a file in a folder that exists, got 'nowhere/x.json'"),
         ("--jsn x", "unknown argument '--jsn' of bench: did you mean --json?"),

@@ -12,10 +12,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from tvlars._machine import Machine
 from tvlars.cli import main
 from tvlars.lab import Reporter, TrainConfig, train
-from tvlars.lab.bench.machine import Machine
-from tvlars.lab.bench.result import BenchResult
+from tvlars.lab.bench import BenchResult
 from tvlars.lab.report import page
 
 WORDS = {"report": ("report", "run", "-o"), "views": ("views", "digits", "--count", "1", "-o")}

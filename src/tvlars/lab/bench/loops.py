@@ -11,29 +11,28 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from PIL import Image
+from torch import nn
 from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
 
 from tvlars import TVLARS, layer_groups
 from tvlars.lab.bench.timing import timed
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData
-from tvlars.lab.models import SMALL_IMAGE, build_model
-from tvlars.lab.processes.fabric import make_fabric
+from tvlars.lab.models import build_model
 from tvlars.lab.run_folder.record import NoRecord
-from tvlars.lab.training.prepare import choose_precision
+from tvlars.lab.training.prepare import prepare
 from tvlars.lab.training.progress import Reporter
 from tvlars.lab.training.run import Run
 
 CLASSES = 10
 LR, WEIGHT_DECAY, BIAS_NORM = 0.1, 5e-4, 0.03
-MODELS = ("small_resnet", "resnet18", "resnet18-standard-stem")
-"""Those of the laboratory; the last one with the stem that torchvision made for 224 pixels."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What both loops train: model, images and augmentation. It can be pickled.
+    """Model, images and augmentation that both loops train. It can be pickled.
 
     ``images`` of ``size`` x ``size`` are drawn at random, and make one epoch, which is one turn. ``rotation`` is in
     degrees, ``padding`` in pixels, as in the published code.
@@ -48,20 +47,30 @@ class Task:
     device: str = "cpu"
 
     def build_model(self) -> nn.Module:
-        """The model, the same each time."""
+        """Return the model, the same each time."""
         torch.manual_seed(0)
-        name = self.model.removesuffix("-standard-stem")
-        size = self.size if name == self.model else max(self.size, SMALL_IMAGE)
-        return build_model(name, 3, size, CLASSES)[0]
+        return build_model(self.model, 3, self.size, CLASSES)[0]
 
     def data(self) -> ImageData:
-        """The images, the same each time, and two for a test."""
-        generator = torch.Generator().manual_seed(0)
-        shape = (self.images + 2, 3, self.size, self.size)
+        """Return the images, the same each time, and two for a test."""
+        generator, n = torch.Generator().manual_seed(0), self.images
+        shape = (n + 2, 3, self.size, self.size)
         images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator, device="cpu")
         labels = torch.randint(0, CLASSES, (len(images),), generator=generator, device="cpu")
-        n = self.images
         return ImageData("random", "drawn", images[:n], labels[:n], images[n:], labels[n:], classes=CLASSES, flip=True)
+
+    def transform(self) -> Callable[[Any], Any]:
+        """Return the published code's transforms; without a rotation where the task has none."""
+        made: Callable[[Any], Any] = transforms.Compose(
+            [
+                transforms.RandomCrop(self.size, padding=self.padding),
+                transforms.RandomHorizontalFlip(),
+                *([transforms.RandomRotation(self.rotation)] if self.rotation else []),
+                transforms.ToTensor(),
+                transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+            ]
+        )
+        return made
 
 
 class LabLoop(Run):
@@ -69,61 +78,41 @@ class LabLoop(Run):
 
     Args:
         task: what is trained.
-        precision: as ``tvlars train --precision``.
-        compiled: as ``--compile``.
         data: images in place of the task's.
-        micro_batch_size: as ``--micro-batch-size``; None (default): the batch is not split.
+        options: of ``TrainConfig`` besides.
     """
 
-    def __init__(
-        self,
-        task: Task,
-        precision: str = "auto",
-        compiled: bool = False,
-        data: ImageData | None = None,
-        micro_batch_size: int | None = None,
-    ) -> None:
-        data = task.data() if data is None else data
-        config = TrainConfig(
-            data="cifar10",  # it has to have a name
-            batch_size=task.batch_size,
-            micro_batch_size=task.batch_size if micro_batch_size is None else micro_batch_size,
-            epochs=10_000,
-            lr=LR,
-            crop_padding=task.padding,
-            rotation=task.rotation,
-            precision=precision,
-            accelerator=task.device,
-            compile=compiled,
-        )
-        fabric = make_fabric(config, choose_precision(config))
+    def __init__(self, task: Task, data: ImageData | None = None, **options: Any) -> None:
+        taken = dict(micro_batch_size=task.batch_size, rotation=task.rotation, crop_padding=task.padding) | options
+        # It has to have a name, and not to end.
+        taken |= dict(data="cifar10", epochs=10_000, lr=LR, batch_size=task.batch_size, accelerator=task.device)
+        prepared = prepare(TrainConfig(**taken), data or task.data())
         super().__init__(
-            config,
-            config.plan(len(data.train_labels)),
-            data,
-            data.mean_and_std(),
-            fabric,
+            prepared.config,
+            prepared.plan,
+            prepared.data,
+            prepared.data.mean_and_std(),
+            prepared.fabric,
             task.build_model(),
             NoRecord(Path(tempfile.gettempdir())),
             Reporter(),
         )
 
     def __call__(self) -> float:
-        """Seconds of one epoch, and of a test on two images."""
-        return timed(self._epoch, self.fabric.device)
+        """Return the seconds of one epoch, and of a test on two images."""
+        return timed(self._epoch)
 
 
 class Pictures(Dataset[tuple[Any, int]]):
-    """As torchvision's CIFAR10: arrays in memory, each made a PIL image and transformed when it is asked for."""
+    """Arrays in memory, each made a PIL image and transformed when it is asked for, as in torchvision's CIFAR10."""
 
-    def __init__(self, data: ImageData, transform: Callable[[Any], Any]) -> None:
+    def __init__(self, task: Task) -> None:
+        data = task.data()
         self.data = np.ascontiguousarray(data.train_images.permute(0, 2, 3, 1).numpy())
         self.targets: list[int] = data.train_labels.tolist()
-        self.transform = transform
+        self.transform = task.transform()
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
-        from PIL import Image
-
         return self.transform(Image.fromarray(self.data[index])), self.targets[index]
 
     def __len__(self) -> int:
@@ -159,7 +148,7 @@ class LoaderLoop:
         self.model = task.build_model().to(self.device, memory_format=self.format).train()  # type: ignore[call-overload]
         self.optimizer = (make_optimizer or _tvlars)(self.model)
         self.loader = DataLoader(
-            Pictures(task.data(), published_transform(task)) if dataset is None else dataset,
+            Pictures(task) if dataset is None else dataset,
             batch_size=task.batch_size,
             shuffle=True,
             drop_last=True,
@@ -169,18 +158,18 @@ class LoaderLoop:
         )
 
     def __call__(self) -> float:
-        """Seconds of one epoch."""
-        return timed(self.epoch, self.device)
+        """Return the seconds of one epoch."""
+        return timed(self.epoch)
 
     def epoch(self) -> tuple[float, int]:
-        """Train on all images once; the sum of losses, and how many answers were right."""
+        """Train on all images once; return the sum of losses, and how many answers were right."""
         total, correct = 0.0, 0
         for images, labels in self.loader:
             images = images.to(self.device, non_blocking=True, memory_format=self.format)
             labels = labels.to(self.device, non_blocking=True)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
                 logits = self.model(images)
-                loss: Tensor = F.cross_entropy(logits, labels)
+                loss = F.cross_entropy(logits, labels)
             self.optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
@@ -189,24 +178,6 @@ class LoaderLoop:
         return total, correct
 
 
-def published_transform(task: Task) -> Callable[[Any], Any]:
-    """The published code's transforms; without a rotation where the task has none."""
-    from torchvision import transforms
-
-    turn = [transforms.RandomRotation(task.rotation)] if task.rotation else []
-    made: Callable[[Any], Any] = transforms.Compose(
-        [
-            transforms.RandomCrop(task.size, padding=task.padding),
-            transforms.RandomHorizontalFlip(),
-            *turn,
-            transforms.ToTensor(),
-            transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-        ]
-    )
-    return made
-
-
 def _tvlars(model: nn.Module) -> TVLARS:
-    return TVLARS(
-        layer_groups(model, weight_decay=WEIGHT_DECAY, lr=LR, bias_norm_lr_scale=BIAS_NORM), LR, total_steps=1000
-    )
+    groups = layer_groups(model, weight_decay=WEIGHT_DECAY, lr=LR, bias_norm_lr_scale=BIAS_NORM)
+    return TVLARS(groups, LR, total_steps=1000)

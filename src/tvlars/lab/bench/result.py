@@ -1,4 +1,4 @@
-"""What ``tvlars bench`` has found: rows of medians, quartiles and ratios, as JSON and as a table."""
+"""Results of ``tvlars bench``: rows of medians, quartiles and ratios, as JSON and as a table."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from tvlars._machine import Machine
 from tvlars._reading import parse_json
-from tvlars.lab.bench.machine import Machine
-from tvlars.lab.bench.timing import Spread, per_second, ratio
+from tvlars.lab.bench.timing import Spread, ratio
 from tvlars.lab.files.marked import mark
 
 MS, IMAGES = "ms", "images/s"
@@ -29,25 +29,18 @@ class Row:
     ratio: Spread
     rounds: int
 
+    @classmethod
+    def of(cls, part: str, what: str, beside: str, times: dict[str, list[float]], images: int | None = None) -> Row:
+        """Make a row of milliseconds a step or, where every time is that of so many ``images``, of images a second."""
+        own, other = times[what], times[beside]
+        if images is None:
+            return cls(part, what, beside, MS, Spread.of([1e3 * s for s in own]), ratio(own, other), len(own))
+        return cls(part, what, beside, IMAGES, Spread.of([images / s for s in own]), ratio(other, own), len(own))
+
     def cells(self) -> tuple[str, str, str, str]:
-        """What, value, ratio in words, and beside whom."""
-        faster = self.unit == IMAGES
-        form = ",.0f" if faster else ",.2f"
-        words = "as fast" if faster else "as long"
+        """Return the contestant, its value, the ratio in words, and the one beside it."""
+        form, words = (",.0f", "as fast") if self.unit == IMAGES else (",.2f", "as long")
         return (self.what, f"{self.value.median:{form}} {self.unit}", f"{self.ratio.text()} x {words} as", self.beside)
-
-
-def step_row(part: str, what: str, beside: str, times: dict[str, list[float]]) -> Row:
-    """A row of milliseconds a step."""
-    own = times[what]
-    value = Spread.of([1e3 * seconds for seconds in own])
-    return Row(part, what, beside, MS, value, ratio(own, times[beside]), len(own))
-
-
-def speed_row(part: str, what: str, beside: str, times: dict[str, list[float]], images: int) -> Row:
-    """A row of images a second, of which every time has so many."""
-    own = times[what]
-    return Row(part, what, beside, IMAGES, per_second(images, own), ratio(times[beside], own), len(own))
 
 
 @dataclass
@@ -61,12 +54,12 @@ class BenchResult:
     notes: list[str] = field(default_factory=list)
 
     def to_json(self) -> str:
-        """All of it; :meth:`from_json` reads it back."""
+        """Return all of it as text; :meth:`from_json` reads it back."""
         return json.dumps({"made_by": mark("bench"), **asdict(self)}, indent=1) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> BenchResult:
-        """What :meth:`to_json` has written."""
+        """Read what :meth:`to_json` has written."""
         values: dict[str, Any] = parse_json(text)
         values.pop("made_by", None)
         rows = [
@@ -76,22 +69,18 @@ class BenchResult:
 
     def print(self) -> None:
         """Print the table to standard output."""
-        table = Table(
-            title=f"tvlars {self.version}: medians (quartiles); random images of 32 x 32",
-            title_justify="left",
-            show_header=False,
-        )
+        title = f"tvlars {self.version}: medians (quartiles); random images of 32 x 32"
+        table = Table(title=title, title_justify="left", show_header=False)
         table.add_column(min_width=20)
         table.add_column(justify="right", no_wrap=True)
         table.add_column(no_wrap=True)
         table.add_column(min_width=12)
-        part = ""
-        for row in self.rows:
-            if row.part != part:
-                part = row.part
-                table.add_section()
-                table.add_row(f"[bold]{part}[/bold]")
-            table.add_row(*row.cells())
+        for part in dict.fromkeys(row.part for row in self.rows):
+            table.add_section()
+            table.add_row(f"[bold]{part}[/bold]")
+            for row in self.rows:
+                if row.part == part:
+                    table.add_row(*row.cells())
         console = Console()
         if not console.is_terminal:
             console = Console(width=160)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -11,27 +12,15 @@ import torch
 from torchvision import models
 
 from tvlars import __version__
-from tvlars._machine import cores, native_bf16
+from tvlars._machine import cores, free_memory, native_bf16, this_machine
 from tvlars.lab.bench.loops import LabLoop, LoaderLoop, Task
-from tvlars.lab.bench.machine import free_memory, this_machine
-from tvlars.lab.bench.result import BenchResult, Row, speed_row, step_row
-from tvlars.lab.bench.steps import (
-    ADAMW,
-    BESIDE,
-    SGD,
-    OptimizerSteps,
-    Switches,
-    TrainingSteps,
-    make_optimizer,
-    parameters,
-)
+from tvlars.lab.bench.result import BenchResult, Row
+from tvlars.lab.bench.steps import BESIDE, OPTIMIZERS, parameters, step_turn
 from tvlars.lab.bench.timing import Turn, interleave, timed
 from tvlars.lab.errors import UsageError
+from tvlars.lab.options import check, option
 from tvlars.stats import LayerStats
 
-ACCELERATORS = ("auto", "cpu", "cuda")
-SECONDS = (5.0, 3600.0)
-"""Range of the time for all parts together."""
 MOST_WORKERS = 16
 ROUNDS = 15
 """In each part at most; time ends most of them before."""
@@ -39,6 +28,7 @@ PIL_SECONDS = 4e-4
 """About what an image of 32 x 32 costs a DataLoader's worker."""
 EPOCH = 50_000
 """Images of a turn at most, those of an epoch of CIFAR-10."""
+PRECISIONS = {"bf16, channels_last": "bf16-mixed", "float32, channels_last": "32-true"}
 
 
 @dataclass(frozen=True)
@@ -56,45 +46,46 @@ class BenchConfig:
         UsageError: a value is out of its range, or there is no such device.
     """
 
-    seconds: float = 100.0
-    accelerator: str = "auto"
-    workers: int | None = None
+    seconds: float = option(
+        100.0,
+        "for all measurements together, 5 to 3600 (default: 100; starting up comes on top)",
+        within=(5.0, 3600.0),
+    )
+    accelerator: str = option(
+        "auto",
+        "where to measure: auto (default: cuda where there is one), cpu or cuda",
+        choices=("auto", "cpu", "cuda"),
+    )
+    workers: int | None = option(
+        None, "processes of the DataLoader that is compared with (default: one a core, 16 at most)", within=(0, 1024)
+    )
     shapes: str = "resnet50"
     models: tuple[str, ...] = ("small_resnet", "resnet18")
 
     def __post_init__(self) -> None:
-        low, high = SECONDS
-        if not low <= self.seconds <= high:
-            raise UsageError(f"seconds must be from {low:g} to {high:g}, got {self.seconds:g}")
-        if self.accelerator not in ACCELERATORS:
-            raise UsageError(f"accelerator must be one of {', '.join(ACCELERATORS)}, got {self.accelerator!r}")
+        check(self)
         if self.accelerator == "cuda" and not torch.cuda.is_available():
             raise UsageError("accelerator 'cuda' cannot be used here: torch finds no CUDA device")
-        if self.workers is not None and not 0 <= self.workers <= 1024:
-            raise UsageError(f"workers must be an integer from 0 to 1024, got {self.workers}")
 
     def device(self) -> torch.device:
-        """Where it is measured."""
-        cuda = self.accelerator != "cpu" and torch.cuda.is_available()
-        return torch.device("cuda" if cuda else "cpu")
+        """Return the device that it is measured on."""
+        return torch.device("cuda" if self.accelerator != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def bench(config: BenchConfig, announce: Callable[[str], None] | None = None) -> BenchResult:
+def bench(config: BenchConfig, announce: Callable[[str], object] = lambda text: None) -> BenchResult:
     """Measure all parts that ``config`` asks for; ``announce`` is told which one begins, and how long it has."""
     begin = time.perf_counter()
     device = config.device()
-    result = BenchResult(this_machine(device), __version__)
-    end, left = begin + config.seconds, sum(weight for _, weight, _ in _parts(config, device))
-    for name, weight, measure in _parts(config, device):
+    result, parts = BenchResult(this_machine(device), __version__), _parts(config, device)
+    end, left = begin + config.seconds, sum(weight for _, weight, _ in parts)
+    for name, weight, measure in parts:
         now = time.perf_counter()
         if now >= end:
             result.notes.append(f"{name}: no time was left, give more by --seconds")
             continue
-        # What a part leaves over goes to those after it.
-        until = now + (end - now) * weight / left
+        until = now + (end - now) * weight / left  # what a part leaves over goes to those after it
         left -= weight
-        if announce is not None:
-            announce(f"{name} ({until - now:.0f} s)")
+        announce(f"{name} ({until - now:.0f} s)")
         try:
             result.rows += measure(until)
         except Skipped as reason:
@@ -127,11 +118,10 @@ def optimizer_steps(shapes: str, device: torch.device, until: float) -> list[Row
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
     if free is not None and needed > 0.8 * free:
         raise Skipped(f"takes {needed / 2**30:.1f} GiB of memory, of which {free / 2**30:.1f} are free")
-    params = parameters(sizes, device)
-    count = 10 if device.type == "cuda" else 1
-    turns = {name: OptimizerSteps(make_optimizer(name, params), device, count) for name in (*BESIDE, SGD, ADAMW)}
+    params, count = parameters(sizes, device), 10 if device.type == "cuda" else 1
+    turns = {name: step_turn(name, params, count) for name in OPTIMIZERS}
     times = interleave(turns, ROUNDS, warm_up=2, until=until)
-    return [step_row(f"optimizer step, {shapes}", name, beside, times) for name, beside in BESIDE.items()]
+    return [Row.of(f"optimizer step, {shapes}", name, beside, times) for name, beside in BESIDE.items()]
 
 
 def layer_statistics(shapes: str, device: torch.device, until: float) -> list[Row]:
@@ -139,65 +129,58 @@ def layer_statistics(shapes: str, device: torch.device, until: float) -> list[Ro
     model = getattr(models, shapes)().to(device)
     for p in model.parameters():
         p.grad = torch.randn_like(p).mul_(1e-3)
-    optimizer, steps, without = make_optimizer("TVLARS", model.parameters()), 10, "without statistics"
-
-    def work(stats: LayerStats | None) -> None:
-        for _ in range(steps):
-            optimizer.step()
-        if stats is not None:
-            stats.flush()
+    optimizer = OPTIMIZERS["TVLARS"](model.parameters())
 
     def turn(every: int) -> float:
-        stats = LayerStats(optimizer, model, every=every) if every else None
-        seconds = timed(partial(work, stats), device) / steps
-        if stats is not None:
-            stats.close()
-        return seconds
+        with LayerStats(optimizer, model, every=every) if every else nullcontext() as stats:
 
-    kinds = {without: 0, "of every step": 1, "of every 10th step": 10}
+            def work() -> None:
+                for _ in range(10):
+                    optimizer.step()
+                if stats is not None:
+                    stats.flush()
+
+            return timed(work) / 10
+
+    without, *others = kinds = {"without statistics": 0, "of every step": 1, "of every 10th step": 10}
     turns: dict[str, Turn] = {name: partial(turn, every) for name, every in kinds.items()}
     times = interleave(turns, ROUNDS, until=until)
-    return [step_row(f"layer statistics, {shapes}", name, without, times) for name in kinds if name != without]
+    return [Row.of(f"layer statistics, {shapes}", name, without, times) for name in others]
 
 
 def loops(model: str, config: BenchConfig, device: torch.device, until: float) -> list[Row]:
     """The laboratory's loop beside a plain DataLoader with PIL transforms, on random images of 32 x 32."""
     workers = min(cores(), MOST_WORKERS) if config.workers is None else config.workers
-    each = probe(model, device, Switches()) + PIL_SECONDS / max(workers, 1)
-    # Five rounds and one to warm up, of two loops.
-    batch_size, batches = fit((until - time.perf_counter()) / (6 * 2), each, device)
-    task = Task(model, batch_size * batches, batch_size, device=device.type)
+    each = probe(model, device, "32-true") + PIL_SECONDS / max(workers, 1)
+    task = fit(model, (until - time.perf_counter()) / (6 * 2), each, device)
     ours, plain = "tvlars", f"DataLoader, {workers} worker{'s' * (workers != 1)}, float32"
-    turns: dict[str, Turn] = {ours: LabLoop(task), plain: LoaderLoop(task, workers)}
-    times = interleave(turns, ROUNDS, until=until)
-    part = f"training {model}, batch size {batch_size}"
-    return [speed_row(part, ours, plain, times, task.images)]
+    times = interleave({ours: LabLoop(task), plain: LoaderLoop(task, workers)}, ROUNDS, until=until)
+    return [Row.of(f"training {model}, batch size {task.batch_size}", ours, plain, times, task.images)]
 
 
 def precision(model: str, device: torch.device, until: float) -> list[Row]:
-    """Forward, backward and step in bfloat16 and in float32."""
+    """The laboratory's loop in bfloat16 and in float32."""
     if not native_bf16(device):
         raise Skipped("bfloat16 is not native here, runs are in float32")
-    narrow, wide = Switches(bf16=True, channels_last=True), Switches(channels_last=True)
-    each = max(probe(model, device, switches) for switches in (narrow, wide))
-    batch_size, steps = fit((until - time.perf_counter()) / (6 * 2), each, device)
-    task = Task(model, batch_size, batch_size, device=device.type)
-    turns = {str(switches): TrainingSteps(task, switches, steps) for switches in (narrow, wide)}
+    each = max(probe(model, device, chosen) for chosen in PRECISIONS.values())
+    task = fit(model, (until - time.perf_counter()) / (6 * 2), each, device)
+    turns = {name: LabLoop(task, precision=chosen) for name, chosen in PRECISIONS.items()}
+    narrow, wide = turns
     times = interleave(turns, ROUNDS, until=until)
-    part = f"precision, {model}, batch size {batch_size}"
-    return [speed_row(part, str(narrow), str(wide), times, batch_size)]
+    return [Row.of(f"precision, {model}, batch size {task.batch_size}", narrow, wide, times, task.images)]
 
 
-def probe(model: str, device: torch.device, switches: Switches) -> float:
-    """About how many seconds one image takes."""
-    batch_size = 256 if device.type == "cuda" else 8
-    steps = TrainingSteps(Task(model, batch_size, batch_size, device=device.type), switches)
-    steps()
-    return min(steps(), steps()) / batch_size
+def probe(model: str, device: torch.device, precision: str) -> float:
+    """Return about how many seconds one image takes."""
+    images = 256 if device.type == "cuda" else 8
+    loop = LabLoop(Task(model, images, images, device=device.type), precision=precision)
+    loop()
+    return min(loop(), loop()) / images
 
 
-def fit(seconds: float, each: float, device: torch.device) -> tuple[int, int]:
-    """Batch size and number of batches for a turn of so many ``seconds``, where an image takes ``each``.
+def fit(model: str, seconds: float, each: float, device: torch.device) -> Task:
+    """Return a task whose turn takes ``seconds`` at most, where an image takes ``each``. There are six rounds of it:
+    one to warm up, and five.
 
     Raises:
         Skipped: not even two images fit.
@@ -208,4 +191,4 @@ def fit(seconds: float, each: float, device: torch.device) -> tuple[int, int]:
     batch_size = 512 if device.type == "cuda" else 256
     while batch_size > 2 and batch_size > images // 2:  # two batches, so that loading can overlap
         batch_size //= 2
-    return batch_size, images // batch_size
+    return Task(model, images // batch_size * batch_size, batch_size, device=device.type)

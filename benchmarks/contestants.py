@@ -1,0 +1,224 @@
+"""Contestants of the scripts here: each in a process of its own, and training steps with this switch or that."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tvlars._machine import PROC
+from tvlars.lab.bench.loops import CLASSES, Task
+from tvlars.lab.bench.steps import FUSED_SGD, OPTIMIZERS
+from tvlars.lab.bench.timing import Spread, Turn, timed
+from tvlars.lab.models import SMALL_IMAGE, build_model
+
+EVERY = 1.0
+"""Seconds between two looks at the memory of a process, each of which takes some milliseconds."""
+
+
+def say_rounds(what: str, rounds: int) -> Callable[[int], None]:
+    """Return an ``after_round`` that prints a line on standard error."""
+    return lambda number: print(f"{what}: round {number} of {rounds}", file=sys.stderr, flush=True)
+
+
+def per_second(count: float, seconds: Sequence[float]) -> Spread:
+    """Return how many of ``count`` are done in a second."""
+    return Spread.of([count / s for s in seconds])
+
+
+# -- processes ------------------------------------------------------------------------------------------------
+
+
+class Apart:
+    """``make(*arguments)`` in another process, which is alive until :meth:`close`: its memory is known, and nothing
+    that it leaves behind meets the others.
+
+    Args:
+        make: a function that can be pickled; it returns the contestant's turn.
+        arguments: for it; they are pickled.
+
+    Attributes: ``memory``, the most bytes that the process and those below it had in its turns, less those that it had
+    before ``make`` (None where the system does not tell), and ``device_memory``, the most bytes that torch had on a
+    CUDA device.
+    """
+
+    def __init__(self, make: Callable[..., Turn], *arguments: Any) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._line, line = context.Pipe()
+        self._process = context.Process(target=_serve, args=(line, make, arguments))
+        self._process.start()
+        line.close()
+        self.memory: int | None = None
+        self.device_memory = 0
+        try:
+            self._before = int(self._answer())
+            self._answer()
+        except BaseException:
+            self.close()
+            raise
+
+    def __call__(self) -> float:
+        """Its turn."""
+        self._line.send(True)
+        while not self._line.poll(EVERY):
+            self._look()
+        self._look()
+        seconds, self.device_memory = self._answer()
+        return float(seconds)
+
+    def _look(self) -> None:
+        pid = self._process.pid
+        now = tree_memory(pid) if pid is not None else None
+        if now is not None:
+            self.memory = max(self.memory or 0, now - self._before)
+
+    def _answer(self) -> Any:
+        try:
+            fine, value = self._line.recv()
+        except EOFError:
+            self._process.join(5)
+            raise RuntimeError(f"a contestant's process ended with code {self._process.exitcode}") from None
+        if not fine:
+            raise RuntimeError(f"a contestant failed:\n{value}")
+        return value
+
+    def close(self) -> None:
+        """End the process."""
+        with contextlib.suppress(OSError):
+            self._line.send(False)
+        self._process.join(10)
+        if self._process.is_alive():
+            self._process.terminate()
+        self._line.close()
+
+    def __enter__(self) -> Apart:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def _serve(line: Connection, make: Callable[..., Turn], arguments: tuple[Any, ...]) -> None:
+    # The system's own way of starting processes below this one; it would pass on the way that it was started in.
+    multiprocessing.set_start_method(None, force=True)
+    try:
+        line.send((True, tree_memory(os.getpid()) or 0))
+        turn = make(*arguments)
+        line.send((True, None))
+        while line.recv():
+            seconds = turn()
+            device = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+            line.send((True, (seconds, device)))
+    except (EOFError, BrokenPipeError, KeyboardInterrupt):  # the other end has gone
+        return
+    except Exception:
+        line.send((False, traceback.format_exc()))
+
+
+def tree_memory(pid: int) -> int | None:
+    """Return the bytes of memory of a process and of all below it, files that they have mapped aside.
+
+    What several of them share counts once. None where the system does not tell.
+    """
+    total = 0
+    for each in _tree(pid):
+        with contextlib.suppress(OSError, ValueError, IndexError):  # it may have ended meanwhile
+            for line in (PROC / str(each) / "smaps_rollup").read_text().splitlines():
+                if line.startswith(("Pss_Anon:", "Pss_Shmem:")):
+                    total += int(line.split()[1]) * 1024
+    return total or None
+
+
+def _tree(pid: int) -> list[int]:
+    parents: dict[int, list[int]] = {}
+    with contextlib.suppress(OSError):
+        for folder in PROC.iterdir():
+            if folder.name.isdigit():
+                with contextlib.suppress(OSError, ValueError, IndexError):
+                    after_name = (folder / "stat").read_text().rpartition(")")[2]
+                    parents.setdefault(int(after_name.split()[1]), []).append(int(folder.name))
+    found = [pid]
+    for each in found:  # grows while it is gone through
+        found.extend(parents.get(each, []))
+    return found
+
+
+# -- training steps -------------------------------------------------------------------------------------------
+
+
+class StandardStem(Task):
+    """A task whose model has the stem that torchvision made for 224 pixels."""
+
+    def build_model(self) -> nn.Module:
+        torch.manual_seed(0)
+        return build_model(self.model, 3, max(self.size, SMALL_IMAGE), CLASSES)[0]
+
+
+@dataclass(frozen=True)
+class Switches:
+    """What a training step may be done with."""
+
+    bf16: bool = False
+    channels_last: bool = False
+    compiled: bool = False
+
+    def __str__(self) -> str:
+        names = ["bf16" if self.bf16 else "float32", "channels_last" if self.channels_last else "contiguous"]
+        return ", ".join([*names, *(["compiled"] if self.compiled else [])])
+
+
+class TrainingSteps:
+    """A turn is some times forward, backward and a step of fused SGD, on one batch that lies on the device.
+
+    Attribute: ``first_seconds``, what the first step took, compiling included.
+    """
+
+    def __init__(self, task: Task, switches: Switches, steps: int = 1) -> None:
+        self.device, self.switches, self.steps = torch.device(task.device), switches, steps
+        memory_format = torch.channels_last if switches.channels_last else torch.contiguous_format
+        self.bare = task.build_model().to(self.device, memory_format=memory_format).train()
+        self.model: Callable[[Tensor], Tensor] = torch.compile(self.bare) if switches.compiled else self.bare
+        generator = torch.Generator().manual_seed(0)
+        shape = (task.batch_size, 3, task.size, task.size)
+        images = torch.randn(shape, generator=generator, device="cpu")
+        self.images = images.to(self.device).contiguous(memory_format=memory_format)
+        self.labels = torch.randint(0, CLASSES, (task.batch_size,), generator=generator, device="cpu").to(self.device)
+        self.optimizer = OPTIMIZERS[FUSED_SGD](self.bare.parameters())
+        start = time.perf_counter()
+        self.logits = self._backward()
+        self.gradient = torch.cat([p.grad.flatten().float() for p in self.bare.parameters() if p.grad is not None])
+        self.optimizer.zero_grad()
+        self.first_seconds = time.perf_counter() - start
+
+    def __call__(self) -> float:
+        """Return the seconds of one step."""
+        return timed(self._step, self.steps)
+
+    def _step(self) -> None:
+        self._backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def _backward(self) -> Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.switches.bf16):
+            logits = self.model(self.images).float()
+            loss = F.cross_entropy(logits, self.labels)
+        loss.backward()
+        return logits.detach()
+
+    def differs_from(self, other: TrainingSteps) -> tuple[float, float]:
+        """Return how far the first logits and gradient are from those of ``other``, relative to their norms."""
+        pairs = ((self.logits, other.logits), (self.gradient, other.gradient))
+        logits, gradient = (float((mine - theirs).norm() / theirs.norm()) for mine, theirs in pairs)
+        return logits, gradient
