@@ -30,7 +30,7 @@ from tvlars.cli import main
 from tvlars.lab import UsageError
 from tvlars.lab.bench import BenchConfig, BenchResult, Row, bench, measure
 from tvlars.lab.bench.loops import LabLoop, LoaderLoop, Task
-from tvlars.lab.bench.result import IMAGES
+from tvlars.lab.bench.result import IMAGES, row_of
 from tvlars.lab.bench.steps import BESIDE, OPTIMIZERS, parameters
 from tvlars.lab.bench.timing import Spread, Turn, interleave, ratio, timed
 
@@ -310,8 +310,8 @@ def test_a_result_is_saved_and_printed(
 
 def test_rows_say_which_way_a_ratio_goes() -> None:
     times = {"ours": [1.0, 1.0], "theirs": [2.0, 4.0]}
-    slow = Row.of("part", "theirs", "ours", times)
-    fast = Row.of("part", "ours", "theirs", times, 1200)
+    slow = row_of("part", "theirs", "ours", times)
+    fast = row_of("part", "ours", "theirs", times, 1200)
     assert slow.cells() == ("theirs", "3,000.00 ms", "3.00 (2.50 to 3.50) x as long as", "ours")
     assert fast.cells() == ("ours", "1,200 images/s", "3.00 (2.50 to 3.50) x as fast as", "theirs")
     assert fast == Row("part", "ours", "theirs", IMAGES, Spread(1200, 1200, 1200), Spread(3, 2.5, 3.5), 2)

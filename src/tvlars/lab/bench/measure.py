@@ -14,7 +14,7 @@ from torchvision import models
 from tvlars import __version__
 from tvlars._machine import cores, free_memory, native_bf16, this_machine
 from tvlars.lab.bench.loops import LabLoop, LoaderLoop, Task
-from tvlars.lab.bench.result import BenchResult, Row
+from tvlars.lab.bench.result import BenchResult, Row, row_of
 from tvlars.lab.bench.steps import BESIDE, OPTIMIZERS, parameters, step_turn
 from tvlars.lab.bench.timing import Turn, interleave, timed
 from tvlars.lab.errors import UsageError
@@ -72,7 +72,7 @@ class BenchConfig:
         return torch.device("cuda" if self.accelerator != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def bench(config: BenchConfig, announce: Callable[[str], object] = lambda text: None) -> BenchResult:
+def bench(config: BenchConfig, announce: Callable[[str], None] | None = None) -> BenchResult:
     """Measure all parts that ``config`` asks for; ``announce`` is told which one begins, and how long it has."""
     begin = time.perf_counter()
     device = config.device()
@@ -85,7 +85,8 @@ def bench(config: BenchConfig, announce: Callable[[str], object] = lambda text: 
             continue
         until = now + (end - now) * weight / left  # what a part leaves over goes to those after it
         left -= weight
-        announce(f"{name} ({until - now:.0f} s)")
+        if announce is not None:
+            announce(f"{name} ({until - now:.0f} s)")
         try:
             result.rows += measure(until)
         except Skipped as reason:
@@ -121,7 +122,7 @@ def optimizer_steps(shapes: str, device: torch.device, until: float) -> list[Row
     params, count = parameters(sizes, device), 10 if device.type == "cuda" else 1
     turns = {name: step_turn(name, params, count) for name in OPTIMIZERS}
     times = interleave(turns, ROUNDS, warm_up=2, until=until)
-    return [Row.of(f"optimizer step, {shapes}", name, beside, times) for name, beside in BESIDE.items()]
+    return [row_of(f"optimizer step, {shapes}", name, beside, times) for name, beside in BESIDE.items()]
 
 
 def layer_statistics(shapes: str, device: torch.device, until: float) -> list[Row]:
@@ -145,7 +146,7 @@ def layer_statistics(shapes: str, device: torch.device, until: float) -> list[Ro
     without, *others = kinds = {"without statistics": 0, "of every step": 1, "of every 10th step": 10}
     turns: dict[str, Turn] = {name: partial(turn, every) for name, every in kinds.items()}
     times = interleave(turns, ROUNDS, until=until)
-    return [Row.of(f"layer statistics, {shapes}", name, without, times) for name in others]
+    return [row_of(f"layer statistics, {shapes}", name, without, times) for name in others]
 
 
 def loops(model: str, config: BenchConfig, device: torch.device, until: float) -> list[Row]:
@@ -155,7 +156,7 @@ def loops(model: str, config: BenchConfig, device: torch.device, until: float) -
     task = fit(model, (until - time.perf_counter()) / (6 * 2), each, device)
     ours, plain = "tvlars", f"DataLoader, {workers} worker{'s' * (workers != 1)}, float32"
     times = interleave({ours: LabLoop(task), plain: LoaderLoop(task, workers)}, ROUNDS, until=until)
-    return [Row.of(f"training {model}, batch size {task.batch_size}", ours, plain, times, task.images)]
+    return [row_of(f"training {model}, batch size {task.batch_size}", ours, plain, times, task.images)]
 
 
 def precision(model: str, device: torch.device, until: float) -> list[Row]:
@@ -167,7 +168,7 @@ def precision(model: str, device: torch.device, until: float) -> list[Row]:
     turns = {name: LabLoop(task, precision=chosen) for name, chosen in PRECISIONS.items()}
     narrow, wide = turns
     times = interleave(turns, ROUNDS, until=until)
-    return [Row.of(f"precision, {model}, batch size {task.batch_size}", narrow, wide, times, task.images)]
+    return [row_of(f"precision, {model}, batch size {task.batch_size}", narrow, wide, times, task.images)]
 
 
 def probe(model: str, device: torch.device, precision: str) -> float:

@@ -29,18 +29,18 @@ class Row:
     ratio: Spread
     rounds: int
 
-    @classmethod
-    def of(cls, part: str, what: str, beside: str, times: dict[str, list[float]], images: int | None = None) -> Row:
-        """Make a row of milliseconds a step or, where every time is that of so many ``images``, of images a second."""
-        own, other = times[what], times[beside]
-        if images is None:
-            return cls(part, what, beside, MS, Spread.of([1e3 * s for s in own]), ratio(own, other), len(own))
-        return cls(part, what, beside, IMAGES, Spread.of([images / s for s in own]), ratio(other, own), len(own))
-
     def cells(self) -> tuple[str, str, str, str]:
         """Return the contestant, its value, the ratio in words, and the one beside it."""
         form, words = (",.0f", "as fast") if self.unit == IMAGES else (",.2f", "as long")
         return (self.what, f"{self.value.median:{form}} {self.unit}", f"{self.ratio.text()} x {words} as", self.beside)
+
+
+def row_of(part: str, what: str, beside: str, times: dict[str, list[float]], images: int | None = None) -> Row:
+    """Return a row of milliseconds a step or, where every time is that of so many ``images``, of images a second."""
+    own, other = times[what], times[beside]
+    if images is None:
+        return Row(part, what, beside, MS, Spread.of([1e3 * s for s in own]), ratio(own, other), len(own))
+    return Row(part, what, beside, IMAGES, Spread.of([images / s for s in own]), ratio(other, own), len(own))
 
 
 @dataclass
