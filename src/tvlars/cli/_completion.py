@@ -51,7 +51,7 @@ def _completion(parsed: argparse.Namespace) -> int:
 def _names() -> dict[str, Iterable[str]]:
     """The values that complete an option, by its destination. The parser takes more, and says what is wrong itself."""
     from tvlars.lab.config import OPTIMIZERS, OPTIONS
-    from tvlars.lab.experiments.tune_config import SAMPLERS
+    from tvlars.lab.experiments.tuning.config import SAMPLERS
     from tvlars.lab.ssl.methods import METHODS
 
     of_runs = {name: one.choices for name, one in OPTIONS.items() if one.choices}

@@ -27,17 +27,21 @@ def add(commands: Any, command: str, config: dict[str, Any]) -> None:
     sweep.add_argument("grid", metavar="GRID.yaml", type=Path, help=text)
     text = "folder of the sweep, gone on with where it exists (default: runs/sweep- and the grid's name)"
     sweep.add_argument("--out", type=Path, metavar="FOLDER", help=text)
-    text = "runs at a time (default: one for each CUDA device, 1 on a CPU; with Ray over all machines)"
-    sweep.add_argument("--workers", type=type_of(int), metavar="N", help=text)
+    add_queue(sweep, "runs at a time (default: one for each CUDA device, 1 on a CPU; with Ray over all machines)")
+    sweep.add_argument("--dry-run", action="store_true", help="list the runs, and which are over, and do nothing")
+    _add_tune(commands, config if command == "tune" else {})
+
+
+def add_queue(parser: argparse.ArgumentParser, workers: str) -> None:
+    """Add the options of the queue that does runs; ``workers`` says what their number means."""
+    parser.add_argument("--workers", type=type_of(int), metavar="N", help=workers)
     text = "times that a run which failed is tried again (default: 1); one that diverged is not"
-    sweep.add_argument("--retries", type=type_of(int), default=1, metavar="N", help=text)
+    parser.add_argument("--retries", type=type_of(int), default=1, metavar="N", help=text)
     text = (
         "run on a Ray cluster: its address, auto for the one that this machine belongs to, or local to start one here; "
         "--out must lie on a file system that all its machines see"
     )
-    sweep.add_argument("--ray", metavar="ADDRESS", help=text)
-    sweep.add_argument("--dry-run", action="store_true", help="list the runs, and which are over, and do nothing")
-    _add_tune(commands, config if command == "tune" else {})
+    parser.add_argument("--ray", metavar="ADDRESS", help=text)
 
 
 def _add_tune(commands: Any, config: dict[str, Any]) -> None:
@@ -91,7 +95,8 @@ def _not_tuned() -> tuple[str, ...]:
 
 def _sweep(parsed: argparse.Namespace) -> int:
     from tvlars.lab.experiments import Grid, sweep
-    from tvlars.lab.experiments.sweep import check_workers, prepare
+    from tvlars.lab.experiments.queue import check_workers
+    from tvlars.lab.experiments.sweep import prepare
 
     grid = Grid.read(parsed.grid)
     out = Path("runs") / f"sweep-{grid.name}" if parsed.out is None else parsed.out

@@ -8,6 +8,7 @@ from typing import Any
 
 from tvlars.cli._options import (
     DIVERGED,
+    FAILED,
     add_all,
     add_config,
     add_resume,
@@ -19,6 +20,7 @@ from tvlars.cli._options import (
     train_config,
     type_of,
 )
+from tvlars.cli._sweep import add_queue
 
 
 def add(commands: Any, command: str, config: dict[str, Any]) -> None:
@@ -56,6 +58,7 @@ def add(commands: Any, command: str, config: dict[str, Any]) -> None:
         metavar="OPTIMIZER.OPTION=VALUE",
         help="an option for one optimizer alone, as in --set lars.lr=16 lamb.warmup-epochs=0",
     )
+    add_queue(compare, "runs at a time, each a process of its own where there are several (default: 1, in this one)")
     add_all(compare, without=("optimizer", "batch_size", "seed", "resume"))
     add_config(compare)
     if config and command == "train":
@@ -126,13 +129,24 @@ def _compare(parsed: argparse.Namespace) -> int:
         overrides=_overrides(parsed),
         out=parsed.out,
     )
-    if (code := in_processes(parsed, base)) is not None:
+    apart = parsed.ray is not None or (parsed.workers or 1) > 1
+    if not apart and (code := in_processes(parsed, base)) is not None:
         return code
-    comparison = compare(config, announce=lambda line: print(line, flush=True))
+    comparison = compare(
+        config,
+        announce=lambda line: print(line, flush=True),
+        workers=parsed.workers,
+        retries=parsed.retries,
+        ray=parsed.ray,
+    )
     if not is_first():
         return DIVERGED if comparison.diverged else 0
     print_table(comparison)
     print(f"page: {comparison.folder / 'report.html'}")
+    if failed := [run for run in comparison.runs if run.status == "failed"]:
+        for run in failed:
+            print(f"{run.folder} failed: {run.note}")
+        return fail(f"{len(failed)} of {len(comparison.runs)} runs failed; the same command tries them again", FAILED)
     said = [f"{run.optimizer}, batch size {run.batch_size}, seed {run.seed}: {run.note}" for run in comparison.diverged]
     return fail(f"{len(said)} of {len(comparison.runs)} runs diverged: {'; '.join(said)}", DIVERGED) if said else 0
 

@@ -17,7 +17,7 @@ from tvlars.cli import main
 from tvlars.lab import Reporter, TrainConfig, UsageError, evaluate, load_data, train
 from tvlars.lab.data.where import found
 from tvlars.lab.experiments.run_name import at_home, run_name
-from tvlars.lab.experiments.tune_folder import check_same
+from tvlars.lab.experiments.tuning.folder import check_same
 
 QUICK: dict[str, Any] = {"epochs": 1, "batch_size": 4, "precision": "32-true", "accelerator": "cpu"}
 

@@ -5,17 +5,31 @@ from __future__ import annotations
 import html
 import math
 import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
-from tvlars.lab import CompareConfig, Comparison, TrainConfig, compare
+from tvlars.cli import main
+from tvlars.lab import CompareConfig, Comparison, LockedError, TrainConfig, UsageError, compare
 from tvlars.lab.comparison.comparison import RunRow
 from tvlars.lab.comparison.statistics import mean_and_interval
 from tvlars.lab.comparison.table import table_rows
+from tvlars.lab.experiments.board import Board
+from tvlars.lab.experiments.workers import in_process
+from tvlars.lab.files.lock import locked
 from tvlars.lab.report import report, write_report
+from tvlars.lab.run_folder.rows import epochs_done
+from tvlars.lab.training.progress import Reporter
+from tvlars.lab.training.train import train
+from tvlars.plan import Plan
 
 
 @pytest.fixture(scope="module")
@@ -134,3 +148,158 @@ def test_a_page_without_room_does_not_hide_why_a_comparison_ended(
     with pytest.raises(KeyboardInterrupt):
         compare(CompareConfig(base=TrainConfig(epochs=1), seeds=(0,), out=tmp_path / "out"), announce=announce)
     assert said[-1].startswith("results could not be written: [Errno 28] No space left on device")
+
+
+# -- the queue ---------------------------------------------------------------------------------------------
+
+SMALL = ["--optimizers", "tvlars", "lars", "--seeds", "0", "--epochs", "3", "--accelerator", "cpu"]
+TIMES = ["images_per_second", "seconds"]
+
+
+def small(out: Path, **options: Any) -> CompareConfig:
+    base = TrainConfig(epochs=3, accelerator="cpu", **options)
+    return CompareConfig(base=base, optimizers=("tvlars", "lars"), seeds=(0,), out=out)
+
+
+def quietly(config: CompareConfig, **options: Any) -> Comparison:
+    return compare(config, reporter=Reporter, announce=lambda line: None, board=Board(), **options)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        yield
+        torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
+    """Two runs, one after the other in this process."""
+    return quietly(small(tmp_path_factory.mktemp("undisturbed") / "out"))
+
+
+def assert_same(one: Comparison, other: Comparison) -> None:
+    for run in one.runs:
+        for name in ("steps.csv", "test-correct.bits"):
+            assert (one.folder / run.folder / name).read_bytes() == (other.folder / run.folder / name).read_bytes()
+    results = [pd.read_csv(folder / "results.csv").drop(columns=TIMES) for folder in (one.folder, other.folder)]
+    pd.testing.assert_frame_equal(*results, check_exact=True)
+
+
+def test_a_killed_comparison_goes_on_with_what_is_left(undisturbed: Comparison, tmp_path: Path) -> None:
+    """SIGKILL in the second run: the first is not done again, the second goes on from its checkpoint, bit for bit."""
+    out = tmp_path / "out"
+    words = ["compare", *SMALL, "--checkpoint-every", "1-epochs", "--out", str(out)]
+    first, second = out / "tvlars-b256-s0", out / "lars-b256-s0"
+    with subprocess.Popen([sys.executable, "-m", "tvlars", *words], stdout=subprocess.DEVNULL) as killed:
+        end = time.monotonic() + 300
+        while epochs_done(second) < 2:  # the first one has been saved
+            assert killed.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.005)
+        killed.kill()
+    assert not (second / "summary.json").exists()
+    done = (first / "summary.json").stat().st_mtime_ns
+    said: list[str] = []
+    again = compare(
+        small(out, checkpoint_every="1-epochs"), reporter=lambda: Telling(said), announce=said.append, board=Board()
+    )
+    assert (first / "summary.json").stat().st_mtime_ns == done
+    assert [line for line in said if line.startswith(("run ", "1 of"))] == [
+        "1 of 2 runs are over already",
+        "run 2 of 2: digits-lars-b256-s0",
+    ]
+    assert any(line.startswith("resumed  after step ") for line in said)
+    assert_same(undisturbed, again)
+    told = len(said)
+    assert_same(undisturbed, compare(small(out), reporter=lambda: Telling(said), announce=said.append))
+    assert "2 of 2 runs are over already" in said[told:]
+    assert not any(line.startswith("run ") for line in said[told:])
+
+
+class Telling(Reporter):
+    """Keeps what is said of a run before it starts."""
+
+    def __init__(self, said: list[str]) -> None:
+        self.said = said
+
+    def start(self, config: TrainConfig, plan: Plan, lines: list[str], folder: Path, step: int = 0) -> None:
+        self.said += lines
+
+
+def test_several_workers_give_the_same_numbers(
+    undisturbed: Comparison, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["compare", *SMALL, "--out", str(tmp_path / "out"), "--workers", "2"]) == 0
+    told = capsys.readouterr().out
+    assert "\n2 runs; 2 workers on this machine's CPU, 1 thread each\n" in told
+    assert told.endswith(f"page: {tmp_path / 'out' / 'report.html'}\n")
+    assert (tmp_path / "out" / "lars-b256-s0.log").is_file()
+    assert_same(undisturbed, Comparison.load(tmp_path / "out"))
+
+
+class Failing:
+    """Stands in for training: fails in ``times`` attempts of runs of lars."""
+
+    def __init__(self, times: int) -> None:
+        self.times, self.attempts = times, list[str]()
+
+    def __call__(self, config: TrainConfig, **options: Any) -> Any:
+        self.attempts.append(config.optimizer)
+        if config.optimizer == "lars" and self.attempts.count("lars") <= self.times:
+            raise RuntimeError("the device is gone")
+        return train(config, **options)
+
+
+def test_a_run_that_fails_is_tried_again(
+    undisturbed: Comparison, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing = Failing(2)
+    monkeypatch.setattr(in_process, "train", failing)
+    assert_same(undisturbed, quietly(small(tmp_path / "out"), retries=2))
+    assert failing.attempts == ["tvlars", "lars", "lars", "lars"]
+
+
+def test_a_run_that_fails_in_vain_costs_no_other_run(
+    undisturbed: Comparison, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failing = Failing(100)
+    words = ["compare", *SMALL, "--optimizers", "lars", "tvlars", "--out", str(tmp_path / "out")]
+    with monkeypatch.context() as patch:
+        patch.setattr(in_process, "train", failing)
+        assert main(words) == 1
+    captured = capsys.readouterr()
+    assert failing.attempts == ["lars", "lars", "tvlars"]
+    assert "lars-b256-s0 failed: RuntimeError: the device is gone\n" in captured.out
+    assert captured.err.endswith("tvlars: 1 of 2 runs failed; the same command tries them again\n")
+    assert pd.read_csv(tmp_path / "out" / "results.csv")["status"].tolist() == ["failed", "finished"]
+    assert main(words) == 0
+    assert pd.read_csv(tmp_path / "out" / "results.csv")["status"].tolist() == ["finished", "finished"]
+
+
+def test_a_folder_holds_one_comparison_at_a_time(undisturbed: Comparison, tmp_path: Path) -> None:
+    with locked(undisturbed.folder), pytest.raises(LockedError, match="another comparison works in"):
+        quietly(small(undisturbed.folder))
+    with pytest.raises(UsageError, match=r"tvlars-b256-s0' is one whose config is another: augment True there, False"):
+        quietly(small(undisturbed.folder, augment=False))
+    (tmp_path / "mine").touch()
+    with pytest.raises(UsageError, match=r"out must be a new or empty folder, and .* holds something already"):
+        quietly(small(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"workers": 0}, "workers must be an integer from 1 to 10000, got 0"),
+        ({"retries": -1}, "retries must be an integer from 0 to 10000, got -1"),
+        ({"ray": "nowhere"}, "ray must be .* got 'nowhere'|ray must be installed"),
+    ],
+)
+def test_a_bad_queue_is_said_before_anything_is_written(options: dict[str, Any], sentence: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        quietly(small(tmp_path / "out"), **options)
+    assert not (tmp_path / "out").exists()

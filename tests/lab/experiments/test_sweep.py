@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import collections
+import importlib
 import importlib.util
 import itertools
 import json
@@ -16,6 +16,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,15 +31,17 @@ from tests.lab.run_folder.disk import room
 from tvlars.cli import main
 from tvlars.cli._options import add_all, add_resume, train_config
 from tvlars.lab import LockedError, PreemptedError, TrainConfig, UsageError, load_run
-from tvlars.lab.experiments import Board, Grid, SweepResult, sweep
-from tvlars.lab.experiments import job as workers
-from tvlars.lab.experiments import sweep as sweeping
+from tvlars.lab.experiments import Board, Grid, SweepResult, queue, sweep
 from tvlars.lab.experiments.board import BarBoard, LineBoard, duration
-from tvlars.lab.experiments.job import Halt, Job, Outcome, run_one
+from tvlars.lab.experiments.job import Halt, Job, Outcome
 from tvlars.lab.experiments.run_name import arguments, run_name
+from tvlars.lab.experiments.workers import process
+from tvlars.lab.experiments.workers.in_process import InProcess
+from tvlars.lab.experiments.workers.process import run_one
 from tvlars.lab.experiments.workers.ray_cluster import RayWorkers, _room
 from tvlars.lab.files.lock import locked
 
+sweeping = importlib.import_module("tvlars.lab.experiments.sweep")
 EXAMPLE = Path(__file__).parents[3] / "docs" / "examples" / "digits.yaml"
 SAME = ["run", "optimizer", "batch_size", "lr", "seed", "status", "epochs", "test_accuracy", "test_loss", "train_loss"]
 """Columns of results.csv that say nothing of time."""
@@ -328,7 +331,7 @@ def pretend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], 
         program = tmp_path / "pretender.py"
         lines = textwrap.dedent(PRETENDER).replace("BEHAVIOUR", behaviour)
         program.write_text(lines)
-        monkeypatch.setattr(workers, "CHILD", program)
+        monkeypatch.setattr(process, "GUARDIAN", program)
         return tmp_path / "out"
 
     return use
@@ -429,10 +432,10 @@ def test_a_stopped_sweep_says_so_wherever_results_cannot_be_written(
     out.mkdir()
     (out / "sweep.json").touch()
     (out / "results.csv").mkdir()
-    monkeypatch.setattr(sweeping._Queue, "work", stopped)
+    monkeypatch.setattr(sweeping, "work", stopped)
     with pytest.raises(PreemptedError):
         sweep(seeds(1), out, board=LineBoard())
-    assert capsys.readouterr().out == f"cannot write {out / 'results.csv'}: Is a directory\n"
+    assert capsys.readouterr().out.endswith(f"\ncannot write {out / 'results.csv'}: Is a directory\n")
 
 
 def test_every_run_is_begun_once_however_many_workers(pretend: Callable[[str], Path]) -> None:
@@ -444,7 +447,7 @@ def test_every_run_is_begun_once_however_many_workers(pretend: Callable[[str], P
 
 def test_two_sweeps_do_not_share_a_folder(pretend: Callable[[str], Path]) -> None:
     out = pretend("time.sleep(60 if attempt == 1 else 0)")
-    halt, job = Halt(), Job("one", out / "one", ("train", f"--out={out / 'one'}"), 1, 1)
+    halt, job = Halt(), Job("one", out / "one", TrainConfig(epochs=1), 1)
     out.mkdir()
     (out / "sweep.json").touch()
     with locked(out), pytest.raises(LockedError, match="another sweep works in"):
@@ -583,7 +586,7 @@ def test_a_run_that_hangs_when_it_is_told_to_stop_is_killed(number: signal.Signa
         "pathlib.Path('part').write_text(str(os.getpid()))\nos.replace('part', 'ready')\ntime.sleep(600)\n"
     )
     program = tmp_path / "child.py"
-    program.write_text(workers.CHILD.read_text().replace("STOP_PATIENCE = 300", "STOP_PATIENCE = 1"))
+    program.write_text(process.GUARDIAN.read_text().replace("STOP_PATIENCE = 300", "STOP_PATIENCE = 1"))
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     with subprocess.Popen([sys.executable, str(program), str(os.getpid())], cwd=tmp_path, env=environment) as child:
         wait_for(lambda: (tmp_path / "ready").exists() or child.poll() is not None)
@@ -598,34 +601,29 @@ def test_ray_is_not_asked_for_anything_when_it_has_been_shut_down() -> None:
 
     class Ray:
         running = True
-        exceptions = None
 
-        def cancel(self, reference: str, force: bool) -> None:
-            """Nothing ends by it."""
+        def __init__(self, hangs: bool) -> None:
+            self.hangs = hangs
 
-        def wait(self, references: list[str], **_: Any) -> tuple[list[str], list[str]]:
+        def cancel(self, future: Future[Outcome], force: bool) -> None:
             assert self.running
-            return references[:1], references[1:]
-
-        def get(self, reference: str) -> Outcome:
-            return Outcome(jobs[int(reference)], "finished")
+            if not self.hangs:
+                future.set_result(Outcome(job, "finished"))
 
         def shutdown(self) -> None:
             self.running = False
 
-    jobs = [Job(f"{number}", Path("nowhere"), (), 1, 1) for number in range(2)]
+    job = Job("one", Path("nowhere"), TrainConfig(), 1)
     for hangs in (True, False):
         crew = RayWorkers.__new__(RayWorkers)
-        crew._ray, crew._own, crew._waiting, crew._late = Ray(), True, collections.deque(jobs), []
-        crew.count = None
-        crew._refs = {f"{number}": job for number, job in enumerate(jobs)}
-        halt = Halt()
+        futures = [Future[Outcome]() for _ in range(2)]
+        crew._ray, crew._own, crew._references = Ray(hangs), True, {future: future for future in futures}
+        now = threading.Event()
         if hangs:
-            halt.now.set()
-        crew.stop(halt)
+            now.set()
+        crew.stop(now)
         assert not crew._ray.running
-        assert [outcome.job.name for outcome in crew.wait(0)] == ([] if hangs else ["0", "1"])
-        assert crew.wait(0) == []
+        assert [future.done() for future in futures] == [not hangs] * 2
 
 
 def test_a_run_without_progress_is_said(
@@ -633,7 +631,7 @@ def test_a_run_without_progress_is_said(
 ) -> None:
     now = [1000.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    job = Job("one", tmp_path / "one", (), 10, 5)
+    job = Job("one", tmp_path / "one", TrainConfig(epochs=5), 10)
     job.folder.mkdir()
     board = LineBoard()
     board.start([job], {}, 0)
@@ -668,27 +666,14 @@ def test_devices_and_threads_are_divided(pretend: Callable[[str], Path], monkeyp
 
 
 def test_a_folder_that_only_another_machine_sees_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Elsewhere:
-        jobs: list[Job]
+    class Elsewhere(InProcess):
+        def submit(self, job: Job) -> Future[Outcome]:
+            future = Future[Outcome]()
+            future.set_result(Outcome(job, "finished"))
+            return future
 
-        def __init__(self) -> None:
-            self.jobs = []
-            self.submit = self.jobs.append
-
-        def wait(self, seconds: float) -> list[Outcome]:
-            return [Outcome(self.jobs.pop(), "finished")]
-
-        def running(self) -> list[Job]:
-            return []
-
-        def describe(self) -> str:
-            return "elsewhere"
-
-        def close(self) -> None:
-            pass
-
-    monkeypatch.setattr(sweeping, "_workers", lambda *_: Elsewhere())
-    monkeypatch.setattr(sweeping, "SHARED_PATIENCE", 0.0)
+    monkeypatch.setattr(sweeping, "hire", lambda *_: Elsewhere.__new__(Elsewhere))
+    monkeypatch.setattr(queue, "SHARED_PATIENCE", 0.0)
     result = sweep(seeds(1), tmp_path / "out", board=Board())
     assert "out must lie on a file system that all machines share" in result.failed[0].note
 
@@ -709,7 +694,10 @@ def test_ray_shares_the_cores_of_each_machine() -> None:
 def test_time_left_is_of_the_work_that_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
-    jobs = [Job(str(i), tmp_path / str(i), (), images, 10) for i, images in enumerate((1000, 3000, 6000, 500))]
+    jobs = [
+        Job(str(i), tmp_path / str(i), TrainConfig(epochs=10), images)
+        for i, images in enumerate((1000, 3000, 6000, 500))
+    ]
     board = Board()
     board.start(jobs, {"1": 5}, before=2)
     assert board.left() is None
@@ -733,7 +721,7 @@ def test_a_bar_shows_all_runs(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "120")
     board = BarBoard()
-    jobs = [Job(f"run-{i}", tmp_path / str(i), (), 100, 10) for i in range(2)]
+    jobs = [Job(f"run-{i}", tmp_path / str(i), TrainConfig(epochs=10), 100) for i in range(2)]
     board.start(jobs, {}, before=1)
     board.update(jobs)
     board.ended(jobs[0], "failed", "exit code 1")

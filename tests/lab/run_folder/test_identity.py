@@ -14,7 +14,7 @@ from tvlars.lab import Grid, LoadedRun, TrainConfig, UsageError
 from tvlars.lab.config import MEANS, OPTIONS, names_of
 from tvlars.lab.experiments.run_name import run_name
 from tvlars.lab.experiments.sweep import FILE, prepare
-from tvlars.lab.experiments.tune_folder import check_same
+from tvlars.lab.experiments.tuning.folder import check_same
 from tvlars.lab.options import Is
 from tvlars.lab.report.parts import parts_of
 from tvlars.lab.run_folder.identity import differences, identity

@@ -4,7 +4,7 @@ from tvlars.lab.experiments.board import Board
 from tvlars.lab.experiments.grid import Grid
 from tvlars.lab.experiments.results import SweepResult, SweepRun
 from tvlars.lab.experiments.sweep import sweep
-from tvlars.lab.experiments.tune import Tuned, TuneResult, tune
-from tvlars.lab.experiments.tune_config import TuneConfig
+from tvlars.lab.experiments.tuning.config import TuneConfig
+from tvlars.lab.experiments.tuning.tune import Tuned, TuneResult, tune
 
 __all__ = ["Board", "Grid", "SweepResult", "SweepRun", "TuneConfig", "TuneResult", "Tuned", "sweep", "tune"]

@@ -1,9 +1,11 @@
-"""What a sweep shows while it goes on: all runs, and the time that is left for them."""
+"""Progress of many runs: how far they are, which are going on, and the time that is left."""
 
 from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 from rich.console import Console
@@ -26,8 +28,8 @@ class Board:
     Work is counted in images: epochs by the images of an epoch. What earlier calls have done is no part of the speed.
     """
 
-    def start(self, jobs: list[Job], done: dict[str, int], before: int) -> None:
-        """A sweep begins.
+    def start(self, jobs: Iterable[Job], done: dict[str, int], before: int) -> None:
+        """Begin.
 
         Args:
             jobs: those to do.
@@ -35,59 +37,46 @@ class Board:
             before: runs that need not be done any more.
         """
         self.jobs = {job.name: job for job in jobs}
-        self.before, self.total = before, before + len(jobs)
-        self.counts = dict.fromkeys(("finished", "diverged", "failed"), 0)
-        self.done = dict.fromkeys(self.jobs, 0) | done
-        self.baseline = dict(self.done)
-        self.ends: set[str] = set()
+        self.over, self.total = before, before + len(self.jobs)
+        self.counts: Counter[str] = Counter()
+        self.done: Counter[str] = Counter(done)
+        self.baseline = Counter(done)
         self.moved: dict[str, float] = {}
         """When each running job was first seen at the epoch that it is at."""
         self.running: list[Job] = []
         self.started = self.looked = time.monotonic()
 
     def say(self, text: str) -> None:
-        """A line about the sweep."""
+        """Show a line."""
 
     def update(self, running: list[Job]) -> None:
         """Look at what the running jobs have done."""
-        self.running = running
+        self.running, now = running, time.monotonic()
         for job in running:
-            self.moved.setdefault(job.name, time.monotonic())
-        if time.monotonic() - self.looked >= LOOK_EVERY:
-            self.looked = time.monotonic()
+            self.moved.setdefault(job.name, now)
+        if now - self.looked >= LOOK_EVERY:
+            self.looked = now
             for job in running:
-                done = epochs_done(job.folder)
-                if done != self.done[job.name]:
-                    self.done[job.name], self.moved[job.name] = done, self.looked
-
-    def silent(self, job: Job) -> str:
-        """For how long a running job has finished no epoch, in brackets, where that is long: it may hang."""
-        still = time.monotonic() - self.moved.get(job.name, time.monotonic())
-        return f" (no epoch for {duration(still)})" if still >= HEARTBEAT else ""
+                if (done := epochs_done(job.folder)) != self.done[job.name]:
+                    self.done[job.name], self.moved[job.name] = done, now
 
     def ended(self, job: Job, status: str, note: str = "") -> None:
-        """A job is over: finished, diverged or failed; ``note`` says why."""
+        """Count a job that is over: finished, diverged or failed; ``note`` says why."""
         self.counts[status] += 1
-        self.ends.add(job.name)
-        if status != "finished":  # what is left of it will not be done
+        self.over += 1
+        if status == "finished":
+            self.done[job.name] = job.config.epochs
+        else:  # what is left of it will not be done
             self.jobs.pop(job.name)
-            self.done.pop(job.name)
-        else:
-            self.done[job.name] = job.epochs
 
     def end(self) -> None:
-        """The sweep is over."""
-
-    @property
-    def over(self) -> int:
-        """Runs that are over, those of earlier calls too."""
-        return self.before + sum(self.counts.values())
+        """Show the end."""
 
     @property
     def fraction(self) -> float:
         """The share of the runs that is done, 0 to 1; one that is going on counts in part."""
-        going = [job for job in self.jobs.values() if job.name not in self.ends]
-        return (self.over + sum(min(self.done[job.name] / job.epochs, 1.0) for job in going)) / self.total
+        going = sum(min(self.done[job.name] / job.config.epochs, 1.0) for job in self.jobs.values())
+        return (self.over - self.counts["finished"] + going) / self.total
 
     def left(self) -> float | None:
         """Seconds that are left, by the speed up to now; None where nothing has been done yet."""
@@ -98,8 +87,8 @@ class Board:
             return 0.0 if whole <= done else None
         return (time.monotonic() - self.started) * (whole - done) / fresh
 
-    def _images(self, epochs: dict[str, int]) -> float:
-        return sum(job.images * min(epochs.get(name, 0) / job.epochs, 1.0) for name, job in self.jobs.items())
+    def _images(self, epochs: Counter[str]) -> float:
+        return sum(job.images * min(epochs[name] / job.config.epochs, 1.0) for name, job in self.jobs.items())
 
     def numbers(self) -> str:
         """How far it is: "5/12 runs, 1 diverged, 4 min left"."""
@@ -108,11 +97,20 @@ class Board:
         time_left = [] if left is None or self.over == self.total else [f"{duration(left)} left"]
         return ", ".join([f"{self.over}/{self.total} runs", *bad, *time_left])
 
+    def silent(self, job: Job) -> str:
+        """For how long a running job has finished no epoch, in brackets, where that is long: it may hang."""
+        still = time.monotonic() - self.moved.get(job.name, time.monotonic())
+        return f" (no epoch for {duration(still)})" if still >= HEARTBEAT else ""
+
+    def at(self, job: Job) -> str:
+        """How far a running job is."""
+        return f"{self.done[job.name]}/{job.config.epochs}{self.silent(job)}"
+
 
 class LineBoard(Board):
     """A line whenever a run ends, for pipes and logs."""
 
-    def start(self, jobs: list[Job], done: dict[str, int], before: int) -> None:
+    def start(self, jobs: Iterable[Job], done: dict[str, int], before: int) -> None:
         super().start(jobs, done, before)
         self.said = time.monotonic()
 
@@ -123,11 +121,8 @@ class LineBoard(Board):
         super().update(running)
         if time.monotonic() - self.said > HEARTBEAT:
             self.said = time.monotonic()
-            say(f"{self.numbers()}; running: {self._current()}")
-
-    def _current(self) -> str:
-        said = (f"{job.name} epoch {self.done[job.name]}/{job.epochs}{self.silent(job)}" for job in self.running)
-        return ", ".join(said) or "none"
+            current = ", ".join(f"{job.name} epoch {self.at(job)}" for job in running)
+            say(f"{self.numbers()}; running: {current or 'none'}")
 
     def ended(self, job: Job, status: str, note: str = "") -> None:
         super().ended(job, status, note)
@@ -142,7 +137,7 @@ class BarBoard(Board):
         output: Any = Lasting(sys.stdout)
         self.console = Console(file=output)
 
-    def start(self, jobs: list[Job], done: dict[str, int], before: int) -> None:
+    def start(self, jobs: Iterable[Job], done: dict[str, int], before: int) -> None:
         super().start(jobs, done, before)
         self.progress = Progress(
             BarColumn(bar_width=30),
@@ -173,15 +168,15 @@ class BarBoard(Board):
 
     def _show(self) -> None:
         order = sorted(self.running, key=lambda job: self.silent(job) == "")
-        first = [f"{job.name} {self.done.get(job.name, 0)}/{job.epochs}{self.silent(job)}" for job in order[:2]]
-        more = [f"and {len(self.running) - 2} more"] if len(self.running) > 2 else []
+        first = [f"{job.name} {self.at(job)}" for job in order[:2]]
+        more = [f"and {len(order) - 2} more"] if len(order) > 2 else []
         self.progress.update(
             self.task, completed=self.fraction, numbers=self.numbers(), current=", ".join([*first, *more])
         )
 
 
 def choose_board() -> Board:
-    """A bar where standard output is a terminal, plain lines elsewhere."""
+    """Return a bar where standard output is a terminal, plain lines elsewhere."""
     return BarBoard() if is_terminal(sys.stdout) else LineBoard()
 
 

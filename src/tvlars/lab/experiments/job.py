@@ -1,72 +1,61 @@
-"""One run of a sweep in a process of its own: a crash, a killed process or a full memory costs that run alone.
+"""A run that is to be done once: what it is, who does it, and whether it is over.
 
-``run_one`` is what every worker does, one on this machine and one of Ray alike.
+A run is over when its folder says so, so that nothing else has to be kept: whatever is killed, the same call finds
+what is left.
 """
 
 from __future__ import annotations
 
-import contextlib
-import datetime
-import os
-import platform
-import signal
-import subprocess
-import sys
 import threading
-import time
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from tvlars._reading import open_regular, read_json
-from tvlars.lab.errors import LockedError, UsageError
-from tvlars.lab.files.disk import open_to_append
-from tvlars.lab.files.lock import LOCK, locked
+from tvlars._reading import read_json
+from tvlars.lab.config import TrainConfig
+from tvlars.lab.errors import UsageError
+from tvlars.lab.experiments.run_name import at_home, run_name
 from tvlars.lab.run_folder.loaded_run import load_run
+from tvlars.lab.run_folder.record import CONFIG, read_object
+from tvlars.lab.run_folder.status import Status
 
-CHILD = Path(__file__).with_name("workers") / "guardian.py"
-LOCK_PATIENCE = 600.0
-"""Seconds that a run waits for one that a dead worker has left behind, and which is saving what it has."""
-STOP_PATIENCE = 300.0
-"""Seconds that a stopped run has to save what it has."""
-TICK = 0.1
-BEGIN = "---"
-"""What a log's first line of an attempt begins with."""
+OVER = (Status.FINISHED, Status.DIVERGED)
+"""Statuses of runs that are not done again: divergence is a result."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A run to do. ``images`` is the work that it is: samples of all its epochs."""
+    """A run to do, or to go on with. ``images`` is the work that it is: samples of all its epochs."""
 
     name: str
     folder: Path
-    arguments: tuple[str, ...]
+    config: TrainConfig
     images: int
-    epochs: int
-    devices: int = 1
 
     @property
     def log(self) -> Path:
-        """Where its output goes: beside its folder."""
-        return self.folder.with_name(f"{self.name}.log")
+        """File beside its folder that gets its output, where it is done in a process of its own."""
+        return self.folder.with_name(f"{self.folder.name}.log")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one attempt at a job ended.
+    """How a job ended. ``status`` is one of
 
-    ``status`` is finished, diverged, refused (bad input: again would not help), failed, lost (its worker died) or
-    stopped (with the sweep).
+    finished, diverged, refused (bad input: again would not help), failed, lost (its worker died), stopped (by a signal)
+    or given up (as the source of the jobs wanted).
     """
 
     job: Job
     status: str
     note: str = ""
+    attempts: int = 1
 
 
 @dataclass
 class Halt:
-    """Tells workers to stop: ``asked`` lets runs save what they have, ``now`` kills them."""
+    """Tells those who wait for a run to stop it: ``asked`` lets it save what it has, ``now`` kills it."""
 
     asked: threading.Event = field(default_factory=threading.Event)
     now: threading.Event = field(default_factory=threading.Event)
@@ -75,85 +64,46 @@ class Halt:
 class Workers(Protocol):
     """Those who do jobs, each job by one of them."""
 
+    @property
+    def count(self) -> int | None:
+        """Jobs that are taken at a time; None: any number."""
+
     def describe(self) -> str:
         """Who they are, in words."""
 
-    def submit(self, job: Job) -> None:
-        """Have a job done when there is room."""
+    def submit(self, job: Job) -> Future[Outcome]:
+        """Begin a job."""
 
-    def wait(self, seconds: float) -> list[Outcome]:
-        """What has ended since the last call; waits for something at most so long."""
+    def has_begun(self, job: Job) -> bool:
+        """Return False where a job that was submitted is known to wait for room."""
 
-    def running(self) -> list[Job]:
-        """The jobs that are being done."""
+    def outcome(self, job: Job, future: Future[Outcome]) -> Outcome:
+        """How a job ended, whatever its worker met with."""
 
-    def stop(self, halt: Halt) -> None:
-        """Let all runs save what they have; returns when none is going on any more."""
+    def give_up(self, future: Future[Outcome]) -> None:
+        """Stop one job, which saves what it has."""
+
+    def stop(self, now: threading.Event) -> None:
+        """Let all runs save what they have; returns when none is going on, which are killed once ``now`` is set."""
 
     def close(self) -> None:
         """All is done."""
 
 
-def run_one(job: Job, threads: int, environment: dict[str, str], halt: Halt) -> Outcome:
-    """Do one job, or go on with it, and wait for it.
-
-    Args:
-        job: the run.
-        threads: CPU threads that it may use.
-        environment: variables that it gets besides.
-        halt: tells when to stop.
-
-    Returns:
-        How it ended. An exception that comes while it waits, as when Ray cancels it, stops the run too.
-    """
-    if not _free(job.folder, halt):
-        if halt.asked.is_set():
-            return Outcome(job, "stopped")
-        return Outcome(job, "failed", f"another process works in {job.folder}")
-    if job.log.exists() and not job.log.is_file():  # a named pipe would be waited for
-        return Outcome(job, "failed", f"{job.log} must be a file that can be written, but is something else")
-    variables = {**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": str(threads), **environment}
-    variables.pop("SLURM_NTASKS", None)  # srun has started the sweep; its runs are single processes
-    with os.fdopen(open_to_append(job.log), "a", encoding="utf-8") as log:
-        stamp = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-        print(f"{BEGIN} {stamp} on {platform.node()}", file=log, flush=True)
-        child = subprocess.Popen(
-            [sys.executable, str(CHILD), str(os.getpid()), *job.arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=variables,
-            start_new_session=True,  # Ctrl-C is for the sweep, which stops its runs itself
-        )
+def status_of(folder: Path, config: TrainConfig) -> str:
+    """The status of a run, of which nothing is believed that its folder does not bear out: one that has lost rows may
+    have them again from its checkpoint, and one that is of other options says so itself when it is to go on."""
+    status = read_status(folder)
+    if status == "finished" and not is_whole(folder, config.epochs):
+        return "unfinished"
+    if status in OVER and (stored := read_object(folder / CONFIG)):
         try:
-            code = _wait(child, halt)
-        except BaseException:
-            _end(child)
-            raise
-    return judge(job, code, halt.asked.is_set())
-
-
-def judge(job: Job, code: int, stopped: bool) -> Outcome:
-    """What the exit code of ``tvlars train`` says."""
-    if code == 0:
-        status = read_status(job.folder)
-        if status == "finished":
-            return Outcome(job, "finished")
-        return Outcome(job, "failed", f"it ended well, but its folder says that it is {status}")
-    if code == 3:
-        return Outcome(job, "diverged", "its loss was not finite")
-    if code == 2:
-        if read_status(job.folder) == "finished" and is_whole(job.folder, job.epochs):
-            return Outcome(job, "finished", "its output could not be written")
-        return Outcome(job, "refused", said_last(job.log))
-    number = -code if code < 0 else code - 128 if code > 128 else None
-    if number is None:
-        return Outcome(job, "failed", f"exit code {code}")
-    if stopped:
-        return Outcome(job, "stopped")
-    name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
-    hint = ", as the system does when memory is full" if number == signal.SIGKILL else ""
-    return Outcome(job, "failed", f"stopped by {name}{hint}")
+            found = at_home(TrainConfig.from_mapping({**stored, "out": None, "resume": False}))
+        except (UsageError, TypeError):  # of another version: its name has the digest of its options
+            return status
+        if run_name(found) != run_name(at_home(config)):
+            return "another run"
+    return status
 
 
 def read_status(folder: Path) -> str:
@@ -171,63 +121,3 @@ def is_whole(folder: Path, epochs: int) -> bool:
         return len(load_run(folder).epochs) >= epochs
     except UsageError:
         return False
-
-
-def last_lines(log: Path, count: int = 5) -> list[str]:
-    """The last lines that the newest attempt has left in a log."""
-    try:
-        with open_regular(log, log.parent) as file:
-            file.seek(max(file.seek(0, os.SEEK_END) - 20_000, 0))
-            lines = file.read().decode("utf-8", errors="replace").splitlines()
-    except OSError:
-        return []
-    begins = [number for number, line in enumerate(lines) if line.startswith(BEGIN)]
-    newest = lines[begins[-1] + 1 :] if begins else lines
-    return [line.rstrip() for line in newest if line.strip()][-count:]
-
-
-def said_last(log: Path) -> str:
-    """The last sentence of a log, without the program's name."""
-    lines = last_lines(log, 1)
-    return lines[0].removeprefix("tvlars: ") if lines else "it does not say why"
-
-
-def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _free(folder: Path, halt: Halt) -> bool:
-    """Wait until nobody works in a run folder; False where somebody still does, or the sweep stops before."""
-    end = time.monotonic() + LOCK_PATIENCE
-    while (folder / LOCK).exists():
-        try:
-            with locked(folder):
-                return True
-        except LockedError:
-            if time.monotonic() > end or halt.asked.wait(TICK):
-                return False
-    return True
-
-
-def _wait(child: subprocess.Popen[bytes], halt: Halt) -> int:
-    while True:
-        try:
-            return child.wait(TICK)
-        except subprocess.TimeoutExpired:
-            if halt.asked.is_set():
-                return _end(child, halt)
-
-
-def _end(child: subprocess.Popen[bytes], halt: Halt | None = None) -> int:
-    """Stop a run: it saves what it has; after long it is killed."""
-    child.terminate()
-    end = time.monotonic() + STOP_PATIENCE
-    while time.monotonic() < end and not (halt is not None and halt.now.is_set()):
-        try:
-            return child.wait(TICK)
-        except subprocess.TimeoutExpired:
-            continue
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGKILL)  # the run, and what stands between
-    return child.wait()

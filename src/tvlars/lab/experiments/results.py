@@ -12,7 +12,7 @@ import pandas as pd
 from tvlars.lab.comparison.comparison import Comparison, RunRow
 from tvlars.lab.config import MEANS, TrainConfig
 from tvlars.lab.errors import UsageError
-from tvlars.lab.experiments.job import last_lines
+from tvlars.lab.experiments.workers.process import last_lines
 from tvlars.lab.files.disk import write_whole
 from tvlars.lab.report import report
 from tvlars.lab.report.parts import parts_of
@@ -21,8 +21,6 @@ from tvlars.lab.run_folder.loaded_run import LoadedRun, load_run
 from tvlars.lab.run_folder.status import Status
 
 FILE, PAGE = "results.csv", "report.html"
-OVER = ("finished", "diverged")
-"""Statuses of runs that are not done again: divergence is a result."""
 
 
 @dataclass(frozen=True)

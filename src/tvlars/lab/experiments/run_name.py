@@ -43,8 +43,10 @@ def arguments(config: TrainConfig, out: Path) -> list[str]:
     words = ["train"]
     for name, value in given(config).items():
         flag = name.replace("_", "-")
+        if OPTIONS[name].not_in_grids:
+            continue
         if isinstance(value, bool):
             words.append(f"--{flag}" if value else f"--no-{flag}")
-        elif not OPTIONS[name].not_in_grids:
+        else:
             words.append(f"--{flag}={value!r}" if isinstance(value, float) else f"--{flag}={value}")
     return [*words, f"--out={out}", "--resume"]

@@ -1,45 +1,36 @@
-"""The sweep: every run of a grid once, each by one worker, with those that failed tried again."""
+"""The sweep: every run of a grid once, each in a process of its own."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import signal
-import threading
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from tvlars._reading import is_inside, is_regular
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.errors import LockedError, PreemptedError, UsageError
 from tvlars.lab.experiments.board import Board, choose_board
-from tvlars.lab.experiments.job import Halt, Job, Outcome, Workers, is_whole, read_status
-from tvlars.lab.experiments.results import OVER, SweepResult, SweepRun
-from tvlars.lab.experiments.run_name import arguments, at_home, run_name
+from tvlars.lab.experiments.job import OVER, Job, Outcome, Workers, status_of
+from tvlars.lab.experiments.queue import Source, check_workers, receiving, work
+from tvlars.lab.experiments.results import SweepResult, SweepRun
+from tvlars.lab.experiments.run_name import at_home, run_name
 from tvlars.lab.experiments.workers.ray_cluster import RayWorkers
 from tvlars.lab.experiments.workers.this_machine import LocalWorkers
 from tvlars.lab.files.lock import LOCK, locked
 from tvlars.lab.options import as_path
-from tvlars.lab.processes.signals import not_ignored
 from tvlars.lab.run_folder.environment import command_line
 from tvlars.lab.run_folder.identity import check_data_of
-from tvlars.lab.run_folder.record import CONFIG, read_object, write_json
+from tvlars.lab.run_folder.record import read_object, write_json
 from tvlars.lab.run_folder.rows import epochs_done
 from tvlars.lab.training.prepare import check_machine, check_run
 
-FILE = "sweep.json"
-"""What a sweep's folder is known by."""
 CHECKPOINT_EVERY = "5m"
 """Where runs do not say how often; a run that is told to stop saves what it has anyway."""
-LOST_WORKERS = 5
-"""So many times a run is given to another Ray worker when its own has died, which is not its fault."""
-SHARED_PATIENCE = 60.0
-"""Seconds in which a shared file system shows what another machine has written."""
-TICK = 0.2
+FILE = "sweep.json"
+"""What a sweep's folder is known by."""
 
 
 def sweep(
@@ -77,11 +68,8 @@ def sweep(
     check_workers(workers, retries)
     prepared = prepare(runs, out, here=ray is None)
     with contextlib.ExitStack() as stack:
-        halt = stack.enter_context(_signals())
-        crew: Workers | None = None
-        if prepared.jobs:
-            crew = _workers(prepared, workers, ray)
-            stack.callback(crew.close)
+        signals = stack.enter_context(receiving())
+        crew = hire(stack, [job.config for job in prepared.jobs], workers, ray) if prepared.jobs else None
         _make(prepared.folder)
         try:
             stack.enter_context(locked(prepared.folder))
@@ -89,22 +77,59 @@ def sweep(
             raise LockedError(f"another sweep works in {str(prepared.out)!r}, wait for it or stop it") from error
         prepared = prepare(runs, out, prepared)  # with what another sweep may have done in the meantime
         _describe(prepared)
-        queue = _Queue(prepared, retries, board, halt)
+        sweeping = _Sweep(prepared, board)
         try:
-            queue.work(crew)
+            show(board, prepared.jobs, len(prepared.runs), crew)
+            if prepared.jobs and crew is not None:
+                work(sweeping, crew, retries, board, signals)
+        except (KeyboardInterrupt, PreemptedError) as error:
+            over = sum(run.status in OVER for run in sweeping.runs.values())
+            far = f"{over} of {len(prepared.runs)} runs are over, and the same command goes on"
+            board.say(f"stopped: {far}")
+            if isinstance(error, PreemptedError):
+                raise PreemptedError(f"{error}; {far}", error.signal) from error
+            raise
         finally:
-            result = queue.result()
+            result = SweepResult(prepared.out, list(sweeping.runs.values()))
             result.save()
             for sentence in result.unwritten.values():
                 board.say(sentence)
     return result
 
 
-def check_workers(workers: int | None, retries: int) -> None:
-    """Raise UsageError where either is no number that makes sense."""
-    for name, value, low in (("workers", workers, 1), ("retries", retries, 0)):
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or not low <= value <= 10_000):
-            raise UsageError(f"{name} must be an integer from {low} to 10000, got {value!r}")
+def hire(stack: contextlib.ExitStack, runs: Sequence[TrainConfig], count: int | None, ray: str | None) -> Workers:
+    """Return workers for these runs, on this machine or of a Ray cluster, until ``stack`` ends."""
+    devices = max((run.devices or 1 for run in runs), default=1)
+    on_cpu = all(run.accelerator == "cpu" for run in runs)
+    crew: Workers = LocalWorkers(devices, count, on_cpu) if ray is None else RayWorkers(ray, devices, count, on_cpu)
+    stack.callback(crew.close)
+    return crew
+
+
+def show(board: Board, jobs: Sequence[Job], total: int, crew: Workers | None) -> None:
+    """Say what there is to do, of ``total`` runs, and by whom, and begin to show how it goes."""
+    begun = {job.name: epochs_done(job.folder) for job in jobs}
+    over, go_on = total - len(jobs), sum(epochs > 0 for epochs in begun.values())
+    parts = [f"{over} over already"] * (over > 0) + [f"{go_on} begun before"] * (go_on > 0)
+    overview = ", ".join([f"{total} run{'s' if total > 1 else ''}", *parts])
+    board.say(f"{overview}; {crew.describe()}" if crew is not None and jobs else overview)
+    if jobs:
+        board.start(jobs, begun, over)
+
+
+class _Sweep(Source):
+    """The jobs of one call, and what becomes of all runs."""
+
+    def __init__(self, prepared: Prepared, board: Board) -> None:
+        super().__init__(prepared.jobs)
+        self.board = board
+        self.runs = {run.name: run for run in prepared.runs}
+
+    def ended(self, outcome: Outcome) -> None:
+        name, note = outcome.job.name, outcome.note
+        status = outcome.status if outcome.status in OVER else "failed"
+        self.runs[name] = replace(self.runs[name], status=status, attempts=outcome.attempts, note=note)
+        self.board.ended(outcome.job, status, note)
 
 
 @dataclass(frozen=True)
@@ -117,7 +142,6 @@ class Prepared:
     """The same from the root."""
     runs: tuple[SweepRun, ...]
     jobs: tuple[Job, ...]
-    on_cpu: bool
     facts: dict[str, tuple[int, float]]
     """Of each run by its name: the images of all its epochs, and its learning rate."""
 
@@ -148,35 +172,21 @@ def prepare(
         name = folders.get(run_name(config), run_name(config))
         if not is_inside(folder / name, folder):
             raise UsageError(f"{folder / name} must be a folder of the sweep, but is a link that leaves it")
-        status = _status(folder / name, config)
+        status = status_of(folder / name, config)
         found.append(SweepRun(name, config, status if status in OVER else "not done", lr=lr))
         if status not in OVER:
             if here and checked is None:
                 with _of(config):
                     check_machine(config)
-            kept = replace(config, checkpoint_every=config.checkpoint_every or CHECKPOINT_EVERY)
-            words = tuple(arguments(kept, folder / name))
-            jobs.append(Job(name, folder / name, words, images, config.epochs, config.devices or 1))
+            jobs.append(Job(name, folder / name, going_on(config, folder / name), images))
     if len({run.name for run in found}) != len(found):
         raise UsageError("runs must not repeat, but two have the same options")
-    on_cpu = all(run.accelerator == "cpu" for run in configs)
-    return Prepared(named, folder, tuple(found), tuple(jobs), on_cpu, facts)
+    return Prepared(named, folder, tuple(found), tuple(jobs), facts)
 
 
-def _status(folder: Path, config: TrainConfig) -> str:
-    """The status of a run, of which nothing is believed that its folder does not bear out: one that has lost rows may
-    have them again from its checkpoint, and one that is of other options says so itself when it is to go on."""
-    status = read_status(folder)
-    if status == "finished" and not is_whole(folder, config.epochs):
-        return "unfinished"
-    if status in OVER and (stored := read_object(folder / CONFIG)):
-        try:
-            found = at_home(TrainConfig.from_mapping({**stored, "out": None, "resume": False}))
-        except (UsageError, TypeError):  # of another version: its name has the digest of its options
-            return status
-        if run_name(found) != run_name(config):
-            return "another run"
-    return status
+def going_on(config: TrainConfig, folder: Path) -> TrainConfig:
+    """The same run, done in ``folder`` or gone on with there."""
+    return replace(config, out=folder, resume=True, checkpoint_every=config.checkpoint_every or CHECKPOINT_EVERY)
 
 
 def _check(configs: list[TrainConfig], folder: Path) -> dict[str, tuple[int, float]]:
@@ -191,12 +201,19 @@ def _check(configs: list[TrainConfig], folder: Path) -> dict[str, tuple[int, flo
             data.clear()  # one at a time: they may be large
             data[key] = load_data(config.data, config.data_dir, config.image_size, config.skip_bad_images)
         with _of(config):
-            if config.shard and (config.devices or 1) == 1:
-                raise UsageError("shard must not be given for one process, there is nothing to spread over")
+            check_one_machine(config)
             plan = check_run(config, data[key])
             check_data_of(folder / folders.get(run_name(config), run_name(config)), data[key].fingerprint)
         facts[run_name(config)] = plan.total_steps * plan.batch_size, plan.lr
     return facts
+
+
+def check_one_machine(config: TrainConfig) -> None:
+    """Raise ``UsageError`` unless a run can be done by a process that a worker starts, or by several of one machine."""
+    if config.shard and (config.devices or 1) == 1:
+        raise UsageError("shard must not be given for one process, there is nothing to spread over")
+    if (config.nodes or 1) > 1:
+        raise UsageError(f"nodes must be 1 for runs that workers do, each on one machine, got {config.nodes}")
 
 
 @contextlib.contextmanager
@@ -242,135 +259,3 @@ def _describe(prepared: Prepared) -> None:
     """Write what the sweep is, for people and for :func:`prepare`."""
     options = [{"run": run.name, **json.loads(run.config.to_json())} for run in prepared.runs]
     write_json(prepared.folder / FILE, {"command": command_line(), "runs": options})
-
-
-def _workers(prepared: Prepared, count: int | None, ray: str | None) -> Workers:
-    if ray is not None:
-        return RayWorkers(ray, prepared.jobs, count, prepared.on_cpu)
-    return LocalWorkers(prepared.jobs, count, prepared.on_cpu)
-
-
-class _Queue:
-    """The jobs of one call, and what becomes of them."""
-
-    def __init__(self, prepared: Prepared, retries: int, board: Board, halt: _Signals) -> None:
-        self.prepared, self.retries, self.board, self.halt = prepared, retries, board, halt
-        self.runs = {run.name: run for run in prepared.runs}
-        self.left = {job.name: job for job in prepared.jobs}
-        self.lost: dict[str, int] = {}
-
-    def work(self, workers: Workers | None) -> None:
-        """Have all jobs done."""
-        jobs = list(self.left.values())
-        begun = {job.name: epochs_done(job.folder) for job in jobs}
-        if workers is None or not jobs:
-            self.board.say(self._overview(begun))
-            return
-        self.board.say(f"{self._overview(begun)}; {workers.describe()}")
-        self.board.start(jobs, begun, len(self.runs) - len(jobs))
-        try:
-            for job in jobs:
-                workers.submit(job)
-            while self.left and not self.halt.number:
-                for outcome in workers.wait(TICK):
-                    self._take(outcome, workers)
-                self.board.update(workers.running())
-            if self.halt.number:
-                self._stop(workers)
-        except Exception:
-            workers.stop(self.halt.halt)
-            raise
-        finally:
-            self.board.end()
-
-    def _overview(self, begun: dict[str, int]) -> str:
-        over = len(self.runs) - len(self.left)
-        go_on = sum(epochs > 0 for epochs in begun.values())
-        parts = [f"{over} over already"] * (over > 0) + [f"{go_on} begun before"] * (go_on > 0)
-        return ", ".join([f"{len(self.runs)} run{'s' if len(self.runs) > 1 else ''}", *parts])
-
-    def _take(self, outcome: Outcome, workers: Workers) -> None:
-        """Note how an attempt ended, and have the run tried again where that is due."""
-        name, status = outcome.job.name, outcome.status
-        run = self.runs[name]
-        if status == "lost":
-            self.lost[name] = self.lost.get(name, 0) + 1
-            if self.lost[name] <= LOST_WORKERS:
-                self.board.say(f"{name}: {outcome.note}, another goes on with it")
-                workers.submit(outcome.job)
-                return
-        if status == "stopped":  # by somebody else than this sweep, which does not take these
-            status = "failed"
-        attempts = run.attempts + 1
-        if status == "failed" and attempts <= self.retries:
-            self.runs[name] = replace(run, attempts=attempts)
-            self.board.say(f"{name}: {outcome.note}, tried again ({attempts} of {self.retries})")
-            workers.submit(outcome.job)
-            return
-        status = status if status in OVER else "failed"
-        self.runs[name] = replace(run, status=status, attempts=attempts, note=outcome.note)
-        del self.left[name]
-        self.board.ended(outcome.job, status, outcome.note)
-
-    def _stop(self, workers: Workers) -> None:
-        """Let runs save what they have, then raise what the signal stands for."""
-        count = len(workers.running())
-        going = f"{count} run{'s save what they have' if count != 1 else ' saves what it has'}"
-        self.board.say(f"stopping: {going} (Ctrl-C again kills)" if count else "stopping")
-        workers.stop(self.halt.halt)
-        for outcome in workers.wait(0):
-            if outcome.status in OVER:
-                self._take(outcome, workers)
-        over = len(self.runs) - len(self.left)
-        far = f"{over} of {len(self.runs)} runs are over, and the same command goes on"
-        self.board.say(f"stopped: {far}")
-        if self.halt.number == signal.SIGINT:
-            raise KeyboardInterrupt
-        raise PreemptedError(f"stopped by {signal.Signals(self.halt.number).name}; {far}", self.halt.number)
-
-    def result(self) -> SweepResult:
-        """What is known of all runs now."""
-        for name, run in self.runs.items():
-            if run.attempts and run.status in OVER and not _appears(self.prepared.folder / name):
-                note = "its folder is not to be seen here: out must lie on a file system that all machines share"
-                self.runs[name] = replace(run, status="failed", note=note)
-        return SweepResult(self.prepared.out, list(self.runs.values()))
-
-
-def _appears(folder: Path) -> bool:
-    """Whether a folder that another machine has made is there, or comes soon."""
-    end = time.monotonic() + SHARED_PATIENCE
-    while not folder.is_dir():
-        if time.monotonic() > end:
-            return False
-        time.sleep(TICK)
-    return True
-
-
-class _Signals:
-    """Ctrl-C, SIGTERM and SIGHUP: the first is noted, a second one is not patient."""
-
-    def __init__(self) -> None:
-        self.number = 0
-        self.halt = Halt()
-
-    def take(self, number: int, frame: Any) -> None:
-        if self.number:
-            self.halt.now.set()
-        self.number = self.number or number
-        self.halt.asked.set()
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[_Signals]:
-    """Take these signals where they are not ignored and this is the main thread, which alone may."""
-    taken = _Signals()
-    outer = {}
-    if threading.current_thread() is threading.main_thread():
-        for number in not_ignored():
-            outer[number] = signal.signal(number, taken.take)
-    try:
-        yield taken
-    finally:
-        for number, handler in outer.items():
-            signal.signal(number, handler)

@@ -6,16 +6,16 @@ workers on this machine.
 
 from __future__ import annotations
 
-import collections
 import logging
 import os
 import socket
-import time
-from collections.abc import Iterable
+import threading
+from concurrent.futures import Future, wait
 from typing import Any
 
 from tvlars.lab.errors import UsageError
-from tvlars.lab.experiments.job import Halt, Job, Outcome, cores, run_one
+from tvlars.lab.experiments.job import Halt, Job, Outcome
+from tvlars.lab.experiments.workers.process import TICK, cores, run_one, threads_for
 
 CONNECT_PATIENCE = 20.0
 """Seconds to wait for a machine that does not answer."""
@@ -26,7 +26,7 @@ class RayWorkers:
 
     Args:
         address: of a running Ray, "auto" for the one that this machine belongs to, "local" to start one here.
-        jobs: all that may come, for the number of devices that they want.
+        devices: GPUs that a run wants at most.
         count: runs at a time over all machines; None: one for each GPU that a run wants, one for each machine
             where there are none.
         on_cpu: whether runs are to leave GPUs alone.
@@ -35,7 +35,7 @@ class RayWorkers:
         UsageError: Ray is not installed, not there, or has not what a run wants.
     """
 
-    def __init__(self, address: str, jobs: Iterable[Job], count: int | None, on_cpu: bool) -> None:
+    def __init__(self, address: str, devices: int, count: int | None, on_cpu: bool) -> None:
         try:
             import ray
         except ModuleNotFoundError as error:
@@ -44,81 +44,56 @@ class RayWorkers:
         self._own = not ray.is_initialized()
         if self._own:
             _start(ray, address)
-        wanted = max((job.devices for job in jobs), default=1)
         try:
-            self.machines, gpus, self.cpus = _room(self._ray.nodes(), wanted, count, on_cpu)
-            if gpus == 0 and wanted > 1 and not on_cpu:
-                raise UsageError(f"devices must be <= 1, no machine of this Ray has more GPUs, got {wanted}")
+            self.machines, gpus, self.cpus = _room(self._ray.nodes(), devices, count, on_cpu)
+            if gpus == 0 and devices > 1 and not on_cpu:
+                raise UsageError(f"devices must be <= 1, no machine of this Ray has more GPUs, got {devices}")
         except BaseException:
-            self._shutdown()
+            self.close()
             raise
-        self.count, self.gpus, self.wanted = count, gpus, wanted
-        given = os.environ.get("OMP_NUM_THREADS", "")
-        self.threads = int(given) if given.isdigit() and int(given) else self.cpus
-        self._task: Any = ray.remote(num_cpus=self.cpus, num_gpus=wanted if gpus else 0, max_retries=0)(_do)
-        self._waiting: collections.deque[Job] = collections.deque()
-        self._refs: dict[Any, Job] = {}
-        self._late: list[Outcome] = []
-        """Runs that ended while all were told to stop."""
+        self.count, self.gpus, self.devices = count, gpus, devices
+        self.threads = threads_for(self.cpus)
+        self._task: Any = ray.remote(num_cpus=self.cpus, num_gpus=devices if gpus else 0, max_retries=0)(_do)
+        self._references: dict[Future[Outcome], Any] = {}
 
     def describe(self) -> str:
         machines = f"{self.machines} machine{'s' if self.machines > 1 else ''}"
-        each = f"{self.wanted} of {self.gpus} GPUs" if self.gpus else f"{self.cpus} CPU core{'s'[: self.cpus > 1]}"
+        each = f"{self.devices} of {self.gpus} GPUs" if self.gpus else f"{self.cpus} CPU core{'s'[: self.cpus > 1]}"
         most = f", at most {self.count} at a time" if self.count else ""
         return f"Ray on {machines}, {each} for each run{most}"
 
-    def submit(self, job: Job) -> None:
-        self._waiting.append(job)
-        self._send()
+    def submit(self, job: Job) -> Future[Outcome]:
+        reference = self._task.options(name=job.name).remote(job, self.threads)
+        future: Future[Outcome] = reference.future()
+        self._references[future] = reference
+        return future
 
-    def _send(self) -> None:
-        while self._waiting and (self.count is None or len(self._refs) < self.count):
-            job = self._waiting.popleft()
-            self._refs[self._task.options(name=job.name).remote(job, self.threads)] = job
-
-    def wait(self, seconds: float) -> list[Outcome]:
-        if not self._refs:
-            time.sleep(seconds)
-            late, self._late = self._late, []
-            return late
-        references = list(self._refs)
-        ready, _ = self._ray.wait(references, num_returns=len(references), timeout=0)
-        if not ready:
-            ready, _ = self._ray.wait(references, num_returns=1, timeout=seconds)
-        ended = [self._ended(reference, self._refs.pop(reference)) for reference in ready]
-        self._send()
-        return ended
-
-    def _ended(self, reference: Any, job: Job) -> Outcome:
-        errors = self._ray.exceptions
-        try:
-            outcome: Outcome = self._ray.get(reference)
-            return outcome
-        except errors.TaskCancelledError:
-            return Outcome(job, "stopped")
-        except errors.RayTaskError as error:  # the run could not be started
-            reason = str(error).strip().splitlines()[-1]
-            return Outcome(job, "stopped" if isinstance(error.cause, KeyboardInterrupt) else "failed", reason)
-        except errors.RayError as error:
-            return Outcome(job, "lost", f"its Ray worker died ({type(error).__name__})")
-
-    def running(self) -> list[Job]:
+    def has_begun(self, job: Job) -> bool:
         # Ray does not say cheaply which tasks wait for room; those that do have no folder yet.
-        return [job for job in self._refs.values() if job.folder.is_dir()]
+        return job.folder.is_dir()
 
-    def stop(self, halt: Halt) -> None:
-        self._waiting.clear()
-        for reference in self._refs:
-            self._ray.cancel(reference, force=False)
-        while self._refs and not halt.now.is_set():
-            self._late += self.wait(0.2)
-        self._refs.clear()  # whoever asks Ray for one of them, when it has been shut down, would start another
+    def outcome(self, job: Job, future: Future[Outcome]) -> Outcome:
+        errors, error = self._ray.exceptions, future.exception()
+        if error is None:
+            return future.result()
+        if isinstance(error, (errors.TaskCancelledError, KeyboardInterrupt)):
+            return Outcome(job, "stopped")
+        if isinstance(error, errors.RayError) and not isinstance(error, errors.RayTaskError):
+            return Outcome(job, "lost", f"its Ray worker died ({type(error).__name__})")
+        return Outcome(job, "failed", str(error).strip().splitlines()[-1])  # the run could not be started
+
+    def give_up(self, future: Future[Outcome]) -> None:
+        self._ray.cancel(self._references[future], force=False)
+
+    def stop(self, now: threading.Event) -> None:
+        for future in self._references:
+            if not future.done():
+                self.give_up(future)
+        while not now.is_set() and wait(self._references, TICK).not_done:
+            pass
         self.close()
 
     def close(self) -> None:
-        self._shutdown()
-
-    def _shutdown(self) -> None:
         if self._own:
             self._ray.shutdown()
 

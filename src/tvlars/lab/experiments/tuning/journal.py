@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tvlars._reading import parse_json
 from tvlars.lab.config import OPTIMIZERS
-from tvlars.lab.experiments.space import TUNABLE, Choice, Space
+from tvlars.lab.experiments.tuning.space import TUNABLE, Choice, Space
 
 OPERATIONS = range(32)
 """Numbers of operations, of which Optuna knows about ten."""

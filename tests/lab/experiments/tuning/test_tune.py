@@ -21,13 +21,14 @@ from tests.lab.run_folder.disk import room
 from tvlars.cli import main
 from tvlars.lab import DivergedError, PreemptedError, TrainConfig, UsageError, load_run
 from tvlars.lab.data import ImageData
-from tvlars.lab.experiments import Board, TuneConfig, TuneResult, tune, tune_folder
-from tvlars.lab.experiments import trials as trials_module
-from tvlars.lab.experiments import tune as tuning_module
+from tvlars.lab.experiments import Board, TuneConfig, TuneResult, tune
 from tvlars.lab.experiments.job import read_status
 from tvlars.lab.experiments.run_name import run_name
-from tvlars.lab.experiments.space import Choice, Range, grid_points, parse_spaces
-from tvlars.lab.experiments.trials import open_storage
+from tvlars.lab.experiments.tuning import folder as tune_folder
+from tvlars.lab.experiments.tuning import trials as trials_module
+from tvlars.lab.experiments.tuning import tune as tuning_module
+from tvlars.lab.experiments.tuning.space import Choice, Range, grid_points, parse_spaces
+from tvlars.lab.experiments.tuning.trials import open_storage
 from tvlars.lab.run_folder.rows import EpochRow
 from tvlars.lab.training.progress import Reporter
 

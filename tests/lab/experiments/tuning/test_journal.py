@@ -17,10 +17,10 @@ from tvlars.cli import main
 from tvlars.lab import TrainConfig, UsageError
 from tvlars.lab.experiments import TuneConfig, sweep, tune
 from tvlars.lab.experiments.run_name import at_home, run_name
-from tvlars.lab.experiments.space import Choice, Range
+from tvlars.lab.experiments.tuning.space import Choice, Range
 
 optuna = pytest.importorskip("optuna")
-trials_module = pytest.importorskip("tvlars.lab.experiments.trials")
+trials_module = pytest.importorskip("tvlars.lab.experiments.tuning.trials")
 SPACE = {"lars": {"lr": Range(1.0, 64.0, log=True), "momentum": Choice((0.8, 0.9))}}
 
 

@@ -23,13 +23,13 @@ from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.errors import LockedError, PreemptedError, UsageError, listed
 from tvlars.lab.experiments.board import Board, duration
-from tvlars.lab.experiments.job import read_status
-from tvlars.lab.experiments.results import OVER, SweepResult, cannot_write
+from tvlars.lab.experiments.job import OVER, read_status
+from tvlars.lab.experiments.queue import check_workers
+from tvlars.lab.experiments.results import SweepResult, cannot_write
 from tvlars.lab.experiments.run_name import at_home, run_name
-from tvlars.lab.experiments.space import Space, corners, grid_points, parse_spaces
-from tvlars.lab.experiments.sweep import check_workers, names_in, sweep
-from tvlars.lab.experiments.tune_config import TuneConfig
-from tvlars.lab.experiments.tune_folder import (
+from tvlars.lab.experiments.sweep import names_in, sweep
+from tvlars.lab.experiments.tuning.config import TuneConfig
+from tvlars.lab.experiments.tuning.folder import (
     FILE,
     JOURNAL,
     TRIALS,
@@ -39,13 +39,14 @@ from tvlars.lab.experiments.tune_folder import (
     read_stored,
     write_trials,
 )
+from tvlars.lab.experiments.tuning.space import Space, corners, grid_points, parse_spaces
 from tvlars.lab.files.lock import locked
 from tvlars.lab.training.output import is_terminal, say
 from tvlars.lab.training.prepare import check_machine, check_run
 from tvlars.lab.training.progress import BarReporter, Reporter
 
 if TYPE_CHECKING:
-    from tvlars.lab.experiments.trials import Kept, Search, Trial
+    from tvlars.lab.experiments.tuning.trials import Kept, Search, Trial
 
 FINAL = "final"
 
@@ -200,7 +201,7 @@ def _open(
     config: TuneConfig, spaces: dict[str, Space], said: dict[str, Any], stored: Stored, folder: Path
 ) -> tuple[list[Search], dict[str, Kept]]:
     """The trials of each optimizer to go on with, and what is there of others."""
-    from tvlars.lab.experiments.trials import (  # Optuna is needed by nothing else
+    from tvlars.lab.experiments.tuning.trials import (  # Optuna is needed by nothing else
         Search,
         check_trials,
         damage_said,
@@ -332,7 +333,7 @@ def _short(value: Any) -> str:
 
 
 def _tuned(optimizer: str, trials: list[Trial]) -> Tuned:
-    from tvlars.lab.experiments.trials import best_of
+    from tvlars.lab.experiments.tuning.trials import best_of
 
     trials = [trial for trial in trials if trial.counts]
     count = [trial.status for trial in trials].count

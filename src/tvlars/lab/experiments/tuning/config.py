@@ -34,7 +34,7 @@ class TuneConfig:
     seeds: tuple[int, ...] = (0, 1, 2)
     """Of the runs that are reported."""
     space: tuple[str, ...] = ()
-    """What is searched, as in "lr=1:64:log", see ``tvlars.lab.experiments.space``; lr is, whatever stands here."""
+    """What is searched besides lr, as in "momentum=0.8:0.95", see ``tuning.space``."""
     prune: bool = True
     out: Path | None = None
     """Folder, gone on with where it exists (default: runs/tune- and the data's name and the batch size)."""

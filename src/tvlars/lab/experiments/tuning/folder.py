@@ -20,8 +20,8 @@ from tvlars.lab.data.fingerprint import Fingerprint
 from tvlars.lab.data.place import same_name
 from tvlars.lab.errors import UsageError
 from tvlars.lab.experiments.results import write_table
-from tvlars.lab.experiments.space import Space
-from tvlars.lab.experiments.tune_config import TuneConfig
+from tvlars.lab.experiments.tuning.config import TuneConfig
+from tvlars.lab.experiments.tuning.space import Space
 from tvlars.lab.files.lock import LOCK
 from tvlars.lab.options import given
 from tvlars.lab.run_folder.environment import command_line
@@ -29,7 +29,7 @@ from tvlars.lab.run_folder.identity import FINGERPRINT, check_data
 from tvlars.lab.run_folder.record import write_json
 
 if TYPE_CHECKING:
-    from tvlars.lab.experiments.trials import Trial
+    from tvlars.lab.experiments.tuning.trials import Trial
 
 FILE, JOURNAL, TRIALS = "tune.json", "study.journal", "trials.csv"
 RESULTS = ("trials", "spent", "best", "seeds", "results")

@@ -27,8 +27,8 @@ from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData
 from tvlars.lab.errors import DivergedError, UsageError
 from tvlars.lab.experiments.job import read_status
-from tvlars.lab.experiments.journal import check_records, check_study
-from tvlars.lab.experiments.space import Space, point_key, suggest
+from tvlars.lab.experiments.tuning.journal import check_records, check_study
+from tvlars.lab.experiments.tuning.space import Space, point_key, suggest
 from tvlars.lab.files.disk import sync
 from tvlars.lab.run_folder.record import read_object, write_json
 from tvlars.lab.run_folder.rows import EpochRow, epochs_done

@@ -1,0 +1,155 @@
+"""One run in a process of its own: a crash, a killed process or a full memory costs that run alone.
+
+``run_one`` is what a worker does, on this machine and in a Ray cluster alike.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tvlars._reading import open_regular
+from tvlars.lab.errors import LockedError
+from tvlars.lab.experiments.job import Halt, Job, Outcome, is_whole, read_status
+from tvlars.lab.experiments.run_name import arguments
+from tvlars.lab.files.disk import open_to_append
+from tvlars.lab.files.lock import LOCK, locked
+
+GUARDIAN = Path(__file__).with_name("guardian.py")
+LOCK_PATIENCE = 600.0
+"""Seconds that a run waits for one that a dead worker has left behind, and which is saving what it has."""
+STOP_PATIENCE = 300.0
+"""Seconds that a stopped run has to save what it has."""
+TICK = 0.1
+BEGIN = "---"
+"""What a log's first line of an attempt begins with."""
+
+
+def run_one(job: Job, threads: int, environment: dict[str, str], halt: Halt) -> Outcome:
+    """Do one job, or go on with it, and wait for it.
+
+    Args:
+        job: the run.
+        threads: CPU threads that it may use.
+        environment: variables that it gets besides.
+        halt: tells when to stop.
+
+    Returns:
+        How it ended. An exception that comes while it waits, as when Ray cancels it, stops the run too.
+    """
+    if not _free(job.folder, halt):
+        if halt.asked.is_set():
+            return Outcome(job, "stopped")
+        return Outcome(job, "failed", f"another process works in {job.folder}")
+    if job.log.exists() and not job.log.is_file():  # a named pipe would be waited for
+        return Outcome(job, "failed", f"{job.log} must be a file that can be written, but is something else")
+    variables = {**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": str(threads), **environment}
+    variables.pop("SLURM_NTASKS", None)  # srun has started this command; its runs are single processes
+    with os.fdopen(open_to_append(job.log), "a", encoding="utf-8") as log:
+        stamp = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+        print(f"{BEGIN} {stamp} on {platform.node()}", file=log, flush=True)
+        child = subprocess.Popen(
+            [sys.executable, str(GUARDIAN), str(os.getpid()), *arguments(job.config, job.folder)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=variables,
+            start_new_session=True,  # Ctrl-C is for this command, which stops its runs itself
+        )
+        try:
+            code = _wait(child, halt)
+        except BaseException:
+            _end(child, Halt())
+            raise
+    return _judge(job, code, halt.asked.is_set())
+
+
+def threads_for(cores: int) -> int:
+    """CPU threads of a run that has so many cores to itself; ``OMP_NUM_THREADS`` says otherwise."""
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    return int(given) if given.isdigit() and int(given) else max(1, cores)
+
+
+def last_lines(log: Path, count: int = 5) -> list[str]:
+    """The last lines that the newest attempt has left in a log."""
+    try:
+        with open_regular(log, log.parent) as file:
+            file.seek(max(file.seek(0, os.SEEK_END) - 20_000, 0))
+            lines = file.read().decode("utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    begins = [number for number, line in enumerate(lines) if line.startswith(BEGIN)]
+    newest = lines[begins[-1] + 1 :] if begins else lines
+    return [line.rstrip() for line in newest if line.strip()][-count:]
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _judge(job: Job, code: int, stopped: bool) -> Outcome:
+    """How a run ended, by the exit code of ``tvlars train`` and its folder."""
+    if code == 0:
+        status = read_status(job.folder)
+        if status == "finished":
+            return Outcome(job, "finished")
+        return Outcome(job, "failed", f"it ended well, but its folder says that it is {status}")
+    if code == 3:
+        return Outcome(job, "diverged", "its loss was not finite")
+    if code == 2:
+        if read_status(job.folder) == "finished" and is_whole(job.folder, job.config.epochs):
+            return Outcome(job, "finished", "its output could not be written")
+        said = last_lines(job.log, 1)
+        return Outcome(job, "refused", said[0].removeprefix("tvlars: ") if said else "it does not say why")
+    number = -code if code < 0 else code - 128 if code > 128 else None
+    if number is None:
+        return Outcome(job, "failed", f"exit code {code}")
+    if stopped:
+        return Outcome(job, "stopped")
+    name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+    hint = ", as the system does when memory is full" if number == signal.SIGKILL else ""
+    return Outcome(job, "failed", f"stopped by {name}{hint}")
+
+
+def _free(folder: Path, halt: Halt) -> bool:
+    """Wait until nobody works in a run folder; False where somebody still does, or the run is to stop before."""
+    end = time.monotonic() + LOCK_PATIENCE
+    while (folder / LOCK).exists():
+        try:
+            with locked(folder):
+                return True
+        except LockedError:
+            if time.monotonic() > end or halt.asked.wait(TICK):
+                return False
+    return True
+
+
+def _wait(child: subprocess.Popen[bytes], halt: Halt) -> int:
+    while True:
+        try:
+            return child.wait(TICK)
+        except subprocess.TimeoutExpired:
+            if halt.asked.is_set():
+                return _end(child, halt)
+
+
+def _end(child: subprocess.Popen[bytes], halt: Halt) -> int:
+    """Stop a run: it saves what it has; after long, or ``halt.now``, it is killed."""
+    child.terminate()
+    end = time.monotonic() + STOP_PATIENCE
+    while time.monotonic() < end and not halt.now.is_set():
+        try:
+            return child.wait(TICK)
+        except subprocess.TimeoutExpired:
+            continue
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)  # the run, and what stands between
+    return child.wait()
