@@ -87,6 +87,7 @@ def _main(arguments: Sequence[str] | None) -> int:
             stream.reconfigure(errors="replace")  # a terminal without Greek letters is no reason to stop
     words = sys.argv[1:] if arguments is None else arguments
     try:
+        from tvlars.lab.console import Lasting
         from tvlars.lab.errors import (
             DivergedError,
             LostProcessError,
@@ -98,7 +99,6 @@ def _main(arguments: Sequence[str] | None) -> int:
         from tvlars.lab.files.disk import cannot_write
         from tvlars.lab.memory import amount, has_ended
         from tvlars.lab.processes.launcher import die_with_launcher, report_unexpected, way_on
-        from tvlars.lab.training.output import Lasting
     except KeyboardInterrupt:
         print("tvlars: interrupted", file=sys.stderr)
         return INTERRUPTED

@@ -6,12 +6,13 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from tvlars._machine import Machine
 from tvlars._reading import parse_json
 from tvlars.lab.bench.timing import Spread, ratio
+from tvlars.lab.console import console, say
 from tvlars.lab.files.marked import mark
 
 MS, IMAGES = "ms", "images/s"
@@ -77,14 +78,11 @@ class BenchResult:
         table.add_column(min_width=12)
         for part in dict.fromkeys(row.part for row in self.rows):
             table.add_section()
-            table.add_row(f"[bold]{part}[/bold]")
+            table.add_row(Text(part, style="bold"))
             for row in self.rows:
                 if row.part == part:
                     table.add_row(*row.cells())
-        console = Console()
-        if not console.is_terminal:
-            console = Console(width=160)
-        console.print(str(self.machine), highlight=False, soft_wrap=True)
-        console.print(table)
+        say(str(self.machine))
+        console().print(table, soft_wrap=False)
         for note in self.notes:
-            console.print(f"note: {note}", highlight=False, soft_wrap=True)
+            say(f"note: {note}")

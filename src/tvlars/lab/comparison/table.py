@@ -6,12 +6,12 @@ import math
 from typing import Any, NamedTuple
 
 import pandas as pd
-from rich.console import Console
 from rich.table import Table
 
 from tvlars.lab.comparison.comparison import Comparison
 from tvlars.lab.comparison.statistics import best_arms
 from tvlars.lab.comparison.verdict import Beside, against, is_ahead, p_text, points
+from tvlars.lab.console import console, say
 
 AGAINST, P_VALUE, SECONDS = "against the highest mean", "p (Holm)", "training, s"
 
@@ -64,17 +64,15 @@ def print_table(comparison: Comparison) -> None:
     """Print the table to standard output, as wide as it has to be, and what it says in words."""
     rows = table_rows(comparison)
     if not rows:
-        print("no run has finished")
+        say("no run has finished")
         return
     table = Table()
     for name in rows[0]:
         table.add_column(name, justify="left" if name == "optimizer" else "right", no_wrap=True)
     for row in rows:
         table.add_row(*row.values())
-    console = Console()
-    (console if console.is_terminal else Console(width=160)).print(table)
-    for sentence in comparison.answers():
-        print(sentence)
+    console().print(table, soft_wrap=False)
+    say(*comparison.answers())
 
 
 def _cells(row: dict[Any, Any], best: str, rows: pd.DataFrame, pairs: pd.DataFrame, measure: str) -> dict[str, Cell]:

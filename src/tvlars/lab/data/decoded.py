@@ -29,6 +29,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
+from tvlars.lab.console import aside, console, is_terminal
 from tvlars.lab.data.account import shown
 from tvlars.lab.data.pixels import DEEP, FRAMES, BadImageError, Picture
 from tvlars.lab.data.walk import ImageFile
@@ -99,7 +100,6 @@ def _decode_each(
     files: Sequence[ImageFile], read: Read, shape: Shape, put: Callable[[Any], object]
 ) -> tuple[Digests, dict[int, str], list[str]]:
     """Read all files, ``put`` the pixels (3, H, W) of those that can be read, in order; the facts of ``Decoded``."""
-    from rich.console import Console
     from rich.progress import track
 
     def one(file: ImageFile) -> tuple[Any, bytes, list[str]] | str:
@@ -121,9 +121,9 @@ def _decode_each(
 
     digests, bad = [], {}
     remarked: dict[str, list[str]] = {FRAMES: [], DEEP: []}
-    quiet, console = not sys.stderr.isatty() or len(files) < 2000, Console(stderr=True)
+    quiet = not is_terminal(sys.stderr) or len(files) < 2000
     with ThreadPoolExecutor() as pool:
-        found = track(in_order(), "decoding images", len(files), console=console, transient=True, disable=quiet)
+        found = track(in_order(), "decoding images", len(files), console=console(True), transient=True, disable=quiet)
         for i, (file, result) in enumerate(zip(files, found, strict=True)):
             if isinstance(result, str):
                 bad[i] = result
@@ -190,7 +190,7 @@ def _held(file: Path) -> Iterator[None]:
         try:
             lock.acquire(timeout=2)
         except Timeout:
-            print(f"waiting for another process, which decodes the same images into {file}", file=sys.stderr)
+            aside(f"waiting for another process, which decodes the same images into {file}")
             lock.acquire()
         for left in file.parent.glob("*.*.part"):
             stem = left.name.rsplit(".", 2)[0]

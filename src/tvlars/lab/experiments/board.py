@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
 
+from tvlars.lab.console import console, say, shows_bars
 from tvlars.lab.experiments.job import Job
 from tvlars.lab.run_folder.rows import epochs_done
-from tvlars.lab.training.output import Lasting, is_terminal, say
 
 HEARTBEAT = 300.0
 """Seconds between two lines on a pipe where no run ends."""
@@ -134,8 +131,7 @@ class BarBoard(Board):
     """One bar for all runs, with those that are going on."""
 
     def __init__(self) -> None:
-        output: Any = Lasting(sys.stdout)
-        self.console = Console(file=output)
+        self.console = console()
 
     def start(self, jobs: Iterable[Job], done: dict[str, int], before: int) -> None:
         super().start(jobs, done, before)
@@ -150,7 +146,7 @@ class BarBoard(Board):
         self._show()
 
     def say(self, text: str) -> None:
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(text)
 
     def update(self, running: list[Job]) -> None:
         super().update(running)
@@ -177,7 +173,7 @@ class BarBoard(Board):
 
 def choose_board() -> Board:
     """Return a bar where standard output is a terminal, plain lines elsewhere."""
-    return BarBoard() if is_terminal(sys.stdout) else LineBoard()
+    return BarBoard() if shows_bars() else LineBoard()
 
 
 def duration(seconds: float) -> str:

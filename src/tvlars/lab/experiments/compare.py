@@ -17,6 +17,7 @@ from typing import Any
 from tvlars._reading import is_inside
 from tvlars.lab.comparison.comparison import Comparison, RunRow
 from tvlars.lab.config import TrainConfig, check_batch
+from tvlars.lab.console import say
 from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.data.fingerprint import Fingerprint
 from tvlars.lab.errors import LockedError, PreemptedError, UsageError
@@ -39,7 +40,6 @@ from tvlars.lab.run_folder.record import CONFIG, new_folder, read_object, write_
 from tvlars.lab.run_folder.resuming import look
 from tvlars.lab.ssl.views import describe_views
 from tvlars.lab.training.description import describe_batch
-from tvlars.lab.training.output import say
 from tvlars.lab.training.prepare import choose_precision, prepare
 from tvlars.lab.training.progress import Reporter, choose_reporter
 from tvlars.plan import Plan

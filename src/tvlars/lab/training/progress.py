@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import sys
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from tvlars.lab.training.output import Lasting, is_terminal, say
+from tvlars.lab.console import console, say, shows_bars
 from tvlars.plan import Plan
 
 if TYPE_CHECKING:
@@ -101,8 +98,7 @@ class BarReporter(Reporter):
 
     def __init__(self, brief: bool = False) -> None:
         self.brief, self.label = brief, ""
-        output: Any = Lasting(sys.stdout)
-        self.console = Console(file=None if _in_notebook_with_widgets() else output)
+        self.console = console()
         self.progress: Progress | None = None
         self.since, self.since_step, self.at = perf_counter(), 0, 0
 
@@ -110,7 +106,7 @@ class BarReporter(Reporter):
         self.batch_size, self.folder, self.test = config.batch_size, folder, ""
         self.label = f"{config.optimizer} b{config.batch_size} s{config.seed}"
         if not self.brief:
-            self.console.print(*lines, sep="\n", highlight=False, markup=False, soft_wrap=True)
+            self.console.print(*lines, sep="\n")
         self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=20),
@@ -152,18 +148,18 @@ class BarReporter(Reporter):
         self.since, self.since_step = perf_counter(), row.step
 
     def note(self, text: str) -> None:
-        self.console.print(f"{self.label}: {text}", highlight=False, markup=False, soft_wrap=True)
+        self.console.print(f"{self.label}: {text}")
         self.since, self.since_step = perf_counter(), self.at
 
     def say(self, text: str) -> None:
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(text)
 
     def end(self, status: str) -> None:
         if self.progress is not None:
             self.progress.stop()
         if status != "finished":
             text = f"{self.label}: {status}; what was measured is in {self.folder}"
-            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+            self.console.print(text)
 
 
 def _clock(seconds: float | None) -> str:
@@ -176,8 +172,4 @@ def _clock(seconds: float | None) -> str:
 
 def choose_reporter(brief: bool = False) -> Reporter:
     """A bar where standard output is a terminal or a notebook that can show one, plain lines elsewhere."""
-    return BarReporter(brief) if is_terminal(sys.stdout) or _in_notebook_with_widgets() else LineReporter(brief)
-
-
-def _in_notebook_with_widgets() -> bool:
-    return Console().is_jupyter and importlib.util.find_spec("ipywidgets") is not None
+    return BarReporter(brief) if shows_bars() else LineReporter(brief)

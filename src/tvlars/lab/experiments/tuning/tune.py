@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from tvlars._reading import is_inside
 from tvlars.lab.config import TrainConfig
+from tvlars.lab.console import say, shows_bars
 from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.errors import LockedError, PreemptedError, UsageError, listed
 from tvlars.lab.experiments.board import Board, duration
@@ -41,7 +41,6 @@ from tvlars.lab.experiments.tuning.folder import (
 )
 from tvlars.lab.experiments.tuning.space import Space, corners, grid_points, parse_spaces
 from tvlars.lab.files.lock import locked
-from tvlars.lab.training.output import is_terminal, say
 from tvlars.lab.training.prepare import check_machine, check_run
 from tvlars.lab.training.progress import BarReporter, Reporter
 
@@ -104,7 +103,7 @@ def tune(
         KeyboardInterrupt: by Ctrl-C, PreemptedError: by SIGTERM or SIGHUP; the same call goes on.
     """
     check_workers(workers, retries)  # now, and not when all trials are over
-    make_reporter = reporter or (lambda: BarReporter(brief=True) if is_terminal(sys.stdout) else Reporter())
+    make_reporter = reporter or (lambda: BarReporter(brief=True) if shows_bars() else Reporter())
     base, folder = config.base, config.folder()
     data = load_data(base.data, base.data_dir, base.image_size, base.skip_bad_images)
     _check(config, data)

@@ -1,17 +1,61 @@
-"""Standard output and standard error that nobody may read any more: a run goes on without them.
+"""The one way to speak to the user: lines, tables and bars, on streams that nobody may read any more.
 
-``train | head -2`` closes the pipe, a terminal goes away, a log's disk is full: none of these may cost the training.
+Results and progress go to standard output, what is waited for and what goes wrong to standard error. A pipe is closed
+by ``train | head -2``, a terminal goes away, a log's disk is full: none of these may cost the training, which goes on.
 """
 
 from __future__ import annotations
 
 import errno
+import importlib.util
 import os
 import sys
 from typing import Any
 
+from rich.console import Console
+
 GONE = (errno.EPIPE, errno.EIO, errno.EBADF, errno.ENXIO, errno.ECONNRESET, errno.ESHUTDOWN)
 """Errors of a reader or a terminal that will not come back."""
+WIDE = 160
+"""Columns of a table where there is no terminal that has a width."""
+
+
+def say(*lines: str) -> None:
+    """Print ``lines`` to standard output at once, if anybody reads it."""
+    print(*lines, sep="\n", file=Lasting(sys.stdout), flush=True)
+
+
+def aside(*lines: str) -> None:
+    """Print ``lines`` to standard error at once, so that results can be piped without them."""
+    print(*lines, sep="\n", file=Lasting(sys.stderr), flush=True)
+
+
+def console(error: bool = False) -> Console:
+    """Rich's console on standard output, or on standard error, for tables and bars.
+
+    Text is printed as it is, without markup, and is not broken into lines.
+    """
+    stream: Any = Lasting(sys.stderr if error else sys.stdout)
+    width = None if stream.isatty() else WIDE
+    file = None if not error and _shows_widgets() else stream
+    return Console(file=file, width=width, markup=False, highlight=False, soft_wrap=True)
+
+
+def shows_bars() -> bool:
+    """Return whether standard output is a terminal, or a notebook that can show bars."""
+    return is_terminal(sys.stdout) or _shows_widgets()
+
+
+def is_terminal(stream: Any) -> bool:
+    """Return whether ``stream`` is a terminal; one that is None or closed is none."""
+    try:
+        return stream is not None and bool(stream.isatty())
+    except (AttributeError, OSError, ValueError):
+        return False
+
+
+def _shows_widgets() -> bool:
+    return Console().is_jupyter and importlib.util.find_spec("ipywidgets") is not None
 
 
 class Lasting:
@@ -69,19 +113,6 @@ class Lasting:
                 if self.stream is sys.__stdout__:
                     text = f"tvlars: standard output cannot be written: {reason}; the command goes on without it\n"
                     Lasting(sys.__stderr__).write(text)
-
-
-def say(*lines: str) -> None:
-    """Print ``lines`` to standard output at once, if anybody reads it."""
-    print(*lines, sep="\n", file=Lasting(sys.stdout), flush=True)
-
-
-def is_terminal(stream: Any) -> bool:
-    """Return whether ``stream`` is a terminal; one that is None or closed is none."""
-    try:
-        return stream is not None and bool(stream.isatty())
-    except (AttributeError, OSError, ValueError):
-        return False
 
 
 def mute(stream: Any) -> None:

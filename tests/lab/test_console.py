@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from tvlars.lab import TrainConfig, load_run, train
+from tvlars.lab.console import Lasting, say
 from tvlars.lab.experiments.board import choose_board
-from tvlars.lab.training.output import Lasting, say
 from tvlars.lab.training.progress import BarReporter, LineReporter, choose_reporter
 
 
