@@ -25,6 +25,7 @@ from tvlars.lab.run_folder.record import NoRecord
 from tvlars.lab.training.prepare import prepare
 from tvlars.lab.training.progress import Reporter
 from tvlars.lab.training.run import Run
+from tvlars.lab.training.task import Classification
 
 CLASSES = 10
 LR, WEIGHT_DECAY, BIAS_NORM = 0.1, 5e-4, 0.03
@@ -87,20 +88,12 @@ class LabLoop(Run):
         # It has to have a name, and not to end.
         taken |= dict(data="cifar10", epochs=10_000, lr=LR, batch_size=task.batch_size, accelerator=task.device)
         prepared = prepare(TrainConfig(**taken), data or task.data())
-        super().__init__(
-            prepared.config,
-            prepared.plan,
-            prepared.data,
-            prepared.data.mean_and_std(),
-            prepared.fabric,
-            task.build_model(),
-            NoRecord(Path(tempfile.gettempdir())),
-            Reporter(),
-        )
+        record = NoRecord(Path(tempfile.gettempdir()))
+        super().__init__(Classification(prepared, task.build_model(), record, Reporter()))
 
     def __call__(self) -> float:
         """Return the seconds of one epoch, and of a test on two images."""
-        return timed(self._epoch)
+        return timed(self.run_epoch)
 
 
 class Pictures(Dataset[tuple[Any, int]]):

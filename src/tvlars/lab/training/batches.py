@@ -11,7 +11,7 @@ from torch import Tensor
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData
 from tvlars.lab.data.augment import crop_and_flip, draw_crops, rotate
-from tvlars.lab.processes.processes import Processes
+from tvlars.lab.training.prepare import Prepared
 from tvlars.lab.training.profile import Phases
 
 SHARE = 0.5
@@ -25,22 +25,15 @@ class Batches:
     their own: the same for every optimizer.
     """
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        data: ImageData,
-        mean_and_std: tuple[Tensor, Tensor],
-        device: torch.device,
-        processes: Processes,
-        phase: Phases,
-    ) -> None:
-        self.config, self.processes, self.phase = config, processes, phase
-        self.feed = Feed(data, device)
+    def __init__(self, prepared: Prepared, phase: Phases) -> None:
+        config, device = prepared.config, prepared.fabric.device
+        self.config, self.processes, self.phase = config, prepared.processes, phase
+        self.feed = Feed(prepared.data, device)
         self.data = self.feed.data
-        self.mean, self.std = (value.view(1, -1, 1, 1).to(device) for value in mean_and_std)
+        self.mean, self.std = (value.view(1, -1, 1, 1).to(device) for value in prepared.mean_and_std)
         padding = config.crop_padding
-        self.padding = max(round(data.image_size / 12), 1) if padding is None else padding
-        self.count = micro_batches(config, processes.count)
+        self.padding = max(round(self.data.image_size / 12), 1) if padding is None else padding
+        self.count = micro_batches(config, self.processes.count)
         """Parts of this process's share of a batch."""
         self.order = torch.Generator().manual_seed(config.seed)
         self.draws = torch.Generator(device).manual_seed(config.seed)
@@ -49,33 +42,41 @@ class Batches:
         """The indices of all training images in a new order, the same in every process."""
         return self.feed.indices(torch.randperm(len(self.data.train_labels), generator=self.order, device="cpu"))
 
+    def split(self, batch: Tensor) -> tuple[Tensor, ...]:
+        """The parts of this process's share of a batch (n, ...), of about the same size."""
+        return torch.tensor_split(self.processes.share(batch), self.count)
+
+    def images(self, parts: tuple[Tensor, ...], then: Tensor) -> Iterator[Tensor]:
+        """The images of each part, uint8, while those of the next part, and at last of ``then``, are fetched."""
+        for index, following in zip(parts, (*parts[1:], then), strict=True):
+            with self.phase("data"):
+                images = self.feed.take(index, following)
+            yield images
+
     def parts(self, batch: Tensor, upcoming: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """The parts of this process's share of the samples ``batch``: augmented images and labels.
 
         ``upcoming`` are the samples of the next batch, which may be got ready.
         """
-        indices = torch.tensor_split(self.processes.share(batch), self.count)
-        following = [*indices[1:], torch.tensor_split(self.processes.share(upcoming), self.count)[0]]
-        draws = [torch.tensor_split(x, self.count) for x in self._draws(len(batch))]
-        for index, then, *drawn in zip(indices, following, *draws, strict=True):
-            with self.phase("data"):
-                images, labels = self.feed.take(index, then), self.data.train_labels[index]
+        indices = self.split(batch)
+        draws = [self.split(drawn) for drawn in self._draws(len(batch))]
+        for index, images, *drawn in zip(indices, self.images(indices, self.split(upcoming)[0]), *draws, strict=True):
             with self.phase("augmentation"):
                 if drawn:
                     images = crop_and_flip(images, self.padding, drawn[0])
                 if len(drawn) > 1:
                     images = rotate(images, self.config.rotation, drawn[1])
                 images = self.normalize(images)
-            yield images, labels
+            yield images, self.data.train_labels[index]
 
     def _draws(self, count: int) -> list[Tensor]:
-        """The random numbers for this process's share of a batch of ``count``."""
+        """The random numbers of a batch of ``count``."""
         if not self.config.augment:
             return []
         draws = [draw_crops(count, self.padding, self.data.flip, self.draws)]
         if self.config.rotation:
             draws.append(torch.rand(count, generator=self.draws, device=self.draws.device))
-        return [self.processes.share(drawn) for drawn in draws]
+        return draws
 
     def normalize(self, images: Tensor) -> Tensor:
         """Images of values 0 to 255, on any device, as the model wants them."""

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 from tvlars.lab.config import TrainConfig
-from tvlars.lab.data import ImageData
 from tvlars.lab.run_folder.identity import FINGERPRINT
 from tvlars.lab.training.batches import micro_batches
+from tvlars.lab.training.prepare import Prepared
 from tvlars.plan import Plan
 
 
@@ -56,11 +56,11 @@ def device_name(device: torch.device) -> str:
     return f"{device.type}, {torch.get_num_threads()} threads" if device.type == "cpu" else device.type
 
 
-def model_facts(config: TrainConfig, data: ImageData) -> dict[str, Any]:
+def model_facts(prepared: Prepared) -> dict[str, Any]:
     """Return the content of model.json: what the model is built from, and which data it has seen."""
-    mean, std = data.mean_and_std()
+    data, (mean, std) = prepared.data, prepared.mean_and_std
     return {
-        "model": config.model,
+        "model": prepared.config.model,
         "data": data.name,
         "channels": data.channels,
         "image_size": data.image_size,

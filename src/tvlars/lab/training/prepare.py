@@ -7,6 +7,7 @@ from functools import cached_property
 
 import torch
 from lightning_fabric import Fabric
+from torch import Tensor
 
 from tvlars._machine import faster_in_bf16
 from tvlars.lab.config import TrainConfig
@@ -34,6 +35,11 @@ class Prepared:
     def precision(self) -> str:
         """The precision of the run on this machine, ``auto`` resolved."""
         return choose_precision(self.config)
+
+    @cached_property
+    def mean_and_std(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of each channel of the training images, on the scale 0 to 255."""
+        return self.data.mean_and_std()
 
     @cached_property
     def fabric(self) -> Fabric:

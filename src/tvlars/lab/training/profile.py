@@ -38,31 +38,36 @@ class Phases:
         self.folder, self.device, self.check = folder, device, check
         self.seconds: dict[str, float] = dict.fromkeys(PHASES, 0.0)
         self.steps = 0
-        self._inside = False
+        self._open: list[str] = []
+        self._since = 0.0
         self._trace: Any = None
         self._tracing = 0.0
         self._unwritten: list[str] = []
         self._start = time.perf_counter()
 
     def __call__(self, name: str) -> AbstractContextManager[None]:
-        """Whatever happens inside counts as phase ``name``; a phase inside another one counts as the outer one."""
-        return contextlib.nullcontext() if self.folder is None or self._inside else self._timed(name)
+        """Count the time inside as phase ``name``, without that of phases inside it."""
+        return contextlib.nullcontext() if self.folder is None else self._timed(name)
 
     @contextlib.contextmanager
     def _timed(self, name: str) -> Iterator[None]:
-        self._inside = True
-        start = time.perf_counter()
+        self._count()
+        self._open.append(name)
         try:
             with torch.profiler.record_function(name):
                 yield
-                self._wait()
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
         finally:
-            self.seconds[name] += time.perf_counter() - start
-            self._inside = False
+            self._count()
+            self._open.pop()
 
-    def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+    def _count(self) -> None:
+        """Add the time since the last change of phase to the phase that is going on."""
+        now = time.perf_counter()
+        if self._open:
+            self.seconds[self._open[-1]] += now - self._since
+        self._since = now
 
     def step(self) -> None:
         """A step of the optimizer is over."""

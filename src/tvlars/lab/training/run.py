@@ -1,4 +1,4 @@
-"""Training: one loop for every task, optimizer, batch size and device, and the test after each epoch.
+"""Training: one loop for every task, optimizer, batch size and device, and the state that it resumes from.
 
 Lightning Fabric chooses the device and the precision, and does what many processes need. Losses stay on the device and
 are fetched a few steps at a time, so that an accelerator is seldom waited for; what processes have to agree on is
@@ -12,103 +12,61 @@ import math
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from lightning_fabric import Fabric
-from torch import Tensor, nn
+from torch import Tensor
 
 from tvlars.lab import memory
-from tvlars.lab.config import TrainConfig
-from tvlars.lab.data import ImageData
 from tvlars.lab.errors import DivergedError, MovedFolderError, PreemptedError, UsageError
 from tvlars.lab.files.disk import cannot_write
 from tvlars.lab.measure.each_epoch import measure_epoch
 from tvlars.lab.measure.layer_stats import RunStats, layer_stats
-from tvlars.lab.processes.fabric import whole_weights
-from tvlars.lab.processes.processes import Processes
 from tvlars.lab.processes.signals import StopSignals, stop
-from tvlars.lab.processes.sync_batch_norm import synchronize_batch_norm
+from tvlars.lab.run_folder.checkpoints import checkpoint
+from tvlars.lab.run_folder.checkpoints.state_check import Checked, is_finite
+from tvlars.lab.run_folder.identity import FINGERPRINT, identity
 from tvlars.lab.run_folder.loaded_run import RunResult
-from tvlars.lab.run_folder.record import Record
+from tvlars.lab.run_folder.resuming import GoOn, fitting
 from tvlars.lab.run_folder.rows import EpochRow, StepRow
 from tvlars.lab.run_folder.status import Status
 from tvlars.lab.run_folder.tensorboard import TensorBoardLog
-from tvlars.lab.ssl.evaluations import Evaluated
-from tvlars.lab.training import state as run_state
-from tvlars.lab.training.batches import Batches
-from tvlars.lab.training.optimizers import build_optimizer
-from tvlars.lab.training.profile import Phases
-from tvlars.lab.training.progress import Reporter
-from tvlars.plan import Plan
+from tvlars.lab.training.setup import cannot_compile, is_compilers
+from tvlars.lab.training.state import as_table, load_state, room_for, state_of
+from tvlars.lab.training.task import Task
 
 FETCH_EVERY = 16
 """Steps between two fetches of losses from an accelerator; on a CPU they are fetched at every step."""
 
 
 class Run:
-    """The state of one training run, and the loop."""
+    """One training run: the loop, and how far it is."""
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        plan: Plan,
-        data: ImageData,
-        mean_and_std: tuple[Tensor, Tensor],
-        fabric: Fabric,
-        model: nn.Module,
-        record: Record,
-        reporter: Reporter,
-    ) -> None:
-        self.config, self.plan, self.fabric = config, plan, fabric
-        self.record, self.reporter = record, reporter
-        self.processes = Processes(fabric)
-        profiled = record.folder if config.profile and self.processes.first else None
-        self.phase = Phases(profiled, fabric.device, record.check_place)
-        self.fingerprint = data.fingerprint
-        self.batches = Batches(config, data, mean_and_std, fabric.device, self.processes, self.phase)
-        self.data, self.normalize = self.batches.data, self.batches.normalize
-
-        self.batch_norms: dict[str, type[nn.Module]] = {}
-        """What batch norms were before they were synchronized."""
-        if self.processes.several and config.sync_batch_norm:
-            self.batch_norms = synchronize_batch_norm(model, on_cpu=fabric.device.type == "cpu")
-        # FSDP2 wants parameters in the usual order.
-        self.bare_model = model if config.shard else model.to(memory_format=torch.channels_last)
-        compiled: Any = _compiled(self.bare_model) if config.compile else self.bare_model
-        self.model = fabric.setup_module(compiled)
-        # Groups by role want the bare model, and shards in place of parameters where there are any.
-        self.bare_optimizer = build_optimizer(config, plan, self.bare_model)
-        self.scheduler = plan.scheduler(self.bare_optimizer)
-        self.optimizer: Any = fabric.setup_optimizers(self.bare_optimizer)
+    def __init__(self, task: Task) -> None:
+        self.task, self.setup = task, task.setup
+        self.config, self.plan, self.processes = self.setup.config, self.setup.plan, self.setup.processes
+        self.record, self.reporter, self.phase = self.setup.record, self.setup.reporter, self.setup.phase
+        self.batches = self.setup.batches
         self.tensorboard: TensorBoardLog | None = None
         self.layer_stats: RunStats | None = None
-        if self.processes.rank:  # the same initial weights everywhere, but not the same dropout
-            torch.manual_seed((config.seed + self.processes.rank) % 2**32)
-
         self.signals = StopSignals(patient=self.processes.several)
         self.step = 0
         self.epoch, self.position = 1, 0
         """Where the run is: in which epoch, and how many of its steps have been taken."""
         self.in_step = False
-        self.upcoming = torch.empty(0, dtype=torch.int64, device="cpu")
-        """The indices of the next batch."""
         self.order_state = self.batches.order.get_state()
         """The state of the shuffle before this epoch's."""
         self.epoch_seconds = 0.0
         self.saved_at, self.saved_time = (1, 0), time.monotonic()
         self.epochs: list[EpochRow] = []
         self.epoch_steps: list[StepRow] = []
-        self.evaluations: dict[str, Evaluated] = {}
-        self.test_correct: Tensor | None = None
-        """Which test images are classified right after the last epoch."""
         self.pending: list[tuple[int, Tensor, Tensor]] = []
         self.unwritten: list[StepRow] = []
 
     def open_logs(self) -> None:
-        """Begin what is written besides rows, from the next step on; in a run that goes on, what later steps have left
-        is taken out of it: whoever calls this has restored the run.
+        """Begin what is written besides rows, from the next step on; what later steps have left is taken out of it, so
+        the state of a run that resumes is loaded before.
 
         Raises:
             UsageError: a package is missing, or what a run that goes on has written cannot be read; nothing is changed.
@@ -116,10 +74,9 @@ class Run:
         folder, check = self.record.folder, self.record.check_place
         if self.config.tensorboard and self.processes.first:
             self.tensorboard = TensorBoardLog(folder, self.step, self.reporter.note, check)
-        if self.config.layer_stats:
-            self.layer_stats = layer_stats(
-                self.bare_optimizer, self.bare_model, self.config.layer_stats, folder, self.tensorboard, self.step
-            )
+        if every := self.config.layer_stats:
+            optimizer, model = self.setup.bare_optimizer, self.setup.bare_model
+            self.layer_stats = layer_stats(optimizer, model, every, folder, self.tensorboard, self.step)
             self.layer_stats.tell, self.layer_stats.check_place = self.reporter.note, check
 
     # -- the run --------------------------------------------------------------------------------------
@@ -128,7 +85,7 @@ class Run:
         """Run all epochs that are left; whatever ends it, the record says so and holds what was measured."""
         try:
             with self.signals:  # to the very end: a signal that comes twice must not cut off what is written last
-                return self._train()
+                self._train()
         except (DivergedError, PreemptedError):
             raise
         except (RuntimeError, MemoryError) as error:
@@ -137,11 +94,12 @@ class Run:
                 raise UsageError(
                     f"micro_batch_size must be smaller for this device's memory, got {size}{memory.amount(error)}"
                 ) from error
-            if self.config.compile and _is_compilers(error):
-                raise _cannot_compile(error) from error
+            if self.config.compile and is_compilers(error):
+                raise cannot_compile(error) from error
             raise
+        return RunResult(self.record.folder, self.config, self.plan, self.epochs, self.task.evaluations)
 
-    def _train(self) -> RunResult:
+    def _train(self) -> None:
         try:
             self._run()
             status = Status.FINISHED
@@ -157,58 +115,21 @@ class Run:
                 said = cannot_write(error) if isinstance(error, OSError) else str(error)
                 with contextlib.suppress(OSError):  # why the run ended comes before what the disk says of it
                     self.reporter.note(f"{said}; the record ends before")
-        return RunResult(self.record.folder, self.config, self.plan, self.epochs, self.evaluations)
 
     def _run(self) -> None:
         try:
             while self.epoch <= self.config.epochs:
-                self._epoch()
-            # Evaluations of features take long, and several processes, or whoever resumes, may be stopped in them.
-            evaluates = self.config.task != "classification" and (self.processes.several or self.config.resume)
+                self.run_epoch()
+            # Several processes, or whoever resumes, may be stopped in evaluations, which take long.
+            evaluates = self.task.evaluates_at_the_end and (self.processes.several or self.config.resume)
             if self.config.checkpoint_every is not None or evaluates:
                 self.save_checkpoint()
-            with self.signals.at_once(always=True):
-                self._after_training()
+            with self.signals.at_once(always=True), self.phase("evaluation"):
+                self.task.after_training(self.step)
         except (KeyboardInterrupt, PreemptedError):
             if not self.in_step:  # nothing is half done
                 self.save_checkpoint()
             raise
-
-    def _after_training(self) -> None:
-        """What a task has to do when all epochs are over."""
-
-    def _weights(self) -> dict[str, Any]:
-        """What weights.pt is to hold."""
-        return whole_weights(self.bare_model) if self.config.shard else dict(self.bare_model.state_dict())
-
-    def extra_state(self) -> dict[str, Any]:
-        """What a task has to keep in a checkpoint besides."""
-        return {}
-
-    def load_extra_state(self, state: dict[str, Any]) -> None:
-        """Take back what :meth:`extra_state` gave."""
-
-    def save_checkpoint(self) -> None:
-        """Save all that is needed to go on from here, once; where the disk does not let us, say so and go on."""
-        if self.pending:
-            self._fetch()
-        if self.saved_at == (self.epoch, self.position):
-            return
-        self._write()
-        try:
-            with self.phase("checkpoint"):
-                saved = run_state.save(self)
-            if saved is not None:
-                self.saved_at = (self.epoch, self.position)
-            else:
-                self.reporter.note(
-                    f"checkpoint of step {self.step} is not saved, since weights are not finite; those before are kept"
-                )
-        except OSError as error:
-            self.reporter.note(
-                f"checkpoint of step {self.step} could not be saved ({error.strerror or error}); those before are kept"
-            )
-        self.saved_time = time.monotonic()
 
     def _close(self, status: Status) -> None:
         try:
@@ -238,22 +159,17 @@ class Run:
                 errors.append(error)
 
         if status in (Status.FINISHED, Status.INTERRUPTED, Status.PREEMPTED):
-            attempt(lambda: self.record.save_weights(self._weights()))
-        if status == Status.FINISHED and self.test_correct is not None:
-            attempt(partial(self.record.save_correct, self.test_correct))
+            attempt(lambda: self.record.save_weights(self.task.weights()))
+        if status == Status.FINISHED and self.task.right is not None:
+            attempt(partial(self.record.save_correct, self.task.right))
         attempt(self._write)
         attempt(self.record.flush)
-        if self.layer_stats is not None:
-            attempt(self.layer_stats.close)
-        if self.tensorboard is not None:
-            attempt(self.tensorboard.close)
-        profile: list[str] = []
-        attempt(lambda: profile.extend(self.phase.finish()))
-        if profile:
-            with contextlib.suppress(OSError):
-                self.reporter.note("where the time went\n" + "\n".join(profile))
+        for log in (self.layer_stats, self.tensorboard):
+            if log is not None:
+                attempt(log.close)
+        attempt(self._report_profile)
         last = self.epochs[-1] if self.epochs else None
-        probe = self.evaluations.get("linear")
+        probe = self.task.evaluations.get("linear")
         accuracy = probe.accuracy if probe else last.test_accuracy if last else math.nan
         attempt(
             lambda: self.record.finish(
@@ -268,18 +184,137 @@ class Run:
         if errors:
             raise errors[0]
 
+    def _report_profile(self) -> None:
+        if profile := self.phase.finish():
+            with contextlib.suppress(OSError):
+                self.reporter.note("where the time went\n" + "\n".join(profile))
+
     def _write(self, epoch: EpochRow | None = None) -> None:
         rows, self.unwritten = self.unwritten, []
         self.record.add(rows, epoch)
         if self.tensorboard is not None:
             self.tensorboard.add(rows, epoch)
 
+    # -- its state ------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that a run needs to resume between two steps; all processes call it.
+
+        Returns:
+            "tensors", by "model" and "optimizer" and then by name, sharded ones as this process has them; and
+            "progress", the rest.
+        """
+        state = state_of(self.task)
+        state["progress"] |= {
+            "step": self.step,
+            "epoch": self.epoch,
+            "position": self.position,
+            "seconds": self.epoch_seconds,
+            "order": self.order_state,
+            "epochs": [row for row in self.epochs if row.epoch < self.epoch],
+            "epoch_steps": list(self.epoch_steps),
+        }
+        return state
+
+    def load_state_dict(self, state: dict[str, Any], at: Checked | None = None) -> None:
+        """Resume from a state of :meth:`state_dict`; the run is set up and has not begun.
+
+        Args:
+            state: what :meth:`state_dict` returned.
+            at: names the file that errors are about; None (default): none.
+
+        Raises:
+            UsageError: the state is none that this run can have written.
+        """
+        load_state(self.task, state, at or Checked(Path("state")))
+        progress = state["progress"]
+        self.step, self.epoch, self.position = (progress[name] for name in ("step", "epoch", "position"))
+        self.saved_at = self.epoch, self.position
+        self.epoch_seconds = float(progress["seconds"])
+        self.epochs, self.epoch_steps = list(progress["epochs"]), list(progress["epoch_steps"])
+        self.order_state = progress["order"]
+        self.batches.order.set_state(self.order_state)
+
+    def resume(self, found: GoOn) -> None:
+        """Load the checkpoint ``found``; all processes call it.
+
+        Raises:
+            UsageError: the checkpoint is of another model, or its state is none that this run can have written.
+            SaidElsewhereError: as the first process says.
+        """
+        at = Checked(checkpoint.progress_file(found.path, found.manifest))
+        progress = {**found.progress, "epochs": found.epochs, "epoch_steps": found.steps}
+        state: dict[str, Any] = {"progress": progress}
+        tables = []
+
+        def look() -> None:
+            with fitting(found.path):
+                tables.append(checkpoint.read_tensor_table(found.path, found.manifest))
+                state["tensors"] = room_for(self.setup, progress, tables[0], at)
+
+        def load() -> None:
+            with fitting(found.path):
+                checkpoint.load_tensors(found.path, tables[0], state["tensors"], self.processes)
+                self.load_state_dict(state, at)
+
+        self.processes.each(look)  # if one process refuses what it reads, no other waits for it in a collective
+        self.processes.each(load)
+
+    def save_checkpoint(self) -> None:
+        """Save all that is needed to go on from here, once; where the disk does not let us, say so and go on."""
+        if self.pending:
+            self._fetch()
+        if self.saved_at == (self.epoch, self.position):
+            return
+        self._write()
+        try:
+            with self.phase("checkpoint"):
+                saved = self._save()
+            if saved:
+                self.saved_at = (self.epoch, self.position)
+            else:
+                self.reporter.note(
+                    f"checkpoint of step {self.step} is not saved, since weights are not finite; those before are kept"
+                )
+        except OSError as error:
+            self.reporter.note(
+                f"checkpoint of step {self.step} could not be saved ({error.strerror or error}); those before are kept"
+            )
+        self.saved_time = time.monotonic()
+
+    def _save(self) -> bool:
+        """Write a checkpoint; return False, and write none, if weights or optimizer state are not finite: the run has
+        diverged, which its next loss will show."""
+        self.processes.by_first(self._flush)
+        state = self.state_dict()
+        tensors, progress = state["tensors"], state["progress"]
+        finite = all(is_finite(value) for some in tensors.values() for value in some.values())
+        if not all(self.processes.gather(finite)):
+            return False
+        checkpoint.save(
+            self.record.folder,
+            self.step,
+            tensors,
+            {**progress, **{name: as_table(progress[name]) for name in ("epochs", "epoch_steps")}},
+            {**identity(self.config, self.plan), FINGERPRINT: self.setup.fingerprint.as_json()},
+            self.processes,
+            self.config.checkpoint_keep,
+            self.record.check_place,
+        )
+        return True
+
+    def _flush(self) -> None:
+        """Have on the disk what was measured before a checkpoint that takes it for granted."""
+        self.record.flush(durable=True)
+        if self.layer_stats is not None:
+            self.layer_stats.try_flush()
+
     # -- an epoch -------------------------------------------------------------------------------------
 
-    def _epoch(self) -> None:
-        """What is left of the epoch that the run is in."""
+    def run_epoch(self) -> None:
+        """Run what is left of the epoch that the run is in, and its test."""
         self._train_epoch()
-        self.processes.average_buffers(self.bare_model)  # the same already, where batch norm is synchronized
+        self.processes.average_buffers(self.setup.bare_model)  # the same already, where batch norm is synchronized
         with self.signals.at_once():
             self._test_epoch()
         self.epoch, self.position = self.epoch + 1, 0
@@ -290,29 +325,37 @@ class Run:
             self.save_checkpoint()
 
     def _train_epoch(self) -> None:
-        batch_size = self.config.batch_size
+        steps = self.plan.steps_per_epoch
         start = time.perf_counter() - self.epoch_seconds
-        self.model.train()
+        self.setup.model.train()
         order = self.batches.shuffle()
-        for i in range(self.position, self.plan.steps_per_epoch):
+        batches = torch.split(order[: steps * self.config.batch_size], self.config.batch_size)
+        for batch, upcoming in zip(batches[self.position :], (*batches[self.position + 1 :], order[:0]), strict=True):
             self.step += 1
             self.in_step = True
-            self.upcoming = order[(i + 1) * batch_size : (i + 2) * batch_size]
-            loss, correct = self._optimizer_step(order[i * batch_size : (i + 1) * batch_size])
-            self.in_step, self.position = False, i + 1
+            loss, correct = self.task.gradient(batch, upcoming)
+            self._update()
+            self.task.after_step(self.step)
+            self.in_step, self.position = False, self.position + 1
             self.pending.append((self.step, loss, correct))
-            last = self.position == self.plan.steps_per_epoch
-            if self.fabric.device.type == "cpu" or len(self.pending) >= FETCH_EVERY or last or self._due_by_steps():
+            last = self.position == steps
+            on_cpu = self.setup.fabric.device.type == "cpu"
+            if on_cpu or len(self.pending) >= FETCH_EVERY or last or self._due_by_steps():
                 self.epoch_seconds = time.perf_counter() - start
                 self._fetch_and_agree()
 
-    def _due_by_steps(self) -> bool:
-        unit, number = self.config.checkpoint_interval() or ("", 0.0)
-        return unit == "steps" and self.step % number == 0
+    def _update(self) -> None:
+        """The optimizer's step, and the schedule's."""
+        with self.phase("optimizer"):
+            self.setup.optimizer.step()
+            self.setup.optimizer.zero_grad()
+            if self.setup.scheduler is not None:
+                self.setup.scheduler.step()
+        self.phase.step()
 
     def _test_epoch(self) -> None:
         with self.phase("evaluation"):
-            test_loss, test_accuracy = self.evaluate()
+            test_loss, test_accuracy = self.task.test(self.epoch, self.step)
         steps = self.epoch_steps
         row = EpochRow(
             epoch=self.epoch,
@@ -334,47 +377,13 @@ class Run:
             self.processes.alone(self._measure)
 
     def _measure(self) -> None:
-        arguments = (self.config, self.bare_model, self.data, self.normalize, self.record, self.reporter.note)
+        setup = self.setup
+        arguments = (self.config, setup.bare_model, setup.data, setup.normalize, self.record, self.reporter.note)
         measure_epoch(*arguments, epoch=self.epoch, step=self.step)
 
-    # -- a step ---------------------------------------------------------------------------------------
-
-    def _optimizer_step(self, batch: Tensor) -> tuple[Tensor, Tensor]:
-        """One step on the samples with these indices.
-
-        Returns this process's share of the mean loss, and of the number of right answers.
-        """
-        loss_sum = torch.zeros((), device=self.fabric.device)
-        correct = torch.zeros((), dtype=torch.int64, device=self.fabric.device)
-        last = self.batches.count - 1
-        for i, (images, labels) in enumerate(self.batches.parts(batch, self.upcoming)):
-            with self._no_sync(i < last):
-                with self.phase("forward"):
-                    logits = self.model(images).float()
-                    # A sum over the whole batch size: micro-batches of any length add up to its mean gradient.
-                    loss = F.cross_entropy(logits, labels, reduction="sum") / len(batch)
-                with self.phase("backward"):
-                    # Gradients are averaged over processes, and the batch's is the sum over them.
-                    self.fabric.backward(loss * self.processes.count if self.processes.several else loss)
-            loss_sum += loss.detach()
-            correct += (logits.detach().argmax(1) == labels).sum()
-        self._update()
-        return loss_sum, correct
-
-    def _no_sync(self, enabled: bool) -> contextlib.AbstractContextManager[None]:
-        """Where gradients need not be exchanged yet, since more are added to them."""
-        if not (enabled and self.processes.several):
-            return contextlib.nullcontext()
-        return self.fabric.no_backward_sync(self.model)
-
-    def _update(self) -> None:
-        """The optimizer's step, and the schedule's."""
-        with self.phase("optimizer"):
-            self.optimizer.step()
-            self.optimizer.zero_grad()
-            if self.scheduler is not None:
-                self.scheduler.step()
-        self.phase.step()
+    def _due_by_steps(self) -> bool:
+        unit, number = self.config.checkpoint_interval() or ("", 0.0)
+        return unit == "steps" and self.step % number == 0
 
     def _fetch_and_agree(self) -> None:
         """Fetch; then save and stop, where all processes say so."""
@@ -414,45 +423,3 @@ class Run:
             self.reporter.step(self.epoch_steps[-1])
         # One that came while it was shown is obeyed at once; of several processes all have to hear of it first.
         return signal if self.processes.several else self.signals.received, due
-
-    # -- the test -------------------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def evaluate(self) -> tuple[float, float]:
-        """Mean loss and accuracy on the test set, images as they are."""
-        self.model.eval()
-        loss = torch.zeros((), device=self.fabric.device)
-        correct = torch.zeros((), dtype=torch.int64, device=self.fabric.device)
-        count = len(self.data.test_labels)
-        right = []
-        for images, labels in self.batches.test():
-            logits = self.model(images).float()
-            loss += F.cross_entropy(logits, labels, reduction="sum")
-            right.append(logits.argmax(1) == labels)
-            correct += right[-1].sum()
-        if self.epoch == self.config.epochs:  # what a comparison is paired by, image by image
-            mine = self.processes.share(torch.arange(count, device=self.fabric.device))
-            of_all = torch.zeros(count, dtype=torch.int32, device=self.fabric.device)
-            self.test_correct = self.processes.total(of_all.index_copy_(0, mine, torch.cat(right).int())).bool().cpu()
-        return float(self.processes.total(loss)) / count, float(self.processes.total(correct)) / count
-
-
-def _compiled(model: nn.Module) -> Any:
-    """The model, to be compiled when it is first called."""
-    try:
-        return torch.compile(model)
-    except RuntimeError as error:  # of a Python that torch's compiler does not know yet
-        raise _cannot_compile(error) from error
-
-
-def _is_compilers(error: Exception) -> bool:
-    """Whether an error is one of torch's compiler."""
-    from torch._dynamo.exc import TorchDynamoException  # takes seconds to import, where nothing has been compiled
-
-    return isinstance(error, TorchDynamoException)
-
-
-def _cannot_compile(error: Exception) -> UsageError:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    reason = next((line for line in lines if not line.startswith("backend=")), type(error).__name__)
-    return UsageError(f"compile must be false on this machine, whose compiler does not work: {reason:.200}")

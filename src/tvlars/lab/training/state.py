@@ -1,17 +1,16 @@
-"""What a run is at a step, taken apart for a checkpoint and put together again."""
+"""State of model, optimizer, schedule, random numbers and task: to tensors and plain values, and back."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import astuple
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from tvlars.lab.processes.processes import Processes
-from tvlars.lab.run_folder.checkpoints import checkpoint
+from tvlars.lab.run_folder.checkpoints.shards import Table
 from tvlars.lab.run_folder.checkpoints.state_check import (
     BUFFERS,
     Checked,
@@ -20,160 +19,124 @@ from tvlars.lab.run_folder.checkpoints.state_check import (
     check_optimizer,
     check_precision,
     check_scheduler,
-    is_finite,
 )
-from tvlars.lab.run_folder.identity import FINGERPRINT, identity
-from tvlars.lab.run_folder.resuming import GoOn, fitting
-
-if TYPE_CHECKING:
-    from tvlars.lab.training.run import Run
+from tvlars.lab.training.setup import Setup
+from tvlars.lab.training.task import Task
 
 
-def save(run: Run) -> Path | None:
-    """Write a checkpoint of ``run``, which is between two steps; all processes call it.
+def as_table(rows: list[Any]) -> Tensor:
+    """Rows as float64 (n, columns), exact for all that they hold."""
+    return torch.tensor([astuple(row) for row in rows], dtype=torch.float64, device="cpu")
 
-    None is written, and returned, where weights or optimizer state are not finite: the run has diverged, which its next
-    loss will show.
 
-    Raises:
-        OSError: it could not be written.
+def state_of(task: Task) -> dict[str, Any]:
+    """Return the state of model, optimizer, schedule, random numbers and ``task``; all processes call it.
+
+    Returns:
+        "tensors" (by "model" and "optimizer", then by name; sharded ones are those of this process) and "progress", the
+        rest: numbers, texts, tensors and collections of them, the same in all processes.
     """
-    run.processes.by_first(lambda: _flush(run))
-    state = run.bare_optimizer.state_dict()
-    tensors: dict[str, Any] = {"model": run.bare_model.state_dict()}
-    inside = _optimizer_tensors(state["state"])
-    if inside:
+    setup = task.setup
+    state = setup.bare_optimizer.state_dict()
+    tensors = {"model": setup.bare_model.state_dict()}
+    if inside := _optimizer_tensors(state["state"]):
         tensors["optimizer"] = inside
-    finite = all(is_finite(value) for some in tensors.values() for value in some.values())
-    if not all(run.processes.gather(finite)):
-        return None
-    complete = [row for row in run.epochs if row.epoch < run.epoch]
     progress = {
-        "step": run.step,
-        "epoch": run.epoch,
-        "position": run.position,
-        "seconds": run.epoch_seconds,
-        "order": run.order_state,
-        "draws": run.batches.draws.get_state(),
-        "random": run.processes.gather(_random_state(run.fabric.device)),
-        "epochs": _as_table(complete),
-        "epoch_steps": _as_table(run.epoch_steps),
+        "draws": setup.batches.draws.get_state(),
+        "random": setup.processes.gather(_random_state(setup.fabric.device)),
         "optimizer": _without_tensors(state),
         "optimizer_tensors": {name: [list(x.shape), str(x.dtype)] for name, x in inside.items()},
-        "scheduler": {} if run.scheduler is None else run.scheduler.state_dict(),
-        "precision": dict(run.fabric.strategy.precision.state_dict()),
-        "extra": run.extra_state(),
+        "scheduler": {} if setup.scheduler is None else setup.scheduler.state_dict(),
+        "precision": dict(setup.fabric.strategy.precision.state_dict()),
+        "extra": {name: part.state_dict() for name, part in task.extra.items()},
     }
-    if run.processes.several and not run.config.sync_batch_norm:
-        progress[BUFFERS] = run.processes.gather(_statistics(run.bare_model))
-    return checkpoint.save(
-        run.record.folder,
-        run.step,
-        tensors,
-        progress,
-        {**identity(run.config, run.plan), FINGERPRINT: run.fingerprint.as_json()},
-        run.processes,
-        run.config.checkpoint_keep,
-        run.record.check_place,
-    )
+    if setup.processes.several and not setup.config.sync_batch_norm:
+        progress[BUFFERS] = setup.processes.gather(_statistics(setup.bare_model))
+    return {"tensors": tensors, "progress": progress}
 
 
-def _flush(run: Run) -> None:
-    """Have on the disk what was measured before a checkpoint that takes it for granted."""
-    run.record.flush(durable=True)
-    if run.layer_stats is not None:
-        run.layer_stats.try_flush()
+def room_for(setup: Setup, progress: dict[str, Any], table: Table, at: Checked) -> dict[str, Any]:
+    """Return tensors to read a checkpoint into, nested as it was saved.
 
-
-def restore(run: Run, resumed: GoOn) -> None:
-    """Make ``run``, which has been set up and not begun, what it was at the checkpoint; all processes call it.
+    Args:
+        setup: of the run that resumes.
+        progress: what the checkpoint holds besides tensors.
+        table: the tensors that it has.
+        at: names the file of ``progress``.
 
     Raises:
-        UsageError: the checkpoint's tensors are those of another model, or its state is none that this run can have
-            written.
-        SaidElsewhereError: as the first process says.
+        UsageError: there are tensors that no optimizer of this run can have.
     """
-    parts = _restore(run, resumed)
-
-    def work() -> None:
-        with fitting(resumed.path):
-            next(parts, None)
-
-    run.processes.each(work)  # where one process refuses what it reads, no other waits for it in a collective
-    run.processes.each(work)
-
-
-def _restore(run: Run, resumed: GoOn) -> Iterator[None]:
-    """Check all that can be checked before tensors are read, which processes do together; then read and load them."""
-    progress, device = resumed.progress, run.fabric.device
-    at = Checked(checkpoint.progress_file(resumed.path, resumed.manifest))
-    at.random_state("draws", progress["draws"], run.batches.draws.device)
-    rates = [group["lr"] for group in run.bare_optimizer.param_groups]
-    if run.scheduler is not None:
-        factor = run.plan.factor(resumed.step + 1)
-        rates = [group["initial_lr"] * factor for group in run.bare_optimizer.param_groups]
-    scheduler = check_scheduler(at, run.scheduler, progress["scheduler"], resumed.step, rates)
-    precision = run.fabric.strategy.precision
-    check_precision(at, dict(precision.state_dict()), progress["precision"])
-    # A GradScaler leaves steps out whose gradients are not finite.
-    taken = range(0 if precision.state_dict() else resumed.step, resumed.step + 1)
-
-    table = checkpoint.read_tensor_table(resumed.path, resumed.manifest)
     there = {name: entry for name, entry in table.entries.items() if name.startswith("optimizer.")}
-    described = {f"optimizer.{name}": value for name, value in _mapping(at, progress["optimizer_tensors"]).items()}
-    params = [p for group in run.bare_optimizer.param_groups for p in group["params"]]
+    described = progress["optimizer_tensors"]
+    at.keys("optimizer_tensors", described, {name.removeprefix("optimizer.") for name in there})
+    params = [p for group in setup.bare_optimizer.param_groups for p in group["params"]]
     inside = {}
     for name, entry in there.items():
         index, _, key = name.removeprefix("optimizer.").partition(".")
         if not (index.isdecimal() and key and str(int(index)) == index and int(index) < len(params)):
             raise at.refuse("a tensor of the optimizer", f"one of {len(params)} parameters", name)
+        at.same(f"optimizer_tensors {name}", [list(entry.shape), str(entry.dtype)], described[f"{index}.{key}"])
         inside[f"{index}.{key}"] = _room(params[int(index)], entry.shape, entry.dtype)
-        at.same(f"optimizer_tensors {name}", [list(entry.shape), str(entry.dtype)], described.get(name))
-    at.keys("optimizer_tensors", described, set(there))
-    check_optimizer(at, "optimizer", run.bare_optimizer, progress["optimizer"], rates)
-    extra, probe = dict(run.extra_state()), getattr(run, "probe_optimizer", None)
-    at.keys("extra", progress["extra"], set(extra))
-    for name, saved in progress["extra"].items():
-        if isinstance(part := getattr(run, name), nn.Module):
-            check_module(at, f"extra.{name}", part, saved)
+    return {"model": setup.bare_model.state_dict(), **({"optimizer": inside} if inside else {})}
+
+
+def load_state(task: Task, state: dict[str, Any], at: Checked) -> None:
+    """Load a state of :func:`state_of` after checking it; "progress" has the "step" too.
+
+    Args:
+        task: of a run that is set up and has not begun.
+        state: tensors and the rest.
+        at: names the file of the rest, beside which the tensors lie.
+
+    Raises:
+        UsageError: it is none that this run can have written.
+    """
+    setup, progress, tensors = task.setup, state["progress"], state["tensors"]
+    step, optimizer, several = progress["step"], setup.bare_optimizer, setup.processes
+    at.random_state("draws", progress["draws"], setup.batches.draws.device)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    if setup.scheduler is not None:
+        rates = [group["initial_lr"] * setup.plan.factor(step + 1) for group in optimizer.param_groups]
+    scheduler = check_scheduler(at, setup.scheduler, progress["scheduler"], step, rates)
+    precision = setup.fabric.strategy.precision
+    check_precision(at, dict(precision.state_dict()), progress["precision"])
+    # A GradScaler leaves steps out whose gradients are not finite.
+    taken = range(0 if precision.state_dict() else step, step + 1)
+    check_optimizer(at, "optimizer", optimizer, progress["optimizer"], rates)
+    at.keys("extra", progress["extra"], set(task.extra))
+    for name, part in task.extra.items():
+        if isinstance(part, nn.Module):
+            check_module(at, f"extra.{name}", part, progress["extra"][name])
     if of_each := progress.get(BUFFERS):
-        _check_statistics(at, run, of_each, resumed.processes)
+        _check_statistics(at, setup.bare_model, of_each, len(progress["random"]))
 
-    yield
-
-    model = run.bare_model.state_dict()
-    tensors: dict[str, Any] = {"model": model, **({"optimizer": inside} if inside else {})}
-    checkpoint.load_tensors(resumed.path, table, tensors, run.processes)
-    Checked(resumed.path).finite("model.", model)
-    run.bare_model.load_state_dict(model)
-    state = progress["optimizer"]
-    for name, value in inside.items():
+    Checked(at.file.parent).finite("model.", tensors["model"])
+    setup.bare_model.load_state_dict(tensors["model"])
+    inside = progress["optimizer"]
+    for name, value in tensors.get("optimizer", {}).items():
         index, _, key = name.partition(".")
-        state["state"].setdefault(int(index), {})[key] = value
-    _load_optimizer(at, "optimizer", run.bare_optimizer, state, rates, taken)
-    if run.scheduler is not None:
-        run.scheduler.load_state_dict(scheduler)
+        inside["state"].setdefault(int(index), {})[key] = value
+    _load_optimizer(at, "optimizer", optimizer, inside, rates, taken)
+    if setup.scheduler is not None:
+        setup.scheduler.load_state_dict(scheduler)
     precision.load_state_dict(progress["precision"])
-    if probe is not None:
-        steps = resumed.step if run.data.classes > 1 else 0  # without labels it takes none
-        probe_rates = [group["lr"] for group in probe.param_groups]
-        saved = progress["extra"]["probe_optimizer"]
-        check_optimizer(at, "extra.probe_optimizer", probe, saved, probe_rates)
-        _load_optimizer(at, "extra.probe_optimizer", probe, saved, probe_rates, range(steps, steps + 1))
-    run.load_extra_state(progress["extra"])
-    run.step, run.epoch, run.position = (progress[name] for name in ("step", "epoch", "position"))
-    run.saved_at = run.epoch, run.position
-    run.epoch_seconds = float(progress["seconds"])
-    run.epochs, run.epoch_steps = list(resumed.epochs), list(resumed.steps)
-    run.order_state = progress["order"]
-    run.batches.order.set_state(progress["order"])
-    run.batches.draws.set_state(progress["draws"])
-    if resumed.processes == run.processes.count:
-        _set_random_state(progress["random"][run.processes.rank], device)
+    steps = step if setup.data.classes > 1 else 0  # without labels nothing is trained besides the model
+    for name, part in task.extra.items():
+        saved = progress["extra"][name]
+        if isinstance(part, Optimizer):
+            own = [group["lr"] for group in part.param_groups]
+            check_optimizer(at, f"extra.{name}", part, saved, own)
+            _load_optimizer(at, f"extra.{name}", part, saved, own, range(steps, steps + 1))
+        else:
+            part.load_state_dict(saved)
+    setup.batches.draws.set_state(progress["draws"])
+    if len(progress["random"]) == several.count:
+        _set_random_state(progress["random"][several.rank], setup.fabric.device)
     else:  # there is no telling who would go on with what
-        torch.manual_seed((run.config.seed + run.processes.rank + run.step) % 2**32)
+        torch.manual_seed((setup.config.seed + several.rank + step) % 2**32)
     if of_each:
-        _set_statistics(run.bare_model, of_each, run.processes)
+        _set_statistics(setup.bare_model, of_each, several)
 
 
 def _load_optimizer(at: Checked, entry: str, optimizer: Any, state: Any, rates: list[float], taken: range) -> None:
@@ -183,15 +146,9 @@ def _load_optimizer(at: Checked, entry: str, optimizer: Any, state: Any, rates: 
     check_loaded_optimizer(at, entry, optimizer, built, rates, taken)
 
 
-def _mapping(at: Checked, value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise at.refuse("optimizer_tensors", "a mapping", value)
-    return value
-
-
-def _check_statistics(at: Checked, run: Run, of_each: Any, processes: int) -> None:
+def _check_statistics(at: Checked, model: nn.Module, of_each: Any, processes: int) -> None:
     """Refuse running statistics that are not those of this model, one set of each process."""
-    here = _statistics(run.bare_model)
+    here = _statistics(model)
     if type(of_each) is not list or len(of_each) != processes:
         raise at.refuse(BUFFERS, f"a list of {processes}, one of each process", of_each)
     for rank, found in enumerate(of_each):
@@ -207,7 +164,7 @@ def _statistics(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _set_statistics(model: nn.Module, of_each: list[dict[str, Tensor]], processes: Processes) -> None:
-    """Those of the process of this rank; of another number of processes their mean, which tests are made with."""
+    """Set running statistics to those of this rank; if the number of processes changed, to their mean."""
     for name, buffer in model.named_buffers():
         if name in of_each[0]:
             same = len(of_each) == processes.count
@@ -238,11 +195,6 @@ def _room(param: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     if shape and tuple(param.shape) == shape:
         return torch.zeros_like(param, dtype=dtype, requires_grad=False, memory_format=torch.preserve_format)
     return torch.zeros(shape, dtype=dtype, device="cpu")
-
-
-def _as_table(rows: list[Any]) -> Tensor:
-    """Rows as float64 (n, columns), exact for all that they hold."""
-    return torch.tensor([astuple(row) for row in rows], dtype=torch.float64, device="cpu")
 
 
 def _random_state(device: torch.device) -> list[Tensor]:

@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 from tvlars._reading import is_regular
 from tvlars.doctor import check
 from tvlars.lab import memory
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData
-from tvlars.lab.files.disk import write_whole
-from tvlars.lab.models import build_model, head_of
+from tvlars.lab.models import build_model
 from tvlars.lab.run_folder.checkpoints.checkpoint import finish_putting
 from tvlars.lab.run_folder.loaded_run import RunResult
 from tvlars.lab.run_folder.record import ASIDE, NoRecord, Record
 from tvlars.lab.run_folder.resuming import Finished, GoOn, New, opened
-from tvlars.lab.ssl.draw_views import picture_of_views
-from tvlars.lab.ssl.presets import describe_preset
-from tvlars.lab.ssl.pretraining import Pretraining, around
-from tvlars.lab.ssl.views import describe_views
-from tvlars.lab.training import state as run_state
 from tvlars.lab.training.batches import micro_batches
 from tvlars.lab.training.description import describe, describe_processes, device_name, model_facts
 from tvlars.lab.training.prepare import Prepared, prepare
+from tvlars.lab.training.pretraining import Pretraining
 from tvlars.lab.training.progress import Reporter, choose_reporter
 from tvlars.lab.training.run import Run
+from tvlars.lab.training.task import Classification, Task
 
 __all__ = ["RunResult", "train"]
 
@@ -89,41 +83,34 @@ def _train(prepared: Prepared, folder: Path, found: New | GoOn, notes: list[str]
     config, plan, data = prepared.config, prepared.plan, prepared.data
     fabric, processes = prepared.fabric, prepared.processes
     fabric.seed_everything(config.seed, verbose=False)
-    room = partial(memory.needed, f"model {config.model!r} must fit into memory with its data")
-    with room():
+    record = Record(folder, reporter.note) if processes.first else NoRecord(folder)
+    with memory.needed(f"model {config.model!r} must fit into memory with its data"):
         model, model_text = build_model(config.model, data.channels, data.image_size, data.classes, config.init)
+        kind = Classification if config.task == "classification" else Pretraining
+        task: Task = kind(prepared, model, record, reporter)
+    run = Run(task)
     facts = {
         "device": device_name(fabric.device),
         "precision": prepared.precision,
         "model": model_text,
         "data": str(data),
         "account": data.account,
+        **({"processes": describe_processes(config, processes.count)} if processes.several else {}),
+        **task.facts(),
     }
-    if processes.several:
-        facts["processes"] = describe_processes(config, processes.count)
-    kind: Any = Run
-    if config.task != "classification":
-        kind = partial(Pretraining, head=head_of(model)[0])
-        model, facts["task"] = around(config, model, on_cpu=fabric.device.type == "cpu")
-        if config.preset is not None:
-            facts["preset"] = describe_preset(config.preset, config.optimizer_preset())
-        facts["views"] = describe_views(data.channels, data.image_size, data.flip)
-    about_model = model_facts(config, data)
-    record = Record(folder, reporter.note) if processes.first else NoRecord(folder)
-    with room():
-        run: Run = kind(config, plan, data, data.mean_and_std(), fabric, model, record, reporter)
+    about_model = model_facts(prepared)
     findings = check(
-        model,
-        run.bare_optimizer,
+        task.setup.bare_model,
+        task.setup.bare_optimizer,
         epochs=config.epochs,
         total_steps=plan.total_steps,
         batch_size=config.batch_size,
         micro_batch_size=config.batch_size // (micro_batches(config, processes.count) * processes.count),
-        scheduler=run.scheduler,
+        scheduler=task.setup.scheduler,
     )
     lines = describe(config, plan, facts, processes.count) + [f"warning  {text}" for text in (*findings, *notes)]
     if isinstance(found, GoOn):
-        run_state.restore(run, found)  # before anything is changed in the folder
+        run.resume(found)  # before anything is changed in the folder
         processes.each(run.open_logs)
         if processes.first:
             finish_putting(folder)
@@ -137,9 +124,7 @@ def _train(prepared: Prepared, folder: Path, found: New | GoOn, notes: list[str]
         again = f", and epochs that were done are done again: {found.epochs}" if found.epochs else ""
         again += f"; weights that were there are in {ASIDE}" if is_regular(folder / ASIDE) else ""
         lines.append(f"resumed  nothing: there is no checkpoint yet, the run begins{again}")
-    if config.task != "classification" and processes.first:
-        picture = picture_of_views(data, min(8, len(data.train_labels)), config.seed)
-        record.check_place()
-        write_whole(folder / "views.png", picture)
+    if processes.first:
+        task.before_training()
     reporter.start(config, plan, lines, folder, run.step)
     return run.train()

@@ -110,7 +110,7 @@ def test_weights_are_safe_when_an_evaluation_fails(
     def fails(*_: Any, **__: Any) -> None:
         raise RuntimeError("no luck")
 
-    monkeypatch.setattr("tvlars.lab.ssl.pretraining.evaluate_features", fails)
+    monkeypatch.setattr("tvlars.lab.training.pretraining.evaluate_features", fails)
     with pytest.raises(RuntimeError, match="no luck"):
         quick(tmp_path / "run", digits, epochs=1, evaluations="linear")
     run = load_run(tmp_path / "run")

@@ -1,0 +1,243 @@
+"""Pretraining without labels: a task whose loss compares two views, with an evaluation of features at its end."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tvlars.lab.data.image_data import sample
+from tvlars.lab.errors import DivergedError, UsageError
+from tvlars.lab.files.disk import write_whole
+from tvlars.lab.models import head_of, put_head
+from tvlars.lab.processes.sync_batch_norm import plain_batch_norm
+from tvlars.lab.run_folder.record import Record
+from tvlars.lab.run_folder.rows import RepresentationRow
+from tvlars.lab.ssl.draw_views import picture_of_views
+from tvlars.lab.ssl.evaluations import describe_evaluation, parse_evaluations
+from tvlars.lab.ssl.large_batch import Views, exact_backward, gather
+from tvlars.lab.ssl.methods import build_method
+from tvlars.lab.ssl.presets import describe_preset
+from tvlars.lab.ssl.probes import evaluate_features, folded
+from tvlars.lab.ssl.representation import alignment, effective_rank, feature_std, uniformity
+from tvlars.lab.ssl.views import ViewRecipe, describe_views, draw_view, make_view, view_recipes
+from tvlars.lab.training.prepare import Prepared
+from tvlars.lab.training.progress import Reporter
+from tvlars.lab.training.setup import Setup
+from tvlars.lab.training.task import Task
+
+REPRESENTATION_SAMPLES = 1024
+KEPT_BYTES = 2**28
+"""Views of a batch up to this size are made once and kept; larger ones are made anew where they are needed."""
+PROBE_LR = 0.01
+
+
+class Pretraining(Task):
+    """A method of self-supervised learning around the model, whose classifier is taken off.
+
+    Where there are labels they train an online probe: a classifier on features that are cut off from the loss. Its
+    accuracies are those of the rows, on augmented views in training and on images as they are in the test.
+    """
+
+    evaluates_at_the_end: ClassVar[bool] = True
+
+    def __init__(self, prepared: Prepared, model: nn.Module, record: Record, reporter: Reporter) -> None:
+        config, data, device = prepared.config, prepared.data, prepared.fabric.device
+        self.head_name, head = head_of(model)
+        put_head(model, self.head_name, nn.Identity())
+        self.method, self.description = build_method(
+            config.task, model, head.in_features, config.projector, config.method_options, device.type == "cpu"
+        )
+        self.wanted = parse_evaluations(config.evaluations)
+        self.untrained: nn.Module | None = None
+        """The backbone before training, where it is evaluated too."""
+        if any(one.kind.startswith("random") for one in self.wanted):
+            self.untrained = copy.deepcopy(model)
+            self.untrained.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        super().__init__(Setup(prepared, self.method, record, reporter))
+        self.recipes = view_recipes(data.channels, data.image_size, data.flip)
+        self.labelled = data.classes > 1
+        self.seen: list[Tensor] = []
+        self.hook = self.method.backbone.register_forward_hook(self._keep_features)
+        self.probe_norm = nn.BatchNorm1d(self.method.features, affine=False).to(device)
+        self.probe = nn.Linear(self.method.features, data.classes).to(device)
+        nn.init.zeros_(self.probe.weight)
+        nn.init.zeros_(self.probe.bias)
+        self.probe_optimizer = torch.optim.Adam(self.probe.parameters(), PROBE_LR)
+        self.extra = {
+            "probe": self.probe,
+            "probe_norm": self.probe_norm,
+            "probe_optimizer": self.probe_optimizer,
+        }
+        self.head: nn.Linear | None = None
+        """Classifier of the linear evaluation."""
+
+    def facts(self) -> dict[str, str]:
+        config, data = self.setup.config, self.setup.data
+        preset = {} if config.preset is None else {"preset": describe_preset(config.preset, config.optimizer_preset())}
+        return {"task": self.description, **preset, "views": describe_views(data.channels, data.image_size, data.flip)}
+
+    def before_training(self) -> None:
+        """Draw some views of training images into views.png."""
+        data, record = self.setup.data, self.setup.record
+        picture = picture_of_views(data, min(8, len(data.train_labels)), self.setup.config.seed)
+        record.check_place()
+        write_whole(record.folder / "views.png", picture)
+
+    def _keep_features(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
+        if torch.is_grad_enabled():
+            self.seen.append(output.detach().float())
+
+    def gradient(self, batch: Tensor, upcoming: Tensor) -> tuple[Tensor, Tensor]:
+        """Exactly that of the whole batch, in parts; then a step of the online probe."""
+        setup, phase = self.setup, self.setup.phase
+        parts = _BatchViews(setup, self.recipes, batch, upcoming)
+        self.seen.clear()
+
+        def backward(value: Tensor) -> None:
+            with phase("backward"):
+                setup.fabric.backward(value)
+
+        with phase("forward"):
+            loss = exact_backward(setup.model, parts, self.method.loss, backward=backward, no_sync=self.no_sync)
+        features, self.seen = self.seen, []
+        # The probe's step is that of the whole batch, the same in every process.
+        first, second = (torch.cat(gather(torch.cat(features[view::2]))) for view in (0, 1))
+        correct = self._train_probe(first, second, setup.data.train_labels[batch])
+        # Both are of the whole batch, and a step returns this process's share.
+        return loss / setup.processes.count, correct / setup.processes.count
+
+    def _train_probe(self, first: Tensor, second: Tensor, labels: Tensor) -> Tensor:
+        """One step of the online probe; returns how many first views it had right before."""
+        if not self.labelled:
+            return torch.full((), math.nan, device=labels.device)
+        features = self.probe_norm(torch.cat([first, second]))
+        with torch.enable_grad():
+            logits = self.probe(features)
+            F.cross_entropy(logits, labels.repeat(2)).backward()  # type: ignore[no-untyped-call]
+        self.probe_optimizer.step()
+        self.probe_optimizer.zero_grad()
+        correct: Tensor = (logits[: len(labels)].argmax(1) == labels).sum()
+        return correct
+
+    def after_step(self, step: int) -> None:
+        self.method.after_step(step / self.setup.plan.total_steps)
+
+    @torch.no_grad()
+    def test(self, epoch: int, step: int) -> tuple[float, float]:
+        """The loss on views of some test images, and the online probe's accuracy on test images as they are."""
+        setup = self.setup
+        setup.model.eval()
+        row = self._representation(epoch, step)
+        setup.record.add_measurement("representation.csv", row)
+        if (collapsed := row.collapse()) is not None:
+            setup.reporter.note(f"collapse after epoch {epoch}: {collapsed}")
+        if not self.labelled:
+            return row.loss, math.nan
+        self.probe_norm.eval()
+        correct = torch.zeros((), dtype=torch.int64, device=setup.fabric.device)
+        for images, labels in setup.batches.test():
+            logits = self.probe(self.probe_norm(self.method.backbone(images).float()))
+            correct += (logits.argmax(1) == labels).sum()
+        self.probe_norm.train()
+        return row.loss, int(setup.processes.total(correct)) / len(setup.data.test_labels)
+
+    def _representation(self, epoch: int, step: int) -> RepresentationRow:
+        setup = self.setup
+        images, _ = sample(setup.data.test_images, setup.data.test_labels, REPRESENTATION_SAMPLES)
+        draws = torch.Generator(images.device).manual_seed(0)  # the same views after every epoch, in every run
+        both = [make_view(images, draw_view(len(images), draws), recipe) for recipe in self.recipes]
+        features, compared, embeddings = [], [], []
+        for view in both:
+            pieces = [setup.normalize(x) for x in torch.split(view, setup.config.micro_batch_size)]
+            features.append(torch.cat([self.method.backbone(x).float() for x in pieces]))
+            compared.append(torch.cat([self.method(x).float() for x in pieces]))
+            embeddings.append(self.method.projector(features[-1]).float())
+        return RepresentationRow(
+            epoch=epoch,
+            step=step,
+            samples=len(images),
+            loss=float(self.method.loss(*compared)),
+            feature_std=feature_std(features[0]),
+            feature_rank=effective_rank(features[0]),
+            embedding_std=feature_std(embeddings[0]),
+            embedding_rank=effective_rank(embeddings[0]),
+            alignment=alignment(*embeddings),
+            uniformity=uniformity(embeddings[0]),
+        )
+
+    def after_training(self, step: int) -> None:
+        """Evaluate features, in one process alone; the weights are safe before."""
+        self.hook.remove()  # a copy of the backbone, for fine-tuning, would take all of this with it
+        plain_batch_norm(self.setup.bare_model, self.setup.batch_norms)  # others take no part any more
+        self.setup.processes.alone(lambda: self._evaluate_features(step))
+        self.evaluations = self.setup.processes.broadcast(self.evaluations)
+
+    def _evaluate_features(self, step: int) -> None:
+        """Each result is written as it comes."""
+        setup, config = self.setup, self.setup.config
+        setup.record.save_weights(self.weights())
+        try:
+            for name, found, head in evaluate_features(
+                self.method.backbone,
+                setup.data,
+                setup.normalize,
+                self.wanted,
+                untrained=self.untrained,
+                seed=config.seed,
+                padding=setup.batches.padding,
+                batch_size=min(config.micro_batch_size, 1024),
+            ):
+                self.evaluations[name] = found
+                self.head = head if name == "linear" else self.head
+                setup.record.add_evaluations(self.evaluations)
+                setup.reporter.note(describe_evaluation(name, found, len(setup.data.train_labels)))
+        except UsageError as error:  # features of the last step that are not finite
+            lr = setup.plan.lr * setup.plan.factor(step)
+            raise DivergedError(config.optimizer, step, lr, setup.record.folder, "backbone's output") from error
+
+    def weights(self) -> dict[str, Any]:
+        """The backbone with the best classifier there is as its head: the model by its name, ready for use."""
+        head = self.head
+        if head is None:
+            norm: Any = self.probe_norm
+            head = folded(self.probe, norm.running_mean, (norm.running_var + norm.eps).sqrt())
+        state = dict(self.method.backbone.state_dict())
+        return {**state, **{f"{self.head_name}.{name}": value for name, value in head.state_dict().items()}}
+
+
+class _BatchViews:
+    """Both views of a batch, part by part. Draws are those of the whole batch, so parts do not change them."""
+
+    def __init__(self, setup: Setup, recipes: tuple[ViewRecipe, ...], batch: Tensor, upcoming: Tensor) -> None:
+        self.setup, self.recipes = setup, recipes
+        batches = setup.batches
+        self.draws = [batches.split(draw_view(len(batch), batches.draws)) for _ in recipes]
+        self.indices, self.upcoming = batches.split(batch), batches.split(upcoming)[0]
+        size = 8 * sum(map(len, self.indices)) * setup.data.channels * setup.data.image_size**2
+        self.turns = 1 if size <= KEPT_BYTES or len(self.indices) == 1 else 2
+        """How many times the views will be made."""
+        self.kept = list(self._made()) if size <= KEPT_BYTES else None
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __iter__(self) -> Iterator[Views]:
+        return iter(self.kept) if self.kept is not None else self._made()
+
+    def _made(self) -> Iterator[Views]:
+        setup = self.setup
+        self.turns -= 1
+        then = self.indices[0] if self.turns else self.upcoming
+        for images, *draws in zip(setup.batches.images(self.indices, then), *self.draws, strict=True):
+            with setup.phase("augmentation"):
+                first, second = (
+                    setup.normalize(make_view(images, drawn, recipe))
+                    for drawn, recipe in zip(draws, self.recipes, strict=True)
+                )
+            yield first, second
