@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from tvlars.lab import UsageError
-from tvlars.lab.models import INITS, MODELS, build_model
+from tvlars.lab.models import INITS, MODELS, build_model, head_of, put_head
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -64,3 +64,15 @@ def test_init_draws_every_weight_from_its_own_distribution(name: str, init: str)
 def test_unknown_name() -> None:
     with pytest.raises(UsageError, match=r"unknown model 'resnet81': did you mean 'resnet18'"):
         build_model("resnet81", 1, 8, 10)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_gives_up_its_head(name: str) -> None:
+    model, _ = build_model(name, 1, 28, 7)
+    path, head = head_of(model)
+    assert head.out_features == 7
+    put_head(model, path, nn.Identity())
+    assert model.eval()(torch.zeros(2, 1, 28, 28)).shape == (2, head.in_features)
+    assert set(model.state_dict()) | {f"{path}.weight", f"{path}.bias"} == set(
+        build_model(name, 1, 28, 7)[0].state_dict()
+    )
