@@ -34,7 +34,7 @@ from tvlars.lab.processes.launcher import ERROR_FILE, LAUNCHED, _wait_for_first_
 from tvlars.lab.processes.launcher import _first as first_failure
 from tvlars.lab.processes.processes import Processes, is_lost
 from tvlars.lab.processes.sync_batch_norm import plain_batch_norm, synchronize_batch_norm
-from tvlars.lab.run_folder.checkpoints.shards import TensorWriter
+from tvlars.lab.run_folder.checkpoints import tensors
 from tvlars.lab.training.description import describe_batch
 from tvlars.lab.training.progress import Reporter
 
@@ -209,7 +209,7 @@ def on_a_full_disk(folder: Path, how: str) -> None:
     """Until the first epoch is over no file may grow beyond 20,000 bytes, or the disk of the second process is full."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     free = resource.getrlimit(resource.RLIMIT_FSIZE)
-    write = TensorWriter.write_data
+    write = tensors.write
     notes: list[str] = []
 
     def no_room(*_: Any) -> Any:
@@ -220,11 +220,11 @@ def on_a_full_disk(folder: Path, how: str) -> None:
             if how == "limit":
                 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, free[1]))
             elif dist.get_rank() == 1:
-                TensorWriter.write_data = no_room  # type: ignore[method-assign]
+                tensors.write = no_room
 
         def epoch(self, row: Any) -> None:
             resource.setrlimit(resource.RLIMIT_FSIZE, free)
-            TensorWriter.write_data = write  # type: ignore[method-assign]
+            tensors.write = write
 
         def note(self, text: str) -> None:
             notes.append(text)

@@ -16,7 +16,7 @@ from torch.distributed.checkpoint.state_dict_saver import save as save_sharded
 from tvlars.lab.files.disk import digest_of
 from tvlars.lab.processes.processes import Processes
 from tvlars.lab.run_folder.checkpoints import checkpoint
-from tvlars.lab.run_folder.checkpoints.shards import TensorReader
+from tvlars.lab.run_folder.checkpoints.tensors import read_chunk
 
 
 def seal(path: Path, **entries: Any) -> None:
@@ -34,12 +34,11 @@ def as_format_1(path: Path) -> None:
     progress = checkpoint.read_progress(path, manifest)
     table = checkpoint.read_tensor_table(path, manifest)
     tensors: dict[str, dict[str, torch.Tensor]] = {}
-    reader = TensorReader(path, table)
     for name, entry in table.entries.items():
         part, _, rest = name.partition(".")
         (chunk,) = entry.chunks
         with open(path / chunk.file, "rb") as file:
-            tensors.setdefault(part, {})[rest] = reader._tensor(file, entry.dtype, chunk)
+            tensors.setdefault(part, {})[rest] = read_chunk(file, entry.dtype, chunk, old=False)
     for file in path.iterdir():
         if file.name != "manifest.json":
             file.unlink()

@@ -783,5 +783,5 @@ def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     assert [path.name for path in saved.parent.iterdir()] == ["000000004"]
     room = {"model": {"w": torch.zeros(3)}}
     table = checkpoint.read_tensor_table(saved, checkpoint.check(saved))
-    checkpoint.load_tensors(saved, table, room, processes)
+    checkpoint.load_tensors(saved, table, room)
     assert torch.equal(room["model"]["w"], torch.ones(3))

@@ -19,7 +19,7 @@ from tvlars.lab.errors import MovedFolderError
 from tvlars.lab.measure.layer_stats import RunStats
 from tvlars.lab.processes.fabric import make_fabric
 from tvlars.lab.processes.processes import Processes
-from tvlars.lab.run_folder.checkpoints import checkpoint
+from tvlars.lab.run_folder.checkpoints import checkpoint, tensors
 from tvlars.lab.run_folder.record import Record
 from tvlars.lab.run_folder.rows import EpochRow, StepRow
 from tvlars.lab.run_folder.tensorboard import TensorBoardLog
@@ -172,7 +172,7 @@ def test_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def save() -> None:
         checkpoint.save(folder, 4, {"model": {"w": torch.ones(2)}}, {}, {}, processes, 1, record.check_place)
 
-    written = checkpoint.TensorWriter.write_data
+    written = tensors.write
 
     def moved_meanwhile(*arguments: Any) -> Any:
         found = written(*arguments)
@@ -184,7 +184,7 @@ def test_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         )
         return found
 
-    monkeypatch.setattr(checkpoint.TensorWriter, "write_data", moved_meanwhile)
+    monkeypatch.setattr(tensors, "write", moved_meanwhile)
     with pytest.raises(MovedFolderError):
         save()
     monkeypatch.undo()

@@ -19,8 +19,8 @@ from tvlars.cli import main
 from tvlars.lab import DivergedError, TrainConfig, UsageError, load_run, train
 from tvlars.lab.data import ImageData
 from tvlars.lab.run_folder.checkpoints import checkpoint, state_check
-from tvlars.lab.run_folder.checkpoints.plain_values import encode
 from tvlars.lab.run_folder.checkpoints.state_check import ENTRIES, Checked, check_precision
+from tvlars.lab.run_folder.checkpoints.values import encode
 from tvlars.lab.run_folder.rows import StepRow
 from tvlars.lab.training.progress import Reporter
 

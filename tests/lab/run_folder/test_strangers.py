@@ -22,8 +22,8 @@ from tvlars.lab.files.disk import digest_of
 from tvlars.lab.processes.fabric import make_fabric
 from tvlars.lab.processes.processes import Processes
 from tvlars.lab.run_folder.checkpoints import checkpoint
-from tvlars.lab.run_folder.checkpoints.plain_pickle import read_torch_file
-from tvlars.lab.run_folder.checkpoints.plain_values import decode, encode
+from tvlars.lab.run_folder.checkpoints.pickles import read_torch_file
+from tvlars.lab.run_folder.checkpoints.values import decode, encode
 
 from .strangers import as_format_1, seal, small_checkpoint
 
@@ -45,7 +45,7 @@ def load(path: Path, processes: Processes) -> torch.Tensor:
     _, manifest = found
     assert checkpoint.read_progress(path, manifest) == {"step": 4, "pair": (0.5, None)}
     room = {"model": {"w": torch.zeros(2, 3)}}
-    checkpoint.load_tensors(path, checkpoint.read_tensor_table(path, manifest), room, processes)
+    checkpoint.load_tensors(path, checkpoint.read_tensor_table(path, manifest), room)
     return room["model"]["w"]
 
 
@@ -76,7 +76,7 @@ def test_tensors_of_every_kind(tmp_path: Path, processes: Processes, dtype: str)
     path = small_checkpoint(tmp_path, processes, {"model": values})
     room = {"model": {name: torch.zeros_like(value) for name, value in values.items()}}
     manifest = checkpoint.check(path)
-    checkpoint.load_tensors(path, checkpoint.read_tensor_table(path, manifest), room, processes)
+    checkpoint.load_tensors(path, checkpoint.read_tensor_table(path, manifest), room)
     again = decode(*encode(values))
     content = io.BytesIO()
     torch.save(values, content)

@@ -21,7 +21,7 @@ from tvlars.lab.data.fingerprint import Fingerprint
 from tvlars.lab.errors import UsageError
 from tvlars.lab.files.disk import DIGEST, digest_of
 from tvlars.lab.models import MODELS
-from tvlars.lab.run_folder.checkpoints.plain_pickle import read_torch_file
+from tvlars.lab.run_folder.checkpoints.pickles import read_torch_file
 from tvlars.lab.run_folder.identity import FINGERPRINT
 from tvlars.lab.run_folder.record import CORRECT, MODEL, read_object
 from tvlars.lab.run_folder.rows import EpochRow, NoiseRow, RepresentationRow, SharpnessRow, StepRow, read_rows

@@ -254,7 +254,7 @@ class Run:
 
         def load() -> None:
             with fitting(found.path):
-                checkpoint.load_tensors(found.path, tables[0], state["tensors"], self.processes)
+                checkpoint.load_tensors(found.path, tables[0], state["tensors"])
                 self.load_state_dict(state, at)
 
         self.processes.each(look)  # if one process refuses what it reads, no other waits for it in a collective

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from tvlars.lab.processes.processes import Processes
-from tvlars.lab.run_folder.checkpoints.shards import Table
 from tvlars.lab.run_folder.checkpoints.state_check import (
     BUFFERS,
     Checked,
@@ -20,6 +19,7 @@ from tvlars.lab.run_folder.checkpoints.state_check import (
     check_precision,
     check_scheduler,
 )
+from tvlars.lab.run_folder.checkpoints.tensors import Table
 from tvlars.lab.training.setup import Setup
 from tvlars.lab.training.task import Task
 

@@ -1,15 +1,13 @@
 """Checkpoints: all that a run needs to go on as if nothing had happened, on disk whole or not at all.
 
     RUN/checkpoints/000000120/          after optimizer step 120
-        tensors.json, tensors-R.bin     weights and optimizer state, see lab.shards: each process writes its shards, and
-                                        any number of processes can read them
-        progress.json, progress.bin     the rest: position, random states, rows, options of the optimizer, see
-                                        lab.plain_values
+        tensors.json, tensors-R.bin     weights and optimizer state, see tensors.py
+        progress.json, progress.bin     the rest: position, random states, rows, options of the optimizer, see values.py
         manifest.json                   what run this is of, and the SHA-256 of every file
 
 A checkpoint is written into a folder of another name, synced, and renamed when its manifest is there. Reading one
 executes no code, whoever wrote it: all of it is JSON and raw bytes. Format 1 had pickles (.metadata, __R_K.distcp,
-progress.pt), which are read without an unpickler, see lab.plain_pickle.
+progress.pt), which are read as plain data, see pickles.py.
 """
 
 from __future__ import annotations
@@ -20,16 +18,12 @@ import json
 import os
 import re
 import shutil
-import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.state_dict_loader import load as load_sharded
-from torch.distributed.checkpoint.state_dict_saver import save as save_sharded
 
 from tvlars import __version__
 from tvlars._reading import open_regular, read_bytes, read_json, reason
@@ -37,18 +31,10 @@ from tvlars.lab import memory
 from tvlars.lab.errors import MovedFolderError, UsageError
 from tvlars.lab.files.disk import DIGEST, digest_of, sync, write_synced
 from tvlars.lab.processes.processes import Processes
-from tvlars.lab.run_folder.checkpoints.plain_pickle import read_torch_file
-from tvlars.lab.run_folder.checkpoints.plain_values import decode, encode
-from tvlars.lab.run_folder.checkpoints.shards import (
-    DATA,
-    OLD_DATA,
-    OLD_TABLE,
-    TABLE,
-    Table,
-    TensorReader,
-    TensorWriter,
-    read_table,
-)
+from tvlars.lab.run_folder.checkpoints import tensors as stored
+from tvlars.lab.run_folder.checkpoints.pickles import read_torch_file
+from tvlars.lab.run_folder.checkpoints.tensors import DATA, OLD_DATA, OLD_TABLE, TABLE, Table, read_table
+from tvlars.lab.run_folder.checkpoints.values import decode, encode, name_of
 
 FORMAT = 2
 OLD_FORMAT = 1
@@ -64,7 +50,8 @@ FILES: dict[int, tuple[tuple[str, ...], re.Pattern[str]]] = {
     OLD_FORMAT: ((OLD_TABLE, OLD_PROGRESS), OLD_DATA),
 }
 """Files of a checkpoint besides its manifest: the required ones, and a pattern for those of the processes."""
-T = TypeVar("T")
+DAMAGE = (OSError, ValueError, TypeError, KeyError, RecursionError)
+"""Errors of :func:`check` where a checkpoint is damaged."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +69,9 @@ class Manifest:
     """SHA-256 of every other file, by name."""
     digest: str = ""
     """SHA-256 of the rest of the manifest."""
+
+
+# -- writing ----------------------------------------------------------------------------------------------------------
 
 
 def save(
@@ -116,13 +106,19 @@ def save(
 
     def begin() -> None:
         check_place()
-        _fresh(part)
+        _remove(part)
+        part.mkdir(parents=True)
+
+    def write() -> tuple[dict[str, Any], dict[str, str]]:
+        entries = stored.write(part, processes.rank, processes.count, _flat(tensors))
+        return entries, _digests([part / f"tensors-{processes.rank}.bin"])
 
     def finish() -> None:
         check_place()
-        digests = {name: digest for some in found for name, digest in some.items()}
-        for name, content in zip(PROGRESS, encode(progress), strict=True):
+        contents = (stored.table_of([entries for entries, _ in written]), *encode(progress))
+        for name, content in zip((TABLE, *PROGRESS), contents, strict=True):
             write_synced(part / name, content)
+        digests = {name: digest for _, some in written for name, digest in some.items()}
         digests.update(_digests(part / name for name in (TABLE, *PROGRESS)))
         manifest = Manifest(FORMAT, step, processes.count, __version__, torch.__version__, run, digests)
         manifest = replace(manifest, digest=digest_of(vars(manifest)))
@@ -134,21 +130,65 @@ def save(
 
     try:
         processes.by_first(begin)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that there is one process is as it should be
-            save_sharded(tensors, storage_writer=TensorWriter(part, processes.rank), no_dist=not processes.several)
-        found = processes.each(lambda: _digests([part / f"tensors-{processes.rank}.bin"]))
+        written = processes.each(write)
         processes.by_first(finish)
-    except (Exception, CheckpointException) as error:
+    except Exception as error:
         if processes.first:
             with contextlib.suppress(OSError, MovedFolderError):
                 check_place()
                 shutil.rmtree(part, ignore_errors=True)
-        cause = _os_error(error)
-        if cause is None:
-            raise
-        raise OSError(cause.errno, cause.strerror or str(cause), str(final)) from error
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror or str(error), str(final)) from error
+        raise
     return final
+
+
+def _flat(tensors: dict[str, Any]) -> dict[str, Any]:
+    return {f"{part}.{name}": value for part, some in tensors.items() for name, value in some.items()}
+
+
+def _put_in_place(part: Path) -> None:
+    """Give a complete checkpoint its name. One of the same step makes room first, and is there until then."""
+    final = part.with_name(part.name.removesuffix(PART))
+    old = final.with_name(f"{final.name}{OLD}")
+    _remove(old)
+    if os.path.lexists(final):
+        os.replace(final, old)
+    os.replace(part, final)
+    _remove(old)
+
+
+def _remove(path: Path) -> None:
+    if path.is_symlink():
+        path.unlink()
+    elif path.exists():
+        shutil.rmtree(path)
+
+
+def _digests(files: Iterable[Path]) -> dict[str, str]:
+    return {file.name: _digest(file) for file in files}
+
+
+def _digest(file: Path) -> str:
+    with open_regular(file) as content:
+        found = hashlib.sha256()
+        while block := content.read(2**22):
+            found.update(block)
+        return found.hexdigest()
+
+
+def _prune(newest: Path, keep: int) -> None:
+    """Take away all but the newest, and what was begun and not finished.
+
+    Those of later steps do not count: the run went on from before them, since they were damaged.
+    """
+    done = sorted(path for path in newest.parent.glob("[0-9]*") if not path.name.endswith(PART))
+    done = [path for path in done if path.name <= newest.name]
+    for path in [*done[:-keep], *newest.parent.glob(f"*{PART}")]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+# -- which there are ---------------------------------------------------------------------------------------------------
 
 
 def newest(folder: Path, tell: Callable[[str], None]) -> tuple[Path, Manifest] | None:
@@ -167,7 +207,7 @@ def newest(folder: Path, tell: Callable[[str], None]) -> tuple[Path, Manifest] |
             raise UsageError(f"{path} must be a checkpoint that can be read, but is not: {error.strerror}") from error
         except UsageError:
             raise
-        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        except DAMAGE as error:
             reason = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) else str(error)
             said = _shown(f"{path.name} ({reason})"), _shown(f"checkpoint {path.name} is damaged ({reason})")
             damaged.append(said[0])
@@ -204,6 +244,28 @@ def those_in(folder: Path) -> list[Path]:
         if isinstance(error, FileNotFoundError) and not os.path.lexists(there):
             return []
         raise UsageError(f"{there} must be a folder of checkpoints, but cannot be read: {error.strerror}") from error
+
+
+def _unnamed(paths: list[Path]) -> dict[str, Path]:
+    """The checkpoints among ``paths`` that are whole and lack their name, by the name that they lack."""
+    found: dict[str, Path] = {}
+    for ending in (PART, OLD):  # the new one before the old one
+        for path in paths:
+            name = path.name.removesuffix(ending)
+            if path.name != name and name.isdigit() and name not in found and not os.path.lexists(path.with_name(name)):
+                with contextlib.suppress(*DAMAGE):
+                    check(path)  # else it was cut off before: it is swept away by the next save
+                    found[name] = path
+    return found
+
+
+def finish_putting(folder: Path) -> None:
+    """Do what is left of :func:`_put_in_place` in the run folder ``folder``, where it was cut off between its two
+    renames; whoever resumes calls it when the state is loaded."""
+    for name, path in _unnamed(sorted((folder / FOLDER).glob(f"[0-9]*{PART}"))).items():
+        with contextlib.suppress(OSError):
+            os.replace(path, path.with_name(name))
+            _remove(path.with_name(f"{name}{OLD}"))
 
 
 def check(path: Path) -> Manifest:
@@ -244,6 +306,9 @@ def check(path: Path) -> Manifest:
         if _digest(path / name) != digest:
             raise ValueError(f"{name} is not as it was written")
     return manifest
+
+
+# -- reading ----------------------------------------------------------------------------------------------------------
 
 
 def progress_file(path: Path, manifest: Manifest) -> Path:
@@ -287,14 +352,14 @@ def read_tensor_table(path: Path, manifest: Manifest) -> Table:
         raise UsageError(f"{file} must describe tensors alone, but does not: {_reason(error)}") from error
 
 
-def load_tensors(path: Path, table: Table, tensors: dict[str, Any], processes: Processes) -> None:
+def load_tensors(path: Path, table: Table, tensors: dict[str, Any]) -> None:
     """Fill ``tensors``, nested as they were saved, in place.
 
     Raises:
         UsageError: the checkpoint has others, by name, shape or dtype, and says which.
     """
     there = {name: (entry.shape, entry.dtype) for name, entry in table.entries.items()}
-    values = {f"{part}.{name}": value for part, some in tensors.items() for name, value in some.items()}
+    values = _flat(tensors)
     here = {name: (tuple(value.shape), value.dtype) for name, value in values.items()}
     different = [name for name in {**here, **there} if here.get(name) != there.get(name)]
     if different:
@@ -304,15 +369,15 @@ def load_tensors(path: Path, table: Table, tensors: dict[str, Any], processes: P
             f"is {_described(there.get(name))} there and {_described(here.get(name))} here"
         )
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            load_sharded(tensors, storage_reader=TensorReader(path, table), no_dist=not processes.several)
-    except (Exception, CheckpointException) as error:  # its files tell one thing and hold another
+        stored.load(path, table, values)
+    except Exception as error:  # its files tell one thing and hold another
+        if memory.has_ended(error):
+            raise
         raise UsageError(f"{path} must hold the tensors that it describes, but they cannot be read") from error
 
 
 def _described(tensor: tuple[tuple[int, ...], torch.dtype] | None) -> str:
-    return "missing" if tensor is None else f"{tensor[0]} {str(tensor[1]).removeprefix('torch.')}"
+    return "missing" if tensor is None else f"{tensor[0]} {name_of(tensor[1])}"
 
 
 def _shown(text: str) -> str:
@@ -323,84 +388,3 @@ def _shown(text: str) -> str:
 def _reason(error: Exception) -> str:
     """Describe the damage of a file on one line, without control characters that the file may hold."""
     return ascii(reason(error))[1:-1]
-
-
-def _put_in_place(part: Path) -> None:
-    """Give a complete checkpoint its name. One of the same step makes room first, and is there until then."""
-    final = part.with_name(part.name.removesuffix(PART))
-    old = final.with_name(f"{final.name}{OLD}")
-    _remove(old)
-    if os.path.lexists(final):
-        os.replace(final, old)
-    os.replace(part, final)
-    _remove(old)
-
-
-def _unnamed(paths: list[Path]) -> dict[str, Path]:
-    """The checkpoints among ``paths`` that are whole and lack their name, by the name that they lack."""
-    found: dict[str, Path] = {}
-    for ending in (PART, OLD):  # the new one before the old one
-        for path in paths:
-            name = path.name.removesuffix(ending)
-            if path.name != name and name.isdigit() and name not in found and not os.path.lexists(path.with_name(name)):
-                with contextlib.suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
-                    check(path)  # else it was cut off before: it is swept away by the next save
-                    found[name] = path
-    return found
-
-
-def finish_putting(folder: Path) -> None:
-    """Do what is left of :func:`_put_in_place` in the run folder ``folder``, where it was cut off between its two
-    renames; whoever resumes calls it when the state is loaded."""
-    for name, path in _unnamed(sorted((folder / FOLDER).glob(f"[0-9]*{PART}"))).items():
-        with contextlib.suppress(OSError):
-            os.replace(path, path.with_name(name))
-            _remove(path.with_name(f"{name}{OLD}"))
-
-
-def _remove(path: Path) -> None:
-    if path.is_symlink():
-        path.unlink()
-    elif path.exists():
-        shutil.rmtree(path)
-
-
-def _fresh(part: Path) -> None:
-    _remove(part)
-    part.mkdir(parents=True)
-
-
-def _digests(files: Iterable[Path]) -> dict[str, str]:
-    return {file.name: _digest(file) for file in files}
-
-
-def _digest(file: Path) -> str:
-    with open_regular(file) as content:
-        found = hashlib.sha256()
-        while block := content.read(2**22):
-            found.update(block)
-        return found.hexdigest()
-
-
-def _prune(newest: Path, keep: int) -> None:
-    """Take away all but the newest, and what was begun and not finished.
-
-    Those of later steps do not count: the run went on from before them, since they were damaged.
-    """
-    done = sorted(path for path in newest.parent.glob("[0-9]*") if not path.name.endswith(PART))
-    done = [path for path in done if path.name <= newest.name]
-    for path in [*done[:-keep], *newest.parent.glob(f"*{PART}")]:
-        shutil.rmtree(path, ignore_errors=True)
-
-
-def _os_error(error: BaseException) -> OSError | None:
-    """The error of the disk behind what torch made of it."""
-    if isinstance(error, OSError):
-        return error
-    inner: list[BaseException] = [e for e in (error.__cause__, error.__context__) if e is not None]
-    for failure in getattr(error, "failures", {}).values():  # of each rank, with a traceback
-        inner.append(failure[0] if isinstance(failure, tuple) else failure)
-    for one in inner:
-        if (found := _os_error(one)) is not None:
-            return found
-    return None

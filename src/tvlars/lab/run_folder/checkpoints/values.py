@@ -18,9 +18,44 @@ import torch
 from torch import Tensor
 
 from tvlars._reading import parse_json
-from tvlars.lab.run_folder.checkpoints.shards import DTYPES, LARGEST, bytes_of, read_tensor
 
 MAX_DEPTH = 32
+"""Levels of nested values, far above what a state has."""
+LARGEST = 2**63 - 1
+DTYPES = {
+    str(dtype).removeprefix("torch."): dtype
+    for dtype in (
+        *(torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.bool),
+        *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.complex64, torch.complex128),
+    )
+}
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """Return the name of a dtype in ``DTYPES``."""
+    return str(dtype).removeprefix("torch.")
+
+
+def is_counts(*several: Any) -> bool:
+    """Return whether each of ``several`` is a list or tuple of integers from 0 to 2^63 - 1, as a shape is."""
+    return all(
+        type(values) in (list, tuple) and all(type(n) is int and 0 <= n <= LARGEST for n in values)
+        for values in several
+    )
+
+
+def bytes_of(tensor: Tensor) -> memoryview:
+    """Return the content of a tensor as it is written: contiguous, in the byte order of this machine."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    raw: Any = flat.view(torch.uint8).numpy() if flat.numel() else b""
+    return memoryview(raw)
+
+
+def tensor_of(content: bytearray, dtype: torch.dtype, shape: Any = (-1,)) -> Tensor:
+    """Return the tensor of this content, which :func:`bytes_of` gave."""
+    if not content:
+        return torch.empty([max(n, 0) for n in shape], dtype=dtype, device="cpu")
+    return torch.frombuffer(content, dtype=dtype).reshape(shape)
 
 
 def encode(value: Any) -> tuple[bytes, bytes]:
@@ -31,17 +66,14 @@ def encode(value: Any) -> tuple[bytes, bytes]:
         if one is None or type(one) in (bool, int, float, str):
             return one
         if isinstance(one, Tensor):
-            dtype = str(one.dtype).removeprefix("torch.")
-            assert dtype in DTYPES, dtype
             start = data.tell()
             data.write(bytes_of(one))
-            return {"tensor": [dtype, list(one.shape), start]}
+            return {"tensor": [name_of(one.dtype), list(one.shape), start]}
         if isinstance(one, dict):
             return {"dict": [[plain(key), plain(inner)] for key, inner in one.items()]}
-        if isinstance(one, tuple):
-            return {"tuple": [plain(inner) for inner in one]}
-        if isinstance(one, list):
-            return [plain(inner) for inner in one]
+        if isinstance(one, (tuple, list)):
+            inside = [plain(inner) for inner in one]
+            return inside if isinstance(one, list) else {"tuple": inside}
         raise TypeError(f"{type(one).__name__} is no value that can be kept")
 
     text = json.dumps(plain(value))
@@ -54,7 +86,6 @@ def decode(text: bytes, data: bytes) -> Any:
     Raises:
         ValueError: these are no such values.
     """
-    found = parse_json(text.decode())
 
     def value(one: Any, depth: int) -> Any:
         if depth > MAX_DEPTH:
@@ -63,9 +94,9 @@ def decode(text: bytes, data: bytes) -> Any:
             return [value(inner, depth + 1) for inner in one]
         if type(one) is not dict:
             return one
-        (kind, content), *rest = one.items() or [("", None)]
-        if rest or type(content) is not list:
-            raise ValueError(f"an object must be a tuple, a dict or a tensor, got {ascii(one)[:40]}")
+        kind, content = next(iter(one.items())) if len(one) == 1 else ("", [])
+        if type(content) is not list:
+            kind, content = "", []
         if kind == "tensor":
             return _tensor(content, data)
         if kind == "tuple":
@@ -75,21 +106,14 @@ def decode(text: bytes, data: bytes) -> Any:
             return {key: value(inner, depth + 1) for key, inner in content}
         raise ValueError(f"an object must be a tuple, a dict or a tensor, got {ascii(one)[:40]}")
 
-    return value(found, 0)
+    return value(parse_json(text.decode()), 0)
 
 
 def _tensor(content: list[Any], data: bytes) -> Tensor:
-    name, shape, start = content if len(content) == 3 else (None, None, None)
-    dtype = DTYPES.get(name) if type(name) is str else None
-    good = dtype is not None and type(shape) is list and len(shape) <= 64
-    if not good or not all(type(n) is int and 0 <= n <= LARGEST for n in (*shape, start)):  # type: ignore[misc]
+    name, shape, start = content if len(content) == 3 else ("", [], -1)
+    if type(name) is not str or name not in DTYPES or not is_counts(shape, [start]) or len(shape) > 64:
         raise ValueError(f"a tensor must be a dtype, a shape and a place, got {ascii(content)[:60]}")
-    assert dtype is not None
-    length = math.prod(shape) * dtype.itemsize  # type: ignore[arg-type]
-    if start + length > len(data):  # type: ignore[operator]
+    end = start + math.prod(shape) * DTYPES[name].itemsize
+    if end > len(data):
         raise ValueError(f"a tensor must lie within its file of {len(data)} bytes, got {ascii(content)[:60]}")
-    if not length:
-        return torch.empty(shape, dtype=dtype, device="cpu")  # type: ignore[arg-type]
-    file = io.BytesIO(data)
-    file.seek(start)  # type: ignore[arg-type]
-    return read_tensor(file, dtype, tuple(shape))  # type: ignore[arg-type]
+    return tensor_of(bytearray(data[start:end]), DTYPES[name], shape)
