@@ -19,11 +19,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 Views = tuple[Tensor, Tensor]
-"""The two views of some samples."""
+"""First and second views of some samples."""
 
 
 class Parts(Protocol):
-    """The parts of a batch: a list, or something that makes them when they are asked for."""
+    """Parts of a batch: a list, or an object that makes them anew each time it is iterated."""
 
     def __len__(self) -> int: ...
 
@@ -40,21 +40,19 @@ def exact_backward(
 ) -> Tensor:
     """Add the gradient of ``loss_function`` over the whole batch to the parameters' gradients.
 
-    What is exact: the gradient equals that of encoding all samples in one go, up to rounding, wherever the model
-    encodes each sample by itself. Batch norm does not: in training its statistics are those of a part, as with
-    any micro-batching; its running statistics move once for each part and view. Random numbers (dropout) are the
-    same both times.
+    Up to rounding, the gradient equals that of encoding all samples in one go if the model encodes each sample by
+    itself. Batch norm does not: in training its statistics are those of a part, as with any micro-batching; its running
+    statistics move once for each part and view. Random numbers (dropout) are the same both times.
 
     Under ``torch.distributed`` the batch is that of all ranks: embeddings are gathered, every rank computes the
     same loss, and what DDP averages is the gradient of that loss. Ranks may hold different numbers of samples.
 
     Args:
         model: (n, ...) to (n, D); called with the first views of a part, then with the second.
-        parts: of this process; gone through twice, and both times the same has to come.
+        parts: of this process; iterated twice, with the same views both times.
         loss_function: of the embeddings (N, D) of first and second views, in float32, mean over the batch.
-        backward: called with a scalar for each part, where ``Tensor.backward`` is not what is wanted: that of
-            Fabric or Accelerate, or one that scales it.
-        no_sync: of DDP, say; entered for all parts but the last.
+        backward: called with a scalar for each part in place of ``Tensor.backward``, as Fabric and Accelerate want it.
+        no_sync: context of DDP, entered for all parts but the last.
 
     Returns:
         The loss, 0-d, without a graph.
@@ -90,7 +88,7 @@ def _inner_product(embeddings: Views, gradients: Views) -> Tensor:
 def _loss_and_gradients(
     encoded: list[Views], loss_function: Callable[[Tensor, Tensor], Tensor]
 ) -> tuple[Tensor, list[Views]]:
-    """The loss over all samples of all ranks, and for each part here ∂L/∂z times the number of ranks."""
+    """Return the loss over all samples of all ranks, and for each part here ∂L/∂z times the number of ranks."""
     own = [torch.cat([pair[view].detach().float() for pair in encoded]) for view in (0, 1)]
     gathered = [gather(z) for z in own]
     ranks = len(gathered[0])

@@ -35,15 +35,17 @@ BIAS_NORM = 3e-4
 
 @dataclass(frozen=True)
 class Preset:
-    """What a preset sets for one optimizer: options of ``tvlars.plan``, of the optimizer's constructor, and whether the
-    trust ratio is on. ``base_lr`` is the learning rate at batch size 256; it grows linearly."""
+    """Settings of one optimizer: options of ``tvlars.plan`` and of the optimizer's constructor.
+
+    ``base_lr`` is the learning rate at batch size 256, and grows linearly; ``layer_adaptation`` switches the trust
+    ratio; with ``repeats`` the schedule is made for a tenth of the run, and goes on.
+    """
 
     base_lr: float | None = None
     plan: dict[str, Any] = field(default_factory=dict)
     optimizer: dict[str, Any] = field(default_factory=dict)
     layer_adaptation: bool = True
     repeats: bool = False
-    """Whether the schedule is made for a tenth of the run, and goes on."""
 
 
 _MOMENTUM: dict[str, Any] = dict(momentum=0.9, nesterov=False)
@@ -93,7 +95,7 @@ class RepeatingPlan(Plan):
 
 
 def preset_of(name: str, optimizer: str) -> Preset:
-    """The preset ``name`` for an optimizer.
+    """Return the preset ``name`` for an optimizer.
 
     Raises:
         UsageError: it has none.
@@ -104,7 +106,7 @@ def preset_of(name: str, optimizer: str) -> Preset:
 
 
 def describe_preset(name: str, preset: Preset) -> str:
-    """What a preset does that the plan does not show."""
+    """Return in words the settings of a preset that the plan does not show."""
     said = [f"{key} {value}" for key, value in preset.optimizer.items()]
     said += ["trust ratio off"] if not preset.layer_adaptation else []
     said += ["schedule made for a tenth of the run"] if preset.repeats else []

@@ -1,4 +1,4 @@
-"""Whether features collapse, and how they lie on the sphere: logged after every epoch of pretraining."""
+"""Measures of collapse, and of how features lie on the sphere: logged after every epoch of pretraining."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Two views of every image: the augmentation of Barlow Twins, for a whole batch at once, with draws for each sample.
 
-What is drawn and what is done with it are apart: :func:`draw_view` draws for a whole batch, :func:`make_view` applies
-the draws to any part of it, so that views do not depend on how a batch is split.
+:func:`draw_view` draws for a whole batch, :func:`make_view` applies the draws to any part of it, so that views do not
+depend on how a batch is split.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ LUMA = (0.299, 0.587, 0.114)
 MIN_BLURRED = 64
 """Pixels; smaller images are not blurred, as SimCLR does on CIFAR-10 (Chen et al. 2020, appendix B.9)."""
 DRAWS = 14
-"""Numbers drawn for a sample, whether a recipe takes them or not: changing a probability moves no other draw."""
+"""Numbers drawn for a sample, used or not, so that changing a probability moves no other draw."""
 
 
 @dataclass(frozen=True)
 class ViewRecipe:
-    """How one of the two views is made.
+    """Recipe of one of the two views.
 
     Source of the defaults: Zbontar et al. 2021 (Barlow Twins), section 2.2, which takes them from Grill et al. 2020
     (BYOL), appendix B. The two views differ in ``blur`` and ``solarize``.
@@ -95,12 +95,12 @@ def describe_views(channels: int, image_size: int, flip: bool = True) -> str:
 
 
 def draw_view(count: int, generator: torch.Generator) -> Tensor:
-    """The draws for a view of ``count`` samples: (count, 14), uniform in [0, 1), on the generator's device."""
+    """Return draws for a view of ``count`` samples: (count, 14), uniform in [0, 1), on the generator's device."""
     return torch.rand(count, DRAWS, generator=generator, device=generator.device)
 
 
 def make_view(images: Tensor, draws: Tensor, recipe: ViewRecipe) -> Tensor:
-    """One view of each image.
+    """Return one view of each image.
 
     In this order, each with a probability of its own: crop (a share of the area and a ratio of sides, scaled to the
     image's size, bilinear) and mirroring; brightness, contrast, saturation and hue, which is turned in YIQ;
@@ -108,11 +108,11 @@ def make_view(images: Tensor, draws: Tensor, recipe: ViewRecipe) -> Tensor:
 
     Args:
         images: (N, C, H, W) with C = 1 or 3, values 0 to 255, any dtype; not modified.
-        draws: (N, 14), those of these samples from :func:`draw_view`.
-        recipe: what is done, and how often.
+        draws: (N, 14), the rows of these samples from :func:`draw_view`.
+        recipe: steps, and how often each is taken.
 
     Returns:
-        float32 (N, C, H, W), values 0 to 255. It depends on nothing but the arguments, sample by sample.
+        float32 (N, C, H, W), values 0 to 255; each sample depends on its own image and draws alone.
 
     Raises:
         ValueError: the shapes do not go together, or there are neither 1 nor 3 channels.

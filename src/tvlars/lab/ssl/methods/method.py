@@ -1,4 +1,4 @@
-"""What all methods share: a backbone, a projector on it, and a loss of the embeddings of both views."""
+"""Base of all methods: a backbone, a projector on it, and a loss of the embeddings of both views."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ class Method(nn.Module):
         return self.embed(x)
 
     def embed(self, x: Tensor) -> Tensor:
-        """The embedding (n, widths[-1]), of which collapse is measured."""
+        """Return the embedding (n, widths[-1]), of which collapse is measured."""
         z: Tensor = self.projector(self.backbone(x))
         return z
 
     def loss(self, first: Tensor, second: Tensor) -> Tensor:
-        """The loss of what ``forward`` gave for the first and the second views of a whole batch."""
+        """Return the loss of the outputs of ``forward`` for the first and the second views of a whole batch."""
         value: Tensor = self.criterion(first, second)
         return value
 
@@ -61,7 +61,7 @@ class Method(nn.Module):
 
 
 def projector(features: int, widths: Sequence[int]) -> nn.Module:
-    """Linear layers, each but the last with batch norm and ReLU (Zbontar et al. 2021, section 2.2)."""
+    """Return linear layers, each but the last with batch norm and ReLU (Zbontar et al. 2021, section 2.2)."""
     from lightly.models.modules.heads import ProjectionHead
 
     inputs = [features, *widths[:-1]]
@@ -71,11 +71,7 @@ def projector(features: int, widths: Sequence[int]) -> nn.Module:
 
 
 def parse_widths(text: str) -> tuple[int, ...]:
-    """Layer widths from text as "4096-4096-4096".
-
-    Raises:
-        UsageError: it is none.
-    """
+    """Return the layer widths in text as "4096-4096-4096"; raise ``UsageError`` for other text."""
     parts = text.split("-") if isinstance(text, str) else [""]
     if not all(part.isascii() and part.isdigit() and 1 <= int(part[:9]) <= MAX_WIDTH for part in parts):
         raise UsageError(f"projector must be layer widths from 1 to {MAX_WIDTH} as in 4096-4096-4096, got {text!r}")
