@@ -261,7 +261,7 @@ def test_differences_of_gradients_do_too() -> None:
 
 @pytest.mark.slow
 def test_trace_is_within_its_error_and_exact_on_a_diagonal() -> None:
-    model, data = network(), batches(7)
+    model, data = network(), batches(17)
     exact = float(dense_hessian(model, data).trace())
     found = hessian_trace(model, CE, data, samples=400)
     assert abs(found.value - exact) < 4 * found.standard_error
