@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from torch.utils.benchmark.utils.timer import timer  # waits for an accelerator
+import torch
 
 Turn = Callable[[], float]
 """One contestant's turn: does an agreed amount of work, and returns the seconds that it took."""
@@ -77,7 +77,13 @@ def ratio(some: Sequence[float], base: Sequence[float]) -> Spread:
 
 def timed(work: Callable[[], object], times: int = 1) -> float:
     """Return the seconds of one ``work``, done so many ``times``, including what it left the device to do."""
-    start = timer()
+    start = _clock()
     for _ in range(times):
         work()
-    return (timer() - start) / times
+    return (_clock() - start) / times
+
+
+def _clock() -> float:
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
+    return time.perf_counter()
