@@ -17,7 +17,7 @@ from PIL import Image
 
 from tvlars.lab import UsageError
 from tvlars.lab.data import load_data
-from tvlars.lab.data.fashion_mnist import SYSTEM_DIR, read_idx
+from tvlars.lab.data.torchvision_sets import SYSTEM_DIR, read_idx
 
 PARTS = {
     "train-images-idx3-ubyte": (6, 28, 28),
@@ -147,8 +147,8 @@ def test_torchvisions_own_files_are_read_after_a_download(tmp_path: Path, monkey
     written = write_fashion_mnist(tmp_path / "elsewhere" / "FashionMNIST" / "raw", suffix="")
     seen = FashionMNIST(str(tmp_path / "elsewhere"), train=True, download=False)
     assert np.array_equal(seen.data.numpy(), written["train-images-idx3-ubyte"])
-    monkeypatch.setattr("tvlars.lab.data.fashion_mnist.SYSTEM_DIR", tmp_path / "nowhere")
-    monkeypatch.setattr("tvlars.lab.data.fashion_mnist.DOWNLOAD_DIR", tmp_path / "elsewhere")
+    monkeypatch.setattr("tvlars.lab.data.torchvision_sets.SYSTEM_DIR", tmp_path / "nowhere")
+    monkeypatch.setattr("tvlars.lab.data.torchvision_sets.DOWNLOAD_DIR", tmp_path / "elsewhere")
     data = load_data("fashion-mnist")
     assert np.array_equal(data.train_images.squeeze(1).numpy(), written["train-images-idx3-ubyte"])
 

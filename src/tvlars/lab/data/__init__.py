@@ -9,12 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tvlars.lab import memory
-from tvlars.lab.data.cifar import load_cifar10, load_cifar100
 from tvlars.lab.data.digits import load_digits
-from tvlars.lab.data.fashion_mnist import load_fashion_mnist
 from tvlars.lab.data.image_data import ImageData
 from tvlars.lab.data.image_folder import load_image_folder
 from tvlars.lab.data.place import FOLDER_PREFIX
+from tvlars.lab.data.torchvision_sets import load_cifar10, load_cifar100, load_fashion_mnist
 from tvlars.lab.errors import UsageError, unknown
 from tvlars.lab.options import as_path, expanded
 

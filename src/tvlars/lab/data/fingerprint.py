@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ DIGESTED = 2**28
 
 @dataclass(frozen=True)
 class SplitFingerprint:
-    """That of the training images, or of the test images."""
+    """Fingerprint of the training images, or of the test images."""
 
     counts: tuple[int, ...]
     """Images of each class."""
@@ -30,7 +30,7 @@ class SplitFingerprint:
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """That of a whole data set; equal where runs on the data are the same.
+    """Fingerprint of a whole data set; equal where runs on the data are the same.
 
     ``decoder`` is what made pixels of files: another version of it may round in other ways, so that digests of pixels
     are compared under one version alone.
@@ -42,43 +42,41 @@ class Fingerprint:
     decoder: str = ""
 
     def as_json(self) -> dict[str, Any]:
-        """All of it as JSON has it; :meth:`from_json` reads it back."""
+        """Return all of it as JSON has it; :meth:`from_json` reads it back."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, stored: Any) -> Fingerprint | None:
-        """The fingerprint that ``stored`` holds; None where it holds none."""
+        """Return the fingerprint that ``stored`` holds; None if it holds none."""
         try:
-            train, test = (_split_from(stored[name]) for name in ("train", "test"))
+            train, test = (
+                SplitFingerprint(tuple(one["counts"]), one["files"], one["labels"], one["pixels"])
+                for one in (stored["train"], stored["test"])
+            )
             names, decoder = stored["class_names"], stored["decoder"]
-            if not isinstance(names, list | tuple) or not all(isinstance(text, str) for text in [*names, decoder]):
-                return None
-            if len(train.counts) != len(test.counts) or len(names) not in (0, len(train.counts)):
-                return None
-            return cls(tuple(names), train, test, decoder)
-        except (TypeError, KeyError, ValueError):
+            texts = [*names, decoder, *(text for one in (train, test) for text in (one.files, one.labels, one.pixels))]
+        except (TypeError, KeyError):
             return None
+        whole = (
+            isinstance(names, list | tuple)
+            and all(isinstance(text, str) for text in texts)
+            and all(type(count) is int for count in train.counts + test.counts)
+            and len(train.counts) == len(test.counts)
+            and len(names) in (0, len(train.counts))
+        )
+        return cls(tuple(names), train, test, decoder) if whole else None
 
     def difference(self, here: Fingerprint, splits: Sequence[str] = ("train", "test")) -> str:
-        """How the data ``here`` differ from these, in words; "" where they do not.
-
-        Args:
-            here: the other fingerprint.
-            splits: those that are compared.
-        """
+        """Return in words how the data ``here`` differ from these, in the given ``splits``; "" if they do not."""
         if said := difference_of_names(self.class_names, here.class_names):
             return said
         classes, now = len(self.train.counts), len(here.train.counts)
         if classes != now:
             return f"there were {classes} classes, and are {now} now"
-        return ", ".join(
-            said
-            for split in splits
-            if (said := self._of_split("training" if split == "train" else "test", split, here))
-        )
+        return ", ".join(said for split in splits if (said := self._of_split(split, here)))
 
-    def _of_split(self, word: str, split: str, here: Fingerprint) -> str:
-        there, now = getattr(self, split), getattr(here, split)
+    def _of_split(self, split: str, here: Fingerprint) -> str:
+        there, now, word = getattr(self, split), getattr(here, split), SPLITS[split]
         if there.counts != now.counts:
             names = self.class_names or tuple(map(str, range(len(there.counts))))
             pairs = [(name, a, b) for name, a, b in zip(names, there.counts, now.counts, strict=False) if a != b]
@@ -88,9 +86,7 @@ class Fingerprint:
             return f"{word} files have other names or sizes"
         if there.labels != now.labels:
             return f"{word} images have other labels, or another order"
-        if self.decoder == here.decoder and there.pixels != now.pixels:
-            return f"{word} images have other pixels"
-        return ""
+        return f"{word} images have other pixels" if not self.uncompared(here) and there.pixels != now.pixels else ""
 
     def uncompared(self, here: Fingerprint) -> str:
         """Return in words the parts that :meth:`difference` could not compare; "" if it compared all."""
@@ -101,27 +97,28 @@ class Fingerprint:
         )
 
 
+SPLITS = {"train": "training", "test": "test"}
+"""Names of the splits, and the words for them."""
+
+
 def difference_of_names(there: Sequence[str], here: Sequence[str]) -> str:
-    """How the class names ``here`` differ, in words; "" where they do not."""
+    """Return in words how the class names ``here`` differ; "" if they do not."""
     there, here = list(map(str, there)), list(map(str, here))
     if there == here:
         return ""
-    gone, new = [n for n in there if n not in set(here)], [n for n in here if n not in set(there)]
-    if not gone and not new:
-        return "classes are in another order"
     parts = []
-    for names, said in ((gone, "gone"), (new, "new")):
-        if names:
+    for names, others, said in ((there, set(here), "gone"), (here, set(there), "new")):
+        if names := [name for name in names if name not in others]:
             shown = ", ".join(f"{name!a:.60}" for name in names[:3])
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            parts.append(
-                f"{'class' if len(names) == 1 else 'classes'} {shown}{more} {'is' if len(names) == 1 else 'are'} {said}"
-            )
-    return ", ".join(parts)
+            one, many = ("class", "is"), ("classes", "are")
+            noun, verb = one if len(names) == 1 else many
+            parts.append(f"{noun} {shown}{more} {verb} {said}")
+    return ", ".join(parts) or "classes are in another order"
 
 
 def fingerprint_split(images: Tensor, labels: Tensor, classes: int, files: str) -> SplitFingerprint:
-    """The fingerprint of one split; ``files`` is the digest of its files, see :func:`digest_files`."""
+    """Return the fingerprint of one split; ``files`` is the digest of its files, see :func:`digest_files`."""
     labels = labels.detach().cpu().long()
     counts = torch.bincount(labels, minlength=classes).tolist()
     every = max(-(-images.nbytes // DIGESTED), 1)
@@ -133,16 +130,8 @@ def fingerprint_split(images: Tensor, labels: Tensor, classes: int, files: str) 
 
 
 def digest_files(names_and_sizes: Sequence[tuple[bytes, int]]) -> str:
-    """The digest of files by name (relative to their data set) and size, in order."""
+    """Return the digest of files by name (relative to their data set) and size, in order."""
     digest = hashlib.sha256()
     for name, size in names_and_sizes:
         digest.update(b"%d %d " % (len(name), size) + name)
     return digest.hexdigest()[:32]
-
-
-def _split_from(stored: Any) -> SplitFingerprint:
-    values = {f.name: stored[f.name] for f in fields(SplitFingerprint)}
-    counts = values.pop("counts")
-    if not all(type(count) is int for count in counts) or not all(type(text) is str for text in values.values()):
-        raise ValueError("values of another kind")
-    return SplitFingerprint(tuple(counts), **values)

@@ -1,20 +1,15 @@
-"""What every data set is turned into: uint8 images and labels, for training and for test."""
+"""The one form of all data sets: uint8 images and labels, for training and for test."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from tvlars.lab.data.fingerprint import Fingerprint, fingerprint_split
 from tvlars.lab.errors import UsageError
-
-DOWNLOAD_DIR = Path("~/.cache/tvlars/data")
-"""Where torchvision downloads to if ``data_dir`` is not given."""
-
 
 MEASURED = 200_000
 """Training images that mean and standard deviation are taken over at most."""
@@ -56,11 +51,25 @@ class ImageData:
     """Lines on files that were left out of a folder, and other remarks on it."""
 
     def __post_init__(self) -> None:
-        self._check_tensors()
-        for part, images, labels in (
-            ("training", self.train_images, self.train_labels),
-            ("test", self.test_images, self.test_labels),
-        ):
+        parts = {
+            "training": ("train", self.train_images, self.train_labels),
+            "test": ("test", self.test_images, self.test_labels),
+        }
+        for part, images, labels in parts.values():
+            wanted = f"{self.name} must have {part}_images uint8 of shape (N, C, H, W) and {part}_labels int64 (N,)"
+            for name, value, dtype, dims in (("images", images, torch.uint8, 4), ("labels", labels, torch.int64, 1)):
+                if not isinstance(value, Tensor):
+                    raise UsageError(f"{wanted}, but {part}_{name} is of type {type(value).__name__}")
+                if value.dtype != dtype or value.ndim != dims:
+                    raise UsageError(f"{wanted}, but {part}_{name} is {value.dtype} of shape {tuple(value.shape)}")
+        there, here = (tuple(images.shape[1:]) for _, images, _ in parts.values())
+        if 0 in there or there[1] != there[2]:
+            raise UsageError(f"{self.name} must have square images (C, H, H) of at least one pixel, got {there}")
+        if there != here:
+            raise UsageError(
+                f"{self.name} must have training and test images of one shape (C, H, W), got {there} and {here}"
+            )
+        for part, (_, images, labels) in parts.items():
             if len(images) != len(labels) or not len(images):
                 raise UsageError(
                     f"{self.name} must have as many {part} images as labels, and at least one: "
@@ -72,23 +81,6 @@ class ImageData:
                     f"{self.name} must have labels from 0 to {self.classes - 1}, but the {part} labels in "
                     f"{self.origin} go from {low} to {high}"
                 )
-
-    def _check_tensors(self) -> None:
-        for part in ("train", "test"):
-            images, labels = getattr(self, f"{part}_images"), getattr(self, f"{part}_labels")
-            wanted = f"{self.name} must have {part}_images uint8 of shape (N, C, H, W) and {part}_labels int64 (N,)"
-            for name, value, dtype, dims in (("images", images, torch.uint8, 4), ("labels", labels, torch.int64, 1)):
-                if not isinstance(value, Tensor):
-                    raise UsageError(f"{wanted}, but {part}_{name} is of type {type(value).__name__}")
-                if value.dtype != dtype or value.ndim != dims:
-                    raise UsageError(f"{wanted}, but {part}_{name} is {value.dtype} of shape {tuple(value.shape)}")
-        there, here = (tuple(images.shape[1:]) for images in (self.train_images, self.test_images))
-        if 0 in there or there[1] != there[2]:
-            raise UsageError(f"{self.name} must have square images (C, H, H) of at least one pixel, got {there}")
-        if there != here:
-            raise UsageError(
-                f"{self.name} must have training and test images of one shape (C, H, W), got {there} and {here}"
-            )
 
     @property
     def fingerprint(self) -> Fingerprint:
@@ -126,17 +118,12 @@ class ImageData:
         return mean.float(), variance.sqrt().float().clamp(min=1.0)
 
     def to(self, device: torch.device) -> ImageData:
-        """The same with all tensors on ``device``."""
-        return replace(
-            self,
-            train_images=self.train_images.to(device),
-            train_labels=self.train_labels.to(device),
-            test_images=self.test_images.to(device),
-            test_labels=self.test_labels.to(device),
-        )
+        """Return the same with all tensors on ``device``."""
+        here = self.with_labels_on(device)
+        return replace(here, train_images=self.train_images.to(device), test_images=self.test_images.to(device))
 
     def with_labels_on(self, device: torch.device) -> ImageData:
-        """The same with labels on ``device``, and images where they are."""
+        """Return the same with labels on ``device``, and images where they are."""
         return replace(self, train_labels=self.train_labels.to(device), test_labels=self.test_labels.to(device))
 
     def __str__(self) -> str:

@@ -6,8 +6,7 @@ from importlib import util
 from pathlib import Path
 
 from tvlars.lab.data import DATASETS
-from tvlars.lab.data.fashion_mnist import SYSTEM_DIR
-from tvlars.lab.data.image_data import DOWNLOAD_DIR
+from tvlars.lab.data.torchvision_sets import DOWNLOAD_DIR, SYSTEM_DIR
 
 FOLDERS = {
     "fashion-mnist": (SYSTEM_DIR, DOWNLOAD_DIR / "FashionMNIST" / "raw"),
@@ -18,14 +17,12 @@ FOLDERS = {
 
 
 def found() -> dict[str, str | None]:
-    """For every data set that has a name where it is, or None where its first use would download it."""
-    return {name: _where(name) for name in DATASETS}
-
-
-def _where(name: str) -> str | None:
-    if name == "digits":
-        return "ships with scikit-learn" if util.find_spec("sklearn") else None
-    return next((str(folder.expanduser()) for folder in FOLDERS[name] if _holds_files(folder)), None)
+    """Return for every data set that has a name where it is, or None where its first use would download it."""
+    folders = {
+        name: next((str(folder.expanduser()) for folder in FOLDERS.get(name, ()) if _holds_files(folder)), None)
+        for name in DATASETS
+    }
+    return {**folders, "digits": "ships with scikit-learn" if util.find_spec("sklearn") else None}
 
 
 def _holds_files(folder: Path) -> bool:
