@@ -16,6 +16,8 @@ from tvlars.lab.options import option_name
 
 MOST_RUNS = 10_000
 """A grid with more is a slip."""
+FIXED = ("optimizer", "schedule")
+"""Options that others depend on."""
 
 
 @dataclass(frozen=True)
@@ -130,11 +132,12 @@ class _Part:
         self.idle: dict[str, dict[str, None]] = {}
 
     def expand(self) -> tuple[list[TrainConfig], list[str]]:
-        """The runs, and what is to be said of them."""
+        """Return the runs, and a sentence on each option that plays no part in some of them."""
         runs = []
         for optimizer in self.optimizers:
-            for schedule in self._schedules(optimizer):
-                axes = self._axes(optimizer, schedule)
+            for schedule in self._values_of("schedule", optimizer) or ["auto"]:
+                found = {name: self._values_of(name, optimizer, schedule) for name in OPTIONS if name not in FIXED}
+                axes = {name: values for name, values in found.items() if values is not None}
                 if math.prod(len(values) for values in axes.values()) > MOST_RUNS:
                     raise UsageError(f"a grid must have {MOST_RUNS:,} runs at most, got more")
                 for combination in itertools.product(*axes.values()):
@@ -149,39 +152,21 @@ class _Part:
             notes.append(f"{name} plays no part in runs of {listed(idle)}{more}")
         return runs, notes
 
-    def _schedules(self, optimizer: str) -> list[Any]:
-        """The values of "schedule" for an optimizer; other options depend on it."""
-        name = "schedule"
+    def _values_of(self, name: str, optimizer: str, schedule: str = "auto") -> list[Any] | None:
+        """Values of an option for an optimizer under a schedule; None where it stays at its default."""
         if optimizer in self.own.get(name, {}):
             return self.own[name][optimizer]
         found = self.common.get(name, [self.base[name]] if name in self.base else None)
         if found is None:
-            return ["auto"]
-        if OPTIONS[name].plays_a_part(optimizer, "auto") or set(found) <= {"auto", "sigmoid"}:
+            return None
+        plays = OPTIONS[name].plays_a_part(optimizer, schedule)
+        default = [None] if name != "schedule" else ["auto", "sigmoid"]
+        if plays or all(one in default for one in found):
             self.used.add(name)
-            return found if OPTIONS[name].plays_a_part(optimizer, "auto") else ["auto"]
-        self.idle.setdefault(name, {})[optimizer] = None
-        return ["auto"]
-
-    def _axes(self, optimizer: str, schedule: str) -> dict[str, list[Any]]:
-        """The values of every other option for an optimizer under a schedule, in the order of the fields."""
-        axes: dict[str, list[Any]] = {}
-        for name in OPTIONS:
-            if name in ("optimizer", "schedule"):
-                continue
-            if optimizer in self.own.get(name, {}):
-                axes[name] = self.own[name][optimizer]
-                continue
-            found = self.common.get(name, [self.base[name]] if name in self.base else None)
-            if found is None:
-                continue
-            if OPTIONS[name].plays_a_part(optimizer, schedule) or found == [None]:
-                self.used.add(name)
-                axes[name] = found
-            else:
-                arm = optimizer if schedule == "auto" else f"{optimizer} with schedule {schedule}"
-                self.idle.setdefault(name, {})[arm] = None
-        return axes
+        else:
+            arm = optimizer if schedule == "auto" else f"{optimizer} with schedule {schedule}"
+            self.idle.setdefault(name, {})[arm] = None
+        return found if plays else None
 
 
 def _values(name: str, value: Any) -> list[Any]:
