@@ -16,7 +16,7 @@ from tvlars._machine import Machine
 from tvlars.cli import main
 from tvlars.lab import Reporter, TrainConfig, train
 from tvlars.lab.bench import BenchResult
-from tvlars.lab.report import page
+from tvlars.lab.report import forms
 
 WORDS = {"report": ("report", "run", "-o"), "views": ("views", "digits", "--count", "1", "-o")}
 SUFFIX = {"report": ".html", "views": ".png"}
@@ -34,7 +34,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def here(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(finished, tmp_path / "run")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(page, "_plotly", lambda: "")
+    monkeypatch.setattr(forms, "_plotly", lambda: "")
     return tmp_path
 
 

@@ -23,7 +23,7 @@ from tvlars.lab import Reporter, TrainConfig, UsageError, load_run, train
 from tvlars.lab.comparison.comparison import Comparison
 from tvlars.lab.files.disk import append_whole, digest_of, write_whole
 from tvlars.lab.files.lock import LOCK, locked
-from tvlars.lab.report import page, report, write_report
+from tvlars.lab.report import forms, report, write_report
 from tvlars.lab.report.picture import picture_uri
 from tvlars.lab.run_folder.record import read_object
 from tvlars.lab.run_folder.rows import epochs_done
@@ -103,7 +103,7 @@ def test_each_file_is_read_or_is_a_problem(folder: Path, name: str, how: Callabl
 def test_a_page_goes_on_without_them(
     folder: Path, tmp_path: Path, how: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(page, "_plotly", lambda: "")
+    monkeypatch.setattr(forms, "_plotly", lambda: "")
     for name in SHOWN:
         if name != "config.json":  # without which there is nothing to show
             spoil(folder / name, how)
@@ -120,7 +120,7 @@ def test_a_page_goes_on_without_them(
 def test_layer_statistics_of_a_page(
     folder: Path, tmp_path: Path, how: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(page, "_plotly", lambda: "")
+    monkeypatch.setattr(forms, "_plotly", lambda: "")
     spoil(folder / SHOWN[-1], how)
     code, _ = said_by("report", folder, "-o", tmp_path / "page.html")
     text = (tmp_path / "page.html").read_text()
@@ -178,7 +178,7 @@ def test_comparisons_that_are_none(tmp_path: Path, content: str) -> None:
 def test_a_run_that_a_comparison_links_to_is_left_out(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(page, "_plotly", lambda: "")
+    monkeypatch.setattr(forms, "_plotly", lambda: "")
     both = tmp_path / "both"
     shutil.copytree(finished, both / "mine")
     (both / "theirs").symlink_to(finished)
@@ -189,7 +189,7 @@ def test_a_run_that_a_comparison_links_to_is_left_out(
 
 
 def test_runs_of_a_comparison_lie_in_it(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(page, "_plotly", lambda: "")
+    monkeypatch.setattr(forms, "_plotly", lambda: "")
     row = {"optimizer": "tvlars", "batch_size": 512, "seed": 0, "lr": 1.0, "status": "finished", "test_accuracy": 0.5}
     row |= dict.fromkeys(("test_loss", "train_loss", "images_per_second", "seconds"), 1.0)
     rows = [{**row, "folder": str(finished)}, {**row, "seed": 1, "folder": "mine"}]
@@ -475,7 +475,7 @@ def test_a_run_that_goes_on_knows_its_model_best(tmp_path: Path) -> None:
 def test_rows_that_no_run_writes(
     folder: Path, tmp_path: Path, name: str, change: Any, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(page, "_plotly", lambda: "")
+    monkeypatch.setattr(forms, "_plotly", lambda: "")
     lines = (folder / name).read_text().splitlines()
     (folder / name).write_text("\n".join(change(lines)) + "\n")
     assert any(said in problem for problem in load_run(folder).problems)

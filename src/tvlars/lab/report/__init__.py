@@ -8,12 +8,13 @@ from pathlib import Path
 from tvlars._reading import is_inside, is_regular
 from tvlars.lab.comparison.comparison import Comparison
 from tvlars.lab.errors import UsageError
+from tvlars.lab.files.disk import write_whole
 from tvlars.lab.files.marked import check_output, write_output
-from tvlars.lab.report.forms import FORMS, MARKS, SUFFIXES
-from tvlars.lab.report.page import Report, write_page
+from tvlars.lab.report.contents import Report
+from tvlars.lab.report.forms import FORMS, MARKS, page
 from tvlars.lab.run_folder.loaded_run import LoadedRun, load_run
 
-__all__ = ["Report", "report", "write_page", "write_report"]
+__all__ = ["report", "write_report"]
 
 
 def report(folders: list[Path] | list[str], out: Path | str, *, command: str = "", refresh: int | None = None) -> Path:
@@ -36,8 +37,8 @@ def report(folders: list[Path] | list[str], out: Path | str, *, command: str = "
     """
     out = Path(out)
     suffix = out.suffix.lower()
-    check_output(out, "out", SUFFIXES, MARKS.get(suffix, ()))
-    if refresh is not None and suffix in FORMS:
+    check_output(out, "out", tuple(FORMS), MARKS.get(suffix, ()))
+    if refresh is not None and FORMS[suffix] is not page:
         raise UsageError(f"out must end in .html with watch, since browsers load a page again, got {str(out)!r}")
     notes: list[str] = []
     by_place: dict[Path, LoadedRun] = {}
@@ -53,14 +54,9 @@ def report(folders: list[Path] | list[str], out: Path | str, *, command: str = "
     runs = list(by_place.values())
     names = ", ".join(dict.fromkeys(run.config.optimizer if run.config else run.folder.name for run in runs))
     made = Report(f"Runs of {names}", command, runs, [*notes, *_notes(runs)])
-    if suffix in FORMS:
-        write_output(out, FORMS[suffix](made).encode("utf-8", errors="replace"), "out")
-        return out
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        return write_page(made, out, refresh)
-    except OSError as error:
-        raise UsageError(f"out must be a file that can be written, got {str(out)!r}: {error.strerror}") from error
+    content = FORMS[suffix](made) if refresh is None else page(made, refresh)
+    write_output(out, _bytes(content), "out")
+    return out
 
 
 def write_report(comparison: Comparison) -> Path:
@@ -77,7 +73,13 @@ def write_report(comparison: Comparison) -> Path:
     runs = _readable([folder for folder in folders if is_inside(folder, comparison.folder)], notes)
     names = ", ".join(dict.fromkeys(run.optimizer for run in comparison.runs)) or "no runs"
     made = Report(f"Comparison of {names}", comparison.command, runs, notes + _notes(runs, but=("diverged",)))
-    return write_page(made, comparison.folder / "report.html")
+    file = comparison.folder / "report.html"
+    write_whole(file, _bytes(page(made)))
+    return file
+
+
+def _bytes(content: str) -> bytes:
+    return content.encode("utf-8", errors="replace")  # a folder's name may be no text
 
 
 def _runs_in(folder: Path, notes: list[str]) -> list[Path]:

@@ -1,77 +1,107 @@
-"""What the figures of a report are drawn with."""
+"""What the figures of a report are drawn with: one style, and curves, bands and points of arms."""
 
 from __future__ import annotations
 
 import html
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from tvlars.lab.report.arms import Arm
+from tvlars.lab.report.arms import Arm, config_of
+from tvlars.lab.run_folder.loaded_run import LoadedRun
 
 MAX_POINTS = 400
 """Points a curve is thinned to, each the mean of the steps it stands for."""
-GRID = "rgba(128,128,128,0.25)"
+GRAY, GRID = "#808080", "rgba(128,128,128,0.25)"
+CLEAR = "rgba(0,0,0,0)"
 
 
-def over_training(
-    arms: list[Arm],
-    batch_size: int,
-    source: str,
-    column: str,
-    title: str,
-    unit: str,
-    *,
-    scale: float = 1.0,
-    log: bool = False,
-    dashed: bool = False,
-    markers: bool = False,
-) -> go.Figure | None:
-    figure = figure_of(title, "epoch", unit, log=log)
-    for arm in arms:
-        runs = [run for run in arm.at(batch_size) if _has(getattr(run, source), column)]
-        frames = [getattr(run, source) for run in runs if run.complete]
-        if dashed and runs:  # a schedule is the same for every seed; dashes let curves that coincide be seen
-            longest = max(runs, key=lambda run: len(getattr(run, source)))
-            frames, runs = [getattr(longest, source)], []
-        if frames:
-            band(figure, arm, _stack(frames, column, scale), dashed=dashed, markers=markers)
-        for run in runs:
-            if not run.complete:  # in no mean, but to be seen
-                only = _stack([getattr(run, source)], column, scale)
-                figure.add_scatter(
-                    x=numbers(only["x"]),
-                    y=numbers(only["mean"]),
-                    name=text(f"{arm.name}, {run.folder.name}: {run.status}"),
-                    mode="lines+markers" if markers or len(only) == 1 else "lines",
-                    line={"color": arm.color, "width": 1, "dash": "dot"},
-                    hovertemplate="%{y:.4g}",
-                )
-    return figure if figure.data else None
-
-
-def _has(frame: pd.DataFrame, column: str) -> bool:
-    return bool(len(frame) and frame[column].notna().any())
-
-
-def _stack(frames: list[pd.DataFrame], column: str, scale: float) -> pd.DataFrame:
-    """Epoch, and mean, low and high over the runs, thinned to MAX_POINTS."""
-    # Of steps that are one epoch when it is rounded to the digits that a folder keeps, the first.
-    curves = [frame.drop_duplicates("epoch").set_index("epoch")[column] * scale for frame in frames]
-    wide = pd.concat(curves, axis=1)
-    wide = wide.replace([np.inf, -np.inf], np.nan).sort_index()
-    bins = np.arange(len(wide)) // -(-len(wide) // MAX_POINTS)
-    wide = wide.reset_index().groupby(bins).mean()
-    values = wide.drop(columns="epoch")
-    return pd.DataFrame(
-        {"x": wide["epoch"], "mean": values.mean(axis=1), "low": values.min(axis=1), "high": values.max(axis=1)}
+def figure_of(title: str, x: str, y: str, log: bool = False) -> go.Figure:
+    """An empty figure in the style of all; ``title`` is text, the others may be HTML."""
+    axis: dict[str, Any] = {"gridcolor": GRID, "zeroline": False, "automargin": True}
+    figure = go.Figure(
+        layout={
+            "title": {"text": text(title), "x": 0, "xref": "paper", "font": {"size": 15}},
+            "xaxis": {**axis, "title": {"text": x, "standoff": 4}},
+            "yaxis": {**axis, "title": y, "type": "log" if log else "linear", "exponentformat": "power"},
+            "height": 340,
+            "margin": {"l": 50, "r": 10, "t": 45, "b": 70},
+            "paper_bgcolor": CLEAR,
+            "plot_bgcolor": CLEAR,
+            "font": {"color": GRAY, "family": "system-ui, sans-serif"},
+            "legend": {"orientation": "h", "y": -0.22, "yanchor": "top"},
+            "hovermode": "x unified",
+            "modebar": {"bgcolor": CLEAR, "color": GRAY},
+            "hoverlabel": {"bgcolor": "#222", "font": {"color": "#eee"}},
+            "template": "none",
+        }
     )
+    return figure
 
 
-def band(figure: go.Figure, arm: Arm, frame: pd.DataFrame, dashed: bool = False, markers: bool = False) -> None:
+@dataclass(frozen=True)
+class Curve:
+    """A column of a frame of runs (``source``, an attribute of ``LoadedRun``) over the epochs, in a figure."""
+
+    source: str
+    column: str
+    title: str
+    unit: str = ""
+    scale: float = 1.0
+    log: bool = False
+    markers: bool = False
+    schedule: bool = False
+    """It is the same for every seed, so one run stands for all; dashes let curves that coincide be seen."""
+
+    def draw(self, arms: list[Arm]) -> go.Figure | None:
+        """A line for each arm, its mean over seeds, with the range; None where no run has the column."""
+        figure = figure_of(self.title, "epoch", self.unit, log=self.log)
+        for arm in arms:
+            runs = [run for run in arm.runs if getattr(run, self.source).get(self.column, pd.Series()).notna().any()]
+            whole, others = [run for run in runs if run.complete], [run for run in runs if not run.complete]
+            if self.schedule and runs:
+                whole, others = [max(runs, key=lambda run: len(getattr(run, self.source)))], []
+            if whole:
+                band(figure, arm, self._stack(whole), dash=arm.dash if self.schedule else "solid", markers=self.markers)
+            for run in others:  # in no mean, but to be seen
+                only, name = self._stack([run]), f"{arm.name}, {run.folder.name}: {run.status}"
+                line(figure, name, arm.color, only["x"], only["mean"], width=1, dash="dot", markers=self.markers)
+        return figure if figure.data else None
+
+    def _stack(self, runs: list[LoadedRun]) -> pd.DataFrame:
+        """Epoch, and mean, low and high over the runs, thinned to MAX_POINTS."""
+        # Of steps that are one epoch when it is rounded to the digits that a folder keeps, the first.
+        curves = [getattr(run, self.source).drop_duplicates("epoch").set_index("epoch")[self.column] for run in runs]
+        wide = self.scale * pd.concat(curves, axis=1).replace([np.inf, -np.inf], np.nan).sort_index()
+        wide = thinned(wide.reset_index(), MAX_POINTS)
+        values = wide.drop(columns="epoch")
+        rows = {"x": wide["epoch"], "mean": values.mean(axis=1), "low": values.min(axis=1), "high": values.max(axis=1)}
+        return pd.DataFrame(rows)
+
+
+def run_points(
+    arms: list[Arm], figure: go.Figure, points: Callable[[LoadedRun], list[tuple[Any, float]]], hover: str
+) -> list[go.Figure]:
+    """``figure`` with the points (x, y) of each run; no figure where there are none."""
+    for arm in arms:
+        found = [(x, y, f"seed {config_of(run).seed}") for run in arm.runs for x, y in points(run)]
+        if found:
+            x, y, seeds = zip(*found, strict=True)
+            marker = {"color": arm.color, "size": 10, "opacity": 0.75}
+            figure.add_scatter(
+                x=x, y=numbers(y), text=seeds, mode="markers", name=text(arm.name), marker=marker, hovertemplate=hover
+            )
+    figure.update_layout(hovermode="closest")
+    return [figure] if figure.data else []
+
+
+def band(figure: go.Figure, arm: Arm, frame: pd.DataFrame, dash: str = "solid", markers: bool = False) -> None:
+    """Draw ``mean`` over ``x``, and what lies from ``low`` to ``high``, of an arm."""
     x, name = numbers(frame["x"]), text(arm.name)
     if not np.allclose(frame["low"], frame["high"], equal_nan=True):
         red, green, blue = (int(arm.color[i : i + 2], 16) for i in (1, 3, 5))
@@ -87,15 +117,32 @@ def band(figure: go.Figure, arm: Arm, frame: pd.DataFrame, dashed: bool = False,
             legendgroup=name,
             name=f"{name}, range",
         )
+    line(figure, arm.name, arm.color, frame["x"], frame["mean"], dash=dash, markers=markers, legendgroup=name)
+
+
+def line(
+    figure: go.Figure,
+    name: str,
+    color: str,
+    x: Any,
+    y: Any,
+    width: int = 2,
+    dash: str = "solid",
+    markers: bool = False,
+    **more: Any,
+) -> None:
+    """Draw a line; a point alone is seen as one."""
+    mode = "lines+markers" if markers or len(x) == 1 else "lines"
+    style = {"color": color, "width": width, "dash": dash}
     figure.add_scatter(
-        x=x,
-        y=numbers(frame["mean"]),
-        name=name,
-        legendgroup=name,
-        mode="lines+markers" if markers or len(x) == 1 else "lines",
-        line={"color": arm.color, "width": 2, "dash": arm.dash if dashed else "solid"},
-        hovertemplate="%{y:.4g}",
+        **{"x": numbers(x), "y": numbers(y), "name": text(name), "mode": mode, "line": style},
+        **{"hovertemplate": "%{y:.4g}", **more},
     )
+
+
+def thinned(frame: pd.DataFrame, most: int) -> pd.DataFrame:
+    """At most ``most`` rows, each the mean of those that it stands for."""
+    return frame.groupby(np.arange(len(frame)) // max(-(-len(frame) // most), 1)).mean()
 
 
 def text(name: str) -> str:
@@ -103,31 +150,6 @@ def text(name: str) -> str:
     return html.escape(name, quote=False)
 
 
-def numbers(values: pd.Series) -> list[float | None]:
+def numbers(values: Any) -> list[float | None]:
     """Five digits are more than a figure shows; what is no number is a gap."""
-    return [float(f"{value:.5g}") if math.isfinite(value) else None for value in values.astype(float)]
-
-
-def figure_of(title: str, x: str, y: str, log: bool = False) -> go.Figure:
-    axis: dict[str, Any] = {"gridcolor": GRID, "zeroline": False, "automargin": True}
-    layout = go.Layout(
-        title={"text": title, "x": 0, "xref": "paper", "font": {"size": 15}},
-        xaxis={**axis, "title": {"text": x, "standoff": 4}},
-        yaxis={
-            **axis,
-            "title": y,
-            "type": "log" if log else "linear",
-            "exponentformat": "power",
-        },
-        height=340,
-        margin={"l": 50, "r": 10, "t": 45, "b": 70},
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        font={"color": "#808080", "family": "system-ui, sans-serif"},
-        legend={"orientation": "h", "y": -0.22, "yanchor": "top"},
-        hovermode="x unified",
-        modebar={"bgcolor": "rgba(0,0,0,0)", "color": "#808080"},
-        hoverlabel={"bgcolor": "#222", "font": {"color": "#eee"}},
-        template="none",
-    )
-    return go.Figure(layout=layout)
+    return [float(f"{value:.5g}") if math.isfinite(value) else None for value in map(float, values)]

@@ -1,4 +1,7 @@
-"""The figures of a report: of arms at one batch size a figure each, or None where nothing was measured."""
+"""The figures of a report. Each function makes those of one section, none where nothing was measured.
+
+Where it is not said otherwise, arms are those of one batch size.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,8 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from tvlars._reading import read_text, reason
-from tvlars.lab.report.arms import DASHES, Arm
-from tvlars.lab.report.drawing import band, figure_of, numbers, over_training, text
+from tvlars.lab.report.arms import DASHES, Arm, config_of, images_per_second
+from tvlars.lab.report.drawing import GRAY, Curve, band, figure_of, line, numbers, run_points, text
 from tvlars.lab.run_folder.loaded_run import LoadedRun
 
 EVALUATION_NAMES = {
@@ -22,212 +25,127 @@ EVALUATION_NAMES = {
     "random-knn": "untrained, neighbours",
     "finetune": "fine-tuned",
 }
-
-# -- training -------------------------------------------------------------------------------------------------
-
-
-def test_accuracy(arms: list[Arm], batch_size: int) -> go.Figure | None:
-    """Accuracy over epochs, a line an arm with the range over its seeds."""
-    title = "Test accuracy" if not _self_supervised(arms) else "Online probe: test accuracy"
-    return over_training(arms, batch_size, "epochs", "test_accuracy", title, "%", scale=100)
-
-
-def training_loss(arms: list[Arm], batch_size: int) -> go.Figure | None:
-    """Loss of every step."""
-    unit = "cross-entropy" if not _self_supervised(arms) else "loss of the method"
-    return over_training(arms, batch_size, "steps", "loss", "Training loss", unit, log=True)
-
-
-def learning_rate(arms: list[Arm], batch_size: int) -> go.Figure | None:
-    """What adapted layers took."""
-    title = "Learning rate, φ or schedule included"
-    return over_training(arms, batch_size, "steps", "lr", title, "", log=True, dashed=True)
+ACCURACY = Curve("epochs", "test_accuracy", "Test accuracy", "%", scale=100)
+LOSS = Curve("steps", "loss", "Training loss", "cross-entropy", log=True)
+ONLINE_ACCURACY = Curve("epochs", "test_accuracy", "Online probe: test accuracy", "%", scale=100)
+LOSS_OF_METHOD = Curve("steps", "loss", "Training loss", "loss of the method", log=True)
+SCHEDULES = (
+    Curve("steps", "lr", "Learning rate, φ or schedule included", log=True, schedule=True),
+    Curve("steps", "phi", "φ, or the schedule's factor", schedule=True),
+)
+REPRESENTATION = (
+    Curve("representation", "embedding_std", "Spread of embeddings (1: even, 0: collapsed)", markers=True),
+    Curve("representation", "feature_rank", "Effective rank of features", "directions", markers=True),
+    Curve("representation", "alignment", "Alignment: squared distance of an image's views", markers=True),
+    Curve("representation", "uniformity", "Uniformity on the sphere (lower is more even)", markers=True),
+)
+SHARPNESS = (
+    Curve("sharpness", "hessian_max", "Top eigenvalue of the Hessian", log=True, markers=True),
+    Curve("sharpness", "worst_case", "Adaptive worst-case sharpness, ρ = 0.5", "rise of the loss", markers=True),
+)
 
 
-def factor(arms: list[Arm], batch_size: int) -> go.Figure | None:
-    """φ, or the schedule's factor."""
-    return over_training(arms, batch_size, "steps", "phi", "φ, or the schedule's factor", "", dashed=True)
+def training(arms: list[Arm]) -> list[go.Figure]:
+    """Accuracy over epochs; loss, learning rate and φ, or the schedule's factor, over steps."""
+    supervised = not any(config_of(run).self_supervised for arm in arms for run in arm.runs)
+    return _drawn(arms, (*((ACCURACY, LOSS) if supervised else (ONLINE_ACCURACY, LOSS_OF_METHOD)), *SCHEDULES))
 
 
-def accuracy_over_batch_size(arms: list[Arm], table: pd.DataFrame) -> go.Figure:
+def over_batch_sizes(arms: list[Arm], table: pd.DataFrame) -> list[go.Figure]:
     """Mean test accuracy with its interval over the batch size, a line an arm."""
     figure = figure_of("Test accuracy after the last epoch", "batch size (samples)", "%")
     sizes = sorted(int(size) for size in table["batch_size"].unique())
     figure.update_xaxes(type="log", tickvals=sizes, ticktext=[f"{size:,}" for size in sizes], dtick=None)
-    for arm in arms:
-        rows = table[(table["arm"] == arm.name) & (table["seeds"] > 0)]
-        if rows.empty:
-            continue
-        figure.add_scatter(
-            x=rows["batch_size"].tolist(),
-            y=numbers(100 * rows["accuracy"]),
-            error_y={"type": "data", "array": numbers(100 * rows["interval"]), "thickness": 1},
-            name=text(arm.name),
-            line={"color": arm.color, "width": 2, "dash": arm.dash},
-            text=[f"{row.seeds} of {row.of} runs" for row in rows.itertuples()],
-            hovertemplate="%{y:.2f}, mean of %{text}",
-        )
     known = table[table["seeds"] > 0]
+    for arm in arms:
+        rows = known[known["arm"] == arm.name]
+        if len(rows):
+            figure.add_scatter(
+                x=rows["batch_size"].tolist(),
+                y=numbers(100 * rows["accuracy"]),
+                error_y={"type": "data", "array": numbers(100 * rows["interval"]), "thickness": 1},
+                name=text(arm.name),
+                line={"color": arm.color, "width": 2, "dash": arm.dash},
+                text=[f"{row.seeds} of {row.of} runs" for row in rows.itertuples()],
+                hovertemplate="%{y:.2f}, mean of %{text}",
+            )
     reach = known["interval"].fillna(0.0)
     low, high = (100 * known["accuracy"] - 100 * reach).min(), (100 * known["accuracy"] + 100 * reach).max()
     if math.isfinite(low):  # an interval from few seeds may reach where no accuracy can
         low, high = max(low, 0.0), min(high, 100.0)
         pad = 0.05 * max(high - low, 1.0)
         figure.update_yaxes(range=[low - pad, high + pad])
-    return figure
+    return [figure]
 
 
-def speed(arms: list[Arm], runs: pd.DataFrame) -> go.Figure | None:
-    """Images per second of training, each run a point."""
-    if runs["images_per_second"].dropna().empty:
-        return None
+def speed(arms: list[Arm], batch_sizes: list[int]) -> list[go.Figure]:
+    """Images per second of training, of arms at all batch sizes."""
     figure = figure_of("Speed of training, tests not counted", "batch size", "images/s")
-    sizes = [f"{size:,}" for size in sorted(runs["batch_size"].unique())]
-    figure.update_xaxes(type="category", categoryorder="array", categoryarray=sizes)
-    for arm in arms:
-        rows = runs[runs["arm"] == arm.name].dropna(subset=["images_per_second"])
-        figure.add_scatter(
-            x=[f"{size:,}" for size in rows["batch_size"]],
-            y=numbers(rows["images_per_second"]),
-            mode="markers",
-            name=text(arm.name),
-            marker={"color": arm.color, "size": 9, "opacity": 0.75},
-            hovertemplate="%{y:,.0f}",
-        )
+    figure.update_xaxes(type="category", categoryorder="array", categoryarray=[f"{size:,}" for size in batch_sizes])
     figure.update_yaxes(rangemode="tozero")
-    return figure
+
+    def points(run: LoadedRun) -> list[tuple[str, float]]:
+        found = images_per_second(run)
+        return [] if math.isnan(found) else [(f"{config_of(run).batch_size:,}", found)]
+
+    return run_points(arms, figure, points, "%{text}: %{y:,.0f}")
 
 
-def _self_supervised(arms: list[Arm]) -> bool:
-    return any(run.config.task != "classification" for arm in arms for run in arm.runs if run.config)
-
-
-# -- self-supervised learning ---------------------------------------------------------------------------------
-
-
-def evaluations(arms: list[Arm], batch_size: int) -> go.Figure | None:
-    """What frozen features are worth, each run a point: the untrained network beside what was learned."""
+def features(arms: list[Arm]) -> list[go.Figure]:
+    """Evaluations of features after self-supervised learning, and how they and embeddings spread over training."""
     figure = figure_of("What features are worth, each run a point", "", "test accuracy, %")
     figure.update_xaxes(type="category")
-    for arm in arms:
-        points = [
-            (name, 100 * one.accuracy, run.config.seed if run.config else -1)
-            for run in arm.at(batch_size)
-            for name, one in run.evaluations.items()
-        ]
-        if points:
-            figure.add_scatter(
-                x=[EVALUATION_NAMES.get(name, name) for name, _, _ in points],
-                y=[float(f"{accuracy:.5g}") for _, accuracy, _ in points],
-                text=[f"seed {seed}" for _, _, seed in points],
-                mode="markers",
-                name=text(arm.name),
-                marker={"color": arm.color, "size": 10, "opacity": 0.75},
-                hovertemplate="%{text}: %{y:.2f} %",
-            )
-    figure.update_layout(hovermode="closest")
-    return figure if figure.data else None
+
+    def points(run: LoadedRun) -> list[tuple[str, float]]:
+        return [(EVALUATION_NAMES.get(name, name), 100 * one.accuracy) for name, one in run.evaluations.items()]
+
+    return [*run_points(arms, figure, points, "%{text}: %{y:.2f} %"), *_drawn(arms, REPRESENTATION)]
 
 
-def spread(arms: list[Arm], batch_size: int) -> go.Figure | None:
-    """Standard deviation of embeddings' directions: 0 is collapse."""
-    title = "Spread of embeddings (1: even, 0: collapsed)"
-    return over_training(arms, batch_size, "representation", "embedding_std", title, "", markers=True)
+def sharpness(arms: list[Arm]) -> list[go.Figure]:
+    """Sharpness over training, and where runs end: sharpness against test accuracy."""
+    title, x = "At the end: sharpness and accuracy", "adaptive worst-case sharpness, ρ = 0.5"
+
+    def points(run: LoadedRun) -> list[tuple[float | None, float]]:
+        if not run.complete or not len(run.sharpness) or run.sharpness["step"].iloc[-1] != run.epochs["step"].iloc[-1]:
+            return []
+        return [(numbers(run.sharpness["worst_case"])[-1], 100 * run.epochs["test_accuracy"].iloc[-1])]
+
+    ends = run_points(arms, figure_of(title, x, "test accuracy, %"), points, "%{text}: %{x:.3g}, %{y:.2f} %")
+    return [*_drawn(arms, SHARPNESS), *ends]
 
 
-def rank(arms: list[Arm], batch_size: int) -> go.Figure | None:
-    """Effective rank of the features."""
-    title = "Effective rank of features"
-    return over_training(arms, batch_size, "representation", "feature_rank", title, "directions", markers=True)
-
-
-def alignment(arms: list[Arm], batch_size: int) -> go.Figure | None:
-    """How far apart the two views of an image lie."""
-    title = "Alignment: squared distance of an image's views"
-    return over_training(arms, batch_size, "representation", "alignment", title, "", markers=True)
-
-
-def uniformity(arms: list[Arm], batch_size: int) -> go.Figure | None:
-    """How evenly embeddings fill the sphere."""
-    title = "Uniformity on the sphere (lower is more even)"
-    return over_training(arms, batch_size, "representation", "uniformity", title, "", markers=True)
-
-
-# -- what happens inside --------------------------------------------------------------------------------------
-
-
-def top_eigenvalue(arms: list[Arm], batch_size: int) -> go.Figure | None:
-    """The Hessian's largest eigenvalue over training."""
-    title = "Top eigenvalue of the Hessian"
-    return over_training(arms, batch_size, "sharpness", "hessian_max", title, "", log=True, markers=True)
-
-
-def worst_case(arms: list[Arm], batch_size: int) -> go.Figure | None:
-    """Adaptive worst-case sharpness over training."""
-    title = "Adaptive worst-case sharpness, ρ = 0.5"
-    return over_training(arms, batch_size, "sharpness", "worst_case", title, "rise of the loss", markers=True)
-
-
-def sharpness_and_accuracy(arms: list[Arm], batch_size: int) -> go.Figure | None:
-    """Where runs end: sharpness against test accuracy, each run a point."""
-    figure = figure_of(
-        "At the end: sharpness and accuracy", "adaptive worst-case sharpness, ρ = 0.5", "test accuracy, %"
-    )
-    for arm in arms:
-        done = [run for run in arm.at(batch_size) if run.complete and _measured_at_its_end(run)]
-        if done:
-            figure.add_scatter(
-                x=numbers(pd.Series([run.sharpness["worst_case"].iloc[-1] for run in done])),
-                y=numbers(pd.Series([100 * run.epochs["test_accuracy"].iloc[-1] for run in done])),
-                mode="markers",
-                name=text(arm.name),
-                marker={"color": arm.color, "size": 11},
-                text=[f"seed {run.config.seed}" if run.config else "" for run in done],
-                hovertemplate="%{text}: %{x:.3g}, %{y:.2f} %",
-            )
-    figure.update_layout(hovermode="closest")
-    return figure if figure.data else None
-
-
-def _measured_at_its_end(run: LoadedRun) -> bool:
-    return bool(len(run.sharpness) and run.sharpness["step"].iloc[-1] == run.epochs["step"].iloc[-1])
-
-
-def noise(arms: list[Arm], batch_size: int) -> go.Figure | None:
+def noise(arms: list[Arm], batch_size: int) -> list[go.Figure]:
     """The gradient noise scale over training, a geometric mean over seeds; the band is that of their intervals."""
     figure = figure_of("Gradient noise scale", "epoch", "samples", log=True)
     for arm in arms:
-        frames = [run.noise for run in arm.at(batch_size) if run.complete and len(run.noise)]
+        frames = [run.noise for run in arm.runs if run.complete and len(run.noise)]
         if not frames:
             continue
-        logs = pd.concat(frames)[["epoch", "noise_scale", "low", "high"]]
-        for name in ("noise_scale", "low", "high"):
-            values = logs[name].where(np.isfinite(logs[name]) & (logs[name] > 0))
-            logs[name] = values.map(math.log, na_action="ignore")
-        both = logs.groupby("epoch").mean().map(math.exp, na_action="ignore").dropna(subset="noise_scale").reset_index()
+        rows = pd.concat(frames).set_index("epoch")[["noise_scale", "low", "high"]]
+        logs = rows.where(np.isfinite(rows) & (rows > 0)).apply(np.log)
+        both = logs.groupby("epoch").mean().apply(np.exp).dropna(subset="noise_scale")
         middle = both["noise_scale"]  # an interval that is open to one side is drawn to the point itself
-        frame = pd.DataFrame(
-            {"x": both["epoch"], "mean": middle, "low": both["low"].fillna(middle), "high": both["high"].fillna(middle)}
-        )
-        if len(frame):
-            band(figure, arm, frame, markers=True)
+        ends = {name: both[name].fillna(middle) for name in ("low", "high")}
+        if len(both):
+            band(figure, arm, pd.DataFrame({"x": both.index, "mean": middle, **ends}), markers=True)
     if not figure.data:
-        return None
-    figure.add_hline(y=batch_size, line={"dash": "dot", "width": 1, "color": "#808080"})
+        return []
+    figure.add_hline(y=batch_size, line={"dash": "dot", "width": 1, "color": GRAY})
     figure.add_annotation(
         x=1, xref="paper", xanchor="right", y=math.log10(batch_size), yshift=9, text="batch size", showarrow=False
     )
-    return figure
+    return [figure]
 
 
-def slices(arms: list[Arm], batch_size: int, problems: list[str]) -> list[go.Figure]:
+def slices(arms: list[Arm], problems: list[str]) -> list[go.Figure]:
     """Loss slices and lines between runs: one-dimensional ones together, and each two-dimensional one."""
     along = figure_of("Training loss along a random direction", "in norms of the filters", "loss")
     between = figure_of("Training loss on the line to another run", "0: this run, 1: the other", "loss")
     planes = []
     for arm in arms:
-        for number, run in enumerate(arm.at(batch_size)):
-            name = f"{arm.name}, seed {run.config.seed}" if run.config else arm.name
+        for number, run in enumerate(arm.runs):
+            name = f"{arm.name}, seed {config_of(run).seed}"
             for file, figure in ((run.folder / "landscape.csv", along), (run.folder / "line.csv", between)):
                 if not os.path.lexists(file):
                     continue
@@ -235,13 +153,11 @@ def slices(arms: list[Arm], batch_size: int, problems: list[str]) -> list[go.Fig
                     frame = pd.read_csv(io.StringIO(read_text(file, run.folder))).astype(float)
                     if "y" in frame:
                         planes.append(_plane(frame, name))
-                        continue
-                    x, loss = numbers(frame["x"]), numbers(frame["loss"])
+                    else:
+                        dash = DASHES[number % len(DASHES)]
+                        line(figure, name, arm.color, frame["x"], frame["loss"], dash=dash, markers=True)
                 except (OSError, ValueError, KeyError) as error:
                     problems.append(f"{file} cannot be read: {reason(error)}.")
-                    continue
-                dash = DASHES[number % len(DASHES)]
-                figure.add_scatter(x=x, y=loss, name=text(name), line={"color": arm.color, "dash": dash})
     return [*(figure for figure in (along, between) if figure.data), *planes]
 
 
@@ -249,14 +165,18 @@ def _plane(frame: pd.DataFrame, name: str) -> go.Figure:
     if len(frame) != frame["x"].nunique() * frame["y"].nunique():
         raise ValueError("its points are no grid")
     grid = frame.pivot(index="y", columns="x", values="loss")
-    logs = grid.where(grid > 0).map(math.log10, na_action="ignore")
-    figure = figure_of(f"{text(name)}: training loss over two directions", "", "")
+    logs = grid.where(grid > 0).apply(np.log10)
+    figure = figure_of(f"{name}: training loss over two directions", "", "")
     figure.add_contour(
-        x=numbers(pd.Series(grid.columns)),
-        y=numbers(pd.Series(grid.index)),
-        z=[numbers(row) for _, row in logs.iterrows()],
+        x=numbers(grid.columns),
+        y=numbers(grid.index),
+        z=[numbers(row) for row in logs.to_numpy()],
         colorscale="Cividis",
         colorbar={"title": "log10 loss", "thickness": 12},
     )
     figure.update_layout(hovermode="closest")
     return figure
+
+
+def _drawn(arms: list[Arm], curves: tuple[Curve, ...]) -> list[go.Figure]:
+    return [figure for curve in curves if (figure := curve.draw(arms)) is not None]

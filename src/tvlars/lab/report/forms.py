@@ -1,59 +1,52 @@
-"""The table of a report in other forms than a page: Markdown, LaTeX and CSV."""
+"""A report as a file: a page (HTML), or its tables in Markdown, LaTeX or CSV."""
 
 from __future__ import annotations
 
+import base64
+import gzip
+import html
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from functools import cache
+from typing import Any
+
+import jinja2
+import plotly.graph_objects as go
+import plotly.offline
 
 from tvlars.lab.comparison.verdict import with_verdicts
 from tvlars.lab.errors import UsageError
 from tvlars.lab.files.marked import mark
+from tvlars.lab.report.contents import Report
 
-if TYPE_CHECKING:
-    from tvlars.lab.report.page import Report
+TEX = str.maketrans(
+    {
+        **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+        **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+        **{"±": r"$\pm$", "−": "$-$", "λ": r"$\lambda$", "φ": r"$\varphi$", "α": r"$\alpha$"},
+    }
+)
 
-TEX = {
-    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
-    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
-    **{"±": r"$\pm$", "−": "$-$", "λ": r"$\lambda$", "φ": r"$\varphi$", "α": r"$\alpha$"},
-}
+
+def page(report: Report, refresh: int | None = None) -> str:
+    """Return one HTML file that needs no network; ``refresh`` makes a browser load it again every so many seconds."""
+    sections = report.sections()  # first, since it may add notes
+    figures = [figure for section in sections for figure in section.figures]
+    drawn = {
+        "plotly": _plotly() if figures else "",
+        "figures": _packed(f"[{','.join(figure.to_json() for figure in figures)}]"),
+    }
+    return _rendered("report.html.j2", report, sections=sections, refresh=refresh, **drawn)
 
 
 def markdown(report: Report) -> str:
     """Return the answers, the tables and the notes in Markdown."""
-    lines = [f"<!-- {mark('report')} -->", "", *(_words(sentence) for sentence in report.answers()), ""]
-    for table in report.tables():
-        rows = table["rows"]
-        lines += [f"## {_words(table['title'])}", ""] if table["title"] else []
-        lines += ["| " + " | ".join(map(_words, rows[0])) + " |", "|" + "---|" * len(rows[0])]
-        for row in rows:
-            cells = {name: _words(cell.text) for name, cell in row.items()}
-            if row[table["measure"]].strong:
-                cells[table["measure"]] = f"**{cells[table['measure']]}**"
-            lines.append("| " + " | ".join(cells.values()) + " |")
-        lines.append("")
-    lines += [] if report.tables() else ["No run has finished.", ""]
-    return "\n".join([*lines, *(f"- {_words(note)}" for note in report.notes)]).rstrip("\n") + "\n"
+    return _rendered("report.md.j2", report).rstrip("\n") + "\n"
 
 
 def latex(report: Report) -> str:
     """Return the tables, each as a LaTeX tabular; titles, answers and notes are comments."""
-    said = [*report.answers(), *report.notes]
-    lines = [f"% {mark('report')}", *(f"% {' '.join(sentence.split())}" for sentence in said)]
-    for table in report.tables():
-        rows = table["rows"]
-        lines += [f"% {' '.join(table['title'].split())}"] if table["title"] else []
-        lines += [rf"\begin{{tabular}}{{l{'r' * (len(rows[0]) - 1)}}}", r"\hline"]
-        lines += [" & ".join(map(_tex, rows[0])) + r" \\", r"\hline"]
-        for row in rows:
-            cells = {name: _tex(cell.text) for name, cell in row.items()}
-            if row[table["measure"]].strong:
-                cells[table["measure"]] = rf"\textbf{{{cells[table['measure']]}}}"
-            lines.append(" & ".join(cells.values()) + r" \\")
-        lines += [r"\hline", r"\end{tabular}"]
-    lines += [] if report.tables() else ["% No run has finished."]
-    return "\n".join(lines) + "\n"
+    return _rendered("report.tex.j2", report)
 
 
 def csv(report: Report) -> str:
@@ -76,21 +69,52 @@ def csv(report: Report) -> str:
 
 CSV_HEAD = "optimizer,batch_size,lr,seeds,of,accuracy,"
 """How the table begins, by which it is known: a line that says so would be a row to whoever reads it."""
-FORMS: dict[str, Callable[[Report], str]] = {".md": markdown, ".tex": latex, ".csv": csv}
-PAGES = (".html", ".htm")
-SUFFIXES = (*PAGES, *FORMS)
+FORMS: dict[str, Callable[[Report], str]] = {".html": page, ".htm": page, ".md": markdown, ".tex": latex, ".csv": csv}
+PAGE_MARKS = (f'content="{mark("report")}"'.encode(), b'id="theme" title="light or dark"')
 MARKS = {
-    **dict.fromkeys(PAGES, (f'content="{mark("report")}"'.encode(), b'id="theme" title="light or dark"')),
-    ".md": (f"<!-- {mark('report')} -->".encode(),),
-    ".tex": (f"% {mark('report')}".encode(),),
-    ".csv": (CSV_HEAD.encode(),),
+    **{".html": PAGE_MARKS, ".htm": PAGE_MARKS, ".md": (f"<!-- {mark('report')} -->".encode(),)},
+    **{".tex": (f"% {mark('report')}".encode(),), ".csv": (CSV_HEAD.encode(),)},
 }
 """By suffix, what a file that ``report`` wrote has in it; pages of earlier versions are known by their button."""
 
 
-def _words(text: str) -> str:
-    return re.sub(r"([\\`*_{}\[\]<>|#])", r"\\\1", " ".join(str(text).split()))
+def _rendered(template: str, report: Report, **values: Any) -> str:
+    return _templates().get_template(template).render(report=report, mark=mark("report"), **values)
 
 
-def _tex(text: str) -> str:
-    return "".join(TEX.get(sign, sign) for sign in " ".join(str(text).split()))
+@cache
+def _templates() -> jinja2.Environment:
+    made = jinja2.Environment(
+        loader=jinja2.PackageLoader("tvlars.lab.report"),
+        autoescape=jinja2.select_autoescape(["html.j2"]),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    made.filters.update(line=_line, words=_words, tex=lambda text: _line(text).translate(TEX), file_name=_file_name)
+    return made
+
+
+def _line(text: object) -> str:
+    return " ".join(str(text).split())
+
+
+def _words(text: object) -> str:
+    """Markdown that shows ``text``."""
+    return re.sub(r"([\\`*_{}\[\]<>|#])", r"\\\1", _line(text))
+
+
+def _file_name(figure: go.Figure, section: str) -> str:
+    """A name for the file of a figure's data."""
+    title = f"{section} {figure.layout.title.text or ''}"
+    return re.sub(r"\W+", "-", html.unescape(title).lower()).strip("-")[:90] or "figure"
+
+
+def _packed(text: str) -> str:
+    """Compressed, in base64: browsers unpack it themselves, and the page stays small."""
+    return base64.b64encode(gzip.compress(text.encode(), 9, mtime=0)).decode()
+
+
+@cache
+def _plotly() -> str:
+    return _packed(plotly.offline.get_plotlyjs())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -11,14 +10,22 @@ from plotly import graph_objects as go
 from plotly.subplots import make_subplots
 
 from tvlars.lab.errors import UsageError
-from tvlars.lab.report.arms import Arm
-from tvlars.lab.report.drawing import figure_of, numbers, text
+from tvlars.lab.report.arms import Arm, plan_number
+from tvlars.lab.report.drawing import figure_of, numbers, text, thinned
 from tvlars.lab.run_folder.loaded_run import LoadedRun
 
 MAX_BINS = 60
 """Columns of a heat map, each the mean of the records it stands for."""
 EARLY_EPOCHS = 2
 HEAT = {"LNR": "LNR = ‖w‖ / ‖g‖", "LWN": "LWN = ‖w‖", "LGN": "LGN = ‖g‖", "trust_ratio": "trust ratio q"}
+
+
+def heat_maps(arms: list[Arm], problems: list[str]) -> list[go.Figure]:
+    """A map for each arm with layer statistics, all of one colour scale; ``problems`` get files that are damaged."""
+    means = [mean_layer_stats([run for run in arm.runs if run.complete], problems) for arm in arms]
+    found = [(arm, stats) for arm, stats in zip(arms, means, strict=True) if len(stats)]
+    ranges = color_ranges([stats for _, stats in found]) if found else {}
+    return [heat_map(arm, stats, _steps_per_epoch(arm.runs[0]), ranges) for arm, stats in found]
 
 
 def color_ranges(all_stats: list[pd.DataFrame]) -> dict[str, tuple[float, float]]:
@@ -38,61 +45,53 @@ def heat_map(
     chooses the quantity.
     """
     layers = [str(name) for name in stats["layer"].cat.categories if (stats["layer"] == name).any()]
-    early = EARLY_EPOCHS * steps_per_epoch
-    panels: list[list[dict[str, Any]]] = []
-    shown = [quantity for quantity in HEAT if (stats["quantity"] == quantity).any()]
-    for quantity in shown:
-        wide = stats[stats["quantity"] == quantity].pivot_table("value", "layer", "step", observed=False)
-        wide = wide.where(wide > 0).map(math.log10, na_action="ignore").reindex(layers)
-        first = wide.loc[:, [float(str(step)) <= early for step in wide.columns]]
-        panels.append([_binned(part, steps_per_epoch) for part in (first, wide)])
-    figure = make_subplots(
-        1, 2, shared_yaxes=True, horizontal_spacing=0.02, subplot_titles=(f"first {EARLY_EPOCHS} epochs", "whole run")
-    )
-    for column, panel in enumerate(panels[0], 1):
-        low, high = ranges.get(shown[0], (0.0, 1.0))
+    shown: dict[str, dict[str, Any]] = {}  # what a quantity has for both panels, as the menu wants it
+    for quantity, label in HEAT.items():
+        mine = stats[stats["quantity"] == quantity].astype({"layer": str})
+        if len(mine):
+            wide = mine.pivot_table("value", "step", "layer").reindex(columns=layers)
+            logs = wide.where(wide > 0).apply(np.log10)
+            panels = [logs[logs.index <= EARLY_EPOCHS * steps_per_epoch], logs]
+            binned = [thinned(panel.reset_index(), MAX_BINS) for panel in panels]
+            low, high = ranges.get(quantity, (0.0, 1.0))
+            shown[label] = {
+                "x": [numbers(panel["step"] / steps_per_epoch) for panel in binned],
+                "z": [[numbers(panel[name]) for name in layers] for panel in binned],
+                **{"zmin": low, "zmax": high},
+            }
+    names = (f"first {EARLY_EPOCHS} epochs", "whole run")
+    figure = make_subplots(1, 2, shared_yaxes=True, horizontal_spacing=0.02, subplot_titles=names)
+    first = next(iter(shown.values()))
+    for column in (0, 1):
         figure.add_heatmap(
-            **panel,
-            name=("first epochs", "whole run")[column - 1],
+            x=first["x"][column],
             y=[text(name) for name in layers],
-            zmin=low,
-            zmax=high,
+            z=first["z"][column],
+            zmin=first["zmin"],
+            zmax=first["zmax"],
+            name=("first epochs", "whole run")[column],
             colorscale="Cividis",
-            showscale=column == 2,
+            showscale=column == 1,
             colorbar={"title": "log10", "thickness": 12},
             hovertemplate="%{y}<br>epoch %{x:.2f}: 10^%{z:.2f}<extra></extra>",
             row=1,
-            col=column,
+            col=column + 1,
         )
-    buttons = [
-        {
-            "label": HEAT[quantity],
-            "method": "restyle",
-            "args": [
-                {
-                    "z": [p["z"] for p in panel],
-                    "x": [p["x"] for p in panel],
-                    "zmin": ranges.get(quantity, (0.0, 1.0))[0],
-                    "zmax": ranges.get(quantity, (0.0, 1.0))[1],
-                }
-            ],
-        }
-        for quantity, panel in zip(shown, panels, strict=True)
-    ]
-    base = figure_of(text(arm.name), "", "").layout
     head = 110  # pixels for title, menu and the titles of the panels, one below the other
     height = min(head + 60 + 15 * len(layers), 900)
-    menu = {"buttons": buttons, "x": 0, "xanchor": "left", "y": 1 + 26 / (height - head - 50), "yanchor": "bottom"}
+    style = figure_of(arm.name, "", "").layout.to_plotly_json()
+    menu = {
+        "buttons": [{"label": label, "method": "restyle", "args": [values]} for label, values in shown.items()],
+        **{"x": 0, "xanchor": "left", "y": 1 + 26 / (height - head - 50), "yanchor": "bottom", "active": 0},
+        **{"font": {"size": 12, "color": "#1c1c1c"}, "bgcolor": "#e8e8e8"},
+    }
     figure.update_layout(
-        title={**base.title.to_plotly_json(), "y": 1 - 18 / height, "yanchor": "middle"},
+        **{name: style[name] for name in ("paper_bgcolor", "plot_bgcolor", "font", "modebar")},
+        title={**style["title"], "y": 1 - 18 / height, "yanchor": "middle"},
         height=height,
         margin={"l": 10, "r": 10, "t": head, "b": 50},
-        paper_bgcolor=base.paper_bgcolor,
-        plot_bgcolor=base.plot_bgcolor,
-        font=base.font,
-        modebar=base.modebar,
         template="none",
-        updatemenus=[{**menu, "font": {"size": 12, "color": "#1c1c1c"}, "bgcolor": "#e8e8e8", "active": 0}],
+        updatemenus=[menu],
     )
     figure.update_annotations(font_size=12)
     figure.update_xaxes(title="epoch", showgrid=False, zeroline=False, automargin=True)
@@ -114,17 +113,16 @@ def mean_layer_stats(runs: list[LoadedRun], problems: list[str]) -> pd.DataFrame
     if not frames:
         return pd.DataFrame()
     names = [str(name) for name in frames[0]["layer"].cat.categories]
-    both = pd.concat(
-        [frame.assign(layer=frame["layer"].astype(str), quantity=frame["quantity"].astype(str)) for frame in frames]
-    )
-    both["value"] = np.log(both["value"])
-    mean = both.groupby(["step", "layer", "quantity"], sort=False)["value"].mean().reset_index()
+    both = pd.concat([frame.astype({"layer": str, "quantity": str}) for frame in frames])
+    logs = both.assign(value=np.log(both["value"])).groupby(["step", "layer", "quantity"], sort=False)
+    mean = logs["value"].mean().reset_index()
     return mean.assign(value=np.exp(mean["value"]), layer=pd.Categorical(mean["layer"], categories=names))
 
 
-def _binned(wide: pd.DataFrame, steps_per_epoch: float) -> dict[str, Any]:
-    """x (epochs) and z (log10) of a heat map of at most MAX_BINS columns."""
-    bins = np.arange(wide.shape[1]) // max(-(-wide.shape[1] // MAX_BINS), 1)
-    steps = pd.Series(wide.columns.to_numpy(dtype=float)).groupby(bins).mean() / steps_per_epoch
-    values = wide.T.groupby(bins).mean().T
-    return {"x": numbers(steps), "z": [numbers(row) for _, row in values.iterrows()]}
+def _steps_per_epoch(run: LoadedRun) -> float:
+    """Optimizer steps an epoch; where the plan is not there, what the record shows."""
+    planned = plan_number(run, "steps_per_epoch")
+    if planned > 0:
+        return planned
+    first = run.epochs.iloc[0] if len(run.epochs) else {"step": 1, "epoch": 1}
+    return max(float(first["step"]) / float(first["epoch"]), 1.0)

@@ -9,7 +9,7 @@ import pandas as pd
 
 from tvlars.lab.comparison.statistics import PAIR_COLUMNS, differences, table
 from tvlars.lab.comparison.verdict import answers
-from tvlars.lab.report.arms import Arm, batch_size_of, frame_of, make_arms
+from tvlars.lab.report.arms import Arm, config_of, frame_of, make_arms
 from tvlars.lab.run_folder.loaded_run import LoadedRun
 from tvlars.lab.run_folder.record import MODEL, read_object
 
@@ -29,7 +29,7 @@ class Part:
         self.arms: list[Arm] = make_arms(self.runs)
         self.frame = frame_of(self.arms)
         self.table = table(self.frame)
-        self.batch_sizes = sorted({batch_size_of(run) for run in self.runs})
+        self.batch_sizes = sorted({config_of(run).batch_size for run in self.runs})
 
     def answers(self) -> list[str]:
         """The result in a sentence for each batch size; of several parts each says which it is."""

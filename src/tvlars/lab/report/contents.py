@@ -1,0 +1,128 @@
+"""What a report says of some runs, before it is a page or another file."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import plotly.graph_objects as go
+
+from tvlars._reading import reason
+from tvlars.lab.comparison.table import P_VALUE, pair_cells, table_cells
+from tvlars.lab.report import figures, layers
+from tvlars.lab.report.parts import Part, parts_of, version_notes
+from tvlars.lab.report.picture import picture_uri
+from tvlars.lab.run_folder.loaded_run import LoadedRun
+
+
+@dataclass(frozen=True)
+class Section:
+    """Figures of a page under one heading. ``kind`` chooses the words above them, of which ``detail`` is a part."""
+
+    kind: str
+    title: str
+    figures: list[go.Figure]
+    detail: str = ""
+    picture: str = ""
+    """A picture above the figures, as a data URI."""
+
+
+@dataclass
+class Report:
+    """What a page says. ``notes`` is what has to be said of runs that are not whole, a sentence each."""
+
+    title: str
+    command: str
+    runs: list[LoadedRun]
+    notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.parts = parts_of(self.runs)
+        self.notes += version_notes(self.runs)
+        if len(self.parts) > 1:
+            self.notes.append(
+                "The runs are of several data sets, tasks, lengths or kinds of accuracy: each has a table and figures "
+                "of its own, and nothing is compared between them."
+            )
+        for part in self.parts:
+            columns = ["arm", "batch_size", "seed"]
+            for row in part.frame[part.frame.duplicated(columns)].drop_duplicates(columns).to_dict("records"):
+                self.notes.append(
+                    f"{f'{part.title}: ' if part.title else ''}{row['arm']}, batch size {row['batch_size']:,}, seed "
+                    f"{row['seed']} is there more than once: the table counts the last."
+                )
+
+    @property
+    def finished(self) -> int:
+        """How many runs count."""
+        return sum(int(part.table["seeds"].sum()) for part in self.parts)
+
+    @property
+    def comparisons(self) -> int:
+        """How many pairs of arms are compared."""
+        return sum(len(part.differences) for part in self.parts)
+
+    def answers(self) -> list[str]:
+        """The results, a sentence for each batch size of each part."""
+        return [sentence for part in self.parts for sentence in part.answers()]
+
+    def common(self, name: str) -> str:
+        """What all runs that say it have in ``name`` of their environment, "data" or another; "" where they differ."""
+        values = {str(run.environment[name]) for run in self.runs if name in run.environment}
+        return values.pop() if len(values) == 1 else ""
+
+    def tables(self) -> list[dict[str, Any]]:
+        """The table of each part: title, measure, rows of cells, and all differences in pairs."""
+        found = []
+        for part in self.parts:
+            rows = table_cells(part.table, part.differences, part.measure)
+            for row in rows:
+                del row[P_VALUE]
+            pairs = pair_cells(part.differences)
+            found.append({"title": part.title, "measure": part.measure, "rows": rows, "pairs": pairs})
+        return found
+
+    def sections(self) -> list[Section]:
+        """All figures that the runs have something for; ``notes`` get files that cannot be shown."""
+        found = []
+        for part in self.parts:
+            start = f"{part.title}: " if part.title else ""
+            found += [replace(section, title=start + section.title) for section in self._sections(part)]
+        found.append(self._views())
+        return [section for section in found if section.figures or section.picture]
+
+    def _sections(self, part: Part) -> list[Section]:
+        found = []
+        if len(part.batch_sizes) > 1:
+            found.append(Section("sizes", "Over batch sizes", figures.over_batch_sizes(part.arms, part.table)))
+        samples = sorted({int(count) for run in part.runs for count in run.sharpness["samples"].dropna()})
+        counts = " or ".join(f"{count:,}" for count in samples)
+        for size in part.batch_sizes:
+            arms, where = [replace(arm, runs=arm.at(size)) for arm in part.arms], f"batch size {size:,}"
+            found += [
+                Section("training", where.capitalize(), figures.training(arms)),
+                Section("features", f"Features, {where}", figures.features(arms)),
+                Section("layers", f"Layers, {where}", layers.heat_maps(arms, self.notes)),
+                Section(
+                    "sharpness",
+                    f"Sharpness, {where}",
+                    figures.sharpness(arms),
+                    counts,
+                ),
+                Section("slices", f"Loss slices, {where}", figures.slices(arms, self.notes)),
+                Section("noise", f"Noise, {where}", figures.noise(arms, size)),
+            ]
+        return [*found, Section("time", "Time", figures.speed(part.arms, part.batch_sizes))]
+
+    def _views(self) -> Section:
+        """The picture of the first run that has a good one."""
+        for run in self.runs:
+            file = run.folder / "views.png"
+            if os.path.lexists(file):
+                try:
+                    about = str(run.environment.get("views", ""))
+                    return Section("views", "Views", [], about, picture_uri(file, run.folder))
+                except (OSError, ValueError) as error:
+                    self.notes.append(f"{file} cannot be shown: {reason(error)}.")
+        return Section("views", "Views", [])
