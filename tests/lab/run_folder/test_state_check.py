@@ -559,7 +559,7 @@ def test_a_run_that_has_diverged_is_not_saved(
 def test_a_count_that_stood_still_is_one_of_a_long_run_alone() -> None:
     """Counts in float32, as those of earlier versions, end at 2^24."""
     at = state_check.Checked(Path("progress.json"))
-    state_check._check_count(at, "step", 2.0**24, range(2**25, 2**25 + 1))
+    at.count("step", 2.0**24, range(2**25, 2**25 + 1))
     for taken in (range(3, 4), range(10**6)):
         with pytest.raises(UsageError, match=r"step must be .* steps, got 16777216"):
-            state_check._check_count(at, "step", 2.0**24, taken)
+            at.count("step", 2.0**24, taken)

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from tvlars._reading import is_inside, is_regular, open_regular, read_bytes, read_json, reason
+from tvlars._reading import is_inside, is_regular, open_regular, read_bytes, reason
 from tvlars.lab import memory
 from tvlars.lab.config import MOST_PIXELS, TrainConfig
 from tvlars.lab.data.fingerprint import Fingerprint
@@ -31,6 +31,8 @@ from tvlars.plan import Plan
 from tvlars.stats import read_layer_stats
 
 MODEL_FACTS = ("model", "data", "channels", "image_size", "classes", "class_names", "mean", "std")
+MOST = {"channels": 64, "image_size": MOST_PIXELS, "classes": 2**20}
+"""The largest value of each count in model.json."""
 
 
 @dataclass(frozen=True)
@@ -190,16 +192,16 @@ class LoadedRun:
         return (images - mean) / std
 
     def model_facts(self) -> dict[str, Any]:
-        """What the model was built from, and mean and deviation of its images: model.json.
+        """Return what the model was built from, and mean and deviation of its images: model.json.
 
         Raises:
             UsageError: it is missing or damaged.
         """
         problems: list[str] = []
-        facts = _read_json(self.folder / "model.json", problems)
+        facts = read_object(self.folder / MODEL, problems)
         if missing := [name for name in MODEL_FACTS if name not in facts]:
             problems.append(f"model.json lacks {', '.join(missing)}")
-        else:
+        if not problems:
             problems += _problems_of(facts, self.config)
         if problems:
             raise UsageError(f"{self.folder}: {problems[0]}; the model cannot be built without it")
@@ -208,20 +210,14 @@ class LoadedRun:
 
 def _problems_of(facts: dict[str, Any], config: TrainConfig | None) -> list[str]:
     """List the faults of a model.json that has all entries."""
-    most = {"channels": 64, "image_size": MOST_PIXELS, "classes": 2**20}
-    counts = [(name, facts[name]) for name in most]
-    lists = (facts["mean"], facts["std"])
-    if not (
-        all(type(value) is int and 1 <= value <= most[name] for name, value in counts)
-        and all(isinstance(facts[name], str) for name in ("model", "data"))
-        and isinstance(facts["class_names"], list)
-        and all(isinstance(name, str) for name in facts["class_names"])
-        and len(facts["class_names"]) in (0, facts["classes"])
-        and all(isinstance(x, list) and len(x) == facts["channels"] for x in lists)
-        and all(type(value) in (int, float) for x in lists for value in x)
-        and all(0 <= value <= 255 for value in facts["mean"])
-        and all(1 <= value <= 256 for value in facts["std"])
-    ):
+    good = {name: type(facts[name]) is int and 1 <= facts[name] <= most for name, most in MOST.items()}
+    for name, (low, high) in {"mean": (0, 255), "std": (1, 256)}.items():  # of each channel
+        values = facts[name]
+        sized = isinstance(values, list) and len(values) == facts["channels"]
+        good[name] = sized and all(type(value) in (int, float) and low <= value <= high for value in values)
+    names = facts["class_names"]
+    good["class_names"] = isinstance(names, list) and len(names) in (0, facts["classes"])
+    if not all(good.values()) or not all(isinstance(text, str) for text in (facts["model"], facts["data"], *names)):
         return ["model.json holds values of the wrong kind"]
     if facts["model"] not in MODELS:
         return [f"model.json is of a model that is not known here, {facts['model'][:60]!r}"]
@@ -261,10 +257,10 @@ def load_run(folder: Path | str) -> LoadedRun:
     if not any(os.path.lexists(folder / name) for name in ("config.json", "epochs.csv", "steps.csv")):
         raise UsageError(f"{folder} is no run folder: it has no config.json, epochs.csv or steps.csv")
     problems: list[str] = []
-    config = _read_config(_read_json(folder / "config.json", problems), problems)
+    config = _read_config(read_object(folder / "config.json", problems), problems)
     summary: dict[str, Any] = {}
     if os.path.lexists(folder / "summary.json"):
-        summary = _read_json(folder / "summary.json", problems)
+        summary = read_object(folder / "summary.json", problems)
     else:
         problems.append("summary.json is missing: the run is being written, or was cut off")
     return LoadedRun(
@@ -277,31 +273,18 @@ def load_run(folder: Path | str) -> LoadedRun:
         read_rows(folder / "noise.csv", NoiseRow, problems, optional=True),
         read_rows(folder / "representation.csv", RepresentationRow, problems, optional=True),
         _read_evaluations(folder / "evaluations.json", problems),
-        plan=_read_json(folder / "plan.json", problems),
-        environment=_read_json(folder / "environment.json", problems),
+        plan=read_object(folder / "plan.json", problems),
+        environment=read_object(folder / "environment.json", problems),
         summary=summary,
         problems=tuple(problems),
     )
-
-
-def _read_json(file: Path, problems: list[str]) -> dict[str, Any]:
-    try:
-        values = read_json(file, file.parent)
-        if isinstance(values, dict):
-            return values
-        problems.append(f"{file.name} holds no object")
-    except FileNotFoundError:
-        problems.append(f"{file.name} is missing")
-    except (OSError, ValueError) as error:
-        problems.append(f"{file.name} cannot be read: {reason(error)}")
-    return {}
 
 
 def _read_evaluations(file: Path, problems: list[str]) -> dict[str, Evaluated]:
     if not os.path.lexists(file):
         return {}
     found = {}
-    for name, values in _read_json(file, problems).items():
+    for name, values in read_object(file, problems).items():
         try:
             one = Evaluated(float(values["accuracy"]), int(values["labels"]), float(values["seconds"]))
             if not 0 <= one.accuracy <= 1:

@@ -1,20 +1,18 @@
 """The run folder: what a run was and what was measured, written so that a crash loses an epoch at most.
 
-    config.json        every option of the run
-    plan.json          learning rate and schedule that came of it
-    model.json         what the model was built from, mean and deviation of its images, the fingerprint of its data
-    environment.json   versions, hardware, command
-    epochs.csv         a row an epoch
-    steps.csv          a row an optimizer step
-    summary.json       how it ended
-    test-correct.bits  which test images are classified right after the last epoch, a bit each in their order
-    weights.pt         final weights, a state dict
-    weights-before.pt  those that were there when a run began anew
-    sharpness.csv, noise.csv, layer-stats/    where they were asked for, see lab.diagnostics
-    checkpoints/       what a run needs to go on, see lab.checkpoint
-    evaluations.json, representation.csv, views.png    of self-supervised learning, see lab.ssl
-
-CSV, since a row can be appended and read while the run goes on, by anything.
+config.json        every option of the run
+plan.json          learning rate and schedule that came of it
+model.json         what the model was built from, mean and deviation of its images, the fingerprint of its data
+environment.json   versions, hardware, command
+epochs.csv         a row per epoch
+steps.csv          a row per optimizer step
+summary.json       how it ended
+test-correct.bits  which test images are classified right after the last epoch, a bit each in their order
+weights.pt         final weights, a state dict
+weights-before.pt  those that were there when a run began anew
+sharpness.csv, noise.csv, layer-stats/    where they were asked for, see lab.measure
+checkpoints/       what a run needs to go on, see checkpoints/checkpoint.py
+evaluations.json, representation.csv, views.png    of self-supervised learning, see lab.ssl
 """
 
 from __future__ import annotations
@@ -33,7 +31,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tvlars._reading import read_json
+from tvlars._reading import read_json, reason
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.errors import UsageError
 from tvlars.lab.files.disk import DIGEST, PASSING, append_whole, digest_of, sync, write_whole
@@ -60,9 +58,8 @@ def new_folder(out: Path | None, label: str) -> Path:
         UsageError: ``out`` holds something already, or cannot be made.
     """
     if out is None:
-        stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-        base = Path("runs") / f"{stamp}-{label}"
-        out, count = base, 1
+        out = base = Path("runs") / f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{label}"
+        count = 1
         while out.exists():
             count += 1
             out = base.with_name(f"{base.name}-{count}")
@@ -230,36 +227,18 @@ class Record:
             self._said = True
 
 
+def _nothing(*_: Any, **__: Any) -> list[str]:
+    return []
+
+
 class NoRecord(Record):
     """That of a process that writes nothing, since the first one does."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.place = folder, None
 
-    def begin(self, *_: Any, **__: Any) -> None:
-        """Nothing."""
-
-    def reopen(self, *_: Any, **__: Any) -> list[str]:
-        """Nothing."""
-        return []
-
-    def flush(self, durable: bool = False) -> None:
-        """Nothing."""
-
-    def add_evaluations(self, found: dict[str, Evaluated]) -> None:
-        """Nothing."""
-
-    def finish(self, status: Status, **summary: Any) -> None:
-        """Nothing."""
-
-    def save_correct(self, correct: Tensor) -> None:
-        """Nothing."""
-
-    def save_weights(self, state_dict: dict[str, Any]) -> None:
-        """Nothing."""
-
-    def _append(self, name: str, rows: list[Any]) -> None:
-        """Nothing."""
+    begin = reopen = add = add_measurement = add_evaluations = flush = _nothing  # type: ignore[assignment]
+    finish = save_correct = save_weights = _nothing  # type: ignore[assignment]
 
 
 def _clear(folder: Path) -> None:
@@ -279,10 +258,16 @@ def write_json(file: Path, values: dict[str, Any]) -> None:
     write_whole(file, (json.dumps(values, indent=1, default=str) + "\n").encode())
 
 
-def read_object(file: Path) -> dict[str, Any]:
-    """The JSON object in a file; empty where there is none, or it cannot be read."""
+def read_object(file: Path, problems: list[str] | None = None) -> dict[str, Any]:
+    """Return the JSON object in a file; empty where there is none or it cannot be read, which ``problems`` hear of."""
+    said = "holds no object"
     try:
-        found = read_json(file, file.parent)
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+        if isinstance(found := read_json(file, file.parent), dict):
+            return found
+    except FileNotFoundError:
+        said = "is missing"
+    except (OSError, ValueError) as error:
+        said = f"cannot be read: {reason(error)}"
+    if problems is not None:
+        problems.append(f"{file.name} {said}")
+    return {}

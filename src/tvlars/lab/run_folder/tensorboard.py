@@ -50,15 +50,12 @@ class TensorBoardLog:
         check: Callable[[], None] = lambda: None,
     ) -> None:
         check_tensorboard()
-        from torch.utils.tensorboard import SummaryWriter
-
         if not is_inside(folder / "tensorboard", folder):
             raise UsageError(f"{folder / 'tensorboard'} must be a folder, but is a link that leaves the run folder")
-        purge = {"purge_step": start + 1} if start else {}  # of steps that are taken again
-        self.tell, self.check = tell, check
+        self.folder, self.tell, self.check = folder, tell, check
+        self.purge_step = start + 1 if start else None  # of steps that are taken again
         self.failed = False
-        self._make: Callable[[], SummaryWriter] = lambda: SummaryWriter(str(folder / "tensorboard"), **purge)
-        self._made: SummaryWriter | None = None
+        self._writer: SummaryWriter | None = None
 
     def add(self, steps: list[StepRow], epoch: EpochRow | None = None) -> None:
         """Write the rows of some steps, and of the epoch that they complete."""
@@ -75,16 +72,18 @@ class TensorBoardLog:
 
     def close(self) -> None:
         """Write what is left."""
-        if self._made is not None:
+        if self._writer is not None:
             self._try(lambda writer: writer.close())
 
     def _try(self, work: Callable[[SummaryWriter], object]) -> None:
         if self.failed:
             return
         self.check()
+        from torch.utils.tensorboard import SummaryWriter
+
         try:
-            self._made = self._made or self._make()
-            work(self._made)
+            self._writer = self._writer or SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.purge_step)
+            work(self._writer)
         except OSError as error:
             self.failed = True
             self.tell(f"TensorBoard logs end here, they cannot be written: {error.strerror or error}")

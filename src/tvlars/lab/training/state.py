@@ -13,6 +13,7 @@ from tvlars.lab.processes.processes import Processes
 from tvlars.lab.run_folder.checkpoints.state_check import (
     BUFFERS,
     Checked,
+    anything,
     check_loaded_optimizer,
     check_module,
     check_optimizer,
@@ -69,14 +70,14 @@ def room_for(setup: Setup, progress: dict[str, Any], table: Table, at: Checked) 
     """
     there = {name: entry for name, entry in table.entries.items() if name.startswith("optimizer.")}
     described = progress["optimizer_tensors"]
-    at.keys("optimizer_tensors", described, {name.removeprefix("optimizer.") for name in there})
+    at.check("optimizer_tensors", {name.removeprefix("optimizer."): anything for name in there}, described)
     params = [p for group in setup.bare_optimizer.param_groups for p in group["params"]]
     inside = {}
     for name, entry in there.items():
         index, _, key = name.removeprefix("optimizer.").partition(".")
         if not (index.isdecimal() and key and str(int(index)) == index and int(index) < len(params)):
             raise at.refuse("a tensor of the optimizer", f"one of {len(params)} parameters", name)
-        at.same(f"optimizer_tensors {name}", [list(entry.shape), str(entry.dtype)], described[f"{index}.{key}"])
+        at.check(f"optimizer_tensors {name}", [list(entry.shape), str(entry.dtype)], described[f"{index}.{key}"])
         inside[f"{index}.{key}"] = _room(params[int(index)], entry.shape, entry.dtype)
     return {"model": setup.bare_model.state_dict(), **({"optimizer": inside} if inside else {})}
 
@@ -104,7 +105,7 @@ def load_state(task: Task, state: dict[str, Any], at: Checked) -> None:
     # A GradScaler leaves steps out whose gradients are not finite.
     taken = range(0 if precision.state_dict() else step, step + 1)
     check_optimizer(at, "optimizer", optimizer, progress["optimizer"], rates)
-    at.keys("extra", progress["extra"], set(task.extra))
+    at.check("extra", dict.fromkeys(task.extra, anything), progress["extra"])
     for name, part in task.extra.items():
         if isinstance(part, nn.Module):
             check_module(at, f"extra.{name}", part, progress["extra"][name])
@@ -148,13 +149,8 @@ def _load_optimizer(at: Checked, entry: str, optimizer: Any, state: Any, rates: 
 
 def _check_statistics(at: Checked, model: nn.Module, of_each: Any, processes: int) -> None:
     """Refuse running statistics that are not those of this model, one set of each process."""
-    here = _statistics(model)
-    if type(of_each) is not list or len(of_each) != processes:
-        raise at.refuse(BUFFERS, f"a list of {processes}, one of each process", of_each)
+    at.check(BUFFERS, [_statistics(model)] * processes, of_each)
     for rank, found in enumerate(of_each):
-        at.keys(f"{BUFFERS}[{rank}]", found, set(here))
-        for name, value in here.items():
-            at.tensor(f"{BUFFERS}[{rank}].{name}", found[name], tuple(value.shape), value.dtype)
         at.finite(f"{BUFFERS}[{rank}].", found)
 
 
