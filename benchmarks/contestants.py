@@ -16,9 +16,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from tvlars._machine import PROC
-from tvlars.lab.bench.loops import CLASSES, Task
+from tvlars.lab.bench.loops import CLASSES, LoaderLoop, Task
 from tvlars.lab.bench.steps import FUSED_SGD, OPTIMIZERS
 from tvlars.lab.bench.timing import Spread, Turn, timed
 from tvlars.lab.models import SMALL_IMAGE, build_model
@@ -163,6 +164,39 @@ class StandardStem(Task):
     def build_model(self) -> nn.Module:
         torch.manual_seed(0)
         return build_model(self.model, 3, max(self.size, SMALL_IMAGE), CLASSES)[0]
+
+
+class OtherLoop(LoaderLoop):
+    """The DataLoader's loop with other means.
+
+    Args:
+        task: what is trained.
+        workers: processes of the DataLoader; 0: none.
+        bf16: autocast to bfloat16; the published loop is in float32.
+        channels_last: weights and images in that memory format.
+        make_optimizer: from a model to what takes a step; None (default): TVLARS as the laboratory has it.
+        dataset: what the DataLoader reads in place of the task's images.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        workers: int,
+        bf16: bool = False,
+        channels_last: bool = False,
+        make_optimizer: Callable[[nn.Module], Any] | None = None,
+        dataset: Dataset[Any] | None = None,
+    ) -> None:
+        super().__init__(task, workers, dataset)
+        self.bf16, self.format = bf16, torch.channels_last if channels_last else torch.contiguous_format
+        self.model.to(memory_format=self.format)
+        if make_optimizer is not None:
+            self.optimizer = make_optimizer(self.model)
+
+    def forward(self, images: Tensor) -> Tensor:
+        images = images.to(self.device, non_blocking=True, memory_format=self.format)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            return self.model(images)
 
 
 @dataclass(frozen=True)

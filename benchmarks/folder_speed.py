@@ -33,12 +33,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from contestants import Apart, per_second, say_rounds
+from contestants import Apart, OtherLoop, per_second, say_rounds
 from PIL import Image, ImageDraw
 from torchvision import datasets, transforms
 
 from tvlars._machine import cores, faster_in_bf16, this_machine
-from tvlars.lab.bench.loops import CLASSES, LabLoop, LoaderLoop, Task
+from tvlars.lab.bench.loops import CLASSES, LabLoop, Task
 from tvlars.lab.bench.timing import Spread, Turn, interleave, ratio, timed
 from tvlars.lab.data import decoded, load_data
 
@@ -177,7 +177,7 @@ class Contestant:
         )
         dataset = datasets.ImageFolder(str(self.reading.folder / "train"), transform)
         # With the precision and memory format of ours: here it is the reading that is compared.
-        loop = LoaderLoop(task, self.reading.workers, faster_in_bf16(self.device), channels_last=True, dataset=dataset)
+        loop = OtherLoop(task, self.reading.workers, faster_in_bf16(self.device), channels_last=True, dataset=dataset)
 
         def batches() -> Iterator[Any]:
             for images, labels in loop.loader:

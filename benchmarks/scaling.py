@@ -29,8 +29,8 @@ from contestants import Apart, say_rounds
 
 from tvlars._machine import free_memory, this_machine
 from tvlars.lab.bench.loops import LabLoop, Task
-from tvlars.lab.bench.steps import BESIDE, FUSED_ADAMW, FUSED_SGD, parameters, step_turn
-from tvlars.lab.bench.timing import Spread, interleave, ratio
+from tvlars.lab.bench.steps import BESIDE, FUSED_ADAMW, FUSED_SGD, OPTIMIZERS, parameters
+from tvlars.lab.bench.timing import Spread, interleave, ratio, timed
 
 PARAMETERS = [10**5, 10**6, 10**7, 10**8, 10**9]
 TENSORS = [10, 100, 1_000, 10_000]
@@ -101,7 +101,7 @@ def pair(numbers: list[int], name: str, beside: str, rounds: int, device: torch.
     """Seconds of a step of two optimizers over tensors of so many ``numbers``, in turn."""
     params = parameters([(n,) for n in numbers], device)
     count = max(1, min(int(WORK / sum(numbers)), 500, 20_000 // len(numbers)))
-    both = {which: step_turn(which, params, count) for which in (name, beside)}
+    both = {which: partial(timed, OPTIMIZERS[which](params).step, count) for which in (name, beside)}
     return interleave(both, rounds, warm_up=2)
 
 

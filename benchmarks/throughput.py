@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from contestants import Apart, StandardStem, Switches, TrainingSteps, per_second, say_rounds
+from contestants import Apart, OtherLoop, StandardStem, Switches, TrainingSteps, per_second, say_rounds
 from torch import nn
 
 from tvlars._machine import cores, faster_in_bf16, native_bf16, this_machine
@@ -89,9 +89,9 @@ def loops(task: Task, arguments: argparse.Namespace) -> dict[str, list[float]]:
     for workers in arguments.workers:
         makers[f"DataLoader, {workers} workers, float32"] = (LoaderLoop, task, workers)
     most = max(arguments.workers)
-    makers[f"DataLoader, {most} workers, channels_last"] = (LoaderLoop, task, most, False, True)
+    makers[f"DataLoader, {most} workers, channels_last"] = (OtherLoop, task, most, False, True)
     if bf16:
-        makers[f"DataLoader, {most} workers, bf16, channels_last"] = (LoaderLoop, task, most, True, True)
+        makers[f"DataLoader, {most} workers, bf16, channels_last"] = (OtherLoop, task, most, True, True)
     if arguments.published:
         makers[f"DataLoader, {most} workers, published TVLARS"] = (published, task, most, arguments.published)
     with contextlib.ExitStack() as stack:
@@ -130,7 +130,7 @@ def published(task: Task, workers: int, folder: Path) -> Turn:
         optimizer.step = partial(optimizer.step, unit_step_cnt=task.images // task.batch_size)
         return optimizer
 
-    return LoaderLoop(task, workers, make_optimizer=make)
+    return OtherLoop(task, workers, make_optimizer=make)
 
 
 def switches(task: Task, arguments: argparse.Namespace) -> dict[str, list[float]]:

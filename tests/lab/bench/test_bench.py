@@ -23,7 +23,7 @@ import pytest
 import scaling
 import throughput
 import torch
-from contestants import Apart, Switches, TrainingSteps, _serve, tree_memory
+from contestants import Apart, OtherLoop, Switches, TrainingSteps, _serve, tree_memory
 
 from tvlars._machine import cores, free_memory, this_machine
 from tvlars.cli import main
@@ -202,7 +202,7 @@ def test_loops_train_the_same_model_on_the_same_images(workers: int | None, rota
 
 
 def test_an_optimizer_of_ones_own_takes_the_steps() -> None:
-    loop = LoaderLoop(TINY, 0, bf16=True, channels_last=True, make_optimizer=lambda m: torch.optim.SGD(m.parameters()))
+    loop = OtherLoop(TINY, 0, bf16=True, channels_last=True, make_optimizer=lambda m: torch.optim.SGD(m.parameters()))
     total, correct = loop.epoch()
     assert math.isfinite(total)
     assert 0 <= correct <= 8

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
@@ -121,27 +121,16 @@ class LoaderLoop:
     Args:
         task: what is trained.
         workers: processes of the DataLoader; 0: none.
-        bf16: autocast to bfloat16; the published loop is in float32.
-        channels_last: weights and images in that memory format.
-        make_optimizer: from a model to what takes a step; None (default): TVLARS as the laboratory has it.
         dataset: what the DataLoader reads in place of the task's images.
     """
 
-    def __init__(
-        self,
-        task: Task,
-        workers: int,
-        bf16: bool = False,
-        channels_last: bool = False,
-        make_optimizer: Callable[[nn.Module], Any] | None = None,
-        dataset: Dataset[Any] | None = None,
-    ) -> None:
-        self.device, self.bf16 = torch.device(task.device), bf16
-        self.format = torch.channels_last if channels_last else torch.contiguous_format
-        self.model = task.build_model().to(self.device, memory_format=self.format).train()  # type: ignore[call-overload]
-        self.optimizer = (make_optimizer or _tvlars)(self.model)
+    def __init__(self, task: Task, workers: int, dataset: Dataset[Any] | None = None) -> None:
+        self.device = torch.device(task.device)
+        self.model = task.build_model().to(self.device).train()
+        groups = layer_groups(self.model, weight_decay=WEIGHT_DECAY, lr=LR, bias_norm_lr_scale=BIAS_NORM)
+        self.optimizer: Any = TVLARS(groups, LR, total_steps=1000)
         self.loader = DataLoader(
-            Pictures(task) if dataset is None else dataset,
+            dataset or Pictures(task),
             batch_size=task.batch_size,
             shuffle=True,
             drop_last=True,
@@ -158,11 +147,9 @@ class LoaderLoop:
         """Train on all images once; return the sum of losses, and how many answers were right."""
         total, correct = 0.0, 0
         for images, labels in self.loader:
-            images = images.to(self.device, non_blocking=True, memory_format=self.format)
             labels = labels.to(self.device, non_blocking=True)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-                logits = self.model(images)
-                loss = F.cross_entropy(logits, labels)
+            logits = self.forward(images)
+            loss = F.cross_entropy(logits, labels)
             self.optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
@@ -170,7 +157,7 @@ class LoaderLoop:
             correct += int(logits.max(1)[1].eq(labels).sum().item())
         return total, correct
 
-
-def _tvlars(model: nn.Module) -> TVLARS:
-    groups = layer_groups(model, weight_decay=WEIGHT_DECAY, lr=LR, bias_norm_lr_scale=BIAS_NORM)
-    return TVLARS(groups, LR, total_steps=1000)
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits of images that the DataLoader has read."""
+        logits: Tensor = self.model(images.to(self.device, non_blocking=True))
+        return logits

@@ -15,7 +15,7 @@ from tvlars import __version__
 from tvlars._machine import cores, free_memory, native_bf16, this_machine
 from tvlars.lab.bench.loops import LabLoop, LoaderLoop, Task
 from tvlars.lab.bench.result import BenchResult, Row, row_of
-from tvlars.lab.bench.steps import BESIDE, OPTIMIZERS, parameters, step_turn
+from tvlars.lab.bench.steps import BESIDE, OPTIMIZERS, parameters
 from tvlars.lab.bench.timing import Turn, interleave, timed
 from tvlars.lab.errors import UsageError
 from tvlars.lab.options import check, option
@@ -28,6 +28,7 @@ PIL_SECONDS = 4e-4
 """About what an image of 32 x 32 costs a DataLoader's worker."""
 EPOCH = 50_000
 """Images of a turn at most, those of an epoch of CIFAR-10."""
+Makers = dict[str, Callable[[Task], Turn]]
 PRECISIONS = {"bf16, channels_last": "bf16-mixed", "float32, channels_last": "32-true"}
 
 
@@ -46,19 +47,9 @@ class BenchConfig:
         UsageError: a value is out of its range, or there is no such device.
     """
 
-    seconds: float = option(
-        100.0,
-        "for all measurements together, 5 to 3600 (default: 100; starting up comes on top)",
-        within=(5.0, 3600.0),
-    )
-    accelerator: str = option(
-        "auto",
-        "where to measure: auto (default: cuda where there is one), cpu or cuda",
-        choices=("auto", "cpu", "cuda"),
-    )
-    workers: int | None = option(
-        None, "processes of the DataLoader that is compared with (default: one a core, 16 at most)", within=(0, 1024)
-    )
+    seconds: float = option(100.0, "time for all parts", within=(5.0, 3600.0))
+    accelerator: str = option("auto", "device", choices=("auto", "cpu", "cuda"))
+    workers: int | None = option(None, "processes of the DataLoader", within=(0, 1024))
     shapes: str = "resnet50"
     models: tuple[str, ...] = ("small_resnet", "resnet18")
 
@@ -120,7 +111,7 @@ def optimizer_steps(shapes: str, device: torch.device, until: float) -> list[Row
     if free is not None and needed > 0.8 * free:
         raise Skipped(f"takes {needed / 2**30:.1f} GiB of memory, of which {free / 2**30:.1f} are free")
     params, count = parameters(sizes, device), 10 if device.type == "cuda" else 1
-    turns = {name: step_turn(name, params, count) for name in OPTIMIZERS}
+    turns = {name: partial(timed, make(params).step, count) for name, make in OPTIMIZERS.items()}
     times = interleave(turns, ROUNDS, warm_up=2, until=until)
     return [row_of(f"optimizer step, {shapes}", name, beside, times) for name, beside in BESIDE.items()]
 
@@ -153,10 +144,9 @@ def loops(model: str, config: BenchConfig, device: torch.device, until: float) -
     """The laboratory's loop beside a plain DataLoader with PIL transforms, on random images of 32 x 32."""
     workers = min(cores(), MOST_WORKERS) if config.workers is None else config.workers
     each = probe(model, device, "32-true") + PIL_SECONDS / max(workers, 1)
-    task = fit(model, (until - time.perf_counter()) / (6 * 2), each, device)
-    ours, plain = "tvlars", f"DataLoader, {workers} worker{'s' * (workers != 1)}, float32"
-    times = interleave({ours: LabLoop(task), plain: LoaderLoop(task, workers)}, ROUNDS, until=until)
-    return [row_of(f"training {model}, batch size {task.batch_size}", ours, plain, times, task.images)]
+    plain = f"DataLoader, {workers} worker{'s' * (workers != 1)}, float32"
+    makers: Makers = {"tvlars": LabLoop, plain: lambda task: LoaderLoop(task, workers)}
+    return training("training", model, device, until, each, makers)
 
 
 def precision(model: str, device: torch.device, until: float) -> list[Row]:
@@ -164,11 +154,16 @@ def precision(model: str, device: torch.device, until: float) -> list[Row]:
     if not native_bf16(device):
         raise Skipped("bfloat16 is not native here, runs are in float32")
     each = max(probe(model, device, chosen) for chosen in PRECISIONS.values())
-    task = fit(model, (until - time.perf_counter()) / (6 * 2), each, device)
-    turns = {name: LabLoop(task, precision=chosen) for name, chosen in PRECISIONS.items()}
-    narrow, wide = turns
-    times = interleave(turns, ROUNDS, until=until)
-    return [row_of(f"precision, {model}, batch size {task.batch_size}", narrow, wide, times, task.images)]
+    makers: Makers = {name: partial(LabLoop, precision=chosen) for name, chosen in PRECISIONS.items()}
+    return training("precision,", model, device, until, each, makers)
+
+
+def training(part: str, model: str, device: torch.device, until: float, each: float, makers: Makers) -> list[Row]:
+    """The first of two ways to train beside the second, where an image takes ``each`` seconds."""
+    task = fit(model, (until - time.perf_counter()) / (6 * 2), each, device)  # a round to warm up and five, of two
+    times = interleave({name: make(task) for name, make in makers.items()}, ROUNDS, until=until)
+    ours, other = makers
+    return [row_of(f"{part} {model}, batch size {task.batch_size}", ours, other, times, task.images)]
 
 
 def probe(model: str, device: torch.device, precision: str) -> float:
@@ -180,8 +175,7 @@ def probe(model: str, device: torch.device, precision: str) -> float:
 
 
 def fit(model: str, seconds: float, each: float, device: torch.device) -> Task:
-    """Return a task whose turn takes ``seconds`` at most, where an image takes ``each``. There are six rounds of it:
-    one to warm up, and five.
+    """Return a task whose turn takes ``seconds`` at most, where an image takes ``each``.
 
     Raises:
         Skipped: not even two images fit.

@@ -10,7 +10,6 @@ from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from tvlars import LAMB, LARS, TVLARS
-from tvlars.lab.bench.timing import Turn, timed
 
 FUSED_SGD, FUSED_ADAMW = "torch SGD fused", "torch AdamW fused"
 BESIDE = {"TVLARS": FUSED_SGD, "LARS": FUSED_SGD, "LAMB": FUSED_ADAMW}
@@ -32,8 +31,3 @@ def parameters(shapes: Iterable[torch.Size | tuple[int, ...]], device: torch.dev
     for p in made:
         p.grad = torch.randn_like(p).mul_(1e-3)
     return made
-
-
-def step_turn(name: str, params: list[nn.Parameter], times: int = 1) -> Turn:
-    """Return turns of so many steps of one of ``OPTIMIZERS``, with the gradients as they are."""
-    return partial(timed, OPTIMIZERS[name](params).step, times)
