@@ -90,6 +90,7 @@ def _main(arguments: Sequence[str] | None) -> int:
         from tvlars.lab.console import Lasting
         from tvlars.lab.errors import (
             DivergedError,
+            FailedRunError,
             LostProcessError,
             MovedFolderError,
             PreemptedError,
@@ -124,7 +125,7 @@ def _main(arguments: Sequence[str] | None) -> int:
         return fail(_missing_extra(error), BAD_INPUT)
     except SaidElsewhereError:
         return BAD_INPUT
-    except (LostProcessError, MovedFolderError) as error:
+    except (FailedRunError, LostProcessError, MovedFolderError) as error:
         return fail(str(error), FAILED)
     except UsageError as error:
         return fail(str(error), BAD_INPUT)

@@ -54,6 +54,10 @@ class MovedFolderError(RuntimeError):
         )
 
 
+class FailedRunError(RuntimeError):
+    """A run failed, whatever was tried; the same command tries it again. Exit code 1 at the CLI."""
+
+
 class DivergedError(RuntimeError):
     """``optimizer`` was stopped since its loss, or ``what`` it names, was not finite. Exit code 3 at the CLI.
 

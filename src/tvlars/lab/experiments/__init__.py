@@ -5,6 +5,7 @@ from tvlars.lab.experiments.grid import Grid
 from tvlars.lab.experiments.results import SweepResult, SweepRun
 from tvlars.lab.experiments.sweep import sweep
 from tvlars.lab.experiments.tuning.config import TuneConfig
-from tvlars.lab.experiments.tuning.tune import Tuned, TuneResult, tune
+from tvlars.lab.experiments.tuning.trial import Tuned
+from tvlars.lab.experiments.tuning.tune import TuneResult, tune
 
 __all__ = ["Board", "Grid", "SweepResult", "SweepRun", "TuneConfig", "TuneResult", "Tuned", "sweep", "tune"]

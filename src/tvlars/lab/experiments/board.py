@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
@@ -102,6 +102,17 @@ class Board:
     def at(self, job: Job) -> str:
         """How far a running job is."""
         return f"{self.done[job.name]}/{job.config.epochs}{self.silent(job)}"
+
+
+class Teller(Board):
+    """Shows what is said alone, where runs are shown elsewhere."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self.tell = tell
+        self.start([], {}, 0)
+
+    def say(self, text: str) -> None:
+        self.tell(text)
 
 
 class LineBoard(Board):

@@ -21,12 +21,12 @@ from tvlars.lab.console import say
 from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.data.fingerprint import Fingerprint
 from tvlars.lab.errors import LockedError, PreemptedError, UsageError
-from tvlars.lab.experiments.board import Board, choose_board
+from tvlars.lab.experiments.board import Board, Teller, choose_board
 from tvlars.lab.experiments.compare_config import CompareConfig
-from tvlars.lab.experiments.job import OVER, Job, Outcome, Workers, status_of
-from tvlars.lab.experiments.queue import Signals, Source, check_workers, receiving, work
+from tvlars.lab.experiments.job import OVER, Job, Outcome, Workers, going_on, status_of
+from tvlars.lab.experiments.queue import Received, Source, check_workers, receiving, work
 from tvlars.lab.experiments.run_name import at_home
-from tvlars.lab.experiments.sweep import check_one_machine, going_on, hire, show
+from tvlars.lab.experiments.sweep import check_one_machine, hire, show
 from tvlars.lab.experiments.workers.in_process import InProcess
 from tvlars.lab.files.lock import LOCK, locked
 from tvlars.lab.models import build_model
@@ -98,7 +98,7 @@ def compare(
         facts = {**varied, **facts_of(base, plans[0], data, choose_precision(base))}
         check_alike(processes, json.loads(json.dumps(facts, default=str)))
     with contextlib.ExitStack() as stack:
-        signals = stack.enter_context(receiving()) if apart else Signals()
+        signals = stack.enter_context(receiving()) if apart else Received()
         hired = hire(stack, runs, workers, ray) if apart else None
         opened = partial(_open, config, runs, plans, data.fingerprint, stack)
         folder, statuses = opened() if processes is None else processes.by_first(opened)
@@ -115,8 +115,11 @@ def compare(
             jobs = [replace(job, config=at_home(job.config), folder=job.folder.resolve()) for job in comparing.jobs]
             show(board, jobs, len(runs), crew)
         else:
-            board, jobs, make_reporter = Board(), comparing.jobs, reporter or partial(choose_reporter, brief=True)
-            board.start([], {}, 0)
+            board, jobs, make_reporter = (
+                Teller(announce),
+                comparing.jobs,
+                reporter or partial(choose_reporter, brief=True),
+            )
             if len(jobs) < len(runs):
                 announce(f"{len(runs) - len(jobs)} of {len(runs)} runs are over already")
 

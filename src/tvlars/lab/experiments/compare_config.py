@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from tvlars.lab.config import OPTIONS, TrainConfig, names_of
+from tvlars.lab.config import OPTIMIZERS, OPTIONS, TrainConfig, names_of
 from tvlars.lab.errors import UsageError, unknown
-from tvlars.lab.options import Is, as_path, check_names
+from tvlars.lab.options import Is, check, check_names, option
 
 SAME_FOR_ALL = tuple(name for name in names_of(Is.SAME | Is.AXIS) if name != "optimizer")
 """Options that a comparison does not let one optimizer have to itself."""
@@ -21,28 +21,21 @@ class CompareConfig:
     """Several runs of one kind, one after the other: every optimizer at every batch size with every seed."""
 
     base: TrainConfig = field(default_factory=TrainConfig)
-    optimizers: tuple[str, ...] = ("tvlars", "lars", "lamb")
-    batch_sizes: tuple[int, ...] = (256,)
-    seeds: tuple[int, ...] = (0, 1, 2)
+    optimizers: tuple[str, ...] = option(("tvlars", "lars", "lamb"), "those compared, one or more", choices=OPTIMIZERS)
+    batch_sizes: tuple[int, ...] = option((256,), "samples per optimizer step, one or more")
+    seeds: tuple[int, ...] = option((0, 1, 2), "one or more")
     overrides: tuple[tuple[str, str, Any], ...] = ()
     """(optimizer, option, value): options of ``TrainConfig`` for one optimizer alone."""
-    out: Path | None = None
+    out: Path | None = option(None, "folder, gone on with where it is a comparison's (default: a new one below runs/)")
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "out", as_path("out", self.out))
-        for name in ("optimizers", "batch_sizes", "seeds", "overrides"):
-            values = getattr(self, name)
-            if isinstance(values, (str, dict)) or not isinstance(values, Iterable):
-                raise UsageError(f"{name} must be a list, got {values!r}")
-            object.__setattr__(self, name, tuple(tuple(v) if isinstance(v, list) else v for v in values))
+        check(self)
+        given: Any = self.overrides
+        if isinstance(given, (str, dict)) or not isinstance(given, Iterable):
+            raise UsageError(f"overrides must be a list, got {given!r}")
+        object.__setattr__(self, "overrides", tuple(tuple(v) if isinstance(v, list) else v for v in given))
         if not all(isinstance(entry, tuple) and len(entry) == 3 for entry in self.overrides):
             raise UsageError(f"overrides must be (optimizer, option, value) each, got {self.overrides!r}")
-        for name in ("optimizers", "batch_sizes", "seeds"):
-            values = getattr(self, name)
-            if not values:
-                raise UsageError(f"{name} must name at least one, got none")
-            if len(set(map(repr, values))) != len(values):
-                raise UsageError(f"{name} must not repeat, got {', '.join(map(str, values))}")
         known = [name for name in OPTIONS if name not in ("optimizer", "out")]
         for optimizer, name, _ in self.overrides:
             if name in SAME_FOR_ALL:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,6 +22,8 @@ from tvlars.lab.run_folder.status import Status
 
 OVER = (Status.FINISHED, Status.DIVERGED)
 """Statuses of runs that are not done again: divergence is a result."""
+CHECKPOINT_EVERY = "5m"
+"""Where runs do not say how often; a run that is told to stop saves what it has anyway."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,11 @@ class Workers(Protocol):
 
     def close(self) -> None:
         """All is done."""
+
+
+def going_on(config: TrainConfig, folder: Path) -> TrainConfig:
+    """The same run, done in ``folder`` or gone on with there."""
+    return replace(config, out=folder, resume=True, checkpoint_every=config.checkpoint_every or CHECKPOINT_EVERY)
 
 
 def status_of(folder: Path, config: TrainConfig) -> str:

@@ -43,7 +43,7 @@ class Source:
         """Take note of the end of a job, which will not be tried again."""
 
 
-def work(source: Source, workers: Workers, retries: int, board: Board, signals: Signals) -> None:
+def work(source: Source, workers: Workers, retries: int, board: Board, signals: Received) -> None:
     """Have all jobs of ``source`` done.
 
     Args:
@@ -132,7 +132,7 @@ def _appears(folder: Path) -> bool:
     return folder.is_dir()
 
 
-class Signals:
+class Received:
     """Ctrl-C, SIGTERM and SIGHUP: the first is kept as ``number``, a second one sets ``again``: it is not patient."""
 
     def __init__(self) -> None:
@@ -147,9 +147,9 @@ class Signals:
 
 
 @contextlib.contextmanager
-def receiving() -> Iterator[Signals]:
+def receiving() -> Iterator[Received]:
     """Take signals where they are not ignored and this is the main thread, which alone may."""
-    taken = Signals()
+    taken = Received()
     outer = {}
     if threading.current_thread() is threading.main_thread():
         for number in not_ignored():

@@ -13,7 +13,7 @@ from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.errors import LockedError, PreemptedError, UsageError
 from tvlars.lab.experiments.board import Board, choose_board
-from tvlars.lab.experiments.job import OVER, Job, Outcome, Workers, status_of
+from tvlars.lab.experiments.job import OVER, Job, Outcome, Workers, going_on, status_of
 from tvlars.lab.experiments.queue import Source, check_workers, receiving, work
 from tvlars.lab.experiments.results import SweepResult, SweepRun
 from tvlars.lab.experiments.run_name import at_home, run_name
@@ -27,8 +27,6 @@ from tvlars.lab.run_folder.record import read_object, write_json
 from tvlars.lab.run_folder.rows import epochs_done
 from tvlars.lab.training.prepare import check_machine, check_run
 
-CHECKPOINT_EVERY = "5m"
-"""Where runs do not say how often; a run that is told to stop saves what it has anyway."""
 FILE = "sweep.json"
 """What a sweep's folder is known by."""
 
@@ -182,11 +180,6 @@ def prepare(
     if len({run.name for run in found}) != len(found):
         raise UsageError("runs must not repeat, but two have the same options")
     return Prepared(named, folder, tuple(found), tuple(jobs), facts)
-
-
-def going_on(config: TrainConfig, folder: Path) -> TrainConfig:
-    """The same run, done in ``folder`` or gone on with there."""
-    return replace(config, out=folder, resume=True, checkpoint_every=config.checkpoint_every or CHECKPOINT_EVERY)
 
 
 def _check(configs: list[TrainConfig], folder: Path) -> dict[str, tuple[int, float]]:

@@ -20,13 +20,13 @@ from tvlars.lab.experiments.run_name import at_home, run_name
 from tvlars.lab.experiments.tuning.space import Choice, Range
 
 optuna = pytest.importorskip("optuna")
-trials_module = pytest.importorskip("tvlars.lab.experiments.tuning.trials")
+journal_module = pytest.importorskip("tvlars.lab.experiments.tuning.journal")
 SPACE = {"lars": {"lr": Range(1.0, 64.0, log=True), "momentum": Choice((0.8, 0.9))}}
 
 
 def make_journal(file: Path) -> list[dict[str, Any]]:
     """A journal with two trials of lars; returns its records."""
-    storage = trials_module.open_storage(file)
+    storage = journal_module.open_storage(file)
     study = optuna.create_study(storage=storage, study_name="lars", direction="maximize")
     for number in range(2):
         trial = study.ask()
@@ -40,10 +40,10 @@ def make_journal(file: Path) -> list[dict[str, Any]]:
 
 
 def read(file: Path, spaces: Any = SPACE) -> Any:
-    with trials_module.damage_said(file):
-        storage = trials_module.open_storage(file)
-        trials_module.check_trials(storage, spaces)
-        return trials_module.kept(storage)
+    with journal_module.damage_said(file):
+        storage = journal_module.open_storage(file)
+        journal_module.check_trials(storage, spaces)
+        return journal_module.kept(storage)
 
 
 @pytest.fixture

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from tvlars.lab.config import MAX_SEED, OPTIMIZERS, OPTIONS, TrainConfig
-from tvlars.lab.errors import UsageError, listed, unknown
-from tvlars.lab.options import as_path, given
+from tvlars.lab.errors import UsageError, listed
+from tvlars.lab.options import check, given, option
 
 SAMPLERS = ("tpe", "grid")
-CHECKPOINT_EVERY = "5m"
 
 
 @dataclass(frozen=True)
@@ -25,44 +23,17 @@ class TuneConfig:
 
     base: TrainConfig = field(default_factory=TrainConfig)
     """Options of all runs; optimizer, seed, out and resume are not taken from it."""
-    optimizers: tuple[str, ...] = ("tvlars", "lars", "lamb")
-    trials: int = 16
-    """For each optimizer; one that is pruned or diverges counts."""
-    sampler: str = "tpe"
-    tune_seed: int = 1000
-    """Of all trials."""
-    seeds: tuple[int, ...] = (0, 1, 2)
-    """Of the runs that are reported."""
-    space: tuple[str, ...] = ()
-    """What is searched besides lr, as in "momentum=0.8:0.95", see ``tuning.space``."""
-    prune: bool = True
-    out: Path | None = None
-    """Folder, gone on with where it exists (default: runs/tune- and the data's name and the batch size)."""
+    optimizers: tuple[str, ...] = option(("tvlars", "lars", "lamb"), "those tuned, one or more", choices=OPTIMIZERS)
+    trials: int = option(16, "for each optimizer; one that is pruned or diverges counts", within=(1, 10_000))
+    sampler: str = option("tpe", "how trials are chosen: {choices}", choices=SAMPLERS)
+    tune_seed: int = option(1000, "of all trials", within=(0, MAX_SEED))
+    seeds: tuple[int, ...] = option((0, 1, 2), "fresh ones for the runs that are reported", within=(0, MAX_SEED))
+    space: tuple[str, ...] = option((), "what is searched besides lr, see ``tuning.space``")
+    prune: bool = option(True, "give up trials that are below the median of those before")
+    out: Path | None = option(None, "folder, gone on with where it exists (default: below runs/)")
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "out", as_path("out", self.out))
-        for name in ("optimizers", "seeds", "space"):
-            values = getattr(self, name)
-            if isinstance(values, (str, dict)) or not isinstance(values, Iterable):
-                raise UsageError(f"{name} must be a list, got {values!r}")
-            object.__setattr__(self, name, tuple(values))
-        for optimizer in self.optimizers:
-            if not isinstance(optimizer, str) or optimizer not in OPTIMIZERS:
-                raise unknown("optimizer", optimizer, OPTIMIZERS)
-        if self.sampler not in SAMPLERS:
-            raise unknown("sampler", self.sampler, SAMPLERS)
-        for name in ("optimizers", "seeds"):
-            values = getattr(self, name)
-            if not values:
-                raise UsageError(f"{name} must name at least one, got none")
-            if len(set(map(repr, values))) != len(values):
-                raise UsageError(f"{name} must not repeat, got {', '.join(map(str, values))}")
-        ranges = {"trials": (1, 10_000), "tune_seed": (0, MAX_SEED), "seeds": (0, MAX_SEED)}
-        for name, (low, high) in ranges.items():
-            value = getattr(self, name)
-            for one in value if isinstance(value, tuple) else (value,):
-                if not isinstance(one, int) or isinstance(one, bool) or not low <= one <= high:
-                    raise UsageError(f"{name} must be an integer from {low} to {high}, got {one!r}")
+        check(self)
         if self.tune_seed in self.seeds:
             raise UsageError(
                 f"seeds must be fresh ones, got {self.tune_seed}, that of the trials which options are chosen by"
@@ -80,17 +51,15 @@ class TuneConfig:
         """Where it is kept."""
         return self.out or Path("runs") / f"tune-{self.base.data_label()}-b{self.base.batch_size}"
 
-    def run(self, optimizer: str, params: dict[str, Any], seed: int, out: Path | None = None) -> TrainConfig:
-        """The config of one run with a ``seed``, written to ``out``: the base as far as the optimizer has its options,
-        and those that were chosen, ``params``."""
+    def run(self, optimizer: str, params: dict[str, Any], seed: int) -> TrainConfig:
+        """The config of one run: the base as far as the optimizer has its options, and those that were chosen."""
         values = {f.name: getattr(self.base, f.name) for f in fields(TrainConfig)} | params
         schedule = str(values["schedule"])
         for name, one in OPTIONS.items():
             searched = name in params and not ("schedule" in params and one.schedule)
             if not searched and not one.plays_a_part(optimizer, schedule):
                 values[name] = one.default
-        values.update(optimizer=optimizer, seed=seed, out=out, resume=out is not None)
-        values["checkpoint_every"] = values["checkpoint_every"] or CHECKPOINT_EVERY
+        values.update(optimizer=optimizer, seed=seed, out=None, resume=False)
         return TrainConfig(**values)
 
     def idle(self) -> list[str]:

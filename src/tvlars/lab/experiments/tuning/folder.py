@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
@@ -19,17 +19,15 @@ from tvlars.lab.config import MEANS
 from tvlars.lab.data.fingerprint import Fingerprint
 from tvlars.lab.data.place import same_name
 from tvlars.lab.errors import UsageError
-from tvlars.lab.experiments.results import write_table
+from tvlars.lab.experiments.results import SweepResult, write_table
 from tvlars.lab.experiments.tuning.config import TuneConfig
 from tvlars.lab.experiments.tuning.space import Space
+from tvlars.lab.experiments.tuning.trial import Trial, Tuned
 from tvlars.lab.files.lock import LOCK
 from tvlars.lab.options import given
 from tvlars.lab.run_folder.environment import command_line
 from tvlars.lab.run_folder.identity import FINGERPRINT, check_data
 from tvlars.lab.run_folder.record import write_json
-
-if TYPE_CHECKING:
-    from tvlars.lab.experiments.tuning.trials import Trial
 
 FILE, JOURNAL, TRIALS = "tune.json", "study.journal", "trials.csv"
 RESULTS = ("trials", "spent", "best", "seeds", "results")
@@ -114,17 +112,27 @@ def write_trials(folder: Path, trials: Mapping[str, list[Trial]]) -> None:
     Raises:
         OSError: trials.csv could not be written; one that is there is untouched.
     """
+    head = ("status", "accuracy", "epochs")
     rows = [
-        {
-            "optimizer": optimizer,
-            "trial": trial.number,
-            "status": trial.status,
-            "accuracy": trial.accuracy,
-            "epochs": trial.epochs,
-            **trial.params,
-            "folder": trial.folder,
-        }
+        {"optimizer": optimizer, "trial": one.number, **{name: getattr(one, name) for name in head}, **one.params}
+        | {"folder": one.folder}
         for optimizer, some in trials.items()
-        for trial in some
+        for one in some
     ]
     write_table(folder / TRIALS, pd.DataFrame(rows))
+
+
+def results_of(config: TuneConfig, tuned: list[Tuned], final: SweepResult | None) -> dict[str, Any]:
+    """What tune.json says when all is done."""
+    table = [] if final is None else final.comparison().table().to_dict("records")
+    columns = ("optimizer", "batch_size", "lr", "seeds", "of", "accuracy", "interval", "accuracies")
+    return {
+        "trials": config.trials,
+        "spent": [{name: value for name, value in asdict(one).items() if name != "best"} for one in tuned],
+        "best": {one.optimizer: asdict(one.best) if one.best else None for one in tuned},
+        "seeds": list(config.seeds),
+        "results": [
+            {name: None if isinstance(row[name], float) and row[name] != row[name] else row[name] for name in columns}
+            for row in table
+        ],
+    }

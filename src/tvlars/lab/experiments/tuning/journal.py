@@ -1,26 +1,112 @@
-"""Optuna's journal as a stranger may have written it: every record, and every trial, is what a tuning writes.
+"""The file that studies are kept in, as Optuna writes it, and as a stranger may have written it.
 
 A record is a line of JSON. Optuna executes none of it, and believes all of it: a folder that a trial names is trained
-in, and trials that follow each other in a ring are followed for ever.
+in. So every record, and every trial, has to be such as a tuning writes.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
 
 import optuna
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from tvlars._reading import parse_json
+from tvlars._reading import parse_json, read_bytes, reason
 from tvlars.lab.config import OPTIMIZERS
+from tvlars.lab.errors import UsageError
+from tvlars.lab.experiments.tuning.search import begun, chosen
 from tvlars.lab.experiments.tuning.space import TUNABLE, Choice, Space
+from tvlars.lab.experiments.tuning.trial import Trial
+from tvlars.lab.files.disk import sync
 
 OPERATIONS = range(32)
 """Numbers of operations, of which Optuna knows about ten."""
 SLACK = 1e-5
 """A range is kept with six digits."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is kept of one optimizer: what its tuning is (where it says so), and its trials."""
+
+    said: dict[str, Any]
+    trials: list[Trial]
+
+
+def open_storage(journal: Path) -> optuna.storages.BaseStorage:
+    """Return the storage of a journal; whoever calls holds the folder's lock."""
+    if os.path.lexists(journal):
+        content = read_bytes(journal, journal.parent)
+        check_records(content)
+        whole = content.rfind(b"\n") + 1
+        if whole != len(content):  # the machine stopped while a line was written
+            os.truncate(journal, whole)  # which needs no room, and loses no other line whatever happens
+            sync(journal)
+    return optuna.storages.JournalStorage(_Journal(journal))
+
+
+def kept(storage: optuna.storages.BaseStorage) -> dict[str, Kept]:
+    """By optimizer, what is there."""
+    return {study.study_name: Kept(study.user_attrs, begun(study)) for study in _studies(storage)}
+
+
+def check_trials(storage: optuna.storages.BaseStorage, spaces: Mapping[str, Space]) -> None:
+    """Raise ``ValueError`` where there is a trial that no tuning writes; ``spaces`` are those that are searched now."""
+    for study in _studies(storage):
+        check_study(study, spaces.get(study.study_name))
+
+
+@contextlib.contextmanager
+def damage_said(journal: Path) -> Iterator[None]:
+    """Say in one sentence that a journal cannot be read."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except Exception as error:  # Optuna believes what it reads, and has many for what is not so
+        raise UsageError(
+            f"{str(journal)!r} must be the journal of a tuning, but cannot be read: {reason(error)}"
+        ) from error
+
+
+def _studies(storage: optuna.storages.BaseStorage) -> list[optuna.Study]:
+    return [optuna.load_study(study_name=name, storage=storage) for name in optuna.get_all_study_names(storage)]
+
+
+class _Journal(JournalFileBackend):
+    """The file: a record is there whole or not at all, since the next one would be glued to a part of one."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        super().__init__(str(file), lock_obj=cast(Any, _Held()))
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        size = self.file.stat().st_size
+        try:
+            super().append_logs(logs)
+        except BaseException as error:
+            with contextlib.suppress(OSError):
+                os.truncate(self.file, size)
+            if isinstance(error, OSError):
+                raise OSError(error.errno, error.strerror or str(error), str(self.file)) from error
+            raise
+
+
+class _Held:
+    """The lock of the journal: a folder's lock is held, and goes with the process, as Optuna's own would not."""
+
+    def acquire(self) -> bool:
+        return True
+
+    def release(self) -> None:
+        """Nothing."""
 
 
 def check_records(content: bytes) -> None:
@@ -54,7 +140,7 @@ def check_study(study: optuna.Study, space: Space | None) -> None:
         try:
             _check_trial(name, trial, trials, TUNABLE if space is None else tuple(space))
             if space is not None:
-                _check_values({**trial.system_attrs.get("fixed_params", {}), **trial.params}, space)
+                _check_values(chosen(trial), space)
         except ValueError as error:
             raise ValueError(f"trial {trial.number} of {name}: {error}") from error
 

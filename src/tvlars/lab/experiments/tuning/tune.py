@@ -10,24 +10,24 @@ final/           the sweep of the best options with fresh seeds: what is reporte
 from __future__ import annotations
 
 import contextlib
-import signal
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
+from signal import Signals
 from typing import TYPE_CHECKING, Any
 
 from tvlars._reading import is_inside
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.console import say, shows_bars
 from tvlars.lab.data import ImageData, load_data
-from tvlars.lab.errors import LockedError, PreemptedError, UsageError, listed
-from tvlars.lab.experiments.board import Board, duration
-from tvlars.lab.experiments.job import OVER, read_status
-from tvlars.lab.experiments.queue import check_workers
+from tvlars.lab.errors import FailedRunError, LockedError, PreemptedError, UsageError, listed
+from tvlars.lab.experiments.board import Board, Teller, duration
+from tvlars.lab.experiments.job import OVER, Job, Outcome, Workers, going_on, read_status
+from tvlars.lab.experiments.queue import Received, Source, check_workers, receiving, work
 from tvlars.lab.experiments.results import SweepResult, cannot_write
 from tvlars.lab.experiments.run_name import at_home, run_name
-from tvlars.lab.experiments.sweep import names_in, sweep
+from tvlars.lab.experiments.sweep import hire, names_in, sweep
 from tvlars.lab.experiments.tuning.config import TuneConfig
 from tvlars.lab.experiments.tuning.folder import (
     FILE,
@@ -37,29 +37,21 @@ from tvlars.lab.experiments.tuning.folder import (
     check_same,
     identity,
     read_stored,
+    results_of,
     write_trials,
 )
 from tvlars.lab.experiments.tuning.space import Space, corners, grid_points, parse_spaces
+from tvlars.lab.experiments.tuning.trial import Tuned
+from tvlars.lab.experiments.workers.in_process import InProcess
 from tvlars.lab.files.lock import locked
-from tvlars.lab.training.prepare import check_machine, check_run
+from tvlars.lab.training.prepare import check_run, prepare
 from tvlars.lab.training.progress import BarReporter, Reporter
 
 if TYPE_CHECKING:
-    from tvlars.lab.experiments.tuning.trials import Kept, Search, Trial
+    from tvlars.lab.experiments.tuning.journal import Kept
+    from tvlars.lab.experiments.tuning.search import Search
 
 FINAL = "final"
-
-
-@dataclass(frozen=True)
-class Tuned:
-    """What was spent on an optimizer, and the best that was found. ``best`` is None where every trial diverged."""
-
-    optimizer: str
-    trials: int
-    pruned: int
-    diverged: int
-    epochs: int
-    best: Trial | None
 
 
 @dataclass
@@ -85,34 +77,45 @@ def tune(
     board: Board | None = None,
     workers: int | None = None,
     retries: int = 1,
+    ray: str | None = None,
 ) -> TuneResult:
     """Tune every optimizer with the same budget, and run the best options of each with fresh seeds.
 
-    Trials are run one after the other in this process, the optimizers taking turns; the runs that are reported are a
-    sweep. Called again with the same options, it goes on; called with other optimizers, it keeps those that are there.
+    The trials of an optimizer are done one after the other, since each is chosen by those before; with several workers,
+    those of several optimizers at a time, which gives the same trials. Called again with the same options, it goes on;
+    called with other optimizers, it keeps those that are there.
 
     Args:
         config: the tuning.
         announce: is told how it goes, a line at a time; default: prints it.
-        reporter: makes the reporter of each trial; None (default): a bar on a terminal, else none.
-        board, workers, retries: of the runs that are reported, see :func:`sweep`.
+        reporter: makes the reporter of each trial in this process; None (default): a bar on a terminal, else none.
+        board: shows the runs that are reported, see :func:`tvlars.lab.sweep`.
+        workers: runs at a time; trials are done in this process unless there are several.
+        retries: how many times a run that failed is tried again, from its newest checkpoint.
+        ray: None (default): on this machine; else the address of a Ray cluster, see :func:`tvlars.lab.sweep`.
 
     Raises:
-        UsageError: an option is bad, or ``out`` has another tuning; nothing has been written then.
-        LockedError: another process tunes in ``out``.
+        UsageError: an option is bad, or ``out`` has another tuning; nothing has been written then. Or a trial was
+            refused, as where memory is too small.
+        LockedError: another process tunes in ``out``. FailedRunError: a trial failed; the same call tries it again.
         KeyboardInterrupt: by Ctrl-C, PreemptedError: by SIGTERM or SIGHUP; the same call goes on.
     """
     check_workers(workers, retries)  # now, and not when all trials are over
-    make_reporter = reporter or (lambda: BarReporter(brief=True) if shows_bars() else Reporter())
     base, folder = config.base, config.folder()
     data = load_data(base.data, base.data_dir, base.image_size, base.skip_bad_images)
-    _check(config, data)
+    first = prepare(config.run(config.optimizers[0], {}, config.tune_seed), data, here=ray is None)
+    if data.classes < 2:  # with evaluations none nothing else asks for labels
+        raise UsageError(f"data must have labels of two classes or more to tune by, but {data.name} has {data.classes}")
     spaces, notes = _spaces(config, data)
     notes = [*config.idle(), *notes]
     said = identity(config, spaces)
     read_stored(folder, said, data.fingerprint)
-    folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
+        count = min(workers or len(config.optimizers), len(config.optimizers))
+        apart = ray is not None or (workers is not None and count > 1)
+        signals = stack.enter_context(receiving()) if apart else Received()
+        crew = hire(stack, [first.config], count if workers else None, ray) if apart else None
+        folder.mkdir(parents=True, exist_ok=True)
         try:
             stack.enter_context(locked(folder))
         except LockedError as error:
@@ -120,55 +123,136 @@ def tune(
         stored = read_stored(folder, said, data.fingerprint)  # with what another process may have done in the meantime
         searches, earlier = _open(config, spaces, said, stored, folder)
         others, results, more = _others(config, earlier, folder)
-        for note in [*notes, *more]:
-            announce(f"note: {note}")
-        for line in data.account:
+        for line in (*(f"note: {note}" for note in (*notes, *more)), *data.account):
             announce(line)
         _announce_budget(config, spaces, searches, announce)
-
-        unwritten: dict[str, str] = {}
-
-        def write(name: str, how: Callable[[], None]) -> None:
-            """Write one of the files that only say what is kept elsewhere too, or tell why not."""
-            try:
-                how()
-                unwritten.pop(name, None)
-            except OSError as error:
-                sentence = cannot_write(folder / name, error)
-                if unwritten.get(name) != sentence:
-                    announce(sentence)
-                unwritten[name] = sentence
+        files = _Files(folder, announce)
 
         def save() -> None:
             mine = {search.optimizer: search.trials for search in searches}
-            trials = mine | {name: one.trials for name, one in earlier.items()}
-            write(TRIALS, lambda: write_trials(folder, trials))
+            files.write(
+                TRIALS, lambda: write_trials(folder, mine | {name: one.trials for name, one in earlier.items()})
+            )
 
-        _run_trials(config, searches, data, announce, make_reporter, save)
-        tuned = [_tuned(search.optimizer, search.trials) for search in searches]
-        for line in tuned_lines(tuned):
-            announce(line)
-        runs = _final_runs(config, [*tuned, *results])
-        final = None
+        trials = _Trials(config, searches, first.plan.total_steps * first.plan.batch_size, announce, save)
+        if crew is None:
+            show = reporter or (lambda: BarReporter(brief=True) if shows_bars() else Reporter())
+            crew = InProcess(data, lambda job: show(), trials.is_hopeless)
+        else:
+            trials.at_home = True
+        trials.work(crew, retries, signals)
+        tuned = [Tuned.of(search.optimizer, search.trials) for search in searches]
+        for one in tuned:
+            announce(str(one))
+        runs, final = _final_runs(config, [*tuned, *results]), None
         if runs:
             announce(f"the best options of each optimizer, with fresh seeds {', '.join(map(str, config.seeds))}:")
-            final = sweep(runs, folder / FINAL, workers=workers, retries=retries, board=board)
-        if unwritten:  # there may be room again
+            final = sweep(runs, folder / FINAL, workers=workers, retries=retries, ray=ray, board=board)
+        if files.unwritten:  # there may be room again
             save()
-        outcome = _results(config, [*tuned, *others], final)
-        write(FILE, lambda: stored.write(folder, said, outcome))
+        outcome = results_of(config, [*tuned, *others], final)
+        files.write(FILE, lambda: stored.write(folder, said, outcome))
     result = TuneResult(folder, tuned, final)
-    result.unwritten = unwritten
+    result.unwritten = files.unwritten
     return result
 
 
-def _check(config: TuneConfig, data: ImageData) -> None:
-    """Raise ``UsageError`` where no trial could be run, or none compared with another."""
-    first = config.run(config.optimizers[0], {}, config.tune_seed)
-    check_run(first, data)
-    if data.classes < 2:  # with evaluations none nothing else asks for labels
-        raise UsageError(f"data must have labels of two classes or more to tune by, but {data.name} has {data.classes}")
-    check_machine(first)
+class _Files:
+    """Files that only say what is kept elsewhere too: where one cannot be written, that is told, and tuning goes on."""
+
+    def __init__(self, folder: Path, tell: Callable[[str], None]) -> None:
+        self.folder, self.tell = folder, tell
+        self.unwritten: dict[str, str] = {}
+
+    def write(self, name: str, how: Callable[[], None]) -> None:
+        """Write one of them."""
+        try:
+            how()
+            self.unwritten.pop(name, None)
+        except OSError as error:
+            sentence = cannot_write(self.folder / name, error)
+            if self.unwritten.get(name) != sentence:
+                self.tell(sentence)
+            self.unwritten[name] = sentence
+
+
+class _Trials(Source):
+    """The trials that are left of the budget; optimizers take turns, so that an interrupted tuning is a fair one."""
+
+    at_home = False
+    """Whether they are done by processes that may run elsewhere."""
+
+    def __init__(
+        self,
+        config: TuneConfig,
+        searches: list[Search],
+        images: int,
+        announce: Callable[[str], None],
+        save: Callable[[], None],
+    ) -> None:
+        self.config, self.images, self.announce, self.save = config, images, announce, save
+        self.searches = {search.optimizer: search for search in searches}
+        self.total, self.before, self.started = config.trials * len(searches), self.done, time.monotonic()
+
+    @property
+    def done(self) -> int:
+        """Trials that count, of all optimizers."""
+        return sum(search.counted for search in self.searches.values())
+
+    def work(self, workers: Workers, retries: int, signals: Received) -> None:
+        """Have them all done."""
+        trials = next(iter(self.searches.values())).folder
+        if not is_inside(trials, trials.parent):
+            raise UsageError(f"{trials} must be a folder of the tuning, but is a link that leaves it")
+        trials.mkdir(exist_ok=True)
+        try:
+            work(self, workers, retries, Teller(self.announce), signals)
+        except (KeyboardInterrupt, PreemptedError) as error:
+            far = f"after {self.done} of {self.total} trials; the same command goes on"
+            if isinstance(error, PreemptedError):
+                raise PreemptedError(f"stopped by {Signals(error.signal).name} {far}", error.signal) from error
+            self.announce(f"stopped {far}")
+            raise
+        except UsageError as error:
+            for search in self.searches.values():
+                if search.current is not None and not self.at_home:  # the one that was trained here
+                    search.end("refused", str(error))
+            raise
+        finally:
+            self.save()
+
+    def next(self) -> Job | None:
+        while open_ := [
+            one for one in self.searches.values() if one.current is None and one.counted < self.config.trials
+        ]:
+            search = min(open_, key=lambda one: one.counted)
+            params, folder = search.begin()
+            config = self.config.run(search.optimizer, params, self.config.tune_seed)
+            if self.at_home:
+                config, folder = at_home(config), folder.resolve()
+            job = Job(folder.name, folder, going_on(config, folder), self.images)
+            if not search.is_hopeless():
+                return job
+            self.ended(Outcome(job, "given up"))  # it was, or was to be, when it was cut off
+        return None
+
+    def is_hopeless(self, job: Job) -> bool:
+        return self.searches[job.config.optimizer].is_hopeless()
+
+    def ended(self, outcome: Outcome) -> None:
+        search = self.searches[outcome.job.config.optimizer]
+        trial = search.end(outcome.status, outcome.note)
+        if trial is None or not trial.counts:
+            kind = FailedRunError if trial is None else UsageError
+            raise kind(f"{outcome.job.name}: {outcome.note}" if self.at_home else outcome.note)
+        self.save()
+        done, best = self.done, Tuned.of(search.optimizer, search.trials).best
+        left = (time.monotonic() - self.started) / max(done - self.before, 1) * (self.total - done)
+        self.announce(
+            f"{search.optimizer} trial {search.counted} of {self.config.trials}: {trial}"
+            + (f"  (best {best.accuracy:.2%}" if best else "  (best -")
+            + (f"; {duration(left)} left)" if done < self.total else ")")
+        )
 
 
 def _final_runs(config: TuneConfig, tuned: list[Tuned]) -> list[TrainConfig]:
@@ -200,13 +284,8 @@ def _open(
     config: TuneConfig, spaces: dict[str, Space], said: dict[str, Any], stored: Stored, folder: Path
 ) -> tuple[list[Search], dict[str, Kept]]:
     """The trials of each optimizer to go on with, and what is there of others."""
-    from tvlars.lab.experiments.tuning.trials import (  # Optuna is needed by nothing else
-        Search,
-        check_trials,
-        damage_said,
-        kept,
-        open_storage,
-    )
+    from tvlars.lab.experiments.tuning.journal import check_trials, damage_said, kept, open_storage
+    from tvlars.lab.experiments.tuning.search import Search  # Optuna is needed by nothing else
 
     with damage_said(folder / JOURNAL):
         storage = open_storage(folder / JOURNAL)
@@ -216,7 +295,7 @@ def _open(
         for name in mine:
             check_same(there[name].said, own[name])
         check_trials(storage, spaces)
-        if (most := max((_tuned(name, there[name].trials).trials for name in mine), default=0)) > config.trials:
+        if (most := max((Tuned.of(name, there[name].trials).trials for name in mine), default=0)) > config.trials:
             raise UsageError(f"trials must be >= {most}, those that are there already, got {config.trials}")
     stored.write(folder, said)  # before anything is in the journal, which is then of this tuning
     with damage_said(folder / JOURNAL):
@@ -243,7 +322,7 @@ def _others(config: TuneConfig, earlier: dict[str, Kept], folder: Path) -> tuple
 
     Results of unequal budgets never stand beside each other.
     """
-    spent = [_tuned(name, there.trials) for name, there in earlier.items()]
+    spent = [Tuned.of(name, there.trials) for name, there in earlier.items()]
     equal = [one for one in spent if one.trials == config.trials]
     stay = [one for one in equal if one.best is None or _are_over(_final_runs(config, [one]), folder / FINAL)]
     notes = []
@@ -275,95 +354,3 @@ def _announce_budget(
         announce(f"{optimizer:<8} {'; '.join(f'{name} {one}' for name, one in space.items())}")
     if there := sum(search.counted for search in searches):
         announce(f"{there} of {config.trials * len(searches)} trials are there already")
-
-
-def _run_trials(
-    config: TuneConfig,
-    searches: list[Search],
-    data: ImageData,
-    announce: Callable[[str], None],
-    make_reporter: Callable[[], Reporter],
-    save: Callable[[], None],
-) -> None:
-    """Run what is left of the budget; optimizers take turns, so that an interrupted tuning is a fair one."""
-    trials = searches[0].folder
-    if not is_inside(trials, trials.parent):
-        raise UsageError(f"{trials} must be a folder of the tuning, but is a link that leaves it")
-    trials.mkdir(exist_ok=True)
-    total, start = config.trials * len(searches), time.monotonic()
-    before = sum(search.counted for search in searches)
-
-    def make(optimizer: str, params: dict[str, Any], out: Path) -> Any:
-        return config.run(optimizer, params, config.tune_seed, out)
-
-    try:
-        while open_ := [search for search in searches if search.counted < config.trials]:
-            search = min(open_, key=lambda one: one.counted)
-            trial = search.run_next(make, data, make_reporter())
-            save()
-            done = sum(one.counted for one in searches)
-            left = (time.monotonic() - start) / (done - before) * (total - done)
-            best = search.best()
-            announce(
-                f"{search.optimizer} trial {search.counted} of {config.trials}: {_told(trial)}"
-                + (f"  (best {best.accuracy:.2%}" if best else "  (best -")
-                + (f"; {duration(left)} left)" if done < total else ")")
-            )
-    except (KeyboardInterrupt, PreemptedError) as error:
-        done = sum(one.counted for one in searches)
-        far = f"after {done} of {total} trials; the same command goes on"
-        if isinstance(error, PreemptedError):
-            raise PreemptedError(f"stopped by {signal.Signals(error.signal).name} {far}", error.signal) from error
-        announce(f"stopped {far}")
-        raise
-    finally:
-        save()
-
-
-def _told(trial: Trial) -> str:
-    options = ", ".join(f"{name} {_short(value)}" for name, value in trial.params.items())
-    accuracy = f"{trial.accuracy:.2%}" if trial.accuracy is not None else "-"
-    end = {"pruned": f"pruned after epoch {trial.epochs} at {accuracy}", "diverged": "diverged, which counts as 0 %"}
-    return f"{options}: {end.get(trial.status, accuracy)}"
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _tuned(optimizer: str, trials: list[Trial]) -> Tuned:
-    from tvlars.lab.experiments.tuning.trials import best_of
-
-    trials = [trial for trial in trials if trial.counts]
-    count = [trial.status for trial in trials].count
-    epochs = sum(trial.epochs for trial in trials)
-    return Tuned(optimizer, len(trials), count("pruned"), count("diverged"), epochs, best_of(trials))
-
-
-def tuned_lines(tuned: list[Tuned]) -> list[str]:
-    """What was spent on each optimizer and what was found, for people."""
-    lines = []
-    for one in tuned:
-        spent = f"{one.trials} trials ({one.pruned} pruned, {one.diverged} diverged), {one.epochs} epochs"
-        if one.best is None:
-            lines.append(f"{one.optimizer:<8} {spent}; none finished, so there is nothing to run with fresh seeds")
-            continue
-        options = ", ".join(f"{name} {_short(value)}" for name, value in one.best.params.items())
-        lines.append(f"{one.optimizer:<8} {spent}; best {one.best.accuracy:.2%} with {options}")
-    return lines
-
-
-def _results(config: TuneConfig, tuned: list[Tuned], final: SweepResult | None) -> dict[str, Any]:
-    """What tune.json says when all is done."""
-    table = [] if final is None else final.comparison().table().to_dict("records")
-    columns = ("optimizer", "batch_size", "lr", "seeds", "of", "accuracy", "interval", "accuracies")
-    return {
-        "trials": config.trials,
-        "spent": [{name: value for name, value in asdict(one).items() if name != "best"} for one in tuned],
-        "best": {one.optimizer: asdict(one.best) if one.best else None for one in tuned},
-        "seeds": list(config.seeds),
-        "results": [
-            {name: None if isinstance(row[name], float) and row[name] != row[name] else row[name] for name in columns}
-            for row in table
-        ],
-    }

@@ -1,0 +1,212 @@
+"""The trials of one optimizer: chosen by Optuna, done one at a time, and kept in a journal.
+
+What a trial is stands in the journal when it begins, and how it ended when it ends, so that a process that is killed
+loses none: the trial that was going on goes on. All accuracies are read from the trial's run folder, so that they are
+the same whoever trains it, and however often it was cut off.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from tvlars.lab.experiments.job import OVER, read_status
+from tvlars.lab.experiments.tuning.space import Space, point_key, suggest
+from tvlars.lab.experiments.tuning.trial import Trial
+from tvlars.lab.run_folder.loaded_run import load_run
+from tvlars.lab.run_folder.record import read_object, write_json
+from tvlars.lab.run_folder.rows import EpochRow, epochs_done, read_rows
+from tvlars.lab.run_folder.status import Status
+
+REFUSED = "refused"
+"""The attribute of a trial whose run could not be done as it was: it has the reason."""
+COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)
+"""States of trials that are part of the budget; one that diverged is complete, with accuracy 0."""
+PRUNE_TRIALS = 4
+"""So many trials are run to their end before others are compared with them."""
+PRUNE_SHARE = 1 / 3
+"""So much of a trial's epochs is run before it is compared with others."""
+
+
+@dataclass
+class Search:
+    """The trials of one optimizer.
+
+    Args:
+        optimizer: its name, that of the study.
+        space: what is searched.
+        folder: where every trial has its run folder.
+        storage: where the study is kept.
+        budget: trials that count, for the sampler.
+        seed: of the sampler; trials with equal numbers draw alike for all optimizers.
+        epochs: of every trial.
+        prune: whether a trial that is worse than the median of those before it is given up.
+        said: what the tuning is, kept with the study.
+        grid: the points to try, for the sampler "grid"; None: TPE chooses.
+    """
+
+    optimizer: str
+    space: Space
+    folder: Path
+    storage: optuna.storages.BaseStorage
+    budget: int
+    seed: int
+    epochs: int
+    prune: bool
+    said: dict[str, Any]
+    grid: list[dict[str, Any]] | None = None
+    study: optuna.Study = field(init=False)
+    current: optuna.Trial | None = field(init=False, default=None)
+    """The trial that is going on."""
+
+    def __post_init__(self) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        warmup = math.ceil(self.epochs * PRUNE_SHARE)
+        pruner = optuna.pruners.MedianPruner(PRUNE_TRIALS, warmup) if self.prune else optuna.pruners.NopPruner()
+        self.study = optuna.create_study(
+            storage=self.storage, study_name=self.optimizer, direction="maximize", pruner=pruner, load_if_exists=True
+        )
+        for name, value in self.said.items():
+            if name not in self.study.user_attrs:
+                self.study.set_user_attr(name, value)
+        self._cut_off: list[optuna.Trial] = []
+        for trial in self._all(TrialState.RUNNING):
+            if set(trial.params) == set(self.space):
+                # Optuna has no public way to take up a trial; its own integrations make it in this way.
+                self._cut_off.append(optuna.Trial(self.study, trial._trial_id))
+            else:  # killed while its options were drawn: the same are drawn again
+                self.study.tell(trial.number, state=TrialState.FAIL)
+        self._queue_grid()
+
+    def _queue_grid(self) -> None:
+        """Queue the points of a grid that have neither been run nor are queued."""
+        there = {point_key(self.space, chosen(one)) for one in self._all() if one.state != TrialState.FAIL}
+        for point in self.grid or []:
+            if point_key(self.space, point) not in there:
+                self.study.enqueue_trial(point)
+
+    def _all(self, *states: TrialState) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False, states=states or None)
+
+    @property
+    def trials(self) -> list[Trial]:
+        """All trials that have begun."""
+        return begun(self.study)
+
+    @property
+    def counted(self) -> int:
+        """Trials that are part of the budget."""
+        return len(self._all(*COUNTED))
+
+    def begin(self) -> tuple[dict[str, Any], Path]:
+        """Begin one more trial, or take up one that was cut off; returns its options and its run folder.
+
+        Raises:
+            RuntimeError: a grid has no point left, which would be a defect: TPE is not to choose one.
+        """
+        self._checked = 0
+        if self._cut_off:
+            self.current = self._cut_off.pop(0)
+        else:
+            counted = self.counted
+            if self.grid is not None and not self._all(TrialState.WAITING):
+                raise RuntimeError(
+                    f"no point of the grid of {self.optimizer} is waiting, after {counted} of {self.budget} trials"
+                )
+            # A sampler of its own for each trial, so that a study that goes on draws what it would have drawn.
+            startup = min(10, max(4, self.budget // 3))
+            self.study.sampler = optuna.samplers.TPESampler(seed=self.seed + counted, n_startup_trials=startup)
+            self.current = self.study.ask()
+            suggest(self.current, self.space)
+        name = str(self.current.user_attrs.get("folder", f"{self.optimizer}-{self.current.number:03d}"))
+        self.current.set_user_attr("folder", name)
+        return self.current.params, self.folder / name
+
+    def is_hopeless(self) -> bool:
+        """Tell Optuna the accuracies that the trial's folder has by now, each once; True: it is to be given up."""
+        trial, folder = self._going()
+        known = self.study.trials[trial.number].intermediate_values
+        if read_status(folder) == Status.PRUNED:
+            return True
+        if epochs_done(folder) <= self._checked:
+            return False
+        rows = read_rows(folder / "epochs.csv", EpochRow, [])
+        for epoch, accuracy in zip(rows["epoch"].astype(int), rows["test_accuracy"].astype(float), strict=True):
+            if epoch <= self._checked or not math.isfinite(accuracy):
+                continue
+            if epoch not in known:
+                trial.report(accuracy, epoch)
+            self._checked = epoch
+            if epoch < self.epochs and trial.should_prune():
+                return True
+        return False
+
+    def end(self, status: str, note: str = "") -> Trial | None:
+        """Note how the trial that is going on ended; None where it does not count, and goes on with the next call.
+
+        One that ended by itself, and was to be given up before, was given up.
+        """
+        trial, folder = self._going()
+        if status == "refused":
+            trial.set_user_attr(REFUSED, note)
+            self._tell(trial, state=TrialState.FAIL)
+        elif status == "given up" or (status in OVER and self.is_hopeless()):
+            _say_pruned(folder)
+            trial.set_user_attr("epochs", max(self.study.trials[trial.number].intermediate_values, default=0))
+            self._tell(trial, state=TrialState.PRUNED)
+        elif status in OVER:
+            trial.set_user_attr("epochs", epochs_done(folder))
+            if status == Status.DIVERGED:
+                trial.set_user_attr("diverged", True)
+            self._tell(trial, 0.0 if status == Status.DIVERGED else load_run(folder).test_accuracy)
+        else:
+            return None
+        self.current = None
+        return _trial(self.study.trials[trial.number])
+
+    def _going(self) -> tuple[optuna.Trial, Path]:
+        assert self.current is not None
+        return self.current, self.folder / str(self.current.user_attrs["folder"])
+
+    def _tell(self, trial: optuna.Trial, value: float | None = None, state: Any = None) -> None:
+        self.study.tell(trial.number, value, state)
+
+
+def begun(study: optuna.Study) -> list[Trial]:
+    """All trials of a study that have begun."""
+    return [_trial(one) for one in study.get_trials(deepcopy=False) if one.state != TrialState.WAITING]
+
+
+def chosen(trial: FrozenTrial) -> dict[str, Any]:
+    """The options of a trial, those that it was queued with among them."""
+    return {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+
+
+def _trial(trial: FrozenTrial) -> Trial:
+    status = {
+        TrialState.COMPLETE: "diverged" if trial.user_attrs.get("diverged") else "finished",
+        TrialState.PRUNED: "pruned",
+        TrialState.FAIL: "refused" if REFUSED in trial.user_attrs else "interrupted",
+    }
+    last = trial.intermediate_values[max(trial.intermediate_values)] if trial.intermediate_values else None
+    return Trial(
+        trial.number,
+        status.get(trial.state, "interrupted"),
+        dict(trial.params),
+        trial.value if trial.state == TrialState.COMPLETE else last,
+        int(trial.user_attrs.get("epochs", 0)),
+        str(trial.user_attrs.get("folder", "")),
+    )
+
+
+def _say_pruned(folder: Path) -> None:
+    """Have summary.json say that a run was given up: for the loop it has failed, or it does not say how it ended."""
+    file = folder / "summary.json"
+    with contextlib.suppress(OSError):
+        write_json(file, {**read_object(file), "status": Status.PRUNED})

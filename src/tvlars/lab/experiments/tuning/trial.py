@@ -1,0 +1,64 @@
+"""A trial of a tuning, and what was spent on an optimizer; without Optuna, which is imported to tune alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One trial. ``status`` is finished, pruned or diverged (accuracy 0), or else interrupted or refused, and does not
+    count."""
+
+    number: int
+    status: str
+    params: dict[str, Any]
+    accuracy: float | None
+    epochs: int
+    folder: str
+
+    @property
+    def counts(self) -> bool:
+        """Whether it is part of the budget."""
+        return self.status in ("finished", "pruned", "diverged")
+
+    def __str__(self) -> str:
+        accuracy = f"{self.accuracy:.2%}" if self.accuracy is not None else "-"
+        end = {"pruned": f"pruned after epoch {self.epochs} at {accuracy}", "diverged": "diverged, which counts as 0 %"}
+        return f"{said(self.params)}: {end.get(self.status, accuracy)}"
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What was spent on an optimizer, and the best that was found. ``best`` is None where every trial diverged."""
+
+    optimizer: str
+    trials: int
+    pruned: int
+    diverged: int
+    epochs: int
+    best: Trial | None
+
+    @classmethod
+    def of(cls, optimizer: str, trials: Sequence[Trial]) -> Tuned:
+        """Return what was spent on all ``trials`` of an optimizer; the best has the highest accuracy at its end."""
+        trials = [trial for trial in trials if trial.counts]
+        count = [trial.status for trial in trials].count
+        finished = [trial for trial in trials if trial.status == "finished"]
+        best = max(finished, key=lambda one: one.accuracy or 0.0, default=None)
+        epochs = sum(trial.epochs for trial in trials)
+        return cls(optimizer, len(trials), count("pruned"), count("diverged"), epochs, best)
+
+    def __str__(self) -> str:
+        spent = f"{self.trials} trials ({self.pruned} pruned, {self.diverged} diverged), {self.epochs} epochs"
+        if self.best is None:
+            return f"{self.optimizer:<8} {spent}; none finished, so there is nothing to run with fresh seeds"
+        return f"{self.optimizer:<8} {spent}; best {self.best.accuracy:.2%} with {said(self.best.params)}"
+
+
+def said(params: dict[str, Any]) -> str:
+    """Options in words."""
+    short = {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in params.items()}
+    return ", ".join(f"{name} {value}" for name, value in short.items())
