@@ -63,10 +63,10 @@ def _add_tune(commands: Any, config: dict[str, Any]) -> None:
     tune.add_argument("--seeds", nargs="+", type=type_of(int), default=[0, 1, 2], metavar="N", help=text)
     text = "give up trials that are below the median of those before, after a third of their epochs"
     tune.add_argument("--prune", action=argparse.BooleanOptionalAction, default=True, help=text)
-    text = "of the runs that are reported, at a time: see tvlars sweep"
-    tune.add_argument("--workers", type=type_of(int), metavar="N", help=text)
-    text = "times that one of them which failed is tried again (default: 1)"
-    tune.add_argument("--retries", type=type_of(int), default=1, metavar="N", help=text)
+    text = (
+        "runs at a time, of trials one for each optimizer (default: trials in this process, the others as tvlars sweep)"
+    )
+    add_queue(tune, text)
     text = "folder, gone on with where it exists (default: runs/tune- and the data's name and the batch size)"
     tune.add_argument("--out", type=Path, metavar="FOLDER", help=text)
     add_all(tune, without=_not_tuned())
@@ -131,7 +131,7 @@ def _tune(parsed: argparse.Namespace) -> int:
         prune=parsed.prune,
         out=parsed.out,
     )
-    result = tune(config, announce=lambda line: print(line, flush=True), workers=parsed.workers, retries=parsed.retries)
+    result = tune(config, workers=parsed.workers, retries=parsed.retries, ray=parsed.ray)
     code = _tell(result.final) if result.final is not None else 0
     if result.unwritten:
         code = code or BAD_INPUT
