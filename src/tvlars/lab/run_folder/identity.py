@@ -46,14 +46,14 @@ def check_same(
         stored = there[part]
         if part == "config":
             known = Fingerprint.from_json(fingerprint) is not None
-            stored = at_one_place({**identity(TrainConfig(), plan)[part], **stored}, config, known)
+            stored = _at_one_place({**identity(TrainConfig(), plan)[part], **stored}, config, known)
         if said := differences(stored, here[part]):
             raise UsageError(f"{sentence} {part} is another: {said}")
         if part == "config":
             same_data()
 
 
-def at_one_place(there: dict[str, Any], config: TrainConfig, known_by_content: bool) -> dict[str, Any]:
+def _at_one_place(there: dict[str, Any], config: TrainConfig, known_by_content: bool) -> dict[str, Any]:
     """Return the options ``there`` with the spelling of ``config`` for a folder of images that is the same.
 
     A folder that is known by its content, a fingerprint, may lie elsewhere by now; else its place tells.

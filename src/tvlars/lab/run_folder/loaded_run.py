@@ -20,7 +20,7 @@ from tvlars.lab.config import MOST_PIXELS, TrainConfig
 from tvlars.lab.data.fingerprint import Fingerprint
 from tvlars.lab.errors import UsageError
 from tvlars.lab.files.disk import DIGEST, digest_of
-from tvlars.lab.models import MODELS
+from tvlars.lab.models import MODELS, build_model
 from tvlars.lab.run_folder.checkpoints.pickles import read_torch_file
 from tvlars.lab.run_folder.identity import FINGERPRINT
 from tvlars.lab.run_folder.record import CORRECT, MODEL, read_object
@@ -57,8 +57,8 @@ class RunResult:
 class LoadedRun:
     """A run read from its folder. What is missing is None or an empty frame, and stands in ``problems``.
 
-    Frames have the columns of the rows in ``tvlars.lab.run_folder.rows``,
-    and are empty where nothing was measured. ``evaluations`` are of self-supervised learning, see ``tvlars.lab.ssl``.
+    Frames have the columns of the rows in ``tvlars.lab.run_folder.rows``, and are empty where nothing was measured.
+    ``evaluations`` are of self-supervised learning, see ``tvlars.lab.ssl``.
     """
 
     folder: Path
@@ -81,11 +81,12 @@ class LoadedRun:
         whole = len(self.epochs) == self.summary.get("epochs", len(self.epochs)) and len(self.epochs) > 0
         if self.status != Status.FINISHED or not whole or self.test_accuracy is None:
             return False
-        planned = self.config.accuracy_name() if self.config is not None else ""
-        if planned == "linear-probe accuracy" and "linear" not in self.evaluations:
-            return False
-        unlabelled = self.config is not None and self.config.task != "classification" and math.isnan(self.test_accuracy)
-        return unlabelled or 0 <= self.test_accuracy <= 1
+        if self.config is not None and self.config.task != "classification":
+            if self.config.accuracy_name() == "linear-probe accuracy" and "linear" not in self.evaluations:
+                return False
+            if math.isnan(self.test_accuracy):  # there are no labels
+                return True
+        return 0 <= self.test_accuracy <= 1
 
     @property
     def accuracy_name(self) -> str:
@@ -157,14 +158,11 @@ class LoadedRun:
         Raises:
             UsageError: model.json or weights.pt is missing or damaged, or they do not fit each other.
         """
-        from tvlars.lab.models import build_model
-
         shape = self.model_facts()
         file = self.folder / "weights.pt"
         if not os.path.lexists(file):
-            raise UsageError(
-                f"{self.folder} has no weights.pt: the run is {self.status}, weights are written at its end"
-            )
+            said = f"the run is {self.status}, weights are written at its end"
+            raise UsageError(f"{self.folder} has no weights.pt: {said}")
         model, _ = build_model(shape["model"], shape["channels"], shape["image_size"], shape["classes"])
         try:
             opened = open_regular(file)  # a link may lead to another disk: nothing of weights is shown

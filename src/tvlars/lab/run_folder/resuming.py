@@ -47,21 +47,6 @@ class GoOn:
         """Folder of the checkpoint once it has its name."""
         return self.path.with_name(self.path.name.partition(".")[0])
 
-    @property
-    def processes(self) -> int:
-        """Number of processes that wrote it."""
-        return self.manifest.processes
-
-    @property
-    def step(self) -> int:
-        """Optimizer steps taken."""
-        return int(self.progress["step"])
-
-    @property
-    def epoch(self) -> int:
-        """The epoch that it is in; all before it are complete."""
-        return int(self.progress["epoch"])
-
 
 @dataclass(frozen=True)
 class Finished:

@@ -18,7 +18,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -192,12 +192,10 @@ def _prune(newest: Path, keep: int) -> None:
 
 
 def newest(folder: Path, tell: Callable[[str], None]) -> tuple[Path, Manifest] | None:
-    """The newest good checkpoint of the run folder ``folder``, None where there is none at all; ``tell`` hears of
-    those that are damaged.
+    """Return the newest good checkpoint of a run folder, None where there is none; ``tell`` hears of damaged ones.
 
     Raises:
-        UsageError: all that there are are damaged, the newest good one is of a version that cannot be read, or one may
-            not be read.
+        UsageError: all are damaged, the newest good one is of a version that cannot be read, or one may not be read.
     """
     damaged = []
     for path in reversed(those_in(folder)):
@@ -208,10 +206,9 @@ def newest(folder: Path, tell: Callable[[str], None]) -> tuple[Path, Manifest] |
         except UsageError:
             raise
         except DAMAGE as error:
-            reason = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) else str(error)
-            said = _shown(f"{path.name} ({reason})"), _shown(f"checkpoint {path.name} is damaged ({reason})")
-            damaged.append(said[0])
-            tell(f"{said[1]}, the one before it is tried")
+            why = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) else str(error)
+            damaged.append(_shown(f"{path.name} ({why})"))
+            tell(_shown(f"checkpoint {path.name} is damaged ({why}), the one before it is tried"))
     if damaged:
         raise UsageError(
             f"{folder / FOLDER} must hold a good checkpoint to go on from, but all are damaged: {', '.join(damaged)}. "
@@ -221,14 +218,13 @@ def newest(folder: Path, tell: Callable[[str], None]) -> tuple[Path, Manifest] |
 
 
 def those_in(folder: Path) -> list[Path]:
-    """The checkpoints of a run folder, oldest first, good or not; those that were never finished are none.
+    """Return the checkpoints of a run folder, oldest first, good or not, without those that were never finished.
 
-    One that is whole and has not got its name, since :func:`_put_in_place` was cut off between its two renames, is one
-    under the name that it has, until :func:`finish_putting` gives it its own.
+    One that is whole and lacks its name, since :func:`_put_in_place` was cut off between its two renames, is one under
+    the name that it has, until :func:`finish_putting` gives it its own.
 
     Raises:
-        UsageError: there is a place for them that cannot be looked into, or is a link: checkpoints are written there
-            and taken away, which would happen somewhere else.
+        UsageError: their folder cannot be looked into, or is a link, through which nothing is written or taken away.
     """
     there = folder / FOLDER
     try:
@@ -247,7 +243,7 @@ def those_in(folder: Path) -> list[Path]:
 
 
 def _unnamed(paths: list[Path]) -> dict[str, Path]:
-    """The checkpoints among ``paths`` that are whole and lack their name, by the name that they lack."""
+    """Return the checkpoints among ``paths`` that are whole and lack their name, by the name that they lack."""
     found: dict[str, Path] = {}
     for ending in (PART, OLD):  # the new one before the old one
         for path in paths:
@@ -260,8 +256,7 @@ def _unnamed(paths: list[Path]) -> dict[str, Path]:
 
 
 def finish_putting(folder: Path) -> None:
-    """Do what is left of :func:`_put_in_place` in the run folder ``folder``, where it was cut off between its two
-    renames; whoever resumes calls it when the state is loaded."""
+    """Do what is left of a :func:`_put_in_place` that was cut off; called when the state is loaded."""
     for name, path in _unnamed(sorted((folder / FOLDER).glob(f"[0-9]*{PART}"))).items():
         with contextlib.suppress(OSError):
             os.replace(path, path.with_name(name))
@@ -269,11 +264,11 @@ def finish_putting(folder: Path) -> None:
 
 
 def check(path: Path) -> Manifest:
-    """The manifest of a checkpoint whose files are all as they were written.
+    """Return the manifest of a checkpoint whose files are all as they were written.
 
     Raises:
-        ValueError: one is not.
-        UsageError: it is as it was written, by a version that wrote otherwise.
+        ValueError: one is not; or an error of ``DAMAGE``.
+        UsageError: it is of a format that this version does not know.
     """
     stored = read_json(path / "manifest.json")
     if not isinstance(stored, dict) or "digest" not in stored or "format" not in stored:
@@ -288,12 +283,8 @@ def check(path: Path) -> Manifest:
     if set(stored) != set(Manifest.__dataclass_fields__):
         raise ValueError("manifest.json lacks entries")
     manifest = Manifest(**stored)
-    counts = (manifest.format, manifest.step, manifest.processes)
-    if (
-        not isinstance(manifest.files, dict)
-        or not isinstance(manifest.run, dict)
-        or any(type(n) is not int for n in counts)
-    ):
+    kinds = {"format": int, "step": int, "processes": int, "files": dict, "run": dict}
+    if any(type(stored[name]) is not kind for name, kind in kinds.items()):
         raise ValueError("manifest.json has entries of the wrong kind")
     if manifest.step != int(path.name.partition(".")[0]) or not 1 <= manifest.processes <= MAX_PROCESSES:
         raise ValueError(f"manifest.json is of step {manifest.step} and {manifest.processes} processes")
@@ -312,44 +303,37 @@ def check(path: Path) -> Manifest:
 
 
 def progress_file(path: Path, manifest: Manifest) -> Path:
-    """The file that says how far the run was."""
+    """Return the file that says how far the run was."""
     return path / (OLD_PROGRESS if manifest.format == OLD_FORMAT else PROGRESS[0])
 
 
 def read_progress(path: Path, manifest: Manifest) -> dict[str, Any]:
-    """What a checkpoint has besides weights and optimizer state.
+    """Return what a checkpoint has besides weights and optimizer state.
 
     Raises:
         UsageError: it holds something else, code for instance.
     """
-    file = progress_file(path, manifest)
-    try:
+    file, found = progress_file(path, manifest), None
+    with _one_sentence(f"{file} must hold numbers and tensors alone, but does not"):
         if manifest.format == OLD_FORMAT:
             with open_regular(file) as content:
                 found = read_torch_file(content)
         else:
             found = decode(*(read_bytes(path / name, most=2**40) for name in PROGRESS))
-    except Exception as error:  # torch has many types for what cannot be a tensor
-        if memory.has_ended(error):
-            raise
-        raise UsageError(f"{file} must hold numbers and tensors alone, but does not: {_reason(error)}") from error
     if not isinstance(found, dict):
         raise UsageError(f"{file} must hold a mapping, got {type(found).__name__}")
     return found
 
 
 def read_tensor_table(path: Path, manifest: Manifest) -> Table:
-    """Which tensors a checkpoint has, and where.
+    """Return which tensors a checkpoint has, and where.
 
     Raises:
         UsageError: it describes something else, or tensors that are not in its files.
     """
     old = manifest.format == OLD_FORMAT
-    try:
+    with _one_sentence(f"{path / (OLD_TABLE if old else TABLE)} must describe tensors alone, but does not"):
         return read_table(path, manifest.files, old)
-    except Exception as error:
-        file = path / (OLD_TABLE if old else TABLE)
-        raise UsageError(f"{file} must describe tensors alone, but does not: {_reason(error)}") from error
 
 
 def load_tensors(path: Path, table: Table, tensors: dict[str, Any]) -> None:
@@ -368,12 +352,8 @@ def load_tensors(path: Path, table: Table, tensors: dict[str, Any]) -> None:
             f"{path} must be a checkpoint of this model, but {len(different)} tensors differ: {ascii(name)[1:-1]:.120} "
             f"is {_described(there.get(name))} there and {_described(here.get(name))} here"
         )
-    try:
+    with _one_sentence(f"{path} must hold the tensors that it describes, but they cannot be read"):
         stored.load(path, table, values)
-    except Exception as error:  # its files tell one thing and hold another
-        if memory.has_ended(error):
-            raise
-        raise UsageError(f"{path} must hold the tensors that it describes, but they cannot be read") from error
 
 
 def _described(tensor: tuple[tuple[int, ...], torch.dtype] | None) -> str:
@@ -385,6 +365,12 @@ def _shown(text: str) -> str:
     return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
-def _reason(error: Exception) -> str:
-    """Describe the damage of a file on one line, without control characters that the file may hold."""
-    return ascii(reason(error))[1:-1]
+@contextlib.contextmanager
+def _one_sentence(sentence: str) -> Iterator[None]:
+    """Raise ``UsageError`` for any error of a file but memory that has ended, without control characters of it."""
+    try:
+        yield
+    except Exception as error:  # torch has many types for what cannot be a tensor
+        if memory.has_ended(error):
+            raise
+        raise UsageError(f"{sentence}: {ascii(reason(error))[1:-1]}") from error
