@@ -62,7 +62,7 @@ def examples() -> str:
 
 def commands() -> str:
     """Every command with its options, from the parser that reads them."""
-    from tvlars.cli import make_parser
+    from tvlars.cli._commands import make_parser
 
     chosen = next(a for a in make_parser()._actions if isinstance(a, argparse._SubParsersAction))
     return "\n\n".join(_command(name, parser) for name, parser in chosen.choices.items())

@@ -13,8 +13,8 @@ from types import TracebackType
 
 from tvlars._memory import says_so
 
-BAD_INPUT, INTERRUPTED = 2, 130
-"""Exit codes, as ``tvlars.cli`` has them."""
+FAILED, BAD_INPUT, DIVERGED, INTERRUPTED = 1, 2, 3, 130
+"""Exit codes of ``tvlars.cli``; 128 + N where signal N stopped a run."""
 
 
 def _is_command() -> bool:
@@ -51,6 +51,11 @@ def _say(kind: type[BaseException], error: BaseException, traceback: TracebackTy
     with contextlib.suppress(OSError):  # nobody may read it
         print(f"tvlars: {text}", file=sys.stderr, flush=True)
     os._exit(code)
+
+
+def missing_extra(error: ModuleNotFoundError) -> str:
+    """Say how to get the package that an import has not found."""
+    return f"the laboratory needs {error.name!r}: pip install '.[lab]' in the source folder"
 
 
 def begun() -> None:

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from tests.docs.blocks import PAGES, ROOT, Block, all_blocks, blocks
-from tvlars.cli import main, make_parser
+from tvlars.cli import main
+from tvlars.cli._commands import make_parser
 from tvlars.cli._options import train_config
 
 STARTERS = {"srun", "torchrun"}

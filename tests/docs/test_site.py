@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.docs.blocks import ROOT
-from tvlars.cli import make_parser
+from tvlars.cli._commands import make_parser
 
 pytest.importorskip("mkdocstrings", reason="mkdocstrings is not installed: pip install '.[docs]'")
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tvlars.cli._options import new_command, type_of
+from tvlars.lab.console import say
 
 
 def add(commands: Any) -> None:
@@ -39,10 +40,10 @@ def _bench(parsed: argparse.Namespace) -> int:
     with _progress(config.seconds) as announce:
         result = bench(config, announce)
     result.print()
-    print(f"measured in {result.seconds:.0f} s")
+    say(f"measured in {result.seconds:.0f} s")
     if parsed.json is not None:
         write_output(parsed.json, result.to_json().encode(), "json")
-        print(f"numbers: {parsed.json}")
+        say(f"numbers: {parsed.json}")
     return 0
 
 
@@ -50,7 +51,7 @@ def _bench(parsed: argparse.Namespace) -> int:
 def _progress(seconds: float) -> Iterator[Callable[[str], None]]:
     """Shows what is measured: a bar of the time on a terminal, a line each elsewhere."""
     if not sys.stdout.isatty():
-        yield lambda text: print(f"measuring {text}", flush=True)
+        yield lambda text: say(f"measuring {text}")
         return
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 

@@ -7,6 +7,11 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from tvlars.cli._options import new_command
+from tvlars.lab.config import OPTIMIZERS, OPTIONS
+from tvlars.lab.console import say
+from tvlars.lab.errors import unknown
+from tvlars.lab.experiments.tuning.config import SAMPLERS
+from tvlars.lab.ssl.methods import METHODS
 
 SHELLS = ("bash", "zsh", "fish")
 HINTS = """
@@ -32,8 +37,6 @@ def add(commands: Any, parser: argparse.ArgumentParser) -> None:
 def _completion(parsed: argparse.Namespace) -> int:
     import shtab
 
-    from tvlars.lab.errors import unknown
-
     if parsed.shell not in SHELLS:
         raise unknown("shell", parsed.shell, SHELLS)
     names = _names()
@@ -44,16 +47,12 @@ def _completion(parsed: argparse.Namespace) -> int:
             action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
         elif action.metavar in FILES:
             action.complete = shtab.FILE  # type: ignore[attr-defined]
-    print(shtab.complete(parsed.parser, shell=parsed.shell))
+    say(shtab.complete(parsed.parser, shell=parsed.shell))
     return 0
 
 
 def _names() -> dict[str, Iterable[str]]:
     """The values that complete an option, by its destination. The parser takes more, and says what is wrong itself."""
-    from tvlars.lab.config import OPTIMIZERS, OPTIONS
-    from tvlars.lab.experiments.tuning.config import SAMPLERS
-    from tvlars.lab.ssl.methods import METHODS
-
     of_runs = {name: one.choices for name, one in OPTIONS.items() if one.choices}
     return {**of_runs, "method": METHODS, "optimizers": OPTIMIZERS, "sampler": SAMPLERS, "shell": SHELLS}
 

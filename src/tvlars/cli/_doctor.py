@@ -10,11 +10,9 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
-from typing import Any
 
 from tvlars._machine import bf16_in_words, cores_in_words
 from tvlars.cli._facts import Device, Facts, Package, gather
-from tvlars.cli._options import new_command
 
 TEXT = "say what a bug report needs: versions, devices, which paths work here and why others do not"
 NAMES = {
@@ -28,23 +26,20 @@ Sections = list[tuple[str, list[tuple[str, str]]]]
 """Titles, each with rows of a name and what there is to say of it."""
 
 
-def add(commands: Any) -> None:
-    """Add the command."""
-    _add_options(new_command(commands, "doctor", TEXT, _doctor))
-
-
 def without_laboratory(words: Sequence[str]) -> int:
     """The command where the laboratory, which all others need, cannot be imported."""
     parser = argparse.ArgumentParser(prog="tvlars doctor", description=f"{TEXT}.", allow_abbrev=False)
-    _add_options(parser)
-    return _doctor(parser.parse_args(words))
+    add_options(parser)
+    return run(parser.parse_args(words))
 
 
-def _add_options(parser: argparse.ArgumentParser) -> None:
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
     parser.add_argument("--json", action="store_true", help="the same for machines; null is: works, or not there")
 
 
-def _doctor(parsed: argparse.Namespace) -> int:
+def run(parsed: argparse.Namespace) -> int:
+    """Print the facts of this machine."""
     with _progress() as announce:
         facts = gather(announce)
     if parsed.json:

@@ -74,7 +74,8 @@ def gather(announce: Callable[[str], None] = lambda text: None) -> Facts:
     announce("optional packages")
     extras = _extras()
     announce("the laboratory")
-    laboratory, data = _problem("tvlars.lab"), _data()
+    laboratory = _problem("tvlars.lab")
+    data = _data() if laboratory is None else f"unknown, since the laboratory cannot be imported ({laboratory})"
     devices, no_cuda = _devices()
     paths = {device.name: _paths(torch.device(device.name), announce) for device in devices}
     return Facts(
@@ -137,12 +138,12 @@ def _devices() -> tuple[list[Device], str | None]:
 
 
 def _data() -> dict[str, str | None] | str:
-    try:
-        from tvlars.lab.data.where import found
+    from tvlars.lab.data.where import found
 
+    try:
         return found()
     except Exception as error:
-        return f"unknown, since the laboratory cannot be imported ({one_line(error)})"
+        return f"unknown: {one_line(error)}"
 
 
 def _extras() -> dict[str, list[Package]] | str:

@@ -6,7 +6,16 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from tvlars.cli._options import INTERRUPTED, add_those_of_data, fail, new_command, type_of
+from tvlars._command import INTERRUPTED
+from tvlars.cli._options import add_those_of_data, fail, new_command, type_of
+from tvlars.lab.console import say
+from tvlars.lab.data import load_data
+from tvlars.lab.errors import UsageError
+from tvlars.lab.measure.landscape import run_landscape
+from tvlars.lab.measure.sharpness import run_sharpness
+from tvlars.lab.report import report
+from tvlars.lab.run_folder.environment import command_line
+from tvlars.lab.ssl import describe_views, draw_views
 
 
 def add(commands: Any) -> None:
@@ -48,26 +57,17 @@ def add(commands: Any) -> None:
 
 
 def _sharpness(parsed: argparse.Namespace) -> int:
-    from tvlars.lab.measure.sharpness import run_sharpness
-
     _check_samples(parsed)
     row = run_sharpness(parsed.run_folder, samples=parsed.samples, data_dir=parsed.data_dir)
-    print(f"run      {parsed.run_folder}, after epoch {row.epoch} (step {row.step})")
-    print(f"on       {row.samples:,} training images, loss {row.loss:.4f}")
-    print(
-        f"Hessian  top eigenvalue {row.hessian_max:.4g}, trace {row.hessian_trace:.4g} ± {row.hessian_trace_error:.2g}"
-    )
-    print(
-        f"adaptive worst case {row.worst_case:.4g}, average case {row.average_case:.4g} ± {row.average_case_error:.2g}"
-    )
-    print(f"Keskar   {row.keskar:.4g} % ({row.seconds:.0f} s; kept in {parsed.run_folder / 'sharpness.csv'})")
+    say(f"run      {parsed.run_folder}, after epoch {row.epoch} (step {row.step})")
+    say(f"on       {row.samples:,} training images, loss {row.loss:.4f}")
+    say(f"Hessian  top eigenvalue {row.hessian_max:.4g}, trace {row.hessian_trace:.4g} ± {row.hessian_trace_error:.2g}")
+    say(f"adaptive worst case {row.worst_case:.4g}, average case {row.average_case:.4g} ± {row.average_case_error:.2g}")
+    say(f"Keskar   {row.keskar:.4g} % ({row.seconds:.0f} s; kept in {parsed.run_folder / 'sharpness.csv'})")
     return 0
 
 
 def _landscape(parsed: argparse.Namespace) -> int:
-    from tvlars.lab.errors import UsageError
-    from tvlars.lab.measure.landscape import run_landscape
-
     _check_samples(parsed)
     try:
         frame, picture = run_landscape(
@@ -81,18 +81,14 @@ def _landscape(parsed: argparse.Namespace) -> int:
         )
     except ValueError as error:
         raise UsageError(str(error)) from error
-    print(f"training loss from {frame['loss'].min():.4f} to {frame['loss'].max():.4f} at {len(frame)} points")
-    print(f"numbers: {picture.with_suffix('.csv')}")
-    print(f"picture: {picture}")
+    say(f"training loss from {frame['loss'].min():.4f} to {frame['loss'].max():.4f} at {len(frame)} points")
+    say(f"numbers: {picture.with_suffix('.csv')}")
+    say(f"picture: {picture}")
     return 0
 
 
 def _report(parsed: argparse.Namespace) -> int:
     import time
-
-    from tvlars.lab.errors import UsageError
-    from tvlars.lab.report import report
-    from tvlars.lab.run_folder.environment import command_line
 
     out = parsed.out
     if out is None:
@@ -101,7 +97,7 @@ def _report(parsed: argparse.Namespace) -> int:
     if parsed.watch is not None and not 1 <= parsed.watch <= 86_400:
         raise UsageError(f"watch must be an integer from 1 to 86400 (seconds), got {parsed.watch}")
     page = report(parsed.folders, out, command=command_line(), refresh=parsed.watch)
-    print(f"page: {page}", flush=True)
+    say(f"page: {page}")
     said = ""
     try:
         while parsed.watch is not None:
@@ -112,7 +108,7 @@ def _report(parsed: argparse.Namespace) -> int:
             except (UsageError, OSError) as error:  # a folder that is moved, a disk that is full: it may pass
                 trouble = str(error)
             if trouble and trouble != said:
-                print(f"the page stays as it is: {trouble}", flush=True)
+                say(f"the page stays as it is: {trouble}")
             said = trouble
     except KeyboardInterrupt:
         return fail(f"interrupted; {page} is as it was written last", INTERRUPTED)
@@ -120,20 +116,15 @@ def _report(parsed: argparse.Namespace) -> int:
 
 
 def _views(parsed: argparse.Namespace) -> int:
-    from tvlars.lab.data import load_data
-    from tvlars.lab.ssl import describe_views, draw_views
-
     data = load_data(parsed.data, parsed.data_dir, parsed.image_size, parsed.skip_bad_images)
     picture = draw_views(data, parsed.out, parsed.count, parsed.seed)
     for line in (f"data     {data}", *data.account):
-        print(line)
-    print(f"views    {describe_views(data.channels, data.image_size, data.flip)}")
-    print(f"picture: {picture}")
+        say(line)
+    say(f"views    {describe_views(data.channels, data.image_size, data.flip)}")
+    say(f"picture: {picture}")
     return 0
 
 
 def _check_samples(parsed: argparse.Namespace) -> None:
-    from tvlars.lab.errors import UsageError
-
     if parsed.samples < 2:
         raise UsageError(f"samples must be an integer >= 2, got {parsed.samples}")

@@ -5,28 +5,24 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
-import sys
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import MISSING
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from tvlars._reading import read_json, reason
-
-if TYPE_CHECKING:
-    from tvlars.lab.options import Option
-
-FAILED, BAD_INPUT, DIVERGED, INTERRUPTED = 1, 2, 3, 130
-"""Exit codes; 128 + N where signal N stopped a run."""
+from tvlars.lab.config import OPTIONS, TrainConfig
+from tvlars.lab.console import aside
+from tvlars.lab.errors import UsageError, unknown
+from tvlars.lab.options import Is, Option, parse_value
+from tvlars.lab.processes.launcher import launch, report, wanted
 
 
 def fail(message: str, code: int) -> int:
     """Say what went wrong, or have it said by whoever started this process; returns ``code``."""
-    from tvlars.lab.processes.launcher import report
-
     if not report(message, code):
         rank = os.environ.get("RANK", "0")
-        print(f"tvlars: {message}" if rank == "0" else f"tvlars: process {rank}: {message}", file=sys.stderr)
+        aside(f"tvlars: {message}" if rank == "0" else f"tvlars: process {rank}: {message}")
     return code
 
 
@@ -34,8 +30,6 @@ class Parser(argparse.ArgumentParser):
     """Says what is wrong in one sentence, with the names that were nearest."""
 
     def error(self, message: str) -> NoReturn:
-        from tvlars.lab.errors import UsageError
-
         raise UsageError(f"{message}. See {self.prog} --help.")
 
     def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
@@ -52,8 +46,6 @@ class Parser(argparse.ArgumentParser):
         return super()._get_values(action, arg_strings)
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
-        from tvlars.lab.errors import unknown
-
         if action.choices is not None and value not in action.choices:
             raise unknown("command", value, list(action.choices))
 
@@ -71,8 +63,6 @@ def new_command(
 
 def config_file(arguments: Sequence[str]) -> dict[str, Any]:
     """What ``--config`` names: the options of an earlier run or comparison, which stand in for the defaults."""
-    from tvlars.lab.errors import UsageError
-
     first = Parser(add_help=False, allow_abbrev=False)
     first.add_argument("--config", type=Path)
     first.add_argument("--resume", nargs="?", type=Path)
@@ -109,8 +99,6 @@ def add_resume(parser: argparse.ArgumentParser) -> None:
 
 def add_all(parser: argparse.ArgumentParser, without: Collection[str] = ()) -> None:
     """Add the options of one run, in their sections."""
-    from tvlars.lab.config import OPTIONS
-
     section: Any = parser
     for name, one in OPTIONS.items():
         if one.section:
@@ -121,9 +109,6 @@ def add_all(parser: argparse.ArgumentParser, without: Collection[str] = ()) -> N
 
 def add_those_of_data(parser: argparse.ArgumentParser, without: Collection[str] = (), **more: Any) -> None:
     """Add the options that decide which data are loaded; ``more`` is for :func:`add_option`."""
-    from tvlars.lab.config import OPTIONS
-    from tvlars.lab.options import Is
-
     for name, one in OPTIONS.items():
         if one.kinds & Is.LOADS and name not in without:
             add_option(parser, one, **more)
@@ -146,8 +131,6 @@ def type_of(kind: type) -> Callable[[str], Any]:
     """The ``type=`` of an argument: converts, or says what is wanted."""
 
     def convert(text: str) -> Any:
-        from tvlars.lab.options import parse_value
-
         try:
             return parse_value(kind, text)
         except ValueError as error:
@@ -158,8 +141,6 @@ def type_of(kind: type) -> Callable[[str], Any]:
 
 def in_processes(parsed: argparse.Namespace, config: Any) -> int | None:
     """Start the processes that a run wants; their exit code, None where this process does the work itself."""
-    from tvlars.lab.processes.launcher import launch, wanted
-
     if not wanted(config):
         return None
     code, message = launch(parsed.words, config)
@@ -179,9 +160,6 @@ def is_first() -> bool:
 
 def train_config(parsed: argparse.Namespace, **values: Any) -> Any:
     """The config of one run from what was typed, and ``values``."""
-    from tvlars.lab.config import OPTIONS, TrainConfig
-    from tvlars.lab.errors import UsageError
-
     taken = {name: getattr(parsed, name) for name in OPTIONS if hasattr(parsed, name)}
     if isinstance(taken.get("resume"), str):
         if taken.get("out") is not None and taken["out"].resolve() != Path(taken["resume"]).resolve():
@@ -195,8 +173,6 @@ def train_config(parsed: argparse.Namespace, **values: Any) -> Any:
 
 def refuse_option_alone(parser: argparse.ArgumentParser, flag: str) -> None:
     """Say that an option in the place of the command is none."""
-    from tvlars.lab.errors import UsageError
-
     flags = list(parser._option_string_actions)
     if flag.startswith("-") and flag not in flags:
         near = difflib.get_close_matches(flag, flags, n=1, cutoff=0.7)
@@ -206,8 +182,6 @@ def refuse_option_alone(parser: argparse.ArgumentParser, flag: str) -> None:
 
 def refuse_unknown(parser: argparse.ArgumentParser, command: str, arguments: list[str]) -> NoReturn:
     """Say that the first of these is no argument of the command, and which are near."""
-    from tvlars.lab.errors import UsageError
-
     flag = arguments[0].partition("=")[0]
     chosen = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction)).choices[command]
     flags = [option for action in chosen._actions for option in action.option_strings]

@@ -17,16 +17,21 @@ from tvlars.cli._options import (
     new_command,
     train_config,
 )
+from tvlars.lab.config import OPTIONS, TrainConfig, names_of
+from tvlars.lab.console import say
+from tvlars.lab.errors import UsageError, unknown
+from tvlars.lab.measure.probe_run import probe_run
+from tvlars.lab.options import Is
+from tvlars.lab.report import report
+from tvlars.lab.run_folder.loaded_run import load_run
+from tvlars.lab.ssl.methods import METHODS
+from tvlars.lab.training.train import train
 
 DEFAULT = "barlow-twins"
 
 
 def add(commands: Any, command: str, config: dict[str, Any]) -> None:
     """Add the commands; ``config`` has the options that a config file sets for ``command``."""
-    from tvlars.lab.config import OPTIONS, names_of
-    from tvlars.lab.options import Is
-    from tvlars.lab.ssl.methods import METHODS
-
     ssl = new_command(commands, "ssl", "pretrain without labels, then measure what was learned", _ssl)
     text = "one of " + ", ".join(METHODS) + f" (default: {DEFAULT})"
     ssl.add_argument("--method", default=DEFAULT, metavar="NAME", help=text)
@@ -44,11 +49,6 @@ def add(commands: Any, command: str, config: dict[str, Any]) -> None:
 
 
 def _ssl(parsed: argparse.Namespace) -> int:
-    from tvlars.lab.errors import unknown
-    from tvlars.lab.report import report
-    from tvlars.lab.ssl.methods import METHODS
-    from tvlars.lab.training.train import train
-
     if parsed.method not in METHODS:
         raise unknown("method", parsed.method, METHODS)
     config = train_config(parsed, task=parsed.method)
@@ -61,22 +61,19 @@ def _ssl(parsed: argparse.Namespace) -> int:
     steps = result.epochs[-1].step
     speed = steps * result.config.batch_size / seconds
     name = result.config.optimizer
-    print(f"{name}: {steps} steps in {seconds:.1f} s of training ({speed:,.0f} images/s, two views each)")
+    say(f"{name}: {steps} steps in {seconds:.1f} s of training ({speed:,.0f} images/s, two views each)")
     linear, random = (result.evaluations.get(name) for name in ("linear", "random"))
     if linear and random:
-        print(f"linear probe {linear.accuracy:.2%}, of the untrained network {random.accuracy:.2%}")
-    print(f"run folder: {result.folder}")
-    print(f"page: {report([result.folder], result.folder / 'report.html')}")
+        say(f"linear probe {linear.accuracy:.2%}, of the untrained network {random.accuracy:.2%}")
+    say(f"run folder: {result.folder}")
+    say(f"page: {report([result.folder], result.folder / 'report.html')}")
     return 0
 
 
 def _probe(parsed: argparse.Namespace) -> int:
-    from tvlars.lab.measure.probe_run import probe_run
-    from tvlars.lab.run_folder.loaded_run import load_run
-
     run = load_run(parsed.run_folder)
     for problem in run.problems:
-        print(f"note     {problem}")
+        say(f"note     {problem}")
     probe_run(
         run,
         parsed.evaluations,
@@ -84,16 +81,12 @@ def _probe(parsed: argparse.Namespace) -> int:
         data_dir=parsed.data_dir,
         image_size=parsed.image_size,
         skip_bad_images=bool(parsed.skip_bad_images),
-        announce=lambda line: print(line, flush=True),
+        announce=say,
     )
     return 0
 
 
 def _defaults(config: dict[str, Any]) -> dict[str, Any]:
-    from tvlars.lab.config import OPTIONS, TrainConfig
-    from tvlars.lab.errors import UsageError
-    from tvlars.lab.options import Is
-
     if "base" in config:
         raise UsageError("config must be a run's, but it is a comparison's: name one of the run folders in it")
     stored = TrainConfig.from_mapping(config)

@@ -7,17 +7,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from tvlars.cli._options import (
-    BAD_INPUT,
-    DIVERGED,
-    FAILED,
-    add_all,
-    add_config,
-    fail,
-    new_command,
-    train_config,
-    type_of,
-)
+from tvlars._command import BAD_INPUT, DIVERGED, FAILED
+from tvlars.cli._options import add_all, add_config, fail, new_command, train_config, type_of
+from tvlars.lab.comparison.table import print_table
+from tvlars.lab.config import OPTIONS, TrainConfig, names_of
+from tvlars.lab.console import say
+from tvlars.lab.errors import UsageError
+from tvlars.lab.experiments import Grid, TuneConfig, sweep, tune
+from tvlars.lab.experiments.queue import check_workers
+from tvlars.lab.experiments.sweep import prepare
+from tvlars.lab.options import Is
 
 
 def add(commands: Any, command: str, config: dict[str, Any]) -> None:
@@ -76,9 +75,6 @@ def _add_tune(commands: Any, config: dict[str, Any]) -> None:
 
 
 def _defaults(config: dict[str, Any]) -> dict[str, Any]:
-    from tvlars.lab.config import OPTIONS, TrainConfig
-    from tvlars.lab.errors import UsageError
-
     if "base" in config:
         raise UsageError("config must be a run's, but it is that of several: name one of the run folders in it")
     stored = TrainConfig.from_mapping(config)
@@ -87,37 +83,28 @@ def _defaults(config: dict[str, Any]) -> dict[str, Any]:
 
 def _not_tuned() -> tuple[str, ...]:
     """Options of a run that ``tune`` has others for, or has not."""
-    from tvlars.lab.config import names_of
-    from tvlars.lab.options import Is
-
     return ("optimizer", "seed", "lr", *names_of(Is.OWN | Is.SEVERAL))
 
 
 def _sweep(parsed: argparse.Namespace) -> int:
-    from tvlars.lab.experiments import Grid, sweep
-    from tvlars.lab.experiments.queue import check_workers
-    from tvlars.lab.experiments.sweep import prepare
-
     grid = Grid.read(parsed.grid)
     out = Path("runs") / f"sweep-{grid.name}" if parsed.out is None else parsed.out
     if parsed.dry_run:
         check_workers(parsed.workers, parsed.retries)
         prepared = prepare(grid.runs, out, here=parsed.ray is None)
         for note in grid.notes:
-            print(f"note: {note}")
+            say(f"note: {note}")
         for run in prepared.runs:
-            print(f"{run.status:9} {run.name}")
-        print(f"{len(grid.runs)} runs, {len(prepared.jobs)} to do, in {out}")
+            say(f"{run.status:9} {run.name}")
+        say(f"{len(grid.runs)} runs, {len(prepared.jobs)} to do, in {out}")
         return 0
     for note in grid.notes:
-        print(f"note: {note}", flush=True)
+        say(f"note: {note}")
     result = sweep(grid.runs, out, workers=parsed.workers, retries=parsed.retries, ray=parsed.ray)
     return _tell(result)
 
 
 def _tune(parsed: argparse.Namespace) -> int:
-    from tvlars.lab.experiments import TuneConfig, tune
-
     # A preset is one of some optimizers; all other options are those of tvlars too.
     carrier = "tvlars" if parsed.preset is None else parsed.optimizers[0]
     config = TuneConfig(
@@ -137,7 +124,7 @@ def _tune(parsed: argparse.Namespace) -> int:
         code = code or BAD_INPUT
         _fail_unwritten(result.unwritten, "trials")
     else:
-        print(f"tuning: {result.folder / 'tune.json'}, every trial: {result.folder / 'trials.csv'}")
+        say(f"tuning: {result.folder / 'tune.json'}, every trial: {result.folder / 'trials.csv'}")
     hopeless = [one.optimizer for one in result.tuned if one.best is None]
     if hopeless and code != FAILED:
         return fail(f"no trial of {' and '.join(hopeless)} finished, lower rates are the usual way out", DIVERGED)
@@ -146,18 +133,16 @@ def _tune(parsed: argparse.Namespace) -> int:
 
 def _tell(result: Any) -> int:
     """Print what came out of a sweep; returns the exit code."""
-    from tvlars.lab.comparison.table import print_table
-
     for title, comparison in result.comparisons().items():
         if title:
-            print(title)
+            say(title)
         print_table(comparison)
     for line in result.failures():
-        print(line)
+        say(line)
     if "results.csv" not in result.unwritten:
-        print(f"results: {result.folder / 'results.csv'}")
+        say(f"results: {result.folder / 'results.csv'}")
     if (result.folder / "report.html").is_file() and "report.html" not in result.unwritten:
-        print(f"page: {result.folder / 'report.html'}")
+        say(f"page: {result.folder / 'report.html'}")
     code = _fail_unwritten(result.unwritten, "runs") if result.unwritten else 0
     if failed := result.count("failed"):
         return fail(f"{failed} of {len(result.runs)} runs failed; the same command tries them again", FAILED)

@@ -6,9 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from tvlars._command import DIVERGED, FAILED
 from tvlars.cli._options import (
-    DIVERGED,
-    FAILED,
     add_all,
     add_config,
     add_resume,
@@ -21,6 +20,16 @@ from tvlars.cli._options import (
     type_of,
 )
 from tvlars.cli._sweep import add_queue
+from tvlars.lab.comparison.table import print_table
+from tvlars.lab.config import OPTIONS, TrainConfig
+from tvlars.lab.console import say
+from tvlars.lab.errors import UsageError, unknown
+from tvlars.lab.experiments.compare import compare
+from tvlars.lab.experiments.compare_config import CompareConfig
+from tvlars.lab.measure.accuracy import evaluate
+from tvlars.lab.options import Is
+from tvlars.lab.run_folder.loaded_run import load_run
+from tvlars.lab.training.train import train
 
 
 def add(commands: Any, command: str, config: dict[str, Any]) -> None:
@@ -72,8 +81,6 @@ def add(commands: Any, command: str, config: dict[str, Any]) -> None:
 
 
 def _train(parsed: argparse.Namespace) -> int:
-    from tvlars.lab.training.train import train
-
     config = train_config(parsed)
     if (code := in_processes(parsed, config)) is not None:
         return code
@@ -84,21 +91,18 @@ def _train(parsed: argparse.Namespace) -> int:
     seconds = sum(epoch.seconds for epoch in result.epochs)
     speed = last.step * result.config.batch_size / seconds
     accuracy = f"{result.config.accuracy_name()} {result.test_accuracy:.2%}"
-    print(
+    say(
         f"{result.config.optimizer}: {accuracy}, test loss {last.test_loss:.4f}, "
         f"{last.step} steps in {seconds:.1f} s of training ({speed:,.0f} images/s)"
     )
-    print(f"run folder: {result.folder}")
+    say(f"run folder: {result.folder}")
     return 0
 
 
 def _evaluate(parsed: argparse.Namespace) -> int:
-    from tvlars.lab.measure.accuracy import evaluate
-    from tvlars.lab.run_folder.loaded_run import load_run
-
     run = load_run(parsed.run_folder)
     for problem in run.problems:
-        print(f"note     {problem}")
+        say(f"note     {problem}")
     result = evaluate(
         run,
         data=parsed.data,
@@ -106,20 +110,16 @@ def _evaluate(parsed: argparse.Namespace) -> int:
         image_size=parsed.image_size,
         skip_bad_images=bool(parsed.skip_bad_images),
     )
-    print(f"run      {run.folder}, {run.status}")
+    say(f"run      {run.folder}, {run.status}")
     for line in (f"data     {result.data}", *result.account):
-        print(line)
+        say(line)
     if result.note:
-        print(f"note     {result.note}")
-    print(f"test accuracy {result.accuracy:.2%}, test loss {result.loss:.4f} over {result.samples:,} images")
+        say(f"note     {result.note}")
+    say(f"test accuracy {result.accuracy:.2%}, test loss {result.loss:.4f} over {result.samples:,} images")
     return 0
 
 
 def _compare(parsed: argparse.Namespace) -> int:
-    from tvlars.lab.comparison.table import print_table
-    from tvlars.lab.experiments.compare import compare
-    from tvlars.lab.experiments.compare_config import CompareConfig
-
     base = train_config(parsed, optimizer=parsed.optimizers[0], batch_size=parsed.batch_size[0], seed=parsed.seeds[0])
     config = CompareConfig(
         base=base,
@@ -134,7 +134,7 @@ def _compare(parsed: argparse.Namespace) -> int:
         return code
     comparison = compare(
         config,
-        announce=lambda line: print(line, flush=True),
+        announce=say,
         workers=parsed.workers,
         retries=parsed.retries,
         ray=parsed.ray,
@@ -142,10 +142,10 @@ def _compare(parsed: argparse.Namespace) -> int:
     if not is_first():
         return DIVERGED if comparison.diverged else 0
     print_table(comparison)
-    print(f"page: {comparison.folder / 'report.html'}")
+    say(f"page: {comparison.folder / 'report.html'}")
     if failed := [run for run in comparison.runs if run.status == "failed"]:
         for run in failed:
-            print(f"{run.folder} failed: {run.note}")
+            say(f"{run.folder} failed: {run.note}")
         return fail(f"{len(failed)} of {len(comparison.runs)} runs failed; the same command tries them again", FAILED)
     said = [f"{run.optimizer}, batch size {run.batch_size}, seed {run.seed}: {run.note}" for run in comparison.diverged]
     return fail(f"{len(said)} of {len(comparison.runs)} runs diverged: {'; '.join(said)}", DIVERGED) if said else 0
@@ -153,10 +153,6 @@ def _compare(parsed: argparse.Namespace) -> int:
 
 def _defaults_of_train(config: dict[str, Any], comparison: bool = False) -> dict[str, Any]:
     """The defaults that a config file gives; where its run was written is not one of them."""
-    from tvlars.lab.config import OPTIONS, TrainConfig
-    from tvlars.lab.errors import UsageError
-    from tvlars.lab.options import Is
-
     if "base" in config and not comparison:
         raise UsageError("config must be a run's, but it is a comparison's: name one of the run folders in it")
     stored = TrainConfig.from_mapping(config.get("base", config))
@@ -164,8 +160,6 @@ def _defaults_of_train(config: dict[str, Any], comparison: bool = False) -> dict
 
 
 def _defaults_of_compare(config: dict[str, Any]) -> dict[str, Any]:
-    from tvlars.lab.experiments.compare_config import CompareConfig
-
     defaults = _defaults_of_train(config, comparison=True)
     if "base" not in config:  # of a single run
         return {**defaults, "batch_size": [defaults["batch_size"]], "seeds": [defaults["seed"]]}
@@ -191,9 +185,6 @@ def _overrides(parsed: argparse.Namespace) -> tuple[tuple[str, str, Any], ...]:
 
 def _override(text: str) -> tuple[str, str, Any]:
     """``lars.lr=16`` as (optimizer, option, value)."""
-    from tvlars.lab.config import OPTIONS
-    from tvlars.lab.errors import UsageError, unknown
-
     owner, dot, rest = text.partition(".")
     name, equals, value = rest.partition("=")
     if not (dot and equals and owner and name and value):

@@ -549,8 +549,8 @@ def test_the_launcher_hears_of_an_error_that_nobody_expected(
     def fail(_: TrainConfig) -> None:
         raise error
 
-    monkeypatch.setattr("tvlars.lab.training.train.train", fail)
-    monkeypatch.setattr("tvlars.lab.processes.launcher.die_with_launcher", lambda: None)
+    monkeypatch.setattr("tvlars.cli._train.train", fail)
+    monkeypatch.setattr("tvlars.cli._commands.die_with_launcher", lambda: None)
     for name, value in {LAUNCHED: str(os.getppid()), ERROR_FILE: str(tmp_path / "error"), "RANK": "1"}.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(type(error)):

@@ -1,0 +1,87 @@
+"""All commands, which need the laboratory: their parser, and how they end."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from tvlars import __version__
+from tvlars._command import BAD_INPUT, DIVERGED, FAILED, INTERRUPTED, missing_extra
+from tvlars.cli import _bench, _completion, _doctor, _look, _ssl, _sweep, _train
+from tvlars.cli._options import Parser, config_file, fail, new_command, refuse_option_alone, refuse_unknown
+from tvlars.lab.console import Lasting
+from tvlars.lab.errors import (
+    DivergedError,
+    FailedRunError,
+    LostProcessError,
+    MovedFolderError,
+    PreemptedError,
+    SaidElsewhereError,
+    UsageError,
+)
+from tvlars.lab.files.disk import cannot_write
+from tvlars.lab.memory import amount, has_ended
+from tvlars.lab.processes.launcher import die_with_launcher, report_unexpected, way_on
+
+
+def run(words: list[str]) -> int:
+    """Run the command that ``words`` are; returns its exit code."""
+    die_with_launcher()
+    streams = contextlib.ExitStack()
+    out: Any = Lasting(sys.stdout)
+    err: Any = Lasting(sys.stderr)
+    try:
+        streams.enter_context(contextlib.redirect_stdout(out))
+        streams.enter_context(contextlib.redirect_stderr(err))
+        parser = make_parser(words)
+        refuse_option_alone(parser, words[0] if words else "")
+        parsed, unknown_arguments = parser.parse_known_args(words)
+        if unknown_arguments:
+            refuse_unknown(parser, parsed.command, unknown_arguments)
+        parsed.words = words
+        code = int(parsed.run(parsed))
+        out.flush()
+        return code or (BAD_INPUT if out.lost else 0)
+    except ModuleNotFoundError as error:
+        return fail(missing_extra(error), BAD_INPUT)
+    except SaidElsewhereError:
+        return BAD_INPUT
+    except (FailedRunError, LostProcessError, MovedFolderError) as error:
+        return fail(str(error), FAILED)
+    except UsageError as error:
+        return fail(str(error), BAD_INPUT)
+    except DivergedError as error:
+        return fail(str(error), DIVERGED)
+    except PreemptedError as error:
+        return fail(str(error) + way_on(parsed.command), 128 + error.signal)
+    except KeyboardInterrupt:
+        return fail("interrupted; what was measured is kept" + way_on(words[0] if words else ""), INTERRUPTED)
+    except Exception as error:
+        if has_ended(error):
+            return fail(f"memory has ended{amount(error)}: the command needs more, or smaller data", BAD_INPUT)
+        if not isinstance(error, OSError):
+            report_unexpected(error)
+            raise
+        return fail(f"{cannot_write(error)}; what was written before is kept", BAD_INPUT)
+    finally:
+        out.flush()
+        err.flush()
+        streams.close()
+
+
+def make_parser(words: Sequence[str] = ()) -> Parser:
+    """The parser of all commands. A ``--config`` among ``words``, which are to be parsed, sets defaults."""
+    parser = Parser(prog="tvlars", description="Large-batch training with TVLARS, LARS and LAMB.", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"tvlars {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
+    command, config = (words[0] if words else ""), config_file(words)
+    _train.add(commands, command, config)
+    _ssl.add(commands, command, config)
+    _look.add(commands)
+    _bench.add(commands)
+    _sweep.add(commands, command, config)
+    _doctor.add_options(new_command(commands, "doctor", _doctor.TEXT, _doctor.run))
+    _completion.add(commands, parser)
+    return parser
