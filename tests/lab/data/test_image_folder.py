@@ -896,14 +896,14 @@ def test_an_account_has_the_number_of_each_kind_and_its_first_example() -> None:
 PROCESS = """
 import sys, time
 from pathlib import Path
-from tvlars.lab.data import decoded, image_folder, load_data
+from tvlars.lab.data import decoded, load_data
 decoded.SHARE = 0.0
-one, here = image_folder._decode_one, Path(sys.argv[2])
+one, here = decoded.read_picture, Path(sys.argv[2])
 def slow(file, size):
     (here / sys.argv[3]).touch()
     time.sleep(0.02)
     return one(file, size)
-image_folder._decode_one = slow
+decoded.read_picture = slow
 data = load_data(f"imagefolder:{sys.argv[1]}", image_size=8)
 print(data.fingerprint.train.pixels, data.fingerprint.test.pixels)
 """
@@ -968,7 +968,7 @@ def test_without_locks_each_process_writes_a_file_of_its_own(
 ) -> None:
     """Another one begins, and ends, while this one is at its first image."""
     write_classes(tmp_path / "data", count=4)
-    one, begun = image_folder._decode_one, threading.Lock()
+    one, begun = decoded.read_picture, threading.Lock()
     found = []
 
     def none(*_: object, **__: object) -> None:
@@ -980,7 +980,7 @@ def test_without_locks_each_process_writes_a_file_of_its_own(
         return one(*arguments)
 
     monkeypatch.setattr(decoded.FileLock, "acquire", none)
-    monkeypatch.setattr(image_folder, "_decode_one", meanwhile)
+    monkeypatch.setattr(decoded, "read_picture", meanwhile)
     found.append(read(tmp_path / "data", image_size=8).fingerprint)
     assert len(found) == 2
     assert len(set(found)) == 1
@@ -1013,7 +1013,7 @@ def test_what_a_killed_process_leaves_is_not_believed(
         raise KeyboardInterrupt
 
     file.unlink()
-    monkeypatch.setattr(image_folder, "_decode_one", interrupt)
+    monkeypatch.setattr(decoded, "read_picture", interrupt)
     with pytest.raises(KeyboardInterrupt):
         read(tmp_path / "data", image_size=8)
     assert not list(mapping.glob("*.u8"))

@@ -30,8 +30,8 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from tvlars.lab.console import aside, console, is_terminal
-from tvlars.lab.data.account import shown
-from tvlars.lab.data.pixels import DEEP, FRAMES, BadImageError, Picture
+from tvlars.lab.data.account import counted, shown
+from tvlars.lab.data.pixels import DEEP, FRAMES, BadImageError, read_picture
 from tvlars.lab.data.walk import ImageFile
 from tvlars.lab.errors import UsageError
 
@@ -45,7 +45,6 @@ AHEAD = 8
 DIGEST = np.dtype("V16")
 Shape = tuple[int, ...]
 Digests = np.ndarray[Any, np.dtype[Any]]
-Read = Callable[[ImageFile], Picture]
 
 
 @dataclass(frozen=True)
@@ -61,20 +60,20 @@ class Decoded:
     mapped: bool = False
 
 
-def decode(folder: Path, files: Sequence[ImageFile], image_size: int | None, read: Read) -> Decoded:
-    """Decode all ``files`` of ``folder`` on all cores, each by ``read``, which scales them to ``image_size`` pixels.
+def decode(folder: Path, files: Sequence[ImageFile], image_size: int | None) -> Decoded:
+    """Decode all ``files`` of ``folder`` on all cores, scaled to ``image_size`` pixels.
 
     Raises:
         UsageError: sizes differ, none can be read, or there is no room for them.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's, of large images and of EXIF data
-        shape = _first_shape(files, read) if image_size is None else (3, image_size, image_size)
+        shape = _first_shape(files) if image_size is None else (3, image_size, image_size)
         if must_map(len(files) * math.prod(shape)):
-            return _through_file(mapped_file(folder, files, shape, image_size), files, read, shape)
+            return _mapped(mapped_file(folder, files, shape, image_size), files, image_size, shape)
         images = torch.empty((len(files), *shape), dtype=torch.uint8, device="cpu")
         places = iter(images.numpy())
-        digests, bad, remarks = _decode_each(files, read, shape, lambda pixels: np.copyto(next(places), pixels))
+        digests, bad, remarks = _decode_each(files, image_size, shape, lambda pixels: np.copyto(next(places), pixels))
         return Decoded(images[: len(digests)], digests, bad, remarks)
 
 
@@ -86,10 +85,10 @@ def must_map(size: int) -> bool:
         return False
 
 
-def _first_shape(files: Sequence[ImageFile], read: Read) -> Shape:
+def _first_shape(files: Sequence[ImageFile]) -> Shape:
     for file in files:
         with contextlib.suppress(BadImageError):
-            height, width, _ = read(file).pixels.shape
+            height, width, _ = read_picture(file.path, None).pixels.shape
             if height != width:
                 raise _no_squares(f"{file.place} is {width} x {height} pixels")
             return 3, height, width
@@ -97,14 +96,14 @@ def _first_shape(files: Sequence[ImageFile], read: Read) -> Shape:
 
 
 def _decode_each(
-    files: Sequence[ImageFile], read: Read, shape: Shape, put: Callable[[Any], object]
+    files: Sequence[ImageFile], image_size: int | None, shape: Shape, put: Callable[[Any], object]
 ) -> tuple[Digests, dict[int, str], list[str]]:
     """Read all files, ``put`` the pixels (3, H, W) of those that can be read, in order; the facts of ``Decoded``."""
     from rich.progress import track
 
     def one(file: ImageFile) -> tuple[Any, bytes, list[str]] | str:
         try:
-            picture = read(file)
+            picture = read_picture(file.path, image_size)
         except BadImageError as error:
             return shown(str(error))
         pixels = np.ascontiguousarray(picture.pixels.transpose(2, 0, 1))
@@ -137,7 +136,7 @@ def _decode_each(
             for remark in remarks:
                 remarked[remark].append(file.place)
     said = [
-        f"{len(places):,} {'image has' if len(places) == 1 else 'images have'} {text} ({places[0]})"
+        f"{counted(len(places), 'image has', 'images have')} {text} ({places[0]})"
         for text, places in remarked.items()
         if places
     ]
@@ -163,13 +162,14 @@ def mapped_file(folder: Path, files: Sequence[ImageFile], shape: Shape, image_si
     return cache / f"{name}-{digest.hexdigest()[:16]}.u8"
 
 
-def _through_file(file: Path, files: Sequence[ImageFile], read: Read, shape: Shape) -> Decoded:
+def _mapped(file: Path, files: Sequence[ImageFile], image_size: int | None, shape: Shape) -> Decoded:
+    """Map the file, which is written unless it is there; images are read from it when they are used."""
     found = _open(file, len(files), shape)
     if found is None:
         with _held(file):
             found = _open(file, len(files), shape)  # another process may have been quicker
             if found is None:
-                _write(file, files, read, shape)
+                _write(file, files, image_size, shape)
                 found = _open(file, len(files), shape)
     if found is None:
         raise UsageError(
@@ -209,7 +209,7 @@ def _held(file: Path) -> Iterator[None]:
         lock.release()
 
 
-def _write(file: Path, files: Sequence[ImageFile], read: Read, shape: Shape) -> None:
+def _write(file: Path, files: Sequence[ImageFile], image_size: int | None, shape: Shape) -> None:
     """Decode into a file of another name, which is renamed when it is whole and on the disk."""
     size = len(files) * math.prod(shape)
     part = file.with_name(f"{file.stem}.{uuid.uuid4().hex[:8]}.part")
@@ -217,7 +217,7 @@ def _write(file: Path, files: Sequence[ImageFile], read: Read, shape: Shape) -> 
         with open(part, "xb") as out:
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(out.fileno(), 0, max(size, 1))
-            digests, bad, remarks = _decode_each(files, read, shape, out.write)
+            digests, bad, remarks = _decode_each(files, image_size, shape, out.write)
             facts = json.dumps({"bad": bad, "remarks": remarks}).encode()
             out.write(digests.tobytes() + facts + len(facts).to_bytes(8, "little") + FORMAT)
             out.truncate()

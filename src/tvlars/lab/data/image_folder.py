@@ -26,7 +26,7 @@ from tvlars.lab.data.account import BAD, BESIDE, NO_IMAGES, NOT_NAMED, STRAYS, c
 from tvlars.lab.data.decoded import Decoded, decode
 from tvlars.lab.data.fingerprint import digest_files
 from tvlars.lab.data.image_data import ImageData
-from tvlars.lab.data.pixels import Picture, decoder_version, read_picture
+from tvlars.lab.data.pixels import decoder_version
 from tvlars.lab.data.walk import ANNOTATIONS, Folder, ImageFile
 from tvlars.lab.errors import UsageError
 
@@ -63,7 +63,7 @@ def load_image_folder(folder: Path, image_size: int | None = None, skip_bad_imag
     number = {name: i for i, name in enumerate(sorted({label for _, label in train}))}
     _check_classes(folder, number, test)
     everything = [*train, *test]
-    found = decode(folder, [file for file, _ in everything], image_size, lambda file: _decode_one(file, image_size))
+    found = decode(folder, [file for file, _ in everything], image_size)
     bad = {**layout.missing, **{everything[i][0].place: reason for i, reason in found.bad.items()}}
     if bad:
         more = f" and {len(bad) - NAMED:,} more" if len(bad) > NAMED else ""
@@ -108,10 +108,6 @@ def load_image_folder(folder: Path, image_size: int | None = None, skip_bad_imag
         decoder=decoder_version(),
         account=account.lines(),
     )
-
-
-def _decode_one(file: ImageFile, image_size: int | None) -> Picture:
-    return read_picture(file.path, image_size)
 
 
 class _Layout:
@@ -284,7 +280,7 @@ class _Layout:
     def _unlabelled(self, place: Folder) -> Labelled:
         """Images that lie in the folder itself, as one class: enough for self-supervised learning."""
         for folder in place.folders if place.images else []:
-            folder.leave(BESIDE if folder.below else NO_IMAGES, len(folder.below) or 1)
+            folder.leave(BESIDE if folder.below else NO_IMAGES, count=len(folder.below) or 1)
         return [(file, UNLABELLED) for file in place.images]
 
     def _annotated(self, place: Folder, annotations: Path) -> Labelled:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import heapq
 import os
 import stat
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -61,6 +60,8 @@ class ImageFile:
     size: int
     times: tuple[int, int]
     """When contents and entry changed, in ns."""
+    key: Key
+    is_link: bool
 
     @property
     def place(self) -> str:
@@ -71,8 +72,8 @@ class ImageFile:
 class Folder:
     """A folder that is listed when it is first asked for; the one that a walk begins in has no ``parent``."""
 
-    def __init__(self, path: str | Path, parent: Folder | None = None) -> None:
-        self.path, self._key = Path(path), _key(os.stat(path))
+    def __init__(self, path: Path, parent: Folder | None = None, is_link: bool = False) -> None:
+        self.path, self.name, self.is_link, self.key = path, path.name, is_link, _key(os.stat(path))
         self._annotations: Path | None = None
         if parent is None:
             real = Path(os.path.realpath(path))
@@ -81,13 +82,8 @@ class Folder:
             self._repeated: set[Parts] = set()
             self._around = {_key(os.stat(above)) for above in (real, *real.parents)}
         else:
-            self.parts = (*parent.parts, self.path.name)
-            self.account, self._repeated = parent.account, parent._repeated
-            self._around = parent._around | {self._key}
-
-    @property
-    def name(self) -> str:
-        return self.path.name
+            self.parts, self.account, self._repeated = (*parent.parts, self.name), parent.account, parent._repeated
+            self._around = parent._around | {self.key}
 
     @property
     def place(self) -> str:
@@ -100,7 +96,7 @@ class Folder:
     @cached_property
     def folders(self) -> list[Folder]:
         """The folders in it, by name."""
-        return [entry for _, _, entry in self._entries if isinstance(entry, Folder)]
+        return [entry for entry in self._entries if isinstance(entry, Folder)]
 
     @property
     def full(self) -> list[Folder]:
@@ -110,7 +106,7 @@ class Folder:
     @cached_property
     def images(self) -> list[ImageFile]:
         """The images in the folder itself, by name."""
-        return [entry for _, _, entry in self._entries if isinstance(entry, ImageFile)]
+        return [entry for entry in self._entries if isinstance(entry, ImageFile)]
 
     @property
     def annotations(self) -> Path | None:
@@ -123,29 +119,28 @@ class Folder:
         found: list[ImageFile] = []
         seen: set[Key] = set()
         # First all that lies here itself, so that links to it are what is left out; folders by links before such files.
-        waiting: list[tuple[int, Parts, Key, ImageFile | Folder]] = [(0, self.parts, self._key, self)]
+        waiting: list[tuple[int, Parts, Folder | ImageFile]] = [(0, self.parts, self)]
         while waiting:
-            _, parts, key, entry = heapq.heappop(waiting)
-            if key in seen:
+            _, parts, entry = heapq.heappop(waiting)
+            if entry.key in seen:
                 self._leave_repeated(parts)
                 continue
-            seen.add(key)
+            seen.add(entry.key)
             if isinstance(entry, ImageFile):
                 found.append(entry)
                 continue
-            for is_link, its_key, inside in entry._entries:
-                if isinstance(inside, Folder):
-                    heapq.heappush(waiting, (int(is_link), inside.parts, its_key, inside))
-                elif is_link:
-                    heapq.heappush(waiting, (2, inside.parts, its_key, inside))
+            for inside in entry._entries:
+                is_file = isinstance(inside, ImageFile)
+                if isinstance(inside, Folder) or inside.is_link:
+                    heapq.heappush(waiting, (inside.is_link + is_file, inside.parts, inside))
                 else:
                     found.append(inside)
-                    seen.add(its_key)
+                    seen.add(inside.key)
         return sorted(found, key=lambda file: file.parts)
 
-    def leave(self, reason: Reason, count: int = 1) -> None:
-        """Enter in the account that it is left out."""
-        self.account.leave(reason, self.place, count)
+    def leave(self, reason: Reason, *names: str, count: int = 1, why: str = "") -> None:
+        """Enter in the account that the folder, or what ``names`` in it lead to, is left out."""
+        self.account.leave(reason, shown("/".join((*self.parts, *names))) + why, count)
 
     def _leave_repeated(self, parts: Parts) -> None:
         if parts not in self._repeated:
@@ -153,46 +148,42 @@ class Folder:
             self.account.leave(REPEATED_LINKS, shown("/".join(parts)))
 
     @cached_property
-    def _entries(self) -> list[tuple[bool, Key, ImageFile | Folder]]:
-        """Images and folders by name, each with its key and whether it is a link."""
+    def _entries(self) -> list[Folder | ImageFile]:
+        """Folders and images in it, by name."""
         try:
-            return list(self._scan())
+            with os.scandir(self.path) as entries:
+                found = [self._entry(entry) for entry in sorted(entries, key=lambda one: one.name)]
         except OSError as error:
             raise UsageError(f"{self} must be a folder that can be read, but is not: {error.strerror}") from error
+        return [entry for entry in found if entry is not None]
 
-    def _scan(self) -> Iterator[tuple[bool, Key, ImageFile | Folder]]:
-        suffixes = image_suffixes()
-
-        def leave(reason: Reason, parts: Parts, why: str = "") -> None:
-            self.account.leave(reason, shown("/".join(parts)) + why)
-
-        with os.scandir(self.path) as entries:
-            for entry in sorted(entries, key=lambda one: one.name):
-                parts, name, is_link = (*self.parts, entry.name), entry.name.lower(), entry.is_symlink()
-                suffix = os.path.splitext(name)[1]
-                try:
-                    found = entry.stat()
-                except OSError as error:
-                    if not is_link:
-                        raise
-                    leave(BROKEN_LINKS, parts, f": {error.strerror}")
-                    continue
-                is_folder, key = stat.S_ISDIR(found.st_mode), _key(found)
-                if name.startswith(".") or name in HIDDEN:
-                    leave(HIDDEN_FOLDERS if is_folder else HIDDEN_FILES, parts)
-                elif is_folder and is_link and key in self._around:  # it would lead into a circle
-                    self._leave_repeated(parts)
-                elif is_folder:
-                    yield is_link, key, Folder(entry.path, self)
-                elif not stat.S_ISREG(found.st_mode):
-                    leave(DEVICES, parts)
-                elif suffix in suffixes:
-                    times = found.st_mtime_ns, found.st_ctime_ns
-                    yield is_link, key, ImageFile(entry.path, parts, found.st_size, times)
-                elif name == ANNOTATIONS:
-                    self._annotations = Path(entry.path)
-                else:
-                    leave(NO_DECODER if suffix in KNOWN_IMAGES else OTHER_FILES, parts)
+    def _entry(self, entry: os.DirEntry[str]) -> Folder | ImageFile | None:
+        """Return what is read; enter in the account what is not."""
+        name, is_link, suffix = entry.name.lower(), entry.is_symlink(), os.path.splitext(entry.name)[1].lower()
+        try:
+            found = entry.stat()
+        except OSError as error:
+            if not is_link:
+                raise
+            self.leave(BROKEN_LINKS, entry.name, why=f": {error.strerror}")
+            return None
+        is_folder, key, parts = stat.S_ISDIR(found.st_mode), _key(found), (*self.parts, entry.name)
+        if name.startswith(".") or name in HIDDEN:
+            self.leave(HIDDEN_FOLDERS if is_folder else HIDDEN_FILES, entry.name)
+        elif is_folder and is_link and key in self._around:  # it would lead into a circle
+            self._leave_repeated(parts)
+        elif is_folder:
+            return Folder(Path(entry.path), self, is_link)
+        elif not stat.S_ISREG(found.st_mode):
+            self.leave(DEVICES, entry.name)
+        elif suffix in image_suffixes():
+            times = found.st_mtime_ns, found.st_ctime_ns
+            return ImageFile(entry.path, parts, found.st_size, times, key, is_link)
+        elif name == ANNOTATIONS:
+            self._annotations = Path(entry.path)
+        else:
+            self.leave(NO_DECODER if suffix in KNOWN_IMAGES else OTHER_FILES, entry.name)
+        return None
 
 
 def _key(found: os.stat_result) -> Key:
