@@ -36,24 +36,28 @@ def describe_batch(config: TrainConfig, processes: int = 1) -> str:
         parts = f"{short:,} or {short + 1:,} x {count} accumulation"
     elif longer:  # tensor_split makes the first ones a sample longer
         parts = f"({short + 1:,} x {longer} + {short:,} x {count - longer}) accumulation"
-    if config.task != "classification" and count > 1:
+    if config.self_supervised and count > 1:
         parts += " of exact gradients (batch norm: statistics of a part)"
     which = "1 process" if processes == 1 else f"{processes} processes"
     return f"{parts} x {which} = {config.batch_size:,} samples per optimizer step"
 
 
-def describe_processes(config: TrainConfig, processes: int) -> str:
-    """Return how many processes train, and how."""
-    how = "FSDP2, parameters spread" if config.shard else "DDP"
-    norms = "of all processes together" if config.sync_batch_norm else "of each process"
-    return f"{processes} processes ({how}; batch norm's statistics {norms})"
-
-
-def device_name(device: torch.device) -> str:
-    """Return the device in words."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{device.type}, {torch.get_num_threads()} threads" if device.type == "cpu" else device.type
+def facts_of_run(prepared: Prepared, model: str, task: dict[str, str]) -> dict[str, Any]:
+    """Return lines on machine, ``model``, data and ``task`` by name, for :func:`describe` and environment.json."""
+    config, device, count = prepared.config, prepared.fabric.device, prepared.processes.count
+    name = f"{device.type}, {torch.get_num_threads()} threads" if device.type == "cpu" else device.type
+    facts: dict[str, Any] = {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else name,
+        "precision": prepared.precision,
+        "model": model,
+        "data": str(prepared.data),
+        "account": prepared.data.account,
+    }
+    if count > 1:
+        how = "FSDP2, parameters spread" if config.shard else "DDP"
+        norms = "of all processes together" if config.sync_batch_norm else "of each process"
+        facts["processes"] = f"{count} processes ({how}; batch norm's statistics {norms})"
+    return facts | task
 
 
 def model_facts(prepared: Prepared) -> dict[str, Any]:

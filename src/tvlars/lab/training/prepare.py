@@ -84,7 +84,7 @@ def prepare(config: TrainConfig, data: ImageData | None = None, here: bool = Tru
 
 def check_run(config: TrainConfig, data: ImageData) -> Plan:
     """Return the plan of a run; raise ``UsageError`` unless its options go with its data."""
-    if config.task != "classification":
+    if config.self_supervised:
         check_labels(data, config.evaluations)
         if len(data.test_labels) < 2:
             raise UsageError(f"{data.name} must have at least two test images for {config.task}, got 1")

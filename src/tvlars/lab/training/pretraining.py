@@ -69,11 +69,7 @@ class Pretraining(Task):
         nn.init.zeros_(self.probe.weight)
         nn.init.zeros_(self.probe.bias)
         self.probe_optimizer = torch.optim.Adam(self.probe.parameters(), PROBE_LR)
-        self.extra = {
-            "probe": self.probe,
-            "probe_norm": self.probe_norm,
-            "probe_optimizer": self.probe_optimizer,
-        }
+        self.extra = dict(probe=self.probe, probe_norm=self.probe_norm, probe_optimizer=self.probe_optimizer)
         self.head: nn.Linear | None = None
         """Classifier of the linear evaluation."""
 
@@ -152,12 +148,13 @@ class Pretraining(Task):
         images, _ = sample(setup.data.test_images, setup.data.test_labels, REPRESENTATION_SAMPLES)
         draws = torch.Generator(images.device).manual_seed(0)  # the same views after every epoch, in every run
         both = [make_view(images, draw_view(len(images), draws), recipe) for recipe in self.recipes]
-        features, compared, embeddings = [], [], []
-        for view in both:
-            pieces = [setup.normalize(x) for x in torch.split(view, setup.config.micro_batch_size)]
-            features.append(torch.cat([self.method.backbone(x).float() for x in pieces]))
-            compared.append(torch.cat([self.method(x).float() for x in pieces]))
-            embeddings.append(self.method.projector(features[-1]).float())
+
+        def encoded(network: nn.Module) -> list[Tensor]:
+            size = setup.config.micro_batch_size
+            return [torch.cat([network(setup.normalize(x)).float() for x in torch.split(view, size)]) for view in both]
+
+        features, compared = encoded(self.method.backbone), encoded(self.method)
+        embeddings = [self.method.projector(x).float() for x in features]
         return RepresentationRow(
             epoch=epoch,
             step=step,

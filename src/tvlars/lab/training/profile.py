@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 import torch
+from torch.profiler import ProfilerActivity
 
 from tvlars.lab.errors import MovedFolderError
 from tvlars.lab.files.disk import write_whole
@@ -19,14 +19,14 @@ from tvlars.lab.files.disk import write_whole
 PHASES = ("data", "augmentation", "forward", "backward", "optimizer", "evaluation", "logging", "checkpoint")
 """In the order of the table; whatever else takes time is "other"."""
 SKIPPED, TRACED = 2, 6
-"""Steps before the trace begins, and how many it has."""
+"""Steps before the trace begins, and steps in the trace."""
 
 
 class Phases:
     """Adds up the seconds of each phase while ``folder`` is given; else it costs nothing.
 
     An accelerator is waited for at the ends of phases, so that its time is counted where it is spent; the run is slower
-    for that. Of the steps from the third on a trace is written, for chrome://tracing and Perfetto.
+    for that. From the third step on a trace is written, for chrome://tracing and Perfetto.
 
     Args:
         folder: the run folder, for profile.json and trace.json.gz; None: off.
@@ -36,14 +36,13 @@ class Phases:
 
     def __init__(self, folder: Path | None, device: torch.device, check: Callable[[], None] = lambda: None) -> None:
         self.folder, self.device, self.check = folder, device, check
-        self.seconds: dict[str, float] = dict.fromkeys(PHASES, 0.0)
+        self.seconds = dict.fromkeys(PHASES, 0.0)
         self.steps = 0
         self._open: list[str] = []
-        self._since = 0.0
-        self._trace: Any = None
+        self._trace: torch.profiler.profile | None = None
         self._tracing = 0.0
         self._unwritten: list[str] = []
-        self._start = time.perf_counter()
+        self._start = self._since = time.perf_counter()
 
     def __call__(self, name: str) -> AbstractContextManager[None]:
         """Count the time inside as phase ``name``, without that of phases inside it."""
@@ -71,45 +70,46 @@ class Phases:
 
     def step(self) -> None:
         """A step of the optimizer is over."""
-        if self.folder is None:
-            return
-        self.steps += 1
-        if self.steps == SKIPPED:
-            kinds = [torch.profiler.ProfilerActivity.CPU]
-            if self.device.type == "cuda":
-                kinds.append(torch.profiler.ProfilerActivity.CUDA)
+        self.steps += self.folder is not None
+        if self.steps == SKIPPED and self._trace is None:
             os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # that there is no GPU is no error
-            start = time.perf_counter()
-            self._trace = torch.profiler.profile(activities=kinds)
-            try:
-                self._trace.start()
-            except RuntimeError as error:  # another profiler, whoever has started it, may run already
-                self._trace = None
-                self._unwritten.append(f"trace.json.gz cannot be made: {_first_line(error)}")
-            self._tracing += time.perf_counter() - start
+            on_device = [ProfilerActivity.CUDA] if self.device.type == "cuda" else []
+            trace = torch.profiler.profile(activities=[ProfilerActivity.CPU, *on_device])
+            with self._untimed("made"):  # another profiler, whoever has started it, may run already
+                trace.start()
+                self._trace = trace
         elif self.steps == SKIPPED + TRACED:
             self._end_trace()
 
     def _end_trace(self) -> None:
         trace, self._trace = self._trace, None
         if trace is not None and self.folder is not None:
-            start = time.perf_counter()
             file = self.folder / "trace.json.gz"
-            try:
+            with self._untimed("written"):
                 trace.stop()
                 self.check()
                 file.unlink(missing_ok=True)  # torch would follow a link
-                trace.export_chrome_trace(str(file))
-            except MovedFolderError:
-                raise
-            except (OSError, RuntimeError) as error:  # a run does not end for its sake
-                with contextlib.suppress(OSError):
+                try:
+                    trace.export_chrome_trace(str(file))
+                except (OSError, RuntimeError):
                     file.unlink(missing_ok=True)
-                self._unwritten.append(f"trace.json.gz cannot be written: {_first_line(error)}")
-            self._tracing += time.perf_counter() - start
+                    raise
+
+    @contextlib.contextmanager
+    def _untimed(self, done: str) -> Iterator[None]:
+        """Leave the time inside out of the profile, and only note that a trace cannot be ``done``."""
+        start = time.perf_counter()
+        try:
+            yield
+        except MovedFolderError:
+            raise
+        except (OSError, RuntimeError) as error:  # a run does not end for its sake
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            self._unwritten.append(f"trace.json.gz cannot be {done}: {reason}")
+        self._tracing += time.perf_counter() - start
 
     def finish(self) -> list[str]:
-        """Write profile.json; returns the table, a line each. Nothing where it is off."""
+        """Write profile.json, and return the lines of the table; none where the profile is off."""
         if self.folder is None:
             return []
         self._end_trace()
@@ -122,16 +122,11 @@ class Phases:
         except OSError as error:
             self._unwritten.append(f"profile.json cannot be written: {error.strerror}")
         lines = [f"{'phase':<14}{'seconds':>9}{'share':>8}{'ms a step':>11}"]
-        for name, seconds in rows.items():
-            share, each = seconds / whole, 1000 * seconds / max(self.steps, 1)
-            lines.append(f"{name:<14}{seconds:>9.2f}{share:>8.1%}{each:>11.2f}")
-        lines.append(f"{'all':<14}{whole:>9.2f}{1:>8.1%}{1000 * whole / max(self.steps, 1):>11.2f}")
+        for name, seconds in {**rows, "all": whole}.items():
+            each = 1000 * seconds / max(self.steps, 1)
+            lines.append(f"{name:<14}{seconds:>9.2f}{seconds / whole:>8.1%}{each:>11.2f}")
         traced = min(self.steps - SKIPPED, TRACED)
         trace = f"trace of {traced} step{'s' if traced > 1 else ''}: {self.folder / 'trace.json.gz'}"
         if traced < 1:
             trace = f"no trace: it leaves out the first {SKIPPED} steps, and there were {self.steps}"
         return [*lines, *(self._unwritten or [trace])]
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

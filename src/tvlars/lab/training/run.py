@@ -11,7 +11,6 @@ import contextlib
 import math
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +58,7 @@ class Run:
         """The state of the shuffle before this epoch's."""
         self.epoch_seconds = 0.0
         self.saved_at, self.saved_time = (1, 0), time.monotonic()
+        self.interval, self.every = self.config.checkpoint_interval() or ("", 0.0)
         self.epochs: list[EpochRow] = []
         self.epoch_steps: list[StepRow] = []
         self.pending: list[tuple[int, Tensor, Tensor]] = []
@@ -151,43 +151,40 @@ class Run:
             OSError: something could not be written; RuntimeError: another process has gone. The first of them.
         """
         errors: list[Exception] = []
-
-        def attempt(work: Callable[[], object]) -> None:
+        finished = status == Status.FINISHED
+        works: list[Callable[[], object]] = [self._write, self.record.flush]
+        if status in (Status.FINISHED, Status.INTERRUPTED, Status.PREEMPTED):
+            works.insert(0, lambda: self.record.save_weights(self.task.weights()))
+        if finished and (right := self.task.right) is not None:
+            works.insert(1, lambda: self.record.save_correct(right))
+        logs: list[Any] = [self.layer_stats, self.tensorboard]
+        works += [log.close for log in logs if log is not None]
+        works += [self._report_profile, lambda: self._summarize(Status.FAILED if errors and finished else status)]
+        for work in works:
             try:
                 work()
             except (OSError, RuntimeError) as error:
                 errors.append(error)
-
-        if status in (Status.FINISHED, Status.INTERRUPTED, Status.PREEMPTED):
-            attempt(lambda: self.record.save_weights(self.task.weights()))
-        if status == Status.FINISHED and self.task.right is not None:
-            attempt(partial(self.record.save_correct, self.task.right))
-        attempt(self._write)
-        attempt(self.record.flush)
-        for log in (self.layer_stats, self.tensorboard):
-            if log is not None:
-                attempt(log.close)
-        attempt(self._report_profile)
-        last = self.epochs[-1] if self.epochs else None
-        probe = self.task.evaluations.get("linear")
-        accuracy = probe.accuracy if probe else last.test_accuracy if last else math.nan
-        attempt(
-            lambda: self.record.finish(
-                Status.FAILED if errors and status == Status.FINISHED else status,
-                steps=self.step,
-                epochs=len(self.epochs),
-                test_accuracy=accuracy if math.isfinite(accuracy) else None,
-                test_loss=last.test_loss if last and math.isfinite(last.test_loss) else None,
-                seconds=round(sum(row.seconds for row in self.epochs), 3),
-            )
-        )
         if errors:
             raise errors[0]
 
     def _report_profile(self) -> None:
         if profile := self.phase.finish():
             with contextlib.suppress(OSError):
-                self.reporter.note("where the time went\n" + "\n".join(profile))
+                self.reporter.note("\n".join(["where the time went", *profile]))
+
+    def _summarize(self, status: Status) -> None:
+        last, probe = self.epochs[-1] if self.epochs else None, self.task.evaluations.get("linear")
+        accuracy = probe.accuracy if probe else last.test_accuracy if last else math.nan
+        loss = last.test_loss if last else math.nan
+        self.record.finish(
+            status,
+            steps=self.step,
+            epochs=len(self.epochs),
+            test_accuracy=accuracy if math.isfinite(accuracy) else None,
+            test_loss=loss if math.isfinite(loss) else None,
+            seconds=round(sum(row.seconds for row in self.epochs), 3),
+        )
 
     def _write(self, epoch: EpochRow | None = None) -> None:
         rows, self.unwritten = self.unwritten, []
@@ -244,20 +241,14 @@ class Run:
         """
         at = Checked(checkpoint.progress_file(found.path, found.manifest))
         progress = {**found.progress, "epochs": found.epochs, "epoch_steps": found.steps}
-        state: dict[str, Any] = {"progress": progress}
-        tables = []
-
-        def look() -> None:
-            with fitting(found.path):
-                tables.append(checkpoint.read_tensor_table(found.path, found.manifest))
-                state["tensors"] = room_for(self.setup, progress, tables[0], at)
 
         def load() -> None:
             with fitting(found.path):
-                checkpoint.load_tensors(found.path, tables[0], state["tensors"])
-                self.load_state_dict(state, at)
+                table = checkpoint.read_tensor_table(found.path, found.manifest)
+                tensors = room_for(self.setup, progress, table, at)
+                checkpoint.load_tensors(found.path, table, tensors)
+                self.load_state_dict({"tensors": tensors, "progress": progress}, at)
 
-        self.processes.each(look)  # if one process refuses what it reads, no other waits for it in a collective
         self.processes.each(load)
 
     def save_checkpoint(self) -> None:
@@ -267,19 +258,16 @@ class Run:
         if self.saved_at == (self.epoch, self.position):
             return
         self._write()
+        said = f"checkpoint of step {self.step}"
         try:
             with self.phase("checkpoint"):
                 saved = self._save()
             if saved:
                 self.saved_at = (self.epoch, self.position)
             else:
-                self.reporter.note(
-                    f"checkpoint of step {self.step} is not saved, since weights are not finite; those before are kept"
-                )
+                self.reporter.note(f"{said} is not saved, since weights are not finite; those before are kept")
         except OSError as error:
-            self.reporter.note(
-                f"checkpoint of step {self.step} could not be saved ({error.strerror or error}); those before are kept"
-            )
+            self.reporter.note(f"{said} could not be saved ({error.strerror or error}); those before are kept")
         self.saved_time = time.monotonic()
 
     def _save(self) -> bool:
@@ -320,8 +308,7 @@ class Run:
         self.epoch, self.position = self.epoch + 1, 0
         self.epoch_steps, self.epoch_seconds = [], 0.0
         self.order_state = self.batches.order.get_state()
-        unit, number = self.config.checkpoint_interval() or ("", 0.0)
-        if unit == "epochs" and (self.epoch - 1) % number == 0:
+        if self.interval == "epochs" and (self.epoch - 1) % self.every == 0:
             self.save_checkpoint()
 
     def _train_epoch(self) -> None:
@@ -382,8 +369,7 @@ class Run:
         measure_epoch(*arguments, epoch=self.epoch, step=self.step)
 
     def _due_by_steps(self) -> bool:
-        unit, number = self.config.checkpoint_interval() or ("", 0.0)
-        return unit == "steps" and self.step % number == 0
+        return self.interval == "steps" and self.step % self.every == 0
 
     def _fetch_and_agree(self) -> None:
         """Fetch; then save and stop, where all processes say so."""
@@ -400,8 +386,8 @@ class Run:
         Returns the signal that some process has received (0: none), and whether a checkpoint is due by the clock of
         the first process.
         """
-        unit, number = self.config.checkpoint_interval() or ("", 0.0)
-        signal, due = self.signals.received, unit == "seconds" and time.monotonic() - self.saved_time >= number
+        signal = self.signals.received
+        due = self.interval == "seconds" and time.monotonic() - self.saved_time >= self.every
         pending, self.pending = self.pending, []
         if self.processes.several:
             pending, signal, due = self.processes.agree(pending, signal, due)

@@ -38,14 +38,12 @@ def state_of(task: Task) -> dict[str, Any]:
         rest: numbers, texts, tensors and collections of them, the same in all processes.
     """
     setup = task.setup
-    state = setup.bare_optimizer.state_dict()
-    tensors = {"model": setup.bare_model.state_dict()}
-    if inside := _optimizer_tensors(state["state"]):
-        tensors["optimizer"] = inside
+    optimizer = setup.bare_optimizer.state_dict()
+    state, inside = _taken_apart(optimizer["state"])
     progress = {
         "draws": setup.batches.draws.get_state(),
         "random": setup.processes.gather(_random_state(setup.fabric.device)),
-        "optimizer": _without_tensors(state),
+        "optimizer": {"state": state, "param_groups": optimizer["param_groups"]},
         "optimizer_tensors": {name: [list(x.shape), str(x.dtype)] for name, x in inside.items()},
         "scheduler": {} if setup.scheduler is None else setup.scheduler.state_dict(),
         "precision": dict(setup.fabric.strategy.precision.state_dict()),
@@ -53,7 +51,7 @@ def state_of(task: Task) -> dict[str, Any]:
     }
     if setup.processes.several and not setup.config.sync_batch_norm:
         progress[BUFFERS] = setup.processes.gather(_statistics(setup.bare_model))
-    return {"tensors": tensors, "progress": progress}
+    return {"tensors": _named(setup, inside), "progress": progress}
 
 
 def room_for(setup: Setup, progress: dict[str, Any], table: Table, at: Checked) -> dict[str, Any]:
@@ -79,7 +77,7 @@ def room_for(setup: Setup, progress: dict[str, Any], table: Table, at: Checked) 
             raise at.refuse("a tensor of the optimizer", f"one of {len(params)} parameters", name)
         at.check(f"optimizer_tensors {name}", [list(entry.shape), str(entry.dtype)], described[f"{index}.{key}"])
         inside[f"{index}.{key}"] = _room(params[int(index)], entry.shape, entry.dtype)
-    return {"model": setup.bare_model.state_dict(), **({"optimizer": inside} if inside else {})}
+    return _named(setup, inside)
 
 
 def load_state(task: Task, state: dict[str, Any], at: Checked) -> None:
@@ -168,22 +166,19 @@ def _set_statistics(model: nn.Module, of_each: list[dict[str, Tensor]], processe
             buffer.copy_(of_each[processes.rank][name] if same else mean)
 
 
-def _optimizer_tensors(state: dict[int, dict[str, Any]]) -> dict[str, Tensor]:
-    return {
-        f"{index}.{key}": value
-        for index, entries in state.items()
-        for key, value in entries.items()
-        if isinstance(value, Tensor)
-    }
+def _named(setup: Setup, inside: dict[str, Tensor]) -> dict[str, dict[str, Any]]:
+    """Tensors of the model, and ``inside``, those of the optimizer, where there are any."""
+    return {"model": setup.bare_model.state_dict(), **({"optimizer": inside} if inside else {})}
 
 
-def _without_tensors(state: dict[str, Any]) -> dict[str, Any]:
-    """The optimizer's options, and what its state has that is no tensor."""
-    kept = {
-        index: {key: value for key, value in entries.items() if not isinstance(value, Tensor)}
-        for index, entries in state["state"].items()
-    }
-    return {"state": kept, "param_groups": state["param_groups"]}
+def _taken_apart(state: dict[int, dict[str, Any]]) -> tuple[dict[int, dict[str, Any]], dict[str, Tensor]]:
+    """An optimizer's state without tensors, and its tensors by "parameter.name"."""
+    kept: dict[int, dict[str, Any]] = {}
+    inside: dict[str, Tensor] = {}
+    for index, entries in state.items():
+        kept[index] = {key: value for key, value in entries.items() if not isinstance(value, Tensor)}
+        inside |= {f"{index}.{key}": value for key, value in entries.items() if isinstance(value, Tensor)}
+    return kept, inside
 
 
 def _room(param: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

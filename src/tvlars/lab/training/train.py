@@ -15,8 +15,7 @@ from tvlars.lab.run_folder.checkpoints.checkpoint import finish_putting
 from tvlars.lab.run_folder.loaded_run import RunResult
 from tvlars.lab.run_folder.record import ASIDE, NoRecord, Record
 from tvlars.lab.run_folder.resuming import Finished, GoOn, New, opened
-from tvlars.lab.training.batches import micro_batches
-from tvlars.lab.training.description import describe, describe_processes, device_name, model_facts
+from tvlars.lab.training.description import describe, facts_of_run, model_facts
 from tvlars.lab.training.prepare import Prepared, prepare
 from tvlars.lab.training.pretraining import Pretraining
 from tvlars.lab.training.progress import Reporter, choose_reporter
@@ -60,18 +59,13 @@ def train(
 
 def train_prepared(prepared: Prepared, folder: Path | None = None, reporter: Reporter | None = None) -> RunResult:
     """Train a run that :func:`prepare` has checked; arguments, result and errors are those of :func:`train`."""
-    with prepared.processes.lost_said(prepared.config.timeout):
-        return _train_together(prepared, folder, reporter)
-
-
-def _train_together(prepared: Prepared, folder: Path | None, reporter: Reporter | None) -> RunResult:
-    """Train, in every process, after the processes have met."""
-    config, plan, data, processes = prepared.config, prepared.plan, prepared.data, prepared.processes
-    reporter = (choose_reporter() if reporter is None else reporter) if processes.first else Reporter()
+    config, processes = prepared.config, prepared.processes
+    reporter = (reporter or choose_reporter()) if processes.first else Reporter()
     notes: list[str] = []
-    with contextlib.ExitStack() as held:
+
+    with processes.lost_said(config.timeout), contextlib.ExitStack() as held:
         place, found = processes.by_first(
-            lambda: held.enter_context(opened(config, plan, data.fingerprint, folder, notes.append))
+            lambda: held.enter_context(opened(config, prepared.plan, prepared.data.fingerprint, folder, notes.append))
         )
         if isinstance(found, Finished):
             reporter.say(f"{place} has finished already")
@@ -80,50 +74,40 @@ def _train_together(prepared: Prepared, folder: Path | None, reporter: Reporter 
 
 
 def _train(prepared: Prepared, folder: Path, found: New | GoOn, notes: list[str], reporter: Reporter) -> RunResult:
-    config, plan, data = prepared.config, prepared.plan, prepared.data
-    fabric, processes = prepared.fabric, prepared.processes
-    fabric.seed_everything(config.seed, verbose=False)
+    config, plan, data, processes = prepared.config, prepared.plan, prepared.data, prepared.processes
+    prepared.fabric.seed_everything(config.seed, verbose=False)
     record = Record(folder, reporter.note) if processes.first else NoRecord(folder)
     with memory.needed(f"model {config.model!r} must fit into memory with its data"):
         model, model_text = build_model(config.model, data.channels, data.image_size, data.classes, config.init)
-        kind = Classification if config.task == "classification" else Pretraining
+        kind = Pretraining if config.self_supervised else Classification
         task: Task = kind(prepared, model, record, reporter)
-    run = Run(task)
-    facts = {
-        "device": device_name(fabric.device),
-        "precision": prepared.precision,
-        "model": model_text,
-        "data": str(data),
-        "account": data.account,
-        **({"processes": describe_processes(config, processes.count)} if processes.several else {}),
-        **task.facts(),
-    }
-    about_model = model_facts(prepared)
+    run, setup = Run(task), task.setup
+    facts = facts_of_run(prepared, model_text, task.facts())
     findings = check(
-        task.setup.bare_model,
-        task.setup.bare_optimizer,
+        setup.bare_model,
+        setup.bare_optimizer,
         epochs=config.epochs,
         total_steps=plan.total_steps,
         batch_size=config.batch_size,
-        micro_batch_size=config.batch_size // (micro_batches(config, processes.count) * processes.count),
-        scheduler=task.setup.scheduler,
+        micro_batch_size=config.batch_size // (setup.batches.count * processes.count),
+        scheduler=setup.scheduler,
     )
-    lines = describe(config, plan, facts, processes.count) + [f"warning  {text}" for text in (*findings, *notes)]
+    lines = describe(config, plan, facts, processes.count)
+    said = [*findings, *notes]
     if isinstance(found, GoOn):
         run.resume(found)  # before anything is changed in the folder
         processes.each(run.open_logs)
         if processes.first:
             finish_putting(folder)
-        said = record.reopen(config, plan, about_model, facts, run.step, found.epochs, found.steps)
-        lines += [f"warning  {text}" for text in said]
-        lines.append(f"resumed  after step {run.step} of {plan.total_steps}, from {found.place}")
+        said += record.reopen(config, plan, model_facts(prepared), facts, run.step, found.epochs, found.steps)
+        resumed = [f"resumed  after step {run.step} of {plan.total_steps}, from {found.place}"]
     else:
-        record.begin(config, plan, about_model, facts)
+        record.begin(config, plan, model_facts(prepared), facts)
         processes.each(run.open_logs)
-    if isinstance(found, New) and config.resume:
         again = f", and epochs that were done are done again: {found.epochs}" if found.epochs else ""
         again += f"; weights that were there are in {ASIDE}" if is_regular(folder / ASIDE) else ""
-        lines.append(f"resumed  nothing: there is no checkpoint yet, the run begins{again}")
+        resumed = [f"resumed  nothing: there is no checkpoint yet, the run begins{again}"] * config.resume
+    lines += [*(f"warning  {text}" for text in said), *resumed]
     if processes.first:
         task.before_training()
     reporter.start(config, plan, lines, folder, run.step)
