@@ -22,26 +22,19 @@ DIGEST = "digest"
 
 
 def digest_of(entries: dict[str, Any]) -> str:
-    """Return the SHA-256 of all entries of a JSON file but its digest.
-
-    It is made in the same way in every version, so that damage can be told from age.
-    """
+    """Return the SHA-256 of the other entries of a JSON file; the same in every version, to tell damage from age."""
     rest = {name: value for name, value in entries.items() if name != DIGEST}
     return hashlib.sha256(json.dumps(rest, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def cannot_write(error: OSError) -> str:
-    """What could not be written, and why."""
+    """Return what could not be written, and why."""
     where = f" {error.filename}" if error.filename else ""
     return f"cannot write{where}: {error.strerror or error}"
 
 
 def write_synced(file: Path, content: bytes) -> None:
-    """Write a new file of ``content``, which is on the disk when this returns. What has its name goes before.
-
-    Raises:
-        OSError: it could not be written; the error names the file.
-    """
+    """Write a new file of ``content``, which is on the disk when this returns; what has its name goes before."""
     with _named(file):
         file.unlink(missing_ok=True)  # a link that somebody has laid there would have us write where it leads
     with _named(file), open(file, "xb") as out:
@@ -51,11 +44,7 @@ def write_synced(file: Path, content: bytes) -> None:
 
 
 def write_whole(file: Path, content: bytes) -> None:
-    """Replace ``file`` by ``content``, whole or not at all, whatever happens to the machine.
-
-    Raises:
-        OSError: it could not be written; what was there is untouched, and the error names the file.
-    """
+    """Replace ``file`` by ``content``, whole or not at all, whatever happens to the machine."""
     part = file.with_name(file.name + ".part")
     try:
         write_synced(part, content)
@@ -67,11 +56,7 @@ def write_whole(file: Path, content: bytes) -> None:
 
 
 def append_whole(file: Path, content: bytes) -> None:
-    """Append ``content``, all of it or nothing.
-
-    Raises:
-        OSError: it could not be written, or is no regular file; it is as it was, and the error names it.
-    """
+    """Append ``content`` to a regular file, all of it or nothing."""
     with _named(file):
         handle = open_to_append(file)
         size = os.fstat(handle).st_size
@@ -88,11 +73,7 @@ def append_whole(file: Path, content: bytes) -> None:
 
 
 def open_to_append(file: Path) -> int:
-    """Return a handle to append to a file, made where it is missing; a pipe is not waited for, no link followed.
-
-    Raises:
-        OSError: it cannot be opened, or is no regular file.
-    """
+    """Return a handle to append to a regular file, made where it is missing; no pipe is awaited, no link followed."""
     with _named(file):
         with contextlib.suppress(FileNotFoundError):
             check_regular(os.lstat(file))
@@ -101,11 +82,7 @@ def open_to_append(file: Path) -> int:
 
 
 def sync(path: Path) -> None:
-    """Have a file, or the names in a folder, on the disk when this returns.
-
-    Raises:
-        OSError: the disk does not take it, or ``path`` is not there.
-    """
+    """Have a file, or the names in a folder, on the disk when this returns."""
     with _named(path):
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
         try:

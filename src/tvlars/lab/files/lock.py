@@ -20,15 +20,11 @@ WITHOUT_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)
 
 @contextlib.contextmanager
 def locked(folder: Path, wait: float = 0.0) -> Iterator[None]:
-    """Hold the lock of the run folder ``folder``.
-
-    Args:
-        folder: an existing folder.
-        wait: seconds to wait for another process at most.
+    """Hold the lock of ``folder``, which exists; wait ``wait`` seconds for another process at most.
 
     Raises:
-        LockedError: another process holds it. UsageError: the file system has no locks.
-        UsageError: there is something else in its place.
+        LockedError: another process holds it.
+        UsageError: the file system has no locks, or something else is in the place of the lock.
     """
     try:
         check_regular(os.lstat(folder / LOCK))

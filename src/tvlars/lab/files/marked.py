@@ -28,13 +28,9 @@ def mark(command: str) -> str:
 
 
 def check_output(file: Path, name: str, suffixes: Sequence[str], marks: Sequence[bytes]) -> None:
-    """Raise ``UsageError`` unless ``file`` may be written.
+    """Raise ``UsageError`` unless ``file``, which the user gave as ``name``, may be written.
 
-    Args:
-        file: what the user named.
-        name: of the argument.
-        suffixes: those that the command writes, in lower case; empty: any.
-        marks: a file that is there has to have one of them in its first 64 KiB.
+    It has to end in one of ``suffixes`` (lower case; empty: any), and be new or have one of ``marks`` in its head.
     """
     if suffixes and file.suffix.lower() not in suffixes:
         raise UsageError(f"{name} must end in {' or '.join(suffixes)}, got {str(file)!r}")
@@ -57,11 +53,7 @@ def check_output(file: Path, name: str, suffixes: Sequence[str], marks: Sequence
 
 
 def write_output(file: Path, content: bytes, name: str) -> None:
-    """Write ``content``, whole or not at all; the folder is made where it is missing.
-
-    Raises:
-        UsageError: it cannot be written.
-    """
+    """Write ``content``, whole or not at all, into a folder that is made where it is missing; else ``UsageError``."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_whole(file, content)

@@ -24,11 +24,7 @@ class Place:
         return found.st_dev, found.st_ino
 
     def check(self) -> None:
-        """Raise ``MovedFolderError`` where another folder, or none, is in its place.
-
-        Raises:
-            OSError: there is no telling, since the disk does not answer.
-        """
+        """Raise ``MovedFolderError`` where another folder, or none, is in its place, ``OSError`` if none can say."""
         try:
             now = self._now()
         except (FileNotFoundError, NotADirectoryError) as error:

@@ -32,14 +32,10 @@ def check_same(
     sentence: str,
     same_data: Callable[[], None],
 ) -> None:
-    """Raise ``UsageError`` where the run ``there`` is another.
+    """Raise ``UsageError`` where ``there``, the :func:`identity` of a run, is not that of ``config`` and ``plan``.
 
-    Args:
-        there: its :func:`identity`; options that an earlier version had not are what they are by default.
-        config, plan: of this run.
-        fingerprint: that of its data as JSON, None where it kept none.
-        sentence: of the error, up to the part that differs: "a.b must be of this run, but its".
-        same_data: raises where the data differ; called when the options are the same.
+    Options that an earlier version had not are what they are by default. ``fingerprint`` is that of its data as JSON;
+    ``sentence`` is the error's, up to the part that differs; ``same_data`` is called when the options are the same.
     """
     here = identity(config, plan)
     for part in ("config", "plan"):
@@ -54,10 +50,8 @@ def check_same(
 
 
 def _at_one_place(there: dict[str, Any], config: TrainConfig, known_by_content: bool) -> dict[str, Any]:
-    """Return the options ``there`` with the spelling of ``config`` for a folder of images that is the same.
-
-    A folder that is known by its content, a fingerprint, may lie elsewhere by now; else its place tells.
-    """
+    """Return the options ``there`` with the spelling of ``config`` for a folder of images that is the same: one that is
+    known by its content, a fingerprint, may lie elsewhere by now, else its place tells."""
     data = there.get("data")
     if not (isinstance(data, str) and data.startswith(FOLDER_PREFIX) and config.data.startswith(FOLDER_PREFIX)):
         return there
@@ -75,11 +69,8 @@ def differences(there: dict[str, Any], here: dict[str, Any]) -> str:
 def check_data(where: Path, stored: Any, here: Fingerprint, tell: Callable[[str], None] = lambda text: None) -> None:
     """Raise ``UsageError`` where a run that is kept in ``where`` was on other data.
 
-    Args:
-        where: the file or folder that says so.
-        stored: the fingerprint of its data as JSON; None where it is of a version that kept none.
-        here: the fingerprint of the data now.
-        tell: hears what could not be compared.
+    ``stored`` is the fingerprint of its data as JSON, None of a version that kept none; ``tell`` hears what was not
+    compared.
     """
     there = Fingerprint.from_json(stored)
     if there is None:

@@ -54,8 +54,7 @@ MEASUREMENTS = ("sharpness.csv", "noise.csv", "representation.csv")
 def new_folder(out: Path | None, label: str) -> Path:
     """Make and return the folder ``out``, or one below runs/ named after the time and ``label``.
 
-    Raises:
-        UsageError: ``out`` holds something already, or cannot be made.
+    Raises ``UsageError`` where it holds something already, or cannot be made.
     """
     if out is None:
         out = base = Path("runs") / f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{label}"
@@ -73,13 +72,10 @@ def new_folder(out: Path | None, label: str) -> Path:
 
 
 class Record:
-    """Writes a run folder. Where the disk is full, rows wait for room, and the run goes on.
+    """Writes a run folder, which exists. If the disk is full, rows wait for room, the run goes on, and ``tell`` hears.
 
-    Where the folder is no longer the one that it was, every method raises ``MovedFolderError`` and writes nothing.
-
-    Args:
-        folder: the run folder, which exists.
-        tell: hears that rows are waiting, and that they are written.
+    Where the folder is no longer the one that it was, every method raises ``MovedFolderError`` and writes nothing. An
+    ``OSError`` says what cannot be written.
     """
 
     def __init__(self, folder: Path, tell: Callable[[str], None]) -> None:
@@ -94,17 +90,7 @@ class Record:
             self.place.check()
 
     def begin(self, config: TrainConfig, plan: Plan, model: dict[str, Any], facts: dict[str, Any]) -> None:
-        """Write what the run is, before its first step.
-
-        Args:
-            config: of the run.
-            plan: that came of it.
-            model: what model.json is to hold.
-            facts: what environment.json is to hold besides versions and hardware.
-
-        Raises:
-            OSError: it cannot be written.
-        """
+        """Write what the run is, before its first step; ``facts`` go into environment.json with the rest."""
         self.check_place()
         # The config first: it tells whose the folder is, and whatever else is there may then be cleared.
         write_json(self.folder / CONFIG, json.loads(config.to_json()))
@@ -124,19 +110,10 @@ class Record:
         epochs: list[EpochRow],
         steps: list[StepRow],
     ) -> list[str]:
-        """Go on in a folder that has a record: rows of later steps are taken out, since they come again.
+        """Go on after ``step``: rows of later steps are taken out, since they come again.
 
-        Args:
-            config: as for :meth:`begin`, whose files are written where they are missing; so are plan, model, facts.
-            step: optimizer steps taken.
-            epochs: rows of all epochs that are complete.
-            steps: rows of the epoch that the run is in.
-
-        Returns:
-            What is to be said of rows that are missing, a sentence each.
-
-        Raises:
-            OSError: it cannot be written.
+        ``epochs`` are the rows of all complete epochs, ``steps`` those of the current one; config, plan and model are
+        written where they are missing. Returns what is to be said of missing rows, a sentence each.
         """
         self.check_place()
         for name in ENDS:
@@ -170,14 +147,7 @@ class Record:
         self._append(name, [row])
 
     def flush(self, durable: bool = False) -> None:
-        """Write all rows that are waiting.
-
-        Args:
-            durable: have all rows on the disk, whatever happens to the machine, when this returns.
-
-        Raises:
-            OSError: there is no room yet.
-        """
+        """Write all rows that are waiting; with ``durable`` all rows survive whatever happens to the machine."""
         self.check_place()
         for name, rows in self._waiting.items():
             if rows:

@@ -59,16 +59,10 @@ class Finished:
 def opened(
     config: TrainConfig, plan: Plan, data: Fingerprint, folder: Path | None, tell: Callable[[str], None]
 ) -> Iterator[tuple[Path, New | GoOn | Finished]]:
-    """Hold the lock of the run's folder, and say which one it is and how the run may be done there.
+    """Hold the lock of the run's folder, and say which it is and how the run may be done there, as :func:`look` does.
 
-    Args:
-        config, plan, data, tell: as for :func:`look`.
-        folder: the run folder, which exists; None takes ``config.out`` with ``config.resume`` where that exists, else
-            a new folder.
-
-    Raises:
-        UsageError: as for :func:`look`, or the folder cannot be made.
-        LockedError: another process works in it.
+    ``folder`` exists; None takes ``config.out`` with ``config.resume`` where that exists, else a new folder. Raises
+    ``LockedError`` where another process works in it.
     """
     if folder is None:
         goes_on = config.resume and config.out is not None and config.out.is_dir()
@@ -81,14 +75,9 @@ def opened(
 def look(
     folder: Path, config: TrainConfig, plan: Plan, data: Fingerprint, tell: Callable[[str], None] = lambda text: None
 ) -> New | GoOn | Finished:
-    """Return how a run may be done in ``folder``, which exists. Nothing is written.
+    """Return how a run may be done in ``folder``, which exists; nothing is written.
 
-    Args:
-        folder: the run folder.
-        config: of the run.
-        plan: that came of it.
-        data: fingerprint of its data.
-        tell: hears of checkpoints that are damaged and of data that could not be compared.
+    ``tell`` hears of checkpoints that are damaged and of data that could not be compared.
 
     Raises:
         UsageError: the folder holds something else, another run, or one of other data; its checkpoints are all damaged,

@@ -134,11 +134,7 @@ def as_csv(lines: Iterable[list[Any]]) -> bytes:
 
 
 def read_cells(file: Path) -> tuple[list[str], list[list[str]]]:
-    """Return the header of a CSV file and the cells of each line below it; a file that is empty has no header.
-
-    Raises:
-        OSError: it cannot be read, or leads out of its folder.
-    """
+    """Return the header of a CSV file and the cells of each line below it; an empty file has no header."""
     lines = read_text(file, file.parent, errors="replace").splitlines()
     header, *rows = [line.split(",") for line in lines] or [[]]
     return header, rows
@@ -191,11 +187,7 @@ def _until(last: int, column: str, header: list[str], lines: list[list[str]]) ->
 def read_rows(file: Path, kind: type, problems: list[str], optional: bool = False) -> pd.DataFrame:
     """Return the rows up to the first damaged one; columns that a version did not write are NaN.
 
-    Args:
-        file: in its run folder.
-        kind: class of its rows.
-        problems: gets a sentence for each thing that is amiss.
-        optional: it may be missing without a problem.
+    ``problems`` gets a sentence for each thing that is amiss; an ``optional`` file may be missing without one.
     """
     wanted = {field.name: field.type == "int" for field in fields(kind)}
     try:

@@ -16,11 +16,7 @@ if TYPE_CHECKING:
 
 
 def check_tensorboard() -> None:
-    """Say before a run what would be missing in it.
-
-    Raises:
-        UsageError: the package tensorboard is not installed.
-    """
+    """Raise ``UsageError`` where the package tensorboard is not installed."""
     try:
         import torch.utils.tensorboard  # noqa: F401
     except ImportError as error:
@@ -30,16 +26,11 @@ def check_tensorboard() -> None:
 
 
 class TensorBoardLog:
-    """Writes steps/* and epochs/* over the optimizer step, from step ``start`` + 1 on.
+    """Writes steps/* and epochs/* over the optimizer step, from step ``start`` + 1 on; its first row makes the file.
 
     TensorBoard's writer is of no use any more once the disk has failed it: ``tell`` hears of that, and the run goes on
-    without, since its rows are in CSV files too.
-
-    Its file is made with the first row. ``check`` is called before each write: it raises ``MovedFolderError`` where the
-    folder is another one.
-
-    Raises:
-        UsageError: the package tensorboard is not installed.
+    without, since its rows are in CSV files too. ``check`` is called before each write: it raises ``MovedFolderError``
+    where the folder is another one.
     """
 
     def __init__(

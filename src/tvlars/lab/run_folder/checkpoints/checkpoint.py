@@ -84,22 +84,14 @@ def save(
     keep: int,
     check_place: Callable[[], None] = lambda: None,
 ) -> Path:
-    """Write the checkpoint of ``step`` below the run folder ``folder``; all processes call it.
+    """Write the checkpoint of ``step`` below the run folder ``folder``, in all processes.
 
-    Args:
-        folder: run folder.
-        step: optimizer steps taken.
-        tensors: weights and optimizer state, nested by name; sharded ones are written by those who hold them.
-        progress: the rest, of the first process: numbers, texts, tensors and collections of them.
-        run: what is to be the same in a run that goes on from it.
-        processes: those of the run.
-        keep: newest checkpoints that are kept.
-        check_place: called in the first process before each thing that is written: it raises ``MovedFolderError`` where
-            the run folder is another one.
+    ``tensors`` are nested by name, and each process writes the shards that it has; ``progress`` is the rest, of the
+    first process; ``run`` is what has to be the same in a run that goes on; the newest ``keep`` checkpoints stay.
+    ``check_place`` raises ``MovedFolderError``, before each thing that is written, where the folder is another one.
 
     Raises:
         OSError: it could not be written; those that were there are untouched.
-        MovedFolderError: as ``check_place`` does; in all processes.
     """
     final = folder / FOLDER / f"{step:09d}"
     part = final.with_name(final.name + PART)
@@ -194,8 +186,7 @@ def _prune(newest: Path, keep: int) -> None:
 def newest(folder: Path, tell: Callable[[str], None]) -> tuple[Path, Manifest] | None:
     """Return the newest good checkpoint of a run folder, None where there is none; ``tell`` hears of damaged ones.
 
-    Raises:
-        UsageError: all are damaged, the newest good one is of a version that cannot be read, or one may not be read.
+    Raises ``UsageError`` where all are damaged, or one may not be read or is of an unknown version.
     """
     damaged = []
     for path in reversed(those_in(folder)):
@@ -221,10 +212,8 @@ def those_in(folder: Path) -> list[Path]:
     """Return the checkpoints of a run folder, oldest first, good or not, without those that were never finished.
 
     One that is whole and lacks its name, since :func:`_put_in_place` was cut off between its two renames, is one under
-    the name that it has, until :func:`finish_putting` gives it its own.
-
-    Raises:
-        UsageError: their folder cannot be looked into, or is a link, through which nothing is written or taken away.
+    the name that it has. Raises ``UsageError`` where their folder cannot be looked into, or is a link, through which
+    nothing is written or taken away.
     """
     there = folder / FOLDER
     try:
@@ -266,9 +255,7 @@ def finish_putting(folder: Path) -> None:
 def check(path: Path) -> Manifest:
     """Return the manifest of a checkpoint whose files are all as they were written.
 
-    Raises:
-        ValueError: one is not; or an error of ``DAMAGE``.
-        UsageError: it is of a format that this version does not know.
+    Raises an error of ``DAMAGE`` where one is not, ``UsageError`` where the format is unknown here.
     """
     stored = read_json(path / "manifest.json")
     if not isinstance(stored, dict) or "digest" not in stored or "format" not in stored:
@@ -308,11 +295,7 @@ def progress_file(path: Path, manifest: Manifest) -> Path:
 
 
 def read_progress(path: Path, manifest: Manifest) -> dict[str, Any]:
-    """Return what a checkpoint has besides weights and optimizer state.
-
-    Raises:
-        UsageError: it holds something else, code for instance.
-    """
+    """Return what a checkpoint has besides weights and optimizer state; refuse what is no data, as code."""
     file, found = progress_file(path, manifest), None
     with _one_sentence(f"{file} must hold numbers and tensors alone, but does not"):
         if manifest.format == OLD_FORMAT:
@@ -326,22 +309,14 @@ def read_progress(path: Path, manifest: Manifest) -> dict[str, Any]:
 
 
 def read_tensor_table(path: Path, manifest: Manifest) -> Table:
-    """Return which tensors a checkpoint has, and where.
-
-    Raises:
-        UsageError: it describes something else, or tensors that are not in its files.
-    """
+    """Return which tensors a checkpoint has, and where; refuse such as are not in its files."""
     old = manifest.format == OLD_FORMAT
     with _one_sentence(f"{path / (OLD_TABLE if old else TABLE)} must describe tensors alone, but does not"):
         return read_table(path, manifest.files, old)
 
 
 def load_tensors(path: Path, table: Table, tensors: dict[str, Any]) -> None:
-    """Fill ``tensors``, nested as they were saved, in place.
-
-    Raises:
-        UsageError: the checkpoint has others, by name, shape or dtype, and says which.
-    """
+    """Fill ``tensors``, nested as they were saved; refuse a checkpoint that has others, by name, shape or dtype."""
     there = {name: (entry.shape, entry.dtype) for name, entry in table.entries.items()}
     values = _flat(tensors)
     here = {name: (tuple(value.shape), value.dtype) for name, value in values.items()}

@@ -102,15 +102,10 @@ class _Unpickler(pickle._Unpickler):
 
 
 def _read(content: bytes, known: Collection[str], make: Callable[[Made], Any]) -> Any:
-    """Return what a pickle holds, as plain data.
+    """Return what a pickle holds as plain data, else raise ``ValueError``.
 
-    Args:
-        content: the pickle.
-        known: names of classes and functions that have a place in it, as "collections.OrderedDict".
-        make: returns what a :class:`Made`, whose arguments and state are plain data, stands for.
-
-    Raises:
-        ValueError: it is no pickle, uses an opcode that torch does not write, or a name that is not known.
+    Names in it have to be among ``known``; ``make`` returns what a :class:`Made`, whose arguments and state are plain
+    already, stands for.
     """
     left = SHARED * len(content)
 
@@ -158,11 +153,7 @@ STORAGES = {
 def read_torch_file(file: IO[bytes]) -> Any:
     """Return what ``torch.save`` wrote: tensors on the CPU, and numbers, texts, lists, tuples and dictionaries of them.
 
-    Args:
-        file: open for reading, and seekable.
-
-    Raises:
-        ValueError: it is no such file, is damaged, or holds anything else.
+    Raises ``ValueError`` where ``file``, which is seekable, is no such file, is damaged, or holds anything else.
     """
     try:
         with zipfile.ZipFile(file) as archive:
@@ -232,12 +223,8 @@ OF_METADATA = {
 
 
 def read_metadata(content: bytes) -> dict[str, Any]:
-    """Return the metadata of a checkpoint of format 1: objects of torch's as their states, shapes as tuples, types of
-    tensors by name, and a place in storage by name and offsets.
-
-    Raises:
-        ValueError: it is none that torch wrote.
-    """
+    """Return the metadata of a checkpoint of format 1, else raise ``ValueError``: objects of torch's as their states,
+    shapes as tuples, types of tensors by name, and a place in storage by name and offsets."""
 
     def make(made: Made) -> Any:
         name = made.of.rpartition(".")[2]

@@ -59,12 +59,9 @@ class Checked:
     def check(self, entry: str, wanted: Any, got: Any) -> None:
         """Refuse what is not as ``wanted``.
 
-        Args:
-            entry: its name.
-            wanted: a dictionary (a mapping of just these keys, each value as wanted), a list or tuple (so many values,
-                each as wanted), a range (an integer in it), a tensor (one of its shape and dtype), a function of entry
-                and value, or the value itself, numbers up to rounding.
-            got: it.
+        That is a dictionary (a mapping of just these keys, each value as wanted), a list or tuple (so many values, each
+        as wanted), a range (an integer in it), a tensor (one of its shape and dtype), a function of entry and value, or
+        the value itself, numbers up to rounding.
         """
         if callable(wanted):
             wanted(entry, got)
@@ -163,16 +160,7 @@ def check_progress(
 ) -> tuple[list[EpochRow], list[StepRow]]:
     """Check what can be checked without a model; return rows of complete epochs, and of steps of the current one.
 
-    Args:
-        file: named by errors.
-        progress: content of the file.
-        step: steps that the manifest says.
-        processes: how many the manifest says.
-        config: of the run that is to go on.
-        plan: of it.
-
-    Raises:
-        UsageError: an entry is none that this run can have written; the message names it.
+    ``step`` and ``processes`` are those of the manifest; errors name ``file`` and the entry.
     """
     at, cpu, per_epoch = Checked(file), torch.device("cpu"), plan.steps_per_epoch
     at.check("it", dict.fromkeys((*ENTRIES, *({BUFFERS} & progress.keys())), anything), progress)
@@ -282,16 +270,7 @@ def check_optimizer(at: Checked, entry: str, optimizer: Optimizer, saved: Any, r
 def check_loaded_optimizer(
     at: Checked, entry: str, optimizer: Optimizer, built: list[dict[str, Any]], rates: list[float], taken: range
 ) -> None:
-    """Check an optimizer after a state was loaded into it.
-
-    Args:
-        at: names the file.
-        entry: names the optimizer.
-        optimizer: it.
-        built: its groups as they were before.
-        rates: the learning rate of each.
-        taken: how many steps it may have taken.
-    """
+    """Check an optimizer that has loaded a state: groups as they were ``built``, at ``rates``, ``taken`` steps on."""
     steps: Any = partial(at.count, taken=taken)
     clocks = dict.fromkeys(_clocks(optimizer), steps)
     for i, (group, before, lr) in enumerate(zip(optimizer.param_groups, built, rates, strict=True)):

@@ -74,11 +74,7 @@ _Described = tuple[torch.dtype, Any, list[tuple[Any, ...]]]
 def write(path: Path, rank: int, count: int, tensors: dict[str, Tensor]) -> dict[str, Any]:
     """Write the part of ``tensors`` that process ``rank`` of ``count`` has to, into ``tensors-R.bin``.
 
-    Returns:
-        Entries of the table, with one chunk each, for :func:`table_of`.
-
-    Raises:
-        OSError: the disk does not take them; the error names the file.
+    Returns entries of the table with one chunk each, for :func:`table_of`. An ``OSError`` names the file.
     """
     file, entries = path / f"tensors-{rank}.bin", {}
     try:
@@ -121,12 +117,7 @@ def _local(value: Any) -> tuple[list[int], Tensor]:
 
 
 def load(path: Path, table: Table, tensors: dict[str, Tensor]) -> None:
-    """Fill ``tensors``, which have the names, shapes and dtypes of ``table``, from the checkpoint ``path``.
-
-    Raises:
-        ValueError: a chunk is not what the table says.
-        OSError: a file cannot be read.
-    """
+    """Fill ``tensors``, which have the names, shapes and dtypes of ``table``, from the checkpoint ``path``."""
     for name, value in tensors.items():
         offsets, local = _local(value)
         entry, room = table.entries[name], local.detach()
@@ -142,11 +133,7 @@ def load(path: Path, table: Table, tensors: dict[str, Tensor]) -> None:
 
 
 def read_chunk(file: IO[bytes], dtype: torch.dtype, chunk: Chunk, old: bool) -> Tensor:
-    """Return a chunk from the file that holds it; ``old`` is format 1.
-
-    Raises:
-        ValueError: it is not there.
-    """
+    """Return a chunk from the file that holds it, else raise ``ValueError``; ``old`` is format 1."""
     file.seek(chunk.start)
     content = bytearray(file.read(chunk.length))
     found = read_torch_file(io.BytesIO(content)) if old else tensor_of(content, dtype, chunk.sizes)
@@ -156,11 +143,9 @@ def read_chunk(file: IO[bytes], dtype: torch.dtype, chunk: Chunk, old: bool) -> 
 
 
 def read_table(path: Path, files: Mapping[str, Any], old: bool = False) -> Table:
-    """Read and check the table of the checkpoint ``path``, whose manifest names ``files``; ``old`` is format 1.
+    """Return the table of the checkpoint ``path``, whose manifest names ``files``; ``old`` is format 1.
 
-    Raises:
-        ValueError: it does not describe tensors that lie in these files.
-        OSError: a file cannot be read.
+    Raises ``ValueError`` where it does not describe tensors that lie in these files.
     """
     content = read_bytes(path / (OLD_TABLE if old else TABLE))
     described = _from_pickle(content) if old else _from_json(content)

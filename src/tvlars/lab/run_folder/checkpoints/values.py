@@ -81,11 +81,7 @@ def encode(value: Any) -> tuple[bytes, bytes]:
 
 
 def decode(text: bytes, data: bytes) -> Any:
-    """Return what :func:`encode` was given.
-
-    Raises:
-        ValueError: these are no such values.
-    """
+    """Return what :func:`encode` was given, else raise ``ValueError``."""
 
     def value(one: Any, depth: int) -> Any:
         if depth > MAX_DEPTH:
