@@ -2,7 +2,7 @@
 
 import tvlars._command  # noqa: F401  (before torch is imported)
 from tvlars.convert import Conversion, convert
-from tvlars.doctor import Finding, Findings, check
+from tvlars.findings import Finding, Findings, check
 from tvlars.groups import LayerGroups, layer_groups
 from tvlars.optim import LAMB, LARS, TVLARS
 from tvlars.plan import Plan, plan

@@ -6,7 +6,7 @@ import contextlib
 from pathlib import Path
 
 from tvlars._reading import is_regular
-from tvlars.doctor import check
+from tvlars.findings import check
 from tvlars.lab import memory
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData

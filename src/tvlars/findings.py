@@ -1,4 +1,4 @@
-"""The doctor: what somebody who trains with large batches would point out about a model and its optimizer."""
+"""Findings about a set-up: what spoils large-batch training with a model and its optimizer, each with a way out."""
 
 from __future__ import annotations
 

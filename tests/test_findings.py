@@ -1,4 +1,4 @@
-"""The doctor: each finding where it belongs, and none on a run that plan and layer_groups set up."""
+"""Findings about a set-up: each where it belongs, and none on a run that plan and layer_groups set up."""
 
 from __future__ import annotations
 
