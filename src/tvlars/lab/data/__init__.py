@@ -5,6 +5,7 @@ To add one: write a file with a function that returns ``ImageData``, and enter i
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,10 +33,8 @@ def check_data_name(
 ) -> None:
     """Raise ``UsageError`` unless ``name`` is a data set's, or imagefolder:PATH.
 
-    Args:
-        name: as it was given.
-        image_size, skip_bad_images: are for imagefolder:PATH alone.
-        data_dir: where a folder that was meant may lie.
+    ``image_size`` and ``skip_bad_images`` are for imagefolder:PATH alone; a folder that was meant may lie in
+    ``data_dir``.
     """
     if not isinstance(name, str):
         raise UsageError(f"data must be a name, got {name!r}")
@@ -53,13 +52,11 @@ def check_data_name(
 
 
 def _folder_meant(name: str, data_dir: Path | None) -> str | None:
-    """The existing folder that ``name`` means, written without the prefix or with another."""
+    """Return the existing folder that ``name`` means, written without the prefix or with another."""
     for text in (name, name.partition(":")[2], name.partition("=")[2]):
-        try:
+        with contextlib.suppress(OSError, ValueError, RuntimeError):  # no path: too long, with a NUL, of no user
             if text.strip() and ((data_dir or Path()) / Path(text).expanduser()).is_dir():
                 return text
-        except (OSError, ValueError, RuntimeError):  # it is no path: too long, with a NUL, of no user
-            continue
     return None
 
 
@@ -83,18 +80,14 @@ def load_data(
     data_dir = as_path("data_dir", data_dir)
     check_data_name(name, image_size, skip_bad_images, data_dir)
     with memory.needed(f"data {name!r} must fit into memory"):
-        return _load(name, data_dir, image_size, skip_bad_images)
-
-
-def _load(name: str, data_dir: Path | None, image_size: int | None, skip_bad_images: bool) -> ImageData:
-    try:
-        if data_dir is not None and not data_dir.is_dir():
-            raise UsageError(f"data_dir must be an existing folder, got {str(data_dir)!r}")
-        if name.startswith(FOLDER_PREFIX):
+        try:
+            if data_dir is not None and not data_dir.is_dir():
+                raise UsageError(f"data_dir must be an existing folder, got {str(data_dir)!r}")
+            if name in DATASETS:
+                return DATASETS[name](data_dir)
             folder = expanded("data", Path(name.removeprefix(FOLDER_PREFIX)))
             return load_image_folder((data_dir or Path()) / folder, image_size, skip_bad_images)
-        return DATASETS[name](data_dir)
-    except OSError as error:
-        if memory.has_ended(error):
-            raise
-        raise UsageError(f"data {name!r} cannot be read: {error.strerror or error}") from error
+        except OSError as error:
+            if memory.has_ended(error):
+                raise
+            raise UsageError(f"data {name!r} cannot be read: {error.strerror or error}") from error

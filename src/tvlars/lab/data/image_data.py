@@ -51,36 +51,34 @@ class ImageData:
     """Lines on files that were left out of a folder, and other remarks on it."""
 
     def __post_init__(self) -> None:
-        parts = {
-            "training": ("train", self.train_images, self.train_labels),
-            "test": ("test", self.test_images, self.test_labels),
-        }
-        for part, images, labels in parts.values():
-            wanted = f"{self.name} must have {part}_images uint8 of shape (N, C, H, W) and {part}_labels int64 (N,)"
+        must, shapes = f"{self.name} must have", []
+        for part, images, labels in (
+            ("train", self.train_images, self.train_labels),
+            ("test", self.test_images, self.test_labels),
+        ):
+            wanted = f"{must} {part}_images uint8 of shape (N, C, H, W) and {part}_labels int64 (N,)"
             for name, value, dtype, dims in (("images", images, torch.uint8, 4), ("labels", labels, torch.int64, 1)):
                 if not isinstance(value, Tensor):
                     raise UsageError(f"{wanted}, but {part}_{name} is of type {type(value).__name__}")
                 if value.dtype != dtype or value.ndim != dims:
                     raise UsageError(f"{wanted}, but {part}_{name} is {value.dtype} of shape {tuple(value.shape)}")
-        there, here = (tuple(images.shape[1:]) for _, images, _ in parts.values())
+            shapes.append(tuple(images.shape[1:]))
+        there, here = shapes
         if 0 in there or there[1] != there[2]:
-            raise UsageError(f"{self.name} must have square images (C, H, H) of at least one pixel, got {there}")
+            raise UsageError(f"{must} square images (C, H, H) of at least one pixel, got {there}")
         if there != here:
-            raise UsageError(
-                f"{self.name} must have training and test images of one shape (C, H, W), got {there} and {here}"
-            )
-        for part, (_, images, labels) in parts.items():
+            raise UsageError(f"{must} training and test images of one shape (C, H, W), got {there} and {here}")
+        for part, images, labels in (
+            ("training", self.train_images, self.train_labels),
+            ("test", self.test_images, self.test_labels),
+        ):
             if len(images) != len(labels) or not len(images):
-                raise UsageError(
-                    f"{self.name} must have as many {part} images as labels, and at least one: "
-                    f"{self.origin} has {len(images)} and {len(labels)}"
-                )
+                found = f"{self.origin} has {len(images)} and {len(labels)}"
+                raise UsageError(f"{must} as many {part} images as labels, and at least one: {found}")
             low, high = int(labels.min()), int(labels.max())
             if low < 0 or high >= self.classes:
-                raise UsageError(
-                    f"{self.name} must have labels from 0 to {self.classes - 1}, but the {part} labels in "
-                    f"{self.origin} go from {low} to {high}"
-                )
+                found = f"the {part} labels in {self.origin} go from {low} to {high}"
+                raise UsageError(f"{must} labels from 0 to {self.classes - 1}, but {found}")
 
     @property
     def fingerprint(self) -> Fingerprint:

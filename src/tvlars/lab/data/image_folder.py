@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from tvlars.lab.data.account import BAD, BESIDE, NO_IMAGES, NOT_NAMED, STRAYS, counted, shown
-from tvlars.lab.data.decoded import Decoded, decode
+from tvlars.lab.data.decoded import Digests, decode
 from tvlars.lab.data.fingerprint import digest_files
 from tvlars.lab.data.image_data import ImageData
 from tvlars.lab.data.pixels import decoder_version
@@ -59,12 +59,14 @@ def load_image_folder(folder: Path, image_size: int | None = None, skip_bad_imag
     if not folder.is_dir():
         raise UsageError(f"imagefolder must be an existing folder, got {str(folder)!r}")
     layout = _Layout(Folder(folder))
-    account, train, test = layout.account, layout.train, layout.test
-    number = {name: i for i, name in enumerate(sorted({label for _, label in train}))}
-    _check_classes(folder, number, test)
-    everything = [*train, *test]
+    account, everything, count = layout.account, [*layout.train, *layout.test], len(layout.train)
+    number = {name: i for i, name in enumerate(sorted(_classes(layout.train)))}
+    _check_classes(folder, number, layout.test)
     found = decode(folder, [file for file, _ in everything], image_size)
     bad = {**layout.missing, **{everything[i][0].place: reason for i, reason in found.bad.items()}}
+    good = [one for i, one in enumerate(everything) if i not in found.bad]
+    count -= sum(i < count for i in found.bad)
+    train, test = good[:count], good[count:]
     if bad:
         more = f" and {len(bad) - NAMED:,} more" if len(bad) > NAMED else ""
         said = ", ".join(f"{place} ({reason})" for place, reason in list(bad.items())[:NAMED]) + more
@@ -75,24 +77,17 @@ def load_image_folder(folder: Path, image_size: int | None = None, skip_bad_imag
                 "--skip-bad-images (skip_bad_images=True) goes on without them."
             )
         account.leave(BAD, "{}: {}".format(*next(iter(bad.items()))), len(bad))
-        train, test = (
-            [one for i, one in enumerate(some, first) if i not in found.bad]
-            for some, first in ((train, 0), (test, len(train)))
-        )
-        readable = {label for _, label in train}
-        if lost := [name for name in number if name not in readable]:
+        if lost := sorted(number.keys() - _classes(train)):
             raise UsageError(
                 f"{folder} must have training images of class {shown(lost[0])!r}, but none can be read: {said}"
             )
         if not test:
             raise UsageError(f"{folder} must have test images that can be read, but has none: {said}")
     account.remarks += found.remarks
-    tested = {label for _, label in test}
-    if without := [name for name in number if name not in tested]:
+    if without := sorted(number.keys() - _classes(test)):
         account.remarks.append(f"no test images of {_some('class', 'classes', without)}")
-    labels = torch.tensor([number[label] for _, label in [*train, *test]], device="cpu")
-    count = len(train)
-    account.remarks += _duplicates(found, [file for file, _ in [*train, *test]], labels, count)
+    labels = torch.tensor([number[label] for _, label in good], device="cpu")
+    account.remarks += _duplicates(found.digests, [file for file, _ in good], labels, count)
     return ImageData(
         f"imagefolder:{folder}",
         layout.origin,
@@ -155,8 +150,8 @@ class _Layout:
             )
         for folder in others:
             self.account.leave(BESIDE, shown(f"{folder.name}/"), len(folder.below))
-        for folder in root.folders:
-            if folder not in others and folder not in named:
+        for folder in root.empty:
+            if folder not in named:
                 self.account.leave(NO_IMAGES, shown(folder.name))
         self._train_and_test(there)
         return True
@@ -166,7 +161,7 @@ class _Layout:
         self.train = self._by_class(train) or self._unlabelled(train)
         if not self.train:
             raise UsageError(f"{train} must have a folder of images for each class, got none")
-        names = {label for _, label in self.train}
+        names = _classes(self.train)
         labelled = {split: self._is_labelled(place, names) for split, place in there.items() if split != "train"}
         split = "test" if labelled.get("test") or "val" not in there else "val"
         for other in labelled:
@@ -201,28 +196,26 @@ class _Layout:
 
     def _unwrapped(self, place: Folder, within_split: bool = False) -> Folder:
         """The only folder inside a folder, and so on, where that is what holds several folders of images."""
-        if place not in self._inner:
-            inner = self._inner[place] = self._find_inner(place, within_split)
-            around = place
-            while around is not inner:  # give an account of what lies around the folder that is read
-                if around.images:
-                    self.account.leave(STRAYS, around.images[0].place, len(around.images))
-                for folder in around.folders:
-                    if not folder.below:
-                        folder.leave(NO_IMAGES)
-                (around,) = around.full
-        return self._inner[place]
-
-    def _find_inner(self, place: Folder, within_split: bool) -> Folder:
+        if place in self._inner:
+            return self._inner[place]
+        around: list[Folder] = []
         inner = place
         while not inner.annotations:
             full = inner.full
             if len(full) > 1 or (not within_split and any(_split_name(folder.name) for folder in full)):
-                return inner
+                break
             if not full or len(inner.images) >= len(full[0].below):
-                return place
+                inner, around = place, []
+                break
             _check_strays(inner, full, FEW * len(full[0].below))
-            (inner,) = full
+            around.append(inner)
+            inner = full[0]
+        for folder in around:  # give an account of what lies around the folder that is read
+            if folder.images:
+                self.account.leave(STRAYS, folder.images[0].place, len(folder.images))
+            for empty in folder.empty:
+                empty.leave(NO_IMAGES)
+        self._inner[place] = inner
         return inner
 
     # -- classes --------------------------------------------------------------------------------------
@@ -230,10 +223,8 @@ class _Layout:
     def _by_class(self, place: Folder, known: set[str] | None = None, alone: bool = False) -> Labelled:
         """The images of each folder in ``place``, which is its class; empty where images lie in ``place`` alone.
 
-        Args:
-            place: the folder.
-            known: the classes of the training images, for test images: those need not have all of them.
-            alone: whether the folder has no split, so that images in it may be all that is meant.
+        Folders of test images need not have all classes, which are ``known`` then. Where a folder is not split
+        (``alone``), images beside the folders may be all that is meant.
         """
         full, strays = place.full, place.images
         sizes = [len(folder.below) for folder in full]
@@ -242,9 +233,7 @@ class _Layout:
         if strays:
             _check_strays(place, full, min(sizes) if alone else sum(sizes))
             self.account.leave(STRAYS, strays[0].place, len(strays))
-        for folder in place.folders:
-            if folder.below:
-                continue
+        for folder in place.empty:
             if known is None:
                 raise UsageError(
                     f"{folder} must hold images, as the folder of a class, but holds none: remove it where it is no "
@@ -394,13 +383,17 @@ def _read_annotations(file: Path) -> dict[str, str]:
     return found
 
 
+def _classes(images: Labelled) -> set[str]:
+    return {label for _, label in images}
+
+
 def _digest(files: Labelled) -> str:
     return digest_files([("/".join(file.parts).encode("utf-8", "surrogateescape"), file.size) for file, _ in files])
 
 
-def _duplicates(found: Decoded, files: list[ImageFile], labels: torch.Tensor, train: int) -> list[str]:
+def _duplicates(digests: Digests, files: list[ImageFile], labels: torch.Tensor, train: int) -> list[str]:
     """Remark on images with the same pixels: some for training and some for test, or in several classes."""
-    _, first, group = np.unique(found.digests, return_index=True, return_inverse=True)
+    _, first, group = np.unique(digests, return_index=True, return_inverse=True)
     remarks = []
     in_train = np.zeros(len(first), bool)
     in_train[group[:train]] = True

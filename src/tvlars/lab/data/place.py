@@ -10,13 +10,13 @@ FOLDER_PREFIX = "imagefolder:"
 
 
 def absolute(path: Path) -> Path:
-    """``path`` from the root, without "." and a slash at its end; links are followed where ".." is to be taken away."""
+    """Return ``path`` from the root, without "." and a slash at its end; links are followed to take ".." away."""
     path = Path.cwd() / path
     return path.resolve() if ".." in path.parts else path
 
 
 def spelled(data: str, data_dir: Path | None) -> str:
-    """The one spelling of the name of a data set, which goes with an absolute ``data_dir``.
+    """Return the one spelling of the name of a data set, which goes with an absolute ``data_dir``.
 
     That of a folder is its path from the root; where there is a ``data_dir``, which may be another one in a run that
     goes on, a relative path stays one.
@@ -26,7 +26,7 @@ def spelled(data: str, data_dir: Path | None) -> str:
     """
     if not data.startswith(FOLDER_PREFIX):
         return data
-    path = expanded("data", Path(data.removeprefix(FOLDER_PREFIX)))
+    path = expanded("data", _path(data))
     return f"{FOLDER_PREFIX}{path if data_dir is not None and not path.is_absolute() else absolute(path)}"
 
 
@@ -42,23 +42,23 @@ def same_name(data: object, other: object) -> bool:
     texts = (data, other)
     if not all(isinstance(text, str) and text.startswith(FOLDER_PREFIX) for text in texts):
         return False
-    one, two = (absolute(Path(str(text).removeprefix(FOLDER_PREFIX))).name for text in texts)
-    return one == two
+    return len({absolute(_path(str(text))).name for text in texts}) == 1
 
 
 def looked_for(data: str, data_dir: Path | None) -> str:
-    """The name of a run's data set where somebody says that it lies below ``data_dir`` now: of a folder, that of the
-    same name there."""
-    path = Path(data.removeprefix(FOLDER_PREFIX))
-    moved = data_dir is not None and data.startswith(FOLDER_PREFIX) and path.is_absolute()
-    return f"{FOLDER_PREFIX}{path.name}" if moved else data
+    """Return the name of a run's data set, below ``data_dir`` now: of a folder, that of the same name there."""
+    moved = data_dir is not None and data.startswith(FOLDER_PREFIX) and _path(data).is_absolute()
+    return f"{FOLDER_PREFIX}{_path(data).name}" if moved else data
 
 
 def folder_of(data: str, data_dir: Path | None) -> Path:
-    """The folder, from the root, that imagefolder:PATH stands for.
+    """Return the folder, from the root, that imagefolder:PATH stands for.
 
     Raises:
         UsageError: ~ stands for nobody's home.
     """
-    path = expanded("data", Path(data.removeprefix(FOLDER_PREFIX)))
-    return absolute((data_dir or Path()) / path)
+    return absolute((data_dir or Path()) / expanded("data", _path(data)))
+
+
+def _path(data: str) -> Path:
+    return Path(data.removeprefix(FOLDER_PREFIX))

@@ -103,6 +103,11 @@ class Folder:
         """The folders in it that hold images, in them or below."""
         return [folder for folder in self.folders if folder.below]
 
+    @property
+    def empty(self) -> list[Folder]:
+        """The folders in it that hold none."""
+        return [folder for folder in self.folders if not folder.below]
+
     @cached_property
     def images(self) -> list[ImageFile]:
         """The images in the folder itself, by name."""
