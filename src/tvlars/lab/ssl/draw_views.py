@@ -22,7 +22,8 @@ def draw_views(data: ImageData, file: Path, count: int = 8, seed: int = 0) -> Pa
     Args:
         data: the data set.
         file: a new file, or one that this has written; its name ends in .png, its folder is made.
-        count, seed: as for :func:`picture_of_views`.
+        count: images, drawn without repeating. From 1 to 64, default 8.
+        seed: of the images and of the views. Default 0.
 
     Raises:
         UsageError: ``count`` or ``seed`` is out of range, images have neither 1 nor 3 channels, or ``file`` is
@@ -35,17 +36,7 @@ def draw_views(data: ImageData, file: Path, count: int = 8, seed: int = 0) -> Pa
 
 
 def picture_of_views(data: ImageData, count: int = 8, seed: int = 0, made_by: str = mark("train")) -> bytes:
-    """Return a PNG with ``count`` training images, and beside each some first and second views of it.
-
-    Args:
-        data: the data set.
-        count: images, drawn without repeating. From 1 to 64.
-        seed: of the images and of the views.
-        made_by: what the picture says of itself.
-
-    Raises:
-        UsageError: ``count`` or ``seed`` is out of range, or images have neither 1 nor 3 channels.
-    """
+    """Return the picture of :func:`draw_views` as PNG, with the mark ``made_by``; errors are the same."""
     from matplotlib.figure import Figure
 
     most = min(64, len(data.train_labels))

@@ -40,8 +40,7 @@ class Evaluated:
 def parse_evaluations(text: str) -> list[ProbeSpec]:
     """Return the evaluations in text such as "linear,knn,linear-1%,finetune-10%"; "none" is an empty list.
 
-    Raises:
-        UsageError: an evaluation is unknown or repeated.
+    Raise ``UsageError`` if one is unknown or repeated.
     """
     if not isinstance(text, str):
         raise UsageError(f"evaluations must be names with commas between, got {text!r}")

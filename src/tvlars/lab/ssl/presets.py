@@ -95,11 +95,7 @@ class RepeatingPlan(Plan):
 
 
 def preset_of(name: str, optimizer: str) -> Preset:
-    """Return the preset ``name`` for an optimizer.
-
-    Raises:
-        UsageError: it has none.
-    """
+    """Return the preset ``name`` for an optimizer; raise ``UsageError`` if it has none."""
     if optimizer not in PRESETS[name]:
         raise UsageError(f"preset {name!r} is for {', '.join(PRESETS[name])}, got {optimizer!r}")
     return PRESETS[name][optimizer]
@@ -115,11 +111,7 @@ def describe_preset(name: str, preset: Preset) -> str:
 
 def preset_plan(preset: Preset, batch_size: int, epochs: int, schedule: str, given: dict[str, Any]) -> dict[str, Any]:
     """Return options of ``tvlars.plan``: those ``given``, and the preset's where they are None. A ``schedule`` of
-    another kind than the preset's takes nothing of it.
-
-    Raises:
-        UsageError: the run is too short for the preset's warm-up.
-    """
+    another kind than the preset's takes nothing of it. Raise ``UsageError`` if the run is shorter than its warm-up."""
     cosine = schedule in ("auto", "warmup-cosine")
     made = {} if preset.base_lr is None else {"lr": preset.base_lr * batch_size / 256}
     made.update({name: value for name, value in preset.plan.items() if cosine or name not in _COSINE})
@@ -134,11 +126,7 @@ def preset_plan(preset: Preset, batch_size: int, epochs: int, schedule: str, giv
 
 
 def repeating(plan: Plan) -> RepeatingPlan:
-    """Return the plan with its schedule made for a tenth of the run.
-
-    Raises:
-        UsageError: that leaves too few steps for it.
-    """
+    """Return the plan with its schedule made for a tenth of the run; raise ``UsageError`` if that is too short."""
     steps = round(SCHEDULE_SHARE * plan.total_steps)
     if steps - (plan.warmup_steps or 0) < FEWEST:
         raise UsageError(

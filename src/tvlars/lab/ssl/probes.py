@@ -62,23 +62,15 @@ def evaluate_features(
     padding: int = 2,
     batch_size: int = BATCH,
 ) -> Iterator[tuple[str, Evaluated, nn.Linear | None]]:
-    """Run evaluations of a backbone on the data set ``data``, on the device both lie on.
+    """Run evaluations of a backbone on the device where it and ``data`` lie; yield name, result and, for a linear
+    evaluation, the classifier of features; raise ``UsageError`` if features are not finite.
 
     Args:
-        backbone: normalized images to features (n, d); left as it is.
-        data: training and test images with labels.
-        normalize: applied to images (n, C, H, W) of values 0 to 255 before the backbone.
-        evaluations: as returned by :func:`parse_evaluations`.
+        backbone: images (n, C, H, W), after ``normalize``, to features (n, d); left as it is.
         untrained: the same network as it was before training, for "random" and "random-knn"; None skips these.
         seed: of label subsets, shuffles and new heads.
         padding: pixels of random crops in fine-tuning.
         batch_size: images per forward pass at most.
-
-    Yields:
-        Name, result and, for linear evaluations, the classifier of features, one evaluation after the other.
-
-    Raises:
-        UsageError: the features are not finite.
     """
 
     @functools.cache
@@ -126,15 +118,11 @@ def label_subset(labels: Tensor, share: float, seed: int) -> Tensor:
 
 
 def linear_probe(features: Features, seed: int = 0) -> tuple[nn.Linear, float]:
-    """Train a linear classifier on frozen features: SGD with momentum 0.9, cosine, batches of 256.
+    """Train a linear classifier on frozen features; return it and its accuracy on the test set.
 
+    SGD with momentum 0.9, cosine, batches of 256, as Zbontar et al. 2021 do (lr 0.3, weight decay 1e-6, 100 epochs).
     Features are standardized with the training set's mean and deviation, so that one learning rate does for networks
     whose features differ in scale; the classifier that is returned takes them as they are.
-
-    Source: the linear evaluation of Zbontar et al. 2021 (lr 0.3, weight decay 1e-6, 100 epochs).
-
-    Returns:
-        The classifier and its accuracy on the test set, a fraction.
     """
     x, y = features.train, features.train_labels
     mean, std = x.mean(0), x.std(0, correction=0).clamp(min=1e-6)
@@ -165,10 +153,8 @@ def folded(classifier: nn.Linear, mean: Tensor, std: Tensor) -> nn.Linear:
 
 
 def knn_accuracy(features: Features, k: int = NEIGHBOURS) -> float:
-    """Test accuracy of the k nearest training samples' votes by cosine similarity s, each weighted exp(s / 0.07).
-
-    Source: Wu et al. 2018 (arXiv 1805.01978), section 3.4.
-    """
+    """Test accuracy of the k nearest training samples' votes by cosine similarity s, each weighted exp(s / 0.07) (Wu
+    et al. 2018, arXiv 1805.01978, section 3.4)."""
     from lightly.utils.benchmarking import knn_predict
 
     bank = F.normalize(features.train, dim=1).T.contiguous()
@@ -191,11 +177,9 @@ def finetune(
 ) -> float:
     """Test accuracy after training a copy of the backbone with a new classifier on the chosen samples.
 
-    SGD with momentum 0.9 and cosine, no weight decay; lr 0.5 for the classifier and 0.01 for the backbone (0.005 with
-    2 % of the labels and less), batches of 256 in parts of ``batch_size`` images at most, training images cropped at
-    random and mirrored as in ``tvlars train``.
-
-    Source: the semi-supervised evaluation of Zbontar et al. 2021, its published commands.
+    As the published commands of Zbontar et al. 2021: SGD with momentum 0.9 and cosine, no weight decay; lr 0.5 for the
+    classifier and 0.01 for the backbone (0.005 with 2 % of the labels and less), batches of 256 in parts of
+    ``batch_size`` images at most, training images cropped at random and mirrored as in ``tvlars train``.
     """
     net = copy.deepcopy(backbone)
     device = data.train_images.device

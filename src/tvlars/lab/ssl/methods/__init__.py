@@ -38,16 +38,8 @@ def build_method(
 ) -> tuple[Method, str]:
     """Return the method ``name`` around a backbone with ``features`` outputs, and a line that describes it.
 
-    Args:
-        name: a key of ``METHODS``.
-        backbone: images to (n, features).
-        features: width of its output.
-        projector: widths of the projector's layers, as in "4096-4096-4096"; None: that, and on a CPU 512-512-512.
-        options: of the method, as :func:`parse_options` reads them.
-        on_cpu: whether it will be trained there.
-
-    Raises:
-        UsageError: a name or a value is bad.
+    ``projector`` and ``options`` are text for :func:`parse_widths` (None: ``LARGE``, or ``SMALL`` if it will be trained
+    ``on_cpu``) and :func:`parse_options`; they raise ``UsageError``.
     """
     widths = parse_widths((SMALL if on_cpu else LARGE) if projector is None else projector)
     chosen = parse_options(name, options)
@@ -61,8 +53,7 @@ def build_method(
 def parse_options(name: str, text: str | None) -> dict[str, float]:
     """Return the options of the method ``name`` in text as "lambda_param=0.005,other=1"; others keep their defaults.
 
-    Raises:
-        UsageError: a name or a value is bad.
+    Raise ``UsageError`` if a name or a value is bad.
     """
     if name not in METHODS:
         raise unknown("method", name, METHODS)
