@@ -17,6 +17,7 @@ from tvlars.lab.experiments import Grid, TuneConfig, sweep, tune
 from tvlars.lab.experiments.queue import check_workers
 from tvlars.lab.experiments.sweep import prepare
 from tvlars.lab.options import Is
+from tvlars.lab.run_folder.status import Status
 
 
 def add(commands: Any, command: str, config: dict[str, Any]) -> None:
@@ -144,9 +145,9 @@ def _tell(result: Any) -> int:
     if (result.folder / "report.html").is_file() and "report.html" not in result.unwritten:
         say(f"page: {result.folder / 'report.html'}")
     code = _fail_unwritten(result.unwritten, "runs") if result.unwritten else 0
-    if failed := result.count("failed"):
+    if failed := result.count(Status.FAILED):
         return fail(f"{failed} of {len(result.runs)} runs failed; the same command tries them again", FAILED)
-    if diverged := result.count("diverged"):
+    if diverged := result.count(Status.DIVERGED):
         return fail(f"{diverged} of {len(result.runs)} runs diverged, a smaller lr is the usual way out", DIVERGED)
     return code
 

@@ -29,6 +29,7 @@ from tvlars.lab.experiments.compare_config import CompareConfig
 from tvlars.lab.measure.accuracy import evaluate
 from tvlars.lab.options import Is
 from tvlars.lab.run_folder.loaded_run import load_run
+from tvlars.lab.run_folder.status import Status
 from tvlars.lab.training.train import train
 
 
@@ -143,7 +144,7 @@ def _compare(parsed: argparse.Namespace) -> int:
         return DIVERGED if comparison.diverged else 0
     print_table(comparison)
     say(f"page: {comparison.folder / 'report.html'}")
-    if failed := [run for run in comparison.runs if run.status == "failed"]:
+    if failed := [run for run in comparison.runs if run.status == Status.FAILED]:
         for run in failed:
             say(f"{run.folder} failed: {run.note}")
         return fail(f"{len(failed)} of {len(comparison.runs)} runs failed; the same command tries them again", FAILED)

@@ -16,6 +16,7 @@ from tvlars.lab.errors import UsageError
 from tvlars.lab.files.disk import write_whole
 from tvlars.lab.run_folder.loaded_run import read_correct
 from tvlars.lab.run_folder.record import write_json
+from tvlars.lab.run_folder.status import Status
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Comparison:
     @property
     def diverged(self) -> list[RunRow]:
         """The runs that were stopped since their loss was not finite."""
-        return [run for run in self.runs if run.status == "diverged"]
+        return [run for run in self.runs if run.status == Status.DIVERGED]
 
     def table(self) -> pd.DataFrame:
         """One row per optimizer and batch size, see :func:`tvlars.lab.comparison.statistics.table`; arm is "optimizer".
@@ -84,7 +85,7 @@ class Comparison:
     def _correct(self, run: RunRow) -> Any:
         """Which test images a run has right; None where that is not kept, or not of the accuracy that stands here."""
         images, accuracy = run.test_images, run.test_accuracy
-        if run.status != "finished" or not run.folder or not images or accuracy is None or images != images:
+        if run.status != Status.FINISHED or not run.folder or not images or accuracy is None or images != images:
             return None
         return read_correct(self.folder / run.folder, int(images), accuracy)
 
@@ -134,6 +135,6 @@ def _row(values: Any) -> RunRow:
         raise ValueError(f"test_accuracy of a run is {row.test_accuracy!r:.60}, no fraction")
     if row.test_images is not None and row.test_images < 1:
         raise ValueError(f"test_images of a run is {row.test_images!r:.60}")
-    if row.status == "finished" and row.test_accuracy is None:
+    if row.status == Status.FINISHED and row.test_accuracy is None:
         raise ValueError("a run has finished without a test_accuracy")
     return row

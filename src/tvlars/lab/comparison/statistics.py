@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from tvlars.lab.run_folder.status import Status
+
 MEANS = ("train_loss", "test_loss", "images_per_second", "seconds")
 COLUMNS = ("arm", "batch_size", "seed", "lr", "status", "test_accuracy", *MEANS, "test_images", "correct")
 """Columns of a frame of runs, one row per run. An arm is what is compared: an optimizer, or one in a certain setting.
@@ -43,7 +45,8 @@ def table(runs: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for (batch_size, arm), group in runs.groupby(["batch_size", "arm"], sort=False):
-        done = group[group["status"] == "finished"].drop_duplicates("seed", keep="last")  # again is no independent run
+        finished = group[group["status"] == Status.FINISHED.value]
+        done = finished.drop_duplicates("seed", keep="last")  # again is no independent run
         accuracies = done["test_accuracy"].astype(float).tolist()
         means = [done[name].astype(float).mean() for name in MEANS]
         of = group["seed"].nunique()
@@ -79,7 +82,7 @@ def differences(runs: pd.DataFrame) -> pd.DataFrame:
         (pairs of the frame), significant, and verdict: why there is none, or "significant", "not significant".
     """
     rows: list[dict[str, Any]] = []
-    done = runs[runs["status"] == "finished"].astype({"test_accuracy": float})
+    done = runs[runs["status"] == Status.FINISHED.value].astype({"test_accuracy": float})
     done = done.assign(part=done.get("part", 0))
     done = done.drop_duplicates(["part", "arm", "batch_size", "seed"], keep="last").dropna(subset="test_accuracy")
     for (part, batch_size), cell in done.groupby(["part", "batch_size"], sort=True):

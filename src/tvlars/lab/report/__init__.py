@@ -13,6 +13,7 @@ from tvlars.lab.files.marked import check_output, write_output
 from tvlars.lab.report.contents import Report
 from tvlars.lab.report.forms import FORMS, MARKS, page
 from tvlars.lab.run_folder.loaded_run import LoadedRun, load_run
+from tvlars.lab.run_folder.status import Status
 
 __all__ = ["report", "write_report"]
 
@@ -72,7 +73,7 @@ def write_report(comparison: Comparison) -> Path:
             notes.append(f"{folder.name} is left out: it does not lie in {comparison.folder}.")
     runs = _readable([folder for folder in folders if is_inside(folder, comparison.folder)], notes)
     names = ", ".join(dict.fromkeys(run.optimizer for run in comparison.runs)) or "no runs"
-    made = Report(f"Comparison of {names}", comparison.command, runs, notes + _notes(runs, but=("diverged",)))
+    made = Report(f"Comparison of {names}", comparison.command, runs, notes + _notes(runs, but=(Status.DIVERGED,)))
     file = comparison.folder / "report.html"
     write_whole(file, _bytes(page(made)))
     return file
@@ -108,11 +109,11 @@ def _notes(runs: list[LoadedRun], but: tuple[str, ...] = ()) -> list[str]:
     notes = []
     having: dict[str, list[str]] = {}
     for run in runs:
-        if run.status == "finished" and not run.complete:
+        if run.status == Status.FINISHED and not run.complete:
             notes.append(f"{run.folder.name} finished, but its results are not all there; it is in no mean.")
         elif run.config is None:
             notes.append(f"{run.folder.name} does not say what was run; it is in no table and no figure.")
-        elif run.status != "finished" and run.status not in but:
+        elif run.status != Status.FINISHED and run.status not in but:
             epochs = f"{len(run.epochs)} epochs are there" if len(run.epochs) != 1 else "1 epoch is there"
             notes.append(f"{run.folder.name} is {run.status}: {epochs}; it is in no mean.")
         for problem in run.problems:
