@@ -64,7 +64,7 @@ class Board:
         if status == "finished":
             self.done[job.name] = job.config.epochs
         else:  # what is left of it will not be done
-            self.jobs.pop(job.name)
+            self.jobs.pop(job.name, None)
 
     def end(self) -> None:
         """Show the end."""

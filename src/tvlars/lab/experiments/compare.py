@@ -20,24 +20,26 @@ from tvlars.lab.config import TrainConfig, check_batch
 from tvlars.lab.console import say
 from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.data.fingerprint import Fingerprint
-from tvlars.lab.errors import LockedError, PreemptedError, UsageError
+from tvlars.lab.errors import PreemptedError, UsageError
 from tvlars.lab.experiments.board import Board, Teller, choose_board
 from tvlars.lab.experiments.compare_config import CompareConfig
 from tvlars.lab.experiments.job import OVER, Job, Outcome, Workers, going_on, status_of
-from tvlars.lab.experiments.queue import Received, Source, check_workers, receiving, work
+from tvlars.lab.experiments.queue import Received, Source, check_workers, hold, receiving, work
 from tvlars.lab.experiments.run_name import at_home
 from tvlars.lab.experiments.sweep import check_one_machine, hire, show
 from tvlars.lab.experiments.workers.in_process import InProcess
-from tvlars.lab.files.lock import LOCK, locked
+from tvlars.lab.files.lock import LOCK
 from tvlars.lab.models import build_model
 from tvlars.lab.processes.alike import check_alike, facts_of
 from tvlars.lab.processes.fabric import make_fabric, started
 from tvlars.lab.processes.processes import Processes
 from tvlars.lab.report import write_report
+from tvlars.lab.report.arms import measured_in
 from tvlars.lab.run_folder.environment import command_line
 from tvlars.lab.run_folder.loaded_run import load_run
 from tvlars.lab.run_folder.record import CONFIG, new_folder, read_object, write_json
 from tvlars.lab.run_folder.resuming import look
+from tvlars.lab.run_folder.status import Status
 from tvlars.lab.ssl.views import describe_views
 from tvlars.lab.training.description import describe_batch
 from tvlars.lab.training.prepare import choose_precision, prepare
@@ -87,10 +89,8 @@ def compare(
             check_one_machine(run)
     data = load_data(base.data, base.data_dir, base.image_size, base.skip_bad_images)
     plans = [prepare(run, data, here=ray is None).plan for run in runs]  # so that a bad value is said before any run
-    processes, count = None, base.devices or 1
-    if not apart:
-        processes = Processes(make_fabric(replace(base, batch_size=min(config.batch_sizes)), "32-true"))
-        count = processes.count
+    processes = None if apart else Processes(make_fabric(replace(base, batch_size=min(config.batch_sizes)), "32-true"))
+    count = processes.count if processes is not None else base.devices or 1
     for run in runs:
         check_batch(run.batch_size, run.micro_batch_size, count)
     if processes is not None and processes.several:
@@ -102,51 +102,54 @@ def compare(
         hired = hire(stack, runs, workers, ray) if apart else None
         opened = partial(_open, config, runs, plans, data.fingerprint, stack)
         folder, statuses = opened() if processes is None else processes.by_first(opened)
-        comparing = _Comparing(config, folder, list(zip(runs, plans, statuses, strict=True)), len(data.test_labels))
-        comparing.is_first = processes is None or processes.first
-        if not comparing.is_first:
+        is_first = processes is None or processes.first
+        if not is_first:
             reporter, announce = Reporter, lambda text: None
         for line in _lines(config, data, plans, count):
             announce(line)
+        names = [_name(run) for run in runs]
+        comparing = _Comparing(config, folder, dict(zip(names, plans, strict=True)), len(data.test_labels), is_first)
+        jobs = []
+        for name, run, plan, status in zip(names, runs, plans, statuses, strict=True):
+            place = folder.resolve() / name if apart else folder / name
+            job = Job(name, place, going_on(at_home(run) if apart else run, place), plan.total_steps * plan.batch_size)
+            if status in OVER:
+                comparing.add(job, status)
+            else:
+                jobs.append(job)
         crew: Workers
         if hired is not None:
-            crew, board = hired, choose_board() if board is None else board
-            comparing.board = board
-            jobs = [replace(job, config=at_home(job.config), folder=job.folder.resolve()) for job in comparing.jobs]
-            show(board, jobs, len(runs), crew)
+            crew, comparing.board = hired, choose_board() if board is None else board
+            show(comparing.board, jobs, len(runs), crew)
         else:
-            board, jobs, make_reporter = (
-                Teller(announce),
-                comparing.jobs,
-                reporter or partial(choose_reporter, brief=True),
-            )
+            comparing.board, make_reporter = Teller(announce), reporter or partial(choose_reporter, brief=True)
             if len(jobs) < len(runs):
                 announce(f"{len(runs) - len(jobs)} of {len(runs)} runs are over already")
 
             def begin(job: Job) -> Reporter:
-                number = next(i for i, run in enumerate(runs, 1) if _name(run) == job.name)
-                announce(f"run {number} of {len(runs)}: {job.config.label()}")
+                announce(f"run {names.index(job.name) + 1} of {len(runs)}: {job.config.label()}")
                 return make_reporter()
 
             crew = InProcess(data, begin, alone=processes is None or not processes.several)
         del data  # processes of their own load it again
+        comparing.put(jobs)
         over = False
         try:
             if jobs:
-                work(comparing.of(jobs), crew, retries, board, signals)
+                work(comparing, crew, retries, comparing.board, signals)
             over = True
         except KeyboardInterrupt:
             page = folder / "report.html"
-            announce(f"interrupted after {len(comparing.rows)} of {len(runs)} runs; page: {page}")
+            announce(f"interrupted after {len(comparing.comparison.runs)} of {len(runs)} runs; page: {page}")
             raise
         except PreemptedError as error:
             if apart:
                 raise PreemptedError(f"{error}; what was measured is kept", error.signal) from error
             raise
         finally:
-            if comparing.is_first:
+            if is_first:
                 try:
-                    comparing.save()
+                    comparing.comparison.save()
                     write_report(comparing.comparison)
                 except (OSError, UsageError) as error:
                     if over:
@@ -156,68 +159,45 @@ def compare(
 
 
 class _Comparing(Source):
-    """The runs of a comparison: those that are left as jobs, the others as rows of its table."""
+    """What has become of the runs of a comparison, as rows of its table in the order of the runs."""
 
-    board: Board | None = None
-    is_first = True
+    board: Board
 
-    def __init__(self, config: CompareConfig, folder: Path, runs: list[tuple[TrainConfig, Plan, str]], images: int):
+    def __init__(
+        self, config: CompareConfig, folder: Path, plans: dict[str, Plan], images: int, is_first: bool
+    ) -> None:
+        super().__init__()
         self.comparison = Comparison(folder, command_line(), measure=config.base.accuracy_name())
-        self.images = images
-        self.runs = {_name(run): (run, plan) for run, plan, _ in runs}
+        self.plans, self.images, self.is_first = plans, images, is_first
         self.rows: dict[str, RunRow] = {}
-        self.jobs = []
-        for run, plan, status in runs:
-            job = Job(_name(run), folder / _name(run), going_on(run, folder / _name(run)), 0)
-            if status in OVER:
-                self.rows[job.name] = self._row(job, status)
-            else:
-                self.jobs.append(replace(job, images=plan.total_steps * plan.batch_size))
-        self._sort()
-
-    def of(self, jobs: list[Job]) -> _Comparing:
-        super().__init__(jobs)
-        return self
 
     def ended(self, outcome: Outcome) -> None:
         job, note = outcome.job, outcome.note
-        status = outcome.status if outcome.status in OVER else "failed"
-        if status == "failed" and job.log.is_file():
+        status = outcome.status if outcome.status in OVER else Status.FAILED
+        if status == Status.FAILED and job.log.is_file():
             note += f"; its output is in {job.log}"
-        self.rows[job.name] = self._row(job, status, note)
-        self._sort()
+        self.add(job, status, note)
         if self.is_first:
-            self.save()
-        if self.board is not None:
-            self.board.ended(job, status, note)
+            self.comparison.save()
+        self.board.ended(job, status, note)
 
-    def save(self) -> None:
-        self.comparison.save()
-
-    def _sort(self) -> None:
-        self.comparison.runs = [self.rows[name] for name in self.runs if name in self.rows]
-
-    def _row(self, job: Job, status: str, note: str = "") -> RunRow:
-        """The row of a run, by its folder alone: it is the same whoever has trained it, and when."""
-        run, plan = self.runs[job.name]
-        row = RunRow(run.optimizer, run.batch_size, run.seed, plan.lr, status, folder=job.folder.name, note=note)
-        if not self.is_first or status == "failed":
-            return row
-        found = load_run(job.folder)
-        if status == "diverged":
+    def add(self, job: Job, status: str, note: str = "") -> None:
+        """Add the row of a run, by its folder alone: it is the same whoever has trained it, and when."""
+        run = job.config
+        row = RunRow(run.optimizer, run.batch_size, run.seed, self.plans[job.name].lr, status, folder=job.folder.name)
+        found = load_run(job.folder) if self.is_first and status in OVER else None
+        if found is None:
+            row = replace(row, note=note)
+        elif status == Status.DIVERGED:
             last = found.steps.iloc[-1]
-            return replace(row, note=f"loss not finite at step {int(last['step'])}, lr {last['lr']:.4g}")
-        end, seconds = found.epochs.iloc[-1], float(found.epochs["seconds"].sum())
-        return replace(
-            row,
-            note="",
-            test_accuracy=_exact(found.test_accuracy, found.summary.get("test_accuracy")),
-            test_loss=_exact(float(end["test_loss"]), found.summary.get("test_loss")),
-            train_loss=float(end["train_loss"]),
-            images_per_second=int(end["step"]) * run.batch_size / seconds,
-            seconds=seconds,
-            test_images=self.images,
-        )
+            row = replace(row, note=f"loss not finite at step {int(last['step'])}, lr {last['lr']:.4g}")
+        else:
+            measured = measured_in(found)
+            for name in ("test_accuracy", "test_loss"):
+                measured[name] = _exact(measured[name], found.summary.get(name))
+            row = replace(row, **measured, test_images=self.images)
+        self.rows[job.name] = row
+        self.comparison.runs = [self.rows[name] for name in self.plans if name in self.rows]
 
 
 def _exact(written: float | None, summary: Any) -> float | None:
@@ -257,10 +237,7 @@ def _open(
     out = config.out
     if out is None or not _is_comparison(out):
         out = new_folder(out, f"compare-{config.base.data_label()}")
-    try:
-        stack.enter_context(locked(out))
-    except LockedError as error:
-        raise LockedError(f"another comparison works in {str(out)!r}, wait for it or stop it") from error
+    hold(stack, out, "comparison works")
     for run, plan in zip(runs, plans, strict=True):
         folder = out / _name(run)
         if not is_inside(folder, out):
@@ -275,6 +252,5 @@ def _is_comparison(folder: Path) -> bool:
     """Return whether a folder is a comparison's, or was to become one when its process was killed."""
     if not folder.is_dir():
         return False
-    stored = read_object(folder / CONFIG)
-    left = {LOCK, f"{CONFIG}.part"}
-    return {"base", "optimizers"} <= set(stored) or {path.name for path in folder.iterdir()} <= left
+    begun = {path.name for path in folder.iterdir()} <= {LOCK, f"{CONFIG}.part"}
+    return begun or {"base", "optimizers"} <= set(read_object(folder / CONFIG))

@@ -13,9 +13,10 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 from typing import Any
 
-from tvlars.lab.errors import PreemptedError, UsageError
+from tvlars.lab.errors import LockedError, PreemptedError, UsageError
 from tvlars.lab.experiments.board import Board
 from tvlars.lab.experiments.job import OVER, Job, Outcome, Workers
+from tvlars.lab.files.lock import locked
 from tvlars.lab.processes.signals import not_ignored
 
 LOST_WORKERS = 5
@@ -28,8 +29,12 @@ TICK = 0.2
 class Source:
     """Where jobs come from, here from a list."""
 
-    def __init__(self, jobs: Iterable[Job]) -> None:
-        self._left = deque(jobs)
+    def __init__(self) -> None:
+        self._left: deque[Job] = deque()
+
+    def put(self, jobs: Iterable[Job]) -> None:
+        """Add jobs to the list."""
+        self._left.extend(jobs)
 
     def next(self) -> Job | None:
         """The next job to begin; None where there is none before another has ended."""
@@ -159,6 +164,14 @@ def receiving() -> Iterator[Received]:
     finally:
         for number, handler in outer.items():
             signal.signal(number, handler)
+
+
+def hold(stack: contextlib.ExitStack, folder: Path, who: str) -> None:
+    """Hold the lock of a folder until ``stack`` ends; raise ``LockedError`` where ``who`` else works in it."""
+    try:
+        stack.enter_context(locked(folder))
+    except LockedError as error:
+        raise LockedError(f"another {who} in {str(folder)!r}, wait for it or stop it") from error
 
 
 def check_workers(workers: int | None, retries: int) -> None:

@@ -15,12 +15,14 @@ from tvlars.lab.errors import UsageError
 from tvlars.lab.experiments.workers.process import last_lines
 from tvlars.lab.files.disk import write_whole
 from tvlars.lab.report import report
+from tvlars.lab.report.arms import measured_in
 from tvlars.lab.report.parts import parts_of
 from tvlars.lab.run_folder.environment import command_line
 from tvlars.lab.run_folder.loaded_run import LoadedRun, load_run
 from tvlars.lab.run_folder.status import Status
 
 FILE, PAGE = "results.csv", "report.html"
+MEASURED = ("test_accuracy", "test_loss", "train_loss", "images_per_second", "seconds")
 
 
 @dataclass(frozen=True)
@@ -161,21 +163,14 @@ def _load(folder: Path, run: SweepRun) -> LoadedRun:
 
 
 def _row(run: SweepRun, found: LoadedRun) -> dict[str, Any]:
-    last: Any = found.epochs.iloc[-1] if len(found.epochs) else {}
-    whole = run.status == "finished" and found.complete
-    seconds = float(found.epochs["seconds"].sum()) if whole else None
+    whole = run.status == Status.FINISHED and found.complete
+    measured = measured_in(found) if whole else dict.fromkeys(MEASURED)
+    head = {"run": run.name, **{name: getattr(run.config, name) for name in ("optimizer", "batch_size")}, "lr": run.lr}
     return {
-        "run": run.name,
-        "optimizer": run.config.optimizer,
-        "batch_size": run.config.batch_size,
-        "lr": run.lr,
+        **head,
         "seed": run.config.seed,
         "status": run.status,
         "epochs": len(found.epochs),
-        "test_accuracy": found.test_accuracy if whole else None,
-        "test_loss": last.get("test_loss") if whole else None,
-        "train_loss": last.get("train_loss") if whole else None,
-        "images_per_second": last["step"] * run.config.batch_size / seconds if whole and seconds else None,
-        "seconds": seconds,
+        **measured,
         "note": run.note,
     }

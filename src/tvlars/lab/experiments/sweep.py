@@ -11,15 +11,15 @@ from pathlib import Path
 from tvlars._reading import is_inside, is_regular
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData, load_data
-from tvlars.lab.errors import LockedError, PreemptedError, UsageError
+from tvlars.lab.errors import PreemptedError, UsageError
 from tvlars.lab.experiments.board import Board, choose_board
 from tvlars.lab.experiments.job import OVER, Job, Outcome, Workers, going_on, status_of
-from tvlars.lab.experiments.queue import Source, check_workers, receiving, work
+from tvlars.lab.experiments.queue import Source, check_workers, hold, receiving, work
 from tvlars.lab.experiments.results import SweepResult, SweepRun
 from tvlars.lab.experiments.run_name import at_home, run_name
 from tvlars.lab.experiments.workers.ray_cluster import RayWorkers
 from tvlars.lab.experiments.workers.this_machine import LocalWorkers
-from tvlars.lab.files.lock import LOCK, locked
+from tvlars.lab.files.lock import LOCK
 from tvlars.lab.options import as_path
 from tvlars.lab.run_folder.environment import command_line
 from tvlars.lab.run_folder.identity import check_data_of
@@ -69,10 +69,7 @@ def sweep(
         signals = stack.enter_context(receiving())
         crew = hire(stack, [job.config for job in prepared.jobs], workers, ray) if prepared.jobs else None
         _make(prepared.folder)
-        try:
-            stack.enter_context(locked(prepared.folder))
-        except LockedError as error:
-            raise LockedError(f"another sweep works in {str(prepared.out)!r}, wait for it or stop it") from error
+        hold(stack, prepared.folder, "sweep works")
         prepared = prepare(runs, out, prepared)  # with what another sweep may have done in the meantime
         _describe(prepared)
         sweeping = _Sweep(prepared, board)
@@ -119,7 +116,8 @@ class _Sweep(Source):
     """The jobs of one call, and what becomes of all runs."""
 
     def __init__(self, prepared: Prepared, board: Board) -> None:
-        super().__init__(prepared.jobs)
+        super().__init__()
+        self.put(prepared.jobs)
         self.board = board
         self.runs = {run.name: run for run in prepared.runs}
 

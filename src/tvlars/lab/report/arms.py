@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -75,18 +76,21 @@ def frame_of(arms: list[Arm]) -> pd.DataFrame:
                 "folder": run.folder.name,
             }
             if run.complete:
-                last = run.epochs.iloc[-1]
-                row |= {
-                    "test_accuracy": run.test_accuracy,
-                    "test_loss": last["test_loss"],
-                    "train_loss": last["train_loss"],
-                    "images_per_second": images_per_second(run),
-                    "seconds": run.epochs["seconds"].sum(),
-                    "test_images": run.test_images(),
-                    "correct": run.test_correct(),
-                }
+                row |= measured_in(run) | {"test_images": run.test_images(), "correct": run.test_correct()}
             rows.append(row)
     return pd.DataFrame(rows, columns=[*COLUMNS, "folder"])
+
+
+def measured_in(run: LoadedRun) -> dict[str, Any]:
+    """What a complete run has measured: accuracy and losses after the last epoch, and time without tests."""
+    last = run.epochs.iloc[-1]
+    return {
+        "test_accuracy": run.test_accuracy,
+        "test_loss": float(last["test_loss"]),
+        "train_loss": float(last["train_loss"]),
+        "images_per_second": images_per_second(run),
+        "seconds": float(run.epochs["seconds"].sum()),
+    }
 
 
 def images_per_second(run: LoadedRun) -> float:

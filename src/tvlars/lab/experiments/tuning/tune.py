@@ -21,10 +21,10 @@ from tvlars._reading import is_inside
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.console import say, shows_bars
 from tvlars.lab.data import ImageData, load_data
-from tvlars.lab.errors import FailedRunError, LockedError, PreemptedError, UsageError, listed
+from tvlars.lab.errors import FailedRunError, PreemptedError, UsageError, listed
 from tvlars.lab.experiments.board import Board, Teller, duration
 from tvlars.lab.experiments.job import OVER, Job, Outcome, Workers, going_on, read_status
-from tvlars.lab.experiments.queue import Received, Source, check_workers, receiving, work
+from tvlars.lab.experiments.queue import Received, Source, check_workers, hold, receiving, work
 from tvlars.lab.experiments.results import SweepResult, cannot_write
 from tvlars.lab.experiments.run_name import at_home, run_name
 from tvlars.lab.experiments.sweep import hire, names_in, sweep
@@ -43,7 +43,6 @@ from tvlars.lab.experiments.tuning.folder import (
 from tvlars.lab.experiments.tuning.space import Space, corners, grid_points, parse_spaces
 from tvlars.lab.experiments.tuning.trial import Tuned
 from tvlars.lab.experiments.workers.in_process import InProcess
-from tvlars.lab.files.lock import locked
 from tvlars.lab.training.prepare import check_run, prepare
 from tvlars.lab.training.progress import BarReporter, Reporter
 
@@ -116,10 +115,7 @@ def tune(
         signals = stack.enter_context(receiving()) if apart else Received()
         crew = hire(stack, [first.config], count if workers else None, ray) if apart else None
         folder.mkdir(parents=True, exist_ok=True)
-        try:
-            stack.enter_context(locked(folder))
-        except LockedError as error:
-            raise LockedError(f"another process tunes in {str(folder)!r}, wait for it or stop it") from error
+        hold(stack, folder, "process tunes")
         stored = read_stored(folder, said, data.fingerprint)  # with what another process may have done in the meantime
         searches, earlier = _open(config, spaces, said, stored, folder)
         others, results, more = _others(config, earlier, folder)
