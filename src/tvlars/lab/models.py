@@ -1,9 +1,10 @@
-"""The models of the laboratory, by name. To add one: write a builder and enter it in ``MODELS``."""
+"""Models by name. To add one, write a builder and enter it in ``MODELS``."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ SMALL_IMAGE = 64
 def build_model(
     name: str, channels: int, image_size: int, classes: int, init: str = "default"
 ) -> tuple[nn.Module, str]:
-    """The model ``name`` for images of ``channels`` x ``image_size`` x ``image_size``, and what it is in words.
+    """Return the model ``name`` for images of ``channels`` x ``image_size`` x ``image_size``, and a description.
 
     ``init`` is a key of ``INITS``.
 
@@ -34,7 +35,7 @@ def build_model(
 
 
 def head_of(model: nn.Module) -> tuple[str, nn.Linear]:
-    """The classifier of a model that :func:`build_model` made, its last linear layer, and that layer's name."""
+    """Return the name and the classifier, the last linear layer, of a model that :func:`build_model` made."""
     return [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)][-1]
 
 
@@ -84,38 +85,29 @@ def _small_resnet(channels: int, image_size: int, classes: int) -> tuple[nn.Modu
     return model, f"three stages of 16, 32 and 64 channels, 3x3 stem with stride {stride}"
 
 
-def _torchvision_resnet(name: str, channels: int, image_size: int, classes: int) -> tuple[nn.Module, str]:
+def _torchvision(name: str, channels: int, image_size: int, classes: int) -> tuple[nn.Module, str]:
     from torchvision import models
 
-    model = getattr(models, name)(num_classes=classes)
-    small = image_size < SMALL_IMAGE
-    if small:
-        model.conv1 = nn.Conv2d(channels, 64, 3, 1, 1, bias=False)
+    model: Any = getattr(models, name)(num_classes=classes)
+    small, resnet = image_size < SMALL_IMAGE, name.startswith("resnet")
+    kernel, stride = 7 if resnet and not small else 3, 1 if small else 2
+    if small or channels != 3:
+        stem = nn.Conv2d(channels, 64 if resnet else 32, kernel, stride, kernel // 2, bias=False)
+        nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
+        if resnet:
+            model.conv1 = stem
+        else:
+            model.features[0][0] = stem
+    if small and resnet:
         model.maxpool = nn.Identity()
-    elif channels != 3:
-        model.conv1 = nn.Conv2d(channels, 64, 7, 2, 3, bias=False)
-    if channels != 3 or small:
-        nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
-    stem = "small-image stem (3x3, stride 1, no max-pool)" if small else "standard stem (7x7, stride 2, max-pool)"
-    return model, f"torchvision's, {stem}"
-
-
-def _efficientnet_b0(channels: int, image_size: int, classes: int) -> tuple[nn.Module, str]:
-    from torchvision.models import efficientnet_b0
-
-    model = efficientnet_b0(num_classes=classes)
-    stride = 1 if image_size < SMALL_IMAGE else 2
-    if channels != 3 or stride == 1:
-        model.features[0][0] = nn.Conv2d(channels, 32, 3, stride, 1, bias=False)
-        nn.init.kaiming_normal_(model.features[0][0].weight, mode="fan_out")
-    stem = "small-image stem (3x3, stride 1)" if stride == 1 else "standard stem (3x3, stride 2)"
-    return model, f"torchvision's, {stem}"
+    pool = (", no max-pool" if small else ", max-pool") if resnet else ""
+    kind = "small-image" if small else "standard"
+    return model, f"torchvision's, {kind} stem ({kernel}x{kernel}, stride {stride}{pool})"
 
 
 MODELS: dict[str, Callable[[int, int, int], tuple[nn.Module, str]]] = {
     "small_resnet": _small_resnet,
-    **{name: partial(_torchvision_resnet, name) for name in ("resnet18", "resnet34", "resnet50")},
-    "efficientnet_b0": _efficientnet_b0,
+    **{name: partial(_torchvision, name) for name in ("resnet18", "resnet34", "resnet50", "efficientnet_b0")},
 }
 
 INITS: dict[str, Callable[[Tensor], Tensor] | None] = {

@@ -6,29 +6,22 @@ weights.
 
 from __future__ import annotations
 
-import itertools
 import json
-import time
 from dataclasses import asdict
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from tvlars import __version__
 from tvlars.lab.config import TrainConfig, names_of
 from tvlars.lab.data import FOLDER_PREFIX, ImageData
-from tvlars.lab.errors import UsageError
+from tvlars.lab.errors import UsageError, listed
 from tvlars.lab.options import Is
 from tvlars.lab.processes.processes import Processes
 from tvlars.plan import Plan
 
 SAID = 3
 """So many differences are said at most."""
-PATIENCE = 30.0
-"""Seconds that the first process waits until the others have heard that they cannot go on."""
-_number = itertools.count()
-"""Numbers the comparisons, the same in all processes."""
 
 
 def facts_of(config: TrainConfig, plan: Plan, data: ImageData, precision: str) -> dict[str, Any]:
@@ -60,50 +53,24 @@ def facts_of(config: TrainConfig, plan: Plan, data: ImageData, precision: str) -
 
 
 def check_alike(processes: Processes, facts: dict[str, Any]) -> None:
-    """Raise ``UsageError`` in every process unless ``facts`` are the same in all.
-
-    They are exchanged through the store in which all have met: collectives of processes that differ may hang.
-    """
-    if not processes.several:
-        return
-    store: Any = dist.distributed_c10d._get_default_store()
-    place = f"tvlars/alike/{next(_number)}"
-    store.set(f"{place}/{processes.rank}", json.dumps(facts))
-    if processes.first:
-        everyone = [json.loads(store.get(f"{place}/{rank}")) for rank in range(processes.count)]
-        store.set(f"{place}/said", json.dumps(difference(everyone)))
-    said = json.loads(store.get(f"{place}/said"))
-    if not said:
-        return
-    heard = store.add(f"{place}/heard", 1)
-    until = time.monotonic() + PATIENCE
-    while processes.first and heard < processes.count and time.monotonic() < until:  # the store may end with it
-        time.sleep(0.01)
-        heard = store.add(f"{place}/heard", 0)
-    raise UsageError(f"all processes must do the same run, but {said}")
+    """Raise ``UsageError`` in every process unless ``facts`` are the same in all."""
+    if said := difference(processes.gather(facts)):
+        raise UsageError(f"all processes must do the same run, but {said}")
 
 
 def difference(everyone: list[dict[str, Any]]) -> str:
     """How the facts of some processes, by rank, differ, in words; "" where they do not."""
-    names = list(dict.fromkeys(name for facts in everyone for name in facts))
-    different = [name for name in names if any(facts.get(name) != everyone[0].get(name) for facts in everyone)]
-    said = [_said(name, [facts.get(name) for facts in everyone]) for name in different[:SAID]]
-    more = [f"{len(different) - SAID} more differ"] * (len(different) > SAID)
-    return "; ".join([*said, *more])
-
-
-def _said(name: str, values: list[Any]) -> str:
-    """ "lr is 1.0 on process 0 and 2.0 on processes 1, 2"."""
-    by_value: dict[str, list[int]] = {}
-    for rank, value in enumerate(values):
-        by_value.setdefault(repr(value), []).append(rank)
-    parts = [f"{_short(value)} on {_ranks(ranks)}" for value, ranks in by_value.items()]
-    *first, last = [*parts[:SAID], *(["others elsewhere"] * (len(parts) > SAID))]
-    return f"{name} is {', '.join(first)} and {last}"
-
-
-def _short(value: str) -> str:
-    return value if len(value) <= 60 else f"{value[:57]}..."
+    said = []
+    for name in dict.fromkeys(name for facts in everyone for name in facts):
+        ranks: dict[str, list[int]] = {}
+        for rank, facts in enumerate(everyone):
+            ranks.setdefault(repr(facts.get(name)), []).append(rank)
+        if len(ranks) > 1:
+            parts = [
+                f"{value if len(value) <= 60 else f'{value[:57]}...'} on {_ranks(own)}" for value, own in ranks.items()
+            ]
+            said.append(f"{name} is {listed([*parts[:SAID], *['others elsewhere'] * (len(parts) > SAID)])}")
+    return "; ".join([*said[:SAID], *[f"{len(said) - SAID} more differ"] * (len(said) > SAID)])
 
 
 def _ranks(ranks: list[int]) -> str:

@@ -126,9 +126,8 @@ def _wait_for_first_machine(place: str, timeout: float) -> None:
         return
     begun = time.monotonic()
     while True:
-        left = begun + timeout - time.monotonic()
         try:
-            with socket.create_connection((host, int(port)), timeout=max(left, 0.1)):
+            with socket.create_connection((host, int(port)), max(begun + timeout - time.monotonic(), 0.1)):
                 return
         except OSError as error:
             waited = time.monotonic() - begun
@@ -160,7 +159,7 @@ def _options(config: TrainConfig, logs: str) -> Any:
 
 
 def _not_met(error: Exception, config: TrainConfig, met: bool) -> str:
-    """What went wrong between machines: before processes were started, or when they had ``met``.
+    """Say what went wrong between machines: before processes were started, or when they had ``met``.
 
     Raises:
         UsageError: something else answers at the place.
@@ -201,14 +200,11 @@ def _first(failures: dict[int, Any], command: str = "train") -> tuple[int, str]:
 
     def order(rank: int) -> tuple[int, int, int]:
         failure, (code, words) = failures[rank], _said(failures[rank])
-        stopped = code in (128 + signal.SIGTERM, -signal.SIGTERM)
-        stopped |= code == -signal.SIGKILL and failure.timestamp >= begun + GRACE_OF_OTHERS
-        if stopped:
+        late_kill = code == -signal.SIGKILL and failure.timestamp >= begun + GRACE_OF_OTHERS
+        if late_kill or code in (128 + signal.SIGTERM, -signal.SIGTERM):
             kind = 3
-        elif IN_VAIN in words:
-            kind = 2
         elif words:
-            kind = 0
+            kind = 2 if IN_VAIN in words else 0
         else:
             kind = 4 if code == LEFT_TO_OTHERS else 1
         return kind, failure.timestamp, rank
@@ -216,9 +212,8 @@ def _first(failures: dict[int, Any], command: str = "train") -> tuple[int, str]:
     rank = min(failures, key=order)
     code, words = _said(failures[rank])
     if code < 0:
-        name = signal.Signals(-code).name
         on = f"{way_on(command)} from a checkpoint" if way_on(command) else ""
-        return 1, f"process {rank} was killed by {name}; the others were stopped{on}"
+        return 1, f"process {rank} was killed by {signal.Signals(-code).name}; the others were stopped{on}"
     if not words and code == LEFT_TO_OTHERS:
         return code, f"process {rank} has stopped since a process of another machine could not go on"
     return code, words or f"process {rank} ended with exit code {code}"
@@ -226,8 +221,7 @@ def _first(failures: dict[int, Any], command: str = "train") -> tuple[int, str]:
 
 def _said(failure: Any) -> tuple[int, str]:
     """Exit code and words of a process: those that it has reported, even where it was stopped after that."""
-    message = failure.message
-    if isinstance(message, dict):
-        return int(message["extraInfo"].get("exit_code", failure.exitcode)), str(message.get("message", ""))
-    # Where nothing was reported, torch has words of its own.
-    return failure.exitcode, ""
+    message = failure.message  # a text of torch's own where nothing was reported
+    if not isinstance(message, dict):
+        return failure.exitcode, ""
+    return int(message["extraInfo"].get("exit_code", failure.exitcode)), str(message.get("message", ""))

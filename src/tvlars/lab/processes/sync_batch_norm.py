@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -28,11 +27,9 @@ class SyncBatchNormCPU(_BatchNorm):
             raise ValueError(f"input must have at least 2 dimensions, got {input.dim()}")
 
     def forward(self, input: Tensor) -> Tensor:
-        self._check_input_dim(input)
         if not self.training:
-            return F.batch_norm(
-                input, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
-            )
+            return super().forward(input)
+        self._check_input_dim(input)
         mean, variance, count = _moments(input)
         if self.track_running_stats and self.running_mean is not None and self.running_var is not None:
             self._track(mean.detach(), variance.detach() * (count / (count - 1).clamp(min=1)))
@@ -49,31 +46,31 @@ class SyncBatchNormCPU(_BatchNorm):
     def _track(self, mean: Tensor, variance: Tensor) -> None:
         assert self.running_mean is not None
         assert self.running_var is not None
+        momentum = self.momentum
         if self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
-        momentum = self.momentum
-        if momentum is None:  # a plain average over all batches so far
-            momentum = 1.0 / float(self.num_batches_tracked) if self.num_batches_tracked is not None else 1.0
-        self.running_mean.lerp_(mean.to(self.running_mean), momentum)
-        self.running_var.lerp_(variance.to(self.running_var), momentum)
+            if momentum is None:  # a plain average over all batches so far
+                momentum = 1.0 / float(self.num_batches_tracked)
+        self.running_mean.lerp_(mean.to(self.running_mean), 1.0 if momentum is None else momentum)
+        self.running_var.lerp_(variance.to(self.running_var), 1.0 if momentum is None else momentum)
 
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean and variance of each channel over all processes, and of how many values they are."""
+    """Mean and variance of each channel over all processes, and the number of values in each."""
     over = [0, *range(2, x.dim())]
     own = x.new_full((1,), x.numel() / x.shape[1], dtype=torch.float32)
     x = x.float()
     sums = _total(torch.cat([x.sum(over), own]))
     count = sums[-1].detach()
     mean = sums[:-1] / count
-    shape = [1, -1] + [1] * (x.dim() - 2)
     # A second sum, since the mean of squares less the square of the mean loses digits.
-    variance = _total((x - mean.view(shape)).square().sum(over)) / count
+    variance = _total((x - mean.view([1, -1] + [1] * (x.dim() - 2))).square().sum(over)) / count
     return mean, variance, count
 
 
 class _Total(torch.autograd.Function):
-    """The sum over all processes. What each of them makes of it has a part in the gradient, so that is a sum too."""
+    """The sum over all processes. Each of them uses it, so its gradient is a sum too (torch's own, in
+    ``torch.distributed.nn.functional``, warns that it is deprecated)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -83,9 +80,7 @@ class _Total(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        summed = gradient.clone()
-        dist.all_reduce(summed)
-        return summed
+        return _Total.forward(ctx, gradient)
 
 
 def _total(x: Tensor) -> Tensor:
