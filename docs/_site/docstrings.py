@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import html
 import importlib
+import inspect
 import re
 from functools import cache
 from typing import Any
@@ -52,7 +53,7 @@ class ReadableDocstrings(griffe.Extension):
             for name in [p.name for p in init.parameters if p.name.startswith("_")]:
                 del init.parameters[name]  # of a dataclass, and nobody's business
         if obj.docstring:
-            obj.docstring.value = as_markdown(obj.docstring.value)
+            obj.docstring.value = as_markdown(shown_by_help(obj) if obj.is_class else obj.docstring.value)
             if obj.is_class:
                 obj.docstring.value = with_options(obj.docstring.value, option_helps(obj.path))
 
@@ -60,6 +61,16 @@ class ReadableDocstrings(griffe.Extension):
         value = attr.value
         if isinstance(value, griffe.ExprCall) and str(value.function) == "option":
             attr.value = value.arguments[0]  # option(default, help): the signature wants the default alone
+
+
+def shown_by_help(cls: griffe.Object) -> str:
+    """Return the docstring of a class as ``help`` shows it: that of an optimizer takes texts from its base."""
+    assert cls.docstring is not None
+    try:
+        found = getattr(importlib.import_module(cls.path.rpartition(".")[0]), cls.name)
+    except (ImportError, AttributeError):  # of a nested class, or one that needs what is not installed
+        return cls.docstring.value
+    return inspect.getdoc(found) or cls.docstring.value
 
 
 def with_options(text: str, helps: dict[str, str]) -> str:

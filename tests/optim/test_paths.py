@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from tvlars import LAMB, LARS
 from tvlars.optim import _paths
-from tvlars.optim._paths import split_by_path
+from tvlars.optim._paths import routes
+from tvlars.optim.lars import FORMS
 from tvlars.optim.triton import availability
 
 DEFAULTS: dict[str, Any] = dict(lr=0.1, foreach=None, fused=None, capturable=False, differentiable=False)
@@ -30,10 +31,10 @@ FUSABLE = ("contiguous", "channels_last")
 
 def paths(layers: list[tuple[Tensor, Tensor]], **options: Any) -> list[str]:
     """The path of each layer."""
-    runs = split_by_path({**DEFAULTS, **options}, *map(list, zip(*layers, strict=True)))
-    found = {i: run.path for run in runs for i in run.indices}
-    for run in runs:
-        for i, w, g in zip(run.indices, *run.lists, strict=True):
+    cut = routes({**DEFAULTS, **options}, FORMS, *map(list, zip(*layers, strict=True)))
+    found = {i: route.path for route in cut for i in route.indices}
+    for route in cut:
+        for i, w, g in zip(route.indices, *route.lists, strict=True):
             assert w is layers[i][0]
             assert g is layers[i][1]
     return [found[i] for i in range(len(layers))]
@@ -108,14 +109,16 @@ def test_kernels_where_they_fit(
     layer: tuple[Tensor, Tensor], path: str, beside: bool, fused: bool | None, kernels: None
 ) -> None:
     layers = [layer, LAYERS["mixed layouts"]] if beside else [layer]
-    runs = split_by_path({**DEFAULTS, "fused": fused}, *map(list, zip(*layers, strict=True)))
-    assert {i: run.path for run in runs for i in run.indices} == {i: (path, "triton")[i] for i in range(len(layers))}
-    for run in runs:
-        for i, w, g in zip(run.indices, *run.lists, strict=True):
+    cut = routes({**DEFAULTS, "fused": fused}, FORMS, *map(list, zip(*layers, strict=True)))
+    assert {i: route.path for route in cut for i in route.indices} == {
+        i: (path, "triton")[i] for i in range(len(layers))
+    }
+    for route in cut:
+        for i, w, g in zip(route.indices, *route.lists, strict=True):
             assert w is layers[i][0]
-            assert (g is layers[i][1]) == (run.path != "triton" or g.stride() == layers[i][1].stride())
+            assert (g is layers[i][1]) == (route.path != "triton" or g.stride() == layers[i][1].stride())
             assert torch.equal(g, layers[i][1])
-            if run.path == "triton":
+            if route.path == "triton":
                 assert g.stride() == w.stride()
 
 
@@ -139,8 +142,8 @@ def test_options_decide_on_kernels(options: dict[str, Any], path: str, kernels: 
 def test_state_that_is_laid_out_otherwise_becomes_like_the_parameter(kernels: None) -> None:
     w, state = IMAGE.contiguous(memory_format=torch.channels_last), torch.randn_like(IMAGE)
     before = state.clone()
-    (run,) = split_by_path(DEFAULTS, [w], [w.clone()], [state])
-    assert run.lists[2][0] is state
+    (route,) = routes(DEFAULTS, FORMS, [w], [w.clone()], [state])
+    assert route.lists[2][0] is state
     assert state.stride() == w.stride()
     assert torch.equal(state, before)
 

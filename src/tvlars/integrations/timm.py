@@ -27,6 +27,7 @@ from torch import Tensor
 from tvlars import optim
 from tvlars._checks import check_number
 from tvlars._roles import is_adapted, is_vector
+from tvlars.optim._options import check_params
 from tvlars.optim.layerwise import LayerwiseOptimizer
 
 Groups = list[dict[str, Any]]
@@ -36,7 +37,7 @@ class _Divided(LayerwiseOptimizer):
     """An optimizer that divides the groups it is given, before it takes them."""
 
     def __init__(self, params: Iterable[Any], *arguments: Any, bias_norm_lr_scale: float = 1.0, **options: Any) -> None:
-        self._check_params(params)
+        check_params(params)
         lr = arguments[0] if arguments else options.get("lr")
         super().__init__(_by_role(params, lr, bias_norm_lr_scale), *arguments, **options)
 

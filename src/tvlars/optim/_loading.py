@@ -27,39 +27,42 @@ THEIRS = frozenset(
 
 @dataclass(frozen=True)
 class Kind:
-    """Options and keys that identify the state of one of our optimizers."""
+    """The state of one of our optimizers, and how it and states that mean the same are known by their options."""
 
     title: str
     options: frozenset[str]
     """Options that its groups have in every version."""
     tensors: tuple[str, ...]
-    """Names of a parameter's state tensors."""
+    """Names of the state tensors of a parameter."""
     counts: bool = False
-    """Whether each parameter has a step count beside them."""
+    """True if each parameter has a step count beside them."""
     clock: bool = False
-    """Whether a group has one."""
+    """True if each group has a clock."""
+    foreign: frozenset[str] = frozenset()
+    """Options that mark another kind, though its groups have those of this one too."""
+    akin: frozenset[str] = frozenset()
+    """Options of which each group has one if the tensors of another optimizer mean the same."""
 
 
 def prepared(state_dict: Any, kind: Kind, groups: list[dict[str, Any]]) -> dict[str, Any]:
     """``state_dict`` as this version writes it, with step counts as integers. Nothing that was given is modified.
 
     Args:
-        state_dict: as it came, its parameters in the order of ``groups``.
-        kind: of the optimizer.
-        groups: the optimizer's own.
+        state_dict: the state to load.
+        kind: kind of the optimizer that loads it.
+        groups: parameter groups of that optimizer.
 
     Raises:
-        ValueError: it is no state of such an optimizer, and holds nothing that could be taken over.
+        ValueError: it is no state of such an optimizer, and holds nothing that could be taken over; its names differ.
     """
+    check_form(state_dict)
+    state_dict = reorder_by_name(state_dict, groups)
     saved = state_dict["param_groups"]
     if [len(group["params"]) for group in saved] != [len(group["params"]) for group in groups]:
         return dict(state_dict)  # torch says so
     state = _by_id(state_dict["state"], saved)
-    own = all(kind.options <= set(group) and not THEIRS & set(group) for group in saved)
-    if own and kind.clock:
-        new_groups = [_with_clock(group, kind) for group in saved]
-    elif own and not (kind.tensors == ("momentum_buffer",) and any("phi_scope" in group for group in saved)):
-        new_groups = [dict(group) for group in saved]
+    if all(kind.options <= set(group) and not (THEIRS | kind.foreign) & set(group) for group in saved):
+        new_groups = [_with_clock(group, kind) if kind.clock else dict(group) for group in saved]
     else:
         state = _taken_over(state, saved, kind)
         new_groups = [{**here, "params": there["params"]} for there, here in zip(saved, groups, strict=True)]
@@ -143,8 +146,7 @@ def _taken_over(state: dict[Any, Any], saved: list[dict[str, Any]], kind: Kind) 
     options = {name for group in saved for name in group} - {"params", "param_names"}
     if kind.clock:
         raise _no_state_of(kind, f"it has no step count in its parameter groups, which have {_list(sorted(options))}")
-    alike = {"betas"} if kind.counts else {"trust_coefficient", "trust_coeff", "eta"}
-    if not all(alike & set(group) for group in saved):  # of SGD, say, whose momentum has no trust ratio in it
+    if not all(kind.akin & set(group) for group in saved):  # of SGD, say, whose momentum has no trust ratio in it
         raise _no_state_of(kind, f"its parameter groups have {_list(sorted(options))}")
     taken: dict[Any, dict[str, Any]] = {}
     group_of = {index: group for group in saved for index in group["params"]}

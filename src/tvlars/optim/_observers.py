@@ -14,3 +14,16 @@ The values are numbers, 0-d tensors, or one vector on the device. ``LayerwiseOpt
 """
 Observe = Callable[[Sequence[int], Sequence[Any] | Tensor, Sequence[Any] | Tensor], None]
 """The same for a form of the update rule, which knows its layers by their places."""
+
+
+def by_place(observers: tuple[Observer, ...], params: list[Tensor], indices: list[int]) -> Observe | None:
+    """``observers`` for a form that updates the layers of ``params`` at ``indices``; None where there are none."""
+    if not observers:
+        return None
+    layers = [params[i] for i in indices]
+
+    def tell(places: Sequence[int], w_norms: Any, q: Any) -> None:
+        for observer in observers:
+            observer([layers[i] for i in places], w_norms, q)
+
+    return tell

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -11,45 +11,32 @@ from torch import Tensor
 
 from tvlars.optim._numerics.norms import PLAIN
 from tvlars.optim._numerics.sharded import Layout, laid_out_like, layout
-from tvlars.optim._observers import Observe, Observer
 from tvlars.optim.triton import availability
 
 
 @dataclass
-class Run:
+class Route:
     """Layers of one group that take one path: parameters, gradients and state cut to them."""
 
     path: str
     lists: list[list[Tensor]]
     indices: list[int] = field(default_factory=list)
-    """Where the layers stand in the lists that were cut."""
+    """Places of the layers in the lists that were cut."""
     layouts: list[Layout] = field(default_factory=list)
-    """Of sharded layers, whose ``lists`` hold the local parts; else empty."""
-
-    def observe(self, observers: tuple[Observer, ...], params: list[Tensor]) -> Observe | None:
-        """``observers`` for the form that updates this run, which was cut from ``params``."""
-        if not observers:
-            return None
-        layers = [params[i] for i in self.indices]
-
-        def tell(places: Sequence[int], w_norms: Any, q: Any) -> None:
-            for observer in observers:
-                observer([layers[i] for i in places], w_norms, q)
-
-        return tell
+    """Layouts of sharded layers, whose ``lists`` hold the local parts; else empty."""
 
 
-def split_by_path(group: dict[str, Any], *lists: list[Tensor]) -> list[Run]:
-    """Cut parallel lists (parameters, gradients, state) into runs that take one path and share device and dtypes.
+def routes(group: dict[str, Any], forms: Collection[str], *lists: list[Tensor]) -> list[Route]:
+    """Cut parallel lists (parameters, gradients, state) into routes that take one path and share device and dtypes.
 
-    Layers on the Triton path are all laid out as their parameters are: of a gradient that is not, the run has a copy,
-    and a state that is not becomes so for good.
+    ``forms`` are the paths that the rule has a form for. Layers on the Triton path are all laid out as their parameters
+    are: a gradient with another layout is copied, and a state with another layout is converted in place.
     """
-    allowed = _allowed(group)
+    allowed = _allowed(group, forms)
     usual = _usual_path(allowed, lists)
     if usual is not None:
-        return [Run(usual, list(lists), list(range(len(lists[0]))))]
-    runs: dict[Any, Run] = {}
+        return [Route(usual, list(lists), list(range(len(lists[0]))))]
+    found: dict[Any, Route] = {}
     for i, layer in enumerate(zip(*lists, strict=True)):
         w = layer[0]
         place = layout(w)
@@ -57,33 +44,34 @@ def split_by_path(group: dict[str, Any], *lists: list[Tensor]) -> list[Run]:
             layer = tuple(laid_out_like(x, w).to_local() for x in layer)
         if place is not None or group["foreach"]:
             path = "foreach"
-        elif allowed.fused and kernels_fit(layer):
+        elif allowed.triton and kernels_fit(layer):
             path, layer = "triton", laid_out_as_parameter(layer)
-        elif allowed.fused_on_cpu and fusable(layer):
+        elif allowed.cpu and fusable(layer):
             path = "fused"
         else:
             path = "foreach" if allowed.foreach and _is_on_accelerator(w) else "for-loop"
         key = (path, place is None, w.device, *[x.dtype for x in layer])
-        run = runs.get(key)
-        if run is None:
-            run = runs[key] = Run(path, [[] for _ in layer])
-        for cut, x in zip(run.lists, layer, strict=True):
+        route = found.get(key)
+        if route is None:
+            route = found[key] = Route(path, [[] for _ in layer])
+        for cut, x in zip(route.lists, layer, strict=True):
             cut.append(x)
-        run.indices.append(i)
+        route.indices.append(i)
         if place is not None:
-            run.layouts.append(place)
-    return list(runs.values())
+            route.layouts.append(place)
+    return list(found.values())
 
 
 class Allowed(NamedTuple):
-    """What a group's options allow: the Triton kernels, torch's fused CPU kernels, and foreach where that is faster."""
+    """Paths that the options of a group allow beside the for-loop."""
 
-    fused: bool
-    fused_on_cpu: bool
+    triton: bool
+    cpu: bool
     foreach: bool
+    """True where multi-tensor launches are faster and nothing else was asked for."""
 
 
-def _allowed(group: dict[str, Any]) -> Allowed:
+def _allowed(group: dict[str, Any], forms: Collection[str]) -> Allowed:
     foreach, fused = group["foreach"], group["fused"]
     # A compiler fuses the for-loop better than we could; autograd wants nothing done behind its back.
     eager = not (torch.compiler.is_compiling() or group["differentiable"])
@@ -91,12 +79,12 @@ def _allowed(group: dict[str, Any]) -> Allowed:
     may_fuse = eager and (fused or (fused is None and foreach is None))
     on_cpu = may_fuse and not (group["capturable"] or device_lr)
     may_group = eager and foreach is None and (group["capturable"] or not device_lr)
-    return Allowed(may_fuse, on_cpu, may_group)
+    return Allowed(may_fuse and "triton" in forms, on_cpu and "fused" in forms, may_group)
 
 
 def _usual_path(allowed: Allowed, lists: tuple[list[Tensor], ...]) -> str | None:
     """The one path that all layers take, where that can be said at little cost; else None."""
-    if allowed.fused and kernels_fit(tuple(tensors[0] for tensors in lists)):
+    if allowed.triton and kernels_fit(tuple(tensors[0] for tensors in lists)):
         alike = all(
             len({x.dtype for x in tensors}) == len({x.device for x in tensors}) == 1
             and set(map(type, tensors)).issubset(PLAIN)
@@ -104,7 +92,7 @@ def _usual_path(allowed: Allowed, lists: tuple[list[Tensor], ...]) -> str | None
         )
         contiguous = alike and all(all(map(Tensor.is_contiguous, tensors)) for tensors in lists)
         return "triton" if contiguous or (alike and all(map(_laid_out_alike, zip(*lists, strict=True)))) else None
-    if allowed.fused_on_cpu and len({w.dtype for w in lists[0]}) == 1 and all(map(fusable, zip(*lists, strict=True))):
+    if allowed.cpu and len({w.dtype for w in lists[0]}) == 1 and all(map(fusable, zip(*lists, strict=True))):
         return "fused"
     return None
 

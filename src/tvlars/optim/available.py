@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tvlars._checks import one_line
-from tvlars.optim._paths import split_by_path
+from tvlars.optim._paths import routes
 from tvlars.optim.lars import LARS
 from tvlars.optim.triton import availability
 
@@ -19,7 +19,7 @@ PATHS: dict[str, dict[str, Any]] = {
     "fused": dict(fused=True),
     "triton": dict(fused=True),
 }
-"""The paths, as ``split_by_path`` names them, and the options that ask for each."""
+"""The paths, as ``routes`` names them, and the options that ask for each."""
 
 
 def why_not(path: str, device: torch.device) -> str | None:
@@ -72,4 +72,4 @@ def _path(optimizer: LARS) -> str:
     group = optimizer.param_groups[0]
     w: Tensor = group["params"][0]
     assert w.grad is not None
-    return split_by_path(group, [w], [w.grad], [optimizer.state[w]["momentum_buffer"]])[0].path
+    return routes(group, optimizer._forms(), [w], [w.grad], [optimizer.state[w]["momentum_buffer"]])[0].path

@@ -35,6 +35,7 @@ from tvlars.optim._numerics.norms import (
     is_moderate,
 )
 from tvlars.optim._observers import Observe
+from tvlars.optim._options import LambOptions, LarsOptions
 
 SMALL = 16 * ROW
 """Elements up to which layers go through a kernel together."""
@@ -46,25 +47,19 @@ def fused_lars(
     params: list[Tensor],
     grads: list[Tensor],
     momentum_buffers: list[Tensor],
-    *,
-    lr: float,
-    momentum: float,
-    weight_decay: float,
-    trust_coefficient: float,
-    nesterov: bool,
-    norm_clip: float | None,
-    unit_ratio_at_zero: bool,
-    layer_adaptation: bool,
-    maximize: bool,
+    options: LarsOptions,
     observe: Observe | None = None,
 ) -> None:
-    """One LARS step on tensors that are ``_paths.fusable``."""
-    if not layer_adaptation:
+    """One LARS or TVLARS step on tensors that are ``_paths.fusable``."""
+    lr, eta = options.rates()
+    momentum, nesterov, maximize = options.momentum, options.nesterov, options.maximize
+    weight_decay, norm_clip = options.weight_decay, options.norm_clip
+    if not options.layer_adaptation:
         _sgd(params, grads, momentum_buffers, lr, weight_decay, momentum, nesterov=nesterov, maximize=maximize)
         return
 
     def ratio(w_norm: float, u_norm: float) -> float:
-        return host_trust_ratio(clip(w_norm, norm_clip), clip(u_norm, norm_clip), trust_coefficient, unit_ratio_at_zero)
+        return host_trust_ratio(clip(w_norm, norm_clip), clip(u_norm, norm_clip), eta, options.unit_ratio_at_zero)
 
     beta = -weight_decay if maximize else weight_decay  # the kernel turns g + beta w round where it ascends
     small, large = _by_size(params)
@@ -107,19 +102,12 @@ def fused_lamb(
     exp_avgs: list[Tensor],
     exp_avg_sqs: list[Tensor],
     steps: list[float],
-    *,
-    lr: float,
-    betas: tuple[float, float],
-    eps: float,
-    weight_decay: float,
-    bias_correction: bool,
-    norm_clip: float | None,
-    layer_adaptation: bool,
-    maximize: bool,
+    options: LambOptions,
     observe: Observe | None = None,
 ) -> None:
     """One LAMB step on tensors that are ``_paths.fusable``."""
-    if not bias_correction:
+    lr, weight_decay, norm_clip = options.lr, options.weight_decay, options.norm_clip
+    if not options.bias_correction:
         steps = [math.inf] * len(params)  # 1 - β^∞ = 1
     # The kernel reads a step in the parameters' dtype, which is exact enough for β^t; most layers share one.
     known = {t: torch.tensor(float(t), dtype=torch.float64, device="cpu") for t in set(steps)}
@@ -135,12 +123,12 @@ def fused_lamb(
             [],
             _cut(counts, chosen),
             lr=-1.0,
-            beta1=betas[0],
-            beta2=betas[1],
+            beta1=options.betas[0],
+            beta2=options.betas[1],
             weight_decay=0.0,
-            eps=eps,
+            eps=options.eps,
             amsgrad=False,
-            maximize=maximize,
+            maximize=options.maximize,
         )
 
     small, large = _by_size(params)
@@ -153,7 +141,7 @@ def fused_lamb(
         if weight_decay:
             torch._foreach_add_(r, w, alpha=weight_decay)
         advance(r, some)
-        if layer_adaptation:
+        if options.layer_adaptation:
             norms = _norms_of_small(w, r)
             q = [host_trust_ratio(clip(w_norm, norm_clip), r_norm, 1.0, True) for w_norm, r_norm in norms]
             foreach_times_(r, q)
@@ -166,13 +154,13 @@ def fused_lamb(
             torch.mul(w_i, weight_decay, out=scratch[: w_i.numel()]) if weight_decay else scratch[: w_i.numel()].zero_()
         )
         q_i = 1.0
-        if layer_adaptation:
+        if options.layer_adaptation:
             # βw is in the cache just now, and w itself may not be; a tiny β would leave no digits in it.
             w_norm = host_norm(r_i) / weight_decay if weight_decay > 1e-12 else 0.0
             if not in_range(weight_decay * w_norm, r_i.dtype):
                 w_norm = host_norm(w_i)
         advance([r_i], [i])
-        if layer_adaptation:
+        if options.layer_adaptation:
             q_i = host_trust_ratio(clip(w_norm, norm_clip), host_norm(r_i), 1.0, True)
             if observe is not None:
                 observe([i], [w_norm], [q_i])

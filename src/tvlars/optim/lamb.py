@@ -1,8 +1,16 @@
-"""LAMB: Adam's direction with a trust ratio for each layer."""
+"""LAMB: Adam's direction with a trust ratio for each layer.
+
+formula       docstring of ``LAMB``
+reference     for-loop form, in the letters of the formula: ``_single_tensor_lamb``
+fast paths    multi-tensor form: ``_multi_tensor_lamb``
+              torch's fused CPU kernels: ``cpu.fused_lamb``
+              Triton kernels: ``triton.forms.triton_lamb``, which ``triton/lamb_kernels.py`` runs
+options       ``_options.LambOptions``
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,23 +19,14 @@ from torch.optim.optimizer import ParamsT
 
 from tvlars._checks import check_flag, check_number
 from tvlars.optim._loading import Kind
-from tvlars.optim._numerics.arithmetic import (
-    Count,
-    accumulate,
-    descend,
-    foreach_descend,
-    is_off,
-    plus,
-    readable,
-    scalar,
-)
+from tvlars.optim._numerics.arithmetic import accumulate, descend, foreach_descend, is_off, plus, readable
 from tvlars.optim._numerics.norms import Tensors, clip, foreach_times_, norm, times, trust_ratio, trust_ratios
 from tvlars.optim._observers import Observe
-from tvlars.optim._paths import split_by_path
+from tvlars.optim._options import LambOptions
 from tvlars.optim.cpu import fused_lamb
 from tvlars.optim.foreach import MultiTensor
-from tvlars.optim.layerwise import LayerwiseOptimizer, Pending
-from tvlars.optim.triton.forms import Part, triton_lamb
+from tvlars.optim.layerwise import Form, LayerwiseOptimizer
+from tvlars.optim.triton.forms import triton_lamb
 from tvlars.schedule import _as_float
 
 
@@ -54,36 +53,18 @@ class LAMB(LayerwiseOptimizer):
     is an option of a parameter group too.
 
     Args:
-        params: parameters, named parameters, or groups. :func:`tvlars.layer_groups` makes groups that leave
-            biases and norms neither adapted nor decayed.
+        {params}
         lr: learning rate >= 0, a number or a one-element tensor. Default 1e-3.
         betas: β₁ and β₂ in [0, 1). Default (0.9, 0.999).
         eps: added to √v̂, > 0. Default 1e-6.
         weight_decay: β >= 0, added to the direction before the trust ratio. Default 0.01.
         bias_correction: divide the moments by 1 − β^t. Default True.
         norm_clip: ‖w‖ alone is clamped to at most this (> 0); None (default) leaves it.
-        maximize: ascend instead of descend. Default False.
-        foreach: True takes the multi-tensor path, False the for-loop; None (default) the faster one. Sharded
-            layers always take the multi-tensor path, on their local parts.
-        fused: True takes fused kernels. On a CPU these are torch's, which want float32 or float64 and one layout of
-            parameter, gradient and state; other layers take the for-loop. On a CUDA device they are Triton's, two
-            launches for all layers of one dtype (float32, bfloat16 or float16; arithmetic in float32); other layers
-            take the multi-tensor path, and all do, with a warning that says why, where Triton cannot run. Every
-            path computes the same. None (default) takes the kernels where they fit, False never. With True for all
-            layers, all on CUDA devices, a ``GradScaler`` leaves it to the step to unscale and to skip, with no wait.
-        capturable: lr and step counts stay tensors on the device, so that a CUDA graph can capture the step.
-            Default False.
-        differentiable: gradients flow through the step, to parameters, gradients and options that are tensors of one
-            element. Default False, where options other than lr are to be numbers.
-        layer_adaptation (group option): whether the trust ratio acts. Default True.
+        {maximize, foreach, fused, capturable, differentiable}
+        {layer_adaptation}
 
     Raises:
-        ValueError: an argument is out of its range, NaN or infinite, or two contradict; a parameter is one of
-            ``FullyShardedDataParallel`` (FSDP1), whose flat shards are no layers: ``fully_shard`` (FSDP2) is right.
-        TypeError: a parameter is complex, or not of floating point though it is to be trained; params is a module.
-        RuntimeError: ``fused=True`` for a parameter that is neither on the CPU nor on a CUDA device; in ``step``, where
-            a gradient is sparse, or a sharded parameter has one that is not, or a CUDA graph captures it in spite of
-            ``capturable=False``.
+        {ValueError, TypeError, RuntimeError}
 
     A gradient is never modified. A non-finite one is the caller's business, as in ``torch.optim``: it makes
     the layer it belongs to non-finite, and no other.
@@ -97,7 +78,14 @@ class LAMB(LayerwiseOptimizer):
         >>> optimizer.step()
     """
 
-    _kind = Kind("a LAMB", frozenset(("betas", "bias_correction")), ("exp_avg", "exp_avg_sq"), counts=True)
+    _kind = Kind(
+        "a LAMB",
+        frozenset(("betas", "bias_correction")),
+        ("exp_avg", "exp_avg_sq"),
+        counts=True,
+        akin=frozenset(("betas",)),
+    )
+    _options = LambOptions
 
     def __init__(
         self,
@@ -130,6 +118,9 @@ class LAMB(LayerwiseOptimizer):
         )
         super().__init__(params, defaults)
 
+    def _forms(self) -> Mapping[str, Form]:
+        return FORMS
+
     def _check_group(self, group: dict[str, Any]) -> None:
         betas = group["betas"]
         if not isinstance(betas, (tuple, list)) or len(betas) != 2:
@@ -142,36 +133,75 @@ class LAMB(LayerwiseOptimizer):
         if group["norm_clip"] is not None:
             check_number("norm_clip", group["norm_clip"], open_low=True)
 
-    def _update(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> Pending:
-        lr = scalar(group["lr"], group["capturable"] or group["differentiable"])
-        steps = self._advance(params, group["capturable"])
-        pending: Pending = []
-        for run in split_by_path(group, params, grads, *self._buffers(params, "exp_avg", "exp_avg_sq")):
-            form = PATHS[run.path](
-                *run.lists,
-                [scalar(steps[i], group["capturable"]) for i in run.indices],
-                lr=lr,
-                betas=group["betas"],
-                eps=group["eps"],
-                weight_decay=group["weight_decay"],
-                bias_correction=group["bias_correction"],
-                norm_clip=group["norm_clip"],
-                layer_adaptation=group["layer_adaptation"],
-                maximize=group["maximize"],
-                observe=run.observe(self.observers, params),
-                **({"capturable": group["capturable"]} if run.path == "triton" else {}),
-            )
-            if form is not None:
-                pending.append((form, run.layouts))
-        return pending
 
-    def _advance(self, params: list[Tensor], capturable: bool) -> list[Count]:
-        """Count this step for each parameter; its own count, since bias correction is about its moments."""
-        states = [self.state[p] for p in params]
-        steps = self._advanced([x.get("step", 0) for x in states], [p.device for p in params], capturable)
-        for state, step in zip(states, steps, strict=True):
-            state["step"] = step
-        return steps
+def _single_tensor_lamb(
+    params: list[Tensor],
+    grads: list[Tensor],
+    exp_avgs: list[Tensor],
+    exp_avg_sqs: list[Tensor],
+    steps: list[float | Tensor],
+    options: LambOptions,
+    observe: Observe | None = None,
+) -> None:
+    lr, beta, (beta1, beta2) = options.lr, options.weight_decay, options.betas
+    for i, w in enumerate(params):
+        g = -grads[i] if options.maximize else grads[i]
+        m, v, t = exp_avgs[i], exp_avg_sqs[i], steps[i]
+        if isinstance(beta1, Tensor) or isinstance(beta2, Tensor):
+            accumulate(m, beta1, g * (1 - beta1))
+            accumulate(v, beta2, g * g * (1 - beta2))
+            m, v = readable(m), readable(v)
+        else:
+            m.mul_(beta1).add_(g, alpha=1 - beta1)
+            v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
+        if options.bias_correction:
+            r = (m / _correction(beta1, t, w)) / (_root(v) / _correction(beta2, t, w) ** 0.5 + options.eps)
+        else:
+            r = readable(m) / (_root(readable(v)) + options.eps)
+        if not is_off(beta):
+            r = plus(r, w, beta)
+        if options.layer_adaptation:
+            w_norm = norm(readable(w))
+            q = trust_ratio(clip(w_norm, options.norm_clip), norm(r), 1.0, unit_at_zero=True)
+            r = times(r, q)
+            if observe is not None:
+                observe([i], [w_norm], [q])
+        descend(w, r, lr)
+
+
+def _multi_tensor_lamb(
+    params: list[Tensor],
+    grads: list[Tensor],
+    exp_avgs: list[Tensor],
+    exp_avg_sqs: list[Tensor],
+    steps: list[float | Tensor],
+    options: LambOptions,
+    observe: Observe | None = None,
+) -> MultiTensor:
+    lr, beta, (beta1, beta2) = options.lr, options.weight_decay, options.betas
+    if options.maximize:
+        grads = list(torch._foreach_neg(grads))
+    torch._foreach_mul_(exp_avgs, beta1)
+    torch._foreach_add_(exp_avgs, grads, alpha=1 - beta1)
+    torch._foreach_mul_(exp_avg_sqs, beta2)
+    torch._foreach_addcmul_(exp_avg_sqs, grads, grads, value=1 - beta2)
+    m: Tensors = exp_avgs
+    denominators = torch._foreach_sqrt(exp_avg_sqs)
+    if options.bias_correction:
+        m = torch._foreach_div(m, [_correction(beta1, t, w) for t, w in zip(steps, params, strict=True)])
+        # of v̂ = v / (1 - β₂^t), which may overflow where v does not
+        torch._foreach_div_(denominators, [_correction(beta2, t, w) ** 0.5 for t, w in zip(steps, params, strict=True)])
+    torch._foreach_add_(denominators, options.eps)
+    r = torch._foreach_div(m, denominators)
+    if beta:
+        torch._foreach_add_(r, params, alpha=beta)
+    if options.layer_adaptation:
+        w_norms, r_norms = yield params, r
+        q = trust_ratios(w_norms, r_norms, 1.0, unit_at_zero=True, clip_w=options.norm_clip, clip_u=None)
+        foreach_times_(r, q)
+        if observe is not None:
+            observe(range(len(params)), w_norms, q)
+    foreach_descend(params, r, lr)
 
 
 def _correction(beta: float, t: float | Tensor, w: Tensor) -> Any:
@@ -181,49 +211,6 @@ def _correction(beta: float, t: float | Tensor, w: Tensor) -> Any:
     return (1 - beta ** _as_float(t)).to(torch.promote_types(w.dtype, torch.float32))
 
 
-def _single_tensor_lamb(
-    params: list[Tensor],
-    grads: list[Tensor],
-    exp_avgs: list[Tensor],
-    exp_avg_sqs: list[Tensor],
-    steps: list[float | Tensor],
-    *,
-    lr: float | Tensor,
-    betas: tuple[Any, Any],
-    eps: float,
-    weight_decay: float,
-    bias_correction: bool,
-    norm_clip: float | None,
-    layer_adaptation: bool,
-    maximize: bool,
-    observe: Observe | None = None,
-) -> None:
-    beta1, beta2 = betas
-    for i, w in enumerate(params):
-        g = -grads[i] if maximize else grads[i]
-        m, v, t = exp_avgs[i], exp_avg_sqs[i], steps[i]
-        if isinstance(beta1, Tensor) or isinstance(beta2, Tensor):
-            accumulate(m, beta1, g * (1 - beta1))
-            accumulate(v, beta2, g * g * (1 - beta2))
-            m, v = readable(m), readable(v)
-        else:
-            m.mul_(beta1).add_(g, alpha=1 - beta1)
-            v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
-        if bias_correction:
-            r = (m / _correction(beta1, t, w)) / (_root(v) / _correction(beta2, t, w) ** 0.5 + eps)
-        else:
-            r = readable(m) / (_root(readable(v)) + eps)
-        if not is_off(weight_decay):
-            r = plus(r, w, weight_decay)
-        if layer_adaptation:
-            w_norm = norm(readable(w))
-            q = trust_ratio(clip(w_norm, norm_clip), norm(r), 1.0, unit_at_zero=True)
-            r = times(r, q)
-            if observe is not None:
-                observe([i], [w_norm], [q])
-        descend(w, r, lr)
-
-
 def _root(x: Tensor) -> Tensor:
     """√x, whose derivative at 0 is 0 where autograd asks for it."""
     if not torch.is_grad_enabled():
@@ -231,50 +218,7 @@ def _root(x: Tensor) -> Tensor:
     return torch.where(x > 0, torch.where(x > 0, x, 1.0).sqrt(), x.detach())
 
 
-def _multi_tensor_lamb(
-    params: list[Tensor],
-    grads: list[Tensor],
-    exp_avgs: list[Tensor],
-    exp_avg_sqs: list[Tensor],
-    steps: list[float | Tensor],
-    *,
-    lr: float | Tensor,
-    betas: tuple[float, float],
-    eps: float,
-    weight_decay: float,
-    bias_correction: bool,
-    norm_clip: float | None,
-    layer_adaptation: bool,
-    maximize: bool,
-    observe: Observe | None = None,
-) -> MultiTensor:
-    beta1, beta2 = betas
-    if maximize:
-        grads = list(torch._foreach_neg(grads))
-    torch._foreach_mul_(exp_avgs, beta1)
-    torch._foreach_add_(exp_avgs, grads, alpha=1 - beta1)
-    torch._foreach_mul_(exp_avg_sqs, beta2)
-    torch._foreach_addcmul_(exp_avg_sqs, grads, grads, value=1 - beta2)
-    m: Tensors = exp_avgs
-    denominators = torch._foreach_sqrt(exp_avg_sqs)
-    if bias_correction:
-        m = torch._foreach_div(m, [_correction(beta1, t, w) for t, w in zip(steps, params, strict=True)])
-        # of v̂ = v / (1 - β₂^t), which may overflow where v does not
-        torch._foreach_div_(denominators, [_correction(beta2, t, w) ** 0.5 for t, w in zip(steps, params, strict=True)])
-    torch._foreach_add_(denominators, eps)
-    r = torch._foreach_div(m, denominators)
-    if weight_decay:
-        torch._foreach_add_(r, params, alpha=weight_decay)
-    if layer_adaptation:
-        w_norms, r_norms = yield params, r
-        q = trust_ratios(w_norms, r_norms, 1.0, unit_at_zero=True, clip_w=norm_clip, clip_u=None)
-        foreach_times_(r, q)
-        if observe is not None:
-            observe(range(len(params)), w_norms, q)
-    foreach_descend(params, r, lr)
-
-
-PATHS: dict[str, Callable[..., MultiTensor | Part | None]] = {
+FORMS: dict[str, Form] = {
     "for-loop": _single_tensor_lamb,
     "foreach": _multi_tensor_lamb,
     "fused": fused_lamb,

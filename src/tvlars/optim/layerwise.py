@@ -1,105 +1,134 @@
-"""What the layer-wise optimizers share: checks, state, loading and the step itself.
+"""The step of a layer-wise optimizer, with all that LARS, TVLARS and LAMB share.
 
-An optimizer adds its update rule in forms of one signature, as ``torch.optim`` does: a for-loop form that reads like
-the formula, one on ``torch._foreach_*`` for many tensors at once, one on torch's fused CPU kernels, and one for Triton
-kernels on CUDA devices.
+A rule is a subclass that says
+
+    _kind           the state that it keeps for each parameter
+    _options        a NamedTuple with the options that its forms take; ``lr``, ``maximize`` and so on among them
+    _forms          its forms by path: "for-loop" and "foreach", and where there are kernels "fused" and "triton"
+    _check_group    the ranges of its options
+
+A form updates layers in place. It takes lists of parameters, gradients, each tensor of the state and, where the rule
+counts steps, counts; then the options, and an observer or None. The for-loop form reads like the formula and is the
+reference for the others. The multi-tensor form is a generator (``foreach.py``), the one for CPUs calls torch's fused
+kernels (``cpu.py``), and the one for CUDA devices notes what the Triton kernels are to do (``triton/forms.py``).
 """
 
 from __future__ import annotations
 
-import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
-from typing import Any, overload
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar, overload
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT, _use_grad_for_differentiable
 
-from tvlars._checks import check_flag, check_number, plain_number, shown
+from tvlars._checks import check_number
 from tvlars.optim._flattened import refuse_flat_group, refuse_flat_parameters
-from tvlars.optim._loading import Kind, check_form, prepared, reorder_by_name
-from tvlars.optim._numerics.arithmetic import Count, on, to_device
+from tvlars.optim._loading import Kind, check_form, prepared
+from tvlars.optim._numerics.arithmetic import Count, on, scalar, to_device
 from tvlars.optim._numerics.norms import PLAIN
-from tvlars.optim._numerics.sharded import Layout, laid_out_like, layout
-from tvlars.optim._observers import Observer
-from tvlars.optim._paths import kernels_fit
+from tvlars.optim._numerics.sharded import Layout, laid_out_like
+from tvlars.optim._observers import Observer, by_place
+from tvlars.optim._options import check_options, check_params, check_tensors, completed, make_plain, read, warn_raw_lr
+from tvlars.optim._paths import kernels_fit, routes
 from tvlars.optim.foreach import MultiTensor, run_together
-from tvlars.optim.triton import availability
 from tvlars.optim.triton.forms import Part
 from tvlars.optim.triton.launcher import Launcher
 
-Pending = list[tuple[MultiTensor | Part, list[Layout]]]
-"""What is left to be run with the layers of other groups, with the layouts of those that are sharded."""
+Form = Callable[..., MultiTensor | Part | None]
+"""One form of a rule: updates layers, or returns what is to be run with the layers of other groups."""
+Deferred = list[tuple[MultiTensor | Part, list[Layout]]]
+"""Work that is left to be run with the layers of other groups, with the layouts of those that are sharded."""
 
 
 class LayerwiseOptimizer(Optimizer, ABC):
     """Base of LARS, TVLARS and LAMB. Not for direct use.
 
-    A subclass gives ``_check_group`` (the ranges of its hyperparameters) and ``_update`` (one step for the
-    parameters of one group that have a gradient).
+    Lines such as ``{foreach, fused}`` in the docstring of a subclass stand for entries of this one and of ``_options``.
+
+    Args:
+        params: parameters, named parameters, or groups. :func:`tvlars.layer_groups` makes groups that leave
+            biases and norms neither adapted nor decayed, and can give them an lr of their own.
+        maximize: ascend instead of descend. Default False.
+        foreach: True takes the multi-tensor path, False the for-loop; None (default) the faster one. Sharded
+            layers always take the multi-tensor path, on their local parts.
+        fused: True takes fused kernels. On a CPU these are torch's, which need float32 or float64 and one layout of
+            parameter, gradient and state; other layers take the for-loop. On a CUDA device they are Triton's, two
+            launches for all layers of one dtype (float32, bfloat16 or float16; arithmetic in float32); other layers
+            take the multi-tensor path, and all do, with a warning that says why, where Triton cannot run. Every
+            path computes the same. None (default) takes the kernels where they fit, False never. With True for all
+            layers, all on CUDA devices, a ``GradScaler`` leaves it to the step to unscale and to skip, with no wait.
+        capturable: lr, factors and step counts stay tensors on the device, so that a CUDA graph can capture the
+            step. Default False.
+        differentiable: gradients flow through the step, to parameters, gradients and options that are tensors of one
+            element. Default False, where options other than lr are to be numbers.
+        layer_adaptation (group option): whether the trust ratio acts. Default True.
+
+    Raises:
+        ValueError: an argument is out of its range, NaN or infinite, or two contradict; a parameter is one of
+            ``FullyShardedDataParallel`` (FSDP1), whose flat shards are no layers: ``fully_shard`` (FSDP2) is right.
+        TypeError: a parameter is complex, or not of floating point though it is to be trained; params is a module.
+        RuntimeError: ``fused=True`` for a parameter that is neither on the CPU nor on a CUDA device; in ``step``, where
+            a gradient is sparse, or a sharded parameter has one that is not, or a CUDA graph captures it in spite of
+            ``capturable=False``.
     """
 
-    _kind: Kind
+    _kind: ClassVar[Kind]
+    _options: ClassVar[Any]
 
     observers: tuple[Observer, ...] = ()
     """Told of every adapted layer, while there are any; see :class:`tvlars.stats.LayerStats`."""
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "_options" in vars(cls) and cls.__doc__:  # there is none under python -OO
+            cls.__doc__ = completed(cls.__doc__, LayerwiseOptimizer, cls._options)
+
     def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
-        self._check_params(params)
+        check_params(params)
         self._warned_raw_lr = False
         self._launcher = Launcher()
         super().__init__(params, {"layer_adaptation": True, **defaults})
 
-    # -- checks ---------------------------------------------------------------------------------------
+    # -- groups and their options -----------------------------------------------------------------------
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a parameter group, checked like the arguments of the constructor.
+
+        If some groups have names and others have none, those get names by their place.
 
         Raises:
             ValueError: a hyperparameter is out of its range, NaN or infinite, or options contradict; a parameter is
                 one of FSDP1's.
             TypeError: a parameter is complex, or not of floating point though it is to be trained.
             RuntimeError: ``fused=True`` for a parameter that is neither on the CPU nor on a CUDA device.
-
-        Where some groups have names and others have none, those get names by their place.
         """
         if isinstance(param_group, dict):
             if "params" not in param_group:
                 raise ValueError(
                     f"a parameter group must have 'params', got {', '.join(map(str, param_group)) or 'none'}"
                 )
-            self._check_params(param_group["params"])
+            check_params(param_group["params"])
             param_group = self._named_as_the_others(param_group)
         super().add_param_group(param_group)
-        group = self.param_groups[-1]
+        group, who = self.param_groups[-1], type(self).__name__
         try:
-            refuse_flat_parameters(type(self).__name__, group["params"])
-            self._check_options(group)
+            refuse_flat_parameters(who, group["params"])
+            check_options(who, group, self.defaults, self._forms())
             self._check_group(group)
-            self._check_tensors(group)
+            check_tensors(group, self.defaults)
         except Exception:
             self.param_groups.pop()
             raise
-        _make_plain(group)
+        make_plain(group)
         self._place_counts(group)
-        self._warn_raw_lr(group)
-
-    def _check_params(self, params: Any) -> None:
-        """Raise TypeError where something stands for parameters: a module, which torch may even iterate over, say."""
-        if isinstance(params, nn.Module):
-            raise TypeError(
-                f"params must be parameters or groups of them, got a {type(params).__name__}: take its .parameters(), "
-                "or layer_groups(model, plan), which leaves biases and norms neither adapted nor decayed"
-            )
-        if isinstance(params, (str, bytes, dict)) or not isinstance(params, Iterable):
-            hint = ": put the group into a list" if isinstance(params, dict) else ""
-            raise TypeError(f"params must be parameters or a list of groups of them, got {shown(params)}{hint}")
+        self._warned_raw_lr = self._warned_raw_lr or warn_raw_lr(group)
 
     def _named_as_the_others(self, group: dict[str, Any]) -> dict[str, Any]:
-        """``group`` with names where the others have some, and the others with names where it has some.
+        """Return ``group`` with names if the others have some, and name the others if it has some.
 
-        torch wants all or none, and names that :func:`tvlars.layer_groups` gave would rule out every group without.
+        torch takes all or none, and names from :func:`tvlars.layer_groups` would rule out every group without.
         """
         if not self.param_groups:
             return group
@@ -117,87 +146,14 @@ class LayerwiseOptimizer(Optimizer, ABC):
         return group
 
     @abstractmethod
+    def _forms(self) -> Mapping[str, Form]:
+        """Return the forms of the rule by path."""
+
+    @abstractmethod
     def _check_group(self, group: dict[str, Any]) -> None:
         """Raise ValueError where a hyperparameter of ``group`` is out of its range."""
 
-    def _check_options(self, group: dict[str, Any]) -> None:
-        name = type(self).__name__
-        if group["lr"] is None:
-            raise ValueError(f"lr must be given, to {name} or in every parameter group")
-        check_number("lr", group["lr"])
-        for flag in ("layer_adaptation", "maximize", "capturable", "differentiable"):
-            check_flag(flag, group[flag])
-        for flag in ("foreach", "fused"):
-            check_flag(flag, group[flag], optional=True)
-        if group["differentiable"] != self.defaults["differentiable"]:
-            raise ValueError(
-                f"differentiable must be the same in all groups, got {group['differentiable']} and "
-                f"{self.defaults['differentiable']}"
-            )
-        devices = sorted({str(p.device) for p in group["params"]})
-        if group["capturable"] and len(devices) > 1:
-            raise ValueError(f"params must be on one device in a group with capturable=True, got {', '.join(devices)}")
-        for flag in ("foreach", "fused"):
-            if group[flag] and group["differentiable"]:
-                raise ValueError(f"{flag} must be None or False where differentiable=True, got True")
-        if group["fused"]:
-            self._check_fused(group)
-        if isinstance(group["lr"], Tensor) and group["foreach"] and not group["capturable"]:
-            raise ValueError("lr must be a number where foreach=True and capturable=False, got a tensor")
-        for p in group["params"]:
-            if p.is_complex() or (p.requires_grad and not p.is_floating_point()):
-                raise TypeError(f"params must be real floating point tensors, got one of {p.dtype} in {name}")
-
-    def _check_tensors(self, group: dict[str, Any]) -> None:
-        """Raise ValueError where an option is a tensor and nothing could be made of that."""
-        options = {name: x for name, x in group.items() if name in (*self.defaults, "delay", "delay_factor")}
-        betas = options.pop("betas", ())
-        options.update(
-            {f"betas[{i}]": beta for i, beta in enumerate(betas if isinstance(betas, (tuple, list)) else ())}
-        )
-        for name, x in options.items():
-            if not isinstance(x, Tensor) or name == "lr":
-                continue
-            if not group["differentiable"]:
-                raise ValueError(
-                    f"{name} must be a number where differentiable=False, got a tensor: take its .item(), and set the "
-                    "group's option where it is to change"
-                )
-            if any(layout(p) is not None for p in group["params"]):
-                raise ValueError(f"{name} must be a number for sharded parameters, got a tensor")
-
-    def _check_fused(self, group: dict[str, Any]) -> None:
-        if group["foreach"]:
-            raise ValueError("foreach must not be True where fused=True")
-        devices = {p.device for p in group["params"]}
-        elsewhere = sorted({device.type for device in devices} - {"cpu", *availability.DEVICE_TYPES})
-        if elsewhere:
-            raise RuntimeError(
-                f"fused=True needs parameters on the CPU or a CUDA device, and {type(self).__name__} got some on "
-                f"{', '.join(elsewhere)}: there is no fused kernel for those yet, leave fused=None"
-            )
-        for device in devices:
-            if device.type not in availability.DEVICE_TYPES:
-                if group["capturable"]:
-                    raise ValueError("capturable must not be True where fused=True, for parameters on the CPU")
-            elif reason := availability.why_not(device):
-                availability.warn_once(
-                    f"fused=True takes the multi-tensor path on {device}: {reason}", _stacklevel_of_caller()
-                )
-
-    def _warn_raw_lr(self, group: dict[str, Any]) -> None:
-        """Say once an optimizer that unadapted parameters take a LARS-scale learning rate raw."""
-        if self._warned_raw_lr or group["layer_adaptation"] or not group["params"]:
-            return
-        lr = float(group["lr"].detach()) if isinstance(group["lr"], Tensor) else float(group["lr"])
-        if lr > 1.0:
-            self._warned_raw_lr = True
-            warnings.warn(
-                f"{len(group['params'])} parameters that are not adapted (biases, norms) take lr = {lr:g} as "
-                "it is, without a trust ratio of about 1e-3. Give their group a smaller lr, for example "
-                "layer_groups(model, weight_decay=..., lr=lr, bias_norm_lr_scale=0.03).",
-                stacklevel=_stacklevel_of_caller(),
-            )
+    # -- loading ----------------------------------------------------------------------------------------
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state, matched by name where it was saved with names and this optimizer has them.
@@ -228,12 +184,11 @@ class LayerwiseOptimizer(Optimizer, ABC):
         for group in self.param_groups:
             for name, value in self.defaults.items():
                 group.setdefault(name, value)
-            _make_plain(group)
+            make_plain(group)
             self._place_counts(group)
 
     def _prepared(self, state_dict: dict[str, Any]) -> dict[str, Any]:
-        check_form(state_dict)
-        state_dict = prepared(reorder_by_name(state_dict, self.param_groups), self._kind, self.param_groups)
+        state_dict = prepared(state_dict, self._kind, self.param_groups)
         pairs = zip(
             state_dict["param_groups"], self.param_groups, strict=False
         )  # torch says where they are not as many
@@ -242,7 +197,7 @@ class LayerwiseOptimizer(Optimizer, ABC):
                 merged = {**here, **there, "params": here["params"]}
                 check_number("lr", merged["lr"])
                 self._check_group(merged)
-                self._check_tensors(merged)
+                check_tensors(merged, self.defaults)
             except ValueError as error:
                 raise ValueError(
                     f"state_dict must have options in their range, but in parameter group {i} {error}"
@@ -274,7 +229,7 @@ class LayerwiseOptimizer(Optimizer, ABC):
         It asks for this name. As with torch's own optimizers that wants ``fused=True``: in such a step gradients are
         still scaled, which hooks and gradient clipping have to know.
         """
-        return all(
+        return "triton" in self._forms() and all(
             group["fused"] and group["params"] and all(kernels_fit((p,)) for p in group["params"])
             for group in self.param_groups
         )
@@ -380,12 +335,36 @@ class LayerwiseOptimizer(Optimizer, ABC):
     def _begin_step(self) -> None:
         """Called once before the updates of a step in which any parameter has a gradient, or there is no parameter."""
 
-    @abstractmethod
-    def _update(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> Pending:
-        """One step for ``params``, the parameters of ``group`` that have a gradient.
+    def _read(self, group: dict[str, Any]) -> Any:
+        """The options that the forms take."""
+        return read(self._options, group)
 
-        Layers on the multi-tensor path are returned, to be run together with those of the other groups.
-        """
+    def _kept(self, group: dict[str, Any]) -> tuple[str, ...]:
+        """Names of the state tensors that parameters of ``group`` have; forms get an empty list for any other."""
+        return self._kind.tensors
+
+    def _update(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> Deferred:
+        """Update ``params``, the parameters of ``group`` that have a gradient, or leave it to the work returned."""
+        forms, options, kept = self._forms(), self._read(group), self._kept(group)
+        steps = self._advance(params, group["capturable"]) if self._kind.counts else None
+        missing: list[list[Tensor]] = [[] for name in self._kind.tensors if name not in kept]
+        deferred: Deferred = []
+        for route in routes(group, forms, params, grads, *self._buffers(params, *kept)):
+            lists: list[Any] = [*route.lists, *missing]
+            if steps is not None:
+                lists.append([scalar(steps[i], group["capturable"]) for i in route.indices])
+            form = forms[route.path](*lists, options, by_place(self.observers, params, route.indices))
+            if form is not None:
+                deferred.append((form, route.layouts))
+        return deferred
+
+    def _advance(self, params: list[Tensor], capturable: bool) -> list[Count]:
+        """Count this step for each parameter; its own count, since bias correction is about its moments."""
+        states = [self.state[p] for p in params]
+        steps = self._advanced([x.get("step", 0) for x in states], [p.device for p in params], capturable)
+        for state, step in zip(states, steps, strict=True):
+            state["step"] = step
+        return steps
 
     def _refuse_sparse(self, params: list[Tensor], grads: list[Tensor]) -> None:
         for p, g in zip(params, grads, strict=True):
@@ -421,19 +400,3 @@ class LayerwiseOptimizer(Optimizer, ABC):
 
 def _names_by_place(group: int, count: int) -> list[str]:
     return [f"param_groups.{group}.params.{i}" for i in range(count)]
-
-
-def _make_plain(group: dict[str, Any]) -> None:
-    """Turn options that are numbers of NumPy, fractions and the like into Python's, which all of torch takes."""
-    for name, value in group.items():
-        group[name] = tuple(map(plain_number, value)) if name == "betas" else plain_number(value)
-
-
-def _stacklevel_of_caller() -> int:
-    """The ``stacklevel`` that makes a warning point at the first frame outside torch and tvlars."""
-    import sys
-
-    level, frame = 1, sys._getframe(1)
-    while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in ("torch", "tvlars"):
-        level, frame = level + 1, frame.f_back
-    return level

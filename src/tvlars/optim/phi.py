@@ -1,23 +1,40 @@
-"""φ(t), the factor of TVLARS, and where it acts."""
+"""φ(t), the factor of TVLARS, and where it acts; every path follows this file.
+
+formula           ``tvlars.schedule.sigmoid_decay``
+t                 the clock of a parameter group, as an integer or an int64 tensor on the device
+where it acts     ``Phi.act``, which the for-loop, multi-tensor and CPU forms call
+the same again    ``rates`` in ``triton/lars_kernels.py``, where t is on the device
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-from torch import Tensor
-
+from tvlars.optim._numerics.arithmetic import scalar
 from tvlars.schedule import _sigmoid_decay
 
 
-@dataclass(frozen=True)
-class Factor:
-    """φ(t) of TVLARS: t, (λ, d_e, α, γ_min), and whether it acts on "all" or on the trust "ratio"."""
+class Phi(NamedTuple):
+    """φ of one parameter group at step t: (λ, d_e, α, γ_min), and the scope, "all" or "ratio"."""
 
-    step: float | Tensor
-    shape: tuple[float, float, float, float]
-    scope: str
+    t: Any
+    delay_factor: Any
+    delay: Any
+    alpha: Any
+    gamma_min: Any
+    phi_scope: str
 
-    def act(self, lr: float | Tensor, coefficient: float) -> tuple[float | Tensor, float | Tensor]:
-        """Learning rate and trust coefficient with φ in them."""
-        phi = _sigmoid_decay(self.step, *self.shape)
-        return (lr * phi, coefficient) if self.scope == "all" else (lr, coefficient * phi)
+    @classmethod
+    def of(cls, group: dict[str, Any]) -> Phi:
+        """φ of ``group`` at the step that its clock shows."""
+        t = scalar(group["clock"], group["capturable"])
+        return cls(t, *(group[name] for name in cls._fields[1:]))
+
+    def value(self) -> Any:
+        """φ(t)."""
+        return _sigmoid_decay(self.t, self.delay_factor, self.delay, self.alpha, self.gamma_min)
+
+    def act(self, lr: Any, trust_coefficient: Any) -> tuple[Any, Any]:
+        """lr and η, with φ in one of them: in lr with the scope "all", in η with "ratio"."""
+        phi = self.value()
+        return (lr * phi, trust_coefficient) if self.phi_scope == "all" else (lr, trust_coefficient * phi)

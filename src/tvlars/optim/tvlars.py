@@ -1,7 +1,17 @@
-"""TVLARS: LARS without warm-up, its learning rate multiplied by a factor that starts high and decays."""
+"""TVLARS: LARS without warm-up, its learning rate multiplied by φ(t), which starts high and decays.
+
+formula       docstring of ``TVLARS``
+φ             ``phi.py``: the clock, φ(t), and where it acts
+reference     for-loop form, in the letters of the formula: ``lars._single_tensor_lars``
+fast paths    multi-tensor form: ``lars._multi_tensor_lars``
+              torch's fused CPU kernels: ``cpu.fused_lars``
+              Triton kernels: ``triton.forms.triton_lars``, which ``triton/lars_kernels.py`` runs
+options       ``_options.LarsOptions``
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,11 +20,11 @@ from torch.optim.optimizer import ParamsT
 
 from tvlars._checks import check_choice, check_number
 from tvlars.optim._loading import Kind
-from tvlars.optim._numerics.arithmetic import is_off, scalar
-from tvlars.optim.lars import check_lars_group, lars
-from tvlars.optim.layerwise import LayerwiseOptimizer, Pending
-from tvlars.optim.phi import Factor
-from tvlars.schedule import _check_sigmoid_decay, _sigmoid_decay, _slope_and_delay
+from tvlars.optim._options import LarsOptions, check_params, read
+from tvlars.optim.lars import FORMS, check_lars_group, kept_by_lars
+from tvlars.optim.layerwise import Form, LayerwiseOptimizer
+from tvlars.optim.phi import Phi
+from tvlars.schedule import _check_sigmoid_decay, _slope_and_delay
 
 
 class TVLARS(LayerwiseOptimizer):
@@ -43,31 +53,9 @@ class TVLARS(LayerwiseOptimizer):
     of a process's lack gradients in some step.
 
     Args:
-        params: parameters, named parameters, or groups. :func:`tvlars.layer_groups` makes groups that leave
-            biases and norms neither adapted nor decayed, and can give them an lr of their own.
-        lr: learning rate >= 0, a number or a one-element tensor. 1 to 64 are usual, since the trust ratio is
-            about 1e-3. Needed unless every group has its own.
-        momentum: μ in [0, 1). Default 0.9. At 0 no buffer is kept.
-        weight_decay: β >= 0, added to the gradient before the trust ratio. Default 0.0. The ratio acts with
-            or without it.
-        trust_coefficient: η > 0. Default 1e-3.
-        nesterov: look ahead along the momentum; wants momentum > 0. Default False.
-        norm_clip: both norms are clamped to at most this (> 0) before the ratio; None (default) leaves them.
-        unit_ratio_at_zero: take q = 1 where ‖w‖ or ‖u‖ is 0, as the published code does. That is the learning rate
-            raw, which with lr of 1 and more blows up layers that start at zero. Default False.
-        maximize: ascend instead of descend. Default False.
-        foreach: True takes the multi-tensor path, False the for-loop; None (default) the faster one. Sharded
-            layers always take the multi-tensor path, on their local parts.
-        fused: True takes fused kernels. On a CPU these are torch's, which want float32 or float64 and one layout of
-            parameter, gradient and state; other layers take the for-loop. On a CUDA device they are Triton's, two
-            launches for all layers of one dtype (float32, bfloat16 or float16; arithmetic in float32); other layers
-            take the multi-tensor path, and all do, with a warning that says why, where Triton cannot run. Every
-            path computes the same. None (default) takes the kernels where they fit, False never. With True for all
-            layers, all on CUDA devices, a ``GradScaler`` leaves it to the step to unscale and to skip, with no wait.
-        capturable: lr and every factor stay tensors on the device, so that a CUDA graph can capture the
-            step. Default False.
-        differentiable: gradients flow through the step, to parameters, gradients and options that are tensors of one
-            element. Default False, where options other than lr are to be numbers.
+        {params}
+        {lr, momentum, weight_decay, trust_coefficient, nesterov, norm_clip, unit_ratio_at_zero}
+        {maximize, foreach, fused, capturable, differentiable}
         total_steps: optimizer steps of the run, >= 1. d_e and λ follow from it as in :func:`tvlars.plan`: φ - γ_min is
             at half its start at 75 % of the steps and at 2 % of it at the last.
         delay: d_e >= 0 (steps), where φ - γ_min is at half of its bound if alpha is 1.
@@ -78,20 +66,15 @@ class TVLARS(LayerwiseOptimizer):
             TVLARS is LARS under the schedule φ. ``"ratio"``, as the authors' code does: φ multiplies the
             trust ratio, q = η φ(t) ‖w‖ / ‖u‖, enters the momentum, and does not act where q is 1 (without
             adaptation, and with ``unit_ratio_at_zero`` where a norm is 0).
-        layer_adaptation (group option): whether the trust ratio acts. Default True.
+        {layer_adaptation}
 
     φ has to know how long the run is, so either ``total_steps``, or ``delay`` and ``delay_factor`` must be given, here
     or in every parameter group; :func:`tvlars.plan` gives the latter, and a learning rate. A group that gives one or
     the other has a φ of its own. The groups themselves hold ``delay`` and ``delay_factor``, whichever was given.
 
     Raises:
-        ValueError: an argument is out of its range, NaN or infinite, or two contradict; the length of the run is not
-            given, or is given twice; a parameter is one of ``FullyShardedDataParallel`` (FSDP1), whose flat shards are
-            no layers: ``fully_shard`` (FSDP2) is right.
-        TypeError: a parameter is complex, or not of floating point though it is to be trained; params is a module.
-        RuntimeError: ``fused=True`` for a parameter that is neither on the CPU nor on a CUDA device; in ``step``, where
-            a gradient is sparse, or a sharded parameter has one that is not, or a CUDA graph captures it in spite of
-            ``capturable=False``.
+        ValueError: the length of the run is not given, or is given twice.
+        {ValueError, TypeError, RuntimeError}
 
     A gradient is never modified. A non-finite one is the caller's business, as in ``torch.optim``: it makes
     the layer it belongs to non-finite, and no other.
@@ -109,6 +92,7 @@ class TVLARS(LayerwiseOptimizer):
     """
 
     _kind = Kind("a TVLARS", frozenset(("trust_coefficient", "phi_scope")), ("momentum_buffer",), clock=True)
+    _options = LarsOptions
 
     def __init__(
         self,
@@ -166,7 +150,7 @@ class TVLARS(LayerwiseOptimizer):
             TypeError: a parameter is complex, or not of floating point though it is to be trained; params is a module.
         """
         if isinstance(param_group, dict):  # a copy, so that the clock is no other optimizer's
-            self._check_params(param_group.get("params", ()))
+            check_params(param_group.get("params", ()))
             clock = self.param_groups[0]["clock"] if self.param_groups else 0
             clock = clock.clone() if isinstance(clock, Tensor) else clock
             param_group = {**self._with_shape(param_group), "clock": clock}
@@ -194,32 +178,24 @@ class TVLARS(LayerwiseOptimizer):
 
     def phi(self) -> list[float]:
         """φ of each parameter group at the latest step (at step 1 before the first). Waits for the device."""
-        return [
-            float(_sigmoid_decay(max(int(group["clock"]), 1), *_sigmoid_arguments(group)))
-            for group in self.param_groups
-        ]
+        return [float(Phi.of(group)._replace(t=max(int(group["clock"]), 1)).value()) for group in self.param_groups]
+
+    def _forms(self) -> Mapping[str, Form]:
+        return FORMS
 
     def _check_group(self, group: dict[str, Any]) -> None:
         check_lars_group(group)
-        _check_sigmoid_decay(*_sigmoid_arguments(group))
+        _check_sigmoid_decay(group["delay_factor"], group["delay"], group["alpha"], group["gamma_min"])
         check_choice("phi_scope", group["phi_scope"], ("all", "ratio"))
+
+    def _kept(self, group: dict[str, Any]) -> tuple[str, ...]:
+        return kept_by_lars(group)
+
+    def _read(self, group: dict[str, Any]) -> LarsOptions:
+        options: LarsOptions = read(LarsOptions, group)
+        return options._replace(phi=Phi.of(group))
 
     def _begin_step(self) -> None:
         for group in self.param_groups:
             device = group["params"][0].device if group["params"] else torch.device("cpu")
             (group["clock"],) = self._advanced([group["clock"]], [device], group["capturable"])
-
-    def _update(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> Pending:
-        return lars(
-            params,
-            grads,
-            self._buffers(params, *([] if is_off(group["momentum"]) else ["momentum_buffer"])),
-            group,
-            lr=scalar(group["lr"], group["capturable"] or group["differentiable"]),
-            observers=self.observers,
-            factor=Factor(scalar(group["clock"], group["capturable"]), _sigmoid_arguments(group), group["phi_scope"]),
-        )
-
-
-def _sigmoid_arguments(group: dict[str, Any]) -> tuple[float, float, float, float]:
-    return group["delay_factor"], group["delay"], group["alpha"], group["gamma_min"]

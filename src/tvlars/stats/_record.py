@@ -8,10 +8,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from tvlars.optim._numerics.arithmetic import scalar
 from tvlars.optim._numerics.norms import norms
 from tvlars.optim._numerics.sharded import layout, norms_of_whole
-from tvlars.schedule import _sigmoid_decay
+from tvlars.optim.phi import Phi
 
 QUANTITIES = ("LWN", "LGN", "LNR", "trust_ratio", "phi", "effective_lr")
 """What is recorded, in this order."""
@@ -38,9 +37,8 @@ class Rates:
         lr, adapted = group["lr"], ours and bool(group["layer_adaptation"])
         lr = lr.detach().clone() if isinstance(lr, Tensor) else lr
         if "delay_factor" in group:
-            step = scalar(group["clock"], keep_tensor=group["capturable"])
-            phi = _sigmoid_decay(step, group["delay_factor"], group["delay"], group["alpha"], group["gamma_min"])
-            return cls(lr, phi, group["phi_scope"] == "all", adapted)
+            phi = Phi.of(group)
+            return cls(lr, phi.value(), phi.phi_scope == "all", adapted)
         initial = group.get("initial_lr")
         known = isinstance(initial, Tensor) or bool(initial)  # of a tensor the host would have to wait for the value
         return cls(lr, lr / cast(float, initial) if known else None, False, adapted)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tvlars.optim._observers import Observe
-from tvlars.optim.phi import Factor
+from tvlars.optim._options import LambOptions, LarsOptions
 
 
 @dataclass
@@ -32,43 +32,34 @@ class Part:
     """The whole steps of d_e, which the kernel takes from the clock before it is rounded to float32."""
     steps: list[float | Tensor] | None = None
     """t of each layer, where the rule has bias correction: numbers, and tensors on the device."""
+    moments: bool = False
+    """True where the first launch updates moments, those of layers that are not adapted too."""
 
 
 def triton_lars(
     params: list[Tensor],
     grads: list[Tensor],
     momentum_buffers: list[Tensor],
-    *,
-    lr: float | Tensor,
-    momentum: float,
-    weight_decay: float,
-    trust_coefficient: float,
-    nesterov: bool,
-    norm_clip: float | None,
-    unit_ratio_at_zero: bool,
-    layer_adaptation: bool,
-    maximize: bool,
-    factor: Factor | None,
-    capturable: bool,
+    options: LarsOptions,
     observe: Observe | None = None,
 ) -> Part:
-    """A LARS step for tensors that are ``_paths.kernels_fit``."""
-    device = params[0].device
+    """A LARS or TVLARS step for tensors that are ``_paths.kernels_fit``."""
+    device, phi = params[0].device, options.phi
     clock, whole, shape, of_ratio = None, 0, (0.0, 0.0, 1.0, 0.0), False
-    coefficient: Any = trust_coefficient
-    if factor is not None and isinstance(factor.step, Tensor):
-        clock, of_ratio = on_device(factor.step, device, torch.int64), factor.scope == "ratio"
-        whole = int(min(factor.shape[1], 2.0**62))
-        shape = (factor.shape[0], factor.shape[1] - whole, *factor.shape[2:])
-    elif factor is not None:
-        lr, coefficient = factor.act(lr, trust_coefficient)
+    lr, eta = options.lr, options.trust_coefficient
+    if phi is not None and isinstance(phi.t, Tensor):  # φ(t) costs no launch where the kernel works it out
+        clock, of_ratio = on_device(phi.t, device, torch.int64), phi.phi_scope == "ratio"
+        whole = int(min(phi.delay, 2.0**62))
+        shape = (phi.delay_factor, phi.delay - whole, phi.alpha, phi.gamma_min)
+    else:
+        lr, eta = options.rates()
     lr = _on_host_as_number(lr, device)
-    options = [
-        *_shared_options(lr, maximize, weight_decay, norm_clip, layer_adaptation),
-        *(momentum, float(nesterov), coefficient, *shape, float(of_ratio), float(unit_ratio_at_zero)),
+    row = [
+        *_shared_options(lr, options),
+        *(options.momentum, float(options.nesterov), eta, *shape, float(of_ratio), float(options.unit_ratio_at_zero)),
     ]
     lists = [params, grads, momentum_buffers]
-    return Part("lars", lists, options, lr, layer_adaptation, capturable, observe, clock, whole)
+    return Part("lars", lists, row, lr, options.layer_adaptation, options.capturable, observe, clock, whole)
 
 
 def triton_lamb(
@@ -77,35 +68,26 @@ def triton_lamb(
     exp_avgs: list[Tensor],
     exp_avg_sqs: list[Tensor],
     steps: list[float | Tensor],
-    *,
-    lr: float | Tensor,
-    betas: tuple[float, float],
-    eps: float,
-    weight_decay: float,
-    bias_correction: bool,
-    norm_clip: float | None,
-    layer_adaptation: bool,
-    maximize: bool,
-    capturable: bool,
+    options: LambOptions,
     observe: Observe | None = None,
 ) -> Part:
     """A LAMB step for tensors that are ``_paths.kernels_fit``."""
     device = params[0].device
-    lr = _on_host_as_number(lr, device)
+    lr = _on_host_as_number(options.lr, device)
     counts = [on_device(step, device, torch.int64) if isinstance(step, Tensor) else step for step in steps]
-    options = _shared_options(lr, maximize, weight_decay, norm_clip, layer_adaptation)
-    for beta in betas:  # in float32, 1 - beta has lost digits
-        options += [beta, 1 - beta, math.log(beta) if beta and bias_correction else -math.inf]
-    options.append(eps)
+    row = _shared_options(lr, options)
+    for beta in options.betas:  # in float32, 1 - beta has lost digits
+        row += [beta, 1 - beta, math.log(beta) if beta and options.bias_correction else -math.inf]
+    row.append(options.eps)
     lists = [params, grads, exp_avgs, exp_avg_sqs]
-    return Part("lamb", lists, options, lr, layer_adaptation, capturable, observe, steps=counts)
+    adapted, capturable = options.layer_adaptation, options.capturable
+    return Part("lamb", lists, row, lr, adapted, capturable, observe, steps=counts, moments=True)
 
 
-def _shared_options(
-    lr: float | Tensor, maximize: bool, weight_decay: float, norm_clip: float | None, adapted: bool
-) -> list[float]:
+def _shared_options(lr: float | Tensor, options: LarsOptions | LambOptions) -> list[float]:
     number = 0.0 if isinstance(lr, Tensor) else lr
-    return [number, -1.0 if maximize else 1.0, weight_decay, math.inf if norm_clip is None else norm_clip, adapted]
+    sign, clip = -1.0 if options.maximize else 1.0, math.inf if options.norm_clip is None else options.norm_clip
+    return [number, sign, options.weight_decay, clip, options.layer_adaptation]
 
 
 def _on_host_as_number(lr: float | Tensor, device: torch.device) -> float | Tensor:

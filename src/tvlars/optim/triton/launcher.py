@@ -16,6 +16,7 @@ from __future__ import annotations
 from array import array
 from contextlib import nullcontext
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -104,7 +105,7 @@ class Launcher:
         told = torch.empty(2, tensors, dtype=torch.float64, device=device)
         common = (cut.chunks, cut.sizes, *tables, sums, told, scale, found_inf, tensors, cut.programs)
         options: dict[str, Any] = dict(DTYPE=kind, BLOCK=BLOCK, PARTS=PARTS, num_warps=WARPS)
-        first = cut.adapted if rule == "lars" else cut.programs  # LAMB's moments are everyone's
+        first = cut.programs if parts[0].moments else cut.adapted
         if first:
             norms[(first,)](*common, **options)
         update[(cut.programs,)](*common, **options)
@@ -174,14 +175,8 @@ def _kernels(rule: str, dtype: torch.dtype) -> tuple[Any, Any, Any]:
     """The two kernels of a rule, and Triton's dtype. Triton is imported here, where it is known to be there."""
     from tvlars.optim.triton.kernels import DTYPES
 
-    kind = DTYPES[str(dtype)]
-    if rule == "lars":
-        from tvlars.optim.triton.lars_kernels import lars_norms, lars_update
-
-        return lars_norms, lars_update, kind
-    from tvlars.optim.triton.lamb_kernels import lamb_norms, lamb_update
-
-    return lamb_norms, lamb_update, kind
+    module = import_module(f"tvlars.optim.triton.{rule}_kernels")
+    return getattr(module, f"{rule}_norms"), getattr(module, f"{rule}_update"), DTYPES[str(dtype)]
 
 
 TYPES = {"q": torch.int64, "i": torch.int32, "f": torch.float32}
