@@ -66,11 +66,11 @@ class LambOptions(NamedTuple):
     capturable: bool
 
 
-def read(kind: Any, group: dict[str, Any]) -> Any:
-    """The options of ``group`` as a ``kind``, a NamedTuple with options for fields; lr is a number where it may be."""
-    values = {name: group[name] for name in kind._fields if name in group}
-    values["lr"] = scalar(group["lr"], group["capturable"] or group["differentiable"])
-    return kind(**values)
+def read(kind: Any, group: dict[str, Any], **more: Any) -> Any:
+    """The options of ``group``, and ``more``, as a ``kind``: a NamedTuple. lr is a number where it may be one."""
+    lr = scalar(group["lr"], group["capturable"] or group["differentiable"])
+    given = {**kind._field_defaults, **group, "lr": lr, **more}
+    return kind(*[given[name] for name in kind._fields])
 
 
 def make_plain(group: dict[str, Any]) -> None:

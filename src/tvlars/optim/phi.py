@@ -28,7 +28,7 @@ class Phi(NamedTuple):
     def of(cls, group: dict[str, Any]) -> Phi:
         """φ of ``group`` at the step that its clock shows."""
         t = scalar(group["clock"], group["capturable"])
-        return cls(t, *(group[name] for name in cls._fields[1:]))
+        return cls(t, group["delay_factor"], group["delay"], group["alpha"], group["gamma_min"], group["phi_scope"])
 
     def value(self) -> Any:
         """φ(t)."""

@@ -191,9 +191,8 @@ class TVLARS(LayerwiseOptimizer):
     def _kept(self, group: dict[str, Any]) -> tuple[str, ...]:
         return kept_by_lars(group)
 
-    def _read(self, group: dict[str, Any]) -> LarsOptions:
-        options: LarsOptions = read(LarsOptions, group)
-        return options._replace(phi=Phi.of(group))
+    def _read(self, group: dict[str, Any]) -> Any:
+        return read(LarsOptions, group, phi=Phi.of(group))
 
     def _begin_step(self) -> None:
         for group in self.param_groups:
