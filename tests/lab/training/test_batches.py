@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tvlars.lab import TrainConfig, load_data, load_run, train
+from tvlars.lab import ImageData, TrainConfig, load_data, load_run, train
 from tvlars.lab.data import decoded
 from tvlars.lab.training.batches import Feed
 from tvlars.lab.training.progress import Reporter
@@ -82,24 +80,25 @@ def test_images_are_fetched_a_step_ahead(monkeypatch: pytest.MonkeyPatch) -> Non
     assert gathered == [[3, 1], [4, 1, 5], [9]]
 
 
-def test_a_profile_says_where_the_time_went(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from tvlars.cli import main
+@pytest.mark.parametrize("kept", [2**28, 0], ids=["views are kept", "views are made twice"])
+def test_self_supervised_batches_are_fetched_ahead_and_stay_what_they_are(
+    tmp_path: Path, digits: ImageData, monkeypatch: pytest.MonkeyPatch, kept: int
+) -> None:
+    pytest.importorskip("lightly.loss", reason="the extra 'lab' (lightly) is not installed")
+    monkeypatch.setattr("tvlars.lab.training.pretraining.KEPT_BYTES", kept)
+    options = dict(QUICK, task="simclr", projector="16", evaluations="none", batch_size=300, micro_batch_size=100)
+    ahead: list[bool] = []
+    take = Feed.take
 
-    options = "train --epochs 3 --profile --checkpoint-every 5-steps --accelerator cpu --out"
-    assert main([*options.split(), str(tmp_path / "run")]) == 0
-    table = capsys.readouterr().out
-    found = json.loads((tmp_path / "run" / "profile.json").read_text())
-    seconds = found["seconds"]
-    assert list(seconds) == [
-        *("data", "augmentation", "forward", "backward", "optimizer", "evaluation", "logging", "checkpoint", "other")
-    ]
-    assert all(value > 0 for value in seconds.values())
-    assert sum(seconds.values()) == pytest.approx(found["whole"])
-    assert found["steps"] == 15
-    assert all(f"\n{name} " in table for name in seconds)
-    assert (tmp_path / "run" / "trace.json.gz").stat().st_size > 1000
-    config = TrainConfig(epochs=3, accelerator="cpu", out=tmp_path / "plain")
-    train(replace(config, checkpoint_every="5-steps"), reporter=Reporter())
-    columns = ["step", "loss", "train_accuracy"]
-    runs = [load_run(tmp_path / name).steps[columns] for name in ("run", "plain")]
-    assert runs[0].equals(runs[1])
+    def spy(feed: Feed, index: torch.Tensor, then: torch.Tensor | None = None) -> torch.Tensor:
+        ahead.append(feed._next is not None and torch.equal(feed._next[0], index))
+        return take(feed, index, then)
+
+    train(TrainConfig(**options, out=tmp_path / "device"), data=digits, reporter=Reporter())
+    monkeypatch.setattr("tvlars.lab.training.batches.fits", lambda data, device: False)
+    monkeypatch.setattr(Feed, "take", spy)
+    train(TrainConfig(**options, out=tmp_path / "host"), data=digits, reporter=Reporter())
+    turns = 1 if kept else 2  # 2 epochs of 4 batches of 3 parts
+    assert ahead == 2 * [False, *[True] * (4 * 3 * turns - 1)]
+    device, host = (torch.load(tmp_path / name / "weights.pt", weights_only=True) for name in ("device", "host"))
+    assert all(torch.equal(device[name], host[name]) for name in device)

@@ -248,24 +248,6 @@ def test_a_compiler_that_does_not_work_is_one_sentence(
     assert load_run(tmp_path / "Runti").status == "failed"
 
 
-def test_a_profile_says_how_many_steps_it_has_traced(
-    tmp_path: Path, digits: ImageData, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    one = {**QUICK, "epochs": 1, "profile": True}
-    train(TrainConfig(batch_size=1400, micro_batch_size=1400, out=tmp_path / "one", **one), data=digits)
-    assert "no trace: it leaves out the first 2 steps, and there were 1" in capsys.readouterr().out
-    train(TrainConfig(out=tmp_path / "five", **one), data=digits)
-    assert f"trace of 3 steps: {tmp_path / 'five' / 'trace.json.gz'}" in capsys.readouterr().out
-
-    def busy(self: object) -> None:
-        raise RuntimeError
-
-    monkeypatch.setattr(torch.profiler.profile, "start", busy)
-    train(TrainConfig(out=tmp_path / "busy", **one), data=digits)
-    assert "trace.json.gz cannot be made: RuntimeError" in capsys.readouterr().out
-    assert load_run(tmp_path / "busy").complete
-
-
 def test_rotation_and_init_change_the_run(tmp_path: Path, digits: ImageData) -> None:
     losses = []
     for i, options in enumerate(({}, {"rotation": 10.0}, {"init": "xavier_normal"})):
