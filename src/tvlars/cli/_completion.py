@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from tvlars.cli._options import new_command
-from tvlars.lab.config import OPTIMIZERS, OPTIONS
+from tvlars.lab.config import OPTIONS
 from tvlars.lab.console import say
 from tvlars.lab.errors import unknown
-from tvlars.lab.experiments.tuning.config import SAMPLERS
+from tvlars.lab.experiments import TuneConfig
+from tvlars.lab.options import options_of
 from tvlars.lab.ssl.methods import METHODS
 
 SHELLS = ("bash", "zsh", "fish")
@@ -51,10 +52,11 @@ def _completion(parsed: argparse.Namespace) -> int:
     return 0
 
 
-def _names() -> dict[str, Iterable[str]]:
+def _names() -> dict[str, Collection[str]]:
     """The values that complete an option, by its destination. The parser takes more, and says what is wrong itself."""
-    of_runs = {name: one.choices for name, one in OPTIONS.items() if one.choices}
-    return {**of_runs, "method": METHODS, "optimizers": OPTIMIZERS, "sampler": SAMPLERS, "shell": SHELLS}
+    options = {**options_of(TuneConfig), **OPTIONS}
+    chosen = {name: one.choices for name, one in options.items() if one.choices}
+    return {**chosen, "method": METHODS, "shell": SHELLS}
 
 
 def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:

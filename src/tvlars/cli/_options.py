@@ -114,17 +114,20 @@ def add_those_of_data(parser: argparse.ArgumentParser, without: Collection[str] 
             add_option(parser, one, **more)
 
 
-def add_option(parser: Any, one: Option, default: Any = MISSING) -> None:
-    """Add an option; its own default is taken unless one is given."""
-    flag, text = "--" + one.name.replace("_", "-"), one.text
-    default = one.default if default is MISSING else default
-    if default is not None and "default" not in text and not isinstance(default, bool):
-        text += f" (default: {default})"
+def add_option(
+    parser: Any, one: Option, default: Any = MISSING, flag: str = "", metavar: str = "", **more: Any
+) -> None:
+    """Add an option; its own default, flag and metavar are taken unless others are given."""
+    default, text = one.default if default is MISSING else default, one.text
+    if one.many:
+        default, more = list(default), {"nargs": "+", **more}
+    if default not in (None, []) and "default" not in text and not isinstance(default, bool):
+        text += f" (default: {' '.join(map(str, default)) if one.many else default})"
     if one.kind is bool:
-        parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=default, help=text)
+        more["action"] = argparse.BooleanOptionalAction
     else:
-        metavar = one.kind.__name__.upper()
-        parser.add_argument(flag, type=type_of(one.kind), default=default, metavar=metavar, help=text)
+        more.update(type=type_of(one.kind), metavar=metavar or one.kind.__name__.upper())
+    parser.add_argument(flag or "--" + one.name.replace("_", "-"), default=default, help=text, **more)
 
 
 def type_of(kind: type) -> Callable[[str], Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tvlars._command import BAD_INPUT, DIVERGED, FAILED
-from tvlars.cli._options import add_all, add_config, fail, new_command, train_config, type_of
+from tvlars.cli._options import add_all, add_config, add_option, fail, new_command, train_config, type_of
 from tvlars.lab.comparison.table import print_table
 from tvlars.lab.config import OPTIONS, TrainConfig, names_of
 from tvlars.lab.console import say
@@ -16,7 +16,7 @@ from tvlars.lab.errors import UsageError
 from tvlars.lab.experiments import Grid, TuneConfig, sweep, tune
 from tvlars.lab.experiments.queue import check_workers
 from tvlars.lab.experiments.sweep import prepare
-from tvlars.lab.options import Is
+from tvlars.lab.options import Is, options_of
 from tvlars.lab.run_folder.status import Status
 
 
@@ -47,28 +47,17 @@ def add_queue(parser: argparse.ArgumentParser, workers: str) -> None:
 def _add_tune(commands: Any, config: dict[str, Any]) -> None:
     text = "give each optimizer the same number of trials, then run the best options of each with fresh seeds"
     tune = new_command(commands, "tune", text, _tune)
-    text = "those tuned, one or more (default: tvlars lars lamb)"
-    tune.add_argument("--optimizers", nargs="+", default=["tvlars", "lars", "lamb"], metavar="NAME", help=text)
-    text = "for each optimizer (default: 16); one that is pruned or diverges counts"
-    tune.add_argument("--trials", type=type_of(int), default=16, metavar="N", help=text)
-    tune.add_argument("--sampler", default="tpe", metavar="NAME", help="how trials are chosen: tpe (default), grid")
-    text = (
-        "what is searched, for all optimizers that have the option or for one: LOW:HIGH, LOW:HIGH:log or A,B,C; "
-        "lr always is, three octaves above and below the plan's where it is not given"
-    )
-    tune.add_argument("--space", nargs="+", action="extend", default=[], metavar="[OPTIMIZER.]OPTION=SPACE", help=text)
-    text = "of all trials (default: 1000)"
-    tune.add_argument("--tune-seed", type=type_of(int), default=1000, metavar="N", help=text)
-    text = "fresh ones for the runs that are reported (default: 0 1 2)"
-    tune.add_argument("--seeds", nargs="+", type=type_of(int), default=[0, 1, 2], metavar="N", help=text)
-    text = "give up trials that are below the median of those before, after a third of their epochs"
-    tune.add_argument("--prune", action=argparse.BooleanOptionalAction, default=True, help=text)
+    own = options_of(TuneConfig)
+    for name, metavar in {"optimizers": "NAME", "trials": "N", "sampler": "NAME"}.items():
+        add_option(tune, own[name], metavar=metavar)
+    add_option(tune, own["space"], metavar="[OPTIMIZER.]OPTION=SPACE", action="extend")
+    for name in ("tune_seed", "seeds", "prune"):
+        add_option(tune, own[name], metavar="N")
     text = (
         "runs at a time, of trials one for each optimizer (default: trials in this process, the others as tvlars sweep)"
     )
     add_queue(tune, text)
-    text = "folder, gone on with where it exists (default: runs/tune- and the data's name and the batch size)"
-    tune.add_argument("--out", type=Path, metavar="FOLDER", help=text)
+    add_option(tune, own["out"], metavar="FOLDER")
     add_all(tune, without=_not_tuned())
     add_config(tune)
     if config:

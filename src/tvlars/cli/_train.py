@@ -10,6 +10,7 @@ from tvlars._command import DIVERGED, FAILED
 from tvlars.cli._options import (
     add_all,
     add_config,
+    add_option,
     add_resume,
     add_those_of_data,
     fail,
@@ -17,7 +18,6 @@ from tvlars.cli._options import (
     is_first,
     new_command,
     train_config,
-    type_of,
 )
 from tvlars.cli._sweep import add_queue
 from tvlars.lab.comparison.table import print_table
@@ -27,7 +27,7 @@ from tvlars.lab.errors import UsageError, unknown
 from tvlars.lab.experiments.compare import compare
 from tvlars.lab.experiments.compare_config import CompareConfig
 from tvlars.lab.measure.accuracy import evaluate
-from tvlars.lab.options import Is
+from tvlars.lab.options import Is, options_of
 from tvlars.lab.run_folder.loaded_run import load_run
 from tvlars.lab.run_folder.status import Status
 from tvlars.lab.training.train import train
@@ -43,24 +43,10 @@ def add(commands: Any, command: str, config: dict[str, Any]) -> None:
     compare = new_command(
         commands, "compare", "train several optimizers, batch sizes and seeds; table and page", _compare
     )
-    compare.add_argument(
-        "--optimizers",
-        nargs="+",
-        default=["tvlars", "lars", "lamb"],
-        metavar="NAME",
-        help="those compared, one or more (default: tvlars lars lamb)",
-    )
-    compare.add_argument(
-        "--batch-size",
-        nargs="+",
-        type=type_of(int),
-        default=[256],
-        metavar="N",
-        help="samples per optimizer step, one or more (default: 256)",
-    )
-    compare.add_argument(
-        "--seeds", nargs="+", type=type_of(int), default=[0, 1, 2], metavar="N", help="one or more (default: 0 1 2)"
-    )
+    own = options_of(CompareConfig)
+    add_option(compare, own["optimizers"], metavar="NAME")
+    add_option(compare, own["batch_sizes"], flag="--batch-size", metavar="N")
+    add_option(compare, own["seeds"], metavar="N")
     compare.add_argument(
         "--set",
         nargs="+",

@@ -24,13 +24,23 @@ class TuneConfig:
     base: TrainConfig = field(default_factory=TrainConfig)
     """Options of all runs; optimizer, seed, out and resume are not taken from it."""
     optimizers: tuple[str, ...] = option(("tvlars", "lars", "lamb"), "those tuned, one or more", choices=OPTIMIZERS)
-    trials: int = option(16, "for each optimizer; one that is pruned or diverges counts", within=(1, 10_000))
-    sampler: str = option("tpe", "how trials are chosen: {choices}", choices=SAMPLERS)
+    trials: int = option(
+        16, "for each optimizer (default: 16); one that is pruned or diverges counts", within=(1, 10_000)
+    )
+    sampler: str = option("tpe", "how trials are chosen: tpe (default), grid", choices=SAMPLERS)
     tune_seed: int = option(1000, "of all trials", within=(0, MAX_SEED))
     seeds: tuple[int, ...] = option((0, 1, 2), "fresh ones for the runs that are reported", within=(0, MAX_SEED))
-    space: tuple[str, ...] = option((), "what is searched besides lr, see ``tuning.space``")
-    prune: bool = option(True, "give up trials that are below the median of those before")
-    out: Path | None = option(None, "folder, gone on with where it exists (default: below runs/)")
+    space: tuple[str, ...] = option(
+        (),
+        "what is searched, for all optimizers that have the option or for one: LOW:HIGH, LOW:HIGH:log or A,B,C; "
+        "lr always is, three octaves above and below the plan's where it is not given",
+    )
+    prune: bool = option(
+        True, "give up trials that are below the median of those before, after a third of their epochs"
+    )
+    out: Path | None = option(
+        None, "folder, gone on with where it exists (default: runs/tune- and the data's name and the batch size)"
+    )
 
     def __post_init__(self) -> None:
         check(self)
