@@ -35,9 +35,9 @@ def cannot_write(error: OSError) -> str:
 
 def write_synced(file: Path, content: bytes) -> None:
     """Write a new file of ``content``, which is on the disk when this returns; what has its name goes before."""
-    with _named(file):
+    with named(file):
         file.unlink(missing_ok=True)  # a link that somebody has laid there would have us write where it leads
-    with _named(file), open(file, "xb") as out:
+    with named(file), open(file, "xb") as out:
         out.write(content)
         out.flush()
         os.fsync(out.fileno())
@@ -46,18 +46,19 @@ def write_synced(file: Path, content: bytes) -> None:
 def write_whole(file: Path, content: bytes) -> None:
     """Replace ``file`` by ``content``, whole or not at all, whatever happens to the machine."""
     part = file.with_name(file.name + ".part")
-    try:
-        write_synced(part, content)
-        os.replace(part, file)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-        raise OSError(error.errno, error.strerror or str(error), str(file)) from error
+    with named(file):
+        try:
+            write_synced(part, content)
+            os.replace(part, file)
+        except OSError:
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
+            raise
 
 
 def append_whole(file: Path, content: bytes) -> None:
     """Append ``content`` to a regular file, all of it or nothing."""
-    with _named(file):
+    with named(file):
         handle = open_to_append(file)
         size = os.fstat(handle).st_size
         try:
@@ -74,7 +75,7 @@ def append_whole(file: Path, content: bytes) -> None:
 
 def open_to_append(file: Path) -> int:
     """Return a handle to append to a regular file, made where it is missing; no pipe is awaited, no link followed."""
-    with _named(file):
+    with named(file):
         with contextlib.suppress(FileNotFoundError):
             check_regular(os.lstat(file))
         careful = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
@@ -83,7 +84,7 @@ def open_to_append(file: Path) -> int:
 
 def sync(path: Path) -> None:
     """Have a file, or the names in a folder, on the disk when this returns."""
-    with _named(path):
+    with named(path):
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
         try:
             os.fsync(handle)
@@ -92,7 +93,8 @@ def sync(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _named(file: Path) -> Iterator[None]:
+def named(file: Path) -> Iterator[None]:
+    """Have an ``OSError`` name ``file``."""
     try:
         yield
     except OSError as error:

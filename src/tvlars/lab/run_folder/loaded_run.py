@@ -136,15 +136,11 @@ class LoadedRun:
         if not is_inside(folder, self.folder):
             raise UsageError(f"{folder} must hold layer statistics, but is a link that leaves the run folder")
         try:
-            frame = read_layer_stats(folder)
-            ordered = isinstance(frame["layer"].dtype, pd.CategoricalDtype)
-            layers = list(frame["layer"].cat.categories if ordered else dict.fromkeys(frame["layer"].astype(str)))
-            return frame.assign(
-                step=frame["step"].astype(int),
-                layer=pd.Categorical(frame["layer"].astype(str), categories=layers),
-                quantity=frame["quantity"].astype(str),
-                value=frame["value"].astype(float),
-            )
+            frame = read_layer_stats(folder).astype({"step": int, "quantity": str, "value": float})
+            layers = frame["layer"]
+            if not isinstance(layers.dtype, pd.CategoricalDtype):
+                layers = pd.Series(pd.Categorical(layers, categories=layers.unique()))
+            return frame.assign(layer=layers.cat.rename_categories(str))
         except ImportError as error:
             raise UsageError(str(error)) from error
         except Exception as error:  # pyarrow has many types for a damaged file
@@ -165,11 +161,7 @@ class LoadedRun:
             raise UsageError(f"{self.folder} has no weights.pt: {said}")
         model, _ = build_model(shape["model"], shape["channels"], shape["image_size"], shape["classes"])
         try:
-            opened = open_regular(file)  # a link may lead to another disk: nothing of weights is shown
-        except OSError as error:
-            raise UsageError(f"{file} must hold the weights of {shape['model']}, but {reason(error)}") from error
-        try:
-            with opened:
+            with open_regular(file) as opened:  # a link may lead to another disk: nothing of weights is shown
                 weights = read_torch_file(opened)
             kinds = {name: value.dtype for name, value in model.state_dict().items()}
             if {name: value.dtype for name, value in weights.items()} != kinds:  # torch would convert them
@@ -178,9 +170,8 @@ class LoadedRun:
         except Exception as error:  # torch has many types for what does not fit
             if memory.has_ended(error):
                 raise
-            raise UsageError(
-                f"{file} must hold the weights of {shape['model']}, but it is damaged or of another model"
-            ) from error
+            why = reason(error) if isinstance(error, OSError) else "it is damaged or of another model"
+            raise UsageError(f"{file} must hold the weights of {shape['model']}, but {why}") from error
         return model.eval()
 
     def normalize(self, images: torch.Tensor) -> torch.Tensor:

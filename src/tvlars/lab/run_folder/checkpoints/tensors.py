@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from tvlars._reading import open_regular, parse_json, read_bytes
+from tvlars.lab.files.disk import named
 from tvlars.lab.run_folder.checkpoints.pickles import read_metadata, read_torch_file
 from tvlars.lab.run_folder.checkpoints.values import DTYPES, LARGEST, bytes_of, is_counts, name_of, tensor_of
 
@@ -77,19 +78,16 @@ def write(path: Path, rank: int, count: int, tensors: dict[str, Tensor]) -> dict
     Returns entries of the table with one chunk each, for :func:`table_of`. An ``OSError`` names the file.
     """
     file, entries = path / f"tensors-{rank}.bin", {}
-    try:
-        with open(file, "xb") as out:
-            for number, (name, value) in enumerate(tensors.items()):
-                offsets, part = _local(value)
-                if part is value and number % count != rank:  # all processes have it, and one writes it
-                    continue
-                chunk = {"offsets": offsets, "sizes": list(part.shape), "file": file.name, "start": out.tell()}
-                entries[name] = {"dtype": name_of(value.dtype), "shape": list(value.shape), "chunks": [chunk]}
-                out.write(bytes_of(part))
-            out.flush()
-            os.fsync(out.fileno())
-    except OSError as error:
-        raise OSError(error.errno, error.strerror or str(error), str(file)) from error
+    with named(file), open(file, "xb") as out:
+        for number, (name, value) in enumerate(tensors.items()):
+            offsets, part = _local(value)
+            if part is value and number % count != rank:  # all processes have it, and one writes it
+                continue
+            chunk = {"offsets": offsets, "sizes": list(part.shape), "file": file.name, "start": out.tell()}
+            entries[name] = {"dtype": name_of(value.dtype), "shape": list(value.shape), "chunks": [chunk]}
+            out.write(bytes_of(part))
+        out.flush()
+        os.fsync(out.fileno())
     return entries
 
 
