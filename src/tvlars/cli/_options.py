@@ -82,6 +82,15 @@ def config_file(arguments: Sequence[str]) -> dict[str, Any]:
     return values
 
 
+def defaults_of_run(config: dict[str, Any], without: Collection[str] = ()) -> dict[str, Any]:
+    """The defaults that the config of an earlier run gives for all options but ``without`` and those of its folder."""
+    if "base" in config:
+        raise UsageError("config must be a run's, but it is a comparison's: name one of the run folders in it")
+    stored = TrainConfig.from_mapping(config)
+    taken = [name for name, one in OPTIONS.items() if name not in without and not one.kinds & Is.OWN]
+    return {name: getattr(stored, name) for name in taken}
+
+
 def add_config(parser: argparse.ArgumentParser) -> None:
     """Add ``--config``."""
     text = "options of an earlier run: its folder or config.json; options given here override them"

@@ -12,12 +12,13 @@ from tvlars.cli._options import (
     add_option,
     add_resume,
     add_those_of_data,
+    defaults_of_run,
     in_processes,
     is_first,
     new_command,
     train_config,
 )
-from tvlars.lab.config import OPTIONS, TrainConfig, names_of
+from tvlars.lab.config import OPTIONS, names_of
 from tvlars.lab.console import say
 from tvlars.lab.errors import UsageError, unknown
 from tvlars.lab.measure.probe_run import probe_run
@@ -87,10 +88,7 @@ def _probe(parsed: argparse.Namespace) -> int:
 
 
 def _defaults(config: dict[str, Any]) -> dict[str, Any]:
-    if "base" in config:
-        raise UsageError("config must be a run's, but it is a comparison's: name one of the run folders in it")
-    stored = TrainConfig.from_mapping(config)
-    if not stored.self_supervised:
-        raise UsageError("config must be that of self-supervised learning, but its task is classification")
-    not_taken = Is.CLASSIFICATION | Is.OWN
-    return {name: getattr(stored, name) for name, one in OPTIONS.items() if not one.kinds & not_taken}
+    defaults = defaults_of_run(config, names_of(Is.CLASSIFICATION))
+    if defaults["task"] not in METHODS:
+        raise UsageError(f"config must be that of self-supervised learning, but its task is {defaults['task']}")
+    return defaults

@@ -8,11 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from tvlars._command import BAD_INPUT, DIVERGED, FAILED
-from tvlars.cli._options import add_all, add_config, add_option, fail, new_command, train_config, type_of
+from tvlars.cli._options import (
+    add_all,
+    add_config,
+    add_option,
+    defaults_of_run,
+    fail,
+    new_command,
+    train_config,
+    type_of,
+)
 from tvlars.lab.comparison.table import print_table
-from tvlars.lab.config import OPTIONS, TrainConfig, names_of
+from tvlars.lab.config import names_of
 from tvlars.lab.console import say
-from tvlars.lab.errors import UsageError
 from tvlars.lab.experiments import Grid, TuneConfig, sweep, tune
 from tvlars.lab.experiments.queue import check_workers
 from tvlars.lab.experiments.sweep import prepare
@@ -61,14 +69,7 @@ def _add_tune(commands: Any, config: dict[str, Any]) -> None:
     add_all(tune, without=_not_tuned())
     add_config(tune)
     if config:
-        tune.set_defaults(**_defaults(config))
-
-
-def _defaults(config: dict[str, Any]) -> dict[str, Any]:
-    if "base" in config:
-        raise UsageError("config must be a run's, but it is that of several: name one of the run folders in it")
-    stored = TrainConfig.from_mapping(config)
-    return {name: getattr(stored, name) for name in OPTIONS if name not in _not_tuned()}
+        tune.set_defaults(**defaults_of_run(config, _not_tuned()))
 
 
 def _not_tuned() -> tuple[str, ...]:

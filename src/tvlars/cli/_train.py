@@ -13,6 +13,7 @@ from tvlars.cli._options import (
     add_option,
     add_resume,
     add_those_of_data,
+    defaults_of_run,
     fail,
     in_processes,
     is_first,
@@ -21,13 +22,13 @@ from tvlars.cli._options import (
 )
 from tvlars.cli._sweep import add_queue
 from tvlars.lab.comparison.table import print_table
-from tvlars.lab.config import OPTIONS, TrainConfig
+from tvlars.lab.config import OPTIONS
 from tvlars.lab.console import say
 from tvlars.lab.errors import UsageError, unknown
 from tvlars.lab.experiments.compare import compare
 from tvlars.lab.experiments.compare_config import CompareConfig
 from tvlars.lab.measure.accuracy import evaluate
-from tvlars.lab.options import Is, options_of
+from tvlars.lab.options import options_of
 from tvlars.lab.run_folder.loaded_run import load_run
 from tvlars.lab.run_folder.status import Status
 from tvlars.lab.training.train import train
@@ -58,7 +59,7 @@ def add(commands: Any, command: str, config: dict[str, Any]) -> None:
     add_all(compare, without=("optimizer", "batch_size", "seed", "resume"))
     add_config(compare)
     if config and command == "train":
-        train.set_defaults(**_defaults_of_train(config))
+        train.set_defaults(**defaults_of_run(config))
     elif config and command == "compare":
         compare.set_defaults(**_defaults_of_compare(config))
 
@@ -138,16 +139,8 @@ def _compare(parsed: argparse.Namespace) -> int:
     return fail(f"{len(said)} of {len(comparison.runs)} runs diverged: {'; '.join(said)}", DIVERGED) if said else 0
 
 
-def _defaults_of_train(config: dict[str, Any], comparison: bool = False) -> dict[str, Any]:
-    """The defaults that a config file gives; where its run was written is not one of them."""
-    if "base" in config and not comparison:
-        raise UsageError("config must be a run's, but it is a comparison's: name one of the run folders in it")
-    stored = TrainConfig.from_mapping(config.get("base", config))
-    return {name: getattr(stored, name) for name, one in OPTIONS.items() if not one.kinds & Is.OWN}
-
-
 def _defaults_of_compare(config: dict[str, Any]) -> dict[str, Any]:
-    defaults = _defaults_of_train(config, comparison=True)
+    defaults = defaults_of_run(config.get("base", config))
     if "base" not in config:  # of a single run
         return {**defaults, "batch_size": [defaults["batch_size"]], "seeds": [defaults["seed"]]}
     stored = CompareConfig.from_mapping({name: value for name, value in config.items() if name != "out"})
