@@ -15,8 +15,8 @@ import pytest
 from tvlars.lab import CompareConfig, Comparison, Reporter, TrainConfig, UsageError, load_run, report, train
 from tvlars.lab.comparison.comparison import RunRow
 from tvlars.lab.comparison.statistics import differences, holm, table
-from tvlars.lab.comparison.table import table_rows
-from tvlars.lab.comparison.verdict import against, answers, is_ahead, with_verdicts
+from tvlars.lab.comparison.table import Cell, table_cells, table_rows
+from tvlars.lab.comparison.verdict import answers, with_verdicts
 from tvlars.lab.experiments.results import SweepResult, SweepRun
 from tvlars.lab.report.parts import parts_of, version_notes
 
@@ -54,6 +54,10 @@ def runs_of(*arms: list[float], images: float | None = 10_000) -> pd.DataFrame:
         for seed, accuracy in enumerate(values)
     ]
     return pd.DataFrame(rows).assign(test_images=images, lr=1.0, **dict.fromkeys(MEANS, 1.0))
+
+
+def cells_of(runs: pd.DataFrame) -> list[dict[str, Cell]]:
+    return table_cells(table(runs), differences(runs), "test accuracy")
 
 
 # -- false alarms, and what is found ----------------------------------------------------------------------------------
@@ -167,9 +171,8 @@ def test_unequal_seeds_and_means_of_survivors_are_said() -> None:
         "Batch size 512: arm 1 has the highest mean test accuracy, 90.00 %; significantly below arm 0 on the seeds "
         "that both have (3 seeds, one comparison)."
     )
-    beside = against(512, "arm 0", "arm 1", differences(whole))
-    assert beside.difference == pytest.approx(0.05)
-    assert str(beside).startswith("+5.00 ± ")
+    assert with_verdicts(table(whole), differences(whole))["against_highest"][0] == pytest.approx(0.05)
+    assert cells_of(whole)[0]["against the highest mean"].text.startswith("+5.00 ± ")
 
 
 def test_equal_means_are_all_named() -> None:
@@ -197,19 +200,17 @@ def test_equal_means_are_all_named() -> None:
 
 def test_an_arm_is_ahead_where_it_is_significantly_above_all() -> None:
     rows = runs_of([0.95, 0.951, 0.949], [0.9, 0.902, 0.898], [0.8, 0.802, 0.799])
-    found, pairs = table(rows), differences(rows)
-    assert [is_ahead(512, arm, found, pairs) for arm in ("arm 0", "arm 1", "arm 2")] == [True, False, False]
+    assert [row["test accuracy"].strong for row in cells_of(rows)] == [True, False, False]
     near = runs_of([0.95, 0.951, 0.949], [0.949, 0.952, 0.948])
-    assert not is_ahead(512, "arm 0", table(near), differences(near))
+    assert not cells_of(near)[0]["test accuracy"].strong
     alone = runs_of([0.95, 0.951, 0.949])
-    assert not is_ahead(512, "arm 0", table(alone), differences(alone))
-    words = with_verdicts(found, pairs)
+    assert not cells_of(alone)[0]["test accuracy"].strong
+    words = with_verdicts(table(rows), differences(rows))
     assert words["verdict"].tolist() == ["highest mean", "significant", "significant"]
     assert words["p_adjusted"].isna().tolist() == [True, False, False]
     assert words["against_highest"].tolist() == pytest.approx([math.nan, -0.05, -0.1497], abs=1e-3, nan_ok=True)
-    assert str(against(512, "arm 1", "arm 0", pairs)) == "−5.00 ± 0.73, significant, p < 0.001"
-    close = differences(near)
-    assert str(against(512, "arm 1", "arm 0", close)) == "−0.03 ± 0.61, not significant, p 0.91"
+    assert cells_of(rows)[1]["against the highest mean"].text == "−5.00 ± 0.73, significant, p < 0.001"
+    assert cells_of(near)[1]["against the highest mean"].text == "−0.03 ± 0.61, not significant, p 0.91"
 
 
 # -- what is kept in run folders, and what may stand in one table ---------------------------------------------------

@@ -9,8 +9,7 @@ import pandas as pd
 from rich.table import Table
 
 from tvlars.lab.comparison.comparison import Comparison
-from tvlars.lab.comparison.statistics import best_arms
-from tvlars.lab.comparison.verdict import Beside, against, is_ahead, p_text, points
+from tvlars.lab.comparison.verdict import beside_highest
 from tvlars.lab.console import console, say
 
 AGAINST, P_VALUE, SECONDS = "against the highest mean", "p (Holm)", "training, s"
@@ -32,8 +31,14 @@ def table_cells(rows: pd.DataFrame, pairs: pd.DataFrame, measure: str) -> list[d
         rows, pairs: frames that ``table`` and ``differences`` of :mod:`tvlars.lab.comparison.statistics` made.
         measure: name of the accuracy.
     """
-    best = best_arms(rows)
-    return [_cells(row, best.get(int(row["batch_size"]), ""), rows, pairs, measure) for row in rows.to_dict("records")]
+    done = rows[rows["seeds"] > 0].groupby("batch_size").size()
+    above = pairs[pairs["significant"].astype(bool)].groupby(["batch_size", "better"]).size()
+    found = []
+    for row, beside in zip(rows.to_dict("records"), beside_highest(rows, pairs).to_dict("records"), strict=True):
+        others = done.get(row["batch_size"], 0) - 1
+        ahead = others > 0 and above.get((row["batch_size"], row["arm"]), 0) == others
+        found.append(_cells(row, beside, ahead, measure))
+    return found
 
 
 def pair_cells(pairs: pd.DataFrame) -> list[dict[str, Cell]]:
@@ -43,7 +48,7 @@ def pair_cells(pairs: pd.DataFrame) -> list[dict[str, Cell]]:
             "batch size": Cell(f"{pair['batch_size']:,}", pair["batch_size"]),
             "higher": Cell(pair["better"], pair["better"]),
             "lower": Cell(pair["worse"], pair["worse"]),
-            "difference, points": Cell(points(pair["difference"], pair["interval"]), pair["difference"]),
+            "difference, points": Cell(_points(pair["difference"], pair["interval"]), pair["difference"]),
             "seeds": Cell(str(pair["seeds"]), pair["seeds"]),
             "p": _p_cell(pair["p_value"]),
             P_VALUE: _p_cell(pair["p_adjusted"]),
@@ -75,27 +80,28 @@ def print_table(comparison: Comparison) -> None:
     say(*comparison.answers())
 
 
-def _cells(row: dict[Any, Any], best: str, rows: pd.DataFrame, pairs: pd.DataFrame, measure: str) -> dict[str, Cell]:
-    size, arm, done = int(row["batch_size"]), str(row["arm"]), row["seeds"] > 0
-    beside = against(size, arm, best, pairs) if done and best else Beside("-")
-    least = 0.0 if arm == best else -2.0  # by which a row is sorted that has no difference
+def _cells(row: dict[Any, Any], beside: dict[Any, Any], ahead: bool, measure: str) -> dict[str, Cell]:
+    done, difference, words = row["seeds"] > 0, beside["difference"], beside["verdict"]
+    if math.isnan(difference):
+        against = Cell("-" if words == "no result" else words, 0.0 if words == "highest mean" else -2.0)
+    else:
+        p = "" if math.isnan(beside["p_adjusted"]) else f", p {_p_cell(beside['p_adjusted']).text}"
+        sign = "−" if difference < 0 else "+"
+        against = Cell(f"{sign}{_points(abs(difference), beside['interval'])}, {words}{p}", difference)
     accuracies = " ".join(f"{100 * a:.2f}" for a in row["accuracies"] if not math.isnan(a))
+    accuracy = "-" if math.isnan(row["accuracy"]) else f"{_points(row['accuracy'], row['interval'])} %"
     of = f" of {row['of']}" if row["seeds"] < row["of"] else ""
 
     def mean(name: str, form: str) -> Cell:
         return Cell(format(row[name], form), row[name]) if done and not math.isnan(row[name]) else Cell("-", -1)
 
     return {
-        "optimizer": Cell(arm, arm),
-        "batch size": Cell(f"{size:,}", size),
+        "optimizer": Cell(row["arm"], row["arm"]),
+        "batch size": Cell(f"{row['batch_size']:,}", row["batch_size"]),
         "lr": Cell(f"{row['lr']:.4g}", row["lr"]),
-        measure: Cell(
-            "-" if math.isnan(row["accuracy"]) else f"{points(row['accuracy'], row['interval'])} %",
-            row["accuracy"] if done else -1,
-            done and is_ahead(size, arm, rows, pairs),
-        ),
-        AGAINST: Cell(str(beside), least if math.isnan(beside.difference) else beside.difference),
-        P_VALUE: _p_cell(beside.p),
+        measure: Cell(accuracy, row["accuracy"] if done else -1, ahead),
+        AGAINST: against,
+        P_VALUE: _p_cell(beside["p_adjusted"]),
         "each seed": Cell(accuracies or "-", accuracies),
         "train loss": mean("train_loss", ".4f"),
         "test loss": mean("test_loss", ".4f"),
@@ -105,5 +111,11 @@ def _cells(row: dict[Any, Any], best: str, rows: pd.DataFrame, pairs: pd.DataFra
     }
 
 
+def _points(fraction: float, interval: float) -> str:
+    """A fraction in percent, or a difference in percentage points, with its interval if there is one."""
+    return f"{100 * fraction:.2f}" + ("" if math.isnan(interval) else f" ± {100 * interval:.2f}")
+
+
 def _p_cell(p: float) -> Cell:
-    return Cell(p_text(p), 2.0 if math.isnan(p) else p)
+    """A p-value; rows without one are sorted behind the others."""
+    return Cell("-", 2.0) if math.isnan(p) else Cell("< 0.001" if p < 0.001 else f"{p:.2g}", p)
