@@ -46,7 +46,10 @@ def report(folders: list[Path] | list[str], out: Path | str, *, command: str = "
     for folder in map(Path, folders):
         is_run = any(os.path.lexists(folder / name) for name in ("epochs.csv", "steps.csv"))
         if not is_run and (is_regular(folder / "comparison.json", folder) or any(folder.glob("*/config.json"))):
-            found = _readable(_runs_in(folder, notes), notes)
+            inside = sorted(path for path in folder.iterdir() if path.is_dir())
+            why = f"it is a link that leaves {folder}; name the run itself to have it"
+            runs_in = [path for path in inside if is_inside(path, folder) or os.path.lexists(path / "config.json")]
+            found = _load(runs_in, folder, why, notes)
             if not found:
                 raise UsageError(f"{str(folder)!r} must be a run or comparison folder, but no run in it can be read")
         else:
@@ -56,7 +59,7 @@ def report(folders: list[Path] | list[str], out: Path | str, *, command: str = "
     names = ", ".join(dict.fromkeys(run.config.optimizer if run.config else run.folder.name for run in runs))
     made = Report(f"Runs of {names}", command, runs, [*notes, *_notes(runs)])
     content = FORMS[suffix](made) if refresh is None else page(made, refresh)
-    write_output(out, _bytes(content), "out")
+    write_output(out, content.encode(errors="replace"), "out")  # a folder's name may be no text
     return out
 
 
@@ -68,43 +71,28 @@ def write_report(comparison: Comparison) -> Path:
         if run.note
     ]
     folders = [comparison.folder / run.folder for run in comparison.runs]
-    for folder in folders:
-        if not is_inside(folder, comparison.folder):
-            notes.append(f"{folder.name} is left out: it does not lie in {comparison.folder}.")
-    runs = _readable([folder for folder in folders if is_inside(folder, comparison.folder)], notes)
+    runs = _load(folders, comparison.folder, f"it does not lie in {comparison.folder}", notes)
     names = ", ".join(dict.fromkeys(run.optimizer for run in comparison.runs)) or "no runs"
     made = Report(f"Comparison of {names}", comparison.command, runs, notes + _notes(runs, but=(Status.DIVERGED,)))
     file = comparison.folder / "report.html"
-    write_whole(file, _bytes(page(made)))
+    write_whole(file, page(made).encode(errors="replace"))
     return file
 
 
-def _bytes(content: str) -> bytes:
-    return content.encode("utf-8", errors="replace")  # a folder's name may be no text
-
-
-def _runs_in(folder: Path, notes: list[str]) -> list[Path]:
-    """The folders in that of a comparison; a link that leaves it could show any run of the reader."""
-    found = []
-    for path in sorted(path for path in folder.iterdir() if path.is_dir()):
-        if is_inside(path, folder):
-            found.append(path)
-        elif os.path.lexists(path / "config.json"):
-            notes.append(f"{path.name} is left out: it is a link that leaves {folder}; name the run itself to have it.")
-    return found
-
-
-def _readable(folders: list[Path], notes: list[str]) -> list[LoadedRun]:
+def _load(folders: list[Path], inside: Path, why: str, notes: list[str]) -> list[LoadedRun]:
+    """The runs in ``folders``; ``notes`` get those that cannot be read, or, with ``why``, lead out of ``inside``."""
     runs = []
     for folder in folders:
         try:
+            if not is_inside(folder, inside):  # it could show any run of the reader
+                raise UsageError(why)
             runs.append(load_run(folder))
         except UsageError as error:
             notes.append(f"{folder.name} is left out: {error}.")
     return runs
 
 
-def _notes(runs: list[LoadedRun], but: tuple[str, ...] = ()) -> list[str]:
+def _notes(runs: list[LoadedRun], but: tuple[Status, ...] = ()) -> list[str]:
     """What is amiss with runs, a sentence each; what many have in common is said once."""
     notes = []
     having: dict[str, list[str]] = {}
@@ -113,7 +101,7 @@ def _notes(runs: list[LoadedRun], but: tuple[str, ...] = ()) -> list[str]:
             notes.append(f"{run.folder.name} finished, but its results are not all there; it is in no mean.")
         elif run.config is None:
             notes.append(f"{run.folder.name} does not say what was run; it is in no table and no figure.")
-        elif run.status != Status.FINISHED and run.status not in but:
+        elif run.status not in (Status.FINISHED, *but):
             epochs = f"{len(run.epochs)} epochs are there" if len(run.epochs) != 1 else "1 epoch is there"
             notes.append(f"{run.folder.name} is {run.status}: {epochs}; it is in no mean.")
         for problem in run.problems:

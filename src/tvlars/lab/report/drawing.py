@@ -24,7 +24,7 @@ CLEAR = "rgba(0,0,0,0)"
 def figure_of(title: str, x: str, y: str, log: bool = False) -> go.Figure:
     """An empty figure in the style of all; ``title`` is text, the others may be HTML."""
     axis: dict[str, Any] = {"gridcolor": GRID, "zeroline": False, "automargin": True}
-    figure = go.Figure(
+    return go.Figure(
         layout={
             "title": {"text": text(title), "x": 0, "xref": "paper", "font": {"size": 15}},
             "xaxis": {**axis, "title": {"text": x, "standoff": 4}},
@@ -41,7 +41,6 @@ def figure_of(title: str, x: str, y: str, log: bool = False) -> go.Figure:
             "template": "none",
         }
     )
-    return figure
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ class Curve:
                 band(figure, arm, self._stack(whole), dash=arm.dash if self.schedule else "solid", markers=self.markers)
             for run in others:  # in no mean, but to be seen
                 only, name = self._stack([run]), f"{arm.name}, {run.folder.name}: {run.status}"
-                line(figure, name, arm.color, only["x"], only["mean"], width=1, dash="dot", markers=self.markers)
+                line(figure, name, only["x"], only["mean"], arm.color, "dot", markers=self.markers, width=1)
         return figure if figure.data else None
 
     def _stack(self, runs: list[LoadedRun]) -> pd.DataFrame:
@@ -117,27 +116,16 @@ def band(figure: go.Figure, arm: Arm, frame: pd.DataFrame, dash: str = "solid", 
             legendgroup=name,
             name=f"{name}, range",
         )
-    line(figure, arm.name, arm.color, frame["x"], frame["mean"], dash=dash, markers=markers, legendgroup=name)
+    line(figure, arm.name, frame["x"], frame["mean"], arm.color, dash, markers=markers, legendgroup=name)
 
 
 def line(
-    figure: go.Figure,
-    name: str,
-    color: str,
-    x: Any,
-    y: Any,
-    width: int = 2,
-    dash: str = "solid",
-    markers: bool = False,
-    **more: Any,
+    figure: go.Figure, name: str, x: Any, y: Any, color: str, dash: str, *, markers: bool, width: int = 2, **more: Any
 ) -> None:
     """Draw a line; a point alone is seen as one."""
     mode = "lines+markers" if markers or len(x) == 1 else "lines"
-    style = {"color": color, "width": width, "dash": dash}
-    figure.add_scatter(
-        **{"x": numbers(x), "y": numbers(y), "name": text(name), "mode": mode, "line": style},
-        **{"hovertemplate": "%{y:.4g}", **more},
-    )
+    more |= {"line": {"color": color, "width": width, "dash": dash}, "hovertemplate": "%{y:.4g}"}
+    figure.add_scatter(x=numbers(x), y=numbers(y), name=text(name), mode=mode, **more)
 
 
 def thinned(frame: pd.DataFrame, most: int) -> pd.DataFrame:

@@ -155,7 +155,7 @@ def slices(arms: list[Arm], problems: list[str]) -> list[go.Figure]:
                         planes.append(_plane(frame, name))
                     else:
                         dash = DASHES[number % len(DASHES)]
-                        line(figure, name, arm.color, frame["x"], frame["loss"], dash=dash, markers=True)
+                        line(figure, name, frame["x"], frame["loss"], arm.color, dash, markers=True)
                 except (OSError, ValueError, KeyError) as error:
                     problems.append(f"{file} cannot be read: {reason(error)}.")
     return [*(figure for figure in (along, between) if figure.data), *planes]

@@ -60,7 +60,8 @@ def heat_map(
                 **{"zmin": low, "zmax": high},
             }
     names = (f"first {EARLY_EPOCHS} epochs", "whole run")
-    figure = make_subplots(1, 2, shared_yaxes=True, horizontal_spacing=0.02, subplot_titles=names)
+    style = {"shared_yaxes": True, "horizontal_spacing": 0.02, "subplot_titles": names}
+    figure = make_subplots(1, 2, figure=figure_of(arm.name, "", ""), **style)
     first = next(iter(shown.values()))
     for column in (0, 1):
         figure.add_heatmap(
@@ -79,23 +80,21 @@ def heat_map(
         )
     head = 110  # pixels for title, menu and the titles of the panels, one below the other
     height = min(head + 60 + 15 * len(layers), 900)
-    style = figure_of(arm.name, "", "").layout.to_plotly_json()
     menu = {
         "buttons": [{"label": label, "method": "restyle", "args": [values]} for label, values in shown.items()],
         **{"x": 0, "xanchor": "left", "y": 1 + 26 / (height - head - 50), "yanchor": "bottom", "active": 0},
         **{"font": {"size": 12, "color": "#1c1c1c"}, "bgcolor": "#e8e8e8"},
     }
     figure.update_layout(
-        **{name: style[name] for name in ("paper_bgcolor", "plot_bgcolor", "font", "modebar")},
-        title={**style["title"], "y": 1 - 18 / height, "yanchor": "middle"},
+        title={"y": 1 - 18 / height, "yanchor": "middle"},
         height=height,
         margin={"l": 10, "r": 10, "t": head, "b": 50},
-        template="none",
+        hovermode="closest",
         updatemenus=[menu],
     )
     figure.update_annotations(font_size=12)
     figure.update_xaxes(title="epoch", showgrid=False, zeroline=False, automargin=True)
-    figure.update_yaxes(autorange="reversed", showgrid=False, automargin=True, tickfont={"size": 9})
+    figure.update_yaxes(type="category", autorange="reversed", showgrid=False, automargin=True, tickfont={"size": 9})
     return figure
 
 
