@@ -43,13 +43,13 @@ class RunRow:
 
 @dataclass
 class Comparison:
-    """What came out of a comparison, read from or written to its folder."""
+    """Results of a comparison, read from or written to its folder."""
 
     folder: Path
     command: str
     runs: list[RunRow] = field(default_factory=list)
     measure: str = "test accuracy"
-    """What ``test_accuracy`` is that of: with self-supervised learning "linear-probe accuracy"."""
+    """Name of ``test_accuracy``; with self-supervised learning "linear-probe accuracy"."""
     _differences: pd.DataFrame | None = field(default=None, init=False, repr=False, compare=False)
     """Differences that belong to a larger family of comparisons."""
 
@@ -83,7 +83,7 @@ class Comparison:
         return frame.assign(correct=[self._correct(run) for run in self.runs])
 
     def _correct(self, run: RunRow) -> Any:
-        """Which test images a run has right; None where that is not kept, or not of the accuracy that stands here."""
+        """Test images that a run has right; None where that is not kept, or not of the accuracy that stands here."""
         images, accuracy = run.test_images, run.test_accuracy
         if run.status != Status.FINISHED or not run.folder or not images or accuracy is None or images != images:
             return None

@@ -1,4 +1,4 @@
-"""From single runs to what they show together: means with intervals, and differences that are significant or not."""
+"""Statistics of runs: means with intervals, and differences that are significant or not."""
 
 from __future__ import annotations
 
@@ -164,6 +164,6 @@ def _error_of_images(a: pd.DataFrame, b: pd.DataFrame, images: int) -> float:
 
 
 def _predictions(arm: pd.DataFrame, images: int) -> Any:
-    """For each test image how many of an arm's runs were right, a fraction; None where not all runs say so."""
+    """Fraction of an arm's runs that were right on each test image; None where not all runs say so."""
     kept = [one for one in arm.get("correct", []) if isinstance(one, np.ndarray) and one.shape == (images,)]
     return np.asarray(kept, dtype=float).mean(axis=0) if kept and len(kept) == len(arm) else None

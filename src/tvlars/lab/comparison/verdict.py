@@ -62,7 +62,7 @@ def _answer(here: pd.DataFrame, best: str, pairs: Pairs, measure: str) -> str:
 
 
 def _relation(arm: str, pair: dict[Any, Any] | None) -> str:
-    """Which of the sentences on two arms holds of ``arm``, the first of them."""
+    """Choose the words on two arms that hold of ``arm``, the first of them."""
     if pair is None:
         return UNPAIRED
     if math.isnan(pair["p_adjusted"]):
@@ -71,7 +71,7 @@ def _relation(arm: str, pair: dict[Any, Any] | None) -> str:
 
 
 def _basis(judged: list[dict[Any, Any]]) -> str:
-    """On what verdicts on pairs rest, " (3 seeds, Holm over 6 comparisons)"; "" where there is none."""
+    """Basis of the verdicts on pairs, " (3 seeds, Holm over 6 comparisons)"; "" where there is none."""
     if not judged:
         return ""
     seeds, count = [pair["seeds"] for pair in judged], judged[0]["comparisons"]
@@ -81,7 +81,7 @@ def _basis(judged: list[dict[Any, Any]]) -> str:
 
 
 def _part(row: dict[Any, Any]) -> str:
-    """How many of an arm's runs its mean is of, " (2 of 3 runs finished)"; "" where all finished."""
+    """Number of an arm's runs that its mean is of, " (2 of 3 runs finished)"; "" where all finished."""
     return f" ({row['seeds']} of {row['of']} runs finished)" if row["seeds"] < row["of"] else ""
 
 

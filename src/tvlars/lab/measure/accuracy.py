@@ -1,4 +1,4 @@
-"""The test of a run's final weights, on its own data set or another."""
+"""Accuracy of a run's final weights, on its own data set or another."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Evaluation:
     samples: int
     data: str
     note: str = ""
-    """How the data differ from what the run was tested on, if they are its own."""
+    """Changes of the data since the run was tested on them, if they are its own."""
     account: tuple[str, ...] = ()
     """Lines on files that were left out of a folder of images, and other remarks on it."""
 

@@ -93,7 +93,7 @@ def _load(folders: list[Path], inside: Path, why: str, notes: list[str]) -> list
 
 
 def _notes(runs: list[LoadedRun], but: tuple[Status, ...] = ()) -> list[str]:
-    """What is amiss with runs, a sentence each; what many have in common is said once."""
+    """Sentences on what is amiss with runs; a problem that many have in common is said once."""
     notes = []
     having: dict[str, list[str]] = {}
     for run in runs:

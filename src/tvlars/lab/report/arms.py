@@ -1,4 +1,4 @@
-"""Which runs belong together: those that differ in nothing but batch size, seed and where they were written."""
+"""Arms of a report: runs that differ in nothing but batch size, seed and where they were written."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from tvlars.lab.run_folder.status import Status
 NO_SETTING = names_of(Is.AXIS | Is.MEASURED | Is.MEANS | Is.MACHINE | Is.SAME | Is.SETUP)
 """Options that do not make another arm of a run: varied by every comparison, or what sets its part or task apart."""
 OKABE_ITO = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D1F", "#999999")
-"""Told apart by colour-blind readers, legible on light and on dark."""
+"""Colours that colour-blind readers can tell apart, legible on light and on dark."""
 OWN = {"tvlars": 0, "lars": 1, "lamb": 2, "sgd": 3, "adamw": 4}
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "5px,2px", "2px,2px")
 
 
 @dataclass(frozen=True)
 class Arm:
-    """What is compared: its name, its runs, and how it is drawn."""
+    """Runs that are compared as one thing: its name, and how it is drawn."""
 
     name: str
     runs: list[LoadedRun]

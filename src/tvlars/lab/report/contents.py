@@ -1,4 +1,4 @@
-"""What a report says of some runs, before it is a page or another file."""
+"""Contents of a report, before they are a page or another file."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Section:
 
 @dataclass
 class Report:
-    """What a page says. ``notes`` is what has to be said of runs that are not whole, a sentence each."""
+    """Contents of a report. ``notes`` are sentences on runs that are not whole."""
 
     title: str
     command: str
@@ -55,12 +55,12 @@ class Report:
 
     @property
     def finished(self) -> int:
-        """How many runs count."""
+        """Number of runs that count."""
         return sum(int(part.table["seeds"].sum()) for part in self.parts)
 
     @property
     def comparisons(self) -> int:
-        """How many pairs of arms are compared."""
+        """Number of pairs of arms that are compared."""
         return sum(len(part.differences) for part in self.parts)
 
     def answers(self) -> list[str]:
@@ -68,7 +68,7 @@ class Report:
         return [sentence for part in self.parts for sentence in part.answers()]
 
     def common(self, name: str) -> str:
-        """What all runs that say it have in ``name`` of their environment, "data" or another; "" where they differ."""
+        """Entry ``name`` of the runs' environments, as "data", if all that have it agree; else ""."""
         values = {str(run.environment[name]) for run in self.runs if name in run.environment}
         return values.pop() if len(values) == 1 else ""
 

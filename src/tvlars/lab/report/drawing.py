@@ -1,4 +1,4 @@
-"""What the figures of a report are drawn with: one style, and curves, bands and points of arms."""
+"""Style of the figures of a report, and the curves, bands and points of arms in them."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def line(
 
 
 def thinned(frame: pd.DataFrame, most: int) -> pd.DataFrame:
-    """At most ``most`` rows, each the mean of those that it stands for."""
+    """Return at most ``most`` rows, each the mean of those that it stands for."""
     return frame.groupby(np.arange(len(frame)) // max(-(-len(frame) // most), 1)).mean()
 
 

@@ -1,4 +1,4 @@
-"""Which runs may stand in one table: those whose accuracies are of the same kind, task, length and test images."""
+"""Parts of a report: runs whose accuracies may stand in one table, as they are of one kind, task, length and data."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def parts_of(runs: list[LoadedRun]) -> list[Part]:
 
 
 def _facts(run: LoadedRun) -> dict[str, str]:
-    """What may set runs apart, in words."""
+    """Facts that may set runs apart, in words."""
     config, images = config_of(run), run.test_images()
     return {
         "data": config.data,
@@ -75,7 +75,7 @@ def _size(run: LoadedRun) -> str:
 
 
 def _contents(runs: list[LoadedRun]) -> list[tuple[Any, ...]]:
-    """For each run what its data are: equal where labels, files and pixels are, whatever they are called.
+    """Identify the data of each run: equal if labels, files and pixels are, whatever the data are called.
 
     Runs of versions that kept no fingerprint go by the name of the data.
     """
