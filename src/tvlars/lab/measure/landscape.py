@@ -45,7 +45,7 @@ def run_landscape(
         ValueError: an argument is out of its range.
     """
     run, device = as_loaded(run), choose_device(device)
-    model = run.model().to(device)
+    model, other = run.model().to(device), None
     if to is not None:
         other = as_loaded(to)
         mine, others = run.model_facts(), other.model_facts()
@@ -54,13 +54,11 @@ def run_landscape(
                 raise UsageError(f"to must be a run with the same {name}, {mine[name]}, got {others[name]}")
         if dimensions != 1:
             raise UsageError(f"dimensions must be 1 where to is given: the loss is on a line, got {dimensions}")
-        states = model.state_dict(), other.model().state_dict()
-        batches = training_batches(run, samples, data_dir, device)
-        found = loss_between(model, F.cross_entropy, batches, *states, points=points, margin=0.25)
-    else:
-        batches = training_batches(run, samples, data_dir, device)
-        arguments = (model, F.cross_entropy, batches)
+    arguments = (model, F.cross_entropy, training_batches(run, samples, data_dir, device))
+    if other is None:
         found = loss_slice(*arguments, dimensions=dimensions, points=points, span=span, seed=seed)
+    else:
+        found = loss_between(*arguments, model.state_dict(), other.model().state_dict(), points=points, margin=0.25)
     places, losses = found.positions.numpy(), found.losses.numpy()
     if losses.ndim == 1:
         frame = pd.DataFrame({"x": places, "loss": losses})
