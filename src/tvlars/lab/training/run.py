@@ -317,7 +317,7 @@ class Run:
         self.setup.model.train()
         order = self.batches.shuffle()
         batches = torch.split(order[: steps * self.config.batch_size], self.config.batch_size)
-        for batch, upcoming in zip(batches[self.position :], (*batches[self.position + 1 :], order[:0]), strict=True):
+        for batch, upcoming in zip(batches[self.position :], (*batches, order[:0])[self.position + 1 :], strict=True):
             self.step += 1
             self.in_step = True
             loss, correct = self.task.gradient(batch, upcoming)
