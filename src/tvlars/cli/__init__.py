@@ -66,7 +66,7 @@ def _open_closed_streams() -> None:
 
 
 def _in_group() -> bool:
-    """Whether this process has met others."""
+    """Return whether this process has met others."""
     distributed = sys.modules.get("torch.distributed")
     return distributed is not None and distributed.is_available() and distributed.is_initialized()
 

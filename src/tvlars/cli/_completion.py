@@ -23,7 +23,7 @@ To keep it:  tvlars completion bash > ~/.local/share/bash-completion/completions
 The script is of this version; write it anew when tvlars has been updated.
 """
 FOLDERS, FILES = ("FOLDER", "PATH", "RUN"), ("FILE", "GRID.yaml")
-"""What stands for a folder, and for a file, in the help."""
+"""Metavars of folders and of files in the help."""
 
 
 def add(commands: Any, parser: argparse.ArgumentParser) -> None:

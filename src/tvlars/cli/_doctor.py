@@ -50,7 +50,7 @@ def run(parsed: argparse.Namespace) -> int:
 
 
 def sections(facts: Facts) -> Sections:
-    """What is printed."""
+    """Return the sections that are printed."""
     return [
         ("versions", [*facts.versions.items(), ("system", facts.system)]),
         ("devices", _devices(facts)),

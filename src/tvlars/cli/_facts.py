@@ -1,4 +1,4 @@
-"""What a bug report needs to say of a machine. Needs torch alone, and survives whatever else is broken."""
+"""Facts of a machine for a bug report. Needs torch alone, and survives whatever else is broken."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Device:
 
 @dataclass(frozen=True)
 class Facts:
-    """All of it. In dictionaries of reasons, None stands for: it works."""
+    """All facts. In dictionaries of reasons, None stands for: it works."""
 
     versions: dict[str, str]
     system: str
@@ -62,7 +62,7 @@ class Facts:
     extras: dict[str, list[Package]] | str
     """By extra, or why that is not known."""
     data: dict[str, str | None] | str
-    """Where each data set is, None where it is not on this machine; or why that is not known."""
+    """Path of each data set, None for those not on this machine; or why that is not known."""
     paths: dict[str, dict[str, str | None]]
     """By device, then by path: why not."""
     usual_paths: dict[str, str | None]

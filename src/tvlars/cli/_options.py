@@ -1,4 +1,4 @@
-"""Options: every field of ``lab.config`` as an argument, and one sentence on what was typed wrongly."""
+"""Options as arguments, with their defaults and help; and one sentence for what was typed wrongly."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def new_command(
 
 
 def config_file(arguments: Sequence[str]) -> dict[str, Any]:
-    """What ``--config`` names: the options of an earlier run or comparison, which stand in for the defaults."""
+    """Return the options of the earlier run or comparison that ``--config`` names, which stand in for the defaults."""
     first = Parser(add_help=False, allow_abbrev=False)
     first.add_argument("--config", type=Path)
     first.add_argument("--resume", nargs="?", type=Path)
@@ -160,7 +160,7 @@ def in_processes(parsed: argparse.Namespace, config: Any) -> int | None:
 
 
 def is_first() -> bool:
-    """Whether this process, of several, is the one that prints; to be asked when the work is done."""
+    """Return whether this process, of several, is the one that prints; to be asked when the work is done."""
     import torch.distributed as dist
 
     if not (dist.is_available() and dist.is_initialized()):

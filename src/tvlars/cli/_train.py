@@ -154,7 +154,7 @@ def _defaults_of_compare(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _overrides(parsed: argparse.Namespace) -> tuple[tuple[str, str, Any], ...]:
-    """Those typed, and those of a config file for optimizers that are still compared."""
+    """Return the overrides typed, and those of a config file for optimizers that are still compared."""
     given = parsed.set or ()
     return tuple(
         _override(entry) if isinstance(entry, str) else entry

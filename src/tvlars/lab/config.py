@@ -267,11 +267,11 @@ class TrainConfig:
 
     @property
     def self_supervised(self) -> bool:
-        """Whether the task is one of self-supervised learning."""
+        """True if the task is one of self-supervised learning."""
         return self.task in METHODS
 
     def _check_task(self) -> None:
-        """Options that are of one kind of task alone are at their defaults for the other."""
+        """Check that options of one kind of task are at their defaults for the other."""
         parse_evaluations(self.evaluations)
         for name in names_of(Is.CLASSIFICATION if self.self_supervised else Is.SELF_SUPERVISED):
             value = getattr(self, name)
@@ -292,7 +292,7 @@ class TrainConfig:
             preset_of(self.preset, self.optimizer)
 
     def _check_processes(self) -> None:
-        """What belongs to many processes and to checkpoints goes together."""
+        """Check options of many processes and of checkpoints that depend on each other."""
         self.checkpoint_interval()
         if self.resume and self.out is None:
             raise UsageError("out must be given with resume: the run folder to go on with")
@@ -421,7 +421,7 @@ MEANS = names_of(Is.MEANS | Is.MACHINE)
 def check_batch(batch_size: int, micro_batch_size: int, processes: int) -> None:
     """Raise ``UsageError`` where a batch is too small for so many processes, or leaves one sample in some part of it.
 
-    Parts are those of ``setup.micro_batches``: the share of each process is split evenly.
+    Parts are those of ``training.batches.micro_batches``: the share of each process is split evenly.
     """
     if batch_size < 2 * processes:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""What can go wrong in a run for a reason that the user can mend, each said in one sentence."""
+"""Errors that the user can mend, each with one sentence as its message."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class DivergedError(RuntimeError):
 
 
 def unknown(kind: str, name: object, valid: Iterable[str]) -> UsageError:
-    """The error for a name that is not among ``valid``: nearest names first."""
+    """Return the error for a name that is not among ``valid``: nearest names first."""
     names = list(valid)
     near = difflib.get_close_matches(str(name).lower(), names, n=2, cutoff=0.55)
     hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
@@ -81,6 +81,6 @@ def unknown(kind: str, name: object, valid: Iterable[str]) -> UsageError:
 
 
 def listed(names: Iterable[str]) -> str:
-    """ "lars, lamb and sgd"."""
+    """Return names as a list in words: "lars, lamb and sgd"."""
     *first, last = names
     return f"{', '.join(first)} and {last}" if first else last

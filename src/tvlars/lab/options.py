@@ -37,14 +37,14 @@ class Is(Flag):
     MEANS = auto()
     """Decides by which means a run is done."""
     MACHINE = auto()
-    """The same, on each machine its own: where things lie, and what the first process does alone."""
+    """Decides the means of one machine: where things lie, and what the first process does alone."""
 
     SAME = auto()
-    """The same for all runs that are compared."""
+    """Has one value for all runs that are compared."""
     AXIS = auto()
     """Varied by every comparison itself."""
     SETUP = auto()
-    """The same for most runs that are compared; where it is not, every arm says which it has."""
+    """Has one value for most runs that are compared; where it differs, every arm names its value."""
     PLANNED = auto()
     """Chosen by :func:`tvlars.plan` where it is None."""
     TUNABLE = auto()
@@ -74,11 +74,11 @@ class Option:
     choices: Collection[str] = ()
     """Valid values; a dictionary that models or data sets are registered in is read anew each time."""
     closed: bool = True
-    """Whether values have to be among ``choices``."""
+    """True if values have to be among ``choices``."""
     within: tuple[float, float | None] | None = None
     """Least and largest value."""
     above: bool = False
-    """Whether the least value itself is out of the range."""
+    """True if the least value itself is out of the range."""
     unit: str = ""
     optimizers: tuple[str, ...] = ()
     """Optimizers that have it; () for all."""
@@ -97,13 +97,13 @@ class Option:
         return self.help.replace("{choices}", ", ".join(self.choices))
 
     def plays_a_part(self, optimizer: str, schedule: str) -> bool:
-        """Whether runs of ``optimizer`` under ``schedule`` depend on it."""
+        """Return whether runs of ``optimizer`` under ``schedule`` depend on it."""
         if self.optimizers and optimizer not in self.optimizers:
             return False
         return not self.schedule or self.schedule == schedule_of(optimizer, schedule)
 
     def parse(self, text: str) -> Any:
-        """The value that was typed as ``text``.
+        """Return the value that was typed as ``text``.
 
         Raises:
             UsageError: it is of another kind.
@@ -114,7 +114,7 @@ class Option:
             raise UsageError(f"{self.name} {error}") from None
 
     def convert(self, value: Any) -> Any:
-        """``value`` of a file as this option has it: YAML reads 1e-3 as text, and 4 is a rate as 4.0 is."""
+        """Return a ``value`` of a file as this option has it: YAML reads 1e-3 as text, and 4 is a rate as 4.0 is."""
         if self.kind is float and isinstance(value, (int, str)) and not isinstance(value, bool):
             try:
                 return parse_number(float, value) if isinstance(value, str) else float(value)
@@ -123,7 +123,7 @@ class Option:
         return Path(value) if self.kind is Path and isinstance(value, str) else value
 
     def checked(self, value: Any) -> Any:
-        """``value`` as a config keeps it: paths with ~ expanded, lists as tuples.
+        """Return ``value`` as a config keeps it: paths with ~ expanded, lists as tuples.
 
         Raises:
             UsageError: it is of another kind, out of the range or not among the choices.
@@ -168,7 +168,7 @@ def option(default: Any, help: str, kinds: Is = Is.TRAINED, **more: Any) -> Any:
 
 @cache
 def options_of(cls: Any) -> dict[str, Option]:
-    """The options of a dataclass by name, in the order of the fields."""
+    """Return the options of a dataclass by name, in the order of the fields."""
     found = {}
     for f in fields(cls):
         if "option" in f.metadata:
@@ -196,13 +196,13 @@ def check_names(cls: Any, values: Any) -> None:
 
 
 def given(config: Any) -> dict[str, Any]:
-    """The options of a config that are not at their defaults."""
+    """Return the options of a config that are not at their defaults."""
     defaults = {f.name: f.default for f in fields(config)}
     return {name: value for name, value in asdict(config).items() if value != defaults[name]}
 
 
 def option_name(options: Mapping[str, Option], text: object, what: str) -> str:
-    """The name of one of ``options`` that a grid has with - or _.
+    """Return the name of one of ``options`` that a grid spells with - or _.
 
     Raises:
         UsageError: there is none of this name, or it is not for the user of ``what``.
@@ -217,7 +217,7 @@ def option_name(options: Mapping[str, Option], text: object, what: str) -> str:
 
 
 def parse_value(kind: type, text: str) -> Any:
-    """The value of a ``kind`` that was typed as ``text``.
+    """Return the value of a ``kind`` that was typed as ``text``.
 
     Raises:
         ValueError: it is of another kind; the message goes on after the name, as in "must be a number, got 'x'".
@@ -233,14 +233,14 @@ def parse_value(kind: type, text: str) -> Any:
 
 
 def schedule_of(optimizer: str, schedule: str) -> str:
-    """The schedule that runs of ``optimizer`` have where ``schedule`` is asked for: "auto" stands for another one."""
+    """Return the schedule of runs of ``optimizer`` where ``schedule`` is given, which may be "auto"."""
     if optimizer == "tvlars":
         return "sigmoid"
     return "warmup-cosine" if schedule == "auto" else schedule
 
 
 def as_path(name: str, value: Any) -> Path | None:
-    """``value`` as a path with ~ expanded; None stays.
+    """Return ``value`` as a path with ~ expanded; None stays.
 
     Raises:
         UsageError: it is neither text nor a path, or ~ stands for nobody's home.
@@ -253,7 +253,7 @@ def as_path(name: str, value: Any) -> Path | None:
 
 
 def expanded(name: str, path: Path) -> Path:
-    """``path`` with ~ expanded.
+    """Return ``path`` with ~ expanded.
 
     Raises:
         UsageError: ~ stands for nobody's home.

@@ -1,4 +1,4 @@
-"""All processes of a run do the same run: what each was started with is compared before the first step.
+"""Comparison of all processes before the first step: each must have been started for the same run.
 
 Processes that were started with other options, seeds, data or versions would train without an error, each towards other
 weights.
@@ -59,7 +59,7 @@ def check_alike(processes: Processes, facts: dict[str, Any]) -> None:
 
 
 def difference(everyone: list[dict[str, Any]]) -> str:
-    """How the facts of some processes, by rank, differ, in words; "" where they do not."""
+    """Return the differences between the facts of processes, given by rank, in words; "" if there are none."""
     said = []
     for name in dict.fromkeys(name for facts in everyone for name in facts):
         ranks: dict[str, list[int]] = {}

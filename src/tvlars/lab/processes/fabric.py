@@ -57,7 +57,7 @@ from lightning_fabric.strategies.model_parallel import ModelParallelStrategy  # 
 
 
 def make_fabric(config: TrainConfig, precision: str) -> Fabric:
-    """Fabric for all processes of the run: one device each, DDP or FSDP2 where there are several.
+    """Return Fabric for all processes of the run: one device each, DDP or FSDP2 where there are several.
 
     Raises:
         UsageError: the device is not there, or the batch does not go with so many processes.
@@ -93,7 +93,7 @@ def make_fabric(config: TrainConfig, precision: str) -> Fabric:
 
 
 def layout(config: TrainConfig) -> tuple[int, int]:
-    """Processes of each machine and machines of a run.
+    """Return the number of processes on each machine, and of machines, of a run.
 
     Raises:
         UsageError: the config asks for others than were started.
@@ -113,7 +113,7 @@ def layout(config: TrainConfig) -> tuple[int, int]:
 
 
 def started() -> tuple[int, int] | None:
-    """Devices of each machine and machines, where torchrun or srun started this process; else None.
+    """Return the number of devices on each machine, and of machines; None unless torchrun or srun started this.
 
     Raises:
         UsageError: an environment variable that says so is missing or makes no sense.
@@ -147,7 +147,7 @@ def _strategy(config: TrainConfig, processes: int) -> Any:
 
 
 def _shard(model: nn.Module, mesh: Any) -> nn.Module:
-    """FSDP2: the blocks of a model one by one, so that one at a time is whole, then what is left."""
+    """Shard the blocks of a model one by one (FSDP2), so that one at a time is whole, then the rest."""
     from torch.distributed.fsdp import fully_shard
 
     for part in (*_blocks(model), model):
@@ -156,14 +156,14 @@ def _shard(model: nn.Module, mesh: Any) -> nn.Module:
 
 
 def _blocks(module: nn.Module) -> list[nn.Module]:
-    """The members of a model's outermost lists of modules that have parameters."""
+    """Return the members of a model's outermost lists of modules that have parameters."""
     if isinstance(module, (nn.Sequential, nn.ModuleList)):
         return [child for child in module if any(True for _ in child.parameters())]
     return [block for child in module.children() for block in _blocks(child)]
 
 
 def whole_weights(model: nn.Module) -> dict[str, Any]:
-    """The state dict of a model that is spread over processes, whole, on the CPU of the first; all have to call it."""
+    """Return the whole state dict of a model that is spread over processes, on the CPU of the first; all call it."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
     return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
@@ -171,7 +171,7 @@ def whole_weights(model: nn.Module) -> dict[str, Any]:
 
 @cache
 def group_of_objects(world: Any, seconds: float) -> Any:
-    """The group in which objects go over the CPU, where there is more room than on a device; None: the usual one."""
+    """Return the group in which objects go over the CPU, which has more room than a device; None for the usual one."""
     return None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo", timeout=timedelta(seconds=seconds))
 
 

@@ -1,4 +1,4 @@
-"""Starting the processes of a run, by torch's elastic launcher: one that fails ends the others."""
+"""Launcher of a run's processes, by torch's elastic agent: one that fails ends the others."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ PR_SET_PDEATHSIG = 1
 
 
 def wanted(config: TrainConfig) -> bool:
-    """Whether this process has to start others for the run."""
+    """Return whether this process has to start others for the run."""
     return started() is None and ((config.devices or 1) > 1 or (config.nodes or 1) > 1)
 
 
@@ -113,7 +113,7 @@ def report_unexpected(error: Exception) -> bool:
 
 
 def _wait_for_first_machine(place: str, timeout: float) -> None:
-    """Until it answers: it may start later than this one. Torch would wait too, and write a page for every attempt.
+    """Wait until the first machine answers, which may start later. Torch would wait too, and log a page per attempt.
 
     Raises:
         UsageError: nobody answers.
@@ -185,13 +185,12 @@ def _not_met(error: Exception, config: TrainConfig, met: bool) -> str:
 
 
 def way_on(command: str) -> str:
-    """What can be done about a run that was cut off, to be added to what is said of it; other commands have no resume,
-    or go on by themselves."""
+    """Return the clause of a message that names --resume, "" for commands that have none or go on by themselves."""
     return ", and --resume goes on" if command in ("train", "ssl") else ""
 
 
 def _first(failures: dict[int, Any], command: str = "train") -> tuple[int, str]:
-    """Exit code and words of the failure that others followed from.
+    """Return exit code and words of the failure that others followed from.
 
     First come those that say what went wrong, then those that were killed or ended without a word, those that waited
     for them in vain, those that the launcher stopped, and those that leave it to others to say what went wrong.
@@ -220,7 +219,7 @@ def _first(failures: dict[int, Any], command: str = "train") -> tuple[int, str]:
 
 
 def _said(failure: Any) -> tuple[int, str]:
-    """Exit code and words of a process: those that it has reported, even where it was stopped after that."""
+    """Return exit code and words of a process: those it has reported, even if it was stopped after that."""
     message = failure.message  # a text of torch's own where nothing was reported
     if not isinstance(message, dict):
         return failure.exitcode, ""

@@ -60,7 +60,7 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes and prints."""
+        """True in the process that writes and prints."""
         return self.rank == 0
 
     @property
@@ -89,11 +89,11 @@ class Processes:
             raise
 
     def share(self, samples: Tensor) -> Tensor:
-        """This process's part of some samples (n, ...): the rank-th of as many even pieces as there are processes."""
+        """Return this process's part of some samples (n, ...): the rank-th of even pieces, one for each process."""
         return torch.tensor_split(samples, self.count)[self.rank]
 
     def total(self, values: Tensor) -> Tensor:
-        """The sum over all processes."""
+        """Return the sum over all processes."""
         if not self.several:
             return values
         summed = values.clone()
@@ -110,8 +110,8 @@ class Processes:
                     buffer /= self.count
 
     def agree(self, pending: list[Pending], received: int, due: bool) -> tuple[list[Pending], int, bool]:
-        """Sums over all processes of pending losses and counts, with a signal that any of them has received (in
-        the order of ``SIGNALS``), and whether the first one finds a checkpoint due: all in one collective."""
+        """Return the sums over all processes of pending losses and counts, a signal that any has received (in the order
+        of ``SIGNALS``), and whether the first one finds a checkpoint due: all in one collective."""
         device = self.fabric.device
         flags = [received == number for number in SIGNALS] + [due and self.first, False]
         values = [torch.stack([loss.double(), correct.double()]) for _, loss, correct in pending]
@@ -125,11 +125,11 @@ class Processes:
         return rows, next((number for number, n in zip(SIGNALS, came, strict=True) if n), 0), bool(any_due)
 
     def broadcast(self, value: T) -> T:
-        """The value that the first process has."""
+        """Return the value of the first process."""
         return self.fabric.broadcast(value) if self.several else value
 
     def gather(self, value: T) -> list[T]:
-        """The values of all processes, by rank."""
+        """Return the values of all processes, by rank."""
         if not self.several:
             return [value]
         found: list[Any] = [None] * self.count
@@ -196,7 +196,7 @@ class Processes:
         return result
 
     def _wait_for_first(self, store: Any, name: str) -> None:
-        """Until the first process has said what came of its work alone."""
+        """Wait until the first process has said what came of its work alone."""
         begun = moved = time.monotonic()
         beats = 0
         while not store.check([f"{name}/outcome"]):

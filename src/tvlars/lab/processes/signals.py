@@ -55,7 +55,7 @@ class StopSignals:
 
     @contextlib.contextmanager
     def at_once(self, always: bool = False) -> Iterator[None]:
-        """Where a signal, one that has come already too, may raise at any point.
+        """Let a signal raise at any point inside, also one that has come already.
 
         Args:
             always: of several processes too, where each may end by itself.
