@@ -33,10 +33,9 @@ from tvlars.cli._options import add_all, add_resume, train_config
 from tvlars.lab import LockedError, PreemptedError, TrainConfig, UsageError, load_run
 from tvlars.lab.experiments import Board, Grid, SweepResult, queue, sweep
 from tvlars.lab.experiments.board import BarBoard, LineBoard, duration
-from tvlars.lab.experiments.job import Halt, Job, Outcome
+from tvlars.lab.experiments.job import Halt, Job, Outcome, Workers
 from tvlars.lab.experiments.run_name import arguments, run_name
 from tvlars.lab.experiments.workers import process
-from tvlars.lab.experiments.workers.in_process import InProcess
 from tvlars.lab.experiments.workers.process import run_one
 from tvlars.lab.experiments.workers.ray_cluster import RayWorkers, _room
 from tvlars.lab.files.lock import locked
@@ -666,13 +665,18 @@ def test_devices_and_threads_are_divided(pretend: Callable[[str], Path], monkeyp
 
 
 def test_a_folder_that_only_another_machine_sees_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Elsewhere(InProcess):
+    class Elsewhere(Workers):
+        count = 1
+
+        def describe(self) -> str:
+            return "elsewhere"
+
         def submit(self, job: Job) -> Future[Outcome]:
             future = Future[Outcome]()
             future.set_result(Outcome(job, "finished"))
             return future
 
-    monkeypatch.setattr(sweeping, "hire", lambda *_: Elsewhere.__new__(Elsewhere))
+    monkeypatch.setattr(sweeping, "hire", lambda *_: Elsewhere())
     monkeypatch.setattr(queue, "SHARED_PATIENCE", 0.0)
     result = sweep(seeds(1), tmp_path / "out", board=Board())
     assert "out must lie on a file system that all machines share" in result.failed[0].note

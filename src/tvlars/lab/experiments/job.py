@@ -10,7 +10,7 @@ import threading
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from tvlars._reading import read_json
 from tvlars.lab.config import TrainConfig
@@ -63,24 +63,28 @@ class Halt:
     now: threading.Event = field(default_factory=threading.Event)
 
 
-class Workers(Protocol):
+class Workers:
     """Those who do jobs, each job by one of them."""
 
-    @property
-    def count(self) -> int | None:
-        """Jobs that are taken at a time; None: any number."""
+    count: int | None
+    """Jobs that are taken at a time; None: any number."""
 
     def describe(self) -> str:
         """Who they are, in words."""
+        raise NotImplementedError
 
     def submit(self, job: Job) -> Future[Outcome]:
         """Begin a job."""
+        raise NotImplementedError
 
     def has_begun(self, job: Job) -> bool:
         """Return False where a job that was submitted is known to wait for room."""
+        return True
 
     def outcome(self, job: Job, future: Future[Outcome]) -> Outcome:
         """How a job ended, whatever its worker met with."""
+        error = future.exception()  # the run could not be started: others can
+        return future.result() if error is None else Outcome(job, "failed", f"{type(error).__name__}: {error}")
 
     def give_up(self, future: Future[Outcome]) -> None:
         """Stop one job, which saves what it has."""
@@ -89,7 +93,7 @@ class Workers(Protocol):
         """Let all runs save what they have; returns when none is going on, which are killed once ``now`` is set."""
 
     def close(self) -> None:
-        """All is done."""
+        """End, when all is done."""
 
 
 def going_on(config: TrainConfig, folder: Path) -> TrainConfig:

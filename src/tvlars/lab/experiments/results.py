@@ -115,17 +115,11 @@ class SweepResult:
 
         What cannot be written stands in ``unwritten``: all that it has is in the run folders.
         """
-        self.unwritten = {}
-        self._write(FILE, lambda: write_table(self.folder / FILE, self.frame()))
-        shown = [run.folder for run in self.load() if len(run.epochs) or len(run.steps)]
-        if shown:
-            self._write(PAGE, lambda: report(list(shown), self.folder / PAGE, command=command_line()))
-
-    def _write(self, name: str, write: Callable[[], object]) -> None:
-        try:
-            write()
-        except (OSError, UsageError) as error:
-            self.unwritten[name] = cannot_write(self.folder / name, error)
+        files = Files(self.folder)
+        files.write(FILE, lambda: write_table(self.folder / FILE, self.frame()))
+        if shown := [run.folder for run in self.load() if len(run.epochs) or len(run.steps)]:
+            files.write(PAGE, lambda: report(list(shown), self.folder / PAGE, command=command_line()))
+        self.unwritten = files.unwritten
 
     def failures(self) -> list[str]:
         """What is known of each failed run, lines of text."""
@@ -147,11 +141,30 @@ def write_table(file: Path, frame: pd.DataFrame) -> None:
     write_whole(file, frame.to_csv(index=False).encode("utf-8", errors="replace"))
 
 
-def cannot_write(file: Path, error: Exception) -> str:
-    """The sentence on a file that could not be written."""
-    cause = error if isinstance(error, OSError) else error.__cause__
-    reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else error
-    return f"cannot write {file}: {reason}"
+class Files:
+    """Files that say what is kept elsewhere too: where one cannot be written, ``unwritten`` says why, and work goes on.
+
+    Args:
+        folder: where they lie.
+        tell: hears of each that cannot be written.
+    """
+
+    def __init__(self, folder: Path, tell: Callable[[str], None] = lambda text: None) -> None:
+        self.folder, self.tell = folder, tell
+        self.unwritten: dict[str, str] = {}
+
+    def write(self, name: str, how: Callable[[], object]) -> None:
+        """Write one of them."""
+        try:
+            how()
+            self.unwritten.pop(name, None)
+        except (OSError, UsageError) as error:
+            cause = error if isinstance(error, OSError) else error.__cause__
+            reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else error
+            sentence = f"cannot write {self.folder / name}: {reason}"
+            if self.unwritten.get(name) != sentence:
+                self.tell(sentence)
+            self.unwritten[name] = sentence
 
 
 def _load(folder: Path, run: SweepRun) -> LoadedRun:

@@ -22,14 +22,12 @@ from tvlars._reading import parse_json, read_bytes, reason
 from tvlars.lab.config import OPTIMIZERS
 from tvlars.lab.errors import UsageError
 from tvlars.lab.experiments.tuning.search import begun, chosen
-from tvlars.lab.experiments.tuning.space import TUNABLE, Choice, Space
+from tvlars.lab.experiments.tuning.space import TUNABLE, Space
 from tvlars.lab.experiments.tuning.trial import Trial
 from tvlars.lab.files.disk import sync
 
 OPERATIONS = range(32)
 """Numbers of operations, of which Optuna knows about ten."""
-SLACK = 1e-5
-"""A range is kept with six digits."""
 
 
 @dataclass(frozen=True)
@@ -139,8 +137,9 @@ def check_study(study: optuna.Study, space: Space | None) -> None:
     for trial in trials:
         try:
             _check_trial(name, trial, trials, TUNABLE if space is None else tuple(space))
-            if space is not None:
-                _check_values(chosen(trial), space)
+            for option, value in chosen(trial).items():
+                if space is not None and not space[option].holds(value):
+                    raise ValueError(f"{option} is {value!r:.60}, and {space[option]} is searched")
         except ValueError as error:
             raise ValueError(f"trial {trial.number} of {name}: {error}") from error
 
@@ -168,16 +167,3 @@ def _check_trial(optimizer: str, trial: FrozenTrial, trials: list[FrozenTrial], 
     for epoch, accuracy in accuracies:
         if type(epoch) is not int or epoch < 1 or not isinstance(accuracy, (int, float)) or not 0 <= accuracy <= 1:
             raise ValueError(f"its accuracy after epoch {epoch!r:.60} is {accuracy!r:.60}")
-
-
-def _check_values(params: dict[str, Any], space: Space) -> None:
-    for name, value in params.items():
-        one = space[name]
-        if isinstance(one, Choice):
-            there = any(type(value) is type(choice) and value == choice for choice in one.values)
-        else:
-            slack = SLACK * max(abs(one.low), abs(one.high))
-            number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            there = number and one.low - slack <= value <= one.high + slack
-        if not there:
-            raise ValueError(f"{name} is {value!r:.60}, and {one} is searched")

@@ -17,7 +17,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from tvlars.lab.experiments.job import OVER, read_status
-from tvlars.lab.experiments.tuning.space import Space, point_key, suggest
+from tvlars.lab.experiments.tuning.space import Space, point_key
 from tvlars.lab.experiments.tuning.trial import Trial
 from tvlars.lab.run_folder.loaded_run import load_run
 from tvlars.lab.run_folder.record import read_object, write_json
@@ -123,7 +123,8 @@ class Search:
             startup = min(10, max(4, self.budget // 3))
             self.study.sampler = optuna.samplers.TPESampler(seed=self.seed + counted, n_startup_trials=startup)
             self.current = self.study.ask()
-            suggest(self.current, self.space)
+            for name, one in self.space.items():
+                one.suggest(self.current, name)
         name = str(self.current.user_attrs.get("folder", f"{self.optimizer}-{self.current.number:03d}"))
         self.current.set_user_attr("folder", name)
         return self.current.params, self.folder / name

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 TUNABLE = names_of(Is.TUNABLE)
 """Options of an optimizer, its schedule and the training; what is learned, and how long, is the same for all."""
+SLACK = 1e-5
+"""A range is kept with six digits."""
 OCTAVES = 3
 """lr is searched so many octaves below and above the plan's, where nothing else is said."""
 
@@ -26,13 +28,18 @@ OCTAVES = 3
 class Range:
     """All values from ``low`` to ``high``, of the logarithm evenly where ``log``; integers where ``whole``."""
 
-    low: float
-    high: float
+    low: Any
+    high: Any
     log: bool = False
     whole: bool = False
 
     def __str__(self) -> str:
         return f"{self.low:g} to {self.high:g}{' (logarithmic)' if self.log else ''}"
+
+    @property
+    def ends(self) -> tuple[Any, ...]:
+        """The outermost values."""
+        return self.low, self.high
 
     def points(self, count: int) -> list[Any]:
         """``count`` values spread evenly over the range, its ends among them; its middle where it is one."""
@@ -46,7 +53,22 @@ class Range:
 
     def differ(self, count: int) -> int:
         """How many different values ``count`` points have."""
-        return len({point_key({"": self}, {"": value}) for value in self.points(count)})
+        return len(set(map(self.key, self.points(count))))
+
+    def suggest(self, trial: optuna.Trial, name: str) -> Any:
+        """The value that the sampler chooses for a trial."""
+        choose: Any = trial.suggest_int if self.whole else trial.suggest_float
+        return choose(name, self.low, self.high, log=self.log)
+
+    def holds(self, value: Any) -> bool:
+        """Whether a value that is kept is in the range, of which six digits are kept."""
+        slack = SLACK * max(abs(self.low), abs(self.high))
+        return type(value) in (int, float) and bool(self.low - slack <= value <= self.high + slack)
+
+    @staticmethod
+    def key(value: Any) -> str:
+        """The same for two values that are the same: to twelve digits, as far as machines compute alike."""
+        return f"{value:.12g}"
 
 
 @dataclass(frozen=True)
@@ -57,6 +79,28 @@ class Choice:
 
     def __str__(self) -> str:
         return ", ".join(map(str, self.values))
+
+    @property
+    def ends(self) -> tuple[Any, ...]:
+        """All values."""
+        return self.values
+
+    def points(self, count: int) -> list[Any]:
+        """All values, whatever ``count`` is."""
+        return list(self.values)
+
+    def suggest(self, trial: optuna.Trial, name: str) -> Any:
+        """The value that the sampler chooses for a trial."""
+        return trial.suggest_categorical(name, self.values)
+
+    def holds(self, value: Any) -> bool:
+        """Whether a value that is kept is one of them."""
+        return any(type(value) is type(one) and value == one for one in self.values)
+
+    @staticmethod
+    def key(value: Any) -> str:
+        """The same for two values that are the same."""
+        return repr(value)
 
 
 Space = dict[str, Range | Choice]
@@ -112,12 +156,8 @@ def parse_spaces(
 
 def _schedules(optimizer: str, schedule: str, space: Space) -> Sequence[str]:
     """The schedules that runs may have: that of the base, where none is searched."""
-    searched = space.get("schedule")
-    return (
-        searched.values
-        if isinstance(searched, Choice) and OPTIONS["schedule"].plays_a_part(optimizer, "auto")
-        else [schedule]
-    )
+    searched = "schedule" in space and OPTIONS["schedule"].plays_a_part(optimizer, "auto")
+    return space["schedule"].ends if searched else [schedule]
 
 
 def _parse(text: str, optimizers: Sequence[str]) -> tuple[str, str, Range | Choice]:
@@ -159,19 +199,6 @@ def _range(left: str, name: str, right: str) -> Range:
     return Range(low, high, log, isinstance(low, int))
 
 
-def suggest(trial: optuna.Trial, space: Space) -> dict[str, Any]:
-    """The values that the sampler chooses for a trial."""
-    found: dict[str, Any] = {}
-    for name, one in space.items():
-        if isinstance(one, Choice):
-            found[name] = trial.suggest_categorical(name, one.values)
-        elif one.whole:
-            found[name] = trial.suggest_int(name, int(one.low), int(one.high), log=one.log)
-        else:
-            found[name] = trial.suggest_float(name, one.low, one.high, log=one.log)
-    return found
-
-
 def grid_points(space: Space, trials: int, optimizer: str) -> list[dict[str, Any]]:
     """A grid of exactly ``trials`` points: all values of choices, and ranges in as many points each as that leaves.
 
@@ -190,20 +217,16 @@ def grid_points(space: Space, trials: int, optimizer: str) -> list[dict[str, Any
         for name in repeat[:1]:
             text += f": of {points} points of {name}, {space[name]}, all but {ranges[name].differ(points)} repeat"
         raise UsageError(text)
-    axes = [one.values if isinstance(one, Choice) else one.points(points) for one in space.values()]
+    axes = [one.points(points) for one in space.values()]
     return [dict(zip(space, point, strict=True)) for point in itertools.product(*axes)]
 
 
 def point_key(space: Space, point: dict[str, Any]) -> tuple[str, ...]:
-    """The same for two points that are the same: in ranges to twelve digits, as far as machines compute alike."""
-    return tuple(
-        f"{point[name]:.12g}" if isinstance(one, Range) and name in point else repr(point.get(name))
-        for name, one in space.items()
-    )
+    """The same for two points that are the same."""
+    return tuple(one.key(point[name]) if name in point else "" for name, one in space.items())
 
 
 def corners(space: Space) -> list[dict[str, Any]]:
     """Every option's outermost values, one option at a time: what has to be allowed for all of them to be."""
-    middle = {name: one.values[0] if isinstance(one, Choice) else one.points(1)[0] for name, one in space.items()}
-    ends = {name: one.values if isinstance(one, Choice) else (one.low, one.high) for name, one in space.items()}
-    return [middle | {name: value} for name, values in ends.items() for value in values]
+    middle = {name: one.points(1)[0] for name, one in space.items()}
+    return [middle | {name: value} for name, one in space.items() for value in one.ends]

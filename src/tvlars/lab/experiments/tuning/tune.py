@@ -25,7 +25,7 @@ from tvlars.lab.errors import FailedRunError, PreemptedError, UsageError, listed
 from tvlars.lab.experiments.board import Board, Teller, duration
 from tvlars.lab.experiments.job import OVER, Job, Outcome, Workers, going_on, read_status
 from tvlars.lab.experiments.queue import Received, Source, check_workers, hold, receiving, work
-from tvlars.lab.experiments.results import SweepResult, cannot_write
+from tvlars.lab.experiments.results import Files, SweepResult
 from tvlars.lab.experiments.run_name import at_home, run_name
 from tvlars.lab.experiments.sweep import hire, names_in, sweep
 from tvlars.lab.experiments.tuning.config import TuneConfig
@@ -122,7 +122,7 @@ def tune(
         for line in (*(f"note: {note}" for note in (*notes, *more)), *data.account):
             announce(line)
         _announce_budget(config, spaces, searches, announce)
-        files = _Files(folder, announce)
+        files = Files(folder, announce)
 
         def save() -> None:
             mine = {search.optimizer: search.trials for search in searches}
@@ -151,25 +151,6 @@ def tune(
     result = TuneResult(folder, tuned, final)
     result.unwritten = files.unwritten
     return result
-
-
-class _Files:
-    """Files that only say what is kept elsewhere too: where one cannot be written, that is told, and tuning goes on."""
-
-    def __init__(self, folder: Path, tell: Callable[[str], None]) -> None:
-        self.folder, self.tell = folder, tell
-        self.unwritten: dict[str, str] = {}
-
-    def write(self, name: str, how: Callable[[], None]) -> None:
-        """Write one of them."""
-        try:
-            how()
-            self.unwritten.pop(name, None)
-        except OSError as error:
-            sentence = cannot_write(self.folder / name, error)
-            if self.unwritten.get(name) != sentence:
-                self.tell(sentence)
-            self.unwritten[name] = sentence
 
 
 class _Trials(Source):

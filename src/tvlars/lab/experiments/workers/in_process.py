@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import traceback
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -10,7 +9,7 @@ from typing import Any
 
 from tvlars.lab.data import ImageData
 from tvlars.lab.errors import DivergedError, LostProcessError, MovedFolderError, PreemptedError, UsageError
-from tvlars.lab.experiments.job import Job, Outcome
+from tvlars.lab.experiments.job import Job, Outcome, Workers
 from tvlars.lab.run_folder.rows import EpochRow
 from tvlars.lab.training.progress import Reporter
 from tvlars.lab.training.train import train
@@ -23,7 +22,7 @@ class GivenUpError(Exception):
     """Ends a run that is hopeless."""
 
 
-class InProcess:
+class InProcess(Workers):
     """Trains jobs as they are submitted.
 
     Args:
@@ -43,9 +42,6 @@ class InProcess:
         alone: bool = True,
     ) -> None:
         self.data, self.begin, self.is_hopeless, self.alone = data, begin, is_hopeless, alone
-
-    def describe(self) -> str:
-        return "one after the other"
 
     def submit(self, job: Job) -> Future[Outcome]:
         done: Future[Outcome] = Future()
@@ -68,21 +64,6 @@ class InProcess:
             traceback.print_exc()
             return Outcome(job, "failed", f"{type(error).__name__}: {error}")
         return Outcome(job, "finished")
-
-    def has_begun(self, job: Job) -> bool:
-        return True
-
-    def outcome(self, job: Job, future: Future[Outcome]) -> Outcome:
-        return future.result()
-
-    def give_up(self, future: Future[Outcome]) -> None:
-        """It has ended."""
-
-    def stop(self, now: threading.Event) -> None:
-        """None is going on."""
-
-    def close(self) -> None:
-        """There is nothing to close."""
 
 
 class _Watching:

@@ -14,14 +14,14 @@ from concurrent.futures import Future, wait
 from typing import Any
 
 from tvlars.lab.errors import UsageError
-from tvlars.lab.experiments.job import Halt, Job, Outcome
+from tvlars.lab.experiments.job import Halt, Job, Outcome, Workers
 from tvlars.lab.experiments.workers.process import TICK, cores, run_one, threads_for
 
 CONNECT_PATIENCE = 20.0
 """Seconds to wait for a machine that does not answer."""
 
 
-class RayWorkers:
+class RayWorkers(Workers):
     """Jobs as Ray tasks.
 
     Args:

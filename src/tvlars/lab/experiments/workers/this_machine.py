@@ -8,11 +8,11 @@ import threading
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 from tvlars.lab.errors import UsageError
-from tvlars.lab.experiments.job import Halt, Job, Outcome
+from tvlars.lab.experiments.job import Halt, Job, Outcome, Workers
 from tvlars.lab.experiments.workers.process import TICK, cores, run_one, threads_for
 
 
-class LocalWorkers:
+class LocalWorkers(Workers):
     """Workers on this machine's devices, or on its CPU.
 
     Args:
@@ -29,7 +29,7 @@ class LocalWorkers:
         if self.visible and devices > len(self.visible):
             raise UsageError(f"devices must be <= {len(self.visible)}, those of this machine, got {devices}")
         self.devices, rooms = devices, len(self.visible) // devices
-        self.count = count or max(rooms, 1)
+        self.count: int = count or max(rooms, 1)
         self.shared = bool(self.visible) and self.count > rooms
         self.threads = threads_for(cores() // self.count)
         self._free: queue.SimpleQueue[dict[str, str]] = queue.SimpleQueue()
@@ -61,13 +61,6 @@ class LocalWorkers:
             return run_one(job, self.threads, environment, halt)
         finally:
             self._free.put(environment)
-
-    def has_begun(self, job: Job) -> bool:
-        return True
-
-    def outcome(self, job: Job, future: Future[Outcome]) -> Outcome:
-        error = future.exception()  # the run could not be started: others can
-        return future.result() if error is None else Outcome(job, "failed", f"{type(error).__name__}: {error}")
 
     def give_up(self, future: Future[Outcome]) -> None:
         self._halts[future].asked.set()
