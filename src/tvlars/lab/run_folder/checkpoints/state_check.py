@@ -180,7 +180,9 @@ def check_progress(
         at.random_state(f"random[{rank}][0]", each[0], cpu)
         for state in each[1:]:  # of its accelerator, which knows what is one
             length = len(state) if isinstance(state, Tensor) and state.dim() == 1 else 0
-            at.check(f"random[{rank}][1]", torch.empty(min(max(length, 1), 2**16), dtype=torch.uint8), state)
+            at.check(
+                f"random[{rank}][1]", torch.empty(min(max(length, 1), 2**16), dtype=torch.uint8, device="meta"), state
+            )
 
     unlabelled = config.task != "classification"  # without labels there is no accuracy, and a loss may be below 0
     loss: Any = partial(at.number, low=-math.inf if unlabelled else 0.0)
