@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 
 from tvlars._machine import PROC
 from tvlars.lab.bench.loops import CLASSES, LoaderLoop, Task
-from tvlars.lab.bench.steps import FUSED_SGD, OPTIMIZERS
+from tvlars.lab.bench.measure import FUSED_SGD, OPTIMIZERS
 from tvlars.lab.bench.timing import Spread, Turn, timed
 from tvlars.lab.models import SMALL_IMAGE, build_model
 

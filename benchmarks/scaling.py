@@ -29,7 +29,7 @@ from contestants import Apart, say_rounds
 
 from tvlars._machine import free_memory, this_machine
 from tvlars.lab.bench.loops import LabLoop, Task
-from tvlars.lab.bench.steps import BESIDE, FUSED_ADAMW, FUSED_SGD, OPTIMIZERS, parameters
+from tvlars.lab.bench.measure import BESIDE, FUSED_ADAMW, FUSED_SGD, OPTIMIZERS, parameters
 from tvlars.lab.bench.timing import Spread, interleave, ratio, timed
 
 PARAMETERS = [10**5, 10**6, 10**7, 10**8, 10**9]

@@ -30,8 +30,8 @@ from tvlars.cli import main
 from tvlars.lab import UsageError
 from tvlars.lab.bench import BenchConfig, BenchResult, Row, bench, measure
 from tvlars.lab.bench.loops import LabLoop, LoaderLoop, Task
+from tvlars.lab.bench.measure import BESIDE, OPTIMIZERS, parameters
 from tvlars.lab.bench.result import IMAGES, row_of
-from tvlars.lab.bench.steps import BESIDE, OPTIMIZERS, parameters
 from tvlars.lab.bench.timing import Spread, Turn, interleave, ratio, timed
 
 CPU = torch.device("cpu")

@@ -77,10 +77,7 @@ class Task:
 class LabLoop(Run):
     """The laboratory's loop, an epoch a turn: all of it but what it writes.
 
-    Args:
-        task: what is trained.
-        data: images in place of the task's.
-        options: of ``TrainConfig`` besides.
+    ``data`` are images in place of the task's, ``options`` such of ``TrainConfig`` besides.
     """
 
     def __init__(self, task: Task, data: ImageData | None = None, **options: Any) -> None:
@@ -115,13 +112,8 @@ class Pictures(Dataset[tuple[Any, int]]):
 class LoaderLoop:
     """A DataLoader over PIL images, and the published loop around it: an epoch a turn.
 
-    Workers are kept from one epoch to the next, which the published loop does not do, so that their start is not
-    counted.
-
-    Args:
-        task: what is trained.
-        workers: processes of the DataLoader; 0: none.
-        dataset: what the DataLoader reads in place of the task's images.
+    The DataLoader reads ``dataset`` in place of the task's images, if there is one. Its ``workers`` are kept from one
+    epoch to the next, which the published loop does not do, so that their start is not counted.
     """
 
     def __init__(self, task: Task, workers: int, dataset: Dataset[Any] | None = None) -> None:

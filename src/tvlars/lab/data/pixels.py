@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError, features
@@ -26,6 +27,7 @@ EXTERNAL = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "PDF", "WMF
 """Formats that are no pixels, or that Pillow leaves to other programs, such as Ghostscript."""
 ROUNDING = ("libjpeg_turbo", "jpg_2000", "webp", "avif")
 """Libraries whose versions differ in how they round."""
+T = TypeVar("T")
 WHITE = (255, 255, 255, 255)
 ORIENTATION = 0x0112
 TURNS = {
@@ -93,8 +95,10 @@ def read_picture(file: str | os.PathLike[str], image_size: int | None) -> Pictur
             if image_size is not None:  # a JPEG is decoded at a half, a quarter or an eighth where that is enough
                 opened.draft("RGB", (2 * image_size, 2 * image_size))
             deep = opened.mode.startswith("I") or ";16" in str(getattr(opened, "tile", ""))
-            remarks = [FRAMES] * _has_more_frames(opened) + [DEEP] * deep
-            image, orientation = _as_rgb(opened, deep), _orientation(opened)
+            frames = _unless_damaged(lambda: bool(getattr(opened, "is_animated", False)), False)
+            remarks = [FRAMES] * frames + [DEEP] * deep
+            image = _as_rgb(opened, deep)
+            orientation = _unless_damaged(lambda: int(opened.getexif().get(ORIENTATION, 1)), 1)
             if orientation in TURNS:
                 image = image.transpose(TURNS[orientation])
             return Picture(np.array(image if image_size is None else _scale(image, image_size)), remarks)
@@ -145,18 +149,12 @@ def _check_light(highest: int) -> None:
         )
 
 
-def _has_more_frames(image: Image.Image) -> bool:
+def _unless_damaged(look: Callable[[], T], default: T) -> T:
+    """Return what ``look`` finds beside the pixels, in EXIF data or later frames; damage there says nothing of them."""
     try:
-        return bool(getattr(image, "is_animated", False))
-    except Exception:  # whatever is wrong with the second frame, it is not read
-        return False
-
-
-def _orientation(image: Image.Image) -> int:
-    try:
-        return int(image.getexif().get(ORIENTATION, 1))
-    except Exception:  # damaged EXIF data say nothing about the pixels
-        return 1
+        return look()
+    except Exception:
+        return default
 
 
 def _scale(image: Image.Image, size: int) -> Image.Image:
