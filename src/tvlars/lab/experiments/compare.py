@@ -82,21 +82,14 @@ def compare(
     check_workers(workers, retries)
     runs, base = config.runs(), config.base
     apart = ray is not None or (workers or 1) > 1
-    if apart:
-        if started() is not None:
-            raise UsageError("workers must be 1 in processes that do each run together, as torchrun starts them")
-        for run in runs:
-            check_one_machine(run)
     data = load_data(base.data, base.data_dir, base.image_size, base.skip_bad_images)
     plans = [prepare(run, data, here=ray is None).plan for run in runs]  # so that a bad value is said before any run
-    processes = None if apart else Processes(make_fabric(replace(base, batch_size=min(config.batch_sizes)), "32-true"))
+    if apart:
+        _check_apart(runs)
+    processes = None if apart else _meet(config, plans[0], data)
     count = processes.count if processes is not None else base.devices or 1
     for run in runs:
         check_batch(run.batch_size, run.micro_batch_size, count)
-    if processes is not None and processes.several:
-        varied = {name: getattr(config, name) for name in ("optimizers", "batch_sizes", "seeds", "overrides")}
-        facts = {**varied, **facts_of(base, plans[0], data, choose_precision(base))}
-        check_alike(processes, json.loads(json.dumps(facts, default=str)))
     with contextlib.ExitStack() as stack:
         signals = stack.enter_context(receiving()) if apart else Received()
         hired = hire(stack, runs, workers, ray) if apart else None
@@ -158,6 +151,25 @@ def compare(
     return comparing.comparison
 
 
+def _check_apart(runs: list[TrainConfig]) -> None:
+    """Raise ``UsageError`` unless each run may be done by processes of its own."""
+    if started() is not None:
+        raise UsageError("workers must be 1 in processes that do each run together, as torchrun starts them")
+    for run in runs:
+        check_one_machine(run)
+
+
+def _meet(config: CompareConfig, plan: Plan, data: ImageData) -> Processes:
+    """Return the processes that do each run together, this one among them; all have to do the same comparison."""
+    base = config.base
+    processes = Processes(make_fabric(replace(base, batch_size=min(config.batch_sizes)), "32-true"))
+    if processes.several:
+        varied = {name: getattr(config, name) for name in ("optimizers", "batch_sizes", "seeds", "overrides")}
+        facts = {**varied, **facts_of(base, plan, data, choose_precision(base))}
+        check_alike(processes, json.loads(json.dumps(facts, default=str)))
+    return processes
+
+
 class _Comparing(Source):
     """What has become of the runs of a comparison, as rows of its table in the order of the runs."""
 
@@ -189,8 +201,8 @@ class _Comparing(Source):
         if found is None:
             row = replace(row, note=note)
         elif status == Status.DIVERGED:
-            last = found.steps.iloc[-1]
-            row = replace(row, note=f"loss not finite at step {int(last['step'])}, lr {last['lr']:.4g}")
+            at = [f" at step {int(last['step'])}, lr {last['lr']:.4g}" for _, last in found.steps.tail(1).iterrows()]
+            row = replace(row, note="loss not finite" + "".join(at))
         else:
             measured = measured_in(found)
             for name in ("test_accuracy", "test_loss"):

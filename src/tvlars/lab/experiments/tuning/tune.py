@@ -112,7 +112,6 @@ def tune(
     with contextlib.ExitStack() as stack:
         count = min(workers or len(config.optimizers), len(config.optimizers))
         apart = ray is not None or (workers is not None and count > 1)
-        signals = stack.enter_context(receiving()) if apart else Received()
         crew = hire(stack, [first.config], count if workers else None, ray) if apart else None
         folder.mkdir(parents=True, exist_ok=True)
         hold(stack, folder, "process tunes")
@@ -125,10 +124,9 @@ def tune(
         files = Files(folder, announce)
 
         def save() -> None:
-            mine = {search.optimizer: search.trials for search in searches}
-            files.write(
-                TRIALS, lambda: write_trials(folder, mine | {name: one.trials for name, one in earlier.items()})
-            )
+            found = {search.optimizer: search.trials for search in searches}
+            found |= {name: one.trials for name, one in earlier.items()}
+            files.write(TRIALS, lambda: write_trials(folder, found))
 
         trials = _Trials(config, searches, first.plan.total_steps * first.plan.batch_size, announce, save)
         if crew is None:
@@ -136,7 +134,8 @@ def tune(
             crew = InProcess(data, lambda job: show(), trials.is_hopeless)
         else:
             trials.at_home = True
-        trials.work(crew, retries, signals)
+        with receiving() if apart else contextlib.nullcontext(Received()) as signals:
+            trials.work(crew, retries, signals)
         tuned = [Tuned.of(search.optimizer, search.trials) for search in searches]
         for one in tuned:
             announce(str(one))
