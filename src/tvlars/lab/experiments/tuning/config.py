@@ -62,7 +62,8 @@ class TuneConfig:
         return self.out or Path("runs") / f"tune-{self.base.data_label()}-b{self.base.batch_size}"
 
     def run(self, optimizer: str, params: dict[str, Any], seed: int) -> TrainConfig:
-        """The config of one run: the base as far as the optimizer has its options, and those that were chosen."""
+        """The config of one run with a ``seed``: the base as far as the optimizer has its options, and those that were
+        chosen, ``params``."""
         values = {f.name: getattr(self.base, f.name) for f in fields(TrainConfig)} | params
         schedule = str(values["schedule"])
         for name, one in OPTIONS.items():
