@@ -12,7 +12,7 @@ from tools.tests_of_change import mirrors
     ("changed", "expected"),
     [
         ("src/tvlars/lab/data/image_folder.py", ["tests/lab/data/test_image_folder.py"]),
-        ("src/tvlars/optim/_loaded_state.py", ["tests/optim/test_loaded_state.py"]),
+        ("src/tvlars/optim/_paths.py", ["tests/optim/test_paths.py"]),
         ("tests/test_plan.py", ["tests/test_plan.py"]),
         ("tests/conftest.py", []),
         ("src/tvlars/lab/__init__.py", []),
