@@ -130,13 +130,15 @@ def test_kill_9_at_ten_random_moments(tmp_path: Path) -> None:
     moments, parts = random.Random(0), []
     cut = replace(config, out=tmp_path / "cut")
     saved = tmp_path / "cut" / "checkpoints"
-    for _ in range(10):
+    for moment in range(10):
         before = sorted(saved.glob("[0-9]*")) if saved.is_dir() else []
         child = context.Process(target=run_quietly, args=(cut,))
         child.start()
         while child.is_alive() and sorted(saved.glob("[0-9]*")) == before:
             time.sleep(0.002)
         time.sleep(moments.uniform(0, 0.1))
+        while moment % 2 and child.is_alive() and not list(saved.glob(f"*{checkpoint.PART}")):
+            pass  # every second time, to the middle of a save
         child.kill()
         child.join()
         assert child.exitcode == -signal.SIGKILL, "it finished before it was killed"
