@@ -54,4 +54,6 @@ for epoch in range(first, epochs):
         torch.save(state, args.out / f"epoch-{epoch + 1}.pt")
 if dist.get_rank() == 0:
     print(f"test accuracy {(model(x[1437:]).argmax(1) == y[1437:]).float().mean():.1%}")
+del parallel  # it holds the group, whose threads have to end before the interpreter does
+dist.barrier()
 dist.destroy_process_group()
