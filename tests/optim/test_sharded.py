@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -105,6 +106,7 @@ def child(rank: int, folder: str) -> None:
         for path in PATHS.values():
             under_fsdp(name, path)
         placements(name)
+    time.sleep(0.1)  # a thread of gloo that lets go of its last work while the interpreter ends would abort it
     dist.destroy_process_group()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
+import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import MISSING
 from pathlib import Path
@@ -166,6 +167,7 @@ def is_first() -> bool:
     if not (dist.is_available() and dist.is_initialized()):
         return True
     first = dist.get_rank() == 0
+    time.sleep(0.1)  # PyTorch aborts if a thread of gloo lets go of its last work while the interpreter ends
     dist.destroy_process_group()
     return first
 
