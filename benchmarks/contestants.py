@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from tvlars._machine import PROC
-from tvlars.lab.bench.loops import CLASSES, LoaderLoop, Task
+from tvlars.lab.bench.loops import CLASSES, LoaderLoop, Workload
 from tvlars.lab.bench.measure import FUSED_SGD, OPTIMIZERS
 from tvlars.lab.bench.timing import Spread, Turn, timed
 from tvlars.lab.models import SMALL_IMAGE, build_model
@@ -130,7 +130,7 @@ def _serve(line: Connection, make: Callable[..., Turn], arguments: tuple[Any, ..
 def tree_memory(pid: int) -> int | None:
     """Return the bytes of memory of a process and of all below it, files that they have mapped aside.
 
-    What several of them share counts once. None where the system does not tell.
+    Memory that several of them share counts once. None if the system does not tell.
     """
     total = 0
     for each in _tree(pid):
@@ -158,8 +158,8 @@ def _tree(pid: int) -> list[int]:
 # -- training steps -------------------------------------------------------------------------------------------
 
 
-class StandardStem(Task):
-    """A task whose model has the stem that torchvision made for 224 pixels."""
+class StandardStem(Workload):
+    """A workload whose model has the stem that torchvision made for 224 pixels."""
 
     def build_model(self) -> nn.Module:
         torch.manual_seed(0)
@@ -170,24 +170,24 @@ class OtherLoop(LoaderLoop):
     """The DataLoader's loop with other means.
 
     Args:
-        task: what is trained.
+        workload: what is trained.
         workers: processes of the DataLoader; 0: none.
         bf16: autocast to bfloat16; the published loop is in float32.
         channels_last: weights and images in that memory format.
         make_optimizer: from a model to what takes a step; None (default): TVLARS as the laboratory has it.
-        dataset: what the DataLoader reads in place of the task's images.
+        dataset: what the DataLoader reads in place of the workload's images.
     """
 
     def __init__(
         self,
-        task: Task,
+        workload: Workload,
         workers: int,
         bf16: bool = False,
         channels_last: bool = False,
         make_optimizer: Callable[[nn.Module], Any] | None = None,
         dataset: Dataset[Any] | None = None,
     ) -> None:
-        super().__init__(task, workers, dataset)
+        super().__init__(workload, workers, dataset)
         self.bf16, self.format = bf16, torch.channels_last if channels_last else torch.contiguous_format
         self.model.to(memory_format=self.format)
         if make_optimizer is not None:
@@ -201,7 +201,7 @@ class OtherLoop(LoaderLoop):
 
 @dataclass(frozen=True)
 class Switches:
-    """What a training step may be done with."""
+    """Switches of a training step."""
 
     bf16: bool = False
     channels_last: bool = False
@@ -218,16 +218,18 @@ class TrainingSteps:
     Attribute: ``first_seconds``, what the first step took, compiling included.
     """
 
-    def __init__(self, task: Task, switches: Switches, steps: int = 1) -> None:
-        self.device, self.switches, self.steps = torch.device(task.device), switches, steps
+    def __init__(self, workload: Workload, switches: Switches, steps: int = 1) -> None:
+        self.device, self.switches, self.steps = torch.device(workload.device), switches, steps
         memory_format = torch.channels_last if switches.channels_last else torch.contiguous_format
-        self.bare = task.build_model().to(self.device, memory_format=memory_format).train()
+        self.bare = workload.build_model().to(self.device, memory_format=memory_format).train()
         self.model: Callable[[Tensor], Tensor] = torch.compile(self.bare) if switches.compiled else self.bare
         generator = torch.Generator().manual_seed(0)
-        shape = (task.batch_size, 3, task.size, task.size)
+        shape = (workload.batch_size, 3, workload.size, workload.size)
         images = torch.randn(shape, generator=generator, device="cpu")
         self.images = images.to(self.device).contiguous(memory_format=memory_format)
-        self.labels = torch.randint(0, CLASSES, (task.batch_size,), generator=generator, device="cpu").to(self.device)
+        self.labels = torch.randint(0, CLASSES, (workload.batch_size,), generator=generator, device="cpu").to(
+            self.device
+        )
         self.optimizer = OPTIMIZERS[FUSED_SGD](self.bare.parameters())
         start = time.perf_counter()
         self.logits = self._backward()

@@ -1,4 +1,4 @@
-"""What exact gradients over a large batch take: memory and time, in one go and in parts.
+"""Memory and time of exact gradients over a large batch, in one go and in parts.
 
     pip install '.[lab,bench]'
     python benchmarks/exact_backward.py

@@ -1,4 +1,4 @@
-"""What becomes of a run when something happens to it: each fault on purpose, many times, and a table of what survived.
+"""Fate of a run under faults: each fault on purpose, many times, and a table of what survived.
 
     python benchmarks/faults.py
 
@@ -122,7 +122,7 @@ class Running:
 
 
 def same(a: Path, b: Path) -> bool:
-    """Whether two runs have equal rows and weights, to the last bit."""
+    """Return whether two runs have equal rows and weights, to the last bit."""
     for name in ("steps.csv", "epochs.csv"):
         frames = [pd.read_csv(folder / name, dtype=str) for folder in (a, b)]
         frames = [frame.drop(columns=["seconds", "images_per_second"], errors="ignore") for frame in frames]

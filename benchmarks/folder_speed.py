@@ -38,7 +38,7 @@ from PIL import Image, ImageDraw
 from torchvision import datasets, transforms
 
 from tvlars._machine import cores, faster_in_bf16, this_machine
-from tvlars.lab.bench.loops import CLASSES, LabLoop, Task
+from tvlars.lab.bench.loops import CLASSES, LabLoop, Workload
 from tvlars.lab.bench.timing import Spread, Turn, interleave, ratio, timed
 from tvlars.lab.data import decoded, load_data
 
@@ -110,11 +110,11 @@ def canvas() -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a contestant reads, how, and whether it trains. It can be pickled."""
+    """Input of a contestant, its reader, and whether it trains. It can be pickled."""
 
     folder: Path
     way: str
-    task: Task
+    workload: Workload
     workers: int
     training: bool
     cache: Path
@@ -127,7 +127,7 @@ class Contestant:
     """The first turn is the start, every other one an epoch."""
 
     def __init__(self, reading: Reading) -> None:
-        self.reading, self.device = reading, torch.device(reading.task.device)
+        self.reading, self.device = reading, torch.device(reading.workload.device)
         self.batches: Callable[[], Iterator[Any]] | None = None
         self.epoch: Turn | None = None
 
@@ -151,8 +151,8 @@ class Contestant:
         if self.reading.way != "memory":
             os.environ["TVLARS_CACHE"] = str(self.reading.cache)
             decoded.SHARE = 0.0  # as if the machine's memory were small
-        data = load_data(f"imagefolder:{self.reading.folder}", image_size=self.reading.task.size)
-        loop = LabLoop(self.reading.task, data=data)
+        data = load_data(f"imagefolder:{self.reading.folder}", image_size=self.reading.workload.size)
+        loop = LabLoop(self.reading.workload, data=data)
 
         def batches() -> Iterator[Any]:
             order, size = loop.batches.shuffle(), loop.config.batch_size
@@ -164,12 +164,12 @@ class Contestant:
 
     def loader(self) -> tuple[Turn, Callable[[], Iterator[Any]]]:
         """The DataLoader's loop, and its batches alone."""
-        task = self.reading.task
+        workload = self.reading.workload
         transform = transforms.Compose(
             [
-                transforms.Resize(task.size),
-                transforms.CenterCrop(task.size),
-                transforms.RandomCrop(task.size, padding=task.padding),
+                transforms.Resize(workload.size),
+                transforms.CenterCrop(workload.size),
+                transforms.RandomCrop(workload.size, padding=workload.padding),
                 transforms.RandomHorizontalFlip(),
                 transforms.ToTensor(),
                 transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -177,7 +177,9 @@ class Contestant:
         )
         dataset = datasets.ImageFolder(str(self.reading.folder / "train"), transform)
         # With the precision and memory format of ours: here it is the reading that is compared.
-        loop = OtherLoop(task, self.reading.workers, faster_in_bf16(self.device), channels_last=True, dataset=dataset)
+        loop = OtherLoop(
+            workload, self.reading.workers, faster_in_bf16(self.device), channels_last=True, dataset=dataset
+        )
 
         def batches() -> Iterator[Any]:
             for images, labels in loop.loader:
@@ -225,14 +227,16 @@ def table(arguments: argparse.Namespace, training: bool) -> dict[str, Any]:
     """Print one table; returns all seconds, the start first."""
     count = arguments.count // arguments.batch_size * arguments.batch_size
     padding = max(round(arguments.image_size / 12), 1)
-    task = Task("small_resnet", count, arguments.batch_size, arguments.image_size, padding, device=arguments.device)
+    workload = Workload(
+        "small_resnet", count, arguments.batch_size, arguments.image_size, padding, device=arguments.device
+    )
     cached = Path(tempfile.mkdtemp(prefix="tvlars-decoded-", dir=arguments.folder.parent))
     try:
         with contextlib.ExitStack() as stack:
             turns = {}
             starts = {}
             for way in WAYS:
-                reading = Reading(arguments.folder, way, task, arguments.workers, training, cached)
+                reading = Reading(arguments.folder, way, workload, arguments.workers, training, cached)
                 turns[way] = stack.enter_context(Apart(reading))
                 starts[way] = turns[way]()
             what = "training" if training else "reading"
@@ -243,8 +247,8 @@ def table(arguments: argparse.Namespace, training: bool) -> dict[str, Any]:
         shutil.rmtree(cached)
     what = "reading, augmenting and training the small ResNet" if training else "reading and augmenting"
     print(
-        f"{what}; {task.size} x {task.size} pixels, batch size {task.batch_size}, {arguments.workers} workers, "
-        f"{arguments.epochs} epochs"
+        f"{what}; {workload.size} x {workload.size} pixels, batch size {workload.batch_size}, "
+        f"{arguments.workers} workers, {arguments.epochs} epochs"
     )
     some = (1, 3, 10, 90)
     print(

@@ -28,7 +28,7 @@ import torch
 from contestants import Apart, say_rounds
 
 from tvlars._machine import free_memory, this_machine
-from tvlars.lab.bench.loops import LabLoop, Task
+from tvlars.lab.bench.loops import LabLoop, Workload
 from tvlars.lab.bench.measure import BESIDE, FUSED_ADAMW, FUSED_SGD, OPTIMIZERS, parameters
 from tvlars.lab.bench.timing import Spread, interleave, ratio, timed
 
@@ -130,9 +130,9 @@ def batches(arguments: argparse.Namespace) -> dict[int, list[float]]:
     with contextlib.ExitStack() as stack:
         turns = {}
         for size in sizes:
-            task = Task("small_resnet", images, size, 28, 2, device=arguments.device)
+            workload = Workload("small_resnet", images, size, 28, 2, device=arguments.device)
             micro = min(arguments.micro_batch_size, size)
-            turns[str(size)] = stack.enter_context(Apart(partial(LabLoop, task, micro_batch_size=micro)))
+            turns[str(size)] = stack.enter_context(Apart(partial(LabLoop, workload, micro_batch_size=micro)))
         times = interleave(turns, arguments.epochs, warm_up=0, after_round=say_rounds("epochs", arguments.epochs))
         memory = {size: turn.memory for size, turn in turns.items()}
         on_device = {size: turn.device_memory for size, turn in turns.items()}

@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def measured(run: LoadedRun) -> dict[str, Any]:
-    """What the table shows of one run."""
+    """Row of the table for one run."""
     stats = run.layer_stats()
     kernels = stats[stats["layer"].astype(str).str.contains(r"conv|stem|shortcut\.0")]
     early = kernels[(kernels["quantity"] == "LNR") & (kernels["step"] <= 2 * run.plan["steps_per_epoch"])]["value"]

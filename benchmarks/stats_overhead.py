@@ -1,4 +1,4 @@
-"""What layer statistics cost: time of an optimizer step with LayerStats over the time without, in one run.
+"""Cost of layer statistics: time of an optimizer step with LayerStats over the time without, in one run.
 
     python benchmarks/stats_overhead.py
 

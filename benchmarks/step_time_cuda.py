@@ -274,7 +274,7 @@ def row(name: str, times: Times, contestant: Contestant, size: int, bandwidth: f
 
 
 def share_of_copy(seconds: float, moved: int | None, size: int, bandwidth: float) -> str:
-    """What is moved a second, and that over the bandwidth of the copy."""
+    """Bytes moved per second, and their ratio to the bandwidth of a copy."""
     if moved is None:
         return "-"
     speed = moved * size / seconds

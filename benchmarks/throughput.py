@@ -29,13 +29,13 @@ from contestants import Apart, OtherLoop, StandardStem, Switches, TrainingSteps,
 from torch import nn
 
 from tvlars._machine import cores, faster_in_bf16, native_bf16, this_machine
-from tvlars.lab.bench.loops import LR, WEIGHT_DECAY, LabLoop, LoaderLoop, Task
+from tvlars.lab.bench.loops import LR, WEIGHT_DECAY, LabLoop, LoaderLoop, Workload
 from tvlars.lab.bench.timing import Turn, interleave, ratio
 
 OURS = "tvlars"
 STANDARD_STEM = "-standard-stem"
 MODELS = ("small_resnet", "resnet18", f"resnet18{STANDARD_STEM}")
-"""Those of the laboratory; the last one with the stem that torchvision made for 224 pixels."""
+"""Models of the laboratory; the last one has the stem that torchvision made for 224 pixels."""
 SIZES = {
     "cpu": {"small_resnet": (512, 10_240), "resnet18-standard-stem": (256, 2_560), "resnet18": (128, 256)},
     "cuda": {"small_resnet": (512, 51_200), "resnet18-standard-stem": (512, 51_200), "resnet18": (512, 51_200)},
@@ -63,60 +63,63 @@ def main() -> None:
         batch_size, images = SIZES[arguments.device][model]
         batch_size, images = arguments.batch_size or batch_size, arguments.images or images
         images = max(images // batch_size, 1) * batch_size
-        task = task_of(model, images, batch_size, rotation=arguments.rotation, device=arguments.device)
+        workload = workload_of(model, images, batch_size, rotation=arguments.rotation, device=arguments.device)
         measure = switches if arguments.switches else loops
-        everything[model] = {**asdict(task), "model": model, "seconds": measure(task, arguments)}
+        everything[model] = {**asdict(workload), "model": model, "seconds": measure(workload, arguments)}
     if arguments.json:
         arguments.json.write_text(json.dumps(everything))
 
 
-def task_of(model: str, images: int, batch_size: int, **options: Any) -> Task:
-    """Return the task of one of ``MODELS``."""
-    kind = StandardStem if model.endswith(STANDARD_STEM) else Task
+def workload_of(model: str, images: int, batch_size: int, **options: Any) -> Workload:
+    """Return the workload of one of ``MODELS``."""
+    kind = StandardStem if model.endswith(STANDARD_STEM) else Workload
     return kind(model.removesuffix(STANDARD_STEM), images, batch_size, **options)
 
 
-def loops(task: Task, arguments: argparse.Namespace) -> dict[str, list[float]]:
+def loops(workload: Workload, arguments: argparse.Namespace) -> dict[str, list[float]]:
     """Print the table of the loops; returns the seconds of every turn."""
-    bf16 = native_bf16(torch.device(task.device))
-    comes, other = ("bf16", "float32") if faster_in_bf16(torch.device(task.device)) else ("float32", "bf16")
-    makers: dict[str, tuple[Any, ...]] = {f"{OURS}, as it comes ({comes})": (LabLoop, task)}
+    bf16 = native_bf16(torch.device(workload.device))
+    comes, other = ("bf16", "float32") if faster_in_bf16(torch.device(workload.device)) else ("float32", "bf16")
+    makers: dict[str, tuple[Any, ...]] = {f"{OURS}, as it comes ({comes})": (LabLoop, workload)}
     if bf16:
         precision = {"bf16": "bf16-mixed", "float32": "32-true"}[other]
-        makers[f"{OURS}, {other}"] = (partial(LabLoop, task, precision=precision),)
+        makers[f"{OURS}, {other}"] = (partial(LabLoop, workload, precision=precision),)
     if arguments.compile:
-        makers[f"{OURS}, float32, compiled"] = (partial(LabLoop, task, precision="32-true", compile=True),)
+        makers[f"{OURS}, float32, compiled"] = (partial(LabLoop, workload, precision="32-true", compile=True),)
     for workers in arguments.workers:
-        makers[f"DataLoader, {workers} workers, float32"] = (LoaderLoop, task, workers)
+        makers[f"DataLoader, {workers} workers, float32"] = (LoaderLoop, workload, workers)
     most = max(arguments.workers)
-    makers[f"DataLoader, {most} workers, channels_last"] = (OtherLoop, task, most, False, True)
+    makers[f"DataLoader, {most} workers, channels_last"] = (OtherLoop, workload, most, False, True)
     if bf16:
-        makers[f"DataLoader, {most} workers, bf16, channels_last"] = (OtherLoop, task, most, True, True)
+        makers[f"DataLoader, {most} workers, bf16, channels_last"] = (OtherLoop, workload, most, True, True)
     if arguments.published:
-        makers[f"DataLoader, {most} workers, published TVLARS"] = (published, task, most, arguments.published)
+        makers[f"DataLoader, {most} workers, published TVLARS"] = (published, workload, most, arguments.published)
     with contextlib.ExitStack() as stack:
         turns = {name: stack.enter_context(Apart(*maker)) for name, maker in makers.items()}
-        times = interleave(turns, arguments.rounds, after_round=say_rounds(task.model, arguments.rounds))
+        times = interleave(turns, arguments.rounds, after_round=say_rounds(workload.model, arguments.rounds))
         memory = {name: (turn.memory, turn.device_memory) for name, turn in turns.items()}
     ours = [name for name in times if name.startswith(OURS)]
-    print(f"{task.model}, batch size {task.batch_size}, {task.images:,} images a turn, {arguments.rounds} rounds")
+    print(
+        f"{workload.model}, batch size {workload.batch_size}, {workload.images:,} images a turn, "
+        f"{arguments.rounds} rounds"
+    )
     print(
         "| loop | images/s | "
         + "".join(f"{name} / it | " for name in ours)
         + "memory, MiB |"
-        + (" on the device, MiB |" if task.device == "cuda" else "")
+        + (" on the device, MiB |" if workload.device == "cuda" else "")
     )
-    print("|---" * (3 + len(ours) + (task.device == "cuda")) + "|")
+    print("|---" * (3 + len(ours) + (workload.device == "cuda")) + "|")
     for name, seconds in times.items():
-        cells = [name, per_second(task.images, seconds).text(",.0f")]
+        cells = [name, per_second(workload.images, seconds).text(",.0f")]
         cells += [ratio(seconds, times[one]).text() for one in ours]
-        cells += [mebibytes(memory[name][0])] + ([mebibytes(memory[name][1])] if task.device == "cuda" else [])
+        cells += [mebibytes(memory[name][0])] + ([mebibytes(memory[name][1])] if workload.device == "cuda" else [])
         print("| " + " | ".join(cells) + " |", flush=True)
     print()
     return times
 
 
-def published(task: Task, workers: int, folder: Path) -> Turn:
+def published(workload: Workload, workers: int, folder: Path) -> Turn:
     """The loop with the optimizer from a clone of the published code."""
     spec = importlib.util.spec_from_file_location("published", folder / "opt" / "tvlars.py")
     assert spec is not None
@@ -127,30 +130,30 @@ def published(task: Task, workers: int, folder: Path) -> Turn:
     def make(model: nn.Module) -> Any:
         filters = dict(weight_decay_filter=True, lars_adaptation_filter=True)
         optimizer = module.TVLARS(model.parameters(), lr=LR, weight_decay=WEIGHT_DECAY, **filters)
-        optimizer.step = partial(optimizer.step, unit_step_cnt=task.images // task.batch_size)
+        optimizer.step = partial(optimizer.step, unit_step_cnt=workload.images // workload.batch_size)
         return optimizer
 
-    return OtherLoop(task, workers, make_optimizer=make)
+    return OtherLoop(workload, workers, make_optimizer=make)
 
 
-def switches(task: Task, arguments: argparse.Namespace) -> dict[str, list[float]]:
+def switches(workload: Workload, arguments: argparse.Namespace) -> dict[str, list[float]]:
     """Print the table of the switches; returns the seconds of every step."""
     torch.compiler.reset()  # else the models before count against the number of variants that it compiles
-    steps = max(task.images // task.batch_size // 4, 1)
+    steps = max(workload.images // workload.batch_size // 4, 1)
     made = {
-        str(chosen): TrainingSteps(task, chosen, steps)
+        str(chosen): TrainingSteps(workload, chosen, steps)
         for compiled in (False, True)
         for channels_last in (False, True)
         for bf16 in (False, True)
         for chosen in [Switches(bf16, channels_last, compiled)]
     }
-    times = interleave(made, arguments.rounds, after_round=say_rounds(task.model, arguments.rounds))
+    times = interleave(made, arguments.rounds, after_round=say_rounds(workload.model, arguments.rounds))
     plain = str(Switches())
-    print(f"{task.model}, batch size {task.batch_size}, forward, backward and step, {arguments.rounds} rounds")
+    print(f"{workload.model}, batch size {workload.batch_size}, forward, backward and step, {arguments.rounds} rounds")
     print(f"| | images/s | to {plain} | logits differ by | gradient differs by | first step, s |")
     print("|---|---|---|---|---|---|")
     for name, seconds in times.items():
-        speed, faster = per_second(task.batch_size, seconds).text(",.0f"), ratio(times[plain], seconds).text()
+        speed, faster = per_second(workload.batch_size, seconds).text(",.0f"), ratio(times[plain], seconds).text()
         differs = " | ".join(f"{value:.0e}" for value in made[name].differs_from(made[plain]))
         print(f"| {name} | {speed} | {faster} | {differs} | {made[name].first_seconds:.1f} |", flush=True)
     print()

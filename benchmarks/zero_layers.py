@@ -1,4 +1,4 @@
-"""What becomes of a layer that starts at zero, by the rule for ‖w‖ = 0 and by the scale of its gradients?
+"""Training of a layer that starts at zero, by the rule for ‖w‖ = 0 and by the scale of its gradients.
 
     python benchmarks/zero_layers.py
 

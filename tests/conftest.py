@@ -1,4 +1,4 @@
-"""What every test may use: optimizers by name, and small problems to run them on."""
+"""Shared by all tests: optimizers by name, and small problems to run them on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is published: the built distributions hold what they should, and the wheel's core wants nothing but torch."""
+"""Published files: the built distributions hold what they should, and the wheel's core wants nothing but torch."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TORCH = (
     *("torch", "torchgen", "functorch", "triton", "nvidia", "cuda", "filelock", "fsspec", "jinja2", "markupsafe"),
     *("mpmath", "networkx", "setuptools", "sympy", "typing_extensions"),
 )
-"""What comes with torch."""
+"""Packages that come with torch."""
 NOT_BUILT_FROM = shutil.ignore_patterns(".*", "__pycache__", "runs", "build", "dist", "site", "*.egg-info")
 
 

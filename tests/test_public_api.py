@@ -1,4 +1,4 @@
-"""What is public: documented argument by argument, with the defaults that it has, and changed on purpose alone.
+"""The public names: documented argument by argument, with the defaults that it has, and changed on purpose alone.
 
 ``docs/api-signatures.txt`` lists it. After a change that is meant: ``python -m tests.test_public_api``, and a line in
 the changelog; ``docs/versioning.md`` says which version may have it.

@@ -1,4 +1,4 @@
-"""What the site adds to the pages as they are written: figures for both themes, examples, and the commands' help."""
+"""Additions of the site to the pages as they are written: figures for both themes, examples, and the commands' help."""
 
 from __future__ import annotations
 

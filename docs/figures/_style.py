@@ -1,4 +1,4 @@
-"""What the figures share: narrow enough for a phone, and drawn once for the light theme and once for the dark."""
+"""Style of all figures: narrow enough for a phone, and drawn once for the light theme and once for the dark."""
 
 from __future__ import annotations
 

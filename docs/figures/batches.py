@@ -1,4 +1,4 @@
-"""What a large batch is split into, and what a larger one would save: micro-batches and the noise scale."""
+"""Parts of a large batch, and savings of a larger one: micro-batches and the noise scale."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ def one_line(error: BaseException) -> str:
 
 
 def has_value(tensor: Tensor) -> bool:
-    """Whether ``tensor`` has elements that can be read: not on the meta device, nor under a ``FakeTensorMode``."""
+    """Return whether ``tensor`` has elements to read: not on the meta device, nor under a ``FakeTensorMode``."""
     return not (tensor.is_meta or type(tensor).__name__ == "FakeTensor")
 
 

@@ -18,7 +18,7 @@ FAILED, BAD_INPUT, DIVERGED, INTERRUPTED = 1, 2, 3, 130
 
 
 def _is_command() -> bool:
-    """Whether this process is ``tvlars ...`` or ``python -m tvlars ...``."""
+    """Return whether this process is ``tvlars ...`` or ``python -m tvlars ...``."""
     program = sys.argv[0] if getattr(sys, "argv", None) else ""
     if program == "-m":  # as it is while the package of the module is imported
         words = sys.orig_argv

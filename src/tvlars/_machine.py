@@ -56,14 +56,14 @@ def bf16_in_words(native: bool) -> str:
 
 
 def native_bf16(device: torch.device) -> bool:
-    """Whether the device computes in bfloat16 by itself."""
+    """Return whether the device computes in bfloat16 by itself."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return device.type == "cpu" and bool(torch.cpu._is_avx512_bf16_supported())
 
 
 def faster_in_bf16(device: torch.device) -> bool:
-    """Whether training is expected to be faster in bf16-mixed than in float32.
+    """Return whether training is expected to be faster in bf16-mixed than in float32.
 
     On CPUs that takes matrix units (AMX): with bfloat16 in vector instructions alone, torch's convolutions are slower
     than in float32 (docs/results/speed.md).
@@ -72,7 +72,7 @@ def faster_in_bf16(device: torch.device) -> bool:
 
 
 def cores() -> int:
-    """Those that this process may use."""
+    """Number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -358,7 +358,7 @@ def _schedule(optimizer: Optimizer, scheduler: Any, total_steps: int | None, epo
 
 
 def _needs_schedule(optimizer: Optimizer, total_steps: int | None) -> bool:
-    """Whether nothing but an LR scheduler could lower the rate; of an idle phi another finding says so."""
+    """Return whether nothing but an LR scheduler could lower the rate; of an idle phi another finding says so."""
     if isinstance(optimizer, TVLARS):
         return total_steps is None and not any(float(group["delay_factor"]) for group in optimizer.param_groups)
     return isinstance(optimizer, (LARS, LAMB))
@@ -469,7 +469,7 @@ def _shape(group: dict[str, Any]) -> Shape:
 
 
 def _is_zero(parameter: Tensor) -> bool:
-    """Whether all of a parameter is 0. A shard says nothing of the whole, and to ask for it would be a collective."""
+    """Return whether all of a parameter is 0. A shard does not say: to ask for the whole would be a collective."""
     if parameter.is_meta or layout(parameter) is not None or not parameter.numel():
         return False
     return not bool(parameter.detach().any())

@@ -94,7 +94,7 @@ class Plan:
         return None
 
     def factor(self, step: float) -> float:
-        """What ``lr`` is multiplied by at optimizer step ``step`` (1 at the first): φ, or the schedule."""
+        """Factor of ``lr`` at optimizer step ``step`` (1 at the first): φ, or the schedule."""
         if self.schedule == "sigmoid":
             return _sigmoid_decay(float(step), *self._sigmoid())
         if self.schedule == "warmup-cosine":
@@ -161,7 +161,7 @@ class Plan:
         return "\n".join(lines)
 
     def _noise(self) -> list[str]:
-        """What the noise scale says of this batch size (McCandlish et al. 2018, section 2.3)."""
+        """Comment of the noise scale on this batch size (McCandlish et al. 2018, section 2.3)."""
         noise = cast(float, self.noise_scale)
         if not math.isfinite(noise):
             return ["  noise      B_simple is infinite: gradients are all noise, so larger batches save steps in full"]

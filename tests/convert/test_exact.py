@@ -116,7 +116,7 @@ FAMILY = dict(
 
 
 def clips(arguments: dict[str, Any], coefficient: str) -> bool:
-    """Whether a bound at lr acts on any layer in the first step."""
+    """Return whether a bound at lr acts on any layer in the first step."""
     eta, beta, eps = arguments[coefficient], arguments["weight_decay"], arguments["eps"]
     q = [eta * w.norm() / (g.norm() + beta * w.norm() + eps) for _, w, g in norms()]
     return max(map(float, q)) > arguments["lr"]

@@ -1,4 +1,4 @@
-"""What `convert` refuses, prints, and is called."""
+"""Words of `convert`: refusals, what it prints, and names."""
 
 from __future__ import annotations
 

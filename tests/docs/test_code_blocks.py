@@ -1,4 +1,4 @@
-"""What README and docs show works: python blocks are run, commands are read by the parser, some are run."""
+"""Code in README and docs works: python blocks are run, commands are read by the parser, some are run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What DeepSpeed's ZeRO does to an optimizer's groups is told apart from what is right, without DeepSpeed."""
+"""DeepSpeed's ZeRO changes an optimizer's groups; these are told from right ones, without DeepSpeed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What tests of the laboratory share."""
+"""Fixtures that tests of the laboratory share."""
 
 from __future__ import annotations
 

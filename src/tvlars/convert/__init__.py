@@ -99,7 +99,7 @@ def convert(source: str, *, strict: bool = False, **theirs: Any) -> Conversion:
 
 
 def _recipe(source: str, arguments: dict[str, Any]) -> tuple[Recipe, dict[str, Any]]:
-    """What ``source`` and the choice of an optimizer name, and the arguments that are left."""
+    """Return the optimizer that ``source`` and the choice name, and the arguments that are left."""
     if source == "apex-larc":
         return unwrap_sgd(arguments)
     if source in ONE:

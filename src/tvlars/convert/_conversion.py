@@ -1,4 +1,4 @@
-"""What a conversion gives: our optimizer, its arguments, its groups, and what stays different."""
+"""Result of a conversion: our optimizer, its arguments, its groups, and what stays different."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Conversion:
 
     @property
     def exact(self) -> bool:
-        """Whether the trajectory is theirs to rounding, where every parameter has a gradient in every step.
+        """True if the trajectory is theirs to rounding, provided that every parameter has a gradient in every step.
 
         And where ``notes`` are followed, and theirs is finite.
         """
@@ -107,7 +107,7 @@ class Conversion:
 
 
 def constructor_arguments(ours: Options) -> dict[str, Any]:
-    """Those of a parameter's options that the constructor takes, without what it has as its default anyway."""
+    """Return the options of a parameter that the constructor takes and that are not its defaults."""
     return {
         name: value
         for name, value in ours.items()
@@ -116,7 +116,7 @@ def constructor_arguments(ours: Options) -> dict[str, Any]:
 
 
 def group_options(ours: Options, arguments: Options) -> dict[str, Any]:
-    """Those of a parameter's options that its group has to have: adaptation, decay, and what ``arguments`` lack."""
+    """Return the options of a parameter that its group needs: adaptation, decay, and any that ``arguments`` lack."""
     always = ("layer_adaptation", "weight_decay")
     unused = () if ours["layer_adaptation"] else ("trust_coefficient",)
     options = {name: ours[name] for name in always}

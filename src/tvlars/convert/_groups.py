@@ -62,7 +62,7 @@ def probes() -> Parameters:
 
 
 def ours_of_each(recipe: Recipe, options: Options, params: Parameters, entry: Entry) -> list[Translation]:
-    """What every parameter of ``entry`` gets here.
+    """Return the options that every parameter of ``entry`` gets here.
 
     Raises:
         ValueError: an option is out of its range.

@@ -137,7 +137,7 @@ def _rates(theirs: Options) -> tuple[float, float, list[Difference], list[str]]:
 
 
 def _mask(name: str, mask: Any, given: Given) -> list[bool]:
-    """What a mask says of each parameter: True or False, by name, or a function of the parameters by name.
+    """Read a mask for each parameter: True or False, by name, or a function of the parameters by name.
 
     Raises:
         ValueError: the mask is none of these, or leaves out a parameter, or one has no name of its own.

@@ -1,4 +1,4 @@
-"""What an optimizer of another library is described by: its arguments, its rules, and what its options become here."""
+"""Description of an optimizer of another library: its arguments, its rules, and what its options become here."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class Recipe:
         return {**options, **{copy: options[name] for copy, name in self.copies.items()}}
 
     def of_group(self, options: Options, extras: Options) -> GroupOptions:
-        """What the options of a group do there, beside the constructor's ``options``."""
+        """Effect of the options of a group there, beside the constructor's ``options``."""
         ours = {"layer_adaptation", *inspect.signature(self.optimizer).parameters}
         acting = {name: value for name, value in extras.items() if name in options and name not in self.fixed}
         kept = {name: value for name, value in extras.items() if name not in options and name not in ours}
@@ -144,7 +144,7 @@ def plain(value: Any) -> Any:
 
 
 def passed_on(theirs: Options) -> Options:
-    """Those of their options that mean the same here.
+    """Return the options of theirs that mean the same here.
 
     Raises:
         ValueError: one is no flag.
@@ -172,7 +172,7 @@ def never_zero(eps: float) -> float:
 
 
 def without_eps(who: str, eps: float) -> list[str]:
-    """What :func:`never_zero` changes, as a note."""
+    """Note on what :func:`never_zero` changes."""
     if eps:
         return []
     return [

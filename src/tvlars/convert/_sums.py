@@ -26,13 +26,13 @@ class SumOfNorms:
     clip: str | None = None
     """Their name of the option that bounds q at lr, where they have one."""
     clips_one: bool = False
-    """Whether that bound acts on q = 1 too, where a norm is 0."""
+    """True if that bound acts on q = 1 too, where a norm is 0."""
     at_zero_gradient: str | None = "leaves them as they are"
-    """What they do to weights that decay where the gradient is 0; None where it is what we do."""
+    """Effect on weights that decay where the gradient is 0; None if it is ours."""
     buffer_from_zeros: bool = False
-    """Whether dampening acts on the first direction too."""
+    """True if dampening acts on the first direction too."""
     decays_before_it_turns: bool = False
-    """Whether ``maximize`` turns the weight decay as well."""
+    """True if ``maximize`` turns the weight decay as well."""
 
     def translate(self) -> Translation:
         """Raises ValueError where an option is out of range."""

@@ -1,1 +1,1 @@
-"""What other frameworks need to find our optimizers by name; one file a framework, imported by whoever uses it."""
+"""Names under which other frameworks find our optimizers: one file per framework, imported by its users."""

@@ -59,7 +59,7 @@ NAMES: dict[str, tuple[type[LayerwiseOptimizer], str]] = {
     "tvlars-lars": (LARS, "Layer-wise adaptive rate scaling, as in Barlow Twins (tvlars)"),
     "tvlars-lamb": (LAMB, "Layer-wise adaptive moments (tvlars)"),
 }
-"""What :func:`register` adds. timm's own "lars" and "lamb" stay what they are: other variants of the two."""
+"""Names that :func:`register` adds. timm's own "lars" and "lamb" stay what they are: other variants of the two."""
 
 
 def register() -> None:

@@ -139,5 +139,5 @@ def lars_chain(
 
 
 def _is_zero(momentum: Any) -> bool:
-    """Whether it is the number 0; an injected hyperparameter may change, and its state must not."""
+    """Return whether it is the number 0; an injected hyperparameter may change, and its state must not."""
     return isinstance(momentum, (int, float)) and momentum == 0

@@ -1,4 +1,4 @@
-"""Which leaves of a tree of parameters are layers to adapt and decay, and what becomes of the others."""
+"""Masks of a tree of parameters: leaves that are layers to adapt and decay, and rates of the others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the loss looks like around a model's weights: curvature, sharpness and slices.
+"""The loss around a model's weights: curvature, sharpness and slices.
 
 Every function takes any model, loss and batches of data, evaluates in evaluation mode, and leaves the model as it was
 bit for bit. Curvature and Keskar's metric need the extra ``sharpness``.

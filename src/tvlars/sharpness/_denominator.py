@@ -48,7 +48,7 @@ class Denominator:
     of: Callable[[Any, Any], float]
     sums: bool = False
     wants_output: bool = False
-    """Whether ``of`` wants the output, which has to be of the target's shape; else it may be None."""
+    """True if ``of`` wants the output, which has to be of the target's shape; else it may be None."""
 
 
 def own_denominator(loss: Any) -> Denominator | None:
@@ -136,7 +136,7 @@ def select(x: Any, where: Any, count: int) -> Any:
 
 
 def all_have(x: Any, count: int) -> bool:
-    """Whether ``x`` is tensors alone, all with one entry for each of ``count`` samples."""
+    """Return whether ``x`` is tensors alone, all with one entry for each of ``count`` samples."""
     return all(isinstance(t, Tensor) and t.ndim > 0 and len(t) == count for t in tree_flatten(x)[0])
 
 
@@ -209,7 +209,7 @@ WAY_OUT = (
 
 
 class LossKind:
-    """Whether a loss is a mean or a sum, found out piece by piece; ``evaluate`` gives the loss of a piece.
+    """Reduction of a loss, mean or sum, found out piece by piece; ``evaluate`` gives the loss of a piece.
 
     Raises:
         ValueError: it is neither.

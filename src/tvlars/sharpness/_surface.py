@@ -170,7 +170,7 @@ class LossSurface:
         return batches
 
     def _is_sum(self, data: list[tuple[Any, Any, int]]) -> bool:
-        """Whether a loss that does not say so sums over samples; else it is a mean."""
+        """Return whether a loss that does not say so sums over samples; else it is a mean."""
         if sum(samples for *_, samples in data) == 1:
             return False
 

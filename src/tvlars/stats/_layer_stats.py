@@ -25,7 +25,7 @@ WRAPPERS = re.compile(r"\b(_orig_mod|_checkpoint_wrapped_module)\.")
 
 
 class Writer(Protocol):
-    """What is needed of TensorBoard's ``SummaryWriter``."""
+    """The part of TensorBoard's ``SummaryWriter`` that is used."""
 
     def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None:
         """Write ``scalar_value`` as the point at ``global_step`` of the curve ``tag``."""
@@ -139,7 +139,7 @@ class LayerStats:
         self._groups = {self._places[id(p)]: i for i, params in enumerate(self._params) for p in params}
 
     def _is_as_named(self) -> bool:
-        """Whether the optimizer has the parameters that it had when layers were last named."""
+        """Return whether the optimizer has the parameters that it had when layers were last named."""
         groups = self.optimizer.param_groups
         return len(groups) == len(self._params) and all(
             len(group["params"]) == len(params) and all(map(is_, group["params"], params))

@@ -13,7 +13,7 @@ from tvlars.optim._numerics.sharded import layout, norms_of_whole
 from tvlars.optim.phi import Phi
 
 QUANTITIES = ("LWN", "LGN", "LNR", "trust_ratio", "phi", "effective_lr")
-"""What is recorded, in this order."""
+"""Quantities that are recorded, in this order."""
 
 
 Table = tuple[int, Tensor, Tensor]
@@ -46,7 +46,7 @@ class Rates:
 
 @dataclass
 class Record:
-    """What one step told: for some quantities, vectors of values with the layers they belong to."""
+    """Values of one step: for some quantities, vectors of values with the layers they belong to."""
 
     step: int
     values: list[tuple[str, list[int], Tensor]] = field(default_factory=list)
@@ -54,7 +54,7 @@ class Record:
     groups: dict[int, int] = field(default_factory=dict)
     """Of the layers by their places."""
     scale: Any = None
-    """What gradients were multiplied by, where they still are."""
+    """Factor that gradients were multiplied by, if they still are."""
     skipped: Any = None
     """Not 0 where the step was not taken, since a gradient was not finite."""
 

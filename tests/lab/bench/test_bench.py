@@ -29,13 +29,13 @@ from tvlars._machine import cores, free_memory, this_machine
 from tvlars.cli import main
 from tvlars.lab import UsageError
 from tvlars.lab.bench import BenchConfig, BenchResult, Row, bench, measure
-from tvlars.lab.bench.loops import LabLoop, LoaderLoop, Task
+from tvlars.lab.bench.loops import LabLoop, LoaderLoop, Workload
 from tvlars.lab.bench.measure import BESIDE, OPTIMIZERS, parameters
 from tvlars.lab.bench.result import IMAGES, row_of
 from tvlars.lab.bench.timing import Spread, Turn, interleave, ratio, timed
 
 CPU = torch.device("cpu")
-TINY = Task("small_resnet", images=8, batch_size=4, size=16, padding=1)
+TINY = Workload("small_resnet", images=8, batch_size=4, size=16, padding=1)
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 
 
@@ -167,7 +167,7 @@ def test_a_contestant_apart_tells_why_it_failed() -> None:
 
 def test_the_parts_with_images(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "native_bf16", lambda device: True)
-    monkeypatch.setattr(measure, "fit", lambda model, seconds, each, device: Task(model, 8, 4))
+    monkeypatch.setattr(measure, "fit", lambda model, seconds, each, device: Workload(model, 8, 4))
     now = time.perf_counter()
     (training,) = measure.loops("small_resnet", BenchConfig(accelerator="cpu", workers=0), CPU, now)
     assert training.part == "training small_resnet, batch size 4"
@@ -182,12 +182,12 @@ def test_the_parts_with_images(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("rotation", [0.0, 15.0])
 @pytest.mark.parametrize("workers", [None, 0, 1])
 def test_loops_train_the_same_model_on_the_same_images(workers: int | None, rotation: float) -> None:
-    task = Task("small_resnet", 8, 4, 16, 1, rotation)
-    loop = LabLoop(task, precision="32-true") if workers is None else LoaderLoop(task, workers)
+    workload = Workload("small_resnet", 8, 4, 16, 1, rotation)
+    loop = LabLoop(workload, precision="32-true") if workers is None else LoaderLoop(workload, workers)
     model = loop.setup.bare_model if isinstance(loop, LabLoop) else loop.model
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    assert before.keys() == task.build_model().state_dict().keys()
-    assert all(torch.equal(value, before[name]) for name, value in task.build_model().state_dict().items())
+    assert before.keys() == workload.build_model().state_dict().keys()
+    assert all(torch.equal(value, before[name]) for name, value in workload.build_model().state_dict().items())
     assert loop() > 0
     assert loop() > 0
     state = model.state_dict()
@@ -197,8 +197,8 @@ def test_loops_train_the_same_model_on_the_same_images(workers: int | None, rota
         assert (loop.epoch, loop.step, loop.config.rotation) == (3, 4, rotation)
     else:
         labels = [label for _, label in loop.loader.dataset]
-        assert labels == task.data().train_labels.tolist()
-        assert ("RandomRotation" in str(task.transform())) == bool(rotation)
+        assert labels == workload.data().train_labels.tolist()
+        assert ("RandomRotation" in str(workload.transform())) == bool(rotation)
 
 
 def test_an_optimizer_of_ones_own_takes_the_steps() -> None:
@@ -210,7 +210,9 @@ def test_an_optimizer_of_ones_own_takes_the_steps() -> None:
 
 
 def test_stems_of_resnet18() -> None:
-    kernels = {name: throughput.task_of(name, 2, 2).build_model().conv1.kernel_size for name in throughput.MODELS[1:]}
+    kernels = {
+        name: throughput.workload_of(name, 2, 2).build_model().conv1.kernel_size for name in throughput.MODELS[1:]
+    }
     assert kernels == {"resnet18": (3, 3), "resnet18-standard-stem": (7, 7)}
 
 
@@ -337,12 +339,12 @@ def test_what_cannot_be_measured_is_said_and_the_rest_is_measured(monkeypatch: p
 
 @pytest.mark.parametrize(("seconds", "each"), [(1.0, 1e-6), (1.0, 1e-3), (1.0, 0.1), (1.0, 0.5)])
 def test_work_is_made_to_fit_the_time(seconds: float, each: float) -> None:
-    task = measure.fit("small_resnet", seconds, each, CPU)
-    assert task.batch_size >= 2
-    assert task.images >= task.batch_size
-    assert task.images % task.batch_size == 0
-    assert task.images * each <= seconds
-    assert task.images <= measure.EPOCH
+    workload = measure.fit("small_resnet", seconds, each, CPU)
+    assert workload.batch_size >= 2
+    assert workload.images >= workload.batch_size
+    assert workload.images % workload.batch_size == 0
+    assert workload.images * each <= seconds
+    assert workload.images <= measure.EPOCH
 
 
 def test_no_image_fits() -> None:
@@ -407,7 +409,7 @@ def test_the_command(
 
 
 def run_script(module: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: str) -> Any:
-    """What a script of benchmarks/ writes to its JSON file."""
+    """Return the JSON that a script of benchmarks/ writes."""
     if hasattr(module, "Apart"):
         monkeypatch.setattr(module, "Apart", Here)
     file = tmp_path / "out.json"

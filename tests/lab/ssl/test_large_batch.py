@@ -47,7 +47,7 @@ def gradients(model: nn.Module) -> list[Tensor]:
 
 
 def in_one_go(name: str) -> tuple[Tensor, list[Tensor]]:
-    """What everything is held against: plain autograd over the whole batch in one process."""
+    """The reference: plain autograd over the whole batch in one process."""
     model = encoder()
     value = LOSSES[name]()(*map(model, views()))
     value.backward()
@@ -68,7 +68,7 @@ def test_equals_the_gradient_of_the_whole_batch(name: str, lengths: list[int]) -
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_plain_micro_batches_would_not_be_equal(name: str) -> None:
-    """What this is for: the mean of the parts' gradients is another gradient."""
+    """The reason for exact gradients: the mean of the parts' gradients is another gradient."""
     model = encoder()
     for first, second in split([8, 8, 8]):
         (LOSSES[name]()(model(first), model(second)) / 3).backward()

@@ -32,7 +32,7 @@ LR, WEIGHT_DECAY, BIAS_NORM = 0.1, 5e-4, 0.03
 
 
 @dataclass(frozen=True)
-class Task:
+class Workload:
     """Model, images and augmentation that both loops train. It can be pickled.
 
     ``images`` of ``size`` x ``size`` are drawn at random, and make one epoch, which is one turn. ``rotation`` is in
@@ -61,7 +61,7 @@ class Task:
         return ImageData("random", "drawn", images[:n], labels[:n], images[n:], labels[n:], classes=CLASSES, flip=True)
 
     def transform(self) -> Callable[[Any], Any]:
-        """Return the published code's transforms; without a rotation where the task has none."""
+        """Return the published code's transforms; without a rotation where the workload has none."""
         made: Callable[[Any], Any] = transforms.Compose(
             [
                 transforms.RandomCrop(self.size, padding=self.padding),
@@ -77,16 +77,19 @@ class Task:
 class LabLoop(Run):
     """The laboratory's loop, an epoch a turn: all of it but what it writes.
 
-    ``data`` are images in place of the task's, ``options`` such of ``TrainConfig`` besides.
+    ``data`` are images in place of the workload's, ``options`` such of ``TrainConfig`` besides.
     """
 
-    def __init__(self, task: Task, data: ImageData | None = None, **options: Any) -> None:
-        taken = dict(micro_batch_size=task.batch_size, rotation=task.rotation, crop_padding=task.padding) | options
+    def __init__(self, workload: Workload, data: ImageData | None = None, **options: Any) -> None:
+        taken = (
+            dict(micro_batch_size=workload.batch_size, rotation=workload.rotation, crop_padding=workload.padding)
+            | options
+        )
         # It has to have a name, and not to end.
-        taken |= dict(data="cifar10", epochs=10_000, lr=LR, batch_size=task.batch_size, accelerator=task.device)
-        prepared = prepare(TrainConfig(**taken), data or task.data())
+        taken |= dict(data="cifar10", epochs=10_000, lr=LR, batch_size=workload.batch_size, accelerator=workload.device)
+        prepared = prepare(TrainConfig(**taken), data or workload.data())
         record = NoRecord(Path(tempfile.gettempdir()))
-        super().__init__(Classification(prepared, task.build_model(), record, Reporter()))
+        super().__init__(Classification(prepared, workload.build_model(), record, Reporter()))
 
     def __call__(self) -> float:
         """Return the seconds of one epoch, and of a test on two images."""
@@ -96,11 +99,11 @@ class LabLoop(Run):
 class Pictures(Dataset[tuple[Any, int]]):
     """Arrays in memory, each made a PIL image and transformed when it is asked for, as in torchvision's CIFAR10."""
 
-    def __init__(self, task: Task) -> None:
-        data = task.data()
+    def __init__(self, workload: Workload) -> None:
+        data = workload.data()
         self.data = np.ascontiguousarray(data.train_images.permute(0, 2, 3, 1).numpy())
         self.targets: list[int] = data.train_labels.tolist()
-        self.transform = task.transform()
+        self.transform = workload.transform()
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
         return self.transform(Image.fromarray(self.data[index])), self.targets[index]
@@ -112,18 +115,18 @@ class Pictures(Dataset[tuple[Any, int]]):
 class LoaderLoop:
     """A DataLoader over PIL images, and the published loop around it: an epoch a turn.
 
-    The DataLoader reads ``dataset`` in place of the task's images, if there is one. Its ``workers`` are kept from one
-    epoch to the next, which the published loop does not do, so that their start is not counted.
+    The DataLoader reads ``dataset`` in place of the workload's images, if there is one. Its ``workers`` are kept from
+    one epoch to the next, which the published loop does not do, so that their start is not counted.
     """
 
-    def __init__(self, task: Task, workers: int, dataset: Dataset[Any] | None = None) -> None:
-        self.device = torch.device(task.device)
-        self.model = task.build_model().to(self.device).train()
+    def __init__(self, workload: Workload, workers: int, dataset: Dataset[Any] | None = None) -> None:
+        self.device = torch.device(workload.device)
+        self.model = workload.build_model().to(self.device).train()
         groups = layer_groups(self.model, weight_decay=WEIGHT_DECAY, lr=LR, bias_norm_lr_scale=BIAS_NORM)
         self.optimizer: Any = TVLARS(groups, LR, total_steps=1000)
         self.loader = DataLoader(
-            dataset or Pictures(task),
-            batch_size=task.batch_size,
+            dataset or Pictures(workload),
+            batch_size=workload.batch_size,
             shuffle=True,
             drop_last=True,
             num_workers=workers,

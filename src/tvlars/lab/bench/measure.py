@@ -1,4 +1,4 @@
-"""What ``tvlars bench`` measures, each part within a time of its own: work is made to fit before it is begun."""
+"""Measurements of ``tvlars bench``, each within a time of its own: work is made to fit before it is begun."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torchvision import models
 
 from tvlars import LAMB, LARS, TVLARS, __version__
 from tvlars._machine import cores, free_memory, native_bf16, this_machine
-from tvlars.lab.bench.loops import LabLoop, LoaderLoop, Task
+from tvlars.lab.bench.loops import LabLoop, LoaderLoop, Workload
 from tvlars.lab.bench.result import BenchResult, Row, row_of
 from tvlars.lab.bench.timing import Turn, interleave, timed
 from tvlars.lab.errors import UsageError
@@ -40,13 +40,13 @@ OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter]], Optimizer]] = {
     FUSED_ADAMW: partial(AdamW, lr=1e-6, weight_decay=1e-2, fused=True),
 }
 """The learning rate is so small that weights stay where they are."""
-Makers = dict[str, Callable[[Task], Turn]]
+Makers = dict[str, Callable[[Workload], Turn]]
 PRECISIONS = {"bf16, channels_last": "bf16-mixed", "float32, channels_last": "32-true"}
 
 
 @dataclass(frozen=True)
 class BenchConfig:
-    """What is measured, where and for how long.
+    """Settings of a bench: device, parts and time.
 
     Args:
         seconds: for all parts together.
@@ -166,7 +166,7 @@ def loops(model: str, config: BenchConfig, device: torch.device, until: float) -
     workers = min(cores(), MOST_WORKERS) if config.workers is None else config.workers
     each = probe(model, device, "32-true") + PIL_SECONDS / max(workers, 1)
     plain = f"DataLoader, {workers} worker{'s' * (workers != 1)}, float32"
-    makers: Makers = {"tvlars": LabLoop, plain: lambda task: LoaderLoop(task, workers)}
+    makers: Makers = {"tvlars": LabLoop, plain: lambda workload: LoaderLoop(workload, workers)}
     return training("training", model, device, until, each, makers)
 
 
@@ -181,21 +181,21 @@ def precision(model: str, device: torch.device, until: float) -> list[Row]:
 
 def training(part: str, model: str, device: torch.device, until: float, each: float, makers: Makers) -> list[Row]:
     """The first of two ways to train beside the second, where an image takes ``each`` seconds."""
-    task = fit(model, (until - time.perf_counter()) / (6 * 2), each, device)  # a round to warm up and five, of two
-    times = interleave({name: make(task) for name, make in makers.items()}, ROUNDS, until=until)
+    workload = fit(model, (until - time.perf_counter()) / (6 * 2), each, device)  # a round to warm up and five, of two
+    times = interleave({name: make(workload) for name, make in makers.items()}, ROUNDS, until=until)
     ours, other = makers
-    return [row_of(f"{part} {model}, batch size {task.batch_size}", ours, other, times, task.images)]
+    return [row_of(f"{part} {model}, batch size {workload.batch_size}", ours, other, times, workload.images)]
 
 
 def probe(model: str, device: torch.device, precision: str) -> float:
     """Return about how many seconds one image takes."""
     images = 256 if device.type == "cuda" else 8
-    loop = LabLoop(Task(model, images, images, device=device.type), precision=precision)
+    loop = LabLoop(Workload(model, images, images, device=device.type), precision=precision)
     return min(loop() for _ in range(3)) / images
 
 
-def fit(model: str, seconds: float, each: float, device: torch.device) -> Task:
-    """Return a task whose turn takes ``seconds`` at most, where an image takes ``each``.
+def fit(model: str, seconds: float, each: float, device: torch.device) -> Workload:
+    """Return a workload whose turn takes ``seconds`` at most, where an image takes ``each``.
 
     Raises:
         Skipped: not even two images fit.
@@ -206,4 +206,4 @@ def fit(model: str, seconds: float, each: float, device: torch.device) -> Task:
     batch_size = 512 if device.type == "cuda" else 256
     while batch_size > 2 and batch_size > images // 2:  # two batches, so that loading can overlap
         batch_size //= 2
-    return Task(model, images // batch_size * batch_size, batch_size, device=device.type)
+    return Workload(model, images // batch_size * batch_size, batch_size, device=device.type)

@@ -20,7 +20,7 @@ class Cell(NamedTuple):
 
     text: str
     key: Any
-    """What rows are sorted by."""
+    """Sort key of a row."""
     strong: bool = False
 
 

@@ -39,10 +39,10 @@ class ImageData:
     test_labels: Tensor
     classes: int
     flip: bool
-    """Whether a mirrored image is an image of the same class; digits are not."""
+    """True if a mirrored image belongs to the same class; a mirrored digit does not."""
     class_names: tuple[str, ...] = ()
     mapped: bool = False
-    """Whether images lie in a mapped file, and are read from the disk when they are used."""
+    """True if images lie in a mapped file, and are read from the disk when they are used."""
     files: tuple[str, str] = ("", "")
     """Digests of the names and sizes of training and of test files; "" where there are none."""
     decoder: str = ""

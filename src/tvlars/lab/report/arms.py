@@ -82,7 +82,7 @@ def frame_of(arms: list[Arm]) -> pd.DataFrame:
 
 
 def measured_in(run: LoadedRun) -> dict[str, Any]:
-    """What a complete run has measured: accuracy and losses after the last epoch, and time without tests."""
+    """Measurements of a complete run: accuracy and losses after the last epoch, and time without tests."""
     last = run.epochs.iloc[-1]
     return {
         "test_accuracy": run.test_accuracy,

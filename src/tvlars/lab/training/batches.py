@@ -136,7 +136,7 @@ class Feed:
 
 
 def fits(data: ImageData, device: torch.device) -> bool:
-    """Whether all images may lie on ``device``."""
+    """Return whether all images may lie on ``device``."""
     if device.type != "cuda":
         return True
     free, _ = torch.cuda.mem_get_info(device)

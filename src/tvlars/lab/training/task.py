@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 import torch
@@ -17,11 +18,11 @@ from tvlars.lab.training.progress import Reporter
 from tvlars.lab.training.setup import Setup
 
 
-class Task:
-    """What a run learns, and how it is tested; the loop and the checkpoints know nothing else of it."""
+class Task(ABC):
+    """Objective of a run and its test; the loop and the checkpoints know nothing else of it."""
 
     evaluates_at_the_end: ClassVar[bool] = False
-    """Whether :meth:`after_training` takes long, so that a checkpoint is due before it."""
+    """True if :meth:`after_training` takes long, so that a checkpoint is due before it."""
 
     def __init__(self, setup: Setup) -> None:
         self.setup = setup
@@ -29,7 +30,7 @@ class Task:
         """Modules and optimizers besides the model and its own, by their names in a checkpoint."""
         self.evaluations: dict[str, Evaluated] = {}
         self.right: Tensor | None = None
-        """Which test images are classified right after the last epoch, where a task keeps that."""
+        """True for each test image classified right after the last epoch; None if the task does not keep that."""
 
     def facts(self) -> dict[str, str]:
         """Return lines for the user and environment.json, by name."""
@@ -38,6 +39,7 @@ class Task:
     def before_training(self) -> None:
         """Write what is to be seen before the first step; the first process calls it."""
 
+    @abstractmethod
     def gradient(self, batch: Tensor, upcoming: Tensor) -> tuple[Tensor, Tensor]:
         """Add the gradient of the mean loss over the samples ``batch`` (indices) to the parameters' gradients.
 
@@ -46,14 +48,13 @@ class Task:
         Returns:
             This process's share of the mean loss, and of the number of right answers.
         """
-        raise NotImplementedError
 
     def after_step(self, step: int) -> None:
         """Do what follows the optimizer's step number ``step``."""
 
+    @abstractmethod
     def test(self, epoch: int, step: int) -> tuple[float, float]:
         """Return loss and accuracy on the test set after ``epoch``, that is ``step`` optimizer steps."""
-        raise NotImplementedError
 
     def after_training(self, step: int) -> None:
         """Do what is left when all epochs are over, that is ``step`` optimizer steps."""
