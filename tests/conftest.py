@@ -52,6 +52,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """End the session where groups have no effect: fixtures would be made again and again."""
+    grouped = [item for item in session.items if item.get_closest_marker("xdist_group")]
+    if getattr(session.config.option, "loadgroup", False) and not all("@" in item.nodeid for item in grouped):
+        raise pytest.UsageError("pytest-xdist must group tests, but this version of pytest keeps their names")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _ctrl_c_acts() -> None:
     """A job in the background of a shell ignores SIGINT, and would hand that down to the commands under test."""
