@@ -6,6 +6,8 @@ import io
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from tvlars.lab.data import ImageData
 from tvlars.lab.errors import UsageError
@@ -52,15 +54,24 @@ def picture_of_views(data: ImageData, count: int = 8, seed: int = 0, made_by: st
     columns = [("image", images.float())]
     for name, recipe in (("first view", first), ("second view", second)):
         columns += [(name, make_view(images, draw_view(count, generator), recipe)) for _ in range(EACH)]
+    gap = max(data.image_size // 16, 1)
+    rows = torch.cat([_column(pictures, gap) for _, pictures in columns], dim=2)[:, :-gap, :-gap]
     figure = Figure(figsize=(len(columns), 1.02 * count + 0.7), layout="constrained")  # leaves the caller's backend be
-    axes = figure.subplots(count, len(columns), squeeze=False)
+    axes = figure.subplots()
     figure.suptitle(f"{data.name}: {describe_views(data.channels, data.image_size, data.flip)}", fontsize=7, wrap=True)
-    for j, (name, pictures) in enumerate(columns):
-        axes[0, j].set_title(name, fontsize=8)
-        for i, picture in enumerate(pictures.clamp(0, 255).to(torch.uint8)):
-            shown = picture.permute(1, 2, 0).squeeze(2) if data.channels == 1 else picture.permute(1, 2, 0)
-            axes[i, j].imshow(shown.numpy(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-            axes[i, j].axis("off")
+    shown = rows.permute(1, 2, 0).squeeze(2) if data.channels == 1 else rows.permute(1, 2, 0)
+    axes.imshow(shown.numpy(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    centers = [j * (data.image_size + gap) + (data.image_size - 1) / 2 for j in range(len(columns))]
+    axes.set_xticks(centers, [name for name, _ in columns], fontsize=8)
+    axes.tick_params(length=0, labelbottom=False, labeltop=True)
+    axes.set_yticks([])
+    axes.spines[:].set_visible(False)
     content = io.BytesIO()
     figure.savefig(content, dpi=120, format="png", metadata={"Software": made_by})
     return content.getvalue()
+
+
+def _column(pictures: Tensor, gap: int) -> Tensor:
+    """Stack pictures (n, channels, height, width), each with ``gap`` white pixels below and beside it."""
+    apart = F.pad(pictures.clamp(0, 255).to(torch.uint8), (0, gap, 0, gap), value=255)
+    return torch.cat(list(apart), dim=1)
