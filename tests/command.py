@@ -20,7 +20,13 @@ from pathlib import Path
 from typing import Any
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tvlars.cli", "tvlars.lab", "tvlars.lab.experiments", "lightly.loss"])
+CONTEXT.set_forkserver_preload(
+    [
+        *("tvlars.cli", "tvlars.lab", "tvlars.lab.experiments", "lightly.loss", "sklearn.datasets"),
+        *("matplotlib.backends.backend_agg", "torch.distributed.fsdp", "torch.distributed.launcher.api"),
+    ]
+)
+"""Processes of all tests are forked from one that has imported what commands import sooner or later."""
 
 
 class Command:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import socket
 import sys
@@ -12,8 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tvlars.lab", "lightly.loss"])
+from tests.command import CONTEXT
 
 
 def in_processes(count: int, work: Callable[..., None], *arguments: Any, log: Path) -> None:

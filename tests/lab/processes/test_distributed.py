@@ -26,7 +26,7 @@ from tvlars.lab.training.progress import Reporter
 
 CPU: dict[str, Any] = dict(precision="32-true", accelerator="cpu")
 # Small steps, so that rounding is not blown up by the training itself.
-CALM: dict[str, Any] = dict(epochs=4, schedule="constant", lr=0.1, batch_size=256, **CPU)
+CALM: dict[str, Any] = dict(epochs=4, schedule="constant", lr=0.1, batch_size=128, **CPU)
 
 
 class Plain(nn.Module):
@@ -42,17 +42,23 @@ class Plain(nn.Module):
 
 
 def odd_digits() -> ImageData:
-    """A number of test images that no number of processes divides."""
+    """Five batches per epoch, and a number of test images that no number of processes divides."""
     data = load_data("digits")
-    return replace(data, test_images=data.test_images[:359], test_labels=data.test_labels[:359])
+    return replace(
+        data,
+        train_images=data.train_images[:700],
+        train_labels=data.train_labels[:700],
+        test_images=data.test_images[:359],
+        test_labels=data.test_labels[:359],
+    )
 
 
 RUNS: dict[str, dict[str, Any]] = {
     "lars": dict(optimizer="lars", **CALM),
     "tvlars": dict(optimizer="tvlars", **{**CALM, "schedule": "auto"}),
     "lamb": dict(optimizer="lamb", **{**CALM, "lr": 1e-4}),
-    # 250 samples over four processes in parts of at most 20: pieces of different lengths.
-    "parts": dict(optimizer="sgd", model="plain", micro_batch_size=20, **{**CALM, "batch_size": 250}),
+    # 126 samples over four processes in parts of at most 20: pieces of different lengths.
+    "parts": dict(optimizer="sgd", model="plain", micro_batch_size=20, **{**CALM, "batch_size": 126}),
     "barlow-twins": dict(
         task="barlow-twins", optimizer="lars", projector="32-32", evaluations="linear",
         **{**CALM, "epochs": 2, "lr": 0.02},

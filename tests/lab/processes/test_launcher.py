@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -16,6 +17,7 @@ import pytest
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from tests.command import Command, tvlars
+from tests.lab.processes.forked import fork_ranks
 from tvlars.lab import TrainConfig, UsageError, load_run
 from tvlars.lab.processes.launcher import ERROR_FILE, LAUNCHED, _wait_for_first_machine, launch, report
 from tvlars.lab.processes.launcher import _first as first_failure
@@ -23,21 +25,20 @@ from tvlars.lab.processes.launcher import _first as first_failure
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 
 
-def start(folder: Path, arguments: str) -> Command:
-    return Command(arguments.split(), folder, ENVIRONMENT)
+def start(folder: Path, arguments: str, before: Callable[[], object] | None = None) -> Command:
+    return Command(arguments.split(), folder, ENVIRONMENT, before)
 
 
 def children(pid: int) -> list[int]:
-    """The processes that ``pid`` has started and that train, by rank."""
+    """The processes that ``pid`` has forked to train, by rank."""
     found = []
     for status in Path("/proc").glob("[0-9]*/status"):
         try:
-            if f"\nPPid:\t{pid}\n" in status.read_text():
-                environment = (status.parent / "environ").read_bytes().split(b"\0")
-                ranks = [int(entry[5:]) for entry in environment if entry.startswith(b"RANK=")]
-                found += [(rank, int(status.parent.name)) for rank in ranks]
+            name, *lines = status.read_text().splitlines()
         except OSError:  # it has ended meanwhile
             continue
+        if f"PPid:\t{pid}" in lines and name.startswith("Name:\trank "):
+            found.append((int(name.split()[-1]), int(status.parent.name)))
     return [one for _, one in sorted(found)]
 
 
@@ -76,7 +77,7 @@ def test_devices_starts_processes_and_sigterm_saves_what_one_goes_on_with(tmp_pa
 
 @pytest.mark.slow
 def test_a_process_that_dies_ends_the_others_and_is_named(tmp_path: Path) -> None:
-    with start(tmp_path, ENDLESS) as child:
+    with start(tmp_path, ENDLESS, fork_ranks) as child:
         wait_for_epoch(child, 1)
         os.kill(children(child.pid)[1], signal.SIGKILL)
         _, error = child.communicate(timeout=60)
@@ -88,11 +89,12 @@ def test_a_process_that_dies_ends_the_others_and_is_named(tmp_path: Path) -> Non
 
 @pytest.mark.slow
 def test_a_process_that_hangs_is_noticed_after_the_timeout(tmp_path: Path) -> None:
-    with start(tmp_path, f"{ENDLESS} --timeout 3") as child:
+    with start(tmp_path, f"{ENDLESS} --timeout 3", fork_ranks) as child:
         wait_for_epoch(child, 1)
-        hanging = children(child.pid)[1]
+        waiting, hanging = children(child.pid)
         os.kill(hanging, signal.SIGSTOP)
-        time.sleep(5)
+        while Path(f"/proc/{waiting}").exists():
+            time.sleep(0.05)
         os.kill(hanging, signal.SIGCONT)  # so that it can be ended in good order
         _, error = child.communicate(timeout=60)
     assert child.returncode == 1
@@ -104,7 +106,7 @@ def test_a_process_that_hangs_is_noticed_after_the_timeout(tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_processes_end_when_their_launcher_is_killed(tmp_path: Path) -> None:
-    with start(tmp_path, ENDLESS) as child:
+    with start(tmp_path, ENDLESS, fork_ranks) as child:
         wait_for_epoch(child, 1)
         ranks = children(child.pid)
         assert len(ranks) == 2
@@ -122,7 +124,7 @@ def test_processes_end_when_their_launcher_is_killed(tmp_path: Path) -> None:
 def test_an_error_of_one_process_is_said_once(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "precious").touch()
-    done = tvlars(*ENDLESS.split(), cwd=tmp_path, env=ENVIRONMENT)
+    done = tvlars(*ENDLESS.split(), cwd=tmp_path, env=ENVIRONMENT, before=fork_ranks)
     assert done.returncode == 2
     assert done.stderr == "tvlars: out must be a new or empty folder, and 'run' holds something already\n"
 

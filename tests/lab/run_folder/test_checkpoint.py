@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import multiprocessing
 import os
 import random
 import shutil
@@ -20,7 +19,7 @@ import pandas as pd
 import pytest
 import torch
 
-from tests.command import Command
+from tests.command import CONTEXT, Command
 from tests.lab.stops import StopAt
 from tvlars.lab import DivergedError, LockedError, PreemptedError, TrainConfig, UsageError, load_run, train
 from tvlars.lab.data import ImageData
@@ -117,33 +116,31 @@ def run_quietly(config: TrainConfig) -> None:
 @pytest.mark.slow
 def test_kill_9_at_ten_random_moments(tmp_path: Path) -> None:
     """In training, in the test after an epoch and in a save: a save goes on most of the time here."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tvlars.lab", "lightly.loss"])
     config = TrainConfig(
         out=tmp_path / "whole",
         batch_size=512,
         **{**QUICK, "epochs": 40, "checkpoint_every": "1-steps"},
         resume=True,
     )
-    whole = context.Process(target=run_quietly, args=(config,))
+    whole = CONTEXT.Process(target=run_quietly, args=(config,))
     whole.start()
     moments, parts = random.Random(0), []
     cut = replace(config, out=tmp_path / "cut")
     saved = tmp_path / "cut" / "checkpoints"
     for moment in range(10):
         before = sorted(saved.glob("[0-9]*")) if saved.is_dir() else []
-        child = context.Process(target=run_quietly, args=(cut,))
+        child = CONTEXT.Process(target=run_quietly, args=(cut,))
         child.start()
         while child.is_alive() and sorted(saved.glob("[0-9]*")) == before:
             time.sleep(0.002)
         time.sleep(moments.uniform(0, 0.1))
         while moment % 2 and child.is_alive() and not list(saved.glob(f"*{checkpoint.PART}")):
-            pass  # every second time, to the middle of a save
+            time.sleep(0.0002)  # every second time, to the middle of a save
         child.kill()
         child.join()
         assert child.exitcode == -signal.SIGKILL, "it finished before it was killed"
         parts.append([path.name for path in saved.iterdir() if path.name.endswith(checkpoint.PART)])
-    last = context.Process(target=run_quietly, args=(cut,))
+    last = CONTEXT.Process(target=run_quietly, args=(cut,))
     last.start()
     for process in (last, whole):
         process.join()
