@@ -42,7 +42,7 @@ from tvlars.lab.run_folder.resuming import look
 from tvlars.lab.run_folder.status import Status
 from tvlars.lab.ssl.views import describe_views
 from tvlars.lab.training.description import describe_batch
-from tvlars.lab.training.prepare import choose_precision, prepare
+from tvlars.lab.training.prepare import Prepared, prepare
 from tvlars.lab.training.progress import Reporter, choose_reporter
 from tvlars.plan import Plan
 
@@ -83,10 +83,11 @@ def compare(
     runs, base = config.runs(), config.base
     apart = ray is not None or (workers or 1) > 1
     data = load_data(base.data, base.data_dir, base.image_size, base.skip_bad_images)
-    plans = [prepare(run, data, here=ray is None).plan for run in runs]  # so that a bad value is said before any run
+    prepared = [prepare(run, data, here=ray is None) for run in runs]  # so that a bad value is said before any run
+    plans = [run.plan for run in prepared]
     if apart:
         _check_apart(runs)
-    processes = None if apart else _meet(config, plans[0], data)
+    processes = None if apart else _meet(config, prepared[0])
     count = processes.count if processes is not None else base.devices or 1
     for run in runs:
         check_batch(run.batch_size, run.micro_batch_size, count)
@@ -159,13 +160,13 @@ def _check_apart(runs: list[TrainConfig]) -> None:
         check_one_machine(run)
 
 
-def _meet(config: CompareConfig, plan: Plan, data: ImageData) -> Processes:
+def _meet(config: CompareConfig, first: Prepared) -> Processes:
     """Return the processes that do each run together, this one among them; all have to do the same comparison."""
     base = config.base
     processes = Processes(make_fabric(replace(base, batch_size=min(config.batch_sizes)), "32-true"))
     if processes.several:
         varied = {name: getattr(config, name) for name in ("optimizers", "batch_sizes", "seeds", "overrides")}
-        facts = {**varied, **facts_of(base, plan, data, choose_precision(base))}
+        facts = {**varied, **facts_of(base, first.plan, first.data, first.precision)}
         check_alike(processes, json.loads(json.dumps(facts, default=str)))
     return processes
 

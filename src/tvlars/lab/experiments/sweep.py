@@ -25,7 +25,7 @@ from tvlars.lab.run_folder.environment import command_line
 from tvlars.lab.run_folder.identity import check_data_of
 from tvlars.lab.run_folder.record import read_object, write_json
 from tvlars.lab.run_folder.rows import epochs_done
-from tvlars.lab.training.prepare import check_machine, check_run
+from tvlars.lab.training.prepare import prepare as prepare_run
 
 FILE = "sweep.json"
 """What a sweep's folder is known by."""
@@ -160,7 +160,7 @@ def prepare(
     if not _is_ours(folder):
         raise UsageError(f"out must be a new or empty folder, or that of a sweep, got {str(named)!r}")
     configs = [at_home(replace(run, out=None, resume=False)) for run in runs]
-    facts = checked.facts if checked else _check(configs, folder)
+    facts = checked.facts if checked else _check(configs, folder, here)
     found, jobs = [], []
     folders = names_in(folder)
     for config in configs:
@@ -171,16 +171,13 @@ def prepare(
         status = status_of(folder / name, config)
         found.append(SweepRun(name, config, status if status in OVER else "not done", lr=lr))
         if status not in OVER:
-            if here and checked is None:
-                with _of(config):
-                    check_machine(config)
             jobs.append(Job(name, folder / name, going_on(config, folder / name), images))
     if len({run.name for run in found}) != len(found):
         raise UsageError("runs must not repeat, but two have the same options")
     return Prepared(named, folder, tuple(found), tuple(jobs), facts)
 
 
-def _check(configs: list[TrainConfig], folder: Path) -> dict[str, tuple[int, float]]:
+def _check(configs: list[TrainConfig], folder: Path, here: bool) -> dict[str, tuple[int, float]]:
     """By each run's name, the images of all its epochs, and its learning rate. What is in ``folder`` already has to be
     of the same data."""
     folders = names_in(folder)
@@ -193,8 +190,9 @@ def _check(configs: list[TrainConfig], folder: Path) -> dict[str, tuple[int, flo
             data[key] = load_data(config.data, config.data_dir, config.image_size, config.skip_bad_images)
         with _of(config):
             check_one_machine(config)
-            plan = check_run(config, data[key])
-            check_data_of(folder / folders.get(run_name(config), run_name(config)), data[key].fingerprint)
+            run = folder / folders.get(run_name(config), run_name(config))
+            plan = prepare_run(config, data[key], here=here and status_of(run, config) not in OVER).plan
+            check_data_of(run, data[key].fingerprint)
         facts[run_name(config)] = plan.total_steps * plan.batch_size, plan.lr
     return facts
 

@@ -78,7 +78,7 @@ def probe_run(
     ):
         found[name] = one
         announce(describe_evaluation(name, one, len(loaded.train_labels)))
-    if own and run.config is not None and run.config.task != "classification":
+    if own and run.config is not None and run.config.self_supervised:
         both = {**found, **run.evaluations}
         place.check()
         write_json(run.folder / "evaluations.json", {name: asdict(one) for name, one in both.items()})

@@ -81,7 +81,7 @@ class LoadedRun:
         whole = len(self.epochs) == self.summary.get("epochs", len(self.epochs)) and len(self.epochs) > 0
         if self.status != Status.FINISHED or not whole or self.test_accuracy is None:
             return False
-        if self.config is not None and self.config.task != "classification":
+        if self.config is not None and self.config.self_supervised:
             if self.config.accuracy_name() == "linear-probe accuracy" and "linear" not in self.evaluations:
                 return False
             if math.isnan(self.test_accuracy):  # there are no labels
@@ -91,7 +91,7 @@ class LoadedRun:
     @property
     def accuracy_name(self) -> str:
         """What ``test_accuracy`` is that of."""
-        if self.config is None or self.config.task == "classification":
+        if self.config is None or not self.config.self_supervised:
             return "test accuracy"
         return "linear-probe accuracy" if "linear" in self.evaluations else "online-probe accuracy"
 
@@ -101,7 +101,7 @@ class LoadedRun:
 
         Of self-supervised learning it is that of the linear evaluation, of the online probe where there was none.
         """
-        if "linear" in self.evaluations and self.config is not None and self.config.task != "classification":
+        if "linear" in self.evaluations and self.config is not None and self.config.self_supervised:
             return self.evaluations["linear"].accuracy
         return float(self.epochs["test_accuracy"].iloc[-1]) if len(self.epochs) else None
 

@@ -33,8 +33,20 @@ class Prepared:
 
     @property
     def precision(self) -> str:
-        """The precision of the run on this machine, ``auto`` resolved."""
-        return choose_precision(self.config)
+        """The precision of the run on this machine: ``auto`` is bf16-mixed if that is expected to be faster.
+
+        Raises:
+            UsageError: 16-mixed is asked for without a CUDA device.
+        """
+        config = self.config
+        on_cuda = config.accelerator in ("auto", "cuda") and torch.cuda.is_available()
+        if config.precision == "16-mixed" and not on_cuda:
+            raise UsageError("precision must be bf16-mixed or 32-true without a CUDA device, got '16-mixed'")
+        if config.precision != "auto":
+            return config.precision
+        on_mps = config.accelerator in ("auto", "mps") and torch.backends.mps.is_available()
+        device = torch.device("cuda" if on_cuda else "mps" if on_mps else "cpu")
+        return "bf16-mixed" if faster_in_bf16(device) else "32-true"
 
     @cached_property
     def mean_and_std(self) -> tuple[Tensor, Tensor]:
@@ -68,22 +80,22 @@ def prepare(config: TrainConfig, data: ImageData | None = None, here: bool = Tru
 
     Args:
         config: the run.
-        data: the data set, where it is loaded already; None (default) loads ``config.data``.
-        here: whether the run is to be done on this machine, which then has to have what it needs.
+        data: the data set, if it is loaded already; None (default) loads ``config.data``.
+        here: True if the run is for this machine, which then has to have its device and its packages.
 
     Raises:
         UsageError: an option does not go with the data or this machine, or the data lack labels that the task needs.
     """
     if data is None:
         data = load_data(config.data, config.data_dir, config.image_size, config.skip_bad_images)
-    prepared = Prepared(config, data, check_run(config, data))
+    _check_data(config, data)
+    prepared = Prepared(config, data, config.plan(len(data.train_labels)))
     if here:
-        check_machine(config)
+        _check_machine(prepared)
     return prepared
 
 
-def check_run(config: TrainConfig, data: ImageData) -> Plan:
-    """Return the plan of a run; raise ``UsageError`` unless its options go with its data."""
+def _check_data(config: TrainConfig, data: ImageData) -> None:
     if config.self_supervised:
         check_labels(data, config.evaluations)
         if len(data.test_labels) < 2:
@@ -92,12 +104,10 @@ def check_run(config: TrainConfig, data: ImageData) -> Plan:
         raise UsageError(f"{data.name} must have images of at least two classes, a folder each, got {data.classes}")
     if config.crop_padding is not None and config.crop_padding >= data.image_size:
         raise UsageError(f"crop_padding must be < the image size, {data.image_size}, got {config.crop_padding}")
-    return config.plan(len(data.train_labels))
 
 
-def check_machine(config: TrainConfig) -> None:
-    """Raise ``UsageError`` unless this machine has the device of a run, and the packages that it measures with."""
-    choose_precision(config)
+def _check_machine(prepared: Prepared) -> None:
+    config, _ = prepared.config, prepared.precision  # which is refused if the device cannot compute in it
     name = config.accelerator
     if (name == "cuda" and not torch.cuda.is_available()) or (name == "mps" and not torch.backends.mps.is_available()):
         raise UsageError(f"accelerator must be auto or cpu on this machine, which has no such device, got {name!r}")
@@ -107,15 +117,3 @@ def check_machine(config: TrainConfig) -> None:
         check_tensorboard()
     if config.layer_stats:
         check_layer_stats()
-
-
-def choose_precision(config: TrainConfig) -> str:
-    """Return the precision of a run: ``auto`` is bf16-mixed where that is expected to be faster than float32."""
-    on_cuda = config.accelerator in ("auto", "cuda") and torch.cuda.is_available()
-    if config.precision == "16-mixed" and not on_cuda:
-        raise UsageError("precision must be bf16-mixed or 32-true without a CUDA device, got '16-mixed'")
-    if config.precision != "auto":
-        return config.precision
-    on_mps = config.accelerator in ("auto", "mps") and torch.backends.mps.is_available()
-    device = torch.device("cuda" if on_cuda else "mps" if on_mps else "cpu")
-    return "bf16-mixed" if faster_in_bf16(device) else "32-true"

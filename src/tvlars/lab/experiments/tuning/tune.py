@@ -43,7 +43,7 @@ from tvlars.lab.experiments.tuning.folder import (
 from tvlars.lab.experiments.tuning.space import Space, corners, grid_points, parse_spaces
 from tvlars.lab.experiments.tuning.trial import Tuned
 from tvlars.lab.experiments.workers.in_process import InProcess
-from tvlars.lab.training.prepare import check_run, prepare
+from tvlars.lab.training.prepare import prepare
 from tvlars.lab.training.progress import BarReporter, Reporter
 
 if TYPE_CHECKING:
@@ -248,7 +248,7 @@ def _spaces(config: TuneConfig, data: ImageData) -> tuple[dict[str, Space], list
     for optimizer, space in spaces.items():
         for params in corners(space):
             try:
-                check_run(config.run(optimizer, params, config.tune_seed), data)
+                prepare(config.run(optimizer, params, config.tune_seed), data, here=False)
             except UsageError as error:
                 raise UsageError(f"--space must have values that {optimizer} takes: {error}") from error
         if config.sampler == "grid":
