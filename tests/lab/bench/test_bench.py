@@ -184,7 +184,7 @@ def test_the_parts_with_images(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_loops_train_the_same_model_on_the_same_images(workers: int | None, rotation: float) -> None:
     workload = Workload("small_resnet", 8, 4, 16, 1, rotation)
     loop = LabLoop(workload, precision="32-true") if workers is None else LoaderLoop(workload, workers)
-    model = loop.setup.bare_model if isinstance(loop, LabLoop) else loop.model
+    model = loop.task.bare_model if isinstance(loop, LabLoop) else loop.model
     before = {name: value.clone() for name, value in model.state_dict().items()}
     assert before.keys() == workload.build_model().state_dict().keys()
     assert all(torch.equal(value, before[name]) for name, value in workload.build_model().state_dict().items())

@@ -17,7 +17,6 @@ from tvlars.lab.run_folder.record import NoRecord
 from tvlars.lab.training.prepare import prepare
 from tvlars.lab.training.pretraining import Pretraining
 from tvlars.lab.training.run import Run
-from tvlars.lab.training.setup import Setup
 from tvlars.lab.training.task import Classification, Task
 
 QUICK: dict[str, Any] = dict(batch_size=480, epochs=2, precision="32-true", accelerator="cpu")
@@ -62,24 +61,21 @@ def test_a_state_of_another_run_is_refused(tmp_path: Path, digits: ImageData) ->
 class Darkness(Task):
     """A task of its own: the first logit of an image is to be its darkness."""
 
-    def __init__(self, *parts: Any) -> None:
-        super().__init__(Setup(*parts))
-
     def _error(self, images: Tensor) -> Tensor:
-        return (self.setup.model(images)[:, 0] + images.mean((1, 2, 3))).square()
+        return (self.model(images)[:, 0] + images.mean((1, 2, 3))).square()
 
     def gradient(self, batch: Tensor, upcoming: Tensor) -> tuple[Tensor, Tensor]:
         loss = torch.zeros(())
-        for images, _ in self.setup.batches.parts(batch, upcoming):
+        for images, _ in self.batches.parts(batch, upcoming):
             part = self._error(images).sum() / len(batch)
-            self.setup.fabric.backward(part)
+            self.fabric.backward(part)
             loss += part.detach()
         return loss, torch.zeros(())
 
     @torch.no_grad()
     def test(self, epoch: int, step: int) -> tuple[float, float]:
-        self.setup.model.eval()
-        return float(torch.cat([self._error(images) for images, _ in self.setup.batches.test()]).mean()), 0.0
+        self.model.eval()
+        return float(torch.cat([self._error(images) for images, _ in self.batches.test()]).mean()), 0.0
 
 
 def test_a_task_needs_a_gradient_and_a_test(tmp_path: Path, digits: ImageData) -> None:

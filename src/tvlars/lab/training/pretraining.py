@@ -28,7 +28,6 @@ from tvlars.lab.ssl.representation import alignment, effective_rank, feature_std
 from tvlars.lab.ssl.views import ViewRecipe, describe_views, draw_view, make_view, view_recipes
 from tvlars.lab.training.prepare import Prepared
 from tvlars.lab.training.progress import Reporter
-from tvlars.lab.training.setup import Setup
 from tvlars.lab.training.task import Task
 
 REPRESENTATION_SAMPLES = 1024
@@ -59,7 +58,7 @@ class Pretraining(Task):
         if any(one.kind.startswith("random") for one in self.wanted):
             self.untrained = copy.deepcopy(model)
             self.untrained.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        super().__init__(Setup(prepared, self.method, record, reporter))
+        super().__init__(prepared, self.method, record, reporter)
         self.recipes = view_recipes(data.channels, data.image_size, data.flip)
         self.labelled = data.classes > 1
         self.seen: list[Tensor] = []
@@ -74,14 +73,14 @@ class Pretraining(Task):
         """Classifier of the linear evaluation."""
 
     def facts(self) -> dict[str, str]:
-        config, data = self.setup.config, self.setup.data
+        config, data = self.config, self.data
         preset = {} if config.preset is None else {"preset": describe_preset(config.preset, config.optimizer_preset())}
         return {"task": self.description, **preset, "views": describe_views(data.channels, data.image_size, data.flip)}
 
     def before_training(self) -> None:
         """Draw some views of training images into views.png."""
-        data, record = self.setup.data, self.setup.record
-        picture = picture_of_views(data, min(8, len(data.train_labels)), self.setup.config.seed)
+        data, record = self.data, self.record
+        picture = picture_of_views(data, min(8, len(data.train_labels)), self.config.seed)
         record.check_place()
         write_whole(record.folder / "views.png", picture)
 
@@ -91,22 +90,21 @@ class Pretraining(Task):
 
     def gradient(self, batch: Tensor, upcoming: Tensor) -> tuple[Tensor, Tensor]:
         """Exactly that of the whole batch, in parts; then a step of the online probe."""
-        setup, phase = self.setup, self.setup.phase
-        parts = _BatchViews(setup, self.recipes, batch, upcoming)
+        parts = _BatchViews(self, self.recipes, batch, upcoming)
         self.seen.clear()
 
         def backward(value: Tensor) -> None:
-            with phase("backward"):
-                setup.fabric.backward(value)
+            with self.phase("backward"):
+                self.fabric.backward(value)
 
-        with phase("forward"):
-            loss = exact_backward(setup.model, parts, self.method.loss, backward=backward, no_sync=self.no_sync)
+        with self.phase("forward"):
+            loss = exact_backward(self.model, parts, self.method.loss, backward=backward, no_sync=self.no_sync)
         features, self.seen = self.seen, []
         # The probe's step is that of the whole batch, the same in every process.
         first, second = (torch.cat(gather(torch.cat(features[view::2]))) for view in (0, 1))
-        correct = self._train_probe(first, second, setup.data.train_labels[batch])
+        correct = self._train_probe(first, second, self.data.train_labels[batch])
         # Both are of the whole batch, and a step returns this process's share.
-        return loss / setup.processes.count, correct / setup.processes.count
+        return loss / self.processes.count, correct / self.processes.count
 
     def _train_probe(self, first: Tensor, second: Tensor, labels: Tensor) -> Tensor:
         """One step of the online probe; returns how many first views it had right before."""
@@ -122,36 +120,34 @@ class Pretraining(Task):
         return correct
 
     def after_step(self, step: int) -> None:
-        self.method.after_step(step / self.setup.plan.total_steps)
+        self.method.after_step(step / self.plan.total_steps)
 
     @torch.no_grad()
     def test(self, epoch: int, step: int) -> tuple[float, float]:
         """The loss on views of some test images, and the online probe's accuracy on test images as they are."""
-        setup = self.setup
-        setup.model.eval()
+        self.model.eval()
         row = self._representation(epoch, step)
-        setup.record.add_measurement("representation.csv", row)
+        self.record.add_measurement("representation.csv", row)
         if (collapsed := row.collapse()) is not None:
-            setup.reporter.note(f"collapse after epoch {epoch}: {collapsed}")
+            self.reporter.note(f"collapse after epoch {epoch}: {collapsed}")
         if not self.labelled:
             return row.loss, math.nan
         self.probe_norm.eval()
-        correct = torch.zeros((), dtype=torch.int64, device=setup.fabric.device)
-        for images, labels in setup.batches.test():
+        correct = torch.zeros((), dtype=torch.int64, device=self.fabric.device)
+        for images, labels in self.batches.test():
             logits = self.probe(self.probe_norm(self.method.backbone(images).float()))
             correct += (logits.argmax(1) == labels).sum()
         self.probe_norm.train()
-        return row.loss, int(setup.processes.total(correct)) / len(setup.data.test_labels)
+        return row.loss, int(self.processes.total(correct)) / len(self.data.test_labels)
 
     def _representation(self, epoch: int, step: int) -> RepresentationRow:
-        setup = self.setup
-        images, _ = sample(setup.data.test_images, setup.data.test_labels, REPRESENTATION_SAMPLES)
+        images, _ = sample(self.data.test_images, self.data.test_labels, REPRESENTATION_SAMPLES)
         draws = torch.Generator(images.device).manual_seed(0)  # the same views after every epoch, in every run
         both = [make_view(images, draw_view(len(images), draws), recipe) for recipe in self.recipes]
 
         def encoded(network: nn.Module) -> list[Tensor]:
-            size = setup.config.micro_batch_size
-            return [torch.cat([network(setup.normalize(x)).float() for x in torch.split(view, size)]) for view in both]
+            size = self.config.micro_batch_size
+            return [torch.cat([network(self.normalize(x)).float() for x in torch.split(view, size)]) for view in both]
 
         features, compared = encoded(self.method.backbone), encoded(self.method)
         embeddings = [self.method.projector(x).float() for x in features]
@@ -171,32 +167,32 @@ class Pretraining(Task):
     def after_training(self, step: int) -> None:
         """Evaluate features, in one process alone; the weights are safe before."""
         self.hook.remove()  # a copy of the backbone, for fine-tuning, would take all of this with it
-        plain_batch_norm(self.setup.bare_model, self.setup.batch_norms)  # others take no part any more
-        self.setup.processes.alone(lambda: self._evaluate_features(step))
-        self.evaluations = self.setup.processes.broadcast(self.evaluations)
+        plain_batch_norm(self.bare_model, self.batch_norms)  # others take no part any more
+        self.processes.alone(lambda: self._evaluate_features(step))
+        self.evaluations = self.processes.broadcast(self.evaluations)
 
     def _evaluate_features(self, step: int) -> None:
         """Each result is written as it comes."""
-        setup, config = self.setup, self.setup.config
-        setup.record.save_weights(self.weights())
+        config = self.config
+        self.record.save_weights(self.weights())
         try:
             for name, found, head in evaluate_features(
                 self.method.backbone,
-                setup.data,
-                setup.normalize,
+                self.data,
+                self.normalize,
                 self.wanted,
                 untrained=self.untrained,
                 seed=config.seed,
-                padding=setup.batches.padding,
+                padding=self.batches.padding,
                 batch_size=min(config.micro_batch_size, 1024),
             ):
                 self.evaluations[name] = found
                 self.head = head if name == "linear" else self.head
-                setup.record.add_evaluations(self.evaluations)
-                setup.reporter.note(describe_evaluation(name, found, len(setup.data.train_labels)))
+                self.record.add_evaluations(self.evaluations)
+                self.reporter.note(describe_evaluation(name, found, len(self.data.train_labels)))
         except UsageError as error:  # features of the last step that are not finite
-            lr = setup.plan.lr * setup.plan.factor(step)
-            raise DivergedError(config.optimizer, step, lr, setup.record.folder, "backbone's output") from error
+            lr = self.plan.lr * self.plan.factor(step)
+            raise DivergedError(config.optimizer, step, lr, self.record.folder, "backbone's output") from error
 
     def weights(self) -> dict[str, Any]:
         """The backbone with the best classifier there is as its head: the model by its name, ready for use."""
@@ -211,12 +207,12 @@ class Pretraining(Task):
 class _BatchViews:
     """Both views of a batch, part by part. Draws are those of the whole batch, so parts do not change them."""
 
-    def __init__(self, setup: Setup, recipes: tuple[ViewRecipe, ...], batch: Tensor, upcoming: Tensor) -> None:
-        self.setup, self.recipes = setup, recipes
-        batches = setup.batches
+    def __init__(self, task: Task, recipes: tuple[ViewRecipe, ...], batch: Tensor, upcoming: Tensor) -> None:
+        self.task, self.recipes = task, recipes
+        batches = task.batches
         self.draws = [batches.split(draw_view(len(batch), batches.draws)) for _ in recipes]
         self.indices, self.upcoming = batches.split(batch), batches.split(upcoming)[0]
-        size = 8 * sum(map(len, self.indices)) * setup.data.channels * setup.data.image_size**2
+        size = 8 * sum(map(len, self.indices)) * task.data.channels * task.data.image_size**2
         self.turns = 1 if size <= KEPT_BYTES or len(self.indices) == 1 else 2
         """How many times the views will be made."""
         self.kept = list(self._made()) if size <= KEPT_BYTES else None
@@ -228,13 +224,13 @@ class _BatchViews:
         return iter(self.kept) if self.kept is not None else self._made()
 
     def _made(self) -> Iterator[Views]:
-        setup = self.setup
+        task = self.task
         self.turns -= 1
         then = self.indices[0] if self.turns else self.upcoming
-        for images, *draws in zip(setup.batches.images(self.indices, then), *self.draws, strict=True):
-            with setup.phase("augmentation"):
+        for images, *draws in zip(task.batches.images(self.indices, then), *self.draws, strict=True):
+            with task.phase("augmentation"):
                 first, second = (
-                    setup.normalize(make_view(images, drawn, recipe))
+                    task.normalize(make_view(images, drawn, recipe))
                     for drawn, recipe in zip(draws, self.recipes, strict=True)
                 )
             yield first, second

@@ -31,7 +31,7 @@ from tvlars.lab.run_folder.resuming import GoOn, fitting
 from tvlars.lab.run_folder.rows import EpochRow, StepRow
 from tvlars.lab.run_folder.status import Status
 from tvlars.lab.run_folder.tensorboard import TensorBoardLog
-from tvlars.lab.training.setup import cannot_compile, is_compilers
+from tvlars.lab.training.compiler import cannot_compile, is_compilers
 from tvlars.lab.training.state import as_table, load_state, room_for, state_of
 from tvlars.lab.training.task import Task
 
@@ -43,10 +43,8 @@ class Run:
     """One training run: the loop, and how far it is."""
 
     def __init__(self, task: Task) -> None:
-        self.task, self.setup = task, task.setup
-        self.config, self.plan, self.processes = self.setup.config, self.setup.plan, self.setup.processes
-        self.record, self.reporter, self.phase = self.setup.record, self.setup.reporter, self.setup.phase
-        self.batches = self.setup.batches
+        self.task, self.config, self.plan, self.processes = task, task.config, task.plan, task.processes
+        self.record, self.reporter, self.phase, self.batches = task.record, task.reporter, task.phase, task.batches
         self.tensorboard: TensorBoardLog | None = None
         self.layer_stats: RunStats | None = None
         self.signals = StopSignals(patient=self.processes.several)
@@ -75,7 +73,7 @@ class Run:
         if self.config.tensorboard and self.processes.first:
             self.tensorboard = TensorBoardLog(folder, self.step, self.reporter.note, check)
         if every := self.config.layer_stats:
-            optimizer, model = self.setup.bare_optimizer, self.setup.bare_model
+            optimizer, model = self.task.bare_optimizer, self.task.bare_model
             self.layer_stats = layer_stats(optimizer, model, every, folder, self.tensorboard, self.step)
             self.layer_stats.tell, self.layer_stats.check_place = self.reporter.note, check
 
@@ -245,7 +243,7 @@ class Run:
         def load() -> None:
             with fitting(found.path):
                 table = checkpoint.read_tensor_table(found.path, found.manifest)
-                tensors = room_for(self.setup, progress, table, at)
+                tensors = room_for(self.task, progress, table, at)
                 checkpoint.load_tensors(found.path, table, tensors)
                 self.load_state_dict({"tensors": tensors, "progress": progress}, at)
 
@@ -284,7 +282,7 @@ class Run:
             self.step,
             tensors,
             {**progress, **{name: as_table(progress[name]) for name in ("epochs", "epoch_steps")}},
-            {**identity(self.config, self.plan), FINGERPRINT: self.setup.fingerprint.as_json()},
+            {**identity(self.config, self.plan), FINGERPRINT: self.task.fingerprint.as_json()},
             self.processes,
             self.config.checkpoint_keep,
             self.record.check_place,
@@ -302,7 +300,7 @@ class Run:
     def run_epoch(self) -> None:
         """Run what is left of the epoch that the run is in, and its test."""
         self._train_epoch()
-        self.processes.average_buffers(self.setup.bare_model)  # the same already, where batch norm is synchronized
+        self.processes.average_buffers(self.task.bare_model)  # the same already, where batch norm is synchronized
         with self.signals.at_once():
             self._test_epoch()
         self.epoch, self.position = self.epoch + 1, 0
@@ -314,7 +312,7 @@ class Run:
     def _train_epoch(self) -> None:
         steps = self.plan.steps_per_epoch
         start = time.perf_counter() - self.epoch_seconds
-        self.setup.model.train()
+        self.task.model.train()
         order = self.batches.shuffle()
         batches = torch.split(order[: steps * self.config.batch_size], self.config.batch_size)
         for batch, upcoming in zip(batches[self.position :], (*batches, order[:0])[self.position + 1 :], strict=True):
@@ -326,7 +324,7 @@ class Run:
             self.in_step, self.position = False, self.position + 1
             self.pending.append((self.step, loss, correct))
             last = self.position == steps
-            on_cpu = self.setup.fabric.device.type == "cpu"
+            on_cpu = self.task.fabric.device.type == "cpu"
             if on_cpu or len(self.pending) >= FETCH_EVERY or last or self._due_by_steps():
                 self.epoch_seconds = time.perf_counter() - start
                 self._fetch_and_agree()
@@ -334,10 +332,10 @@ class Run:
     def _update(self) -> None:
         """The optimizer's step, and the schedule's."""
         with self.phase("optimizer"):
-            self.setup.optimizer.step()
-            self.setup.optimizer.zero_grad()
-            if self.setup.scheduler is not None:
-                self.setup.scheduler.step()
+            self.task.optimizer.step()
+            self.task.optimizer.zero_grad()
+            if self.task.scheduler is not None:
+                self.task.scheduler.step()
         self.phase.step()
 
     def _test_epoch(self) -> None:
@@ -364,8 +362,8 @@ class Run:
             self.processes.alone(self._measure)
 
     def _measure(self) -> None:
-        setup = self.setup
-        arguments = (self.config, setup.bare_model, setup.data, setup.normalize, self.record, self.reporter.note)
+        task = self.task
+        arguments = (self.config, task.bare_model, task.data, task.normalize, self.record, self.reporter.note)
         measure_epoch(*arguments, epoch=self.epoch, step=self.step)
 
     def _due_by_steps(self) -> bool:

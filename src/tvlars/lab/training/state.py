@@ -21,7 +21,6 @@ from tvlars.lab.run_folder.checkpoints.state_check import (
     check_scheduler,
 )
 from tvlars.lab.run_folder.checkpoints.tensors import Table
-from tvlars.lab.training.setup import Setup
 from tvlars.lab.training.task import Task
 
 
@@ -37,28 +36,27 @@ def state_of(task: Task) -> dict[str, Any]:
         "tensors" (by "model" and "optimizer", then by name; sharded ones are those of this process) and "progress", the
         rest: numbers, texts, tensors and collections of them, the same in all processes.
     """
-    setup = task.setup
-    optimizer = setup.bare_optimizer.state_dict()
+    optimizer = task.bare_optimizer.state_dict()
     state, inside = _taken_apart(optimizer["state"])
     progress = {
-        "draws": setup.batches.draws.get_state(),
-        "random": setup.processes.gather(_random_state(setup.fabric.device)),
+        "draws": task.batches.draws.get_state(),
+        "random": task.processes.gather(_random_state(task.fabric.device)),
         "optimizer": {"state": state, "param_groups": optimizer["param_groups"]},
         "optimizer_tensors": {name: [list(x.shape), str(x.dtype)] for name, x in inside.items()},
-        "scheduler": {} if setup.scheduler is None else setup.scheduler.state_dict(),
-        "precision": dict(setup.fabric.strategy.precision.state_dict()),
+        "scheduler": {} if task.scheduler is None else task.scheduler.state_dict(),
+        "precision": dict(task.fabric.strategy.precision.state_dict()),
         "extra": {name: part.state_dict() for name, part in task.extra.items()},
     }
-    if setup.processes.several and not setup.config.sync_batch_norm:
-        progress[BUFFERS] = setup.processes.gather(_statistics(setup.bare_model))
-    return {"tensors": _named(setup, inside), "progress": progress}
+    if task.processes.several and not task.config.sync_batch_norm:
+        progress[BUFFERS] = task.processes.gather(_statistics(task.bare_model))
+    return {"tensors": _named(task, inside), "progress": progress}
 
 
-def room_for(setup: Setup, progress: dict[str, Any], table: Table, at: Checked) -> dict[str, Any]:
+def room_for(task: Task, progress: dict[str, Any], table: Table, at: Checked) -> dict[str, Any]:
     """Return tensors to read a checkpoint into, nested as it was saved.
 
     Args:
-        setup: of the run that resumes.
+        task: of the run that resumes.
         progress: what the checkpoint holds besides tensors.
         table: the tensors that it has.
         at: names the file of ``progress``.
@@ -69,7 +67,7 @@ def room_for(setup: Setup, progress: dict[str, Any], table: Table, at: Checked) 
     there = {name: entry for name, entry in table.entries.items() if name.startswith("optimizer.")}
     described = progress["optimizer_tensors"]
     at.check("optimizer_tensors", {name.removeprefix("optimizer."): anything for name in there}, described)
-    params = [p for group in setup.bare_optimizer.param_groups for p in group["params"]]
+    params = [p for group in task.bare_optimizer.param_groups for p in group["params"]]
     inside = {}
     for name, entry in there.items():
         index, _, key = name.removeprefix("optimizer.").partition(".")
@@ -77,7 +75,7 @@ def room_for(setup: Setup, progress: dict[str, Any], table: Table, at: Checked) 
             raise at.refuse("a tensor of the optimizer", f"one of {len(params)} parameters", name)
         at.check(f"optimizer_tensors {name}", [list(entry.shape), str(entry.dtype)], described[f"{index}.{key}"])
         inside[f"{index}.{key}"] = _room(params[int(index)], entry.shape, entry.dtype)
-    return _named(setup, inside)
+    return _named(task, inside)
 
 
 def load_state(task: Task, state: dict[str, Any], at: Checked) -> None:
@@ -91,14 +89,14 @@ def load_state(task: Task, state: dict[str, Any], at: Checked) -> None:
     Raises:
         UsageError: it is none that this run can have written.
     """
-    setup, progress, tensors = task.setup, state["progress"], state["tensors"]
-    step, optimizer, several = progress["step"], setup.bare_optimizer, setup.processes
-    at.random_state("draws", progress["draws"], setup.batches.draws.device)
+    progress, tensors = state["progress"], state["tensors"]
+    step, optimizer, several = progress["step"], task.bare_optimizer, task.processes
+    at.random_state("draws", progress["draws"], task.batches.draws.device)
     rates = [group["lr"] for group in optimizer.param_groups]
-    if setup.scheduler is not None:
-        rates = [group["initial_lr"] * setup.plan.factor(step + 1) for group in optimizer.param_groups]
-    scheduler = check_scheduler(at, setup.scheduler, progress["scheduler"], step, rates)
-    precision = setup.fabric.strategy.precision
+    if task.scheduler is not None:
+        rates = [group["initial_lr"] * task.plan.factor(step + 1) for group in optimizer.param_groups]
+    scheduler = check_scheduler(at, task.scheduler, progress["scheduler"], step, rates)
+    precision = task.fabric.strategy.precision
     check_precision(at, dict(precision.state_dict()), progress["precision"])
     # A GradScaler leaves steps out whose gradients are not finite.
     taken = range(0 if precision.state_dict() else step, step + 1)
@@ -108,19 +106,19 @@ def load_state(task: Task, state: dict[str, Any], at: Checked) -> None:
         if isinstance(part, nn.Module):
             check_module(at, f"extra.{name}", part, progress["extra"][name])
     if of_each := progress.get(BUFFERS):
-        _check_statistics(at, setup.bare_model, of_each, len(progress["random"]))
+        _check_statistics(at, task.bare_model, of_each, len(progress["random"]))
 
     Checked(at.file.parent).finite("model.", tensors["model"])
-    setup.bare_model.load_state_dict(tensors["model"])
+    task.bare_model.load_state_dict(tensors["model"])
     inside = progress["optimizer"]
     for name, value in tensors.get("optimizer", {}).items():
         index, _, key = name.partition(".")
         inside["state"].setdefault(int(index), {})[key] = value
     _load_optimizer(at, "optimizer", optimizer, inside, rates, taken)
-    if setup.scheduler is not None:
-        setup.scheduler.load_state_dict(scheduler)
+    if task.scheduler is not None:
+        task.scheduler.load_state_dict(scheduler)
     precision.load_state_dict(progress["precision"])
-    steps = step if setup.data.classes > 1 else 0  # without labels nothing is trained besides the model
+    steps = step if task.data.classes > 1 else 0  # without labels nothing is trained besides the model
     for name, part in task.extra.items():
         saved = progress["extra"][name]
         if isinstance(part, Optimizer):
@@ -129,13 +127,13 @@ def load_state(task: Task, state: dict[str, Any], at: Checked) -> None:
             _load_optimizer(at, f"extra.{name}", part, saved, own, range(steps, steps + 1))
         else:
             part.load_state_dict(saved)
-    setup.batches.draws.set_state(progress["draws"])
+    task.batches.draws.set_state(progress["draws"])
     if len(progress["random"]) == several.count:
-        _set_random_state(progress["random"][several.rank], setup.fabric.device)
+        _set_random_state(progress["random"][several.rank], task.fabric.device)
     else:  # there is no telling who would go on with what
-        torch.manual_seed((setup.config.seed + several.rank + step) % 2**32)
+        torch.manual_seed((task.config.seed + several.rank + step) % 2**32)
     if of_each:
-        _set_statistics(setup.bare_model, of_each, several)
+        _set_statistics(task.bare_model, of_each, several)
 
 
 def _load_optimizer(at: Checked, entry: str, optimizer: Any, state: Any, rates: list[float], taken: range) -> None:
@@ -166,9 +164,9 @@ def _set_statistics(model: nn.Module, of_each: list[dict[str, Tensor]], processe
             buffer.copy_(of_each[processes.rank][name] if same else mean)
 
 
-def _named(setup: Setup, inside: dict[str, Tensor]) -> dict[str, dict[str, Any]]:
+def _named(task: Task, inside: dict[str, Tensor]) -> dict[str, dict[str, Any]]:
     """Tensors of the model, and ``inside``, those of the optimizer, where there are any."""
-    return {"model": setup.bare_model.state_dict(), **({"optimizer": inside} if inside else {})}
+    return {"model": task.bare_model.state_dict(), **({"optimizer": inside} if inside else {})}
 
 
 def _taken_apart(state: dict[int, dict[str, Any]]) -> tuple[dict[int, dict[str, Any]], dict[str, Tensor]]:

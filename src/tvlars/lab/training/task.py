@@ -11,21 +11,53 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tvlars.lab.processes.fabric import whole_weights
+from tvlars.lab.processes.sync_batch_norm import synchronize_batch_norm
 from tvlars.lab.run_folder.record import Record
 from tvlars.lab.ssl.evaluations import Evaluated
+from tvlars.lab.training.batches import Batches
+from tvlars.lab.training.compiler import compiled
+from tvlars.lab.training.optimizers import build_optimizer
 from tvlars.lab.training.prepare import Prepared
+from tvlars.lab.training.profile import Phases
 from tvlars.lab.training.progress import Reporter
-from tvlars.lab.training.setup import Setup
 
 
 class Task(ABC):
-    """Objective of a run and its test; the loop and the checkpoints know nothing else of it."""
+    """Objective of a run and its test, with batches, model, optimizer and schedule on their device.
+
+    Args:
+        prepared: the run.
+        network: the module to train, with its initial weights.
+        record: written by the run.
+        reporter: shows the run.
+    """
 
     evaluates_at_the_end: ClassVar[bool] = False
     """True if :meth:`after_training` takes long, so that a checkpoint is due before it."""
 
-    def __init__(self, setup: Setup) -> None:
-        self.setup = setup
+    def __init__(self, prepared: Prepared, network: nn.Module, record: Record, reporter: Reporter) -> None:
+        config, fabric = prepared.config, prepared.fabric
+        self.config, self.plan, self.fabric = config, prepared.plan, fabric
+        self.record, self.reporter = record, reporter
+        self.processes = prepared.processes
+        profiled = record.folder if config.profile and self.processes.first else None
+        self.phase = Phases(profiled, fabric.device, record.check_place)
+        self.batches = Batches(prepared, self.phase)
+        self.data, self.normalize = self.batches.data, self.batches.normalize
+        self.fingerprint = prepared.data.fingerprint
+        self.batch_norms: dict[str, type[nn.Module]] = {}
+        """Classes of batch norms before they were synchronized."""
+        if self.processes.several and config.sync_batch_norm:
+            self.batch_norms = synchronize_batch_norm(network, on_cpu=fabric.device.type == "cpu")
+        # FSDP2 wants parameters in the usual order.
+        self.bare_model = network if config.shard else network.to(memory_format=torch.channels_last)
+        self.model = fabric.setup_module(compiled(self.bare_model) if config.compile else self.bare_model)
+        # Groups by role want the bare model, and shards in place of parameters if there are any.
+        self.bare_optimizer = build_optimizer(config, prepared.plan, self.bare_model)
+        self.scheduler = prepared.plan.scheduler(self.bare_optimizer)
+        self.optimizer: Any = fabric.setup_optimizers(self.bare_optimizer)
+        if self.processes.rank:  # the same initial weights everywhere, but not the same dropout
+            torch.manual_seed((config.seed + self.processes.rank) % 2**32)
         self.extra: dict[str, Any] = {}
         """Modules and optimizers besides the model and its own, by their names in a checkpoint."""
         self.evaluations: dict[str, Evaluated] = {}
@@ -61,52 +93,48 @@ class Task(ABC):
 
     def weights(self) -> dict[str, Any]:
         """Return the content of weights.pt; every process calls it."""
-        model = self.setup.bare_model
-        return whole_weights(model) if self.setup.config.shard else dict(model.state_dict())
+        model = self.bare_model
+        return whole_weights(model) if self.config.shard else dict(model.state_dict())
 
     def no_sync(self, enabled: bool = True) -> contextlib.AbstractContextManager[None]:
         """Leave gradients in each process for now, since more are added to them before they are exchanged."""
-        if not (enabled and self.setup.processes.several):
+        if not (enabled and self.processes.several):
             return contextlib.nullcontext()
-        return self.setup.fabric.no_backward_sync(self.setup.model)
+        return self.fabric.no_backward_sync(self.model)
 
 
 class Classification(Task):
     """Cross-entropy of labelled images, the test set as it is."""
 
-    def __init__(self, prepared: Prepared, model: nn.Module, record: Record, reporter: Reporter) -> None:
-        super().__init__(Setup(prepared, model, record, reporter))
-
     def gradient(self, batch: Tensor, upcoming: Tensor) -> tuple[Tensor, Tensor]:
-        setup, phase = self.setup, self.setup.phase
-        count, device = setup.processes.count, setup.fabric.device
+        count, device = self.processes.count, self.fabric.device
         loss_sum, correct = torch.zeros((), device=device), torch.zeros((), dtype=torch.int64, device=device)
-        last = setup.batches.count - 1
-        for i, (images, labels) in enumerate(setup.batches.parts(batch, upcoming)):
+        last = self.batches.count - 1
+        for i, (images, labels) in enumerate(self.batches.parts(batch, upcoming)):
             with self.no_sync(i < last):
-                with phase("forward"):
-                    logits = setup.model(images).float()
+                with self.phase("forward"):
+                    logits = self.model(images).float()
                     # A sum over the whole batch size: micro-batches of any length add up to its mean gradient.
                     loss = F.cross_entropy(logits, labels, reduction="sum") / len(batch)
-                with phase("backward"):
+                with self.phase("backward"):
                     # Gradients are averaged over processes, and the batch's is the sum over them.
-                    setup.fabric.backward(loss * count if count > 1 else loss)
+                    self.fabric.backward(loss * count if count > 1 else loss)
             loss_sum += loss.detach()
             correct += (logits.detach().argmax(1) == labels).sum()
         return loss_sum, correct
 
     @torch.no_grad()
     def test(self, epoch: int, step: int) -> tuple[float, float]:
-        setup, processes, device = self.setup, self.setup.processes, self.setup.fabric.device
-        setup.model.eval()
+        processes, device = self.processes, self.fabric.device
+        self.model.eval()
         loss = torch.zeros((), device=device)
-        count, right = len(setup.data.test_labels), []
-        for images, labels in setup.batches.test():
-            logits = setup.model(images).float()
+        count, right = len(self.data.test_labels), []
+        for images, labels in self.batches.test():
+            logits = self.model(images).float()
             loss += F.cross_entropy(logits, labels, reduction="sum")
             right.append(logits.argmax(1) == labels)
         mine = torch.cat(right)
-        if epoch == setup.config.epochs:  # what a comparison is paired by, image by image
+        if epoch == self.config.epochs:  # what a comparison is paired by, image by image
             of_all = torch.zeros(count, dtype=torch.int32, device=device)
             of_all.index_copy_(0, processes.share(torch.arange(count, device=device)), mine.int())
             self.right = processes.total(of_all).bool().cpu()

@@ -81,16 +81,16 @@ def _train(prepared: Prepared, folder: Path, found: New | GoOn, notes: list[str]
         model, model_text = build_model(config.model, data.channels, data.image_size, data.classes, config.init)
         kind = Pretraining if config.self_supervised else Classification
         task: Task = kind(prepared, model, record, reporter)
-    run, setup = Run(task), task.setup
+    run = Run(task)
     facts = facts_of_run(prepared, model_text, task.facts())
     findings = check(
-        setup.bare_model,
-        setup.bare_optimizer,
+        task.bare_model,
+        task.bare_optimizer,
         epochs=config.epochs,
         total_steps=plan.total_steps,
         batch_size=config.batch_size,
-        micro_batch_size=config.batch_size // (setup.batches.count * processes.count),
-        scheduler=setup.scheduler,
+        micro_batch_size=config.batch_size // (task.batches.count * processes.count),
+        scheduler=task.scheduler,
     )
     lines = describe(config, plan, facts, processes.count)
     said = [*findings, *notes]
