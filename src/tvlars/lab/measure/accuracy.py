@@ -22,9 +22,9 @@ class Evaluation:
     samples: int
     data: str
     note: str = ""
-    """Changes of the data since the run was tested on them, if they are its own."""
+    """Changes of the run's own data since the run, "" if there are none."""
     account: tuple[str, ...] = ()
-    """Lines on files that were left out of a folder of images, and other remarks on it."""
+    """Lines on skipped files of a folder of images, and other remarks."""
 
 
 def evaluate(
@@ -40,16 +40,16 @@ def evaluate(
     """Test the final weights of a run in float32.
 
     Args:
-        run: a run, what ``train`` returned, or a folder.
+        run: a loaded run, a result of ``train``, or a folder.
         data: data set to test on; None (default) is the run's own.
-        data_dir: where it lies; None (default) is where the run looked, for the run's own.
+        data_dir: folder of the data; None (default): the run's, for its own data.
         image_size: for imagefolder:PATH.
-        skip_bad_images: for imagefolder:PATH, go on without images that cannot be read; so it does if the run did.
+        skip_bad_images: for imagefolder:PATH, skip images that cannot be read; this is the default if the run did so.
         batch_size: samples per forward pass.
-        device: "auto" (default: CUDA where there is one), "cpu" or any torch device.
+        device: "auto" (default: CUDA if available), "cpu" or any torch device.
 
     Raises:
-        UsageError: the run has no weights, or the data set has no labels or does not fit its model.
+        UsageError: the run has no weights, or the data set has no labels or does not fit the model.
     """
     run = as_loaded(run)
     loaded = data_of_run(run, data, data_dir, image_size, skip_bad_images)

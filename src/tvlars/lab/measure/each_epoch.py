@@ -1,6 +1,6 @@
 """Sharpness and noise scale after an epoch, on training images without augmentation.
 
-Measuring leaves no trace in the training: its random numbers, weights and statistics stay as they are.
+Measurements do not affect the training: they change no random state, weights or running statistics.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ def measure_epoch(
     epoch: int,
     step: int,
 ) -> None:
-    """Measure what ``config`` asks for after ``epoch``, into sharpness.csv and noise.csv of ``record``'s folder.
+    """Measure sharpness and noise scale after ``epoch`` if ``config`` asks for them, and record them.
 
-    ``note`` is told the results. It is also told if a measurement fails: that is no reason to lose the run.
+    ``note`` is called with each result, or with a sentence if a measurement fails, which does not end the run.
     """
 
     def sharpness() -> str:
@@ -58,7 +58,7 @@ def measure_epoch(
         try:
             if asked:
                 note(measure())
-        except (PreemptedError, DivergedError, MovedFolderError):  # RuntimeErrors, but not of the measurement
+        except (PreemptedError, DivergedError, MovedFolderError):  # these RuntimeErrors end the run
             raise
         except (RuntimeError, ValueError, MemoryError) as error:
             reason = "memory has ended" if memory.has_ended(error) else (str(error) or type(error).__name__)

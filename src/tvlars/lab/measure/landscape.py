@@ -29,16 +29,16 @@ def run_landscape(
     data_dir: Path | str | None = None,
     device: str = "auto",
 ) -> tuple[pd.DataFrame, Path]:
-    """The training loss along random directions through a run's weights, or on the line to another run's.
+    """Compute the training loss along random directions from a run's weights, or on the line to another run's.
 
     Args:
         run, samples, data_dir, device: as for :func:`run_sharpness`.
-        to: another run of the same model: the loss on the straight line between them.
+        to: another run of the same model, for the loss on the straight line between them.
         dimensions, points, span, seed: as for :func:`tvlars.sharpness.loss_slice`.
 
     Returns:
-        The frame (x, loss; for two dimensions x, y, loss), which is in landscape.csv of the run folder too (line.csv
-        where ``to`` is given), and the path of a picture of it.
+        A frame with columns x, loss (x, y, loss for two dimensions), which is also written to landscape.csv (with
+        ``to``: line.csv) in the run folder, and the path of its picture.
 
     Raises:
         UsageError: as for :func:`run_sharpness`, or the two runs are of different models.

@@ -1,4 +1,4 @@
-"""Layer statistics of a run, as Parquet files in its layer-stats/ (see tvlars.stats)."""
+"""Layer statistics of a run, as Parquet files in its folder layer-stats (see tvlars.stats)."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def check_layer_stats() -> None:
 
 
 class RunStats(LayerStats):
-    """Layer statistics that wait for room where the disk is full, as rows do: a run never ends for their sake.
+    """Layer statistics that stay in memory while the disk is full, so that they never end a run.
 
-    ``tell`` hears of it. ``check_place`` is called before each write: it raises ``MovedFolderError`` where the run
-    folder is another one.
+    ``tell`` is called with a sentence then. ``check_place`` is called before each write; it raises ``MovedFolderError``
+    if the run folder was moved or replaced.
     """
 
     tell: Callable[[str], None] = print
@@ -38,11 +38,11 @@ class RunStats(LayerStats):
     def flush(self) -> None:
         self.check_place()
         if self.path is not None and not self._discards:
-            self.path.mkdir(exist_ok=True)  # somebody may have taken it away
+            self.path.mkdir(exist_ok=True)  # it may have been removed
         super().flush()
 
     def try_flush(self) -> None:
-        """Flush, or keep for the next flush what cannot be written."""
+        """Flush; records that cannot be written are kept for the next flush."""
         self._try(self.flush, "they wait, and the run goes on")
 
     def close(self) -> None:
@@ -54,7 +54,7 @@ class RunStats(LayerStats):
     def _try(self, work: Callable[[], object], then: str) -> None:
         try:
             work()
-        except OSError as error:  # what was to be written is kept
+        except OSError as error:  # records are kept
             if not self._said or "lost" in then:
                 self.tell(f"cannot write layer statistics: {error.strerror or error}; {then}")
             self._said = True
@@ -63,19 +63,17 @@ class RunStats(LayerStats):
 def layer_stats(
     optimizer: Optimizer, model: nn.Module, every: int, folder: Path, writer: object, start: int
 ) -> RunStats:
-    """Layer statistics into ``folder``, from optimizer step ``start`` + 1 on.
+    """Return layer statistics that are written into ``folder``, from optimizer step ``start`` + 1 on.
 
     Raises:
-        UsageError: pandas or pyarrow is not installed, or what a run that goes on has written cannot be read.
+        UsageError: existing statistics of the run cannot be read.
     """
     path = folder / "layer-stats"
-    if not is_inside(path, folder):  # records of steps that come again are taken out of it
+    if not is_inside(path, folder):  # records of repeated steps are removed from it
         raise UsageError(f"layer_stats must go on in {str(path)!r}, which is a link that leaves the run folder")
     try:
         return RunStats(optimizer, model, every=every, path=path, writer=writer, start=start)  # type: ignore[arg-type]
-    except ImportError as error:
-        raise UsageError(str(error)) from error
-    except (OSError, ValueError) as error:  # pyarrow's for a damaged file are both
+    except (OSError, ValueError) as error:  # pyarrow raises either for a damaged file
         raise UsageError(
             f"layer_stats must go on in {str(path)!r}, which cannot be read: {str(error).splitlines()[0]}"
         ) from error

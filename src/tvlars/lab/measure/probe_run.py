@@ -1,19 +1,17 @@
-"""The evaluation of a finished run's features, whatever its task was: ``tvlars probe``."""
+"""Evaluation of the features of a finished run of any task: ``tvlars probe``."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
 from tvlars.lab.errors import UsageError
-from tvlars.lab.files.place import Place
 from tvlars.lab.measure.run_data import as_loaded, changed_data, choose_device, data_of_run
 from tvlars.lab.models import build_model
 from tvlars.lab.run_folder.loaded_run import LoadedRun, RunResult
-from tvlars.lab.run_folder.record import write_json
+from tvlars.lab.run_folder.record import Record
 from tvlars.lab.ssl.evaluations import Evaluated, check_labels, describe_evaluation, parse_evaluations
 from tvlars.lab.ssl.probes import backbone_of, evaluate_features
 
@@ -30,31 +28,30 @@ def probe_run(
     device: str = "auto",
     announce: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Evaluated]:
-    """Measure what the features of a run's final weights are worth.
+    """Evaluate the features of a run's final weights.
 
     Args:
-        run: a run of any task, what ``train`` returned, or a folder.
+        run: a loaded run of any task, a result of ``train``, or a folder.
         evaluations: as in ``TrainConfig``.
-        data: data set to do it on; None (default) is the run's own. It needs as many channels, and may have other
-            classes.
-        data_dir: where it lies; None (default) is where the run looked, for the run's own.
+        data: data set to use; None (default) is the run's own. Another one needs the same number of channels, and may
+            have other classes.
+        data_dir: folder of the data; None (default): the run's, for its own data.
         image_size: for imagefolder:PATH.
-        skip_bad_images: for imagefolder:PATH, go on without images that cannot be read; so it does if the run did.
-        seed: of label subsets, shuffles, new heads and the untrained network; None (default) is the run's own.
-        device: "auto" (default: CUDA where there is one), "cpu" or any torch device.
-        announce: is told each result, in words, as it comes.
+        skip_bad_images: for imagefolder:PATH, skip images that cannot be read; this is the default if the run did so.
+        seed: for label subsets, shuffles, new heads and the untrained network; None (default) is the run's own.
+        device: "auto" (default: CUDA if available), "cpu" or any torch device.
+        announce: called with a line per result, as soon as there is one.
 
     Returns:
-        Results by name. What a self-supervised run on its own data did not have yet is entered into its
-        evaluations.json.
+        Results by name. New results of a self-supervised run on its own data are added to its evaluations.json.
 
     Raises:
         UsageError: the run has no weights, they are of another architecture, or the data do not fit, have
             no labels, or are the run's own and have changed.
-        MovedFolderError: the run folder was moved or taken away meanwhile; what is there now is left as it is.
+        MovedFolderError: the run folder was moved or replaced meanwhile; nothing is written there.
     """
     run, wanted = as_loaded(run), parse_evaluations(evaluations)
-    place = Place(run.folder)
+    record = Record(run.folder, announce)
     facts = run.model_facts()
     own, sized = data is None, image_size is not None
     loaded = data_of_run(run, data, data_dir, image_size, skip_bad_images, same_classes=False)
@@ -79,7 +76,5 @@ def probe_run(
         found[name] = one
         announce(describe_evaluation(name, one, len(loaded.train_labels)))
     if own and run.config is not None and run.config.self_supervised:
-        both = {**found, **run.evaluations}
-        place.check()
-        write_json(run.folder / "evaluations.json", {name: asdict(one) for name, one in both.items()})
+        record.add_evaluations({**found, **run.evaluations})
     return found

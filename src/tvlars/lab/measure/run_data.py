@@ -1,4 +1,4 @@
-"""The data set of a run, loaded again: its own, or another that its model fits."""
+"""Data set for measurements of a run: its own, loaded again, or another one that fits its model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tvlars.lab.run_folder.loaded_run import LoadedRun, RunResult, load_run
 
 
 def as_loaded(run: LoadedRun | RunResult | Path | str) -> LoadedRun:
-    """Return the run that is named in any way."""
+    """Return a run, loaded from its folder unless it is loaded already."""
     return run if isinstance(run, LoadedRun) else load_run(run.folder if isinstance(run, RunResult) else run)
 
 
@@ -35,10 +35,10 @@ def data_of_run(
     *,
     same_classes: bool = True,
 ) -> ImageData:
-    """Load the data set that a run was trained on, or another that its model fits; its features fit other classes too.
+    """Load the data set of a run, or another one that fits its model (without ``same_classes``: its features).
 
     Raises:
-        UsageError: the run does not say which, or the model does not fit.
+        UsageError: the run does not name its data set, or the data set does not fit.
     """
     facts, data_dir, sized = run.model_facts(), as_path("data_dir", data_dir), image_size is not None
     if data is None:
@@ -73,7 +73,7 @@ def _check_facts(run: LoadedRun, data: ImageData, sized: bool) -> None:
     facts = run.model_facts()
     there = Fingerprint.from_json(facts.get(FINGERPRINT))
     if not same_folder(data.name, None, facts["data"]) and (there is None or there.difference(data.fingerprint)):
-        return  # the user has named other data
+        return  # other data, named by the user
     wanted = f"{run.folder / 'model.json'} must be that of the run's data, but says that"
     if not sized and facts["image_size"] != data.image_size:
         raise UsageError(f"{wanted} images have {facts['image_size']} pixels a side, and they have {data.image_size}")
@@ -87,9 +87,9 @@ def _check_facts(run: LoadedRun, data: ImageData, sized: bool) -> None:
 
 
 def changed_data(run: LoadedRun, data: ImageData, *splits: Literal["train", "test"]) -> str:
-    """Say how ``splits`` of ``data``, a run's own, have changed since it began; "" if they have not.
+    """Return a sentence if ``splits`` of a run's own ``data`` have changed since it began, else "".
 
-    For a run of a version that kept no fingerprint only the names of classes are compared.
+    If the run has no fingerprint, since an earlier version wrote it, only the names of classes are compared.
     """
     facts = run.model_facts()
     there = Fingerprint.from_json(facts.get(FINGERPRINT))

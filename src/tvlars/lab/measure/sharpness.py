@@ -35,16 +35,16 @@ def run_sharpness(
     data_dir: Path | str | None = None,
     device: str = "auto",
 ) -> SharpnessRow:
-    """Measure the sharpness of a run's final weights, and enter it into the run's sharpness.csv.
+    """Measure the sharpness of a run's final weights, and add it to the run's sharpness.csv.
 
     Args:
-        run: a run, what ``train`` returned, or a folder.
-        samples: training images, the same ones that ``--sharpness`` takes.
-        data_dir: where the data set lies; None (default) is where the run looked.
-        device: "auto" (default: CUDA where there is one), "cpu" or any torch device.
+        run: a loaded run, a result of ``train``, or a folder.
+        samples: number of training images, the same ones that ``--sharpness`` uses.
+        data_dir: folder of the data set; None (default): the run's.
+        device: "auto" (default: CUDA if available), "cpu" or any torch device.
 
     Raises:
-        UsageError: the run has no weights or no epoch, its data set is not there or has changed, or the extra is not
+        UsageError: the run has no weights or no epoch, its data set is missing or has changed, or the extra is not
             installed.
     """
     run = as_loaded(run)
@@ -70,10 +70,10 @@ def run_sharpness(
 def training_batches(
     run: LoadedRun, samples: int, data_dir: Path | str | None, device: str
 ) -> list[tuple[Tensor, Tensor]]:
-    """Normalized training images of a run and their labels, always the same ones, in batches.
+    """Return normalized training images of a run and their labels in batches, always the same images.
 
     Raises:
-        UsageError: the data set is not there or has changed.
+        UsageError: the data set is missing or has changed.
     """
     data = data_of_run(run, data_dir=data_dir)
     if changed := changed_data(run, data, "train"):

@@ -1,7 +1,6 @@
-"""Comparison of all processes before the first step: each must have been started for the same run.
+"""Comparison of all processes before the first step: all must have been started for the same run.
 
-Processes that were started with other options, seeds, data or versions would train without an error, each towards other
-weights.
+Processes with different options, seeds, data or versions would train without an error, each towards other weights.
 """
 
 from __future__ import annotations
@@ -21,13 +20,13 @@ from tvlars.lab.processes.processes import Processes
 from tvlars.plan import Plan
 
 SAID = 3
-"""So many differences are said at most."""
+"""Most differences in an error."""
 
 
 def facts_of(config: TrainConfig, plan: Plan, data: ImageData, precision: str) -> dict[str, Any]:
-    """Return what has to be the same in all processes of a run, as JSON has it, by names that a user knows.
+    """Return the facts that must be the same in all processes of a run, as JSON values, by names that a user knows.
 
-    The data are compared by what they hold, the number of processes by that of those which have met.
+    The data are compared by their content, since their place may differ between machines.
     """
     own = names_of(Is.MACHINE)
     options = {name: value for name, value in json.loads(config.to_json()).items() if name not in own}

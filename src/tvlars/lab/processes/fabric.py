@@ -1,4 +1,4 @@
-"""Lightning Fabric for the processes of a run: how many there are, who started them, and DDP or FSDP2 between them."""
+"""Lightning Fabric for the processes of a run: their number, their launcher, and DDP or FSDP2."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from tvlars.lab.errors import LostProcessError, UsageError
 
 
 def _import_fabric() -> None:
-    """Import Fabric while a module with nothing but the version stands for torchmetrics, where that is installed.
+    """Import Fabric with an empty module in place of torchmetrics, if that is installed.
 
-    Fabric imports torchmetrics whole to read its version, and with it torchvision and scipy: about half of the time
+    Fabric imports all of torchmetrics, and with it torchvision and scipy, to read its version: about half of the time
     that a command takes to start.
 
     Raises:
-        VariableError: an environment variable that Fabric reads then is no number.
+        VariableError: an environment variable that Fabric reads on import is no number.
     """
     if "lightning_fabric" in sys.modules or "torchmetrics" in sys.modules:
         return
@@ -57,16 +57,16 @@ from lightning_fabric.strategies.model_parallel import ModelParallelStrategy  # 
 
 
 def make_fabric(config: TrainConfig, precision: str) -> Fabric:
-    """Return Fabric for all processes of the run: one device each, DDP or FSDP2 where there are several.
+    """Return Fabric for all processes of the run: one device each, with DDP or FSDP2 between several.
 
     Raises:
-        UsageError: the device is not there, or the batch does not go with so many processes.
-        LostProcessError: another process did not come to where all meet.
+        UsageError: the device is missing, or the batch cannot be split over so many processes.
+        LostProcessError: another process did not come to the rendezvous.
     """
     devices, nodes = layout(config)
     check_batch(config.batch_size, config.micro_batch_size, devices * nodes)
     for name in ("lightning_fabric", "lightning_fabric.utilities.distributed"):
-        logging.getLogger(name).setLevel(logging.WARNING)  # we say the precision ourselves
+        logging.getLogger(name).setLevel(logging.WARNING)  # it logs the precision, which the run reports itself
     try:
         fabric = Fabric(
             accelerator=config.accelerator,
@@ -77,14 +77,14 @@ def make_fabric(config: TrainConfig, precision: str) -> Fabric:
         )
         if devices * nodes > 1:
             fabric.launch()
-            group_of_objects(dist.group.WORLD, config.timeout)  # now, while all are there
+            group_of_objects(dist.group.WORLD, config.timeout)  # while all processes are here
     except UsageError:
         raise
     except (dist.DistNetworkError, dist.DistStoreError) as error:
         _check_place(str(error))
         rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
         raise LostProcessError(int(rank), config.timeout, str(error)) from error
-    except Exception as error:  # Fabric has many types of its own for a device that is missing
+    except Exception as error:  # Fabric raises many types for a missing device
         if memory.has_ended(error):
             raise
         reason = (str(error) or type(error).__name__).splitlines()[0]
@@ -93,10 +93,10 @@ def make_fabric(config: TrainConfig, precision: str) -> Fabric:
 
 
 def layout(config: TrainConfig) -> tuple[int, int]:
-    """Return the number of processes on each machine, and of machines, of a run.
+    """Return the number of processes per machine, and of machines.
 
     Raises:
-        UsageError: the config asks for others than were started.
+        UsageError: the config asks for other numbers than were started.
     """
     found = started()
     if found is None:
@@ -113,10 +113,10 @@ def layout(config: TrainConfig) -> tuple[int, int]:
 
 
 def started() -> tuple[int, int] | None:
-    """Return the number of devices on each machine, and of machines; None unless torchrun or srun started this.
+    """Return the number of devices per machine, and of machines; None unless torchrun or srun started this process.
 
     Raises:
-        UsageError: an environment variable that says so is missing or makes no sense.
+        UsageError: an environment variable of the launcher is missing or invalid.
     """
     try:
         check_started()
@@ -139,7 +139,7 @@ def _strategy(config: TrainConfig, processes: int) -> Any:
         return ModelParallelStrategy(_shard, data_parallel_size=processes, tensor_parallel_size=1, timeout=timeout)
     if processes == 1:
         return "auto"
-    # Batch norm's running statistics are the same everywhere, or made so before they are used.
+    # DDP need not copy buffers: running statistics are synchronized, or averaged before each test.
     named = inspect.signature(nn.parallel.DistributedDataParallel).parameters
     still = "forward_sync_buffers" if "forward_sync_buffers" in named else "broadcast_buffers"  # before torch 2.14
     options: dict[str, Any] = {still: False}
@@ -147,7 +147,7 @@ def _strategy(config: TrainConfig, processes: int) -> Any:
 
 
 def _shard(model: nn.Module, mesh: Any) -> nn.Module:
-    """Shard the blocks of a model one by one (FSDP2), so that one at a time is whole, then the rest."""
+    """Shard each block of a model by itself (FSDP2), so that one block at a time is gathered, then the rest."""
     from torch.distributed.fsdp import fully_shard
 
     for part in (*_blocks(model), model):
@@ -163,7 +163,7 @@ def _blocks(module: nn.Module) -> list[nn.Module]:
 
 
 def whole_weights(model: nn.Module) -> dict[str, Any]:
-    """Return the whole state dict of a model that is spread over processes, on the CPU of the first; all call it."""
+    """Return the whole state dict of a sharded model, on the CPU of the first process; all processes call it."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
     return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
@@ -171,12 +171,12 @@ def whole_weights(model: nn.Module) -> dict[str, Any]:
 
 @cache
 def group_of_objects(world: Any, seconds: float) -> Any:
-    """Return the group in which objects go over the CPU, which has more room than a device; None for the usual one."""
+    """Return the group that exchanges objects on the CPU, which has more memory than a device; None for the default."""
     return None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo", timeout=timedelta(seconds=seconds))
 
 
 def _check_place(reason: str) -> None:
-    """Raise ``UsageError`` where processes could not meet since the place for that is taken, or is none."""
+    """Raise ``UsageError`` if the port of the rendezvous is taken or its address is unknown."""
     if "EADDRINUSE" in reason:
         port = os.environ.get("MASTER_PORT")
         raise UsageError(

@@ -1,4 +1,4 @@
-"""Launcher of a run's processes, by torch's elastic agent: one that fails ends the others."""
+"""Launcher of a run's processes with torch's elastic agent: if one fails, the others are ended."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ from tvlars.lab.processes.processes import is_lost
 from tvlars.lab.processes.signals import not_ignored
 
 LAUNCHED = "TVLARS_LAUNCHED"
-"""Set in processes that were started here, to our process id: they leave it to us to say what went wrong."""
+"""Environment variable of launched processes with the launcher's process id; the launcher reports their errors."""
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 GRACE = 300
-"""Seconds that processes have to save and end after a signal."""
+"""Seconds for processes to save and end after a signal."""
 GRACE_OF_OTHERS = 30
-"""Seconds that torch's launcher gives the others to end when one has failed."""
+"""Seconds that torch's agent gives the others to end after one has failed."""
 LEFT_TO_OTHERS = 2
-"""Exit code of a process without a word of its own: another one says what is wrong."""
+"""Exit code of a process that reports nothing, since another one reports the error."""
 MAX_UNKNOWN = 60
-"""Seconds that a machine's name may be unknown; it may be given one when the machine starts."""
+"""Seconds that a machine's name may be unknown, since it may get its name when it starts."""
 IN_VAIN = "has waited for the others in vain"
 PR_SET_PDEATHSIG = 1
 
 
 def wanted(config: TrainConfig) -> bool:
-    """Return whether this process has to start others for the run."""
+    """Return True if this process has to launch the processes of the run."""
     return started() is None and ((config.devices or 1) > 1 or (config.nodes or 1) > 1)
 
 
@@ -47,10 +47,10 @@ def launch(words: list[str], config: TrainConfig) -> tuple[int, str]:
     """Run ``tvlars`` with the arguments ``words`` in every process of this machine.
 
     Returns:
-        The exit code, 0 if all went well, and what went wrong first.
+        The exit code, and the first error, "" if there was none.
 
     Raises:
-        UsageError: several machines have no place to meet, or nobody answers there.
+        UsageError: several machines have no rendezvous, or nobody answers there.
     """
     nodes, devices = config.nodes or 1, config.devices or 1
     if nodes > 1 and config.rendezvous is None:
@@ -64,7 +64,7 @@ def launch(words: list[str], config: TrainConfig) -> tuple[int, str]:
 
     for name in list(logging.root.manager.loggerDict):
         if name.startswith(("torch.distributed.elastic", "torch.distributed.launcher")):
-            logging.getLogger(name).setLevel(logging.CRITICAL)  # what they would tell is said below, in a sentence
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # errors are reported below in one sentence
     if config.rendezvous is not None and nodes > 1:
         _wait_for_first_machine(config.rendezvous, config.timeout)
     os.environ[LAUNCHED] = str(os.getpid())
@@ -76,7 +76,7 @@ def launch(words: list[str], config: TrainConfig) -> tuple[int, str]:
         except ChildFailedError as error:
             return _first(error.failures, words[0] if config.checkpoint_every else "")
         except RendezvousError as error:
-            return 1, _not_met(error, config, met=any(Path(logs).iterdir()))  # where processes have a folder each
+            return 1, _not_met(error, config, met=any(Path(logs).iterdir()))  # each process has a folder there
         except SignalException as error:
             number = signal.Signals(error.sigval)
             how = "interrupted" if number == signal.SIGINT else f"stopped by {number.name}"
@@ -85,18 +85,18 @@ def launch(words: list[str], config: TrainConfig) -> tuple[int, str]:
 
 
 def die_with_launcher() -> None:
-    """Have the system send SIGTERM to this process when the launcher that started it dies; for the process's start."""
+    """Make the kernel send SIGTERM to this process when its launcher dies; called when the process starts."""
     launcher = os.environ.get(LAUNCHED)
-    if launcher is None or sys.platform != "linux":  # elsewhere it goes on
+    if launcher is None or sys.platform != "linux":  # other systems cannot do this
         return
-    # It comes when the thread that started us ends: the launcher's main thread.
+    # The kernel watches the thread that started this process: the launcher's main thread.
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-    if os.getppid() != int(launcher):  # it has died already
+    if os.getppid() != int(launcher):  # the launcher has died already
         sys.exit(128 + signal.SIGTERM)
 
 
 def report(message: str, code: int) -> bool:
-    """Tell the launcher what went wrong in this process; False where there is none, or none any more."""
+    """Report an error of this process to its launcher; return False if there is no launcher any more."""
     file = os.environ.get(ERROR_FILE)
     if not file or os.environ.get(LAUNCHED) != str(os.getppid()):
         return False
@@ -106,14 +106,14 @@ def report(message: str, code: int) -> bool:
 
 
 def report_unexpected(error: Exception) -> bool:
-    """Tell the launcher of an error that nothing was prepared for; its traceback is this process's to print."""
+    """Report an unexpected error to the launcher; this process prints the traceback."""
     lost = isinstance(error, RuntimeError) and is_lost(error)
     what = f"{IN_VAIN}:" if lost else "ended with"
     return report(f"process {os.environ.get('RANK', '0')} {what} {one_line(error)}", 1)
 
 
 def _wait_for_first_machine(place: str, timeout: float) -> None:
-    """Wait until the first machine answers, which may start later. Torch would wait too, and log a page per attempt.
+    """Wait until the first machine answers, which may start later. Torch would log a page per attempt.
 
     Raises:
         UsageError: nobody answers.
@@ -159,10 +159,10 @@ def _options(config: TrainConfig, logs: str) -> Any:
 
 
 def _not_met(error: Exception, config: TrainConfig, met: bool) -> str:
-    """Say what went wrong between machines: before processes were started, or when they had ``met``.
+    """Return a sentence about an error between machines, before or after their processes ``met``.
 
     Raises:
-        UsageError: something else answers at the place.
+        UsageError: another program answers at the rendezvous.
     """
     from torch.distributed.elastic.rendezvous import api
 
@@ -185,15 +185,15 @@ def _not_met(error: Exception, config: TrainConfig, met: bool) -> str:
 
 
 def way_on(command: str) -> str:
-    """Return the clause of a message that names --resume, "" for commands that have none or go on by themselves."""
+    """Return the clause of a message about --resume, "" for commands that have no such option."""
     return ", and --resume goes on" if command in ("train", "ssl") else ""
 
 
 def _first(failures: dict[int, Any], command: str = "train") -> tuple[int, str]:
-    """Return exit code and words of the failure that others followed from.
+    """Return exit code and message of the failure that caused the others.
 
-    First come those that say what went wrong, then those that were killed or ended without a word, those that waited
-    for them in vain, those that the launcher stopped, and those that leave it to others to say what went wrong.
+    The order is: failures with a message; killed processes and those without a message; processes that waited for
+    another one; processes that the launcher stopped; processes that leave the report to others.
     """
     begun = min(failure.timestamp for failure in failures.values())
 
@@ -219,8 +219,8 @@ def _first(failures: dict[int, Any], command: str = "train") -> tuple[int, str]:
 
 
 def _said(failure: Any) -> tuple[int, str]:
-    """Return exit code and words of a process: those it has reported, even if it was stopped after that."""
-    message = failure.message  # a text of torch's own where nothing was reported
+    """Return exit code and message of a process, as reported even if it was stopped afterwards."""
+    message = failure.message  # a text of torch if nothing was reported
     if not isinstance(message, dict):
         return failure.exitcode, ""
     return int(message["extraInfo"].get("exit_code", failure.exitcode)), str(message.get("message", ""))

@@ -1,7 +1,7 @@
-"""One process among several: its part of a batch, and how all of them add up, agree and fail together.
+"""Cooperation of a run's processes: shares of a batch, sums, agreement, and errors of one raised in all.
 
-Lightning Fabric does the parallel training (``fabric``); here is what the loop asks for besides. All of it is also
-right in a single process, where no collective is called.
+Lightning Fabric exchanges gradients (``fabric``); this module has the rest. Everything works in a single process too,
+where no collective is called.
 """
 
 from __future__ import annotations
@@ -32,27 +32,27 @@ from tvlars.lab.processes.signals import HANDLED
 
 T = TypeVar("T")
 Pending = tuple[int, Tensor, Tensor]
-"""A step, and its loss and number of right answers."""
+"""Step, loss and number of correct predictions."""
 SIGNALS = tuple(sorted(HANDLED, reverse=True))
-"""SIGTERM before SIGINT before SIGHUP: the first that any process has received counts."""
+"""SIGTERM before SIGINT before SIGHUP: the first of these that any process has received counts."""
 ENDS = (DivergedError, PreemptedError, KeyboardInterrupt)
-"""Ends of a run in good order: in every process alike."""
+"""Regular ends of a run, which every process raises."""
 DONE, FAILED = b"done", b"failed"
 BEAT = 5.0
-"""Seconds between two signs of life of a process that works alone, at most."""
+"""Most seconds between two signs of life of a process that works alone."""
 _alone = itertools.count()
-"""Numbers what the first process does alone, the same in all processes."""
+"""Counter of calls of :meth:`Processes.alone`, the same in all processes."""
 
 
 def is_lost(error: RuntimeError) -> bool:
-    """Return whether a collective failed since another process has ended or did not come."""
+    """Return True if a collective failed because another process has ended or did not come."""
     kinds = (dist.DistBackendError, dist.DistNetworkError, dist.DistStoreError)
     text = str(error).lower()
     return isinstance(error, kinds) or any(word in text for word in ("gloo", "nccl", "connection closed by peer"))
 
 
 class Processes:
-    """A process's view of all: its rank, and how to share out, add up and agree."""
+    """All processes of a run as one of them sees them."""
 
     def __init__(self, fabric: Fabric) -> None:
         self.fabric = fabric
@@ -60,7 +60,7 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """True in the process that writes and prints."""
+        """True in the first process, which writes and prints."""
         return self.rank == 0
 
     @property
@@ -69,16 +69,16 @@ class Processes:
 
     @property
     def _limit(self) -> float:
-        """Seconds that a collective may take."""
+        """Time limit of a collective in seconds."""
         strategy: Any = self.fabric.strategy
         return float(strategy._timeout.total_seconds())
 
     @contextlib.contextmanager
     def lost_said(self, timeout: float) -> Iterator[None]:
-        """Raise ``LostProcessError`` in place of a collective's error that another process has caused by its absence.
+        """Raise ``LostProcessError`` if a collective inside fails because another process is gone.
 
         Args:
-            timeout: seconds that a collective may take, which the error names.
+            timeout: time limit of a collective in seconds, for the error.
         """
         try:
             yield
@@ -89,7 +89,7 @@ class Processes:
             raise
 
     def share(self, samples: Tensor) -> Tensor:
-        """Return this process's part of some samples (n, ...): the rank-th of even pieces, one for each process."""
+        """Return this process's share of samples (n, ...); shares differ by one sample at most."""
         return torch.tensor_split(samples, self.count)[self.rank]
 
     def total(self, values: Tensor) -> Tensor:
@@ -102,7 +102,7 @@ class Processes:
 
     @torch.no_grad()
     def average_buffers(self, model: nn.Module) -> None:
-        """Make floating point buffers (running statistics) the mean over all processes."""
+        """Replace floating point buffers (running statistics) by their mean over all processes."""
         if self.several:
             for buffer in model.buffers():
                 if buffer.is_floating_point():
@@ -110,8 +110,8 @@ class Processes:
                     buffer /= self.count
 
     def agree(self, pending: list[Pending], received: int, due: bool) -> tuple[list[Pending], int, bool]:
-        """Return the sums over all processes of pending losses and counts, a signal that any has received (in the order
-        of ``SIGNALS``), and whether the first one finds a checkpoint due: all in one collective."""
+        """Agree in one collective: return pending losses and counts as sums over processes, the first of ``SIGNALS``
+        that any process received (0: none), and ``due`` of the first process."""
         device = self.fabric.device
         flags = [received == number for number in SIGNALS] + [due and self.first, False]
         values = [torch.stack([loss.double(), correct.double()]) for _, loss, correct in pending]
@@ -140,8 +140,8 @@ class Processes:
         """Do ``work`` in each process, and return all results by rank.
 
         Raises:
-            OSError, MovedFolderError, UsageError: the first of these that ``work`` raised in any process, in all of
-                them; a ``UsageError`` is said by the first process, the others raise ``SaidElsewhereError``.
+            OSError, MovedFolderError, UsageError: the first of these that ``work`` raised in any process is raised in
+                all; but a ``UsageError`` only in the first one, and ``SaidElsewhereError`` in the others.
         """
         if not self.several:
             return [work()]
@@ -161,21 +161,21 @@ class Processes:
         return [one for one, _ in found]
 
     def by_first(self, work: Callable[[], T]) -> T:
-        """Do ``work`` in the first process, and return its result in all; it fails in all, as in :meth:`each`."""
+        """Do ``work`` in the first process, and return its result in all; errors are those of :meth:`each`."""
         results: list[Any] = self.each(work if self.first else lambda: None)
         return results[0]  # type: ignore[no-any-return]
 
     def alone(self, work: Callable[[], T]) -> T | None:
-        """Do ``work`` in the first process while the others wait, as long as it takes; None for them.
+        """Do ``work`` in the first process and return its result; the others wait without a limit and return None.
 
-        They wait in the store through which all have met, so that no collective runs into its time limit. There the
-        first process leaves signs of life, and what came of its work: what ends a run in good order is raised in all.
+        The others poll the store of the rendezvous, since a collective would run into its time limit. The first process
+        leaves signs of life there, and the outcome of its work; an error of ``ENDS`` is raised in all processes.
 
         Raises:
-            SaidElsewhereError: the work failed, and the first process says why.
-            LostProcessError: there was no sign of life for as long as a collective may take. Work that hangs in a
-                process that lives is waited for.
-            RuntimeError: the store has gone, with the process or the launcher that held it (see ``is_lost``).
+            SaidElsewhereError: the work failed, and the first process reports the error.
+            LostProcessError: there was no sign of life for the time limit of a collective. A process that is alive but
+                hangs is waited for.
+            RuntimeError: the store is gone, with the process or the launcher that held it (see ``is_lost``).
         """
         if not self.several:
             return work()
@@ -189,14 +189,14 @@ class Processes:
                 result = work()
             except BaseException as error:
                 outcome = pickle.dumps(_packed(error)) if isinstance(error, ENDS) else FAILED
-                with contextlib.suppress(RuntimeError):  # its own error comes before a store that has gone
+                with contextlib.suppress(RuntimeError):  # the work's error is raised, not that of a lost store
                     store.set(f"{name}/outcome", outcome)
                 raise
             store.set(f"{name}/outcome", DONE)
         return result
 
     def _wait_for_first(self, store: Any, name: str) -> None:
-        """Wait until the first process has said what came of its work alone."""
+        """Wait for the outcome of the first process's work."""
         begun = moved = time.monotonic()
         beats = 0
         while not store.check([f"{name}/outcome"]):
@@ -214,7 +214,7 @@ class Processes:
 
 
 def _packed(error: BaseException) -> tuple[Any, ...]:
-    """An error for another process: pickle would make it anew from its message alone."""
+    """Return the parts of an error for another process; pickle alone would keep only its message."""
     file = (error.filename,) if isinstance(error, OSError) and error.filename is not None else ()
     return type(error), (*error.args, *file), vars(error)
 
@@ -228,11 +228,11 @@ def _unpacked(packed: tuple[Any, ...]) -> BaseException:
 
 @contextlib.contextmanager
 def _signs_of_life(store: Any, key: str, every: float) -> Iterator[None]:
-    """Count up ``key`` every few seconds, in a thread."""
+    """Increment ``key`` every few seconds in a thread."""
     over = threading.Event()
 
     def beat() -> None:
-        with contextlib.suppress(RuntimeError):  # the store has gone: whoever waits notices that too
+        with contextlib.suppress(RuntimeError):  # the store is gone, which waiting processes notice too
             while not over.wait(every):
                 store.add(key, 1)
 

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP: noted at once, obeyed where the state of a run is whole."""
+"""Handlers of Ctrl-C, SIGTERM and SIGHUP: a signal is noted at once, and obeyed between two steps."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from typing import Any
 from tvlars.lab.errors import PreemptedError
 
 HANDLED: dict[int, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
-"""The signals, and the handlers that are replaced: whoever has set one of their own keeps it, and a signal that is
-ignored, as SIGHUP is under nohup, stays ignored."""
-if hasattr(signal, "SIGHUP"):  # a terminal or a connection that goes away; Windows has none
+"""Handled signals and their default handlers. Only these are replaced: other handlers stay, and a signal that is
+ignored, like SIGHUP under nohup, stays ignored."""
+if hasattr(signal, "SIGHUP"):  # sent when a terminal or connection closes; Windows has none
     HANDLED[signal.SIGHUP] = signal.SIG_DFL
 
 
 class StopSignals:
-    """Takes these signals while it is entered.
+    """Context in which these signals are handled.
 
-    The first one is noted in ``received``, for the loop to obey after the step that is going on; a second Ctrl-C stops
-    at once. Inside ``at_once()``, where no step is going on, the first one does.
+    The first signal is noted in ``received``, and the loop stops after the current step; a second Ctrl-C raises at
+    once. Inside ``at_once()``, between steps, the first signal raises.
 
     Args:
-        patient: never raise by itself, since other processes have to stop at the same step.
+        patient: never raise, since other processes have to stop at the same step.
     """
 
     def __init__(self, patient: bool = False) -> None:
         self.patient = patient
         self.received: int = 0
-        """The signal that came, 0 while none has."""
+        """Number of the last signal, 0 if there was none."""
         self._at_once = False
         self._outer: dict[int, Any] = {}
 
@@ -55,10 +55,10 @@ class StopSignals:
 
     @contextlib.contextmanager
     def at_once(self, always: bool = False) -> Iterator[None]:
-        """Let a signal raise at any point inside, also one that has come already.
+        """Return a context in which a signal raises at any point; one that was noted before raises now.
 
         Args:
-            always: of several processes too, where each may end by itself.
+            always: also if ``patient``, where each process may end by itself.
         """
         if not self.patient or always:
             if self.received:
@@ -71,12 +71,12 @@ class StopSignals:
 
 
 def stop(number: int) -> None:
-    """Raise what the signal stands for."""
+    """Raise the exception of a signal."""
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     raise PreemptedError(f"stopped by {signal.Signals(number).name}; what was measured is kept", number)
 
 
 def not_ignored() -> list[int]:
-    """Return the signals that this process has not been told to ignore."""
+    """Return the handled signals that this process does not ignore."""
     return [number for number in HANDLED if signal.getsignal(number) is not signal.SIG_IGN]

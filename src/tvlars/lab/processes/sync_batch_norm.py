@@ -1,6 +1,6 @@
-"""Batch norm whose statistics are those of all processes, on CPUs too, and the way back to the plain one.
+"""Batch norm with the statistics of all processes, and its replacement by plain batch norm.
 
-torch's own SyncBatchNorm is for GPUs alone; the form here is for CPUs.
+On CPUs, where ``torch.nn.SyncBatchNorm`` does not work, a class of this module is used.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ class SyncBatchNormCPU(_BatchNorm):
 
     .. math:: y = \gamma (x - \bar x) / \sqrt{\overline{(x - \bar x)^2} + \epsilon} + \beta
 
-    Means are taken over all samples and places, however many each process has. The running variance takes the
-    unbiased form, as torch's does.
+    Means are over all samples and positions, whose number may differ between processes. As in torch, the running
+    variance is the unbiased one.
     """
 
     def _check_input_dim(self, input: Tensor) -> None:
@@ -49,14 +49,14 @@ class SyncBatchNormCPU(_BatchNorm):
         momentum = self.momentum
         if self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
-            if momentum is None:  # a plain average over all batches so far
+            if momentum is None:  # the mean over all batches so far
                 momentum = 1.0 / float(self.num_batches_tracked)
         self.running_mean.lerp_(mean.to(self.running_mean), 1.0 if momentum is None else momentum)
         self.running_var.lerp_(variance.to(self.running_var), 1.0 if momentum is None else momentum)
 
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean and variance of each channel over all processes, and the number of values in each."""
+    """Return mean and variance of each channel over all processes, and the number of values per channel."""
     over = [0, *range(2, x.dim())]
     own = x.new_full((1,), x.numel() / x.shape[1], dtype=torch.float32)
     x = x.float()
@@ -69,8 +69,8 @@ def _moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class _Total(torch.autograd.Function):
-    """The sum over all processes. Each of them uses it, so its gradient is a sum too (torch's own, in
-    ``torch.distributed.nn.functional``, warns that it is deprecated)."""
+    """Sum over all processes. Every process uses it, so its gradient is a sum too. (The function of
+    ``torch.distributed.nn.functional`` is deprecated.)"""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -89,10 +89,10 @@ def _total(x: Tensor) -> Tensor:
 
 
 def synchronize_batch_norm(model: nn.Module, on_cpu: bool) -> dict[str, type[nn.Module]]:
-    """Turn every batch norm of ``model`` into one over all processes; parameters and statistics stay the same tensors.
+    """Replace every batch norm of ``model`` by a synchronized one with the same parameters and statistics.
 
     Returns:
-        What each was before, by its name, for :func:`plain_batch_norm`.
+        The replaced classes by module name, for :func:`plain_batch_norm`.
     """
     kinds: dict[str, type[nn.Module]] = {}
     for name, module in list(model.named_modules()):
@@ -103,7 +103,7 @@ def synchronize_batch_norm(model: nn.Module, on_cpu: bool) -> dict[str, type[nn.
 
 
 def plain_batch_norm(model: nn.Module, kinds: dict[str, type[nn.Module]]) -> None:
-    """The way back: after it the model can be used in one process alone."""
+    """Replace synchronized batch norms by their former classes, so that one process can use the model alone."""
     for name, kind in kinds.items():
         _replace(model, name, kind)
 

@@ -1,4 +1,4 @@
-"""Where a run was done and by which command: versions and hardware, for who wants the same numbers again."""
+"""Environment of a run: versions, hardware and command, to reproduce its numbers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 
 
 def environment() -> dict[str, Any]:
-    """Return versions, hardware and the command, as environment.json keeps them."""
+    """Return versions, hardware and command, for environment.json."""
     versions = {}
     for name in ("tvlars", "torch", "torchvision", "lightning-fabric", "numpy"):
         try:
@@ -34,7 +34,7 @@ def environment() -> dict[str, Any]:
 
 
 def command_line() -> str:
-    """Return the command that was typed, as it can be typed again."""
+    """Return the command of this process, quoted for a shell."""
     program = Path(sys.argv[0]).name
     program = "python -m tvlars" if program == "__main__.py" else program
     return " ".join([program, *map(shlex.quote, sys.argv[1:])])

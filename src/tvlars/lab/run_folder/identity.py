@@ -1,4 +1,4 @@
-"""What makes two runs the same: the options that decide it, the plan, and the data."""
+"""Identity of a run: its options (without those that are only means), its plan and its data."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tvlars.lab.run_folder.record import MODEL, read_object
 from tvlars.plan import Plan
 
 FINGERPRINT = "fingerprint"
-"""Where model.json, and the manifest of a checkpoint, have the fingerprint of the data."""
+"""Entry of model.json, and of a checkpoint's manifest, with the fingerprint of the data."""
 
 
 def identity(config: TrainConfig, plan: Plan) -> dict[str, dict[str, Any]]:
-    """Return what has to be the same in a run that goes on: options and plan, as JSON has them."""
+    """Return the options and the plan that must not change when a run resumes, as JSON values."""
     options = {name: value for name, value in json.loads(config.to_json()).items() if name not in MEANS}
     return {"config": options, "plan": {"steps": plan.total_steps, "steps_per_epoch": plan.steps_per_epoch}}
 
@@ -32,26 +32,30 @@ def check_same(
     sentence: str,
     same_data: Callable[[], None],
 ) -> None:
-    """Raise ``UsageError`` where ``there``, the :func:`identity` of a run, is not that of ``config`` and ``plan``.
+    """Raise ``UsageError`` if ``there``, the :func:`identity` of a run, is not that of ``config`` and ``plan``.
 
-    Options that an earlier version had not are what they are by default. ``fingerprint`` is that of its data as JSON;
-    ``sentence`` is the error's, up to the part that differs; ``same_data`` is called when the options are the same.
+    Options that an earlier version did not have count as their defaults.
+
+    Args:
+        fingerprint: that of the stored run's data as JSON.
+        sentence: beginning of the error.
+        same_data: checks the data; it is called between options and plan, since other data have another plan.
     """
     here = identity(config, plan)
-    for part in ("config", "plan"):
-        stored = there[part]
-        if part == "config":
-            known = Fingerprint.from_json(fingerprint) is not None
-            stored = _at_one_place({**identity(TrainConfig(), plan)[part], **stored}, config, known)
-        if said := differences(stored, here[part]):
-            raise UsageError(f"{sentence} {part} is another: {said}")
-        if part == "config":
-            same_data()
+    options = {**identity(TrainConfig(), plan)["config"], **there["config"]}
+    options = _at_one_place(options, config, Fingerprint.from_json(fingerprint) is not None)
+    if said := differences(options, here["config"]):
+        raise UsageError(f"{sentence} config is another: {said}")
+    same_data()
+    if said := differences(there["plan"], here["plan"]):
+        raise UsageError(f"{sentence} plan is another: {said}")
 
 
 def _at_one_place(there: dict[str, Any], config: TrainConfig, known_by_content: bool) -> dict[str, Any]:
-    """Return the options ``there`` with the spelling of ``config`` for a folder of images that is the same: one that is
-    known by its content, a fingerprint, may lie elsewhere by now, else its place tells."""
+    """Return the options ``there``, with the path of ``config`` for a folder of images if it is the same folder.
+
+    A folder that has a fingerprint (``known_by_content``) may have moved; one that has none is known by its place.
+    """
     data = there.get("data")
     if not (isinstance(data, str) and data.startswith(FOLDER_PREFIX) and config.data.startswith(FOLDER_PREFIX)):
         return there
@@ -60,17 +64,17 @@ def _at_one_place(there: dict[str, Any], config: TrainConfig, known_by_content: 
 
 
 def differences(there: dict[str, Any], here: dict[str, Any]) -> str:
-    """Return every value that is not the same, in words; "" where all are. Means that an earlier version had among what
-    a run is play no part."""
+    """Return every different value in words, "" if there is none. Options that are only means are not compared, even
+    if an earlier version stored them."""
     names = [name for name in {**there, **here} if name not in MEANS and there.get(name) != here.get(name)]
     return ", ".join(f"{name} {there.get(name)!r} there, {here.get(name)!r} here" for name in names)
 
 
 def check_data(where: Path, stored: Any, here: Fingerprint, tell: Callable[[str], None] = lambda text: None) -> None:
-    """Raise ``UsageError`` where a run that is kept in ``where`` was on other data.
+    """Raise ``UsageError`` if the run in ``where`` was trained on other data.
 
-    ``stored`` is the fingerprint of its data as JSON, None of a version that kept none; ``tell`` hears what was not
-    compared.
+    ``stored`` is the fingerprint of its data as JSON, None if an earlier version wrote it. ``tell`` is called with a
+    sentence if something could not be compared.
     """
     there = Fingerprint.from_json(stored)
     if there is None:
@@ -82,7 +86,7 @@ def check_data(where: Path, stored: Any, here: Fingerprint, tell: Callable[[str]
 
 
 def check_data_of(folder: Path, data: Fingerprint) -> None:
-    """Raise ``UsageError`` where the run in ``folder``, if there is one, was on other data than ``data``."""
+    """Raise ``UsageError`` if there is a run in ``folder`` and it was trained on other data than ``data``."""
     facts = read_object(folder / MODEL)
     if FINGERPRINT in facts:
         check_data(folder, facts[FINGERPRINT], data)

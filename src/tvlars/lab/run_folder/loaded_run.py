@@ -1,4 +1,4 @@
-"""Reading a run folder back: as far as it goes, with what is amiss said in words."""
+"""Runs read back from their folders, as far as files can be read, with one sentence per problem."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tvlars.stats import read_layer_stats
 
 MODEL_FACTS = ("model", "data", "channels", "image_size", "classes", "class_names", "mean", "std")
 MOST = {"channels": 64, "image_size": MOST_PIXELS, "classes": 2**20}
-"""The largest value of each count in model.json."""
+"""Largest valid value of each count in model.json."""
 
 
 @dataclass(frozen=True)
@@ -48,17 +48,18 @@ class RunResult:
 
     @property
     def test_accuracy(self) -> float:
-        """Fraction of test images classified right after the last epoch; with self-supervised learning that of the
-        linear evaluation, or of the online probe where there was none."""
+        """Accuracy on the test set after the last epoch; with self-supervised learning that of the linear evaluation,
+        or of the online probe if there is none."""
         return self.evaluations["linear"].accuracy if "linear" in self.evaluations else self.epochs[-1].test_accuracy
 
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """A run read from its folder. What is missing is None or an empty frame, and stands in ``problems``.
+    """Run read from its folder.
 
-    Frames have the columns of the rows in ``tvlars.lab.run_folder.rows``, and are empty where nothing was measured.
-    ``evaluations`` are of self-supervised learning, see ``tvlars.lab.ssl``.
+    Frames have the columns of the row classes in ``tvlars.lab.run_folder.rows``; a frame is empty if its quantity was
+    not measured. A file that is missing or damaged leaves its attribute empty (``config``: None) and adds a sentence to
+    ``problems``. ``evaluations`` are those of self-supervised learning, see ``tvlars.lab.ssl``.
     """
 
     folder: Path
@@ -77,58 +78,58 @@ class LoadedRun:
 
     @property
     def complete(self) -> bool:
-        """Whether the run finished and all its epochs are there, so that its results may be counted."""
+        """True if the run finished and no epoch is missing, so that its results may be compared."""
         whole = len(self.epochs) == self.summary.get("epochs", len(self.epochs)) and len(self.epochs) > 0
         if self.status != Status.FINISHED or not whole or self.test_accuracy is None:
             return False
         if self.config is not None and self.config.self_supervised:
             if self.config.accuracy_name() == "linear-probe accuracy" and "linear" not in self.evaluations:
                 return False
-            if math.isnan(self.test_accuracy):  # there are no labels
+            if math.isnan(self.test_accuracy):  # no labels
                 return True
         return 0 <= self.test_accuracy <= 1
 
     @property
     def accuracy_name(self) -> str:
-        """What ``test_accuracy`` is that of."""
+        """Name of ``test_accuracy``, for example "test accuracy"."""
         if self.config is None or not self.config.self_supervised:
             return "test accuracy"
         return "linear-probe accuracy" if "linear" in self.evaluations else "online-probe accuracy"
 
     @property
     def test_accuracy(self) -> float | None:
-        """Fraction of test images classified right after the last epoch there is; None where there is none.
+        """Accuracy on the test set after the last epoch, None if there is no epoch.
 
-        Of self-supervised learning it is that of the linear evaluation, of the online probe where there was none.
+        With self-supervised learning that of the linear evaluation, or of the online probe if there is none.
         """
         if "linear" in self.evaluations and self.config is not None and self.config.self_supervised:
             return self.evaluations["linear"].accuracy
         return float(self.epochs["test_accuracy"].iloc[-1]) if len(self.epochs) else None
 
     def fingerprint(self) -> Fingerprint | None:
-        """The fingerprint of its data; None where the folder is of a version that kept none."""
+        """Return the fingerprint of the data, None if the run is of a version that kept none."""
         return Fingerprint.from_json(read_object(self.folder / MODEL).get(FINGERPRINT))
 
     def test_images(self) -> int | None:
-        """How many test images its accuracy is of; None where the folder does not say."""
+        """Return the number of test images, None if the folder does not tell."""
         if (known := self.fingerprint()) is not None:
             return sum(known.test.counts) or None
-        # Versions that kept no fingerprint kept the sentence about the data.
+        # Versions without a fingerprint kept this sentence about the data.
         found = re.search(r"training and ([\d,]{1,15}) test images", str(self.environment.get("data", "")))
         return int(found[1].replace(",", "")) or None if found else None
 
     def test_correct(self) -> np.ndarray[Any, np.dtype[np.bool_]] | None:
-        """Which test images are classified right after the last epoch; None where that is not kept, or is of others."""
+        """Return True for each test image classified right after the last epoch; None if that was not kept."""
         images, accuracy = self.test_images(), self.test_accuracy
         if images is None or accuracy is None or self.accuracy_name != "test accuracy":
             return None
         return read_correct(self.folder, images, accuracy)
 
     def layer_stats(self) -> pd.DataFrame:
-        """Layer statistics in long form: step, layer, quantity, value. Empty where none were recorded.
+        """Return layer statistics in long form: step, layer, quantity, value; empty if none were recorded.
 
         Raises:
-            UsageError: a file is damaged; ``problems`` of it are not known before.
+            UsageError: a file is damaged. These files are read here alone, so ``problems`` does not include that.
         """
         folder = self.folder / "layer-stats"
         if not folder.is_dir():
@@ -149,7 +150,7 @@ class LoadedRun:
             raise UsageError(f"{folder} must hold layer statistics, but a file is damaged: {reason(error)}") from error
 
     def model(self) -> nn.Module:
-        """The trained model in evaluation mode, on the CPU. It wants images as :meth:`normalize` makes them.
+        """Return the trained model in evaluation mode, on the CPU, for images from :meth:`normalize`.
 
         Raises:
             UsageError: model.json or weights.pt is missing or damaged, or they do not fit each other.
@@ -161,7 +162,7 @@ class LoadedRun:
             raise UsageError(f"{self.folder} has no weights.pt: {said}")
         model, _ = build_model(shape["model"], shape["channels"], shape["image_size"], shape["classes"])
         try:
-            with open_regular(file) as opened:  # a link may lead to another disk: nothing of weights is shown
+            with open_regular(file) as opened:  # a link to another disk is followed: weights are not shown
                 weights = read_torch_file(opened)
             kinds = {name: value.dtype for name, value in model.state_dict().items()}
             if {name: value.dtype for name, value in weights.items()} != kinds:  # torch would convert them
@@ -175,16 +176,16 @@ class LoadedRun:
         return model.eval()
 
     def normalize(self, images: torch.Tensor) -> torch.Tensor:
-        """uint8 images (N, C, H, W) as the model saw them: minus mean, by standard deviation, of the training set."""
+        """Return uint8 images (N, C, H, W) normalized by mean and standard deviation of the training set."""
         shape = self.model_facts()
         mean, std = (torch.tensor(shape[key], device=images.device).view(1, -1, 1, 1) for key in ("mean", "std"))
         return (images - mean) / std
 
     def model_facts(self) -> dict[str, Any]:
-        """Return what the model was built from, and mean and deviation of its images: model.json.
+        """Return model.json: arguments of the model's builder, mean and deviation of its images.
 
         Raises:
-            UsageError: it is missing or damaged.
+            UsageError: the file is missing or damaged.
         """
         problems: list[str] = []
         facts = read_object(self.folder / MODEL, problems)
@@ -198,7 +199,7 @@ class LoadedRun:
 
 
 def _problems_of(facts: dict[str, Any], config: TrainConfig | None) -> list[str]:
-    """List the faults of a model.json that has all entries."""
+    """Return the first fault of a model.json that has all entries, as a list."""
     good = {name: type(facts[name]) is int and 1 <= facts[name] <= most for name, most in MOST.items()}
     for name, (low, high) in {"mean": (0, 255), "std": (1, 256)}.items():  # of each channel
         values = facts[name]
@@ -220,7 +221,8 @@ def _problems_of(facts: dict[str, Any], config: TrainConfig | None) -> list[str]
 
 
 def read_correct(folder: Path, images: int, accuracy: float) -> np.ndarray[Any, np.dtype[np.bool_]] | None:
-    """Which of so many test images a run has right; None where its folder does not keep it, or of another accuracy."""
+    """Return True for each of ``images`` test images that a run has right; None if the file is missing or contradicts
+    ``accuracy``."""
     size = -(-images // 8)
     try:
         packed = read_bytes(folder / CORRECT, folder, max(size, 0))
@@ -236,7 +238,7 @@ def load_run(folder: Path | str) -> LoadedRun:
     """Read a run folder.
 
     Raises:
-        UsageError: it is no run folder: it has neither config.json nor epochs.csv nor steps.csv.
+        UsageError: it is no run folder, since it has neither config.json nor epochs.csv nor steps.csv.
     """
     folder = Path(folder)
     if not folder.is_dir():

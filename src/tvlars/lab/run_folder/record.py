@@ -1,17 +1,17 @@
-"""The run folder: what a run was and what was measured, written so that a crash loses an epoch at most.
+"""Record of a run: a folder with its options and measurements, written so that a crash loses one epoch at most.
 
 config.json        every option of the run
-plan.json          learning rate and schedule that came of it
-model.json         what the model was built from, mean and deviation of its images, the fingerprint of its data
+plan.json          learning rate and schedule computed from them
+model.json         arguments of the model's builder, mean and deviation of its images, fingerprint of its data
 environment.json   versions, hardware, command
-epochs.csv         a row per epoch
-steps.csv          a row per optimizer step
-summary.json       how it ended
-test-correct.bits  which test images are classified right after the last epoch, a bit each in their order
+epochs.csv         one row per epoch
+steps.csv          one row per optimizer step
+summary.json       status at the end, and results
+test-correct.bits  one bit per test image, in their order: 1 if it is classified right after the last epoch
 weights.pt         final weights, a state dict
-weights-before.pt  those that were there when a run began anew
-sharpness.csv, noise.csv, layer-stats/    where they were asked for, see lab.measure
-checkpoints/       what a run needs to go on, see checkpoints/checkpoint.py
+weights-before.pt  weights of an earlier attempt, kept when a run began anew
+sharpness.csv, noise.csv, layer-stats/    if the options ask for them, see lab.measure
+checkpoints/       state to resume from, see checkpoints/checkpoint.py
 evaluations.json, representation.csv, views.png    of self-supervised learning, see lab.ssl
 """
 
@@ -43,18 +43,18 @@ from tvlars.lab.ssl.evaluations import Evaluated
 from tvlars.plan import Plan
 
 ASIDE = "weights-before.pt"
-"""Where weights lie that were there when a run began anew."""
+"""Weights of an earlier attempt, kept when a run began anew."""
 CONFIG, PLAN, MODEL = "config.json", "plan.json", "model.json"
 CORRECT = "test-correct.bits"
 ENDS = ("summary.json", "evaluations.json", CORRECT)
-"""What is written at a run's end."""
+"""Files written at the end of a run."""
 MEASUREMENTS = ("sharpness.csv", "noise.csv", "representation.csv")
 
 
 def new_folder(out: Path | None, label: str) -> Path:
     """Make and return the folder ``out``, or one below runs/ named after the time and ``label``.
 
-    Raises ``UsageError`` where it holds something already, or cannot be made.
+    Raises ``UsageError`` if it holds something already or cannot be made.
     """
     if out is None:
         out = base = Path("runs") / f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{label}"
@@ -72,27 +72,27 @@ def new_folder(out: Path | None, label: str) -> Path:
 
 
 class Record:
-    """Writes a run folder, which exists. If the disk is full, rows wait for room, the run goes on, and ``tell`` hears.
+    """Writer of a run folder, which exists.
 
-    Where the folder is no longer the one that it was, every method raises ``MovedFolderError`` and writes nothing. An
-    ``OSError`` says what cannot be written.
+    If the disk is full, rows wait in memory, ``tell`` is called with a sentence, and the run continues. If the folder
+    was moved or replaced, every method raises ``MovedFolderError`` and writes nothing. Any other ``OSError`` names the
+    file that cannot be written.
     """
 
     def __init__(self, folder: Path, tell: Callable[[str], None]) -> None:
         self.folder, self.tell = folder, tell
-        self.place: Place | None = Place(folder)
+        self._place = Place(folder)
         self._waiting: dict[str, list[Any]] = {}
         self._said = False
 
     def check_place(self) -> None:
-        """Raise ``MovedFolderError`` where the run folder is no longer the one that the run began in."""
-        if self.place is not None:
-            self.place.check()
+        """Raise ``MovedFolderError`` if the run folder is no longer the one that the run began in."""
+        self._place.check()
 
     def begin(self, config: TrainConfig, plan: Plan, model: dict[str, Any], facts: dict[str, Any]) -> None:
-        """Write what the run is, before its first step; ``facts`` go into environment.json with the rest."""
+        """Write the files that describe the run, before its first step; environment.json includes ``facts``."""
         self.check_place()
-        # The config first: it tells whose the folder is, and whatever else is there may then be cleared.
+        # The config first: it marks the folder as the run's own, whose other files may then be cleared.
         write_json(self.folder / CONFIG, json.loads(config.to_json()))
         _clear(self.folder)
         self._describe(config, plan, model)
@@ -110,10 +110,10 @@ class Record:
         epochs: list[EpochRow],
         steps: list[StepRow],
     ) -> list[str]:
-        """Go on after ``step``: rows of later steps are taken out, since they come again.
+        """Prepare the folder for a run that resumes after ``step``: rows of later steps are removed.
 
-        ``epochs`` are the rows of all complete epochs, ``steps`` those of the current one; config, plan and model are
-        written where they are missing. Returns what is to be said of missing rows, a sentence each.
+        ``epochs`` are the rows of all complete epochs, ``steps`` those of the current one. config.json and plan.json
+        are written again if they are missing. Returns one sentence if rows are missing, for the user.
         """
         self.check_place()
         for name in ENDS:
@@ -132,22 +132,22 @@ class Record:
     def _describe(self, config: TrainConfig, plan: Plan, model: dict[str, Any]) -> None:
         values = {CONFIG: json.loads(config.to_json()), PLAN: asdict(plan), MODEL: {**model, DIGEST: digest_of(model)}}
         for name, value in values.items():
-            # What the model is, this very run knows best, whatever has become of the file.
+            # model.json is written in any case: this run knows its model, and the file may be damaged.
             if name == MODEL or not read_object(self.folder / name):
                 write_json(self.folder / name, value)
 
     def add(self, steps: list[StepRow], epoch: EpochRow | None = None) -> None:
-        """Append the rows of some steps, and of the epoch that they complete."""
+        """Append rows of steps, and the row of the epoch that they complete."""
         self._append("steps.csv", steps)
         if epoch is not None:
             self._append("epochs.csv", [epoch])
 
     def add_measurement(self, name: str, row: Any) -> None:
-        """Append one row to ``name``, which gets its header with the first."""
+        """Append one row to the file ``name``; the first row writes the header too."""
         self._append(name, [row])
 
     def flush(self, durable: bool = False) -> None:
-        """Write all rows that are waiting; with ``durable`` all rows survive whatever happens to the machine."""
+        """Write all waiting rows; with ``durable`` also sync the files, so that rows survive a crash of the machine."""
         self.check_place()
         for name, rows in self._waiting.items():
             if rows:
@@ -164,22 +164,22 @@ class Record:
                     sync(self.folder / name)
 
     def add_evaluations(self, found: dict[str, Evaluated]) -> None:
-        """Write all evaluations that there are."""
+        """Write evaluations.json anew, with all evaluations in ``found``."""
         self.check_place()
         write_json(self.folder / "evaluations.json", {name: asdict(one) for name, one in found.items()})
 
     def finish(self, status: Status, **summary: Any) -> None:
-        """Write how the run ended."""
+        """Write summary.json: status and results."""
         self.check_place()
         write_json(self.folder / "summary.json", {"status": status, **summary})
 
     def save_correct(self, correct: Tensor) -> None:
-        """Write which test images are classified right, a bit each."""
+        """Write one bit per test image: 1 if it is classified right."""
         self.check_place()
         write_whole(self.folder / CORRECT, np.packbits(correct.numpy()).tobytes())
 
     def save_weights(self, state_dict: dict[str, Any]) -> None:
-        """Write weights.pt, whole or not at all."""
+        """Write weights.pt, atomically."""
         content = io.BytesIO()
         torch.save({name: value.detach().cpu() for name, value in state_dict.items()}, content)
         self.check_place()
@@ -202,20 +202,20 @@ def _nothing(*_: Any, **__: Any) -> list[str]:
 
 
 class NoRecord(Record):
-    """That of a process that writes nothing, since the first one does."""
+    """Record that writes nothing, for all processes but the first."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.place = folder, None
+        self.folder = folder
 
-    begin = reopen = add = add_measurement = add_evaluations = flush = _nothing  # type: ignore[assignment]
-    finish = save_correct = save_weights = _nothing  # type: ignore[assignment]
+    check_place = begin = reopen = add = add_measurement = add_evaluations = _nothing  # type: ignore[assignment]
+    flush = finish = save_correct = save_weights = _nothing  # type: ignore[assignment]
 
 
 def _clear(folder: Path) -> None:
-    """Take away what this very run left that was cut off before its first checkpoint."""
+    """Remove the files of an earlier attempt at the run, which ended before its first checkpoint."""
     for name in (*ENDS, *MEASUREMENTS):
         (folder / name).unlink(missing_ok=True)
-    if os.path.lexists(folder / "weights.pt"):  # whatever they are, they have cost something
+    if os.path.lexists(folder / "weights.pt"):  # kept, since training them took time
         os.replace(folder / "weights.pt", folder / ASIDE)
     for name in ("layer-stats", "tensorboard"):
         if (folder / name).is_symlink():
@@ -224,12 +224,12 @@ def _clear(folder: Path) -> None:
 
 
 def write_json(file: Path, values: dict[str, Any]) -> None:
-    """Write ``values`` to ``file``, whole or not at all."""
+    """Write ``values`` to ``file`` as JSON, atomically."""
     write_whole(file, (json.dumps(values, indent=1, default=str) + "\n").encode())
 
 
 def read_object(file: Path, problems: list[str] | None = None) -> dict[str, Any]:
-    """Return the JSON object in a file; empty where there is none or it cannot be read, which ``problems`` hear of."""
+    """Return the JSON object in a file, empty if it cannot be read; the reason is appended to ``problems``."""
     said = "holds no object"
     try:
         if isinstance(found := read_json(file, file.parent), dict):

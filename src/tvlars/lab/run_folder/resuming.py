@@ -1,4 +1,4 @@
-"""May a run begin, or go on, in a folder? One answer before anything is written there: New, GoOn or Finished."""
+"""State of a run in its folder, found before anything is written there: New, GoOn or Finished."""
 
 from __future__ import annotations
 
@@ -25,32 +25,32 @@ from tvlars.plan import Plan
 
 @dataclass(frozen=True)
 class New:
-    """The run begins. ``epochs`` that were done before there was a checkpoint are done again."""
+    """The run begins. ``epochs`` is the number of epochs to repeat, which ended before the first checkpoint."""
 
     epochs: int = 0
 
 
 @dataclass(frozen=True)
 class GoOn:
-    """The run goes on from a checkpoint."""
+    """The run resumes from a checkpoint."""
 
     path: Path
     manifest: checkpoint.Manifest
     progress: dict[str, Any]
     epochs: list[EpochRow]
-    """Rows of all epochs that are complete."""
+    """Rows of all complete epochs."""
     steps: list[StepRow]
-    """Rows of the epoch that it is in."""
+    """Rows of the current epoch."""
 
     @property
     def place(self) -> Path:
-        """Folder of the checkpoint once it has its name."""
+        """Folder of the checkpoint under its final name."""
         return self.path.with_name(self.path.name.partition(".")[0])
 
 
 @dataclass(frozen=True)
 class Finished:
-    """The run has finished; there is nothing left to do."""
+    """The run has finished."""
 
     result: RunResult
 
@@ -59,15 +59,15 @@ class Finished:
 def opened(
     config: TrainConfig, plan: Plan, data: Fingerprint, folder: Path | None, tell: Callable[[str], None]
 ) -> Iterator[tuple[Path, New | GoOn | Finished]]:
-    """Hold the lock of the run's folder, and say which it is and how the run may be done there, as :func:`look` does.
+    """Hold the lock of the run's folder; the value is the folder and the result of :func:`look`.
 
-    ``folder`` exists; None takes ``config.out`` with ``config.resume`` where that exists, else a new folder. Raises
-    ``LockedError`` where another process works in it.
+    ``folder`` exists; None stands for ``config.out`` if that exists and ``config.resume`` is set, else a new folder.
+    Raises ``LockedError`` if another process works in it.
     """
     if folder is None:
         goes_on = config.resume and config.out is not None and config.out.is_dir()
         folder = config.out if goes_on and config.out is not None else new_folder(config.out, config.label())
-    _check_folder(folder, config, plan, data)  # the lock is a file, and none is made in a stranger's folder
+    _check_folder(folder, config, plan, data)  # before the lock, which is a file: a folder of others stays as it is
     with locked(folder):
         yield folder, look(folder, config, plan, data, tell)
 
@@ -75,13 +75,13 @@ def opened(
 def look(
     folder: Path, config: TrainConfig, plan: Plan, data: Fingerprint, tell: Callable[[str], None] = lambda text: None
 ) -> New | GoOn | Finished:
-    """Return how a run may be done in ``folder``, which exists; nothing is written.
+    """Return the state of a run in ``folder``, which exists; nothing is written.
 
-    ``tell`` hears of checkpoints that are damaged and of data that could not be compared.
+    ``tell`` is called with a sentence about each damaged checkpoint and about data that could not be compared.
 
     Raises:
-        UsageError: the folder holds something else, another run, or one of other data; its checkpoints are all damaged,
-            of another version, or hold what no such run has written; or it has finished and lacks its results.
+        UsageError: the folder holds something else, another run, or a run on other data; its checkpoints are all
+            damaged, of an unknown version, or impossible for this run; or the run finished and its results are missing.
     """
     _check_folder(folder, config, plan, data)
     if config.resume and (result := _finished(folder, config, plan)) is not None:
@@ -103,7 +103,7 @@ def look(
 
 
 def _check_folder(folder: Path, config: TrainConfig, plan: Plan, data: Fingerprint) -> None:
-    """Raise ``UsageError`` unless ``folder`` holds nothing, or this run on the data ``data``."""
+    """Raise ``UsageError`` unless ``folder`` is empty or holds this run on the data ``data``."""
     wanted = "out must be a new or empty folder, or that of this run"
     try:
         there = {path.name for path in folder.iterdir()}
@@ -111,7 +111,7 @@ def _check_folder(folder: Path, config: TrainConfig, plan: Plan, data: Fingerpri
         raise UsageError(f"out must be a folder that can be read, got {str(folder)!r}: {error.strerror}") from error
     stored, steps = (read_object(folder / name) for name in (CONFIG, PLAN))
     if not stored:
-        # Checkpoints say themselves what they are of; and a run that was cut off at once has left no more than this.
+        # Checkpoints name their run themselves; a run that was killed at once has left no more than these two files.
         if checkpoint.those_in(folder) or there <= {LOCK, f"{CONFIG}.part"}:
             return
         raise UsageError(f"{wanted}, but {str(folder)!r} holds something else")
@@ -130,7 +130,7 @@ def _check_folder(folder: Path, config: TrainConfig, plan: Plan, data: Fingerpri
 
 
 def _finished(folder: Path, config: TrainConfig, plan: Plan) -> RunResult | None:
-    """Return the results of a run that has finished; None where it has not, or a checkpoint can mend its record."""
+    """Return the results of a finished run; None if it has not finished, or if a checkpoint can restore its record."""
     if not is_regular(folder / "summary.json", folder):
         return None
     run = load_run(folder)
@@ -149,11 +149,11 @@ def _finished(folder: Path, config: TrainConfig, plan: Plan) -> RunResult | None
 
 @contextlib.contextmanager
 def fitting(path: Path) -> Iterator[None]:
-    """Say in one sentence that the content of the checkpoint ``path`` does not fit the run that is to take it."""
+    """Raise ``UsageError`` in place of errors inside: the checkpoint ``path`` does not fit the run that loads it."""
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, OverflowError) as error:
         if isinstance(error, UsageError):
             raise
-        said = ascii(" ".join(str(error).split())[:120])  # it may quote what a file had in place of a name
+        said = ascii(" ".join(str(error).split())[:120])  # the error may quote text of the file
         raise UsageError(f"{path} must be a checkpoint of this run, but does not fit it: {said}") from error

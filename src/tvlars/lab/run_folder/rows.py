@@ -1,6 +1,6 @@
-"""Rows of a run's CSV files: the columns of each kind, and the one way to write, mend and read them.
+"""Rows of a run's CSV files: one class per file, and functions to write, mend and read them.
 
-CSV, since a row can be appended and read while the run goes on, by anything.
+CSV, since any program can read it and rows can be appended while others read.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from tvlars._reading import is_regular, read_bytes, read_text, reason
 from tvlars.lab.files.disk import write_whole
 
 LEAST_STD, LEAST_RANK = 0.1, 2.0
-"""Below these a representation is called collapsed."""
+"""Bounds below which a representation is called collapsed."""
 
 
 @dataclass(frozen=True)
 class StepRow:
-    """One optimizer step, in steps.csv. ``lr`` is that of adapted layers, ``phi`` (or the schedule) included."""
+    """One optimizer step, in steps.csv. ``lr`` is that of adapted layers and includes ``phi`` (or the schedule)."""
 
     step: int
     epoch: float
@@ -37,7 +37,7 @@ class StepRow:
 
 @dataclass(frozen=True)
 class EpochRow:
-    """One epoch, in epochs.csv: means over its steps, accuracy on the test set after it, speed without the test."""
+    """One epoch, in epochs.csv: means over its steps, results on the test set, speed and time without the test."""
 
     epoch: int
     step: int
@@ -51,10 +51,10 @@ class EpochRow:
 
 @dataclass(frozen=True)
 class SharpnessRow:
-    """Sharpness of the training loss at ``step``, on images as they are, in evaluation mode (see tvlars.sharpness).
+    """Sharpness of the training loss at ``step``, without augmentation, in evaluation mode (see tvlars.sharpness).
 
-    ``hessian_max`` is the top eigenvalue to 2 %; ``hessian_trace`` has a standard error; ``worst_case`` and
-    ``average_case`` are the adaptive forms at ρ = 0.5 and 0.1; ``keskar`` is in percent, at ε = 1e-3.
+    ``hessian_max`` is the top eigenvalue to 2 %; ``*_error`` are standard errors; ``worst_case`` and ``average_case``
+    are the adaptive forms at ρ = 0.5 and 0.1; ``keskar`` is in percent, at ε = 1e-3.
     """
 
     epoch: int
@@ -73,7 +73,7 @@ class SharpnessRow:
 
 @dataclass(frozen=True)
 class NoiseRow:
-    """The gradient noise scale at ``step`` in samples, with its 95 % interval (see tvlars.noise_scale)."""
+    """Gradient noise scale at ``step`` in samples, with its 95 % interval (see tvlars.noise_scale)."""
 
     epoch: int
     step: int
@@ -86,10 +86,10 @@ class NoiseRow:
 
 @dataclass(frozen=True)
 class RepresentationRow:
-    """Features (of the backbone) and embeddings (of the projector) of test images, two views each, after an epoch.
+    """Statistics of features (backbone) and embeddings (projector) of two views of test images, after an epoch.
 
-    ``*_std``: see :func:`tvlars.lab.ssl.representation.feature_std`; ``*_rank``: see ``effective_rank`` there;
-    ``alignment`` and ``uniformity`` are of embeddings.
+    ``*_std`` is ``feature_std`` of :mod:`tvlars.lab.ssl.representation`, ``*_rank`` is ``effective_rank`` there;
+    ``alignment`` and ``uniformity`` are those of embeddings.
     """
 
     epoch: int
@@ -104,7 +104,7 @@ class RepresentationRow:
     uniformity: float
 
     def collapse(self) -> str | None:
-        """Describe what has collapsed; None where nothing has."""
+        """Return a sentence about a collapse, None if there is none."""
         for what, std, rank in (
             ("features", self.feature_std, self.feature_rank),
             ("embeddings", self.embedding_std, self.embedding_rank),
@@ -117,17 +117,17 @@ class RepresentationRow:
 
 
 def columns(kind: type) -> list[str]:
-    """Return the columns of a kind of rows."""
+    """Return the names of a row class's columns."""
     return [field.name for field in fields(kind)]
 
 
 def cells(row: Any) -> list[Any]:
-    """Return the cells of a row as they are written: floats to seven digits."""
+    """Return the cells of a row, floats as text of seven digits."""
     return [f"{value:.7g}" if isinstance(value, float) else value for value in astuple(row)]
 
 
 def as_csv(lines: Iterable[list[Any]]) -> bytes:
-    """Return the CSV text of some lines of cells."""
+    """Return lines of cells as CSV."""
     text = io.StringIO(newline="")
     csv.writer(text).writerows(lines)
     return text.getvalue().encode()
@@ -141,18 +141,18 @@ def read_cells(file: Path) -> tuple[list[str], list[list[str]]]:
 
 
 def epochs_done(folder: Path) -> int:
-    """Return how many epochs a run folder has rows of."""
+    """Return the number of rows in epochs.csv of a run folder."""
     try:
         return max(read_bytes(folder / "epochs.csv", folder).count(b"\n") - 1, 0)
     except OSError:
         return 0
 
 
-# -- mending: a run goes on from a step, and rows of later steps come again -------------------------------------------
+# -- mending: a run resumes after a step, and writes rows of later steps again -----------------------------------------
 
 
 def mend_steps(file: Path, last: int, known: list[StepRow]) -> int:
-    """Leave one whole row per step until ``last``, ``known`` ones put in; return how many steps have none."""
+    """Keep one whole row per step up to ``last``, add the ``known`` ones, and return how many steps have none."""
     header = columns(StepRow)
     there: dict[int, list[Any]] = {row.step: cells(row) for row in known}
     lines = read_cells(file)[1] if is_regular(file, file.parent) else []
@@ -164,14 +164,14 @@ def mend_steps(file: Path, last: int, known: list[StepRow]) -> int:
 
 
 def cut(file: Path, last: int) -> None:
-    """Leave the whole rows of measurements until the epoch ``last``."""
+    """Keep the whole rows of measurements up to the epoch ``last``."""
     if is_regular(file, file.parent):
         header, lines = read_cells(file)
         write_whole(file, as_csv([header, *(line for _, line in _until(last, "epoch", header, lines))]))
 
 
 def _until(last: int, column: str, header: list[str], lines: list[list[str]]) -> list[tuple[int, list[str]]]:
-    """Return the whole lines whose count in ``column`` is ``last`` or less, each after its count."""
+    """Return pairs of count and line for whole lines whose count in ``column`` is ``last`` or less."""
     found = []
     for line in lines:
         with contextlib.suppress(ValueError, IndexError):
@@ -185,9 +185,9 @@ def _until(last: int, column: str, header: list[str], lines: list[list[str]]) ->
 
 
 def read_rows(file: Path, kind: type, problems: list[str], optional: bool = False) -> pd.DataFrame:
-    """Return the rows up to the first damaged one; columns that a version did not write are NaN.
+    """Return the rows up to the first damaged one; columns that an earlier version did not write are NaN.
 
-    ``problems`` gets a sentence for each thing that is amiss; an ``optional`` file may be missing without one.
+    Each problem adds a sentence to ``problems``; a missing file is none if it is ``optional``.
     """
     wanted = {field.name: field.type == "int" for field in fields(kind)}
     try:

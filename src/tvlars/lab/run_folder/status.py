@@ -1,4 +1,4 @@
-"""How a run ended, in one word: in summary.json, for readers of run folders, and in tables."""
+"""Status of a run in one word, as it stands in summary.json and in tables."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tvlars.lab.errors import DivergedError, PreemptedError
 
 
 class Status(str, Enum):
-    """How a run ended. Each is the text that files have: ``Status.FINISHED == "finished"``."""
+    """Status of a run. Members are equal to the text in files: ``Status.FINISHED == "finished"``."""
 
     FINISHED = "finished"
     INTERRUPTED = "interrupted"
@@ -16,21 +16,21 @@ class Status(str, Enum):
     PREEMPTED = "preempted"
     """By SIGTERM or SIGHUP."""
     DIVERGED = "diverged"
-    """Its loss was not finite."""
+    """The loss was not finite."""
     PRUNED = "pruned"
-    """Tuning gave it up, since others did better."""
+    """Stopped by tuning, since other trials were better."""
     FAILED = "failed"
     """By any other error."""
     UNFINISHED = "unfinished"
-    """It is being done, or was cut off: its folder does not say how it ended."""
+    """Running or killed: the folder has no summary.json."""
 
     NOT_DONE = "not done"
-    """It has no folder yet."""
+    """There is no folder yet."""
 
     __str__ = str.__str__
 
     @classmethod
     def of_error(cls, error: BaseException) -> Status:
-        """Return how a run has ended that was ended by ``error``."""
+        """Return the status of a run that ``error`` has ended."""
         kinds = ((KeyboardInterrupt, cls.INTERRUPTED), (PreemptedError, cls.PREEMPTED), (DivergedError, cls.DIVERGED))
         return next((status for kind, status in kinds if isinstance(error, kind)), cls.FAILED)

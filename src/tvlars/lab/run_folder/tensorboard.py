@@ -1,4 +1,4 @@
-"""A run's rows as TensorBoard scalars, in the folder ``tensorboard`` of the run."""
+"""TensorBoard scalars of a run's rows, in the folder ``tensorboard`` of the run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def check_tensorboard() -> None:
-    """Raise ``UsageError`` where the package tensorboard is not installed."""
+    """Raise ``UsageError`` if the package tensorboard is not installed."""
     try:
         import torch.utils.tensorboard  # noqa: F401
     except ImportError as error:
@@ -26,11 +26,11 @@ def check_tensorboard() -> None:
 
 
 class TensorBoardLog:
-    """Writes steps/* and epochs/* over the optimizer step, from step ``start`` + 1 on; its first row makes the file.
+    """Writer of the scalars steps/* and epochs/* by optimizer step, from step ``start`` + 1 on.
 
-    TensorBoard's writer is of no use any more once the disk has failed it: ``tell`` hears of that, and the run goes on
-    without, since its rows are in CSV files too. ``check`` is called before each write: it raises ``MovedFolderError``
-    where the folder is another one.
+    TensorBoard's writer cannot be used after an error of the disk: ``tell`` is called with a sentence, and the run
+    continues without it, since its rows are in CSV files too. ``check`` is called before each write; it raises
+    ``MovedFolderError`` if the folder was moved or replaced.
     """
 
     def __init__(
@@ -44,12 +44,12 @@ class TensorBoardLog:
         if not is_inside(folder / "tensorboard", folder):
             raise UsageError(f"{folder / 'tensorboard'} must be a folder, but is a link that leaves the run folder")
         self.folder, self.tell, self.check = folder, tell, check
-        self.purge_step = start + 1 if start else None  # of steps that are taken again
+        self.purge_step = start + 1 if start else None  # removes steps that are repeated
         self.failed = False
         self._writer: SummaryWriter | None = None
 
     def add(self, steps: list[StepRow], epoch: EpochRow | None = None) -> None:
-        """Write the rows of some steps, and of the epoch that they complete."""
+        """Write rows of steps, and the row of the epoch that they complete."""
         for group, rows in (("steps", steps), ("epochs", [epoch] if epoch is not None else [])):
             for row in rows:
                 for name, value in asdict(row).items():
@@ -62,7 +62,7 @@ class TensorBoardLog:
         self._try(lambda writer: writer.add_scalar(tag, value, step))
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write remaining scalars and close the file."""
         if self._writer is not None:
             self._try(lambda writer: writer.close())
 

@@ -1,4 +1,4 @@
-"""Batches of a run: the samples of each process, augmented, and the feed that fetches images a step ahead."""
+"""Batches of a run: augmented samples of each process, and a feed that fetches images one step ahead."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from tvlars.lab.training.prepare import Prepared
 from tvlars.lab.training.profile import Phases
 
 SHARE = 0.5
-"""The part of an accelerator's free memory that images may take; more of them stay on the host."""
+"""Share of an accelerator's free memory that images may take; larger data sets stay on the host."""
 
 
 class Batches:
     """Training and test images of one process, normalized, on its device.
 
-    Random numbers are those of a whole batch in every process, and each takes its share of them. Their sources are of
-    their own: the same for every optimizer.
+    Every process draws the random numbers of the whole batch and uses its share of them. The generators are used for
+    nothing else, so that batches are the same for every optimizer.
     """
 
     def __init__(self, prepared: Prepared, phase: Phases) -> None:
@@ -34,29 +34,29 @@ class Batches:
         padding = config.crop_padding
         self.padding = max(round(self.data.image_size / 12), 1) if padding is None else padding
         self.count = micro_batches(config, self.processes.count)
-        """Parts of this process's share of a batch."""
+        """Number of micro-batches in this process's share of a batch."""
         self.order = torch.Generator().manual_seed(config.seed)
         self.draws = torch.Generator(device).manual_seed(config.seed)
 
     def shuffle(self) -> Tensor:
-        """The indices of all training images in a new order, the same in every process."""
+        """Return the indices of all training images in a new order, the same in every process."""
         return self.feed.indices(torch.randperm(len(self.data.train_labels), generator=self.order, device="cpu"))
 
     def split(self, batch: Tensor) -> tuple[Tensor, ...]:
-        """The parts of this process's share of a batch (n, ...), of about the same size."""
+        """Return this process's share of a batch (n, ...) as micro-batches of about the same size."""
         return torch.tensor_split(self.processes.share(batch), self.count)
 
     def images(self, parts: tuple[Tensor, ...], then: Tensor) -> Iterator[Tensor]:
-        """The images of each part, uint8, while those of the next part, and at last of ``then``, are fetched."""
+        """Yield the uint8 images of each part while those of the next part, and finally of ``then``, are fetched."""
         for index, following in zip(parts, (*parts[1:], then), strict=True):
             with self.phase("data"):
                 images = self.feed.take(index, following)
             yield images
 
     def parts(self, batch: Tensor, upcoming: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """The parts of this process's share of the samples ``batch``: augmented images and labels.
+        """Yield this process's share of the samples ``batch`` as micro-batches: augmented images and labels.
 
-        ``upcoming`` are the samples of the next batch, which may be got ready.
+        ``upcoming`` are the samples of the next batch, whose images may be fetched meanwhile.
         """
         indices = self.split(batch)
         draws = [self.split(drawn) for drawn in self._draws(len(batch))]
@@ -70,7 +70,7 @@ class Batches:
             yield images, self.data.train_labels[index]
 
     def _draws(self, count: int) -> list[Tensor]:
-        """The random numbers of a batch of ``count``."""
+        """Return the random numbers of a batch of ``count`` samples."""
         if not self.config.augment:
             return []
         draws = [draw_crops(count, self.padding, self.data.flip, self.draws)]
@@ -79,12 +79,12 @@ class Batches:
         return draws
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Images of values 0 to 255, on any device, as the model wants them."""
+        """Return normalized images on the model's device, of images of values 0 to 255 on any device."""
         images = images.to(self.mean.device, non_blocking=True)
         return ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
 
     def test(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """This process's share of the test set, as it is, in as many parts as the other processes have."""
+        """Yield this process's share of the test set without augmentation, in as many parts as in other processes."""
         images, labels = self.processes.share(self.data.test_images), self.processes.share(self.data.test_labels)
         most = -(-len(self.data.test_labels) // self.processes.count)
         count = -(-most // self.config.micro_batch_size)
@@ -93,14 +93,14 @@ class Batches:
 
 
 class Feed:
-    """The training images of a data set by their indices, on ``device``.
+    """Training images of a data set by their indices, on ``device``.
 
-    Images that fit lie on the device and are taken from there. Others stay on the host, in memory or in a mapped file:
-    a thread gathers the next ones while the device computes, into pinned memory, and they are copied without a wait.
+    A data set that fits lies on the device. A larger one stays on the host, in memory or in a mapped file: a thread
+    gathers the next images into pinned memory while the device computes, and they are copied asynchronously.
 
     Args:
         data: the data set, on the host.
-        device: where batches are wanted.
+        device: device of the batches.
     """
 
     def __init__(self, data: ImageData, device: torch.device) -> None:
@@ -111,11 +111,11 @@ class Feed:
         self._next: tuple[Tensor, Future[Tensor]] | None = None
 
     def indices(self, order: Tensor) -> Tensor:
-        """Indices where they are needed."""
+        """Return indices on the device of the images."""
         return order.to(self.device) if self.resident else order.cpu()
 
     def take(self, index: Tensor, then: Tensor | None = None) -> Tensor:
-        """The images with these indices, uint8; those of ``then`` are got ready meanwhile."""
+        """Return the uint8 images with these indices; a thread fetches those of ``then`` meanwhile."""
         if self._pool is None:
             return self.data.train_images[index]
         ready = None
@@ -130,13 +130,13 @@ class Feed:
         return images.pin_memory() if self.device.type == "cuda" else images
 
     def close(self) -> None:
-        """Let the thread end."""
+        """End the thread."""
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
 
 
 def fits(data: ImageData, device: torch.device) -> bool:
-    """Return whether all images may lie on ``device``."""
+    """Return True if all images may lie on ``device``."""
     if device.type != "cuda":
         return True
     free, _ = torch.cuda.mem_get_info(device)
@@ -144,6 +144,6 @@ def fits(data: ImageData, device: torch.device) -> bool:
 
 
 def micro_batches(config: TrainConfig, processes: int = 1) -> int:
-    """Return the number of micro-batches of a process, all of about the same size, as batch norm wants it."""
+    """Return the number of micro-batches of a process; they have about the same size, which batch norm needs."""
     share = -(-config.batch_size // processes)
     return -(-share // config.micro_batch_size)

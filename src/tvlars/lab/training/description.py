@@ -1,4 +1,4 @@
-"""A run in words: what its user reads before it starts, and what its folder keeps of model and machine."""
+"""Description of a run: lines for its user, and facts on model and machine for its folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tvlars.plan import Plan
 
 
 def describe(config: TrainConfig, plan: Plan, facts: dict[str, Any], processes: int = 1) -> list[str]:
-    """Return the lines that are shown before a run starts; ``facts`` are those of environment.json."""
+    """Return lines to show before a run starts; ``facts`` come from :func:`facts_of_run`."""
     return [
         f"data     {facts['data']}",
         *facts.get("account", ()),
@@ -34,7 +34,7 @@ def describe_batch(config: TrainConfig, processes: int = 1) -> str:
     parts = f"{short:,} x {count} accumulation"
     if longer and processes > 1:
         parts = f"{short:,} or {short + 1:,} x {count} accumulation"
-    elif longer:  # tensor_split makes the first ones a sample longer
+    elif longer:  # tensor_split makes the first parts one sample longer
         parts = f"({short + 1:,} x {longer} + {short:,} x {count - longer}) accumulation"
     if config.self_supervised and count > 1:
         parts += " of exact gradients (batch norm: statistics of a part)"
@@ -43,7 +43,7 @@ def describe_batch(config: TrainConfig, processes: int = 1) -> str:
 
 
 def facts_of_run(prepared: Prepared, model: str, task: dict[str, str]) -> dict[str, Any]:
-    """Return lines on machine, ``model``, data and ``task`` by name, for :func:`describe` and environment.json."""
+    """Return facts on machine, model, data and task by name, for :func:`describe` and environment.json."""
     config, device, count = prepared.config, prepared.fabric.device, prepared.processes.count
     name = f"{device.type}, {torch.get_num_threads()} threads" if device.type == "cpu" else device.type
     facts: dict[str, Any] = {
@@ -61,7 +61,7 @@ def facts_of_run(prepared: Prepared, model: str, task: dict[str, str]) -> dict[s
 
 
 def model_facts(prepared: Prepared) -> dict[str, Any]:
-    """Return the content of model.json: what the model is built from, and which data it has seen."""
+    """Return the content of model.json: arguments of the model's builder, and facts on its training data."""
     data, (mean, std) = prepared.data, prepared.mean_and_std
     return {
         "model": prepared.config.model,

@@ -1,4 +1,4 @@
-"""From a run's config and plan to the optimizer and its schedule."""
+"""Optimizer of a run, built from its config and plan."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CLASSES: dict[str, type[Optimizer]] = {
 
 
 def build_optimizer(config: TrainConfig, plan: Plan, model: nn.Module) -> Optimizer:
-    """The optimizer of a run. All of them leave biases and norms undecayed; the layer-wise ones also unadapted."""
+    """Return the optimizer of a run. Biases and norms have no weight decay, and no layer-wise adaptation."""
     groups = layer_groups(model, plan)
     preset = config.optimizer_preset()
     if not preset.layer_adaptation:

@@ -1,4 +1,4 @@
-"""A run that can begin: its options go with each other, with its data and with this machine."""
+"""Preparation of a run: its options are checked together with its data and with this machine."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tvlars.plan import Plan
 
 @dataclass(frozen=True)
 class Prepared:
-    """A run that has been checked, with its data and its plan; :func:`prepare` makes it."""
+    """Checked run with its data and its plan; :func:`prepare` returns it."""
 
     config: TrainConfig
     data: ImageData
@@ -55,11 +55,11 @@ class Prepared:
 
     @cached_property
     def fabric(self) -> Fabric:
-        """Device and processes. Several processes meet where it is first asked for, and compare what they run.
+        """Device and processes. On first access several processes meet and check that all do the same run.
 
         Raises:
-            UsageError: the device cannot be used, the batch does not go with so many processes, or the processes were
-                started with different runs.
+            UsageError: the device cannot be used, the batch cannot be split over so many processes, or the processes
+                were started with different runs.
             LostProcessError: another process did not come.
         """
         fabric = make_fabric(self.config, self.precision)
@@ -71,12 +71,12 @@ class Prepared:
 
     @property
     def processes(self) -> Processes:
-        """The processes of the run; as for ``fabric``, they meet where this is first asked for."""
+        """The processes of the run; they meet on first access, as for ``fabric``."""
         return Processes(self.fabric)
 
 
 def prepare(config: TrainConfig, data: ImageData | None = None, here: bool = True) -> Prepared:
-    """Load data, make the plan and check all that can be checked before a run; nothing is written.
+    """Load the data, make the plan and check all options; nothing is written.
 
     Args:
         config: the run.
@@ -84,7 +84,7 @@ def prepare(config: TrainConfig, data: ImageData | None = None, here: bool = Tru
         here: True if the run is for this machine, which then has to have its device and its packages.
 
     Raises:
-        UsageError: an option does not go with the data or this machine, or the data lack labels that the task needs.
+        UsageError: an option does not fit the data or this machine, or the data lack labels that the task needs.
     """
     if data is None:
         data = load_data(config.data, config.data_dir, config.image_size, config.skip_bad_images)
@@ -107,7 +107,7 @@ def _check_data(config: TrainConfig, data: ImageData) -> None:
 
 
 def _check_machine(prepared: Prepared) -> None:
-    config, _ = prepared.config, prepared.precision  # which is refused if the device cannot compute in it
+    config, _ = prepared.config, prepared.precision  # raises if the device cannot compute in it
     name = config.accelerator
     if (name == "cuda" and not torch.cuda.is_available()) or (name == "mps" and not torch.backends.mps.is_available()):
         raise UsageError(f"accelerator must be auto or cpu on this machine, which has no such device, got {name!r}")

@@ -1,4 +1,4 @@
-"""Pretraining without labels: a task whose loss compares two views, with an evaluation of features at its end."""
+"""Pretraining without labels: a task whose loss compares two views, followed by an evaluation of features."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ from tvlars.lab.training.task import Task
 
 REPRESENTATION_SAMPLES = 1024
 KEPT_BYTES = 2**28
-"""Views of a batch up to this size are made once and kept; larger ones are made anew where they are needed."""
+"""Views of a batch up to this size are computed once and kept; larger ones are computed again for each use."""
 PROBE_LR = 0.01
 
 
 class Pretraining(Task):
-    """A method of self-supervised learning around the model, whose classifier is taken off.
+    """Method of self-supervised learning around the model, whose classifier is removed.
 
-    Where there are labels they train an online probe: a classifier on features that are cut off from the loss. Its
-    accuracies are those of the rows, on augmented views in training and on images as they are in the test.
+    If there are labels, an online probe is trained: a classifier on detached features. Rows have its accuracies, on
+    augmented views in training and on unaugmented images in the test.
     """
 
     evaluates_at_the_end: ClassVar[bool] = True
@@ -54,7 +54,7 @@ class Pretraining(Task):
         )
         self.wanted = parse_evaluations(config.evaluations)
         self.untrained: nn.Module | None = None
-        """The backbone before training, where it is evaluated too."""
+        """Backbone before training, if it is evaluated too."""
         if any(one.kind.startswith("random") for one in self.wanted):
             self.untrained = copy.deepcopy(model)
             self.untrained.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -70,7 +70,7 @@ class Pretraining(Task):
         self.probe_optimizer = torch.optim.Adam(self.probe.parameters(), PROBE_LR)
         self.extra = dict(probe=self.probe, probe_norm=self.probe_norm, probe_optimizer=self.probe_optimizer)
         self.head: nn.Linear | None = None
-        """Classifier of the linear evaluation."""
+        """Classifier of the linear evaluation, once there is one."""
 
     def facts(self) -> dict[str, str]:
         config, data = self.config, self.data
@@ -89,7 +89,7 @@ class Pretraining(Task):
             self.seen.append(output.detach().float())
 
     def gradient(self, batch: Tensor, upcoming: Tensor) -> tuple[Tensor, Tensor]:
-        """Exactly that of the whole batch, in parts; then a step of the online probe."""
+        """Compute the exact gradient of the whole batch in parts; then take a step of the online probe."""
         parts = _BatchViews(self, self.recipes, batch, upcoming)
         self.seen.clear()
 
@@ -100,14 +100,14 @@ class Pretraining(Task):
         with self.phase("forward"):
             loss = exact_backward(self.model, parts, self.method.loss, backward=backward, no_sync=self.no_sync)
         features, self.seen = self.seen, []
-        # The probe's step is that of the whole batch, the same in every process.
+        # The probe's step uses the whole batch and is the same in every process.
         first, second = (torch.cat(gather(torch.cat(features[view::2]))) for view in (0, 1))
         correct = self._train_probe(first, second, self.data.train_labels[batch])
-        # Both are of the whole batch, and a step returns this process's share.
+        # Both are those of the whole batch; the summands of all processes add up to them.
         return loss / self.processes.count, correct / self.processes.count
 
     def _train_probe(self, first: Tensor, second: Tensor, labels: Tensor) -> Tensor:
-        """One step of the online probe; returns how many first views it had right before."""
+        """Take a step of the online probe; return the number of first views that it classified right before."""
         if not self.labelled:
             return torch.full((), math.nan, device=labels.device)
         features = self.probe_norm(torch.cat([first, second]))
@@ -124,7 +124,7 @@ class Pretraining(Task):
 
     @torch.no_grad()
     def test(self, epoch: int, step: int) -> tuple[float, float]:
-        """The loss on views of some test images, and the online probe's accuracy on test images as they are."""
+        """Return the loss on views of some test images, and the online probe's accuracy on unaugmented test images."""
         self.model.eval()
         row = self._representation(epoch, step)
         self.record.add_measurement("representation.csv", row)
@@ -142,7 +142,7 @@ class Pretraining(Task):
 
     def _representation(self, epoch: int, step: int) -> RepresentationRow:
         images, _ = sample(self.data.test_images, self.data.test_labels, REPRESENTATION_SAMPLES)
-        draws = torch.Generator(images.device).manual_seed(0)  # the same views after every epoch, in every run
+        draws = torch.Generator(images.device).manual_seed(0)  # the same views in every epoch and run
         both = [make_view(images, draw_view(len(images), draws), recipe) for recipe in self.recipes]
 
         def encoded(network: nn.Module) -> list[Tensor]:
@@ -165,14 +165,14 @@ class Pretraining(Task):
         )
 
     def after_training(self, step: int) -> None:
-        """Evaluate features, in one process alone; the weights are safe before."""
-        self.hook.remove()  # a copy of the backbone, for fine-tuning, would take all of this with it
-        plain_batch_norm(self.bare_model, self.batch_norms)  # others take no part any more
+        """Evaluate features in the first process alone; the weights are saved before."""
+        self.hook.remove()  # fine-tuning copies the backbone, and would copy this task with it
+        plain_batch_norm(self.bare_model, self.batch_norms)  # other processes take no part any more
         self.processes.alone(lambda: self._evaluate_features(step))
         self.evaluations = self.processes.broadcast(self.evaluations)
 
     def _evaluate_features(self, step: int) -> None:
-        """Each result is written as it comes."""
+        """Evaluate features and write each result at once."""
         config = self.config
         self.record.save_weights(self.weights())
         try:
@@ -190,12 +190,12 @@ class Pretraining(Task):
                 self.head = head if name == "linear" else self.head
                 self.record.add_evaluations(self.evaluations)
                 self.reporter.note(describe_evaluation(name, found, len(self.data.train_labels)))
-        except UsageError as error:  # features of the last step that are not finite
+        except UsageError as error:  # the last step's features are not finite
             lr = self.plan.lr * self.plan.factor(step)
             raise DivergedError(config.optimizer, step, lr, self.record.folder, "backbone's output") from error
 
     def weights(self) -> dict[str, Any]:
-        """The backbone with the best classifier there is as its head: the model by its name, ready for use."""
+        """Return the weights of the complete model: the backbone, and the best available classifier as its head."""
         head = self.head
         if head is None:
             norm: Any = self.probe_norm
@@ -205,7 +205,7 @@ class Pretraining(Task):
 
 
 class _BatchViews:
-    """Both views of a batch, part by part. Draws are those of the whole batch, so parts do not change them."""
+    """Both views of a batch, part by part. Draws are made for the whole batch, so they do not depend on the parts."""
 
     def __init__(self, task: Task, recipes: tuple[ViewRecipe, ...], batch: Tensor, upcoming: Tensor) -> None:
         self.task, self.recipes = task, recipes
@@ -214,7 +214,7 @@ class _BatchViews:
         self.indices, self.upcoming = batches.split(batch), batches.split(upcoming)[0]
         size = 8 * sum(map(len, self.indices)) * task.data.channels * task.data.image_size**2
         self.turns = 1 if size <= KEPT_BYTES or len(self.indices) == 1 else 2
-        """How many times the views will be made."""
+        """Number of times that the views will still be computed."""
         self.kept = list(self._made()) if size <= KEPT_BYTES else None
 
     def __len__(self) -> int:

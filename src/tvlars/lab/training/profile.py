@@ -1,4 +1,4 @@
-"""Where the time of a run goes: a table of its phases, and a trace of some steps."""
+"""Profile of a run: a table of the time in each phase, and a trace of some steps."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from tvlars.lab.errors import MovedFolderError
 from tvlars.lab.files.disk import write_whole
 
 PHASES = ("data", "augmentation", "forward", "backward", "optimizer", "evaluation", "logging", "checkpoint")
-"""In the order of the table; whatever else takes time is "other"."""
+"""Phases in the order of the table; the remaining time is "other"."""
 SKIPPED, TRACED = 2, 6
-"""Steps before the trace begins, and steps in the trace."""
+"""Number of steps before the trace, and in it."""
 
 
 class Phases:
-    """Adds up the seconds of each phase while ``folder`` is given; else it costs nothing.
+    """Sum of seconds of each phase; without a ``folder`` nothing is measured.
 
-    An accelerator is waited for at the ends of phases, so that its time is counted where it is spent; the run is slower
-    for that. From the third step on a trace is written, for chrome://tracing and Perfetto.
+    The end of each phase waits for an accelerator, so that its time is counted in the right phase; this slows the run
+    down. From the third step on a trace is recorded, for chrome://tracing and Perfetto.
 
     Args:
         folder: the run folder, for profile.json and trace.json.gz; None: off.
-        device: where the run computes.
-        check: called before each write; it raises ``MovedFolderError`` where the folder is another one.
+        device: device of the run.
+        check: called before each write; it raises ``MovedFolderError`` if the folder was moved or replaced.
     """
 
     def __init__(self, folder: Path | None, device: torch.device, check: Callable[[], None] = lambda: None) -> None:
@@ -45,7 +45,7 @@ class Phases:
         self._start = self._since = time.perf_counter()
 
     def __call__(self, name: str) -> AbstractContextManager[None]:
-        """Count the time inside as phase ``name``, without that of phases inside it."""
+        """Return a context whose time counts as phase ``name``, without phases inside it."""
         return contextlib.nullcontext() if self.folder is None else self._timed(name)
 
     @contextlib.contextmanager
@@ -62,20 +62,20 @@ class Phases:
             self._open.pop()
 
     def _count(self) -> None:
-        """Add the time since the last change of phase to the phase that is going on."""
+        """Add the time since the last change of phase to the current phase."""
         now = time.perf_counter()
         if self._open:
             self.seconds[self._open[-1]] += now - self._since
         self._since = now
 
     def step(self) -> None:
-        """A step of the optimizer is over."""
+        """Count a step of the optimizer; begin or end the trace."""
         self.steps += self.folder is not None
         if self.steps == SKIPPED and self._trace is None:
-            os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # that there is no GPU is no error
+            os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # no messages about a missing GPU
             on_device = [ProfilerActivity.CUDA] if self.device.type == "cuda" else []
             trace = torch.profiler.profile(activities=[ProfilerActivity.CPU, *on_device])
-            with self._untimed("made"):  # another profiler, whoever has started it, may run already
+            with self._untimed("made"):  # fails if another profiler is running
                 trace.start()
                 self._trace = trace
         elif self.steps == SKIPPED + TRACED:
@@ -97,19 +97,19 @@ class Phases:
 
     @contextlib.contextmanager
     def _untimed(self, done: str) -> Iterator[None]:
-        """Leave the time inside out of the profile, and only note that a trace cannot be ``done``."""
+        """Leave the time inside out of the profile; turn an error into a note that the trace cannot be ``done``."""
         start = time.perf_counter()
         try:
             yield
         except MovedFolderError:
             raise
-        except (OSError, RuntimeError) as error:  # a run does not end for its sake
+        except (OSError, RuntimeError) as error:  # no reason to end the run
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             self._unwritten.append(f"trace.json.gz cannot be {done}: {reason}")
         self._tracing += time.perf_counter() - start
 
     def finish(self) -> list[str]:
-        """Write profile.json, and return the lines of the table; none where the profile is off."""
+        """Write profile.json and return the lines of the table, none if the profile is off."""
         if self.folder is None:
             return []
         self._end_trace()

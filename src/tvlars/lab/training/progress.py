@@ -1,4 +1,4 @@
-"""Progress of a run as it is shown: a bar on a terminal, plain lines on a pipe."""
+"""Reports of a run's progress: a bar on a terminal, plain lines on a pipe."""
 
 from __future__ import annotations
 
@@ -16,30 +16,29 @@ from tvlars.plan import Plan
 
 
 class Reporter:
-    """Hears all that a run has to say to its user, and shows nothing; the base of those that do."""
+    """Silent reporter, and base of those that show something."""
 
     def start(self, config: TrainConfig, plan: Plan, lines: list[str], folder: Path, step: int = 0) -> None:
-        """A run begins with ``config`` and ``plan``, its record in ``folder``, or resumes after ``step`` steps;
-        ``lines`` describe it."""
+        """Report the start of a run, which ``lines`` describe, or its resumption after ``step`` steps."""
 
     def step(self, row: StepRow) -> None:
-        """A step, or the last of a few, is over."""
+        """Report a step, the last one of those fetched together."""
 
     def epoch(self, row: EpochRow) -> None:
-        """An epoch and its test are over."""
+        """Report an epoch and its test."""
 
     def note(self, text: str) -> None:
-        """Something else was measured."""
+        """Report another measurement or event of the run."""
 
     def say(self, text: str) -> None:
-        """There is no run to show, and this is why."""
+        """Report a sentence that belongs to no run in progress."""
 
     def end(self, status: str) -> None:
-        """The run has ended: finished, interrupted, preempted, diverged or failed."""
+        """Report the end of the run and its status."""
 
 
 class LineReporter(Reporter):
-    """One line per epoch, for pipes and logs. ``brief`` leaves out the description of the run."""
+    """Reporter of one line per epoch, for pipes and logs. ``brief`` leaves out the description of the run."""
 
     label, colon = "", "  "
 
@@ -53,8 +52,10 @@ class LineReporter(Reporter):
             self.say("\n".join(lines))
 
     def left(self, step: int) -> float | None:
-        """Return the seconds that are left after ``step``, at the speed of the steps that this process has taken: a
-        resumed run has taken the others earlier, and perhaps on another machine. None: there are none yet."""
+        """Return the remaining seconds after ``step``, at the speed of this process's own steps; None before the first.
+
+        Earlier steps of a resumed run may have run on another machine.
+        """
         left, taken = self.plan.total_steps - step, step - self.first
         return 0.0 if left <= 0 else (perf_counter() - self.began) / taken * left if taken > 0 else None
 
@@ -81,7 +82,7 @@ class LineReporter(Reporter):
 
 
 class BarReporter(LineReporter):
-    """A bar with loss, accuracy, lr, φ, images/s and the time left, for terminals."""
+    """Reporter with a bar of loss, accuracy, lr, φ, images/s and remaining time, for terminals."""
 
     colon = ": "
 
@@ -116,7 +117,7 @@ class BarReporter(LineReporter):
 
     def epoch(self, row: EpochRow) -> None:
         self.of_test = f"test {row.test_accuracy:.2%}"
-        self._show(row.step)  # so that the accuracy stands there at once, after the last epoch too
+        self._show(row.step)  # shows the accuracy at once, after the last epoch too
         self.since = perf_counter(), row.step
 
     def _show(self, step: int) -> None:
@@ -141,5 +142,5 @@ class BarReporter(LineReporter):
 
 
 def choose_reporter(brief: bool = False) -> Reporter:
-    """Return a bar where standard output is a terminal or a notebook that can show one, plain lines elsewhere."""
+    """Return a bar if standard output is a terminal or notebook that can show one, else plain lines."""
     return BarReporter(brief) if shows_bars() else LineReporter(brief)

@@ -1,8 +1,8 @@
-"""Training: one loop for every task, optimizer, batch size and device, and the state that it resumes from.
+"""Training loop for every task, optimizer, batch size and device, and its checkpoints.
 
-Lightning Fabric chooses the device and the precision, and does what many processes need. Losses stay on the device and
-are fetched a few steps at a time, so that an accelerator is seldom waited for; what processes have to agree on is
-agreed then, in one collective.
+Lightning Fabric provides device, precision and the exchange of gradients. Losses stay on the device and are fetched
+every few steps, since each fetch waits for an accelerator; processes agree on signals and checkpoints in the same
+collective.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ FETCH_EVERY = 16
 
 
 class Run:
-    """One training run: the loop, and how far it is."""
+    """Training run: the loop and its position."""
 
     def __init__(self, task: Task) -> None:
         self.task, self.config, self.plan, self.processes = task, task.config, task.plan, task.processes
@@ -50,10 +50,10 @@ class Run:
         self.signals = StopSignals(patient=self.processes.several)
         self.step = 0
         self.epoch, self.position = 1, 0
-        """Where the run is: in which epoch, and how many of its steps have been taken."""
+        """The current epoch, and the number of its steps that are done."""
         self.in_step = False
         self.order_state = self.batches.order.get_state()
-        """The state of the shuffle before this epoch's."""
+        """State of the shuffle at the beginning of the epoch."""
         self.epoch_seconds = 0.0
         self.saved_at, self.saved_time = (1, 0), time.monotonic()
         self.interval, self.every = self.config.checkpoint_interval() or ("", 0.0)
@@ -63,11 +63,11 @@ class Run:
         self.unwritten: list[StepRow] = []
 
     def open_logs(self) -> None:
-        """Begin what is written besides rows, from the next step on; what later steps have left is taken out of it, so
-        the state of a run that resumes is loaded before.
+        """Open TensorBoard logs and layer statistics for the next step; they drop records of later steps, so a
+        checkpoint must be loaded before.
 
         Raises:
-            UsageError: a package is missing, or what a run that goes on has written cannot be read; nothing is changed.
+            UsageError: a package is missing, or existing files of the run cannot be read; nothing is changed.
         """
         folder, check = self.record.folder, self.record.check_place
         if self.config.tensorboard and self.processes.first:
@@ -80,9 +80,9 @@ class Run:
     # -- the run --------------------------------------------------------------------------------------
 
     def train(self) -> RunResult:
-        """Run all epochs that are left; whatever ends it, the record says so and holds what was measured."""
+        """Run the remaining epochs; however the run ends, the record has its status and all measurements."""
         try:
-            with self.signals:  # to the very end: a signal that comes twice must not cut off what is written last
+            with self.signals:  # to the very end: a second signal must not interrupt the last writes
                 self._train()
         except (DivergedError, PreemptedError):
             raise
@@ -111,21 +111,21 @@ class Run:
                 if status == Status.FINISHED:
                     raise
                 said = cannot_write(error) if isinstance(error, OSError) else str(error)
-                with contextlib.suppress(OSError):  # why the run ended comes before what the disk says of it
+                with contextlib.suppress(OSError):  # the reason why the run ended is raised, not this
                     self.reporter.note(f"{said}; the record ends before")
 
     def _run(self) -> None:
         try:
             while self.epoch <= self.config.epochs:
                 self.run_epoch()
-            # Several processes, or whoever resumes, may be stopped in evaluations, which take long.
+            # Evaluations take long: several processes, and runs that resume, may be stopped in them.
             evaluates = self.task.evaluates_at_the_end and (self.processes.several or self.config.resume)
             if self.config.checkpoint_every is not None or evaluates:
                 self.save_checkpoint()
             with self.signals.at_once(always=True), self.phase("evaluation"):
                 self.task.after_training(self.step)
         except (KeyboardInterrupt, PreemptedError):
-            if not self.in_step:  # nothing is half done
+            if not self.in_step:  # the state is that between two steps
                 self.save_checkpoint()
             raise
 
@@ -138,15 +138,15 @@ class Run:
             try:
                 self._finish(status)
             finally:
-                with contextlib.suppress(OSError):  # nobody may be there to read it any more
+                with contextlib.suppress(OSError):  # the reader of the output may have gone
                     self.reporter.end(status)
 
     def _finish(self, status: Status) -> None:
-        """Write all that is left, whatever of it the disk takes; the summary last, since its status says that the rest
-        is there.
+        """Write everything that remains, each part even if another one fails; the summary is last, since the status
+        "finished" promises that the rest is there.
 
         Raises:
-            OSError: something could not be written; RuntimeError: another process has gone. The first of them.
+            OSError, RuntimeError: the first error, of the disk or of another process that has gone.
         """
         errors: list[Exception] = []
         finished = status == Status.FINISHED
@@ -193,11 +193,10 @@ class Run:
     # -- its state ------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that a run needs to resume between two steps; all processes call it.
+        """Return the complete state between two steps; all processes call it.
 
         Returns:
-            "tensors", by "model" and "optimizer" and then by name, sharded ones as this process has them; and
-            "progress", the rest.
+            "tensors" by "model" and "optimizer", then by name, as this process holds them; and "progress", the rest.
         """
         state = state_of(self.task)
         state["progress"] |= {
@@ -212,14 +211,14 @@ class Run:
         return state
 
     def load_state_dict(self, state: dict[str, Any], at: Checked | None = None) -> None:
-        """Resume from a state of :meth:`state_dict`; the run is set up and has not begun.
+        """Load a state of :meth:`state_dict` into a run that has not begun.
 
         Args:
-            state: what :meth:`state_dict` returned.
-            at: names the file that errors are about; None (default): none.
+            state: returned by :meth:`state_dict`.
+            at: has the file that errors name; None (default): no file.
 
         Raises:
-            UsageError: the state is none that this run can have written.
+            UsageError: the state is impossible for this run.
         """
         load_state(self.task, state, at or Checked(Path("state")))
         progress = state["progress"]
@@ -234,8 +233,8 @@ class Run:
         """Load the checkpoint ``found``; all processes call it.
 
         Raises:
-            UsageError: the checkpoint is of another model, or its state is none that this run can have written.
-            SaidElsewhereError: as the first process says.
+            UsageError: the checkpoint is of another model, or its state is impossible for this run.
+            SaidElsewhereError: the same, in processes after the first.
         """
         at = Checked(checkpoint.progress_file(found.path, found.manifest))
         progress = {**found.progress, "epochs": found.epochs, "epoch_steps": found.steps}
@@ -250,7 +249,7 @@ class Run:
         self.processes.each(load)
 
     def save_checkpoint(self) -> None:
-        """Save all that is needed to go on from here, once; where the disk does not let us, say so and go on."""
+        """Save a checkpoint unless this position is saved already; report an error of the disk and continue."""
         if self.pending:
             self._fetch()
         if self.saved_at == (self.epoch, self.position):
@@ -269,8 +268,8 @@ class Run:
         self.saved_time = time.monotonic()
 
     def _save(self) -> bool:
-        """Write a checkpoint; return False, and write none, if weights or optimizer state are not finite: the run has
-        diverged, which its next loss will show."""
+        """Write a checkpoint; if weights or optimizer state are not finite, return False and write none: the run has
+        diverged, as its next loss will show."""
         self.processes.by_first(self._flush)
         state = self.state_dict()
         tensors, progress = state["tensors"], state["progress"]
@@ -290,7 +289,7 @@ class Run:
         return True
 
     def _flush(self) -> None:
-        """Have on the disk what was measured before a checkpoint that takes it for granted."""
+        """Sync all measurements, since a checkpoint does not repeat them."""
         self.record.flush(durable=True)
         if self.layer_stats is not None:
             self.layer_stats.try_flush()
@@ -298,9 +297,9 @@ class Run:
     # -- an epoch -------------------------------------------------------------------------------------
 
     def run_epoch(self) -> None:
-        """Run what is left of the epoch that the run is in, and its test."""
+        """Run the remaining steps of the current epoch, and its test."""
         self._train_epoch()
-        self.processes.average_buffers(self.task.bare_model)  # the same already, where batch norm is synchronized
+        self.processes.average_buffers(self.task.bare_model)  # synchronized batch norms have the same already
         with self.signals.at_once():
             self._test_epoch()
         self.epoch, self.position = self.epoch + 1, 0
@@ -330,7 +329,7 @@ class Run:
                 self._fetch_and_agree()
 
     def _update(self) -> None:
-        """The optimizer's step, and the schedule's."""
+        """Take a step of the optimizer and of the schedule."""
         with self.phase("optimizer"):
             self.task.optimizer.step()
             self.task.optimizer.zero_grad()
@@ -356,7 +355,7 @@ class Run:
         with self.phase("logging"):
             self._write(row)
             self.reporter.epoch(row)
-        if not math.isfinite(test_loss):  # of a step whose loss was taken before it
+        if not math.isfinite(test_loss):  # the last step's loss was taken before its update
             raise DivergedError(self.config.optimizer, self.step, steps[-1].lr, self.record.folder, "test loss")
         if self.config.sharpness is not None or self.config.noise_scale:
             self.processes.alone(self._measure)
@@ -370,7 +369,7 @@ class Run:
         return self.interval == "steps" and self.step % self.every == 0
 
     def _fetch_and_agree(self) -> None:
-        """Fetch; then save and stop, where all processes say so."""
+        """Fetch losses; then save a checkpoint if one is due, and stop if a signal was received."""
         with self.phase("logging"):
             signal, due = self._fetch()
         if due or self._due_by_steps() or signal:
@@ -379,10 +378,10 @@ class Run:
             stop(signal)
 
     def _fetch(self) -> tuple[int, bool]:
-        """Turn pending losses into rows; stop where one is not finite.
+        """Turn pending losses into rows; raise ``DivergedError`` if one is not finite.
 
-        Returns the signal that some process has received (0: none), and whether a checkpoint is due by the clock of
-        the first process.
+        Returns a signal that any process has received (0: none), and True if a checkpoint is due by the clock of the
+        first process.
         """
         signal = self.signals.received
         due = self.interval == "seconds" and time.monotonic() - self.saved_time >= self.every
@@ -405,5 +404,5 @@ class Run:
                 raise DivergedError(self.config.optimizer, step, row.lr, self.record.folder)
         if pending:
             self.reporter.step(self.epoch_steps[-1])
-        # One that came while it was shown is obeyed at once; of several processes all have to hear of it first.
+        # A signal during the report is obeyed at once; several processes have to agree on it first.
         return signal if self.processes.several else self.signals.received, due

@@ -1,4 +1,4 @@
-"""State of model, optimizer, schedule, random numbers and task: to tensors and plain values, and back."""
+"""State of model, optimizer, schedule, random numbers and task as tensors and plain values, and back."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tvlars.lab.training.task import Task
 
 
 def as_table(rows: list[Any]) -> Tensor:
-    """Rows as float64 (n, columns), exact for all that they hold."""
+    """Return rows as float64 (n, columns), which represents their values exactly."""
     return torch.tensor([astuple(row) for row in rows], dtype=torch.float64, device="cpu")
 
 
@@ -33,8 +33,8 @@ def state_of(task: Task) -> dict[str, Any]:
     """Return the state of model, optimizer, schedule, random numbers and ``task``; all processes call it.
 
     Returns:
-        "tensors" (by "model" and "optimizer", then by name; sharded ones are those of this process) and "progress", the
-        rest: numbers, texts, tensors and collections of them, the same in all processes.
+        "tensors" by "model" and "optimizer", then by name, as this process holds them; and "progress", the rest:
+        numbers, texts, tensors and collections of them, the same in all processes.
     """
     optimizer = task.bare_optimizer.state_dict()
     state, inside = _taken_apart(optimizer["state"])
@@ -56,13 +56,13 @@ def room_for(task: Task, progress: dict[str, Any], table: Table, at: Checked) ->
     """Return tensors to read a checkpoint into, nested as it was saved.
 
     Args:
-        task: of the run that resumes.
-        progress: what the checkpoint holds besides tensors.
-        table: the tensors that it has.
-        at: names the file of ``progress``.
+        task: that of the run that resumes.
+        progress: the rest of the checkpoint.
+        table: describes the checkpoint's tensors.
+        at: has the file of ``progress``.
 
     Raises:
-        UsageError: there are tensors that no optimizer of this run can have.
+        UsageError: there are tensors that the optimizer of this run cannot have.
     """
     there = {name: entry for name, entry in table.entries.items() if name.startswith("optimizer.")}
     described = progress["optimizer_tensors"]
@@ -79,15 +79,15 @@ def room_for(task: Task, progress: dict[str, Any], table: Table, at: Checked) ->
 
 
 def load_state(task: Task, state: dict[str, Any], at: Checked) -> None:
-    """Load a state of :func:`state_of` after checking it; "progress" has the "step" too.
+    """Check and load a state of :func:`state_of`; "progress" has an entry "step" too.
 
     Args:
-        task: of a run that is set up and has not begun.
+        task: that of a run that has not begun.
         state: tensors and the rest.
-        at: names the file of the rest, beside which the tensors lie.
+        at: has the file of the rest, which is in the folder of the tensors.
 
     Raises:
-        UsageError: it is none that this run can have written.
+        UsageError: the state is impossible for this run.
     """
     progress, tensors = state["progress"], state["tensors"]
     step, optimizer, several = progress["step"], task.bare_optimizer, task.processes
@@ -98,7 +98,7 @@ def load_state(task: Task, state: dict[str, Any], at: Checked) -> None:
     scheduler = check_scheduler(at, task.scheduler, progress["scheduler"], step, rates)
     precision = task.fabric.strategy.precision
     check_precision(at, dict(precision.state_dict()), progress["precision"])
-    # A GradScaler leaves steps out whose gradients are not finite.
+    # A GradScaler skips steps whose gradients are not finite.
     taken = range(0 if precision.state_dict() else step, step + 1)
     check_optimizer(at, "optimizer", optimizer, progress["optimizer"], rates)
     at.check("extra", dict.fromkeys(task.extra, anything), progress["extra"])
@@ -118,7 +118,7 @@ def load_state(task: Task, state: dict[str, Any], at: Checked) -> None:
     if task.scheduler is not None:
         task.scheduler.load_state_dict(scheduler)
     precision.load_state_dict(progress["precision"])
-    steps = step if task.data.classes > 1 else 0  # without labels nothing is trained besides the model
+    steps = step if task.data.classes > 1 else 0  # without labels the probe is not trained
     for name, part in task.extra.items():
         saved = progress["extra"][name]
         if isinstance(part, Optimizer):
@@ -130,28 +130,28 @@ def load_state(task: Task, state: dict[str, Any], at: Checked) -> None:
     task.batches.draws.set_state(progress["draws"])
     if len(progress["random"]) == several.count:
         _set_random_state(progress["random"][several.rank], task.fabric.device)
-    else:  # there is no telling who would go on with what
+    else:  # the number of processes changed, so no state belongs to this one
         torch.manual_seed((task.config.seed + several.rank + step) % 2**32)
     if of_each:
         _set_statistics(task.bare_model, of_each, several)
 
 
 def _load_optimizer(at: Checked, entry: str, optimizer: Any, state: Any, rates: list[float], taken: range) -> None:
-    """Load ``state``, and check what has come of it."""
+    """Load ``state`` into the optimizer, and check the result."""
     built = [dict(group) for group in optimizer.param_groups]
     optimizer.load_state_dict(state)
     check_loaded_optimizer(at, entry, optimizer, built, rates, taken)
 
 
 def _check_statistics(at: Checked, model: nn.Module, of_each: Any, processes: int) -> None:
-    """Refuse running statistics that are not those of this model, one set of each process."""
+    """Refuse running statistics unless there is one set per process that fits the model."""
     at.check(BUFFERS, [_statistics(model)] * processes, of_each)
     for rank, found in enumerate(of_each):
         at.finite(f"{BUFFERS}[{rank}].", found)
 
 
 def _statistics(model: nn.Module) -> dict[str, Tensor]:
-    """Running statistics, which each process has of its own where batch norm is not synchronized."""
+    """Return running statistics; processes have different ones if batch norm is not synchronized."""
     return {name: buffer.cpu() for name, buffer in model.named_buffers() if buffer.is_floating_point()}
 
 
@@ -165,12 +165,12 @@ def _set_statistics(model: nn.Module, of_each: list[dict[str, Tensor]], processe
 
 
 def _named(task: Task, inside: dict[str, Tensor]) -> dict[str, dict[str, Any]]:
-    """Tensors of the model, and ``inside``, those of the optimizer, where there are any."""
+    """Return the tensors of the model, and ``inside``, those of the optimizer, if there are any."""
     return {"model": task.bare_model.state_dict(), **({"optimizer": inside} if inside else {})}
 
 
 def _taken_apart(state: dict[int, dict[str, Any]]) -> tuple[dict[int, dict[str, Any]], dict[str, Tensor]]:
-    """An optimizer's state without tensors, and its tensors by "parameter.name"."""
+    """Split an optimizer's state into its plain values and its tensors by "parameter.name"."""
     kept: dict[int, dict[str, Any]] = {}
     inside: dict[str, Tensor] = {}
     for index, entries in state.items():
@@ -180,14 +180,14 @@ def _taken_apart(state: dict[int, dict[str, Any]]) -> tuple[dict[int, dict[str, 
 
 
 def _room(param: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """A tensor to read into: laid out as the parameter where it has its shape."""
+    """Return a tensor to read into, in the memory layout of the parameter if it has its shape."""
     if shape and tuple(param.shape) == shape:
         return torch.zeros_like(param, dtype=dtype, requires_grad=False, memory_format=torch.preserve_format)
     return torch.zeros(shape, dtype=dtype, device="cpu")
 
 
 def _random_state(device: torch.device) -> list[Tensor]:
-    """States of torch's own sources of random numbers: dropout takes from them."""
+    """Return the states of torch's global random number generators, which dropout uses."""
     on_device = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
     return [torch.get_rng_state(), *on_device]
 

@@ -49,17 +49,17 @@ class Task(ABC):
         """Classes of batch norms before they were synchronized."""
         if self.processes.several and config.sync_batch_norm:
             self.batch_norms = synchronize_batch_norm(network, on_cpu=fabric.device.type == "cpu")
-        # FSDP2 wants parameters in the usual order.
+        # FSDP2 needs parameters in the contiguous layout.
         self.bare_model = network if config.shard else network.to(memory_format=torch.channels_last)
         self.model = fabric.setup_module(compiled(self.bare_model) if config.compile else self.bare_model)
-        # Groups by role want the bare model, and shards in place of parameters if there are any.
+        # Built after setup_module, which replaces parameters by shards, and from the bare model, whose names it needs.
         self.bare_optimizer = build_optimizer(config, prepared.plan, self.bare_model)
         self.scheduler = prepared.plan.scheduler(self.bare_optimizer)
         self.optimizer: Any = fabric.setup_optimizers(self.bare_optimizer)
-        if self.processes.rank:  # the same initial weights everywhere, but not the same dropout
+        if self.processes.rank:  # other dropout in each process; initial weights are drawn already
             torch.manual_seed((config.seed + self.processes.rank) % 2**32)
         self.extra: dict[str, Any] = {}
-        """Modules and optimizers besides the model and its own, by their names in a checkpoint."""
+        """Further modules and optimizers in a checkpoint, by name."""
         self.evaluations: dict[str, Evaluated] = {}
         self.right: Tensor | None = None
         """True for each test image classified right after the last epoch; None if the task does not keep that."""
@@ -69,7 +69,7 @@ class Task(ABC):
         return {}
 
     def before_training(self) -> None:
-        """Write what is to be seen before the first step; the first process calls it."""
+        """Write pictures of the data before the first step; the first process calls it."""
 
     @abstractmethod
     def gradient(self, batch: Tensor, upcoming: Tensor) -> tuple[Tensor, Tensor]:
@@ -78,18 +78,18 @@ class Task(ABC):
         ``upcoming`` are the samples of the next batch, whose images may be fetched meanwhile.
 
         Returns:
-            This process's share of the mean loss, and of the number of right answers.
+            This process's summands of the mean loss and of the number of correct predictions.
         """
 
     def after_step(self, step: int) -> None:
-        """Do what follows the optimizer's step number ``step``."""
+        """Update other parts of the task after optimizer step ``step``."""
 
     @abstractmethod
     def test(self, epoch: int, step: int) -> tuple[float, float]:
-        """Return loss and accuracy on the test set after ``epoch``, that is ``step`` optimizer steps."""
+        """Return loss and accuracy on the test set after ``epoch`` and optimizer step ``step``."""
 
     def after_training(self, step: int) -> None:
-        """Do what is left when all epochs are over, that is ``step`` optimizer steps."""
+        """Finish the task after the last epoch and optimizer step ``step``."""
 
     def weights(self) -> dict[str, Any]:
         """Return the content of weights.pt; every process calls it."""
@@ -97,14 +97,14 @@ class Task(ABC):
         return whole_weights(model) if self.config.shard else dict(model.state_dict())
 
     def no_sync(self, enabled: bool = True) -> contextlib.AbstractContextManager[None]:
-        """Leave gradients in each process for now, since more are added to them before they are exchanged."""
+        """Return a context in which processes do not exchange gradients, since more will be added to them."""
         if not (enabled and self.processes.several):
             return contextlib.nullcontext()
         return self.fabric.no_backward_sync(self.model)
 
 
 class Classification(Task):
-    """Cross-entropy of labelled images, the test set as it is."""
+    """Classification of labelled images by cross-entropy; test images are not augmented."""
 
     def gradient(self, batch: Tensor, upcoming: Tensor) -> tuple[Tensor, Tensor]:
         count, device = self.processes.count, self.fabric.device
@@ -134,7 +134,7 @@ class Classification(Task):
             loss += F.cross_entropy(logits, labels, reduction="sum")
             right.append(logits.argmax(1) == labels)
         mine = torch.cat(right)
-        if epoch == self.config.epochs:  # what a comparison is paired by, image by image
+        if epoch == self.config.epochs:  # comparisons pair runs image by image
             of_all = torch.zeros(count, dtype=torch.int32, device=device)
             of_all.index_copy_(0, processes.share(torch.arange(count, device=device)), mine.int())
             self.right = processes.total(of_all).bool().cpu()

@@ -1,4 +1,4 @@
-"""From a config to a finished run: data, model, plan and record are made here, the loop does the rest."""
+"""Training of one run: from its config to its results."""
 
 from __future__ import annotations
 
@@ -28,31 +28,31 @@ __all__ = ["RunResult", "train"]
 def train(
     config: TrainConfig, *, data: ImageData | None = None, folder: Path | None = None, reporter: Reporter | None = None
 ) -> RunResult:
-    """Train one model and keep a record of it.
+    """Train one model and record the run in a folder.
 
-    With ``config.resume`` it goes on from the newest good checkpoint in ``config.out``, from the start where there is
-    none; of a run that has finished it gives what came out. In each of several processes that torchrun has started, it
-    is one of them; the first one keeps the record.
+    With ``config.resume`` training resumes from the newest good checkpoint in ``config.out``, or begins if there is
+    none; if the run has finished already, its results are returned. If torchrun has started several processes, each
+    calls this function, and the first one writes the record.
 
     Args:
         config: the run.
-        data: the data set, where the caller has it already; None (default) loads ``config.data``.
-        folder: an empty folder for the record; None (default) makes the one that ``config.out`` names.
-        reporter: shows progress; None (default) takes a bar on a terminal or in a notebook, and plain lines
+        data: the data set, if it is loaded already; None (default) loads ``config.data``.
+        folder: an empty folder for the record; None (default) makes the folder that ``config.out`` names.
+        reporter: shows progress; None (default) shows a bar on a terminal or in a notebook, and plain lines
             elsewhere. ``Reporter()`` is silent.
 
     Returns:
-        What came out; the record lies in ``result.folder``.
+        Results of the run; ``result.folder`` is its record.
 
     Raises:
-        UsageError: config and data do not go together, or the checkpoint is of another run, or of other data; or
-            processes were started with different runs.
+        UsageError: config and data do not fit, the checkpoint is of another run or of other data, or processes were
+            started with different runs.
         LockedError: another process trains in this folder.
         DivergedError: the loss was not finite. The record is kept.
         LostProcessError: another process ended or did not come.
-        MovedFolderError: the run folder was moved or taken away; what is there now is left as it is.
-        PreemptedError: SIGTERM or SIGHUP came. A checkpoint is kept.
-        KeyboardInterrupt: as it came. The record is kept.
+        MovedFolderError: the run folder was moved or replaced; nothing is written there.
+        PreemptedError: SIGTERM or SIGHUP was received. A checkpoint is kept.
+        KeyboardInterrupt: Ctrl-C was pressed. The record is kept.
     """
     return train_prepared(prepare(config, data), folder, reporter)
 

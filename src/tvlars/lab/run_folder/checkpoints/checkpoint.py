@@ -1,13 +1,13 @@
-"""Checkpoints: all that a run needs to go on as if nothing had happened, on disk whole or not at all.
+"""Checkpoints: the complete state of a run, from which it resumes bit-exactly; each is on disk whole or not at all.
 
     RUN/checkpoints/000000120/          after optimizer step 120
         tensors.json, tensors-R.bin     weights and optimizer state, see tensors.py
         progress.json, progress.bin     the rest: position, random states, rows, options of the optimizer, see values.py
-        manifest.json                   what run this is of, and the SHA-256 of every file
+        manifest.json                   identity of the run, and the SHA-256 of every file
 
-A checkpoint is written into a folder of another name, synced, and renamed when its manifest is there. Reading one
-executes no code, whoever wrote it: all of it is JSON and raw bytes. Format 1 had pickles (.metadata, __R_K.distcp,
-progress.pt), which are read as plain data, see pickles.py.
+A checkpoint is written into a folder of another name, synced, and renamed once it is complete. Reading one executes no
+code, whoever wrote it: all files are JSON or raw bytes. Format 1 used pickles (.metadata, __R_K.distcp, progress.pt),
+which are read as plain data, see pickles.py.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from tvlars.lab.run_folder.checkpoints.values import decode, encode, name_of
 
 FORMAT = 2
 OLD_FORMAT = 1
-"""Still read, not written any more."""
+"""Read, but not written any more."""
 FOLDER = "checkpoints"
 PART = ".part"
 OLD = ".old.part"
@@ -51,12 +51,12 @@ FILES: dict[int, tuple[tuple[str, ...], re.Pattern[str]]] = {
 }
 """Files of a checkpoint besides its manifest: the required ones, and a pattern for those of the processes."""
 DAMAGE = (OSError, ValueError, TypeError, KeyError, RecursionError)
-"""Errors of :func:`check` where a checkpoint is damaged."""
+"""Errors that :func:`check` raises for a damaged checkpoint."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a checkpoint says of itself."""
+    """Content of manifest.json."""
 
     format: int
     step: int
@@ -64,7 +64,7 @@ class Manifest:
     tvlars: str
     torch: str
     run: dict[str, Any]
-    """Options and plan of the run."""
+    """Identity of the run, and the fingerprint of its data."""
     files: dict[str, str]
     """SHA-256 of every other file, by name."""
     digest: str = ""
@@ -86,12 +86,15 @@ def save(
 ) -> Path:
     """Write the checkpoint of ``step`` below the run folder ``folder``, in all processes.
 
-    ``tensors`` are nested by name, and each process writes the shards that it has; ``progress`` is the rest, of the
-    first process; ``run`` is what has to be the same in a run that goes on; the newest ``keep`` checkpoints stay.
-    ``check_place`` raises ``MovedFolderError``, before each thing that is written, where the folder is another one.
+    Args:
+        tensors: nested by name; each process writes the shards that it has.
+        progress: the rest of the state, written by the first process.
+        run: identity of the run, which must not change when it resumes.
+        keep: number of newest checkpoints that are kept.
+        check_place: called before each write; it raises ``MovedFolderError`` if the folder was moved or replaced.
 
     Raises:
-        OSError: it could not be written; those that were there are untouched.
+        OSError: it could not be written; earlier checkpoints are untouched.
     """
     final = folder / FOLDER / f"{step:09d}"
     part = final.with_name(final.name + PART)
@@ -140,7 +143,7 @@ def _flat(tensors: dict[str, Any]) -> dict[str, Any]:
 
 
 def _put_in_place(part: Path) -> None:
-    """Give a complete checkpoint its name. One of the same step makes room first, and is there until then."""
+    """Give a complete checkpoint its name. An earlier one of the same step is renamed first, and removed afterwards."""
     final = part.with_name(part.name.removesuffix(PART))
     old = final.with_name(f"{final.name}{OLD}")
     _remove(old)
@@ -170,9 +173,9 @@ def _digest(file: Path) -> str:
 
 
 def _prune(newest: Path, keep: int) -> None:
-    """Take away all but the newest, and what was begun and not finished.
+    """Remove all but the newest ``keep`` checkpoints, and incomplete ones.
 
-    Those of later steps do not count: the run went on from before them, since they were damaged.
+    Checkpoints of later steps are left alone: they are damaged, which is why the run resumed from before them.
     """
     done = sorted(path for path in newest.parent.glob("[0-9]*") if not path.name.endswith(PART))
     done = [path for path in done if path.name <= newest.name]
@@ -180,19 +183,19 @@ def _prune(newest: Path, keep: int) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-# -- which there are ---------------------------------------------------------------------------------------------------
+# -- finding -----------------------------------------------------------------------------------------------------------
 
 
 def newest(folder: Path, tell: Callable[[str], None]) -> tuple[Path, Manifest] | None:
-    """Return the newest good checkpoint of a run folder, None where there is none; ``tell`` hears of damaged ones.
+    """Return the newest good checkpoint of a run folder, None if it has none; ``tell`` gets a sentence per damaged one.
 
-    Raises ``UsageError`` where all are damaged, or one may not be read or is of an unknown version.
+    Raises ``UsageError`` if all are damaged, or if one must not be read or is of an unknown version.
     """
     damaged = []
     for path in reversed(those_in(folder)):
         try:
             return path, check(path)
-        except PermissionError as error:  # which says nothing of what it holds
+        except PermissionError as error:  # its content may be good
             raise UsageError(f"{path} must be a checkpoint that can be read, but is not: {error.strerror}") from error
         except UsageError:
             raise
@@ -209,11 +212,11 @@ def newest(folder: Path, tell: Callable[[str], None]) -> tuple[Path, Manifest] |
 
 
 def those_in(folder: Path) -> list[Path]:
-    """Return the checkpoints of a run folder, oldest first, good or not, without those that were never finished.
+    """Return the checkpoints of a run folder, oldest first, good or damaged, without incomplete ones.
 
-    One that is whole and lacks its name, since :func:`_put_in_place` was cut off between its two renames, is one under
-    the name that it has. Raises ``UsageError`` where their folder cannot be looked into, or is a link, through which
-    nothing is written or taken away.
+    A complete one that :func:`_put_in_place` could not rename, since the process was killed, is returned under its
+    temporary name. Raises ``UsageError`` if their folder cannot be read, or is a link: nothing is written or removed
+    through links.
     """
     there = folder / FOLDER
     try:
@@ -232,20 +235,20 @@ def those_in(folder: Path) -> list[Path]:
 
 
 def _unnamed(paths: list[Path]) -> dict[str, Path]:
-    """Return the checkpoints among ``paths`` that are whole and lack their name, by the name that they lack."""
+    """Return the complete checkpoints among ``paths`` that have a temporary name, by their final names."""
     found: dict[str, Path] = {}
     for ending in (PART, OLD):  # the new one before the old one
         for path in paths:
             name = path.name.removesuffix(ending)
             if path.name != name and name.isdigit() and name not in found and not os.path.lexists(path.with_name(name)):
                 with contextlib.suppress(*DAMAGE):
-                    check(path)  # else it was cut off before: it is swept away by the next save
+                    check(path)  # an incomplete one is removed by the next save
                     found[name] = path
     return found
 
 
 def finish_putting(folder: Path) -> None:
-    """Do what is left of a :func:`_put_in_place` that was cut off; called when the state is loaded."""
+    """Finish a :func:`_put_in_place` during which the process was killed; called after the state is loaded."""
     for name, path in _unnamed(sorted((folder / FOLDER).glob(f"[0-9]*{PART}"))).items():
         with contextlib.suppress(OSError):
             os.replace(path, path.with_name(name))
@@ -253,9 +256,9 @@ def finish_putting(folder: Path) -> None:
 
 
 def check(path: Path) -> Manifest:
-    """Return the manifest of a checkpoint whose files are all as they were written.
+    """Return the manifest of a checkpoint after comparing all files with their checksums.
 
-    Raises an error of ``DAMAGE`` where one is not, ``UsageError`` where the format is unknown here.
+    Raises one of ``DAMAGE`` if it is damaged, ``UsageError`` if its format is unknown.
     """
     stored = read_json(path / "manifest.json")
     if not isinstance(stored, dict) or "digest" not in stored or "format" not in stored:
@@ -290,12 +293,12 @@ def check(path: Path) -> Manifest:
 
 
 def progress_file(path: Path, manifest: Manifest) -> Path:
-    """Return the file that says how far the run was."""
+    """Return the file with the progress of the run."""
     return path / (OLD_PROGRESS if manifest.format == OLD_FORMAT else PROGRESS[0])
 
 
 def read_progress(path: Path, manifest: Manifest) -> dict[str, Any]:
-    """Return what a checkpoint has besides weights and optimizer state; refuse what is no data, as code."""
+    """Return the progress in a checkpoint; raise ``UsageError`` if it holds anything but plain data and tensors."""
     file, found = progress_file(path, manifest), None
     with _one_sentence(f"{file} must hold numbers and tensors alone, but does not"):
         if manifest.format == OLD_FORMAT:
@@ -309,14 +312,14 @@ def read_progress(path: Path, manifest: Manifest) -> dict[str, Any]:
 
 
 def read_tensor_table(path: Path, manifest: Manifest) -> Table:
-    """Return which tensors a checkpoint has, and where; refuse such as are not in its files."""
+    """Return the table of tensors; raise ``UsageError`` if one is not within the checkpoint's files."""
     old = manifest.format == OLD_FORMAT
     with _one_sentence(f"{path / (OLD_TABLE if old else TABLE)} must describe tensors alone, but does not"):
         return read_table(path, manifest.files, old)
 
 
 def load_tensors(path: Path, table: Table, tensors: dict[str, Any]) -> None:
-    """Fill ``tensors``, nested as they were saved; refuse a checkpoint that has others, by name, shape or dtype."""
+    """Fill ``tensors``, nested as they were saved; raise ``UsageError`` if names, shapes or dtypes differ."""
     there = {name: (entry.shape, entry.dtype) for name, entry in table.entries.items()}
     values = _flat(tensors)
     here = {name: (tuple(value.shape), value.dtype) for name, value in values.items()}
@@ -336,16 +339,16 @@ def _described(tensor: tuple[tuple[int, ...], torch.dtype] | None) -> str:
 
 
 def _shown(text: str) -> str:
-    """A text with names from a folder, in which no character moves a terminal's cursor or ends a line."""
+    """Text with names from a folder, control characters escaped."""
     return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
 @contextlib.contextmanager
 def _one_sentence(sentence: str) -> Iterator[None]:
-    """Raise ``UsageError`` for any error of a file but memory that has ended, without control characters of it."""
+    """Raise ``UsageError`` in place of any error inside but the end of memory, control characters escaped."""
     try:
         yield
-    except Exception as error:  # torch has many types for what cannot be a tensor
+    except Exception as error:  # torch raises many types for invalid tensors
         if memory.has_ended(error):
             raise
         raise UsageError(f"{sentence}: {ascii(reason(error))[1:-1]}") from error

@@ -1,12 +1,12 @@
-"""Pickles that torch wrote, read as plain data: nothing of them is called, imported or changed.
+"""Pickles that torch wrote, read as plain data: nothing in them is called or imported.
 
-An unpickler that knows few classes is no protection: the BUILD opcode sets attributes of whatever it can name. Here
-Python's own unpickler has only the opcodes that torch writes, and a class or function is a :class:`Made`, which records
-what it would have been given. ``torch.load(weights_only=True)`` calls what it knows, sets attributes of what that
-makes, and believes the size that a file states for a storage.
+A list of allowed classes is no protection: the BUILD opcode sets attributes of any of them. Here Python's own unpickler
+has only the opcodes that torch writes, and each class or function becomes a :class:`Made`, which records its arguments
+in place of a call. ``torch.load(weights_only=True)`` calls known classes, sets attributes of their objects, and trusts
+the size that a file states for a storage.
 
-    read_torch_file(file)      what ``torch.save`` wrote: weights.pt, and chunks and progress of format 1
-    read_metadata(content)     the table of a checkpoint of format 1, which torch.distributed.checkpoint wrote
+    read_torch_file(file)      read a file of ``torch.save``: weights.pt, and chunks and progress of format 1
+    read_metadata(content)     read the table of a checkpoint of format 1, written by torch.distributed.checkpoint
 """
 
 from __future__ import annotations
@@ -29,35 +29,35 @@ from tvlars.lab import memory
 from tvlars.lab.run_folder.checkpoints.values import DTYPES, MAX_DEPTH, is_counts, tensor_of
 
 SHARED = 64
-"""By how much values may be more than the bytes of their pickle: torch has the same text, pair or tensor in several
-places, and a few hundred bytes can have the same list in more places than anybody can walk through."""
+"""Most values per byte of a pickle. Pickles of torch have the same text or tensor in several places; a hostile one of a
+few hundred bytes can have nested lists in so many places that walking through them never ends."""
 OPCODES = (
     *("PROTO", "FRAME", "STOP", "NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
     *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "EMPTY_LIST", "EMPTY_TUPLE", "MARK", "TUPLE", "TUPLE1"),
     *("TUPLE2", "TUPLE3", "BINPUT", "LONG_BINPUT", "MEMOIZE", "BINGET", "LONG_BINGET", "APPEND", "APPENDS"),
     *("SETITEM", "SETITEMS", "GLOBAL", "STACK_GLOBAL", "REDUCE", "BINPERSID"),
 )
-"""Opcodes that are read as Python reads them; EMPTY_DICT, NEWOBJ and BUILD besides."""
+"""Opcodes with Python's own meaning; EMPTY_DICT, NEWOBJ and BUILD are defined below."""
 STORAGE = "a storage"
 
 
 @dataclass(eq=False, slots=True)
 class Made:
-    """Class or function by its name, or a call of it that is not made, with the arguments and state it was given."""
+    """Name of a class or function; with ``arguments`` and ``state``, a recorded call of it."""
 
     of: str
     arguments: tuple[Any, ...] | None = None
     state: Any = None
 
     def __call__(self, *arguments: Any) -> Any:
-        """Record the call. An ordered dictionary is one as any other."""
+        """Record the call. An ordered dictionary is read as a plain one."""
         if self.arguments is not None:
             raise ValueError("it is none that torch wrote: a call of a call")
         return Pairs() if self.of == "collections.OrderedDict" and not arguments else Made(self.of, arguments)
 
 
 class Pairs:
-    """Keys and values of a dictionary, in order. Keys may be anything, since none is hashed or compared."""
+    """Keys and values of a dictionary, in order. Keys may be anything, since they are not hashed."""
 
     def __init__(self) -> None:
         self.pairs: list[tuple[Any, Any]] = []
@@ -90,7 +90,7 @@ class _Unpickler(pickle._Unpickler):
         if type(made) is Made and made.state is None and made.arguments == ():
             made.state = state
         elif type(made) is not Pairs or type(state) is not Pairs or [key for key, _ in state.pairs] != ["_metadata"]:
-            # Versions of modules, which state dicts have as an attribute, are of no use.
+            # State dicts have versions of modules as an attribute, which is not needed.
             raise ValueError("it is none that torch wrote: BUILD")
 
     dispatch: ClassVar[dict[int, Any]] = {
@@ -102,10 +102,10 @@ class _Unpickler(pickle._Unpickler):
 
 
 def _read(content: bytes, known: Collection[str], make: Callable[[Made], Any]) -> Any:
-    """Return what a pickle holds as plain data, else raise ``ValueError``.
+    """Return a pickle's content as plain data, else raise ``ValueError``.
 
-    Names in it have to be among ``known``; ``make`` returns what a :class:`Made`, whose arguments and state are plain
-    already, stands for.
+    Names in it must be among ``known``; ``make`` returns the value of a :class:`Made`, whose arguments and state are
+    plain already.
     """
     left = SHARED * len(content)
 
@@ -131,13 +131,13 @@ def _read(content: bytes, known: Collection[str], make: Callable[[Made], Any]) -
 
     try:
         return plain(_Unpickler(content, known).load())
-    except Exception as error:  # whatever a wrong order of opcodes leads to
+    except Exception as error:  # a wrong order of opcodes can raise anything
         if type(error) is ValueError:
             raise
         raise ValueError(f"it is no pickle that torch wrote: {type(error).__name__}") from error
 
 
-# -- what torch.save wrote --------------------------------------------------------------------------------------------
+# -- files of torch.save ----------------------------------------------------------------------------------------------
 
 REBUILD = "torch._utils._rebuild_tensor_v2"
 STORAGES = {
@@ -151,14 +151,14 @@ STORAGES = {
 
 
 def read_torch_file(file: IO[bytes]) -> Any:
-    """Return what ``torch.save`` wrote: tensors on the CPU, and numbers, texts, lists, tuples and dictionaries of them.
+    """Return the content of a file of ``torch.save``: tensors on the CPU, numbers, texts and collections of them.
 
-    Raises ``ValueError`` where ``file``, which is seekable, is no such file, is damaged, or holds anything else.
+    Raises ``ValueError`` if ``file``, which is seekable, is no such file, is damaged, or holds anything else.
     """
     try:
         with zipfile.ZipFile(file) as archive:
             return _read_archive(archive)
-    except Exception as error:  # zipfile has many types for what is no archive
+    except Exception as error:  # zipfile raises many types for invalid archives
         if memory.has_ended(error) or isinstance(error, ValueError):
             raise
         raise ValueError(f"it is no file of torch.save: {type(error).__name__}") from error
@@ -209,7 +209,7 @@ def _read_archive(archive: zipfile.ZipFile) -> Any:
     return found
 
 
-# -- what torch.distributed.checkpoint wrote --------------------------------------------------------------------------
+# -- metadata of torch.distributed.checkpoint -------------------------------------------------------------------------
 
 PREFIX = "torch.distributed.checkpoint"
 OF_METADATA = {
@@ -219,12 +219,14 @@ OF_METADATA = {
     *("pathlib.PosixPath", "pathlib.WindowsPath", "pathlib._local.PosixPath", "pathlib._local.WindowsPath"),
     *(f"torch.{dtype}" for dtype in DTYPES),
 }
-"""Every name in such a pickle."""
+"""Every name that such a pickle may hold."""
 
 
 def read_metadata(content: bytes) -> dict[str, Any]:
-    """Return the metadata of a checkpoint of format 1, else raise ``ValueError``: objects of torch's as their states,
-    shapes as tuples, types of tensors by name, and a place in storage by name and offsets."""
+    """Return the metadata of a checkpoint of format 1, else raise ``ValueError``.
+
+    Objects of torch become their states, shapes tuples, dtypes names, and an index a pair of name and offsets.
+    """
 
     def make(made: Made) -> Any:
         name = made.of.rpartition(".")[2]

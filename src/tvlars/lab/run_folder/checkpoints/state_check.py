@@ -1,7 +1,7 @@
-"""Checks that what a checkpoint says is what its run can have written: position, rows, random states, optimizer.
+"""Checks that a checkpoint's state is possible for its run: position, rows, random states, optimizer.
 
-Checksums tell a checkpoint that is damaged. Those of one that somebody has changed, or that a faulty program wrote, may
-fit; without these checks it would go on from a step that never was, end with a traceback, or be called a divergence.
+Checksums detect damage. A checkpoint that was edited, or that a faulty program wrote, may have good ones; without these
+checks its run would resume from an impossible step, end with a traceback, or seem to diverge.
 """
 
 from __future__ import annotations
@@ -28,40 +28,40 @@ ENTRIES = (
     *("optimizer", "optimizer_tensors", "scheduler", "precision", "extra"),
 )
 BUFFERS = "buffers"
-"""Running statistics of each process, where batch norm is not synchronized."""
+"""Entry with the running statistics of each process, if batch norm is not synchronized."""
 NEEDED = ("lr", "params", "weight_decay", "momentum", "betas")
-"""Options that a group of every version has, if its optimizer has them."""
+"""Options of a parameter group that every version wrote."""
 COUNTED = ("exp_avg_sq", "running_var", "num_batches_tracked", "step")
-"""Names of tensors of squares and counts, which are never below 0."""
+"""Names of tensors that hold squares or counts, which are never below 0."""
 CLOSE = 1e-9
-"""Relative difference that another machine's arithmetic may make."""
+"""Relative difference between machines, from rounding."""
 STALLED = 2**24
-"""Where a count in float32 stands still, as those of earlier versions do."""
+"""Largest count in float32, which earlier versions used; it stands still there."""
 ROUNDED = 1e-5
-"""By how much a share of a batch may be above 1."""
+"""Tolerance of shares of a batch above 1."""
 
 
 def anything(entry: str, value: Any) -> None:
-    """Take any value."""
+    """Accept any value."""
 
 
 @dataclass(frozen=True)
 class Checked:
-    """Checks of the entries of ``file``; each raises ``UsageError``, which names the entry."""
+    """Checks of entries of ``file``; each raises a ``UsageError`` that names the entry."""
 
     file: Path
 
     def refuse(self, entry: str, wanted: str, got: object) -> UsageError:
-        """Return the error that says so."""
+        """Return the error that ``entry`` must be ``wanted``."""
         found = got if type(got) in (int, float, bool, str, type(None)) else type(got).__name__
         return UsageError(f"{self.file}: {entry} must be {wanted}, got {ascii(found)[:60]}")
 
     def check(self, entry: str, wanted: Any, got: Any) -> None:
-        """Refuse what is not as ``wanted``.
+        """Refuse ``got`` unless it matches ``wanted``.
 
-        That is a dictionary (a mapping of just these keys, each value as wanted), a list or tuple (so many values, each
-        as wanted), a range (an integer in it), a tensor (one of its shape and dtype), a function of entry and value, or
-        the value itself, numbers up to rounding.
+        A dictionary matches a mapping with exactly its keys and matching values; a list or tuple matches as many
+        matching values; a range matches an integer in it; a tensor matches one of its shape and dtype; a function of
+        entry and value checks by itself; any other value matches its equal, numbers up to rounding.
         """
         if callable(wanted):
             wanted(entry, got)
@@ -93,14 +93,14 @@ class Checked:
                 raise self.refuse(entry, repr(wanted), got)
 
     def mapping(self, entry: str, value: Any) -> None:
-        """Refuse what is no mapping."""
+        """Refuse anything but a mapping."""
         if not isinstance(value, dict):
             raise self.refuse(entry, "a mapping", value)
 
     def number(
         self, entry: str, value: Any, low: float = -math.inf, high: float = math.inf, or_nan: bool = False
     ) -> None:
-        """Refuse what is no finite number from ``low`` to ``high``, or NaN."""
+        """Refuse anything but a finite number from ``low`` to ``high``, or NaN with ``or_nan``."""
         if or_nan and type(value) is float and math.isnan(value):
             return
         if type(value) not in (int, float) or not math.isfinite(value) or not low <= value <= high:
@@ -117,7 +117,7 @@ class Checked:
             raise self.refuse(entry, f"{wanted} steps", found)
 
     def random_state(self, entry: str, value: Any, device: torch.device) -> None:
-        """Refuse what is no state of a source of random numbers on ``device``."""
+        """Refuse anything but the state of a random number generator on ``device``."""
         generator = torch.Generator(device)
         self.check(entry, generator.get_state(), value)
         try:
@@ -126,7 +126,7 @@ class Checked:
             raise self.refuse(entry, "a state of torch's random numbers", "another") from error
 
     def finite(self, entry: str, tensors: dict[str, Any]) -> None:
-        """Refuse tensors that hold NaN or infinity, counts and squares that are below 0."""
+        """Refuse tensors with NaN or infinity, and counts or squares below 0."""
         for name, value in tensors.items():
             if not is_finite(value):
                 raise self.refuse(f"{entry}{name}", "finite", "NaN or infinity")
@@ -135,7 +135,7 @@ class Checked:
 
 
 def is_finite(value: Tensor) -> bool:
-    """Return whether no value of a tensor, or of the shard that this process has, is NaN or infinite."""
+    """Return True if no value of a tensor, or of this process's shard of it, is NaN or infinite."""
     return not value.is_floating_point() or bool(torch.isfinite(_local(value)).all())
 
 
@@ -152,13 +152,13 @@ def _described(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} tensor of shape {tuple(tensor.shape)}"
 
 
-# -- before a run is set up -------------------------------------------------------------------------------------------
+# -- before the model is built -----------------------------------------------------------------------------------------
 
 
 def check_progress(
     file: Path, progress: dict[str, Any], step: int, processes: int, config: TrainConfig, plan: Plan
 ) -> tuple[list[EpochRow], list[StepRow]]:
-    """Check what can be checked without a model; return rows of complete epochs, and of steps of the current one.
+    """Check all that needs no model; return rows of complete epochs, and of steps of the current one.
 
     ``step`` and ``processes`` are those of the manifest; errors name ``file`` and the entry.
     """
@@ -178,7 +178,7 @@ def check_progress(
         if type(each) is not list or not 1 <= len(each) <= 2:
             raise at.refuse(f"random[{rank}]", "a list of one or two states", each)
         at.random_state(f"random[{rank}][0]", each[0], cpu)
-        for state in each[1:]:  # of its accelerator, which knows what is one
+        for state in each[1:]:  # of an accelerator, which checks it when it is set
             length = len(state) if isinstance(state, Tensor) and state.dim() == 1 else 0
             at.check(
                 f"random[{rank}][1]", torch.empty(min(max(length, 1), 2**16), dtype=torch.uint8, device="meta"), state
@@ -216,11 +216,11 @@ def _cells(at: Checked, entry: str, table: Any, kind: type, count: int) -> Itera
         yield [int(value) if integer else value for value, integer in zip(values, whole, strict=True)]
 
 
-# -- with the run that is to go on ------------------------------------------------------------------------------------
+# -- when the state is loaded ------------------------------------------------------------------------------------------
 
 
 def check_scheduler(at: Checked, scheduler: Any, saved: Any, step: int, rates: list[float]) -> dict[str, Any]:
-    """Check the state of a schedule after ``step`` steps, which has set ``rates``; return what is to be loaded."""
+    """Check the state of a schedule after ``step`` steps, with learning ``rates``; return the state to load."""
     at.mapping("scheduler", saved)
     wanted: dict[str, Any] = {}
     if scheduler is not None:
@@ -233,7 +233,7 @@ def check_scheduler(at: Checked, scheduler: Any, saved: Any, step: int, rates: l
 
 
 def check_precision(at: Checked, here: dict[str, Any], saved: Any) -> None:
-    """Check the state of a gradient scaler, which ``here`` is the state of at the start."""
+    """Check the state of a gradient scaler; ``here`` is its state at the start."""
     tracked = range(int(here.get("growth_interval", 2**31)) + 1)
     moving = {"scale": partial(at.number, low=0.0), "_growth_tracker": tracked}
     at.check("precision", {name: moving.get(name, value) for name, value in here.items()}, saved)
@@ -248,7 +248,7 @@ def check_module(at: Checked, entry: str, module: nn.Module, saved: Any) -> None
 def check_optimizer(at: Checked, entry: str, optimizer: Optimizer, saved: Any, rates: list[float]) -> None:
     """Check the state dict of an optimizer before it is loaded: groups as they were built, at learning ``rates``.
 
-    Options that are not known here are left to the optimizer, which may know them of an earlier version.
+    Unknown options are left to the optimizer, which may convert those of an earlier version.
     """
     at.check(entry, {"state": anything, "param_groups": anything}, saved)
     built: list[dict[str, Any]] = optimizer.state_dict()["param_groups"]
@@ -272,7 +272,7 @@ def check_optimizer(at: Checked, entry: str, optimizer: Optimizer, saved: Any, r
 def check_loaded_optimizer(
     at: Checked, entry: str, optimizer: Optimizer, built: list[dict[str, Any]], rates: list[float], taken: range
 ) -> None:
-    """Check an optimizer that has loaded a state: groups as they were ``built``, at ``rates``, ``taken`` steps on."""
+    """Check an optimizer after its state was loaded: groups as ``built``, learning ``rates``, ``taken`` steps."""
     steps: Any = partial(at.count, taken=taken)
     clocks = dict.fromkeys(_clocks(optimizer), steps)
     for i, (group, before, lr) in enumerate(zip(optimizer.param_groups, built, rates, strict=True)):
@@ -288,19 +288,19 @@ def check_loaded_optimizer(
 
 
 def _check_moment(at: Checked, shape: torch.Size, entry: str, value: Any) -> None:
-    """Refuse what is no floating point tensor of this shape, in whatever precision."""
+    """Refuse anything but a floating point tensor of this shape."""
     if not isinstance(value, Tensor) or value.shape != shape or not value.is_floating_point():
         raise at.refuse(entry, f"a tensor of shape {tuple(shape)}", value)
 
 
 def _clocks(optimizer: Optimizer) -> set[str]:
-    """Return the options of a group that count its steps."""
+    """Return the options of a parameter group that count its steps."""
     before, after, _ = _one_step(optimizer, optimizer.param_groups[0])
     return {name for name, value in after.items() if value != before[name]}
 
 
 def _one_step(optimizer: Optimizer, group: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """Return options of a group before and after a step of such an optimizer, and the state of a parameter then."""
+    """Return a group's options before and after a step of a tiny copy of the optimizer, and its parameter's state."""
     options = {name: value for name, value in group.items() if name not in ("params", "param_names")}
     options = {name: value.cpu() if isinstance(value, Tensor) else value for name, value in options.items()}
     options.update({name: False for name in ("fused", "capturable", "foreach") if name in options})
@@ -308,7 +308,7 @@ def _one_step(optimizer: Optimizer, group: dict[str, Any]) -> tuple[dict[str, An
     parameter.grad = torch.ones(2, 2, device="cpu")
     kind: Any = type(optimizer)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that biases take lr raw, of a parameter that is none
+        warnings.simplefilter("ignore")  # about biases; the tiny parameter is none
         tiny = kind([{"params": [parameter], **options}], lr=options["lr"])
     before = {name: _number(value) for name, value in tiny.param_groups[0].items() if name != "params"}
     tiny.step()

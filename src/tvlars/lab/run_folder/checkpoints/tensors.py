@@ -1,12 +1,11 @@
-"""Weights and optimizer state in a checkpoint: raw bytes of tensors, and a table in JSON that says where each one lies.
+"""Weights and optimizer state in a checkpoint: raw bytes of tensors, and a table in JSON with their positions.
 
     tensors.json     {"byteorder": "little", "tensors": {"model.head.bias": {"dtype": "float32", "shape": [10],
                      "chunks": [{"offsets": [0], "sizes": [10], "file": "tensors-0.bin", "start": 4096}]}}}
-    tensors-R.bin    what process R wrote: chunks one after the other, contiguous
+    tensors-R.bin    chunks written by process R, one after the other, contiguous
 
-Each process writes the shards that it holds, and its share of the tensors that all have; whoever reads takes from every
-chunk the part that it needs, so that any number of processes can read what any other number wrote. All of a table is
-checked before any is used.
+Each process writes the shards that it holds, and its share of the tensors that all processes have. A reader takes the
+part that it needs from every chunk, so the number of processes may change. The whole table is checked before use.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ OLD_DATA = re.compile(r"__\d+_\d+\.distcp")
 
 @dataclass(frozen=True)
 class Chunk:
-    """Part of a tensor, and where its bytes are."""
+    """Part of a tensor, and the position of its bytes."""
 
     offsets: tuple[int, ...]
     sizes: tuple[int, ...]
@@ -60,20 +59,20 @@ class Entry:
 
 @dataclass(frozen=True)
 class Table:
-    """All tensors of a checkpoint by name. ``old`` says that each chunk is a file of ``torch.save`` (format 1)."""
+    """All tensors of a checkpoint by name. ``old``: each chunk is a file of ``torch.save`` (format 1)."""
 
     entries: dict[str, Entry]
     old: bool = False
 
 
 _Described = tuple[torch.dtype, Any, list[tuple[Any, ...]]]
-"""Dtype, shape, and offsets, sizes, file, start and length of each chunk, which may be anything yet."""
+"""Dtype, shape, and offsets, sizes, file, start and length of each chunk, not checked yet."""
 
 # -- writing ----------------------------------------------------------------------------------------------------------
 
 
 def write(path: Path, rank: int, count: int, tensors: dict[str, Tensor]) -> dict[str, Any]:
-    """Write the part of ``tensors`` that process ``rank`` of ``count`` has to, into ``tensors-R.bin``.
+    """Write this process's part of ``tensors`` into ``tensors-R.bin``.
 
     Returns entries of the table with one chunk each, for :func:`table_of`. An ``OSError`` names the file.
     """
@@ -92,19 +91,19 @@ def write(path: Path, rank: int, count: int, tensors: dict[str, Tensor]) -> dict
 
 
 def table_of(written: list[dict[str, Any]]) -> bytes:
-    """Return the table of a checkpoint, of what :func:`write` returned in each process."""
+    """Return the table of a checkpoint from the entries that :func:`write` returned in each process."""
     tensors: dict[str, Any] = {}
     for name, entry in sorted((item for some in written for item in some.items()), key=lambda item: item[0]):
         tensors.setdefault(name, {**entry, "chunks": []})["chunks"] += entry["chunks"]
     for entry in tensors.values():
-        # Processes that hold nothing of a tensor have empty chunks, and several may hold the same one.
+        # A process without a part of a tensor has an empty chunk, and several may hold the same chunk.
         full = {tuple(chunk["offsets"]): chunk for chunk in entry["chunks"] if math.prod(chunk["sizes"])}
         entry["chunks"] = list(full.values()) or entry["chunks"][:1]
     return json.dumps({"byteorder": sys.byteorder, "tensors": tensors}).encode()
 
 
 def _local(value: Any) -> tuple[list[int], Tensor]:
-    """Return the part of a tensor that this process has, after its place in the whole."""
+    """Return the offsets of this process's part of a tensor, and that part."""
     if not hasattr(value, "__create_chunk_list__"):
         return [0] * value.dim(), value
     (chunk,) = value.__create_chunk_list__()  # of a DTensor
@@ -120,7 +119,7 @@ def load(path: Path, table: Table, tensors: dict[str, Tensor]) -> None:
         offsets, local = _local(value)
         entry, room = table.entries[name], local.detach()
         for chunk in entry.chunks:
-            here, there = [], []  # where both have the same values
+            here, there = [], []  # the overlap, in both
             for begin, size, other, length in zip(offsets, room.shape, chunk.offsets, chunk.sizes, strict=True):
                 low, high = max(begin, other), min(begin + size, other + length)
                 here.append(slice(low - begin, max(high, low) - begin))
@@ -131,7 +130,7 @@ def load(path: Path, table: Table, tensors: dict[str, Tensor]) -> None:
 
 
 def read_chunk(file: IO[bytes], dtype: torch.dtype, chunk: Chunk, old: bool) -> Tensor:
-    """Return a chunk from the file that holds it, else raise ``ValueError``; ``old`` is format 1."""
+    """Return the tensor of a chunk, else raise ``ValueError``; ``old`` is format 1."""
     file.seek(chunk.start)
     content = bytearray(file.read(chunk.length))
     found = read_torch_file(io.BytesIO(content)) if old else tensor_of(content, dtype, chunk.sizes)
@@ -143,7 +142,7 @@ def read_chunk(file: IO[bytes], dtype: torch.dtype, chunk: Chunk, old: bool) -> 
 def read_table(path: Path, files: Mapping[str, Any], old: bool = False) -> Table:
     """Return the table of the checkpoint ``path``, whose manifest names ``files``; ``old`` is format 1.
 
-    Raises ``ValueError`` where it does not describe tensors that lie in these files.
+    Raises ``ValueError`` if a tensor does not lie within these files.
     """
     content = read_bytes(path / (OLD_TABLE if old else TABLE))
     described = _from_pickle(content) if old else _from_json(content)
@@ -181,7 +180,7 @@ def _fields(found: Any, *names: str) -> list[Any]:
 
 
 def _from_pickle(content: bytes) -> dict[str, _Described]:
-    """Return the same of the metadata of format 1, whose chunks are files of ``torch.save``, each of its length."""
+    """Return the same from the metadata of format 1, whose chunks are files of ``torch.save``."""
     whole, places, found = read_metadata(content), {}, {}
     try:
         for index, info in whole["storage_data"].items():
@@ -197,7 +196,7 @@ def _from_pickle(content: bytes) -> dict[str, _Described]:
 
 
 def _entry(dtype: torch.dtype, shape: Any, chunks: list[tuple[Any, ...]], lengths: dict[str, int], old: bool) -> Entry:
-    """Return a tensor whose chunks are all of it, each once, and lie within the files of ``lengths``."""
+    """Return an entry whose chunks cover the tensor once and lie within files of these ``lengths``."""
     shape = _counts("shape", shape)
     size = math.prod(shape)
     if size > LARGEST or len(shape) > 64:
@@ -233,7 +232,7 @@ def _counts(name: str, values: Any) -> tuple[int, ...]:
 
 
 def _overlap(boxes: list[list[tuple[int, int]]]) -> bool:
-    """Return whether two boxes, each with a begin and an end in every dimension, have a place in common."""
+    """Return True if any two boxes overlap; a box has a begin and an end in every dimension."""
     boxes.sort()
     for i, one in enumerate(boxes):
         for other in itertools.islice(boxes, i + 1, None):

@@ -1,10 +1,10 @@
-"""Numbers, texts, tensors and collections of them in two files: the values in JSON, the bytes of tensors beside them.
+"""Numbers, texts, tensors and collections of them in two files: values as JSON, and the bytes of tensors.
 
-JSON has no tuples, no keys that are numbers and no tensors. These are objects of one entry:
+JSON has no tuples, no keys that are numbers and no tensors. They are written as objects of one entry:
 
     {"tuple": [0.9, 0.999]}    {"dict": [[0, 1.5], ["lr", 0.1]]}    {"tensor": ["float32", [10], 4096]}
 
-The last one is dtype, shape and the place of the first byte.
+A tensor has its dtype, its shape and the position of its first byte.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 from tvlars._reading import parse_json
 
 MAX_DEPTH = 32
-"""Levels of nested values, far above what a state has."""
+"""Levels of nested values, far more than a state has."""
 LARGEST = 2**63 - 1
 DTYPES = {
     str(dtype).removeprefix("torch."): dtype
@@ -37,7 +37,7 @@ def name_of(dtype: torch.dtype) -> str:
 
 
 def is_counts(*several: Any) -> bool:
-    """Return whether each of ``several`` is a list or tuple of integers from 0 to 2^63 - 1, as a shape is."""
+    """Return True if each of ``several`` is a list or tuple of integers from 0 to 2^63 - 1, like a shape."""
     return all(
         type(values) in (list, tuple) and all(type(n) is int and 0 <= n <= LARGEST for n in values)
         for values in several
@@ -45,14 +45,14 @@ def is_counts(*several: Any) -> bool:
 
 
 def bytes_of(tensor: Tensor) -> memoryview:
-    """Return the content of a tensor as it is written: contiguous, in the byte order of this machine."""
+    """Return the bytes of a tensor: contiguous, in the byte order of this machine."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     raw: Any = flat.view(torch.uint8).numpy() if flat.numel() else b""
     return memoryview(raw)
 
 
 def tensor_of(content: bytearray, dtype: torch.dtype, shape: Any = (-1,)) -> Tensor:
-    """Return the tensor of this content, which :func:`bytes_of` gave."""
+    """Return the tensor that :func:`bytes_of` turned into ``content``."""
     if not content:
         return torch.empty([max(n, 0) for n in shape], dtype=dtype, device="cpu")
     return torch.frombuffer(content, dtype=dtype).reshape(shape)
@@ -81,7 +81,7 @@ def encode(value: Any) -> tuple[bytes, bytes]:
 
 
 def decode(text: bytes, data: bytes) -> Any:
-    """Return what :func:`encode` was given, else raise ``ValueError``."""
+    """Return the value that :func:`encode` wrote; raise ``ValueError`` if it did not write this."""
 
     def value(one: Any, depth: int) -> Any:
         if depth > MAX_DEPTH:
