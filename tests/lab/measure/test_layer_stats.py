@@ -12,7 +12,9 @@ import torch
 
 from tvlars import LARS
 from tvlars.lab import UsageError
-from tvlars.lab.measure.layer_stats import RunStats, layer_stats
+from tvlars.lab.errors import MovedFolderError
+from tvlars.lab.measure.layer_stats import RunStats
+from tvlars.lab.run_folder.record import Record
 from tvlars.stats import read_layer_stats
 
 
@@ -30,15 +32,15 @@ def test_layer_statistics_wait_for_room_on_the_disk(tmp_path: Path, monkeypatch:
         torch.manual_seed(0)
         model, said = torch.nn.Linear(4, 3), []
         optimizer = LARS(model.parameters(), lr=1.0)
-        stats = RunStats(optimizer, model, every=1, path=tmp_path / name, buffer=2)
-        stats.tell = said.append
+        (tmp_path / name).mkdir()
+        stats = RunStats(Record(tmp_path / name, said.append), optimizer, model, every=1, buffer=2)
         for step in range(9):
             full = name == "full" and 2 <= step < 6
             model(torch.ones(2, 4)).sum().backward()
             optimizer.step()
         stats.close()
         assert len(said) == (name == "full")
-        found.append(read_layer_stats(tmp_path / name))
+        found.append(read_layer_stats(tmp_path / name / "layer-stats"))
     pd.testing.assert_frame_equal(*found)
 
 
@@ -47,16 +49,15 @@ def test_damaged_statistics_of_a_run_that_is_to_go_on(tmp_path: Path) -> None:
     (tmp_path / "layer-stats").mkdir()
     (tmp_path / "layer-stats" / "000000001-000000002.parquet").write_bytes(b"PAR1 and then nothing")
     with pytest.raises(UsageError, match=r"layer_stats must go on in .*layer-stats.*, which cannot be read: "):
-        layer_stats(LARS(model.parameters(), lr=1.0), model, 1, tmp_path, None, 5)
+        RunStats(Record(tmp_path, print), LARS(model.parameters(), lr=1.0), model, every=1, start=5)
 
 
 def test_statistics_do_not_make_a_run_folder_again_that_was_taken_away(tmp_path: Path) -> None:
-    model, said = torch.nn.Linear(4, 3), []
-    (tmp_path / "run").mkdir()
-    stats = RunStats(LARS(model.parameters(), lr=1.0), model, every=1, path=tmp_path / "run" / "layer-stats")
-    stats.tell = said.append
-    shutil.rmtree(tmp_path / "run")
-    stats.try_flush()
-    stats.close()
-    assert not (tmp_path / "run").exists()
-    assert all(text.startswith("cannot write layer statistics: No such file or directory") for text in said)
+    model, folder = torch.nn.Linear(4, 3), tmp_path / "run"
+    folder.mkdir()
+    stats = RunStats(Record(folder, pytest.fail), LARS(model.parameters(), lr=1.0), model, every=1)
+    shutil.rmtree(folder)
+    for work in (stats.try_flush, stats.close):
+        with pytest.raises(MovedFolderError):
+            work()
+    assert not folder.exists()

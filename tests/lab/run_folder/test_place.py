@@ -119,8 +119,7 @@ def test_layer_statistics(tmp_path: Path) -> None:
     folder, model = tmp_path / "run", nn.Linear(2, 2)
     folder.mkdir()
     record, optimizer = Record(folder, print), LARS(model.parameters(), lr=0.1)
-    stats = RunStats(optimizer, model, every=1, path=folder / "layer-stats", buffer=2)
-    stats.check_place = record.check_place
+    stats = RunStats(record, optimizer, model, every=1, buffer=2)
     exchange(folder)
     model(torch.ones(1, 2)).sum().backward()
     optimizer.step()
@@ -134,7 +133,7 @@ def test_tensorboard(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
     record = Record(folder, print)
-    begun, new = (TensorBoardLog(folder, check=record.check_place) for _ in range(2))
+    begun, new = (TensorBoardLog(record) for _ in range(2))
     begun.add([STEP])
     exchange(folder)
     for log in (begun, new):
@@ -153,7 +152,7 @@ def test_profiles(tmp_path: Path, steps: int) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
     record = Record(folder, print)
-    phases = Phases(folder, torch.device("cpu"), record.check_place)
+    phases = Phases(record, torch.device("cpu"))
     for _ in range(steps - 1):
         phases.step()
     exchange(folder)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tvlars.lab.run_folder.record import Record
 from tvlars.lab.run_folder.rows import StepRow
 from tvlars.lab.run_folder.tensorboard import TensorBoardLog
 
@@ -18,7 +19,7 @@ def test_tensorboard_ends_where_the_disk_fails_it_and_the_run_goes_on(
         raise OSError(28, "No space left on device")
 
     said: list[str] = []
-    log = TensorBoardLog(tmp_path, tell=said.append)
+    log = TensorBoardLog(Record(tmp_path, said.append))
     monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter.add_scalar", no_room)
     for _ in range(2):
         log.add([StepRow(1, 0.1, 2.0, 0.5, 1.0, 1.0)])

@@ -12,6 +12,7 @@ import torch
 
 from tvlars.lab import TrainConfig, load_run, train
 from tvlars.lab.data import ImageData
+from tvlars.lab.run_folder.record import Record
 from tvlars.lab.training.profile import PHASES, Phases
 from tvlars.lab.training.progress import Reporter
 
@@ -77,7 +78,7 @@ def test_a_profile_of_self_supervised_learning_has_the_same_phases(
 def test_a_phase_inside_another_is_taken_out_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = iter(range(100))
     monkeypatch.setattr("tvlars.lab.training.profile.time.perf_counter", lambda: float(next(now)))
-    phase = Phases(tmp_path, torch.device("cpu"))
+    phase = Phases(Record(tmp_path, print), torch.device("cpu"))
     with phase("forward"), phase("data"):  # each looks at the clock when it begins and ends
         pass
     assert (phase.seconds["forward"], phase.seconds["data"]) == (2.0, 1.0)

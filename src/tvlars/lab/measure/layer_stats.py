@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -11,6 +10,7 @@ from torch.optim import Optimizer
 
 from tvlars._reading import is_inside
 from tvlars.lab.errors import UsageError
+from tvlars.lab.run_folder.record import Record
 from tvlars.stats import LayerStats
 from tvlars.stats._files import _needed
 
@@ -25,18 +25,29 @@ def check_layer_stats() -> None:
 
 
 class RunStats(LayerStats):
-    """Layer statistics that stay in memory while the disk is full, so that they never end a run.
+    """Layer statistics in the folder of ``record``, with the arguments of ``LayerStats``.
 
-    ``tell`` is called with a sentence then. ``check_place`` is called before each write; it raises ``MovedFolderError``
-    if the run folder was moved or replaced.
+    While the disk is full they stay in memory and ``record`` tells the user, so that they never end a run.
+
+    Raises:
+        UsageError: existing statistics of the run cannot be read.
     """
 
-    tell: Callable[[str], None] = print
-    check_place: Callable[[], None] = staticmethod(lambda: None)
     _said = False
 
+    def __init__(self, record: Record, optimizer: Optimizer, model: nn.Module, **options: Any) -> None:
+        self.record, path = record, record.folder / "layer-stats"
+        if not is_inside(path, record.folder):  # records of repeated steps are removed from it
+            raise UsageError(f"layer_stats must go on in {str(path)!r}, which is a link that leaves the run folder")
+        try:
+            super().__init__(optimizer, model, path=path, **options)
+        except (OSError, ValueError) as error:  # pyarrow raises either for a damaged file
+            raise UsageError(
+                f"layer_stats must go on in {str(path)!r}, which cannot be read: {str(error).splitlines()[0]}"
+            ) from error
+
     def flush(self) -> None:
-        self.check_place()
+        self.record.check_place()
         if self.path is not None and not self._discards:
             self.path.mkdir(exist_ok=True)  # it may have been removed
         super().flush()
@@ -56,24 +67,5 @@ class RunStats(LayerStats):
             work()
         except OSError as error:  # records are kept
             if not self._said or "lost" in then:
-                self.tell(f"cannot write layer statistics: {error.strerror or error}; {then}")
+                self.record.tell(f"cannot write layer statistics: {error.strerror or error}; {then}")
             self._said = True
-
-
-def layer_stats(
-    optimizer: Optimizer, model: nn.Module, every: int, folder: Path, writer: object, start: int
-) -> RunStats:
-    """Return layer statistics that are written into ``folder``, from optimizer step ``start`` + 1 on.
-
-    Raises:
-        UsageError: existing statistics of the run cannot be read.
-    """
-    path = folder / "layer-stats"
-    if not is_inside(path, folder):  # records of repeated steps are removed from it
-        raise UsageError(f"layer_stats must go on in {str(path)!r}, which is a link that leaves the run folder")
-    try:
-        return RunStats(optimizer, model, every=every, path=path, writer=writer, start=start)  # type: ignore[arg-type]
-    except (OSError, ValueError) as error:  # pyarrow raises either for a damaged file
-        raise UsageError(
-            f"layer_stats must go on in {str(path)!r}, which cannot be read: {str(error).splitlines()[0]}"
-        ) from error

@@ -207,8 +207,8 @@ class NoRecord(Record):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    check_place = begin = reopen = add = add_measurement = add_evaluations = _nothing  # type: ignore[assignment]
-    flush = finish = save_correct = save_weights = _nothing  # type: ignore[assignment]
+    tell = check_place = begin = reopen = add = add_measurement = _nothing  # type: ignore[assignment]
+    add_evaluations = flush = finish = save_correct = save_weights = _nothing  # type: ignore[assignment]
 
 
 def _clear(folder: Path) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tvlars._reading import is_inside
 from tvlars.lab.errors import UsageError
+from tvlars.lab.run_folder.record import Record
 from tvlars.lab.run_folder.rows import EpochRow, StepRow
 
 if TYPE_CHECKING:
@@ -28,22 +28,14 @@ def check_tensorboard() -> None:
 class TensorBoardLog:
     """Writer of the scalars steps/* and epochs/* by optimizer step, from step ``start`` + 1 on.
 
-    TensorBoard's writer cannot be used after an error of the disk: ``tell`` is called with a sentence, and the run
-    continues without it, since its rows are in CSV files too. ``check`` is called before each write; it raises
-    ``MovedFolderError`` if the folder was moved or replaced.
+    TensorBoard's writer cannot be used after an error of the disk: ``record`` tells the user, and the run continues
+    without it, since its rows are in CSV files too.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        start: int = 0,
-        tell: Callable[[str], None] = print,
-        check: Callable[[], None] = lambda: None,
-    ) -> None:
-        check_tensorboard()
-        if not is_inside(folder / "tensorboard", folder):
-            raise UsageError(f"{folder / 'tensorboard'} must be a folder, but is a link that leaves the run folder")
-        self.folder, self.tell, self.check = folder, tell, check
+    def __init__(self, record: Record, start: int = 0) -> None:
+        self.record, self.folder = record, record.folder / "tensorboard"
+        if not is_inside(self.folder, record.folder):
+            raise UsageError(f"{self.folder} must be a folder, but is a link that leaves the run folder")
         self.purge_step = start + 1 if start else None  # removes steps that are repeated
         self.failed = False
         self._writer: SummaryWriter | None = None
@@ -69,12 +61,12 @@ class TensorBoardLog:
     def _try(self, work: Callable[[SummaryWriter], object]) -> None:
         if self.failed:
             return
-        self.check()
+        self.record.check_place()
         from torch.utils.tensorboard import SummaryWriter
 
         try:
-            self._writer = self._writer or SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.purge_step)
+            self._writer = self._writer or SummaryWriter(str(self.folder), purge_step=self.purge_step)
             work(self._writer)
         except OSError as error:
             self.failed = True
-            self.tell(f"TensorBoard logs end here, they cannot be written: {error.strerror or error}")
+            self.record.tell(f"TensorBoard logs end here, they cannot be written: {error.strerror or error}")

@@ -6,15 +6,15 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from pathlib import Path
 
 import torch
 from torch.profiler import ProfilerActivity
 
 from tvlars.lab.errors import MovedFolderError
 from tvlars.lab.files.disk import write_whole
+from tvlars.lab.run_folder.record import Record
 
 PHASES = ("data", "augmentation", "forward", "backward", "optimizer", "evaluation", "logging", "checkpoint")
 """Phases in the order of the table; the remaining time is "other"."""
@@ -23,19 +23,18 @@ SKIPPED, TRACED = 2, 6
 
 
 class Phases:
-    """Sum of seconds of each phase; without a ``folder`` nothing is measured.
+    """Sum of seconds of each phase; without a ``record`` nothing is measured.
 
     The end of each phase waits for an accelerator, so that its time is counted in the right phase; this slows the run
     down. From the third step on a trace is recorded, for chrome://tracing and Perfetto.
 
     Args:
-        folder: the run folder, for profile.json and trace.json.gz; None: off.
+        record: its folder gets profile.json and trace.json.gz; None: off.
         device: device of the run.
-        check: called before each write; it raises ``MovedFolderError`` if the folder was moved or replaced.
     """
 
-    def __init__(self, folder: Path | None, device: torch.device, check: Callable[[], None] = lambda: None) -> None:
-        self.folder, self.device, self.check = folder, device, check
+    def __init__(self, record: Record | None, device: torch.device) -> None:
+        self.record, self.device = record, device
         self.seconds = dict.fromkeys(PHASES, 0.0)
         self.steps = 0
         self._open: list[str] = []
@@ -46,7 +45,7 @@ class Phases:
 
     def __call__(self, name: str) -> AbstractContextManager[None]:
         """Return a context whose time counts as phase ``name``, without phases inside it."""
-        return contextlib.nullcontext() if self.folder is None else self._timed(name)
+        return contextlib.nullcontext() if self.record is None else self._timed(name)
 
     @contextlib.contextmanager
     def _timed(self, name: str) -> Iterator[None]:
@@ -70,7 +69,7 @@ class Phases:
 
     def step(self) -> None:
         """Count a step of the optimizer; begin or end the trace."""
-        self.steps += self.folder is not None
+        self.steps += self.record is not None
         if self.steps == SKIPPED and self._trace is None:
             os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # no messages about a missing GPU
             on_device = [ProfilerActivity.CUDA] if self.device.type == "cuda" else []
@@ -83,11 +82,11 @@ class Phases:
 
     def _end_trace(self) -> None:
         trace, self._trace = self._trace, None
-        if trace is not None and self.folder is not None:
-            file = self.folder / "trace.json.gz"
+        if trace is not None and self.record is not None:
+            file = self.record.folder / "trace.json.gz"
             with self._untimed("written"):
                 trace.stop()
-                self.check()
+                self.record.check_place()
                 file.unlink(missing_ok=True)  # torch would follow a link
                 try:
                     trace.export_chrome_trace(str(file))
@@ -110,15 +109,15 @@ class Phases:
 
     def finish(self) -> list[str]:
         """Write profile.json and return the lines of the table, none if the profile is off."""
-        if self.folder is None:
+        if self.record is None:
             return []
         self._end_trace()
         whole = time.perf_counter() - self._start - self._tracing
-        self.check()
+        self.record.check_place()
         rows = {**self.seconds, "other": whole - sum(self.seconds.values())}
         try:
             text = json.dumps({"seconds": rows, "whole": whole, "steps": self.steps}, indent=1)
-            write_whole(self.folder / "profile.json", f"{text}\n".encode())
+            write_whole(self.record.folder / "profile.json", f"{text}\n".encode())
         except OSError as error:
             self._unwritten.append(f"profile.json cannot be written: {error.strerror}")
         lines = [f"{'phase':<14}{'seconds':>9}{'share':>8}{'ms a step':>11}"]
@@ -126,7 +125,7 @@ class Phases:
             each = 1000 * seconds / max(self.steps, 1)
             lines.append(f"{name:<14}{seconds:>9.2f}{seconds / whole:>8.1%}{each:>11.2f}")
         traced = min(self.steps - SKIPPED, TRACED)
-        trace = f"trace of {traced} step{'s' if traced > 1 else ''}: {self.folder / 'trace.json.gz'}"
+        trace = f"trace of {traced} step{'s' if traced > 1 else ''}: {self.record.folder / 'trace.json.gz'}"
         if traced < 1:
             trace = f"no trace: it leaves out the first {SKIPPED} steps, and there were {self.steps}"
         return [*lines, *(self._unwritten or [trace])]

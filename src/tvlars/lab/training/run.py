@@ -21,7 +21,7 @@ from tvlars.lab import memory
 from tvlars.lab.errors import DivergedError, MovedFolderError, PreemptedError, UsageError
 from tvlars.lab.files.disk import cannot_write
 from tvlars.lab.measure.each_epoch import measure_epoch
-from tvlars.lab.measure.layer_stats import RunStats, layer_stats
+from tvlars.lab.measure.layer_stats import RunStats
 from tvlars.lab.processes.signals import StopSignals, stop
 from tvlars.lab.run_folder.checkpoints import checkpoint
 from tvlars.lab.run_folder.checkpoints.state_check import Checked, is_finite
@@ -67,15 +67,13 @@ class Run:
         checkpoint must be loaded before.
 
         Raises:
-            UsageError: a package is missing, or existing files of the run cannot be read; nothing is changed.
+            UsageError: existing files of the run cannot be read; nothing is changed.
         """
-        folder, check = self.record.folder, self.record.check_place
         if self.config.tensorboard and self.processes.first:
-            self.tensorboard = TensorBoardLog(folder, self.step, self.reporter.note, check)
+            self.tensorboard = TensorBoardLog(self.record, self.step)
         if every := self.config.layer_stats:
-            optimizer, model = self.task.bare_optimizer, self.task.bare_model
-            self.layer_stats = layer_stats(optimizer, model, every, folder, self.tensorboard, self.step)
-            self.layer_stats.tell, self.layer_stats.check_place = self.reporter.note, check
+            layers = self.record, self.task.bare_optimizer, self.task.bare_model
+            self.layer_stats = RunStats(*layers, every=every, writer=self.tensorboard, start=self.step)
 
     # -- the run --------------------------------------------------------------------------------------
 
@@ -95,6 +93,9 @@ class Run:
             if self.config.compile and is_compilers(error):
                 raise cannot_compile(error) from error
             raise
+        return self._result()
+
+    def _result(self) -> RunResult:
         return RunResult(self.record.folder, self.config, self.plan, self.epochs, self.task.evaluations)
 
     def _train(self) -> None:
@@ -172,9 +173,9 @@ class Run:
                 self.reporter.note("\n".join(["where the time went", *profile]))
 
     def _summarize(self, status: Status) -> None:
-        last, probe = self.epochs[-1] if self.epochs else None, self.task.evaluations.get("linear")
-        accuracy = probe.accuracy if probe else last.test_accuracy if last else math.nan
-        loss = last.test_loss if last else math.nan
+        accuracy, loss = math.nan, math.nan
+        if self.epochs:
+            accuracy, loss = self._result().test_accuracy, self.epochs[-1].test_loss
         self.record.finish(
             status,
             steps=self.step,

@@ -40,8 +40,7 @@ class Task(ABC):
         self.config, self.plan, self.fabric = config, prepared.plan, fabric
         self.record, self.reporter = record, reporter
         self.processes = prepared.processes
-        profiled = record.folder if config.profile and self.processes.first else None
-        self.phase = Phases(profiled, fabric.device, record.check_place)
+        self.phase = Phases(record if config.profile and self.processes.first else None, fabric.device)
         self.batches = Batches(prepared, self.phase)
         self.data, self.normalize = self.batches.data, self.batches.normalize
         self.fingerprint = prepared.data.fingerprint
