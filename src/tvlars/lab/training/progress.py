@@ -19,7 +19,10 @@ class Reporter:
     """Silent reporter, and base of those that show something."""
 
     def start(self, config: TrainConfig, plan: Plan, lines: list[str], folder: Path, step: int = 0) -> None:
-        """Report the start of a run, which ``lines`` describe, or its resumption after ``step`` steps."""
+        """Report the start of a run, or its resumption after ``step`` steps.
+
+        ``lines`` describe its ``config`` and ``plan``; its record is in ``folder``.
+        """
 
     def step(self, row: StepRow) -> None:
         """Report a step, the last one of those fetched together."""
