@@ -20,13 +20,15 @@ from pathlib import Path
 from typing import Any
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(
-    [
-        *("tvlars.cli", "tvlars.lab", "tvlars.lab.experiments", "lightly.loss", "sklearn.datasets"),
-        *("matplotlib.backends.backend_agg", "torch.distributed.fsdp", "torch.distributed.launcher.api"),
-    ]
+PRELOADED = (
+    "tvlars.lab.processes.fabric",  # before anything else imports Lightning
+    *("tvlars.cli._commands", "tvlars.lab.bench", "tvlars.lab.comparison.table", "tvlars.lab.experiments.compare"),
+    *("tvlars.lab.experiments.tuning.tune", "tvlars.lab.measure.landscape", "tvlars.lab.measure.probe_run"),
+    *("tvlars.lab.report", "lightly.loss", "sklearn.datasets", "matplotlib.backends.backend_agg"),
+    *("torch.distributed.fsdp", "torch.distributed.launcher.api"),
 )
 """Processes of all tests are forked from one that has imported what commands import sooner or later."""
+CONTEXT.set_forkserver_preload(list(PRELOADED))
 
 
 class Command:

@@ -1,15 +1,20 @@
-"""Argument checks shared by the core, each with one sentence that names the argument, the range and the value."""
+"""Argument checks shared by all, each with one sentence that names the argument, the range and the value.
+
+They know tensors and modules without importing torch: until it is imported there are none.
+"""
 
 from __future__ import annotations
 
 import math
 import numbers
 import operator
+import sys
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
+if TYPE_CHECKING:
+    from torch import Tensor
+    from typing_extensions import TypeIs
 
 
 def check_number(
@@ -29,9 +34,9 @@ def check_number(
     shape = getattr(value, "shape", ())
     if isinstance(shape, tuple) and math.prod(shape) != 1:
         raise ValueError(f"{name} must be a number or a tensor of one element, got one of shape {tuple(shape)}")
-    if isinstance(value, Tensor) and (value.is_complex() or value.dtype == torch.bool):
+    if _is_tensor(value) and (value.is_complex() or str(value.dtype) == "torch.bool"):
         raise ValueError(f"{name} must be a real number, got a tensor of {value.dtype}")
-    if isinstance(value, Tensor) and not has_value(value):
+    if _is_tensor(value) and not has_value(value):
         return
     number = _as_float(value)
     above = number > low if open_low else number >= low
@@ -47,7 +52,7 @@ def check_number(
 
 def check_count(name: str, value: Any, *, low: int = 1, unit: str = "") -> int:
     """Return ``value`` as an int; raise ``ValueError`` unless it is an integer, NumPy's too, of at least ``low``."""
-    if not isinstance(value, (bool, Tensor)):
+    if not (isinstance(value, bool) or _is_tensor(value)):
         try:
             count = operator.index(value)
         except TypeError:
@@ -83,7 +88,7 @@ def shown(value: Any) -> str:
     if isinstance(value, (str, bytes, int)):
         return f"{text[:57]}..." if text else "an integer of thousands of digits"
     kind = f"a {type(value).__name__}"
-    if isinstance(value, nn.Module):
+    if "torch" in sys.modules and isinstance(value, sys.modules["torch"].nn.Module):
         return kind
     data = getattr(value, "dataset", value)  # of a DataLoader
     return f"{kind} of {len(data)} samples" if hasattr(data, "__getitem__") and hasattr(data, "__len__") else kind
@@ -102,7 +107,7 @@ def has_value(tensor: Tensor) -> bool:
 
 def plain_number(value: Any) -> Any:
     """``value`` as Python's number where it is one of another library, of NumPy say; whatever else it is, itself."""
-    if type(value) in (bool, int, float) or isinstance(value, Tensor):
+    if type(value) in (bool, int, float) or _is_tensor(value):
         return value
     if isinstance(value, numbers.Integral):
         return int(value)
@@ -111,8 +116,13 @@ def plain_number(value: Any) -> Any:
     return value.item() if getattr(value, "shape", None) == () and hasattr(value, "item") else value
 
 
+def _is_tensor(value: Any) -> TypeIs[Tensor]:
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
 def _as_float(value: Any) -> float:
-    if isinstance(value, Tensor):
+    if _is_tensor(value):
         return float(value.detach()) if value.numel() == 1 and not value.is_complex() else math.nan
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         try:  # numpy scalars and the like

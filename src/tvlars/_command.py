@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import traceback
 from types import TracebackType
 
+from tvlars._checks import one_line
 from tvlars._memory import says_so
 
 FAILED, BAD_INPUT, DIVERGED, INTERRUPTED = 1, 2, 3, 130
@@ -30,8 +32,22 @@ def _is_command() -> bool:
 OUT_OF_MEMORY = "memory has ended while libraries were imported: this process needs more, see ulimit -v"
 
 
-def memory_has_ended(error: BaseException) -> bool:
-    """Return whether an import failed since there was no memory for a module or its libraries."""
+def by_import(error: BaseException) -> bool:
+    """Return whether ``error`` was raised while a module was imported, which may raise anything if it is broken."""
+    frames = traceback.walk_tb(error.__traceback__)
+    return isinstance(error, ImportError) or any(frame.f_code.co_name == "<module>" for frame, _ in frames)
+
+
+def not_imported(error: Exception) -> str:
+    """Return a sentence on the laboratory, or a part of it, whose import raised ``error``."""
+    if isinstance(error, ModuleNotFoundError):
+        return f"the laboratory needs {error.name!r}: pip install '.[lab]' in the source folder"
+    if _memory_has_ended(error):
+        return OUT_OF_MEMORY
+    return f"the laboratory cannot be imported: {one_line(error)}; tvlars doctor says what is installed"
+
+
+def _memory_has_ended(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or says_so(error)
 
 
@@ -40,7 +56,7 @@ def _say(kind: type[BaseException], error: BaseException, traceback: TracebackTy
         text, code = "interrupted", INTERRUPTED
     elif issubclass(kind, ModuleNotFoundError):
         text, code = f"tvlars needs {getattr(error, 'name', None)!r} to be installed", BAD_INPUT
-    elif memory_has_ended(error):
+    elif _memory_has_ended(error):
         text, code = OUT_OF_MEMORY, BAD_INPUT
     elif issubclass(kind, Exception):
         reason = f"{kind.__name__}: {error}".removesuffix(": ").splitlines()[0]
@@ -51,11 +67,6 @@ def _say(kind: type[BaseException], error: BaseException, traceback: TracebackTy
     with contextlib.suppress(OSError):  # nobody may read it
         print(f"tvlars: {text}", file=sys.stderr, flush=True)
     os._exit(code)
-
-
-def missing_extra(error: ModuleNotFoundError) -> str:
-    """Say how to get the package that an import has not found."""
-    return f"the laboratory needs {error.name!r}: pip install '.[lab]' in the source folder"
 
 
 def begun() -> None:

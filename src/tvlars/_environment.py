@@ -47,7 +47,6 @@ def check_started(variables: Mapping[str, str] | None = None) -> None:
     for name, count in BELOW:
         if name in found and count in found and found[name] >= found[count]:
             raise VariableError(f"{name} must be < {count}, which is {found[count]}, got {found[name]}")
-    by_srun = found.get("SLURM_NTASKS", 1) > 1 and given.get("SLURM_JOB_NAME") not in ("bash", "interactive")
     if TORCHRUN in given:
         if missing := [name for name in NEEDED if name not in given]:
             raise VariableError(f"{missing[0]} must be set with {TORCHRUN}, as torchrun does, but is missing")
@@ -57,7 +56,7 @@ def check_started(variables: Mapping[str, str] | None = None) -> None:
                 f"WORLD_SIZE must be a multiple of LOCAL_WORLD_SIZE, as many processes on each machine, got {world} "
                 f"and {local}"
             )
-    elif by_srun:
+    elif by_srun(given):
         for name in ("SLURM_NTASKS_PER_NODE", *NEEDED_BY_SRUN):
             if name not in given:
                 raise VariableError(
@@ -73,6 +72,12 @@ def check_started(variables: Mapping[str, str] | None = None) -> None:
             f"WORLD_SIZE must be 1 or unset in a process that neither torchrun nor srun has started, got "
             f"{given['WORLD_SIZE']}: start the processes with torchrun, srun or `tvlars train --devices N`"
         )
+
+
+def by_srun(variables: Mapping[str, str]) -> bool:
+    """Return whether srun has started this process with others; an interactive job has a single one."""
+    several = int(variables.get("SLURM_NTASKS", "1")) > 1
+    return several and variables.get("SLURM_JOB_NAME") not in ("bash", "interactive")
 
 
 def _integer(name: str, text: str, least: int) -> int:

@@ -1,8 +1,8 @@
 """The command line: ``tvlars train``, ``compare``, ``evaluate``, ``ssl``, ``probe``, ``sharpness``, ``landscape``,
 ``report``, ``views``, ``bench``, ``sweep``, ``tune``, ``doctor``, ``completion``.
 
-It parses and prints; the work is in ``tvlars.lab``, and code that needs it is imported with ``_commands``. Where that
-cannot be imported, ``doctor`` and ``--version`` still answer.
+It parses and prints; the work is in ``tvlars.lab``. A command imports what it needs of it when it runs, so that no
+command waits for what others need. Where the laboratory cannot be imported, ``doctor`` and ``--version`` still answer.
 
 Exit codes: 0 done, 1 a process was lost or a sweep's run failed, 2 bad input or a full disk, 3 a run diverged, 130
 interrupted, 129 stopped by SIGHUP, 143 stopped by SIGTERM. A reader of the output that goes away changes none of them:
@@ -20,9 +20,8 @@ import sys
 from collections.abc import Sequence
 
 from tvlars import __version__, _command
-from tvlars._checks import one_line
 from tvlars._command import BAD_INPUT, FAILED, INTERRUPTED
-from tvlars._environment import VariableError
+from tvlars._environment import VariableError, check_early
 from tvlars.cli import _doctor
 
 
@@ -76,30 +75,26 @@ def _main(arguments: Sequence[str] | None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without Greek letters is no reason to stop
     words = sys.argv[1:] if arguments is None else list(arguments)
+    if words == ["--version"]:
+        print(f"tvlars {__version__}")
+        return 0
     try:
+        check_early()
         from tvlars.cli import _commands
     except KeyboardInterrupt:
         print("tvlars: interrupted", file=sys.stderr)
         return INTERRUPTED
+    except VariableError as error:
+        print(f"tvlars: {error}", file=sys.stderr)
+        return BAD_INPUT
     except Exception as error:  # a package that is broken may raise anything
         return _without_laboratory(words, error)
     return _commands.run(words)
 
 
 def _without_laboratory(words: Sequence[str], error: Exception) -> int:
-    """The commands that need the core alone, or why the others cannot be had: the laboratory raised ``error``."""
-    if list(words) == ["--version"]:
-        print(f"tvlars {__version__}")
-        return 0
+    """Run ``doctor``, which needs the core alone, or say why others cannot run: an import raised ``error``."""
     if words and words[0] == "doctor":
         return _doctor.without_laboratory(words[1:])
-    if isinstance(error, VariableError):
-        reason = str(error)
-    elif isinstance(error, ModuleNotFoundError):
-        reason = _command.missing_extra(error)
-    elif _command.memory_has_ended(error):
-        reason = _command.OUT_OF_MEMORY
-    else:
-        reason = f"the laboratory cannot be imported: {one_line(error)}; tvlars doctor says what is installed"
-    print(f"tvlars: {reason}", file=sys.stderr)
+    print(f"tvlars: {_command.not_imported(error)}", file=sys.stderr)
     return BAD_INPUT

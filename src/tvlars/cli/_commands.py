@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tvlars import __version__
-from tvlars._command import BAD_INPUT, DIVERGED, FAILED, INTERRUPTED, missing_extra
+from tvlars._command import BAD_INPUT, DIVERGED, FAILED, INTERRUPTED, by_import, not_imported
 from tvlars.cli import _bench, _completion, _doctor, _look, _ssl, _sweep, _train
 from tvlars.cli._options import Parser, config_file, fail, new_command, refuse_option_alone, refuse_unknown
 from tvlars.lab.console import Lasting
@@ -44,8 +44,6 @@ def run(words: list[str]) -> int:
         code = int(parsed.run(parsed))
         out.flush()
         return code or (BAD_INPUT if out.lost else 0)
-    except ModuleNotFoundError as error:
-        return fail(missing_extra(error), BAD_INPUT)
     except SaidElsewhereError:
         return BAD_INPUT
     except (FailedRunError, LostProcessError, MovedFolderError) as error:
@@ -56,9 +54,13 @@ def run(words: list[str]) -> int:
         return fail(str(error), DIVERGED)
     except PreemptedError as error:
         return fail(str(error) + way_on(parsed.command), 128 + error.signal)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
+        if by_import(error):
+            return fail("interrupted", INTERRUPTED)
         return fail("interrupted; what was measured is kept" + way_on(words[0] if words else ""), INTERRUPTED)
     except Exception as error:
+        if by_import(error):
+            return fail(not_imported(error), BAD_INPUT)
         if has_ended(error):
             return fail(f"memory has ended{amount(error)}: the command needs more, or smaller data", BAD_INPUT)
         if not isinstance(error, OSError):

@@ -10,7 +10,7 @@ from tvlars.cli._options import new_command
 from tvlars.lab.config import OPTIONS
 from tvlars.lab.console import say
 from tvlars.lab.errors import unknown
-from tvlars.lab.experiments import TuneConfig
+from tvlars.lab.experiments.tuning.config import TuneConfig
 from tvlars.lab.options import options_of
 from tvlars.lab.ssl.methods import METHODS
 

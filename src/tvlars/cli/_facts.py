@@ -74,7 +74,7 @@ def gather(announce: Callable[[str], None] = lambda text: None) -> Facts:
     announce("optional packages")
     extras = _extras()
     announce("the laboratory")
-    laboratory = _problem("tvlars.lab")
+    laboratory = _problem("tvlars.lab.processes.fabric") or _problem("tvlars.lab", whole=True)
     data = _data() if laboratory is None else f"unknown, since the laboratory cannot be imported ({laboratory})"
     devices, no_cuda = _devices()
     paths = {device.name: _paths(torch.device(device.name), announce) for device in devices}
@@ -180,13 +180,18 @@ def _normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def _problem(module: str) -> str | None:
-    """Why ``module`` cannot be imported, or None where it can. What it prints meanwhile is not shown."""
+def _problem(module: str, whole: bool = False) -> str | None:
+    """Return why ``module``, or with ``whole`` any of its public names, cannot be imported; None if it can.
+
+    What it prints meanwhile is not shown.
+    """
     hidden = io.StringIO()
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(hidden), contextlib.redirect_stderr(hidden):
             warnings.simplefilter("ignore")
-            importlib.import_module(module)
+            imported = importlib.import_module(module)
+            for name in imported.__all__ if whole else ():
+                getattr(imported, name)
     except (Exception, SystemExit) as error:
         return one_line(error)
     return None

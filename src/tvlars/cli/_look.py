@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import time
 from pathlib import Path
 from typing import Any
 
 from tvlars._command import INTERRUPTED
 from tvlars.cli._options import add_those_of_data, fail, new_command, type_of
 from tvlars.lab.console import say
-from tvlars.lab.data import load_data
 from tvlars.lab.errors import UsageError
-from tvlars.lab.measure.landscape import run_landscape
-from tvlars.lab.measure.sharpness import run_sharpness
-from tvlars.lab.report import report
-from tvlars.lab.run_folder.environment import command_line
-from tvlars.lab.ssl import describe_views, draw_views
 
 
 def add(commands: Any) -> None:
@@ -57,6 +52,8 @@ def add(commands: Any) -> None:
 
 
 def _sharpness(parsed: argparse.Namespace) -> int:
+    from tvlars.lab.measure.sharpness import run_sharpness
+
     _check_samples(parsed)
     row = run_sharpness(parsed.run_folder, samples=parsed.samples, data_dir=parsed.data_dir)
     say(f"run      {parsed.run_folder}, after epoch {row.epoch} (step {row.step})")
@@ -68,6 +65,8 @@ def _sharpness(parsed: argparse.Namespace) -> int:
 
 
 def _landscape(parsed: argparse.Namespace) -> int:
+    from tvlars.lab.measure.landscape import run_landscape
+
     _check_samples(parsed)
     try:
         frame, picture = run_landscape(
@@ -88,7 +87,8 @@ def _landscape(parsed: argparse.Namespace) -> int:
 
 
 def _report(parsed: argparse.Namespace) -> int:
-    import time
+    from tvlars.lab.report import report
+    from tvlars.lab.run_folder.environment import command_line
 
     out = parsed.out
     if out is None:
@@ -116,6 +116,9 @@ def _report(parsed: argparse.Namespace) -> int:
 
 
 def _views(parsed: argparse.Namespace) -> int:
+    from tvlars.lab.data import load_data
+    from tvlars.lab.ssl import describe_views, draw_views
+
     data = load_data(parsed.data, parsed.data_dir, parsed.image_size, parsed.skip_bad_images)
     picture = draw_views(data, parsed.out, parsed.count, parsed.seed)
     for line in (f"data     {data}", *data.account):

@@ -21,12 +21,8 @@ from tvlars.cli._options import (
 from tvlars.lab.config import OPTIONS, names_of
 from tvlars.lab.console import say
 from tvlars.lab.errors import UsageError, unknown
-from tvlars.lab.measure.probe_run import probe_run
 from tvlars.lab.options import Is
-from tvlars.lab.report import report
-from tvlars.lab.run_folder.loaded_run import load_run
 from tvlars.lab.ssl.methods import METHODS
-from tvlars.lab.training.train import train
 
 DEFAULT = "barlow-twins"
 
@@ -50,6 +46,8 @@ def add(commands: Any, command: str, config: dict[str, Any]) -> None:
 
 
 def _ssl(parsed: argparse.Namespace) -> int:
+    from tvlars.lab.training.train import train
+
     if parsed.method not in METHODS:
         raise unknown("method", parsed.method, METHODS)
     config = train_config(parsed, task=parsed.method)
@@ -67,11 +65,16 @@ def _ssl(parsed: argparse.Namespace) -> int:
     if linear and random:
         say(f"linear probe {linear.accuracy:.2%}, of the untrained network {random.accuracy:.2%}")
     say(f"run folder: {result.folder}")
+    from tvlars.lab.report import report  # and with it pandas and plotly
+
     say(f"page: {report([result.folder], result.folder / 'report.html')}")
     return 0
 
 
 def _probe(parsed: argparse.Namespace) -> int:
+    from tvlars.lab.measure.probe_run import probe_run
+    from tvlars.lab.run_folder.loaded_run import load_run
+
     run = load_run(parsed.run_folder)
     for problem in run.problems:
         say(f"note     {problem}")

@@ -18,14 +18,10 @@ from tvlars.cli._options import (
     train_config,
     type_of,
 )
-from tvlars.lab.comparison.table import print_table
 from tvlars.lab.config import names_of
 from tvlars.lab.console import say
-from tvlars.lab.experiments import Grid, TuneConfig, sweep, tune
-from tvlars.lab.experiments.queue import check_workers
-from tvlars.lab.experiments.sweep import prepare
+from tvlars.lab.experiments.tuning.config import TuneConfig
 from tvlars.lab.options import Is, options_of
-from tvlars.lab.run_folder.status import Status
 
 
 def add(commands: Any, command: str, config: dict[str, Any]) -> None:
@@ -78,6 +74,10 @@ def _not_tuned() -> tuple[str, ...]:
 
 
 def _sweep(parsed: argparse.Namespace) -> int:
+    from tvlars.lab.experiments.grid import Grid
+    from tvlars.lab.experiments.queue import check_workers
+    from tvlars.lab.experiments.sweep import prepare, sweep
+
     grid = Grid.read(parsed.grid)
     out = Path("runs") / f"sweep-{grid.name}" if parsed.out is None else parsed.out
     if parsed.dry_run:
@@ -96,6 +96,8 @@ def _sweep(parsed: argparse.Namespace) -> int:
 
 
 def _tune(parsed: argparse.Namespace) -> int:
+    from tvlars.lab.experiments.tuning.tune import tune
+
     # A preset is one of some optimizers; all other options are those of tvlars too.
     carrier = "tvlars" if parsed.preset is None else parsed.optimizers[0]
     config = TuneConfig(
@@ -124,6 +126,9 @@ def _tune(parsed: argparse.Namespace) -> int:
 
 def _tell(result: Any) -> int:
     """Print what came out of a sweep; returns the exit code."""
+    from tvlars.lab.comparison.table import print_table
+    from tvlars.lab.run_folder.status import Status
+
     for title, comparison in result.comparisons().items():
         if title:
             say(title)

@@ -21,17 +21,11 @@ from tvlars.cli._options import (
     train_config,
 )
 from tvlars.cli._sweep import add_queue
-from tvlars.lab.comparison.table import print_table
 from tvlars.lab.config import OPTIONS
 from tvlars.lab.console import say
 from tvlars.lab.errors import UsageError, unknown
-from tvlars.lab.experiments.compare import compare
 from tvlars.lab.experiments.compare_config import CompareConfig
-from tvlars.lab.measure.accuracy import evaluate
 from tvlars.lab.options import options_of
-from tvlars.lab.run_folder.loaded_run import load_run
-from tvlars.lab.run_folder.status import Status
-from tvlars.lab.training.train import train
 
 
 def add(commands: Any, command: str, config: dict[str, Any]) -> None:
@@ -69,6 +63,8 @@ def add(commands: Any, command: str, config: dict[str, Any]) -> None:
 
 
 def _train(parsed: argparse.Namespace) -> int:
+    from tvlars.lab.training.train import train
+
     config = train_config(parsed)
     if (code := in_processes(parsed, config)) is not None:
         return code
@@ -88,6 +84,9 @@ def _train(parsed: argparse.Namespace) -> int:
 
 
 def _evaluate(parsed: argparse.Namespace) -> int:
+    from tvlars.lab.measure.accuracy import evaluate
+    from tvlars.lab.run_folder.loaded_run import load_run
+
     run = load_run(parsed.run_folder)
     for problem in run.problems:
         say(f"note     {problem}")
@@ -108,6 +107,9 @@ def _evaluate(parsed: argparse.Namespace) -> int:
 
 
 def _compare(parsed: argparse.Namespace) -> int:
+    from tvlars.lab.experiments.compare import compare
+    from tvlars.lab.run_folder.status import Status
+
     base = train_config(parsed, optimizer=parsed.optimizers[0], batch_size=parsed.batch_size[0], seed=parsed.seeds[0])
     config = CompareConfig(
         base=base,
@@ -129,6 +131,8 @@ def _compare(parsed: argparse.Namespace) -> int:
     )
     if not is_first():
         return DIVERGED if comparison.diverged else 0
+    from tvlars.lab.comparison.table import print_table  # and with it pandas
+
     print_table(comparison)
     say(f"page: {comparison.folder / 'report.html'}")
     if failed := [run for run in comparison.runs if run.status == Status.FAILED]:

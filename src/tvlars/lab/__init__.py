@@ -1,21 +1,29 @@
 """The laboratory: trains and compares optimizers on real data. Needs the extra ``tvlars[lab]``."""
 
-import tvlars.lab.processes.fabric  # noqa: F401  (before anything imports Fabric)
-from tvlars.lab.comparison.comparison import Comparison
-from tvlars.lab.config import TrainConfig
-from tvlars.lab.data import ImageData, load_data
-from tvlars.lab.errors import DivergedError, LockedError, PreemptedError, UsageError
-from tvlars.lab.experiments import Grid, SweepResult, TuneConfig, TuneResult, sweep, tune
-from tvlars.lab.experiments.compare import compare
-from tvlars.lab.experiments.compare_config import CompareConfig
-from tvlars.lab.measure.accuracy import Evaluation, evaluate
-from tvlars.lab.measure.landscape import run_landscape
-from tvlars.lab.measure.probe_run import probe_run
-from tvlars.lab.measure.sharpness import run_sharpness
-from tvlars.lab.report import report
-from tvlars.lab.run_folder.loaded_run import LoadedRun, RunResult, load_run
-from tvlars.lab.training.progress import Reporter
-from tvlars.lab.training.train import train
+from typing import TYPE_CHECKING
+
+from tvlars._lazy import import_when_asked
+
+if TYPE_CHECKING:
+    from tvlars.lab.comparison.comparison import Comparison
+    from tvlars.lab.config import TrainConfig
+    from tvlars.lab.data import ImageData, load_data
+    from tvlars.lab.errors import DivergedError, LockedError, PreemptedError, UsageError
+    from tvlars.lab.experiments.compare import compare
+    from tvlars.lab.experiments.compare_config import CompareConfig
+    from tvlars.lab.experiments.grid import Grid
+    from tvlars.lab.experiments.results import SweepResult
+    from tvlars.lab.experiments.sweep import sweep
+    from tvlars.lab.experiments.tuning.config import TuneConfig
+    from tvlars.lab.experiments.tuning.tune import TuneResult, tune
+    from tvlars.lab.measure.accuracy import Evaluation, evaluate
+    from tvlars.lab.measure.landscape import run_landscape
+    from tvlars.lab.measure.probe_run import probe_run
+    from tvlars.lab.measure.sharpness import run_sharpness
+    from tvlars.lab.report import report
+    from tvlars.lab.run_folder.loaded_run import LoadedRun, RunResult, load_run
+    from tvlars.lab.training.progress import Reporter
+    from tvlars.lab.training.train import train
 
 __all__ = [
     "CompareConfig",
@@ -46,3 +54,28 @@ __all__ = [
     "train",
     "tune",
 ]
+
+import_when_asked(
+    __name__,
+    {
+        "tvlars.lab.comparison.comparison": ["Comparison"],
+        "tvlars.lab.config": ["TrainConfig"],
+        "tvlars.lab.data": ["ImageData", "load_data"],
+        "tvlars.lab.errors": ["DivergedError", "LockedError", "PreemptedError", "UsageError"],
+        "tvlars.lab.experiments.compare": ["compare"],
+        "tvlars.lab.experiments.compare_config": ["CompareConfig"],
+        "tvlars.lab.experiments.grid": ["Grid"],
+        "tvlars.lab.experiments.results": ["SweepResult"],
+        "tvlars.lab.experiments.sweep": ["sweep"],
+        "tvlars.lab.experiments.tuning.config": ["TuneConfig"],
+        "tvlars.lab.experiments.tuning.tune": ["TuneResult", "tune"],
+        "tvlars.lab.measure.accuracy": ["Evaluation", "evaluate"],
+        "tvlars.lab.measure.landscape": ["run_landscape"],
+        "tvlars.lab.measure.probe_run": ["probe_run"],
+        "tvlars.lab.measure.sharpness": ["run_sharpness"],
+        "tvlars.lab.report": ["report"],
+        "tvlars.lab.run_folder.loaded_run": ["LoadedRun", "RunResult", "load_run"],
+        "tvlars.lab.training.progress": ["Reporter"],
+        "tvlars.lab.training.train": ["train"],
+    },
+)

@@ -30,9 +30,9 @@ from tests.command import Command
 from tests.lab.run_folder.disk import room
 from tvlars.cli import main
 from tvlars.cli._options import add_all, add_resume, train_config
-from tvlars.lab import LockedError, PreemptedError, TrainConfig, UsageError, load_run
-from tvlars.lab.experiments import Board, Grid, SweepResult, queue, sweep
-from tvlars.lab.experiments.board import BarBoard, LineBoard, duration
+from tvlars.lab import Grid, LockedError, PreemptedError, SweepResult, TrainConfig, UsageError, load_run, sweep
+from tvlars.lab.experiments import queue
+from tvlars.lab.experiments.board import BarBoard, Board, LineBoard, duration
 from tvlars.lab.experiments.job import Halt, Job, Outcome, Workers
 from tvlars.lab.experiments.run_name import arguments, run_name
 from tvlars.lab.experiments.workers import process

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tvlars.lab import TrainConfig, UsageError
-from tvlars.lab.processes.fabric import layout
+from tvlars.lab.processes.started import layout
 
 
 def test_devices_in_a_process_that_was_started_alone() -> None:

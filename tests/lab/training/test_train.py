@@ -285,10 +285,10 @@ def test_an_interrupt_that_something_swallows_acts_at_the_next_step(digits: Imag
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_a_command_starts_without_what_it_does_not_use() -> None:
+def test_fabric_is_imported_without_what_it_does_not_use() -> None:
     """Fabric would import torchmetrics, and with it torchvision and scipy, for the sake of its version."""
     code = (
-        "import importlib.util, sys, tvlars.lab\n"
+        "import importlib.util, sys, tvlars.lab.processes.fabric\n"
         "assert not {'torchmetrics', 'torchvision', 'scipy'} & set(sys.modules)\n"
         "from lightning_fabric.utilities.imports import _TORCHMETRICS_GREATER_EQUAL_1_0_0 as is_there\n"
         "assert is_there == (importlib.util.find_spec('torchmetrics') is not None)\n"

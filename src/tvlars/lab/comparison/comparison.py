@@ -1,22 +1,24 @@
-"""A comparison of optimizers: its runs, its tables and sentences, and its files."""
+"""A comparison of optimizers: its runs, its tables and sentences, and its files.
+
+Pandas and the statistics are imported where tables are made: a comparison begins without them.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, get_type_hints
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from tvlars._reading import read_json, reason
-from tvlars.lab.comparison import statistics
-from tvlars.lab.comparison.verdict import answers, with_verdicts
 from tvlars.lab.errors import UsageError
 from tvlars.lab.files.disk import write_whole
 from tvlars.lab.run_folder.loaded_run import read_correct
 from tvlars.lab.run_folder.record import write_json
 from tvlars.lab.run_folder.status import Status
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,9 @@ class Comparison:
 
         With ``against_highest``, ``p_adjusted`` and ``verdict`` of :func:`tvlars.lab.comparison.verdict.with_verdicts`.
         """
+        from tvlars.lab.comparison import statistics
+        from tvlars.lab.comparison.verdict import with_verdicts
+
         rows = with_verdicts(statistics.table(self._frame()), self.differences())
         return rows.rename(columns={"arm": "optimizer"})
 
@@ -71,10 +76,15 @@ class Comparison:
 
         p-values are adjusted for all pairs, and significance is judged by seeds and test images.
         """
+        from tvlars.lab.comparison import statistics
+
         return statistics.differences(self._frame()) if self._differences is None else self._differences
 
     def answers(self) -> list[str]:
         """The result in a sentence for each batch size."""
+        from tvlars.lab.comparison import statistics
+        from tvlars.lab.comparison.verdict import answers
+
         return answers(statistics.table(self._frame()), self.differences(), self.measure)
 
     def _frame(self) -> pd.DataFrame:
@@ -116,6 +126,8 @@ class Comparison:
 
 
 def _as_frame(runs: list[RunRow]) -> pd.DataFrame:
+    import pandas as pd
+
     return pd.DataFrame(map(asdict, runs), columns=[f.name for f in fields(RunRow)])
 
 

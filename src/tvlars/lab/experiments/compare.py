@@ -31,10 +31,8 @@ from tvlars.lab.experiments.workers.in_process import InProcess
 from tvlars.lab.files.lock import LOCK
 from tvlars.lab.models import build_model
 from tvlars.lab.processes.alike import check_alike, facts_of
-from tvlars.lab.processes.fabric import make_fabric, started
 from tvlars.lab.processes.processes import Processes
-from tvlars.lab.report import write_report
-from tvlars.lab.report.arms import measured_in
+from tvlars.lab.processes.started import started
 from tvlars.lab.run_folder.environment import command_line
 from tvlars.lab.run_folder.loaded_run import load_run
 from tvlars.lab.run_folder.record import CONFIG, new_folder, read_object, write_json
@@ -143,6 +141,8 @@ def compare(
         finally:
             if is_first:
                 try:
+                    from tvlars.lab.report import write_report
+
                     comparing.comparison.save()
                     write_report(comparing.comparison)
                 except (OSError, UsageError) as error:
@@ -162,6 +162,8 @@ def _check_apart(runs: list[TrainConfig]) -> None:
 
 def _meet(config: CompareConfig, first: Prepared) -> Processes:
     """Return the processes that do each run together, this one among them; all have to do the same comparison."""
+    from tvlars.lab.processes.fabric import make_fabric
+
     base = config.base
     processes = Processes(make_fabric(replace(base, batch_size=min(config.batch_sizes)), "32-true"))
     if processes.several:
@@ -205,6 +207,8 @@ class _Comparing(Source):
             at = [f" at step {int(last['step'])}, lr {last['lr']:.4g}" for _, last in found.steps.tail(1).iterrows()]
             row = replace(row, note="loss not finite" + "".join(at))
         else:
+            from tvlars.lab.report.arms import measured_in
+
             measured = measured_in(found)
             for name in ("test_accuracy", "test_loss"):
                 measured[name] = _exact(measured[name], found.summary.get(name))

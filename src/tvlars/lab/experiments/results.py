@@ -1,25 +1,27 @@
-"""What came out of a sweep: a row a run, the table over seeds, and the page."""
+"""What came out of a sweep: a row a run, the table over seeds, and the page.
+
+Pandas and the report are imported where runs are over: a sweep begins without them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from tvlars.lab.comparison.comparison import Comparison, RunRow
 from tvlars.lab.config import MEANS, TrainConfig
 from tvlars.lab.errors import UsageError
 from tvlars.lab.experiments.workers.process import last_lines
 from tvlars.lab.files.disk import write_whole
-from tvlars.lab.report import report
-from tvlars.lab.report.arms import measured_in
-from tvlars.lab.report.parts import parts_of
 from tvlars.lab.run_folder.environment import command_line
 from tvlars.lab.run_folder.loaded_run import LoadedRun, load_run
+from tvlars.lab.run_folder.rows import no_rows
 from tvlars.lab.run_folder.status import Status
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FILE, PAGE = "results.csv", "report.html"
 MEASURED = ("test_accuracy", "test_loss", "train_loss", "images_per_second", "seconds")
@@ -71,6 +73,8 @@ class SweepResult:
         Runs on several data sets, of several tasks or lengths are not compared: each kind has its own, by a title that
         says what sets it apart ("" where there is one). p-values are adjusted for the comparisons in all of them.
         """
+        from tvlars.lab.report.parts import parts_of
+
         columns = [f.name for f in fields(RunRow) if f.name != "optimizer"]
         found = {}
         for part in parts_of(self.load()):
@@ -97,6 +101,8 @@ class SweepResult:
 
     def frame(self) -> pd.DataFrame:
         """A row a run: what varies, how it ended, and what was measured after the last epoch."""
+        import pandas as pd
+
         rows = [_row(run, found) for run, found in zip(self.runs, self.load(), strict=True)]
         varied = [
             f.name
@@ -115,6 +121,8 @@ class SweepResult:
 
         What cannot be written stands in ``unwritten``: all that it has is in the run folders.
         """
+        from tvlars.lab.report import report
+
         files = Files(self.folder)
         files.write(FILE, lambda: write_table(self.folder / FILE, self.frame()))
         if shown := [run.folder for run in self.load() if len(run.epochs) or len(run.steps)]:
@@ -171,11 +179,13 @@ def _load(folder: Path, run: SweepRun) -> LoadedRun:
     try:
         return replace(load_run(folder), config=run.config)
     except UsageError:
-        empty = pd.DataFrame()
+        empty = no_rows(())
         return LoadedRun(folder, run.config, Status(run.status), empty, empty, empty, empty, plan={"lr": run.lr})
 
 
 def _row(run: SweepRun, found: LoadedRun) -> dict[str, Any]:
+    from tvlars.lab.report.arms import measured_in
+
     whole = run.status == Status.FINISHED and found.complete
     measured = measured_in(found) if whole else dict.fromkeys(MEASURED)
     head = {"run": run.name, **{name: getattr(run.config, name) for name in ("optimizer", "batch_size")}, "lr": run.lr}

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
-import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -60,6 +59,8 @@ def run_sharpness(
             row = measure_sharpness(model, batches, epoch=len(run.epochs), step=step)
     except RuntimeError as error:
         raise UsageError(f"the sharpness of {run.folder} cannot be measured: {error}") from error
+    import pandas as pd  # sharpness measured while training needs none
+
     rows = pd.DataFrame([asdict(row)])
     if len(run.sharpness):
         rows = pd.concat([run.sharpness[run.sharpness["step"] != row.step], rows])

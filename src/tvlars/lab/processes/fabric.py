@@ -1,4 +1,7 @@
-"""Lightning Fabric for the processes of a run: their number, their launcher, and DDP or FSDP2."""
+"""Lightning Fabric for the processes of a run: their devices, and DDP or FSDP2 between them.
+
+This module is imported where a run begins: importing Fabric costs more than importing torch.
+"""
 
 from __future__ import annotations
 
@@ -10,31 +13,34 @@ import socket
 import sys
 import types
 from datetime import timedelta
-from functools import cache
 from importlib import metadata
 from typing import Any
 
 import torch.distributed as dist
 from torch import nn
 
-from tvlars._environment import VariableError, check_early, check_started
+from tvlars._environment import VariableError, check_early
 from tvlars.lab import memory
 from tvlars.lab.config import TrainConfig, check_batch
 from tvlars.lab.errors import LostProcessError, UsageError
+from tvlars.lab.processes.processes import group_of_objects
+from tvlars.lab.processes.started import layout
 
 
 def _import_fabric() -> None:
     """Import Fabric with an empty module in place of torchmetrics, if that is installed.
 
-    Fabric imports all of torchmetrics, and with it torchvision and scipy, to read its version: about half of the time
-    that a command takes to start.
+    Fabric imports all of torchmetrics, and with it torchvision and scipy, to read its version.
 
     Raises:
-        VariableError: an environment variable that Fabric reads on import is no number.
+        UsageError: an environment variable that Fabric reads on import is no number.
     """
     if "lightning_fabric" in sys.modules or "torchmetrics" in sys.modules:
         return
-    check_early()
+    try:
+        check_early()
+    except VariableError as error:
+        raise UsageError(str(error)) from error
     spec = importlib.util.find_spec("torchmetrics")
     if spec is None:
         return
@@ -50,8 +56,6 @@ def _import_fabric() -> None:
 _import_fabric()
 
 from lightning_fabric import Fabric  # noqa: E402
-from lightning_fabric.plugins.environments.slurm import SLURMEnvironment  # noqa: E402
-from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment  # noqa: E402
 from lightning_fabric.strategies.ddp import DDPStrategy  # noqa: E402
 from lightning_fabric.strategies.model_parallel import ModelParallelStrategy  # noqa: E402
 
@@ -92,45 +96,6 @@ def make_fabric(config: TrainConfig, precision: str) -> Fabric:
     return fabric
 
 
-def layout(config: TrainConfig) -> tuple[int, int]:
-    """Return the number of processes per machine, and of machines.
-
-    Raises:
-        UsageError: the config asks for other numbers than were started.
-    """
-    found = started()
-    if found is None:
-        if (config.devices or 1) > 1 or (config.nodes or 1) > 1:
-            raise UsageError(
-                f"devices must be 1 in a process that was started alone, got {config.devices or 1} on "
-                f"{config.nodes or 1} machines: start it with torchrun, srun or `tvlars train --devices N`"
-            )
-        return 1, 1
-    for name, wanted, there in (("devices", config.devices, found[0]), ("nodes", config.nodes, found[1])):
-        if wanted is not None and wanted != there:
-            raise UsageError(f"{name} must be {there}, as many as were started, got {wanted}")
-    return found
-
-
-def started() -> tuple[int, int] | None:
-    """Return the number of devices per machine, and of machines; None unless torchrun or srun started this process.
-
-    Raises:
-        UsageError: an environment variable of the launcher is missing or invalid.
-    """
-    try:
-        check_started()
-    except VariableError as error:
-        raise UsageError(str(error)) from error
-    if TorchElasticEnvironment.detect():
-        local, world = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), int(os.environ.get("WORLD_SIZE", "1"))
-        return local, max(world // local, 1)
-    if SLURMEnvironment.detect() and int(os.environ.get("SLURM_NTASKS", "1")) > 1:
-        nodes = int(os.environ.get("SLURM_NNODES", "1"))
-        return int(os.environ["SLURM_NTASKS"]) // nodes, nodes
-    return None
-
-
 def _strategy(config: TrainConfig, processes: int) -> Any:
     timeout = timedelta(seconds=config.timeout)
     if config.shard:
@@ -160,19 +125,6 @@ def _blocks(module: nn.Module) -> list[nn.Module]:
     if isinstance(module, (nn.Sequential, nn.ModuleList)):
         return [child for child in module if any(True for _ in child.parameters())]
     return [block for child in module.children() for block in _blocks(child)]
-
-
-def whole_weights(model: nn.Module) -> dict[str, Any]:
-    """Return the whole state dict of a sharded model, on the CPU of the first process; all processes call it."""
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-
-    return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
-
-
-@cache
-def group_of_objects(world: Any, seconds: float) -> Any:
-    """Return the group that exchanges objects on the CPU, which has more memory than a device; None for the default."""
-    return None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo", timeout=timedelta(seconds=seconds))
 
 
 def _check_place(reason: str) -> None:

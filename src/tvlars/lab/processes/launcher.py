@@ -19,9 +19,9 @@ from typing import Any
 from tvlars._checks import one_line
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.errors import UsageError
-from tvlars.lab.processes.fabric import started
 from tvlars.lab.processes.processes import is_lost
 from tvlars.lab.processes.signals import not_ignored
+from tvlars.lab.processes.started import started
 
 LAUNCHED = "TVLARS_LAUNCHED"
 """Environment variable of launched processes with the launcher's process id; the launcher reports their errors."""

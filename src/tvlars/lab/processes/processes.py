@@ -12,11 +12,12 @@ import pickle
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from datetime import timedelta
+from functools import cache
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from tvlars.lab.errors import (
@@ -27,8 +28,10 @@ from tvlars.lab.errors import (
     SaidElsewhereError,
     UsageError,
 )
-from tvlars.lab.processes.fabric import group_of_objects
 from tvlars.lab.processes.signals import HANDLED
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 T = TypeVar("T")
 Pending = tuple[int, Tensor, Tensor]
@@ -241,3 +244,16 @@ def _signs_of_life(store: Any, key: str, every: float) -> Iterator[None]:
         yield
     finally:
         over.set()
+
+
+def whole_weights(model: nn.Module) -> dict[str, Any]:
+    """Return the whole state dict of a sharded model, on the CPU of the first process; all processes call it."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+
+
+@cache
+def group_of_objects(world: Any, seconds: float) -> Any:
+    """Return the group that exchanges objects on the CPU, which has more memory than a device; None for the default."""
+    return None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo", timeout=timedelta(seconds=seconds))

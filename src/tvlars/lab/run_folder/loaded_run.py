@@ -7,10 +7,9 @@ import os
 import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import nn
 
@@ -24,11 +23,14 @@ from tvlars.lab.models import MODELS, build_model
 from tvlars.lab.run_folder.checkpoints.pickles import read_torch_file
 from tvlars.lab.run_folder.identity import FINGERPRINT
 from tvlars.lab.run_folder.record import CORRECT, MODEL, read_object
-from tvlars.lab.run_folder.rows import EpochRow, NoiseRow, RepresentationRow, SharpnessRow, StepRow, read_rows
+from tvlars.lab.run_folder.rows import EpochRow, NoiseRow, RepresentationRow, SharpnessRow, StepRow, no_rows, read_rows
 from tvlars.lab.run_folder.status import Status
 from tvlars.lab.ssl.evaluations import Evaluated
 from tvlars.plan import Plan
 from tvlars.stats import read_layer_stats
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MODEL_FACTS = ("model", "data", "channels", "image_size", "classes", "class_names", "mean", "std")
 MOST = {"channels": 64, "image_size": MOST_PIXELS, "classes": 2**20}
@@ -69,7 +71,7 @@ class LoadedRun:
     steps: pd.DataFrame
     sharpness: pd.DataFrame
     noise: pd.DataFrame
-    representation: pd.DataFrame = field(default_factory=pd.DataFrame)
+    representation: pd.DataFrame = field(default_factory=lambda: no_rows(()))
     evaluations: dict[str, Evaluated] = field(default_factory=dict)
     plan: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
@@ -133,10 +135,12 @@ class LoadedRun:
         """
         folder = self.folder / "layer-stats"
         if not folder.is_dir():
-            return pd.DataFrame(columns=["step", "layer", "quantity", "value"])
+            return no_rows(["step", "layer", "quantity", "value"])
         if not is_inside(folder, self.folder):
             raise UsageError(f"{folder} must hold layer statistics, but is a link that leaves the run folder")
         try:
+            import pandas as pd
+
             frame = read_layer_stats(folder).astype({"step": int, "quantity": str, "value": float})
             layers = frame["layer"]
             if not isinstance(layers.dtype, pd.CategoricalDtype):

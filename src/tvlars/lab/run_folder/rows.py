@@ -12,12 +12,13 @@ import math
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from tvlars._reading import is_regular, read_bytes, read_text, reason
 from tvlars.lab.files.disk import write_whole
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 LEAST_STD, LEAST_RANK = 0.1, 2.0
 """Bounds below which a representation is called collapsed."""
@@ -189,6 +190,8 @@ def read_rows(file: Path, kind: type, problems: list[str], optional: bool = Fals
 
     Each problem adds a sentence to ``problems``; a missing file is none if it is ``optional``.
     """
+    import pandas as pd  # a run that is trained writes rows and reads none
+
     wanted = {field.name: field.type == "int" for field in fields(kind)}
     try:
         names, lines = read_cells(file)
@@ -203,7 +206,7 @@ def read_rows(file: Path, kind: type, problems: list[str], optional: bool = Fals
             problems.append(f"{file.name} cannot be read: {reason(error)}")
         elif not optional:
             problems.append(f"{file.name} is missing")
-        return pd.DataFrame(columns=list(wanted))
+        return no_rows(wanted)
     counts = [i for i, name in enumerate(names) if name == "epoch" or wanted.get(name)]
     rows: list[list[float]] = []
     step, last = names.index("step"), 0.0
@@ -223,3 +226,10 @@ def read_rows(file: Path, kind: type, problems: list[str], optional: bool = Fals
         problems.append(f"{file.name} is of an older version, it lacks {', '.join(missing)}")
         frame = frame.assign(**dict.fromkeys(missing, math.nan))
     return frame.astype({name: int for name in ("step", "epoch") if wanted[name]})
+
+
+def no_rows(columns: Iterable[str]) -> pd.DataFrame:
+    """Return an empty frame with these columns."""
+    import pandas as pd
+
+    return pd.DataFrame(columns=list(columns))

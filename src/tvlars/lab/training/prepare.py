@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 
 from tvlars._machine import faster_in_bf16
@@ -16,11 +16,13 @@ from tvlars.lab.errors import UsageError
 from tvlars.lab.measure.layer_stats import check_layer_stats
 from tvlars.lab.measure.sharpness import check_extra
 from tvlars.lab.processes.alike import check_alike, facts_of
-from tvlars.lab.processes.fabric import make_fabric
 from tvlars.lab.processes.processes import Processes
 from tvlars.lab.run_folder.tensorboard import check_tensorboard
 from tvlars.lab.ssl.evaluations import check_labels
 from tvlars.plan import Plan
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,8 @@ class Prepared:
                 were started with different runs.
             LostProcessError: another process did not come.
         """
+        from tvlars.lab.processes.fabric import make_fabric  # imports Fabric, which takes as long as torch
+
         fabric = make_fabric(self.config, self.precision)
         processes = Processes(fabric)
         if processes.several:

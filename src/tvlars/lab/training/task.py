@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tvlars.lab.processes.fabric import whole_weights
+from tvlars.lab.processes.processes import whole_weights
 from tvlars.lab.processes.sync_batch_norm import synchronize_batch_norm
 from tvlars.lab.run_folder.record import Record
 from tvlars.lab.ssl.evaluations import Evaluated

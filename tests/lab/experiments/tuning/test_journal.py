@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 
 from tvlars.cli import main
-from tvlars.lab import TrainConfig, UsageError
-from tvlars.lab.experiments import TuneConfig, sweep, tune
+from tvlars.lab import TrainConfig, TuneConfig, UsageError, sweep, tune
 from tvlars.lab.experiments.run_name import at_home, run_name
 from tvlars.lab.experiments.tuning.space import Choice, Range
 

@@ -19,9 +19,9 @@ import torch
 
 from tests.lab.run_folder.disk import room
 from tvlars.cli import main
-from tvlars.lab import DivergedError, PreemptedError, TrainConfig, UsageError, load_run
+from tvlars.lab import DivergedError, PreemptedError, TrainConfig, TuneConfig, TuneResult, UsageError, load_run, tune
 from tvlars.lab.data import ImageData
-from tvlars.lab.experiments import Board, TuneConfig, TuneResult, tune
+from tvlars.lab.experiments.board import Board
 from tvlars.lab.experiments.job import going_on, read_status
 from tvlars.lab.experiments.run_name import run_name
 from tvlars.lab.experiments.tuning import folder as tune_folder

@@ -12,8 +12,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from tvlars._reading import read_json, reason
 from tvlars.lab.config import MEANS
 from tvlars.lab.data.fingerprint import Fingerprint
@@ -112,6 +110,8 @@ def write_trials(folder: Path, trials: Mapping[str, list[Trial]]) -> None:
     Raises:
         OSError: trials.csv could not be written; one that is there is untouched.
     """
+    import pandas as pd
+
     head = ("status", "accuracy", "epochs")
     rows = [
         {"optimizer": optimizer, "trial": one.number, **{name: getattr(one, name) for name in head}, **one.params}

@@ -1,0 +1,76 @@
+"""Imports of a command and of the packages: nothing that takes long before it is needed."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("rich", reason="the laboratory is not installed (extra lab)")
+
+LATE = {
+    *("jinja2", "lightly", "lightning_fabric", "matplotlib", "optuna", "pandas", "plotly", "pyarrow", "ray", "scipy"),
+    *("sklearn", "tensorboard", "torch._dynamo", "torchmetrics", "torchvision"),
+}
+"""Modules that take long to import, and that a command needs where its work begins or later."""
+WATCHED = """
+import sys
+import {module} as module
+from tvlars.cli import main
+
+def loaded(*_, **__):
+    print(*sorted({late} & set(sys.modules)))
+    sys.exit()
+
+module.{name} = loaded
+main({words})
+"""
+
+
+def imported(code: str, folder: Path) -> set[str]:
+    """Return the words that a new interpreter prints."""
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.splitlines()[-1].split()) if done.stdout else set()
+
+
+@pytest.mark.parametrize("package", ["tvlars", "tvlars.lab", "tvlars.lab, tvlars.cli._commands"])
+def test_a_package_imports_nothing_that_takes_long(package: str, tmp_path: Path) -> None:
+    assert imported(f"import sys, {package}\nprint(*sorted({LATE} & set(sys.modules)))", tmp_path) == set()
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "words"),
+    [
+        ("tvlars.lab.training.prepare", "load_data", ["train"]),
+        ("tvlars.lab.training.prepare", "load_data", ["ssl"]),
+        ("tvlars.lab.experiments.compare", "load_data", ["compare"]),
+        ("tvlars.lab.experiments.sweep", "prepare", ["sweep", "grid.yaml"]),
+        ("tvlars.lab.experiments.tuning.tune", "load_data", ["tune"]),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_a_command_begins_its_work_without_what_it_needs_later(
+    module: str, name: str, words: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "grid.yaml").write_text("grid: {seed: [0, 1]}")
+    assert imported(WATCHED.format(module=module, name=name, words=words, late=LATE), tmp_path) == set()
+
+
+@pytest.mark.parametrize("package", ["lab"])
+def test_names_are_imported_lazily_and_for_type_checkers_alike(package: str) -> None:
+    """``__all__``, the imports under TYPE_CHECKING and the table of a lazy package name the same things."""
+    tree = ast.parse((Path(__file__).parents[1] / "src" / "tvlars" / package / "__init__.py").read_text("utf-8"))
+    (under,) = (node for node in tree.body if isinstance(node, ast.If))
+    checked = {one.module: [alias.name for alias in one.names] for one in under.body if isinstance(one, ast.ImportFrom)}
+    (call,) = (node.value for node in tree.body if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call))
+    (names,) = (
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+    )
+    assert ast.literal_eval(call.args[1]) == checked
+    assert sorted(names) == sorted(name for some in checked.values() for name in some)
