@@ -8,8 +8,9 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -17,20 +18,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
+from torchvision.transforms import RandomRotation
 
 from tvlars._machine import PROC
-from tvlars.lab.bench.loops import CLASSES, LoaderLoop, Workload
+from tvlars.lab.bench.loops import CLASSES, LoaderLoop, Pictures, lab_loop, random_images, seeded_model
 from tvlars.lab.bench.measure import FUSED_SGD, OPTIMIZERS
-from tvlars.lab.bench.timing import Spread, Turn, timed
-from tvlars.lab.models import SMALL_IMAGE, build_model
+from tvlars.lab.bench.result import Spread, Turn, timed
+from tvlars.lab.data import ImageData
+from tvlars.lab.models import SMALL_IMAGE
+from tvlars.lab.training.run import Run
 
 EVERY = 1.0
 """Seconds between two looks at the memory of a process, each of which takes some milliseconds."""
 
 
-def say_rounds(what: str, rounds: int) -> Callable[[int], None]:
-    """Return an ``after_round`` that prints a line on standard error."""
-    return lambda number: print(f"{what}: round {number} of {rounds}", file=sys.stderr, flush=True)
+def announced(turns: Mapping[str, Turn]) -> dict[str, Turn]:
+    """Return turns that each print the contestant's name on standard error first."""
+
+    def take(name: str, turn: Turn) -> float:
+        print(name, file=sys.stderr, flush=True)
+        return turn()
+
+    return {name: partial(take, name, turn) for name, turn in turns.items()}
 
 
 def per_second(count: float, seconds: Sequence[float]) -> Spread:
@@ -158,16 +167,68 @@ def _tree(pid: int) -> list[int]:
 # -- training steps -------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Workload:
+    """Model, images and augmentation that loops train. It can be pickled.
+
+    One turn is an epoch of ``images`` random images of ``size`` x ``size``. ``rotation`` is in degrees, ``padding`` in
+    pixels, as in the published code.
+    """
+
+    model: str
+    images: int
+    batch_size: int
+    size: int = 32
+    padding: int = 4
+    rotation: float = 0.0
+    device: str = "cpu"
+
+    def build_model(self) -> nn.Module:
+        """Return the model, the same each time."""
+        return seeded_model(self.model, self.size)
+
+    def data(self) -> ImageData:
+        """Return the images, the same each time."""
+        return random_images(self.images, self.size)
+
+    def pictures(self) -> Pictures:
+        """Return the images as the published code reads them."""
+        turns = [RandomRotation(self.rotation)] if self.rotation else []
+        return Pictures(self.data(), self.padding, *turns)
+
+    def lab_loop(self, data: ImageData | None = None, **options: Any) -> Run:
+        """Return the laboratory's loop, on ``data`` in place of random images; ``options`` are of ``TrainConfig``."""
+        options = {"rotation": self.rotation, "crop_padding": self.padding, **options}
+        return lab_loop(data or self.data(), self.build_model(), self.device, self.batch_size, **options)
+
+
 class StandardStem(Workload):
     """A workload whose model has the stem that torchvision made for 224 pixels."""
 
     def build_model(self) -> nn.Module:
-        torch.manual_seed(0)
-        return build_model(self.model, 3, max(self.size, SMALL_IMAGE), CLASSES)[0]
+        return seeded_model(self.model, max(self.size, SMALL_IMAGE))
+
+
+def lab_turn(workload: Workload, **options: Any) -> Turn:
+    """Return the turn of the laboratory's loop, an epoch."""
+    return partial(timed, workload.lab_loop(**options).run_epoch)
+
+
+class OtherMeans(nn.Module):
+    """A model that computes in bfloat16, or with images in the memory format channels_last."""
+
+    def __init__(self, model: nn.Module, bf16: bool, memory_format: torch.memory_format) -> None:
+        super().__init__()
+        self.model, self.bf16, self.format = model.to(memory_format=memory_format), bf16, memory_format
+
+    def forward(self, images: Tensor) -> Tensor:
+        images = images.to(memory_format=self.format)
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
+            return self.model(images)
 
 
 class OtherLoop(LoaderLoop):
-    """The DataLoader's loop with other means.
+    """The published loop, or one with other means; one turn is an epoch.
 
     Args:
         workload: what is trained.
@@ -187,16 +248,17 @@ class OtherLoop(LoaderLoop):
         make_optimizer: Callable[[nn.Module], Any] | None = None,
         dataset: Dataset[Any] | None = None,
     ) -> None:
-        super().__init__(workload, workers, dataset)
-        self.bf16, self.format = bf16, torch.channels_last if channels_last else torch.contiguous_format
-        self.model.to(memory_format=self.format)
+        model = workload.build_model()
+        super().__init__(dataset or workload.pictures(), workers, model, workload.device, workload.batch_size)
         if make_optimizer is not None:
-            self.optimizer = make_optimizer(self.model)
+            self.optimizer = make_optimizer(model)
+        if bf16 or channels_last:
+            memory_format = torch.channels_last if channels_last else torch.contiguous_format
+            self.model = OtherMeans(model, bf16, memory_format)
 
-    def forward(self, images: Tensor) -> Tensor:
-        images = images.to(self.device, non_blocking=True, memory_format=self.format)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            return self.model(images)
+    def __call__(self) -> float:
+        """Return the seconds of one epoch."""
+        return timed(self.run_epoch)
 
 
 @dataclass(frozen=True)

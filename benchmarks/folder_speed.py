@@ -33,13 +33,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from contestants import Apart, OtherLoop, per_second, say_rounds
+from contestants import Apart, OtherLoop, Workload, announced, per_second
 from PIL import Image, ImageDraw
 from torchvision import datasets, transforms
 
 from tvlars._machine import cores, faster_in_bf16, this_machine
-from tvlars.lab.bench.loops import CLASSES, LabLoop, Workload
-from tvlars.lab.bench.timing import Spread, Turn, interleave, ratio, timed
+from tvlars.lab.bench.loops import CLASSES
+from tvlars.lab.bench.result import Spread, Turn, interleave, ratio, timed
 from tvlars.lab.data import decoded, load_data
 
 SIDES = (256, 500)
@@ -152,7 +152,7 @@ class Contestant:
             os.environ["TVLARS_CACHE"] = str(self.reading.cache)
             decoded.SHARE = 0.0  # as if the machine's memory were small
         data = load_data(f"imagefolder:{self.reading.folder}", image_size=self.reading.workload.size)
-        loop = LabLoop(self.reading.workload, data=data)
+        loop = self.reading.workload.lab_loop(data)
 
         def batches() -> Iterator[Any]:
             order, size = loop.batches.shuffle(), loop.config.batch_size
@@ -160,7 +160,7 @@ class Contestant:
                 batch, upcoming = order[i * size : (i + 1) * size], order[(i + 1) * size : (i + 2) * size]
                 yield from loop.batches.parts(batch, upcoming)
 
-        return loop, batches
+        return partial(timed, loop.run_epoch), batches
 
     def loader(self) -> tuple[Turn, Callable[[], Iterator[Any]]]:
         """The DataLoader's loop, and its batches alone."""
@@ -239,8 +239,7 @@ def table(arguments: argparse.Namespace, training: bool) -> dict[str, Any]:
                 reading = Reading(arguments.folder, way, workload, arguments.workers, training, cached)
                 turns[way] = stack.enter_context(Apart(reading))
                 starts[way] = turns[way]()
-            what = "training" if training else "reading"
-            epochs = interleave(turns, arguments.epochs, warm_up=0, after_round=say_rounds(what, arguments.epochs))
+            epochs = interleave(announced(turns), arguments.epochs, warm_up=0)
             memory = {way: turn.memory for way, turn in turns.items()}
         disk = sum(file.stat().st_size for file in cached.iterdir())
     finally:

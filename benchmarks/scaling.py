@@ -25,12 +25,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from contestants import Apart, say_rounds
+from contestants import Apart, Workload, announced, lab_turn
 
 from tvlars._machine import free_memory, this_machine
-from tvlars.lab.bench.loops import LabLoop, Workload
 from tvlars.lab.bench.measure import BESIDE, FUSED_ADAMW, FUSED_SGD, OPTIMIZERS, parameters
-from tvlars.lab.bench.timing import Spread, interleave, ratio, timed
+from tvlars.lab.bench.result import Spread, interleave, ratio, timed
 
 PARAMETERS = [10**5, 10**6, 10**7, 10**8, 10**9]
 TENSORS = [10, 100, 1_000, 10_000]
@@ -78,7 +77,7 @@ def steps(what: str, sizes: dict[int, list[int]], rounds: int, device: torch.dev
     found: dict[str, dict[int, dict[str, list[float]]]] = {}
     for size, numbers in sizes.items():
         for name, beside in BESIDE.items():
-            needed, free = 4 * WORDS[beside] * sum(numbers), room(device)
+            needed, free = 4 * WORDS[beside] * sum(numbers), free_memory(device)
             if free is not None and needed > SHARE * free:
                 why = f"skipped: takes {needed / 2**30:.1f} GiB of {free / 2**30:.1f} GiB that are free"
                 print(f"| {size:,} | {name} | {why} | | |", flush=True)
@@ -118,11 +117,6 @@ def slope(x: Sequence[float], y: Sequence[float]) -> float:
     return statistics.linear_regression(log_x, log_y).slope
 
 
-def room(device: torch.device) -> int | None:
-    """Bytes that are free where the parameters go; None where the system does not tell."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
-
-
 def batches(arguments: argparse.Namespace) -> dict[int, list[float]]:
     """Print the table of epoch time against batch size; returns the seconds of every epoch."""
     sizes = sorted(arguments.batch_sizes)
@@ -132,8 +126,8 @@ def batches(arguments: argparse.Namespace) -> dict[int, list[float]]:
         for size in sizes:
             workload = Workload("small_resnet", images, size, 28, 2, device=arguments.device)
             micro = min(arguments.micro_batch_size, size)
-            turns[str(size)] = stack.enter_context(Apart(partial(LabLoop, workload, micro_batch_size=micro)))
-        times = interleave(turns, arguments.epochs, warm_up=0, after_round=say_rounds("epochs", arguments.epochs))
+            turns[str(size)] = stack.enter_context(Apart(partial(lab_turn, workload, micro_batch_size=micro)))
+        times = interleave(announced(turns), arguments.epochs, warm_up=0)
         memory = {size: turn.memory for size, turn in turns.items()}
         on_device = {size: turn.device_memory for size, turn in turns.items()}
     first = str(sizes[0])

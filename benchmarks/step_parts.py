@@ -17,7 +17,7 @@ import torchvision
 
 from tvlars._machine import this_machine
 from tvlars.lab.bench.measure import FUSED_SGD, OPTIMIZERS, parameters
-from tvlars.lab.bench.timing import interleave, ratio, timed
+from tvlars.lab.bench.result import interleave, ratio, timed
 from tvlars.optim import cpu
 from tvlars.optim._numerics.norms import host_norm, in_memory_order
 

@@ -25,12 +25,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from contestants import Apart, OtherLoop, StandardStem, Switches, TrainingSteps, per_second, say_rounds
+from contestants import (
+    Apart,
+    OtherLoop,
+    StandardStem,
+    Switches,
+    TrainingSteps,
+    Workload,
+    announced,
+    lab_turn,
+    per_second,
+)
 from torch import nn
 
 from tvlars._machine import cores, faster_in_bf16, native_bf16, this_machine
-from tvlars.lab.bench.loops import LR, WEIGHT_DECAY, LabLoop, LoaderLoop, Workload
-from tvlars.lab.bench.timing import Turn, interleave, ratio
+from tvlars.lab.bench.loops import LR, WEIGHT_DECAY
+from tvlars.lab.bench.result import Turn, interleave, ratio
 
 OURS = "tvlars"
 STANDARD_STEM = "-standard-stem"
@@ -80,14 +90,14 @@ def loops(workload: Workload, arguments: argparse.Namespace) -> dict[str, list[f
     """Print the table of the loops; returns the seconds of every turn."""
     bf16 = native_bf16(torch.device(workload.device))
     comes, other = ("bf16", "float32") if faster_in_bf16(torch.device(workload.device)) else ("float32", "bf16")
-    makers: dict[str, tuple[Any, ...]] = {f"{OURS}, as it comes ({comes})": (LabLoop, workload)}
+    makers: dict[str, tuple[Any, ...]] = {f"{OURS}, as it comes ({comes})": (lab_turn, workload)}
     if bf16:
         precision = {"bf16": "bf16-mixed", "float32": "32-true"}[other]
-        makers[f"{OURS}, {other}"] = (partial(LabLoop, workload, precision=precision),)
+        makers[f"{OURS}, {other}"] = (partial(lab_turn, workload, precision=precision),)
     if arguments.compile:
-        makers[f"{OURS}, float32, compiled"] = (partial(LabLoop, workload, precision="32-true", compile=True),)
+        makers[f"{OURS}, float32, compiled"] = (partial(lab_turn, workload, precision="32-true", compile=True),)
     for workers in arguments.workers:
-        makers[f"DataLoader, {workers} workers, float32"] = (LoaderLoop, workload, workers)
+        makers[f"DataLoader, {workers} workers, float32"] = (OtherLoop, workload, workers)
     most = max(arguments.workers)
     makers[f"DataLoader, {most} workers, channels_last"] = (OtherLoop, workload, most, False, True)
     if bf16:
@@ -96,7 +106,7 @@ def loops(workload: Workload, arguments: argparse.Namespace) -> dict[str, list[f
         makers[f"DataLoader, {most} workers, published TVLARS"] = (published, workload, most, arguments.published)
     with contextlib.ExitStack() as stack:
         turns = {name: stack.enter_context(Apart(*maker)) for name, maker in makers.items()}
-        times = interleave(turns, arguments.rounds, after_round=say_rounds(workload.model, arguments.rounds))
+        times = interleave(announced(turns), arguments.rounds)
         memory = {name: (turn.memory, turn.device_memory) for name, turn in turns.items()}
     ours = [name for name in times if name.startswith(OURS)]
     print(
@@ -147,7 +157,7 @@ def switches(workload: Workload, arguments: argparse.Namespace) -> dict[str, lis
         for bf16 in (False, True)
         for chosen in [Switches(bf16, channels_last, compiled)]
     }
-    times = interleave(made, arguments.rounds, after_round=say_rounds(workload.model, arguments.rounds))
+    times = interleave(announced(made), arguments.rounds)
     plain = str(Switches())
     print(f"{workload.model}, batch size {workload.batch_size}, forward, backward and step, {arguments.rounds} rounds")
     print(f"| | images/s | to {plain} | logits differ by | gradient differs by | first step, s |")

@@ -87,8 +87,10 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def free_memory() -> int | None:
-    """Return the bytes that can be taken without harm; None where the system does not tell."""
+def free_memory(device: torch.device | None = None) -> int | None:
+    """Return the bytes that are free on a CUDA ``device``, or in the machine's memory; None where it does not tell."""
+    if device is not None and device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
     with suppress(OSError, ValueError, IndexError):
         for line in (PROC / "meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):

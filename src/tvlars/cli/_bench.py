@@ -10,28 +10,24 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tvlars.cli._options import new_command, type_of
+from tvlars.cli._options import add_option, new_command
+from tvlars.lab.bench import BenchConfig, bench
 from tvlars.lab.console import say
+from tvlars.lab.errors import UsageError
+from tvlars.lab.files.marked import check_output, mark, write_output
+from tvlars.lab.options import options_of
 
 
 def add(commands: Any) -> None:
     """Add the command."""
     text = "measure optimizers, training and precision on this machine, in two minutes"
     parser = new_command(commands, "bench", text, _bench)
-    text = "for all measurements together, 5 to 3600 (default: 100; starting up comes on top)"
-    parser.add_argument("--seconds", type=type_of(float), default=100.0, metavar="N", help=text)
-    text = "where to measure: auto (default: cuda where there is one), cpu or cuda"
-    parser.add_argument("--accelerator", default="auto", metavar="NAME", help=text)
-    text = "processes of the DataLoader that is compared with (default: one a core, 16 at most)"
-    parser.add_argument("--workers", type=type_of(int), metavar="N", help=text)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write what was found here too")
+    for one in options_of(BenchConfig).values():
+        add_option(parser, one)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results to this file too")
 
 
 def _bench(parsed: argparse.Namespace) -> int:
-    from tvlars.lab.bench import BenchConfig, bench
-    from tvlars.lab.errors import UsageError
-    from tvlars.lab.files.marked import check_output, mark, write_output
-
     config = BenchConfig(seconds=parsed.seconds, accelerator=parsed.accelerator, workers=parsed.workers)
     if parsed.json is not None:
         if "\0" in str(parsed.json) or parsed.json.is_dir() or not parsed.json.resolve().parent.is_dir():
@@ -49,7 +45,7 @@ def _bench(parsed: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def _progress(seconds: float) -> Iterator[Callable[[str], None]]:
-    """Shows what is measured: a bar of the time on a terminal, a line each elsewhere."""
+    """Show what is measured: a bar of the time on a terminal, elsewhere a line for each part."""
     if not sys.stdout.isatty():
         yield lambda text: say(f"measuring {text}")
         return

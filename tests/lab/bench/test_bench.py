@@ -10,10 +10,12 @@ import math
 import mmap
 import multiprocessing
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,16 +25,15 @@ import pytest
 import scaling
 import throughput
 import torch
-from contestants import Apart, OtherLoop, Switches, TrainingSteps, _serve, tree_memory
+from contestants import Apart, OtherLoop, Switches, TrainingSteps, Workload, _serve, announced, tree_memory
 
 from tvlars._machine import cores, free_memory, this_machine
 from tvlars.cli import main
 from tvlars.lab import UsageError
-from tvlars.lab.bench import BenchConfig, BenchResult, Row, bench, measure
-from tvlars.lab.bench.loops import LabLoop, LoaderLoop, Workload
+from tvlars.lab.bench import BenchConfig, BenchResult, Row, bench, loops, measure
 from tvlars.lab.bench.measure import BESIDE, OPTIMIZERS, parameters
-from tvlars.lab.bench.result import IMAGES, row_of
-from tvlars.lab.bench.timing import Spread, Turn, interleave, ratio, timed
+from tvlars.lab.bench.result import Spread, Turn, interleave, ratio, row_of, timed
+from tvlars.lab.training.run import Run
 
 CPU = torch.device("cpu")
 TINY = Workload("small_resnet", images=8, batch_size=4, size=16, padding=1)
@@ -69,7 +70,7 @@ class Here:
 # -- turns -------------------------------------------------------------------------------------------------
 
 
-def test_contestants_take_turns_there_and_back_again() -> None:
+def test_contestants_take_turns_there_and_back_again(capsys: pytest.CaptureFixture[str]) -> None:
     taken = ""
 
     def turn(name: str) -> float:
@@ -77,12 +78,11 @@ def test_contestants_take_turns_there_and_back_again() -> None:
         taken += name
         return float(len(taken))
 
-    rounds: list[int] = []
     turns = {name: lambda name=name: turn(name) for name in "abc"}
-    times = interleave(turns, 3, warm_up=1, after_round=rounds.append)
+    times = interleave(announced(turns), 3, warm_up=1)
     assert taken == "abccbaabccba"
     assert times == {"a": [6.0, 7.0, 12.0], "b": [5.0, 8.0, 11.0], "c": [4.0, 9.0, 10.0]}
-    assert rounds == [1, 2, 3]
+    assert capsys.readouterr().err.split() == list(taken)
 
 
 def test_a_round_that_would_end_too_late_is_left_out() -> None:
@@ -165,45 +165,45 @@ def test_a_contestant_apart_tells_why_it_failed() -> None:
     assert "ValueError: no such size" in answers[1][1]
 
 
-def test_the_parts_with_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "native_bf16", lambda device: True)
-    monkeypatch.setattr(measure, "fit", lambda model, seconds, each, device: Workload(model, 8, 4))
-    now = time.perf_counter()
-    (training,) = measure.loops("small_resnet", BenchConfig(accelerator="cpu", workers=0), CPU, now)
-    assert training.part == "training small_resnet, batch size 4"
-    assert (training.what, training.beside) == ("tvlars", "DataLoader, 0 workers, float32")
-    (narrow,) = measure.precision("small_resnet", CPU, now)
-    assert (narrow.what, narrow.beside) == ("bf16, channels_last", "float32, channels_last")
-    assert {training.rounds, narrow.rounds} == {1}
-    assert training.value.median > 0
-    assert narrow.ratio.median > 0
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("native", [True, False])
+def test_training_is_measured(native: bool, fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loops, "native_bf16", lambda device: native)
+    monkeypatch.setattr(loops, "faster_in_bf16", lambda device: native and fast)
+    monkeypatch.setattr(loops, "fit", lambda seconds, each, largest: (8, 4))
+    found = loops.training("small_resnet", 0, CPU, time.perf_counter())
+    own = "tvlars, bf16" if native and fast else "tvlars, float32"
+    pairs = [(own, "DataLoader, 0 workers, float32")]
+    assert [(row.what, row.beside) for row in found] == pairs + [("tvlars, bf16", "tvlars, float32")] * native
+    for row in found:
+        assert (row.part, row.rounds) == ("training small_resnet, batch size 4", 1)
+        assert min(row.value.median, row.ratio.median) > 0
 
 
 @pytest.mark.parametrize("rotation", [0.0, 15.0])
 @pytest.mark.parametrize("workers", [None, 0, 1])
 def test_loops_train_the_same_model_on_the_same_images(workers: int | None, rotation: float) -> None:
     workload = Workload("small_resnet", 8, 4, 16, 1, rotation)
-    loop = LabLoop(workload, precision="32-true") if workers is None else LoaderLoop(workload, workers)
-    model = loop.task.bare_model if isinstance(loop, LabLoop) else loop.model
+    loop = workload.lab_loop(precision="32-true") if workers is None else OtherLoop(workload, workers)
+    model = loop.task.bare_model if isinstance(loop, Run) else loop.model
     before = {name: value.clone() for name, value in model.state_dict().items()}
     assert before.keys() == workload.build_model().state_dict().keys()
     assert all(torch.equal(value, before[name]) for name, value in workload.build_model().state_dict().items())
-    assert loop() > 0
-    assert loop() > 0
+    assert min(timed(loop.run_epoch), timed(loop.run_epoch)) > 0
     state = model.state_dict()
     assert state["bn.num_batches_tracked"] == 4  # two batches an epoch, and no test counts
     assert not torch.equal(state["stem.weight"], before["stem.weight"])
-    if isinstance(loop, LabLoop):
+    if isinstance(loop, Run):
         assert (loop.epoch, loop.step, loop.config.rotation) == (3, 4, rotation)
     else:
         labels = [label for _, label in loop.loader.dataset]
         assert labels == workload.data().train_labels.tolist()
-        assert ("RandomRotation" in str(workload.transform())) == bool(rotation)
+        assert ("RandomRotation" in str(workload.pictures().transform)) == bool(rotation)
 
 
 def test_an_optimizer_of_ones_own_takes_the_steps() -> None:
     loop = OtherLoop(TINY, 0, bf16=True, channels_last=True, make_optimizer=lambda m: torch.optim.SGD(m.parameters()))
-    total, correct = loop.epoch()
+    total, correct = loop.run_epoch()
     assert math.isfinite(total)
     assert 0 <= correct <= 8
     assert isinstance(loop.optimizer, torch.optim.SGD)
@@ -257,17 +257,15 @@ def measured() -> tuple[BenchResult, list[str]]:
 
 def test_bench_measures_every_part(measured: tuple[BenchResult, list[str]]) -> None:
     result, said = measured
-    names = [name for name, _, _ in measure._parts(BenchConfig(shapes="squeezenet1_1", models=("small_resnet",)), CPU)]
-    assert names == [
-        "optimizer step, squeezenet1_1",
-        "training small_resnet",
-        "precision, small_resnet",
-        "layer statistics, squeezenet1_1",
-    ]
+    config = BenchConfig(shapes="squeezenet1_1", models=("small_resnet",))
+    names = [name for name, _, _ in measure.parts_of(config, CPU)]
+    assert names == ["optimizer step, squeezenet1_1", "training small_resnet"]
     for name in names:  # on a busy machine time may be too short for one
         assert any(row.part.startswith(name) for row in result.rows) or any(n.startswith(name) for n in result.notes)
     assert names[: len(said)] == [text.partition(" (")[0] for text in said]
-    assert {row.what for row in result.rows} >= {"TVLARS", "LARS", "LAMB"}
+    steps = [(row.what, row.beside) for row in result.rows if row.unit == "ms"]
+    of_statistics = [(f"TVLARS, statistics of every {which}", "TVLARS") for which in ("step", "10th")]
+    assert steps == [*BESIDE.items(), *of_statistics]
     for row in result.rows:
         for spread in (row.value, row.ratio):
             assert 0 < spread.low <= spread.median <= spread.high < math.inf
@@ -287,10 +285,10 @@ def test_time_is_divided_by_weight_and_what_a_part_leaves_goes_on(monkeypatch: p
 
     made = [("short", 1.0, taking(1.0)), ("long", 1.0, taking(9.5)), ("late", 2.0, taking(1.0))]
     monkeypatch.setattr(measure, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
-    monkeypatch.setattr(measure, "_parts", lambda config, device: made)
+    monkeypatch.setattr(measure, "parts_of", lambda config, device: made)
     result = bench(BenchConfig(seconds=10, accelerator="cpu"))
     assert ends == [102.5, 104.0]
-    assert result.notes == ["late: no time was left, give more by --seconds"]
+    assert result.notes == ["late could not be measured: no time was left, give more by --seconds"]
     assert result.seconds == 10.5
 
 
@@ -298,7 +296,9 @@ def test_a_result_is_saved_and_printed(
     measured: tuple[BenchResult, list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     result, _ = measured
-    assert BenchResult.from_json(result.to_json()) == result
+    stored = json.loads(result.to_json())
+    assert stored.pop("made_by") == "tvlars bench"
+    assert stored == asdict(result)
     result.notes.append("something: was left out")
     result.print()
     result.notes.pop()
@@ -306,50 +306,51 @@ def test_a_result_is_saved_and_printed(
     assert str(result.machine) in printed
     assert "note: something: was left out" in printed
     for row in result.rows:
-        for cell in row.cells():
-            assert cell in printed
+        assert f"\n  {row}\n" in printed
+        assert f"\n{row.part}\n" in printed
 
 
 def test_rows_say_which_way_a_ratio_goes() -> None:
     times = {"ours": [1.0, 1.0], "theirs": [2.0, 4.0]}
     slow = row_of("part", "theirs", "ours", times)
     fast = row_of("part", "ours", "theirs", times, 1200)
-    assert slow.cells() == ("theirs", "3,000.00 ms", "3.00 (2.50 to 3.50) x as long as", "ours")
-    assert fast.cells() == ("ours", "1,200 images/s", "3.00 (2.50 to 3.50) x as fast as", "theirs")
-    assert fast == Row("part", "ours", "theirs", IMAGES, Spread(1200, 1200, 1200), Spread(3, 2.5, 3.5), 2)
+    assert re.sub(" {2,}", "|", str(slow)) == "theirs|3,000.00 ms|3.00 (2.50 to 3.50) x as long as ours"
+    assert re.sub(" {2,}", "|", str(fast)) == "ours|1,200 images/s|3.00 (2.50 to 3.50) x as fast as theirs"
+    assert fast == Row("part", "ours", "theirs", "images/s", Spread(1200, 1200, 1200), Spread(3, 2.5, 3.5), 2)
 
 
 def test_what_cannot_be_measured_is_said_and_the_rest_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: Any) -> list[Row]:
+    def broken(until: float) -> list[Row]:
         raise RuntimeError("DataLoader worker is killed\nand more")
 
-    monkeypatch.setattr(measure, "native_bf16", lambda device: False)
-    monkeypatch.setattr(measure, "free_memory", lambda: 10**6)
-    monkeypatch.setattr(measure, "loops", broken)
-    config = BenchConfig(seconds=60, accelerator="cpu", shapes="squeezenet1_1", models=("small_resnet",))
-    monkeypatch.setattr(measure, "ROUNDS", 2)
+    config = BenchConfig(seconds=60, accelerator="cpu", workers=0, shapes="squeezenet1_1", models=("small_resnet",))
+    steps, training = measure.parts_of(config, CPU)
+    monkeypatch.setattr(measure, "parts_of", lambda config, device: [steps, ("broken", 1.0, broken), training])
+    monkeypatch.setattr(measure, "free_memory", lambda device: 10**6)
+    monkeypatch.setattr(loops, "fit", lambda seconds, each, largest: (4, 2))
     result = bench(config)
-    assert [row.part for row in result.rows] == ["layer statistics, squeezenet1_1"] * 2
+    assert {row.part for row in result.rows} == {"training small_resnet, batch size 2"}
     assert result.notes == [
-        "optimizer step, squeezenet1_1: takes 0.0 GiB of memory, of which 0.0 are free",
-        "training small_resnet could not be measured: DataLoader worker is killed",
-        "precision, small_resnet: bfloat16 is not native here, runs are in float32",
+        "optimizer step, squeezenet1_1 could not be measured: it takes 0.1 GiB of memory, of which 0.0 are free",
+        "broken could not be measured: DataLoader worker is killed",
     ]
 
 
 @pytest.mark.parametrize(("seconds", "each"), [(1.0, 1e-6), (1.0, 1e-3), (1.0, 0.1), (1.0, 0.5)])
-def test_work_is_made_to_fit_the_time(seconds: float, each: float) -> None:
-    workload = measure.fit("small_resnet", seconds, each, CPU)
-    assert workload.batch_size >= 2
-    assert workload.images >= workload.batch_size
-    assert workload.images % workload.batch_size == 0
-    assert workload.images * each <= seconds
-    assert workload.images <= measure.EPOCH
+@pytest.mark.parametrize("largest", [256, 512])
+def test_work_is_made_to_fit_the_time(seconds: float, each: float, largest: int) -> None:
+    images, batch_size = loops.fit(seconds, each, largest)
+    assert 2 <= batch_size <= min(images, largest)
+    assert batch_size & (batch_size - 1) == 0
+    assert images % batch_size == 0
+    assert images // batch_size >= 2 or batch_size == 2
+    assert images * each <= seconds
+    assert images <= 50_000
 
 
 def test_no_image_fits() -> None:
-    with pytest.raises(measure.Skipped, match=r"an image takes 0\.6 s here"):
-        measure.fit("small_resnet", 1.0, 0.6, CPU)
+    with pytest.raises(RuntimeError, match=r"an image takes 0\.6 s here"):
+        loops.fit(1.0, 0.6, 256)
 
 
 @pytest.mark.parametrize(
@@ -393,12 +394,12 @@ def test_the_command(
         announce("this and that (3 s)")
         return result
 
-    monkeypatch.setattr("tvlars.lab.bench.bench", instead)
+    monkeypatch.setattr("tvlars.cli._bench.bench", instead)
     file = tmp_path / "found.json"
     words = ["bench", "--seconds", "50", "--accelerator", "cpu", "--workers", "3", "--json", str(file)]
     assert main(words) == 0
     assert asked == [BenchConfig(seconds=50.0, accelerator="cpu", workers=3)]
-    assert BenchResult.from_json(file.read_text()) == result
+    assert file.read_text() == result.to_json()
     printed = capsys.readouterr().out
     assert "measuring this and that (3 s)" in printed
     assert "x as long as" in printed
@@ -501,7 +502,7 @@ def test_folder_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
 
 def test_scaling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(scaling, "WORK", 1.0)
-    monkeypatch.setattr(scaling, "free_memory", lambda: 10**6)
+    monkeypatch.setattr(scaling, "free_memory", lambda device: 10**6)
     words = "--parameters 1e3 1e4 1e6 --tensors 10 100 --batch-sizes 4 8 --micro-batch-size 4 --rounds 2 --epochs 2"
     monkeypatch.setattr(scaling, "TENSOR_PARAMETERS", 1000)
     found = run_script(scaling, monkeypatch, tmp_path, words)

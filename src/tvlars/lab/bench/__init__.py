@@ -1,11 +1,4 @@
-"""How fast this is, on the machine at hand: ratios measured in one run, with medians and quartiles.
-
-measure     what ``tvlars bench`` measures
-loops       the laboratory's loop, and a DataLoader's
-steps       an optimizer's step
-timing      contestants in turn; medians and quartiles
-result      rows, as JSON and as a table
-"""
+"""Benchmark of this machine: medians, quartiles and ratios that are measured in one run."""
 
 from tvlars.lab.bench.measure import BenchConfig, bench
 from tvlars.lab.bench.result import BenchResult, Row

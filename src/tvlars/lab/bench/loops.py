@@ -1,23 +1,24 @@
-"""Two ways to train on images: the laboratory's loop, and the one that most scripts have, the published one too."""
+"""Training on random images: the laboratory's loop, and a DataLoader's as in the published code."""
 
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
+from torchvision.datasets import CIFAR10
 
 from tvlars import TVLARS, layer_groups
-from tvlars.lab.bench.timing import timed
+from tvlars._machine import faster_in_bf16, native_bf16
+from tvlars.lab.bench.result import Row, interleave, row_of, timed
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData
 from tvlars.lab.models import build_model
@@ -27,123 +28,88 @@ from tvlars.lab.training.progress import Reporter
 from tvlars.lab.training.run import Run
 from tvlars.lab.training.task import Classification
 
-CLASSES = 10
-LR, WEIGHT_DECAY, BIAS_NORM = 0.1, 5e-4, 0.03
+CLASSES, LR, WEIGHT_DECAY, BIAS_NORM = 10, 0.1, 5e-4, 0.03
+FLOAT32, BF16 = "tvlars, float32", "tvlars, bf16"
 
 
-@dataclass(frozen=True)
-class Workload:
-    """Model, images and augmentation that both loops train. It can be pickled.
-
-    ``images`` of ``size`` x ``size`` are drawn at random, and make one epoch, which is one turn. ``rotation`` is in
-    degrees, ``padding`` in pixels, as in the published code.
-    """
-
-    model: str
-    images: int
-    batch_size: int
-    size: int = 32
-    padding: int = 4
-    rotation: float = 0.0
-    device: str = "cpu"
-
-    def build_model(self) -> nn.Module:
-        """Return the model, the same each time."""
-        torch.manual_seed(0)
-        return build_model(self.model, 3, self.size, CLASSES)[0]
-
-    def data(self) -> ImageData:
-        """Return the images, the same each time, and two for a test."""
-        generator, n = torch.Generator().manual_seed(0), self.images
-        shape = (n + 2, 3, self.size, self.size)
-        images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator, device="cpu")
-        labels = torch.randint(0, CLASSES, (len(images),), generator=generator, device="cpu")
-        return ImageData("random", "drawn", images[:n], labels[:n], images[n:], labels[n:], classes=CLASSES, flip=True)
-
-    def transform(self) -> Callable[[Any], Any]:
-        """Return the published code's transforms; without a rotation where the workload has none."""
-        made: Callable[[Any], Any] = transforms.Compose(
-            [
-                transforms.RandomCrop(self.size, padding=self.padding),
-                transforms.RandomHorizontalFlip(),
-                *([transforms.RandomRotation(self.rotation)] if self.rotation else []),
-                transforms.ToTensor(),
-                transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-            ]
-        )
-        return made
+def training(model: str, workers: int, device: torch.device, until: float) -> list[Row]:
+    """Compare the laboratory's loop with the published one, and bfloat16 with float32, on as many images as fit."""
+    plain = f"DataLoader, {workers} worker{'s' * (workers != 1)}, float32"
+    makers: dict[str, Callable[..., Run | LoaderLoop]] = {
+        FLOAT32: partial(lab_loop, precision="32-true"),
+        plain: lambda data, *rest: LoaderLoop(Pictures(data), workers, *rest),
+    }
+    pairs = [(BF16 if faster_in_bf16(device) else FLOAT32, plain)]
+    if native_bf16(device):
+        makers[BF16] = partial(lab_loop, precision="bf16-mixed")
+        pairs.append((BF16, FLOAT32))
+    tried, largest = (256, 512) if device.type == "cuda" else (8, 256)
+    loop = makers[FLOAT32](random_images(tried), seeded_model(model), device.type, tried)
+    each = min(timed(loop.run_epoch) for _ in range(3)) / tried + 4e-4 / max(workers, 1)  # PIL takes about 0.4 ms
+    images, batch_size = fit((until - time.perf_counter()) / (6 * len(makers)), each, largest)  # 6 rounds
+    data = random_images(images)
+    loops = {name: make(data, seeded_model(model), device.type, batch_size) for name, make in makers.items()}
+    times = interleave({name: partial(timed, loop.run_epoch) for name, loop in loops.items()}, until=until)
+    return [row_of(f"training {model}, batch size {batch_size}", *pair, times, images) for pair in pairs]
 
 
-class LabLoop(Run):
-    """The laboratory's loop, an epoch a turn: all of it but what it writes.
-
-    ``data`` are images in place of the workload's, ``options`` such of ``TrainConfig`` besides.
-    """
-
-    def __init__(self, workload: Workload, data: ImageData | None = None, **options: Any) -> None:
-        taken = (
-            dict(micro_batch_size=workload.batch_size, rotation=workload.rotation, crop_padding=workload.padding)
-            | options
-        )
-        # It has to have a name, and not to end.
-        taken |= dict(data="cifar10", epochs=10_000, lr=LR, batch_size=workload.batch_size, accelerator=workload.device)
-        prepared = prepare(TrainConfig(**taken), data or workload.data())
-        record = NoRecord(Path(tempfile.gettempdir()))
-        super().__init__(Classification(prepared, workload.build_model(), record, Reporter()))
-
-    def __call__(self) -> float:
-        """Return the seconds of one epoch, and of a test on two images."""
-        return timed(self.run_epoch)
+def fit(seconds: float, each: float, largest: int) -> tuple[int, int]:
+    """Return the number of images and the batch size of a turn of ``seconds``, if an image takes ``each``."""
+    images = min(int(seconds / each), 50_000)  # as many as CIFAR-10 has
+    if images < 2:
+        raise RuntimeError(f"an image takes {each:.2g} s here, which is too long for the time given")
+    batch_size = min(largest, max(2, 2 ** ((images // 2).bit_length() - 1)))  # two batches, if possible
+    return images // batch_size * batch_size, batch_size
 
 
-class Pictures(Dataset[tuple[Any, int]]):
-    """Arrays in memory, each made a PIL image and transformed when it is asked for, as in torchvision's CIFAR10."""
+def random_images(n: int, size: int = 32) -> ImageData:
+    """Return ``n`` random images and two for a test, the same each time."""
+    generator, shape = torch.Generator().manual_seed(0), (n + 2, 3, size, size)
+    images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator, device="cpu")
+    labels = torch.randint(0, CLASSES, (n + 2,), generator=generator, device="cpu")
+    return ImageData("random", "drawn", images[:n], labels[:n], images[n:], labels[n:], classes=CLASSES, flip=True)
 
-    def __init__(self, workload: Workload) -> None:
-        data = workload.data()
-        self.data = np.ascontiguousarray(data.train_images.permute(0, 2, 3, 1).numpy())
-        self.targets: list[int] = data.train_labels.tolist()
-        self.transform = workload.transform()
 
-    def __getitem__(self, index: int) -> tuple[Any, int]:
-        return self.transform(Image.fromarray(self.data[index])), self.targets[index]
+def seeded_model(name: str, size: int = 32) -> nn.Module:
+    """Return a model of the laboratory, with the same weights each time."""
+    torch.manual_seed(0)
+    return build_model(name, 3, size, CLASSES)[0]
 
-    def __len__(self) -> int:
-        return len(self.data)
+
+def lab_loop(data: ImageData, model: nn.Module, device: str, batch_size: int, **options: Any) -> Run:
+    """Return a run of the laboratory that writes nothing."""
+    usual: dict[str, Any] = dict(data="cifar10", epochs=10_000, lr=LR, micro_batch_size=batch_size, crop_padding=4)
+    config = TrainConfig(batch_size=batch_size, accelerator=device, **{**usual, **options})
+    return Run(Classification(prepare(config, data), model, NoRecord(Path(tempfile.gettempdir())), Reporter()))
+
+
+class Pictures(CIFAR10):  # type: ignore[misc]
+    """Images in place of CIFAR-10's: arrays, made PIL images and augmented as in the published code when read."""
+
+    def __init__(self, data: ImageData, padding: int = 4, *more: nn.Module) -> None:
+        self.data = data.train_images.permute(0, 2, 3, 1).contiguous().numpy()
+        self.targets, self.target_transform = data.train_labels.tolist(), None
+        shift = [transforms.RandomCrop(data.image_size, padding=padding), transforms.RandomHorizontalFlip()]
+        normalize = transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+        self.transform = transforms.Compose([*shift, *more, transforms.ToTensor(), normalize])
 
 
 class LoaderLoop:
-    """A DataLoader over PIL images, and the published loop around it: an epoch a turn.
+    """The published loop around a DataLoader; workers are kept between epochs, so that their start is not timed."""
 
-    The DataLoader reads ``dataset`` in place of the workload's images, if there is one. Its ``workers`` are kept from
-    one epoch to the next, which the published loop does not do, so that their start is not counted.
-    """
-
-    def __init__(self, workload: Workload, workers: int, dataset: Dataset[Any] | None = None) -> None:
-        self.device = torch.device(workload.device)
-        self.model = workload.build_model().to(self.device).train()
-        groups = layer_groups(self.model, weight_decay=WEIGHT_DECAY, lr=LR, bias_norm_lr_scale=BIAS_NORM)
+    def __init__(self, dataset: Dataset[Any], workers: int, model: nn.Module, device: str, batch_size: int) -> None:
+        self.device, self.model = torch.device(device), model.to(device).train()
+        groups = layer_groups(model, weight_decay=WEIGHT_DECAY, lr=LR, bias_norm_lr_scale=BIAS_NORM)
         self.optimizer: Any = TVLARS(groups, LR, total_steps=1000)
-        self.loader = DataLoader(
-            dataset or Pictures(workload),
-            batch_size=workload.batch_size,
-            shuffle=True,
-            drop_last=True,
-            num_workers=workers,
-            pin_memory=self.device.type == "cuda",
-            persistent_workers=workers > 0,
-        )
+        kept: dict[str, Any] = dict(num_workers=workers, persistent_workers=workers > 0, pin_memory=device == "cuda")
+        self.loader = DataLoader(dataset, batch_size, shuffle=True, drop_last=True, **kept)
 
-    def __call__(self) -> float:
-        """Return the seconds of one epoch."""
-        return timed(self.epoch)
-
-    def epoch(self) -> tuple[float, int]:
-        """Train on all images once; return the sum of losses, and how many answers were right."""
+    def run_epoch(self) -> tuple[float, int]:
+        """Train on all images once; return the sum of the losses and the number of right answers."""
         total, correct = 0.0, 0
         for images, labels in self.loader:
             labels = labels.to(self.device, non_blocking=True)
-            logits = self.forward(images)
+            logits = self.model(images.to(self.device, non_blocking=True))
             loss = F.cross_entropy(logits, labels)
             self.optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -151,8 +117,3 @@ class LoaderLoop:
             total += loss.item()
             correct += int(logits.max(1)[1].eq(labels).sum().item())
         return total, correct
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the logits of images that the DataLoader has read."""
-        logits: Tensor = self.model(images.to(self.device, non_blocking=True))
-        return logits

@@ -1,26 +1,82 @@
-"""Results of ``tvlars bench``: rows of medians, quartiles and ratios, as JSON and as a table."""
+"""Contestants measured in turn, and what is found: medians, quartiles and ratios, as JSON and as a table."""
 
 from __future__ import annotations
 
 import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from itertools import groupby
 
-from rich.table import Table
-from rich.text import Text
+import numpy as np
+import torch
 
 from tvlars._machine import Machine
-from tvlars._reading import parse_json
-from tvlars.lab.bench.timing import Spread, ratio
-from tvlars.lab.console import console, say
+from tvlars.lab.console import say
 from tvlars.lab.files.marked import mark
 
-MS, IMAGES = "ms", "images/s"
+Turn = Callable[[], float]  # does an agreed amount of work, and returns the seconds that it took
+Times = dict[str, list[float]]  # seconds of each contestant in each round
+
+
+def interleave(turns: Mapping[str, Turn], rounds: int = 15, warm_up: int = 1, until: float = math.inf) -> Times:
+    """Measure all contestants in each of at most ``rounds`` rounds, in changing order: A B C, C B A, A B C.
+
+    So a change of the machine's speed affects all of them. ``warm_up`` rounds before are not measured. A round that
+    would end after ``until``, a time of ``time.perf_counter()``, is left out, but one round is always measured.
+    """
+    measured: list[dict[str, float]] = []
+    longest = 0.0
+    for number in range(warm_up + rounds):
+        start = time.perf_counter()
+        late = start + longest > until
+        if late and measured:
+            break
+        seconds = {name: turns[name]() for name in list(turns)[:: -1 if number % 2 else 1]}
+        if late or number >= warm_up:
+            measured.append(seconds)
+            longest = max(longest, time.perf_counter() - start)
+    return {name: [seconds[name] for seconds in measured] for name in turns}
+
+
+def timed(work: Callable[[], object], times: int = 1) -> float:
+    """Return the mean seconds of ``work`` over so many ``times``, until the device has finished it."""
+    wait: Callable[[], object] = torch.accelerator.synchronize if torch.accelerator.is_available() else lambda: None
+    wait()
+    start = time.perf_counter()
+    for _ in range(times):
+        work()
+    wait()
+    return (time.perf_counter() - start) / times
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median and quartiles of one number per round."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Return the spread of ``values``, at least one."""
+        return cls(*np.quantile(values, (0.5, 0.25, 0.75)).tolist())
+
+    def text(self, form: str = ".2f") -> str:
+        """Return text as in ``1.90 (1.80 to 1.97)``; ``form`` formats each of the three numbers."""
+        return f"{self.median:{form}} ({self.low:{form}} to {self.high:{form}})"
+
+
+def ratio(some: Sequence[float], base: Sequence[float]) -> Spread:
+    """Return the ratios of ``some`` to ``base`` in the same round."""
+    return Spread.of([a / b for a, b in zip(some, base, strict=True)])
 
 
 @dataclass(frozen=True)
 class Row:
-    """One contestant beside another one: ``value`` is its own, ``ratio`` that to the other's in the same round."""
+    """One contestant beside another: ``value`` is its own, ``ratio`` is to the other's value in the same round."""
 
     part: str
     what: str
@@ -30,23 +86,23 @@ class Row:
     ratio: Spread
     rounds: int
 
-    def cells(self) -> tuple[str, str, str, str]:
-        """Return the contestant, its value, the ratio in words, and the one beside it."""
-        form, words = (",.0f", "as fast") if self.unit == IMAGES else (",.2f", "as long")
-        return (self.what, f"{self.value.median:{form}} {self.unit}", f"{self.ratio.text()} x {words} as", self.beside)
+    def __str__(self) -> str:
+        form, words = (",.2f", "as long") if self.unit == "ms" else (",.0f", "as fast")
+        value = f"{self.value.median:{form}} {self.unit}"
+        return f"{self.what:32} {value:>16}   {self.ratio.text()} x {words} as {self.beside}"
 
 
-def row_of(part: str, what: str, beside: str, times: dict[str, list[float]], images: int | None = None) -> Row:
-    """Return a row of milliseconds a step or, where every time is that of so many ``images``, of images a second."""
+def row_of(part: str, what: str, beside: str, times: Times, images: int = 0) -> Row:
+    """Return a row of milliseconds per step or, if each time is that of so many ``images``, of images per second."""
     own, other = times[what], times[beside]
-    if images is None:
-        return Row(part, what, beside, MS, Spread.of([1e3 * s for s in own]), ratio(own, other), len(own))
-    return Row(part, what, beside, IMAGES, Spread.of([images / s for s in own]), ratio(other, own), len(own))
+    if images:
+        return Row(part, what, beside, "images/s", Spread.of([images / s for s in own]), ratio(other, own), len(own))
+    return Row(part, what, beside, "ms", Spread.of([1e3 * s for s in own]), ratio(own, other), len(own))
 
 
 @dataclass
 class BenchResult:
-    """All rows, and what could not be measured and why."""
+    """All rows, and notes on what could not be measured."""
 
     machine: Machine
     version: str
@@ -55,34 +111,12 @@ class BenchResult:
     notes: list[str] = field(default_factory=list)
 
     def to_json(self) -> str:
-        """Return all of it as text; :meth:`from_json` reads it back."""
+        """Return the result as text in JSON."""
         return json.dumps({"made_by": mark("bench"), **asdict(self)}, indent=1) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str) -> BenchResult:
-        """Read what :meth:`to_json` has written."""
-        values: dict[str, Any] = parse_json(text)
-        values.pop("made_by", None)
-        rows = [
-            Row(**{**row, "value": Spread(**row["value"]), "ratio": Spread(**row["ratio"])}) for row in values["rows"]
-        ]
-        return cls(**{**values, "machine": Machine(**values["machine"]), "rows": rows})
 
     def print(self) -> None:
         """Print the table to standard output."""
-        title = f"tvlars {self.version}: medians (quartiles); random images of 32 x 32"
-        table = Table(title=title, title_justify="left", show_header=False)
-        table.add_column(min_width=20)
-        table.add_column(justify="right", no_wrap=True)
-        table.add_column(no_wrap=True)
-        table.add_column(min_width=12)
-        for part in dict.fromkeys(row.part for row in self.rows):
-            table.add_section()
-            table.add_row(Text(part, style="bold"))
-            for row in self.rows:
-                if row.part == part:
-                    table.add_row(*row.cells())
-        say(str(self.machine))
-        console().print(table, soft_wrap=False)
-        for note in self.notes:
-            say(f"note: {note}")
+        say(str(self.machine), f"tvlars {self.version}: medians (quartiles); random images of 32 x 32")
+        for part, rows in groupby(self.rows, lambda row: row.part):
+            say("", part, *(f"  {row}" for row in rows))
+        say("", *(f"note: {note}" for note in self.notes))
