@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from tvlars.lab import ImageData, load_data
@@ -11,3 +13,9 @@ from tvlars.lab import ImageData, load_data
 def digits() -> ImageData:
     """scikit-learn's digits; no test changes them."""
     return load_data("digits")
+
+
+@pytest.fixture(scope="session")
+def few(digits: ImageData) -> ImageData:
+    """The first 700 training images of the digits, as many batches of 128 per epoch as all have of 256: five."""
+    return replace(digits, train_images=digits.train_images[:700], train_labels=digits.train_labels[:700])

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.command import Command
 from tests.lab.data.folders import read, write, write_classes
 from tvlars.lab import ImageData, UsageError
 from tvlars.lab.data import decoded
@@ -36,11 +35,9 @@ def test_two_processes_decode_a_folder_once(tmp_path: Path) -> None:
     write_classes(tmp_path / "data", count=20)
     expected = read(tmp_path / "data", image_size=8).fingerprint
     environment = {**os.environ, "TVLARS_CACHE": str(tmp_path / "cache")}
-    command = [sys.executable, "-c", PROCESS, str(tmp_path / "data"), str(tmp_path)]
-    both = [
-        subprocess.Popen([*command, name], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for name in ("first", "second")
-    ]
+    (tmp_path / "process.py").write_text(PROCESS)
+    command = [tmp_path / "process.py", tmp_path / "data", tmp_path]
+    both = [Command([*command, name], tmp_path, environment, program="python") for name in ("first", "second")]
     for process in both:
         out, err = process.communicate(timeout=300)
         assert out.split() == [expected.train.pixels, expected.test.pixels], err

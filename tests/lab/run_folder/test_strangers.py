@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import json
 import pickle
-import subprocess
-import sys
 import zipfile
 from collections import OrderedDict
 from dataclasses import replace
@@ -17,6 +15,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.command import python
 from tvlars.lab import TrainConfig, UsageError
 from tvlars.lab.files.disk import digest_of
 from tvlars.lab.processes.fabric import make_fabric
@@ -448,7 +447,6 @@ def test_nothing_of_a_forged_file_is_executed(tmp_path: Path, processes: Process
     train(TrainConfig(out=run, epochs=1, precision="32-true", accelerator="cpu"), reporter=Reporter())
     path = small_checkpoint(run, processes)
     as_format_1(path)
-    child = [sys.executable, "-m", "tests.lab.run_folder.forged_pickles", str(run), "2000"]
-    done = subprocess.run(child, capture_output=True, text=True, timeout=600, cwd=Path(__file__).parents[3])
+    done = python("-m", "tests.lab.run_folder.forged_pickles", run, 2000, cwd=Path(__file__).parents[3], timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1] == "2000 refused"

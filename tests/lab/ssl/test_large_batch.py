@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 loss = pytest.importorskip("lightly.loss", reason="the extra 'lab' (lightly) is not installed")
 
+from tests.lab.processes.processes import in_processes  # noqa: E402
 from tvlars.lab.ssl.large_batch import Views, exact_backward  # noqa: E402
 
 LOSSES: dict[str, Callable[[], nn.Module]] = {
@@ -121,27 +122,24 @@ SHARES = [[[12], [12]], [[4, 8], [6, 6]], [[5, 5], [7, 7]]]
 """Lengths of the parts that each of two processes has."""
 
 
-def _rank(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+def one_of_two(folder: Path) -> None:
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
     found = {}
-    try:
-        for name in LOSSES:
-            for shares in SHARES:
-                before = sum(len(share) for share in shares[:rank])
-                own = split([n for share in shares for n in share])[before : before + len(shares[rank])]
-                model = DistributedDataParallel(encoder())
-                value = exact_backward(model, own, LOSSES[name](), no_sync=model.no_sync)
-                found[f"{name} {shares}"] = [value, *gradients(model)]
-        torch.save(found, f"{folder}/{rank}.pt")
-    finally:
-        dist.destroy_process_group()
+    for name in LOSSES:
+        for shares in SHARES:
+            before = sum(len(share) for share in shares[:rank])
+            own = split([n for share in shares for n in share])[before : before + len(shares[rank])]
+            model = DistributedDataParallel(encoder())
+            value = exact_backward(model, own, LOSSES[name](), no_sync=model.no_sync)
+            found[f"{name} {shares}"] = [value, *gradients(model)]
+    torch.save(found, folder / f"{rank}.pt")
 
 
 @pytest.fixture(scope="module")
 def of_two_processes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, list[Tensor]]]:
     folder = tmp_path_factory.mktemp("ranks")
-    mp.spawn(_rank, (str(folder),), nprocs=2)
+    in_processes(2, one_of_two, folder, log=folder / "log")
     return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
 
 

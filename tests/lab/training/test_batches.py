@@ -82,11 +82,11 @@ def test_images_are_fetched_a_step_ahead(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.parametrize("kept", [2**28, 0], ids=["views are kept", "views are made twice"])
 def test_self_supervised_batches_are_fetched_ahead_and_stay_what_they_are(
-    tmp_path: Path, digits: ImageData, monkeypatch: pytest.MonkeyPatch, kept: int
+    tmp_path: Path, few: ImageData, monkeypatch: pytest.MonkeyPatch, kept: int
 ) -> None:
     pytest.importorskip("lightly.loss", reason="the extra 'lab' (lightly) is not installed")
     monkeypatch.setattr("tvlars.lab.training.pretraining.KEPT_BYTES", kept)
-    options = dict(QUICK, task="simclr", projector="16", evaluations="none", batch_size=300, micro_batch_size=100)
+    options = dict(QUICK, task="simclr", projector="16", evaluations="none", batch_size=150, micro_batch_size=50)
     ahead: list[bool] = []
     take = Feed.take
 
@@ -94,10 +94,10 @@ def test_self_supervised_batches_are_fetched_ahead_and_stay_what_they_are(
         ahead.append(feed._next is not None and torch.equal(feed._next[0], index))
         return take(feed, index, then)
 
-    train(TrainConfig(**options, out=tmp_path / "device"), data=digits, reporter=Reporter())
+    train(TrainConfig(**options, out=tmp_path / "device"), data=few, reporter=Reporter())
     monkeypatch.setattr("tvlars.lab.training.batches.fits", lambda data, device: False)
     monkeypatch.setattr(Feed, "take", spy)
-    train(TrainConfig(**options, out=tmp_path / "host"), data=digits, reporter=Reporter())
+    train(TrainConfig(**options, out=tmp_path / "host"), data=few, reporter=Reporter())
     turns = 1 if kept else 2  # 2 epochs of 4 batches of 3 parts
     assert ahead == 2 * [False, *[True] * (4 * 3 * turns - 1)]
     device, host = (torch.load(tmp_path / name / "weights.pt", weights_only=True) for name in ("device", "host"))

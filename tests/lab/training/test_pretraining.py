@@ -6,8 +6,6 @@ import json
 import math
 import re
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ import torch
 
 pytest.importorskip("lightly.loss", reason="the extra 'lab' (lightly) is not installed")
 
+from tests.command import tvlars
 from tvlars.cli import main
 from tvlars.lab import (
     CompareConfig,
@@ -101,14 +100,14 @@ def test_fine_tuning_after_training_on_a_terminal(tmp_path: Path, digits: ImageD
 
 
 def test_weights_are_safe_when_an_evaluation_fails(
-    tmp_path: Path, digits: ImageData, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, few: ImageData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*_: Any, **__: Any) -> None:
         raise RuntimeError("no luck")
 
     monkeypatch.setattr("tvlars.lab.training.pretraining.evaluate_features", fails)
     with pytest.raises(RuntimeError, match="no luck"):
-        quick(tmp_path / "run", digits, epochs=1, evaluations="linear")
+        quick(tmp_path / "run", few, epochs=1, evaluations="linear")
     run = load_run(tmp_path / "run")
     assert run.status == "failed"
     run.model()
@@ -133,7 +132,7 @@ def test_damaged_evaluations_are_said(one: Path, tmp_path: Path) -> None:
     ]
 
 
-def test_parts_of_a_batch_change_views_and_loss_no_more_than_batch_norm_does(tmp_path: Path, digits: ImageData) -> None:
+def test_parts_of_a_batch_change_views_and_loss_no_more_than_batch_norm_does(tmp_path: Path, few: ImageData) -> None:
     """The draws are the batch's: with batch norm still, losses are the same however it is split."""
 
     class Still(BarlowTwins):
@@ -144,23 +143,23 @@ def test_parts_of_a_batch_change_views_and_loss_no_more_than_batch_norm_does(tmp
     losses = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(METHODS, "barlow-twins", Still)
-        for size in (256, 100, 64):
-            folder = quick(tmp_path / str(size), digits, micro_batch_size=size, epochs=1, optimizer="lars")
+        for size in (128, 50, 32):
+            folder = quick(tmp_path / str(size), few, batch_size=128, micro_batch_size=size, epochs=1, optimizer="lars")
             losses.append(pd.read_csv(folder / "steps.csv")["loss"].tolist())
     for other in losses[1:]:
         assert other == pytest.approx(losses[0], rel=2e-4)
 
 
-def test_labels_are_not_needed_and_change_nothing(tmp_path: Path, digits: ImageData) -> None:
+def test_labels_are_not_needed_and_change_nothing(tmp_path: Path, few: ImageData) -> None:
     """Shuffled labels give the same losses, bit for bit, and data without labels can be trained on."""
-    zeros = {name: torch.zeros_like(getattr(digits, name)) for name in ("train_labels", "test_labels")}
-    shuffled = replace(digits, train_labels=digits.train_labels.roll(1))
+    zeros = {name: torch.zeros_like(getattr(few, name)) for name in ("train_labels", "test_labels")}
+    shuffled = replace(few, train_labels=few.train_labels.roll(1))
     losses = [
         pd.read_csv(quick(tmp_path / name, data, seed=3) / "steps.csv")["loss"].tolist()
-        for name, data in (("a", digits), ("b", shuffled))
+        for name, data in (("a", few), ("b", shuffled))
     ]
     assert losses[0] == losses[1]
-    unlabelled = replace(digits, classes=1, class_names=("x",), **zeros)
+    unlabelled = replace(few, classes=1, class_names=("x",), **zeros)
     run = load_run(quick(tmp_path / "c", unlabelled, seed=3))
     assert run.steps["train_accuracy"].isna().all()
     assert math.isnan(float(run.test_accuracy or 0.0))
@@ -170,7 +169,7 @@ def test_labels_are_not_needed_and_change_nothing(tmp_path: Path, digits: ImageD
     assert ">nan<" not in page
 
 
-def test_collapse_is_noticed(tmp_path: Path, digits: ImageData) -> None:
+def test_collapse_is_noticed(tmp_path: Path, few: ImageData) -> None:
     """BYOL whose loss pulls everything together: no predictor, no target."""
     notes: list[str] = []
 
@@ -193,17 +192,17 @@ def test_collapse_is_noticed(tmp_path: Path, digits: ImageData) -> None:
         patch.setitem(METHODS, "barlow-twins", Collapsing)
         folder = tmp_path / "run"
         folder.mkdir()
-        config = TrainConfig(**{**QUICK, "epochs": 6}, optimizer="adamw", lr=0.02)
-        train(config, data=digits, folder=folder, reporter=Listening())
+        config = TrainConfig(**{**QUICK, "epochs": 6}, batch_size=128, optimizer="adamw", lr=0.02)
+        train(config, data=few, folder=folder, reporter=Listening())
     assert any(note.startswith("collapse after epoch") and "embeddings" in note for note in notes)
     assert load_run(folder).representation["embedding_std"].iloc[-1] < 0.1
 
 
-def test_mixed_precision_trains(tmp_path: Path, digits: ImageData) -> None:
+def test_mixed_precision_trains(tmp_path: Path, few: ImageData) -> None:
     """Fabric's backward is used, which mixed precision insists on."""
     losses = []
     for precision in ("32-true", "bf16-mixed"):
-        folder = quick(tmp_path / precision, digits, epochs=1, precision=precision, micro_batch_size=128)
+        folder = quick(tmp_path / precision, few, epochs=1, precision=precision, batch_size=128, micro_batch_size=64)
         losses.append(pd.read_csv(folder / "steps.csv")["loss"].tolist())
     assert losses[1] != losses[0]
     assert losses[1] == pytest.approx(losses[0], rel=0.1)
@@ -222,13 +221,10 @@ def test_compare_has_the_linear_probe_as_its_headline(tmp_path: Path, digits: Im
     assert "highest mean linear-probe accuracy" in (tmp_path / "c" / "report.html").read_text()
 
 
-def test_nan_loss_stops_with_its_own_error(tmp_path: Path, digits: ImageData) -> None:
+def test_nan_loss_stops_with_its_own_error(tmp_path: Path, few: ImageData) -> None:
     with pytest.raises(DivergedError, match="not finite at step"):
-        quick(tmp_path / "run", digits, optimizer="sgd", lr=1e25, epochs=3)
+        quick(tmp_path / "run", few, optimizer="sgd", lr=1e25, epochs=3)
     assert load_run(tmp_path / "run").status == "diverged"
-
-
-# -- presets ----------------------------------------------------------------------------------------------------
 
 
 # -- the command line -------------------------------------------------------------------------------------------
@@ -266,8 +262,8 @@ def test_bad_input_is_one_sentence(arguments: str, sentence: str, capsys: pytest
 
 @pytest.mark.slow
 def test_ssl_command_prints_probe_and_baseline(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tvlars", "ssl", "--data", "digits", "--epochs", "3", "--projector", "64-64"]
-    done = subprocess.run([*command, "--out", str(tmp_path / "r")], capture_output=True, text=True, timeout=300)
+    command = ["ssl", "--data", "digits", "--epochs", "3", "--projector", "64-64", "--out", tmp_path / "r"]
+    done = tvlars(*command, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "views    crops of 50% to 100% of the area" in done.stdout
     assert "linear probe " in done.stdout

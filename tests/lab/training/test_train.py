@@ -24,7 +24,7 @@ from tvlars.lab.models import MODELS
 from tvlars.lab.training.description import describe_batch
 from tvlars.lab.training.progress import Reporter
 
-QUICK: dict[str, Any] = dict(epochs=2, precision="32-true", accelerator="cpu")
+QUICK: dict[str, Any] = dict(epochs=2, batch_size=128, precision="32-true", accelerator="cpu")
 
 
 class Plain(nn.Module):
@@ -48,7 +48,7 @@ def test_micro_batches_give_the_batchs_own_gradient(
     weights, losses = [], []
     for size in (250, micro_batch_size):
         config = TrainConfig(
-            model="plain", batch_size=250, micro_batch_size=size, augment=False, optimizer="sgd", **QUICK
+            model="plain", micro_batch_size=size, augment=False, optimizer="sgd", **{**QUICK, "batch_size": 250}
         )
         folder = tmp_path / str(len(weights))
         folder.mkdir()
@@ -96,18 +96,16 @@ def test_weights_in_the_folder_are_the_trained_ones(tmp_path: Path, digits: Imag
     assert accuracy == pytest.approx(result.test_accuracy, abs=0.01)
 
 
-def test_a_seed_decides_everything(tmp_path: Path, digits: ImageData) -> None:
+def test_a_seed_decides_everything(tmp_path: Path, few: ImageData) -> None:
     losses = []
     for i, seed in enumerate((3, 3, 4)):
-        train(TrainConfig(seed=seed, out=tmp_path / str(i), **QUICK), data=digits)
+        train(TrainConfig(seed=seed, out=tmp_path / str(i), **QUICK), data=few)
         losses.append(pd.read_csv(tmp_path / str(i) / "steps.csv")["loss"].tolist())
     assert losses[0] == losses[1]
     assert losses[0] != losses[2]
 
 
-def test_every_optimizer_sees_the_same_samples(
-    tmp_path: Path, digits: ImageData, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_optimizer_sees_the_same_samples(tmp_path: Path, few: ImageData, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[list[float]] = []
 
     def spy(images: Tensor, *arguments: Any) -> Tensor:
@@ -120,16 +118,16 @@ def test_every_optimizer_sees_the_same_samples(
     monkeypatch.setattr("tvlars.lab.training.batches.crop_and_flip", spy)
     for optimizer in ("tvlars", "lamb", "adamw"):
         seen.append([])
-        train(TrainConfig(optimizer=optimizer, out=tmp_path / optimizer, **QUICK), data=digits)
+        train(TrainConfig(optimizer=optimizer, out=tmp_path / optimizer, **QUICK), data=few)
     assert seen[0] == seen[1] == seen[2]
 
 
-def test_a_diverged_run_stops_says_where_and_keeps_its_record(tmp_path: Path, digits: ImageData) -> None:
+def test_a_diverged_run_stops_says_where_and_keeps_its_record(tmp_path: Path, few: ImageData) -> None:
     config = TrainConfig(optimizer="sgd", lr=1e18, schedule="constant", out=tmp_path / "run", **QUICK)
     with pytest.raises(
         DivergedError, match=r"sgd diverged: the loss was not finite at step \d+ with lr 1e\+18"
     ) as error:
-        train(config, data=digits)
+        train(config, data=few)
     steps = pd.read_csv(tmp_path / "run" / "steps.csv")
     assert len(steps) == error.value.step
     assert not math.isfinite(steps["loss"].iloc[-1])
@@ -175,19 +173,19 @@ def test_labels_and_images_must_fit(digits: ImageData) -> None:
         replace(digits, test_images=digits.test_images[:0], test_labels=digits.test_labels[:0])
 
 
-def test_an_interrupted_run_keeps_its_record(tmp_path: Path, digits: ImageData) -> None:
+def test_an_interrupted_run_keeps_its_record(tmp_path: Path, few: ImageData) -> None:
     with pytest.raises(KeyboardInterrupt):
-        train(TrainConfig(out=tmp_path / "run", **QUICK), data=digits, reporter=StopAt(step=8, error=KeyboardInterrupt))
+        train(TrainConfig(out=tmp_path / "run", **QUICK), data=few, reporter=StopAt(step=8, error=KeyboardInterrupt))
     assert pd.read_csv(tmp_path / "run" / "steps.csv")["step"].tolist() == list(range(1, 9))
     assert pd.read_csv(tmp_path / "run" / "epochs.csv")["epoch"].tolist() == [1]
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "interrupted"
     assert (tmp_path / "run" / "weights.pt").is_file()
 
 
-def test_tensorboard_has_every_row(tmp_path: Path, digits: ImageData) -> None:
+def test_tensorboard_has_every_row(tmp_path: Path, few: ImageData) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    train(TrainConfig(tensorboard=True, out=tmp_path / "run", **QUICK), data=digits)
+    train(TrainConfig(tensorboard=True, out=tmp_path / "run", **QUICK), data=few)
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
     events.Reload()
     logged = {name: [(e.step, e.value) for e in events.Scalars(name)] for name in events.Tags()["scalars"]}
@@ -201,7 +199,7 @@ def test_tensorboard_has_every_row(tmp_path: Path, digits: ImageData) -> None:
 
 
 def test_a_compiled_model_trains_and_saves_plain_weights(
-    tmp_path: Path, digits: ImageData, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, few: ImageData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The compiler itself is left out: it takes a minute, and is torch's to test."""
     plain = torch.compile
@@ -215,7 +213,7 @@ def test_a_compiled_model_trains_and_saves_plain_weights(
     losses, names = [], []
     for flag in (False, True):
         folder = tmp_path / str(flag)
-        train(TrainConfig(compile=flag, out=folder, **QUICK), data=digits)
+        train(TrainConfig(compile=flag, out=folder, **QUICK), data=few)
         losses.append(pd.read_csv(folder / "steps.csv")["loss"].tolist())
         names.append(list(torch.load(folder / "weights.pt", weights_only=True)))
     assert compiled
@@ -224,7 +222,7 @@ def test_a_compiled_model_trains_and_saves_plain_weights(
 
 
 def test_a_compiler_that_does_not_work_is_one_sentence(
-    tmp_path: Path, digits: ImageData, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, few: ImageData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = torch.compile
 
@@ -244,42 +242,42 @@ def test_a_compiler_that_does_not_work_is_one_sentence(
         torch._dynamo.reset()
         monkeypatch.setattr(torch, "compile", kind)
         with pytest.raises(UsageError, match=f"^compile must be false on this machine, .* does not work: .*{reason}$"):
-            train(TrainConfig(compile=True, out=tmp_path / reason[:5], **QUICK), data=digits, reporter=Reporter())
+            train(TrainConfig(compile=True, out=tmp_path / reason[:5], **QUICK), data=few, reporter=Reporter())
     assert load_run(tmp_path / "Runti").status == "failed"
 
 
-def test_rotation_and_init_change_the_run(tmp_path: Path, digits: ImageData) -> None:
+def test_rotation_and_init_change_the_run(tmp_path: Path, few: ImageData) -> None:
     losses = []
     for i, options in enumerate(({}, {"rotation": 10.0}, {"init": "xavier_normal"})):
-        train(TrainConfig(out=tmp_path / str(i), **options, **QUICK), data=digits)  # type: ignore[arg-type]
+        train(TrainConfig(out=tmp_path / str(i), **options, **QUICK), data=few)  # type: ignore[arg-type]
         losses.append(pd.read_csv(tmp_path / str(i) / "steps.csv")["loss"].iloc[0])
     assert len(set(losses)) == 3
 
 
-def test_an_existing_folder_is_never_written_over(tmp_path: Path, digits: ImageData) -> None:
+def test_an_existing_folder_is_never_written_over(tmp_path: Path, few: ImageData) -> None:
     (tmp_path / "precious").write_text("results")
     with pytest.raises(UsageError, match="out must be a new or empty folder"):
-        train(TrainConfig(out=tmp_path, **QUICK), data=digits)
+        train(TrainConfig(out=tmp_path, **QUICK), data=few)
     assert [f.name for f in tmp_path.iterdir()] == ["precious"]
     with pytest.raises(UsageError, match="out must be a new or empty folder"):
-        train(TrainConfig(out=tmp_path / "precious", **QUICK), data=digits)
+        train(TrainConfig(out=tmp_path / "precious", **QUICK), data=few)
 
 
-def test_a_device_that_is_missing_is_named(tmp_path: Path, digits: ImageData) -> None:
+def test_a_device_that_is_missing_is_named(tmp_path: Path, few: ImageData) -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has a CUDA device, so that asking for one is no error")
     with pytest.raises(UsageError, match="accelerator must be auto or cpu on this machine, which has no such device"):
-        train(TrainConfig(accelerator="cuda", out=tmp_path / "run"), data=digits)
+        train(TrainConfig(accelerator="cuda", out=tmp_path / "run"), data=few)
     assert not (tmp_path / "run").exists()
 
 
-def test_an_interrupt_that_something_swallows_acts_at_the_next_step(digits: ImageData, tmp_path: Path) -> None:
+def test_an_interrupt_that_something_swallows_acts_at_the_next_step(few: ImageData, tmp_path: Path) -> None:
     def swallow() -> None:
         with contextlib.suppress(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        train(TrainConfig(out=tmp_path / "run", **QUICK), data=digits, reporter=StopAt(step=3, error=swallow))
+        train(TrainConfig(out=tmp_path / "run", **QUICK), data=few, reporter=StopAt(step=3, error=swallow))
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert (summary["status"], summary["steps"]) == ("interrupted", 3)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
