@@ -267,7 +267,7 @@ def test_a_run_goes_on_where_it_is(
     said = "tvlars: out must not be given with --resume here, which is where the run goes on, got 'there'\n"
     assert capsys.readouterr().err == said
     assert main(["train", "--resume", "here", "--epochs", "2"]) == 2
-    assert "one whose config is another: epochs 1 there, 2 here" in capsys.readouterr().err
+    assert "the config differs: epochs 1 there, 2 here" in capsys.readouterr().err
     assert not (tmp_path / "there").exists()
 
 

@@ -283,7 +283,7 @@ def test_a_run_that_fails_in_vain_costs_no_other_run(
 def test_a_folder_holds_one_comparison_at_a_time(undisturbed: Comparison, tmp_path: Path) -> None:
     with locked(undisturbed.folder), pytest.raises(LockedError, match="another comparison works in"):
         quietly(small(undisturbed.folder))
-    with pytest.raises(UsageError, match=r"tvlars-b256-s0' is one whose config is another: augment True there, False"):
+    with pytest.raises(UsageError, match=r"tvlars-b256-s0' the config differs: augment True there, False"):
         quietly(small(undisturbed.folder, augment=False))
     (tmp_path / "mine").touch()
     with pytest.raises(UsageError, match=r"out must be a new or empty folder, and .* holds something already"):

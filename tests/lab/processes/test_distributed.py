@@ -228,7 +228,7 @@ def on_a_full_disk(folder: Path, how: str) -> None:
     train(config, data=odd_digits(), reporter=Full())
     if dist.get_rank() == 0:
         why = {"limit": "File too large", "one": "No space left on device"}[how]
-        assert notes == [f"checkpoint of step 3 could not be saved ({why}); those before are kept"]
+        assert notes == [f"checkpoint of step 3 could not be saved ({why}); earlier ones are kept"]
         assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["000000009", "000000010"]
 
 

@@ -324,12 +324,12 @@ def finished_without_a_row(folder: Path, few: ImageData) -> None:
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (others_config, "is none that is known here: unknown option 'model_type'"),
+        (others_config, "cannot be read: unknown option 'model_type'"),
         (others_list, "holds something else"),
         (others_checkpoints, "all are damaged"),
-        (a_comparison, "is none that is known here: unknown option 'base'"),
+        (a_comparison, "cannot be read: unknown option 'base'"),
         (a_picture, "holds something else"),
-        (of_other_options, "is one whose config is another: seed 5 there, 0 here"),
+        (of_other_options, "the config differs: seed 5 there, 0 here"),
         (finished_without_a_row, "has finished, lacks some of its results and has no checkpoint"),
     ],
 )
@@ -374,7 +374,7 @@ def test_files_that_a_power_cut_took_are_made_again(
     # Checkpoints have the rows of all epochs, and those of the steps of the epoch that they are in.
     without = lost == ["steps.csv"]
     assert run.steps["step"].tolist() == list(range(6 if without else 1, 16))
-    assert ("warning  steps.csv lacks 5 of the 8 rows before" in said) == without
+    assert ("warning  steps.csv lacks 5 of the first 8 rows" in said) == without
 
 
 def test_rows_before_a_checkpoint_are_on_the_disk_before_it(
@@ -408,9 +408,9 @@ def test_a_run_that_was_cut_off_before_it_wrote_anything_begins(tmp_path: Path, 
 
 
 def test_what_differs_is_said(tmp_path: Path, cut: Path, few: ImageData) -> None:
-    with pytest.raises(UsageError, match=r"whose config is another: optimizer 'tvlars' there, 'lamb' here$"):
+    with pytest.raises(UsageError, match=r"the config differs: optimizer 'tvlars' there, 'lamb' here$"):
         resume(cut, cut, few, optimizer="lamb")
-    with pytest.raises(UsageError, match=r"whose config is another: epochs 3 there, 4 here$"):
+    with pytest.raises(UsageError, match=r"the config differs: epochs 3 there, 4 here$"):
         resume(cut, cut, few, epochs=4)
     fewer = replace(few, train_images=few.train_images[:500], train_labels=few.train_labels[:500])
     with pytest.raises(UsageError, match=r"but have changed: class '0' had 62 training images, and has 40 now"):
@@ -420,9 +420,7 @@ def test_what_differs_is_said(tmp_path: Path, cut: Path, few: ImageData) -> None
     path = folder / "checkpoints" / "000000008"
     manifest = json.loads((path / "manifest.json").read_text())
     (folder / "config.json").unlink()  # then the checkpoints alone say what they are of
-    with pytest.raises(
-        UsageError, match=r"a checkpoint of this run, but its config is another: epochs 3 there, 4 here$"
-    ):
+    with pytest.raises(UsageError, match=r"a checkpoint of this run, but its config differs: epochs 3 there, 4 here$"):
         resume(cut, folder, few, epochs=4)
     later = {**manifest, "format": 99, "tvlars": "7.0", "unheard_of": True}
     (path / "manifest.json").write_text(json.dumps({**later, "digest": digest_of(later)}))
@@ -459,7 +457,7 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_says_so(
     monkeypatch.setattr(checkpoint, "write_synced", full)
     with pytest.raises(SystemExit):
         train(TrainConfig(out=tmp_path / "run", **QUICK), data=few, reporter=Notes(step=5))
-    assert notes == ["checkpoint of step 4 could not be saved (No space left on device); those before are kept"]
+    assert notes == ["checkpoint of step 4 could not be saved (No space left on device); earlier ones are kept"]
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["000000002"]
 
 
@@ -491,8 +489,8 @@ def test_a_full_disk_makes_rows_wait_and_loses_none(
     train(replace(config, out=tmp_path / "whole"), data=few, reporter=Reporter())
     assert_same(tmp_path / "whole", tmp_path / "run")
     waiting, written = notes
-    assert waiting.endswith("csv: No space left on device; rows wait for room, and the run goes on")
-    assert written == "rows that were waiting for the disk are written, none is lost"
+    assert waiting.endswith("csv: No space left on device; rows wait in memory, and the run continues")
+    assert written == "all waiting rows are written, none is lost"
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -516,7 +514,7 @@ def test_a_finished_run_is_not_run_again(tmp_path: Path, few: ImageData) -> None
     assert {file: file.stat().st_mtime_ns for file in (tmp_path / "run").glob("*.*")} == before
     assert again.test_accuracy == pytest.approx(first.test_accuracy, rel=1e-6)
     assert again.epochs[-1].step == first.epochs[-1].step
-    with pytest.raises(UsageError, match="one whose config is another: seed 0 there, 5 here"):
+    with pytest.raises(UsageError, match="the config differs: seed 0 there, 5 here"):
         train(replace(config, resume=True, seed=5), data=few, reporter=Reporter())
 
 
@@ -582,7 +580,7 @@ def test_what_is_done_again_is_said(tmp_path: Path, cut: Path, few: ImageData) -
     shutil.copytree(cut, folder)
     shutil.rmtree(folder / "checkpoints")
     said = resume(cut, folder, few, stop=1)
-    assert "there is no checkpoint yet, the run begins, and epochs that were done are done again: 1" in said
+    assert "there is no checkpoint yet, so the run begins, and repeats epochs: 1" in said
 
 
 def test_sigterm_while_sharpness_is_measured_is_obeyed_and_loses_no_measurement(
@@ -633,7 +631,7 @@ def test_why_a_run_ended_comes_before_what_a_full_disk_says_of_it(
     with pytest.raises(error):
         train(TrainConfig(out=tmp_path / "run", **{**QUICK, **options}), data=few, reporter=Full())
     name = "summary.json" if options else "weights.pt"
-    assert notes[-1] == f"cannot write {tmp_path / 'run' / name}: No space left on device; the record ends before"
+    assert notes[-1] == f"cannot write {tmp_path / 'run' / name}: No space left on device; the record is incomplete"
 
 
 def test_layer_statistics_and_profiles_withhold_neither_checkpoints_nor_weights(
@@ -658,7 +656,7 @@ def test_layer_statistics_and_profiles_withhold_neither_checkpoints_nor_weights(
     config = TrainConfig(out=tmp_path / "run", layer_stats=1, profile=True, **QUICK)
     train(config, data=few, reporter=Taken())
     said = "\n".join(notes)
-    assert "cannot write layer statistics: File exists; they wait, and the run goes on" in said
+    assert "cannot write layer statistics: File exists; they wait in memory, and the run continues" in said
     assert "cannot write layer statistics: File exists; those of the last steps are lost" in said
     assert "trace.json.gz cannot be written: " in said
     assert "profile.json cannot be written: Is a directory" in said
@@ -675,7 +673,7 @@ def test_weights_that_are_there_are_kept_where_a_run_begins_anew(tmp_path: Path,
     (folder / "summary.json").write_text('{"sta')
     weights = (folder / "weights.pt").read_bytes()
     said = resume(cut, folder, few, stop=1)
-    assert "epochs that were done are done again: 3; weights that were there are in weights-before.pt" in said
+    assert "repeats epochs: 3; earlier weights are in weights-before.pt" in said
     assert (folder / "weights-before.pt").read_bytes() == weights
 
 
@@ -703,7 +701,7 @@ def test_a_checkpoint_of_an_earlier_version_lacks_options(tmp_path: Path, cut: P
     forge(path, **manifest)
     assert "resumed  after step 8" in resume(cut, folder, few, stop=9)
     (folder / "config.json").unlink()
-    with pytest.raises(UsageError, match=r"its config is another: rotation 0\.0 there, 5\.0 here"):
+    with pytest.raises(UsageError, match=r"its config differs: rotation 0\.0 there, 5\.0 here"):
         resume(cut, folder, few, rotation=5.0)
 
 
@@ -730,7 +728,7 @@ def test_evaluations_are_those_of_the_run(tmp_path: Path, few: ImageData) -> Non
     options: dict[str, Any] = dict(task="simclr", projector="32", epochs=1, precision="32-true", accelerator="cpu")
     config = TrainConfig(out=tmp_path / "run", evaluations="knn", **options)
     train(config, data=few, reporter=Reporter())
-    with pytest.raises(UsageError, match="config is another: evaluations 'knn' there, 'linear' here"):
+    with pytest.raises(UsageError, match="config differs: evaluations 'knn' there, 'linear' here"):
         train(replace(config, evaluations="linear", resume=True), data=few, reporter=Reporter())
 
 

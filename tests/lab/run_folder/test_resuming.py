@@ -36,7 +36,7 @@ def test_new_go_on_and_finished(tmp_path: Path, digits: ImageData) -> None:
     found = look(run, CONFIG, plan, digits.fingerprint)
     assert isinstance(found, GoOn)
     assert (found.manifest.step, len(found.epochs), len(found.steps)) == (6, 1, 1)
-    with pytest.raises(UsageError, match="config is another: seed 0 there, 3 here"):
+    with pytest.raises(UsageError, match="config differs: seed 0 there, 3 here"):
         look(run, replace(CONFIG, seed=3), plan, digits.fingerprint)
     assert contents(run) == before
     result = train(replace(CONFIG, out=run), data=digits, reporter=Reporter())

@@ -552,7 +552,7 @@ def test_a_run_that_has_diverged_is_not_saved(
     monkeypatch.setattr(Run, "_update", update)
     with pytest.raises(DivergedError):
         train(TrainConfig(out=tmp_path / "run", optimizer="sgd", **QUICK), data=digits, reporter=Notes())
-    assert notes == ["checkpoint of step 4 is not saved, since weights are not finite; those before are kept"]
+    assert notes == ["checkpoint of step 4 is not saved, since weights are not finite; earlier ones are kept"]
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["000000002"]
 
 

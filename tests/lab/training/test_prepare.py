@@ -7,21 +7,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from tvlars.lab import Reporter, TrainConfig, UsageError, load_run
+from tvlars.lab import Reporter, TrainConfig, UsageError, train
 from tvlars.lab.data import ImageData
 from tvlars.lab.training.prepare import prepare
-from tvlars.lab.training.train import train_prepared
 
 
-def test_a_prepared_run_has_its_data_and_plan_and_is_trained_as_it_is(tmp_path: Path, digits: ImageData) -> None:
+def test_a_prepared_run_has_its_data_and_the_plan_that_is_trained(tmp_path: Path, digits: ImageData) -> None:
     config = TrainConfig(batch_size=480, epochs=1, precision="32-true", accelerator="cpu", out=tmp_path / "run")
     prepared = prepare(config)
     assert prepared.data.fingerprint == digits.fingerprint
     assert (prepared.plan.total_steps, prepared.precision) == (2, "32-true")
     assert (prepared.processes.count, prepared.fabric.device.type) == (1, "cpu")
     assert not (tmp_path / "run").exists()
-    assert train_prepared(prepared, reporter=Reporter()).plan == prepared.plan
-    assert load_run(tmp_path / "run").complete
+    assert train(config, reporter=Reporter()).plan == prepared.plan
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device, so asking for one is no error")

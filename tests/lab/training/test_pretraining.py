@@ -303,7 +303,7 @@ def test_probe_of_weights_of_another_architecture(
     facts = json.loads((copy / "model.json").read_text())
     (copy / "model.json").write_text(json.dumps({**facts, "model": "resnet18"}))
     assert main(["probe", str(copy)]) == 2
-    assert "model.json is not as it was written" in capsys.readouterr().err
+    assert "model.json does not match its checksum" in capsys.readouterr().err
 
 
 def test_a_folder_of_images_without_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,14 +25,13 @@ def measure_epoch(
     data: ImageData,
     normalize: Callable[[Tensor], Tensor],
     record: Record,
-    note: Callable[[str], None],
     *,
     epoch: int,
     step: int,
 ) -> None:
     """Measure sharpness and noise scale after ``epoch`` if ``config`` asks for them, and record them.
 
-    ``note`` is called with each result, or with a sentence if a measurement fails, which does not end the run.
+    ``record`` tells the user each result, or that a measurement failed, which does not end the run.
     """
 
     def sharpness() -> str:
@@ -57,9 +56,9 @@ def measure_epoch(
     for measure, asked in ((sharpness, epoch in config.sharpness_epochs()), (noise, config.noise_scale)):
         try:
             if asked:
-                note(measure())
+                record.tell(measure())
         except (PreemptedError, DivergedError, MovedFolderError):  # these RuntimeErrors end the run
             raise
         except (RuntimeError, ValueError, MemoryError) as error:
             reason = "memory has ended" if memory.has_ended(error) else (str(error) or type(error).__name__)
-            note(f"{measure.__name__} after epoch {epoch} could not be measured: {reason.splitlines()[0]}")
+            record.tell(f"{measure.__name__} after epoch {epoch} could not be measured: {reason.splitlines()[0]}")

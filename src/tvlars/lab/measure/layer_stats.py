@@ -54,18 +54,19 @@ class RunStats(LayerStats):
 
     def try_flush(self) -> None:
         """Flush; records that cannot be written are kept for the next flush."""
-        self._try(self.flush, "they wait, and the run goes on")
+        self._try(self.flush)
 
     def close(self) -> None:
-        self._try(super().close, "those of the last steps are lost")
+        self._try(super().close, last=True)
 
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        self._try(lambda: super(RunStats, self)._after_step(optimizer, args, kwargs), "they wait, and the run goes on")
+        self._try(lambda: super(RunStats, self)._after_step(optimizer, args, kwargs))
 
-    def _try(self, work: Callable[[], object], then: str) -> None:
+    def _try(self, work: Callable[[], object], last: bool = False) -> None:
         try:
             work()
         except OSError as error:  # records are kept
-            if not self._said or "lost" in then:
+            then = "those of the last steps are lost" if last else "they wait in memory, and the run continues"
+            if last or not self._said:
                 self.record.tell(f"cannot write layer statistics: {error.strerror or error}; {then}")
             self._said = True

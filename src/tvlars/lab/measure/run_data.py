@@ -8,11 +8,10 @@ from typing import Literal
 import torch
 
 from tvlars.lab.data import ImageData, load_data
-from tvlars.lab.data.fingerprint import Fingerprint, difference_of_names
+from tvlars.lab.data.fingerprint import difference_of_names
 from tvlars.lab.data.place import looked_for, same_folder
 from tvlars.lab.errors import UsageError
 from tvlars.lab.options import as_path
-from tvlars.lab.run_folder.identity import FINGERPRINT
 from tvlars.lab.run_folder.loaded_run import LoadedRun, RunResult, load_run
 
 
@@ -70,13 +69,12 @@ def _check_facts(run: LoadedRun, data: ImageData, sized: bool) -> None:
 
     If the user chose the size (``sized``), it is not compared.
     """
-    facts = run.model_facts()
-    there = Fingerprint.from_json(facts.get(FINGERPRINT))
+    facts, there = run.model_facts(), run.fingerprint()
     if not same_folder(data.name, None, facts["data"]) and (there is None or there.difference(data.fingerprint)):
         return  # other data, named by the user
     wanted = f"{run.folder / 'model.json'} must be that of the run's data, but says that"
     if not sized and facts["image_size"] != data.image_size:
-        raise UsageError(f"{wanted} images have {facts['image_size']} pixels a side, and they have {data.image_size}")
+        raise UsageError(f"{wanted} images have {facts['image_size']} pixels per side, and they have {data.image_size}")
     if there is not None and there.difference(data.fingerprint, ("train",)):
         return
     for name, value in zip(("mean", "std"), data.mean_and_std(), strict=True):
@@ -91,8 +89,7 @@ def changed_data(run: LoadedRun, data: ImageData, *splits: Literal["train", "tes
 
     If the run has no fingerprint, since an earlier version wrote it, only the names of classes are compared.
     """
-    facts = run.model_facts()
-    there = Fingerprint.from_json(facts.get(FINGERPRINT))
+    facts, there = run.model_facts(), run.fingerprint()
     if there is None:
         said = difference_of_names(facts["class_names"], data.class_names)
     else:

@@ -1,1 +1,1 @@
-"""Processes of one run: started, met, and kept alike."""
+"""Processes of one run: launcher, collectives, signals and synchronized batch norm."""

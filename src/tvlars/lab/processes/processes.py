@@ -77,18 +77,14 @@ class Processes:
         return float(strategy._timeout.total_seconds())
 
     @contextlib.contextmanager
-    def lost_said(self, timeout: float) -> Iterator[None]:
-        """Raise ``LostProcessError`` if a collective inside fails because another process is gone.
-
-        Args:
-            timeout: time limit of a collective in seconds, for the error.
-        """
+    def lost_said(self) -> Iterator[None]:
+        """Raise ``LostProcessError`` if a collective inside fails because another process is gone."""
         try:
             yield
         except RuntimeError as error:
             known = (LostProcessError, DivergedError, PreemptedError, MovedFolderError)
             if self.several and not isinstance(error, known) and is_lost(error):
-                raise LostProcessError(self.rank, timeout, str(error)) from error
+                raise LostProcessError(self.rank, self._limit, str(error)) from error
             raise
 
     def share(self, samples: Tensor) -> Tensor:

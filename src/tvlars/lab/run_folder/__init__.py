@@ -1,1 +1,1 @@
-"""The folder of a run: written as the run goes on, checked, and read back."""
+"""Folder of a run: its record, its checkpoints, and functions that read them back."""

@@ -45,10 +45,10 @@ def check_same(
     options = {**identity(TrainConfig(), plan)["config"], **there["config"]}
     options = _at_one_place(options, config, Fingerprint.from_json(fingerprint) is not None)
     if said := differences(options, here["config"]):
-        raise UsageError(f"{sentence} config is another: {said}")
+        raise UsageError(f"{sentence} config differs: {said}")
     same_data()
     if said := differences(there["plan"], here["plan"]):
-        raise UsageError(f"{sentence} plan is another: {said}")
+        raise UsageError(f"{sentence} plan differs: {said}")
 
 
 def _at_one_place(there: dict[str, Any], config: TrainConfig, known_by_content: bool) -> dict[str, Any]:

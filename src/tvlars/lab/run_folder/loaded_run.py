@@ -214,9 +214,9 @@ def _problems_of(facts: dict[str, Any], config: TrainConfig | None) -> list[str]
     if not all(good.values()) or not all(isinstance(text, str) for text in (facts["model"], facts["data"], *names)):
         return ["model.json holds values of the wrong kind"]
     if facts["model"] not in MODELS:
-        return [f"model.json is of a model that is not known here, {facts['model'][:60]!r}"]
+        return [f"model.json names an unknown model, {facts['model'][:60]!r}"]
     if DIGEST in facts and facts[DIGEST] != digest_of(facts):
-        return ["model.json is not as it was written"]
+        return ["model.json does not match its checksum"]
     if config is not None and config.model != facts["model"]:
         return [f"model.json is of {facts['model']}, config.json of {config.model}"]
     if config is not None and config.image_size not in (None, facts["image_size"]):
@@ -303,7 +303,7 @@ def _read_config(values: dict[str, Any], problems: list[str]) -> TrainConfig | N
         return None
     known = [f.name for f in fields(TrainConfig)]
     if needed := [name for name in ("optimizer", "batch_size", "data", "epochs") if name not in values]:
-        problems.append(f"config.json is no run's, it lacks {', '.join(needed)}")
+        problems.append(f"config.json is not that of a run, it lacks {', '.join(needed)}")
         return None
     if missing := [name for name in known if name not in values]:
         problems.append(f"config.json is of an older version, defaults are taken for {', '.join(missing)}")

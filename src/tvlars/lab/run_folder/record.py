@@ -127,7 +127,7 @@ class Record:
         before = first.get("resumed", [])
         resumed = [*(before if isinstance(before, list) else []), {"step": step, **environment(), **facts}]
         write_json(self.folder / "environment.json", {**first, "resumed": resumed})
-        return [f"steps.csv lacks {missing} of the {step} rows before"] if missing else []
+        return [f"steps.csv lacks {missing} of the first {step} rows"] if missing else []
 
     def _describe(self, config: TrainConfig, plan: Plan, model: dict[str, Any]) -> None:
         values = {CONFIG: json.loads(config.to_json()), PLAN: asdict(plan), MODEL: {**model, DIGEST: digest_of(model)}}
@@ -156,7 +156,7 @@ class Record:
                 append_whole(self.folder / name, as_csv(lines))
                 rows.clear()
         if self._said:
-            self.tell("rows that were waiting for the disk are written, none is lost")
+            self.tell("all waiting rows are written, none is lost")
             self._said = False
         if durable:
             for name in self._waiting:
@@ -193,7 +193,8 @@ class Record:
             if error.errno not in PASSING:
                 raise
             if not self._said:
-                self.tell(f"cannot write {error.filename}: {error.strerror}; rows wait for room, and the run goes on")
+                said = f"cannot write {error.filename}: {error.strerror}"
+                self.tell(f"{said}; rows wait in memory, and the run continues")
             self._said = True
 
 

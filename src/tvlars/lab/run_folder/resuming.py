@@ -119,13 +119,13 @@ def _check_folder(folder: Path, config: TrainConfig, plan: Plan, data: Fingerpri
         found = identity(TrainConfig.from_mapping(stored), plan)
     except UsageError as error:
         versions = read_object(folder / "environment.json").get("versions")
-        of = f" of tvlars {versions['tvlars']}" if isinstance(versions, dict) and "tvlars" in versions else ""
+        of = f", written by tvlars {versions['tvlars']}" if isinstance(versions, dict) and "tvlars" in versions else ""
         why = str(error).split(" Known: ")[0].removesuffix(":")
-        raise UsageError(f"{wanted}, but {str(folder / CONFIG)!r} is none that is known here{of}: {why}") from error
+        raise UsageError(f"{wanted}, but {str(folder / CONFIG)!r} cannot be read{of}: {why}") from error
     for name, entry in (("steps", "total_steps"), ("steps_per_epoch", "steps_per_epoch")):
         found["plan"][name] = steps.get(entry, found["plan"][name])
     kept = read_object(folder / MODEL).get(FINGERPRINT)
-    wanted = f"{wanted}, but {str(folder)!r} is one whose"
+    wanted = f"{wanted}, but in {str(folder)!r} the"
     check_same(found, config, plan, kept, wanted, lambda: check_data_of(folder, data))
 
 

@@ -1,1 +1,1 @@
-"""A run: from a config to a trained model."""
+"""Training of a model, from its config to its results."""

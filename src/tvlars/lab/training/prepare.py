@@ -69,7 +69,7 @@ class Prepared:
         fabric = make_fabric(self.config, self.precision)
         processes = Processes(fabric)
         if processes.several:
-            with processes.lost_said(self.config.timeout):
+            with processes.lost_said():
                 check_alike(processes, facts_of(self.config, self.plan, self.data, self.precision))
         return fabric
 

@@ -120,10 +120,10 @@ class Phases:
             write_whole(self.record.folder / "profile.json", f"{text}\n".encode())
         except OSError as error:
             self._unwritten.append(f"profile.json cannot be written: {error.strerror}")
-        lines = [f"{'phase':<14}{'seconds':>9}{'share':>8}{'ms a step':>11}"]
+        lines = [f"{'phase':<14}{'seconds':>9}{'share':>8}{'ms per step':>13}"]
         for name, seconds in {**rows, "all": whole}.items():
             each = 1000 * seconds / max(self.steps, 1)
-            lines.append(f"{name:<14}{seconds:>9.2f}{seconds / whole:>8.1%}{each:>11.2f}")
+            lines.append(f"{name:<14}{seconds:>9.2f}{seconds / whole:>8.1%}{each:>13.2f}")
         traced = min(self.steps - SKIPPED, TRACED)
         trace = f"trace of {traced} step{'s' if traced > 1 else ''}: {self.record.folder / 'trace.json.gz'}"
         if traced < 1:

@@ -113,7 +113,7 @@ class Run:
                     raise
                 said = cannot_write(error) if isinstance(error, OSError) else str(error)
                 with contextlib.suppress(OSError):  # the reason why the run ended is raised, not this
-                    self.reporter.note(f"{said}; the record ends before")
+                    self.reporter.note(f"{said}; the record is incomplete")
 
     def _run(self) -> None:
         try:
@@ -263,9 +263,9 @@ class Run:
             if saved:
                 self.saved_at = (self.epoch, self.position)
             else:
-                self.reporter.note(f"{said} is not saved, since weights are not finite; those before are kept")
+                self.reporter.note(f"{said} is not saved, since weights are not finite; earlier ones are kept")
         except OSError as error:
-            self.reporter.note(f"{said} could not be saved ({error.strerror or error}); those before are kept")
+            self.reporter.note(f"{said} could not be saved ({error.strerror or error}); earlier ones are kept")
         self.saved_time = time.monotonic()
 
     def _save(self) -> bool:
@@ -363,7 +363,7 @@ class Run:
 
     def _measure(self) -> None:
         task = self.task
-        arguments = (self.config, task.bare_model, task.data, task.normalize, self.record, self.reporter.note)
+        arguments = (self.config, task.bare_model, task.data, task.normalize, self.record)
         measure_epoch(*arguments, epoch=self.epoch, step=self.step)
 
     def _due_by_steps(self) -> bool:

@@ -106,7 +106,9 @@ def load_state(task: Task, state: dict[str, Any], at: Checked) -> None:
         if isinstance(part, nn.Module):
             check_module(at, f"extra.{name}", part, progress["extra"][name])
     if of_each := progress.get(BUFFERS):
-        _check_statistics(at, task.bare_model, of_each, len(progress["random"]))
+        at.check(BUFFERS, [_statistics(task.bare_model)] * len(progress["random"]), of_each)
+        for rank, found in enumerate(of_each):
+            at.finite(f"{BUFFERS}[{rank}].", found)
 
     Checked(at.file.parent).finite("model.", tensors["model"])
     task.bare_model.load_state_dict(tensors["model"])
@@ -141,13 +143,6 @@ def _load_optimizer(at: Checked, entry: str, optimizer: Any, state: Any, rates: 
     built = [dict(group) for group in optimizer.param_groups]
     optimizer.load_state_dict(state)
     check_loaded_optimizer(at, entry, optimizer, built, rates, taken)
-
-
-def _check_statistics(at: Checked, model: nn.Module, of_each: Any, processes: int) -> None:
-    """Refuse running statistics unless there is one set per process that fits the model."""
-    at.check(BUFFERS, [_statistics(model)] * processes, of_each)
-    for rank, found in enumerate(of_each):
-        at.finite(f"{BUFFERS}[{rank}].", found)
 
 
 def _statistics(model: nn.Module) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Task of a run: the gradient of a batch, the test and the weights that are kept; and classification, which is one."""
+"""Task of a run: it computes gradients of batches, tests the model and returns its weights. Classification is one."""
 
 from __future__ import annotations
 

@@ -54,16 +54,12 @@ def train(
         PreemptedError: SIGTERM or SIGHUP was received. A checkpoint is kept.
         KeyboardInterrupt: Ctrl-C was pressed. The record is kept.
     """
-    return train_prepared(prepare(config, data), folder, reporter)
-
-
-def train_prepared(prepared: Prepared, folder: Path | None = None, reporter: Reporter | None = None) -> RunResult:
-    """Train a run that :func:`prepare` has checked; arguments, result and errors are those of :func:`train`."""
-    config, processes = prepared.config, prepared.processes
+    prepared = prepare(config, data)
+    processes = prepared.processes
     reporter = (reporter or choose_reporter()) if processes.first else Reporter()
     notes: list[str] = []
 
-    with processes.lost_said(config.timeout), contextlib.ExitStack() as held:
+    with processes.lost_said(), contextlib.ExitStack() as held:
         place, found = processes.by_first(
             lambda: held.enter_context(opened(config, prepared.plan, prepared.data.fingerprint, folder, notes.append))
         )
@@ -104,9 +100,9 @@ def _train(prepared: Prepared, folder: Path, found: New | GoOn, notes: list[str]
     else:
         record.begin(config, plan, model_facts(prepared), facts)
         processes.each(run.open_logs)
-        again = f", and epochs that were done are done again: {found.epochs}" if found.epochs else ""
-        again += f"; weights that were there are in {ASIDE}" if is_regular(folder / ASIDE) else ""
-        resumed = [f"resumed  nothing: there is no checkpoint yet, the run begins{again}"] * config.resume
+        again = f", and repeats epochs: {found.epochs}" if found.epochs else ""
+        again += f"; earlier weights are in {ASIDE}" if is_regular(folder / ASIDE) else ""
+        resumed = [f"resumed  nothing: there is no checkpoint yet, so the run begins{again}"] * config.resume
     lines += [*(f"warning  {text}" for text in said), *resumed]
     if processes.first:
         task.before_training()

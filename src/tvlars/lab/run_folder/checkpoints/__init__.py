@@ -1,1 +1,1 @@
-"""Checkpoints: written whole, checked before any of them is used."""
+"""Checkpoints of a run: written atomically, and checked before use."""

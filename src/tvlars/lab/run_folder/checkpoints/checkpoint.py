@@ -202,7 +202,7 @@ def newest(folder: Path, tell: Callable[[str], None]) -> tuple[Path, Manifest] |
         except DAMAGE as error:
             why = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) else str(error)
             damaged.append(_shown(f"{path.name} ({why})"))
-            tell(_shown(f"checkpoint {path.name} is damaged ({why}), the one before it is tried"))
+            tell(_shown(f"checkpoint {path.name} is damaged ({why}), the run tries the one before it"))
     if damaged:
         raise UsageError(
             f"{folder / FOLDER} must hold a good checkpoint to go on from, but all are damaged: {', '.join(damaged)}. "
@@ -264,7 +264,7 @@ def check(path: Path) -> Manifest:
     if not isinstance(stored, dict) or "digest" not in stored or "format" not in stored:
         raise ValueError("manifest.json lacks entries")
     if stored[DIGEST] != digest_of(stored):
-        raise ValueError("manifest.json is not as it was written")
+        raise ValueError("manifest.json does not match its checksum")
     if stored["format"] not in (FORMAT, OLD_FORMAT):
         raise UsageError(
             f"{path} must be a checkpoint of format {FORMAT} or {OLD_FORMAT}, which tvlars {__version__} reads, but is "
@@ -285,7 +285,7 @@ def check(path: Path) -> Manifest:
         if name not in needed and not data.fullmatch(name):
             raise ValueError(f"manifest.json names {ascii(name)[:40]}, which is no part of a checkpoint")
         if _digest(path / name) != digest:
-            raise ValueError(f"{name} is not as it was written")
+            raise ValueError(f"{name} does not match its checksum")
     return manifest
 
 

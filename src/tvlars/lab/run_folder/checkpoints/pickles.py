@@ -52,7 +52,7 @@ class Made:
     def __call__(self, *arguments: Any) -> Any:
         """Record the call. An ordered dictionary is read as a plain one."""
         if self.arguments is not None:
-            raise ValueError("it is none that torch wrote: a call of a call")
+            raise ValueError("torch did not write it: a call of a call")
         return Pairs() if self.of == "collections.OrderedDict" and not arguments else Made(self.of, arguments)
 
 
@@ -76,7 +76,7 @@ class _Unpickler(pickle._Unpickler):
 
     def find_class(self, module: str, name: str) -> Made:
         if f"{module}.{name}" not in self.known:
-            raise ValueError(f"{ascii(f'{module}.{name}')[1:-1]:.80} has no place in it")
+            raise ValueError(f"{ascii(f'{module}.{name}')[1:-1]:.80} is not allowed in it")
         return Made(f"{module}.{name}")
 
     def persistent_load(self, reference: Any) -> Made:
@@ -91,7 +91,7 @@ class _Unpickler(pickle._Unpickler):
             made.state = state
         elif type(made) is not Pairs or type(state) is not Pairs or [key for key, _ in state.pairs] != ["_metadata"]:
             # State dicts have versions of modules as an attribute, which is not needed.
-            raise ValueError("it is none that torch wrote: BUILD")
+            raise ValueError("torch did not write it: BUILD")
 
     dispatch: ClassVar[dict[int, Any]] = {
         **{code: pickle._Unpickler.dispatch[code] for code in (getattr(pickle, name)[0] for name in OPCODES)},
@@ -134,7 +134,7 @@ def _read(content: bytes, known: Collection[str], make: Callable[[Made], Any]) -
     except Exception as error:  # a wrong order of opcodes can raise anything
         if type(error) is ValueError:
             raise
-        raise ValueError(f"it is no pickle that torch wrote: {type(error).__name__}") from error
+        raise ValueError(f"torch did not write it: {type(error).__name__}") from error
 
 
 # -- files of torch.save ----------------------------------------------------------------------------------------------
@@ -172,14 +172,14 @@ def _read_archive(archive: zipfile.ZipFile) -> Any:
     def content(name: str) -> bytes:
         info = archive.getinfo(f"{folder}{name}")
         if info.compress_type != zipfile.ZIP_STORED:
-            raise ValueError("it is none that torch wrote: compressed")
+            raise ValueError("torch did not write it: compressed")
         return archive.read(info)
 
     def make(made: Made) -> Any:
         if made.of in (STORAGE, *STORAGES):
             return made
         if made.of != REBUILD or made.arguments is None or made.state is not None:
-            raise ValueError(f"{made.of[:80]} has no place in it")
+            raise ValueError(f"{made.of[:80]} is not allowed in it")
         storage, offset, size, stride = made.arguments[:4]
         if type(storage) is not Made or storage.of != STORAGE or storage.arguments is None:
             raise ValueError("a tensor is not described as torch does it")
@@ -205,7 +205,7 @@ def _read_archive(archive: zipfile.ZipFile) -> Any:
             raise ValueError(f"its byte order must be {sys.byteorder}, got {order!r:.20}")
     found = _read(content("data.pkl"), {REBUILD, "collections.OrderedDict", *STORAGES}, make)
     if type(found) is Made:
-        raise ValueError(f"{found.of[:80]} has no place in it")
+        raise ValueError(f"{found.of[:80]} is not allowed in it")
     return found
 
 

@@ -52,7 +52,7 @@ class Checked:
     file: Path
 
     def refuse(self, entry: str, wanted: str, got: object) -> UsageError:
-        """Return the error that ``entry`` must be ``wanted``."""
+        """Return the error for an entry that is not ``wanted``."""
         found = got if type(got) in (int, float, bool, str, type(None)) else type(got).__name__
         return UsageError(f"{self.file}: {entry} must be {wanted}, got {ascii(found)[:60]}")
 
