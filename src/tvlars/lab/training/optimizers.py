@@ -23,7 +23,7 @@ CLASSES: dict[str, type[Optimizer]] = {
 
 
 def build_optimizer(config: TrainConfig, plan: Plan, model: nn.Module) -> Optimizer:
-    """Return the optimizer of a run. Biases and norms have no weight decay; layer-wise optimizers do not adapt them either."""
+    """Return the optimizer of a run. Biases and norms are not decayed, nor adapted by layer-wise optimizers."""
     groups = layer_groups(model, plan)
     preset = config.optimizer_preset()
     if not preset.layer_adaptation:
