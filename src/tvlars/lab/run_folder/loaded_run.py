@@ -193,17 +193,15 @@ class LoadedRun:
         """
         problems: list[str] = []
         facts = read_object(self.folder / MODEL, problems)
-        if missing := [name for name in MODEL_FACTS if name not in facts]:
-            problems.append(f"model.json lacks {', '.join(missing)}")
-        if not problems:
-            problems += _problems_of(facts, self.config)
-        if problems:
-            raise UsageError(f"{self.folder}: {problems[0]}; the model cannot be built without it")
+        if fault := next(iter(problems), None) or _fault_of(facts, self.config):
+            raise UsageError(f"{self.folder}: {fault}; the model cannot be built without it")
         return facts
 
 
-def _problems_of(facts: dict[str, Any], config: TrainConfig | None) -> list[str]:
-    """Return the first fault of a model.json that has all entries, as a list."""
+def _fault_of(facts: dict[str, Any], config: TrainConfig | None) -> str | None:
+    """Return the first fault of a model.json, None if there is none."""
+    if missing := [name for name in MODEL_FACTS if name not in facts]:
+        return f"model.json lacks {', '.join(missing)}"
     good = {name: type(facts[name]) is int and 1 <= facts[name] <= most for name, most in MOST.items()}
     for name, (low, high) in {"mean": (0, 255), "std": (1, 256)}.items():  # of each channel
         values = facts[name]
@@ -212,16 +210,16 @@ def _problems_of(facts: dict[str, Any], config: TrainConfig | None) -> list[str]
     names = facts["class_names"]
     good["class_names"] = isinstance(names, list) and len(names) in (0, facts["classes"])
     if not all(good.values()) or not all(isinstance(text, str) for text in (facts["model"], facts["data"], *names)):
-        return ["model.json holds values of the wrong kind"]
+        return "model.json holds values of the wrong kind"
     if facts["model"] not in MODELS:
-        return [f"model.json names an unknown model, {facts['model'][:60]!r}"]
+        return f"model.json names an unknown model, {facts['model'][:60]!r}"
     if DIGEST in facts and facts[DIGEST] != digest_of(facts):
-        return ["model.json does not match its checksum"]
+        return "model.json does not match its checksum"
     if config is not None and config.model != facts["model"]:
-        return [f"model.json is of {facts['model']}, config.json of {config.model}"]
+        return f"model.json is of {facts['model']}, config.json of {config.model}"
     if config is not None and config.image_size not in (None, facts["image_size"]):
-        return [f"model.json is of images of {facts['image_size']} pixels, config.json of {config.image_size}"]
-    return []
+        return f"model.json is of images of {facts['image_size']} pixels, config.json of {config.image_size}"
+    return None
 
 
 def read_correct(folder: Path, images: int, accuracy: float) -> np.ndarray[Any, np.dtype[np.bool_]] | None:
