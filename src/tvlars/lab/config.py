@@ -1,4 +1,4 @@
-"""Configs: the options of a run, each stated once with its range, its section of the help and its role."""
+"""Config of a run: each option with its range, role, help and section of the help."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EVALUATIONS = "linear,knn,random"
 SHARPNESS_SAMPLES = 1024
 MAX_SEED = 2**32 - 1
 MAX_LR = 1e30
-"""Far above any use, and below what would overflow in float32."""
+"""Far above any use, but below overflow in float32."""
 MOST, MOST_PIXELS = 2**40, 4096
 TRUSTING = ("tvlars", "lars")
 WITH_MOMENTUM = tuple(name for name, usual in DEFAULTS.items() if usual.momentum is not None)
@@ -33,13 +33,13 @@ ONE_MACHINE = "a run of a sweep is on one machine"
 
 
 def _planned(help: str, **more: Any) -> Any:
-    """An option that :func:`tvlars.plan` chooses where it is None."""
+    """Return the field of an option that :func:`tvlars.plan` chooses if it is None."""
     return option(None, help, Is.PLANNED | Is.TUNABLE, **more)
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One training run. What is left at None is chosen by :func:`tvlars.plan`.
+    """One training run. Options that are None are chosen by :func:`tvlars.plan`.
 
     Raises:
         UsageError: a value is unknown or out of its range (when it is made), or does not fit the data
@@ -267,11 +267,11 @@ class TrainConfig:
 
     @property
     def self_supervised(self) -> bool:
-        """True if the task is one of self-supervised learning."""
+        """True if the task is self-supervised learning."""
         return self.task in METHODS
 
     def _check_task(self) -> None:
-        """Check that options of one kind of task are at their defaults for the other."""
+        """Check that options of the other kind of task have their defaults."""
         parse_evaluations(self.evaluations)
         for name in names_of(Is.CLASSIFICATION if self.self_supervised else Is.SELF_SUPERVISED):
             value = getattr(self, name)
@@ -310,7 +310,7 @@ class TrainConfig:
             raise UsageError("precision must be bf16-mixed or 32-true with shard, got '16-mixed'")
 
     def checkpoint_interval(self) -> tuple[str, float] | None:
-        """Unit ("seconds", "epochs" or "steps") and number between two checkpoints; None: none are planned.
+        """Return unit ("seconds", "epochs" or "steps") and interval of checkpoints; None if none are planned.
 
         Raises:
             UsageError: ``checkpoint_every`` is not of the form 5m, 2-epochs or 100-steps.
@@ -327,15 +327,15 @@ class TrainConfig:
         raise UsageError(f"checkpoint_every must be as 5m, 30s, 2-epochs or 100-steps, got {self.checkpoint_every!r}")
 
     def plan(self, dataset_size: int) -> Plan:
-        """Learning rate and schedule for a training set of ``dataset_size`` samples.
+        """Return learning rate and schedule for a training set of ``dataset_size`` samples.
 
         Raises:
-            UsageError: a value does not fit the data, or the schedule ends elsewhere than the run.
+            UsageError: a value does not fit the data, or the schedule does not end with the run.
         """
         preset = self.optimizer_preset()
         chosen = {name: getattr(self, name) for name in names_of(Is.PLANNED)}
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # the console says it in its own way
+            warnings.simplefilter("ignore", UserWarning)  # the console has its own words
             try:
                 options = preset_plan(preset, self.batch_size, self.epochs, self.schedule, chosen)
                 made = plan(
@@ -352,14 +352,14 @@ class TrainConfig:
         return made
 
     def accuracy_name(self) -> str:
-        """Name of the reported accuracy, for example "test accuracy"."""
+        """Return the name of the reported accuracy, for example "test accuracy"."""
         if not self.self_supervised:
             return "test accuracy"
         linear = "linear" in [one.name for one in parse_evaluations(self.evaluations)]
         return "linear-probe accuracy" if linear else "online-probe accuracy"
 
     def optimizer_preset(self) -> Preset:
-        """Settings of this optimizer besides the plan's own choices."""
+        """Return settings of this optimizer besides those of the plan."""
         if self.preset is not None:
             return preset_of(self.preset, self.optimizer)
         if self.self_supervised and self.optimizer in TRUSTING:
@@ -367,7 +367,7 @@ class TrainConfig:
         return Preset()
 
     def sharpness_epochs(self) -> set[int]:
-        """The epochs after which sharpness is measured: every N-th for "epochs:N", and the last.
+        """Return the epochs after which sharpness is measured: every N-th for "epochs:N", and the last.
 
         Raises:
             UsageError: ``sharpness`` is neither "end" nor "epochs:N".
@@ -381,25 +381,25 @@ class TrainConfig:
         return {*range(every, self.epochs + 1, every), self.epochs}
 
     def label(self) -> str:
-        """A short name, fit for a folder: data, task, optimizer, batch size and seed."""
+        """Return a short name for a folder: data, task, optimizer, batch size and seed."""
         task = f"{self.task}-" if self.self_supervised else ""
         return f"{self.data_label()}-{task}{self.optimizer}-b{self.batch_size}-s{self.seed}"
 
     def data_label(self) -> str:
-        """The data set's name, fit for a file; of a folder its last part."""
+        """Return the data set's name for use in file names; for a folder, its last part."""
         name = Path(self.data.removeprefix(FOLDER_PREFIX)).resolve().name if ":" in self.data else self.data
         return re.sub(r"[^\w.-]+", "_", name)
 
     def to_json(self) -> str:
-        """All fields as JSON; :meth:`from_mapping` reads it back."""
+        """Return all fields as JSON for :meth:`from_mapping`."""
         return json.dumps(asdict(self), indent=1, default=str)
 
     @classmethod
     def from_mapping(cls, values: dict[str, Any]) -> TrainConfig:
-        """A config from field names and values.
+        """Return a config from field names and values.
 
         Raises:
-            UsageError: a name is not a field's, or a value is bad.
+            UsageError: a name is no field, or a value is invalid.
         """
         check_names(cls, values)
         return cls(**values)
@@ -410,16 +410,16 @@ OPTIONS = options_of(TrainConfig)
 
 
 def names_of(kinds: Is) -> tuple[str, ...]:
-    """Return the names of the options of a run that are of one of these kinds."""
+    """Return the names of the options that have one of these kinds."""
     return tuple(name for name, one in OPTIONS.items() if one.kinds & kinds)
 
 
 MEANS = names_of(Is.MEANS | Is.MACHINE)
-"""Options in which two runs may differ that are the same run."""
+"""Options that may differ between two configs of the same run."""
 
 
 def check_batch(batch_size: int, micro_batch_size: int, processes: int) -> None:
-    """Raise ``UsageError`` where a batch is too small for so many processes, or leaves one sample in some part of it.
+    """Raise ``UsageError`` if a batch is too small for so many processes, or a part of it has a single sample.
 
     Parts are those of ``training.batches.micro_batches``: the share of each process is split evenly.
     """
@@ -442,7 +442,7 @@ def check_batch(batch_size: int, micro_batch_size: int, processes: int) -> None:
 
 
 def _check_rendezvous(place: Any) -> None:
-    """Raise ``UsageError`` unless this is HOST:PORT; an IPv6 address stands in brackets."""
+    """Raise ``UsageError`` unless this is HOST:PORT, with IPv6 addresses in brackets."""
     match = re.fullmatch(r"(?:[\w.-]+|\[[\da-fA-F:.]+\]):(\d{1,5})", str(place), re.ASCII)
     if match is None or not 1 <= int(match[1]) <= 65535:
         raise UsageError(

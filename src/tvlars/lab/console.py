@@ -1,7 +1,7 @@
-"""The one way to speak to the user: lines, tables and bars, on streams that nobody may read any more.
+"""Output to the user: lines, tables and bars, on streams whose readers may have gone.
 
-Results and progress go to standard output, what is waited for and what goes wrong to standard error. A pipe is closed
-by ``train | head -2``, a terminal goes away, a log's disk is full: none of these may cost the training, which goes on.
+Results and progress go to standard output, waiting and errors to standard error. A pipe closed by ``train | head -2``,
+a closed terminal or a full disk must not end the training.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Any
 from rich.console import Console
 
 GONE = (errno.EPIPE, errno.EIO, errno.EBADF, errno.ENXIO, errno.ECONNRESET, errno.ESHUTDOWN)
-"""Errors of a reader or a terminal that will not come back."""
+"""Errors of a reader or a terminal that has gone for good."""
 WIDE = 160
-"""Columns of a table where there is no terminal that has a width."""
+"""Columns of a table without a terminal."""
 
 
 def say(*lines: str) -> None:
-    """Print ``lines`` to standard output at once, if anybody reads it."""
+    """Print ``lines`` to standard output at once, unless its reader has gone."""
     print(*lines, sep="\n", file=Lasting(sys.stdout), flush=True)
 
 
@@ -47,7 +47,7 @@ def shows_bars() -> bool:
 
 
 def is_terminal(stream: Any) -> bool:
-    """Return whether ``stream`` is a terminal; one that is None or closed is none."""
+    """Return whether ``stream`` is a terminal, False for None and closed streams."""
     try:
         return stream is not None and bool(stream.isatty())
     except (AttributeError, OSError, ValueError):
@@ -59,25 +59,25 @@ def _shows_widgets() -> bool:
 
 
 class Lasting:
-    """A text stream whose ``write`` and ``flush`` do not fail: what cannot be written is dropped.
+    """A text stream whose ``write`` and ``flush`` do not fail: text that cannot be written is dropped.
 
-    A stream whose reader has gone is connected to the null device, so that nothing that is left in its buffer fails
-    later, at the end of the process.
+    A stream whose reader has gone is connected to the null device, so that its buffer does not cause errors at the end
+    of the process.
 
     Args:
-        stream: what to write to; None, as Python has it where a process starts with a closed descriptor, takes nothing.
+        stream: stream to write to; None, Python's value for a descriptor that was closed, drops everything.
     """
 
     def __init__(self, stream: Any) -> None:
         within = isinstance(stream, Lasting)
         self.stream = stream.stream if within else stream
         self.lost: list[str] = stream.lost if within else []
-        """Why text was lost that somebody may want to read, as where a disk is full: each reason once."""
+        """Reasons why text was lost, such as a full disk, each once."""
 
     def write(self, text: str) -> int:
         try:
             self._write(text)
-        except (OSError, ValueError) as error:  # ValueError: Python's own object is closed
+        except (OSError, ValueError) as error:  # ValueError: the Python object is closed
             self._note(error)
         return len(text)
 
@@ -120,7 +120,7 @@ def mute(stream: Any) -> None:
     try:
         descriptor = stream.fileno()
         null = os.open(os.devnull, os.O_WRONLY)
-    except (AttributeError, OSError, ValueError):  # it has none, as in a notebook
+    except (AttributeError, OSError, ValueError):  # there is none, as in a notebook
         return
     try:
         os.dup2(null, descriptor)

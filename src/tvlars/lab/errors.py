@@ -1,4 +1,4 @@
-"""Errors that the user can mend, each with one sentence as its message."""
+"""Errors for the user, each with one sentence as its message."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from pathlib import Path
 
 
 class UsageError(ValueError):
-    """A bad argument or bad input: its message is one sentence that names it. Exit code 2 at the CLI."""
+    """An argument or input is invalid; the message names it in one sentence. Exit code 2 at the CLI."""
 
 
 class LockedError(UsageError):
-    """Another process works in this run folder."""
+    """Another process is using this run folder."""
 
 
 class SaidElsewhereError(UsageError):
-    """Another process has said what is wrong."""
+    """Another process has reported the error."""
 
 
 class PreemptedError(RuntimeError):
-    """Training was stopped by a signal, and can go on from its checkpoint. Exit code 128 + ``signal`` at the CLI.
+    """Training was stopped by a signal, and can resume from its checkpoint. Exit code 128 + ``signal`` at the CLI.
 
     Args:
         message: one sentence, which names the signal.
-        number: the signal, which is kept as ``signal``: SIGTERM (default), or SIGHUP of a terminal that has gone.
+        number: the signal, stored as ``signal``: SIGTERM (default), or SIGHUP if the terminal was closed.
     """
 
     def __init__(self, message: str, number: int = signal.SIGTERM) -> None:
@@ -34,7 +34,7 @@ class PreemptedError(RuntimeError):
 
 
 class LostProcessError(RuntimeError):
-    """Another process has ended, or did not come to a collective in time. Exit code 1 at the CLI."""
+    """Another process has ended, or did not join a collective in time. Exit code 1 at the CLI."""
 
     def __init__(self, rank: int, timeout: float, reason: str) -> None:
         super().__init__(
@@ -44,7 +44,7 @@ class LostProcessError(RuntimeError):
 
 
 class MovedFolderError(RuntimeError):
-    """A run's folder was moved or taken away while the run went on. Exit code 1 at the CLI."""
+    """A run's folder was moved or removed during the run. Exit code 1 at the CLI."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -55,13 +55,13 @@ class MovedFolderError(RuntimeError):
 
 
 class FailedRunError(RuntimeError):
-    """A run failed, whatever was tried; the same command tries it again. Exit code 1 at the CLI."""
+    """A run failed despite retries; the same command tries it again. Exit code 1 at the CLI."""
 
 
 class DivergedError(RuntimeError):
-    """``optimizer`` was stopped since its loss, or ``what`` it names, was not finite. Exit code 3 at the CLI.
+    """A run of ``optimizer`` was stopped because its loss, or ``what``, was not finite. Exit code 3 at the CLI.
 
-    Attributes: ``step`` (from 1) and ``lr`` where it happened, ``folder`` of the record that was kept.
+    Attributes: ``step`` (from 1) and ``lr`` of the divergence, ``folder`` of the record.
     """
 
     def __init__(self, optimizer: str, step: int, lr: float, folder: Path, what: str = "loss") -> None:
@@ -73,7 +73,7 @@ class DivergedError(RuntimeError):
 
 
 def unknown(kind: str, name: object, valid: Iterable[str]) -> UsageError:
-    """Return the error for a name that is not among ``valid``: nearest names first."""
+    """Return the error for a name that is not among ``valid``; it suggests the nearest names."""
     names = list(valid)
     near = difflib.get_close_matches(str(name).lower(), names, n=2, cutoff=0.55)
     hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""

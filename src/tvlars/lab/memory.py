@@ -1,4 +1,4 @@
-"""Memory that has ended, on a device or under ``ulimit -v``: one sentence that says what needed it."""
+"""Out of memory, on a device or under ``ulimit -v``: one sentence that says what needed memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tvlars.lab.errors import UsageError
 
 
 def has_ended(error: BaseException) -> bool:
-    """Return whether ``error`` says that there was no memory for something."""
+    """Return whether ``error`` means that memory ran out."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     if isinstance(error, OSError):
@@ -23,7 +23,7 @@ def has_ended(error: BaseException) -> bool:
 
 
 def amount(error: BaseException) -> str:
-    """Return how much was asked for, in brackets after a space; "" where ``error`` does not say."""
+    """Return the requested amount in brackets after a space, "" if ``error`` does not name it."""
     found = re.search(r"allocate (\d+) bytes|allocate ([\d.]+ [KMGTPE]i?B)", str(error), re.IGNORECASE)
     if found is None:
         return ""
@@ -32,10 +32,9 @@ def amount(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def needed(by: str) -> Iterator[None]:
-    """Raise ``UsageError`` where memory ends inside: "BY, but memory has ended".
+    """Raise ``UsageError`` "BY, but memory has ended" if memory runs out inside.
 
-    Args:
-        by: what is wanted, as in "data 'imagefolder:x' must fit into memory".
+    ``by`` is a requirement, as in "data 'imagefolder:x' must fit into memory".
     """
     try:
         yield

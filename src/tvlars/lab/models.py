@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tvlars.lab.errors import unknown
 
 SMALL_IMAGE = 64
-"""Images below this many pixels a side are small: a stem made for 224 pixels would leave nothing of them."""
+"""Images below this many pixels per side are small: a stem for 224 pixels would reduce them too far."""
 
 
 def build_model(
@@ -40,7 +40,7 @@ def head_of(model: nn.Module) -> tuple[str, nn.Linear]:
 
 
 def put_head(model: nn.Module, name: str, head: nn.Module) -> None:
-    """Put ``head`` where :func:`head_of` found the classifier; ``nn.Identity()`` leaves features (n, d)."""
+    """Replace the classifier that :func:`head_of` found; with ``nn.Identity()`` outputs are features (n, d)."""
     owner, _, own_name = name.rpartition(".")
     setattr(model.get_submodule(owner), own_name, head)
 
@@ -120,7 +120,7 @@ INITS: dict[str, Callable[[Tensor], Tensor] | None] = {
 
 
 def initialize(model: nn.Module, init: str) -> None:
-    """Draw the weights of all convolutions and linear layers anew; their biases become 0. "default" changes nothing."""
+    """Initialize all convolutions and linear layers, with biases of 0; "default" changes nothing."""
     fill = INITS[init]
     if fill is None:
         return

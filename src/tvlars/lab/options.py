@@ -1,6 +1,6 @@
-"""Options: the kind, range, choices and role of each, stated once in a dataclass's field, and text to value.
+"""Options: kind, range, choices and role, stated once in a dataclass field, and conversion of text to values.
 
-The command line, grids, search spaces and the checks of a config all read them here; none of them lists names.
+The command line, grids, search spaces and configs read options from here; none of them lists names.
 """
 
 from __future__ import annotations
@@ -25,67 +25,66 @@ WANTED = {int: "an integer", float: "a number", bool: "true or false", Path: "a 
 class Is(Flag):
     """Kinds of options: their roles in a run, and how comparisons, tuning and tasks treat them.
 
-    An option decides what is trained unless it is ``MEASURED``, ``MEANS`` or ``MACHINE``. This is the one meaning of
-    "the same run": two runs are the same if all options are equal but those of ``MEANS`` and ``MACHINE``. One then
-    resumes the other, and a sweep does them once. They are of the same arm of a report if what is trained is equal,
-    batch size and seed aside.
+    An option determines what is trained unless it is ``MEASURED``, ``MEANS`` or ``MACHINE``. Two runs are the same run
+    if all options except those of ``MEANS`` and ``MACHINE`` are equal: one resumes the other, and a sweep does one of
+    them. Two runs belong to one arm of a report if what is trained is equal, except for batch size and seed.
     """
 
     TRAINED = 0
     MEASURED = auto()
-    """Decides what is measured besides."""
+    """Determines additional measurements."""
     MEANS = auto()
-    """Decides by which means a run is done."""
+    """Determines by which means a run is done."""
     MACHINE = auto()
-    """Decides the means of one machine: where things lie, and what the first process does alone."""
+    """Determines means of one machine: places of files, and tasks of the first process."""
 
     SAME = auto()
     """Has one value for all runs that are compared."""
     AXIS = auto()
     """Varied by every comparison itself."""
     SETUP = auto()
-    """Has one value for most runs that are compared; where it differs, every arm names its value."""
+    """Has one value for most runs that are compared; if it differs, each arm names its value."""
     PLANNED = auto()
-    """Chosen by :func:`tvlars.plan` where it is None."""
+    """Chosen by :func:`tvlars.plan` if it is None."""
     TUNABLE = auto()
-    """May be searched by tuning: of the optimizer, its schedule or the training."""
+    """May be searched by tuning: options of optimizer, schedule or training."""
 
     CLASSIFICATION = auto()
-    """Of classification alone."""
+    """Only for classification."""
     SELF_SUPERVISED = auto()
-    """Of self-supervised learning alone."""
+    """Only for self-supervised learning."""
     SEVERAL = auto()
-    """Of several processes alone."""
+    """Only for several processes."""
     LOADS = auto()
-    """Decides which data are loaded."""
+    """Determines which data are loaded."""
     OWN = auto()
-    """Not taken over by a run that is made from the config of another."""
+    """Not copied when a run is made from the config of another."""
 
 
 @dataclass(frozen=True)
 class Option:
-    """An option as its field states it. ``name``, ``kind``, ``many`` and ``default`` come from the field itself."""
+    """An option. ``name``, ``kind``, ``many`` and ``default`` come from the dataclass field itself."""
 
     help: str
-    """Text of the command line; ``{choices}`` stands for the choices."""
+    """Help of the command line; ``{choices}`` stands for the choices."""
     kinds: Is = Is.TRAINED
     section: str = ""
     """Title of the section of the help that begins with this option."""
     choices: Collection[str] = ()
-    """Valid values; a dictionary that models or data sets are registered in is read anew each time."""
+    """Valid values; registries such as those of models and data sets may grow later."""
     closed: bool = True
-    """True if values have to be among ``choices``."""
+    """True if values must be among ``choices``."""
     within: tuple[float, float | None] | None = None
     """Least and largest value."""
     above: bool = False
-    """True if the least value itself is out of the range."""
+    """True if the least value itself is excluded."""
     unit: str = ""
     optimizers: tuple[str, ...] = ()
-    """Optimizers that have it; () for all."""
+    """Optimizers with this option; () for all."""
     schedule: str = ""
-    """Schedule that has it; "" for all."""
+    """Schedule with this option; "" for all."""
     not_in_grids: str = ""
-    """Why it is not for the user of a grid; "" where it is."""
+    """Reason why grids must not set it; "" if they may."""
     name: str = ""
     kind: type = str
     many: bool = False
@@ -93,28 +92,24 @@ class Option:
 
     @property
     def text(self) -> str:
-        """The help with the choices."""
+        """Help with the choices."""
         return self.help.replace("{choices}", ", ".join(self.choices))
 
     def plays_a_part(self, optimizer: str, schedule: str) -> bool:
-        """Return whether runs of ``optimizer`` under ``schedule`` depend on it."""
+        """Return whether the option affects runs of ``optimizer`` with ``schedule``."""
         if self.optimizers and optimizer not in self.optimizers:
             return False
         return not self.schedule or self.schedule == schedule_of(optimizer, schedule)
 
     def parse(self, text: str) -> Any:
-        """Return the value that was typed as ``text``.
-
-        Raises:
-            UsageError: it is of another kind.
-        """
+        """Return the value of ``text``; raise ``UsageError`` if it is of another kind."""
         try:
             return parse_value(self.kind, text)
         except ValueError as error:
             raise UsageError(f"{self.name} {error}") from None
 
     def convert(self, value: Any) -> Any:
-        """Return a ``value`` of a file as this option has it: YAML reads 1e-3 as text, and 4 is a rate as 4.0 is."""
+        """Return a ``value`` of a file in the option's kind: YAML reads 1e-3 as text, and 4 may be a float."""
         if self.kind is float and isinstance(value, (int, str)) and not isinstance(value, bool):
             try:
                 return parse_number(float, value) if isinstance(value, str) else float(value)
@@ -123,10 +118,10 @@ class Option:
         return Path(value) if self.kind is Path and isinstance(value, str) else value
 
     def checked(self, value: Any) -> Any:
-        """Return ``value`` as a config keeps it: paths with ~ expanded, lists as tuples.
+        """Return ``value`` in the form of a config: paths with ~ expanded, lists as tuples.
 
         Raises:
-            UsageError: it is of another kind, out of the range or not among the choices.
+            UsageError: it is of another kind, out of range or not among the choices.
         """
         if not self.many:
             return None if value is None and self.default is None else self._checked(self.name, value)
@@ -162,7 +157,7 @@ class Option:
 
 
 def option(default: Any, help: str, kinds: Is = Is.TRAINED, **more: Any) -> Any:
-    """A field that is an option, with ``more`` attributes of it."""
+    """Return the field of an option with ``more`` attributes."""
     return field(default=default, metadata={"option": Option(help, kinds, **more)})
 
 
@@ -179,7 +174,7 @@ def options_of(cls: Any) -> dict[str, Option]:
 
 
 def check(config: Any) -> None:
-    """Check every option of a config by itself, and have the config keep it as :meth:`Option.checked` returns it."""
+    """Check each option of a config by itself, and replace it by the result of :meth:`Option.checked`."""
     cls: Any = type(config)
     for name, one in options_of(cls).items():
         object.__setattr__(config, name, one.checked(getattr(config, name)))
@@ -196,16 +191,16 @@ def check_names(cls: Any, values: Any) -> None:
 
 
 def given(config: Any) -> dict[str, Any]:
-    """Return the options of a config that are not at their defaults."""
+    """Return the options of a config that differ from their defaults."""
     defaults = {f.name: f.default for f in fields(config)}
     return {name: value for name, value in asdict(config).items() if value != defaults[name]}
 
 
 def option_name(options: Mapping[str, Option], text: object, what: str) -> str:
-    """Return the name of one of ``options`` that a grid spells with - or _.
+    """Return the name of an option that a grid spells with - or _.
 
     Raises:
-        UsageError: there is none of this name, or it is not for the user of ``what``.
+        UsageError: the name is unknown, or not allowed in ``what``.
     """
     name = str(text).replace("-", "_")
     if name in options and (why := options[name].not_in_grids):
@@ -217,15 +212,15 @@ def option_name(options: Mapping[str, Option], text: object, what: str) -> str:
 
 
 def parse_value(kind: type, text: str) -> Any:
-    """Return the value of a ``kind`` that was typed as ``text``.
+    """Return the value of ``text`` in a ``kind``.
 
     Raises:
-        ValueError: it is of another kind; the message goes on after the name, as in "must be a number, got 'x'".
+        ValueError: it is of another kind; the message follows the name, as in "must be a number, got 'x'".
     """
     try:
         if kind is bool:
             return {"true": True, "false": False}[text.lower()]
-        if kind is Path and not text:  # as of a variable that is not set: it would be the folder here
+        if kind is Path and not text:  # as from an unset variable: it would mean the working directory
             raise ValueError
         return parse_number(kind, text) if kind in (int, float) else kind(text)
     except (ValueError, KeyError):
@@ -233,7 +228,7 @@ def parse_value(kind: type, text: str) -> Any:
 
 
 def schedule_of(optimizer: str, schedule: str) -> str:
-    """Return the schedule of runs of ``optimizer`` where ``schedule`` is given, which may be "auto"."""
+    """Return the schedule of runs of ``optimizer``; ``schedule`` may be "auto"."""
     if optimizer == "tvlars":
         return "sigmoid"
     return "warmup-cosine" if schedule == "auto" else schedule
@@ -243,7 +238,7 @@ def as_path(name: str, value: Any) -> Path | None:
     """Return ``value`` as a path with ~ expanded; None stays.
 
     Raises:
-        UsageError: it is neither text nor a path, or ~ stands for nobody's home.
+        UsageError: it is neither text nor a path, or the home of ~ is unknown.
     """
     if value is None:
         return None
@@ -253,11 +248,7 @@ def as_path(name: str, value: Any) -> Path | None:
 
 
 def expanded(name: str, path: Path) -> Path:
-    """Return ``path`` with ~ expanded.
-
-    Raises:
-        UsageError: ~ stands for nobody's home.
-    """
+    """Return ``path`` with ~ expanded; raise ``UsageError`` if the home is unknown."""
     try:
         return path.expanduser()
     except RuntimeError as error:

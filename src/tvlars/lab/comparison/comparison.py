@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunRow:
-    """One run of a comparison. ``status`` is finished or diverged; losses are means, ``seconds`` without tests.
+    """One run of a comparison. ``status`` is finished or diverged; losses are means, ``seconds`` exclude tests.
 
-    ``test_images`` is how many the accuracy is of; None where that is not known.
+    ``test_images`` is the number of test images, None if it is unknown.
     """
 
     optimizer: str
@@ -51,19 +51,20 @@ class Comparison:
     command: str
     runs: list[RunRow] = field(default_factory=list)
     measure: str = "test accuracy"
-    """Name of ``test_accuracy``; with self-supervised learning "linear-probe accuracy"."""
+    """Name of the accuracy; with self-supervised learning "linear-probe accuracy"."""
     _differences: pd.DataFrame | None = field(default=None, init=False, repr=False, compare=False)
-    """Differences that belong to a larger family of comparisons."""
+    """Differences that were adjusted within a larger family of comparisons."""
 
     @property
     def diverged(self) -> list[RunRow]:
-        """The runs that were stopped since their loss was not finite."""
+        """Runs that were stopped because their loss was not finite."""
         return [run for run in self.runs if run.status == Status.DIVERGED]
 
     def table(self) -> pd.DataFrame:
-        """One row per optimizer and batch size, see :func:`tvlars.lab.comparison.statistics.table`; arm is "optimizer".
+        """Return one row per optimizer and batch size.
 
-        With ``against_highest``, ``p_adjusted`` and ``verdict`` of :func:`tvlars.lab.comparison.verdict.with_verdicts`.
+        Columns are those of :func:`tvlars.lab.comparison.statistics.table`, with "optimizer" in place of "arm", and
+        ``against_highest``, ``p_adjusted`` and ``verdict`` of :func:`tvlars.lab.comparison.verdict.with_verdicts`.
         """
         from tvlars.lab.comparison import statistics
         from tvlars.lab.comparison.verdict import with_verdicts
@@ -72,7 +73,7 @@ class Comparison:
         return rows.rename(columns={"arm": "optimizer"})
 
     def differences(self) -> pd.DataFrame:
-        """One row per pair of optimizers and batch size, see :func:`tvlars.lab.comparison.statistics.differences`.
+        """Return one row per pair of optimizers and batch size: :func:`tvlars.lab.comparison.statistics.differences`.
 
         p-values are adjusted for all pairs, and significance is judged by seeds and test images.
         """
@@ -81,19 +82,19 @@ class Comparison:
         return statistics.differences(self._frame()) if self._differences is None else self._differences
 
     def answers(self) -> list[str]:
-        """The result in a sentence for each batch size."""
+        """Return the results, one sentence per batch size."""
         from tvlars.lab.comparison import statistics
         from tvlars.lab.comparison.verdict import answers
 
         return answers(statistics.table(self._frame()), self.differences(), self.measure)
 
     def _frame(self) -> pd.DataFrame:
-        """The runs, with the predictions that their folders keep."""
+        """Return the runs with the predictions in their folders."""
         frame = _as_frame(self.runs).rename(columns={"optimizer": "arm"})
         return frame.assign(correct=[self._correct(run) for run in self.runs])
 
     def _correct(self, run: RunRow) -> Any:
-        """Test images that a run has right; None where that is not kept, or not of the accuracy that stands here."""
+        """Return which test images a run classified correctly; None if unknown, or if the accuracy is another one."""
         images, accuracy = run.test_images, run.test_accuracy
         if run.status != Status.FINISHED or not run.folder or not images or accuracy is None or images != images:
             return None
@@ -107,10 +108,10 @@ class Comparison:
 
     @classmethod
     def load(cls, folder: Path | str) -> Comparison:
-        """Read a comparison back from its folder.
+        """Read a comparison from its folder.
 
         Raises:
-            UsageError: comparison.json is missing, damaged or not that of a comparison.
+            UsageError: comparison.json is missing or damaged.
         """
         folder = Path(folder)
         file = folder / "comparison.json"
@@ -132,15 +133,11 @@ def _as_frame(runs: list[RunRow]) -> pd.DataFrame:
 
 
 def _row(values: Any) -> RunRow:
-    """The row of a run as it stands in comparison.json.
-
-    Raises:
-        ValueError: it is none.
-    """
+    """Return the row of a run in comparison.json; raise ``ValueError`` if it is invalid."""
     row = RunRow(**values)
     for name, kind in get_type_hints(RunRow).items():
         value = getattr(row, name)
-        whole = type(value) is int and isinstance(0.0, kind)  # a number without digits after the point
+        whole = type(value) is int and isinstance(0.0, kind)  # JSON has no decimal point in whole numbers
         if isinstance(value, bool) or not (whole or isinstance(value, kind)):
             raise ValueError(f"{name} of a run is {value!r:.60}")
     if row.test_accuracy is not None and not (math.isnan(row.test_accuracy) or 0 <= row.test_accuracy <= 1):

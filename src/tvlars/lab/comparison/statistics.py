@@ -13,10 +13,10 @@ from tvlars.lab.run_folder.status import Status
 
 MEANS = ("train_loss", "test_loss", "images_per_second", "seconds")
 COLUMNS = ("arm", "batch_size", "seed", "lr", "status", "test_accuracy", *MEANS, "test_images", "correct")
-"""Columns of a frame of runs, one row per run. An arm is what is compared: an optimizer, or one in a certain setting.
+"""Columns of a frame of runs, one row per run. An arm is an optimizer, or an optimizer with certain settings.
 
-``test_images`` is their number, and ``correct`` an array (test_images,) that says which were classified right; both may
-be missing.
+``test_images`` is their number, and ``correct`` an array (test_images,) that is True for images that were classified
+correctly; both may be missing.
 """
 TABLE_COLUMNS = ("arm", "batch_size", "lr", "seeds", "of", "accuracy", "interval", "accuracies", *MEANS)
 PAIR_COLUMNS = (
@@ -24,29 +24,29 @@ PAIR_COLUMNS = (
     *("p_value", "p_adjusted", "comparisons", "significant", "verdict"),
 )
 FEWEST_SEEDS = 3
-"""No verdict is given on fewer."""
+"""Seeds that a verdict needs at least."""
 LEVEL = 0.05
-"""Chance of a false alarm among all comparisons of a page."""
+"""Family-wise error rate of all comparisons of a page."""
 
 
 def mean_and_interval(values: list[float]) -> tuple[float, float]:
-    """Mean, and half the width of its 95 % interval by Student's t; NaN where there are too few values."""
+    """Return mean and half width of its 95 % interval by Student's t, NaN if there are too few values."""
     series = pd.Series(values, dtype=float)
     mean, error = float(series.mean()), series.std() / math.sqrt(max(len(series), 1))
     return mean, _student(mean, error, len(series) - 1)[0]
 
 
 def table(runs: pd.DataFrame) -> pd.DataFrame:
-    """A row for each arm and batch size: mean test accuracy and its 95 % interval over seeds.
+    """Return one row per arm and batch size: mean test accuracy and its 95 % interval over seeds.
 
-    Columns: arm, batch_size, lr, seeds (how many finished), of (how many there were to be), accuracy and interval
+    Columns: arm, batch_size, lr, seeds (finished ones), of (all seeds), accuracy and interval
     (half width, Student's t; NaN for one seed), accuracies (each seed's), train_loss, test_loss, images_per_second,
     seconds (means). Batch sizes ascend; their arms are in the order in which they first appear.
     """
     rows = []
     for (batch_size, arm), group in runs.groupby(["batch_size", "arm"], sort=False):
         finished = group[group["status"] == Status.FINISHED.value]
-        done = finished.drop_duplicates("seed", keep="last")  # again is no independent run
+        done = finished.drop_duplicates("seed", keep="last")  # a repeated seed is no independent run
         accuracies = done["test_accuracy"].astype(float).tolist()
         means = [done[name].astype(float).mean() for name in MEANS]
         of = group["seed"].nunique()
@@ -57,29 +57,29 @@ def table(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def best_arms(rows: pd.DataFrame) -> dict[int, str]:
-    """The arm with the highest mean at each batch size, of a frame that :func:`table` made; of equal ones the first."""
+    """Return the arm with the highest mean per batch size of a :func:`table`; the first of equal ones."""
     known = rows[(rows["seeds"] > 0) & rows["accuracy"].notna()]
     best = known.loc[known.groupby("batch_size")["accuracy"].idxmax()]
     return dict(zip(best["batch_size"].astype(int).tolist(), best["arm"].astype(str), strict=True))
 
 
 def differences(runs: pd.DataFrame) -> pd.DataFrame:
-    """For each pair of arms of one batch size, the mean difference in accuracy over the seeds that both finished.
+    """Return the mean difference in accuracy over common finished seeds, for each pair of arms of a batch size.
 
-    A difference is significant where it is neither by chance of the seeds (paired t-test over them) nor by chance of
-    the test images (McNemar's variance of the differences per image where predictions were kept, the binomial one of
-    both arms otherwise): the larger of both p-values, adjusted by Holm's method for all pairs of the frame, is at most
-    5 %. So seeds that differ alike are no certainty. Nothing is significant with fewer than three seeds, or where the
-    number of test images is not known.
+    A difference is significant if neither the choice of seeds (paired t-test) nor that of test images explains it
+    (McNemar's variance of the differences per image if predictions were kept, else the binomial variance of both
+    arms): the larger of both p-values, adjusted by Holm's method for all pairs of the frame, is at most 5 %. So seeds
+    that all differ alike do not suffice. Nothing is significant with fewer than three seeds, or if the number of test
+    images is unknown.
 
     Args:
-        runs: a row for each run, with ``COLUMNS``. Runs of another ``part`` (optional) are not compared with each
-            other; pairs of all parts count for Holm's method.
+        runs: one row per run, with ``COLUMNS`` and optionally ``part``. Runs of different parts are not compared,
+            but pairs of all parts count for Holm's method.
 
     Returns:
         Columns: part, batch_size, better, worse (arms), difference (>= 0), interval (half width of the wider of both
-        95 % intervals; NaN for one seed), seeds, p_value, p_adjusted (NaN where there is no verdict), comparisons
-        (pairs of the frame), significant, and verdict: why there is none, or "significant", "not significant".
+        95 % intervals; NaN for one seed), seeds, p_value, p_adjusted (NaN without a verdict), comparisons
+        (pairs of the frame), significant, and verdict: "significant", "not significant", or why there is none.
     """
     rows: list[dict[str, Any]] = []
     done = runs[runs["status"] == Status.FINISHED.value].astype({"test_accuracy": float})
@@ -102,7 +102,7 @@ def differences(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def holm(p_values: list[float]) -> list[float]:
-    """p-values adjusted so that the chance of any false alarm among all is kept; NaN counts, and stays NaN.
+    """Return p-values adjusted for the family-wise error rate; NaN counts as a comparison and stays NaN.
 
     Source: Holm, "A simple sequentially rejective multiple test procedure", 1979.
     """
@@ -112,7 +112,7 @@ def holm(p_values: list[float]) -> list[float]:
 
 
 def _compare(a: pd.DataFrame, b: pd.DataFrame) -> dict[str, Any]:
-    """Two arms over the same seeds: difference of the means, its interval and p-value, or why there is no verdict."""
+    """Compare two arms over the same seeds: difference of the means, interval, and p-value or why there is none."""
     paired = a["test_accuracy"] - b["test_accuracy"]
     seeds, mean = len(paired), float(paired.mean())
     images = test_images_of(pd.concat([a, b]))
@@ -127,7 +127,7 @@ def _compare(a: pd.DataFrame, b: pd.DataFrame) -> dict[str, Any]:
         verdict = "unknown number of test images" if images is None else "one test image"
     return {
         "difference": mean,
-        "interval": float(np.max(intervals)),  # NaN where one is
+        "interval": float(np.max(intervals)),  # NaN if one of them is
         "seeds": seeds,
         "p_value": math.nan if verdict else max(p_values),
         "verdict": verdict,
@@ -135,7 +135,7 @@ def _compare(a: pd.DataFrame, b: pd.DataFrame) -> dict[str, Any]:
 
 
 def _student(mean: float, error: float, degrees: int) -> tuple[float, float]:
-    """Half the width of the 95 % interval of a mean, and its p-value if it is 0 in truth, by Student's t."""
+    """Return half width of the 95 % interval of a mean, and the p-value of a true mean of 0, by Student's t."""
     from scipy import stats
 
     p = 1.0 if abs(mean) < 1e-12 else float(2 * stats.t.sf(abs(mean) / error, degrees)) if error > 0 else 0.0
@@ -143,7 +143,7 @@ def _student(mean: float, error: float, degrees: int) -> tuple[float, float]:
 
 
 def test_images_of(runs: pd.DataFrame) -> int | None:
-    """The number of test images that all runs had; None where it is not known, or not the same."""
+    """Return the number of test images of all runs; None if it is unknown, or differs."""
     numbers = set(runs["test_images"].astype(float)) if "test_images" in runs else set()
     if len(numbers) != 1 or not math.isfinite(number := numbers.pop()) or number < 1:
         return None
@@ -151,19 +151,22 @@ def test_images_of(runs: pd.DataFrame) -> int | None:
 
 
 def _error_of_images(a: pd.DataFrame, b: pd.DataFrame, images: int) -> float:
-    """Standard error, by the choice of the test images, of the difference between two arms' mean accuracies."""
+    """Return the standard error of two arms' difference in mean accuracy that the choice of test images causes."""
     right_a, right_b = _predictions(a, images), _predictions(b, images)
     if right_a is not None and right_b is not None:
         # If the arms are equally good, each image's difference is as likely to have one sign as the other (McNemar).
         return math.sqrt(max(float(np.square(right_a - right_b).sum()), 1.0)) / images  # one image at least
     variance = 0.0
-    for arm in (a, b):  # as if all seeds failed on the same images; one more right and one more wrong, so never 0
+    for arm in (
+        a,
+        b,
+    ):  # assumes that all seeds fail on the same images; one more right and one more wrong keep it above 0
         rate = (float(arm["test_accuracy"].mean()) * images + 1) / (images + 2)
         variance += rate * (1 - rate) / (images + 2)
     return math.sqrt(variance)
 
 
 def _predictions(arm: pd.DataFrame, images: int) -> Any:
-    """Fraction of an arm's runs that were right on each test image; None where not all runs say so."""
+    """Return the fraction of an arm's runs that were right on each test image; None if a run lacks predictions."""
     kept = [one for one in arm.get("correct", []) if isinstance(one, np.ndarray) and one.shape == (images,)]
     return np.asarray(kept, dtype=float).mean(axis=0) if kept and len(kept) == len(arm) else None

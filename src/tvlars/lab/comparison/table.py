@@ -1,4 +1,4 @@
-"""Tables of a comparison for people: cells with their text, and the table on a terminal."""
+"""Tables of a comparison: cells with text and sort keys, and the table on a terminal."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ AGAINST, P_VALUE, SECONDS = "against the highest mean", "p (Holm)", "training, s
 
 
 class Cell(NamedTuple):
-    """A cell of a table. ``strong`` are means that are significantly above all others."""
+    """A cell of a table. ``strong`` marks a mean that is significantly above all others."""
 
     text: str
     key: Any
-    """Sort key of a row."""
+    """Sort key."""
     strong: bool = False
 
 
 def table_cells(rows: pd.DataFrame, pairs: pd.DataFrame, measure: str) -> list[dict[str, Cell]]:
-    """The cells of a table by column, a row for each arm and batch size.
+    """Return the cells of a table by column, one row per arm and batch size.
 
     Args:
         rows, pairs: frames that ``table`` and ``differences`` of :mod:`tvlars.lab.comparison.statistics` made.
@@ -42,7 +42,7 @@ def table_cells(rows: pd.DataFrame, pairs: pd.DataFrame, measure: str) -> list[d
 
 
 def pair_cells(pairs: pd.DataFrame) -> list[dict[str, Cell]]:
-    """The cells of the table of all differences, paired over seeds."""
+    """Return the cells of the table of all differences, paired over seeds."""
     return [
         {
             "batch size": Cell(f"{pair['batch_size']:,}", pair["batch_size"]),
@@ -59,14 +59,14 @@ def pair_cells(pairs: pd.DataFrame) -> list[dict[str, Cell]]:
 
 
 def table_rows(comparison: Comparison) -> list[dict[str, str]]:
-    """The table of a comparison as text, for a terminal; p is that of the difference from the highest mean."""
+    """Return the table of a comparison as text; p belongs to the difference from the highest mean."""
     rows = comparison.table().rename(columns={"optimizer": "arm"})
     cells = table_cells(rows, comparison.differences(), comparison.measure)
     return [{name: cell.text for name, cell in row.items() if name not in (AGAINST, SECONDS)} for row in cells]
 
 
 def print_table(comparison: Comparison) -> None:
-    """Print the table to standard output, as wide as it has to be, and what it says in words."""
+    """Print the table to standard output, without wrapping, and the results in sentences."""
     rows = table_rows(comparison)
     if not rows:
         say("no run has finished")
@@ -112,10 +112,10 @@ def _cells(row: dict[Any, Any], beside: dict[Any, Any], ahead: bool, measure: st
 
 
 def _points(fraction: float, interval: float) -> str:
-    """A fraction in percent, or a difference in percentage points, with its interval if there is one."""
+    """Return a fraction in percent, or a difference in percentage points, with its interval if there is one."""
     return f"{100 * fraction:.2f}" + ("" if math.isnan(interval) else f" ± {100 * interval:.2f}")
 
 
 def _p_cell(p: float) -> Cell:
-    """A p-value; rows without one are sorted behind the others."""
+    """Return the cell of a p-value; rows without one are sorted last."""
     return Cell("-", 2.0) if math.isnan(p) else Cell("< 0.001" if p < 0.001 else f"{p:.2g}", p)

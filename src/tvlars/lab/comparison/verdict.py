@@ -1,4 +1,4 @@
-"""Sentences on a table of runs: which arms have the highest mean, and which differences are significant."""
+"""Verdicts in sentences: arms with the highest mean, and significant differences."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ FEW = f"no verdict on {{}} with fewer than {FEWEST_SEEDS} common seeds"
 UNKNOWN = "no verdict on {}, since the number of test images is not known or is 1"
 ORDER = (ABOVE, SAME, BELOW, FEW, UNKNOWN, UNPAIRED)
 Pairs = dict[tuple[int, frozenset[str]], dict[Any, Any]]
-"""Rows of :func:`tvlars.lab.comparison.statistics.differences` by batch size and both arms, whichever is ahead."""
+"""Rows of :func:`tvlars.lab.comparison.statistics.differences` by batch size and the set of both arms."""
 
 
 def answers(rows: pd.DataFrame, pairs: pd.DataFrame, measure: str = "test accuracy") -> list[str]:
-    """The result in a sentence for each batch size: which arms have the highest mean, and from which they differ.
+    """Return one sentence per batch size: the arms with the highest mean, and their differences from others.
 
     Args:
         rows: a frame that :func:`tvlars.lab.comparison.statistics.table` made.
-        pairs: that of :func:`tvlars.lab.comparison.statistics.differences` for the same runs.
+        pairs: the frame of :func:`tvlars.lab.comparison.statistics.differences` for the same runs.
         measure: name of the accuracy.
     """
     done, between = rows[rows["seeds"] > 0], _by_arms(pairs)
@@ -34,7 +34,7 @@ def answers(rows: pd.DataFrame, pairs: pd.DataFrame, measure: str = "test accura
 
 
 def _answer(here: pd.DataFrame, best: str, pairs: Pairs, measure: str) -> str:
-    """The result of the arms at one batch size."""
+    """Return the result at one batch size."""
     rows = {str(row["arm"]): row for row in here.to_dict("records")}
     row, highest = rows[best], f"{100 * rows[best]['accuracy']:.2f} %"
     if len(rows) == 1:
@@ -62,7 +62,7 @@ def _answer(here: pd.DataFrame, best: str, pairs: Pairs, measure: str) -> str:
 
 
 def _relation(arm: str, pair: dict[Any, Any] | None) -> str:
-    """Choose the words on two arms that hold of ``arm``, the first of them."""
+    """Return the words that relate ``arm`` to the other arm of the pair."""
     if pair is None:
         return UNPAIRED
     if math.isnan(pair["p_adjusted"]):
@@ -71,7 +71,7 @@ def _relation(arm: str, pair: dict[Any, Any] | None) -> str:
 
 
 def _basis(judged: list[dict[Any, Any]]) -> str:
-    """Basis of the verdicts on pairs, " (3 seeds, Holm over 6 comparisons)"; "" where there is none."""
+    """Return the basis of verdicts on pairs, as in " (3 seeds, Holm over 6 comparisons)"; "" if there is none."""
     if not judged:
         return ""
     seeds, count = [pair["seeds"] for pair in judged], judged[0]["comparisons"]
@@ -81,14 +81,14 @@ def _basis(judged: list[dict[Any, Any]]) -> str:
 
 
 def _part(row: dict[Any, Any]) -> str:
-    """Number of an arm's runs that its mean is of, " (2 of 3 runs finished)"; "" where all finished."""
+    """Return the number of runs in an arm's mean, as in " (2 of 3 runs finished)"; "" if all finished."""
     return f" ({row['seeds']} of {row['of']} runs finished)" if row["seeds"] < row["of"] else ""
 
 
 def beside_highest(rows: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
-    """Each arm of ``rows`` beside the one with the highest mean at its batch size.
+    """Compare each arm of ``rows`` with the one with the highest mean at its batch size.
 
-    Columns: difference, interval and p_adjusted, NaN where there are none; and verdict, in words.
+    Columns: difference, interval and p_adjusted, which may be NaN; and verdict, in words.
     """
     best, between, found = best_arms(rows), _by_arms(pairs), []
     for size, arm, seeds in zip(rows["batch_size"], rows["arm"], rows["seeds"], strict=True):
@@ -105,8 +105,7 @@ def beside_highest(rows: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
 
 
 def with_verdicts(rows: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
-    """``rows`` with each arm beside the one with the highest mean: against_highest (the difference), p_adjusted and
-    verdict (words); numbers are NaN for that arm itself, and where there are none."""
+    """Return ``rows`` with each arm's against_highest (difference from the highest mean), p_adjusted and verdict."""
     beside = beside_highest(rows, pairs).set_index(rows.index)
     return rows.assign(against_highest=beside["difference"], p_adjusted=beside["p_adjusted"], verdict=beside["verdict"])
 

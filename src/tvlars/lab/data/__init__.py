@@ -1,4 +1,4 @@
-"""Data sets by name, each decoded once into uint8 tensors; a batch of them is an index.
+"""Data sets by name, each decoded once into uint8 tensors, of which batches are indexed.
 
 To add one: write a file with a function that returns ``ImageData``, and enter it in ``DATASETS``.
 """
@@ -31,10 +31,9 @@ DATASETS: dict[str, Callable[[Path | None], ImageData]] = {
 def check_data_name(
     name: str, image_size: int | None = None, skip_bad_images: bool = False, data_dir: Path | None = None
 ) -> None:
-    """Raise ``UsageError`` unless ``name`` is a data set's, or imagefolder:PATH.
+    """Raise ``UsageError`` unless ``name`` is the name of a data set, or imagefolder:PATH.
 
-    ``image_size`` and ``skip_bad_images`` are for imagefolder:PATH alone; a folder that was meant may lie in
-    ``data_dir``.
+    ``image_size`` and ``skip_bad_images`` are for imagefolder:PATH alone. The error suggests folders in ``data_dir``.
     """
     if not isinstance(name, str):
         raise UsageError(f"data must be a name, got {name!r}")
@@ -52,9 +51,11 @@ def check_data_name(
 
 
 def _folder_meant(name: str, data_dir: Path | None) -> str | None:
-    """Return the existing folder that ``name`` means, written without the prefix or with another."""
+    """Return the existing folder in ``name``, which lacks the prefix or has another one."""
     for text in (name, name.partition(":")[2], name.partition("=")[2]):
-        with contextlib.suppress(OSError, ValueError, RuntimeError):  # no path: too long, with a NUL, of no user
+        with contextlib.suppress(
+            OSError, ValueError, RuntimeError
+        ):  # no path: too long, with a NUL, or of an unknown user
             if text.strip() and ((data_dir or Path()) / Path(text).expanduser()).is_dir():
                 return text
     return None
@@ -67,11 +68,11 @@ def load_data(
 
     Args:
         name: a key of ``DATASETS``, or imagefolder:PATH.
-        data_dir: where files lie or are downloaded to. None (default): where each looks by itself; PATH is
-            relative to it.
-        image_size: of imagefolder:PATH alone, pixels to scale images to.
-        skip_bad_images: of imagefolder:PATH alone, leave out images that cannot be read, and say how many in
-            ``account``. False (default): they are an error, which names them.
+        data_dir: folder of the files, or to download to; PATH is relative to it. None (default): the usual place of
+            each data set.
+        image_size: pixels to scale images to; for imagefolder:PATH alone.
+        skip_bad_images: leave out images that cannot be read, and count them in ``account``; for imagefolder:PATH
+            alone. False (default): they are an error, which names them.
 
     Raises:
         UsageError: the name is unknown, or its files are missing, damaged or cannot be downloaded, or do not fit into

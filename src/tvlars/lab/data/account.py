@@ -1,11 +1,11 @@
-"""The account that a reader of files gives of its work: what it has left out, and what else its user should know."""
+"""Account of reading files: what was left out, and remarks for the user."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
 Reason = tuple[str, str]
-"""Why something is left out: the name of one such thing, and of many."""
+"""Reason for leaving something out: the noun in singular and plural."""
 HIDDEN_FOLDERS = ("hidden folder", "hidden folders")
 HIDDEN_FILES = ("hidden file", "hidden files")
 OTHER_FILES = ("file of another kind", "files of other kinds")
@@ -22,14 +22,13 @@ BAD = ("image that cannot be read", "images that cannot be read")
 
 @dataclass
 class Account:
-    """Things that a walk leaves out, counted by reason with an example, and remarks. ``str`` is "" if there are none
-    of the former."""
+    """Files and folders left out, counted by reason with an example, and remarks. ``str`` names the former."""
 
     left_out: dict[Reason, tuple[int, str]] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
 
     def leave(self, reason: Reason, example: str, count: int = 1) -> None:
-        """Enter that ``count`` things are left out; ``example`` is kept of the first."""
+        """Add ``count`` things that are left out; the first ``example`` is kept."""
         if count:
             before, first = self.left_out.get(reason, (0, example))
             self.left_out[reason] = before + count, first
@@ -40,7 +39,7 @@ class Account:
         )
 
     def lines(self) -> tuple[str, ...]:
-        """Return all of it, one entry per line, as a run's description has it."""
+        """Return the account in lines for the description of a run."""
         left_out = [f"left out {self}"] if self.left_out else []
         return (*left_out, *(f"note     {text}" for text in self.remarks))
 
@@ -51,6 +50,6 @@ def counted(count: int, one: str, many: str) -> str:
 
 
 def shown(name: str, longest: int = 120) -> str:
-    """Return a file's name as it can be printed: on one line, in whatever encoding, and not too long."""
+    """Return a printable form of a file's name: on one line, in any encoding, and not too long."""
     printable = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
     return printable if len(printable) <= longest else f"{printable[: longest // 2]}...{printable[-longest // 2 :]}"

@@ -1,4 +1,4 @@
-"""Augmentation of a whole batch at once, with a draw of its own for every sample, on the device it lies on."""
+"""Augmentation of a whole batch at once, with separate draws for each sample, on the batch's device."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from torch import Tensor
 
 
 def draw_crops(count: int, padding: int, flip: bool, generator: torch.Generator) -> Tensor:
-    """The draws of :func:`crop_and_flip` for ``count`` samples: (count, 3), on the generator's device.
+    """Return draws of :func:`crop_and_flip` for ``count`` samples: (count, 3), on the generator's device.
 
     Args:
-        count: samples, those of a whole batch, so that crops do not depend on how it is split.
+        count: samples of a whole batch, so that crops do not depend on how it is split.
         padding: pixels >= 0 that are added on every side.
-        flip: whether samples are mirrored, half of them.
+        flip: whether half of the samples are mirrored.
         generator: source of the draws.
     """
 
@@ -24,12 +24,12 @@ def draw_crops(count: int, padding: int, flip: bool, generator: torch.Generator)
 
 
 def crop_and_flip(images: Tensor, padding: int, draws: Tensor) -> Tensor:
-    """Crops of zero-padded images, each mirrored left to right where that was drawn.
+    """Return crops of zero-padded images, mirrored left to right if so drawn.
 
     Args:
         images: (N, C, H, W), any dtype; not modified.
         padding: pixels >= 0 added on every side before a crop of H x W is taken.
-        draws: (N, 3), those of these samples from :func:`draw_crops` with the same padding.
+        draws: (N, 3), rows of these samples from :func:`draw_crops` with the same padding.
 
     Returns:
         A tensor of the shape and dtype of ``images``.
@@ -42,13 +42,13 @@ def crop_and_flip(images: Tensor, padding: int, draws: Tensor) -> Tensor:
     columns = torch.where(mirror == 1, columns.flip(1), columns)
     padded = torch.nn.functional.pad(images, (padding, padding, padding, padding))
     samples = torch.arange(n, device=device)
-    # One gather; with the channel index between, the result comes as (N, H, W, C).
+    # One gather; the result is (N, H, W, C), since the channel index stands between the others.
     cropped = padded[samples[:, None, None], :, rows[:, :, None], columns[:, None, :]]
     return cropped.permute(0, 3, 1, 2)
 
 
 def rotate(images: Tensor, degrees: float, draws: Tensor) -> Tensor:
-    """Each image turned about its middle by an angle of its own, drawn evenly between -degrees and degrees.
+    """Return images rotated about their centres by angles that are uniform between -degrees and degrees.
 
     Args:
         images: (N, C, H, W), any dtype; not modified.
@@ -56,7 +56,7 @@ def rotate(images: Tensor, degrees: float, draws: Tensor) -> Tensor:
         draws: (N,), uniform in [0, 1).
 
     Returns:
-        A float32 tensor of the shape of ``images``, interpolated bilinearly, 0 where an image does not reach.
+        A float32 tensor of the shape of ``images``, interpolated bilinearly, 0 outside an image.
     """
     height, width = images.shape[2:]
     angles = torch.deg2rad((2 * draws - 1) * degrees)

@@ -1,10 +1,10 @@
-"""All images of a folder, decoded: in memory, or in a file that is mapped where they do not fit.
+"""Decoded images of a folder: in memory, or in a mapped file if they do not fit.
 
-    ~/.cache/tvlars/decoded/NAME-HASH.u8       uint8 (N, 3, H, W), as numpy.memmap reads it, then what is known of them
-    ~/.cache/tvlars/decoded/NAME-HASH.lock     held by the process that decodes; others wait, and find the file
+    ~/.cache/tvlars/decoded/NAME-HASH.u8       uint8 (N, 3, H, W), as numpy.memmap reads it, then digests and remarks
+    ~/.cache/tvlars/decoded/NAME-HASH.lock     held by the process that decodes; others wait for the file
 
-The hash is of the files' names, sizes and times and of the size they are scaled to: a changed folder is decoded anew. A
-file gets its name when it is whole and on the disk.
+The hash covers names, sizes and times of the files, and the size that they are scaled to: a changed folder is decoded
+again. A file gets its name when it is complete and on the disk.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ from tvlars.lab.errors import UsageError
 
 CACHE = Path("~/.cache/tvlars/decoded")
 SHARE = 0.5
-"""The part of the machine's memory that decoded images may take."""
+"""Share of the machine's memory that decoded images may take."""
 FORMAT = b"tvlars-decoded-2"
-"""The end of a mapped file, and a part of its hash: another number where the same files give other pixels."""
+"""End of a mapped file, and part of its hash: the number changes if the same files give other pixels."""
 AHEAD = 8
-"""Images for each thread that are decoded ahead of the one that is needed next."""
+"""Images per thread that are decoded in advance."""
 DIGEST = np.dtype("V16")
 Shape = tuple[int, ...]
 Digests = np.ndarray[Any, np.dtype[Any]]
@@ -53,9 +53,9 @@ class Decoded:
 
     images: Tensor
     digests: Digests
-    """Of each image's pixels."""
+    """Digests of each image's pixels."""
     bad: dict[int, str]
-    """By index of the file: why it cannot be read."""
+    """Reasons why files cannot be read, by index."""
     remarks: list[str]
     mapped: bool = False
 
@@ -67,7 +67,7 @@ def decode(folder: Path, files: Sequence[ImageFile], image_size: int | None) -> 
         UsageError: sizes differ, none can be read, or there is no room for them.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's, of large images and of EXIF data
+        warnings.simplefilter("ignore")  # Pillow warns of large images and EXIF data
         shape = _first_shape(files) if image_size is None else (3, image_size, image_size)
         if must_map(len(files) * math.prod(shape)):
             return _mapped(mapped_file(folder, files, shape, image_size), files, image_size, shape)
@@ -78,10 +78,10 @@ def decode(folder: Path, files: Sequence[ImageFile], image_size: int | None) -> 
 
 
 def must_map(size: int) -> bool:
-    """Return whether ``size`` bytes are more than may be kept in memory."""
+    """Return whether ``size`` bytes exceed ``SHARE`` of the memory."""
     try:
         return size > SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError, AttributeError):  # not every system tells
+    except (ValueError, OSError, AttributeError):  # unknown on some systems
         return False
 
 
@@ -92,13 +92,13 @@ def _first_shape(files: Sequence[ImageFile]) -> Shape:
             if height != width:
                 raise _no_squares(f"{file.place} is {width} x {height} pixels")
             return 3, height, width
-    return 3, 1, 1  # all are bad, as will be said
+    return 3, 1, 1  # all are bad, which is an error later
 
 
 def _decode_each(
     files: Sequence[ImageFile], image_size: int | None, shape: Shape, put: Callable[[Any], object]
 ) -> tuple[Digests, dict[int, str], list[str]]:
-    """Read all files, ``put`` the pixels (3, H, W) of those that can be read, in order; the facts of ``Decoded``."""
+    """Read all files and ``put`` pixels (3, H, W) in order; return digests, bad files and remarks of ``Decoded``."""
     from rich.progress import track
 
     def one(file: ImageFile) -> tuple[Any, bytes, list[str]] | str:
@@ -151,7 +151,7 @@ def _no_squares(said: str) -> UsageError:
 
 
 def mapped_file(folder: Path, files: Sequence[ImageFile], shape: Shape, image_size: int | None) -> Path:
-    """Return the path of the decoded form of these files."""
+    """Return the path of the mapped file of these images."""
     root = os.fsencode(os.path.realpath(folder))
     digest = hashlib.sha256(FORMAT + f"{shape} {image_size} {len(root)} ".encode() + root)
     for file in files:
@@ -163,11 +163,11 @@ def mapped_file(folder: Path, files: Sequence[ImageFile], shape: Shape, image_si
 
 
 def _mapped(file: Path, files: Sequence[ImageFile], image_size: int | None, shape: Shape) -> Decoded:
-    """Map the file, which is written unless it is there; images are read from it when they are used."""
+    """Map the file, which is written if it is missing; images are read from it when they are used."""
     found = _open(file, len(files), shape)
     if found is None:
         with _held(file):
-            found = _open(file, len(files), shape)  # another process may have been quicker
+            found = _open(file, len(files), shape)  # another process may have written it meanwhile
             if found is None:
                 _write(file, files, image_size, shape)
                 found = _open(file, len(files), shape)
@@ -180,9 +180,9 @@ def _mapped(file: Path, files: Sequence[ImageFile], image_size: int | None, shap
 
 @contextlib.contextmanager
 def _held(file: Path) -> Iterator[None]:
-    """Hold the lock of a mapped file, which one process at a time writes, and clear away what killed ones have left.
+    """Hold the lock of a mapped file while it is written, and remove leftovers of killed processes.
 
-    Where a file system has no locks, several may write, each a file of its own.
+    On file systems without locks several processes may write, each to its own file.
     """
     lock = FileLock(file.with_suffix(".lock"))
     try:
@@ -210,7 +210,7 @@ def _held(file: Path) -> Iterator[None]:
 
 
 def _write(file: Path, files: Sequence[ImageFile], image_size: int | None, shape: Shape) -> None:
-    """Decode into a file of another name, which is renamed when it is whole and on the disk."""
+    """Decode into a temporary file, which is renamed when it is complete and on the disk."""
     size = len(files) * math.prod(shape)
     part = file.with_name(f"{file.stem}.{uuid.uuid4().hex[:8]}.part")
     try:
@@ -235,7 +235,7 @@ def _write(file: Path, files: Sequence[ImageFile], image_size: int | None, shape
 
 
 def _open(file: Path, count: int, shape: Shape) -> Decoded | None:
-    """Map the decoded images of ``count`` files; None if the file is missing or not whole."""
+    """Map the decoded images of ``count`` files; return None if the file is missing or incomplete."""
     each, ending = math.prod(shape), len(FORMAT) + 8
     try:
         raw = np.memmap(file, np.uint8, "c")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 DIGESTED = 2**28
-"""Bytes of the pixels of each split that are digested; of more, so many images that are evenly spaced."""
+"""Most bytes of pixels of a split that are digested; of larger splits, evenly spaced images."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class SplitFingerprint:
     counts: tuple[int, ...]
     """Images of each class."""
     files: str
-    """Digest of the files' names and sizes; "" where data were not read from image files."""
+    """Digest of the files' names and sizes; "" if data were not read from image files."""
     labels: str
     """Digest of the labels, in order."""
     pixels: str
@@ -30,10 +30,10 @@ class SplitFingerprint:
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """Fingerprint of a whole data set; equal where runs on the data are the same.
+    """Fingerprint of a whole data set; equal fingerprints mean equal data.
 
-    ``decoder`` is what made pixels of files: another version of it may round in other ways, so that digests of pixels
-    are compared under one version alone.
+    ``decoder`` decoded the files: its versions may round differently, so digests of pixels are compared within one
+    version alone.
     """
 
     class_names: tuple[str, ...]
@@ -42,12 +42,12 @@ class Fingerprint:
     decoder: str = ""
 
     def as_json(self) -> dict[str, Any]:
-        """Return all of it as JSON has it; :meth:`from_json` reads it back."""
+        """Return the fingerprint as a JSON object for :meth:`from_json`."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, stored: Any) -> Fingerprint | None:
-        """Return the fingerprint that ``stored`` holds; None if it holds none."""
+        """Return the fingerprint in ``stored``, None if there is none."""
         try:
             train, test = (
                 SplitFingerprint(tuple(one["counts"]), one["files"], one["labels"], one["pixels"])
@@ -67,7 +67,7 @@ class Fingerprint:
         return cls(tuple(names), train, test, decoder) if whole else None
 
     def difference(self, here: Fingerprint, splits: Sequence[str] = ("train", "test")) -> str:
-        """Return in words how the data ``here`` differ from these, in the given ``splits``; "" if they do not."""
+        """Return in words how the data ``here`` differ in the given ``splits``; "" if they do not."""
         if said := difference_of_names(self.class_names, here.class_names):
             return said
         classes, now = len(self.train.counts), len(here.train.counts)
@@ -89,7 +89,7 @@ class Fingerprint:
         return f"{word} images have other pixels" if not self.uncompared(here) and there.pixels != now.pixels else ""
 
     def uncompared(self, here: Fingerprint) -> str:
-        """Return in words the parts that :meth:`difference` could not compare; "" if it compared all."""
+        """Return in words what :meth:`difference` could not compare; "" if it compared everything."""
         if self.decoder == here.decoder:
             return ""
         return (
@@ -98,7 +98,7 @@ class Fingerprint:
 
 
 SPLITS = {"train": "training", "test": "test"}
-"""Names of the splits, and the words for them."""
+"""Names of the splits, and their words in messages."""
 
 
 def difference_of_names(there: Sequence[str], here: Sequence[str]) -> str:
@@ -118,7 +118,7 @@ def difference_of_names(there: Sequence[str], here: Sequence[str]) -> str:
 
 
 def fingerprint_split(images: Tensor, labels: Tensor, classes: int, files: str) -> SplitFingerprint:
-    """Return the fingerprint of one split; ``files`` is the digest of its files, see :func:`digest_files`."""
+    """Return the fingerprint of one split; ``files`` is the result of :func:`digest_files`."""
     labels = labels.detach().cpu().long()
     counts = torch.bincount(labels, minlength=classes).tolist()
     every = max(-(-images.nbytes // DIGESTED), 1)

@@ -1,4 +1,4 @@
-"""The one form of all data sets: uint8 images and labels, for training and for test."""
+"""Common form of all data sets: uint8 images and labels, for training and for test."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from tvlars.lab.data.fingerprint import Fingerprint, fingerprint_split
 from tvlars.lab.errors import UsageError
 
 MEASURED = 200_000
-"""Training images that mean and standard deviation are taken over at most."""
+"""Most training images that mean and standard deviation are computed from."""
 
 
 def pick(images: Tensor, index: Tensor) -> Tensor:
-    """``images[index]`` on the device of ``index``, wherever the images are."""
+    """Return ``images[index]`` on the device of ``index``; the images may be on another one."""
     return images[index.to(images.device)].to(index.device)
 
 
 def sample(images: Tensor, labels: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The same ``count`` random samples every time, or all where there are fewer."""
+    """Return ``count`` random samples, the same each time, or all if there are fewer."""
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0), device="cpu")
     chosen = order[:count].to(labels.device)
     return pick(images, chosen), labels[chosen]
@@ -42,13 +42,13 @@ class ImageData:
     """True if a mirrored image belongs to the same class; a mirrored digit does not."""
     class_names: tuple[str, ...] = ()
     mapped: bool = False
-    """True if images lie in a mapped file, and are read from the disk when they are used."""
+    """True if images are in a mapped file, from which they are read when they are used."""
     files: tuple[str, str] = ("", "")
-    """Digests of the names and sizes of training and of test files; "" where there are none."""
+    """Digests of the names and sizes of training and test files; "" if there are none."""
     decoder: str = ""
     """Name and version of the decoder; "" if pixels were not decoded from files."""
     account: tuple[str, ...] = ()
-    """Lines on files that were left out of a folder, and other remarks on it."""
+    """Lines on files of a folder that were left out, and other remarks."""
 
     def __post_init__(self) -> None:
         must, shapes = f"{self.name} must have", []
@@ -100,9 +100,9 @@ class ImageData:
         return int(self.train_images.shape[1])
 
     def mean_and_std(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of each channel over the training images, on the scale 0 to 255.
+        """Return mean and standard deviation of each channel over the training images, on the scale 0 to 255.
 
-        Of more than 200,000 images, over as many that are evenly spaced.
+        Of more than 200,000 images, as many evenly spaced ones are used.
         """
         values = torch.arange(256, dtype=torch.float64, device="cpu")
         counts = torch.zeros(self.channels, 256, dtype=torch.float64, device="cpu")
@@ -121,7 +121,7 @@ class ImageData:
         return replace(here, train_images=self.train_images.to(device), test_images=self.test_images.to(device))
 
     def with_labels_on(self, device: torch.device) -> ImageData:
-        """Return the same with labels on ``device``, and images where they are."""
+        """Return the same with labels on ``device``; images stay where they are."""
         return replace(self, train_labels=self.train_labels.to(device), test_labels=self.test_labels.to(device))
 
     def __str__(self) -> str:

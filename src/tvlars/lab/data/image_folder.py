@@ -1,13 +1,13 @@
-"""Images in folders: a folder a class, with or without a split, or Tiny ImageNet's own layout.
+"""Images in folders: one folder per class, with or without a split, or the layout of Tiny ImageNet.
 
 PATH/train/CLASS/*.png, PATH/val/CLASS/*.png    split by its folders
 PATH/CLASS/*.png                                split 4:1 by class
 PATH/*.png, PATH/train/*.png, PATH/val/*.png    no labels: one class, split in the same ways
 PATH/train/CLASS/images/*.JPEG, PATH/val/images/*.JPEG, PATH/val/val_annotations.txt    Tiny ImageNet
 
-Folders of a split may be called Training, valid, TEST_set and so on; where there are val and test, test is what is
-reported. One more folder around all of it plays no part, and folders within a class belong to it. Whatever is left
-out stands in ``ImageData.account``.
+Folders of a split may be called Training, valid, TEST_set and so on; if there are val and test, test is reported. One
+more folder around all of them is ignored, and folders inside a class belong to the class. ``ImageData.account`` lists
+what is left out.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from tvlars.lab.data.walk import ANNOTATIONS, Folder, ImageFile
 from tvlars.lab.errors import UsageError
 
 UNLABELLED = "unlabelled"
-"""The class of images that lie in no folder of a class."""
+"""Class of images without a folder of a class."""
 FEW = 0.1
-"""Images beside the only folder, by those in it, from which on there is no telling which are meant."""
+"""Ratio of images beside a folder to those in it from which it is unclear which are meant."""
 NAMED = 10
-"""Bad files that a message names."""
+"""Most bad files that a message names."""
 SPLITS = {"train": "train|training|trn", "val": "val|valid|validation|dev", "test": "test|testing|tst|eval|evaluation"}
 FILLERS = "set|data|dataset|images?|imgs?|split|folder|seg"
-"""Words that names of folders of a split may have besides, as in seg_train and test-set."""
+"""Additional words in names of folders of a split, as in seg_train and test-set."""
 
 Labelled = list[tuple[ImageFile, str]]
 
@@ -48,13 +48,13 @@ def load_image_folder(folder: Path, image_size: int | None = None, skip_bad_imag
 
     Args:
         folder: laid out as the module's docstring says.
-        image_size: pixels; the shorter side is scaled to it and the middle square taken. None (default) leaves
-            images as they are, and wants all of them squares of one size.
-        skip_bad_images: leave out images that cannot be read, and say how many in the account; False (default)
-            refuses them, all at once.
+        image_size: pixels; the shorter side is scaled to it and the central square cut out. None (default): images
+            stay as they are, and must be squares of one size.
+        skip_bad_images: leave out images that cannot be read, and count them in the account. False (default): they
+            are an error, which names them.
 
     Raises:
-        UsageError: the folder is missing, empty or laid out otherwise, files are damaged, or sizes differ.
+        UsageError: the folder is missing, empty or has another layout, files are damaged, or sizes differ.
     """
     if not folder.is_dir():
         raise UsageError(f"imagefolder must be an existing folder, got {str(folder)!r}")
@@ -106,13 +106,13 @@ def load_image_folder(folder: Path, image_size: int | None = None, skip_bad_imag
 
 
 class _Layout:
-    """Training files and test files with their labels, and how they were told apart."""
+    """Training and test files with their labels, and the origin of the split."""
 
     def __init__(self, top: Folder) -> None:
         self.top, self.account = top, top.account
         self._inner: dict[Folder, Folder] = {}
         self.missing: dict[str, str] = {}
-        """Files that annotations name and that are not there, with the reason."""
+        """Missing files that annotations name, with the reason."""
         self.train: Labelled = []
         self.test: Labelled = []
         root = self._unwrapped(top)
@@ -128,14 +128,14 @@ class _Layout:
     # -- splits ---------------------------------------------------------------------------------------
 
     def _read_splits(self, root: Folder) -> bool:
-        """Read the folders of a split, where there are any."""
+        """Read the folders of a split; return False if there are none."""
         by_split: dict[str, list[Folder]] = {}
         for folder in root.folders:
             if split := _split_name(folder.name):
                 by_split.setdefault(split, []).append(folder)
         named = [folder for folders in by_split.values() for folder in folders]
         others = [folder for folder in root.full if folder not in named]
-        # bus, car, train: a class may be called so
+        # in bus, car, train, the last is a class
         if not named or (others and not any(map(_has_structure, named))):
             return False
         for split, folders in by_split.items():
@@ -189,13 +189,13 @@ class _Layout:
             )
 
     def _is_labelled(self, place: Folder, names: set[str]) -> bool:
-        """Return whether the images of a folder of a split have labels that the training images have."""
+        """Return whether the images of a folder of a split have labels of the training images."""
         if names == {UNLABELLED}:
             return bool(place.images)
         return bool(place.annotations or _folders_of(self._unwrapped(place, within_split=True), names))
 
     def _unwrapped(self, place: Folder, within_split: bool = False) -> Folder:
-        """The only folder inside a folder, and so on, where that is what holds several folders of images."""
+        """Return the innermost only folder that holds several folders of images."""
         if place in self._inner:
             return self._inner[place]
         around: list[Folder] = []
@@ -210,7 +210,7 @@ class _Layout:
             _check_strays(inner, full, FEW * len(full[0].below))
             around.append(inner)
             inner = full[0]
-        for folder in around:  # give an account of what lies around the folder that is read
+        for folder in around:  # account for files around the folder that is read
             if folder.images:
                 self.account.leave(STRAYS, folder.images[0].place, len(folder.images))
             for empty in folder.empty:
@@ -221,10 +221,10 @@ class _Layout:
     # -- classes --------------------------------------------------------------------------------------
 
     def _by_class(self, place: Folder, known: set[str] | None = None, alone: bool = False) -> Labelled:
-        """The images of each folder in ``place``, which is its class; empty where images lie in ``place`` alone.
+        """Return the images of each folder in ``place`` with its name as their class; none if all lie in ``place``.
 
-        Folders of test images need not have all classes, which are ``known`` then. Where a folder is not split
-        (``alone``), images beside the folders may be all that is meant.
+        Folders of test images may lack some of the ``known`` classes. In a folder without a split (``alone``), images
+        beside the folders may be those that are meant.
         """
         full, strays = place.full, place.images
         sizes = [len(folder.below) for folder in full]
@@ -267,13 +267,13 @@ class _Layout:
             )
 
     def _unlabelled(self, place: Folder) -> Labelled:
-        """Images that lie in the folder itself, as one class: enough for self-supervised learning."""
+        """Return the images in the folder itself as one class, which is enough for self-supervised learning."""
         for folder in place.folders if place.images else []:
             folder.leave(BESIDE if folder.below else NO_IMAGES, count=len(folder.below) or 1)
         return [(file, UNLABELLED) for file in place.images]
 
     def _annotated(self, place: Folder, annotations: Path) -> Labelled:
-        """Tiny ImageNet's val: file name and class in the first two columns, images beside in a folder ``images``."""
+        """Return images of Tiny ImageNet's val: columns of file name and class, beside a folder ``images``."""
         there = {file.parts[len(place.parts) :]: file for file in place.below}
         found: Labelled = []
         for name, label in _read_annotations(annotations).items():
@@ -295,12 +295,12 @@ def _folders_of(place: Folder, names: set[str]) -> list[Folder]:
 
 
 def _has_structure(place: Folder) -> bool:
-    """Return whether a folder holds folders of images, or annotations, as that of a split does."""
+    """Return whether a folder holds folders of images, or annotations, like a folder of a split."""
     return bool(place.annotations) or sum(len(folder.below) for folder in place.folders) > len(place.images)
 
 
 def _check_strays(place: Folder, folders: list[Folder], too_many: float) -> None:
-    """Raise ``UsageError`` where so many images lie beside folders of images that they may be what is meant."""
+    """Raise ``UsageError`` if so many images lie beside folders of images that they may be those meant."""
     if len(place.images) >= too_many:
         names = _some("folder", "folders", [folder.name for folder in folders])
         raise UsageError(
@@ -310,7 +310,7 @@ def _check_strays(place: Folder, folders: list[Folder], too_many: float) -> None
 
 
 def _split_name(name: str) -> str | None:
-    """Return the split that a folder's name stands for; None where it stands for none."""
+    """Return the split that a folder's name stands for, None if it stands for none."""
     words = " ".join(re.split(r"[\W_\d]+", name.casefold())).strip()
     for split, names in SPLITS.items():
         if re.fullmatch(rf"(({FILLERS}) )*({names})({FILLERS})?( ({FILLERS}))*", words):
@@ -362,7 +362,7 @@ def _check_classes(folder: Path, number: Collection[str], test: Labelled) -> Non
 
 
 def _read_annotations(file: Path) -> dict[str, str]:
-    """Return the class of each file: columns between tabs, or blanks where there is no tab, in any Unicode encoding."""
+    """Return the class of each file; columns are separated by tabs or else blanks, in any Unicode encoding."""
     raw = file.read_bytes()
     utf16 = raw[:2] in (b"\xff\xfe", b"\xfe\xff")
     text = raw.decode("utf-16", "replace") if utf16 else raw.decode("utf-8-sig", "surrogateescape")
@@ -392,7 +392,7 @@ def _digest(files: Labelled) -> str:
 
 
 def _duplicates(digests: Digests, files: list[ImageFile], labels: torch.Tensor, train: int) -> list[str]:
-    """Remark on images with the same pixels: some for training and some for test, or in several classes."""
+    """Return remarks on images with equal pixels in training and test, or in several classes."""
     _, first, group = np.unique(digests, return_index=True, return_inverse=True)
     remarks = []
     in_train = np.zeros(len(first), bool)

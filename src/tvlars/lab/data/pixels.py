@@ -1,8 +1,8 @@
-"""One image file as the RGB pixels that a viewer shows, whatever its format, mode and orientation.
+"""RGB pixels of an image file as a viewer shows them, for any format, mode and orientation.
 
-orientation          EXIF's is applied
+orientation          of EXIF, applied
 transparency         over white: alpha channels, palettes, and single transparent colours
-16 bits a channel    the upper 8; refused where all values are below 4096, since 12 bits in 16 would be almost black
+16 bits per channel  the upper 8; refused where all values are below 4096, since 12 bits in 16 would be almost black
 32 bits, floats      refused, their range is not defined
 several frames       the first: GIF, APNG, WebP, TIFF
 colour profiles      not applied
@@ -24,9 +24,9 @@ from tvlars.lab import memory
 from tvlars.lab.errors import UsageError
 
 EXTERNAL = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "PDF", "WMF"})
-"""Formats that are no pixels, or that Pillow leaves to other programs, such as Ghostscript."""
+"""Formats without pixels, or that Pillow reads with other programs such as Ghostscript."""
 ROUNDING = ("libjpeg_turbo", "jpg_2000", "webp", "avif")
-"""Libraries whose versions differ in how they round."""
+"""Libraries whose versions round differently."""
 T = TypeVar("T")
 WHITE = (255, 255, 255, 255)
 ORIENTATION = 0x0112
@@ -39,22 +39,22 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""By EXIF's orientation; ``ImageOps.exif_transpose`` fails where other EXIF data are damaged."""
+"""Transpositions by EXIF orientation; ``ImageOps.exif_transpose`` fails if other EXIF data are damaged."""
 DARK = 4096
 OF_THE_DISK = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE, errno.ENODEV, errno.ENXIO)
-"""Errors that say nothing of the file itself; others, such as EINVAL, come of damaged ones too."""
+"""Errors of the system, not of the file; others, such as EINVAL, also occur for damaged files."""
 LONGEST = 64
-"""Ratio of the sides from which on an image is cut before it is scaled: the rest would take the memory."""
+"""Ratio of the sides from which an image is cut before it is scaled, which saves memory."""
 FRAMES = "several frames, of which the first is read"
 DEEP = "16 bits a channel, of which the upper 8 are read"
 
 
 class BadImageError(ValueError):
-    """An image file that cannot be read; its message is why."""
+    """An image file cannot be read; the message says why."""
 
 
 class Picture(NamedTuple):
-    """Pixels uint8 (H, W, 3), and remarks on parts of the file that are not in them: ``FRAMES`` and ``DEEP``."""
+    """Pixels uint8 (H, W, 3), and remarks on what they leave out: ``FRAMES`` and ``DEEP``."""
 
     pixels: np.ndarray[Any, np.dtype[np.uint8]]
     remarks: list[str]
@@ -62,13 +62,13 @@ class Picture(NamedTuple):
 
 @cache
 def image_suffixes() -> frozenset[str]:
-    """Return the endings of names, in lower case, of all formats that Pillow opens here."""
+    """Return the suffixes, in lower case, of all formats that Pillow opens here."""
     return frozenset({".mpo", *(end for end, format in Image.registered_extensions().items() if format in _formats())})
 
 
 @cache
 def decoder_version() -> str:
-    """Return Pillow's version, and those of the libraries that round in their own ways."""
+    """Return the versions of Pillow and of the libraries whose versions round differently."""
     versions = ", ".join(f"{name} {features.version(name)}" for name in ROUNDING if features.check(name))
     return f"Pillow {pillow_version} ({versions})"
 
@@ -84,15 +84,15 @@ def read_picture(file: str | os.PathLike[str], image_size: int | None) -> Pictur
 
     Args:
         file: its path.
-        image_size: pixels; the shorter side is scaled to it and the middle square taken. None: the image as it is.
+        image_size: pixels; the shorter side is scaled to it and the central square cut out. None: no change.
 
     Raises:
-        BadImageError: it is none, damaged, cut off, too large, or of a kind that has no defined pixels.
-        UsageError: the disk does not let us read it.
+        BadImageError: it is no image, damaged, truncated, too large, or has no defined pixels.
+        UsageError: the system cannot read the file.
     """
     try:
         with Image.open(file, formats=_formats()) as opened:
-            if image_size is not None:  # a JPEG is decoded at a half, a quarter or an eighth where that is enough
+            if image_size is not None:  # decodes a JPEG at a half, a quarter or an eighth if that suffices
                 opened.draft("RGB", (2 * image_size, 2 * image_size))
             deep = opened.mode.startswith("I") or ";16" in str(getattr(opened, "tile", ""))
             frames = _unless_damaged(lambda: bool(getattr(opened, "is_animated", False)), False)
@@ -109,7 +109,7 @@ def read_picture(file: str | os.PathLike[str], image_size: int | None) -> Pictur
         raise BadImageError("it is empty" if empty else "it is no image that Pillow opens") from error
     except Image.DecompressionBombError as error:
         raise BadImageError(f"it has more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels") from error
-    except Exception as error:  # Pillow's decoders have many types for a damaged file
+    except Exception as error:  # Pillow's decoders raise many types for damaged files
         if memory.has_ended(error):
             raise
         if isinstance(error, OSError) and error.errno in OF_THE_DISK:
@@ -150,7 +150,7 @@ def _check_light(highest: int) -> None:
 
 
 def _unless_damaged(look: Callable[[], T], default: T) -> T:
-    """Return what ``look`` finds beside the pixels, in EXIF data or later frames; damage there says nothing of them."""
+    """Return the result of ``look`` at EXIF data or later frames, whose damage does not affect the pixels."""
     try:
         return look()
     except Exception:

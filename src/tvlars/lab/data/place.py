@@ -1,4 +1,4 @@
-"""Where data lie, spelled in one way: however a user wrote a path, a run says from anywhere which folder it was."""
+"""Paths of data in one spelling, so that a run identifies its folder independent of the working directory."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ FOLDER_PREFIX = "imagefolder:"
 
 
 def absolute(path: Path) -> Path:
-    """Return ``path`` from the root, without "." and a slash at its end; links are followed to take ".." away."""
+    """Return ``path`` from the root, without "." and a final slash; links are followed to remove ".."."""
     path = Path.cwd() / path
     return path.resolve() if ".." in path.parts else path
 
 
 def spelled(data: str, data_dir: Path | None) -> str:
-    """Return the one spelling of the name of a data set, which goes with an absolute ``data_dir``.
+    """Return the normal spelling of a data set's name; ``data_dir`` is absolute.
 
-    That of a folder is its path from the root; where there is a ``data_dir``, which may be another one in a run that
-    goes on, a relative path stays one.
+    A folder is spelled from the root. With a ``data_dir``, which may change when a run resumes, a relative path stays
+    relative.
 
     Raises:
         UsageError: ~ stands for nobody's home.
@@ -31,14 +31,14 @@ def spelled(data: str, data_dir: Path | None) -> str:
 
 
 def same_folder(data: str, data_dir: Path | None, other: str, other_dir: Path | None = None) -> bool:
-    """Return whether two names of data sets are the same one, or the same folder."""
+    """Return whether two names of data sets are equal, or stand for the same folder."""
     if not (data.startswith(FOLDER_PREFIX) and other.startswith(FOLDER_PREFIX)):
         return data == other
     return folder_of(data, data_dir) == folder_of(other, other_dir)
 
 
 def same_name(data: object, other: object) -> bool:
-    """Return whether two names of data sets stand for folders of images with one name, wherever they lie."""
+    """Return whether two names of data sets stand for folders of images with the same last part."""
     texts = (data, other)
     if not all(isinstance(text, str) and text.startswith(FOLDER_PREFIX) for text in texts):
         return False
@@ -46,7 +46,7 @@ def same_name(data: object, other: object) -> bool:
 
 
 def looked_for(data: str, data_dir: Path | None) -> str:
-    """Return the name of a run's data set, below ``data_dir`` now: of a folder, that of the same name there."""
+    """Return the name of a run's data set below the ``data_dir`` of now; a folder keeps the last part of its path."""
     moved = data_dir is not None and data.startswith(FOLDER_PREFIX) and _path(data).is_absolute()
     return f"{FOLDER_PREFIX}{_path(data).name}" if moved else data
 

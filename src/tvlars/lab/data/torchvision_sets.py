@@ -1,4 +1,4 @@
-"""CIFAR-10, CIFAR-100 and Fashion-MNIST as torchvision keeps them, downloaded where they are missing.
+"""CIFAR-10, CIFAR-100 and Fashion-MNIST as torchvision stores them, downloaded if they are missing.
 
 Fashion-MNIST is also read from Debian's package, and from a folder of its files, gzip-compressed or not.
 """
@@ -23,17 +23,17 @@ from tvlars.lab.errors import UsageError
 from tvlars.lab.options import expanded
 
 DOWNLOAD_DIR = Path("~/.cache/tvlars/data")
-"""Where torchvision downloads to if ``data_dir`` is not given."""
+"""Folder of torchvision's downloads if ``data_dir`` is not given."""
 SYSTEM_DIR = Path("/usr/share/datasets/fashion-mnist")
 IDX_FILES = [f"{split}-{kind}-ubyte" for split in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
 CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 
 
 def load_cifar(data_dir: Path | None, *, classes: int) -> ImageData:
-    """Load 60,000 colour images of 32x32 from ``data_dir``, where they are downloaded to if they are not there.
+    """Load 60,000 colour images of 32x32 from ``data_dir``, and download them there if they are missing.
 
     Raises:
-        UsageError: the files are neither there, whole, nor to be downloaded.
+        UsageError: the files are missing or damaged, and cannot be downloaded.
     """
     from torchvision.datasets import CIFAR10, CIFAR100
 
@@ -61,7 +61,7 @@ def load_fashion_mnist(data_dir: Path | None) -> ImageData:
     """Load 70,000 images of 28x28: from ``data_dir``, the system's folder, or torchvision's download.
 
     Raises:
-        UsageError: files are missing, damaged or not to be downloaded.
+        UsageError: files are missing or damaged, and cannot be downloaded.
     """
     from torchvision.datasets import FashionMNIST
 
@@ -97,12 +97,12 @@ def _through_torchvision(dataset: Any, folder: Path, missing: str) -> tuple[Any,
     """Return both splits of a ``dataset`` of torchvision; ``missing`` says what is wrong if it cannot be downloaded."""
     try:
         return dataset(str(folder), train=True), dataset(str(folder), train=False)
-    except (RuntimeError, OSError) as error:  # torchvision's, of a missing file or another checksum
+    except (RuntimeError, OSError) as error:  # torchvision raises these for a missing file or another checksum
         if memory.has_ended(error):
             raise
     try:
         return dataset(str(folder), train=True, download=True), dataset(str(folder), train=False)
-    except Exception as error:  # a network has many ways to fail
+    except Exception as error:  # networks fail in many ways
         if memory.has_ended(error):
             raise
         reason = (str(error) or type(error).__name__).splitlines()[0]

@@ -1,7 +1,6 @@
-"""A folder of images, walked once: every image file in order, and an account of all that is none.
+"""Walk through a folder of images: all image files in order, and an account of everything else.
 
-Folders and files that links lead to are read as if they lay there, once for each folder whose :attr:`Folder.below` is
-asked for. Only regular files are ever opened.
+Links are followed; :attr:`Folder.below` lists each file once. Only regular files are opened.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ HIDDEN = frozenset(
         *("$recycle.bin", "#recycle", "@recycle", "system volume information"),
     }
 )
-"""Names, in lower case, that systems and programs leave in folders, besides names that begin with a dot."""
+"""Names, in lower case, of files that systems and programs create, besides names that begin with a dot."""
 KNOWN_IMAGES = frozenset(
     {
         *(".avif", ".avifs", ".heic", ".heif", ".hif", ".j2k", ".jp2", ".jpx", ".jxl", ".svg", ".svgz", ".webp"),
@@ -43,11 +42,11 @@ KNOWN_IMAGES = frozenset(
         *(".wmf", ".emf"),
     }
 )
-"""Formats of images that not every Pillow opens, or none does."""
+"""Formats of images that some or all versions of Pillow cannot open."""
 
 Parts = tuple[str, ...]
 Key = tuple[int, int]
-"""Device and number of a file: the same for all links to it."""
+"""Device and inode number of a file, equal for all links to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,21 +55,21 @@ class ImageFile:
 
     path: str
     parts: Parts
-    """Its place below the folder that is walked."""
+    """Parts of its path below the folder of the walk."""
     size: int
     times: tuple[int, int]
-    """When contents and entry changed, in ns."""
+    """Times of the last changes of contents and inode, in ns."""
     key: Key
     is_link: bool
 
     @property
     def place(self) -> str:
-        """Its place, as it can be printed."""
+        """Path below the folder of the walk, printable."""
         return shown("/".join(self.parts))
 
 
 class Folder:
-    """A folder that is listed when it is first asked for; the one that a walk begins in has no ``parent``."""
+    """A folder that is listed on first use; the folder of the walk has no ``parent``."""
 
     def __init__(self, path: Path, parent: Folder | None = None, is_link: bool = False) -> None:
         self.path, self.name, self.is_link, self.key = path, path.name, is_link, _key(os.stat(path))
@@ -87,7 +86,7 @@ class Folder:
 
     @property
     def place(self) -> str:
-        """Its place below the folder that is walked, as it can be printed."""
+        """Path below the folder of the walk, printable."""
         return shown("/".join(self.parts))
 
     def __str__(self) -> str:
@@ -95,35 +94,35 @@ class Folder:
 
     @cached_property
     def folders(self) -> list[Folder]:
-        """The folders in it, by name."""
+        """Folders in it, by name."""
         return [entry for entry in self._entries if isinstance(entry, Folder)]
 
     @property
     def full(self) -> list[Folder]:
-        """The folders in it that hold images, in them or below."""
+        """Folders in it with images, at any depth."""
         return [folder for folder in self.folders if folder.below]
 
     @property
     def empty(self) -> list[Folder]:
-        """The folders in it that hold none."""
+        """Folders in it without images."""
         return [folder for folder in self.folders if not folder.below]
 
     @cached_property
     def images(self) -> list[ImageFile]:
-        """The images in the folder itself, by name."""
+        """Images in the folder itself, by name."""
         return [entry for entry in self._entries if isinstance(entry, ImageFile)]
 
     @property
     def annotations(self) -> Path | None:
-        """The file of annotations in it."""
+        """File of annotations in it."""
         return self._annotations if self._entries is not None else None
 
     @cached_property
     def below(self) -> list[ImageFile]:
-        """All images in the folder and below it, in the order of their places."""
+        """All images in the folder at any depth, in order of their paths."""
         found: list[ImageFile] = []
         seen: set[Key] = set()
-        # First all that lies here itself, so that links to it are what is left out; folders by links before such files.
+        # Real entries come first, so that links to them are left out; linked folders come before linked files.
         waiting: list[tuple[int, Parts, Folder | ImageFile]] = [(0, self.parts, self)]
         while waiting:
             _, parts, entry = heapq.heappop(waiting)
@@ -144,7 +143,7 @@ class Folder:
         return sorted(found, key=lambda file: file.parts)
 
     def leave(self, reason: Reason, *names: str, count: int = 1, why: str = "") -> None:
-        """Enter in the account that the folder, or what ``names`` in it lead to, is left out."""
+        """Add to the account that the folder, or the entry at ``names`` in it, is left out."""
         self.account.leave(reason, shown("/".join((*self.parts, *names))) + why, count)
 
     def _leave_repeated(self, parts: Parts) -> None:
@@ -163,7 +162,7 @@ class Folder:
         return [entry for entry in found if entry is not None]
 
     def _entry(self, entry: os.DirEntry[str]) -> Folder | ImageFile | None:
-        """Return what is read; enter in the account what is not."""
+        """Return the folder or image; add anything else to the account and return None."""
         name, is_link, suffix = entry.name.lower(), entry.is_symlink(), os.path.splitext(entry.name)[1].lower()
         try:
             found = entry.stat()
@@ -175,7 +174,7 @@ class Folder:
         is_folder, key, parts = stat.S_ISDIR(found.st_mode), _key(found), (*self.parts, entry.name)
         if name.startswith(".") or name in HIDDEN:
             self.leave(HIDDEN_FOLDERS if is_folder else HIDDEN_FILES, entry.name)
-        elif is_folder and is_link and key in self._around:  # it would lead into a circle
+        elif is_folder and is_link and key in self._around:  # it would lead into a loop
             self._leave_repeated(parts)
         elif is_folder:
             return Folder(Path(entry.path), self, is_link)

@@ -1,4 +1,4 @@
-"""Where each data set lies on this machine, looked up without reading any."""
+"""Places of the data sets on this machine, found without reading them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ FOLDERS = {
     "cifar10": (DOWNLOAD_DIR / "cifar-10-batches-py",),
     "cifar100": (DOWNLOAD_DIR / "cifar-100-python",),
 }
-"""Where ``load_data`` looks where it is given no folder, the first first."""
+"""Folders that ``load_data`` searches without ``data_dir``, in order."""
 
 
 def found() -> dict[str, str | None]:
-    """Return for every data set that has a name where it is, or None where its first use would download it."""
+    """Return the place of each named data set, None if its first use would download it."""
     folders = {
         name: next((str(folder.expanduser()) for folder in FOLDERS.get(name, ()) if _holds_files(folder)), None)
         for name in DATASETS
@@ -28,5 +28,5 @@ def found() -> dict[str, str | None]:
 def _holds_files(folder: Path) -> bool:
     try:
         return any(not path.name.startswith(".") for path in folder.expanduser().iterdir())
-    except (OSError, RuntimeError):  # nobody's home is known
+    except (OSError, RuntimeError):  # the home folder is unknown
         return False

@@ -1,4 +1,4 @@
-"""Reports: pages of runs, and of comparisons."""
+"""Reports on runs and comparisons: pages, or tables in other formats."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ def report(folders: list[Path] | list[str], out: Path | str, *, command: str = "
     """Write one page of runs and comparisons.
 
     Args:
-        folders: run folders, and comparisons' folders, which stand for all runs in them. A run that crashed, is
-            unfinished or comes from another version is shown as far as it goes, with that said.
-        out: the file to write, new or one that this has written: a page (.html), or its table alone in Markdown (.md),
+        folders: folders of runs and of comparisons; a comparison's folder stands for all runs in it. Crashed and
+            unfinished runs, and runs of other versions, are shown as far as they go, with a note.
+        out: the file to write, a new one or an earlier report: a page (.html), or the table alone in Markdown (.md),
             LaTeX (.tex) or CSV (.csv).
-        command: what the page says it was made by; runs have their own.
-        refresh: seconds after which a browser is to load the page again; None (default) never.
+        command: the command that the page names as its source.
+        refresh: seconds until a browser loads the page again; None (default): never.
 
     Returns:
         The path of the page.
 
     Raises:
-        UsageError: a folder is neither a run nor a comparison, ``out`` has another suffix or is somebody else's file,
-            or it cannot be written.
+        UsageError: a folder is neither a run nor a comparison, ``out`` has another suffix, is a file that is no
+            report, or cannot be written.
     """
     out = Path(out)
     suffix = out.suffix.lower()
@@ -59,7 +59,7 @@ def report(folders: list[Path] | list[str], out: Path | str, *, command: str = "
     names = ", ".join(dict.fromkeys(run.config.optimizer if run.config else run.folder.name for run in runs))
     made = Report(f"Runs of {names}", command, runs, [*notes, *_notes(runs)])
     content = FORMS[suffix](made) if refresh is None else page(made, refresh)
-    write_output(out, content.encode(errors="replace"), "out")  # a folder's name may be no text
+    write_output(out, content.encode(errors="replace"), "out")  # a folder's name may be invalid UTF-8
     return out
 
 
@@ -80,11 +80,11 @@ def write_report(comparison: Comparison) -> Path:
 
 
 def _load(folders: list[Path], inside: Path, why: str, notes: list[str]) -> list[LoadedRun]:
-    """The runs in ``folders``; ``notes`` get those that cannot be read, or, with ``why``, lead out of ``inside``."""
+    """Load runs; add to ``notes`` those that cannot be read or, with the reason ``why``, lie outside ``inside``."""
     runs = []
     for folder in folders:
         try:
-            if not is_inside(folder, inside):  # it could show any run of the reader
+            if not is_inside(folder, inside):  # a link could show any run of the reader
                 raise UsageError(why)
             runs.append(load_run(folder))
         except UsageError as error:
@@ -93,7 +93,7 @@ def _load(folders: list[Path], inside: Path, why: str, notes: list[str]) -> list
 
 
 def _notes(runs: list[LoadedRun], but: tuple[Status, ...] = ()) -> list[str]:
-    """Sentences on what is amiss with runs; a problem that many have in common is said once."""
+    """Return sentences on problems of runs; one sentence for all runs that share a problem."""
     notes = []
     having: dict[str, list[str]] = {}
     for run in runs:

@@ -15,7 +15,7 @@ from tvlars.lab.run_folder.loaded_run import LoadedRun
 from tvlars.lab.run_folder.status import Status
 
 NO_SETTING = names_of(Is.AXIS | Is.MEASURED | Is.MEANS | Is.MACHINE | Is.SAME | Is.SETUP)
-"""Options that do not make another arm of a run: varied by every comparison, or what sets its part or task apart."""
+"""Options that do not tell arms apart: every comparison varies them, or they tell parts of a report apart."""
 OKABE_ITO = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D1F", "#999999")
 """Colours that colour-blind readers can tell apart, legible on light and on dark."""
 OWN = {"tvlars": 0, "lars": 1, "lamb": 2, "sgd": 3, "adamw": 4}
@@ -24,7 +24,7 @@ DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "5px,2px
 
 @dataclass(frozen=True)
 class Arm:
-    """Runs that are compared as one thing: its name, and how it is drawn."""
+    """Runs that are compared as one, with a name, a colour and a dash."""
 
     name: str
     runs: list[LoadedRun]
@@ -32,19 +32,19 @@ class Arm:
     dash: str
 
     def at(self, batch_size: int) -> list[LoadedRun]:
-        """Its runs at one batch size."""
+        """Return the runs at one batch size."""
         return [run for run in self.runs if config_of(run).batch_size == batch_size]
 
 
 def make_arms(runs: list[LoadedRun]) -> list[Arm]:
-    """The arms of some runs, in the order in which they appear.
+    """Return the arms of some runs, in the order in which they appear.
 
-    An arm bears the optimizer's name; where one batch size has an optimizer in several settings, also what is set.
+    An arm has the optimizer's name; if a batch size has several settings of the optimizer, also the settings.
     """
     by_name: dict[str, list[LoadedRun]] = {}
     for run, name in zip(runs, _names([config_of(run) for run in runs]), strict=True):
         by_name.setdefault(name, []).append(run)
-    places: dict[str, int] = {}  # the first arm of an optimizer has its colour, the others take what is left
+    places: dict[str, int] = {}  # the first arm of an optimizer gets its colour, other arms get free ones
     for name, mine in by_name.items():
         own = OWN.get(config_of(mine[0]).optimizer)
         if own is not None and own not in places.values():
@@ -56,13 +56,13 @@ def make_arms(runs: list[LoadedRun]) -> list[Arm]:
 
 
 def config_of(run: LoadedRun) -> TrainConfig:
-    """The options of a run that has them, as runs of arms have."""
+    """Return the options of a run of an arm, which always has them."""
     assert run.config is not None
     return run.config
 
 
 def frame_of(arms: list[Arm]) -> pd.DataFrame:
-    """One row per run, with the columns that ``tvlars.lab.comparison.statistics`` wants; results of complete runs."""
+    """Return one row per run with ``COLUMNS`` of the statistics; only complete runs have results."""
     rows = []
     for arm in arms:
         for run in arm.runs:
@@ -82,7 +82,7 @@ def frame_of(arms: list[Arm]) -> pd.DataFrame:
 
 
 def measured_in(run: LoadedRun) -> dict[str, Any]:
-    """Measurements of a complete run: accuracy and losses after the last epoch, and time without tests."""
+    """Return measurements of a complete run: accuracy and losses after the last epoch, and time without tests."""
     last = run.epochs.iloc[-1]
     return {
         "test_accuracy": run.test_accuracy,
@@ -94,19 +94,19 @@ def measured_in(run: LoadedRun) -> dict[str, Any]:
 
 
 def images_per_second(run: LoadedRun) -> float:
-    """Speed of training, tests not counted; NaN where it is not known."""
+    """Return the speed of training without tests, NaN if it is unknown."""
     seconds = float(run.epochs["seconds"].sum()) if run.complete else 0.0
     return float(run.epochs["step"].iloc[-1]) * config_of(run).batch_size / seconds if seconds > 0 else float("nan")
 
 
 def plan_number(run: LoadedRun, name: str) -> float:
-    """A number of a run's plan, NaN where it is missing or none."""
+    """Return a number of a run's plan, NaN if it is missing or no number."""
     value = run.plan.get(name)
     return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else float("nan")
 
 
 def _names(configs: list[TrainConfig]) -> list[str]:
-    """The arms' names: the optimizer, and in brackets what is set differently than in other runs beside it."""
+    """Return the arms' names: the optimizer and, in brackets, settings that differ from those of other runs."""
     defaults = {f.name: f.default for f in fields(TrainConfig)}
     texts = pd.DataFrame([{name: repr(getattr(config, name)) for name in defaults} for config in configs])
     setup = [name for name in names_of(Is.SETUP) if texts[name].nunique() > 1]
@@ -115,7 +115,7 @@ def _names(configs: list[TrainConfig]) -> list[str]:
         cells = [cell for _, cell in mine.groupby("batch_size")]
         found = [n for n in defaults if n not in NO_SETTING and any(cell[n].nunique() > 1 for cell in cells)]
         others = [name for name in found if name != "lr"]
-        # A rate that goes with another setting need not be named: the table has it.
+        # A rate that always changes with another setting is not named: the table has it.
         told[optimizer] = others if all(_kinds(cell[found]) == _kinds(cell[others]) for cell in cells) else found
     names = []
     for config in configs:

@@ -1,4 +1,4 @@
-"""Contents of a report, before they are a page or another file."""
+"""Contents of a report, independent of its file format."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from tvlars.lab.run_folder.loaded_run import LoadedRun
 
 @dataclass(frozen=True)
 class Section:
-    """Figures of a page under one heading. ``kind`` chooses the words above them, of which ``detail`` is a part."""
+    """Figures of a page under one heading. ``kind`` and ``detail`` determine the text above them."""
 
     kind: str
     title: str
     figures: list[go.Figure]
     detail: str = ""
     picture: str = ""
-    """A picture above the figures, as a data URI."""
+    """Data URI of a picture above the figures."""
 
 
 @dataclass
 class Report:
-    """Contents of a report. ``notes`` are sentences on runs that are not whole."""
+    """Contents of a report. ``notes`` are sentences on problems of runs."""
 
     title: str
     command: str
@@ -55,25 +55,25 @@ class Report:
 
     @property
     def finished(self) -> int:
-        """Number of runs that count."""
+        """Number of complete runs."""
         return sum(int(part.table["seeds"].sum()) for part in self.parts)
 
     @property
     def comparisons(self) -> int:
-        """Number of pairs of arms that are compared."""
+        """Number of compared pairs of arms."""
         return sum(len(part.differences) for part in self.parts)
 
     def answers(self) -> list[str]:
-        """The results, a sentence for each batch size of each part."""
+        """Return the results, one sentence per batch size and part."""
         return [sentence for part in self.parts for sentence in part.answers()]
 
     def common(self, name: str) -> str:
-        """Entry ``name`` of the runs' environments, as "data", if all that have it agree; else ""."""
+        """Return entry ``name`` of the runs' environments if all runs that have it agree; else ""."""
         values = {str(run.environment[name]) for run in self.runs if name in run.environment}
         return values.pop() if len(values) == 1 else ""
 
     def tables(self) -> list[dict[str, Any]]:
-        """The table of each part: title, measure, rows of cells, and all differences in pairs."""
+        """Return the table of each part: title, measure, rows of cells, and all paired differences."""
         found = []
         for part in self.parts:
             rows = table_cells(part.table, part.differences, part.measure)
@@ -84,7 +84,7 @@ class Report:
         return found
 
     def sections(self) -> list[Section]:
-        """All figures that the runs have something for; ``notes`` get files that cannot be shown."""
+        """Return all figures that the runs have data for; add to ``notes`` files that cannot be shown."""
         found = []
         for part in self.parts:
             start = f"{part.title}: " if part.title else ""
@@ -116,7 +116,7 @@ class Report:
         return [*found, Section("time", "Time", figures.speed(part.arms, part.batch_sizes))]
 
     def _views(self) -> Section:
-        """The picture of the first run that has a good one."""
+        """Return the picture of the first run that has a valid one."""
         for run in self.runs:
             file = run.folder / "views.png"
             if os.path.lexists(file):

@@ -1,4 +1,4 @@
-"""Style of the figures of a report, and the curves, bands and points of arms in them."""
+"""Style of the figures of a report, and curves, bands and points of arms."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tvlars.lab.report.arms import Arm, config_of
 from tvlars.lab.run_folder.loaded_run import LoadedRun
 
 MAX_POINTS = 400
-"""Points a curve is thinned to, each the mean of the steps it stands for."""
+"""Most points of a curve; each is the mean of some steps."""
 GRAY, GRID = "#808080", "rgba(128,128,128,0.25)"
 CLEAR = "rgba(0,0,0,0)"
 
 
 def figure_of(title: str, x: str, y: str, log: bool = False) -> go.Figure:
-    """An empty figure in the style of all; ``title`` is text, the others may be HTML."""
+    """Return an empty figure in the common style; ``title`` is plain text, the others may be HTML."""
     axis: dict[str, Any] = {"gridcolor": GRID, "zeroline": False, "automargin": True}
     return go.Figure(
         layout={
@@ -45,7 +45,7 @@ def figure_of(title: str, x: str, y: str, log: bool = False) -> go.Figure:
 
 @dataclass(frozen=True)
 class Curve:
-    """A column of a frame of runs (``source``, an attribute of ``LoadedRun``) over the epochs, in a figure."""
+    """Figure of one column over epochs; ``source`` is the frame, an attribute of ``LoadedRun``."""
 
     source: str
     column: str
@@ -55,10 +55,10 @@ class Curve:
     log: bool = False
     markers: bool = False
     schedule: bool = False
-    """It is the same for every seed, so one run stands for all; dashes let curves that coincide be seen."""
+    """True if the column is equal for all seeds, so that one run is drawn; dashes separate coinciding curves."""
 
     def draw(self, arms: list[Arm]) -> go.Figure | None:
-        """A line for each arm, its mean over seeds, with the range; None where no run has the column."""
+        """Return a figure with the mean over seeds and the range of each arm; None if no run has the column."""
         figure = figure_of(self.title, "epoch", self.unit, log=self.log)
         for arm in arms:
             runs = [run for run in arm.runs if getattr(run, self.source).get(self.column, pd.Series()).notna().any()]
@@ -67,14 +67,14 @@ class Curve:
                 whole, others = [max(runs, key=lambda run: len(getattr(run, self.source)))], []
             if whole:
                 band(figure, arm, self._stack(whole), dash=arm.dash if self.schedule else "solid", markers=self.markers)
-            for run in others:  # in no mean, but to be seen
+            for run in others:  # not part of the mean, but drawn
                 only, name = self._stack([run]), f"{arm.name}, {run.folder.name}: {run.status}"
                 line(figure, name, only["x"], only["mean"], arm.color, "dot", markers=self.markers, width=1)
         return figure if figure.data else None
 
     def _stack(self, runs: list[LoadedRun]) -> pd.DataFrame:
-        """Epoch, and mean, low and high over the runs, thinned to MAX_POINTS."""
-        # Of steps that are one epoch when it is rounded to the digits that a folder keeps, the first.
+        """Return epochs with mean, lowest and highest value over the runs, thinned to MAX_POINTS."""
+        # Several steps may have the same rounded epoch: the first of them counts.
         curves = [getattr(run, self.source).drop_duplicates("epoch").set_index("epoch")[self.column] for run in runs]
         wide = self.scale * pd.concat(curves, axis=1).replace([np.inf, -np.inf], np.nan).sort_index()
         wide = thinned(wide.reset_index(), MAX_POINTS)
@@ -86,7 +86,7 @@ class Curve:
 def run_points(
     arms: list[Arm], figure: go.Figure, points: Callable[[LoadedRun], list[tuple[Any, float]]], hover: str
 ) -> list[go.Figure]:
-    """``figure`` with the points (x, y) of each run; no figure where there are none."""
+    """Draw the points (x, y) of each run; return ``figure`` in a list, or an empty list if there are no points."""
     for arm in arms:
         found = [(x, y, f"seed {config_of(run).seed}") for run in arm.runs for x, y in points(run)]
         if found:
@@ -100,7 +100,7 @@ def run_points(
 
 
 def band(figure: go.Figure, arm: Arm, frame: pd.DataFrame, dash: str = "solid", markers: bool = False) -> None:
-    """Draw ``mean`` over ``x``, and what lies from ``low`` to ``high``, of an arm."""
+    """Draw ``mean`` over ``x``, and the band from ``low`` to ``high``, of an arm."""
     x, name = numbers(frame["x"]), text(arm.name)
     if not np.allclose(frame["low"], frame["high"], equal_nan=True):
         red, green, blue = (int(arm.color[i : i + 2], 16) for i in (1, 3, 5))
@@ -122,22 +122,22 @@ def band(figure: go.Figure, arm: Arm, frame: pd.DataFrame, dash: str = "solid", 
 def line(
     figure: go.Figure, name: str, x: Any, y: Any, color: str, dash: str, *, markers: bool, width: int = 2, **more: Any
 ) -> None:
-    """Draw a line; a point alone is seen as one."""
+    """Draw a line; a single point gets a marker."""
     mode = "lines+markers" if markers or len(x) == 1 else "lines"
     more |= {"line": {"color": color, "width": width, "dash": dash}, "hovertemplate": "%{y:.4g}"}
     figure.add_scatter(x=numbers(x), y=numbers(y), name=text(name), mode=mode, **more)
 
 
 def thinned(frame: pd.DataFrame, most: int) -> pd.DataFrame:
-    """Return at most ``most`` rows, each the mean of those that it stands for."""
+    """Return at most ``most`` rows, each the mean of neighbouring rows."""
     return frame.groupby(np.arange(len(frame)) // max(-(-len(frame) // most), 1)).mean()
 
 
 def text(name: str) -> str:
-    """A name for plotly, which reads some HTML in texts."""
+    """Escape a name for plotly, which interprets some HTML."""
     return html.escape(name, quote=False)
 
 
 def numbers(values: Any) -> list[float | None]:
-    """Five digits are more than a figure shows; what is no number is a gap."""
+    """Return values with five digits, more than a figure shows; None, a gap, for values that are not finite."""
     return [float(f"{value:.5g}") if math.isfinite(value) else None for value in map(float, values)]

@@ -1,6 +1,6 @@
-"""The figures of a report. Each function makes those of one section, none where nothing was measured.
+"""Figures of a report. Each function makes those of one section, none if nothing was measured.
 
-Where it is not said otherwise, arms are those of one batch size.
+Arms are those of one batch size unless stated otherwise.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ SHARPNESS = (
 
 
 def training(arms: list[Arm]) -> list[go.Figure]:
-    """Accuracy over epochs; loss, learning rate and φ, or the schedule's factor, over steps."""
+    """Draw accuracy over epochs; loss, learning rate and φ, or the schedule's factor, over steps."""
     supervised = not any(config_of(run).self_supervised for arm in arms for run in arm.runs)
     return _drawn(arms, (*((ACCURACY, LOSS) if supervised else (ONLINE_ACCURACY, LOSS_OF_METHOD)), *SCHEDULES))
 
 
 def over_batch_sizes(arms: list[Arm], table: pd.DataFrame) -> list[go.Figure]:
-    """Mean test accuracy with its interval over the batch size, a line an arm."""
+    """Draw the mean test accuracy with its interval over the batch size, one line per arm."""
     figure = figure_of("Test accuracy after the last epoch", "batch size (samples)", "%")
     sizes = sorted(int(size) for size in table["batch_size"].unique())
     figure.update_xaxes(type="log", tickvals=sizes, ticktext=[f"{size:,}" for size in sizes], dtick=None)
@@ -71,7 +71,7 @@ def over_batch_sizes(arms: list[Arm], table: pd.DataFrame) -> list[go.Figure]:
             )
     reach = known["interval"].fillna(0.0)
     low, high = (100 * known["accuracy"] - 100 * reach).min(), (100 * known["accuracy"] + 100 * reach).max()
-    if math.isfinite(low):  # an interval from few seeds may reach where no accuracy can
+    if math.isfinite(low):  # intervals from few seeds may exceed 0 to 100 %
         low, high = max(low, 0.0), min(high, 100.0)
         pad = 0.05 * max(high - low, 1.0)
         figure.update_yaxes(range=[low - pad, high + pad])
@@ -79,7 +79,7 @@ def over_batch_sizes(arms: list[Arm], table: pd.DataFrame) -> list[go.Figure]:
 
 
 def speed(arms: list[Arm], batch_sizes: list[int]) -> list[go.Figure]:
-    """Images per second of training, of arms at all batch sizes."""
+    """Draw images per second of training, of arms at all batch sizes."""
     figure = figure_of("Speed of training, tests not counted", "batch size", "images/s")
     figure.update_xaxes(type="category", categoryorder="array", categoryarray=[f"{size:,}" for size in batch_sizes])
     figure.update_yaxes(rangemode="tozero")
@@ -92,7 +92,7 @@ def speed(arms: list[Arm], batch_sizes: list[int]) -> list[go.Figure]:
 
 
 def features(arms: list[Arm]) -> list[go.Figure]:
-    """Evaluations of features after self-supervised learning, and how they and embeddings spread over training."""
+    """Draw evaluations of features after self-supervised learning, and the spread of features and embeddings."""
     figure = figure_of("What features are worth, each run a point", "", "test accuracy, %")
     figure.update_xaxes(type="category")
 
@@ -103,7 +103,7 @@ def features(arms: list[Arm]) -> list[go.Figure]:
 
 
 def sharpness(arms: list[Arm]) -> list[go.Figure]:
-    """Sharpness over training, and where runs end: sharpness against test accuracy."""
+    """Draw sharpness over training, and final sharpness against test accuracy."""
     title, x = "At the end: sharpness and accuracy", "adaptive worst-case sharpness, ρ = 0.5"
 
     def points(run: LoadedRun) -> list[tuple[float | None, float]]:
@@ -116,7 +116,7 @@ def sharpness(arms: list[Arm]) -> list[go.Figure]:
 
 
 def noise(arms: list[Arm], batch_size: int) -> list[go.Figure]:
-    """The gradient noise scale over training, a geometric mean over seeds; the band is that of their intervals."""
+    """Draw the gradient noise scale over training, a geometric mean over seeds with the band of their intervals."""
     figure = figure_of("Gradient noise scale", "epoch", "samples", log=True)
     for arm in arms:
         frames = [run.noise for run in arm.runs if run.complete and len(run.noise)]
@@ -125,7 +125,7 @@ def noise(arms: list[Arm], batch_size: int) -> list[go.Figure]:
         rows = pd.concat(frames).set_index("epoch")[["noise_scale", "low", "high"]]
         logs = rows.where(np.isfinite(rows) & (rows > 0)).apply(np.log)
         both = logs.groupby("epoch").mean().apply(np.exp).dropna(subset="noise_scale")
-        middle = both["noise_scale"]  # an interval that is open to one side is drawn to the point itself
+        middle = both["noise_scale"]  # a one-sided interval is drawn up to the point itself
         ends = {name: both[name].fillna(middle) for name in ("low", "high")}
         if len(both):
             band(figure, arm, pd.DataFrame({"x": both.index, "mean": middle, **ends}), markers=True)
@@ -139,7 +139,7 @@ def noise(arms: list[Arm], batch_size: int) -> list[go.Figure]:
 
 
 def slices(arms: list[Arm], problems: list[str]) -> list[go.Figure]:
-    """Loss slices and lines between runs: one-dimensional ones together, and each two-dimensional one."""
+    """Draw loss slices and lines between runs: one-dimensional ones together, each two-dimensional one by itself."""
     along = figure_of("Training loss along a random direction", "in norms of the filters", "loss")
     between = figure_of("Training loss on the line to another run", "0: this run, 1: the other", "loss")
     planes = []

@@ -1,4 +1,4 @@
-"""A report as a file: a page (HTML), or its tables in Markdown, LaTeX or CSV."""
+"""File formats of a report: a page (HTML), or tables in Markdown, LaTeX or CSV."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ TEX = str.maketrans(
 
 
 def page(report: Report, refresh: int | None = None) -> str:
-    """Return one HTML file that needs no network; ``refresh`` makes a browser load it again every so many seconds."""
-    sections = report.sections()  # first, since it may add notes
+    """Return one HTML file that needs no network; with ``refresh`` a browser reloads it every so many seconds."""
+    sections = report.sections()  # before the notes are read, since it may add some
     figures = [figure for section in sections for figure in section.figures]
     drawn = {
         "plotly": _plotly() if figures else "",
@@ -50,10 +50,10 @@ def latex(report: Report) -> str:
 
 
 def csv(report: Report) -> str:
-    """Return the table with all digits; the accuracies of the seeds have spaces between.
+    """Return the table with all digits; accuracies of the seeds are separated by spaces.
 
     Raises:
-        UsageError: the runs are not all of one kind, and one table must not mix their accuracies.
+        UsageError: the runs belong to several parts, whose accuracies cannot share one table.
     """
     if len(report.parts) > 1:
         titles = "; ".join(part.title for part in report.parts)
@@ -68,14 +68,14 @@ def csv(report: Report) -> str:
 
 
 CSV_HEAD = "optimizer,batch_size,lr,seeds,of,accuracy,"
-"""How the table begins, by which it is known: a line that says so would be a row to whoever reads it."""
+"""Head of the CSV table, which identifies it: a comment line would be a row for its readers."""
 FORMS: dict[str, Callable[[Report], str]] = {".html": page, ".htm": page, ".md": markdown, ".tex": latex, ".csv": csv}
 PAGE_MARKS = (f'content="{mark("report")}"'.encode(), b'id="theme" title="light or dark"')
 MARKS = {
     **{".html": PAGE_MARKS, ".htm": PAGE_MARKS, ".md": (f"<!-- {mark('report')} -->".encode(),)},
     **{".tex": (f"% {mark('report')}".encode(),), ".csv": (CSV_HEAD.encode(),)},
 }
-"""By suffix, what a file that ``report`` wrote has in it; pages of earlier versions are known by their button."""
+"""Marks of files that ``report`` wrote, by suffix; pages of earlier versions are identified by their button."""
 
 
 def _rendered(template: str, report: Report, **values: Any) -> str:
@@ -100,18 +100,18 @@ def _line(text: object) -> str:
 
 
 def _words(text: object) -> str:
-    """Markdown that shows ``text``."""
+    """Return Markdown that shows ``text`` literally."""
     return re.sub(r"([\\`*_{}\[\]<>|#])", r"\\\1", _line(text))
 
 
 def _file_name(figure: go.Figure, section: str) -> str:
-    """A name for the file of a figure's data."""
+    """Return a file name for a figure's data."""
     title = f"{section} {figure.layout.title.text or ''}"
     return re.sub(r"\W+", "-", html.unescape(title).lower()).strip("-")[:90] or "figure"
 
 
 def _packed(text: str) -> str:
-    """Compressed, in base64: browsers unpack it themselves, and the page stays small."""
+    """Return compressed text in base64, which browsers unpack: it keeps the page small."""
     return base64.b64encode(gzip.compress(text.encode(), 9, mtime=0)).decode()
 
 

@@ -15,13 +15,13 @@ from tvlars.lab.report.drawing import figure_of, numbers, text, thinned
 from tvlars.lab.run_folder.loaded_run import LoadedRun
 
 MAX_BINS = 60
-"""Columns of a heat map, each the mean of the records it stands for."""
+"""Most columns of a heat map; each is the mean of some records."""
 EARLY_EPOCHS = 2
 HEAT = {"LNR": "LNR = ‖w‖ / ‖g‖", "LWN": "LWN = ‖w‖", "LGN": "LGN = ‖g‖", "trust_ratio": "trust ratio q"}
 
 
 def heat_maps(arms: list[Arm], problems: list[str]) -> list[go.Figure]:
-    """A map for each arm with layer statistics, all of one colour scale; ``problems`` get files that are damaged."""
+    """Draw a heat map for each arm with layer statistics, on one colour scale; add damaged files to ``problems``."""
     means = [mean_layer_stats([run for run in arm.runs if run.complete], problems) for arm in arms]
     found = [(arm, stats) for arm, stats in zip(arms, means, strict=True) if len(stats)]
     ranges = color_ranges([stats for _, stats in found]) if found else {}
@@ -29,7 +29,7 @@ def heat_maps(arms: list[Arm], problems: list[str]) -> list[go.Figure]:
 
 
 def color_ranges(all_stats: list[pd.DataFrame]) -> dict[str, tuple[float, float]]:
-    """The powers of ten that colours reach from and to, for each quantity: one scale for all arms, to compare them."""
+    """Return the range of colours of each quantity, in powers of ten: one scale for all arms, to compare them."""
     both = pd.concat([stats[["quantity", "value"]].astype({"quantity": str}) for stats in all_stats])
     both = both[(both["value"] > 0) & np.isfinite(both["value"])]
     logs = np.log10(both["value"]).groupby(both["quantity"])
@@ -39,13 +39,13 @@ def color_ranges(all_stats: list[pd.DataFrame]) -> dict[str, tuple[float, float]
 def heat_map(
     arm: Arm, stats: pd.DataFrame, steps_per_epoch: float, ranges: dict[str, tuple[float, float]]
 ) -> go.Figure:
-    """Norms and ratios of every layer over time: the first epochs on the left, the whole run on the right.
+    """Draw norms and ratios of every layer over time: the first epochs on the left, the whole run on the right.
 
-    ``stats`` is a frame of layer statistics, a mean over the arm's seeds; ``ranges`` are those of the colours. A menu
-    chooses the quantity.
+    ``stats`` is a frame of layer statistics, a mean over the arm's seeds; ``ranges`` are the colours' ranges. A menu
+    selects the quantity.
     """
     layers = [str(name) for name in stats["layer"].cat.categories if (stats["layer"] == name).any()]
-    shown: dict[str, dict[str, Any]] = {}  # what a quantity has for both panels, as the menu wants it
+    shown: dict[str, dict[str, Any]] = {}  # data of both panels by quantity, in the form of the menu
     for quantity, label in HEAT.items():
         mine = stats[stats["quantity"] == quantity].astype({"layer": str})
         if len(mine):
@@ -78,7 +78,7 @@ def heat_map(
             row=1,
             col=column + 1,
         )
-    head = 110  # pixels for title, menu and the titles of the panels, one below the other
+    head = 110  # pixels for title, menu and titles of the panels, from top to bottom
     height = min(head + 60 + 15 * len(layers), 900)
     menu = {
         "buttons": [{"label": label, "method": "restyle", "args": [values]} for label, values in shown.items()],
@@ -99,7 +99,7 @@ def heat_map(
 
 
 def mean_layer_stats(runs: list[LoadedRun], problems: list[str]) -> pd.DataFrame:
-    """Layer statistics of some runs, a geometric mean over them, since they differ by factors."""
+    """Return the geometric mean of the layer statistics of some runs, since they differ by factors."""
     frames = []
     for run in runs:
         try:
@@ -119,7 +119,7 @@ def mean_layer_stats(runs: list[LoadedRun], problems: list[str]) -> pd.DataFrame
 
 
 def _steps_per_epoch(run: LoadedRun) -> float:
-    """Optimizer steps an epoch; where the plan is not there, what the record shows."""
+    """Return optimizer steps per epoch from the plan or, if it is missing, from the record."""
     planned = plan_number(run, "steps_per_epoch")
     if planned > 0:
         return planned

@@ -1,4 +1,4 @@
-"""Parts of a report: runs whose accuracies may stand in one table, as they are of one kind, task, length and data."""
+"""Parts of a report: runs of one kind of accuracy, task, length and data set, which may share a table."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from tvlars.lab.run_folder.record import MODEL, read_object
 
 @dataclass
 class Part:
-    """Runs that can be compared, with their table and differences. ``title`` says what sets it apart, "" if nothing."""
+    """Runs that can be compared, with their table and differences. ``title`` tells it from other parts, "" if alone."""
 
     title: str
     runs: list[LoadedRun]
     measure: str
     """Name of the reported accuracy, for example "test accuracy"."""
     differences: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(PAIR_COLUMNS)))
-    """Adjusted for all comparisons of all parts."""
+    """Paired differences, with p-values adjusted for all comparisons of all parts."""
 
     def __post_init__(self) -> None:
         self.arms: list[Arm] = make_arms(self.runs)
@@ -33,14 +33,16 @@ class Part:
         self.batch_sizes = sorted({config_of(run).batch_size for run in self.runs})
 
     def answers(self) -> list[str]:
-        """The result in a sentence for each batch size; of several parts each says which it is."""
+        """Return the results, one sentence per batch size; with several parts, each sentence names its part."""
         said = answers(self.table, self.differences, self.measure)
         return [f"{self.title}. {sentence}" if self.title else sentence for sentence in said]
 
 
 def parts_of(runs: list[LoadedRun]) -> list[Part]:
-    """Runs in parts that can be compared, in the order in which they appear; those that do not say what they are, left
-    out. All pairs of all parts are one family of comparisons."""
+    """Return runs in parts that can be compared, in order of appearance; runs without a config are left out.
+
+    All pairs of all parts are one family of comparisons.
+    """
     known = [run for run in runs if run.config is not None]
     groups: dict[tuple[Any, ...], list[LoadedRun]] = {}
     for run, content in zip(known, _contents(known), strict=True):
@@ -56,7 +58,7 @@ def parts_of(runs: list[LoadedRun]) -> list[Part]:
 
 
 def _facts(run: LoadedRun) -> dict[str, str]:
-    """Facts that may set runs apart, in words."""
+    """Return facts that may tell parts apart, in words."""
     config, images = config_of(run), run.test_images()
     return {
         "data": config.data,
@@ -75,9 +77,9 @@ def _size(run: LoadedRun) -> str:
 
 
 def _contents(runs: list[LoadedRun]) -> list[tuple[Any, ...]]:
-    """Identify the data of each run: equal if labels, files and pixels are, whatever the data are called.
+    """Return an identity of each run's data: equal if labels, files and pixels are, whatever the data are called.
 
-    Runs of versions that kept no fingerprint go by the name of the data.
+    Runs of versions that kept no fingerprint are identified by the name of the data.
     """
     prints = [run.fingerprint() for run in runs]
     names = [(c.data, c.image_size, c.skip_bad_images) for c in map(config_of, runs)]
@@ -93,7 +95,7 @@ def _contents(runs: list[LoadedRun]) -> list[tuple[Any, ...]]:
     named: dict[tuple[Any, ...], set[tuple[Any, ...]]] = {}
     for i, (print_, name) in enumerate(zip(prints, names, strict=True)):
         if print_ is not None:
-            if len(decoders[found[i]]) == 1:  # decoders round in their own ways
+            if len(decoders[found[i]]) == 1:  # decoders round differently
                 found[i] = (*found[i], print_.train.pixels, print_.test.pixels)
             named.setdefault(name, set()).add((sum(print_.test.counts), found[i]))
     for i, (run, print_, name) in enumerate(zip(runs, prints, names, strict=True)):
@@ -105,7 +107,7 @@ def _contents(runs: list[LoadedRun]) -> list[tuple[Any, ...]]:
 
 
 def _titles(facts: pd.DataFrame) -> list[str]:
-    """For each row, of a part, the facts in which the parts differ."""
+    """Return for each row, of one part, the facts in which the parts differ."""
     if len(facts) < 2:
         return [""] * len(facts)
     varied = facts.loc[:, facts.nunique() > 1]
@@ -116,7 +118,7 @@ def _titles(facts: pd.DataFrame) -> list[str]:
 
 
 def version_notes(runs: list[LoadedRun]) -> list[str]:
-    """A sentence for each program whose version is not the same for all runs."""
+    """Return a sentence for each program whose version differs between runs."""
     notes = []
     stored = [run.environment.get("versions") for run in runs]
     for program in ("tvlars", "torch"):

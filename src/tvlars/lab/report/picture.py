@@ -1,4 +1,4 @@
-"""Pictures of run folders for a page: decoded, and encoded anew, so that a page holds pixels and nothing else."""
+"""Pictures of run folders for a page, decoded and encoded again so that a page contains pixels alone."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from tvlars._reading import read_bytes
 
 MOST_BYTES = 2**26
 MOST_PIXELS = 2**26
-"""64 views at 120 dots per inch have eight million."""
+"""Most pixels of a picture; 64 views at 120 dots per inch have eight million."""
 
 
 def picture_uri(file: Path, inside: Path) -> str:
-    """Return the PNG ``file``, encoded anew, as a data URI.
+    """Return the PNG ``file``, encoded again, as a data URI.
 
     Args:
         file: a PNG.
@@ -30,7 +30,7 @@ def picture_uri(file: Path, inside: Path) -> str:
     content = read_bytes(file, inside, MOST_BYTES)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # Pillow only warns of a picture of a hundred million pixels
+            warnings.simplefilter("error")  # for a hundred million pixels Pillow only warns
             with Image.open(io.BytesIO(content), formats=("PNG",)) as opened:
                 width, height = opened.size
                 if width * height > MOST_PIXELS:
@@ -38,9 +38,9 @@ def picture_uri(file: Path, inside: Path) -> str:
                 pixels = opened.convert("RGBA" if "A" in opened.mode or "transparency" in opened.info else "RGB")
     except ValueError:
         raise
-    except Exception as error:  # Pillow has many types for a damaged file
+    except Exception as error:  # Pillow raises many types for damaged files
         raise ValueError(f"it must be a PNG, but cannot be decoded: {error}") from error
-    pixels.info.clear()  # a comment or a profile is no pixel
+    pixels.info.clear()  # drop comments and profiles
     out = io.BytesIO()
     pixels.save(out, "PNG")
     return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()

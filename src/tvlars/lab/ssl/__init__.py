@@ -1,4 +1,4 @@
-"""Self-supervised learning: two views of every image without labels, and exact gradients over large batches."""
+"""Self-supervised learning: two views of each image, methods, and exact gradients over large batches."""
 
 from tvlars.lab.ssl.draw_views import draw_views
 from tvlars.lab.ssl.large_batch import exact_backward

@@ -1,4 +1,4 @@
-"""A picture of views, for a person to judge: ``tvlars views``."""
+"""Picture of views for visual inspection: ``tvlars views``."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from tvlars.lab.files.marked import check_output, mark, write_output
 from tvlars.lab.ssl.views import describe_views, draw_view, make_view, view_recipes
 
 EACH = 4
-"""Draws of each of the two views that are shown."""
+"""Number of draws of each of the two views."""
 
 
 def draw_views(data: ImageData, file: Path, count: int = 8, seed: int = 0) -> Path:
-    """Write a PNG with ``count`` training images, and beside each some first and second views of it.
+    """Write a PNG with ``count`` training images, each beside some of its first and second views.
 
     Args:
         data: the data set.
-        file: a new file, or one that this has written; its name ends in .png, its folder is made.
-        count: images, drawn without repeating. From 1 to 64, default 8.
+        file: a new file, or an earlier picture of views; its name ends in .png, its folder is created.
+        count: number of images, all different. From 1 to 64, default 8.
         seed: of the images and of the views. Default 0.
 
     Raises:
         UsageError: ``count`` or ``seed`` is out of range, images have neither 1 nor 3 channels, or ``file`` is
-            somebody else's, has another suffix or cannot be written.
+            another file, has another suffix or cannot be written.
     """
     made_by = mark("views")
     check_output(file, "out", (".png",), (f"Software\0{made_by}".encode(),))
@@ -56,7 +56,7 @@ def picture_of_views(data: ImageData, count: int = 8, seed: int = 0, made_by: st
         columns += [(name, make_view(images, draw_view(count, generator), recipe)) for _ in range(EACH)]
     gap = max(data.image_size // 16, 1)
     rows = torch.cat([_column(pictures, gap) for _, pictures in columns], dim=2)[:, :-gap, :-gap]
-    figure = Figure(figsize=(len(columns), 1.02 * count + 0.7), layout="constrained")  # leaves the caller's backend be
+    figure = Figure(figsize=(len(columns), 1.02 * count + 0.7), layout="constrained")  # keeps the caller's backend
     axes = figure.subplots()
     figure.suptitle(f"{data.name}: {describe_views(data.channels, data.image_size, data.flip)}", fontsize=7, wrap=True)
     shown = rows.permute(1, 2, 0).squeeze(2) if data.channels == 1 else rows.permute(1, 2, 0)

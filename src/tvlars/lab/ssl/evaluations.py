@@ -1,4 +1,4 @@
-"""Evaluations of features by name: what ``TrainConfig.evaluations`` may list, and how results read."""
+"""Evaluations of features: names for ``TrainConfig.evaluations``, and results in words."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def check_labels(data: ImageData, evaluations: str) -> None:
 
 
 def describe_evaluation(name: str, found: Evaluated, images: int) -> str:
-    """Return a result in words; the number of labels is given where it is below ``images``, the training images."""
+    """Return a result in words; the number of labels is named if it is below ``images``, the training images."""
     labels = f" with {found.labels:,} labels" if found.labels < images else ""
     how = EVALUATIONS[name if name in EVALUATIONS else name.partition("-")[0]]
     return f"{how}{labels}: {found.accuracy:.2%} of test images right ({found.seconds:.1f} s)"

@@ -1,10 +1,10 @@
-"""Exact gradients of a loss over a whole batch, in the memory of a part of it.
+"""Exact gradients of a loss over a whole batch, in the memory of one part.
 
 Losses of self-supervised learning compare all samples of a batch, so the gradients of its parts do not add up to the
 gradient of the whole. Here each part is encoded twice: first without a graph, for the embeddings z of the whole batch,
-on which the loss and ∂L/∂z are computed; then with one, to go on from its share of ∂L/∂z to the parameters.
+on which the loss and ∂L/∂z are computed; then with a graph, to propagate its share of ∂L/∂z to the parameters.
 
-Source: Gao et al. 2021 (GradCache, arXiv 2101.06983), for every loss that is a function of embeddings.
+Source: Gao et al. 2021 (GradCache, arXiv 2101.06983), for any loss that is a function of embeddings.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Views = tuple[Tensor, Tensor]
 
 
 class Parts(Protocol):
-    """Parts of a batch: a list, or an object that makes them anew each time it is iterated."""
+    """Parts of a batch: a list, or an object that makes them in each iteration."""
 
     def __len__(self) -> int: ...
 
@@ -40,18 +40,18 @@ def exact_backward(
 ) -> Tensor:
     """Add the gradient of ``loss_function`` over the whole batch to the parameters' gradients.
 
-    Up to rounding, the gradient equals that of encoding all samples in one go if the model encodes each sample by
-    itself. Batch norm does not: in training its statistics are those of a part, as with any micro-batching; its running
-    statistics move once for each part and view. Random numbers (dropout) are the same both times.
+    Up to rounding, the gradient equals that of encoding all samples at once, provided that the model encodes samples
+    independently. Batch norm does not: in training its statistics are those of a part, as with any micro-batching; its
+    running statistics change once per part and view. Random numbers (dropout) are the same both times.
 
-    Under ``torch.distributed`` the batch is that of all ranks: embeddings are gathered, every rank computes the
-    same loss, and what DDP averages is the gradient of that loss. Ranks may hold different numbers of samples.
+    Under ``torch.distributed`` the batch spans all ranks: embeddings are gathered, every rank computes the same loss,
+    and DDP averages gradients to the gradient of that loss. Ranks may hold different numbers of samples.
 
     Args:
         model: (n, ...) to (n, D); called with the first views of a part, then with the second.
         parts: of this process; iterated twice, with the same views both times.
         loss_function: of the embeddings (N, D) of first and second views, in float32, mean over the batch.
-        backward: called with a scalar for each part in place of ``Tensor.backward``, as Fabric and Accelerate want it.
+        backward: called with a scalar for each part in place of ``Tensor.backward``, as Fabric and Accelerate require.
         no_sync: context of DDP, entered for all parts but the last.
 
     Returns:
@@ -62,13 +62,13 @@ def exact_backward(
     """
     if not len(parts):
         raise ValueError("parts must hold at least one pair of views, got none")
-    if len(parts) == 1:  # one graph is what memory has to hold anyway
+    if len(parts) == 1:  # memory has to hold one graph anyway
         with torch.enable_grad():
             encoded = [(model(first), model(second)) for first, second in parts]
         with_graph = iter(encoded)
     else:
         devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
-        # Random numbers go back to where they were, so that the second encoding draws the same.
+        # The state of random numbers is restored, so that the second encoding draws the same.
         with torch.random.fork_rng(devices), torch.no_grad(), _still_batch_norm(model):
             encoded = [(model(first), model(second)) for first, second in parts]
         with_graph = ((model(first), model(second)) for first, second in parts)
@@ -81,7 +81,7 @@ def exact_backward(
 
 
 def _inner_product(embeddings: Views, gradients: Views) -> Tensor:
-    """⟨z, ∂L/∂z⟩: a scalar whose gradient is the share of these embeddings in that of the loss."""
+    """Return ⟨z, ∂L/∂z⟩, a scalar whose gradient is the share of these embeddings in the gradient of the loss."""
     return sum((z.float() * g).sum() for z, g in zip(embeddings, gradients, strict=True))  # type: ignore[return-value]
 
 
@@ -103,7 +103,7 @@ def _loss_and_gradients(
 
 
 def gather(z: Tensor) -> list[Tensor]:
-    """Return ``z`` of every rank, also where lengths differ; ``[z]`` where there is one rank alone."""
+    """Return ``z`` of every rank, whose lengths may differ; ``[z]`` for a single rank."""
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return [z]
     count = torch.tensor([len(z)], device=z.device)
@@ -119,7 +119,7 @@ def gather(z: Tensor) -> list[Tensor]:
 
 @contextlib.contextmanager
 def _still_batch_norm(model: nn.Module) -> Iterator[None]:
-    """Running statistics stay: the second time each part is encoded moves them."""
+    """Keep running statistics unchanged, since the second encoding of each part updates them."""
     layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
     moving = [layer for layer in layers if layer.track_running_stats]
     for layer in moving:

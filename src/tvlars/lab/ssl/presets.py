@@ -1,16 +1,16 @@
-"""Baselines of self-supervised learning: as the published comparison ran them, and as they should have been run.
+"""Presets of optimizers for self-supervised learning: of the published comparison, and corrected ones.
 
 ``corrected`` is Barlow Twins' own recipe for LARS (Zbontar et al. 2021, section 2.2): 0.2 for weights and 0.0048 for
 biases and norms, times batch size / 256, 10 epochs of warm-up, cosine to 0.001 of it, weight decay 1e-6. LAMB, SGD and
 AdamW get the same schedule; SGD 0.05 · B / 256 and weight decay 1e-4 (Chen and He 2021), LAMB and AdamW the plan's
 rates.
 
-``as-published`` is what the code of TVLARS's comparison does (KhoiDOO/tvlars, self_sl.py): LARS's schedule is made for
-100 epochs, warm-up 20 of them, while training runs 1,000, so that after a tenth of the run the cosine goes up again,
-and down, again and again; biases and norms take the weights' rate; LAMB's trust ratio is switched off (``adam=True``),
-and it has no bias correction; φ of TVLARS acts on the trust ratio alone and starts to fall at once. Here the shares of
-the run are kept: 2 % warm-up, 10 % for the schedule. TVLARS's rate is the first of those in that README, 1.0 at any
-batch size; those of LARS and LAMB are not in it: LARS has that of ``corrected``, LAMB the plan's.
+``as-published`` follows the code of TVLARS's comparison (KhoiDOO/tvlars, self_sl.py): LARS's schedule lasts 100 epochs,
+20 of them warm-up, while training runs 1,000, so that after a tenth of the run the cosine rises and falls again and
+again; biases and norms have the rate of weights; LAMB has neither trust ratio (``adam=True``) nor bias correction; φ of
+TVLARS acts on the trust ratio alone and starts to fall at once. Shares of the run are kept: 2 % warm-up, 10 % for the
+schedule. TVLARS's rate is the first of its README, 1.0 at any batch size. The README has none for LARS and LAMB: LARS
+has that of ``corrected``, LAMB the plan's.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from tvlars.plan import Plan
 WARMUP_EPOCHS = 10.0
 SCHEDULE_SHARE, WARMUP_SHARE = 0.1, 0.02
 FEWEST = 5
-"""Steps from the end of the warm-up to that of the schedule which a repeating one needs at least."""
+"""Fewest steps between the end of the warm-up and the end of a repeating schedule."""
 BIAS_NORM = 3e-4
-"""Rate of biases and norms under LARS and TVLARS by that of weights, where no preset says: measured on digits."""
+"""Ratio of the rates of biases and norms to that of weights for LARS and TVLARS without a preset; from digits."""
 
 
 @dataclass(frozen=True)
 class Preset:
     """Settings of one optimizer: options of ``tvlars.plan`` and of the optimizer's constructor.
 
-    ``base_lr`` is the learning rate at batch size 256, and grows linearly; ``layer_adaptation`` switches the trust
-    ratio; with ``repeats`` the schedule is made for a tenth of the run, and goes on.
+    ``base_lr`` is the learning rate at batch size 256, and scales linearly; ``layer_adaptation`` switches the trust
+    ratio; with ``repeats`` the schedule lasts a tenth of the run, and repeats.
     """
 
     base_lr: float | None = None
@@ -73,12 +73,12 @@ PRESETS: dict[str, dict[str, Preset]] = {
 
 @dataclass(frozen=True)
 class RepeatingPlan(Plan):
-    """A plan whose warm-up and cosine are made for ``schedule_steps`` of a longer run, in which the cosine goes on."""
+    """A plan with warm-up and cosine over ``schedule_steps`` of a longer run, in which the cosine repeats."""
 
     schedule_steps: int = 1
 
     def factor(self, step: float) -> float:
-        """Linear warm-up, then a cosine between 1 and ``final_factor`` that has no end."""
+        """Return the factor of a linear warm-up, then an endless cosine between 1 and ``final_factor``."""
         warmup, last = self.warmup_steps or 0, self.final_factor or 0.0
         if step <= warmup:
             return step / warmup
@@ -86,7 +86,7 @@ class RepeatingPlan(Plan):
         return last + (1 - last) * 0.5 * (1 + math.cos(math.pi * progress))
 
     def scheduler(self, optimizer: Optimizer) -> LRScheduler | None:
-        """Step it after every optimizer step."""
+        """Return the scheduler, to be stepped after each optimizer step."""
         return LambdaLR(optimizer, lambda done: self.factor(done + 1))
 
     def __str__(self) -> str:
@@ -102,7 +102,7 @@ def preset_of(name: str, optimizer: str) -> Preset:
 
 
 def describe_preset(name: str, preset: Preset) -> str:
-    """Return in words the settings of a preset that the plan does not show."""
+    """Return in words the settings of a preset that are not part of the plan."""
     said = [f"{key} {value}" for key, value in preset.optimizer.items()]
     said += ["trust ratio off"] if not preset.layer_adaptation else []
     said += ["schedule made for a tenth of the run"] if preset.repeats else []
@@ -110,8 +110,8 @@ def describe_preset(name: str, preset: Preset) -> str:
 
 
 def preset_plan(preset: Preset, batch_size: int, epochs: int, schedule: str, given: dict[str, Any]) -> dict[str, Any]:
-    """Return options of ``tvlars.plan``: those ``given``, and the preset's where they are None. A ``schedule`` of
-    another kind than the preset's takes nothing of it. Raise ``UsageError`` if the run is shorter than its warm-up."""
+    """Return options of ``tvlars.plan``: those ``given``, or the preset's if they are None. A ``schedule`` of another
+    kind than the preset's ignores the preset's. Raise ``UsageError`` if the run is shorter than its warm-up."""
     cosine = schedule in ("auto", "warmup-cosine")
     made = {} if preset.base_lr is None else {"lr": preset.base_lr * batch_size / 256}
     made.update({name: value for name, value in preset.plan.items() if cosine or name not in _COSINE})
@@ -126,7 +126,7 @@ def preset_plan(preset: Preset, batch_size: int, epochs: int, schedule: str, giv
 
 
 def repeating(plan: Plan) -> RepeatingPlan:
-    """Return the plan with its schedule made for a tenth of the run; raise ``UsageError`` if that is too short."""
+    """Return the plan with a schedule over a tenth of the run; raise ``UsageError`` if that is too short."""
     steps = round(SCHEDULE_SHARE * plan.total_steps)
     if steps - (plan.warmup_steps or 0) < FEWEST:
         raise UsageError(

@@ -1,6 +1,6 @@
 """Evaluations of frozen features: linear, nearest neighbours, few labels, and fine-tuning.
 
-Features are computed once, of images as they are, and kept in memory; test images are never augmented.
+Features are computed once, from images without augmentation, and kept in memory; test images are never augmented.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LINEAR_EPOCHS, LINEAR_LR, LINEAR_DECAY = 100, 0.3, 1e-6
 TEMPERATURE = 0.07
 FINETUNE_EPOCHS, FINETUNE_HEAD_LR = 20, 0.5
 CALIBRATION = 4096
-"""Images that set an untrained network's batch norm statistics."""
+"""Images for the batch norm statistics of an untrained network."""
 
 Normalize = Callable[[Tensor], Tensor]
 
@@ -47,7 +47,7 @@ class Features:
     classes: int
 
     def with_labels(self, chosen: Tensor) -> Features:
-        """Return the same with these training samples alone."""
+        """Return the features with only these training samples."""
         return replace(self, train=self.train[chosen], train_labels=self.train_labels[chosen])
 
 
@@ -66,11 +66,11 @@ def evaluate_features(
     evaluation, the classifier of features; raise ``UsageError`` if features are not finite.
 
     Args:
-        backbone: images (n, C, H, W), after ``normalize``, to features (n, d); left as it is.
-        untrained: the same network as it was before training, for "random" and "random-knn"; None skips these.
+        backbone: images (n, C, H, W), after ``normalize``, to features (n, d); not modified.
+        untrained: the network before training, for "random" and "random-knn"; None skips these.
         seed: of label subsets, shuffles and new heads.
         padding: pixels of random crops in fine-tuning.
-        batch_size: images per forward pass at most.
+        batch_size: most images per forward pass.
     """
 
     @functools.cache
@@ -106,7 +106,7 @@ def evaluate_features(
 
 
 def label_subset(labels: Tensor, share: float, seed: int) -> Tensor:
-    """Return indices of a share of the samples of each class, one at least."""
+    """Return indices of a share of the samples of each class, at least one."""
     if share == 1.0:
         return torch.arange(len(labels), device=labels.device)
     order = _shuffled(len(labels), torch.Generator().manual_seed(seed), labels.device)
@@ -121,14 +121,14 @@ def linear_probe(features: Features, seed: int = 0) -> tuple[nn.Linear, float]:
     """Train a linear classifier on frozen features; return it and its accuracy on the test set.
 
     SGD with momentum 0.9, cosine, batches of 256, as Zbontar et al. 2021 do (lr 0.3, weight decay 1e-6, 100 epochs).
-    Features are standardized with the training set's mean and deviation, so that one learning rate does for networks
-    whose features differ in scale; the classifier that is returned takes them as they are.
+    Features are standardized with the training set's mean and deviation, so that one learning rate suits networks
+    whose features differ in scale; the returned classifier takes plain features.
     """
     x, y = features.train, features.train_labels
     mean, std = x.mean(0), x.std(0, correction=0).clamp(min=1e-6)
     x = (x - mean) / std
     classifier = _linear(x.shape[1], features.classes, x.device)
-    nn.init.zeros_(classifier.weight)  # the problem is convex: where it starts matters little
+    nn.init.zeros_(classifier.weight)  # the problem is convex: the start matters little
     nn.init.zeros_(classifier.bias)
     optimizer = torch.optim.SGD(classifier.parameters(), LINEAR_LR, momentum=0.9, weight_decay=LINEAR_DECAY)
     cosine = LambdaLR(optimizer, lambda epoch: 0.5 * (1 + math.cos(math.pi * epoch / LINEAR_EPOCHS)))
@@ -144,7 +144,7 @@ def linear_probe(features: Features, seed: int = 0) -> tuple[nn.Linear, float]:
 
 
 def folded(classifier: nn.Linear, mean: Tensor, std: Tensor) -> nn.Linear:
-    """Return the classifier of plain features that does what ``classifier`` does with standardized ones."""
+    """Return the classifier of plain features that is equivalent to ``classifier`` of standardized ones."""
     made = copy.deepcopy(classifier)
     with torch.no_grad():
         made.weight.div_(std)
@@ -153,8 +153,8 @@ def folded(classifier: nn.Linear, mean: Tensor, std: Tensor) -> nn.Linear:
 
 
 def knn_accuracy(features: Features, k: int = NEIGHBOURS) -> float:
-    """Test accuracy of the k nearest training samples' votes by cosine similarity s, each weighted exp(s / 0.07) (Wu
-    et al. 2018, arXiv 1805.01978, section 3.4)."""
+    """Return the test accuracy of votes of the k nearest training samples by cosine similarity s, weighted
+    exp(s / 0.07) (Wu et al. 2018, arXiv 1805.01978, section 3.4)."""
     from lightly.utils.benchmarking import knn_predict
 
     bank = F.normalize(features.train, dim=1).T.contiguous()
@@ -175,11 +175,11 @@ def finetune(
     padding: int = 2,
     batch_size: int = BATCH,
 ) -> float:
-    """Test accuracy after training a copy of the backbone with a new classifier on the chosen samples.
+    """Return the test accuracy after training a copy of the backbone with a new classifier on chosen samples.
 
     As the published commands of Zbontar et al. 2021: SGD with momentum 0.9 and cosine, no weight decay; lr 0.5 for the
-    classifier and 0.01 for the backbone (0.005 with 2 % of the labels and less), batches of 256 in parts of
-    ``batch_size`` images at most, training images cropped at random and mirrored as in ``tvlars train``.
+    classifier and 0.01 for the backbone (0.005 with at most 2 % of the labels), batches of 256 in parts of
+    at most ``batch_size`` images, training images cropped at random and mirrored as in ``tvlars train``.
     """
     net = copy.deepcopy(backbone)
     device = data.train_images.device
@@ -197,7 +197,7 @@ def finetune(
 
     def backward(batch: Tensor) -> None:
         if len(batch) < 2:
-            return  # batch norm has no statistics of one sample
+            return  # batch norm needs more than one sample
         for part in torch.tensor_split(batch, min(-(-len(batch) // batch_size), len(batch) // 2)):
             crops = draw_crops(len(part), padding, data.flip, draws)
             logits = head(net(normalize(crop_and_flip(pick(data.train_images, part), padding, crops))))
@@ -220,9 +220,9 @@ def backbone_of(model: nn.Module) -> nn.Module:
 
 
 def _calibrated(untrained: nn.Module, data: ImageData, normalize: Normalize, batch_size: int) -> nn.Module:
-    """An untrained network with batch norm statistics of the data: without, its features are worth less."""
+    """Return an untrained network with batch norm statistics of the data, which improve its features."""
     net = copy.deepcopy(untrained)
-    # Drawn at random, since folders are in the order of their classes.
+    # A random sample, since images of folders are ordered by class.
     chosen = _shuffled(len(data.train_labels), torch.Generator().manual_seed(0), data.train_labels.device)[:CALIBRATION]
     parts = torch.split(chosen, min(batch_size, BATCH))
     with torch.no_grad():
@@ -238,7 +238,7 @@ def _descend(
     seed: int,
     backward: Callable[[Tensor], None],
 ) -> None:
-    """Take a step for each batch of 256 of the shuffled ``samples``; the learning rate moves once per epoch."""
+    """Take a step for each batch of 256 shuffled ``samples``; the learning rate changes once per epoch."""
     generator = torch.Generator().manual_seed(seed)
     for _ in range(epochs):
         for batch in torch.split(samples[_shuffled(len(samples), generator, samples.device)], BATCH):
@@ -253,6 +253,6 @@ def _shuffled(count: int, generator: torch.Generator, device: torch.device) -> T
 
 
 def _linear(inputs: int, outputs: int, device: torch.device) -> nn.Linear:
-    """A linear layer that is not initialized, which draws no random numbers."""
+    """Return a linear layer without initialization, which would draw random numbers."""
     layer: nn.Linear = skip_init(nn.Linear, inputs, outputs, device=device)  # type: ignore[no-untyped-call]
     return layer

@@ -1,4 +1,4 @@
-"""Measures of collapse, and of how features lie on the sphere: logged after every epoch of pretraining."""
+"""Measures of collapse and of features on the unit sphere, logged after each epoch of pretraining."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor
 
 
 def feature_std(x: Tensor) -> float:
-    """√d times the mean standard deviation of each coordinate of x / ‖x‖: 1 where directions are spread evenly about
-    the origin, 0 where all are the same (Chen and He 2021, section 4.1).
+    """Return √d times the mean standard deviation of the coordinates of x / ‖x‖: 1 if directions are uniform, 0 if
+    all are equal (Chen and He 2021, section 4.1).
 
     Args:
         x: (n, d).
@@ -20,16 +20,16 @@ def feature_std(x: Tensor) -> float:
 
 
 def effective_rank(x: Tensor) -> float:
-    """exp of the entropy of the singular values of x, centred, by their sum (Roy and Vetterli 2007).
+    """Return exp of the entropy of the normalized singular values of centred x (Roy and Vetterli 2007).
 
-    From 1 to d; 0 where all rows are the same, NaN where a value is not finite.
+    From 1 to d; 0 if all rows are equal, NaN if a value is not finite.
 
     Args:
         x: (n, d).
     """
     if not torch.isfinite(x).all():
         return math.nan
-    wide = x.cpu().double()  # not every accelerator has float64
+    wide = x.cpu().double()  # some accelerators have no float64
     values = torch.linalg.svdvals(wide - wide.mean(0))
     if values.sum() <= 1e-9 * wide.norm():
         return 0.0
@@ -38,12 +38,12 @@ def effective_rank(x: Tensor) -> float:
 
 
 def alignment(first: Tensor, second: Tensor) -> float:
-    """Mean squared distance of an image's two views on the unit sphere; 0 is best (Wang and Isola 2020, eq. 1)."""
+    """Return the mean squared distance of two views on the unit sphere; 0 is best (Wang and Isola 2020, eq. 1)."""
     return float((F.normalize(first, dim=1) - F.normalize(second, dim=1)).square().sum(1).mean())
 
 
 def uniformity(x: Tensor) -> float:
-    """log of the mean of exp(−2 ‖x_i − x_j‖²) over all pairs on the unit sphere; lower is more even (eq. 2)."""
+    """Return log of the mean of exp(−2 ‖x_i − x_j‖²) over pairs on the unit sphere; lower is more uniform (eq. 2)."""
     if len(x) < 2:
         return math.nan
     return float(torch.pdist(F.normalize(x.cpu(), dim=1)).square().mul(-2).exp().mean().log())

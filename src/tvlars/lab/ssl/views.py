@@ -1,4 +1,4 @@
-"""Two views of every image: the augmentation of Barlow Twins, for a whole batch at once, with draws for each sample.
+"""Two views of each image: the augmentation of Barlow Twins on a whole batch, with separate draws for each sample.
 
 :func:`draw_view` draws for a whole batch, :func:`make_view` applies the draws to any part of it, so that views do not
 depend on how a batch is split.
@@ -14,49 +14,49 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LUMA = (0.299, 0.587, 0.114)
-"""Weights of red, green and blue in a gray value (ITU-R BT.601)."""
+"""Weights of red, green and blue in grayscale (ITU-R BT.601)."""
 MIN_BLURRED = 64
-"""Pixels; smaller images are not blurred, as SimCLR does on CIFAR-10 (Chen et al. 2020, appendix B.9)."""
+"""Smallest image size, in pixels, that is blurred, as SimCLR on CIFAR-10 (Chen et al. 2020, appendix B.9)."""
 DRAWS = 14
-"""Numbers drawn for a sample, used or not, so that changing a probability moves no other draw."""
+"""Draws per sample, used or not, so that a change of one probability changes no other draw."""
 
 
 @dataclass(frozen=True)
 class ViewRecipe:
     """Recipe of one of the two views.
 
-    Source of the defaults: Zbontar et al. 2021 (Barlow Twins), section 2.2, which takes them from Grill et al. 2020
-    (BYOL), appendix B. The two views differ in ``blur`` and ``solarize``.
+    Defaults are those of Barlow Twins (Zbontar et al. 2021, section 2.2), taken from BYOL (Grill et al. 2020, appendix
+    B). The two views differ in ``blur`` and ``solarize``.
     """
 
     min_scale: float = 0.08
-    """Smallest share of the image's area that a crop has; the largest is 1, its sides are as 3:4 to 4:3."""
+    """Smallest share of the image's area in a crop; the largest is 1, the ratio of sides 3:4 to 4:3."""
     flip: float = 0.5
-    """Probability of being mirrored left to right."""
+    """Probability of mirroring left to right."""
     jitter: float = 0.8
     """Probability of colour jitter."""
     brightness: float = 0.4
-    """Factors are drawn from 1 - this to 1 + this; of contrast and saturation likewise."""
+    """Range of factors, from 1 - this to 1 + this; likewise for contrast and saturation."""
     contrast: float = 0.4
     saturation: float = 0.2
     hue: float = 0.1
-    """Turns of the colour wheel, from -this to this."""
+    """Range of turns of the colour wheel, from -this to this."""
     grayscale: float = 0.2
-    """Probability of losing all colour."""
+    """Probability of grayscale."""
     blur: float = 1.0
-    """Probability of a Gaussian blur, its standard deviation drawn from 0.1 to 2 pixels at a size of 224."""
+    """Probability of a Gaussian blur with a standard deviation from 0.1 to 2 pixels at size 224."""
     solarize: float = 0.0
-    """Probability that values of half the range and more are inverted."""
+    """Probability of inverting values in the upper half of the range."""
 
 
 def view_recipes(channels: int, image_size: int, flip: bool = True) -> tuple[ViewRecipe, ViewRecipe]:
-    """Return the recipes of the two views, reduced to what makes sense for these images.
+    """Return the recipes of the two views, reduced for small or gray images.
 
     Args:
-        channels: 1 or 3; with one there is no colour to change.
-        image_size: pixels. Below 64 nothing is blurred and crops keep at least a fifth of the area; at 16 and
-            below, a half.
-        flip: whether a mirrored image is an image of the same kind.
+        channels: 1 or 3; with one, colours are not changed.
+        image_size: pixels. Images below 64 are not blurred and crops keep at least a fifth of the area; up to 16, a
+            half.
+        flip: whether mirrored images belong to the same class.
     """
     changes = {k: v for less, _ in _reductions(channels, image_size, flip) for k, v in less.items()}
     first = replace(ViewRecipe(), **changes)
@@ -64,7 +64,7 @@ def view_recipes(channels: int, image_size: int, flip: bool = True) -> tuple[Vie
 
 
 def _reductions(channels: int, image_size: int, flip: bool) -> list[tuple[dict[str, float], str]]:
-    """Changes to the recipe for these images, each with the words for what they leave out."""
+    """Return changes to the recipe for these images, each with words for what it leaves out."""
     size = {"blur": 0.0, "min_scale": 0.2 if image_size > 16 else 0.5}
     table: list[tuple[bool, dict[str, float], str]] = [
         (channels == 1, dict(saturation=0.0, hue=0.0, grayscale=0.0), "saturation, hue and grayscale (one channel)"),
@@ -75,11 +75,11 @@ def _reductions(channels: int, image_size: int, flip: bool) -> list[tuple[dict[s
 
 
 def describe_views(channels: int, image_size: int, flip: bool = True) -> str:
-    """Return a line on what the views are made of, and what was left out of the recipe for these images.
+    """Return a line on the steps of the views, and on those left out for these images.
 
     Args:
         channels: of the images.
-        image_size: pixels of a side.
+        image_size: pixels per side.
         flip: whether images may be mirrored. Default True.
     """
     first, second = view_recipes(channels, image_size, flip)
@@ -102,20 +102,20 @@ def draw_view(count: int, generator: torch.Generator) -> Tensor:
 def make_view(images: Tensor, draws: Tensor, recipe: ViewRecipe) -> Tensor:
     """Return one view of each image.
 
-    In this order, each with a probability of its own: crop (a share of the area and a ratio of sides, scaled to the
-    image's size, bilinear) and mirroring; brightness, contrast, saturation and hue, which is turned in YIQ;
-    grayscale; Gaussian blur; solarizing.
+    Steps in this order, each with its probability: crop (of a random area and ratio of sides, scaled to the image's
+    size bilinearly) and mirroring; brightness, contrast, saturation and hue (rotated in YIQ); grayscale; Gaussian blur;
+    solarizing.
 
     Args:
         images: (N, C, H, W) with C = 1 or 3, values 0 to 255, any dtype; not modified.
         draws: (N, 14), the rows of these samples from :func:`draw_view`.
-        recipe: steps, and how often each is taken.
+        recipe: steps and their probabilities.
 
     Returns:
-        float32 (N, C, H, W), values 0 to 255; each sample depends on its own image and draws alone.
+        float32 (N, C, H, W), values 0 to 255; each sample depends only on its image and draws.
 
     Raises:
-        ValueError: the shapes do not go together, or there are neither 1 nor 3 channels.
+        ValueError: the shapes do not match, or there are neither 1 nor 3 channels.
     """
     if images.ndim != 4 or images.shape[1] not in (1, 3):
         raise ValueError(f"images must be (N, 1 or 3, H, W), got {tuple(images.shape)}")
@@ -133,7 +133,7 @@ def make_view(images: Tensor, draws: Tensor, recipe: ViewRecipe) -> Tensor:
         x = x.index_copy(0, chosen, _blur(x[chosen], sigma[chosen])) if len(chosen) else x
     if recipe.solarize:
         x = torch.where(_each(solarize < recipe.solarize) & (x >= 0.5), 1 - x, x)
-    return x.clamp(0, 1) * 255  # interpolation and blur round
+    return x.clamp(0, 1) * 255  # against rounding of interpolation and blur
 
 
 def _each(values: Tensor) -> Tensor:
@@ -143,11 +143,11 @@ def _each(values: Tensor) -> Tensor:
 def _crop(
     x: Tensor, area: Tensor, ratio: Tensor, top: Tensor, left: Tensor, mirror: Tensor, min_scale: float
 ) -> Tensor:
-    """Crops scaled to the size of ``x``; a side that would be longer than the image's is cut to it."""
+    """Return crops scaled to the size of ``x``; sides are at most those of the image."""
     share = min_scale + (1 - min_scale) * area
     sides = torch.exp((2 * ratio - 1) * math.log(4 / 3))
     width, height = (share * sides).sqrt().clamp(max=1.0), (share / sides).sqrt().clamp(max=1.0)
-    # affine_grid's coordinates run from -1 to 1: a crop of width w can have its middle anywhere w away from the ends.
+    # affine_grid's coordinates run from -1 to 1: the centre of a crop of width w is at least w away from the ends.
     across, down = (2 * left - 1) * (1 - width), (2 * top - 1) * (1 - height)
     zero = torch.zeros_like(width)
     rows = [torch.stack([torch.where(mirror, -width, width), zero, across], 1), torch.stack([zero, height, down], 1)]
@@ -156,7 +156,7 @@ def _crop(
 
 
 def _gray(x: Tensor) -> Tensor:
-    """Gray values, (N, 1, H, W)."""
+    """Return gray values, (N, 1, H, W)."""
     if x.shape[1] == 1:
         return x
     gray: Tensor = (x * x.new_tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
@@ -165,7 +165,7 @@ def _gray(x: Tensor) -> Tensor:
 
 def _jitter(x: Tensor, chosen: Tensor, draws: tuple[Tensor, ...], recipe: ViewRecipe) -> Tensor:
     spread = (recipe.brightness, recipe.contrast, recipe.saturation)
-    # Where jitter was not drawn, every factor is 1 and the turn 0.
+    # Without jitter, factors are 1 and the turn is 0.
     factors = [torch.where(chosen, 1 + (2 * u - 1) * by, 1.0) for u, by in zip(draws, spread, strict=False)]
     brightness, contrast, saturation = (_each(factor) for factor in factors)
     x = (x * brightness).clamp(0, 1)
@@ -178,7 +178,7 @@ def _jitter(x: Tensor, chosen: Tensor, draws: tuple[Tensor, ...], recipe: ViewRe
 
 
 def _hue_turns(angles: Tensor) -> Tensor:
-    """Matrices (N, 3, 3) that turn colours about the gray axis of YIQ; gray stays as it is."""
+    """Return matrices (N, 3, 3) that rotate colours about the gray axis of YIQ, which leaves gray unchanged."""
     to_yiq = angles.new_tensor([LUMA, (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112)])
     cos, sin, zero, one = angles.cos(), angles.sin(), torch.zeros_like(angles), torch.ones_like(angles)
     rows = [torch.stack(row, 1) for row in ((one, zero, zero), (zero, cos, -sin), (zero, sin, cos))]
@@ -187,7 +187,7 @@ def _hue_turns(angles: Tensor) -> Tensor:
 
 
 def _blur(x: Tensor, sigma: Tensor) -> Tensor:
-    """Gaussian blur with a standard deviation for each sample, along one side after the other."""
+    """Return ``x`` after a separable Gaussian blur with one standard deviation per sample."""
     n, channels, height, width = x.shape
     scale = width / 224
     sigmas = (0.1 + 1.9 * sigma) * scale

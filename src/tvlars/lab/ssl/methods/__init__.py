@@ -1,4 +1,4 @@
-"""Methods of self-supervised learning, by name. To add one: a file with a subclass of ``Method``, and an entry here."""
+"""Methods of self-supervised learning by name. To add one, write a subclass of ``Method`` and enter it here."""
 
 import math
 
@@ -30,7 +30,7 @@ METHODS: dict[str, type[Method]] = {
     "byol": BYOL,
 }
 LARGE, SMALL = "4096-4096-4096", "512-512-512"
-"""Projectors by default: on an accelerator and on a CPU."""
+"""Default projectors on an accelerator and on a CPU."""
 
 
 def build_method(

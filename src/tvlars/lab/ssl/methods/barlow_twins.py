@@ -1,4 +1,4 @@
-"""Barlow Twins: the two views' features correlate one to one, and no two features with each other."""
+"""Barlow Twins: equal features of the two views correlate, different features do not."""
 
 from typing import Any, ClassVar
 

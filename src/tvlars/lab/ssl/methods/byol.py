@@ -1,4 +1,4 @@
-"""BYOL: one network predicts what a slowly following copy of it makes of the other view."""
+"""BYOL: a network predicts the projection of the other view by a slowly following copy."""
 
 import copy
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ class BYOL(Method):
 
     p a prediction from the online network, t the target network's projection. The target follows after every step,
     t ← τ t + (1 − τ) online, and τ goes from ``target_momentum`` to 1 along a cosine. 0.996 is the paper's for
-    1,000 epochs; a short run wants less.
+    1,000 epochs; short runs need less.
     """
 
     OPTIONS: ClassVar[dict[str, float]] = {"target_momentum": 0.99}
@@ -31,7 +31,7 @@ class BYOL(Method):
         self.target = nn.Sequential(copy.deepcopy(self.backbone), copy.deepcopy(self.projector)).requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Prediction and target beside each other, (n, 2 D)."""
+        """Return prediction and target side by side, (n, 2 D)."""
         prediction = self.predictor(self.embed(x))
         with torch.no_grad():
             target = self.target(x)
@@ -45,7 +45,7 @@ class BYOL(Method):
         from lightly.models.utils import update_momentum
         from lightly.utils.scheduler import cosine_schedule
 
-        steps = 1_000_000  # the schedule wants whole numbers, progress is a share
+        steps = 1_000_000  # the schedule needs integers, progress is a share
         momentum = cosine_schedule(round(progress * steps), steps, self.options["target_momentum"], 1.0)
         for online, target in ((self.backbone, self.target[0]), (self.projector, self.target[1])):
             update_momentum(online, target, momentum)

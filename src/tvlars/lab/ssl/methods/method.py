@@ -15,20 +15,21 @@ MAX_WIDTH = 65_536
 class Method(nn.Module):
     """A method of self-supervised learning.
 
-    A subclass has its ``OPTIONS``, and either ``make_criterion`` or ``loss``. ``forward`` gives what the loss compares,
-    (n, D) for n images; it must treat images independently (batch norm aside), so that a batch can be encoded in parts.
+    A subclass defines its ``OPTIONS``, and either ``make_criterion`` or ``loss``. ``forward`` returns the input of the
+    loss, (n, D) for n images; it must treat images independently (except in batch norm), so that a batch can be encoded
+    in parts.
 
     Args:
         backbone: images to (n, features).
         features: width of the backbone's output.
         widths: of the projector's layers.
-        options: those of ``OPTIONS`` that are not at their default.
+        options: values for ``OPTIONS`` that differ from the defaults.
     """
 
     OPTIONS: ClassVar[dict[str, float]] = {}
-    """Names and defaults of what can be set."""
+    """Names and defaults of the options."""
     RANGES: ClassVar[dict[str, tuple[float, float]]] = {}
-    """Smallest and largest value; else 0 and more."""
+    """Smallest and largest value of options; others must be >= 0."""
     HEADS: ClassVar[tuple[str, ...]] = ("projector",)
     """Children that are trained besides the backbone, and dropped afterwards."""
 
@@ -47,7 +48,7 @@ class Method(nn.Module):
         return self.embed(x)
 
     def embed(self, x: Tensor) -> Tensor:
-        """Return the embedding (n, widths[-1]), of which collapse is measured."""
+        """Return the embedding (n, widths[-1]), whose collapse is measured."""
         z: Tensor = self.projector(self.backbone(x))
         return z
 
@@ -57,7 +58,7 @@ class Method(nn.Module):
         return value
 
     def after_step(self, progress: float) -> None:
-        """Called after every optimizer step; ``progress`` is the share of all steps that have been taken."""
+        """Update state after an optimizer step; ``progress`` is the share of all steps that have been taken."""
 
 
 def projector(features: int, widths: Sequence[int]) -> nn.Module:

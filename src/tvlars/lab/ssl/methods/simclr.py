@@ -1,4 +1,4 @@
-"""SimCLR: each view finds its twin among all other views of the batch."""
+"""SimCLR: each view identifies the other view of its image among all views of the batch."""
 
 from typing import Any, ClassVar
 

@@ -1,4 +1,4 @@
-"""VICReg: views alike, every feature with a variance of its own, features uncorrelated."""
+"""VICReg: similar views, enough variance of each feature, and no covariance between features."""
 
 from typing import Any, ClassVar
 
