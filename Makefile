@@ -13,7 +13,7 @@ READY := $(VENV)/.ready
 CORE_TESTS := tests/optim tests/test_schedule.py tests/test_groups.py tests/test_plan.py tests/test_findings.py \
 	tests/test_noise_scale.py tests/test_stats.py tests/test_public_api.py
 
-NUMPY_TESTS := $(addprefix tests/optim/,test_parity.py test_sharded.py test_distributed.py triton test_step_time_cuda.py)
+NUMPY_TESTS := $(addprefix tests/optim/,test_parity.py test_distributed.py triton test_step_time_cuda.py)
 
 .PHONY: demo test quick lint test-wheel test-oldest setup docs figures clean
 

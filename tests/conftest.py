@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import signal
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import Any
 
 import pytest
@@ -99,9 +100,15 @@ def tensors(seed: int = 0, dtype: torch.dtype = torch.float32) -> list[nn.Parame
 
 def set_gradients(params: list[nn.Parameter], step: int) -> None:
     """Gradients that depend on the step alone, so that runs can be compared."""
+    for p, gradient in zip(params, _gradients(tuple(p.shape for p in params), step), strict=True):
+        p.grad = gradient.to(p.dtype, copy=True)
+
+
+@lru_cache(maxsize=64)
+def _gradients(shapes: tuple[torch.Size, ...], step: int) -> list[Tensor]:
+    """Draw them once for the tests that follow each other, since drawing takes longer than a step."""
     g = torch.Generator().manual_seed(1000 + step)
-    for p in params:
-        p.grad = torch.randn(p.shape, generator=g, dtype=torch.float64).to(p.dtype)
+    return [torch.randn(shape, generator=g, dtype=torch.float64) for shape in shapes]
 
 
 def run(optimizer: torch.optim.Optimizer, params: list[nn.Parameter], steps: range) -> list[Tensor]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import pickle
-import subprocess
-import sys
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.command import CONTEXT
 from tests.conftest import PATHS, Make
 from tvlars import LAMB, LARS, TVLARS, WarmupCosineLR, sigmoid_decay, warmup_cosine
 from tvlars.stats import QUANTITIES, LayerStats, read_layer_stats
@@ -398,20 +398,21 @@ def test_files_hold_what_the_frame_holds_and_a_resumed_run_goes_on(tmp_path: Pat
 
 def test_what_was_flushed_survives_a_kill(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow", reason="layer statistics in files need pyarrow")
-    script = f"""
-import os, signal
-from tests.test_stats import *
-model = network()
-optimizer = LARS(groups(model), 0.1)
-stats = LayerStats(optimizer, model, every=1, buffer=3, path={str(tmp_path)!r})
-for step in range(8):
-    backward(model, step)
-    optimizer.step()
-os.kill(os.getpid(), signal.SIGKILL)
-"""
-    done = subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parents[1], capture_output=True)
-    assert done.returncode == -9, done.stderr.decode()
+    process = CONTEXT.Process(target=killed_while_recording, args=(tmp_path,))
+    process.start()
+    process.join(timeout=300)
+    assert process.exitcode == -signal.SIGKILL
     assert sorted(set(read_layer_stats(tmp_path)["step"])) == [1, 2, 3, 4, 5, 6]
+
+
+def killed_while_recording(folder: Path) -> None:
+    model = network()
+    optimizer = LARS(groups(model), 0.1)
+    stats = LayerStats(optimizer, model, every=1, buffer=3, path=folder)  # noqa: F841
+    for step in range(8):
+        backward(model, step)
+        optimizer.step()
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_records_are_cut_where_all_can_be_read_and_through_no_link(tmp_path: Path) -> None:
@@ -539,37 +540,35 @@ def test_half_precision_norms_are_taken_in_float32() -> None:
     assert rows["weight", "LGN"] == pytest.approx(600 * float(torch.tensor(0.1, dtype=torch.bfloat16)), rel=1e-4)
 
 
-@pytest.mark.slow
 def test_sharded_layers_have_the_norm_of_the_whole(tmp_path: Path) -> None:
-    script = tmp_path / "ranks.py"
-    script.write_text(
-        """
-import sys, time
-import torch, torch.distributed as dist
-from torch.distributed.fsdp import fully_shard
-from tests.test_stats import *
-dist.init_process_group("gloo")
-for optimizer_of in (lambda m: LARS(m.named_parameters(), 0.5), lambda m: torch.optim.SGD(m.parameters(), 0.5)):
-    frames = []
-    for shard in (False, True):
-        model = network()
-        if shard:
-            for layer in (model[0], model[3], model):
-                fully_shard(layer)
-        optimizer = optimizer_of(model)
-        with LayerStats(optimizer, model, every=1) as stats:
-            for step in range(3):
-                backward(model, step)
-                optimizer.step()
-        frames.append(stats.frame())
-    alone, sharded = frames
-    pd.testing.assert_frame_equal(alone, sharded, rtol=1e-4)
-time.sleep(0.1)  # a thread of gloo that lets go of its last work while the interpreter ends would abort it
-dist.destroy_process_group()
-"""
-    )
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
-    root = Path(__file__).parents[1]
-    environment = {**os.environ, "PYTHONPATH": str(root)}
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, env=environment, timeout=300)
-    assert done.returncode == 0, done.stderr
+    processes = [CONTEXT.Process(target=records_of_shards, args=(rank, tmp_path)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=300)
+    assert [process.exitcode for process in processes] == [0, 0]
+
+
+def records_of_shards(rank: int, folder: Path) -> None:
+    """In one of two processes: compare the statistics of sharded layers with those of whole ones."""
+    import torch.distributed as dist
+    from torch.distributed.fsdp import fully_shard
+
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/group", rank=rank, world_size=2)
+    for optimizer_of in (lambda m: LARS(m.named_parameters(), 0.5), lambda m: torch.optim.SGD(m.parameters(), 0.5)):
+        frames = []
+        for shard in (False, True):
+            model = network()
+            if shard:
+                for layer in (model[0], model[3], model):
+                    fully_shard(layer)
+            optimizer = optimizer_of(model)
+            with LayerStats(optimizer, model, every=1) as stats:
+                for step in range(3):
+                    backward(model, step)
+                    optimizer.step()
+            frames.append(stats.frame())
+        alone, sharded = frames
+        pd.testing.assert_frame_equal(alone, sharded, rtol=1e-4)
+    dist.destroy_process_group()

@@ -11,6 +11,7 @@ import sys
 import warnings
 from decimal import Decimal
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +42,19 @@ def assert_equal(a: list[torch.Tensor], b: list[torch.Tensor]) -> None:
 def test_every_path_agrees_with_the_for_loop(
     make: Make, name: str, dtype: torch.dtype, tolerance: float, maximize: bool, decay: float
 ) -> None:
-    cls, arguments = OPTIMIZERS[name]
-    reference, others = layers(dtype), layers(dtype)
-    options = dict(maximize=maximize, weight_decay=decay)
-    loop = cls(reference, **{**arguments, "foreach": False, **options})
-    expected = run(loop, reference, range(12))
-    for value, wanted in zip(run(make(others, **options), others, range(12)), expected, strict=True):
+    params, options = layers(dtype), dict(maximize=maximize, weight_decay=decay)
+    found, expected = run(make(params, **options), params, range(12)), by_the_for_loop(name, dtype, maximize, decay)
+    for value, wanted in zip(found, expected, strict=True):
         torch.testing.assert_close(value, wanted, rtol=tolerance, atol=tolerance)
+
+
+@cache
+def by_the_for_loop(name: str, dtype: torch.dtype, maximize: bool, decay: float) -> list[torch.Tensor]:
+    """The parameters after twelve steps; the same for every path that is compared with them."""
+    cls, arguments = OPTIMIZERS[name]
+    params = layers(dtype)
+    loop = cls(params, **{**arguments, "foreach": False, "maximize": maximize, "weight_decay": decay})
+    return run(loop, params, range(12))
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
@@ -69,10 +76,15 @@ def test_every_path_agrees_without_momentum_or_adaptation(
 
 def layers(dtype: torch.dtype) -> list[nn.Parameter]:
     """The small tensors, and two large enough for the norms of large ones, one of them channels_last."""
+    return [*tensors(dtype=dtype), *(nn.Parameter(value.to(dtype, copy=True)) for value in large_values())]
+
+
+@cache
+def large_values() -> list[torch.Tensor]:
     g = torch.Generator().manual_seed(7)
     large = torch.randn(70, 1000, generator=g, dtype=torch.float64)
     image = torch.randn(64, 128, 3, 3, generator=g, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
-    return [*tensors(dtype=dtype), nn.Parameter(large.to(dtype)), nn.Parameter(image.to(dtype))]
+    return [large, image]
 
 
 def test_weight_decay_that_cancels_the_gradient(path: dict[str, Any]) -> None:
@@ -664,22 +676,23 @@ def test_deepcopy_and_pickle_go_on_bit_for_bit(make: Make) -> None:
         assert_equal(run(other, theirs, range(3, 6)), expected)
 
 
-def test_resume_in_a_new_process_is_exact(name: str, tmp_path: Path) -> None:
-    """Every path and several moments in one child, since starting a process takes longer than all of them."""
-    cls, arguments = OPTIMIZERS[name]
-    cases = [(label, steps) for label in PATHS for steps in (0, 1, 5)]
-    for label, steps in cases:
+def test_resume_in_a_new_process_is_exact(tmp_path: Path) -> None:
+    """Every optimizer, path and moment in one child, since starting a process takes longer than all of them."""
+    cases = [(name, label, steps) for name in OPTIMIZERS for label in PATHS for steps in (0, 1, 5)]
+    for name, label, steps in cases:
+        cls, arguments = OPTIMIZERS[name]
         params = tensors()
         optimizer = cls(params, **arguments, **PATHS[label])
         run(optimizer, params, range(steps))
-        torch.save([[p.detach() for p in params], optimizer.state_dict()], tmp_path / f"{label}-{steps}.pt")
-        torch.save(run(optimizer, params, range(steps, steps + 4)), tmp_path / f"{label}-{steps}-expected.pt")
+        file = tmp_path / f"{name}-{label}-{steps}"
+        torch.save([[p.detach() for p in params], optimizer.state_dict()], f"{file}.pt")
+        torch.save(run(optimizer, params, range(steps, steps + 4)), f"{file}-expected.pt")
     child = f"""
 import torch
 from tests.conftest import OPTIMIZERS, PATHS, run, tensors
-cls, arguments = OPTIMIZERS["{name}"]
-for label, steps in {cases}:
-    file = r"{tmp_path}/" + f"{{label}}-{{steps}}"
+for name, label, steps in {cases}:
+    cls, arguments = OPTIMIZERS[name]
+    file = r"{tmp_path}/" + f"{{name}}-{{label}}-{{steps}}"
     values, state = torch.load(file + ".pt", weights_only=True)
     params = tensors()
     for p, value in zip(params, values, strict=True):
@@ -688,7 +701,7 @@ for label, steps in {cases}:
     optimizer.load_state_dict(state)
     expected = torch.load(file + "-expected.pt", weights_only=True)
     for a, b in zip(run(optimizer, params, range(steps, steps + 4)), expected, strict=True):
-        assert torch.equal(a, b), (label, steps, a, b)
+        assert torch.equal(a, b), (name, label, steps, a, b)
 """
     subprocess.run([sys.executable, "-c", child], check=True, cwd=Path(__file__).parents[2])
 
@@ -772,12 +785,11 @@ def test_mixed_devices_in_one_optimizer(name: str, label: str) -> None:
 
 
 def test_ten_thousand_tensors(make: Make) -> None:
-    values = torch.randn(10_000, 2, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    values, *gradients = ten_thousand()
     few = [0, 1, 5_000, 9_999]
     params, chosen = [nn.Parameter(v.clone()) for v in values], [nn.Parameter(values[i].clone()) for i in few]
     optimizer, small = make(params), make(chosen)
-    for step in range(2):
-        g = torch.randn(10_000, 2, 3, generator=torch.Generator().manual_seed(step + 1), dtype=torch.float64)
+    for g in gradients:
         for p, gradient in zip(params, g, strict=True):
             p.grad = gradient
         for p, i in zip(chosen, few, strict=True):
@@ -785,6 +797,13 @@ def test_ten_thousand_tensors(make: Make) -> None:
         optimizer.step()
         small.step()
     assert_equal([params[i].detach() for i in few], [p.detach() for p in chosen])
+
+
+@cache
+def ten_thousand() -> list[list[torch.Tensor]]:
+    """Values, and gradients of two steps, which no optimizer changes."""
+    draws = (torch.Generator().manual_seed(seed) for seed in range(3))
+    return [list(torch.randn(10_000, 2, 3, generator=g, dtype=torch.float64).unbind()) for g in draws]
 
 
 def test_empty_and_single_element_parameters_beside_a_large_one(make: Make) -> None:

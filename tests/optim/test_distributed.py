@@ -1,6 +1,6 @@
-"""Many processes: DDP, ZeroRedundancyOptimizer, tensor parallel, several meshes in one optimizer; FSDP1 is refused.
+"""Many processes: DDP, ZeroRedundancyOptimizer, FSDP2, tensor parallel, several meshes; FSDP1 is refused.
 
-The checks are in ``tests/optim/distributed``. FSDP2 on one mesh is in ``test_sharded.py``.
+The checks are in ``tests/optim/distributed``.
 """
 
 from __future__ import annotations

@@ -192,3 +192,14 @@ def test_a_sum_over_shards_neither_overflows_nor_vanishes() -> None:
     with mock.patch("torch.distributed.all_reduce", side_effect=lambda sums, group: sums.mul_(4.0)):
         whole = norms_of_whole(parts, [[place] * 5])[0]
     torch.testing.assert_close(whole, 2 * parts[0], rtol=1e-14, atol=0)
+
+
+def test_offloaded_layers_have_their_norms_where_they_are() -> None:
+    """One mesh, two kinds of device: a collective each. "meta" stands for the accelerator, and two shards are equal."""
+    place = Layout(mock.Mock(ndim=1), (True,))
+    parts = [torch.tensor([3.0, 4.0]), torch.ones(1, device="meta"), torch.tensor([5.0])]
+    with mock.patch("torch.distributed.all_reduce", side_effect=lambda sums, group: sums.mul_(2.0)) as collective:
+        norms = norms_of_whole(parts, [[place] * 2, [place], [place]])
+    assert [call.args[0].device.type for call in collective.call_args_list] == ["cpu", "meta"]
+    assert [x.device for x in norms] == [x.device for x in parts]
+    torch.testing.assert_close([norms[0], norms[2]], [2**0.5 * parts[0], 2**0.5 * parts[2]])

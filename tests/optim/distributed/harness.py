@@ -1,4 +1,4 @@
-"""Runs checks in several processes. To import torch takes seconds, so one process does, and the others are its forks.
+"""Runs checks in several processes. To import torch takes seconds, so all are forks of the one of ``tests/command.py``.
 
 A check is a function that every process calls; it fails by an exception in any of them. Between two checks the
 processes wait for each other, so that one that fails leaves the next undisturbed.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Iterable
@@ -21,9 +20,10 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from tests.command import CONTEXT
 from tests.conftest import OPTIMIZERS
 
-TOPICS = ("data_parallel", "zero", "tensor_parallel", "meshes", "fsdp1")
+TOPICS = ("data_parallel", "zero", "tensor_parallel", "meshes", "fsdp1", "fsdp2")
 PATIENCE = timedelta(seconds=60)
 CHECKS: dict[str, tuple[int, Callable[[], None]]] = {}
 """Name -> number of processes and check."""
@@ -51,15 +51,13 @@ def all_checks() -> dict[str, tuple[int, Callable[[], None]]]:
 
 def outcomes(names: list[str], folder: Path) -> dict[str, str]:
     """Runs the named checks. What went wrong in each, with the rank of the process; "" if nothing."""
-    code = "from tests.optim.distributed.harness import launch; launch()"
-    launcher = subprocess.Popen(
-        [sys.executable, "-c", code, str(folder), *names], cwd=Path(__file__).parents[3], start_new_session=True
-    )
-    with suppress(subprocess.TimeoutExpired):
-        launcher.wait(timeout=300)
+    launcher = CONTEXT.Process(target=launch, args=(folder, names))
+    launcher.start()
+    assert launcher.pid is not None
+    launcher.join(timeout=300)
     with suppress(ProcessLookupError):
         os.killpg(launcher.pid, signal.SIGKILL)  # the forks too, should any hang
-    launcher.wait()
+    launcher.join()
 
     def of_rank(name: str, rank: int, world: int) -> str:
         file = folder / f"{name}-{rank}"
@@ -75,9 +73,9 @@ def outcomes(names: list[str], folder: Path) -> dict[str, str]:
     }
 
 
-def launch() -> None:
+def launch(folder: Path, names: list[str]) -> None:
     """The process that imports everything, and forks for one number of processes after the other."""
-    folder, names = Path(sys.argv[1]), sys.argv[2:]
+    os.setsid()
     torch.set_num_threads(1)
     chosen = {name: all_checks()[name] for name in names}
     for world in sorted({world for world, _ in chosen.values()}):

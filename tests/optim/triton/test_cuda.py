@@ -263,7 +263,7 @@ def test_layer_stats_without_a_wait(cls: Any) -> None:
 
 
 def test_sharded_layers_take_the_multi_tensor_path(name: str, tmp_path: Path, launches: list[int]) -> None:
-    """One process, whose shards are the whole layers; two are in test_sharded.py, on CPUs."""
+    """One process, whose shards are the whole layers; two are in tests/optim/distributed/fsdp2.py, on CPUs."""
     from torch.distributed.fsdp import fully_shard
 
     def network() -> nn.Sequential:
