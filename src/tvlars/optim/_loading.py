@@ -1,7 +1,7 @@
 """States that an optimizer may load: its own, also of older versions or in another order, and those of others.
 
-A state is looked at before anything of the optimizer is changed. What is of other optimizers gives moments and step
-counts; their options have other meanings under the same names, so ours stay.
+A state is checked before anything in the optimizer changes. From other optimizers' states come moments and step
+counts alone: their options have other meanings under the same names, so ours stay.
 """
 
 from __future__ import annotations

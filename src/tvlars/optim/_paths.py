@@ -83,7 +83,7 @@ def _allowed(group: dict[str, Any], forms: Collection[str]) -> Allowed:
 
 
 def _usual_path(allowed: Allowed, lists: tuple[list[Tensor], ...]) -> str | None:
-    """The one path that all layers take, where that can be said at little cost; else None."""
+    """Return the one path that all layers take, if that is cheap to find out; else None."""
     if allowed.triton and kernels_fit(tuple(tensors[0] for tensors in lists)):
         alike = all(
             len({x.dtype for x in tensors}) == len({x.device for x in tensors}) == 1
@@ -98,14 +98,14 @@ def _usual_path(allowed: Allowed, lists: tuple[list[Tensor], ...]) -> str | None
 
 
 def _is_on_accelerator(x: Any) -> bool:
-    """Whether ``x`` is a plain tensor where ``torch._foreach_*`` makes one launch of many; on a CPU it is a loop."""
+    """Return True if ``x`` is a plain tensor on a device where ``torch._foreach_*`` is one launch, not a loop."""
     return type(x) in PLAIN and x.device.type in ("cuda", "xpu")
 
 
 def fusable(layer: tuple[Tensor, ...]) -> bool:
-    """Whether torch's fused CPU kernels may be given these tensors of one layer.
+    """Return True if torch's fused CPU kernels may be given these tensors of one layer.
 
-    The kernels walk through memory without a look at strides, so all have to be laid out alike.
+    The kernels ignore strides, so all tensors must have the same layout.
     """
     first = layer[0]
     dtype = first.dtype
@@ -120,7 +120,7 @@ def fusable(layer: tuple[Tensor, ...]) -> bool:
 
 
 def kernels_fit(layer: tuple[Tensor, ...]) -> bool:
-    """Whether the Triton kernels may be given these tensors of one layer, once they are laid out alike."""
+    """Return True if the Triton kernels may be given these tensors of one layer, once they have the same layout."""
     w = layer[0]
     if w.device.type not in availability.DEVICE_TYPES or w.dtype not in availability.DTYPES or not _is_dense(w):
         return False
@@ -130,7 +130,7 @@ def kernels_fit(layer: tuple[Tensor, ...]) -> bool:
 
 
 def laid_out_as_parameter(layer: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The layer with a copy of a gradient that is laid out otherwise; state that is is changed in place."""
+    """Return the layer with its gradient in the parameter's layout, copied if need be; convert its state in place."""
     w, g, *state = layer
     for x in state:
         if not _laid_out_alike((w, x)):
@@ -139,7 +139,7 @@ def laid_out_as_parameter(layer: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 
 def _laid_out_alike(layer: tuple[Tensor, ...]) -> bool:
-    """Whether the tensors are dense and have their elements in the same order of memory."""
+    """Return True if the tensors are dense and have their elements in the same order in memory."""
     w, *others = layer
     if w.is_contiguous():
         return all(x.is_contiguous() for x in others)
@@ -147,7 +147,7 @@ def _laid_out_alike(layer: tuple[Tensor, ...]) -> bool:
 
 
 def _is_dense(x: Tensor) -> bool:
-    """Whether ``x`` fills its memory from the first element to the last, in whatever order of dimensions."""
+    """Return True if ``x`` fills its memory without gaps, in any order of dimensions."""
     if x.is_contiguous():
         return True
     filled = 1

@@ -1,4 +1,4 @@
-"""Which forms of the update rule can run on a device, and for the others why not. Found by trying each."""
+"""Paths of the update rule that a device can run, and reasons for the others, found by trying each path."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PATHS: dict[str, dict[str, Any]] = {
 
 
 def why_not(path: str, device: torch.device) -> str | None:
-    """Why no float32 layer on ``device`` can take ``path``, or None where one can. ``path`` is a key of ``PATHS``."""
+    """Return why no float32 layer on ``device`` can take ``path``, a key of ``PATHS``, or None if one can."""
     if path == "fused" and device.type != "cpu":
         return "these are torch's kernels for a CPU"
     if path == "triton" and (reason := availability.why_not(device)):
@@ -37,7 +37,7 @@ def why_not(path: str, device: torch.device) -> str | None:
 
 
 def usual(device: torch.device) -> str | None:
-    """The path of a float32 layer on ``device`` where nothing is asked for, or None where none works."""
+    """Return the default path of a float32 layer on ``device``, or None if no path works."""
     try:
         return _path(_stepped(device))
     except Exception:
@@ -45,7 +45,7 @@ def usual(device: torch.device) -> str | None:
 
 
 def why_not_compiled(device: torch.device) -> str | None:
-    """Why ``torch.compile`` with its default backend cannot be used on ``device``, or None where it can.
+    """Return why ``torch.compile`` with its default backend cannot be used on ``device``, or None if it can.
 
     Takes some seconds, since only compiling tells whether there is a compiler that works.
     """

@@ -205,7 +205,7 @@ class LayerwiseOptimizer(Optimizer, ABC):
         return state_dict
 
     def _place_counts(self, group: dict[str, Any]) -> None:
-        """Step counts on the device, where a CUDA graph may read them from the first step on."""
+        """Put the step counts of a capturable group on the device, for CUDA graphs to read from the first step on."""
         if group["capturable"] and group["params"]:
             if "clock" in group:
                 group["clock"] = on(group["clock"], group["params"][0].device)
@@ -224,10 +224,10 @@ class LayerwiseOptimizer(Optimizer, ABC):
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
-        """Whether a GradScaler may leave it to the step to unscale, and to skip where a gradient is not finite.
+        """True if a GradScaler may leave it to the step to unscale, and to skip if a gradient is not finite.
 
-        It asks for this name. As with torch's own optimizers that wants ``fused=True``: in such a step gradients are
-        still scaled, which hooks and gradient clipping have to know.
+        GradScaler asks for this name. As with torch's own optimizers it takes ``fused=True``: gradients are still
+        scaled in such a step, which hooks and gradient clipping have to know.
         """
         return "triton" in self._forms() and all(
             group["fused"] and group["params"] and all(kernels_fit((p,)) for p in group["params"])
@@ -236,7 +236,7 @@ class LayerwiseOptimizer(Optimizer, ABC):
 
     @property
     def _skips_on_device(self) -> bool:
-        """Whether only the device knows if this step is to be skipped."""
+        """True if only the device knows whether this step is to be skipped."""
         return getattr(self, "found_inf", None) is not None
 
     def _advanced(self, counts: list[Count], devices: list[torch.device], capturable: bool) -> list[Count]:

@@ -22,7 +22,7 @@ def readable(x: Tensor) -> Tensor:
 
 
 def is_off(factor: Any) -> bool:
-    """Whether a factor is the number 0, so that its term is left out; a tensor's derivative wants the term."""
+    """Return True if a factor is the number 0, whose term is left out. A tensor keeps its term, for the derivative."""
     return not isinstance(factor, Tensor) and factor == 0
 
 

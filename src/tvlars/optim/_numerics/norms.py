@@ -23,7 +23,7 @@ WIDE = ("cpu", "cuda", "meta")
 
 
 def norm(x: Tensor) -> float | Tensor:
-    """‖x‖, right for whatever size its elements have; a number where ``x`` is on the host, else a 0-d tensor there."""
+    """Return ‖x‖, exact for elements of any size: a number if ``x`` is on the host, else a 0-d tensor on its device."""
     if on_host((x,)):
         return host_norm(x)
     if x.dtype == torch.float64:
@@ -43,7 +43,7 @@ def norms(tensors: Tensors) -> Tensor:
 
 
 def on_host(tensors: Tensors) -> bool:
-    """Whether the values of these tensors can be looked at without a wait, and nothing is traced or differentiated."""
+    """Return True if these tensors are plain ones on the CPU, and nothing is traced or differentiated."""
     return (
         all(type(x) in PLAIN and x.is_cpu for x in tensors)
         and not torch.compiler.is_compiling()
@@ -74,7 +74,7 @@ def host_norm(x: Tensor) -> float:
 
 
 def in_range(value: float, dtype: torch.dtype) -> bool:
-    """Whether a norm taken in ``dtype`` is right."""
+    """Return True if no squares of a norm taken in ``dtype`` have vanished or overflowed."""
     low, high = RANGES.get(dtype, RANGE)
     return low < value < high
 
@@ -158,7 +158,7 @@ MODERATE = (2.0**-100, 2.0**100)
 
 
 def is_moderate(q: float) -> bool:
-    """Whether q, and 1 - q, can be handed to a kernel that takes it for a float32."""
+    """Return True if q and 1 - q can be passed to a kernel as float32."""
     return MODERATE[0] <= q <= MODERATE[1]
 
 

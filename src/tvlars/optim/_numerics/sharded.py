@@ -14,7 +14,7 @@ from tvlars.optim._numerics.norms import PLAIN
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a DTensor lies: over which mesh, and along which dimensions of the mesh its parts are different."""
+    """Layout of a DTensor: its mesh, and the dimensions of the mesh along which it is sharded."""
 
     mesh: Any
     sharded: tuple[bool, ...]

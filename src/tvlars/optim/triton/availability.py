@@ -1,4 +1,4 @@
-"""Whether the Triton kernels can run on a device, and if not, why."""
+"""Reasons why the Triton kernels cannot run on a device, if there are any."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import warnings
 import torch
 
 DEVICE_TYPES = ["cuda"]
-"""Where layers may take the kernels; tests add "cpu" under Triton's interpreter."""
+"""Types of devices whose layers may use the kernels; tests add "cpu" under Triton's interpreter."""
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 @functools.cache
 def why_not(device: torch.device) -> str | None:
-    """Why the kernels cannot run on ``device``, or None where they can.
+    """Return why the kernels cannot run on ``device``, or None if they can.
 
     The first call for a device compiles a kernel and launches it, since Triton may be there and its C compiler not.
     """
@@ -43,5 +43,5 @@ def why_not(device: torch.device) -> str | None:
 
 @functools.cache
 def warn_once(message: str, stacklevel: int) -> None:
-    """A warning, once for each message and place in a process."""
+    """Warn once per message and place in a process."""
     warnings.warn(message, stacklevel=stacklevel + 1)

@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""What the Triton kernels share: how they read their tables, and the trust ratio.
+"""Functions that the Triton kernels share: reading their tables, and the trust ratio.
 
 A tensor is cut into chunks, and a program of a kernel has one chunk. There are two launches for all tensors of a set:
 one takes norms, one updates. Where tensors lie and what their groups want is read from tables on the device, which
@@ -42,13 +42,13 @@ ADAPTED = tl.constexpr(4)
 
 @triton.jit
 def probe(out):
-    """Does next to nothing: to see whether kernels can be compiled and launched."""
+    """Store a zero, which tells whether kernels can be compiled and launched."""
     tl.store(out, 0.0)
 
 
 @triton.jit
 def is_skipped(found_inf):
-    """Whether a GradScaler has found an infinity, so that nothing may be changed."""
+    """Return True if a GradScaler has found an infinity, so that nothing may be changed."""
     if found_inf is None:
         return False
     else:
@@ -66,7 +66,7 @@ def extent(sizes, tensor, program):
 
 @triton.jit
 def address(addresses, index, start, DTYPE: tl.constexpr):
-    """Where element ``start`` of the tensor lies whose address has this index."""
+    """Return the address of element ``start`` of a tensor, which has entry ``index`` in the table."""
     return tl.load(addresses + index) + start * (DTYPE.primitive_bitwidth // 8)
 
 
@@ -84,7 +84,7 @@ def whole_blocks(n, all_addresses, BLOCK: tl.constexpr):
 
 @triton.jit
 def gradient_factor(row, scale):
-    """What a gradient is multiplied by as it is read."""
+    """Return the factor that a gradient is multiplied by as it is read."""
     factor = tl.load(row + SIGN)
     if scale is not None:
         factor = tl.div_rn(factor, tl.load(scale))
@@ -93,7 +93,7 @@ def gradient_factor(row, scale):
 
 @triton.jit
 def learning_rate(entry, row):
-    """The group's, from the device where it is a tensor there."""
+    """Return the learning rate of a group, from the device if it is a tensor there."""
     at = tl.load(entry)
     value = tl.load(at.to(tl.pointer_type(tl.float32)), mask=at != 0, other=0.0)
     return tl.where(at != 0, value, tl.load(row + LR))
@@ -109,7 +109,7 @@ def norm_of(sums, sizes, tensor, row, PARTS: tl.constexpr):
 
 @triton.jit
 def is_doubtful(squares):
-    """Whether some squares have vanished in float32, or their sum has overflowed."""
+    """Return True if some squares may have vanished in float32, or their sum has overflowed."""
     return (squares > 1e-24) & (squares < 1e36) == 0
 
 

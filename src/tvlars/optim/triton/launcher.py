@@ -41,7 +41,7 @@ CUTS = 8
 
 @dataclass(frozen=True)
 class Cut:
-    """How the layers of a set are cut into chunks."""
+    """Layers of a set, cut into chunks."""
 
     chunks: Tensor
     sizes: Tensor
@@ -58,7 +58,7 @@ class Launcher:
         self._largest = 0
         self._spare: list[Tensor] = []
         self._captured: list[Tensor] = []
-        """What graphs copy from whenever they are replayed."""
+        """Pinned buffers that CUDA graphs copy from whenever they are replayed."""
 
     def run(self, parts: list[Part], scale: Any = None, found_inf: Any = None) -> None:
         """Launch for all parts of a step.
