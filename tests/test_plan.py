@@ -216,9 +216,9 @@ def test_import_pulls_in_nothing_but_torch() -> None:
     program = """
 import json, sys, torch
 before = {name.split(".")[0] for name in sys.modules}
-import tvlars
+from tvlars import *
 print(json.dumps(sorted({name.split(".")[0] for name in sys.modules} - before - {"tvlars"})))
 """
     out = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
     new = set(json.loads(out)) - set(sys.stdlib_module_names)
-    assert not new, f"import tvlars imported {new}"
+    assert not new, f"tvlars imported {new}"

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("rich", reason="the laboratory is not installed (extra lab)")
+from tvlars.cli._commands import make_parser
+from tvlars.cli._names import help_of_all
 
 LATE = {
     *("jinja2", "lightly", "lightning_fabric", "matplotlib", "optuna", "pandas", "plotly", "pyarrow", "ray", "scipy"),
@@ -30,6 +31,14 @@ main({words})
 """
 
 
+HELP = """
+import sys
+from tvlars.cli import main
+assert main(sys.argv[1:]) == 0
+print(*sys.modules)
+"""
+
+
 def imported(code: str, folder: Path) -> set[str]:
     """Return the words that a new interpreter prints."""
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
@@ -37,9 +46,20 @@ def imported(code: str, folder: Path) -> set[str]:
     return set(done.stdout.splitlines()[-1].split()) if done.stdout else set()
 
 
-@pytest.mark.parametrize("package", ["tvlars", "tvlars.lab", "tvlars.lab, tvlars.cli._commands"])
+@pytest.mark.parametrize("package", ["tvlars", "tvlars.lab, tvlars.cli._commands"])
 def test_a_package_imports_nothing_that_takes_long(package: str, tmp_path: Path) -> None:
     assert imported(f"import sys, {package}\nprint(*sorted({LATE} & set(sys.modules)))", tmp_path) == set()
+
+
+@pytest.mark.parametrize("words", [["--version"], ["--help"]], ids=lambda words: words[0])
+def test_version_and_help_import_neither_torch_nor_what_the_laboratory_needs(words: list[str], tmp_path: Path) -> None:
+    found = imported(HELP.replace("sys.argv[1:]", repr(words)), tmp_path)
+    assert "tvlars.cli" in found
+    assert {*LATE, "torch", "numpy", "rich", "tvlars.lab.config", "tvlars.cli._commands"} & found == set()
+
+
+def test_the_help_of_all_commands_is_that_of_the_parser() -> None:
+    assert help_of_all() == make_parser().format_help()
 
 
 @pytest.mark.parametrize(
@@ -60,7 +80,7 @@ def test_a_command_begins_its_work_without_what_it_needs_later(
     assert imported(WATCHED.format(module=module, name=name, words=words, late=LATE), tmp_path) == set()
 
 
-@pytest.mark.parametrize("package", ["lab"])
+@pytest.mark.parametrize("package", [".", "lab"])
 def test_names_are_imported_lazily_and_for_type_checkers_alike(package: str) -> None:
     """``__all__``, the imports under TYPE_CHECKING and the table of a lazy package name the same things."""
     tree = ast.parse((Path(__file__).parents[1] / "src" / "tvlars" / package / "__init__.py").read_text("utf-8"))

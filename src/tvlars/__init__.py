@@ -1,12 +1,17 @@
 """tvlars: layer-wise optimizers for large-batch training (TVLARS, LARS, LAMB) and what belongs to them."""
 
+from typing import TYPE_CHECKING
+
 import tvlars._command  # noqa: F401  (before torch is imported)
-from tvlars.convert import Conversion, convert
-from tvlars.findings import Finding, Findings, check
-from tvlars.groups import LayerGroups, layer_groups
-from tvlars.optim import LAMB, LARS, TVLARS
-from tvlars.plan import Plan, plan
-from tvlars.schedule import SigmoidDecayLR, WarmupCosineLR, scale_lr, sigmoid_decay, warmup_cosine
+from tvlars._lazy import import_when_asked
+
+if TYPE_CHECKING:
+    from tvlars.convert import Conversion, convert
+    from tvlars.findings import Finding, Findings, check
+    from tvlars.groups import LayerGroups, layer_groups
+    from tvlars.optim import LAMB, LARS, TVLARS
+    from tvlars.plan import Plan, plan
+    from tvlars.schedule import SigmoidDecayLR, WarmupCosineLR, scale_lr, sigmoid_decay, warmup_cosine
 
 __version__ = "0.1.0"
 
@@ -29,3 +34,15 @@ __all__ = [
     "sigmoid_decay",
     "warmup_cosine",
 ]
+
+import_when_asked(
+    __name__,
+    {
+        "tvlars.convert": ["Conversion", "convert"],
+        "tvlars.findings": ["Finding", "Findings", "check"],
+        "tvlars.groups": ["LayerGroups", "layer_groups"],
+        "tvlars.optim": ["LAMB", "LARS", "TVLARS"],
+        "tvlars.plan": ["Plan", "plan"],
+        "tvlars.schedule": ["SigmoidDecayLR", "WarmupCosineLR", "scale_lr", "sigmoid_decay", "warmup_cosine"],
+    },
+)

@@ -1,7 +1,7 @@
 """One sentence for errors that end the command ``tvlars`` before its ``main`` runs: a failed import of torch, Ctrl-C.
 
-Importing torch takes seconds, and happens before any code of the command line. This module, which is imported first,
-says in a sentence what went wrong then; in other programs, which import tvlars themselves, it does nothing.
+Importing torch takes seconds, and happens before a command begins. This module, which is imported first, says in a
+sentence what went wrong then; in other programs, which import tvlars themselves, it does nothing.
 """
 
 from __future__ import annotations

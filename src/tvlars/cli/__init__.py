@@ -2,7 +2,8 @@
 ``report``, ``views``, ``bench``, ``sweep``, ``tune``, ``doctor``, ``completion``.
 
 It parses and prints; the work is in ``tvlars.lab``. A command imports what it needs of it when it runs, so that no
-command waits for what others need. Where the laboratory cannot be imported, ``doctor`` and ``--version`` still answer.
+command waits for what others need. ``--version`` and the help of all commands import not even torch.
+Where the laboratory cannot be imported, these and ``doctor`` still answer.
 
 Exit codes: 0 done, 1 a process was lost or a sweep's run failed, 2 bad input or a full disk, 3 a run diverged, 130
 interrupted, 129 stopped by SIGHUP, 143 stopped by SIGTERM. A reader of the output that goes away changes none of them:
@@ -22,15 +23,26 @@ from collections.abc import Sequence
 from tvlars import __version__, _command
 from tvlars._command import BAD_INPUT, FAILED, INTERRUPTED
 from tvlars._environment import VariableError, check_early
-from tvlars.cli import _doctor
+from tvlars.cli._names import help_of_all
+from tvlars.lab.console import Lasting
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
-    _command.begun()
     _open_closed_streams()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without Greek letters is no reason to stop
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    if words == ["--version"]:
+        return _answer(f"tvlars {__version__}\n")
+    if words[:1] in (["-h"], ["--help"]):
+        return _answer(help_of_all())
+    import torch  # noqa: F401  (where this fails, _command says why)
+
+    _command.begun()
     try:
-        code = _main(arguments)
+        code = _main(words)
     except Exception as error:
         if not _in_group():
             raise
@@ -70,14 +82,15 @@ def _in_group() -> bool:
     return distributed is not None and distributed.is_available() and distributed.is_initialized()
 
 
-def _main(arguments: Sequence[str] | None) -> int:
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal without Greek letters is no reason to stop
-    words = sys.argv[1:] if arguments is None else list(arguments)
-    if words == ["--version"]:
-        print(f"tvlars {__version__}")
-        return 0
+def _answer(text: str) -> int:
+    """Print what needs neither torch nor the laboratory; returns the exit code."""
+    out = Lasting(sys.stdout)
+    out.write(text)
+    out.flush()
+    return BAD_INPUT if out.lost else 0
+
+
+def _main(words: list[str]) -> int:
     try:
         check_early()
         from tvlars.cli import _commands
@@ -95,6 +108,8 @@ def _main(arguments: Sequence[str] | None) -> int:
 def _without_laboratory(words: Sequence[str], error: Exception) -> int:
     """Run ``doctor``, which needs the core alone, or say why others cannot run: an import raised ``error``."""
     if words and words[0] == "doctor":
+        from tvlars.cli import _doctor
+
         return _doctor.without_laboratory(words[1:])
     print(f"tvlars: {_command.not_imported(error)}", file=sys.stderr)
     return BAD_INPUT

@@ -20,8 +20,7 @@ from tvlars.lab.options import options_of
 
 def add(commands: Any) -> None:
     """Add the command."""
-    text = "measure optimizers, training and precision on this machine, in two minutes"
-    parser = new_command(commands, "bench", text, _bench)
+    parser = new_command(commands, "bench", _bench)
     for one in options_of(BenchConfig).values():
         add_option(parser, one)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results to this file too")

@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from tvlars import __version__
 from tvlars._command import BAD_INPUT, DIVERGED, FAILED, INTERRUPTED, by_import, not_imported
 from tvlars.cli import _bench, _completion, _doctor, _look, _ssl, _sweep, _train
+from tvlars.cli._names import without_commands
 from tvlars.cli._options import Parser, config_file, fail, new_command, refuse_option_alone, refuse_unknown
 from tvlars.lab.console import Lasting
 from tvlars.lab.errors import (
@@ -75,15 +75,14 @@ def run(words: list[str]) -> int:
 
 def make_parser(words: Sequence[str] = ()) -> Parser:
     """The parser of all commands. A ``--config`` among ``words``, which are to be parsed, sets defaults."""
-    parser = Parser(prog="tvlars", description="Large-batch training with TVLARS, LARS and LAMB.", allow_abbrev=False)
-    parser.add_argument("--version", action="version", version=f"tvlars {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
+    parser: Parser
+    parser, commands = without_commands(Parser)
     command, config = (words[0] if words else ""), config_file(words)
     _train.add(commands, command, config)
     _ssl.add(commands, command, config)
     _look.add(commands)
     _bench.add(commands)
     _sweep.add(commands, command, config)
-    _doctor.add_options(new_command(commands, "doctor", _doctor.TEXT, _doctor.run))
+    _doctor.add_options(new_command(commands, "doctor", _doctor.run))
     _completion.add(commands, parser)
     return parser

@@ -13,8 +13,8 @@ from dataclasses import asdict
 
 from tvlars._machine import bf16_in_words, cores_in_words
 from tvlars.cli._facts import Device, Facts, Package, gather
+from tvlars.cli._names import COMMANDS
 
-TEXT = "say what a bug report needs: versions, devices, which paths work here and why others do not"
 NAMES = {
     "for-loop": "for-loop (foreach=False)",
     "foreach": "foreach=True",
@@ -28,7 +28,7 @@ Sections = list[tuple[str, list[tuple[str, str]]]]
 
 def without_laboratory(words: Sequence[str]) -> int:
     """The command where the laboratory, which all others need, cannot be imported."""
-    parser = argparse.ArgumentParser(prog="tvlars doctor", description=f"{TEXT}.", allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog="tvlars doctor", description=f"{COMMANDS['doctor']}.", allow_abbrev=False)
     add_options(parser)
     return run(parser.parse_args(words))
 

@@ -15,10 +15,8 @@ from tvlars.lab.errors import UsageError
 
 def add(commands: Any) -> None:
     """Add the commands."""
-    sharpness = new_command(commands, "sharpness", "measure how sharp the loss is at a run's final weights", _sharpness)
-    landscape = new_command(
-        commands, "landscape", "draw the loss around a run's weights, or on the way to another's", _landscape
-    )
+    sharpness = new_command(commands, "sharpness", _sharpness)
+    landscape = new_command(commands, "landscape", _landscape)
     landscape.add_argument("--to", metavar="RUN", type=Path, help="another run: the loss on the line between both")
     landscape.add_argument("--dimensions", type=type_of(int), default=1, metavar="INT", help="1 (default) or 2")
     landscape.add_argument(
@@ -26,8 +24,7 @@ def add(commands: Any) -> None:
     )
     text = "how far a direction goes, in norms of the filters (default: 1.0)"
     landscape.add_argument("--span", type=type_of(float), default=1.0, metavar="FLOAT", help=text)
-    text = "one page of runs and comparisons: answer, curves, layers, sharpness, noise"
-    page = new_command(commands, "report", text, _report)
+    page = new_command(commands, "report", _report)
     page.add_argument("folders", metavar="RUN", nargs="+", type=Path, help="run or comparison folders")
     text = (
         "page to write (.html), or its table (.md, .tex, .csv; default: report.html in the folder, where one is named)"
@@ -42,7 +39,7 @@ def add(commands: Any) -> None:
         command_parser.add_argument(
             "--data-dir", type=Path, help="folder where the data set lies (default: as the run)"
         )
-    views = new_command(commands, "views", "draw the two augmented views of self-supervised learning", _views)
+    views = new_command(commands, "views", _views)
     views.add_argument("data", metavar="DATASET", help="name of the data set, or imagefolder:PATH")
     views.add_argument("--count", type=type_of(int), default=8, metavar="INT", help="images (default: 8)")
     views.add_argument("--seed", type=type_of(int), default=0, metavar="INT", help="(default: 0)")

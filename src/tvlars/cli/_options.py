@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from tvlars._reading import read_json, reason
+from tvlars.cli._names import COMMANDS
 from tvlars.lab.config import OPTIONS, TrainConfig
 from tvlars.lab.console import aside
 from tvlars.lab.errors import UsageError, unknown
@@ -51,10 +52,9 @@ class Parser(argparse.ArgumentParser):
             raise unknown("command", value, list(action.choices))
 
 
-def new_command(
-    commands: Any, name: str, text: str, run: Callable[[argparse.Namespace], int]
-) -> argparse.ArgumentParser:
+def new_command(commands: Any, name: str, run: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
     """Add a command that calls ``run``."""
+    text = COMMANDS[name]
     parser: argparse.ArgumentParser = commands.add_parser(
         name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False
     )

@@ -29,7 +29,7 @@ DEFAULT = "barlow-twins"
 
 def add(commands: Any, command: str, config: dict[str, Any]) -> None:
     """Add the commands; ``config`` has the options that a config file sets for ``command``."""
-    ssl = new_command(commands, "ssl", "pretrain without labels, then measure what was learned", _ssl)
+    ssl = new_command(commands, "ssl", _ssl)
     text = "one of " + ", ".join(METHODS) + f" (default: {DEFAULT})"
     ssl.add_argument("--method", default=DEFAULT, metavar="NAME", help=text)
     add_all(ssl, without=("task", "resume", *names_of(Is.CLASSIFICATION)))
@@ -39,7 +39,7 @@ def add(commands: Any, command: str, config: dict[str, Any]) -> None:
         defaults = _defaults(config)
         ssl.set_defaults(method=defaults.pop("task"), **defaults)
 
-    probe = new_command(commands, "probe", "measure what the features of a finished run are worth", _probe)
+    probe = new_command(commands, "probe", _probe)
     probe.add_argument("run_folder", metavar="RUN", type=Path, help="run folder, of any task")
     add_those_of_data(probe, default=None)
     add_option(probe, OPTIONS["evaluations"])

@@ -26,7 +26,7 @@ from tvlars.lab.options import Is, options_of
 
 def add(commands: Any, command: str, config: dict[str, Any]) -> None:
     """Add the commands; ``config`` has the options that a config file sets for ``command``."""
-    sweep = new_command(commands, "sweep", "do all runs of a grid, those that are over aside; table and page", _sweep)
+    sweep = new_command(commands, "sweep", _sweep)
     text = "YAML file: base (options of all runs) and grid (option: [values], or option: {optimizer: [values]})"
     sweep.add_argument("grid", metavar="GRID.yaml", type=Path, help=text)
     text = "folder of the sweep, gone on with where it exists (default: runs/sweep- and the grid's name)"
@@ -49,8 +49,7 @@ def add_queue(parser: argparse.ArgumentParser, workers: str) -> None:
 
 
 def _add_tune(commands: Any, config: dict[str, Any]) -> None:
-    text = "give each optimizer the same number of trials, then run the best options of each with fresh seeds"
-    tune = new_command(commands, "tune", text, _tune)
+    tune = new_command(commands, "tune", _tune)
     own = options_of(TuneConfig)
     for name, metavar in {"optimizers": "NAME", "trials": "N", "sampler": "NAME"}.items():
         add_option(tune, own[name], metavar=metavar)

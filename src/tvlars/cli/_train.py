@@ -30,14 +30,12 @@ from tvlars.lab.options import options_of
 
 def add(commands: Any, command: str, config: dict[str, Any]) -> None:
     """Add the commands; ``config`` has the options that a config file sets for ``command``."""
-    train = new_command(commands, "train", "train one model and keep a record of it", _train)
+    train = new_command(commands, "train", _train)
     add_all(train, without=("resume",))
     add_resume(train)
     add_config(train)
 
-    compare = new_command(
-        commands, "compare", "train several optimizers, batch sizes and seeds; table and page", _compare
-    )
+    compare = new_command(commands, "compare", _compare)
     own = options_of(CompareConfig)
     add_option(compare, own["optimizers"], metavar="NAME")
     add_option(compare, own["batch_sizes"], flag="--batch-size", metavar="N")
@@ -57,7 +55,7 @@ def add(commands: Any, command: str, config: dict[str, Any]) -> None:
     elif config and command == "compare":
         compare.set_defaults(**_defaults_of_compare(config))
 
-    evaluate = new_command(commands, "evaluate", "test the final weights of a run", _evaluate)
+    evaluate = new_command(commands, "evaluate", _evaluate)
     evaluate.add_argument("run_folder", metavar="RUN", type=Path, help="run folder")
     add_those_of_data(evaluate, default=None)
 

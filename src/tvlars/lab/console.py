@@ -10,9 +10,10 @@ import errno
 import importlib.util
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+if TYPE_CHECKING:
+    from rich.console import Console
 
 GONE = (errno.EPIPE, errno.EIO, errno.EBADF, errno.ENXIO, errno.ECONNRESET, errno.ESHUTDOWN)
 """Errors of a reader or a terminal that has gone for good."""
@@ -35,6 +36,8 @@ def console(error: bool = False) -> Console:
 
     Text is printed as it is, without markup, and is not broken into lines.
     """
+    from rich.console import Console  # plain lines do without
+
     stream: Any = Lasting(sys.stderr if error else sys.stdout)
     width = None if stream.isatty() else WIDE
     file = None if not error and _shows_widgets() else stream
@@ -55,6 +58,8 @@ def is_terminal(stream: Any) -> bool:
 
 
 def _shows_widgets() -> bool:
+    from rich.console import Console
+
     return Console().is_jupyter and importlib.util.find_spec("ipywidgets") is not None
 
 
