@@ -15,16 +15,16 @@ from tvlars.lab.data import decoded
 from tvlars.lab.training.batches import Feed
 from tvlars.lab.training.progress import Reporter
 
-QUICK: dict[str, Any] = dict(epochs=2, precision="32-true", accelerator="cpu", batch_size=32, micro_batch_size=10)
+QUICK: dict[str, Any] = dict(epochs=2, precision="32-true", accelerator="cpu", batch_size=16, micro_batch_size=5)
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """120 JPEGs of three classes, each brighter than the one before."""
+    """60 JPEGs of three classes, each brighter than the one before."""
     rng = np.random.default_rng(0)
     for label in range(3):
         (tmp_path / "images" / str(label)).mkdir(parents=True)
-        for i in range(40):
+        for i in range(20):
             pixels = rng.integers(80 * label, 80 * label + 60, (40, 32, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(tmp_path / "images" / str(label) / f"{i}.jpg")
     return tmp_path / "images"
@@ -44,7 +44,7 @@ def test_a_mapped_file_gives_the_run_that_memory_gives(
     for name in ("mapped", "again"):  # the second one finds the file
         train(TrainConfig(**options, out=tmp_path / name), reporter=Reporter())
         (file,) = (tmp_path / "cache").glob("*.u8")
-        assert 0 <= file.stat().st_size - 120 * 3 * 16 * 16 < 4096
+        assert 0 <= file.stat().st_size - 60 * 3 * 16 * 16 < 4096
         for rows in ("steps", "epochs"):
             a, b = (getattr(load_run(tmp_path / run), rows) for run in ("memory", name))
             columns = [column for column in a if column not in ("seconds", "images_per_second")]
