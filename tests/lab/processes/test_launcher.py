@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import pandas as pd
@@ -202,7 +203,7 @@ def test_the_launcher_hears_of_an_error_that_nobody_expected(
     def fail(_: TrainConfig) -> None:
         raise error
 
-    monkeypatch.setattr("tvlars.cli._train.train", fail)
+    monkeypatch.setattr(import_module("tvlars.lab.training.train"), "train", fail)
     monkeypatch.setattr("tvlars.cli._commands.die_with_launcher", lambda: None)
     for name, value in {LAUNCHED: str(os.getppid()), ERROR_FILE: str(tmp_path / "error"), "RANK": "1"}.items():
         monkeypatch.setenv(name, value)
