@@ -13,6 +13,8 @@ from tools.tests_of_change import mirrors
     [
         ("src/tvlars/lab/data/image_folder.py", ["tests/lab/data/test_image_folder.py"]),
         ("src/tvlars/optim/_paths.py", ["tests/optim/test_paths.py"]),
+        ("src/tvlars/stats.py", ["tests/test_stats.py"]),
+        ("src/tvlars/__main__.py", []),
         ("tests/test_plan.py", ["tests/test_plan.py"]),
         ("tests/conftest.py", []),
         ("src/tvlars/lab/__init__.py", []),

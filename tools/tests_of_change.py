@@ -29,10 +29,12 @@ def mirrors(file: Path) -> list[Path]:
         return []
     if file.parts[0] == "tests":
         return [file] if file.name.startswith("test_") else []
-    if file.parts[:2] != ("src", "tvlars") or len(file.parts) < 4:
+    if file.parts[:2] != ("src", "tvlars"):
         return []
     mirror = Path("tests", *file.parts[2:-1])
     own = mirror / f"test_{file.stem.strip('_')}.py"
+    if mirror == Path("tests") and not (ROOT / own).is_file():
+        return []
     return [own] if (ROOT / own).is_file() else [path.relative_to(ROOT) for path in (ROOT / mirror).glob("test_*.py")]
 
 

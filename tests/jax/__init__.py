@@ -2,5 +2,7 @@
 
 import pytest
 
-pytest.importorskip("jax", reason="tvlars.jax needs JAX: pip install '.[jax]' in the source folder")
+jax = pytest.importorskip("jax", reason="tvlars.jax needs JAX: pip install '.[jax]' in the source folder")
 pytest.importorskip("optax", reason="tvlars.jax needs optax: pip install '.[jax]' in the source folder")
+
+jax.config.update("jax_num_cpu_devices", 2)  # for test_sharded.py, before JAX makes any array

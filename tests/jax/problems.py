@@ -64,6 +64,16 @@ SHAPES: dict[str, dict[str, tuple[int, ...]]] = {
 
 
 def make(name: str, **changes: Any) -> optax.GradientTransformation:
+    """The optimizer ``name``; without changes always the same one, so that JAX compiles its update once."""
+    return changed(name, **changes) if changes else usual(name)
+
+
+@cache
+def usual(name: str) -> optax.GradientTransformation:
+    return changed(name)
+
+
+def changed(name: str, **changes: Any) -> optax.GradientTransformation:
     kind, arguments = OPTIMIZERS[name]
     build: Callable[..., optax.GradientTransformation] = getattr(tvlars.jax, kind)
     return build(**{**arguments, **changes})

@@ -42,6 +42,7 @@ def test_no_recompilation_a_step(name: str, path: dict[str, Any]) -> None:
     torch.testing.assert_close([p.detach() for p in params], [p.detach() for p in expected], rtol=2e-5, atol=2e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_with_the_default_compiler() -> None:
     if shutil.which("g++") is None:

@@ -22,6 +22,7 @@ def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return outcomes([item.callspec.params["check"] for item in items], tmp_path_factory.mktemp("processes"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the processes are forks")
 @pytest.mark.parametrize("check", list(all_checks()))
 def test_in_processes(check: str, results: dict[str, str]) -> None:
