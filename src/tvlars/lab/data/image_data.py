@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from tvlars.lab.data.fingerprint import Fingerprint, fingerprint_split
+from tvlars.lab.data.fingerprint import SPLITS, Fingerprint, fingerprint_split
 from tvlars.lab.errors import UsageError
 
 MEASURED = 200_000
@@ -52,10 +52,8 @@ class ImageData:
 
     def __post_init__(self) -> None:
         must, shapes = f"{self.name} must have", []
-        for part, images, labels in (
-            ("train", self.train_images, self.train_labels),
-            ("test", self.test_images, self.test_labels),
-        ):
+        parts = ("train", self.train_images, self.train_labels), ("test", self.test_images, self.test_labels)
+        for part, images, labels in parts:
             wanted = f"{must} {part}_images uint8 of shape (N, C, H, W) and {part}_labels int64 (N,)"
             for name, value, dtype, dims in (("images", images, torch.uint8, 4), ("labels", labels, torch.int64, 1)):
                 if not isinstance(value, Tensor):
@@ -68,16 +66,14 @@ class ImageData:
             raise UsageError(f"{must} square images (C, H, H) of at least one pixel, got {there}")
         if there != here:
             raise UsageError(f"{must} training and test images of one shape (C, H, W), got {there} and {here}")
-        for part, images, labels in (
-            ("training", self.train_images, self.train_labels),
-            ("test", self.test_images, self.test_labels),
-        ):
+        for part, images, labels in parts:
+            word = SPLITS[part]
             if len(images) != len(labels) or not len(images):
                 found = f"{self.origin} has {len(images)} and {len(labels)}"
-                raise UsageError(f"{must} as many {part} images as labels, and at least one: {found}")
+                raise UsageError(f"{must} as many {word} images as labels, and at least one: {found}")
             low, high = int(labels.min()), int(labels.max())
             if low < 0 or high >= self.classes:
-                found = f"the {part} labels in {self.origin} go from {low} to {high}"
+                found = f"the {word} labels in {self.origin} go from {low} to {high}"
                 raise UsageError(f"{must} labels from 0 to {self.classes - 1}, but {found}")
 
     @property

@@ -104,12 +104,7 @@ class Report:
                 Section("training", where.capitalize(), figures.training(arms)),
                 Section("features", f"Features, {where}", figures.features(arms)),
                 Section("layers", f"Layers, {where}", layers.heat_maps(arms, self.notes)),
-                Section(
-                    "sharpness",
-                    f"Sharpness, {where}",
-                    figures.sharpness(arms),
-                    counts,
-                ),
+                Section("sharpness", f"Sharpness, {where}", figures.sharpness(arms), counts),
                 Section("slices", f"Loss slices, {where}", figures.slices(arms, self.notes)),
                 Section("noise", f"Noise, {where}", figures.noise(arms, size)),
             ]

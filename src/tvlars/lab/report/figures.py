@@ -17,14 +17,8 @@ from tvlars._reading import read_text, reason
 from tvlars.lab.report.arms import DASHES, Arm, config_of, images_per_second
 from tvlars.lab.report.drawing import GRAY, Curve, band, figure_of, line, numbers, run_points, text
 from tvlars.lab.run_folder.loaded_run import LoadedRun
+from tvlars.lab.ssl.evaluations import EVALUATIONS
 
-EVALUATION_NAMES = {
-    "linear": "linear probe",
-    "knn": "nearest neighbours",
-    "random": "untrained, linear",
-    "random-knn": "untrained, neighbours",
-    "finetune": "fine-tuned",
-}
 ACCURACY = Curve("epochs", "test_accuracy", "Test accuracy", "%", scale=100)
 LOSS = Curve("steps", "loss", "Training loss", "cross-entropy", log=True)
 ONLINE_ACCURACY = Curve("epochs", "test_accuracy", "Online probe: test accuracy", "%", scale=100)
@@ -97,7 +91,7 @@ def features(arms: list[Arm]) -> list[go.Figure]:
     figure.update_xaxes(type="category")
 
     def points(run: LoadedRun) -> list[tuple[str, float]]:
-        return [(EVALUATION_NAMES.get(name, name), 100 * one.accuracy) for name, one in run.evaluations.items()]
+        return [(EVALUATIONS.get(name, name), 100 * one.accuracy) for name, one in run.evaluations.items()]
 
     return [*run_points(arms, figure, points, "%{text}: %{y:.2f} %"), *_drawn(arms, REPRESENTATION)]
 
