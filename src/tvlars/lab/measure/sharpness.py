@@ -92,7 +92,7 @@ def measure_sharpness(
     Raises:
         UsageError: the extra ``sharpness`` is not installed.
     """
-    check_extra()
+    check_sharpness()
     start = time.perf_counter()
     data = list(batches)
     arguments = (model, F.cross_entropy, data)
@@ -117,7 +117,7 @@ def measure_sharpness(
     )
 
 
-def check_extra() -> None:
+def check_sharpness() -> None:
     """Raise ``UsageError`` if the extra ``sharpness`` is not installed."""
     try:
         for name in ("curvlinops", "scipy"):

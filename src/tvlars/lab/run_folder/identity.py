@@ -64,8 +64,7 @@ def _at_one_place(there: dict[str, Any], config: TrainConfig, known_by_content: 
 
 
 def differences(there: dict[str, Any], here: dict[str, Any]) -> str:
-    """Return every different value in words, "" if there is none. Options that are only means are not compared, even
-    if an earlier version stored them."""
+    """Return all differences in words, "" if there are none; means that an earlier version stored are not compared."""
     names = [name for name in {**there, **here} if name not in MEANS and there.get(name) != here.get(name)]
     return ", ".join(f"{name} {there.get(name)!r} there, {here.get(name)!r} here" for name in names)
 

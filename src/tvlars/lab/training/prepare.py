@@ -14,7 +14,7 @@ from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.errors import UsageError
 from tvlars.lab.measure.layer_stats import check_layer_stats
-from tvlars.lab.measure.sharpness import check_extra
+from tvlars.lab.measure.sharpness import check_sharpness
 from tvlars.lab.processes.alike import check_alike, facts_of
 from tvlars.lab.processes.processes import Processes
 from tvlars.lab.run_folder.tensorboard import check_tensorboard
@@ -116,7 +116,7 @@ def _check_machine(prepared: Prepared) -> None:
     if (name == "cuda" and not torch.cuda.is_available()) or (name == "mps" and not torch.backends.mps.is_available()):
         raise UsageError(f"accelerator must be auto or cpu on this machine, which has no such device, got {name!r}")
     if config.sharpness is not None:
-        check_extra()
+        check_sharpness()
     if config.tensorboard:
         check_tensorboard()
     if config.layer_stats:
