@@ -55,6 +55,7 @@ def test_a_process_that_does_not_say_what_it_does(
         raise dist.DistStoreError("wait timeout after 20000ms, keys: /default_pg/0//tvlars/alike/0/1")
 
     monkeypatch.setattr(Processes, "several", property(lambda _: True))
+    monkeypatch.setattr(Processes, "_limit", 20.0)
     monkeypatch.setattr(preparing, "check_alike", waits_in_vain)
     with pytest.raises(LostProcessError, match=r"process 0 has waited for the others in vain: .* wait timeout after"):
         train(TrainConfig(out=tmp_path / "run", **QUICK), data=digits, reporter=Reporter())
