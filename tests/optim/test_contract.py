@@ -348,6 +348,15 @@ def test_bad_numbers_are_refused_by_name_and_value(cls: Any, argument: str, bad:
     assert len(optimizer.param_groups) == 1
 
 
+def test_every_number_is_checked(name: str) -> None:
+    """Every option whose default is a number, also those of a rule that ``NUMBERS`` does not list."""
+    cls, arguments = OPTIMIZERS[name]
+    defaults = cls([nn.Parameter(torch.ones(2))], **arguments).defaults
+    for option in [option for option, value in defaults.items() if type(value) in (int, float)]:
+        with pytest.raises(ValueError, match=rf"^{option} must be .*got nan$"):
+            cls([nn.Parameter(torch.ones(2))], **{**arguments, option: math.nan})
+
+
 @pytest.mark.parametrize(
     ("cls", "arguments", "message"),
     [
@@ -674,6 +683,16 @@ def test_deepcopy_and_pickle_go_on_bit_for_bit(make: Make) -> None:
     for other in copies:
         theirs = [p for group in other.param_groups for p in group["params"]]
         assert_equal(run(other, theirs, range(3, 6)), expected)
+
+
+def test_a_loaded_state_goes_on_bit_for_bit(make: Make) -> None:
+    params = tensors()
+    optimizer = make(params)
+    run(optimizer, params, range(3))
+    others = [nn.Parameter(p.detach().clone()) for p in params]
+    other = make(others)
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    assert_equal(run(other, others, range(3, 6)), run(optimizer, params, range(3, 6)))
 
 
 def test_resume_in_a_new_process_is_exact(tmp_path: Path) -> None:
