@@ -1,4 +1,4 @@
-"""Options of parameter groups: checked when a group is added, and read once per group and step into a tuple."""
+"""Options of parameter groups: a tuple for each rule, shared texts of docstrings, and checks when a group is added."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from tvlars._checks import check_flag, check_number, plain_number, shown
-from tvlars.optim._numerics.arithmetic import scalar
 from tvlars.optim._numerics.sharded import layout
 from tvlars.optim.phi import Phi
 from tvlars.optim.triton import availability
@@ -64,13 +63,6 @@ class LambOptions(NamedTuple):
     layer_adaptation: bool
     maximize: bool
     capturable: bool
-
-
-def read(kind: Any, group: dict[str, Any], **more: Any) -> Any:
-    """The options of ``group``, and ``more``, as a ``kind``: a NamedTuple. lr is a number where it may be one."""
-    lr = scalar(group["lr"], group["capturable"] or group["differentiable"])
-    given = {**kind._field_defaults, **group, "lr": lr, **more}
-    return kind(*[given[name] for name in kind._fields])
 
 
 def make_plain(group: dict[str, Any]) -> None:

@@ -3,7 +3,8 @@
 A rule is a subclass that says
 
     _kind           the state that it keeps for each parameter
-    _options        a NamedTuple with the options that its forms take; ``lr``, ``maximize`` and so on among them
+    _options        a NamedTuple with the options that its forms take: lr first, those that no group holds last, with
+                    defaults
     _forms          its forms by path: "for-loop" and "foreach", and where there are kernels "fused" and "triton"
     _check_group    the ranges of its options
 
@@ -30,7 +31,7 @@ from tvlars.optim._numerics.arithmetic import Count, on, scalar, to_device
 from tvlars.optim._numerics.norms import PLAIN
 from tvlars.optim._numerics.sharded import Layout, laid_out_like
 from tvlars.optim._observers import Observer, by_place
-from tvlars.optim._options import check_options, check_params, check_tensors, completed, make_plain, read, warn_raw_lr
+from tvlars.optim._options import check_options, check_params, check_tensors, completed, make_plain, warn_raw_lr
 from tvlars.optim._paths import kernels_fit, routes
 from tvlars.optim.foreach import MultiTensor, run_together
 from tvlars.optim.triton.forms import Part
@@ -76,13 +77,21 @@ class LayerwiseOptimizer(Optimizer, ABC):
 
     _kind: ClassVar[Kind]
     _options: ClassVar[Any]
+    _other_options: ClassVar[tuple[str, ...]]
+    """Fields of ``_options`` between lr and those with a default."""
 
     observers: tuple[Observer, ...] = ()
     """Told of every adapted layer, while there are any; see :class:`tvlars.stats.LayerStats`."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if "_options" in vars(cls) and cls.__doc__:  # there is none under python -OO
+        if "_options" not in vars(cls):
+            return
+        first, *others = [name for name in cls._options._fields if name not in cls._options._field_defaults]
+        if first != "lr":
+            raise TypeError(f"{cls.__name__}._options must have lr as its first field, got {first}")
+        cls._other_options = tuple(others)
+        if cls.__doc__:  # there is none under python -OO
             cls.__doc__ = completed(cls.__doc__, LayerwiseOptimizer, cls._options)
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
@@ -335,12 +344,16 @@ class LayerwiseOptimizer(Optimizer, ABC):
     def _begin_step(self) -> None:
         """Called once before the updates of a step in which any parameter has a gradient, or there is no parameter."""
 
-    def _read(self, group: dict[str, Any]) -> Any:
-        """The options that the forms take."""
-        return read(self._options, group)
+    def _read(self, group: dict[str, Any], **more: Any) -> Any:
+        """Return the options that the forms take: those of ``group``, and ``more``, which no group holds."""
+        lr = scalar(group["lr"], group["capturable"] or group["differentiable"])
+        return self._options(lr, *[group[name] for name in self._other_options], **more)
 
     def _kept(self, group: dict[str, Any]) -> tuple[str, ...]:
-        """Names of the state tensors that parameters of ``group`` have; forms get an empty list for any other."""
+        """Names of the state tensors that ``group`` keeps: the first of those in ``_kind``, or all.
+
+        Forms get an empty list for each of the others.
+        """
         return self._kind.tensors
 
     def _update(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> Deferred:

@@ -20,7 +20,7 @@ from torch.optim.optimizer import ParamsT
 
 from tvlars._checks import check_choice, check_number
 from tvlars.optim._loading import Kind
-from tvlars.optim._options import LarsOptions, check_params, read
+from tvlars.optim._options import LarsOptions, check_params
 from tvlars.optim.lars import FORMS, check_lars_group, kept_by_lars
 from tvlars.optim.layerwise import Form, LayerwiseOptimizer
 from tvlars.optim.phi import Phi
@@ -191,8 +191,8 @@ class TVLARS(LayerwiseOptimizer):
     def _kept(self, group: dict[str, Any]) -> tuple[str, ...]:
         return kept_by_lars(group)
 
-    def _read(self, group: dict[str, Any]) -> Any:
-        return read(LarsOptions, group, phi=Phi.of(group))
+    def _read(self, group: dict[str, Any], **more: Any) -> Any:
+        return super()._read(group, phi=Phi.of(group), **more)
 
     def _begin_step(self) -> None:
         for group in self.param_groups:
