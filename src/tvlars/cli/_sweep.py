@@ -75,18 +75,18 @@ def _not_tuned() -> tuple[str, ...]:
 def _sweep(parsed: argparse.Namespace) -> int:
     from tvlars.lab.experiments.grid import Grid
     from tvlars.lab.experiments.queue import check_workers
-    from tvlars.lab.experiments.sweep import prepare, sweep
+    from tvlars.lab.experiments.sweep import make_agenda, sweep
 
     grid = Grid.read(parsed.grid)
     out = Path("runs") / f"sweep-{grid.name}" if parsed.out is None else parsed.out
     if parsed.dry_run:
         check_workers(parsed.workers, parsed.retries)
-        prepared = prepare(grid.runs, out, here=parsed.ray is None)
+        agenda = make_agenda(grid.runs, out, here=parsed.ray is None)
         for note in grid.notes:
             say(f"note: {note}")
-        for run in prepared.runs:
+        for run in agenda.runs:
             say(f"{run.status:9} {run.name}")
-        say(f"{len(grid.runs)} runs, {len(prepared.jobs)} to do, in {out}")
+        say(f"{len(grid.runs)} runs, {len(agenda.jobs)} to do, in {out}")
         return 0
     for note in grid.notes:
         say(f"note: {note}")

@@ -463,7 +463,7 @@ def test_two_sweeps_do_not_share_a_folder(pretend: Callable[[str], Path]) -> Non
     wait_for(lambda: (out / "one" / "begun").exists())
     halt.asked.set()
     thread.join()
-    assert found[0].status == "stopped"
+    assert found[0].status == "preempted"
 
 
 @pytest.mark.parametrize(
@@ -550,9 +550,9 @@ def damage(folder: Path, how: str) -> None:
 def test_a_damaged_run_folder_is_not_over_and_costs_no_other_run(how: str, pretend: Callable[[str], Path]) -> None:
     out = pretend("(out / 'summary.json').unlink(missing_ok=True) if attempt > 1 else None")
     sweep(seeds(2), out, board=Board())
-    first = out / sweeping.prepare(seeds(2), out).runs[0].name
+    first = out / sweeping.make_agenda(seeds(2), out).runs[0].name
     damage(first, how)
-    assert [run.status for run in sweeping.prepare(seeds(2), out).runs] == ["not done", "finished"]
+    assert [run.status for run in sweeping.make_agenda(seeds(2), out).runs] == ["not done", "finished"]
     if how in ("rows are a folder", "a file", "of another run"):  # training itself says what is wrong there
         return
     result = sweep(seeds(2), out, retries=0, board=Board())
@@ -561,7 +561,7 @@ def test_a_damaged_run_folder_is_not_over_and_costs_no_other_run(how: str, prete
 
 def test_a_log_that_is_no_file_fails_that_run_alone(pretend: Callable[[str], Path]) -> None:
     out = pretend("")
-    first = sweeping.prepare(seeds(2), out).runs[0].name
+    first = sweeping.make_agenda(seeds(2), out).runs[0].name
     out.mkdir()
     (out / "sweep.json").touch()
     os.mkfifo(out / f"{first}.log")

@@ -160,7 +160,7 @@ def test_a_run_is_tested_and_measured_on_what_it_was_trained_on(tmp_path: Path) 
 
 
 def test_a_sweep_takes_no_run_on_other_data_for_its_own(tmp_path: Path, digits: ImageData) -> None:
-    from tvlars.lab.experiments.sweep import FILE, at_home, prepare, run_name
+    from tvlars.lab.experiments.sweep import FILE, at_home, make_agenda, run_name
 
     config = TrainConfig(seed=1)
     run = tmp_path / run_name(at_home(config))
@@ -168,12 +168,12 @@ def test_a_sweep_takes_no_run_on_other_data_for_its_own(tmp_path: Path, digits: 
     (tmp_path / FILE).write_text("{}")
     facts = {"fingerprint": load_data("digits").fingerprint.as_json()}
     (run / "model.json").write_text(json.dumps(facts))
-    assert len(prepare([config], tmp_path).jobs) == 1
+    assert len(make_agenda([config], tmp_path).jobs) == 1
     (run / "model.json").write_text(json.dumps({"fingerprint": digits.fingerprint.as_json()}))
     with pytest.raises(
         UsageError, match=r"data must be as they were when the run of .* began, but have changed: class"
     ):
-        prepare([config], tmp_path)
+        make_agenda([config], tmp_path)
 
 
 def test_what_earlier_versions_wrote_goes_on_with_a_note(tmp_path: Path, begun: Path) -> None:

@@ -1,4 +1,4 @@
-"""Progress of many runs: how far they are, which are going on, and the time that is left."""
+"""Progress of many runs: share that is done, runs that are going on, and time that is left."""
 
 from __future__ import annotations
 
@@ -12,26 +12,27 @@ from rich.table import Column
 from tvlars.lab.console import console, say, shows_bars
 from tvlars.lab.experiments.job import Job
 from tvlars.lab.run_folder.rows import epochs_done
+from tvlars.lab.run_folder.status import Status
 
 HEARTBEAT = 300.0
-"""Seconds between two lines on a pipe where no run ends."""
+"""Seconds between two lines on a pipe while no run ends."""
 LOOK_EVERY = 2.0
-"""Seconds between two looks at what running jobs have done."""
+"""Seconds between two looks at the progress of running jobs."""
 
 
 class Board:
-    """Shows nothing; counts what is done. The base of those that show it.
+    """Counts what is done and shows nothing; base of the boards that show it.
 
-    Work is counted in images: epochs by the images of an epoch. What earlier calls have done is no part of the speed.
+    Work is counted in images. Epochs of earlier calls play no part in the speed.
     """
 
     def start(self, jobs: Iterable[Job], done: dict[str, int], before: int) -> None:
         """Begin.
 
         Args:
-            jobs: those to do.
-            done: epochs that were done before, of jobs that go on.
-            before: runs that need not be done any more.
+            jobs: jobs to do.
+            done: epochs that were done before, by name of the job.
+            before: number of runs that were over before.
         """
         self.jobs = {job.name: job for job in jobs}
         self.over, self.total = before, before + len(self.jobs)
@@ -39,7 +40,7 @@ class Board:
         self.done: Counter[str] = Counter(done)
         self.baseline = Counter(done)
         self.moved: dict[str, float] = {}
-        """When each running job was first seen at the epoch that it is at."""
+        """Time at which each running job was first seen at its current epoch."""
         self.running: list[Job] = []
         self.started = self.looked = time.monotonic()
 
@@ -47,7 +48,7 @@ class Board:
         """Show a line."""
 
     def update(self, running: list[Job]) -> None:
-        """Look at what the running jobs have done."""
+        """Look at the progress of the running jobs."""
         self.running, now = running, time.monotonic()
         for job in running:
             self.moved.setdefault(job.name, now)
@@ -57,13 +58,13 @@ class Board:
                 if (done := epochs_done(job.folder)) != self.done[job.name]:
                     self.done[job.name], self.moved[job.name] = done, now
 
-    def ended(self, job: Job, status: str, note: str = "") -> None:
-        """Count a job that is over: finished, diverged or failed; ``note`` says why."""
+    def ended(self, job: Job, status: Status, note: str = "") -> None:
+        """Count a job that finished, diverged or failed; ``note`` says why."""
         self.counts[status] += 1
         self.over += 1
-        if status == "finished":
+        if status == Status.FINISHED:
             self.done[job.name] = job.config.epochs
-        else:  # what is left of it will not be done
+        else:  # its other epochs will not be done
             self.jobs.pop(job.name, None)
 
     def end(self) -> None:
@@ -71,12 +72,12 @@ class Board:
 
     @property
     def fraction(self) -> float:
-        """The share of the runs that is done, 0 to 1; one that is going on counts in part."""
+        """Share of the runs that is done, 0 to 1; one that is going on counts in part."""
         going = sum(min(self.done[job.name] / job.config.epochs, 1.0) for job in self.jobs.values())
-        return (self.over - self.counts["finished"] + going) / self.total
+        return (self.over - self.counts[Status.FINISHED] + going) / self.total
 
     def left(self) -> float | None:
-        """Seconds that are left, by the speed up to now; None where nothing has been done yet."""
+        """Return the seconds that are left at the speed so far; None if nothing has been done yet."""
         whole = sum(job.images for job in self.jobs.values())
         done = self._images(self.done)
         fresh = done - self._images(self.baseline)
@@ -88,24 +89,24 @@ class Board:
         return sum(job.images * min(epochs[name] / job.config.epochs, 1.0) for name, job in self.jobs.items())
 
     def numbers(self) -> str:
-        """How far it is: "5/12 runs, 1 diverged, 4 min left"."""
-        bad = [f"{self.counts[name]} {name}" for name in ("diverged", "failed") if self.counts[name]]
+        """Return a summary such as "5/12 runs, 1 diverged, 4 min left"."""
+        bad = [f"{self.counts[name]} {name}" for name in (Status.DIVERGED, Status.FAILED) if self.counts[name]]
         left = self.left()
         time_left = [] if left is None or self.over == self.total else [f"{duration(left)} left"]
         return ", ".join([f"{self.over}/{self.total} runs", *bad, *time_left])
 
     def silent(self, job: Job) -> str:
-        """For how long a running job has finished no epoch, in brackets, where that is long: it may hang."""
+        """Return in brackets for how long a job has finished no epoch, if that is long: it may hang."""
         still = time.monotonic() - self.moved.get(job.name, time.monotonic())
         return f" (no epoch for {duration(still)})" if still >= HEARTBEAT else ""
 
     def at(self, job: Job) -> str:
-        """How far a running job is."""
+        """Return the epochs that a running job has done, as "3/10"."""
         return f"{self.done[job.name]}/{job.config.epochs}{self.silent(job)}"
 
 
 class Teller(Board):
-    """Shows what is said alone, where runs are shown elsewhere."""
+    """Passes lines on, and shows no runs, for runs that have a reporter of their own."""
 
     def __init__(self, tell: Callable[[str], None]) -> None:
         self.tell = tell
@@ -116,7 +117,7 @@ class Teller(Board):
 
 
 class LineBoard(Board):
-    """A line whenever a run ends, for pipes and logs."""
+    """Prints a line when a run ends, for pipes and logs."""
 
     def start(self, jobs: Iterable[Job], done: dict[str, int], before: int) -> None:
         super().start(jobs, done, before)
@@ -132,14 +133,14 @@ class LineBoard(Board):
             current = ", ".join(f"{job.name} epoch {self.at(job)}" for job in running)
             say(f"{self.numbers()}; running: {current or 'none'}")
 
-    def ended(self, job: Job, status: str, note: str = "") -> None:
+    def ended(self, job: Job, status: Status, note: str = "") -> None:
         super().ended(job, status, note)
         self.said = time.monotonic()
         say(f"{job.name}: {': '.join(filter(None, [status, note]))}  ({self.numbers()})")
 
 
 class BarBoard(Board):
-    """One bar for all runs, with those that are going on."""
+    """Shows one bar for all runs, and the names of those that are going on."""
 
     def __init__(self) -> None:
         self.console = console()
@@ -163,7 +164,7 @@ class BarBoard(Board):
         super().update(running)
         self._show()
 
-    def ended(self, job: Job, status: str, note: str = "") -> None:
+    def ended(self, job: Job, status: Status, note: str = "") -> None:
         super().ended(job, status, note)
         self.say(f"{job.name}: {': '.join(filter(None, [status, note]))}")
         self._show()
@@ -188,7 +189,7 @@ def choose_board() -> Board:
 
 
 def duration(seconds: float) -> str:
-    """``42 s``, ``5 min``, ``3.2 h`` or ``2.1 days``."""
+    """Return a duration as ``42 s``, ``5 min``, ``3.2 h`` or ``2.1 days``."""
     if seconds < 99.5:
         return f"{seconds:.0f} s"
     if seconds < 5970:

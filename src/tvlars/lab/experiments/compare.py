@@ -1,6 +1,6 @@
-"""The comparison: every optimizer at every batch size with every seed, and what they show together: a table, a page.
+"""The comparison: every optimizer at every batch size with every seed, their table and their page.
 
-It is a set of runs like a sweep's, and gone on with like one. With one worker they are trained in this process.
+Its runs are a set like those of a sweep, and resume like them. With one worker they are trained in this process.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,11 +20,11 @@ from tvlars.lab.config import TrainConfig, check_batch
 from tvlars.lab.console import say
 from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.data.fingerprint import Fingerprint
-from tvlars.lab.errors import PreemptedError, UsageError
+from tvlars.lab.errors import UsageError
 from tvlars.lab.experiments.board import Board, Teller, choose_board
 from tvlars.lab.experiments.compare_config import CompareConfig
 from tvlars.lab.experiments.job import OVER, Job, Outcome, Workers, going_on, status_of
-from tvlars.lab.experiments.queue import Received, Source, check_workers, hold, receiving, work
+from tvlars.lab.experiments.queue import Source, check_workers, hold, work
 from tvlars.lab.experiments.run_name import at_home
 from tvlars.lab.experiments.sweep import check_one_machine, hire, show
 from tvlars.lab.experiments.workers.in_process import InProcess
@@ -58,28 +58,27 @@ def compare(
     """Train every optimizer at every batch size with every seed, and write results and page as they come.
 
     Args:
-        config: what to compare. ``config.out`` may be the folder of an earlier call: runs that are over there are kept,
-            and one that was cut off goes on from its newest checkpoint.
-        reporter: makes the reporter of each run in this process; None (default): a bar, or plain lines where there is
-            no terminal. ``Reporter`` is silent.
-        announce: is told, a line each, what the comparison is and which run begins; default: prints it.
-        workers: runs at a time. With one (default) they are trained in this process, one after the other; with more,
-            each is a process of its own, as in a sweep.
-        retries: how many times a run that failed is tried again, from its newest checkpoint.
+        config: options of the comparison. If ``config.out`` is the folder of an earlier call, runs that are over there
+            are kept, and one that was cut off resumes from its newest checkpoint.
+        reporter: makes the reporter of each run in this process; None (default): a bar on a terminal, and plain lines
+            elsewhere. ``Reporter`` is silent.
+        announce: called with each line that describes the comparison and each run that begins; default: prints it.
+        workers: number of runs at a time. With one (default) they are trained in this process, one after the other;
+            with more, each is a process of its own, as in a sweep.
+        retries: number of further attempts for a run that failed, from its newest checkpoint.
         ray: None (default): on this machine; else the address of a Ray cluster, see :func:`tvlars.lab.sweep`.
         board: shows progress of several workers; None (default): a bar on a terminal, and plain lines elsewhere.
 
     Returns:
-        The comparison; a run that diverged or failed is in it with its status, and the others go on.
+        The comparison, including runs that diverged or failed, which do not stop the others.
 
     Raises:
-        UsageError: config and data do not go together. Nothing has been written then.
+        UsageError: config and data do not go together; nothing has been written then.
         LockedError: another comparison works in ``config.out``.
-        KeyboardInterrupt: as it came; what was measured is in the folder, page included.
+        KeyboardInterrupt: by Ctrl-C; results so far and their page are in the folder.
     """
     check_workers(workers, retries)
-    runs, base = config.runs(), config.base
-    apart = ray is not None or (workers or 1) > 1
+    base, runs, apart = config.base, config.runs(), ray is not None or (workers or 1) > 1
     data = load_data(base.data, base.data_dir, base.image_size, base.skip_bad_images)
     prepared = [prepare(run, data, here=ray is None) for run in runs]  # so that a bad value is said before any run
     plans = [run.plan for run in prepared]
@@ -89,67 +88,61 @@ def compare(
     count = processes.count if processes is not None else base.devices or 1
     for run in runs:
         check_batch(run.batch_size, run.micro_batch_size, count)
+    first = processes is None or processes.first
+    if not first:
+        reporter, announce = Reporter, lambda text: None
     with contextlib.ExitStack() as stack:
-        signals = stack.enter_context(receiving()) if apart else Received()
-        hired = hire(stack, runs, workers, ray) if apart else None
+        crew: Workers | None = hire(stack, runs, workers, ray) if apart else None
         opened = partial(_open, config, runs, plans, data.fingerprint, stack)
         folder, statuses = opened() if processes is None else processes.by_first(opened)
-        is_first = processes is None or processes.first
-        if not is_first:
-            reporter, announce = Reporter, lambda text: None
         for line in _lines(config, data, plans, count):
             announce(line)
-        names = [_name(run) for run in runs]
-        comparing = _Comparing(config, folder, dict(zip(names, plans, strict=True)), len(data.test_labels), is_first)
-        jobs = []
-        for name, run, plan, status in zip(names, runs, plans, statuses, strict=True):
-            place = folder.resolve() / name if apart else folder / name
-            job = Job(name, place, going_on(at_home(run) if apart else run, place), plan.total_steps * plan.batch_size)
-            if status in OVER:
-                comparing.add(job, status)
-            else:
-                jobs.append(job)
-        crew: Workers
-        if hired is not None:
-            crew, comparing.board = hired, choose_board() if board is None else board
+        comparing = _Comparing(config, folder, runs, plans, len(data.test_labels), first)
+        jobs = comparing.take_up(statuses, apart)
+        if crew is not None:
+            comparing.board = choose_board() if board is None else board
             show(comparing.board, jobs, len(runs), crew)
         else:
-            comparing.board, make_reporter = Teller(announce), reporter or partial(choose_reporter, brief=True)
+            comparing.board = Teller(announce)
             if len(jobs) < len(runs):
                 announce(f"{len(runs) - len(jobs)} of {len(runs)} runs are over already")
-
-            def begin(job: Job) -> Reporter:
-                announce(f"run {names.index(job.name) + 1} of {len(runs)}: {job.config.label()}")
-                return make_reporter()
-
+            begin = partial(_begin, list(comparing.plans), announce, reporter or partial(choose_reporter, brief=True))
             crew = InProcess(data, begin, alone=processes is None or not processes.several)
         del data  # processes of their own load it again
-        comparing.put(jobs)
-        over = False
-        try:
+        with _saved(comparing, announce):
             if jobs:
-                work(comparing, crew, retries, comparing.board, signals)
-            over = True
-        except KeyboardInterrupt:
-            page = folder / "report.html"
-            announce(f"interrupted after {len(comparing.comparison.runs)} of {len(runs)} runs; page: {page}")
-            raise
-        except PreemptedError as error:
-            if apart:
-                raise PreemptedError(f"{error}; what was measured is kept", error.signal) from error
-            raise
-        finally:
-            if is_first:
-                try:
-                    from tvlars.lab.report import write_report
-
-                    comparing.comparison.save()
-                    write_report(comparing.comparison)
-                except (OSError, UsageError) as error:
-                    if over:
-                        raise
-                    announce(f"results could not be written: {error}")  # why it ended comes first
+                work(comparing, crew, retries, comparing.board)
     return comparing.comparison
+
+
+def _begin(names: list[str], announce: Callable[[str], None], reporter: Callable[[], Reporter], job: Job) -> Reporter:
+    """Announce the run that begins in this process, and return its reporter."""
+    announce(f"run {names.index(job.name) + 1} of {len(names)}: {job.config.label()}")
+    return reporter()
+
+
+@contextlib.contextmanager
+def _saved(comparing: _Comparing, announce: Callable[[str], None]) -> Iterator[None]:
+    """Write results and page when the runs are over, also if they are stopped."""
+    done, total = comparing.comparison, len(comparing.plans)
+    over = False
+    try:
+        yield
+        over = True
+    except KeyboardInterrupt:
+        announce(f"interrupted after {len(done.runs)} of {total} runs; page: {done.folder / 'report.html'}")
+        raise
+    finally:
+        if comparing.first:
+            try:
+                from tvlars.lab.report import write_report
+
+                done.save()
+                write_report(done)
+            except (OSError, UsageError) as error:
+                if over:
+                    raise
+                announce(f"results could not be written: {error}")  # the error that ended the runs comes first
 
 
 def _check_apart(runs: list[TrainConfig]) -> None:
@@ -174,17 +167,33 @@ def _meet(config: CompareConfig, first: Prepared) -> Processes:
 
 
 class _Comparing(Source):
-    """What has become of the runs of a comparison, as rows of its table in the order of the runs."""
+    """Runs of a comparison: jobs of those that are left, and rows of the table for those that are over."""
 
     board: Board
 
     def __init__(
-        self, config: CompareConfig, folder: Path, plans: dict[str, Plan], images: int, is_first: bool
+        self, config: CompareConfig, folder: Path, runs: list[TrainConfig], plans: list[Plan], images: int, first: bool
     ) -> None:
         super().__init__()
         self.comparison = Comparison(folder, command_line(), measure=config.base.accuracy_name())
-        self.plans, self.images, self.is_first = plans, images, is_first
+        self.runs, self.images, self.first = runs, images, first
+        self.plans = {_name(run): plan for run, plan in zip(runs, plans, strict=True)}
         self.rows: dict[str, RunRow] = {}
+
+    def take_up(self, statuses: list[Status], apart: bool) -> list[Job]:
+        """Add the rows of runs that are over; return the jobs of the others, which are put into the queue."""
+        jobs = []
+        for run, status in zip(self.runs, statuses, strict=True):
+            name = _name(run)
+            folder = (self.comparison.folder.resolve() if apart else self.comparison.folder) / name
+            work = self.plans[name].total_steps * self.plans[name].batch_size
+            job = Job(name, folder, going_on(at_home(run) if apart else run, folder), work)
+            if status in OVER:
+                self.add(job, status)
+            else:
+                jobs.append(job)
+        self.put(jobs)
+        return jobs
 
     def ended(self, outcome: Outcome) -> None:
         job, note = outcome.job, outcome.note
@@ -192,15 +201,15 @@ class _Comparing(Source):
         if status == Status.FAILED and job.log.is_file():
             note += f"; its output is in {job.log}"
         self.add(job, status, note)
-        if self.is_first:
+        if self.first:
             self.comparison.save()
         self.board.ended(job, status, note)
 
-    def add(self, job: Job, status: str, note: str = "") -> None:
-        """Add the row of a run, by its folder alone: it is the same whoever has trained it, and when."""
+    def add(self, job: Job, status: Status, note: str = "") -> None:
+        """Add the row of a run, made from its folder alone: the same whoever has trained it, and when."""
         run = job.config
         row = RunRow(run.optimizer, run.batch_size, run.seed, self.plans[job.name].lr, status, folder=job.folder.name)
-        found = load_run(job.folder) if self.is_first and status in OVER else None
+        found = load_run(job.folder) if self.first and status in OVER else None
         if found is None:
             row = replace(row, note=note)
         elif status == Status.DIVERGED:
@@ -218,7 +227,7 @@ class _Comparing(Source):
 
 
 def _exact(written: float | None, summary: Any) -> float | None:
-    """A number of the tables, which have seven digits, with all those of summary.json."""
+    """Return a number of the tables, which have seven digits, with all digits of summary.json."""
     same = isinstance(summary, float) and written is not None and math.isclose(summary, written, rel_tol=1e-6)
     return summary if same else written
 
@@ -228,7 +237,7 @@ def _name(run: TrainConfig) -> str:
 
 
 def _lines(config: CompareConfig, data: ImageData, plans: list[Plan], processes: int) -> list[str]:
-    """What the comparison is, for people."""
+    """Return a description of the comparison, for people."""
     base = config.base
     lines = [
         f"{len(plans)} runs: {', '.join(config.optimizers)}; batch sizes {', '.join(map(str, config.batch_sizes))}; "
@@ -245,8 +254,8 @@ def _lines(config: CompareConfig, data: ImageData, plans: list[Plan], processes:
 
 def _open(
     config: CompareConfig, runs: list[TrainConfig], plans: list[Plan], data: Fingerprint, stack: contextlib.ExitStack
-) -> tuple[Path, list[str]]:
-    """Make the comparison's folder, or take it up again, and hold its lock; returns it with the status of each run.
+) -> tuple[Path, list[Status]]:
+    """Make or reopen the comparison's folder, and hold its lock; return it with the status of each run.
 
     Raises:
         UsageError: it holds something else, or other runs of these names. LockedError: another comparison works there.
@@ -266,7 +275,7 @@ def _open(
 
 
 def _is_comparison(folder: Path) -> bool:
-    """Return whether a folder is a comparison's, or was to become one when its process was killed."""
+    """Return whether a folder is that of a comparison, or was to become one when its process was killed."""
     if not folder.is_dir():
         return False
     begun = {path.name for path in folder.iterdir()} <= {LOCK, f"{CONFIG}.part"}

@@ -1,4 +1,4 @@
-"""What a comparison is made of: one run's options, and those that vary."""
+"""Options of a comparison: those of all runs, and those that vary."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from tvlars.lab.errors import UsageError, unknown
 from tvlars.lab.options import Is, check, check_names, option
 
 SAME_FOR_ALL = tuple(name for name in names_of(Is.SAME | Is.AXIS) if name != "optimizer")
-"""Options that a comparison does not let one optimizer have to itself."""
+"""Options that must be the same for all optimizers."""
 
 
 @dataclass(frozen=True)
 class CompareConfig:
-    """Several runs of one kind, one after the other: every optimizer at every batch size with every seed."""
+    """Every optimizer at every batch size with every seed."""
 
     base: TrainConfig = field(default_factory=TrainConfig)
     optimizers: tuple[str, ...] = option(("tvlars", "lars", "lamb"), "those compared, one or more", choices=OPTIMIZERS)
@@ -51,12 +51,12 @@ class CompareConfig:
         self.runs()
 
     def to_json(self) -> str:
-        """All of it as JSON; :meth:`from_mapping` reads it back."""
+        """Return all fields as JSON; :meth:`from_mapping` reads it back."""
         return json.dumps(asdict(self), indent=1, default=str)
 
     @classmethod
     def from_mapping(cls, values: dict[str, Any]) -> CompareConfig:
-        """A comparison from field names and values; ``base`` is a mapping as for ``TrainConfig``.
+        """Return a config made from field names and values; ``base`` is a mapping as for ``TrainConfig``.
 
         Raises:
             UsageError: a name is not a field's, or a value is bad.
@@ -65,10 +65,9 @@ class CompareConfig:
         return cls(**{**values, "base": TrainConfig.from_mapping(values.get("base", {}))})
 
     def runs(self) -> list[TrainConfig]:
-        """The config of every run, in the order in which they are trained: seeds outermost.
+        """Return the config of every run in the order of training: seeds outermost.
 
-        So every optimizer has been seen once when a third of the time is over, and an interrupted
-        comparison is a fair one.
+        An interrupted comparison is then a fair one, in which every optimizer has had the same seeds.
         """
         runs = []
         for seed in self.seeds:

@@ -1,4 +1,4 @@
-"""Grids: a YAML file of the options that all runs have in common, and of those that vary."""
+"""Grids: YAML files with the options that all runs have in common, and those that vary."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from tvlars.lab.experiments.yaml_file import read_yaml
 from tvlars.lab.options import option_name
 
 MOST_RUNS = 10_000
-"""A grid with more is a slip."""
+"""A grid with more runs is a mistake."""
 FIXED = ("optimizer", "schedule")
-"""Options that others depend on."""
+"""Options that decide whether others play a part."""
 
 
 @dataclass(frozen=True)
 class Grid:
-    """The runs of a grid, seeds outermost, so that an interrupted sweep is a fair one."""
+    """Runs of a grid, seeds outermost, so that an interrupted sweep is a fair one."""
 
     name: str
     runs: tuple[TrainConfig, ...]
     notes: tuple[str, ...] = ()
-    """What a user should know of it, a sentence each."""
+    """Notes for the user, a sentence each."""
 
     @classmethod
     def read(cls, file: Path | str) -> Grid:
-        """The grid of a YAML file; its name is that of the file.
+        """Return the grid of a YAML file; its name is that of the file.
 
         Raises:
             UsageError: the file cannot be read, or is no grid; the message says where.
@@ -45,11 +45,10 @@ class Grid:
 
     @classmethod
     def from_mapping(cls, values: Any, name: str = "grid") -> Grid:
-        """A grid from ``{"base": {option: value}, "grid": {option: [values]}}``.
+        """Return a grid from ``{"base": {option: value}, "grid": {option: [values]}}``.
 
-        ``base`` has options of ``TrainConfig``. ``grid`` has lists of values, or mappings from optimizers to them, for
-        options that one optimizer alone has, or has other values of; it may be a list of such mappings, whose runs
-        are taken together.
+        ``base`` has options of ``TrainConfig``. ``grid`` has a list of values for each option, or a mapping from
+        optimizers to lists if their values differ; a list of such mappings gives the runs of all of them.
 
         Raises:
             UsageError: a name is unknown, a value is bad, or something is there twice.
@@ -80,7 +79,7 @@ class Grid:
 
 
 def _same(run: TrainConfig, other: TrainConfig) -> str:
-    """Why two runs with one name are one."""
+    """Return in which way two runs of one name are the same."""
     means = [f.name for f in fields(TrainConfig) if getattr(run, f.name) != getattr(other, f.name)]
     if not means:
         return "with equal options"
@@ -88,7 +87,7 @@ def _same(run: TrainConfig, other: TrainConfig) -> str:
 
 
 def _options(values: Any, what: str) -> dict[str, Any]:
-    """Option names and values of a part of the file."""
+    """Return option names and values of a part of the file."""
     if not isinstance(values, dict):
         raise UsageError(f"{what} must be a mapping of options, as in lr: {_example(what)}, got {values!r:.60}")
     found: dict[str, Any] = {}
@@ -105,7 +104,7 @@ def _example(what: str) -> str:
 
 
 class _Part:
-    """One mapping of a grid, with the base."""
+    """One mapping of a grid, together with the base."""
 
     def __init__(self, base: dict[str, Any], grid: dict[str, Any]) -> None:
         self.base = {name: OPTIONS[name].convert(value) for name, value in base.items()}
@@ -153,7 +152,7 @@ class _Part:
         return runs, notes
 
     def _values_of(self, name: str, optimizer: str, schedule: str = "auto") -> list[Any] | None:
-        """Values of an option for an optimizer under a schedule; None where it stays at its default."""
+        """Return the values of an option for an optimizer under a schedule; None if it stays at its default."""
         if optimizer in self.own.get(name, {}):
             return self.own[name][optimizer]
         found = self.common.get(name, [self.base[name]] if name in self.base else None)
@@ -170,7 +169,7 @@ class _Part:
 
 
 def _values(name: str, value: Any) -> list[Any]:
-    """The values of one option; one alone need not stand in a list."""
+    """Return the values of one option; a single value need not stand in a list."""
     values = [OPTIONS[name].convert(one) for one in (value if isinstance(value, list) else [value])]
     if not values:
         raise UsageError(f"{name} of grid must have one value at least, got none")

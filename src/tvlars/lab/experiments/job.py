@@ -1,18 +1,16 @@
-"""A run that is to be done once: what it is, who does it, and whether it is over.
+"""Jobs: runs that are to be done once, the workers that do them, and the check of whether a run is over.
 
-A run is over when its folder says so, so that nothing else has to be kept: whatever is killed, the same call finds
-what is left.
+A run is over if its folder says so, and nothing else is kept: whatever is killed, the same call finds what is left.
 """
 
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-from tvlars._reading import read_json
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.errors import UsageError
 from tvlars.lab.experiments.run_name import at_home, run_name
@@ -23,12 +21,12 @@ from tvlars.lab.run_folder.status import Status
 OVER = (Status.FINISHED, Status.DIVERGED)
 """Statuses of runs that are not done again: divergence is a result."""
 CHECKPOINT_EVERY = "5m"
-"""Where runs do not say how often; a run that is told to stop saves what it has anyway."""
+"""Interval between checkpoints if the options of a run give none; a run that is told to stop saves one anyway."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A run to do, or to go on with. ``images`` is the work that it is: samples of all its epochs."""
+    """A run to begin or to resume. ``images`` measures its work: samples of all its epochs."""
 
     name: str
     folder: Path
@@ -37,97 +35,96 @@ class Job:
 
     @property
     def log(self) -> Path:
-        """File beside its folder that gets its output, where it is done in a process of its own."""
+        """File beside the run folder for the output of a run in a process of its own."""
         return self.folder.with_name(f"{self.folder.name}.log")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job ended. ``status`` is one of
-
-    finished, diverged, refused (bad input: again would not help), failed, lost (its worker died), stopped (by a signal)
-    or given up (as the source of the jobs wanted).
-    """
+    """End of a job. ``status`` is finished, diverged, pruned, refused, failed, lost, or preempted if it was stopped."""
 
     job: Job
-    status: str
+    status: Status
     note: str = ""
     attempts: int = 1
 
 
 @dataclass
 class Halt:
-    """Tells those who wait for a run to stop it: ``asked`` lets it save what it has, ``now`` kills it."""
+    """Tells a worker that waits for a run to stop it: ``asked`` lets the run save its state, ``now`` kills it."""
 
     asked: threading.Event = field(default_factory=threading.Event)
     now: threading.Event = field(default_factory=threading.Event)
 
 
-class Workers:
-    """Those who do jobs, each job by one of them."""
+class Workers(ABC):
+    """Workers, each of which does one job at a time."""
 
     count: int | None
-    """Jobs that are taken at a time; None: any number."""
+    """Number of jobs at a time; None: any number."""
+    apart = True
+    """True if runs are other processes: signals are then taken here, and the runs are told to stop."""
 
+    @abstractmethod
     def describe(self) -> str:
-        """Who they are, in words."""
-        raise NotImplementedError
+        """Return number and place of the workers, in words."""
 
+    @abstractmethod
     def submit(self, job: Job) -> Future[Outcome]:
         """Begin a job."""
-        raise NotImplementedError
 
     def has_begun(self, job: Job) -> bool:
-        """Return False where a job that was submitted is known to wait for room."""
+        """Return False if a submitted job is known to wait for room."""
         return True
 
     def outcome(self, job: Job, future: Future[Outcome]) -> Outcome:
-        """How a job ended, whatever its worker met with."""
+        """Return how a job ended; an error of its worker is a failure of the job."""
         error = future.exception()  # the run could not be started: others can
-        return future.result() if error is None else Outcome(job, "failed", f"{type(error).__name__}: {error}")
+        return future.result() if error is None else Outcome(job, Status.FAILED, f"{type(error).__name__}: {error}")
 
     def give_up(self, future: Future[Outcome]) -> None:
-        """Stop one job, which saves what it has."""
+        """Stop one job, which saves its state."""
 
     def stop(self, now: threading.Event) -> None:
-        """Let all runs save what they have; returns when none is going on, which are killed once ``now`` is set."""
+        """Stop all runs, which save their state, and wait for them; they are killed once ``now`` is set."""
 
     def close(self) -> None:
-        """End, when all is done."""
+        """Release processes and connections when all jobs are done."""
 
 
 def going_on(config: TrainConfig, folder: Path) -> TrainConfig:
-    """The same run, done in ``folder`` or gone on with there."""
+    """Return the config of the same run that begins or resumes in ``folder``."""
     return replace(config, out=folder, resume=True, checkpoint_every=config.checkpoint_every or CHECKPOINT_EVERY)
 
 
-def status_of(folder: Path, config: TrainConfig) -> str:
-    """The status of a run, of which nothing is believed that its folder does not bear out: one that has lost rows may
-    have them again from its checkpoint, and one that is of other options says so itself when it is to go on."""
+def status_of(folder: Path, config: TrainConfig) -> Status:
+    """Return FINISHED or DIVERGED if ``folder`` shows that this very run is over, else NOT_DONE.
+
+    A finished run that has lost rows is not over, since its checkpoint may restore them.
+    """
     status = read_status(folder)
-    if status == "finished" and not is_whole(folder, config.epochs):
-        return "unfinished"
-    if status in OVER and (stored := read_object(folder / CONFIG)):
+    if status not in OVER or (status == Status.FINISHED and not is_whole(folder, config.epochs)):
+        return Status.NOT_DONE
+    if stored := read_object(folder / CONFIG):
         try:
             found = at_home(TrainConfig.from_mapping({**stored, "out": None, "resume": False}))
         except (UsageError, TypeError):  # of another version: its name has the digest of its options
             return status
         if run_name(found) != run_name(at_home(config)):
-            return "another run"
+            return Status.NOT_DONE
     return status
 
 
-def read_status(folder: Path) -> str:
-    """The status of a run folder: "unfinished" where it does not say, "missing" where there is none."""
+def read_status(folder: Path) -> Status:
+    """Return the status in summary.json: UNFINISHED if the folder has none, NOT_DONE if there is no folder."""
     try:
-        summary: Any = read_json(folder / "summary.json", folder)
-        return str(summary["status"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return "unfinished" if folder.is_dir() else "missing"
+        return Status(read_object(folder / "summary.json").get("status"))
+    except ValueError:
+        return Status.UNFINISHED if folder.is_dir() else Status.NOT_DONE
 
 
 def is_whole(folder: Path, epochs: int) -> bool:
-    """Return whether a run folder has a row of every epoch that can be read."""
+    """Return whether a run folder has a readable row for every epoch."""
     try:
         return len(load_run(folder).epochs) >= epochs
     except UsageError:

@@ -1,33 +1,30 @@
-"""The queue of ``compare``, ``sweep`` and ``tune``: gives jobs to workers, tries failed ones again, and stops where the
-user asks for it."""
+"""The queue of ``compare``, ``sweep`` and ``tune``: gives jobs to workers, retries failed ones, stops on signals."""
 
 from __future__ import annotations
 
 import contextlib
-import signal
-import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
-from typing import Any
 
-from tvlars.lab.errors import LockedError, PreemptedError, UsageError
+from tvlars.lab.errors import LockedError, UsageError
 from tvlars.lab.experiments.board import Board
 from tvlars.lab.experiments.job import OVER, Job, Outcome, Workers
 from tvlars.lab.files.lock import locked
-from tvlars.lab.processes.signals import not_ignored
+from tvlars.lab.processes.signals import StopSignals, stop
+from tvlars.lab.run_folder.status import Status
 
 LOST_WORKERS = 5
-"""So many times a run is given to another Ray worker when its own has died, which is not its fault."""
+"""Number of times a run is given to another Ray worker because its own has died, which is not the run's fault."""
 SHARED_PATIENCE = 60.0
-"""Seconds in which a shared file system shows what another machine has written."""
+"""Seconds until a shared file system shows files of another machine."""
 TICK = 0.2
 
 
 class Source:
-    """Where jobs come from, here from a list."""
+    """Source of jobs, here a list."""
 
     def __init__(self) -> None:
         self._left: deque[Job] = deque()
@@ -37,137 +34,129 @@ class Source:
         self._left.extend(jobs)
 
     def next(self) -> Job | None:
-        """The next job to begin; None where there is none before another has ended."""
+        """Return the next job to begin; None if there is none before another has ended."""
         return self._left.popleft() if self._left else None
 
     def is_hopeless(self, job: Job) -> bool:
-        """Look at what a running job has measured; True: it is to be given up."""
+        """Return True to give up a running job, by what it has measured so far."""
         return False
 
     def ended(self, outcome: Outcome) -> None:
         """Take note of the end of a job, which will not be tried again."""
 
 
-def work(source: Source, workers: Workers, retries: int, board: Board, signals: Received) -> None:
+def work(source: Source, workers: Workers, retries: int, board: Board) -> None:
     """Have all jobs of ``source`` done.
 
     Args:
         source: gives the jobs, and hears how they ended.
         workers: do them.
-        retries: how many times a job that failed is tried again. Those that diverge are results, and those with bad
-            input would fail again: neither is.
+        retries: number of further attempts for a job that failed. A job that diverged is a result, and one with bad
+            input would fail again: neither is retried.
         board: shows progress.
-        signals: those that were received.
 
     Raises:
-        KeyboardInterrupt, PreemptedError: a signal came; runs have saved what they have.
+        KeyboardInterrupt, PreemptedError: a signal came; runs have saved their state.
     """
-    going: dict[Future[Outcome], Job] = {}
-    again: deque[Job] = deque()
-    attempts: Counter[str] = Counter()
-    lost: Counter[str] = Counter()
-    hopeless: set[str] = set()
+    signals = StopSignals(patient=True, replace=True)
+    with signals if workers.apart else contextlib.nullcontext():
+        _Queue(source, workers, retries, board, signals).work()
 
-    def begin() -> None:
-        while (workers.count is None or len(going) < workers.count) and not signals.number:
-            job = again.popleft() if again else source.next()
+
+class _Queue:
+    """Jobs that are going on, and how often each was tried."""
+
+    def __init__(self, source: Source, workers: Workers, retries: int, board: Board, signals: StopSignals) -> None:
+        self.source, self.workers, self.retries, self.board, self.signals = source, workers, retries, board, signals
+        self.going: dict[Future[Outcome], Job] = {}
+        self.again: deque[Job] = deque()
+        self.attempts: Counter[str] = Counter()
+        self.lost: Counter[str] = Counter()
+        self.hopeless: set[str] = set()
+
+    def work(self) -> None:
+        """Have all jobs done, or stop those that are going on when a signal comes."""
+        try:
+            self.begin()
+            while self.going and not self.signals.received:
+                ended, _ = wait(self.going, TICK, FIRST_COMPLETED)
+                for future in ended:
+                    self.take(self.going.pop(future), future)
+                self.give_up()
+                self.begin()
+                self.board.update([job for job in self.going.values() if self.workers.has_begun(job)])
+            if number := self.signals.received:
+                self.stop()
+        except BaseException:
+            self.workers.stop(self.signals.again)
+            raise
+        finally:
+            self.board.end()
+        if number:
+            stop(number)
+
+    def begin(self) -> None:
+        """Give jobs to all workers that have none; failed jobs come first."""
+        most = self.workers.count
+        while (most is None or len(self.going) < most) and not self.signals.received:
+            job = self.again.popleft() if self.again else self.source.next()
             if job is None:
                 return
-            going[workers.submit(job)] = job
+            self.going[self.workers.submit(job)] = job
 
-    def take(job: Job, future: Future[Outcome]) -> None:
-        outcome = workers.outcome(job, future)
+    def take(self, job: Job, future: Future[Outcome]) -> None:
+        """Take note of the end of a job, or queue it for another attempt."""
+        outcome = self.workers.outcome(job, future)
         status, note = outcome.status, outcome.note
-        if status == "lost":
-            lost[job.name] += 1
-            if lost[job.name] <= LOST_WORKERS:
-                board.say(f"{job.name}: {note}, another goes on with it")
-                again.append(job)
+        if status == Status.LOST:
+            self.lost[job.name] += 1
+            if self.lost[job.name] <= LOST_WORKERS:
+                self.board.say(f"{job.name}: {note}, another goes on with it")
+                self.again.append(job)
                 return
-        attempts[job.name] += 1
-        if job.name in hopeless:
-            status = "given up"
-        elif status in ("lost", "stopped"):  # by somebody else than this queue
-            status = "failed"
-        if status == "failed" and attempts[job.name] <= retries:
-            board.say(f"{job.name}: {note}, tried again ({attempts[job.name]} of {retries})")
-            again.append(job)
+        self.attempts[job.name] += 1
+        attempts = self.attempts[job.name]
+        if job.name in self.hopeless:
+            status = Status.PRUNED
+        elif status in (Status.LOST, Status.PREEMPTED):  # by somebody else than this queue
+            status = Status.FAILED
+        if status == Status.FAILED and attempts <= self.retries:
+            self.board.say(f"{job.name}: {note}, tried again ({attempts} of {self.retries})")
+            self.again.append(job)
             return
         if status in OVER and not _appears(job.folder):
-            status = "failed"
+            status = Status.FAILED
             note = "its folder is not to be seen here: out must lie on a file system that all machines share"
-        source.ended(Outcome(job, status, note, attempts[job.name]))
+        self.source.ended(Outcome(job, status, note, attempts))
 
-    try:
-        begin()
-        while going and not signals.number:
-            ended, _ = wait(going, TICK, FIRST_COMPLETED)
-            for future in ended:
-                take(going.pop(future), future)
-            for future, job in going.items():
-                if job.name not in hopeless and source.is_hopeless(job):
-                    hopeless.add(job.name)
-                    workers.give_up(future)
-            begin()
-            board.update([job for job in going.values() if workers.has_begun(job)])
-        if not signals.number:
-            return
-        count = sum(map(workers.has_begun, going.values()))
+    def give_up(self) -> None:
+        """Stop jobs that have become hopeless."""
+        for future, job in self.going.items():
+            if job.name not in self.hopeless and self.source.is_hopeless(job):
+                self.hopeless.add(job.name)
+                self.workers.give_up(future)
+
+    def stop(self) -> None:
+        """Stop all jobs, and take note of those that ended by themselves meanwhile."""
+        count = sum(map(self.workers.has_begun, self.going.values()))
         saving = f": {count} run{'s save what they have' if count != 1 else ' saves what it has'} (Ctrl-C again kills)"
-        board.say(f"stopping{saving if count else ''}")
-        workers.stop(signals.again)
-        for future, job in going.items():
-            if future.done() and not future.cancelled() and workers.outcome(job, future).status in OVER:
-                take(job, future)
-    except BaseException:
-        workers.stop(signals.again)
-        raise
-    finally:
-        board.end()
-    if signals.number == signal.SIGINT:
-        raise KeyboardInterrupt
-    raise PreemptedError(f"stopped by {signal.Signals(signals.number).name}", signals.number)
+        self.board.say(f"stopping{saving if count else ''}")
+        self.workers.stop(self.signals.again)
+        for future, job in self.going.items():
+            if future.done() and not future.cancelled() and self.workers.outcome(job, future).status in OVER:
+                self.take(job, future)
 
 
 def _appears(folder: Path) -> bool:
-    """Whether a folder that another machine has made is there, or comes soon."""
+    """Return whether a folder that another machine has made is there, or comes soon."""
     end = time.monotonic() + SHARED_PATIENCE
     while not folder.is_dir() and time.monotonic() < end:
         time.sleep(TICK)
     return folder.is_dir()
 
 
-class Received:
-    """Ctrl-C, SIGTERM and SIGHUP: the first is kept as ``number``, a second one sets ``again``: it is not patient."""
-
-    def __init__(self) -> None:
-        self.number = 0
-        self.again = threading.Event()
-
-    def take(self, number: int, frame: Any) -> None:
-        """Note a signal."""
-        if self.number:
-            self.again.set()
-        self.number = self.number or number
-
-
-@contextlib.contextmanager
-def receiving() -> Iterator[Received]:
-    """Take signals where they are not ignored and this is the main thread, which alone may."""
-    taken = Received()
-    outer = {}
-    if threading.current_thread() is threading.main_thread():
-        for number in not_ignored():
-            outer[number] = signal.signal(number, taken.take)
-    try:
-        yield taken
-    finally:
-        for number, handler in outer.items():
-            signal.signal(number, handler)
-
-
 def hold(stack: contextlib.ExitStack, folder: Path, who: str) -> None:
-    """Hold the lock of a folder until ``stack`` ends; raise ``LockedError`` where ``who`` else works in it."""
+    """Hold the lock of a folder until ``stack`` ends; raise ``LockedError`` if another process works in it."""
     try:
         stack.enter_context(locked(folder))
     except LockedError as error:
@@ -175,7 +164,7 @@ def hold(stack: contextlib.ExitStack, folder: Path, who: str) -> None:
 
 
 def check_workers(workers: int | None, retries: int) -> None:
-    """Raise ``UsageError`` where either is no number that makes sense."""
+    """Raise ``UsageError`` unless both are integers in their ranges."""
     for name, value, low in (("workers", workers, 1), ("retries", retries, 0)):
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or not low <= value <= 10_000):
             raise UsageError(f"{name} must be an integer from {low} to 10000, got {value!r}")

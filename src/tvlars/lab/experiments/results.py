@@ -1,6 +1,6 @@
-"""What came out of a sweep: a row a run, the table over seeds, and the page.
+"""Results of a sweep: a row per run, the table over seeds, and the page.
 
-Pandas and the report are imported where runs are over: a sweep begins without them.
+Pandas and the report are imported when runs are over: a sweep begins without them.
 """
 
 from __future__ import annotations
@@ -31,47 +31,47 @@ MEASURED = ("test_accuracy", "test_loss", "train_loss", "images_per_second", "se
 class SweepRun:
     """One run of a sweep. ``status`` is finished, diverged, failed, or not done.
 
-    ``attempts`` counts those of this call, 0 where the run was over before.
+    ``attempts`` counts those of this call, 0 if the run was over before.
     """
 
     name: str
     config: TrainConfig
-    status: str = "not done"
+    status: Status = Status.NOT_DONE
     attempts: int = 0
     note: str = ""
     lr: float | None = None
-    """The learning rate, chosen by the plan where the options do not say."""
+    """Learning rate, that of the plan if the options give none."""
 
 
 @dataclass
 class SweepResult:
-    """What came out of a sweep; its files lie in ``folder``.
+    """Results of a sweep; its files lie in ``folder``.
 
-    ``unwritten`` has results.csv and report.html where they could not be written, and why: the same call writes them.
+    ``unwritten`` says why results.csv or report.html could not be written; the same call writes them later.
     """
 
     folder: Path
     runs: list[SweepRun]
     unwritten: dict[str, str] = field(default_factory=dict, init=False)
 
-    def count(self, status: str) -> int:
-        """How many runs have this status."""
+    def count(self, status: Status) -> int:
+        """Return the number of runs with this status."""
         return sum(run.status == status for run in self.runs)
 
     @property
     def failed(self) -> list[SweepRun]:
-        """The runs that have no result, whatever was tried."""
-        return [run for run in self.runs if run.status == "failed"]
+        """Runs that have no result after all attempts."""
+        return [run for run in self.runs if run.status == Status.FAILED]
 
     def load(self) -> list[LoadedRun]:
-        """All runs, read from their folders; those without one are there without rows."""
+        """Return all runs as their folders have them; runs without a folder have no rows."""
         return [_load(self.folder / run.name, run) for run in self.runs]
 
     def comparisons(self) -> dict[str, Comparison]:
-        """The runs by arm: the optimizer, with what is set differently than in other runs of it.
+        """Return comparisons by title. An arm is an optimizer with the options that differ among its runs.
 
-        Runs on several data sets, of several tasks or lengths are not compared: each kind has its own, by a title that
-        says what sets it apart ("" where there is one). p-values are adjusted for the comparisons in all of them.
+        Runs with different data sets, tasks or lengths are not compared: each kind has a comparison of its own, whose
+        title names the difference ("" if there is one kind). p-values are adjusted for all comparisons together.
         """
         from tvlars.lab.report.parts import parts_of
 
@@ -87,7 +87,7 @@ class SweepResult:
         return found
 
     def comparison(self) -> Comparison:
-        """The one of :meth:`comparisons`.
+        """Return the only one of :meth:`comparisons`.
 
         Raises:
             UsageError: there are several.
@@ -100,7 +100,7 @@ class SweepResult:
         return next(iter(found.values()), Comparison(self.folder, command_line()))
 
     def frame(self) -> pd.DataFrame:
-        """A row a run: what varies, how it ended, and what was measured after the last epoch."""
+        """Return a row per run: options that vary, status, and measurements after the last epoch."""
         import pandas as pd
 
         rows = [_row(run, found) for run, found in zip(self.runs, self.load(), strict=True)]
@@ -117,9 +117,9 @@ class SweepResult:
         return frame[order]
 
     def save(self) -> None:
-        """Write results.csv, and report.html where there is something to show.
+        """Write results.csv, and report.html if there is something to show.
 
-        What cannot be written stands in ``unwritten``: all that it has is in the run folders.
+        Files that cannot be written stand in ``unwritten``; the run folders have all that they show.
         """
         from tvlars.lab.report import report
 
@@ -130,7 +130,7 @@ class SweepResult:
         self.unwritten = files.unwritten
 
     def failures(self) -> list[str]:
-        """What is known of each failed run, lines of text."""
+        """Return note, log file and last output of each failed run, as lines of text."""
         lines = []
         for run in self.failed:
             log = self.folder / f"{run.name}.log"
@@ -150,11 +150,11 @@ def write_table(file: Path, frame: pd.DataFrame) -> None:
 
 
 class Files:
-    """Files that say what is kept elsewhere too: where one cannot be written, ``unwritten`` says why, and work goes on.
+    """Files made from others: if one cannot be written, ``unwritten`` says why, and work goes on.
 
     Args:
-        folder: where they lie.
-        tell: hears of each that cannot be written.
+        folder: folder of the files.
+        tell: is told of each file that cannot be written.
     """
 
     def __init__(self, folder: Path, tell: Callable[[str], None] = lambda text: None) -> None:
@@ -162,7 +162,7 @@ class Files:
         self.unwritten: dict[str, str] = {}
 
     def write(self, name: str, how: Callable[[], object]) -> None:
-        """Write one of them."""
+        """Write one file by calling ``how``."""
         try:
             how()
             self.unwritten.pop(name, None)
@@ -180,7 +180,7 @@ def _load(folder: Path, run: SweepRun) -> LoadedRun:
         return replace(load_run(folder), config=run.config)
     except UsageError:
         empty = no_rows(())
-        return LoadedRun(folder, run.config, Status(run.status), empty, empty, empty, empty, plan={"lr": run.lr})
+        return LoadedRun(folder, run.config, run.status, empty, empty, empty, empty, plan={"lr": run.lr})
 
 
 def _row(run: SweepRun, found: LoadedRun) -> dict[str, Any]:

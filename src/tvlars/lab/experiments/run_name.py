@@ -1,4 +1,4 @@
-"""Runs of a sweep as folders and command lines: their names, and the arguments that train them."""
+"""Names of runs, and the command lines that train them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from tvlars.lab.options import given
 
 
 def run_name(config: TrainConfig) -> str:
-    """A folder's name for a run: what it is, and a digest of all its options that decide what is computed.
+    """Return the name of a run's folder: its label, and a digest of all options that decide what is computed.
 
-    The same options have the same name, whatever else is in the sweep, and whatever else the program can do.
+    The same options always have the same name: other runs of the sweep and new options of the program play no part.
     """
     rates = [("lr", config.lr), ("lambda", config.delay_factor)]
     said = "".join(f"-{name}{value:g}" for name, value in rates if value is not None)
@@ -23,13 +23,13 @@ def run_name(config: TrainConfig) -> str:
 
 
 def digest(config: TrainConfig) -> str:
-    """Ten hexadecimal digits of the options that are not at their defaults and make another run."""
+    """Return ten hexadecimal digits of the options that are not at their defaults and make another run."""
     values = {name: value for name, value in given(config).items() if name not in MEANS}
     return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:10]
 
 
 def at_home(config: TrainConfig) -> TrainConfig:
-    """The same with absolute paths, for a process that may run elsewhere."""
+    """Return the same config with absolute paths, for a process that may run elsewhere."""
     values = {f.name: getattr(config, f.name) for f in fields(TrainConfig)}
     if config.data.startswith(FOLDER_PREFIX):
         values["data"] = f"{FOLDER_PREFIX}{folder_of(config.data, config.data_dir).resolve()}"
@@ -39,7 +39,7 @@ def at_home(config: TrainConfig) -> TrainConfig:
 
 
 def arguments(config: TrainConfig, out: Path) -> list[str]:
-    """The command line of ``tvlars`` that trains this run in the folder ``out``, or goes on with it."""
+    """Return the arguments of ``tvlars`` that train or resume this run in the folder ``out``."""
     words = ["train"]
     for name, value in given(config).items():
         flag = name.replace("_", "-")

@@ -1,4 +1,4 @@
-"""YAML as people read it: a number is what its digits say, or the line is refused.
+"""YAML in which a number is what its digits say to a person, or its line is refused.
 
 PyYAML follows YAML 1.1, in which 0100 is 64, 1:30 is 90 and 1e-3 is text. Here
 
@@ -6,7 +6,7 @@ PyYAML follows YAML 1.1, in which 0100 is 64, 1:30 is 90 and 1e-3 is text. Here
 - numbers with a leading zero, of base 60 or of another base, and other underscores are refused: quotes make them text;
 - true, false, yes, no, on and off are flags in any of YAML 1.1's spellings; a date is text;
 - aliases and merge keys are allowed as far as they stand for few values; other tags than those of plain values are not;
-- there is one document, in UTF-8, or in UTF-16 with a byte order mark, and no key of a mapping is there twice.
+- there is one document, in UTF-8, or in UTF-16 with a byte order mark, and no mapping has a key twice.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tvlars.lab.errors import UsageError
 
 MOST_BYTES = 2**20
 MOST_VALUES = 100_000
-"""Values that a file stands for when its aliases are written out."""
+"""Most values of a file whose aliases are written out."""
 MOST_LEVELS = 32
 MOST_DIGITS = 20
 UNCLEAR = "tag:unclear"
@@ -45,11 +45,11 @@ REFUSED = (
     (re.compile(r"[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?"), "is a number of base 60 to some programs"),
     (re.compile(r"(?=.*_)[-+]?[0-9._]*[0-9][0-9_]*(\.[0-9_]*)?([eE][-+]?[0-9_]+)?"), "has underscores in odd places"),
 )
-"""Numbers that programs read in several ways, tried in this order when a text is no number of ours."""
+"""Numbers that programs read in several ways, tried in this order if a text is no plain number."""
 
 
 def read_yaml(file: Path) -> Any:
-    """Return what a YAML file holds.
+    """Return the content of a YAML file.
 
     Raises:
         UsageError: it cannot be read, or has something that is not clear; the message says in which line.
@@ -95,7 +95,7 @@ class _Loader(yaml.SafeLoader):
         return root
 
     def _check_size(self, root: yaml.Node) -> None:
-        """Refuse what would not end when it is written out, or be very long."""
+        """Refuse aliases that would never end or be very long when they are written out."""
         sizes: dict[int, int] = {}
         open_: set[int] = set()
 

@@ -11,7 +11,7 @@ from typing import Any
 from tvlars.lab.errors import PreemptedError
 
 HANDLED: dict[int, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
-"""Handled signals and their default handlers. Only these are replaced: other handlers stay, and a signal that is
+"""Handled signals and their default handlers. Only these are replaced by default, and a signal that is
 ignored, like SIGHUP under nohup, stays ignored."""
 if hasattr(signal, "SIGHUP"):  # sent when a terminal or connection closes; Windows has none
     HANDLED[signal.SIGHUP] = signal.SIG_DFL
@@ -24,20 +24,23 @@ class StopSignals:
     once. Inside ``at_once()``, between steps, the first signal raises.
 
     Args:
-        patient: never raise, since other processes have to stop at the same step.
+        patient: never raise, since other processes have to stop first, or at the same step.
+        replace: replace the handlers of others too, such as that of Ray, which ends the process.
     """
 
-    def __init__(self, patient: bool = False) -> None:
-        self.patient = patient
+    def __init__(self, patient: bool = False, replace: bool = False) -> None:
+        self.patient, self.replace = patient, replace
         self.received: int = 0
         """Number of the last signal, 0 if there was none."""
+        self.again = threading.Event()
+        """Set when a second signal comes."""
         self._at_once = False
         self._outer: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
-            for number, usual in HANDLED.items():
-                if signal.getsignal(number) is usual:
+            for number in not_ignored():
+                if self.replace or signal.getsignal(number) is HANDLED[number]:
                     self._outer[number] = signal.signal(number, self._take)
         return self
 
@@ -48,6 +51,8 @@ class StopSignals:
 
     def _take(self, number: int, frame: Any) -> None:
         again = number == self.received == signal.SIGINT and not self.patient
+        if self.received:
+            self.again.set()
         self.received = number
         if again or self._at_once:
             self._at_once = False

@@ -1,4 +1,4 @@
-"""Status of a run in one word, as it stands in summary.json and in tables."""
+"""Status of a run in one word, as it stands in summary.json, in tables, and in the outcome of a job."""
 
 from __future__ import annotations
 
@@ -25,7 +25,11 @@ class Status(str, Enum):
     """Running or killed: the folder has no summary.json."""
 
     NOT_DONE = "not done"
-    """There is no folder yet."""
+    """It has not begun, or its folder does not show that it is over."""
+    REFUSED = "refused"
+    """Its options do not go with its data or its machine, so that another attempt would fail too."""
+    LOST = "lost"
+    """The machine or the process that did it is gone, which is not its fault."""
 
     __str__ = str.__str__
 

@@ -19,7 +19,17 @@ import torch
 
 from tests.lab.run_folder.disk import room
 from tvlars.cli import main
-from tvlars.lab import DivergedError, PreemptedError, TrainConfig, TuneConfig, TuneResult, UsageError, load_run, tune
+from tvlars.lab import (
+    DivergedError,
+    LockedError,
+    PreemptedError,
+    TrainConfig,
+    TuneConfig,
+    TuneResult,
+    UsageError,
+    load_run,
+    tune,
+)
 from tvlars.lab.data import ImageData
 from tvlars.lab.experiments.board import Board
 from tvlars.lab.experiments.job import going_on, read_status
@@ -30,6 +40,7 @@ from tvlars.lab.experiments.tuning import tune as tuning_module
 from tvlars.lab.experiments.tuning.journal import open_storage
 from tvlars.lab.experiments.tuning.space import Choice, Range, grid_points, parse_spaces
 from tvlars.lab.experiments.workers import in_process
+from tvlars.lab.files.lock import locked
 from tvlars.lab.run_folder.rows import EpochRow
 from tvlars.lab.training.progress import Reporter
 
@@ -275,6 +286,15 @@ def test_not_pruned_means_all_epochs(pretend: list[TrainConfig], tmp_path: Path)
     assert [one.epochs for one in result.tuned] == [24, 24, 27]
     rates = sorted(run.lr or 0 for run in pretend if run.optimizer == "tvlars")
     assert rates == pytest.approx([2 * 64 ** (i / 8) for i in range(9)])
+
+
+def test_one_process_at_a_time_tunes_in_a_folder(pretend: list[TrainConfig], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    with locked(out), pytest.raises(LockedError, match="another process tunes in"):
+        quietly(TuneConfig(base=TrainConfig(epochs=1), out=out))
+    assert pretend == []
+    assert [path.name for path in out.iterdir()] == [".lock"]
 
 
 def test_when_all_diverge_there_is_nothing_to_report(

@@ -1,1 +1,1 @@
-"""Tuning: trials that a sampler chooses, equally many for each optimizer, then the best of each with fresh seeds."""
+"""Tuning: the same number of sampled trials for each optimizer, then the best of each with fresh seeds."""

@@ -1,4 +1,4 @@
-"""What a tuning is made of: the options of all runs, what is searched, and how much may be spent on it."""
+"""Options of a tuning: those of all runs, the search space, and the budget."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ SAMPLERS = ("tpe", "grid")
 
 @dataclass(frozen=True)
 class TuneConfig:
-    """Every optimizer gets the same number of trials with one seed; the best options of each are run with others.
+    """Every optimizer has the same number of trials with one seed; its best options are then run with other seeds.
 
     Raises:
         UsageError: a value is unknown or out of its range (when it is made).
     """
 
     base: TrainConfig = field(default_factory=TrainConfig)
-    """Options of all runs; optimizer, seed, out and resume are not taken from it."""
+    """Options of all runs; its optimizer, seed, out and resume are ignored."""
     optimizers: tuple[str, ...] = option(("tvlars", "lars", "lamb"), "those tuned, one or more", choices=OPTIMIZERS)
     trials: int = option(
         16, "for each optimizer (default: 16); one that is pruned or diverges counts", within=(1, 10_000)
@@ -58,12 +58,12 @@ class TuneConfig:
             raise UsageError("shard must not be given for tuning, whose trials are run in one process")
 
     def folder(self) -> Path:
-        """Where it is kept."""
+        """Return the folder of the tuning."""
         return self.out or Path("runs") / f"tune-{self.base.data_label()}-b{self.base.batch_size}"
 
     def run(self, optimizer: str, params: dict[str, Any], seed: int) -> TrainConfig:
-        """The config of one run with a ``seed``: the base as far as the optimizer has its options, and those that were
-        chosen, ``params``."""
+        """Return the config of one run: the options of the base that the optimizer has, the chosen ``params``, and
+        ``seed``."""
         values = {f.name: getattr(self.base, f.name) for f in fields(TrainConfig)} | params
         schedule = str(values["schedule"])
         for name, one in OPTIONS.items():
@@ -74,7 +74,7 @@ class TuneConfig:
         return TrainConfig(**values)
 
     def idle(self) -> list[str]:
-        """What is to be said of options of the base that some optimizers do not have."""
+        """Return a note on each option of the base that some optimizers do not have."""
         notes = []
         for name in given(self.base):
             without = [one for one in self.optimizers if not OPTIONS[name].plays_a_part(one, self.base.schedule)]

@@ -1,6 +1,6 @@
-"""The folder of a tuning: what tune.json says, and that nothing of another tuning gets into it.
+"""Folder of a tuning: the content of tune.json, and the check that the folder is that of the same tuning.
 
-Optimizers come and go between calls, and each keeps its space and its trials.
+Calls may name other optimizers than earlier ones; each optimizer keeps its space and its trials.
 """
 
 from __future__ import annotations
@@ -29,27 +29,27 @@ from tvlars.lab.run_folder.record import write_json
 
 FILE, JOURNAL, TRIALS = "tune.json", "study.journal", "trials.csv"
 RESULTS = ("trials", "spent", "best", "seeds", "results")
-"""What tune.json says besides once all is done."""
+"""Entries of tune.json that are written when all is done."""
 
 
 @dataclass(frozen=True)
 class Stored:
-    """What tune.json says: the spaces of all optimizers that were tuned here, and the results of the newest call that
+    """Content of tune.json: the spaces of all optimizers that were tuned here, and the results of the newest call that
     came to its end."""
 
     data: Fingerprint
-    """Of the data that it was and is tuned on."""
+    """Fingerprint of the data, the same for all calls."""
     space: dict[str, Any] = field(default_factory=dict)
     results: dict[str, Any] = field(default_factory=dict)
 
     def write(self, folder: Path, said: dict[str, Any], results: dict[str, Any] | None = None) -> None:
-        """Write tune.json with what is tuned now, on which data, and with new results where there are any."""
+        """Write tune.json with the identity ``said``, and with new results if there are any."""
         more = {"space": {**self.space, **said["space"]}, FINGERPRINT: self.data.as_json()}
         write_json(folder / FILE, {"command": command_line(), **said, **more, **(results or self.results)})
 
 
 def identity(config: TuneConfig, spaces: dict[str, Space]) -> dict[str, Any]:
-    """What a tuning is: what has to be the same when it goes on."""
+    """Return the options that have to be the same when a tuning is continued."""
     not_base = (*MEANS, "optimizer", "seed")
     base = {name: value for name, value in given(config.base).items() if name not in not_base}
     text = {optimizer: {name: str(one) for name, one in space.items()} for optimizer, space in spaces.items()}
@@ -63,7 +63,7 @@ def identity(config: TuneConfig, spaces: dict[str, Space]) -> dict[str, Any]:
 
 
 def read_stored(folder: Path, said: dict[str, Any], data: Fingerprint) -> Stored:
-    """What tune.json says; nothing in a new folder.
+    """Return the content of tune.json, which is empty for a new folder.
 
     Raises:
         UsageError: the folder is neither new nor empty nor of this tuning, or it is of other data.
@@ -91,13 +91,11 @@ def read_stored(folder: Path, said: dict[str, Any], data: Fingerprint) -> Stored
 
 
 def check_same(there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
-    """Raise ``UsageError`` where a tuning is another one than that which is there."""
+    """Raise ``UsageError`` if the identity ``there`` is not that of the tuning ``here``."""
     for name, value in here.items():
         stored = there.get(name, value)
-        if name == "base" and isinstance(stored, dict):  # an earlier version had some means among it
-            stored = {option: one for option, one in stored.items() if option not in MEANS}
-            if same_name(stored.get("data"), value.get("data")):  # what is in the folder, its fingerprint tells
-                stored["data"] = value["data"]
+        if name == "base" and isinstance(stored, dict) and same_name(stored.get("data"), value.get("data")):
+            stored = {**stored, "data": value["data"]}  # the fingerprint tells whether its content is the same
         if stored != value:
             raise UsageError(
                 f"out must be a folder of the same tuning, but has {name} {str(stored)[:300]}, got {value}"
@@ -105,7 +103,7 @@ def check_same(there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
 
 
 def write_trials(folder: Path, trials: Mapping[str, list[Trial]]) -> None:
-    """A row a trial, by optimizer.
+    """Write trials.csv: a row per trial, by optimizer.
 
     Raises:
         OSError: trials.csv could not be written; one that is there is untouched.
@@ -123,7 +121,7 @@ def write_trials(folder: Path, trials: Mapping[str, list[Trial]]) -> None:
 
 
 def results_of(config: TuneConfig, tuned: list[Tuned], final: SweepResult | None) -> dict[str, Any]:
-    """What tune.json says when all is done."""
+    """Return the entries of tune.json that are written when all is done."""
     table = [] if final is None else final.comparison().table().to_dict("records")
     columns = ("optimizer", "batch_size", "lr", "seeds", "of", "accuracy", "interval", "accuracies")
     return {

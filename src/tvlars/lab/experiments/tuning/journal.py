@@ -1,15 +1,14 @@
-"""The file that studies are kept in, as Optuna writes it, and as a stranger may have written it.
+"""The journal of Optuna's studies, as Optuna writes it, and as a stranger may have written it.
 
-A record is a line of JSON. Optuna executes none of it, and believes all of it: a folder that a trial names is trained
-in. So every record, and every trial, has to be such as a tuning writes.
+A record is a line of JSON. Optuna executes none of it and believes all of it, and a run is made of the options that a
+trial has. So every record and every trial is checked to be such as a tuning writes.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -32,14 +31,14 @@ OPERATIONS = range(32)
 
 @dataclass(frozen=True)
 class Kept:
-    """What is kept of one optimizer: what its tuning is (where it says so), and its trials."""
+    """Record of one optimizer: the identity of its tuning, which may be missing, and its trials."""
 
     said: dict[str, Any]
     trials: list[Trial]
 
 
 def open_storage(journal: Path) -> optuna.storages.BaseStorage:
-    """Return the storage of a journal; whoever calls holds the folder's lock."""
+    """Return the storage of a journal; the caller holds the folder's lock."""
     if os.path.lexists(journal):
         content = read_bytes(journal, journal.parent)
         check_records(content)
@@ -51,24 +50,24 @@ def open_storage(journal: Path) -> optuna.storages.BaseStorage:
 
 
 def kept(storage: optuna.storages.BaseStorage) -> dict[str, Kept]:
-    """By optimizer, what is there."""
+    """Return the record of each optimizer, by name."""
     return {study.study_name: Kept(study.user_attrs, begun(study)) for study in _studies(storage)}
 
 
 def check_trials(storage: optuna.storages.BaseStorage, spaces: Mapping[str, Space]) -> None:
-    """Raise ``ValueError`` where there is a trial that no tuning writes; ``spaces`` are those that are searched now."""
+    """Raise ``ValueError`` if a trial is not such as a tuning writes; ``spaces`` are those that are searched now."""
     for study in _studies(storage):
         check_study(study, spaces.get(study.study_name))
 
 
 @contextlib.contextmanager
 def damage_said(journal: Path) -> Iterator[None]:
-    """Say in one sentence that a journal cannot be read."""
+    """Turn any error into one sentence: the journal cannot be read."""
     try:
         yield
     except UsageError:
         raise
-    except Exception as error:  # Optuna believes what it reads, and has many for what is not so
+    except Exception as error:  # Optuna raises errors of many types for files that it has not written
         raise UsageError(
             f"{str(journal)!r} must be the journal of a tuning, but cannot be read: {reason(error)}"
         ) from error
@@ -79,7 +78,7 @@ def _studies(storage: optuna.storages.BaseStorage) -> list[optuna.Study]:
 
 
 class _Journal(JournalFileBackend):
-    """The file: a record is there whole or not at all, since the next one would be glued to a part of one."""
+    """A journal file with whole records alone: the next record would be glued to a part of one."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -98,7 +97,7 @@ class _Journal(JournalFileBackend):
 
 
 class _Held:
-    """The lock of the journal: a folder's lock is held, and goes with the process, as Optuna's own would not."""
+    """No lock: the folder's lock is held, which ends with the process, while Optuna's own would stay behind."""
 
     def acquire(self) -> bool:
         return True
@@ -125,42 +124,33 @@ def check_study(study: optuna.Study, space: Space | None) -> None:
     """Raise ``ValueError`` unless all trials of a study are such as a tuning writes.
 
     Args:
-        study: of one optimizer.
-        space: what is searched for it; None where it is not tuned now, and options are those that may be tuned.
+        study: the study of one optimizer.
+        space: its search space; None if the optimizer is not tuned now: any option that can be tuned is valid then.
     """
     name = study.study_name
     if name not in OPTIMIZERS:
         raise ValueError(f"{name[:60]!r} is no optimizer")
     if study.directions != [optuna.study.StudyDirection.MAXIMIZE]:
         raise ValueError(f"the study of {name} does not maximize one value")
-    trials = study.get_trials(deepcopy=False)
-    for trial in trials:
+    for trial in study.get_trials(deepcopy=False):
         try:
-            _check_trial(name, trial, trials, TUNABLE if space is None else tuple(space))
-            for option, value in chosen(trial).items():
-                if space is not None and not space[option].holds(value):
-                    raise ValueError(f"{option} is {value!r:.60}, and {space[option]} is searched")
+            _check_options(chosen(trial), space)
+            _check_accuracies(trial)
         except ValueError as error:
             raise ValueError(f"trial {trial.number} of {name}: {error}") from error
 
 
-def _check_trial(optimizer: str, trial: FrozenTrial, trials: list[FrozenTrial], options: Iterable[str]) -> None:
-    attributes, fixed = trial.user_attrs, trial.system_attrs.get("fixed_params", {})
-    folder = attributes.get("folder", f"{optimizer}-000")
-    if not isinstance(folder, str) or not re.fullmatch(rf"{re.escape(optimizer)}-\d{{3,9}}", folder, re.ASCII):
-        raise ValueError(f"folder is {folder!r:.60}")
-    if type(attributes.get("epochs", 0)) is not int:
-        raise ValueError(f"epochs is {attributes['epochs']!r:.60}")
-    before = attributes.get("again_of")
-    if before is not None and not (type(before) is int and 0 <= before < trial.number and before < len(trials)):
-        raise ValueError(f"it goes on from trial {before!r:.60}")
-    if not isinstance(fixed, dict):
-        raise ValueError(f"fixed_params is {fixed!r:.60}")
-    for name, value in {**fixed, **trial.params}.items():
-        if name not in options:
+def _check_options(options: dict[str, Any], space: Space | None) -> None:
+    for name, value in options.items():
+        if name not in (TUNABLE if space is None else space):
             raise ValueError(f"{str(name)[:60]!r} is not searched")
         if not isinstance(value, (str, int, float)):
             raise ValueError(f"{name} is {value!r:.60}")
+        if space is not None and not space[name].holds(value):
+            raise ValueError(f"{name} is {value!r:.60}, and {space[name]} is searched")
+
+
+def _check_accuracies(trial: FrozenTrial) -> None:
     accuracies: list[tuple[Any, Any]] = list(trial.intermediate_values.items())
     if trial.state == TrialState.COMPLETE:
         accuracies.append((max(trial.intermediate_values, default=1), trial.value))

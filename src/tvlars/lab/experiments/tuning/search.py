@@ -1,8 +1,8 @@
 """The trials of one optimizer: chosen by Optuna, done one at a time, and kept in a journal.
 
-What a trial is stands in the journal when it begins, and how it ended when it ends, so that a process that is killed
-loses none: the trial that was going on goes on. All accuracies are read from the trial's run folder, so that they are
-the same whoever trains it, and however often it was cut off.
+The journal has the options of a trial when it begins, and its status when it ends, so that a process that is killed
+loses none: the trial that was going on resumes. All accuracies are read from the trial's run folder, so that they are
+the same in whichever process it is trained, and however often it was cut off.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from tvlars.lab.run_folder.rows import EpochRow, epochs_done, read_rows
 from tvlars.lab.run_folder.status import Status
 
 REFUSED = "refused"
-"""The attribute of a trial whose run could not be done as it was: it has the reason."""
+"""Attribute of a trial whose run was refused; its value is the reason."""
 COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)
-"""States of trials that are part of the budget; one that diverged is complete, with accuracy 0."""
+"""States of trials that count for the budget; one that diverged is complete, with accuracy 0."""
 PRUNE_TRIALS = 4
-"""So many trials are run to their end before others are compared with them."""
+"""Number of trials that run to their end before others are compared with them."""
 PRUNE_SHARE = 1 / 3
-"""So much of a trial's epochs is run before it is compared with others."""
+"""Share of a trial's epochs that run before it is compared with others."""
 
 
 @dataclass
@@ -39,16 +39,16 @@ class Search:
     """The trials of one optimizer.
 
     Args:
-        optimizer: its name, that of the study.
-        space: what is searched.
-        folder: where every trial has its run folder.
-        storage: where the study is kept.
-        budget: trials that count, for the sampler.
-        seed: of the sampler; trials with equal numbers draw alike for all optimizers.
-        epochs: of every trial.
-        prune: whether a trial that is worse than the median of those before it is given up.
-        said: what the tuning is, kept with the study.
-        grid: the points to try, for the sampler "grid"; None: TPE chooses.
+        optimizer: its name, also the name of the study.
+        space: range or values of each option that is searched.
+        folder: folder of the trials' run folders.
+        storage: storage of the study.
+        budget: number of trials that count, for the sampler.
+        seed: seed of the sampler; trials with equal numbers draw alike for all optimizers.
+        epochs: epochs of every trial.
+        prune: whether to give up a trial that is worse than the median of those before it.
+        said: identity of the tuning, kept with the study.
+        grid: points to try, for the sampler "grid"; None: TPE chooses.
     """
 
     optimizer: str
@@ -78,7 +78,7 @@ class Search:
         self._cut_off: list[optuna.Trial] = []
         for trial in self._all(TrialState.RUNNING):
             if set(trial.params) == set(self.space):
-                # Optuna has no public way to take up a trial; its own integrations make it in this way.
+                # Optuna has no public way to resume a trial; its own integrations make it in this way.
                 self._cut_off.append(optuna.Trial(self.study, trial._trial_id))
             else:  # killed while its options were drawn: the same are drawn again
                 self.study.tell(trial.number, state=TrialState.FAIL)
@@ -101,11 +101,11 @@ class Search:
 
     @property
     def counted(self) -> int:
-        """Trials that are part of the budget."""
+        """Number of trials that count for the budget."""
         return len(self._all(*COUNTED))
 
     def begin(self) -> tuple[dict[str, Any], Path]:
-        """Begin one more trial, or take up one that was cut off; returns its options and its run folder.
+        """Begin one more trial, or resume one that was cut off; return its options and its run folder.
 
         Raises:
             RuntimeError: a grid has no point left, which would be a defect: TPE is not to choose one.
@@ -125,12 +125,10 @@ class Search:
             self.current = self.study.ask()
             for name, one in self.space.items():
                 one.suggest(self.current, name)
-        name = str(self.current.user_attrs.get("folder", f"{self.optimizer}-{self.current.number:03d}"))
-        self.current.set_user_attr("folder", name)
-        return self.current.params, self.folder / name
+        return self.current.params, self.folder / folder_name(self.study, self.current)
 
     def is_hopeless(self) -> bool:
-        """Tell Optuna the accuracies that the trial's folder has by now, each once; True: it is to be given up."""
+        """Report each new accuracy of the trial's folder to Optuna once; return True to give the trial up."""
         trial, folder = self._going()
         known = self.study.trials[trial.number].intermediate_values
         if read_status(folder) == Status.PRUNED:
@@ -148,66 +146,69 @@ class Search:
                 return True
         return False
 
-    def end(self, status: str, note: str = "") -> Trial | None:
-        """Note how the trial that is going on ended; None where it does not count, and goes on with the next call.
+    def end(self, status: Status, note: str = "") -> Trial | None:
+        """Note how the trial that is going on ended; return None if the next call resumes it.
 
-        One that ended by itself, and was to be given up before, was given up.
+        If it should have been given up before it ended by itself, it is noted as pruned.
         """
         trial, folder = self._going()
-        if status == "refused":
+        if status == Status.REFUSED:
             trial.set_user_attr(REFUSED, note)
             self._tell(trial, state=TrialState.FAIL)
-        elif status == "given up" or (status in OVER and self.is_hopeless()):
+        elif status == Status.PRUNED or (status in OVER and self.is_hopeless()):
             _say_pruned(folder)
-            trial.set_user_attr("epochs", max(self.study.trials[trial.number].intermediate_values, default=0))
             self._tell(trial, state=TrialState.PRUNED)
         elif status in OVER:
-            trial.set_user_attr("epochs", epochs_done(folder))
             if status == Status.DIVERGED:
                 trial.set_user_attr("diverged", True)
             self._tell(trial, 0.0 if status == Status.DIVERGED else load_run(folder).test_accuracy)
         else:
             return None
         self.current = None
-        return _trial(self.study.trials[trial.number])
+        return _trial(self.study, self.study.trials[trial.number])
 
     def _going(self) -> tuple[optuna.Trial, Path]:
         assert self.current is not None
-        return self.current, self.folder / str(self.current.user_attrs["folder"])
+        return self.current, self.folder / folder_name(self.study, self.current)
 
     def _tell(self, trial: optuna.Trial, value: float | None = None, state: Any = None) -> None:
         self.study.tell(trial.number, value, state)
 
 
 def begun(study: optuna.Study) -> list[Trial]:
-    """All trials of a study that have begun."""
-    return [_trial(one) for one in study.get_trials(deepcopy=False) if one.state != TrialState.WAITING]
+    """Return all trials of a study that have begun."""
+    return [_trial(study, one) for one in study.get_trials(deepcopy=False) if one.state != TrialState.WAITING]
 
 
 def chosen(trial: FrozenTrial) -> dict[str, Any]:
-    """The options of a trial, those that it was queued with among them."""
+    """Return the options of a trial, including those that it was queued with."""
     return {**trial.system_attrs.get("fixed_params", {}), **trial.params}
 
 
-def _trial(trial: FrozenTrial) -> Trial:
+def folder_name(study: optuna.Study, trial: optuna.Trial | FrozenTrial) -> str:
+    """Return the name of a trial's run folder, which no file can change."""
+    return f"{study.study_name}-{trial.number:03d}"
+
+
+def _trial(study: optuna.Study, trial: FrozenTrial) -> Trial:
     status = {
-        TrialState.COMPLETE: "diverged" if trial.user_attrs.get("diverged") else "finished",
-        TrialState.PRUNED: "pruned",
-        TrialState.FAIL: "refused" if REFUSED in trial.user_attrs else "interrupted",
+        TrialState.COMPLETE: Status.DIVERGED if trial.user_attrs.get("diverged") else Status.FINISHED,
+        TrialState.PRUNED: Status.PRUNED,
+        TrialState.FAIL: Status.REFUSED if REFUSED in trial.user_attrs else Status.INTERRUPTED,
     }
     last = trial.intermediate_values[max(trial.intermediate_values)] if trial.intermediate_values else None
     return Trial(
         trial.number,
-        status.get(trial.state, "interrupted"),
+        status.get(trial.state, Status.INTERRUPTED),
         dict(trial.params),
         trial.value if trial.state == TrialState.COMPLETE else last,
-        int(trial.user_attrs.get("epochs", 0)),
-        str(trial.user_attrs.get("folder", "")),
+        max(trial.intermediate_values, default=0),
+        folder_name(study, trial),
     )
 
 
 def _say_pruned(folder: Path) -> None:
-    """Have summary.json say that a run was given up: for the loop it has failed, or it does not say how it ended."""
+    """Write to summary.json that a run was pruned: the training loop has written that it failed, or nothing."""
     file = folder / "summary.json"
     with contextlib.suppress(OSError):
         write_json(file, {**read_object(file), "status": Status.PRUNED})

@@ -1,4 +1,4 @@
-"""What tuning searches: a range or some values of each option, for each optimizer."""
+"""Search spaces: a range or some values of each option, for each optimizer."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     import optuna
 
 TUNABLE = names_of(Is.TUNABLE)
-"""Options of an optimizer, its schedule and the training; what is learned, and how long, is the same for all."""
+"""Options of an optimizer, its schedule and the training; task, data and epochs are the same for all trials."""
 SLACK = 1e-5
-"""A range is kept with six digits."""
+"""Relative tolerance of a range's ends, which tune.json has with six digits."""
 OCTAVES = 3
-"""lr is searched so many octaves below and above the plan's, where nothing else is said."""
+"""Octaves below and above the plan's lr that are searched by default."""
 
 
 @dataclass(frozen=True)
 class Range:
-    """All values from ``low`` to ``high``, of the logarithm evenly where ``log``; integers where ``whole``."""
+    """Values from ``low`` to ``high``, sampled on a logarithmic scale if ``log``; integers if ``whole``."""
 
     low: Any
     high: Any
@@ -42,7 +42,7 @@ class Range:
         return self.low, self.high
 
     def points(self, count: int) -> list[Any]:
-        """``count`` values spread evenly over the range, its ends among them; its middle where it is one."""
+        """Return ``count`` values spread evenly over the range with its ends, or its middle if ``count`` is 1."""
         shares = [i / (count - 1) for i in range(count)] if count > 1 else [0.5]
         if self.log:
             found = [self.low * (self.high / self.low) ** share for share in shares]
@@ -52,28 +52,28 @@ class Range:
         return [round(value) for value in found] if self.whole else found
 
     def differ(self, count: int) -> int:
-        """How many different values ``count`` points have."""
+        """Return the number of different values among ``count`` points."""
         return len(set(map(self.key, self.points(count))))
 
     def suggest(self, trial: optuna.Trial, name: str) -> Any:
-        """The value that the sampler chooses for a trial."""
+        """Return the value that the sampler chooses for a trial."""
         choose: Any = trial.suggest_int if self.whole else trial.suggest_float
         return choose(name, self.low, self.high, log=self.log)
 
     def holds(self, value: Any) -> bool:
-        """Whether a value that is kept is in the range, of which six digits are kept."""
+        """Return whether a stored value is in the range, up to the tolerance."""
         slack = SLACK * max(abs(self.low), abs(self.high))
         return type(value) in (int, float) and bool(self.low - slack <= value <= self.high + slack)
 
     @staticmethod
     def key(value: Any) -> str:
-        """The same for two values that are the same: to twelve digits, as far as machines compute alike."""
+        """Return equal texts for equal values: twelve digits, up to which machines agree."""
         return f"{value:.12g}"
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Some values."""
+    """Several values."""
 
     values: tuple[Any, ...]
 
@@ -86,41 +86,41 @@ class Choice:
         return self.values
 
     def points(self, count: int) -> list[Any]:
-        """All values, whatever ``count`` is."""
+        """Return all values; ``count`` plays no part."""
         return list(self.values)
 
     def suggest(self, trial: optuna.Trial, name: str) -> Any:
-        """The value that the sampler chooses for a trial."""
+        """Return the value that the sampler chooses for a trial."""
         return trial.suggest_categorical(name, self.values)
 
     def holds(self, value: Any) -> bool:
-        """Whether a value that is kept is one of them."""
+        """Return whether a stored value is one of them."""
         return any(type(value) is type(one) and value == one for one in self.values)
 
     @staticmethod
     def key(value: Any) -> str:
-        """The same for two values that are the same."""
+        """Return equal texts for equal values."""
         return repr(value)
 
 
 Space = dict[str, Range | Choice]
-"""By option."""
+"""Range or values by name of the option."""
 
 
 def parse_spaces(
     texts: Iterable[str], optimizers: Sequence[str], schedule: str, rates: dict[str, float]
 ) -> tuple[dict[str, Space], list[str]]:
-    """What is searched for each optimizer, and what is to be said of it.
+    """Return the space of each optimizer, and notes for the user.
 
     Args:
         texts: ``OPTION=LOW:HIGH``, ``OPTION=LOW:HIGH:log`` or ``OPTION=a,b,c`` each, for all optimizers that have the
-            option; with ``OPTIMIZER.`` before it for one alone, whatever was said for all.
-        optimizers: those that are tuned.
-        schedule: that of the base, on which it depends who has which option.
-        rates: learning rate of each optimizer's plan: three octaves around it are searched where lr is not given.
+            option; with ``OPTIMIZER.`` in front for one alone, instead of the space for all.
+        optimizers: names of the optimizers to tune.
+        schedule: schedule of the base, which decides which options an optimizer has.
+        rates: learning rate of each optimizer's plan: three octaves around it are searched if lr is not given.
 
     Raises:
-        UsageError: one is not of this form, or its option is unknown, not tunable or nobody's.
+        UsageError: a text is not of this form, or its option is unknown, not tunable, or of no optimizer.
     """
     common: Space = {}
     own: dict[str, Space] = {optimizer: {} for optimizer in optimizers}
@@ -155,7 +155,7 @@ def parse_spaces(
 
 
 def _schedules(optimizer: str, schedule: str, space: Space) -> Sequence[str]:
-    """The schedules that runs may have: that of the base, where none is searched."""
+    """Return the schedules that are searched, or that of the base if none is."""
     searched = "schedule" in space and OPTIONS["schedule"].plays_a_part(optimizer, "auto")
     return space["schedule"].ends if searched else [schedule]
 
@@ -200,10 +200,10 @@ def _range(left: str, name: str, right: str) -> Range:
 
 
 def grid_points(space: Space, trials: int, optimizer: str) -> list[dict[str, Any]]:
-    """A grid of exactly ``trials`` points: all values of choices, and ranges in as many points each as that leaves.
+    """Return a grid of exactly ``trials`` points: all values of choices, times equally many points of each range.
 
     Raises:
-        UsageError: there is none, or its points repeat; the message says which numbers of trials have one.
+        UsageError: there is no such grid, or its points repeat; the message says which numbers of trials have one.
     """
     choices = math.prod(len(one.values) for one in space.values() if isinstance(one, Choice))
     ranges = {name: one for name, one in space.items() if isinstance(one, Range)}
@@ -222,11 +222,11 @@ def grid_points(space: Space, trials: int, optimizer: str) -> list[dict[str, Any
 
 
 def point_key(space: Space, point: dict[str, Any]) -> tuple[str, ...]:
-    """The same for two points that are the same."""
+    """Return equal keys for equal points."""
     return tuple(one.key(point[name]) if name in point else "" for name, one in space.items())
 
 
 def corners(space: Space) -> list[dict[str, Any]]:
-    """Every option's outermost values, one option at a time: what has to be allowed for all of them to be."""
+    """Return points with one option at an outermost value each: if all are valid, so is the whole space."""
     middle = {name: one.points(1)[0] for name, one in space.items()}
     return [middle | {name: value} for name, one in space.items() for value in one.ends]

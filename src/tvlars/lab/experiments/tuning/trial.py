@@ -1,4 +1,4 @@
-"""A trial of a tuning, and what was spent on an optimizer; without Optuna, which is imported to tune alone."""
+"""Trials of a tuning, and the budget spent on an optimizer; without Optuna, which is imported for tuning alone."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tvlars.lab.run_folder.status import Status
+
 
 @dataclass(frozen=True)
 class Trial:
-    """One trial. ``status`` is finished, pruned or diverged (accuracy 0), or else interrupted or refused, and does not
-    count."""
+    """One trial. ``status`` is finished, pruned or diverged (accuracy 0); interrupted and refused trials do not count
+    for the budget."""
 
     number: int
-    status: str
+    status: Status
     params: dict[str, Any]
     accuracy: float | None
     epochs: int
@@ -21,18 +23,19 @@ class Trial:
 
     @property
     def counts(self) -> bool:
-        """Whether it is part of the budget."""
-        return self.status in ("finished", "pruned", "diverged")
+        """Return whether it counts for the budget."""
+        return self.status in (Status.FINISHED, Status.PRUNED, Status.DIVERGED)
 
     def __str__(self) -> str:
         accuracy = f"{self.accuracy:.2%}" if self.accuracy is not None else "-"
-        end = {"pruned": f"pruned after epoch {self.epochs} at {accuracy}", "diverged": "diverged, which counts as 0 %"}
+        pruned = f"pruned after epoch {self.epochs} at {accuracy}"
+        end = {Status.PRUNED: pruned, Status.DIVERGED: "diverged, which counts as 0 %"}
         return f"{said(self.params)}: {end.get(self.status, accuracy)}"
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """What was spent on an optimizer, and the best that was found. ``best`` is None where every trial diverged."""
+    """Budget spent on an optimizer, and its best trial; ``best`` is None if no trial finished."""
 
     optimizer: str
     trials: int
@@ -43,13 +46,13 @@ class Tuned:
 
     @classmethod
     def of(cls, optimizer: str, trials: Sequence[Trial]) -> Tuned:
-        """Return what was spent on all ``trials`` of an optimizer; the best has the highest accuracy at its end."""
+        """Return the budget spent on all ``trials`` of an optimizer; the best has the highest final accuracy."""
         trials = [trial for trial in trials if trial.counts]
         count = [trial.status for trial in trials].count
-        finished = [trial for trial in trials if trial.status == "finished"]
+        finished = [trial for trial in trials if trial.status == Status.FINISHED]
         best = max(finished, key=lambda one: one.accuracy or 0.0, default=None)
         epochs = sum(trial.epochs for trial in trials)
-        return cls(optimizer, len(trials), count("pruned"), count("diverged"), epochs, best)
+        return cls(optimizer, len(trials), count(Status.PRUNED), count(Status.DIVERGED), epochs, best)
 
     def __str__(self) -> str:
         spent = f"{self.trials} trials ({self.pruned} pruned, {self.diverged} diverged), {self.epochs} epochs"
@@ -59,6 +62,6 @@ class Tuned:
 
 
 def said(params: dict[str, Any]) -> str:
-    """Options in words."""
+    """Return options as text for people."""
     short = {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in params.items()}
     return ", ".join(f"{name} {value}" for name, value in short.items())

@@ -1,10 +1,10 @@
 """Tuning with equal budgets: the same number of trials for each optimizer, then the best of each with fresh seeds.
 
-tune.json        the options of the tuning, what was spent, the best options, and the results with fresh seeds
+tune.json        options of the tuning, budget spent, best options, and results with fresh seeds
 study.journal    all trials, as Optuna keeps them
-trials.csv       a row a trial
+trials.csv       a row per trial
 trials/          a run folder for each trial
-final/           the sweep of the best options with fresh seeds: what is reported
+final/           sweep of the best options with fresh seeds, whose results are reported
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.errors import FailedRunError, PreemptedError, UsageError, listed
 from tvlars.lab.experiments.board import Board, Teller, duration
 from tvlars.lab.experiments.job import OVER, Job, Outcome, Workers, going_on, read_status
-from tvlars.lab.experiments.queue import Received, Source, check_workers, hold, receiving, work
+from tvlars.lab.experiments.queue import Source, check_workers, hold, work
 from tvlars.lab.experiments.results import Files, SweepResult
 from tvlars.lab.experiments.run_name import at_home, run_name
-from tvlars.lab.experiments.sweep import hire, names_in, sweep
+from tvlars.lab.experiments.sweep import hire, sweep
 from tvlars.lab.experiments.tuning.config import TuneConfig
 from tvlars.lab.experiments.tuning.folder import (
     FILE,
@@ -43,6 +43,7 @@ from tvlars.lab.experiments.tuning.folder import (
 from tvlars.lab.experiments.tuning.space import Space, corners, grid_points, parse_spaces
 from tvlars.lab.experiments.tuning.trial import Tuned
 from tvlars.lab.experiments.workers.in_process import InProcess
+from tvlars.lab.run_folder.status import Status
 from tvlars.lab.training.prepare import prepare
 from tvlars.lab.training.progress import BarReporter, Reporter
 
@@ -55,11 +56,11 @@ FINAL = "final"
 
 @dataclass
 class TuneResult:
-    """What came out of a tuning.
+    """Results of a tuning.
 
-    ``tuned`` has the optimizers of this call. ``final`` has the runs with fresh seeds, also those of earlier calls that
-    had as many trials and the same seeds; None where there was nothing to run. ``unwritten`` has trials.csv and
-    tune.json where they could not be written, and why: the same call writes them.
+    ``tuned`` has the optimizers of this call. ``final`` has the runs with fresh seeds, including those of earlier calls
+    with as many trials and the same seeds; None if there was nothing to run. ``unwritten`` says why trials.csv or
+    tune.json could not be written; the same call writes them later.
     """
 
     folder: Path
@@ -80,24 +81,24 @@ def tune(
 ) -> TuneResult:
     """Tune every optimizer with the same budget, and run the best options of each with fresh seeds.
 
-    The trials of an optimizer are done one after the other, since each is chosen by those before; with several workers,
-    those of several optimizers at a time, which gives the same trials. Called again with the same options, it goes on;
-    called with other optimizers, it keeps those that are there.
+    The trials of an optimizer are done one after the other, since each is chosen by those before. Several workers do
+    trials of several optimizers at a time, which gives the same trials. Another call with the same options continues;
+    a call with other optimizers keeps those of earlier calls.
 
     Args:
-        config: the tuning.
-        announce: is told how it goes, a line at a time; default: prints it.
+        config: options of the tuning.
+        announce: called with each line about the progress; default: prints it.
         reporter: makes the reporter of each trial in this process; None (default): a bar on a terminal, else none.
-        board: shows the runs that are reported, see :func:`tvlars.lab.sweep`.
-        workers: runs at a time; trials are done in this process unless there are several.
-        retries: how many times a run that failed is tried again, from its newest checkpoint.
+        board: shows the runs with fresh seeds, see :func:`tvlars.lab.sweep`.
+        workers: number of runs at a time; with one, trials are done in this process.
+        retries: number of further attempts for a run that failed, from its newest checkpoint.
         ray: None (default): on this machine; else the address of a Ray cluster, see :func:`tvlars.lab.sweep`.
 
     Raises:
         UsageError: an option is bad, or ``out`` has another tuning; nothing has been written then. Or a trial was
-            refused, as where memory is too small.
-        LockedError: another process tunes in ``out``. FailedRunError: a trial failed; the same call tries it again.
-        KeyboardInterrupt: by Ctrl-C, PreemptedError: by SIGTERM or SIGHUP; the same call goes on.
+            refused, for example because memory is too small.
+        LockedError: another process tunes in ``out``. FailedRunError: a trial failed; the same call retries it.
+        KeyboardInterrupt: by Ctrl-C, PreemptedError: by SIGTERM or SIGHUP; the same call continues.
     """
     check_workers(workers, retries)  # now, and not when all trials are over
     base, folder = config.base, config.folder()
@@ -134,8 +135,7 @@ def tune(
             crew = InProcess(data, lambda job: show(), trials.is_hopeless)
         else:
             trials.at_home = True
-        with receiving() if apart else contextlib.nullcontext(Received()) as signals:
-            trials.work(crew, retries, signals)
+        trials.work(crew, retries)
         tuned = [Tuned.of(search.optimizer, search.trials) for search in searches]
         for one in tuned:
             announce(str(one))
@@ -153,10 +153,10 @@ def tune(
 
 
 class _Trials(Source):
-    """The trials that are left of the budget; optimizers take turns, so that an interrupted tuning is a fair one."""
+    """Trials that are left of the budget; optimizers take turns, so that an interrupted tuning is a fair one."""
 
     at_home = False
-    """Whether they are done by processes that may run elsewhere."""
+    """True if trials are done by processes that may run elsewhere."""
 
     def __init__(
         self,
@@ -172,17 +172,17 @@ class _Trials(Source):
 
     @property
     def done(self) -> int:
-        """Trials that count, of all optimizers."""
+        """Number of trials of all optimizers that count."""
         return sum(search.counted for search in self.searches.values())
 
-    def work(self, workers: Workers, retries: int, signals: Received) -> None:
-        """Have them all done."""
+    def work(self, workers: Workers, retries: int) -> None:
+        """Do all trials."""
         trials = next(iter(self.searches.values())).folder
         if not is_inside(trials, trials.parent):
             raise UsageError(f"{trials} must be a folder of the tuning, but is a link that leaves it")
         trials.mkdir(exist_ok=True)
         try:
-            work(self, workers, retries, Teller(self.announce), signals)
+            work(self, workers, retries, Teller(self.announce))
         except (KeyboardInterrupt, PreemptedError) as error:
             far = f"after {self.done} of {self.total} trials; the same command goes on"
             if isinstance(error, PreemptedError):
@@ -192,7 +192,7 @@ class _Trials(Source):
         except UsageError as error:
             for search in self.searches.values():
                 if search.current is not None and not self.at_home:  # the one that was trained here
-                    search.end("refused", str(error))
+                    search.end(Status.REFUSED, str(error))
             raise
         finally:
             self.save()
@@ -209,7 +209,7 @@ class _Trials(Source):
             job = Job(folder.name, folder, going_on(config, folder), self.images)
             if not search.is_hopeless():
                 return job
-            self.ended(Outcome(job, "given up"))  # it was, or was to be, when it was cut off
+            self.ended(Outcome(job, Status.PRUNED))  # it was, or was to be, when it was cut off
         return None
 
     def is_hopeless(self, job: Job) -> bool:
@@ -241,7 +241,7 @@ def _final_runs(config: TuneConfig, tuned: list[Tuned]) -> list[TrainConfig]:
 
 
 def _spaces(config: TuneConfig, data: ImageData) -> tuple[dict[str, Space], list[str]]:
-    """What is searched, all of it checked against the data."""
+    """Return the space of each optimizer, checked against the data, and notes for the user."""
     count = len(data.train_labels)
     rates = {name: config.run(name, {}, config.tune_seed).plan(count).lr for name in config.optimizers}
     spaces, notes = parse_spaces(config.space, config.optimizers, config.base.schedule, rates)
@@ -259,7 +259,7 @@ def _spaces(config: TuneConfig, data: ImageData) -> tuple[dict[str, Space], list
 def _open(
     config: TuneConfig, spaces: dict[str, Space], said: dict[str, Any], stored: Stored, folder: Path
 ) -> tuple[list[Search], dict[str, Kept]]:
-    """The trials of each optimizer to go on with, and what is there of others."""
+    """Return the search of each optimizer, and the records of optimizers of earlier calls."""
     from tvlars.lab.experiments.tuning.journal import check_trials, damage_said, kept, open_storage
     from tvlars.lab.experiments.tuning.search import Search  # Optuna is needed by nothing else
 
@@ -294,9 +294,9 @@ def _open(
 
 
 def _others(config: TuneConfig, earlier: dict[str, Kept], folder: Path) -> tuple[list[Tuned], list[Tuned], list[str]]:
-    """The optimizers of earlier calls that had as many trials, those of them with results of the same seeds, and notes.
+    """Return the optimizers of earlier calls with as many trials, those with results of the same seeds, and notes.
 
-    Results of unequal budgets never stand beside each other.
+    Results of unequal budgets are never shown together.
     """
     spent = [Tuned.of(name, there.trials) for name, there in earlier.items()]
     equal = [one for one in spent if one.trials == config.trials]
@@ -313,8 +313,7 @@ def _others(config: TuneConfig, earlier: dict[str, Kept], folder: Path) -> tuple
 
 
 def _are_over(runs: list[TrainConfig], folder: Path) -> bool:
-    names, found = [run_name(at_home(run)) for run in runs], names_in(folder)
-    return all(read_status(folder / found.get(name, name)) in OVER for name in names)
+    return all(read_status(folder / run_name(at_home(run))) in OVER for run in runs)
 
 
 def _announce_budget(

@@ -1,8 +1,8 @@
-"""What a worker starts: it runs ``tvlars``, and stops it when the worker dies, so that no run is left behind.
+"""Program that a worker starts: it runs ``tvlars``, and stops it when the worker dies, so that no run is left behind.
 
-It stands between the two, since Ray kills what its workers have started, at once, while a run wants to save what it
-has: this one may be killed, and the run is told to stop. Run as a file, so that nothing has to be imported before.
-Arguments: the worker's process id, then those of ``tvlars``. Its exit code is that of the run, 128 + N where signal N
+It stands between the two because Ray kills the children of a dead worker at once, while a run needs time to save its
+state: this program may be killed, and the run is told to stop. It is run as a file, so that it imports nothing else.
+Arguments: the worker's process id, then those of ``tvlars``. Its exit code is that of the run, 128 + N if signal N
 killed it.
 """
 
@@ -15,13 +15,13 @@ from typing import Any
 
 PR_SET_PDEATHSIG = 1
 STOP_PATIENCE = 300
-"""Seconds that a run which was told to stop has to save what it has; one that hangs is killed then."""
+"""Seconds that a run has to save its state when it is told to stop; it is killed after that."""
 
 
 def main() -> None:
-    """Start the one who looks after the run, hand SIGTERM down, and end as it does.
+    """Start the process that looks after the run, pass SIGTERM on to it, and end with its exit code.
 
-    Ray kills what its workers have started with SIGKILL, and no more than that: this process, which can be spared.
+    Ray sends SIGKILL to the direct children of its workers alone: to this process, whose death harms nothing.
     """
     worker, *arguments = sys.argv[1:]
     die_with(int(worker))
@@ -35,36 +35,36 @@ def main() -> None:
 
 
 def look_after(arguments: list[str]) -> int:
-    """Start the command, hand SIGTERM down to it, and kill it where it hangs then; returns its exit code."""
+    """Start the command, pass SIGTERM on to it, and kill it if it hangs then; return its exit code."""
     me = os.getpid()
     run = os.fork()
     if run == 0:
         die_with(me)
         os.execv(sys.executable, [sys.executable, "-m", "tvlars", *arguments])
 
-    def hand_down(number: int, frame: Any) -> None:
+    def pass_on(number: int, frame: Any) -> None:
         send(run, signal.SIGTERM)
         signal.alarm(STOP_PATIENCE)
 
     signal.signal(signal.SIGALRM, lambda *_: send(run, signal.SIGKILL))
-    signal.signal(signal.SIGTERM, hand_down)
+    signal.signal(signal.SIGTERM, pass_on)
     return code_of(run)
 
 
 def send(process: int, number: int) -> None:
-    """Send a signal to a process, where it has not ended."""
+    """Send a signal to a process unless it has ended."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(process, number)
 
 
 def code_of(process: int) -> int:
-    """Wait for a process; its exit code, 128 + N where signal N killed it."""
+    """Wait for a process, and return its exit code, 128 + N if signal N killed it."""
     code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
     return code if code >= 0 else 128 - code
 
 
 def die_with(parent: int) -> None:
-    """Have the system send SIGTERM to this process when its parent dies; an ``exec`` keeps that."""
+    """Have the system send SIGTERM to this process when its parent dies, also after an ``exec``."""
     if sys.platform == "linux":  # elsewhere a run whose worker was killed ends by itself, and is waited for
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
         if os.getppid() != parent:  # it has died already

@@ -1,4 +1,4 @@
-"""Runs in this process, one after the other: nothing has to be imported again, and each shows its own progress."""
+"""Runs in this process, one after the other: nothing is imported again, and each run shows its own progress."""
 
 from __future__ import annotations
 
@@ -11,28 +11,30 @@ from tvlars.lab.data import ImageData
 from tvlars.lab.errors import DivergedError, LostProcessError, MovedFolderError, PreemptedError, UsageError
 from tvlars.lab.experiments.job import Job, Outcome, Workers
 from tvlars.lab.run_folder.rows import EpochRow
+from tvlars.lab.run_folder.status import Status
 from tvlars.lab.training.progress import Reporter
 from tvlars.lab.training.train import train
 
 SAID = (UsageError, OSError, PreemptedError, LostProcessError, MovedFolderError)
-"""Errors with a sentence of their own, which end the command: the next run would meet with them too."""
+"""Errors with a sentence of their own, which end the command: the next run would raise them too."""
 
 
 class GivenUpError(Exception):
-    """Ends a run that is hopeless."""
+    """Ends a run that is given up."""
 
 
 class InProcess(Workers):
     """Trains jobs as they are submitted.
 
     Args:
-        data: the data set of all of them.
-        begin: is told which job begins, and makes its reporter.
-        is_hopeless: looks after each epoch at what a job has measured; True: it is given up.
-        alone: False where this is one of several processes of each run, which cannot try it again by itself.
+        data: data set of all jobs.
+        begin: called with each job that begins; returns its reporter.
+        is_hopeless: called with the job after each epoch; True gives it up.
+        alone: False if this is one of several processes of each run, which cannot retry it by itself.
     """
 
     count = 1
+    apart = False
 
     def __init__(
         self,
@@ -42,6 +44,9 @@ class InProcess(Workers):
         alone: bool = True,
     ) -> None:
         self.data, self.begin, self.is_hopeless, self.alone = data, begin, is_hopeless, alone
+
+    def describe(self) -> str:
+        return "this process"
 
     def submit(self, job: Job) -> Future[Outcome]:
         done: Future[Outcome] = Future()
@@ -53,21 +58,21 @@ class InProcess(Workers):
         try:
             train(job.config, data=self.data, reporter=reporter)
         except GivenUpError:
-            return Outcome(job, "given up")
+            return Outcome(job, Status.PRUNED)
         except DivergedError:
-            return Outcome(job, "diverged", "its loss was not finite")
+            return Outcome(job, Status.DIVERGED, "its loss was not finite")
         except SAID:
             raise
         except Exception as error:
             if not self.alone:
                 raise
             traceback.print_exc()
-            return Outcome(job, "failed", f"{type(error).__name__}: {error}")
-        return Outcome(job, "finished")
+            return Outcome(job, Status.FAILED, f"{type(error).__name__}: {error}")
+        return Outcome(job, Status.FINISHED)
 
 
 class _Watching:
-    """A reporter that ends the run where it is hopeless; everything else is left to ``inner``."""
+    """Reporter that ends a hopeless run; everything else is left to ``inner``."""
 
     def __init__(self, inner: Reporter, is_hopeless: Callable[[], bool]) -> None:
         self.inner, self.is_hopeless, self.hopeless = inner, is_hopeless, False
@@ -82,4 +87,4 @@ class _Watching:
             raise GivenUpError
 
     def end(self, status: str) -> None:
-        self.inner.end("finished" if self.hopeless else status)
+        self.inner.end(Status.FINISHED if self.hopeless else status)

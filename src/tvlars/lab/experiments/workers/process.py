@@ -1,6 +1,6 @@
 """One run in a process of its own: a crash, a killed process or a full memory costs that run alone.
 
-``run_one`` is what a worker does, on this machine and in a Ray cluster alike.
+Workers call ``run_one`` on this machine and in a Ray cluster alike.
 """
 
 from __future__ import annotations
@@ -21,35 +21,35 @@ from tvlars.lab.experiments.job import Halt, Job, Outcome, is_whole, read_status
 from tvlars.lab.experiments.run_name import arguments
 from tvlars.lab.files.disk import open_to_append
 from tvlars.lab.files.lock import LOCK, locked
+from tvlars.lab.run_folder.status import Status
 
 GUARDIAN = Path(__file__).with_name("guardian.py")
 LOCK_PATIENCE = 600.0
-"""Seconds that a run waits for one that a dead worker has left behind, and which is saving what it has."""
+"""Seconds to wait for a process that a dead worker has left behind, and that is saving its state."""
 STOP_PATIENCE = 300.0
-"""Seconds that a stopped run has to save what it has."""
+"""Seconds that a stopped run has to save its state."""
 TICK = 0.1
 BEGIN = "---"
-"""What a log's first line of an attempt begins with."""
+"""Beginning of the first line that each attempt writes to the log."""
 
 
 def run_one(job: Job, threads: int, environment: dict[str, str], halt: Halt) -> Outcome:
-    """Do one job, or go on with it, and wait for it.
+    """Begin or resume one job in a process, and return how it ended.
+
+    An exception that comes while it waits, as when Ray cancels it, stops the run too.
 
     Args:
         job: the run.
-        threads: CPU threads that it may use.
-        environment: variables that it gets besides.
+        threads: number of CPU threads of the process.
+        environment: further variables of its environment.
         halt: tells when to stop.
-
-    Returns:
-        How it ended. An exception that comes while it waits, as when Ray cancels it, stops the run too.
     """
     if not _free(job.folder, halt):
         if halt.asked.is_set():
-            return Outcome(job, "stopped")
-        return Outcome(job, "failed", f"another process works in {job.folder}")
+            return Outcome(job, Status.PREEMPTED)
+        return Outcome(job, Status.FAILED, f"another process works in {job.folder}")
     if job.log.exists() and not job.log.is_file():  # a named pipe would be waited for
-        return Outcome(job, "failed", f"{job.log} must be a file that can be written, but is something else")
+        return Outcome(job, Status.FAILED, f"{job.log} must be a file that can be written, but is something else")
     variables = {**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": str(threads), **environment}
     variables.pop("SLURM_NTASKS", None)  # srun has started this command; its runs are single processes
     with os.fdopen(open_to_append(job.log), "a", encoding="utf-8") as log:
@@ -72,13 +72,13 @@ def run_one(job: Job, threads: int, environment: dict[str, str], halt: Halt) -> 
 
 
 def threads_for(cores: int) -> int:
-    """CPU threads of a run that has so many cores to itself; ``OMP_NUM_THREADS`` says otherwise."""
+    """Return the number of CPU threads of a run: ``OMP_NUM_THREADS`` if it is set, else ``cores``."""
     given = os.environ.get("OMP_NUM_THREADS", "")
     return int(given) if given.isdigit() and int(given) else max(1, cores)
 
 
 def last_lines(log: Path, count: int = 5) -> list[str]:
-    """The last lines that the newest attempt has left in a log."""
+    """Return the last lines that the newest attempt has written to a log."""
     try:
         with open_regular(log, log.parent) as file:
             file.seek(max(file.seek(0, os.SEEK_END) - 20_000, 0))
@@ -91,36 +91,36 @@ def last_lines(log: Path, count: int = 5) -> list[str]:
 
 
 def cores() -> int:
-    """CPU cores that this process may use."""
+    """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _judge(job: Job, code: int, stopped: bool) -> Outcome:
-    """How a run ended, by the exit code of ``tvlars train`` and its folder."""
+    """Return how a run ended, by the exit code of ``tvlars train`` and its folder."""
     if code == 0:
         status = read_status(job.folder)
-        if status == "finished":
-            return Outcome(job, "finished")
-        return Outcome(job, "failed", f"it ended well, but its folder says that it is {status}")
+        if status == Status.FINISHED:
+            return Outcome(job, Status.FINISHED)
+        return Outcome(job, Status.FAILED, f"it ended well, but its folder says that it is {status}")
     if code == 3:
-        return Outcome(job, "diverged", "its loss was not finite")
+        return Outcome(job, Status.DIVERGED, "its loss was not finite")
     if code == 2:
-        if read_status(job.folder) == "finished" and is_whole(job.folder, job.config.epochs):
-            return Outcome(job, "finished", "its output could not be written")
+        if read_status(job.folder) == Status.FINISHED and is_whole(job.folder, job.config.epochs):
+            return Outcome(job, Status.FINISHED, "its output could not be written")
         said = last_lines(job.log, 1)
-        return Outcome(job, "refused", said[0].removeprefix("tvlars: ") if said else "it does not say why")
+        return Outcome(job, Status.REFUSED, said[0].removeprefix("tvlars: ") if said else "it does not say why")
     number = -code if code < 0 else code - 128 if code > 128 else None
     if number is None:
-        return Outcome(job, "failed", f"exit code {code}")
+        return Outcome(job, Status.FAILED, f"exit code {code}")
     if stopped:
-        return Outcome(job, "stopped")
+        return Outcome(job, Status.PREEMPTED)
     name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
     hint = ", as the system does when memory is full" if number == signal.SIGKILL else ""
-    return Outcome(job, "failed", f"stopped by {name}{hint}")
+    return Outcome(job, Status.FAILED, f"stopped by {name}{hint}")
 
 
 def _free(folder: Path, halt: Halt) -> bool:
-    """Wait until nobody works in a run folder; False where somebody still does, or the run is to stop before."""
+    """Wait until no process works in a run folder; return False if one still does, or the run is told to stop."""
     end = time.monotonic() + LOCK_PATIENCE
     while (folder / LOCK).exists():
         try:
@@ -142,7 +142,7 @@ def _wait(child: subprocess.Popen[bytes], halt: Halt) -> int:
 
 
 def _end(child: subprocess.Popen[bytes], halt: Halt) -> int:
-    """Stop a run: it saves what it has; after long, or ``halt.now``, it is killed."""
+    """Tell a run to stop, which saves its state; kill it after ``STOP_PATIENCE`` seconds or ``halt.now``."""
     child.terminate()
     end = time.monotonic() + STOP_PATIENCE
     while time.monotonic() < end and not halt.now.is_set():
@@ -151,5 +151,5 @@ def _end(child: subprocess.Popen[bytes], halt: Halt) -> int:
         except subprocess.TimeoutExpired:
             continue
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGKILL)  # the run, and what stands between
+        os.killpg(child.pid, signal.SIGKILL)  # the run and its guardian
     return child.wait()

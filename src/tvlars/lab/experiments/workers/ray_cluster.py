@@ -1,7 +1,6 @@
 """Workers of a Ray cluster: many machines, or this one.
 
-Ray places runs, and says when one of its workers has died; whether a run is done again is decided where it is for
-workers on this machine.
+Ray places runs and reports workers that have died; the queue decides about another attempt, as for all workers.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from typing import Any
 from tvlars.lab.errors import UsageError
 from tvlars.lab.experiments.job import Halt, Job, Outcome, Workers
 from tvlars.lab.experiments.workers.process import TICK, cores, run_one, threads_for
+from tvlars.lab.run_folder.status import Status
 
 CONNECT_PATIENCE = 20.0
 """Seconds to wait for a machine that does not answer."""
@@ -25,14 +25,14 @@ class RayWorkers(Workers):
     """Jobs as Ray tasks.
 
     Args:
-        address: of a running Ray, "auto" for the one that this machine belongs to, "local" to start one here.
-        devices: GPUs that a run wants at most.
-        count: runs at a time over all machines; None: one for each GPU that a run wants, one for each machine
-            where there are none.
-        on_cpu: whether runs are to leave GPUs alone.
+        address: address of a running Ray, "auto" for that of this machine's cluster, "local" to start one here.
+        devices: largest number of GPUs of a run.
+        count: number of runs at a time over all machines; None: as many as the GPUs allow, or one per machine without
+            GPUs.
+        on_cpu: True if runs use no GPU.
 
     Raises:
-        UsageError: Ray is not installed, not there, or has not what a run wants.
+        UsageError: Ray is not installed, does not answer, or has fewer GPUs than a run needs.
     """
 
     def __init__(self, address: str, devices: int, count: int | None, on_cpu: bool) -> None:
@@ -69,7 +69,7 @@ class RayWorkers(Workers):
         return future
 
     def has_begun(self, job: Job) -> bool:
-        # Ray does not say cheaply which tasks wait for room; those that do have no folder yet.
+        # Ray has no cheap way to tell which tasks wait for room; those that wait have no folder yet.
         return job.folder.is_dir()
 
     def outcome(self, job: Job, future: Future[Outcome]) -> Outcome:
@@ -77,10 +77,10 @@ class RayWorkers(Workers):
         if error is None:
             return future.result()
         if isinstance(error, (errors.TaskCancelledError, KeyboardInterrupt)):
-            return Outcome(job, "stopped")
+            return Outcome(job, Status.PREEMPTED)
         if isinstance(error, errors.RayError) and not isinstance(error, errors.RayTaskError):
-            return Outcome(job, "lost", f"its Ray worker died ({type(error).__name__})")
-        return Outcome(job, "failed", str(error).strip().splitlines()[-1])  # the run could not be started
+            return Outcome(job, Status.LOST, f"its Ray worker died ({type(error).__name__})")
+        return Outcome(job, Status.FAILED, str(error).strip().splitlines()[-1])  # the run could not be started
 
     def give_up(self, future: Future[Outcome]) -> None:
         self._ray.cancel(self._references[future], force=False)
@@ -99,21 +99,21 @@ class RayWorkers(Workers):
 
 
 def _do(job: Job, threads: int) -> Outcome:
-    """The task. Where its process dies, the system stops the run; where it is cancelled, it does so itself."""
+    """Do one job as a Ray task. If its process dies, the guardian stops the run; if it is cancelled, it does."""
     return run_one(job, threads, {}, Halt())
 
 
 def _start(ray: Any, address: str) -> None:
-    """Connect to Ray, or start one."""
+    """Connect to a running Ray, or start one."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # as it will be; else it warns
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's future default; without it Ray warns
     options: dict[str, Any] = dict(log_to_driver=False, logging_level=logging.ERROR)
     if address == "local":
         options.update(include_dashboard=False, num_cpus=cores())
     try:
         _reach(address)
         ray.init(address=address, **options)
-    except Exception as error:  # Ray has many types for what may be amiss
+    except Exception as error:  # Ray raises errors of many types
         reason = " ".join(str(error).split()) or type(error).__name__
         hint = "; where it asks for a token, set RAY_AUTH_MODE=token" if "Failed to connect" in reason else ""
         raise UsageError(
@@ -122,7 +122,7 @@ def _start(ray: Any, address: str) -> None:
 
 
 def _reach(address: str) -> None:
-    """Raise ``OSError`` where nobody listens at HOST:PORT: Ray itself would go on trying for long."""
+    """Raise ``OSError`` if no process listens at HOST:PORT: Ray itself would keep trying for long."""
     if address not in ("local", "auto"):
         host, colon, port = address.removeprefix("ray://").rpartition(":")
         if not (colon and port.isdigit()):
@@ -131,9 +131,9 @@ def _reach(address: str) -> None:
 
 
 def _room(nodes: list[dict[str, Any]], devices: int, count: int | None, on_cpu: bool) -> tuple[int, int, int]:
-    """Machines that runs can be on, their GPUs (0: runs are on CPUs), and the CPU cores for each run.
+    """Return the number of machines for runs, of their GPUs (0: runs are on CPUs), and of CPU cores for each run.
 
-    As many runs share the cores of a machine as it can have at a time, so that Ray's count of cores keeps to that.
+    The cores of a machine are shared evenly by the runs that it does at a time, so that Ray places no more runs there.
     """
     resources = [node["Resources"] for node in nodes if node.get("Alive") and node["Resources"].get("CPU", 0) >= 1]
     if not resources:

@@ -1,4 +1,4 @@
-"""Workers on this machine: threads, each of which starts a run in a process of its own and waits for it."""
+"""Workers on this machine: threads that each start a run in a process of its own and wait for it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class LocalWorkers(Workers):
     """Workers on this machine's devices, or on its CPU.
 
     Args:
-        devices: CUDA devices that a run wants at most.
-        count: workers; None: one for each CUDA device that a run wants, one where there is none.
-        on_cpu: whether runs are to leave CUDA devices alone.
+        devices: largest number of CUDA devices of a run.
+        count: number of workers; None: as many as the CUDA devices allow, or one on a CPU.
+        on_cpu: True if runs use no CUDA device.
 
     Raises:
-        UsageError: a run wants more devices than there are.
+        UsageError: a run needs more devices than there are.
     """
 
     def __init__(self, devices: int, count: int | None, on_cpu: bool) -> None:
@@ -77,7 +77,7 @@ class LocalWorkers(Workers):
 
 
 def cuda_devices() -> list[str]:
-    """The CUDA devices of this machine that may be used, as CUDA_VISIBLE_DEVICES names them."""
+    """Return the visible CUDA devices of this machine, as CUDA_VISIBLE_DEVICES names them."""
     import torch
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
