@@ -231,6 +231,6 @@ def _make(folder: Path) -> None:
 
 
 def _describe(agenda: Agenda) -> None:
-    """Write the options of all runs, for people and for :func:`make_agenda`."""
+    """Write the command and the options of all runs, for people."""
     options = [{"run": run.name, **json.loads(run.config.to_json())} for run in agenda.runs]
     write_json(agenda.folder / FILE, {"command": command_line(), "runs": options})

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,14 +28,6 @@ OPERATIONS = range(32)
 """Numbers of operations, of which Optuna knows about ten."""
 
 
-@dataclass(frozen=True)
-class Kept:
-    """Record of one optimizer: the identity of its tuning, which may be missing, and its trials."""
-
-    said: dict[str, Any]
-    trials: list[Trial]
-
-
 def open_storage(journal: Path) -> optuna.storages.BaseStorage:
     """Return the storage of a journal; the caller holds the folder's lock."""
     if os.path.lexists(journal):
@@ -49,9 +40,9 @@ def open_storage(journal: Path) -> optuna.storages.BaseStorage:
     return optuna.storages.JournalStorage(_Journal(journal))
 
 
-def kept(storage: optuna.storages.BaseStorage) -> dict[str, Kept]:
-    """Return the record of each optimizer, by name."""
-    return {study.study_name: Kept(study.user_attrs, begun(study)) for study in _studies(storage)}
+def kept(storage: optuna.storages.BaseStorage) -> dict[str, list[Trial]]:
+    """Return the trials of each optimizer, by name."""
+    return {study.study_name: begun(study) for study in _studies(storage)}
 
 
 def check_trials(storage: optuna.storages.BaseStorage, spaces: Mapping[str, Space]) -> None:

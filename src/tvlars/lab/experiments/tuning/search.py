@@ -47,7 +47,6 @@ class Search:
         seed: seed of the sampler; trials with equal numbers draw alike for all optimizers.
         epochs: epochs of every trial.
         prune: whether to give up a trial that is worse than the median of those before it.
-        said: identity of the tuning, kept with the study.
         grid: points to try, for the sampler "grid"; None: TPE chooses.
     """
 
@@ -59,7 +58,6 @@ class Search:
     seed: int
     epochs: int
     prune: bool
-    said: dict[str, Any]
     grid: list[dict[str, Any]] | None = None
     study: optuna.Study = field(init=False)
     current: optuna.Trial | None = field(init=False, default=None)
@@ -72,9 +70,6 @@ class Search:
         self.study = optuna.create_study(
             storage=self.storage, study_name=self.optimizer, direction="maximize", pruner=pruner, load_if_exists=True
         )
-        for name, value in self.said.items():
-            if name not in self.study.user_attrs:
-                self.study.set_user_attr(name, value)
         self._cut_off: list[optuna.Trial] = []
         for trial in self._all(TrialState.RUNNING):
             if set(trial.params) == set(self.space):

@@ -34,21 +34,19 @@ from tvlars.lab.experiments.tuning.folder import (
     JOURNAL,
     TRIALS,
     Stored,
-    check_same,
     identity,
     read_stored,
     results_of,
     write_trials,
 )
 from tvlars.lab.experiments.tuning.space import Space, corners, grid_points, parse_spaces
-from tvlars.lab.experiments.tuning.trial import Tuned
+from tvlars.lab.experiments.tuning.trial import Trial, Tuned
 from tvlars.lab.experiments.workers.in_process import InProcess
 from tvlars.lab.run_folder.status import Status
 from tvlars.lab.training.prepare import prepare
 from tvlars.lab.training.progress import BarReporter, Reporter
 
 if TYPE_CHECKING:
-    from tvlars.lab.experiments.tuning.journal import Kept
     from tvlars.lab.experiments.tuning.search import Search
 
 FINAL = "final"
@@ -126,8 +124,7 @@ def tune(
 
         def save() -> None:
             found = {search.optimizer: search.trials for search in searches}
-            found |= {name: one.trials for name, one in earlier.items()}
-            files.write(TRIALS, lambda: write_trials(folder, found))
+            files.write(TRIALS, lambda: write_trials(folder, found | earlier))
 
         trials = _Trials(config, searches, first.plan.total_steps * first.plan.batch_size, announce, save)
         if crew is None:
@@ -258,20 +255,19 @@ def _spaces(config: TuneConfig, data: ImageData) -> tuple[dict[str, Space], list
 
 def _open(
     config: TuneConfig, spaces: dict[str, Space], said: dict[str, Any], stored: Stored, folder: Path
-) -> tuple[list[Search], dict[str, Kept]]:
-    """Return the search of each optimizer, and the records of optimizers of earlier calls."""
+) -> tuple[list[Search], dict[str, list[Trial]]]:
+    """Return the search of each optimizer, and the trials of optimizers of earlier calls alone."""
     from tvlars.lab.experiments.tuning.journal import check_trials, damage_said, kept, open_storage
     from tvlars.lab.experiments.tuning.search import Search  # Optuna is needed by nothing else
 
     with damage_said(folder / JOURNAL):
         storage = open_storage(folder / JOURNAL)
         there = kept(storage)
-        own = {name: {**said, "space": space} for name, space in said["space"].items()}
-        mine = [name for name in own if name in there]
-        for name in mine:
-            check_same(there[name].said, own[name])
         check_trials(storage, spaces)
-        if (most := max((Tuned.of(name, there[name].trials).trials for name in mine), default=0)) > config.trials:
+        if unknown := [name for name in there if name not in stored.space]:
+            raise UsageError(f"{str(folder / FILE)!r} must say what is searched for {listed(unknown)}, but does not")
+        mine = [Tuned.of(name, trials).trials for name, trials in there.items() if name in spaces]
+        if (most := max(mine, default=0)) > config.trials:
             raise UsageError(f"trials must be >= {most}, those that are there already, got {config.trials}")
     stored.write(folder, said)  # before anything is in the journal, which is then of this tuning
     with damage_said(folder / JOURNAL):
@@ -285,20 +281,21 @@ def _open(
                 config.tune_seed * 10_000 % 2**32,
                 config.base.epochs,
                 config.prune,
-                own[optimizer],
                 grid_points(spaces[optimizer], config.trials, optimizer) if config.sampler == "grid" else None,
             )
             for optimizer in config.optimizers
         ]
-    return searches, {name: one for name, one in there.items() if name not in own}
+    return searches, {name: one for name, one in there.items() if name not in spaces}
 
 
-def _others(config: TuneConfig, earlier: dict[str, Kept], folder: Path) -> tuple[list[Tuned], list[Tuned], list[str]]:
+def _others(
+    config: TuneConfig, earlier: dict[str, list[Trial]], folder: Path
+) -> tuple[list[Tuned], list[Tuned], list[str]]:
     """Return the optimizers of earlier calls with as many trials, those with results of the same seeds, and notes.
 
     Results of unequal budgets are never shown together.
     """
-    spent = [Tuned.of(name, there.trials) for name, there in earlier.items()]
+    spent = [Tuned.of(name, trials) for name, trials in earlier.items()]
     equal = [one for one in spent if one.trials == config.trials]
     stay = [one for one in equal if one.best is None or _are_over(_final_runs(config, [one]), folder / FINAL)]
     notes = []
