@@ -197,6 +197,7 @@ def test_options_of_the_base_go_to_those_who_have_them() -> None:
     lamb = going_on(config.run("lamb", {"lr": 3.0}, 7), Path("x"))
     assert (lamb.trust_coefficient, lamb.delay, lamb.lr, lamb.seed) == (None, None, 3.0, 7)
     assert (lamb.resume, lamb.out, lamb.checkpoint_every) == (True, Path("x"), "1-epochs")
+    assert going_on(TrainConfig(), Path("x")).checkpoint_every == "5m"  # of a run of an experiment, by default
     assert config.idle() == [
         "trust_coefficient plays no part in runs of lamb",
         "warmup_epochs plays no part in runs of tvlars",
