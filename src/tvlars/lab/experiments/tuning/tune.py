@@ -263,9 +263,9 @@ def _open(
     with damage_said(folder / JOURNAL):
         storage = open_storage(folder / JOURNAL)
         there = kept(storage)
-        check_trials(storage, spaces)
         if unknown := [name for name in there if name not in stored.space]:
             raise UsageError(f"{str(folder / FILE)!r} must say what is searched for {listed(unknown)}, but does not")
+        check_trials(storage, spaces)
         mine = [Tuned.of(name, trials).trials for name, trials in there.items() if name in spaces]
         if (most := max(mine, default=0)) > config.trials:
             raise UsageError(f"trials must be >= {most}, those that are there already, got {config.trials}")
