@@ -53,7 +53,7 @@ def journal(tmp_path: Path) -> Path:
 def test_a_good_one(journal: Path) -> None:
     for spaces in (SPACE, {}):
         found = read(journal, spaces)
-        assert [trial.accuracy for trial in found["lars"].trials] == [0.5, 0.5]
+        assert [trial.accuracy for trial in found["lars"]] == [0.5, 0.5]
 
 
 @pytest.mark.parametrize("folder", ["../../mine", "/etc", "lamb-001", 7])
@@ -62,7 +62,7 @@ def test_no_journal_says_where_a_trial_is_trained(tmp_path: Path, folder: Any) -
     records = make_journal(file)
     _attribute("folder", folder)(records)
     file.write_text("".join(json.dumps(record) + "\n" for record in records))
-    assert [trial.folder for trial in read(file)["lars"].trials] == ["lars-000", "lars-001"]
+    assert [trial.folder for trial in read(file)["lars"]] == ["lars-000", "lars-001"]
 
 
 def _changed(operation: int, **values: Any) -> Callable[[list[dict[str, Any]]], None]:
