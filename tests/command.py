@@ -6,6 +6,8 @@ one.
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import io
 import multiprocessing
 import os
@@ -18,6 +20,8 @@ from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+
+import torch
 
 CONTEXT = multiprocessing.get_context("forkserver")
 PRELOADED = (
@@ -38,8 +42,10 @@ class Command:
         words: what stands after ``program``.
         cwd: working directory.
         env: the environment; that of the test unless given.
-        before: called in the new process before the command, as a shell's ``ulimit`` would be.
+        before: called in the new process before the command, as a shell's ``ulimit`` would be, and before Python opens
+            its standard streams.
         program: ``tvlars`` or ``python``; words after ``python`` are a script or ``-m MODULE``, and arguments.
+        context: from which process the new one is forked; that of all tests unless given.
     """
 
     def __init__(
@@ -49,12 +55,13 @@ class Command:
         env: Mapping[str, str] | None = None,
         before: Callable[[], object] | None = None,
         program: str = "tvlars",
+        context: Any = CONTEXT,
     ) -> None:
-        out, out_child = CONTEXT.Pipe(duplex=False)
-        err, err_child = CONTEXT.Pipe(duplex=False)
+        out, out_child = context.Pipe(duplex=False)
+        err, err_child = context.Pipe(duplex=False)
         self.args = [program, *map(str, words)]
         environment = dict(os.environ if env is None else env)
-        self._process = CONTEXT.Process(
+        self._process = context.Process(
             target=_run, args=(self.args, str(cwd), environment, out_child, err_child, before)
         )
         self._process.start()
@@ -115,6 +122,36 @@ def python(*words: object, cwd: Path, **options: Any) -> subprocess.CompletedPro
     return _done(words, cwd, program="python", **options)
 
 
+class Imported:
+    """A process that has imported what a script imports: run in processes forked from it, the script starts at once."""
+
+    def __init__(self, script: Path) -> None:
+        self._asked, asked = CONTEXT.Pipe()
+        self._process = CONTEXT.Process(target=_serve, args=(script, asked))
+        self._process.start()
+        asked.close()
+
+    def python(self, *words: object, cwd: Path, **options: Any) -> subprocess.CompletedProcess[str]:
+        """Run ``python WORDS`` to its end."""
+        self._asked.send((words, cwd, options))
+        done: subprocess.CompletedProcess[str] = self._asked.recv()
+        return done
+
+    def close(self) -> None:
+        self._asked.close()
+        self._process.join()
+
+
+def _serve(script: Path, asked: Connection) -> None:
+    for statement in ast.parse(script.read_text()).body:
+        if isinstance(statement, ast.Import | ast.ImportFrom):
+            exec(ast.unparse(statement), {})
+    with contextlib.suppress(EOFError):
+        while True:
+            words, cwd, options = asked.recv()
+            asked.send(python(*words, cwd=cwd, context=multiprocessing.get_context("fork"), **options))
+
+
 def _done(words: Sequence[object], cwd: Path, timeout: float = 300, **options: Any) -> subprocess.CompletedProcess[str]:
     with Command(words, cwd, **options) as command:
         out, err = command.communicate(timeout)
@@ -152,12 +189,15 @@ def _run(
     os.close(null)
     out.close()
     err.close()
-    unbuffered = bool(os.environ.get("PYTHONUNBUFFERED"))
-    sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
-    sys.stdout = io.TextIOWrapper(os.fdopen(1, "wb", closefd=False), encoding="utf-8", write_through=unbuffered)
-    sys.stderr = os.fdopen(2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
+    if (threads := os.environ.get("OMP_NUM_THREADS", "")).isdigit():
+        torch.set_num_threads(int(threads))  # the process that this one was forked from has read another one, or none
     if before is not None:
         before()
+    unbuffered, encoding = bool(os.environ.get("PYTHONUNBUFFERED")), os.environ.get("PYTHONIOENCODING", "utf-8")
+    written = os.fdopen(1, "wb", closefd=False)
+    sys.stdin = os.fdopen(0, encoding=encoding, closefd=False)
+    sys.stdout = io.TextIOWrapper(written, encoding=encoding, line_buffering=written.isatty(), write_through=unbuffered)
+    sys.stderr = os.fdopen(2, "w", buffering=1, encoding=encoding, errors="backslashreplace", closefd=False)
     program, *rest = words
     if program == "tvlars":
         from tvlars.cli import main

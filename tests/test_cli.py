@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pty
 import re
 import resource
 import signal
@@ -17,11 +18,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.command import Command, tvlars
+from tests.command import Command, python, tvlars
 from tvlars.cli import main
 from tvlars.lab import load_run
-
-COMMAND = [sys.executable, "-m", "tvlars"]
 
 
 @pytest.mark.parametrize(
@@ -91,10 +90,21 @@ def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
         assert flag in out
 
 
-@pytest.mark.slow
 def test_train_on_a_pipe(tmp_path: Path) -> None:
-    command = [*COMMAND, "train", "--batch-size", "300", "--micro-batch-size", "128", "--epochs", "3", "--out", "run"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    words = [
+        "-m",
+        "tvlars",
+        "train",
+        "--batch-size",
+        "300",
+        "--micro-batch-size",
+        "128",
+        "--epochs",
+        "3",
+        "--out",
+        "run",
+    ]
+    done = python(*words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     out = done.stdout
@@ -113,13 +123,19 @@ def test_train_on_a_pipe(tmp_path: Path) -> None:
     )
 
 
+def on_a_terminal() -> None:
+    """Go on in a new process whose streams are a terminal; this one copies what appears there, and ends as it does."""
+    child, terminal = pty.fork()
+    if child:
+        with contextlib.suppress(OSError):  # where the other end is closed
+            while shown := os.read(terminal, 4096):
+                os.write(1, shown)
+        os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+
 def test_train_on_a_terminal_shows_a_bar(tmp_path: Path) -> None:
-    command = [*COMMAND, "train", "--epochs", "2", "--out", "run"]
-    code = f"import pty, sys; sys.exit(pty.spawn({command!r}) >> 8)"
     environment = {**os.environ, "COLUMNS": "160", "TERM": "xterm"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False, env=environment
-    )
+    done = tvlars("train", "--epochs", 2, "--out", "run", cwd=tmp_path, env=environment, before=on_a_terminal)
     assert done.returncode == 0, done.stdout + done.stderr
     plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", done.stdout)
     bars = [line for line in re.split(r"[\r\n]+", plain) if " 10/10 " in line]
@@ -128,7 +144,6 @@ def test_train_on_a_terminal_shows_a_bar(tmp_path: Path) -> None:
         assert words in bars[-1]
 
 
-@pytest.mark.slow
 def test_a_diverged_run_ends_with_3(tmp_path: Path) -> None:
     arguments = ["--optimizer", "sgd", "--lr", "1e18", "--schedule", "constant", "--epochs", "2", "--out", "run"]
     done = tvlars("train", *arguments, cwd=tmp_path)
@@ -139,7 +154,6 @@ def test_a_diverged_run_ends_with_3(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "steps.csv").is_file()
 
 
-@pytest.mark.slow
 def test_ctrl_c_keeps_what_was_measured_and_ends_with_130(tmp_path: Path) -> None:
     arguments = ["train", "--epochs", "100000", "--out", "run"]
     with Command(arguments, tmp_path, {**os.environ, "PYTHONUNBUFFERED": "1"}) as child:
@@ -271,16 +285,13 @@ def test_a_run_goes_on_where_it_is(
     assert not (tmp_path / "there").exists()
 
 
-@pytest.mark.slow
 def test_a_terminal_without_greek_letters(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
-    command = [*COMMAND, "train", "--epochs", "1", "--out", "run"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False, env=environment)
+    done = tvlars("train", "--epochs", 1, "--out", "run", cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr
-    assert re.search(rb"epoch +1/1 .* (phi|\?) [0-9.]+ ", done.stdout)
+    assert re.search(r"epoch +1/1 .* (phi|\?) [0-9.]+ ", done.stdout)
 
 
-@pytest.mark.slow
 def test_a_full_disk_is_one_sentence_and_keeps_what_was_written(tmp_path: Path) -> None:
     """A limit on the size of files stands for the full disk: the rows fit, the weights do not."""
     limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (100 * 1024, 100 * 1024))

@@ -2,48 +2,56 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
 import sys
+from functools import partial
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 
+from tests.command import tvlars
 from tvlars import __version__
 from tvlars.cli import main
 from tvlars.optim import available
 from tvlars.optim.triton import availability
 
-WITHOUT = """
-import sys
-from importlib.machinery import ModuleSpec
 
-class Broken:
-    def find_spec(self, name, path=None, target=None):
-        return ModuleSpec(name, self) if name == {name!r} else None
-    def create_module(self, spec):
-        return None
-    def exec_module(self, module):
-        raise {error}
+class Broken(MetaPathFinder, Loader):
+    """Finds one package, and raises an error where it is imported."""
 
-if {missing}:
-    sys.modules[{name!r}] = None
-else:
-    sys.meta_path.insert(0, Broken())
-from tvlars.cli import main
-from tvlars.optim import available
-available.why_not_compiled = lambda device: "not tried"
-sys.exit(main(sys.argv[1:]))
-"""
+    def __init__(self, name: str, error: Exception) -> None:
+        self.name, self.error = name, error
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        return ModuleSpec(name, self) if name == self.name else None
+
+    def exec_module(self, module: ModuleType) -> None:
+        raise self.error
 
 
-def without(name: str, error: str | None, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def break_import(name: str, error: Exception | None) -> None:
+    """Have ``import name`` raise ``error``, or fail as if it were not installed; ours are imported anew."""
+    for module in list(sys.modules):
+        if module.partition(".")[0] in ("tvlars", name):
+            del sys.modules[module]
+    if error is None:
+        sys.modules[name] = None  # type: ignore[assignment]
+    else:
+        sys.meta_path.insert(0, Broken(name, error))
+    importlib.import_module("tvlars.optim.available").why_not_compiled = lambda device: "not tried"
+
+
+def without(name: str, error: Exception | None, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the command in a process where importing ``name`` raises ``error``; None: where it is not installed."""
-    program = WITHOUT.format(name=name, error=error, missing=error is None)
-    return subprocess.run([sys.executable, "-c", program, *arguments], cwd=folder, capture_output=True, text=True)
+    return tvlars(*arguments, cwd=folder, before=partial(break_import, name, error))
 
 
 @pytest.fixture(autouse=True)
@@ -116,17 +124,16 @@ def test_a_compiler_that_does_not_work(monkeypatch: pytest.MonkeyPatch) -> None:
     assert available.why_not_compiled(torch.device("cpu")) == "RuntimeError: no compiler"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "error", "laboratory"),
     [
         ("pandas", None, "import of pandas halted"),
-        ("pandas", "RuntimeError('operator torchvision::nms does not exist')", "operator torchvision::nms"),
-        ("rich", "ImportError('it is damaged')", "ImportError: it is damaged"),
-        ("lightly", "OSError('libc.so: cannot open shared object file')", "can be imported"),
+        ("pandas", RuntimeError("operator torchvision::nms does not exist"), "operator torchvision::nms"),
+        ("rich", ImportError("it is damaged"), "ImportError: it is damaged"),
+        ("lightly", OSError("libc.so: cannot open shared object file"), "can be imported"),
     ],
 )
-def test_what_is_broken_is_said(name: str, error: str | None, laboratory: str, tmp_path: Path) -> None:
+def test_what_is_broken_is_said(name: str, error: Exception | None, laboratory: str, tmp_path: Path) -> None:
     done = without(name, error, tmp_path, "doctor")
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stdout + done.stderr
@@ -139,7 +146,9 @@ def test_what_is_broken_is_said(name: str, error: str | None, laboratory: str, t
 
 
 def test_other_commands_refer_to_it_where_the_laboratory_is_broken(tmp_path: Path) -> None:
-    done = without("pandas", "RuntimeError('of another numpy\\nso it goes')", tmp_path, "report", "here")
+    (tmp_path / "pandas.py").write_text("raise RuntimeError('of another numpy\\nso it goes')\n")
+    command = [sys.executable, "-m", "tvlars", "report", "here"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr == (
         "tvlars: the laboratory cannot be imported: RuntimeError: of another numpy; "
@@ -157,6 +166,7 @@ def test_version(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, f"tvlars {__version__}\n")
 
 
+@pytest.mark.slow
 def test_as_a_command_it_needs_no_terminal(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tvlars", "doctor"],
