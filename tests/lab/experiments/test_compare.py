@@ -5,8 +5,6 @@ from __future__ import annotations
 import html
 import math
 import re
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +15,7 @@ import pandas as pd
 import pytest
 import torch
 
+from tests.command import Command
 from tvlars.cli import main
 from tvlars.lab import CompareConfig, Comparison, LockedError, TrainConfig, UsageError, compare
 from tvlars.lab.comparison.comparison import RunRow
@@ -194,7 +193,7 @@ def test_a_killed_comparison_goes_on_with_what_is_left(undisturbed: Comparison, 
     out = tmp_path / "out"
     words = ["compare", *SMALL, "--checkpoint-every", "1-epochs", "--out", str(out)]
     first, second = out / "tvlars-b256-s0", out / "lars-b256-s0"
-    with subprocess.Popen([sys.executable, "-m", "tvlars", *words], stdout=subprocess.DEVNULL) as killed:
+    with Command(words, tmp_path) as killed:
         end = time.monotonic() + 300
         while epochs_done(second) < 2:  # the first one has been saved
             assert killed.poll() is None
@@ -230,6 +229,7 @@ class Telling(Reporter):
         self.said += lines
 
 
+@pytest.mark.usefixtures("forked_runs")
 def test_several_workers_give_the_same_numbers(
     undisturbed: Comparison, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

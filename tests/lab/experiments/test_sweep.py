@@ -27,6 +27,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.command import Command
+from tests.lab.experiments.forked import fork_runs
 from tests.lab.run_folder.disk import room
 from tvlars.cli import main
 from tvlars.cli._options import add_all, add_resume, train_config
@@ -493,9 +494,10 @@ def test_a_stopped_sweep_lets_runs_save_and_goes_on(
     def interrupt() -> None:
         wait_for(lambda: len(list(out.glob("*/ready"))) == 3)
         wait_for(lambda: len(list(out.glob("*/summary.json"))) == 1)
-        for _ in range(1 + again):
-            os.kill(os.getpid(), number)
+        os.kill(os.getpid(), number)
+        if again:
             time.sleep(0.5)
+            os.kill(os.getpid(), number)
 
     thread = threading.Thread(target=interrupt)
     thread.start()
@@ -749,11 +751,12 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def local(tmp_path_factory: pytest.TempPathFactory) -> SweepResult:
-    """Two real runs by the queue of this machine."""
-    return sweep(RUNS, tmp_path_factory.mktemp("sweep") / "local", workers=2, board=Board())
+    """Two runs by the queue of this machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        fork_runs(patch)
+        return sweep(RUNS, tmp_path_factory.mktemp("sweep") / "local", workers=2, board=Board())
 
 
-@pytest.mark.slow
 def test_real_runs_are_recorded_and_not_done_again(local: SweepResult, capsys: pytest.CaptureFixture[str]) -> None:
     assert by_seed(local) == [("finished", 1), ("finished", 1)]
     frame = pd.read_csv(local.folder / "results.csv")
@@ -761,7 +764,7 @@ def test_real_runs_are_recorded_and_not_done_again(local: SweepResult, capsys: p
         recorded = load_run(local.folder / run.name)
         assert recorded.complete
         assert row["test_accuracy"] == pytest.approx(recorded.test_accuracy, rel=1e-9)
-        assert recorded.environment["command"].startswith("python -m tvlars train ")
+        assert recorded.environment["command"].startswith("tvlars train ")
     assert (local.folder / "report.html").is_file()
     times = [file.stat().st_mtime_ns for file in local.folder.glob("*/summary.json")]
     again = sweep(RUNS, local.folder, board=LineBoard())
@@ -792,7 +795,7 @@ def test_a_page_without_room_leaves_nothing_behind(
     assert not list(out.rglob("*.part"))
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("forked_runs")
 def test_a_run_that_finished_and_lost_rows_has_them_again_from_its_checkpoint(
     local: SweepResult, tmp_path: Path
 ) -> None:
@@ -813,7 +816,10 @@ def test_a_run_that_finished_and_lost_rows_has_them_again_from_its_checkpoint(
 
 @pytest.mark.slow
 def test_a_killed_sweep_loses_nothing(local: SweepResult, tmp_path: Path) -> None:
-    """SIGKILL for the sweep: its run saves what it has and ends, and the next call goes on to the same results."""
+    """SIGKILL for the sweep: its run saves what it has and ends, and the next call goes on to the same results.
+
+    These runs start as users' do.
+    """
     grid = tmp_path / "grid.yaml"
     grid.write_text("base: {epochs: 60, accelerator: cpu}\ngrid: {optimizer: tvlars}")
     out = tmp_path / "out"
@@ -828,6 +834,7 @@ def test_a_killed_sweep_loses_nothing(local: SweepResult, tmp_path: Path) -> Non
     assert json.loads((folder / "summary.json").read_text())["status"] == "preempted"
     result = sweep(Grid.read(grid).runs, out, board=Board())
     assert by_seed(result) == [("finished", 1)]
+    assert load_run(folder).environment["command"].startswith("python -m tvlars train ")
     assert "resumed  after step" in (out / f"{folder.name}.log").read_text()
     assert_same_results(local.folder, out)
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,6 +15,7 @@ import pandas as pd
 import pytest
 import torch
 
+from tests.command import Command
 from tests.lab.run_folder.disk import room
 from tvlars.cli import main
 from tvlars.lab import (
@@ -808,12 +807,12 @@ def _one_thread() -> Iterator[None]:
         yield
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("forked_runs")
 def test_a_killed_tuning_goes_on_and_reports_fresh_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The whole command, killed by SIGKILL in its trials, and called again."""
     out = tmp_path / "out"
     words = ["tune", *WORDS, "--out", str(out)]
-    with subprocess.Popen([sys.executable, "-m", "tvlars", *words], stdout=subprocess.DEVNULL) as killed:
+    with Command(words, tmp_path) as killed:
         end = time.monotonic() + 120
         while not (out / "trials" / "lamb-001").is_dir():
             assert killed.poll() is None
@@ -851,7 +850,7 @@ def test_the_journal_is_optunas_own(pretend: list[TrainConfig], tmp_path: Path) 
     assert study.best_value == pytest.approx(max(1 / (1 + abs(math.log2((run.lr or 1) / 8))) for run in pretend))
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("forked_runs")
 def test_trials_of_several_workers_are_those_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Trials of two optimizers at a time, each in a process of its own, are pruned as those in this process are."""
     monkeypatch.setattr(tuning_module, "sweep", lambda *_, **__: None)
