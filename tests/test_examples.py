@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import os
 import re
 import shutil
+import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.command import Command, python
+from tests.command import Command, Imported, python
 
 FOLDER = Path(__file__).parents[1] / "examples"
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
@@ -30,45 +32,62 @@ class Example:
     last: str
     optimizer: str  # the file below ``last`` with the optimizer's state, and where in it
     steps: int
-    launcher: tuple[str, ...] = ()
-    resume_launcher: tuple[str, ...] | None = None  # another one for the run from the middle; None is the same
+    launcher: tuple[str, ...] = ()  # of the whole run; the run from the middle is started with python
+    processes: int = 0  # which the run from the middle is started in, as torchrun would
 
 
 EXAMPLES = {
-    "plain_torchrun": Example("sklearn", "epoch-10.pt", "epoch-15.pt", ":optimizer", 75, (*TORCHRUN, "2")),
+    "plain_torchrun": Example("sklearn", "epoch-10.pt", "epoch-15.pt", ":optimizer", 75, (*TORCHRUN, "2"), processes=2),
     "lightning_trainer": Example("lightning", "epoch=9.ckpt", "epoch=14.ckpt", ":optimizer_states:0", 75),
     "accelerate_loop": Example(
-        "accelerate", "epoch-10", "epoch-15", "optimizer.bin", 75, ("-m", "accelerate.commands.launch", "--cpu"), ()
+        "accelerate", "epoch-10", "epoch-15", "optimizer.bin", 75, ("-m", "accelerate.commands.launch", "--cpu")
     ),
     "transformers_trainer": Example("transformers", "checkpoint-50", "checkpoint-75", "optimizer.pt", 75),
     "timm_factory": Example("timm", "checkpoint-9.pth.tar", "checkpoint-14.pth.tar", ":optimizer", 75),
     "lightly_barlow_twins": Example("lightly", "epoch-8.pt", "epoch-10.pt", ":optimizer", 50),
     "deepspeed_engine": Example(
-        "deepspeed", "epoch-10", "epoch-15", "mp_rank_00_model_states.pt:optimizer", 75, (*TORCHRUN, "1")
+        "deepspeed", "epoch-10", "epoch-15", "mp_rank_00_model_states.pt:optimizer", 75, (*TORCHRUN, "1"), processes=1
     ),
 }
 
 
-def command(name: str, out: Path, resume: Path | None = None) -> list[str]:
-    example = EXAMPLES[name]
-    launcher = example.launcher if resume is None or example.resume_launcher is None else example.resume_launcher
-    rest = [] if resume is None else ["--resume", str(resume)]
-    return [*launcher, str(FOLDER / f"{name}.py"), "--out", str(out), *rest]
+def script(name: str, out: Path, resume: Path | None = None) -> list[str]:
+    return [str(FOLDER / f"{name}.py"), "--out", str(out), *([] if resume is None else ["--resume", str(resume)])]
 
 
-def environment() -> dict[str, str]:
+def environment(**more: object) -> dict[str, str]:
     """One thread, so that two runs sum in one order, and no accelerator, whichever there is."""
-    return {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
+    fixed = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
+    return {**os.environ, **fixed, **{name: str(value) for name, value in more.items()}}
 
 
-def run(command: list[str], folder: Path) -> float:
-    """Run the example and return the accuracy that it prints, between 0 and 1."""
-    done = python(*command, cwd=folder, env=environment())
-    said = done.stdout + done.stderr
-    assert done.returncode == 0, said
-    printed = re.search(r"test accuracy\D+([\d.]+)\s*(%?)", done.stdout)
-    assert printed, said
+def accuracy_of(out: str, err: str, code: int | None) -> float:
+    """The accuracy that an example printed, between 0 and 1."""
+    assert code == 0, out + err
+    printed = re.search(r"test accuracy\D+([\d.]+)\s*(%?)", out)
+    assert printed, out + err
     return float(printed[1]) / (100 if printed[2] else 1)
+
+
+def run(words: list[str], folder: Path, imported: Imported | None = None) -> float:
+    """Run ``python WORDS`` and return the accuracy that it prints."""
+    done = (python if imported is None else imported.python)(*words, cwd=folder, env=environment())
+    return accuracy_of(done.stdout, done.stderr, done.returncode)
+
+
+def run_processes(count: int, words: list[str], folder: Path) -> float:
+    """Start as many processes as torchrun would and return the accuracy that the first one prints."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    group = dict(WORLD_SIZE=count, LOCAL_WORLD_SIZE=count, MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+    ranks = [
+        Command(words, folder, environment(RANK=rank, LOCAL_RANK=rank, **group), program="python")
+        for rank in range(count)
+    ]
+    ended = [(*rank.communicate(timeout=300), rank.returncode) for rank in ranks]
+    assert [code for *_, code in ended] == [0] * count, ended
+    return accuracy_of(*ended[0])
 
 
 def tensors(held: Any) -> Iterator[Tensor]:
@@ -111,57 +130,77 @@ def clock(example: Example, checkpoint: Path) -> list[float]:
     return [float(group["clock"]) for group in state["param_groups"]]
 
 
+@dataclass(frozen=True)
+class Whole:
+    """A run to the end: where it saved, its accuracy, and a process that has imported what it needs."""
+
+    folder: Path
+    accuracy: float
+    imported: Imported
+
+
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, float]]:
-    """Where the example left what it saved, and its accuracy; each is run once."""
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Whole]]:
+    """Each example is run to its end once."""
+    with contextlib.ExitStack() as ended:
 
-    @functools.cache
-    def of(name: str) -> tuple[Path, float]:
-        if importlib.util.find_spec(EXAMPLES[name].needs) is None:
-            pytest.skip(f"{EXAMPLES[name].needs} is not installed")
-        folder = tmp_path_factory.mktemp(name)
-        return folder / "whole", run(command(name, folder / "whole"), folder)
+        @functools.cache
+        def of(name: str) -> Whole:
+            example = EXAMPLES[name]
+            if importlib.util.find_spec(example.needs) is None:
+                pytest.skip(f"{example.needs} is not installed")
+            folder, imported = tmp_path_factory.mktemp(name), Imported(FOLDER / f"{name}.py")
+            ended.callback(imported.close)
+            words = [*example.launcher, *script(name, folder / "whole")]
+            return Whole(folder / "whole", run(words, folder, imported), imported)
 
-    return of
+        yield of
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_from_the_middle_an_example_ends_where_the_whole_run_does(
-    name: str, whole: Callable[[str], tuple[Path, float]], tmp_path: Path
+    name: str, whole: Callable[[str], Whole], tmp_path: Path
 ) -> None:
-    example = EXAMPLES[name]
-    folder, accuracy = whole(name)
-    assert accuracy > 0.88
-    assert clock(example, folder / example.last) == [example.steps] * 2
+    example, first = EXAMPLES[name], whole(name)
+    assert first.accuracy > 0.88
+    assert clock(example, first.folder / example.last) == [example.steps] * 2
     middle = tmp_path / example.middle  # alone in its folder, so that nothing else can be found
-    (shutil.copy if (folder / example.middle).is_file() else shutil.copytree)(folder / example.middle, middle)
+    saved = first.folder / example.middle
+    (shutil.copy if saved.is_file() else shutil.copytree)(saved, middle)
     resumed = tmp_path / "resumed"
-    assert run(command(name, resumed, middle), tmp_path) == accuracy
+    words = script(name, resumed, middle)
+    if example.processes:
+        accuracy = run_processes(example.processes, words, tmp_path)
+    else:
+        accuracy = run(words, tmp_path, first.imported)
+    assert accuracy == first.accuracy
     assert not (resumed / example.middle).exists()  # it did not begin anew
-    assert_same_checkpoints(folder / example.last, resumed / example.last)
+    assert_same_checkpoints(first.folder / example.last, resumed / example.last)
 
 
 @pytest.mark.slow
-def test_what_a_killed_run_leaves_is_enough(whole: Callable[[str], tuple[Path, float]], tmp_path: Path) -> None:
-    folder, accuracy = whole("accelerate_loop")
+def test_what_a_killed_run_leaves_is_enough(whole: Callable[[str], Whole], tmp_path: Path) -> None:
+    first = whole("accelerate_loop")
     killed, resumed = tmp_path / "killed", tmp_path / "resumed"
-    process = Command(command("accelerate_loop", killed, folder / "epoch-1"), tmp_path, environment(), program="python")
+    words = script("accelerate_loop", killed, first.folder / "epoch-1")
+    process = Command(words, tmp_path, environment(), program="python")
     deadline = time.monotonic() + 120
     while not (killed / "epoch-4").exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.002)
     process.kill()
     process.communicate()
-    assert run(command("accelerate_loop", resumed, killed / "epoch-3"), tmp_path) == accuracy
-    assert_same_checkpoints(folder / "epoch-15", resumed / "epoch-15")
+    again = script("accelerate_loop", resumed, killed / "epoch-3")
+    assert run(again, tmp_path, first.imported) == first.accuracy
+    assert_same_checkpoints(first.folder / "epoch-15", resumed / "epoch-15")
 
 
-def test_two_processes_end_where_one_does(whole: Callable[[str], tuple[Path, float]], tmp_path: Path) -> None:
+def test_two_processes_end_where_one_does(whole: Callable[[str], Whole], tmp_path: Path) -> None:
     """But for the order in which gradients are summed: the batch and its plan are those of all processes."""
-    folder, _ = whole("plain_torchrun")
-    two = command("plain_torchrun", tmp_path)
-    run([*two[:4], "1", *two[5:]], tmp_path)
-    for x, y in zip(tensors(load(folder / "epoch-15.pt")), tensors(load(tmp_path / "epoch-15.pt")), strict=True):
+    first = whole("plain_torchrun")
+    run_processes(1, script("plain_torchrun", tmp_path), tmp_path)
+    one, two = (tensors(load(folder / "epoch-15.pt")) for folder in (tmp_path, first.folder))
+    for x, y in zip(two, one, strict=True):
         torch.testing.assert_close(x, y, rtol=1e-3, atol=1e-4)
 
 

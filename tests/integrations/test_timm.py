@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.command import python
 from tvlars import LAMB, LARS, TVLARS, layer_groups
 
 timm_optim = pytest.importorskip("timm.optim", reason="timm is not installed")
@@ -189,7 +188,6 @@ def test_lookahead_around_it_steps_and_resumes() -> None:
         assert torch.equal(x, y)
 
 
-@pytest.mark.slow
 def test_a_script_runs_as_it_is_with_the_names_known(tmp_path: Path) -> None:
     (tmp_path / "beside.py").write_text("NAME = 'tvlars'\n")
     (tmp_path / "train.py").write_text(
@@ -199,9 +197,9 @@ def test_a_script_runs_as_it_is_with_the_names_known(tmp_path: Path) -> None:
         "assert __name__ == '__main__'\n"
         "print(sys.argv[1:], type(create_optimizer_v2(nn.Linear(2, 2), beside.NAME, lr=0.1, total_steps=9)).__name__)\n"
     )
-    command = [sys.executable, "-m", "tvlars.integrations.timm"]
-    done = subprocess.run([*command, str(tmp_path / "train.py"), "--opt", "x"], capture_output=True, text=True)
+    command = ("-m", "tvlars.integrations.timm")
+    done = python(*command, tmp_path / "train.py", "--opt", "x", cwd=Path.cwd())
     assert done.stdout.strip() == "['--opt', 'x'] TVLARS", done.stderr
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = python(*command, cwd=Path.cwd())
     assert done.returncode == 1
     assert "usage: python -m tvlars.integrations.timm SCRIPT" in done.stderr
