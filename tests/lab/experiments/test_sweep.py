@@ -853,11 +853,13 @@ def test_ray_gives_the_same_and_survives_the_death_of_a_worker(
         wait_for(lambda: rows(folders[0]) >= 2)
         os.kill(parent_of(parent_of(parent_of(training_process(folders[0])))), signal.SIGKILL)
 
+    handler = signal.getsignal(signal.SIGTERM)
     thread = threading.Thread(target=kill)
     thread.start()
     result = sweep(RUNS, out, workers=2, retries=0, ray="local", board=LineBoard())
     thread.join()
     assert not ray.is_initialized()
+    assert signal.getsignal(signal.SIGTERM) is handler
     with pytest.raises(AssertionError, match="nobody trains"):
         training_process(folders[0])
     assert by_seed(result) == [("finished", 1), ("finished", 1)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,12 @@ import pytest
 from tvlars.lab import Grid, LoadedRun, TrainConfig, UsageError
 from tvlars.lab.config import MEANS, OPTIONS, names_of
 from tvlars.lab.experiments.run_name import run_name
+from tvlars.lab.experiments.sweep import FILE, make_agenda
+from tvlars.lab.experiments.tuning.folder import check_same
 from tvlars.lab.options import Is
 from tvlars.lab.report.parts import parts_of
 from tvlars.lab.run_folder.identity import differences, identity
+from tvlars.lab.run_folder.record import write_json
 from tvlars.lab.run_folder.status import Status
 
 BASE = TrainConfig(optimizer="tvlars", epochs=10)
@@ -72,8 +76,24 @@ def test_runs_that_go_on_sweeps_and_reports_have_one_meaning(name: str) -> None:
 def test_what_an_earlier_version_took_for_a_part_of_a_run_is_none() -> None:
     assert differences({"compile": True, "epochs": 3}, {"epochs": 3}) == ""
     assert differences({"compile": True, "epochs": 3}, {"epochs": 4}) == "epochs 3 there, 4 here"
+    check_same({"base": {"accelerator": "cpu", "epochs": 3}}, {"base": {"epochs": 3}})
+    with pytest.raises(UsageError, match=r"but has base {'epochs': 3}, got {'epochs': 4}"):
+        check_same({"base": {"accelerator": "cpu", "epochs": 3}}, {"base": {"epochs": 4}})
 
 
 def test_a_sweep_does_a_run_once_by_whatever_means() -> None:
     with pytest.raises(UsageError, match=r"is there twice and differs in accelerator alone, by which the same run"):
         Grid.from_mapping({"grid": {"accelerator": ["auto", "cpu"]}})
+
+
+def test_a_sweep_finds_the_runs_that_an_earlier_version_named(tmp_path: Path) -> None:
+    config = TrainConfig(epochs=1, accelerator="cpu")
+    old = tmp_path / "digits-tvlars-b256-s0-0123456789"
+    old.mkdir()
+    (old / "config.json").write_text(config.to_json())
+    (old / "epochs.csv").write_text("epoch,step\n1,8\n")
+    write_json(old / "summary.json", {"status": "finished"})
+    write_json(tmp_path / FILE, {"runs": [{"run": old.name, **json.loads(config.to_json())}, {"run": "../x"}, 3]})
+    agenda = make_agenda([replace(config, devices=1)], tmp_path)
+    assert [(run.name, run.status) for run in agenda.runs] == [(old.name, Status.FINISHED)]
+    assert make_agenda([replace(config, epochs=2)], tmp_path).runs[0].name != old.name

@@ -24,7 +24,7 @@ from tvlars.lab.errors import UsageError
 from tvlars.lab.experiments.board import Board, Teller, choose_board
 from tvlars.lab.experiments.compare_config import CompareConfig
 from tvlars.lab.experiments.job import OVER, Job, Outcome, Workers, going_on, status_of
-from tvlars.lab.experiments.queue import Source, check_workers, hold, work
+from tvlars.lab.experiments.queue import Source, check_workers, hold, taking_signals, work
 from tvlars.lab.experiments.run_name import at_home
 from tvlars.lab.experiments.sweep import check_one_machine, hire, show
 from tvlars.lab.experiments.workers.in_process import InProcess
@@ -93,6 +93,7 @@ def compare(
         reporter, announce = Reporter, lambda text: None
     with contextlib.ExitStack() as stack:
         crew: Workers | None = hire(stack, runs, workers, ray) if apart else None
+        signals = stack.enter_context(taking_signals(crew))
         opened = partial(_open, config, runs, plans, data.fingerprint, stack)
         folder, statuses = opened() if processes is None else processes.by_first(opened)
         for line in _lines(config, data, plans, count):
@@ -111,7 +112,7 @@ def compare(
         del data  # processes of their own load it again
         with _saved(comparing, announce):
             if jobs:
-                work(comparing, crew, retries, comparing.board)
+                work(comparing, crew, retries, comparing.board, signals)
     return comparing.comparison
 
 

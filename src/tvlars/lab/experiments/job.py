@@ -63,7 +63,7 @@ class Workers(ABC):
     count: int | None
     """Number of jobs at a time; None: any number."""
     apart = True
-    """True if runs are other processes: signals are then taken here, and the runs are told to stop."""
+    """True if runs are other processes, which are told to stop when a signal comes here."""
 
     @abstractmethod
     def describe(self) -> str:

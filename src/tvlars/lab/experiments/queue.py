@@ -45,7 +45,7 @@ class Source:
         """Take note of the end of a job, which will not be tried again."""
 
 
-def work(source: Source, workers: Workers, retries: int, board: Board) -> None:
+def work(source: Source, workers: Workers, retries: int, board: Board, signals: StopSignals) -> None:
     """Have all jobs of ``source`` done.
 
     Args:
@@ -54,13 +54,21 @@ def work(source: Source, workers: Workers, retries: int, board: Board) -> None:
         retries: number of further attempts for a job that failed. A job that diverged is a result, and one with bad
             input would fail again: neither is retried.
         board: shows progress.
+        signals: those of :func:`taking_signals`; one that is received stops the jobs.
 
     Raises:
         KeyboardInterrupt, PreemptedError: a signal came; runs have saved their state.
     """
+    _Queue(source, workers, retries, board, signals).work()
+
+
+def taking_signals(workers: Workers | None) -> contextlib.AbstractContextManager[StopSignals]:
+    """Return the context that notes signals until results are written, entered once ``workers`` are hired.
+
+    Runs in this process handle signals themselves: for those nothing is noted here.
+    """
     signals = StopSignals(patient=True, replace=True)
-    with signals if workers.apart else contextlib.nullcontext():
-        _Queue(source, workers, retries, board, signals).work()
+    return signals if workers is not None and workers.apart else contextlib.nullcontext(signals)
 
 
 class _Queue:

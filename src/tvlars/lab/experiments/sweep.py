@@ -15,7 +15,7 @@ from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.errors import PreemptedError, UsageError
 from tvlars.lab.experiments.board import Board, choose_board
 from tvlars.lab.experiments.job import OVER, Job, Outcome, Workers, going_on, status_of
-from tvlars.lab.experiments.queue import Source, check_workers, hold, work
+from tvlars.lab.experiments.queue import Source, check_workers, hold, taking_signals, work
 from tvlars.lab.experiments.results import SweepResult, SweepRun
 from tvlars.lab.experiments.run_name import at_home, run_name
 from tvlars.lab.experiments.workers.ray_cluster import RayWorkers
@@ -24,7 +24,7 @@ from tvlars.lab.files.lock import LOCK
 from tvlars.lab.options import as_path
 from tvlars.lab.run_folder.environment import command_line
 from tvlars.lab.run_folder.identity import check_data_of
-from tvlars.lab.run_folder.record import write_json
+from tvlars.lab.run_folder.record import read_object, write_json
 from tvlars.lab.run_folder.rows import epochs_done
 from tvlars.lab.run_folder.status import Status
 from tvlars.lab.training.prepare import prepare
@@ -69,6 +69,7 @@ def sweep(
     agenda = make_agenda(runs, out, here=ray is None)
     with contextlib.ExitStack() as stack:
         crew = hire(stack, [job.config for job in agenda.jobs], workers, ray) if agenda.jobs else None
+        signals = stack.enter_context(taking_signals(crew))
         _make(agenda.folder)
         hold(stack, agenda.folder, "sweep works")
         agenda = make_agenda(runs, out, agenda)  # another sweep may have done some of them in the meantime
@@ -77,7 +78,7 @@ def sweep(
         try:
             show(board, agenda.jobs, len(agenda.runs), crew)
             if agenda.jobs and crew is not None:
-                work(sweeping, crew, retries, board)
+                work(sweeping, crew, retries, board, signals)
         except (KeyboardInterrupt, PreemptedError) as error:
             over = sum(run.status in OVER for run in sweeping.runs.values())
             far = f"{over} of {len(agenda.runs)} runs are over, and the same command goes on"
@@ -162,10 +163,10 @@ def make_agenda(
         raise UsageError(f"out must be a new or empty folder, or that of a sweep, got {str(named)!r}")
     configs = [at_home(replace(run, out=None, resume=False)) for run in runs]
     facts = checked.facts if checked else _check(configs, folder, here)
-    found, jobs = [], []
+    found, jobs, folders = [], [], names_in(folder)
     for config in configs:
-        name = run_name(config)
-        images, lr = facts[name]
+        images, lr = facts[run_name(config)]
+        name = folders.get(run_name(config), run_name(config))
         if not is_inside(folder / name, folder):
             raise UsageError(f"{folder / name} must be a folder of the sweep, but is a link that leaves it")
         status = status_of(folder / name, config)
@@ -186,6 +187,7 @@ def _check(configs: list[TrainConfig], folder: Path, here: bool) -> dict[str, tu
     """
     data: dict[str, ImageData] = {}
     facts: dict[str, tuple[int, float]] = {}
+    folders = names_in(folder)
     for config in configs:
         key = repr((config.data, config.data_dir, config.image_size, config.skip_bad_images))
         if key not in data:
@@ -193,7 +195,7 @@ def _check(configs: list[TrainConfig], folder: Path, here: bool) -> dict[str, tu
             data[key] = load_data(config.data, config.data_dir, config.image_size, config.skip_bad_images)
         with _of(config):
             check_one_machine(config)
-            run = folder / run_name(config)
+            run = folder / folders.get(run_name(config), run_name(config))
             plan = prepare(config, data[key], here=here and status_of(run, config) not in OVER).plan
             check_data_of(run, data[key].fingerprint)
         facts[run_name(config)] = plan.total_steps * plan.batch_size, plan.lr
@@ -230,7 +232,26 @@ def _make(folder: Path) -> None:
         raise UsageError(f"out must be a folder that can be written, got {str(folder)!r}: {error.strerror}") from error
 
 
+def names_in(folder: Path) -> dict[str, str]:
+    """Return folder names that an earlier version gave to runs of the sweep in ``folder``, by the names of today.
+
+    Earlier versions counted other options among those that make another run, so their digests differ.
+    """
+    found: dict[str, str] = {}
+    entries = read_object(folder / FILE).get("runs", [])
+    for entry in entries if isinstance(entries, list) else []:
+        try:
+            options = dict(entry)
+            name = str(options.pop("run"))
+            today = run_name(at_home(TrainConfig.from_mapping({**options, "out": None, "resume": False})))
+        except (UsageError, KeyError, TypeError, ValueError):
+            continue
+        if name != today and Path(name).name == name and (folder / name).is_dir() and not (folder / today).exists():
+            found.setdefault(today, name)
+    return found
+
+
 def _describe(agenda: Agenda) -> None:
-    """Write the command and the options of all runs, for people."""
+    """Write the options of all runs, for people and for :func:`names_in`."""
     options = [{"run": run.name, **json.loads(run.config.to_json())} for run in agenda.runs]
     write_json(agenda.folder / FILE, {"command": command_line(), "runs": options})

@@ -94,8 +94,10 @@ def check_same(there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
     """Raise ``UsageError`` if the identity ``there`` is not that of the tuning ``here``."""
     for name, value in here.items():
         stored = there.get(name, value)
-        if name == "base" and isinstance(stored, dict) and same_name(stored.get("data"), value.get("data")):
-            stored = {**stored, "data": value["data"]}  # the fingerprint tells whether its content is the same
+        if name == "base" and isinstance(stored, dict):  # earlier versions kept some means too
+            stored = {option: one for option, one in stored.items() if option not in MEANS}
+            if same_name(stored.get("data"), value.get("data")):
+                stored["data"] = value["data"]  # the fingerprint tells whether its content is the same
         if stored != value:
             raise UsageError(
                 f"out must be a folder of the same tuning, but has {name} {str(stored)[:300]}, got {value}"

@@ -24,10 +24,10 @@ from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.errors import FailedRunError, PreemptedError, UsageError, listed
 from tvlars.lab.experiments.board import Board, Teller, duration
 from tvlars.lab.experiments.job import OVER, Job, Outcome, Workers, going_on, read_status
-from tvlars.lab.experiments.queue import Source, check_workers, hold, work
+from tvlars.lab.experiments.queue import Source, check_workers, hold, taking_signals, work
 from tvlars.lab.experiments.results import Files, SweepResult
 from tvlars.lab.experiments.run_name import at_home, run_name
-from tvlars.lab.experiments.sweep import hire, sweep
+from tvlars.lab.experiments.sweep import hire, names_in, sweep
 from tvlars.lab.experiments.tuning.config import TuneConfig
 from tvlars.lab.experiments.tuning.folder import (
     FILE,
@@ -42,6 +42,7 @@ from tvlars.lab.experiments.tuning.folder import (
 from tvlars.lab.experiments.tuning.space import Space, corners, grid_points, parse_spaces
 from tvlars.lab.experiments.tuning.trial import Trial, Tuned
 from tvlars.lab.experiments.workers.in_process import InProcess
+from tvlars.lab.processes.signals import StopSignals
 from tvlars.lab.run_folder.status import Status
 from tvlars.lab.training.prepare import prepare
 from tvlars.lab.training.progress import BarReporter, Reporter
@@ -132,7 +133,8 @@ def tune(
             crew = InProcess(data, lambda job: show(), trials.is_hopeless)
         else:
             trials.at_home = True
-        trials.work(crew, retries)
+        with taking_signals(crew) as signals:
+            trials.work(crew, retries, signals)
         tuned = [Tuned.of(search.optimizer, search.trials) for search in searches]
         for one in tuned:
             announce(str(one))
@@ -172,14 +174,14 @@ class _Trials(Source):
         """Number of trials of all optimizers that count."""
         return sum(search.counted for search in self.searches.values())
 
-    def work(self, workers: Workers, retries: int) -> None:
+    def work(self, workers: Workers, retries: int, signals: StopSignals) -> None:
         """Do all trials."""
         trials = next(iter(self.searches.values())).folder
         if not is_inside(trials, trials.parent):
             raise UsageError(f"{trials} must be a folder of the tuning, but is a link that leaves it")
         trials.mkdir(exist_ok=True)
         try:
-            work(self, workers, retries, Teller(self.announce))
+            work(self, workers, retries, Teller(self.announce), signals)
         except (KeyboardInterrupt, PreemptedError) as error:
             far = f"after {self.done} of {self.total} trials; the same command goes on"
             if isinstance(error, PreemptedError):
@@ -310,7 +312,8 @@ def _others(
 
 
 def _are_over(runs: list[TrainConfig], folder: Path) -> bool:
-    return all(read_status(folder / run_name(at_home(run))) in OVER for run in runs)
+    names, found = [run_name(at_home(run)) for run in runs], names_in(folder)
+    return all(read_status(folder / found.get(name, name)) in OVER for name in names)
 
 
 def _announce_budget(

@@ -5,10 +5,13 @@ Ray places runs and reports workers that have died; the queue decides about anot
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import signal
 import socket
 import threading
+from collections.abc import Iterator
 from concurrent.futures import Future, wait
 from typing import Any
 
@@ -112,13 +115,25 @@ def _start(ray: Any, address: str) -> None:
         options.update(include_dashboard=False, num_cpus=cores())
     try:
         _reach(address)
-        ray.init(address=address, **options)
+        with _handlers_kept():
+            ray.init(address=address, **options)
     except Exception as error:  # Ray raises errors of many types
         reason = " ".join(str(error).split()) or type(error).__name__
         hint = "; where it asks for a token, set RAY_AUTH_MODE=token" if "Failed to connect" in reason else ""
         raise UsageError(
             f"ray must be 'local', 'auto' or the address of a running Ray, got {address!r}: {reason:.200}{hint}"
         ) from error
+
+
+@contextlib.contextmanager
+def _handlers_kept() -> Iterator[None]:
+    """Restore the handler of SIGTERM, which Ray replaces by one that ends the process, and never restores."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread() and handler is not None:
+            signal.signal(signal.SIGTERM, handler)
 
 
 def _reach(address: str) -> None:
