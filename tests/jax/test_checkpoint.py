@@ -11,14 +11,13 @@ import pytest
 from tests.jax.problems import assert_equal, make, parameters, run
 from tvlars.jax import layer_mask
 
-ocp = pytest.importorskip("orbax.checkpoint", reason="needs orbax-checkpoint")
-
 
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [("tvlars", jnp.bfloat16), ("tvlars-ratio", jnp.float32), ("lamb", jnp.bfloat16)],
 )
 def test_a_resumed_run_is_the_uninterrupted_one(name: str, dtype: jnp.dtype, tmp_path: Path) -> None:
+    ocp = pytest.importorskip("orbax.checkpoint", reason="needs orbax-checkpoint")
     optimizer = make(name, mask=layer_mask, bias_norm_lr_scale=0.1)
     start = jax.tree.map(lambda x: jnp.asarray(x, dtype), parameters())
     params, state, _ = run(optimizer, start, 4)
