@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import pytest
@@ -101,6 +102,12 @@ def measure(request: pytest.FixtureRequest) -> Callable[[nn.Module, Any, Batches
     return MEASURES[request.param]
 
 
+@cache
+def usual(measure: Callable[..., Any], size: int) -> Any:
+    """The measure of the tiny network with a mean loss: what several tests compare with."""
+    return measure(network(), CE, batches(size))
+
+
 # -- what holds for every measure ---------------------------------------------------------------------------
 
 
@@ -136,16 +143,12 @@ def test_leaves_the_model_as_it_was_when_it_fails(measure: Callable[..., Any]) -
 
 
 def test_is_the_same_however_the_data_is_cut(measure: Callable[..., Any]) -> None:
-    model = network()
-    whole, cut = measure(model, CE, batches()), measure(model, CE, batches(7))
-    torch.testing.assert_close(cut, whole, rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(usual(measure, 10), usual(measure, 24), rtol=1e-6, atol=1e-8)
 
 
-@pytest.mark.slow
 def test_takes_a_loss_that_sums(measure: Callable[..., Any]) -> None:
-    model = network()
-    mean, summed = measure(model, CE, batches(7)), measure(model, nn.CrossEntropyLoss(reduction="sum"), batches(7))
-    torch.testing.assert_close(summed, mean, rtol=1e-6, atol=1e-8)
+    summed = measure(network(), nn.CrossEntropyLoss(reduction="sum"), batches(10))
+    torch.testing.assert_close(summed, usual(measure, 10), rtol=1e-6, atol=1e-8)
 
 
 @pytest.mark.parametrize(
@@ -190,14 +193,11 @@ def two_targets(output: Tensor, target: tuple[Tensor, Tensor]) -> Tensor:
     return CE(output, target[0]) + 0 * target[1].sum()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("size", [24, 7])
+@pytest.mark.parametrize("size", [24, 10])
 def test_inputs_and_targets_may_have_parts(measure: Callable[..., Any], size: int) -> None:
     model = Named()
     data = [({"x": x, "mask": torch.ones(len(x), 1)}, (y, torch.zeros(len(y)))) for x, y in batches(size)]
-    torch.testing.assert_close(
-        measure(model, two_targets, data), measure(model.inner, CE, batches(size)), rtol=1e-6, atol=1e-8
-    )
+    torch.testing.assert_close(measure(model, two_targets, data), usual(measure, size), rtol=1e-6, atol=1e-8)
     assert model.calls == 0
 
 
@@ -238,7 +238,7 @@ def test_a_loss_that_blows_up_nearby_is_not_called_flat() -> None:
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-8), (torch.float32, 1e-4)])
 @pytest.mark.parametrize("which", ["largest", "smallest", "magnitude"])
 def test_eigenpairs_are_those_of_the_dense_hessian(dtype: torch.dtype, tolerance: float, which: str) -> None:
-    model, data = network(dtype), batches(7, dtype)
+    model, data = network(dtype), batches(17, dtype)
     dense = dense_hessian(model, data).double()
     found = hessian_eigenvalues(model, CE, data, 3, which=which, tolerance=tolerance / 10)
     values = torch.linalg.eigvalsh(dense).flip(0)
@@ -259,9 +259,8 @@ def test_differences_of_gradients_do_too() -> None:
     torch.testing.assert_close(found.values[0], exact, rtol=1e-4, atol=0)
 
 
-@pytest.mark.slow
 def test_trace_is_within_its_error_and_exact_on_a_diagonal() -> None:
-    model, data = network(), batches(17)
+    model, data = network(), batches()
     exact = float(dense_hessian(model, data).trace())
     found = hessian_trace(model, CE, data, samples=400)
     assert abs(found.value - exact) < 4 * found.standard_error
@@ -272,7 +271,7 @@ def test_trace_is_within_its_error_and_exact_on_a_diagonal() -> None:
 
 
 def test_density_integrates_to_one_and_lies_where_the_eigenvalues_do() -> None:
-    model, data = network(), batches(7)
+    model, data = network(), batches()
     values = torch.linalg.eigvalsh(dense_hessian(model, data))
     found = spectral_density(model, CE, data, lanczos_steps=16, runs=8)
     assert torch.trapezoid(found.density, found.grid) == pytest.approx(1.0, abs=0.03)
