@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -25,7 +25,7 @@ def pytest_configure() -> None:
         return
     from triton.runtime import interpreter
 
-    replace, known = interpreter._patch_lang, set()
+    patch, known = interpreter._patch_lang, set()
 
     class Kept:
         def restore(self) -> None:
@@ -34,10 +34,13 @@ def pytest_configure() -> None:
     def replace_once(function: Any) -> Kept:
         if id(function.__globals__) not in known:
             known.add(id(function.__globals__))
-            replace(function)
+            patch(function)
         return Kept()
 
     interpreter._patch_lang = replace_once
+    options = interpreter.interpreter_builder.options
+    if not options.debug:  # a check of every sum of integers would be worked out and then dropped
+        interpreter.interpreter_builder.options = replace(options, sanitize_overflow=False)
 
 
 @dataclass
