@@ -121,3 +121,49 @@ def test_the_contract_suite_finds_the_fault_of_a_rule(
                 case()
         else:
             case()
+
+
+class TwoTensors(SignedMomentum):
+    """Keeps ``momentum_buffer`` and ``total``, or ``total`` alone if momentum is 0.
+
+    ``seen`` has the lengths of the lists that the form got.
+    """
+
+    _kind = Kind("a TwoTensors", frozenset(("momentum",)), ("momentum_buffer", "total"))
+    seen: tuple[int, int]
+
+    def _kept(self, group: dict[str, Any]) -> tuple[str, ...]:
+        return self._kind.tensors if group["momentum"] else ("total",)
+
+    def _forms(self) -> Mapping[str, Form]:
+        def form(params: Any, grads: Any, buffers: Any, totals: Any, options: Options, observe: Any = None) -> None:
+            self.seen = (len(buffers), len(totals))
+            for g, total in zip(grads, totals, strict=True):
+                total.add_(g)
+
+        return {"for-loop": form}
+
+
+@pytest.mark.parametrize(("momentum", "seen"), [(0.5, (2, 2)), (0.0, (0, 2))])
+def test_state_that_a_group_does_not_keep_leaves_the_rest_in_its_place(momentum: float, seen: tuple[int, int]) -> None:
+    params = [torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(2))]
+    optimizer = TwoTensors(params, lr=0.1, momentum=momentum, foreach=False)
+    for p in params:
+        p.grad = torch.full_like(p, 2.0)
+    optimizer.step()
+    assert optimizer.seen == seen
+    for p in params:
+        assert set(optimizer.state[p]) == {"total", *(["momentum_buffer"] if momentum else [])}
+        assert torch.equal(optimizer.state[p]["total"], torch.full_like(p, 2.0))
+
+
+def test_state_that_a_rule_does_not_have_is_an_error() -> None:
+    class Misspelled(SignedMomentum):
+        def _kept(self, group: dict[str, Any]) -> tuple[str, ...]:
+            return ("momentum_bufer",)
+
+    w = torch.nn.Parameter(torch.ones(3))
+    optimizer = Misspelled([w], lr=0.1)
+    w.grad = torch.ones_like(w)
+    with pytest.raises(ValueError, match=r"Misspelled\._kept must return names from _kind, got momentum_bufer"):
+        optimizer.step()

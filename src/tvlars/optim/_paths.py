@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +13,9 @@ from torch import Tensor
 from tvlars.optim._numerics.norms import PLAIN
 from tvlars.optim._numerics.sharded import Layout, laid_out_like, layout
 from tvlars.optim.triton import availability
+
+FUSABLE_DTYPES = (torch.float32, torch.float64)
+"""Dtypes of torch's fused CPU kernels."""
 
 
 @dataclass
@@ -33,7 +37,7 @@ def routes(group: dict[str, Any], forms: Collection[str], *lists: list[Tensor]) 
     are: a gradient with another layout is copied, and a state with another layout is converted in place.
     """
     allowed = _allowed(group, forms)
-    usual = _usual_path(allowed, lists)
+    usual = _usual_path(group, allowed, lists)
     if usual is not None:
         return [Route(usual, list(lists), list(range(len(lists[0]))))]
     found: dict[Any, Route] = {}
@@ -82,9 +86,13 @@ def _allowed(group: dict[str, Any], forms: Collection[str]) -> Allowed:
     return Allowed(may_fuse and "triton" in forms, on_cpu and "fused" in forms, may_group)
 
 
-def _usual_path(allowed: Allowed, lists: tuple[list[Tensor], ...]) -> str | None:
+def _usual_path(group: dict[str, Any], allowed: Allowed, lists: tuple[list[Tensor], ...]) -> str | None:
     """Return the one path that all layers take, if that is cheap to find out; else None."""
-    if allowed.triton and kernels_fit(tuple(tensors[0] for tensors in lists)):
+    if not any(allowed):
+        plain = set(map(type, lists[0])).issubset(PLAIN)
+        alike = plain and len({(x.device, x.dtype) for x in chain(*lists)}) == 1
+        return ("foreach" if group["foreach"] else "for-loop") if alike else None
+    if allowed.triton and kernels_fit(next(zip(*lists, strict=True))):
         alike = all(
             len({x.dtype for x in tensors}) == len({x.device for x in tensors}) == 1
             and set(map(type, tensors)).issubset(PLAIN)
@@ -109,7 +117,7 @@ def fusable(layer: tuple[Tensor, ...]) -> bool:
     """
     first = layer[0]
     dtype = first.dtype
-    if dtype not in (torch.float32, torch.float64):
+    if dtype not in FUSABLE_DTYPES:
         return False
     contiguous = True
     for x in layer:

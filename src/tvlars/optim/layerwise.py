@@ -248,7 +248,7 @@ class LayerwiseOptimizer(Optimizer, ABC):
         """True if only the device knows whether this step is to be skipped."""
         return getattr(self, "found_inf", None) is not None
 
-    def _advanced(self, counts: list[Count], devices: list[torch.device], capturable: bool) -> list[Count]:
+    def _advanced(self, counts: list[Count], devices: Iterable[torch.device], capturable: bool) -> list[Count]:
         """Step counts after this step, which counts for all of them or, where a GradScaler has it skipped, for none.
 
         A count is a Python integer, which has no end that a run could reach. It is an int64 tensor on the device where
@@ -344,13 +344,13 @@ class LayerwiseOptimizer(Optimizer, ABC):
     def _begin_step(self) -> None:
         """Called once before the updates of a step in which any parameter has a gradient, or there is no parameter."""
 
-    def _read(self, group: dict[str, Any], **more: Any) -> Any:
+    def _read(self, group: dict[str, Any], *more: Any) -> Any:
         """Return the options that the forms take: those of ``group``, and ``more``, which no group holds."""
         lr = scalar(group["lr"], group["capturable"] or group["differentiable"])
-        return self._options(lr, *[group[name] for name in self._other_options], **more)
+        return self._options(lr, *map(group.__getitem__, self._other_options), *more)
 
     def _kept(self, group: dict[str, Any]) -> tuple[str, ...]:
-        """Names of the state tensors that ``group`` keeps: the first of those in ``_kind``, or all.
+        """Names of the state tensors that ``group`` keeps, some of those in ``_kind`` or all.
 
         Forms get an empty list for each of the others.
         """
@@ -359,22 +359,34 @@ class LayerwiseOptimizer(Optimizer, ABC):
     def _update(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> Deferred:
         """Update ``params``, the parameters of ``group`` that have a gradient, or leave it to the work returned."""
         forms, options, kept = self._forms(), self._read(group), self._kept(group)
-        steps = self._advance(params, group["capturable"]) if self._kind.counts else None
-        missing: list[list[Tensor]] = [[] for name in self._kind.tensors if name not in kept]
+        # Without tensors too a parameter has a state, an empty one: torch's distributed checkpoints take an optimizer
+        # without any state for one that has taken no step yet, and make it take one.
+        states = [self.state[p] for p in params]
+        steps = self._advance(params, states, group["capturable"]) if self._kind.counts else None
         deferred: Deferred = []
-        for route in routes(group, forms, params, grads, *self._buffers(params, *kept)):
-            lists: list[Any] = [*route.lists, *missing]
+        for route in routes(group, forms, params, grads, *self._buffers(params, states, *kept)):
+            lists: list[Any] = route.lists
+            if kept != self._kind.tensors:
+                lists = self._with_empty_lists(lists, kept)
             if steps is not None:
-                lists.append([scalar(steps[i], group["capturable"]) for i in route.indices])
+                lists = [*lists, [scalar(steps[i], group["capturable"]) for i in route.indices]]
             form = forms[route.path](*lists, options, by_place(self.observers, params, route.indices))
             if form is not None:
                 deferred.append((form, route.layouts))
         return deferred
 
-    def _advance(self, params: list[Tensor], capturable: bool) -> list[Count]:
+    def _with_empty_lists(self, lists: list[list[Tensor]], kept: tuple[str, ...]) -> list[list[Tensor]]:
+        """Return parameters, gradients and the state in the order of ``_kind``, empty lists for what is not kept."""
+        unknown = [name for name in kept if name not in self._kind.tensors]
+        if unknown:
+            raise ValueError(f"{type(self).__name__}._kept must return names from _kind, got {', '.join(unknown)}")
+        params, grads, *state = lists
+        by_name = dict(zip(kept, state, strict=True))
+        return [params, grads, *[by_name.get(name, []) for name in self._kind.tensors]]
+
+    def _advance(self, params: list[Tensor], states: list[dict[str, Any]], capturable: bool) -> list[Count]:
         """Count this step for each parameter; its own count, since bias correction is about its moments."""
-        states = [self.state[p] for p in params]
-        steps = self._advanced([x.get("step", 0) for x in states], [p.device for p in params], capturable)
+        steps = self._advanced([x.get("step", 0) for x in states], (p.device for p in params), capturable)
         for state, step in zip(states, steps, strict=True):
             state["step"] = step
         return steps
@@ -393,15 +405,10 @@ class LayerwiseOptimizer(Optimizer, ABC):
                     "(for an embedding, set sparse=False)"
                 )
 
-    def _buffers(self, params: list[Tensor], *keys: str) -> list[list[Tensor]]:
-        """For each of ``keys`` the state tensors of ``params``, zeros where a parameter meets its first step.
-
-        Without keys a parameter has a state all the same, an empty one: torch's distributed checkpoints take an
-        optimizer without any state for one that has taken no step yet, and make it take one.
-        """
+    def _buffers(self, params: list[Tensor], states: list[dict[str, Any]], *keys: str) -> list[list[Tensor]]:
+        """Return the state tensors of ``params`` for each of ``keys``, zeros in the first step of a parameter."""
         lists: list[list[Tensor]] = [[] for _ in keys]
-        for p in params:
-            state = self.state[p]
+        for p, state in zip(params, states, strict=True):
             for key, tensors in zip(keys, lists, strict=True):
                 if key not in state:
                     state[key] = torch.zeros_like(p, memory_format=torch.preserve_format)

@@ -191,8 +191,8 @@ class TVLARS(LayerwiseOptimizer):
     def _kept(self, group: dict[str, Any]) -> tuple[str, ...]:
         return kept_by_lars(group)
 
-    def _read(self, group: dict[str, Any], **more: Any) -> Any:
-        return super()._read(group, phi=Phi.of(group), **more)
+    def _read(self, group: dict[str, Any], *more: Any) -> Any:
+        return super()._read(group, Phi.of(group), *more)
 
     def _begin_step(self) -> None:
         for group in self.param_groups:
