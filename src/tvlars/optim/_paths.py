@@ -100,8 +100,11 @@ def _usual_path(group: dict[str, Any], allowed: Allowed, lists: tuple[list[Tenso
         )
         contiguous = alike and all(all(map(Tensor.is_contiguous, tensors)) for tensors in lists)
         return "triton" if contiguous or (alike and all(map(_laid_out_alike, zip(*lists, strict=True)))) else None
-    if allowed.cpu and len({w.dtype for w in lists[0]}) == 1 and all(map(fusable, zip(*lists, strict=True))):
-        return "fused"
+    if allowed.cpu:
+        if fusable(tuple(chain(*lists))):  # one look instead of one for each layer, enough where all are contiguous
+            return "fused"
+        if len({w.dtype for w in lists[0]}) == 1 and all(map(fusable, zip(*lists, strict=True))):
+            return "fused"
     return None
 
 
@@ -111,7 +114,7 @@ def _is_on_accelerator(x: Any) -> bool:
 
 
 def fusable(layer: tuple[Tensor, ...]) -> bool:
-    """Return True if torch's fused CPU kernels may be given these tensors of one layer.
+    """Return True if torch's fused CPU kernels may be given these tensors, of one layer or of several.
 
     The kernels ignore strides, so all tensors must have the same layout.
     """

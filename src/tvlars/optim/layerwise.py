@@ -359,12 +359,9 @@ class LayerwiseOptimizer(Optimizer, ABC):
     def _update(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> Deferred:
         """Update ``params``, the parameters of ``group`` that have a gradient, or leave it to the work returned."""
         forms, options, kept = self._forms(), self._read(group), self._kept(group)
-        # Without tensors too a parameter has a state, an empty one: torch's distributed checkpoints take an optimizer
-        # without any state for one that has taken no step yet, and make it take one.
-        states = [self.state[p] for p in params]
-        steps = self._advance(params, states, group["capturable"]) if self._kind.counts else None
+        steps = self._advance(params, group["capturable"]) if self._kind.counts else None
         deferred: Deferred = []
-        for route in routes(group, forms, params, grads, *self._buffers(params, states, *kept)):
+        for route in routes(group, forms, params, grads, *self._buffers(params, *kept)):
             lists: list[Any] = route.lists
             if kept != self._kind.tensors:
                 lists = self._with_empty_lists(lists, kept)
@@ -384,8 +381,9 @@ class LayerwiseOptimizer(Optimizer, ABC):
         by_name = dict(zip(kept, state, strict=True))
         return [params, grads, *[by_name.get(name, []) for name in self._kind.tensors]]
 
-    def _advance(self, params: list[Tensor], states: list[dict[str, Any]], capturable: bool) -> list[Count]:
+    def _advance(self, params: list[Tensor], capturable: bool) -> list[Count]:
         """Count this step for each parameter; its own count, since bias correction is about its moments."""
+        states = [self.state[p] for p in params]
         steps = self._advanced([x.get("step", 0) for x in states], (p.device for p in params), capturable)
         for state, step in zip(states, steps, strict=True):
             state["step"] = step
@@ -405,10 +403,15 @@ class LayerwiseOptimizer(Optimizer, ABC):
                     "(for an embedding, set sparse=False)"
                 )
 
-    def _buffers(self, params: list[Tensor], states: list[dict[str, Any]], *keys: str) -> list[list[Tensor]]:
-        """Return the state tensors of ``params`` for each of ``keys``, zeros in the first step of a parameter."""
+    def _buffers(self, params: list[Tensor], *keys: str) -> list[list[Tensor]]:
+        """Return the state tensors of ``params`` for each of ``keys``, zeros in the first step of a parameter.
+
+        Without keys a parameter has a state all the same, an empty one: torch's distributed checkpoints take an
+        optimizer without any state for one that has taken no step yet, and make it take one.
+        """
         lists: list[list[Tensor]] = [[] for _ in keys]
-        for p, state in zip(params, states, strict=True):
+        for p in params:
+            state = self.state[p]
             for key, tensors in zip(keys, lists, strict=True):
                 if key not in state:
                     state[key] = torch.zeros_like(p, memory_format=torch.preserve_format)
