@@ -21,8 +21,9 @@ demo: $(READY)
 	$(BIN)/tvlars compare --data digits --optimizers tvlars lars lamb --seeds 0 1 2 --batch-size 256 --epochs 30
 
 SINCE ?= HEAD
+# Three workers for two cores: tests of signals, locks and lost processes spend much of their time waiting.
 # Bytecode is written whatever the environment says: many processes import the same files.
-PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist loadgroup --no-loadscope-reorder
 QUICK_TESTS := $(addprefix tests/,optim/test_parity.py optim/test_paths.py optim/test_tvlars.py optim/test_properties.py \
 	test_schedule.py test_groups.py test_plan.py test_public_api.py test_structure.py lab/test_config.py \
 	lab/training/test_train.py lab/run_folder/test_checkpoint.py)
