@@ -94,3 +94,26 @@ def test_names_are_imported_lazily_and_for_type_checkers_alike(package: str) -> 
     )
     assert ast.literal_eval(call.args[1]) == checked
     assert sorted(names) == sorted(name for some in checked.values() for name in some)
+
+
+def test_public_modules_are_attributes_of_their_package(tmp_path: Path) -> None:
+    code = """
+import tvlars.lab
+modules = tvlars.sharpness, tvlars.noise_scale, tvlars.lab.ssl, tvlars.lab.models
+assert callable(tvlars.plan) and callable(tvlars.lab.report)
+assert not hasattr(tvlars, "nothing")
+print(*(module.__name__ for module in modules))
+"""
+    names = {"tvlars.sharpness", "tvlars.noise_scale", "tvlars.lab.ssl", "tvlars.lab.models"}
+    assert imported(code, tmp_path) == names
+
+
+@pytest.mark.parametrize("words", [["compare"], ["ssl"], ["sweep", "grid.yaml"], ["tune"]], ids=lambda words: words[0])
+def test_a_command_needs_the_packages_of_its_page_before_any_run(words: list[str], tmp_path: Path) -> None:
+    (tmp_path / "grid.yaml").write_text("grid: {seed: [0, 1]}")
+    words = [*words, "--out", "out"]
+    code = f"import sys\nsys.modules['plotly'] = None\nfrom tvlars.cli import main\nsys.exit(main({words}))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "tvlars: the laboratory needs 'plotly': pip install '.[lab]' in the source folder\n"
+    assert not (tmp_path / "out").exists()

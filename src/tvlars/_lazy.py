@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 from collections.abc import Iterable, Mapping
 from types import ModuleType
@@ -10,7 +11,10 @@ from typing import Any
 
 
 class LazyPackage(ModuleType):
-    """A package whose names come from its modules, each module imported when one of its names is first asked for."""
+    """A package whose names come from its modules, each module imported when one of its names is first asked for.
+
+    All its public modules are attributes too, so ``import tvlars`` is enough for ``tvlars.sharpness``.
+    """
 
     _modules: dict[str, str]
     """The module of each name."""
@@ -19,7 +23,7 @@ class LazyPackage(ModuleType):
         module = vars(self).get("_modules", {}).get(name)
         if module is not None:
             value = getattr(importlib.import_module(module), name)
-        elif name in _children(self):
+        elif not name.startswith("_") and importlib.util.find_spec(f"{self.__name__}.{name}"):
             value = importlib.import_module(f"{self.__name__}.{name}")
         else:
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
@@ -37,7 +41,10 @@ class LazyPackage(ModuleType):
 
 
 def _children(package: LazyPackage) -> set[str]:
-    """Return the names of the package's own modules that its names come from; they are attributes of it too."""
+    """Return the names of the package's own modules that its names come from.
+
+    ``dir`` lists these alone: completion imports everything that is listed, and other modules need further packages.
+    """
     above = f"{package.__name__}."
     modules = vars(package).get("_modules", {}).values()
     return {module.removeprefix(above).partition(".")[0] for module in modules if module.startswith(above)}

@@ -35,7 +35,7 @@ class BenchConfig:
 
     seconds: float = option(100.0, "for all measurements together, 5 to 3600 (default: 100)", within=(5.0, 3600.0))
     accelerator: str = option("auto", "auto (default: cuda if any), cpu or cuda", choices=("auto", "cpu", "cuda"))
-    workers: int | None = option(None, "of the DataLoader (default: one per core, at most 16)", within=(0, 1024))
+    workers: int | None = option(None, "DataLoader processes (default: one per core, at most 16)", within=(0, 1024))
     shapes: str = "resnet50"  # a model of torchvision, whose parameters the optimizers update
     models: tuple[str, ...] = ("small_resnet", "resnet18")  # models of the laboratory, which are trained
 
