@@ -117,3 +117,17 @@ def test_a_command_needs_the_packages_of_its_page_before_any_run(words: list[str
     assert done.returncode == 2
     assert done.stderr == "tvlars: the laboratory needs 'plotly': pip install '.[lab]' in the source folder\n"
     assert not (tmp_path / "out").exists()
+
+
+def test_so_does_a_comparison_in_python(tmp_path: Path) -> None:
+    code = """
+import sys
+sys.modules["plotly"] = None
+from tvlars.lab import CompareConfig, compare
+try:
+    compare(CompareConfig(out="out"))
+except ModuleNotFoundError as error:
+    print(error.name)
+"""
+    assert imported(code, tmp_path) == {"plotly"}
+    assert not (tmp_path / "out").exists()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Sequence
-from importlib.util import find_spec
 from typing import Any
 
 from tvlars._command import BAD_INPUT, DIVERGED, FAILED, INTERRUPTED, by_import, not_imported
@@ -26,9 +25,6 @@ from tvlars.lab.files.disk import cannot_write
 from tvlars.lab.memory import amount, has_ended
 from tvlars.lab.processes.launcher import die_with_launcher, report_unexpected, way_on
 
-WITH_PAGES = ("compare", "ssl", "sweep", "tune")
-"""Commands that write a page when their runs are over."""
-
 
 def run(words: list[str]) -> int:
     """Run the command that ``words`` are; returns its exit code."""
@@ -45,8 +41,6 @@ def run(words: list[str]) -> int:
         if unknown_arguments:
             refuse_unknown(parser, parsed.command, unknown_arguments)
         parsed.words = words
-        if parsed.command in WITH_PAGES:
-            _check_page_packages()
         code = int(parsed.run(parsed))
         out.flush()
         return code or (BAD_INPUT if out.lost else 0)
@@ -77,13 +71,6 @@ def run(words: list[str]) -> int:
         out.flush()
         err.flush()
         streams.close()
-
-
-def _check_page_packages() -> None:
-    """Raise ``ModuleNotFoundError`` if a package is missing that pages need: now, not when all runs are over."""
-    for name in ("jinja2", "pandas", "plotly"):
-        if find_spec(name) is None:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
 def make_parser(words: Sequence[str] = ()) -> Parser:

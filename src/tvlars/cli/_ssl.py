@@ -20,7 +20,7 @@ from tvlars.cli._options import (
 )
 from tvlars.lab.config import OPTIONS, names_of
 from tvlars.lab.console import say
-from tvlars.lab.errors import UsageError, unknown
+from tvlars.lab.errors import UsageError, check_page_packages, unknown
 from tvlars.lab.options import Is
 from tvlars.lab.ssl.methods import METHODS
 
@@ -51,6 +51,7 @@ def _ssl(parsed: argparse.Namespace) -> int:
     if parsed.method not in METHODS:
         raise unknown("method", parsed.method, METHODS)
     config = train_config(parsed, task=parsed.method)
+    check_page_packages()
     if (code := in_processes(parsed, config)) is not None:
         return code
     result = train(config)

@@ -74,13 +74,13 @@ def _not_tuned() -> tuple[str, ...]:
 
 def _sweep(parsed: argparse.Namespace) -> int:
     from tvlars.lab.experiments.grid import Grid
-    from tvlars.lab.experiments.queue import check_workers
+    from tvlars.lab.experiments.queue import check_call
     from tvlars.lab.experiments.sweep import make_agenda, sweep
 
     grid = Grid.read(parsed.grid)
     out = Path("runs") / f"sweep-{grid.name}" if parsed.out is None else parsed.out
     if parsed.dry_run:
-        check_workers(parsed.workers, parsed.retries)
+        check_call(parsed.workers, parsed.retries)
         agenda = make_agenda(grid.runs, out, here=parsed.ray is None)
         for note in grid.notes:
             say(f"note: {note}")

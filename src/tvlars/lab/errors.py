@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import signal
 from collections.abc import Iterable
+from importlib.util import find_spec
 from pathlib import Path
 
 
@@ -84,3 +85,10 @@ def listed(names: Iterable[str]) -> str:
     """Return names as a list in words: "lars, lamb and sgd"."""
     *first, last = names
     return f"{', '.join(first)} and {last}" if first else last
+
+
+def check_page_packages() -> None:
+    """Raise ``ModuleNotFoundError`` if a package is missing that pages need: before any run, not after all of them."""
+    for name in ("jinja2", "pandas", "plotly"):
+        if find_spec(name) is None:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)

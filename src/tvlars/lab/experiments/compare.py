@@ -24,7 +24,7 @@ from tvlars.lab.errors import UsageError
 from tvlars.lab.experiments.board import Board, Teller, choose_board
 from tvlars.lab.experiments.compare_config import CompareConfig
 from tvlars.lab.experiments.job import OVER, Job, Outcome, Workers, going_on, status_of
-from tvlars.lab.experiments.queue import Source, check_workers, hold, taking_signals, work
+from tvlars.lab.experiments.queue import Source, check_call, hold, taking_signals, work
 from tvlars.lab.experiments.run_name import at_home
 from tvlars.lab.experiments.sweep import check_one_machine, hire, show
 from tvlars.lab.experiments.workers.in_process import InProcess
@@ -77,7 +77,7 @@ def compare(
         LockedError: another comparison works in ``config.out``.
         KeyboardInterrupt: by Ctrl-C; results so far and their page are in the folder.
     """
-    check_workers(workers, retries)
+    check_call(workers, retries)
     base, runs, apart = config.base, config.runs(), ray is not None or (workers or 1) > 1
     data = load_data(base.data, base.data_dir, base.image_size, base.skip_bad_images)
     prepared = [prepare(run, data, here=ray is None) for run in runs]  # so that a bad value is said before any run

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 
-from tvlars.lab.errors import LockedError, UsageError
+from tvlars.lab.errors import LockedError, UsageError, check_page_packages
 from tvlars.lab.experiments.board import Board
 from tvlars.lab.experiments.job import OVER, Job, Outcome, Workers
 from tvlars.lab.files.lock import locked
@@ -171,8 +171,9 @@ def hold(stack: contextlib.ExitStack, folder: Path, who: str) -> None:
         raise LockedError(f"another {who} in {str(folder)!r}, wait for it or stop it") from error
 
 
-def check_workers(workers: int | None, retries: int) -> None:
-    """Raise ``UsageError`` unless both are integers in their ranges."""
+def check_call(workers: int | None, retries: int) -> None:
+    """Raise ``UsageError`` for a number out of its range, ``ModuleNotFoundError`` if pages cannot be made."""
+    check_page_packages()
     for name, value, low in (("workers", workers, 1), ("retries", retries, 0)):
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or not low <= value <= 10_000):
             raise UsageError(f"{name} must be an integer from {low} to 10000, got {value!r}")

@@ -15,7 +15,7 @@ from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.errors import PreemptedError, UsageError
 from tvlars.lab.experiments.board import Board, choose_board
 from tvlars.lab.experiments.job import OVER, Job, Outcome, Workers, going_on, status_of
-from tvlars.lab.experiments.queue import Source, check_workers, hold, taking_signals, work
+from tvlars.lab.experiments.queue import Source, check_call, hold, taking_signals, work
 from tvlars.lab.experiments.results import SweepResult, SweepRun
 from tvlars.lab.experiments.run_name import at_home, run_name
 from tvlars.lab.experiments.workers.ray_cluster import RayWorkers
@@ -65,7 +65,7 @@ def sweep(
             call continues.
     """
     board = choose_board() if board is None else board
-    check_workers(workers, retries)
+    check_call(workers, retries)
     agenda = make_agenda(runs, out, here=ray is None)
     with contextlib.ExitStack() as stack:
         crew = hire(stack, [job.config for job in agenda.jobs], workers, ray) if agenda.jobs else None

@@ -24,7 +24,7 @@ from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.errors import FailedRunError, PreemptedError, UsageError, listed
 from tvlars.lab.experiments.board import Board, Teller, duration
 from tvlars.lab.experiments.job import OVER, Job, Outcome, Workers, going_on, read_status
-from tvlars.lab.experiments.queue import Source, check_workers, hold, taking_signals, work
+from tvlars.lab.experiments.queue import Source, check_call, hold, taking_signals, work
 from tvlars.lab.experiments.results import Files, SweepResult
 from tvlars.lab.experiments.run_name import at_home, run_name
 from tvlars.lab.experiments.sweep import hire, names_in, sweep
@@ -99,7 +99,7 @@ def tune(
         LockedError: another process tunes in ``out``. FailedRunError: a trial failed; the same call retries it.
         KeyboardInterrupt: by Ctrl-C, PreemptedError: by SIGTERM or SIGHUP; the same call continues.
     """
-    check_workers(workers, retries)  # now, and not when all trials are over
+    check_call(workers, retries)  # now, and not when all trials are over
     base, folder = config.base, config.folder()
     data = load_data(base.data, base.data_dir, base.image_size, base.skip_bad_images)
     first = prepare(config.run(config.optimizers[0], {}, config.tune_seed), data, here=ray is None)
