@@ -739,7 +739,7 @@ def test_a_bar_shows_all_runs(
 
 # -- real runs ----------------------------------------------------------------------------------------------
 
-RUNS = [TrainConfig(optimizer=optimizer, epochs=60, accelerator="cpu") for optimizer in ("tvlars", "lamb")]
+RUNS = [TrainConfig(optimizer=optimizer, epochs=30, accelerator="cpu") for optimizer in ("tvlars", "lamb")]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -821,7 +821,7 @@ def test_a_killed_sweep_loses_nothing(local: SweepResult, tmp_path: Path) -> Non
     These runs start as users' do.
     """
     grid = tmp_path / "grid.yaml"
-    grid.write_text("base: {epochs: 60, accelerator: cpu}\ngrid: {optimizer: tvlars}")
+    grid.write_text("base: {epochs: 30, accelerator: cpu}\ngrid: {optimizer: tvlars}")
     out = tmp_path / "out"
     with Command(["sweep", grid, "--out", out], tmp_path) as killed:
         folder = out / local.runs[0].name
