@@ -401,7 +401,7 @@ def _rates(
 
 
 def _dead_calls(rates: list[float], peak: float) -> list[int]:
-    """Where a learning rate is next to 0. A floor of just that share of the maximum is not below it."""
+    """Return the calls with a learning rate next to 0. A floor of exactly ``DEAD`` times the maximum does not count."""
     return [i for i, rate in enumerate(rates) if rate < (1 - 1e-6) * DEAD * peak]
 
 

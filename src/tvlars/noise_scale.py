@@ -36,11 +36,11 @@ class NoiseScale:
     """The same for each layer alone."""
 
     def steps_factor(self, batch_size: int) -> float:
-        """How many times the fewest possible optimizer steps a batch of this size takes: 1 + B_simple / B."""
+        """Steps that a batch of this size takes, relative to the fewest possible: 1 + B_simple / B."""
         return 1.0 + self.value / batch_size
 
     def samples_factor(self, batch_size: int) -> float:
-        """How many times the fewest possible samples a batch of this size takes: 1 + B / B_simple."""
+        """Samples that a batch of this size takes, relative to the fewest possible: 1 + B / B_simple."""
         return 1.0 + batch_size / self.value if self.value else math.inf
 
     def __str__(self) -> str:

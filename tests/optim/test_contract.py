@@ -1,4 +1,4 @@
-"""What torch.optim promises, for every optimizer and every path."""
+"""The contract of torch.optim, for every optimizer and every path."""
 
 from __future__ import annotations
 

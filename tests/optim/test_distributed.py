@@ -17,7 +17,7 @@ pytest.importorskip("numpy", reason="torch's ZeroRedundancyOptimizer needs numpy
 
 @pytest.fixture(scope="module")
 def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What went wrong in each check of this session; all run in one start, since that takes seconds."""
+    """Failures of each check of this session; all run in one start, which takes seconds."""
     items: list[Any] = [item for item in request.session.items if item.path == request.path]
     return outcomes([item.callspec.params["check"] for item in items], tmp_path_factory.mktemp("processes"))
 

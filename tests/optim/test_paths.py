@@ -1,4 +1,4 @@
-"""Which path a layer takes: what was asked for, else the fastest that is right for it."""
+"""Path of a layer: the one that was requested, else the fastest that is correct for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What holds whatever the numbers are. Properties of φ itself are in ``tests/test_schedule.py``."""
+"""Properties that hold for all numbers. Properties of φ itself are in ``tests/test_schedule.py``."""
 
 from __future__ import annotations
 

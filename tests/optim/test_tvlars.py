@@ -1,4 +1,4 @@
-"""What TVLARS is beside LARS: the factor φ, where it acts, and its clock."""
+"""Differences of TVLARS from LARS: the factor φ, where it acts, and its clock."""
 
 from __future__ import annotations
 

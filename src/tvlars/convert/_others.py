@@ -121,7 +121,7 @@ def unwrap_sgd(arguments: dict[str, Any]) -> tuple[Recipe, dict[str, Any]]:
 
 
 def _momentum_so_far(sgd: torch.optim.SGD) -> tuple[str, ...]:
-    """How to carry over the buffers of an SGD that has stepped."""
+    """Steps that carry over the buffers of an SGD that has stepped."""
     if all(state.get("momentum_buffer") is None for state in sgd.state.values()):
         return ()
     damped = any(group["dampening"] for group in sgd.param_groups)

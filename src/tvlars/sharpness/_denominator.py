@@ -120,7 +120,7 @@ def _elements(output: Any, target: Any) -> float:
 
 
 def samples_in(target: Any) -> int:
-    """How many samples a target is of: the length of its first tensor."""
+    """Return the number of samples of a target: the length of its first tensor."""
     for leaf in tree_flatten(target)[0]:
         if isinstance(leaf, Tensor) and leaf.ndim:
             return len(leaf)

@@ -44,7 +44,7 @@ class Batch:
     y: Any
     samples: int
     count: float
-    """How much it counts: what its loss divides by, so that losses times counts add up; the samples for a sum."""
+    """Weight of its loss in the mean: the denominator of the loss, or the number of samples if the loss is a sum."""
 
 
 class LossSurface:

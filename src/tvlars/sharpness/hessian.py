@@ -157,7 +157,7 @@ def spectral_density(
     differences: bool = False,
     seed: int = 0,
 ) -> SpectralDensity:
-    """How the eigenvalues of the Hessian are distributed: their density, which integrates to 1.
+    """Spectral density of the Hessian: the distribution of its eigenvalues, which integrates to 1.
 
     Each Lanczos run from a random vector gives a density with Gaussian bumps at its nodes; the mean over runs is
     returned with its standard error.

@@ -1,4 +1,4 @@
-"""How much the loss rises near the weights: Keskar's ε-sharpness, and worst and average case in a ball."""
+"""Rise of the loss near the weights: Keskar's ε-sharpness, and worst and average case in a ball."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def average_case_sharpness(
     adaptive: bool = False,
     seed: int = 0,
 ) -> Estimate:
-    r"""How far the loss rises on average when the weights are jostled, with a standard error.
+    r"""Average rise of the loss under random perturbations of the weights, with a standard error.
 
     .. math:: E_{\delta \sim N(0, \rho^2 T^2)} L(w + \delta) - L(w)
 

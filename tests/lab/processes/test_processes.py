@@ -89,7 +89,7 @@ def test_a_first_process_that_is_silent_or_dead_is_noticed(tmp_path: Path) -> No
 
 
 def errors_of_one_process() -> None:
-    """What any process finds wrong ends the work in all, with all that the error has."""
+    """An error in any process ends the work in all of them, with everything the error holds."""
     processes = processes_with_limit()
     second = processes.rank == 1
     full = OSError(errno.ENOSPC, "No space left on device", "run/weights.pt")

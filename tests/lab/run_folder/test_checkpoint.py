@@ -380,7 +380,7 @@ def test_files_that_a_power_cut_took_are_made_again(
 def test_rows_before_a_checkpoint_are_on_the_disk_before_it(
     tmp_path: Path, few: ImageData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a machine that loses its power keeps is what was synced: never a checkpoint without the rows before it."""
+    """A machine that loses power keeps only what was synced: never a checkpoint without the rows before it."""
     synced: list[str] = []
     replaced = os.replace
 
@@ -691,7 +691,7 @@ def test_a_kill_in_the_last_save_does_not_look_like_no_checkpoint(tmp_path: Path
 
 
 def test_a_checkpoint_of_an_earlier_version_lacks_options(tmp_path: Path, cut: Path, few: ImageData) -> None:
-    """Those that it lacks were what they are by default."""
+    """Options that an older checkpoint lacks had their defaults."""
     folder = tmp_path / "run"
     shutil.copytree(cut, folder)
     path = folder / "checkpoints" / "000000008"
@@ -773,7 +773,7 @@ def test_by_the_clock(tmp_path: Path, few: ImageData) -> None:
 
 
 def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
-    """What a kill leaves behind is never taken for a checkpoint, and is swept away by the next save."""
+    """Leftovers of a kill are never taken for a checkpoint, and the next save removes them."""
     processes = Processes(make_fabric(TrainConfig(accelerator="cpu"), "32-true"))
     left = tmp_path / checkpoint.FOLDER / f"000000003{checkpoint.PART}"
     left.mkdir(parents=True)

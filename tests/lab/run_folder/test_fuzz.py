@@ -85,7 +85,7 @@ def test_config_files(tmp_path: Path, content: str | bytes, command: str) -> Non
     | st.binary(max_size=80)
 )
 def test_grids(tmp_path: Path, content: str | bytes) -> None:
-    """What is a grid after all is listed, and not run."""
+    """A text that is a valid grid is listed, and not run."""
     file = tmp_path / "grid.yaml"
     file.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8", "surrogatepass"))
     code, said = run(["sweep", str(file), "--dry-run", "--out", str(tmp_path / "x")])

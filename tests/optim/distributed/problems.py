@@ -1,4 +1,4 @@
-"""What the checks train, and how they compare."""
+"""Networks and data that the checks train, and comparisons of results."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ TESTS = [
 
 @pytest.fixture(scope="module")
 def ends(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[tuple[str, str]]]:
-    """What went wrong or was skipped in each of this session's tests, and why, after all were run in one process."""
+    """Failures and skips of each test of this session, with reasons; all were run in one process."""
     chosen = [item.callspec.params["test"] for item in request.session.items if item.path == request.path]
     report = tmp_path_factory.mktemp("interpreted") / "report.xml"
     done = subprocess.run(

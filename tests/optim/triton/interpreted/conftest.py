@@ -50,7 +50,7 @@ class Launches:
     kernels: list[tuple[str, int]] = field(default_factory=list)
     """Name and number of programs."""
     wanted: bool = True
-    """Whether there has to be any, lest a test compares other paths with each other."""
+    """True if a test must launch a kernel, since it would otherwise compare other paths with each other."""
 
     def names(self) -> list[str]:
         return [name for name, _ in self.kernels]

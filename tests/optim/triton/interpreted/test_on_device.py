@@ -1,4 +1,4 @@
-"""What is known to the device alone: a tensor lr, clocks, and what a GradScaler says. Here the CPU is the device."""
+"""Values that only the device knows: a tensor lr, clocks, and a GradScaler's. Here the CPU is the device."""
 
 from __future__ import annotations
 
