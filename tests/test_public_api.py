@@ -88,7 +88,7 @@ def test_defaults_are_those_that_docstrings_name() -> None:
     wrong, compared = [], 0
     for name in MODULES:
         try:
-            module = importlib.import_module(name)
+            module = whole(name)
         except ImportError:
             continue
         for label, thing in everything(module):
@@ -145,13 +145,21 @@ def test_what_the_core_says_is_ascii() -> None:
 
 
 def imported(name: str) -> ModuleType:
-    """The module, or the test is skipped since its extra is not installed."""
+    """Return the module with all its names, or skip the test if its extra is not installed."""
     try:
-        return importlib.import_module(name)
+        return whole(name)
     except ImportError as error:
         if MODULES[name] is None:
             raise
         pytest.skip(f"the extra {MODULES[name]!r} is not installed ({error})")
+
+
+def whole(name: str) -> ModuleType:
+    """Import a module and all its names, which a lazy package imports only when they are asked for."""
+    module = importlib.import_module(name)
+    for public_name in getattr(module, "__all__", []):
+        getattr(module, public_name)
+    return module
 
 
 def public(module: ModuleType) -> Iterator[tuple[str, Any]]:
