@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
+from tests.lab.first import first
 from tvlars.lab import ImageData, load_data
 
 
@@ -18,4 +17,4 @@ def digits() -> ImageData:
 @pytest.fixture(scope="session")
 def few(digits: ImageData) -> ImageData:
     """The first 700 training images of the digits, as many batches of 128 per epoch as all have of 256: five."""
-    return replace(digits, train_images=digits.train_images[:700], train_labels=digits.train_labels[:700])
+    return first(digits, 700)

@@ -183,7 +183,7 @@ def _normal(name: str) -> str:
 def _problem(module: str, whole: bool = False) -> str | None:
     """Return why ``module``, or with ``whole`` any of its public names, cannot be imported; None if it can.
 
-    What it prints meanwhile is not shown.
+    Output of the module while it is imported is hidden.
     """
     hidden = io.StringIO()
     try:

@@ -513,6 +513,20 @@ def test_a_stopped_sweep_lets_runs_save_and_goes_on(
     assert by_seed(result) == [("finished", 0), ("finished", 1), ("finished", 1), ("finished", 1)]
 
 
+def test_signals_are_noted_until_results_are_written(
+    pretend: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = []
+    monkeypatch.setattr(SweepResult, "save", lambda self: signal.raise_signal(signal.SIGTERM))
+    before = signal.signal(signal.SIGTERM, lambda *_: taken.append("by the handler of others"))
+    try:
+        result = sweep(seeds(1), pretend(""), board=Board())
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert by_seed(result) == [("finished", 1)]
+    assert taken == []
+
+
 def wait_for(condition: Callable[[], bool]) -> None:
     end = time.monotonic() + 300
     while not condition():

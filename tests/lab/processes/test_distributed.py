@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import resource
 import signal
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from tests.lab.first import first
 from tests.lab.processes.processes import in_processes
 from tests.lab.stops import StopAt
 from tvlars.lab import TrainConfig, load_run, train
@@ -43,14 +43,7 @@ class Plain(nn.Module):
 
 def odd_digits() -> ImageData:
     """Five batches per epoch, and a number of test images that no number of processes divides."""
-    data = load_data("digits")
-    return replace(
-        data,
-        train_images=data.train_images[:700],
-        train_labels=data.train_labels[:700],
-        test_images=data.test_images[:359],
-        test_labels=data.test_labels[:359],
-    )
+    return first(load_data("digits"), 700, 359)
 
 
 RUNS: dict[str, dict[str, Any]] = {

@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.lab.first import first
 from tests.lab.stops import StopAt
 from tvlars.lab import ImageData, TrainConfig, UsageError, evaluate, load_data, load_run, train
 from tvlars.lab.data.fingerprint import Fingerprint, digest_files
@@ -200,14 +201,7 @@ def test_what_earlier_versions_wrote_goes_on_with_a_note(tmp_path: Path, begun: 
 
 @pytest.fixture(scope="module")
 def digits() -> ImageData:
-    found = load_data("digits")
-    return replace(
-        found,
-        train_images=found.train_images[:16],
-        train_labels=found.train_labels[:16],
-        test_images=found.test_images[:8],
-        test_labels=found.test_labels[:8],
-    )
+    return first(load_data("digits"), 16, 8)
 
 
 def changed_tensors(data: ImageData, kind: str) -> ImageData:

@@ -197,7 +197,7 @@ def _held(file: Path) -> Iterator[None]:
             theirs = lock if stem == file.stem else FileLock(left.with_name(f"{stem}.lock"), timeout=0)
             with contextlib.suppress(OSError, Timeout), theirs:
                 left.unlink(missing_ok=True)
-    except NotImplementedError:
+    except NotImplementedError:  # filelock's error on a file system without locks
         pass
     except OSError as error:
         raise UsageError(
