@@ -9,6 +9,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 
+MOST_NAMES = 60
+"""Most names that an error lists."""
+
+
 class UsageError(ValueError):
     """An argument or input is invalid; the message names it in one sentence. Exit code 2 at the CLI."""
 
@@ -75,10 +79,14 @@ class DivergedError(RuntimeError):
 
 def unknown(kind: str, name: object, valid: Iterable[str]) -> UsageError:
     """Return the error for a name that is not among ``valid``; it suggests the nearest names."""
-    names = list(valid)
-    near = difflib.get_close_matches(str(name).lower(), names, n=2, cutoff=0.55)
+    by_lower: dict[str, str] = {}
+    for one in valid:
+        by_lower.setdefault(one.lower(), one)
+    names = list(by_lower.values())
+    near = [by_lower[one] for one in difflib.get_close_matches(str(name).lower(), by_lower, n=2, cutoff=0.55)]
     hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-    return UsageError(f"unknown {kind} {str(name)!r}: {hint}Known: {', '.join(names)}.")
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return UsageError(f"unknown {kind} {str(name)!r}: {hint}Known: {', '.join(names[:MOST_NAMES])}{more}.")
 
 
 def listed(names: Iterable[str]) -> str:
