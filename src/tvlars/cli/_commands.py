@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from tvlars._checks import one_line
 from tvlars._command import BAD_INPUT, DIVERGED, FAILED, INTERRUPTED, by_import, not_imported
 from tvlars.cli import _bench, _completion, _doctor, _look, _ssl, _sweep, _train
 from tvlars.cli._names import without_commands
@@ -22,6 +23,7 @@ from tvlars.lab.errors import (
     UsageError,
 )
 from tvlars.lab.files.disk import cannot_write
+from tvlars.lab.imported import is_theirs, their_traceback, where_raised
 from tvlars.lab.memory import amount, has_ended
 from tvlars.lab.processes.launcher import die_with_launcher, report_unexpected, way_on
 
@@ -59,6 +61,8 @@ def run(words: list[str]) -> int:
             return fail("interrupted", INTERRUPTED)
         return fail("interrupted; what was measured is kept" + way_on(words[0] if words else ""), INTERRUPTED)
     except Exception as error:
+        if is_theirs(error):
+            return _fail_theirs(error)
         if by_import(error):
             return fail(not_imported(error), BAD_INPUT)
         if has_ended(error):
@@ -71,6 +75,13 @@ def run(words: list[str]) -> int:
         out.flush()
         err.flush()
         streams.close()
+
+
+def _fail_theirs(error: Exception) -> int:
+    """Print the traceback of an error in the user's code, ours cut; returns the exit code."""
+    with contextlib.suppress(OSError):  # the reader may have gone
+        sys.stderr.write(their_traceback(error))
+    return fail(f"{one_line(error)}, raised in {where_raised(error)}", FAILED)
 
 
 def make_parser(words: Sequence[str] = ()) -> Parser:

@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
-
 MOST_NAMES = 60
 """Most names that an error lists."""
 

@@ -138,7 +138,8 @@ def _run_file(file: Path, what: str, text: str) -> ModuleType:
             + (f"; Python files there: {near}" if near else f", and there is no Python file in {file.parent}")
         )
     spec = importlib.util.spec_from_file_location(name, file)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     if str(file.parent) not in sys.path:
         sys.path.append(str(file.parent))  # modules beside the file

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import traceback
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -10,6 +11,7 @@ from typing import Any
 from tvlars.lab.data import ImageData
 from tvlars.lab.errors import DivergedError, LostProcessError, MovedFolderError, PreemptedError, UsageError
 from tvlars.lab.experiments.job import Job, Outcome, Workers
+from tvlars.lab.imported import is_theirs, their_traceback
 from tvlars.lab.run_folder.rows import EpochRow
 from tvlars.lab.run_folder.status import Status
 from tvlars.lab.training.progress import Reporter
@@ -66,7 +68,7 @@ class InProcess(Workers):
         except Exception as error:
             if not self.alone:
                 raise
-            traceback.print_exc()
+            sys.stderr.write(their_traceback(error) if is_theirs(error) else traceback.format_exc())
             return Outcome(job, Status.FAILED, f"{type(error).__name__}: {error}")
         return Outcome(job, Status.FINISHED)
 
