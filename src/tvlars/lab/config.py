@@ -136,6 +136,28 @@ class TrainConfig:
         unit="degrees",
         within=(0, 180),
     )
+    label_smoothing: float = option(
+        0.0,
+        "share of each training target that is spread evenly over all classes",
+        Is.SETUP | Is.CLASSIFICATION | Is.TUNABLE,
+        within=(0, 1),
+        below=True,
+    )
+    clip_grad_norm: float | None = option(
+        None,
+        "norm to which the gradient of a whole batch is scaled down if it is longer (default: no limit)",
+        Is.SETUP | Is.TUNABLE,
+        above=True,
+        within=(0, None),
+    )
+    ema: float | None = option(
+        None,
+        "decay per step of a moving average of the weights, which is then tested and kept (default: no average)",
+        Is.SETUP | Is.CLASSIFICATION | Is.TUNABLE,
+        above=True,
+        within=(0, 1),
+        below=True,
+    )
     micro_batch_size: int = option(
         1024, "samples per forward pass at most; larger batches are accumulated", within=(2, MOST)
     )
@@ -303,7 +325,7 @@ class TrainConfig:
                 raise UsageError(
                     f"nodes must be > 1 with rendezvous, the place where machines meet, got {self.nodes or 1}"
                 )
-        for name in ("sharpness", "noise_scale", "compile"):
+        for name in ("sharpness", "noise_scale", "compile", "ema"):
             if self.shard and getattr(self, name):
                 raise UsageError(f"{name} must not be given with shard, it wants the whole model in one process")
         if self.shard and self.precision == "16-mixed":

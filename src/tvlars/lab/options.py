@@ -78,6 +78,8 @@ class Option:
     """Least and largest value."""
     above: bool = False
     """True if the least value itself is excluded."""
+    below: bool = False
+    """True if the largest value itself is excluded."""
     unit: str = ""
     optimizers: tuple[str, ...] = ()
     """Optimizers with this option; () for all."""
@@ -146,7 +148,8 @@ class Option:
         low, high = self.within
         if self.kind is float:
             try:
-                check_number(name, value, low=low, high=high or math.inf, open_low=self.above, unit=self.unit)
+                ends = dict(open_low=self.above, open_high=self.below)
+                check_number(name, value, low=low, high=high or math.inf, unit=self.unit, **ends)
             except ValueError as error:
                 raise UsageError(str(error)) from error
         elif not isinstance(value, int) or isinstance(value, bool) or value < low:

@@ -52,6 +52,11 @@ RUNS: dict[str, dict[str, Any]] = {
     "lamb": dict(optimizer="lamb", **{**CALM, "lr": 1e-4}),
     # 126 samples over four processes in parts of at most 20: pieces of different lengths.
     "parts": dict(optimizer="sgd", model="plain", micro_batch_size=20, **{**CALM, "batch_size": 126}),
+    "recipe": dict(
+        optimizer="sgd", model="plain", micro_batch_size=20, label_smoothing=0.1, clip_grad_norm=0.05,
+        **{**CALM, "batch_size": 126},
+    ),
+    "average": dict(optimizer="lars", ema=0.8, **CALM),
     "barlow-twins": dict(
         task="barlow-twins", optimizer="lars", projector="32-32", evaluations="linear",
         **{**CALM, "epochs": 2, "lr": 0.02},
@@ -136,7 +141,7 @@ def test_several_processes_train_as_one(tmp_path: Path, alone: Path, count: int)
 
 @pytest.mark.slow
 def test_shards_train_as_one_process(tmp_path: Path, alone: Path) -> None:
-    names = ["lars", "tvlars", "lamb", "parts"]
+    names = ["lars", "tvlars", "lamb", "parts", "recipe"]
     in_processes(2, train_all, tmp_path, names, {"shard": True}, log=tmp_path / "log")
     for name in names:
         assert_equal_runs(alone / name, tmp_path / name)
@@ -180,7 +185,7 @@ def test_a_checkpoint_is_read_by_another_number_of_processes(
 @pytest.mark.slow
 def test_statistics_of_each_process_go_on(tmp_path: Path) -> None:
     """Without synchronized batch norm each process has running statistics of its own within an epoch."""
-    own = {"sync_batch_norm": False}
+    own = {"sync_batch_norm": False, "ema": 0.8}
     in_processes(2, cut_off, tmp_path / "cut", own, log=tmp_path / "log")
     in_processes(2, go_on, tmp_path / "cut", own, log=tmp_path / "log")
     in_processes(2, go_on, tmp_path / "whole", own, log=tmp_path / "log")  # where there is nothing, it begins

@@ -153,7 +153,7 @@ class Run:
         finished = status == Status.FINISHED
         works: list[Callable[[], object]] = [self._write, self.record.flush]
         if status in (Status.FINISHED, Status.INTERRUPTED, Status.PREEMPTED):
-            works.insert(0, lambda: self.record.save_weights(self.task.weights()))
+            works.insert(0, self._save_weights)
         if finished and (right := self.task.right) is not None:
             works.insert(1, lambda: self.record.save_correct(right))
         logs: list[Any] = [self.layer_stats, self.tensorboard]
@@ -166,6 +166,10 @@ class Run:
                 errors.append(error)
         if errors:
             raise errors[0]
+
+    def _save_weights(self) -> None:
+        with self.task.with_tested_weights():
+            self.record.save_weights(self.task.weights())
 
     def _report_profile(self) -> None:
         if profile := self.phase.finish():
@@ -300,8 +304,11 @@ class Run:
     def run_epoch(self) -> None:
         """Run the remaining steps of the current epoch, and its test."""
         self._train_epoch()
-        self.processes.average_buffers(self.task.bare_model)  # synchronized batch norms have the same already
-        with self.signals.at_once():
+        for model in (self.task.bare_model, self.task.average):
+            if model is not None:
+                self.processes.average_buffers(model)  # synchronized batch norms have the same already
+        # Weights are not exchanged at once: a signal amid that would leave a mixture.
+        with self.task.with_tested_weights(), self.signals.at_once():
             self._test_epoch()
         self.epoch, self.position = self.epoch + 1, 0
         self.epoch_steps, self.epoch_seconds = [], 0.0
@@ -332,10 +339,15 @@ class Run:
     def _update(self) -> None:
         """Take a step of the optimizer and of the schedule."""
         with self.phase("optimizer"):
+            if (longest := self.config.clip_grad_norm) is not None:
+                whole = self.task.model, self.task.optimizer
+                self.task.fabric.clip_gradients(*whole, max_norm=longest, error_if_nonfinite=False)
             self.task.optimizer.step()
             self.task.optimizer.zero_grad()
             if self.task.scheduler is not None:
                 self.task.scheduler.step()
+            if self.task.average is not None:
+                self.task.average.update_parameters(self.task.bare_model)
         self.phase.step()
 
     def _test_epoch(self) -> None:

@@ -48,7 +48,7 @@ def state_of(task: Task) -> dict[str, Any]:
         "extra": {name: part.state_dict() for name, part in task.extra.items()},
     }
     if task.processes.several and not task.config.sync_batch_norm:
-        progress[BUFFERS] = task.processes.gather(_statistics(task.bare_model))
+        progress[BUFFERS] = task.processes.gather(_statistics(task))
     return {"tensors": _named(task, inside), "progress": progress}
 
 
@@ -106,7 +106,7 @@ def load_state(task: Task, state: dict[str, Any], at: Checked) -> None:
         if isinstance(part, nn.Module):
             check_module(at, f"extra.{name}", part, progress["extra"][name])
     if of_each := progress.get(BUFFERS):
-        at.check(BUFFERS, [_statistics(task.bare_model)] * len(progress["random"]), of_each)
+        at.check(BUFFERS, [_statistics(task)] * len(progress["random"]), of_each)
         for rank, found in enumerate(of_each):
             at.finite(f"{BUFFERS}[{rank}].", found)
 
@@ -135,7 +135,7 @@ def load_state(task: Task, state: dict[str, Any], at: Checked) -> None:
     else:  # the number of processes changed, so no state belongs to this one
         torch.manual_seed((task.config.seed + several.rank + step) % 2**32)
     if of_each:
-        _set_statistics(task.bare_model, of_each, several)
+        _set_statistics(task, of_each, several)
 
 
 def _load_optimizer(at: Checked, entry: str, optimizer: Any, state: Any, rates: list[float], taken: range) -> None:
@@ -145,18 +145,25 @@ def _load_optimizer(at: Checked, entry: str, optimizer: Any, state: Any, rates: 
     check_loaded_optimizer(at, entry, optimizer, built, rates, taken)
 
 
-def _statistics(model: nn.Module) -> dict[str, Tensor]:
+def _statistics(task: Task) -> dict[str, Tensor]:
     """Return running statistics; processes have different ones if batch norm is not synchronized."""
-    return {name: buffer.cpu() for name, buffer in model.named_buffers() if buffer.is_floating_point()}
+    return {name: buffer.cpu() for name, buffer in _buffers(task).items()}
 
 
-def _set_statistics(model: nn.Module, of_each: list[dict[str, Tensor]], processes: Processes) -> None:
+def _set_statistics(task: Task, of_each: list[dict[str, Tensor]], processes: Processes) -> None:
     """Set running statistics to those of this rank; if the number of processes changed, to their mean."""
-    for name, buffer in model.named_buffers():
+    for name, buffer in _buffers(task).items():
         if name in of_each[0]:
             same = len(of_each) == processes.count
             mean = torch.stack([found[name] for found in of_each]).mean(0)
             buffer.copy_(of_each[processes.rank][name] if same else mean)
+
+
+def _buffers(task: Task) -> dict[str, Tensor]:
+    """Return the buffers of model and average that hold running statistics."""
+    models = {"": task.bare_model, "average.": task.average}
+    named = [(f"{at}{name}", x) for at, one in models.items() if one is not None for name, x in one.named_buffers()]
+    return {name: buffer for name, buffer in named if buffer.is_floating_point()}
 
 
 def _named(task: Task, inside: dict[str, Tensor]) -> dict[str, dict[str, Any]]:

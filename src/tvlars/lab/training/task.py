@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tvlars.lab.processes.processes import whole_weights
 from tvlars.lab.processes.sync_batch_norm import synchronize_batch_norm
@@ -59,6 +61,12 @@ class Task(ABC):
             torch.manual_seed((config.seed + self.processes.rank) % 2**32)
         self.extra: dict[str, Any] = {}
         """Further modules and optimizers in a checkpoint, by name."""
+        self.average: AveragedModel | None = None
+        """Moving average of weights and buffers, which is tested and kept in place of the last weights."""
+        if config.ema is not None:
+            update = get_ema_multi_avg_fn(config.ema)  # type: ignore[no-untyped-call]
+            self.average = AveragedModel(self.bare_model, multi_avg_fn=update, use_buffers=True)
+            self.extra["average"] = self.average
         self.evaluations: dict[str, Evaluated] = {}
         self.right: Tensor | None = None
         """True for each test image classified right after the last epoch; None if the task does not keep that."""
@@ -90,6 +98,26 @@ class Task(ABC):
     def after_training(self, step: int) -> None:
         """Finish the task after the last epoch and optimizer step ``step``."""
 
+    @contextlib.contextmanager
+    def with_tested_weights(self) -> Iterator[None]:
+        """Exchange the model's weights for those that are tested and kept: their moving average, if there is one."""
+        self._exchange()
+        try:
+            yield
+        finally:
+            self._exchange()
+
+    @torch.no_grad()
+    def _exchange(self) -> None:
+        """Exchange weights and buffers of model and average in place: others hold the same tensors."""
+        if self.average is not None:
+            averaged = self.average.module
+            for name in ("parameters", "buffers"):
+                for one, other in zip(getattr(self.bare_model, name)(), getattr(averaged, name)(), strict=True):
+                    kept = one.clone()
+                    one.copy_(other)
+                    other.copy_(kept)
+
     def weights(self) -> dict[str, Any]:
         """Return the content of weights.pt; every process calls it."""
         model = self.bare_model
@@ -105,16 +133,26 @@ class Task(ABC):
 class Classification(Task):
     """Classification of labelled images by cross-entropy; test images are not augmented."""
 
+    def facts(self) -> dict[str, str]:
+        config = self.config
+        parts = {
+            "label smoothing": config.label_smoothing or None,
+            "gradients clipped to norm": config.clip_grad_norm,
+            "moving average of weights with decay": config.ema,
+        }
+        said = [f"{name} {value:g}" for name, value in parts.items() if value is not None]
+        return {"recipe": ", ".join(said)} if said else {}
+
     def gradient(self, batch: Tensor, upcoming: Tensor) -> tuple[Tensor, Tensor]:
         count, device = self.processes.count, self.fabric.device
         loss_sum, correct = torch.zeros((), device=device), torch.zeros((), dtype=torch.int64, device=device)
-        last = self.batches.count - 1
+        last, smoothing = self.batches.count - 1, self.config.label_smoothing
         for i, (images, labels) in enumerate(self.batches.parts(batch, upcoming)):
             with self.no_sync(i < last):
                 with self.phase("forward"):
                     logits = self.model(images).float()
                     # A sum over the whole batch size: micro-batches of any length add up to its mean gradient.
-                    loss = F.cross_entropy(logits, labels, reduction="sum") / len(batch)
+                    loss = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing) / len(batch)
                 with self.phase("backward"):
                     # Gradients are averaged over processes, and the batch's is the sum over them.
                     self.fabric.backward(loss * count if count > 1 else loss)
