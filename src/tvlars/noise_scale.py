@@ -60,11 +60,12 @@ def noise_scale(model: nn.Module, loss: Loss, data: Batches, *, training: bool =
 
     Args:
         model: any module; its parameters that need gradients count. It is left as it was, bit for bit.
-        loss: (output, target) to a scalar, as for :func:`tvlars.sharpness.hessian_eigenvalues`. Micro-batches whose
-            losses divide by different weights of targets count by them, to first order; a sample whose target is
-            ignored is a sample.
-        data: micro-batches (input, target) of one size, 4 at least; 32 of 64 samples are a good start. A last,
-            shorter one is left out.
+        loss: (output, target) to a scalar, or a function whose first argument is named ``model``, which is called
+            with (model, batch), as for :func:`tvlars.sharpness.hessian_eigenvalues`. Micro-batches whose losses divide
+            by different weights of targets count by them, to first order; a sample whose target is ignored is a
+            sample.
+        data: micro-batches (input, target) of one size, 4 at least, or what a loss of (model, batch) is given; 32 of
+            64 samples are a good start. A last, shorter one is left out.
         training: measure in training mode, where batch norm ties the samples of a micro-batch together. Default
             False: evaluation mode, the case that the formula is about.
 
@@ -78,6 +79,7 @@ def noise_scale(model: nn.Module, loss: Loss, data: Batches, *, training: bool =
     Example:
         >>> noise = noise_scale(model, nn.CrossEntropyLoss(), micro_batches)
         >>> print(noise)
+        >>> print(noise_scale(bert, lambda model, batch: model(**batch).loss, batches_of_transformers))
         >>> print(plan(8192, 60_000, 15, noise_scale=noise))
     """
     check_flag("training", training)

@@ -6,6 +6,7 @@ import importlib
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -58,6 +59,17 @@ def _short(**options: Any) -> TrainConfig:
     return TrainConfig(optimizer=config.optimizer, epochs=1) if config.data in NEEDS_FILES else config
 
 
+class _Bert(nn.Module):
+    """A classifier that is called and answers as those of transformers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 3)
+
+    def forward(self, input_ids: torch.Tensor, labels: torch.Tensor) -> SimpleNamespace:
+        return SimpleNamespace(loss=nn.functional.cross_entropy(self.layer(input_ids.float()), labels))
+
+
 def _names() -> dict[str, Any]:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 10))
@@ -72,6 +84,8 @@ def _names() -> dict[str, Any]:
         "batches": list(loader)[:2],
         "micro_batches": list(loader),
         "encoder": nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.Linear(16, 8)),
+        "bert": _Bert(),
+        "texts": [{"input_ids": torch.randint(9, (8, 8)), "labels": torch.randint(3, (8,))} for _ in range(4)],
         "view_loader": [(images + torch.randn_like(images), images) for _ in range(2)],
     }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+from collections import UserDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from tvlars.sharpness._batch_loss import leaves, map_tensors, rebuilt
 
 OF_CLASSES: dict[type[nn.Module], Callable[..., Tensor]] = {
     nn.CrossEntropyLoss: F.cross_entropy,
@@ -121,7 +124,7 @@ def _elements(output: Any, target: Any) -> float:
 
 def samples_in(target: Any) -> int:
     """Return the number of samples of a target: the length of its first tensor."""
-    for leaf in tree_flatten(target)[0]:
+    for leaf in leaves(target):
         if isinstance(leaf, Tensor) and leaf.ndim:
             return len(leaf)
     raise ValueError(
@@ -132,12 +135,12 @@ def samples_in(target: Any) -> int:
 
 def select(x: Any, where: Any, count: int) -> Any:
     """The samples ``where`` (a slice or indices) of all tensors that have ``count`` entries; others stay whole."""
-    return tree_map_only(Tensor, lambda t: t[where] if t.ndim and len(t) == count else t, x)
+    return map_tensors(lambda t: t[where] if t.ndim and len(t) == count else t, x)
 
 
 def all_have(x: Any, count: int) -> bool:
     """Return whether ``x`` is tensors alone, all with one entry for each of ``count`` samples."""
-    return all(isinstance(t, Tensor) and t.ndim > 0 and len(t) == count for t in tree_flatten(x)[0])
+    return all(isinstance(t, Tensor) and t.ndim > 0 and len(t) == count for t in leaves(x))
 
 
 def joined(a: Any, b: Any, counts: tuple[int, int]) -> Any:
@@ -146,6 +149,8 @@ def joined(a: Any, b: Any, counts: tuple[int, int]) -> Any:
     Raises:
         ValueError: they are not of one structure, or their samples not of one shape.
     """
+    if isinstance(a, UserDict) and isinstance(b, UserDict):
+        return rebuilt(a, joined(a.data, b.data, counts))
     (left, spec), (right, other) = tree_flatten(a), tree_flatten(b)
     if spec != other:
         raise ValueError("they do not have the same parts")
@@ -208,15 +213,22 @@ WAY_OUT = (
 )
 
 
+WAY_OUT_OF_BATCHES = (
+    "; where samples weigh differently, as with tokens that are ignored, return a pair: the mean, and the number that "
+    "it divides by"
+)
+
+
 class LossKind:
-    """Reduction of a loss, mean or sum, found out piece by piece; ``evaluate`` gives the loss of a piece.
+    """Reduction of a loss, mean or sum, found out piece by piece; ``evaluate`` gives the loss of a piece, and errors
+    end in ``way_out``.
 
     Raises:
         ValueError: it is neither.
     """
 
-    def __init__(self, evaluate: Callable[[Piece], Tensor]) -> None:
-        self.evaluate = evaluate
+    def __init__(self, evaluate: Callable[[Piece], Tensor], way_out: str = WAY_OUT) -> None:
+        self.evaluate, self.way_out = evaluate, way_out
         self.possible = {"mean", "sum"}
         self._before: tuple[Piece, Tensor] | None = None
 
@@ -232,7 +244,7 @@ class LossKind:
                 both = self._before[0].with_(piece)
             except ValueError as error:
                 raise ValueError(
-                    f"{NEITHER}it cannot be told, since batches cannot be joined: {error}{WAY_OUT}"
+                    f"{NEITHER}it cannot be told, since batches cannot be joined: {error}{self.way_out}"
                 ) from error
             self._compare(both, self._of_part(both), self._before, (piece, whole))
         self._before = piece, whole
@@ -259,7 +271,7 @@ class LossKind:
                 raise ValueError(f"loss must be deterministic, got {found:.6g} and {again:.6g} for the same samples")
             raise ValueError(
                 f"{NEITHER}of {total} samples it is {found:.6g}, of the {counts[0]} and {counts[1]} in them "
-                f"{values[0]:.6g} and {values[1]:.6g}{WAY_OUT}"
+                f"{values[0]:.6g} and {values[1]:.6g}{self.way_out}"
             )
         self.possible &= holds
 

@@ -10,12 +10,22 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
 
-from tvlars.sharpness._denominator import Denominator, LossKind, Piece, all_have, own_denominator, samples_in, select
+from tvlars.sharpness._batch_loss import BatchLoss, LossOfBatch, as_batch_loss, leaves, samples_of_batch, to_device
+from tvlars.sharpness._denominator import (
+    WAY_OUT,
+    WAY_OUT_OF_BATCHES,
+    Denominator,
+    LossKind,
+    Piece,
+    all_have,
+    own_denominator,
+    samples_in,
+    select,
+)
 
-Loss = Callable[[Any, Any], Tensor]
-Batches = Iterable[tuple[Any, Any]]
+Loss = Callable[[Any, Any], Any] | BatchLoss
+Batches = Iterable[Any]
 
 
 @dataclass(frozen=True)
@@ -38,7 +48,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Batch:
-    """Input and target of some samples."""
+    """Input and target of some samples; for a loss of (model, batch) the whole batch, and no target."""
 
     x: Any
     y: Any
@@ -59,11 +69,12 @@ class LossSurface:
         model: any module with real parameters.
         loss: (output, target) to a scalar: a loss of ``torch.nn`` or ``torch.nn.functional`` (or ``functools.partial``
             of one), or any other that is the mean over the samples of a batch, or their sum, which is found out. A sum
-            is divided by the number of samples, whatever their weights are.
-        data: batches (input, target). They are kept, so that each evaluation sees the same; how samples are
-            cut into batches changes memory and nothing else. Inputs and targets may be tensors, or dicts, lists and
-            tuples of tensors; the first tensor of a target tells how many samples there are. Batches in which all
-            targets are ignored do not count.
+            is divided by the number of samples, whatever their weights are. A function whose first argument is named
+            ``model`` is a loss of (model, batch), see :class:`BatchLoss`.
+        data: batches (input, target), or what a loss of (model, batch) is given. They are kept, so that each
+            evaluation sees the same; how samples are cut into batches changes memory and nothing else. Inputs and
+            targets may be tensors, or dicts, lists and tuples of tensors; the first tensor of a target tells how many
+            samples there are. Batches in which all targets are ignored do not count.
 
     Raises:
         ValueError: no parameter needs a gradient, or one is complex; there is no data, or no target that counts; the
@@ -75,9 +86,17 @@ class LossSurface:
     def __init__(self, model: nn.Module, loss: Loss, data: Batches) -> None:
         if not isinstance(model, nn.Module):
             raise ValueError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-        if not callable(loss):
-            raise ValueError(f"loss must be a function of (output, target), got {type(loss).__name__}")
-        self.model, self.loss = model, loss
+        if not callable(loss) and not isinstance(loss, BatchLoss):
+            raise ValueError(
+                f"loss must be a function of (output, target) or (model, batch), got {type(loss).__name__}"
+            )
+        self.model = model
+        self.of_batch = as_batch_loss(loss)
+        """The loss, if it is one of (model, batch)."""
+        self.loss: Callable[[Any, Any], Any] = _itself if isinstance(loss, BatchLoss) or self.of_batch else loss
+        """(output, target) to the loss, for the output of ``module``."""
+        self.module: nn.Module = model if self.of_batch is None else LossOfBatch(model, self.of_batch)
+        """Module from the input of a batch to its output."""
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         if not named:
             raise ValueError("model must have a parameter with requires_grad=True, got none")
@@ -100,16 +119,22 @@ class LossSurface:
         self.sums = False
         self.own: Denominator | None = None
         """Denominator of the loss, if the loss is one of torch's."""
-        self._data = _checked(data, self.params[0].device)
+        self.says_denominator = False
+        """True if a loss of (model, batch) returns what it divides by."""
+        device = self.params[0].device
+        if self.of_batch is None:
+            self._data = [(x, y, samples_in(y)) for x, y in _pairs(data, device)]
+        else:
+            self._data = [(x, (), samples_of_batch(self.of_batch, x)) for x in _listed(data, device)]
         self.batches: list[Batch] = []
-        self.samples = sum(samples_in(y) for _, y in self._data)
+        self.samples = sum(samples for *_, samples in self._data)
         self._at_rest = True
         self._saved: list[Tensor] = []
 
     def __enter__(self) -> LossSurface:
         modules = list(self.model.modules())
-        if isinstance(self.loss, nn.Module):  # may have dropout or running statistics of its own
-            modules += [module for module in self.loss.modules() if module not in set(modules)]
+        if self._loss_module is not None:  # may have dropout or running statistics of its own
+            modules += [module for module in self._loss_module.modules() if module not in set(modules)]
         self._modes = [(module, module.training) for module in modules]
         self._saved = [p.detach().clone() for p in self.params]
         self._buffers = [
@@ -135,23 +160,31 @@ class LossSurface:
     def train(self, mode: bool = True) -> None:
         """Put model and loss in training or evaluation mode, until the surface is left."""
         self.model.train(mode)
-        if isinstance(self.loss, nn.Module):
-            self.loss.train(mode)
+        if self._loss_module is not None:
+            self._loss_module.train(mode)
+
+    @property
+    def _loss_module(self) -> nn.Module | None:
+        loss = self.loss if self.of_batch is None else self.of_batch.function
+        return loss if isinstance(loss, nn.Module) else None
 
     @torch.no_grad()
     def _count(self) -> None:
         """Find out what the loss divides by in each batch, and check it."""
-        data = [(x, y, samples_in(y)) for x, y in self._data]
-        data = [batch for batch in data if batch[2]]  # a last batch may have none
+        data = [batch for batch in self._data if batch[2]]  # a last batch may have none
         if len(data) > 1:
             self._check_samples_are_apart()
-        self.own = own_denominator(self.loss)
-        batches = None if self.own is None else self._counted(data, self.own)
-        if self.own is None or batches is None:
-            self.own, self.sums = None, self._is_sum(data)
+        self.own = None if self.of_batch else own_denominator(self.loss)
+        batches = None
+        if self.own is not None:
+            batches = self._counted(data, self.own)
+        elif isinstance(self.module, LossOfBatch):
+            batches = self._with_denominators(data, self.module)
+        if batches is None:
+            self.own, self.says_denominator, self.sums = None, False, self._is_sum(data)
             batches = [Batch(x, y, samples, float(samples)) for x, y, samples in data]
         else:
-            self.sums = self.own.sums
+            self.sums = self.own is not None and self.own.sums
         self.batches = batches
         if not sum(batch.count for batch in self.batches) > 0:
             raise ValueError(
@@ -169,19 +202,39 @@ class LossSurface:
             batches.append(Batch(x, y, samples, own.of(output, y)))
         return batches
 
+    def _with_denominators(self, data: list[tuple[Any, Any, int]], module: LossOfBatch) -> list[Batch] | None:
+        """All batches, with what a loss of (model, batch) says that it divides by; None where it does not say that.
+
+        Raises:
+            ValueError: it does not, and batches cannot be cut, so that it is not found out either.
+        """
+        batches = []
+        for x, y, samples in data:
+            count = module.with_denominator(x)[1]
+            if count is None:
+                if not cuttable(x, samples):
+                    raise ValueError(
+                        "loss must return a pair, the mean and the number that it divides by, since batches with "
+                        f"tensors that do not have one entry for each of {samples} samples cannot be cut"
+                    )
+                return None
+            batches.append(Batch(x, y, samples, count))
+        self.says_denominator = True
+        return batches
+
     def _is_sum(self, data: list[tuple[Any, Any, int]]) -> bool:
         """Return whether a loss that does not say so sums over samples; else it is a mean."""
         if sum(samples for *_, samples in data) == 1:
             return False
 
         def evaluate(piece: Piece) -> Tensor:
-            return self._scalar(piece.x if piece.is_output else self.model(piece.x), piece.y)
+            return self._scalar(piece.x if piece.is_output else self.module(piece.x), piece.y)
 
         def look() -> set[str]:
-            kind = LossKind(evaluate)
+            kind = LossKind(evaluate, WAY_OUT if self.of_batch is None else WAY_OUT_OF_BATCHES)
             for x, y, samples in data:
                 torch.clear_autocast_cache()
-                output = self.model(x)
+                output = self.module(x)
                 whole = all_have(output, samples) and all_have(y, samples)
                 found = kind.look_at(Piece(output if whole else x, y, samples, whole))
                 self._finite(found)
@@ -288,7 +341,15 @@ class LossSurface:
             yield group
 
     def _part(self, batch: Batch, where: slice, samples: int) -> Batch:
+        if isinstance(self.module, LossOfBatch) and not cuttable(batch.x, batch.samples) and samples < batch.samples:
+            raise ValueError(
+                "m must be None, or such that batches are not cut, where they have tensors that do not have one entry "
+                f"for each of their {batch.samples} samples"
+            )
         x, y = (select(z, where, batch.samples) for z in (batch.x, batch.y))
+        if self.says_denominator and isinstance(self.module, LossOfBatch):
+            with torch.no_grad():
+                return Batch(x, y, samples, self.module.with_denominator(x)[1] or 0.0)
         own = self.own
         if own is None or own.wants_output:  # as many elements in every sample
             return Batch(x, y, samples, batch.count * samples / batch.samples)
@@ -301,7 +362,7 @@ class LossSurface:
 
     def _of_batch(self, batch: Batch) -> Tensor:
         torch.clear_autocast_cache()  # it holds casts of weights that have moved since
-        return self._scalar(self.model(batch.x), batch.y)
+        return self._scalar(self.module(batch.x), batch.y)
 
     def _scalar(self, output: Any, target: Any) -> Tensor:
         loss = self.loss(output, target)
@@ -315,26 +376,37 @@ def _alike(output: Any, target: Any) -> bool:
     return isinstance(output, Tensor) and isinstance(target, Tensor) and output.shape == target.shape
 
 
-def _checked(data: Any, device: torch.device) -> list[tuple[Any, Any]]:
+def _itself(output: Any, target: Any) -> Any:
+    return output
+
+
+def cuttable(x: Any, samples: int) -> bool:
+    """Return True if all tensors of a batch but scalars have one entry for each of its samples."""
+    return all(len(leaf) == samples for leaf in leaves(x) if isinstance(leaf, Tensor) and leaf.ndim)
+
+
+def _listed(data: Any, device: torch.device, kind: str = "") -> list[Any]:
     """All batches, on ``device``."""
     if isinstance(data, (Tensor, Mapping, str)) or not (hasattr(data, "__iter__") or hasattr(data, "__getitem__")):
-        raise ValueError(f"data must be batches of (input, target), got {type(data).__name__}")
-    batches = []
-    for batch in data:
-        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-            got = f"{len(batch)} parts" if isinstance(batch, (tuple, list)) else f"type {type(batch).__name__}"
-            raise ValueError(f"data must be batches of (input, target), got a batch of {got}")
-        batches.append((to_device(batch[0], device), to_device(batch[1], device)))
+        raise ValueError(f"data must be batches{kind}, got {type(data).__name__}")
+    batches = [to_device(batch, device) for batch in data]
     if not batches:
         raise ValueError("data must have at least one batch, got none (an iterator can be used once)")
     return batches
 
 
-def to_device(x: Any, device: torch.device) -> Any:
-    """``x`` with all tensors in it on ``device``."""
-    if not isinstance(x, (Tensor, dict, list, tuple)) and hasattr(x, "to"):
-        return x.to(device)
-    return tree_map_only(Tensor, lambda tensor: tensor.to(device), x)
+def _pairs(data: Any, device: torch.device) -> list[tuple[Any, Any]]:
+    """All batches (input, target), on ``device``."""
+    batches = []
+    for batch in _listed(data, device, " of (input, target)"):
+        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+            got = f"{len(batch)} parts" if isinstance(batch, (tuple, list)) else f"type {type(batch).__name__}"
+            raise ValueError(
+                f"data must be batches of (input, target), got a batch of {got}; a loss whose first argument is named "
+                "model is called with (model, batch), for batches of any form"
+            )
+        batches.append((batch[0], batch[1]))
+    return batches
 
 
 def seeded(surface: LossSurface, seed: int) -> torch.Generator:

@@ -74,8 +74,12 @@ def hessian_eigenvalues(
         loss: (output, target) to a scalar: a loss of ``torch.nn`` or ``torch.nn.functional``, ``functools.partial`` of
             one, or any other that is the mean over the samples of a batch or their sum, which is found out. The result
             is that of all samples in one batch, with the denominator of that loss (the weights of the targets that are
-            not ignored for cross-entropy); a sum is divided by the number of samples.
-        data: batches (input, target); cut as memory wants, it does not change the result.
+            not ignored for cross-entropy); a sum is divided by the number of samples. A function whose first argument
+            is named ``model`` is called with (model, batch) instead: ``lambda model, batch: model(**batch).loss``.
+            It returns the mean over the samples of a batch, or a pair: a mean and what it divides by, such as a number
+            of tokens; see :class:`BatchLoss`.
+        data: batches (input, target), or of any form for a loss of (model, batch); cut as memory wants, it does not
+            change the result.
         k: how many, >= 1.
         which: "largest" (default), "smallest" or "magnitude".
         tolerance: relative accuracy of the eigenvalues, > 0, of SciPy's ``eigsh``. Default 1e-3; float32 bears
@@ -98,6 +102,7 @@ def hessian_eigenvalues(
     Example:
         >>> top = hessian_eigenvalues(model, nn.CrossEntropyLoss(), batches, k=2)
         >>> top.values, top.vector(0)["fc.weight"]
+        >>> top = hessian_eigenvalues(bert, lambda model, batch: model(**batch).loss, loader)  # batches of transformers
     """
     check_count("k", k)
     check_choice("which", which, tuple(WHICH))
@@ -211,7 +216,7 @@ def _hessian(surface: LossSurface, differences: bool) -> Iterator[tuple[LossSurf
             shares = surface.shares()
             surface.gradient([shares[0][0]])  # says what is wrong with a loss in our words
             data = [(batch.x, _Target(batch.y, share)) for batch, share in shares]
-            arguments = (surface.model, _Loss(surface), surface.params, data)
+            arguments = (surface.module, _Loss(surface), surface.params, data)
             kind = _differences_operator(surface) if differences else curvlinops.HessianLinearOperator
             yield (
                 surface,
@@ -247,7 +252,8 @@ class _Loss(nn.Module):
         self._surface = [surface]  # in a list, so that a module in it is not registered as a part of this one
 
     def forward(self, output: Any, target: _Target) -> Tensor:
-        return self._surface[0].loss(output, target.parts).reshape(()) * target.share
+        loss: Tensor = self._surface[0].loss(output, target.parts)
+        return loss.reshape(()) * target.share
 
 
 def _differences_operator(surface: LossSurface) -> Any:
