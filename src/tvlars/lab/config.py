@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tvlars.lab.data import DATASETS, FOLDER_PREFIX, check_data_name
+from tvlars.lab.data.image_data import check_amount
 from tvlars.lab.data.place import absolute, spelled
 from tvlars.lab.errors import UsageError
 from tvlars.lab.models import INITS, MODELS
@@ -66,6 +67,13 @@ class TrainConfig:
     skip_bad_images: bool = option(
         False, "go on without those images of a folder that cannot be read", Is.SAME | Is.LOADS
     )
+    validation: float | None = option(
+        None,
+        "training images held out to choose by, the same for every run: a number (5000) or a share (0.1), of each "
+        "class alike (default: the val folder beside test, where there is one, else none; 0: none)",
+        Is.SAME,
+    )
+    validation_seed: int = option(0, "seed that images are held out by", Is.SAME, within=(0, MAX_SEED))
     model: str = option("small_resnet", "one of {choices}", Is.SETUP, choices=MODELS)
     init: str = option(
         "default", "weights of the model's convolutions and linear layers: {choices}", Is.TUNABLE, choices=INITS
@@ -274,6 +282,7 @@ class TrainConfig:
             object.__setattr__(self, "data_dir", absolute(self.data_dir))
         check_data_name(self.data, self.image_size, self.skip_bad_images, self.data_dir)
         object.__setattr__(self, "data", spelled(self.data, self.data_dir))
+        check_amount(self.validation)
         self._check_task()
         self._check_processes()
         if self.sharpness is not None:

@@ -46,18 +46,6 @@ def test_other_names_are_no_split(name: str) -> None:
     assert _split_name(name) is None
 
 
-def test_train_val_and_test(tmp_path: Path) -> None:
-    for i, part in enumerate(("train", "val", "test")):
-        write_classes(tmp_path / part, count=2 + i, seed=i)
-    data = read(tmp_path)
-    assert counts(data) == ([2, 2], [4, 4])
-    assert data.origin == "train and test"
-    assert said(data) == (
-        "note     val is not used (6 images): there is no validation while training, and what is reported is of the "
-        "test images"
-    )
-
-
 def test_a_test_folder_without_labels_gives_way_to_val(tmp_path: Path) -> None:
     for i, part in enumerate(("train", "val")):
         write_classes(tmp_path / part, seed=i)

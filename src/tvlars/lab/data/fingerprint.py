@@ -16,7 +16,7 @@ DIGESTED = 2**28
 
 @dataclass(frozen=True)
 class SplitFingerprint:
-    """Fingerprint of the training images, or of the test images."""
+    """Fingerprint of the training images, or of those for validation or test."""
 
     counts: tuple[int, ...]
     """Images of each class."""
@@ -40,33 +40,38 @@ class Fingerprint:
     train: SplitFingerprint
     test: SplitFingerprint
     decoder: str = ""
+    validation: SplitFingerprint | None = None
+    """Fingerprint of the images for validation; None if no image is held out."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the fingerprint as a JSON object for :meth:`from_json`."""
-        return asdict(self)
+        found = asdict(self)
+        return found if self.validation is not None else {n: value for n, value in found.items() if n != "validation"}
 
     @classmethod
     def from_json(cls, stored: Any) -> Fingerprint | None:
         """Return the fingerprint in ``stored``, None if there is none."""
         try:
-            train, test = (
+            held_out = [] if stored.get("validation") is None else [stored["validation"]]
+            splits = [
                 SplitFingerprint(tuple(one["counts"]), one["files"], one["labels"], one["pixels"])
-                for one in (stored["train"], stored["test"])
-            )
+                for one in (stored["train"], stored["test"], *held_out)
+            ]
             names, decoder = stored["class_names"], stored["decoder"]
-            texts = [*names, decoder, *(text for one in (train, test) for text in (one.files, one.labels, one.pixels))]
-        except (TypeError, KeyError):
+            texts = [*names, decoder, *(text for one in splits for text in (one.files, one.labels, one.pixels))]
+        except (TypeError, KeyError, AttributeError):
             return None
+        train, test, *more = splits
         whole = (
             isinstance(names, list | tuple)
             and all(isinstance(text, str) for text in texts)
-            and all(type(count) is int for count in train.counts + test.counts)
-            and len(train.counts) == len(test.counts)
+            and all(type(count) is int for one in splits for count in one.counts)
+            and all(len(one.counts) == len(train.counts) for one in splits)
             and len(names) in (0, len(train.counts))
         )
-        return cls(tuple(names), train, test, decoder) if whole else None
+        return cls(tuple(names), train, test, decoder, *more) if whole else None
 
-    def difference(self, here: Fingerprint, splits: Sequence[str] = ("train", "test")) -> str:
+    def difference(self, here: Fingerprint, splits: Sequence[str] = ("train", "validation", "test")) -> str:
         """Return in words how the data ``here`` differ in the given ``splits``; "" if they do not."""
         if said := difference_of_names(self.class_names, here.class_names):
             return said
@@ -77,6 +82,9 @@ class Fingerprint:
 
     def _of_split(self, split: str, here: Fingerprint) -> str:
         there, now, word = getattr(self, split), getattr(here, split), SPLITS[split]
+        if there is None or now is None:
+            counts = [0 if one is None else sum(one.counts) for one in (there, now)]
+            return "" if there is now else f"there were {counts[0]:,} {word} images, and are {counts[1]:,} now"
         if there.counts != now.counts:
             names = self.class_names or tuple(map(str, range(len(there.counts))))
             pairs = [(name, a, b) for name, a, b in zip(names, there.counts, now.counts, strict=False) if a != b]
@@ -97,7 +105,7 @@ class Fingerprint:
         )
 
 
-SPLITS = {"train": "training", "test": "test"}
+SPLITS = {"train": "training", "validation": "validation", "test": "test"}
 """Names of the splits, and their words in messages."""
 
 

@@ -1,10 +1,14 @@
-"""Common form of all data sets: uint8 images and labels, for training and for test."""
+"""Common form of all data sets: uint8 images and labels, for training, for validation and for test."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,6 +24,19 @@ def pick(images: Tensor, index: Tensor) -> Tensor:
     return images[index.to(images.device)].to(index.device)
 
 
+def check_amount(amount: float | None) -> None:
+    """Raise ``UsageError`` unless ``amount`` is a number of validation images, a share of the training images, or None.
+
+    1 is one image.
+    """
+    number = isinstance(amount, int | float) and not isinstance(amount, bool) and 0 <= amount < math.inf
+    if amount is not None and not (number and (amount < 1 or float(amount).is_integer())):
+        raise UsageError(
+            f"validation must be a number of images, as 5000, or a share of the training images below 1, as 0.1, "
+            f"got {amount!r}"
+        )
+
+
 def sample(images: Tensor, labels: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Return ``count`` random samples, the same each time, or all if there are fewer."""
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0), device="cpu")
@@ -27,9 +44,40 @@ def sample(images: Tensor, labels: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return pick(images, chosen), labels[chosen]
 
 
+class Chosen:
+    """Images of a larger tensor by their indices, read when they are used: a part of a mapped file.
+
+    Like a tensor it is indexed along its first dimension: by a tensor, which gives a tensor, or by a slice.
+    """
+
+    def __init__(self, images: Tensor, index: Tensor) -> None:
+        self.images, self.index = images, index
+        self.shape, self.ndim = torch.Size((len(index), *images.shape[1:])), images.ndim
+        self.dtype, self.device = images.dtype, images.device
+        self.nbytes = images.nbytes // max(len(images), 1) * len(index)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, which: Any) -> Any:
+        return Chosen(self.images, self.index[which]) if isinstance(which, slice) else self.images[self.index[which]]
+
+    def split(self, size: int, dim: int = 0) -> Iterator[Tensor]:
+        """Yield tensors of ``size`` images."""
+        return (self.images[index] for index in torch.split(self.index, size))
+
+    def to(self, *args: Any, **more: Any) -> Tensor:
+        """Return all images as a tensor, as :meth:`torch.Tensor.to` does."""
+        return self.images[self.index].to(*args, **more)
+
+    def detach(self) -> Chosen:
+        """Return the same: images have no gradient."""
+        return self
+
+
 @dataclass(frozen=True)
 class ImageData:
-    """One data set: images uint8 (N, C, H, W), labels int64 (N,), for training and for test."""
+    """One data set: images uint8 (N, C, H, W), labels int64 (N,), for training, validation and test."""
 
     name: str
     origin: str
@@ -49,23 +97,35 @@ class ImageData:
     """Name and version of the decoder; "" if pixels were not decoded from files."""
     account: tuple[str, ...] = ()
     """Lines on files of a folder that were left out, and other remarks."""
+    validation_images: Tensor | None = None
+    """Images that are held out from training, to choose by; None if there are none."""
+    validation_labels: Tensor | None = None
+    validation_files: str = ""
+    """Digest of the names and sizes of validation files; "" if there are none of their own."""
+    held_out: tuple[float, int] | None = None
+    """Amount and seed of :meth:`hold_out`, which made the validation images from training images."""
 
     def __post_init__(self) -> None:
         must, shapes = f"{self.name} must have", []
-        parts = ("train", self.train_images, self.train_labels), ("test", self.test_images, self.test_labels)
+        parts: list[tuple[str, Any, Any]] = [("train", self.train_images, self.train_labels)]
+        if self.validation_images is not None or self.validation_labels is not None:
+            parts.append(("validation", self.validation_images, self.validation_labels))
+        parts.append(("test", self.test_images, self.test_labels))
         for part, images, labels in parts:
             wanted = f"{must} {part}_images uint8 of shape (N, C, H, W) and {part}_labels int64 (N,)"
             for name, value, dtype, dims in (("images", images, torch.uint8, 4), ("labels", labels, torch.int64, 1)):
-                if not isinstance(value, Tensor):
+                if not isinstance(value, Tensor | Chosen):
                     raise UsageError(f"{wanted}, but {part}_{name} is of type {type(value).__name__}")
                 if value.dtype != dtype or value.ndim != dims:
                     raise UsageError(f"{wanted}, but {part}_{name} is {value.dtype} of shape {tuple(value.shape)}")
             shapes.append(tuple(images.shape[1:]))
-        there, here = shapes
+        there = shapes[0]
         if 0 in there or there[1] != there[2]:
             raise UsageError(f"{must} square images (C, H, H) of at least one pixel, got {there}")
-        if there != here:
-            raise UsageError(f"{must} training and test images of one shape (C, H, W), got {there} and {here}")
+        for (part, *_), here in zip(parts, shapes, strict=True):
+            if there != here:
+                word = f"training and {SPLITS[part]} images"
+                raise UsageError(f"{must} {word} of one shape (C, H, W), got {there} and {here}")
         for part, images, labels in parts:
             word = SPLITS[part]
             if len(images) != len(labels) or not len(images):
@@ -85,7 +145,11 @@ class ImageData:
     def _fingerprint(self) -> Fingerprint:
         train = fingerprint_split(self.train_images, self.train_labels, self.classes, self.files[0])
         test = fingerprint_split(self.test_images, self.test_labels, self.classes, self.files[1])
-        return Fingerprint(tuple(self.class_names), train, test, self.decoder)
+        validation = None
+        if self.validation_images is not None and self.validation_labels is not None:
+            held = self.validation_images, self.validation_labels
+            validation = fingerprint_split(*held, self.classes, self.validation_files)
+        return Fingerprint(tuple(self.class_names), train, test, self.decoder, validation)
 
     @property
     def image_size(self) -> int:
@@ -111,17 +175,114 @@ class ImageData:
         variance = (counts * (values - mean[:, None]).square()).sum(1) / (total - 1).clamp(min=1)
         return mean.float(), variance.sqrt().float().clamp(min=1.0)
 
+    @property
+    def validated(self) -> bool:
+        """True if there are images for validation."""
+        return self.validation_labels is not None
+
+    def hold_out(self, amount: float | None, seed: int = 0) -> ImageData:
+        """Return the data with training images held out for validation: the same ones for equal data and ``seed``.
+
+        Every class has its share of them, as exactly as whole images allow (``train_test_split`` of scikit-learn).
+
+        Args:
+            amount: number of images (1 or more), or share of the training images (below 1). 0: the data have no
+                validation images, not even those that came with them. None: the data stay as they are.
+            seed: of the choice.
+
+        Raises:
+            UsageError: the data have validation images already, there are too few images for ``amount``, or a class
+                would be left without one.
+        """
+        check_amount(amount)
+        if amount is None and seed and self.held_out is None:
+            raise UsageError(f"validation must be given with validation_seed, got validation_seed {seed} alone")
+        if amount is None or (amount, seed) == self.held_out:
+            return self
+        if self.held_out is not None:
+            raise UsageError(f"validation must be {self.held_out[0]:g} for data that are held out so, got {amount:g}")
+        if amount == 0:
+            return replace(self, validation_images=None, validation_labels=None, validation_files="")
+        if self.validated:
+            raise UsageError(
+                f"validation must not be given for {self.name}, which has validation images of its own, got {amount:g}"
+            )
+        kept, chosen = self._chosen(amount, seed)
+        here = self.train_labels.device
+        more = () if (without := self._classes_without(chosen)) == "" else (f"no validation images of {without}",)
+        return replace(
+            self,
+            origin=f"{self.origin}, validation split off by class with seed {seed}",
+            train_images=self._images_at(kept),
+            train_labels=self.train_labels[kept.to(here)],
+            validation_images=self._images_at(chosen),
+            validation_labels=self.train_labels[chosen.to(here)],
+            held_out=(amount, seed),
+            account=self.account + more,
+        )
+
+    def _chosen(self, amount: float, seed: int) -> tuple[Tensor, Tensor]:
+        """Return the indices of the training images that are kept, and of those held out, in ascending order."""
+        from sklearn.model_selection import train_test_split
+
+        labels, given = self.train_labels.cpu().numpy(), f"got {amount:g}"
+        images, counts = len(labels), torch.bincount(self.train_labels.cpu(), minlength=self.classes)
+        count = int(amount) if amount >= 1 else math.ceil(amount * images)
+        present = int((counts > 0).sum())
+        if count >= images:
+            raise UsageError(f"validation must be less than the {images:,} training images of {self.name}, {given}")
+        if count < present or images - count < present:
+            where = "validation" if count < present else "training"
+            raise UsageError(
+                f"validation must leave {self.name} an image of each of its {present} classes for {where}, but leaves "
+                f"{min(count, images - count):,} of {images:,}, {given}"
+            )
+        if int(counts[counts > 0].min()) < 2:
+            name = self._name_of(int(((counts == 1) * 1).argmax()))
+            raise UsageError(
+                f"validation must not be given for {self.name}, whose class {name} has one training image, {given}"
+            )
+        parts = train_test_split(np.arange(images), test_size=count, random_state=seed, stratify=labels)
+        kept, chosen = (torch.from_numpy(np.sort(part)) for part in parts)
+        left = torch.bincount(self.train_labels.cpu()[kept], minlength=self.classes)
+        if int(left[counts > 0].min()) == 0:
+            name = self._name_of(int(((counts > 0) & (left == 0)).int().argmax()))
+            raise UsageError(f"validation must leave class {name} of {self.name} a training image, {given}")
+        return kept, chosen
+
+    def _images_at(self, index: Tensor) -> Any:
+        """Return the training images with these indices; those of a mapped file are read when they are used."""
+        images = self.train_images
+        return Chosen(images, index.to(images.device)) if self.mapped else images[index.to(images.device)]
+
+    def _classes_without(self, chosen: Tensor) -> str:
+        """Return the classes of training images that have none among the ``chosen``, in words; "" if there are none."""
+        labels = self.train_labels.cpu()
+        every, held = (torch.bincount(one, minlength=self.classes) for one in (labels, labels[chosen]))
+        names = [self._name_of(int(i)) for i in ((every > 0) & (held == 0)).nonzero().flatten()]
+        more = ", ..." if len(names) > 5 else ""
+        return f"{len(names)} class{'es' * (len(names) > 1)} ({', '.join(names[:5])}{more})" if names else ""
+
+    def _name_of(self, label: int) -> str:
+        return f"{self.class_names[label]!a}" if self.class_names else str(label)
+
     def to(self, device: torch.device) -> ImageData:
         """Return the same with all tensors on ``device``."""
         here = self.with_labels_on(device)
-        return replace(here, train_images=self.train_images.to(device), test_images=self.test_images.to(device))
+        held = None if self.validation_images is None else self.validation_images.to(device)
+        train, test = self.train_images.to(device), self.test_images.to(device)
+        return replace(here, train_images=train, validation_images=held, test_images=test)
 
     def with_labels_on(self, device: torch.device) -> ImageData:
         """Return the same with labels on ``device``; images stay where they are."""
-        return replace(self, train_labels=self.train_labels.to(device), test_labels=self.test_labels.to(device))
+        held = None if self.validation_labels is None else self.validation_labels.to(device)
+        train, test = self.train_labels.to(device), self.test_labels.to(device)
+        return replace(self, train_labels=train, validation_labels=held, test_labels=test)
 
     def __str__(self) -> str:
         size = f"{self.channels} x {self.train_images.shape[2]} x {self.train_images.shape[3]}"
-        counts = f"{len(self.train_labels):,} training and {len(self.test_labels):,} test images"
+        train, test = f"{len(self.train_labels):,} training", f"{len(self.test_labels):,} test images"
+        held = self.validation_labels
+        counts = f"{train} and {test}" if held is None else f"{train}, {len(held):,} validation and {test}"
         where = ", decoded on disk" if self.mapped else ""
         return f"{self.name}: {counts} of {size}, {self.classes} classes ({self.origin}{where})"

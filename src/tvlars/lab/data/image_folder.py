@@ -5,13 +5,14 @@ PATH/CLASS/*.png                                split 4:1 by class
 PATH/*.png, PATH/train/*.png, PATH/val/*.png    no labels: one class, split in the same ways
 PATH/train/CLASS/images/*.JPEG, PATH/val/images/*.JPEG, PATH/val/val_annotations.txt    Tiny ImageNet
 
-Folders of a split may be called Training, valid, TEST_set and so on; if there are val and test, test is reported. One
+Folders of a split may be called Training, valid, TEST_set and so on; beside test, val is for validation. One
 more folder around all of them is ignored, and folders inside a class belong to the class. ``ImageData.account`` lists
 what is left out.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 import unicodedata
 from collections import Counter
@@ -59,14 +60,16 @@ def load_image_folder(folder: Path, image_size: int | None = None, skip_bad_imag
     if not folder.is_dir():
         raise UsageError(f"imagefolder must be an existing folder, got {str(folder)!r}")
     layout = _Layout(Folder(folder))
-    account, everything, count = layout.account, [*layout.train, *layout.test], len(layout.train)
+    account, everything = layout.account, [*layout.train, *layout.validation, *layout.test]
     number = {name: i for i, name in enumerate(sorted(_classes(layout.train)))}
-    _check_classes(folder, number, layout.test)
+    _check_classes(folder, number, [*layout.validation, *layout.test])
     found = decode(folder, [file for file, _ in everything], image_size)
     bad = {**layout.missing, **{everything[i][0].place: reason for i, reason in found.bad.items()}}
+    ends = [0, len(layout.train), len(layout.train) + len(layout.validation), len(everything)]
     good = [one for i, one in enumerate(everything) if i not in found.bad]
-    count -= sum(i < count for i in found.bad)
-    train, test = good[:count], good[count:]
+    ends = [end - sum(i < end for i in found.bad) for end in ends]
+    places = [slice(*both) for both in itertools.pairwise(ends)]
+    train, validation, test = (good[place] for place in places)
     if bad:
         more = f" and {len(bad) - NAMED:,} more" if len(bad) > NAMED else ""
         said = ", ".join(f"{place} ({reason})" for place, reason in list(bad.items())[:NAMED]) + more
@@ -81,20 +84,26 @@ def load_image_folder(folder: Path, image_size: int | None = None, skip_bad_imag
             raise UsageError(
                 f"{folder} must have training images of class {shown(lost[0])!r}, but none can be read: {said}"
             )
-        if not test:
-            raise UsageError(f"{folder} must have test images that can be read, but has none: {said}")
+        for word, mine, wanted in (("test", test, True), ("validation", validation, layout.validation)):
+            if wanted and not mine:
+                raise UsageError(f"{folder} must have {word} images that can be read, but has none: {said}")
     account.remarks += found.remarks
-    if without := sorted(number.keys() - _classes(test)):
-        account.remarks.append(f"no test images of {_some('class', 'classes', without)}")
+    for word, mine in (("validation", validation), ("test", test)):
+        if mine and (without := sorted(number.keys() - _classes(mine))):
+            account.remarks.append(f"no {word} images of {_some('class', 'classes', without)}")
     labels = torch.tensor([number[label] for _, label in good], device="cpu")
-    account.remarks += _duplicates(found.digests, [file for file, _ in good], labels, count)
+    files = [file for file, _ in good]
+    account.remarks += _duplicates(
+        found.digests, files, labels, places[0], {"validation": places[1], "test": places[2]}
+    )
+    held: Any = (found.images[places[1]], labels[places[1]], _digest(validation)) if validation else (None, None, "")
     return ImageData(
         f"imagefolder:{folder}",
         layout.origin,
-        found.images[:count],
-        labels[:count],
-        found.images[count:],
-        labels[count:],
+        found.images[places[0]],
+        labels[places[0]],
+        found.images[places[2]],
+        labels[places[2]],
         classes=len(number),
         flip=True,
         class_names=tuple(number),
@@ -102,11 +111,14 @@ def load_image_folder(folder: Path, image_size: int | None = None, skip_bad_imag
         files=(_digest(train), _digest(test)),
         decoder=decoder_version(),
         account=account.lines(),
+        validation_images=held[0],
+        validation_labels=held[1],
+        validation_files=held[2],
     )
 
 
 class _Layout:
-    """Training and test files with their labels, and the origin of the split."""
+    """Files for training, validation and test with their labels, and the origin of the split."""
 
     def __init__(self, top: Folder) -> None:
         self.top, self.account = top, top.account
@@ -114,6 +126,8 @@ class _Layout:
         self.missing: dict[str, str] = {}
         """Missing files that annotations name, with the reason."""
         self.train: Labelled = []
+        self.validation: Labelled = []
+        """Files of val beside test; none if one of them is not there or has no labels."""
         self.test: Labelled = []
         root = self._unwrapped(top)
         if not self._read_splits(root):
@@ -153,10 +167,10 @@ class _Layout:
         for folder in root.empty:
             if folder not in named:
                 self.account.leave(NO_IMAGES, shown(folder.name))
-        self._train_and_test(there)
+        self._read_each(there)
         return True
 
-    def _train_and_test(self, there: dict[str, Folder]) -> None:
+    def _read_each(self, there: dict[str, Folder]) -> None:
         train = self._unwrapped(there["train"], within_split=True)
         self.train = self._by_class(train) or self._unlabelled(train)
         if not self.train:
@@ -164,29 +178,32 @@ class _Layout:
         names = _classes(self.train)
         labelled = {split: self._is_labelled(place, names) for split, place in there.items() if split != "train"}
         split = "test" if labelled.get("test") or "val" not in there else "val"
+        self.origin = f"{shown(there['train'].name)} and {shown(there[split].name)}"
+        if split == "test" and labelled.get("val"):
+            self.origin = f"{shown(there['train'].name)}, {shown(there['val'].name)} and {shown(there['test'].name)}"
+            self.validation, said = self._labelled(there["val"], names)
+            self.origin += said
         for other in labelled:
-            if other != split:
-                why = (
-                    "its images have no labels"
-                    if not labelled[other]
-                    else "there is no validation while training, and what is reported is of the test images"
-                )
+            if other != split and not labelled[other]:
                 unused = there[other]
-                self.account.remarks.append(f"{shown(unused.name)} is not used ({len(unused.below):,} images): {why}")
-        place = there[split]
-        self.origin = f"{shown(there['train'].name)} and {shown(place.name)}"
+                said = f"({len(unused.below):,} images): its images have no labels"
+                self.account.remarks.append(f"{shown(unused.name)} is not used {said}")
+        self.test, said = self._labelled(there[split], names)
+        self.origin += said
+
+    def _labelled(self, place: Folder, names: set[str]) -> tuple[Labelled, str]:
+        """Return the images of a folder of a split with their labels, and an addition to the origin."""
         if place.annotations and not _folders_of(place, names):
-            self.test = self._annotated(place, place.annotations)
-            self.origin += f" with {ANNOTATIONS}"
-            return
+            return self._annotated(place, place.annotations), f" with {ANNOTATIONS}"
         place = self._unwrapped(place, within_split=True)
         unlabelled = names == {UNLABELLED}
-        self.test = self._unlabelled(place) if unlabelled else self._by_class(place, names)
-        if not self.test:
+        found = self._unlabelled(place) if unlabelled else self._by_class(place, names)
+        if not found:
             wanted = f"have a folder of images for each class, or {ANNOTATIONS}"
             raise UsageError(
                 f"{place} must {'hold images itself, as the training folder does' if unlabelled else wanted}"
             )
+        return found, ""
 
     def _is_labelled(self, place: Folder, names: set[str]) -> bool:
         """Return whether the images of a folder of a split have labels of the training images."""
@@ -391,19 +408,22 @@ def _digest(files: Labelled) -> str:
     return digest_files([("/".join(file.parts).encode("utf-8", "surrogateescape"), file.size) for file, _ in files])
 
 
-def _duplicates(digests: Digests, files: list[ImageFile], labels: torch.Tensor, train: int) -> list[str]:
-    """Return remarks on images with equal pixels in training and test, or in several classes."""
+def _duplicates(
+    digests: Digests, files: list[ImageFile], labels: torch.Tensor, train: slice, others: dict[str, slice]
+) -> list[str]:
+    """Return remarks on images with equal pixels in training and another split, or in several classes."""
     _, first, group = np.unique(digests, return_index=True, return_inverse=True)
     remarks = []
     in_train = np.zeros(len(first), bool)
-    in_train[group[:train]] = True
-    if shared := np.flatnonzero(in_train[group[train:]]).tolist():
-        there = files[int(first[group[train + shared[0]]])]
-        remarks.append(
-            f"{counted(len(shared), 'test image has', 'test images have')} the pixels of a training image "
-            f"({files[train + shared[0]].place}, {there.place})"
-        )
-    pairs = Counter(group_of for group_of, _ in {*zip(group[:train].tolist(), labels[:train].tolist(), strict=True)})
+    in_train[group[train]] = True
+    for word, place in others.items():
+        if shared := np.flatnonzero(in_train[group[place]]).tolist():
+            there = files[int(first[group[place.start + shared[0]]])]
+            remarks.append(
+                f"{counted(len(shared), f'{word} image has', f'{word} images have')} the pixels of a training image "
+                f"({files[place.start + shared[0]].place}, {there.place})"
+            )
+    pairs = Counter(group_of for group_of, _ in {*zip(group[train].tolist(), labels[train].tolist(), strict=True)})
     if several := [group_of for group_of, classes in pairs.items() if classes > 1]:
         remarks.append(
             f"{counted(len(several), 'training image is', 'training images are')} in more than one class "

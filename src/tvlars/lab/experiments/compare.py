@@ -18,7 +18,7 @@ from tvlars._reading import is_inside
 from tvlars.lab.comparison.comparison import Comparison, RunRow
 from tvlars.lab.config import TrainConfig, check_batch
 from tvlars.lab.console import say
-from tvlars.lab.data import ImageData, load_data
+from tvlars.lab.data import ImageData
 from tvlars.lab.data.fingerprint import Fingerprint
 from tvlars.lab.errors import UsageError
 from tvlars.lab.experiments.board import Board, Teller, choose_board
@@ -40,7 +40,7 @@ from tvlars.lab.run_folder.resuming import look
 from tvlars.lab.run_folder.status import Status
 from tvlars.lab.ssl.views import describe_views
 from tvlars.lab.training.description import describe_batch
-from tvlars.lab.training.prepare import Prepared, prepare
+from tvlars.lab.training.prepare import Prepared, data_of, prepare
 from tvlars.lab.training.progress import Reporter, choose_reporter
 from tvlars.plan import Plan
 
@@ -79,7 +79,7 @@ def compare(
     """
     check_call(workers, retries)
     base, runs, apart = config.base, config.runs(), ray is not None or (workers or 1) > 1
-    data = load_data(base.data, base.data_dir, base.image_size, base.skip_bad_images)
+    data = data_of(base)
     prepared = [prepare(run, data, here=ray is None) for run in runs]  # so that a bad value is said before any run
     plans = [run.plan for run in prepared]
     if apart:

@@ -10,8 +10,8 @@ from pathlib import Path
 from signal import Signals
 
 from tvlars._reading import is_inside, is_regular
-from tvlars.lab.config import TrainConfig
-from tvlars.lab.data import ImageData, load_data
+from tvlars.lab.config import TrainConfig, names_of
+from tvlars.lab.data import ImageData
 from tvlars.lab.errors import PreemptedError, UsageError
 from tvlars.lab.experiments.board import Board, choose_board
 from tvlars.lab.experiments.job import OVER, Job, Outcome, Workers, going_on, status_of
@@ -21,13 +21,13 @@ from tvlars.lab.experiments.run_name import at_home, run_name
 from tvlars.lab.experiments.workers.ray_cluster import RayWorkers
 from tvlars.lab.experiments.workers.this_machine import LocalWorkers
 from tvlars.lab.files.lock import LOCK
-from tvlars.lab.options import as_path
+from tvlars.lab.options import Is, as_path
 from tvlars.lab.run_folder.environment import command_line
 from tvlars.lab.run_folder.identity import check_data_of
 from tvlars.lab.run_folder.record import read_object, write_json
 from tvlars.lab.run_folder.rows import epochs_done
 from tvlars.lab.run_folder.status import Status
-from tvlars.lab.training.prepare import prepare
+from tvlars.lab.training.prepare import data_of, prepare
 
 FILE = "sweep.json"
 """File that tells the folder of a sweep from others; it lists the options of all runs."""
@@ -189,10 +189,10 @@ def _check(configs: list[TrainConfig], folder: Path, here: bool) -> dict[str, tu
     facts: dict[str, tuple[int, float]] = {}
     folders = names_in(folder)
     for config in configs:
-        key = repr((config.data, config.data_dir, config.image_size, config.skip_bad_images))
+        key = repr([getattr(config, name) for name in (*names_of(Is.LOADS), "validation", "validation_seed")])
         if key not in data:
             data.clear()  # one at a time: they may be large
-            data[key] = load_data(config.data, config.data_dir, config.image_size, config.skip_bad_images)
+            data[key] = data_of(config)
         with _of(config):
             check_one_machine(config)
             run = folder / folders.get(run_name(config), run_name(config))

@@ -40,13 +40,15 @@ def data_of_run(
         UsageError: the run does not name its data set, or the data set does not fit.
     """
     facts, data_dir, sized = run.model_facts(), as_path("data_dir", data_dir), image_size is not None
-    if data is None:
+    if own := data is None:
         if run.config is None or not same_folder(run.config.data, run.config.data_dir, facts["data"]):
             raise UsageError(f"data must be given, since {run.folder} does not say where {facts['data']} lies")
         data, data_dir = looked_for(run.config.data, data_dir), data_dir or run.config.data_dir
         image_size = image_size or run.config.image_size
         skip_bad_images = skip_bad_images or run.config.skip_bad_images
     loaded = load_data(data, data_dir, image_size, skip_bad_images)
+    if own and run.config is not None:
+        loaded = _held_out(run, loaded)
     _check_facts(run, loaded, sized)
     if facts["channels"] != loaded.channels:
         raise UsageError(
@@ -62,6 +64,14 @@ def data_of_run(
     if facts["classes"] != loaded.classes:
         raise UsageError(f"data must have the {facts['classes']} classes of the run's, but {data} has {loaded.classes}")
     return loaded
+
+
+def _held_out(run: LoadedRun, data: ImageData) -> ImageData:
+    """Return a run's own data with its validation images held out, and with none if it held out none."""
+    there, config = run.fingerprint(), run.config
+    assert config is not None
+    without = config.validation is None and there is not None and there.validation is None
+    return data.hold_out(0.0) if without else data.hold_out(config.validation, config.validation_seed)
 
 
 def _check_facts(run: LoadedRun, data: ImageData, sized: bool) -> None:
@@ -84,7 +94,7 @@ def _check_facts(run: LoadedRun, data: ImageData, sized: bool) -> None:
             raise UsageError(f"{wanted} {name} of the training images is {facts[name]}, and it is {value.tolist()}")
 
 
-def changed_data(run: LoadedRun, data: ImageData, *splits: Literal["train", "test"]) -> str:
+def changed_data(run: LoadedRun, data: ImageData, *splits: Literal["train", "validation", "test"]) -> str:
     """Return a sentence if ``splits`` of a run's own ``data`` have changed since it began, else "".
 
     If the run has no fingerprint, since an earlier version wrote it, only the names of classes are compared.

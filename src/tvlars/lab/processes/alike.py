@@ -14,6 +14,7 @@ import torch
 from tvlars import __version__
 from tvlars.lab.config import TrainConfig, names_of
 from tvlars.lab.data import FOLDER_PREFIX, ImageData
+from tvlars.lab.data.fingerprint import SPLITS
 from tvlars.lab.errors import UsageError, listed
 from tvlars.lab.options import Is
 from tvlars.lab.processes.processes import Processes
@@ -34,7 +35,8 @@ def facts_of(config: TrainConfig, plan: Plan, data: ImageData, precision: str) -
     held = data.fingerprint.as_json()
     splits = {
         f"{what} of the {word} images": value
-        for split, word in (("train", "training"), ("test", "test"))
+        for split, word in SPLITS.items()
+        if split in held
         for what, value in held.pop(split).items()
     }
     found = {

@@ -67,6 +67,7 @@ def _facts(run: LoadedRun) -> dict[str, str]:
         "epochs": f"{config.epochs} epoch{'s' if config.epochs != 1 else ''}",
         "accuracy": run.accuracy_name if run.complete else config.accuracy_name(),
         "images": f"{images:,} test images" if images else "",
+        "validation": _held_out(run),
     }
 
 
@@ -76,13 +77,21 @@ def _size(run: LoadedRun) -> str:
     return f"{size} x {size} pixels" if size else ""
 
 
+def _held_out(run: LoadedRun) -> str:
+    """Return the images for validation in words."""
+    config, images = config_of(run), run.validation_images()
+    if images is None or config.validation is None:
+        return f"{images:,} validation images" if images else "no validation images" if images == 0 else ""
+    return f"{images:,} validation images of seed {config.validation_seed}"
+
+
 def _contents(runs: list[LoadedRun]) -> list[tuple[Any, ...]]:
     """Return an identity of each run's data: equal if labels, files and pixels are, whatever the data are called.
 
     Runs of versions that kept no fingerprint are identified by the name of the data.
     """
     prints = [run.fingerprint() for run in runs]
-    names = [(c.data, c.image_size, c.skip_bad_images) for c in map(config_of, runs)]
+    names = [(c.data, c.image_size, c.skip_bad_images, c.validation, c.validation_seed) for c in map(config_of, runs)]
     found: list[tuple[Any, ...]] = []
     decoders: dict[tuple[Any, ...], set[str]] = {}
     for run, print_, name in zip(runs, prints, names, strict=True):

@@ -43,7 +43,10 @@ def check_same(
     """
     here = identity(config, plan)
     options = {**identity(TrainConfig(), plan)["config"], **there["config"]}
-    options = _at_one_place(options, config, Fingerprint.from_json(fingerprint) is not None)
+    known = Fingerprint.from_json(fingerprint)
+    options = _at_one_place(options, config, known is not None)
+    if (known is None or known.validation is None) and options["validation"] is None and config.validation == 0:
+        options["validation"] = config.validation  # an earlier version did not use the val folder
     if said := differences(options, here["config"]):
         raise UsageError(f"{sentence} config differs: {said}")
     same_data()
@@ -78,6 +81,11 @@ def check_data(where: Path, stored: Any, here: Fingerprint, tell: Callable[[str]
     there = Fingerprint.from_json(stored)
     if there is None:
         tell(f"{where.name} does not say which data it is of, so that they could not be compared with those here")
+    elif there.validation is None and here.validation is not None:
+        raise UsageError(
+            f"data must be as they were when the run of {where} began, which held out no images for validation: "
+            "--validation 0 (validation=0) goes on without"
+        )
     elif said := there.difference(here):
         raise UsageError(f"data must be as they were when the run of {where} began, but have changed: {said}")
     elif said := there.uncompared(here):

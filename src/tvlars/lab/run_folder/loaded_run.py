@@ -120,6 +120,12 @@ class LoadedRun:
         found = re.search(r"training and ([\d,]{1,15}) test images", str(self.environment.get("data", "")))
         return int(found[1].replace(",", "")) or None if found else None
 
+    def validation_images(self) -> int | None:
+        """Return the number of images held out for validation, None if the folder does not tell."""
+        if (known := self.fingerprint()) is None:
+            return None
+        return 0 if known.validation is None else sum(known.validation.counts)
+
     def test_correct(self) -> np.ndarray[Any, np.dtype[np.bool_]] | None:
         """Return True for each test image classified right after the last epoch; None if that was not kept."""
         images, accuracy = self.test_images(), self.test_accuracy

@@ -90,13 +90,23 @@ def prepare(config: TrainConfig, data: ImageData | None = None, here: bool = Tru
     Raises:
         UsageError: an option does not fit the data or this machine, or the data lack labels that the task needs.
     """
-    if data is None:
-        data = load_data(config.data, config.data_dir, config.image_size, config.skip_bad_images)
+    data = data_of(config, data)
     _check_data(config, data)
     prepared = Prepared(config, data, config.plan(len(data.train_labels)))
     if here:
         _check_machine(prepared)
     return prepared
+
+
+def data_of(config: TrainConfig, data: ImageData | None = None) -> ImageData:
+    """Return the data of a run with its validation images held out; None (default) loads ``config.data``.
+
+    Raises:
+        UsageError: the data cannot be loaded, or ``config.validation`` does not fit them.
+    """
+    if data is None:
+        data = load_data(config.data, config.data_dir, config.image_size, config.skip_bad_images)
+    return data.hold_out(config.validation, config.validation_seed)
 
 
 def _check_data(config: TrainConfig, data: ImageData) -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from tvlars._reading import is_inside
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.console import say, shows_bars
-from tvlars.lab.data import ImageData, load_data
+from tvlars.lab.data import ImageData
 from tvlars.lab.errors import FailedRunError, PreemptedError, UsageError, listed
 from tvlars.lab.experiments.board import Board, Teller, duration
 from tvlars.lab.experiments.job import OVER, Job, Outcome, Workers, going_on, read_status
@@ -44,7 +44,7 @@ from tvlars.lab.experiments.tuning.trial import Trial, Tuned
 from tvlars.lab.experiments.workers.in_process import InProcess
 from tvlars.lab.processes.signals import StopSignals
 from tvlars.lab.run_folder.status import Status
-from tvlars.lab.training.prepare import prepare
+from tvlars.lab.training.prepare import data_of, prepare
 from tvlars.lab.training.progress import BarReporter, Reporter
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def tune(
     """
     check_call(workers, retries)  # now, and not when all trials are over
     base, folder = config.base, config.folder()
-    data = load_data(base.data, base.data_dir, base.image_size, base.skip_bad_images)
+    data = data_of(base)
     first = prepare(config.run(config.optimizers[0], {}, config.tune_seed), data, here=ray is None)
     if data.classes < 2:  # with evaluations none nothing else asks for labels
         raise UsageError(f"data must have labels of two classes or more to tune by, but {data.name} has {data.classes}")
