@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.lab.history.folders import write_run
 from tvlars.cli._commands import make_parser
 from tvlars.cli._names import help_of_all
 
@@ -56,6 +57,13 @@ def test_version_and_help_import_neither_torch_nor_what_the_laboratory_needs(wor
     found = imported(HELP.replace("sys.argv[1:]", repr(words)), tmp_path)
     assert "tvlars.cli" in found
     assert {*LATE, "torch", "numpy", "rich", "tvlars.lab.config", "tvlars.cli._commands"} & found == set()
+
+
+def test_runs_are_listed_without_torch_and_pandas(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs" / "one")
+    found = imported(HELP.replace("sys.argv[1:]", repr(["runs", "--where", "seed=0"])), tmp_path)
+    assert "tvlars.lab.history.listing" in found
+    assert {*LATE, "torch", "numpy", "tvlars.lab.config", "tvlars.cli._commands"} & found == set()
 
 
 def test_the_help_of_all_commands_is_that_of_the_parser() -> None:

@@ -26,7 +26,7 @@ FLOORS = (
     ("measure",),
     ("training",),
     ("comparison",),
-    ("report", "bench"),
+    ("report", "history", "bench"),
     ("experiments",),
 )
 """Rooms of the laboratory, folders and files, from the ground up. A room imports from the floors below it alone."""

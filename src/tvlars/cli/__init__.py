@@ -1,8 +1,8 @@
 """The command line: ``tvlars train``, ``compare``, ``evaluate``, ``ssl``, ``probe``, ``sharpness``, ``landscape``,
-``report``, ``views``, ``bench``, ``sweep``, ``tune``, ``doctor``, ``completion``.
+``report``, ``runs``, ``views``, ``bench``, ``sweep``, ``tune``, ``doctor``, ``completion``.
 
 It parses and prints; the work is in ``tvlars.lab``. A command imports what it needs of it when it runs, so that no
-command waits for what others need. ``--version`` and the help of all commands import not even torch.
+command waits for what others need. ``--version``, the help of all commands and ``runs`` import not even torch.
 Where the laboratory cannot be imported, these and ``doctor`` still answer.
 
 Exit codes: 0 done, 1 a process was lost or a sweep's run failed, 2 bad input or a full disk, 3 a run diverged, 130
@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from tvlars import __version__, _command
 from tvlars._command import BAD_INPUT, FAILED, INTERRUPTED
 from tvlars._environment import VariableError, check_early
+from tvlars.cli import _runs
 from tvlars.cli._names import help_of_all
 from tvlars.lab.console import Lasting
 
@@ -38,6 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _answer(f"tvlars {__version__}\n")
     if words[:1] in (["-h"], ["--help"]):
         return _answer(help_of_all())
+    if words[:1] == ["runs"]:
+        return _runs.main(words)
     import torch  # noqa: F401  (where this fails, _command says why)
 
     _command.begun()

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tvlars.lab.measure.sharpness import run_sharpness
     from tvlars.lab.report import report
     from tvlars.lab.run_folder.loaded_run import LoadedRun, RunResult, load_run
+    from tvlars.lab.history.listing import list_runs
     from tvlars.lab.training.progress import Reporter
     from tvlars.lab.training.train import train
 
@@ -44,6 +45,7 @@ __all__ = [
     "UsageError",
     "compare",
     "evaluate",
+    "list_runs",
     "load_data",
     "load_run",
     "probe_run",
@@ -75,6 +77,7 @@ import_when_asked(
         "tvlars.lab.measure.sharpness": ["run_sharpness"],
         "tvlars.lab.report": ["report"],
         "tvlars.lab.run_folder.loaded_run": ["LoadedRun", "RunResult", "load_run"],
+        "tvlars.lab.history.listing": ["list_runs"],
         "tvlars.lab.training.progress": ["Reporter"],
         "tvlars.lab.training.train": ["train"],
     },

@@ -1,0 +1,254 @@
+"""Lists of runs: filtered, sorted, as a data frame, and as a table that fits the terminal."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tvlars.lab.console import console, say
+from tvlars.lab.errors import UsageError
+from tvlars.lab.files.marked import mark
+from tvlars.lab.imported import is_import_path, said_path
+from tvlars.lab.history.conditions import TIME, Condition, column_of, local_time
+from tvlars.lab.history.reading import LeftOut, Row, natural, read_runs
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FIRST = ("folder", "status")
+"""Columns that every list begins with."""
+CSV_HEAD = ",".join(FIRST)
+MAIN = ("arm", "optimizer", "model", "data", "batch_size", "lr", "seed", "epochs_done")
+ACCURACIES = ("validation_accuracy", "test_accuracy")
+NO_SETTING = (
+    *("epochs", "out", "resume", "data_dir", "accelerator", "compile", "tensorboard", "devices", "nodes", "shard"),
+    *("timeout", "rendezvous", "checkpoint_every", "checkpoint_keep", "profile"),
+)
+"""Options that the table leaves out unless it is asked for them: means by which a run is done, and what the columns of
+folder and of epochs say."""
+GOES_FIRST = ("started", "data", "model")
+"""Columns that go first where the terminal is too narrow, after other settings."""
+
+LEAST_FOLDER = 16
+"""Characters of a folder that stay on one line; longer ones are folded where the terminal is narrow."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Runs below some folders, one row each.
+
+    ``settings`` and ``results`` are the names of columns; ``of`` is the number of runs before they were filtered.
+    """
+
+    rows: list[Row]
+    settings: list[str]
+    results: list[str]
+    left_out: LeftOut
+    of: int
+    notes: list[str] = field(default_factory=list)
+    """Sentences on conditions that no run meets."""
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of all columns."""
+        return [*self.settings, *self.results]
+
+    @classmethod
+    def read(cls, folders: Sequence[Path]) -> Listing:
+        """Read all runs below ``folders``, each run folder once.
+
+        Raises:
+            UsageError: a folder does not exist.
+        """
+        left_out = LeftOut()
+        by_place: dict[Path, Row] = {}
+        settings: dict[str, None] = dict.fromkeys(FIRST)
+        results: dict[str, None] = {}
+        for folder in folders:
+            if not folder.is_dir():
+                raise UsageError(f"runs must lie in a folder that exists, got {str(folder)!r}")
+            for row in read_runs(folder, left_out):
+                settings.update(dict.fromkeys(row.settings))
+                results.update(dict.fromkeys(row.results))
+                by_place.setdefault(Path(row.get("folder")).resolve(), row)
+        rows = list(by_place.values())
+        return cls(rows, list(settings), [name for name in results if name not in settings], left_out, len(rows))
+
+    def where(self, conditions: Sequence[str]) -> Listing:
+        """Return the runs that meet all conditions; see :class:`tvlars.lab.history.conditions.Condition`."""
+        rows, notes = self.rows, list(self.notes)
+        for text in conditions if rows else ():
+            condition = Condition.parse(text, self.columns)
+            meeting = condition.filter(self.rows)
+            if not meeting:
+                values = sorted({text_of(condition.column, row) or "none" for row in self.rows}, key=natural)
+                more = f" and {len(values) - 8} other values" if len(values) > 8 else ""
+                notes.append(f"no run meets {condition.said()}: there are {', '.join(values[:8])}{more}")
+            places = set(map(id, meeting))
+            rows = [row for row in rows if id(row) in places]
+        return replace(self, rows=rows, notes=notes)
+
+    def sorted(self, by: Sequence[str]) -> Listing:
+        """Return the runs sorted by columns, descending after ``-``; empty cells come last."""
+        rows = list(self.rows)
+        for text in reversed(by if rows else ()):
+            name = column_of(text.removeprefix("-"), self.columns)
+            full = [row for row in rows if row.get(name) is not None]
+            numbers, down = all(isinstance(row.get(name), (int, float)) for row in full), text.startswith("-")
+            full.sort(key=partial(_key, name, numbers), reverse=down)
+            rows = full + [row for row in rows if row.get(name) is None]
+        return replace(self, rows=rows)
+
+    def only(self, columns: Sequence[str]) -> Listing:
+        """Return the runs with these columns alone, after folder and status."""
+        chosen = [column_of(name, self.columns) for name in columns] if self.of else []
+        return replace(self, settings=list(dict.fromkeys((*FIRST, *chosen))), results=[])
+
+    def csv(self) -> str:
+        """Return a row per run, all digits; empty cells are empty."""
+        text = io.StringIO(newline="")
+        written = csv.writer(text, lineterminator="\n")
+        written.writerow(self.columns)
+        written.writerows([row.get(name) for name in self.columns] for row in self.rows)
+        return text.getvalue()
+
+    def json(self) -> str:
+        """Return the runs as JSON: an object per run in "runs"; "left_out" has the lines on other folders."""
+        runs = [{name: row.get(name) for name in self.columns} for row in self.rows]
+        return json.dumps({"made_by": mark("runs"), "left_out": self.left_out.lines(), "runs": runs}, indent=1) + "\n"
+
+    def print(self, columns: Sequence[str] = ()) -> None:
+        """Print a table that fits the terminal, and lines on what is the same for all runs and on what is left out.
+
+        Columns are ``columns`` or, if there are none, settings that differ and the main results.
+        """
+        if self.rows:
+            names, alike = self._chosen(columns)
+            hidden = self._print(names, fit=not columns)
+            if alike:
+                say(f"all of them: {', '.join(alike)}")
+            if hidden:
+                say(f"no room here for {', '.join(map(_title, hidden))}: --columns chooses, --format csv has all")
+        number = "1 run" if self.of == 1 else f"{self.of} runs"
+        say(
+            number if len(self.rows) == self.of else f"{len(self.rows)} of {number}",
+            *self.notes,
+            *self.left_out.lines(),
+        )
+
+    def _chosen(self, columns: Sequence[str]) -> tuple[list[str], list[str]]:
+        """Return the columns of the table, and in words the settings that are left out since all runs share them."""
+        if columns:
+            return list(dict.fromkeys(("folder", *(column_of(name, self.columns) for name in columns)))), []
+        names, alike = ["folder"], []
+        main = [name for name in ("status", *MAIN) if any(row.get(name) is not None for row in self.rows)]
+        if any(row.get("arm") for row in self.rows):
+            main.remove("optimizer")
+        others = [name for name in self.settings if name not in (*FIRST, *MAIN, *NO_SETTING)]
+        for name in (*main, *others):
+            # What the plan chose follows from the settings: it makes no column of its own.
+            cells = {repr(row.get(name) if name in main else row.config.get(name)) for row in self.rows}
+            if len(cells) > 1 or (len(self.rows) == 1 and name in main):
+                names.append(name)
+            elif name in main:
+                alike.append(text_of(name, self.rows[0]) if name == "status" else _with_title(name, self.rows[0]))
+        measured = [name for name in ACCURACIES if any(row.get(name) is not None for row in self.rows)]
+        return [*names, *measured, TIME], alike
+
+    def _print(self, names: list[str], fit: bool) -> list[str]:
+        """Print the table; return the columns that had no room in it."""
+        from rich.table import Table
+
+        out = console()
+        cells = {name: [text_of(name, row) for row in self.rows] for name in names}
+        wide = {name: max(len(_title(name)), *map(len, cells[name])) for name in names}
+        others = [name for name in reversed(names) if name not in (*FIRST, *MAIN, *ACCURACIES, TIME)]
+        dropped: list[str] = []
+        for name in (*others, *GOES_FIRST) if fit and out.is_terminal else ():
+            if 1 + sum(wide[name] + 3 for name in names if name not in dropped) <= out.width:
+                break
+            if name in names:
+                dropped.append(name)
+        kept = [name for name in names if name not in dropped]
+        if not out.is_terminal:
+            out.width = 1 + sum(wide[name] + 3 for name in kept)
+        table = Table()
+        for name in kept:
+            table.add_column(
+                _title(name),
+                justify="left" if isinstance(self.rows[0].get(name), str) else "right",
+                no_wrap=name != "folder",
+                overflow="fold",
+                min_width=min(wide[name], LEAST_FOLDER) if name == "folder" else wide[name],
+            )
+        for i in range(len(self.rows)):
+            table.add_row(*(cells[name][i] for name in kept))
+        out.print(table, soft_wrap=False)
+        return [name for name in names if name in dropped]
+
+
+def list_runs(
+    folder: Path | str = "runs", *, where: Sequence[str] = (), sort: str | Sequence[str] = ()
+) -> pd.DataFrame:
+    """Return all runs below a folder as a data frame, one row per run.
+
+    Runs of comparisons, sweeps and tunings are included, each run folder once. Only JSON files are read. Damaged run
+    folders are left out, as ``tvlars runs`` says; see :func:`tvlars.lab.load_run` for the problems of one.
+
+    Args:
+        folder: the folder that is searched, or a run folder.
+        where: conditions that runs have to meet, as ``"optimizer=lars"`` or ``"test-accuracy>0.9"``. Signs are =, !=,
+            <, <=, > and >=; numbers are compared as numbers, text may have ``*``, and ``none`` is an empty cell.
+        sort: names of columns, the most important one first; a name after ``-`` sorts in descending order.
+
+    Returns:
+        Columns: folder, status, all options of the runs (with values that the plan chose, such as lr), epochs_done,
+        what else stands in summary.json (such as test_accuracy), versions, device, and started.
+
+    Raises:
+        UsageError: the folder does not exist, or ``where`` or ``sort`` names no column.
+    """
+    import pandas as pd
+
+    chosen = [where] if isinstance(where, str) else list(where)
+    found = Listing.read([Path(folder)]).where(chosen).sorted([sort] if isinstance(sort, str) else list(sort))
+    return pd.DataFrame([[row.get(name) for name in found.columns] for row in found.rows], columns=found.columns)
+
+
+def _key(column: str, numbers: bool, row: Row) -> Any:
+    value = row.get(column)
+    return value if numbers else natural(str(value))
+
+
+def text_of(column: str, row: Row) -> str:
+    """Return a cell of a run as text for the table."""
+    value = row.get(column)
+    if column == TIME:
+        return local_time(value) or ""
+    if column == "epochs_done" and value is not None and value != row.get("epochs"):
+        return f"{value} of {row.get('epochs')}"
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{100 * value:.2f} %" if column.endswith("accuracy") else f"{value:.4g}"
+    if isinstance(value, int):
+        return f"{value:,}" if column.endswith("batch_size") else str(value)
+    if column != "folder" and is_import_path(value):
+        return said_path(value)
+    return value.rpartition("/")[2] or value if column == "data" else str(value)
+
+
+def _title(column: str) -> str:
+    return column.replace("_", " ")
+
+
+def _with_title(column: str, row: Row) -> str:
+    return f"{_title(column)} {text_of(column, row)}"
