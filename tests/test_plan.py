@@ -222,3 +222,20 @@ print(json.dumps(sorted({name.split(".")[0] for name in sys.modules} - before - 
     out = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
     new = set(json.loads(out)) - set(sys.stdlib_module_names)
     assert not new, f"tvlars imported {new}"
+
+
+def test_an_optimizer_by_import_path_keeps_its_own_rate_and_weight_decay() -> None:
+    made = plan(256, 10_000, 5, "torch.optim.NAdam")
+    assert all(math.isnan(value) for value in (made.lr, made.weight_decay))
+    assert (made.momentum, made.schedule, made.bias_norm_lr_scale) == (None, "warmup-cosine", 1.0)
+    assert made.optimizer_arguments() == {}
+    assert "lr         that of torch.optim.NAdam" in str(made)
+    assert "weight decay that of torch.optim.NAdam" in str(made)
+
+
+def test_what_is_given_for_an_optimizer_by_import_path_is_kept() -> None:
+    made = plan(256, 10_000, 5, "mine.py:build", lr=2e-3, weight_decay=0.1, momentum=0.5)
+    assert made.optimizer_arguments() == dict(lr=2e-3, weight_decay=0.1, momentum=0.5, nesterov=False)
+    assert "weight decay 0.1, momentum 0.5" in str(made)
+    with pytest.raises(ValueError, match=r"lr must be > 0, got -1"):
+        plan(256, 10_000, 5, "torch.optim.NAdam", lr=-1.0)

@@ -17,8 +17,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLOORS = (
     ("errors", "console"),
-    ("memory", "options", "files", "imported"),
-    ("data", "models"),
+    ("memory", "options", "files", "imported", "arguments"),
+    ("data", "models", "optimizers"),
     ("ssl",),
     ("config",),
     ("processes",),

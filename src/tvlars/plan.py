@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SCHEDULES = ("auto", "sigmoid", "warmup-cosine", "constant")
+OWN = "own"
+"""Schedule of an optimizer that comes with an LR scheduler of its own; its factors are not known before the run."""
 
 WARMUP_SHARE = 0.2
 """Share of a run's epochs that the warm-up of the other optimizers takes."""
@@ -42,6 +44,8 @@ DEFAULTS = {
     "sgd": _Defaults(0.1, "linear", math.inf, 0.9, 5e-4, 1.0, layerwise=False),
     "adamw": _Defaults(1e-3, "sqrt", math.inf, None, 0.01, 1.0, layerwise=False),
 }
+OTHER = _Defaults(math.nan, "", math.inf, None, math.nan, 1.0, layerwise=False)
+"""Any other optimizer, by import path: it has its own learning rate and weight decay, which are not known here."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,8 @@ class Plan:
     ``total_steps``, ``steps_per_epoch``, ``warmup_steps`` and ``delay`` are in optimizer steps,
     ``delay_factor`` in 1/step, ``batch_size`` and ``dataset_size`` in samples. ``momentum`` is None where the
     optimizer has none; ``schedule`` is "sigmoid", "warmup-cosine" or "constant", and the fields of the other
-    schedules are None. ``noise_scale`` is the measured B_simple in samples, or None.
+    schedules are None. ``noise_scale`` is the measured B_simple in samples, or None. ``lr`` and ``weight_decay`` are
+    NaN where an optimizer by import path has its own; ``lr_from`` says where lr is from if not from the plan.
     """
 
     optimizer: str
@@ -73,10 +78,12 @@ class Plan:
     warmup_steps: int | None = None
     final_factor: float | None = None
     noise_scale: float | None = None
+    lr_from: str = ""
 
     def optimizer_arguments(self) -> dict[str, Any]:
         """Keyword arguments of the optimizer's constructor: ``TVLARS(params, **plan.optimizer_arguments())``."""
         arguments: dict[str, Any] = dict(lr=self.lr, weight_decay=self.weight_decay)
+        arguments = {name: value for name, value in arguments.items() if not math.isnan(value)}
         if self.momentum is not None:
             arguments.update(momentum=self.momentum, nesterov=self.nesterov)
         if self.optimizer == "tvlars":
@@ -94,12 +101,12 @@ class Plan:
         return None
 
     def factor(self, step: float) -> float:
-        """Factor of ``lr`` at optimizer step ``step`` (1 at the first): φ, or the schedule."""
+        """Factor of ``lr`` at optimizer step ``step`` (1 at the first): φ, or the schedule; NaN if it is "own"."""
         if self.schedule == "sigmoid":
             return _sigmoid_decay(float(step), *self._sigmoid())
         if self.schedule == "warmup-cosine":
             return warmup_cosine(step, *self._warmup_cosine())
-        return 1.0
+        return math.nan if self.schedule == OWN else 1.0
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw lr · factor over the run's steps with matplotlib.
@@ -133,7 +140,9 @@ class Plan:
         lines = [
             f"{self.optimizer}, batch size {self.batch_size:,}, {self.epochs} epochs of {self.dataset_size:,} samples",
             f"  steps      {self.steps_per_epoch} an epoch, {self.total_steps} in all" + self._dropped(),
-            f"  lr         {self.lr:g}",
+            f"  lr         {self.lr:g}{f' ({self.lr_from})' if self.lr_from else ''}"
+            if not math.isnan(self.lr)
+            else f"  lr         that of {self.optimizer}",
         ]
         if self.bias_norm_lr_scale != 1.0:
             raw = self.lr * self.bias_norm_lr_scale
@@ -151,11 +160,12 @@ class Plan:
                 f"  schedule   linear warm-up over {self.warmup_steps} steps, then cosine to {self.final_factor:g}"
             )
         else:
-            lines.append("  schedule   constant")
+            lines.append(f"  schedule   {f'that of {self.optimizer}' if self.schedule == OWN else 'constant'}")
         momentum = (
             "" if self.momentum is None else f", momentum {self.momentum:g}{' (nesterov)' if self.nesterov else ''}"
         )
-        lines.append(f"  others     weight decay {self.weight_decay:g}{momentum}")
+        decay = f"that of {self.optimizer}" if math.isnan(self.weight_decay) else f"{self.weight_decay:g}"
+        lines.append(f"  others     weight decay {decay}{momentum}")
         if self.noise_scale is not None:
             lines += self._noise()
         return "\n".join(lines)
@@ -226,11 +236,12 @@ def plan(
         dataset_size: samples in the training set. An epoch has dataset_size // batch_size steps; what does
             not fill a batch is left for the next shuffle.
         epochs: passes over the training set.
-        optimizer: "tvlars" (default), "lars", "lamb", "sgd" or "adamw".
-        lr: learning rate > 0.
+        optimizer: "tvlars" (default), "lars", "lamb", "sgd" or "adamw"; or the import path of any other optimizer, as
+            "torch.optim.NAdam", of which nothing is chosen but the schedule.
+        lr: learning rate > 0. Default for an import path: NaN, which leaves it to the optimizer.
         momentum: in [0, 1); wants an optimizer that has it, as does ``nesterov``.
         nesterov: True by default where there is momentum.
-        weight_decay: >= 0.
+        weight_decay: >= 0. Default for an import path: NaN, which leaves it to the optimizer.
         bias_norm_lr_scale: >= 0, for :func:`layer_groups`. Chosen, it is 0.03 for the layer-wise optimizers, less
             where lr * 0.03 would be above 1, and 1 for sgd and adamw.
         schedule: "auto" (default: "sigmoid" for tvlars, "warmup-cosine" for the others), "sigmoid",
@@ -264,29 +275,31 @@ def plan(
     epochs = check_count("epochs", epochs)
     if batch_size > dataset_size:
         raise ValueError(f"batch_size must be <= dataset_size ({dataset_size:,} samples), got {batch_size:,}")
-    check_choice("optimizer", optimizer, tuple(DEFAULTS))
+    known = optimizer in tuple(DEFAULTS)
+    if not (known or (isinstance(optimizer, str) and ("." in optimizer or ":" in optimizer))):
+        check_choice("optimizer", optimizer, tuple(DEFAULTS))
     check_choice("schedule", schedule, SCHEDULES)
     if optimizer == "tvlars" and schedule not in ("auto", "sigmoid"):
         raise ValueError(f"schedule must be 'auto' for tvlars, which has its own, got {schedule!r}")
     if schedule == "auto":
         schedule = "sigmoid" if optimizer == "tvlars" else "warmup-cosine"
 
-    default = DEFAULTS[optimizer]
+    default = DEFAULTS[optimizer] if known else OTHER
     if lr is not None:
         lr = _plain("lr", lr, open_low=True)
-    if default.momentum is None and (momentum is not None or nesterov):
+    if known and default.momentum is None and (momentum is not None or nesterov):
         raise ValueError(f"momentum and nesterov must not be given for {optimizer}, which has none")
     momentum = default.momentum if momentum is None else momentum
     if momentum is not None:
         momentum = _plain("momentum", momentum, high=1.0, open_high=True)
-    nesterov = bool(momentum) if nesterov is None else nesterov
+    nesterov = bool(known and momentum) if nesterov is None else nesterov
     check_flag("nesterov", nesterov)
-    if nesterov and not momentum:
+    if known and nesterov and not momentum:
         raise ValueError(f"momentum must be > 0 where nesterov=True, got {momentum!r}")
-    weight_decay = default.weight_decay if weight_decay is None else weight_decay
-    weight_decay = _plain("weight_decay", weight_decay)
+    weight_decay = default.weight_decay if weight_decay is None else _plain("weight_decay", weight_decay)
     if lr is None:
-        lr = scale_lr(default.base_lr, int(min(batch_size, default.largest_batch)), rule=default.rule)
+        lr = default.base_lr
+        lr = scale_lr(lr, int(min(batch_size, default.largest_batch)), rule=default.rule) if known else lr
     scale = bias_norm_lr_scale
     if scale is None:  # what is not adapted takes no more than 1, however large the batch
         limit = 1.0 / lr if default.layerwise else 1.0

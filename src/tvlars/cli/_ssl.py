@@ -60,7 +60,7 @@ def _ssl(parsed: argparse.Namespace) -> int:
     seconds = sum(epoch.seconds for epoch in result.epochs)
     steps = result.epochs[-1].step
     speed = steps * result.config.batch_size / seconds
-    name = result.config.optimizer
+    name = result.config.arm_name
     say(f"{name}: {steps} steps in {seconds:.1f} s of training ({speed:,.0f} images/s, two views each)")
     linear, random = (result.evaluations.get(name) for name in ("linear", "random"))
     if linear and random:

@@ -74,7 +74,7 @@ def _train(parsed: argparse.Namespace) -> int:
     speed = last.step * result.config.batch_size / seconds
     accuracy = f"{result.config.accuracy_name()} {result.test_accuracy:.2%}"
     say(
-        f"{result.config.optimizer}: {accuracy}, test loss {last.test_loss:.4f}, "
+        f"{result.config.arm_name}: {accuracy}, test loss {last.test_loss:.4f}, "
         f"{last.step} steps in {seconds:.1f} s of training ({speed:,.0f} images/s)"
     )
     say(f"run folder: {result.folder}")

@@ -5,16 +5,30 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tvlars.lab.arguments import parse_arguments, spelled_arguments
 from tvlars.lab.data import DATASETS, FOLDER_PREFIX, check_data_name
 from tvlars.lab.data.image_data import check_amount
 from tvlars.lab.data.place import absolute, spelled
 from tvlars.lab.errors import UsageError
+from tvlars.lab.imported import said_path, short_name
 from tvlars.lab.models import INITS, MODELS
-from tvlars.lab.options import Is, check, check_names, option, options_of
+from tvlars.lab.optimizers import (
+    OWN_OPTIONS,
+    check_own_options,
+    default_of,
+    has_argument,
+    has_own_schedule,
+    is_class,
+    is_known,
+    optimizer_name,
+    options_of_optimizer,
+)
+from tvlars.lab.options import Is, check, check_names, option, options_of, schedule_of
 from tvlars.lab.ssl.evaluations import parse_evaluations
 from tvlars.lab.ssl.methods import METHODS, parse_options, parse_widths
 from tvlars.lab.ssl.presets import BIAS_NORM, PRESETS, Preset, preset_of, preset_plan, repeating
@@ -79,7 +93,13 @@ class TrainConfig:
         "default", "weights of the model's convolutions and linear layers: {choices}", Is.TUNABLE, choices=INITS
     )
     task: str = option(CLASSIFICATION, "what is learned: one of {choices}", Is.SAME, choices=(CLASSIFICATION, *METHODS))
-    optimizer: str = option("tvlars", "one of {choices}", Is.AXIS, choices=OPTIMIZERS)
+    optimizer: str = option(
+        "tvlars",
+        "one of {choices}, or the import path of any other, as torch.optim.NAdam or ./file.py:name",
+        Is.AXIS,
+        choices=OPTIMIZERS,
+        closed=False,
+    )
     batch_size: int = option(256, "samples per optimizer step", Is.AXIS, within=(2, MOST))
     epochs: int = option(30, "passes over the training set", Is.SAME, within=(1, 10**9))
     seed: int = option(0, "seed of initialization, shuffling and augmentation", Is.AXIS, within=(0, MAX_SEED))
@@ -95,6 +115,9 @@ class TrainConfig:
     momentum: float | None = _planned("of tvlars, lars and sgd (default: 0.9)", optimizers=WITH_MOMENTUM)
     nesterov: bool | None = _planned(
         "Nesterov momentum of tvlars, lars and sgd (default: yes)", optimizers=WITH_MOMENTUM
+    )
+    optimizer_options: str | None = option(
+        None, "further arguments of the optimizer, as in 'betas=(0.9,0.95) eps=1e-6' (default: its own)"
     )
     trust_coefficient: float | None = option(
         None, "of tvlars and lars (default: 0.001)", Is.TUNABLE, above=True, optimizers=TRUSTING, within=(0, None)
@@ -269,6 +292,9 @@ class TrainConfig:
     profile: bool = option(
         False, "print where the time went, and write a trace of some steps into the run folder", Is.MACHINE
     )
+    arm: str | None = option(
+        None, "name of this setting in folder names, tables and pages (default: the optimizer's)", Is.MEANS
+    )
     out: Path | None = option(
         None,
         "run folder to write, new or empty (default: below runs/)",
@@ -278,6 +304,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check(self)
+        self._check_optimizer()
         if self.data_dir is not None:
             object.__setattr__(self, "data_dir", absolute(self.data_dir))
         check_data_name(self.data, self.image_size, self.skip_bad_images, self.data_dir)
@@ -295,6 +322,23 @@ class TrainConfig:
             raise UsageError(f"trust_coefficient must not be given for {self.optimizer}, which has none")
         if self.optimizer != "tvlars" and self.phi_scope not in (None, "all"):
             raise UsageError(f"phi_scope must be 'all' for {self.optimizer}, got {self.phi_scope!r}")
+
+    def _check_optimizer(self) -> None:
+        """Check names of optimizer and arm, and bring options into their normal spelling; nothing is imported."""
+        object.__setattr__(self, "optimizer", optimizer_name(self.optimizer))
+        given: Any = self.optimizer_options
+        if isinstance(given, str):
+            given = parse_arguments(given, "optimizer_options")
+        if given is not None and not isinstance(given, Mapping):
+            raise UsageError(f"optimizer_options must be text as betas=(0.9,0.95) eps=1e-6, got {given!r}")
+        object.__setattr__(self, "optimizer_options", spelled_arguments(given) if given else None)
+        if self.arm is not None:
+            check_arm_name(self.arm)
+
+    @property
+    def arm_name(self) -> str:
+        """Name of the run's setting for tables and pages: that of its arm, or the optimizer's."""
+        return self.arm or said_path(self.optimizer)
 
     @property
     def self_supervised(self) -> bool:
@@ -369,9 +413,14 @@ class TrainConfig:
             warnings.simplefilter("ignore", UserWarning)  # the console has its own words
             try:
                 options = preset_plan(preset, self.batch_size, self.epochs, self.schedule, chosen)
-                made = plan(
-                    self.batch_size, dataset_size, self.epochs, self.optimizer, schedule=self.schedule, **options
-                )
+                options_of_optimizer(self.optimizer, self.optimizer_options)
+                if known := is_known(self.optimizer):
+                    schedule, lr_from = self.schedule, ""
+                else:
+                    schedule, lr_from = self._complete(options)
+                name = said_path(self.optimizer)
+                made = plan(self.batch_size, dataset_size, self.epochs, name, schedule=schedule, **options)
+                made = made if known else replace(made, lr_from=lr_from)
                 if preset.repeats and made.schedule == "warmup-cosine":
                     made = repeating(made)
             except ValueError as error:
@@ -381,6 +430,27 @@ class TrainConfig:
                 f"delay must be < {made.total_steps}, the steps of this run, so that φ falls in it, got {self.delay:g}"
             )
         return made
+
+    def _complete(self, options: dict[str, Any]) -> tuple[str, str]:
+        """Add the defaults of an imported class to ``options`` of its plan; return its schedule, and where lr is from.
+
+        Raises:
+            UsageError: an option is given that the class has not, or lr is not given and has no default.
+        """
+        name, said = self.optimizer, said_path(self.optimizer)
+        check_own_options(name, {one: options[one] for one in OWN_OPTIONS if options.get(one) is not None})
+        schedule = "constant" if self.schedule == "auto" and has_own_schedule(name) else self.schedule
+        if not is_class(name):
+            return schedule, ""
+        if options.get("weight_decay") is None:
+            decays = has_argument(name, "weight_decay")
+            options["weight_decay"] = (default_of(name, "weight_decay") or 0.0) if decays else 0.0
+        if options.get("lr") is not None:
+            return schedule, ""
+        if (default := default_of(name, "lr")) is None:
+            raise UsageError(f"lr must be given for {said}, which has no default")
+        options["lr"] = default
+        return schedule, f"default of {said}"
 
     def accuracy_name(self) -> str:
         """Return the name of the reported accuracy, for example "test accuracy"."""
@@ -412,9 +482,9 @@ class TrainConfig:
         return {*range(every, self.epochs + 1, every), self.epochs}
 
     def label(self) -> str:
-        """Return a short name for a folder: data, task, optimizer, batch size and seed."""
+        """Return a short name for a folder: data, task, arm or optimizer, batch size and seed."""
         task = f"{self.task}-" if self.self_supervised else ""
-        return f"{self.data_label()}-{task}{self.optimizer}-b{self.batch_size}-s{self.seed}"
+        return f"{self.data_label()}-{task}{self.arm or short_name(self.optimizer)}-b{self.batch_size}-s{self.seed}"
 
     def data_label(self) -> str:
         """Return the data set's name for use in file names; for a folder, its last part."""
@@ -447,6 +517,29 @@ def names_of(kinds: Is) -> tuple[str, ...]:
 
 MEANS = names_of(Is.MEANS | Is.MACHINE)
 """Options that may differ between two configs of the same run."""
+
+
+def plays_a_part(name: str, optimizer: str, schedule: str) -> bool:
+    """Return True if an option affects runs of ``optimizer`` with ``schedule``; an import path is imported for it."""
+    one = OPTIONS[name]
+    if is_known(optimizer):
+        return one.plays_a_part(optimizer, schedule)
+    if name in OWN_OPTIONS:
+        return name == "lr" or not is_class(optimizer) or has_argument(optimizer, name)
+    if name == "optimizer_options":
+        return is_class(optimizer)
+    if one.schedule:
+        free = schedule == "auto" and has_own_schedule(optimizer)
+        return not free and one.schedule == schedule_of(optimizer, schedule)
+    return name == "schedule" or not one.optimizers
+
+
+def check_arm_name(name: object) -> None:
+    """Raise ``UsageError`` unless ``name`` is short and fit for file names."""
+    if not isinstance(name, str) or not re.fullmatch(r"\w[\w.+-]{0,39}", name):
+        raise UsageError(
+            f"arm must be a name of at most 40 letters, digits, dots, hyphens and underscores, got {name!r:.60}"
+        )
 
 
 def check_batch(batch_size: int, micro_batch_size: int, processes: int) -> None:

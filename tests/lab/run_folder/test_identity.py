@@ -29,6 +29,7 @@ OTHERS: dict[str, Any] = {
     **dict(alpha=2.0, gamma_min=0.1, phi_scope="ratio", augment=False, crop_padding=2, rotation=5.0),
     **dict(micro_batch_size=64, precision="32-true", preset="corrected", projector="8-8", sync_batch_norm=False),
     **dict(method_options="lambda_param=0.1", skip_bad_images=True, validation=0.1, validation_seed=1),
+    **dict(optimizer_options="norm_clip=1.0", label_smoothing=0.1, clip_grad_norm=1.0, ema=0.9),
 }
 MEASURING: dict[str, Any] = dict(
     evaluations="knn", layer_stats=2, sharpness="end", sharpness_samples=64, noise_scale=True
@@ -36,7 +37,7 @@ MEASURING: dict[str, Any] = dict(
 BY_OTHER_MEANS: dict[str, Any] = {
     **dict(data_dir=Path("there"), accelerator="cpu", compile=True, tensorboard=True, devices=2, nodes=2, shard=True),
     **dict(timeout=3.0, rendezvous="a:1", checkpoint_every="3s", checkpoint_keep=5, resume=True, profile=True),
-    "out": Path("out"),
+    **dict(out=Path("out"), arm="cold"),
 }
 
 
@@ -68,7 +69,7 @@ def test_runs_that_go_on_sweeps_and_reports_have_one_meaning(name: str) -> None:
     assert (identity(config, plan) == identity(BASE, plan)) == same_run
     # A name tells the task, the data, the optimizer, batch size and seed in words; the digest tells all.
     assert (run_name(config).split("-")[-1] == run_name(BASE).split("-")[-1]) == same_run
-    if name not in ("optimizer", "batch_size", "seed"):
+    if name not in ("optimizer", "batch_size", "seed", "arm"):
         parts = parts_of([loaded(BASE), loaded(config)])
         assert (sum(len(part.arms) for part in parts) == 1) == (name not in OTHERS)
 

@@ -259,8 +259,8 @@ def test_groups_lack_nothing(copied: Callable[[str], Path], digits: ImageData) -
 
 @pytest.mark.parametrize("value", [-7.0, 9.0, 0.0, NAN, math.inf, 10**9, "8"], ids=str)
 def test_the_clock_of_phi(copied: Callable[[str], Path], digits: ImageData, value: Any) -> None:
+    from tvlars.lab.optimizers import CLASSES
     from tvlars.lab.run_folder.checkpoints.state_check import _clocks
-    from tvlars.lab.training.optimizers import CLASSES
 
     folder = copied("tvlars")
     model = torch.nn.Linear(2, 2)

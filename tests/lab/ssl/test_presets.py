@@ -29,7 +29,7 @@ def test_as_published_has_its_accidents() -> None:
     for preset in PRESETS:
         config = TrainConfig(task="barlow-twins", optimizer="lamb", preset=preset, batch_size=512, epochs=100)
         model, _ = build_model("small_resnet", 1, 8, 10)
-        made[preset] = build_optimizer(config, config.plan(51_200), model)
+        made[preset] = build_optimizer(config, config.plan(51_200), model).optimizer
         assert isinstance(made[preset], LAMB)
     assert [group["layer_adaptation"] for group in made["as-published"].param_groups] == [False, False]
     assert [group["layer_adaptation"] for group in made["corrected"].param_groups] == [True, False]
@@ -41,7 +41,7 @@ def test_as_published_has_its_accidents() -> None:
     assert plan.factor(1800) == pytest.approx(1.0)
     assert plan.factor(200) == pytest.approx(1.0)
     assert plan.factor(100) == pytest.approx(0.5)
-    optimizer = build_optimizer(config, plan, model)
+    optimizer = build_optimizer(config, plan, model).optimizer
     scheduler = plan.scheduler(optimizer)
     assert scheduler is not None
     for _ in range(99):
@@ -53,10 +53,10 @@ def test_as_published_has_its_accidents() -> None:
 def test_presets_of_phi_and_of_other_schedules() -> None:
     published = TrainConfig(task="barlow-twins", preset="as-published", epochs=100)
     model, _ = build_model("small_resnet", 1, 8, 10)
-    made = build_optimizer(published, published.plan(5000), model).param_groups[0]
+    made = build_optimizer(published, published.plan(5000), model).optimizer.param_groups[0]
     assert (made["phi_scope"], made["norm_clip"], made["lr"]) == ("ratio", 10.0, 1.0)
     given = replace(published, phi_scope="all")
-    assert build_optimizer(given, given.plan(5000), model).param_groups[0]["phi_scope"] == "all"
+    assert build_optimizer(given, given.plan(5000), model).optimizer.param_groups[0]["phi_scope"] == "all"
     constant = TrainConfig(task="byol", optimizer="lars", preset="corrected", schedule="constant", epochs=3)
     assert constant.plan(5000).schedule == "constant"
 

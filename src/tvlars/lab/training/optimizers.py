@@ -1,29 +1,65 @@
-"""Optimizer of a run, built from its config and plan."""
+"""Optimizer and schedule of a run, built from its config and plan."""
 
 from __future__ import annotations
 
+import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from tvlars.groups import layer_groups
 from tvlars.lab.config import TrainConfig
-from tvlars.optim import LAMB, LARS, TVLARS
-from tvlars.plan import Plan
+from tvlars.lab.errors import UsageError
+from tvlars.lab.imported import said_path
+from tvlars.lab.optimizers import (
+    CLASSES,
+    build_imported,
+    has_argument,
+    is_class,
+    is_known,
+    is_schedule_free,
+    load_optimizer,
+    needs_closure,
+    options_of_optimizer,
+)
+from tvlars.plan import OWN, Plan
 
-CLASSES: dict[str, type[Optimizer]] = {
-    "tvlars": TVLARS,
-    "lars": LARS,
-    "lamb": LAMB,
-    "sgd": torch.optim.SGD,
-    "adamw": torch.optim.AdamW,
-}
+NEEDED = ("param_groups", "step", "zero_grad", "state_dict", "load_state_dict")
+"""Parts of an optimizer, whether or not its class is one of torch's."""
 
 
-def build_optimizer(config: TrainConfig, plan: Plan, model: nn.Module) -> Optimizer:
-    """Return the optimizer of a run. Biases and norms are not decayed, nor adapted by layer-wise optimizers."""
+@dataclass(frozen=True)
+class Built:
+    """Optimizer of a run; the scheduler that is stepped after each of its steps, if there is one; and the plan, with
+    what a function has chosen by itself."""
+
+    optimizer: Optimizer
+    scheduler: Any
+    plan: Plan
+
+
+def build_optimizer(config: TrainConfig, plan: Plan, model: nn.Module) -> Built:
+    """Return the optimizer of a run. Biases and norms are not decayed, nor adapted by layer-wise optimizers.
+
+    Raises:
+        UsageError: an imported class refuses its arguments, or a function returns no optimizer.
+        Exception: whatever the user's own code raises.
+    """
+    if is_known(config.optimizer):
+        optimizer: Any = _known(config, plan, model)
+    elif is_class(config.optimizer):
+        optimizer = as_optimizer(_imported(config, plan, model))
+    else:
+        return _by_function(config, plan, model)
+    return Built(optimizer, plan.scheduler(optimizer), plan)
+
+
+def _known(config: TrainConfig, plan: Plan, model: nn.Module) -> Optimizer:
     groups = layer_groups(model, plan)
     preset = config.optimizer_preset()
     if not preset.layer_adaptation:
@@ -33,4 +69,146 @@ def build_optimizer(config: TrainConfig, plan: Plan, model: nn.Module) -> Optimi
         arguments["trust_coefficient"] = config.trust_coefficient
     if config.optimizer == "tvlars":
         arguments["phi_scope"] = config.phi_scope or preset.optimizer.get("phi_scope", "all")
+    arguments |= options_of_optimizer(config.optimizer, config.optimizer_options)
     return CLASSES[config.optimizer](groups, **{**preset.optimizer, **arguments})
+
+
+# -- imported ---------------------------------------------------------------------------------------------------------
+
+
+def check_imported(config: TrainConfig, plan: Plan) -> None:
+    """Build an imported class for a tiny module, so that it refuses bad arguments before anything is written."""
+    if not is_known(config.optimizer) and is_class(config.optimizer):
+        _imported(config, plan, nn.Linear(2, 2))
+
+
+def _imported(config: TrainConfig, plan: Plan, model: nn.Module) -> Any:
+    """Return the optimizer that an imported class makes."""
+    name = config.optimizer
+    arguments: dict[str, Any] = {"lr": plan.lr, "momentum": plan.momentum, "nesterov": config.nesterov}
+    arguments = {argument: value for argument, value in arguments.items() if value is not None}
+    if not has_argument(name, "lr"):
+        del arguments["lr"]
+    arguments |= options_of_optimizer(name, config.optimizer_options)
+    groups = []
+    for group in layer_groups(model, plan):
+        own = {"params": group["params"]}
+        if plan.bias_norm_lr_scale != 1.0:
+            own["lr"] = group["lr"]
+        if has_argument(name, "weight_decay"):
+            own["weight_decay"] = group["weight_decay"]
+        if own["params"]:
+            groups.append(own)
+    return build_imported(name, groups, arguments)
+
+
+def _by_function(config: TrainConfig, plan: Plan, model: nn.Module) -> Built:
+    """Return what a function of (model, plan) has built."""
+    said = said_path(config.optimizer)
+    build: Callable[[nn.Module, Plan], Any] = load_optimizer(config.optimizer)
+    returned, scheduler = build(model, plan), None
+    if isinstance(returned, tuple) and len(returned) == 2 and not hasattr(returned[1], "param_groups"):
+        returned, scheduler = returned
+        _check_scheduler(said, scheduler)
+    several = list(returned) if isinstance(returned, (list, tuple)) else [returned]
+    for one in several or [None]:
+        if lacking := [part for part in NEEDED if not hasattr(one, part)]:
+            raise UsageError(
+                f"optimizer {said} must return an optimizer, a list of them, or (optimizer, scheduler), got "
+                f"{type(one).__name__}, which has no {lacking[0]}"
+            )
+        if needs_closure(one):
+            raise UsageError(f"optimizer {said} must take steps without a closure, but {type(one).__name__} needs one")
+    optimizer = as_optimizer(*several)
+    group = optimizer.param_groups[0]
+    lr = _number(group.get("initial_lr", group.get("lr")))
+    if any(math.isnan(_number(one.get("lr"))) for one in optimizer.param_groups):
+        raise UsageError(f"lr must be given for {said}, which takes it from the plan")
+    made = replace(plan, lr=lr, weight_decay=_number(group.get("weight_decay")), lr_from=f"from {said}")
+    if scheduler is not None:
+        made = replace(made, schedule=OWN, warmup_steps=None, final_factor=None)
+    elif config.schedule == "auto" and any(map(is_schedule_free, several)):
+        made = replace(made, schedule="constant", warmup_steps=None, final_factor=None)
+    return Built(optimizer, scheduler or made.scheduler(optimizer), made)
+
+
+def _check_scheduler(said: str, scheduler: Any) -> None:
+    if not callable(getattr(scheduler, "step", None)) or not hasattr(scheduler, "state_dict"):
+        raise UsageError(f"optimizer {said} must return (optimizer, scheduler), got {type(scheduler).__name__} second")
+    if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+        raise UsageError(f"optimizer {said} must return a scheduler of steps, and ReduceLROnPlateau needs a measure")
+
+
+def _number(value: Any) -> float:
+    return float(value.item() if isinstance(value, Tensor) else value) if value is not None else math.nan
+
+
+# -- several as one ---------------------------------------------------------------------------------------------------
+
+
+def as_optimizer(*several: Any) -> Optimizer:
+    """Return one optimizer of torch for one or several optimizers, whose classes need not be torch's."""
+    if len(several) == 1 and isinstance(several[0], Optimizer):
+        return several[0]
+    return CombinedOptimizer(several)
+
+
+def averages(optimizer: Any) -> bool:
+    """Return True if an optimizer averages weights by itself, and puts them into the model by ``eval()``."""
+    parts = optimizer.optimizers if isinstance(optimizer, CombinedOptimizer) else [optimizer]
+    return any(map(is_schedule_free, parts))
+
+
+class CombinedOptimizer(Optimizer):
+    """Several optimizers that step together; a scheduler sees the groups of all of them.
+
+    Args:
+        optimizers: each with ``param_groups``, ``step``, ``zero_grad``, ``state_dict`` and ``load_state_dict``.
+    """
+
+    def __init__(self, optimizers: Sequence[Any]) -> None:
+        self.optimizers = list(optimizers)
+        super().__init__([{"params": []}], {})
+        self._gather()
+
+    def _gather(self) -> None:
+        """Take the groups of all: the same objects, so that each optimizer sees a new learning rate."""
+        self.param_groups = [group for one in self.optimizers for group in one.param_groups]
+
+    @property
+    def state(self) -> defaultdict[Tensor, Any]:
+        """State of all parameters, for reading."""
+        each = [getattr(one, "state", {}) for one in self.optimizers]
+        return defaultdict(dict, {p: state for some in each for p, state in some.items()})
+
+    @state.setter
+    def state(self, value: Any) -> None:
+        """Ignore what torch's constructor sets: each optimizer has its own state."""
+
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for one in self.optimizers:
+            one.step()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        for one in self.optimizers:
+            one.zero_grad()
+
+    def train(self) -> None:
+        """Call ``train()`` of those that have it."""
+        for one in filter(is_schedule_free, self.optimizers):
+            one.train()
+
+    def eval(self) -> None:
+        """Call ``eval()`` of those that have it."""
+        for one in filter(is_schedule_free, self.optimizers):
+            one.eval()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of each optimizer, numbered."""
+        return {str(number): one.state_dict() for number, one in enumerate(self.optimizers)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what :meth:`state_dict` returned."""
+        for number, one in enumerate(self.optimizers):
+            one.load_state_dict(state_dict[str(number)])
+        self._gather()

@@ -19,6 +19,7 @@ from tvlars.lab.processes.alike import check_alike, facts_of
 from tvlars.lab.processes.processes import Processes
 from tvlars.lab.run_folder.tensorboard import check_tensorboard
 from tvlars.lab.ssl.evaluations import check_labels
+from tvlars.lab.training.optimizers import check_imported
 from tvlars.plan import Plan
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ def prepare(config: TrainConfig, data: ImageData | None = None, here: bool = Tru
     data = data_of(config, data)
     _check_data(config, data)
     prepared = Prepared(config, data, config.plan(len(data.train_labels)))
+    check_imported(config, prepared.plan)
     if here:
         _check_machine(prepared)
     return prepared

@@ -106,6 +106,11 @@ class Pretraining(Task):
         # Both are those of the whole batch; the summands of all processes add up to them.
         return loss / self.processes.count, correct / self.processes.count
 
+    def inputs(self, batch: Tensor) -> Iterator[Tensor]:
+        for first, second in _BatchViews(self, self.recipes, batch, batch[:0]):
+            yield first
+            yield second
+
     def _train_probe(self, first: Tensor, second: Tensor, labels: Tensor) -> Tensor:
         """Take a step of the online probe; return the number of first views that it classified right before."""
         if not self.labelled:
@@ -192,7 +197,7 @@ class Pretraining(Task):
                 self.reporter.note(describe_evaluation(name, found, len(self.data.train_labels)))
         except UsageError as error:  # the last step's features are not finite
             lr = self.plan.lr * self.plan.factor(step)
-            raise DivergedError(config.optimizer, step, lr, self.record.folder, "backbone's output") from error
+            raise DivergedError(config.arm_name, step, lr, self.record.folder, "backbone's output") from error
 
     def weights(self) -> dict[str, Any]:
         """Return the weights of the complete model: the backbone, and the best available classifier as its head."""

@@ -97,7 +97,7 @@ class BarReporter(LineReporter):
 
     def start(self, config: TrainConfig, plan: Plan, lines: list[str], folder: Path, step: int = 0) -> None:
         super().start(config, plan, lines, folder, step)
-        self.label = f"{config.optimizer} b{config.batch_size} s{config.seed}"
+        self.label = f"{config.arm_name} b{config.batch_size} s{config.seed}"
         texts = [TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn()]
         numbers = [TextColumn("{task.fields[numbers]}"), TextColumn("{task.fields[left]}", style="progress.remaining")]
         self.progress = Progress(*texts, *numbers, console=self.console)

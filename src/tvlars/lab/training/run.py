@@ -34,6 +34,7 @@ from tvlars.lab.run_folder.tensorboard import TensorBoardLog
 from tvlars.lab.training.compiler import cannot_compile, is_compilers
 from tvlars.lab.training.state import as_table, load_state, room_for, state_of
 from tvlars.lab.training.task import Task
+from tvlars.plan import OWN
 
 FETCH_EVERY = 16
 """Steps between two fetches of losses from an accelerator; on a CPU they are fetched at every step."""
@@ -60,6 +61,8 @@ class Run:
         self.epochs: list[EpochRow] = []
         self.epoch_steps: list[StepRow] = []
         self.pending: list[tuple[int, Tensor, Tensor]] = []
+        self.rates: dict[int, float] = {}
+        """Learning rate of the first group at pending steps, if the schedule is the optimizer's own."""
         self.unwritten: list[StepRow] = []
 
     def open_logs(self) -> None:
@@ -123,7 +126,7 @@ class Run:
             evaluates = self.task.evaluates_at_the_end and (self.processes.several or self.config.resume)
             if self.config.checkpoint_every is not None or evaluates:
                 self.save_checkpoint()
-            with self.signals.at_once(always=True), self.phase("evaluation"):
+            with self.task.with_tested_weights(), self.signals.at_once(always=True), self.phase("evaluation"):
                 self.task.after_training(self.step)
         except (KeyboardInterrupt, PreemptedError):
             if not self.in_step:  # the state is that between two steps
@@ -320,6 +323,8 @@ class Run:
         steps = self.plan.steps_per_epoch
         start = time.perf_counter() - self.epoch_seconds
         self.task.model.train()
+        if self.task.averaging:
+            self.task.bare_optimizer.train()  # type: ignore[attr-defined]
         order = self.batches.shuffle()
         batches = torch.split(order[: steps * self.config.batch_size], self.config.batch_size)
         for batch, upcoming in zip(batches[self.position :], (*batches, order[:0])[self.position + 1 :], strict=True):
@@ -342,6 +347,8 @@ class Run:
             if (longest := self.config.clip_grad_norm) is not None:
                 whole = self.task.model, self.task.optimizer
                 self.task.fabric.clip_gradients(*whole, max_norm=longest, error_if_nonfinite=False)
+            if self.plan.schedule == OWN:
+                self.rates[self.step] = float(self.task.bare_optimizer.param_groups[0]["lr"])
             self.task.optimizer.step()
             self.task.optimizer.zero_grad()
             if self.task.scheduler is not None:
@@ -369,7 +376,7 @@ class Run:
             self._write(row)
             self.reporter.epoch(row)
         if not math.isfinite(test_loss):  # the last step's loss was taken before its update
-            raise DivergedError(self.config.optimizer, self.step, steps[-1].lr, self.record.folder, "test loss")
+            raise DivergedError(self.config.arm_name, self.step, steps[-1].lr, self.record.folder, "test loss")
         if self.config.sharpness is not None or self.config.noise_scale:
             self.processes.alone(self._measure)
 
@@ -402,7 +409,7 @@ class Run:
         if self.processes.several:
             pending, signal, due = self.processes.agree(pending, signal, due)
         for step, loss, correct in pending:
-            phi = self.plan.factor(step)
+            phi = self.rates.pop(step) / self.plan.lr if step in self.rates else self.plan.factor(step)
             row = StepRow(
                 step=step,
                 epoch=step / self.plan.steps_per_epoch,
@@ -414,7 +421,7 @@ class Run:
             self.unwritten.append(row)
             self.epoch_steps.append(row)
             if not torch.isfinite(loss):
-                raise DivergedError(self.config.optimizer, step, row.lr, self.record.folder)
+                raise DivergedError(self.config.arm_name, step, row.lr, self.record.folder)
         if pending:
             self.reporter.step(self.epoch_steps[-1])
         # A signal during the report is obeyed at once; several processes have to agree on it first.

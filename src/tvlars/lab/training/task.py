@@ -10,18 +10,22 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
+from tvlars.lab.errors import UsageError
 from tvlars.lab.processes.processes import whole_weights
 from tvlars.lab.processes.sync_batch_norm import synchronize_batch_norm
 from tvlars.lab.run_folder.record import Record
 from tvlars.lab.ssl.evaluations import Evaluated
 from tvlars.lab.training.batches import Batches
 from tvlars.lab.training.compiler import compiled
-from tvlars.lab.training.optimizers import build_optimizer
+from tvlars.lab.training.optimizers import averages, build_optimizer
 from tvlars.lab.training.prepare import Prepared
 from tvlars.lab.training.profile import Phases
 from tvlars.lab.training.progress import Reporter
+
+NORM_BATCHES = 50
+"""Micro-batches that batch norm's statistics of averaged weights are computed on, as schedulefree advises."""
 
 
 class Task(ABC):
@@ -39,7 +43,7 @@ class Task(ABC):
 
     def __init__(self, prepared: Prepared, network: nn.Module, record: Record, reporter: Reporter) -> None:
         config, fabric = prepared.config, prepared.fabric
-        self.config, self.plan, self.fabric = config, prepared.plan, fabric
+        self.config, self.fabric = config, fabric
         self.record, self.reporter = record, reporter
         self.processes = prepared.processes
         self.phase = Phases(record if config.profile and self.processes.first else None, fabric.device)
@@ -54,11 +58,15 @@ class Task(ABC):
         self.bare_model = network if config.shard else network.to(memory_format=torch.channels_last)
         self.model = fabric.setup_module(compiled(self.bare_model) if config.compile else self.bare_model)
         # Built after setup_module, which replaces parameters by shards, and from the bare model, whose names it needs.
-        self.bare_optimizer = build_optimizer(config, prepared.plan, self.bare_model)
-        self.scheduler = prepared.plan.scheduler(self.bare_optimizer)
+        built = build_optimizer(config, prepared.plan, self.bare_model)
+        self.bare_optimizer, self.scheduler, self.plan = built.optimizer, built.scheduler, built.plan
         self.optimizer: Any = fabric.setup_optimizers(self.bare_optimizer)
         if self.processes.rank:  # other dropout in each process; initial weights are drawn already
             torch.manual_seed((config.seed + self.processes.rank) % 2**32)
+        self.averaging = averages(self.bare_optimizer)
+        """True if the optimizer averages weights by itself, as schedule-free ones do."""
+        if self.averaging and config.ema is not None:
+            raise UsageError(f"ema must not be given for {config.arm_name}, which averages weights by itself")
         self.extra: dict[str, Any] = {}
         """Further modules and optimizers in a checkpoint, by name."""
         self.average: AveragedModel | None = None
@@ -100,12 +108,52 @@ class Task(ABC):
 
     @contextlib.contextmanager
     def with_tested_weights(self) -> Iterator[None]:
-        """Exchange the model's weights for those that are tested and kept: their moving average, if there is one."""
+        """Exchange the model's weights for those that are tested and kept: their average, if there is one."""
+        if self.averaging:
+            with self._averaged_by_optimizer():
+                yield
+            return
         self._exchange()
         try:
             yield
         finally:
             self._exchange()
+
+    @contextlib.contextmanager
+    def _averaged_by_optimizer(self) -> Iterator[None]:
+        """Have the optimizer put its averages into the model. Training then goes on as if nothing had happened."""
+        tensors = [*self.bare_model.parameters(), *self.bare_model.buffers()]
+        kept = [x.detach().clone() for x in tensors]
+        optimizer: Any = self.bare_optimizer
+        optimizer.eval()
+        try:
+            self._refresh_batch_norm()
+            yield
+        finally:
+            optimizer.train()
+            with torch.no_grad():
+                for x, value in zip(tensors, kept, strict=True):  # train() computes them up to rounding alone
+                    x.copy_(value)
+
+    def _refresh_batch_norm(self) -> None:
+        """Compute batch norm's statistics anew, on the same batches each time: those of training are of other weights.
+
+        Random numbers of training are not used up.
+        """
+        order = torch.randperm(len(self.data.train_labels), generator=torch.Generator().manual_seed(0), device="cpu")
+        size = self.config.batch_size
+        count = min(max(NORM_BATCHES // self.batches.count, 1), len(order) // size)
+        drawn, devices = self.batches.draws.get_state(), [self.fabric.device] * (self.fabric.device.type == "cuda")
+        batches = torch.split(self.batches.feed.indices(order[: count * size]), size)
+        inputs = (x for batch in batches for x in self.inputs(batch))
+        with torch.random.fork_rng(devices):
+            update_bn(inputs, self.model)
+        self.batches.draws.set_state(drawn)
+        self.processes.average_buffers(self.bare_model)
+
+    def inputs(self, batch: Tensor) -> Iterator[Tensor]:
+        """Yield what the model is given in training for the samples ``batch`` (indices), as micro-batches."""
+        return (images for images, _ in self.batches.parts(batch, batch[:0]))
 
     @torch.no_grad()
     def _exchange(self) -> None:

@@ -70,13 +70,14 @@ def train(
 
 
 def _train(prepared: Prepared, folder: Path, found: New | GoOn, notes: list[str], reporter: Reporter) -> RunResult:
-    config, plan, data, processes = prepared.config, prepared.plan, prepared.data, prepared.processes
+    config, data, processes = prepared.config, prepared.data, prepared.processes
     prepared.fabric.seed_everything(config.seed, verbose=False)
     record = Record(folder, reporter.note) if processes.first else NoRecord(folder)
     with memory.needed(f"model {config.model!r} must fit into memory with its data"):
         model, model_text = build_model(config.model, data.channels, data.image_size, data.classes, config.init)
         kind = Pretraining if config.self_supervised else Classification
         task: Task = kind(prepared, model, record, reporter)
+    plan = task.plan
     run = Run(task)
     facts = facts_of_run(prepared, model_text, task.facts())
     findings = check(
