@@ -10,7 +10,18 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from tvlars import LAMB, LARS, TVLARS, Findings, SigmoidDecayLR, WarmupCosineLR, check, layer_groups, plan
+from tvlars import (
+    LAMB,
+    LARS,
+    TVLARS,
+    CosineSchedule,
+    Findings,
+    ScheduleLR,
+    SigmoidSchedule,
+    check,
+    layer_groups,
+    plan,
+)
 
 
 def network() -> nn.Sequential:
@@ -34,7 +45,7 @@ def planned(name: str, batch_size: int = 512, epochs: int = 20, **options: Any) 
 
 def scheduled(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     """The optimizer with an LR scheduler on it."""
-    WarmupCosineLR(optimizer, 5, 100)
+    ScheduleLR(optimizer, CosineSchedule(100, 5))
     return optimizer
 
 
@@ -83,7 +94,7 @@ def test_a_raw_learning_rate() -> None:
     model = network()
     optimizer = LARS(layer_groups(model, weight_decay=1e-4), 16.0)
     assert found(check(model, optimizer)) == ["raw learning rate", "no schedule"]
-    WarmupCosineLR(optimizer, 5, 100)  # the lr is low now, and will not be
+    ScheduleLR(optimizer, CosineSchedule(100, 5))  # the lr is low now, and will not be
     assert found(check(model, optimizer)) == ["raw learning rate"]
 
 
@@ -206,7 +217,7 @@ S = torch.optim.lr_scheduler
         (lambda o: S.PolynomialLR(o, total_iters=200), 201),
         (lambda o: S.SequentialLR(o, [S.LinearLR(o, total_iters=10), S.PolynomialLR(o, 100)], [10]), 111),
         (lambda o: S.MultiStepLR(o, [200, 400], gamma=0.03), 401),
-        (lambda o: SigmoidDecayLR(o, 0.1, 50.0), 120),
+        (lambda o: ScheduleLR(o, SigmoidSchedule(0.1, 50.0)), 120),
     ],
 )
 def test_an_lr_scheduler_that_is_dead_before_the_run_ends(build: Any, first: int) -> None:
@@ -234,7 +245,7 @@ def test_an_lr_scheduler_that_is_dead_before_the_run_ends(build: Any, first: int
         lambda o: S.SequentialLR(o, [S.LinearLR(o, total_iters=2), S.MultiStepLR(o, [6, 12, 18], gamma=0.05)], [2]),
         lambda o: S.PolynomialLR(o, 20),
         lambda o: S.LambdaLR(o, lambda t: max(0.9**t, 1e-3)),  # to a floor that is not below it
-        lambda o: WarmupCosineLR(o, 100, 1000),
+        lambda o: ScheduleLR(o, CosineSchedule(1000, 100)),
         lambda o: types.SimpleNamespace(step=print),  # of another library
     ],
 )
@@ -315,7 +326,10 @@ def test_layers_that_are_zero() -> None:
 
 def test_a_schedule_of_another_length() -> None:
     model, optimizer, _ = planned("lars")
-    for scheduler in (WarmupCosineLR(optimizer, 5, 100), torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 30)):
+    for scheduler in (
+        ScheduleLR(optimizer, CosineSchedule(100, 5)),
+        torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 30),
+    ):
         assert found(check(model, optimizer, loader(), epochs=20, scheduler=scheduler)) == ["schedule length"]
     by_epoch = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 20)
     assert check(model, optimizer, loader(), epochs=20, scheduler=by_epoch) == []
@@ -440,7 +454,7 @@ def test_an_optimizer_of_another_model() -> None:
 def test_a_schedule_of_ours_is_looked_at_in_runs_of_any_length() -> None:
     model = network()
     optimizer = LARS(layer_groups(model, weight_decay=0.0, lr=16.0, bias_norm_lr_scale=0.03), 16.0)
-    scheduler = SigmoidDecayLR(optimizer, 1e-4, 100_000)
+    scheduler = ScheduleLR(optimizer, SigmoidSchedule(1e-4, 100_000))
     assert found(check(model, optimizer, total_steps=400_000, scheduler=scheduler)) == ["dead schedule"]
     assert check(model, optimizer, total_steps=180_000, scheduler=scheduler) == []
 

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
 
-from tvlars import LAMB, LARS, TVLARS, layer_groups, plan
+from tvlars import LAMB, LARS, TVLARS, ConstantSchedule, Plan, layer_groups, plan
 
 CLASSES = {"tvlars": TVLARS, "lars": LARS, "lamb": LAMB, "sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}
 
@@ -132,8 +133,8 @@ def test_bad_sizes(arguments: tuple[Any, ...], message: str) -> None:
     [
         ("tvlars", dict(schedule="constant"), "schedule must be 'auto' for tvlars"),
         ("lars", dict(schedule="step"), "schedule must be one of"),
-        ("lars", dict(delay=3), "delay_factor, delay, alpha and gamma_min must not be given for the warmup-cosine"),
-        ("tvlars", dict(warmup_epochs=3), "warmup_epochs must not be given for the sigmoid schedule, got 3"),
+        ("lars", dict(delay=3), "delay must not be given for the cosine schedule, got 3"),
+        ("tvlars", dict(warmup_epochs=3), "warmup_epochs must not be given for tvlars, which has no warm-up, got 3"),
         ("lars", dict(warmup_epochs=20), "warmup_epochs must be >= 0 and < 20"),
         ("lamb", dict(momentum=0.9), "momentum and nesterov must not be given for lamb"),
         ("lars", dict(momentum=1.0), "momentum must be >= 0 and < 1, got 1.0"),
@@ -169,7 +170,7 @@ class Digits(torch.utils.data.Dataset[Any]):
         ((512, "60000", 20), "dataset_size must be an integer >= 1 (samples), got '60000'"),
         ((512, 60_000, 1.5), "epochs must be an integer >= 1, got 1.5"),
         ((512, 60_000, True), "epochs must be an integer >= 1, got True"),
-        ((512, 60_000, None), "epochs must be an integer >= 1, got None"),
+        ((512, 60_000, None), "epochs must be given: dataset_size and epochs, or total_steps in place of both"),
         ((-512, 60_000, 20), "batch_size must be an integer >= 1 (samples), got -512"),
         ((512, math.nan, 20), "dataset_size must be an integer >= 1 (samples), got nan"),
         (
@@ -212,6 +213,184 @@ def test_plot_draws_the_learning_rate() -> None:
     assert y[-1] == pytest.approx(p.lr * p.factor(p.total_steps))
 
 
+SHAPES: list[tuple[str, dict[str, Any], list[str]]] = [
+    ("linear", dict(warmup_epochs=1), ["linear warm-up over 10 steps, then linear to 0.001"]),
+    ("polynomial", dict(warmup_steps=7), ["linear warm-up over 7 steps, then polynomial of power 2 to 0.001"]),
+    ("trapezoid", dict(decay_tail="sqrt"), ["over 40 steps, then the full rate, from step 160 on 1 - sqrt decay to"]),
+    ("constant", dict(), ["schedule   constant"]),
+    ("constant", dict(warmup_steps=3), ["linear warm-up over 3 steps, then constant"]),
+    ("cosine", dict(), ["linear warm-up over 40 steps, then cosine to 0.001"]),
+    ("sigmoid", dict(warmup_steps=5), ["linear warm-up over 5 steps, then phi", "at step 5, "]),
+    ("published-phi", dict(), ["falling from the first step on", "alpha = 0.1"]),
+]
+
+
+@pytest.mark.parametrize(("schedule", "options", "said"), SHAPES, ids=[name for name, _, _ in SHAPES])
+@pytest.mark.parametrize("optimizer", ["lars", "adamw"])
+def test_every_schedule_is_explained_and_followed(
+    schedule: str, options: dict[str, Any], said: list[str], optimizer: str
+) -> None:
+    p = plan(512, 5120, 20, optimizer, schedule=schedule, **options)
+    for text in said:
+        assert text in str(p)
+    module = nn.Linear(2, 2)
+    built: Any = CLASSES[optimizer](layer_groups(module, p), **p.optimizer_arguments())
+    scheduler = p.scheduler(built)
+    assert (scheduler is None) == (p.curve == ConstantSchedule())
+    for step in range(1, p.total_steps + 1):
+        assert built.param_groups[0]["lr"] == p.lr * p.factor(step)
+        if scheduler is not None:
+            built.step()
+            scheduler.step()
+    json.dumps(p.as_dict())
+
+
+def test_published_phi_is_that_of_the_published_code() -> None:
+    p = plan(512, 5120, 20, "lars", schedule="published-phi", delay_factor=0.01)
+    for step in (1, 50, 200):
+        assert p.factor(step) == pytest.approx(1 / (0.1 + math.exp(0.01 * step)))
+    assert plan(512, 5120, 20, "lars", schedule="published-phi").delay_factor == 1e-3
+
+
+@pytest.mark.parametrize("optimizer", CLASSES)
+def test_a_stream_has_steps_alone(optimizer: str) -> None:
+    p = plan(256, total_steps=1000, optimizer=optimizer)
+    assert (p.total_steps, p.dataset_size, p.epochs) == (1000, None, 1)
+    assert "a stream of samples" in str(p)
+    assert "1000 in all, 256,000 samples" in str(p)
+    same = plan(256, 256_000, 1, optimizer)
+    assert [p.factor(t) for t in (1, 500, 1000)] == [same.factor(t) for t in (1, 500, 1000)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (dict(total_steps=10, dataset_size=3), "dataset_size must not be given with total_steps, got 3"),
+        (dict(total_steps=10, epochs=3), "epochs must not be given with total_steps, got 3"),
+        (dict(), "dataset_size must be given: dataset_size and epochs, or total_steps in place of both"),
+        (dict(total_steps=0), "total_steps must be an integer >= 1 (optimizer steps), got 0"),
+        (
+            dict(total_steps=99, optimizer="lars", warmup_epochs=1),
+            "warmup_steps must be given in place of warmup_epochs with total_steps, got 1",
+        ),
+        (
+            dict(total_steps=99, optimizer="lars", warmup_epochs=1, warmup_steps=2),
+            "warmup_steps must not be given with warmup_epochs, got 2 and 1",
+        ),
+        (
+            dict(total_steps=99, optimizer="lars", warmup_steps=99),
+            "warmup_steps must be < 99, the steps of the run, got 99",
+        ),
+        (
+            dict(total_steps=99, optimizer="lars", schedule="linear", power=2),
+            "power must not be given for the linear schedule, got 2",
+        ),
+        (
+            dict(total_steps=99, optimizer="lars", schedule="constant", final_factor=0.1),
+            "final_factor must not be given for the constant schedule, got 0.1",
+        ),
+        (
+            dict(total_steps=99, optimizer="lars", schedule="published-phi", alpha=2),
+            "alpha must not be given for the published-phi schedule, got 2",
+        ),
+        (
+            dict(total_steps=99, optimizer="lars", schedule_options={"power": 2}),
+            "schedule_options must not be given for the cosine schedule",
+        ),
+    ],
+)
+def test_lengths_and_options_that_do_not_go_together(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        plan(64, **arguments)
+
+
+def staircase(step: int, run: Plan, base: float = 0.5) -> float:
+    return base ** (4 * step // run.total_steps)
+
+
+def with_polynomial(optimizer: torch.optim.Optimizer, num_training_steps: int, power: float) -> LRScheduler:
+    return torch.optim.lr_scheduler.PolynomialLR(optimizer, num_training_steps, power)
+
+
+OWN: list[tuple[Any, dict[str, Any], str]] = [
+    (staircase, dict(base=0.1), "staircase(base=0.1)"),
+    (lambda step, plan: 1.0 / step, {}, "factors of <lambda>(step, plan)"),
+    (torch.optim.lr_scheduler.OneCycleLR, {}, "OneCycleLR(total_steps=80, max_lr=["),
+    (torch.optim.lr_scheduler.OneCycleLR, dict(max_lr=0.1), "OneCycleLR(total_steps=80, max_lr=0.1)"),
+    (torch.optim.lr_scheduler.CosineAnnealingLR, {}, "CosineAnnealingLR(T_max=80)"),
+    (torch.optim.lr_scheduler.ExponentialLR, dict(gamma=0.9), "ExponentialLR(gamma=0.9)"),
+    (torch.optim.lr_scheduler.StepLR, dict(step_size=7), "StepLR(step_size=7)"),
+    (with_polynomial, dict(power=3.0), "with_polynomial(num_training_steps=80, power=3.0)"),
+]
+
+
+@pytest.mark.parametrize(("schedule", "options", "said"), OWN, ids=[said.partition("(")[0] for _, _, said in OWN])
+@pytest.mark.parametrize("optimizer", ["lars", "adamw"])
+def test_schedules_of_ones_own(schedule: Any, options: dict[str, Any], said: str, optimizer: str) -> None:
+    p = plan(64, 640, 8, optimizer, schedule=schedule, schedule_options=options)
+    assert said in str(p)
+    json.dumps(p.as_dict())
+    built: Any = CLASSES[optimizer](layer_groups(nn.Linear(2, 2), p), **p.optimizer_arguments())
+    scheduler = p.scheduler(built)
+    assert scheduler is not None
+    for step in range(1, p.total_steps + 1):
+        assert built.param_groups[0]["lr"] == pytest.approx(p.lr * p.factor(step), rel=1e-12)
+        built.step()
+        scheduler.step()
+
+
+def no_plan(step: int) -> float:
+    return 1.0
+
+
+def returns(value: Any) -> Any:
+    def factor(step: int, plan: Plan) -> Any:
+        return value
+
+    return factor
+
+
+def no_scheduler(optimizer: torch.optim.Optimizer) -> None:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("schedule", "options", "message"),
+    [
+        (no_plan, {}, "schedule must be a function of step and plan, got no_plan(step)"),
+        (returns(-1.0), {}, "schedule must return a factor >= 0, but factor returned -1.0 at step 1"),
+        (returns("x"), {}, "schedule must return a factor >= 0, but factor returned 'x' at step 1"),
+        (no_scheduler, {}, "schedule must return a torch LR scheduler, but no_scheduler returned None"),
+        (nn.Linear, {}, "schedule must be a torch LR scheduler or a function, got the class Linear"),
+        (staircase, dict(bse=1), "unknown option of staircase 'bse': did you mean 'base'? Known: base."),
+        (torch.optim.lr_scheduler.StepLR, {}, "schedule_options must have step_size for StepLR"),
+        (
+            torch.optim.lr_scheduler.OneCycleLR,
+            dict(max_rate=1),
+            "unknown option of OneCycleLR 'max_rate': did you mean 'max_lr'? Known: max_lr, ",
+        ),
+        (
+            torch.optim.lr_scheduler.OneCycleLR,
+            dict(pct_start=7.0),
+            "schedule_options of OneCycleLR: Expected float between 0 and 1 pct_start, but got 7.0",
+        ),
+        (
+            torch.optim.lr_scheduler.ReduceLROnPlateau,
+            {},
+            "stepped without arguments, but ReduceLROnPlateau.step needs metrics",
+        ),
+    ],
+)
+def test_schedules_of_ones_own_that_are_refused(schedule: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        plan(64, 6400, 3, "lars", schedule=schedule, schedule_options=options)
+
+
+def test_tvlars_keeps_its_own_schedule() -> None:
+    with pytest.raises(ValueError, match="schedule must be 'auto' for tvlars, which has its own, got a function"):
+        plan(64, 6400, 3, schedule=staircase)
+
+
 def test_import_pulls_in_nothing_but_torch() -> None:
     program = """
 import json, sys, torch
@@ -227,7 +406,7 @@ print(json.dumps(sorted({name.split(".")[0] for name in sys.modules} - before - 
 def test_an_optimizer_by_import_path_keeps_its_own_rate_and_weight_decay() -> None:
     made = plan(256, 10_000, 5, "torch.optim.NAdam")
     assert all(math.isnan(value) for value in (made.lr, made.weight_decay))
-    assert (made.momentum, made.schedule, made.bias_norm_lr_scale) == (None, "warmup-cosine", 1.0)
+    assert (made.momentum, made.schedule, made.bias_norm_lr_scale) == (None, "cosine", 1.0)
     assert made.optimizer_arguments() == {}
     assert "lr         that of torch.optim.NAdam" in str(made)
     assert "weight decay that of torch.optim.NAdam" in str(made)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import math
+import re
 from fractions import Fraction
 from typing import Any
 
@@ -12,7 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from tvlars import SigmoidDecayLR, WarmupCosineLR, scale_lr, sigmoid_decay, warmup_cosine
+from tvlars import (
+    ConstantSchedule,
+    CosineSchedule,
+    LinearSchedule,
+    PolynomialSchedule,
+    ScheduleLR,
+    SigmoidSchedule,
+    TrapezoidSchedule,
+    scale_lr,
+    sigmoid_decay,
+)
 
 ARGUMENTS = dict(
     delay_factor=st.floats(0, 1e3),
@@ -65,35 +77,77 @@ def test_phi_by_hand() -> None:
     ],
 )
 def test_bad_arguments_of_phi(arguments: dict[str, Any], message: str) -> None:
-    for call in (lambda: sigmoid_decay(1.0, **arguments), lambda: SigmoidDecayLR(sgd(), **arguments)):
+    for call in (lambda: sigmoid_decay(1.0, **arguments), lambda: SigmoidSchedule(**arguments)):
         with pytest.raises(ValueError) as caught:  # noqa: PT011 (the message is compared below)
             call()
         assert str(caught.value) == message
 
 
-def test_warmup_cosine_by_hand() -> None:
-    factors = [warmup_cosine(t, 4, 12, 0.1) for t in range(1, 14)]
-    assert factors[:4] == [0.25, 0.5, 0.75, 1.0]
-    assert factors[7] == pytest.approx(0.1 + 0.9 * 0.5)  # half of the cosine
-    assert factors[11] == factors[12] == pytest.approx(0.1)
-    assert factors[3:] == sorted(factors[3:], reverse=True)
-    assert warmup_cosine(1, 0, 10) == pytest.approx(1.0, abs=0.05)
+def test_schedules_by_hand() -> None:
+    cosine = [CosineSchedule(12, 4, 0.1)(t) for t in range(1, 14)]
+    assert cosine[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert cosine[7] == pytest.approx(0.1 + 0.9 * 0.5)  # half of the cosine
+    assert cosine[11] == cosine[12] == pytest.approx(0.1)
+    assert cosine[3:] == sorted(cosine[3:], reverse=True)
+    assert LinearSchedule(12, 4, 0.0)(8) == 0.5
+    assert PolynomialSchedule(12, 4, 0.0)(8) == 0.25
+    assert PolynomialSchedule(12, 4, 0.0, power=3)(8) == 0.125
+    trapezoid = TrapezoidSchedule(100, 10, 0.0, decay_share=0.4)
+    assert [trapezoid(t) for t in (5, 10, 60, 80, 100)] == pytest.approx([0.5, 1.0, 1.0, 0.5, 0.0])
+    assert TrapezoidSchedule(100, 10, 0.0, decay_share=0.4, decay_tail="sqrt")(70) == pytest.approx(0.5)
+    assert [ConstantSchedule(4)(t) for t in (1, 4, 99)] == [0.25, 1.0, 1.0]
+    warmed = SigmoidSchedule(0.5, 3.0, 2.0, 0.1, warmup_steps=2)
+    assert warmed(1) == pytest.approx(0.5 * sigmoid_decay(2.0, 0.5, 3.0, 2.0, 0.1))
+    assert warmed(7) == sigmoid_decay(7.0, 0.5, 3.0, 2.0, 0.1)
+
+
+@pytest.mark.parametrize("kind", [CosineSchedule, LinearSchedule, PolynomialSchedule, TrapezoidSchedule])
+@given(data=st.data())
+def test_schedules_rise_to_one_then_fall_to_their_end_without_a_jump(kind: Any, data: st.DataObject) -> None:
+    total = data.draw(st.integers(1, 3000))
+    warmup = data.draw(st.integers(0, total - 1))
+    final = data.draw(st.floats(0, 1))
+    more: dict[str, Any] = {}
+    if kind is PolynomialSchedule:
+        more = dict(power=data.draw(st.floats(0.25, 4)))
+    if kind is TrapezoidSchedule:
+        tail = data.draw(st.sampled_from(["linear", "sqrt"]))
+        more = dict(decay_share=data.draw(st.floats(0.01, 1)), decay_tail=tail)
+    schedule = kind(total, warmup, final, **more)
+    t = data.draw(st.integers(1, total))
+    assert schedule(t) >= 0
+    assert schedule(t) <= 1 + 1e-12
+    if t <= warmup:
+        assert schedule(t) == pytest.approx(t / warmup)
+    else:
+        assert final - 1e-12 <= schedule(t + 1) <= schedule(t) + 1e-12
+    assert schedule(total) == schedule(total + 5) == pytest.approx(final, abs=1e-12)
+    assert schedule(max(warmup, 1e-9)) == pytest.approx(1.0, abs=1e-2)
+    # Continuous where the parts meet.
+    for joint in (schedule.warmup_steps, schedule.decay_start, total):
+        if joint:
+            near = 1e-9 * total
+            assert schedule(joint + near) == pytest.approx(schedule(joint - near), abs=2e-2)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("make", "message"),
     [
-        ((-1, 10), "warmup_steps must be an integer >= 0"),
-        ((10, 10), r"warmup_steps must be < total_steps \(10\), got 10"),
-        ((1.5, 10), "warmup_steps must be an integer >= 0"),
-        ((1, 10, 2.0), "final_factor must be >= 0 and <= 1, got 2.0"),
+        (lambda: CosineSchedule(10, -1), "warmup_steps must be an integer >= 0 (steps), got -1"),
+        (lambda: LinearSchedule(10, 10), "warmup_steps must be < total_steps (10), got 10"),
+        (lambda: CosineSchedule(10, 1.5), "warmup_steps must be an integer >= 0 (steps), got 1.5"),
+        (lambda: PolynomialSchedule(10, 1, 2.0), "final_factor must be >= 0 and <= 1, got 2.0"),
+        (lambda: PolynomialSchedule(10, power=0), "power must be > 0, got 0"),
+        (lambda: TrapezoidSchedule(10, decay_share=0.0), "decay_share must be > 0 and <= 1, got 0.0"),
+        (lambda: TrapezoidSchedule(10, decay_tail="exp"), "decay_tail must be one of 'linear', 'sqrt', got 'exp'"),
+        (lambda: ConstantSchedule(-1), "warmup_steps must be an integer >= 0 (steps), got -1"),
+        (lambda: CosineSchedule(10, 3, torch.tensor(0.5)), "final_factor must be a number, got a tensor: take its"),
+        (lambda: ScheduleLR(sgd(), "cosine"), "schedule must be a Schedule or a function of the step, got 'cosine'"),
     ],
 )
-def test_bad_arguments_of_warmup_cosine(arguments: tuple[Any, ...], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        warmup_cosine(1, *arguments)
-    with pytest.raises(ValueError, match=message):
-        WarmupCosineLR(sgd(), *arguments)
+def test_bad_arguments_of_schedules(make: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        make()
 
 
 def sgd() -> torch.optim.SGD:
@@ -101,27 +155,47 @@ def sgd() -> torch.optim.SGD:
     return torch.optim.SGD(groups, lr=1.0)
 
 
-@pytest.mark.parametrize(
-    ("make", "factor"),
-    [
-        (lambda o: SigmoidDecayLR(o, 0.3, 5.0, 0.5, 0.01), lambda t: sigmoid_decay(float(t), 0.3, 5.0, 0.5, 0.01)),
-        (lambda o: WarmupCosineLR(o, 3, 10, 0.2), lambda t: warmup_cosine(t, 3, 10, 0.2)),
-    ],
-    ids=["sigmoid", "warmup-cosine"],
-)
-def test_schedulers_follow_the_function_and_resume(make: Any, factor: Any) -> None:
+SCHEDULES = {
+    "sigmoid": SigmoidSchedule(0.3, 5.0, 0.5, 0.01),
+    "sigmoid after a warm-up": SigmoidSchedule(0.3, 5.0, 0.5, 0.01, 3),
+    "cosine": CosineSchedule(10, 3, 0.2),
+    "linear": LinearSchedule(10, 3),
+    "polynomial": PolynomialSchedule(10, 3),
+    "trapezoid": TrapezoidSchedule(10, 3, decay_tail="sqrt"),
+    "constant": ConstantSchedule(3),
+    "a function": lambda step: 1 / step,
+}
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
+def test_schedulers_follow_the_function_and_resume(schedule: Any) -> None:
     optimizer = sgd()
-    scheduler = make(optimizer)
+    scheduler = ScheduleLR(optimizer, schedule)
     for t in range(1, 13):
-        assert [group["lr"] for group in optimizer.param_groups] == [2.0 * factor(t), 0.5 * factor(t)]
+        assert [group["lr"] for group in optimizer.param_groups] == [2.0 * schedule(t), 0.5 * schedule(t)]
         optimizer.step()
         scheduler.step()
         if t == 6:  # go on in a new pair
-            states = optimizer.state_dict(), scheduler.state_dict()
+            file = io.BytesIO()
+            torch.save((optimizer.state_dict(), scheduler.state_dict()), file)
+            file.seek(0)
+            states = torch.load(file, weights_only=True)
             optimizer = sgd()
-            scheduler = make(optimizer)
+            scheduler = ScheduleLR(optimizer, schedule)
             optimizer.load_state_dict(states[0])
             scheduler.load_state_dict(states[1])
+
+
+def test_a_state_brings_its_numbers_and_is_of_one_kind() -> None:
+    state = ScheduleLR(sgd(), CosineSchedule(10, 3)).state_dict()
+    assert {name: state[name] for name in ("total_steps", "warmup_steps", "final_factor")} == dict(
+        total_steps=10, warmup_steps=3, final_factor=1e-3
+    )
+    other = ScheduleLR(sgd(), CosineSchedule(99))
+    other.load_state_dict(state)
+    assert other.schedule == CosineSchedule(10, 3)
+    with pytest.raises(ValueError, match="state must be one of PolynomialSchedule, but has no power"):
+        ScheduleLR(sgd(), PolynomialSchedule(10)).load_state_dict(state)
 
 
 def test_scale_lr() -> None:
@@ -169,9 +243,8 @@ def test_schedulers_want_numbers() -> None:
         values: list[Any] = [0.1, 5.0, 1.0, 0.0]
         values[i] = torch.tensor(0.5)
         with pytest.raises(ValueError, match=f"^{name} must be a number, got a tensor"):
-            SigmoidDecayLR(sgd(), *values)
-    with pytest.raises(ValueError, match=r"^final_factor must be a number, got a tensor"):
-        WarmupCosineLR(sgd(), 3, 10, torch.tensor(0.5))  # type: ignore[arg-type]
-    scheduler = SigmoidDecayLR(sgd(), Fraction(1, 2), 3, 1, 0)  # type: ignore[arg-type]
-    assert type(scheduler.delay_factor) is float
+            SigmoidSchedule(*values)
+    schedule = SigmoidSchedule(Fraction(1, 2), 3, 1, 0)  # type: ignore[arg-type]
+    scheduler = ScheduleLR(sgd(), schedule)
+    assert type(schedule.delay_factor) is float
     assert type(scheduler.get_last_lr()[0]) is float

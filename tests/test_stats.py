@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from tests.command import CONTEXT
 from tests.conftest import PATHS, Make
-from tvlars import LAMB, LARS, TVLARS, WarmupCosineLR, sigmoid_decay, warmup_cosine
+from tvlars import LAMB, LARS, TVLARS, CosineSchedule, ScheduleLR, sigmoid_decay
 from tvlars.stats import QUANTITIES, LayerStats, read_layer_stats
 
 np = pytest.importorskip("numpy", reason="numpy is not installed")
@@ -98,9 +98,9 @@ def test_lamb_moves_a_layer_by_lr_of_its_norm(path: dict[str, Any]) -> None:
 def test_a_scheduler_gives_phi() -> None:
     model = network()
     optimizer = LARS(groups(model), 2.0, momentum=0.0)
-    wide, seen = follow(model, optimizer, WarmupCosineLR(optimizer, 2, STEPS), every=1)
+    wide, seen = follow(model, optimizer, ScheduleLR(optimizer, CosineSchedule(STEPS, 2)), every=1)
     for (step, name), row in wide.iterrows():
-        assert row["phi"] == pytest.approx(warmup_cosine(step, 2, STEPS), rel=1e-5)
+        assert row["phi"] == pytest.approx(CosineSchedule(STEPS, 2)(step), rel=1e-5)
         _, g_norm, moved = seen[step, name]
         assert moved == pytest.approx(row["effective_lr"] * g_norm, rel=2e-3, abs=1e-6)
 

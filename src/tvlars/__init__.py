@@ -11,7 +11,18 @@ if TYPE_CHECKING:
     from tvlars.groups import LayerGroups, layer_groups
     from tvlars.optim import LAMB, LARS, TVLARS
     from tvlars.plan import Plan, plan
-    from tvlars.schedule import SigmoidDecayLR, WarmupCosineLR, scale_lr, sigmoid_decay, warmup_cosine
+    from tvlars.schedule import (
+        ConstantSchedule,
+        CosineSchedule,
+        LinearSchedule,
+        PolynomialSchedule,
+        Schedule,
+        ScheduleLR,
+        SigmoidSchedule,
+        TrapezoidSchedule,
+        scale_lr,
+        sigmoid_decay,
+    )
 
 __version__ = "0.1.0"
 
@@ -19,20 +30,25 @@ __all__ = [
     "LAMB",
     "LARS",
     "TVLARS",
+    "ConstantSchedule",
     "Conversion",
+    "CosineSchedule",
     "Finding",
     "Findings",
     "LayerGroups",
+    "LinearSchedule",
     "Plan",
-    "SigmoidDecayLR",
-    "WarmupCosineLR",
+    "PolynomialSchedule",
+    "Schedule",
+    "ScheduleLR",
+    "SigmoidSchedule",
+    "TrapezoidSchedule",
     "check",
     "convert",
     "layer_groups",
     "plan",
     "scale_lr",
     "sigmoid_decay",
-    "warmup_cosine",
 ]
 
 import_when_asked(
@@ -43,6 +59,17 @@ import_when_asked(
         "tvlars.groups": ["LayerGroups", "layer_groups"],
         "tvlars.optim": ["LAMB", "LARS", "TVLARS"],
         "tvlars.plan": ["Plan", "plan"],
-        "tvlars.schedule": ["SigmoidDecayLR", "WarmupCosineLR", "scale_lr", "sigmoid_decay", "warmup_cosine"],
+        "tvlars.schedule": [
+            "ConstantSchedule",
+            "CosineSchedule",
+            "LinearSchedule",
+            "PolynomialSchedule",
+            "Schedule",
+            "ScheduleLR",
+            "SigmoidSchedule",
+            "TrapezoidSchedule",
+            "scale_lr",
+            "sigmoid_decay",
+        ],
     },
 )

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from tvlars.schedule import _ClosedFormLR
+from tvlars.schedule import ScheduleLR
 
 MOST_CALLS = 200_000
 """Calls of a scheduler that are gone through, two seconds; a longer run is taken to be unknown."""
@@ -35,9 +35,9 @@ def rates_ahead(scheduler: Any, optimizer: Optimizer, calls: int) -> list[list[f
     None where that cannot be told: of a scheduler that is not torch's or waits for a metric, or of more than
     ``MOST_CALLS`` calls, unless it is one of ours.
     """
-    if isinstance(scheduler, _ClosedFormLR):
+    if isinstance(scheduler, ScheduleLR):
         first = scheduler.last_epoch + 1
-        factors = [scheduler.factor(step) for step in range(first, first + calls)]
+        factors = [scheduler.schedule(step) for step in range(first, first + calls)]
         return [[float(rate) * factor for factor in factors] for rate in scheduler.base_lrs]
     if not isinstance(scheduler, LRScheduler) or isinstance(scheduler, ReduceLROnPlateau) or calls > MOST_CALLS:
         return None

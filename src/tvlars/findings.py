@@ -19,7 +19,7 @@ from tvlars.optim import LAMB, LARS, TVLARS
 from tvlars.optim._numerics.sharded import layout
 from tvlars.optim.layerwise import LayerwiseOptimizer
 from tvlars.plan import FEW_STEPS
-from tvlars.schedule import WarmupCosineLR, _sigmoid_decay
+from tvlars.schedule import ScheduleLR, _sigmoid_decay
 
 LARGEST_RAW_LR = 1.0
 LARGEST_RAW_MOVE = 1.0
@@ -338,14 +338,15 @@ def _dead(what: str, step: int, total_steps: int, unit: str = "step") -> str:
 
 def _schedule(optimizer: Optimizer, scheduler: Any, total_steps: int | None, epochs: int | None) -> Iterator[Finding]:
     """A schedule that is missing, ends elsewhere than the run or is dead before it, and a run too short for one."""
-    length = getattr(scheduler, "total_steps", getattr(scheduler, "T_max", None))
-    per_epoch = not isinstance(scheduler, WarmupCosineLR) and is_per_epoch(scheduler, epochs, total_steps)
+    curve = scheduler.schedule if isinstance(scheduler, ScheduleLR) else scheduler
+    length = getattr(curve, "total_steps", getattr(curve, "T_max", None))
+    per_epoch = curve is scheduler and is_per_epoch(scheduler, epochs, total_steps)
     if scheduler is None:
         attached = any("initial_lr" in group for group in optimizer.param_groups)  # torch's schedulers leave it there
         if not attached and _needs_schedule(optimizer, total_steps):
             yield _no_schedule(optimizer, "no LR scheduler is on it, none is given")
     elif total_steps and isinstance(length, int) and length > 0 and length != total_steps and not per_epoch:
-        evidence = f"{type(scheduler).__name__} ends after {length} steps and the run after {total_steps}"
+        evidence = f"{type(curve).__name__} ends after {length} steps and the run after {total_steps}"
         yield Finding("schedule length", evidence, "give it the run's number of optimizer steps")
     elif total_steps:
         yield from _rates(optimizer, scheduler, total_steps, epochs, per_epoch)
@@ -374,7 +375,8 @@ def _rates(
 ) -> Iterator[Finding]:
     """An LR scheduler under which the learning rate never falls, or is next to 0 for long."""
     calls, unit = (cast(int, epochs), "epoch") if per_epoch else (total_steps, "step")
-    done, name = max(getattr(scheduler, "last_epoch", 0), 0), type(scheduler).__name__
+    done = max(getattr(scheduler, "last_epoch", 0), 0)
+    name = type(getattr(scheduler, "schedule", scheduler)).__name__
     rates = rates_ahead(scheduler, optimizer, calls - done)
     if not rates or not rates[0]:
         return

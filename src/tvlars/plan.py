@@ -4,24 +4,53 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from tvlars._checks import check_choice, check_count, check_flag, check_number
-from tvlars.schedule import SigmoidDecayLR, WarmupCosineLR, _sigmoid_decay, _sigmoid_over, scale_lr, warmup_cosine
+from tvlars._checks import check_choice, check_count, check_flag, check_number, shown
+from tvlars._users_schedule import Simulated, UsersSchedule
+from tvlars.schedule import (
+    TAILS,
+    ConstantSchedule,
+    CosineSchedule,
+    LinearSchedule,
+    PolynomialSchedule,
+    Schedule,
+    ScheduleLR,
+    SigmoidSchedule,
+    TrapezoidSchedule,
+    _sigmoid_over,
+    scale_lr,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-SCHEDULES = ("auto", "sigmoid", "warmup-cosine", "constant")
+CURVES: dict[str, type[Schedule]] = {
+    "sigmoid": SigmoidSchedule,
+    "cosine": CosineSchedule,
+    "linear": LinearSchedule,
+    "polynomial": PolynomialSchedule,
+    "trapezoid": TrapezoidSchedule,
+    "constant": ConstantSchedule,
+    "published-phi": SigmoidSchedule,
+}
+"""Schedules by name."""
+SCHEDULES = ("auto", *CURVES)
 OWN = "own"
 """Schedule of an optimizer that comes with an LR scheduler of its own; its factors are not known before the run."""
+FALLING = ("cosine", "linear", "polynomial", "trapezoid")
+"""Schedules that fall to ``final_factor`` at the end of the run, and warm up before by default."""
+PUBLISHED_PHI = dict(delay_factor=1e-3, delay=0.0, alpha=0.1, gamma_min=0.0)
+"""φ of the code published with the TVLARS paper, at its default λ."""
 
 WARMUP_SHARE = 0.2
-"""Share of a run's epochs that the warm-up of the other optimizers takes."""
+"""Share of a run that the warm-up takes by default before schedules that fall to the end."""
 FEW_STEPS = 50
 """Below this many steps a run is too short for a schedule to act."""
 
@@ -52,16 +81,18 @@ OTHER = _Defaults(math.nan, "", math.inf, None, math.nan, 1.0, layerwise=False)
 class Plan:
     """A run in numbers, made by :func:`plan`. ``str()`` explains it, ``plot()`` draws its learning rate.
 
-    ``total_steps``, ``steps_per_epoch``, ``warmup_steps`` and ``delay`` are in optimizer steps,
-    ``delay_factor`` in 1/step, ``batch_size`` and ``dataset_size`` in samples. ``momentum`` is None where the
-    optimizer has none; ``schedule`` is "sigmoid", "warmup-cosine" or "constant", and the fields of the other
-    schedules are None. ``noise_scale`` is the measured B_simple in samples, or None. ``lr`` and ``weight_decay`` are
-    NaN where an optimizer by import path has its own; ``lr_from`` says where lr is from if not from the plan.
+    ``total_steps``, ``steps_per_epoch``, ``warmup_steps`` and ``delay`` are in optimizer steps, ``delay_factor`` in
+    1/step, ``batch_size`` and ``dataset_size`` in samples. A plan of ``total_steps`` has no ``dataset_size``, and
+    counts as one epoch. ``momentum`` is None where the optimizer has none. ``schedule`` is the name of the schedule,
+    and the fields of other schedules are None; ``users_schedule`` is a function or an LR scheduler of your own, or
+    None. ``noise_scale`` is the measured B_simple in samples, or None. ``lr`` and
+    ``weight_decay`` are NaN where an optimizer by import path has its own; ``lr_from`` says where lr is from if not
+    from the plan.
     """
 
     optimizer: str
     batch_size: int
-    dataset_size: int
+    dataset_size: int | None
     epochs: int
     steps_per_epoch: int
     total_steps: int
@@ -77,6 +108,10 @@ class Plan:
     gamma_min: float | None = None
     warmup_steps: int | None = None
     final_factor: float | None = None
+    power: float | None = None
+    decay_share: float | None = None
+    decay_tail: str | None = None
+    users_schedule: UsersSchedule | None = None
     noise_scale: float | None = None
     lr_from: str = ""
 
@@ -92,21 +127,52 @@ class Plan:
             )
         return arguments
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields as plain values; a schedule of your own is named with its arguments."""
+        own = self.users_schedule and self.users_schedule.described(self)
+        return {one.name: getattr(self, one.name) for one in fields(self)} | {"users_schedule": own}
+
+    @property
+    def curve(self) -> Schedule | None:
+        """The schedule as a function of the step; None for one of your own."""
+        return self._curve
+
+    @cached_property
+    def _curve(self) -> Schedule | None:
+        kind = CURVES.get(self.schedule)
+        if self.users_schedule is not None or kind is None:
+            return None
+        return kind(**{one.name: getattr(self, one.name) for one in fields(kind)})
+
     def scheduler(self, optimizer: Optimizer) -> LRScheduler | None:
-        """The LR scheduler to step after every optimizer step; None for TVLARS, which has φ built in."""
-        if self.schedule == "sigmoid" and self.optimizer != "tvlars":
-            return SigmoidDecayLR(optimizer, *self._sigmoid())
-        if self.schedule == "warmup-cosine":
-            return WarmupCosineLR(optimizer, *self._warmup_cosine())
-        return None
+        """Return the LR scheduler to step after every optimizer step.
+
+        None for TVLARS, which has φ built in, and for a learning rate that is constant without warm-up.
+
+        Raises:
+            ValueError: the arguments of an LR scheduler of your own are bad.
+        """
+        if self.users_schedule is not None:
+            return self.users_schedule.build(optimizer, self)
+        if self.optimizer == "tvlars" or self.curve is None or self.curve == ConstantSchedule():
+            return None
+        return ScheduleLR(optimizer, self.curve)
 
     def factor(self, step: float) -> float:
-        """Factor of ``lr`` at optimizer step ``step`` (1 at the first): φ, or the schedule; NaN if it is "own"."""
-        if self.schedule == "sigmoid":
-            return _sigmoid_decay(float(step), *self._sigmoid())
-        if self.schedule == "warmup-cosine":
-            return warmup_cosine(step, *self._warmup_cosine())
-        return math.nan if self.schedule == OWN else 1.0
+        """Return the factor of ``lr`` at optimizer step ``step`` (1 at the first): φ, or the schedule.
+
+        NaN if the optimizer comes with an LR scheduler of its own.
+        An LR scheduler of your own is stepped through for it, on an optimizer without gradients.
+        """
+        if self.users_schedule is not None:
+            if self.users_schedule.is_scheduler:
+                return self._simulated.factor(int(step))
+            return self.users_schedule.factor(int(step), self)
+        return math.nan if self.curve is None else self.curve(step)
+
+    @cached_property
+    def _simulated(self) -> Simulated:
+        return Simulated(cast(UsersSchedule, self.users_schedule), self)
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw lr · factor over the run's steps with matplotlib.
@@ -128,18 +194,24 @@ class Plan:
             ax = plt.figure(figsize=(7, 3.5), layout="constrained").add_subplot()
         points = min(self.total_steps, 1000)
         steps = [1 + (self.total_steps - 1) * i / max(points - 1, 1) for i in range(points)]
+        if self.users_schedule is not None:
+            steps = [round(step) for step in steps]
         ax.plot(steps, [self.lr * self.factor(step) for step in steps], label=self.optimizer)
         ax.set(xlabel="optimizer step", ylabel="learning rate * factor", ylim=(0, None))
         ax.margins(x=0)
-        if self.schedule == "sigmoid" and 0 < self._half_way() <= self.total_steps:
+        if isinstance(self.curve, SigmoidSchedule) and 0 < self._half_way() <= self.total_steps:
             ax.axvline(self._half_way(), linestyle=":", linewidth=1, color="0.5")
         ax.legend(frameon=False)
         return ax
 
     def __str__(self) -> str:
+        run = f"{self.epochs} epochs of {self.dataset_size:,} samples" if self.dataset_size else "a stream of samples"
+        steps = f"{self.steps_per_epoch} an epoch, {self.total_steps} in all" + self._dropped()
+        if self.dataset_size is None:
+            steps = f"{self.total_steps} in all, {self.total_steps * self.batch_size:,} samples"
         lines = [
-            f"{self.optimizer}, batch size {self.batch_size:,}, {self.epochs} epochs of {self.dataset_size:,} samples",
-            f"  steps      {self.steps_per_epoch} an epoch, {self.total_steps} in all" + self._dropped(),
+            f"{self.optimizer}, batch size {self.batch_size:,}, {run}",
+            f"  steps      {steps}",
             f"  lr         {self.lr:g}{f' ({self.lr_from})' if self.lr_from else ''}"
             if not math.isnan(self.lr)
             else f"  lr         that of {self.optimizer}",
@@ -147,20 +219,7 @@ class Plan:
         if self.bias_norm_lr_scale != 1.0:
             raw = self.lr * self.bias_norm_lr_scale
             lines.append(f"             {raw:g} for biases and norms (x {self.bias_norm_lr_scale:g}), not adapted")
-        if self.schedule == "sigmoid":
-            lines += [
-                f"  phi        {self.factor(1):.3g} at step 1, {self.factor(self.total_steps / 3):.3g} after a third, "
-                f"{self.factor(self.total_steps):.2g} at the end",
-                f"             half way down at step {self._half_way():g}: delay = {self.delay:g} steps, "
-                f"delay_factor = {self.delay_factor:.4g} per step,",
-                f"             gamma_min = {self.gamma_min:g}, alpha = {self.alpha:g}",
-            ]
-        elif self.schedule == "warmup-cosine":
-            lines.append(
-                f"  schedule   linear warm-up over {self.warmup_steps} steps, then cosine to {self.final_factor:g}"
-            )
-        else:
-            lines.append(f"  schedule   {f'that of {self.optimizer}' if self.schedule == OWN else 'constant'}")
+        lines += self._schedule_lines()
         momentum = (
             "" if self.momentum is None else f", momentum {self.momentum:g}{' (nesterov)' if self.nesterov else ''}"
         )
@@ -187,55 +246,89 @@ class Plan:
             lines.append("             twice the batch takes about half of the steps, at no cost in samples")
         return lines
 
+    def _schedule_lines(self) -> list[str]:
+        warmup = f"linear warm-up over {self.warmup_steps} steps, then " if self.warmup_steps else ""
+        if isinstance(self.curve, SigmoidSchedule):
+            return [
+                *([f"  schedule   {warmup}phi"] if warmup else []),
+                f"  phi        {self.factor(self.warmup_steps or 1):.3g} at step {self.warmup_steps or 1}, "
+                f"{self.factor(self.total_steps / 3):.3g} after a third, "
+                f"{self.factor(self.total_steps):.2g} at the end",
+                f"             {self._where_it_falls()}: delay = {self.delay:g} steps, "
+                f"delay_factor = {self.delay_factor:.4g} per step,",
+                f"             gamma_min = {self.gamma_min:g}, alpha = {self.alpha:g}",
+            ]
+        if self.schedule in FALLING and self.users_schedule is None:
+            # A schedule that has a warm-up by default says so where it has none, too.
+            warmup = f"linear warm-up over {self.warmup_steps} steps, then "
+            how = {"polynomial": f"polynomial of power {self.power:g}"} if self.power is not None else {}
+            if isinstance(self.curve, TrapezoidSchedule):
+                tail = "linear" if self.decay_tail == "linear" else "1 - sqrt"
+                how["trapezoid"] = f"the full rate, from step {self.curve.decay_start:g} on {tail} decay"
+            return [f"  schedule   {warmup}{how.get(self.schedule, self.schedule)} to {self.final_factor:g}"]
+        if self.users_schedule is None:
+            return [f"  schedule   {f'that of {self.optimizer}' if self.schedule == OWN else f'{warmup}constant'}"]
+        last = self.total_steps
+        return [
+            f"  schedule   {self.users_schedule.described(self)}",
+            f"             {self.factor(1):.3g} x lr at step 1, {self.factor(max(last // 3, 1)):.3g} after a third, "
+            f"{self.factor(last):.3g} at the end",
+        ]
+
     def _dropped(self) -> str:
-        rest = self.dataset_size % self.batch_size
+        rest = (self.dataset_size or 0) % self.batch_size
         return f" ({rest:,} samples an epoch, drawn anew each time, do not fill a batch)" if rest else ""
+
+    def _where_it_falls(self) -> str:
+        place = self._half_way()
+        return f"half way down at step {place:g}" if place > 0 else "falling from the first step on"
 
     def _half_way(self) -> float:
         """The step at which φ is at half of what it would start at, floor aside: α = exp(λ (t − d_e))."""
-        delay_factor, delay, alpha, _ = self._sigmoid()
-        return delay + math.log(alpha) / delay_factor if delay_factor else delay
-
-    def _sigmoid(self) -> tuple[float, float, float, float]:
-        return cast(tuple[float, float, float, float], (self.delay_factor, self.delay, self.alpha, self.gamma_min))
-
-    def _warmup_cosine(self) -> tuple[int, int, float]:
-        return cast(tuple[int, int, float], (self.warmup_steps, self.total_steps, self.final_factor))
+        curve = cast(SigmoidSchedule, self.curve)
+        return curve.delay + math.log(curve.alpha) / curve.delay_factor if curve.delay_factor else curve.delay
 
 
 def plan(
     batch_size: int,
-    dataset_size: int,
-    epochs: int,
+    dataset_size: int | None = None,
+    epochs: int | None = None,
     optimizer: str = "tvlars",
     *,
+    total_steps: int | None = None,
     lr: float | None = None,
     momentum: float | None = None,
     nesterov: bool | None = None,
     weight_decay: float | None = None,
     bias_norm_lr_scale: float | None = None,
-    schedule: str = "auto",
+    schedule: str | Callable[..., Any] = "auto",
+    schedule_options: Mapping[str, Any] | None = None,
     delay_factor: float | None = None,
     delay: float | None = None,
     alpha: float | None = None,
     gamma_min: float | None = None,
     warmup_epochs: float | None = None,
+    warmup_steps: int | None = None,
     final_factor: float | None = None,
+    power: float | None = None,
+    decay_share: float | None = None,
+    decay_tail: str | None = None,
     noise_scale: Any = None,
 ) -> Plan:
-    """Learning rate and schedule, in steps, for a run of ``epochs`` over ``dataset_size`` samples.
+    """Learning rate and schedule, in steps, for ``epochs`` over ``dataset_size`` samples, or for ``total_steps``.
 
     What is given is taken as it is; what is left at None is chosen. lr comes from a measured one at batch size
     256 by :func:`scale_lr`; that of the layer-wise optimizers grows with the square root up to 2,048 samples (TVLARS:
     512) and no further, since it says by what share of its norm a step moves a layer, and the batch size does not
     change what a layer bears. φ of TVLARS is at half its start at 75 % of the steps and at 2 % of it at the end;
-    the others warm up linearly over a fifth of the epochs and follow half a cosine.
+    the others warm up linearly over a fifth of the run and follow half a cosine.
 
     Args:
         batch_size: samples per optimizer step over all processes, at most ``dataset_size``.
         dataset_size: samples in the training set. An epoch has dataset_size // batch_size steps; what does
             not fill a batch is left for the next shuffle.
         epochs: passes over the training set.
+        total_steps: optimizer steps of the run, for streamed data, in place of ``dataset_size`` and ``epochs``.
         optimizer: "tvlars" (default), "lars", "lamb", "sgd" or "adamw"; or the import path of any other optimizer, as
             "torch.optim.NAdam", of which nothing is chosen but the schedule.
         lr: learning rate > 0. Default for an import path: NaN, which leaves it to the optimizer.
@@ -244,14 +337,24 @@ def plan(
         weight_decay: >= 0. Default for an import path: NaN, which leaves it to the optimizer.
         bias_norm_lr_scale: >= 0, for :func:`layer_groups`. Chosen, it is 0.03 for the layer-wise optimizers, less
             where lr * 0.03 would be above 1, and 1 for sgd and adamw.
-        schedule: "auto" (default: "sigmoid" for tvlars, "warmup-cosine" for the others), "sigmoid",
-            "warmup-cosine" or "constant". tvlars has its own and takes no other.
-        delay_factor: λ >= 0 (1/step), of the sigmoid schedule.
+        schedule: "auto" (default: "sigmoid" for tvlars, "cosine" for the others), "sigmoid", "cosine", "linear",
+            "polynomial", "trapezoid", "constant" or "published-phi"; tvlars has its own φ and takes no other. Or one of
+            your own: a function ``(step, plan) -> factor``, or a torch LR scheduler such as
+            ``torch.optim.lr_scheduler.OneCycleLR``, stepped after every optimizer step.
+        schedule_options: further arguments of a schedule of your own, by name. Arguments of a scheduler called
+            total_steps, T_max, total_iters or num_training_steps are the steps of the run, and max_lr is the learning
+            rate of each group, unless they are given.
+        delay_factor: λ >= 0 (1/step), of the sigmoid schedule, and of published-phi, where it is 1e-3 by default.
         delay: d_e >= 0 (steps), of the sigmoid schedule.
         alpha: α > 0, of the sigmoid schedule. Default 1.0.
         gamma_min: γ_min >= 0, of the sigmoid schedule. Default 0.0; the paper has B / B_base * 1e-3.
-        warmup_epochs: >= 0 and < ``epochs``, of the warmup-cosine schedule; 0 is a cosine alone.
-        final_factor: in [0, 1], where the cosine ends. Default 1e-3.
+        warmup_epochs: epochs of linear warm-up, >= 0 and < ``epochs``. Default a fifth for cosine, linear, polynomial
+            and trapezoid, 0 for sigmoid, constant and published-phi.
+        warmup_steps: the same in optimizer steps; one of the two may be given.
+        final_factor: in [0, 1], where cosine, linear, polynomial and trapezoid end. Default 1e-3.
+        power: > 0, of the polynomial schedule. Default 2.0.
+        decay_share: in (0, 1], the share of the steps that the decay of the trapezoid schedule takes. Default 0.2.
+        decay_tail: "linear" (default) or "sqrt" (1 - sqrt), the decay of the trapezoid schedule.
         noise_scale: B_simple > 0 in samples, or what :func:`tvlars.noise_scale.noise_scale` returns. It changes no
             number; ``str()`` of the plan says what it means for this batch size.
 
@@ -271,18 +374,16 @@ def plan(
         >>> optimizer = TVLARS(groups, **p.optimizer_arguments())
     """
     batch_size = check_count("batch_size", batch_size, unit="samples")
-    dataset_size = check_count("dataset_size", dataset_size, unit="samples")
-    epochs = check_count("epochs", epochs)
-    if batch_size > dataset_size:
-        raise ValueError(f"batch_size must be <= dataset_size ({dataset_size:,} samples), got {batch_size:,}")
+    length = _length(batch_size, dataset_size, epochs, total_steps)
     known = optimizer in tuple(DEFAULTS)
     if not (known or (isinstance(optimizer, str) and ("." in optimizer or ":" in optimizer))):
         check_choice("optimizer", optimizer, tuple(DEFAULTS))
-    check_choice("schedule", schedule, SCHEDULES)
+    if not callable(schedule):
+        check_choice("schedule", schedule, SCHEDULES)
     if optimizer == "tvlars" and schedule not in ("auto", "sigmoid"):
-        raise ValueError(f"schedule must be 'auto' for tvlars, which has its own, got {schedule!r}")
+        raise ValueError(f"schedule must be 'auto' for tvlars, which has its own, got {shown(schedule)}")
     if schedule == "auto":
-        schedule = "sigmoid" if optimizer == "tvlars" else "warmup-cosine"
+        schedule = "sigmoid" if optimizer == "tvlars" else "cosine"
 
     default = DEFAULTS[optimizer] if known else OTHER
     if lr is not None:
@@ -309,31 +410,62 @@ def plan(
     if noise is not None and noise != math.inf:  # infinite where a gradient cannot be told from noise
         noise = _plain("noise_scale", noise, unit="samples")
 
-    steps_per_epoch = dataset_size // batch_size
-    total_steps = steps_per_epoch * epochs
-    if total_steps < FEW_STEPS:
+    if length.total_steps < FEW_STEPS:
         warnings.warn(
-            f"the run has {total_steps} optimizer steps, too few for a schedule to act; "
+            f"the run has {length.total_steps} optimizer steps, too few for a schedule to act; "
             f"take more epochs or a smaller batch_size, for at least {FEW_STEPS} steps",
             stacklevel=2,
         )
-    return Plan(
+    options = dict(
+        **dict(delay_factor=delay_factor, delay=delay, alpha=alpha, gamma_min=gamma_min),
+        **dict(warmup_epochs=warmup_epochs, warmup_steps=warmup_steps, final_factor=final_factor),
+        **dict(power=power, decay_share=decay_share, decay_tail=decay_tail),
+    )
+    made = Plan(
         optimizer=optimizer,
         batch_size=batch_size,
-        dataset_size=dataset_size,
-        epochs=epochs,
-        steps_per_epoch=steps_per_epoch,
-        total_steps=total_steps,
+        **length._asdict(),
         lr=lr,
         momentum=momentum,
         nesterov=nesterov,
         weight_decay=weight_decay,
         bias_norm_lr_scale=scale,
-        schedule=schedule,
         noise_scale=noise,
-        **_sigmoid_fields(schedule, total_steps, delay_factor, delay, alpha, gamma_min),
-        **_warmup_cosine_fields(schedule, steps_per_epoch, epochs, warmup_epochs, final_factor),
+        **_schedule_fields(optimizer, schedule, schedule_options, length, options),
     )
+    if made.users_schedule is not None:  # errors come before a run, not in its steps
+        made.factor(1)
+        if not made.users_schedule.is_scheduler:
+            made.factor(made.total_steps)
+    return made
+
+
+class _Length(NamedTuple):
+    """Length of a run in samples, epochs and optimizer steps."""
+
+    dataset_size: int | None
+    epochs: int
+    steps_per_epoch: int
+    total_steps: int
+
+
+def _length(batch_size: int, dataset_size: Any, epochs: Any, total_steps: Any) -> _Length:
+    """Return the length of a run, which is given in one of two ways."""
+    if total_steps is not None:
+        for name, value in (("dataset_size", dataset_size), ("epochs", epochs)):
+            if value is not None:
+                raise ValueError(f"{name} must not be given with total_steps, got {shown(value)}")
+        steps = check_count("total_steps", total_steps, unit="optimizer steps")
+        return _Length(None, 1, steps, steps)
+    if dataset_size is None or epochs is None:
+        missing = "dataset_size" if dataset_size is None else "epochs"
+        raise ValueError(f"{missing} must be given: dataset_size and epochs, or total_steps in place of both")
+    dataset_size = check_count("dataset_size", dataset_size, unit="samples")
+    epochs = check_count("epochs", epochs)
+    if batch_size > dataset_size:
+        raise ValueError(f"batch_size must be <= dataset_size ({dataset_size:,} samples), got {batch_size:,}")
+    steps_per_epoch = dataset_size // batch_size
+    return _Length(dataset_size, epochs, steps_per_epoch, steps_per_epoch * epochs)
 
 
 def _plain(name: str, value: Any, **limits: Any) -> float:
@@ -342,22 +474,66 @@ def _plain(name: str, value: Any, **limits: Any) -> float:
     return value if type(value) in (int, float) else float(value)
 
 
-def _sigmoid_fields(
-    schedule: str,
-    total_steps: int,
-    delay_factor: float | None,
-    delay: float | None,
-    alpha: float | None,
-    gamma_min: float | None,
+_OWN = {
+    "sigmoid": ("delay_factor", "delay", "alpha", "gamma_min"),
+    "published-phi": ("delay_factor",),
+    "polynomial": ("power",),
+    "trapezoid": ("decay_share", "decay_tail"),
+}
+"""Options that schedules have besides warm-up and ``final_factor``."""
+
+
+def options_of_schedule(schedule: str) -> tuple[str, ...]:
+    """Return the names of the arguments of :func:`plan` that the schedule ``schedule`` has."""
+    if schedule not in CURVES:
+        return ("schedule_options",)
+    last = ("final_factor",) if schedule in FALLING else ()
+    return "warmup_epochs", "warmup_steps", *last, *_OWN.get(schedule, ())
+
+
+def _schedule_fields(
+    optimizer: str,
+    schedule: str | Callable[..., Any],
+    schedule_options: Mapping[str, Any] | None,
+    length: _Length,
+    options: dict[str, Any],
 ) -> dict[str, Any]:
-    if schedule != "sigmoid":
-        if any(value is not None for value in (delay_factor, delay, alpha, gamma_min)):
-            raise ValueError(f"delay_factor, delay, alpha and gamma_min must not be given for the {schedule} schedule")
-        return {}
-    alpha = 1.0 if alpha is None else alpha
-    gamma_min = 0.0 if gamma_min is None else gamma_min
-    alpha = _plain("alpha", alpha, open_low=True)
-    gamma_min = _plain("gamma_min", gamma_min)
+    """Return the fields of a plan that describe its schedule, from what is given in ``options``."""
+    given = {name: value for name, value in options.items() if value is not None}
+    own = None if isinstance(schedule, str) else UsersSchedule(schedule, dict(schedule_options or {}))
+    name = schedule if isinstance(schedule, str) else cast(UsersSchedule, own).name
+    known = options_of_schedule(schedule if isinstance(schedule, str) else "")
+    if own is None and schedule_options:
+        raise ValueError(f"schedule_options must not be given for the {name} schedule, got {shown(schedule_options)}")
+    for option, value in given.items():
+        if option not in known:
+            raise ValueError(f"{option} must not be given for the {name} schedule, got {shown(value)}")
+        if optimizer == "tvlars" and option.startswith("warmup"):
+            raise ValueError(f"{option} must not be given for tvlars, which has no warm-up, got {shown(value)}")
+    if own is not None:
+        return dict(schedule=name, users_schedule=own)
+    found: dict[str, Any] = {"schedule": name}
+    if optimizer != "tvlars":
+        found["warmup_steps"] = _warmup_steps(name, length, given)
+    elif schedule == "sigmoid":
+        found["warmup_steps"] = 0
+    if name in FALLING:
+        found["final_factor"] = _plain("final_factor", given.get("final_factor", 1e-3), high=1.0)
+    if name == "polynomial":
+        found["power"] = _plain("power", given.get("power", 2.0), open_low=True)
+    if name == "trapezoid":
+        found["decay_share"] = _plain("decay_share", given.get("decay_share", 0.2), high=1.0, open_low=True)
+        found["decay_tail"] = given.get("decay_tail", "linear")
+        check_choice("decay_tail", found["decay_tail"], TAILS)
+    if name in ("sigmoid", "published-phi"):
+        found |= _sigmoid_fields(length.total_steps, {**(PUBLISHED_PHI if name != "sigmoid" else {}), **given})
+    return found
+
+
+def _sigmoid_fields(total_steps: int, given: dict[str, Any]) -> dict[str, Any]:
+    alpha = _plain("alpha", given.get("alpha", 1.0), open_low=True)
+    gamma_min = _plain("gamma_min", given.get("gamma_min", 0.0))
+    delay_factor, delay = given.get("delay_factor"), given.get("delay")
     if delay_factor is not None:
         delay_factor = _plain("delay_factor", delay_factor, unit="1/step")
     if delay is not None:
@@ -367,19 +543,21 @@ def _sigmoid_fields(
     return dict(delay_factor=delay_factor, delay=delay, alpha=alpha, gamma_min=gamma_min)
 
 
-def _warmup_cosine_fields(
-    schedule: str, steps_per_epoch: int, epochs: int, warmup_epochs: float | None, final_factor: float | None
-) -> dict[str, Any]:
-    if schedule != "warmup-cosine":
-        for name, value in (("warmup_epochs", warmup_epochs), ("final_factor", final_factor)):
-            if value is not None:
-                raise ValueError(f"{name} must not be given for the {schedule} schedule, got {value!r}")
-        return {}
-    final_factor = 1e-3 if final_factor is None else final_factor
-    if warmup_epochs is None:
-        warmup_epochs = WARMUP_SHARE * epochs
-    warmup_epochs = _plain("warmup_epochs", warmup_epochs, high=epochs, open_high=True, unit="epochs")
-    final_factor = _plain("final_factor", final_factor, high=1.0)
-    total_steps = steps_per_epoch * epochs
-    warmup_steps = min(round(warmup_epochs * steps_per_epoch), total_steps - 1)
-    return dict(warmup_steps=warmup_steps, final_factor=final_factor)
+def _warmup_steps(schedule: str, length: _Length, given: dict[str, Any]) -> int:
+    """Return the optimizer steps of the warm-up, fewer than those of the run."""
+    if "warmup_steps" in given:
+        if "warmup_epochs" in given:
+            raise ValueError(
+                f"warmup_steps must not be given with warmup_epochs, got {shown(given['warmup_steps'])} and "
+                f"{shown(given['warmup_epochs'])}"
+            )
+        steps = check_count("warmup_steps", given["warmup_steps"], low=0, unit="optimizer steps")
+        if steps >= length.total_steps:
+            raise ValueError(f"warmup_steps must be < {length.total_steps}, the steps of the run, got {steps}")
+        return steps
+    if "warmup_epochs" in given and length.dataset_size is None:
+        said = shown(given["warmup_epochs"])
+        raise ValueError(f"warmup_steps must be given in place of warmup_epochs with total_steps, got {said}")
+    epochs = given.get("warmup_epochs", WARMUP_SHARE * length.epochs if schedule in FALLING else 0)
+    epochs = _plain("warmup_epochs", epochs, high=length.epochs, open_high=True, unit="epochs")
+    return min(round(epochs * length.steps_per_epoch), length.total_steps - 1)

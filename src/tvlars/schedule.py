@@ -1,4 +1,4 @@
-"""Learning-rate schedules in closed form: plain functions of the step, and the same as torch LR schedulers.
+"""Learning-rate schedules in closed form: functions of the step, and one LR scheduler for all of them.
 
 Steps are optimizer steps and are counted from 1: the first call of ``optimizer.step()`` is step 1.
 """
@@ -6,6 +6,9 @@ Steps are optimizer steps and are counted from 1: the first call of ``optimizer.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from typing import Any, TypeVar, overload
 
 import torch
@@ -152,46 +155,244 @@ def _slope_and_delay(who: str, total_steps: Any, delay: Any, delay_factor: Any, 
     return delay_factor, delay
 
 
-def warmup_cosine(step: float, warmup_steps: int, total_steps: int, final_factor: float = 1e-3) -> float:
+@dataclass(frozen=True)
+class Schedule(ABC):
+    """Factor of the learning rate as a function of the step: ``schedule(t)``, with t = 1 at the first step.
+
+    The subclasses are frozen dataclasses of checked plain numbers. :class:`ScheduleLR` sets a torch optimizer's
+    learning rates by one, ``tvlars.jax.as_optax`` makes an optax schedule of one.
+    """
+
+    @abstractmethod
+    def __call__(self, step: float) -> float:
+        """Return the factor at optimizer step ``step``, 1 at the first one."""
+
+    def _set(self, **values: Any) -> None:
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+
+@dataclass(frozen=True)
+class _Warmed(Schedule):
+    """Linear warm-up, then a factor of its own."""
+
+    @abstractmethod
+    def _after_warmup(self, step: Any, ops: Any) -> Any:
+        """Return the factor at ``step`` > warm-up; ``ops`` has ``cos`` and ``sqrt``, and ``clip`` to [0, 1]."""
+
+    def _at_peak(self) -> float:
+        """Return the factor at the end of the warm-up."""
+        return 1.0
+
+    def __call__(self, step: float) -> float:
+        warmup: int = self.warmup_steps  # type: ignore[attr-defined]
+        if step <= warmup and warmup:
+            return step / warmup * self._at_peak()
+        factor: float = self._after_warmup(step, _Numbers)
+        return factor
+
+
+class _Numbers:
+    """Operations on Python's numbers; ``tvlars.jax`` has the same on arrays."""
+
+    cos, sqrt = math.cos, math.sqrt
+
+    @staticmethod
+    def clip(x: float) -> float:
+        return min(max(x, 0.0), 1.0)
+
+
+@dataclass(frozen=True)
+class _Decay(_Warmed):
+    """Linear warm-up, then a fall from 1 to ``final_factor`` at ``total_steps``, where it stays."""
+
+    total_steps: int
+    warmup_steps: int = 0
+    final_factor: float = 1e-3
+
+    def __post_init__(self) -> None:
+        total = check_count("total_steps", self.total_steps, unit="steps")
+        warmup = check_count("warmup_steps", self.warmup_steps, low=0, unit="steps")
+        if warmup >= total:
+            raise ValueError(f"warmup_steps must be < total_steps ({total}), got {warmup}")
+        check_number("final_factor", self.final_factor, high=1.0)
+        self._set(total_steps=total, warmup_steps=warmup, final_factor=_number("final_factor", self.final_factor))
+
+    @property
+    def decay_start(self) -> float:
+        """The step at which the fall begins."""
+        return self.warmup_steps
+
+    @abstractmethod
+    def _shape(self, progress: Any, ops: Any) -> Any:
+        """Return 1 at ``progress`` = 0, falling to 0 at 1."""
+
+    def _after_warmup(self, step: Any, ops: Any) -> Any:
+        start = self.decay_start
+        progress = ops.clip((step - start) / (self.total_steps - start))
+        return self.final_factor + (1.0 - self.final_factor) * self._shape(progress, ops)
+
+
+@dataclass(frozen=True)
+class CosineSchedule(_Decay):
     r"""Linear warm-up, then half a cosine: the schedule that LARS and LAMB are usually run with.
 
-    .. math:: t/w \text{ for } t \le w, \qquad f + (1 - f)\,\tfrac12\bigl(1 + \cos\pi\tfrac{t - w}{T - w}\bigr)
-        \text{ for } w < t \le T, \qquad f \text{ after } T
+    .. math:: t/w \text{ for } t \le w, \qquad f + (1 - f)\,\tfrac12\bigl(1 + \cos\pi p\bigr), \quad
+        p = \tfrac{t - w}{T - w} \text{ for } w < t \le T, \qquad f \text{ after } T
 
     Args:
-        step: t, in steps, 1 at the first one.
-        warmup_steps: w >= 0 (steps), less than ``total_steps``; the factor reaches 1 there.
         total_steps: T >= 1 (steps), where the factor reaches ``final_factor``.
-        final_factor: f in [0, 1]. Default 1e-3, as in the paper's baselines.
+        warmup_steps: w >= 0 (steps), less than ``total_steps``; the factor reaches 1 there. Default 0.
+        final_factor: f in [0, 1]. Default 1e-3, as in the baselines of the TVLARS paper.
+
+    Raises:
+        ValueError: a value is out of its range, NaN or infinite.
+
+    Source: Loshchilov and Hutter, arXiv 1608.03983, without restarts.
+    """
+
+    def _shape(self, progress: Any, ops: Any) -> Any:
+        return 0.5 * (1.0 + ops.cos(math.pi * progress))
+
+
+@dataclass(frozen=True)
+class LinearSchedule(_Decay):
+    r"""Linear warm-up, then a straight line down.
+
+    .. math:: t/w \text{ for } t \le w, \qquad f + (1 - f)(1 - p), \quad p = \tfrac{t - w}{T - w}
+
+    Args:
+        total_steps, warmup_steps, final_factor: T, w and f, as for :class:`CosineSchedule`.
 
     Raises:
         ValueError: a value is out of its range, NaN or infinite.
     """
-    _check_warmup_cosine(warmup_steps, total_steps, final_factor)
-    if step <= warmup_steps:
-        return step / warmup_steps if warmup_steps else 1.0
-    progress = min((step - warmup_steps) / (total_steps - warmup_steps), 1.0)
-    return final_factor + (1.0 - final_factor) * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+    def _shape(self, progress: Any, ops: Any) -> Any:
+        return 1.0 - progress
 
 
-def _check_warmup_cosine(warmup_steps: Any, total_steps: Any, final_factor: Any) -> None:
-    check_count("warmup_steps", warmup_steps, low=0, unit="steps")
-    check_count("total_steps", total_steps, unit="steps")
-    if warmup_steps >= total_steps:
-        raise ValueError(f"warmup_steps must be < total_steps ({total_steps}), got {warmup_steps!r}")
-    check_number("final_factor", final_factor, high=1.0)
+@dataclass(frozen=True)
+class PolynomialSchedule(_Decay):
+    r"""Linear warm-up, then a power of the share of steps that is left; MLPerf runs LARS with power 2.
+
+    .. math:: t/w \text{ for } t \le w, \qquad f + (1 - f)(1 - p)^k, \quad p = \tfrac{t - w}{T - w}
+
+    Args:
+        total_steps, warmup_steps, final_factor: T, w and f, as for :class:`CosineSchedule`.
+        power: k > 0. Default 2.0; 1 is :class:`LinearSchedule`.
+
+    Raises:
+        ValueError: a value is out of its range, NaN or infinite.
+
+    Source: You, Gitman and Ginsburg, arXiv 1708.03888; MLPerf Training's rules for ResNet.
+    """
+
+    power: float = 2.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("power", self.power, open_low=True)
+        self._set(power=_number("power", self.power))
+
+    def _shape(self, progress: Any, ops: Any) -> Any:
+        return (1.0 - progress) ** self.power
 
 
-class _ClosedFormLR(LRScheduler):
-    """lr = initial lr * factor(t) in every group, from the step count alone, so that a resume is exact."""
+TAILS = ("linear", "sqrt")
 
-    def factor(self, step: int) -> float:
-        """The factor at optimizer step ``step`` (1 at the first)."""
-        raise TypeError(f"{type(self).__name__} has no factor")
 
-    def get_lr(self) -> list[float | Tensor]:
-        # last_epoch counts from 0: it is 0 while optimizer step 1 is being taken.
-        return [base_lr * self.factor(self.last_epoch + 1) for base_lr in self.base_lrs]
+@dataclass(frozen=True)
+class TrapezoidSchedule(_Decay):
+    r"""Linear warm-up, then the full rate, then a decay over the last steps ("warmup-stable-decay").
+
+    .. math:: t/w \text{ for } t \le w, \qquad f + (1 - f)(1 - p) \text{ or } f + (1 - f)(1 - \sqrt p), \quad
+        p = \max\bigl(0, \tfrac{t - s}{T - s}\bigr), \quad s = \max\bigl(w, (1 - d)\,T\bigr)
+
+    Args:
+        total_steps, warmup_steps, final_factor: T, w and f, as for :class:`CosineSchedule`.
+        decay_share: d in (0, 1], the share of all steps that the decay takes; all steps after the warm-up where fewer
+            are left. Default 0.2.
+        decay_tail: "linear" (default), or "sqrt" for 1 - sqrt(p), which falls faster at first.
+
+    Raises:
+        ValueError: a value is out of its range, NaN or infinite.
+
+    Source: Zhai et al., arXiv 2106.04560; for the tails Hägele et al., arXiv 2405.18392.
+    """
+
+    decay_share: float = 0.2
+    decay_tail: str = "linear"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("decay_share", self.decay_share, high=1.0, open_low=True)
+        check_choice("decay_tail", self.decay_tail, TAILS)
+        self._set(decay_share=_number("decay_share", self.decay_share))
+
+    @property
+    def decay_start(self) -> float:
+        """The step at which the decay begins."""
+        return max(self.warmup_steps, (1.0 - self.decay_share) * self.total_steps)
+
+    def _shape(self, progress: Any, ops: Any) -> Any:
+        return 1.0 - (ops.sqrt(progress) if self.decay_tail == "sqrt" else progress)
+
+
+@dataclass(frozen=True)
+class ConstantSchedule(_Warmed):
+    r"""Linear warm-up, then the full rate to the end: :math:`\min(t/w, 1)`.
+
+    Args:
+        warmup_steps: w >= 0 (steps). Default 0.
+
+    Raises:
+        ValueError: the value is out of its range.
+    """
+
+    warmup_steps: int = 0
+
+    def __post_init__(self) -> None:
+        self._set(warmup_steps=check_count("warmup_steps", self.warmup_steps, low=0, unit="steps"))
+
+    def _after_warmup(self, step: Any, ops: Any) -> Any:
+        return 1.0 + 0.0 * step
+
+
+@dataclass(frozen=True)
+class SigmoidSchedule(_Warmed):
+    r"""The factor φ of TVLARS, :func:`sigmoid_decay`, for any optimizer; a warm-up is linear up to φ(w).
+
+    .. math:: \tfrac tw\,\varphi(w) \text{ for } t \le w, \qquad
+        \varphi(t) = \frac{1}{\alpha + \exp(\lambda (t - d_e))} + \gamma_{min} \text{ for } t > w
+
+    LARS under this schedule, without warm-up, is TVLARS with ``phi_scope="all"``.
+
+    Args:
+        delay_factor, delay, alpha, gamma_min: as for :func:`sigmoid_decay` (1/step, steps, -, -).
+        warmup_steps: w >= 0 (steps). Default 0: TVLARS has no warm-up.
+
+    Raises:
+        ValueError: a value is out of its range, NaN or infinite.
+    """
+
+    delay_factor: float
+    delay: float
+    alpha: float = 1.0
+    gamma_min: float = 0.0
+    warmup_steps: int = 0
+
+    def __post_init__(self) -> None:
+        _check_sigmoid_decay(self.delay_factor, self.delay, self.alpha, self.gamma_min)
+        numbers = {name: _number(name, getattr(self, name)) for name in ("delay_factor", "delay", "alpha", "gamma_min")}
+        warmup = check_count("warmup_steps", self.warmup_steps, low=0, unit="steps")
+        self._set(**numbers, warmup_steps=warmup)
+
+    def _at_peak(self) -> float:
+        return _sigmoid_decay(float(self.warmup_steps), self.delay_factor, self.delay, self.alpha, self.gamma_min)
+
+    def _after_warmup(self, step: Any, ops: Any) -> Any:
+        return _sigmoid_decay(float(step), self.delay_factor, self.delay, self.alpha, self.gamma_min)
 
 
 def _number(name: str, value: Any) -> float:
@@ -201,71 +402,52 @@ def _number(name: str, value: Any) -> float:
     return float(value)
 
 
-class SigmoidDecayLR(_ClosedFormLR):
-    """:func:`sigmoid_decay` for any torch optimizer: lr(t) = lr * φ(t) in every parameter group.
-
-    Call ``scheduler.step()`` after every ``optimizer.step()``. LARS under this schedule is TVLARS with
-    ``phi_scope="all"``; SGD, AdamW and LAMB can be run time-varying with it too.
-
-    Args:
-        optimizer: the optimizer whose groups' ``lr`` is set.
-        delay_factor, delay, alpha, gamma_min: as for :func:`sigmoid_decay` (1/step, steps, -, -).
-        last_epoch: index of the last step, -1 (default) to start.
-
-    Raises:
-        ValueError: a value is out of its range, NaN or infinite.
-    """
-
-    def __init__(
-        self,
-        optimizer: Optimizer,
-        delay_factor: float,
-        delay: float,
-        alpha: float = 1.0,
-        gamma_min: float = 0.0,
-        last_epoch: int = -1,
-    ) -> None:
-        _check_sigmoid_decay(delay_factor, delay, alpha, gamma_min)
-        self.delay_factor, self.delay = _number("delay_factor", delay_factor), _number("delay", delay)
-        self.alpha, self.gamma_min = _number("alpha", alpha), _number("gamma_min", gamma_min)
-        super().__init__(optimizer, last_epoch)
-
-    def factor(self, step: int) -> float:
-        return _sigmoid_decay(float(step), self.delay_factor, self.delay, self.alpha, self.gamma_min)
-
-
-class WarmupCosineLR(_ClosedFormLR):
-    """:func:`warmup_cosine` for any torch optimizer: lr(t) = lr * factor(t) in every parameter group.
+class ScheduleLR(LRScheduler):
+    """Set lr(t) = lr * schedule(t) in every parameter group, from the step count alone, so that a resume is exact.
 
     Call ``scheduler.step()`` after every ``optimizer.step()``.
 
     Args:
         optimizer: the optimizer whose groups' ``lr`` is set.
-        warmup_steps, total_steps, final_factor: as for :func:`warmup_cosine` (steps, steps, -).
+        schedule: a :class:`Schedule` such as ``CosineSchedule(total_steps=1000, warmup_steps=50)``, or any function
+            from the step (1 at the first) to the factor.
         last_epoch: index of the last step, -1 (default) to start.
 
-    Raises:
-        ValueError: a value is out of its range, NaN or infinite.
+    ``state_dict()`` holds the step count and the fields of a :class:`Schedule`; ``load_state_dict`` takes both from
+    there, and raises ``ValueError`` for the state of a schedule of another kind. A function is not part of the state.
     """
 
-    def __init__(
-        self,
-        optimizer: Optimizer,
-        warmup_steps: int,
-        total_steps: int,
-        final_factor: float = 1e-3,
-        last_epoch: int = -1,
-    ) -> None:
-        _check_warmup_cosine(warmup_steps, total_steps, final_factor)
-        self.warmup_steps, self.total_steps, self.final_factor = (
-            int(warmup_steps),
-            int(total_steps),
-            _number("final_factor", final_factor),
-        )
+    def __init__(self, optimizer: Optimizer, schedule: Callable[[int], float], last_epoch: int = -1) -> None:
+        self.schedule: Any = schedule
+        if not callable(self.schedule):
+            raise ValueError(f"schedule must be a Schedule or a function of the step, got {shown(schedule)}")
         super().__init__(optimizer, last_epoch)
 
-    def factor(self, step: int) -> float:
-        return warmup_cosine(step, self.warmup_steps, self.total_steps, self.final_factor)
+    def get_lr(self) -> list[float | Tensor]:
+        # last_epoch counts from 0: it is 0 while optimizer step 1 is being taken.
+        return [base_lr * self.schedule(self.last_epoch + 1) for base_lr in self.base_lrs]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state: that of torch's schedulers, and the fields of the schedule."""
+        state = dict(super().state_dict())
+        return {**self._fields(), **{name: value for name, value in state.items() if name != "schedule"}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state of :meth:`state_dict`.
+
+        Raises:
+            ValueError: it is of a schedule of another kind.
+        """
+        state, own = dict(state_dict), self._fields()
+        if missing := [name for name in own if name not in state]:
+            raise ValueError(f"state must be one of {type(self.schedule).__name__}, but has no {', '.join(missing)}")
+        there = {name: state.pop(name) for name in own}
+        if isinstance(self.schedule, Schedule):
+            self.schedule = type(self.schedule)(**there)
+        super().load_state_dict(state)
+
+    def _fields(self) -> dict[str, Any]:
+        return asdict(self.schedule) if isinstance(self.schedule, Schedule) else {}
 
 
 def scale_lr(base_lr: float, batch_size: int, base_batch_size: int = 256, rule: str = "linear") -> float:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from tvlars import LARS, TVLARS, SigmoidDecayLR, layer_groups
+from tvlars import LARS, TVLARS, ScheduleLR, SigmoidSchedule, layer_groups
 
 SHAPE = dict(delay_factor=0.4, delay=4)
 """φ of the runs here: steep enough that a clock which counts something else shows at once."""
@@ -31,12 +31,12 @@ def tvlars(module: nn.Module) -> TVLARS:
     )
 
 
-def lars(module: nn.Module) -> tuple[LARS, SigmoidDecayLR]:
+def lars(module: nn.Module) -> tuple[LARS, ScheduleLR]:
     """TVLARS again, its φ in a scheduler."""
     optimizer = LARS(
         layer_groups(module, weight_decay=1e-3, lr=2.0, bias_norm_lr_scale=0.05), 2.0, trust_coefficient=0.02
     )
-    return optimizer, SigmoidDecayLR(optimizer, **SHAPE)
+    return optimizer, ScheduleLR(optimizer, SigmoidSchedule(**SHAPE))
 
 
 def plain_run(

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from tests.integrations.problem import assert_close, clock, data, lars, model, plain_run, tvlars
 from tests.lab.processes.processes import in_processes
-from tvlars import LARS, WarmupCosineLR
+from tvlars import LARS, CosineSchedule, ScheduleLR
 
 accelerate = pytest.importorskip("accelerate", reason="accelerate is not installed")
 
@@ -102,7 +102,7 @@ def test_warmup_cosine_stays_at_its_end() -> None:
     """Accelerate takes a scheduler with ``total_steps`` for a OneCycleLR, and stops stepping it there."""
     module = model()
     optimizer = LARS(module.parameters(), 1.0)
-    schedule = WarmupCosineLR(optimizer, warmup_steps=2, total_steps=8, final_factor=0.01)
+    schedule = ScheduleLR(optimizer, CosineSchedule(total_steps=8, warmup_steps=2, final_factor=0.01))
     accelerator = accelerate.Accelerator(cpu=True)
     train(accelerator, module, optimizer, 2, accelerator.prepare(schedule))
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.01)

@@ -1,4 +1,4 @@
-"""sigmoid_decay as an optax schedule."""
+"""sigmoid_decay, and the schedules of the core, as optax schedules."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import optax
 import pytest
 
 import tvlars
-from tvlars.jax import sigmoid_decay
+from tvlars.jax import as_optax, sigmoid_decay
 
 
 @pytest.mark.parametrize(
@@ -74,3 +74,33 @@ def test_a_traced_delay_has_its_derivative() -> None:
     slope = jax.grad(lambda delay: sigmoid_decay(0.2, delay)(jnp.asarray(4)))(3.5)
     phi = tvlars.sigmoid_decay(5.0, 0.2, 3.5)
     assert float(slope) == pytest.approx(0.2 * phi * (1 - phi), rel=1e-5)
+
+
+SCHEDULES = [
+    tvlars.SigmoidSchedule(0.1, 40.0, 0.5, 0.01, warmup_steps=7),
+    tvlars.CosineSchedule(100, 20),
+    tvlars.LinearSchedule(100),
+    tvlars.PolynomialSchedule(100, 20, power=1.5),
+    tvlars.TrapezoidSchedule(100, 10),
+    tvlars.TrapezoidSchedule(100, 10, decay_share=1.0, decay_tail="sqrt"),
+    tvlars.ConstantSchedule(10),
+    tvlars.ConstantSchedule(),
+]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda one: type(one).__name__)
+def test_schedules_of_the_core_are_the_same_here(schedule: tvlars.Schedule) -> None:
+    counts = jnp.arange(120)
+    values = jax.jit(as_optax(schedule, scale=3.0))(counts)
+    expected = [3.0 * schedule(t) for t in range(1, 121)]
+    np.testing.assert_allclose(values, expected, rtol=1e-5, atol=3e-6)
+    assert float(as_optax(schedule)(0)) == pytest.approx(schedule(1), rel=1e-5)
+
+
+def test_a_plan_goes_to_optax_and_what_is_no_schedule_does_not() -> None:
+    p = tvlars.plan(64, 6400, 3, "lars", schedule="polynomial")
+    assert p.curve is not None
+    rates = as_optax(p.curve, scale=p.lr)
+    assert float(rates(59)) == pytest.approx(p.lr * p.factor(60), rel=1e-5)
+    with pytest.raises(ValueError, match="schedule must be one of tvlars's, such as CosineSchedule, got 'cosine'"):
+        as_optax("cosine")  # type: ignore[arg-type]

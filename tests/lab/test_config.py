@@ -20,7 +20,7 @@ from tvlars.lab.training.batches import micro_batches
         (dict(optimizer="LARSS"), "unknown optimizer 'LARSS': did you mean 'lars'"),
         (dict(model="small"), "unknown model 'small': did you mean 'small_resnet'?"),
         (dict(precision="bf16"), "unknown precision 'bf16': did you mean 'bf16-mixed'"),
-        (dict(schedule="warmup"), "unknown schedule 'warmup': did you mean 'warmup-cosine'"),
+        (dict(schedule="warmup"), "unknown schedule 'warmup': Known: auto, sigmoid, cosine"),
         (dict(batch_size=0), "batch_size must be an integer >= 2, got 0"),
         (dict(epochs=1.5), "epochs must be an integer >= 1, got 1.5"),
         (dict(micro_batch_size=-3), "micro_batch_size must be an integer >= 2, got -3"),

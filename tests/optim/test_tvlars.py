@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from tests.conftest import run, tensors
-from tvlars import LARS, TVLARS, SigmoidDecayLR, plan, sigmoid_decay
+from tvlars import LARS, TVLARS, ScheduleLR, SigmoidSchedule, plan, sigmoid_decay
 
 PHI = dict(delay_factor=0.4, delay=4.0, alpha=0.7, gamma_min=0.02)
 
@@ -22,7 +22,7 @@ def test_is_lars_under_the_schedule_phi(path: dict[str, Any], nesterov: bool) ->
     ours, theirs = tensors(dtype=torch.float64), tensors(dtype=torch.float64)
     tvlars = TVLARS(ours, 2.0, weight_decay=0.1, nesterov=nesterov, **PHI, **path)
     lars = LARS(theirs, 2.0, weight_decay=0.1, nesterov=nesterov, **path)
-    schedule = SigmoidDecayLR(lars, **PHI)
+    schedule = ScheduleLR(lars, SigmoidSchedule(**PHI))
     for step in range(12):
         a = run(tvlars, ours, range(step, step + 1))
         b = run(lars, theirs, range(step, step + 1))

@@ -15,7 +15,7 @@ except ModuleNotFoundError as error:
 from tvlars.jax._lamb import lamb
 from tvlars.jax._lars import lars
 from tvlars.jax._masks import layer_mask
-from tvlars.jax._schedule import sigmoid_decay
+from tvlars.jax._schedule import as_optax, sigmoid_decay
 from tvlars.jax._tvlars import tvlars
 
-__all__ = ["lamb", "lars", "layer_mask", "sigmoid_decay", "tvlars"]
+__all__ = ["as_optax", "lamb", "lars", "layer_mask", "sigmoid_decay", "tvlars"]

@@ -1,13 +1,17 @@
-"""φ(t) of TVLARS as an optax schedule."""
+"""φ(t) of TVLARS, and the schedules of the core, as optax schedules."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 
+from tvlars._checks import shown
 from tvlars.jax._types import Scalar, Schedule, check_number
+
+if TYPE_CHECKING:
+    import tvlars.schedule
 
 
 def sigmoid_decay(
@@ -48,6 +52,57 @@ def sigmoid_decay(
         return scale * phi
 
     return schedule
+
+
+def as_optax(schedule: tvlars.schedule.Schedule, *, scale: Scalar = 1.0) -> Schedule:
+    """Return a schedule of the core as an optax schedule.
+
+    As a learning rate it goes into any optax optimizer: ``lars(as_optax(CosineSchedule(1000, 50), scale=32.0))``.
+    The schedule of a plan is ``as_optax(p.curve, scale=p.lr)``.
+
+    Args:
+        schedule: a :class:`tvlars.CosineSchedule`, or another one of these classes.
+        scale: >= 0, multiplies the factor; the peak learning rate, say. Default 1.0.
+
+    Returns:
+        A function from optax's count, which is 0 at the first step, to scale * schedule(count + 1). The count may be a
+        number or an integer array of any shape; the value is a float32 array of that shape (float64 where JAX has 64
+        bits enabled).
+
+    Raises:
+        ValueError: ``schedule`` is none of the core's, or ``scale`` is out of its range, NaN or infinite.
+    """
+    from tvlars.schedule import SigmoidSchedule, _Warmed  # torch, which a caller with such a schedule has imported
+
+    if not isinstance(schedule, _Warmed):
+        raise ValueError(f"schedule must be one of tvlars's, such as CosineSchedule, got {shown(schedule)}")
+    check_number("scale", scale)
+    ours: Any = schedule
+
+    def at(count: Any) -> jax.Array:
+        count = jnp.asarray(count)
+        step = count.astype(float) + 1.0
+        if isinstance(schedule, SigmoidSchedule):
+            shape = schedule.delay_factor, schedule.delay, schedule.alpha, schedule.gamma_min
+            factor = sigmoid_decay(*shape)(count)
+        else:
+            factor = ours._after_warmup(step, _Arrays)
+        if ours.warmup_steps:
+            factor = jnp.where(step <= ours.warmup_steps, step / ours.warmup_steps * ours._at_peak(), factor)
+        found: jax.Array = scale * factor
+        return found
+
+    return at
+
+
+class _Arrays:
+    """Operations of the core's schedules on JAX's arrays."""
+
+    cos, sqrt = staticmethod(jnp.cos), staticmethod(jnp.sqrt)
+
+    @staticmethod
+    def clip(x: jax.Array) -> jax.Array:
+        return jnp.clip(x, 0.0, 1.0)
 
 
 def _since(count: jax.Array, delay: Scalar) -> jax.Array:

@@ -44,6 +44,8 @@ MAX_LR = 1e30
 MOST, MOST_PIXELS = 2**40, 4096
 TRUSTING = ("tvlars", "lars")
 WITH_MOMENTUM = tuple(name for name, usual in DEFAULTS.items() if usual.momentum is not None)
+EARLIER_NAMES = {"warmup-cosine": "cosine"}
+"""Schedules that earlier versions wrote under another name."""
 ONE_MACHINE = "a run of a sweep is on one machine"
 
 
@@ -132,7 +134,7 @@ class TrainConfig:
         optimizers=tuple(name for name in OPTIMIZERS if name != "tvlars"),
     )
     warmup_epochs: float | None = _planned(
-        "epochs of linear warm-up before the cosine, may be 0 (default: a fifth)", schedule="warmup-cosine"
+        "epochs of linear warm-up before the cosine, may be 0 (default: a fifth)", schedule="cosine"
     )
     delay_factor: float | None = _planned(
         "slope (lambda) of the sigmoid schedule, per step (default: from the plan)", schedule="sigmoid"
@@ -303,6 +305,7 @@ class TrainConfig:
     )
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "schedule", EARLIER_NAMES.get(str(self.schedule), self.schedule))
         check(self)
         self._check_optimizer()
         if self.data_dir is not None:
@@ -421,7 +424,7 @@ class TrainConfig:
                 name = said_path(self.optimizer)
                 made = plan(self.batch_size, dataset_size, self.epochs, name, schedule=schedule, **options)
                 made = made if known else replace(made, lr_from=lr_from)
-                if preset.repeats and made.schedule == "warmup-cosine":
+                if preset.repeats and made.schedule == "cosine":
                     made = repeating(made)
             except ValueError as error:
                 raise UsageError(str(error)) from error

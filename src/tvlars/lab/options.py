@@ -234,7 +234,7 @@ def schedule_of(optimizer: str, schedule: str) -> str:
     """Return the schedule of runs of ``optimizer``; ``schedule`` may be "auto"."""
     if optimizer == "tvlars":
         return "sigmoid"
-    return "warmup-cosine" if schedule == "auto" else schedule
+    return "cosine" if schedule == "auto" else schedule
 
 
 def as_path(name: str, value: Any) -> Path | None:

@@ -15,11 +15,12 @@ import pytest
 import torch
 
 from tests.lab.stops import StopAt
+from tvlars import ScheduleLR, SigmoidSchedule
 from tvlars.cli import main
 from tvlars.lab import DivergedError, TrainConfig, UsageError, load_run, train
 from tvlars.lab.data import ImageData
 from tvlars.lab.run_folder.checkpoints import checkpoint, state_check
-from tvlars.lab.run_folder.checkpoints.state_check import ENTRIES, Checked, check_precision
+from tvlars.lab.run_folder.checkpoints.state_check import ENTRIES, Checked, check_precision, check_scheduler
 from tvlars.lab.run_folder.checkpoints.values import encode
 from tvlars.lab.run_folder.rows import StepRow
 from tvlars.lab.training.progress import Reporter
@@ -393,6 +394,14 @@ def test_a_schedule_where_there_is_none(copied: Callable[[str], Path], digits: I
     refused(folder, "tvlars", digits, "scheduler must be a mapping")
     change(folder, lambda progress: progress.update(scheduler={}, precision={"scale": 2.0}))
     refused(folder, "tvlars", digits, "precision must not hold scale")
+
+
+def test_phi_after_a_warm_up_is_newer_than_phi(tmp_path: Path) -> None:
+    scheduler = ScheduleLR(torch.optim.SGD([torch.zeros(1)], lr=1.0), SigmoidSchedule(0.1, 5.0))
+    saved = scheduler.state_dict()
+    rates = saved["_last_lr"]
+    del saved["warmup_steps"]
+    assert check_scheduler(Checked(tmp_path / "progress.json"), scheduler, saved, 0, rates)["warmup_steps"] == 0
 
 
 def test_gradient_scalers(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ Processes with different options, seeds, data or versions would train without an
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -47,7 +46,7 @@ def facts_of(config: TrainConfig, plan: Plan, data: ImageData, precision: str) -
         **{name.replace("_", " "): value for name, value in held.items()},
         **splits,
         "precision that is used": precision,
-        **{f"{name} of the plan": value for name, value in asdict(plan).items()},
+        **{f"{name} of the plan": value for name, value in plan.as_dict().items()},
     }
     facts: dict[str, Any] = json.loads(json.dumps(found, default=str))
     return facts

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tvlars.lab.config import MEANS, TrainConfig
+from tvlars.lab.config import EARLIER_NAMES, MEANS, TrainConfig
 from tvlars.lab.data.fingerprint import Fingerprint, difference_of_names
 from tvlars.lab.data.place import FOLDER_PREFIX, same_folder
 from tvlars.lab.errors import UsageError
@@ -43,6 +43,7 @@ def check_same(
     """
     here = identity(config, plan)
     options = {**identity(TrainConfig(), plan)["config"], **there["config"]}
+    options["schedule"] = EARLIER_NAMES.get(options["schedule"], options["schedule"])
     known = Fingerprint.from_json(fingerprint)
     options = _at_one_place(options, config, known is not None)
     if (known is None or known.validation is None) and options["validation"] is None and config.validation == 0:

@@ -130,7 +130,11 @@ class Record:
         return [f"steps.csv lacks {missing} of the first {step} rows"] if missing else []
 
     def _describe(self, config: TrainConfig, plan: Plan, model: dict[str, Any]) -> None:
-        values = {CONFIG: json.loads(config.to_json()), PLAN: asdict(plan), MODEL: {**model, DIGEST: digest_of(model)}}
+        values = {
+            CONFIG: json.loads(config.to_json()),
+            PLAN: plan.as_dict(),
+            MODEL: {**model, DIGEST: digest_of(model)},
+        }
         for name, value in values.items():
             # model.json is written in any case: this run knows its model, and the file may be damaged.
             if name == MODEL or not read_object(self.folder / name):

@@ -16,7 +16,7 @@ has that of ``corrected``, LAMB the plan's.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from torch.optim import Optimizer
@@ -112,7 +112,7 @@ def describe_preset(name: str, preset: Preset) -> str:
 def preset_plan(preset: Preset, batch_size: int, epochs: int, schedule: str, given: dict[str, Any]) -> dict[str, Any]:
     """Return options of ``tvlars.plan``: those ``given``, or the preset's if they are None. A ``schedule`` of another
     kind than the preset's ignores the preset's. Raise ``UsageError`` if the run is shorter than its warm-up."""
-    cosine = schedule in ("auto", "warmup-cosine")
+    cosine = schedule in ("auto", "cosine")
     made = {} if preset.base_lr is None else {"lr": preset.base_lr * batch_size / 256}
     made.update({name: value for name, value in preset.plan.items() if cosine or name not in _COSINE})
     made.update({name: value for name, value in given.items() if value is not None})
@@ -133,4 +133,5 @@ def repeating(plan: Plan) -> RepeatingPlan:
             f"this preset makes its schedule for a tenth of the run, {steps} of {plan.total_steps} steps: they must be "
             f"{FEWEST} more than the warm-up's {plan.warmup_steps}: take more epochs or a smaller batch_size"
         )
-    return RepeatingPlan(**vars(plan), schedule_steps=steps)
+    known = {one.name: getattr(plan, one.name) for one in fields(Plan)}
+    return RepeatingPlan(**known, schedule_steps=steps)

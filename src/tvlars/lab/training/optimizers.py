@@ -128,7 +128,7 @@ def _by_function(config: TrainConfig, plan: Plan, model: nn.Module) -> Built:
     if scheduler is not None:
         made = replace(made, schedule=OWN, warmup_steps=None, final_factor=None)
     elif config.schedule == "auto" and any(map(is_schedule_free, several)):
-        made = replace(made, schedule="constant", warmup_steps=None, final_factor=None)
+        made = replace(made, schedule="constant", warmup_steps=0, final_factor=None)
     return Built(optimizer, scheduler or made.scheduler(optimizer), made)
 
 

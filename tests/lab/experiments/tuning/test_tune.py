@@ -59,7 +59,7 @@ def test_lr_is_searched_over_as_many_octaves_for_each_optimizer() -> None:
     spaces, _ = parse_spaces(["lr=1:4", "lamb.lr=1,2", "crop-padding=0:3"], list(RATES), "auto", RATES)
     assert spaces["tvlars"] == {"lr": Range(1.0, 4.0), "crop_padding": Range(0, 3, whole=True)}
     assert spaces["lamb"]["lr"] == Choice((1.0, 2.0))
-    spaces, _ = parse_spaces(["schedule=constant,warmup-cosine", "warmup-epochs=1,2"], list(RATES), "auto", RATES)
+    spaces, _ = parse_spaces(["schedule=constant,cosine", "warmup-epochs=1,2"], list(RATES), "auto", RATES)
     assert {name: list(space) for name, space in spaces.items()} == {
         "tvlars": ["lr"],
         "lamb": ["lr", "schedule", "warmup_epochs"],

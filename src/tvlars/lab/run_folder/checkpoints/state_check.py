@@ -22,6 +22,7 @@ from tvlars.lab.config import TrainConfig
 from tvlars.lab.errors import UsageError
 from tvlars.lab.run_folder.rows import EpochRow, StepRow
 from tvlars.plan import Plan
+from tvlars.schedule import SigmoidSchedule
 
 ENTRIES = (
     *("step", "epoch", "position", "seconds", "order", "draws", "random", "epochs", "epoch_steps"),
@@ -222,6 +223,8 @@ def _cells(at: Checked, entry: str, table: Any, kind: type, count: int) -> Itera
 def check_scheduler(at: Checked, scheduler: Any, saved: Any, step: int, rates: list[float]) -> dict[str, Any]:
     """Check the state of a schedule after ``step`` steps, with learning ``rates``; return the state to load."""
     at.mapping("scheduler", saved)
+    if isinstance(getattr(scheduler, "schedule", None), SigmoidSchedule):
+        saved = {"warmup_steps": 0, **saved}  # earlier versions had no warm-up before φ
     wanted: dict[str, Any] = {}
     if scheduler is not None:
         wanted = {**scheduler.state_dict(), "last_epoch": step, "_step_count": step + 1, "_last_lr": rates}
