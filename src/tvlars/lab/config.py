@@ -90,6 +90,11 @@ class TrainConfig:
         Is.SAME,
     )
     validation_seed: int = option(0, "seed that images are held out by", Is.SAME, within=(0, MAX_SEED))
+    test: bool = option(
+        True,
+        "read the test set at the end, with images for validation; without it what is reported is of validation",
+        Is.SAME,
+    )
     model: str = option("small_resnet", "one of {choices}", Is.SETUP, choices=MODELS)
     init: str = option(
         "default", "weights of the model's convolutions and linear layers: {choices}", Is.TUNABLE, choices=INITS
@@ -457,10 +462,14 @@ class TrainConfig:
 
     def accuracy_name(self) -> str:
         """Return the name of the reported accuracy, for example "test accuracy"."""
+        return self.named("linear" in [one.name for one in parse_evaluations(self.evaluations)])
+
+    def named(self, linear: bool) -> str:
+        """Return the name of the reported accuracy, with self-supervised learning that of the ``linear`` evaluation."""
+        of = "" if self.test else " validation"
         if not self.self_supervised:
-            return "test accuracy"
-        linear = "linear" in [one.name for one in parse_evaluations(self.evaluations)]
-        return "linear-probe accuracy" if linear else "online-probe accuracy"
+            return f"{of.strip() or 'test'} accuracy"
+        return f"linear-probe{of} accuracy" if linear else f"online-probe{of} accuracy"
 
     def optimizer_preset(self) -> Preset:
         """Return settings of this optimizer besides those of the plan."""

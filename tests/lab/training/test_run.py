@@ -73,9 +73,9 @@ class Darkness(Task):
         return loss, torch.zeros(())
 
     @torch.no_grad()
-    def test(self, epoch: int, step: int) -> tuple[float, float]:
+    def test(self, epoch: int, step: int, split: str = "test") -> tuple[float, float]:
         self.model.eval()
-        return float(torch.cat([self._error(images) for images, _ in self.batches.test()]).mean()), 0.0
+        return float(torch.cat([self._error(images) for images, _ in self.batches.test(split)]).mean()), 0.0
 
 
 def test_a_task_needs_a_gradient_and_a_test(tmp_path: Path, digits: ImageData) -> None:

@@ -175,6 +175,18 @@ class ImageData:
         variance = (counts * (values - mean[:, None]).square()).sum(1) / (total - 1).clamp(min=1)
         return mean.float(), variance.sqrt().float().clamp(min=1.0)
 
+    def part(self, split: str) -> tuple[Tensor, Tensor]:
+        """Return images and labels of a split: "train", "validation" or "test"."""
+        return getattr(self, f"{split}_images"), getattr(self, f"{split}_labels")
+
+    def with_validation_as_test(self) -> ImageData:
+        """Return the data with the validation images in the place of the test images, which are not there then."""
+        assert self.validation_images is not None
+        assert self.validation_labels is not None
+        held = {"validation_images": None, "validation_labels": None, "validation_files": "", "held_out": None}
+        tested = {"test_images": self.validation_images, "test_labels": self.validation_labels}
+        return replace(self, **tested, **held, files=(self.files[0], self.validation_files))  # type: ignore[arg-type]
+
     @property
     def validated(self) -> bool:
         """True if there are images for validation."""

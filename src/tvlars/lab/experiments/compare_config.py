@@ -48,6 +48,8 @@ class CompareConfig:
         for optimizer, name in named:
             if named.count((optimizer, name)) > 1:
                 raise UsageError(f"{name} must be set once for {optimizer}, got several values")
+        if not self.base.test:
+            raise UsageError("test must be true for a comparison, which reports results on the test set")
         self.runs()
 
     def to_json(self) -> str:

@@ -57,6 +57,8 @@ def probe_run(
     loaded = data_of_run(run, data, data_dir, image_size, skip_bad_images, same_classes=False)
     if own and not sized and (changed := changed_data(run, loaded, "train", "test")):
         raise UsageError(f"data must be given to measure {run.folder} on others than its own, but {changed}")
+    if own and run.config is not None and not run.config.test:
+        loaded = loaded.with_validation_as_test()  # as in the run, which reports results on these
     check_labels(loaded, evaluations)
     init = run.config.init if run.config is not None else "default"
     seed = seed if seed is not None else run.config.seed if run.config is not None else 0
@@ -69,12 +71,13 @@ def probe_run(
     announce(f"run      {run.folder}, {run.status}")
     for line in (f"data     {loaded}", *loaded.account):
         announce(line)
+    split = "validation" if own and run.config is not None and not run.config.test else "test"
     found, untrained = {}, backbone_of(fresh).to(target)
     for name, one, _ in evaluate_features(
         backbone, loaded.to(target), run.normalize, wanted, untrained=untrained, seed=seed
     ):
         found[name] = one
-        announce(describe_evaluation(name, one, len(loaded.train_labels)))
+        announce(describe_evaluation(name, one, len(loaded.train_labels), split))
     if own and run.config is not None and run.config.self_supervised:
         record.add_evaluations({**found, **run.evaluations})
     return found

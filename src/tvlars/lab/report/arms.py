@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -76,17 +77,18 @@ def frame_of(arms: list[Arm]) -> pd.DataFrame:
                 "folder": run.folder.name,
             }
             if run.complete:
-                row |= measured_in(run) | {"test_images": run.test_images(), "correct": run.test_correct()}
+                measured = measured_in(run) | {"test_accuracy": run.accuracy}  # the reported one
+                row |= measured | {"test_images": run.tested_images(), "correct": run.test_correct()}
             rows.append(row)
     return pd.DataFrame(rows, columns=[*COLUMNS, "folder"])
 
 
 def measured_in(run: LoadedRun) -> dict[str, Any]:
-    """Return measurements of a complete run: accuracy and losses after the last epoch, and time without tests."""
+    """Return measurements of a complete run: accuracy and losses at its end, and time without tests."""
     last = run.epochs.iloc[-1]
     return {
         "test_accuracy": run.test_accuracy,
-        "test_loss": float(last["test_loss"]),
+        "test_loss": math.nan if run.test_loss is None else run.test_loss,
         "train_loss": float(last["train_loss"]),
         "images_per_second": images_per_second(run),
         "seconds": float(run.epochs["seconds"].sum()),

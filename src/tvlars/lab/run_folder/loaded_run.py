@@ -38,6 +38,14 @@ MOST = {"channels": 64, "image_size": MOST_PIXELS, "classes": 2**20}
 
 
 @dataclass(frozen=True)
+class Tested:
+    """Loss and accuracy (a fraction) on the test set."""
+
+    loss: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
 class RunResult:
     """Results of a run that finished."""
 
@@ -47,12 +55,42 @@ class RunResult:
     epochs: list[EpochRow]
     evaluations: dict[str, Evaluated] = field(default_factory=dict)
     """Evaluations of the features of self-supervised learning, by name: "linear", "knn" and others."""
+    tested: Tested | None = None
+    """Result of the test at the end, if there are images for validation; None: rows of ``epochs`` have it."""
 
     @property
     def test_accuracy(self) -> float:
         """Accuracy on the test set after the last epoch; with self-supervised learning that of the linear evaluation,
-        or of the online probe if there is none."""
-        return self.evaluations["linear"].accuracy if "linear" in self.evaluations else self.epochs[-1].test_accuracy
+        or of the online probe if there is none. NaN if the test set was not read."""
+        if "linear" in self.evaluations:
+            return self.evaluations["linear"].accuracy if self.config.test else math.nan
+        if self.tested is not None:
+            return self.tested.accuracy
+        return self.epochs[-1].test_accuracy if self.epochs else math.nan
+
+    @property
+    def test_loss(self) -> float:
+        """Loss on the test set after the last epoch, NaN if it was not read."""
+        if self.tested is not None:
+            return self.tested.loss
+        return self.epochs[-1].test_loss if self.epochs else math.nan
+
+    @property
+    def validation_accuracy(self) -> float:
+        """Accuracy on the validation images after the last epoch, NaN if there are none."""
+        return self.epochs[-1].validation_accuracy if self.epochs else math.nan
+
+    @property
+    def validation_loss(self) -> float:
+        """Loss on the validation images after the last epoch, NaN if there are none."""
+        return self.epochs[-1].validation_loss if self.epochs else math.nan
+
+    @property
+    def accuracy(self) -> float:
+        """The reported accuracy: ``test_accuracy``, or that on validation images if the test set was not read."""
+        if self.config.test:
+            return self.test_accuracy
+        return self.evaluations["linear"].accuracy if "linear" in self.evaluations else self.validation_accuracy
 
 
 @dataclass(frozen=True)
@@ -82,31 +120,66 @@ class LoadedRun:
     def complete(self) -> bool:
         """True if the run finished and no epoch is missing, so that its results may be compared."""
         whole = len(self.epochs) == self.summary.get("epochs", len(self.epochs)) and len(self.epochs) > 0
-        if self.status != Status.FINISHED or not whole or self.test_accuracy is None:
+        if self.status != Status.FINISHED or not whole or self.accuracy is None:
             return False
         if self.config is not None and self.config.self_supervised:
-            if self.config.accuracy_name() == "linear-probe accuracy" and "linear" not in self.evaluations:
+            if self.config.accuracy_name() == self.config.named(linear=True) and "linear" not in self.evaluations:
                 return False
-            if math.isnan(self.test_accuracy):  # no labels
+            if math.isnan(self.accuracy):  # no labels
                 return True
-        return 0 <= self.test_accuracy <= 1
+        return 0 <= self.accuracy <= 1
 
     @property
     def accuracy_name(self) -> str:
-        """Name of ``test_accuracy``, for example "test accuracy"."""
-        if self.config is None or not self.config.self_supervised:
-            return "test accuracy"
-        return "linear-probe accuracy" if "linear" in self.evaluations else "online-probe accuracy"
+        """Name of ``accuracy``, for example "test accuracy"."""
+        return "test accuracy" if self.config is None else self.config.named("linear" in self.evaluations)
 
     @property
-    def test_accuracy(self) -> float | None:
-        """Accuracy on the test set after the last epoch, None if there is no epoch.
+    def accuracy(self) -> float | None:
+        """The reported accuracy, None if there is none yet: that on the test set after the last epoch, or on
+        validation images if the config says that the test set is not read.
 
         With self-supervised learning that of the linear evaluation, or of the online probe if there is none.
         """
         if "linear" in self.evaluations and self.config is not None and self.config.self_supervised:
             return self.evaluations["linear"].accuracy
-        return float(self.epochs["test_accuracy"].iloc[-1]) if len(self.epochs) else None
+        return self._last("validation_accuracy" if self._untested else "test_accuracy")
+
+    @property
+    def test_accuracy(self) -> float | None:
+        """``accuracy``; None if the test set is not read."""
+        return None if self._untested else self.accuracy
+
+    @property
+    def test_loss(self) -> float | None:
+        """Loss on the test set after the last epoch, None if there is none."""
+        return None if self._untested else self._last("test_loss")
+
+    @property
+    def validation_accuracy(self) -> float | None:
+        """Accuracy on validation images after the last epoch, None if there is none."""
+        return self._last("validation_accuracy") if self.validated else None
+
+    @property
+    def validated(self) -> bool:
+        """True if epochs were tested on validation images."""
+        return "validation_loss" in self.epochs and bool(self.epochs["validation_loss"].notna().any())
+
+    @property
+    def _untested(self) -> bool:
+        return self.config is not None and not self.config.test
+
+    def _last(self, name: str) -> float | None:
+        """Return a result after the last epoch; with images for validation, that of the test is in summary.json."""
+        if not len(self.epochs):
+            return None
+        if not self.validated or name.startswith("validation"):
+            return float(self.epochs[name].iloc[-1])
+        value = self.summary.get(name)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+        unlabelled = self.config is not None and self.config.self_supervised and self.status == Status.FINISHED
+        return math.nan if unlabelled else None
 
     def fingerprint(self) -> Fingerprint | None:
         """Return the fingerprint of the data, None if the run is of a version that kept none."""
@@ -119,6 +192,10 @@ class LoadedRun:
         # Versions without a fingerprint kept this sentence about the data.
         found = re.search(r"training and ([\d,]{1,15}) test images", str(self.environment.get("data", "")))
         return int(found[1].replace(",", "")) or None if found else None
+
+    def tested_images(self) -> int | None:
+        """Return the number of images that ``accuracy`` is of, None if the folder does not tell."""
+        return self.validation_images() if self._untested else self.test_images()
 
     def validation_images(self) -> int | None:
         """Return the number of images held out for validation, None if the folder does not tell."""

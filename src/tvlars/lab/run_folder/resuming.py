@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -16,7 +17,7 @@ from tvlars.lab.files.lock import LOCK, locked
 from tvlars.lab.run_folder.checkpoints import checkpoint
 from tvlars.lab.run_folder.checkpoints.state_check import check_progress
 from tvlars.lab.run_folder.identity import FINGERPRINT, check_data, check_data_of, check_same, identity
-from tvlars.lab.run_folder.loaded_run import RunResult, load_run
+from tvlars.lab.run_folder.loaded_run import RunResult, Tested, load_run
 from tvlars.lab.run_folder.record import CONFIG, MODEL, PLAN, new_folder, read_object
 from tvlars.lab.run_folder.rows import EpochRow, StepRow, epochs_done
 from tvlars.lab.run_folder.status import Status
@@ -138,7 +139,10 @@ def _finished(folder: Path, config: TrainConfig, plan: Plan) -> RunResult | None
     if run.complete and run.config is not None and (is_regular(folder / "weights.pt") or not kept):
         columns = [run.epochs[field.name].tolist() for field in fields(EpochRow)]
         rows = [EpochRow(int(epoch), int(step), *values) for epoch, step, *values in zip(*columns, strict=True)]
-        return RunResult(folder, config, plan, rows, run.evaluations)
+        tested = None
+        if run.validated and config.test:
+            tested = Tested(*(math.nan if x is None else x for x in (run.test_loss, run.test_accuracy)))
+        return RunResult(folder, config, plan, rows, run.evaluations, tested)
     if run.status == Status.FINISHED and not kept:
         raise UsageError(
             f"out must hold a run that can go on, but {str(folder)!r} has finished, lacks some of its results and has "

@@ -10,7 +10,7 @@ import csv
 import io
 import math
 from collections.abc import Iterable
-from dataclasses import astuple, dataclass, fields
+from dataclasses import MISSING, astuple, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +38,10 @@ class StepRow:
 
 @dataclass(frozen=True)
 class EpochRow:
-    """One epoch, in epochs.csv: means over its steps, results on the test set, speed and time without the test."""
+    """One epoch, in epochs.csv: means over its steps, results on held-out images, speed and time without the test.
+
+    Results are those on validation images if there are some, those on test images otherwise; the others are NaN.
+    """
 
     epoch: int
     step: int
@@ -48,6 +51,13 @@ class EpochRow:
     test_accuracy: float
     images_per_second: float
     seconds: float
+    validation_loss: float = math.nan
+    validation_accuracy: float = math.nan
+
+    @property
+    def validated(self) -> bool:
+        """True if the results are those on validation images."""
+        return math.isnan(self.test_loss) and not math.isnan(self.validation_loss)
 
 
 @dataclass(frozen=True)
@@ -87,7 +97,9 @@ class NoiseRow:
 
 @dataclass(frozen=True)
 class RepresentationRow:
-    """Statistics of features (backbone) and embeddings (projector) of two views of test images, after an epoch.
+    """Statistics of features (backbone) and embeddings (projector) of two views of held-out images, after an epoch.
+
+    Images are those for validation if there are some, else test images.
 
     ``*_std`` is ``feature_std`` of :mod:`tvlars.lab.ssl.representation`, ``*_rank`` is ``effective_rank`` there;
     ``alignment`` and ``uniformity`` are those of embeddings.
@@ -193,6 +205,8 @@ def read_rows(file: Path, kind: type, problems: list[str], optional: bool = Fals
     import pandas as pd  # a run that is trained writes rows and reads none
 
     wanted = {field.name: field.type == "int" for field in fields(kind)}
+    added = {field.name for field in fields(kind) if field.default is not MISSING}
+    """Columns that not every run has."""
     try:
         names, lines = read_cells(file)
         if not names:
@@ -212,8 +226,9 @@ def read_rows(file: Path, kind: type, problems: list[str], optional: bool = Fals
     step, last = names.index("step"), 0.0
     for number, line in enumerate(lines, 2):
         try:
-            row = [float(cell) for cell in line]
-            if len(row) != len(names) or not all(0 <= row[i] < 2**53 for i in counts) or row[step] <= last:
+            # Spreadsheets and pandas write NaN as an empty cell.
+            row = [float(cell if cell or name not in added else "nan") for name, cell in zip(names, line, strict=True)]
+            if not all(0 <= row[i] < 2**53 for i in counts) or row[step] <= last:
                 raise ValueError
         except ValueError:
             what = "being written" if number == len(lines) + 1 else "damaged"
@@ -223,7 +238,8 @@ def read_rows(file: Path, kind: type, problems: list[str], optional: bool = Fals
         rows.append(row)
     frame = pd.DataFrame(rows, columns=names)
     if missing := [name for name in wanted if name not in names]:
-        problems.append(f"{file.name} is of an older version, it lacks {', '.join(missing)}")
+        if lacking := [name for name in missing if name not in added]:
+            problems.append(f"{file.name} is of an older version, it lacks {', '.join(lacking)}")
         frame = frame.assign(**dict.fromkeys(missing, math.nan))
     return frame.astype({name: int for name in ("step", "epoch") if wanted[name]})
 

@@ -45,7 +45,7 @@ class TensorBoardLog:
         for group, rows in (("steps", steps), ("epochs", [epoch] if epoch is not None else [])):
             for row in rows:
                 for name, value in asdict(row).items():
-                    if name != "step":
+                    if name != "step" and value == value:  # NaN: results on a split that was not tested
                         self.add_scalar(f"{group}/{name}", value, row.step)
         self._try(lambda writer: writer.flush())
 

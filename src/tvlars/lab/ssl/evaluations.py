@@ -69,8 +69,9 @@ def check_labels(data: ImageData, evaluations: str) -> None:
         )
 
 
-def describe_evaluation(name: str, found: Evaluated, images: int) -> str:
-    """Return a result in words; the number of labels is named if it is below ``images``, the training images."""
+def describe_evaluation(name: str, found: Evaluated, images: int, split: str = "test") -> str:
+    """Return a result on a ``split`` in words; the number of labels is named if it is below ``images``, the training
+    images."""
     labels = f" with {found.labels:,} labels" if found.labels < images else ""
     how = EVALUATIONS[name if name in EVALUATIONS else name.partition("-")[0]]
-    return f"{how}{labels}: {found.accuracy:.2%} of test images right ({found.seconds:.1f} s)"
+    return f"{how}{labels}: {found.accuracy:.2%} of {split} images right ({found.seconds:.1f} s)"

@@ -83,13 +83,14 @@ class Batches:
         images = images.to(self.mean.device, non_blocking=True)
         return ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
 
-    def test(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield this process's share of the test set without augmentation, in as many parts as in other processes."""
-        images, labels = self.processes.share(self.data.test_images), self.processes.share(self.data.test_labels)
-        most = -(-len(self.data.test_labels) // self.processes.count)
+    def test(self, split: str = "test") -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield this process's share of a split without augmentation, in as many parts as in other processes."""
+        images, labels = self.data.part(split)
+        most = -(-len(labels) // self.processes.count)
         count = -(-most // self.config.micro_batch_size)
-        parts = zip(torch.tensor_split(images, count), torch.tensor_split(labels, count), strict=True)
-        return ((self.normalize(x), y) for x, y in parts)
+        for part in torch.tensor_split(self.processes.share(torch.arange(len(labels), device="cpu")), count):
+            place = slice(int(part[0]), int(part[-1]) + 1) if len(part) else slice(0)
+            yield self.normalize(images[place]), labels[place]
 
 
 class Feed:
@@ -140,7 +141,8 @@ def fits(data: ImageData, device: torch.device) -> bool:
     if device.type != "cuda":
         return True
     free, _ = torch.cuda.mem_get_info(device)
-    return data.train_images.nbytes + data.test_images.nbytes <= SHARE * free
+    held = 0 if data.validation_images is None else data.validation_images.nbytes
+    return data.train_images.nbytes + held + data.test_images.nbytes <= SHARE * free
 
 
 def micro_batches(config: TrainConfig, processes: int = 1) -> int:

@@ -112,10 +112,13 @@ def data_of(config: TrainConfig, data: ImageData | None = None) -> ImageData:
 
 
 def _check_data(config: TrainConfig, data: ImageData) -> None:
+    if not config.test and not data.validated:
+        raise UsageError("test must be true without images for validation: give validation too, as 0.1")
     if config.self_supervised:
         check_labels(data, config.evaluations)
-        if len(data.test_labels) < 2:
-            raise UsageError(f"{data.name} must have at least two test images for {config.task}, got 1")
+        for split in ("validation", "test") if data.validated else ("test",):
+            if len(data.part(split)[1]) < 2:
+                raise UsageError(f"{data.name} must have at least two {split} images for {config.task}, got 1")
     elif data.classes < 2:
         raise UsageError(f"{data.name} must have images of at least two classes, a folder each, got {data.classes}")
     if config.crop_padding is not None and config.crop_padding >= data.image_size:

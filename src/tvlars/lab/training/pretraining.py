@@ -128,25 +128,26 @@ class Pretraining(Task):
         self.method.after_step(step / self.plan.total_steps)
 
     @torch.no_grad()
-    def test(self, epoch: int, step: int) -> tuple[float, float]:
-        """Return the loss on views of some test images, and the online probe's accuracy on unaugmented test images."""
+    def test(self, epoch: int, step: int, split: str = "test") -> tuple[float, float]:
+        """Return the loss on views of some images of ``split``, and the online probe's accuracy on all, unaugmented."""
         self.model.eval()
-        row = self._representation(epoch, step)
-        self.record.add_measurement("representation.csv", row)
-        if (collapsed := row.collapse()) is not None:
-            self.reporter.note(f"collapse after epoch {epoch}: {collapsed}")
+        row = self._representation(epoch, step, split)
+        if split == self.watched:
+            self.record.add_measurement("representation.csv", row)
+            if (collapsed := row.collapse()) is not None:
+                self.reporter.note(f"collapse after epoch {epoch}: {collapsed}")
         if not self.labelled:
             return row.loss, math.nan
         self.probe_norm.eval()
         correct = torch.zeros((), dtype=torch.int64, device=self.fabric.device)
-        for images, labels in self.batches.test():
+        for images, labels in self.batches.test(split):
             logits = self.probe(self.probe_norm(self.method.backbone(images).float()))
             correct += (logits.argmax(1) == labels).sum()
         self.probe_norm.train()
-        return row.loss, int(self.processes.total(correct)) / len(self.data.test_labels)
+        return row.loss, int(self.processes.total(correct)) / len(self.data.part(split)[1])
 
-    def _representation(self, epoch: int, step: int) -> RepresentationRow:
-        images, _ = sample(self.data.test_images, self.data.test_labels, REPRESENTATION_SAMPLES)
+    def _representation(self, epoch: int, step: int, split: str) -> RepresentationRow:
+        images, _ = sample(*self.data.part(split), REPRESENTATION_SAMPLES)
         draws = torch.Generator(images.device).manual_seed(0)  # the same views in every epoch and run
         both = [make_view(images, draw_view(len(images), draws), recipe) for recipe in self.recipes]
 
@@ -177,13 +178,14 @@ class Pretraining(Task):
         self.evaluations = self.processes.broadcast(self.evaluations)
 
     def _evaluate_features(self, step: int) -> None:
-        """Evaluate features and write each result at once."""
+        """Evaluate features and write each result at once; a run without a test uses the validation images."""
         config = self.config
+        data = self.data if config.test else self.data.with_validation_as_test()
         self.record.save_weights(self.weights())
         try:
             for name, found, head in evaluate_features(
                 self.method.backbone,
-                self.data,
+                data,
                 self.normalize,
                 self.wanted,
                 untrained=self.untrained,
@@ -194,7 +196,9 @@ class Pretraining(Task):
                 self.evaluations[name] = found
                 self.head = head if name == "linear" else self.head
                 self.record.add_evaluations(self.evaluations)
-                self.reporter.note(describe_evaluation(name, found, len(self.data.train_labels)))
+                self.reporter.note(
+                    describe_evaluation(name, found, len(data.train_labels), "test" if config.test else "validation")
+                )
         except UsageError as error:  # the last step's features are not finite
             lr = self.plan.lr * self.plan.factor(step)
             raise DivergedError(config.arm_name, step, lr, self.record.folder, "backbone's output") from error

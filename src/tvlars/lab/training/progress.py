@@ -64,9 +64,10 @@ class LineReporter(Reporter):
 
     def epoch(self, row: EpochRow) -> None:
         left, epochs, phi = self.left(row.step), self.config.epochs, self.plan.factor(row.step)
-        accuracies = f"train {row.train_accuracy:6.2%}  test {row.test_accuracy:6.2%}"
-        if math.isnan(row.test_accuracy):  # no labels
-            accuracies = f"test loss {row.test_loss:.4f}"
+        word, loss, accuracy = _held_out(row)
+        accuracies = f"train {row.train_accuracy:6.2%}  {word} {accuracy:6.2%}"
+        if math.isnan(accuracy):  # no labels
+            accuracies = f"{word} loss {loss:.4f}"
         self.note(
             f"epoch {row.epoch:>{len(str(epochs))}}/{epochs}  loss {row.train_loss:.4f}  {accuracies}  "
             f"lr {self.plan.lr * phi:.3g}  phi {phi:.3f}  "
@@ -119,7 +120,8 @@ class BarReporter(LineReporter):
         self._show(row.step)
 
     def epoch(self, row: EpochRow) -> None:
-        self.of_test = f"test {row.test_accuracy:.2%}"
+        word, _, accuracy = _held_out(row)
+        self.of_test = f"{word} {accuracy:.2%}"
         self._show(row.step)  # shows the accuracy at once, after the last epoch too
         self.since = perf_counter(), row.step
 
@@ -142,6 +144,20 @@ class BarReporter(LineReporter):
         if self.progress is not None:
             self.progress.stop()
         super().end(status)
+
+
+def _held_out(row: EpochRow) -> tuple[str, float, float]:
+    """Return the split that an epoch was tested on in a word, with loss and accuracy."""
+    return (
+        ("val", row.validation_loss, row.validation_accuracy)
+        if row.validated
+        else ("test", row.test_loss, row.test_accuracy)
+    )
+
+
+def describe_test(loss: float, accuracy: float) -> str:
+    """Return accuracy and loss in words; an accuracy of NaN is left out, since there are no labels."""
+    return f"loss {loss:.4f}" if math.isnan(accuracy) else f"accuracy {accuracy:.2%}, loss {loss:.4f}"
 
 
 def choose_reporter(brief: bool = False) -> Reporter:

@@ -26,12 +26,13 @@ from tvlars.lab.processes.signals import StopSignals, stop
 from tvlars.lab.run_folder.checkpoints import checkpoint
 from tvlars.lab.run_folder.checkpoints.state_check import Checked, is_finite
 from tvlars.lab.run_folder.identity import FINGERPRINT, identity
-from tvlars.lab.run_folder.loaded_run import RunResult
+from tvlars.lab.run_folder.loaded_run import RunResult, Tested
 from tvlars.lab.run_folder.resuming import GoOn, fitting
 from tvlars.lab.run_folder.rows import EpochRow, StepRow
 from tvlars.lab.run_folder.status import Status
 from tvlars.lab.run_folder.tensorboard import TensorBoardLog
 from tvlars.lab.training.compiler import cannot_compile, is_compilers
+from tvlars.lab.training.progress import describe_test
 from tvlars.lab.training.state import as_table, load_state, room_for, state_of
 from tvlars.lab.training.task import Task
 from tvlars.plan import OWN
@@ -59,6 +60,7 @@ class Run:
         self.saved_at, self.saved_time = (1, 0), time.monotonic()
         self.interval, self.every = self.config.checkpoint_interval() or ("", 0.0)
         self.epochs: list[EpochRow] = []
+        self.tested: Tested | None = None
         self.epoch_steps: list[StepRow] = []
         self.pending: list[tuple[int, Tensor, Tensor]] = []
         self.rates: dict[int, float] = {}
@@ -99,7 +101,7 @@ class Run:
         return self._result()
 
     def _result(self) -> RunResult:
-        return RunResult(self.record.folder, self.config, self.plan, self.epochs, self.task.evaluations)
+        return RunResult(self.record.folder, self.config, self.plan, self.epochs, self.task.evaluations, self.tested)
 
     def _train(self) -> None:
         try:
@@ -126,6 +128,8 @@ class Run:
             evaluates = self.task.evaluates_at_the_end and (self.processes.several or self.config.resume)
             if self.config.checkpoint_every is not None or evaluates:
                 self.save_checkpoint()
+            if self.task.watched == "validation" and self.config.test:
+                self._test_at_the_end()
             with self.task.with_tested_weights(), self.signals.at_once(always=True), self.phase("evaluation"):
                 self.task.after_training(self.step)
         except (KeyboardInterrupt, PreemptedError):
@@ -180,15 +184,15 @@ class Run:
                 self.reporter.note("\n".join(["where the time went", *profile]))
 
     def _summarize(self, status: Status) -> None:
-        accuracy, loss = math.nan, math.nan
-        if self.epochs:
-            accuracy, loss = self._result().test_accuracy, self.epochs[-1].test_loss
+        found = self._result()
+        measured = {"test_accuracy": found.test_accuracy, "test_loss": found.test_loss}
+        if self.task.watched == "validation":
+            measured |= {"validation_accuracy": found.validation_accuracy, "validation_loss": found.validation_loss}
         self.record.finish(
             status,
             steps=self.step,
             epochs=len(self.epochs),
-            test_accuracy=accuracy if math.isfinite(accuracy) else None,
-            test_loss=loss if math.isfinite(loss) else None,
+            **{name: value if math.isfinite(value) else None for name, value in measured.items()},
             seconds=round(sum(row.seconds for row in self.epochs), 3),
         )
 
@@ -359,26 +363,39 @@ class Run:
 
     def _test_epoch(self) -> None:
         with self.phase("evaluation"):
-            test_loss, test_accuracy = self.task.test(self.epoch, self.step)
+            split = self.task.watched
+            loss, accuracy = self.task.test(self.epoch, self.step, split)
+        measured = {"test_loss": math.nan, "test_accuracy": math.nan}
+        measured |= {f"{split}_loss": loss, f"{split}_accuracy": accuracy}
         steps = self.epoch_steps
         row = EpochRow(
             epoch=self.epoch,
             step=self.step,
             train_loss=sum(s.loss for s in steps) / len(steps),
             train_accuracy=sum(s.train_accuracy for s in steps) / len(steps),
-            test_loss=test_loss,
-            test_accuracy=test_accuracy,
             images_per_second=len(steps) * self.config.batch_size / self.epoch_seconds,
             seconds=self.epoch_seconds,
+            **measured,
         )
         self.epochs.append(row)
         with self.phase("logging"):
             self._write(row)
             self.reporter.epoch(row)
-        if not math.isfinite(test_loss):  # the last step's loss was taken before its update
-            raise DivergedError(self.config.arm_name, self.step, steps[-1].lr, self.record.folder, "test loss")
+        if not math.isfinite(loss):  # the last step's loss was taken before its update
+            raise DivergedError(self.config.arm_name, self.step, steps[-1].lr, self.record.folder, f"{split} loss")
         if self.config.sharpness is not None or self.config.noise_scale:
             self.processes.alone(self._measure)
+
+    def _test_at_the_end(self) -> None:
+        """Test by the final weights, in a run that has tested on validation images so far."""
+        # Weights are not exchanged at once: a signal amid that would leave a mixture.
+        with self.task.with_tested_weights(), self.signals.at_once(always=True), self.phase("evaluation"):
+            loss, accuracy = self.task.test(self.config.epochs, self.step, "test")
+        if not math.isfinite(loss):
+            lr = self.plan.lr * self.plan.factor(self.step)
+            raise DivergedError(self.config.arm_name, self.step, lr, self.record.folder, "test loss")
+        self.tested = Tested(loss, accuracy)
+        self.reporter.note(f"test set, read once: {describe_test(loss, accuracy)}")
 
     def _measure(self) -> None:
         task = self.task

@@ -50,6 +50,8 @@ class Task(ABC):
         self.batches = Batches(prepared, self.phase)
         self.data, self.normalize = self.batches.data, self.batches.normalize
         self.fingerprint = prepared.data.fingerprint
+        self.watched = "validation" if self.data.validated else "test"
+        """Split that is tested after each epoch; the test set is otherwise read once, at the end."""
         self.batch_norms: dict[str, type[nn.Module]] = {}
         """Classes of batch norms before they were synchronized."""
         if self.processes.several and config.sync_batch_norm:
@@ -100,8 +102,8 @@ class Task(ABC):
         """Update other parts of the task after optimizer step ``step``."""
 
     @abstractmethod
-    def test(self, epoch: int, step: int) -> tuple[float, float]:
-        """Return loss and accuracy on the test set after ``epoch`` and optimizer step ``step``."""
+    def test(self, epoch: int, step: int, split: str = "test") -> tuple[float, float]:
+        """Return loss and accuracy on "validation" or "test" images after ``epoch`` and optimizer step ``step``."""
 
     def after_training(self, step: int) -> None:
         """Finish the task after the last epoch and optimizer step ``step``."""
@@ -209,17 +211,17 @@ class Classification(Task):
         return loss_sum, correct
 
     @torch.no_grad()
-    def test(self, epoch: int, step: int) -> tuple[float, float]:
+    def test(self, epoch: int, step: int, split: str = "test") -> tuple[float, float]:
         processes, device = self.processes, self.fabric.device
         self.model.eval()
         loss = torch.zeros((), device=device)
-        count, right = len(self.data.test_labels), []
-        for images, labels in self.batches.test():
+        count, right = len(self.data.part(split)[1]), []
+        for images, labels in self.batches.test(split):
             logits = self.model(images).float()
             loss += F.cross_entropy(logits, labels, reduction="sum")
             right.append(logits.argmax(1) == labels)
         mine = torch.cat(right)
-        if epoch == self.config.epochs:  # comparisons pair runs image by image
+        if split == "test" and epoch == self.config.epochs:  # comparisons pair runs image by image
             of_all = torch.zeros(count, dtype=torch.int32, device=device)
             of_all.index_copy_(0, processes.share(torch.arange(count, device=device)), mine.int())
             self.right = processes.total(of_all).bool().cpu()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -192,9 +192,11 @@ def check_progress(
     epochs = [EpochRow(*cells) for cells in _cells(at, "epochs", progress["epochs"], EpochRow, epoch - 1)]
     for number, row in enumerate(epochs, 1):
         counts = {"epoch": number, "step": number * per_epoch}
-        shares = {"train_accuracy": share, "test_accuracy": share}
-        losses = {"train_loss": loss, "test_loss": loss, "images_per_second": speed, "seconds": speed}
-        at.check(f"epochs[{number - 1}]", {**counts, **losses, **shares}, vars(row))
+        split, other = ("validation", "test") if row.validated else ("test", "validation")
+        shares = {"train_accuracy": share, f"{split}_accuracy": share}
+        losses = {"train_loss": loss, f"{split}_loss": loss, "images_per_second": speed, "seconds": speed}
+        none = {f"{other}_loss": partial(_check_nan, at), f"{other}_accuracy": partial(_check_nan, at)}
+        at.check(f"epochs[{number - 1}]", {**counts, **losses, **shares, **none}, vars(row))
     steps = [StepRow(*cells) for cells in _cells(at, "epoch_steps", progress["epoch_steps"], StepRow, position)]
     for i, one in enumerate(steps):
         number = step - position + 1 + i
@@ -208,13 +210,22 @@ def _cells(at: Checked, entry: str, table: Any, kind: type, count: int) -> Itera
     columns = fields(kind)
     if isinstance(table, Tensor) and table.numel() == 0 and count == 0:
         return
-    at.check(entry, torch.empty(count, len(columns), dtype=torch.float64, device="meta"), table)
+    needed = sum(column.default is MISSING for column in columns)
+    width = needed if isinstance(table, Tensor) and table.shape[1:] == (needed,) else len(columns)
+    columns = columns[:width]  # earlier versions had fewer
+    at.check(entry, torch.empty(count, width, dtype=torch.float64, device="meta"), table)
     for i, values in enumerate(table.tolist()):
         whole = [column.type == "int" for column in columns]
         for column, value, integer in zip(columns, values, whole, strict=True):
             if integer and not float(value).is_integer():
                 raise at.refuse(f"{entry}[{i}].{column.name}", "an integer", value)
         yield [int(value) if integer else value for value, integer in zip(values, whole, strict=True)]
+
+
+def _check_nan(at: Checked, entry: str, value: Any) -> None:
+    """Refuse anything but NaN."""
+    if not isinstance(value, float) or not math.isnan(value):
+        raise at.refuse(entry, "NaN", value)
 
 
 # -- when the state is loaded ------------------------------------------------------------------------------------------
