@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +23,10 @@ from tvlars.cli._options import (
     train_config,
 )
 from tvlars.cli._sweep import add_queue
-from tvlars.lab.config import OPTIONS
 from tvlars.lab.console import say
-from tvlars.lab.errors import UsageError, unknown
-from tvlars.lab.experiments.compare_config import CompareConfig
+from tvlars.lab.errors import UsageError
+from tvlars.lab.experiments.arms import Arm, owner_of, parse_setting
+from tvlars.lab.experiments.compare_config import USUAL, CompareConfig
 from tvlars.lab.options import options_of
 
 
@@ -41,14 +43,21 @@ def add(commands: Any, command: str, config: dict[str, Any]) -> None:
     add_option(compare, own["batch_sizes"], flag="--batch-size", metavar="N")
     add_option(compare, own["seeds"], metavar="N")
     compare.add_argument(
+        "--arm",
+        action="append",
+        dest="arms",
+        metavar="NAME=OPTIMIZER,OPTION=VALUE,...",
+        help="a setting to compare under a name, as in --arm cold=lars,warmup-epochs=0; may be given several times",
+    )
+    compare.add_argument(
         "--set",
         nargs="+",
         action="extend",
         metavar="OPTIMIZER.OPTION=VALUE",
-        help="an option for one optimizer alone, as in --set lars.lr=16 lamb.warmup-epochs=0",
+        help="an option, or an argument of its class, for one optimizer alone, as in --set lars.lr=16 lamb.eps=1e-8",
     )
     add_queue(compare, "runs at a time, each a process of its own where there are several (default: 1, in this one)")
-    add_all(compare, without=("optimizer", "batch_size", "seed", "resume"))
+    add_all(compare, without=("optimizer", "batch_size", "seed", "resume", "arm"))
     add_config(compare)
     if config and command == "train":
         train.set_defaults(**defaults_of_run(config))
@@ -109,15 +118,18 @@ def _compare(parsed: argparse.Namespace) -> int:
     from tvlars.lab.experiments.compare import compare
     from tvlars.lab.run_folder.status import Status
 
-    base = train_config(parsed, optimizer=parsed.optimizers[0], batch_size=parsed.batch_size[0], seed=parsed.seeds[0])
-    config = CompareConfig(
+    arms = tuple(map(Arm.parse, parsed.arms)) if parsed.arms else getattr(parsed, "stored_arms", ())
+    first = (*parsed.optimizers, *(arm.optimizer for arm in arms), *USUAL)[0]
+    base = train_config(parsed, optimizer=first, batch_size=parsed.batch_size[0], seed=parsed.seeds[0])
+    plain = CompareConfig(
         base=base,
         optimizers=tuple(parsed.optimizers),
         batch_sizes=tuple(parsed.batch_size),
         seeds=tuple(parsed.seeds),
-        overrides=_overrides(parsed),
+        arms=arms,
         out=parsed.out,
     )
+    config = replace(plain, overrides=_overrides(parsed.set or (), plain.owners()))
     apart = parsed.ray is not None or (parsed.workers or 1) > 1
     if not apart and (code := in_processes(parsed, base)) is not None:
         return code
@@ -153,29 +165,27 @@ def _defaults_of_compare(config: dict[str, Any]) -> dict[str, Any]:
         "batch_size": list(stored.batch_sizes),
         "seeds": list(stored.seeds),
         "set": list(stored.overrides),
+        "stored_arms": stored.arms,
     }
 
 
-def _overrides(parsed: argparse.Namespace) -> tuple[tuple[str, str, Any], ...]:
+def _overrides(given: Sequence[Any], owners: Mapping[str, str]) -> tuple[tuple[str, str, Any], ...]:
     """Return the overrides typed, and those of a config file for optimizers that are still compared."""
-    given = parsed.set or ()
     return tuple(
-        _override(entry) if isinstance(entry, str) else entry
+        _override(entry, owners) if isinstance(entry, str) else entry
         for entry in given
-        if isinstance(entry, str) or entry[0] in parsed.optimizers
+        if isinstance(entry, str) or entry[0] in owners
     )
 
 
-def _override(text: str) -> tuple[str, str, Any]:
+def _override(text: str, owners: Mapping[str, str]) -> tuple[str, str, Any]:
     """``lars.lr=16`` as (optimizer, option, value)."""
-    owner, dot, rest = text.partition(".")
-    name, equals, value = rest.partition("=")
-    if not (dot and equals and owner and name and value):
-        raise UsageError(f"--set must be OPTIMIZER.OPTION=VALUE, as in lars.lr=16, got {text!r}")
-    name = name.replace("-", "_")
-    if name not in OPTIONS:
-        raise unknown("option", name, OPTIONS)
+    left, equals, value = text.partition("=")
+    form = "--set must be OPTIMIZER.OPTION=VALUE, as in lars.lr=16"
+    if not (equals and value):
+        raise UsageError(f"{form}, got {text!r}")
+    owner, name = owner_of(left, owners, "optimizer among those compared", form)
     try:
-        return owner, name, OPTIONS[name].parse(value)
+        return owner, name, parse_setting(owners[owner], name, value)
     except UsageError as error:
-        raise UsageError(f"--set {owner}.{error}") from None
+        raise UsageError(f"--set {owner}.{error}" if str(error).startswith(name) else f"--set: {error}") from None

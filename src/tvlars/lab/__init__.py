@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from tvlars.lab.config import TrainConfig
     from tvlars.lab.data import ImageData, load_data
     from tvlars.lab.errors import DivergedError, LockedError, PreemptedError, UsageError
+    from tvlars.lab.experiments.arms import Arm
     from tvlars.lab.experiments.compare import compare
     from tvlars.lab.experiments.compare_config import CompareConfig
     from tvlars.lab.experiments.grid import Grid
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from tvlars.lab.training.train import train
 
 __all__ = [
+    "Arm",
     "CompareConfig",
     "Comparison",
     "DivergedError",
@@ -64,6 +66,7 @@ import_when_asked(
         "tvlars.lab.config": ["TrainConfig"],
         "tvlars.lab.data": ["ImageData", "load_data"],
         "tvlars.lab.errors": ["DivergedError", "LockedError", "PreemptedError", "UsageError"],
+        "tvlars.lab.experiments.arms": ["Arm"],
         "tvlars.lab.experiments.compare": ["compare"],
         "tvlars.lab.experiments.compare_config": ["CompareConfig"],
         "tvlars.lab.experiments.grid": ["Grid"],

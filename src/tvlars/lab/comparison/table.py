@@ -98,7 +98,7 @@ def _cells(row: dict[Any, Any], beside: dict[Any, Any], ahead: bool, measure: st
     return {
         "optimizer": Cell(row["arm"], row["arm"]),
         "batch size": Cell(f"{row['batch_size']:,}", row["batch_size"]),
-        "lr": Cell(f"{row['lr']:.4g}", row["lr"]),
+        "lr": Cell("-" if math.isnan(row["lr"]) else f"{row['lr']:.4g}", row["lr"]),
         measure: Cell(accuracy, row["accuracy"] if done else -1, ahead),
         AGAINST: against,
         P_VALUE: _p_cell(beside["p_adjusted"]),

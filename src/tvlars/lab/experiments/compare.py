@@ -21,6 +21,7 @@ from tvlars.lab.console import say
 from tvlars.lab.data import ImageData
 from tvlars.lab.data.fingerprint import Fingerprint
 from tvlars.lab.errors import UsageError
+from tvlars.lab.experiments.arms import file_name
 from tvlars.lab.experiments.board import Board, Teller, choose_board
 from tvlars.lab.experiments.compare_config import CompareConfig
 from tvlars.lab.experiments.job import OVER, Job, Outcome, Workers, going_on, status_of
@@ -96,7 +97,7 @@ def compare(
         signals = stack.enter_context(taking_signals(crew))
         opened = partial(_open, config, runs, plans, data.fingerprint, stack)
         folder, statuses = opened() if processes is None else processes.by_first(opened)
-        for line in _lines(config, data, plans, count):
+        for line in _lines(config, data, runs, plans, count):
             announce(line)
         comparing = _Comparing(config, folder, runs, plans, len(data.test_labels), first)
         jobs = comparing.take_up(statuses, apart)
@@ -161,7 +162,7 @@ def _meet(config: CompareConfig, first: Prepared) -> Processes:
     base = config.base
     processes = Processes(make_fabric(replace(base, batch_size=min(config.batch_sizes)), "32-true"))
     if processes.several:
-        varied = {name: getattr(config, name) for name in ("optimizers", "batch_sizes", "seeds", "overrides")}
+        varied = {name: getattr(config, name) for name in ("optimizers", "batch_sizes", "seeds", "overrides", "arms")}
         facts = {**varied, **facts_of(base, first.plan, first.data, first.precision)}
         check_alike(processes, json.loads(json.dumps(facts, default=str)))
     return processes
@@ -209,16 +210,20 @@ class _Comparing(Source):
     def add(self, job: Job, status: Status, note: str = "") -> None:
         """Add the row of a run, made from its folder alone: the same whoever has trained it, and when."""
         run = job.config
-        row = RunRow(run.optimizer, run.batch_size, run.seed, self.plans[job.name].lr, status, folder=job.folder.name)
+        lr = self.plans[job.name].lr
+        row = RunRow(run.arm_name, run.batch_size, run.seed, lr, status, folder=job.folder.name)
         found = load_run(job.folder) if self.first and status in OVER else None
+        if found is not None:
+            from tvlars.lab.report.arms import measured_in, plan_number  # and with it pandas
+
+            if math.isnan(lr):  # a function has chosen it
+                row = replace(row, lr=plan_number(found, "lr"))
         if found is None:
             row = replace(row, note=note)
         elif status == Status.DIVERGED:
             at = [f" at step {int(last['step'])}, lr {last['lr']:.4g}" for _, last in found.steps.tail(1).iterrows()]
             row = replace(row, note="loss not finite" + "".join(at))
         else:
-            from tvlars.lab.report.arms import measured_in
-
             measured = measured_in(found)
             for name in ("test_accuracy", "test_loss"):
                 measured[name] = _exact(measured[name], found.summary.get(name))
@@ -234,15 +239,17 @@ def _exact(written: float | None, summary: Any) -> float | None:
 
 
 def _name(run: TrainConfig) -> str:
-    return f"{run.optimizer}-b{run.batch_size}-s{run.seed}"
+    return f"{run.arm or file_name(run.optimizer)}-b{run.batch_size}-s{run.seed}"
 
 
-def _lines(config: CompareConfig, data: ImageData, plans: list[Plan], processes: int) -> list[str]:
+def _lines(
+    config: CompareConfig, data: ImageData, runs: list[TrainConfig], plans: list[Plan], processes: int
+) -> list[str]:
     """Return a description of the comparison, for people."""
     base = config.base
     lines = [
-        f"{len(plans)} runs: {', '.join(config.optimizers)}; batch sizes {', '.join(map(str, config.batch_sizes))}; "
-        f"seeds {', '.join(map(str, config.seeds))}",
+        f"{len(plans)} runs: {', '.join(dict.fromkeys(run.arm_name for run in runs))}; "
+        f"batch sizes {', '.join(map(str, config.batch_sizes))}; seeds {', '.join(map(str, config.seeds))}",
         str(data),
         *data.account,
         build_model(base.model, data.channels, data.image_size, data.classes, base.init)[1],
@@ -250,7 +257,8 @@ def _lines(config: CompareConfig, data: ImageData, plans: list[Plan], processes:
     if base.self_supervised:
         lines.append(f"{base.task}; views: {describe_views(data.channels, data.image_size, data.flip)}")
     lines += [describe_batch(replace(base, batch_size=batch_size), processes) for batch_size in config.batch_sizes]
-    return [*lines, *map(str, dict.fromkeys(plans))]
+    named = {f"{run.arm}: {plan}" if run.arm else str(plan): None for run, plan in zip(runs, plans, strict=True)}
+    return [*lines, *named]
 
 
 def _open(

@@ -10,47 +10,83 @@ from typing import Any
 
 from tvlars.lab.config import OPTIMIZERS, OPTIONS, TrainConfig, names_of
 from tvlars.lab.errors import UsageError, unknown
+from tvlars.lab.experiments.arms import Arm, as_options, check_names_differ, file_name
+from tvlars.lab.imported import said_path
+from tvlars.lab.optimizers import optimizer_name
 from tvlars.lab.options import Is, check, check_names, option
 
 SAME_FOR_ALL = tuple(name for name in names_of(Is.SAME | Is.AXIS) if name != "optimizer")
 """Options that must be the same for all optimizers."""
+USUAL = ("tvlars", "lars", "lamb")
+NOT_OF_AN_ARM = ("optimizer", "arm", "out", "resume")
 
 
 @dataclass(frozen=True)
 class CompareConfig:
-    """Every optimizer at every batch size with every seed."""
+    """Every optimizer, and every arm, at every batch size with every seed.
+
+    Raises:
+        UsageError: a value is unknown or out of its range, or two have the same name.
+    """
 
     base: TrainConfig = field(default_factory=TrainConfig)
-    optimizers: tuple[str, ...] = option(("tvlars", "lars", "lamb"), "those compared, one or more", choices=OPTIMIZERS)
+    optimizers: tuple[str, ...] = option(
+        (),
+        "those compared, known ones ({choices}) or import paths (default: tvlars lars lamb; with arms none)",
+        choices=OPTIMIZERS,
+        closed=False,
+    )
     batch_sizes: tuple[int, ...] = option((256,), "samples per optimizer step, one or more")
     seeds: tuple[int, ...] = option((0, 1, 2), "one or more")
     overrides: tuple[tuple[str, str, Any], ...] = ()
-    """(optimizer, option, value): options of ``TrainConfig`` for one optimizer alone."""
+    """(optimizer or arm, option, value): options of ``TrainConfig``, or arguments of the optimizer's class, for one
+    alone."""
+    arms: tuple[Arm, ...] = ()
+    """Settings of optimizers by name, compared besides ``optimizers``."""
     out: Path | None = option(None, "folder, gone on with where it is a comparison's (default: a new one below runs/)")
 
     def __post_init__(self) -> None:
         check(self)
+        arms: Any = self.arms
+        if not (isinstance(arms, (list, tuple)) and all(isinstance(one, Arm) for one in arms)):
+            raise UsageError(f"arms must be a list of Arm(name, optimizer, options), got {arms!r:.80}")
+        names = self.optimizers or (() if arms else USUAL)
+        object.__setattr__(self, "optimizers", tuple(map(optimizer_name, names)))
+        object.__setattr__(self, "arms", tuple(arms))
+        check_names_differ([arm.name for arm in self.all_arms()], "optimizers and arms")
+        self._check_overrides()
+        if not self.base.test:
+            raise UsageError("test must be true for a comparison, which reports results on the test set")
+        self.runs()
+
+    def _check_overrides(self) -> None:
         given: Any = self.overrides
         if isinstance(given, (str, dict)) or not isinstance(given, Iterable):
             raise UsageError(f"overrides must be a list, got {given!r}")
         object.__setattr__(self, "overrides", tuple(tuple(v) if isinstance(v, list) else v for v in given))
         if not all(isinstance(entry, tuple) and len(entry) == 3 for entry in self.overrides):
             raise UsageError(f"overrides must be (optimizer, option, value) each, got {self.overrides!r}")
-        known = [name for name in OPTIONS if name not in ("optimizer", "out")]
-        for optimizer, name, _ in self.overrides:
+        owners = self.owners()
+        settings = [(str(owner), name) for owner, name, _ in self.overrides]
+        for owner, name in [*settings, *((arm.name, name) for arm in self.arms for name in arm.options)]:
+            if owner not in owners:
+                raise unknown("optimizer among those compared", owner, owners)
             if name in SAME_FOR_ALL:
-                raise UsageError(f"{name} must be the same for all optimizers, but is set for {optimizer} alone")
-            if optimizer not in self.optimizers:
-                raise unknown("optimizer among those compared", optimizer, self.optimizers)
-            if name not in known:
-                raise unknown("option", name, known)
-        named = [(optimizer, name) for optimizer, name, _ in self.overrides]
-        for optimizer, name in named:
-            if named.count((optimizer, name)) > 1:
-                raise UsageError(f"{name} must be set once for {optimizer}, got several values")
-        if not self.base.test:
-            raise UsageError("test must be true for a comparison, which reports results on the test set")
-        self.runs()
+                raise UsageError(f"{name} must be the same for all optimizers, but is set for {owner} alone")
+            if name in NOT_OF_AN_ARM:
+                raise unknown("option", name, [known for known in OPTIONS if known not in NOT_OF_AN_ARM])
+        for owner, name in settings:
+            if settings.count((owner, name)) > 1:
+                raise UsageError(f"{name} must be set once for {owner}, got several values")
+
+    def all_arms(self) -> list[Arm]:
+        """Return the optimizers, as arms under their own names, and the arms."""
+        return [*(Arm(file_name(name), name) for name in self.optimizers), *self.arms]
+
+    def owners(self) -> dict[str, str]:
+        """Return optimizers by the names that overrides may have: those of ``optimizers``, and of arms."""
+        plain = {spelling: name for name in self.optimizers for spelling in (said_path(name), name)}
+        return {**plain, **{arm.name: arm.optimizer for arm in self.arms}}
 
     def to_json(self) -> str:
         """Return all fields as JSON; :meth:`from_mapping` reads it back."""
@@ -64,19 +100,34 @@ class CompareConfig:
             UsageError: a name is not a field's, or a value is bad.
         """
         check_names(cls, values)
-        return cls(**{**values, "base": TrainConfig.from_mapping(values.get("base", {}))})
+        arms = values.get("arms", ())
+        if isinstance(arms, list) and all(isinstance(one, dict) for one in arms):
+            for one in arms:
+                check_names(Arm, one)
+            arms = tuple(Arm(**{"name": "", "optimizer": "", **one}) for one in arms)
+        return cls(**{**values, "base": TrainConfig.from_mapping(values.get("base", {})), "arms": arms})
 
     def runs(self) -> list[TrainConfig]:
         """Return the config of every run in the order of training: seeds outermost.
 
         An interrupted comparison is then a fair one, in which every optimizer has had the same seeds.
         """
+        settings = [(arm, self._options(arm)) for arm in self.all_arms()]
         runs = []
         for seed in self.seeds:
             for batch_size in self.batch_sizes:
-                for optimizer in self.optimizers:
+                for arm, options in settings:
                     values = {f.name: getattr(self.base, f.name) for f in fields(TrainConfig)}
-                    values.update(optimizer=optimizer, batch_size=batch_size, seed=seed, out=None)
-                    values.update({name: value for owner, name, value in self.overrides if owner == optimizer})
-                    runs.append(TrainConfig.from_mapping(values))
+                    values.update(optimizer=arm.optimizer, batch_size=batch_size, seed=seed, out=None)
+                    values.update(arm=arm.name if arm in self.arms else None)
+                    runs.append(TrainConfig.from_mapping({**values, **options}))
         return runs
+
+    def _options(self, arm: Arm) -> dict[str, Any]:
+        """Return the options of ``TrainConfig`` that an arm has alone."""
+        named = arm in self.arms
+        owners = {arm.name} if named else {arm.optimizer, said_path(arm.optimizer)}
+        own = {name: value for owner, name, value in self.overrides if owner in owners}
+        if not (arm.options or own):
+            return {}
+        return as_options(arm.optimizer, {**arm.options, **own}, self.base.optimizer_options)

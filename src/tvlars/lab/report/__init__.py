@@ -56,7 +56,7 @@ def report(folders: list[Path] | list[str], out: Path | str, *, command: str = "
             found = [load_run(folder)]
         by_place.update({run.folder.resolve(): run for run in found})
     runs = list(by_place.values())
-    names = ", ".join(dict.fromkeys(run.config.optimizer if run.config else run.folder.name for run in runs))
+    names = ", ".join(dict.fromkeys(run.config.arm_name if run.config else run.folder.name for run in runs))
     made = Report(f"Runs of {names}", command, runs, [*notes, *_notes(runs)])
     content = FORMS[suffix](made) if refresh is None else page(made, refresh)
     write_output(out, content.encode(errors="replace"), "out")  # a folder's name may be invalid UTF-8

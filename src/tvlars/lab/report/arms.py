@@ -108,22 +108,25 @@ def plan_number(run: LoadedRun, name: str) -> float:
 
 
 def _names(configs: list[TrainConfig]) -> list[str]:
-    """Return the arms' names: the optimizer and, in brackets, settings that differ from those of other runs."""
+    """Return the arms' names: those that were given, or the optimizer's; in brackets, settings that differ from those
+    of other runs."""
     defaults = {f.name: f.default for f in fields(TrainConfig)}
     texts = pd.DataFrame([{name: repr(getattr(config, name)) for name in defaults} for config in configs])
     setup = [name for name in names_of(Is.SETUP) if texts[name].nunique() > 1]
-    told: dict[object, list[str]] = {}
-    for optimizer, mine in texts.groupby("optimizer"):
+    told: dict[str, list[str]] = {}
+    for key, mine in texts.groupby([config.arm_name for config in configs]):
         cells = [cell for _, cell in mine.groupby("batch_size")]
         found = [n for n in defaults if n not in NO_SETTING and any(cell[n].nunique() > 1 for cell in cells)]
         others = [name for name in found if name != "lr"]
         # A rate that always changes with another setting is not named: the table has it.
-        told[optimizer] = others if all(_kinds(cell[found]) == _kinds(cell[others]) for cell in cells) else found
+        told[str(key)] = others if all(_kinds(cell[found]) == _kinds(cell[others]) for cell in cells) else found
     names = []
     for config in configs:
-        values = [(name, getattr(config, name)) for name in (*setup, *told[repr(config.optimizer)])]
+        head = config.arm_name
+        names_said = told[head] if config.arm else [*setup, *told[head]]  # a name that was given stands for the rest
+        values = [(name, getattr(config, name)) for name in names_said]
         said = [f"{n.replace('_', '-')} {_text(v)}" for n, v in values if n in setup or v != defaults[n]]
-        names.append(f"{config.optimizer} ({', '.join(said)})" if said else config.optimizer)
+        names.append(f"{head} ({', '.join(said)})" if said else head)
     return names
 
 

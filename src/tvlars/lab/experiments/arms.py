@@ -1,0 +1,122 @@
+"""Arms: settings of an optimizer by name, and what sets them: options of a run, and arguments of its class."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tvlars.lab.arguments import parse_literal, spelled_arguments, split_outside
+from tvlars.lab.config import OPTIONS, check_arm_name
+from tvlars.lab.errors import UsageError, unknown
+from tvlars.lab.imported import said_path
+from tvlars.lab.optimizers import arguments_of_optimizer, is_known, optimizer_name, options_of_optimizer
+
+
+@dataclass(frozen=True)
+class Arm:
+    """An optimizer with options of its own, under a name that tables and pages show.
+
+    Args:
+        name: letters, digits, dots, hyphens and underscores, 40 at most.
+        optimizer: one of the known names, or an import path.
+        options: values by name, of options of ``TrainConfig`` and of arguments of the optimizer's class.
+
+    Raises:
+        UsageError: a name is bad, or the optimizer is unknown.
+    """
+
+    name: str
+    optimizer: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_arm_name(self.name)
+        object.__setattr__(self, "optimizer", optimizer_name(self.optimizer))
+        if not isinstance(self.options, Mapping):
+            raise UsageError(f"options of arm {self.name} must be a mapping of options, got {self.options!r:.60}")
+        object.__setattr__(self, "options", {str(n).replace("-", "_"): v for n, v in self.options.items()})
+
+    @classmethod
+    def parse(cls, text: str) -> Arm:
+        """Return the arm of ``NAME=OPTIMIZER,OPTION=VALUE,...``; without ``NAME=`` it is named after the optimizer.
+
+        Raises:
+            UsageError: the text has another form, or has something that is unknown.
+        """
+        first, *others = split_outside(text, ",") or [""]
+        name, equals, optimizer = first.partition("=")
+        found = optimizer_name(optimizer if equals else name, "optimizer of an arm")
+        options = {}
+        for other in others:
+            option, equal, value = other.partition("=")
+            option = option.strip().replace("-", "_")
+            if not (option and equal and value):
+                raise UsageError(f"arm must be NAME=OPTIMIZER,OPTION=VALUE,... as in cold=lars,lr=8, got {text!r}")
+            if option in options:
+                raise UsageError(f"arm must have {option} once, got {text!r}")
+            options[option] = parse_setting(found, option, value.strip())
+        return cls(name.strip() if equals else file_name(found), found, options)
+
+
+def file_name(optimizer: str) -> str:
+    """Return the name of an optimizer for a folder."""
+    return said_path(optimizer).replace(":", "-")
+
+
+def is_argument(optimizer: str, name: str) -> bool:
+    """Return True if ``name`` is an argument of the optimizer's class, False if it is an option of a run.
+
+    For an imported class an argument comes before an option of the same name, as alpha of ``torch.optim.RMSprop``.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if name in OPTIONS and is_known(optimizer):
+        return False
+    arguments = arguments_of_optimizer(optimizer)
+    if name not in arguments and name not in OPTIONS:
+        raise unknown(f"option of {said_path(optimizer)}", name, [*arguments, *OPTIONS])
+    return name in arguments
+
+
+def parse_setting(optimizer: str, name: str, text: str) -> Any:
+    """Return the value of ``text`` for an option of a run, or for an argument of the optimizer's class."""
+    return parse_literal(text) if is_argument(optimizer, name) else OPTIONS[name].parse(text)
+
+
+def as_options(optimizer: str, settings: Mapping[str, Any], base: str | None) -> dict[str, Any]:
+    """Return ``settings`` as options of a run: arguments of the class are added to ``base``, its optimizer_options.
+
+    Raises:
+        UsageError: a name is neither an option nor an argument.
+    """
+    options = {name: value for name, value in settings.items() if not is_argument(optimizer, name)}
+    arguments = {name: value for name, value in settings.items() if name not in options}
+    if arguments:
+        given = options_of_optimizer(optimizer, options.get("optimizer_options", base))
+        options["optimizer_options"] = spelled_arguments({**given, **arguments})
+    return options
+
+
+def owner_of(left: str, owners: Iterable[str], what: str, form: str) -> tuple[str, str]:
+    """Split ``OWNER.OPTION`` at the longest of ``owners``; the option is spelled with underscores.
+
+    Raises:
+        UsageError: no owner fits; ``form`` is what was wanted.
+    """
+    names = sorted(owners, key=len, reverse=True)
+    for owner in names:
+        if left.startswith(f"{owner}."):
+            return owner, left.removeprefix(f"{owner}.").replace("-", "_")
+    owner, dot, name = left.rpartition(".")
+    if not (dot and owner and name):
+        raise UsageError(f"{form}, got {left!r}")
+    raise unknown(what, owner, reversed(names))
+
+
+def check_names_differ(names: Sequence[str], what: str) -> None:
+    """Raise ``UsageError`` if a name is there twice."""
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"{what} must have different names, but {name} is there twice: give one as NAME=OPTIMIZER")
