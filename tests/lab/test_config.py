@@ -175,7 +175,7 @@ def test_runs_of_a_comparison() -> None:
         (dict(seeds=(1, 1)), "seeds must not repeat, got 1, 1"),
         (dict(overrides=(("sgd", "lr", 1.0),)), "unknown optimizer among those compared 'sgd'"),
         (dict(overrides=(("lars", "lr", 1), ("lars", "lr", 2))), "lr must be set once for lars, got several values"),
-        (dict(overrides=(("lars", "learning_rate", 1.0),)), "unknown option 'learning_rate'"),
+        (dict(overrides=(("lars", "learning_rate", 1.0),)), "unknown option of lars 'learning_rate'"),
     ],
 )
 def test_comparisons_that_are_refused(arguments: dict[str, Any], message: str) -> None:

@@ -114,7 +114,7 @@ def _names(configs: list[TrainConfig]) -> list[str]:
     texts = pd.DataFrame([{name: repr(getattr(config, name)) for name in defaults} for config in configs])
     setup = [name for name in names_of(Is.SETUP) if texts[name].nunique() > 1]
     told: dict[str, list[str]] = {}
-    for key, mine in texts.groupby([config.arm_name for config in configs]):
+    for key, mine in texts.groupby(pd.Series([config.arm_name for config in configs])):
         cells = [cell for _, cell in mine.groupby("batch_size")]
         found = [n for n in defaults if n not in NO_SETTING and any(cell[n].nunique() > 1 for cell in cells)]
         others = [name for name in found if name != "lr"]
