@@ -22,7 +22,7 @@ To keep it:  tvlars completion bash > ~/.local/share/bash-completion/completions
              tvlars completion fish > ~/.config/fish/completions/tvlars.fish
 The script is of this version; write it anew when tvlars has been updated.
 """
-FOLDERS, FILES = ("FOLDER", "PATH", "RUN"), ("FILE", "GRID.yaml")
+FOLDERS, FILES = ("FOLDER", "PATH", "RUN", "A", "B"), ("FILE", "GRID.yaml")
 """Metavars of folders and of files in the help."""
 
 

@@ -1,4 +1,4 @@
-"""The commands that look at runs and data: ``sharpness``, ``landscape``, ``report`` and ``views``."""
+"""The commands that look at runs and data: ``sharpness``, ``landscape``, ``report``, ``diff`` and ``views``."""
 
 from __future__ import annotations
 
@@ -39,6 +39,9 @@ def add(commands: Any) -> None:
         command_parser.add_argument(
             "--data-dir", type=Path, help="folder where the data set lies (default: as the run)"
         )
+    diff = new_command(commands, "diff", _diff)
+    for name in ("a", "b"):
+        diff.add_argument(name, metavar=name.upper(), type=Path, help="run folder, or a comparison's")
     views = new_command(commands, "views", _views)
     views.add_argument("data", metavar="DATASET", help="name of the data set, or imagefolder:PATH")
     views.add_argument("--count", type=type_of(int), default=8, metavar="INT", help="images (default: 8)")
@@ -109,6 +112,13 @@ def _report(parsed: argparse.Namespace) -> int:
             said = trouble
     except KeyboardInterrupt:
         return fail(f"interrupted; {page} is as it was written last", INTERRUPTED)
+    return 0
+
+
+def _diff(parsed: argparse.Namespace) -> int:
+    from tvlars.lab.history.difference import diff_runs
+
+    say(str(diff_runs(parsed.a, parsed.b)))
     return 0
 
 

@@ -16,6 +16,7 @@ COMMANDS = {
     "sharpness": "measure how sharp the loss is at a run's final weights",
     "landscape": "draw the loss around a run's weights, or on the way to another's",
     "report": "one page of runs and comparisons: answer, curves, layers, sharpness, noise",
+    "diff": "say what differs between two runs, or two comparisons: settings, data, versions, results",
     "runs": "list runs with their settings and results; filter, sort, write as CSV or JSON",
     "views": "draw the two augmented views of self-supervised learning",
     "bench": "measure optimizers, training and precision on this machine, in two minutes",

@@ -17,13 +17,14 @@ if TYPE_CHECKING:
     from tvlars.lab.experiments.sweep import sweep
     from tvlars.lab.experiments.tuning.config import TuneConfig
     from tvlars.lab.experiments.tuning.tune import TuneResult, tune
+    from tvlars.lab.history.difference import RunsDiff, diff_runs
+    from tvlars.lab.history.listing import list_runs
     from tvlars.lab.measure.accuracy import Evaluation, evaluate
     from tvlars.lab.measure.landscape import run_landscape
     from tvlars.lab.measure.probe_run import probe_run
     from tvlars.lab.measure.sharpness import run_sharpness
     from tvlars.lab.report import report
     from tvlars.lab.run_folder.loaded_run import LoadedRun, RunResult, load_run
-    from tvlars.lab.history.listing import list_runs
     from tvlars.lab.training.progress import Reporter
     from tvlars.lab.training.train import train
 
@@ -40,12 +41,14 @@ __all__ = [
     "PreemptedError",
     "Reporter",
     "RunResult",
+    "RunsDiff",
     "SweepResult",
     "TrainConfig",
     "TuneConfig",
     "TuneResult",
     "UsageError",
     "compare",
+    "diff_runs",
     "evaluate",
     "list_runs",
     "load_data",
@@ -74,13 +77,14 @@ import_when_asked(
         "tvlars.lab.experiments.sweep": ["sweep"],
         "tvlars.lab.experiments.tuning.config": ["TuneConfig"],
         "tvlars.lab.experiments.tuning.tune": ["TuneResult", "tune"],
+        "tvlars.lab.history.difference": ["RunsDiff", "diff_runs"],
+        "tvlars.lab.history.listing": ["list_runs"],
         "tvlars.lab.measure.accuracy": ["Evaluation", "evaluate"],
         "tvlars.lab.measure.landscape": ["run_landscape"],
         "tvlars.lab.measure.probe_run": ["probe_run"],
         "tvlars.lab.measure.sharpness": ["run_sharpness"],
         "tvlars.lab.report": ["report"],
         "tvlars.lab.run_folder.loaded_run": ["LoadedRun", "RunResult", "load_run"],
-        "tvlars.lab.history.listing": ["list_runs"],
         "tvlars.lab.training.progress": ["Reporter"],
         "tvlars.lab.training.train": ["train"],
     },

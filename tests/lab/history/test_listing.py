@@ -15,8 +15,8 @@ from tests.lab.history.folders import write_run
 from tvlars.cli import main
 from tvlars.lab import UsageError, list_runs
 from tvlars.lab.config import names_of
-from tvlars.lab.options import Is
 from tvlars.lab.history.listing import NO_SETTING, Listing
+from tvlars.lab.options import Is
 
 
 @pytest.fixture

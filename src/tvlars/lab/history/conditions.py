@@ -97,7 +97,7 @@ class Condition:
 
 
 def column_of(text: str, columns: Sequence[str]) -> str:
-    """Return the column that ``text`` names with - or _; raise ``UsageError`` with the nearest names if there is none."""
+    """Return the column that ``text`` names with - or _; raise ``UsageError`` if there is none."""
     name = text.strip().replace("-", "_")
     if name not in columns:
         raise unknown("column of runs", text.strip(), map(_spelled, columns))

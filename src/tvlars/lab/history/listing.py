@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from tvlars.lab.console import console, say
 from tvlars.lab.errors import UsageError
 from tvlars.lab.files.marked import mark
-from tvlars.lab.imported import is_import_path, said_path
 from tvlars.lab.history.conditions import TIME, Condition, column_of, local_time
 from tvlars.lab.history.reading import LeftOut, Row, natural, read_runs
+from tvlars.lab.imported import is_import_path, said_path
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -148,8 +148,6 @@ class Listing:
             return list(dict.fromkeys(("folder", *(column_of(name, self.columns) for name in columns)))), []
         names, alike = ["folder"], []
         main = [name for name in ("status", *MAIN) if any(row.get(name) is not None for row in self.rows)]
-        if any(row.get("arm") for row in self.rows):
-            main.remove("optimizer")
         others = [name for name in self.settings if name not in (*FIRST, *MAIN, *NO_SETTING)]
         for name in (*main, *others):
             # What the plan chose follows from the settings: it makes no column of its own.
@@ -229,15 +227,22 @@ def _key(column: str, numbers: bool, row: Row) -> Any:
 def text_of(column: str, row: Row) -> str:
     """Return a cell of a run as text for the table."""
     value = row.get(column)
-    if column == TIME:
-        return local_time(value) or ""
     if column == "epochs_done" and value is not None and value != row.get("epochs"):
         return f"{value} of {row.get('epochs')}"
+    if column == "arm" and value is None:
+        return text_of("optimizer", row)
+    return value_text(column, value)
+
+
+def value_text(column: str, value: Any) -> str:
+    """Return a setting or result as text, "" for None."""
+    if column == TIME:
+        return local_time(value) or ""
     if value is None:
         return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, float):
+    if isinstance(value, float):  # of NumPy too
         return f"{100 * value:.2f} %" if column.endswith("accuracy") else f"{value:.4g}"
     if isinstance(value, int):
         return f"{value:,}" if column.endswith("batch_size") else str(value)

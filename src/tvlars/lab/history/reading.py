@@ -99,7 +99,7 @@ def read_run(folder: Path, config: dict[str, Any]) -> Row:
         status = (summary or {}).get("status")
         settings["status"] = status if status in list(map(str, Status)) else "damaged"
         for name, value in (summary or {}).items():
-            if name == "status" or name in settings and name != "epochs":
+            if name == "status" or (name in settings and name != "epochs"):
                 continue
             if isinstance(value, dict):
                 results.update({f"{name}_{inner}": _cell(one) for inner, one in value.items()})
