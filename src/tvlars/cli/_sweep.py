@@ -69,7 +69,7 @@ def _add_tune(commands: Any, config: dict[str, Any]) -> None:
 
 def _not_tuned() -> tuple[str, ...]:
     """Options of a run that ``tune`` has others for, or has not."""
-    return ("optimizer", "seed", "lr", *names_of(Is.OWN | Is.SEVERAL))
+    return ("optimizer", "seed", "lr", "test", *names_of(Is.OWN | Is.SEVERAL))
 
 
 def _sweep(parsed: argparse.Namespace) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from torch import Tensor
 
 from tests.command import Command
 from tests.lab.run_folder.disk import room
@@ -29,7 +30,7 @@ from tvlars.lab import (
     load_run,
     tune,
 )
-from tvlars.lab.data import ImageData
+from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.experiments.board import Board
 from tvlars.lab.experiments.job import going_on, read_status
 from tvlars.lab.experiments.run_name import run_name
@@ -41,6 +42,8 @@ from tvlars.lab.experiments.tuning.space import Choice, Range, grid_points, pars
 from tvlars.lab.experiments.workers import in_process
 from tvlars.lab.files.lock import locked
 from tvlars.lab.run_folder.rows import EpochRow
+from tvlars.lab.training import prepare as prepare_module
+from tvlars.lab.training.batches import Batches
 from tvlars.lab.training.progress import Reporter
 
 RATES = {"tvlars": 16.0, "lamb": 0.015}
@@ -141,7 +144,7 @@ def test_a_grid_whose_points_repeat_is_refused(space: Any, trials: int, sentence
             "trials must be the points of a grid, for tvlars 1, 2, 3, got 9: of 9 points of crop_padding, 1 to 3, "
             "all but 3 repeat",
         ),
-        ("--batch-size 5000", "batch_size must be <= dataset_size (1,437 samples), got 5,000"),
+        ("--batch-size 5000", "batch_size must be <= dataset_size (1,293 samples), got 5,000"),
         ("--out full", "out must be a new or empty folder, or that of a tuning, got 'full'"),
         ("--lr 3", "unknown argument '--lr' of tune"),
         ("--seed 3", "unknown argument '--seed' of tune: did you mean --seeds"),
@@ -182,7 +185,7 @@ def test_what_this_machine_cannot_do_is_said_before_anything_is_written(
 def test_data_without_labels_cannot_be_tuned_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images, labels = torch.zeros(512, 1, 8, 8, dtype=torch.uint8), torch.zeros(512, dtype=torch.int64)
     data = ImageData("blank", "nowhere", images, labels, images, labels, classes=1, flip=False)
-    monkeypatch.setattr(tuning_module, "load_data", lambda *_: data)
+    monkeypatch.setattr(prepare_module, "load_data", lambda *_: data)
     base = TrainConfig(epochs=1, task="simclr", evaluations="none")
     with pytest.raises(UsageError, match="data must have labels of two classes or more to tune by, but blank has 1"):
         quietly(TuneConfig(base=base, optimizers=("lars",), out=tmp_path / "out"))
@@ -204,6 +207,68 @@ def test_options_of_the_base_go_to_those_who_have_them() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"validation": 0.0}, "validation must be > 0 for tuning, whose trials are chosen by it, got 0"),
+        ({"validation": 0.5, "test": False}, "test must be true for tuning"),
+    ],
+)
+def test_what_trials_are_chosen_by_must_be_held_out(options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        TuneConfig(base=TrainConfig(**options))
+
+
+def test_trials_never_read_the_test_set(
+    few: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Trials read no test image, and are the same whatever the labels of the test images are."""
+    read: list[str] = []
+    before = Batches.test
+
+    def test(self: Batches, split: str = "test") -> Iterator[tuple[Tensor, Tensor]]:
+        read.append(split)
+        return before(self, split)
+
+    monkeypatch.setattr(Batches, "test", test)
+    base = TrainConfig(data="digits", batch_size=128, epochs=1, accelerator="cpu")
+    chosen = []
+    for name, labels in (("one", few.test_labels), ("other", few.test_labels.flip(0))):
+        monkeypatch.setattr(prepare_module, "load_data", lambda *_, x=labels: replace(few, test_labels=x))
+        monkeypatch.setattr(tuning_module, "sweep", lambda *_, **__: None)
+        config = TuneConfig(base=base, optimizers=("lars",), trials=2, out=tmp_path / name)
+        result = tune(config, reporter=Reporter)
+        chosen.append([one.best for one in result.tuned])
+    assert chosen[0] == chosen[1]
+    assert set(read) == {"validation"}
+    assert len(read) == 4
+    said = capsys.readouterr().out
+    assert "chosen by 70 images for validation, held out of 700 for training, by class with seed 0" in said
+    trial = load_run(tmp_path / "one" / "trials" / "lars-000")
+    assert trial.config is not None
+    assert (trial.config.validation, trial.test_accuracy) == (0.1, None)
+    assert chosen[0][0] is not None
+    assert max(0.0, *(load_run(tmp_path / "one" / "trials" / f"lars-00{i}").accuracy or 0 for i in (0, 1))) == (
+        pytest.approx(chosen[0][0].accuracy)
+    )
+    final = tuning_module._final_runs(config.with_validation(few), result.tuned)
+    assert {(run.validation, run.validation_seed, run.test) for run in final} == {(0.1, 0, True)}
+
+
+def test_a_tuning_that_chose_by_test_images_is_not_gone_on_with(pretend: list[TrainConfig], tmp_path: Path) -> None:
+    config = TuneConfig(base=TrainConfig(epochs=1), optimizers=("lars",), trials=2, out=tmp_path / "out")
+    quietly(config)
+    file = tmp_path / "out" / "tune.json"
+    stored = json.loads(file.read_text())
+    assert stored.pop("objective") == "validation accuracy"
+    del stored["base"]["validation"]
+    file.write_text(json.dumps(stored))
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    with pytest.raises(UsageError, match="by their accuracy on test images: take a new folder"):
+        quietly(config)
+    assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
+
+
 # -- trials that only look like trials ---------------------------------------------------------------------
 
 
@@ -221,19 +286,20 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> list[TrainConfig]:
         assert config.lr is not None
         assert config.out is not None
         config.out.mkdir(exist_ok=True)
+        (config.out / "config.json").write_text(config.to_json())
         if config.lr > 100:
             raise DivergedError(config.optimizer, 1, config.lr, config.out)
         accuracy = 1 / (1 + abs(math.log2(config.lr / 8)))
         rows, summary = config.out / "epochs.csv", config.out / "summary.json"
         if read_status(config.out) != "finished":
             if not rows.is_file():
-                rows.write_text("epoch,step,test_accuracy\n")
+                rows.write_text("epoch,step,validation_accuracy\n")
             reporter.start(config, config.plan(len(data.train_labels)), [], config.out)
             summary.write_text('{"status": "failed"}')
             for epoch in range(len(rows.read_text().splitlines()), config.epochs + 1):
                 with open(rows, "a") as file:
                     file.write(f"{epoch},{epoch},{accuracy:.7g}\n")
-                reporter.epoch(EpochRow(epoch, epoch, 1.0, 0.5, 1.0, accuracy, 1.0, 1.0))
+                reporter.epoch(EpochRow(epoch, epoch, 1.0, 0.5, math.nan, math.nan, 1.0, 1.0, 1.0, accuracy))
             reporter.end("finished")
             summary.write_text('{"status": "finished"}')
         else:
@@ -267,10 +333,10 @@ def test_every_optimizer_gets_the_same_budget(pretend: list[TrainConfig], tmp_pa
         mine = frame[frame["optimizer"] == one.optimizer]
         assert one.best is not None
         finished = mine[mine["status"] == "finished"]
-        assert one.best.accuracy == pytest.approx(finished["accuracy"].max())
+        assert one.best.accuracy == pytest.approx(finished["validation_accuracy"].max())
         assert one.epochs == mine["epochs"].sum() <= 72
         assert (mine[mine["status"] == "pruned"]["epochs"] >= 2).all()  # a third of 6
-        assert (mine[mine["status"] == "diverged"]["accuracy"] == 0).all()
+        assert (mine[mine["status"] == "diverged"]["validation_accuracy"] == 0).all()
     # Equal numbers draw alike, relative to the middle of each space.
     first = {run.optimizer: run.lr for run in reversed(pretend[:3])}
     assert first["tvlars"] == pytest.approx(first["lars"])
@@ -358,14 +424,14 @@ def test_a_tuning_goes_on_with_its_own_data_alone(
 ) -> None:
     config = TuneConfig(base=TrainConfig(epochs=1), optimizers=("lars",), trials=2, out=tmp_path / "out")
     quietly(config)
-    data = tuning_module.load_data("digits")
+    data = load_data("digits")
     changed = replace(data, test_images=255 - data.test_images)
-    monkeypatch.setattr(tuning_module, "load_data", lambda *_: changed)
+    monkeypatch.setattr(prepare_module, "load_data", lambda *_: changed)
     with pytest.raises(
         UsageError, match=r"data must be as they were .* but have changed: test images have other pixels"
     ):
         quietly(config)
-    monkeypatch.setattr(tuning_module, "load_data", lambda *_: data)
+    monkeypatch.setattr(prepare_module, "load_data", lambda *_: data)
     stored = json.loads((tmp_path / "out" / "tune.json").read_text())
     del stored["fingerprint"]  # as an earlier version wrote it
     (tmp_path / "out" / "tune.json").write_text(json.dumps(stored))
@@ -832,7 +898,7 @@ def test_a_killed_tuning_goes_on_and_reports_fresh_seeds(tmp_path: Path, capsys:
         best = stored["best"][optimizer]
         trial = load_run(out / "trials" / best["folder"])
         assert trial.config is not None
-        assert (trial.config.seed, trial.test_accuracy) == (1000, pytest.approx(best["accuracy"], rel=1e-6))
+        assert (trial.config.seed, trial.validation_accuracy) == (1000, pytest.approx(best["accuracy"], rel=1e-6))
         assert best["params"]["lr"] == trial.config.lr == row["lr"]
         assert (row["optimizer"], row["seeds"], row["of"]) == (optimizer, 1, 1)
     reported = pd.read_csv(out / "final" / "results.csv")

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from tvlars.lab.config import MAX_SEED, OPTIMIZERS, OPTIONS, TrainConfig
+from tvlars.lab.data import ImageData
 from tvlars.lab.errors import UsageError, listed
 from tvlars.lab.options import check, given, option
 
 SAMPLERS = ("tpe", "grid")
+HELD_OUT = 0.1
+"""Share of the training images that trials are chosen by if neither options nor data say which images."""
 
 
 @dataclass(frozen=True)
 class TuneConfig:
     """Every optimizer has the same number of trials with one seed; its best options are then run with other seeds.
+
+    Trials are chosen by the accuracy on validation images and never read the test set; the runs with other seeds do, at
+    their end.
 
     Raises:
         UsageError: a value is unknown or out of its range (when it is made).
@@ -52,6 +58,10 @@ class TuneConfig:
             raise UsageError(
                 f"lr must not be given for tuning, which searches it: say where with space, got {self.base.lr}"
             )
+        if self.base.validation == 0:
+            raise UsageError("validation must be > 0 for tuning, whose trials are chosen by it, got 0")
+        if not self.base.test:
+            raise UsageError("test must be true for tuning: its trials never read the test set, its reported runs do")
         if (self.base.devices or 1) > 1 or (self.base.nodes or 1) > 1:
             raise UsageError("devices must be 1 for tuning, whose trials are run in one process")
         if self.base.shard:
@@ -60,6 +70,16 @@ class TuneConfig:
     def folder(self) -> Path:
         """Return the folder of the tuning."""
         return self.out or Path("runs") / f"tune-{self.base.data_label()}-b{self.base.batch_size}"
+
+    def with_validation(self, data: ImageData) -> TuneConfig:
+        """Return the config with a tenth of the training images held out, if neither it nor ``data`` has validation."""
+        if self.base.validation is not None or data.validated:
+            return self
+        return replace(self, base=replace(self.base, validation=HELD_OUT))
+
+    def trial(self, optimizer: str, params: dict[str, Any]) -> TrainConfig:
+        """Return the config of a trial, which does not read the test set."""
+        return replace(self.run(optimizer, params, self.tune_seed), test=False)
 
     def run(self, optimizer: str, params: dict[str, Any], seed: int) -> TrainConfig:
         """Return the config of one run: the options of the base that the optimizer has, the chosen ``params``, and

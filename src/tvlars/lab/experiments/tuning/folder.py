@@ -27,6 +27,8 @@ from tvlars.lab.run_folder.environment import command_line
 from tvlars.lab.run_folder.identity import FINGERPRINT, check_data
 from tvlars.lab.run_folder.record import write_json
 
+OBJECTIVE = "objective"
+"""Entry of tune.json with the name of the accuracy that trials are chosen by."""
 FILE, JOURNAL, TRIALS = "tune.json", "study.journal", "trials.csv"
 RESULTS = ("trials", "spent", "best", "seeds", "results")
 """Entries of tune.json that are written when all is done."""
@@ -54,6 +56,7 @@ def identity(config: TuneConfig, spaces: dict[str, Space]) -> dict[str, Any]:
     base = {name: value for name, value in given(config.base).items() if name not in not_base}
     text = {optimizer: {name: str(one) for name, one in space.items()} for optimizer, space in spaces.items()}
     return {
+        OBJECTIVE: config.trial(config.optimizers[0], {}).accuracy_name(),
         "base": json.loads(json.dumps(base, default=str)),
         "sampler": config.sampler if config.sampler != "grid" else f"grid of {config.trials}",
         "prune": config.prune,
@@ -76,8 +79,11 @@ def read_stored(folder: Path, said: dict[str, Any], data: Fingerprint) -> Stored
         raise UsageError(f"out must be a new or empty folder, or that of a tuning, got {str(folder)!r}")
     try:
         content = read_json(folder / FILE, folder)
+        _check_objective(folder, content)
         there = {name: content[name] for name in said}
         spaces = dict(there["space"])
+    except UsageError:
+        raise
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(
             f"{str(folder / FILE)!r} must say what is tuned there, but cannot be read: {reason(error)}"
@@ -88,6 +94,15 @@ def read_stored(folder: Path, said: dict[str, Any], data: Fingerprint) -> Stored
     if FINGERPRINT in content:
         check_data(folder, content[FINGERPRINT], data)
     return Stored(data, spaces, {name: content[name] for name in RESULTS if name in content})
+
+
+def _check_objective(folder: Path, content: Any) -> None:
+    """Raise ``UsageError`` if the trials of an earlier version were chosen by test images."""
+    if isinstance(content, dict) and {"base", "sampler", "space"} <= set(content) and OBJECTIVE not in content:
+        raise UsageError(
+            f"out must be a folder of a tuning by validation images, but in {str(folder)!r} an earlier version chose "
+            "trials by their accuracy on test images: take a new folder"
+        )
 
 
 def check_same(there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
@@ -112,10 +127,9 @@ def write_trials(folder: Path, trials: Mapping[str, list[Trial]]) -> None:
     """
     import pandas as pd
 
-    head = ("status", "accuracy", "epochs")
     rows = [
-        {"optimizer": optimizer, "trial": one.number, **{name: getattr(one, name) for name in head}, **one.params}
-        | {"folder": one.folder}
+        {"optimizer": optimizer, "trial": one.number, "status": one.status, "validation_accuracy": one.accuracy}
+        | {"epochs": one.epochs, **one.params, "folder": one.folder}
         for optimizer, some in trials.items()
         for one in some
     ]

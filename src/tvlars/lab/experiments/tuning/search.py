@@ -1,8 +1,8 @@
 """The trials of one optimizer: chosen by Optuna, done one at a time, and kept in a journal.
 
 The journal has the options of a trial when it begins, and its status when it ends, so that a process that is killed
-loses none: the trial that was going on resumes. All accuracies are read from the trial's run folder, so that they are
-the same in whichever process it is trained, and however often it was cut off.
+loses none: the trial that was going on resumes. All accuracies are of validation images. They are read from the trial's
+run folder, so that they are the same in whichever process it is trained, and however often it was cut off.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ class Search:
         if epochs_done(folder) <= self._checked:
             return False
         rows = read_rows(folder / "epochs.csv", EpochRow, [])
-        for epoch, accuracy in zip(rows["epoch"].astype(int), rows["test_accuracy"].astype(float), strict=True):
+        for epoch, accuracy in zip(rows["epoch"].astype(int), rows["validation_accuracy"].astype(float), strict=True):
             if epoch <= self._checked or not math.isfinite(accuracy):
                 continue
             if epoch not in known:
@@ -156,7 +156,7 @@ class Search:
         elif status in OVER:
             if status == Status.DIVERGED:
                 trial.set_user_attr("diverged", True)
-            self._tell(trial, 0.0 if status == Status.DIVERGED else load_run(folder).test_accuracy)
+            self._tell(trial, 0.0 if status == Status.DIVERGED else load_run(folder).accuracy)
         else:
             return None
         self.current = None

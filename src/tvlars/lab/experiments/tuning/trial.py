@@ -11,8 +11,10 @@ from tvlars.lab.run_folder.status import Status
 
 @dataclass(frozen=True)
 class Trial:
-    """One trial. ``status`` is finished, pruned or diverged (accuracy 0); interrupted and refused trials do not count
-    for the budget."""
+    """One trial, with its accuracy on validation images.
+
+    ``status`` is finished, pruned or diverged (accuracy 0); interrupted and refused trials do not count for the budget.
+    """
 
     number: int
     status: Status
@@ -58,7 +60,7 @@ class Tuned:
         spent = f"{self.trials} trials ({self.pruned} pruned, {self.diverged} diverged), {self.epochs} epochs"
         if self.best is None:
             return f"{self.optimizer:<8} {spent}; none finished, so there is nothing to run with fresh seeds"
-        return f"{self.optimizer:<8} {spent}; best {self.best.accuracy:.2%} with {said(self.best.params)}"
+        return f"{self.optimizer:<8} {spent}; best on validation {self.best.accuracy:.2%} with {said(self.best.params)}"
 
 
 def said(params: dict[str, Any]) -> str:

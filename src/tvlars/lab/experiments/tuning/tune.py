@@ -1,5 +1,7 @@
 """Tuning with equal budgets: the same number of trials for each optimizer, then the best of each with fresh seeds.
 
+Trials see training and validation images alone. The runs with fresh seeds read the test set once, at their end.
+
 tune.json        options of the tuning, budget spent, best options, and results with fresh seeds
 study.journal    all trials, as Optuna keeps them
 trials.csv       a row per trial
@@ -12,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from signal import Signals
 from typing import TYPE_CHECKING, Any
@@ -100,9 +102,11 @@ def tune(
         KeyboardInterrupt: by Ctrl-C, PreemptedError: by SIGTERM or SIGHUP; the same call continues.
     """
     check_call(workers, retries)  # now, and not when all trials are over
-    base, folder = config.base, config.folder()
-    data = data_of(base)
-    first = prepare(config.run(config.optimizers[0], {}, config.tune_seed), data, here=ray is None)
+    folder = config.folder()
+    data = data_of(replace(config.base, validation=None, validation_seed=0))
+    config = config.with_validation(data)
+    data = data_of(config.base, data)
+    first = prepare(config.trial(config.optimizers[0], {}), data, here=ray is None)
     if data.classes < 2:  # with evaluations none nothing else asks for labels
         raise UsageError(f"data must have labels of two classes or more to tune by, but {data.name} has {data.classes}")
     spaces, notes = _spaces(config, data)
@@ -121,6 +125,7 @@ def tune(
         for line in (*(f"note: {note}" for note in (*notes, *more)), *data.account):
             announce(line)
         _announce_budget(config, spaces, searches, announce)
+        _announce_validation(config, data, announce)
         files = Files(folder, announce)
 
         def save() -> None:
@@ -202,7 +207,7 @@ class _Trials(Source):
         ]:
             search = min(open_, key=lambda one: one.counted)
             params, folder = search.begin()
-            config = self.config.run(search.optimizer, params, self.config.tune_seed)
+            config = self.config.trial(search.optimizer, params)
             if self.at_home:
                 config, folder = at_home(config), folder.resolve()
             job = Job(folder.name, folder, going_on(config, folder), self.images)
@@ -242,12 +247,12 @@ def _final_runs(config: TuneConfig, tuned: list[Tuned]) -> list[TrainConfig]:
 def _spaces(config: TuneConfig, data: ImageData) -> tuple[dict[str, Space], list[str]]:
     """Return the space of each optimizer, checked against the data, and notes for the user."""
     count = len(data.train_labels)
-    rates = {name: config.run(name, {}, config.tune_seed).plan(count).lr for name in config.optimizers}
+    rates = {name: config.trial(name, {}).plan(count).lr for name in config.optimizers}
     spaces, notes = parse_spaces(config.space, config.optimizers, config.base.schedule, rates)
     for optimizer, space in spaces.items():
         for params in corners(space):
             try:
-                prepare(config.run(optimizer, params, config.tune_seed), data, here=False)
+                prepare(config.trial(optimizer, params), data, here=False)
             except UsageError as error:
                 raise UsageError(f"--space must have values that {optimizer} takes: {error}") from error
         if config.sampler == "grid":
@@ -314,6 +319,17 @@ def _others(
 def _are_over(runs: list[TrainConfig], folder: Path) -> bool:
     names, found = [run_name(at_home(run)) for run in runs], names_in(folder)
     return all(read_status(folder / found.get(name, name)) in OVER for name in names)
+
+
+def _announce_validation(config: TuneConfig, data: ImageData, announce: Callable[[str], None]) -> None:
+    images, amount = len(data.part("validation")[1]), config.base.validation
+    which = "of their own"
+    if amount is not None:
+        which = f"held out of {images + len(data.train_labels):,} for training, by class with seed "
+        which += f"{config.base.validation_seed}"
+    announce(
+        f"trials are chosen by {images:,} images for validation, {which}; the test set is read with fresh seeds alone"
+    )
 
 
 def _announce_budget(
