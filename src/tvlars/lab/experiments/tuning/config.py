@@ -78,7 +78,7 @@ class TuneConfig:
         return replace(self, base=replace(self.base, validation=HELD_OUT))
 
     def trial(self, optimizer: str, params: dict[str, Any]) -> TrainConfig:
-        """Return the config of a trial, which does not read the test set."""
+        """Return the config of a trial of ``optimizer`` with the chosen ``params``; it does not read the test set."""
         return replace(self.run(optimizer, params, self.tune_seed), test=False)
 
     def run(self, optimizer: str, params: dict[str, Any], seed: int) -> TrainConfig:
