@@ -316,7 +316,7 @@ OWN: list[tuple[Any, dict[str, Any], str]] = [
     (staircase, dict(base=0.1), "staircase(base=0.1)"),
     (lambda step, plan: 1.0 / step, {}, "factors of <lambda>(step, plan)"),
     (torch.optim.lr_scheduler.OneCycleLR, {}, "OneCycleLR(total_steps=80, max_lr=["),
-    (torch.optim.lr_scheduler.OneCycleLR, dict(max_lr=0.1), "OneCycleLR(total_steps=80, max_lr=0.1)"),
+    (torch.optim.lr_scheduler.OneCycleLR, dict(max_lr=0.1), "OneCycleLR(total_steps=80, max_lr="),
     (torch.optim.lr_scheduler.CosineAnnealingLR, {}, "CosineAnnealingLR(T_max=80)"),
     (torch.optim.lr_scheduler.ExponentialLR, dict(gamma=0.9), "ExponentialLR(gamma=0.9)"),
     (torch.optim.lr_scheduler.StepLR, dict(step_size=7), "StepLR(step_size=7)"),

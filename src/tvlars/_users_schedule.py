@@ -19,6 +19,8 @@ from tvlars.schedule import ScheduleLR
 
 LENGTHS = ("total_steps", "T_max", "total_iters", "num_training_steps")
 """Arguments of schedulers that are the number of optimizer steps."""
+RATES = ("max_lr", "base_lr")
+"""Arguments of schedulers that are learning rates of groups."""
 CONTENT = ("optimizer", "last_epoch", "verbose")
 """Arguments of schedulers that are no options."""
 
@@ -87,7 +89,11 @@ class UsersSchedule:
         """Return the options of a scheduler, with the length of the run and the rates of groups filled in."""
         known = dict.fromkeys(LENGTHS, plan.total_steps) | {"max_lr": rates, "plan": plan}
         there = inspect.signature(self.made).parameters
-        return {**{name: value for name, value in known.items() if name in there}, **self.options}
+        found = {**{name: value for name, value in known.items() if name in there}, **self.options}
+        for name in RATES:  # one number is the rate of the first group, and the others keep their ratio to it
+            if type(found.get(name)) in (int, float) and len(set(rates)) > 1:
+                found[name] = [found[name] * rate / rates[0] for rate in rates]
+        return found
 
     def build(self, optimizer: Optimizer, plan: Planned) -> LRScheduler:
         """Return the scheduler of ``optimizer``.

@@ -343,7 +343,8 @@ def plan(
             ``torch.optim.lr_scheduler.OneCycleLR``, stepped after every optimizer step.
         schedule_options: further arguments of a schedule of your own, by name. Arguments of a scheduler called
             total_steps, T_max, total_iters or num_training_steps are the steps of the run, and max_lr is the learning
-            rate of each group, unless they are given.
+            rate of each group, unless they are given; a number given as max_lr or base_lr is that of the first group,
+            and the others keep their ratio to it.
         delay_factor: λ >= 0 (1/step), of the sigmoid schedule, and of published-phi, where it is 1e-3 by default.
         delay: d_e >= 0 (steps), of the sigmoid schedule.
         alpha: α > 0, of the sigmoid schedule. Default 1.0.
@@ -378,7 +379,7 @@ def plan(
     known = optimizer in tuple(DEFAULTS)
     if not (known or (isinstance(optimizer, str) and ("." in optimizer or ":" in optimizer))):
         check_choice("optimizer", optimizer, tuple(DEFAULTS))
-    if not callable(schedule):
+    if isinstance(schedule, str):
         check_choice("schedule", schedule, SCHEDULES)
     if optimizer == "tvlars" and schedule not in ("auto", "sigmoid"):
         raise ValueError(f"schedule must be 'auto' for tvlars, which has its own, got {shown(schedule)}")

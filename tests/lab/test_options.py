@@ -108,12 +108,18 @@ def test_options_of_optimizers_and_schedules() -> None:
     def of(optimizer: str, schedule: str = "auto") -> set[str]:
         return {name for name, one in OPTIONS.items() if not one.plays_a_part(optimizer, schedule)}
 
-    sigmoid = {"delay_factor", "delay", "alpha", "gamma_min"}
-    assert of("tvlars") == {"schedule", "warmup_epochs"}
-    assert of("lars") == {"phi_scope", *sigmoid}
-    assert of("lars", "sigmoid") == {"phi_scope", "warmup_epochs"}
-    assert of("lars", "constant") == {"phi_scope", "warmup_epochs", *sigmoid}
-    assert of("lamb") == of("adamw") == {"phi_scope", "trust_coefficient", "momentum", "nesterov", *sigmoid}
+    sigmoid, warmup = {"delay_factor", "delay", "alpha", "gamma_min"}, {"warmup_epochs", "warmup_steps"}
+    trapezoid, own = {"decay_share", "decay_tail"}, "schedule_options"
+    shapes = {"final_factor", "power", *trapezoid}
+    assert of("tvlars") == {"schedule", own, *warmup, *shapes}
+    assert of("lars") == {"phi_scope", "power", own, *trapezoid, *sigmoid}
+    assert of("lars", "polynomial") == {"phi_scope", own, *trapezoid, *sigmoid}
+    assert of("lars", "trapezoid") == {"phi_scope", "power", own, *sigmoid}
+    assert of("lars", "sigmoid") == {"phi_scope", own, *shapes}
+    assert of("lars", "published-phi") == {"phi_scope", own, *shapes, *sigmoid} - {"delay_factor"}
+    assert of("lars", "constant") == {"phi_scope", own, *shapes, *sigmoid}
+    assert of("lars", "./mine.py:factor") == {"phi_scope", *warmup, *shapes, *sigmoid}
+    assert of("lamb") == of("adamw") == of("lars") | {"trust_coefficient", "momentum", "nesterov"}
 
 
 def test_lists_of_names() -> None:

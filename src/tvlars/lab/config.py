@@ -14,8 +14,8 @@ from tvlars.lab.arguments import parse_arguments, spelled_arguments
 from tvlars.lab.data import DATASETS, FOLDER_PREFIX, check_data_name
 from tvlars.lab.data.image_data import check_amount
 from tvlars.lab.data.place import absolute, spelled
-from tvlars.lab.errors import UsageError
-from tvlars.lab.imported import said_path, short_name
+from tvlars.lab.errors import UsageError, unknown
+from tvlars.lab.imported import is_import_path, is_theirs, load_object, said_path, short_name, spelled_path
 from tvlars.lab.models import INITS, MODELS
 from tvlars.lab.optimizers import (
     OWN_OPTIONS,
@@ -28,11 +28,12 @@ from tvlars.lab.optimizers import (
     optimizer_name,
     options_of_optimizer,
 )
-from tvlars.lab.options import Is, check, check_names, option, options_of, schedule_of
+from tvlars.lab.options import USERS, Is, check, check_names, option, options_of, schedule_of
 from tvlars.lab.ssl.evaluations import parse_evaluations
 from tvlars.lab.ssl.methods import METHODS, parse_options, parse_widths
 from tvlars.lab.ssl.presets import BIAS_NORM, PRESETS, Preset, preset_of, preset_plan, repeating
-from tvlars.plan import DEFAULTS, SCHEDULES, Plan, plan
+from tvlars.plan import CURVES, DEFAULTS, SCHEDULES, Plan, options_of_schedule, plan
+from tvlars.schedule import TAILS
 
 OPTIMIZERS = tuple(DEFAULTS)
 CLASSIFICATION = "classification"
@@ -42,6 +43,8 @@ MAX_SEED = 2**32 - 1
 MAX_LR = 1e30
 """Far above any use, but below overflow in float32."""
 MOST, MOST_PIXELS = 2**40, 4096
+OTHERS = tuple(name for name in OPTIMIZERS if name != "tvlars")
+"""Optimizers known by name that have no schedule of their own."""
 TRUSTING = ("tvlars", "lars")
 WITH_MOMENTUM = tuple(name for name, usual in DEFAULTS.items() if usual.momentum is not None)
 EARLIER_NAMES = {"warmup-cosine": "cosine"}
@@ -52,6 +55,11 @@ ONE_MACHINE = "a run of a sweep is on one machine"
 def _planned(help: str, **more: Any) -> Any:
     """Return the field of an option that :func:`tvlars.plan` chooses if it is None."""
     return option(None, help, Is.PLANNED | Is.TUNABLE, **more)
+
+
+def _of_schedule(name: str, help: str, **more: Any) -> Any:
+    """Return the field of an option of the schedules that :func:`tvlars.plan` has it for."""
+    return _planned(help, schedules=tuple(kind for kind in CURVES if name in options_of_schedule(kind)), **more)
 
 
 @dataclass(frozen=True)
@@ -132,21 +140,46 @@ class TrainConfig:
 
     schedule: str = option(
         "auto",
-        "one of {choices}; tvlars has its own",
+        "one of {choices}, or the import path of a torch LR scheduler or of a function (step, plan) -> factor, as "
+        "torch.optim.lr_scheduler.OneCycleLR or ./file.py:name; tvlars has its own",
         Is.TUNABLE,
         section="the schedule",
         choices=SCHEDULES,
-        optimizers=tuple(name for name in OPTIMIZERS if name != "tvlars"),
+        closed=False,
+        optimizers=OTHERS,
     )
-    warmup_epochs: float | None = _planned(
-        "epochs of linear warm-up before the cosine, may be 0 (default: a fifth)", schedule="cosine"
+    schedule_options: str | None = option(
+        None,
+        "further arguments of a schedule by import path, as in 'max_lr=0.1 pct_start=0.3' (default: its own; the steps "
+        "of the run are filled in)",
+        schedules=(USERS,),
+        optimizers=OTHERS,
     )
-    delay_factor: float | None = _planned(
-        "slope (lambda) of the sigmoid schedule, per step (default: from the plan)", schedule="sigmoid"
+    warmup_epochs: float | None = _of_schedule(
+        "warmup_epochs",
+        "epochs of linear warm-up, may be 0 (default: a fifth before cosine, linear, polynomial, trapezoid, else 0)",
+        optimizers=OTHERS,
     )
-    delay: float | None = _planned("d_e of the sigmoid schedule, in steps (default: from the plan)", schedule="sigmoid")
-    alpha: float | None = _planned("bound of the sigmoid schedule, at most 1 / alpha (default: 1)", schedule="sigmoid")
-    gamma_min: float | None = _planned("floor of the sigmoid schedule (default: 0)", schedule="sigmoid")
+    warmup_steps: int | None = _of_schedule(
+        "warmup_steps", "the same in optimizer steps, in place of warmup_epochs", optimizers=OTHERS
+    )
+    final_factor: float | None = _of_schedule(
+        "final_factor", "share of lr that is left at the end of cosine, linear, polynomial, trapezoid (default: 0.001)"
+    )
+    power: float | None = _of_schedule("power", "power of the polynomial schedule (default: 2)")
+    decay_share: float | None = _of_schedule(
+        "decay_share", "share of all steps that the decay of the trapezoid schedule takes (default: 0.2)"
+    )
+    decay_tail: str | None = _of_schedule(
+        "decay_tail", "decay of the trapezoid schedule, {choices}: 1 - sqrt (default: linear)", choices=TAILS
+    )
+    delay_factor: float | None = _of_schedule(
+        "delay_factor",
+        "slope (lambda) of the sigmoid schedule, per step (default: from the plan; of published-phi: 0.001)",
+    )
+    delay: float | None = _of_schedule("delay", "d_e of the sigmoid schedule, in steps (default: from the plan)")
+    alpha: float | None = _of_schedule("alpha", "bound of the sigmoid schedule, at most 1 / alpha (default: 1)")
+    gamma_min: float | None = _of_schedule("gamma_min", "floor of the sigmoid schedule (default: 0)")
     phi_scope: str | None = option(
         None,
         "what the factor phi of tvlars multiplies: {choices} (default: all)",
@@ -310,9 +343,9 @@ class TrainConfig:
     )
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "schedule", EARLIER_NAMES.get(str(self.schedule), self.schedule))
         check(self)
         self._check_optimizer()
+        self._check_schedule()
         if self.data_dir is not None:
             object.__setattr__(self, "data_dir", absolute(self.data_dir))
         check_data_name(self.data, self.image_size, self.skip_bad_images, self.data_dir)
@@ -334,14 +367,30 @@ class TrainConfig:
     def _check_optimizer(self) -> None:
         """Check names of optimizer and arm, and bring options into their normal spelling; nothing is imported."""
         object.__setattr__(self, "optimizer", optimizer_name(self.optimizer))
-        given: Any = self.optimizer_options
-        if isinstance(given, str):
-            given = parse_arguments(given, "optimizer_options")
-        if given is not None and not isinstance(given, Mapping):
-            raise UsageError(f"optimizer_options must be text as betas=(0.9,0.95) eps=1e-6, got {given!r}")
-        object.__setattr__(self, "optimizer_options", spelled_arguments(given) if given else None)
+        self._spell_arguments("optimizer_options")
         if self.arm is not None:
             check_arm_name(self.arm)
+
+    def _check_schedule(self) -> None:
+        """Check the name of the schedule, and bring it into its normal spelling; nothing is imported."""
+        name: Any = self.schedule
+        name = EARLIER_NAMES.get(name, name) if isinstance(name, str) else name
+        if is_import_path(name):
+            name = spelled_path(name)
+        elif not isinstance(name, str) or name not in SCHEDULES:
+            path = "torch.optim.lr_scheduler.OneCycleLR or ./file.py:name"
+            raise UsageError(f"{unknown('schedule', name, SCHEDULES)} Or an import path, as {path}.")
+        object.__setattr__(self, "schedule", name)
+        self._spell_arguments("schedule_options")
+
+    def _spell_arguments(self, name: str) -> None:
+        """Bring a text of arguments, or a mapping, into its normal spelling."""
+        given = getattr(self, name)
+        if isinstance(given, str):
+            given = parse_arguments(given, name)
+        if given is not None and not isinstance(given, Mapping):
+            raise UsageError(f"{name} must be text as betas=(0.9,0.95) eps=1e-6, got {given!r}")
+        object.__setattr__(self, name, spelled_arguments(given) if given else None)
 
     @property
     def arm_name(self) -> str:
@@ -427,11 +476,21 @@ class TrainConfig:
                 else:
                     schedule, lr_from = self._complete(options)
                 name = said_path(self.optimizer)
-                made = plan(self.batch_size, dataset_size, self.epochs, name, schedule=schedule, **options)
+                made = plan(
+                    self.batch_size,
+                    dataset_size,
+                    self.epochs,
+                    name,
+                    schedule=load_object(schedule, "schedule") if is_import_path(schedule) else schedule,
+                    schedule_options=parse_arguments(self.schedule_options or "", "schedule_options"),
+                    **options,
+                )
                 made = made if known else replace(made, lr_from=lr_from)
                 if preset.repeats and made.schedule == "cosine":
                     made = repeating(made)
             except ValueError as error:
+                if is_theirs(error):
+                    raise
                 raise UsageError(str(error)) from error
         if made.delay is not None and self.delay is not None and made.delay >= made.total_steps:
             raise UsageError(
@@ -540,9 +599,9 @@ def plays_a_part(name: str, optimizer: str, schedule: str) -> bool:
         return name == "lr" or not is_class(optimizer) or has_argument(optimizer, name)
     if name == "optimizer_options":
         return is_class(optimizer)
-    if one.schedule:
+    if one.schedules:
         free = schedule == "auto" and has_own_schedule(optimizer)
-        return not free and one.schedule == schedule_of(optimizer, schedule)
+        return not free and schedule_of(optimizer, schedule) in one.schedules
     return name == "schedule" or not one.optimizers
 
 

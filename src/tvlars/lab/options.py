@@ -17,8 +17,11 @@ from typing import Any
 from tvlars._checks import check_number
 from tvlars._reading import parse_number
 from tvlars.lab.errors import UsageError, unknown
+from tvlars.plan import CURVES
 
 KINDS = {"int": int, "float": float, "bool": bool, "str": str, "Path": Path}
+USERS = "import path"
+"""Name of all schedules that are not known by name."""
 WANTED = {int: "an integer", float: "a number", bool: "true or false", Path: "a path"}
 
 
@@ -83,8 +86,8 @@ class Option:
     unit: str = ""
     optimizers: tuple[str, ...] = ()
     """Optimizers with this option; () for all."""
-    schedule: str = ""
-    """Schedule with this option; "" for all."""
+    schedules: tuple[str, ...] = ()
+    """Schedules with this option; () for all."""
     not_in_grids: str = ""
     """Reason why grids must not set it; "" if they may."""
     name: str = ""
@@ -101,7 +104,7 @@ class Option:
         """Return whether the option affects runs of ``optimizer`` with ``schedule``."""
         if self.optimizers and optimizer not in self.optimizers:
             return False
-        return not self.schedule or self.schedule == schedule_of(optimizer, schedule)
+        return not self.schedules or schedule_of(optimizer, schedule) in self.schedules
 
     def parse(self, text: str) -> Any:
         """Return the value of ``text``; raise ``UsageError`` if it is of another kind."""
@@ -231,10 +234,12 @@ def parse_value(kind: type, text: str) -> Any:
 
 
 def schedule_of(optimizer: str, schedule: str) -> str:
-    """Return the schedule of runs of ``optimizer``; ``schedule`` may be "auto"."""
+    """Return the schedule of runs of ``optimizer``, ``USERS`` for an import path; ``schedule`` may be "auto"."""
     if optimizer == "tvlars":
         return "sigmoid"
-    return "cosine" if schedule == "auto" else schedule
+    if schedule == "auto":
+        return "cosine"
+    return schedule if schedule in CURVES else USERS
 
 
 def as_path(name: str, value: Any) -> Path | None:

@@ -116,7 +116,9 @@ def preset_plan(preset: Preset, batch_size: int, epochs: int, schedule: str, giv
     made = {} if preset.base_lr is None else {"lr": preset.base_lr * batch_size / 256}
     made.update({name: value for name, value in preset.plan.items() if cosine or name not in _COSINE})
     made.update({name: value for name, value in given.items() if value is not None})
-    if preset.repeats and cosine:
+    if "warmup_steps" in made:
+        made.pop("warmup_epochs" if given.get("warmup_epochs") is None else "", None)
+    if preset.repeats and cosine and "warmup_steps" not in made:
         made.setdefault("warmup_epochs", WARMUP_SHARE * epochs)
     if given.get("warmup_epochs") is None and made.get("warmup_epochs", 0.0) >= epochs:
         raise UsageError(

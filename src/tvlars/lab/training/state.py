@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import astuple
 from typing import Any
 
@@ -43,7 +44,7 @@ def state_of(task: Task) -> dict[str, Any]:
         "random": task.processes.gather(_random_state(task.fabric.device)),
         "optimizer": {"state": state, "param_groups": optimizer["param_groups"]},
         "optimizer_tensors": {name: [list(x.shape), str(x.dtype)] for name, x in inside.items()},
-        "scheduler": {} if task.scheduler is None else task.scheduler.state_dict(),
+        "scheduler": _scheduler_state(task),
         "precision": dict(task.fabric.strategy.precision.state_dict()),
         "extra": {name: part.state_dict() for name, part in task.extra.items()},
     }
@@ -92,10 +93,16 @@ def load_state(task: Task, state: dict[str, Any], at: Checked) -> None:
     progress, tensors = state["progress"], state["tensors"]
     step, optimizer, several = progress["step"], task.bare_optimizer, task.processes
     at.random_state("draws", progress["draws"], task.batches.draws.device)
+    if _is_replayed(task):
+        _replay(task.scheduler, step)
     rates = [group["lr"] for group in optimizer.param_groups]
-    if task.scheduler is not None:
+    if task.scheduler is not None and not _is_replayed(task):
         rates = [group["initial_lr"] * task.plan.factor(step + 1) for group in optimizer.param_groups]
-    scheduler = check_scheduler(at, task.scheduler, progress["scheduler"], step, rates)
+    scheduler: dict[str, Any] = {}
+    if _is_replayed(task):
+        at.check("scheduler", {"_last_lr": rates}, progress["scheduler"])
+    else:
+        scheduler = check_scheduler(at, task.scheduler, progress["scheduler"], step, rates)
     precision = task.fabric.strategy.precision
     check_precision(at, dict(precision.state_dict()), progress["precision"])
     # A GradScaler skips steps whose gradients are not finite.
@@ -117,7 +124,7 @@ def load_state(task: Task, state: dict[str, Any], at: Checked) -> None:
         index, _, key = name.partition(".")
         inside["state"].setdefault(int(index), {})[key] = value
     _load_optimizer(at, "optimizer", optimizer, inside, rates, taken)
-    if task.scheduler is not None:
+    if task.scheduler is not None and not _is_replayed(task):
         task.scheduler.load_state_dict(scheduler)
     precision.load_state_dict(progress["precision"])
     steps = step if task.data.classes > 1 else 0  # without labels the probe is not trained
@@ -136,6 +143,27 @@ def load_state(task: Task, state: dict[str, Any], at: Checked) -> None:
         torch.manual_seed((task.config.seed + several.rank + step) % 2**32)
     if of_each:
         _set_statistics(task, of_each, several)
+
+
+def _is_replayed(task: Task) -> bool:
+    """Return True for a user's LR scheduler: whatever its state is, its steps bring it back."""
+    return task.plan.users_schedule is not None and task.plan.users_schedule.is_scheduler
+
+
+def _replay(scheduler: Any, steps: int) -> None:
+    """Step a new scheduler ``steps`` times; it sets the options of its optimizer's groups, too."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # no step of the optimizer precedes these
+        for _ in range(steps):
+            scheduler.step()
+
+
+def _scheduler_state(task: Task) -> dict[str, Any]:
+    if task.scheduler is None:
+        return {}
+    if _is_replayed(task):
+        return {"_last_lr": [float(group["lr"]) for group in task.bare_optimizer.param_groups]}
+    return dict(task.scheduler.state_dict())
 
 
 def _load_optimizer(at: Checked, entry: str, optimizer: Any, state: Any, rates: list[float], taken: range) -> None:

@@ -87,7 +87,7 @@ class TuneConfig:
         values = {f.name: getattr(self.base, f.name) for f in fields(TrainConfig)} | params
         schedule = str(values["schedule"])
         for name, one in OPTIONS.items():
-            searched = name in params and not ("schedule" in params and one.schedule)
+            searched = name in params and not ("schedule" in params and one.schedules)
             if not searched and not one.plays_a_part(optimizer, schedule):
                 values[name] = one.default
         values.update(optimizer=optimizer, seed=seed, out=None, resume=False)
