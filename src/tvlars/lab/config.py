@@ -16,7 +16,7 @@ from tvlars.lab.data.image_data import check_amount
 from tvlars.lab.data.place import absolute, spelled
 from tvlars.lab.errors import UsageError, unknown
 from tvlars.lab.imported import is_import_path, is_theirs, load_object, said_path, short_name, spelled_path
-from tvlars.lab.models import INITS, MODELS
+from tvlars.lab.models import FORMS, INITS, MODELS, STEMS, check_model_name, spelled_model
 from tvlars.lab.optimizers import (
     OWN_OPTIONS,
     check_own_options,
@@ -103,7 +103,22 @@ class TrainConfig:
         "read the test set at the end, with images for validation; without it what is reported is of validation",
         Is.SAME,
     )
-    model: str = option("small_resnet", "one of {choices}", Is.SETUP, choices=MODELS)
+    model: str = option(
+        "small_resnet", f"one of {{choices}}, {', '.join(FORMS)}", Is.SETUP, choices=MODELS, closed=False
+    )
+    stem: str | None = option(
+        None,
+        "first layers of the model: small, a convolution of 3x3 with stride 1 and no max-pool, or standard (default: "
+        "small below 64 pixels for the models without a prefix)",
+        Is.SETUP,
+        choices=STEMS,
+    )
+    pretrained: bool = option(
+        False, "begin with the weights that timm, torchvision or your builder has for the model", Is.SETUP
+    )
+    weights: Path | None = option(
+        None, "begin with the weights of a file: a state dict as .pt or .safetensors", Is.SETUP
+    )
     init: str = option(
         "default", "weights of the model's convolutions and linear layers: {choices}", Is.TUNABLE, choices=INITS
     )
@@ -351,6 +366,9 @@ class TrainConfig:
         check_data_name(self.data, self.image_size, self.skip_bad_images, self.data_dir)
         object.__setattr__(self, "data", spelled(self.data, self.data_dir))
         check_amount(self.validation)
+        check_model_name(self.model)
+        object.__setattr__(self, "model", spelled_model(self.model))
+        self._check_weights()
         self._check_task()
         self._check_processes()
         if self.sharpness is not None:
@@ -401,6 +419,18 @@ class TrainConfig:
     def self_supervised(self) -> bool:
         """True if the task is self-supervised learning."""
         return self.task in METHODS
+
+    def _check_weights(self) -> None:
+        """Check that the initial weights have one source."""
+        if self.weights is not None:
+            object.__setattr__(self, "weights", absolute(self.weights))
+        sources = {
+            "init": self.init != "default",
+            "pretrained": self.pretrained,
+            "weights": self.weights is not None,
+        }
+        if len(given := [name for name, there in sources.items() if there]) > 1:
+            raise UsageError(f"{given[1]} must not be given with {given[0]}: each decides the initial weights")
 
     def _check_task(self) -> None:
         """Check that options of the other kind of task have their defaults."""

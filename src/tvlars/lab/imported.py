@@ -81,6 +81,21 @@ def load_object(text: str, what: str) -> Any:
     return _named(module, rest, what, text)
 
 
+def file_of(text: str) -> Path | None:
+    """Return the file of an import path, or that of its outermost package; None if there is none. Nothing is run."""
+    where, _, _ = text.rpartition(":")
+    if where.endswith(".py"):
+        return _absolute(Path(where))
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
+    try:
+        found = importlib.util.find_spec(text.replace(":", ".").partition(".")[0])
+    except ValueError:  # __main__ of an interactive session
+        return None
+    origin = None if found is None else found.origin or next(iter(found.submodule_search_locations or ()), None)
+    return None if origin is None or not Path(origin).exists() else Path(origin)
+
+
 def source_digest(text: str) -> str:
     """Return a digest of the file of an import path to a file, "" for other paths and missing files."""
     where, _, _ = text.rpartition(":")

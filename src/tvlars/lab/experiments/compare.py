@@ -18,7 +18,6 @@ from tvlars._reading import is_inside
 from tvlars.lab.comparison.comparison import Comparison, RunRow
 from tvlars.lab.config import TrainConfig, check_batch
 from tvlars.lab.console import say
-from tvlars.lab.data import ImageData
 from tvlars.lab.data.fingerprint import Fingerprint
 from tvlars.lab.errors import UsageError
 from tvlars.lab.experiments.arms import file_name
@@ -30,7 +29,6 @@ from tvlars.lab.experiments.run_name import at_home
 from tvlars.lab.experiments.sweep import check_one_machine, hire, show
 from tvlars.lab.experiments.workers.in_process import InProcess
 from tvlars.lab.files.lock import LOCK
-from tvlars.lab.models import build_model
 from tvlars.lab.processes.alike import check_alike, facts_of
 from tvlars.lab.processes.processes import Processes
 from tvlars.lab.processes.started import started
@@ -97,7 +95,7 @@ def compare(
         signals = stack.enter_context(taking_signals(crew))
         opened = partial(_open, config, runs, plans, data.fingerprint, stack)
         folder, statuses = opened() if processes is None else processes.by_first(opened)
-        for line in _lines(config, data, runs, plans, count):
+        for line in _lines(config, prepared, count):
             announce(line)
         comparing = _Comparing(config, folder, runs, plans, len(data.test_labels), first)
         jobs = comparing.take_up(statuses, apart)
@@ -242,17 +240,25 @@ def _name(run: TrainConfig) -> str:
     return f"{run.arm or file_name(run.optimizer)}-b{run.batch_size}-s{run.seed}"
 
 
-def _lines(
-    config: CompareConfig, data: ImageData, runs: list[TrainConfig], plans: list[Plan], processes: int
-) -> list[str]:
+def _with_other_models(prepared: list[Prepared]) -> list[Prepared]:
+    """Return the first run with each model."""
+    found: dict[Any, Prepared] = {}
+    for run in prepared:
+        config = run.config
+        found.setdefault((config.model, config.init, config.stem, config.pretrained, config.weights), run)
+    return list(found.values())
+
+
+def _lines(config: CompareConfig, prepared: list[Prepared], processes: int) -> list[str]:
     """Return a description of the comparison, for people."""
-    base = config.base
+    base, data = config.base, prepared[0].data
+    runs, plans = [run.config for run in prepared], [run.plan for run in prepared]
     lines = [
         f"{len(plans)} runs: {', '.join(dict.fromkeys(run.arm_name for run in runs))}; "
         f"batch sizes {', '.join(map(str, config.batch_sizes))}; seeds {', '.join(map(str, config.seeds))}",
         str(data),
         *data.account,
-        build_model(base.model, data.channels, data.image_size, data.classes, base.init)[1],
+        *(run.build_model()[1] for run in _with_other_models(prepared)),
     ]
     if base.self_supervised:
         lines.append(f"{base.task}; views: {describe_views(data.channels, data.image_size, data.flip)}")

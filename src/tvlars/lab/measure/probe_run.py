@@ -9,7 +9,6 @@ import torch
 
 from tvlars.lab.errors import UsageError
 from tvlars.lab.measure.run_data import as_loaded, changed_data, choose_device, data_of_run
-from tvlars.lab.models import build_model
 from tvlars.lab.run_folder.loaded_run import LoadedRun, RunResult
 from tvlars.lab.run_folder.record import Record
 from tvlars.lab.ssl.evaluations import Evaluated, check_labels, describe_evaluation, parse_evaluations
@@ -52,7 +51,6 @@ def probe_run(
     """
     run, wanted = as_loaded(run), parse_evaluations(evaluations)
     record = Record(run.folder, announce)
-    facts = run.model_facts()
     own, sized = data is None, image_size is not None
     loaded = data_of_run(run, data, data_dir, image_size, skip_bad_images, same_classes=False)
     if own and not sized and (changed := changed_data(run, loaded, "train", "test")):
@@ -66,7 +64,7 @@ def probe_run(
     backbone = backbone_of(run.model()).to(target)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        fresh, _ = build_model(facts["model"], facts["channels"], facts["image_size"], facts["classes"], init)
+        fresh = run.build_model(init=init)
 
     announce(f"run      {run.folder}, {run.status}")
     for line in (f"data     {loaded}", *loaded.account):

@@ -19,7 +19,8 @@ from tvlars.lab.config import MOST_PIXELS, TrainConfig
 from tvlars.lab.data.fingerprint import Fingerprint
 from tvlars.lab.errors import UsageError
 from tvlars.lab.files.disk import DIGEST, digest_of
-from tvlars.lab.models import MODELS, build_model
+from tvlars.lab.imported import file_of
+from tvlars.lab.models import STEMS, Model, build_model, check_model_name, has_code, said_model, spelled_model
 from tvlars.lab.run_folder.checkpoints.pickles import read_torch_file
 from tvlars.lab.run_folder.identity import FINGERPRINT
 from tvlars.lab.run_folder.record import CORRECT, MODEL, read_object
@@ -115,6 +116,8 @@ class LoadedRun:
     environment: dict[str, Any] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
+    given: Model | None = None
+    """The module or builder that ``train`` was called with, if the model has no name."""
 
     @property
     def complete(self) -> bool:
@@ -239,15 +242,18 @@ class LoadedRun:
     def model(self) -> nn.Module:
         """Return the trained model in evaluation mode, on the CPU, for images from :meth:`normalize`.
 
+        If the model is the user's own, known by its import path, that is imported and called.
+
         Raises:
-            UsageError: model.json or weights.pt is missing or damaged, or they do not fit each other.
+            UsageError: model.json or weights.pt is missing or damaged, or they do not fit each other; or the model
+                cannot be built here.
         """
         shape = self.model_facts()
         file = self.folder / "weights.pt"
         if not os.path.lexists(file):
             said = f"the run is {self.status}, weights are written at its end"
             raise UsageError(f"{self.folder} has no weights.pt: {said}")
-        model, _ = build_model(shape["model"], shape["channels"], shape["image_size"], shape["classes"])
+        model = self.build_model()
         try:
             with open_regular(file) as opened:  # a link to another disk is followed: weights are not shown
                 weights = read_torch_file(opened)
@@ -261,6 +267,22 @@ class LoadedRun:
             why = reason(error) if isinstance(error, OSError) else "it is damaged or of another model"
             raise UsageError(f"{file} must hold the weights of {shape['model']}, but {why}") from error
         return model.eval()
+
+    def build_model(self, init: str = "default") -> nn.Module:
+        """Return the run's model with new weights, initialized by ``init``.
+
+        Raises:
+            UsageError: model.json is missing or damaged, or the model cannot be built here; or it has no name, and
+                :func:`load_run` was called without it.
+        """
+        facts = self.model_facts()
+        if has_code(facts["model"]) and (file := file_of(facts["model"])) is not None and is_inside(file, self.folder):
+            raise UsageError(
+                f"model {said_model(facts['model'])} must be outside of {self.folder}: code in a run folder is not run"
+            )
+        sizes = (facts["channels"], facts["image_size"], facts["classes"])
+        model, _ = build_model(facts["model"], *sizes, init, stem=facts.get("stem"), given=self.given)
+        return model
 
     def normalize(self, images: torch.Tensor) -> torch.Tensor:
         """Return uint8 images (N, C, H, W) normalized by mean and standard deviation of the training set."""
@@ -294,8 +316,15 @@ def _fault_of(facts: dict[str, Any], config: TrainConfig | None) -> str | None:
     good["class_names"] = isinstance(names, list) and len(names) in (0, facts["classes"])
     if not all(good.values()) or not all(isinstance(text, str) for text in (facts["model"], facts["data"], *names)):
         return "model.json holds values of the wrong kind"
-    if facts["model"] not in MODELS:
+    try:
+        check_model_name(facts["model"])
+        known = spelled_model(facts["model"]) == facts["model"]  # a file from the root
+    except UsageError:
+        known = False
+    if not known:
         return f"model.json names an unknown model, {facts['model'][:60]!r}"
+    if facts.get("stem") not in (None, *STEMS):
+        return "model.json names an unknown stem"
     if DIGEST in facts and facts[DIGEST] != digest_of(facts):
         return "model.json does not match its checksum"
     if config is not None and config.model != facts["model"]:
@@ -319,8 +348,12 @@ def read_correct(folder: Path, images: int, accuracy: float) -> np.ndarray[Any, 
     return correct if abs(float(correct.mean()) - accuracy) < 1e-6 else None
 
 
-def load_run(folder: Path | str) -> LoadedRun:
+def load_run(folder: Path | str, model: Model | None = None) -> LoadedRun:
     """Read a run folder.
+
+    Args:
+        folder: the folder.
+        model: the module or builder that ``train`` was called with; None (default): the run's model has a name.
 
     Raises:
         UsageError: it is no run folder, since it has neither config.json nor epochs.csv nor steps.csv.
@@ -353,6 +386,7 @@ def load_run(folder: Path | str) -> LoadedRun:
         environment=read_object(folder / "environment.json", problems),
         summary=summary,
         problems=tuple(problems),
+        given=model,
     )
 
 

@@ -65,6 +65,7 @@ def model_facts(prepared: Prepared) -> dict[str, Any]:
     data, (mean, std) = prepared.data, prepared.mean_and_std
     return {
         "model": prepared.config.model,
+        "stem": prepared.config.stem,
         "data": data.name,
         "channels": data.channels,
         "image_size": data.image_size,

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tvlars._machine import faster_in_bf16
+from tvlars.lab import memory
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.errors import UsageError
 from tvlars.lab.measure.layer_stats import check_layer_stats
 from tvlars.lab.measure.sharpness import check_sharpness
+from tvlars.lab.models import MODELS, Model, build_model, check_model
 from tvlars.lab.processes.alike import check_alike, facts_of
 from tvlars.lab.processes.processes import Processes
 from tvlars.lab.run_folder.tensorboard import check_tensorboard
@@ -33,6 +35,38 @@ class Prepared:
     config: TrainConfig
     data: ImageData
     plan: Plan
+    model: Model | None = None
+    """Module or builder that was given in Python; None: the one that the config names."""
+
+    def build_model(self) -> tuple[nn.Module, str]:
+        """Return the model with its initial weights, drawn from torch's generator, and its description."""
+        data = self.data
+        return build_model(self.config.model, data.channels, data.image_size, data.classes, **self._model_options())
+
+    def untrained(self) -> nn.Module | None:
+        """Return the model with random weights if the run begins with others, else None."""
+        if not self.config.pretrained and self.config.weights is None:
+            return None
+        with torch.random.fork_rng():
+            return replace(self, config=replace(self.config, pretrained=False, weights=None)).build_model()[0]
+
+    def check_model(self) -> None:
+        """Build the model and test it on two images, unless it is known to fit.
+
+        Raises:
+            UsageError: it cannot be built, or does not fit data and task.
+        """
+        config, data = self.config, self.data
+        plain = config.stem is None and not config.pretrained and config.weights is None
+        if config.model in MODELS and plain:
+            return
+        sizes = (data.channels, data.image_size, data.classes)
+        check_model(config.model, *sizes, features=config.self_supervised, **self._model_options())
+
+    def _model_options(self) -> dict[str, Any]:
+        config = self.config
+        names = ("init", "stem", "pretrained", "weights")
+        return {**{name: getattr(config, name) for name in names}, "given": self.model}
 
     @property
     def precision(self) -> str:
@@ -80,23 +114,28 @@ class Prepared:
         return Processes(self.fabric)
 
 
-def prepare(config: TrainConfig, data: ImageData | None = None, here: bool = True) -> Prepared:
+def prepare(
+    config: TrainConfig, data: ImageData | None = None, here: bool = True, model: Model | None = None
+) -> Prepared:
     """Load the data, make the plan and check all options; nothing is written.
 
     Args:
         config: the run.
         data: the data set, if it is loaded already; None (default) loads ``config.data``.
-        here: True if the run is for this machine, which then has to have its device and its packages.
+        here: True if the run is for this machine, which then has to have its device, its packages and its model.
+        model: module or builder that the run's model, given:NAME, stands for.
 
     Raises:
         UsageError: an option does not fit the data or this machine, or the data lack labels that the task needs.
     """
     data = data_of(config, data)
     _check_data(config, data)
-    prepared = Prepared(config, data, config.plan(len(data.train_labels)))
+    prepared = Prepared(config, data, config.plan(len(data.train_labels)), model)
     check_imported(config, prepared.plan)
     if here:
         _check_machine(prepared)
+        with memory.needed(f"model {config.model!r} must fit into memory with its data"):
+            prepared.check_model()
     return prepared
 
 

@@ -54,9 +54,13 @@ class Pretraining(Task):
         )
         self.wanted = parse_evaluations(config.evaluations)
         self.untrained: nn.Module | None = None
-        """Backbone before training, if it is evaluated too."""
+        """Backbone with random weights, if it is evaluated too; of a module that was given, the module as it was."""
         if any(one.kind.startswith("random") for one in self.wanted):
-            self.untrained = copy.deepcopy(model)
+            self.untrained = prepared.untrained()
+            if self.untrained is None:
+                self.untrained = copy.deepcopy(model)
+            else:
+                put_head(self.untrained, self.head_name, nn.Identity())
             self.untrained.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         super().__init__(prepared, self.method, record, reporter)
         self.recipes = view_recipes(data.channels, data.image_size, data.flip)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from pathlib import Path
 
 from tvlars._reading import is_regular
@@ -10,7 +11,7 @@ from tvlars.findings import check
 from tvlars.lab import memory
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData
-from tvlars.lab.models import build_model
+from tvlars.lab.models import Model, given_name
 from tvlars.lab.run_folder.checkpoints.checkpoint import finish_putting
 from tvlars.lab.run_folder.loaded_run import RunResult
 from tvlars.lab.run_folder.record import ASIDE, NoRecord, Record
@@ -26,7 +27,12 @@ __all__ = ["RunResult", "train"]
 
 
 def train(
-    config: TrainConfig, *, data: ImageData | None = None, folder: Path | None = None, reporter: Reporter | None = None
+    config: TrainConfig,
+    *,
+    data: ImageData | None = None,
+    model: Model | None = None,
+    folder: Path | None = None,
+    reporter: Reporter | None = None,
 ) -> RunResult:
     """Train one model and record the run in a folder.
 
@@ -37,6 +43,9 @@ def train(
     Args:
         config: the run.
         data: the data set, if it is loaded already; None (default) loads ``config.data``.
+        model: a module to train instead of ``config.model``, of which a copy is trained, or a function that builds one
+            from ``channels``, ``image_size`` and ``classes``. The run's ``config.model`` is then given:NAME, and
+            resuming and :func:`load_run` need the module or function again.
         folder: an empty folder for the record; None (default) makes the folder that ``config.out`` names.
         reporter: shows progress; None (default) shows a bar on a terminal or in a notebook, and plain lines
             elsewhere. ``Reporter()`` is silent.
@@ -54,7 +63,9 @@ def train(
         PreemptedError: SIGTERM or SIGHUP was received. A checkpoint is kept.
         KeyboardInterrupt: Ctrl-C was pressed. The record is kept.
     """
-    prepared = prepare(config, data)
+    if model is not None:
+        config = replace(config, model=given_name(model))
+    prepared = prepare(config, data, model=model)
     processes = prepared.processes
     reporter = (reporter or choose_reporter()) if processes.first else Reporter()
     notes: list[str] = []
@@ -70,11 +81,11 @@ def train(
 
 
 def _train(prepared: Prepared, folder: Path, found: New | GoOn, notes: list[str], reporter: Reporter) -> RunResult:
-    config, data, processes = prepared.config, prepared.data, prepared.processes
+    config, processes = prepared.config, prepared.processes
     prepared.fabric.seed_everything(config.seed, verbose=False)
     record = Record(folder, reporter.note) if processes.first else NoRecord(folder)
     with memory.needed(f"model {config.model!r} must fit into memory with its data"):
-        model, model_text = build_model(config.model, data.channels, data.image_size, data.classes, config.init)
+        model, model_text = prepared.build_model()
         kind = Pretraining if config.self_supervised else Classification
         task: Task = kind(prepared, model, record, reporter)
     plan = task.plan

@@ -1,0 +1,77 @@
+"""Models of torchvision for images of any number of channels and classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tvlars._checks import one_line
+from tvlars.lab import memory
+from tvlars.lab.errors import UsageError, unknown
+from tvlars.lab.models.head import head_of, put_head
+from tvlars.lab.models.stem import fit_stem
+
+AUXILIARY = ("googlenet", "inception_v3")
+"""Models with auxiliary classifiers, which are left out: a model returns one tensor."""
+
+
+def build_torchvision(
+    name: str, channels: int, image_size: int, classes: int, stem: str | None = None, pretrained: bool = False
+) -> tuple[nn.Module, str]:
+    """Build the classification model ``name`` of torchvision.
+
+    Args:
+        stem: "standard" (default) or "small", see :func:`~tvlars.lab.models.stem.fit_stem`.
+        pretrained: load torchvision's weights of the model, from its cache or the network; a classifier of another
+            number of classes is replaced by a new one.
+
+    Raises:
+        UsageError: there is no model ``name``, or none for such images, or its weights cannot be loaded.
+    """
+    from torchvision import models
+
+    known = models.list_models(module=models)
+    if name not in known:
+        raise unknown("model of torchvision", name, known)
+    options: dict[str, Any] = {"num_classes": classes}
+    if name in AUXILIARY:
+        options |= {"aux_logits": False, "init_weights": not pretrained}
+    elif name.startswith("vit_"):
+        options["image_size"] = image_size
+    elif name.startswith("maxvit_"):
+        options["input_size"] = (image_size, image_size)
+    if pretrained:
+        model = _pretrained(name, {key: value for key, value in options.items() if key != "num_classes"})
+        path, head = head_of(model)
+        if head.out_features != classes:
+            put_head(model, path, nn.Linear(head.in_features, classes))
+    else:
+        try:
+            model = models.get_model(name, **options)
+        except Exception as error:  # also of assertions about the size of patches
+            if memory.has_ended(error):
+                raise
+            raise UsageError(
+                f"model torchvision:{name} cannot be built for images of image_size {image_size}: {one_line(error)}"
+            ) from error
+    said = fit_stem(model, channels, stem or "standard", name, keep=pretrained)
+    return model, f"torchvision's, {said}"
+
+
+def _pretrained(name: str, options: dict[str, Any]) -> Any:
+    from torchvision import models
+
+    weights = models.get_model_weights(name).DEFAULT
+    file = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
+    try:
+        return models.get_model(name, weights=weights, **options)
+    except Exception as error:  # of the network, of a damaged file, or of options that the weights do not fit
+        if memory.has_ended(error):
+            raise
+        raise UsageError(
+            f"pretrained weights of torchvision's {name} must be at {str(file)!r} or to be downloaded from "
+            f"{weights.url}, but they could not be loaded: {one_line(error)}"
+        ) from error
