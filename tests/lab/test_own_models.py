@@ -20,7 +20,7 @@ from tvlars.lab import ImageData, Reporter, TrainConfig, UsageError, evaluate, l
 from tvlars.lab.models import build_model, check_model, head_of, put_head
 from tvlars.lab.run_folder.record import MODEL, read_object, write_json
 
-NET = '''
+NET = """
 from torch import nn
 
 class Net(nn.Module):
@@ -56,7 +56,7 @@ def reversed_order(image_size, classes):
     return net
 
 built = three()
-'''
+"""
 
 
 @pytest.fixture
@@ -126,12 +126,12 @@ def test_colour_images_need_no_other_stem() -> None:
 def test_a_small_stem_keeps_the_size_of_images(name: str) -> None:
     model, text = build_model(name, 1, 32, 10, stem="small")
     sizes: list[torch.Size] = []
-    model.layer1.register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].shape[2:]))  # type: ignore
+    model.layer1.register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].shape[2:]))  # type: ignore[operator, union-attr]
     assert model(torch.zeros(2, 1, 32, 32)).shape == (2, 10)
     assert sizes == [torch.Size([32, 32])]
     assert "small-image stem (3x3, stride 1" in text
     standard, _ = build_model(name, 1, 32, 10, stem="standard")
-    standard.layer1.register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].shape[2:]))  # type: ignore
+    standard.layer1.register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].shape[2:]))  # type: ignore[operator, union-attr]
     standard(torch.zeros(2, 1, 32, 32))
     assert sizes[1][0] < 32
 
@@ -159,7 +159,7 @@ def test_models_that_do_not_suit_are_an_error(name: str, options: dict[str, Any]
 
 @pytest.mark.parametrize(
     "name",
-    ["timm:test_convnext", "timm:test_vit", "timm:test_efficientnet", "timm:vgg11", "torchvision:mobilenet_v2"],
+    ["timm:test_convnext", "timm:test_vit", "timm:test_efficientnet", "torchvision:mobilenet_v2"],
 )
 def test_the_classifier_comes_off_models_of_libraries(name: str) -> None:
     check_model(name, 1, 32, 7, features=True)
@@ -180,9 +180,7 @@ def test_self_supervised_learning_with_a_model_of_timm(large: ImageData, tmp_pat
 # -- initial weights --------------------------------------------------------------------------------------------------
 
 
-def test_pretrained_weights_of_torchvision_come_from_its_cache(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pretrained_weights_of_torchvision_come_from_its_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     there = torchvision.models.shufflenet_v2_x0_5()
     file = tmp_path / "hub" / "checkpoints" / Path(torchvision.models.ShuffleNet_V2_X0_5_Weights.DEFAULT.url).name
@@ -215,10 +213,7 @@ def test_pretrained_weights_of_timm_come_from_the_cache_of_hugging_face(
     model, _ = build_model("timm:test_resnet", 3, 32, 10, pretrained=True)
     assert torch.equal(model.layer1[0].conv1.weight, there.layer1[0].conv1.weight)
     with pytest.raises(UsageError, match="timm has no weights"):
-        build_model("timm:resnet10", 3, 32, 10, pretrained=True) if timm.is_model("timm:resnet10") else build_model(
-            "timm:vit_tiny_patch16_rope_224" if timm.is_model("vit_tiny_patch16_rope_224") else "timm:dla60x_c_none",
-            3, 32, 10, pretrained=True,
-        )  # fmt: skip
+        build_model("timm:convnext_atto_rms", 3, 32, 10, pretrained=True)
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
@@ -237,7 +232,7 @@ def test_weights_of_a_file(suffix: str, tmp_path: Path) -> None:
     assert text.endswith("without their classifier of 4 classes")
     with pytest.raises(UsageError, match=r"has stem\.weight \(16x1x3x3 there, 16x3x3x3 here\)"):
         build_model("small_resnet", 3, 8, 4, weights=file)
-    with pytest.raises(UsageError, match=r"lacks conv1.weight, bn1.weight, bn1.bias and \d+ more and also has stem"):
+    with pytest.raises(UsageError, match=r"lacks conv1.weight, bn1.weight, bn1.bias and \d+ more and also has"):
         build_model("resnet18", 1, 8, 4, weights=file)
 
 
@@ -310,7 +305,7 @@ def test_builders_that_do_not_suit(name: str, match: str, net: Path, digits: Ima
 
 
 def test_a_layer_that_is_no_classifier_is_not_taken_for_one(net: Path) -> None:
-    with pytest.raises(UsageError, match="must end in its last linear layer, unused, but without that it returns"):
+    with pytest.raises(UsageError, match=r"must end in a linear layer, .* its last one, unused, does not turn"):
         check_model(f"{net}:reversed_order", 1, 8, 10, features=True)
 
 
@@ -325,14 +320,12 @@ def test_models_of_a_comparison_and_a_sweep(net: Path, capsys: pytest.CaptureFix
     assert main(words) == 0, capsys.readouterr().err
     assert f"{net}:Net" in (net.parent / "both" / "lars-b512-s0" / "config.json").read_text()
     assert "model net.py:Net" not in (net.parent / "both" / "report.html").read_text()
-    Path("grid.yaml").write_text("epochs: 1\nbatch_size: 512\nmodel: [small_resnet, './net.py:Net']\n")
+    Path("grid.yaml").write_text("base: {epochs: 1, batch-size: 512}\ngrid: {model: [small_resnet, ./net.py:Net]}\n")
     assert main(["sweep", "grid.yaml", "--out", "grid"]) == 0, capsys.readouterr().err
-    assert "model net.py:Net" in (net.parent / "grid" / "report.html").read_text()
+    assert "(model net.py:Net)" in (net.parent / "grid" / "report.html").read_text()
 
 
-def test_code_in_a_run_folder_is_not_run(
-    net: Path, digits: ImageData, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_code_in_a_run_folder_is_not_run(net: Path, digits: ImageData, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = train(short("./net.py:build", net.parent / "run"), data=digits, reporter=Reporter()).folder
     (folder / "evil.py").write_text("raise SystemExit('code was run')")
     monkeypatch.chdir(folder)

@@ -106,12 +106,14 @@ def check_model(
                 )
         if features:
             path, head = head_of(model)
+            last: list[Tensor] = []
+            with head.register_forward_hook(lambda module, inputs, output: last.append(output)):
+                out = _outputs(model, images, said)
             put_head(model, path, nn.Identity())
-            out = _outputs(model, images, said)
-            if not _is_batch(out, head.in_features):
+            if not (last and torch.equal(last[-1], out) and _is_batch(_outputs(model, images, said), head.in_features)):
                 raise UsageError(
-                    f"model {said} must end in its last linear layer, {path}, but without that it returns "
-                    f"{_describe(out)} and not features of shape (n, {head.in_features})"
+                    f"model {said} must end in a linear layer, which can be taken off, but its last one, {path}, does "
+                    f"not turn features of shape (n, {head.in_features}) into its output"
                 )
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 
 from tvlars.lab.comparison.statistics import COLUMNS
 from tvlars.lab.config import TrainConfig, names_of
+from tvlars.lab.imported import said_path
 from tvlars.lab.options import Is
 from tvlars.lab.run_folder.loaded_run import LoadedRun
 from tvlars.lab.run_folder.status import Status
@@ -125,7 +126,7 @@ def _names(configs: list[TrainConfig]) -> list[str]:
         head = config.arm_name
         names_said = told[head] if config.arm else [*setup, *told[head]]  # a name that was given stands for the rest
         values = [(name, getattr(config, name)) for name in names_said]
-        said = [f"{n.replace('_', '-')} {_text(v)}" for n, v in values if n in setup or v != defaults[n]]
+        said = [f"{n.replace('_', '-')} {_text(v, n, configs)}" for n, v in values if n in setup or v != defaults[n]]
         names.append(f"{head} ({', '.join(said)})" if said else head)
     return names
 
@@ -134,7 +135,14 @@ def _kinds(rows: pd.DataFrame) -> int:
     return len(set(map(tuple, rows.to_numpy())))
 
 
-def _text(value: object) -> str:
+def _text(value: object, name: str, configs: list[TrainConfig]) -> str:
+    """Return a value of an option for people; files without their folder, unless there are others of that name."""
     if isinstance(value, float):
         return f"{value:g}"
-    return value.name if isinstance(value, Path) else str(value)
+    short = _short(value)
+    alike = {value for value in (getattr(config, name) for config in configs) if _short(value) == short}
+    return short if len(alike) == 1 else str(value)
+
+
+def _short(value: object) -> str:
+    return value.name if isinstance(value, Path) else said_path(str(value))
