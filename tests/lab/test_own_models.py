@@ -18,6 +18,7 @@ from tests.lab.first import first
 from tvlars.cli import main
 from tvlars.lab import ImageData, Reporter, TrainConfig, UsageError, evaluate, load_run, probe_run, train
 from tvlars.lab.models import build_model, check_model, head_of, put_head
+from tvlars.lab.report.arms import _names
 from tvlars.lab.run_folder.record import MODEL, read_object, write_json
 
 NET = """
@@ -395,3 +396,12 @@ def test_lazy_layers_get_their_sizes(net: Path) -> None:
     model, text = build_model("given:build", 1, 8, 10, given=build)
     assert model[1].weight.shape == (10, 64)  # type: ignore[index]
     assert "650 parameters" in text
+
+
+def test_arms_tell_files_of_one_name_apart() -> None:
+    configs = [TrainConfig(model=f"/{name}.py:build") for name in ("a/net", "b/net", "a/mlp")]
+    assert _names(configs) == [
+        "tvlars (model /a/net.py:build)", "tvlars (model /b/net.py:build)", "tvlars (model mlp.py:build)"
+    ]  # fmt: skip
+    weights = [TrainConfig(weights=Path(f"/{name}/weights.pt")) for name in "ab"]
+    assert _names(weights) == ["tvlars (weights /a/weights.pt)", "tvlars (weights /b/weights.pt)"]
