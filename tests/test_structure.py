@@ -17,7 +17,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLOORS = (
     ("errors", "console"),
-    ("memory", "options", "files", "imported", "arguments"),
+    ("memory", "options", "presets", "files", "imported", "arguments"),
     ("data", "models", "optimizers"),
     ("ssl",),
     ("config",),

@@ -29,9 +29,18 @@ from tvlars.lab.optimizers import (
     options_of_optimizer,
 )
 from tvlars.lab.options import USERS, Is, check, check_names, option, options_of, schedule_of
+from tvlars.lab.presets import (
+    BIAS_NORM,
+    PRESETS,
+    Preset,
+    check_preset,
+    describe_preset,
+    preset_of,
+    preset_plan,
+    repeating,
+)
 from tvlars.lab.ssl.evaluations import parse_evaluations
 from tvlars.lab.ssl.methods import METHODS, parse_options, parse_widths
-from tvlars.lab.ssl.presets import BIAS_NORM, PRESETS, Preset, preset_of, preset_plan, repeating
 from tvlars.plan import CURVES, DEFAULTS, SCHEDULES, Plan, options_of_schedule, plan
 from tvlars.schedule import TAILS
 
@@ -222,9 +231,9 @@ class TrainConfig:
         unit="degrees",
         within=(0, 180),
     )
-    label_smoothing: float = option(
-        0.0,
-        "share of each training target that is spread evenly over all classes",
+    label_smoothing: float | None = option(
+        None,
+        "share of each training target that is spread evenly over all classes (default: 0, or that of the preset)",
         Is.SETUP | Is.CLASSIFICATION | Is.TUNABLE,
         within=(0, 1),
         below=True,
@@ -257,13 +266,15 @@ class TrainConfig:
     tensorboard: bool = option(False, "write TensorBoard logs into the run folder too", Is.MACHINE)
     preset: str | None = option(
         None,
-        "settings of the optimizer for self-supervised learning: {choices} (default: the plan's)",
-        Is.SELF_SUPERVISED,
-        section="self-supervised learning",
+        "settings of the optimizer: mlperf for classification by lars, corrected or as-published for self-supervised "
+        "learning; options that are given have precedence (default: the plan's)",
         choices=PRESETS,
     )
     projector: str | None = option(
-        None, "widths of the projector's layers (default: 4096-4096-4096, on a CPU 512-512-512)", Is.SELF_SUPERVISED
+        None,
+        "widths of the projector's layers (default: 4096-4096-4096, on a CPU 512-512-512)",
+        Is.SELF_SUPERVISED,
+        section="self-supervised learning",
     )
     method_options: str | None = option(
         None,
@@ -435,6 +446,8 @@ class TrainConfig:
     def _check_task(self) -> None:
         """Check that options of the other kind of task have their defaults."""
         parse_evaluations(self.evaluations)
+        if self.preset is not None:
+            check_preset(self.preset, self.optimizer, self.self_supervised)
         for name in names_of(Is.CLASSIFICATION if self.self_supervised else Is.SELF_SUPERVISED):
             value = getattr(self, name)
             if value == OPTIONS[name].default:
@@ -450,8 +463,6 @@ class TrainConfig:
         if self.method_options is not None and not isinstance(self.method_options, str):
             raise UsageError(f"method_options must be text as lambda_param=0.005, got {self.method_options!r}")
         parse_options(self.task, self.method_options)
-        if self.preset is not None:
-            preset_of(self.preset, self.optimizer)
 
     def _check_processes(self) -> None:
         """Check options of many processes and of checkpoints that depend on each other."""
@@ -495,14 +506,15 @@ class TrainConfig:
             UsageError: a value does not fit the data, or the schedule does not end with the run.
         """
         preset = self.optimizer_preset()
+        wanted = preset.schedule if self.schedule == "auto" else self.schedule
         chosen = {name: getattr(self, name) for name in names_of(Is.PLANNED)}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # the console has its own words
             try:
-                options = preset_plan(preset, self.batch_size, self.epochs, self.schedule, chosen)
+                options = preset_plan(preset, self.batch_size, self.epochs, wanted, chosen)
                 options_of_optimizer(self.optimizer, self.optimizer_options)
                 if known := is_known(self.optimizer):
-                    schedule, lr_from = self.schedule, ""
+                    schedule, lr_from = wanted, ""
                 else:
                     schedule, lr_from = self._complete(options)
                 name = said_path(self.optimizer)
@@ -560,13 +572,22 @@ class TrainConfig:
             return f"{of.strip() or 'test'} accuracy"
         return f"linear-probe{of} accuracy" if linear else f"online-probe{of} accuracy"
 
+    @property
+    def smoothing(self) -> float:
+        """Label smoothing: that given, or the preset's."""
+        return self.optimizer_preset().label_smoothing if self.label_smoothing is None else self.label_smoothing
+
     def optimizer_preset(self) -> Preset:
         """Return settings of this optimizer besides those of the plan."""
         if self.preset is not None:
-            return preset_of(self.preset, self.optimizer)
+            return preset_of(self.preset, self.optimizer, self.batch_size)
         if self.self_supervised and self.optimizer in TRUSTING:
             return Preset(plan={"bias_norm_lr_scale": BIAS_NORM})
         return Preset()
+
+    def preset_facts(self) -> dict[str, str]:
+        """Return the preset in words under "preset"; nothing if there is none."""
+        return {} if self.preset is None else {"preset": describe_preset(self.preset, self.optimizer_preset())}
 
     def sharpness_epochs(self) -> set[int]:
         """Return the epochs after which sharpness is measured: every N-th for "epochs:N", and the last.

@@ -22,7 +22,6 @@ from tvlars.lab.ssl.draw_views import picture_of_views
 from tvlars.lab.ssl.evaluations import describe_evaluation, parse_evaluations
 from tvlars.lab.ssl.large_batch import Views, exact_backward, gather
 from tvlars.lab.ssl.methods import build_method
-from tvlars.lab.ssl.presets import describe_preset
 from tvlars.lab.ssl.probes import evaluate_features, folded
 from tvlars.lab.ssl.representation import alignment, effective_rank, feature_std, uniformity
 from tvlars.lab.ssl.views import ViewRecipe, describe_views, draw_view, make_view, view_recipes
@@ -78,7 +77,7 @@ class Pretraining(Task):
 
     def facts(self) -> dict[str, str]:
         config, data = self.config, self.data
-        preset = {} if config.preset is None else {"preset": describe_preset(config.preset, config.optimizer_preset())}
+        preset = config.preset_facts()
         return {"task": self.description, **preset, "views": describe_views(data.channels, data.image_size, data.flip)}
 
     def before_training(self) -> None:

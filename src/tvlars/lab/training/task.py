@@ -186,17 +186,18 @@ class Classification(Task):
     def facts(self) -> dict[str, str]:
         config = self.config
         parts = {
-            "label smoothing": config.label_smoothing or None,
+            "label smoothing": config.smoothing or None,
             "gradients clipped to norm": config.clip_grad_norm,
             "moving average of weights with decay": config.ema,
         }
         said = [f"{name} {value:g}" for name, value in parts.items() if value is not None]
-        return {"recipe": ", ".join(said)} if said else {}
+        recipe = {"recipe": ", ".join(said)} if said else {}
+        return recipe | config.preset_facts()
 
     def gradient(self, batch: Tensor, upcoming: Tensor) -> tuple[Tensor, Tensor]:
         count, device = self.processes.count, self.fabric.device
         loss_sum, correct = torch.zeros((), device=device), torch.zeros((), dtype=torch.int64, device=device)
-        last, smoothing = self.batches.count - 1, self.config.label_smoothing
+        last, smoothing = self.batches.count - 1, self.config.smoothing
         for i, (images, labels) in enumerate(self.batches.parts(batch, upcoming)):
             with self.no_sync(i < last):
                 with self.phase("forward"):

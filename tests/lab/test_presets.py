@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from tvlars import LAMB
 from tvlars.lab import TrainConfig, UsageError
 from tvlars.lab.models import build_model
-from tvlars.lab.ssl.presets import PRESETS
+from tvlars.lab.presets import CLASSIFICATION_PRESETS, MLPERF, PRESETS
 from tvlars.lab.training.optimizers import build_optimizer
 
 
@@ -26,7 +27,7 @@ def test_corrected_is_barlow_twins_own_recipe() -> None:
 
 def test_as_published_has_its_accidents() -> None:
     made = {}
-    for preset in PRESETS:
+    for preset in PRESETS.keys() - set(CLASSIFICATION_PRESETS):
         config = TrainConfig(task="barlow-twins", optimizer="lamb", preset=preset, batch_size=512, epochs=100)
         model, _ = build_model("small_resnet", 1, 8, 10)
         made[preset] = build_optimizer(config, config.plan(51_200), model).optimizer
@@ -73,3 +74,64 @@ def test_presets_yield_to_what_is_given() -> None:
     assert plan.lr == 3.0
     assert plan.warmup_steps == 19
     assert plan.bias_norm_lr_scale == 0.024
+
+
+@pytest.mark.parametrize("point", MLPERF, ids=lambda point: str(point.batch_size))
+def test_mlperf_at_its_own_batch_sizes(point: Any) -> None:
+    config = TrainConfig(optimizer="lars", preset="mlperf", batch_size=point.batch_size, epochs=90)
+    plan = config.plan(1_281_167)
+    assert (plan.lr, plan.momentum, plan.weight_decay) == (point.lr, point.momentum, point.weight_decay)
+    assert plan.warmup_steps == round(point.warmup_epochs * plan.steps_per_epoch)
+    assert (plan.schedule, plan.power, plan.nesterov, plan.bias_norm_lr_scale) == ("polynomial", 2.0, False, 1.0)
+    assert plan.lr * plan.factor(plan.total_steps) == pytest.approx(1e-4)
+    assert config.smoothing == 0.1
+    assert config.preset_facts() == {"preset": f"mlperf: settings of batch size {point.batch_size:,}"}
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "lr", "warmup_epochs", "momentum", "weight_decay", "said"),
+    [
+        (1024, 5.0, 5.0, 0.9, 2e-4, "settings of batch size 4,096, lr x sqrt(1,024 / 4,096)"),
+        (16384, (17 * 21.2) ** 0.5, 10.5, 0.92, 5e-9**0.5, "settings between batch sizes 8,192 and 32,768"),
+        (131072, 24.699, 31.0, 0.951807, 1e-4, "settings of batch size 65,536"),
+    ],
+)
+def test_mlperf_between_and_outside_of_its_batch_sizes(
+    batch_size: int, lr: float, warmup_epochs: float, momentum: float, weight_decay: float, said: str
+) -> None:
+    config = TrainConfig(optimizer="lars", preset="mlperf", batch_size=batch_size, epochs=90)
+    plan = config.plan(1_281_167)
+    assert (plan.lr, plan.momentum, plan.weight_decay) == pytest.approx((lr, momentum, weight_decay))
+    assert plan.warmup_steps == round(warmup_epochs * plan.steps_per_epoch)
+    assert config.preset_facts()["preset"] == f"mlperf: {said}"
+
+
+def test_mlperf_yields_to_what_is_given() -> None:
+    options: dict[str, Any] = dict(optimizer="lars", preset="mlperf", batch_size=256, epochs=3)
+    with pytest.raises(UsageError, match="epochs must be > 5, the warm-up of this preset, or warmup_epochs be given"):
+        TrainConfig(**options).plan(5000)
+    plan = TrainConfig(**options, warmup_epochs=1.0, lr=3.0, momentum=0.5, power=3.0).plan(5000)
+    assert (plan.lr, plan.momentum, plan.warmup_steps, plan.power) == (3.0, 0.5, 19, 3.0)
+    assert plan.final_factor == pytest.approx(1e-4 / 3)
+    assert TrainConfig(**options, warmup_steps=7).plan(5000).warmup_steps == 7
+    linear = TrainConfig(**options, warmup_steps=7, schedule="linear").plan(5000)
+    assert (linear.schedule, linear.power, linear.lr) == ("linear", None, 2.5)
+    assert TrainConfig(**options, schedule="constant").plan(5000).warmup_steps == 0
+    assert TrainConfig(**options, label_smoothing=0.0).smoothing == 0.0
+    assert TrainConfig(optimizer="lars").smoothing == 0.0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(preset="mlperf", optimizer="sgd"), "preset 'mlperf' is for lars, got 'sgd'"),
+        (dict(preset="corrected", optimizer="lars"), "preset must be mlperf for classification, got 'corrected'"),
+        (
+            dict(preset="mlperf", optimizer="lars", task="byol"),
+            "preset must be corrected or as-published for self-supervised learning, got 'mlperf'",
+        ),
+    ],
+)
+def test_presets_of_another_task_or_optimizer(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        TrainConfig(**options)

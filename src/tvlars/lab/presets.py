@@ -1,4 +1,9 @@
-"""Presets of optimizers for self-supervised learning: of the published comparison, and corrected ones.
+"""Presets of optimizers: MLPerf's for classification; the published comparison's for self-supervised learning, and
+corrected ones.
+
+``mlperf`` has the reference points of LARS in MLPerf Training for ResNet-50 on ImageNet, see ``MLPERF``: rate, warm-up,
+momentum and weight decay by batch size; then polynomial decay of power 2 to a rate of 1e-4, label smoothing 0.1, and
+the rate of weights for biases and norms too.
 
 ``corrected`` is Barlow Twins' own recipe for LARS (Zbontar et al. 2021, section 2.2): 0.2 for weights and 0.0048 for
 biases and norms, times batch size / 256, 10 epochs of warm-up, cosine to 0.001 of it, weight decay 1e-6. LAMB, SGD and
@@ -15,18 +20,22 @@ has that of ``corrected``, LAMB the plan's.
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from tvlars.lab.errors import UsageError
-from tvlars.plan import Plan
+from tvlars.plan import FALLING, Plan
 
 WARMUP_EPOCHS = 10.0
 SCHEDULE_SHARE, WARMUP_SHARE = 0.1, 0.02
+OF_FALLING = ("warmup_epochs", "final_factor", "power")
+"""Options of presets for schedules that fall to the end of the run."""
 FEWEST = 5
 """Fewest steps between the end of the warm-up and the end of a repeating schedule."""
 BIAS_NORM = 3e-4
@@ -38,7 +47,8 @@ class Preset:
     """Settings of one optimizer: options of ``tvlars.plan`` and of the optimizer's constructor.
 
     ``base_lr`` is the learning rate at batch size 256, and scales linearly; ``layer_adaptation`` switches the trust
-    ratio; with ``repeats`` the schedule lasts a tenth of the run, and repeats.
+    ratio; with ``repeats`` the schedule lasts a tenth of the run, and repeats. ``last_lr`` is the rate at the end of
+    the run. ``said`` describes the preset.
     """
 
     base_lr: float | None = None
@@ -46,13 +56,69 @@ class Preset:
     optimizer: dict[str, Any] = field(default_factory=dict)
     layer_adaptation: bool = True
     repeats: bool = False
+    schedule: str = "auto"
+    last_lr: float | None = None
+    label_smoothing: float = 0.0
+    said: str = ""
+
+
+class _Point(NamedTuple):
+    """Settings of LARS at a batch size in samples."""
+
+    batch_size: int
+    lr: float
+    warmup_epochs: float
+    momentum: float
+    weight_decay: float
+
+
+# Google's reference convergence points of the benchmark "resnet", in mlperf_logging/rcp_checker/training_4.0.0/
+# rcps_resnet.json of github.com/mlcommons/logging; end rate and power are in rcp_checker/1.0.0/rcps_resnet.json.
+MLPERF = (
+    _Point(4096, 10.0, 5.0, 0.9, 2e-4),
+    _Point(8192, 17.0, 5.0, 0.9, 2e-4),
+    _Point(32768, 21.2, 16.0, 0.94, 2.5e-5),
+    _Point(65536, 24.699, 31.0, 0.951807, 1e-4),
+)
+
+
+def mlperf(batch_size: int) -> Preset:
+    """Return MLPerf's settings of LARS for a batch size in samples.
+
+    Between two points rate and weight decay are interpolated geometrically, warm-up and momentum linearly, over the
+    logarithm of the batch size. Below the first point its settings hold, with a rate that falls with the square root of
+    the batch size; above the last one its settings hold.
+    """
+    first, last = MLPERF[0], MLPERF[-1]
+    if batch_size < first.batch_size:
+        point = first._replace(lr=first.lr * math.sqrt(batch_size / first.batch_size))
+        said = f"settings of batch size {first.batch_size:,}, lr x sqrt({batch_size:,} / {first.batch_size:,})"
+    elif batch_size >= last.batch_size:
+        point, said = last, f"settings of batch size {last.batch_size:,}"
+    else:
+        low, high = next(pair for pair in itertools.pairwise(MLPERF) if batch_size < pair[1].batch_size)
+        share = math.log(batch_size / low.batch_size) / math.log(high.batch_size / low.batch_size)
+        point = _Point(
+            batch_size,
+            low.lr * (high.lr / low.lr) ** share,
+            low.warmup_epochs + share * (high.warmup_epochs - low.warmup_epochs),
+            low.momentum + share * (high.momentum - low.momentum),
+            low.weight_decay * (high.weight_decay / low.weight_decay) ** share,
+        )
+        said = f"settings of batch size {low.batch_size:,}"
+        if share:
+            said = f"settings between batch sizes {low.batch_size:,} and {high.batch_size:,}"
+    plan = {**point._asdict(), "nesterov": False, "bias_norm_lr_scale": 1.0, "power": 2.0}
+    del plan["batch_size"]
+    return Preset(plan=plan, schedule="polynomial", last_lr=1e-4, label_smoothing=0.1, said=said)
 
 
 _MOMENTUM: dict[str, Any] = dict(momentum=0.9, nesterov=False)
 _COSINE: dict[str, Any] = dict(warmup_epochs=WARMUP_EPOCHS, final_factor=1e-3)
 _PUBLISHED: dict[str, Any] = dict(bias_norm_lr_scale=1.0, weight_decay=5e-4)
 _PUBLISHED_PHI: dict[str, Any] = dict(delay=0.0, alpha=0.1, delay_factor=1e-3, gamma_min=0.0)
-PRESETS: dict[str, dict[str, Preset]] = {
+PRESETS: dict[str, dict[str, Preset | Callable[[int], Preset]]] = {
+    "mlperf": {"lars": mlperf},
     "corrected": {
         "tvlars": Preset(plan=dict(weight_decay=1e-6, bias_norm_lr_scale=BIAS_NORM)),
         "lars": Preset(0.2, dict(bias_norm_lr_scale=0.024, weight_decay=1e-6, **_MOMENTUM, **_COSINE)),
@@ -69,6 +135,10 @@ PRESETS: dict[str, dict[str, Preset]] = {
         "lamb": Preset(plan=_PUBLISHED, optimizer=dict(bias_correction=False), layer_adaptation=False, repeats=True),
     },
 }
+
+
+CLASSIFICATION_PRESETS = ("mlperf",)
+"""Presets for classification; the others are for self-supervised learning."""
 
 
 @dataclass(frozen=True)
@@ -94,35 +164,53 @@ class RepeatingPlan(Plan):
         return super().__str__().replace("then cosine to", made_for)
 
 
-def preset_of(name: str, optimizer: str) -> Preset:
-    """Return the preset ``name`` for an optimizer; raise ``UsageError`` if it has none."""
+def check_preset(name: str, optimizer: str, self_supervised: bool) -> None:
+    """Raise ``UsageError`` if the preset ``name`` is for another kind of task, or none of ``optimizer``."""
+    known = [one for one in PRESETS if (one not in CLASSIFICATION_PRESETS) == self_supervised]
+    if name not in known:
+        task = "self-supervised learning" if self_supervised else "classification"
+        raise UsageError(f"preset must be {' or '.join(known)} for {task}, got {name!r}")
     if optimizer not in PRESETS[name]:
         raise UsageError(f"preset {name!r} is for {', '.join(PRESETS[name])}, got {optimizer!r}")
-    return PRESETS[name][optimizer]
+
+
+def preset_of(name: str, optimizer: str, batch_size: int) -> Preset:
+    """Return the preset ``name`` of an optimizer that has it, for a batch size in samples."""
+    found = PRESETS[name][optimizer]
+    return found if isinstance(found, Preset) else found(batch_size)
 
 
 def describe_preset(name: str, preset: Preset) -> str:
     """Return in words the settings of a preset that are not part of the plan."""
-    said = [f"{key} {value}" for key, value in preset.optimizer.items()]
+    said = [preset.said] if preset.said else []
+    said += [f"{key} {value}" for key, value in preset.optimizer.items()]
     said += ["trust ratio off"] if not preset.layer_adaptation else []
     said += ["schedule made for a tenth of the run"] if preset.repeats else []
     return f"{name}: {', '.join(said)}" if said else name
 
 
 def preset_plan(preset: Preset, batch_size: int, epochs: int, schedule: str, given: dict[str, Any]) -> dict[str, Any]:
-    """Return options of ``tvlars.plan``: those ``given``, or the preset's if they are None. A ``schedule`` of another
-    kind than the preset's ignores the preset's. Raise ``UsageError`` if the run is shorter than its warm-up."""
-    cosine = schedule in ("auto", "cosine")
+    """Return options of ``tvlars.plan``: those ``given``, or the preset's if they are None.
+
+    Warm-up and end of the preset hold for schedules that fall to the end of the run. Raise ``UsageError`` if the run is
+    shorter than the warm-up.
+    """
+    falls = schedule in ("auto", *FALLING)
     made = {} if preset.base_lr is None else {"lr": preset.base_lr * batch_size / 256}
-    made.update({name: value for name, value in preset.plan.items() if cosine or name not in _COSINE})
+    made.update({name: value for name, value in preset.plan.items() if falls or name not in OF_FALLING})
+    if schedule != "polynomial":
+        made.pop("power", None)
     made.update({name: value for name, value in given.items() if value is not None})
-    if "warmup_steps" in made:
-        made.pop("warmup_epochs" if given.get("warmup_epochs") is None else "", None)
-    if preset.repeats and cosine and "warmup_steps" not in made:
+    if preset.last_lr is not None and falls:
+        made.setdefault("final_factor", min(preset.last_lr / made["lr"], 1.0))
+    if given.get("warmup_steps") is not None:
+        if given.get("warmup_epochs") is None:
+            made.pop("warmup_epochs", None)
+    elif preset.repeats and schedule in ("auto", "cosine"):
         made.setdefault("warmup_epochs", WARMUP_SHARE * epochs)
-    if given.get("warmup_epochs") is None and made.get("warmup_epochs", 0.0) >= epochs:
+    if given.get("warmup_epochs") is None and (warmup := made.get("warmup_epochs", 0.0)) >= epochs:
         raise UsageError(
-            f"epochs must be > {WARMUP_EPOCHS:g}, the warm-up of this preset, or warmup_epochs be given, got {epochs}"
+            f"epochs must be > {warmup:g}, the warm-up of this preset, or warmup_epochs be given, got {epochs}"
         )
     return made
 
