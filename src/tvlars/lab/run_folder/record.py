@@ -44,7 +44,7 @@ from tvlars.plan import Plan
 
 ASIDE = "weights-before.pt"
 """Weights of an earlier attempt, kept when a run began anew."""
-CONFIG, PLAN, MODEL = "config.json", "plan.json", "model.json"
+CONFIG, PLAN, MODEL, ENVIRONMENT = "config.json", "plan.json", "model.json", "environment.json"
 CORRECT = "test-correct.bits"
 ENDS = ("summary.json", "evaluations.json", CORRECT)
 """Files written at the end of a run."""
@@ -96,7 +96,7 @@ class Record:
         write_json(self.folder / CONFIG, json.loads(config.to_json()))
         _clear(self.folder)
         self._describe(config, plan, model)
-        write_json(self.folder / "environment.json", {**environment(), **facts})
+        write_json(self.folder / ENVIRONMENT, {**environment(), **facts})
         for name, kind in (("steps.csv", StepRow), ("epochs.csv", EpochRow)):
             write_whole(self.folder / name, as_csv([columns(kind)]))
 
@@ -123,10 +123,10 @@ class Record:
         missing = mend_steps(self.folder / "steps.csv", step, steps)
         for name in MEASUREMENTS:
             cut(self.folder / name, len(epochs))
-        first = read_object(self.folder / "environment.json")
+        first = read_object(self.folder / ENVIRONMENT)
         before = first.get("resumed", [])
         resumed = [*(before if isinstance(before, list) else []), {"step": step, **environment(), **facts}]
-        write_json(self.folder / "environment.json", {**first, "resumed": resumed})
+        write_json(self.folder / ENVIRONMENT, {**first, "resumed": resumed})
         return [f"steps.csv lacks {missing} of the first {step} rows"] if missing else []
 
     def _describe(self, config: TrainConfig, plan: Plan, model: dict[str, Any]) -> None:

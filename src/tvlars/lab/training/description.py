@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from tvlars.lab.config import TrainConfig
+from tvlars.lab.imported import is_import_path, said_path, source_digest
+from tvlars.lab.optimizers import is_class, is_known
 from tvlars.lab.run_folder.identity import FINGERPRINT
 from tvlars.lab.training.batches import micro_batches
+from tvlars.lab.training.optimizers import CombinedOptimizer
 from tvlars.lab.training.prepare import Prepared
 from tvlars.plan import Plan
 
@@ -24,6 +29,7 @@ def describe(config: TrainConfig, plan: Plan, facts: dict[str, Any], processes: 
         *([f"parallel {facts['processes']}"] if "processes" in facts else []),
         f"batch    {describe_batch(config, processes)}",
         *(line if line.startswith(" ") else f"plan     {line}" for line in str(plan).splitlines()),
+        *([f"options  {facts['optimizer']}"] if "optimizer" in facts else []),
     ]
 
 
@@ -75,3 +81,47 @@ def model_facts(prepared: Prepared) -> dict[str, Any]:
         "std": std.tolist(),
         FINGERPRINT: data.fingerprint.as_json(),
     }
+
+
+def optimizer_facts(config: TrainConfig, optimizer: Any, inexact: str) -> dict[str, Any]:
+    """Return facts on what the user brought: an imported optimizer with its arguments, and files with their digests.
+
+    ``inexact`` says why a resumed run is not the uninterrupted one, "" if it is.
+    """
+    facts: dict[str, Any] = {}
+    if not is_known(config.optimizer):
+        parts = optimizer.optimizers if isinstance(optimizer, CombinedOptimizer) else [optimizer]
+        calls = [_described(part) for part in parts]
+        if is_class(config.optimizer):
+            calls = [f"{said_path(config.optimizer)}({calls[0].partition('(')[2]}"]
+        facts["optimizer"] = "; ".join(calls)
+        facts["resume"] = inexact or "bit for bit"
+        package = type(parts[0]).__module__.partition(".")[0]
+        version = getattr(sys.modules.get(package), "__version__", None)
+        facts |= {"optimizer_package": f"{package} {version}"} if version is not None else {}
+    paths = [value for value in vars(config).values() if isinstance(value, str) and is_import_path(value)]
+    if sources := {path: digest for path in paths if (digest := source_digest(path))}:
+        facts["sources"] = sources
+    return facts
+
+
+def _described(optimizer: Any) -> str:
+    """Return an optimizer as a call: its class and the options of its first group."""
+    group = dict(optimizer.param_groups[0])
+    group["lr"] = group.pop("initial_lr", group.get("lr"))  # that of the first step may be of a warm-up
+    numbers = {name: value.item() if isinstance(value, Tensor) else value for name, value in group.items()}
+    said = [f"{name}={value!r:.60}" for name, value in numbers.items() if name != "params"]
+    return f"{type(optimizer).__name__}({', '.join(said)})"
+
+
+def changed_sources(before: dict[str, Any], facts: dict[str, Any]) -> list[str]:
+    """Return a sentence on each file of the user that has changed since the run began.
+
+    Args:
+        before: environment.json of the run.
+        facts: those of :func:`optimizer_facts` now.
+    """
+    there, here = (found if isinstance(found := one.get("sources"), dict) else {} for one in (before, facts))
+    return [
+        f"{path.rpartition(':')[0]} has changed since the run began" for path in here if there.get(path) != here[path]
+    ]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -31,6 +32,9 @@ from tvlars.plan import OWN, Plan
 
 NEEDED = ("param_groups", "step", "zero_grad", "state_dict", "load_state_dict")
 """Parts of an optimizer, whether or not its class is one of torch's."""
+
+
+PLAIN_STATE = ("state", "param_groups")
 
 
 @dataclass(frozen=True)
@@ -126,10 +130,17 @@ def _by_function(config: TrainConfig, plan: Plan, model: nn.Module) -> Built:
         raise UsageError(f"lr must be given for {said}, which takes it from the plan")
     made = replace(plan, lr=lr, weight_decay=_number(group.get("weight_decay")), lr_from=f"from {said}")
     if scheduler is not None:
-        made = replace(made, schedule=OWN, warmup_steps=None, final_factor=None)
+        made = _with_schedule(made, OWN)
     elif config.schedule == "auto" and any(map(is_schedule_free, several)):
-        made = replace(made, schedule="constant", warmup_steps=0, final_factor=None)
+        made = replace(_with_schedule(made, "constant"), warmup_steps=0)
     return Built(optimizer, scheduler or made.scheduler(optimizer), made)
+
+
+def _with_schedule(plan: Plan, schedule: str) -> Plan:
+    """Return the plan with a schedule that has no options."""
+    names = [one.name for one in fields(Plan)]
+    options: Any = dict.fromkeys(names[names.index("schedule") + 1 : names.index("noise_scale")])
+    return replace(plan, schedule=schedule, **options)
 
 
 def _check_scheduler(said: str, scheduler: Any) -> None:
@@ -157,6 +168,20 @@ def averages(optimizer: Any) -> bool:
     """Return True if an optimizer averages weights by itself, and puts them into the model by ``eval()``."""
     parts = optimizer.optimizers if isinstance(optimizer, CombinedOptimizer) else [optimizer]
     return any(map(is_schedule_free, parts))
+
+
+def is_plain_state(state: Any) -> bool:
+    """Return True if a state dict has the form of torch's optimizers: state by parameter, and groups."""
+    if not isinstance(state, dict) or not all(name in state for name in PLAIN_STATE):
+        return False
+    entries, groups = state["state"], state["param_groups"]
+    by_parameter = isinstance(entries, dict) and all(
+        type(index) is int and isinstance(one, dict) and all(type(key) is str for key in one)
+        for index, one in entries.items()
+    )
+    return by_parameter and all(
+        isinstance(group, dict) and all(type(i) is int for i in group.get("params", [None])) for group in groups
+    )
 
 
 class CombinedOptimizer(Optimizer):
@@ -204,11 +229,33 @@ class CombinedOptimizer(Optimizer):
             one.eval()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of each optimizer, numbered."""
-        return {str(number): one.state_dict() for number, one in enumerate(self.optimizers)}
+        """Return the state of all parameters as one optimizer would; of each optimizer if one keeps it otherwise."""
+        parts = [one.state_dict() for one in self.optimizers]
+        if not all(map(is_plain_state, parts)):
+            return {"parts": parts}
+        state, groups, first = {}, [], 0
+        for part in parts:
+            state.update({first + index: entries for index, entries in part["state"].items()})
+            groups += [{**group, "params": [first + i for i in group["params"]]} for group in part["param_groups"]]
+            first += sum(len(group["params"]) for group in part["param_groups"])
+        more = [{name: part[name] for name in part if name not in PLAIN_STATE} for part in parts]
+        return {"state": state, "param_groups": groups, "more": more}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what :meth:`state_dict` returned."""
-        for number, one in enumerate(self.optimizers):
-            one.load_state_dict(state_dict[str(number)])
+        parts = state_dict["parts"] if "parts" in state_dict else self._apart(state_dict)
+        for one, part in zip(self.optimizers, parts, strict=True):
+            one.load_state_dict(part)
         self._gather()
+
+    def _apart(self, whole: dict[str, Any]) -> list[dict[str, Any]]:
+        """Return the state of each optimizer."""
+        groups, parts, first = iter(whole["param_groups"]), [], 0
+        for one, more in zip(self.optimizers, whole["more"], strict=True):
+            mine = list(itertools.islice(groups, len(one.param_groups)))
+            count = sum(len(group["params"]) for group in mine)
+            state = {i - first: entries for i, entries in whole["state"].items() if first <= i < first + count}
+            own = [{**group, "params": [i - first for i in group["params"]]} for group in mine]
+            parts.append({"state": state, "param_groups": own, **more})
+            first += count
+        return parts

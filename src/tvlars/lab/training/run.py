@@ -22,6 +22,7 @@ from tvlars.lab.errors import DivergedError, MovedFolderError, PreemptedError, U
 from tvlars.lab.files.disk import cannot_write
 from tvlars.lab.measure.each_epoch import measure_epoch
 from tvlars.lab.measure.layer_stats import RunStats
+from tvlars.lab.optimizers import is_known
 from tvlars.lab.processes.signals import StopSignals, stop
 from tvlars.lab.run_folder.checkpoints import checkpoint
 from tvlars.lab.run_folder.checkpoints.state_check import Checked, is_finite
@@ -32,6 +33,7 @@ from tvlars.lab.run_folder.rows import EpochRow, StepRow
 from tvlars.lab.run_folder.status import Status
 from tvlars.lab.run_folder.tensorboard import TensorBoardLog
 from tvlars.lab.training.compiler import cannot_compile, is_compilers
+from tvlars.lab.training.optimizer_state import UnkeptStateError
 from tvlars.lab.training.progress import describe_test
 from tvlars.lab.training.state import as_table, load_state, room_for, state_of
 from tvlars.lab.training.task import Task
@@ -275,6 +277,8 @@ class Run:
                 self.saved_at = (self.epoch, self.position)
             else:
                 self.reporter.note(f"{said} is not saved, since weights are not finite; earlier ones are kept")
+        except UnkeptStateError as error:
+            self.reporter.note(f"{said} is not saved: {error}")
         except OSError as error:
             self.reporter.note(f"{said} could not be saved ({error.strerror or error}); earlier ones are kept")
         self.saved_time = time.monotonic()
@@ -285,7 +289,8 @@ class Run:
         self.processes.by_first(self._flush)
         state = self.state_dict()
         tensors, progress = state["tensors"], state["progress"]
-        finite = all(is_finite(value) for some in tensors.values() for value in some.values())
+        checked = tensors if is_known(self.config.optimizer) else {"model": tensors["model"]}
+        finite = all(is_finite(value) for some in checked.values() for value in some.values())
         if not all(self.processes.gather(finite)):
             return False
         checkpoint.save(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from tvlars.lab.optimizers import is_known
 from tvlars.lab.processes.processes import Processes
 from tvlars.lab.run_folder.checkpoints.state_check import (
     BUFFERS,
@@ -22,7 +23,9 @@ from tvlars.lab.run_folder.checkpoints.state_check import (
     check_scheduler,
 )
 from tvlars.lab.run_folder.checkpoints.tensors import Table
+from tvlars.lab.training.optimizer_state import check_kept, packed, unpack
 from tvlars.lab.training.task import Task
+from tvlars.plan import OWN
 
 
 def as_table(rows: list[Any]) -> Tensor:
@@ -37,12 +40,11 @@ def state_of(task: Task) -> dict[str, Any]:
         "tensors" by "model" and "optimizer", then by name, as this process holds them; and "progress", the rest:
         numbers, texts, tensors and collections of them, the same in all processes.
     """
-    optimizer = task.bare_optimizer.state_dict()
-    state, inside = _taken_apart(optimizer["state"])
+    optimizer, inside = packed(task.bare_optimizer)
     progress = {
         "draws": task.batches.draws.get_state(),
         "random": task.processes.gather(_random_state(task.fabric.device)),
-        "optimizer": {"state": state, "param_groups": optimizer["param_groups"]},
+        "optimizer": optimizer,
         "optimizer_tensors": {name: [list(x.shape), str(x.dtype)] for name, x in inside.items()},
         "scheduler": _scheduler_state(task),
         "precision": dict(task.fabric.strategy.precision.state_dict()),
@@ -98,16 +100,19 @@ def load_state(task: Task, state: dict[str, Any], at: Checked) -> None:
     rates = [group["lr"] for group in optimizer.param_groups]
     if task.scheduler is not None and not _is_replayed(task):
         rates = [group["initial_lr"] * task.plan.factor(step + 1) for group in optimizer.param_groups]
-    scheduler: dict[str, Any] = {}
+    scheduler: Any = {}
     if _is_replayed(task):
         at.check("scheduler", {"_last_lr": rates}, progress["scheduler"])
+    elif task.plan.schedule == OWN:
+        scheduler = progress["scheduler"]
     else:
         scheduler = check_scheduler(at, task.scheduler, progress["scheduler"], step, rates)
     precision = task.fabric.strategy.precision
     check_precision(at, dict(precision.state_dict()), progress["precision"])
     # A GradScaler skips steps whose gradients are not finite.
     taken = range(0 if precision.state_dict() else step, step + 1)
-    check_optimizer(at, "optimizer", optimizer, progress["optimizer"], rates)
+    if known := is_known(task.config.optimizer):
+        check_optimizer(at, "optimizer", optimizer, progress["optimizer"], rates)
     at.check("extra", dict.fromkeys(task.extra, anything), progress["extra"])
     for name, part in task.extra.items():
         if isinstance(part, nn.Module):
@@ -120,10 +125,13 @@ def load_state(task: Task, state: dict[str, Any], at: Checked) -> None:
     Checked(at.file.parent).finite("model.", tensors["model"])
     task.bare_model.load_state_dict(tensors["model"])
     inside = progress["optimizer"]
-    for name, value in tensors.get("optimizer", {}).items():
-        index, _, key = name.partition(".")
-        inside["state"].setdefault(int(index), {})[key] = value
-    _load_optimizer(at, "optimizer", optimizer, inside, rates, taken)
+    if known:
+        for name, value in tensors.get("optimizer", {}).items():
+            index, _, key = name.partition(".")
+            inside["state"].setdefault(int(index), {})[key] = value
+        _load_optimizer(at, "optimizer", optimizer, inside, rates, taken)
+    else:
+        unpack(at, optimizer, inside, tensors.get("optimizer", {}))
     if task.scheduler is not None and not _is_replayed(task):
         task.scheduler.load_state_dict(scheduler)
     precision.load_state_dict(progress["precision"])
@@ -163,7 +171,9 @@ def _scheduler_state(task: Task) -> dict[str, Any]:
         return {}
     if _is_replayed(task):
         return {"_last_lr": [float(group["lr"]) for group in task.bare_optimizer.param_groups]}
-    return dict(task.scheduler.state_dict())
+    state = dict(task.scheduler.state_dict())
+    check_kept(state)
+    return state
 
 
 def _load_optimizer(at: Checked, entry: str, optimizer: Any, state: Any, rates: list[float], taken: range) -> None:
@@ -197,16 +207,6 @@ def _buffers(task: Task) -> dict[str, Tensor]:
 def _named(task: Task, inside: dict[str, Tensor]) -> dict[str, dict[str, Any]]:
     """Return the tensors of the model, and ``inside``, those of the optimizer, if there are any."""
     return {"model": task.bare_model.state_dict(), **({"optimizer": inside} if inside else {})}
-
-
-def _taken_apart(state: dict[int, dict[str, Any]]) -> tuple[dict[int, dict[str, Any]], dict[str, Tensor]]:
-    """Split an optimizer's state into its plain values and its tensors by "parameter.name"."""
-    kept: dict[int, dict[str, Any]] = {}
-    inside: dict[str, Tensor] = {}
-    for index, entries in state.items():
-        kept[index] = {key: value for key, value in entries.items() if not isinstance(value, Tensor)}
-        inside |= {f"{index}.{key}": value for key, value in entries.items() if isinstance(value, Tensor)}
-    return kept, inside
 
 
 def _room(param: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

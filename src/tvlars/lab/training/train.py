@@ -14,9 +14,10 @@ from tvlars.lab.data import ImageData
 from tvlars.lab.models import Model, given_name
 from tvlars.lab.run_folder.checkpoints.checkpoint import finish_putting
 from tvlars.lab.run_folder.loaded_run import RunResult
-from tvlars.lab.run_folder.record import ASIDE, NoRecord, Record
+from tvlars.lab.run_folder.record import ASIDE, ENVIRONMENT, NoRecord, Record, read_object
 from tvlars.lab.run_folder.resuming import Finished, GoOn, New, opened
-from tvlars.lab.training.description import describe, facts_of_run, model_facts
+from tvlars.lab.training.description import changed_sources, describe, facts_of_run, model_facts, optimizer_facts
+from tvlars.lab.training.optimizer_state import why_inexact
 from tvlars.lab.training.prepare import Prepared, prepare
 from tvlars.lab.training.pretraining import Pretraining
 from tvlars.lab.training.progress import Reporter, choose_reporter
@@ -84,13 +85,15 @@ def _train(prepared: Prepared, folder: Path, found: New | GoOn, notes: list[str]
     config, processes = prepared.config, prepared.processes
     prepared.fabric.seed_everything(config.seed, verbose=False)
     record = Record(folder, reporter.note) if processes.first else NoRecord(folder)
+    inexact = ""
     with memory.needed(f"model {config.model!r} must fit into memory with its data"):
         model, model_text = prepared.build_model()
+        inexact = why_inexact(config, prepared.plan, model)
         kind = Pretraining if config.self_supervised else Classification
         task: Task = kind(prepared, model, record, reporter)
     plan = task.plan
     run = Run(task)
-    facts = facts_of_run(prepared, model_text, task.facts())
+    facts = facts_of_run(prepared, model_text, task.facts()) | optimizer_facts(config, task.bare_optimizer, inexact)
     findings = check(
         task.bare_model,
         task.bare_optimizer,
@@ -102,7 +105,10 @@ def _train(prepared: Prepared, folder: Path, found: New | GoOn, notes: list[str]
     )
     lines = describe(config, plan, facts, processes.count)
     said = [*findings, *notes]
+    if inexact:
+        said.append(f"a resumed run will not equal an uninterrupted one bit for bit: {inexact}")
     if isinstance(found, GoOn):
+        said += changed_sources(read_object(folder / ENVIRONMENT), facts)
         run.resume(found)  # before anything is changed in the folder
         processes.each(run.open_logs)
         if processes.first:

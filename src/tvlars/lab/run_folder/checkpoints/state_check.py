@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.errors import UsageError
+from tvlars.lab.optimizers import is_known
 from tvlars.lab.run_folder.rows import EpochRow, StepRow
 from tvlars.plan import Plan
 from tvlars.schedule import SigmoidSchedule
@@ -200,8 +201,11 @@ def check_progress(
     steps = [StepRow(*cells) for cells in _cells(at, "epoch_steps", progress["epoch_steps"], StepRow, position)]
     for i, one in enumerate(steps):
         number = step - position + 1 + i
-        phi = plan.factor(number)
-        known = {"step": number, "epoch": number / per_epoch, "phi": phi, "lr": plan.lr * phi}
+        phi: Any = plan.factor(number)
+        lr: Any = plan.lr * phi
+        if not is_known(config.optimizer):  # a function may have its own
+            phi, lr = at.number, at.number
+        known = {"step": number, "epoch": number / per_epoch, "phi": phi, "lr": lr}
         at.check(f"epoch_steps[{i}]", {**known, "loss": loss, "train_accuracy": share}, vars(one))
     return epochs, steps
 

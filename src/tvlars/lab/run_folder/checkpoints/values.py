@@ -98,11 +98,23 @@ def decode(text: bytes, data: bytes) -> Any:
         if kind == "tuple":
             return tuple(value(inner, depth + 1) for inner in content)
         pairs = kind == "dict" and all(type(pair) is list and len(pair) == 2 for pair in content)
-        if pairs and all(type(key) in (int, str) for key, _ in content):
-            return {key: value(inner, depth + 1) for key, inner in content}
+        keys = [_key(pair[0]) for pair in content] if pairs else [None]
+        if all(map(is_key, keys)):
+            return {key: value(inner, depth + 1) for key, (_, inner) in zip(keys, content, strict=True)}
         raise ValueError(f"an object must be a tuple, a dict or a tensor, got {ascii(one)[:40]}")
 
     return value(parse_json(text.decode()), 0)
+
+
+def is_key(value: Any) -> bool:
+    """Return True if ``value`` may be a key of a dictionary that is kept: an integer, text, or a tuple of these."""
+    return type(value) in (int, str) or (type(value) is tuple and all(type(one) in (int, str) for one in value))
+
+
+def _key(found: Any) -> Any:
+    """Return a key from JSON, where a tuple is an object of one list."""
+    inside = found.get("tuple") if type(found) is dict and len(found) == 1 else None
+    return tuple(inside) if type(inside) is list else found
 
 
 def _tensor(content: list[Any], data: bytes) -> Tensor:
