@@ -112,6 +112,11 @@ class TrainConfig:
         "read the test set at the end, with images for validation; without it what is reported is of validation",
         Is.SAME,
     )
+    keep_best: bool = option(
+        False,
+        "keep the weights of the best epoch by validation, and report the test of these",
+        Is.SETUP | Is.CLASSIFICATION,
+    )
     model: str = option(
         "small_resnet", f"one of {{choices}}, {', '.join(FORMS)}", Is.SETUP, choices=MODELS, closed=False
     )
