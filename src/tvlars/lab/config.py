@@ -181,6 +181,7 @@ class TrainConfig:
         None,
         "further arguments of a schedule by import path, as in 'max_lr=0.1 pct_start=0.3' (default: its own; the steps "
         "of the run are filled in)",
+        Is.TUNABLE,
         schedules=(USERS,),
         optimizers=OTHERS,
     )
