@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 MOST_NAMES = 60
-"""Most names that an error lists."""
+"""Most names that an error lists; of more, it gives the nearest ones, or the first."""
 
 
 class UsageError(ValueError):
@@ -83,9 +83,10 @@ def unknown(kind: str, name: object, valid: Iterable[str]) -> UsageError:
         by_lower.setdefault(one.lower(), one)
     names = list(by_lower.values())
     near = [by_lower[one] for one in difflib.get_close_matches(str(name).lower(), by_lower, n=2, cutoff=0.55)]
+    if len(names) > MOST_NAMES:
+        names = [f"{len(names):,} names"] if near else [*names[:MOST_NAMES], f"and {len(names) - MOST_NAMES:,} more"]
     hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
-    return UsageError(f"unknown {kind} {str(name)!r}: {hint}Known: {', '.join(names[:MOST_NAMES])}{more}.")
+    return UsageError(f"unknown {kind} {str(name)!r}: {hint}Known: {', '.join(names)}.")
 
 
 def listed(names: Iterable[str]) -> str:
