@@ -130,7 +130,7 @@ def test_lists_of_names() -> None:
     assert names_of(Is.SEVERAL) == ("devices", "nodes", "shard", "sync_batch_norm", "rendezvous")
     assert set(names_of(Is.MACHINE)) < set(MEANS)
     assert set(names_of(Is.MACHINE)) == {
-        *("out", "data_dir", "rendezvous", "timeout", "devices", "nodes", "profile", "tensorboard"),
+        *("out", "data_dir", "rendezvous", "timeout", "devices", "nodes", "profile", "log"),
     }
     assert set(names_of(Is.PLANNED)) < set(names_of(Is.TUNABLE))
     assert [name for name, one in OPTIONS.items() if one.not_in_grids] == ["nodes", "rendezvous", "resume", "out"]

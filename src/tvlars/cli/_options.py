@@ -106,7 +106,7 @@ def add_option(
     """Add an option; its own default, flag and metavar are taken unless others are given."""
     default, text = one.default if default is MISSING else default, one.text
     if one.many:
-        default, more = list(default), {"nargs": "+", **more}
+        default, more = default if default is None else list(default), {"nargs": "+", **more}
     if default not in (None, []) and "default" not in text and not isinstance(default, bool):
         text += f" (default: {' '.join(map(str, default)) if one.many else default})"
     if one.kind is bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from tvlars.cli._options import (
     train_config,
     type_of,
 )
-from tvlars.lab.config import names_of
+from tvlars.lab.config import OPTIONS, names_of
 from tvlars.lab.console import say
 from tvlars.lab.experiments.tuning.config import TuneConfig
 from tvlars.lab.options import Is, options_of
@@ -31,6 +32,7 @@ def add(commands: Any, command: str, config: dict[str, Any]) -> None:
     sweep.add_argument("grid", metavar="GRID.yaml", type=Path, help=text)
     text = "folder of the sweep, gone on with where it exists (default: runs/sweep- and the grid's name)"
     sweep.add_argument("--out", type=Path, metavar="FOLDER", help=text)
+    add_option(sweep, OPTIONS["log"], default=None, metavar="NAME")
     add_queue(sweep, "runs at a time (default: one for each CUDA device, 1 on a CPU; with Ray over all machines)")
     sweep.add_argument("--dry-run", action="store_true", help="list the runs, and which are over, and do nothing")
     _add_tune(commands, config if command == "tune" else {})
@@ -78,19 +80,20 @@ def _sweep(parsed: argparse.Namespace) -> int:
     from tvlars.lab.experiments.sweep import make_agenda, sweep
 
     grid = Grid.read(parsed.grid)
+    runs = grid.runs if parsed.log is None else tuple(replace(run, log=tuple(parsed.log)) for run in grid.runs)
     out = Path("runs") / f"sweep-{grid.name}" if parsed.out is None else parsed.out
     if parsed.dry_run:
         check_call(parsed.workers, parsed.retries)
-        agenda = make_agenda(grid.runs, out, here=parsed.ray is None)
+        agenda = make_agenda(runs, out, here=parsed.ray is None)
         for note in grid.notes:
             say(f"note: {note}")
         for run in agenda.runs:
             say(f"{run.status:9} {run.name}")
-        say(f"{len(grid.runs)} runs, {len(agenda.jobs)} to do, in {out}")
+        say(f"{len(runs)} runs, {len(agenda.jobs)} to do, in {out}")
         return 0
     for note in grid.notes:
         say(f"note: {note}")
-    result = sweep(grid.runs, out, workers=parsed.workers, retries=parsed.retries, ray=parsed.ray)
+    result = sweep(runs, out, workers=parsed.workers, retries=parsed.retries, ray=parsed.ray)
     return _tell(result)
 
 

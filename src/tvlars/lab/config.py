@@ -48,6 +48,7 @@ OPTIMIZERS = tuple(DEFAULTS)
 CLASSIFICATION = "classification"
 EVALUATIONS = "linear,knn,random"
 SHARPNESS_SAMPLES = 1024
+LOGGERS = ("tensorboard", "wandb", "mlflow")
 MAX_SEED = 2**32 - 1
 MAX_LR = 1e30
 """Far above any use, but below overflow in float32."""
@@ -111,11 +112,6 @@ class TrainConfig:
         True,
         "read the test set at the end, with images for validation; without it what is reported is of validation",
         Is.SAME,
-    )
-    keep_best: bool = option(
-        False,
-        "keep the weights of the best epoch by validation, and report the test of these",
-        Is.SETUP | Is.CLASSIFICATION,
     )
     model: str = option(
         "small_resnet", f"one of {{choices}}, {', '.join(FORMS)}", Is.SETUP, choices=MODELS, closed=False
@@ -181,7 +177,6 @@ class TrainConfig:
         None,
         "further arguments of a schedule by import path, as in 'max_lr=0.1 pct_start=0.3' (default: its own; the steps "
         "of the run are filled in)",
-        Is.TUNABLE,
         schedules=(USERS,),
         optimizers=OTHERS,
     )
@@ -269,7 +264,13 @@ class TrainConfig:
     )
     accelerator: str = option("auto", "one of {choices}", Is.MEANS, choices=("auto", "cpu", "cuda", "mps"))
     compile: bool = option(False, "compile the model with torch.compile", Is.MEANS | Is.CLASSIFICATION)
-    tensorboard: bool = option(False, "write TensorBoard logs into the run folder too", Is.MACHINE)
+    log: tuple[str, ...] = option(
+        (),
+        "loggers that are given every row too: {choices}, or the import path of a function from run folder to logger",
+        Is.MACHINE,
+        choices=LOGGERS,
+        closed=False,
+    )
     preset: str | None = option(
         None,
         "settings of the optimizer: mlperf for classification by lars, corrected or as-published for self-supervised "
@@ -388,6 +389,12 @@ class TrainConfig:
         self._check_weights()
         self._check_task()
         self._check_processes()
+        for one in self.log:
+            if one not in LOGGERS and not is_import_path(one):
+                raise unknown("logger", one, LOGGERS)
+        if len(set(self.log)) != len(self.log):
+            raise UsageError(f"log must not repeat, got {', '.join(self.log)}")
+        object.__setattr__(self, "log", tuple(one if one in LOGGERS else spelled_path(one) for one in self.log))
         if self.sharpness is not None:
             self.sharpness_epochs()
         elif self.sharpness_samples != SHARPNESS_SAMPLES:
@@ -630,6 +637,9 @@ class TrainConfig:
         Raises:
             UsageError: a name is no field, or a value is invalid.
         """
+        if isinstance(values, dict) and isinstance(before := values.get("tensorboard"), bool):  # of earlier versions
+            values = {name: value for name, value in values.items() if name != "tensorboard"}
+            values.setdefault("log", ("tensorboard",) if before else ())
         check_names(cls, values)
         return cls(**values)
 

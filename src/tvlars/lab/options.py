@@ -114,7 +114,12 @@ class Option:
             raise UsageError(f"{self.name} {error}") from None
 
     def convert(self, value: Any) -> Any:
-        """Return a ``value`` of a file in the option's kind: YAML reads 1e-3 as text, and 4 may be a float."""
+        """Return a ``value`` of a file in the option's kind: YAML reads 1e-3 as text, and 4 may be a float.
+
+        Options with many values are lists, or text with spaces or commas between.
+        """
+        if self.many and isinstance(value, (str, list)):
+            return tuple(value.replace(",", " ").split() if isinstance(value, str) else value)
         if self.kind is float and isinstance(value, (int, str)) and not isinstance(value, bool):
             try:
                 return parse_number(float, value) if isinstance(value, str) else float(value)

@@ -64,7 +64,7 @@ def assert_same(a: Path, b: Path, *others: str) -> None:
     [
         dict(optimizer="tvlars"),
         dict(optimizer="lamb", micro_batch_size=50, rotation=10.0),
-        dict(optimizer="lars", warmup_epochs=1.0, layer_stats=2, tensorboard=True, noise_scale=True),
+        dict(optimizer="lars", warmup_epochs=1.0, layer_stats=2, log=("tensorboard",), noise_scale=True),
         dict(optimizer="adamw", augment=False, checkpoint_every="1-epoch"),
         dict(optimizer="sgd", momentum=0.0, nesterov=False, weight_decay=0.0),
         dict(optimizer="tvlars", task="byol", projector="32-32", evaluations="linear", layer_stats=1),

@@ -20,9 +20,9 @@ from tvlars.lab.measure.layer_stats import RunStats
 from tvlars.lab.processes.fabric import make_fabric
 from tvlars.lab.processes.processes import Processes
 from tvlars.lab.run_folder.checkpoints import checkpoint, tensors
+from tvlars.lab.run_folder.loggers import Loggers
 from tvlars.lab.run_folder.record import Record
 from tvlars.lab.run_folder.rows import EpochRow, StepRow
-from tvlars.lab.run_folder.tensorboard import TensorBoardLog
 from tvlars.lab.ssl.evaluations import Evaluated
 from tvlars.lab.training.profile import Phases
 from tvlars.lab.training.progress import LineReporter, Reporter
@@ -62,6 +62,7 @@ PLAN = plan(256, 60_000, 1)
 WRITERS: dict[str, Callable[[Record], object]] = {
     "begin": lambda record: record.begin(CONFIG, PLAN, {}, {}),
     "reopen": lambda record: record.reopen(CONFIG, PLAN, {}, {}, 1, [], [STEP]),
+    "open_loggers": lambda record: record.open_loggers(),
     "steps": lambda record: record.add([STEP], None),
     "epochs": lambda record: record.add([], EPOCH),
     "measurement": lambda record: record.add_measurement("noise.csv", STEP),
@@ -129,21 +130,20 @@ def test_layer_statistics(tmp_path: Path) -> None:
     assert untouched(folder)
 
 
-def test_tensorboard(tmp_path: Path) -> None:
+def test_loggers(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
     record = Record(folder, print)
-    begun, new = (TensorBoardLog(record) for _ in range(2))
-    begun.add([STEP])
+    begun, new = (Loggers(folder, ["tensorboard"], [], {}, 0, print, record.check_place) for _ in range(2))
+    begun.open({})
+    begun.add("steps", [STEP])
     exchange(folder)
-    for log in (begun, new):
+    for loggers in (begun, new):
         with pytest.raises(MovedFolderError):
-            log.add([STEP], EPOCH)
-        with pytest.raises(MovedFolderError):
-            log.add_scalar("LWN/w", 1.0, 1)
+            loggers.add("epochs", [EPOCH])
     with pytest.raises(MovedFolderError):
-        begun.close()
-    new.close()
+        begun.close(True, {})
+    new.close(True, {})
     assert untouched(folder)
 
 
@@ -219,8 +219,8 @@ class Exchanges(Reporter):
         (dict(step=10), dict(checkpoint_every=None)),
         (dict(epoch=2), dict(checkpoint_every=None)),
         (dict(epoch=1), dict(checkpoint_every=None, noise_scale=True)),
-        (dict(step=2), dict(layer_stats=1, tensorboard=True, profile=True)),
-        (dict(epoch=2), dict(layer_stats=1, tensorboard=True, profile=True, checkpoint_every=None)),
+        (dict(step=2), dict(layer_stats=1, log=("tensorboard",), profile=True)),
+        (dict(epoch=2), dict(layer_stats=1, log=("tensorboard",), profile=True, checkpoint_every=None)),
         (dict(epoch=2), dict(task="byol", projector="32-32", evaluations="linear")),
     ],
     ids=str,

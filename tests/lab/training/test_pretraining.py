@@ -93,7 +93,7 @@ def test_fine_tuning_after_training_on_a_terminal(tmp_path: Path, digits: ImageD
     """A copy of the backbone is fine-tuned, and nothing that hangs on the run is copied with it."""
     folder = tmp_path / "run"
     folder.mkdir()
-    config = TrainConfig(**{**QUICK, "epochs": 1, "evaluations": "finetune-10%"}, tensorboard=True)
+    config = TrainConfig(**{**QUICK, "epochs": 1, "evaluations": "finetune-10%"}, log=("tensorboard",))
     result = train(config, data=digits, folder=folder, reporter=BarReporter())
     assert result.evaluations["finetune-10%"].labels == pytest.approx(144, abs=5)
     assert load_run(folder).accuracy_name == "online-probe accuracy"

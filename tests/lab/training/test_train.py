@@ -185,7 +185,7 @@ def test_an_interrupted_run_keeps_its_record(tmp_path: Path, few: ImageData) -> 
 def test_tensorboard_has_every_row(tmp_path: Path, few: ImageData) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    train(TrainConfig(tensorboard=True, out=tmp_path / "run", **QUICK), data=few)
+    train(TrainConfig(log=("tensorboard",), out=tmp_path / "run", **QUICK), data=few)
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
     events.Reload()
     logged = {name: [(e.step, e.value) for e in events.Scalars(name)] for name in events.Tags()["scalars"]}

@@ -170,6 +170,8 @@ class _Part:
 
 def _values(name: str, value: Any) -> list[Any]:
     """Return the values of one option; a single value need not stand in a list."""
+    if OPTIONS[name].many:
+        raise UsageError(f"{name} must be in base, since it is the same for all runs, got it in grid")
     values = [OPTIONS[name].convert(one) for one in (value if isinstance(value, list) else [value])]
     if not values:
         raise UsageError(f"{name} of grid must have one value at least, got none")

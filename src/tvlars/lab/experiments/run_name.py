@@ -45,7 +45,9 @@ def arguments(config: TrainConfig, out: Path) -> list[str]:
         flag = name.replace("_", "-")
         if OPTIONS[name].not_in_grids:
             continue
-        if isinstance(value, bool):
+        if isinstance(value, tuple):
+            words += [f"--{flag}", *map(str, value)]
+        elif isinstance(value, bool):
             words.append(f"--{flag}" if value else f"--no-{flag}")
         else:
             words.append(f"--{flag}={value!r}" if isinstance(value, float) else f"--{flag}={value}")

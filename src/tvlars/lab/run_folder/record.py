@@ -9,11 +9,11 @@ steps.csv          one row per optimizer step
 summary.json       status at the end, and results
 test-correct.bits  one bit per test image, in their order: 1 if it is classified right after the last epoch
 weights.pt         final weights, a state dict
-best-EPOCH.pt      weights of the best epoch by validation, see best.py
 weights-before.pt  weights of an earlier attempt, kept when a run began anew
 sharpness.csv, noise.csv, layer-stats/    if the options ask for them, see lab.measure
 checkpoints/       state to resume from, see checkpoints/checkpoint.py
 evaluations.json, representation.csv, views.png    of self-supervised learning, see lab.ssl
+loggers.json       ids of the run at loggers, whose own files may lie beside it, see loggers.py
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from tvlars.lab.config import TrainConfig
 from tvlars.lab.errors import UsageError
 from tvlars.lab.files.disk import DIGEST, PASSING, append_whole, digest_of, sync, write_whole
 from tvlars.lab.files.place import Place
-from tvlars.lab.run_folder.best import best_file, epochs_kept
 from tvlars.lab.run_folder.environment import environment
+from tvlars.lab.run_folder.loggers import OWN, STATE, Loggers
 from tvlars.lab.run_folder.rows import EpochRow, StepRow, as_csv, cells, columns, cut, mend_steps
 from tvlars.lab.run_folder.status import Status
 from tvlars.lab.ssl.evaluations import Evaluated
@@ -83,6 +83,8 @@ class Record:
 
     def __init__(self, folder: Path, tell: Callable[[str], None]) -> None:
         self.folder, self.tell = folder, tell
+        self.loggers: Loggers | None = None
+        """Given every row too, once :meth:`open_loggers` has been called."""
         self._place = Place(folder)
         self._waiting: dict[str, list[Any]] = {}
         self._said = False
@@ -142,6 +144,21 @@ class Record:
             if name == MODEL or not read_object(self.folder / name):
                 write_json(self.folder / name, value)
 
+    def open_loggers(self) -> None:
+        """Open the loggers of the run, whose folder is complete; under the ids of loggers.json if it resumes."""
+        self.check_place()
+        if self.loggers is not None and self.loggers.all:
+            self.loggers.open(read_object(self.folder / STATE))
+            self._keep_loggers()
+
+    def _keep_loggers(self) -> None:
+        if self.loggers is not None and (state := self.loggers.state()):
+            try:
+                write_json(self.folder / STATE, state)
+            except OSError as error:
+                if error.errno not in PASSING:
+                    raise
+
     def add(self, steps: list[StepRow], epoch: EpochRow | None = None) -> None:
         """Append rows of steps, and the row of the epoch that they complete."""
         self._append("steps.csv", steps)
@@ -173,26 +190,38 @@ class Record:
         """Write evaluations.json anew, with all evaluations in ``found``."""
         self.check_place()
         write_json(self.folder / "evaluations.json", {name: asdict(one) for name, one in found.items()})
+        if self.loggers is not None and found:
+            name, newest = list(found.items())[-1]
+            self.loggers.add_values(f"evaluations/{name}", asdict(newest))
+            self._keep_loggers()
 
     def finish(self, status: Status, **summary: Any) -> None:
-        """Write summary.json: status and results."""
+        """Write summary.json: status and results; then end the loggers, which may take long."""
         self.check_place()
         write_json(self.folder / "summary.json", {"status": status, **summary})
+        if self.loggers is not None:
+            results = {name: value for name, value in summary.items() if isinstance(value, float)}
+            self.loggers.close(status == Status.FINISHED, results)
 
     def save_correct(self, correct: Tensor) -> None:
         """Write one bit per test image: 1 if it is classified right."""
         self.check_place()
         write_whole(self.folder / CORRECT, np.packbits(correct.numpy()).tobytes())
 
-    def save_weights(self, state_dict: dict[str, Any], best: int | None = None) -> None:
-        """Write weights.pt, or best-EPOCH.pt if ``best`` is the best epoch, atomically."""
-        file = self.folder / "weights.pt" if best is None else best_file(self.folder, best)
+    def save_weights(self, state_dict: dict[str, Any]) -> None:
+        """Write weights.pt, atomically."""
         content = io.BytesIO()
         torch.save({name: value.detach().cpu() for name, value in state_dict.items()}, content)
         self.check_place()
-        write_whole(file, content.getvalue())
+        write_whole(self.folder / "weights.pt", content.getvalue())
 
     def _append(self, name: str, rows: list[Any]) -> None:
+        self._append_to_file(name, rows)
+        if self.loggers is not None:
+            self.loggers.add(Path(name).stem, rows)
+            self._keep_loggers()
+
+    def _append_to_file(self, name: str, rows: list[Any]) -> None:
         self._waiting.setdefault(name, []).extend(rows)
         try:
             self.flush()
@@ -215,20 +244,18 @@ class NoRecord(Record):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    tell = check_place = begin = reopen = add = add_measurement = _nothing  # type: ignore[assignment]
+    tell = check_place = begin = reopen = open_loggers = add = add_measurement = _nothing  # type: ignore[assignment]
     add_evaluations = flush = finish = save_correct = save_weights = _nothing  # type: ignore[assignment]
 
 
 def _clear(folder: Path) -> None:
     """Remove the files of an earlier attempt at the run, which ended before its first checkpoint."""
-    for name in (*ENDS, *MEASUREMENTS):
+    for name in (*ENDS, *MEASUREMENTS, STATE):
         (folder / name).unlink(missing_ok=True)
-    for epoch in epochs_kept(folder):
-        best_file(folder, epoch).unlink()
     if os.path.lexists(folder / "weights.pt"):  # kept, since training them took time
         os.replace(folder / "weights.pt", folder / ASIDE)
-    for name in ("layer-stats", "tensorboard"):
-        if (folder / name).is_symlink():
+    for name in ("layer-stats", *OWN):
+        if (folder / name).is_symlink() or (folder / name).is_file():
             (folder / name).unlink()
         shutil.rmtree(folder / name, ignore_errors=True)
 

@@ -19,7 +19,7 @@ from tvlars.lab.measure.sharpness import check_sharpness
 from tvlars.lab.models import MODELS, Model, build_model, check_model
 from tvlars.lab.processes.alike import check_alike, facts_of
 from tvlars.lab.processes.processes import Processes
-from tvlars.lab.run_folder.tensorboard import check_tensorboard
+from tvlars.lab.run_folder.loggers import check_loggers
 from tvlars.lab.ssl.evaluations import check_labels
 from tvlars.lab.training.optimizers import check_imported
 from tvlars.plan import Plan
@@ -151,11 +151,6 @@ def data_of(config: TrainConfig, data: ImageData | None = None) -> ImageData:
 
 
 def _check_data(config: TrainConfig, data: ImageData) -> None:
-    if config.keep_best and not data.validated:
-        raise UsageError(
-            "keep_best must not be given without images for validation, by which an epoch is best: give validation "
-            "too, as 0.1"
-        )
     if not config.test and not data.validated:
         raise UsageError("test must be true without images for validation: give validation too, as 0.1")
     if config.self_supervised:
@@ -176,7 +171,6 @@ def _check_machine(prepared: Prepared) -> None:
         raise UsageError(f"accelerator must be auto or cpu on this machine, which has no such device, got {name!r}")
     if config.sharpness is not None:
         check_sharpness()
-    if config.tensorboard:
-        check_tensorboard()
+    check_loggers(config.log)
     if config.layer_stats:
         check_layer_stats()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from tvlars._reading import is_regular
 from tvlars.findings import check
@@ -14,6 +16,7 @@ from tvlars.lab.data import ImageData
 from tvlars.lab.models import Model, given_name
 from tvlars.lab.run_folder.checkpoints.checkpoint import finish_putting
 from tvlars.lab.run_folder.loaded_run import RunResult
+from tvlars.lab.run_folder.loggers import check_protocol
 from tvlars.lab.run_folder.record import ASIDE, ENVIRONMENT, NoRecord, Record, read_object
 from tvlars.lab.run_folder.resuming import Finished, GoOn, New, opened
 from tvlars.lab.training.description import changed_sources, describe, facts_of_run, model_facts, optimizer_facts
@@ -34,6 +37,7 @@ def train(
     model: Model | None = None,
     folder: Path | None = None,
     reporter: Reporter | None = None,
+    loggers: Sequence[Any] = (),
 ) -> RunResult:
     """Train one model and record the run in a folder.
 
@@ -50,6 +54,8 @@ def train(
         folder: an empty folder for the record; None (default) makes the folder that ``config.out`` names.
         reporter: shows progress; None (default) shows a bar on a terminal or in a notebook, and plain lines
             elsewhere. ``Reporter()`` is silent.
+        loggers: given every row besides those that ``config.log`` names: objects with the methods of Lightning's
+            ``Logger``. Default ().
 
     Returns:
         Results of the run; ``result.folder`` is its record.
@@ -64,6 +70,7 @@ def train(
         PreemptedError: SIGTERM or SIGHUP was received. A checkpoint is kept.
         KeyboardInterrupt: Ctrl-C was pressed. The record is kept.
     """
+    loggers = check_protocol(loggers)
     if model is not None:
         config = replace(config, model=given_name(model))
     prepared = prepare(config, data, model=model)
@@ -78,10 +85,12 @@ def train(
         if isinstance(found, Finished):
             reporter.say(f"{place} has finished already")
             return found.result
-        return _train(prepared, place, found, notes, reporter)
+        return _train(prepared, place, found, notes, reporter, loggers)
 
 
-def _train(prepared: Prepared, folder: Path, found: New | GoOn, notes: list[str], reporter: Reporter) -> RunResult:
+def _train(
+    prepared: Prepared, folder: Path, found: New | GoOn, notes: list[str], reporter: Reporter, loggers: Sequence[Any]
+) -> RunResult:
     config, processes = prepared.config, prepared.processes
     prepared.fabric.seed_everything(config.seed, verbose=False)
     record = Record(folder, reporter.note) if processes.first else NoRecord(folder)
@@ -92,7 +101,7 @@ def _train(prepared: Prepared, folder: Path, found: New | GoOn, notes: list[str]
         kind = Pretraining if config.self_supervised else Classification
         task: Task = kind(prepared, model, record, reporter)
     plan = task.plan
-    run = Run(task)
+    run = Run(task, loggers)
     facts = facts_of_run(prepared, model_text, task.facts()) | optimizer_facts(config, task.bare_optimizer, inexact)
     findings = check(
         task.bare_model,
@@ -122,6 +131,7 @@ def _train(prepared: Prepared, folder: Path, found: New | GoOn, notes: list[str]
         again += f"; earlier weights are in {ASIDE}" if is_regular(folder / ASIDE) else ""
         resumed = [f"resumed  nothing: there is no checkpoint yet, so the run begins{again}"] * config.resume
     lines += [*(f"warning  {text}" for text in said), *resumed]
+    processes.each(record.open_loggers)
     if processes.first:
         task.before_training()
     reporter.start(config, plan, lines, folder, run.step)
