@@ -19,7 +19,7 @@ from tvlars.optim import LAMB, LARS, TVLARS
 from tvlars.optim._numerics.sharded import layout
 from tvlars.optim.layerwise import LayerwiseOptimizer
 from tvlars.plan import FEW_STEPS
-from tvlars.schedule import ScheduleLR, _sigmoid_decay
+from tvlars.schedule import Schedule, ScheduleLR, _sigmoid_decay
 
 LARGEST_RAW_LR = 1.0
 LARGEST_RAW_MOVE = 1.0
@@ -376,7 +376,7 @@ def _rates(
     """An LR scheduler under which the learning rate never falls, or is next to 0 for long."""
     calls, unit = (cast(int, epochs), "epoch") if per_epoch else (total_steps, "step")
     done = max(getattr(scheduler, "last_epoch", 0), 0)
-    name = type(getattr(scheduler, "schedule", scheduler)).__name__
+    name = type(curve if isinstance(curve := getattr(scheduler, "schedule", None), Schedule) else scheduler).__name__
     rates = rates_ahead(scheduler, optimizer, calls - done)
     if not rates or not rates[0]:
         return

@@ -113,6 +113,11 @@ class TrainConfig:
         "read the test set at the end, with images for validation; without it what is reported is of validation",
         Is.SAME,
     )
+    keep_best: bool = option(
+        False,
+        "keep the weights of the best epoch by validation, and report the test of these",
+        Is.SETUP | Is.CLASSIFICATION,
+    )
     model: str = option(
         "small_resnet", f"one of {{choices}}, {', '.join(FORMS)}", Is.SETUP, choices=MODELS, closed=False
     )
@@ -177,6 +182,7 @@ class TrainConfig:
         None,
         "further arguments of a schedule by import path, as in 'max_lr=0.1 pct_start=0.3' (default: its own; the steps "
         "of the run are filled in)",
+        Is.TUNABLE,
         schedules=(USERS,),
         optimizers=OTHERS,
     )

@@ -32,7 +32,7 @@ OTHERS: dict[str, Any] = {
     **dict(method_options="lambda_param=0.1", skip_bad_images=True, validation=0.1, validation_seed=1),
     **dict(optimizer_options="norm_clip=1.0", label_smoothing=0.1, clip_grad_norm=1.0, ema=0.9, test=False),
     **dict(schedule_options="gamma=0.9", warmup_steps=3, final_factor=0.1, power=3.0, decay_share=0.3),
-    **dict(decay_tail="sqrt"),
+    **dict(decay_tail="sqrt", keep_best=True),
 }
 MEASURING: dict[str, Any] = dict(
     evaluations="knn", layer_stats=2, sharpness="end", sharpness_samples=64, noise_scale=True

@@ -37,7 +37,7 @@ def evaluate(
     batch_size: int = 1024,
     device: str = "auto",
 ) -> Evaluation:
-    """Test the final weights of a run in float32.
+    """Test a run's final weights, or its best ones if it kept them, in float32.
 
     Args:
         run: a loaded run, a result of ``train``, or a folder.

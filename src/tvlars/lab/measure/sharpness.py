@@ -53,7 +53,7 @@ def run_sharpness(
     if damaged := [problem for problem in run.problems if problem.startswith("sharpness.csv")]:
         raise UsageError(f"{run.folder}: {damaged[0]}; move the file away, so that nothing in it is lost")
     batches = training_batches(run, samples, data_dir, choose_device(device))
-    model = run.model().to(choose_device(device))
+    model = run.model(best=False).to(choose_device(device))
     try:
         with memory.needed(f"samples must be fewer than {samples} here"):
             row = measure_sharpness(model, batches, epoch=len(run.epochs), step=step)

@@ -249,6 +249,13 @@ def whole_weights(model: nn.Module) -> dict[str, Any]:
     return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
 
 
+def load_whole_weights(model: nn.Module, weights: dict[str, Any]) -> None:
+    """Load a state dict of :func:`whole_weights`, which the first process has, into a sharded model; all call it."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+
+    set_model_state_dict(model, weights, options=StateDictOptions(full_state_dict=True, broadcast_from_rank0=True))
+
+
 @cache
 def group_of_objects(world: Any, seconds: float) -> Any:
     """Return the group that exchanges objects on the CPU, which has more memory than a device; None for the default."""

@@ -101,9 +101,12 @@ def sharpness(arms: list[Arm]) -> list[go.Figure]:
     title, x = "At the end: sharpness and accuracy", "adaptive worst-case sharpness, ρ = 0.5"
 
     def points(run: LoadedRun) -> list[tuple[float | None, float]]:
-        if not run.complete or not len(run.sharpness) or run.sharpness["step"].iloc[-1] != run.epochs["step"].iloc[-1]:
+        last = run.epochs["step"].iloc[-1] if len(run.epochs) else None
+        if not run.complete or not len(run.sharpness) or run.sharpness["step"].iloc[-1] != last:
             return []
-        return [(numbers(run.sharpness["worst_case"])[-1], 100 * run.epochs["test_accuracy"].iloc[-1])]
+        if run.accuracy is None or run.best_epoch not in (None, run.epochs["epoch"].iloc[-1]):
+            return []  # the accuracy is of other weights
+        return [(numbers(run.sharpness["worst_case"])[-1], 100 * run.accuracy)]
 
     ends = run_points(arms, figure_of(title, x, "test accuracy, %"), points, "%{text}: %{x:.3g}, %{y:.2f} %")
     return [*_drawn(arms, SHARPNESS), *ends]

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from tvlars._reading import is_inside, is_regular, open_regular, read_bytes, reason
+from tvlars._reading import is_inside, is_regular, read_bytes, reason
 from tvlars.lab import memory
 from tvlars.lab.config import MOST_PIXELS, TrainConfig
 from tvlars.lab.data.fingerprint import Fingerprint
@@ -21,7 +21,7 @@ from tvlars.lab.errors import UsageError
 from tvlars.lab.files.disk import DIGEST, digest_of
 from tvlars.lab.imported import file_of
 from tvlars.lab.models import STEMS, Model, build_model, check_model_name, has_code, said_model, spelled_model
-from tvlars.lab.run_folder.checkpoints.pickles import read_torch_file
+from tvlars.lab.run_folder.best import best_file, epochs_kept, read_weights
 from tvlars.lab.run_folder.identity import FINGERPRINT
 from tvlars.lab.run_folder.record import CORRECT, MODEL, read_object
 from tvlars.lab.run_folder.rows import EpochRow, NoiseRow, RepresentationRow, SharpnessRow, StepRow, no_rows, read_rows
@@ -58,6 +58,8 @@ class RunResult:
     """Evaluations of the features of self-supervised learning, by name: "linear", "knn" and others."""
     tested: Tested | None = None
     """Result of the test at the end, if there are images for validation; None: rows of ``epochs`` have it."""
+    best_epoch: int | None = None
+    """The best epoch by validation, whose weights the results are of; None: they are of the last weights."""
 
     @property
     def test_accuracy(self) -> float:
@@ -78,13 +80,18 @@ class RunResult:
 
     @property
     def validation_accuracy(self) -> float:
-        """Accuracy on the validation images after the last epoch, NaN if there are none."""
-        return self.epochs[-1].validation_accuracy if self.epochs else math.nan
+        """Accuracy on the validation images after the last or the best epoch, NaN if there are none."""
+        return self._counting.validation_accuracy if self.epochs else math.nan
 
     @property
     def validation_loss(self) -> float:
-        """Loss on the validation images after the last epoch, NaN if there are none."""
-        return self.epochs[-1].validation_loss if self.epochs else math.nan
+        """Loss on the validation images after the last or the best epoch, NaN if there are none."""
+        return self._counting.validation_loss if self.epochs else math.nan
+
+    @property
+    def _counting(self) -> EpochRow:
+        """Row of the epoch whose weights the results are of."""
+        return self.epochs[(self.best_epoch or 0) - 1]
 
     @property
     def accuracy(self) -> float:
@@ -160,8 +167,19 @@ class LoadedRun:
 
     @property
     def validation_accuracy(self) -> float | None:
-        """Accuracy on validation images after the last epoch, None if there is none."""
+        """Accuracy on validation images after the last or the best epoch, None if there is none."""
         return self._last("validation_accuracy") if self.validated else None
+
+    @property
+    def best_epoch(self) -> int | None:
+        """The best epoch by validation, whose weights the results are of; None if they are of the last weights."""
+        if self.config is None or not self.config.keep_best:
+            return None
+        if type(found := self.summary.get("best_epoch")) is int and found in self.epochs["epoch"].to_numpy():
+            return found
+        kept = self.epochs[self.epochs["epoch"].isin(epochs_kept(self.folder))]
+        order = kept.sort_values(["validation_accuracy", "validation_loss"], ascending=[False, True], kind="stable")
+        return int(order["epoch"].iloc[0]) if len(order) else None
 
     @property
     def validated(self) -> bool:
@@ -176,7 +194,10 @@ class LoadedRun:
         """Return a result after the last epoch; with images for validation, that of the test is in summary.json."""
         if not len(self.epochs):
             return None
-        if not self.validated or name.startswith("validation"):
+        if name.startswith("validation"):
+            rows = self.epochs if self.best_epoch is None else self.epochs[self.epochs["epoch"] == self.best_epoch]
+            return float(rows[name].iloc[-1])
+        if not self.validated:
             return float(self.epochs[name].iloc[-1])
         value = self.summary.get(name)
         if isinstance(value, int | float) and not isinstance(value, bool):
@@ -239,24 +260,31 @@ class LoadedRun:
                 raise
             raise UsageError(f"{folder} must hold layer statistics, but a file is damaged: {reason(error)}") from error
 
-    def model(self) -> nn.Module:
+    def model(self, best: bool | None = None) -> nn.Module:
         """Return the trained model in evaluation mode, on the CPU, for images from :meth:`normalize`.
 
         If the model is the user's own, known by its import path, that is imported and called.
 
+        Args:
+            best: True for the weights of the best epoch by validation, False for those of the last. None (default): the
+                weights that the results are of.
+
         Raises:
-            UsageError: model.json or weights.pt is missing or damaged, or they do not fit each other; or the model
-                cannot be built here.
+            UsageError: model.json or the weights are missing or damaged, they do not fit each other, the model cannot
+                be built here, or the run did not keep the ``best`` weights.
         """
         shape = self.model_facts()
         file = self.folder / "weights.pt"
+        if best and self.best_epoch is None:
+            raise UsageError(f"best must be False for {self.folder}, which kept no weights of a best epoch")
+        if best is not False and self.best_epoch is not None:
+            file = best_file(self.folder, self.best_epoch)
         if not os.path.lexists(file):
             said = f"the run is {self.status}, weights are written at its end"
-            raise UsageError(f"{self.folder} has no weights.pt: {said}")
+            raise UsageError(f"{self.folder} has no {file.name}: {said}")
         model = self.build_model()
         try:
-            with open_regular(file) as opened:  # a link to another disk is followed: weights are not shown
-                weights = read_torch_file(opened)
+            weights = read_weights(file)
             kinds = {name: value.dtype for name, value in model.state_dict().items()}
             if {name: value.dtype for name, value in weights.items()} != kinds:  # torch would convert them
                 raise ValueError("tensors of other types")

@@ -9,6 +9,7 @@ steps.csv          one row per optimizer step
 summary.json       status at the end, and results
 test-correct.bits  one bit per test image, in their order: 1 if it is classified right after the last epoch
 weights.pt         final weights, a state dict
+best-EPOCH.pt      weights of the best epoch by validation, see best.py
 weights-before.pt  weights of an earlier attempt, kept when a run began anew
 sharpness.csv, noise.csv, layer-stats/    if the options ask for them, see lab.measure
 checkpoints/       state to resume from, see checkpoints/checkpoint.py
@@ -37,6 +38,7 @@ from tvlars.lab.config import TrainConfig
 from tvlars.lab.errors import UsageError
 from tvlars.lab.files.disk import DIGEST, PASSING, append_whole, digest_of, sync, write_whole
 from tvlars.lab.files.place import Place
+from tvlars.lab.run_folder.best import best_file, epochs_kept
 from tvlars.lab.run_folder.environment import environment
 from tvlars.lab.run_folder.loggers import OWN, STATE, Loggers
 from tvlars.lab.run_folder.rows import EpochRow, StepRow, as_csv, cells, columns, cut, mend_steps
@@ -208,12 +210,13 @@ class Record:
         self.check_place()
         write_whole(self.folder / CORRECT, np.packbits(correct.numpy()).tobytes())
 
-    def save_weights(self, state_dict: dict[str, Any]) -> None:
-        """Write weights.pt, atomically."""
+    def save_weights(self, state_dict: dict[str, Any], best: int | None = None) -> None:
+        """Write weights.pt, or best-EPOCH.pt if ``best`` is the best epoch, atomically."""
+        file = self.folder / "weights.pt" if best is None else best_file(self.folder, best)
         content = io.BytesIO()
         torch.save({name: value.detach().cpu() for name, value in state_dict.items()}, content)
         self.check_place()
-        write_whole(self.folder / "weights.pt", content.getvalue())
+        write_whole(file, content.getvalue())
 
     def _append(self, name: str, rows: list[Any]) -> None:
         self._append_to_file(name, rows)
@@ -252,6 +255,8 @@ def _clear(folder: Path) -> None:
     """Remove the files of an earlier attempt at the run, which ended before its first checkpoint."""
     for name in (*ENDS, *MEASUREMENTS, STATE):
         (folder / name).unlink(missing_ok=True)
+    for epoch in epochs_kept(folder):
+        best_file(folder, epoch).unlink()
     if os.path.lexists(folder / "weights.pt"):  # kept, since training them took time
         os.replace(folder / "weights.pt", folder / ASIDE)
     for name in ("layer-stats", *OWN):

@@ -142,7 +142,7 @@ def _finished(folder: Path, config: TrainConfig, plan: Plan) -> RunResult | None
         tested = None
         if run.validated and config.test:
             tested = Tested(*(math.nan if x is None else x for x in (run.test_loss, run.test_accuracy)))
-        return RunResult(folder, config, plan, rows, run.evaluations, tested)
+        return RunResult(folder, config, plan, rows, run.evaluations, tested, run.best_epoch)
     if run.status == Status.FINISHED and not kept:
         raise UsageError(
             f"out must hold a run that can go on, but {str(folder)!r} has finished, lacks some of its results and has "

@@ -151,6 +151,11 @@ def data_of(config: TrainConfig, data: ImageData | None = None) -> ImageData:
 
 
 def _check_data(config: TrainConfig, data: ImageData) -> None:
+    if config.keep_best and not data.validated:
+        raise UsageError(
+            "keep_best must not be given without images for validation, by which an epoch is best: give validation "
+            "too, as 0.1"
+        )
     if not config.test and not data.validated:
         raise UsageError("test must be true without images for validation: give validation too, as 0.1")
     if config.self_supervised:

@@ -13,12 +13,14 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from tvlars._reading import reason
 from tvlars.lab import memory
 from tvlars.lab.errors import DivergedError, MovedFolderError, PreemptedError, UsageError
 from tvlars.lab.files.disk import cannot_write
@@ -26,6 +28,7 @@ from tvlars.lab.measure.each_epoch import measure_epoch
 from tvlars.lab.measure.layer_stats import RunStats
 from tvlars.lab.optimizers import is_known
 from tvlars.lab.processes.signals import StopSignals, stop
+from tvlars.lab.run_folder.best import best_epoch, best_file, prune_best, read_weights
 from tvlars.lab.run_folder.checkpoints import checkpoint
 from tvlars.lab.run_folder.checkpoints.state_check import Checked, is_finite
 from tvlars.lab.run_folder.identity import FINGERPRINT, identity
@@ -108,7 +111,9 @@ class Run:
         return self._result()
 
     def _result(self) -> RunResult:
-        return RunResult(self.record.folder, self.config, self.plan, self.epochs, self.task.evaluations, self.tested)
+        return RunResult(
+            self.record.folder, self.config, self.plan, self.epochs, self.task.evaluations, self.tested, self.best_epoch
+        )
 
     def _train(self) -> None:
         try:
@@ -191,6 +196,7 @@ class Run:
 
     def _summarize(self, status: Status) -> None:
         found = self._result()
+        best = {} if self.best_epoch is None else {"best_epoch": self.best_epoch}
         measured = {"test_accuracy": found.test_accuracy, "test_loss": found.test_loss}
         if self.task.watched == "validation":
             measured |= {"validation_accuracy": found.validation_accuracy, "validation_loss": found.validation_loss}
@@ -199,6 +205,7 @@ class Run:
             steps=self.step,
             epochs=len(self.epochs),
             **{name: value if math.isfinite(value) else None for name, value in measured.items()},
+            **best,
             seconds=round(sum(row.seconds for row in self.epochs), 3),
         )
 
@@ -263,6 +270,8 @@ class Run:
                 self.load_state_dict({"tensors": tensors, "progress": progress}, at)
 
         self.processes.each(load)
+        if (best := self.best_epoch) is not None:
+            self._read_best(best)  # raises here, and not when all epochs are over
 
     def save_checkpoint(self) -> None:
         """Save a checkpoint unless this position is saved already; report an error of the disk and continue."""
@@ -390,19 +399,58 @@ class Run:
             self.reporter.epoch(row)
         if not math.isfinite(loss):  # the last step's loss was taken before its update
             raise DivergedError(self.config.arm_name, self.step, steps[-1].lr, self.record.folder, f"{split} loss")
+        if self.config.keep_best and best_epoch(self.epochs) == self.epoch:
+            self.record.save_weights(self.task.weights(), best=self.epoch)
+            self._prune_best()
         if self.config.sharpness is not None or self.config.noise_scale:
             self.processes.alone(self._measure)
 
     def _test_at_the_end(self) -> None:
-        """Test by the final weights, in a run that has tested on validation images so far."""
+        """Test by the final or the best weights, in a run that has tested on validation images so far."""
+        best, weights = self.best_epoch, self.task.with_tested_weights
+        if best is not None and best < self.config.epochs:
+            weights = partial(self.task.with_weights, self._read_best(best))
         # Weights are not exchanged at once: a signal amid that would leave a mixture.
-        with self.task.with_tested_weights(), self.signals.at_once(always=True), self.phase("evaluation"):
+        with weights(), self.signals.at_once(always=True), self.phase("evaluation"):
             loss, accuracy = self.task.test(self.config.epochs, self.step, "test")
         if not math.isfinite(loss):
             lr = self.plan.lr * self.plan.factor(self.step)
             raise DivergedError(self.config.arm_name, self.step, lr, self.record.folder, "test loss")
         self.tested = Tested(loss, accuracy)
-        self.reporter.note(f"test set, read once: {describe_test(loss, accuracy)}")
+        by = "" if best is None else f" by the weights of epoch {best}, the best by validation"
+        self.reporter.note(f"test set, read once{by}: {describe_test(loss, accuracy)}")
+
+    @property
+    def best_epoch(self) -> int | None:
+        """The epoch whose weights are kept as the best ones, None if none are."""
+        return best_epoch(self.epochs) if self.config.keep_best else None
+
+    def _read_best(self, epoch: int) -> dict[str, Any]:
+        """Return the weights of the best epoch; of a sharded model, in the first process alone.
+
+        Raises:
+            UsageError: they cannot be read.
+        """
+        file, found = best_file(self.record.folder, epoch), {}
+
+        def read() -> None:
+            try:
+                found.update(read_weights(file))
+            except Exception as error:  # torch has many types for a damaged file
+                if memory.has_ended(error):
+                    raise
+                raise UsageError(f"{file} must hold the best weights so far, but does not: {reason(error)}") from error
+
+        self.processes.by_first(read)
+        return found if self.config.shard else self.processes.broadcast(found)
+
+    def _prune_best(self) -> None:
+        """Remove best weights of earlier epochs, unless a run that resumes from a checkpoint needs them."""
+        if self.processes.first:
+            steps = [int(path.name.partition(".")[0]) for path in checkpoint.those_in(self.record.folder)]
+            epochs = [step // self.plan.steps_per_epoch for step in steps]
+            # A checkpoint between the last step of an epoch and its test has no row of it.
+            prune_best(self.record.folder, self.epochs, [*epochs, *(epoch - 1 for epoch in epochs)])
 
     def _measure(self) -> None:
         task = self.task

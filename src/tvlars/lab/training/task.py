@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
 from tvlars.lab.errors import UsageError
-from tvlars.lab.processes.processes import whole_weights
+from tvlars.lab.processes.processes import load_whole_weights, whole_weights
 from tvlars.lab.processes.sync_batch_norm import synchronize_batch_norm
 from tvlars.lab.run_folder.record import Record
 from tvlars.lab.ssl.evaluations import Evaluated
@@ -172,6 +172,22 @@ class Task(ABC):
         """Return the content of weights.pt; every process calls it."""
         model = self.bare_model
         return whole_weights(model) if self.config.shard else dict(model.state_dict())
+
+    @contextlib.contextmanager
+    def with_weights(self, weights: dict[str, Any]) -> Iterator[None]:
+        """Exchange the model's weights for others that :meth:`weights` returned; every process has them, but of a
+        sharded model the first one alone."""
+        # By state dicts, which FSDP2 has shards for: parameters are whole ones after a forward pass.
+        here = self.bare_model.state_dict()
+        kept = {name: x.detach().clone() if isinstance(x, Tensor) else x for name, x in here.items()}
+        try:
+            if self.config.shard:
+                load_whole_weights(self.bare_model, weights)
+            else:
+                self.bare_model.load_state_dict(weights)
+            yield
+        finally:
+            self.bare_model.load_state_dict(kept)
 
     def no_sync(self, enabled: bool = True) -> contextlib.AbstractContextManager[None]:
         """Return a context in which processes do not exchange gradients, since more will be added to them."""

@@ -174,7 +174,7 @@ def _parse(text: str, optimizers: Sequence[str]) -> tuple[str, str, Range | Choi
                 f"--space must have options that may differ between trials, and {name} is the same for all"
             )
         raise unknown("option to tune", name, TUNABLE)
-    if ":" not in right:
+    if ":" not in right or OPTIONS[name].kind is str:  # a colon may be part of an import path
         values = tuple(OPTIONS[name].parse(part.strip()) for part in right.split(","))
         if len(set(values)) != len(values):
             raise UsageError(f"--space {left} must not repeat values, got {right!r}")
