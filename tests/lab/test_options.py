@@ -140,7 +140,7 @@ def test_lists_of_names() -> None:
 def test_options_of_one_kind_of_task_are_refused_for_the_other(name: str) -> None:
     values: dict[str, Any] = {
         **dict(augment=False, rotation=5.0, compile=True, sharpness="end", sharpness_samples=8, noise_scale=True),
-        **dict(label_smoothing=0.1, ema=0.9),
+        **dict(label_smoothing=0.1, ema=0.9, keep_best=True),
         **dict(shard=True, projector="8-8", method_options="lambda_param=1", evaluations="knn"),
     }
     task = "byol" if name in names_of(Is.CLASSIFICATION) else "classification"
