@@ -22,13 +22,17 @@ from tvlars.cli._options import (
 from tvlars.lab.config import OPTIONS, names_of
 from tvlars.lab.console import say
 from tvlars.lab.experiments.tuning.config import TuneConfig
+from tvlars.lab.imported import said_path
 from tvlars.lab.options import Is, options_of
 
 
 def add(commands: Any, command: str, config: dict[str, Any]) -> None:
     """Add the commands; ``config`` has the options that a config file sets for ``command``."""
     sweep = new_command(commands, "sweep", _sweep)
-    text = "YAML file: base (options of all runs) and grid (option: [values], or option: {optimizer: [values]})"
+    text = (
+        "YAML file: base (options of all runs), grid (option: [values], or option: {optimizer: [values]}), "
+        "arms (name: {optimizer: lars, option: value})"
+    )
     sweep.add_argument("grid", metavar="GRID.yaml", type=Path, help=text)
     text = "folder of the sweep, gone on with where it exists (default: runs/sweep- and the grid's name)"
     sweep.add_argument("--out", type=Path, metavar="FOLDER", help=text)
@@ -120,7 +124,7 @@ def _tune(parsed: argparse.Namespace) -> int:
         _fail_unwritten(result.unwritten, "trials")
     else:
         say(f"tuning: {result.folder / 'tune.json'}, every trial: {result.folder / 'trials.csv'}")
-    hopeless = [one.optimizer for one in result.tuned if one.best is None]
+    hopeless = [said_path(one.optimizer) for one in result.tuned if one.best is None]
     if hopeless and code != FAILED:
         return fail(f"no trial of {' and '.join(hopeless)} finished, lower rates are the usual way out", DIVERGED)
     return code

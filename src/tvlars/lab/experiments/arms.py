@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from tvlars.lab.arguments import parse_literal, spelled_arguments, split_outside
 from tvlars.lab.config import OPTIONS, check_arm_name
 from tvlars.lab.errors import UsageError, unknown
-from tvlars.lab.imported import said_path
+from tvlars.lab.imported import said_path, spelled_path
 from tvlars.lab.optimizers import arguments_of_optimizer, is_known, optimizer_name, options_of_optimizer
 
 
@@ -106,13 +107,18 @@ def owner_of(left: str, owners: Iterable[str], what: str, form: str) -> tuple[st
         UsageError: no owner fits; ``form`` is what was wanted.
     """
     names = sorted(owners, key=len, reverse=True)
-    for owner in names:
-        if left.startswith(f"{owner}."):
-            return owner, left.removeprefix(f"{owner}.").replace("-", "_")
+    for text, owner in itertools.product((left, spelled_path(left)), names):
+        if text.startswith(f"{owner}."):
+            return owner, text.removeprefix(f"{owner}.").replace("-", "_")
     owner, dot, name = left.rpartition(".")
     if not (dot and owner and name):
         raise UsageError(f"{form}, got {left!r}")
-    raise unknown(what, owner, reversed(names))
+    raise unknown(what, owner, short_spellings(names))
+
+
+def short_spellings(names: Iterable[str]) -> list[str]:
+    """Return names without those of files from the root, which stand there in a short spelling too."""
+    return sorted(name for name in names if said_path(name) == name)
 
 
 def check_names_differ(names: Sequence[str], what: str) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 
 from tvlars.lab.config import OPTIMIZERS, OPTIONS, TrainConfig, names_of
 from tvlars.lab.errors import UsageError, unknown
-from tvlars.lab.experiments.arms import Arm, as_options, check_names_differ, file_name
-from tvlars.lab.imported import said_path
+from tvlars.lab.experiments.arms import Arm, as_options, check_names_differ, file_name, short_spellings
+from tvlars.lab.imported import said_path, spelled_path
 from tvlars.lab.optimizers import optimizer_name
 from tvlars.lab.options import Is, check, check_names, option
 
@@ -66,11 +66,13 @@ class CompareConfig:
         object.__setattr__(self, "overrides", tuple(tuple(v) if isinstance(v, list) else v for v in given))
         if not all(isinstance(entry, tuple) and len(entry) == 3 for entry in self.overrides):
             raise UsageError(f"overrides must be (optimizer, option, value) each, got {self.overrides!r}")
+        spelled = tuple((spelled_path(str(owner)), name, value) for owner, name, value in self.overrides)
+        object.__setattr__(self, "overrides", spelled)
         owners = self.owners()
-        settings = [(str(owner), name) for owner, name, _ in self.overrides]
+        settings = [(owner, name) for owner, name, _ in self.overrides]
         for owner, name in [*settings, *((arm.name, name) for arm in self.arms for name in arm.options)]:
             if owner not in owners:
-                raise unknown("optimizer among those compared", owner, owners)
+                raise unknown("optimizer among those compared", owner, short_spellings(owners))
             if name in SAME_FOR_ALL:
                 raise UsageError(f"{name} must be the same for all optimizers, but is set for {owner} alone")
             if name in NOT_OF_AN_ARM:

@@ -8,15 +8,19 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from tvlars.lab.config import OPTIMIZERS, OPTIONS, TrainConfig
+from tvlars.lab.config import OPTIONS, TrainConfig, plays_a_part
 from tvlars.lab.errors import UsageError, listed, unknown
+from tvlars.lab.experiments.arms import Arm, as_options, check_names_differ, file_name, is_argument
 from tvlars.lab.experiments.run_name import at_home, run_name
 from tvlars.lab.experiments.yaml_file import read_yaml
+from tvlars.lab.imported import said_path
+from tvlars.lab.optimizers import optimizer_name
 from tvlars.lab.options import option_name
 
 MOST_RUNS = 10_000
 """A grid with more runs is a mistake."""
-FIXED = ("optimizer", "schedule")
+PARTS = ("base", "grid", "arms")
+FIXED = ("optimizer", "schedule", "arm")
 """Options that decide whether others play a part."""
 
 
@@ -48,7 +52,9 @@ class Grid:
         """Return a grid from ``{"base": {option: value}, "grid": {option: [values]}}``.
 
         ``base`` has options of ``TrainConfig``. ``grid`` has a list of values for each option, or a mapping from
-        optimizers to lists if their values differ; a list of such mappings gives the runs of all of them.
+        optimizers to lists if their values differ; a list of such mappings gives the runs of all of them. A third part,
+        ``arms``, takes the place of optimizers: ``{"cold": {"optimizer": "lars", "warmup_epochs": 0}}``, or text for an
+        arm as on the command line, ``{"cold": "lars,warmup-epochs=0"}``.
 
         Raises:
             UsageError: a name is unknown, a value is bad, or something is there twice.
@@ -56,14 +62,14 @@ class Grid:
         if not isinstance(values, dict) or not values:
             raise UsageError("a grid must be a mapping with base and grid, as in grid: {lr: [4, 8], seed: [0, 1]}")
         for key in values:
-            if key not in ("base", "grid"):
-                raise unknown("part of a grid", key, ("base", "grid"))
+            if key not in PARTS:
+                raise unknown("part of a grid", key, PARTS)
         base = _options(values.get("base") or {}, "base")
-        parts = values.get("grid") or {}
+        parts, arms = values.get("grid") or {}, _arms(values.get("arms") or {})
         runs: list[TrainConfig] = []
         notes: dict[str, None] = {}
         for part in parts if isinstance(parts, list) and parts else [parts]:
-            made, said = _Part(base, _options(part, "grid")).expand()
+            made, said = _Part(base, _options(part, "grid"), arms).expand()
             if len(runs) + len(made) > MOST_RUNS:
                 raise UsageError(f"a grid must have {MOST_RUNS:,} runs at most, got more")
             runs += made
@@ -86,6 +92,27 @@ def _same(run: TrainConfig, other: TrainConfig) -> str:
     return f"and differs in {listed(means)} alone, by which the same run is done in another way"
 
 
+def _arms(values: Any) -> list[Arm]:
+    """Return the arms of a file: a mapping from names to text or to options, of which optimizer is one."""
+    if not isinstance(values, dict):
+        raise UsageError(
+            f"arms must be a mapping, as in cold: {{optimizer: lars, warmup_epochs: 0}}, got {values!r:.60}"
+        )
+    found = []
+    for name, value in values.items():
+        if isinstance(value, str):
+            found.append(Arm.parse(f"{name}={value}"))
+            continue
+        if not isinstance(value, dict) or "optimizer" not in value:
+            raise UsageError(f"arm {name} must be a mapping with optimizer, or text as lars,lr=8, got {value!r:.60}")
+        optimizer = optimizer_name(value["optimizer"], f"optimizer of arm {name}")
+        options = {str(key).replace("-", "_"): one for key, one in value.items() if key != "optimizer"}
+        for key, one in options.items():
+            options[key] = one if is_argument(optimizer, key) else OPTIONS[key].convert(one)
+        found.append(Arm(str(name), optimizer, options))
+    return found
+
+
 def _options(values: Any, what: str) -> dict[str, Any]:
     """Return option names and values of a part of the file."""
     if not isinstance(values, dict):
@@ -106,41 +133,53 @@ def _example(what: str) -> str:
 class _Part:
     """One mapping of a grid, together with the base."""
 
-    def __init__(self, base: dict[str, Any], grid: dict[str, Any]) -> None:
+    def __init__(self, base: dict[str, Any], grid: dict[str, Any], arms: list[Arm]) -> None:
         self.base = {name: OPTIONS[name].convert(value) for name, value in base.items()}
         for name, value in self.base.items():
             if isinstance(value, (list, dict)):
                 raise UsageError(f"{name} of base must be one value, got {value!r:.60}: several belong in grid")
         if both := [name for name in grid if name in base and not isinstance(grid[name], dict)]:
             raise UsageError(f"{both[0]} must be in base or in grid, but is in both")
-        self.optimizers = _values("optimizer", grid.pop("optimizer", [base.get("optimizer", "tvlars")]))
-        for optimizer in self.optimizers:
-            if not isinstance(optimizer, str) or optimizer not in OPTIMIZERS:
-                raise unknown("optimizer", optimizer, OPTIMIZERS)
+        if arms and "optimizer" in {**base, **grid}:
+            raise UsageError("optimizer must not be given in base or grid where there are arms, which name theirs")
+        self.named = bool(arms)
+        names = _values("optimizer", grid.pop("optimizer", [base.get("optimizer", "tvlars")]))
+        self.arms = arms or [Arm(file_name(name), name) for name in map(optimizer_name, names)]
+        check_names_differ([arm.name for arm in self.arms], "arms" if arms else "optimizers")
+        self.set_by_arm = {
+            arm.name: as_options(arm.optimizer, arm.options, base.get("optimizer_options")) if arm.options else {}
+            for arm in self.arms
+        }
         self.common: dict[str, list[Any]] = {}
         self.own: dict[str, dict[str, list[Any]]] = {}
         for name, value in grid.items():
             if isinstance(value, dict):
-                for optimizer in value:
-                    if optimizer not in self.optimizers:
-                        raise unknown(f"optimizer of {name}", optimizer, self.optimizers)
-                self.own[name] = {optimizer: _values(name, some) for optimizer, some in value.items()}
+                self.own[name] = {self._name_of(key, name): _values(name, some) for key, some in value.items()}
             else:
                 self.common[name] = _values(name, value)
         self.used: set[str] = set()
         self.idle: dict[str, dict[str, None]] = {}
 
+    def _name_of(self, key: Any, option: str) -> str:
+        """Return the name of the arm that a mapping of an option calls by its name, or by its optimizer's."""
+        for arm in self.arms:
+            if key == arm.name or (not self.named and key in (arm.optimizer, said_path(arm.optimizer))):
+                return arm.name
+        raise unknown(f"{'arm' if self.named else 'optimizer'} of {option}", key, [arm.name for arm in self.arms])
+
     def expand(self) -> tuple[list[TrainConfig], list[str]]:
         """Return the runs, and a sentence on each option that plays no part in some of them."""
         runs = []
-        for optimizer in self.optimizers:
-            for schedule in self._values_of("schedule", optimizer) or ["auto"]:
-                found = {name: self._values_of(name, optimizer, schedule) for name in OPTIONS if name not in FIXED}
+        for arm in self.arms:
+            for schedule in self._values_of("schedule", arm) or ["auto"]:
+                found = {name: self._values_of(name, arm, schedule) for name in OPTIONS if name not in FIXED}
                 axes = {name: values for name, values in found.items() if values is not None}
                 if math.prod(len(values) for values in axes.values()) > MOST_RUNS:
                     raise UsageError(f"a grid must have {MOST_RUNS:,} runs at most, got more")
                 for combination in itertools.product(*axes.values()):
-                    values = {"optimizer": optimizer, "schedule": schedule, **dict(zip(axes, combination, strict=True))}
+                    values = {"optimizer": arm.optimizer, "schedule": schedule}
+                    values |= {"arm": arm.name} if self.named else {}
+                    values |= dict(zip(axes, combination, strict=True))
                     runs.append(at_home(TrainConfig.from_mapping(values)))
         notes = []
         for name, idle in self.idle.items():
@@ -151,20 +190,23 @@ class _Part:
             notes.append(f"{name} plays no part in runs of {listed(idle)}{more}")
         return runs, notes
 
-    def _values_of(self, name: str, optimizer: str, schedule: str = "auto") -> list[Any] | None:
-        """Return the values of an option for an optimizer under a schedule; None if it stays at its default."""
-        if optimizer in self.own.get(name, {}):
-            return self.own[name][optimizer]
+    def _values_of(self, name: str, arm: Arm, schedule: str = "auto") -> list[Any] | None:
+        """Return the values of an option for an arm under a schedule; None if it stays at its default."""
+        if arm.name in self.own.get(name, {}):
+            return self.own[name][arm.name]
+        if name in self.set_by_arm[arm.name]:
+            self.used.add(name)
+            return [self.set_by_arm[arm.name][name]]
         found = self.common.get(name, [self.base[name]] if name in self.base else None)
         if found is None:
             return None
-        plays = OPTIONS[name].plays_a_part(optimizer, schedule)
+        plays = plays_a_part(name, arm.optimizer, schedule)
         default = [None] if name != "schedule" else ["auto", "sigmoid"]
         if plays or all(one in default for one in found):
             self.used.add(name)
         else:
-            arm = optimizer if schedule == "auto" else f"{optimizer} with schedule {schedule}"
-            self.idle.setdefault(name, {})[arm] = None
+            said = arm.name if schedule == "auto" else f"{arm.name} with schedule {schedule}"
+            self.idle.setdefault(name, {})[said] = None
         return found if plays else None
 
 

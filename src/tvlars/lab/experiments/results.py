@@ -107,7 +107,8 @@ class SweepResult:
         varied = [
             f.name
             for f in fields(TrainConfig)
-            if f.name not in (*MEANS, "optimizer", "batch_size", "seed", "lr")
+            if (f.name == "arm" or f.name not in MEANS)
+            and f.name not in ("optimizer", "batch_size", "seed", "lr")
             and len({repr(getattr(run.config, f.name)) for run in self.runs}) > 1
         ]
         options = [{name: getattr(run.config, name) for name in varied} for run in self.runs]

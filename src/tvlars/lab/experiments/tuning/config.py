@@ -6,9 +6,11 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from tvlars.lab.config import MAX_SEED, OPTIMIZERS, OPTIONS, TrainConfig
+from tvlars.lab.config import MAX_SEED, OPTIMIZERS, OPTIONS, TrainConfig, plays_a_part
 from tvlars.lab.data import ImageData
 from tvlars.lab.errors import UsageError, listed
+from tvlars.lab.experiments.arms import as_options, check_names_differ, file_name
+from tvlars.lab.optimizers import optimizer_name
 from tvlars.lab.options import check, given, option
 
 SAMPLERS = ("tpe", "grid")
@@ -29,7 +31,12 @@ class TuneConfig:
 
     base: TrainConfig = field(default_factory=TrainConfig)
     """Options of all runs; its optimizer, seed, out and resume are ignored."""
-    optimizers: tuple[str, ...] = option(("tvlars", "lars", "lamb"), "those tuned, one or more", choices=OPTIMIZERS)
+    optimizers: tuple[str, ...] = option(
+        ("tvlars", "lars", "lamb"),
+        "those tuned, one or more of {choices} or import paths",
+        choices=OPTIMIZERS,
+        closed=False,
+    )
     trials: int = option(
         16, "for each optimizer (default: 16); one that is pruned or diverges counts", within=(1, 10_000)
     )
@@ -50,6 +57,8 @@ class TuneConfig:
 
     def __post_init__(self) -> None:
         check(self)
+        object.__setattr__(self, "optimizers", tuple(map(optimizer_name, self.optimizers)))
+        check_names_differ([file_name(name) for name in self.optimizers], "optimizers")
         if self.tune_seed in self.seeds:
             raise UsageError(
                 f"seeds must be fresh ones, got {self.tune_seed}, that of the trials which options are chosen by"
@@ -84,11 +93,13 @@ class TuneConfig:
     def run(self, optimizer: str, params: dict[str, Any], seed: int) -> TrainConfig:
         """Return the config of one run: the options of the base that the optimizer has, the chosen ``params``, and
         ``seed``."""
-        values = {f.name: getattr(self.base, f.name) for f in fields(TrainConfig)} | params
+        values = {f.name: getattr(self.base, f.name) for f in fields(TrainConfig)}
+        values |= as_options(optimizer, params, self.base.optimizer_options) if params else {}
         schedule = str(values["schedule"])
         for name, one in OPTIONS.items():
-            searched = name in params and not ("schedule" in params and one.schedules)
-            if not searched and not one.plays_a_part(optimizer, schedule):
+            chosen = name in params or values[name] != getattr(self.base, name)
+            searched = chosen and not ("schedule" in params and one.schedules)
+            if not searched and not plays_a_part(name, optimizer, schedule):
                 values[name] = one.default
         values.update(optimizer=optimizer, seed=seed, out=None, resume=False)
         return TrainConfig(**values)
@@ -97,7 +108,7 @@ class TuneConfig:
         """Return a note on each option of the base that some optimizers do not have."""
         notes = []
         for name in given(self.base):
-            without = [one for one in self.optimizers if not OPTIONS[name].plays_a_part(one, self.base.schedule)]
+            without = [one for one in self.optimizers if not plays_a_part(name, one, self.base.schedule)]
             if without and len(without) == len(self.optimizers):
                 raise UsageError(f"{name} must be an option of some optimizer, and is none of {listed(without)}")
             if without:

@@ -17,12 +17,13 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from tvlars._reading import parse_json, read_bytes, reason
-from tvlars.lab.config import OPTIMIZERS
 from tvlars.lab.errors import UsageError
 from tvlars.lab.experiments.tuning.search import begun, chosen
 from tvlars.lab.experiments.tuning.space import TUNABLE, Space
 from tvlars.lab.experiments.tuning.trial import Trial
 from tvlars.lab.files.disk import sync
+from tvlars.lab.imported import is_import_path
+from tvlars.lab.optimizers import is_known
 
 OPERATIONS = range(32)
 """Numbers of operations, of which Optuna knows about ten."""
@@ -116,24 +117,29 @@ def check_study(study: optuna.Study, space: Space | None) -> None:
 
     Args:
         study: the study of one optimizer.
-        space: its search space; None if the optimizer is not tuned now: any option that can be tuned is valid then.
+        space: its search space; None if the optimizer is not tuned now: any option that can be tuned is valid then,
+            and any argument of an imported class.
     """
     name = study.study_name
-    if name not in OPTIMIZERS:
+    if not (is_known(name) or is_import_path(name)):
         raise ValueError(f"{name[:60]!r} is no optimizer")
     if study.directions != [optuna.study.StudyDirection.MAXIMIZE]:
         raise ValueError(f"the study of {name} does not maximize one value")
     for trial in study.get_trials(deepcopy=False):
         try:
-            _check_options(chosen(trial), space)
+            _check_options(name, chosen(trial), space)
             _check_accuracies(trial)
         except ValueError as error:
             raise ValueError(f"trial {trial.number} of {name}: {error}") from error
 
 
-def _check_options(options: dict[str, Any], space: Space | None) -> None:
+def _check_options(optimizer: str, options: dict[str, Any], space: Space | None) -> None:
     for name, value in options.items():
-        if name not in (TUNABLE if space is None else space):
+        if space is None:
+            searched = name in TUNABLE or (not is_known(optimizer) and name.isidentifier())
+        else:
+            searched = name in space
+        if not searched:
             raise ValueError(f"{str(name)[:60]!r} is not searched")
         if not isinstance(value, (str, int, float)):
             raise ValueError(f"{name} is {value!r:.60}")

@@ -16,6 +16,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from tvlars.lab.experiments.arms import file_name
 from tvlars.lab.experiments.job import OVER, read_status
 from tvlars.lab.experiments.tuning.space import Space, point_key
 from tvlars.lab.experiments.tuning.trial import Trial
@@ -182,7 +183,7 @@ def chosen(trial: FrozenTrial) -> dict[str, Any]:
 
 def folder_name(study: optuna.Study, trial: optuna.Trial | FrozenTrial) -> str:
     """Return the name of a trial's run folder, which no file can change."""
-    return f"{study.study_name}-{trial.number:03d}"
+    return f"{file_name(study.study_name)}-{trial.number:03d}"
 
 
 def _trial(study: optuna.Study, trial: FrozenTrial) -> Trial:

@@ -9,8 +9,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tvlars.lab.config import OPTIONS, names_of
+from tvlars.lab.arguments import parse_literal, split_outside
+from tvlars.lab.config import OPTIONS, names_of, plays_a_part
 from tvlars.lab.errors import UsageError, listed, unknown
+from tvlars.lab.experiments.arms import is_argument, owner_of
+from tvlars.lab.imported import said_path
 from tvlars.lab.options import Is
 
 if TYPE_CHECKING:
@@ -134,14 +137,15 @@ def parse_spaces(
         there[name] = found
     spaces: dict[str, Space] = {}
     for optimizer in optimizers:
-        rate = rates[optimizer]
+        rate, given = rates[optimizer], common | own[optimizer]
+        if math.isnan(rate) and "lr" not in given:
+            raise UsageError(f"--space must have lr=LOW:HIGH for {said_path(optimizer)}, whose plan leaves it open")
         lr: Space = {"lr": Range(rate / 2**OCTAVES, rate * 2**OCTAVES, log=True)}
-        given = common | own[optimizer]
         schedules = _schedules(optimizer, schedule, given)
         mine = {
             name: one
             for name, one in given.items()
-            if name in own[optimizer] or any(OPTIONS[name].plays_a_part(optimizer, kind) for kind in schedules)
+            if name in own[optimizer] or any(plays_a_part(name, optimizer, kind) for kind in schedules)
         }
         spaces[optimizer] = mine if "lr" in mine else lr | mine
     notes = []
@@ -156,18 +160,22 @@ def parse_spaces(
 
 def _schedules(optimizer: str, schedule: str, space: Space) -> Sequence[str]:
     """Return the schedules that are searched, or that of the base if none is."""
-    searched = "schedule" in space and OPTIONS["schedule"].plays_a_part(optimizer, "auto")
+    searched = "schedule" in space and plays_a_part("schedule", optimizer, "auto")
     return space["schedule"].ends if searched else [schedule]
 
 
 def _parse(text: str, optimizers: Sequence[str]) -> tuple[str, str, Range | Choice]:
     left, equals, right = text.partition("=")
-    owner, dot, name = left.rpartition(".")
-    name = name.replace("-", "_")
-    if not (equals and name and right) or (dot and not owner):
-        raise UsageError(f"--space must be OPTION=LOW:HIGH, OPTION=LOW:HIGH:log or OPTION=a,b,c, got {text!r}")
-    if owner and owner not in optimizers:
-        raise unknown("optimizer among those tuned", owner, optimizers)
+    owner, name = "", left.replace("-", "_")
+    form = "--space must be OPTION=LOW:HIGH, OPTION=LOW:HIGH:log or OPTION=a,b,c"
+    if not (equals and name and right) or left.startswith("."):
+        raise UsageError(f"{form}, got {text!r}")
+    if "." in left:
+        by_name = {spelling: one for one in optimizers for spelling in (said_path(one), one)}
+        said, name = owner_of(left, by_name, "optimizer among those tuned", form)
+        owner = by_name[said]
+        if is_argument(owner, name):
+            return owner, name, _of_argument(left, right)
     if name not in TUNABLE:
         if name in OPTIONS:
             raise UsageError(
@@ -192,8 +200,29 @@ def _range(left: str, name: str, right: str) -> Range:
         raise UsageError(
             f"--space {left} must be LOW:HIGH or LOW:HIGH:log, or values with commas between, got {right!r}"
         )
-    low, high = ends
-    log = match[3] is not None
+    return _ordered(left, right, *ends, log=match[3] is not None)
+
+
+def _of_argument(left: str, right: str) -> Range | Choice:
+    """Return the space of an argument of an optimizer's class, whose values are literals."""
+    parts = split_outside(right, ":")
+    log = len(parts) == 3 and parts[2] == "log"
+    ends = [parse_literal(part) for part in parts[:2]]
+    numbers = all(type(end) in (int, float) for end in ends)
+    if len(parts) > 1:
+        if not numbers or (len(parts) == 3 and not log) or len(parts) > 3:
+            raise UsageError(f"--space {left} must be LOW:HIGH or LOW:HIGH:log, or values with commas, got {right!r}")
+        low, high = ends if all(type(end) is int for end in ends) else map(float, ends)
+        return _ordered(left, right, low, high, log)
+    values = tuple(parse_literal(part) for part in split_outside(right, ","))
+    if bad := [value for value in values if type(value) not in (int, float, bool, str)]:
+        raise UsageError(f"--space {left} must have numbers, words, true or false as values, got {bad[0]!r}")
+    if len(set(map(repr, values))) != len(values):
+        raise UsageError(f"--space {left} must not repeat values, got {right!r}")
+    return Choice(values)
+
+
+def _ordered(left: str, right: str, low: Any, high: Any, log: bool) -> Range:
     if not (math.isfinite(low) and math.isfinite(high) and low < high) or (log and low <= 0):
         raise UsageError(f"--space {left} must have LOW < HIGH{', both > 0 with :log' if log else ''}, got {right!r}")
     return Range(low, high, log, isinstance(low, int))

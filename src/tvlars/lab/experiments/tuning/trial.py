@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tvlars.lab.imported import said_path
 from tvlars.lab.run_folder.status import Status
 
 
@@ -57,10 +58,11 @@ class Tuned:
         return cls(optimizer, len(trials), count(Status.PRUNED), count(Status.DIVERGED), epochs, best)
 
     def __str__(self) -> str:
-        spent = f"{self.trials} trials ({self.pruned} pruned, {self.diverged} diverged), {self.epochs} epochs"
+        name = said_path(self.optimizer)
+        spent = f"{name:<8} {self.trials} trials ({self.pruned} pruned, {self.diverged} diverged), {self.epochs} epochs"
         if self.best is None:
-            return f"{self.optimizer:<8} {spent}; none finished, so there is nothing to run with fresh seeds"
-        return f"{self.optimizer:<8} {spent}; best on validation {self.best.accuracy:.2%} with {said(self.best.params)}"
+            return f"{spent}; none finished, so there is nothing to run with fresh seeds"
+        return f"{spent}; best on validation {self.best.accuracy:.2%} with {said(self.best.params)}"
 
 
 def said(params: dict[str, Any]) -> str:

@@ -44,6 +44,7 @@ from tvlars.lab.experiments.tuning.folder import (
 from tvlars.lab.experiments.tuning.space import Space, corners, grid_points, parse_spaces
 from tvlars.lab.experiments.tuning.trial import Trial, Tuned
 from tvlars.lab.experiments.workers.in_process import InProcess
+from tvlars.lab.imported import said_path
 from tvlars.lab.processes.signals import StopSignals
 from tvlars.lab.run_folder.status import Status
 from tvlars.lab.training.prepare import data_of, prepare
@@ -229,7 +230,7 @@ class _Trials(Source):
         done, best = self.done, Tuned.of(search.optimizer, search.trials).best
         left = (time.monotonic() - self.started) / max(done - self.before, 1) * (self.total - done)
         self.announce(
-            f"{search.optimizer} trial {search.counted} of {self.config.trials}: {trial}"
+            f"{said_path(search.optimizer)} trial {search.counted} of {self.config.trials}: {trial}"
             + (f"  (best {best.accuracy:.2%}" if best else "  (best -")
             + (f"; {duration(left)} left)" if done < self.total else ")")
         )
@@ -254,7 +255,7 @@ def _spaces(config: TuneConfig, data: ImageData) -> tuple[dict[str, Space], list
             try:
                 prepare(config.trial(optimizer, params), data, here=False)
             except UsageError as error:
-                raise UsageError(f"--space must have values that {optimizer} takes: {error}") from error
+                raise UsageError(f"--space must have values that {said_path(optimizer)} takes: {error}") from error
         if config.sampler == "grid":
             grid_points(space, config.trials, optimizer)
     return spaces, notes
@@ -306,9 +307,9 @@ def _others(
     equal = [one for one in spent if one.trials == config.trials]
     stay = [one for one in equal if one.best is None or _are_over(_final_runs(config, [one]), folder / FINAL)]
     notes = []
-    if names := [one.optimizer for one in stay]:
+    if names := [said_path(one.optimizer) for one in stay]:
         notes.append(f"results of {listed(names)} have as many trials and the same seeds, and stay")
-    if names := [one.optimizer for one in spent if one.trials and one not in stay]:
+    if names := [said_path(one.optimizer) for one in spent if one.trials and one not in stay]:
         notes.append(
             f"results of {listed(names)} are left out, they are not of {config.trials} trials and seeds "
             f"{', '.join(map(str, config.seeds))}: name {'it' if len(names) == 1 else 'them'} too to have them"
@@ -337,11 +338,12 @@ def _announce_budget(
 ) -> None:
     sampler = {"tpe": "chosen by TPE", "grid": "of a grid"}[config.sampler]
     pruned = "pruned below the median" if config.prune else "not pruned"
+    names = ", ".join(map(said_path, config.optimizers))
     announce(
-        f"{config.trials} trials {sampler} for each of {', '.join(config.optimizers)}; {config.base.epochs} epochs, "
+        f"{config.trials} trials {sampler} for each of {names}; {config.base.epochs} epochs, "
         f"seed {config.tune_seed}, {pruned}"
     )
     for optimizer, space in spaces.items():
-        announce(f"{optimizer:<8} {'; '.join(f'{name} {one}' for name, one in space.items())}")
+        announce(f"{said_path(optimizer):<8} {'; '.join(f'{name} {one}' for name, one in space.items())}")
     if there := sum(search.counted for search in searches):
         announce(f"{there} of {config.trials * len(searches)} trials are there already")
