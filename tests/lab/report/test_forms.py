@@ -19,6 +19,9 @@ class Said:
     def answers(self) -> list[str]:
         return ["lars\nis | ahead"]
 
+    def protocols(self) -> list[str]:
+        return ["Nothing was | held out."]
+
 
 TABLE = {
     "title": "1 epoch",
@@ -31,16 +34,16 @@ TABLE = {
 
 def test_markdown_has_bold_means_and_shows_names_as_they_are() -> None:
     assert markdown(cast(Report, Said(TABLE))).splitlines() == [
-        *("<!-- tvlars report -->", "", r"lars is \| ahead", "", "## 1 epoch", ""),
+        *("<!-- tvlars report -->", "", r"lars is \| ahead", "", r"Nothing was \| held out.", "", "## 1 epoch", ""),
         *("| optimizer | accuracy |", "|---|---|"),
         *(r"| a\|b\_c | **90.00 ± 1.00 %** |", "| 50 % | − |", "", r"- a\_b is 5 % off"),
     ]
-    assert markdown(cast(Report, Said())).splitlines()[4:] == ["No run has finished.", "", r"- a\_b is 5 % off"]
+    assert markdown(cast(Report, Said())).splitlines()[6:] == ["No run has finished.", "", r"- a\_b is 5 % off"]
 
 
 def test_latex_has_bold_means_and_shows_names_as_they_are() -> None:
     assert latex(cast(Report, Said(TABLE))).splitlines() == [
-        *("% tvlars report", "% lars is | ahead", "% a_b is 5 % off", "% 1 epoch"),
+        *("% tvlars report", "% lars is | ahead", "% Nothing was | held out.", "% a_b is 5 % off", "% 1 epoch"),
         *(r"\begin{tabular}{lr}", r"\hline", r"optimizer & accuracy \\", r"\hline"),
         *(r"a|b\_c & \textbf{90.00 $\pm$ 1.00 \%} \\", r"50 \% & $-$ \\", r"\hline", r"\end{tabular}"),
     ]

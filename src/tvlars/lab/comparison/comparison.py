@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from tvlars._reading import read_json, reason
+from tvlars.lab.comparison.protocol import NOTHING_HELD_OUT
 from tvlars.lab.errors import UsageError
 from tvlars.lab.files.disk import write_whole
 from tvlars.lab.run_folder.loaded_run import read_correct
@@ -41,6 +42,8 @@ class RunRow:
     note: str = ""
     folder: str = ""
     test_images: int | None = None
+    validation_accuracy: float | None = None
+    """Accuracy on the validation images, if there are some."""
 
 
 @dataclass
@@ -52,6 +55,8 @@ class Comparison:
     runs: list[RunRow] = field(default_factory=list)
     measure: str = "test accuracy"
     """Name of the accuracy; with self-supervised learning "linear-probe accuracy"."""
+    protocol: str = NOTHING_HELD_OUT
+    """Sentence about the images that were held out, see :func:`tvlars.lab.comparison.protocol.protocol`."""
     _differences: pd.DataFrame | None = field(default=None, init=False, repr=False, compare=False)
     """Differences that were adjusted within a larger family of comparisons."""
 
@@ -103,8 +108,12 @@ class Comparison:
     def save(self) -> None:
         """Write comparison.json and results.csv into the folder."""
         runs = [asdict(run) for run in self.runs]
-        write_json(self.folder / "comparison.json", {"command": self.command, "measure": self.measure, "runs": runs})
-        write_whole(self.folder / "results.csv", _as_frame(self.runs).to_csv(index=False).encode())
+        said = {"command": self.command, "measure": self.measure, "protocol": self.protocol}
+        write_json(self.folder / "comparison.json", {**said, "runs": runs})
+        frame = _as_frame(self.runs)
+        if frame["validation_accuracy"].isna().all():
+            frame = frame.drop(columns="validation_accuracy")
+        write_whole(self.folder / "results.csv", frame.to_csv(index=False).encode())
 
     @classmethod
     def load(cls, folder: Path | str) -> Comparison:
@@ -119,11 +128,12 @@ class Comparison:
             stored = read_json(file, folder)
             rows = [_row(run) for run in stored["runs"]]
             command, measure = str(stored["command"]), str(stored.get("measure", "test accuracy"))
+            protocol = str(stored.get("protocol", NOTHING_HELD_OUT))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError(
                 f"{str(file)!r} must be that of a comparison, but cannot be read: {reason(error)}"
             ) from error
-        return cls(folder, command, rows, measure)
+        return cls(folder, command, rows, measure, protocol)
 
 
 def _as_frame(runs: list[RunRow]) -> pd.DataFrame:
@@ -140,8 +150,10 @@ def _row(values: Any) -> RunRow:
         whole = type(value) is int and isinstance(0.0, kind)  # JSON has no decimal point in whole numbers
         if isinstance(value, bool) or not (whole or isinstance(value, kind)):
             raise ValueError(f"{name} of a run is {value!r:.60}")
-    if row.test_accuracy is not None and not (math.isnan(row.test_accuracy) or 0 <= row.test_accuracy <= 1):
-        raise ValueError(f"test_accuracy of a run is {row.test_accuracy!r:.60}, no fraction")
+    for name in ("test_accuracy", "validation_accuracy"):
+        value = getattr(row, name)
+        if value is not None and not (math.isnan(value) or 0 <= value <= 1):
+            raise ValueError(f"{name} of a run is {value!r:.60}, no fraction")
     if row.test_images is not None and row.test_images < 1:
         raise ValueError(f"test_images of a run is {row.test_images!r:.60}")
     if row.status == Status.FINISHED and row.test_accuracy is None:

@@ -78,6 +78,7 @@ def print_table(comparison: Comparison) -> None:
         table.add_row(*row.values())
     console().print(table, soft_wrap=False)
     say(*comparison.answers())
+    say(comparison.protocol)
 
 
 def _cells(row: dict[Any, Any], beside: dict[Any, Any], ahead: bool, measure: str) -> dict[str, Cell]:

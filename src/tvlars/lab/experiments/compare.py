@@ -16,8 +16,10 @@ from typing import Any
 
 from tvlars._reading import is_inside
 from tvlars.lab.comparison.comparison import Comparison, RunRow
+from tvlars.lab.comparison.protocol import protocol
 from tvlars.lab.config import TrainConfig, check_batch
 from tvlars.lab.console import say
+from tvlars.lab.data import ImageData
 from tvlars.lab.data.fingerprint import Fingerprint
 from tvlars.lab.errors import UsageError
 from tvlars.lab.experiments.arms import file_name
@@ -97,7 +99,7 @@ def compare(
         folder, statuses = opened() if processes is None else processes.by_first(opened)
         for line in _lines(config, prepared, count):
             announce(line)
-        comparing = _Comparing(config, folder, runs, plans, len(data.test_labels), first)
+        comparing = _Comparing(config, folder, runs, plans, data, first)
         jobs = comparing.take_up(statuses, apart)
         if crew is not None:
             comparing.board = choose_board() if board is None else board
@@ -172,11 +174,19 @@ class _Comparing(Source):
     board: Board
 
     def __init__(
-        self, config: CompareConfig, folder: Path, runs: list[TrainConfig], plans: list[Plan], images: int, first: bool
+        self,
+        config: CompareConfig,
+        folder: Path,
+        runs: list[TrainConfig],
+        plans: list[Plan],
+        data: ImageData,
+        first: bool,
     ) -> None:
         super().__init__()
-        self.comparison = Comparison(folder, command_line(), measure=config.base.accuracy_name())
-        self.runs, self.images, self.first = runs, images, first
+        held_out = len(data.validation_labels) if data.validation_labels is not None else 0
+        said = protocol(held_out, keep_best=all(run.keep_best for run in runs))
+        self.comparison = Comparison(folder, command_line(), measure=config.base.accuracy_name(), protocol=said)
+        self.runs, self.images, self.first = runs, len(data.test_labels), first
         self.plans = {_name(run): plan for run, plan in zip(runs, plans, strict=True)}
         self.rows: dict[str, RunRow] = {}
 
@@ -223,7 +233,7 @@ class _Comparing(Source):
             row = replace(row, note="loss not finite" + "".join(at))
         else:
             measured = measured_in(found)
-            for name in ("test_accuracy", "test_loss"):
+            for name in ("test_accuracy", "test_loss", "validation_accuracy"):
                 measured[name] = _exact(measured[name], found.summary.get(name))
             row = replace(row, **measured, test_images=self.images)
         self.rows[job.name] = row

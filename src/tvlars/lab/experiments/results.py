@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FILE, PAGE = "results.csv", "report.html"
-MEASURED = ("test_accuracy", "test_loss", "train_loss", "images_per_second", "seconds")
+MEASURED = ("test_accuracy", "test_loss", "train_loss", "images_per_second", "seconds", "validation_accuracy")
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class SweepResult:
                 RunRow(str(row["arm"]), **{str(name): value for name, value in row.items() if name in columns})
                 for row in part.frame.to_dict("records")
             ]
-            found[part.title] = Comparison(self.folder, command_line(), rows, part.measure)
+            found[part.title] = Comparison(self.folder, command_line(), rows, part.measure, part.protocol)
             found[part.title]._differences = part.differences
         return found
 
@@ -111,6 +111,8 @@ class SweepResult:
             and f.name not in ("optimizer", "batch_size", "seed", "lr")
             and len({repr(getattr(run.config, f.name)) for run in self.runs}) > 1
         ]
+        if not any(row["validation_accuracy"] is not None for row in rows):
+            rows = [{name: value for name, value in row.items() if name != "validation_accuracy"} for row in rows]
         options = [{name: getattr(run.config, name) for name in varied} for run in self.runs]
         head = ["run", "optimizer", "batch_size", "lr"]
         frame = pd.DataFrame([{**row, **option} for row, option in zip(rows, options, strict=True)])

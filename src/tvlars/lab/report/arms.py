@@ -93,6 +93,7 @@ def measured_in(run: LoadedRun) -> dict[str, Any]:
         "train_loss": float(last["train_loss"]),
         "images_per_second": images_per_second(run),
         "seconds": float(run.epochs["seconds"].sum()),
+        "validation_accuracy": run.validation_accuracy,
     }
 
 

@@ -67,6 +67,13 @@ class Report:
         """Return the results, one sentence per batch size and part."""
         return [sentence for part in self.parts for sentence in part.answers()]
 
+    def protocols(self) -> list[str]:
+        """Return the sentences about images that were held out; with several kinds of them, each names its part."""
+        said = [part.protocol for part in self.parts]
+        if len(set(said)) > 1:
+            said = [f"{part.title}. {part.protocol}" if part.title else part.protocol for part in self.parts]
+        return list(dict.fromkeys(said))
+
     def common(self, name: str) -> str:
         """Return entry ``name`` of the runs' environments if all runs that have it agree; else ""."""
         values = {str(run.environment[name]) for run in self.runs if name in run.environment}
@@ -95,7 +102,9 @@ class Report:
     def _sections(self, part: Part) -> list[Section]:
         found = []
         if len(part.batch_sizes) > 1:
-            found.append(Section("sizes", "Over batch sizes", figures.over_batch_sizes(part.arms, part.table)))
+            found.append(
+                Section("sizes", "Over batch sizes", figures.over_batch_sizes(part.arms, part.table, part.measure))
+            )
         samples = sorted({int(count) for run in part.runs for count in run.sharpness["samples"].dropna()})
         counts = " or ".join(f"{count:,}" for count in samples)
         for size in part.batch_sizes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import math
 import os
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -41,13 +42,18 @@ SHARPNESS = (
 
 def training(arms: list[Arm]) -> list[go.Figure]:
     """Draw accuracy over epochs; loss, learning rate and φ, or the schedule's factor, over steps."""
-    supervised = not any(config_of(run).self_supervised for arm in arms for run in arm.runs)
-    return _drawn(arms, (*((ACCURACY, LOSS) if supervised else (ONLINE_ACCURACY, LOSS_OF_METHOD)), *SCHEDULES))
+    runs = [run for arm in arms for run in arm.runs]
+    supervised = not any(config_of(run).self_supervised for run in runs)
+    first, second = (ACCURACY, LOSS) if supervised else (ONLINE_ACCURACY, LOSS_OF_METHOD)
+    if any(run.validated for run in runs):
+        title = first.title.replace("test", "validation").replace("Test", "Validation")
+        first = replace(first, column="validation_accuracy", title=title)
+    return _drawn(arms, (first, second, *SCHEDULES))
 
 
-def over_batch_sizes(arms: list[Arm], table: pd.DataFrame) -> list[go.Figure]:
-    """Draw the mean test accuracy with its interval over the batch size, one line per arm."""
-    figure = figure_of("Test accuracy after the last epoch", "batch size (samples)", "%")
+def over_batch_sizes(arms: list[Arm], table: pd.DataFrame, measure: str = "test accuracy") -> list[go.Figure]:
+    """Draw the mean accuracy, called ``measure``, with its interval over the batch size, one line per arm."""
+    figure = figure_of(f"{measure.capitalize()} at the end", "batch size (samples)", "%")
     sizes = sorted(int(size) for size in table["batch_size"].unique())
     figure.update_xaxes(type="log", tickvals=sizes, ticktext=[f"{size:,}" for size in sizes], dtick=None)
     known = table[table["seeds"] > 0]
@@ -87,7 +93,7 @@ def speed(arms: list[Arm], batch_sizes: list[int]) -> list[go.Figure]:
 
 def features(arms: list[Arm]) -> list[go.Figure]:
     """Draw evaluations of features after self-supervised learning, and the spread of features and embeddings."""
-    figure = figure_of("What features are worth, each run a point", "", "test accuracy, %")
+    figure = figure_of("What features are worth, each run a point", "", f"{_split(arms)} accuracy, %")
     figure.update_xaxes(type="category")
 
     def points(run: LoadedRun) -> list[tuple[str, float]]:
@@ -108,8 +114,13 @@ def sharpness(arms: list[Arm]) -> list[go.Figure]:
             return []  # the accuracy is of other weights
         return [(numbers(run.sharpness["worst_case"])[-1], 100 * run.accuracy)]
 
-    ends = run_points(arms, figure_of(title, x, "test accuracy, %"), points, "%{text}: %{x:.3g}, %{y:.2f} %")
+    ends = run_points(arms, figure_of(title, x, f"{_split(arms)} accuracy, %"), points, "%{text}: %{x:.3g}, %{y:.2f} %")
     return [*_drawn(arms, SHARPNESS), *ends]
+
+
+def _split(arms: list[Arm]) -> str:
+    """Return the split that the runs report accuracies of, in a word."""
+    return "test" if all(config_of(run).test for arm in arms for run in arm.runs) else "validation"
 
 
 def noise(arms: list[Arm], batch_size: int) -> list[go.Figure]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from tvlars.lab.comparison.protocol import protocol
 from tvlars.lab.comparison.statistics import PAIR_COLUMNS, differences, table
 from tvlars.lab.comparison.verdict import answers
 from tvlars.lab.report.arms import Arm, config_of, frame_of, make_arms
@@ -30,7 +31,12 @@ class Part:
         self.arms: list[Arm] = make_arms(self.runs)
         self.frame = frame_of(self.arms)
         self.table = table(self.frame)
-        self.batch_sizes = sorted({config_of(run).batch_size for run in self.runs})
+        configs = list(map(config_of, self.runs))
+        self.batch_sizes = sorted({config.batch_size for config in configs})
+        best = all(config.keep_best for config in configs)
+        held_out = max(run.validation_images() or 0 for run in self.runs)
+        self.protocol = protocol(held_out, test=all(config.test for config in configs), keep_best=best)
+        """Sentence about the images that were held out."""
 
     def answers(self) -> list[str]:
         """Return the results, one sentence per batch size; with several parts, each sentence names its part."""
