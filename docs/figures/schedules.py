@@ -1,4 +1,4 @@
-"""The learning rate of TVLARS over a run beside that of LARS, and the four numbers that shape φ."""
+"""The learning rate of TVLARS over a run beside that of LARS, the numbers that shape φ, and all schedules by name."""
 
 from __future__ import annotations
 
@@ -48,7 +48,30 @@ def phi(figure: Figure, theme: Theme) -> None:
         axes.set_ylabel("φ(t)")
 
 
+SHAPES = {
+    "falling to the end": (("cosine", {}), ("linear", {}), ("polynomial", {})),
+    "trapezoid": (("trapezoid", {}), ("trapezoid", dict(decay_tail="sqrt"))),
+    "sigmoid, constant": (("sigmoid", {}), ("constant", dict(warmup_steps=42))),
+}
+
+
+def shapes(figure: Figure, theme: Theme) -> None:
+    panels: list[Axes] = list(figure.subplots(1, 3, sharey=True).flat)
+    for axes, (title, some) in zip(panels, SHAPES.items(), strict=True):
+        for i, (name, options) in enumerate(some):
+            p = plan(**RUN, optimizer="lars", schedule=name, **options)
+            said = ", ".join(f"{option} {value}".replace("_", "-") for option, value in options.items())
+            steps = range(1, p.total_steps + 1)
+            factors = [p.factor(t) for t in steps]
+            style = dict(color=theme.color(i), linestyle=("-", "--", ":")[i], label=said or name)
+            axes.plot(steps, factors, **style)
+        axes.set(title=title, xlabel="optimizer step", ylim=(0, 1.45))
+        axes.legend(frameon=False, loc="upper right", fontsize=8, handlelength=1.4)
+    panels[0].set_ylabel("factor of lr")
+
+
 if __name__ == "__main__":
     draw("schedules", 3.2, schedules)
     draw("phi", 4.4, phi)
+    draw("shapes", 2.7, shapes)
     shutil.copyfile(HERE / "schedules.svg", HERE.parent / "phi.svg")  # where the README looks for it

@@ -202,7 +202,9 @@ class TrainConfig:
         "decay_share", "share of all steps that the decay of the trapezoid schedule takes (default: 0.2)"
     )
     decay_tail: str | None = _of_schedule(
-        "decay_tail", "decay of the trapezoid schedule, {choices}: 1 - sqrt (default: linear)", choices=TAILS
+        "decay_tail",
+        "decay of the trapezoid schedule: {choices} (1 - sqrt of the progress) (default: linear)",
+        choices=TAILS,
     )
     delay_factor: float | None = _of_schedule(
         "delay_factor",
