@@ -16,6 +16,7 @@ from tests.docs.blocks import PAGES, ROOT, Block, all_blocks, blocks
 from tvlars.cli import main
 from tvlars.cli._commands import make_parser
 from tvlars.cli._options import train_config
+from tvlars.cli._train import compare_config
 
 STARTERS = {"srun", "torchrun"}
 """Commands that start ours in many processes."""
@@ -104,5 +105,4 @@ def understood(words: list[str]) -> None:
     if words[0] == "train":
         train_config(parsed)
     elif words[0] == "compare":
-        first = dict(optimizer=parsed.optimizers[0], batch_size=parsed.batch_size[0], seed=parsed.seeds[0])
-        train_config(parsed, **first)
+        compare_config(parsed)

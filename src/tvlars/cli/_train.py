@@ -118,20 +118,9 @@ def _compare(parsed: argparse.Namespace) -> int:
     from tvlars.lab.experiments.compare import compare
     from tvlars.lab.run_folder.status import Status
 
-    arms = tuple(map(Arm.parse, parsed.arms)) if parsed.arms else getattr(parsed, "stored_arms", ())
-    first = (*parsed.optimizers, *(arm.optimizer for arm in arms), *USUAL)[0]
-    base = train_config(parsed, optimizer=first, batch_size=parsed.batch_size[0], seed=parsed.seeds[0])
-    plain = CompareConfig(
-        base=base,
-        optimizers=tuple(parsed.optimizers),
-        batch_sizes=tuple(parsed.batch_size),
-        seeds=tuple(parsed.seeds),
-        arms=arms,
-        out=parsed.out,
-    )
-    config = replace(plain, overrides=_overrides(parsed.set or (), plain.owners()))
+    config = compare_config(parsed)
     apart = parsed.ray is not None or (parsed.workers or 1) > 1
-    if not apart and (code := in_processes(parsed, base)) is not None:
+    if not apart and (code := in_processes(parsed, config.base)) is not None:
         return code
     comparison = compare(
         config,
@@ -152,6 +141,21 @@ def _compare(parsed: argparse.Namespace) -> int:
         return fail(f"{len(failed)} of {len(comparison.runs)} runs failed; the same command tries them again", FAILED)
     said = [f"{run.optimizer}, batch size {run.batch_size}, seed {run.seed}: {run.note}" for run in comparison.diverged]
     return fail(f"{len(said)} of {len(comparison.runs)} runs diverged: {'; '.join(said)}", DIVERGED) if said else 0
+
+
+def compare_config(parsed: argparse.Namespace) -> CompareConfig:
+    """Return the config of a comparison that the options say."""
+    arms = tuple(map(Arm.parse, parsed.arms)) if parsed.arms else getattr(parsed, "stored_arms", ())
+    first = (*parsed.optimizers, *(arm.optimizer for arm in arms), *USUAL)[0]
+    plain = CompareConfig(
+        base=train_config(parsed, optimizer=first, batch_size=parsed.batch_size[0], seed=parsed.seeds[0]),
+        optimizers=tuple(parsed.optimizers),
+        batch_sizes=tuple(parsed.batch_size),
+        seeds=tuple(parsed.seeds),
+        arms=arms,
+        out=parsed.out,
+    )
+    return replace(plain, overrides=_overrides(parsed.set or (), plain.owners()))
 
 
 def _defaults_of_compare(config: dict[str, Any]) -> dict[str, Any]:
