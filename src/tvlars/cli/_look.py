@@ -27,7 +27,8 @@ def add(commands: Any) -> None:
     page = new_command(commands, "report", _report)
     page.add_argument("folders", metavar="RUN", nargs="+", type=Path, help="run or comparison folders")
     text = (
-        "page to write (.html), or its table (.md, .tex, .csv; default: report.html in the folder, where one is named)"
+        "page to write (.html), or a table for papers (.md, .tex), or all numbers of it (.csv); "
+        "default: report.html in the folder, where one is named"
     )
     page.add_argument("-o", "--out", type=Path, metavar="FILE", help=text)
     text = "write it anew every so many seconds, and let browsers load it again, until interrupted"
@@ -97,7 +98,7 @@ def _report(parsed: argparse.Namespace) -> int:
     if parsed.watch is not None and not 1 <= parsed.watch <= 86_400:
         raise UsageError(f"watch must be an integer from 1 to 86400 (seconds), got {parsed.watch}")
     page = report(parsed.folders, out, command=command_line(), refresh=parsed.watch)
-    say(f"page: {page}")
+    say(f"{'page' if page.suffix.lower().startswith('.htm') else 'table'}: {page}")
     said = ""
     try:
         while parsed.watch is not None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import cast
 
-from tvlars.lab.comparison.table import Cell
+from tvlars.lab.comparison.paper import PaperTable
 from tvlars.lab.report.contents import Report
 from tvlars.lab.report.forms import latex, markdown
 
@@ -12,9 +12,9 @@ from tvlars.lab.report.forms import latex, markdown
 class Said:
     """A report with one table, or with none."""
 
-    def __init__(self, *tables: dict[str, Any]) -> None:
+    def __init__(self, *tables: tuple[str, PaperTable]) -> None:
         self.notes = ["a_b is 5 % off"]
-        self.tables = lambda: list(tables)
+        self.papers = lambda: list(tables)
 
     def answers(self) -> list[str]:
         return ["lars\nis | ahead"]
@@ -23,28 +23,33 @@ class Said:
         return ["Nothing was | held out."]
 
 
-TABLE = {
-    "title": "1 epoch",
-    "rows": [
-        {"optimizer": Cell("a|b_c", 0), "accuracy": Cell("90.00 ± 1.00 %", 0.9, strong=True)},
-        {"optimizer": Cell("50 %", 0), "accuracy": Cell("−", -1)},
-    ],
-}
+ROWS = [["a|b_c", "90.00 ± 1.00"], ["50 %", "-"]]
+TABLE = PaperTable(["optimizer", "accuracy"], ROWS, {0}, {1}, set(), 1, "Means at p ≤ 0.05")
 
 
 def test_markdown_has_bold_means_and_shows_names_as_they_are() -> None:
-    assert markdown(cast(Report, Said(TABLE))).splitlines() == [
-        *("<!-- tvlars report -->", "", r"lars is \| ahead", "", r"Nothing was \| held out.", "", "## 1 epoch", ""),
-        *("| optimizer | accuracy |", "|---|---|"),
-        *(r"| a\|b\_c | **90.00 ± 1.00 %** |", "| 50 % | − |", "", r"- a\_b is 5 % off"),
+    assert markdown(cast(Report, Said(("1 epoch", TABLE)))).splitlines() == [
+        *("<!-- tvlars report -->", "", "## 1 epoch", "", "| optimizer | accuracy |", "| :--- | ---: |"),
+        *(r"| a\|b\_c | **90.00 ± 1.00** |", r"| 50 % | - \* |", "", "Means at p ≤ 0.05", ""),
+        *(r"lars is \| ahead", "", r"Nothing was \| held out.", "", r"- a\_b is 5 % off"),
     ]
-    assert markdown(cast(Report, Said())).splitlines()[6:] == ["No run has finished.", "", r"- a\_b is 5 % off"]
+    assert markdown(cast(Report, Said())).splitlines()[2:] == [
+        *("No run has finished.", "", r"lars is \| ahead", "", r"Nothing was \| held out.", "", r"- a\_b is 5 % off")
+    ]
 
 
 def test_latex_has_bold_means_and_shows_names_as_they_are() -> None:
-    assert latex(cast(Report, Said(TABLE))).splitlines() == [
-        *("% tvlars report", "% lars is | ahead", "% Nothing was | held out.", "% a_b is 5 % off", "% 1 epoch"),
-        *(r"\begin{tabular}{lr}", r"\hline", r"optimizer & accuracy \\", r"\hline"),
-        *(r"a|b\_c & \textbf{90.00 $\pm$ 1.00 \%} \\", r"50 \% & $-$ \\", r"\hline", r"\end{tabular}"),
+    text = latex(cast(Report, Said(("1 epoch", TABLE), ("", TABLE))))
+    first, second = text.split("\n\n")[1:]
+    assert text.splitlines()[:5] == [
+        *("% tvlars report", r"% In the preamble: \usepackage{booktabs}"),
+        *("% lars is | ahead", "% Nothing was | held out.", "% a_b is 5 % off"),
     ]
-    assert latex(cast(Report, Said())).splitlines()[4:] == ["% No run has finished."]
+    assert first.splitlines() == [
+        *("% 1 epoch", r"\begin{table}", r"\centering", r"\caption{Means at p $\le$ 0.05}", r"\label{tab:arms-1}"),
+        *(r"\begin{tabular}{lr}", r"\toprule", r"optimizer & accuracy \\", r"\midrule"),
+        *(r"a$|$b\_c & \textbf{90.00 $\pm$ 1.00} \\", r"50 \% & -$^{*}$ \\", r"\bottomrule", r"\end{tabular}"),
+        r"\end{table}",
+    ]
+    assert second.splitlines()[3] == r"\label{tab:arms-2}"
+    assert latex(cast(Report, Said())).splitlines()[5:] == ["% No run has finished."]

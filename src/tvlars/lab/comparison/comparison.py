@@ -5,6 +5,7 @@ Pandas and the statistics are imported where tables are made: a comparison begin
 
 from __future__ import annotations
 
+import html
 import math
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -15,11 +16,13 @@ from tvlars.lab.comparison.protocol import NOTHING_HELD_OUT
 from tvlars.lab.errors import UsageError
 from tvlars.lab.files.disk import write_whole
 from tvlars.lab.run_folder.loaded_run import read_correct
-from tvlars.lab.run_folder.record import write_json
+from tvlars.lab.run_folder.record import CONFIG, read_object, write_json
 from tvlars.lab.run_folder.status import Status
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from tvlars.lab.comparison.paper import ComparisonTable, PaperTable
 
 
 @dataclass(frozen=True)
@@ -65,17 +68,54 @@ class Comparison:
         """Runs that were stopped because their loss was not finite."""
         return [run for run in self.runs if run.status == Status.DIVERGED]
 
-    def table(self) -> pd.DataFrame:
-        """Return one row per optimizer and batch size.
+    def table(self) -> ComparisonTable:
+        """Return one row per optimizer and batch size, a data frame that prints as a table of text.
 
         Columns are those of :func:`tvlars.lab.comparison.statistics.table`, with "optimizer" in place of "arm", and
         ``against_highest``, ``p_adjusted`` and ``verdict`` of :func:`tvlars.lab.comparison.verdict.with_verdicts`.
         """
         from tvlars.lab.comparison import statistics
+        from tvlars.lab.comparison.paper import ComparisonTable
         from tvlars.lab.comparison.verdict import with_verdicts
 
         rows = with_verdicts(statistics.table(self._frame()), self.differences())
-        return rows.rename(columns={"arm": "optimizer"})
+        made = ComparisonTable(rows.rename(columns={"arm": "optimizer"}))
+        made.attrs["measure"] = self.measure
+        return made
+
+    def to_latex(self, label: str = "tab:comparison", caption: str | None = None) -> str:
+        r"""Return a LaTeX table of the arms, which needs ``\usepackage{booktabs}``.
+
+        It has the mean accuracy ± half the width of its 95 % interval over seeds, the highest one bold at each batch
+        size, and the number of seeds.
+
+        Args:
+            label: the table's ``\label``.
+            caption: its caption; None (default): one on settings, interval and verdicts.
+        """
+        return self._paper().latex(label, caption)
+
+    def to_markdown(self, caption: str | None = None) -> str:
+        """Return the table of :meth:`to_latex` in Markdown as GitHub renders it, with the caption below it.
+
+        Args:
+            caption: the text below; None (default): one on settings, interval and verdicts.
+        """
+        return self._paper().markdown(caption)
+
+    def __str__(self) -> str:
+        """Return the table and the results in sentences."""
+        return "\n".join([str(self.table()), *self.answers()])
+
+    def _repr_html_(self) -> str:
+        said = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in self.answers())
+        return f"{self.table()._repr_html_()}{said}"
+
+    def _paper(self) -> PaperTable:
+        from tvlars.lab.comparison.paper import paper_table
+
+        settings = [read_object(self.folder / run.folder / CONFIG) for run in self.runs if run.folder]
+        return paper_table(self.table(), self.measure, settings, len(self.differences()))
 
     def differences(self) -> pd.DataFrame:
         """Return one row per pair of optimizers and batch size: :func:`tvlars.lab.comparison.statistics.differences`.

@@ -13,6 +13,7 @@ from tvlars.lab.files.marked import check_output, write_output
 from tvlars.lab.report.contents import Report
 from tvlars.lab.report.forms import FORMS, MARKS, page
 from tvlars.lab.run_folder.loaded_run import LoadedRun, load_run
+from tvlars.lab.run_folder.record import read_object
 from tvlars.lab.run_folder.status import Status
 
 __all__ = ["report", "write_report"]
@@ -24,8 +25,8 @@ def report(folders: list[Path] | list[str], out: Path | str, *, command: str = "
     Args:
         folders: folders of runs and of comparisons; a comparison's folder stands for all runs in it. Crashed and
             unfinished runs, and runs of other versions, are shown as far as they go, with a note.
-        out: the file to write, a new one or an earlier report: a page (.html), or the table alone in Markdown (.md),
-            LaTeX (.tex) or CSV (.csv).
+        out: the file to write, a new one or an earlier report: a page (.html), or a table for papers in Markdown (.md)
+            or LaTeX (.tex), or the numbers of the table in CSV (.csv).
         command: the command that the page names as its source.
         refresh: seconds until a browser loads the page again; None (default): never.
 
@@ -46,7 +47,7 @@ def report(folders: list[Path] | list[str], out: Path | str, *, command: str = "
     for folder in map(Path, folders):
         is_run = any(os.path.lexists(folder / name) for name in ("epochs.csv", "steps.csv"))
         if not is_run and (is_regular(folder / "comparison.json", folder) or any(folder.glob("*/config.json"))):
-            inside = sorted(path for path in folder.iterdir() if path.is_dir())
+            inside = _in_order([path for path in folder.iterdir() if path.is_dir()], folder)
             why = f"it is a link that leaves {folder}; name the run itself to have it"
             runs_in = [path for path in inside if is_inside(path, folder) or os.path.lexists(path / "config.json")]
             found = _load(runs_in, folder, why, notes)
@@ -77,6 +78,14 @@ def write_report(comparison: Comparison) -> Path:
     file = comparison.folder / "report.html"
     write_whole(file, page(made).encode(errors="replace"))
     return file
+
+
+def _in_order(inside: list[Path], folder: Path) -> list[Path]:
+    """Return the folders in a folder in the order of its comparison, or sorted if it is none."""
+    stored = read_object(folder / "comparison.json").get("runs")
+    rows = [run for run in stored if isinstance(run, dict)] if isinstance(stored, list) else []
+    places = {str(run.get("folder")): number for number, run in reversed(list(enumerate(rows)))}
+    return sorted(inside, key=lambda path: (places.get(path.name, len(places)), path.name))
 
 
 def _load(folders: list[Path], inside: Path, why: str, notes: list[str]) -> list[LoadedRun]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import plotly.graph_objects as go
 
 from tvlars._reading import reason
+from tvlars.lab.comparison.paper import PaperTable, paper_table
 from tvlars.lab.comparison.table import P_VALUE, pair_cells, table_cells
+from tvlars.lab.comparison.verdict import with_verdicts
 from tvlars.lab.report import figures, layers
+from tvlars.lab.report.arms import config_of
 from tvlars.lab.report.parts import Part, parts_of, version_notes
 from tvlars.lab.report.picture import picture_uri
 from tvlars.lab.run_folder.loaded_run import LoadedRun
@@ -88,6 +91,16 @@ class Report:
                 del row[P_VALUE]
             pairs = pair_cells(part.differences)
             found.append({"title": part.title, "measure": part.measure, "rows": rows, "pairs": pairs})
+        return found
+
+    def papers(self) -> list[tuple[str, PaperTable]]:
+        """Return title and table for papers of each part with a finished run."""
+        found = []
+        for part in self.parts:
+            if int(part.table["seeds"].sum()):
+                rows = with_verdicts(part.table, part.differences)
+                settings = [asdict(config_of(run)) for run in part.runs]
+                found.append((part.title, paper_table(rows, part.measure, settings, self.comparisons)))
         return found
 
     def sections(self) -> list[Section]:

@@ -14,18 +14,11 @@ import jinja2
 import plotly.graph_objects as go
 import plotly.offline
 
+from tvlars.lab.comparison.paper import words
 from tvlars.lab.comparison.verdict import with_verdicts
 from tvlars.lab.errors import UsageError
 from tvlars.lab.files.marked import mark
 from tvlars.lab.report.contents import Report
-
-TEX = str.maketrans(
-    {
-        **{sign: f"\\{sign}" for sign in "&%$#_{}"},
-        **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
-        **{"±": r"$\pm$", "−": "$-$", "λ": r"$\lambda$", "φ": r"$\varphi$", "α": r"$\alpha$"},
-    }
-)
 
 
 def page(report: Report, refresh: int | None = None) -> str:
@@ -40,12 +33,12 @@ def page(report: Report, refresh: int | None = None) -> str:
 
 
 def markdown(report: Report) -> str:
-    """Return the answers, the tables and the notes in Markdown."""
+    """Return the tables with their captions, the answers and the notes in Markdown."""
     return _rendered("report.md.j2", report).rstrip("\n") + "\n"
 
 
 def latex(report: Report) -> str:
-    """Return the tables, each as a LaTeX tabular; titles, answers and notes are comments."""
+    """Return the tables in LaTeX with booktabs; titles, answers and notes are comments."""
     return _rendered("report.tex.j2", report)
 
 
@@ -91,17 +84,12 @@ def _templates() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    made.filters.update(line=_line, words=_words, tex=lambda text: _line(text).translate(TEX), file_name=_file_name)
+    made.filters.update(line=_line, words=words, file_name=_file_name)
     return made
 
 
 def _line(text: object) -> str:
     return " ".join(str(text).split())
-
-
-def _words(text: object) -> str:
-    """Return Markdown that shows ``text`` literally."""
-    return re.sub(r"([\\`*_{}\[\]<>|#])", r"\\\1", _line(text))
 
 
 def _file_name(figure: go.Figure, section: str) -> str:

@@ -449,7 +449,8 @@ def _read_config(values: dict[str, Any], problems: list[str]) -> TrainConfig | N
         problems.append(f"config.json is not that of a run, it lacks {', '.join(needed)}")
         return None
     if missing := [name for name in known if name not in values]:
-        problems.append(f"config.json is of an older version, defaults are taken for {', '.join(missing)}")
+        more = f" and {len(missing) - 3} more options" if len(missing) > 3 else ""
+        problems.append(f"config.json is of an older version, defaults are taken for {', '.join(missing[:3])}{more}")
     if extra := [name for name in values if name not in known]:
         problems.append(f"config.json is of another version, {', '.join(extra)} is not understood")
     try:

@@ -1,0 +1,218 @@
+"""The table of a comparison for papers and notebooks: text in cells, a caption, and both as LaTeX or Markdown."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from tvlars.lab.comparison.statistics import FEWEST_SEEDS, LEVEL, best_arms
+from tvlars.lab.imported import said_path
+
+TEX = str.maketrans(
+    {
+        **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+        **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+        **{"<": "$<$", ">": "$>$", "|": "$|$", "±": r"$\pm$", "−": "$-$", "≤": r"$\le$", "…": r"\dots{}"},
+        "[": "{[}",  # after the end of a row it would begin an argument
+        **{"λ": r"$\lambda$", "φ": r"$\varphi$", "α": r"$\alpha$", "γ": r"$\gamma$", "ρ": r"$\rho$", "η": r"$\eta$"},
+    }
+)
+"""LaTeX for signs that have a meaning in it, or no place in its fonts."""
+SIGNIFICANT = "significant"
+SETTINGS = {"data": "{}", "model": "{}", "task": "{}", "epochs": "{} epochs", "batch_size": "batch size {:,}"}
+"""Settings that a caption names if all runs share them."""
+
+
+@dataclass(frozen=True)
+class PaperTable:
+    """Table of arms: mean ± half width of its interval over seeds, number of seeds, and a caption that says so.
+
+    Attributes:
+        head: titles of the columns; the first one is of text, the others of numbers.
+        rows: cells by row. ``best`` are the rows with the highest mean at their batch size, ``below`` those whose mean
+            is significantly below it, ``breaks`` the rows that begin another batch size.
+        measure: number of the column of the mean.
+        caption: settings, the interval, and what is bold.
+    """
+
+    head: list[str]
+    rows: list[list[str]]
+    best: set[int]
+    below: set[int]
+    breaks: set[int]
+    measure: int
+    caption: str
+
+    def latex(self, label: str, caption: str | None = None) -> str:
+        r"""Return a table environment with a tabular inside, which needs ``\usepackage{booktabs}``."""
+        said = tex(self.caption if caption is None else caption)
+        lines = [r"\begin{table}", r"\centering", rf"\caption{{{said}}}", rf"\label{{{label}}}"]
+        lines += [rf"\begin{{tabular}}{{l{'r' * (len(self.head) - 1)}}}", r"\toprule", _tex_row(map(tex, self.head))]
+        for i, row in enumerate(self.rows):
+            cells = [tex(cell) for cell in row]
+            if i in self.best:
+                cells[self.measure] = rf"\textbf{{{cells[self.measure]}}}"
+            if i in self.below:
+                cells[self.measure] += "$^{*}$"
+            lines += [r"\midrule"] * (not i or i in self.breaks) + [_tex_row(cells)]
+        return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
+
+    def markdown(self, caption: str | None = None) -> str:
+        """Return a table that GitHub renders, and the caption below it."""
+        lines = [_row(map(words, self.head)), _row([":---", *["---:"] * (len(self.head) - 1)])]
+        for i, row in enumerate(self.rows):
+            cells = [words(cell) for cell in row]
+            if i in self.best:
+                cells[self.measure] = f"**{cells[self.measure]}**"
+            if i in self.below:
+                cells[self.measure] += r" \*"
+            lines.append(_row(cells))
+        return "\n".join([*lines, "", words(self.caption if caption is None else caption)]) + "\n"
+
+
+def paper_table(
+    rows: pd.DataFrame, measure: str, settings: Sequence[Mapping[str, Any]], comparisons: int
+) -> PaperTable:
+    """Return the table of arms for a paper.
+
+    Args:
+        rows: result of :func:`tvlars.lab.comparison.verdict.with_verdicts`; arms are in "arm" or "optimizer".
+        measure: name of the accuracy.
+        settings: options of each run, for the caption.
+        comparisons: number of pairs that p-values are adjusted for.
+    """
+    rows = rows.rename(columns={"optimizer": "arm"})
+    leaders, sizes = best_arms(rows), rows["batch_size"].nunique()
+    means = {(row["batch_size"], row["arm"]): row["accuracy"] for row in rows.to_dict("records")}
+    head = ["optimizer", *(["batch size"] if sizes > 1 else []), "lr", f"{measure}, %", "n"]
+    cells: list[list[str]] = []
+    best, below, breaks = set(), set(), set()
+    previous: dict[Any, Any] = {}
+    for i, row in enumerate(rows.to_dict("records")):
+        highest = means.get((row["batch_size"], leaders.get(row["batch_size"], "")), math.nan)
+        several = int((rows[rows["batch_size"] == row["batch_size"]]["seeds"] > 0).sum()) > 1
+        if several and math.isclose(row["accuracy"], highest, rel_tol=1e-9):
+            best.add(i)
+        if row["verdict"] == SIGNIFICANT and row["against_highest"] < 0:
+            below.add(i)
+        if previous and previous["batch_size"] != row["batch_size"]:
+            breaks.add(i)
+        of = f" of {row['of']}" if row["seeds"] < row["of"] else ""
+        lr = "-" if math.isnan(row["lr"]) else f"{row['lr']:.4g}"
+        size = [f"{row['batch_size']:,}"] if sizes > 1 else []
+        cells.append([str(row["arm"]), *size, lr, mean_text(row["accuracy"], row["interval"]), f"{row['seeds']}{of}"])
+        previous = row
+    caption = " ".join(
+        [
+            f"{measure[:1].upper()}{measure[1:]}{_interval(rows)}{_shared(settings)}.",
+            *([f"Bold: the highest mean{' of each batch size' if sizes > 1 else ''}."] if best else []),
+            *([_verdicts(rows, below, comparisons)] if best else []),
+        ]
+    )
+    return PaperTable(head, cells, best, below, breaks, len(head) - 2, caption)
+
+
+def mean_text(mean: float, interval: float) -> str:
+    """Return a mean in percent with half the width of its interval, "-" if there is none."""
+    if math.isnan(mean):
+        return "-"
+    return f"{100 * mean:.2f}" + ("" if math.isnan(interval) else f" ± {100 * interval:.2f}")
+
+
+def tex(text: object) -> str:
+    """Return LaTeX that shows ``text`` literally, on one line."""
+    return " ".join(str(text).split()).translate(TEX)
+
+
+def words(text: object) -> str:
+    """Return Markdown that shows ``text`` literally, on one line."""
+    return re.sub(r"([\\`*_{}\[\]<>|#~$])", r"\\\1", " ".join(str(text).split()))
+
+
+def _interval(rows: pd.DataFrame) -> str:
+    """Return in words what the means are of."""
+    counts = sorted(set(rows.loc[rows["seeds"] > 0, "seeds"].astype(int)))
+    if not counts or counts[-1] == 1:
+        return " of one seed" if counts else ""
+    seeds = f"{counts[0]} seeds" if len(counts) == 1 else "n seeds"
+    return f": mean over {seeds} ± half the width of its 95 % interval (Student's t)"
+
+
+def _shared(settings: Sequence[Mapping[str, Any]]) -> str:
+    """Return in words the settings that all runs share."""
+    found = []
+    for name, form in SETTINGS.items():
+        values = {repr(one.get(name)): one.get(name) for one in settings}
+        value = next(iter(values.values()), None) if len(values) == 1 else None
+        if value is not None and (name, value) != ("task", "classification"):
+            said = said_path(value) if isinstance(value, str) else value
+            said = str(said).rpartition("/")[2] if name == "data" else said
+            found.append((form if value != 1 else form.removesuffix("s")).format(said))
+    return f"; {', '.join(found)}" if found else ""
+
+
+def _verdicts(rows: pd.DataFrame, below: set[int], comparisons: int) -> str:
+    """Return in words which means are significantly below the highest."""
+    if rows["p_adjusted"].isna().all():
+        few = int(rows["seeds"].max()) < FEWEST_SEEDS
+        return f"Differences are not tested with fewer than {FEWEST_SEEDS} seeds." if few else ""
+    holm = f", adjusted by Holm's method for {comparisons} comparisons" if comparisons > 1 else ""
+    how = f"paired over seeds and test images, p ≤ {LEVEL:g}{holm}"
+    return f"*: significantly below it ({how})." if below else f"No mean is significantly below it ({how})."
+
+
+def _tex_row(cells: Any) -> str:
+    return " & ".join(cells) + r" \\"
+
+
+def _row(cells: Any) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+class ComparisonTable(pd.DataFrame):
+    """Data frame of :meth:`tvlars.lab.Comparison.table`, which prints as a table of arms with text in its cells.
+
+    ``attrs["measure"]`` is the name of the accuracy. Frames without its columns print as any other.
+    """
+
+    @property
+    def _constructor(self) -> type[pd.DataFrame]:
+        return ComparisonTable
+
+    def text(self) -> pd.DataFrame:
+        """Return a frame of text: optimizer, batch size, lr, accuracy with its interval, runs, and the verdict."""
+        measure = self.attrs.get("measure", "accuracy")
+        rows, wide = [], max([len(str(name)) for name in self["optimizer"]] + [0])
+        for row in self.to_dict("records"):
+            against = row["against_highest"]
+            gap = "" if math.isnan(against) else f"{'−' if against < 0 else '+'}{100 * abs(against):.2f}, "
+            of = f" of {row['of']}" if row["seeds"] < row["of"] else ""
+            lr = "-" if math.isnan(row["lr"]) else f"{row['lr']:.4g}"
+            cells = [
+                f"{row['optimizer']:<{wide}}",
+                f"{row['batch_size']:,}",
+                lr,
+                mean_text(row["accuracy"], row["interval"]),
+            ]
+            rows.append([*cells, f"{row['seeds']}{of}", f"{gap}{row['verdict']}"])
+        head = ["optimizer", "batch size", "lr", f"{measure}, %", "runs", "against the highest mean"]
+        return pd.DataFrame(rows, columns=head)
+
+    def _whole(self) -> bool:
+        needed = ("optimizer", "batch_size", "lr", "accuracy", "interval", "seeds", "of", "against_highest", "verdict")
+        return set(needed) <= set(self.columns)
+
+    def __repr__(self) -> str:
+        if not self._whole():
+            return str(pd.DataFrame(self))
+        text = self.text()
+        return text.to_string(index=False, justify="left") if len(text) else "no run has finished"
+
+    def _repr_html_(self) -> str | None:
+        shown = self.text() if self._whole() else pd.DataFrame(self)
+        return str(shown.to_html(index=not self._whole(), notebook=True))
