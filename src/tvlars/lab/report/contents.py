@@ -94,13 +94,12 @@ class Report:
         return found
 
     def papers(self) -> list[tuple[str, PaperTable]]:
-        """Return title and table for papers of each part with a finished run."""
+        """Return title and table for papers of each part."""
         found = []
         for part in self.parts:
-            if int(part.table["seeds"].sum()):
-                rows = with_verdicts(part.table, part.differences)
-                settings = [asdict(config_of(run)) for run in part.runs]
-                found.append((part.title, paper_table(rows, part.measure, settings, self.comparisons)))
+            rows = with_verdicts(part.table, part.differences)
+            settings = [asdict(config_of(run)) for run in part.runs]
+            found.append((part.title, paper_table(rows, part.measure, settings, self.comparisons)))
         return found
 
     def sections(self) -> list[Section]:
