@@ -207,6 +207,10 @@ class NoiseScaleMeter:
         )
         self._before = [None if g is None else g.clone() for g in grads]
 
+    def leave_out(self) -> None:
+        """Forget the micro-batches since the last step, which is then not measured."""
+        self._squares, self._before = [], []
+
     def step(self, scale: float = 1.0) -> None:
         """To be called after the last micro-batch of a step. Waits for the device.
 

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from tvlars import LARS, TVLARS, ScheduleLR, SigmoidSchedule, layer_groups
+from tvlars import LARS, TVLARS, ScheduleLR, SigmoidSchedule, layer_groups, sigmoid_decay
+from tvlars.noise_scale import NoiseScaleMeter
+from tvlars.stats import LayerStats
 
 SHAPE = dict(delay_factor=0.4, delay=4)
 """φ of the runs here: steep enough that a clock which counts something else shows at once."""
@@ -63,3 +65,24 @@ def assert_close(a: nn.Module, b: nn.Module, tolerance: float = 1e-5) -> None:
     ours: list[Tensor] = list(a.parameters())
     for x, y in zip(ours, b.parameters(), strict=True):
         torch.testing.assert_close(x, y, rtol=tolerance, atol=tolerance)
+
+
+def measured_run(epochs: int, accumulated: int, every: int = 1) -> tuple[LayerStats, NoiseScaleMeter, list[float]]:
+    """A loop without any framework: its layer statistics, its noise scale, and φ of each step."""
+    module, (x, y) = model(), data().tensors
+    optimizer = tvlars(module)
+    stats, meter = LayerStats(optimizer, module, every=every), NoiseScaleMeter(module, 8)
+    phi: list[float] = []
+    for _ in range(epochs):
+        for i in range(0, 64, 8 * accumulated):
+            for j in range(i, i + 8 * accumulated, 8):
+                (nn.functional.cross_entropy(module(x[j : j + 8]), y[j : j + 8]) / accumulated).backward()
+                meter.micro_batch()
+            if accumulated > 1 and len(phi) % every == 0:
+                meter.step()
+            else:
+                meter.leave_out()
+            optimizer.step()
+            optimizer.zero_grad()
+            phi.append(sigmoid_decay(len(phi) + 1, **SHAPE))
+    return stats, meter, phi

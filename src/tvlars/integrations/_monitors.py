@@ -1,0 +1,116 @@
+"""What callbacks of all frameworks read from a training loop: rates of steps, and the noise scale of micro-batches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from tvlars._checks import check_count
+from tvlars.noise_scale import NoiseScale, NoiseScaleMeter
+from tvlars.optim.layerwise import LayerwiseOptimizer
+from tvlars.sharpness._batch_loss import leaves
+from tvlars.stats._record import Rates
+
+
+class StepRates:
+    """Learning rate and φ of each step that an optimizer takes, of its first group with a trust ratio.
+
+    Optimizers without trust ratios have those of their first group.
+    """
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self._last: Rates | None = None
+        self._hook = optimizer.register_step_post_hook(self._after_step)
+
+    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        groups = optimizer.param_groups
+        group = next((one for one in groups if one.get("layer_adaptation")), groups[0])
+        self._last = Rates.of(group, isinstance(optimizer, LayerwiseOptimizer))
+
+    def values(self) -> dict[str, Any]:
+        """Return ``lr``, with φ in it, and ``phi`` if there is one, of the last step: numbers or tensors."""
+        last = self._last
+        if last is None:
+            return {}
+        lr = last.lr * last.phi if last.separate else last.lr
+        return {"lr": lr} if last.phi is None else {"lr": lr, "phi": last.phi}
+
+    def close(self) -> None:
+        """Leave the optimizer alone."""
+        self._hook.remove()
+
+
+class MicroBatches:
+    """Noise scale of a loop that accumulates gradients, whose steps have ``accumulated`` micro-batches.
+
+    Each ``every``-th step is measured. Steps with another number of micro-batches, or with micro-batches of several
+    sizes, are left out.
+    """
+
+    def __init__(self, model: nn.Module, accumulated: int, every: int, smoothing: float) -> None:
+        self.model, self.accumulated, self.every, self.smoothing = model, accumulated, every, smoothing
+        self.meter: NoiseScaleMeter | None = None
+        self.taken = 0
+        self._sizes: list[int] = []
+        self._value: NoiseScale | None = None
+
+    def backward(self, samples: int) -> None:
+        """Note a micro-batch of so many samples, whose gradient has been added."""
+        self._sizes.append(samples)
+        if self.taken % self.every == 0:
+            self.meter = self.meter or NoiseScaleMeter(self.model, samples, smoothing=self.smoothing)
+            self.meter.micro_batch()
+
+    def step(self, scale: float) -> None:
+        """Note a step that is about to be taken; gradients were multiplied by ``scale``."""
+        sizes, self._sizes = self._sizes, []
+        self.taken += 1
+        if self.meter is None or (self.taken - 1) % self.every:
+            return
+        if sizes != [self.meter.micro_batch_size] * self.accumulated:
+            self.meter.leave_out()
+            return
+        self.meter.step(scale)
+        self._value = None
+
+    def result(self) -> NoiseScale | None:
+        """Return the noise scale, None before the first measured step."""
+        if self._value is None and self.meter is not None:
+            try:
+                self._value = self.meter.result()
+            except ValueError:  # no step has been measured, or none was finite
+                return None
+        return self._value
+
+
+def check_noise_arguments(every: int, micro_batch_size: int | None) -> None:
+    """Raise ``ValueError`` if an argument of a callback is out of its range."""
+    check_count("every", every, unit="steps")
+    if micro_batch_size is not None:
+        check_count("micro_batch_size", micro_batch_size, unit="samples")
+
+
+def check_loop(processes: int, accumulated: int, option: str) -> None:
+    """Raise ``ValueError`` unless a loop has one process and steps of several micro-batches."""
+    if processes > 1:
+        raise ValueError(
+            f"the noise scale must be measured in one process, got {processes}: what other processes add to a gradient "
+            "is no micro-batch"
+        )
+    if accumulated < 2:
+        raise ValueError(f"{option} must be >= 2 for the noise scale, which compares micro-batches, got {accumulated}")
+
+
+def samples_of(batch: Any) -> int:
+    """Return the length of the tensors of a batch.
+
+    Raises:
+        ValueError: it has none, or they have several lengths.
+    """
+    lengths = sorted({len(leaf) for leaf in leaves(batch) if isinstance(leaf, Tensor) and leaf.ndim})
+    if len(lengths) != 1:
+        got = f"tensors of lengths {', '.join(map(str, lengths))}" if lengths else "no tensor"
+        raise ValueError(f"micro_batch_size must be given for batches that do not tell it, got {got} in one")
+    return lengths[0]

@@ -1,0 +1,211 @@
+"""Callbacks for Lightning's Trainer: layer statistics, noise scale, and φ and learning rate of each step.
+
+    from tvlars.integrations.lightning import LayerStatsMonitor, NoiseScaleMonitor, PhiMonitor
+
+    trainer = L.Trainer(accumulate_grad_batches=8, callbacks=[PhiMonitor(), NoiseScaleMonitor(), LayerStatsMonitor()])
+
+They need the package lightning, of the extra ``integrations``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tvlars._checks import check_count, check_flag
+from tvlars.integrations._monitors import MicroBatches, StepRates, check_loop, check_noise_arguments, samples_of
+from tvlars.noise_scale import NoiseScale
+from tvlars.stats import LayerStats
+
+try:
+    from lightning.pytorch import LightningModule, Trainer
+    from lightning.pytorch.callbacks import Callback
+except ImportError as error:
+    raise ImportError(
+        "tvlars.integrations.lightning needs the package lightning: pip install '.[integrations]' in the source folder"
+    ) from error
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class PhiMonitor(Callback):
+    """Shows the learning rate and φ of each step in the progress bar, and gives them to the loggers.
+
+    ``lr`` is that of adapted layers and has φ in it; ``phi`` is φ of TVLARS, or the learning rate over the initial one
+    with an LR scheduler. Both are values of the step just taken.
+
+    Args:
+        prog_bar: show them in the progress bar. Default True.
+    """
+
+    def __init__(self, prog_bar: bool = True) -> None:
+        check_flag("prog_bar", prog_bar)
+        self.prog_bar = prog_bar
+        self._rates: StepRates | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin to watch the optimizer."""
+        self._rates = StepRates(_optimizer(trainer))
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Log the values of the last step."""
+        if self._rates is not None:
+            for name, value in self._rates.values().items():
+                pl_module.log(name, value, prog_bar=self.prog_bar, on_step=True, on_epoch=False)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave the optimizer alone."""
+        if self._rates is not None:
+            self._rates.close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave the optimizer alone."""
+        self.on_train_end(trainer, pl_module)
+
+
+class NoiseScaleMonitor(Callback):
+    """Measures the gradient noise scale from the micro-batches of accumulated gradients, as ``noise_scale``.
+
+    The Trainer has one process and ``accumulate_grad_batches`` of 2 or more. Steps whose micro-batches are not of one
+    size, as the last of an epoch, are left out.
+
+    Args:
+        every: optimizer steps from one measured step to the next, each of which waits for the device. Default 10.
+        smoothing: weight of the past, as for :class:`tvlars.noise_scale.NoiseScaleMeter`. Default 0.95.
+        micro_batch_size: samples of a batch. None (default): the length of its tensors.
+        prog_bar: show it in the progress bar. Default True.
+
+    Raises:
+        ValueError: an argument is out of its range; when training starts, if there are several processes, no gradients
+            are accumulated, or optimization is manual.
+    """
+
+    def __init__(
+        self, every: int = 10, smoothing: float = 0.95, micro_batch_size: int | None = None, prog_bar: bool = True
+    ) -> None:
+        check_noise_arguments(every, micro_batch_size)
+        check_flag("prog_bar", prog_bar)
+        self.every, self.smoothing, self.micro_batch_size, self.prog_bar = every, smoothing, micro_batch_size, prog_bar
+        self._batches: MicroBatches | None = None
+        self._samples = 0
+
+    @property
+    def result(self) -> NoiseScale | None:
+        """Noise scale with its interval, None before the first measured step."""
+        return None if self._batches is None else self._batches.result()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check that steps have micro-batches."""
+        if not pl_module.automatic_optimization:
+            raise ValueError("the noise scale must be measured in automatic optimization: take NoiseScaleMeter by hand")
+        check_loop(trainer.world_size, trainer.accumulate_grad_batches, "accumulate_grad_batches")
+        self._batches = MicroBatches(pl_module, trainer.accumulate_grad_batches, self.every, self.smoothing)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Note the size of a micro-batch."""
+        self._samples = self.micro_batch_size or samples_of(batch)
+
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note the gradient of a micro-batch."""
+        if self._batches is not None:
+            self._batches.backward(self._samples)
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+        """Measure a step, before gradients are clipped."""
+        if self._batches is not None:
+            scaler = getattr(trainer.precision_plugin, "scaler", None)
+            self._batches.step(1.0 if scaler is None else scaler.get_scale())
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Log the noise scale."""
+        if (found := self.result) is not None:
+            pl_module.log("noise_scale", found.value, prog_bar=self.prog_bar, on_step=True, on_epoch=False)
+
+
+class LayerStatsMonitor(Callback):
+    """Records norms, trust ratios and learning rates of all layers, see :class:`tvlars.stats.LayerStats`.
+
+    A checkpoint of the Trainer holds the number of steps, so that a resumed run goes on in the same files.
+
+    Args:
+        every: optimizer steps from one record to the next. Default 10.
+        path: folder of Parquet files. None (default) keeps records in memory.
+        log: give records to the Trainer's loggers too, as ``LWN/<layer>`` and so on. Default True.
+        buffer: recorded steps that are fetched from the device together. Default 64.
+
+    Raises:
+        ValueError: an argument is out of its range; when training starts, those of ``LayerStats``.
+    """
+
+    def __init__(self, every: int = 10, path: str | Path | None = None, log: bool = True, buffer: int = 64) -> None:
+        check_count("every", every, unit="steps")
+        check_count("buffer", buffer, unit="recorded steps")
+        check_flag("log", log)
+        self.every, self.path, self.to_loggers, self.buffer = every, path, log, buffer
+        self.stats: LayerStats | None = None
+        """The records, once training has started."""
+        self._start = 0
+
+    def frame(self) -> pd.DataFrame:
+        """Return all records: columns step, layer, quantity and value.
+
+        Raises:
+            ValueError: training has not started yet.
+        """
+        if self.stats is None:
+            raise ValueError("the Trainer must have started before there are records of layers")
+        return self.stats.frame()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin to record."""
+        writer = _ToLoggers(trainer) if self.to_loggers and trainer.loggers else None
+        options: Any = dict(every=self.every, path=self.path, buffer=self.buffer, start=self._start, writer=writer)
+        self.stats = _Stats(_optimizer(trainer), pl_module, **options)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write what remains, and leave the optimizer alone."""
+        if self.stats is not None:
+            self.stats.close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Write what remains, and leave the optimizer alone."""
+        self.on_train_end(trainer, pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the number of steps that were taken."""
+        return {"step": self._start if self.stats is None else self.stats.step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on after the steps of a checkpoint."""
+        self._start = state_dict["step"]
+
+
+class _ToLoggers:
+    """Collects values of a step, which loggers are given together."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+        self.steps: dict[int, dict[str, float]] = {}
+
+    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None:
+        self.steps.setdefault(global_step, {})[tag] = scalar_value
+
+    def flush(self) -> None:
+        steps, self.steps = self.steps, {}
+        for step, values in steps.items():
+            for logger in self.trainer.loggers:
+                logger.log_metrics(values, step)
+
+
+class _Stats(LayerStats):
+    def flush(self) -> None:
+        super().flush()
+        if isinstance(self.writer, _ToLoggers):
+            self.writer.flush()
+
+
+def _optimizer(trainer: Trainer) -> Any:
+    if len(trainer.optimizers) != 1:
+        raise ValueError(f"the Trainer must have one optimizer for callbacks of tvlars, got {len(trainer.optimizers)}")
+    return trainer.optimizers[0]
