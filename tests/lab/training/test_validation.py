@@ -14,8 +14,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.lab.data.folders import write_classes
 from tests.lab.first import first
 from tvlars.lab import ImageData, TrainConfig, UsageError, evaluate, load_run, train
+from tvlars.lab.data.image_data import sample
+from tvlars.lab.measure import run_data
+from tvlars.lab.measure.sharpness import training_batches
 from tvlars.lab.run_folder.checkpoints import checkpoint
 from tvlars.lab.run_folder.checkpoints.state_check import check_progress
 from tvlars.lab.training.batches import Batches
@@ -181,3 +185,38 @@ def test_features_are_watched_on_validation_images(data: ImageData, tmp_path: Pa
     }
     assert load_run(one.folder).accuracy_name == "linear-probe validation accuracy"
     assert load_run(one.folder).complete
+
+
+def test_measurements_after_training_are_of_the_training_part(
+    digits: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_data, "load_data", lambda *_: digits)
+    result = train(replace(CONFIG, batch_size=256, epochs=1, out=tmp_path / "run"), data=digits, reporter=Reporter())
+    (images, labels), *_ = training_batches(load_run(result.folder), 64, None, "cpu")
+    held = digits.hold_out(0.2)
+    expected, of_these = sample(held.train_images, held.train_labels, 64)
+    assert torch.equal(labels, of_these)
+    assert torch.allclose(images, load_run(result.folder).normalize(expected))
+    assert not evaluate(result).note
+
+
+def test_a_run_that_did_not_use_the_val_folder_goes_on_without(tmp_path: Path) -> None:
+    """An earlier version left the val folder alone; its runs are evaluated, and resumed with --validation 0."""
+    for i, part in enumerate(("train", "val", "test")):
+        write_classes(tmp_path / "data" / part, count=8, seed=i)
+    config = TrainConfig(
+        data=f"imagefolder:{tmp_path / 'data'}", optimizer="sgd", lr=0.1, batch_size=8, epochs=2, validation=0,
+        accelerator="cpu", out=tmp_path / "run",
+    )  # fmt: skip
+    result = train(config, reporter=Reporter())
+    file = tmp_path / "run" / "config.json"
+    stored = json.loads(file.read_text())
+    for name in ("validation", "validation_seed", "test", "keep_best"):
+        del stored[name]
+    file.write_text(json.dumps(stored))
+    found = evaluate(tmp_path / "run")
+    assert (found.accuracy, found.note) == (pytest.approx(result.test_accuracy), "")
+    again = train(replace(config, resume=True), reporter=Reporter())
+    assert again.test_accuracy == pytest.approx(result.test_accuracy)
+    with pytest.raises(UsageError, match=r"held out no images for validation: --validation 0"):
+        train(replace(config, validation=None, resume=True), reporter=Reporter())
