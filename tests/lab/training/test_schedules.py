@@ -30,6 +30,9 @@ MINE = """
             raise ValueError("a fault of the user's")
         return 1.0
 
+    def from_file(step, plan):
+        return float(open("value.txt").read())
+
     def text(step, plan):
         return "fast"
 
@@ -54,6 +57,7 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         dict(optimizer="adamw", schedule="./mine.py:restarts"),
         dict(optimizer="sgd", schedule="trapezoid", warmup_steps=2, decay_tail="sqrt"),
         dict(optimizer="lamb", schedule="sigmoid", warmup_steps=2),
+        dict(optimizer="torch.optim.NAdam", schedule=ONE_CYCLE),
         dict(optimizer="sgd", schedule="polynomial", power=1.5),
     ],
     ids=lambda options: options["schedule"],
@@ -73,6 +77,18 @@ def test_rows_have_the_rate_and_a_resume_is_exact(mine: Path, few: ImageData, op
     train(TrainConfig(**{**vars(cut), "resume": True}), data=few, reporter=Reporter())
     for name in ("steps.csv", "weights.pt"):
         assert (mine / "cut" / name).read_bytes() == (mine / "whole" / name).read_bytes()
+
+
+def test_a_schedule_that_has_changed_is_said(mine: Path, few: ImageData) -> None:
+    options = dict(batch_size=128, epochs=2, checkpoint_every="3-steps", resume=True, out=mine / "run")
+    config = TrainConfig(optimizer="lars", schedule="./mine.py:from_file", **options)
+    (mine / "value.txt").write_text("0.5")
+    with pytest.raises(SystemExit):
+        train(config, data=few, reporter=StopAt(step=4))
+    (mine / "value.txt").write_text("0.25")
+    message = "schedule must be as it was when the run began, but the learning rate after step 3 was .* and is .* now"
+    with pytest.raises(UsageError, match=message):
+        train(config, data=few, reporter=Reporter())
 
 
 def test_groups_keep_their_ratio_under_a_scheduler(mine: Path) -> None:

@@ -21,6 +21,7 @@ from tvlars.lab.run_folder.checkpoints.state_check import (
     check_optimizer,
     check_precision,
     check_scheduler,
+    check_users_rates,
 )
 from tvlars.lab.run_folder.checkpoints.tensors import Table
 from tvlars.lab.training.optimizer_state import check_kept, packed, unpack
@@ -101,6 +102,8 @@ def load_state(task: Task, state: dict[str, Any], at: Checked) -> None:
     if task.scheduler is not None and not _is_replayed(task):
         rates = [group["initial_lr"] * task.plan.factor(step + 1) for group in optimizer.param_groups]
     scheduler: Any = {}
+    if task.plan.users_schedule is not None:
+        check_users_rates(at, progress["scheduler"], rates, step)
     if _is_replayed(task):
         at.check("scheduler", {"_last_lr": rates}, progress["scheduler"])
     elif task.plan.schedule == OWN:

@@ -203,7 +203,7 @@ def check_progress(
         number = step - position + 1 + i
         phi: Any = plan.factor(number)
         lr: Any = plan.lr * phi
-        if not is_known(config.optimizer):  # a function may have its own
+        if not is_known(config.optimizer) or plan.users_schedule is not None:  # checked when the state is loaded
             phi, lr = at.number, at.number
         known = {"step": number, "epoch": number / per_epoch, "phi": phi, "lr": lr}
         at.check(f"epoch_steps[{i}]", {**known, "loss": loss, "train_accuracy": share}, vars(one))
@@ -248,6 +248,17 @@ def check_scheduler(at: Checked, scheduler: Any, saved: Any, step: int, rates: l
     # Torch's own entries change with its version.
     at.check("scheduler", needed, {name: x for name, x in saved.items() if name in needed or name not in own})
     return wanted
+
+
+def check_users_rates(at: Checked, saved: Any, rates: list[float], step: int) -> None:
+    """Raise ``UsageError`` if a user's schedule gives other ``rates`` than those saved after ``step`` steps."""
+    found = saved.get("_last_lr") if isinstance(saved, dict) else None
+    for before, now in zip(found if isinstance(found, list) else (), rates, strict=False):
+        if type(before) in (int, float) and not math.isclose(before, now, rel_tol=CLOSE):
+            raise UsageError(
+                f"{at.file}: schedule must be as it was when the run began, but the learning rate after step {step} "
+                f"was {before:g} and is {now:g} now"
+            )
 
 
 def check_precision(at: Checked, here: dict[str, Any], saved: Any) -> None:
