@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = (
     ("errors", "console"),
     ("memory", "options", "presets", "files", "imported", "arguments"),
-    ("data", "models", "optimizers"),
+    ("data", "models", "optimizers", "metrics"),
     ("ssl",),
     ("config",),
     ("processes",),

@@ -16,6 +16,7 @@ from tvlars.lab.data.image_data import check_amount
 from tvlars.lab.data.place import absolute, spelled
 from tvlars.lab.errors import UsageError, unknown
 from tvlars.lab.imported import is_import_path, is_theirs, load_object, said_path, short_name, spelled_path
+from tvlars.lab.metrics import spelled_metrics
 from tvlars.lab.models import FORMS, INITS, MODELS, STEMS, check_model_name, spelled_model
 from tvlars.lab.optimizers import (
     OWN_OPTIONS,
@@ -309,6 +310,12 @@ class TrainConfig:
         section="what is measured besides",
         within=(1, 10**9),
     )
+    metrics: str | None = option(
+        None,
+        "metrics of torchmetrics as import paths, with commas between, as in "
+        "f1=torchmetrics.classification.MulticlassF1Score, after every epoch",
+        Is.MEASURED | Is.CLASSIFICATION,
+    )
     sharpness: str | None = option(
         None,
         "when to measure the sharpness of the loss: end, or epochs:N for every N-th",
@@ -395,6 +402,7 @@ class TrainConfig:
         check_model_name(self.model)
         object.__setattr__(self, "model", spelled_model(self.model))
         self._check_weights()
+        object.__setattr__(self, "metrics", spelled_metrics(self.metrics))
         self._check_task()
         self._check_processes()
         for one in self.log:

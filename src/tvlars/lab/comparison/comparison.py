@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 import math
+import re
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
@@ -47,6 +48,8 @@ class RunRow:
     test_images: int | None = None
     validation_accuracy: float | None = None
     """Accuracy on the validation images, if there are some."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """Extra measures by name, as in "test_f1"."""
 
 
 @dataclass
@@ -150,7 +153,7 @@ class Comparison:
         runs = [asdict(run) for run in self.runs]
         said = {"command": self.command, "measure": self.measure, "protocol": self.protocol}
         write_json(self.folder / "comparison.json", {**said, "runs": runs})
-        frame = _as_frame(self.runs)
+        frame = _as_table(self.runs)
         if frame["validation_accuracy"].isna().all():
             frame = frame.drop(columns="validation_accuracy")
         write_whole(self.folder / "results.csv", frame.to_csv(index=False).encode())
@@ -182,11 +185,27 @@ def _as_frame(runs: list[RunRow]) -> pd.DataFrame:
     return pd.DataFrame(map(asdict, runs), columns=[f.name for f in fields(RunRow)])
 
 
+def _as_table(runs: list[RunRow]) -> pd.DataFrame:
+    """Return the runs with a column for each extra measure."""
+    import pandas as pd
+
+    frame = _as_frame(runs)
+    return pd.concat([frame.drop(columns="metrics"), pd.DataFrame(frame["metrics"].tolist())], axis=1)
+
+
+def _is_measure(name: Any, value: Any) -> bool:
+    return re.fullmatch(r"(test|validation)_\w+", name) is not None and type(value) in (int, float)
+
+
 def _row(values: Any) -> RunRow:
     """Return the row of a run in comparison.json; raise ``ValueError`` if it is invalid."""
     row = RunRow(**values)
+    if not isinstance(row.metrics, dict) or not all(_is_measure(*item) for item in row.metrics.items()):
+        raise ValueError(f"metrics of a run are {row.metrics!r:.60}")
     for name, kind in get_type_hints(RunRow).items():
         value = getattr(row, name)
+        if name == "metrics":
+            continue
         whole = type(value) is int and isinstance(0.0, kind)  # JSON has no decimal point in whole numbers
         if isinstance(value, bool) or not (whole or isinstance(value, kind)):
             raise ValueError(f"{name} of a run is {value!r:.60}")

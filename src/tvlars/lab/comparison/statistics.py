@@ -15,8 +15,8 @@ MEANS = ("train_loss", "test_loss", "images_per_second", "seconds")
 COLUMNS = ("arm", "batch_size", "seed", "lr", "status", "test_accuracy", *MEANS, "test_images", "correct")
 """Columns of a frame of runs, one row per run. An arm is an optimizer, or an optimizer with certain settings.
 
-``test_images`` is their number, and ``correct`` an array (test_images,) that is True for images that were classified
-correctly; both may be missing.
+A column ``metrics`` may have a dictionary of extra measures by name. ``test_images`` is the number of test images, and
+``correct`` an array (test_images,) that is True for images that were classified correctly; both may be missing.
 """
 TABLE_COLUMNS = ("arm", "batch_size", "lr", "seeds", "of", "accuracy", "interval", "accuracies", *MEANS)
 PAIR_COLUMNS = (
@@ -41,8 +41,10 @@ def table(runs: pd.DataFrame) -> pd.DataFrame:
 
     Columns: arm, batch_size, lr, seeds (finished ones), of (all seeds), accuracy and interval
     (half width, Student's t; NaN for one seed), accuracies (each seed's), train_loss, test_loss, images_per_second,
-    seconds (means). Batch sizes ascend; their arms are in the order in which they first appear.
+    seconds (means), and NAME and NAME_interval for each extra measure. Batch sizes ascend; their arms are in the order
+    in which they first appear.
     """
+    names = list(dict.fromkeys(name for one in _metrics_of(runs) for name in one))
     rows = []
     for (batch_size, arm), group in runs.groupby(["batch_size", "arm"], sort=False):
         finished = group[group["status"] == Status.FINISHED.value]
@@ -50,10 +52,21 @@ def table(runs: pd.DataFrame) -> pd.DataFrame:
         accuracies = done["test_accuracy"].astype(float).tolist()
         means = [done[name].astype(float).mean() for name in MEANS]
         of = group["seed"].nunique()
-        rows.append(
-            (arm, batch_size, group["lr"].iloc[0], len(done), of, *mean_and_interval(accuracies), accuracies, *means)
-        )
-    return pd.DataFrame(rows, columns=list(TABLE_COLUMNS)).sort_values("batch_size", kind="stable", ignore_index=True)
+        extra = [mean_and_interval([one.get(name, math.nan) for one in _metrics_of(done)]) for name in names]
+        row = (arm, batch_size, group["lr"].iloc[0], len(done), of, *mean_and_interval(accuracies), accuracies, *means)
+        rows.append((*row, *itertools.chain(*extra)))
+    columns = [*TABLE_COLUMNS, *(column for name in names for column in (name, f"{name}_interval"))]
+    return pd.DataFrame(rows, columns=columns).sort_values("batch_size", kind="stable", ignore_index=True)
+
+
+def metrics_in(rows: pd.DataFrame) -> list[str]:
+    """Return the names of the extra measures in a :func:`table`."""
+    return [name for name in map(str, rows) if name not in TABLE_COLUMNS and f"{name}_interval" in rows]
+
+
+def _metrics_of(runs: pd.DataFrame) -> list[dict[str, float]]:
+    """Return the extra measures of each run."""
+    return [one for one in runs["metrics"] if isinstance(one, dict)] if "metrics" in runs else []
 
 
 def best_arms(rows: pd.DataFrame) -> dict[int, str]:

@@ -9,6 +9,7 @@ import pandas as pd
 from rich.table import Table
 
 from tvlars.lab.comparison.comparison import Comparison
+from tvlars.lab.comparison.statistics import metrics_in
 from tvlars.lab.comparison.verdict import beside_highest
 from tvlars.lab.console import console, say
 
@@ -32,12 +33,14 @@ def table_cells(rows: pd.DataFrame, pairs: pd.DataFrame, measure: str) -> list[d
         measure: name of the accuracy.
     """
     done = rows[rows["seeds"] > 0].groupby("batch_size").size()
+    names = metrics_in(rows)
     above = pairs[pairs["significant"].astype(bool)].groupby(["batch_size", "better"]).size()
     found = []
     for row, beside in zip(rows.to_dict("records"), beside_highest(rows, pairs).to_dict("records"), strict=True):
         others = done.get(row["batch_size"], 0) - 1
         ahead = others > 0 and above.get((row["batch_size"], row["arm"]), 0) == others
-        found.append(_cells(row, beside, ahead, measure))
+        cells = _cells(row, beside, ahead, measure)
+        found.append(_with_metrics(cells, row, names))
     return found
 
 
@@ -110,6 +113,19 @@ def _cells(row: dict[Any, Any], beside: dict[Any, Any], ahead: bool, measure: st
         SECONDS: mean("seconds", ",.0f"),
         "runs": Cell(f"{row['seeds']}{of}", row["seeds"]),
     }
+
+
+def _with_metrics(cells: dict[str, Cell], row: dict[Any, Any], names: list[str]) -> dict[str, Cell]:
+    """Return cells with those of extra measures, each a mean with its interval, after the losses."""
+    found = {}
+    for name, cell in cells.items():
+        found[name] = cell
+        if name == "test loss":
+            for one in names:
+                mean, interval = row[one], row[f"{one}_interval"]
+                text = f"{mean:.4g}" + ("" if math.isnan(interval) else f" ± {interval:.2g}")
+                found[one.replace("_", " ")] = Cell("-", -1.0) if math.isnan(mean) else Cell(text, mean)
+    return found
 
 
 def _points(fraction: float, interval: float) -> str:

@@ -75,11 +75,15 @@ class SweepResult:
         """
         from tvlars.lab.report.parts import parts_of
 
-        columns = [f.name for f in fields(RunRow) if f.name != "optimizer"]
+        columns = [f.name for f in fields(RunRow) if f.name not in ("optimizer", "metrics")]
         found = {}
         for part in parts_of(self.load()):
             rows = [
-                RunRow(str(row["arm"]), **{str(name): value for name, value in row.items() if name in columns})
+                RunRow(
+                    str(row["arm"]),
+                    **{str(name): value for name, value in row.items() if name in columns},
+                    metrics=found if isinstance(found := row["metrics"], dict) else {},
+                )
                 for row in part.frame.to_dict("records")
             ]
             found[part.title] = Comparison(self.folder, command_line(), rows, part.measure, part.protocol)
@@ -116,7 +120,8 @@ class SweepResult:
         options = [{name: getattr(run.config, name) for name in varied} for run in self.runs]
         head = ["run", "optimizer", "batch_size", "lr"]
         frame = pd.DataFrame([{**row, **option} for row, option in zip(rows, options, strict=True)])
-        order = [*head, *varied, "seed", *(name for name in rows[0] if name not in (*head, "seed"))]
+        order = [*head, *varied, "seed", *(name for row in rows for name in row if name not in (*head, "seed"))]
+        order = list(dict.fromkeys([*(name for name in order if name != "note"), "note"]))
         return frame[order]
 
     def save(self) -> None:
@@ -191,6 +196,7 @@ def _row(run: SweepRun, found: LoadedRun) -> dict[str, Any]:
 
     whole = run.status == Status.FINISHED and found.complete
     measured = measured_in(found) if whole else dict.fromkeys(MEASURED)
+    extra = measured.pop("metrics", None) or {}
     head = {"run": run.name, **{name: getattr(run.config, name) for name in ("optimizer", "batch_size")}, "lr": run.lr}
     return {
         **head,
@@ -198,5 +204,6 @@ def _row(run: SweepRun, found: LoadedRun) -> dict[str, Any]:
         "status": run.status,
         "epochs": len(found.epochs),
         **measured,
+        **extra,
         "note": run.note,
     }

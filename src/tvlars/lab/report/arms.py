@@ -81,13 +81,15 @@ def frame_of(arms: list[Arm]) -> pd.DataFrame:
                 measured = measured_in(run) | {"test_accuracy": run.accuracy}  # the reported one
                 row |= measured | {"test_images": run.tested_images(), "correct": run.test_correct()}
             rows.append(row)
-    return pd.DataFrame(rows, columns=[*COLUMNS, "folder"])
+    return pd.DataFrame(rows, columns=[*COLUMNS, "metrics", "folder"])
 
 
 def measured_in(run: LoadedRun) -> dict[str, Any]:
-    """Return measurements of a complete run: accuracy and losses at its end, and time without tests."""
-    last = run.epochs.iloc[-1]
+    """Return measurements of a complete run: accuracy and losses at its end, time without tests, and ``metrics``, the
+    extra measures of the split that its accuracy is of."""
+    last, split = run.epochs.iloc[-1], "test" if config_of(run).test else "validation"
     return {
+        "metrics": {name: value for name, value in run.metrics.items() if name.startswith(split)},
         "test_accuracy": run.test_accuracy,
         "test_loss": math.nan if run.test_loss is None else run.test_loss,
         "train_loss": float(last["train_loss"]),

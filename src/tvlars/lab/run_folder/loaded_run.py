@@ -24,7 +24,18 @@ from tvlars.lab.models import STEMS, Model, build_model, check_model_name, has_c
 from tvlars.lab.run_folder.best import best_file, epochs_kept, read_weights
 from tvlars.lab.run_folder.identity import FINGERPRINT
 from tvlars.lab.run_folder.record import CORRECT, MODEL, read_object
-from tvlars.lab.run_folder.rows import EpochRow, NoiseRow, RepresentationRow, SharpnessRow, StepRow, no_rows, read_rows
+from tvlars.lab.run_folder.rows import (
+    METRICS,
+    EpochRow,
+    MetricsRow,
+    NoiseRow,
+    RepresentationRow,
+    SharpnessRow,
+    StepRow,
+    columns,
+    no_rows,
+    read_rows,
+)
 from tvlars.lab.run_folder.status import Status
 from tvlars.lab.ssl.evaluations import Evaluated
 from tvlars.plan import Plan
@@ -33,6 +44,7 @@ from tvlars.stats import read_layer_stats
 if TYPE_CHECKING:
     import pandas as pd
 
+SPLIT = re.compile(r"(test|validation)_")
 MODEL_FACTS = ("model", "data", "channels", "image_size", "classes", "class_names", "mean", "std")
 MOST = {"channels": 64, "image_size": MOST_PIXELS, "classes": 2**20}
 """Largest valid value of each count in model.json."""
@@ -204,6 +216,15 @@ class LoadedRun:
             return float(value)
         unlabelled = self.config is not None and self.config.self_supervised and self.status == Status.FINISHED
         return math.nan if unlabelled else None
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Extra measures by split and name, as in "test_f1": those of the weights that ``accuracy`` is of."""
+        own = columns(EpochRow)
+        found = {name: self._last(name) for name in map(str, self.epochs) if name not in own and SPLIT.match(name)}
+        if self.validated:
+            found |= {name: self._last(name) for name in self.summary if name not in own and name.startswith("test_")}
+        return {name: value for name, value in found.items() if value is not None}
 
     def fingerprint(self) -> Fingerprint | None:
         """Return the fingerprint of the data, None if the run is of a version that kept none."""
@@ -404,7 +425,7 @@ def load_run(folder: Path | str, model: Model | None = None) -> LoadedRun:
         folder,
         config,
         _status(summary, problems),
-        read_rows(folder / "epochs.csv", EpochRow, problems),
+        _with_metrics(read_rows(folder / "epochs.csv", EpochRow, problems), folder, problems),
         read_rows(folder / "steps.csv", StepRow, problems),
         read_rows(folder / "sharpness.csv", SharpnessRow, problems, optional=True),
         read_rows(folder / "noise.csv", NoiseRow, problems, optional=True),
@@ -416,6 +437,13 @@ def load_run(folder: Path | str, model: Model | None = None) -> LoadedRun:
         problems=tuple(problems),
         given=model,
     )
+
+
+def _with_metrics(epochs: pd.DataFrame, folder: Path, problems: list[str]) -> pd.DataFrame:
+    """Return the rows of epochs with further columns for the metrics."""
+    metrics = read_rows(folder / METRICS, MetricsRow, problems, optional=True)
+    names = [name for name in metrics if name not in columns(EpochRow)]
+    return epochs.merge(metrics[["epoch", *names]], how="left", on="epoch") if names and len(epochs) else epochs
 
 
 def _read_evaluations(file: Path, problems: list[str]) -> dict[str, Evaluated]:

@@ -11,6 +11,7 @@ test-correct.bits  one bit per test image, in their order: 1 if it is classified
 weights.pt         final weights, a state dict
 best-EPOCH.pt      weights of the best epoch by validation, see best.py
 weights-before.pt  weights of an earlier attempt, kept when a run began anew
+metrics.csv        one row per epoch: extra measures, if there are some
 sharpness.csv, noise.csv, layer-stats/    if the options ask for them, see lab.measure
 checkpoints/       state to resume from, see checkpoints/checkpoint.py
 evaluations.json, representation.csv, views.png    of self-supervised learning, see lab.ssl
@@ -41,7 +42,7 @@ from tvlars.lab.files.place import Place
 from tvlars.lab.run_folder.best import best_file, epochs_kept
 from tvlars.lab.run_folder.environment import environment
 from tvlars.lab.run_folder.loggers import OWN, STATE, Loggers
-from tvlars.lab.run_folder.rows import EpochRow, StepRow, as_csv, cells, columns, cut, mend_steps
+from tvlars.lab.run_folder.rows import METRICS, EpochRow, StepRow, as_csv, cells, columns, cut, mend_steps
 from tvlars.lab.run_folder.status import Status
 from tvlars.lab.ssl.evaluations import Evaluated
 from tvlars.plan import Plan
@@ -52,7 +53,7 @@ CONFIG, PLAN, MODEL, ENVIRONMENT = "config.json", "plan.json", "model.json", "en
 CORRECT = "test-correct.bits"
 ENDS = ("summary.json", "evaluations.json", CORRECT)
 """Files written at the end of a run."""
-MEASUREMENTS = ("sharpness.csv", "noise.csv", "representation.csv")
+MEASUREMENTS = ("sharpness.csv", "noise.csv", "representation.csv", METRICS)
 
 
 def new_folder(out: Path | None, label: str) -> Path:

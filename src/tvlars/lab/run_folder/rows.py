@@ -9,8 +9,8 @@ import contextlib
 import csv
 import io
 import math
-from collections.abc import Iterable
-from dataclasses import MISSING, astuple, dataclass, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, astuple, dataclass, fields, make_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from tvlars.lab.files.disk import write_whole
 if TYPE_CHECKING:
     import pandas as pd
 
+METRICS = "metrics.csv"
 LEAST_STD, LEAST_RANK = 0.1, 2.0
 """Bounds below which a representation is called collapsed."""
 
@@ -127,6 +128,32 @@ class RepresentationRow:
             if rank < LEAST_RANK:
                 return f"the {what} vary in fewer than two directions (effective rank {rank:.2f})"
         return None
+
+
+@dataclass(frozen=True)
+class MetricsRow:
+    """Values of the metrics after an epoch, in metrics.csv; :func:`metrics_row` adds a column for each."""
+
+    epoch: int
+    step: int
+
+
+def metrics_row(epoch: int, step: int, values: Mapping[str, float]) -> MetricsRow:
+    """Return the row of an epoch with a column for each of ``values``."""
+    kind = make_dataclass("MetricsRow", [(name, float) for name in values], bases=(MetricsRow,), frozen=True)
+    made: MetricsRow = kind(epoch, step, *values.values())
+    return made
+
+
+def read_metrics(folder: Path) -> dict[int, dict[str, float]]:
+    """Return the values in metrics.csv of a run folder by epoch, as far as they can be read."""
+    found: dict[int, dict[str, float]] = {}
+    with contextlib.suppress(OSError, ValueError):
+        header, lines = read_cells(folder / METRICS)
+        for line in lines:
+            row = dict(zip(header, map(float, line), strict=True))
+            found[int(row.pop("epoch"))] = {name: value for name, value in row.items() if name != "step"}
+    return found
 
 
 def columns(kind: type) -> list[str]:

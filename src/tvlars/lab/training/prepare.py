@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.errors import UsageError
 from tvlars.lab.measure.layer_stats import check_layer_stats
 from tvlars.lab.measure.sharpness import check_sharpness
+from tvlars.lab.metrics import Metric, Metrics
 from tvlars.lab.models import MODELS, Model, build_model, check_model
 from tvlars.lab.processes.alike import check_alike, facts_of
 from tvlars.lab.processes.processes import Processes
@@ -37,6 +39,18 @@ class Prepared:
     plan: Plan
     model: Model | None = None
     """Module or builder that was given in Python; None: the one that the config names."""
+
+    given_metrics: Mapping[str, Metric] | None = None
+    """Metrics that were given in Python, by name."""
+
+    @cached_property
+    def metrics(self) -> Metrics:
+        """Extra measures of the run.
+
+        Raises:
+            UsageError: they do not suit.
+        """
+        return Metrics(self.config.metrics, self.data.classes, self.given_metrics)
 
     def build_model(self) -> tuple[nn.Module, str]:
         """Return the model with its initial weights, drawn from torch's generator, and its description."""
@@ -115,7 +129,11 @@ class Prepared:
 
 
 def prepare(
-    config: TrainConfig, data: ImageData | None = None, here: bool = True, model: Model | None = None
+    config: TrainConfig,
+    data: ImageData | None = None,
+    here: bool = True,
+    model: Model | None = None,
+    metrics: Mapping[str, Metric] | None = None,
 ) -> Prepared:
     """Load the data, make the plan and check all options; nothing is written.
 
@@ -124,18 +142,20 @@ def prepare(
         data: the data set, if it is loaded already; None (default) loads ``config.data``.
         here: True if the run is for this machine, which then has to have its device, its packages and its model.
         model: module or builder that the run's model, given:NAME, stands for.
+        metrics: those that the run's metrics, NAME=given:CLASS, stand for.
 
     Raises:
         UsageError: an option does not fit the data or this machine, or the data lack labels that the task needs.
     """
     data = data_of(config, data)
     _check_data(config, data)
-    prepared = Prepared(config, data, config.plan(len(data.train_labels)), model)
+    prepared = Prepared(config, data, config.plan(len(data.train_labels)), model, metrics)
     check_imported(config, prepared.plan)
     if here:
         _check_machine(prepared)
         with memory.needed(f"model {config.model!r} must fit into memory with its data"):
             prepared.check_model()
+        _ = prepared.metrics  # raises if one does not suit
     return prepared
 
 

@@ -35,7 +35,7 @@ from tvlars.lab.run_folder.identity import FINGERPRINT, identity
 from tvlars.lab.run_folder.loaded_run import RunResult, Tested
 from tvlars.lab.run_folder.loggers import Loggers
 from tvlars.lab.run_folder.resuming import GoOn, fitting
-from tvlars.lab.run_folder.rows import EpochRow, StepRow
+from tvlars.lab.run_folder.rows import METRICS, EpochRow, StepRow, metrics_row, read_metrics
 from tvlars.lab.run_folder.status import Status
 from tvlars.lab.training.compiler import cannot_compile, is_compilers
 from tvlars.lab.training.optimizer_state import UnkeptStateError
@@ -68,6 +68,9 @@ class Run:
         self.interval, self.every = self.config.checkpoint_interval() or ("", 0.0)
         self.epochs: list[EpochRow] = []
         self.tested: Tested | None = None
+        self.metrics: dict[int, dict[str, float]] = {}
+        """Values of the metrics after each epoch."""
+        self.metrics_at_the_end: dict[str, float] = {}
         self.epoch_steps: list[StepRow] = []
         self.pending: list[tuple[int, Tensor, Tensor]] = []
         self.rates: dict[int, float] = {}
@@ -200,6 +203,7 @@ class Run:
         measured = {"test_accuracy": found.test_accuracy, "test_loss": found.test_loss}
         if self.task.watched == "validation":
             measured |= {"validation_accuracy": found.validation_accuracy, "validation_loss": found.validation_loss}
+        measured |= self.metrics.get(self.best_epoch or len(self.epochs), {}) | self.metrics_at_the_end
         self.record.finish(
             status,
             steps=self.step,
@@ -260,6 +264,7 @@ class Run:
             SaidElsewhereError: the same, in processes after the first.
         """
         at = Checked(checkpoint.progress_file(found.path, found.manifest))
+        self.metrics = read_metrics(self.record.folder)
         progress = {**found.progress, "epochs": found.epochs, "epoch_steps": found.steps}
 
         def load() -> None:
@@ -381,6 +386,9 @@ class Run:
         with self.phase("evaluation"):
             split = self.task.watched
             loss, accuracy = self.task.test(self.epoch, self.step, split)
+        if self.task.measured:
+            self.metrics[self.epoch] = self.task.measured
+            self.record.add_measurement(METRICS, metrics_row(self.epoch, self.step, self.task.measured))
         measured = {"test_loss": math.nan, "test_accuracy": math.nan}
         measured |= {f"{split}_loss": loss, f"{split}_accuracy": accuracy}
         steps = self.epoch_steps
@@ -417,6 +425,7 @@ class Run:
             lr = self.plan.lr * self.plan.factor(self.step)
             raise DivergedError(self.config.arm_name, self.step, lr, self.record.folder, "test loss")
         self.tested = Tested(loss, accuracy)
+        self.metrics_at_the_end = self.task.measured
         by = "" if best is None else f" by the weights of epoch {best}, the best by validation"
         self.reporter.note(f"test set, read once{by}: {describe_test(loss, accuracy)}")
 

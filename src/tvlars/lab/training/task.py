@@ -78,6 +78,9 @@ class Task(ABC):
             self.average = AveragedModel(self.bare_model, multi_avg_fn=update, use_buffers=True)
             self.extra["average"] = self.average
         self.evaluations: dict[str, Evaluated] = {}
+        self.metrics = prepared.metrics
+        self.measured: dict[str, float] = {}
+        """Values of the metrics in the last test, by split and name, as in "test_f1"."""
         self.right: Tensor | None = None
         """True for each test image classified right after the last epoch; None if the task does not keep that."""
 
@@ -237,6 +240,8 @@ class Classification(Task):
             logits = self.model(images).float()
             loss += F.cross_entropy(logits, labels, reduction="sum")
             right.append(logits.argmax(1) == labels)
+            self.metrics.update(logits, labels)
+        self.measured = {f"{split}_{name}": value for name, value in self.metrics.compute().items()}
         mine = torch.cat(right)
         if split == "test" and epoch == self.config.epochs:  # comparisons pair runs image by image
             of_all = torch.zeros(count, dtype=torch.int32, device=device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from tvlars.findings import check
 from tvlars.lab import memory
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData
+from tvlars.lab.metrics import Metric, given_metrics
 from tvlars.lab.models import Model, given_name
 from tvlars.lab.run_folder.checkpoints.checkpoint import finish_putting
 from tvlars.lab.run_folder.loaded_run import RunResult
@@ -35,6 +36,7 @@ def train(
     *,
     data: ImageData | None = None,
     model: Model | None = None,
+    metrics: Mapping[str, Metric] | None = None,
     folder: Path | None = None,
     reporter: Reporter | None = None,
     loggers: Sequence[Any] = (),
@@ -51,6 +53,8 @@ def train(
         model: a module to train instead of ``config.model``, of which a copy is trained, or a function that builds one
             from ``channels``, ``image_size`` and ``classes``. The run's ``config.model`` is then given:NAME, and
             resuming and :func:`load_run` need the module or function again.
+        metrics: metrics of torchmetrics by name, or others with their interface, which are measured after every epoch
+            besides those that ``config.metrics`` names. Resuming needs them again.
         folder: an empty folder for the record; None (default) makes the folder that ``config.out`` names.
         reporter: shows progress; None (default) shows a bar on a terminal or in a notebook, and plain lines
             elsewhere. ``Reporter()`` is silent.
@@ -73,7 +77,10 @@ def train(
     loggers = check_protocol(loggers)
     if model is not None:
         config = replace(config, model=given_name(model))
-    prepared = prepare(config, data, model=model)
+    if metrics:
+        texts = [text for text in (config.metrics, given_metrics(metrics)) if text]
+        config = replace(config, metrics=", ".join(dict.fromkeys(", ".join(texts).split(", "))))
+    prepared = prepare(config, data, model=model, metrics=metrics)
     processes = prepared.processes
     reporter = (reporter or choose_reporter()) if processes.first else Reporter()
     notes: list[str] = []
