@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from tvlars.lab.comparison.statistics import FEWEST_SEEDS, LEVEL, best_arms
+from tvlars.lab.comparison.statistics import FEWEST_SEEDS, LEVEL, best_arms, metrics_in
 from tvlars.lab.imported import said_path
 
 TEX = str.maketrans(
@@ -89,7 +89,9 @@ def paper_table(
     rows = rows.rename(columns={"optimizer": "arm"})
     leaders, sizes = best_arms(rows), rows["batch_size"].nunique()
     means = {(row["batch_size"], row["arm"]): row["accuracy"] for row in rows.to_dict("records")}
-    head = ["optimizer", *(["batch size"] if sizes > 1 else []), "lr", f"{measure}, %", "n"]
+    extra = metrics_in(rows)
+    named = [name.replace("_", " ") for name in extra]
+    head = ["optimizer", *(["batch size"] if sizes > 1 else []), "lr", f"{measure}, %", *named, "n"]
     cells: list[list[str]] = []
     best, below, breaks = set(), set(), set()
     previous: dict[Any, Any] = {}
@@ -105,7 +107,9 @@ def paper_table(
         of = f" of {row['of']}" if row["seeds"] < row["of"] else ""
         lr = "-" if math.isnan(row["lr"]) else f"{row['lr']:.4g}"
         size = [f"{row['batch_size']:,}"] if sizes > 1 else []
-        cells.append([str(row["arm"]), *size, lr, mean_text(row["accuracy"], row["interval"]), f"{row['seeds']}{of}"])
+        values = [metric_text(row[name], row[f"{name}_interval"]) for name in extra]
+        mean = mean_text(row["accuracy"], row["interval"])
+        cells.append([str(row["arm"]), *size, lr, mean, *values, f"{row['seeds']}{of}"])
         previous = row
     caption = " ".join(
         [
@@ -114,7 +118,7 @@ def paper_table(
             *([_verdicts(rows, below, comparisons)] if best else []),
         ]
     )
-    return PaperTable(head, cells, best, below, breaks, len(head) - 2, caption)
+    return PaperTable(head, cells, best, below, breaks, len(head) - 2 - len(extra), caption)
 
 
 def mean_text(mean: float, interval: float) -> str:
@@ -122,6 +126,13 @@ def mean_text(mean: float, interval: float) -> str:
     if math.isnan(mean):
         return "-"
     return f"{100 * mean:.2f}" + ("" if math.isnan(interval) else f" ± {100 * interval:.2f}")
+
+
+def metric_text(mean: float, interval: float) -> str:
+    """Return the mean of an extra measure with half the width of its interval, "-" if there is none."""
+    if math.isnan(mean):
+        return "-"
+    return f"{mean:.4g}" + ("" if math.isnan(interval) else f" ± {interval:.2g}")
 
 
 def tex(text: object) -> str:

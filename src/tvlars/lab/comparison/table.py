@@ -9,6 +9,7 @@ import pandas as pd
 from rich.table import Table
 
 from tvlars.lab.comparison.comparison import Comparison
+from tvlars.lab.comparison.paper import metric_text
 from tvlars.lab.comparison.statistics import metrics_in
 from tvlars.lab.comparison.verdict import beside_highest
 from tvlars.lab.console import console, say
@@ -123,8 +124,8 @@ def _with_metrics(cells: dict[str, Cell], row: dict[Any, Any], names: list[str])
         if name == "test loss":
             for one in names:
                 mean, interval = row[one], row[f"{one}_interval"]
-                text = f"{mean:.4g}" + ("" if math.isnan(interval) else f" ± {interval:.2g}")
-                found[one.replace("_", " ")] = Cell("-", -1.0) if math.isnan(mean) else Cell(text, mean)
+                key = -math.inf if math.isnan(mean) else mean
+                found[one.replace("_", " ")] = Cell(metric_text(mean, interval), key)
     return found
 
 
