@@ -35,8 +35,10 @@ folder and of epochs say."""
 GOES_FIRST = ("started", "data", "model")
 """Columns that go first where the terminal is too narrow, after other settings."""
 
-LEAST_FOLDER = 16
-"""Characters of a folder that stay on one line; longer ones are folded where the terminal is narrow."""
+GOES_LAST = ("epochs_done", "status", "batch_size", "seed", "validation_accuracy")
+"""Columns that go next, where there is no room even with folders and arms over several lines."""
+FOLDED, LEAST = ("folder", "arm", "optimizer"), 24
+"""Columns that are folded where the terminal is narrow, and characters of a line before other columns give way."""
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,8 @@ class Listing:
             return list(dict.fromkeys(("folder", *(column_of(name, self.columns) for name in columns)))), []
         names, alike = ["folder"], []
         main = [name for name in ("status", *MAIN) if any(row.get(name) is not None for row in self.rows)]
+        if "arm" in main:
+            main.remove("optimizer")  # the arm's cells have it
         others = [name for name in self.settings if name not in (*FIRST, *MAIN, *NO_SETTING)]
         for name in (*main, *others):
             # What the plan chose follows from the settings: it makes no column of its own.
@@ -166,13 +170,16 @@ class Listing:
         out = console()
         cells = {name: [text_of(name, row) for row in self.rows] for name in names}
         wide = {name: max(len(_title(name)), *map(len, cells[name])) for name in names}
-        others = [name for name in reversed(names) if name not in (*FIRST, *MAIN, *ACCURACIES, TIME)]
         dropped: list[str] = []
-        for name in (*others, *GOES_FIRST) if fit and out.is_terminal else ():
-            if 1 + sum(wide[name] + 3 for name in names if name not in dropped) <= out.width:
-                break
-            if name in names:
-                dropped.append(name)
+        if fit and out.is_terminal:
+            least = {name: min(width, LEAST) if name in FOLDED else width for name, width in wide.items()}
+            others = [name for name in reversed(names) if name not in (*FIRST, *MAIN, *ACCURACIES, TIME)]
+            for candidates, widths in (((*others, *GOES_FIRST), wide), (GOES_LAST, least)):
+                for name in candidates:
+                    if 1 + sum(widths[name] + 3 for name in names if name not in dropped) <= out.width:
+                        break
+                    if name in names:
+                        dropped.append(name)
         kept = [name for name in names if name not in dropped]
         if not out.is_terminal:
             out.width = 1 + sum(wide[name] + 3 for name in kept)
@@ -181,9 +188,9 @@ class Listing:
             table.add_column(
                 _title(name),
                 justify="left" if isinstance(self.rows[0].get(name), str) else "right",
-                no_wrap=name != "folder",
+                no_wrap=name not in FOLDED,
                 overflow="fold",
-                min_width=min(wide[name], LEAST_FOLDER) if name == "folder" else wide[name],
+                min_width=min(wide[name], LEAST // 2) if name in FOLDED else wide[name],
             )
         for i in range(len(self.rows)):
             table.add_row(*(cells[name][i] for name in kept))
@@ -229,8 +236,9 @@ def text_of(column: str, row: Row) -> str:
     value = row.get(column)
     if column == "epochs_done" and value is not None and value != row.get("epochs"):
         return f"{value} of {row.get('epochs')}"
-    if column == "arm" and value is None:
-        return text_of("optimizer", row)
+    if column == "arm":
+        optimizer = text_of("optimizer", row)
+        return f"{value} ({optimizer})" if value and value != optimizer else optimizer
     return value_text(column, value)
 
 
