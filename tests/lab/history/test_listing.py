@@ -173,6 +173,7 @@ def test_the_table_has_what_differs_and_fits(
     monkeypatch.setenv("COLUMNS", "52")
     assert main(["runs", "compare", "big", "--where", "seed<10"]) == 0
     assert "│ compare/lars-b2 │" in re.sub(r"\x1b\[\d*m", "", capsys.readouterr().out)  # folded
+    monkeypatch.setenv("COLUMNS", "200")
     assert main(["runs", "cut"]) == 0
     assert "1 of 3" in capsys.readouterr().out
 
