@@ -40,7 +40,10 @@ from tvlars.lab.training.batches import micro_batches
         (dict(augment=False, rotation=5.0), "rotation and crop_padding must not be given where augment is false"),
         (dict(rotation=-1.0), "rotation must be >= 0 and <= 180 (degrees), got -1.0"),
         (dict(init="xavier"), "unknown init 'xavier': did you mean 'xavier_normal'"),
-        (dict(image_size=32), "image_size must not be given for digits, which is no folder of images, got 32"),
+        (
+            dict(skip_bad_images=True),
+            "skip_bad_images must not be given for digits, which is no folder of images, got Tr",
+        ),
         (dict(data="imagefolder:"), "unknown data set 'imagefolder:'"),
         (dict(augment="yes"), "augment must be true or false, got 'yes'"),
         (dict(model=[]), "unknown model '[]'"),

@@ -13,7 +13,7 @@ from typing import Any
 from tvlars.lab.arguments import parse_arguments, spelled_arguments
 from tvlars.lab.data import DATASETS, FOLDER_PREFIX, check_data_name
 from tvlars.lab.data.image_data import check_amount
-from tvlars.lab.data.place import absolute, spelled
+from tvlars.lab.data.place import absolute, short, spelled
 from tvlars.lab.errors import UsageError, unknown
 from tvlars.lab.imported import is_import_path, is_theirs, load_object, said_path, short_name, spelled_path
 from tvlars.lab.metrics import spelled_metrics
@@ -84,7 +84,7 @@ class TrainConfig:
 
     data: str = option(
         "digits",
-        f"one of {{choices}}, {FOLDER_PREFIX}PATH",
+        f"one of {{choices}}, {FOLDER_PREFIX}PATH, torchvision:CLASS, ./file.py:function",
         Is.SAME | Is.LOADS,
         section="the run",
         choices=DATASETS,
@@ -95,7 +95,7 @@ class TrainConfig:
     )
     image_size: int | None = option(
         None,
-        "pixels that images of a folder are scaled to (default: their own)",
+        "pixels that images are scaled to: of a folder, torchvision or a user's Dataset (default: their own)",
         Is.SAME | Is.LOADS,
         within=(8, MOST_PIXELS),
     )
@@ -113,6 +113,13 @@ class TrainConfig:
         True,
         "read the test set at the end, with images for validation; without it what is reported is of validation",
         Is.SAME,
+    )
+    data_workers: int | None = option(
+        None,
+        "processes that read a user's data and augment images one by one; 0: none (default: one per core where that "
+        "takes long)",
+        Is.MACHINE,
+        within=(0, 1024),
     )
     keep_best: bool = option(
         False,
@@ -396,7 +403,7 @@ class TrainConfig:
         self._check_schedule()
         if self.data_dir is not None:
             object.__setattr__(self, "data_dir", absolute(self.data_dir))
-        check_data_name(self.data, self.image_size, self.skip_bad_images, self.data_dir)
+        check_data_name(self.data, None, self.skip_bad_images, self.data_dir)  # data may be given, of any size
         object.__setattr__(self, "data", spelled(self.data, self.data_dir))
         check_amount(self.validation)
         check_model_name(self.model)
@@ -638,9 +645,8 @@ class TrainConfig:
         return f"{self.data_label()}-{task}{self.arm or short_name(self.optimizer)}-b{self.batch_size}-s{self.seed}"
 
     def data_label(self) -> str:
-        """Return the data set's name for use in file names; for a folder, its last part."""
-        name = Path(self.data.removeprefix(FOLDER_PREFIX)).resolve().name if ":" in self.data else self.data
-        return re.sub(r"[^\w.-]+", "_", name)
+        """Return the data set's name for use in file names; for a folder or an import path, its last part."""
+        return re.sub(r"[^\w.-]+", "_", short(self.data))
 
     def to_json(self) -> str:
         """Return all fields as JSON for :meth:`from_mapping`."""

@@ -10,6 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tvlars.lab.data.streamed import is_streamed
+
+READ = 64
+"""Most images that are read to be digested, of those that are read as they are used."""
 DIGESTED = 2**28
 """Most bytes of pixels of a split that are digested; of larger splits, evenly spaced images."""
 
@@ -130,6 +134,8 @@ def fingerprint_split(images: Tensor, labels: Tensor, classes: int, files: str) 
     labels = labels.detach().cpu().long()
     counts = torch.bincount(labels, minlength=classes).tolist()
     every = max(-(-images.nbytes // DIGESTED), 1)
+    if is_streamed(images):
+        every = -(-len(images) // READ)
     pixels = hashlib.sha256(f"{tuple(images.shape)} {images.dtype}".encode())
     for some in torch.split(images.detach()[::every], 4096):
         pixels.update(some.cpu().flatten().numpy().data)

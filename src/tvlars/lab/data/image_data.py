@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from tvlars.lab.data.fingerprint import SPLITS, Fingerprint, fingerprint_split
+from tvlars.lab.data.streamed import StreamedImages, is_streamed
 from tvlars.lab.errors import UsageError
 
-MEASURED = 200_000
-"""Most training images that mean and standard deviation are computed from."""
+MEASURED, STREAMED = 200_000, 2048
+"""Most training images that mean and standard deviation are computed from; of images that are read for it, fewer."""
 
 
 def pick(images: Tensor, index: Tensor) -> Tensor:
@@ -90,7 +91,7 @@ class ImageData:
     """True if a mirrored image belongs to the same class; a mirrored digit does not."""
     class_names: tuple[str, ...] = ()
     mapped: bool = False
-    """True if images are in a mapped file, from which they are read when they are used."""
+    """True if images are in a mapped file or in files of their own, from which they are read when they are used."""
     files: tuple[str, str] = ("", "")
     """Digests of the names and sizes of training and test files; "" if there are none."""
     decoder: str = ""
@@ -114,7 +115,7 @@ class ImageData:
         for part, images, labels in parts:
             wanted = f"{must} {part}_images uint8 of shape (N, C, H, W) and {part}_labels int64 (N,)"
             for name, value, dtype, dims in (("images", images, torch.uint8, 4), ("labels", labels, torch.int64, 1)):
-                if not isinstance(value, Tensor | Chosen):
+                if not isinstance(value, Tensor | Chosen | StreamedImages):
                     raise UsageError(f"{wanted}, but {part}_{name} is of type {type(value).__name__}")
                 if value.dtype != dtype or value.ndim != dims:
                     raise UsageError(f"{wanted}, but {part}_{name} is {value.dtype} of shape {tuple(value.shape)}")
@@ -162,11 +163,13 @@ class ImageData:
     def mean_and_std(self) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation of each channel over the training images, on the scale 0 to 255.
 
-        Of more than 200,000 images, as many evenly spaced ones are used.
+        Of more than 200,000 images, as many evenly spaced ones are used; of images that are
+        read as they are used, 2,048.
         """
         values = torch.arange(256, dtype=torch.float64, device="cpu")
         counts = torch.zeros(self.channels, 256, dtype=torch.float64, device="cpu")
-        every = -(-len(self.train_images) // MEASURED)
+        most = STREAMED if is_streamed(self.train_images) else MEASURED
+        every = -(-len(self.train_images) // most)
         for images in torch.split(self.train_images[::every], 4096):
             for channel, pixels in enumerate(images.unbind(1)):
                 counts[channel] += torch.bincount(pixels.flatten(), minlength=256).cpu()
@@ -264,7 +267,9 @@ class ImageData:
 
     def _images_at(self, index: Tensor) -> Any:
         """Return the training images with these indices; those of a mapped file are read when they are used."""
-        images = self.train_images
+        images: Any = self.train_images
+        if isinstance(images, StreamedImages):
+            return images.at(index)
         return Chosen(images, index.to(images.device)) if self.mapped else images[index.to(images.device)]
 
     def _classes_without(self, chosen: Tensor) -> str:
@@ -296,5 +301,6 @@ class ImageData:
         train, test = f"{len(self.train_labels):,} training", f"{len(self.test_labels):,} test images"
         held = self.validation_labels
         counts = f"{train} and {test}" if held is None else f"{train}, {len(held):,} validation and {test}"
-        where = ", decoded on disk" if self.mapped else ""
+        streamed = is_streamed(self.train_images)
+        where = ", read as they are used" if streamed else ", decoded on disk" if self.mapped else ""
         return f"{self.name}: {counts} of {size}, {self.classes} classes ({self.origin}{where})"

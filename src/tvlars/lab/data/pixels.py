@@ -97,11 +97,11 @@ def read_picture(file: str | os.PathLike[str], image_size: int | None) -> Pictur
             deep = opened.mode.startswith("I") or ";16" in str(getattr(opened, "tile", ""))
             frames = _unless_damaged(lambda: bool(getattr(opened, "is_animated", False)), False)
             remarks = [FRAMES] * frames + [DEEP] * deep
-            image = _as_rgb(opened, deep)
+            image = as_rgb(opened, deep)
             orientation = _unless_damaged(lambda: int(opened.getexif().get(ORIENTATION, 1)), 1)
             if orientation in TURNS:
                 image = image.transpose(TURNS[orientation])
-            return Picture(np.array(image if image_size is None else _scale(image, image_size)), remarks)
+            return Picture(np.array(image if image_size is None else scaled(image, image_size)), remarks)
     except FileNotFoundError as error:
         raise BadImageError("it is missing") from error
     except UnidentifiedImageError as error:
@@ -118,7 +118,12 @@ def read_picture(file: str | os.PathLike[str], image_size: int | None) -> Pictur
         raise BadImageError(" ".join(str(said or type(error).__name__).split())[:120]) from error
 
 
-def _as_rgb(image: Image.Image, deep: bool) -> Image.Image:
+def as_rgb(image: Image.Image, deep: bool) -> Image.Image:
+    """Return an opened image as RGB, as the module's docstring says; ``deep`` means more than 8 bits per channel.
+
+    Raises:
+        BadImageError: its values have no defined range.
+    """
     mode, key = image.mode, image.info.get("transparency")
     if mode.startswith("I;16") or (mode == "I" and image.format in ("PNG", "PPM")):
         values = np.asarray(image).astype(np.int64)
@@ -157,7 +162,8 @@ def _unless_damaged(look: Callable[[], T], default: T) -> T:
         return default
 
 
-def _scale(image: Image.Image, size: int) -> Image.Image:
+def scaled(image: Image.Image, size: int) -> Image.Image:
+    """Return the central square of an image whose shorter side is scaled to ``size`` pixels."""
     width, height = image.size
     short = min(width, height)
     if max(width, height) > LONGEST * short:
@@ -165,6 +171,6 @@ def _scale(image: Image.Image, size: int) -> Image.Image:
         image = image.crop((left, top, left + short, top + short))
         width = height = short
     scale = size / short
-    scaled = (max(round(width * scale), size), max(round(height * scale), size))
-    left, top = (scaled[0] - size) // 2, (scaled[1] - size) // 2
-    return image.resize(scaled, Image.Resampling.BICUBIC).crop((left, top, left + size, top + size))
+    sides = (max(round(width * scale), size), max(round(height * scale), size))
+    left, top = (sides[0] - size) // 2, (sides[1] - size) // 2
+    return image.resize(sides, Image.Resampling.BICUBIC).crop((left, top, left + size, top + size))

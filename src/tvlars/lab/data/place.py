@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tvlars.lab.imported import is_import_path, short_name, spelled_path
 from tvlars.lab.options import expanded
 
 FOLDER_PREFIX = "imagefolder:"
+TORCHVISION_PREFIX = "torchvision:"
+GIVEN = "given:"
+"""Beginning of the name of data that were given in Python, which cannot be loaded by it."""
 
 
 def absolute(path: Path) -> Path:
@@ -25,9 +29,21 @@ def spelled(data: str, data_dir: Path | None) -> str:
         UsageError: ~ stands for nobody's home.
     """
     if not data.startswith(FOLDER_PREFIX):
-        return data
+        return spelled_path(data) if is_imported(data) else data
     path = expanded("data", _path(data))
     return f"{FOLDER_PREFIX}{path if data_dir is not None and not path.is_absolute() else absolute(path)}"
+
+
+def is_imported(data: str) -> bool:
+    """Return True if a data set's name is an import path."""
+    return is_import_path(data) and not data.startswith((FOLDER_PREFIX, TORCHVISION_PREFIX, GIVEN))
+
+
+def short(data: str) -> str:
+    """Return a data set's name for names of files: the last part of a path, without a prefix."""
+    if data.startswith(FOLDER_PREFIX):
+        return _path(data).resolve().name
+    return short_name(data) if is_imported(data) else data.rpartition(":")[2]
 
 
 def same_folder(data: str, data_dir: Path | None, other: str, other_dir: Path | None = None) -> bool:

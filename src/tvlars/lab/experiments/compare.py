@@ -19,7 +19,7 @@ from tvlars.lab.comparison.comparison import Comparison, RunRow
 from tvlars.lab.comparison.protocol import protocol
 from tvlars.lab.config import TrainConfig, check_batch
 from tvlars.lab.console import say
-from tvlars.lab.data import ImageData
+from tvlars.lab.data import Data, ImageData
 from tvlars.lab.data.fingerprint import Fingerprint
 from tvlars.lab.errors import UsageError
 from tvlars.lab.experiments.arms import file_name
@@ -41,7 +41,7 @@ from tvlars.lab.run_folder.resuming import look
 from tvlars.lab.run_folder.status import Status
 from tvlars.lab.ssl.views import describe_views
 from tvlars.lab.training.description import describe_batch
-from tvlars.lab.training.prepare import Prepared, data_of, prepare
+from tvlars.lab.training.prepare import Prepared, check_apart, data_of, prepare, taken
 from tvlars.lab.training.progress import Reporter, choose_reporter
 from tvlars.plan import Plan
 
@@ -49,6 +49,7 @@ from tvlars.plan import Plan
 def compare(
     config: CompareConfig,
     *,
+    data: Data | None = None,
     reporter: Callable[[], Reporter] | None = None,
     announce: Callable[[str], None] = say,
     workers: int | None = None,
@@ -61,6 +62,8 @@ def compare(
     Args:
         config: options of the comparison. If ``config.out`` is the folder of an earlier call, runs that are over there
             are kept, and one that was cut off resumes from its newest checkpoint.
+        data: Datasets or ``ImageData``, see :func:`tvlars.lab.train`; runs are then done in this process. None
+            (default) loads the data that the config names.
         reporter: makes the reporter of each run in this process; None (default): a bar on a terminal, and plain lines
             elsewhere. ``Reporter`` is silent.
         announce: called with each line that describes the comparison and each run that begins; default: prints it.
@@ -79,8 +82,11 @@ def compare(
         KeyboardInterrupt: by Ctrl-C; results so far and their page are in the folder.
     """
     check_call(workers, retries)
-    base, runs, apart = config.base, config.runs(), ray is not None or (workers or 1) > 1
-    data = data_of(base)
+    apart = ray is not None or (workers or 1) > 1
+    check_apart(data, apart)
+    base, loaded = taken(config.base, data)
+    config = replace(config, base=base)
+    data, runs = data_of(base, loaded), config.runs()
     prepared = [prepare(run, data, here=ray is None) for run in runs]  # so that a bad value is said before any run
     plans = [run.plan for run in prepared]
     if apart:

@@ -11,13 +11,14 @@ from signal import Signals
 
 from tvlars._reading import is_inside, is_regular
 from tvlars.lab.config import TrainConfig, names_of
-from tvlars.lab.data import ImageData
+from tvlars.lab.data import Data, ImageData
 from tvlars.lab.errors import PreemptedError, UsageError
 from tvlars.lab.experiments.board import Board, choose_board
 from tvlars.lab.experiments.job import OVER, Job, Outcome, Workers, going_on, status_of
 from tvlars.lab.experiments.queue import Source, check_call, hold, taking_signals, work
 from tvlars.lab.experiments.results import SweepResult, SweepRun
 from tvlars.lab.experiments.run_name import at_home, run_name
+from tvlars.lab.experiments.workers.in_process import InProcess
 from tvlars.lab.experiments.workers.ray_cluster import RayWorkers
 from tvlars.lab.experiments.workers.this_machine import LocalWorkers
 from tvlars.lab.files.lock import LOCK
@@ -27,7 +28,8 @@ from tvlars.lab.run_folder.identity import check_data_of
 from tvlars.lab.run_folder.record import read_object, write_json
 from tvlars.lab.run_folder.rows import epochs_done
 from tvlars.lab.run_folder.status import Status
-from tvlars.lab.training.prepare import data_of, prepare
+from tvlars.lab.training.prepare import check_apart, data_of, prepare, taken
+from tvlars.lab.training.progress import Reporter
 
 FILE = "sweep.json"
 """File that tells the folder of a sweep from others; it lists the options of all runs."""
@@ -37,6 +39,7 @@ def sweep(
     runs: Sequence[TrainConfig],
     out: Path | str,
     *,
+    data: Data | None = None,
     workers: int | None = None,
     retries: int = 1,
     ray: str | None = None,
@@ -48,6 +51,8 @@ def sweep(
         runs: options of the runs; ``out`` and ``resume`` are ignored, since the sweep chooses both.
         out: folder of the sweep: new, empty, or that of an earlier call, which is continued. With Ray it must lie on
             a file system that all machines see under this name.
+        data: Datasets or ``ImageData`` of all runs, see :func:`tvlars.lab.train`; runs are then done in this process,
+            one after the other. None (default) loads the data that each config names.
         workers: number of runs at a time; None (default): one for each CUDA device, one on a CPU.
         retries: number of further attempts for a run that failed, from its newest checkpoint. A run that diverged is
             a result, and one with bad input would fail again: neither is retried.
@@ -66,13 +71,20 @@ def sweep(
     """
     board = choose_board() if board is None else board
     check_call(workers, retries)
-    agenda = make_agenda(runs, out, here=ray is None)
+    check_apart(data, ray is not None or (workers or 1) > 1)
+    runs, loaded = _taken(runs, data)
+    agenda = make_agenda(runs, out, here=ray is None, data=loaded)
     with contextlib.ExitStack() as stack:
-        crew = hire(stack, [job.config for job in agenda.jobs], workers, ray) if agenda.jobs else None
+        crew: Workers | None = None
+        if agenda.jobs:
+            if loaded is None:
+                crew = hire(stack, [job.config for job in agenda.jobs], workers, ray)
+            else:
+                crew = InProcess(loaded, lambda job: Reporter())
         signals = stack.enter_context(taking_signals(crew))
         _make(agenda.folder)
         hold(stack, agenda.folder, "sweep works")
-        agenda = make_agenda(runs, out, agenda)  # another sweep may have done some of them in the meantime
+        agenda = make_agenda(runs, out, agenda, data=loaded)  # another sweep may have done some of them in the meantime
         _describe(agenda)
         sweeping = _Sweep(agenda, board)
         try:
@@ -92,6 +104,16 @@ def sweep(
             for sentence in result.unwritten.values():
                 board.say(sentence)
     return result
+
+
+def _taken(runs: Sequence[TrainConfig], data: Data | None) -> tuple[Sequence[TrainConfig], ImageData | None]:
+    """Return runs and data as the laboratory takes them."""
+    if data is None or not runs:
+        return runs, None
+    if len(sizes := {run.image_size for run in runs}) > 1:
+        raise UsageError(f"image_size must be the same in all runs of data that are given in Python, got {len(sizes)}")
+    first, loaded = taken(runs[0], data)
+    return runs if isinstance(data, ImageData) else [replace(run, data=first.data) for run in runs], loaded
 
 
 def hire(stack: contextlib.ExitStack, runs: Sequence[TrainConfig], count: int | None, ray: str | None) -> Workers:
@@ -145,12 +167,17 @@ class Agenda:
 
 
 def make_agenda(
-    runs: Sequence[TrainConfig], out: Path | str, checked: Agenda | None = None, *, here: bool = True
+    runs: Sequence[TrainConfig],
+    out: Path | str,
+    checked: Agenda | None = None,
+    *,
+    here: bool = True,
+    data: ImageData | None = None,
 ) -> Agenda:
     """Check every run against its data, and see which are over; writes nothing.
 
     ``checked`` is an earlier agenda of the same runs, whose checks need not be made again. If runs are done ``here``,
-    those that are not over are checked against this machine too.
+    those that are not over are checked against this machine too. ``data`` are those of all runs, None those of configs.
 
     Raises:
         UsageError: there is no run, two runs are the same, an option is bad, or ``out`` is no folder of a sweep.
@@ -162,7 +189,7 @@ def make_agenda(
     if not _is_ours(folder):
         raise UsageError(f"out must be a new or empty folder, or that of a sweep, got {str(named)!r}")
     configs = [at_home(replace(run, out=None, resume=False)) for run in runs]
-    facts = checked.facts if checked else _check(configs, folder, here)
+    facts = checked.facts if checked else _check(configs, folder, here, data)
     found, jobs, folders = [], [], names_in(folder)
     for config in configs:
         images, lr = facts[run_name(config)]
@@ -178,7 +205,9 @@ def make_agenda(
     return Agenda(named, folder, tuple(found), tuple(jobs), facts)
 
 
-def _check(configs: list[TrainConfig], folder: Path, here: bool) -> dict[str, tuple[int, float]]:
+def _check(
+    configs: list[TrainConfig], folder: Path, here: bool, given: ImageData | None
+) -> dict[str, tuple[int, float]]:
     """Return by name of each run the images of all its epochs, and its learning rate.
 
     Raises:
@@ -192,7 +221,7 @@ def _check(configs: list[TrainConfig], folder: Path, here: bool) -> dict[str, tu
         key = repr([getattr(config, name) for name in (*names_of(Is.LOADS), "validation", "validation_seed")])
         if key not in data:
             data.clear()  # one at a time: they may be large
-            data[key] = data_of(config)
+            data[key] = data_of(config, given)
         with _of(config):
             check_one_machine(config)
             run = folder / folders.get(run_name(config), run_name(config))

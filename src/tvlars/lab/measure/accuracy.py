@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from tvlars.lab.data import Data
 from tvlars.lab.errors import UsageError
 from tvlars.lab.measure.run_data import as_loaded, changed_data, choose_device, data_of_run
 from tvlars.lab.run_folder.loaded_run import LoadedRun, RunResult
@@ -30,7 +31,7 @@ class Evaluation:
 def evaluate(
     run: LoadedRun | RunResult | Path | str,
     *,
-    data: str | None = None,
+    data: str | Data | None = None,
     data_dir: Path | str | None = None,
     image_size: int | None = None,
     skip_bad_images: bool = False,
@@ -41,9 +42,10 @@ def evaluate(
 
     Args:
         run: a loaded run, a result of ``train``, or a folder.
-        data: data set to test on; None (default) is the run's own.
+        data: data set to test on: a name, or Datasets or ``ImageData`` as :func:`tvlars.lab.train` takes them. None
+            (default) is the run's own.
         data_dir: folder of the data; None (default): the run's, for its own data.
-        image_size: for imagefolder:PATH.
+        image_size: pixels that images are scaled to; None (default): the run's, for its own data.
         skip_bad_images: for imagefolder:PATH, skip images that cannot be read; this is the default if the run did so.
         batch_size: samples per forward pass.
         device: "auto" (default: CUDA if available), "cpu" or any torch device.

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from tvlars.lab.data import Data
 from tvlars.lab.errors import UsageError
 from tvlars.lab.measure.run_data import as_loaded, changed_data, choose_device, data_of_run
 from tvlars.lab.run_folder.loaded_run import LoadedRun, RunResult
@@ -19,7 +20,7 @@ def probe_run(
     run: LoadedRun | RunResult | Path | str,
     evaluations: str = "linear,knn,random",
     *,
-    data: str | None = None,
+    data: str | Data | None = None,
     data_dir: Path | str | None = None,
     image_size: int | None = None,
     skip_bad_images: bool = False,
@@ -32,10 +33,10 @@ def probe_run(
     Args:
         run: a loaded run of any task, a result of ``train``, or a folder.
         evaluations: as in ``TrainConfig``.
-        data: data set to use; None (default) is the run's own. Another one needs the same number of channels, and may
-            have other classes.
+        data: data set to use: a name, or Datasets or ``ImageData`` as :func:`tvlars.lab.train` takes them. None
+            (default) is the run's own. Another one needs the same number of channels, and may have other classes.
         data_dir: folder of the data; None (default): the run's, for its own data.
-        image_size: for imagefolder:PATH.
+        image_size: pixels that images are scaled to; None (default): the run's, for its own data.
         skip_bad_images: for imagefolder:PATH, skip images that cannot be read; this is the default if the run did so.
         seed: for label subsets, shuffles, new heads and the untrained network; None (default) is the run's own.
         device: "auto" (default: CUDA if available), "cpu" or any torch device.

@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-from tvlars.lab.data import ImageData, load_data
+from tvlars.lab.data import GIVEN, Data, ImageData, from_datasets, load_data
 from tvlars.lab.data.fingerprint import difference_of_names
 from tvlars.lab.data.place import looked_for, same_folder
 from tvlars.lab.errors import UsageError
@@ -27,7 +27,7 @@ def choose_device(device: str) -> str:
 
 def data_of_run(
     run: LoadedRun,
-    data: str | None = None,
+    data: str | Data | None = None,
     data_dir: Path | str | None = None,
     image_size: int | None = None,
     skip_bad_images: bool = False,
@@ -46,23 +46,31 @@ def data_of_run(
         data, data_dir = looked_for(run.config.data, data_dir), data_dir or run.config.data_dir
         image_size = image_size or run.config.image_size
         skip_bad_images = skip_bad_images or run.config.skip_bad_images
-    loaded = load_data(data, data_dir, image_size, skip_bad_images)
+    if isinstance(data, ImageData):
+        loaded = data
+    elif isinstance(data, str):
+        loaded = load_data(data, data_dir, image_size, skip_bad_images)
+    else:
+        size = None if run.config is None else run.config.image_size
+        loaded = from_datasets(data, name=facts["data"].removeprefix(GIVEN), image_size=image_size or size)
     if own and run.config is not None:
         loaded = _held_out(run, loaded)
     _check_facts(run, loaded, sized)
     if facts["channels"] != loaded.channels:
         raise UsageError(
-            f"data must have the {facts['channels']} channels of the run's, but {data} has {loaded.channels}"
+            f"data must have the {facts['channels']} channels of the run's, but {loaded.name} has {loaded.channels}"
         )
     if not same_classes:
         return loaded
     if said := difference_of_names(facts["class_names"], loaded.class_names):
         raise UsageError(
             f"data must have the {facts['classes']} classes of {facts['data']}, which the run was trained on, got "
-            f"{data!r} with {loaded.classes}: {said}"
+            f"{loaded.name!r} with {loaded.classes}: {said}"
         )
     if facts["classes"] != loaded.classes:
-        raise UsageError(f"data must have the {facts['classes']} classes of the run's, but {data} has {loaded.classes}")
+        raise UsageError(
+            f"data must have the {facts['classes']} classes of the run's, but {loaded.name} has {loaded.classes}"
+        )
     return loaded
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tvlars._machine import faster_in_bf16
 from tvlars.lab import memory
 from tvlars.lab.config import TrainConfig
-from tvlars.lab.data import ImageData, load_data
+from tvlars.lab.data import GIVEN, ImageData, from_datasets, load_data
 from tvlars.lab.errors import UsageError
 from tvlars.lab.measure.layer_stats import check_layer_stats
 from tvlars.lab.measure.sharpness import check_sharpness
@@ -128,6 +128,35 @@ class Prepared:
         return Processes(self.fabric)
 
 
+def taken(config: TrainConfig, data: Any) -> tuple[TrainConfig, ImageData | None]:
+    """Return a config and its data as the laboratory takes them, of ``data`` that a user gives in Python.
+
+    Args:
+        config: the run; with Datasets its ``data`` becomes given:NAME, so that nobody takes them for others.
+        data: None, ``ImageData``, or Datasets as :func:`tvlars.lab.data.from_datasets` takes them.
+
+    Raises:
+        UsageError: ``data`` are none of these, or have other samples.
+        Exception: whatever a user's Dataset raises.
+    """
+    if data is None or isinstance(data, ImageData):
+        return config, data
+    name = config.data.removeprefix(GIVEN) if config.data.startswith(GIVEN) else ""
+    with memory.needed("data must fit into memory"):
+        loaded = from_datasets(data, name=name, image_size=config.image_size, processes=config.data_workers)
+    name = f"{GIVEN}{loaded.name}"
+    return replace(config, data=name), replace(loaded, name=name)
+
+
+def check_apart(data: Any, apart: bool) -> None:
+    """Raise ``UsageError`` if runs are done by processes of their own (``apart``), which have no ``data`` of Python."""
+    if apart and data is not None:
+        raise UsageError(
+            "workers must be 1, and ray None, with data that are given in Python, since processes of their own do not "
+            "have them: name data by import path for those, as in data='./file.py:function'"
+        )
+
+
 def prepare(
     config: TrainConfig,
     data: ImageData | None = None,
@@ -166,7 +195,8 @@ def data_of(config: TrainConfig, data: ImageData | None = None) -> ImageData:
         UsageError: the data cannot be loaded, or ``config.validation`` does not fit them.
     """
     if data is None:
-        data = load_data(config.data, config.data_dir, config.image_size, config.skip_bad_images)
+        loads = config.data, config.data_dir, config.image_size, config.skip_bad_images, config.data_workers
+        data = load_data(*loads)
     return data.hold_out(config.validation, config.validation_seed)
 
 

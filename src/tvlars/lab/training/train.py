@@ -12,7 +12,7 @@ from tvlars._reading import is_regular
 from tvlars.findings import check
 from tvlars.lab import memory
 from tvlars.lab.config import TrainConfig
-from tvlars.lab.data import ImageData
+from tvlars.lab.data import Data
 from tvlars.lab.metrics import Metric, given_metrics
 from tvlars.lab.models import Model, given_name
 from tvlars.lab.run_folder.checkpoints.checkpoint import finish_putting
@@ -22,7 +22,7 @@ from tvlars.lab.run_folder.record import ASIDE, ENVIRONMENT, NoRecord, Record, r
 from tvlars.lab.run_folder.resuming import Finished, GoOn, New, opened
 from tvlars.lab.training.description import changed_sources, describe, facts_of_run, model_facts, optimizer_facts
 from tvlars.lab.training.optimizer_state import why_inexact
-from tvlars.lab.training.prepare import Prepared, prepare
+from tvlars.lab.training.prepare import Prepared, prepare, taken
 from tvlars.lab.training.pretraining import Pretraining
 from tvlars.lab.training.progress import Reporter, choose_reporter
 from tvlars.lab.training.run import Run
@@ -34,7 +34,7 @@ __all__ = ["RunResult", "train"]
 def train(
     config: TrainConfig,
     *,
-    data: ImageData | None = None,
+    data: Data | None = None,
     model: Model | None = None,
     metrics: Mapping[str, Metric] | None = None,
     folder: Path | None = None,
@@ -49,7 +49,9 @@ def train(
 
     Args:
         config: the run.
-        data: the data set, if it is loaded already; None (default) loads ``config.data``.
+        data: the data: Datasets as (train, test), (train, validation, test) or a dictionary of them, which give images
+            (PIL, or uint8 tensors or arrays) and integer labels; or ``ImageData``. The config's ``data`` is then
+            given:NAME. None (default) loads ``config.data``.
         model: a module to train instead of ``config.model``, of which a copy is trained, or a function that builds one
             from ``channels``, ``image_size`` and ``classes``. The run's ``config.model`` is then given:NAME, and
             resuming and :func:`load_run` need the module or function again.
@@ -75,12 +77,13 @@ def train(
         KeyboardInterrupt: Ctrl-C was pressed. The record is kept.
     """
     loggers = check_protocol(loggers)
+    config, loaded = taken(config, data)
     if model is not None:
         config = replace(config, model=given_name(model))
     if metrics:
         texts = [text for text in (config.metrics, given_metrics(metrics)) if text]
         config = replace(config, metrics=", ".join(dict.fromkeys(", ".join(texts).split(", "))))
-    prepared = prepare(config, data, model=model, metrics=metrics)
+    prepared = prepare(config, loaded, model=model, metrics=metrics)
     processes = prepared.processes
     reporter = (reporter or choose_reporter()) if processes.first else Reporter()
     notes: list[str] = []

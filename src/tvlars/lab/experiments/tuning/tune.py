@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from tvlars._reading import is_inside
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.console import say, shows_bars
-from tvlars.lab.data import ImageData
+from tvlars.lab.data import Data, ImageData
 from tvlars.lab.errors import FailedRunError, PreemptedError, UsageError, listed
 from tvlars.lab.experiments.board import Board, Teller, duration
 from tvlars.lab.experiments.job import OVER, Job, Outcome, Workers, going_on, read_status
@@ -47,7 +47,7 @@ from tvlars.lab.experiments.workers.in_process import InProcess
 from tvlars.lab.imported import said_path
 from tvlars.lab.processes.signals import StopSignals
 from tvlars.lab.run_folder.status import Status
-from tvlars.lab.training.prepare import data_of, prepare
+from tvlars.lab.training.prepare import check_apart, data_of, prepare, taken
 from tvlars.lab.training.progress import BarReporter, Reporter
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ class TuneResult:
 def tune(
     config: TuneConfig,
     *,
+    data: Data | None = None,
     announce: Callable[[str], None] = say,
     reporter: Callable[[], Reporter] | None = None,
     board: Board | None = None,
@@ -89,6 +90,8 @@ def tune(
 
     Args:
         config: options of the tuning.
+        data: Datasets or ``ImageData``, see :func:`tvlars.lab.train`; all runs are then done in this process. None
+            (default) loads the data that the config names.
         announce: called with each line about the progress; default: prints it.
         reporter: makes the reporter of each trial in this process; None (default): a bar on a terminal, else none.
         board: shows the runs with fresh seeds, see :func:`tvlars.lab.sweep`.
@@ -103,8 +106,10 @@ def tune(
         KeyboardInterrupt: by Ctrl-C, PreemptedError: by SIGTERM or SIGHUP; the same call continues.
     """
     check_call(workers, retries)  # now, and not when all trials are over
-    folder = config.folder()
-    data = data_of(replace(config.base, validation=None, validation_seed=0))
+    check_apart(data, ray is not None or (workers or 1) > 1)
+    base, loaded = taken(config.base, data)
+    config = replace(config, base=base)
+    folder, data = config.folder(), data_of(replace(base, validation=None, validation_seed=0), loaded)
     config = config.with_validation(data)
     data = data_of(config.base, data)
     first = prepare(config.trial(config.optimizers[0], {}), data, here=ray is None)
@@ -147,7 +152,7 @@ def tune(
         runs, final = _final_runs(config, [*tuned, *results]), None
         if runs:
             announce(f"the best options of each optimizer, with fresh seeds {', '.join(map(str, config.seeds))}:")
-            final = sweep(runs, folder / FINAL, workers=workers, retries=retries, ray=ray, board=board)
+            final = sweep(runs, folder / FINAL, data=loaded, workers=workers, retries=retries, ray=ray, board=board)
         if files.unwritten:  # there may be room again
             save()
         outcome = results_of(config, [*tuned, *others], final)

@@ -1,0 +1,202 @@
+"""Images that are read when they are used, by processes of their own: sets that do not fit into memory when decoded,
+and sets whose every sample is augmented by itself.
+
+A sample is augmented by random numbers of its own, keyed by seed, epoch and index, so that it is the same image
+whatever processes read it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import multiprocessing
+import os
+import signal
+import sys
+import warnings
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tvlars.lab.errors import UsageError
+
+MOST_PROCESSES = 16
+CHUNK = 16
+"""Most images that a process reads at once."""
+AHEAD = 4
+"""Chunks per process that are read in advance."""
+PR_SET_PDEATHSIG = 1
+T = TypeVar("T")
+Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+Keyed = Callable[[Any, int], Tensor]
+"""Augmentation of an image (PIL, or tensor (C, H, W)) by a key, to uint8 (C, H, W); it can be pickled."""
+
+
+class Source(ABC):
+    """Images by their number."""
+
+    @abstractmethod
+    def original(self, index: int) -> Any:
+        """Return an image in its own size: a PIL image, or a tensor uint8 (C, H, W)."""
+
+    @abstractmethod
+    def fixed(self, index: int) -> Tensor:
+        """Return an image as it is tested, uint8 (C, H, H)."""
+
+
+class Readers:
+    """Processes that read images of a ``source``; with 0 of them this process reads itself.
+
+    The processes begin at once, while this process has no threads of the device, and hold the source as it is now.
+    """
+
+    def __init__(self, source: Source, processes: int) -> None:
+        self.source, self.processes = source, processes
+        self._pool: ProcessPoolExecutor | None = None
+        if processes > 0:
+            # Forked, a process needs no copy of the source, nor its class; elsewhere the source is pickled.
+            way = "fork" if sys.platform == "linux" else None
+            context = multiprocessing.get_context(way)
+            self._pool = ProcessPoolExecutor(processes, context, _begin, (source, os.getpid()))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads, as DataLoader makes them
+                for job in [self._pool.submit(os.getpid) for _ in range(processes)]:
+                    job.result()
+
+    def each(self, work: Callable[..., T], index: Sequence[int], *more: Any) -> Iterator[T]:
+        """Yield ``work(source, some, *more)`` in order for all of ``index``, some at a time.
+
+        Args:
+            work: function of a module; where it raises, it is called again in this process, so that the traceback is
+                that of the source.
+            index: numbers of images.
+            more: further arguments.
+        """
+        size = min(CHUNK, -(-len(index) // max(self.processes, 1))) or 1
+        jobs = [list(index[i : i + size]) for i in range(0, len(index), size)]
+        if self._pool is None:
+            yield from (work(self.source, some, *more) for some in jobs)
+            return
+        ahead: deque[Future[tuple[T] | None]] = deque()
+        try:
+            for i, some in enumerate(jobs):
+                upcoming = jobs[i + len(ahead) : i + AHEAD * self.processes]
+                ahead.extend(self._pool.submit(_there, work, *more, index=one) for one in upcoming)
+                found = ahead.popleft().result()
+                yield work(self.source, some, *more) if found is None else found[0]
+        except BrokenProcessPool as error:
+            raise UsageError(
+                "data_workers must be fewer, or 0: a process that reads images has ended, as if memory had"
+            ) from error
+        finally:
+            for future in ahead:
+                future.cancel()
+
+    def read(self, index: Sequence[int], augment: Keyed | None = None, seed: int = 0) -> Tensor:
+        """Return images uint8 (n, C, H, H) with these numbers: as they are tested, or augmented."""
+        chunks = list(self.each(_read, index, augment, seed))
+        return torch.from_numpy(np.concatenate(chunks)) if chunks else torch.empty(0, dtype=torch.uint8, device="cpu")
+
+    def close(self) -> None:
+        """End the processes."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def default_processes() -> int:
+    """Return the number of processes that read: one per core of this process, at most ``MOST_PROCESSES``."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1") or 1)
+    return max(min(cores // max(here, 1), MOST_PROCESSES), 1)
+
+
+_source: Source
+
+
+def _begin(source: Source, parent: int) -> None:
+    """Prepare a process that reads; it ends with its parent, and leaves signals to it."""
+    global _source
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:
+            os._exit(1)
+    torch.set_num_threads(1)
+    _source = source
+
+
+def _there(work: Callable[..., T], *more: Any, index: list[int]) -> tuple[T] | None:
+    try:
+        return (work(_source, index, *more),)
+    except Exception:
+        return None
+
+
+def _read(source: Source, index: list[int], augment: Keyed | None, seed: int) -> Pixels:
+    if augment is None:
+        images = [source.fixed(i) for i in index]
+    else:
+        with torch.random.fork_rng(devices=[]):
+            images = [augment(source.original(i), key_of(seed, i)) for i in index]
+    stacked: Pixels = torch.stack(images).numpy()
+    return stacked
+
+
+def key_of(seed: int, index: int) -> int:
+    """Return the seed of the random numbers of a sample, 63 bits, far from those of its neighbours."""
+    digest = hashlib.blake2b(b"%d %d" % (seed, index), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+class StreamedImages:
+    """Images of a split that are read when they are used.
+
+    Like a tensor uint8 (N, C, H, H) they are indexed along the first dimension: by a tensor, which gives a tensor, or
+    by a slice.
+    """
+
+    dtype, ndim, device = torch.uint8, 4, torch.device("cpu")
+
+    def __init__(self, readers: Readers, shape: tuple[int, ...], index: Tensor) -> None:
+        self.readers, self.index = readers, index
+        self.shape = torch.Size((len(index), *shape))
+        self.nbytes = self.shape.numel()
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, which: Any) -> Any:
+        return self.at(torch.arange(len(self))[which]) if isinstance(which, slice) else self.read(self.index[which])
+
+    def at(self, index: Tensor) -> StreamedImages:
+        """Return some of the images, by their numbers here."""
+        return StreamedImages(self.readers, tuple(self.shape[1:]), self.index[index.cpu()])
+
+    def read(self, index: Tensor) -> Tensor:
+        """Return the images with these numbers of the source."""
+        return self.readers.read(index.tolist()).reshape(-1, *self.shape[1:])
+
+    def split(self, size: int, dim: int = 0) -> Iterator[Tensor]:
+        """Yield tensors of ``size`` images."""
+        return (self.read(index) for index in torch.split(self.index, size))
+
+    def to(self, *args: Any, **more: Any) -> Tensor:
+        """Return all images as a tensor, as :meth:`torch.Tensor.to` does."""
+        return self.read(self.index).to(*args, **more)
+
+    def detach(self) -> StreamedImages:
+        """Return the same: images have no gradient."""
+        return self
+
+
+def is_streamed(images: Any) -> bool:
+    """Return True for images that are read as they are used, False for tensors."""
+    return isinstance(images, StreamedImages)
