@@ -105,7 +105,8 @@ def _evaluate(parsed: argparse.Namespace) -> int:
         image_size=parsed.image_size,
         skip_bad_images=bool(parsed.skip_bad_images),
     )
-    say(f"run      {run.folder}, {run.status}")
+    best = "" if run.best_epoch is None else f", by the weights of epoch {run.best_epoch}, the best by validation"
+    say(f"run      {run.folder}, {run.status}{best}")
     for line in (f"data     {result.data}", *result.account):
         say(line)
     if result.note:

@@ -50,7 +50,7 @@ def test_the_seed_alone_decides_which(digits: ImageData) -> None:
 @pytest.mark.parametrize(
     ("amount", "message"),
     [
-        (1437, "less than the 1,437 training images of digits, got 1437"),
+        (1437, "less than the 1,437 training images of digits, got 1,437"),
         (1e6, "less than the 1,437 training images"),
         (9, "an image of each of its 10 classes for validation, but leaves 9 of 1,437, got 9"),
         (1430, "an image of each of its 10 classes for training, but leaves 7 of 1,437"),

@@ -240,7 +240,8 @@ class ImageData:
         """Return the indices of the training images that are kept, and of those held out, in ascending order."""
         from sklearn.model_selection import train_test_split
 
-        labels, given = self.train_labels.cpu().numpy(), f"got {amount:g}"
+        labels = self.train_labels.cpu().numpy()
+        given = f"got {amount:g}" if amount < 1 else f"got {int(amount):,}"
         images, counts = len(labels), torch.bincount(self.train_labels.cpu(), minlength=self.classes)
         count = int(amount) if amount >= 1 else math.ceil(amount * images)
         present = int((counts > 0).sum())
