@@ -82,7 +82,7 @@ class SweepResult:
                 RunRow(
                     str(row["arm"]),
                     **{str(name): value for name, value in row.items() if name in columns},
-                    metrics=found if isinstance(found := row["metrics"], dict) else {},
+                    metrics=row["metrics"] if isinstance(row["metrics"], dict) else {},
                 )
                 for row in part.frame.to_dict("records")
             ]
