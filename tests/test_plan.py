@@ -339,6 +339,23 @@ def test_schedules_of_ones_own(schedule: Any, options: dict[str, Any], said: str
         scheduler.step()
 
 
+def test_a_scheduler_for_an_optimizer_whose_rate_is_not_known_here() -> None:
+    p = plan(64, 640, 8, "torch.optim.NAdam", schedule=torch.optim.lr_scheduler.OneCycleLR)
+    assert max(p.factor(step) for step in range(1, 81)) == pytest.approx(1.0, abs=0.01)
+
+
+def test_a_schedule_of_ones_own_is_drawn() -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra lab)")
+    p = plan(64, 640, 8, "sgd", schedule=staircase)
+    drawn = p.plot().lines[0].get_ydata()
+    assert drawn.tolist() == [p.lr * staircase(step, p) for step in range(1, 81)]
+
+
+def test_a_very_long_run_is_explained_without_going_through_it() -> None:
+    p = plan(1, total_steps=10**9, optimizer="sgd", schedule=torch.optim.lr_scheduler.CosineAnnealingLR)
+    assert "CosineAnnealingLR(T_max=1000000000)\n             1 x lr at step 1\n" in str(p)
+
+
 def no_plan(step: int) -> float:
     return 1.0
 

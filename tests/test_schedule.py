@@ -130,6 +130,19 @@ def test_schedules_rise_to_one_then_fall_to_their_end_without_a_jump(kind: Any, 
             assert schedule(joint + near) == pytest.approx(schedule(joint - near), abs=2e-2)
 
 
+@given(step=st.integers(1, 10**6), warmup=st.integers(0, 1000), **ARGUMENTS)
+def test_warm_ups_before_phi_and_a_constant_rate(
+    step: int, warmup: int, delay_factor: float, delay: float, alpha: float, gamma_min: float
+) -> None:
+    schedule = SigmoidSchedule(delay_factor, delay, alpha, gamma_min, warmup)
+    assert 0 <= schedule(step) <= 1 / alpha + gamma_min
+    if step > warmup:
+        assert schedule(step) == sigmoid_decay(float(step), delay_factor, delay, alpha, gamma_min)
+    else:
+        assert schedule(step) == pytest.approx(step / warmup * schedule(warmup))
+    assert ConstantSchedule(warmup)(step) == (min(step / warmup, 1.0) if warmup else 1.0)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

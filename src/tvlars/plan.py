@@ -51,6 +51,8 @@ PUBLISHED_PHI = dict(delay_factor=1e-3, delay=0.0, alpha=0.1, gamma_min=0.0)
 
 WARMUP_SHARE = 0.2
 """Share of a run that the warm-up takes by default before schedules that fall to the end."""
+MOST_STEPS = 200_000
+"""Steps that an LR scheduler is gone through for ``str()`` at most, two seconds."""
 FEW_STEPS = 50
 """Below this many steps a run is too short for a schedule to act."""
 
@@ -268,12 +270,10 @@ class Plan:
             return [f"  schedule   {warmup}{how.get(self.schedule, self.schedule)} to {self.final_factor:g}"]
         if self.users_schedule is None:
             return [f"  schedule   {f'that of {self.optimizer}' if self.schedule == OWN else f'{warmup}constant'}"]
-        last = self.total_steps
-        return [
-            f"  schedule   {self.users_schedule.described(self)}",
-            f"             {self.factor(1):.3g} x lr at step 1, {self.factor(max(last // 3, 1)):.3g} after a third, "
-            f"{self.factor(last):.3g} at the end",
-        ]
+        first, last = f"{self.factor(1):.3g} x lr at step 1", self.total_steps
+        if last <= MOST_STEPS or not self.users_schedule.is_scheduler:
+            first += f", {self.factor(max(last // 3, 1)):.3g} after a third, {self.factor(last):.3g} at the end"
+        return [f"  schedule   {self.users_schedule.described(self)}", f"             {first}"]
 
     def _dropped(self) -> str:
         rest = (self.dataset_size or 0) % self.batch_size
