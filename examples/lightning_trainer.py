@@ -9,13 +9,14 @@ import argparse
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from tvlars import TVLARS, Plan, layer_groups, plan
+from tvlars.integrations.lightning import LayerStatsMonitor, NoiseScaleMonitor, PhiMonitor
 
 
 class Digits(L.LightningModule):
@@ -52,7 +53,8 @@ loader = DataLoader(train, 128, sampler=sampler, drop_last=True)
 
 p = plan(256, len(train), epochs=15)  # two batches of 128 a step
 checkpoints = ModelCheckpoint(args.out, filename="{epoch}", save_top_k=-1)
-options = dict(accelerator="cpu", devices=1, callbacks=[checkpoints, LearningRateMonitor("step")], log_every_n_steps=1)
+monitors = PhiMonitor(), NoiseScaleMonitor(), LayerStatsMonitor()  # in the progress bar and logs
+options = dict(accelerator="cpu", devices=1, callbacks=[checkpoints, *monitors], log_every_n_steps=1)
 trainer = L.Trainer(max_epochs=15, accumulate_grad_batches=2, logger=CSVLogger(args.out, "logs"), **options)
 module = Digits(p)
 trainer.fit(module, loader, ckpt_path=args.resume)

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from transformers import ResNetConfig, ResNetForImageClassification, Trainer, TrainingArguments, set_seed
 
 from tvlars import TVLARS, layer_groups, plan
+from tvlars.integrations.transformers import NoiseScaleCallback, PhiCallback, add_first
 
 
 class Digits(Dataset):
@@ -53,7 +54,9 @@ arguments = TrainingArguments(
     lr_scheduler_type="constant",  # φ is in the optimizer, and the default would multiply it by a linear decay
     max_grad_norm=0.0,  # the default clips at 1.0, which the trust ratio takes back in all but biases and norms
     save_steps=25,
+    logging_steps=5,
 )
 trainer = Trainer(model, arguments, train_dataset=train, optimizers=(optimizer, None), compute_metrics=accuracy)
+add_first(trainer, PhiCallback(), NoiseScaleCallback(every=5))  # in the progress bar, logs and reports
 trainer.train(resume_from_checkpoint=args.resume)
 print(f"test accuracy {trainer.evaluate(test)['eval_accuracy']:.1%}")

@@ -6,7 +6,6 @@ import importlib
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -59,6 +58,13 @@ def _short(**options: Any) -> TrainConfig:
     return TrainConfig(optimizer=config.optimizer, epochs=1) if config.data in NEEDS_FILES else config
 
 
+class _Output(dict[str, Any]):
+    """Entries are attributes too."""
+
+    def __getattr__(self, name: str) -> Any:
+        return self[name]
+
+
 class _Bert(nn.Module):
     """A classifier that is called and answers as those of transformers."""
 
@@ -66,8 +72,8 @@ class _Bert(nn.Module):
         super().__init__()
         self.layer = nn.Linear(8, 3)
 
-    def forward(self, input_ids: torch.Tensor, labels: torch.Tensor) -> SimpleNamespace:
-        return SimpleNamespace(loss=nn.functional.cross_entropy(self.layer(input_ids.float()), labels))
+    def forward(self, input_ids: torch.Tensor, labels: torch.Tensor) -> _Output:
+        return _Output(loss=nn.functional.cross_entropy(self.layer(input_ids.float()), labels))
 
 
 def _names() -> dict[str, Any]:
@@ -86,6 +92,7 @@ def _names() -> dict[str, Any]:
         "encoder": nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.Linear(16, 8)),
         "bert": _Bert(),
         "texts": [{"input_ids": torch.randint(9, (8, 8)), "labels": torch.randint(3, (8,))} for _ in range(4)],
+        "samples": [{"input_ids": torch.randint(9, (8,)), "labels": int(i % 3)} for i in range(128)],
         "view_loader": [(images + torch.randn_like(images), images) for _ in range(2)],
     }
 

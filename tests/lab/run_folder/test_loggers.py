@@ -16,7 +16,9 @@ import torch
 
 from tests.lab.stops import StopAt
 from tvlars.cli import main
-from tvlars.lab import ImageData, Reporter, TrainConfig, UsageError, load_run, train
+from tvlars.lab import Grid, ImageData, Reporter, TrainConfig, UsageError, load_run, train
+from tvlars.lab.experiments.run_name import arguments, run_name
+from tvlars.lab.imported import load_object
 from tvlars.lab.run_folder.loggers import Loggers
 from tvlars.lab.run_folder.record import Record
 from tvlars.lab.run_folder.rows import StepRow
@@ -321,3 +323,41 @@ def test_wandb_and_mlflow_have_every_row_once_after_a_resume(
     events = EventAccumulator(str(folder / "tensorboard"))
     events.Reload()
     assert [event.step for event in events.Scalars("steps/loss")] == list(range(1, 11))
+
+
+# -- sets of runs --------------------------------------------------------------------------------------------------
+
+
+def test_each_run_of_a_comparison_has_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from tests.lab.run_folder.test_loggers import Kept\n"
+        "made = []\n"
+        "def keep(folder):\n    made.append(Kept(folder))\n    return made[-1]\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    words = ["compare", "--epochs", "1", "--optimizers", "tvlars", "sgd", "--seeds", "0", "--accelerator", "cpu"]
+    assert main([*words, "--log", "./mine.py:keep", "tensorboard", "--out", "all"]) == 0
+    made = load_object("./mine.py:keep", "log").__globals__["made"]
+    assert [one.options["optimizer"] for one in made] == ["tvlars", "sgd"]
+    assert all(one.ended == ["success"] for one in made)
+    assert all(any((one.folder / "tensorboard").iterdir()) for one in made)
+
+
+def test_a_grid_and_the_processes_of_its_runs_have_the_option() -> None:
+    grid = Grid.from_mapping({"base": {"log": "tensorboard, mlflow"}, "grid": {"seed": [0, 1]}})
+    assert {run.log for run in grid.runs} == {("tensorboard", "mlflow")}
+    assert Grid.from_mapping({"base": {"log": ["wandb"]}}).runs[0].log == ("wandb",)
+    words = arguments(grid.runs[0], Path("run"))
+    assert words[words.index("--log") :][:3] == ["--log", "tensorboard", "mlflow"]
+    assert run_name(grid.runs[0]) == run_name(replace(grid.runs[0], log=()))
+    with pytest.raises(UsageError, match="log must be in base"):
+        Grid.from_mapping({"grid": {"log": ["wandb", "mlflow"]}})
+
+
+def test_a_sweep_may_be_given_loggers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "some.yaml").write_text("base: {epochs: 1}\ngrid: {seed: [0, 1]}\n")
+    words = ["sweep", str(tmp_path / "some.yaml"), "--out", str(tmp_path / "out"), "--dry-run", "--log"]
+    assert main([*words, "tensorboard"]) == 0
+    assert "2 runs, 2 to do" in capsys.readouterr().out
+    assert main([*words, "tensorbord"]) == 2
+    assert "unknown logger 'tensorbord': did you mean 'tensorboard'" in capsys.readouterr().err

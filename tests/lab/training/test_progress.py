@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tvlars.lab import TrainConfig
+from tvlars.lab import CompareConfig, TrainConfig, UsageError, compare
 from tvlars.lab.run_folder.rows import EpochRow, StepRow
-from tvlars.lab.training.progress import BarReporter, LineReporter, Reporter
+from tvlars.lab.training.progress import BarReporter, LineReporter, Reporter, factory_of
+from tvlars.plan import Plan
 
 CONFIG = TrainConfig(epochs=100)
 PLAN = CONFIG.plan(1437)  # 5 steps an epoch
@@ -84,3 +86,42 @@ def test_whatever_comes_before_the_first_step_is_shown(
     for words in ("before", "rows wait", "90.00%", "failed; what was measured is in"):
         assert words in out
     kind().end("finished")
+
+
+def test_one_reporter_for_all_runs_or_one_for_each() -> None:
+    reporter = Reporter()
+    one, each = factory_of(reporter), factory_of(LineReporter)
+    assert one is not None
+    assert each is not None
+    assert one() is one() is reporter
+    assert isinstance(each(), LineReporter)
+    assert each() is not each()
+    assert factory_of(None) is None
+    with pytest.raises(
+        UsageError, match="reporter must be a Reporter, or a function or class that makes one, got 'bar'"
+    ):
+        factory_of("bar")
+    made = factory_of(lambda: "bar")
+    assert made is not None
+    with pytest.raises(UsageError, match="reporter must make a Reporter, got 'bar' from <function"):
+        made()
+
+
+def test_a_comparison_shows_all_runs_by_one_reporter(tmp_path: Path) -> None:
+    class Counts(Reporter):
+        def __init__(self) -> None:
+            self.seen: list[str] = []
+
+        def start(self, config: TrainConfig, plan: Plan, lines: list[str], folder: Path, step: int = 0) -> None:
+            self.seen.append(config.optimizer)
+
+        def end(self, status: str) -> None:
+            self.seen.append(status)
+
+    base, reporter = TrainConfig(epochs=1, precision="32-true"), Counts()
+    config = CompareConfig(base, optimizers=("tvlars", "sgd"), seeds=(0,), out=tmp_path / "all")
+    compare(config, reporter=reporter, announce=lambda text: None)
+    assert reporter.seen == ["tvlars", "finished", "sgd", "finished"]
+    with pytest.raises(UsageError, match="reporter must be a Reporter"):
+        compare(replace(config, out=tmp_path / "other"), reporter=3)  # type: ignore[arg-type]
+    assert not (tmp_path / "other").exists()

@@ -42,7 +42,7 @@ from tvlars.lab.run_folder.status import Status
 from tvlars.lab.ssl.views import describe_views
 from tvlars.lab.training.description import describe_batch
 from tvlars.lab.training.prepare import Prepared, check_apart, data_of, prepare, taken
-from tvlars.lab.training.progress import Reporter, choose_reporter
+from tvlars.lab.training.progress import Reporter, choose_reporter, factory_of
 from tvlars.plan import Plan
 
 
@@ -50,7 +50,7 @@ def compare(
     config: CompareConfig,
     *,
     data: Data | None = None,
-    reporter: Callable[[], Reporter] | None = None,
+    reporter: Reporter | Callable[[], Reporter] | None = None,
     announce: Callable[[str], None] = say,
     workers: int | None = None,
     retries: int = 1,
@@ -64,8 +64,8 @@ def compare(
             are kept, and one that was cut off resumes from its newest checkpoint.
         data: Datasets or ``ImageData``, see :func:`tvlars.lab.train`; runs are then done in this process. None
             (default) loads the data that the config names.
-        reporter: makes the reporter of each run in this process; None (default): a bar on a terminal, and plain lines
-            elsewhere. ``Reporter`` is silent.
+        reporter: shows all runs in this process, or a function or class that makes the reporter of each; None
+            (default): a bar on a terminal, and plain lines elsewhere. ``Reporter()`` is silent.
         announce: called with each line that describes the comparison and each run that begins; default: prints it.
         workers: number of runs at a time. With one (default) they are trained in this process, one after the other;
             with more, each is a process of its own, as in a sweep.
@@ -82,6 +82,7 @@ def compare(
         KeyboardInterrupt: by Ctrl-C; results so far and their page are in the folder.
     """
     check_call(workers, retries)
+    begins = factory_of(reporter) or partial(choose_reporter, brief=True)
     apart = ray is not None or (workers or 1) > 1
     check_apart(data, apart)
     base, loaded = taken(config.base, data)
@@ -97,7 +98,7 @@ def compare(
         check_batch(run.batch_size, run.micro_batch_size, count)
     first = processes is None or processes.first
     if not first:
-        reporter, announce = Reporter, lambda text: None
+        begins, announce = Reporter, lambda text: None
     with contextlib.ExitStack() as stack:
         crew: Workers | None = hire(stack, runs, workers, ray) if apart else None
         signals = stack.enter_context(taking_signals(crew))
@@ -114,7 +115,7 @@ def compare(
             comparing.board = Teller(announce)
             if len(jobs) < len(runs):
                 announce(f"{len(runs) - len(jobs)} of {len(runs)} runs are over already")
-            begin = partial(_begin, list(comparing.plans), announce, reporter or partial(choose_reporter, brief=True))
+            begin = partial(_begin, list(comparing.plans), announce, begins)
             crew = InProcess(data, begin, alone=processes is None or not processes.several)
         del data  # processes of their own load it again
         with _saved(comparing, announce):

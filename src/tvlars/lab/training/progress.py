@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.console import console, say, shows_bars
+from tvlars.lab.errors import UsageError
 from tvlars.lab.run_folder.rows import EpochRow, StepRow
 from tvlars.lab.run_folder.status import Status
 from tvlars.plan import Plan
 
 
 class Reporter:
-    """Silent reporter, and base of those that show something."""
+    """Silent reporter, and base of those that show something. One may report several runs, one after the other."""
 
     def start(self, config: TrainConfig, plan: Plan, lines: list[str], folder: Path, step: int = 0) -> None:
         """Report the start of a run, or its resumption after ``step`` steps.
@@ -158,6 +161,26 @@ def _held_out(row: EpochRow) -> tuple[str, float, float]:
 def describe_test(loss: float, accuracy: float) -> str:
     """Return accuracy and loss in words; an accuracy of NaN is left out, since there are no labels."""
     return f"loss {loss:.4f}" if math.isnan(accuracy) else f"accuracy {accuracy:.2%}, loss {loss:.4f}"
+
+
+def factory_of(reporter: Any) -> Callable[[], Reporter] | None:
+    """Return a function that returns the reporter of each run: ``reporter`` itself, or what it makes; None for None.
+
+    Raises:
+        UsageError: it is neither a reporter nor a function or class.
+    """
+    if reporter is None or isinstance(reporter, Reporter):
+        return reporter if reporter is None else lambda: reporter
+    if not callable(reporter):
+        raise UsageError(f"reporter must be a Reporter, or a function or class that makes one, got {reporter!r:.80}")
+
+    def make() -> Reporter:
+        made = reporter()
+        if not isinstance(made, Reporter):
+            raise UsageError(f"reporter must make a Reporter, got {made!r:.80} from {reporter!r:.80}")
+        return made
+
+    return make
 
 
 def choose_reporter(brief: bool = False) -> Reporter:

@@ -48,7 +48,7 @@ from tvlars.lab.imported import said_path
 from tvlars.lab.processes.signals import StopSignals
 from tvlars.lab.run_folder.status import Status
 from tvlars.lab.training.prepare import check_apart, data_of, prepare, taken
-from tvlars.lab.training.progress import BarReporter, Reporter
+from tvlars.lab.training.progress import BarReporter, Reporter, factory_of
 
 if TYPE_CHECKING:
     from tvlars.lab.experiments.tuning.search import Search
@@ -76,7 +76,7 @@ def tune(
     *,
     data: Data | None = None,
     announce: Callable[[str], None] = say,
-    reporter: Callable[[], Reporter] | None = None,
+    reporter: Reporter | Callable[[], Reporter] | None = None,
     board: Board | None = None,
     workers: int | None = None,
     retries: int = 1,
@@ -93,7 +93,8 @@ def tune(
         data: Datasets or ``ImageData``, see :func:`tvlars.lab.train`; all runs are then done in this process. None
             (default) loads the data that the config names.
         announce: called with each line about the progress; default: prints it.
-        reporter: makes the reporter of each trial in this process; None (default): a bar on a terminal, else none.
+        reporter: shows all trials in this process, or a function or class that makes the reporter of each; None
+            (default): a bar on a terminal, else none.
         board: shows the runs with fresh seeds, see :func:`tvlars.lab.sweep`.
         workers: number of runs at a time; with one, trials are done in this process.
         retries: number of further attempts for a run that failed, from its newest checkpoint.
@@ -106,6 +107,7 @@ def tune(
         KeyboardInterrupt: by Ctrl-C, PreemptedError: by SIGTERM or SIGHUP; the same call continues.
     """
     check_call(workers, retries)  # now, and not when all trials are over
+    begins = factory_of(reporter)
     check_apart(data, ray is not None or (workers or 1) > 1)
     base, loaded = taken(config.base, data)
     config = replace(config, base=base)
@@ -140,7 +142,7 @@ def tune(
 
         trials = _Trials(config, searches, first.plan.total_steps * first.plan.batch_size, announce, save)
         if crew is None:
-            show = reporter or (lambda: BarReporter(brief=True) if shows_bars() else Reporter())
+            show = begins or (lambda: BarReporter(brief=True) if shows_bars() else Reporter())
             crew = InProcess(data, lambda job: show(), trials.is_hopeless)
         else:
             trials.at_home = True
