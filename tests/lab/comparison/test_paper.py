@@ -11,7 +11,7 @@ import pytest
 from tests.command import tvlars
 from tvlars.lab import Comparison
 from tvlars.lab.comparison.comparison import RunRow
-from tvlars.lab.comparison.paper import tex, words
+from tvlars.lab.comparison.paper import arm_notes, tex, words
 
 
 def comparison(folder: Path, accuracies: dict[str, list[float | None]], batch_size: int = 256) -> Comparison:
@@ -96,7 +96,7 @@ def test_the_frame_prints_as_text(three: Comparison) -> None:
     assert repr(three.table().sort_values("accuracy")).splitlines()[1].startswith("lars")
     assert "0.92" in repr(three.table()[["optimizer", "accuracy"]])  # a frame as any other
     assert three.table()["accuracy"].max() == pytest.approx(0.92)
-    assert str(three).splitlines()[-1].startswith("Batch size 256: tvlars has the highest mean test accuracy, 92.00 %")
+    assert str(three).splitlines()[-2].startswith("Batch size 256: tvlars has the highest mean test accuracy, 92.00 %")
     html = three._repr_html_()
     assert "<td>82.00 ± 2.48</td>" in html
     assert "a_b &amp; 50%" in html
@@ -106,3 +106,16 @@ def test_the_command_says_what_it_wrote(three: Comparison, tmp_path: Path) -> No
     done = tvlars("report", tmp_path, "-o", tmp_path / "x.docx", cwd=tmp_path)
     assert done.returncode == 2
     assert "out must end in .html or .htm or .md or .tex or .csv, got" in done.stderr
+
+
+def test_arms_with_names_of_their_own_are_explained() -> None:
+    common = {"data": "digits", "momentum": 0.5, "lr": 1.0}
+    arms = [
+        {"arm": "tvlars", "optimizer": "tvlars", "alpha": None, "warmup_epochs": None, "lr": 2.0},
+        {"arm": "cold", "optimizer": "lars", "alpha": None, "warmup_epochs": 0.0},
+        {"arm": "mine", "optimizer": "/home/me/own.py:build", "alpha": 0.1, "warmup_epochs": None},
+        {"arm": None, "optimizer": "lars", "alpha": None, "warmup_epochs": None},
+    ]
+    runs = [{**common, **arm, "seed": seed} for seed in (0, 1) for arm in arms]
+    assert arm_notes(runs) == ["cold: lars, warmup-epochs 0", "mine: own.py:build, alpha 0.1"]
+    assert arm_notes([]) == []

@@ -108,10 +108,10 @@ class Comparison:
 
     def __str__(self) -> str:
         """Return the table and the results in sentences."""
-        return "\n".join([str(self.table()), *self.answers()])
+        return "\n".join([str(self.table()), *self.answers(), self.protocol])
 
     def _repr_html_(self) -> str:
-        said = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in self.answers())
+        said = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in (*self.answers(), self.protocol))
         return f"{self.table()._repr_html_()}{said}"
 
     def _paper(self) -> PaperTable:

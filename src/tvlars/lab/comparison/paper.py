@@ -11,7 +11,9 @@ from typing import Any
 import pandas as pd
 
 from tvlars.lab.comparison.statistics import FEWEST_SEEDS, LEVEL, best_arms, metrics_in
+from tvlars.lab.config import OPTIONS
 from tvlars.lab.imported import said_path
+from tvlars.lab.options import Is
 
 TEX = str.maketrans(
     {
@@ -116,6 +118,7 @@ def paper_table(
             f"{measure[:1].upper()}{measure[1:]}{_interval(rows)}{_shared(settings)}.",
             *([f"Bold: the highest mean{' of each batch size' if sizes > 1 else ''}."] if best else []),
             *([_verdicts(rows, below, comparisons)] if best else []),
+            *(f"{note}." for note in arm_notes(settings)),
         ]
     )
     return PaperTable(head, cells, best, below, breaks, len(head) - 2 - len(extra), caption)
@@ -143,6 +146,36 @@ def tex(text: object) -> str:
 def words(text: object) -> str:
     """Return Markdown that shows ``text`` literally, on one line."""
     return re.sub(r"([\\`*_{}\[\]<>|#~$])", r"\\\1", " ".join(str(text).split()))
+
+
+def arm_notes(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return what each arm with a name of its own is, as in "cold: lars, warmup-epochs 0".
+
+    Args:
+        settings: options of each run; those that differ among them are named, but for lr, which tables have.
+    """
+    told = [
+        name
+        for name, one in OPTIONS.items()
+        if not one.kinds & (Is.AXIS | Is.SAME | Is.MEASURED | Is.MEANS | Is.MACHINE)
+        and name != "lr"
+        and len({repr(run.get(name)) for run in settings}) > 1
+    ]
+    notes = []
+    for run in settings:
+        optimizer = said_path(str(run.get("optimizer", "")))
+        if run.get("arm") not in (None, optimizer):
+            given = [(name, run.get(name)) for name in told if run.get(name) not in (None, OPTIONS[name].default)]
+            notes.append(", ".join([f"{run['arm']}: {optimizer}", *(f"{_spelled(n)} {_value(v)}" for n, v in given)]))
+    return list(dict.fromkeys(notes))
+
+
+def _spelled(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def _value(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else said_path(str(value))
 
 
 def _interval(rows: pd.DataFrame) -> str:

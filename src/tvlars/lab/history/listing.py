@@ -27,7 +27,19 @@ CSV_HEAD = ",".join(FIRST)
 MAIN = ("arm", "optimizer", "model", "data", "batch_size", "lr", "seed", "epochs_done")
 ACCURACIES = ("validation_accuracy", "test_accuracy")
 NO_SETTING = (
-    *("epochs", "out", "resume", "data_dir", "accelerator", "compile", "tensorboard", "devices", "nodes", "shard"),
+    *(
+        "epochs",
+        "out",
+        "resume",
+        "data_dir",
+        "accelerator",
+        "compile",
+        "log",
+        "tensorboard",
+        "devices",
+        "nodes",
+        "shard",
+    ),
     *("timeout", "rendezvous", "checkpoint_every", "checkpoint_keep", "profile"),
 )
 """Options that the table leaves out unless it is asked for them: means by which a run is done, and what the columns of

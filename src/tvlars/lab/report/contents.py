@@ -9,7 +9,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from tvlars._reading import reason
-from tvlars.lab.comparison.paper import PaperTable, paper_table
+from tvlars.lab.comparison.paper import PaperTable, arm_notes, paper_table
 from tvlars.lab.comparison.table import P_VALUE, pair_cells, table_cells
 from tvlars.lab.comparison.verdict import with_verdicts
 from tvlars.lab.report import figures, layers
@@ -77,10 +77,9 @@ class Report:
             said = [f"{part.title}. {part.protocol}" if part.title else part.protocol for part in self.parts]
         return list(dict.fromkeys(said))
 
-    def common(self, name: str) -> str:
-        """Return entry ``name`` of the runs' environments if all runs that have it agree; else ""."""
-        values = {str(run.environment[name]) for run in self.runs if name in run.environment}
-        return values.pop() if len(values) == 1 else ""
+    def lead(self) -> str:
+        """Return data, model and task of all runs, as far as they agree."""
+        return _common(self.runs)
 
     def tables(self) -> list[dict[str, Any]]:
         """Return the table of each part: title, measure, rows of cells, and all paired differences."""
@@ -90,7 +89,10 @@ class Report:
             for row in rows:
                 del row[P_VALUE]
             pairs = pair_cells(part.differences)
-            found.append({"title": part.title, "measure": part.measure, "rows": rows, "pairs": pairs})
+            common = _common(part.runs) if len(self.parts) > 1 else ""
+            arms = arm_notes([asdict(config_of(run)) for run in part.runs])
+            about = {"title": part.title, "about": common if common != self.lead() else "", "arms": arms}
+            found.append({**about, "measure": part.measure, "rows": rows, "pairs": pairs})
         return found
 
     def papers(self) -> list[tuple[str, PaperTable]]:
@@ -142,3 +144,13 @@ class Report:
                 except (OSError, ValueError) as error:
                     self.notes.append(f"{file} cannot be shown: {reason(error)}.")
         return Section("views", "Views", [])
+
+
+def _common(runs: list[LoadedRun]) -> str:
+    """Return data, model and task of runs if all that name them agree."""
+    found = []
+    for name in ("data", "model", "task"):
+        values = {str(run.environment[name]) for run in runs if name in run.environment}
+        if len(values) == 1:
+            found.append(values.pop())
+    return "; ".join(found)
