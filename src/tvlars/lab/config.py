@@ -124,7 +124,7 @@ class TrainConfig:
     keep_best: bool = option(
         False,
         "keep the weights of the best epoch by validation, and report the test of these",
-        Is.SETUP | Is.CLASSIFICATION,
+        Is.SAME | Is.CLASSIFICATION,
     )
     model: str = option(
         "small_resnet", f"one of {{choices}}, {', '.join(FORMS)}", Is.SETUP, choices=MODELS, closed=False

@@ -7,6 +7,7 @@ import gzip
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -99,7 +100,8 @@ def test_a_comparison_reads_the_test_set() -> None:
 
 def test_runs_with_other_held_out_images_are_parts(digits: ImageData, tmp_path: Path) -> None:
     data = first(digits, 300)
-    settings = ({}, {"validation": 0.2}, {"validation": 0.2, "validation_seed": 1}, {"validation": 0.2, "test": False})
+    held: dict[str, Any] = {"validation": 0.2}
+    settings = ({}, held, {**held, "validation_seed": 1}, {**held, "test": False}, {**held, "keep_best": True})
     folders = []
     for i, options in enumerate(settings):
         config = TrainConfig(
@@ -107,6 +109,7 @@ def test_runs_with_other_held_out_images_are_parts(digits: ImageData, tmp_path: 
         )
         folders.append(train(config, data=data, reporter=Reporter()).folder)
     text = report(folders, tmp_path / "page.html").read_text()
-    assert f"test accuracy, no validation images. {NOTHING_HELD_OUT}" in text
-    assert "test accuracy, 60 validation images of seed 1. 60 images were held out" in text
-    assert "validation accuracy, 60 validation images of seed 0. Accuracies are of 60 images" in text
+    assert f"test accuracy, of the last epoch, no validation images. {NOTHING_HELD_OUT}" in text
+    assert "test accuracy, of the last epoch, 60 validation images of seed 1. 60 images were held out" in text
+    assert "test accuracy, of the best epoch, 60 validation images of seed 0. 60 images were held out" in text
+    assert "validation accuracy, of the last epoch, 60 validation images of seed 0. Accuracies are of 60 images" in text

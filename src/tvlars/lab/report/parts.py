@@ -53,7 +53,8 @@ def parts_of(runs: list[LoadedRun]) -> list[Part]:
     groups: dict[tuple[Any, ...], list[LoadedRun]] = {}
     for run, content in zip(known, _contents(known), strict=True):
         facts = _facts(run)
-        groups.setdefault((content, facts["task"], facts["epochs"], facts["accuracy"]), []).append(run)
+        key = content, *(facts[name] for name in ("task", "epochs", "weights", "accuracy"))
+        groups.setdefault(key, []).append(run)
     titles = _titles(pd.DataFrame([_facts(mine[0]) for mine in groups.values()]))
     parts = [Part(title, mine, key[-1]) for title, (key, mine) in zip(titles, groups.items(), strict=True)]
     if parts:
@@ -72,6 +73,7 @@ def _facts(run: LoadedRun) -> dict[str, str]:
         "task": config.task,
         "epochs": f"{config.epochs} epoch{'s' if config.epochs != 1 else ''}",
         "accuracy": run.accuracy_name if run.complete else config.accuracy_name(),
+        "weights": f"of the {'best' if config.keep_best else 'last'} epoch",
         "images": f"{images:,} test images" if images else "",
         "validation": _held_out(run),
     }
