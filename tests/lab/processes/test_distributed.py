@@ -23,6 +23,7 @@ from tvlars.lab.models import MODELS
 from tvlars.lab.run_folder.checkpoints import tensors
 from tvlars.lab.training.description import describe_batch
 from tvlars.lab.training.progress import Reporter
+from tvlars.plan import Plan
 
 CPU: dict[str, Any] = dict(precision="32-true", accelerator="cpu")
 # Small steps, so that rounding is not blown up by the training itself.
@@ -41,6 +42,13 @@ class Plain(nn.Module):
         return y
 
 
+def two_optimizers(model: nn.Module, plan: Plan) -> list[torch.optim.Optimizer]:
+    """Return optimizers for matrices and for the rest."""
+    matrices = [p for p in model.parameters() if p.ndim == 2]
+    others = [p for p in model.parameters() if p.ndim != 2]
+    return [torch.optim.AdamW(matrices, lr=1e-4), torch.optim.SGD(others, lr=plan.lr / 100)]
+
+
 def odd_digits() -> ImageData:
     """Five batches per epoch, and a number of test images that no number of processes divides."""
     return first(load_data("digits"), 700, 359)
@@ -57,6 +65,8 @@ RUNS: dict[str, dict[str, Any]] = {
         **{**CALM, "batch_size": 126},
     ),
     "average": dict(optimizer="lars", ema=0.8, **CALM),
+    "schedule-free": dict(optimizer="schedulefree.SGDScheduleFree", **{**CALM, "lr": 1e-3}),
+    "two-optimizers": dict(optimizer=f"{__file__}:two_optimizers", **CALM),
     "barlow-twins": dict(
         task="barlow-twins", optimizer="lars", projector="32-32", evaluations="linear",
         **{**CALM, "epochs": 2, "lr": 0.02},
@@ -141,15 +151,15 @@ def test_several_processes_train_as_one(tmp_path: Path, alone: Path, count: int)
 
 @pytest.mark.slow
 def test_shards_train_as_one_process(tmp_path: Path, alone: Path) -> None:
-    names = ["lars", "tvlars", "lamb", "parts", "recipe"]
+    names = ["lars", "tvlars", "lamb", "parts", "recipe", "two-optimizers"]
     in_processes(2, train_all, tmp_path, names, {"shard": True}, log=tmp_path / "log")
     for name in names:
         assert_equal_runs(alone / name, tmp_path / name)
 
 
-def cut_off(folder: Path, more: dict[str, Any]) -> None:
+def cut_off(folder: Path, more: dict[str, Any], name: str = "tvlars") -> None:
     """Train until the middle of the second epoch; checkpoints of steps 6 and 8 stay."""
-    options = {**RUNS["tvlars"], "checkpoint_every": "2-steps", **more}
+    options = {**RUNS[name], "checkpoint_every": "2-steps", **more}
     reporter = StopAt(step=9, error=partial(os._exit, 0))  # as a machine that is switched off
 
     from tvlars.lab.training import train as engine
@@ -158,26 +168,29 @@ def cut_off(folder: Path, more: dict[str, Any]) -> None:
     train(TrainConfig(**options, out=folder), data=odd_digits(), reporter=reporter)
 
 
-def go_on(folder: Path, more: dict[str, Any]) -> None:
-    options = {**RUNS["tvlars"], "checkpoint_every": "2-steps", **more}
+def go_on(folder: Path, more: dict[str, Any], name: str = "tvlars") -> None:
+    options = {**RUNS[name], "checkpoint_every": "2-steps", **more}
     train(TrainConfig(**options, out=folder, resume=True), data=odd_digits(), reporter=Reporter())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("before", "after"),
-    [((2, True), (1, False)), ((1, False), (2, True)), ((2, True), (2, False)), ((2, False), (1, False))],
+    ("before", "after", "name"),
+    [
+        *(((2, True), (1, False), "tvlars"), ((1, False), (2, True), "tvlars"), ((2, True), (2, False), "tvlars")),
+        *(((2, False), (1, False), "tvlars"), ((2, True), (1, False), "two-optimizers")),
+    ],
 )
 def test_a_checkpoint_is_read_by_another_number_of_processes(
-    tmp_path: Path, alone: Path, before: tuple[int, bool], after: tuple[int, bool]
+    tmp_path: Path, alone: Path, before: tuple[int, bool], after: tuple[int, bool], name: str
 ) -> None:
     """Number of processes, and whether parameters are spread over them."""
-    in_processes(before[0], cut_off, tmp_path / "tvlars", {"shard": before[1]}, log=tmp_path / "log")
-    assert (tmp_path / "tvlars" / "checkpoints" / "000000008").is_dir()
-    in_processes(after[0], go_on, tmp_path / "tvlars", {"shard": after[1]}, log=tmp_path / "log")
-    run = load_run(tmp_path / "tvlars")
+    in_processes(before[0], cut_off, tmp_path / name, {"shard": before[1]}, name, log=tmp_path / "log")
+    assert (tmp_path / name / "checkpoints" / "000000008").is_dir()
+    in_processes(after[0], go_on, tmp_path / name, {"shard": after[1]}, name, log=tmp_path / "log")
+    run = load_run(tmp_path / name)
     assert run.complete
-    assert run.steps["loss"].tolist() == pytest.approx(load_run(alone / "tvlars").steps["loss"].tolist(), rel=1e-5)
+    assert run.steps["loss"].tolist() == pytest.approx(load_run(alone / name).steps["loss"].tolist(), rel=1e-5)
     (resumed,) = run.environment["resumed"]
     assert resumed["step"] == 8
 

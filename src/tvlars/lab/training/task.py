@@ -67,8 +67,9 @@ class Task(ABC):
             torch.manual_seed((config.seed + self.processes.rank) % 2**32)
         self.averaging = averages(self.bare_optimizer)
         """True if the optimizer averages weights by itself, as schedule-free ones do."""
-        if self.averaging and config.ema is not None:
-            raise UsageError(f"ema must not be given for {config.arm_name}, which averages weights by itself")
+        for name in ("ema", "shard"):  # an exchange of weights must not meet another, nor shards that are put together
+            if self.averaging and getattr(config, name):
+                raise UsageError(f"{name} must not be given for {config.arm_name}, which averages weights by itself")
         self.extra: dict[str, Any] = {}
         """Further modules and optimizers in a checkpoint, by name."""
         self.average: AveragedModel | None = None
