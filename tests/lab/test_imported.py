@@ -94,6 +94,12 @@ def test_a_missing_file_names_those_that_are_there(tmp_path: Path, monkeypatch: 
         load_object("./mien.py:f", "model")
 
 
+def test_a_missing_name_names_those_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def build_net(): ...")
+    with pytest.raises(UsageError, match=r"unknown model in mine\.py 'build': did you mean 'build_net'"):
+        load_object(f"{tmp_path}/mine.py:build", "model")
+
+
 def test_spellings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert spelled_path("./mine.py:f") == f"{tmp_path}/mine.py:f"

@@ -82,7 +82,9 @@ def unknown(kind: str, name: object, valid: Iterable[str]) -> UsageError:
     for one in valid:
         by_lower.setdefault(one.lower(), one)
     names = list(by_lower.values())
-    near = [by_lower[one] for one in difflib.get_close_matches(str(name).lower(), by_lower, n=2, cutoff=0.55)]
+    typed = str(name).lower()
+    begun = [one for one in by_lower if len(typed) > 1 and one.startswith(typed)]
+    near = [by_lower[one] for one in (difflib.get_close_matches(typed, by_lower, n=2, cutoff=0.55) or begun[:2])]
     if len(names) > MOST_NAMES:
         names = [f"{len(names):,} names"] if near else [*names[:MOST_NAMES], f"and {len(names) - MOST_NAMES:,} more"]
     hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""

@@ -203,7 +203,9 @@ def _named(owner: Any, names: list[str], what: str, text: str) -> Any:
     for name in names:
         if not hasattr(owner, name):
             public = [one for one in dir(owner) if not one.startswith("_")]
-            raise unknown(f"{what} in {getattr(owner, '__name__', owner)}", name, public)
+            file = Path(getattr(owner, "__file__", None) or "")
+            where = file.name if text.rpartition(":")[0].endswith(".py") else getattr(owner, "__name__", owner)
+            raise unknown(f"{what} in {where}", name, public)
         owner = getattr(owner, name)
     if isinstance(owner, ModuleType):
         raise UsageError(f"{what} must name an object in a module, as {FORMS}, got the module {text!r}")
