@@ -37,7 +37,7 @@ from tvlars.lab.training.batches import micro_batches
         (dict(lr="5"), "lr must be > 0 and <= 1e+30, got '5'"),
         (dict(lr=1e39), "lr must be > 0 and <= 1e+30, got 1e+39"),
         (dict(crop_padding=10**6), "crop_padding must be <= 4096, got 1000000"),
-        (dict(augment=False, rotation=5.0), "rotation and crop_padding must not be given where augment is false"),
+        (dict(augment=False, rotation=5.0), "rotation must not be given where augment is false"),
         (dict(rotation=-1.0), "rotation must be >= 0 and <= 180 (degrees), got -1.0"),
         (dict(init="xavier"), "unknown init 'xavier': did you mean 'xavier_normal'"),
         (

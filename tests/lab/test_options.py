@@ -130,7 +130,7 @@ def test_lists_of_names() -> None:
     assert names_of(Is.SEVERAL) == ("devices", "nodes", "shard", "sync_batch_norm", "rendezvous")
     assert set(names_of(Is.MACHINE)) < set(MEANS)
     assert set(names_of(Is.MACHINE)) == {
-        *("out", "data_dir", "rendezvous", "timeout", "devices", "nodes", "profile", "log"),
+        *("out", "data_dir", "rendezvous", "timeout", "devices", "nodes", "profile", "log", "data_workers"),
     }
     assert set(names_of(Is.PLANNED)) < set(names_of(Is.TUNABLE))
     assert [name for name, one in OPTIONS.items() if one.not_in_grids] == ["nodes", "rendezvous", "resume", "out"]
@@ -140,7 +140,8 @@ def test_lists_of_names() -> None:
 def test_options_of_one_kind_of_task_are_refused_for_the_other(name: str) -> None:
     values: dict[str, Any] = {
         **dict(augment=False, rotation=5.0, compile=True, sharpness="end", sharpness_samples=8, noise_scale=True),
-        **dict(label_smoothing=0.1, ema=0.9, keep_best=True),
+        **dict(label_smoothing=0.1, ema=0.9, keep_best=True, metrics="torchmetrics.classification.MulticlassF1Score"),
+        **dict(crop="random-resized", crop_scale=0.5, auto_augment="randaugment", mixup=0.2, cutmix=1.0),
         **dict(shard=True, projector="8-8", method_options="lambda_param=1", evaluations="knn"),
     }
     task = "byol" if name in names_of(Is.CLASSIFICATION) else "classification"

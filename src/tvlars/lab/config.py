@@ -12,6 +12,7 @@ from typing import Any
 
 from tvlars.lab.arguments import parse_arguments, spelled_arguments
 from tvlars.lab.data import DATASETS, FOLDER_PREFIX, check_data_name
+from tvlars.lab.data.augment.recipe import CROPS, PADDED, POLICIES, RANDOM_RESIZED
 from tvlars.lab.data.image_data import check_amount
 from tvlars.lab.data.place import absolute, short, spelled
 from tvlars.lab.errors import UsageError, unknown
@@ -241,6 +242,35 @@ class TrainConfig:
         Is.SETUP | Is.TUNABLE,
         within=(0, 4096),
     )
+    flip: bool | None = option(None, "mirror half of the images (default: where the data set allows it)", Is.SETUP)
+    crop: str = option(
+        PADDED,
+        "how images are cropped at random: {choices}; random-resized takes a part of the whole image of a file",
+        Is.SETUP | Is.CLASSIFICATION | Is.TUNABLE,
+        choices=CROPS,
+    )
+    crop_scale: float | None = option(
+        None,
+        "least share of an image's area in a random-resized crop (default: 0.08)",
+        Is.SETUP | Is.CLASSIFICATION | Is.TUNABLE,
+        above=True,
+        within=(0, 1),
+    )
+    auto_augment: str | None = option(
+        None, "policy of further augmentation: {choices}", Is.SETUP | Is.CLASSIFICATION | Is.TUNABLE, choices=POLICIES
+    )
+    mixup: float = option(
+        0.0,
+        "mix pairs of images; alpha of the Beta distribution",
+        Is.SETUP | Is.CLASSIFICATION | Is.TUNABLE,
+        within=(0, 1000),
+    )
+    cutmix: float = option(
+        0.0,
+        "paste a part of another image; alpha of the Beta distribution; with mixup, either for each batch",
+        Is.SETUP | Is.CLASSIFICATION | Is.TUNABLE,
+        within=(0, 1000),
+    )
     rotation: float = option(
         0.0,
         "degrees that images are turned by at most, either way",
@@ -422,8 +452,7 @@ class TrainConfig:
             self.sharpness_epochs()
         elif self.sharpness_samples != SHARPNESS_SAMPLES:
             raise UsageError(f"sharpness must be given with sharpness_samples, got {self.sharpness_samples} alone")
-        if not self.augment and (self.rotation or self.crop_padding):
-            raise UsageError("rotation and crop_padding must not be given where augment is false, they play no part")
+        self._check_augmentation()
         if self.trust_coefficient is not None and self.optimizer not in TRUSTING:
             raise UsageError(f"trust_coefficient must not be given for {self.optimizer}, which has none")
         if self.optimizer != "tvlars" and self.phi_scope not in (None, "all"):
@@ -499,6 +528,17 @@ class TrainConfig:
         if self.method_options is not None and not isinstance(self.method_options, str):
             raise UsageError(f"method_options must be text as lambda_param=0.005, got {self.method_options!r}")
         parse_options(self.task, self.method_options)
+
+    def _check_augmentation(self) -> None:
+        if not self.augment:
+            given = ("rotation", "crop_padding", "crop_scale", "auto_augment", "flip", "mixup", "cutmix")
+            named = [name for name in given if getattr(self, name)] + ["crop"] * (self.crop != PADDED)
+            if named:
+                raise UsageError(f"{named[0]} must not be given where augment is false, it plays no part")
+        if self.crop == RANDOM_RESIZED and self.crop_padding is not None:
+            raise UsageError("crop_padding must not be given with crop random-resized, which pads nothing")
+        if self.crop != RANDOM_RESIZED and self.crop_scale is not None:
+            raise UsageError(f"crop must be random-resized with crop_scale, got crop {self.crop!r}")
 
     def _check_processes(self) -> None:
         """Check options of many processes and of checkpoints that depend on each other."""

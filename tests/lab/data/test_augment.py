@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tvlars.lab.data.augment import crop_and_flip, draw_crops, rotate
+from tvlars.lab.data.augment.batch import crop_and_flip, draw_crops, rotate
 
 
 def generator(seed: int = 0) -> torch.Generator:

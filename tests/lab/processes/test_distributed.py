@@ -62,6 +62,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "parts": dict(optimizer="sgd", model="plain", micro_batch_size=20, **{**CALM, "batch_size": 126}),
     "recipe": dict(
         optimizer="sgd", model="plain", micro_batch_size=20, label_smoothing=0.1, clip_grad_norm=0.05,
+        crop="random-resized", auto_augment="randaugment", mixup=0.2, cutmix=1.0,
         **{**CALM, "batch_size": 126},
     ),
     "average": dict(optimizer="lars", ema=0.8, **CALM),

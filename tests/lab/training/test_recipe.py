@@ -1,4 +1,4 @@
-"""Label smoothing, clipped gradients and a moving average of weights."""
+"""Label smoothing, clipped gradients, a moving average of weights, and augmentation of single samples and batches."""
 
 from __future__ import annotations
 
@@ -6,13 +6,19 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
+from tests.lab.stops import StopAt
 from tests.lab.training.test_run import build
 from tvlars.lab import Reporter, TrainConfig, UsageError, evaluate, load_run, train
 from tvlars.lab.data import ImageData
+from tvlars.lab.data.augment.recipe import Recipe
+from tvlars.lab.data.streamed import StreamedImages
+from tvlars.lab.training.prepare import prepare
 from tvlars.lab.training.run import Run
 from tvlars.lab.training.task import Classification
 
@@ -114,5 +120,127 @@ def test_training_targets_are_smoothed_and_those_of_tests_are_not(tmp_path: Path
     ],
 )
 def test_what_a_recipe_must_not_be(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        TrainConfig(**options)
+
+
+# -- augmentation of single samples, and mixed batches ----------------------------------------------------------------
+
+STRONG: dict[str, Any] = dict(crop="random-resized", crop_scale=0.3, auto_augment="randaugment", mixup=0.2, cutmix=1.0)
+
+
+def inputs(run: Run, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    parts = list(run.batches.parts(batch, batch[:0]))
+    return torch.cat([images for images, _ in parts]), torch.cat([labels for _, labels in parts])
+
+
+@pytest.mark.parametrize(
+    "options", [STRONG, {"auto_augment": "trivialaugment"}, {"mixup": 0.4, "rotation": 20.0}], ids=str
+)
+def test_images_are_the_same_whatever_a_batch_is_split_into(
+    tmp_path: Path, few: ImageData, options: dict[str, Any]
+) -> None:
+    found = []
+    for more in ({}, {"micro_batch_size": 30}, {"data_workers": 2}):
+        run = build(Classification, tmp_path, few, **PLAIN, **options, **more)
+        order = run.batches.shuffle(1)
+        first, second = (inputs(run, order[i : i + 128]) for i in (0, 128))
+        order = run.batches.shuffle(2)
+        found.append((first, second, inputs(run, order[:128])))
+        run.batches.feed.close()
+    for other in found[1:]:
+        for (a, b), (x, y) in zip(found[0], other, strict=True):
+            torch.testing.assert_close(x, a)
+            torch.testing.assert_close(y, b)
+    assert not torch.equal(found[0][0][0], found[0][1][0])
+
+
+def test_samples_have_other_draws_in_every_epoch_and_with_every_seed(tmp_path: Path, few: ImageData) -> None:
+    batch, seen = torch.arange(64), []
+    for seed, epoch in ((0, 1), (0, 2), (1, 1), (0, 1)):
+        run = build(Classification, tmp_path, few, **PLAIN, crop="random-resized", seed=seed)
+        run.batches.shuffle(epoch)
+        seen.append(inputs(run, batch)[0])
+    assert torch.equal(seen[0], seen[3])
+    assert not torch.equal(seen[0], seen[1])
+    assert not torch.equal(seen[0], seen[2])
+
+
+def test_random_resized_crops_are_torchvisions(few: ImageData) -> None:
+    from torchvision.transforms import v2
+
+    image = few.train_images[3]
+    ours = Recipe(8, "random-resized", 0.2, 0, True, "randaugment")(image, 5)
+    torch.manual_seed(5)
+    theirs = v2.Compose([v2.RandomResizedCrop(8, (0.2, 1)), v2.RandomHorizontalFlip(), v2.RandAugment()])(image)
+    assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("name", ["mixup", "cutmix"])
+def test_a_batch_is_mixed_with_itself_shifted_by_one(tmp_path: Path, few: ImageData, name: str) -> None:
+    batch = torch.arange(20, 84)
+    plain = build(Classification, tmp_path, few, **PLAIN, augment=False)
+    mixed = build(Classification, tmp_path, few, **PLAIN, crop_padding=0, flip=False, **{name: 1.0})
+    (images, labels), (there, targets) = inputs(plain, batch), inputs(mixed, batch)
+    one_hot = F.one_hot(labels, 10).float()
+    share = (targets * one_hot).sum(1)[(one_hot * one_hot.roll(1, 0)).sum(1) == 0]
+    assert share.unique().numel() == 1
+    lam = float(share[0])
+    assert 0 < lam < 1
+    torch.testing.assert_close(targets, lam * one_hot + (1 - lam) * one_hot.roll(1, 0))
+    if name == "mixup":
+        torch.testing.assert_close(there, lam * images + (1 - lam) * images.roll(1, 0), rtol=1e-4, atol=1e-5)
+    else:
+        kept, pasted = (there == images).float().mean(), (there == images.roll(1, 0)).float().mean()
+        assert kept >= lam - 0.01
+        assert pasted >= 1 - lam - 0.01
+
+
+def test_a_run_with_the_whole_recipe_goes_on_bit_for_bit(tmp_path: Path, few: ImageData) -> None:
+    options = dict(PLAIN, **STRONG, ema=0.9, label_smoothing=0.1, clip_grad_norm=1.0, checkpoint_every="1-steps")
+    whole = train(TrainConfig(**options, out=tmp_path / "whole"), data=few, reporter=Reporter())
+    with pytest.raises(KeyboardInterrupt):
+        train(TrainConfig(**options, out=tmp_path / "cut"), data=few, reporter=StopAt(step=7, error=KeyboardInterrupt))
+    cut = train(TrainConfig(**options, out=tmp_path / "cut", resume=True), data=few, reporter=Reporter())
+    assert [row.train_loss for row in cut.epochs] == [row.train_loss for row in whole.epochs]
+    first, second = (torch.load(tmp_path / name / "weights.pt", weights_only=True) for name in ("whole", "cut"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert load_run(tmp_path / "cut").environment["recipe"].startswith("crops of 0.3 to 1 of the area, randaug")
+
+
+def test_crops_of_a_folder_are_taken_from_whole_images(tmp_path: Path) -> None:
+    """Left halves are dark and right ones light: a central square of the same height shows both."""
+    pixels = np.zeros((40, 120, 3), np.uint8)
+    pixels[:, 60:] = 250
+    for split, count in (("train", 12), ("val", 4)):
+        for label in "ab":
+            (tmp_path / "images" / split / label).mkdir(parents=True)
+            for i in range(count):
+                Image.fromarray(pixels).save(tmp_path / "images" / split / label / f"{i}.jpg")
+    options: dict[str, Any] = dict(PLAIN, image_size=16, batch_size=8, crop="random-resized", data_workers=0)
+    config = TrainConfig(**options, data=f"imagefolder:{tmp_path / 'images'}", out=tmp_path / "run")
+    prepared = prepare(config)
+    assert isinstance(prepared.data.train_images, StreamedImages)
+    assert 0.4 < prepared.data.train_images[torch.arange(3)].float().mean() / 250 < 0.6
+    run = build(Classification, tmp_path, prepared.data, **options)
+    run.batches.shuffle(1)
+    means = (inputs(run, torch.arange(24))[0].mean((1, 2, 3)) * prepared.mean_and_std[1].mean()).tolist()
+    assert max(means) - min(means) > 150  # some show one half alone
+    result = train(config, reporter=Reporter())
+    assert evaluate(result.folder).accuracy == result.test_accuracy
+    assert "read as they are used" in load_run(result.folder).environment["data"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"crop": "random"}, "unknown crop 'random': did you mean 'random-resized'"),
+        ({"crop_scale": 0.5}, "crop must be random-resized with crop_scale, got crop 'padded'"),
+        ({"crop": "random-resized", "crop_padding": 2}, "crop_padding must not be given with crop random-resized"),
+        ({"augment": False, "mixup": 0.2}, "mixup must not be given where augment is false"),
+        ({"auto_augment": "randaug"}, "unknown auto_augment 'randaug': did you mean 'randaugment'"),
+    ],
+)
+def test_what_an_augmentation_must_not_be(options: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError, match=said):
         TrainConfig(**options)

@@ -109,7 +109,7 @@ def test_every_optimizer_sees_the_same_samples(tmp_path: Path, few: ImageData, m
     seen: list[list[float]] = []
 
     def spy(images: Tensor, *arguments: Any) -> Tensor:
-        from tvlars.lab.data.augment import crop_and_flip
+        from tvlars.lab.data.augment.batch import crop_and_flip
 
         out = crop_and_flip(images, *arguments)
         seen[-1].append(out.double().mul(torch.arange(out[0].numel()).view(1, *out.shape[1:])).sum().item())

@@ -83,6 +83,8 @@ def load_data(
     image_size: int | None = None,
     skip_bad_images: bool = False,
     data_workers: int | None = None,
+    *,
+    encoded: bool = False,
 ) -> ImageData:
     """Load the data set ``name``.
 
@@ -95,6 +97,8 @@ def load_data(
         skip_bad_images: leave out images that cannot be read, and count them in ``account``; for imagefolder:PATH
             alone. False (default): they are an error, which names them.
         data_workers: processes that read Datasets. None (default): one per core if reading takes long.
+        encoded: leave the training images of a folder as files if ``image_size`` is given, so that random crops are
+            taken from the whole images. False (default): decode them once.
 
     Raises:
         UsageError: the name is unknown, or its files are missing, damaged or cannot be downloaded, or do not fit into
@@ -119,7 +123,7 @@ def load_data(
             if is_imported(name):
                 return load_imported(spelled_path(name), data_dir, image_size, data_workers)
             folder = expanded("data", Path(name.removeprefix(FOLDER_PREFIX)))
-            return load_image_folder((data_dir or Path()) / folder, image_size, skip_bad_images)
+            return load_image_folder((data_dir or Path()) / folder, image_size, skip_bad_images, encoded, data_workers)
         except OSError as error:
             if memory.has_ended(error) or is_theirs(error):
                 raise

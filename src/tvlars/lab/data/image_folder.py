@@ -15,8 +15,10 @@ from __future__ import annotations
 import itertools
 import re
 import unicodedata
+import warnings
 from collections import Counter
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,8 @@ from tvlars.lab.data.account import BAD, BESIDE, NO_IMAGES, NOT_NAMED, STRAYS, c
 from tvlars.lab.data.decoded import Digests, decode
 from tvlars.lab.data.fingerprint import digest_files
 from tvlars.lab.data.image_data import ImageData
-from tvlars.lab.data.pixels import decoder_version
+from tvlars.lab.data.pixels import BadImageError, decoder_version, read_picture
+from tvlars.lab.data.streamed import Readers, Source, StreamedImages, default_processes
 from tvlars.lab.data.walk import ANNOTATIONS, Folder, ImageFile
 from tvlars.lab.errors import UsageError
 
@@ -44,7 +47,13 @@ FILLERS = "set|data|dataset|images?|imgs?|split|folder|seg"
 Labelled = list[tuple[ImageFile, str]]
 
 
-def load_image_folder(folder: Path, image_size: int | None = None, skip_bad_images: bool = False) -> ImageData:
+def load_image_folder(
+    folder: Path,
+    image_size: int | None = None,
+    skip_bad_images: bool = False,
+    encoded: bool = False,
+    processes: int | None = None,
+) -> ImageData:
     """Read all images below ``folder`` as RGB.
 
     Args:
@@ -53,6 +62,9 @@ def load_image_folder(folder: Path, image_size: int | None = None, skip_bad_imag
             stay as they are, and must be squares of one size.
         skip_bad_images: leave out images that cannot be read, and count them in the account. False (default): they
             are an error, which names them.
+        encoded: leave the training images as files if ``image_size`` is given: they are read as they are used.
+            False (default): decode them once.
+        processes: number of processes that read files. None (default): one per core.
 
     Raises:
         UsageError: the folder is missing, empty or has another layout, files are damaged, or sizes differ.
@@ -63,7 +75,11 @@ def load_image_folder(folder: Path, image_size: int | None = None, skip_bad_imag
     account, everything = layout.account, [*layout.train, *layout.validation, *layout.test]
     number = {name: i for i, name in enumerate(sorted(_classes(layout.train)))}
     _check_classes(folder, number, [*layout.validation, *layout.test])
-    found = decode(folder, [file for file, _ in everything], image_size)
+    if encoded and skip_bad_images:
+        raise UsageError("skip_bad_images must not be given with crop random-resized, for which images are not decoded")
+    first = len(layout.train) if encoded and image_size is not None else 0
+    found = decode(folder, [file for file, _ in everything[first:]], image_size)
+    found = replace(found, bad={first + i: reason for i, reason in found.bad.items()})
     bad = {**layout.missing, **{everything[i][0].place: reason for i, reason in found.bad.items()}}
     ends = [0, len(layout.train), len(layout.train) + len(layout.validation), len(everything)]
     good = [one for i, one in enumerate(everything) if i not in found.bad]
@@ -93,21 +109,26 @@ def load_image_folder(folder: Path, image_size: int | None = None, skip_bad_imag
             account.remarks.append(f"no {word} images of {_some('class', 'classes', without)}")
     labels = torch.tensor([number[label] for _, label in good], device="cpu")
     files = [file for file, _ in good]
-    account.remarks += _duplicates(
-        found.digests, files, labels, places[0], {"validation": places[1], "test": places[2]}
-    )
-    held: Any = (found.images[places[1]], labels[places[1]], _digest(validation)) if validation else (None, None, "")
+    decoded: list[Any] = [found.images[max(place.start - first, 0) : max(place.stop - first, 0)] for place in places]
+    if first:
+        account.remarks.append("training images are read from their files as they are used")
+        readers = Readers(_Files([file for file, _ in train], image_size), default_processes(processes))
+        decoded[0] = StreamedImages(readers, tuple(found.images.shape[1:]), torch.arange(len(train), device="cpu"))
+    else:
+        others = {"validation": places[1], "test": places[2]}
+        account.remarks += _duplicates(found.digests, files, labels, places[0], others)
+    held: Any = (decoded[1], labels[places[1]], _digest(validation)) if validation else (None, None, "")
     return ImageData(
         f"imagefolder:{folder}",
         layout.origin,
-        found.images[places[0]],
+        decoded[0],
         labels[places[0]],
-        found.images[places[2]],
+        decoded[2],
         labels[places[2]],
         classes=len(number),
         flip=True,
         class_names=tuple(number),
-        mapped=found.mapped,
+        mapped=found.mapped or first > 0,
         files=(_digest(train), _digest(test)),
         decoder=decoder_version(),
         account=account.lines(),
@@ -115,6 +136,29 @@ def load_image_folder(folder: Path, image_size: int | None = None, skip_bad_imag
         validation_labels=held[1],
         validation_files=held[2],
     )
+
+
+class _Files(Source):
+    """Files of images."""
+
+    def __init__(self, files: Sequence[ImageFile], image_size: int | None) -> None:
+        self.files, self.image_size = files, image_size
+
+    def original(self, index: int) -> torch.Tensor:
+        return self._read(index, None)
+
+    def fixed(self, index: int) -> torch.Tensor:
+        return self._read(index, self.image_size)
+
+    def _read(self, index: int, image_size: int | None) -> torch.Tensor:
+        file = self.files[index]
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # Pillow warns of large images and EXIF data
+                pixels = read_picture(file.path, image_size).pixels
+        except BadImageError as error:
+            raise UsageError(f"{file.place} must be an image that can be read, but {error}") from error
+        return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 class _Layout:

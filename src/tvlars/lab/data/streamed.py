@@ -110,8 +110,11 @@ class Readers:
             self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-def default_processes() -> int:
-    """Return the number of processes that read: one per core of this process, at most ``MOST_PROCESSES``."""
+def default_processes(given: int | None = None) -> int:
+    """Return the number of processes that read: ``given``, or one per core of this process, at most
+    ``MOST_PROCESSES``."""
+    if given is not None:
+        return given
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1") or 1)
     return max(min(cores // max(here, 1), MOST_PROCESSES), 1)
@@ -154,6 +157,20 @@ def key_of(seed: int, index: int) -> int:
     """Return the seed of the random numbers of a sample, 63 bits, far from those of its neighbours."""
     digest = hashlib.blake2b(b"%d %d" % (seed, index), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
+
+
+class Decoded(Source):
+    """Images of a tensor uint8 (N, C, H, H)."""
+
+    def __init__(self, images: Any) -> None:
+        self.images = images
+
+    def original(self, index: int) -> Tensor:
+        image: Tensor = self.images[torch.tensor([index], device="cpu")][0]
+        return image
+
+    def fixed(self, index: int) -> Tensor:
+        return self.original(index)
 
 
 class StreamedImages:

@@ -218,7 +218,9 @@ def _check(
     facts: dict[str, tuple[int, float]] = {}
     folders = names_in(folder)
     for config in configs:
-        key = repr([getattr(config, name) for name in (*names_of(Is.LOADS), "validation", "validation_seed")])
+        key = repr(
+            [getattr(config, name) for name in (*names_of(Is.LOADS), "validation", "validation_seed", "crop", "flip")]
+        )
         if key not in data:
             data.clear()  # one at a time: they may be large
             data[key] = data_of(config, given)

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 
 from tvlars.lab.data import GIVEN, Data, ImageData, from_datasets, load_data
+from tvlars.lab.data.augment.recipe import RANDOM_RESIZED
 from tvlars.lab.data.fingerprint import difference_of_names
 from tvlars.lab.data.place import looked_for, same_folder
 from tvlars.lab.errors import UsageError
@@ -49,7 +50,8 @@ def data_of_run(
     if isinstance(data, ImageData):
         loaded = data
     elif isinstance(data, str):
-        loaded = load_data(data, data_dir, image_size, skip_bad_images)
+        encoded = own and run.config is not None and run.config.crop == RANDOM_RESIZED
+        loaded = load_data(data, data_dir, image_size, skip_bad_images, encoded=encoded)
     else:
         size = None if run.config is None else run.config.image_size
         loaded = from_datasets(data, name=facts["data"].removeprefix(GIVEN), image_size=image_size or size)

@@ -20,7 +20,7 @@ from torch.nn.utils import skip_init
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler
 from torch.optim.swa_utils import update_bn
 
-from tvlars.lab.data.augment import crop_and_flip, draw_crops
+from tvlars.lab.data.augment.batch import crop_and_flip, draw_crops
 from tvlars.lab.data.image_data import ImageData, pick
 from tvlars.lab.errors import UsageError
 from tvlars.lab.models import head_of, put_head

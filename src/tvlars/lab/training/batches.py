@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData
-from tvlars.lab.data.augment import crop_and_flip, draw_crops, rotate
+from tvlars.lab.data.augment.batch import crop_and_flip, draw_crops, rotate
+from tvlars.lab.data.augment.recipe import PADDED, Mix, Recipe
+from tvlars.lab.data.streamed import Decoded, Readers, StreamedImages, default_processes, key_of
 from tvlars.lab.training.prepare import Prepared
 from tvlars.lab.training.profile import Phases
 
+SMALL = 2**24
+"""Bytes of training images below which no processes augment them by default."""
 SHARE = 0.5
 """Share of an accelerator's free memory that images may take; larger data sets stay on the host."""
 
@@ -28,18 +33,27 @@ class Batches:
     def __init__(self, prepared: Prepared, phase: Phases) -> None:
         config, device = prepared.config, prepared.fabric.device
         self.config, self.processes, self.phase = config, prepared.processes, phase
-        self.feed = Feed(prepared.data, device)
-        self.data = self.feed.data
-        self.mean, self.std = (value.view(1, -1, 1, 1).to(device) for value in prepared.mean_and_std)
         padding = config.crop_padding
-        self.padding = max(round(self.data.image_size / 12), 1) if padding is None else padding
+        self.padding = max(round(prepared.data.image_size / 12), 1) if padding is None else padding
+        self.recipe = recipe_of(config, prepared.data, self.padding)
+        self.feed = Feed(prepared.data, device, self.recipe, config.data_workers)
+        self.data = self.feed.data
+        self.number = 0
+        """Number of batches of this epoch that were taken."""
+        self.mix = Mix(config.mixup, config.cutmix, self.data.classes) if config.mixup or config.cutmix else None
+        self.mean, self.std = (value.view(1, -1, 1, 1).to(device) for value in prepared.mean_and_std)
         self.count = micro_batches(config, self.processes.count)
         """Number of micro-batches in this process's share of a batch."""
         self.order = torch.Generator().manual_seed(config.seed)
         self.draws = torch.Generator(device).manual_seed(config.seed)
 
-    def shuffle(self) -> Tensor:
-        """Return the indices of all training images in a new order, the same in every process."""
+    def shuffle(self, epoch: int = 1, position: int = 0) -> Tensor:
+        """Return the indices of all training images in a new order, the same in every process.
+
+        ``epoch`` and ``position``, the number of its batches that are done, key the random numbers of single samples
+        and of mixed batches.
+        """
+        self.feed.key, self.number = key_of(self.config.seed, epoch), position
         return self.feed.indices(torch.randperm(len(self.data.train_labels), generator=self.order, device="cpu"))
 
     def split(self, batch: Tensor) -> tuple[Tensor, ...]:
@@ -58,25 +72,36 @@ class Batches:
 
         ``upcoming`` are the samples of the next batch, whose images may be fetched meanwhile.
         """
-        indices = self.split(batch)
-        draws = [self.split(drawn) for drawn in self._draws(len(batch))]
-        for index, images, *drawn in zip(indices, self.images(indices, self.split(upcoming)[0]), *draws, strict=True):
+        indices, then = self._parted(batch), self._parted(upcoming)[0]
+        augment = self.config.augment
+        crops = self._parted(self._crops(len(batch))) if augment and self.recipe is None else None
+        turns = self._parted(self._turns(len(batch))) if augment and self.config.rotation else None
+        self.number += 1
+        key = key_of(self.feed.key, -self.number)  # samples have the other keys
+        for i, images in enumerate(self.images(indices, then)):
+            labels = self.data.train_labels[indices[i]]
             with self.phase("augmentation"):
-                if drawn:
-                    images = crop_and_flip(images, self.padding, drawn[0])
-                if len(drawn) > 1:
-                    images = rotate(images, self.config.rotation, drawn[1])
+                if crops is not None:
+                    images = crop_and_flip(images, self.padding, crops[i])
+                if turns is not None:
+                    images = rotate(images, self.config.rotation, turns[i])
                 images = self.normalize(images)
-            yield images, self.data.train_labels[index]
+                if self.mix is not None:
+                    images, labels = self.mix(images, labels, key)
+            yield images, labels
 
-    def _draws(self, count: int) -> list[Tensor]:
-        """Return the random numbers of a batch of ``count`` samples."""
-        if not self.config.augment:
-            return []
-        draws = [draw_crops(count, self.padding, self.data.flip, self.draws)]
-        if self.config.rotation:
-            draws.append(torch.rand(count, generator=self.draws, device=self.draws.device))
-        return draws
+    def _parted(self, batch: Tensor) -> tuple[Tensor, ...]:
+        """Return :meth:`split` of a batch; if it is mixed, each part begins with the sample before it."""
+        if self.mix is None or not len(batch):
+            return self.split(batch)
+        before = self.split(batch.roll(1, 0))
+        return tuple(torch.cat([b[:1], part]) for b, part in zip(before, self.split(batch), strict=True))
+
+    def _crops(self, count: int) -> Tensor:
+        return draw_crops(count, self.padding, self.data.flip, self.draws)
+
+    def _turns(self, count: int) -> Tensor:
+        return torch.rand(count, generator=self.draws, device=self.draws.device)
 
     def normalize(self, images: Tensor) -> Tensor:
         """Return normalized images on the model's device, of images of values 0 to 255 on any device."""
@@ -102,13 +127,29 @@ class Feed:
     Args:
         data: the data set, on the host.
         device: device of the batches.
+        recipe: augments images one by one; None (default): images are as they are.
+        processes: number of processes that do so; None (default): one per core where it takes long.
     """
 
-    def __init__(self, data: ImageData, device: torch.device) -> None:
-        self.device = device
-        self.resident = not data.mapped and fits(data, device)
+    def __init__(
+        self, data: ImageData, device: torch.device, recipe: Recipe | None = None, processes: int | None = None
+    ) -> None:
+        self.device, self.recipe, self.key = device, recipe, 0
+        self.resident = recipe is None and not data.mapped and fits(data, device)
         self.data = data.to(device) if self.resident else data.with_labels_on(device)
-        self._pool = None if self.resident else ThreadPoolExecutor(1, "feed")
+        self.readers: Readers | None = None
+        self.sources: Tensor | None = None
+        """Numbers of the training images in the source of their readers; None: their own."""
+        if recipe is not None:
+            images: Any = data.train_images
+            if isinstance(images, StreamedImages):
+                self.readers, self.sources = images.readers, images.index
+            else:
+                small = images.shape.numel() < SMALL and processes is None
+                self.readers = Readers(Decoded(images), 0 if small else default_processes(processes))
+        # Without processes a recipe uses this process's random numbers, which a thread must not.
+        alone = self.readers is not None and not self.readers.processes
+        self._pool = None if self.resident or alone else ThreadPoolExecutor(1, "feed")
         self._next: tuple[Tensor, Future[Tensor]] | None = None
 
     def indices(self, order: Tensor) -> Tensor:
@@ -118,7 +159,7 @@ class Feed:
     def take(self, index: Tensor, then: Tensor | None = None) -> Tensor:
         """Return the uint8 images with these indices; a thread fetches those of ``then`` meanwhile."""
         if self._pool is None:
-            return self.data.train_images[index]
+            return self.data.train_images[index] if self.readers is None else self._gather(index)
         ready = None
         if self._next is not None and torch.equal(self._next[0], index):
             ready = self._next[1]
@@ -127,13 +168,19 @@ class Feed:
         return images.to(self.device, non_blocking=True)
 
     def _gather(self, index: Tensor) -> Tensor:
-        images = self.data.train_images[index]
+        if self.recipe is not None and self.readers is not None:
+            numbers = index if self.sources is None else self.sources[index]
+            images = self.readers.read(numbers.tolist(), self.recipe, self.key)
+        else:
+            images = self.data.train_images[index]
         return images.pin_memory() if self.device.type == "cuda" else images
 
     def close(self) -> None:
-        """End the thread."""
+        """End the thread, and processes that augment."""
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
+        if self.readers is not None and self.sources is None:
+            self.readers.close()
 
 
 def fits(data: ImageData, device: torch.device) -> bool:
@@ -143,6 +190,14 @@ def fits(data: ImageData, device: torch.device) -> bool:
     free, _ = torch.cuda.mem_get_info(device)
     held = 0 if data.validation_images is None else data.validation_images.nbytes
     return data.train_images.nbytes + held + data.test_images.nbytes <= SHARE * free
+
+
+def recipe_of(config: TrainConfig, data: ImageData, padding: int) -> Recipe | None:
+    """Return the augmentation of samples one by one; None if they are augmented as a batch."""
+    if not config.augment or (config.crop == PADDED and config.auto_augment is None):
+        return None
+    scale = 0.08 if config.crop_scale is None else config.crop_scale
+    return Recipe(data.image_size, config.crop, scale, padding, data.flip, config.auto_augment)
 
 
 def micro_batches(config: TrainConfig, processes: int = 1) -> int:

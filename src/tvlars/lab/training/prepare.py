@@ -14,6 +14,7 @@ from tvlars._machine import faster_in_bf16
 from tvlars.lab import memory
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import GIVEN, ImageData, from_datasets, load_data
+from tvlars.lab.data.augment.recipe import RANDOM_RESIZED
 from tvlars.lab.errors import UsageError
 from tvlars.lab.measure.layer_stats import check_layer_stats
 from tvlars.lab.measure.sharpness import check_sharpness
@@ -196,7 +197,9 @@ def data_of(config: TrainConfig, data: ImageData | None = None) -> ImageData:
     """
     if data is None:
         loads = config.data, config.data_dir, config.image_size, config.skip_bad_images, config.data_workers
-        data = load_data(*loads)
+        data = load_data(*loads, encoded=config.crop == RANDOM_RESIZED)
+    if config.flip is not None:
+        data = replace(data, flip=config.flip)
     return data.hold_out(config.validation, config.validation_seed)
 
 
@@ -215,6 +218,11 @@ def _check_data(config: TrainConfig, data: ImageData) -> None:
                 raise UsageError(f"{data.name} must have at least two {split} images for {config.task}, got 1")
     elif data.classes < 2:
         raise UsageError(f"{data.name} must have images of at least two classes, a folder each, got {data.classes}")
+    if config.auto_augment is not None and data.channels not in (1, 3):
+        raise UsageError(
+            f"auto_augment must not be given for {data.name}, which has {data.channels} channels, neither 1 nor 3, got "
+            f"{config.auto_augment!r}"
+        )
     if config.crop_padding is not None and config.crop_padding >= data.image_size:
         raise UsageError(f"crop_padding must be < the image size, {data.image_size}, got {config.crop_padding}")
 

@@ -350,7 +350,7 @@ class Run:
         self.task.model.train()
         if self.task.averaging:
             self.task.bare_optimizer.train()  # type: ignore[attr-defined]
-        order = self.batches.shuffle()
+        order = self.batches.shuffle(self.epoch, self.position)
         batches = torch.split(order[: steps * self.config.batch_size], self.config.batch_size)
         for batch, upcoming in zip(batches[self.position :], (*batches, order[:0])[self.position + 1 :], strict=True):
             self.step += 1

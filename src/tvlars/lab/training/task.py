@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
+from tvlars.lab.data.augment.recipe import RANDOM_RESIZED
 from tvlars.lab.errors import UsageError
 from tvlars.lab.processes.processes import load_whole_weights, whole_weights
 from tvlars.lab.processes.sync_batch_norm import synchronize_batch_norm
@@ -206,11 +207,15 @@ class Classification(Task):
     def facts(self) -> dict[str, str]:
         config = self.config
         parts = {
+            "mixup": config.mixup or None,
+            "cutmix": config.cutmix or None,
             "label smoothing": config.smoothing or None,
             "gradients clipped to norm": config.clip_grad_norm,
             "moving average of weights with decay": config.ema,
         }
-        said = [f"{name} {value:g}" for name, value in parts.items() if value is not None]
+        crop = f"crops of {config.crop_scale or 0.08:g} to 1 of the area" if config.crop == RANDOM_RESIZED else None
+        said = [text for text in (crop, config.auto_augment) if text]
+        said += [f"{name} {value:g}" for name, value in parts.items() if value is not None]
         recipe = {"recipe": ", ".join(said)} if said else {}
         return recipe | config.preset_facts()
 
@@ -228,7 +233,8 @@ class Classification(Task):
                     # Gradients are averaged over processes, and the batch's is the sum over them.
                     self.fabric.backward(loss * count if count > 1 else loss)
             loss_sum += loss.detach()
-            correct += (logits.detach().argmax(1) == labels).sum()
+            classes = labels.argmax(1) if labels.ndim == 2 else labels  # mixed images: the larger part
+            correct += (logits.detach().argmax(1) == classes).sum()
         return loss_sum, correct
 
     @torch.no_grad()
