@@ -130,9 +130,11 @@ class Plan:
         return arguments
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the fields as plain values; a schedule of your own is named with its arguments."""
+        """Return the fields as plain values, NaN as None; a schedule of your own is named with its arguments."""
         own = self.users_schedule and self.users_schedule.described(self)
-        return {one.name: getattr(self, one.name) for one in fields(self)} | {"users_schedule": own}
+        found = {one.name: getattr(self, one.name) for one in fields(self)} | {"users_schedule": own}
+        unknown = ("lr", "weight_decay")
+        return found | {name: None for name in unknown if math.isnan(found[name])}  # JSON has no NaN
 
     @property
     def curve(self) -> Schedule | None:

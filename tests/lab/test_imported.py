@@ -135,6 +135,19 @@ def test_an_error_of_the_users_code_keeps_their_frames_alone(tmp_path: Path) -> 
     assert not is_theirs(sentence.value.with_traceback(sentence.value.__traceback__.tb_next))
 
 
+def test_a_file_of_theirs_that_is_no_python_is_their_error(tmp_path: Path) -> None:
+    file = tmp_path / "no_python.py"
+    file.write_text("import os\ndef f(:\n    pass\n")
+    with pytest.raises(SyntaxError) as caught:
+        load_object(f"{file}:f", "optimizer")
+    error = caught.value.with_traceback(caught.value.__traceback__.tb_next)
+    assert is_theirs(error)
+    assert where_raised(error) == f"{file}, line 2"
+    text = their_traceback(error)
+    assert text.splitlines()[-1] == "SyntaxError: invalid syntax"
+    assert "importlib" not in text
+
+
 def test_an_error_while_their_file_is_run_ends_the_command_with_their_traceback(tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text("import json\nSETTINGS = json.loads('{')\n")
     program = (

@@ -107,7 +107,14 @@ def source_digest(text: str) -> str:
 
 def is_theirs(error: BaseException | None) -> bool:
     """Return True if ``error`` was raised in or below code of the user: no part of tvlars, Python or a package."""
-    return error is not None and any(_is_users_file(f.filename) for f in traceback.extract_tb(error.__traceback__))
+    if error is None:
+        return False
+    return _is_users_syntax(error) or any(_is_users_file(f.filename) for f in traceback.extract_tb(error.__traceback__))
+
+
+def _is_users_syntax(error: BaseException) -> bool:
+    """Return True if a file of the user cannot be parsed; no frame of the traceback is in it."""
+    return isinstance(error, SyntaxError) and error.filename is not None and _is_users_file(error.filename)
 
 
 def their_traceback(error: BaseException) -> str:
@@ -118,7 +125,8 @@ def their_traceback(error: BaseException) -> str:
     while one is not None and one not in seen:
         seen.append(one)
         frames = list(one.stack)
-        first = next((i for i, frame in enumerate(frames) if _is_users_file(frame.filename)), 0)
+        none = len(frames) if _is_users_syntax(error) else 0
+        first = next((i for i, frame in enumerate(frames) if _is_users_file(frame.filename)), none)
         kept = [frame for frame in frames[first:] if not Path(frame.filename).is_relative_to(OURS)]
         one.stack = traceback.StackSummary.from_list(kept)
         one = one.__cause__ or (None if one.__suppress_context__ else one.__context__)
@@ -128,6 +136,8 @@ def their_traceback(error: BaseException) -> str:
 def where_raised(error: BaseException) -> str:
     """Return file and line in the user's code that ``error`` came through last, as in "mine.py, line 12"."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if _is_users_file(f.filename)]
+    if not frames and isinstance(error, SyntaxError):
+        return f"{error.filename}, line {error.lineno}"
     return f"{frames[-1].filename}, line {frames[-1].lineno}" if frames else ""
 
 

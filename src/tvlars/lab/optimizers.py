@@ -41,6 +41,8 @@ def optimizer_name(value: Any, what: str = "optimizer") -> str:
         return value
     if is_import_path(value):
         return spelled_path(value)
+    if isinstance(value, str) and value.endswith(".py"):
+        raise UsageError(f"{what} must name an object in the file, as in {value}:name, got {value!r}")
     error = unknown(what, value, CLASSES)
     raise UsageError(f"{error} Or an import path, as torch.optim.NAdam or ./file.py:name.")
 
@@ -75,7 +77,19 @@ def load_optimizer(name: str) -> Any:
                 f"optimizer must be built from parameters, but {said} is built around another optimizer: "
                 "write a function of (model, plan) that returns it, and name that as ./file.py:function"
             )
+    elif not _takes_two(found):
+        raise UsageError(f"optimizer must be a class or a function of (model, plan), but {said} takes other arguments")
     return found
+
+
+def _takes_two(function: Any) -> bool:
+    try:
+        inspect.signature(function).bind(None, None)
+    except TypeError:
+        return False
+    except ValueError:  # a builtin may have no signature
+        return True
+    return True
 
 
 def needs_closure(optimizer: Any) -> bool:

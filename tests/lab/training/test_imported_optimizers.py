@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -45,6 +46,18 @@ def from_plan(model, plan):
 def plateau(model, plan):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     return optimizer, torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
+
+def alone(model):
+    return torch.optim.SGD(model.parameters(), lr=0.1)
+
+def of_another(model, plan):
+    return torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=0.1)
+
+def first_alone(model, plan):
+    return torch.optim.SGD([next(model.parameters())], lr=0.1)
+
+def none_at_all(model, plan):
+    return []
 
 def nothing(model, plan):
     print("building")
@@ -253,6 +266,9 @@ def test_names_are_normal_and_nothing_is_imported_for_them(tmp_path: Path, monke
     [
         ("from_plan", {}, "lr must be given for mine.py:from_plan, which takes it from the plan"),
         ("nothing", {}, "must return an optimizer, a list of them, or (optimizer, scheduler), got NoneType"),
+        ("alone", {}, "must be a class or a function of (model, plan), but mine.py:alone takes other arguments"),
+        ("of_another", {}, "must hold parameters of the model that it is given, and holds none of them"),
+        ("none_at_all", {}, "must return an optimizer, a list of them, or (optimizer, scheduler), got NoneType"),
         ("plateau", {}, "must return a scheduler of steps, and ReduceLROnPlateau needs a measure"),
         ("from_plan", {"optimizer_options": "a=1"}, "optimizer_options must not be given for mine.py:from_plan"),
         ("absent", {}, "unknown optimizer in"),
@@ -264,6 +280,24 @@ def test_functions_that_are_refused(
     with pytest.raises(UsageError) as error:
         train(config_of(mine(name), out=tmp_path / "run", **options), data=few, reporter=Reporter())
     assert said in str(error.value)
+
+
+def test_parameters_that_no_optimizer_holds_are_said(
+    mine: Callable[[str], str], few: ImageData, tmp_path: Path
+) -> None:
+    said = Lines()
+    train(config_of(mine("first_alone"), out=tmp_path / "run", epochs=1), data=few, reporter=said)
+    (line,) = [line for line in said.lines if "parameters of the model" in line]
+    assert re.fullmatch(r"warning  mine.py:first_alone holds 1 of \d+ parameters of the model; the others .*", line)
+
+
+def test_a_run_that_was_refused_leaves_room_for_another(
+    mine: Callable[[str], str], few: ImageData, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError):
+        train(config_of(mine("nothing"), out=tmp_path / "run"), data=few, reporter=Reporter())
+    train(config_of(mine("from_plan"), out=tmp_path / "run", lr=0.1, epochs=1), data=few, reporter=Reporter())
+    assert json.loads((tmp_path / "run" / "plan.json").read_text())["lr"] == 0.1
 
 
 def test_an_error_of_a_function_is_its_own(mine: Callable[[str], str], few: ImageData, tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ from tvlars._reading import read_json, reason
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.errors import UsageError
 from tvlars.lab.files.disk import DIGEST, PASSING, append_whole, digest_of, sync, write_whole
+from tvlars.lab.files.lock import LOCK
 from tvlars.lab.files.place import Place
 from tvlars.lab.run_folder.best import best_file, epochs_kept
 from tvlars.lab.run_folder.environment import environment
@@ -68,7 +69,8 @@ def new_folder(out: Path | None, label: str) -> Path:
             count += 1
             out = base.with_name(f"{base.name}-{count}")
     try:
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        # A run that was refused as its model or optimizer was built has left its lock.
+        if out.exists() and (not out.is_dir() or any(path.name != LOCK for path in out.iterdir())):
             raise UsageError(f"out must be a new or empty folder, and {str(out)!r} holds something already")
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -124,6 +124,8 @@ def _by_function(config: TrainConfig, plan: Plan, model: nn.Module) -> Built:
         if needs_closure(one):
             raise UsageError(f"optimizer {said} must take steps without a closure, but {type(one).__name__} needs one")
     optimizer = as_optimizer(*several)
+    if not held_by(optimizer, model):
+        raise UsageError(f"optimizer {said} must hold parameters of the model that it is given, and holds none of them")
     group = optimizer.param_groups[0]
     lr = _number(group.get("initial_lr", group.get("lr")))
     if any(math.isnan(_number(one.get("lr"))) for one in optimizer.param_groups):
@@ -134,6 +136,12 @@ def _by_function(config: TrainConfig, plan: Plan, model: nn.Module) -> Built:
     elif config.schedule == "auto" and any(map(is_schedule_free, several)):
         made = replace(_with_schedule(made, "constant"), warmup_steps=0)
     return Built(optimizer, scheduler or made.scheduler(optimizer), made)
+
+
+def held_by(optimizer: Optimizer, model: nn.Module) -> int:
+    """Return the number of the model's trainable parameters that an optimizer holds."""
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    return sum(id(p) in held for p in model.parameters() if p.requires_grad)
 
 
 def _with_schedule(plan: Plan, schedule: str) -> Plan:

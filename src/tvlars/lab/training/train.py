@@ -22,6 +22,7 @@ from tvlars.lab.run_folder.record import ASIDE, ENVIRONMENT, NoRecord, Record, r
 from tvlars.lab.run_folder.resuming import Finished, GoOn, New, opened
 from tvlars.lab.training.description import changed_sources, describe, facts_of_run, model_facts, optimizer_facts
 from tvlars.lab.training.optimizer_state import why_inexact
+from tvlars.lab.training.optimizers import held_by
 from tvlars.lab.training.prepare import Prepared, prepare, taken
 from tvlars.lab.training.pretraining import Pretraining
 from tvlars.lab.training.progress import Reporter, choose_reporter
@@ -124,6 +125,10 @@ def _train(
     )
     lines = describe(config, plan, facts, processes.count)
     said = [*findings, *notes]
+    whole = sum(p.requires_grad for p in task.bare_model.parameters())
+    held = held_by(task.bare_optimizer, task.bare_model)
+    if held < whole and not config.self_supervised:
+        said.append(f"{config.arm_name} holds {held} of {whole} parameters of the model; the others stay as they are")
     if inexact:
         said.append(f"a resumed run will not equal an uninterrupted one bit for bit: {inexact}")
     if isinstance(found, GoOn):
