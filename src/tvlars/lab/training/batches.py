@@ -13,7 +13,9 @@ from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData
 from tvlars.lab.data.augment.batch import crop_and_flip, draw_crops, rotate
 from tvlars.lab.data.augment.recipe import PADDED, Mix, Recipe
+from tvlars.lab.data.own.loaders import LoaderData
 from tvlars.lab.data.streamed import Decoded, Readers, StreamedImages, default_processes, key_of
+from tvlars.lab.errors import UsageError
 from tvlars.lab.training.prepare import Prepared
 from tvlars.lab.training.profile import Phases
 
@@ -116,6 +118,64 @@ class Batches:
         for part in torch.tensor_split(self.processes.share(torch.arange(len(labels), device="cpu")), count):
             place = slice(int(part[0]), int(part[-1]) + 1) if len(part) else slice(0)
             yield self.normalize(images[place]), labels[place]
+
+
+class LoaderBatches(Batches):
+    """Batches that a user's loaders give, on the device of the run.
+
+    The loader's own shuffling is used. A run that resumes amid an epoch leaves out as many batches as it has seen, and
+    takes the others in the order that the loader has then.
+    """
+
+    def __init__(self, prepared: Prepared, phase: Phases) -> None:
+        super().__init__(prepared, phase)
+        assert isinstance(prepared.data, LoaderData)
+        self.given = prepared.data
+        self.device = prepared.fabric.device
+        self.iterator: Iterator[tuple[Tensor, Tensor]] = iter(())
+
+    def shuffle(self, epoch: int = 1, position: int = 0) -> Tensor:
+        """Begin an epoch of the loader; return places of samples in it."""
+        self.iterator = self.given.batches("train")
+        for _ in range(position * self.count):
+            next(self.iterator)
+        return torch.arange(len(self.data.train_labels), device="cpu")
+
+    def parts(self, batch: Tensor, upcoming: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the loader's next batches, as many as make a step."""
+        for _ in range(self.count):
+            with self.phase("data"):
+                found = next(self.iterator, None)
+                if found is None:  # batch norm of averaged weights asks for more after the epoch
+                    self.iterator = self.given.batches("train")
+                    found = next(self.iterator)
+            inputs, labels = found
+            if len(labels) != self.given.loader_batch:
+                raise UsageError(
+                    f"batches of the training loader must have {self.given.loader_batch} samples each, as the first, "
+                    f"got {len(labels)}: drop_last=True leaves out the last"
+                )
+            yield self.normalize(inputs), labels.to(self.device, non_blocking=True)
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Return inputs on the device of the run; they are normalized already."""
+        return images.to(self.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
+
+    def test(self, split: str = "test") -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the batches of a split's loader."""
+        known, seen = self.data.part(split)[1].cpu(), 0
+        for inputs, labels in self.given.batches(split):
+            if not torch.equal(labels.cpu(), known[seen : seen + len(labels)]):
+                raise UsageError(f"the {split} loader must give the same samples in the same order each time")
+            seen += len(labels)
+            yield self.normalize(inputs), labels.to(self.device, non_blocking=True)
+        if seen != len(known):
+            raise UsageError(f"the {split} loader must give {len(known):,} samples each time, and gave {seen:,}")
+
+
+def batches_of(prepared: Prepared, phase: Phases) -> Batches:
+    """Return the batches of a run: of its data, or of its user's loaders."""
+    return (LoaderBatches if isinstance(prepared.data, LoaderData) else Batches)(prepared, phase)
 
 
 class Feed:

@@ -14,7 +14,8 @@ from tvlars._machine import faster_in_bf16
 from tvlars.lab import memory
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import GIVEN, ImageData, from_datasets, load_data
-from tvlars.lab.data.augment.recipe import RANDOM_RESIZED
+from tvlars.lab.data.augment.recipe import PADDED, RANDOM_RESIZED
+from tvlars.lab.data.own.loaders import LoaderData, from_loaders
 from tvlars.lab.errors import UsageError
 from tvlars.lab.measure.layer_stats import check_layer_stats
 from tvlars.lab.measure.sharpness import check_sharpness
@@ -118,6 +119,8 @@ class Prepared:
 
         fabric = make_fabric(self.config, self.precision)
         processes = Processes(fabric)
+        if processes.several and isinstance(self.data, LoaderData):
+            raise UsageError("loaders must not be given with several processes, which would read the same: give data=")
         if processes.several:
             with processes.lost_said():
                 check_alike(processes, facts_of(self.config, self.plan, self.data, self.precision))
@@ -129,17 +132,20 @@ class Prepared:
         return Processes(self.fabric)
 
 
-def taken(config: TrainConfig, data: Any) -> tuple[TrainConfig, ImageData | None]:
-    """Return a config and its data as the laboratory takes them, of ``data`` that a user gives in Python.
+def taken(config: TrainConfig, data: Any, loaders: Any = None) -> tuple[TrainConfig, ImageData | None]:
+    """Return a config and its data as the laboratory takes them, of ``data`` or ``loaders`` that a user gives.
 
     Args:
         config: the run; with Datasets its ``data`` becomes given:NAME, so that nobody takes them for others.
         data: None, ``ImageData``, or Datasets as :func:`tvlars.lab.data.from_datasets` takes them.
+        loaders: None, or DataLoaders as :func:`tvlars.lab.data.own.loaders.from_loaders` takes them.
 
     Raises:
         UsageError: ``data`` are none of these, or have other samples.
         Exception: whatever a user's Dataset raises.
     """
+    if loaders is not None:
+        return _of_loaders(config, data, loaders)
     if data is None or isinstance(data, ImageData):
         return config, data
     name = config.data.removeprefix(GIVEN) if config.data.startswith(GIVEN) else ""
@@ -147,6 +153,23 @@ def taken(config: TrainConfig, data: Any) -> tuple[TrainConfig, ImageData | None
         loaded = from_datasets(data, name=name, image_size=config.image_size, processes=config.data_workers)
     name = f"{GIVEN}{loaded.name}"
     return replace(config, data=name), replace(loaded, name=name)
+
+
+def _of_loaders(config: TrainConfig, data: Any, loaders: Any) -> tuple[TrainConfig, ImageData]:
+    if data is not None:
+        raise UsageError("data must not be given with loaders, which have the data")
+    idle = ("crop_padding", "crop_scale", "auto_augment", "mixup", "cutmix", "rotation", "flip", "image_size")
+    named = [name for name in idle if getattr(config, name)] + ["crop"] * (config.crop != PADDED)
+    if named:
+        raise UsageError(f"{named[0]} must not be given with loaders, whose batches are taken as they are")
+    for name in ("sharpness", "noise_scale"):
+        if getattr(config, name):
+            raise UsageError(f"{name} must not be given with loaders: it samples training images, as data= has them")
+    if config.self_supervised:
+        raise UsageError(f"loaders must not be given for {config.task}, which draws its own views: give data=")
+    loaded = from_loaders(loaders, config.batch_size)
+    name = config.data if config.data.startswith(GIVEN) else f"{GIVEN}{loaded.name}"
+    return replace(config, data=name, micro_batch_size=loaded.loader_batch), replace(loaded, name=name)
 
 
 def check_apart(data: Any, apart: bool) -> None:

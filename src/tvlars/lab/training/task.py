@@ -18,7 +18,7 @@ from tvlars.lab.processes.processes import load_whole_weights, whole_weights
 from tvlars.lab.processes.sync_batch_norm import synchronize_batch_norm
 from tvlars.lab.run_folder.record import Record
 from tvlars.lab.ssl.evaluations import Evaluated
-from tvlars.lab.training.batches import Batches
+from tvlars.lab.training.batches import batches_of
 from tvlars.lab.training.compiler import compiled
 from tvlars.lab.training.optimizers import averages, build_optimizer
 from tvlars.lab.training.prepare import Prepared
@@ -48,7 +48,7 @@ class Task(ABC):
         self.record, self.reporter = record, reporter
         self.processes = prepared.processes
         self.phase = Phases(record if config.profile and self.processes.first else None, fabric.device)
-        self.batches = Batches(prepared, self.phase)
+        self.batches = batches_of(prepared, self.phase)
         self.data, self.normalize = self.batches.data, self.batches.normalize
         self.fingerprint = prepared.data.fingerprint
         self.watched = "validation" if self.data.validated else "test"

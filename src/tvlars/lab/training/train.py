@@ -13,6 +13,7 @@ from tvlars.findings import check
 from tvlars.lab import memory
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import Data
+from tvlars.lab.data.own.loaders import LoaderData
 from tvlars.lab.metrics import Metric, given_metrics
 from tvlars.lab.models import Model, given_name
 from tvlars.lab.run_folder.checkpoints.checkpoint import finish_putting
@@ -36,6 +37,7 @@ def train(
     config: TrainConfig,
     *,
     data: Data | None = None,
+    loaders: Any = None,
     model: Model | None = None,
     metrics: Mapping[str, Metric] | None = None,
     folder: Path | None = None,
@@ -53,6 +55,10 @@ def train(
         data: the data: Datasets as (train, test), (train, validation, test) or a dictionary of them, which give images
             (PIL, or uint8 tensors or arrays) and integer labels; or ``ImageData``. The config's ``data`` is then
             given:NAME. None (default) loads ``config.data``.
+        loaders: instead of ``data``, DataLoaders as (train, test), (train, validation, test) or a dictionary of them.
+            They give (inputs, labels), normalized floats (n, C, H, W) and integers (n,); nothing is augmented here.
+            Training batches are micro-batches: ``config.batch_size`` is a multiple of theirs. A run that resumes amid
+            an epoch takes the order that the loader has then.
         model: a module to train instead of ``config.model``, of which a copy is trained, or a function that builds one
             from ``channels``, ``image_size`` and ``classes``. The run's ``config.model`` is then given:NAME, and
             resuming and :func:`load_run` need the module or function again.
@@ -78,7 +84,7 @@ def train(
         KeyboardInterrupt: Ctrl-C was pressed. The record is kept.
     """
     loggers = check_protocol(loggers)
-    config, loaded = taken(config, data)
+    config, loaded = taken(config, data, loaders)
     if model is not None:
         config = replace(config, model=given_name(model))
     if metrics:
@@ -138,6 +144,8 @@ def _train(
         if processes.first:
             finish_putting(folder)
         said += record.reopen(config, plan, model_facts(prepared), facts, run.step, found.epochs, found.steps)
+        if isinstance(prepared.data, LoaderData) and run.position:
+            said.append("the run goes on amid an epoch, and the order of the loader is not restored bit for bit")
         resumed = [f"resumed  after step {run.step} of {plan.total_steps}, from {found.place}"]
     else:
         record.begin(config, plan, model_facts(prepared), facts)

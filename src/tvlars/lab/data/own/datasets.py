@@ -54,7 +54,7 @@ def from_datasets(
     """
     sets = {split: _Set(split, one, image_size) for split, one in splits_of(data).items()}
     train = sets["train"]
-    name = name or _name_of(train.given)
+    name = name or name_of(train.given)
     start = time.perf_counter()
     probed = {split: one.probe() for split, one in sets.items()}
     each = (time.perf_counter() - start) / (2 * sum(map(len, probed.values())))
@@ -78,7 +78,7 @@ def from_datasets(
             one.read_labels(readers)
     account = [] if whole else [f"note     {needed['train'] / 2**30:,.1f} GiB of images are read as they are used"]
     labels = {split: torch.tensor(one.labels, dtype=torch.int64, device="cpu") for split, one in sets.items()}
-    names, said = _class_names(train.given, max(int(one.max()) for one in labels.values()))
+    names, said = class_names(train.given, max(int(one.max()) for one in labels.values()))
     classes = len(names) or int(labels["train"].max()) + 1
     for split, there in labels.items():
         if (wrong := (there >= classes).nonzero().flatten()).numel():
@@ -236,7 +236,7 @@ class _Set(Source):
 
     def read_labels(self, readers: Readers) -> None:
         """Read all labels: from targets or a column where the Dataset has them, else by reading all samples."""
-        if (labels := _labels_beside(self.given)) is not None and len(labels) == len(self):
+        if (labels := labels_beside(self.given)) is not None and len(labels) == len(self):
             probed = {index: self.sample(index)[1] for index in _spread(len(self))}
             if all(labels[index] == label for index, label in probed.items()):
                 self.labels = labels
@@ -280,10 +280,10 @@ def _spread(count: int) -> list[int]:
     return sorted({int(i) for i in torch.linspace(0, count - 1, PROBED, dtype=torch.float64, device="cpu")})
 
 
-def _labels_beside(given: Any) -> list[int] | None:
+def labels_beside(given: Any) -> list[int] | None:
     """Return the labels of a Dataset without reading its images, None if it keeps none that can be read so."""
     if isinstance(given, torch.utils.data.Subset):
-        inner = _labels_beside(given.dataset)
+        inner = labels_beside(given.dataset)
         return None if inner is None else [inner[i] for i in given.indices]
     columns = getattr(given, "features", None)  # of Hugging Face
     values = None
@@ -298,7 +298,7 @@ def _labels_beside(given: Any) -> list[int] | None:
         return None
 
 
-def _class_names(given: Any, highest: int) -> tuple[tuple[str, ...], list[str]]:
+def class_names(given: Any, highest: int) -> tuple[tuple[str, ...], list[str]]:
     """Return the names of classes that a Dataset has, and remarks; () if some labels up to ``highest`` have none."""
     while isinstance(given, torch.utils.data.Subset):
         given = given.dataset
@@ -314,7 +314,7 @@ def _class_names(given: Any, highest: int) -> tuple[tuple[str, ...], list[str]]:
     return tuple(names), []
 
 
-def _name_of(given: Any) -> str:
+def name_of(given: Any) -> str:
     while isinstance(given, torch.utils.data.Subset):
         given = given.dataset
     info = getattr(given, "info", None)

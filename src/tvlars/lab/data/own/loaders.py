@@ -1,0 +1,216 @@
+"""DataLoaders of users: their batches are taken as they are, as micro-batches of a step."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import RandomSampler
+
+from tvlars._checks import shown
+from tvlars.lab.data.fingerprint import SPLITS, Fingerprint, SplitFingerprint
+from tvlars.lab.data.image_data import ImageData
+from tvlars.lab.data.own.datasets import class_names, labels_beside, name_of
+from tvlars.lab.errors import UsageError
+
+FORMS = "(train, test) or (train, validation, test) of DataLoaders, or a dictionary of them"
+
+
+@dataclass(frozen=True)
+class LoaderData(ImageData):
+    """Data that DataLoaders give, with the part of ``ImageData`` that a run needs; :func:`from_loaders` makes it.
+
+    Images are empty tensors (0, C, H, W): batches come from ``loaders``.
+    """
+
+    loaders: Mapping[str, Any] | None = None
+    """DataLoaders by split."""
+    loader_batch: int = 0
+    """Samples of each training batch."""
+
+    def __post_init__(self) -> None:
+        pass  # from_loaders has checked them
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """Fingerprint of classes and test labels, since training batches are not known before they come."""
+        splits = {}
+        for split, labels in (("validation", self.validation_labels), ("test", self.test_labels)):
+            if labels is not None:
+                here = labels.cpu()
+                digest = hashlib.sha256(here.numpy().data).hexdigest()[:32]
+                counts = tuple(torch.bincount(here, minlength=self.classes).tolist())
+                splits[split] = SplitFingerprint(counts, "", digest, "")
+        train = SplitFingerprint((len(self.train_labels), *[0] * (self.classes - 1)), "", "", "")
+        return Fingerprint(tuple(self.class_names), train, splits["test"], "", splits.get("validation"))
+
+    def mean_and_std(self) -> tuple[Tensor, Tensor]:
+        """Return 0 and 1 for each channel: the user has normalized."""
+        return torch.zeros(self.channels, device="cpu"), torch.ones(self.channels, device="cpu")
+
+    def hold_out(self, amount: float | None, seed: int = 0) -> ImageData:
+        if amount is not None:
+            raise UsageError(f"validation must not be given with loaders: give a loader for it, got {amount:g}")
+        return self
+
+    def to(self, device: torch.device) -> ImageData:
+        return self.with_labels_on(device)
+
+    def with_labels_on(self, device: torch.device) -> ImageData:
+        held = None if self.validation_labels is None else self.validation_labels.to(device)
+        return replace(self, test_labels=self.test_labels.to(device), validation_labels=held)
+
+    def batches(self, split: str) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the checked batches of a split, on the host: float inputs (n, C, H, W) and int64 labels (n,)."""
+        assert self.loaders is not None
+        for batch in self.loaders[split]:
+            inputs, labels = pair_of(batch, split)
+            check_shape(inputs, tuple(self.train_images.shape[1:]), split)
+            check_labels(labels, self.classes, split)
+            yield inputs, labels
+
+    def __str__(self) -> str:
+        size = " x ".join(map(str, self.train_images.shape[1:]))
+        counts = [f"{len(self.train_labels):,} training"]
+        counts += [f"{len(self.validation_labels):,} validation"] if self.validation_labels is not None else []
+        counts[-1] += f" and {len(self.test_labels):,} test samples"
+        return f"{self.name}: {', '.join(counts)} of {size}, {self.classes} classes ({self.origin})"
+
+
+def from_loaders(loaders: Any, batch_size: int) -> LoaderData:
+    """Return users' DataLoaders as a run takes them.
+
+    Validation and test loaders are read once for their labels.
+
+    Args:
+        loaders: (train, test), (train, validation, test), or a dictionary of them. Each gives (inputs, labels):
+            normalized floats (n, C, H, W) and integers (n,), and the training loader has a length.
+        batch_size: that of a step, a multiple of the training loader's.
+
+    Raises:
+        UsageError: they have another form or size, no length, or a test loader shuffles.
+        Exception: whatever the user's loaders raise.
+    """
+    there = _splits(loaders)
+    train = there["train"]
+    try:
+        count = len(train)
+    except TypeError:
+        raise UsageError(
+            "the training loader must have a length, since the plan needs the number of steps: give it, or its "
+            "Dataset, __len__"
+        ) from None
+    first = next(iter(train), None)
+    if first is None or not count:
+        raise UsageError("the training loader must have at least one batch, got none")
+    inputs, labels = pair_of(first, "train")
+    size = len(inputs)
+    if batch_size % size:
+        raise UsageError(
+            f"batch_size must be a multiple of the training loader's, {size}, whose batches are micro-batches of a "
+            f"step, got {batch_size}"
+        )
+    given = getattr(train, "dataset", None)
+    whole = not getattr(train, "drop_last", False) and hasattr(given, "__len__") and train.batch_size is not None
+    usable = len(given) // size if whole else count  # type: ignore[arg-type]
+    shape = tuple(inputs.shape[1:])
+    held = {split: _labels_of(there[split], split, shape) for split in there if split != "train"}
+    beside = labels_beside(given) or []
+    highest = max([int(one.max()) for one in (*held.values(), labels)] + beside)
+    names, _ = class_names(given, highest)
+    empty = torch.empty((0, *shape), device="cpu")
+    left = count - usable
+    account = ["note     batches of loaders are taken as they are: augmented and normalized by their user"]
+    account += ["note     the last batch of each epoch is left out, since it is smaller"] * (left > 0)
+    return LoaderData(
+        name_of(given),
+        "from DataLoaders",
+        empty,
+        torch.zeros(usable * size, dtype=torch.int64, device="cpu"),
+        empty,
+        held["test"],
+        classes=len(names) or highest + 1,
+        flip=False,
+        class_names=names,
+        account=tuple(account),
+        validation_images=empty if "validation" in held else None,
+        validation_labels=held.get("validation"),
+        loaders=there,
+        loader_batch=size,
+    )
+
+
+def pair_of(batch: Any, split: str) -> tuple[Tensor, Tensor]:
+    """Return inputs and labels of a batch.
+
+    Raises:
+        UsageError: it is no pair of tensors of the same length, or they have other types.
+    """
+    word = f"batches of the {SPLITS[split]} loader"
+    if not (isinstance(batch, tuple | list) and len(batch) == 2 and all(isinstance(x, Tensor) for x in batch)):
+        what = f"{len(batch)} values" if isinstance(batch, tuple | list) else shown(batch)
+        raise UsageError(f"{word} must be pairs of tensors, inputs and labels, got {what}")
+    inputs, labels = batch
+    if not inputs.is_floating_point() or inputs.ndim != 4:
+        raise UsageError(
+            f"{word} must have normalized inputs, floats (n, C, H, W), got {inputs.dtype} of shape "
+            f"{tuple(inputs.shape)}"
+        )
+    if labels.is_floating_point() or labels.ndim != 1 or len(labels) != len(inputs) or not len(labels):
+        raise UsageError(
+            f"{word} must have integer labels (n,), one for each of {len(inputs)} inputs, got {labels.dtype} of shape "
+            f"{tuple(labels.shape)}"
+        )
+    return inputs, labels.long()
+
+
+def check_shape(inputs: Tensor, shape: tuple[int, ...], split: str) -> None:
+    """Raise ``UsageError`` unless inputs have the ``shape`` of those of the first training batch."""
+    if (here := tuple(inputs.shape[1:])) != shape:
+        raise UsageError(
+            f"inputs of the {SPLITS[split]} loader must have the shape {shape} of the first training batch, got {here}"
+        )
+
+
+def check_labels(labels: Tensor, classes: int, split: str) -> None:
+    """Raise ``UsageError`` unless labels are from 0 to ``classes`` - 1."""
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= classes:
+        raise UsageError(
+            f"labels of the {SPLITS[split]} loader must be from 0 to {classes - 1}, got {low if low < 0 else high}: a "
+            "Dataset with an attribute classes, the list of their names, says how many there are"
+        )
+
+
+def _splits(loaders: Any) -> dict[str, Any]:
+    if isinstance(loaders, Mapping):
+        there = {split: loaders[split] for split in SPLITS if split in loaders}
+        if len(there) != len(loaders) or not {"train", "test"} <= set(there):
+            raise UsageError(f"loaders must be {FORMS}, got the keys {', '.join(map(str, loaders))}")
+    elif isinstance(loaders, tuple | list) and len(loaders) in (2, 3):
+        there = dict(zip(("train", "test") if len(loaders) == 2 else SPLITS, loaders, strict=True))
+    else:
+        raise UsageError(f"loaders must be {FORMS}, got {shown(loaders)}")
+    for split, one in there.items():
+        if not hasattr(one, "__iter__"):
+            raise UsageError(f"the {SPLITS[split]} loader must be a DataLoader, or give batches, got {shown(one)}")
+        if split != "train" and isinstance(getattr(one, "sampler", None), RandomSampler):
+            raise UsageError(f"the {SPLITS[split]} loader must not shuffle, since runs are compared image by image")
+    return there
+
+
+def _labels_of(loader: Any, split: str, shape: tuple[int, ...]) -> Tensor:
+    found = []
+    for batch in loader:
+        inputs, some = pair_of(batch, split)
+        check_shape(inputs, shape, split)
+        found.append(some)
+    if not found:
+        raise UsageError(f"the {SPLITS[split]} loader must have at least one batch, got none")
+    labels = torch.cat(found).cpu()
+    check_labels(labels, 2**31, split)
+    return labels
