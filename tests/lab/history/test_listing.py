@@ -212,3 +212,15 @@ def test_folders_of_strangers_do_no_harm(tmp_path: Path, capsys: pytest.CaptureF
 
 def test_means_make_no_column() -> None:
     assert set(NO_SETTING) <= {*names_of(Is.MEANS | Is.MACHINE | Is.OWN), "epochs", "tensorboard"}  # of earlier runs
+
+
+def test_further_measures_are_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = write_run(tmp_path / "run")
+    summary = json.loads((run / "summary.json").read_text())
+    (run / "summary.json").write_text(
+        json.dumps({**summary, "test_f1": 0.25, "validation_loss": 1.5, "test_loss": 2.0})
+    )
+    assert main(["runs", str(tmp_path)]) == 0
+    head = capsys.readouterr().out.splitlines()[1]
+    assert "test f1" in head
+    assert "loss" not in head

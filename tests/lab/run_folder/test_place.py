@@ -15,13 +15,13 @@ from tvlars import LARS, plan
 from tvlars.cli import main
 from tvlars.lab import TrainConfig, load_run, train
 from tvlars.lab.data import ImageData
-from tvlars.lab.errors import MovedFolderError
+from tvlars.lab.errors import MovedFolderError, UsageError
 from tvlars.lab.measure.layer_stats import RunStats
 from tvlars.lab.processes.fabric import make_fabric
 from tvlars.lab.processes.processes import Processes
 from tvlars.lab.run_folder.checkpoints import checkpoint, tensors
 from tvlars.lab.run_folder.loggers import Loggers
-from tvlars.lab.run_folder.record import Record
+from tvlars.lab.run_folder.record import Record, new_folder
 from tvlars.lab.run_folder.rows import EpochRow, StepRow
 from tvlars.lab.ssl.evaluations import Evaluated
 from tvlars.lab.training.profile import Phases
@@ -272,3 +272,12 @@ def test_at_the_command_line(
     error = capsys.readouterr().err
     assert error.startswith(f"tvlars: {folder} {SENTENCE}")
     assert len(error.splitlines()) == 1
+
+
+def test_a_folder_that_holds_a_lock_alone_is_empty(tmp_path: Path) -> None:
+    """A run that ended before it began has left it."""
+    (tmp_path / ".lock").touch()
+    assert new_folder(tmp_path, "run") == tmp_path
+    (tmp_path / "mine").touch()
+    with pytest.raises(UsageError, match="holds something already"):
+        new_folder(tmp_path, "run")

@@ -20,6 +20,7 @@ from tvlars.lab.errors import UsageError
 from tvlars.lab.files.disk import DIGEST
 from tvlars.lab.history.listing import value_text
 from tvlars.lab.history.reading import shown
+from tvlars.lab.imported import said_path
 from tvlars.lab.options import Is
 from tvlars.lab.run_folder.checkpoints.pickles import read_torch_file
 from tvlars.lab.run_folder.identity import FINGERPRINT
@@ -33,8 +34,8 @@ OF_DATA = ("data", "mean", "std", "class_names", "channels", "image_size", "clas
 """Entries of model.json that say something about the data."""
 OF_FOLDER = ("out", "resume", "data_dir")
 MACHINE = ("python", "system", "cpu_cores", "torch_threads", "device", "precision", "processes")
-WIDE = 80
-"""Characters of a value."""
+WIDE, NARROW = 80, 24
+"""Characters of a value, and of one that others are aligned with."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class RunsDiff:
         """Return one line per row; values that are equal stand there once, with "same"."""
         wide = max([len(row.part) for row in self.rows] + [1])
         names = max([len(row.name) for row in self.rows] + [0])
-        values = max([len(row.a) for row in self.rows if not row.same] + [0])
+        values = max([len(row.a) for row in self.rows if not row.same and len(row.a) <= NARROW] + [0])
         lines = [f"{'a':<{wide}}  {self.a}", f"{'b':<{wide}}  {self.b}"]
         part = ""
         for row in self.rows:
@@ -194,10 +195,11 @@ def _data(a: LoadedRun, b: LoadedRun) -> list[Difference]:
 def _environment(run: LoadedRun) -> dict[str, Any]:
     said = run.environment
     versions = said.get("versions")
+    sources = said["sources"] if isinstance(said.get("sources"), dict) else {}
     return {
         **({str(name): value for name, value in versions.items()} if isinstance(versions, dict) else {}),
         **{name: said.get(name) for name in MACHINE},
-        **{name: value for name, value in said.items() if name.startswith("source")},
+        **{f"source of {said_path(str(name))}": digest for name, digest in sources.items()},
     }
 
 
@@ -219,11 +221,11 @@ def _results(a: LoadedRun, b: LoadedRun) -> list[Difference]:
 def _last(run: LoadedRun) -> dict[str, Any]:
     """Return results at the end of a run: its accuracy, the last row of epochs.csv, and seconds of all epochs."""
     found: dict[str, Any] = {}
-    summary = {name: value for name, value in run.summary.items() if name not in ("status", "steps", "epochs")}
+    summary = {name: value for name, value in run.summary.items() if name not in ("status", "epochs")}
     for name, value in summary.items():
         found.update({f"{name} {n}": one for n, one in value.items()} if isinstance(value, dict) else {name: value})
     if len(run.epochs):
-        row = {str(name): value for name, value in run.epochs.iloc[-1].items() if name != "epoch"}
+        row = {str(name): value for name, value in run.epochs.iloc[-1].items() if name not in ("epoch", "step")}
         found = {**row, **{name: value for name, value in found.items() if not _missing(value)}}
         found["seconds"] = float(run.epochs["seconds"].sum())
     accuracy = run.accuracy if run.accuracy is not None else math.nan
@@ -282,7 +284,8 @@ def _change(name: str, a: Any, b: Any) -> str:
         return "same"
     if name.endswith("accuracy"):
         return f"{100 * change:+.2f} points"
-    return f"{100 * change / numbers[0]:+.2g} %" if numbers[0] > 0 else ""
+    percent = 100 * change / numbers[0] if numbers[0] > 0 and isinstance(change, float) else math.nan
+    return "" if math.isnan(percent) else f"{percent:+,.{0 if abs(percent) >= 10 else 1}f} %"
 
 
 # -- comparisons ------------------------------------------------------------------------------------------------------

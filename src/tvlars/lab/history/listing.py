@@ -25,6 +25,8 @@ FIRST = ("folder", "status")
 """Columns that every list begins with."""
 CSV_HEAD = ",".join(FIRST)
 MAIN = ("arm", "optimizer", "model", "data", "batch_size", "lr", "seed", "epochs_done")
+MEASURED = ("validation_", "test_")
+"""Beginnings of the names of results on images that were held out."""
 ACCURACIES = ("validation_accuracy", "test_accuracy")
 NO_SETTING = (
     *(
@@ -172,7 +174,9 @@ class Listing:
                 names.append(name)
             elif name in main:
                 alike.append(text_of(name, self.rows[0]) if name == "status" else _with_title(name, self.rows[0]))
-        measured = [name for name in ACCURACIES if any(row.get(name) is not None for row in self.rows)]
+        further = [name for name in self.results if name.startswith(MEASURED) and not name.endswith("_loss")]
+        named = [*ACCURACIES, *(name for name in further if name not in ACCURACIES)]
+        measured = [name for name in named if any(row.get(name) is not None for row in self.rows)]
         return [*names, *measured, TIME], alike
 
     def _print(self, names: list[str], fit: bool) -> list[str]:
@@ -186,6 +190,7 @@ class Listing:
         if fit and out.is_terminal:
             least = {name: min(width, LEAST) if name in FOLDED else width for name, width in wide.items()}
             others = [name for name in reversed(names) if name not in (*FIRST, *MAIN, *ACCURACIES, TIME)]
+            others.sort(key=lambda name: name in self.results)  # settings go first
             for candidates, widths in (((*others, *GOES_FIRST), wide), (GOES_LAST, least)):
                 for name in candidates:
                     if 1 + sum(widths[name] + 3 for name in names if name not in dropped) <= out.width:
@@ -263,7 +268,8 @@ def value_text(column: str, value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):  # of NumPy too
-        return f"{100 * value:.2f} %" if column.endswith("accuracy") else f"{value:.4g}"
+        large = f"{value:,.0f}" if 1000 <= abs(value) < 1e12 else f"{value:.4g}"
+        return f"{100 * value:.2f} %" if column.endswith("accuracy") else large
     if isinstance(value, int):
         return f"{value:,}" if column.endswith("batch_size") else str(value)
     if column != "folder" and is_import_path(value):
