@@ -220,7 +220,6 @@ SQUARES = "images must be squares of one size, or image_size be given: "
         (([{"pixels": 1, "label": 0}], GOOD), "training image 0 must be a dictionary .* the keys pixels, label"),
         (([math.pi], GOOD), "training image 0 must be a pair of image and label, or a dictionary of them, got 3.14"),
     ],
-    ids=str,
 )  # fmt: skip
 def test_what_data_must_not_be(data: Any, said: str) -> None:
     pattern = said.replace("(train", r"\(train").replace("test)", r"test\)")
