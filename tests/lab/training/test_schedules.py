@@ -103,7 +103,7 @@ def test_groups_keep_their_ratio_under_a_scheduler(mine: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--schedule ./mine.py:halvng", "unknown schedule in mine_"),
+        ("--schedule ./mine.py:halvng", "unknown schedule in mine.py 'halvng': did you mean 'halving'?"),
         ("--schedule ./mine.py:anything", "schedule must be a name, a function or an LR scheduler, got 3"),
         ("--schedule ./mine.py:text", "schedule must return a factor >= 0, but text returned 'fast' at step 1"),
         ("--schedule ./none.py:factor", "schedule must name a file that exists"),
