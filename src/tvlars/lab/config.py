@@ -730,7 +730,7 @@ def plays_a_part(name: str, optimizer: str, schedule: str) -> bool:
         return is_class(optimizer)
     if one.schedules:
         free = schedule == "auto" and has_own_schedule(optimizer)
-        return not free and schedule_of(optimizer, schedule) in one.schedules
+        return ("constant" if free else schedule_of(optimizer, schedule)) in one.schedules
     return name == "schedule" or not one.optimizers
 
 

@@ -271,15 +271,15 @@ def test_a_grid_of_import_paths_gives_options_to_those_that_have_them(work: Path
     optimizers = ["sgd", "torch.optim.RMSprop", "schedulefree.AdamWScheduleFree", "mine.py:build"]
     grid = Grid.from_mapping(
         {
-            "base": {"warmup_epochs": 1, "momentum": 0.8},
+            "base": {"final_factor": 0.1, "momentum": 0.8},
             "grid": {
                 "optimizer": optimizers,
                 "optimizer_options": {"torch.optim.RMSprop": ["alpha=0.9", "alpha=0.99"]},
             },
         }
     )
-    assert [(run.optimizer_options, run.warmup_epochs, run.momentum) for run in grid.runs] == [
-        *((None, 1, 0.8), ("alpha=0.9", 1, 0.8), ("alpha=0.99", 1, 0.8), (None, None, None), (None, 1, 0.8)),
+    assert [(run.optimizer_options, run.final_factor, run.momentum) for run in grid.runs] == [
+        *((None, 0.1, 0.8), ("alpha=0.9", 0.1, 0.8), ("alpha=0.99", 0.1, 0.8), (None, None, None), (None, 0.1, 0.8)),
     ]
 
 

@@ -59,6 +59,11 @@ def first_alone(model, plan):
 def none_at_all(model, plan):
     return []
 
+def free(model, plan):
+    import schedulefree
+
+    return schedulefree.SGDScheduleFree(model.parameters(), lr=0.1)
+
 def nothing(model, plan):
     print("building")
 
@@ -269,6 +274,8 @@ def test_names_are_normal_and_nothing_is_imported_for_them(tmp_path: Path, monke
         ("alone", {}, "must be a class or a function of (model, plan), but mine.py:alone takes other arguments"),
         ("of_another", {}, "must hold parameters of the model that it is given, and holds none of them"),
         ("none_at_all", {}, "must return an optimizer, a list of them, or (optimizer, scheduler), got NoneType"),
+        ("one_cycle", {"schedule": "linear"}, "schedule must not be given for mine.py:one_cycle, which comes with a"),
+        ("one_cycle", {"warmup_epochs": 1.0}, "warmup_epochs must not be given for mine.py:one_cycle"),
         ("plateau", {}, "must return a scheduler of steps, and ReduceLROnPlateau needs a measure"),
         ("from_plan", {"optimizer_options": "a=1"}, "optimizer_options must not be given for mine.py:from_plan"),
         ("absent", {}, "unknown optimizer in"),
@@ -347,6 +354,15 @@ def test_averages_are_tested_and_kept_and_training_does_not_feel_it(few: ImageDa
     run = load_run(twice.folder)
     weights = torch.load(twice.folder / "weights.pt")
     assert all(torch.equal(weights[name], value) for name, value in run.model().state_dict().items())
+
+
+def test_a_function_may_return_an_optimizer_that_averages(mine: Callable[[str], str]) -> None:
+    model = nn.Linear(2, 2)
+    for options, warmup in ((dict(), 0), (dict(warmup_steps=3), 3)):
+        config = config_of(mine("free"), **options)
+        built = build_optimizer(config, config.plan(1000), model)
+        assert (built.plan.schedule, built.plan.warmup_steps, built.plan.lr) == ("constant", warmup, 0.1)
+        assert (built.scheduler is None) == (warmup == 0)
 
 
 def test_statistics_of_batch_norm_are_those_of_the_averages(few: ImageData, tmp_path: Path) -> None:

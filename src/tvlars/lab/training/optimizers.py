@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from tvlars.groups import layer_groups
-from tvlars.lab.config import TrainConfig
+from tvlars.lab.config import OPTIONS, TrainConfig
 from tvlars.lab.errors import UsageError
 from tvlars.lab.imported import said_path
 from tvlars.lab.optimizers import (
@@ -132,9 +132,13 @@ def _by_function(config: TrainConfig, plan: Plan, model: nn.Module) -> Built:
         raise UsageError(f"lr must be given for {said}, which takes it from the plan")
     made = replace(plan, lr=lr, weight_decay=_number(group.get("weight_decay")), lr_from=f"from {said}")
     if scheduler is not None:
+        for name, one in OPTIONS.items():
+            if (name == "schedule" or one.schedules) and getattr(config, name) != one.default:
+                raise UsageError(f"{name} must not be given for {said}, which comes with a scheduler of its own")
         made = _with_schedule(made, OWN)
     elif config.schedule == "auto" and any(map(is_schedule_free, several)):
-        made = replace(_with_schedule(made, "constant"), warmup_steps=0)
+        warms_up = config.warmup_epochs is not None or config.warmup_steps is not None
+        made = replace(_with_schedule(made, "constant"), warmup_steps=plan.warmup_steps if warms_up else 0)
     return Built(optimizer, scheduler or made.scheduler(optimizer), made)
 
 
