@@ -25,7 +25,7 @@ BASE = TrainConfig(batch_size=64, epochs=2, accelerator="cpu")
 
 @pytest.fixture
 def _few(digits: ImageData, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prepare, "load_data", lambda *_: first(digits, 300))
+    monkeypatch.setattr(prepare, "load_data", lambda *_, **__: first(digits, 300))
 
 
 def titles(page: Path) -> list[str]:

@@ -190,7 +190,7 @@ def test_features_are_watched_on_validation_images(data: ImageData, tmp_path: Pa
 def test_measurements_after_training_are_of_the_training_part(
     digits: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_data, "load_data", lambda *_: digits)
+    monkeypatch.setattr(run_data, "load_data", lambda *_, **__: digits)
     result = train(replace(CONFIG, batch_size=256, epochs=1, out=tmp_path / "run"), data=digits, reporter=Reporter())
     (images, labels), *_ = training_batches(load_run(result.folder), 64, None, "cpu")
     held = digits.hold_out(0.2)

@@ -185,7 +185,7 @@ def test_what_this_machine_cannot_do_is_said_before_anything_is_written(
 def test_data_without_labels_cannot_be_tuned_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images, labels = torch.zeros(512, 1, 8, 8, dtype=torch.uint8), torch.zeros(512, dtype=torch.int64)
     data = ImageData("blank", "nowhere", images, labels, images, labels, classes=1, flip=False)
-    monkeypatch.setattr(prepare_module, "load_data", lambda *_: data)
+    monkeypatch.setattr(prepare_module, "load_data", lambda *_, **__: data)
     base = TrainConfig(epochs=1, task="simclr", evaluations="none")
     with pytest.raises(UsageError, match="data must have labels of two classes or more to tune by, but blank has 1"):
         quietly(TuneConfig(base=base, optimizers=("lars",), out=tmp_path / "out"))
@@ -234,7 +234,7 @@ def test_trials_never_read_the_test_set(
     base = TrainConfig(data="digits", batch_size=128, epochs=1, accelerator="cpu")
     chosen = []
     for name, labels in (("one", few.test_labels), ("other", few.test_labels.flip(0))):
-        monkeypatch.setattr(prepare_module, "load_data", lambda *_, x=labels: replace(few, test_labels=x))
+        monkeypatch.setattr(prepare_module, "load_data", lambda *_, x=labels, **__: replace(few, test_labels=x))
         monkeypatch.setattr(tuning_module, "sweep", lambda *_, **__: None)
         config = TuneConfig(base=base, optimizers=("lars",), trials=2, out=tmp_path / name)
         result = tune(config, reporter=Reporter)
@@ -426,12 +426,12 @@ def test_a_tuning_goes_on_with_its_own_data_alone(
     quietly(config)
     data = load_data("digits")
     changed = replace(data, test_images=255 - data.test_images)
-    monkeypatch.setattr(prepare_module, "load_data", lambda *_: changed)
+    monkeypatch.setattr(prepare_module, "load_data", lambda *_, **__: changed)
     with pytest.raises(
         UsageError, match=r"data must be as they were .* but have changed: test images have other pixels"
     ):
         quietly(config)
-    monkeypatch.setattr(prepare_module, "load_data", lambda *_: data)
+    monkeypatch.setattr(prepare_module, "load_data", lambda *_, **__: data)
     stored = json.loads((tmp_path / "out" / "tune.json").read_text())
     del stored["fingerprint"]  # as an earlier version wrote it
     (tmp_path / "out" / "tune.json").write_text(json.dumps(stored))
