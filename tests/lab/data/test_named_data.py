@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tvlars.cli import main
 from tvlars.lab import Reporter, TrainConfig, UsageError, load_data, train
 from tvlars.lab.config import OPTIONS
 
@@ -194,3 +195,32 @@ def test_options_that_decide_what_is_loaded_are_checked_when_it_is() -> None:
         TrainConfig(data="digit")
     assert "torchvision:CLASS" in OPTIONS["data"].text
     assert torch.equal(load_data("digits").train_labels, load_data("digits").train_labels)
+
+
+def test_commands_take_data_of_a_file(file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    quick = ["--batch-size", "32", "--epochs", "1", "--accelerator", "cpu", "--precision", "32-true"]
+    assert main(["train", "--data", f"{file}:three", "--image-size", "10", *quick, "--out", "run"]) == 0
+    assert "64 training, 20 validation and 10 test images of 1 x 10 x 10" in capsys.readouterr().out
+    assert main(["evaluate", "run"]) == 0
+    assert main(["evaluate", "run", "--data", f"{file}:load", "--image-size", "10"]) == 0
+    assert main(["compare", "--data", f"{file}:load", "--optimizers", "lars", "sgd", *quick, "--out", "both"]) == 0
+    capsys.readouterr()
+    assert main(["train", "--data", f"{file}:laod", *quick]) == 2
+    assert "did you mean 'load'" in capsys.readouterr().err
+    assert main(["train", "--data", "./dtaa.py:load", *quick]) == 2
+    assert "Python files there: data.py" in capsys.readouterr().err
+    assert main(["train", "--data", f"{file}:fails", *quick]) == 1
+    said = capsys.readouterr().err
+    assert "RuntimeError: no such server" in said
+    assert "tvlars/lab" not in said
+
+
+def test_an_error_in_a_sample_is_theirs(file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("data.py").write_text(
+        FILE.replace("x = torch.arange", "if i == 30: raise KeyError('no 30')\n        x = torch.arange")
+    )
+    assert main(["train", "--data", f"{file}:load", "--data-workers", "2"]) == 1
+    said = capsys.readouterr().err
+    assert "KeyError: 'no 30'" in said
+    assert 'data.py", line 12' in said
+    assert "tvlars/lab" not in said
