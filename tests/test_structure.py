@@ -19,7 +19,7 @@ FLOORS = (
     ("errors", "console"),
     ("memory", "options", "presets", "files", "imported", "arguments"),
     ("data", "models", "optimizers", "metrics"),
-    ("ssl",),
+    ("ssl", "tasks"),
     ("config",),
     ("processes",),
     ("run_folder",),

@@ -81,10 +81,10 @@ def _train(parsed: argparse.Namespace) -> int:
     last = result.epochs[-1]
     seconds = sum(epoch.seconds for epoch in result.epochs)
     speed = last.step * result.config.batch_size / seconds
-    accuracy = f"{result.config.accuracy_name()} {result.accuracy:.2%}"
+    accuracy = f"{result.config.accuracy_name()} {result.accuracy:.2%}, " * (not result.config.own_task)
     split, lost = ("test", result.test_loss) if result.config.test else ("validation", result.validation_loss)
     say(
-        f"{result.config.arm_name}: {accuracy}, {split} loss {lost:.4f}, "
+        f"{result.config.arm_name}: {accuracy}{split} loss {lost:.4f}, "
         f"{last.step} steps in {seconds:.1f} s of training ({speed:,.0f} images/s)"
     )
     say(f"run folder: {result.folder}")

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tvlars.lab.measure.sharpness import run_sharpness
     from tvlars.lab.report import report
     from tvlars.lab.run_folder.loaded_run import LoadedRun, RunResult, load_run
+    from tvlars.lab.tasks import Task
     from tvlars.lab.training.progress import Reporter
     from tvlars.lab.training.train import train
 
@@ -43,6 +44,7 @@ __all__ = [
     "RunResult",
     "RunsDiff",
     "SweepResult",
+    "Task",
     "TrainConfig",
     "TuneConfig",
     "TuneResult",
@@ -85,6 +87,7 @@ import_when_asked(
         "tvlars.lab.measure.sharpness": ["run_sharpness"],
         "tvlars.lab.report": ["report"],
         "tvlars.lab.run_folder.loaded_run": ["LoadedRun", "RunResult", "load_run"],
+        "tvlars.lab.tasks": ["Task"],
         "tvlars.lab.training.progress": ["Reporter"],
         "tvlars.lab.training.train": ["train"],
     },

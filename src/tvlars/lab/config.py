@@ -146,7 +146,13 @@ class TrainConfig:
     init: str = option(
         "default", "weights of the model's convolutions and linear layers: {choices}", Is.TUNABLE, choices=INITS
     )
-    task: str = option(CLASSIFICATION, "what is learned: one of {choices}", Is.SAME, choices=(CLASSIFICATION, *METHODS))
+    task: str = option(
+        CLASSIFICATION,
+        "what is learned: one of {choices}, or the import path of a Task of yours",
+        Is.SAME,
+        choices=(CLASSIFICATION, *METHODS),
+        closed=False,
+    )
     optimizer: str = option(
         "tvlars",
         "one of {choices}, or the import path of any other, as torch.optim.NAdam or ./file.py:name",
@@ -508,8 +514,28 @@ class TrainConfig:
         if len(given := [name for name, there in sources.items() if there]) > 1:
             raise UsageError(f"{given[1]} must not be given with {given[0]}: each decides the initial weights")
 
+    @property
+    def own_task(self) -> bool:
+        """True if the task is a user's own."""
+        return self.task != CLASSIFICATION and self.task not in METHODS
+
+    def _check_own_task(self) -> None:
+        """Check the name of a user's task, and that no option of images and classes is given."""
+        if not (isinstance(self.task, str) and is_import_path(self.task)):
+            path = "package.module:MyTask or ./file.py:MyTask"
+            raise UsageError(f"{unknown('task', self.task, (CLASSIFICATION, *METHODS))} Or an import path, as {path}.")
+        object.__setattr__(self, "task", spelled_path(self.task))
+        general = ("compile", "shard", "ema")
+        of_images = ("crop_padding", "flip", "keep_best", "image_size", "skip_bad_images")
+        for name in (*names_of(Is.CLASSIFICATION | Is.SELF_SUPERVISED), *of_images):
+            if name not in general and getattr(self, name) != OPTIONS[name].default:
+                raise UsageError(f"{name} must not be given for a task of your own, {said_path(self.task)}")
+
     def _check_task(self) -> None:
         """Check that options of the other kind of task have their defaults."""
+        if self.own_task:
+            self._check_own_task()
+            return
         parse_evaluations(self.evaluations)
         if self.preset is not None:
             check_preset(self.preset, self.optimizer, self.self_supervised)
@@ -681,7 +707,7 @@ class TrainConfig:
 
     def label(self) -> str:
         """Return a short name for a folder: data, task, arm or optimizer, batch size and seed."""
-        task = f"{self.task}-" if self.self_supervised else ""
+        task = f"{short_name(self.task)}-" if self.self_supervised or self.own_task else ""
         return f"{self.data_label()}-{task}{self.arm or short_name(self.optimizer)}-b{self.batch_size}-s{self.seed}"
 
     def data_label(self) -> str:

@@ -92,7 +92,7 @@ class Metrics:
         for name, metric in self.metrics.items():
             try:
                 metric.update(torch.eye(classes)[labels], labels)
-                _numbers(name, metric.compute())
+                numbers(name, metric.compute())
                 metric.reset()
             except Exception as error:  # metrics have many types for what they cannot take
                 if isinstance(error, UsageError) or memory.has_ended(error) or is_theirs(error):
@@ -115,7 +115,7 @@ class Metrics:
         """Return the values by name, over all processes, and begin anew; every process calls it."""
         found: dict[str, float] = {}
         for name, metric in self.metrics.items():
-            found |= _numbers(name, metric.compute())
+            found |= numbers(name, metric.compute())
             metric.reset()
         return found
 
@@ -132,12 +132,17 @@ def _made(path: str, classes: int, name: str, given: Mapping[str, Metric] | None
             found = _called(found, path, {"num_classes": classes, "task": "multiclass"})
         else:
             found = copy.deepcopy(found)
-    if missing := [method for method in WANTED if not callable(getattr(found, method, None))]:
+    check_methods(name, found)
+    return found
+
+
+def check_methods(name: str, metric: Metric) -> None:
+    """Raise ``UsageError`` unless a metric has the methods of those of torchmetrics."""
+    if missing := [method for method in WANTED if not callable(getattr(metric, method, None))]:
         raise UsageError(
-            f"metrics must have the methods of torchmetrics, but {name}, of type {type(found).__name__}, has no "
+            f"metrics must have the methods of torchmetrics, but {name}, of type {type(metric).__name__}, has no "
             f"{missing[0]}"
         )
-    return found
 
 
 def _called(found: Any, path: str, ours: dict[str, Any]) -> Metric:
@@ -150,10 +155,10 @@ def _called(found: Any, path: str, ours: dict[str, Any]) -> Metric:
         raise UsageError(f"metrics {path} cannot be made: {one_line(error)}") from error
 
 
-def _numbers(name: str, value: Any) -> dict[str, float]:
+def numbers(name: str, value: Any) -> dict[str, float]:
     """Return what a metric computed as numbers by name; those of a collection have both names."""
     if isinstance(value, Mapping):
-        return {key: one for part, inner in value.items() for key, one in _numbers(f"{name}_{part}", inner).items()}
+        return {key: one for part, inner in value.items() for key, one in numbers(f"{name}_{part}", inner).items()}
     if isinstance(value, Tensor) and value.numel() != 1:
         raise UsageError(f"metrics {name} must be one number, got a tensor of shape {tuple(value.shape)}")
     try:

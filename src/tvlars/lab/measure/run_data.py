@@ -40,6 +40,8 @@ def data_of_run(
     Raises:
         UsageError: the run does not name its data set, or the data set does not fit.
     """
+    if run.config is not None and run.config.own_task:
+        raise UsageError(f"run must be of images with labels to be measured, and {run.folder} is of a task of its own")
     facts, data_dir, sized = run.model_facts(), as_path("data_dir", data_dir), image_size is not None
     if own := data is None:
         if run.config is None or not same_folder(run.config.data, run.config.data_dir, facts["data"]):

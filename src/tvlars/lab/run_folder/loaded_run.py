@@ -20,7 +20,7 @@ from tvlars.lab.data.fingerprint import Fingerprint
 from tvlars.lab.errors import UsageError
 from tvlars.lab.files.disk import DIGEST, digest_of
 from tvlars.lab.imported import file_of
-from tvlars.lab.models import STEMS, Model, build_model, check_model_name, has_code, said_model, spelled_model
+from tvlars.lab.models import GIVEN, STEMS, Model, build_model, check_model_name, has_code, said_model, spelled_model
 from tvlars.lab.run_folder.best import best_file, epochs_kept, read_weights
 from tvlars.lab.run_folder.identity import FINGERPRINT
 from tvlars.lab.run_folder.record import CORRECT, MODEL, read_object
@@ -149,6 +149,8 @@ class LoadedRun:
                 return False
             if math.isnan(self.accuracy):  # no labels
                 return True
+        if self.config is not None and self.config.own_task:
+            return True
         return 0 <= self.accuracy <= 1
 
     @property
@@ -214,7 +216,8 @@ class LoadedRun:
         value = self.summary.get(name)
         if isinstance(value, int | float) and not isinstance(value, bool):
             return float(value)
-        unlabelled = self.config is not None and self.config.self_supervised and self.status == Status.FINISHED
+        without = self.config is not None and (self.config.self_supervised or self.config.own_task)
+        unlabelled = without and self.status == Status.FINISHED
         return math.nan if unlabelled else None
 
     @property
@@ -356,7 +359,10 @@ def _fault_of(facts: dict[str, Any], config: TrainConfig | None) -> str | None:
     """Return the first fault of a model.json, None if there is none."""
     if missing := [name for name in MODEL_FACTS if name not in facts]:
         return f"model.json lacks {', '.join(missing)}"
-    good = {name: type(facts[name]) is int and 1 <= facts[name] <= most for name, most in MOST.items()}
+    free = has_code(str(facts["model"])) or str(facts["model"]).startswith(GIVEN)  # the user's builder sees to it
+    good = {
+        name: type(facts[name]) is int and 1 <= facts[name] <= (2**20 if free else most) for name, most in MOST.items()
+    }
     for name, (low, high) in {"mean": (0, 255), "std": (1, 256)}.items():  # of each channel
         values = facts[name]
         sized = isinstance(values, list) and len(values) == facts["channels"]

@@ -16,6 +16,7 @@ from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import GIVEN, ImageData, from_datasets, load_data
 from tvlars.lab.data.augment.recipe import PADDED, RANDOM_RESIZED
 from tvlars.lab.data.own.loaders import LoaderData, from_loaders
+from tvlars.lab.data.own.rows import RowsData, load_rows, rows_from
 from tvlars.lab.errors import UsageError
 from tvlars.lab.measure.layer_stats import check_layer_stats
 from tvlars.lab.measure.sharpness import check_sharpness
@@ -25,6 +26,7 @@ from tvlars.lab.processes.alike import check_alike, facts_of
 from tvlars.lab.processes.processes import Processes
 from tvlars.lab.run_folder.loggers import check_loggers
 from tvlars.lab.ssl.evaluations import check_labels
+from tvlars.lab.tasks import Task, load_task, try_task
 from tvlars.lab.training.optimizers import check_imported
 from tvlars.plan import Plan
 
@@ -42,6 +44,8 @@ class Prepared:
     model: Model | None = None
     """Module or builder that was given in Python; None: the one that the config names."""
 
+    task: Task | None = None
+    """The user's own task, None for others."""
     given_metrics: Mapping[str, Metric] | None = None
     """Metrics that were given in Python, by name."""
 
@@ -73,6 +77,11 @@ class Prepared:
             UsageError: it cannot be built, or does not fit data and task.
         """
         config, data = self.config, self.data
+        if self.task is not None:
+            rows: Any = data.train_images
+            with torch.random.fork_rng(devices=[]):
+                try_task(self.task, self.build_model()[0], rows[:2].values)
+            return
         plain = config.stem is None and not config.pretrained and config.weights is None
         if config.model in MODELS and plain:
             return
@@ -145,9 +154,14 @@ def taken(config: TrainConfig, data: Any, loaders: Any = None) -> tuple[TrainCon
         Exception: whatever a user's Dataset raises.
     """
     if loaders is not None:
+        if config.own_task:
+            raise UsageError("loaders must not be given for a task of your own: give data, Datasets of any samples")
         return _of_loaders(config, data, loaders)
     if data is None or isinstance(data, ImageData):
         return config, data
+    if config.own_task:
+        name = config.data if config.data.startswith(GIVEN) else f"{GIVEN}rows"
+        return replace(config, data=name), rows_from(data, name)
     name = config.data.removeprefix(GIVEN) if config.data.startswith(GIVEN) else ""
     with memory.needed("data must fit into memory"):
         loaded = from_datasets(data, name=name, image_size=config.image_size, processes=config.data_workers)
@@ -187,6 +201,7 @@ def prepare(
     here: bool = True,
     model: Model | None = None,
     metrics: Mapping[str, Metric] | None = None,
+    task: Task | None = None,
 ) -> Prepared:
     """Load the data, make the plan and check all options; nothing is written.
 
@@ -196,13 +211,15 @@ def prepare(
         here: True if the run is for this machine, which then has to have its device, its packages and its model.
         model: module or builder that the run's model, given:NAME, stands for.
         metrics: those that the run's metrics, NAME=given:CLASS, stand for.
+        task: the one that the run's task, given:NAME, stands for.
 
     Raises:
         UsageError: an option does not fit the data or this machine, or the data lack labels that the task needs.
     """
     data = data_of(config, data)
     _check_data(config, data)
-    prepared = Prepared(config, data, config.plan(len(data.train_labels)), model, metrics)
+    own = load_task(config.task, task) if config.own_task else None
+    prepared = Prepared(config, data, config.plan(len(data.train_labels)), model, own, metrics)
     check_imported(config, prepared.plan)
     if here:
         _check_machine(prepared)
@@ -219,10 +236,15 @@ def data_of(config: TrainConfig, data: ImageData | None = None) -> ImageData:
         UsageError: the data cannot be loaded, or ``config.validation`` does not fit them.
     """
     if data is None:
+        if config.own_task:
+            found = load_rows(config.data, config.data_dir)
+            return found.hold_out(config.validation, config.validation_seed)
         loads = config.data, config.data_dir, config.image_size, config.skip_bad_images, config.data_workers
         data = load_data(*loads, encoded=config.crop == RANDOM_RESIZED)
     if config.flip is not None:
         data = replace(data, flip=config.flip)
+    if config.own_task and not isinstance(data, RowsData):
+        raise UsageError(f"data must be Datasets or tensors for a task of your own, got {type(data).__name__}")
     return data.hold_out(config.validation, config.validation_seed)
 
 
@@ -234,6 +256,8 @@ def _check_data(config: TrainConfig, data: ImageData) -> None:
         )
     if not config.test and not data.validated:
         raise UsageError("test must be true without images for validation: give validation too, as 0.1")
+    if config.own_task:
+        return
     if config.self_supervised:
         check_labels(data, config.evaluations)
         for split in ("validation", "test") if data.validated else ("test",):

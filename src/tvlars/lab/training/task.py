@@ -1,8 +1,12 @@
-"""Task of a run: it computes gradients of batches, tests the model and returns its weights. Classification is one."""
+"""Task of a run: it computes gradients of batches, tests the model and returns its weights.
+
+Classification is one, a user's own task another.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any, ClassVar
@@ -14,10 +18,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
 from tvlars.lab.data.augment.recipe import RANDOM_RESIZED
 from tvlars.lab.errors import UsageError
+from tvlars.lab.imported import said_path
 from tvlars.lab.processes.processes import load_whole_weights, whole_weights
 from tvlars.lab.processes.sync_batch_norm import synchronize_batch_norm
 from tvlars.lab.run_folder.record import Record
 from tvlars.lab.ssl.evaluations import Evaluated
+from tvlars.lab.tasks import measures_of, metrics_of, update, values_of
 from tvlars.lab.training.batches import batches_of
 from tvlars.lab.training.compiler import compiled
 from tvlars.lab.training.optimizers import averages, build_optimizer
@@ -255,3 +261,69 @@ class Classification(Task):
             of_all.index_copy_(0, processes.share(torch.arange(count, device=device)), mine.int())
             self.right = processes.total(of_all).bool().cpu()
         return float(processes.total(loss)) / count, float(processes.total(mine.sum())) / count
+
+
+class OwnTask(Task):
+    """Task around a :class:`tvlars.lab.Task`; accuracies are NaN."""
+
+    def __init__(self, prepared: Prepared, network: nn.Module, record: Record, reporter: Reporter) -> None:
+        super().__init__(prepared, network, record, reporter)
+        assert prepared.task is not None
+        self.own = prepared.task
+        for split in ("validation", "test") if self.data.validated else ("test",):
+            if (rows := len(self.data.part(split)[1])) < self.processes.count:
+                raise UsageError(
+                    f"data must have a {split} sample for each of {self.processes.count} processes, got {rows}"
+                )
+        self.own_metrics = metrics_of(self.own)
+        for metric in self.own_metrics.values():
+            metric.to(self.fabric.device)
+        if self.averaging and any(isinstance(one, nn.modules.batchnorm._BatchNorm) for one in network.modules()):
+            raise UsageError(
+                f"optimizer must not average weights, as {self.config.arm_name} does, for a task of your own and a "
+                "model with batch norm, whose statistics would be of other weights"
+            )
+
+    def facts(self) -> dict[str, str]:
+        return {
+            "task": f"{said_path(self.config.task)}, with {self.config.micro_batch_size:,} samples at most at a time"
+        }
+
+    def _refresh_batch_norm(self) -> None:
+        """Do nothing: there is no batch norm with an optimizer that averages weights."""
+
+    def gradient(self, batch: Tensor, upcoming: Tensor) -> tuple[Tensor, Tensor]:
+        count, device = self.processes.count, self.fabric.device
+        loss_sum, last = torch.zeros((), device=device), self.batches.count - 1
+        indices = self.batches.split(batch)
+        parts: Iterator[Any] = self.batches.images(indices, self.batches.split(upcoming)[0])
+        for i, (index, rows) in enumerate(zip(indices, parts, strict=True)):
+            with self.no_sync(i < last):
+                with self.phase("forward"):
+                    # Weighted by the samples of a micro-batch: its mean losses add up to that of the batch.
+                    loss = self.own.loss(self.model, rows.to(device).values) * (len(index) / len(batch))
+                with self.phase("backward"):
+                    self.fabric.backward(loss * count if count > 1 else loss)
+            loss_sum += loss.detach()
+        return loss_sum, torch.full((), math.nan, device=device)
+
+    @torch.no_grad()
+    def test(self, epoch: int, step: int, split: str = "test") -> tuple[float, float]:
+        """Return the mean loss over the split, and NaN for the accuracy."""
+        processes, device = self.processes, self.fabric.device
+        self.model.eval()
+        rows: Any = self.data.part(split)[0]
+        mine = processes.share(torch.arange(len(rows), device="cpu"))
+        sums: dict[str, Tensor] = {"loss": torch.zeros((), dtype=torch.float64, device=device)}
+        for index in torch.split(mine, self.config.micro_batch_size):
+            part = rows[index.to(rows.device)].to(device).values
+            values = {"loss": self.own.loss(self.model, part), **measures_of(self.own, self.model, part)}
+            for name, value in values.items():
+                one = torch.as_tensor(value, dtype=torch.float64, device=device).reshape(())
+                sums[name] = sums.get(name, torch.zeros_like(one)) + len(index) * one
+            if self.own_metrics:
+                update(self.own_metrics, self.own.predict(self.model, part), type(self.own).__name__)
+        means = {name: float(processes.total(value)) / len(rows) for name, value in sums.items()}
+        loss = means.pop("loss")
+        self.measured = {f"{split}_{name}": value for name, value in (means | values_of(self.own_metrics)).items()}
+        return loss, math.nan

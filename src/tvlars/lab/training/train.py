@@ -21,6 +21,8 @@ from tvlars.lab.run_folder.loaded_run import RunResult
 from tvlars.lab.run_folder.loggers import check_protocol
 from tvlars.lab.run_folder.record import ASIDE, ENVIRONMENT, NoRecord, Record, read_object
 from tvlars.lab.run_folder.resuming import Finished, GoOn, New, opened
+from tvlars.lab.tasks import Task as UserTask
+from tvlars.lab.tasks import given_task
 from tvlars.lab.training.description import changed_sources, describe, facts_of_run, model_facts, optimizer_facts
 from tvlars.lab.training.optimizer_state import why_inexact
 from tvlars.lab.training.optimizers import held_by
@@ -28,7 +30,7 @@ from tvlars.lab.training.prepare import Prepared, prepare, taken
 from tvlars.lab.training.pretraining import Pretraining
 from tvlars.lab.training.progress import Reporter, choose_reporter
 from tvlars.lab.training.run import Run
-from tvlars.lab.training.task import Classification, Task
+from tvlars.lab.training.task import Classification, OwnTask, Task
 
 __all__ = ["RunResult", "train"]
 
@@ -39,6 +41,7 @@ def train(
     data: Data | None = None,
     loaders: Any = None,
     model: Model | None = None,
+    task: UserTask | None = None,
     metrics: Mapping[str, Metric] | None = None,
     folder: Path | None = None,
     reporter: Reporter | None = None,
@@ -62,6 +65,8 @@ def train(
         model: a module to train instead of ``config.model``, of which a copy is trained, or a function that builds one
             from ``channels``, ``image_size`` and ``classes``. The run's ``config.model`` is then given:NAME, and
             resuming and :func:`load_run` need the module or function again.
+        task: a task of your own in the place of ``config.task``, see :class:`tvlars.lab.Task`; ``data`` are then
+            Datasets of any samples, or tuples or dictionaries of tensors. Resuming needs it again.
         metrics: metrics of torchmetrics by name, or others with their interface, which are measured after every epoch
             besides those that ``config.metrics`` names. Resuming needs them again.
         folder: an empty folder for the record; None (default) makes the folder that ``config.out`` names.
@@ -84,13 +89,15 @@ def train(
         KeyboardInterrupt: Ctrl-C was pressed. The record is kept.
     """
     loggers = check_protocol(loggers)
+    if task is not None:
+        config = replace(config, task=given_task(task))
     config, loaded = taken(config, data, loaders)
     if model is not None:
         config = replace(config, model=given_name(model))
     if metrics:
         texts = [text for text in (config.metrics, given_metrics(metrics)) if text]
         config = replace(config, metrics=", ".join(dict.fromkeys(", ".join(texts).split(", "))))
-    prepared = prepare(config, loaded, model=model, metrics=metrics)
+    prepared = prepare(config, loaded, model=model, metrics=metrics, task=task)
     processes = prepared.processes
     reporter = (reporter or choose_reporter()) if processes.first else Reporter()
     notes: list[str] = []
@@ -115,7 +122,7 @@ def _train(
     with memory.needed(f"model {config.model!r} must fit into memory with its data"):
         model, model_text = prepared.build_model()
         inexact = why_inexact(config, prepared.plan, model)
-        kind = Pretraining if config.self_supervised else Classification
+        kind = OwnTask if config.own_task else Pretraining if config.self_supervised else Classification
         task: Task = kind(prepared, model, record, reporter)
     plan = task.plan
     run = Run(task, loggers)

@@ -47,6 +47,24 @@ def load_imported(path: str, data_dir: Path | None, image_size: int | None, proc
         UsageError: nothing is at the path, or what is there are no data.
         Exception: whatever the user's function raises.
     """
+    found, sized = imported_data(path, data_dir, image_size)
+    if isinstance(found, ImageData):
+        if image_size is not None and not sized:
+            raise UsageError(f"image_size must not be given for {path!r}, whose images have a size, got {image_size}")
+        return replace(found, name=path)
+    try:
+        return from_datasets(found, name=path, image_size=image_size, processes=processes)
+    except UsageError as error:
+        raise UsageError(f"data {path!r}: {error}") from error
+
+
+def imported_data(path: str, data_dir: Path | None, image_size: int | None) -> tuple[Any, bool]:
+    """Return what is at an import path, or what the function there returns, and True if it took ``image_size``.
+
+    Raises:
+        UsageError: nothing is at the path, or the function needs other arguments.
+        Exception: whatever the user's function raises.
+    """
     found = load_object(path, "data")
     if callable(found) and not hasattr(found, "__getitem__"):
         given = {"data_dir": data_dir, "image_size": image_size}
@@ -67,17 +85,8 @@ def load_imported(path: str, data_dir: Path | None, image_size: int | None, proc
             )
         without = {one.name for one in there if one.default is not one.empty}
         taken = {name: value for name, value in taken.items() if value is not None or name not in without}
-        found = found(**taken)
-        if "image_size" in taken and isinstance(found, ImageData):
-            image_size = None
-    if isinstance(found, ImageData):
-        if image_size is not None:
-            raise UsageError(f"image_size must not be given for {path!r}, whose images have a size, got {image_size}")
-        return replace(found, name=path)
-    try:
-        return from_datasets(found, name=path, image_size=image_size, processes=processes)
-    except UsageError as error:
-        raise UsageError(f"data {path!r}: {error}") from error
+        return found(**taken), "image_size" in taken
+    return found, False
 
 
 def load_torchvision(

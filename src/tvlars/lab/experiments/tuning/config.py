@@ -67,6 +67,8 @@ class TuneConfig:
             raise UsageError(
                 f"lr must not be given for tuning, which searches it: say where with space, got {self.base.lr}"
             )
+        if self.base.own_task:
+            raise UsageError(f"task must be one of ours for tuning, which chooses by accuracy, got {self.base.task}")
         if self.base.validation == 0:
             raise UsageError("validation must be > 0 for tuning, whose trials are chosen by it, got 0")
         if not self.base.test:

@@ -186,7 +186,9 @@ def check_progress(
                 f"random[{rank}][1]", torch.empty(min(max(length, 1), 2**16), dtype=torch.uint8, device="meta"), state
             )
 
-    unlabelled = config.self_supervised  # without labels there is no accuracy, and a loss may be below 0
+    unlabelled = (
+        config.self_supervised or config.own_task
+    )  # without labels there is no accuracy, and a loss may be below 0
     loss: Any = partial(at.number, low=-math.inf if unlabelled else 0.0)
     share: Any = partial(at.number, low=0.0, high=1.0 + ROUNDED, or_nan=unlabelled)
     speed: Any = partial(at.number, low=0.0)

@@ -1,0 +1,183 @@
+"""Data of users' tasks: samples of any structure of tensors, stacked in memory."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.data import default_collate
+
+from tvlars._checks import one_line
+from tvlars.lab import memory
+from tvlars.lab.data.fingerprint import Fingerprint, SplitFingerprint
+from tvlars.lab.data.image_data import ImageData
+from tvlars.lab.data.own.named import imported_data
+from tvlars.lab.data.place import GIVEN
+from tvlars.lab.errors import UsageError
+from tvlars.lab.imported import is_import_path, is_theirs
+
+SPLITS = ("train", "validation", "test")
+
+
+class Rows:
+    """Samples of a split: ``values`` is a structure of tensors (N, ...), indexed along their first dimension."""
+
+    def __init__(self, values: Any) -> None:
+        self.values = values
+        leaves = tree_leaves(values)
+        self.first = leaves[0]
+        self.shape, self.ndim = self.first.shape, self.first.ndim
+        self.dtype, self.device = self.first.dtype, self.first.device
+        self.nbytes = sum(leaf.nbytes for leaf in leaves)
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    def __getitem__(self, which: Any) -> Rows:
+        return Rows(tree_map(lambda leaf: leaf[which], self.values))
+
+    def to(self, device: Any, non_blocking: bool = False) -> Rows:
+        """Return the samples on ``device``."""
+        return Rows(tree_map(lambda leaf: leaf.to(device, non_blocking=non_blocking), self.values))
+
+    def pin_memory(self) -> Rows:
+        """Return the samples in pinned memory."""
+        return Rows(tree_map(lambda leaf: leaf.pin_memory(), self.values))
+
+    def digest(self) -> str:
+        """Return a digest of shapes, types and contents."""
+        found = hashlib.sha256()
+        for leaf in tree_leaves(self.values):
+            found.update(f"{tuple(leaf.shape)} {leaf.dtype}".encode())
+            found.update(leaf.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        return found.hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class RowsData(ImageData):
+    """Data of a user's task. Images are :class:`Rows`, and labels, which have no meaning, are 0."""
+
+    def __post_init__(self) -> None:
+        """Check nothing: :func:`rows_from` has made them."""
+
+    @cached_property
+    def _fingerprint(self) -> Fingerprint:
+        def one(split: str) -> SplitFingerprint:
+            rows: Any
+            rows, labels = self.part(split)
+            return SplitFingerprint((len(labels),), "", "", rows.digest())
+
+        return Fingerprint((), one("train"), one("test"), "", one("validation") if self.validated else None)
+
+    @property
+    def image_size(self) -> int:
+        """Size of the last dimension of the first tensor."""
+        return int(self.train_images.shape[-1]) if self.train_images.ndim > 1 else 1
+
+    @property
+    def channels(self) -> int:
+        """Size of the dimension after that of samples of the first tensor."""
+        return int(self.train_images.shape[1]) if self.train_images.ndim > 1 else 1
+
+    def mean_and_std(self) -> tuple[Tensor, Tensor]:
+        """Return 0 and 1: samples are used as they are."""
+        return torch.zeros(self.channels, device="cpu"), torch.ones(self.channels, device="cpu")
+
+    def __str__(self) -> str:
+        held = f", {len(self.validation_labels):,} validation" if self.validation_labels is not None else ""
+        shapes = ", ".join("x".join(map(str, leaf.shape[1:])) or "1" for leaf in tree_leaves(self.train_images.values))
+        counts = f"{len(self.train_labels):,} training{held} and {len(self.test_labels):,} test samples"
+        return f"{self.name}: {counts} of {shapes} ({self.origin})"
+
+
+def rows_from(data: Any, name: str) -> RowsData:
+    """Return data of a user's task.
+
+    Args:
+        data: (train, test), (train, validation, test) or a dictionary of them. Each is a map-style Dataset, or a tuple
+            or dictionary of tensors or arrays with one row per sample.
+        name: name of the data.
+
+    Raises:
+        UsageError: a split is none of these, or its samples differ in shape.
+        Exception: whatever a user's Dataset raises.
+    """
+    named: dict[Any, Any] = {}
+    if isinstance(data, Mapping):
+        named = dict(data)
+    elif isinstance(data, tuple | list) and len(data) <= len(SPLITS):
+        named = dict(zip(("train", "test") if len(data) == 2 else SPLITS, data, strict=False))
+    if not {"train", "test"} <= set(named) <= set(SPLITS):
+        raise UsageError(
+            f"data must be (train, test), (train, validation, test), or a dictionary of them, got {_kind(data)}"
+        )
+    splits: dict[str, Any] = {split: Rows(_stacked(one, split)) for split, one in named.items()}
+    labels = {split: torch.zeros(len(rows), dtype=torch.int64, device="cpu") for split, rows in splits.items()}
+    train, test = ((splits[split], labels[split]) for split in ("train", "test"))
+    made = RowsData(name, "as they are", *train, *test, classes=1, flip=False)
+    if "validation" in splits:
+        made = replace(made, validation_images=splits["validation"], validation_labels=labels["validation"])
+    return made
+
+
+def _stacked(one: Any, split: str) -> Any:
+    """Return the samples of a split as a structure of tensors (N, ...)."""
+    if isinstance(one, tuple | list | Mapping):
+        values = tree_map(_as_tensor, one)
+        counts = {len(leaf) if leaf.ndim else -1 for leaf in tree_leaves(values)}
+        if len(counts) != 1 or counts & {0, -1}:
+            raise UsageError(
+                f"data must have tensors of one number of rows, at least one, got {_shapes(values)} for {split}"
+            )
+        return values
+    if isinstance(one, Tensor) or not (hasattr(one, "__getitem__") and hasattr(one, "__len__")) or not len(one):
+        raise UsageError(
+            f"data must have a Dataset with samples, or a tuple or dictionary of tensors, for {split}, got {_kind(one)}"
+        )
+    samples = [one[i] for i in range(len(one))]
+    try:
+        return tree_map(_as_tensor, default_collate(samples))
+    except (TypeError, RuntimeError) as error:
+        if memory.has_ended(error) or is_theirs(error):
+            raise
+        raise UsageError(
+            f"data must have {split} samples of one shape, tensors or numbers: {one_line(error)}"
+        ) from error
+
+
+def _as_tensor(value: Any) -> Tensor:
+    """Return a tensor; numbers of double precision, as Python's and NumPy's are, in the default one."""
+    made = torch.as_tensor(value, device="cpu")
+    return made.to(torch.get_default_dtype()) if made.dtype == torch.float64 else made
+
+
+def _kind(value: Any) -> str:
+    many = f" of {len(value)}" if isinstance(value, tuple | list | Mapping) else ""
+    return f"a {type(value).__name__}{many}"
+
+
+def _shapes(values: Any) -> str:
+    return ", ".join(str(tuple(leaf.shape)) for leaf in tree_leaves(values))
+
+
+def load_rows(path: str, data_dir: Path | None) -> RowsData:
+    """Return data of a user's task at an import path, of data or of a function that returns them.
+
+    Raises:
+        UsageError: ``path`` is no import path, nothing is there, or what is there are no data.
+        Exception: whatever the user's own code raises.
+    """
+    if path.startswith(GIVEN):
+        raise UsageError("data must be given again, as in train(config, data=...), since they were given in Python")
+    if not is_import_path(path):
+        raise UsageError(
+            f"data must be an import path for a task of your own, as ./file.py:load, or given in Python, got {path!r}"
+        )
+    return rows_from(imported_data(path, data_dir, None)[0], path)

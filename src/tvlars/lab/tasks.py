@@ -1,0 +1,170 @@
+"""Tasks of users: the loss of a batch, and what is measured besides."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tvlars._checks import one_line
+from tvlars.lab import memory
+from tvlars.lab.errors import UsageError
+from tvlars.lab.imported import is_theirs, load_object, said_path
+from tvlars.lab.metrics import Metric, check_methods, check_metric_name, numbers
+
+GIVEN = "given:"
+
+
+class Task:
+    """Base class of a task of one's own: regression, segmentation, or any other with a differentiable loss.
+
+    A batch has the form of one sample of the data, with a first dimension of samples, as ``default_collate`` makes it.
+    Tensors are on the model's device. Whatever has random numbers, as augmentation, belongs into :meth:`loss`, where
+    ``model.training`` is True in training.
+    """
+
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        """Return the mean loss over the samples of a batch, a scalar that gradients are computed of.
+
+        Args:
+            model: called as ``model(inputs)``.
+            batch: samples.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must have a method loss(model, batch)")
+
+    def measure(self, model: nn.Module, batch: Any) -> Mapping[str, Any]:
+        """Return measures by name, each its mean over the samples of a batch of held-out data. Default: none.
+
+        Args:
+            model: in evaluation mode; no gradients are computed.
+            batch: samples.
+        """
+        return {}
+
+    def metrics(self) -> Mapping[str, Metric]:
+        """Return metrics of torchmetrics by name, which are updated with the result of :meth:`predict`.
+
+        For measures that are no means over samples. Default: none.
+        """
+        return {}
+
+    def predict(self, model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
+        """Return predictions and targets of a batch, as the :meth:`metrics` take them.
+
+        Args:
+            model: in evaluation mode; no gradients are computed.
+            batch: samples.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must have a method predict(model, batch) for its metrics")
+
+
+def given_task(task: Task) -> str:
+    """Return the name of a task that was given in Python, as in "given:Regression"."""
+    return f"{GIVEN}{type(task).__name__}"
+
+
+def load_task(name: str, given: Task | None = None) -> Task:
+    """Return the task ``name``, the import path of a class or an instance, or given:NAME.
+
+    Raises:
+        UsageError: nothing is there, it is no :class:`Task`, or a given one is not given again.
+    """
+    if name.startswith(GIVEN):
+        if given is None:
+            raise UsageError(
+                f"task must be given again, as in train(config, task=...), since it was the "
+                f"{name.removeprefix(GIVEN)} that train was called with"
+            )
+        found: Any = given
+    else:
+        found = load_object(name, "task")
+        if inspect.isclass(found) and issubclass(found, Task):
+            try:
+                found = found()
+            except TypeError as error:
+                if is_theirs(error):
+                    raise
+                raise UsageError(f"task {said_path(name)} must be made without arguments: {error}") from error
+    if not isinstance(found, Task):
+        kind = found.__name__ if inspect.isclass(found) else f"an object of type {type(found).__name__}"
+        raise UsageError(f"task must be a subclass of tvlars.lab.Task, or an instance, got {kind}")
+    return found
+
+
+def metrics_of(task: Task) -> dict[str, Metric]:
+    """Return copies of the task's metrics by name.
+
+    Raises:
+        UsageError: a name is invalid, or a metric lacks the methods of torchmetrics.
+    """
+    found = dict(task.metrics())
+    for name, metric in found.items():
+        check_metric_name(name)
+        check_methods(name, metric)
+    return copy.deepcopy(found)
+
+
+def try_task(task: Task, model: nn.Module, batch: Any) -> None:
+    """Call each method of a task once, on two samples, so that what does not fit is said before any run.
+
+    Raises:
+        UsageError: a result has another form.
+        Exception: whatever the user's own code raises.
+    """
+    name = type(task).__name__
+    try:
+        loss = task.loss(model.train(), batch)
+        if not isinstance(loss, Tensor) or loss.numel() != 1 or loss.ndim or not loss.requires_grad:
+            raise UsageError(
+                f"task {name} must return a scalar loss that depends on the model's weights, got {_described(loss)}"
+            )
+        model.eval()
+        with torch.no_grad():
+            measures_of(task, model, batch)
+            if metrics := metrics_of(task):
+                update(metrics, task.predict(model, batch), name)
+                values_of(metrics)
+    except Exception as error:  # torch and torchmetrics have many types for what does not fit
+        if isinstance(error, UsageError) or memory.has_ended(error) or is_theirs(error):
+            raise
+        raise UsageError(f"task {name} fails on two samples: {one_line(error)}") from error
+
+
+def measures_of(task: Task, model: nn.Module, batch: Any) -> dict[str, Any]:
+    """Return the task's measures of a batch; raise ``UsageError`` if one is no number or has no valid name."""
+    found = task.measure(model, batch)
+    if not isinstance(found, Mapping):
+        raise UsageError(f"task {type(task).__name__} must return measures by name, got {_described(found)}")
+    for name, value in found.items():
+        check_metric_name(str(name))
+        if not (isinstance(value, (int, float)) or (isinstance(value, Tensor) and value.numel() == 1)):
+            raise UsageError(f"measure {name} must be a number, its mean over the batch, got {_described(value)}")
+    return dict(found)
+
+
+def update(metrics: Mapping[str, Metric], predicted: Any, name: str) -> None:
+    """Update metrics with predictions and targets."""
+    if not isinstance(predicted, tuple | list) or len(predicted) != 2:
+        raise UsageError(f"task {name} must predict a pair, predictions and targets, got {_described(predicted)}")
+    for metric in metrics.values():
+        metric.update(*predicted)
+
+
+def values_of(metrics: Mapping[str, Metric]) -> dict[str, float]:
+    """Return the values of metrics by name, over all processes, and reset them."""
+    found: dict[str, float] = {}
+    for name, metric in metrics.items():
+        found |= numbers(name, metric.compute())
+        metric.reset()
+    return found
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, Tensor):
+        without = "" if value.requires_grad or value.ndim else " without a gradient"
+        return f"a tensor of shape {tuple(value.shape)}{without}"
+    return f"an object of type {type(value).__name__}"

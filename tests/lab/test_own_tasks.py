@@ -1,0 +1,230 @@
+"""Tasks of users: regression, segmentation and others, in Python and on the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import r2_score
+from torch import Tensor, nn
+from torch.utils.data import Dataset, TensorDataset
+
+from tvlars.cli import main
+from tvlars.lab import Comparison, Reporter, Task, TrainConfig, TuneConfig, UsageError, evaluate, load_run, train
+from tvlars.lab.data.own.rows import load_rows, rows_from
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "lab"
+
+
+class Square(Task):
+    """Mean square error of a dictionary's "x" and "y"."""
+
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        return nn.functional.mse_loss(model(batch["x"]), batch["y"])
+
+    def measure(self, model: nn.Module, batch: Any) -> Mapping[str, Any]:
+        return {"worst": (model(batch["x"]) - batch["y"]).abs().amax(1).mean()}
+
+
+class Samples(Dataset[Any]):
+    """y = x A, as samples that are dictionaries."""
+
+    def __init__(self, count: int, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.x = torch.randn(count, 5, generator=generator)
+        self.y = self.x @ torch.arange(10.0).view(5, 2) / 10
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, i: int) -> Any:
+        return {"x": self.x[i], "y": self.y[i]}
+
+
+def short(out: Path, **options: Any) -> TrainConfig:
+    usual: dict[str, Any] = dict(optimizer="adamw", lr=0.05, batch_size=64, epochs=3, precision="32-true")
+    return TrainConfig(out=out, accelerator="cpu", **{**usual, **options})
+
+
+def squares(out: Path, task: Task | None = None, **options: Any) -> Any:
+    data = Samples(320, 0), Samples(100, 1)
+    task = task or Square()
+    return train(short(out, **options), data=data, model=linear(), task=task, reporter=Reporter())
+
+
+def linear() -> nn.Module:
+    """The same weights each time."""
+    torch.manual_seed(0)
+    return nn.Linear(5, 2)
+
+
+def test_loss_and_measures_are_those_of_the_final_weights(tmp_path: Path) -> None:
+    result = squares(tmp_path / "run")
+    assert result.epochs[-1].train_loss < 0.5 * result.epochs[0].train_loss
+    run = load_run(result.folder, model=linear())
+    test = Samples(100, 1)
+    with torch.no_grad():
+        error = run.model()(test.x) - test.y
+    assert result.epochs[-1].test_loss == pytest.approx(float(error.square().mean()), rel=1e-5)
+    assert run.metrics == {"test_worst": pytest.approx(float(error.abs().amax(1).mean()), rel=1e-5)}
+    assert run.complete
+    assert not run.problems
+    with pytest.raises(UsageError, match="is of a task of its own"):
+        evaluate(run)
+
+
+def test_micro_batches_add_up_to_the_batch(tmp_path: Path) -> None:
+    whole, parts = (squares(tmp_path / str(size), micro_batch_size=size) for size in (64, 10))
+    assert parts.epochs[-1].test_loss == pytest.approx(whole.epochs[-1].test_loss, rel=1e-4)
+
+
+def test_validation_and_resume(tmp_path: Path) -> None:
+    class Stop(Reporter):
+        def epoch(self, row: Any) -> None:
+            raise KeyboardInterrupt
+
+    options: dict[str, Any] = dict(validation=0.25, checkpoint_every="1-epochs", resume=True)
+    whole = squares(tmp_path / "whole", **options)
+    run = load_run(whole.folder)
+    assert run.metrics.keys() == {"validation_worst", "test_worst"}
+    assert run.epochs["test_loss"].isna().all()
+    call: dict[str, Any] = dict(data=(Samples(320, 0), Samples(100, 1)), model=linear(), task=Square())
+    with pytest.raises(KeyboardInterrupt):
+        train(short(tmp_path / "cut", **options), **call, reporter=Stop())
+    train(short(tmp_path / "cut", **options), **call, reporter=Reporter())
+    assert load_run(tmp_path / "cut").metrics == run.metrics
+    other = call | {"data": (Samples(320, 5), Samples(100, 1))}
+    with pytest.raises(UsageError, match="have changed: training images have other pixels"):
+        train(short(tmp_path / "cut", **options, epochs=3), **other, reporter=Reporter())
+    with pytest.raises(UsageError, match=r"task must be given again, as in train\(config, task=...\)"):
+        train(short(tmp_path / "cut", task="given:Square", **options), **call | {"task": None}, reporter=Reporter())
+
+
+@pytest.mark.parametrize("name", ["regression", "segmentation"])
+def test_an_example(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = EXAMPLES / f"{name}.py"
+    assert file.read_text().count("\n") < 40
+    words = ["train", "--task", f"{file}:{name.title()}", "--data", f"{file}:load", "--model", f"{file}:build"]
+    options = ["--optimizer", "adamw", "--lr", "0.03", "--batch-size", "64", "--epochs", "6", "--out", "run"]
+    assert main([*words, *options, "--precision", "32-true"]) == 0
+    run = load_run("run")
+    data: Any = load_rows(f"{file}:load", None)
+    inputs, targets = data.test_images.values
+    with torch.no_grad():
+        out = run.model()(inputs)
+    if name == "regression":
+        assert run.metrics["test_r2"] == pytest.approx(r2_score(targets, out[:, 0]), abs=1e-4)
+        assert run.metrics["test_r2"] > 0.2
+    else:
+        found, mask = out.argmax(1).bool(), targets.bool()
+        assert run.metrics["test_iou"] == pytest.approx(float((found & mask).sum() / (found | mask).sum()), abs=1e-4)
+        assert run.metrics["test_iou"] > 0.6
+
+
+def test_a_comparison_has_the_measures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = EXAMPLES / "regression.py"
+    words = ["compare", "--task", f"{file}:Regression", "--data", f"{file}:load", "--model", f"{file}:build"]
+    options = ["--optimizers", "lars", "adamw", "--seeds", "0", "1", "--batch-size", "64", "--epochs", "1"]
+    assert main([*words, *options, "--out", "both"]) == 0
+    table = Comparison.load("both").table()
+    assert table["test_r2"].notna().all()
+    assert table["seeds"].tolist() == [2, 2]
+    assert "test r2" in Path("both/report.html").read_text()
+
+
+class Vector(Square):
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        return (model(batch["x"]) - batch["y"]).square().mean(1)
+
+
+class Detached(Square):
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        return super().loss(model, batch).detach()
+
+
+class Named(Square):
+    def measure(self, model: nn.Module, batch: Any) -> Mapping[str, Any]:
+        return {"accuracy": 1.0}
+
+
+class Many(Square):
+    def measure(self, model: nn.Module, batch: Any) -> Mapping[str, Any]:
+        return {"error": batch["y"]}
+
+
+@pytest.mark.parametrize(
+    ("task", "match"),
+    [
+        (Vector(), r"must return a scalar loss .*, got a tensor of shape \(2,\)"),
+        (Detached(), "a scalar loss that depends on the model's weights, got .* without a gradient"),
+        (Named(), "must not be called accuracy"),
+        (Many(), r"measure error must be a number, .* got a tensor of shape \(2, 2\)"),
+    ],
+)
+def test_tasks_that_do_not_suit(task: Task, match: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=match):
+        squares(tmp_path / "run", task)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_task_without_a_loss(tmp_path: Path) -> None:
+    with pytest.raises((UsageError, NotImplementedError), match="must have a method loss"):
+        squares(tmp_path / "run", Task())
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"task": "regresion"}, "unknown task 'regresion'.*Or an import path"),
+        ({"task": "./mine.py:T", "rotation": 3.0}, "rotation must not be given for a task of your own, mine.py:T"),
+        ({"task": "./mine.py:T", "metrics": "a.B"}, "metrics must not be given for a task of your own"),
+        ({"task": "./mine.py:T", "keep_best": True, "validation": 0.1}, "keep_best must not be given"),
+    ],
+)
+def test_options_of_images_are_refused(options: dict[str, Any], match: str) -> None:
+    with pytest.raises(UsageError, match=match):
+        TrainConfig(**options)
+    if "mine" not in str(options["task"]) or len(options) > 2:
+        return
+    with pytest.raises(UsageError, match="task must be one of ours for tuning"):
+        TuneConfig(base=TrainConfig(task="./mine.py:T"))
+
+
+@pytest.mark.parametrize(
+    ("data", "match"),
+    [
+        ((1, 2, 3, 4), "got a tuple of 4"),
+        ({"train": Samples(3, 0)}, "got a dict of 1"),
+        (None, "got a NoneType"),
+        ((torch.zeros(3, 2), torch.zeros(3)), "must have a Dataset with samples, or a tuple or dictionary of tensors"),
+        (((torch.zeros(3, 2), torch.zeros(4)),) * 2, r"one number of rows, .* got \(3, 2\), \(4,\) for train"),
+        ((TensorDataset(torch.zeros(0, 2)),) * 2, "must have a Dataset with samples"),
+    ],
+)
+def test_data_that_do_not_suit(data: Any, match: str) -> None:
+    with pytest.raises(UsageError, match=match):
+        rows_from(data, "mine")
+
+
+def test_numbers_of_double_precision_become_those_of_models() -> None:
+    x, y = np.zeros((4, 3)), np.arange(4)
+    data: Any = rows_from(((x, y), TensorDataset(torch.tensor(x), torch.tensor(y))), "mine")
+    for rows in (data.train_images, data.test_images):
+        assert [leaf.dtype for leaf in rows.values] == [torch.float32, torch.int64]
+    assert data.fingerprint.train == data.fingerprint.test
+
+
+def test_two_processes_train_as_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = EXAMPLES / "regression.py"
+    words = ["train", "--task", f"{file}:Regression", "--data", f"{file}:load", "--model", f"{file}:build"]
+    common = [*words, "--optimizer", "sgd", "--lr", "0.05", "--batch-size", "64", "--epochs", "2"]
+    assert main([*common, "--out", "one"]) == 0
+    assert main([*common, "--out", "two", "--devices", "2", "--accelerator", "cpu"]) == 0
+    assert load_run("two").metrics == pytest.approx(load_run("one").metrics, rel=1e-3)
