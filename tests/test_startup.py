@@ -75,9 +75,9 @@ def test_the_help_of_all_commands_is_that_of_the_parser() -> None:
     [
         ("tvlars.lab.training.prepare", "load_data", ["train"]),
         ("tvlars.lab.training.prepare", "load_data", ["ssl"]),
-        ("tvlars.lab.experiments.compare", "load_data", ["compare"]),
+        ("tvlars.lab.experiments.compare", "data_of", ["compare"]),
         ("tvlars.lab.experiments.sweep", "make_agenda", ["sweep", "grid.yaml"]),
-        ("tvlars.lab.experiments.tuning.tune", "load_data", ["tune"]),
+        ("tvlars.lab.experiments.tuning.tune", "data_of", ["tune"]),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
