@@ -32,17 +32,18 @@ OTHERS: dict[str, Any] = {
     **dict(method_options="lambda_param=0.1", skip_bad_images=True, validation=0.1, validation_seed=1),
     **dict(optimizer_options="norm_clip=1.0", label_smoothing=0.1, clip_grad_norm=1.0, ema=0.9, test=False),
     **dict(schedule_options="gamma=0.9", warmup_steps=3, final_factor=0.1, power=3.0, decay_share=0.3),
-    **dict(decay_tail="sqrt", keep_best=True),
+    **dict(decay_tail="sqrt", keep_best=True, stem="small", pretrained=True, weights=Path("weights.pt"), flip=True),
+    **dict(crop="random-resized", crop_scale=0.3, auto_augment="randaugment", mixup=0.2, cutmix=1.0),
 }
 MEASURING: dict[str, Any] = dict(
-    evaluations="knn", layer_stats=2, sharpness="end", sharpness_samples=64, noise_scale=True
+    evaluations="knn", layer_stats=2, sharpness="end", sharpness_samples=64, noise_scale=True, metrics=("x.F1",)
 )
 BY_OTHER_MEANS: dict[str, Any] = {
     **dict(
         data_dir=Path("there"), accelerator="cpu", compile=True, log=("tensorboard",), devices=2, nodes=2, shard=True
     ),
     **dict(timeout=3.0, rendezvous="a:1", checkpoint_every="3s", checkpoint_keep=5, resume=True, profile=True),
-    **dict(out=Path("out"), arm="cold"),
+    **dict(out=Path("out"), arm="cold", data_workers=3),
 }
 
 
