@@ -72,6 +72,9 @@ def test_batch_sizes_stand_apart_each_with_its_own_highest_mean(tmp_path: Path) 
     assert r"lars & 1,024 & 16 & \textbf{80.00} & 1 \\" in text
     assert "Test accuracy of one seed; my\\_birds, net.py:build, 30 epochs. Bold: the highest mean of each" in text
     assert "Differences are not tested with fewer than 3 seeds." in text
+    for run in both.runs:
+        (tmp_path / run.folder / "config.json").write_text('{"data": "given:Birds", "model": "given:Net", "epochs": 1}')
+    assert "; Birds, Net, 1 epoch. Bold" in both.to_latex()
 
 
 def test_tables_of_nothing_are_tables(tmp_path: Path) -> None:

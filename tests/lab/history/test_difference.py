@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tvlars.cli import main
-from tvlars.lab import Comparison, Reporter, TrainConfig, UsageError, diff_runs, train
+from tvlars.lab import Comparison, Reporter, TrainConfig, UsageError, diff_runs, load_run, train
 from tvlars.lab.comparison.comparison import RunRow
 
 
@@ -138,10 +138,13 @@ def test_folders_of_other_kinds_are_one_sentence(one: Path, tmp_path: Path, caps
     Comparison(tmp_path / "compared", "").save()
     (tmp_path / "swept").mkdir()
     (tmp_path / "swept" / "sweep.json").write_text("{}")
+    (tmp_path / "tuned").mkdir()
+    (tmp_path / "tuned" / "tune.json").write_text("{}")
     (tmp_path / "empty").mkdir()
     for name, sentence in {
         "compared": "a and b must be two runs or two comparisons, but",
         "swept": "is one of a sweep: name runs in it, tvlars runs",
+        "tuned": "is one of a tuning: name runs in it, tvlars runs",
         "empty": "is no run folder: it has no config.json",
         "nowhere": "b must be a folder of a run or a comparison, got",
     }.items():
@@ -149,5 +152,7 @@ def test_folders_of_other_kinds_are_one_sentence(one: Path, tmp_path: Path, caps
         error = capsys.readouterr().err
         assert sentence in error
         assert error.count("\n") == 1
+    with pytest.raises(UsageError, match=r"it is a tuning, its reported runs are in .*final"):
+        load_run(tmp_path / "tuned")
     with pytest.raises(UsageError, match="two runs or two comparisons"):
         diff_runs(tmp_path / "compared", one)

@@ -12,6 +12,7 @@ import pandas as pd
 
 from tvlars.lab.comparison.statistics import FEWEST_SEEDS, LEVEL, best_arms, metrics_in
 from tvlars.lab.config import OPTIONS
+from tvlars.lab.data import GIVEN
 from tvlars.lab.imported import said_path
 from tvlars.lab.options import Is
 
@@ -194,7 +195,7 @@ def _shared(settings: Sequence[Mapping[str, Any]]) -> str:
         values = {repr(one.get(name)): one.get(name) for one in settings}
         value = next(iter(values.values()), None) if len(values) == 1 else None
         if value is not None and (name, value) != ("task", "classification"):
-            said = said_path(value) if isinstance(value, str) else value
+            said = said_path(value).removeprefix(GIVEN) if isinstance(value, str) else value
             said = str(said).rpartition("/")[2] if name == "data" else said
             found.append((form if value != 1 else form.removesuffix("s")).format(said))
     return f"; {', '.join(found)}" if found else ""

@@ -11,6 +11,8 @@ import pandas as pd
 from tvlars.lab.comparison.protocol import protocol
 from tvlars.lab.comparison.statistics import PAIR_COLUMNS, differences, table
 from tvlars.lab.comparison.verdict import answers
+from tvlars.lab.data import GIVEN
+from tvlars.lab.imported import said_path
 from tvlars.lab.report.arms import Arm, config_of, frame_of, make_arms
 from tvlars.lab.run_folder.loaded_run import LoadedRun
 from tvlars.lab.run_folder.record import MODEL, read_object
@@ -68,7 +70,7 @@ def _facts(run: LoadedRun) -> dict[str, str]:
     """Return facts that may tell parts apart, in words."""
     config, images = config_of(run), run.test_images()
     return {
-        "data": config.data,
+        "data": said_path(config.data).removeprefix(GIVEN),
         "size": _size(run),
         "task": config.task,
         "epochs": f"{config.epochs} epoch{'s' if config.epochs != 1 else ''}",

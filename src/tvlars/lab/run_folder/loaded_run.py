@@ -418,6 +418,10 @@ def load_run(folder: Path | str, model: Model | None = None) -> LoadedRun:
         raise UsageError(f"run must be an existing folder, got {str(folder)!r}")
     if is_regular(folder / "comparison.json", folder):
         raise UsageError(f"{folder} is no run folder: it is a comparison, its runs are the folders in it")
+    if is_regular(folder / "tune.json", folder):
+        raise UsageError(f"{folder} is no run folder: it is a tuning, its reported runs are in {folder / 'final'}")
+    if is_regular(folder / "sweep.json", folder):
+        raise UsageError(f"{folder} is no run folder: it is a sweep, its runs are the folders in it")
     if not any(os.path.lexists(folder / name) for name in ("config.json", "epochs.csv", "steps.csv")):
         raise UsageError(f"{folder} is no run folder: it has no config.json, epochs.csv or steps.csv")
     problems: list[str] = []
