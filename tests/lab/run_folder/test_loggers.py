@@ -266,6 +266,7 @@ def history(records: list[Any], name: str) -> list[tuple[int, float]]:
     return [(row["trainer/global_step"], row[name]) for row in rows if name in row]
 
 
+@pytest.mark.slow
 def test_wandb_and_mlflow_have_every_row_once_after_a_resume(
     tmp_path: Path, few: ImageData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
