@@ -48,6 +48,14 @@ def test_python_of_a_page_runs(page: Path, reader: Path, stand_ins: Callable[[],
             assert printed == block.text, f"{block} is not what the block before it prints"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=of_page)
+def test_files_that_a_page_includes_are_there(page: Path) -> None:
+    """Formatters of Python put blanks into a line that includes a file, and the page then shows that line."""
+    for line in page.read_text(encoding="utf-8").splitlines():
+        if re.match(r"--8\s*<", line):
+            assert (ROOT / line.removeprefix('--8<-- "').removesuffix('"')).is_file(), line
+
+
 @pytest.mark.parametrize("block", NOT_RUN, ids=str)
 def test_python_that_is_not_run_is_python(block: Block) -> None:
     included = [line for line in block.text.splitlines() if line.startswith("--8<--")]
