@@ -62,7 +62,7 @@ def run(words: list[str]) -> int:
             return fail("interrupted", INTERRUPTED)
         return fail("interrupted; what was measured is kept" + way_on(words[0] if words else ""), INTERRUPTED)
     except Exception as error:
-        if is_theirs(error):
+        if is_theirs(error) and not has_ended(error):
             return _fail_theirs(error)
         if by_import(error):
             return fail(not_imported(error), BAD_INPUT)
