@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
 from tvlars.cli import main
-from tvlars.lab import Comparison, Reporter, Task, TrainConfig, TuneConfig, UsageError, evaluate, load_run, train
+from tvlars.lab import Comparison, Reporter, Task, TrainConfig, UsageError, evaluate, load_run, train
 from tvlars.lab.data.own.rows import load_rows, rows_from
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "lab"
@@ -173,6 +173,23 @@ def test_tasks_that_do_not_suit(task: Task, match: str, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("chosen_by", "better", "match"),
+    [
+        ("wurst", "min", "unknown measure of task Square in chosen_by 'wurst': did you mean 'worst'"),
+        ("worst", None, "better must be 'min' or 'max' in task Square, whose options are chosen by worst, got None"),
+        ("worst", "lower", "better must be 'min' or 'max' in task Square, .* got 'lower'"),
+        ("loss", "max", "better must be 'min' in task Square, chosen by its loss, got 'max'"),
+    ],
+)
+def test_a_measure_to_choose_by_must_be_there(chosen_by: str, better: Any, match: str, tmp_path: Path) -> None:
+    task = Square()
+    task.chosen_by, task.better = chosen_by, better
+    with pytest.raises(UsageError, match=match):
+        squares(tmp_path / "run", task)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_task_without_a_loss(tmp_path: Path) -> None:
     with pytest.raises((UsageError, NotImplementedError), match="must have a method loss"):
         squares(tmp_path / "run", Task())
@@ -190,10 +207,6 @@ def test_a_task_without_a_loss(tmp_path: Path) -> None:
 def test_options_of_images_are_refused(options: dict[str, Any], match: str) -> None:
     with pytest.raises(UsageError, match=match):
         TrainConfig(**options)
-    if "mine" not in str(options["task"]) or len(options) > 2:
-        return
-    with pytest.raises(UsageError, match="task must be one of ours for tuning"):
-        TuneConfig(base=TrainConfig(task="./mine.py:T"))
 
 
 @pytest.mark.parametrize(

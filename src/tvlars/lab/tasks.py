@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tvlars._checks import one_line
 from tvlars.lab import memory
-from tvlars.lab.errors import UsageError
+from tvlars.lab.errors import UsageError, unknown
 from tvlars.lab.imported import is_theirs, load_object, said_path
 from tvlars.lab.metrics import Metric, check_methods, check_metric_name, numbers
 
@@ -25,7 +25,16 @@ class Task:
     A batch has the form of one sample of the data, with a first dimension of samples, as ``default_collate`` makes it.
     Tensors are on the model's device. Whatever has random numbers, as augmentation, belongs into :meth:`loss`, where
     ``model.training`` is True in training.
+
+    Attributes:
+        chosen_by: value on validation samples that ``tune`` chooses options by: "loss" (default) or the name of a
+            measure or metric.
+        better: "min" or "max", which values of ``chosen_by`` are better. None (default): "min" for the loss; for a
+            measure it must be given.
     """
+
+    chosen_by: str = "loss"
+    better: str | None = None
 
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
         """Return the mean loss over the samples of a batch, a scalar that gradients are computed of.
@@ -95,6 +104,23 @@ def load_task(name: str, given: Task | None = None) -> Task:
     return found
 
 
+def chosen_by(task: Task) -> tuple[str, str]:
+    """Return the name of the value that ``tune`` chooses by, and "min" or "max".
+
+    Raises:
+        UsageError: the task does not say which is better, or says that a higher loss is.
+    """
+    name, better = task.chosen_by, task.better
+    if better not in ("min", "max") and not (better is None and name == "loss"):
+        raise UsageError(
+            f"better must be 'min' or 'max' in task {type(task).__name__}, whose options are chosen by {name}, got "
+            f"{better!r}"
+        )
+    if name == "loss" and better == "max":
+        raise UsageError(f"better must be 'min' in task {type(task).__name__}, chosen by its loss, got 'max'")
+    return name, better or "min"
+
+
 def metrics_of(task: Task) -> dict[str, Metric]:
     """Return copies of the task's metrics by name.
 
@@ -124,10 +150,12 @@ def try_task(task: Task, model: nn.Module, batch: Any) -> None:
             )
         model.eval()
         with torch.no_grad():
-            measures_of(task, model, batch)
+            measures = list(measures_of(task, model, batch))
             if metrics := metrics_of(task):
                 update(metrics, task.predict(model, batch), name)
-                values_of(metrics)
+                measures += values_of(metrics)
+        if chosen_by(task)[0] not in ("loss", *measures):
+            raise unknown(f"measure of task {name} in chosen_by", task.chosen_by, ("loss", *measures))
     except Exception as error:  # torch and torchmetrics have many types for what does not fit
         if isinstance(error, UsageError) or memory.has_ended(error) or is_theirs(error):
             raise

@@ -17,6 +17,7 @@ from tvlars.lab.report.arms import config_of
 from tvlars.lab.report.parts import Part, parts_of, version_notes
 from tvlars.lab.report.picture import picture_uri
 from tvlars.lab.run_folder.loaded_run import LoadedRun
+from tvlars.lab.run_folder.record import read_object
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Report:
         said = [part.protocol for part in self.parts]
         if len(set(said)) > 1:
             said = [f"{part.title}. {part.protocol}" if part.title else part.protocol for part in self.parts]
-        return list(dict.fromkeys(said))
+        return list(dict.fromkeys([*said, *_tuned_by(self.runs)]))
 
     def lead(self) -> str:
         """Return data, model and task of all runs, as far as they agree."""
@@ -144,6 +145,17 @@ class Report:
                 except (OSError, ValueError) as error:
                     self.notes.append(f"{file} cannot be shown: {reason(error)}.")
         return Section("views", "Views", [])
+
+
+def _tuned_by(runs: list[LoadedRun]) -> list[str]:
+    """Return a sentence on the value that options were chosen by, for runs that a tuning has made for its report."""
+    found = []
+    for folder in dict.fromkeys(run.folder.resolve().parent for run in runs):
+        stored = read_object(folder.parent / "tune.json") if folder.name == "final" else {}
+        better = {"minimize": "lower", "maximize": "higher"}.get(str(stored.get("direction")))
+        if better and isinstance(name := stored.get("objective"), str):
+            found.append(f"Options were chosen in a tuning, by {name[:80]}: {better} is better.")
+    return found
 
 
 def _common(runs: list[LoadedRun]) -> str:

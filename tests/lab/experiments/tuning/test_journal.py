@@ -16,6 +16,7 @@ import pytest
 from tvlars.cli import main
 from tvlars.lab import TrainConfig, TuneConfig, UsageError, sweep, tune
 from tvlars.lab.experiments.run_name import at_home, run_name
+from tvlars.lab.experiments.tuning.objective import Objective
 from tvlars.lab.experiments.tuning.space import Choice, Range
 
 optuna = pytest.importorskip("optuna")
@@ -39,8 +40,8 @@ def make_journal(file: Path) -> list[dict[str, Any]]:
 def read(file: Path, spaces: Any = SPACE) -> Any:
     with journal_module.damage_said(file):
         storage = journal_module.open_storage(file)
-        journal_module.check_trials(storage, spaces)
-        return journal_module.kept(storage)
+        journal_module.check_trials(storage, spaces, Objective())
+        return journal_module.kept(storage, Objective())
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ def journal(tmp_path: Path) -> Path:
 def test_a_good_one(journal: Path) -> None:
     for spaces in (SPACE, {}):
         found = read(journal, spaces)
-        assert [trial.accuracy for trial in found["lars"]] == [0.5, 0.5]
+        assert [trial.value for trial in found["lars"]] == [0.5, 0.5]
 
 
 @pytest.mark.parametrize("folder", ["../../mine", "/etc", "lamb-001", 7])

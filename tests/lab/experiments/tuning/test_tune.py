@@ -249,7 +249,7 @@ def test_trials_never_read_the_test_set(
     assert (trial.config.validation, trial.test_accuracy) == (0.1, None)
     assert chosen[0][0] is not None
     assert max(0.0, *(load_run(tmp_path / "one" / "trials" / f"lars-00{i}").accuracy or 0 for i in (0, 1))) == (
-        pytest.approx(chosen[0][0].accuracy)
+        pytest.approx(chosen[0][0].value)
     )
     final = tuning_module._final_runs(config.with_validation(few), result.tuned)
     assert {(run.validation, run.validation_seed, run.test) for run in final} == {(0.1, 0, True)}
@@ -333,7 +333,7 @@ def test_every_optimizer_gets_the_same_budget(pretend: list[TrainConfig], tmp_pa
         mine = frame[frame["optimizer"] == one.optimizer]
         assert one.best is not None
         finished = mine[mine["status"] == "finished"]
-        assert one.best.accuracy == pytest.approx(finished["validation_accuracy"].max())
+        assert one.best.value == pytest.approx(finished["validation_accuracy"].max())
         assert one.epochs == mine["epochs"].sum() <= 72
         assert (mine[mine["status"] == "pruned"]["epochs"] >= 2).all()  # a third of 6
         assert (mine[mine["status"] == "diverged"]["validation_accuracy"] == 0).all()

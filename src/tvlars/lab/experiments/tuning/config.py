@@ -22,8 +22,8 @@ HELD_OUT = 0.1
 class TuneConfig:
     """Every optimizer has the same number of trials with one seed; its best options are then run with other seeds.
 
-    Trials are chosen by the accuracy on validation images and never read the test set; the runs with other seeds do, at
-    their end.
+    Trials are chosen by the accuracy on validation images, for a user's task by its mean loss on validation samples or
+    by the measure that it names, and never read the test set; the runs with other seeds do, at their end.
 
     Raises:
         UsageError: a value is unknown or out of its range (when it is made).
@@ -49,7 +49,7 @@ class TuneConfig:
         "lr always is, three octaves above and below the plan's where it is not given",
     )
     prune: bool = option(
-        True, "give up trials that are below the median of those before, after a third of their epochs"
+        True, "give up trials that are worse than the median of those before, after a third of their epochs"
     )
     out: Path | None = option(
         None, "folder, gone on with where it exists (default: runs/tune- and the data's name and the batch size)"
@@ -67,8 +67,6 @@ class TuneConfig:
             raise UsageError(
                 f"lr must not be given for tuning, which searches it: say where with space, got {self.base.lr}"
             )
-        if self.base.own_task:
-            raise UsageError(f"task must be one of ours for tuning, which chooses by accuracy, got {self.base.task}")
         if self.base.validation == 0:
             raise UsageError("validation must be > 0 for tuning, whose trials are chosen by it, got 0")
         if not self.base.test:

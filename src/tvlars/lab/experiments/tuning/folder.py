@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from tvlars.lab.data.place import same_name
 from tvlars.lab.errors import UsageError
 from tvlars.lab.experiments.results import SweepResult, write_table
 from tvlars.lab.experiments.tuning.config import TuneConfig
+from tvlars.lab.experiments.tuning.objective import ACCURACY, MAXIMIZE, Objective
 from tvlars.lab.experiments.tuning.space import Space
 from tvlars.lab.experiments.tuning.trial import Trial, Tuned
 from tvlars.lab.files.lock import LOCK
@@ -27,8 +28,8 @@ from tvlars.lab.run_folder.environment import command_line
 from tvlars.lab.run_folder.identity import FINGERPRINT, check_data
 from tvlars.lab.run_folder.record import write_json
 
-OBJECTIVE = "objective"
-"""Entry of tune.json with the name of the accuracy that trials are chosen by."""
+OBJECTIVE, DIRECTION = "objective", "direction"
+"""Entries of tune.json on the value that trials are chosen by: its name, and maximize or minimize."""
 FILE, JOURNAL, TRIALS = "tune.json", "study.journal", "trials.csv"
 RESULTS = ("trials", "spent", "best", "seeds", "results")
 """Entries of tune.json that are written when all is done."""
@@ -50,13 +51,14 @@ class Stored:
         write_json(folder / FILE, {"command": command_line(), **said, **more, **(results or self.results)})
 
 
-def identity(config: TuneConfig, spaces: dict[str, Space]) -> dict[str, Any]:
+def identity(config: TuneConfig, spaces: dict[str, Space], objective: Objective) -> dict[str, Any]:
     """Return the options that have to be the same when a tuning is continued."""
     not_base = (*MEANS, "optimizer", "seed")
     base = {name: value for name, value in given(config.base).items() if name not in not_base}
     text = {optimizer: {name: str(one) for name, one in space.items()} for optimizer, space in spaces.items()}
     return {
-        OBJECTIVE: config.trial(config.optimizers[0], {}).accuracy_name(),
+        OBJECTIVE: objective.name,
+        DIRECTION: objective.direction,
         "base": json.loads(json.dumps(base, default=str)),
         "sampler": config.sampler if config.sampler != "grid" else f"grid of {config.trials}",
         "prune": config.prune,
@@ -80,6 +82,7 @@ def read_stored(folder: Path, said: dict[str, Any], data: Fingerprint) -> Stored
     try:
         content = read_json(folder / FILE, folder)
         _check_objective(folder, content)
+        content = {DIRECTION: MAXIMIZE, **content}  # earlier versions chose by accuracy alone
         there = {name: content[name] for name in said}
         spaces = dict(there["space"])
     except UsageError:
@@ -128,7 +131,8 @@ def write_trials(folder: Path, trials: Mapping[str, list[Trial]]) -> None:
     import pandas as pd
 
     rows = [
-        {"optimizer": optimizer, "trial": one.number, "status": one.status, "validation_accuracy": one.accuracy}
+        {"optimizer": optimizer, "trial": one.number, "status": one.status, one.objective.column: one.value}
+        | ({} if one.objective.measure == ACCURACY else {DIRECTION: one.objective.direction})
         | {"epochs": one.epochs, **one.params, "folder": one.folder}
         for optimizer, some in trials.items()
         for one in some
@@ -139,11 +143,14 @@ def write_trials(folder: Path, trials: Mapping[str, list[Trial]]) -> None:
 def results_of(config: TuneConfig, tuned: list[Tuned], final: SweepResult | None) -> dict[str, Any]:
     """Return the entries of tune.json that are written when all is done."""
     table = [] if final is None else final.comparison().table().to_dict("records")
-    columns = ("optimizer", "batch_size", "lr", "seeds", "of", "accuracy", "interval", "accuracies")
+    columns = ["optimizer", "batch_size", "lr", "seeds", "of", "accuracy", "interval", "accuracies"]
+    if config.base.own_task:
+        measured = [str(name) for name in (table[0] if table else {}) if f"{name}_interval" in table[0]]
+        columns[5:] = ["test_loss", *(column for name in measured for column in (name, f"{name}_interval"))]
     return {
         "trials": config.trials,
-        "spent": [{name: value for name, value in asdict(one).items() if name != "best"} for one in tuned],
-        "best": {one.optimizer: asdict(one.best) if one.best else None for one in tuned},
+        "spent": [{name: value for name, value in vars(one).items() if name != "best"} for one in tuned],
+        "best": {one.optimizer: one.best.as_json() if one.best else None for one in tuned},
         "seeds": list(config.seeds),
         "results": [
             {name: None if isinstance(row[name], float) and row[name] != row[name] else row[name] for name in columns}

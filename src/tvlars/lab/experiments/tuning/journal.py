@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tvlars._reading import parse_json, read_bytes, reason
 from tvlars.lab.errors import UsageError
+from tvlars.lab.experiments.tuning.objective import Objective
 from tvlars.lab.experiments.tuning.search import begun, chosen
 from tvlars.lab.experiments.tuning.space import TUNABLE, Space
 from tvlars.lab.experiments.tuning.trial import Trial
@@ -41,15 +42,15 @@ def open_storage(journal: Path) -> optuna.storages.BaseStorage:
     return optuna.storages.JournalStorage(_Journal(journal))
 
 
-def kept(storage: optuna.storages.BaseStorage) -> dict[str, list[Trial]]:
+def kept(storage: optuna.storages.BaseStorage, objective: Objective) -> dict[str, list[Trial]]:
     """Return the trials of each optimizer, by name."""
-    return {study.study_name: begun(study) for study in _studies(storage)}
+    return {study.study_name: begun(study, objective) for study in _studies(storage)}
 
 
-def check_trials(storage: optuna.storages.BaseStorage, spaces: Mapping[str, Space]) -> None:
+def check_trials(storage: optuna.storages.BaseStorage, spaces: Mapping[str, Space], objective: Objective) -> None:
     """Raise ``ValueError`` if a trial is not such as a tuning writes; ``spaces`` are those that are searched now."""
     for study in _studies(storage):
-        check_study(study, spaces.get(study.study_name))
+        check_study(study, spaces.get(study.study_name), objective)
 
 
 @contextlib.contextmanager
@@ -112,23 +113,24 @@ def check_records(content: bytes) -> None:
             raise ValueError(f"line {number} has the operation {operation!r:.60}")
 
 
-def check_study(study: optuna.Study, space: Space | None) -> None:
+def check_study(study: optuna.Study, space: Space | None, objective: Objective) -> None:
     """Raise ``ValueError`` unless all trials of a study are such as a tuning writes.
 
     Args:
         study: the study of one optimizer.
         space: its search space; None if the optimizer is not tuned now: any option that can be tuned is valid then,
             and any argument of an imported class.
+        objective: value that trials are chosen by.
     """
     name = study.study_name
     if not (is_known(name) or is_import_path(name)):
         raise ValueError(f"{name[:60]!r} is no optimizer")
-    if study.directions != [optuna.study.StudyDirection.MAXIMIZE]:
-        raise ValueError(f"the study of {name} does not maximize one value")
+    if study.directions != [optuna.study.StudyDirection[objective.direction.upper()]]:
+        raise ValueError(f"the study of {name} does not {objective.direction} one value")
     for trial in study.get_trials(deepcopy=False):
         try:
             _check_options(name, chosen(trial), space)
-            _check_accuracies(trial)
+            _check_values(trial, objective)
         except ValueError as error:
             raise ValueError(f"trial {trial.number} of {name}: {error}") from error
 
@@ -147,10 +149,10 @@ def _check_options(optimizer: str, options: dict[str, Any], space: Space | None)
             raise ValueError(f"{name} is {value!r:.60}, and {space[name]} is searched")
 
 
-def _check_accuracies(trial: FrozenTrial) -> None:
-    accuracies: list[tuple[Any, Any]] = list(trial.intermediate_values.items())
-    if trial.state == TrialState.COMPLETE:
-        accuracies.append((max(trial.intermediate_values, default=1), trial.value))
-    for epoch, accuracy in accuracies:
-        if type(epoch) is not int or epoch < 1 or not isinstance(accuracy, (int, float)) or not 0 <= accuracy <= 1:
-            raise ValueError(f"its accuracy after epoch {epoch!r:.60} is {accuracy!r:.60}")
+def _check_values(trial: FrozenTrial, objective: Objective) -> None:
+    values: list[tuple[Any, Any]] = list(trial.intermediate_values.items())
+    if trial.state == TrialState.COMPLETE and not (trial.user_attrs.get("diverged") and trial.value == objective.worst):
+        values.append((max(trial.intermediate_values, default=1), trial.value))
+    for epoch, value in values:
+        if type(epoch) is not int or epoch < 1 or not objective.is_valid(value):
+            raise ValueError(f"its {objective.measure} after epoch {epoch!r:.60} is {value!r:.60}")

@@ -1,8 +1,8 @@
 """The trials of one optimizer: chosen by Optuna, done one at a time, and kept in a journal.
 
 The journal has the options of a trial when it begins, and its status when it ends, so that a process that is killed
-loses none: the trial that was going on resumes. All accuracies are of validation images. They are read from the trial's
-run folder, so that they are the same in whichever process it is trained, and however often it was cut off.
+loses none: the trial that was going on resumes. All values are of validation data. They are read from the trial's run
+folder, so that they are the same in whichever process it is trained, and however often it was cut off.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tvlars.lab.experiments.arms import file_name
 from tvlars.lab.experiments.job import OVER, read_status
+from tvlars.lab.experiments.tuning.objective import Objective
 from tvlars.lab.experiments.tuning.space import Space, point_key
 from tvlars.lab.experiments.tuning.trial import Trial
-from tvlars.lab.run_folder.loaded_run import load_run
 from tvlars.lab.run_folder.record import read_object, write_json
-from tvlars.lab.run_folder.rows import EpochRow, epochs_done, read_rows
+from tvlars.lab.run_folder.rows import epochs_done
 from tvlars.lab.run_folder.status import Status
 
 REFUSED = "refused"
 """Attribute of a trial whose run was refused; its value is the reason."""
 COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)
-"""States of trials that count for the budget; one that diverged is complete, with accuracy 0."""
+"""States of trials that count for the budget; one that diverged is complete, with the worst value."""
 PRUNE_TRIALS = 4
 """Number of trials that run to their end before others are compared with them."""
 PRUNE_SHARE = 1 / 3
@@ -48,6 +48,7 @@ class Search:
         seed: seed of the sampler; trials with equal numbers draw alike for all optimizers.
         epochs: epochs of every trial.
         prune: whether to give up a trial that is worse than the median of those before it.
+        objective: value that trials are chosen and pruned by.
         grid: points to try, for the sampler "grid"; None: TPE chooses.
     """
 
@@ -59,6 +60,7 @@ class Search:
     seed: int
     epochs: int
     prune: bool
+    objective: Objective
     grid: list[dict[str, Any]] | None = None
     study: optuna.Study = field(init=False)
     current: optuna.Trial | None = field(init=False, default=None)
@@ -69,7 +71,11 @@ class Search:
         warmup = math.ceil(self.epochs * PRUNE_SHARE)
         pruner = optuna.pruners.MedianPruner(PRUNE_TRIALS, warmup) if self.prune else optuna.pruners.NopPruner()
         self.study = optuna.create_study(
-            storage=self.storage, study_name=self.optimizer, direction="maximize", pruner=pruner, load_if_exists=True
+            storage=self.storage,
+            study_name=self.optimizer,
+            direction=optuna.study.StudyDirection[self.objective.direction.upper()],
+            pruner=pruner,
+            load_if_exists=True,
         )
         self._cut_off: list[optuna.Trial] = []
         for trial in self._all(TrialState.RUNNING):
@@ -93,7 +99,7 @@ class Search:
     @property
     def trials(self) -> list[Trial]:
         """All trials that have begun."""
-        return begun(self.study)
+        return begun(self.study, self.objective)
 
     @property
     def counted(self) -> int:
@@ -124,19 +130,18 @@ class Search:
         return self.current.params, self.folder / folder_name(self.study, self.current)
 
     def is_hopeless(self) -> bool:
-        """Report each new accuracy of the trial's folder to Optuna once; return True to give the trial up."""
+        """Report each new value in the trial's folder to Optuna once; return True to give the trial up."""
         trial, folder = self._going()
         known = self.study.trials[trial.number].intermediate_values
         if read_status(folder) == Status.PRUNED:
             return True
         if epochs_done(folder) <= self._checked:
             return False
-        rows = read_rows(folder / "epochs.csv", EpochRow, [])
-        for epoch, accuracy in zip(rows["epoch"].astype(int), rows["validation_accuracy"].astype(float), strict=True):
-            if epoch <= self._checked or not math.isfinite(accuracy):
+        for epoch, value in self.objective.after_epochs(folder).items():
+            if epoch <= self._checked or not math.isfinite(value):
                 continue
             if epoch not in known:
-                trial.report(accuracy, epoch)
+                trial.report(value, epoch)
             self._checked = epoch
             if epoch < self.epochs and trial.should_prune():
                 return True
@@ -155,13 +160,15 @@ class Search:
             _say_pruned(folder)
             self._tell(trial, state=TrialState.PRUNED)
         elif status in OVER:
-            if status == Status.DIVERGED:
+            value = self.objective.worst if status == Status.DIVERGED else self.objective.final(folder)
+            if status == Status.DIVERGED or (value is not None and not math.isfinite(value)):
                 trial.set_user_attr("diverged", True)
-            self._tell(trial, 0.0 if status == Status.DIVERGED else load_run(folder).accuracy)
+                value = self.objective.worst
+            self._tell(trial, value)
         else:
             return None
         self.current = None
-        return _trial(self.study, self.study.trials[trial.number])
+        return _trial(self.study, self.study.trials[trial.number], self.objective)
 
     def _going(self) -> tuple[optuna.Trial, Path]:
         assert self.current is not None
@@ -171,9 +178,10 @@ class Search:
         self.study.tell(trial.number, value, state)
 
 
-def begun(study: optuna.Study) -> list[Trial]:
+def begun(study: optuna.Study, objective: Objective) -> list[Trial]:
     """Return all trials of a study that have begun."""
-    return [_trial(study, one) for one in study.get_trials(deepcopy=False) if one.state != TrialState.WAITING]
+    there = study.get_trials(deepcopy=False)
+    return [_trial(study, one, objective) for one in there if one.state != TrialState.WAITING]
 
 
 def chosen(trial: FrozenTrial) -> dict[str, Any]:
@@ -186,7 +194,7 @@ def folder_name(study: optuna.Study, trial: optuna.Trial | FrozenTrial) -> str:
     return f"{file_name(study.study_name)}-{trial.number:03d}"
 
 
-def _trial(study: optuna.Study, trial: FrozenTrial) -> Trial:
+def _trial(study: optuna.Study, trial: FrozenTrial, objective: Objective) -> Trial:
     status = {
         TrialState.COMPLETE: Status.DIVERGED if trial.user_attrs.get("diverged") else Status.FINISHED,
         TrialState.PRUNED: Status.PRUNED,
@@ -200,6 +208,7 @@ def _trial(study: optuna.Study, trial: FrozenTrial) -> Trial:
         trial.value if trial.state == TrialState.COMPLETE else last,
         max(trial.intermediate_values, default=0),
         folder_name(study, trial),
+        objective,
     )
 
 

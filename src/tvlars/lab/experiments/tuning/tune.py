@@ -41,6 +41,7 @@ from tvlars.lab.experiments.tuning.folder import (
     results_of,
     write_trials,
 )
+from tvlars.lab.experiments.tuning.objective import MINIMIZE, Objective
 from tvlars.lab.experiments.tuning.space import Space, corners, grid_points, parse_spaces
 from tvlars.lab.experiments.tuning.trial import Trial, Tuned
 from tvlars.lab.experiments.workers.in_process import InProcess
@@ -115,11 +116,12 @@ def tune(
     config = config.with_validation(data)
     data = data_of(config.base, data)
     first = prepare(config.trial(config.optimizers[0], {}), data, here=ray is None)
-    if data.classes < 2:  # with evaluations none nothing else asks for labels
+    objective = Objective.of(first.config, first.task)
+    if first.task is None and data.classes < 2:  # with evaluations none nothing else asks for labels
         raise UsageError(f"data must have labels of two classes or more to tune by, but {data.name} has {data.classes}")
     spaces, notes = _spaces(config, data)
     notes = [*config.idle(), *notes]
-    said = identity(config, spaces)
+    said = identity(config, spaces, objective)
     read_stored(folder, said, data.fingerprint)
     with contextlib.ExitStack() as stack:
         count = min(workers or len(config.optimizers), len(config.optimizers))
@@ -128,12 +130,12 @@ def tune(
         folder.mkdir(parents=True, exist_ok=True)
         hold(stack, folder, "process tunes")
         stored = read_stored(folder, said, data.fingerprint)  # with what another process may have done in the meantime
-        searches, earlier = _open(config, spaces, said, stored, folder)
+        searches, earlier = _open(config, spaces, objective, said, stored, folder)
         others, results, more = _others(config, earlier, folder)
         for line in (*(f"note: {note}" for note in (*notes, *more)), *data.account):
             announce(line)
-        _announce_budget(config, spaces, searches, announce)
-        _announce_validation(config, data, announce)
+        _announce_budget(config, spaces, objective, searches, announce)
+        _announce_validation(config, data, objective, announce)
         files = Files(folder, announce)
 
         def save() -> None:
@@ -238,7 +240,7 @@ class _Trials(Source):
         left = (time.monotonic() - self.started) / max(done - self.before, 1) * (self.total - done)
         self.announce(
             f"{said_path(search.optimizer)} trial {search.counted} of {self.config.trials}: {trial}"
-            + (f"  (best {best.accuracy:.2%}" if best else "  (best -")
+            + (f"  (best {best.objective.text(best.value)}" if best else "  (best -")
             + (f"; {duration(left)} left)" if done < self.total else ")")
         )
 
@@ -269,7 +271,12 @@ def _spaces(config: TuneConfig, data: ImageData) -> tuple[dict[str, Space], list
 
 
 def _open(
-    config: TuneConfig, spaces: dict[str, Space], said: dict[str, Any], stored: Stored, folder: Path
+    config: TuneConfig,
+    spaces: dict[str, Space],
+    objective: Objective,
+    said: dict[str, Any],
+    stored: Stored,
+    folder: Path,
 ) -> tuple[list[Search], dict[str, list[Trial]]]:
     """Return the search of each optimizer, and the trials of optimizers of earlier calls alone."""
     from tvlars.lab.experiments.tuning.journal import check_trials, damage_said, kept, open_storage
@@ -277,10 +284,10 @@ def _open(
 
     with damage_said(folder / JOURNAL):
         storage = open_storage(folder / JOURNAL)
-        there = kept(storage)
+        there = kept(storage, objective)
         if unknown := [name for name in there if name not in stored.space]:
             raise UsageError(f"{str(folder / FILE)!r} must say what is searched for {listed(unknown)}, but does not")
-        check_trials(storage, spaces)
+        check_trials(storage, spaces, objective)
         mine = [Tuned.of(name, trials).trials for name, trials in there.items() if name in spaces]
         if (most := max(mine, default=0)) > config.trials:
             raise UsageError(f"trials must be >= {most}, those that are there already, got {config.trials}")
@@ -296,6 +303,7 @@ def _open(
                 config.tune_seed * 10_000 % 2**32,
                 config.base.epochs,
                 config.prune,
+                objective,
                 grid_points(spaces[optimizer], config.trials, optimizer) if config.sampler == "grid" else None,
             )
             for optimizer in config.optimizers
@@ -329,22 +337,34 @@ def _are_over(runs: list[TrainConfig], folder: Path) -> bool:
     return all(read_status(folder / found.get(name, name)) in OVER for name in names)
 
 
-def _announce_validation(config: TuneConfig, data: ImageData, announce: Callable[[str], None]) -> None:
+def _announce_validation(
+    config: TuneConfig, data: ImageData, objective: Objective, announce: Callable[[str], None]
+) -> None:
     images, amount = len(data.part("validation")[1]), config.base.validation
     which = "of their own"
     if amount is not None:
         which = f"held out of {images + len(data.train_labels):,} for training, by class with seed "
         which += f"{config.base.validation_seed}"
+    if config.base.own_task:
+        by = f"the {objective.measure} of {images:,} samples for validation"
+        which = which.replace("by class ", "") + f", {str(objective).partition(', ')[2]}"
+        announce(f"trials are chosen by {by}, {which}; the test set is read with fresh seeds alone")
+        return
     announce(
         f"trials are chosen by {images:,} images for validation, {which}; the test set is read with fresh seeds alone"
     )
 
 
 def _announce_budget(
-    config: TuneConfig, spaces: dict[str, Space], searches: list[Search], announce: Callable[[str], None]
+    config: TuneConfig,
+    spaces: dict[str, Space],
+    objective: Objective,
+    searches: list[Search],
+    announce: Callable[[str], None],
 ) -> None:
     sampler = {"tpe": "chosen by TPE", "grid": "of a grid"}[config.sampler]
-    pruned = "pruned below the median" if config.prune else "not pruned"
+    worse = "above" if objective.direction == MINIMIZE else "below"
+    pruned = f"pruned {worse} the median" if config.prune else "not pruned"
     names = ", ".join(map(said_path, config.optimizers))
     announce(
         f"{config.trials} trials {sampler} for each of {names}; {config.base.epochs} epochs, "
