@@ -16,6 +16,7 @@ from torch.utils.data import Dataset, TensorDataset
 from tvlars.cli import main
 from tvlars.lab import Comparison, Reporter, Task, TrainConfig, UsageError, evaluate, load_run, train
 from tvlars.lab.data.own.rows import load_rows, rows_from
+from tvlars.lab.processes.launcher import LAUNCHED
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "lab"
 
@@ -235,6 +236,8 @@ def test_numbers_of_double_precision_become_those_of_models() -> None:
 
 def test_two_processes_train_as_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(LAUNCHED, "")
+    monkeypatch.delenv(LAUNCHED)  # the launcher sets it, and later tests are not launched
     file = EXAMPLES / "regression.py"
     words = ["train", "--task", f"{file}:Regression", "--data", f"{file}:load", "--model", f"{file}:build"]
     common = [*words, "--optimizer", "sgd", "--lr", "0.05", "--batch-size", "64", "--epochs", "2"]
