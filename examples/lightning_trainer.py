@@ -34,8 +34,7 @@ class Digits(L.LightningModule):
         self.log("test accuracy", (self.model(images).argmax(1) == labels).float().mean())
 
     def configure_optimizers(self):  # no scheduler: φ is in the optimizer
-        groups = layer_groups(self, self.plan)
-        return TVLARS(groups, **self.plan.optimizer_arguments())
+        return TVLARS(layer_groups(self, self.plan), **self.plan.optimizer_arguments())
 
 
 parser = argparse.ArgumentParser()
@@ -43,7 +42,6 @@ parser.add_argument("--out", default="runs/lightning")
 parser.add_argument("--resume")
 args = parser.parse_args()
 L.seed_everything(0)
-
 x, y = load_digits(return_X_y=True)
 x, y = torch.tensor(x, dtype=torch.float32) / 16, torch.tensor(y)
 train, test = TensorDataset(x[:1280], y[:1280]), TensorDataset(x[1280:], y[1280:])

@@ -19,7 +19,7 @@ from tvlars.integrations.transformers import NoiseScaleCallback, PhiCallback, ad
 class Digits(Dataset):
     def __init__(self, part):
         x, y = load_digits(return_X_y=True)
-        self.x, self.y = torch.tensor(x[part], dtype=torch.float32).reshape(-1, 1, 8, 8) / 16, torch.tensor(y[part])
+        self.x, self.y = torch.tensor(x[part]).float().reshape(-1, 1, 8, 8) / 16, torch.tensor(y[part])
 
     def __len__(self):
         return len(self.y)
@@ -39,12 +39,9 @@ args = parser.parse_args()
 set_seed(0)
 config = ResNetConfig(num_channels=1, embedding_size=16, hidden_sizes=[32, 64], depths=[1, 1], num_labels=10)
 model = ResNetForImageClassification(config)
-
 train, test, epochs = Digits(slice(1280)), Digits(slice(1280, None)), 15
 p = plan(256, len(train), epochs)
-groups = layer_groups(model, p)
-optimizer = TVLARS(groups, **p.optimizer_arguments())
-
+optimizer = TVLARS(layer_groups(model, p), **p.optimizer_arguments())
 arguments = TrainingArguments(
     args.out,
     use_cpu=True,

@@ -187,7 +187,7 @@ def _override(text: str, owners: Mapping[str, str]) -> tuple[str, str, Any]:
     """``lars.lr=16`` as (optimizer, option, value)."""
     left, equals, value = text.partition("=")
     form = "--set must be OPTIMIZER.OPTION=VALUE, as in lars.lr=16"
-    if not (equals and value):
+    if not (equals and value and "." in left):
         raise UsageError(f"{form}, got {text!r}")
     owner, name = owner_of(left, owners, "optimizer among those compared", form)
     try:

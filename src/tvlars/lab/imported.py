@@ -106,10 +106,22 @@ def source_digest(text: str) -> str:
 
 
 def is_theirs(error: BaseException | None) -> bool:
-    """Return True if ``error`` was raised in or below code of the user: no part of tvlars, Python or a package."""
+    """Return True if ``error`` was raised in or below code of the user: no part of tvlars, Python or a package.
+
+    A module that tvlars itself imports is a library, wherever it lies.
+    """
     if error is None:
         return False
-    return _is_users_syntax(error) or any(_is_users_file(f.filename) for f in traceback.extract_tb(error.__traceback__))
+    if _is_users_syntax(error):
+        return True
+    importing = ("<frozen importlib", importlib.__file__)
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(importing)]
+    first = next((i for i, frame in enumerate(frames) if _is_users_file(frame.filename)), None)
+    if first is None:
+        return False
+    before = Path(frames[first - 1].filename).resolve() if first else Path(__file__).resolve()
+    of_library = frames[first].name == "<module>" and before.is_relative_to(OURS) and before != Path(__file__).resolve()
+    return not of_library
 
 
 def _is_users_syntax(error: BaseException) -> bool:

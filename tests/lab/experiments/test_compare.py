@@ -89,7 +89,7 @@ def test_it_is_read_back(comparison: Comparison) -> None:
 def test_markdown(comparison: Comparison, tmp_path: Path) -> None:
     text = report([comparison.folder], tmp_path / "table.md").read_text()
     lines = [line for line in text.splitlines() if line.startswith("|")]
-    assert lines[0].startswith("| optimizer | batch size | lr | test accuracy |")
+    assert lines[0].startswith("| optimizer | batch size | lr | test accuracy, % | n |")
     assert len(lines) == 2 + 4
 
 

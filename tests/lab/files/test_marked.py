@@ -79,12 +79,12 @@ def test_the_forms_of_a_table() -> None:
         assert said_by("report", "run", "-o", f"t.{suffix}")[0] == 0
     lines = Path("t.md").read_text().splitlines()
     rows = [line for line in lines if line.startswith("|")]
-    assert rows[0].startswith("| optimizer | batch size | lr |")
-    assert rows[2].startswith("| tvlars | 512 |")
+    assert rows[0].startswith("| optimizer | lr | test accuracy, % | n |")
+    assert rows[2].startswith("| tvlars | ")
     assert len({line.count("|") for line in rows}) == 1
     tex = Path("t.tex").read_text()
     assert r"\begin{tabular}{lrr" in tex
-    assert r"tvlars & 512 & " in tex
+    assert "tvlars & " in tex
     assert r"\%" in tex
     frame = pd.read_csv("t.csv")
     assert frame.loc[0, "optimizer"] == "tvlars"

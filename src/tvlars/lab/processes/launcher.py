@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import logging
@@ -13,6 +14,7 @@ import sys
 import tempfile
 import time
 import uuid
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,10 +69,12 @@ def launch(words: list[str], config: TrainConfig) -> tuple[int, str]:
             logging.getLogger(name).setLevel(logging.CRITICAL)  # errors are reported below in one sentence
     if config.rendezvous is not None and nodes > 1:
         _wait_for_first_machine(config.rendezvous, config.timeout)
-    os.environ[LAUNCHED] = str(os.getpid())
-    os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // devices, 1)))
-    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(GRACE))
-    with tempfile.TemporaryDirectory(prefix="tvlars-") as logs:
+    marks = {
+        LAUNCHED: str(os.getpid()),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max((os.cpu_count() or 1) // devices, 1)),
+        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT") or str(GRACE),
+    }
+    with _in_environment(marks), tempfile.TemporaryDirectory(prefix="tvlars-") as logs:
         try:
             elastic_launch(_options(config, logs), sys.executable)("-m", "tvlars", *words)
         except ChildFailedError as error:
@@ -82,6 +86,21 @@ def launch(words: list[str], config: TrainConfig) -> tuple[int, str]:
             how = "interrupted" if number == signal.SIGINT else f"stopped by {number.name}"
             return 128 + number, f"{how}; what was measured is kept{way_on(words[0])}"
     return 0, ""
+
+
+@contextlib.contextmanager
+def _in_environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Set variables for processes that are started meanwhile; a later command in this process was not launched."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def die_with_launcher() -> None:
