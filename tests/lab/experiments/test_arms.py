@@ -213,7 +213,7 @@ def test_the_command_compares_what_users_bring(work: Path, capsys: pytest.Captur
     [
         (["--set", "lars.lr=16"], "unknown optimizer among those compared 'lars'"),
         (["--set", f"{NADAM}.lr"], "--set must be OPTIMIZER.OPTION=VALUE, as in lars.lr=16"),
-        (["--set", "lr=1"], "--set must be OPTIMIZER.OPTION=VALUE, as in lars.lr=16, got 'lr'"),
+        (["--set", "lr=1"], "--set must be OPTIMIZER.OPTION=VALUE, as in lars.lr=16, got 'lr=1'"),
         (["--set", f"{NADAM}.lr=fast"], f"--set {NADAM}.lr must be a number, got 'fast'"),
         (["--set", f"{NADAM}.beta=1"], f"--set: unknown option of {NADAM} 'beta': did you mean 'betas'"),
         (["--set", f"{NADAM}.betas=1"], "cannot be made with lr=0.002, betas=1: TypeError"),

@@ -255,3 +255,15 @@ def test_bad_input(options: str, sentence: str, capsys: pytest.CaptureFixture[st
 
     assert main(["train", *options.split()]) == 2
     assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_launcher_leaves_this_process_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tvlars.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    numbers = signal.SIGTERM, signal.SIGINT, signal.SIGHUP
+    before = dict(os.environ), [signal.getsignal(number) for number in numbers]
+    words = ["train", "--devices", "2", "--accelerator", "cpu", "--epochs", "1", "--batch-size", "512", "--out", "run"]
+    assert main(words) == 0
+    assert (dict(os.environ), [signal.getsignal(number) for number in numbers]) == before

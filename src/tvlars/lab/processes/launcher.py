@@ -28,6 +28,8 @@ from tvlars.lab.processes.started import started
 LAUNCHED = "TVLARS_LAUNCHED"
 """Environment variable of launched processes with the launcher's process id; the launcher reports their errors."""
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
+HANDLED = [signal.Signals[name] for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT") if hasattr(signal, name)]
+"""Signals that torch's agent handles."""
 GRACE = 300
 """Seconds for processes to save and end after a signal."""
 GRACE_OF_OTHERS = 30
@@ -90,17 +92,21 @@ def launch(words: list[str], config: TrainConfig) -> tuple[int, str]:
 
 @contextlib.contextmanager
 def _in_environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Set variables for processes that are started meanwhile; a later command in this process was not launched."""
-    before = {name: os.environ.get(name) for name in values}
+    """Set variables for processes that are started meanwhile; a later command in this process was not launched.
+
+    The agent's handlers of signals are replaced by those before it too.
+    """
+    before = dict(os.environ)  # the agent sets some as well
+    handlers = {number: signal.getsignal(number) for number in HANDLED}
     os.environ.update(values)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        for number, handler in handlers.items():
+            if handler is not None:  # one that was not set from Python
+                signal.signal(number, handler)
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def die_with_launcher() -> None:
