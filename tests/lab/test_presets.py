@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -135,3 +136,11 @@ def test_mlperf_yields_to_what_is_given() -> None:
 def test_presets_of_another_task_or_optimizer(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         TrainConfig(**options)
+
+
+def test_the_optimizer_of_a_run_warns_by_the_findings_alone() -> None:
+    config = TrainConfig(optimizer="lars", preset="mlperf", epochs=30)
+    model, _ = build_model("small_resnet", 1, 8, 10)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert build_optimizer(config, config.plan(1437), model)

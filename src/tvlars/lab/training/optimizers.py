@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -74,7 +75,9 @@ def _known(config: TrainConfig, plan: Plan, model: nn.Module) -> Optimizer:
     if config.optimizer == "tvlars":
         arguments["phi_scope"] = config.phi_scope or preset.optimizer.get("phi_scope", "all")
     arguments |= options_of_optimizer(config.optimizer, config.optimizer_options)
-    return CLASSES[config.optimizer](groups, **{**preset.optimizer, **arguments})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*not adapted")  # a finding of the run says it
+        return CLASSES[config.optimizer](groups, **{**preset.optimizer, **arguments})
 
 
 # -- imported ---------------------------------------------------------------------------------------------------------
