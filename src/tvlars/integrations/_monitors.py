@@ -1,8 +1,8 @@
-"""What callbacks of all frameworks read from a training loop: rates of steps, and the noise scale of micro-batches."""
+"""Measurements that callbacks share: rates of steps, the noise scale of micro-batches, and records of layers."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -11,7 +11,11 @@ from tvlars._checks import check_count
 from tvlars.noise_scale import NoiseScale, NoiseScaleMeter
 from tvlars.optim.layerwise import LayerwiseOptimizer
 from tvlars.sharpness._batch_loss import leaves
+from tvlars.stats import LayerStats
 from tvlars.stats._record import Rates
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class StepRates:
@@ -114,3 +118,19 @@ def samples_of(batch: Any) -> int:
         got = f"tensors of lengths {', '.join(map(str, lengths))}" if lengths else "no tensor"
         raise ValueError(f"micro_batch_size must be given for batches that do not tell it, got {got} in one")
     return lengths[0]
+
+
+class LayerRecords:
+    """Records of layers of a callback; ``stats`` is None until training has started."""
+
+    stats: LayerStats | None = None
+
+    def frame(self) -> pd.DataFrame:
+        """Return all records: columns step, layer, quantity and value.
+
+        Raises:
+            ValueError: training has not started yet.
+        """
+        if self.stats is None:
+            raise ValueError("the Trainer must have started before there are records of layers")
+        return self.stats.frame()

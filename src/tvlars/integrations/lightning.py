@@ -10,10 +10,17 @@ They need the package lightning, of the extra ``integrations``.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tvlars._checks import check_count, check_flag
-from tvlars.integrations._monitors import MicroBatches, StepRates, check_loop, check_noise_arguments, samples_of
+from tvlars.integrations._monitors import (
+    LayerRecords,
+    MicroBatches,
+    StepRates,
+    check_loop,
+    check_noise_arguments,
+    samples_of,
+)
 from tvlars.noise_scale import NoiseScale
 from tvlars.stats import LayerStats
 
@@ -24,9 +31,6 @@ except ImportError as error:
     raise ImportError(
         "tvlars.integrations.lightning needs the package lightning: pip install '.[integrations]' in the source folder"
     ) from error
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 class PhiMonitor(Callback):
@@ -123,7 +127,7 @@ class NoiseScaleMonitor(Callback):
             pl_module.log("noise_scale", found.value, prog_bar=self.prog_bar, on_step=True, on_epoch=False)
 
 
-class LayerStatsMonitor(Callback):
+class LayerStatsMonitor(LayerRecords, Callback):
     """Records norms, trust ratios and learning rates of all layers, see :class:`tvlars.stats.LayerStats`.
 
     A checkpoint of the Trainer holds the number of steps, so that a resumed run goes on in the same files.
@@ -143,19 +147,7 @@ class LayerStatsMonitor(Callback):
         check_count("buffer", buffer, unit="recorded steps")
         check_flag("log", log)
         self.every, self.path, self.to_loggers, self.buffer = every, path, log, buffer
-        self.stats: LayerStats | None = None
-        """The records, once training has started."""
         self._start = 0
-
-    def frame(self) -> pd.DataFrame:
-        """Return all records: columns step, layer, quantity and value.
-
-        Raises:
-            ValueError: training has not started yet.
-        """
-        if self.stats is None:
-            raise ValueError("the Trainer must have started before there are records of layers")
-        return self.stats.frame()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to record."""

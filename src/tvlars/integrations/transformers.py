@@ -11,11 +11,19 @@ them, are then not given their values. They need the package transformers, of th
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tvlars._checks import check_count
-from tvlars.integrations._monitors import MicroBatches, StepRates, check_loop, check_noise_arguments, samples_of
+from tvlars.integrations._monitors import (
+    LayerRecords,
+    MicroBatches,
+    StepRates,
+    check_loop,
+    check_noise_arguments,
+    samples_of,
+)
 from tvlars.noise_scale import NoiseScale
 from tvlars.stats import LayerStats, Writer
 
@@ -27,9 +35,6 @@ except ImportError as error:
         "folder"
     ) from error
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 def add_first(trainer: Trainer, *callbacks: TrainerCallback) -> None:
     """Add callbacks before all others, so that the Trainer's reports are given what they add to the logs."""
@@ -37,12 +42,12 @@ def add_first(trainer: Trainer, *callbacks: TrainerCallback) -> None:
         trainer.callback_handler.callbacks.insert(0, callback)
 
 
-class _Logs(TrainerCallback):
+class _Logs(TrainerCallback, ABC):
     """Adds values to the logs of training steps."""
 
+    @abstractmethod
     def values(self) -> dict[str, float]:
         """Return the values to add."""
-        raise NotImplementedError
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         """Add values to the logs of a training step, and to the Trainer's history."""
@@ -144,7 +149,7 @@ class NoiseScaleCallback(_Logs):
             self._hook.remove()
 
 
-class LayerStatsCallback(TrainerCallback):
+class LayerStatsCallback(LayerRecords, TrainerCallback):
     """Records norms, trust ratios and learning rates of all layers, see :class:`tvlars.stats.LayerStats`.
 
     Args:
@@ -163,18 +168,6 @@ class LayerStatsCallback(TrainerCallback):
         check_count("every", every, unit="steps")
         check_count("buffer", buffer, unit="recorded steps")
         self.every, self.path, self.buffer, self.writer = every, path, buffer, writer
-        self.stats: LayerStats | None = None
-        """The records, once training has started."""
-
-    def frame(self) -> pd.DataFrame:
-        """Return all records: columns step, layer, quantity and value.
-
-        Raises:
-            ValueError: training has not started yet.
-        """
-        if self.stats is None:
-            raise ValueError("the Trainer must have started before there are records of layers")
-        return self.stats.frame()
 
     def on_train_begin(
         self, args: Any, state: Any, control: Any, model: Any = None, optimizer: Any = None, **_: Any

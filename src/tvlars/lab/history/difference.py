@@ -59,7 +59,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class RunsDiff:
-    """What :func:`diff_runs` returns; ``print`` shows it as ``tvlars diff`` does."""
+    """Differences that :func:`diff_runs` finds; ``print`` shows them as ``tvlars diff`` does."""
 
     a: Path
     b: Path

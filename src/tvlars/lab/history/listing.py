@@ -168,7 +168,7 @@ class Listing:
             main.remove("optimizer")  # the arm's cells have it
         others = [name for name in self.settings if name not in (*FIRST, *MAIN, *NO_SETTING)]
         for name in (*main, *others):
-            # What the plan chose follows from the settings: it makes no column of its own.
+            # Choices of the plan follow from the settings, and so get no column of their own.
             cells = {repr(row.get(name) if name in main else row.config.get(name)) for row in self.rows}
             if len(cells) > 1 or (len(self.rows) == 1 and name in main):
                 names.append(name)
