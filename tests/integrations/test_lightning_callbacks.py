@@ -104,6 +104,15 @@ def test_layer_statistics_of_a_resumed_run_are_those_of_a_whole_one(
     assert second.frame()["value"].tolist() == pytest.approx(expected["value"].tolist(), rel=1e-5)
 
 
+def test_a_second_fit_goes_on_with_the_steps(tasks: Any, monitors: Any, tmp_path: Path) -> None:  # noqa: F811
+    callback = monitors.LayerStatsMonitor(every=2, path=tmp_path / "stats", log=False)
+    trainer = tasks.fit(tasks.Task(), max_epochs=1, callbacks=[callback])
+    trainer.fit_loop.max_epochs = 2
+    trainer.fit(trainer.lightning_module, trainer.train_dataloader)
+    assert trainer.global_step == 16
+    assert sorted(set(callback.frame()["step"])) == [1, 3, 5, 7, 9, 11, 13, 15]
+
+
 def test_what_is_wrong_is_said_before_training(tasks: Any, monitors: Any) -> None:  # noqa: F811
     with pytest.raises(ValueError, match="accumulate_grad_batches must be >= 2 for the noise scale"):
         tasks.fit(tasks.Task(), callbacks=[monitors.NoiseScaleMonitor()])

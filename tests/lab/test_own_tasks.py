@@ -191,6 +191,18 @@ def test_a_measure_to_choose_by_must_be_there(chosen_by: str, better: Any, match
     assert not (tmp_path / "run").exists()
 
 
+class Moody(Square):
+    """Has a measure for whole batches alone."""
+
+    def measure(self, model: nn.Module, batch: Any) -> Mapping[str, Any]:
+        return super().measure(model, batch) if len(batch["x"]) in (2, 64) else {}
+
+
+def test_measures_of_some_batches_alone_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="the same measures for every batch, got worst and then none"):
+        squares(tmp_path / "run", Moody(), micro_batch_size=64)
+
+
 def test_a_task_without_a_loss(tmp_path: Path) -> None:
     with pytest.raises((UsageError, NotImplementedError), match="must have a method loss"):
         squares(tmp_path / "run", Task())
@@ -202,6 +214,10 @@ def test_a_task_without_a_loss(tmp_path: Path) -> None:
         ({"task": "regresion"}, "unknown task 'regresion'.*Or an import path"),
         ({"task": "./mine.py:T", "rotation": 3.0}, "rotation must not be given for a task of your own, mine.py:T"),
         ({"task": "./mine.py:T", "metrics": "a.B"}, "metrics must not be given for a task of your own"),
+        (
+            {"task": "./mine.py:T", "preset": "mlperf", "optimizer": "lars"},
+            "preset must not be given for a task of",
+        ),
         ({"task": "./mine.py:T", "keep_best": True, "validation": 0.1}, "keep_best must not be given"),
     ],
 )
@@ -213,9 +229,9 @@ def test_options_of_images_are_refused(options: dict[str, Any], match: str) -> N
 @pytest.mark.parametrize(
     ("data", "match"),
     [
-        ((1, 2, 3, 4), "got a tuple of 4"),
-        ({"train": Samples(3, 0)}, "got a dict of 1"),
-        (None, "got a NoneType"),
+        ((1, 2, 3, 4), "data must be .* or tuples or dictionaries of tensors; got 4 of them"),
+        ({"train": Samples(3, 0)}, "got the keys train"),
+        (None, "got None"),
         ((torch.zeros(3, 2), torch.zeros(3)), "must have a Dataset with samples, or a tuple or dictionary of tensors"),
         (((torch.zeros(3, 2), torch.zeros(4)),) * 2, r"one number of rows, .* got \(3, 2\), \(4,\) for train"),
         ((TensorDataset(torch.zeros(0, 2)),) * 2, "must have a Dataset with samples"),

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from tvlars._checks import check_count
 from tvlars.noise_scale import NoiseScale, NoiseScaleMeter
 from tvlars.optim.layerwise import LayerwiseOptimizer
-from tvlars.sharpness._batch_loss import leaves
+from tvlars.sharpness._batch_loss import lengths_of
 from tvlars.stats import LayerStats
 from tvlars.stats._record import Rates
 
@@ -113,7 +113,7 @@ def samples_of(batch: Any) -> int:
     Raises:
         ValueError: it has none, or they have several lengths.
     """
-    lengths = sorted({len(leaf) for leaf in leaves(batch) if isinstance(leaf, Tensor) and leaf.ndim})
+    lengths = lengths_of(batch)
     if len(lengths) != 1:
         got = f"tensors of lengths {', '.join(map(str, lengths))}" if lengths else "no tensor"
         raise ValueError(f"micro_batch_size must be given for batches that do not tell it, got {got} in one")

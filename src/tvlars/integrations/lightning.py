@@ -130,7 +130,7 @@ class NoiseScaleMonitor(Callback):
 class LayerStatsMonitor(LayerRecords, Callback):
     """Records norms, trust ratios and learning rates of all layers, see :class:`tvlars.stats.LayerStats`.
 
-    A checkpoint of the Trainer holds the number of steps, so that a resumed run goes on in the same files.
+    Steps are those of the Trainer, so that a resumed run goes on in the same files.
 
     Args:
         every: optimizer steps from one record to the next. Default 10.
@@ -147,13 +147,12 @@ class LayerStatsMonitor(LayerRecords, Callback):
         check_count("buffer", buffer, unit="recorded steps")
         check_flag("log", log)
         self.every, self.path, self.to_loggers, self.buffer = every, path, log, buffer
-        self._start = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to record."""
         writer = _ToLoggers(trainer) if self.to_loggers and trainer.loggers else None
-        options: Any = dict(every=self.every, path=self.path, buffer=self.buffer, start=self._start, writer=writer)
-        self.stats = _Stats(_optimizer(trainer), pl_module, **options)
+        options: Any = dict(every=self.every, path=self.path, buffer=self.buffer, writer=writer)
+        self.stats = _Stats(_optimizer(trainer), pl_module, start=trainer.global_step, **options)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write what remains, and leave the optimizer alone."""
@@ -163,14 +162,6 @@ class LayerStatsMonitor(LayerRecords, Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Write what remains, and leave the optimizer alone."""
         self.on_train_end(trainer, pl_module)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the number of steps that were taken."""
-        return {"step": self._start if self.stats is None else self.stats.step}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on after the steps of a checkpoint."""
-        self._start = state_dict["step"]
 
 
 class _ToLoggers:

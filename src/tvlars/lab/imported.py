@@ -21,6 +21,8 @@ from tvlars._checks import one_line
 from tvlars.lab.errors import UsageError, unknown
 
 FORMS = "package.module.Name, package.module:name or ./file.py:name"
+GIVEN = "given:"
+"""Beginning of the name of an object that was given in Python, which is not found by it."""
 OURS = Path(__file__).parents[1]
 
 

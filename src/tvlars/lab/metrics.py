@@ -14,9 +14,8 @@ from torch import Tensor
 from tvlars._checks import one_line
 from tvlars.lab import memory
 from tvlars.lab.errors import UsageError
-from tvlars.lab.imported import is_import_path, is_theirs, load_object, short_name, spelled_path
+from tvlars.lab.imported import GIVEN, is_import_path, is_theirs, load_object, short_name, spelled_path
 
-GIVEN = "given:"
 TAKEN = ("accuracy", "loss")
 """Names of measures that every run has."""
 WANTED = ("update", "compute", "reset", "to")

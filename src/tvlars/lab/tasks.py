@@ -13,10 +13,8 @@ from torch import Tensor, nn
 from tvlars._checks import one_line
 from tvlars.lab import memory
 from tvlars.lab.errors import UsageError, unknown
-from tvlars.lab.imported import is_theirs, load_object, said_path
+from tvlars.lab.imported import GIVEN, is_theirs, load_object, said_path
 from tvlars.lab.metrics import Metric, check_methods, check_metric_name, numbers
-
-GIVEN = "given:"
 
 
 class Task:

@@ -57,7 +57,7 @@ def samples_of_batch(loss: BatchLoss, batch: Any) -> int:
         if not isinstance(found, int) or isinstance(found, bool) or found < 0:
             raise ValueError(f"samples must return the number of samples of a batch, got {found!r}")
         return found
-    lengths = sorted({len(leaf) for leaf in leaves(batch) if isinstance(leaf, Tensor) and leaf.ndim})
+    lengths = lengths_of(batch)
     if len(lengths) != 1:
         got = f"tensors of lengths {', '.join(map(str, lengths))}" if lengths else "none"
         raise ValueError(
@@ -107,6 +107,11 @@ def _said(x: Any) -> str:
 def leaves(x: Any) -> list[Any]:
     """Return what is in dicts, lists and tuples, and in dictionaries of transformers."""
     return tree_flatten(x.data if isinstance(x, UserDict) else x)[0]
+
+
+def lengths_of(batch: Any) -> list[int]:
+    """Return the lengths that tensors of a batch have, scalars aside: one, if they have an entry for each sample."""
+    return sorted({len(leaf) for leaf in leaves(batch) if isinstance(leaf, Tensor) and leaf.ndim})
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], x: Any) -> Any:

@@ -96,6 +96,12 @@ def test_conditions_compare_numbers_as_numbers(where: str, found: list[str], stu
     assert names(study, where, "seed=0") == [name for name in found if "s9" not in name and "s10" not in name]
 
 
+def test_an_empty_time_is_not_before_others(study: Path) -> None:
+    (study / "big" / "environment.json").unlink()
+    assert "big" not in names(study, "started<2027")
+    assert names(study, "started!=2026-11-29", "optimizer!=none") == ["big"]
+
+
 def test_runs_are_sorted_with_empty_cells_last(study: Path) -> None:
     ascending = ["big", "lars-b256-s0", "lars-b256-s9", "lars-b256-s10", "cut"]
     assert names(study, sort="test-accuracy") == ascending

@@ -80,6 +80,10 @@ class Counting(torch.optim.SGD):
         self.param_groups[0]["lr"] = 0.1 / self.count
         return super().step(closure)
 
+class Forgetful(torch.optim.SGD):
+    def load_state_dict(self, state_dict):
+        raise KeyError("no such state")
+
 class Refusing(torch.optim.SGD):
     def __init__(self, params, lr=1.0, size=3):
         if size > 3:
@@ -177,6 +181,17 @@ def test_a_run_says_that_an_optimizer_does_not_resume_bit_for_bit(
         "something: a new one that loads it takes other steps"
     )
     assert "lacks something" in load_run(tmp_path / "cut").environment["resume"]
+
+
+def test_an_error_of_a_class_that_loads_its_state_is_its_own(
+    mine: Callable[[str], str], few: ImageData, tmp_path: Path
+) -> None:
+    config, said = config_of(mine("Forgetful"), lr=0.1, out=tmp_path / "run"), Lines(stop=1)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, data=few, reporter=said)
+    assert any("mine.py:Forgetful cannot be kept and loaded: KeyError: 'no such state'" in line for line in said.lines)
+    with pytest.raises(KeyError, match="no such state"):
+        train(replace(config, resume=True), data=few, reporter=Lines())
 
 
 def test_a_file_that_changed_since_the_run_began_is_said(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, SubsetRandomSampler, TensorDataset
 
 from tests.lab.first import first
 from tests.lab.stops import StopAt
@@ -82,6 +82,47 @@ def test_a_run_of_loaders_goes_on(tmp_path: Path, sets: Any) -> None:
     assert load_run(tmp_path / "run").steps["loss"].equals(load_run(whole.folder).steps["loss"])  # it does not shuffle
 
 
+def test_an_epoch_has_the_batches_that_a_sampler_draws(tmp_path: Path, sets: Any) -> None:
+    few = DataLoader(sets[0], 32, sampler=SubsetRandomSampler(range(100)))
+    result = train(
+        TrainConfig(**dict(QUICK, batch_size=32), out=tmp_path / "run"),
+        loaders=(few, DataLoader(sets[1], 50)),
+        reporter=Reporter(),
+    )
+    assert load_run(result.folder).steps["epoch"].tolist() == pytest.approx([1 / 3, 2 / 3, 1, 4 / 3, 5 / 3, 2])
+
+
+def test_batch_norm_of_averaged_weights_begins_the_loader_anew(tmp_path: Path, sets: Any) -> None:
+    """The last batch of an epoch, which is smaller, is left."""
+    result = train(
+        TrainConfig(**dict(QUICK, optimizer="schedulefree.SGDScheduleFree", lr=0.1), out=tmp_path / "run"),
+        loaders=(DataLoader(sets[0], 32), DataLoader(sets[1], 50)),
+        reporter=Reporter(),
+    )
+    assert len(load_run(result.folder).steps) == 10
+
+
+class Shrinking(list[Any]):
+    """Batches, of which there are fewer each time."""
+
+    def __iter__(self) -> Any:
+        self.pop()
+        return iter(list(super().__iter__()))
+
+    def __len__(self) -> int:
+        return 8
+
+
+def test_an_epoch_does_not_begin_anew_by_itself(tmp_path: Path, sets: Any) -> None:
+    batches = Shrinking(list(DataLoader(sets[0], 32))[:10])
+    with pytest.raises(UsageError, match="the training loader must give 8 batches in every epoch, and gave fewer"):
+        train(
+            TrainConfig(**dict(QUICK, batch_size=32), out=tmp_path / "run"),
+            loaders=(batches, DataLoader(sets[1], 50)),
+            reporter=Reporter(),
+        )
+
+
 class Endless(IterableDataset[Any]):
     def __iter__(self) -> Any:
         return iter([])
@@ -96,7 +137,7 @@ def test_what_loaders_must_not_be(sets: Any) -> None:
         return DataLoader(TensorDataset(*tensors), 32)
 
     wrong: list[tuple[Any, dict[str, Any], str]] = [
-        (5, {}, r"loaders must be \(train, test\) or \(train, validation, test\) of DataLoaders, .* got 5"),
+        (5, {}, r"loaders must be \(train, test\) or \(train, validation, test\), .*: DataLoaders; got 5"),
         ((DataLoader(Endless(), 32), test), {}, "the training loader must have a length, since the plan needs"),
         (
             (DataLoader(train_set, 30), test),

@@ -208,6 +208,16 @@ def test_a_run_with_the_whole_recipe_goes_on_bit_for_bit(tmp_path: Path, few: Im
     assert load_run(tmp_path / "cut").environment["recipe"].startswith("crops of 0.3 to 1 of the area, randaug")
 
 
+def test_batch_norm_of_averaged_weights_sees_the_same_images_after_every_epoch(tmp_path: Path, few: ImageData) -> None:
+    run = build(Classification, tmp_path, few, **{**PLAIN, **STRONG, "optimizer": "schedulefree.SGDScheduleFree"})
+    found = []
+    for epoch in (1, 2):
+        run.batches.shuffle(epoch, position=epoch)
+        with run.task.with_tested_weights():
+            found.append(copy.deepcopy(run.task.bare_model.state_dict()))
+    assert all(torch.equal(found[1][name], value) for name, value in found[0].items())
+
+
 def test_crops_of_a_folder_are_taken_from_whole_images(tmp_path: Path) -> None:
     """Left halves are dark and right ones light: a central square of the same height shows both."""
     pixels = np.zeros((40, 120, 3), np.uint8)

@@ -12,8 +12,7 @@ import pandas as pd
 
 from tvlars.lab.comparison.statistics import FEWEST_SEEDS, LEVEL, best_arms, metrics_in
 from tvlars.lab.config import OPTIONS
-from tvlars.lab.data import GIVEN
-from tvlars.lab.imported import said_path
+from tvlars.lab.imported import GIVEN, said_path
 from tvlars.lab.options import Is
 
 TEX = str.maketrans(

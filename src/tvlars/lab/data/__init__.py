@@ -18,13 +18,13 @@ from tvlars.lab.data.image_data import ImageData
 from tvlars.lab.data.image_folder import load_image_folder
 from tvlars.lab.data.own.datasets import from_datasets
 from tvlars.lab.data.own.named import load_imported, load_torchvision
-from tvlars.lab.data.place import FOLDER_PREFIX, GIVEN, TORCHVISION_PREFIX, is_imported
+from tvlars.lab.data.place import FOLDER_PREFIX, TORCHVISION_PREFIX, is_imported
 from tvlars.lab.data.torchvision_sets import load_cifar10, load_cifar100, load_fashion_mnist
 from tvlars.lab.errors import UsageError, unknown
-from tvlars.lab.imported import is_theirs, spelled_path
+from tvlars.lab.imported import GIVEN, is_theirs, spelled_path
 from tvlars.lab.options import as_path, expanded
 
-__all__ = ["DATASETS", "FOLDER_PREFIX", "GIVEN", "Data", "ImageData", "check_data_name", "from_datasets", "load_data"]
+__all__ = ["DATASETS", "FOLDER_PREFIX", "Data", "ImageData", "check_data_name", "from_datasets", "load_data"]
 
 Data = ImageData | Sequence[Any] | Mapping[str, Any]
 """Data that functions of the laboratory take: ``ImageData``, or Datasets of users, see :func:`from_datasets`."""

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tvlars.lab.imported import is_import_path, short_name, spelled_path
+from tvlars.lab.imported import GIVEN, is_import_path, short_name, spelled_path
 from tvlars.lab.options import expanded
 
 FOLDER_PREFIX = "imagefolder:"
 TORCHVISION_PREFIX = "torchvision:"
-GIVEN = "given:"
-"""Beginning of the name of data that were given in Python, which cannot be loaded by it."""
 
 
 def absolute(path: Path) -> Path:

@@ -66,7 +66,8 @@ class Condition:
             met = [compare(cell, self.text.lower() == "true") for cell in cells]
         elif self.column == TIME:
             wanted = self.text.replace("T", " ")
-            met = [compare((local_time(cell) or "")[: len(wanted)], wanted) for cell in cells]
+            times = [local_time(cell) for cell in cells]
+            met = [compare(time[: len(wanted)], wanted) if time else self.sign == "!=" for time in times]
         elif not equality:
             raise UsageError(f"where {self.said()} must compare with = or !=, since {_spelled(self.column)} is text")
         else:

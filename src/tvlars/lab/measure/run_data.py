@@ -7,11 +7,12 @@ from typing import Literal
 
 import torch
 
-from tvlars.lab.data import GIVEN, Data, ImageData, from_datasets, load_data
+from tvlars.lab.data import Data, ImageData, from_datasets, load_data
 from tvlars.lab.data.augment.recipe import RANDOM_RESIZED
 from tvlars.lab.data.fingerprint import difference_of_names
 from tvlars.lab.data.place import looked_for, same_folder
 from tvlars.lab.errors import UsageError
+from tvlars.lab.imported import GIVEN
 from tvlars.lab.options import as_path
 from tvlars.lab.run_folder.loaded_run import LoadedRun, RunResult, load_run
 

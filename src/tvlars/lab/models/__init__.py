@@ -4,12 +4,11 @@ from tvlars.lab.models.build import Model, build_model, check_model
 from tvlars.lab.models.head import head_of, put_head
 from tvlars.lab.models.init import INITS, initialize
 from tvlars.lab.models.named import MODELS, SMALL_IMAGE, SmallResNet
-from tvlars.lab.models.source import FORMS, GIVEN, check_model_name, given_name, has_code, said_model, spelled_model
+from tvlars.lab.models.source import FORMS, check_model_name, given_name, has_code, said_model, spelled_model
 from tvlars.lab.models.stem import STEMS
 
 __all__ = [
     "FORMS",
-    "GIVEN",
     "INITS",
     "MODELS",
     "SMALL_IMAGE",

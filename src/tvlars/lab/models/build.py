@@ -15,10 +15,10 @@ from torch.nn.parameter import is_lazy
 from tvlars._checks import one_line
 from tvlars.lab import memory
 from tvlars.lab.errors import UsageError
-from tvlars.lab.imported import is_theirs
+from tvlars.lab.imported import GIVEN, is_theirs
 from tvlars.lab.models.head import head_of, put_head
 from tvlars.lab.models.init import initialize
-from tvlars.lab.models.source import GIVEN, Builder, arguments_of, builder_of, has_code, said_model
+from tvlars.lab.models.source import Builder, builder_of, has_code, said_model, taken_arguments
 from tvlars.lab.models.weights import load_weights
 
 Model = nn.Module | Builder
@@ -62,7 +62,9 @@ def build_model(
         takes = _parameters(builder)
         _refuse([one for one in asked if one not in takes], name, "whose builder has no such argument")
         built = (
-            _call(builder, arguments_of(builder, name, ours | asked), name) if own else builder(*ours.values(), **asked)
+            _call(builder, taken_arguments(builder, name, ours | asked), name)
+            if own
+            else builder(*ours.values(), **asked)
         )
     model, description = built if isinstance(built, tuple) and len(built) == 2 else (built, type(built).__name__)
     if not isinstance(model, nn.Module):

@@ -10,10 +10,10 @@ from typing import Any
 from torch import nn
 
 from tvlars.lab.errors import UsageError, unknown
-from tvlars.lab.imported import is_import_path, load_object, said_path, spelled_path
+from tvlars.lab.imported import GIVEN, is_import_path, load_object, said_path, spelled_path
 from tvlars.lab.models.named import MODELS
 
-TIMM, TORCHVISION, GIVEN = "timm:", "torchvision:", "given:"
+TIMM, TORCHVISION = "timm:", "torchvision:"
 FORMS = ("timm:NAME", "torchvision:NAME", "./file.py:NAME")
 """Forms of a model's name, besides the keys of ``MODELS``."""
 ALIASES = {
@@ -93,7 +93,7 @@ def builder_of(name: str, given: nn.Module | Builder | None = None) -> Builder:
     return built
 
 
-def arguments_of(builder: Builder, name: str, ours: dict[str, Any]) -> dict[str, Any]:
+def taken_arguments(builder: Builder, name: str, ours: dict[str, Any]) -> dict[str, Any]:
     """Return those of ``ours`` that a user's builder takes, by the names of its own arguments.
 
     Raises:

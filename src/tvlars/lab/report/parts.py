@@ -11,8 +11,7 @@ import pandas as pd
 from tvlars.lab.comparison.protocol import protocol
 from tvlars.lab.comparison.statistics import PAIR_COLUMNS, differences, table
 from tvlars.lab.comparison.verdict import answers
-from tvlars.lab.data import GIVEN
-from tvlars.lab.imported import said_path
+from tvlars.lab.imported import GIVEN, said_path
 from tvlars.lab.report.arms import Arm, config_of, frame_of, make_arms
 from tvlars.lab.run_folder.loaded_run import LoadedRun
 from tvlars.lab.run_folder.record import MODEL, read_object

@@ -19,8 +19,8 @@ from tvlars.lab.config import MOST_PIXELS, TrainConfig
 from tvlars.lab.data.fingerprint import Fingerprint
 from tvlars.lab.errors import UsageError
 from tvlars.lab.files.disk import DIGEST, digest_of
-from tvlars.lab.imported import file_of
-from tvlars.lab.models import GIVEN, STEMS, Model, build_model, check_model_name, has_code, said_model, spelled_model
+from tvlars.lab.imported import GIVEN, file_of
+from tvlars.lab.models import STEMS, Model, build_model, check_model_name, has_code, said_model, spelled_model
 from tvlars.lab.run_folder.best import best_file, epochs_kept, read_weights
 from tvlars.lab.run_folder.identity import FINGERPRINT
 from tvlars.lab.run_folder.record import CORRECT, MODEL, read_object

@@ -14,6 +14,7 @@ from tvlars.lab.config import TrainConfig
 from tvlars.lab.data.fingerprint import Fingerprint
 from tvlars.lab.errors import UsageError
 from tvlars.lab.files.lock import LOCK, locked
+from tvlars.lab.imported import is_theirs
 from tvlars.lab.run_folder.checkpoints import checkpoint
 from tvlars.lab.run_folder.checkpoints.state_check import check_progress
 from tvlars.lab.run_folder.identity import FINGERPRINT, check_data, check_data_of, check_same, identity
@@ -153,11 +154,14 @@ def _finished(folder: Path, config: TrainConfig, plan: Plan) -> RunResult | None
 
 @contextlib.contextmanager
 def fitting(path: Path) -> Iterator[None]:
-    """Raise ``UsageError`` in place of errors inside: the checkpoint ``path`` does not fit the run that loads it."""
+    """Raise ``UsageError`` in place of errors inside: the checkpoint ``path`` does not fit the run that loads it.
+
+    Errors of the user's own code, as of an optimizer's ``load_state_dict``, stay as they are.
+    """
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, OverflowError) as error:
-        if isinstance(error, UsageError):
+        if isinstance(error, UsageError) or is_theirs(error):
             raise
         said = ascii(" ".join(str(error).split())[:120])  # the error may quote text of the file
         raise UsageError(f"{path} must be a checkpoint of this run, but does not fit it: {said}") from error

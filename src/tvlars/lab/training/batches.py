@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -57,6 +58,10 @@ class Batches:
         """
         self.feed.key, self.number = key_of(self.config.seed, epoch), position
         return self.feed.indices(torch.randperm(len(self.data.train_labels), generator=self.order, device="cpu"))
+
+    def begin_aside(self) -> None:
+        """Prepare for batches beside those of an epoch; their random numbers of samples are the same each time."""
+        self.feed.key, self.number = key_of(self.config.seed, 0), 0
 
     def split(self, batch: Tensor) -> tuple[Tensor, ...]:
         """Return this process's share of a batch (n, ...) as micro-batches of about the same size."""
@@ -136,19 +141,23 @@ class LoaderBatches(Batches):
 
     def shuffle(self, epoch: int = 1, position: int = 0) -> Tensor:
         """Begin an epoch of the loader; return places of samples in it."""
-        self.iterator = self.given.batches("train")
-        for _ in range(position * self.count):
-            next(self.iterator)
+        self.begin_aside()
+        for _ in itertools.islice(self.iterator, position * self.count):
+            pass
         return torch.arange(len(self.data.train_labels), device="cpu")
+
+    def begin_aside(self) -> None:
+        """Begin the loader anew."""
+        self.iterator = self.given.batches("train")
 
     def parts(self, batch: Tensor, upcoming: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the loader's next batches, as many as make a step."""
         for _ in range(self.count):
             with self.phase("data"):
                 found = next(self.iterator, None)
-                if found is None:  # batch norm of averaged weights asks for more after the epoch
-                    self.iterator = self.given.batches("train")
-                    found = next(self.iterator)
+                if found is None:
+                    whole = len(self.data.train_labels) // self.given.loader_batch
+                    raise UsageError(f"the training loader must give {whole:,} batches in every epoch, and gave fewer")
             inputs, labels = found
             if len(labels) != self.given.loader_batch:
                 raise UsageError(

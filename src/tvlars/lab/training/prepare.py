@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from tvlars._machine import faster_in_bf16
 from tvlars.lab import memory
 from tvlars.lab.config import TrainConfig
-from tvlars.lab.data import GIVEN, ImageData, from_datasets, load_data
+from tvlars.lab.data import ImageData, from_datasets, load_data
 from tvlars.lab.data.augment.recipe import PADDED, RANDOM_RESIZED
 from tvlars.lab.data.own.loaders import LoaderData, from_loaders
 from tvlars.lab.data.own.rows import RowsData, load_rows, rows_from
 from tvlars.lab.errors import UsageError
+from tvlars.lab.imported import GIVEN
 from tvlars.lab.measure.layer_stats import check_layer_stats
 from tvlars.lab.measure.sharpness import check_sharpness
 from tvlars.lab.metrics import Metric, Metrics

@@ -158,6 +158,7 @@ class Task(ABC):
         count = min(max(NORM_BATCHES // self.batches.count, 1), len(order) // size)
         drawn, devices = self.batches.draws.get_state(), [self.fabric.device] * (self.fabric.device.type == "cuda")
         batches = torch.split(self.batches.feed.indices(order[: count * size]), size)
+        self.batches.begin_aside()
         inputs = (x for batch in batches for x in self.inputs(batch))
         with torch.random.fork_rng(devices):
             update_bn(inputs, self.model)
@@ -314,10 +315,16 @@ class OwnTask(Task):
         self.model.eval()
         rows: Any = self.data.part(split)[0]
         mine = processes.share(torch.arange(len(rows), device="cpu"))
-        sums: dict[str, Tensor] = {"loss": torch.zeros((), dtype=torch.float64, device=device)}
+        sums: dict[str, Tensor] = {}
         for index in torch.split(mine, self.config.micro_batch_size):
             part = rows[index.to(rows.device)].to(device).values
             values = {"loss": self.own.loss(self.model, part), **measures_of(self.own, self.model, part)}
+            if sums and sums.keys() != values.keys():
+                got = (", ".join(name for name in found if name != "loss") or "none" for found in (sums, values))
+                raise UsageError(
+                    f"task {type(self.own).__name__} must return the same measures for every batch, got "
+                    f"{' and then '.join(got)}"
+                )
             for name, value in values.items():
                 one = torch.as_tensor(value, dtype=torch.float64, device=device).reshape(())
                 sums[name] = sums.get(name, torch.zeros_like(one)) + len(index) * one

@@ -16,7 +16,7 @@ from tvlars.lab.console import aside, console, is_terminal
 from tvlars.lab.data import decoded
 from tvlars.lab.data.fingerprint import SPLITS
 from tvlars.lab.data.image_data import ImageData
-from tvlars.lab.data.own.samples import LABELS, fixed, image_of, key_of, label_of, pair_of
+from tvlars.lab.data.own.samples import LABELS, first_key, fixed, image_of, label_of, pair_of
 from tvlars.lab.data.streamed import Readers, Source, StreamedImages, default_processes
 from tvlars.lab.errors import UsageError
 from tvlars.lab.imported import is_theirs
@@ -114,16 +114,7 @@ def splits_of(data: Any) -> dict[str, Any]:
     Raises:
         UsageError: there are not two or three of them, or one is no map-style Dataset.
     """
-    if isinstance(data, Mapping):
-        unknown = [key for key in data if key not in SPLITS]
-        if unknown or not {"train", "test"} <= set(data):
-            raise UsageError(f"data must be {FORMS}, got the keys {', '.join(map(str, data)) or 'of an empty one'}")
-        sets = {split: data[split] for split in SPLITS if split in data}
-    elif isinstance(data, tuple | list) and len(data) in (2, 3):
-        sets = dict(zip(("train", "test") if len(data) == 2 else SPLITS, data, strict=True))
-    else:
-        what = f"{len(data)} of them" if isinstance(data, tuple | list) else shown(data)
-        raise UsageError(f"data must be {FORMS}: Datasets, or ImageData; got {what}")
+    sets = by_split(data, "data", "Datasets, or ImageData")
     for split, one in sets.items():
         word = f"the {SPLITS[split]} set"
         if isinstance(one, torch.utils.data.DataLoader):
@@ -136,6 +127,28 @@ def splits_of(data: Any) -> dict[str, Any]:
         if len(one) == 0:
             raise UsageError(f"{word} of data must have at least one sample, got an empty {type(one).__name__}")
     return sets
+
+
+def by_split(given: Any, what: str, kind: str) -> dict[str, Any]:
+    """Return a pair, a triple or a dictionary by split, in the order train, validation, test.
+
+    Args:
+        given: by the user.
+        what: name of the argument, for errors, as in "data".
+        kind: what it has for each split, as in "DataLoaders".
+
+    Raises:
+        UsageError: it is none of these.
+    """
+    if isinstance(given, Mapping):
+        if not {"train", "test"} <= set(given) <= set(SPLITS):
+            keys = ", ".join(map(str, given)) or "of an empty one"
+            raise UsageError(f"{what} must be {FORMS}, got the keys {keys}")
+        return {split: given[split] for split in SPLITS if split in given}
+    if isinstance(given, tuple | list) and len(given) in (2, 3):
+        return dict(zip(("train", "test") if len(given) == 2 else SPLITS, given, strict=True))
+    got = f"{len(given)} of them" if isinstance(given, tuple | list) else shown(given)
+    raise UsageError(f"{what} must be {FORMS}: {kind}; got {got}")
 
 
 class _Set(Source):
@@ -288,7 +301,7 @@ def labels_beside(given: Any) -> list[int] | None:
     columns = getattr(given, "features", None)  # of Hugging Face
     values = None
     if isinstance(columns, Mapping):
-        key = key_of(columns, LABELS)
+        key = first_key(columns, LABELS)
         values = None if key is None else given[key]
     else:
         values = getattr(given, "targets", getattr(given, "labels", None))
@@ -304,7 +317,7 @@ def class_names(given: Any, highest: int) -> tuple[tuple[str, ...], list[str]]:
         given = given.dataset
     columns = getattr(given, "features", None)
     if isinstance(columns, Mapping):
-        names = getattr(columns.get(key_of(columns, LABELS)), "names", None)
+        names = getattr(columns.get(first_key(columns, LABELS)), "names", None)
     else:
         names = getattr(given, "classes", None)
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):

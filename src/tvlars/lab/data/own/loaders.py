@@ -14,10 +14,8 @@ from torch.utils.data import RandomSampler
 from tvlars._checks import shown
 from tvlars.lab.data.fingerprint import SPLITS, Fingerprint, SplitFingerprint
 from tvlars.lab.data.image_data import ImageData
-from tvlars.lab.data.own.datasets import class_names, labels_beside, name_of
+from tvlars.lab.data.own.datasets import by_split, class_names, labels_beside, name_of
 from tvlars.lab.errors import UsageError
-
-FORMS = "(train, test) or (train, validation, test) of DataLoaders, or a dictionary of them"
 
 
 @dataclass(frozen=True)
@@ -115,8 +113,11 @@ def from_loaders(loaders: Any, batch_size: int) -> LoaderData:
             f"step, got {batch_size}"
         )
     given = getattr(train, "dataset", None)
-    whole = not getattr(train, "drop_last", False) and hasattr(given, "__len__") and train.batch_size is not None
-    usable = len(given) // size if whole else count  # type: ignore[arg-type]
+    usable = count
+    if getattr(train, "batch_size", None) is not None and not getattr(train, "drop_last", False):
+        drawn: Any = getattr(train, "sampler", None)  # may draw fewer samples than the Dataset has, or more
+        drawn = drawn if hasattr(drawn, "__len__") else given  # an IterableDataset
+        usable = len(drawn) // size if hasattr(drawn, "__len__") else count
     shape = tuple(inputs.shape[1:])
     held = {split: _labels_of(there[split], split, shape) for split in there if split != "train"}
     beside = labels_beside(given) or []
@@ -187,14 +188,7 @@ def check_labels(labels: Tensor, classes: int, split: str) -> None:
 
 
 def _splits(loaders: Any) -> dict[str, Any]:
-    if isinstance(loaders, Mapping):
-        there = {split: loaders[split] for split in SPLITS if split in loaders}
-        if len(there) != len(loaders) or not {"train", "test"} <= set(there):
-            raise UsageError(f"loaders must be {FORMS}, got the keys {', '.join(map(str, loaders))}")
-    elif isinstance(loaders, tuple | list) and len(loaders) in (2, 3):
-        there = dict(zip(("train", "test") if len(loaders) == 2 else SPLITS, loaders, strict=True))
-    else:
-        raise UsageError(f"loaders must be {FORMS}, got {shown(loaders)}")
+    there = by_split(loaders, "loaders", "DataLoaders")
     for split, one in there.items():
         if not hasattr(one, "__iter__"):
             raise UsageError(f"the {SPLITS[split]} loader must be a DataLoader, or give batches, got {shown(one)}")

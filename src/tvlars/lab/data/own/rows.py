@@ -18,12 +18,10 @@ from tvlars._checks import one_line
 from tvlars.lab import memory
 from tvlars.lab.data.fingerprint import Fingerprint, SplitFingerprint
 from tvlars.lab.data.image_data import ImageData
+from tvlars.lab.data.own.datasets import by_split
 from tvlars.lab.data.own.named import imported_data
-from tvlars.lab.data.place import GIVEN
 from tvlars.lab.errors import UsageError
-from tvlars.lab.imported import is_import_path, is_theirs
-
-SPLITS = ("train", "validation", "test")
+from tvlars.lab.imported import GIVEN, is_import_path, is_theirs
 
 
 class Rows:
@@ -109,15 +107,7 @@ def rows_from(data: Any, name: str) -> RowsData:
         UsageError: a split is none of these, or its samples differ in shape.
         Exception: whatever a user's Dataset raises.
     """
-    named: dict[Any, Any] = {}
-    if isinstance(data, Mapping):
-        named = dict(data)
-    elif isinstance(data, tuple | list) and len(data) <= len(SPLITS):
-        named = dict(zip(("train", "test") if len(data) == 2 else SPLITS, data, strict=False))
-    if not {"train", "test"} <= set(named) <= set(SPLITS):
-        raise UsageError(
-            f"data must be (train, test), (train, validation, test), or a dictionary of them, got {_kind(data)}"
-        )
+    named = by_split(data, "data", "Datasets, or tuples or dictionaries of tensors")
     splits: dict[str, Any] = {split: Rows(_stacked(one, split)) for split, one in named.items()}
     labels = {split: torch.zeros(len(rows), dtype=torch.int64, device="cpu") for split, rows in splits.items()}
     train, test = ((splits[split], labels[split]) for split in ("train", "test"))

@@ -24,7 +24,7 @@ FEW = 4
 FORMS = "a PIL image, or a tensor or array of uint8 values from 0 to 255, (C, H, W), (H, W, C) or (H, W)"
 
 
-def key_of(names: Any, wanted: tuple[str, ...]) -> str | None:
+def first_key(names: Any, wanted: tuple[str, ...]) -> str | None:
     """Return the first of the ``wanted`` keys that is there."""
     return next((key for key in wanted if key in names), None)
 
@@ -36,7 +36,7 @@ def pair_of(sample: Any, at: str) -> tuple[Any, Any]:
         UsageError: it is neither a pair nor a dictionary with both.
     """
     if isinstance(sample, Mapping):
-        image, label = key_of(sample, IMAGES), key_of(sample, LABELS)
+        image, label = first_key(sample, IMAGES), first_key(sample, LABELS)
         if image is None or label is None:
             raise UsageError(
                 f"{at} must be a dictionary with an image ({', '.join(IMAGES)}) and a label ({', '.join(LABELS)}), got "
