@@ -21,7 +21,7 @@ FLOORS = (
     ("data", "models", "optimizers", "metrics"),
     ("ssl", "tasks"),
     ("config",),
-    ("processes",),
+    ("processes", "given"),
     ("run_folder",),
     ("measure",),
     ("training",),

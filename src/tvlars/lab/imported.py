@@ -83,6 +83,24 @@ def load_object(text: str, what: str) -> Any:
     return _named(module, rest, what, text)
 
 
+def path_of(found: Any, what: str) -> str:
+    """Return the import path of a class or function, by the outermost package that has it, as torch.optim.NAdam.
+
+    Raises:
+        UsageError: nothing can import it, as a function of the script that runs, or one inside another.
+    """
+    name, module = str(getattr(found, "__name__", "")), str(getattr(found, "__module__", ""))
+    parts = module.split(".")
+    for end in range(1, len(parts) + 1):
+        where = ".".join(parts[:end])
+        if module != "__main__" and getattr(sys.modules.get(where), name, None) is found:
+            return f"{where}.{name}"
+    where = "of the script that runs" if module == "__main__" else f"no name of the module {module}"
+    raise UsageError(
+        f"{what} must be importable, but {name} is {where}: put it into a file of its own, and give './file.py:{name}'"
+    )
+
+
 def file_of(text: str) -> Path | None:
     """Return the file of an import path, or that of its outermost package; None if there is none. Nothing is run."""
     where, _, _ = text.rpartition(":")

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from tvlars._checks import one_line
 from tvlars.lab.arguments import arguments_of, check_arguments, parse_arguments
 from tvlars.lab.errors import UsageError, unknown
-from tvlars.lab.imported import is_import_path, is_theirs, load_object, said_path, spelled_path
+from tvlars.lab.imported import is_import_path, is_theirs, load_object, path_of, said_path, spelled_path
 from tvlars.optim import LAMB, LARS, TVLARS
 
 CLASSES: dict[str, type[Optimizer]] = {
@@ -32,11 +32,14 @@ NO_ARGUMENTS = ("params", "total_steps", "defaults")
 def optimizer_name(value: Any, what: str = "optimizer") -> str:
     """Return the name of an optimizer in its normal spelling: a known one, or an import path.
 
-    Nothing is imported, so that a run can be read whose optimizer is no longer there.
+    Of a class or function, it is the import path. Nothing is imported, so that a run can be read whose optimizer is no
+    longer there.
 
     Raises:
         UsageError: it is neither; the message lists the known names with the nearest first.
     """
+    if inspect.isclass(value) or inspect.isroutine(value):
+        return path_of(value, what)
     if isinstance(value, str) and value in CLASSES:
         return value
     if is_import_path(value):

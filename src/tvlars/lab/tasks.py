@@ -75,7 +75,7 @@ def given_task(task: Task) -> str:
 
 
 def load_task(name: str, given: Task | None = None) -> Task:
-    """Return the task ``name``, the import path of a class or an instance, or given:NAME.
+    """Return the task ``name``, the import path of a class or an instance, or given:NAME: a new one for each run.
 
     Raises:
         UsageError: nothing is there, it is no :class:`Task`, or a given one is not given again.
@@ -89,13 +89,22 @@ def load_task(name: str, given: Task | None = None) -> Task:
         found: Any = given
     else:
         found = load_object(name, "task")
-        if inspect.isclass(found) and issubclass(found, Task):
-            try:
-                found = found()
-            except TypeError as error:
-                if is_theirs(error):
-                    raise
-                raise UsageError(f"task {said_path(name)} must be made without arguments: {error}") from error
+    if inspect.isclass(found) and issubclass(found, Task):
+        try:
+            found = found()
+        except TypeError as error:
+            if is_theirs(error):
+                raise
+            raise UsageError(f"task {said_path(name)} must be made without arguments: {error}") from error
+    elif isinstance(found, Task):
+        try:
+            found = copy.deepcopy(found)
+        except Exception as error:  # copy has many types for what it cannot take
+            if is_theirs(error) or memory.has_ended(error):
+                raise
+            raise UsageError(
+                f"task {type(found).__name__} must be copied for each run, but copy.deepcopy fails: {one_line(error)}"
+            ) from error
     if not isinstance(found, Task):
         kind = found.__name__ if inspect.isclass(found) else f"an object of type {type(found).__name__}"
         raise UsageError(f"task must be a subclass of tvlars.lab.Task, or an instance, got {kind}")

@@ -12,6 +12,7 @@ from tests.lab.data.folders import counts, read, said, write_classes
 from tvlars.lab import ImageData, TrainConfig, UsageError
 from tvlars.lab.data.fingerprint import Fingerprint
 from tvlars.lab.data.image_data import Chosen
+from tvlars.lab.given import Given
 from tvlars.lab.run_folder.identity import check_data
 from tvlars.lab.training.prepare import prepare
 
@@ -39,12 +40,12 @@ def test_a_number_is_a_number_of_images(digits: ImageData) -> None:
 
 def test_the_seed_alone_decides_which(digits: ImageData) -> None:
     configs = [TrainConfig(validation=0.2, seed=seed, optimizer=name) for seed, name in ((0, "lars"), (7, "sgd"))]
-    first, second = (prepare(config, digits).data for config in configs)
+    first, second = (prepare(config, Given(digits)).data for config in configs)
     assert first.fingerprint == second.fingerprint
     assert first.fingerprint.validation is not None
-    other = prepare(TrainConfig(validation=0.2, validation_seed=1), digits).data
+    other = prepare(TrainConfig(validation=0.2, validation_seed=1), Given(digits)).data
     assert other.fingerprint.difference(first.fingerprint) != ""
-    assert prepare(configs[0], first).data is first
+    assert prepare(configs[0], Given(first)).data is first
 
 
 @pytest.mark.parametrize(
@@ -79,7 +80,7 @@ def test_a_small_class_without_validation_images_is_named(digits: ImageData) -> 
 
 def test_a_seed_without_an_amount(digits: ImageData) -> None:
     with pytest.raises(UsageError, match="validation must be given with validation_seed"):
-        prepare(TrainConfig(validation_seed=3), digits)
+        prepare(TrainConfig(validation_seed=3), Given(digits))
 
 
 def test_the_config_checks_the_amount() -> None:

@@ -302,6 +302,7 @@ def test_functions_that_are_refused(
     with pytest.raises(UsageError) as error:
         train(config_of(mine(name), out=tmp_path / "run", **options), data=few, reporter=Reporter())
     assert said in str(error.value)
+    assert not (tmp_path / "run").exists()
 
 
 def test_parameters_that_no_optimizer_holds_are_said(

@@ -9,6 +9,7 @@ import torch
 
 from tvlars.lab import Reporter, TrainConfig, UsageError, train
 from tvlars.lab.data import ImageData
+from tvlars.lab.given import Given
 from tvlars.lab.training.prepare import prepare
 
 
@@ -26,7 +27,7 @@ def test_a_prepared_run_has_its_data_and_the_plan_that_is_trained(tmp_path: Path
 def test_a_run_for_another_machine_needs_nothing_here(digits: ImageData) -> None:
     config = TrainConfig(accelerator="cuda")
     with pytest.raises(UsageError, match="accelerator must be auto or cpu on this machine"):
-        prepare(config, digits)
-    assert prepare(config, digits, here=False).plan == config.plan(1437)
+        prepare(config, Given(digits))
+    assert prepare(config, Given(digits), here=False).plan == config.plan(1437)
     with pytest.raises(UsageError, match="crop_padding must be < the image size, 8, got 8"):
-        prepare(TrainConfig(accelerator="cuda", crop_padding=8), digits, here=False)
+        prepare(TrainConfig(accelerator="cuda", crop_padding=8), Given(digits), here=False)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tvlars.lab import Reporter, TrainConfig, UsageError
 from tvlars.lab.data import ImageData
+from tvlars.lab.given import Given
 from tvlars.lab.models import build_model
 from tvlars.lab.run_folder.record import NoRecord
 from tvlars.lab.training.prepare import prepare
@@ -23,7 +24,7 @@ QUICK: dict[str, Any] = dict(batch_size=480, epochs=2, precision="32-true", acce
 
 
 def build(kind: Any, folder: Path, data: ImageData, **options: Any) -> Run:
-    prepared = prepare(TrainConfig(**{**QUICK, **options}), data)
+    prepared = prepare(TrainConfig(**{**QUICK, **options}), Given(data))
     prepared.fabric.seed_everything(0, verbose=False)
     model, _ = build_model("small_resnet", data.channels, data.image_size, data.classes)
     return Run(kind(prepared, model, NoRecord(folder), Reporter()))

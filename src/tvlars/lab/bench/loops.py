@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
@@ -21,6 +20,7 @@ from tvlars._machine import faster_in_bf16, native_bf16
 from tvlars.lab.bench.result import Row, interleave, row_of, timed
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData
+from tvlars.lab.given import Given
 from tvlars.lab.models import build_model
 from tvlars.lab.run_folder.record import NoRecord
 from tvlars.lab.training.prepare import prepare
@@ -80,7 +80,7 @@ def lab_loop(data: ImageData, model: nn.Module, device: str, batch_size: int, **
     """Return a run of the laboratory that writes nothing."""
     usual: dict[str, Any] = dict(data="cifar10", epochs=10_000, lr=LR, micro_batch_size=batch_size, crop_padding=4)
     config = TrainConfig(batch_size=batch_size, accelerator=device, **{**usual, **options})
-    return Run(Classification(prepare(config, data), model, NoRecord(Path(tempfile.gettempdir())), Reporter()))
+    return Run(Classification(prepare(config, Given(data)), model, NoRecord(Path(tempfile.gettempdir())), Reporter()))
 
 
 class Pictures(CIFAR10):  # type: ignore[misc]
@@ -110,7 +110,7 @@ class LoaderLoop:
         for images, labels in self.loader:
             labels = labels.to(self.device, non_blocking=True)
             logits = self.model(images.to(self.device, non_blocking=True))
-            loss = F.cross_entropy(logits, labels)
+            loss = nn.functional.cross_entropy(logits, labels)
             self.optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -31,6 +31,9 @@ from tvlars.lab.experiments.run_name import at_home
 from tvlars.lab.experiments.sweep import check_one_machine, hire, show
 from tvlars.lab.experiments.workers.in_process import InProcess
 from tvlars.lab.files.lock import LOCK
+from tvlars.lab.given import check_apart, take
+from tvlars.lab.metrics import Metric
+from tvlars.lab.models import Model
 from tvlars.lab.processes.alike import check_alike, facts_of
 from tvlars.lab.processes.processes import Processes
 from tvlars.lab.processes.started import started
@@ -40,8 +43,9 @@ from tvlars.lab.run_folder.record import CONFIG, new_folder, read_object, write_
 from tvlars.lab.run_folder.resuming import look
 from tvlars.lab.run_folder.status import Status
 from tvlars.lab.ssl.views import describe_views
+from tvlars.lab.tasks import Task
 from tvlars.lab.training.description import describe_batch
-from tvlars.lab.training.prepare import Prepared, check_apart, data_of, prepare, taken
+from tvlars.lab.training.prepare import Prepared, data_of, prepare
 from tvlars.lab.training.progress import Reporter, choose_reporter, factory_of
 from tvlars.plan import Plan
 
@@ -50,6 +54,10 @@ def compare(
     config: CompareConfig,
     *,
     data: Data | None = None,
+    loaders: Any = None,
+    model: Model | None = None,
+    task: Task | None = None,
+    metrics: Mapping[str, Metric] | None = None,
     reporter: Reporter | Callable[[], Reporter] | None = None,
     announce: Callable[[str], None] = say,
     workers: int | None = None,
@@ -62,8 +70,9 @@ def compare(
     Args:
         config: options of the comparison. If ``config.out`` is the folder of an earlier call, runs that are over there
             are kept, and one that was cut off resumes from its newest checkpoint.
-        data: Datasets or ``ImageData``, see :func:`tvlars.lab.train`; runs are then done in this process. None
-            (default) loads the data that the config names.
+        data, loaders, model, task, metrics: objects for all runs, see :func:`tvlars.lab.train`; with any of them, runs
+            are done in this process, one after the other. Each run copies a module with its weights, so that all
+            seeds begin with the same; give a function, which is called for each run, for weights drawn by the seed.
         reporter: shows all runs in this process, or a function or class that makes the reporter of each; None
             (default): a bar on a terminal, and plain lines elsewhere. ``Reporter()`` is silent.
         announce: called with each line that describes the comparison and each run that begins; default: prints it.
@@ -84,11 +93,13 @@ def compare(
     check_call(workers, retries)
     begins = factory_of(reporter) or partial(choose_reporter, brief=True)
     apart = ray is not None or (workers or 1) > 1
-    check_apart(data, apart)
-    base, loaded = taken(config.base, data)
+    objects: dict[str, Any] = dict(data=data, loaders=loaders, model=model, task=task, metrics=metrics)
+    check_apart(apart, **objects)
+    given = take(config.base, **objects)
+    base = given.named(config.base)
     config = replace(config, base=base)
-    data, runs = data_of(base, loaded), config.runs()
-    prepared = [prepare(run, data, here=ray is None) for run in runs]  # so that a bad value is said before any run
+    given, runs = replace(given, data=data_of(base, given.data)), config.runs()
+    prepared = [prepare(run, given, here=ray is None) for run in runs]  # so that a bad value is said before any run
     plans = [run.plan for run in prepared]
     if apart:
         _check_apart(runs)
@@ -102,11 +113,11 @@ def compare(
     with contextlib.ExitStack() as stack:
         crew: Workers | None = hire(stack, runs, workers, ray) if apart else None
         signals = stack.enter_context(taking_signals(crew))
-        opened = partial(_open, config, runs, plans, data.fingerprint, stack)
+        opened = partial(_open, config, runs, plans, prepared[0].data.fingerprint, stack)
         folder, statuses = opened() if processes is None else processes.by_first(opened)
         for line in _lines(config, prepared, count):
             announce(line)
-        comparing = _Comparing(config, folder, runs, plans, data, first)
+        comparing = _Comparing(config, folder, runs, plans, prepared[0].data, first)
         jobs = comparing.take_up(statuses, apart)
         if crew is not None:
             comparing.board = choose_board() if board is None else board
@@ -116,8 +127,8 @@ def compare(
             if len(jobs) < len(runs):
                 announce(f"{len(runs) - len(jobs)} of {len(runs)} runs are over already")
             begin = partial(_begin, list(comparing.plans), announce, begins)
-            crew = InProcess(data, begin, alone=processes is None or not processes.several)
-        del data  # processes of their own load it again
+            crew = InProcess(given, begin, alone=processes is None or not processes.several)
+        del given, prepared, objects  # processes of their own load the data again
         with _saved(comparing, announce):
             if jobs:
                 work(comparing, crew, retries, comparing.board, signals)

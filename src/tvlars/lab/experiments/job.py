@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -64,6 +65,8 @@ class Workers(ABC):
     """Number of jobs at a time; None: any number."""
     apart = True
     """True if runs are other processes, which are told to stop when a signal comes here."""
+    begun: Callable[[Job], None] = staticmethod(lambda job: None)
+    """Called by workers in this process with a job whose folder has been written, before its first step."""
 
     @abstractmethod
     def describe(self) -> str:

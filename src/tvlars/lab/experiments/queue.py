@@ -14,6 +14,7 @@ from tvlars.lab.experiments.board import Board
 from tvlars.lab.experiments.job import OVER, Job, Outcome, Workers
 from tvlars.lab.files.lock import locked
 from tvlars.lab.processes.signals import StopSignals, stop
+from tvlars.lab.run_folder.record import ENVIRONMENT, read_object, warnings_in
 from tvlars.lab.run_folder.status import Status
 
 LOST_WORKERS = 5
@@ -81,6 +82,8 @@ class _Queue:
         self.attempts: Counter[str] = Counter()
         self.lost: Counter[str] = Counter()
         self.hopeless: set[str] = set()
+        self.said: set[str] = set()
+        workers.begun = self.warn
 
     def work(self) -> None:
         """Have all jobs done, or stop those that are going on when a signal comes."""
@@ -116,6 +119,7 @@ class _Queue:
         """Take note of the end of a job, or queue it for another attempt."""
         outcome = self.workers.outcome(job, future)
         status, note = outcome.status, outcome.note
+        self.warn(job)
         if status == Status.LOST:
             self.lost[job.name] += 1
             if self.lost[job.name] <= LOST_WORKERS:
@@ -136,6 +140,13 @@ class _Queue:
             status = Status.FAILED
             note = "its folder is not to be seen here: out must lie on a file system that all machines share"
         self.source.ended(Outcome(job, status, note, attempts))
+
+    def warn(self, job: Job) -> None:
+        """Say the warnings of a run that none before it has given: those of all seeds are mostly the same."""
+        for text in warnings_in(read_object(job.folder / ENVIRONMENT), newest=True):
+            if text not in self.said:
+                self.said.add(text)
+                self.board.say(f"warning  {text}")
 
     def give_up(self) -> None:
         """Stop jobs that have become hopeless."""

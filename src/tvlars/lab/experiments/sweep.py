@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from signal import Signals
+from typing import Any
 
 from tvlars._reading import is_inside, is_regular
 from tvlars.lab.config import TrainConfig, names_of
@@ -22,13 +23,17 @@ from tvlars.lab.experiments.workers.in_process import InProcess
 from tvlars.lab.experiments.workers.ray_cluster import RayWorkers
 from tvlars.lab.experiments.workers.this_machine import LocalWorkers
 from tvlars.lab.files.lock import LOCK
+from tvlars.lab.given import Given, check_apart, take
+from tvlars.lab.metrics import Metric
+from tvlars.lab.models import Model
 from tvlars.lab.options import Is, as_path
 from tvlars.lab.run_folder.environment import command_line
 from tvlars.lab.run_folder.identity import check_data_of
 from tvlars.lab.run_folder.record import read_object, write_json
 from tvlars.lab.run_folder.rows import epochs_done
 from tvlars.lab.run_folder.status import Status
-from tvlars.lab.training.prepare import check_apart, data_of, prepare, taken
+from tvlars.lab.tasks import Task
+from tvlars.lab.training.prepare import data_of, prepare
 from tvlars.lab.training.progress import Reporter
 
 FILE = "sweep.json"
@@ -40,6 +45,10 @@ def sweep(
     out: Path | str,
     *,
     data: Data | None = None,
+    loaders: Any = None,
+    model: Model | None = None,
+    task: Task | None = None,
+    metrics: Mapping[str, Metric] | None = None,
     workers: int | None = None,
     retries: int = 1,
     ray: str | None = None,
@@ -51,8 +60,9 @@ def sweep(
         runs: options of the runs; ``out`` and ``resume`` are ignored, since the sweep chooses both.
         out: folder of the sweep: new, empty, or that of an earlier call, which is continued. With Ray it must lie on
             a file system that all machines see under this name.
-        data: Datasets or ``ImageData`` of all runs, see :func:`tvlars.lab.train`; runs are then done in this process,
-            one after the other. None (default) loads the data that each config names.
+        data, loaders, model, task, metrics: objects for all runs, see :func:`tvlars.lab.train`; with any of them, runs
+            are done in this process, one after the other. Each run copies a module with its weights, so that all
+            seeds begin with the same; give a function, which is called for each run, for weights drawn by the seed.
         workers: number of runs at a time; None (default): one for each CUDA device, one on a CPU.
         retries: number of further attempts for a run that failed, from its newest checkpoint. A run that diverged is
             a result, and one with bad input would fail again: neither is retried.
@@ -71,20 +81,21 @@ def sweep(
     """
     board = choose_board() if board is None else board
     check_call(workers, retries)
-    check_apart(data, ray is not None or (workers or 1) > 1)
-    runs, loaded = _taken(runs, data)
-    agenda = make_agenda(runs, out, here=ray is None, data=loaded)
+    objects: dict[str, Any] = dict(data=data, loaders=loaders, model=model, task=task, metrics=metrics)
+    check_apart(ray is not None or (workers or 1) > 1, **objects)
+    runs, given = _taken(runs, objects)
+    agenda = make_agenda(runs, out, here=ray is None, given=given)
     with contextlib.ExitStack() as stack:
         crew: Workers | None = None
         if agenda.jobs:
-            if loaded is None:
+            if given is None:
                 crew = hire(stack, [job.config for job in agenda.jobs], workers, ray)
             else:
-                crew = InProcess(loaded, lambda job: Reporter())
+                crew = InProcess(given, lambda job: Reporter())
         signals = stack.enter_context(taking_signals(crew))
         _make(agenda.folder)
         hold(stack, agenda.folder, "sweep works")
-        agenda = make_agenda(runs, out, agenda, data=loaded)  # another sweep may have done some of them in the meantime
+        agenda = make_agenda(runs, out, agenda, given=given)  # another sweep may have done some in the meantime
         _describe(agenda)
         sweeping = _Sweep(agenda, board)
         try:
@@ -106,14 +117,14 @@ def sweep(
     return result
 
 
-def _taken(runs: Sequence[TrainConfig], data: Data | None) -> tuple[Sequence[TrainConfig], ImageData | None]:
-    """Return runs and data as the laboratory takes them."""
-    if data is None or not runs:
+def _taken(runs: Sequence[TrainConfig], objects: dict[str, Any]) -> tuple[Sequence[TrainConfig], Given | None]:
+    """Return runs with the names of a user's objects, and these as the laboratory takes them; None: there are none."""
+    if not runs or all(one is None for one in objects.values()):
         return runs, None
-    if len(sizes := {run.image_size for run in runs}) > 1:
+    if objects["data"] is not None and len(sizes := {run.image_size for run in runs}) > 1:
         raise UsageError(f"image_size must be the same in all runs of data that are given in Python, got {len(sizes)}")
-    first, loaded = taken(runs[0], data)
-    return runs if isinstance(data, ImageData) else [replace(run, data=first.data) for run in runs], loaded
+    given = take(runs[0], **objects)
+    return [given.named(run) for run in runs], given
 
 
 def hire(stack: contextlib.ExitStack, runs: Sequence[TrainConfig], count: int | None, ray: str | None) -> Workers:
@@ -172,12 +183,12 @@ def make_agenda(
     checked: Agenda | None = None,
     *,
     here: bool = True,
-    data: ImageData | None = None,
+    given: Given | None = None,
 ) -> Agenda:
     """Check every run against its data, and see which are over; writes nothing.
 
     ``checked`` is an earlier agenda of the same runs, whose checks need not be made again. If runs are done ``here``,
-    those that are not over are checked against this machine too. ``data`` are those of all runs, None those of configs.
+    those that are not over are checked against this machine too. ``given`` are objects of all runs.
 
     Raises:
         UsageError: there is no run, two runs are the same, an option is bad, or ``out`` is no folder of a sweep.
@@ -189,7 +200,7 @@ def make_agenda(
     if not _is_ours(folder):
         raise UsageError(f"out must be a new or empty folder, or that of a sweep, got {str(named)!r}")
     configs = [at_home(replace(run, out=None, resume=False)) for run in runs]
-    facts = checked.facts if checked else _check(configs, folder, here, data)
+    facts = checked.facts if checked else _check(configs, folder, here, given or Given())
     found, jobs, folders = [], [], names_in(folder)
     for config in configs:
         images, lr = facts[run_name(config)]
@@ -205,9 +216,7 @@ def make_agenda(
     return Agenda(named, folder, tuple(found), tuple(jobs), facts)
 
 
-def _check(
-    configs: list[TrainConfig], folder: Path, here: bool, given: ImageData | None
-) -> dict[str, tuple[int, float]]:
+def _check(configs: list[TrainConfig], folder: Path, here: bool, given: Given) -> dict[str, tuple[int, float]]:
     """Return by name of each run the images of all its epochs, and its learning rate.
 
     Raises:
@@ -223,11 +232,12 @@ def _check(
         )
         if key not in data:
             data.clear()  # one at a time: they may be large
-            data[key] = data_of(config, given)
+            data[key] = data_of(config, given.data)
         with _of(config):
             check_one_machine(config)
             run = folder / folders.get(run_name(config), run_name(config))
-            plan = prepare(config, data[key], here=here and status_of(run, config) not in OVER).plan
+            mine = replace(given, data=data[key])
+            plan = prepare(config, mine, here=here and status_of(run, config) not in OVER).plan
             check_data_of(run, data[key].fingerprint)
         facts[run_name(config)] = plan.total_steps * plan.batch_size, plan.lr
     return facts

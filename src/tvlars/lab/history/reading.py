@@ -150,4 +150,6 @@ def _cell(value: Any) -> Any:
         return value if math.isfinite(value) else None
     if value is None or isinstance(value, (bool, int)):
         return value
+    if isinstance(value, list):
+        return shown(" ".join(map(str, value))) or None
     return shown(str(value))

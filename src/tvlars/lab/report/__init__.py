@@ -13,7 +13,7 @@ from tvlars.lab.files.marked import check_output, write_output
 from tvlars.lab.report.contents import Report
 from tvlars.lab.report.forms import FORMS, MARKS, page
 from tvlars.lab.run_folder.loaded_run import LoadedRun, load_run
-from tvlars.lab.run_folder.record import read_object
+from tvlars.lab.run_folder.record import read_object, warnings_in
 from tvlars.lab.run_folder.status import Status
 
 __all__ = ["report", "write_report"]
@@ -113,9 +113,9 @@ def _notes(runs: list[LoadedRun], but: tuple[Status, ...] = ()) -> list[str]:
         elif run.status not in (Status.FINISHED, *but):
             epochs = f"{len(run.epochs)} epochs are there" if len(run.epochs) != 1 else "1 epoch is there"
             notes.append(f"{run.folder.name} is {run.status}: {epochs}; it is in no mean.")
-        for problem in run.problems:
+        for problem in (*run.problems, *warnings_in(run.environment)):
             if "summary.json is missing" not in problem:
-                having.setdefault(problem, []).append(run.folder.name)
+                having.setdefault(problem.removesuffix("."), []).append(run.folder.name)
     for problem, names in having.items():
         who = ", ".join(names) if len(names) < 4 else f"{names[0]} and {len(names) - 1} other runs"
         notes.append(f"{who}: {problem}.")

@@ -297,6 +297,11 @@ class LoadedRun:
             UsageError: model.json or the weights are missing or damaged, they do not fit each other, the model cannot
                 be built here, or the run did not keep the ``best`` weights.
         """
+        if best is not None and not isinstance(best, bool):
+            raise UsageError(
+                f"best must be True, False or None, got {type(best).__name__}: a module is given to "
+                "load_run(folder, model=...)"
+            )
         shape = self.model_facts()
         file = self.folder / "weights.pt"
         if best and self.best_epoch is None:

@@ -51,6 +51,8 @@ from tvlars.plan import Plan
 ASIDE = "weights-before.pt"
 """Weights of an earlier attempt, kept when a run began anew."""
 CONFIG, PLAN, MODEL, ENVIRONMENT = "config.json", "plan.json", "model.json", "environment.json"
+WARNINGS = "warnings"
+"""Entry of environment.json, and of each resumption in it, with the sentences that were said as the run began."""
 CORRECT = "test-correct.bits"
 ENDS = ("summary.json", "evaluations.json", CORRECT)
 """Files written at the end of a run."""
@@ -134,9 +136,11 @@ class Record:
             cut(self.folder / name, len(epochs))
         first = read_object(self.folder / ENVIRONMENT)
         before = first.get("resumed", [])
+        said = [f"steps.csv lacks {missing} of the first {step} rows"] if missing else []
+        facts = {**facts, WARNINGS: [*facts.get(WARNINGS, ()), *said]}
         resumed = [*(before if isinstance(before, list) else []), {"step": step, **environment(), **facts}]
         write_json(self.folder / ENVIRONMENT, {**first, "resumed": resumed})
-        return [f"steps.csv lacks {missing} of the first {step} rows"] if missing else []
+        return said
 
     def _describe(self, config: TrainConfig, plan: Plan, model: dict[str, Any]) -> None:
         values = {
@@ -271,6 +275,18 @@ def _clear(folder: Path) -> None:
 def write_json(file: Path, values: dict[str, Any]) -> None:
     """Write ``values`` to ``file`` as JSON, atomically."""
     write_whole(file, (json.dumps(values, indent=1, default=str) + "\n").encode())
+
+
+def warnings_in(environment: dict[str, Any], newest: bool = False) -> list[str]:
+    """Return the warnings that a run gave as it began and each time it resumed, or the last time alone (``newest``).
+
+    Args:
+        environment: content of environment.json.
+    """
+    resumed = environment.get("resumed")
+    starts = [environment, *(resumed if isinstance(resumed, list) else [])]
+    found = [one.get(WARNINGS) for one in (starts[-1:] if newest else starts) if isinstance(one, dict)]
+    return list(dict.fromkeys(str(text)[:500] for some in found if isinstance(some, list) for text in some))
 
 
 def read_object(file: Path, problems: list[str] | None = None) -> dict[str, Any]:

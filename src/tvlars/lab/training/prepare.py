@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -13,22 +12,23 @@ from torch import Tensor, nn
 from tvlars._machine import faster_in_bf16
 from tvlars.lab import memory
 from tvlars.lab.config import TrainConfig
-from tvlars.lab.data import ImageData, from_datasets, load_data
-from tvlars.lab.data.augment.recipe import PADDED, RANDOM_RESIZED
-from tvlars.lab.data.own.loaders import LoaderData, from_loaders
-from tvlars.lab.data.own.rows import RowsData, load_rows, rows_from
+from tvlars.lab.data import ImageData, load_data
+from tvlars.lab.data.augment.recipe import RANDOM_RESIZED
+from tvlars.lab.data.own.loaders import LoaderData
+from tvlars.lab.data.own.rows import RowsData, load_rows
 from tvlars.lab.errors import UsageError
-from tvlars.lab.imported import GIVEN
+from tvlars.lab.given import Given, check_loaders
 from tvlars.lab.measure.layer_stats import check_layer_stats
 from tvlars.lab.measure.sharpness import check_sharpness
-from tvlars.lab.metrics import Metric, Metrics
-from tvlars.lab.models import MODELS, Model, build_model, check_model
+from tvlars.lab.metrics import Metrics
+from tvlars.lab.models import MODELS, build_model, check_model
+from tvlars.lab.optimizers import is_class, is_known
 from tvlars.lab.processes.alike import check_alike, facts_of
 from tvlars.lab.processes.processes import Processes
 from tvlars.lab.run_folder.loggers import check_loggers
 from tvlars.lab.ssl.evaluations import check_labels
 from tvlars.lab.tasks import Task, load_task, try_task
-from tvlars.lab.training.optimizers import check_imported
+from tvlars.lab.training.optimizers import build_optimizer, check_imported
 from tvlars.plan import Plan
 
 if TYPE_CHECKING:
@@ -42,13 +42,10 @@ class Prepared:
     config: TrainConfig
     data: ImageData
     plan: Plan
-    model: Model | None = None
-    """Module or builder that was given in Python; None: the one that the config names."""
-
+    given: Given = field(default_factory=Given)
+    """Objects of the user that names of the config stand for."""
     task: Task | None = None
     """The user's own task, None for others."""
-    given_metrics: Mapping[str, Metric] | None = None
-    """Metrics that were given in Python, by name."""
 
     @cached_property
     def metrics(self) -> Metrics:
@@ -57,7 +54,7 @@ class Prepared:
         Raises:
             UsageError: they do not suit.
         """
-        return Metrics(self.config.metrics, self.data.classes, self.given_metrics)
+        return Metrics(self.config.metrics, self.data.classes, self.given.metrics)
 
     def build_model(self) -> tuple[nn.Module, str]:
         """Return the model with its initial weights, drawn from torch's generator, and its description."""
@@ -89,10 +86,21 @@ class Prepared:
         sizes = (data.channels, data.image_size, data.classes)
         check_model(config.model, *sizes, features=config.self_supervised, **self._model_options())
 
+    def check_optimizer(self) -> None:
+        """Have a user's function build its optimizer of the model once, before anything is written.
+
+        Raises:
+            UsageError: it returns no optimizer of the model.
+            Exception: whatever the function raises.
+        """
+        if not is_known(self.config.optimizer) and not is_class(self.config.optimizer):
+            with torch.random.fork_rng(devices=[]):
+                build_optimizer(self.config, self.plan, self.build_model()[0])
+
     def _model_options(self) -> dict[str, Any]:
         config = self.config
         names = ("init", "stem", "pretrained", "weights")
-        return {**{name: getattr(config, name) for name in names}, "given": self.model}
+        return {**{name: getattr(config, name) for name in names}, "given": self.given.model}
 
     @property
     def precision(self) -> str:
@@ -142,90 +150,33 @@ class Prepared:
         return Processes(self.fabric)
 
 
-def taken(config: TrainConfig, data: Any, loaders: Any = None) -> tuple[TrainConfig, ImageData | None]:
-    """Return a config and its data as the laboratory takes them, of ``data`` or ``loaders`` that a user gives.
-
-    Args:
-        config: the run; with Datasets its ``data`` becomes given:NAME, so that nobody takes them for others.
-        data: None, ``ImageData``, or Datasets as :func:`tvlars.lab.data.from_datasets` takes them.
-        loaders: None, or DataLoaders as :func:`tvlars.lab.data.own.loaders.from_loaders` takes them.
-
-    Raises:
-        UsageError: ``data`` are none of these, or have other samples.
-        Exception: whatever a user's Dataset raises.
-    """
-    if loaders is not None:
-        if config.own_task:
-            raise UsageError("loaders must not be given for a task of your own: give data, Datasets of any samples")
-        return _of_loaders(config, data, loaders)
-    if data is None or isinstance(data, ImageData):
-        return config, data
-    if config.own_task:
-        name = config.data if config.data.startswith(GIVEN) else f"{GIVEN}rows"
-        return replace(config, data=name), rows_from(data, name)
-    name = config.data.removeprefix(GIVEN) if config.data.startswith(GIVEN) else ""
-    with memory.needed("data must fit into memory"):
-        loaded = from_datasets(data, name=name, image_size=config.image_size, processes=config.data_workers)
-    name = f"{GIVEN}{loaded.name}"
-    return replace(config, data=name), replace(loaded, name=name)
-
-
-def _of_loaders(config: TrainConfig, data: Any, loaders: Any) -> tuple[TrainConfig, ImageData]:
-    if data is not None:
-        raise UsageError("data must not be given with loaders, which have the data")
-    idle = ("crop_padding", "crop_scale", "auto_augment", "mixup", "cutmix", "rotation", "flip", "image_size")
-    named = [name for name in idle if getattr(config, name)] + ["crop"] * (config.crop != PADDED)
-    if named:
-        raise UsageError(f"{named[0]} must not be given with loaders, whose batches are taken as they are")
-    for name in ("sharpness", "noise_scale"):
-        if getattr(config, name):
-            raise UsageError(f"{name} must not be given with loaders: it samples training images, as data= has them")
-    if config.self_supervised:
-        raise UsageError(f"loaders must not be given for {config.task}, which draws its own views: give data=")
-    loaded = from_loaders(loaders, config.batch_size)
-    name = config.data if config.data.startswith(GIVEN) else f"{GIVEN}{loaded.name}"
-    return replace(config, data=name, micro_batch_size=loaded.loader_batch), replace(loaded, name=name)
-
-
-def check_apart(data: Any, apart: bool) -> None:
-    """Raise ``UsageError`` if runs are done by processes of their own (``apart``), which have no ``data`` of Python."""
-    if apart and data is not None:
-        raise UsageError(
-            "workers must be 1, and ray None, with data that are given in Python, since processes of their own do not "
-            "have them: name data by import path for those, as in data='./file.py:function'"
-        )
-
-
 def prepare(
     config: TrainConfig,
-    data: ImageData | None = None,
+    given: Given | None = None,
     here: bool = True,
-    model: Model | None = None,
-    metrics: Mapping[str, Metric] | None = None,
-    task: Task | None = None,
 ) -> Prepared:
     """Load the data, make the plan and check all options; nothing is written.
 
     Args:
         config: the run.
-        data: the data set, if it is loaded already; None (default) loads ``config.data``.
+        given: the data set, if it is loaded already, and the objects that names of the config stand for. None (default)
+            loads ``config.data``.
         here: True if the run is for this machine, which then has to have its device, its packages and its model.
-        model: module or builder that the run's model, given:NAME, stands for.
-        metrics: those that the run's metrics, NAME=given:CLASS, stand for.
-        task: the one that the run's task, given:NAME, stands for.
 
     Raises:
         UsageError: an option does not fit the data or this machine, or the data lack labels that the task needs.
     """
-    data = data_of(config, data)
+    given = given or Given()
+    data = data_of(config, given.data)
     _check_data(config, data)
-    own = load_task(config.task, task) if config.own_task else None
-    prepared = Prepared(config, data, config.plan(len(data.train_labels)), model, own, metrics)
+    own = load_task(config.task, given.task) if config.own_task else None
+    prepared = Prepared(config, data, config.plan(len(data.train_labels)), given, own)
     check_imported(config, prepared.plan)
     if here:
         _check_machine(prepared)
         with memory.needed(f"model {config.model!r} must fit into memory with its data"):
             prepared.check_model()
+            prepared.check_optimizer()
         _ = prepared.metrics  # raises if one does not suit
     return prepared
 
@@ -257,6 +208,8 @@ def _check_data(config: TrainConfig, data: ImageData) -> None:
         )
     if not config.test and not data.validated:
         raise UsageError("test must be true without images for validation: give validation too, as 0.1")
+    if isinstance(data, LoaderData):
+        check_loaders(config, data)
     if config.own_task:
         return
     if config.self_supervised:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +13,19 @@ from tvlars.lab import memory
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import Data
 from tvlars.lab.data.own.loaders import LoaderData
-from tvlars.lab.metrics import Metric, given_metrics
-from tvlars.lab.models import Model, given_name
+from tvlars.lab.given import take
+from tvlars.lab.metrics import Metric
+from tvlars.lab.models import Model
 from tvlars.lab.run_folder.checkpoints.checkpoint import finish_putting
 from tvlars.lab.run_folder.loaded_run import RunResult
 from tvlars.lab.run_folder.loggers import check_protocol
-from tvlars.lab.run_folder.record import ASIDE, ENVIRONMENT, NoRecord, Record, read_object
+from tvlars.lab.run_folder.record import ASIDE, ENVIRONMENT, WARNINGS, NoRecord, Record, read_object
 from tvlars.lab.run_folder.resuming import Finished, GoOn, New, opened
 from tvlars.lab.tasks import Task as UserTask
-from tvlars.lab.tasks import given_task
 from tvlars.lab.training.description import changed_sources, describe, facts_of_run, model_facts, optimizer_facts
 from tvlars.lab.training.optimizer_state import why_inexact
 from tvlars.lab.training.optimizers import held_by
-from tvlars.lab.training.prepare import Prepared, prepare, taken
+from tvlars.lab.training.prepare import Prepared, prepare
 from tvlars.lab.training.pretraining import Pretraining
 from tvlars.lab.training.progress import Reporter, choose_reporter
 from tvlars.lab.training.run import Run
@@ -63,10 +62,11 @@ def train(
             Training batches are micro-batches: ``config.batch_size`` is a multiple of theirs. A run that resumes amid
             an epoch takes the order that the loader has then.
         model: a module to train instead of ``config.model``, of which a copy is trained, or a function that builds one
-            from ``channels``, ``image_size`` and ``classes``. The run's ``config.model`` is then given:NAME, and
-            resuming and :func:`load_run` need the module or function again.
-        task: a task of your own in the place of ``config.task``, see :class:`tvlars.lab.Task`; ``data`` are then
-            Datasets of any samples, or tuples or dictionaries of tensors. Resuming needs it again.
+            from ``channels``, ``image_size`` and ``classes``. A copy begins with the weights of the module, whatever
+            the seed, unless ``config.init`` draws others. The run's ``config.model`` is then given:NAME, and resuming
+            and :func:`load_run` need the module or function again.
+        task: a task of your own in the place of ``config.task``, see :class:`tvlars.lab.Task`, of which a copy is used;
+            ``data`` are then Datasets of any samples, or tuples or dictionaries of tensors. Resuming needs it again.
         metrics: metrics of torchmetrics by name, or others with their interface, which are measured after every epoch
             besides those that ``config.metrics`` names. Resuming needs them again.
         folder: an empty folder for the record; None (default) makes the folder that ``config.out`` names.
@@ -89,15 +89,9 @@ def train(
         KeyboardInterrupt: Ctrl-C was pressed. The record is kept.
     """
     loggers = check_protocol(loggers)
-    if task is not None:
-        config = replace(config, task=given_task(task))
-    config, loaded = taken(config, data, loaders)
-    if model is not None:
-        config = replace(config, model=given_name(model))
-    if metrics:
-        texts = [text for text in (config.metrics, given_metrics(metrics)) if text]
-        config = replace(config, metrics=", ".join(dict.fromkeys(", ".join(texts).split(", "))))
-    prepared = prepare(config, loaded, model=model, metrics=metrics, task=task)
+    given = take(config, data=data, loaders=loaders, model=model, task=task, metrics=metrics)
+    config = given.named(config)
+    prepared = prepare(config, given)
     processes = prepared.processes
     reporter = (reporter or choose_reporter()) if processes.first else Reporter()
     notes: list[str] = []
@@ -137,7 +131,7 @@ def _train(
         scheduler=task.scheduler,
     )
     lines = describe(config, plan, facts, processes.count)
-    said = [*findings, *notes]
+    said = [*map(str, findings), *notes]
     whole = sum(p.requires_grad for p in task.bare_model.parameters())
     held = held_by(task.bare_optimizer, task.bare_model)
     if held < whole and not config.self_supervised:
@@ -150,11 +144,13 @@ def _train(
         processes.each(run.open_logs)
         if processes.first:
             finish_putting(folder)
-        said += record.reopen(config, plan, model_facts(prepared), facts, run.step, found.epochs, found.steps)
         if isinstance(prepared.data, LoaderData) and run.position:
             said.append("the run goes on amid an epoch, and the order of the loader is not restored bit for bit")
+        facts[WARNINGS] = said
+        said += record.reopen(config, plan, model_facts(prepared), facts, run.step, found.epochs, found.steps)
         resumed = [f"resumed  after step {run.step} of {plan.total_steps}, from {found.place}"]
     else:
+        facts[WARNINGS] = said
         record.begin(config, plan, model_facts(prepared), facts)
         processes.each(run.open_logs)
         again = f", and repeats epochs: {found.epochs}" if found.epochs else ""

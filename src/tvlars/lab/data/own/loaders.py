@@ -79,7 +79,7 @@ class LoaderData(ImageData):
         return f"{self.name}: {', '.join(counts)} of {size}, {self.classes} classes ({self.origin})"
 
 
-def from_loaders(loaders: Any, batch_size: int) -> LoaderData:
+def from_loaders(loaders: Any) -> LoaderData:
     """Return users' DataLoaders as a run takes them.
 
     Validation and test loaders are read once for their labels.
@@ -87,7 +87,6 @@ def from_loaders(loaders: Any, batch_size: int) -> LoaderData:
     Args:
         loaders: (train, test), (train, validation, test), or a dictionary of them. Each gives (inputs, labels):
             normalized floats (n, C, H, W) and integers (n,), and the training loader has a length.
-        batch_size: that of a step, a multiple of the training loader's.
 
     Raises:
         UsageError: they have another form or size, no length, or a test loader shuffles.
@@ -107,11 +106,6 @@ def from_loaders(loaders: Any, batch_size: int) -> LoaderData:
         raise UsageError("the training loader must have at least one batch, got none")
     inputs, labels = pair_of(first, "train")
     size = len(inputs)
-    if batch_size % size:
-        raise UsageError(
-            f"batch_size must be a multiple of the training loader's, {size}, whose batches are micro-batches of a "
-            f"step, got {batch_size}"
-        )
     given = getattr(train, "dataset", None)
     usable = count
     if getattr(train, "batch_size", None) is not None and not getattr(train, "drop_last", False):

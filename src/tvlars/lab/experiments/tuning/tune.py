@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from signal import Signals
@@ -45,10 +45,14 @@ from tvlars.lab.experiments.tuning.objective import MINIMIZE, Objective
 from tvlars.lab.experiments.tuning.space import Space, corners, grid_points, parse_spaces
 from tvlars.lab.experiments.tuning.trial import Trial, Tuned
 from tvlars.lab.experiments.workers.in_process import InProcess
+from tvlars.lab.given import Given, check_apart, take
 from tvlars.lab.imported import said_path
+from tvlars.lab.metrics import Metric
+from tvlars.lab.models import Model
 from tvlars.lab.processes.signals import StopSignals
 from tvlars.lab.run_folder.status import Status
-from tvlars.lab.training.prepare import check_apart, data_of, prepare, taken
+from tvlars.lab.tasks import Task
+from tvlars.lab.training.prepare import data_of, prepare
 from tvlars.lab.training.progress import BarReporter, Reporter, factory_of
 
 if TYPE_CHECKING:
@@ -76,6 +80,10 @@ def tune(
     config: TuneConfig,
     *,
     data: Data | None = None,
+    loaders: Any = None,
+    model: Model | None = None,
+    task: Task | None = None,
+    metrics: Mapping[str, Metric] | None = None,
     announce: Callable[[str], None] = say,
     reporter: Reporter | Callable[[], Reporter] | None = None,
     board: Board | None = None,
@@ -91,8 +99,9 @@ def tune(
 
     Args:
         config: options of the tuning.
-        data: Datasets or ``ImageData``, see :func:`tvlars.lab.train`; all runs are then done in this process. None
-            (default) loads the data that the config names.
+        data, loaders, model, task, metrics: objects for all runs, see :func:`tvlars.lab.train`; with any of them, runs
+            are done in this process, one after the other. Each run copies a module with its weights, so that all
+            seeds begin with the same; give a function, which is called for each run, for weights drawn by the seed.
         announce: called with each line about the progress; default: prints it.
         reporter: shows all trials in this process, or a function or class that makes the reporter of each; None
             (default): a bar on a terminal, else none.
@@ -109,17 +118,21 @@ def tune(
     """
     check_call(workers, retries)  # now, and not when all trials are over
     begins = factory_of(reporter)
-    check_apart(data, ray is not None or (workers or 1) > 1)
-    base, loaded = taken(config.base, data)
+    objects: dict[str, Any] = dict(data=data, loaders=loaders, model=model, task=task, metrics=metrics)
+    check_apart(ray is not None or (workers or 1) > 1, **objects)
+    given = take(config.base, **objects)
+    objects |= dict(data=given.data, loaders=None)
+    base = given.named(config.base)
     config = replace(config, base=base)
-    folder, data = config.folder(), data_of(replace(base, validation=None, validation_seed=0), loaded)
-    config = config.with_validation(data)
-    data = data_of(config.base, data)
-    first = prepare(config.trial(config.optimizers[0], {}), data, here=ray is None)
+    folder, whole = config.folder(), data_of(replace(base, validation=None, validation_seed=0), given.data)
+    config = config.with_validation(whole)
+    data = data_of(config.base, whole)
+    given = replace(given, data=data)
+    first = prepare(config.trial(config.optimizers[0], {}), given, here=ray is None)
     objective = Objective.of(first.config, first.task)
     if first.task is None and data.classes < 2:  # with evaluations none nothing else asks for labels
         raise UsageError(f"data must have labels of two classes or more to tune by, but {data.name} has {data.classes}")
-    spaces, notes = _spaces(config, data)
+    spaces, notes = _spaces(config, given)
     notes = [*config.idle(), *notes]
     said = identity(config, spaces, objective)
     read_stored(folder, said, data.fingerprint)
@@ -145,7 +158,7 @@ def tune(
         trials = _Trials(config, searches, first.plan.total_steps * first.plan.batch_size, announce, save)
         if crew is None:
             show = begins or (lambda: BarReporter(brief=True) if shows_bars() else Reporter())
-            crew = InProcess(data, lambda job: show(), trials.is_hopeless)
+            crew = InProcess(given, lambda job: show(), trials.is_hopeless)
         else:
             trials.at_home = True
         with taking_signals(crew) as signals:
@@ -156,7 +169,8 @@ def tune(
         runs, final = _final_runs(config, [*tuned, *results]), None
         if runs:
             announce(f"the best options of each optimizer, with fresh seeds {', '.join(map(str, config.seeds))}:")
-            final = sweep(runs, folder / FINAL, data=loaded, workers=workers, retries=retries, ray=ray, board=board)
+            queue: dict[str, Any] = dict(workers=workers, retries=retries, ray=ray, board=board)
+            final = sweep(runs, folder / FINAL, **objects, **queue)
         if files.unwritten:  # there may be room again
             save()
         outcome = results_of(config, [*tuned, *others], final)
@@ -254,15 +268,15 @@ def _final_runs(config: TuneConfig, tuned: list[Tuned]) -> list[TrainConfig]:
     ]
 
 
-def _spaces(config: TuneConfig, data: ImageData) -> tuple[dict[str, Space], list[str]]:
+def _spaces(config: TuneConfig, given: Given) -> tuple[dict[str, Space], list[str]]:
     """Return the space of each optimizer, checked against the data, and notes for the user."""
-    count = len(data.train_labels)
+    count = len(given.data.train_labels) if given.data is not None else 0
     rates = {name: config.trial(name, {}).plan(count).lr for name in config.optimizers}
     spaces, notes = parse_spaces(config.space, config.optimizers, config.base.schedule, rates)
     for optimizer, space in spaces.items():
         for params in corners(space):
             try:
-                prepare(config.trial(optimizer, params), data, here=False)
+                prepare(config.trial(optimizer, params), given, here=False)
             except UsageError as error:
                 raise UsageError(f"--space must have values that {said_path(optimizer)} takes: {error}") from error
         if config.sampler == "grid":

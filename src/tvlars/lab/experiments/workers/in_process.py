@@ -8,9 +8,9 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-from tvlars.lab.data import ImageData
 from tvlars.lab.errors import DivergedError, LostProcessError, MovedFolderError, PreemptedError, UsageError
 from tvlars.lab.experiments.job import Job, Outcome, Workers
+from tvlars.lab.given import Given
 from tvlars.lab.imported import is_theirs, their_traceback
 from tvlars.lab.run_folder.rows import EpochRow
 from tvlars.lab.run_folder.status import Status
@@ -29,7 +29,7 @@ class InProcess(Workers):
     """Trains jobs as they are submitted.
 
     Args:
-        data: data set of all jobs.
+        given: data set of all jobs, and other objects of the user.
         begin: called with each job that begins; returns its reporter.
         is_hopeless: called with the job after each epoch; True gives it up.
         alone: False if this is one of several processes of each run, which cannot retry it by itself.
@@ -40,12 +40,12 @@ class InProcess(Workers):
 
     def __init__(
         self,
-        data: ImageData,
+        given: Given,
         begin: Callable[[Job], Reporter],
         is_hopeless: Callable[[Job], bool] = lambda job: False,
         alone: bool = True,
     ) -> None:
-        self.data, self.begin, self.is_hopeless, self.alone = data, begin, is_hopeless, alone
+        self.given, self.begin, self.is_hopeless, self.alone = given, begin, is_hopeless, alone
 
     def describe(self) -> str:
         return "this process"
@@ -56,9 +56,9 @@ class InProcess(Workers):
         return done
 
     def _train(self, job: Job) -> Outcome:
-        reporter: Any = _Watching(self.begin(job), lambda: self.is_hopeless(job))
+        reporter: Any = _Watching(self.begin(job), lambda: self.begun(job), lambda: self.is_hopeless(job))
         try:
-            train(job.config, data=self.data, reporter=reporter)
+            train(job.config, **vars(self.given), reporter=reporter)
         except GivenUpError:
             return Outcome(job, Status.PRUNED)
         except DivergedError:
@@ -74,13 +74,17 @@ class InProcess(Workers):
 
 
 class _Watching:
-    """Reporter that ends a hopeless run; everything else is left to ``inner``."""
+    """Reporter that tells when a run has begun, and ends a hopeless one; everything else is left to ``inner``."""
 
-    def __init__(self, inner: Reporter, is_hopeless: Callable[[], bool]) -> None:
-        self.inner, self.is_hopeless, self.hopeless = inner, is_hopeless, False
+    def __init__(self, inner: Reporter, begun: Callable[[], None], is_hopeless: Callable[[], bool]) -> None:
+        self.inner, self.begun, self.is_hopeless, self.hopeless = inner, begun, is_hopeless, False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
+
+    def start(self, *arguments: Any) -> None:
+        self.begun()
+        self.inner.start(*arguments)
 
     def epoch(self, row: EpochRow) -> None:
         self.inner.epoch(row)
