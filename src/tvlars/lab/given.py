@@ -41,6 +41,10 @@ class Given:
     metrics: Mapping[str, Metric] | None = None
     """Metrics by name, which each run copies."""
 
+    def objects(self) -> dict[str, Any]:
+        """Return the objects that are there, as arguments of :func:`tvlars.lab.train`."""
+        return {name: one for name, one in vars(self).items() if one is not None}
+
     def named(self, config: TrainConfig) -> TrainConfig:
         """Return the config with names such as given:Net, so that nobody takes the objects for others.
 

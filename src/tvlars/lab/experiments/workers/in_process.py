@@ -58,7 +58,7 @@ class InProcess(Workers):
     def _train(self, job: Job) -> Outcome:
         reporter: Any = _Watching(self.begin(job), lambda: self.begun(job), lambda: self.is_hopeless(job))
         try:
-            train(job.config, **vars(self.given), reporter=reporter)
+            train(job.config, **self.given.objects(), reporter=reporter)
         except GivenUpError:
             return Outcome(job, Status.PRUNED)
         except DivergedError:
