@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,6 +23,7 @@ from tvlars.lab.imported import (
     their_traceback,
     where_raised,
 )
+from tvlars.lab.models.timm_models import build_timm
 
 
 @pytest.mark.parametrize("text", ["torch.optim.NAdam", "torch.optim:NAdam", "./mine.py:f", "~/a b/mine.py:f", "pkg:f"])
@@ -163,3 +166,15 @@ def test_an_error_while_their_file_is_run_ends_the_command_with_their_traceback(
     assert "src/tvlars" not in done.stderr
     assert done.stderr.splitlines()[-1].startswith("tvlars: JSONDecodeError: ")
     assert done.stderr.splitlines()[-1].endswith("broken.py, line 2")
+
+
+def test_a_library_that_tvlars_imports_is_no_code_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "timm.py").write_text("raise RuntimeError('broken')")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "timm"]:
+        monkeypatch.delitem(sys.modules, name)
+    names: dict[str, Any] = {"build": partial(build_timm, "convnext_atto", 1, 8, 2)}
+    # In no file: the first frame would be that of this one, which is the user's.
+    exec("def attempt():\n try: build()\n except RuntimeError as error: return error", names)
+    assert str(error := names["attempt"]()) == "broken"
+    assert not is_theirs(error)

@@ -17,6 +17,7 @@ from tvlars.cli import main
 from tvlars.lab import Comparison, Reporter, Task, TrainConfig, UsageError, evaluate, load_run, train
 from tvlars.lab.data.own.rows import load_rows, rows_from
 from tvlars.lab.processes.launcher import LAUNCHED
+from tvlars.lab.tasks import metrics_of
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "lab"
 
@@ -189,6 +190,15 @@ def test_a_measure_to_choose_by_must_be_there(chosen_by: str, better: Any, match
     with pytest.raises(UsageError, match=match):
         squares(tmp_path / "run", task)
     assert not (tmp_path / "run").exists()
+
+
+def test_metrics_of_a_task_are_left_as_they_are() -> None:
+    from torchmetrics import MeanSquaredError
+
+    task, mean = Square(), MeanSquaredError()
+    task.metrics = lambda: {"mean": mean}  # type: ignore[method-assign]
+    metrics_of(task)["mean"].update(torch.ones(3), torch.zeros(3))
+    assert not mean.update_called
 
 
 class Moody(Square):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +193,7 @@ class Endless(IterableDataset[Any]):
 
 
 GOOD = Pictures(Image.fromarray)
+CLOCK = count()
 SQUARES = "images must be squares of one size, or image_size be given: "
 
 
@@ -215,6 +217,7 @@ SQUARES = "images must be squares of one size, or image_size be given: "
         ((GOOD, Pictures(Image.fromarray, label=lambda i: i - 1)), "the label of test image 0 must be .* got -1"),
         ((GOOD, Pictures(Image.fromarray, label=lambda i: 4)), "labels of Pictures must be from 0 to 3, .* 0 is 4"),
         ((Pictures(Image.fromarray, label=lambda i: torch.eye(4)[i]), GOOD), r"the label of .* shape \(4,\)"),
+        ((Pictures(Image.fromarray, label=lambda i: next(CLOCK)), GOOD), "training image 0 of data must be the same"),
         ((Random(Image.fromarray), GOOD), "training image 0 of data must be the same each time it is read"),
         ((TensorDataset(torch.zeros(4, 3, 8, 8, dtype=torch.uint8)), GOOD), "training image 0 must be a pair .* 1 val"),
         (([{"pixels": 1, "label": 0}], GOOD), "training image 0 must be a dictionary .* the keys pixels, label"),

@@ -25,6 +25,7 @@ from tvlars.lab import (
     tune,
 )
 from tvlars.lab.arguments import parse_arguments, split_outside
+from tvlars.lab.experiments.arms import owner_of
 from tvlars.lab.experiments.run_name import arguments
 from tvlars.lab.experiments.tuning.space import Choice, Range, parse_spaces
 from tvlars.lab.report.arms import make_arms
@@ -71,6 +72,10 @@ def test_arguments_are_literals(text: str, found: dict[str, Any]) -> None:
 def test_arguments_that_are_none(text: str) -> None:
     with pytest.raises(UsageError, match=r"^options must (be NAME=VALUE each|have a once)"):
         parse_arguments(text, "options")
+
+
+def test_an_option_is_of_the_longest_name_before_it() -> None:
+    assert owner_of("a.b.weight-decay", ["a", "a.b"], "arm", "NAME.OPTION") == ("a.b", "weight_decay")
 
 
 def test_separators_in_brackets_and_quotes_belong_to_the_value() -> None:

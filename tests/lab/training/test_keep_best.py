@@ -134,6 +134,17 @@ def test_a_killed_run_finds_the_best_weights_of_its_checkpoint(
         train(going_on(config, tmp_path / "lost"), data=data, reporter=Reporter())
 
 
+def test_a_checkpoint_before_the_test_of_its_epoch_has_the_best_weights_before_it(
+    data: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = going_on(replace(CONFIG, checkpoint_every="3-steps", checkpoint_keep=1), tmp_path / "run")
+    play(monkeypatch, [0.5, 0.9, 0.1, 0.1])
+    with pytest.raises(BrokenPipeError):
+        train(config, data=data, reporter=Crash(2))
+    assert epochs_kept(tmp_path / "run") == [1, 2]
+    assert train(config, data=data, reporter=Reporter()).best_epoch == 2
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [

@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from torch import nn
 
 from tests.lab.stops import StopAt
 from tests.lab.training.test_run import build
@@ -18,6 +19,7 @@ from tvlars.lab import Reporter, TrainConfig, UsageError, evaluate, load_run, tr
 from tvlars.lab.data import ImageData
 from tvlars.lab.data.augment.recipe import Recipe
 from tvlars.lab.data.streamed import StreamedImages
+from tvlars.lab.training.batches import Feed
 from tvlars.lab.training.prepare import prepare
 from tvlars.lab.training.run import Run
 from tvlars.lab.training.task import Classification
@@ -176,6 +178,13 @@ def test_random_resized_crops_are_torchvisions(few: ImageData) -> None:
     assert torch.equal(ours, theirs)
 
 
+def test_images_that_are_augmented_here_come_to_the_device_too(few: ImageData) -> None:
+    """Rotations are drawn on the device."""
+    feed = Feed(few, torch.device("cpu"), Recipe(8, "padded", 0.0, 1, False, None), processes=0)
+    feed.device = torch.device("meta")
+    assert feed.take(torch.arange(3)).device.type == "meta"
+
+
 @pytest.mark.parametrize("name", ["mixup", "cutmix"])
 def test_a_batch_is_mixed_with_itself_shifted_by_one(tmp_path: Path, few: ImageData, name: str) -> None:
     batch = torch.arange(20, 84)
@@ -209,13 +218,16 @@ def test_a_run_with_the_whole_recipe_goes_on_bit_for_bit(tmp_path: Path, few: Im
 
 
 def test_batch_norm_of_averaged_weights_sees_the_same_images_after_every_epoch(tmp_path: Path, few: ImageData) -> None:
+    """Random numbers of the training are not used up."""
     run = build(Classification, tmp_path, few, **{**PLAIN, **STRONG, "optimizer": "schedulefree.SGDScheduleFree"})
-    found = []
+    run.task.bare_model.head = nn.Sequential(nn.Dropout(), run.task.bare_model.head)
+    random, found = torch.get_rng_state(), []
     for epoch in (1, 2):
         run.batches.shuffle(epoch, position=epoch)
         with run.task.with_tested_weights():
             found.append(copy.deepcopy(run.task.bare_model.state_dict()))
     assert all(torch.equal(found[1][name], value) for name, value in found[0].items())
+    assert torch.equal(torch.get_rng_state(), random)
 
 
 def test_crops_of_a_folder_are_taken_from_whole_images(tmp_path: Path) -> None:

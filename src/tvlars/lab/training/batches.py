@@ -226,9 +226,10 @@ class Feed:
         return order.to(self.device) if self.resident else order.cpu()
 
     def take(self, index: Tensor, then: Tensor | None = None) -> Tensor:
-        """Return the uint8 images with these indices; a thread fetches those of ``then`` meanwhile."""
+        """Return the uint8 images with these indices on the device; a thread fetches those of ``then`` meanwhile."""
         if self._pool is None:
-            return self.data.train_images[index] if self.readers is None else self._gather(index)
+            images = self.data.train_images[index] if self.readers is None else self._gather(index)
+            return images.to(self.device, non_blocking=True)
         ready = None
         if self._next is not None and torch.equal(self._next[0], index):
             ready = self._next[1]
