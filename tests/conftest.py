@@ -39,6 +39,10 @@ PATHS: dict[str, dict[str, Any]] = {
 }
 
 
+TOGETHER = ("tests/lab/measure/",)
+"""Folders whose tests share a fixture of the session that takes long."""
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Slow tests come first, each for whichever worker is free; the others, and those that share a fixture of their
@@ -46,6 +50,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not hasattr(config, "workerinput"):
         return
     for item in items:
+        if folders := [folder for folder in TOGETHER if item.location[0].startswith(folder)]:
+            item.add_marker(pytest.mark.xdist_group(folders[0]))
+            continue
         fixtures = item._fixtureinfo.name2fixturedefs.values()
         shares = any(one.scope == "module" for found in fixtures for one in found)
         if shares or item.get_closest_marker("slow") is None:

@@ -12,12 +12,15 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
+from tests.command import tvlars
+from tests.lab.processes.forked import fork_ranks
 from tvlars.cli import main
 from tvlars.lab import Comparison, ImageData, Reporter, TrainConfig, UsageError, load_run, train
 from tvlars.lab.metrics import Metrics, parse_metrics
 from tvlars.lab.report import report
 from tvlars.lab.run_folder.record import read_object
 
+TWO = ["--devices", "2", "--accelerator", "cpu"]
 F1 = "torchmetrics.classification.MulticlassF1Score"
 OWN = '''
 import torch
@@ -175,7 +178,8 @@ def test_values_stand_in_tables_and_pages(own: Path, capsys: pytest.CaptureFixtu
 def test_two_processes_measure_what_one_does(own: Path) -> None:
     common = ["train", "--epochs", "1", "--batch-size", "256", "--metrics", f"f1={F1}, ./mine.py:Sure"]
     assert main([*common, "--out", "one"]) == 0
-    assert main([*common, "--out", "two", "--devices", "2", "--accelerator", "cpu"]) == 0
+    done = tvlars(*common, "--out", "two", *TWO, cwd=own.parent, before=fork_ranks)
+    assert done.returncode == 0, done.stderr
     one, two = load_run("one").metrics, load_run("two").metrics
     assert two == pytest.approx(one, rel=1e-3)
 

@@ -14,6 +14,7 @@ import torchvision
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from tests.lab.experiments.forked import fork_runs
 from tests.lab.first import first
 from tvlars.cli import main
 from tvlars.lab import ImageData, Reporter, TrainConfig, UsageError, evaluate, load_run, probe_run, train
@@ -315,7 +316,10 @@ def test_errors_of_a_builder_are_its_own(net: Path, capsys: pytest.CaptureFixtur
         train(short("./net.py:fails", net.parent / "run"), reporter=Reporter())
 
 
-def test_models_of_a_comparison_and_a_sweep(net: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_models_of_a_comparison_and_a_sweep(
+    net: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fork_runs(monkeypatch)
     common = ["--epochs", "1", "--batch-size", "512"]
     words = ["compare", "--model", "./net.py:Net", "--optimizers", "lars", "sgd", "--out", "both", *common]
     assert main(words) == 0, capsys.readouterr().err

@@ -13,10 +13,11 @@ from sklearn.metrics import r2_score
 from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
+from tests.command import tvlars
+from tests.lab.processes.forked import fork_ranks
 from tvlars.cli import main
 from tvlars.lab import Comparison, Reporter, Task, TrainConfig, UsageError, evaluate, load_run, train
 from tvlars.lab.data.own.rows import load_rows, rows_from
-from tvlars.lab.processes.launcher import LAUNCHED
 from tvlars.lab.tasks import metrics_of
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "lab"
@@ -262,11 +263,11 @@ def test_numbers_of_double_precision_become_those_of_models() -> None:
 
 def test_two_processes_train_as_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv(LAUNCHED, "")
-    monkeypatch.delenv(LAUNCHED)  # the launcher sets it, and later tests are not launched
     file = EXAMPLES / "regression.py"
     words = ["train", "--task", f"{file}:Regression", "--data", f"{file}:load", "--model", f"{file}:build"]
     common = [*words, "--optimizer", "sgd", "--lr", "0.05", "--batch-size", "64", "--epochs", "2"]
     assert main([*common, "--out", "one"]) == 0
-    assert main([*common, "--out", "two", "--devices", "2", "--accelerator", "cpu"]) == 0
+    two = ["--out", "two", "--devices", "2", "--accelerator", "cpu"]
+    done = tvlars(*common, *two, cwd=tmp_path, before=fork_ranks)
+    assert done.returncode == 0, done.stderr
     assert load_run("two").metrics == pytest.approx(load_run("one").metrics, rel=1e-3)

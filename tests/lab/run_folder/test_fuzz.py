@@ -26,11 +26,15 @@ from tvlars.lab import TrainConfig, train
 from tvlars.lab.files.disk import digest_of
 from tvlars.lab.run_folder.checkpoints import checkpoint
 
-EXAMPLES = int(os.environ.get("TVLARS_FUZZ", "100"))
-FUZZ = settings(
-    max_examples=EXAMPLES, deadline=None, derandomize=True, database=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.data_too_large],
-)  # fmt: skip
+
+def fuzz(examples: int) -> settings:
+    """Settings for a number of examples that takes a few seconds, or for the number that is asked for."""
+    return settings(
+        max_examples=int(os.environ.get("TVLARS_FUZZ", examples)), deadline=None, derandomize=True, database=None,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.data_too_large],
+    )  # fmt: skip
+
+
 NAMES = [field.name for field in fields(TrainConfig)]
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
@@ -55,7 +59,7 @@ def assert_one_sentence(code: int, said: str) -> None:
     assert len(said.strip().splitlines()) == 1, said
 
 
-@FUZZ
+@fuzz(100)
 @given(
     content=CONFIGS.map(json.dumps) | st.text(max_size=60) | st.binary(max_size=60),
     command=st.sampled_from(["train", "ssl"]),
@@ -78,7 +82,7 @@ def test_config_files(tmp_path: Path, content: str | bytes, command: str) -> Non
     assert not (tmp_path / "x").exists()
 
 
-@FUZZ
+@fuzz(60)
 @given(
     content=st.dictionaries(st.sampled_from(["base", "grid"]) | st.text(max_size=4), CONFIGS).map(json.dumps)
     | st.text(max_size=80)
@@ -116,7 +120,7 @@ def copy_of(folder: Path, to: Path) -> Iterator[Path]:
     shutil.rmtree(to)
 
 
-@FUZZ
+@fuzz(40)
 @given(
     name=st.sampled_from(["tensors.json", "progress.json", "progress.bin", "tensors-0.bin", "manifest.json"]),
     places=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=4),
@@ -150,7 +154,7 @@ def test_checkpoints(
 
 
 @pytest.mark.slow
-@FUZZ
+@fuzz(30)
 @given(
     name=st.sampled_from(["config.json", "summary.json", "environment.json", "plan.json", "steps.csv", "epochs.csv"]),
     content=CONFIGS.map(json.dumps) | st.text(max_size=60) | st.binary(max_size=60),

@@ -35,7 +35,7 @@ def test_a_mapped_file_gives_the_run_that_memory_gives(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, task: str
 ) -> None:
     monkeypatch.setenv("TVLARS_CACHE", str(tmp_path / "cache"))
-    options = dict(QUICK, data=f"imagefolder:{folder}", image_size=16, task=task)
+    options = dict(QUICK, data=f"imagefolder:{folder}", image_size=8, task=task)
     if task != "classification":
         options.update(projector="16", evaluations="linear,finetune,random")
     train(TrainConfig(**options, out=tmp_path / "memory"), reporter=Reporter())
@@ -44,7 +44,7 @@ def test_a_mapped_file_gives_the_run_that_memory_gives(
     for name in ("mapped", "again"):  # the second one finds the file
         train(TrainConfig(**options, out=tmp_path / name), reporter=Reporter())
         (file,) = (tmp_path / "cache").glob("*.u8")
-        assert 0 <= file.stat().st_size - 60 * 3 * 16 * 16 < 4096
+        assert 0 <= file.stat().st_size - 60 * 3 * 8 * 8 < 4096
         for rows in ("steps", "epochs"):
             a, b = (getattr(load_run(tmp_path / run), rows) for run in ("memory", name))
             columns = [column for column in a if column not in ("seconds", "images_per_second")]

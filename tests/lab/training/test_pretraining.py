@@ -208,11 +208,11 @@ def test_mixed_precision_trains(tmp_path: Path, few: ImageData) -> None:
     assert losses[1] == pytest.approx(losses[0], rel=0.1)
 
 
-def test_compare_has_the_linear_probe_as_its_headline(tmp_path: Path, digits: ImageData) -> None:
+def test_compare_has_the_linear_probe_as_its_headline(tmp_path: Path, few: ImageData) -> None:
     base = TrainConfig(**{**QUICK, "epochs": 1, "evaluations": "linear"})
     config = CompareConfig(base=base, optimizers=("tvlars", "lamb"), seeds=(0, 1), out=tmp_path / "c")
     said: list[str] = []
-    found = compare(config, reporter=Reporter, announce=said.append)
+    found = compare(config, data=few, reporter=Reporter, announce=said.append)
     assert found.measure == "linear-probe accuracy"
     assert any("barlow-twins; views: crops" in line for line in said)
     for run in found.runs:
@@ -262,7 +262,7 @@ def test_bad_input_is_one_sentence(arguments: str, sentence: str, capsys: pytest
 
 @pytest.mark.slow
 def test_ssl_command_prints_probe_and_baseline(tmp_path: Path) -> None:
-    command = ["ssl", "--data", "digits", "--epochs", "3", "--projector", "64-64", "--out", tmp_path / "r"]
+    command = ["ssl", "--data", "digits", "--epochs", "1", "--projector", "64-64", "--out", tmp_path / "r"]
     done = tvlars(*command, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "views    crops of 50% to 100% of the area" in done.stdout
