@@ -77,6 +77,10 @@ def test_batch_sizes_stand_apart_each_with_its_own_highest_mean(tmp_path: Path) 
     assert "; Birds, Net, 1 epoch. Bold" in both.to_latex()
 
 
+def test_one_arm_alone_is_not_the_highest(tmp_path: Path) -> None:
+    assert "**" not in comparison(tmp_path, {"lars": [0.9, 0.8, 0.85]}).to_markdown()
+
+
 def test_tables_of_nothing_are_tables(tmp_path: Path) -> None:
     for made in (Comparison(tmp_path, ""), comparison(tmp_path, {"lars": [None]})):
         assert made.to_latex().count("\\\\\n") == 1 + len(made.runs)

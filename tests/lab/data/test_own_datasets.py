@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, Tenso
 from tests.lab.first import first
 from tvlars.lab import CompareConfig, ImageData, Reporter, TrainConfig, UsageError, compare, evaluate, load_run, train
 from tvlars.lab.data import decoded, from_datasets
+from tvlars.lab.data.own.samples import image_of
 from tvlars.lab.data.streamed import StreamedImages
 
 QUICK: dict[str, Any] = dict(batch_size=64, epochs=1, precision="32-true", accelerator="cpu", optimizer="sgd")
@@ -57,6 +58,11 @@ def test_images_of_every_usual_form_are_the_same(form: str, label: Any) -> None:
     assert data.train_images[5, :, 1, 1].tolist() == [60, 60, 60]
     assert data.train_labels.tolist() == [i % 4 for i in range(40)]
     assert (data.classes, data.name, len(data.test_labels)) == (4, "Pictures", 12)
+
+
+def test_channels_of_tiny_tensors_come_first() -> None:
+    assert image_of(torch.zeros(3, 4, 4, dtype=torch.uint8), "").shape == (3, 4, 4)
+    assert image_of(np.zeros((3, 4, 4), np.uint8), "").shape == (4, 3, 4)
 
 
 def test_grey_images_have_one_channel_and_are_spread_among_coloured_ones() -> None:

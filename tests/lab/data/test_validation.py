@@ -72,6 +72,13 @@ def test_a_class_of_one_image_cannot_be_split(digits: ImageData) -> None:
         data.hold_out(0.1)
 
 
+def test_every_class_keeps_a_training_image(digits: ImageData) -> None:
+    several = torch.cat([(digits.train_labels == 2).nonzero()[:, 0], (digits.train_labels == 3).nonzero()[:2, 0]])
+    data = replace(digits, train_images=digits.train_images[several], train_labels=digits.train_labels[several])
+    with pytest.raises(UsageError, match="validation must leave class '3' of digits a training image"):
+        data.hold_out(len(several) - 4)
+
+
 def test_a_small_class_without_validation_images_is_named(digits: ImageData) -> None:
     several = torch.cat([(digits.train_labels != 3).nonzero().flatten(), (digits.train_labels == 3).nonzero()[:2, 0]])
     data = replace(digits, train_images=digits.train_images[several], train_labels=digits.train_labels[several])

@@ -28,6 +28,7 @@ def study(tmp_path: Path) -> Path:
         write_run(compared / f"lars-b256-s{seed}", 0.80 + seed / 100, optimizer="lars", seed=seed)
     (compared / "config.json").write_text(json.dumps({"base": {}, "optimizers": ["lars"]}))
     write_run(study / "big", 0.75, batch_size=1024, lr=4.0, nesterov=False, weight_decay=0.1)
+    write_run(study / "big" / "kept" / "copy")
     write_run(study / "cut", None, optimizer="sgd")
     (study / "bert").mkdir()
     (study / "bert" / "config.json").write_text('{"hidden_size": 768}')

@@ -81,6 +81,13 @@ class Counting(torch.optim.SGD):
         return super().step(closure)
 
 class Forgetful(torch.optim.SGD):
+    """Has infinite numbers in its state, which it cannot load."""
+
+    def step(self, closure=None):
+        for p in self.param_groups[0]["params"]:
+            self.state[p]["least"] = torch.full((), torch.inf)
+        return super().step(closure)
+
     def load_state_dict(self, state_dict):
         raise KeyError("no such state")
 

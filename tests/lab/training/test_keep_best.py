@@ -53,6 +53,22 @@ class Crash(Reporter):
             raise BrokenPipeError("killed")
 
 
+class Times:
+    """Metric that counts how often it was computed; once before the run."""
+
+    times = 0
+
+    def update(self, *_: Any) -> None: ...
+    def reset(self) -> None: ...
+
+    def compute(self) -> float:
+        self.times += 1
+        return float(self.times)
+
+    def to(self, _: Any) -> Times:
+        return self
+
+
 def row(epoch: int, accuracy: float, loss: float) -> EpochRow:
     return EpochRow(epoch, epoch, 1.0, 0.5, math.nan, math.nan, 1.0, 1.0, loss, accuracy)
 
@@ -75,7 +91,8 @@ def test_the_best_weights_are_kept_and_tested(
     result = train(replace(CONFIG, out=tmp_path / "run"), data=data, reporter=Notes())
     best = 2 if result.epochs[1].validation_loss <= result.epochs[3].validation_loss else 4
     play(monkeypatch, [0.5, 0.95, 0.7, 0.9])
-    result = train(replace(CONFIG, out=tmp_path / "other"), data=data, reporter=Notes())
+    metrics = {"times": Times()}
+    result = train(replace(CONFIG, out=tmp_path / "other"), data=data, reporter=Notes(), metrics=metrics)
     assert load_run(tmp_path / "run").best_epoch == best
     assert result.best_epoch == 2
     assert result.validation_accuracy == 0.95
@@ -83,6 +100,7 @@ def test_the_best_weights_are_kept_and_tested(
     assert epochs_kept(result.folder) == [2]
     summary = json.loads((result.folder / "summary.json").read_text())
     assert (summary["best_epoch"], summary["validation_accuracy"]) == (2, 0.95)
+    assert (summary["validation_times"], summary["test_times"]) == (3, 6)
     loaded = load_run(result.folder)
     assert (loaded.best_epoch, loaded.validation_accuracy) == (2, 0.95)
     found = evaluate(result)
@@ -94,7 +112,8 @@ def test_the_best_weights_are_kept_and_tested(
     last, kept = loaded.model(best=False).state_dict(), loaded.model(best=True).state_dict()
     assert not all(torch.equal(last[name], kept[name]) for name in last)
     assert all(torch.equal(loaded.model().state_dict()[name], kept[name]) for name in kept)
-    again = train(replace(CONFIG, out=tmp_path / "other", resume=True), data=data, reporter=Reporter())
+    config = replace(CONFIG, out=tmp_path / "other", resume=True)
+    again = train(config, data=data, reporter=Reporter(), metrics=metrics)
     assert (again.best_epoch, again.test_accuracy) == (2, result.test_accuracy)
 
 
@@ -119,19 +138,20 @@ def test_a_killed_run_finds_the_best_weights_of_its_checkpoint(
     config = going_on(replace(CONFIG, checkpoint_every="2-epochs"), tmp_path / "run")
     play(monkeypatch, [0.5, 0.6, 0.9, 0.1])
     with pytest.raises(BrokenPipeError):
-        train(config, data=data, reporter=Crash(3))
+        train(config, data=data, reporter=Crash(3), metrics=(metrics := {"times": Times()}))
     assert epochs_kept(tmp_path / "run") == [2, 3]
     assert load_run(tmp_path / "run").best_epoch == 3
     shutil.copytree(tmp_path / "run", tmp_path / "lost")
     monkeypatch.undo()
     play(monkeypatch, again)
-    result = train(config, data=data, reporter=Reporter())
+    result = train(config, data=data, reporter=Reporter(), metrics=metrics)
     best = again.index(max(again)) + 1
     assert result.best_epoch == best
+    assert load_run(result.folder).summary["validation_times"] == {2: 3, 3: 2}[best]  # counted anew after the kill
     assert evaluate(result).accuracy == result.test_accuracy
     (tmp_path / "lost" / "best-2.pt").unlink()
     with pytest.raises(UsageError, match=r"best-2\.pt must hold the best weights so far, but does not"):
-        train(going_on(config, tmp_path / "lost"), data=data, reporter=Reporter())
+        train(going_on(config, tmp_path / "lost"), data=data, reporter=Reporter(), metrics=metrics)
 
 
 def test_a_checkpoint_before_the_test_of_its_epoch_has_the_best_weights_before_it(
