@@ -50,8 +50,8 @@ def test_all_of_them_at_once(tasks: Any, monitors: Any, tmp_path: Path) -> None:
     assert found["lr"] == pytest.approx({i: 2.0 * value for i, value in enumerate(phi)})
     assert set(trainer.progress_bar_metrics) >= {"lr", "phi", "noise_scale"}
     assert layers.stats.step == 8
-    assert found["LWN/model.0.weight"].keys() == {1, 3, 5, 7}
-    assert found["LWN/model.0.weight"][1] == pytest.approx(
+    assert found["LWN/model.0.weight"].keys() == {0, 2, 4, 6}
+    assert found["LWN/model.0.weight"][0] == pytest.approx(
         float(stats.frame().query("layer == '0.weight' and quantity == 'LWN'")["value"].iloc[0])
     )
     assert found["noise_scale"][0] == pytest.approx(noise_after_one_step(), rel=1e-4)

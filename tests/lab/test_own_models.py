@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub.constants
 import pytest
 import timm
 import torch
@@ -216,6 +217,24 @@ def test_pretrained_weights_of_timm_come_from_the_cache_of_hugging_face(
     assert torch.equal(model.layer1[0].conv1.weight, there.layer1[0].conv1.weight)
     with pytest.raises(UsageError, match="timm has no weights"):
         build_model("timm:convnext_atto_rms", 3, 32, 10, pretrained=True)
+
+
+def test_a_server_that_is_away_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def connect(place: Any, timeout: float) -> Any:
+        asked.append(place)
+        raise OSError("no network")
+
+    monkeypatch.setattr("socket.create_connection", connect)
+    monkeypatch.setattr("tvlars.lab.models.timm_models.getproxies", dict)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "https://hub.example")
+    with pytest.raises(UsageError, match=r"could not be loaded: ConnectionError: hub\.example cannot be reached"):
+        build_model("timm:test_resnet", 1, 32, 10, pretrained=True)
+    assert asked == [("hub.example", 443)]
+    assert huggingface_hub.constants.HF_HUB_OFFLINE is False
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])

@@ -161,9 +161,21 @@ class Many(Square):
         return {"error": batch["y"]}
 
 
+class Sum(Square):
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        return nn.functional.mse_loss(model(batch["x"]), batch["y"], reduction="sum")
+
+
+class Sums(Square):
+    def measure(self, model: nn.Module, batch: Any) -> Mapping[str, Any]:
+        return {"error": (model(batch["x"]) - batch["y"]).abs().sum()}
+
+
 @pytest.mark.parametrize(
     ("task", "match"),
     [
+        (Sum(), "the loss of task Sum must be the mean over the samples of a batch, but doubles"),
+        (Sums(), "measure error of task Sums must be the mean"),
         (Vector(), r"must return a scalar loss .*, got a tensor of shape \(2,\)"),
         (Detached(), "a scalar loss that depends on the model's weights, got .* without a gradient"),
         (Named(), "must not be called accuracy"),
@@ -174,6 +186,17 @@ def test_tasks_that_do_not_suit(task: Task, match: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=match):
         squares(tmp_path / "run", task)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_model_of_ours_that_takes_no_such_inputs_is_one_sentence(tmp_path: Path) -> None:
+    data, match = (
+        (Samples(64, 0), Samples(32, 1)),
+        "model must take the inputs of task Square, .* small_resnet does not",
+    )
+    with pytest.raises(UsageError, match=match):
+        train(short(tmp_path / "run"), data=data, task=Square(), reporter=Reporter())
+    with pytest.raises(RuntimeError, match="shapes"):  # their own module: their traceback
+        train(short(tmp_path / "run"), data=data, task=Square(), model=nn.Linear(3, 2), reporter=Reporter())
 
 
 @pytest.mark.parametrize(

@@ -178,7 +178,7 @@ class _ToLoggers:
         steps, self.steps = self.steps, {}
         for step, values in steps.items():
             for logger in self.trainer.loggers:
-                logger.log_metrics(values, step)
+                logger.log_metrics(values, step - 1)  # Lightning logs a step under the number of steps before it
 
 
 class _Stats(LayerStats):

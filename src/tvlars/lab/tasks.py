@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from tvlars._checks import one_line
 from tvlars.lab import memory
@@ -141,14 +143,21 @@ def metrics_of(task: Task) -> dict[str, Metric]:
     return copy.deepcopy(found)
 
 
-def try_task(task: Task, model: nn.Module, batch: Any) -> None:
-    """Call each method of a task once, on two samples, so that what does not fit is said before any run.
+def try_task(task: Task, model: nn.Module, batch: Any, named: str | None = None) -> None:
+    """Call each method of a task on two samples, so that what does not fit is said before any run.
+
+    Args:
+        named: name of a model that is not the user's own code, whose errors are those of its inputs; None (default)
+            for others.
 
     Raises:
         UsageError: a result has another form.
         Exception: whatever the user's own code raises.
     """
     name = type(task).__name__
+    inside: list[bool] = []
+    model.register_forward_pre_hook(lambda *_: inside.append(True))
+    model.register_forward_hook(lambda *_: inside.clear())
     try:
         loss = task.loss(model.train(), batch)
         if not isinstance(loss, Tensor) or loss.numel() != 1 or loss.ndim or not loss.requires_grad:
@@ -157,16 +166,39 @@ def try_task(task: Task, model: nn.Module, batch: Any) -> None:
             )
         model.eval()
         with torch.no_grad():
-            measures = list(measures_of(task, model, batch))
+            found = measures_of(task, model, batch)
+            measures = list(found)
+            _check_means(task, model, batch, {"loss": task.loss(model, batch), **found})
             if metrics := metrics_of(task):
                 update(metrics, task.predict(model, batch), name)
                 measures += values_of(metrics)
         if chosen_by(task)[0] not in ("loss", *measures):
             raise unknown(f"measure of task {name} in chosen_by", task.chosen_by, ("loss", *measures))
     except Exception as error:  # torch and torchmetrics have many types for what does not fit
-        if isinstance(error, UsageError) or memory.has_ended(error) or is_theirs(error):
+        if isinstance(error, UsageError) or memory.has_ended(error):
+            raise
+        if inside and named is not None:
+            raise UsageError(
+                f"model must take the inputs of task {name}, as one of your own does (./net.py:build), and {named} "
+                f"does not: {one_line(error)}"
+            ) from error
+        if is_theirs(error):
             raise
         raise UsageError(f"task {name} fails on two samples: {one_line(error)}") from error
+
+
+def _check_means(task: Task, model: nn.Module, batch: Any, values: Mapping[str, Any]) -> None:
+    """Raise ``UsageError`` if the loss or a measure of a batch is a sum over samples, since batches are weighted by
+    their size: given each sample twice, a mean stays, and a sum is twice as large."""
+    twice = tree_map(lambda leaf: torch.cat([leaf, leaf]), batch)
+    again = {"loss": task.loss(model, twice), **measures_of(task, model, twice)}
+    for key, value in values.items():
+        if float(value) and math.isclose(float(again.get(key, math.nan)), 2 * float(value), rel_tol=1e-4):
+            what = "the loss" if key == "loss" else f"measure {key}"
+            raise UsageError(
+                f"{what} of task {type(task).__name__} must be the mean over the samples of a batch, but doubles if "
+                "each sample is given twice, as a sum does"
+            )
 
 
 def measures_of(task: Task, model: nn.Module, batch: Any) -> dict[str, Any]:

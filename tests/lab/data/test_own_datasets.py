@@ -117,6 +117,21 @@ def streamed(data: Any, monkeypatch: pytest.MonkeyPatch, **more: Any) -> ImageDa
         return from_datasets(data, **more)
 
 
+@pytest.mark.parametrize("crop", ["padded", "random-resized"])
+def test_a_padded_crop_is_of_the_scaled_image_wherever_images_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, crop: str
+) -> None:
+    generator = np.random.default_rng(0)
+    pictures = [(generator.integers(0, 256, (20, 20, 3), np.uint8), i % 4) for i in range(64)]
+    sets, sized = (pictures, pictures[:8]), dict(image_size=8, processes=0)
+    data = {"whole": from_datasets(sets, **sized), "lazy": streamed(sets, monkeypatch, **sized)}
+    options: dict[str, Any] = {**QUICK, "crop": crop, "auto_augment": "trivialaugment"}
+    for name, one in data.items():
+        train(TrainConfig(**options, out=tmp_path / name), data=one, reporter=Reporter())
+    whole, lazy = (load_run(tmp_path / name).steps["loss"].tolist() for name in data)
+    assert (whole == lazy) is (crop == "padded")
+
+
 @pytest.mark.parametrize("processes", [0, 2])
 def test_sets_that_do_not_fit_are_read_as_they_are_used_and_train_the_same(
     tmp_path: Path, digits: ImageData, monkeypatch: pytest.MonkeyPatch, processes: int
@@ -252,7 +267,7 @@ def test_runs_and_comparisons_of_given_data_say_so(tmp_path: Path) -> None:
     done = compare(config, data=(*sets[:1], sets[1], sets[1]), reporter=Reporter, announce=lines.append)
     assert [run.status for run in done.runs] == ["finished"] * 2
     assert any("128 training, 40 validation and 40 test images" in line for line in lines)
-    with pytest.raises(UsageError, match="workers must be 1, and ray None, with data that are given in Python"):
+    with pytest.raises(UsageError, match="workers must be 1, and ray None, with data given in Python"):
         compare(config, data=sets, workers=2)
     with pytest.raises(UsageError, match=r"data must be given again, as in train\(config, data=...\)"):
         train(TrainConfig(**QUICK, data="given:Pictures"))

@@ -128,6 +128,15 @@ class Endless(IterableDataset[Any]):
         return iter([])
 
 
+def test_inputs_of_double_precision_become_those_of_models(tmp_path: Path, sets: Any) -> None:
+    losses = []
+    for name, convert in (("single", torch.Tensor.float), ("double", torch.Tensor.double)):
+        loaders = [DataLoader(TensorDataset(convert(x), y), 32) for x, y in (one.tensors for one in sets)]
+        config = TrainConfig(batch_size=32, epochs=1, precision="32-true", optimizer="sgd", out=tmp_path / name)
+        losses.append(train(config, loaders=loaders, reporter=Reporter()).test_loss)
+    assert losses[0] == losses[1]
+
+
 def test_what_loaders_must_not_be(sets: Any) -> None:
     train_set, test_set = sets
     inputs, labels = train_set.tensors

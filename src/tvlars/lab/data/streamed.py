@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -35,8 +35,17 @@ AHEAD = 4
 PR_SET_PDEATHSIG = 1
 T = TypeVar("T")
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
-Keyed = Callable[[Any, int], Tensor]
-"""Augmentation of an image (PIL, or tensor (C, H, W)) by a key, to uint8 (C, H, W); it can be pickled."""
+
+
+class Keyed(Protocol):
+    """Augmentation that can be pickled."""
+
+    @property
+    def whole(self) -> bool:
+        """True if images are taken in their own size, False if they are taken as they are tested."""
+
+    def __call__(self, image: Any, key: int) -> Tensor:
+        """Return an image (PIL, or tensor (C, H, W)) augmented by a key: uint8 (C, H, W)."""
 
 
 class Source(ABC):
@@ -148,7 +157,8 @@ def _read(source: Source, index: list[int], augment: Keyed | None, seed: int) ->
         images = [source.fixed(i) for i in index]
     else:
         with torch.random.fork_rng(devices=[]):
-            images = [augment(source.original(i), key_of(seed, i)) for i in index]
+            taken = source.original if augment.whole else source.fixed
+            images = [augment(taken(i), key_of(seed, i)) for i in index]
     stacked: Pixels = torch.stack(images).numpy()
     return stacked
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
+from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from torch import nn
 
@@ -10,6 +15,9 @@ from tvlars._checks import one_line
 from tvlars.lab import memory
 from tvlars.lab.errors import UsageError, unknown
 from tvlars.lab.models.stem import fit_stem
+
+PATIENCE = 5.0
+"""Seconds that a server has to answer, before weights are looked for in the cache alone."""
 
 
 def build_timm(
@@ -38,7 +46,8 @@ def build_timm(
         cfg: Any = timm.get_pretrained_cfg(name)
         if cfg is not None and cfg.fixed_input_size:
             options["img_size"] = image_size
-        model: nn.Module = timm.create_model(name, pretrained=pretrained, **options)
+        with _cache_alone_without_server() if pretrained else contextlib.nullcontext():
+            model: nn.Module = timm.create_model(name, pretrained=pretrained, **options)
     except Exception as error:  # timm has many types for what does not fit
         if memory.has_ended(error):
             raise
@@ -51,6 +60,31 @@ def build_timm(
     if stem is None:
         return model, "timm's"
     return model, f"timm's, {fit_stem(model, channels, stem, name)}"
+
+
+@contextlib.contextmanager
+def _cache_alone_without_server() -> Iterator[None]:
+    """Have Hugging Face's client look at its cache alone if its server is away, for which it would wait a minute."""
+    from huggingface_hub import constants
+
+    server = urlsplit(constants.ENDPOINT)
+    away: OSError | None = None
+    if not constants.HF_HUB_OFFLINE and not getproxies().keys() & {server.scheme, "all"}:
+        try:
+            port = server.port or {"http": 80}.get(server.scheme, 443)
+            socket.create_connection((server.hostname or "", port), PATIENCE).close()
+        except OSError as error:
+            away = error
+    if away is None:
+        yield
+        return
+    constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    except Exception as error:
+        raise ConnectionError(f"{server.hostname} cannot be reached, {one_line(away)}") from error
+    finally:
+        constants.HF_HUB_OFFLINE = False
 
 
 def _said_missing(name: str, error: Exception) -> str:

@@ -21,7 +21,7 @@ from tvlars.lab.given import Given, check_loaders
 from tvlars.lab.measure.layer_stats import check_layer_stats
 from tvlars.lab.measure.sharpness import check_sharpness
 from tvlars.lab.metrics import Metrics
-from tvlars.lab.models import MODELS, build_model, check_model
+from tvlars.lab.models import MODELS, build_model, check_model, has_code
 from tvlars.lab.optimizers import is_class, is_known
 from tvlars.lab.processes.alike import check_alike, facts_of
 from tvlars.lab.processes.processes import Processes
@@ -78,7 +78,8 @@ class Prepared:
         if self.task is not None:
             rows: Any = data.train_images
             with torch.random.fork_rng(devices=[]):
-                try_task(self.task, self.build_model()[0], rows[:2].values)
+                theirs = has_code(config.model) or self.given.model is not None
+                try_task(self.task, self.build_model()[0], rows[:2].values, None if theirs else config.model)
             return
         plain = config.stem is None and not config.pretrained and config.weights is None
         if config.model in MODELS and plain:

@@ -38,6 +38,11 @@ class Recipe:
     flip: bool
     policy: str | None
 
+    @property
+    def whole(self) -> bool:
+        """True if parts of whole images are scaled, False if images have the size of the result before."""
+        return self.crop == RANDOM_RESIZED
+
     def __call__(self, image: Any, key: int) -> Tensor:
         """Return an image (PIL, or uint8 (C, H, W)) augmented by random numbers of ``key``: uint8 (C, S, S).
 

@@ -143,7 +143,7 @@ def by_split(given: Any, what: str, kind: str) -> dict[str, Any]:
     if isinstance(given, Mapping):
         if not {"train", "test"} <= set(given) <= set(SPLITS):
             keys = ", ".join(map(str, given)) or "of an empty one"
-            raise UsageError(f"{what} must be {FORMS}, got the keys {keys}")
+            raise UsageError(f"{what} must be {FORMS} under train, validation and test, got the keys {keys}")
         return {split: given[split] for split in SPLITS if split in given}
     if isinstance(given, tuple | list) and len(given) in (2, 3):
         return dict(zip(("train", "test") if len(given) == 2 else SPLITS, given, strict=True))

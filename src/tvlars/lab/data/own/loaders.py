@@ -160,7 +160,7 @@ def pair_of(batch: Any, split: str) -> tuple[Tensor, Tensor]:
             f"{word} must have integer labels (n,), one for each of {len(inputs)} inputs, got {labels.dtype} of shape "
             f"{tuple(labels.shape)}"
         )
-    return inputs, labels.long()
+    return inputs.to(torch.get_default_dtype()), labels.long()
 
 
 def check_shape(inputs: Tensor, shape: tuple[int, ...], split: str) -> None:
