@@ -40,6 +40,15 @@ def one_cycle(model, plan):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=plan.total_steps)
 
+def one_cycle_of_some(model, plan):
+    one, other = muon_and_adamw(model, plan)
+    return [one, other], torch.optim.lr_scheduler.OneCycleLR(other, 0.1, total_steps=plan.total_steps)
+
+def perturbing(model, plan):
+    from pytorch_optimizer import SAM
+
+    return SAM(model.parameters(), torch.optim.SGD, lr=0.1)
+
 def from_plan(model, plan):
     return torch.optim.SGD(model.parameters(), lr=plan.lr)
 
@@ -144,7 +153,7 @@ def straight_and_resumed(config: TrainConfig, data: ImageData, tmp_path: Path) -
 
 @pytest.mark.parametrize(
     "name",
-    ["torch.optim.NAdam", "schedulefree.AdamWScheduleFree", "muon_and_adamw", "lookahead", "one_cycle"],
+    ["torch.optim.NAdam", "schedulefree.AdamWScheduleFree", "muon_and_adamw", "lookahead", "one_cycle", "one_cycle_of_some"],
 )
 def test_an_interrupted_run_equals_the_uninterrupted_one(
     name: str, mine: Callable[[str], str], few: ImageData, tmp_path: Path
@@ -252,6 +261,8 @@ def test_defaults_are_those_of_the_class_and_arguments_reach_it(few: ImageData, 
         ("torch.optim.NAdam", {"optimizer_options": "lr=1"}, "must not have lr of torch.optim.NAdam, which is an"),
         ("torch.optim.NAdam", {"optimizer_options": "eps"}, "optimizer_options must be NAME=VALUE each"),
         ("torch.optim.NAdam", {"trust_coefficient": 0.1}, "trust_coefficient must not be given for torch.optim.NAdam"),
+        ("torch.optim.SparseAdam", {}, "cannot take a step: RuntimeError: SparseAdam does not support dense gradients"),
+        ("pytorch_optimizer.SAM", {"lr": 0.1}, "must have an argument lr, but pytorch_optimizer.SAM has none: write a"),
         ("torch.optim.Muon", {}, "Muon only supports 2D parameters"),
         ("schedulefree.AdamWScheduleFree", {"ema": 0.9}, "ema must not be given for schedulefree.AdamWScheduleFree"),
         (
@@ -298,6 +309,9 @@ def test_names_are_normal_and_nothing_is_imported_for_them(tmp_path: Path, monke
         ("none_at_all", {}, "must return an optimizer, a list of them, or (optimizer, scheduler), got NoneType"),
         ("one_cycle", {"schedule": "linear"}, "schedule must not be given for mine.py:one_cycle, which comes with a"),
         ("one_cycle", {"warmup_epochs": 1.0}, "warmup_epochs must not be given for mine.py:one_cycle"),
+        ("perturbing", {}, "optimizer mine.py:perturbing cannot take a step: "),
+        ("one_cycle", {"lr": 0.3}, "lr must not be given for mine.py:one_cycle, which does not read plan.lr, got 0.3"),
+        ("from_plan", {"lr": 0.1, "weight_decay": 0.2}, "weight_decay must not be given for mine.py:from_plan, which"),
         ("plateau", {}, "must return a scheduler of steps, and ReduceLROnPlateau needs a measure"),
         ("from_plan", {"optimizer_options": "a=1"}, "optimizer_options must not be given for mine.py:from_plan"),
         ("absent", {}, "unknown optimizer in"),

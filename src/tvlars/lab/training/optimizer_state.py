@@ -18,12 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from tvlars._checks import one_line
+from tvlars.lab import memory
 from tvlars.lab.config import TrainConfig
+from tvlars.lab.errors import UsageError
 from tvlars.lab.imported import said_path
 from tvlars.lab.optimizers import is_class, is_known
 from tvlars.lab.run_folder.checkpoints.state_check import Checked, anything
 from tvlars.lab.run_folder.checkpoints.values import DTYPES, decode, encode, is_key, name_of
-from tvlars.lab.training.optimizers import averages, build_optimizer, is_plain_state
+from tvlars.lab.training.optimizers import averages, build_optimizer, is_plain_state, refuse_step
 from tvlars.plan import Plan
 
 WHOLE = "whole"
@@ -136,6 +138,9 @@ def why_inexact(config: TrainConfig, plan: Plan, model: nn.Module) -> str:
 
     A few steps with random gradients are taken on a tiny model, or by a function on a copy of ``model``: at once, and
     with a new optimizer that goes on from the state of one before. Random numbers of the run are not used up.
+
+    Raises:
+        UsageError: a function returns no optimizer, or one of an installed package that cannot take a step.
     """
     if is_known(config.optimizer):
         return ""
@@ -148,7 +153,11 @@ def why_inexact(config: TrainConfig, plan: Plan, model: nn.Module) -> str:
             torch.manual_seed(0)
             whole = _Trial(config, plan, network)
             whole.steps(1, 2 * half)
-        except Exception:  # the run itself will raise it, unless it is of a function for another model
+        except UsageError:
+            raise
+        except Exception as error:
+            if not (tiny or memory.has_ended(error)):  # a function for another model cannot build for the tiny one
+                refuse_step(config.optimizer, error)
             return ""
         try:
             torch.manual_seed(0)

@@ -8,18 +8,20 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from tvlars._checks import one_line
 from tvlars.groups import layer_groups
 from tvlars.lab.config import OPTIONS, TrainConfig
 from tvlars.lab.errors import UsageError
-from tvlars.lab.imported import said_path
+from tvlars.lab.imported import is_theirs, said_path
 from tvlars.lab.optimizers import (
     CLASSES,
+    OWN_OPTIONS,
     build_imported,
     has_argument,
     is_class,
@@ -84,9 +86,32 @@ def _known(config: TrainConfig, plan: Plan, model: nn.Module) -> Optimizer:
 
 
 def check_imported(config: TrainConfig, plan: Plan) -> None:
-    """Build an imported class for a tiny module, so that it refuses bad arguments before anything is written."""
-    if not is_known(config.optimizer) and is_class(config.optimizer):
-        _imported(config, plan, nn.Linear(2, 2))
+    """Build an imported class for a tiny module and take a step, so that it refuses before anything is written.
+
+    Raises:
+        UsageError: a class of an installed package refuses its arguments, or cannot take a step.
+        Exception: whatever the user's own class raises when it is made.
+    """
+    if is_known(config.optimizer) or not is_class(config.optimizer):
+        return
+    module = nn.Linear(2, 2)
+    optimizer: Any = as_optimizer(_imported(config, plan, module))
+    if averages(optimizer):
+        optimizer.train()
+    for p in module.parameters():
+        p.grad = torch.ones_like(p)
+    try:
+        optimizer.step()
+    except Exception as error:
+        if (config.devices or 1) == 1:  # processes have not met yet, and a step may need the others
+            refuse_step(config.optimizer, error)
+
+
+def refuse_step(name: str, error: Exception) -> None:
+    """Raise ``UsageError`` if an installed package raised ``error`` in a step; what a user's code raises, the run will
+    raise again."""
+    if not is_theirs(error):
+        raise UsageError(f"optimizer {said_path(name)} cannot take a step: {one_line(error)}") from error
 
 
 def _imported(config: TrainConfig, plan: Plan, model: nn.Module) -> Any:
@@ -113,7 +138,11 @@ def _by_function(config: TrainConfig, plan: Plan, model: nn.Module) -> Built:
     """Return what a function of (model, plan) has built."""
     said = said_path(config.optimizer)
     build: Callable[[nn.Module, Plan], Any] = load_optimizer(config.optimizer)
-    returned, scheduler = build(model, plan), None
+    watched = _WatchedPlan(**{one.name: getattr(plan, one.name) for one in fields(Plan)})
+    returned, scheduler = build(model, watched), None
+    for name in (*OWN_OPTIONS, "bias_norm_lr_scale"):
+        if (value := getattr(config, name)) is not None and name not in watched.read:
+            raise UsageError(f"{name} must not be given for {said}, which does not read plan.{name}, got {value}")
     if isinstance(returned, tuple) and len(returned) == 2 and not hasattr(returned[1], "param_groups"):
         returned, scheduler = returned
         _check_scheduler(said, scheduler)
@@ -143,6 +172,20 @@ def _by_function(config: TrainConfig, plan: Plan, model: nn.Module) -> Built:
         warms_up = config.warmup_epochs is not None or config.warmup_steps is not None
         made = replace(_with_schedule(made, "constant"), warmup_steps=plan.warmup_steps if warms_up else 0)
     return Built(optimizer, scheduler or made.scheduler(optimizer), made)
+
+
+class _WatchedPlan(Plan):
+    """Plan that knows which of its fields have been read."""
+
+    @property
+    def read(self) -> set[str]:
+        """Names of the fields that have been read."""
+        return cast(set[str], vars(self).setdefault("_read", set()))
+
+    def __getattribute__(self, name: str) -> Any:
+        if not name.startswith("_") and name != "read":
+            self.read.add(name)
+        return super().__getattribute__(name)
 
 
 def held_by(optimizer: Optimizer, model: nn.Module) -> int:

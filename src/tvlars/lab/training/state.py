@@ -99,7 +99,7 @@ def load_state(task: Task, state: dict[str, Any], at: Checked) -> None:
     if _is_replayed(task):
         _replay(task.scheduler, step)
     rates = [group["lr"] for group in optimizer.param_groups]
-    if task.scheduler is not None and not _is_replayed(task):
+    if task.scheduler is not None and not _is_replayed(task) and task.plan.schedule != OWN:
         rates = [group["initial_lr"] * task.plan.factor(step + 1) for group in optimizer.param_groups]
     scheduler: Any = {}
     if task.plan.users_schedule is not None:
