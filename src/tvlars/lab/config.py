@@ -651,8 +651,8 @@ class TrainConfig:
         name, said = self.optimizer, said_path(self.optimizer)
         if is_class(name) and not has_argument(name, "lr"):
             raise UsageError(
-                f"optimizer must have an argument lr, but {said} has none: write a function of (model, plan) that returns "
-                "it, and name that as ./file.py:function"
+                f"optimizer must have an argument lr, but {said} has none: write a function of (model, plan) that "
+                "returns it, and name that as ./file.py:function"
             )
         check_own_options(name, {one: options[one] for one in OWN_OPTIONS if options.get(one) is not None})
         schedule = "constant" if self.schedule == "auto" and has_own_schedule(name) else self.schedule

@@ -93,6 +93,10 @@ def test_separators_in_brackets_and_quotes_belong_to_the_value() -> None:
         ),
         (f"n={NADAM},betas=(0.9,0.95),lr=1e-3", Arm("n", NADAM, {"betas": (0.9, 0.95), "lr": 1e-3})),
         ("torch.optim.RMSprop,alpha=0.9", Arm("torch.optim.RMSprop", "torch.optim.RMSprop", {"alpha": 0.9})),
+        (
+            'c=lars,optimizer-options="eps=1e-6, foreach=false"',
+            Arm("c", "lars", {"optimizer_options": "eps=1e-6, foreach=false"}),
+        ),
         ("lamb,betas=(0.8,0.9)", Arm("lamb", "lamb", {"betas": (0.8, 0.9)})),
     ],
 )

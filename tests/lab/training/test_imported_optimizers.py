@@ -153,7 +153,10 @@ def straight_and_resumed(config: TrainConfig, data: ImageData, tmp_path: Path) -
 
 @pytest.mark.parametrize(
     "name",
-    ["torch.optim.NAdam", "schedulefree.AdamWScheduleFree", "muon_and_adamw", "lookahead", "one_cycle", "one_cycle_of_some"],
+    [
+        *("torch.optim.NAdam", "schedulefree.AdamWScheduleFree"),
+        *("muon_and_adamw", "lookahead", "one_cycle", "one_cycle_of_some"),
+    ],
 )
 def test_an_interrupted_run_equals_the_uninterrupted_one(
     name: str, mine: Callable[[str], str], few: ImageData, tmp_path: Path

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tvlars.lab.arguments import parse_literal, spelled_arguments, split_outside
+from tvlars.lab.arguments import QUOTES, parse_literal, spelled_arguments, split_outside
 from tvlars.lab.config import OPTIONS, check_arm_name
 from tvlars.lab.errors import UsageError, unknown
 from tvlars.lab.imported import said_path, spelled_path
@@ -82,8 +82,12 @@ def is_argument(optimizer: str, name: str) -> bool:
 
 
 def parse_setting(optimizer: str, name: str, text: str) -> Any:
-    """Return the value of ``text`` for an option of a run, or for an argument of the optimizer's class."""
-    return parse_literal(text) if is_argument(optimizer, name) else OPTIONS[name].parse(text)
+    """Return the value of ``text`` for an option of a run, or for an argument of the optimizer's class; quotes around
+    the whole text are no part of it."""
+    if is_argument(optimizer, name):
+        return parse_literal(text)
+    quoted = len(text) > 1 and text[0] == text[-1] and text[0] in QUOTES
+    return OPTIONS[name].parse(text[1:-1] if quoted else text)
 
 
 def as_options(optimizer: str, settings: Mapping[str, Any], base: str | None) -> dict[str, Any]:
