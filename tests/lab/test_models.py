@@ -10,6 +10,7 @@ from torch import nn
 
 from tvlars.lab import UsageError
 from tvlars.lab.models import INITS, MODELS, build_model, head_of, put_head
+from tvlars.lab.models.stem import fit_stem
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -76,3 +77,11 @@ def test_every_model_gives_up_its_head(name: str) -> None:
     assert set(model.state_dict()) | {f"{path}.weight", f"{path}.bias"} == set(
         build_model(name, 1, 28, 7)[0].state_dict()
     )
+
+
+@pytest.mark.parametrize("channels", [1, 6])
+def test_pretrained_filters_have_the_same_output_for_grey_images(channels: int) -> None:
+    model, grey = nn.Sequential(nn.Conv2d(3, 4, 3)), torch.randn(2, 1, 8, 8)
+    before = model(grey.expand(-1, 3, -1, -1))
+    assert fit_stem(model, channels, "standard", "model", keep=True).startswith("standard stem")
+    torch.testing.assert_close(model(grey.expand(-1, channels, -1, -1)), before)

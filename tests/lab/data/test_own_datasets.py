@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, Tenso
 from tests.lab.first import first
 from tvlars.lab import CompareConfig, ImageData, Reporter, TrainConfig, UsageError, compare, evaluate, load_run, train
 from tvlars.lab.data import decoded, from_datasets
+from tvlars.lab.data.own.datasets import _Set
 from tvlars.lab.data.own.samples import image_of
 from tvlars.lab.data.streamed import StreamedImages
 
@@ -63,6 +64,13 @@ def test_images_of_every_usual_form_are_the_same(form: str, label: Any) -> None:
 def test_channels_of_tiny_tensors_come_first() -> None:
     assert image_of(torch.zeros(3, 4, 4, dtype=torch.uint8), "").shape == (3, 4, 4)
     assert image_of(np.zeros((3, 4, 4), np.uint8), "").shape == (4, 3, 4)
+
+
+def test_a_label_is_the_same_each_time() -> None:
+    one = _Set("train", Pictures(Image.fromarray), None)
+    one.labels = [3] * 40
+    with pytest.raises(UsageError, match="training image 0 must have the same label each time, but it was 3, and is 0"):
+        one.original(0)
 
 
 def test_grey_images_have_one_channel_and_are_spread_among_coloured_ones() -> None:

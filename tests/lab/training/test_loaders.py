@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset, SubsetRandomSampler, T
 from tests.lab.first import first
 from tests.lab.stops import StopAt
 from tvlars.lab import ImageData, Reporter, TrainConfig, UsageError, load_run, train
+from tvlars.lab.data.own.loaders import from_loaders
 
 QUICK: dict[str, Any] = dict(batch_size=64, epochs=2, precision="32-true", accelerator="cpu", optimizer="lars")
 
@@ -121,6 +122,36 @@ def test_an_epoch_does_not_begin_anew_by_itself(tmp_path: Path, sets: Any) -> No
             loaders=(batches, DataLoader(sets[1], 50)),
             reporter=Reporter(),
         )
+
+
+class Turning(list[Any]):
+    """Batches whose order is turned each time."""
+
+    def __iter__(self) -> Any:
+        self.reverse()
+        return iter(list(super().__iter__()))
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [(Shrinking, "must give 70 samples each time, and gave 40"), (Turning, "must give the same samples in the same")],
+)
+def test_a_test_loader_gives_the_same_each_time(tmp_path: Path, sets: Any, kind: Any, said: str) -> None:
+    batches = list(DataLoader(sets[1], 30))
+    config = TrainConfig(**dict(QUICK, epochs=1), out=tmp_path / "run")
+    with pytest.raises(UsageError, match=f"the test loader {said}"):
+        train(
+            config,
+            loaders=(DataLoader(sets[0], 32), kind([batches[0], batches[3], batches[1], batches[2]])),
+            reporter=Reporter(),
+        )
+
+
+def test_the_order_of_test_labels_is_in_the_fingerprint(sets: Any) -> None:
+    inputs, labels = sets[1].tensors
+    other = TensorDataset(inputs, labels.flip(0))
+    one, two = (from_loaders((DataLoader(sets[0], 32), DataLoader(s, 50))).fingerprint for s in (sets[1], other))
+    assert one.difference(two) == "test images have other labels, or another order"
 
 
 class Endless(IterableDataset[Any]):

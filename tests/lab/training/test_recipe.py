@@ -145,6 +145,8 @@ def test_images_are_the_same_whatever_a_batch_is_split_into(
     found = []
     for more in ({}, {"micro_batch_size": 30}, {"data_workers": 2}):
         run = build(Classification, tmp_path, few, **PLAIN, **options, **more)
+        if (readers := run.batches.feed.readers) is not None:
+            assert readers.processes == more.get("data_workers", 0)
         order = run.batches.shuffle(1)
         first, second = (inputs(run, order[i : i + 128]) for i in (0, 128))
         order = run.batches.shuffle(2)
