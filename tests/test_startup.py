@@ -20,16 +20,30 @@ LATE = {
 """Modules that take long to import, and that a command needs where its work begins or later."""
 WATCHED = """
 import sys
-import {module} as module
+from contextlib import suppress
+from importlib import import_module
 from tvlars.cli import main
 
 def loaded(*_, **__):
-    print(*sorted({late} & set(sys.modules)))
+    found.append(words[0])
+    found.extend(f"{{words[0]}}:{{one}}" for one in {late} & set(sys.modules))
     sys.exit()
 
-module.{name} = loaded
-main({words})
+found = []
+for module, name, words in {commands}:
+    setattr(import_module(module), name, loaded)
+    with suppress(SystemExit):
+        main(words)
+print(*found)
 """
+COMMANDS = [
+    ("tvlars.lab.training.prepare", "load_data", ["train"]),
+    ("tvlars.lab.training.prepare", "load_data", ["ssl"]),
+    ("tvlars.lab.experiments.compare", "data_of", ["compare"]),
+    ("tvlars.lab.experiments.sweep", "make_agenda", ["sweep", "grid.yaml"]),
+    ("tvlars.lab.experiments.tuning.tune", "data_of", ["tune"]),
+]
+"""Module and name of the function with which the work of a command begins."""
 
 
 HELP = """
@@ -70,22 +84,11 @@ def test_the_help_of_all_commands_is_that_of_the_parser() -> None:
     assert help_of_all() == make_parser().format_help()
 
 
-@pytest.mark.parametrize(
-    ("module", "name", "words"),
-    [
-        ("tvlars.lab.training.prepare", "load_data", ["train"]),
-        ("tvlars.lab.training.prepare", "load_data", ["ssl"]),
-        ("tvlars.lab.experiments.compare", "data_of", ["compare"]),
-        ("tvlars.lab.experiments.sweep", "make_agenda", ["sweep", "grid.yaml"]),
-        ("tvlars.lab.experiments.tuning.tune", "data_of", ["tune"]),
-    ],
-    ids=lambda value: value[0] if isinstance(value, list) else "",
-)
-def test_a_command_begins_its_work_without_what_it_needs_later(
-    module: str, name: str, words: list[str], tmp_path: Path
-) -> None:
+def test_a_command_begins_its_work_without_what_it_needs_later(tmp_path: Path) -> None:
+    """One command after the other, in one process: none of them loads what a later one must not."""
     (tmp_path / "grid.yaml").write_text("grid: {seed: [0, 1]}")
-    assert imported(WATCHED.format(module=module, name=name, words=words, late=LATE), tmp_path) == set()
+    begun = imported(WATCHED.format(commands=COMMANDS, late=LATE), tmp_path)
+    assert begun == {words[0] for _, _, words in COMMANDS}
 
 
 @pytest.mark.parametrize("package", [".", "lab"])
@@ -116,26 +119,25 @@ print(*(module.__name__ for module in modules))
     assert imported(code, tmp_path) == names
 
 
-@pytest.mark.parametrize("words", [["compare"], ["ssl"], ["sweep", "grid.yaml"], ["tune"]], ids=lambda words: words[0])
-def test_a_command_needs_the_packages_of_its_page_before_any_run(words: list[str], tmp_path: Path) -> None:
-    (tmp_path / "grid.yaml").write_text("grid: {seed: [0, 1]}")
-    words = [*words, "--out", "out"]
-    code = f"import sys\nsys.modules['plotly'] = None\nfrom tvlars.cli import main\nsys.exit(main({words}))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert done.stderr == "tvlars: the laboratory needs 'plotly': pip install '.[lab]' in the source folder\n"
-    assert not (tmp_path / "out").exists()
-
-
-def test_so_does_a_comparison_in_python(tmp_path: Path) -> None:
-    code = """
+NO_PLOTLY = """
 import sys
 sys.modules["plotly"] = None
+from tvlars.cli import main
 from tvlars.lab import CompareConfig, compare
+
+for words in (["compare"], ["ssl"], ["sweep", "grid.yaml"], ["tune"]):
+    assert main([*words, "--out", "out"]) == 2, words
 try:
     compare(CompareConfig(out="out"))
 except ModuleNotFoundError as error:
     print(error.name)
 """
-    assert imported(code, tmp_path) == {"plotly"}
+
+
+def test_commands_and_a_comparison_in_python_need_the_packages_of_their_page_before_any_run(tmp_path: Path) -> None:
+    (tmp_path / "grid.yaml").write_text("grid: {seed: [0, 1]}")
+    done = subprocess.run([sys.executable, "-c", NO_PLOTLY], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "plotly\n"), done.stderr
+    sentence = "tvlars: the laboratory needs 'plotly': pip install '.[lab]' in the source folder\n"
+    assert done.stderr == 4 * sentence
     assert not (tmp_path / "out").exists()

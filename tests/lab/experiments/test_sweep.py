@@ -753,7 +753,7 @@ def test_a_bar_shows_all_runs(
 
 # -- real runs ----------------------------------------------------------------------------------------------
 
-RUNS = [TrainConfig(optimizer=optimizer, epochs=30, accelerator="cpu") for optimizer in ("tvlars", "lamb")]
+RUNS = [TrainConfig(optimizer=optimizer, epochs=20, accelerator="cpu") for optimizer in ("tvlars", "lamb")]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -829,13 +829,13 @@ def test_a_run_that_finished_and_lost_rows_has_them_again_from_its_checkpoint(
 
 
 @pytest.mark.slow
-def test_a_killed_sweep_loses_nothing(local: SweepResult, tmp_path: Path) -> None:
+def test_a_killed_sweep_loses_nothing(local: SweepResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """SIGKILL for the sweep: its run saves what it has and ends, and the next call goes on to the same results.
 
-    These runs start as users' do.
+    The run that is killed starts as users' do.
     """
     grid = tmp_path / "grid.yaml"
-    grid.write_text("base: {epochs: 30, accelerator: cpu}\ngrid: {optimizer: tvlars}")
+    grid.write_text("base: {epochs: 20, accelerator: cpu}\ngrid: {optimizer: tvlars}")
     out = tmp_path / "out"
     with Command(["sweep", grid, "--out", out], tmp_path) as killed:
         folder = out / local.runs[0].name
@@ -846,6 +846,7 @@ def test_a_killed_sweep_loses_nothing(local: SweepResult, tmp_path: Path) -> Non
     wait_for(lambda: not Path(f"/proc/{pid}").exists())
     assert "1 run; 1 worker on this machine's CPU, 1 thread" in told
     assert json.loads((folder / "summary.json").read_text())["status"] == "preempted"
+    fork_runs(monkeypatch)
     result = sweep(Grid.read(grid).runs, out, board=Board())
     assert by_seed(result) == [("finished", 1)]
     assert load_run(folder).environment["command"].startswith("python -m tvlars train ")

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
-from tests.command import Command, tvlars
+from tests.command import CONTEXT, Command, tvlars
 from tests.lab.processes.forked import fork_ranks
 from tvlars.lab import TrainConfig, UsageError, load_run
 from tvlars.lab.processes.launcher import ERROR_FILE, LAUNCHED, _wait_for_first_machine, launch, report
@@ -258,10 +259,21 @@ def test_bad_input(options: str, sentence: str, capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.slow
-def test_a_launcher_leaves_this_process_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_launcher_leaves_its_process_as_it_was(tmp_path: Path) -> None:
+    process = CONTEXT.Process(target=launch_and_compare, args=(tmp_path,))
+    process.start()
+    process.join(timeout=120)
+    assert process.exitcode == 0
+    assert load_run(tmp_path / "run").environment["processes"].startswith("2 processes (DDP")
+
+
+def launch_and_compare(folder: Path) -> None:
+    """End with an error where environment or signal handlers of this process are not what they were."""
     from tvlars.cli import main
 
-    monkeypatch.chdir(tmp_path)
+    fork_ranks()
+    os.chdir(folder)
+    torch.set_num_threads(1)
     numbers = signal.SIGTERM, signal.SIGINT, signal.SIGHUP
     before = dict(os.environ), [signal.getsignal(number) for number in numbers]
     words = ["train", "--devices", "2", "--accelerator", "cpu", "--epochs", "1", "--batch-size", "512", "--out", "run"]

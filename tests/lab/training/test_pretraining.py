@@ -49,7 +49,7 @@ def quick(folder: Path, digits: ImageData, **options: Any) -> Path:
 @pytest.mark.parametrize("task", list(METHODS))
 def test_every_method_learns_more_than_an_untrained_network_knows(tmp_path: Path, digits: ImageData, task: str) -> None:
     """Linear probe on real digits, against the same network untrained; nothing has collapsed."""
-    config = TrainConfig(task=task, epochs=8, projector="128-128", evaluations="linear,random", out=tmp_path / "run")
+    config = TrainConfig(task=task, epochs=5, projector="128-128", evaluations="linear,random", out=tmp_path / "run")
     result = train(config, data=digits, reporter=Reporter())
     assert result.evaluations["linear"].accuracy > result.evaluations["random"].accuracy + 0.03
     assert result.test_accuracy == result.evaluations["linear"].accuracy
