@@ -240,12 +240,12 @@ def test_a_comparison_is_narrowed_and_is_no_run(
 @pytest.mark.slow
 def test_a_reader_that_goes_away_does_not_take_the_record_with_it(tmp_path: Path) -> None:
     """The run goes on to its end, and says nothing of a reader that has read enough."""
-    command = f"set -o pipefail; {sys.executable} -u -m tvlars train --epochs 20 --out run 2>&1 | head -n 2"
+    command = f"set -o pipefail; {sys.executable} -u -m tvlars train --epochs 8 --out run 2>&1 | head -n 2"
     done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert len(done.stdout.splitlines()) == 2
     assert load_run(tmp_path / "run").complete
-    assert len(pd.read_csv(tmp_path / "run" / "epochs.csv")) == 20
+    assert len(pd.read_csv(tmp_path / "run" / "epochs.csv")) == 8
 
 
 @pytest.mark.slow
