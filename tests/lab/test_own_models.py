@@ -388,6 +388,24 @@ def test_a_module_is_trained_as_a_copy(digits: ImageData, tmp_path: Path) -> Non
     assert evaluate(run, device="cpu").accuracy == pytest.approx(results[0].test_accuracy)
 
 
+@pytest.mark.parametrize(
+    ("given", "match"),
+    [
+        (
+            {"model": "timm:test_resnet"},
+            r"model must be a module or a function .* got 'timm:test_resnet': a name stands",
+        ),
+        ({"metrics": [nn.Identity()]}, r"metrics must be a dictionary of metrics by name, as \{'f1': \.\.\.\}, got"),
+    ],
+)
+def test_objects_of_another_kind_are_one_sentence(
+    given: dict[str, Any], match: str, digits: ImageData, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=match):
+        train(TrainConfig(out=tmp_path / "run"), data=digits, reporter=Reporter(), **given)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_of_a_module_resumes_with_it(digits: ImageData, tmp_path: Path) -> None:
     module = Plain(1, 10)
     config = short("small_resnet", tmp_path / "run", checkpoint_every="1-steps")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tvlars._checks import shown
 from tvlars.lab import memory
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData, from_datasets
@@ -84,9 +85,16 @@ def take(
         model, task, metrics: see :func:`tvlars.lab.train`.
 
     Raises:
-        UsageError: ``data`` are none of these, or have other samples.
+        UsageError: an object is of another kind, or ``data`` have other samples.
         Exception: whatever a user's Dataset raises.
     """
+    if model is not None and not callable(model):
+        raise UsageError(
+            f"model must be a module or a function that builds one, got {shown(model)}: a name stands in the config, "
+            "as in TrainConfig(model='timm:convnext_atto')"
+        )
+    if metrics is not None and not isinstance(metrics, Mapping):
+        raise UsageError(f"metrics must be a dictionary of metrics by name, as {{'f1': ...}}, got {shown(metrics)}")
     given = Given(None, model, task, metrics)
     return replace(given, data=_data(given.named(config), data, loaders))
 
