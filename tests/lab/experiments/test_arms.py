@@ -345,8 +345,17 @@ def test_spaces_that_are_refused(text: str, said: str) -> None:
     assert said in str(error.value)
 
 
-def test_a_rate_that_a_plan_leaves_open_has_to_be_given() -> None:
-    with pytest.raises(UsageError, match=r"--space must have lr=LOW:HIGH for m.py:f, whose plan leaves it open"):
+def test_a_function_is_tuned_without_a_rate_that_its_plan_leaves_open(work: Path) -> None:
+    name = f"{work / 'm.py'}:f"
+    (work / "m.py").write_text("def f(model, plan): ...\n")
+    spaces, _ = parse_spaces(["warmup-epochs=0:2"], (name, "lars"), "auto", {name: float("nan"), "lars": 16.0})
+    assert (list(spaces[name]), list(spaces["lars"])) == (["warmup_epochs"], ["lr", "warmup_epochs"])
+
+
+def test_a_space_has_something_where_a_plan_leaves_the_rate_open() -> None:
+    with pytest.raises(
+        UsageError, match=r"--space must have an option of m.py:f, whose plan leaves lr open, as warmup-"
+    ):
         parse_spaces([], ("/a/m.py:f",), "auto", {"/a/m.py:f": float("nan")})
 
 

@@ -138,9 +138,7 @@ def parse_spaces(
     spaces: dict[str, Space] = {}
     for optimizer in optimizers:
         rate, given = rates[optimizer], common | own[optimizer]
-        if math.isnan(rate) and "lr" not in given:
-            raise UsageError(f"--space must have lr=LOW:HIGH for {said_path(optimizer)}, whose plan leaves it open")
-        lr: Space = {"lr": Range(rate / 2**OCTAVES, rate * 2**OCTAVES, log=True)}
+        lr: Space = {} if math.isnan(rate) else {"lr": Range(rate / 2**OCTAVES, rate * 2**OCTAVES, log=True)}
         schedules = _schedules(optimizer, schedule, given)
         mine = {
             name: one
@@ -148,6 +146,11 @@ def parse_spaces(
             if name in own[optimizer] or any(plays_a_part(name, optimizer, kind) for kind in schedules)
         }
         spaces[optimizer] = mine if "lr" in mine else lr | mine
+        if not spaces[optimizer]:
+            raise UsageError(
+                f"--space must have an option of {said_path(optimizer)}, whose plan leaves lr open, as "
+                "warmup-epochs=0:2, or lr=LOW:HIGH if it reads plan.lr"
+            )
     notes = []
     for name in common:
         without = [optimizer for optimizer in optimizers if name not in spaces[optimizer]]
