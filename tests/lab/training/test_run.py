@@ -84,3 +84,9 @@ def test_a_task_needs_a_gradient_and_a_test(tmp_path: Path, digits: ImageData) -
     result = run.train()
     assert [row.epoch for row in result.epochs] == [1, 2, 3, 4]
     assert result.epochs[-1].train_loss < result.epochs[0].train_loss
+
+
+def test_a_process_that_writes_no_record_measures_layers(tmp_path: Path, digits: ImageData) -> None:
+    run = build(Classification, tmp_path, digits, layer_stats=1)
+    run.open_logs()
+    assert run.layer_stats is not None

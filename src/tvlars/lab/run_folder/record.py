@@ -253,6 +253,7 @@ class NoRecord(Record):
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.loggers = None  # those of the first process are given all rows
 
     tell = check_place = begin = reopen = open_loggers = add = add_measurement = _nothing  # type: ignore[assignment]
     add_evaluations = flush = finish = save_correct = save_weights = _nothing  # type: ignore[assignment]
