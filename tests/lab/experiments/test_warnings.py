@@ -28,7 +28,7 @@ class Counting(torch.optim.SGD):
         self.param_groups[0]["lr"] *= 1 + self.count % 2
         return super().step(closure)
 """
-INEXACT = "a resumed run will not equal an uninterrupted one bit for bit: the state of mine.py:Counting lacks something"
+INEXACT = "a resumed run may not equal an uninterrupted one bit for bit: the state of mine.py:Counting lacks something"
 HELD = "mine.py:first_alone holds 1 of "
 
 

@@ -19,6 +19,7 @@ from torch import nn
 from tvlars.lab import ImageData, Reporter, TrainConfig, UsageError, load_run, train
 from tvlars.lab.optimizers import optimizer_name
 from tvlars.lab.run_folder.checkpoints.values import decode, encode
+from tvlars.lab.training import optimizer_state
 from tvlars.lab.training.optimizer_state import why_inexact
 from tvlars.lab.training.optimizers import CombinedOptimizer, build_optimizer
 from tvlars.plan import Plan
@@ -61,6 +62,9 @@ def alone(model):
 
 def of_another(model, plan):
     return torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=0.1)
+
+def of_a_head(model, plan):
+    return torch.optim.SGD(model.head.parameters(), lr=0.1)
 
 def first_alone(model, plan):
     return torch.optim.SGD([next(model.parameters())], lr=0.1)
@@ -188,6 +192,15 @@ def test_a_trial_tells_which_optimizers_resume_bit_for_bit(name: str, exact: boo
     assert torch.equal(torch.get_rng_state(), random)
 
 
+def test_a_trial_that_fails_is_not_said_to_be_exact(
+    mine: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(optimizer_state, "LARGEST", 1)  # as if the model were too large to be copied
+    config, model = config_of(mine("of_a_head")), nn.Sequential()
+    model.head = nn.Linear(2, 2)
+    assert "failed, so that it is not known" in why_inexact(config, config.plan(1000), model)
+
+
 def test_a_run_says_that_an_optimizer_does_not_resume_bit_for_bit(
     mine: Callable[[str], str], few: ImageData, tmp_path: Path
 ) -> None:
@@ -196,7 +209,7 @@ def test_a_run_says_that_an_optimizer_does_not_resume_bit_for_bit(
     assert not all(torch.equal(straight[entry], resumed[entry]) for entry in straight)
     (warning,) = [line for line in said.lines if "bit for bit" in line]
     assert warning == (
-        "warning  a resumed run will not equal an uninterrupted one bit for bit: the state of mine.py:Counting lacks "
+        "warning  a resumed run may not equal an uninterrupted one bit for bit: the state of mine.py:Counting lacks "
         "something: a new one that loads it takes other steps"
     )
     assert "lacks something" in load_run(tmp_path / "cut").environment["resume"]

@@ -134,7 +134,7 @@ def _on(value: Any, device: torch.device) -> Any:
 
 
 def why_inexact(config: TrainConfig, plan: Plan, model: nn.Module) -> str:
-    """Return why a resumed run of an imported optimizer is not the uninterrupted one bit for bit; "" if it is.
+    """Return why a resumed run of an imported optimizer may not equal an uninterrupted one bit for bit; "" if it does.
 
     A few steps with random gradients are taken on a tiny model, or by a function on a copy of ``model``: at once, and
     with a new optimizer that goes on from the state of one before. Random numbers of the run are not used up.
@@ -148,8 +148,8 @@ def why_inexact(config: TrainConfig, plan: Plan, model: nn.Module) -> str:
     tiny = is_class(config.optimizer) or sum(p.numel() for p in model.parameters()) > LARGEST
     with torch.random.fork_rng([]), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
-        network = _tiny() if tiny else copy.deepcopy(model).cpu()
         try:
+            network = _tiny() if tiny else copy.deepcopy(model).cpu()
             torch.manual_seed(0)
             whole = _Trial(config, plan, network)
             whole.steps(1, 2 * half)
@@ -158,7 +158,7 @@ def why_inexact(config: TrainConfig, plan: Plan, model: nn.Module) -> str:
         except Exception as error:
             if not (tiny or memory.has_ended(error)):  # a function for another model cannot build for the tiny one
                 refuse_step(config.optimizer, error)
-            return ""
+            return f"the trial of {said} failed, so that it is not known: {one_line(error)}"
         try:
             torch.manual_seed(0)
             first = _Trial(config, plan, network)

@@ -137,7 +137,7 @@ def _train(
     if held < whole and not config.self_supervised:
         said.append(f"{config.arm_name} holds {held} of {whole} parameters of the model; the others stay as they are")
     if inexact:
-        said.append(f"a resumed run will not equal an uninterrupted one bit for bit: {inexact}")
+        said.append(f"a resumed run may not equal an uninterrupted one bit for bit: {inexact}")
     if isinstance(found, GoOn):
         said += changed_sources(read_object(folder / ENVIRONMENT), facts)
         run.resume(found)  # before anything is changed in the folder
