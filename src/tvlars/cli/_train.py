@@ -82,6 +82,12 @@ def _train(parsed: argparse.Namespace) -> int:
     seconds = sum(epoch.seconds for epoch in result.epochs)
     speed = last.step * result.config.batch_size / seconds
     accuracy = f"{result.config.accuracy_name()} {result.accuracy:.2%}, " * (not result.config.own_task)
+    if result.config.own_task:
+        from tvlars.lab.run_folder.loaded_run import load_run
+
+        split = "test_" if result.config.test else "validation_"
+        values = {name: value for name, value in load_run(result.folder).metrics.items() if name.startswith(split)}
+        accuracy = "".join(f"{name.replace('_', ' ')} {value:.4g}, " for name, value in values.items())
     split, lost = ("test", result.test_loss) if result.config.test else ("validation", result.validation_loss)
     say(
         f"{result.config.arm_name}: {accuracy}{split} loss {lost:.4f}, "

@@ -6,6 +6,7 @@ import copy
 import inspect
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,6 +20,58 @@ from tvlars.lab.imported import GIVEN, is_theirs, load_object, said_path
 from tvlars.lab.metrics import Metric, check_methods, check_metric_name, numbers
 
 
+@dataclass(frozen=True)
+class Measure:
+    """Value that runs are reported and compared by.
+
+    Args:
+        name: for people, as "test accuracy" or "test r2".
+        better: None for an accuracy, a fraction that is shown in percent; else "min" or "max", which values of a user's
+            task are better.
+    """
+
+    name: str = "test accuracy"
+    better: str | None = None
+
+    @property
+    def of_task(self) -> bool:
+        """True for a measure of a user's task."""
+        return self.better is not None
+
+    @property
+    def lower(self) -> bool:
+        """True if lower values are better."""
+        return self.better == "min"
+
+    @property
+    def best(self) -> str:
+        """The best value in a word: highest or lowest."""
+        return "lowest" if self.lower else "highest"
+
+    @property
+    def column(self) -> str:
+        """Its name in tables of numbers, as "test_r2"."""
+        return self.name.replace(" ", "_")
+
+    @property
+    def unit(self) -> str:
+        """What follows a value in text: " %" or ""."""
+        return "" if self.of_task else " %"
+
+    @property
+    def title(self) -> str:
+        """Its name with its unit, for the head of a column."""
+        return self.name if self.of_task else f"{self.name}, %"
+
+    def text(self, value: float, interval: float = math.nan) -> str:
+        """Return a value, or a difference, with the half width of its interval; "-" for NaN."""
+        if math.isnan(value):
+            return "-"
+        if self.of_task:
+            return f"{value:.4g}" + ("" if math.isnan(interval) else f" ± {interval:.2g}")
+        return f"{100 * value:.2f}" + ("" if math.isnan(interval) else f" ± {100 * interval:.2f}")
+
+
 class Task:
     """Base class of a task of one's own: regression, segmentation, or any other with a differentiable loss.
 
@@ -27,8 +80,8 @@ class Task:
     ``model.training`` is True in training.
 
     Attributes:
-        chosen_by: value on validation samples that ``tune`` chooses options by: "loss" (default) or the name of a
-            measure or metric.
+        chosen_by: value that ``tune`` chooses options by, on validation samples, and that comparisons are of, on test
+            samples: "loss" (default) or the name of a measure or metric.
         better: "min" or "max", which values of ``chosen_by`` are better. None (default): "min" for the loss; for a
             measure it must be given.
     """
@@ -128,6 +181,12 @@ def chosen_by(task: Task) -> tuple[str, str]:
     if name == "loss" and better == "max":
         raise UsageError(f"better must be 'min' in task {type(task).__name__}, chosen by its loss, got 'max'")
     return name, better or "min"
+
+
+def measure_of(task: Task, split: str = "test") -> Measure:
+    """Return the measure that runs of a task are compared by, on "test" or "validation" samples."""
+    name, better = chosen_by(task)
+    return Measure(f"{split} {name.replace('_', ' ')}", better)
 
 
 def metrics_of(task: Task) -> dict[str, Metric]:

@@ -19,6 +19,7 @@ from tvlars.lab.comparison.table import Cell, table_cells, table_rows
 from tvlars.lab.comparison.verdict import answers, with_verdicts
 from tvlars.lab.experiments.results import SweepResult, SweepRun
 from tvlars.lab.report.parts import parts_of, version_notes
+from tvlars.lab.tasks import Measure
 
 IMAGES = 360
 
@@ -57,7 +58,7 @@ def runs_of(*arms: list[float], images: float | None = 10_000) -> pd.DataFrame:
 
 
 def cells_of(runs: pd.DataFrame) -> list[dict[str, Cell]]:
-    return table_cells(table(runs), differences(runs), "test accuracy")
+    return table_cells(table(runs), differences(runs), Measure())
 
 
 # -- false alarms, and what is found ----------------------------------------------------------------------------------
@@ -171,7 +172,7 @@ def test_unequal_seeds_and_means_of_survivors_are_said() -> None:
         "Batch size 512: arm 1 has the highest mean test accuracy, 90.00 %; significantly below arm 0 on the seeds "
         "that both have (3 seeds, one comparison)."
     )
-    assert with_verdicts(table(whole), differences(whole))["against_highest"][0] == pytest.approx(0.05)
+    assert with_verdicts(table(whole), differences(whole))["against_best"][0] == pytest.approx(0.05)
     assert cells_of(whole)[0]["against the highest mean"].text.startswith("+5.00 ± ")
 
 
@@ -208,7 +209,7 @@ def test_an_arm_is_ahead_where_it_is_significantly_above_all() -> None:
     words = with_verdicts(table(rows), differences(rows))
     assert words["verdict"].tolist() == ["highest mean", "significant", "significant"]
     assert words["p_adjusted"].isna().tolist() == [True, False, False]
-    assert words["against_highest"].tolist() == pytest.approx([math.nan, -0.05, -0.1497], abs=1e-3, nan_ok=True)
+    assert words["against_best"].tolist() == pytest.approx([math.nan, -0.05, -0.1497], abs=1e-3, nan_ok=True)
     assert cells_of(rows)[1]["against the highest mean"].text == "−5.00 ± 0.73, significant, p < 0.001"
     assert cells_of(near)[1]["against the highest mean"].text == "−0.03 ± 0.61, not significant, p 0.91"
 
@@ -317,7 +318,7 @@ def test_runs_that_cannot_be_compared_stand_apart(
             report([one, other], tmp_path / "page.csv")
     else:
         assert "p_adjusted,verdict" in report([one, other], tmp_path / "page.csv").read_text()
-    assert "against_highest" in report([one], tmp_path / "one.csv").read_text()
+    assert "against_best" in report([one], tmp_path / "one.csv").read_text()
 
 
 def test_runs_without_labels_and_other_probes_stand_apart(one: Path, tmp_path: Path) -> None:
@@ -325,7 +326,7 @@ def test_runs_without_labels_and_other_probes_stand_apart(one: Path, tmp_path: P
     (linear / "evaluations.json").write_text('{"linear": {"accuracy": 0.9, "labels": 9, "seconds": 1}}')
     online = another(one, tmp_path / "online", task="barlow-twins", evaluations="none")
     parts = parts_of([load_run(linear), load_run(online)])
-    assert [part.measure for part in parts] == ["linear-probe accuracy", "online-probe accuracy"]
+    assert [part.measure.name for part in parts] == ["linear-probe accuracy", "online-probe accuracy"]
 
 
 def test_several_versions_are_said(one: Path, tmp_path: Path) -> None:

@@ -213,7 +213,7 @@ def test_compare_has_the_linear_probe_as_its_headline(tmp_path: Path, few: Image
     config = CompareConfig(base=base, optimizers=("tvlars", "lamb"), seeds=(0, 1), out=tmp_path / "c")
     said: list[str] = []
     found = compare(config, data=few, reporter=Reporter, announce=said.append)
-    assert found.measure == "linear-probe accuracy"
+    assert found.measure.name == "linear-probe accuracy"
     assert any("barlow-twins; views: crops" in line for line in said)
     for run in found.runs:
         stored = json.loads((tmp_path / "c" / run.folder / "evaluations.json").read_text())

@@ -19,6 +19,7 @@ from tvlars.lab.files.disk import write_whole
 from tvlars.lab.run_folder.loaded_run import read_correct
 from tvlars.lab.run_folder.record import CONFIG, read_object, write_json
 from tvlars.lab.run_folder.status import Status
+from tvlars.lab.tasks import Measure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,8 +60,9 @@ class Comparison:
     folder: Path
     command: str
     runs: list[RunRow] = field(default_factory=list)
-    measure: str = "test accuracy"
-    """Name of the accuracy; with self-supervised learning "linear-probe accuracy"."""
+    measure: Measure = field(default_factory=Measure)
+    """What runs are compared by: an accuracy, with self-supervised learning "linear-probe accuracy", or the measure of
+    a user's task."""
     protocol: str = NOTHING_HELD_OUT
     """Sentence about the images that were held out, see :func:`tvlars.lab.comparison.protocol.protocol`."""
     _differences: pd.DataFrame | None = field(default=None, init=False, repr=False, compare=False)
@@ -75,21 +77,28 @@ class Comparison:
         """Return one row per optimizer and batch size, a data frame that prints as a table of text.
 
         Columns are those of :func:`tvlars.lab.comparison.statistics.table`, with "optimizer" in place of "arm", and
-        ``against_highest``, ``p_adjusted`` and ``verdict`` of :func:`tvlars.lab.comparison.verdict.with_verdicts`.
+        ``against_best``, ``p_adjusted`` and ``verdict`` of :func:`tvlars.lab.comparison.verdict.with_verdicts`. Of a
+        user's task, its measure NAME has the columns NAME, NAME_interval and NAME_seeds in place of the accuracy.
         """
-        from tvlars.lab.comparison import statistics
         from tvlars.lab.comparison.paper import ComparisonTable
-        from tvlars.lab.comparison.verdict import with_verdicts
+        from tvlars.lab.comparison.statistics import named_columns
 
-        rows = with_verdicts(statistics.table(self._frame()), self.differences())
-        made = ComparisonTable(rows.rename(columns={"arm": "optimizer"}))
+        made = ComparisonTable(named_columns(self.rows(), self.measure).rename(columns={"arm": "optimizer"}))
         made.attrs["measure"] = self.measure
         return made
+
+    def rows(self) -> pd.DataFrame:
+        """Return the table with the columns of :func:`tvlars.lab.comparison.verdict.with_verdicts`, whatever the
+        measure."""
+        from tvlars.lab.comparison import statistics
+        from tvlars.lab.comparison.verdict import with_verdicts
+
+        return with_verdicts(statistics.table(self._frame()), self.differences(), self.measure)
 
     def to_latex(self, label: str = "tab:comparison", caption: str | None = None) -> str:
         r"""Return a LaTeX table of the arms, which needs ``\usepackage{booktabs}``.
 
-        It has the mean accuracy ± half the width of its 95 % interval over seeds, the highest one bold at each batch
+        It has the mean accuracy ± half the width of its 95 % interval over seeds, the best one bold at each batch
         size, and the number of seeds.
 
         Args:
@@ -118,7 +127,7 @@ class Comparison:
         from tvlars.lab.comparison.paper import paper_table
 
         settings = [read_object(self.folder / run.folder / CONFIG) for run in self.runs if run.folder]
-        return paper_table(self.table(), self.measure, settings, len(self.differences()))
+        return paper_table(self.rows(), self.measure, settings, len(self.differences()))
 
     def differences(self) -> pd.DataFrame:
         """Return one row per pair of optimizers and batch size: :func:`tvlars.lab.comparison.statistics.differences`.
@@ -139,7 +148,14 @@ class Comparison:
     def _frame(self) -> pd.DataFrame:
         """Return the runs with the predictions in their folders."""
         frame = _as_frame(self.runs).rename(columns={"optimizer": "arm"})
+        if self.measure.of_task:
+            return frame.assign(value=[self._value(run) for run in self.runs], better=self.measure.better)
         return frame.assign(correct=[self._correct(run) for run in self.runs])
+
+    def _value(self, run: RunRow) -> float:
+        """Return the measure of a run of a user's task, NaN if there is none."""
+        found = run.test_loss if self.measure.column == "test_loss" else run.metrics.get(self.measure.column)
+        return math.nan if found is None else found
 
     def _correct(self, run: RunRow) -> Any:
         """Return which test images a run classified correctly; None if unknown, or if the accuracy is another one."""
@@ -151,7 +167,8 @@ class Comparison:
     def save(self) -> None:
         """Write comparison.json and results.csv into the folder."""
         runs = [asdict(run) for run in self.runs]
-        said = {"command": self.command, "measure": self.measure, "protocol": self.protocol}
+        said = {"command": self.command, "measure": self.measure.name, "protocol": self.protocol}
+        said |= {"better": self.measure.better} if self.measure.better is not None else {}
         write_json(self.folder / "comparison.json", {**said, "runs": runs})
         frame = _as_table(self.runs)
         if frame["validation_accuracy"].isna().all():
@@ -170,7 +187,10 @@ class Comparison:
         try:
             stored = read_json(file, folder)
             rows = [_row(run) for run in stored["runs"]]
-            command, measure = str(stored["command"]), str(stored.get("measure", "test accuracy"))
+            command, better = str(stored["command"]), stored.get("better")
+            if better not in (None, "min", "max"):
+                raise ValueError(f"better is {better!r:.60}")
+            measure = Measure(str(stored.get("measure", "test accuracy")), better)
             protocol = str(stored.get("protocol", NOTHING_HELD_OUT))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError(

@@ -10,10 +10,11 @@ from typing import Any
 
 import pandas as pd
 
-from tvlars.lab.comparison.statistics import FEWEST_SEEDS, LEVEL, best_arms, metrics_in
+from tvlars.lab.comparison.statistics import FEWEST_SEEDS, LEVEL, best_arms, metrics_in, named_columns
 from tvlars.lab.config import OPTIONS
 from tvlars.lab.imported import GIVEN, said_path
 from tvlars.lab.options import Is
+from tvlars.lab.tasks import Measure
 
 TEX = str.maketrans(
     {
@@ -36,8 +37,8 @@ class PaperTable:
 
     Attributes:
         head: titles of the columns; the first one is of text, the others of numbers.
-        rows: cells by row. ``best`` are the rows with the highest mean at their batch size, ``below`` those whose mean
-            is significantly below it, ``breaks`` the rows that begin another batch size.
+        rows: cells by row. ``best`` are the rows with the best mean at their batch size, ``worse`` those whose mean
+            is significantly worse, ``breaks`` the rows that begin another batch size.
         measure: number of the column of the mean.
         caption: settings, the interval, and what is bold.
     """
@@ -45,7 +46,7 @@ class PaperTable:
     head: list[str]
     rows: list[list[str]]
     best: set[int]
-    below: set[int]
+    worse: set[int]
     breaks: set[int]
     measure: int
     caption: str
@@ -59,7 +60,7 @@ class PaperTable:
             cells = [tex(cell) for cell in row]
             if i in self.best:
                 cells[self.measure] = rf"\textbf{{{cells[self.measure]}}}"
-            if i in self.below:
+            if i in self.worse:
                 cells[self.measure] += "$^{*}$"
             lines += [r"\midrule"] * (not i or i in self.breaks) + [_tex_row(cells)]
         return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
@@ -71,64 +72,57 @@ class PaperTable:
             cells = [words(cell) for cell in row]
             if i in self.best:
                 cells[self.measure] = f"**{cells[self.measure]}**"
-            if i in self.below:
+            if i in self.worse:
                 cells[self.measure] += r" \*"
             lines.append(_row(cells))
         return "\n".join([*lines, "", words(self.caption if caption is None else caption)]) + "\n"
 
 
 def paper_table(
-    rows: pd.DataFrame, measure: str, settings: Sequence[Mapping[str, Any]], comparisons: int
+    rows: pd.DataFrame, measure: Measure, settings: Sequence[Mapping[str, Any]], comparisons: int
 ) -> PaperTable:
     """Return the table of arms for a paper.
 
     Args:
         rows: result of :func:`tvlars.lab.comparison.verdict.with_verdicts`; arms are in "arm" or "optimizer".
-        measure: name of the accuracy.
+        measure: what the means are of.
         settings: options of each run, for the caption.
         comparisons: number of pairs that p-values are adjusted for.
     """
     rows = rows.rename(columns={"optimizer": "arm"})
-    leaders, sizes = best_arms(rows), rows["batch_size"].nunique()
+    leaders, sizes = best_arms(rows, measure.lower), rows["batch_size"].nunique()
     means = {(row["batch_size"], row["arm"]): row["accuracy"] for row in rows.to_dict("records")}
-    extra = metrics_in(rows)
+    extra = [name for name in metrics_in(rows) if not (measure.of_task and name == measure.column)]
     named = [name.replace("_", " ") for name in extra]
-    head = ["optimizer", *(["batch size"] if sizes > 1 else []), "lr", f"{measure}, %", *named, "n"]
+    head = ["optimizer", *(["batch size"] if sizes > 1 else []), "lr", measure.title, *named, "n"]
     cells: list[list[str]] = []
-    best, below, breaks = set(), set(), set()
+    best, worse, breaks = set(), set(), set()
     previous: dict[Any, Any] = {}
     for i, row in enumerate(rows.to_dict("records")):
-        highest = means.get((row["batch_size"], leaders.get(row["batch_size"], "")), math.nan)
+        leading = means.get((row["batch_size"], leaders.get(row["batch_size"], "")), math.nan)
         several = int((rows[rows["batch_size"] == row["batch_size"]]["seeds"] > 0).sum()) > 1
-        if several and math.isclose(row["accuracy"], highest, rel_tol=1e-9):
+        if several and math.isclose(row["accuracy"], leading, rel_tol=1e-9):
             best.add(i)
-        if row["verdict"] == SIGNIFICANT and row["against_highest"] < 0:
-            below.add(i)
+        if row["verdict"] == SIGNIFICANT and (row["against_best"] > 0 if measure.lower else row["against_best"] < 0):
+            worse.add(i)
         if previous and previous["batch_size"] != row["batch_size"]:
             breaks.add(i)
         of = f" of {row['of']}" if row["seeds"] < row["of"] else ""
         lr = "-" if math.isnan(row["lr"]) else f"{row['lr']:.4g}"
         size = [f"{row['batch_size']:,}"] if sizes > 1 else []
         values = [metric_text(row[name], row[f"{name}_interval"]) for name in extra]
-        mean = mean_text(row["accuracy"], row["interval"])
+        mean = measure.text(row["accuracy"], row["interval"])
         cells.append([str(row["arm"]), *size, lr, mean, *values, f"{row['seeds']}{of}"])
         previous = row
     caption = " ".join(
         [
-            f"{measure[:1].upper()}{measure[1:]}{_interval(rows)}{_shared(settings)}.",
-            *([f"Bold: the highest mean{' of each batch size' if sizes > 1 else ''}."] if best else []),
-            *([_verdicts(rows, below, comparisons)] if best else []),
+            f"{measure.name[:1].upper()}{measure.name[1:]}{_interval(rows)}{_shared(settings)}.",
+            *([f"Bold: the {measure.best} mean{' of each batch size' if sizes > 1 else ''}."] if best else []),
+            *([_verdicts(rows, worse, comparisons, measure)] if best else []),
             *(f"{note}." for note in arm_notes(settings)),
         ]
     )
-    return PaperTable(head, cells, best, below, breaks, len(head) - 2 - len(extra), caption)
-
-
-def mean_text(mean: float, interval: float) -> str:
-    """Return a mean in percent with half the width of its interval, "-" if there is none."""
-    if math.isnan(mean):
-        return "-"
-    return f"{100 * mean:.2f}" + ("" if math.isnan(interval) else f" ± {100 * interval:.2f}")
+    return PaperTable(head, cells, best, worse, breaks, len(head) - 2 - len(extra), caption)
 
 
 def metric_text(mean: float, interval: float) -> str:
@@ -200,14 +194,15 @@ def _shared(settings: Sequence[Mapping[str, Any]]) -> str:
     return f"; {', '.join(found)}" if found else ""
 
 
-def _verdicts(rows: pd.DataFrame, below: set[int], comparisons: int) -> str:
-    """Return in words which means are significantly below the highest."""
+def _verdicts(rows: pd.DataFrame, worse: set[int], comparisons: int, measure: Measure) -> str:
+    """Return in words which means are significantly worse than the best."""
     if rows["p_adjusted"].isna().all():
         few = int(rows["seeds"].max()) < FEWEST_SEEDS
         return f"Differences are not tested with fewer than {FEWEST_SEEDS} seeds." if few else ""
     holm = f", adjusted by Holm's method for {comparisons} comparisons" if comparisons > 1 else ""
-    how = f"paired over seeds and test images, p ≤ {LEVEL:g}{holm}"
-    return f"*: significantly below it ({how})." if below else f"No mean is significantly below it ({how})."
+    by = "seeds" if measure.of_task else "seeds and test images"
+    how, side = f"paired over {by}, p ≤ {LEVEL:g}{holm}", "above" if measure.lower else "below"
+    return f"*: significantly {side} it ({how})." if worse else f"No mean is significantly {side} it ({how})."
 
 
 def _tex_row(cells: Any) -> str:
@@ -221,7 +216,7 @@ def _row(cells: Any) -> str:
 class ComparisonTable(pd.DataFrame):
     """Data frame of :meth:`tvlars.lab.Comparison.table`, which prints as a table of arms with text in its cells.
 
-    ``attrs["measure"]`` is the name of the accuracy. Frames without its columns print as any other.
+    ``attrs["measure"]`` is what the means are of. Frames without its columns print as any other.
     """
 
     @property
@@ -229,26 +224,33 @@ class ComparisonTable(pd.DataFrame):
         return ComparisonTable
 
     def text(self) -> pd.DataFrame:
-        """Return a frame of text: optimizer, batch size, lr, accuracy with its interval, runs, and the verdict."""
-        measure = self.attrs.get("measure", "accuracy")
+        """Return a frame of text: optimizer, batch size, lr, mean with its interval, runs, and the verdict."""
+        measure = self._measure
+        mean, interval = (measure.column, f"{measure.column}_interval") if measure.of_task else ("accuracy", "interval")
         rows, wide = [], max([len(str(name)) for name in self["optimizer"]] + [0])
         for row in self.to_dict("records"):
-            against = row["against_highest"]
-            gap = "" if math.isnan(against) else f"{'−' if against < 0 else '+'}{100 * abs(against):.2f}, "
+            against = row["against_best"]
+            gap = "" if math.isnan(against) else f"{'−' if against < 0 else '+'}{measure.text(abs(against))}, "
             of = f" of {row['of']}" if row["seeds"] < row["of"] else ""
             lr = "-" if math.isnan(row["lr"]) else f"{row['lr']:.4g}"
             cells = [
                 f"{row['optimizer']:<{wide}}",
                 f"{row['batch_size']:,}",
                 lr,
-                mean_text(row["accuracy"], row["interval"]),
+                measure.text(row[mean], row[interval]),
             ]
             rows.append([*cells, f"{row['seeds']}{of}", f"{gap}{row['verdict']}"])
-        head = ["optimizer", "batch size", "lr", f"{measure}, %", "runs", "against the highest mean"]
+        head = ["optimizer", "batch size", "lr", measure.title, "runs", f"against the {measure.best} mean"]
         return pd.DataFrame(rows, columns=head)
 
+    @property
+    def _measure(self) -> Measure:
+        found = self.attrs.get("measure")
+        return found if isinstance(found, Measure) else Measure("accuracy")
+
     def _whole(self) -> bool:
-        needed = ("optimizer", "batch_size", "lr", "accuracy", "interval", "seeds", "of", "against_highest", "verdict")
+        means = named_columns(pd.DataFrame(columns=["accuracy", "interval"]), self._measure)
+        needed = (*means, "optimizer", "batch_size", "lr", "seeds", "of", "against_best", "verdict")
         return set(needed) <= set(self.columns)
 
     def __repr__(self) -> str:

@@ -8,19 +8,21 @@ NOTHING_HELD_OUT = (
 )
 
 
-def protocol(validation_images: int, *, test: bool = True, keep_best: bool = False) -> str:
+def protocol(validation_images: int, *, test: bool = True, keep_best: bool = False, of_task: bool = False) -> str:
     """Return the sentence for runs with so many ``validation_images``.
 
     Args:
         validation_images: their number; 0 if none were held out.
         test: True if the test set was read at the end.
         keep_best: True if results are of the best epoch by validation.
+        of_task: True for runs of a user's task, whose data are samples.
     """
     if not validation_images:
         return NOTHING_HELD_OUT
-    images = f"{validation_images:,} image{'s' * (validation_images != 1)}"
+    images = f"{validation_images:,} {'sample' if of_task else 'image'}{'s' * (validation_images != 1)}"
     weights = ", by the weights of each run's best epoch on these" if keep_best else ""
     if not test:
-        return f"Accuracies are of {images} held out for validation{weights}; the test set was not read."
+        results = "Results" if of_task else "Accuracies"
+        return f"{results} are of {images} held out for validation{weights}; the test set was not read."
     held_out = f"{images} were held out for validation, and curves are of these"
     return f"{held_out}. The test set was read once, at the end{weights}."

@@ -10,13 +10,15 @@ import numpy as np
 import pandas as pd
 
 from tvlars.lab.run_folder.status import Status
+from tvlars.lab.tasks import Measure
 
 MEANS = ("train_loss", "test_loss", "images_per_second", "seconds")
 COLUMNS = ("arm", "batch_size", "seed", "lr", "status", "test_accuracy", *MEANS, "test_images", "correct")
 """Columns of a frame of runs, one row per run. An arm is an optimizer, or an optimizer with certain settings.
 
 A column ``metrics`` may have a dictionary of extra measures by name. ``test_images`` is the number of test images, and
-``correct`` an array (test_images,) that is True for images that were classified correctly; both may be missing.
+``correct`` an array (test_images,) that is True for images that were classified correctly; both may be missing. Runs of
+a user's task have their measure in ``value``, which takes the place of the accuracy, and in ``better`` "min" or "max".
 """
 TABLE_COLUMNS = ("arm", "batch_size", "lr", "seeds", "of", "accuracy", "interval", "accuracies", *MEANS)
 PAIR_COLUMNS = (
@@ -44,12 +46,13 @@ def table(runs: pd.DataFrame) -> pd.DataFrame:
     seconds (means), and NAME and NAME_interval for each extra measure. Batch sizes ascend; their arms are in the order
     in which they first appear.
     """
+    runs = _with_values(runs)
     names = list(dict.fromkeys(name for one in _metrics_of(runs) for name in one))
     rows = []
     for (batch_size, arm), group in runs.groupby(["batch_size", "arm"], sort=False):
         finished = group[group["status"] == Status.FINISHED.value]
         done = finished.drop_duplicates("seed", keep="last")  # a repeated seed is no independent run
-        accuracies = done["test_accuracy"].astype(float).tolist()
+        accuracies = done["value"].astype(float).tolist()
         means = [done[name].astype(float).mean() for name in MEANS]
         of = group["seed"].nunique()
         extra = [mean_and_interval([one.get(name, math.nan) for one in _metrics_of(done)]) for name in names]
@@ -57,6 +60,16 @@ def table(runs: pd.DataFrame) -> pd.DataFrame:
         rows.append((*row, *itertools.chain(*extra)))
     columns = [*TABLE_COLUMNS, *(column for name in names for column in (name, f"{name}_interval"))]
     return pd.DataFrame(rows, columns=columns).sort_values("batch_size", kind="stable", ignore_index=True)
+
+
+def named_columns(rows: pd.DataFrame, measure: Measure) -> pd.DataFrame:
+    """Return a :func:`table` for users: of a task its measure has columns of its own name in place of the accuracy's,
+    NAME, NAME_interval and NAME_seeds."""
+    if not measure.of_task:
+        return rows
+    name = measure.column
+    found = {"accuracy": name, "interval": f"{name}_interval", "accuracies": f"{name}_seeds"}
+    return rows.drop(columns=[one for one in found.values() if one in rows]).rename(columns=found)
 
 
 def metrics_in(rows: pd.DataFrame) -> list[str]:
@@ -69,10 +82,24 @@ def _metrics_of(runs: pd.DataFrame) -> list[dict[str, float]]:
     return [one for one in runs["metrics"] if isinstance(one, dict)] if "metrics" in runs else []
 
 
-def best_arms(rows: pd.DataFrame) -> dict[int, str]:
-    """Return the arm with the highest mean per batch size of a :func:`table`; the first of equal ones."""
+def _with_values(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return runs with the value that they are compared by: the accuracy, or the measure of a user's task."""
+    accuracies = runs["test_accuracy"].astype(float)
+    values = accuracies if "value" not in runs else runs["value"].astype(float).where(_of_task(runs), accuracies)
+    return runs.assign(value=values)
+
+
+def _of_task(runs: pd.DataFrame) -> pd.Series[bool]:
+    """Return True for each run of a user's task."""
+    return runs["better"].notna() if "better" in runs else pd.Series(False, index=runs.index)
+
+
+def best_arms(rows: pd.DataFrame, lower: bool = False) -> dict[int, str]:
+    """Return the arm with the highest mean per batch size of a :func:`table`, or with the lowest if ``lower`` values
+    are better; the first of equal ones."""
     known = rows[(rows["seeds"] > 0) & rows["accuracy"].notna()]
-    best = known.loc[known.groupby("batch_size")["accuracy"].idxmax()]
+    means = known.groupby("batch_size")["accuracy"]
+    best = known.loc[means.idxmin() if lower else means.idxmax()]
     return dict(zip(best["batch_size"].astype(int).tolist(), best["arm"].astype(str), strict=True))
 
 
@@ -83,7 +110,7 @@ def differences(runs: pd.DataFrame) -> pd.DataFrame:
     (McNemar's variance of the differences per image if predictions were kept, else the binomial variance of both
     arms): the larger of both p-values, adjusted by Holm's method for all pairs of the frame, is at most 5 %. So seeds
     that all differ alike do not suffice. Nothing is significant with fewer than three seeds, or if the number of test
-    images is unknown.
+    images is unknown. Values of a user's task, of which samples are not known one by one, are judged by seeds alone.
 
     Args:
         runs: one row per run, with ``COLUMNS`` and optionally ``part``. Runs of different parts are not compared,
@@ -95,16 +122,18 @@ def differences(runs: pd.DataFrame) -> pd.DataFrame:
         (pairs of the frame), significant, and verdict: "significant", "not significant", or why there is none.
     """
     rows: list[dict[str, Any]] = []
-    done = runs[runs["status"] == Status.FINISHED.value].astype({"test_accuracy": float})
+    done = _with_values(runs[runs["status"] == Status.FINISHED.value])
     done = done.assign(part=done.get("part", 0))
-    done = done.drop_duplicates(["part", "arm", "batch_size", "seed"], keep="last").dropna(subset="test_accuracy")
+    done = done.drop_duplicates(["part", "arm", "batch_size", "seed"], keep="last").dropna(subset="value")
     for (part, batch_size), cell in done.groupby(["part", "batch_size"], sort=True):
         arms = [(str(arm), group.set_index("seed")) for arm, group in cell.groupby("arm", sort=False)]
         for (a, runs_a), (b, runs_b) in itertools.combinations(arms, 2):
             seeds = runs_a.index.intersection(runs_b.index, sort=True)
             if len(seeds):
                 pair = _compare(runs_a.loc[seeds], runs_b.loc[seeds])
-                better, worse = (a, b) if pair["difference"] >= 0 else (b, a)
+                higher = pair["difference"] >= 0
+                lower_wins = "better" in cell and bool((cell["better"] == "min").all())
+                better, worse = (a, b) if higher != lower_wins or not pair["difference"] else (b, a)
                 pair["difference"] = abs(pair["difference"])
                 rows.append({"part": part, "batch_size": batch_size, "better": better, "worse": worse, **pair})
     adjusted = holm([row["p_value"] for row in rows])
@@ -126,9 +155,10 @@ def holm(p_values: list[float]) -> list[float]:
 
 def _compare(a: pd.DataFrame, b: pd.DataFrame) -> dict[str, Any]:
     """Compare two arms over the same seeds: difference of the means, interval, and p-value or why there is none."""
-    paired = a["test_accuracy"] - b["test_accuracy"]
+    paired = a["value"] - b["value"]
     seeds, mean = len(paired), float(paired.mean())
-    images = test_images_of(pd.concat([a, b]))
+    of_task = bool(_of_task(a).all())
+    images = None if of_task else test_images_of(pd.concat([a, b]))
     found = [_student(mean, float(paired.std()) / math.sqrt(seeds), seeds - 1)]
     if images is not None and images > 1:
         found.append(_student(mean, _error_of_images(a, b, images), images - 1))
@@ -136,7 +166,7 @@ def _compare(a: pd.DataFrame, b: pd.DataFrame) -> dict[str, Any]:
     verdict = ""
     if seeds < FEWEST_SEEDS:
         verdict = f"fewer than {FEWEST_SEEDS} seeds"
-    elif images is None or images < 2:
+    elif not of_task and (images is None or images < 2):
         verdict = "unknown number of test images" if images is None else "one test image"
     return {
         "difference": mean,
@@ -174,7 +204,7 @@ def _error_of_images(a: pd.DataFrame, b: pd.DataFrame, images: int) -> float:
         a,
         b,
     ):  # assumes that all seeds fail on the same images; one more right and one more wrong keep it above 0
-        rate = (float(arm["test_accuracy"].mean()) * images + 1) / (images + 2)
+        rate = (float(arm["value"].mean()) * images + 1) / (images + 2)
         variance += rate * (1 - rate) / (images + 2)
     return math.sqrt(variance)
 

@@ -11,14 +11,15 @@ from rich.table import Table
 from tvlars.lab.comparison.comparison import Comparison
 from tvlars.lab.comparison.paper import metric_text
 from tvlars.lab.comparison.statistics import metrics_in
-from tvlars.lab.comparison.verdict import beside_highest
+from tvlars.lab.comparison.verdict import beside_best
 from tvlars.lab.console import console, say
+from tvlars.lab.tasks import Measure
 
-AGAINST, P_VALUE, SECONDS = "against the highest mean", "p (Holm)", "training, s"
+P_VALUE, SECONDS = "p (Holm)", "training, s"
 
 
 class Cell(NamedTuple):
-    """A cell of a table. ``strong`` marks a mean that is significantly above all others."""
+    """A cell of a table. ``strong`` marks a mean that is significantly better than all others."""
 
     text: str
     key: Any
@@ -26,18 +27,18 @@ class Cell(NamedTuple):
     strong: bool = False
 
 
-def table_cells(rows: pd.DataFrame, pairs: pd.DataFrame, measure: str) -> list[dict[str, Cell]]:
+def table_cells(rows: pd.DataFrame, pairs: pd.DataFrame, measure: Measure) -> list[dict[str, Cell]]:
     """Return the cells of a table by column, one row per arm and batch size.
 
     Args:
         rows, pairs: frames that ``table`` and ``differences`` of :mod:`tvlars.lab.comparison.statistics` made.
-        measure: name of the accuracy.
+        measure: what the means are of.
     """
     done = rows[rows["seeds"] > 0].groupby("batch_size").size()
-    names = metrics_in(rows)
+    names = [name for name in metrics_in(rows) if not (measure.of_task and name == measure.column)]
     above = pairs[pairs["significant"].astype(bool)].groupby(["batch_size", "better"]).size()
     found = []
-    for row, beside in zip(rows.to_dict("records"), beside_highest(rows, pairs).to_dict("records"), strict=True):
+    for row, beside in zip(rows.to_dict("records"), beside_best(rows, pairs, measure).to_dict("records"), strict=True):
         others = done.get(row["batch_size"], 0) - 1
         ahead = others > 0 and above.get((row["batch_size"], row["arm"]), 0) == others
         cells = _cells(row, beside, ahead, measure)
@@ -45,14 +46,16 @@ def table_cells(rows: pd.DataFrame, pairs: pd.DataFrame, measure: str) -> list[d
     return found
 
 
-def pair_cells(pairs: pd.DataFrame) -> list[dict[str, Cell]]:
+def pair_cells(pairs: pd.DataFrame, measure: Measure) -> list[dict[str, Cell]]:
     """Return the cells of the table of all differences, paired over seeds."""
     return [
         {
             "batch size": Cell(f"{pair['batch_size']:,}", pair["batch_size"]),
-            "higher": Cell(pair["better"], pair["better"]),
-            "lower": Cell(pair["worse"], pair["worse"]),
-            "difference, points": Cell(_points(pair["difference"], pair["interval"]), pair["difference"]),
+            "better" if measure.of_task else "higher": Cell(pair["better"], pair["better"]),
+            "worse" if measure.of_task else "lower": Cell(pair["worse"], pair["worse"]),
+            "difference" if measure.of_task else "difference, points": Cell(
+                measure.text(pair["difference"], pair["interval"]), pair["difference"]
+            ),
             "seeds": Cell(str(pair["seeds"]), pair["seeds"]),
             "p": _p_cell(pair["p_value"]),
             P_VALUE: _p_cell(pair["p_adjusted"]),
@@ -63,10 +66,16 @@ def pair_cells(pairs: pd.DataFrame) -> list[dict[str, Cell]]:
 
 
 def table_rows(comparison: Comparison) -> list[dict[str, str]]:
-    """Return the table of a comparison as text; p belongs to the difference from the highest mean."""
-    rows = comparison.table().rename(columns={"optimizer": "arm"})
-    cells = table_cells(rows, comparison.differences(), comparison.measure)
-    return [{name: cell.text for name, cell in row.items() if name not in (AGAINST, SECONDS)} for row in cells]
+    """Return the table of a comparison as text; p belongs to the difference from the best mean."""
+    measure = comparison.measure
+    cells = table_cells(comparison.rows(), comparison.differences(), measure)
+    left_out = against(measure), SECONDS
+    return [{name: cell.text for name, cell in row.items() if name not in left_out} for row in cells]
+
+
+def against(measure: Measure) -> str:
+    """Return the head of the column of differences from the best mean."""
+    return f"against the {measure.best} mean"
 
 
 def print_table(comparison: Comparison) -> None:
@@ -85,16 +94,17 @@ def print_table(comparison: Comparison) -> None:
     say(comparison.protocol)
 
 
-def _cells(row: dict[Any, Any], beside: dict[Any, Any], ahead: bool, measure: str) -> dict[str, Cell]:
+def _cells(row: dict[Any, Any], beside: dict[Any, Any], ahead: bool, measure: Measure) -> dict[str, Cell]:
     done, difference, words = row["seeds"] > 0, beside["difference"], beside["verdict"]
     if math.isnan(difference):
-        against = Cell("-" if words == "no result" else words, 0.0 if words == "highest mean" else -2.0)
+        beside_it = Cell("-" if words == "no result" else words, 0.0 if words == f"{measure.best} mean" else -2.0)
     else:
         p = "" if math.isnan(beside["p_adjusted"]) else f", p {_p_cell(beside['p_adjusted']).text}"
         sign = "−" if difference < 0 else "+"
-        against = Cell(f"{sign}{_points(abs(difference), beside['interval'])}, {words}{p}", difference)
-    accuracies = " ".join(f"{100 * a:.2f}" for a in row["accuracies"] if not math.isnan(a))
-    accuracy = "-" if math.isnan(row["accuracy"]) else f"{_points(row['accuracy'], row['interval'])} %"
+        beside_it = Cell(f"{sign}{measure.text(abs(difference), beside['interval'])}, {words}{p}", difference)
+    each = " ".join(measure.text(value) for value in row["accuracies"] if not math.isnan(value))
+    mean_of_all = measure.text(row["accuracy"], row["interval"])
+    known = not math.isnan(row["accuracy"])
     of = f" of {row['of']}" if row["seeds"] < row["of"] else ""
 
     def mean(name: str, form: str) -> Cell:
@@ -104,12 +114,12 @@ def _cells(row: dict[Any, Any], beside: dict[Any, Any], ahead: bool, measure: st
         "optimizer": Cell(row["arm"], row["arm"]),
         "batch size": Cell(f"{row['batch_size']:,}", row["batch_size"]),
         "lr": Cell("-" if math.isnan(row["lr"]) else f"{row['lr']:.4g}", row["lr"]),
-        measure: Cell(accuracy, row["accuracy"] if done else -1, ahead),
-        AGAINST: against,
+        measure.name: Cell(f"{mean_of_all}{measure.unit * known}", row["accuracy"] if done else -1, ahead),
+        against(measure): beside_it,
         P_VALUE: _p_cell(beside["p_adjusted"]),
-        "each seed": Cell(accuracies or "-", accuracies),
+        "each seed": Cell(each or "-", each),
         "train loss": mean("train_loss", ".4f"),
-        "test loss": mean("test_loss", ".4f"),
+        **({} if measure.name == "test loss" else {"test loss": mean("test_loss", ".4f")}),
         "images/s": mean("images_per_second", ",.0f"),
         SECONDS: mean("seconds", ",.0f"),
         "runs": Cell(f"{row['seeds']}{of}", row["seeds"]),
@@ -120,18 +130,13 @@ def _with_metrics(cells: dict[str, Cell], row: dict[Any, Any], names: list[str])
     """Return cells with those of extra measures, each a mean with its interval, after the losses."""
     found = {}
     for name, cell in cells.items():
-        found[name] = cell
-        if name == "test loss":
+        if name == "images/s":
             for one in names:
                 mean, interval = row[one], row[f"{one}_interval"]
                 key = -math.inf if math.isnan(mean) else mean
                 found[one.replace("_", " ")] = Cell(metric_text(mean, interval), key)
+        found[name] = cell
     return found
-
-
-def _points(fraction: float, interval: float) -> str:
-    """Return a fraction in percent, or a difference in percentage points, with its interval if there is one."""
-    return f"{100 * fraction:.2f}" + ("" if math.isnan(interval) else f" ± {100 * interval:.2f}")
 
 
 def _p_cell(p: float) -> Cell:

@@ -19,7 +19,7 @@ from tvlars.lab.comparison.comparison import Comparison, RunRow
 from tvlars.lab.comparison.protocol import protocol
 from tvlars.lab.config import TrainConfig, check_batch
 from tvlars.lab.console import say
-from tvlars.lab.data import Data, ImageData
+from tvlars.lab.data import Data
 from tvlars.lab.data.fingerprint import Fingerprint
 from tvlars.lab.errors import UsageError
 from tvlars.lab.experiments.arms import file_name
@@ -43,7 +43,7 @@ from tvlars.lab.run_folder.record import CONFIG, new_folder, read_object, write_
 from tvlars.lab.run_folder.resuming import look
 from tvlars.lab.run_folder.status import Status
 from tvlars.lab.ssl.views import describe_views
-from tvlars.lab.tasks import Task
+from tvlars.lab.tasks import Measure, Task, measure_of
 from tvlars.lab.training.description import describe_batch
 from tvlars.lab.training.prepare import Prepared, data_of, prepare
 from tvlars.lab.training.progress import Reporter, choose_reporter, factory_of
@@ -117,7 +117,7 @@ def compare(
         folder, statuses = opened() if processes is None else processes.by_first(opened)
         for line in _lines(config, prepared, count):
             announce(line)
-        comparing = _Comparing(config, folder, runs, plans, prepared[0].data, first)
+        comparing = _Comparing(config, folder, runs, plans, prepared[0], first)
         jobs = comparing.take_up(statuses, apart)
         if crew is not None:
             comparing.board = choose_board() if board is None else board
@@ -197,13 +197,15 @@ class _Comparing(Source):
         folder: Path,
         runs: list[TrainConfig],
         plans: list[Plan],
-        data: ImageData,
+        prepared: Prepared,
         first: bool,
     ) -> None:
         super().__init__()
+        data, task = prepared.data, prepared.task
         held_out = len(data.validation_labels) if data.validation_labels is not None else 0
-        said = protocol(held_out, keep_best=all(run.keep_best for run in runs))
-        self.comparison = Comparison(folder, command_line(), measure=config.base.accuracy_name(), protocol=said)
+        said = protocol(held_out, keep_best=all(run.keep_best for run in runs), of_task=task is not None)
+        measure = Measure(config.base.accuracy_name()) if task is None else measure_of(task)
+        self.comparison = Comparison(folder, command_line(), measure=measure, protocol=said)
         self.runs, self.images, self.first = runs, len(data.test_labels), first
         self.plans = {_name(run): plan for run, plan in zip(runs, plans, strict=True)}
         self.rows: dict[str, RunRow] = {}

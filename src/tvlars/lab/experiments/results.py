@@ -19,6 +19,7 @@ from tvlars.lab.run_folder.environment import command_line
 from tvlars.lab.run_folder.loaded_run import LoadedRun, load_run
 from tvlars.lab.run_folder.rows import no_rows
 from tvlars.lab.run_folder.status import Status
+from tvlars.lab.tasks import Measure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -82,7 +83,7 @@ class SweepResult:
                 RunRow(
                     str(row["arm"]),
                     **{str(name): value for name, value in row.items() if name in columns},
-                    metrics=row["metrics"] if isinstance(row["metrics"], dict) else {},
+                    metrics=_metrics_of(row, part.measure),
                 )
                 for row in part.frame.to_dict("records")
             ]
@@ -146,6 +147,14 @@ class SweepResult:
             lines.append(f"{run.name} failed{times}: {run.note}; its output is in {log}")
             lines += [f"    {line}" for line in last_lines(log) if not line.endswith(run.note)]
         return lines
+
+
+def _metrics_of(row: dict[Any, Any], measure: Measure) -> dict[str, float]:
+    """Return the extra measures of a run, among them that of a user's task."""
+    found = dict(row["metrics"]) if isinstance(row["metrics"], dict) else {}
+    if measure.of_task and measure.column != "test_loss" and isinstance(value := row["value"], float):
+        found.setdefault(measure.column, value)
+    return found
 
 
 def write_table(file: Path, frame: pd.DataFrame) -> None:

@@ -26,6 +26,7 @@ from tvlars.lab.run_folder.checkpoints.pickles import read_torch_file
 from tvlars.lab.run_folder.identity import FINGERPRINT
 from tvlars.lab.run_folder.loaded_run import LoadedRun, load_run
 from tvlars.lab.run_folder.record import CONFIG, MODEL, read_object
+from tvlars.lab.tasks import Measure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -228,9 +229,9 @@ def _last(run: LoadedRun) -> dict[str, Any]:
         row = {str(name): value for name, value in run.epochs.iloc[-1].items() if name not in ("epoch", "step")}
         found = {**row, **{name: value for name, value in found.items() if not _missing(value)}}
         found["seconds"] = float(run.epochs["seconds"].sum())
-    accuracy = run.accuracy if run.accuracy is not None else math.nan
+    value = run.value if run.value is not None else math.nan
     evaluated = {f"{name} evaluation, accuracy": one.accuracy for name, one in run.evaluations.items()}
-    return {run.accuracy_name.replace(" ", "_"): accuracy, **found, **evaluated}
+    return {run.measure.column: value, **found, **evaluated}
 
 
 def _curves(a: LoadedRun, b: LoadedRun) -> Difference:
@@ -302,9 +303,9 @@ def _of_comparisons(a: Comparison, b: Comparison) -> list[Difference]:
     if common and not any(by_arm.values()):
         rows = [Difference("all arms", "settings, model, data and versions", "", "", "same")]
     tables = [
-        {(row[columns[0]], row[columns[1]]): row for row in one.table().to_dict("records")}
+        {(row[columns[0]], row[columns[1]]): row for row in one.rows().to_dict("records")}
         for one in (a, b)
-        for columns in [("optimizer", "batch_size")]
+        for columns in [("arm", "batch_size")]
     ]
     for key in dict.fromkeys((*first, *second)):
         part = f"{key[0]}, batch size {key[1]:,}"
@@ -315,10 +316,11 @@ def _of_comparisons(a: Comparison, b: Comparison) -> list[Difference]:
         own = [row for row in by_arm[key] if row not in shared]
         rows += [Difference(part, f"{row.part}: {row.name}".strip(": "), row.a, row.b, row.note) for row in own]
         means = [float(table[key]["accuracy"]) for table in tables]
-        texts = [_mean(table[key]) for table in tables]
-        rows.append(Difference(part, a.measure, texts[0], texts[1], _change("accuracy", means[0], means[1])))
+        texts = [_mean(table[key], one.measure) for table, one in zip(tables, (a, b), strict=True)]
+        change = _change("measure" if a.measure.of_task else "accuracy", means[0], means[1])
+        rows.append(Difference(part, a.measure.name, texts[0], texts[1], change))
     if a.measure != b.measure:
-        rows.insert(0, Difference("all arms", "accuracy", a.measure, b.measure))
+        rows.insert(0, Difference("all arms", "results", a.measure.name, b.measure.name))
     return rows
 
 
@@ -352,11 +354,10 @@ def _readable(folders: Iterable[Path]) -> list[LoadedRun]:
     return found
 
 
-def _mean(row: dict[Any, Any]) -> str:
+def _mean(row: dict[Any, Any], measure: Measure) -> str:
     if math.isnan(row["accuracy"]):
         return f"none ({row['seeds']} of {row['of']} runs)"
-    interval = "" if math.isnan(row["interval"]) else f" ± {100 * row['interval']:.2f}"
-    return f"{100 * row['accuracy']:.2f}{interval} % (n = {row['seeds']})"
+    return f"{measure.text(row['accuracy'], row['interval'])}{measure.unit} (n = {row['seeds']})"
 
 
 # -- values -----------------------------------------------------------------------------------------------------------

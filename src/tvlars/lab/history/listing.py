@@ -175,7 +175,9 @@ class Listing:
             elif name in main:
                 alike.append(text_of(name, self.rows[0]) if name == "status" else _with_title(name, self.rows[0]))
         further = [name for name in self.results if name.startswith(MEASURED) and not name.endswith("_loss")]
-        named = [*ACCURACIES, *(name for name in further if name not in ACCURACIES)]
+        tasks = any(all(row.get(name) is None for name in ACCURACIES) for row in self.rows)  # those without accuracies
+        losses = [name.replace("accuracy", "loss") for name in ACCURACIES] if tasks else []
+        named = [*ACCURACIES, *losses, *(name for name in further if name not in ACCURACIES)]
         measured = [name for name in named if any(row.get(name) is not None for row in self.rows)]
         return [*names, *measured, TIME], alike
 

@@ -80,8 +80,9 @@ def frame_of(arms: list[Arm]) -> pd.DataFrame:
             if run.complete:
                 measured = measured_in(run) | {"test_accuracy": run.accuracy}  # the reported one
                 row |= measured | {"test_images": run.tested_images(), "correct": run.test_correct()}
+                row |= {"value": run.value, "better": run.measure.better}
             rows.append(row)
-    return pd.DataFrame(rows, columns=[*COLUMNS, "metrics", "folder"])
+    return pd.DataFrame(rows, columns=[*COLUMNS, "metrics", "folder", "value", "better"])
 
 
 def measured_in(run: LoadedRun) -> dict[str, Any]:

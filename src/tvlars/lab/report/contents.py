@@ -67,6 +67,11 @@ class Report:
         """Number of compared pairs of arms."""
         return sum(len(part.differences) for part in self.parts)
 
+    @property
+    def of_tasks(self) -> list[str]:
+        """Names of measures of users' tasks."""
+        return list(dict.fromkeys(part.measure.name for part in self.parts if part.measure.of_task))
+
     def answers(self) -> list[str]:
         """Return the results, one sentence per batch size and part."""
         return [sentence for part in self.parts for sentence in part.answers()]
@@ -89,18 +94,18 @@ class Report:
             rows = table_cells(part.table, part.differences, part.measure)
             for row in rows:
                 del row[P_VALUE]
-            pairs = pair_cells(part.differences)
+            pairs = pair_cells(part.differences, part.measure)
             common = _common(part.runs) if len(self.parts) > 1 else ""
             arms = arm_notes([asdict(config_of(run)) for run in part.runs])
             about = {"title": part.title, "about": common if common != self.lead() else "", "arms": arms}
-            found.append({**about, "measure": part.measure, "rows": rows, "pairs": pairs})
+            found.append({**about, "measure": part.measure.name, "rows": rows, "pairs": pairs})
         return found
 
     def papers(self) -> list[tuple[str, PaperTable]]:
         """Return title and table for papers of each part."""
         found = []
         for part in self.parts:
-            rows = with_verdicts(part.table, part.differences)
+            rows = with_verdicts(part.table, part.differences, part.measure)
             settings = [asdict(config_of(run)) for run in part.runs]
             found.append((part.title, paper_table(rows, part.measure, settings, self.comparisons)))
         return found
@@ -125,7 +130,7 @@ class Report:
         for size in part.batch_sizes:
             arms, where = [replace(arm, runs=arm.at(size)) for arm in part.arms], f"batch size {size:,}"
             found += [
-                Section("training", where.capitalize(), figures.training(arms)),
+                Section("training", where.capitalize(), figures.training(arms, part.measure)),
                 Section("features", f"Features, {where}", figures.features(arms)),
                 Section("layers", f"Layers, {where}", layers.heat_maps(arms, self.notes)),
                 Section("sharpness", f"Sharpness, {where}", figures.sharpness(arms), counts),

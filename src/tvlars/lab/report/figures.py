@@ -19,6 +19,7 @@ from tvlars.lab.report.arms import DASHES, Arm, config_of, images_per_second
 from tvlars.lab.report.drawing import GRAY, Curve, band, figure_of, line, numbers, run_points, text
 from tvlars.lab.run_folder.loaded_run import LoadedRun
 from tvlars.lab.ssl.evaluations import EVALUATIONS
+from tvlars.lab.tasks import Measure
 
 ACCURACY = Curve("epochs", "test_accuracy", "Test accuracy", "%", scale=100)
 LOSS = Curve("steps", "loss", "Training loss", "cross-entropy", log=True)
@@ -40,20 +41,27 @@ SHARPNESS = (
 )
 
 
-def training(arms: list[Arm]) -> list[go.Figure]:
-    """Draw accuracy over epochs; loss, learning rate and φ, or the schedule's factor, over steps."""
+def training(arms: list[Arm], measure: Measure | None = None) -> list[go.Figure]:
+    """Draw accuracy, or the ``measure`` of a user's task, over epochs; loss, learning rate and φ, or the schedule's
+    factor, over steps."""
     runs = [run for arm in arms for run in arm.runs]
     supervised = not any(config_of(run).self_supervised for run in runs)
     first, second = (ACCURACY, LOSS) if supervised else (ONLINE_ACCURACY, LOSS_OF_METHOD)
     if any(run.validated for run in runs):
         title = first.title.replace("test", "validation").replace("Test", "Validation")
         first = replace(first, column="validation_accuracy", title=title)
+    if measure is not None and measure.of_task:
+        split = "validation" if any(run.validated for run in runs) else "test"
+        name = measure.name.partition(" ")[2]
+        first = Curve("epochs", f"{split}_{name.replace(' ', '_')}", f"{split.capitalize()} {name}")
+        second = replace(second, unit="loss of the task")
     return _drawn(arms, (first, second, *SCHEDULES))
 
 
-def over_batch_sizes(arms: list[Arm], table: pd.DataFrame, measure: str = "test accuracy") -> list[go.Figure]:
-    """Draw the mean accuracy, called ``measure``, with its interval over the batch size, one line per arm."""
-    figure = figure_of(f"{measure.capitalize()} at the end", "batch size (samples)", "%")
+def over_batch_sizes(arms: list[Arm], table: pd.DataFrame, measure: Measure) -> list[go.Figure]:
+    """Draw the mean of ``measure`` with its interval over the batch size, one line per arm."""
+    scale = 1 if measure.of_task else 100
+    figure = figure_of(f"{measure.name.capitalize()} at the end", "batch size (samples)", measure.unit.strip())
     sizes = sorted(int(size) for size in table["batch_size"].unique())
     figure.update_xaxes(type="log", tickvals=sizes, ticktext=[f"{size:,}" for size in sizes], dtick=None)
     known = table[table["seeds"] > 0]
@@ -62,16 +70,16 @@ def over_batch_sizes(arms: list[Arm], table: pd.DataFrame, measure: str = "test 
         if len(rows):
             figure.add_scatter(
                 x=rows["batch_size"].tolist(),
-                y=numbers(100 * rows["accuracy"]),
-                error_y={"type": "data", "array": numbers(100 * rows["interval"]), "thickness": 1},
+                y=numbers(scale * rows["accuracy"]),
+                error_y={"type": "data", "array": numbers(scale * rows["interval"]), "thickness": 1},
                 name=text(arm.name),
                 line={"color": arm.color, "width": 2, "dash": arm.dash},
                 text=[f"{row.seeds} of {row.of} runs" for row in rows.itertuples()],
-                hovertemplate="%{y:.2f}, mean of %{text}",
+                hovertemplate=f"%{{y:{'.4g' if measure.of_task else '.2f'}}}, mean of %{{text}}",
             )
     reach = known["interval"].fillna(0.0)
     low, high = (100 * known["accuracy"] - 100 * reach).min(), (100 * known["accuracy"] + 100 * reach).max()
-    if math.isfinite(low):  # intervals from few seeds may exceed 0 to 100 %
+    if math.isfinite(low) and not measure.of_task:  # intervals from few seeds may exceed 0 to 100 %
         low, high = max(low, 0.0), min(high, 100.0)
         pad = 0.05 * max(high - low, 1.0)
         figure.update_yaxes(range=[low - pad, high + pad])

@@ -15,6 +15,7 @@ import plotly.graph_objects as go
 import plotly.offline
 
 from tvlars.lab.comparison.paper import words
+from tvlars.lab.comparison.statistics import named_columns
 from tvlars.lab.comparison.verdict import with_verdicts
 from tvlars.lab.errors import UsageError
 from tvlars.lab.files.marked import mark
@@ -55,12 +56,13 @@ def csv(report: Report) -> str:
         )
     if not report.parts:
         return f"{CSV_HEAD}\n"
-    frame = with_verdicts(report.parts[0].table, report.parts[0].differences).rename(columns={"arm": "optimizer"})
-    accuracies = [" ".join(map(repr, values)) for values in frame["accuracies"]]
-    return str(frame.assign(accuracies=accuracies).to_csv(index=False, lineterminator="\n"))
+    part = report.parts[0]
+    frame = with_verdicts(part.table, part.differences, part.measure).rename(columns={"arm": "optimizer"})
+    frame = frame.assign(accuracies=[" ".join(map(repr, values)) for values in frame["accuracies"]])
+    return str(named_columns(frame, part.measure).to_csv(index=False, lineterminator="\n"))
 
 
-CSV_HEAD = "optimizer,batch_size,lr,seeds,of,accuracy,"
+CSV_HEAD = "optimizer,batch_size,lr,seeds,of,"
 """Head of the CSV table, which identifies it: a comment line would be a row for its readers."""
 FORMS: dict[str, Callable[[Report], str]] = {".html": page, ".htm": page, ".md": markdown, ".tex": latex, ".csv": csv}
 PAGE_MARKS = (f'content="{mark("report")}"'.encode(), b'id="theme" title="light or dark"')

@@ -15,6 +15,7 @@ from tvlars.lab.imported import GIVEN, said_path
 from tvlars.lab.report.arms import Arm, config_of, frame_of, make_arms
 from tvlars.lab.run_folder.loaded_run import LoadedRun
 from tvlars.lab.run_folder.record import MODEL, read_object
+from tvlars.lab.tasks import Measure
 
 
 @dataclass
@@ -23,8 +24,8 @@ class Part:
 
     title: str
     runs: list[LoadedRun]
-    measure: str
-    """Name of the reported accuracy, for example "test accuracy"."""
+    measure: Measure
+    """What the runs are compared by, for example the test accuracy."""
     differences: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(PAIR_COLUMNS)))
     """Paired differences, with p-values adjusted for all comparisons of all parts."""
 
@@ -36,7 +37,8 @@ class Part:
         self.batch_sizes = sorted({config.batch_size for config in configs})
         best = all(config.keep_best for config in configs)
         held_out = max(run.validation_images() or 0 for run in self.runs)
-        self.protocol = protocol(held_out, test=all(config.test for config in configs), keep_best=best)
+        said = dict(test=all(config.test for config in configs), keep_best=best, of_task=self.measure.of_task)
+        self.protocol = protocol(held_out, **said)
         """Sentence about the images that were held out."""
 
     def answers(self) -> list[str]:
@@ -54,7 +56,7 @@ def parts_of(runs: list[LoadedRun]) -> list[Part]:
     groups: dict[tuple[Any, ...], list[LoadedRun]] = {}
     for run, content in zip(known, _contents(known), strict=True):
         facts = _facts(run)
-        key = content, *(facts[name] for name in ("task", "epochs", "weights", "accuracy"))
+        key = content, *(facts[name] for name in ("task", "epochs", "weights")), _measure(run)
         groups.setdefault(key, []).append(run)
     titles = _titles(pd.DataFrame([_facts(mine[0]) for mine in groups.values()]))
     parts = [Part(title, mine, key[-1]) for title, (key, mine) in zip(titles, groups.items(), strict=True)]
@@ -73,11 +75,16 @@ def _facts(run: LoadedRun) -> dict[str, str]:
         "size": _size(run),
         "task": config.task,
         "epochs": f"{config.epochs} epoch{'s' if config.epochs != 1 else ''}",
-        "accuracy": run.accuracy_name if run.complete else config.accuracy_name(),
+        "accuracy": _measure(run).name,
         "weights": f"of the {'best' if config.keep_best else 'last'} epoch",
-        "images": f"{images:,} test images" if images else "",
+        "images": f"{images:,} test {'samples' if config.own_task else 'images'}" if images else "",
         "validation": _held_out(run),
     }
+
+
+def _measure(run: LoadedRun) -> Measure:
+    config = config_of(run)
+    return run.measure if run.complete or config.own_task else Measure(config.accuracy_name())
 
 
 def _size(run: LoadedRun) -> str:

@@ -38,6 +38,7 @@ from tvlars.lab.run_folder.rows import (
 )
 from tvlars.lab.run_folder.status import Status
 from tvlars.lab.ssl.evaluations import Evaluated
+from tvlars.lab.tasks import Measure
 from tvlars.plan import Plan
 from tvlars.stats import read_layer_stats
 
@@ -157,6 +158,26 @@ class LoadedRun:
     def accuracy_name(self) -> str:
         """Name of ``accuracy``, for example "test accuracy"."""
         return "test accuracy" if self.config is None else self.config.named("linear" in self.evaluations)
+
+    @property
+    def measure(self) -> Measure:
+        """What the run is reported and compared by: its accuracy or, of a user's task, the measure that it declares."""
+        if self.config is None or not self.config.own_task:
+            return Measure(self.accuracy_name)
+        found = self.environment.get("measure")  # the task itself is not imported
+        name, better = (found.get("name"), found.get("better")) if isinstance(found, dict) else ("", None)
+        known = isinstance(name, str) and re.fullmatch(r"[a-zA-Z]\w{0,80}", name, re.ASCII) and better in ("min", "max")
+        name, better = (name, better) if known else ("loss", "min")  # of an earlier version
+        return Measure(f"{'test' if self.config.test else 'validation'} {str(name).replace('_', ' ')}", better)
+
+    @property
+    def value(self) -> float | None:
+        """Value of ``measure`` at the end, None if there is none yet."""
+        measure = self.measure
+        if not measure.of_task:
+            return self.accuracy
+        losses = {"test_loss": self.test_loss, "validation_loss": self._last("validation_loss")}
+        return losses[measure.column] if measure.column in losses else self.metrics.get(measure.column)
 
     @property
     def accuracy(self) -> float | None:

@@ -12,6 +12,7 @@ from tvlars.lab.config import TrainConfig
 from tvlars.lab.imported import is_import_path, said_path, source_digest
 from tvlars.lab.optimizers import is_class, is_known
 from tvlars.lab.run_folder.identity import FINGERPRINT
+from tvlars.lab.tasks import chosen_by
 from tvlars.lab.training.batches import micro_batches
 from tvlars.lab.training.optimizers import CombinedOptimizer
 from tvlars.lab.training.prepare import Prepared
@@ -63,6 +64,8 @@ def facts_of_run(prepared: Prepared, model: str, task: dict[str, str]) -> dict[s
         how = "FSDP2, parameters spread" if config.shard else "DDP"
         norms = "of all processes together" if config.sync_batch_norm else "of each process"
         facts["processes"] = f"{count} processes ({how}; batch norm's statistics {norms})"
+    if prepared.task is not None:
+        facts["measure"] = dict(zip(("name", "better"), chosen_by(prepared.task), strict=True))
     return facts | task
 
 

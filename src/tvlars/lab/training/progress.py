@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -30,6 +30,9 @@ class Reporter:
     def step(self, row: StepRow) -> None:
         """Report a step, the last one of those fetched together."""
 
+    def measures(self, values: Mapping[str, float]) -> None:
+        """Report extra measures of the epoch that :meth:`epoch` reports next, by split and name, as in "test_f1"."""
+
     def epoch(self, row: EpochRow) -> None:
         """Report an epoch and its test."""
 
@@ -47,6 +50,8 @@ class LineReporter(Reporter):
     """Reporter of one line per epoch, for pipes and logs. ``brief`` leaves out the description of the run."""
 
     label, colon = "", "  "
+    measured = ""
+    """Measures of a user's task in words."""
 
     def __init__(self, brief: bool = False) -> None:
         self.brief = brief
@@ -65,12 +70,16 @@ class LineReporter(Reporter):
         left, taken = self.plan.total_steps - step, step - self.first
         return 0.0 if left <= 0 else (perf_counter() - self.began) / taken * left if taken > 0 else None
 
+    def measures(self, values: Mapping[str, float]) -> None:
+        texts = (f"{name.partition('_')[2].replace('_', ' ')} {value:.4g}" for name, value in values.items())
+        self.measured = " ".join(texts) if self.config.own_task else ""
+
     def epoch(self, row: EpochRow) -> None:
         left, epochs, phi = self.left(row.step), self.config.epochs, self.plan.factor(row.step)
         word, loss, accuracy = _held_out(row)
         accuracies = f"train {row.train_accuracy:6.2%}  {word} {accuracy:6.2%}"
         if math.isnan(accuracy):  # no labels
-            accuracies = f"{word} loss {loss:.4f}"
+            accuracies = "  ".join(filter(None, (f"{word} loss {loss:.4f}", self.measured)))
         self.note(
             f"epoch {row.epoch:>{len(str(epochs))}}/{epochs}  loss {row.train_loss:.4f}  {accuracies}  "
             f"lr {self.plan.lr * phi:.3g}  phi {phi:.3f}  "
@@ -118,13 +127,15 @@ class BarReporter(LineReporter):
             self.speed = (row.step - first) * self.config.batch_size / (now - began)
         if now - began > 2.0:
             self.since = now, row.step
-        self.of_step = f"loss {row.loss:.3f} acc {row.train_accuracy:.1%}"
+        accuracy = "" if math.isnan(row.train_accuracy) else f" acc {row.train_accuracy:.1%}"
+        self.of_step = f"loss {row.loss:.3f}{accuracy}"
         self.rates = f"lr {row.lr:.3g} phi {row.phi:.3f} {self.speed:,.0f} img/s"
         self._show(row.step)
 
     def epoch(self, row: EpochRow) -> None:
-        word, _, accuracy = _held_out(row)
-        self.of_test = f"{word} {accuracy:.2%}"
+        word, loss, accuracy = _held_out(row)
+        of_task = f"{word} {self.measured or f'loss {loss:.4g}'}"
+        self.of_test = of_task if math.isnan(accuracy) else f"{word} {accuracy:.2%}"
         self._show(row.step)  # shows the accuracy at once, after the last epoch too
         self.since = perf_counter(), row.step
 

@@ -404,6 +404,8 @@ class Run:
         self.epochs.append(row)
         with self.phase("logging"):
             self._write(row)
+            if self.task.measured:
+                self.reporter.measures(self.task.measured)
             self.reporter.epoch(row)
         if not math.isfinite(loss):  # the last step's loss was taken before its update
             raise DivergedError(self.config.arm_name, self.step, steps[-1].lr, self.record.folder, f"{split} loss")

@@ -146,7 +146,8 @@ def results_of(config: TuneConfig, tuned: list[Tuned], final: SweepResult | None
     columns = ["optimizer", "batch_size", "lr", "seeds", "of", "accuracy", "interval", "accuracies"]
     if config.base.own_task:
         measured = [str(name) for name in (table[0] if table else {}) if f"{name}_interval" in table[0]]
-        columns[5:] = ["test_loss", *(column for name in measured for column in (name, f"{name}_interval"))]
+        found = [column for name in measured for column in (name, f"{name}_interval", f"{name}_seeds")]
+        columns[5:] = dict.fromkeys(["test_loss", *(column for column in found if table and column in table[0])])
     return {
         "trials": config.trials,
         "spent": [{name: value for name, value in vars(one).items() if name != "best"} for one in tuned],
