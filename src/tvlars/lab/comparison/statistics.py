@@ -200,10 +200,8 @@ def _error_of_images(a: pd.DataFrame, b: pd.DataFrame, images: int) -> float:
         # If the arms are equally good, each image's difference is as likely to have one sign as the other (McNemar).
         return math.sqrt(max(float(np.square(right_a - right_b).sum()), 1.0)) / images  # one image at least
     variance = 0.0
-    for arm in (
-        a,
-        b,
-    ):  # assumes that all seeds fail on the same images; one more right and one more wrong keep it above 0
+    # Assumes that all seeds fail on the same images; one more right and one more wrong keep it above 0.
+    for arm in (a, b):
         rate = (float(arm["value"].mean()) * images + 1) / (images + 2)
         variance += rate * (1 - rate) / (images + 2)
     return math.sqrt(variance)

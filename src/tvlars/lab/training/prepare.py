@@ -151,11 +151,7 @@ class Prepared:
         return Processes(self.fabric)
 
 
-def prepare(
-    config: TrainConfig,
-    given: Given | None = None,
-    here: bool = True,
-) -> Prepared:
+def prepare(config: TrainConfig, given: Given | None = None, here: bool = True) -> Prepared:
     """Load the data, make the plan and check all options; nothing is written.
 
     Args:
