@@ -99,6 +99,8 @@ def fork(rank: int, world: int, chosen: dict[str, Callable[[], None]], folder: P
     log = os.open(folder / f"log-{world}-{rank}", os.O_CREAT | os.O_WRONLY)
     os.dup2(log, 1)
     os.dup2(log, 2)
+    # After a fork the first threads that ask for torch's thread pool renew it without a lock, and one may find none.
+    torch.set_num_threads(1)
     store = dist.FileStore(str(folder / f"ended-{world}"), world)
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/group-{world}", rank=rank, world_size=world, timeout=PATIENCE

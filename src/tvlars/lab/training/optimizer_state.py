@@ -25,15 +25,13 @@ from tvlars.lab.imported import said_path
 from tvlars.lab.optimizers import is_class, is_known
 from tvlars.lab.run_folder.checkpoints.state_check import Checked, anything
 from tvlars.lab.run_folder.checkpoints.values import DTYPES, decode, encode, is_key, name_of
-from tvlars.lab.training.optimizers import averages, build_optimizer, is_plain_state, refuse_step
+from tvlars.lab.training.optimizers import LARGEST, averages, build_optimizer, is_plain_state, refuse_step
 from tvlars.plan import Plan
 
 WHOLE = "whole"
 """Entry with the state dict of an optimizer whose state is not kept by parameter."""
 STEPS = 6
 """Steps of the trial before its state is kept, and after."""
-LARGEST = 20_000_000
-"""Most parameters of a model that the trial of a function copies."""
 
 
 class UnkeptStateError(TypeError):

@@ -35,7 +35,8 @@ from tvlars.plan import OWN, Plan
 
 NEEDED = ("param_groups", "step", "zero_grad", "state_dict", "load_state_dict")
 """Parts of an optimizer, whether or not its class is one of torch's."""
-
+LARGEST = 20_000_000
+"""Most parameters of a model for which the optimizer of a function is tried before the run."""
 
 PLAIN_STATE = ("state", "param_groups")
 
@@ -95,10 +96,18 @@ def check_imported(config: TrainConfig, plan: Plan) -> None:
     if is_known(config.optimizer) or not is_class(config.optimizer):
         return
     module = nn.Linear(2, 2)
-    optimizer: Any = as_optimizer(_imported(config, plan, module))
+    check_step(config, as_optimizer(_imported(config, plan, module)), module)
+
+
+def check_step(config: TrainConfig, optimizer: Any, model: nn.Module) -> None:
+    """Take a step of an optimizer of ``model``, which has no further use.
+
+    Raises:
+        UsageError: a class of an installed package cannot take a step.
+    """
     if averages(optimizer):
         optimizer.train()
-    for p in module.parameters():
+    for p in model.parameters():
         p.grad = torch.ones_like(p)
     try:
         optimizer.step()

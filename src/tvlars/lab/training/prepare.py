@@ -28,7 +28,7 @@ from tvlars.lab.processes.processes import Processes
 from tvlars.lab.run_folder.loggers import check_loggers
 from tvlars.lab.ssl.evaluations import check_labels
 from tvlars.lab.tasks import Task, load_task, try_task
-from tvlars.lab.training.optimizers import build_optimizer, check_imported
+from tvlars.lab.training.optimizers import LARGEST, build_optimizer, check_imported, check_step
 from tvlars.plan import Plan
 
 if TYPE_CHECKING:
@@ -88,15 +88,18 @@ class Prepared:
         check_model(config.model, *sizes, features=config.self_supervised, **self._model_options())
 
     def check_optimizer(self) -> None:
-        """Have a user's function build its optimizer of the model once, before anything is written.
+        """Have a user's function build its optimizer of the model once and take a step, before anything is written.
 
         Raises:
-            UsageError: it returns no optimizer of the model.
+            UsageError: it returns no optimizer of the model, or one that cannot take a step.
             Exception: whatever the function raises.
         """
         if not is_known(self.config.optimizer) and not is_class(self.config.optimizer):
             with torch.random.fork_rng(devices=[]):
-                build_optimizer(self.config, self.plan, self.build_model()[0])
+                model = self.build_model()[0]
+                optimizer = build_optimizer(self.config, self.plan, model).optimizer
+                if sum(p.numel() for p in model.parameters()) <= LARGEST:
+                    check_step(self.config, optimizer, model)
 
     def _model_options(self) -> dict[str, Any]:
         config = self.config
