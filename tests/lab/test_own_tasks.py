@@ -16,7 +16,7 @@ from torch.utils.data import Dataset, TensorDataset
 from tests.command import tvlars
 from tests.lab.processes.forked import fork_ranks
 from tvlars.cli import main
-from tvlars.lab import Comparison, Reporter, Task, TrainConfig, UsageError, evaluate, load_run, train
+from tvlars.lab import Comparison, Reporter, Task, TrainConfig, UsageError, evaluate, load_run, probe_run, train
 from tvlars.lab.data.own.rows import load_rows, rows_from
 from tvlars.lab.tasks import metrics_of
 
@@ -76,8 +76,13 @@ def test_loss_and_measures_are_those_of_the_final_weights(tmp_path: Path) -> Non
     assert run.metrics == {"test_worst": pytest.approx(float(error.abs().amax(1).mean()), rel=1e-5)}
     assert run.complete
     assert not run.problems
-    with pytest.raises(UsageError, match="is of a task of its own"):
-        evaluate(run)
+    again = evaluate(run, data=(Samples(320, 0), test), task=Square(), batch_size=30)
+    assert (again.samples, again.loss) == (100, pytest.approx(result.epochs[-1].test_loss, rel=1e-5))
+    assert again.measures == {"worst": pytest.approx(run.metrics["test_worst"], rel=1e-5)}
+    with pytest.raises(UsageError, match=r"task must be given again"):
+        evaluate(run, data=(Samples(320, 0), test))
+    with pytest.raises(UsageError, match=r"run must be of images with labels to be measured"):
+        probe_run(run)
 
 
 def test_micro_batches_add_up_to_the_batch(tmp_path: Path) -> None:
@@ -108,7 +113,9 @@ def test_validation_and_resume(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["regression", "segmentation"])
-def test_an_example(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_example(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     file = EXAMPLES / f"{name}.py"
     assert file.read_text().count("\n") < 40
@@ -120,6 +127,10 @@ def test_an_example(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     inputs, targets = data.test_images.values
     with torch.no_grad():
         out = run.model()(inputs)
+    assert main(["evaluate", "run"]) == 0
+    said = capsys.readouterr().out.splitlines()[-1]
+    values = {n.replace("_", " "): f"{value:.4g}" for n, value in run.metrics.items()}
+    assert all(f"{text} {value}" in said for text, value in values.items())
     if name == "regression":
         assert run.metrics["test_r2"] == pytest.approx(r2_score(targets, out[:, 0]), abs=1e-4)
         assert run.metrics["test_r2"] > 0.2

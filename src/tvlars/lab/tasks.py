@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -270,6 +270,35 @@ def measures_of(task: Task, model: nn.Module, batch: Any) -> dict[str, Any]:
         if not (isinstance(value, (int, float)) or (isinstance(value, Tensor) and value.numel() == 1)):
             raise UsageError(f"measure {name} must be a number, its mean over the batch, got {_described(value)}")
     return dict(found)
+
+
+def sums_of(
+    task: Task,
+    model: nn.Module,
+    batches: Iterable[tuple[int, Any]],
+    metrics: Mapping[str, Metric],
+    device: torch.device,
+) -> dict[str, Tensor]:
+    """Return the sums over samples of "loss" and measures, and update ``metrics``.
+
+    Args:
+        batches: number of samples of each batch, and the batch on ``device``.
+    """
+    sums: dict[str, Tensor] = {}
+    for count, batch in batches:
+        values = {"loss": task.loss(model, batch), **measures_of(task, model, batch)}
+        if sums and sums.keys() != values.keys():
+            got = (", ".join(name for name in found if name != "loss") or "none" for found in (sums, values))
+            raise UsageError(
+                f"task {type(task).__name__} must return the same measures for every batch, got "
+                f"{' and then '.join(got)}"
+            )
+        for name, value in values.items():
+            one = torch.as_tensor(value, dtype=torch.float64, device=device).reshape(())
+            sums[name] = sums.get(name, torch.zeros_like(one)) + count * one
+        if metrics:
+            update(metrics, task.predict(model, batch), type(task).__name__)
+    return sums
 
 
 def update(metrics: Mapping[str, Metric], predicted: Any, name: str) -> None:

@@ -1,22 +1,33 @@
-"""Accuracy of a run's final weights, on its own data set or another."""
+"""Accuracy of a run's final weights, or the measures of its task, on its own data set or another."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
+from tvlars._reading import is_inside
+from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import Data
+from tvlars.lab.data.own.rows import RowsData, load_rows, rows_from
 from tvlars.lab.errors import UsageError
+from tvlars.lab.imported import GIVEN, file_of, is_import_path, said_path
 from tvlars.lab.measure.run_data import as_loaded, changed_data, choose_device, data_of_run
+from tvlars.lab.options import as_path
 from tvlars.lab.run_folder.loaded_run import LoadedRun, RunResult
+from tvlars.lab.tasks import Task, load_task, metrics_of, sums_of, values_of
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Accuracy (a fraction) and mean cross-entropy over ``samples`` test images of ``data``."""
+    """Accuracy (a fraction) and mean cross-entropy over ``samples`` test images of ``data``.
+
+    Of a user's task, the accuracy is NaN, and the loss that of the task.
+    """
 
     accuracy: float
     loss: float
@@ -26,12 +37,15 @@ class Evaluation:
     """Changes of the run's own data since the run, "" if there are none."""
     account: tuple[str, ...] = ()
     """Lines on skipped files of a folder of images, and other remarks."""
+    measures: dict[str, float] = field(default_factory=dict)
+    """Measures and metrics of a user's task, by name."""
 
 
 def evaluate(
     run: LoadedRun | RunResult | Path | str,
     *,
     data: str | Data | None = None,
+    task: Task | None = None,
     data_dir: Path | str | None = None,
     image_size: int | None = None,
     skip_bad_images: bool = False,
@@ -43,7 +57,9 @@ def evaluate(
     Args:
         run: a loaded run, a result of ``train``, or a folder.
         data: data set to test on: a name, or Datasets or ``ImageData`` as :func:`tvlars.lab.train` takes them. None
-            (default) is the run's own.
+            (default) is the run's own. For a task of your own samples, or the import path of a function for them.
+        task: the task that ``train`` was called with; None (default): the run names an import path, or has no task of
+            yours.
         data_dir: folder of the data; None (default): the run's, for its own data.
         image_size: pixels that images are scaled to; None (default): the run's, for its own data.
         skip_bad_images: for imagefolder:PATH, skip images that cannot be read; this is the default if the run did so.
@@ -54,6 +70,13 @@ def evaluate(
         UsageError: the run has no weights, or the data set has no labels or does not fit the model.
     """
     run = as_loaded(run)
+    if run.config is not None and run.config.own_task:
+        if image_size is not None or skip_bad_images:
+            named = "skip_bad_images" if image_size is None else "image_size"
+            raise UsageError(f"{named} must not be given for a task of your own, whose samples are used as they are")
+        return _of_task(run, run.config, data, task, as_path("data_dir", data_dir), batch_size, choose_device(device))
+    if task is not None:
+        raise UsageError(f"task must not be given for {run.folder}, whose task is not one of your own")
     loaded = data_of_run(run, data, data_dir, image_size, skip_bad_images)
     if loaded.classes < 2:
         raise UsageError(
@@ -73,3 +96,32 @@ def evaluate(
     count = len(loaded.test_labels)
     changed = changed_data(run, loaded, "test") if data is None and image_size is None else ""
     return Evaluation(correct / count, loss / count, count, str(loaded), changed, loaded.account)
+
+
+@torch.no_grad()
+def _of_task(
+    run: LoadedRun, config: TrainConfig, data: Any, task: Task | None, data_dir: Path | None, size: int, device: str
+) -> Evaluation:
+    """Test a run of a user's task."""
+    for what, path in (("task", config.task), ("data", config.data)):
+        if is_import_path(path) and (file := file_of(path)) is not None and is_inside(file, run.folder):
+            raise UsageError(
+                f"{what} {said_path(path)} must be outside of {run.folder}: code in a run folder is not run"
+            )
+    own = load_task(config.task, task)
+    if data is None or isinstance(data, str):
+        loaded = load_rows(data or config.data, data_dir or (config.data_dir if data is None else None))
+    else:
+        loaded = data if isinstance(data, RowsData) else rows_from(data, f"{GIVEN}rows")
+    model, rows, count = run.model().to(device), loaded.test_images, len(loaded.test_labels)
+    metrics = metrics_of(own)
+    for metric in metrics.values():
+        metric.to(device)
+    parts = torch.split(torch.arange(count), size)
+    batches = ((len(index), rows[index].to(device).values) for index in parts)
+    sums = sums_of(own, model, batches, metrics, torch.device(device))
+    means = {name: float(value) / count for name, value in sums.items()}
+    loss = means.pop("loss")
+    changed = changed_data(run, loaded, "test") if data is None else ""
+    measures = means | values_of(metrics)
+    return Evaluation(math.nan, loss, count, str(loaded), changed, loaded.account, measures)

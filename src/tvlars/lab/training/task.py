@@ -23,7 +23,7 @@ from tvlars.lab.processes.processes import load_whole_weights, whole_weights
 from tvlars.lab.processes.sync_batch_norm import synchronize_batch_norm
 from tvlars.lab.run_folder.record import Record
 from tvlars.lab.ssl.evaluations import Evaluated
-from tvlars.lab.tasks import measures_of, metrics_of, update, values_of
+from tvlars.lab.tasks import metrics_of, sums_of, values_of
 from tvlars.lab.training.batches import batches_of
 from tvlars.lab.training.compiler import compiled
 from tvlars.lab.training.optimizers import averages, build_optimizer
@@ -315,21 +315,9 @@ class OwnTask(Task):
         self.model.eval()
         rows: Any = self.data.part(split)[0]
         mine = processes.share(torch.arange(len(rows), device="cpu"))
-        sums: dict[str, Tensor] = {}
-        for index in torch.split(mine, self.config.micro_batch_size):
-            part = rows[index.to(rows.device)].to(device).values
-            values = {"loss": self.own.loss(self.model, part), **measures_of(self.own, self.model, part)}
-            if sums and sums.keys() != values.keys():
-                got = (", ".join(name for name in found if name != "loss") or "none" for found in (sums, values))
-                raise UsageError(
-                    f"task {type(self.own).__name__} must return the same measures for every batch, got "
-                    f"{' and then '.join(got)}"
-                )
-            for name, value in values.items():
-                one = torch.as_tensor(value, dtype=torch.float64, device=device).reshape(())
-                sums[name] = sums.get(name, torch.zeros_like(one)) + len(index) * one
-            if self.own_metrics:
-                update(self.own_metrics, self.own.predict(self.model, part), type(self.own).__name__)
+        parts = torch.split(mine, self.config.micro_batch_size)
+        batches = ((len(index), rows[index.to(rows.device)].to(device).values) for index in parts)
+        sums = sums_of(self.own, self.model, batches, self.own_metrics, device)
         means = {name: float(processes.total(value)) / len(rows) for name, value in sums.items()}
         loss = means.pop("loss")
         self.measured = {f"{split}_{name}": value for name, value in (means | values_of(self.own_metrics)).items()}
