@@ -227,6 +227,18 @@ def test_a_measure_to_choose_by_must_be_there(chosen_by: str, better: Any, match
     assert not (tmp_path / "run").exists()
 
 
+def test_the_best_epoch_is_that_of_the_measure_to_choose_by(tmp_path: Path) -> None:
+    class Farthest(Square):
+        """Chosen by a measure that is best where the loss is highest."""
+
+        chosen_by, better = "worst", "max"
+
+    run = squares(tmp_path / "run", Farthest(), validation=0.2, keep_best=True)
+    measured = load_run(run.folder).epochs["validation_worst"]
+    assert run.best_epoch == measured.idxmax() + 1 == 1
+    assert run.epochs[0].validation_loss == max(row.validation_loss for row in run.epochs)
+
+
 def test_metrics_of_a_task_are_left_as_they_are() -> None:
     from torchmetrics import MeanSquaredError
 
@@ -263,7 +275,6 @@ def test_a_task_without_a_loss(tmp_path: Path) -> None:
             {"task": "./mine.py:T", "preset": "mlperf", "optimizer": "lars"},
             "preset must not be given for a task of",
         ),
-        ({"task": "./mine.py:T", "keep_best": True, "validation": 0.1}, "keep_best must not be given"),
     ],
 )
 def test_options_of_images_are_refused(options: dict[str, Any], match: str) -> None:

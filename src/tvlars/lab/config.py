@@ -525,8 +525,8 @@ class TrainConfig:
             path = "package.module:MyTask or ./file.py:MyTask"
             raise UsageError(f"{unknown('task', self.task, (CLASSIFICATION, *METHODS))} Or an import path, as {path}.")
         object.__setattr__(self, "task", spelled_path(self.task))
-        general = ("compile", "shard", "ema")
-        of_others = ("crop_padding", "flip", "keep_best", "image_size", "skip_bad_images", "preset")
+        general = ("compile", "shard", "ema", "keep_best")
+        of_others = ("crop_padding", "flip", "image_size", "skip_bad_images", "preset")
         for name in (*names_of(Is.CLASSIFICATION | Is.SELF_SUPERVISED), *of_others):
             if name not in general and getattr(self, name) != OPTIONS[name].default:
                 raise UsageError(f"{name} must not be given for a task of your own, {said_path(self.task)}")

@@ -77,7 +77,10 @@ def test_the_best_epoch() -> None:
     assert best_epoch([]) is None
     assert best_epoch([row(1, 0.5, 1.0), row(2, 0.7, 9.0), row(3, 0.6, 0.1)]) == 2
     assert best_epoch([row(1, 0.5, 1.0), row(2, 0.5, 0.9), row(3, 0.5, 0.9)]) == 2
-    assert best_epoch([row(1, math.nan, 1.0), row(2, math.nan, 0.3), row(3, math.nan, 0.4)]) == 2
+    losses = [row(1, math.nan, 1.0), row(2, math.nan, 0.3), row(3, math.nan, 0.4)]
+    assert best_epoch(losses) == 2
+    assert best_epoch(losses, {1: 0.1, 2: math.nan, 3: 0.2}) == 3
+    assert best_epoch(losses, {1: -5.0}) == 1
 
 
 def test_the_best_weights_are_kept_and_tested(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,22 @@ from tvlars.lab.run_folder.checkpoints.pickles import read_torch_file
 from tvlars.lab.run_folder.rows import EpochRow
 
 
-def best_epoch(rows: Iterable[EpochRow]) -> int | None:
+def best_epoch(rows: Iterable[EpochRow], ranks: Mapping[int, float] | None = None) -> int | None:
     """Return the epoch with the highest validation accuracy, or the lowest loss if there is none; None without rows.
 
     Of equal accuracies, the one with the lower loss is best, and of equal losses the first.
-    """
 
-    def key(row: EpochRow) -> tuple[float, float]:
-        accuracy = row.validation_accuracy
-        return accuracy if accuracy == accuracy else 0.0, -row.validation_loss
+    Args:
+        rows: epochs to choose from.
+        ranks: numbers by epoch that come before the accuracy, larger for better epochs; an epoch without one is worse
+            than all others.
+    """
+    first = ranks or {}
+
+    def key(row: EpochRow) -> tuple[float, float, float]:
+        rank, accuracy = first.get(row.epoch, -math.inf), row.validation_accuracy
+        accuracy = accuracy if accuracy == accuracy else 0.0
+        return rank if rank == rank else -math.inf, accuracy, -row.validation_loss
 
     best = max(rows, key=key, default=None)  # the first of equal ones
     return None if best is None else best.epoch
@@ -37,10 +45,12 @@ def epochs_kept(folder: Path) -> list[int]:
     return sorted(int(match[1]) for match in found if match)
 
 
-def prune_best(folder: Path, rows: Sequence[EpochRow], resumable: Iterable[int]) -> None:
+def prune_best(
+    folder: Path, rows: Sequence[EpochRow], resumable: Iterable[int], ranks: Mapping[int, float] | None = None
+) -> None:
     """Remove best weights that are neither the best of ``rows``, nor needed to resume after one of the epochs
-    ``resumable``."""
-    needed = {best_epoch(rows), *(best_epoch(rows[:count]) for count in resumable)}
+    ``resumable``; ``ranks`` as for :func:`best_epoch`."""
+    needed = {best_epoch(rows, ranks), *(best_epoch(rows[:count], ranks) for count in resumable)}
     for epoch in epochs_kept(folder):
         if epoch not in needed:
             best_file(folder, epoch).unlink(missing_ok=True)

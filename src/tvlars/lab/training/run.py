@@ -409,7 +409,7 @@ class Run:
             self.reporter.epoch(row)
         if not math.isfinite(loss):  # the last step's loss was taken before its update
             raise DivergedError(self.config.arm_name, self.step, steps[-1].lr, self.record.folder, f"{split} loss")
-        if self.config.keep_best and best_epoch(self.epochs) == self.epoch:
+        if self.best_epoch == self.epoch:
             self.record.save_weights(self.task.weights(), best=self.epoch)
             self._prune_best()
         if self.config.sharpness is not None or self.config.noise_scale:
@@ -434,7 +434,12 @@ class Run:
     @property
     def best_epoch(self) -> int | None:
         """The epoch whose weights are kept as the best ones, None if none are."""
-        return best_epoch(self.epochs) if self.config.keep_best else None
+        return best_epoch(self.epochs, self._ranks()) if self.config.keep_best else None
+
+    def _ranks(self) -> dict[int, float]:
+        """Return by epoch what the task chooses by before accuracy and loss; larger is better."""
+        ranks = {epoch: self.task.rank(measured) for epoch, measured in self.metrics.items()}
+        return {epoch: rank for epoch, rank in ranks.items() if rank is not None}
 
     def _read_best(self, epoch: int) -> dict[str, Any]:
         """Return the weights of the best epoch; of a sharded model, in the first process alone.
@@ -461,7 +466,7 @@ class Run:
             steps = [int(path.name.partition(".")[0]) for path in checkpoint.those_in(self.record.folder)]
             epochs = [step // self.plan.steps_per_epoch for step in steps]
             # A checkpoint between the last step of an epoch and its test has no row of it.
-            prune_best(self.record.folder, self.epochs, [*epochs, *(epoch - 1 for epoch in epochs)])
+            prune_best(self.record.folder, self.epochs, [*epochs, *(epoch - 1 for epoch in epochs)], self._ranks())
 
     def _measure(self) -> None:
         task = self.task

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -23,7 +23,7 @@ from tvlars.lab.processes.processes import load_whole_weights, whole_weights
 from tvlars.lab.processes.sync_batch_norm import synchronize_batch_norm
 from tvlars.lab.run_folder.record import Record
 from tvlars.lab.ssl.evaluations import Evaluated
-from tvlars.lab.tasks import metrics_of, sums_of, values_of
+from tvlars.lab.tasks import chosen_by, metrics_of, sums_of, values_of
 from tvlars.lab.training.batches import batches_of
 from tvlars.lab.training.compiler import compiled
 from tvlars.lab.training.optimizers import averages, build_optimizer
@@ -115,6 +115,10 @@ class Task(ABC):
     @abstractmethod
     def test(self, epoch: int, step: int, split: str = "test") -> tuple[float, float]:
         """Return loss and accuracy on "validation" or "test" images after ``epoch`` and optimizer step ``step``."""
+
+    def rank(self, measured: Mapping[str, float]) -> float | None:
+        """Return a number that is larger for better measures of an epoch; None if accuracy and loss alone decide."""
+        return None
 
     def after_training(self, step: int) -> None:
         """Finish the task after the last epoch and optimizer step ``step``."""
@@ -276,6 +280,7 @@ class OwnTask(Task):
                 raise UsageError(
                     f"data must have a {split} sample for each of {self.processes.count} processes, got {rows}"
                 )
+        self.chosen_by = chosen_by(self.own)
         self.own_metrics = metrics_of(self.own)
         for metric in self.own_metrics.values():
             metric.to(self.fabric.device)
@@ -289,6 +294,13 @@ class OwnTask(Task):
         return {
             "task": f"{said_path(self.config.task)}, with {self.config.micro_batch_size:,} samples at most at a time"
         }
+
+    def rank(self, measured: Mapping[str, float]) -> float | None:
+        name, better = self.chosen_by
+        if name == "loss":
+            return None
+        value = measured.get(f"validation_{name}", math.nan)
+        return -value if better == "min" else value
 
     def _refresh_batch_norm(self) -> None:
         """Do nothing: there is no batch norm with an optimizer that averages weights."""
