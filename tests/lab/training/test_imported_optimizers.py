@@ -421,7 +421,9 @@ def test_a_function_may_return_an_optimizer_that_averages(mine: Callable[[str], 
 def test_statistics_of_batch_norm_are_those_of_the_averages(few: ImageData, tmp_path: Path) -> None:
     """Trained with a rate of almost 0 but tested with other statistics, only fresh ones give a finite small loss."""
     config = config_of("schedulefree.AdamWScheduleFree", lr=1e-12, augment=False, out=tmp_path / "run")
-    result = train(config, data=few, reporter=Reporter())
+    said = Lines()
+    result = train(config, data=few, reporter=said)
+    assert any("is tested with batch norm's statistics computed anew" in line for line in said.lines)
     model = load_run(result.folder).model().eval()
     (first,) = [m for name, m in model.named_modules() if name == "bn"]
     assert isinstance(first, nn.BatchNorm2d)

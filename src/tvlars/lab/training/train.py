@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from tvlars._reading import is_regular
 from tvlars.findings import check
 from tvlars.lab import memory
@@ -136,6 +138,11 @@ def _train(
     held = held_by(task.bare_optimizer, task.bare_model)
     if held < whole and not config.self_supervised:
         said.append(f"{config.arm_name} holds {held} of {whole} parameters of the model; the others stay as they are")
+    if task.averaging and any(isinstance(one, nn.modules.batchnorm._BatchNorm) for one in task.bare_model.modules()):
+        said.append(
+            f"{config.arm_name} is tested with batch norm's statistics computed anew for its averaged weights; other "
+            "optimizers are tested with running statistics, which lag behind in the first hundred steps"
+        )
     if inexact:
         said.append(f"a resumed run may not equal an uninterrupted one bit for bit: {inexact}")
     if isinstance(found, GoOn):
