@@ -21,6 +21,7 @@ from tvlars.cli._options import (
 )
 from tvlars.lab.config import OPTIONS, names_of
 from tvlars.lab.console import say
+from tvlars.lab.experiments.arms import Arm
 from tvlars.lab.experiments.tuning.config import TuneConfig
 from tvlars.lab.imported import said_path
 from tvlars.lab.options import Is, options_of
@@ -59,12 +60,18 @@ def _add_tune(commands: Any, config: dict[str, Any]) -> None:
     own = options_of(TuneConfig)
     for name, metavar in {"optimizers": "NAME", "trials": "N", "sampler": "NAME"}.items():
         add_option(tune, own[name], metavar=metavar)
-    add_option(tune, own["space"], metavar="[OPTIMIZER.]OPTION=SPACE", action="extend")
-    for name in ("tune_seed", "seeds", "prune"):
-        add_option(tune, own[name], metavar="N")
-    text = (
-        "runs at a time, of trials one for each optimizer (default: trials in this process, the others as tvlars sweep)"
+    tune.add_argument(
+        "--arm",
+        action="append",
+        dest="arms",
+        metavar="NAME=OPTIMIZER,OPTION=VALUE,...",
+        help="a setting to tune under a name, as in --arm cold=lars,warmup-epochs=0; may be given several times",
     )
+    add_option(tune, own["space"], metavar="[ARM.]OPTION=SPACE", action="extend")
+    for name in ("tune_seeds", "rerun", "widen", "seeds", "prune"):
+        add_option(tune, own[name], metavar="N")
+    add_option(tune, own["spent"], metavar="ARM=N", action="extend")
+    text = "runs at a time, of trials one for each arm (default: trials in this process, the others as tvlars sweep)"
     add_queue(tune, text)
     add_option(tune, own["out"], metavar="FOLDER")
     add_all(tune, without=_not_tuned())
@@ -75,7 +82,7 @@ def _add_tune(commands: Any, config: dict[str, Any]) -> None:
 
 def _not_tuned() -> tuple[str, ...]:
     """Options of a run that ``tune`` has others for, or has not."""
-    return ("optimizer", "seed", "lr", "test", *names_of(Is.OWN | Is.SEVERAL))
+    return ("optimizer", "arm", "seed", "lr", "test", *names_of(Is.OWN | Is.SEVERAL))
 
 
 def _sweep(parsed: argparse.Namespace) -> int:
@@ -104,17 +111,23 @@ def _sweep(parsed: argparse.Namespace) -> int:
 def _tune(parsed: argparse.Namespace) -> int:
     from tvlars.lab.experiments.tuning.tune import tune
 
+    arms = tuple(map(Arm.parse, parsed.arms or ()))
     # A preset is one of some optimizers; all other options are those of tvlars too.
-    carrier = "tvlars" if parsed.preset is None else parsed.optimizers[0]
+    first = (*parsed.optimizers, *(arm.optimizer for arm in arms), "tvlars")[0]
+    carrier = "tvlars" if parsed.preset is None else first
     config = TuneConfig(
         base=train_config(parsed, optimizer=carrier, out=None),
         optimizers=tuple(parsed.optimizers),
         trials=parsed.trials,
         sampler=parsed.sampler,
-        tune_seed=parsed.tune_seed,
+        tune_seeds=tuple(parsed.tune_seeds),
         seeds=tuple(parsed.seeds),
         space=tuple(parsed.space),
         prune=parsed.prune,
+        rerun=parsed.rerun,
+        widen=parsed.widen,
+        spent=tuple(parsed.spent),
+        arms=arms,
         out=parsed.out,
     )
     result = tune(config, workers=parsed.workers, retries=parsed.retries, ray=parsed.ray)
@@ -124,7 +137,7 @@ def _tune(parsed: argparse.Namespace) -> int:
         _fail_unwritten(result.unwritten, "trials")
     else:
         say(f"tuning: {result.folder / 'tune.json'}, every trial: {result.folder / 'trials.csv'}")
-    hopeless = [said_path(one.optimizer) for one in result.tuned if one.best is None]
+    hopeless = [said_path(one.arm) for one in result.tuned if one.best is None]
     if hopeless and code != FAILED:
         return fail(f"no trial of {' and '.join(hopeless)} finished, lower rates are the usual way out", DIVERGED)
     return code

@@ -319,7 +319,7 @@ def test_arguments_of_a_class_are_searched(work: Path) -> None:
     config = TuneConfig(optimizers=(NADAM, "./mine.py:from_plan"), space=tuple(texts))
     mine = f"{work / 'mine.py'}:from_plan"
     assert config.optimizers == (NADAM, mine)
-    spaces, _ = parse_spaces(texts, config.optimizers, "auto", {NADAM: 2e-3, mine: float("nan")})
+    spaces, _ = parse_spaces(texts, config.all_arms(), "auto", {NADAM: 2e-3, mine: float("nan")})
     assert spaces[NADAM]["momentum_decay"] == Range(0.001, 0.01)
     assert spaces[NADAM]["decoupled_weight_decay"] == Choice((True, False))
     assert spaces[mine] == {"lr": Range(0.01, 0.1, log=True)}
@@ -333,22 +333,23 @@ def test_arguments_of_a_class_are_searched(work: Path) -> None:
         (f"{NADAM}.betas=(1,2),(3,4)", "must have numbers, words, true or false as values, got (1, 2)"),
         (f"{NADAM}.beta=1,2", f"unknown option of {NADAM} 'beta': did you mean 'betas'"),
         (f"{NADAM}.eps=1:0", "must have LOW < HIGH"),
-        (f"{NADAM}.eps=1:2:lag", "must be LOW:HIGH or LOW:HIGH:log, or values with commas"),
+        (f"{NADAM}.eps=1:2:lag", "must be LOW:HIGH, LOW:HIGH:log, LOW:HIGH:xFACTOR, or values with commas"),
         (f"{NADAM}.eps=1,1", "must not repeat values"),
-        (f"{NADAM}x.eps=1,2", f"unknown optimizer among those tuned '{NADAM}x': did you mean '{NADAM}'"),
+        (f"{NADAM}x.eps=1,2", f"unknown arm among those tuned '{NADAM}x': did you mean '{NADAM}'"),
         (f"{NADAM}.epochs=1,2", "--space must have options that may differ between trials"),
     ],
 )
 def test_spaces_that_are_refused(text: str, said: str) -> None:
     with pytest.raises(UsageError) as error:
-        parse_spaces([text], (NADAM,), "auto", {NADAM: 1.0})
+        parse_spaces([text], [Arm.of(NADAM)], "auto", {NADAM: 1.0})
     assert said in str(error.value)
 
 
 def test_a_function_is_tuned_without_a_rate_that_its_plan_leaves_open(work: Path) -> None:
     name = f"{work / 'm.py'}:f"
     (work / "m.py").write_text("def f(model, plan): ...\n")
-    spaces, _ = parse_spaces(["warmup-epochs=0:2"], (name, "lars"), "auto", {name: float("nan"), "lars": 16.0})
+    arms = [Arm.of(name), Arm.of("lars")]
+    spaces, _ = parse_spaces(["warmup-epochs=0:2"], arms, "auto", {name: float("nan"), "lars": 16.0})
     assert (list(spaces[name]), list(spaces["lars"])) == (["warmup_epochs"], ["lr", "warmup_epochs"])
 
 
@@ -356,7 +357,7 @@ def test_a_space_has_something_where_a_plan_leaves_the_rate_open() -> None:
     with pytest.raises(
         UsageError, match=r"--space must have an option of m.py:f, whose plan leaves lr open, as warmup-"
     ):
-        parse_spaces([], ("/a/m.py:f",), "auto", {"/a/m.py:f": float("nan")})
+        parse_spaces([], [Arm.of("/a/m.py:f")], "auto", {"/a/m.py:f": float("nan")})
 
 
 class SweptError(Exception):

@@ -12,7 +12,7 @@ import pytest
 from tests.lab.stops import StopAt
 from tvlars import plan
 from tvlars.cli import main
-from tvlars.lab import Grid, ImageData, Reporter, TrainConfig, UsageError, load_run, train
+from tvlars.lab import Arm, Grid, ImageData, Reporter, TrainConfig, UsageError, load_run, train
 from tvlars.lab.experiments.tuning.config import TuneConfig
 from tvlars.lab.experiments.tuning.space import Choice, parse_spaces
 
@@ -158,7 +158,7 @@ def test_schedules_are_axes_of_grids_and_searched(mine: Path) -> None:
         *(("polynomial", power, steps) for steps in (0, 3) for power in (1.0, 2.0)),
         ("mine.py:halving", None, None),
     ]
-    spaces, _ = parse_spaces(["schedule=cosine,./mine.py:halving"], ["lars"], "auto", {"lars": 16.0})
+    spaces, _ = parse_spaces(["schedule=cosine,./mine.py:halving"], [Arm.of("lars")], "auto", {"lars": 16.0})
     assert spaces["lars"]["schedule"] == Choice(("cosine", "./mine.py:halving"))
     tuning = TuneConfig(optimizers=("lars",), space=("schedule=cosine,polynomial", "power=1.0:3.0"))
     assert tuning.run("lars", {"schedule": "cosine", "power": 2.5, "lr": 8.0}, 0).power is None

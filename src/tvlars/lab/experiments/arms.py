@@ -39,6 +39,21 @@ class Arm:
         object.__setattr__(self, "options", {str(n).replace("-", "_"): v for n, v in self.options.items()})
 
     @classmethod
+    def of(cls, optimizer: str) -> Arm:
+        """Return an optimizer as an arm under its own name."""
+        return cls(file_name(optimizer), optimizer)
+
+    @property
+    def plain(self) -> bool:
+        """True if it is an optimizer under its own name, without options of its own."""
+        return not self.options and self.name == file_name(self.optimizer)
+
+    @property
+    def key(self) -> str:
+        """Name that no other arm of an experiment has: its own, or the import path of a plain optimizer."""
+        return self.optimizer if self.plain else self.name
+
+    @classmethod
     def parse(cls, text: str) -> Arm:
         """Return the arm of ``NAME=OPTIMIZER,OPTION=VALUE,...``; without ``NAME=`` it is named after the optimizer.
 

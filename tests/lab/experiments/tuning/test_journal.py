@@ -40,8 +40,8 @@ def make_journal(file: Path) -> list[dict[str, Any]]:
 def read(file: Path, spaces: Any = SPACE) -> Any:
     with journal_module.damage_said(file):
         storage = journal_module.open_storage(file)
-        journal_module.check_trials(storage, spaces, Objective())
-        return journal_module.kept(storage, Objective())
+        journal_module.check_trials(storage, spaces, Objective(), {}, {})
+        return journal_module.kept(storage, Objective(), file.parent / "trials")
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from tests.command import Command
 from tests.lab.run_folder.disk import room
 from tvlars.cli import main
 from tvlars.lab import (
+    Arm,
     DivergedError,
     LockedError,
     PreemptedError,
@@ -47,22 +48,23 @@ from tvlars.lab.training.batches import Batches
 from tvlars.lab.training.progress import Reporter
 
 RATES = {"tvlars": 16.0, "lamb": 0.015}
+PLAIN = [Arm.of(name) for name in RATES]
 
 
 # -- what is searched --------------------------------------------------------------------------------------
 
 
 def test_lr_is_searched_over_as_many_octaves_for_each_optimizer() -> None:
-    spaces, notes = parse_spaces(["delay-factor=0.01:1:log", "lamb.warmup-epochs=0,1"], list(RATES), "auto", RATES)
+    spaces, notes = parse_spaces(["delay-factor=0.01:1:log", "lamb.warmup-epochs=0,1"], PLAIN, "auto", RATES)
     assert spaces == {
         "tvlars": {"lr": Range(2.0, 128.0, log=True), "delay_factor": Range(0.01, 1.0, log=True)},
         "lamb": {"lr": Range(0.015 / 8, 0.12, log=True), "warmup_epochs": Choice((0.0, 1.0))},
     }
     assert notes == ["delay_factor plays no part in runs of lamb, and is not searched there"]
-    spaces, _ = parse_spaces(["lr=1:4", "lamb.lr=1,2", "crop-padding=0:3"], list(RATES), "auto", RATES)
+    spaces, _ = parse_spaces(["lr=1:4", "lamb.lr=1,2", "crop-padding=0:3"], PLAIN, "auto", RATES)
     assert spaces["tvlars"] == {"lr": Range(1.0, 4.0), "crop_padding": Range(0, 3, whole=True)}
     assert spaces["lamb"]["lr"] == Choice((1.0, 2.0))
-    spaces, _ = parse_spaces(["schedule=constant,cosine", "warmup-epochs=1,2"], list(RATES), "auto", RATES)
+    spaces, _ = parse_spaces(["schedule=constant,cosine", "warmup-epochs=1,2"], PLAIN, "auto", RATES)
     assert {name: list(space) for name, space in spaces.items()} == {
         "tvlars": ["lr"],
         "lamb": ["lr", "schedule", "warmup_epochs"],
@@ -116,19 +118,22 @@ def test_a_grid_whose_points_repeat_is_refused(space: Any, trials: int, sentence
         ("--sampler tpee", "unknown sampler 'tpee': did you mean 'tpe'?"),
         ("--seeds 0 1000", "seeds must be fresh ones, got 1000"),
         ("--seeds 1 1", "seeds must not repeat, got 1, 1"),
-        ("--tune-seed -1", "tune_seed must be an integer >= 0, got -1"),
-        ("--space lr", "--space must be OPTION=LOW:HIGH, OPTION=LOW:HIGH:log or OPTION=a,b,c, got 'lr'"),
+        ("--tune-seeds -1", "tune_seeds must be an integer >= 0, got -1"),
+        (
+            "--space lr",
+            "--space must be OPTION=LOW:HIGH, OPTION=LOW:HIGH:log, OPTION=LOW:HIGH:xFACTOR or OPTION=a,b,c, got 'lr'",
+        ),
         ("--space lr=4:1", "--space lr must have LOW < HIGH, got '4:1'"),
         ("--space lr=0:1:log", "--space lr must have LOW < HIGH, both > 0 with :log, got '0:1:log'"),
         ("--space lr=a:b", "--space lr: lr must be a number, got 'a'"),
         (
             "--space lr=1:2:lin",
-            "--space lr must be LOW:HIGH or LOW:HIGH:log, or values with commas between, got",
+            "--space lr must be LOW:HIGH, LOW:HIGH:log, LOW:HIGH:xFACTOR, or values with commas between, got",
         ),
         ("--space lr=1,1", "--space lr must not repeat values, got '1,1'"),
         ("--space lr=1:2 lr=1:3", "--space must have lr once, got it again in 'lr=1:3'"),
         ("--space ler=1:2", "unknown option to tune 'ler': did you mean 'lr'"),
-        ("--space sgd.lr=1:2", "unknown optimizer among those tuned 'sgd'"),
+        ("--space sgd.lr=1:2", "unknown arm among those tuned 'sgd'"),
         ("--space epochs=1,2", "--space must have options that may differ between trials, and epochs is the same"),
         ("--space lr=-1:2", "--space must have values that tvlars takes: lr must be > 0"),
         ("--space lamb.momentum=0.8,0.9", "--space must have values that lamb takes: momentum and nesterov must not"),
@@ -328,9 +333,9 @@ def test_every_optimizer_gets_the_same_budget(pretend: list[TrainConfig], tmp_pa
     assert sum(one.pruned for one in result.tuned) > 0
     assert result.tuned[2].diverged > 0
     frame = pd.read_csv(tmp_path / "out" / "trials.csv")
-    assert frame.groupby("optimizer").size().to_dict() == {"lars": 12, "sgd": 12, "tvlars": 12}
+    assert frame.groupby("arm").size().to_dict() == {"lars": 12, "sgd": 12, "tvlars": 12}
     for one in result.tuned:
-        mine = frame[frame["optimizer"] == one.optimizer]
+        mine = frame[frame["arm"] == one.arm]
         assert one.best is not None
         finished = mine[mine["status"] == "finished"]
         assert one.best.value == pytest.approx(finished["validation_accuracy"].max())
@@ -446,7 +451,7 @@ def test_a_folder_is_of_one_tuning(pretend: list[TrainConfig], tmp_path: Path) -
     quietly(config())
     for other, name in (
         (config(base=TrainConfig(epochs=3)), "base"),
-        (config(tune_seed=7), "tune_seed"),
+        (config(tune_seeds=(7,)), "tune_seed"),
         (config(space=("lr=1:2",)), "space"),
         (config(sampler="grid"), "sampler"),
     ):
@@ -673,21 +678,21 @@ def test_optimizers_of_an_earlier_call_are_kept(
     before, rows = stored(out), pd.read_csv(out / "trials.csv")
     said: list[str] = []
     result = tune(coming_and_going(out, "lamb"), announce=said.append, reporter=Reporter, board=Board())
-    assert [one.optimizer for one in result.tuned] == ["lamb"]
+    assert [one.arm for one in result.tuned] == ["lamb"]
     assert len(pretend) == 6
     assert "note: results of lars and tvlars have as many trials and the same seeds, and stay" in said
     after = stored(out)
     assert list(after["space"]) == ["lars", "tvlars", "lamb"]
     assert {name: after["space"][name] for name in before["space"]} == before["space"]
     assert {name: after["best"][name] for name in before["best"]} == before["best"]
-    assert [one["optimizer"] for one in after["spent"]] == ["lamb", "lars", "tvlars"]
+    assert [one["arm"] for one in after["spent"]] == ["lamb", "lars", "tvlars"]
     assert after["spent"][1:] == before["spent"]
     assert [row["optimizer"] for row in after["results"]] == ["lamb", "lars", "tvlars"]
     assert sorted(after["results"], key=str)[1:] == sorted(before["results"], key=str)
     assert [(run.optimizer, run.seed) for run in reported[-1][:3]] == [("lamb", 0), ("lars", 0), ("tvlars", 0)]
     frame = pd.read_csv(out / "trials.csv")
     assert len(frame) == 6
-    pd.testing.assert_frame_equal(frame[frame["optimizer"] != "lamb"].reset_index(drop=True), rows)
+    pd.testing.assert_frame_equal(frame[frame["arm"] != "lamb"].reset_index(drop=True), rows)
     quietly(coming_and_going(out, "tvlars", "lars"))
     assert len(pretend) == 6
     assert stored(out)["best"] == after["best"]
@@ -712,7 +717,7 @@ def test_results_stand_beside_each_other_with_equal_budgets_alone(
     assert {one["trials"] for one in after["spent"]} == {trials}  # as many trials, whatever the seeds
     assert list(after["best"]) == (["lars"] if trials == 3 else ["lars", "tvlars"])
     assert list(after["space"]) == ["lars", "tvlars"]
-    assert set(pd.read_csv(out / "trials.csv")["optimizer"]) == {"lars", "tvlars"}
+    assert set(pd.read_csv(out / "trials.csv")["arm"]) == {"lars", "tvlars"}
     quietly(coming_and_going(out, "lars", **options))  # what has other results has not come to these
     assert {run.optimizer for run in reported[-1]} == {"lars"}
     quietly(coming_and_going(out, "lars", "tvlars", **options))
@@ -845,8 +850,8 @@ def test_a_grid_is_never_sampled(pretend: list[TrainConfig], tmp_path: Path, mon
     config = coming_and_going(tmp_path / "out", "lars", sampler="grid", trials=9, space=(f"lr=1:{close}",))
     quietly(config)
     assert sorted(run.lr or 0 for run in pretend) == pytest.approx([1 + 1e-6 * i / 8 for i in range(9)], rel=1e-12)
-    monkeypatch.setattr(search_module.Search, "_queue_grid", lambda _: None)
-    with pytest.raises(RuntimeError, match="no point of the grid of lars is waiting, after 0 of 9 trials"):
+    monkeypatch.setattr(search_module.Search, "_queue_points", lambda _: None)
+    with pytest.raises(RuntimeError, match="no point of the search of lars is waiting, after 0 of 9 trials"):
         quietly(coming_and_going(tmp_path / "other", "lars", sampler="grid", trials=9))
 
 
@@ -892,7 +897,7 @@ def test_a_killed_tuning_goes_on_and_reports_fresh_seeds(tmp_path: Path, capsys:
     assert 3 <= int(there[1]) < 8
     frame = pd.read_csv(out / "trials.csv")
     counted = frame[frame["status"] != "interrupted"]
-    assert counted.groupby("optimizer").size().to_dict() == {"lamb": 4, "tvlars": 4}
+    assert counted.groupby("arm").size().to_dict() == {"lamb": 4, "tvlars": 4}
     stored = json.loads((out / "tune.json").read_text())
     for optimizer, row in zip(("tvlars", "lamb"), stored["results"], strict=True):
         best = stored["best"][optimizer]

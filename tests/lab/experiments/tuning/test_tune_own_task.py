@@ -204,7 +204,7 @@ def test_a_folder_has_one_objective() -> None:
     Path("out/tune.json").write_bytes(before[Path("out/tune.json")])
     storage = journal_module.open_storage(Path("out/study.journal"))
     with pytest.raises(ValueError, match="the study of adamw does not maximize one value"):
-        journal_module.check_trials(storage, {}, Objective())
+        journal_module.check_trials(storage, {}, Objective(), {}, {})
     assert {path: path.read_bytes() for path in Path("out").rglob("*") if path.is_file()} == before
 
 

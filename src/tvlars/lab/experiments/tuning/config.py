@@ -1,26 +1,30 @@
-"""Options of a tuning: those of all runs, the search space, and the budget."""
+"""Options of a tuning: those of all runs, the arms, the search space, and the budget."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from tvlars.lab.config import MAX_SEED, OPTIMIZERS, OPTIONS, TrainConfig, plays_a_part
+from tvlars.lab.config import MAX_SEED, OPTIMIZERS, OPTIONS, TrainConfig, names_of, plays_a_part
 from tvlars.lab.data import ImageData
-from tvlars.lab.errors import UsageError, listed
-from tvlars.lab.experiments.arms import as_options, check_names_differ, file_name
+from tvlars.lab.errors import UsageError, listed, unknown
+from tvlars.lab.experiments.arms import Arm, as_options, check_names_differ, short_spellings
+from tvlars.lab.experiments.compare_config import NOT_OF_AN_ARM, SAME_FOR_ALL, USUAL
+from tvlars.lab.imported import said_path, spelled_path
 from tvlars.lab.optimizers import optimizer_name
-from tvlars.lab.options import check, given, option
+from tvlars.lab.options import Is, check, given, option
 
-SAMPLERS = ("tpe", "grid")
+SAMPLERS = ("tpe", "qmc", "grid")
 HELD_OUT = 0.1
 """Share of the training images that trials are chosen by if neither options nor data say which images."""
 
 
 @dataclass(frozen=True)
 class TuneConfig:
-    """Every optimizer has the same number of trials with one seed; its best options are then run with other seeds.
+    """Every arm has the same number of trials with the first tuning seed; its best are run again with the other tuning
+    seeds, and the options with the best mean are then run with seeds that no trial had.
 
     Trials are chosen by the accuracy on validation images, for a user's task by its mean loss on validation samples or
     by the measure that it names, and never read the test set; the runs with other seeds do, at their end.
@@ -30,39 +34,57 @@ class TuneConfig:
     """
 
     base: TrainConfig = field(default_factory=TrainConfig)
-    """Options of all runs; its optimizer, seed, out and resume are ignored."""
+    """Options of all runs; its optimizer, arm, seed, out and resume are ignored."""
     optimizers: tuple[str, ...] = option(
-        ("tvlars", "lars", "lamb"),
-        "those tuned, one or more of {choices} or import paths",
+        (),
+        "those tuned, known ones ({choices}) or import paths (default: tvlars lars lamb; with arms none)",
         choices=OPTIMIZERS,
         closed=False,
     )
-    trials: int = option(
-        16, "for each optimizer (default: 16); one that is pruned or diverges counts", within=(1, 10_000)
+    trials: int = option(16, "for each arm (default: 16); one that is pruned or diverges counts", within=(1, 10_000))
+    sampler: str = option(
+        "tpe", "how trials are chosen: tpe (default), qmc (scrambled Sobol points), grid", choices=SAMPLERS
     )
-    sampler: str = option("tpe", "how trials are chosen: tpe (default), grid", choices=SAMPLERS)
-    tune_seed: int = option(1000, "of all trials", within=(0, MAX_SEED))
+    tune_seeds: tuple[int, ...] = option(
+        (1000,), "seeds of trials: all have the first, the best have the others too", within=(0, MAX_SEED)
+    )
     seeds: tuple[int, ...] = option((0, 1, 2), "fresh ones for the runs that are reported", within=(0, MAX_SEED))
     space: tuple[str, ...] = option(
         (),
-        "what is searched, for all optimizers that have the option or for one: LOW:HIGH, LOW:HIGH:log or A,B,C; "
-        "lr always is, three octaves above and below the plan's where it is not given",
+        "what is searched, for all arms that have the option or for one: LOW:HIGH, LOW:HIGH:log, A,B,C or, for values "
+        "a factor apart, LOW:HIGH:xFACTOR (x2, xsqrt2); lr always is, three octaves above and below the plan's where "
+        "it is not given",
     )
     prune: bool = option(
         True, "give up trials that are worse than the median of those before, after a third of their epochs"
     )
+    rerun: int = option(3, "best trials of each arm that are run again with the other tuning seeds", within=(1, 10_000))
+    widen: int = option(
+        0,
+        "rounds at most in which all arms get as many more trials, a quarter of those before and 2 at least, while the "
+        "best of one lies at an end of its space, which is widened there (default: 0, an alarm alone)",
+        within=(0, 100),
+    )
+    spent: tuple[str, ...] = option((), "trials made elsewhere before, which count: ARM=N each")
+    arms: tuple[Arm, ...] = ()
+    """Settings of optimizers by name, tuned besides ``optimizers``; their options are not searched."""
     out: Path | None = option(
         None, "folder, gone on with where it exists (default: runs/tune- and the data's name and the batch size)"
     )
 
     def __post_init__(self) -> None:
         check(self)
-        object.__setattr__(self, "optimizers", tuple(map(optimizer_name, self.optimizers)))
-        check_names_differ([file_name(name) for name in self.optimizers], "optimizers")
-        if self.tune_seed in self.seeds:
-            raise UsageError(
-                f"seeds must be fresh ones, got {self.tune_seed}, that of the trials which options are chosen by"
-            )
+        arms: Any = self.arms
+        if not (isinstance(arms, (list, tuple)) and all(isinstance(one, Arm) for one in arms)):
+            raise UsageError(f"arms must be a list of Arm(name, optimizer, options), got {arms!r:.80}")
+        object.__setattr__(self, "arms", tuple(arms))
+        names = self.optimizers or (() if arms else USUAL)
+        object.__setattr__(self, "optimizers", tuple(map(optimizer_name, names)))
+        check_names_differ([arm.name for arm in self.all_arms()], "optimizers and arms" if arms else "optimizers")
+        self._check_arms()
+        self.before()
+        if both := [seed for seed in self.tune_seeds if seed in self.seeds]:
+            raise UsageError(f"seeds must be fresh ones, got {both[0]}, that of trials which options are chosen by")
         if self.base.lr is not None:
             raise UsageError(
                 f"lr must not be given for tuning, which searches it: say where with space, got {self.base.lr}"
@@ -76,6 +98,39 @@ class TuneConfig:
         if self.base.shard:
             raise UsageError("shard must not be given for tuning, whose trials are run in one process")
 
+    def _check_arms(self) -> None:
+        """Check that options of arms are such as may differ between runs that are compared."""
+        for arm in self.arms:
+            for name in arm.options:
+                if name in (*SAME_FOR_ALL, *names_of(Is.SEVERAL)):
+                    raise UsageError(f"{name} must be the same for all arms, but is set for {arm.name} alone")
+                if name in NOT_OF_AN_ARM:
+                    raise unknown("option", name, [known for known in OPTIONS if known not in NOT_OF_AN_ARM])
+            self.run(arm, {}, self.tune_seeds[0])
+
+    def all_arms(self) -> list[Arm]:
+        """Return the optimizers, as arms under their own names, and the arms."""
+        return [*map(Arm.of, self.optimizers), *self.arms]
+
+    def before(self) -> dict[str, int]:
+        """Return the numbers of trials that were made elsewhere, by key of the arm, as ``spent`` says.
+
+        Raises:
+            UsageError: a text is not ARM=N, or its arm is not tuned or is there twice.
+        """
+        names = {spelling: arm.key for arm in self.all_arms() for spelling in (arm.name, said_path(arm.key), arm.key)}
+        found: dict[str, int] = {}
+        for text in self.spent:
+            name, _, number = str(text).rpartition("=")
+            if not (name and re.fullmatch(r"[0-9]{1,6}", number)):
+                raise UsageError(f"spent must be ARM=N, a number of trials made before, as in lars=12, got {text!r}")
+            if (key := names.get(name) or names.get(spelled_path(name))) is None:
+                raise unknown("arm of spent among those tuned", name, short_spellings(names))
+            if key in found:
+                raise UsageError(f"spent must name {name} once, got it again in {text!r}")
+            found[key] = int(number)
+        return found
+
     def folder(self) -> Path:
         """Return the folder of the tuning."""
         return self.out or Path("runs") / f"tune-{self.base.data_label()}-b{self.base.batch_size}"
@@ -86,30 +141,40 @@ class TuneConfig:
             return self
         return replace(self, base=replace(self.base, validation=HELD_OUT))
 
-    def trial(self, optimizer: str, params: dict[str, Any]) -> TrainConfig:
-        """Return the config of a trial of ``optimizer`` with the chosen ``params``; it does not read the test set."""
-        return replace(self.run(optimizer, params, self.tune_seed), test=False)
+    def trial(self, arm: Arm | str, params: dict[str, Any], seed: int | None = None) -> TrainConfig:
+        """Return the config of a trial of ``arm`` with the chosen ``params``; it does not read the test set.
 
-    def run(self, optimizer: str, params: dict[str, Any], seed: int) -> TrainConfig:
-        """Return the config of one run: the options of the base that the optimizer has, the chosen ``params``, and
-        ``seed``."""
+        ``seed`` is one of the tuning seeds; None (default): the first.
+        """
+        return replace(self.run(arm, params, self.tune_seeds[0] if seed is None else seed), test=False)
+
+    def run(self, arm: Arm | str, params: dict[str, Any], seed: int) -> TrainConfig:
+        """Return the config of one run: the options of the base that the optimizer has, those of the arm, the chosen
+        ``params``, and ``seed``. A text is the key of an arm, or the name of an optimizer."""
+        if isinstance(arm, str):
+            arm = next((one for one in self.all_arms() if one.key == arm), None) or Arm.of(arm)
+        settings = {**arm.options, **params}
         values = {f.name: getattr(self.base, f.name) for f in fields(TrainConfig)}
-        values |= as_options(optimizer, params, self.base.optimizer_options) if params else {}
+        values |= as_options(arm.optimizer, settings, self.base.optimizer_options) if settings else {}
         schedule = str(values["schedule"])
         for name, one in OPTIONS.items():
-            chosen = name in params or values[name] != getattr(self.base, name)
-            searched = chosen and not ("schedule" in params and one.schedules)
-            if not searched and not plays_a_part(name, optimizer, schedule):
+            chosen = name in settings or values[name] != getattr(self.base, name)
+            searched = chosen and not ("schedule" in params and one.schedules and name not in arm.options)
+            if not searched and not plays_a_part(name, arm.optimizer, schedule):
                 values[name] = one.default
-        values.update(optimizer=optimizer, seed=seed, out=None, resume=False)
+        values.update(optimizer=arm.optimizer, arm=None if arm.plain else arm.name, seed=seed, out=None, resume=False)
         return TrainConfig(**values)
 
     def idle(self) -> list[str]:
-        """Return a note on each option of the base that some optimizers do not have."""
-        notes = []
+        """Return a note on each option of the base that some arms do not have."""
+        notes, arms = [], self.all_arms()
         for name in given(self.base):
-            without = [one for one in self.optimizers if not plays_a_part(name, one, self.base.schedule)]
-            if without and len(without) == len(self.optimizers):
+            without = [
+                arm.key
+                for arm in arms
+                if not plays_a_part(name, arm.optimizer, arm.options.get("schedule", self.base.schedule))
+            ]
+            if without and len(without) == len(arms):
                 raise UsageError(f"{name} must be an option of some optimizer, and is none of {listed(without)}")
             if without:
                 notes.append(f"{name} plays no part in runs of {listed(without)}")

@@ -1,14 +1,14 @@
 """Folder of a tuning: the content of tune.json, and the check that the folder is that of the same tuning.
 
-Calls may name other optimizers than earlier ones; each optimizer keeps its space and its trials.
+Calls may name other arms than earlier ones; each arm keeps its space and its trials.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,15 @@ from tvlars.lab.config import MEANS
 from tvlars.lab.data.fingerprint import Fingerprint
 from tvlars.lab.data.place import same_name
 from tvlars.lab.errors import UsageError
+from tvlars.lab.experiments.arms import Arm
 from tvlars.lab.experiments.results import SweepResult, write_table
 from tvlars.lab.experiments.tuning.config import TuneConfig
 from tvlars.lab.experiments.tuning.objective import ACCURACY, MAXIMIZE, Objective
 from tvlars.lab.experiments.tuning.space import Space
+from tvlars.lab.experiments.tuning.stages import Edge, Stage
 from tvlars.lab.experiments.tuning.trial import Trial, Tuned
 from tvlars.lab.files.lock import LOCK
+from tvlars.lab.imported import said_path
 from tvlars.lab.options import given
 from tvlars.lab.run_folder.environment import command_line
 from tvlars.lab.run_folder.identity import FINGERPRINT, check_data
@@ -30,40 +33,124 @@ from tvlars.lab.run_folder.record import write_json
 
 OBJECTIVE, DIRECTION = "objective", "direction"
 """Entries of tune.json on the value that trials are chosen by: its name, and maximize or minimize."""
-FILE, JOURNAL, TRIALS = "tune.json", "study.journal", "trials.csv"
+FILE, JOURNAL, TRIALS, ARMS = "tune.json", "study.journal", "trials.csv", "arms.csv"
 RESULTS = ("trials", "spent", "best", "seeds", "results")
 """Entries of tune.json that are written when all is done."""
 
 
 @dataclass(frozen=True)
+class Round:
+    """A round that widened the spaces: as many further ``trials`` for each arm, ``after`` those that it had."""
+
+    trials: int
+    after: int
+    stages: dict[str, Stage] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the round for tune.json."""
+        return {
+            "trials": self.trials,
+            "after": self.after,
+            "arms": {key: stage.as_json() for key, stage in self.stages.items()},
+        }
+
+    @classmethod
+    def from_json(cls, value: Any) -> Round:
+        """Return the round that :meth:`as_json` gave; raise an error if it is none."""
+        trials, after = value["trials"], value["after"]
+        if not all(type(one) is int and 0 < one <= 1_000_000 for one in (trials, after)):
+            raise ValueError(f"a round of {trials!r:.60} trials after {after!r:.60}")
+        return cls(trials, after, {str(key): Stage.from_json(trials, one) for key, one in value["arms"].items()})
+
+
+@dataclass(frozen=True)
 class Stored:
-    """Content of tune.json: the spaces of all optimizers that were tuned here, and the results of the newest call that
-    came to its end."""
+    """Content of tune.json: what it says of all arms that were tuned here, and the results of the newest call that came
+    to its end."""
 
     data: Fingerprint
     """Fingerprint of the data, the same for all calls."""
     space: dict[str, Any] = field(default_factory=dict)
+    arms: dict[str, Arm] = field(default_factory=dict)
+    """Arms with names of their own."""
+    tune_seeds: tuple[int, ...] = ()
+    rounds: list[Round] = field(default_factory=list)
+    before: dict[str, int] = field(default_factory=dict)
+    """Trials made elsewhere before, by arm."""
+    edges: dict[str, list[Edge]] = field(default_factory=dict)
+    """Edges at which the best of each arm lies."""
     results: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, data: Fingerprint, content: dict[str, Any]) -> Stored:
+        """Return what tune.json says; raise an error if it does not say it as a tuning does."""
+        arms = {
+            str(key): Arm(str(key), one["optimizer"], {n: _tuple(v) for n, v in one["options"].items()})
+            for key, one in content.get("arms", {}).items()
+        }
+        seeds = content.get("tune_seeds", [content["tune_seed"]])
+        before = content.get("before", {})
+        if not all(type(one) is int for one in (*seeds, *before.values())):
+            raise ValueError("tuning seeds and numbers of trials must be integers")
+        return cls(
+            data,
+            dict(content["space"]),
+            arms,
+            tuple(seeds),
+            [Round.from_json(one) for one in content.get("rounds", [])],
+            dict(before),
+            {str(key): [Edge.from_json(one) for one in some] for key, some in content.get("edges", {}).items()},
+            {name: content[name] for name in RESULTS if name in content},
+        )
 
     def write(self, folder: Path, said: dict[str, Any], results: dict[str, Any] | None = None) -> None:
         """Write tune.json with the identity ``said``, and with new results if there are any."""
-        more = {"space": {**self.space, **said["space"]}, FINGERPRINT: self.data.as_json()}
+        arms = {key: {"optimizer": arm.optimizer, "options": dict(arm.options)} for key, arm in self.arms.items()}
+        more = {
+            "space": {**self.space, **said["space"]},
+            "arms": {**json.loads(json.dumps(arms, default=str)), **said["arms"]},
+            "rounds": [one.as_json() for one in self.rounds],
+            "before": self.before,
+            "edges": {key: [one.as_json() for one in some] for key, some in self.edges.items()},
+            FINGERPRINT: self.data.as_json(),
+        }
         write_json(folder / FILE, {"command": command_line(), **said, **more, **(results or self.results)})
+
+    def arm(self, key: str) -> Arm:
+        """Return the arm with this key."""
+        return self.arms.get(key) or Arm.of(key)
+
+    def stages(self, key: str) -> list[Stage]:
+        """Return the stages of an arm in the rounds, as far as it was in them."""
+        found = []
+        for one in self.rounds:
+            if key not in one.stages:
+                break
+            found.append(one.stages[key])
+        return found
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(map(_tuple, value)) if isinstance(value, list) else value
 
 
 def identity(config: TuneConfig, spaces: dict[str, Space], objective: Objective) -> dict[str, Any]:
     """Return the options that have to be the same when a tuning is continued."""
     not_base = (*MEANS, "optimizer", "seed")
     base = {name: value for name, value in given(config.base).items() if name not in not_base}
-    text = {optimizer: {name: str(one) for name, one in space.items()} for optimizer, space in spaces.items()}
+    text = {key: {name: str(one) for name, one in space.items()} for key, space in spaces.items()}
+    arms = {arm.key: asdict(arm) for arm in config.all_arms() if not arm.plain}
+    arms = {key: {name: one[name] for name in ("optimizer", "options")} for key, one in arms.items()}
     return {
         OBJECTIVE: objective.name,
         DIRECTION: objective.direction,
         "base": json.loads(json.dumps(base, default=str)),
         "sampler": config.sampler if config.sampler != "grid" else f"grid of {config.trials}",
         "prune": config.prune,
-        "tune_seed": config.tune_seed,
+        "tune_seed": config.tune_seeds[0],
+        "tune_seeds": list(config.tune_seeds),
         "space": text,
+        "arms": json.loads(json.dumps(arms, default=str)),
     }
 
 
@@ -82,21 +169,27 @@ def read_stored(folder: Path, said: dict[str, Any], data: Fingerprint) -> Stored
     try:
         content = read_json(folder / FILE, folder)
         _check_objective(folder, content)
-        content = {DIRECTION: MAXIMIZE, **content}  # earlier versions chose by accuracy alone
-        there = {name: content[name] for name in said}
-        spaces = dict(there["space"])
+        content = {DIRECTION: MAXIMIZE, "arms": {}, **content}  # earlier versions chose by accuracy alone
+        stored = Stored.read(data, content)
+        there = {name: content[name] for name in said if name != "tune_seeds"}
     except UsageError:
         raise
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(
             f"{str(folder / FILE)!r} must say what is tuned there, but cannot be read: {reason(error)}"
         ) from error
-    common = set(spaces) & set(said["space"])
-    here = {**said, "space": {name: said["space"][name] for name in common}}
-    check_same({**there, "space": {name: spaces[name] for name in common}}, here)
+    common = [key for key in stored.space if key in said["space"]]
+
+    def of_common(one: dict[str, Any]) -> dict[str, Any]:
+        parts = ("space", "arms")
+        return {**one, **{part: {key: one[part][key] for key in common if key in one[part]} for part in parts}}
+
+    check_same(of_common(there), of_common({name: value for name, value in said.items() if name in there}))
+    if left := [seed for seed in stored.tune_seeds if seed not in said["tune_seeds"]]:
+        raise UsageError(f"tune_seeds must have {left[0]}, whose runs are there already, got {said['tune_seeds']}")
     if FINGERPRINT in content:
         check_data(folder, content[FINGERPRINT], data)
-    return Stored(data, spaces, {name: content[name] for name in RESULTS if name in content})
+    return stored
 
 
 def _check_objective(folder: Path, content: Any) -> None:
@@ -122,22 +215,48 @@ def check_same(there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
             )
 
 
-def write_trials(folder: Path, trials: Mapping[str, list[Trial]]) -> None:
-    """Write trials.csv: a row per trial, by optimizer.
+def frame_of(trials: Mapping[str, Sequence[Trial]], tuned: Sequence[Tuned], seed: int) -> Any:
+    """Return a row per trial and per rerun, by arm.
 
-    Raises:
-        OSError: trials.csv could not be written; one that is there is untouched.
+    ``chosen`` marks the trial that the fresh seeds are run with, ``edge`` the options of it that lie at an end of what
+    was searched. ``seed`` is the first tuning seed.
     """
     import pandas as pd
 
-    rows = [
-        {"optimizer": optimizer, "trial": one.number, "status": one.status, one.objective.column: one.value}
-        | ({} if one.objective.measure == ACCURACY else {DIRECTION: one.objective.direction})
-        | {"epochs": one.epochs, **one.params, "folder": one.folder}
-        for optimizer, some in trials.items()
-        for one in some
-    ]
-    write_table(folder / TRIALS, pd.DataFrame(rows))
+    best = {one.arm: one for one in tuned}
+    rows = []
+    for arm, some in trials.items():
+        for one in some:
+            mine = best.get(arm)
+            chosen = mine is not None and mine.best is not None and mine.best.number == one.number
+            edge = "; ".join(f"{at.option} {at.side}" for at in mine.edges) if chosen and mine is not None else ""
+            direction = {} if one.objective.measure == ACCURACY else {DIRECTION: one.objective.direction}
+            first = (seed, one.status, one.value, one.epochs, one.folder)
+            runs = [first, *((r.seed, r.status, r.value, r.epochs, r.folder) for r in one.reruns)]
+            for by, status, value, epochs, folder in runs:
+                head = {"arm": said_path(arm), "trial": one.number, "seed": by, "status": status}
+                values = {one.objective.column: value, **direction, "epochs": epochs, **one.params}
+                rows.append({**head, **values, "chosen": chosen, "edge": edge, "folder": folder})
+    frame = pd.DataFrame(rows)
+    last = ["chosen", "edge", "folder"]
+    return frame[[*(name for name in frame if name not in last), *last]] if len(frame) else frame
+
+
+def write_trials(folder: Path, trials: Mapping[str, Sequence[Trial]], tuned: Sequence[Tuned], seed: int) -> None:
+    """Write trials.csv and, beside it, arms.csv with a row per arm: budget, best options, and alarms.
+
+    Raises:
+        OSError: a file could not be written; one that is there is untouched.
+    """
+    import pandas as pd
+
+    write_table(folder / TRIALS, frame_of(trials, tuned, seed))
+    rows = []
+    for one in tuned:
+        counts = {name: getattr(one, name) for name in ("trials", "reruns", "before", "pruned", "diverged", "epochs")}
+        best = {} if one.best is None else {"best": one.best.mean, **one.best.params, "folder": one.best.folder}
+        rows.append({"arm": said_path(one.arm), **counts, **best, "alarm": "; ".join(one.alarms())})
+    write_table(folder / ARMS, pd.DataFrame(rows))
 
 
 def results_of(config: TuneConfig, tuned: list[Tuned], final: SweepResult | None) -> dict[str, Any]:
@@ -148,10 +267,11 @@ def results_of(config: TuneConfig, tuned: list[Tuned], final: SweepResult | None
         measured = [str(name) for name in (table[0] if table else {}) if f"{name}_interval" in table[0]]
         found = [column for name in measured for column in (name, f"{name}_interval", f"{name}_seeds")]
         columns[5:] = dict.fromkeys(["test_loss", *(column for column in found if table and column in table[0])])
+    counts = ("arm", "trials", "reruns", "before", "budget", "pruned", "diverged", "epochs")
     return {
         "trials": config.trials,
-        "spent": [{name: value for name, value in vars(one).items() if name != "best"} for one in tuned],
-        "best": {one.optimizer: one.best.as_json() if one.best else None for one in tuned},
+        "spent": [{name: getattr(one, name) for name in counts} for one in tuned],
+        "best": {one.arm: one.best.as_json() if one.best else None for one in tuned},
         "seeds": list(config.seeds),
         "results": [
             {name: None if isinstance(row[name], float) and row[name] != row[name] else row[name] for name in columns}

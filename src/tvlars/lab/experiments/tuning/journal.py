@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,6 +21,7 @@ from tvlars.lab.errors import UsageError
 from tvlars.lab.experiments.tuning.objective import Objective
 from tvlars.lab.experiments.tuning.search import begun, chosen
 from tvlars.lab.experiments.tuning.space import TUNABLE, Space
+from tvlars.lab.experiments.tuning.stages import Stage
 from tvlars.lab.experiments.tuning.trial import Trial
 from tvlars.lab.files.disk import sync
 from tvlars.lab.imported import is_import_path
@@ -42,15 +43,32 @@ def open_storage(journal: Path) -> optuna.storages.BaseStorage:
     return optuna.storages.JournalStorage(_Journal(journal))
 
 
-def kept(storage: optuna.storages.BaseStorage, objective: Objective) -> dict[str, list[Trial]]:
-    """Return the trials of each optimizer, by name."""
-    return {study.study_name: begun(study, objective) for study in _studies(storage)}
+def kept(
+    storage: optuna.storages.BaseStorage, objective: Objective, folder: Path, again: Sequence[int] = ()
+) -> dict[str, list[Trial]]:
+    """Return the trials of each arm by key, with their reruns in ``folder`` by the seeds ``again``."""
+    return {study.study_name: begun(study, objective, folder, again) for study in _studies(storage)}
 
 
-def check_trials(storage: optuna.storages.BaseStorage, spaces: Mapping[str, Space], objective: Objective) -> None:
-    """Raise ``ValueError`` if a trial is not such as a tuning writes; ``spaces`` are those that are searched now."""
+def check_trials(
+    storage: optuna.storages.BaseStorage,
+    spaces: Mapping[str, Space],
+    objective: Objective,
+    optimizers: Mapping[str, str],
+    stages: Mapping[str, Sequence[Stage]],
+) -> None:
+    """Raise ``ValueError`` if a trial is not such as a tuning writes.
+
+    Args:
+        storage: storage of the studies.
+        spaces: those that are searched now, by key of the arm.
+        objective: value that trials are chosen by.
+        optimizers: optimizer of each arm that has another name.
+        stages: rounds that widened the spaces, by key of the arm.
+    """
     for study in _studies(storage):
-        check_study(study, spaces.get(study.study_name), objective)
+        name = study.study_name
+        check_study(study, spaces.get(name), objective, optimizers.get(name, name), stages.get(name, ()))
 
 
 @contextlib.contextmanager
@@ -113,29 +131,33 @@ def check_records(content: bytes) -> None:
             raise ValueError(f"line {number} has the operation {operation!r:.60}")
 
 
-def check_study(study: optuna.Study, space: Space | None, objective: Objective) -> None:
+def check_study(
+    study: optuna.Study, space: Space | None, objective: Objective, optimizer: str, stages: Sequence[Stage]
+) -> None:
     """Raise ``ValueError`` unless all trials of a study are such as a tuning writes.
 
     Args:
-        study: the study of one optimizer.
-        space: its search space; None if the optimizer is not tuned now: any option that can be tuned is valid then,
+        study: the study of one arm.
+        space: its search space; None if the arm is not tuned now: any option that can be tuned is valid then,
             and any argument of an imported class.
         objective: value that trials are chosen by.
+        optimizer: optimizer of the arm.
+        stages: rounds that widened the space.
     """
     name = study.study_name
-    if not (is_known(name) or is_import_path(name)):
+    if not (is_known(optimizer) or is_import_path(optimizer)):
         raise ValueError(f"{name[:60]!r} is no optimizer")
     if study.directions != [optuna.study.StudyDirection[objective.direction.upper()]]:
         raise ValueError(f"the study of {name} does not {objective.direction} one value")
     for trial in study.get_trials(deepcopy=False):
         try:
-            _check_options(name, chosen(trial), space)
+            _check_options(optimizer, chosen(trial), space, stages)
             _check_values(trial, objective)
         except ValueError as error:
             raise ValueError(f"trial {trial.number} of {name}: {error}") from error
 
 
-def _check_options(optimizer: str, options: dict[str, Any], space: Space | None) -> None:
+def _check_options(optimizer: str, options: dict[str, Any], space: Space | None, stages: Sequence[Stage]) -> None:
     for name, value in options.items():
         if space is None:
             searched = name in TUNABLE or (not is_known(optimizer) and name.isidentifier())
@@ -145,7 +167,7 @@ def _check_options(optimizer: str, options: dict[str, Any], space: Space | None)
             raise ValueError(f"{str(name)[:60]!r} is not searched")
         if not isinstance(value, (str, int, float)):
             raise ValueError(f"{name} is {value!r:.60}")
-        if space is not None and not space[name].holds(value):
+        if space is not None and not (space[name].holds(value) or any(one.holds(name, value) for one in stages)):
             raise ValueError(f"{name} is {value!r:.60}, and {space[name]} is searched")
 
 

@@ -1,4 +1,4 @@
-"""The trials of one optimizer: chosen by Optuna, done one at a time, and kept in a journal.
+"""The trials of one arm: chosen by Optuna, done one at a time, and kept in a journal.
 
 The journal has the options of a trial when it begins, and its status when it ends, so that a process that is killed
 loses none: the trial that was going on resumes. All values are of validation data. They are read from the trial's run
@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import contextlib
 import math
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from tvlars._reading import is_inside
 from tvlars.lab.experiments.arms import file_name
 from tvlars.lab.experiments.job import OVER, read_status
 from tvlars.lab.experiments.tuning.objective import Objective
-from tvlars.lab.experiments.tuning.space import Space, point_key
-from tvlars.lab.experiments.tuning.trial import Trial
+from tvlars.lab.experiments.tuning.space import Choice, Range, Space, point_key
+from tvlars.lab.experiments.tuning.stages import Explored, Stage
+from tvlars.lab.experiments.tuning.trial import Rerun, Trial
 from tvlars.lab.run_folder.record import read_object, write_json
 from tvlars.lab.run_folder.rows import epochs_done
 from tvlars.lab.run_folder.status import Status
@@ -37,31 +40,34 @@ PRUNE_SHARE = 1 / 3
 
 @dataclass
 class Search:
-    """The trials of one optimizer.
+    """The trials of one arm.
 
     Args:
-        optimizer: its name, also the name of the study.
+        arm: its key, also the name of the study.
         space: range or values of each option that is searched.
         folder: folder of the trials' run folders.
         storage: storage of the study.
-        budget: number of trials that count, for the sampler.
-        seed: seed of the sampler; trials with equal numbers draw alike for all optimizers.
+        stages: trials that count, and their points if a sampler is not asked for them: those at first, and those of
+            each round that widened the space.
+        seed: seed of the sampler; trials with equal numbers draw alike for all arms.
         epochs: epochs of every trial.
         prune: whether to give up a trial that is worse than the median of those before it.
         objective: value that trials are chosen and pruned by.
-        grid: points to try, for the sampler "grid"; None: TPE chooses.
+        again: tuning seeds besides the first, which the best trials are run again with.
+        listed: True for a grid.
     """
 
-    optimizer: str
+    arm: str
     space: Space
     folder: Path
     storage: optuna.storages.BaseStorage
-    budget: int
+    stages: list[Stage]
     seed: int
     epochs: int
     prune: bool
     objective: Objective
-    grid: list[dict[str, Any]] | None = None
+    again: tuple[int, ...] = ()
+    listed: bool = False
     study: optuna.Study = field(init=False)
     current: optuna.Trial | None = field(init=False, default=None)
     """The trial that is going on."""
@@ -72,7 +78,7 @@ class Search:
         pruner = optuna.pruners.MedianPruner(PRUNE_TRIALS, warmup) if self.prune else optuna.pruners.NopPruner()
         self.study = optuna.create_study(
             storage=self.storage,
-            study_name=self.optimizer,
+            study_name=self.arm,
             direction=optuna.study.StudyDirection[self.objective.direction.upper()],
             pruner=pruner,
             load_if_exists=True,
@@ -84,22 +90,37 @@ class Search:
                 self._cut_off.append(optuna.Trial(self.study, trial._trial_id))
             else:  # killed while its options were drawn: the same are drawn again
                 self.study.tell(trial.number, state=TrialState.FAIL)
-        self._queue_grid()
+        self._reruns: dict[tuple[str, int], Rerun] = {}
+        self._queue_points()
 
-    def _queue_grid(self) -> None:
-        """Queue the points of a grid that have neither been run nor are queued."""
+    @property
+    def budget(self) -> int:
+        """Number of trials of all stages."""
+        return sum(stage.count for stage in self.stages)
+
+    def add(self, stage: Stage) -> None:
+        """Add the trials of a round that widens the space."""
+        self.stages.append(stage)
+        self._queue_points()
+
+    def _queue_points(self) -> None:
+        """Queue the points of all stages that have neither been run nor are queued."""
         there = {point_key(self.space, chosen(one)) for one in self._all() if one.state != TrialState.FAIL}
-        for point in self.grid or []:
+        for point in (point for stage in self.stages for point in stage.points or ()):
             if point_key(self.space, point) not in there:
                 self.study.enqueue_trial(point)
+
+    def explored(self) -> Explored:
+        """Return what has been tried so far."""
+        return Explored(self.space, self.stages, [one.params for one in self.trials if one.counts], self.listed)
 
     def _all(self, *states: TrialState) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False, states=states or None)
 
     @property
     def trials(self) -> list[Trial]:
-        """All trials that have begun."""
-        return begun(self.study, self.objective)
+        """All trials that have begun, with their reruns."""
+        return begun(self.study, self.objective, self.folder, self.again, self._reruns)
 
     @property
     def counted(self) -> int:
@@ -110,24 +131,53 @@ class Search:
         """Begin one more trial, or resume one that was cut off; return its options and its run folder.
 
         Raises:
-            RuntimeError: a grid has no point left, which would be a defect: TPE is not to choose one.
+            RuntimeError: no point is left, which would be a defect: TPE is not to choose one.
         """
         self._checked = 0
         if self._cut_off:
             self.current = self._cut_off.pop(0)
         else:
             counted = self.counted
-            if self.grid is not None and not self._all(TrialState.WAITING):
+            stage = self._stage_of(counted)
+            if stage.points is not None and not self._all(TrialState.WAITING):
                 raise RuntimeError(
-                    f"no point of the grid of {self.optimizer} is waiting, after {counted} of {self.budget} trials"
+                    f"no point of the search of {self.arm} is waiting, after {counted} of {self.budget} trials"
                 )
             # A sampler of its own for each trial, so that a study that goes on draws what it would have drawn.
-            startup = min(10, max(4, self.budget // 3))
+            startup = min(10, max(4, self.stages[0].count // 3))
             self.study.sampler = optuna.samplers.TPESampler(seed=self.seed + counted, n_startup_trials=startup)
             self.current = self.study.ask()
-            for name, one in self.space.items():
-                one.suggest(self.current, name)
+            queued = chosen(self._all()[self.current.number]) if stage.points is not None else {}
+            for name, one in stage.space(self.space).items():
+                self._with(name, one, queued.get(name)).suggest(self.current, name)
         return self.current.params, self.folder / folder_name(self.study, self.current)
+
+    def _stage_of(self, counted: int) -> Stage:
+        """Return the stage of the trial after ``counted`` others."""
+        for stage in self.stages:
+            if counted < stage.count:
+                return stage
+            counted -= stage.count
+        return self.stages[-1]
+
+    def _with(self, name: str, one: Range | Choice, queued: Any) -> Range | Choice:
+        """Return the space of an option such that Optuna may take the value that is ``queued`` for it.
+
+        A list of numbers is a range for Optuna where points are queued: it can be widened, as a category cannot.
+        Studies of earlier versions keep their categories.
+        """
+        if type(queued) not in (int, float):
+            return one
+        if isinstance(one, Choice):
+            if not one.numeric or self.is_category(name):
+                return one
+            one = Range(min(one.values), max(one.values), whole=isinstance(queued, int))
+        return Range(min(one.low, queued), max(one.high, queued), one.log, one.whole)
+
+    def is_category(self, name: str) -> bool:
+        """Return whether the study has values of an option as categories."""
+        kinds = [one.distributions[name] for one in self._all() if name in one.distributions]
+        return any(isinstance(kind, optuna.distributions.CategoricalDistribution) for kind in kinds)
 
     def is_hopeless(self) -> bool:
         """Report each new value in the trial's folder to Optuna once; return True to give the trial up."""
@@ -178,10 +228,47 @@ class Search:
         self.study.tell(trial.number, value, state)
 
 
-def begun(study: optuna.Study, objective: Objective) -> list[Trial]:
-    """Return all trials of a study that have begun."""
-    there = study.get_trials(deepcopy=False)
-    return [_trial(study, one, objective) for one in there if one.state != TrialState.WAITING]
+def begun(
+    study: optuna.Study,
+    objective: Objective,
+    folder: Path,
+    again: Sequence[int] = (),
+    known: dict[tuple[str, int], Rerun] | None = None,
+) -> list[Trial]:
+    """Return all trials of a study that have begun, with their reruns in ``folder`` by the seeds ``again``.
+
+    Reruns that are over are kept in ``known``, and not read twice.
+    """
+    known = {} if known is None else known
+    found = []
+    for one in study.get_trials(deepcopy=False):
+        if one.state == TrialState.WAITING:
+            continue
+        trial = _trial(study, one, objective)
+        for seed in again if trial.status == Status.FINISHED else ():
+            key = (trial.folder, seed)
+            if key not in known and (rerun := _read_rerun(folder, trial, seed)) is not None:
+                known[key] = rerun
+        reruns = tuple(known[trial.folder, seed] for seed in again if (trial.folder, seed) in known)
+        found.append(replace(trial, reruns=reruns))
+    return found
+
+
+def _read_rerun(trials: Path, trial: Trial, seed: int) -> Rerun | None:
+    """Return the run of a trial's options with another tuning seed; None if it is not over."""
+    folder = trials / rerun_folder(trial, seed)
+    status = read_status(folder)
+    if status not in OVER or not is_inside(folder, trials):
+        return None
+    value = None if status == Status.DIVERGED else trial.objective.final(folder)
+    if value is None or not math.isfinite(value):
+        status, value = Status.DIVERGED, trial.objective.worst
+    return Rerun(seed, status, value, epochs_done(folder), folder.name)
+
+
+def rerun_folder(trial: Trial, seed: int) -> str:
+    """Return the name of the run folder of a trial's options with another tuning seed."""
+    return f"{trial.folder}-s{seed}"
 
 
 def chosen(trial: FrozenTrial) -> dict[str, Any]:

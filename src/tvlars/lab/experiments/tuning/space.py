@@ -1,4 +1,4 @@
-"""Search spaces: a range or some values of each option, for each optimizer."""
+"""Search spaces: a range or some values of each option, for each arm."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tvlars.lab.arguments import parse_literal, split_outside
 from tvlars.lab.config import OPTIONS, names_of, plays_a_part
 from tvlars.lab.errors import UsageError, listed, unknown
-from tvlars.lab.experiments.arms import is_argument, owner_of
+from tvlars.lab.experiments.arms import Arm, is_argument, owner_of
 from tvlars.lab.imported import said_path
 from tvlars.lab.options import Is
 
@@ -23,6 +23,9 @@ TUNABLE = names_of(Is.TUNABLE)
 """Options of an optimizer, its schedule and the training; task, data and epochs are the same for all trials."""
 SLACK = 1e-5
 """Relative tolerance of a range's ends, which tune.json has with six digits."""
+FORMS = "LOW:HIGH, LOW:HIGH:log, LOW:HIGH:xFACTOR"
+MOST_VALUES = 1000
+"""Values of a list that is made of a factor."""
 OCTAVES = 3
 """Octaves below and above the plan's lr that are searched by default."""
 
@@ -46,13 +49,22 @@ class Range:
 
     def points(self, count: int) -> list[Any]:
         """Return ``count`` values spread evenly over the range with its ends, or its middle if ``count`` is 1."""
-        shares = [i / (count - 1) for i in range(count)] if count > 1 else [0.5]
+        return [self.at(i / (count - 1) if count > 1 else 0.5) for i in range(count)]
+
+    def at(self, share: float) -> Any:
+        """Return the value at a ``share`` of the way from ``low`` to ``high``, on the range's scale."""
         if self.log:
-            found = [self.low * (self.high / self.low) ** share for share in shares]
+            value = self.low * (self.high / self.low) ** share
         else:
-            found = [self.low + (self.high - self.low) * share for share in shares]
-        found = [min(max(value, self.low), self.high) for value in found]
-        return [round(value) for value in found] if self.whole else found
+            value = self.low + (self.high - self.low) * share
+        value = min(max(value, self.low), self.high)
+        return round(value) if self.whole else value
+
+    def share(self, value: float) -> float:
+        """Return the share of the way at which ``value`` lies; :meth:`at` is its inverse."""
+        if self.log:
+            return math.log(value / self.low) / math.log(self.high / self.low)
+        return float((value - self.low) / (self.high - self.low))
 
     def differ(self, count: int) -> int:
         """Return the number of different values among ``count`` points."""
@@ -88,9 +100,19 @@ class Choice:
         """All values."""
         return self.values
 
+    @property
+    def numeric(self) -> bool:
+        """True if the values are numbers of one kind, which have an order."""
+        kinds = {type(value) for value in self.values}
+        return kinds in ({int}, {float})
+
     def points(self, count: int) -> list[Any]:
         """Return all values; ``count`` plays no part."""
         return list(self.values)
+
+    def at(self, share: float) -> Any:
+        """Return the value at a ``share`` of the list."""
+        return self.values[min(int(share * len(self.values)), len(self.values) - 1)]
 
     def suggest(self, trial: optuna.Trial, name: str) -> Any:
         """Return the value that the sampler chooses for a trial."""
@@ -111,24 +133,25 @@ Space = dict[str, Range | Choice]
 
 
 def parse_spaces(
-    texts: Iterable[str], optimizers: Sequence[str], schedule: str, rates: dict[str, float]
+    texts: Iterable[str], arms: Sequence[Arm], schedule: str, rates: dict[str, float]
 ) -> tuple[dict[str, Space], list[str]]:
-    """Return the space of each optimizer, and notes for the user.
+    """Return the space of each arm by its key, and notes for the user.
 
     Args:
-        texts: ``OPTION=LOW:HIGH``, ``OPTION=LOW:HIGH:log`` or ``OPTION=a,b,c`` each, for all optimizers that have the
-            option; with ``OPTIMIZER.`` in front for one alone, instead of the space for all.
-        optimizers: names of the optimizers to tune.
+        texts: ``OPTION=LOW:HIGH``, ``OPTION=LOW:HIGH:log``, ``OPTION=LOW:HIGH:xFACTOR`` or ``OPTION=a,b,c`` each, for
+            all arms that have the option and do not set it; with ``ARM.`` in front for one alone, instead of the space
+            for all.
+        arms: the arms to tune.
         schedule: schedule of the base, which decides which options an optimizer has.
-        rates: learning rate of each optimizer's plan: three octaves around it are searched if lr is not given.
+        rates: learning rate of each arm's plan: three octaves around it are searched if lr is not given.
 
     Raises:
-        UsageError: a text is not of this form, or its option is unknown, not tunable, or of no optimizer.
+        UsageError: a text is not of this form, or its option is unknown, not tunable, of no arm, or set by its arm.
     """
     common: Space = {}
-    own: dict[str, Space] = {optimizer: {} for optimizer in optimizers}
+    own: dict[str, Space] = {arm.key: {} for arm in arms}
     for text in texts:
-        owner, name, found = _parse(text, optimizers)
+        owner, name, found = _parse(text, arms)
         there = own[owner] if owner else common
         if name in there:
             raise UsageError(
@@ -136,48 +159,55 @@ def parse_spaces(
             )
         there[name] = found
     spaces: dict[str, Space] = {}
-    for optimizer in optimizers:
-        rate, given = rates[optimizer], common | own[optimizer]
-        lr: Space = {} if math.isnan(rate) else {"lr": Range(rate / 2**OCTAVES, rate * 2**OCTAVES, log=True)}
-        schedules = _schedules(optimizer, schedule, given)
+    for arm in arms:
+        key, rate = arm.key, rates[arm.key]
+        if set_twice := [name for name in arm.options if name in own[key]]:
+            raise UsageError(f"--space must not have {set_twice[0]} of {key}, which sets it: leave one of them out")
+        given = {name: one for name, one in (common | own[key]).items() if name not in arm.options}
+        schedules = _schedules(arm, schedule, given)
         mine = {
             name: one
             for name, one in given.items()
-            if name in own[optimizer] or any(plays_a_part(name, optimizer, kind) for kind in schedules)
+            if name in own[key] or any(plays_a_part(name, arm.optimizer, kind) for kind in schedules)
         }
-        spaces[optimizer] = mine if "lr" in mine else lr | mine
-        if not spaces[optimizer]:
-            raise UsageError(
-                f"--space must have an option of {said_path(optimizer)}, whose plan leaves lr open, as "
-                "warmup-epochs=0:2, or lr=LOW:HIGH if it reads plan.lr"
-            )
+        if "lr" not in mine and "lr" not in arm.options and not math.isnan(rate):
+            mine = {"lr": Range(rate / 2**OCTAVES, rate * 2**OCTAVES, log=True), **mine}
+        if not mine:
+            why, more = "which sets its lr", ""
+            if "lr" not in arm.options:
+                why, more = "whose plan leaves lr open", ", or lr=LOW:HIGH if it reads plan.lr"
+            raise UsageError(f"--space must have an option of {said_path(key)}, {why}, as warmup-epochs=0:2{more}")
+        spaces[key] = mine
     notes = []
     for name in common:
-        without = [optimizer for optimizer in optimizers if name not in spaces[optimizer]]
-        if len(without) == len(optimizers):
+        without = [arm.key for arm in arms if name not in spaces[arm.key] and name not in arm.options]
+        fixed = [arm.key for arm in arms if name in arm.options]
+        if len(without) + len(fixed) == len(arms):
             raise UsageError(f"--space must have options of the optimizers, but {name} plays no part in any of them")
         if without:
             notes.append(f"{name} plays no part in runs of {listed(without)}, and is not searched there")
+        if fixed:
+            notes.append(f"{name} is set by {listed(fixed)}, and is not searched there")
     return spaces, notes
 
 
-def _schedules(optimizer: str, schedule: str, space: Space) -> Sequence[str]:
-    """Return the schedules that are searched, or that of the base if none is."""
-    searched = "schedule" in space and plays_a_part("schedule", optimizer, "auto")
-    return space["schedule"].ends if searched else [schedule]
+def _schedules(arm: Arm, schedule: str, space: Space) -> Sequence[str]:
+    """Return the schedules that are searched, or that of the arm or the base if none is."""
+    searched = "schedule" in space and plays_a_part("schedule", arm.optimizer, "auto")
+    return space["schedule"].ends if searched else [str(arm.options.get("schedule", schedule))]
 
 
-def _parse(text: str, optimizers: Sequence[str]) -> tuple[str, str, Range | Choice]:
+def _parse(text: str, arms: Sequence[Arm]) -> tuple[str, str, Range | Choice]:
     left, equals, right = text.partition("=")
     owner, name = "", left.replace("-", "_")
-    form = "--space must be OPTION=LOW:HIGH, OPTION=LOW:HIGH:log or OPTION=a,b,c"
+    form = "--space must be OPTION=LOW:HIGH, OPTION=LOW:HIGH:log, OPTION=LOW:HIGH:xFACTOR or OPTION=a,b,c"
     if not (equals and name and right) or left.startswith("."):
         raise UsageError(f"{form}, got {text!r}")
     if "." in left:
-        by_name = {spelling: one for one in optimizers for spelling in (said_path(one), one)}
-        said, name = owner_of(left, by_name, "optimizer among those tuned", form)
-        owner = by_name[said]
-        if is_argument(owner, name):
+        by_name = {spelling: one for one in arms for spelling in (said_path(one.key), one.key)}
+        said, name = owner_of(left, by_name, "arm among those tuned", form)
+        owner = by_name[said].key
+        if is_argument(by_name[said].optimizer, name):
             return owner, name, _of_argument(left, right)
     if name not in TUNABLE:
         if name in OPTIONS:
@@ -193,30 +223,28 @@ def _parse(text: str, optimizers: Sequence[str]) -> tuple[str, str, Range | Choi
     return owner, name, _range(left, name, right)
 
 
-def _range(left: str, name: str, right: str) -> Range:
-    match = re.fullmatch(r"([^:]+):([^:]+)(:log)?", right)
+def _range(left: str, name: str, right: str) -> Range | Choice:
+    match = re.fullmatch(r"([^:]+):([^:]+)(:log|:x[^:]+)?", right)
     try:
         ends = (OPTIONS[name].parse(match[1]), OPTIONS[name].parse(match[2])) if match else None
     except UsageError as error:
         raise UsageError(f"--space {left}: {error}") from error
     if match is None or ends is None or not all(isinstance(end, (int, float)) for end in ends):
-        raise UsageError(
-            f"--space {left} must be LOW:HIGH or LOW:HIGH:log, or values with commas between, got {right!r}"
-        )
-    return _ordered(left, right, *ends, log=match[3] is not None)
+        raise UsageError(f"--space {left} must be {FORMS}, or values with commas between, got {right!r}")
+    return _ordered(left, right, *ends, way=match[3] or "")
 
 
 def _of_argument(left: str, right: str) -> Range | Choice:
     """Return the space of an argument of an optimizer's class, whose values are literals."""
     parts = split_outside(right, ":")
-    log = len(parts) == 3 and parts[2] == "log"
+    way = f":{parts[2]}" if len(parts) == 3 and re.fullmatch(r"log|x.+", parts[2]) else ""
     ends = [parse_literal(part) for part in parts[:2]]
     numbers = all(type(end) in (int, float) for end in ends)
     if len(parts) > 1:
-        if not numbers or (len(parts) == 3 and not log) or len(parts) > 3:
-            raise UsageError(f"--space {left} must be LOW:HIGH or LOW:HIGH:log, or values with commas, got {right!r}")
+        if not numbers or (len(parts) == 3 and not way) or len(parts) > 3:
+            raise UsageError(f"--space {left} must be {FORMS}, or values with commas, got {right!r}")
         low, high = ends if all(type(end) is int for end in ends) else map(float, ends)
-        return _ordered(left, right, low, high, log)
+        return _ordered(left, right, low, high, way)
     values = tuple(parse_literal(part) for part in split_outside(right, ","))
     if bad := [value for value in values if type(value) not in (int, float, bool, str)]:
         raise UsageError(f"--space {left} must have numbers, words, true or false as values, got {bad[0]!r}")
@@ -225,13 +253,35 @@ def _of_argument(left: str, right: str) -> Range | Choice:
     return Choice(values)
 
 
-def _ordered(left: str, right: str, low: Any, high: Any, log: bool) -> Range:
-    if not (math.isfinite(low) and math.isfinite(high) and low < high) or (log and low <= 0):
-        raise UsageError(f"--space {left} must have LOW < HIGH{', both > 0 with :log' if log else ''}, got {right!r}")
-    return Range(low, high, log, isinstance(low, int))
+def _ordered(left: str, right: str, low: Any, high: Any, way: str) -> Range | Choice:
+    """Return the range from ``low`` to ``high``, or the list of values of which each is a factor above the last."""
+    if not (math.isfinite(low) and math.isfinite(high) and low < high) or (way and low <= 0):
+        both = f", both > 0 with {way[:4] if way == ':log' else ':xFACTOR'}" if way else ""
+        raise UsageError(f"--space {left} must have LOW < HIGH{both}, got {right!r}")
+    if not way.startswith(":x"):
+        return Range(low, high, way == ":log", isinstance(low, int))
+    try:
+        text = way.removeprefix(":x")
+        factor = math.sqrt(float(text.removeprefix("sqrt"))) if text.startswith("sqrt") else float(text)
+        steps = math.floor(math.log(high / low) / math.log(factor) + 0.05) if factor > 1 else 0
+    except ValueError:
+        factor, steps = math.nan, 0
+    if not 1 <= steps < MOST_VALUES:
+        raise UsageError(
+            f"--space {left} must have a factor > 1 that leads from LOW to HIGH in at most {MOST_VALUES} values, as "
+            f"x2 or xsqrt2, got {right!r}"
+        )
+    values = [low * factor**step for step in range(steps + 1)]
+    kind = round if isinstance(low, int) else rounded
+    return Choice(tuple(dict.fromkeys(kind(value) for value in values)))
 
 
-def grid_points(space: Space, trials: int, optimizer: str) -> list[dict[str, Any]]:
+def rounded(value: float) -> float:
+    """Return a value with six digits, as people write it."""
+    return float(f"{value:.6g}")
+
+
+def grid_points(space: Space, trials: int, arm: str) -> list[dict[str, Any]]:
     """Return a grid of exactly ``trials`` points: all values of choices, times equally many points of each range.
 
     Raises:
@@ -245,12 +295,36 @@ def grid_points(space: Space, trials: int, optimizer: str) -> list[dict[str, Any
     if repeat or not some:
         fits = [n for n in range(1, 6 if ranges else 2) if all(one.differ(n) == n for one in ranges.values())]
         said = ", ".join(str(choices * n ** len(ranges)) for n in fits[:4]) + " and so on" * (len(fits) > 4)
-        text = f"trials must be the points of a grid, for {optimizer} {said}, got {trials}"
+        text = f"trials must be the points of a grid, for {arm} {said}, got {trials}"
         for name in repeat[:1]:
             text += f": of {points} points of {name}, {space[name]}, all but {ranges[name].differ(points)} repeat"
         raise UsageError(text)
     axes = [one.points(points) for one in space.values()]
     return [dict(zip(space, point, strict=True)) for point in itertools.product(*axes)]
+
+
+def sobol_points(
+    space: Space, count: int, seed: int, arm: str, tried: Iterable[dict[str, Any]] = ()
+) -> list[dict[str, Any]]:
+    """Return the first ``count`` scrambled Sobol points of the space that are neither equal nor ``tried``.
+
+    Spaces with equally many options have the same points, relative to their ranges.
+
+    Raises:
+        UsageError: the space has too few points.
+    """
+    from scipy.stats import qmc
+
+    done = {point_key(space, point) for point in tried}
+    found: dict[tuple[str, ...], dict[str, Any]] = {}
+    for power in range(math.ceil(math.log2(count + len(done))), 17):  # the same sequence, further each time
+        for row in qmc.Sobol(len(space), seed=seed).random_base2(power).tolist():
+            point = {name: one.at(share) for (name, one), share in zip(space.items(), row, strict=True)}
+            if (key := point_key(space, point)) not in done:
+                found.setdefault(key, point)
+        if len(found) >= count:
+            return list(found.values())[:count]
+    raise UsageError(f"trials must be <= {len(found)}, the points that are left in the space of {arm}, got {count}")
 
 
 def point_key(space: Space, point: dict[str, Any]) -> tuple[str, ...]:

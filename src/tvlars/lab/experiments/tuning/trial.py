@@ -1,15 +1,27 @@
-"""Trials of a tuning, and the budget spent on an optimizer; without Optuna, which is imported for tuning alone."""
+"""Trials of a tuning, and the budget spent on an arm; without Optuna, which is imported for tuning alone."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tvlars.lab.experiments.tuning.objective import ACCURACY, Objective
+from tvlars.lab.experiments.tuning.stages import Edge
 from tvlars.lab.imported import said_path
 from tvlars.lab.run_folder.status import Status
+
+
+@dataclass(frozen=True)
+class Rerun:
+    """One of the best trials with another tuning seed; ``value`` is the worst if it diverged."""
+
+    seed: int
+    status: Status
+    value: float
+    epochs: int
+    folder: str
 
 
 @dataclass(frozen=True)
@@ -17,7 +29,7 @@ class Trial:
     """One trial, with its ``value`` of the objective on validation data.
 
     ``status`` is finished, pruned or diverged (the worst value); interrupted and refused trials do not count for the
-    budget.
+    budget. ``reruns`` are the same options with other tuning seeds.
     """
 
     number: int
@@ -27,11 +39,24 @@ class Trial:
     epochs: int
     folder: str
     objective: Objective
+    reruns: tuple[Rerun, ...] = ()
 
     @property
     def counts(self) -> bool:
         """Return whether it counts for the budget."""
         return self.status in (Status.FINISHED, Status.PRUNED, Status.DIVERGED)
+
+    @property
+    def mean(self) -> float | None:
+        """Mean of the value over all tuning seeds that it was run with."""
+        if self.value is None:
+            return None
+        values = [self.value, *(one.value for one in self.reruns)]
+        return math.fsum(values) / len(values) if all(map(math.isfinite, values)) else self.objective.worst
+
+    def has_seeds(self, seeds: Collection[int]) -> bool:
+        """Return whether it was run again with all these ``seeds``."""
+        return set(seeds) <= {one.seed for one in self.reruns}
 
     def __str__(self) -> str:
         value = self.objective.text(self.value)
@@ -41,40 +66,97 @@ class Trial:
         return f"{said(self.params)}: {end.get(self.status, value)}"
 
     def as_json(self) -> dict[str, Any]:
-        """Return the trial for tune.json, with its value as accuracy, or under the name of its column."""
+        """Return the trial for tune.json, with its value as accuracy, or under the name of its column.
+
+        With reruns, it has their values by seed, and the mean that it was chosen by.
+        """
         key = ACCURACY if self.objective.measure == ACCURACY else self.objective.column
-        entries = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "objective"}
-        return {key if name == "value" else name: value for name, value in entries.items()}
+        entries: dict[str, Any] = {"number": self.number, "status": self.status, "params": self.params}
+        entries |= {key: self.value, "epochs": self.epochs, "folder": self.folder}
+        if self.reruns:
+            entries |= {"reruns": {str(one.seed): one.value for one in self.reruns}, "mean": self.mean}
+        return entries
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """Budget spent on an optimizer, and its best trial; ``best`` is None if no trial finished."""
+    """Budget spent on an arm, and its best trial; ``best`` is None if no trial finished.
 
-    optimizer: str
+    Args:
+        arm: name of the arm, or of the optimizer.
+        trials: trials of the search that count.
+        reruns: runs of the best trials with other tuning seeds.
+        before: trials that were made elsewhere before.
+        pruned, diverged: number of these among trials and reruns.
+        epochs: epochs of all trials and reruns.
+        best: the trial with the best mean over all tuning seeds, among those that were run with all of them.
+        edges: options of ``best`` at an end of what was searched.
+    """
+
+    arm: str
     trials: int
+    reruns: int
+    before: int
     pruned: int
     diverged: int
     epochs: int
     best: Trial | None
+    edges: tuple[Edge, ...] = field(default=())
 
     @classmethod
-    def of(cls, optimizer: str, trials: Sequence[Trial]) -> Tuned:
-        """Return the budget spent on all ``trials`` of an optimizer; the best has the best final value."""
+    def of(
+        cls,
+        arm: str,
+        trials: Sequence[Trial],
+        again: Collection[int] = (),
+        before: int = 0,
+        edges: Sequence[Edge] = (),
+    ) -> Tuned:
+        """Return the budget spent on all ``trials`` of an arm; ``again`` are the tuning seeds besides the first."""
         trials = [trial for trial in trials if trial.counts]
-        count = [trial.status for trial in trials].count
-        finished = [trial for trial in trials if trial.status == Status.FINISHED]
-        best = max(finished, key=lambda one: one.objective.rank(one.value), default=None)
-        epochs = sum(trial.epochs for trial in trials)
-        return cls(optimizer, len(trials), count(Status.PRUNED), count(Status.DIVERGED), epochs, best)
+        reruns = [one for trial in trials for one in trial.reruns]
+        every: list[Trial | Rerun] = [*trials, *reruns]
+        count = [one.status for one in every].count
+        epochs = sum(one.epochs for one in every)
+        best = best_of([trial for trial in trials if again and trial.has_seeds(again)] or trials)
+        pruned, diverged = count(Status.PRUNED), count(Status.DIVERGED)
+        return cls(arm, len(trials), len(reruns), before, pruned, diverged, epochs, best, tuple(edges))
+
+    @property
+    def budget(self) -> int:
+        """Number of runs that were spent: trials, reruns, and trials made elsewhere before."""
+        return self.trials + self.reruns + self.before
+
+    def alarms(self) -> list[str]:
+        """Return a sentence on each option whose chosen value lies at an end of what was searched."""
+        return [f"the best of {said_path(self.arm)} is at an edge: {edge}" for edge in self.edges]
 
     def __str__(self) -> str:
-        name = said_path(self.optimizer)
-        spent = f"{name:<8} {self.trials} trials ({self.pruned} pruned, {self.diverged} diverged), {self.epochs} epochs"
+        name = said_path(self.arm)
+        more = f", {self.reruns} reruns" * bool(self.reruns) + f", {self.before} before" * bool(self.before)
+        counts = f"{self.trials} trials{more} ({self.pruned} pruned, {self.diverged} diverged), {self.epochs} epochs"
+        spent = f"{name:<8} {counts}"
         if self.best is None:
             return f"{spent}; none finished, so there is nothing to run with fresh seeds"
-        best = self.best.objective.text(self.best.value)
-        return f"{spent}; best on validation {best} with {said(self.best.params)}"
+        best = self.best.objective.text(self.best.mean)
+        seeds = f" (mean of {len(self.best.reruns) + 1} tuning seeds)" if self.best.reruns else ""
+        return f"{spent}; best on validation {best}{seeds} with {said(self.best.params)}"
+
+
+def best_of(trials: Sequence[Trial]) -> Trial | None:
+    """Return the finished trial with the best mean, the first of equal ones; None if none finished."""
+    return next(iter(in_order(trials)), None)
+
+
+def in_order(trials: Sequence[Trial]) -> list[Trial]:
+    """Return the finished trials, best mean first."""
+    finished = [trial for trial in trials if trial.status == Status.FINISHED]
+    return sorted(finished, key=lambda one: one.objective.rank(one.mean), reverse=True)
+
+
+def without_reruns(trials: Sequence[Trial]) -> list[Trial]:
+    """Return the trials as the search with the first tuning seed left them."""
+    return [replace(trial, reruns=()) for trial in trials]
 
 
 def said(params: dict[str, Any]) -> str:

@@ -1,32 +1,31 @@
-"""Tuning with equal budgets: the same number of trials for each optimizer, then the best of each with fresh seeds.
+"""Tuning with equal budgets: the same number of trials for each arm, then the best of each with fresh seeds.
 
 Trials see training and validation images alone. The runs with fresh seeds read the test set once, at their end.
 
-tune.json        options of the tuning, budget spent, best options, and results with fresh seeds
+tune.json        options of the tuning, budget spent, best options, edges, and results with fresh seeds
 study.journal    all trials, as Optuna keeps them
-trials.csv       a row per trial
-trials/          a run folder for each trial
+trials.csv       a row per trial and tuning seed
+arms.csv         a row per arm: budget, best options, alarms
+trials/          a run folder for each trial and tuning seed
 final/           sweep of the best options with fresh seeds, whose results are reported
 """
 
 from __future__ import annotations
 
 import contextlib
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from signal import Signals
 from typing import TYPE_CHECKING, Any
 
-from tvlars._reading import is_inside
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.console import say, shows_bars
 from tvlars.lab.data import Data, ImageData
-from tvlars.lab.errors import FailedRunError, PreemptedError, UsageError, listed
-from tvlars.lab.experiments.board import Board, Teller, duration
-from tvlars.lab.experiments.job import OVER, Job, Outcome, Workers, going_on, read_status
-from tvlars.lab.experiments.queue import Source, check_call, hold, taking_signals, work
+from tvlars.lab.errors import UsageError, listed
+from tvlars.lab.experiments.arms import Arm
+from tvlars.lab.experiments.board import Board
+from tvlars.lab.experiments.job import OVER, Workers, read_status
+from tvlars.lab.experiments.queue import check_call, hold, taking_signals
 from tvlars.lab.experiments.results import Files, SweepResult
 from tvlars.lab.experiments.run_name import at_home, run_name
 from tvlars.lab.experiments.sweep import hire, names_in, sweep
@@ -36,26 +35,31 @@ from tvlars.lab.experiments.tuning.folder import (
     JOURNAL,
     TRIALS,
     Stored,
+    frame_of,
     identity,
     read_stored,
     results_of,
     write_trials,
 )
 from tvlars.lab.experiments.tuning.objective import MINIMIZE, Objective
-from tvlars.lab.experiments.tuning.space import Space, corners, grid_points, parse_spaces
+from tvlars.lab.experiments.tuning.sources import Means, Reruns, Trials
+from tvlars.lab.experiments.tuning.space import Space, corners, grid_points, parse_spaces, sobol_points
+from tvlars.lab.experiments.tuning.stages import Stage
 from tvlars.lab.experiments.tuning.trial import Trial, Tuned
+from tvlars.lab.experiments.tuning.widening import Widening
 from tvlars.lab.experiments.workers.in_process import InProcess
 from tvlars.lab.given import Given, check_apart, take
 from tvlars.lab.imported import said_path
 from tvlars.lab.metrics import Metric
 from tvlars.lab.models import Model
 from tvlars.lab.processes.signals import StopSignals
-from tvlars.lab.run_folder.status import Status
 from tvlars.lab.tasks import Task
 from tvlars.lab.training.prepare import data_of, prepare
 from tvlars.lab.training.progress import BarReporter, Reporter, factory_of
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from tvlars.lab.experiments.tuning.search import Search
 
 FINAL = "final"
@@ -65,15 +69,29 @@ FINAL = "final"
 class TuneResult:
     """Results of a tuning.
 
-    ``tuned`` has the optimizers of this call. ``final`` has the runs with fresh seeds, including those of earlier calls
-    with as many trials and the same seeds; None if there was nothing to run. ``unwritten`` says why trials.csv or
-    tune.json could not be written; the same call writes them later.
+    ``tuned`` has the arms of this call, with their budgets, best trials and edges. ``final`` has the runs with fresh
+    seeds, including those of earlier calls with as many trials and the same seeds; None if there was nothing to run.
+    ``unwritten`` says why trials.csv or tune.json could not be written; the same call writes them later.
     """
 
     folder: Path
     tuned: list[Tuned]
     final: SweepResult | None
+    trials: dict[str, list[Trial]] = field(default_factory=dict)
+    """All trials of the arms of this call."""
+    tune_seed: int = 0
+    """Seed of all trials; their reruns have others."""
     unwritten: dict[str, str] = field(default_factory=dict, init=False)
+
+    def frame(self) -> pd.DataFrame:
+        """Return a row per trial and tuning seed, as in trials.csv: arm, trial, seed, status, value, options, chosen,
+        edge, folder."""
+        found: pd.DataFrame = frame_of(self.trials, self.tuned, self.tune_seed)
+        return found
+
+    def alarms(self) -> list[str]:
+        """Return a sentence on each chosen value that lies at an end of what was searched."""
+        return [sentence for one in self.tuned for sentence in one.alarms()]
 
 
 def tune(
@@ -91,11 +109,11 @@ def tune(
     retries: int = 1,
     ray: str | None = None,
 ) -> TuneResult:
-    """Tune every optimizer with the same budget, and run the best options of each with fresh seeds.
+    """Tune every arm with the same budget, and run the best options of each with fresh seeds.
 
-    The trials of an optimizer are done one after the other, since each is chosen by those before. Several workers do
-    trials of several optimizers at a time, which gives the same trials. Another call with the same options continues;
-    a call with other optimizers keeps those of earlier calls.
+    The trials of an arm are done one after the other, since each is chosen by those before. Several workers do
+    trials of several arms at a time, which gives the same trials. Another call with the same options continues;
+    a call with other arms keeps those of earlier calls.
 
     Args:
         config: options of the tuning.
@@ -128,7 +146,8 @@ def tune(
     config = config.with_validation(whole)
     data = data_of(config.base, whole)
     given = replace(given, data=data)
-    first = prepare(config.trial(config.optimizers[0], {}), given, here=ray is None)
+    arms = config.all_arms()
+    first = prepare(config.trial(arms[0], {}), given, here=ray is None)
     objective = Objective.of(first.config, first.task)
     if first.task is None and data.classes < 2:  # with evaluations none nothing else asks for labels
         raise UsageError(f"data must have labels of two classes or more to tune by, but {data.name} has {data.classes}")
@@ -137,131 +156,100 @@ def tune(
     said = identity(config, spaces, objective)
     read_stored(folder, said, data.fingerprint)
     with contextlib.ExitStack() as stack:
-        count = min(workers or len(config.optimizers), len(config.optimizers))
+        count = min(workers or len(arms), len(arms))
         apart = ray is not None or (workers is not None and count > 1)
         crew = hire(stack, [first.config], count if workers else None, ray) if apart else None
         folder.mkdir(parents=True, exist_ok=True)
         hold(stack, folder, "process tunes")
         stored = read_stored(folder, said, data.fingerprint)  # with what another process may have done in the meantime
         searches, earlier = _open(config, spaces, objective, said, stored, folder)
-        others, results, more = _others(config, earlier, folder)
-        for line in (*(f"note: {note}" for note in (*notes, *more)), *data.account):
-            announce(line)
-        _announce_budget(config, spaces, objective, searches, announce)
-        _announce_validation(config, data, objective, announce)
-        files = Files(folder, announce)
+        stored.before.update(config.before())
+        again = config.tune_seeds[1:]
+        said_before: list[str] = []
+
+        def tuned_of(found: Mapping[str, list[Trial]]) -> list[Tuned]:
+            facts = stored.before.get, stored.edges.get
+            return [Tuned.of(key, some, again, facts[0](key, 0), facts[1](key, ())) for key, some in found.items()]
+
+        def found() -> dict[str, list[Trial]]:
+            return {search.arm: search.trials for search in searches}
+
+        def others() -> tuple[list[Tuned], list[Tuned]]:
+            equal, stay, more = _others(config, tuned_of(earlier), folder, stored, searches[0].budget)
+            for line in more:
+                if line not in said_before:
+                    announce(f"note: {line}")
+            said_before.extend(more)
+            return equal, stay
 
         def save() -> None:
-            found = {search.optimizer: search.trials for search in searches}
-            files.write(TRIALS, lambda: write_trials(folder, found | earlier))
+            every = found() | earlier
+            files.write(TRIALS, lambda: write_trials(folder, every, tuned_of(every), config.tune_seeds[0]))
 
-        trials = _Trials(config, searches, first.plan.total_steps * first.plan.batch_size, announce, save)
+        for line in (*(f"note: {note}" for note in notes), *data.account):
+            announce(line)
+        others()
+        _announce_budget(config, spaces, searches, stored, announce)
+        _announce_validation(config, data, objective, announce)
+        files = Files(folder, announce)
+        means = Means(config, first.plan.total_steps * first.plan.batch_size, announce, save, apart)
+        trials, widening = Trials(means, searches), Widening(config, searches, given, stored)
         if crew is None:
             show = begins or (lambda: BarReporter(brief=True) if shows_bars() else Reporter())
             crew = InProcess(given, lambda job: show(), trials.is_hopeless)
-        else:
-            trials.at_home = True
         with taking_signals(crew) as signals:
             trials.work(crew, retries, signals)
-        tuned = [Tuned.of(search.optimizer, search.trials) for search in searches]
-        for one in tuned:
-            announce(str(one))
-        runs, final = _final_runs(config, [*tuned, *results]), None
+            while (why := _next_round(widening, means, searches, crew, retries, signals)) is not None:
+                stored.write(folder, said)  # before any trial of the round is in the journal
+                widening.queue()
+                announce(why)
+                trials.work(crew, retries, signals)
+        stored.edges.update({search.arm: widening.edges(search) for search in searches})
+        save()
+        tuned = tuned_of(found())
+        _announce_tuned(tuned, len(stored.rounds), announce)
+        equal, results = others()
+        of_others = {one.arm: stored.arm(one.arm) for one in results}
+        runs, final = _final_runs(config, [*tuned, *results], of_others), None
         if runs:
             announce(f"the best options of each optimizer, with fresh seeds {', '.join(map(str, config.seeds))}:")
             queue: dict[str, Any] = dict(workers=workers, retries=retries, ray=ray, board=board)
             final = sweep(runs, folder / FINAL, **objects, **queue)
         if files.unwritten:  # there may be room again
             save()
-        outcome = results_of(config, [*tuned, *others], final)
+        outcome = results_of(config, [*tuned, *equal], final)
         files.write(FILE, lambda: stored.write(folder, said, outcome))
-    result = TuneResult(folder, tuned, final)
+    result = TuneResult(folder, tuned, final, found(), config.tune_seeds[0])
     result.unwritten = files.unwritten
     return result
 
 
-class _Trials(Source):
-    """Trials that are left of the budget; optimizers take turns, so that an interrupted tuning is a fair one."""
+def _next_round(
+    widening: Widening,
+    means: Means,
+    searches: Sequence[Search],
+    crew: Workers,
+    retries: int,
+    signals: StopSignals,
+) -> str | None:
+    """Return a line about the next round that widens the spaces, None if there is none.
 
-    at_home = False
-    """True if trials are done by processes that may run elsewhere."""
-
-    def __init__(
-        self,
-        config: TuneConfig,
-        searches: list[Search],
-        images: int,
-        announce: Callable[[str], None],
-        save: Callable[[], None],
-    ) -> None:
-        self.config, self.images, self.announce, self.save = config, images, announce, save
-        self.searches = {search.optimizer: search for search in searches}
-        self.total, self.before, self.started = config.trials * len(searches), self.done, time.monotonic()
-
-    @property
-    def done(self) -> int:
-        """Number of trials of all optimizers that count."""
-        return sum(search.counted for search in self.searches.values())
-
-    def work(self, workers: Workers, retries: int, signals: StopSignals) -> None:
-        """Do all trials."""
-        trials = next(iter(self.searches.values())).folder
-        if not is_inside(trials, trials.parent):
-            raise UsageError(f"{trials} must be a folder of the tuning, but is a link that leaves it")
-        trials.mkdir(exist_ok=True)
-        try:
-            work(self, workers, retries, Teller(self.announce), signals)
-        except (KeyboardInterrupt, PreemptedError) as error:
-            far = f"after {self.done} of {self.total} trials; the same command goes on"
-            if isinstance(error, PreemptedError):
-                raise PreemptedError(f"stopped by {Signals(error.signal).name} {far}", error.signal) from error
-            self.announce(f"stopped {far}")
-            raise
-        except UsageError as error:
-            for search in self.searches.values():
-                if search.current is not None and not self.at_home:  # the one that was trained here
-                    search.end(Status.REFUSED, str(error))
-            raise
-        finally:
-            self.save()
-
-    def next(self) -> Job | None:
-        while open_ := [
-            one for one in self.searches.values() if one.current is None and one.counted < self.config.trials
-        ]:
-            search = min(open_, key=lambda one: one.counted)
-            params, folder = search.begin()
-            config = self.config.trial(search.optimizer, params)
-            if self.at_home:
-                config, folder = at_home(config), folder.resolve()
-            job = Job(folder.name, folder, going_on(config, folder), self.images)
-            if not search.is_hopeless():
-                return job
-            self.ended(Outcome(job, Status.PRUNED))  # it was, or was to be, when it was cut off
-        return None
-
-    def is_hopeless(self, job: Job) -> bool:
-        return self.searches[job.config.optimizer].is_hopeless()
-
-    def ended(self, outcome: Outcome) -> None:
-        search = self.searches[outcome.job.config.optimizer]
-        trial = search.end(outcome.status, outcome.note)
-        if trial is None or not trial.counts:
-            kind = FailedRunError if trial is None else UsageError
-            raise kind(f"{outcome.job.name}: {outcome.note}" if self.at_home else outcome.note)
-        self.save()
-        done, best = self.done, Tuned.of(search.optimizer, search.trials).best
-        left = (time.monotonic() - self.started) / max(done - self.before, 1) * (self.total - done)
-        self.announce(
-            f"{said_path(search.optimizer)} trial {search.counted} of {self.config.trials}: {trial}"
-            + (f"  (best {best.objective.text(best.value)}" if best else "  (best -")
-            + (f"; {duration(left)} left)" if done < self.total else ")")
-        )
+    What the first tuning seed says comes first; the best trials are run again with the other ones where that leads to
+    no further round, and their means may lead to one.
+    """
+    line = widening.next_round(first_seed=True)
+    if line is None and means.config.tune_seeds[1:]:
+        Reruns(means, searches).work(crew, retries, signals)
+        line = widening.next_round(first_seed=False)
+    return line
 
 
-def _final_runs(config: TuneConfig, tuned: list[Tuned]) -> list[TrainConfig]:
+def _final_runs(
+    config: TuneConfig, tuned: Sequence[Tuned], earlier: Mapping[str, Arm] | None = None
+) -> list[TrainConfig]:
+    """Return the runs with fresh seeds; ``earlier`` are arms of earlier calls, by key."""
     return [
-        config.run(one.optimizer, one.best.params, seed)
+        config.run((earlier or {}).get(one.arm, one.arm), one.best.params, seed)
         for seed in config.seeds
         for one in tuned
         if one.best is not None
@@ -269,19 +257,29 @@ def _final_runs(config: TuneConfig, tuned: list[Tuned]) -> list[TrainConfig]:
 
 
 def _spaces(config: TuneConfig, given: Given) -> tuple[dict[str, Space], list[str]]:
-    """Return the space of each optimizer, checked against the data, and notes for the user."""
+    """Return the space of each arm, checked against the data, and notes for the user."""
     count = len(given.data.train_labels) if given.data is not None else 0
-    rates = {name: config.trial(name, {}).plan(count).lr for name in config.optimizers}
-    spaces, notes = parse_spaces(config.space, config.optimizers, config.base.schedule, rates)
-    for optimizer, space in spaces.items():
+    arms = config.all_arms()
+    rates = {arm.key: config.trial(arm, {}).plan(count).lr for arm in arms}
+    spaces, notes = parse_spaces(config.space, arms, config.base.schedule, rates)
+    for key, space in spaces.items():
         for params in corners(space):
             try:
-                prepare(config.trial(optimizer, params), given, here=False)
+                prepare(config.trial(key, params), given, here=False)
             except UsageError as error:
-                raise UsageError(f"--space must have values that {said_path(optimizer)} takes: {error}") from error
-        if config.sampler == "grid":
-            grid_points(space, config.trials, optimizer)
+                raise UsageError(f"--space must have values that {said_path(key)} takes: {error}") from error
+        _first_stage(config, space, key)
     return spaces, notes
+
+
+def _first_stage(config: TuneConfig, space: Space, key: str) -> Stage:
+    """Return the trials that the search of an arm begins with."""
+    points = None
+    if config.sampler == "grid":
+        points = tuple(grid_points(space, config.trials, said_path(key)))
+    elif config.sampler == "qmc":
+        points = tuple(sobol_points(space, config.trials, config.tune_seeds[0], said_path(key)))
+    return Stage(config.trials, points)
 
 
 def _open(
@@ -292,55 +290,64 @@ def _open(
     stored: Stored,
     folder: Path,
 ) -> tuple[list[Search], dict[str, list[Trial]]]:
-    """Return the search of each optimizer, and the trials of optimizers of earlier calls alone."""
+    """Return the search of each arm, and the trials of arms of earlier calls alone."""
     from tvlars.lab.experiments.tuning.journal import check_trials, damage_said, kept, open_storage
     from tvlars.lab.experiments.tuning.search import Search  # Optuna is needed by nothing else
 
+    again, trials = config.tune_seeds[1:], folder / "trials"
+    stored.arms.update({arm.key: arm for arm in config.all_arms() if not arm.plain})
+    if stored.rounds and (after := stored.rounds[0].after) != config.trials:
+        raise UsageError(f"trials must be {after}, after which the spaces there were widened, got {config.trials}")
     with damage_said(folder / JOURNAL):
         storage = open_storage(folder / JOURNAL)
-        there = kept(storage, objective)
+        there = kept(storage, objective, trials, again)
         if unknown := [name for name in there if name not in stored.space]:
             raise UsageError(f"{str(folder / FILE)!r} must say what is searched for {listed(unknown)}, but does not")
-        check_trials(storage, spaces, objective)
-        mine = [Tuned.of(name, trials).trials for name, trials in there.items() if name in spaces]
-        if (most := max(mine, default=0)) > config.trials:
-            raise UsageError(f"trials must be >= {most}, those that are there already, got {config.trials}")
+        optimizers = {key: arm.optimizer for key, arm in stored.arms.items()}
+        check_trials(storage, spaces, objective, optimizers, {key: stored.stages(key) for key in spaces})
+        for name in (name for name in there if name in spaces):
+            most = Tuned.of(name, there[name]).trials
+            if most > config.trials + sum(stage.count for stage in stored.stages(name)):
+                raise UsageError(f"trials must be >= {most}, those that are there already, got {config.trials}")
+    for key in spaces:
+        stored.edges.pop(key, None)  # those of fewer trials
     stored.write(folder, said)  # before anything is in the journal, which is then of this tuning
     with damage_said(folder / JOURNAL):
         searches = [
             Search(
-                optimizer,
-                spaces[optimizer],
-                folder / "trials",
+                key,
+                space,
+                trials,
                 storage,
-                config.trials,
-                config.tune_seed * 10_000 % 2**32,
+                [_first_stage(config, space, key), *stored.stages(key)],
+                config.tune_seeds[0] * 10_000 % 2**32,
                 config.base.epochs,
                 config.prune,
                 objective,
-                grid_points(spaces[optimizer], config.trials, optimizer) if config.sampler == "grid" else None,
+                again,
+                config.sampler == "grid",
             )
-            for optimizer in config.optimizers
+            for key, space in spaces.items()
         ]
     return searches, {name: one for name, one in there.items() if name not in spaces}
 
 
 def _others(
-    config: TuneConfig, earlier: dict[str, list[Trial]], folder: Path
+    config: TuneConfig, spent: list[Tuned], folder: Path, stored: Stored, budget: int
 ) -> tuple[list[Tuned], list[Tuned], list[str]]:
-    """Return the optimizers of earlier calls with as many trials, those with results of the same seeds, and notes.
+    """Return the arms of earlier calls with as many trials, those with results of the same seeds, and notes.
 
     Results of unequal budgets are never shown together.
     """
-    spent = [Tuned.of(name, trials) for name, trials in earlier.items()]
-    equal = [one for one in spent if one.trials == config.trials]
-    stay = [one for one in equal if one.best is None or _are_over(_final_runs(config, [one]), folder / FINAL)]
+    equal = [one for one in spent if one.trials == budget]
+    arms = {one.arm: stored.arm(one.arm) for one in spent}
+    stay = [one for one in equal if one.best is None or _are_over(_final_runs(config, [one], arms), folder / FINAL)]
     notes = []
-    if names := [said_path(one.optimizer) for one in stay]:
+    if names := [said_path(one.arm) for one in stay]:
         notes.append(f"results of {listed(names)} have as many trials and the same seeds, and stay")
-    if names := [said_path(one.optimizer) for one in spent if one.trials and one not in stay]:
+    if names := [said_path(one.arm) for one in spent if one.trials and one not in stay]:
         notes.append(
-            f"results of {listed(names)} are left out, they are not of {config.trials} trials and seeds "
+            f"results of {listed(names)} are left out, they are not of {budget} trials and seeds "
             f"{', '.join(map(str, config.seeds))}: name {'it' if len(names) == 1 else 'them'} too to have them"
         )
     return equal, stay, notes
@@ -372,19 +379,35 @@ def _announce_validation(
 def _announce_budget(
     config: TuneConfig,
     spaces: dict[str, Space],
-    objective: Objective,
     searches: list[Search],
+    stored: Stored,
     announce: Callable[[str], None],
 ) -> None:
-    sampler = {"tpe": "chosen by TPE", "grid": "of a grid"}[config.sampler]
-    worse = "above" if objective.direction == MINIMIZE else "below"
+    sampler = {"tpe": "chosen by TPE", "qmc": "of a scrambled Sobol sequence", "grid": "of a grid"}[config.sampler]
+    worse = "above" if searches[0].objective.direction == MINIMIZE else "below"
     pruned = f"pruned {worse} the median" if config.prune else "not pruned"
-    names = ", ".join(map(said_path, config.optimizers))
+    names = ", ".join(map(said_path, spaces))
+    first, *others = config.tune_seeds
+    again = f"; the best {config.rerun} again with seed{'s' * (len(others) > 1)} {', '.join(map(str, others))}"
     announce(
         f"{config.trials} trials {sampler} for each of {names}; {config.base.epochs} epochs, "
-        f"seed {config.tune_seed}, {pruned}"
+        f"seed {first}, {pruned}{again * bool(others)}"
     )
-    for optimizer, space in spaces.items():
-        announce(f"{said_path(optimizer):<8} {'; '.join(f'{name} {one}' for name, one in space.items())}")
+    for key, space in spaces.items():
+        announce(f"{said_path(key):<8} {'; '.join(f'{name} {one}' for name, one in space.items())}")
+    before = {said_path(key): count for key, count in stored.before.items() if key in spaces}
+    if before:
+        counted = "; ".join(f"{name} {count}" for name, count in before.items())
+        announce(f"note: trials made elsewhere before count too: {counted}")
     if there := sum(search.counted for search in searches):
-        announce(f"{there} of {config.trials * len(searches)} trials are there already")
+        announce(f"{there} of {sum(search.budget for search in searches)} trials are there already")
+
+
+def _announce_tuned(tuned: list[Tuned], rounds: int, announce: Callable[[str], None]) -> None:
+    for one in tuned:
+        announce(str(one))
+    for sentence in (sentence for one in tuned for sentence in one.alarms()):
+        announce(f"alarm: {sentence}; --widen {rounds + 1} goes on beyond it, with as many trials more for each arm")
+    if len({one.budget for one in tuned}) > 1:
+        spent = listed(f"{said_path(one.arm)} {one.budget}" for one in tuned)
+        announce(f"note: the budgets of the arms differ, in runs: {spent}")
