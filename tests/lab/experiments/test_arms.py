@@ -380,7 +380,7 @@ def test_a_tuning_of_what_users_bring(work: Path, monkeypatch: pytest.MonkeyPatc
         tune(config, announce=lines.append, reporter=Reporter)
     assert any(line.startswith("mine.py:from_plan trial 1 of 1: lr ") for line in lines)
     trials = pd.read_csv("tuned/trials.csv")
-    assert trials["optimizer"].tolist() == [NADAM, f"{work / 'mine.py'}:from_plan"]
+    assert trials["arm"].tolist() == [NADAM, "mine.py:from_plan"]
     assert trials["folder"].tolist() == [f"{NADAM}-000", "mine.py-from_plan-000"]
     assert found[0].optimizer_options == f"momentum_decay={float(trials['momentum_decay'][0])!r}"
     assert 0.01 <= (found[1].lr or 0.0) <= 0.1

@@ -12,12 +12,11 @@ from tvlars._reading import reason
 from tvlars.lab.comparison.paper import PaperTable, arm_notes, paper_table
 from tvlars.lab.comparison.table import P_VALUE, pair_cells, table_cells
 from tvlars.lab.comparison.verdict import with_verdicts
-from tvlars.lab.report import figures, layers
+from tvlars.lab.report import figures, layers, tuning
 from tvlars.lab.report.arms import config_of
 from tvlars.lab.report.parts import Part, parts_of, version_notes
 from tvlars.lab.report.picture import picture_uri
 from tvlars.lab.run_folder.loaded_run import LoadedRun
-from tvlars.lab.run_folder.record import read_object
 
 
 @dataclass(frozen=True)
@@ -44,6 +43,7 @@ class Report:
     def __post_init__(self) -> None:
         self.parts = parts_of(self.runs)
         self.notes += version_notes(self.runs)
+        self.tuned = tuning.sentences(self.runs, self.notes)
         if len(self.parts) > 1:
             self.notes.append(
                 "The runs are of several data sets, tasks, lengths or kinds of accuracy: each has a table and figures "
@@ -81,7 +81,7 @@ class Report:
         said = [part.protocol for part in self.parts]
         if len(set(said)) > 1:
             said = [f"{part.title}. {part.protocol}" if part.title else part.protocol for part in self.parts]
-        return list(dict.fromkeys([*said, *_tuned_by(self.runs)]))
+        return list(dict.fromkeys([*said, *self.tuned]))
 
     def lead(self) -> str:
         """Return data, model and task of all runs, as far as they agree."""
@@ -116,6 +116,8 @@ class Report:
         for part in self.parts:
             start = f"{part.title}: " if part.title else ""
             found += [replace(section, title=start + section.title) for section in self._sections(part)]
+        arms = [arm for part in self.parts for arm in part.arms]
+        found.append(Section("tuning", "Tuning", tuning.figures(self.runs, arms, self.notes)))
         found.append(self._views())
         return [section for section in found if section.figures or section.picture]
 
@@ -150,17 +152,6 @@ class Report:
                 except (OSError, ValueError) as error:
                     self.notes.append(f"{file} cannot be shown: {reason(error)}.")
         return Section("views", "Views", [])
-
-
-def _tuned_by(runs: list[LoadedRun]) -> list[str]:
-    """Return a sentence on the value that options were chosen by, for runs that a tuning has made for its report."""
-    found = []
-    for folder in dict.fromkeys(run.folder.resolve().parent for run in runs):
-        stored = read_object(folder.parent / "tune.json") if folder.name == "final" else {}
-        better = {"minimize": "lower", "maximize": "higher"}.get(str(stored.get("direction")))
-        if better and isinstance(name := stored.get("objective"), str):
-            found.append(f"Options were chosen in a tuning, by {name[:80]}: {better} is better.")
-    return found
 
 
 def _common(runs: list[LoadedRun]) -> str:

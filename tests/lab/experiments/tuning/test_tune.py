@@ -17,16 +17,15 @@ import torch
 from torch import Tensor
 
 from tests.command import Command
+from tests.lab.experiments.tuning.pretended import quietly
 from tests.lab.run_folder.disk import room
 from tvlars.cli import main
 from tvlars.lab import (
     Arm,
-    DivergedError,
     LockedError,
     PreemptedError,
     TrainConfig,
     TuneConfig,
-    TuneResult,
     UsageError,
     load_run,
     tune,
@@ -275,49 +274,6 @@ def test_a_tuning_that_chose_by_test_images_is_not_gone_on_with(pretend: list[Tr
 
 
 # -- trials that only look like trials ---------------------------------------------------------------------
-
-
-@pytest.fixture
-def pretend(monkeypatch: pytest.MonkeyPatch) -> list[TrainConfig]:
-    """Trains nothing: accuracy is best at lr 8 and the same from the first epoch; far above 8 runs diverge.
-
-    As with a checkpoint after each epoch, a run goes on after the rows that are there, and one that has finished is
-    not done again. Returns the configs of all runs, which appear as they are trained; there is no final sweep.
-    """
-    seen: list[TrainConfig] = []
-
-    def pretend_to_train(config: TrainConfig, *, data: Any, reporter: Reporter) -> Any:
-        seen.append(config)
-        assert config.lr is not None
-        assert config.out is not None
-        config.out.mkdir(exist_ok=True)
-        (config.out / "config.json").write_text(config.to_json())
-        if config.lr > 100:
-            raise DivergedError(config.optimizer, 1, config.lr, config.out)
-        accuracy = 1 / (1 + abs(math.log2(config.lr / 8)))
-        rows, summary = config.out / "epochs.csv", config.out / "summary.json"
-        if read_status(config.out) != "finished":
-            if not rows.is_file():
-                rows.write_text("epoch,step,validation_accuracy\n")
-            reporter.start(config, config.plan(len(data.train_labels)), [], config.out)
-            summary.write_text('{"status": "failed"}')
-            for epoch in range(len(rows.read_text().splitlines()), config.epochs + 1):
-                with open(rows, "a") as file:
-                    file.write(f"{epoch},{epoch},{accuracy:.7g}\n")
-                reporter.epoch(EpochRow(epoch, epoch, 1.0, 0.5, math.nan, math.nan, 1.0, 1.0, 1.0, accuracy))
-            reporter.end("finished")
-            summary.write_text('{"status": "finished"}')
-        else:
-            accuracy = float(f"{accuracy:.7g}")
-        return type("Result", (), {"test_accuracy": accuracy})
-
-    monkeypatch.setattr(in_process, "train", pretend_to_train)
-    monkeypatch.setattr(tuning_module, "sweep", lambda *_, **__: None)
-    return seen
-
-
-def quietly(config: TuneConfig, **options: Any) -> TuneResult:
-    return tune(config, announce=lambda _: None, reporter=Reporter, board=Board(), **options)
 
 
 def test_every_optimizer_gets_the_same_budget(pretend: list[TrainConfig], tmp_path: Path) -> None:

@@ -207,7 +207,7 @@ def tune(
         stored.edges.update({search.arm: widening.edges(search) for search in searches})
         save()
         tuned = tuned_of(found())
-        _announce_tuned(tuned, len(stored.rounds), announce)
+        _announce_tuned(tuned, searches, len(stored.rounds), announce)
         equal, results = others()
         of_others = {one.arm: stored.arm(one.arm) for one in results}
         runs, final = _final_runs(config, [*tuned, *results], of_others), None
@@ -403,11 +403,14 @@ def _announce_budget(
         announce(f"{there} of {sum(search.budget for search in searches)} trials are there already")
 
 
-def _announce_tuned(tuned: list[Tuned], rounds: int, announce: Callable[[str], None]) -> None:
+def _announce_tuned(tuned: list[Tuned], searches: list[Search], rounds: int, announce: Callable[[str], None]) -> None:
     for one in tuned:
         announce(str(one))
-    for sentence in (sentence for one in tuned for sentence in one.alarms()):
-        announce(f"alarm: {sentence}; --widen {rounds + 1} goes on beyond it, with as many trials more for each arm")
+    for one, search in zip(tuned, searches, strict=True):
+        explored = search.explored()
+        for edge, sentence in zip(one.edges, one.alarms(), strict=True):
+            mend = f"--widen {rounds + 1} goes on beyond it, with as many further trials for each arm"
+            announce(f"alarm: {sentence}; {mend if explored.can_widen(edge) else 'list values beyond it'}")
     if len({one.budget for one in tuned}) > 1:
         spent = listed(f"{said_path(one.arm)} {one.budget}" for one in tuned)
         announce(f"note: the budgets of the arms differ, in runs: {spent}")
