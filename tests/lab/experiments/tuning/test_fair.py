@@ -92,7 +92,7 @@ def test_options_of_an_arm_are_not_searched() -> None:
     }
     for texts, some, said in (
         (["cold.warmup-epochs=0,1"], arms, "--space must not have warmup_epochs of cold, which sets it"),
-        ([], fixed, "--space must have an option to search for fixed, which sets its lr, got none"),
+        ([], fixed, "--space must have an option of fixed, which sets its lr, as warmup-epochs=0:2$"),
     ):
         with pytest.raises(UsageError, match=said):
             parse_spaces(texts, some, "auto", {**rates, "fixed": 3.0})
