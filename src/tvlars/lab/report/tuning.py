@@ -14,6 +14,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from tvlars._reading import read_text, reason
+from tvlars.lab.errors import listed
 from tvlars.lab.report.arms import OKABE_ITO, Arm
 from tvlars.lab.report.drawing import figure_of, numbers, text
 from tvlars.lab.run_folder.loaded_run import LoadedRun
@@ -54,13 +55,13 @@ def _budgets(table: pd.DataFrame) -> list[str]:
     words = {}
     for arm, row in zip(table["arm"].astype(str), counts.to_dict("records"), strict=True):
         parts = [f"{row['trials']} trials"]
-        parts += [f"{row['reruns']} runs of the best with other seeds"] * bool(row["reruns"])
+        parts += [f"{row['reruns']} runs of the best with other tuning seeds"] * bool(row["reruns"])
         parts += [f"{row['before']} trials made before"] * bool(row["before"])
-        words[arm] = ", ".join(parts)
-    if len(set(words.values())) == 1:
-        return [f"Each of {', '.join(words)} had {next(iter(words.values()))}."]
-    unequal = "The budgets differ: " if counts.sum(axis=1).nunique() > 1 else "Budgets: "
-    return [unequal + "; ".join(f"{arm} {said}" for arm, said in words.items()) + "."]
+        words[arm] = listed(parts)
+    if len(words) > 1 and len(set(words.values())) == 1:
+        return [f"Each of {listed(words)} had {next(iter(words.values()))}."]
+    unequal = "The budgets differ: " if counts.sum(axis=1).nunique() > 1 else ""
+    return [unequal + "; ".join(f"{arm} had {said}" for arm, said in words.items()) + "."]
 
 
 def figures(runs: Sequence[LoadedRun], arms: Sequence[Arm], problems: list[str]) -> list[go.Figure]:
@@ -85,7 +86,7 @@ def _drawn(table: pd.DataFrame, arms: Sequence[Arm]) -> list[go.Figure]:
     scale, unit = (100, "%") if column == "validation_accuracy" else (1, "")
     words = column.replace("_", " ")
     figure = figure_of(f"Trials: {words} over the learning rate", "learning rate", unit)
-    figure.update_xaxes(type="log")
+    figure.update_xaxes(type="log", dtick="D2")
     table = table[table["lr"].astype(float) > 0]
     colors = {arm.name.partition(" (")[0]: arm.color for arm in reversed(arms)}
     for number, (name, mine) in enumerate(table.groupby("arm", sort=False)):

@@ -6,14 +6,14 @@ import contextlib
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from signal import Signals
 from typing import TYPE_CHECKING, Any
 
 from tvlars._reading import is_inside
 from tvlars.lab.errors import FailedRunError, PreemptedError, UsageError
-from tvlars.lab.experiments.board import Teller, duration
+from tvlars.lab.experiments.board import Board, Teller, duration
 from tvlars.lab.experiments.job import OVER, Job, Outcome, Workers, going_on
 from tvlars.lab.experiments.queue import Source, work
 from tvlars.lab.experiments.run_name import at_home
@@ -44,6 +44,19 @@ class Means:
     announce: Callable[[str], None]
     save: Callable[[], None]
     apart: bool = False
+    warned: set[str] = field(default_factory=set, init=False)
+    """Warnings that were said: those of trials, rounds and reruns are mostly the same."""
+
+    def board(self) -> Board:
+        """Return the board of a queue, which says each warning once in the whole tuning."""
+        return Teller(self._say)
+
+    def _say(self, text: str) -> None:
+        if text.startswith("warning"):
+            if text in self.warned:
+                return
+            self.warned.add(text)
+        self.announce(text)
 
     def job(self, search: Search, params: dict[str, Any], folder: Path, seed: int | None = None) -> Job:
         """Return the job of a trial, or of one of its reruns."""
@@ -99,7 +112,7 @@ class Trials(Source):
         trials.mkdir(exist_ok=True)
         with self.means.stopping(lambda: f"{self.done} of {self.total} trials"):
             try:
-                work(self, workers, retries, Teller(self.means.announce), signals)
+                work(self, workers, retries, self.means.board(), signals)
             except UsageError as error:
                 for search in self.searches:
                     if search.current is not None and not self.means.apart:  # the one that was trained here
@@ -162,7 +175,7 @@ class Reruns(Source):
         seeds = ", ".join(map(str, self.means.config.tune_seeds[1:]))
         self.means.announce(f"the best trials of each arm again, with the other tuning seeds {seeds}:")
         with self.means.stopping(lambda: f"{self.done} of {self.total} reruns"):
-            work(self, workers, retries, Teller(self.means.announce), signals)
+            work(self, workers, retries, self.means.board(), signals)
 
     def ended(self, outcome: Outcome) -> None:
         if outcome.status not in OVER:

@@ -212,7 +212,7 @@ def tune(
         of_others = {one.arm: stored.arm(one.arm) for one in results}
         runs, final = _final_runs(config, [*tuned, *results], of_others), None
         if runs:
-            announce(f"the best options of each optimizer, with fresh seeds {', '.join(map(str, config.seeds))}:")
+            announce(f"the best options of each arm, with fresh seeds {', '.join(map(str, config.seeds))}:")
             queue: dict[str, Any] = dict(workers=workers, retries=retries, ray=ray, board=board)
             final = sweep(runs, folder / FINAL, **objects, **queue)
         if files.unwritten:  # there may be room again
