@@ -54,9 +54,10 @@ def _budgets(table: pd.DataFrame) -> list[str]:
     counts = table[["trials", "reruns", "before"]].astype(int)
     words = {}
     for arm, row in zip(table["arm"].astype(str), counts.to_dict("records"), strict=True):
-        parts = [f"{row['trials']} trials"]
-        parts += [f"{row['reruns']} runs of the best with other tuning seeds"] * bool(row["reruns"])
-        parts += [f"{row['before']} trials made before"] * bool(row["before"])
+        again, before = row["reruns"], row["before"]
+        parts = [f"{row['trials']} trial{'s' * (row['trials'] != 1)}"]
+        parts += [f"{again} run{'s' * (again != 1)} of the best with other tuning seeds"] * bool(again)
+        parts += [f"{before} trial{'s' * (before != 1)} made before"] * bool(before)
         words[arm] = listed(parts)
     if len(words) > 1 and len(set(words.values())) == 1:
         return [f"Each of {listed(words)} had {next(iter(words.values()))}."]

@@ -588,7 +588,7 @@ def test_no_run_of_a_tuning_reads_the_test_set_before_the_final_ones(
     assert result.final is not None
     assert [run.config.arm for run in result.final.runs] == ["cold"]
     page = (out / "final" / "report.html").read_text()
-    assert "cold had 4 trials and 1 runs of the best with other tuning seeds." in page
+    assert "cold had 4 trials and 1 run of the best with other tuning seeds." in page
     assert "Options were chosen in a tuning, by validation accuracy: higher is better." in page
     assert "<h2>Tuning</h2>" in page
     assert [alarm in page for alarm in result.alarms()] == [True] * len(tuned.edges)

@@ -133,7 +133,8 @@ class Tuned:
 
     def __str__(self) -> str:
         name = said_path(self.arm)
-        more = f", {self.reruns} reruns" * bool(self.reruns) + f", {self.before} before" * bool(self.before)
+        again = f", {self.reruns} rerun{'s' * (self.reruns > 1)}" * bool(self.reruns)
+        more = again + f", {self.before} before" * bool(self.before)
         counts = f"{self.trials} trials{more} ({self.pruned} pruned, {self.diverged} diverged), {self.epochs} epochs"
         spent = f"{name:<8} {counts}"
         if self.best is None:
