@@ -480,6 +480,17 @@ def test_a_widened_search_goes_on_as_itself(
     assert stored(tmp_path / "whole")["rounds"] == stored(tmp_path / "parts")["rounds"]
 
 
+def test_an_arm_without_all_tuning_seeds_is_left_out(pretend: list[TrainConfig], tmp_path: Path) -> None:
+    quietly(config(tmp_path / "out", COLD))
+    said: list[str] = []
+    tune(
+        config(tmp_path / "out", WARM, tune_seeds=(1000, 1001)), announce=said.append, reporter=Reporter, board=Board()
+    )
+    (note,) = [line for line in said if "are left out" in line]
+    assert "results of cold are left out, they are not of 3 trials, tuning seeds 1000, 1001 and seeds 0, 1, 2" in note
+    assert [one["arm"] for one in stored(tmp_path / "out")["spent"]] == ["warm"]
+
+
 def test_an_arm_that_comes_later_has_the_rounds_too(
     pretend: list[TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -339,15 +339,17 @@ def _others(
 
     Results of unequal budgets are never shown together.
     """
-    equal = [one for one in spent if one.trials == budget]
+    again = config.tune_seeds[1:]
+    equal = [one for one in spent if one.trials == budget and (one.best is None or one.best.has_seeds(again))]
     arms = {one.arm: stored.arm(one.arm) for one in spent}
     stay = [one for one in equal if one.best is None or _are_over(_final_runs(config, [one], arms), folder / FINAL)]
     notes = []
     if names := [said_path(one.arm) for one in stay]:
         notes.append(f"results of {listed(names)} have as many trials and the same seeds, and stay")
     if names := [said_path(one.arm) for one in spent if one.trials and one not in stay]:
+        tuning = f", tuning seeds {', '.join(map(str, config.tune_seeds))}" * bool(again)
         notes.append(
-            f"results of {listed(names)} are left out, they are not of {budget} trials and seeds "
+            f"results of {listed(names)} are left out, they are not of {budget} trials{tuning} and seeds "
             f"{', '.join(map(str, config.seeds))}: name {'it' if len(names) == 1 else 'them'} too to have them"
         )
     return equal, stay, notes
