@@ -516,6 +516,8 @@ def test_an_arm_that_comes_later_has_the_rounds_too(
         ("rounds", [{"trials": 2, "after": 3, "arms": {"cold": {"ranges": {"lr": [1, "x"]}, "points": None}}}]),
         ("rounds", [{"trials": 2, "after": 3, "arms": {"cold": {"ranges": {}, "points": [{"lr": [1]}, {"lr": 1}]}}}]),
         ("rounds", [{"trials": 1e9, "after": 3, "arms": {}}]),
+        ("rounds", [{"trials": 1, "after": 3, "arms": {"cold": {"ranges": {}, "points": [{"lr": 1, "out": "x"}]}}}]),
+        ("rounds", [{"trials": 1, "after": 3, "arms": {"cold": {"ranges": {"lr": [1, 2]}, "points": None}}}]),
         ("rounds", {"a": 1}),
         ("arms", {"cold": {"optimizer": "lars", "options": 3}}),
         ("arms", {"../x": {"optimizer": "lars", "options": {}}}),

@@ -46,6 +46,11 @@ class Stage:
             for name, one in whole.items()
         }
 
+    def fits(self, space: Space) -> bool:
+        """Return whether the stage has the options of a space, and of its ranges alone new parts."""
+        ranges = {name for name, one in space.items() if isinstance(one, Range)}
+        return ranges >= set(self.ranges) and all(set(point) == set(space) for point in self.points or ())
+
     def holds(self, name: str, value: Any) -> bool:
         """Return whether a stored value of an option is one of this stage, up to the tolerance of ranges."""
         if type(value) not in (int, float):

@@ -298,6 +298,12 @@ def _open(
     stored.arms.update({arm.key: arm for arm in config.all_arms() if not arm.plain})
     if stored.rounds and (after := stored.rounds[0].after) != config.trials:
         raise UsageError(f"trials must be {after}, after which the spaces there were widened, got {config.trials}")
+    for key, space in spaces.items():
+        if not all(stage.fits(space) for stage in stored.stages(key)):
+            raise UsageError(
+                f"{str(folder / FILE)!r} must have rounds of what is searched for {said_path(key)}, but "
+                "cannot be read: they have other options"
+            )
     with damage_said(folder / JOURNAL):
         storage = open_storage(folder / JOURNAL)
         there = kept(storage, objective, trials, again)
