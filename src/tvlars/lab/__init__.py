@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from tvlars._lazy import import_when_asked
 
 if TYPE_CHECKING:
+    from tvlars.lab.comparison.best_of import BestOfTrials, best_of_trials, expected_best, gain_by_luck
     from tvlars.lab.comparison.comparison import Comparison
     from tvlars.lab.config import TrainConfig
     from tvlars.lab.data import ImageData, load_data
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Arm",
+    "BestOfTrials",
     "CompareConfig",
     "Comparison",
     "DivergedError",
@@ -49,9 +51,12 @@ __all__ = [
     "TuneConfig",
     "TuneResult",
     "UsageError",
+    "best_of_trials",
     "compare",
     "diff_runs",
     "evaluate",
+    "expected_best",
+    "gain_by_luck",
     "list_runs",
     "load_data",
     "load_run",
@@ -67,6 +72,7 @@ __all__ = [
 import_when_asked(
     __name__,
     {
+        "tvlars.lab.comparison.best_of": ["BestOfTrials", "best_of_trials", "expected_best", "gain_by_luck"],
         "tvlars.lab.comparison.comparison": ["Comparison"],
         "tvlars.lab.config": ["TrainConfig"],
         "tvlars.lab.data": ["ImageData", "load_data"],

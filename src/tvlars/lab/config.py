@@ -58,6 +58,9 @@ MOST, MOST_PIXELS = 2**40, 4096
 OTHERS = tuple(name for name in OPTIMIZERS if name != "tvlars")
 """Optimizers known by name that have no schedule of their own."""
 TRUSTING = ("tvlars", "lars")
+LAYERWISE = (*TRUSTING, "lamb")
+ADAPTATION = ("layer_adaptation", "adapt_bias_norm")
+"""Options of where the trust ratio acts."""
 WITH_MOMENTUM = tuple(name for name, usual in DEFAULTS.items() if usual.momentum is not None)
 EARLIER_NAMES = {"warmup-cosine": "cosine"}
 """Schedules that earlier versions wrote under another name."""
@@ -181,6 +184,17 @@ class TrainConfig:
     )
     trust_coefficient: float | None = option(
         None, "of tvlars and lars (default: 0.001)", Is.TUNABLE, above=True, optimizers=TRUSTING, within=(0, None)
+    )
+    layer_adaptation: bool | None = option(
+        None,
+        "the trust ratio of tvlars, lars and lamb acts, else it is 1 (default: yes, or as the preset says)",
+        optimizers=LAYERWISE,
+    )
+    adapt_bias_norm: bool | None = option(
+        None,
+        "tvlars, lars and lamb adapt and decay biases and norms as well as weights (default: no, or as the preset "
+        "says)",
+        optimizers=LAYERWISE,
     )
 
     schedule: str = option(
@@ -325,8 +339,9 @@ class TrainConfig:
     )
     preset: str | None = option(
         None,
-        "settings of the optimizer: mlperf for classification by lars, corrected or as-published for self-supervised "
-        "learning; options that are given have precedence (default: the plan's)",
+        "settings of the optimizer: mlperf for classification by lars, as-published those of the comparison published "
+        "with TVLARS, corrected the same without its faults; options that are given have precedence (default: the "
+        "plan's)",
         choices=PRESETS,
     )
     projector: str | None = option(
@@ -352,6 +367,14 @@ class TrainConfig:
         Is.MEASURED,
         section="what is measured besides",
         within=(1, 10**9),
+    )
+    test_share: float | None = option(
+        None,
+        "share of the test set that is tested after each epoch besides, drawn at random anew in each: 0.25 is the "
+        "accuracy that the comparison published with TVLARS reports (default: none)",
+        Is.MEASURED | Is.SAME | Is.CLASSIFICATION,
+        above=True,
+        within=(0, 1),
     )
     metrics: str | None = option(
         None,
@@ -461,6 +484,11 @@ class TrainConfig:
         self._check_augmentation()
         if self.trust_coefficient is not None and self.optimizer not in TRUSTING:
             raise UsageError(f"trust_coefficient must not be given for {self.optimizer}, which has none")
+        for name in ADAPTATION:
+            if getattr(self, name) is not None and self.optimizer not in LAYERWISE:
+                raise UsageError(f"{name} must not be given for {self.optimizer}, which has no trust ratio")
+        if self.test_share is not None and not self.test:
+            raise UsageError(f"test_share must not be given where the test set is not read, got {self.test_share:g}")
         if self.optimizer != "tvlars" and self.phi_scope not in (None, "all"):
             raise UsageError(f"phi_scope must be 'all' for {self.optimizer}, got {self.phi_scope!r}")
 
@@ -686,11 +714,13 @@ class TrainConfig:
 
     def optimizer_preset(self) -> Preset:
         """Return settings of this optimizer besides those of the plan."""
+        given = {name: value for name in ADAPTATION if (value := getattr(self, name)) is not None}
         if self.preset is not None:
-            return preset_of(self.preset, self.optimizer, self.batch_size)
+            found = preset_of(self.preset, self.optimizer, self.batch_size, self.self_supervised)
+            return replace(found, **given)
         if self.self_supervised and self.optimizer in TRUSTING:
-            return Preset(plan={"bias_norm_lr_scale": BIAS_NORM})
-        return Preset()
+            return replace(Preset(plan={"bias_norm_lr_scale": BIAS_NORM}), **given)
+        return replace(Preset(), **given)
 
     def preset_facts(self) -> dict[str, str]:
         """Return the preset in words under "preset"; nothing if there is none."""

@@ -133,6 +133,8 @@ def _check_loaders_suit(config: TrainConfig) -> None:
     named = [name for name in idle if getattr(config, name)] + ["crop"] * (config.crop != PADDED)
     if named:
         raise UsageError(f"{named[0]} must not be given with loaders, whose batches are taken as they are")
+    if config.test_share is not None:
+        raise UsageError("test_share must not be given with loaders: it draws test images, as data= has them")
     for name in ("sharpness", "noise_scale"):
         if getattr(config, name):
             raise UsageError(f"{name} must not be given with loaders: it samples training images, as data= has them")

@@ -1,21 +1,34 @@
-"""Presets of optimizers: MLPerf's for classification; the published comparison's for self-supervised learning, and
-corrected ones.
+"""Presets of optimizers: MLPerf's for classification; those of the comparison published with TVLARS; corrected ones.
 
 ``mlperf`` has the reference points of LARS in MLPerf Training for ResNet-50 on ImageNet, see ``MLPERF``: rate, warm-up,
 momentum and weight decay by batch size; then polynomial decay of power 2 to a rate of 1e-4, label smoothing 0.1, and
 the rate of weights for biases and norms too.
 
+For classification
+------------------
+``as-published`` follows the code of TVLARS's comparison (KhoiDOO/tvlars at b331dcf: clf.py, opt/,
+scheduler/lars_warmup.py). φ acts on the trust ratio alone and falls from the first step on, biases and norms have the
+rate of weights to the end, norms are clamped to 10. LARS warms up over a fifth of the run, then cosine to 0.001; with
+``schedule="constant"`` it is LARS without warm-up. LAMB has no bias correction, and adapts and decays biases and norms
+too. The rates and λ that were tried are in ``PUBLISHED_GRIDS``; a run that is given none has the middle rate and
+λ = 0.001, the code's default. The authors' scripts have no rates of LAMB: it has the code's default at batch size 256.
+
+``corrected`` has the same weight decay and momentum, but φ over the length of the run and on the rate of all layers, no
+clamps, the plan's rates, and LAMB with bias correction and on weights alone.
+
+For self-supervised learning
+----------------------------
 ``corrected`` is Barlow Twins' own recipe for LARS (Zbontar et al. 2021, section 2.2): 0.2 for weights and 0.0048 for
 biases and norms, times batch size / 256, 10 epochs of warm-up, cosine to 0.001 of it, weight decay 1e-6. LAMB, SGD and
 AdamW get the same schedule; SGD 0.05 · B / 256 and weight decay 1e-4 (Chen and He 2021), LAMB and AdamW the plan's
 rates.
 
-``as-published`` follows the code of TVLARS's comparison (KhoiDOO/tvlars, self_sl.py): LARS's schedule lasts 100 epochs,
-20 of them warm-up, while training runs 1,000, so that after a tenth of the run the cosine rises and falls again and
-again; biases and norms have the rate of weights; LAMB has neither trust ratio (``adam=True``) nor bias correction; φ of
-TVLARS acts on the trust ratio alone and starts to fall at once. Shares of the run are kept: 2 % warm-up, 10 % for the
-schedule. TVLARS's rate is the first of its README, 1.0 at any batch size. The README has none for LARS and LAMB: LARS
-has that of ``corrected``, LAMB the plan's.
+``as-published`` follows self_sl.py of the same code: LARS's schedule lasts 100 epochs, 20 of them warm-up, while
+training runs 1,000, so that after a tenth of the run the cosine rises and falls again and again; biases and norms have
+the rate of weights; LAMB has neither trust ratio (``adam=True``) nor bias correction; φ of TVLARS acts on the trust
+ratio alone and starts to fall at once. Shares of the run are kept: 2 % warm-up, 10 % for the schedule. TVLARS's rate is
+the first of its README, 1.0 at any batch size. The README has none for LARS and LAMB: LARS has that of ``corrected``,
+LAMB the plan's.
 """
 
 from __future__ import annotations
@@ -47,14 +60,15 @@ class Preset:
     """Settings of one optimizer: options of ``tvlars.plan`` and of the optimizer's constructor.
 
     ``base_lr`` is the learning rate at batch size 256, and scales linearly; ``layer_adaptation`` switches the trust
-    ratio; with ``repeats`` the schedule lasts a tenth of the run, and repeats. ``last_lr`` is the rate at the end of
-    the run. ``said`` describes the preset.
+    ratio, and with ``adapt_bias_norm`` biases and norms are adapted and decayed too; with ``repeats`` the schedule
+    lasts a tenth of the run, and repeats. ``last_lr`` is the rate at the end of the run. ``said`` describes the preset.
     """
 
     base_lr: float | None = None
     plan: dict[str, Any] = field(default_factory=dict)
     optimizer: dict[str, Any] = field(default_factory=dict)
     layer_adaptation: bool = True
+    adapt_bias_norm: bool = False
     repeats: bool = False
     schedule: str = "auto"
     last_lr: float | None = None
@@ -117,8 +131,73 @@ _MOMENTUM: dict[str, Any] = dict(momentum=0.9, nesterov=False)
 _COSINE: dict[str, Any] = dict(warmup_epochs=WARMUP_EPOCHS, final_factor=1e-3)
 _PUBLISHED: dict[str, Any] = dict(bias_norm_lr_scale=1.0, weight_decay=5e-4)
 _PUBLISHED_PHI: dict[str, Any] = dict(delay=0.0, alpha=0.1, delay_factor=1e-3, gamma_min=0.0)
-PRESETS: dict[str, dict[str, Preset | Callable[[int], Preset]]] = {
+
+
+class PublishedGrid(NamedTuple):
+    """Settings that the published comparison tried at a batch size in samples.
+
+    ``lrs`` are the rates of TVLARS and of LARS without warm-up, ``delay_factors`` λ of TVLARS (1/step), each with each
+    rate.
+    """
+
+    batch_size: int
+    lrs: tuple[float, ...]
+    delay_factors: tuple[float, ...]
+
+
+_SIX = (12.0, 15.0, 17.0, 20.0, 25.0, 30.0)
+_LAMBDAS = (1e-6, 1e-5, 1e-4, 1e-3, 5e-3, 1e-2, 5e-2)
+# script/tvlars/script.json at 4cae49b and script/lars/script.json at f497c8a of github.com/KhoiDOO/tvlars.
+PUBLISHED_GRIDS = (
+    PublishedGrid(512, (1.0, 2.0, 3.0), _LAMBDAS[:4]),
+    PublishedGrid(1024, (5.0, 8.0, 10.0), _LAMBDAS[:5]),
+    PublishedGrid(2048, (10.0, 12.0, 15.0), _LAMBDAS[:6]),
+    PublishedGrid(4096, _SIX[:4], _LAMBDAS),
+    PublishedGrid(8192, _SIX, _LAMBDAS),
+    PublishedGrid(16384, (*_SIX, 35.0), _LAMBDAS),
+    PublishedGrid(32768, (*_SIX, 35.0), _LAMBDAS),
+)
+PUBLISHED_WARM_LRS = (0.1, 0.3, 0.5)
+"""Rates of LARS with warm-up in the published comparison, at batch size 256: they scale linearly."""
+
+
+def published_grid(batch_size: int) -> PublishedGrid:
+    """Return the published settings for a batch size in samples: those of the largest one in the table that is not
+    larger, below 512 those of 512."""
+    return max((one for one in PUBLISHED_GRIDS if one.batch_size <= batch_size), default=PUBLISHED_GRIDS[0])
+
+
+def published_tvlars(batch_size: int) -> Preset:
+    """Return TVLARS of the published classification for a batch size in samples, at the middle one of its rates."""
+    grid = published_grid(batch_size)
+    return Preset(
+        plan=dict(lr=grid.lrs[(len(grid.lrs) - 1) // 2], **_PUBLISHED, **_PUBLISHED_PHI, **_MOMENTUM),
+        optimizer=dict(phi_scope="ratio", norm_clip=10.0, unit_ratio_at_zero=True),
+        said=f"a rate of batch size {grid.batch_size:,}",
+    )
+
+
+_CORRECTED: dict[str, Any] = dict(weight_decay=5e-4)
+Presets = dict[str, dict[str, Preset | Callable[[int], Preset]]]
+CLASSIFICATION_PRESETS: Presets = {
     "mlperf": {"lars": mlperf},
+    "corrected": {
+        "tvlars": Preset(plan={**_CORRECTED, **_MOMENTUM}),
+        "lars": Preset(plan={**_CORRECTED, **_MOMENTUM, "final_factor": 1e-3}),
+        "lamb": Preset(plan={**_CORRECTED, "final_factor": 1e-3}),
+    },
+    "as-published": {
+        "tvlars": published_tvlars,
+        "lars": Preset(0.3, {**_PUBLISHED, **_MOMENTUM, "final_factor": 1e-3}, dict(unit_ratio_at_zero=True)),
+        "lamb": Preset(
+            0.01,
+            {**_PUBLISHED, "final_factor": 1e-3},
+            dict(bias_correction=False, norm_clip=10.0),
+            adapt_bias_norm=True,
+        ),
+    },
+}
+SELF_SUPERVISED_PRESETS: Presets = {
     "corrected": {
         "tvlars": Preset(plan=dict(weight_decay=1e-6, bias_norm_lr_scale=BIAS_NORM)),
         "lars": Preset(0.2, dict(bias_norm_lr_scale=0.024, weight_decay=1e-6, **_MOMENTUM, **_COSINE)),
@@ -135,10 +214,13 @@ PRESETS: dict[str, dict[str, Preset | Callable[[int], Preset]]] = {
         "lamb": Preset(plan=_PUBLISHED, optimizer=dict(bias_correction=False), layer_adaptation=False, repeats=True),
     },
 }
+PRESETS = tuple(CLASSIFICATION_PRESETS)
+"""Names of all presets."""
 
 
-CLASSIFICATION_PRESETS = ("mlperf",)
-"""Presets for classification; the others are for self-supervised learning."""
+def presets_of(self_supervised: bool) -> Presets:
+    """Return the presets for a kind of task, by name and optimizer."""
+    return SELF_SUPERVISED_PRESETS if self_supervised else CLASSIFICATION_PRESETS
 
 
 @dataclass(frozen=True)
@@ -166,17 +248,17 @@ class RepeatingPlan(Plan):
 
 def check_preset(name: str, optimizer: str, self_supervised: bool) -> None:
     """Raise ``UsageError`` if the preset ``name`` is for another kind of task, or none of ``optimizer``."""
-    known = [one for one in PRESETS if (one not in CLASSIFICATION_PRESETS) == self_supervised]
+    known = presets_of(self_supervised)
     if name not in known:
         task = "self-supervised learning" if self_supervised else "classification"
         raise UsageError(f"preset must be {' or '.join(known)} for {task}, got {name!r}")
-    if optimizer not in PRESETS[name]:
-        raise UsageError(f"preset {name!r} is for {', '.join(PRESETS[name])}, got {optimizer!r}")
+    if optimizer not in known[name]:
+        raise UsageError(f"preset {name!r} is for {', '.join(known[name])}, got {optimizer!r}")
 
 
-def preset_of(name: str, optimizer: str, batch_size: int) -> Preset:
-    """Return the preset ``name`` of an optimizer that has it, for a batch size in samples."""
-    found = PRESETS[name][optimizer]
+def preset_of(name: str, optimizer: str, batch_size: int, self_supervised: bool) -> Preset:
+    """Return the preset ``name`` of an optimizer that has it, for a batch size in samples and a kind of task."""
+    found = presets_of(self_supervised)[name][optimizer]
     return found if isinstance(found, Preset) else found(batch_size)
 
 
@@ -185,6 +267,7 @@ def describe_preset(name: str, preset: Preset) -> str:
     said = [preset.said] if preset.said else []
     said += [f"{key} {value}" for key, value in preset.optimizer.items()]
     said += ["trust ratio off"] if not preset.layer_adaptation else []
+    said += ["biases and norms adapted and decayed"] if preset.adapt_bias_norm else []
     said += ["schedule made for a tenth of the run"] if preset.repeats else []
     return f"{name}: {', '.join(said)}" if said else name
 

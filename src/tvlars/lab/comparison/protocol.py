@@ -7,8 +7,20 @@ NOTHING_HELD_OUT = (
     "numbers, as of a learning rate, an epoch or an optimizer, make them optimistic."
 )
 
+_SHARE = (
+    'The "test random share accuracy" is that on a random {:g} % of the test set, drawn anew after every epoch, as '
+    "published comparisons have it: it is noisier than that on the whole test set, and the best of many is too high."
+)
 
-def protocol(validation_images: int, *, test: bool = True, keep_best: bool = False, of_task: bool = False) -> str:
+
+def protocol(
+    validation_images: int,
+    *,
+    test: bool = True,
+    keep_best: bool = False,
+    of_task: bool = False,
+    test_share: float | None = None,
+) -> str:
     """Return the sentence for runs with so many ``validation_images``.
 
     Args:
@@ -16,13 +28,16 @@ def protocol(validation_images: int, *, test: bool = True, keep_best: bool = Fal
         test: True if the test set was read at the end.
         keep_best: True if results are of the best epoch by validation.
         of_task: True for runs of a user's task, whose data are samples.
+        test_share: share of the test set that was tested after every epoch besides; None if none was.
     """
+    share = "" if test_share is None else f" {_SHARE.format(100 * test_share)}"
     if not validation_images:
-        return NOTHING_HELD_OUT
+        return NOTHING_HELD_OUT + share
     images = f"{validation_images:,} {'sample' if of_task else 'image'}{'s' * (validation_images != 1)}"
     weights = ", by the weights of each run's best epoch on these" if keep_best else ""
     if not test:
         results = "Results" if of_task else "Accuracies"
         return f"{results} are of {images} held out for validation{weights}; the test set was not read."
     held_out = f"{images} were held out for validation, and curves are of these"
-    return f"{held_out}. The test set was read once, at the end{weights}."
+    once = "read once" if test_share is None else "read whole once"
+    return f"{held_out}. The test set was {once}, at the end{weights}.{share}"

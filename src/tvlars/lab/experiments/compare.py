@@ -203,7 +203,8 @@ class _Comparing(Source):
         super().__init__()
         data, task = prepared.data, prepared.task
         held_out = len(data.validation_labels) if data.validation_labels is not None else 0
-        said = protocol(held_out, keep_best=all(run.keep_best for run in runs), of_task=task is not None)
+        best, share = all(run.keep_best for run in runs), runs[0].test_share
+        said = protocol(held_out, keep_best=best, of_task=task is not None, test_share=share)
         measure = Measure(config.base.accuracy_name()) if task is None else measure_of(task)
         self.comparison = Comparison(folder, command_line(), measure=measure, protocol=said)
         self.runs, self.images, self.first = runs, len(data.test_labels), first

@@ -38,7 +38,8 @@ class Part:
         best = all(config.keep_best for config in configs)
         held_out = max(run.validation_images() or 0 for run in self.runs)
         said = dict(test=all(config.test for config in configs), keep_best=best, of_task=self.measure.of_task)
-        self.protocol = protocol(held_out, **said)
+        share = next((config.test_share for config in configs if config.test_share is not None), None)
+        self.protocol = protocol(held_out, test_share=share, **said)
         """Sentence about the images that were held out."""
 
     def answers(self) -> list[str]:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 METRICS = "metrics.csv"
+TEST_SHARE = "test_random_share_accuracy"
+"""Column of the accuracy on a random share of the test images (``test_share``); those on all have other columns."""
 LEAST_STD, LEAST_RANK = 0.1, 2.0
 """Bounds below which a representation is called collapsed."""
 

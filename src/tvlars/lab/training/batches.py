@@ -118,11 +118,19 @@ class Batches:
     def test(self, split: str = "test") -> Iterator[tuple[Tensor, Tensor]]:
         """Yield this process's share of a split without augmentation, in as many parts as in other processes."""
         images, labels = self.data.part(split)
-        most = -(-len(labels) // self.processes.count)
-        count = -(-most // self.config.micro_batch_size)
-        for part in torch.tensor_split(self.processes.share(torch.arange(len(labels), device="cpu")), count):
+        for part in self._test_parts(torch.arange(len(labels), device="cpu")):
             place = slice(int(part[0]), int(part[-1]) + 1) if len(part) else slice(0)
             yield self.normalize(images[place]), labels[place]
+
+    def some(self, which: Tensor, split: str = "test") -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the same of the samples ``which`` (indices, on the CPU) of a split alone."""
+        images, labels = self.data.part(split)
+        for part in self._test_parts(which):
+            yield self.normalize(images[part.to(images.device)]), labels[part.to(labels.device)]
+
+    def _test_parts(self, samples: Tensor) -> tuple[Tensor, ...]:
+        most = -(-len(samples) // self.processes.count)
+        return torch.tensor_split(self.processes.share(samples), -(-most // self.config.micro_batch_size))
 
 
 class LoaderBatches(Batches):

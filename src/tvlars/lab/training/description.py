@@ -25,7 +25,7 @@ def describe(config: TrainConfig, plan: Plan, facts: dict[str, Any], processes: 
         f"data     {facts['data']}",
         *facts.get("account", ()),
         f"model    {facts['model']}",
-        *(f"{name:<9}{facts[name]}" for name in ("task", "recipe", "views", "preset") if name in facts),
+        *(f"{name:<9}{facts[name]}" for name in ("task", "recipe", "views", "preset", "measured") if name in facts),
         f"device   {facts['device']}, {facts['precision']}",
         *([f"parallel {facts['processes']}"] if "processes" in facts else []),
         f"batch    {describe_batch(config, processes)}",

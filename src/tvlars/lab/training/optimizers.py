@@ -70,8 +70,12 @@ def build_optimizer(config: TrainConfig, plan: Plan, model: nn.Module) -> Built:
 def _known(config: TrainConfig, plan: Plan, model: nn.Module) -> Optimizer:
     groups = layer_groups(model, plan)
     preset = config.optimizer_preset()
+    if preset.adapt_bias_norm:
+        for name in ("layer_adaptation", "weight_decay"):
+            groups[1][name] = groups[0][name]
     if not preset.layer_adaptation:
-        groups[0]["layer_adaptation"] = False
+        for group in groups:
+            group["layer_adaptation"] = False
     arguments: dict[str, Any] = plan.optimizer_arguments()
     if config.optimizer in ("tvlars", "lars") and config.trust_coefficient is not None:
         arguments["trust_coefficient"] = config.trust_coefficient

@@ -429,7 +429,8 @@ class Run:
         self.tested = Tested(loss, accuracy)
         self.metrics_at_the_end = self.task.measured
         by = "" if best is None else f" by the weights of epoch {best}, the best by validation"
-        self.reporter.note(f"test set, read once{by}: {describe_test(loss, accuracy)}")
+        once = "read once" if self.config.test_share is None else "all of it"
+        self.reporter.note(f"test set, {once}{by}: {describe_test(loss, accuracy)}")
 
     @property
     def best_epoch(self) -> int | None:

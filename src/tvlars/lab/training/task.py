@@ -9,7 +9,7 @@ import contextlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,7 @@ from tvlars.lab.imported import said_path
 from tvlars.lab.processes.processes import load_whole_weights, whole_weights
 from tvlars.lab.processes.sync_batch_norm import synchronize_batch_norm
 from tvlars.lab.run_folder.record import Record
+from tvlars.lab.run_folder.rows import TEST_SHARE
 from tvlars.lab.ssl.evaluations import Evaluated
 from tvlars.lab.tasks import chosen_by, metrics_of, sums_of, values_of
 from tvlars.lab.training.batches import batches_of
@@ -228,6 +229,8 @@ class Classification(Task):
         said = [text for text in (crop, config.auto_augment) if text]
         said += [f"{name} {value:g}" for name, value in parts.items() if value is not None]
         recipe = {"recipe": ", ".join(said)} if said else {}
+        if config.test_share is not None:
+            recipe["measured"] = f"accuracy on a random {100 * config.test_share:g} % of the test set, as published"
         return recipe | config.preset_facts()
 
     def gradient(self, batch: Tensor, upcoming: Tensor) -> tuple[Tensor, Tensor]:
@@ -260,12 +263,32 @@ class Classification(Task):
             right.append(logits.argmax(1) == labels)
             self.metrics.update(logits, labels)
         self.measured = {f"{split}_{name}": value for name, value in self.metrics.compute().items()}
+        if split == self.watched and self.config.test_share is not None:
+            self.measured[TEST_SHARE] = self._test_share(epoch)
         mine = torch.cat(right)
         if split == "test" and epoch == self.config.epochs:  # comparisons pair runs image by image
             of_all = torch.zeros(count, dtype=torch.int32, device=device)
             of_all.index_copy_(0, processes.share(torch.arange(count, device=device)), mine.int())
             self.right = processes.total(of_all).bool().cpu()
         return float(processes.total(loss)) / count, float(processes.total(mine.sum())) / count
+
+    def _test_share(self, epoch: int) -> float:
+        """Return the accuracy on a random share of the test images.
+
+        They are drawn by the number of the epoch alone, as torch's ``DistributedSampler`` does by default: all runs
+        have the same images in the same epoch. No random numbers of the training are used.
+        """
+        which = random_share(len(self.data.part("test")[1]), cast(float, self.config.test_share), epoch)
+        right = torch.zeros((), dtype=torch.int64, device=self.fabric.device)
+        for images, labels in self.batches.some(which):
+            right += (self.model(images).argmax(1) == labels).sum()
+        return float(self.processes.total(right)) / len(which)
+
+
+def random_share(count: int, share: float, epoch: int) -> Tensor:
+    """Return the sorted indices of a random ``share`` of ``count`` samples, at least one, anew in each ``epoch``."""
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(epoch), device="cpu")
+    return order[: max(round(share * count), 1)].sort().values
 
 
 class OwnTask(Task):

@@ -1,0 +1,184 @@
+"""Best of several trials: results as publications report them, and the share of these that is luck.
+
+Trials are runs of one arm with different settings or seeds. The best of more trials is larger without any cause, and so
+is the best of several epochs. That is computed here, to compare arms with unequal numbers of trials.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tvlars.lab.errors import UsageError
+from tvlars.lab.run_folder.loaded_run import LoadedRun, load_run
+from tvlars.lab.run_folder.rows import TEST_SHARE
+from tvlars.lab.run_folder.status import Status
+
+EPOCHS = ("best", "last")
+
+
+@dataclass(frozen=True)
+class BestOfTrials:
+    """Best of the trials of an arm by a measure, as :func:`best_of_trials` returns it; values are fractions."""
+
+    measure: str
+    epochs: str
+    """"best" if each trial counts by its best epoch, "last" if by its last."""
+    trials: int
+    """Number of trials, diverged ones included."""
+    failed: int
+    """Trials without a result, which count as 0."""
+    best: float
+    """The best of all trials."""
+    run: Path
+    """Folder of that trial."""
+    epoch: int
+    """Epoch of that trial which counts."""
+    n: int
+    """Number of trials that ``expected`` is of."""
+    expected: float
+    """Mean of the best of ``n`` of the trials, over all ways to draw them."""
+    values: tuple[float, ...]
+    """Value of each trial, in the order of the runs."""
+
+    @property
+    def luck(self) -> float:
+        """Gain of reporting the best of all trials over the best of ``n`` of them, ``best - expected``."""
+        return self.best - self.expected
+
+
+def expected_best(values: Sequence[float], n: int) -> float:
+    """Mean of the best of ``n`` values that are drawn without replacement, over all draws.
+
+    With the values in ascending order v_1 ... v_N it is sum_i v_i C(i - 1, n - 1) / C(N, n): v_i is the best of the
+    draws whose other n - 1 values are among the i - 1 smaller ones. It is an unbiased estimate of the mean best of
+    ``n`` further trials of the same kind (Tang et al. 2020, "Showing Your Work Doesn't Always Work").
+
+    Raises:
+        UsageError: a value is not finite, or ``n`` is not between 1 and their number.
+    """
+    count = len(values)
+    if not all(map(math.isfinite, values)):
+        raise UsageError("values must be finite: count a failed trial as 0")
+    if not isinstance(n, int) or isinstance(n, bool) or not 1 <= n <= count:
+        raise UsageError(f"n must be an integer from 1 to the number of trials, {count}, got {n!r}")
+    draws = math.comb(count, n)
+    return sum(v * (math.comb(i, n - 1) / draws) for i, v in enumerate(sorted(values)) if i >= n - 1)
+
+
+def gain_by_luck(more: int, fewer: int, spread: float) -> float:
+    """Mean lead of the best of ``more`` trials over the best of ``fewer`` where all trials are equally good.
+
+    Trials are independent and normal with the standard deviation ``spread``; the lead is in its unit, and is
+    spread * (E max of ``more`` - E max of ``fewer``) of standard normal values.
+
+    Raises:
+        UsageError: a number of trials is not at least 1, or ``spread`` is negative or not finite.
+    """
+    for name, count in (("more", more), ("fewer", fewer)):
+        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+            raise UsageError(f"{name} must be an integer >= 1, got {count!r}")
+    if not (math.isfinite(spread) and spread >= 0):
+        raise UsageError(f"spread must be a finite number >= 0, got {spread!r}")
+    return spread * (_mean_maximum(more) - _mean_maximum(fewer))
+
+
+def _mean_maximum(count: int) -> float:
+    """Mean of the largest of ``count`` standard normal values: the integral of x d(Phi(x)^count)."""
+    from scipy.integrate import quad
+    from scipy.stats import norm
+
+    def density(x: float) -> float:
+        return float(x * count * norm.pdf(x) * norm.cdf(x) ** (count - 1))
+
+    return float(quad(density, -12.0, 12.0, points=[0.0], limit=200)[0])
+
+
+def best_of_trials(
+    runs: Iterable[LoadedRun | Path | str] | Path | str,
+    n: int | None = None,
+    *,
+    measure: str | None = None,
+    epochs: str = "best",
+) -> BestOfTrials:
+    """Best of all trials, as publications report it, beside the mean best of ``n`` of them.
+
+    Args:
+        runs: run folders or loaded runs of one arm; or a folder, whose folders are the runs, as of a sweep.
+        n: trials that the other arm had; None (default) takes all, so that ``luck`` is 0.
+        measure: column of epochs: "test_random_share_accuracy" (of ``test_share``), "test_accuracy" or
+            "validation_accuracy", for example. None (default) takes the first of these that all runs have.
+        epochs: "best" (default) takes the best epoch of each trial on the same images, as the published comparison may,
+            "last" the last one.
+
+    Diverged trials, and others that have no finite value, count as 0. Runs with images for validation have the accuracy
+    on the whole test set at their end alone, which "last" takes.
+
+    Raises:
+        UsageError: there is no run, a run has not ended, or it has no such measure.
+    """
+    if epochs not in EPOCHS:
+        raise UsageError(f"epochs must be {' or '.join(EPOCHS)}, got {epochs!r}")
+    found = _loaded(runs)
+    name = measure or _common(found)
+    chosen = [_value(run, name, epochs) for run in found]
+    values = tuple(0.0 if one is None else one[0] for one in chosen)
+    at = int(np.argmax(values))
+    count = len(values) if n is None else n
+    best = chosen[at]
+    return BestOfTrials(
+        measure=name,
+        epochs=epochs,
+        trials=len(values),
+        failed=sum(one is None for one in chosen),
+        best=values[at],
+        run=found[at].folder,
+        epoch=0 if best is None else best[1],
+        n=count,
+        expected=expected_best(values, count),
+        values=values,
+    )
+
+
+def _loaded(runs: Iterable[LoadedRun | Path | str] | Path | str) -> list[LoadedRun]:
+    if isinstance(runs, (str, Path)):
+        folder = Path(runs)
+        if not folder.is_dir():
+            raise UsageError(f"runs must be an existing folder, got {str(folder)!r}")
+        runs = sorted(path.parent for path in folder.glob("*/config.json"))
+        if not runs:
+            raise UsageError(f"{folder} must have run folders in it, and has none")
+    found = [run if isinstance(run, LoadedRun) else load_run(run) for run in runs]
+    if not found:
+        raise UsageError("runs must name at least one run, got none")
+    for run in found:
+        if run.status not in (Status.FINISHED, Status.DIVERGED):
+            raise UsageError(f"{run.folder} must be over to be counted as a trial, but is {run.status}")
+    return found
+
+
+def _common(runs: list[LoadedRun]) -> str:
+    for name in (TEST_SHARE, "test_accuracy", "validation_accuracy"):
+        known = [run for run in runs if run.status == Status.FINISHED]
+        if known and all(name in run.epochs and run.epochs[name].notna().any() for run in known):
+            return name
+    raise UsageError("runs must have an accuracy in common, and have none")
+
+
+def _value(run: LoadedRun, name: str, epochs: str) -> tuple[float, int] | None:
+    """Return value and epoch of a trial; None if it diverged or has no finite value."""
+    if run.status == Status.DIVERGED:
+        return None
+    rows = run.epochs
+    if epochs == "last" and name == "test_accuracy":
+        value = run.test_accuracy  # with images for validation it is not among the rows
+        return None if value is None or not math.isfinite(value) else (value, int(rows["epoch"].iloc[-1]))
+    if name not in rows or not (known := rows[["epoch", name]].dropna()).shape[0]:
+        raise UsageError(f"{run.folder} must have {name} in its epochs, and has not")
+    at = int(known[name].to_numpy().argmax()) if epochs == "best" else -1
+    value, epoch = float(known[name].iloc[at]), int(known["epoch"].iloc[at])
+    return (value, epoch) if math.isfinite(value) else None
