@@ -146,7 +146,8 @@ class TuneConfig:
 
         ``seed`` is one of the tuning seeds; None (default): the first.
         """
-        return replace(self.run(arm, params, self.tune_seeds[0] if seed is None else seed), test=False)
+        run = self.run(arm, params, self.tune_seeds[0] if seed is None else seed)
+        return replace(run, test=False, test_share=None)
 
     def run(self, arm: Arm | str, params: dict[str, Any], seed: int) -> TrainConfig:
         """Return the config of one run: the options of the base that the optimizer has, those of the arm, the chosen
