@@ -119,7 +119,8 @@ def test_options_of_optimizers_and_schedules() -> None:
     assert of("lars", "published-phi") == {"phi_scope", own, *shapes, *sigmoid} - {"delay_factor"}
     assert of("lars", "constant") == {"phi_scope", own, *shapes, *sigmoid}
     assert of("lars", "./mine.py:factor") == {"phi_scope", *warmup, *shapes, *sigmoid}
-    assert of("lamb") == of("adamw") == of("lars") | {"trust_coefficient", "momentum", "nesterov"}
+    assert of("lamb") == of("lars") | {"trust_coefficient", "momentum", "nesterov"}
+    assert of("adamw") == of("lamb") | {"layer_adaptation", "adapt_bias_norm"}
 
 
 def test_lists_of_names() -> None:
@@ -142,7 +143,7 @@ def test_options_of_one_kind_of_task_are_refused_for_the_other(name: str) -> Non
         **dict(augment=False, rotation=5.0, compile=True, sharpness="end", sharpness_samples=8, noise_scale=True),
         **dict(label_smoothing=0.1, ema=0.9, keep_best=True, metrics="torchmetrics.classification.MulticlassF1Score"),
         **dict(crop="random-resized", crop_scale=0.5, auto_augment="randaugment", mixup=0.2, cutmix=1.0),
-        **dict(shard=True, projector="8-8", method_options="lambda_param=1", evaluations="knn"),
+        **dict(test_share=0.25, shard=True, projector="8-8", method_options="lambda_param=1", evaluations="knn"),
     }
     task = "byol" if name in names_of(Is.CLASSIFICATION) else "classification"
     with pytest.raises(UsageError, match=rf"^{name} must (not be given|be true) for {task}, "):

@@ -34,9 +34,11 @@ OTHERS: dict[str, Any] = {
     **dict(schedule_options="gamma=0.9", warmup_steps=3, final_factor=0.1, power=3.0, decay_share=0.3),
     **dict(decay_tail="sqrt", keep_best=True, stem="small", pretrained=True, weights=Path("weights.pt"), flip=True),
     **dict(crop="random-resized", crop_scale=0.3, auto_augment="randaugment", mixup=0.2, cutmix=1.0),
+    **dict(layer_adaptation=False, adapt_bias_norm=True),
 }
 MEASURING: dict[str, Any] = dict(
-    evaluations="knn", layer_stats=2, sharpness="end", sharpness_samples=64, noise_scale=True, metrics=("x.F1",)
+    **dict(evaluations="knn", layer_stats=2, sharpness="end", sharpness_samples=64, noise_scale=True),
+    **dict(metrics=("x.F1",), test_share=0.25),
 )
 BY_OTHER_MEANS: dict[str, Any] = {
     **dict(
