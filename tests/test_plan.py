@@ -170,7 +170,7 @@ class Digits(torch.utils.data.Dataset[Any]):
         ((512, "60000", 20), "dataset_size must be an integer >= 1 (samples), got '60000'"),
         ((512, 60_000, 1.5), "epochs must be an integer >= 1, got 1.5"),
         ((512, 60_000, True), "epochs must be an integer >= 1, got True"),
-        ((512, 60_000, None), "epochs must be given: dataset_size and epochs, or total_steps in place of both"),
+        ((512, 60_000, None), "epochs must be given: dataset_size and epochs, or total_steps"),
         ((-512, 60_000, 20), "batch_size must be an integer >= 1 (samples), got -512"),
         ((512, math.nan, 20), "dataset_size must be an integer >= 1 (samples), got nan"),
         (
@@ -262,12 +262,22 @@ def test_a_stream_has_steps_alone(optimizer: str) -> None:
     assert [p.factor(t) for t in (1, 500, 1000)] == [same.factor(t) for t in (1, 500, 1000)]
 
 
+@pytest.mark.parametrize("optimizer", CLASSES)
+def test_steps_over_a_data_set_end_in_a_part_of_an_epoch(optimizer: str) -> None:
+    p = plan(256, 60_000, optimizer=optimizer, total_steps=585)
+    assert (p.total_steps, p.steps_per_epoch, p.epochs) == (585, 234, 3)
+    assert "2.5 epochs of 60,000 samples" in str(p)
+    stream = plan(256, total_steps=585, optimizer=optimizer)
+    assert [p.factor(t) for t in (1, 300, 585)] == [stream.factor(t) for t in (1, 300, 585)]
+    assert plan(256, 60_000, optimizer=optimizer, total_steps=468) == plan(256, 60_000, 2, optimizer)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (dict(total_steps=10, dataset_size=3), "dataset_size must not be given with total_steps, got 3"),
+        (dict(total_steps=10, dataset_size=3), "batch_size must be <= dataset_size (3 samples), got 64"),
         (dict(total_steps=10, epochs=3), "epochs must not be given with total_steps, got 3"),
-        (dict(), "dataset_size must be given: dataset_size and epochs, or total_steps in place of both"),
+        (dict(), "dataset_size must be given: dataset_size and epochs, or total_steps"),
         (dict(total_steps=0), "total_steps must be an integer >= 1 (optimizer steps), got 0"),
         (
             dict(total_steps=99, optimizer="lars", warmup_epochs=1),

@@ -84,12 +84,12 @@ class Plan:
     """A run in numbers, made by :func:`plan`. ``str()`` explains it, ``plot()`` draws its learning rate.
 
     ``total_steps``, ``steps_per_epoch``, ``warmup_steps`` and ``delay`` are in optimizer steps, ``delay_factor`` in
-    1/step, ``batch_size`` and ``dataset_size`` in samples. A plan of ``total_steps`` has no ``dataset_size``, and
-    counts as one epoch. ``momentum`` is None where the optimizer has none. ``schedule`` is the name of the schedule,
-    and the fields of other schedules are None; ``users_schedule`` is a function or an LR scheduler of your own, or
-    None. ``noise_scale`` is the measured B_simple in samples, or None. ``lr`` and
-    ``weight_decay`` are NaN where an optimizer by import path has its own; ``lr_from`` says where lr is from if not
-    from the plan.
+    1/step, ``batch_size`` and ``dataset_size`` in samples. ``epochs`` counts a last epoch that is not whole. A plan of
+    streamed data has no ``dataset_size``, and counts as one epoch. ``momentum`` is None where the optimizer has none.
+    ``schedule`` is the name of the schedule, and the fields of other schedules are None; ``users_schedule`` is a
+    function or an LR scheduler of your own, or None. ``noise_scale`` is the measured B_simple in samples, or None.
+    ``lr`` and ``weight_decay`` are NaN where an optimizer by import path has its own; ``lr_from`` says where lr is from
+    if not from the plan.
     """
 
     optimizer: str
@@ -209,7 +209,9 @@ class Plan:
         return ax
 
     def __str__(self) -> str:
-        run = f"{self.epochs} epochs of {self.dataset_size:,} samples" if self.dataset_size else "a stream of samples"
+        length = self.total_steps / self.steps_per_epoch
+        epochs = self.epochs if length == self.epochs else f"{length:.3g}"
+        run = f"{epochs} epochs of {self.dataset_size:,} samples" if self.dataset_size else "a stream of samples"
         steps = f"{self.steps_per_epoch} an epoch, {self.total_steps} in all" + self._dropped()
         if self.dataset_size is None:
             steps = f"{self.total_steps} in all, {self.total_steps * self.batch_size:,} samples"
@@ -330,7 +332,8 @@ def plan(
         dataset_size: samples in the training set. An epoch has dataset_size // batch_size steps; what does
             not fill a batch is left for the next shuffle.
         epochs: passes over the training set.
-        total_steps: optimizer steps of the run, for streamed data, in place of ``dataset_size`` and ``epochs``.
+        total_steps: optimizer steps of the run, in place of ``epochs``: the last epoch may be a part of one. Without
+            ``dataset_size`` the data are streamed.
         optimizer: "tvlars" (default), "lars", "lamb", "sgd" or "adamw"; or the import path of any other optimizer, as
             "torch.optim.NAdam", of which nothing is chosen but the schedule.
         lr: learning rate > 0. Default for an import path: NaN, which leaves it to the optimizer.
@@ -444,30 +447,39 @@ def plan(
 
 
 class _Length(NamedTuple):
-    """Length of a run in samples, epochs and optimizer steps."""
+    """Length of a run in samples, epochs (a part of one counts) and optimizer steps."""
 
     dataset_size: int | None
     epochs: int
     steps_per_epoch: int
     total_steps: int
 
+    @property
+    def exact_epochs(self) -> float:
+        """Passes over the training set, a fraction where the last one is not whole."""
+        whole = self.total_steps == self.epochs * self.steps_per_epoch
+        return self.epochs if whole else self.total_steps / self.steps_per_epoch
+
 
 def _length(batch_size: int, dataset_size: Any, epochs: Any, total_steps: Any) -> _Length:
-    """Return the length of a run, which is given in one of two ways."""
+    """Return the length of a run, which is given in epochs or in steps."""
+    steps = None
     if total_steps is not None:
-        for name, value in (("dataset_size", dataset_size), ("epochs", epochs)):
-            if value is not None:
-                raise ValueError(f"{name} must not be given with total_steps, got {shown(value)}")
+        if epochs is not None:
+            raise ValueError(f"epochs must not be given with total_steps, got {shown(epochs)}")
         steps = check_count("total_steps", total_steps, unit="optimizer steps")
-        return _Length(None, 1, steps, steps)
-    if dataset_size is None or epochs is None:
+        if dataset_size is None:
+            return _Length(None, 1, steps, steps)
+    elif dataset_size is None or epochs is None:
         missing = "dataset_size" if dataset_size is None else "epochs"
-        raise ValueError(f"{missing} must be given: dataset_size and epochs, or total_steps in place of both")
+        raise ValueError(f"{missing} must be given: dataset_size and epochs, or total_steps")
     dataset_size = check_count("dataset_size", dataset_size, unit="samples")
-    epochs = check_count("epochs", epochs)
     if batch_size > dataset_size:
         raise ValueError(f"batch_size must be <= dataset_size ({dataset_size:,} samples), got {batch_size:,}")
     steps_per_epoch = dataset_size // batch_size
+    if steps is not None:
+        return _Length(dataset_size, -(-steps // steps_per_epoch), steps_per_epoch, steps)
+    epochs = check_count("epochs", epochs)
     return _Length(dataset_size, epochs, steps_per_epoch, steps_per_epoch * epochs)
 
 
@@ -561,6 +573,7 @@ def _warmup_steps(schedule: str, length: _Length, given: dict[str, Any]) -> int:
     if "warmup_epochs" in given and length.dataset_size is None:
         said = shown(given["warmup_epochs"])
         raise ValueError(f"warmup_steps must be given in place of warmup_epochs with total_steps, got {said}")
-    epochs = given.get("warmup_epochs", WARMUP_SHARE * length.epochs if schedule in FALLING else 0)
-    epochs = _plain("warmup_epochs", epochs, high=length.epochs, open_high=True, unit="epochs")
+    whole = length.exact_epochs
+    epochs = given.get("warmup_epochs", WARMUP_SHARE * whole if schedule in FALLING else 0)
+    epochs = _plain("warmup_epochs", epochs, high=whole, open_high=True, unit="epochs")
     return min(round(epochs * length.steps_per_epoch), length.total_steps - 1)

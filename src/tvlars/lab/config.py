@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from tvlars.lab.arguments import parse_arguments, spelled_arguments
 from tvlars.lab.data import DATASETS, FOLDER_PREFIX, check_data_name
@@ -50,6 +50,8 @@ OPTIMIZERS = tuple(DEFAULTS)
 CLASSIFICATION = "classification"
 EVALUATIONS = "linear,knn,random"
 SHARPNESS_SAMPLES = 1024
+EPOCHS = 30
+"""Length of a run that is given neither in epochs nor in steps."""
 LOGGERS = ("tensorboard", "wandb", "mlflow")
 MAX_SEED = 2**32 - 1
 MAX_LR = 1e30
@@ -164,7 +166,10 @@ class TrainConfig:
         closed=False,
     )
     batch_size: int = option(256, "samples per optimizer step", Is.AXIS, within=(2, MOST))
-    epochs: int = option(30, "passes over the training set", Is.SAME, within=(1, 10**9))
+    epochs: int | None = option(EPOCHS, "passes over the training set", Is.SAME, within=(1, 10**9))
+    steps: int | None = option(
+        None, "optimizer steps, in place of epochs; the last epoch may be a part of one", Is.SAME, within=(1, 10**9)
+    )
     seed: int = option(0, "seed of initialization, shuffling and augmentation", Is.AXIS, within=(0, MAX_SEED))
 
     lr: float | None = _planned(
@@ -457,7 +462,13 @@ class TrainConfig:
     )
 
     def __post_init__(self) -> None:
+        if by_steps := self.steps is not None:
+            if self.epochs not in (None, EPOCHS):
+                raise UsageError(f"epochs must not be given with steps, got {self.epochs!r} and {self.steps!r}")
+            object.__setattr__(self, "epochs", EPOCHS)
         check(self)
+        if by_steps:
+            object.__setattr__(self, "epochs", None)
         self._check_optimizer()
         self._check_schedule()
         if self.data_dir is not None:
@@ -478,7 +489,7 @@ class TrainConfig:
             raise UsageError(f"log must not repeat, got {', '.join(self.log)}")
         object.__setattr__(self, "log", tuple(one if one in LOGGERS else spelled_path(one) for one in self.log))
         if self.sharpness is not None:
-            self.sharpness_epochs()
+            self.sharpness_epochs(1)
         elif self.sharpness_samples != SHARPNESS_SAMPLES:
             raise UsageError(f"sharpness must be given with sharpness_samples, got {self.sharpness_samples} alone")
         self._check_augmentation()
@@ -641,7 +652,8 @@ class TrainConfig:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # the console has its own words
             try:
-                options = preset_plan(preset, self.batch_size, self.epochs, wanted, chosen)
+                epochs = self.epochs or cast(int, self.steps) / max(dataset_size // self.batch_size, 1)
+                options = preset_plan(preset, self.batch_size, epochs, wanted, chosen)
                 options_of_optimizer(self.optimizer, self.optimizer_options)
                 if known := is_known(self.optimizer):
                     schedule, lr_from = wanted, ""
@@ -653,6 +665,7 @@ class TrainConfig:
                     dataset_size,
                     self.epochs,
                     name,
+                    total_steps=self.steps,
                     schedule=load_object(schedule, "schedule") if is_import_path(schedule) else schedule,
                     schedule_options=parse_arguments(self.schedule_options or "", "schedule_options"),
                     **options,
@@ -712,6 +725,12 @@ class TrainConfig:
         """Label smoothing: that given, or the preset's."""
         return self.optimizer_preset().label_smoothing if self.label_smoothing is None else self.label_smoothing
 
+    @property
+    def length(self) -> str:
+        """Length of the run in words: "30 epochs" or "500 steps"."""
+        count, unit = (self.epochs, "epoch") if self.steps is None else (self.steps, "step")
+        return f"{count} {unit}{'s' * (count != 1)}"
+
     def optimizer_preset(self) -> Preset:
         """Return settings of this optimizer besides those of the plan."""
         given = {name: value for name in ADAPTATION if (value := getattr(self, name)) is not None}
@@ -726,8 +745,8 @@ class TrainConfig:
         """Return the preset in words under "preset"; nothing if there is none."""
         return {} if self.preset is None else {"preset": describe_preset(self.preset, self.optimizer_preset())}
 
-    def sharpness_epochs(self) -> set[int]:
-        """Return the epochs after which sharpness is measured: every N-th for "epochs:N", and the last.
+    def sharpness_epochs(self, epochs: int) -> set[int]:
+        """Return those of ``epochs`` after which sharpness is measured: every N-th for "epochs:N", and the last.
 
         Raises:
             UsageError: ``sharpness`` is neither "end" nor "epochs:N".
@@ -737,8 +756,8 @@ class TrainConfig:
         match = re.fullmatch(r"epochs:([1-9]\d{0,8})", str(self.sharpness))
         if self.sharpness != "end" and not match:
             raise UsageError(f"sharpness must be 'end' or 'epochs:N' with N >= 1, got {self.sharpness!r}")
-        every = int(match[1]) if match else self.epochs
-        return {*range(every, self.epochs + 1, every), self.epochs}
+        every = int(match[1]) if match else epochs
+        return {*range(every, epochs + 1, every), epochs}
 
     def label(self) -> str:
         """Return a short name for a folder: data, task, arm or optimizer, batch size and seed."""

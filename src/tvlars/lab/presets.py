@@ -272,7 +272,7 @@ def describe_preset(name: str, preset: Preset) -> str:
     return f"{name}: {', '.join(said)}" if said else name
 
 
-def preset_plan(preset: Preset, batch_size: int, epochs: int, schedule: str, given: dict[str, Any]) -> dict[str, Any]:
+def preset_plan(preset: Preset, batch_size: int, epochs: float, schedule: str, given: dict[str, Any]) -> dict[str, Any]:
     """Return options of ``tvlars.plan``: those ``given``, or the preset's if they are None.
 
     Warm-up and end of the preset hold for schedules that fall to the end of the run. Raise ``UsageError`` if the run is
@@ -293,7 +293,7 @@ def preset_plan(preset: Preset, batch_size: int, epochs: int, schedule: str, giv
         made.setdefault("warmup_epochs", WARMUP_SHARE * epochs)
     if given.get("warmup_epochs") is None and (warmup := made.get("warmup_epochs", 0.0)) >= epochs:
         raise UsageError(
-            f"epochs must be > {warmup:g}, the warm-up of this preset, or warmup_epochs be given, got {epochs}"
+            f"epochs must be > {warmup:g}, the warm-up of this preset, or warmup_epochs be given, got {epochs:g}"
         )
     return made
 

@@ -27,7 +27,14 @@ TEX = str.maketrans(
 )
 """LaTeX for signs that have a meaning in it, or no place in its fonts."""
 SIGNIFICANT = "significant"
-SETTINGS = {"data": "{}", "model": "{}", "task": "{}", "epochs": "{} epochs", "batch_size": "batch size {:,}"}
+SETTINGS = {
+    "data": "{}",
+    "model": "{}",
+    "task": "{}",
+    "epochs": "{} epochs",
+    "steps": "{} steps",
+    "batch_size": "batch size {:,}",
+}
 """Settings that a caption names if all runs share them."""
 
 

@@ -63,7 +63,7 @@ class Board:
         self.counts[status] += 1
         self.over += 1
         if status == Status.FINISHED:
-            self.done[job.name] = job.config.epochs
+            self.done[job.name] = job.epochs
         else:  # its other epochs will not be done
             self.jobs.pop(job.name, None)
 
@@ -73,7 +73,7 @@ class Board:
     @property
     def fraction(self) -> float:
         """Share of the runs that is done, 0 to 1; one that is going on counts in part."""
-        going = sum(min(self.done[job.name] / job.config.epochs, 1.0) for job in self.jobs.values())
+        going = sum(min(self.done[job.name] / job.epochs, 1.0) for job in self.jobs.values())
         return (self.over - self.counts[Status.FINISHED] + going) / self.total
 
     def left(self) -> float | None:
@@ -86,7 +86,7 @@ class Board:
         return (time.monotonic() - self.started) * (whole - done) / fresh
 
     def _images(self, epochs: Counter[str]) -> float:
-        return sum(job.images * min(epochs[name] / job.config.epochs, 1.0) for name, job in self.jobs.items())
+        return sum(job.images * min(epochs[name] / job.epochs, 1.0) for name, job in self.jobs.items())
 
     def numbers(self) -> str:
         """Return a summary such as "5/12 runs, 1 diverged, 4 min left"."""
@@ -102,7 +102,7 @@ class Board:
 
     def at(self, job: Job) -> str:
         """Return the epochs that a running job has done, as "3/10"."""
-        return f"{self.done[job.name]}/{job.config.epochs}{self.silent(job)}"
+        return f"{self.done[job.name]}/{job.epochs}{self.silent(job)}"
 
 
 class Teller(Board):

@@ -217,8 +217,9 @@ class _Comparing(Source):
         for run, status in zip(self.runs, statuses, strict=True):
             name = _name(run)
             folder = (self.comparison.folder.resolve() if apart else self.comparison.folder) / name
-            work = self.plans[name].total_steps * self.plans[name].batch_size
-            job = Job(name, folder, going_on(at_home(run) if apart else run, folder), work)
+            plan = self.plans[name]
+            images = plan.total_steps * plan.batch_size
+            job = Job(name, folder, going_on(at_home(run) if apart else run, folder), images, plan.epochs)
             if status in OVER:
                 self.add(job, status)
             else:

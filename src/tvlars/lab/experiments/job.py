@@ -5,6 +5,7 @@ A run is over if its folder says so, and nothing else is kept: whatever is kille
 
 from __future__ import annotations
 
+import math
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -27,12 +28,18 @@ CHECKPOINT_EVERY = "5m"
 
 @dataclass(frozen=True)
 class Job:
-    """A run to begin or to resume. ``images`` measures its work: samples of all its epochs."""
+    """A run to begin or to resume. ``images`` measures its work, the samples of all its steps; ``epochs`` has a last
+    epoch that is not whole."""
 
     name: str
     folder: Path
     config: TrainConfig
     images: int
+    epochs: int = 0
+    """0 (default): those of the config, which is not given in steps then."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "epochs", self.epochs or self.config.epochs or 1)
 
     @property
     def log(self) -> Path:
@@ -106,7 +113,7 @@ def status_of(folder: Path, config: TrainConfig) -> Status:
     A finished run that has lost rows is not over, since its checkpoint may restore them.
     """
     status = read_status(folder)
-    if status not in OVER or (status == Status.FINISHED and not is_whole(folder, config.epochs)):
+    if status not in OVER or (status == Status.FINISHED and not is_whole(folder, config)):
         return Status.NOT_DONE
     if stored := read_object(folder / CONFIG):
         try:
@@ -126,9 +133,13 @@ def read_status(folder: Path) -> Status:
         return Status.UNFINISHED if folder.is_dir() else Status.NOT_DONE
 
 
-def is_whole(folder: Path, epochs: int) -> bool:
+def is_whole(folder: Path, config: TrainConfig) -> bool:
     """Return whether a run folder has a readable row for every epoch."""
     try:
-        return len(load_run(folder).epochs) >= epochs
+        rows = load_run(folder).epochs
     except UsageError:
         return False
+    if config.steps is None:
+        return len(rows) >= (config.epochs or 0)
+    last = rows.iloc[-1] if len(rows) else {"epoch": math.inf, "step": 0}
+    return len(rows) >= last["epoch"] and last["step"] >= config.steps

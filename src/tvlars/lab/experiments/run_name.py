@@ -43,7 +43,7 @@ def arguments(config: TrainConfig, out: Path) -> list[str]:
     words = ["train"]
     for name, value in given(config).items():
         flag = name.replace("_", "-")
-        if OPTIONS[name].not_in_grids:
+        if OPTIONS[name].not_in_grids or value is None:  # epochs of a run that is given in steps
             continue
         if isinstance(value, tuple):
             words += [f"--{flag}", *map(str, value)]

@@ -35,6 +35,7 @@ from tvlars.lab.run_folder.status import Status
 from tvlars.lab.tasks import Task
 from tvlars.lab.training.prepare import data_of, prepare
 from tvlars.lab.training.progress import Reporter
+from tvlars.plan import Plan
 
 FILE = "sweep.json"
 """File that tells the folder of a sweep from others; it lists the options of all runs."""
@@ -173,8 +174,8 @@ class Agenda:
     """Its absolute path."""
     runs: tuple[SweepRun, ...]
     jobs: tuple[Job, ...]
-    facts: dict[str, tuple[int, float]]
-    """By name of the run: the images of all its epochs, and its learning rate."""
+    plans: dict[str, Plan]
+    """Plans of the runs by their names."""
 
 
 def make_agenda(
@@ -200,31 +201,32 @@ def make_agenda(
     if not _is_ours(folder):
         raise UsageError(f"out must be a new or empty folder, or that of a sweep, got {str(named)!r}")
     configs = [at_home(replace(run, out=None, resume=False)) for run in runs]
-    facts = checked.facts if checked else _check(configs, folder, here, given or Given())
+    plans = checked.plans if checked else _check(configs, folder, here, given or Given())
     found, jobs, folders = [], [], names_in(folder)
     for config in configs:
-        images, lr = facts[run_name(config)]
+        plan = plans[run_name(config)]
         name = folders.get(run_name(config), run_name(config))
         if not is_inside(folder / name, folder):
             raise UsageError(f"{folder / name} must be a folder of the sweep, but is a link that leaves it")
         status = status_of(folder / name, config)
-        found.append(SweepRun(name, config, status, lr=lr))
+        found.append(SweepRun(name, config, status, lr=plan.lr))
         if status not in OVER:
-            jobs.append(Job(name, folder / name, going_on(config, folder / name), images))
+            images = plan.total_steps * plan.batch_size
+            jobs.append(Job(name, folder / name, going_on(config, folder / name), images, plan.epochs))
     if len({run.name for run in found}) != len(found):
         raise UsageError("runs must not repeat, but two have the same options")
-    return Agenda(named, folder, tuple(found), tuple(jobs), facts)
+    return Agenda(named, folder, tuple(found), tuple(jobs), plans)
 
 
-def _check(configs: list[TrainConfig], folder: Path, here: bool, given: Given) -> dict[str, tuple[int, float]]:
-    """Return by name of each run the images of all its epochs, and its learning rate.
+def _check(configs: list[TrainConfig], folder: Path, here: bool, given: Given) -> dict[str, Plan]:
+    """Return the plan of each run by its name.
 
     Raises:
         UsageError: options do not go with each other, with the data or, if runs that are left are done ``here``, with
             this machine; or ``folder`` has this run on other data.
     """
     data: dict[str, ImageData] = {}
-    facts: dict[str, tuple[int, float]] = {}
+    plans: dict[str, Plan] = {}
     folders = names_in(folder)
     for config in configs:
         key = repr(
@@ -239,8 +241,8 @@ def _check(configs: list[TrainConfig], folder: Path, here: bool, given: Given) -
             mine = replace(given, data=data[key])
             plan = prepare(config, mine, here=here and status_of(run, config) not in OVER).plan
             check_data_of(run, data[key].fingerprint)
-        facts[run_name(config)] = plan.total_steps * plan.batch_size, plan.lr
-    return facts
+        plans[run_name(config)] = plan
+    return plans
 
 
 def check_one_machine(config: TrainConfig) -> None:

@@ -18,6 +18,8 @@ from tvlars.lab.run_folder.status import Status
 
 IDENTITY = ("optimizer", "batch_size", "data", "epochs")
 """Options that tell the config.json of a run from others."""
+DONE = ("epochs", "steps")
+"""Entries of summary.json that settings have the names of, too: how far the run went."""
 MOST_TEXT = 500
 """Characters of a cell."""
 
@@ -99,12 +101,12 @@ def read_run(folder: Path, config: dict[str, Any]) -> Row:
         status = (summary or {}).get("status")
         settings["status"] = status if status in list(map(str, Status)) else "damaged"
         for name, value in (summary or {}).items():
-            if name == "status" or (name in settings and name != "epochs"):
+            if name == "status" or (name in settings and name not in DONE):
                 continue
             if isinstance(value, dict):
                 results.update({f"{name}_{inner}": _cell(one) for inner, one in value.items()})
             else:
-                results["epochs_done" if name == "epochs" else name] = _cell(value)
+                results[f"{name}_done" if name in DONE else name] = _cell(value)
     else:
         settings["status"] = Status.UNFINISHED.value
     if results["epochs_done"] is None:

@@ -27,9 +27,10 @@ def measure_epoch(
     record: Record,
     *,
     epoch: int,
+    of: int,
     step: int,
 ) -> None:
-    """Measure sharpness and noise scale after ``epoch`` if ``config`` asks for them, and record them.
+    """Measure sharpness and noise scale after ``epoch`` of ``of`` epochs if ``config`` asks for them, and record them.
 
     ``record`` tells the user each result, or that a measurement failed, which does not end the run.
     """
@@ -53,7 +54,7 @@ def measure_epoch(
             f"noise scale after epoch {epoch}: {row.noise_scale:,.0f} samples (95 %: {row.low:,.0f} to {row.high:,.0f})"
         )
 
-    for measure, asked in ((sharpness, epoch in config.sharpness_epochs()), (noise, config.noise_scale)):
+    for measure, asked in ((sharpness, epoch in config.sharpness_epochs(of)), (noise, config.noise_scale)):
         try:
             if asked:
                 record.tell(measure())

@@ -57,7 +57,7 @@ def parts_of(runs: list[LoadedRun]) -> list[Part]:
     groups: dict[tuple[Any, ...], list[LoadedRun]] = {}
     for run, content in zip(known, _contents(known), strict=True):
         facts = _facts(run)
-        key = content, *(facts[name] for name in ("task", "epochs", "weights")), _measure(run)
+        key = content, *(facts[name] for name in ("task", "length", "weights")), _measure(run)
         groups.setdefault(key, []).append(run)
     titles = _titles(pd.DataFrame([_facts(mine[0]) for mine in groups.values()]))
     parts = [Part(title, mine, key[-1]) for title, (key, mine) in zip(titles, groups.items(), strict=True)]
@@ -75,7 +75,7 @@ def _facts(run: LoadedRun) -> dict[str, str]:
         "data": said_path(config.data).removeprefix(GIVEN),
         "size": _size(run),
         "task": config.task,
-        "epochs": f"{config.epochs} epoch{'s' if config.epochs != 1 else ''}",
+        "length": config.length,
         "accuracy": _measure(run).name,
         "weights": f"of the {'best' if config.keep_best else 'last'} epoch",
         "images": f"{images:,} test {'samples' if config.own_task else 'images'}" if images else "",

@@ -75,7 +75,7 @@ class LineReporter(Reporter):
         self.measured = " ".join(texts) if self.config.own_task else ""
 
     def epoch(self, row: EpochRow) -> None:
-        left, epochs, phi = self.left(row.step), self.config.epochs, self.plan.factor(row.step)
+        left, epochs, phi = self.left(row.step), self.plan.epochs, self.plan.factor(row.step)
         word, loss, accuracy = _held_out(row)
         accuracies = f"train {row.train_accuracy:6.2%}  {word} {accuracy:6.2%}"
         if math.isnan(accuracy):  # no labels

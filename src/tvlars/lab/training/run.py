@@ -137,7 +137,7 @@ class Run:
 
     def _run(self) -> None:
         try:
-            while self.epoch <= self.config.epochs:
+            while self.epoch <= self.plan.epochs:
                 self.run_epoch()
             # Evaluations take long: several processes, and runs that resume, may be stopped in them.
             evaluates = self.task.evaluates_at_the_end and (self.processes.several or self.config.resume)
@@ -346,6 +346,7 @@ class Run:
 
     def _train_epoch(self) -> None:
         steps = self.plan.steps_per_epoch
+        steps = min(steps, self.plan.total_steps - (self.epoch - 1) * steps)  # the last epoch may be a part of one
         start = time.perf_counter() - self.epoch_seconds
         self.task.model.train()
         if self.task.averaging:
@@ -418,11 +419,11 @@ class Run:
     def _test_at_the_end(self) -> None:
         """Test by the final or the best weights, in a run that has tested on validation images so far."""
         best, weights = self.best_epoch, self.task.with_tested_weights
-        if best is not None and best < self.config.epochs:
+        if best is not None and best < self.plan.epochs:
             weights = partial(self.task.with_weights, self._read_best(best))
         # Weights are not exchanged at once: a signal amid that would leave a mixture.
         with weights(), self.signals.at_once(always=True), self.phase("evaluation"):
-            loss, accuracy = self.task.test(self.config.epochs, self.step, "test")
+            loss, accuracy = self.task.test(self.plan.epochs, self.step, "test")
         if not math.isfinite(loss):
             lr = self.plan.lr * self.plan.factor(self.step)
             raise DivergedError(self.config.arm_name, self.step, lr, self.record.folder, "test loss")
@@ -465,14 +466,15 @@ class Run:
         """Remove best weights of earlier epochs, unless a run that resumes from a checkpoint needs them."""
         if self.processes.first:
             steps = [int(path.name.partition(".")[0]) for path in checkpoint.those_in(self.record.folder)]
-            epochs = [step // self.plan.steps_per_epoch for step in steps]
+            plan = self.plan
+            epochs = [plan.epochs if step == plan.total_steps else step // plan.steps_per_epoch for step in steps]
             # A checkpoint between the last step of an epoch and its test has no row of it.
             prune_best(self.record.folder, self.epochs, [*epochs, *(epoch - 1 for epoch in epochs)], self._ranks())
 
     def _measure(self) -> None:
         task = self.task
         arguments = (self.config, task.bare_model, task.data, task.normalize, self.record)
-        measure_epoch(*arguments, epoch=self.epoch, step=self.step)
+        measure_epoch(*arguments, epoch=self.epoch, of=self.plan.epochs, step=self.step)
 
     def _due_by_steps(self) -> bool:
         return self.interval == "steps" and self.step % self.every == 0

@@ -266,7 +266,7 @@ class Classification(Task):
         if split == self.watched and self.config.test_share is not None:
             self.measured[TEST_SHARE] = self._test_share(epoch)
         mine = torch.cat(right)
-        if split == "test" and epoch == self.config.epochs:  # comparisons pair runs image by image
+        if split == "test" and epoch == self.plan.epochs:  # comparisons pair runs image by image
             of_all = torch.zeros(count, dtype=torch.int32, device=device)
             of_all.index_copy_(0, processes.share(torch.arange(count, device=device)), mine.int())
             self.right = processes.total(of_all).bool().cpu()

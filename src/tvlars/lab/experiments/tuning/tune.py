@@ -327,7 +327,7 @@ def _open(
                 storage,
                 [_first_stage(config, space, key), *stored.stages(key)],
                 config.tune_seeds[0] * 10_000 % 2**32,
-                config.base.epochs,
+                config.base.epochs or 1,
                 config.prune,
                 objective,
                 again,

@@ -105,7 +105,7 @@ def _judge(job: Job, code: int, stopped: bool) -> Outcome:
     if code == 3:
         return Outcome(job, Status.DIVERGED, "its loss was not finite")
     if code == 2:
-        if read_status(job.folder) == Status.FINISHED and is_whole(job.folder, job.config.epochs):
+        if read_status(job.folder) == Status.FINISHED and is_whole(job.folder, job.config):
             return Outcome(job, Status.FINISHED, "its output could not be written")
         said = last_lines(job.log, 1)
         return Outcome(job, Status.REFUSED, said[0].removeprefix("tvlars: ") if said else "it does not say why")

@@ -170,8 +170,9 @@ def check_progress(
     at.check("step", range(1, plan.total_steps + 1), progress["step"])
     at.check("step", step, progress["step"])
     at.check("epoch", range(1, plan.epochs + 2), epoch)
-    at.check("position", range((per_epoch if epoch <= plan.epochs else 0) + 1), position)
-    at.check("position", step - (epoch - 1) * per_epoch, position)
+    before = min((epoch - 1) * per_epoch, plan.total_steps)  # the last epoch may be a part of one
+    at.check("position", range(min(per_epoch, plan.total_steps - before) + 1), position)
+    at.check("position", step - before, position)
     at.number("seconds", progress["seconds"], 0.0)
     at.random_state("order", progress["order"], cpu)
     if type(states) is not list or len(states) != processes:
@@ -194,7 +195,7 @@ def check_progress(
     speed: Any = partial(at.number, low=0.0)
     epochs = [EpochRow(*cells) for cells in _cells(at, "epochs", progress["epochs"], EpochRow, epoch - 1)]
     for number, row in enumerate(epochs, 1):
-        counts = {"epoch": number, "step": number * per_epoch}
+        counts = {"epoch": number, "step": min(number * per_epoch, plan.total_steps)}
         split, other = ("validation", "test") if row.validated else ("test", "validation")
         shares = {"train_accuracy": share, f"{split}_accuracy": share}
         losses = {"train_loss": loss, f"{split}_loss": loss, "images_per_second": speed, "seconds": speed}
