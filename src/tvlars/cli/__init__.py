@@ -1,5 +1,6 @@
 """The command line: ``tvlars train``, ``compare``, ``evaluate``, ``ssl``, ``probe``, ``sharpness``, ``landscape``,
-``report``, ``runs``, ``diff``, ``views``, ``bench``, ``sweep``, ``tune``, ``doctor``, ``completion``.
+``report``, ``runs``, ``diff``, ``views``, ``bench``, ``sweep``, ``tune``, ``robustness``, ``scaling``, ``doctor``,
+``completion``.
 
 It parses and prints; the work is in ``tvlars.lab``. A command imports what it needs of it when it runs, so that no
 command waits for what others need. ``--version``, the help of all commands and ``runs`` import not even torch.

@@ -42,20 +42,7 @@ def add(commands: Any, command: str, config: dict[str, Any]) -> None:
     add_option(compare, own["optimizers"], metavar="NAME")
     add_option(compare, own["batch_sizes"], flag="--batch-size", metavar="N")
     add_option(compare, own["seeds"], metavar="N")
-    compare.add_argument(
-        "--arm",
-        action="append",
-        dest="arms",
-        metavar="NAME=OPTIMIZER,OPTION=VALUE,...",
-        help="a setting to compare under a name, as in --arm cold=lars,warmup-epochs=0; may be given several times",
-    )
-    compare.add_argument(
-        "--set",
-        nargs="+",
-        action="extend",
-        metavar="OPTIMIZER.OPTION=VALUE",
-        help="an option, or an argument of its class, for one optimizer alone, as in --set lars.lr=16 lamb.eps=1e-8",
-    )
+    add_arms(compare)
     add_queue(compare, "runs at a time, each a process of its own where there are several (default: 1, in this one)")
     add_all(compare, without=("optimizer", "batch_size", "seed", "resume", "arm"))
     add_config(compare)
@@ -67,6 +54,24 @@ def add(commands: Any, command: str, config: dict[str, Any]) -> None:
     evaluate = new_command(commands, "evaluate", _evaluate)
     evaluate.add_argument("run_folder", metavar="RUN", type=Path, help="run folder")
     add_those_of_data(evaluate, default=None)
+
+
+def add_arms(parser: argparse.ArgumentParser) -> None:
+    """Add the options that set arms, and options of one of them alone."""
+    parser.add_argument(
+        "--arm",
+        action="append",
+        dest="arms",
+        metavar="NAME=OPTIMIZER,OPTION=VALUE,...",
+        help="a setting to compare under a name, as in --arm cold=lars,warmup-epochs=0; may be given several times",
+    )
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        metavar="OPTIMIZER.OPTION=VALUE",
+        help="an option, or an argument of its class, for one optimizer alone, as in --set lars.lr=16 lamb.eps=1e-8",
+    )
 
 
 def _train(parsed: argparse.Namespace) -> int:
@@ -166,7 +171,7 @@ def compare_config(parsed: argparse.Namespace) -> CompareConfig:
         arms=arms,
         out=parsed.out,
     )
-    return replace(plain, overrides=_overrides(parsed.set or (), plain.owners()))
+    return replace(plain, overrides=overrides(parsed.set or (), plain.owners()))
 
 
 def _defaults_of_compare(config: dict[str, Any]) -> dict[str, Any]:
@@ -184,7 +189,7 @@ def _defaults_of_compare(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _overrides(given: Sequence[Any], owners: Mapping[str, str]) -> tuple[tuple[str, str, Any], ...]:
+def overrides(given: Sequence[Any], owners: Mapping[str, str]) -> tuple[tuple[str, str, Any], ...]:
     """Return the overrides typed, and those of a config file for optimizers that are still compared."""
     return tuple(
         _override(entry, owners) if isinstance(entry, str) else entry

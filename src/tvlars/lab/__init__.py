@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from tvlars.lab.experiments.compare_config import CompareConfig
     from tvlars.lab.experiments.grid import Grid
     from tvlars.lab.experiments.results import SweepResult
+    from tvlars.lab.experiments.robustness.robustness import RobustnessConfig, RobustnessResult, robustness
+    from tvlars.lab.experiments.scaling.scaling import ScalingConfig, ScalingResult, scaling
     from tvlars.lab.experiments.sweep import sweep
     from tvlars.lab.experiments.tuning.config import TuneConfig
     from tvlars.lab.experiments.tuning.tune import TuneResult, tune
@@ -43,8 +45,12 @@ __all__ = [
     "LockedError",
     "PreemptedError",
     "Reporter",
+    "RobustnessConfig",
+    "RobustnessResult",
     "RunResult",
     "RunsDiff",
+    "ScalingConfig",
+    "ScalingResult",
     "SweepResult",
     "Task",
     "TrainConfig",
@@ -62,8 +68,10 @@ __all__ = [
     "load_run",
     "probe_run",
     "report",
+    "robustness",
     "run_landscape",
     "run_sharpness",
+    "scaling",
     "sweep",
     "train",
     "tune",
@@ -82,6 +90,8 @@ import_when_asked(
         "tvlars.lab.experiments.compare_config": ["CompareConfig"],
         "tvlars.lab.experiments.grid": ["Grid"],
         "tvlars.lab.experiments.results": ["SweepResult"],
+        "tvlars.lab.experiments.robustness.robustness": ["RobustnessConfig", "RobustnessResult", "robustness"],
+        "tvlars.lab.experiments.scaling.scaling": ["ScalingConfig", "ScalingResult", "scaling"],
         "tvlars.lab.experiments.sweep": ["sweep"],
         "tvlars.lab.experiments.tuning.config": ["TuneConfig"],
         "tvlars.lab.experiments.tuning.tune": ["TuneResult", "tune"],

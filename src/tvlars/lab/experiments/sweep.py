@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from signal import Signals
@@ -80,11 +80,37 @@ def sweep(
         KeyboardInterrupt: by Ctrl-C, PreemptedError: by SIGTERM or SIGHUP; runs have saved their state, and the same
             call continues.
     """
-    board = choose_board() if board is None else board
     check_call(workers, retries)
     objects: dict[str, Any] = dict(data=data, loaders=loaders, model=model, task=task, metrics=metrics)
     check_apart(ray is not None or (workers or 1) > 1, **objects)
     runs, given = _taken(runs, objects)
+    board = choose_board() if board is None else board
+
+    def save(result: SweepResult) -> None:
+        result.save()
+        for sentence in result.unwritten.values():
+            board.say(sentence)
+
+    return do_runs(runs, out, given, save, workers=workers, retries=retries, ray=ray, board=board)
+
+
+def do_runs(
+    runs: Sequence[TrainConfig],
+    out: Path | str,
+    given: Given | None,
+    save: Callable[[SweepResult], object],
+    *,
+    workers: int | None,
+    retries: int,
+    ray: str | None,
+    board: Board,
+) -> SweepResult:
+    """Train every run that is not over yet in the folder ``out``; the other arguments are those of :func:`sweep`.
+
+    Args:
+        given: objects for all runs, which are then done in this process; None: each run is a process of its own.
+        save: called with the results when the runs are over, also if they are stopped.
+    """
     agenda = make_agenda(runs, out, here=ray is None, given=given)
     with contextlib.ExitStack() as stack:
         crew: Workers | None = None
@@ -112,9 +138,7 @@ def sweep(
             raise
         finally:
             result = SweepResult(agenda.out, list(sweeping.runs.values()))
-            result.save()
-            for sentence in result.unwritten.values():
-                board.say(sentence)
+            save(result)
     return result
 
 

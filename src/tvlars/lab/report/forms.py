@@ -33,6 +33,12 @@ def page(report: Report, refresh: int | None = None) -> str:
     return _rendered("report.html.j2", report, sections=sections, refresh=refresh, **drawn)
 
 
+def study_page(report: Any, figures: list[go.Figure]) -> str:
+    """Return the page of a study, a ``StudyReport``, with these figures."""
+    drawn = {"plotly": _plotly(), "packed": _packed(f"[{','.join(figure.to_json() for figure in figures)}]")}
+    return _rendered("study.html.j2", report, figures=figures, **drawn)
+
+
 def markdown(report: Report) -> str:
     """Return the tables with their captions, the answers and the notes in Markdown."""
     return _rendered("report.md.j2", report).rstrip("\n") + "\n"

@@ -1,0 +1,87 @@
+"""The commands of studies: ``robustness`` over learning rates, ``scaling`` over batch sizes."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from typing import Any
+
+from tvlars._command import FAILED
+from tvlars.cli._options import add_all, add_config, add_option, defaults_of_run, fail, new_command, train_config
+from tvlars.cli._sweep import add_queue
+from tvlars.cli._train import add_arms, overrides
+from tvlars.lab.console import say
+from tvlars.lab.experiments.arms import Arm
+from tvlars.lab.experiments.compare_config import USUAL
+from tvlars.lab.experiments.robustness.result import RobustnessConfig
+from tvlars.lab.experiments.scaling.result import ScalingConfig
+from tvlars.lab.experiments.studies.config import StudyConfig
+from tvlars.lab.options import options_of
+
+WITHOUT = ("optimizer", "seed", "lr", "test", "resume", "arm", "out")
+"""Options of a run that studies have others for, or have not."""
+OF_SCALING = ("batch_size", "epochs", "steps", "keep_best")
+WORKERS = "runs at a time, each a process of its own where there are several (default: 1, in this one)"
+
+
+def add(commands: Any, command: str, config: dict[str, Any]) -> None:
+    """Add the commands; ``config`` has the options that a config file sets for ``command``."""
+    for name, kind, own, without in (
+        ("robustness", RobustnessConfig, ("within",), WITHOUT),
+        ("scaling", ScalingConfig, ("batch_sizes", "target", "horizons"), (*WITHOUT, *OF_SCALING)),
+    ):
+        parser = new_command(commands, name, _robustness if kind is RobustnessConfig else _scaling)
+        options = options_of(kind)
+        add_option(parser, options["optimizers"], metavar="NAME")
+        add_arms(parser)
+        add_option(parser, options["seeds"], metavar="N")
+        for one in (*own, "lrs"):
+            add_option(parser, options[one], metavar="N" if options[one].kind is int else "VALUE")
+        add_option(parser, options["lr_scales"], metavar="FACTOR")
+        add_option(parser, options["out"], metavar="FOLDER")
+        add_queue(parser, WORKERS)
+        add_all(parser, without=without)
+        add_config(parser)
+        if config and command == name:
+            parser.set_defaults(**defaults_of_run(config, without))
+
+
+def _config(parsed: argparse.Namespace, kind: type[StudyConfig], *own: str) -> Any:
+    """Return the config of a study that the options say; ``own`` are those that it has besides."""
+    arms = tuple(map(Arm.parse, parsed.arms or ()))
+    first = (*parsed.optimizers, *(arm.optimizer for arm in arms), *USUAL)[0]
+    lists = ("optimizers", "seeds", "lrs", "lr_scales", *own)
+    values = {name: tuple(found) if isinstance(found := getattr(parsed, name), list) else found for name in lists}
+    base = train_config(parsed, optimizer=first, seed=parsed.seeds[0], out=None)
+    plain: Any = kind(base=base, arms=arms, out=parsed.out, **values)
+    return replace(plain, overrides=overrides(parsed.set or (), plain.compared().owners()))
+
+
+def _robustness(parsed: argparse.Namespace) -> int:
+    from tvlars.lab.experiments.robustness.page import report_of
+    from tvlars.lab.experiments.robustness.robustness import robustness
+
+    config = _config(parsed, RobustnessConfig, "within")
+    result = robustness(config, workers=parsed.workers, retries=parsed.retries, ray=parsed.ray)
+    return _tell(result, report_of(result).text(), "robustness")
+
+
+def _scaling(parsed: argparse.Namespace) -> int:
+    from tvlars.lab.experiments.scaling.page import report_of
+    from tvlars.lab.experiments.scaling.scaling import scaling
+
+    config = _config(parsed, ScalingConfig, "batch_sizes", "target", "horizons")
+    result = scaling(config, workers=parsed.workers, retries=parsed.retries, ray=parsed.ray)
+    return _tell(result, report_of(result).text(), "scaling")
+
+
+def _tell(result: Any, text: str, name: str) -> int:
+    """Print the results; returns the exit code."""
+    say(text)
+    say(f"page: {result.folder / f'{name}.html'}, figure: {result.folder / f'{name}.svg'}")
+    missing, runs = result.unfinished, result.runs
+    if missing:
+        for row in runs[runs["folder"].isin(missing)].itertuples():
+            say(f"{row.folder} failed: {row.note}; its output is in {result.folder / 'runs' / row.folder}.log")
+        return fail(f"{len(missing)} of {len(runs)} runs failed; the same command tries them again", FAILED)
+    return 0

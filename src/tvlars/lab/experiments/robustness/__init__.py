@@ -1,0 +1,1 @@
+"""Robustness: accuracy of each arm over the learning rate."""

@@ -1,0 +1,1 @@
+"""Scaling: steps of each arm to a target over the batch size."""

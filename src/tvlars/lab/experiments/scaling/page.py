@@ -1,0 +1,158 @@
+"""What the page of a study of scaling shows: its tables, figures and sentences."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from tvlars.lab.experiments.results import write_table
+from tvlars.lab.experiments.scaling.result import NAME, ScalingResult
+from tvlars.lab.experiments.scaling.target import Fit
+from tvlars.lab.experiments.studies.runs import records
+from tvlars.lab.report.chart import Chart, Line, Marks, Span, colors_of, powers_of_two
+from tvlars.lab.report.study import StudyReport, StudyTable
+from tvlars.lab.run_folder.environment import command_line
+from tvlars.lab.run_folder.record import write_json
+
+
+def save_results(result: ScalingResult) -> None:
+    """Write scaling.json, results.csv (runs), scaling.csv (targets), horizons.csv, and page, figure and tables."""
+    folder = result.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    said: dict[str, Any] = {"command": command_line(), "measure": result.ran.measure, "protocol": result.ran.protocol}
+    said |= {"target": result.config.target, "answers": result.answers(), "notes": result.notes()}
+    frames = {"targets": result.targets(), "fits": result.fits(), "horizons": result.horizons()}
+    write_json(folder / f"{NAME}.json", {**said, **{name: records(one) for name, one in frames.items()}})
+    write_table(folder / "results.csv", result.runs)
+    write_table(folder / "horizons.csv", frames["horizons"])
+    write_table(folder / f"{NAME}.csv", frames["targets"])
+    report_of(result).save(folder, NAME, f"tab:{NAME}")
+
+
+def report_of(result: ScalingResult) -> StudyReport:
+    """Return title, tables, charts and sentences of the results."""
+    title = f"Scaling of {', '.join(result.arms)}: steps to {result.config.target:.4g} over the batch size"
+    tables = [_targets(result), _fits(result), _horizons(result)]
+    said = result.answers(), result.ran.protocol
+    return StudyReport(title, command_line(), *said, tables, _charts(result), result.notes())
+
+
+def _ends(low: float, high: float) -> str:
+    if math.isnan(low):
+        return "-"
+    return f"{low:,.0f} to {'not reached' if math.isinf(high) else f'{high:,.0f}'}"
+
+
+def _targets(result: ScalingResult) -> StudyTable:
+    rows: list[list[str]] = []
+    breaks = set()
+    for row in result.targets().to_dict("records"):
+        if rows and rows[-1][0] != row["arm"]:
+            breaks.add(len(rows))
+        head = [row["arm"], f"{row['batch_size']:,}"]
+        if row["steps"] == math.inf:
+            rows.append([*head, f"not within {row['longest']:,}", *["-"] * 4])
+            continue
+        least, lr = "at most " if row["at_most"] else "", "-" if math.isnan(row["lr"]) else f"{row['lr']:.4g}"
+        steps = f"{least}{row['steps']:,.0f}", _ends(row["low"], row["high"]), f"{least}{row['samples']:,.0f}"
+        rows.append([*head, *steps, f"{row['seconds']:.3g}", lr])
+    head = ["arm", "batch size", "steps", "95 %", "samples", "seconds", "lr"]
+    caption = (
+        f"Optimizer steps to a {result.ran.measure} of {result.config.target:.4g}: the shortest run, with a schedule "
+        "of its own, whose mean over seeds at its best rate reaches it, refined by interpolation in log(steps) from "
+        "the run before it; 95 % interval by bootstrap over seeds, with rates chosen anew. Samples are steps times "
+        "batch size; seconds of training and lr are those of that run."
+    )
+    return StudyTable(head, rows, set(), set(), breaks, 2, caption)
+
+
+def _fits(result: ScalingResult) -> StudyTable:
+    rows = []
+    for row in result.fits().to_dict("records"):
+        if row["why"]:
+            rows.append([row["arm"], str(row["sizes"]), "-", "-", "-"])
+            continue
+        critical = f"{row['critical']:,.0f}" if not row["beyond"] else f"{row['beyond']} all"
+        rows.append([row["arm"], str(row["sizes"]), critical, _ends(row["low"], row["high"]), f"{row['least']:,.0f}"])
+    caption = (
+        "Fit of steps(B) = S_min (1 + B_crit / B) by least squares of log(steps) (McCandlish et al. 2018), of batch "
+        "sizes that reach the target after a shorter run that does not; 95 % interval by bootstrap over seeds."
+    )
+    head = ["arm", "batch sizes", "critical batch size", "95 %", "fewest steps"]
+    return StudyTable(head, rows, set(), set(), set(), 2, caption, "Critical batch size")
+
+
+def _horizons(result: ScalingResult) -> StudyTable:
+    rows: list[list[str]] = []
+    breaks, last = set(), ("", 0)
+    for row in result.horizons().to_dict("records"):
+        if rows and (row["arm"], row["batch_size"]) != last:
+            breaks.add(len(rows))
+        last = row["arm"], row["batch_size"]
+        half = "" if math.isnan(row["interval"]) else f" ± {100 * row['interval']:.2f}"
+        mean = "-" if math.isnan(row["accuracy"]) else f"{100 * row['accuracy']:.2f}{half}"
+        lr = "-" if math.isnan(row["lr"]) else f"{row['lr']:.4g}"
+        edge = f"{row['edge']} of {row['rates']}" if row["edge"] else f"of {row['rates']}"
+        rows.append([row["arm"], f"{row['batch_size']:,}", f"{row['horizon']:,}", mean, lr, edge])
+    head = ["arm", "batch size", "horizon", f"{result.ran.measure}, %", "best lr", "rates"]
+    caption = (
+        "Each run with a schedule over its own steps, at its best rate: mean over seeds ± half the width of its 95 % "
+        "interval (Student's t)."
+    )
+    return StudyTable(head, rows, set(), set(), breaks, 3, caption, "Each horizon")
+
+
+def _charts(result: ScalingResult) -> list[Chart]:
+    """Return steps, samples and seconds to the target over the batch size, as in Shallue et al. (2019)."""
+    targets, colors = result.targets(), colors_of(result.arms)
+    sizes, to = list(result.config.batch_sizes), f"to {result.config.target:.4g}"
+    charts = [
+        _chart(f"Steps {to}", "optimizer steps", targets, "steps", sizes, result.arms),
+        _chart(f"Samples {to}", "samples", targets, "samples", sizes, result.arms),
+        _chart(f"Time {to}", "seconds of training", targets, "seconds", sizes, result.arms),
+    ]
+    for fit in result.fits().to_dict("records"):
+        arm, (color, _) = fit["arm"], colors[fit["arm"]]
+        if fit["why"] or fit["beyond"]:
+            continue
+        curve, name = Fit(fit["least"], fit["critical"]), f"{arm}: critical batch size"
+        many = [sizes[0] * (sizes[-1] / sizes[0]) ** (i / 40) for i in range(41)]
+        steps = [curve.steps(size) for size in many]
+        first = not any(one.dash == "dot" for one in charts[0].lines)
+        charts[0].lines.append(Line("fit", color, many, steps, dash="dot", markers=False, legend=first))
+        if sizes[0] / 2 <= fit["critical"] <= sizes[-1] * 2:
+            low, high = max(float(fit["low"]), sizes[0] / 2), min(float(fit["high"]), sizes[-1] * 2.0)
+            charts[0].spans.append(Span(name, color, low, high, x=fit["critical"]))
+    return charts
+
+
+def _chart(title: str, unit: str, targets: Any, column: str, sizes: list[int], arms: list[str]) -> Chart:
+    known = targets[targets["steps"] < math.inf]
+    above = targets.loc[targets["steps"] == math.inf, "longest"]
+    ticks = [*known[column], *(above if column == "steps" else ())]
+    chart = Chart(title, "batch size", unit, [float(size) for size in sizes], powers_of_two(ticks))
+    ideal = {"steps": -1.0, "samples": 0.0}.get(column)
+    for arm, (color, _) in colors_of(arms).items():
+        mine = known[known["arm"] == arm]
+        x, y = mine["batch_size"].tolist(), mine[column].tolist()
+        ends: dict[str, Any] = {}
+        if column != "seconds" and len(mine) and not mine["low"].isna().all():
+            factor = mine["batch_size"] if column == "samples" else 1
+            low, high = (mine["low"] * factor).tolist(), (mine["high"] * factor).tolist()
+            ends = dict(low=low, high=high, bars=True)
+        if x:
+            chart.lines.append(Line(arm, color, x, y, **ends))
+        if ideal is not None and x:
+            line = [y[0] * (size / x[0]) ** ideal for size in sizes if size >= x[0]]
+            at = [size for size in sizes if size >= x[0]]
+            first = not any(one.dash == "dash" for one in chart.lines)
+            chart.lines.append(Line("perfect scaling", color, at, line, dash="dash", markers=False, legend=first))
+        not_reached = targets[(targets["arm"] == arm) & (targets["steps"] == math.inf)]
+        if len(not_reached) and column != "seconds":
+            factor = not_reached["batch_size"] if column == "samples" else 1
+            points = not_reached["batch_size"].tolist(), (not_reached["longest"] * factor).tolist()
+            chart.marks.append(Marks(f"{arm}: not reached", color, *points, symbol="triangle-up"))
+        if len(most := mine[mine["at_most"]]) and column != "seconds":
+            points = most["batch_size"].tolist(), most[column].tolist()
+            chart.marks.append(Marks(f"{arm}: at most", color, *points, symbol="triangle-down"))
+    return chart

@@ -1,0 +1,308 @@
+"""Results of a study of scaling: steps to a target over the batch size, and the critical batch size of each arm."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tvlars.lab.config import MOST, TrainConfig
+from tvlars.lab.errors import UsageError
+from tvlars.lab.experiments.scaling.target import FEWEST_SIZES, Fit, Reached, fit_critical, steps_to_target
+from tvlars.lab.experiments.studies.config import StudyConfig, parse_lists
+from tvlars.lab.experiments.studies.runs import Ran, accuracies, mean, middle, resampled
+from tvlars.lab.options import option
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+NAME = "scaling"
+RESAMPLES = 1000
+MOST_STEPS = 10**9
+
+
+@dataclass(frozen=True)
+class ScalingConfig(StudyConfig):
+    """Options of a study of scaling: every arm at every batch size, horizon and rate with every seed.
+
+    Raises:
+        UsageError: a value is unknown or out of its range, or two have the same name.
+    """
+
+    batch_sizes: tuple[int, ...] = option((128, 256, 512), "samples per optimizer step, two or more", within=(2, MOST))
+    target: float = option(0.9, "accuracy that is to be reached, as a share", above=True, below=True, within=(0, 1))
+    horizons: tuple[str, ...] = option(
+        (),
+        "optimizer steps, each a run with a schedule of its own: the same for all batch sizes (20 40 80) or those of "
+        "one (128=80,160)",
+    )
+
+    def __post_init__(self) -> None:
+        horizons: Any = self.horizons
+        if isinstance(horizons, (list, tuple)):
+            object.__setattr__(self, "horizons", tuple(map(str, horizons)))
+        super().__post_init__()
+        base = self.base
+        if not self.horizons:
+            raise UsageError("horizons must name at least one number of steps, as in 20 40 80, got none")
+        if base.steps is not None or base.epochs != TrainConfig().epochs:
+            raise UsageError(f"horizons must be given for scaling in place of epochs and steps, got {base.length}")
+        if base.keep_best:
+            raise UsageError("keep_best must not be given for scaling, which takes the accuracy at the end of each run")
+        sizes = tuple(sorted(self.batch_sizes))
+        if len(sizes) < 2 or len(set(sizes)) < len(sizes):
+            raise UsageError(f"batch_sizes must be two or more different ones, got {' '.join(map(str, sizes))}")
+        object.__setattr__(self, "batch_sizes", sizes)
+        for size in sizes:
+            if not self.horizons_of(size):
+                raise UsageError(f"horizons must have steps for batch size {size} too, got {' '.join(self.horizons)}")
+
+    def horizons_of(self, batch_size: int) -> tuple[int, ...]:
+        """Return the steps of the runs at a batch size, in ascending order."""
+        sizes = {str(size): str(size) for size in self.batch_sizes}
+        found = parse_lists("horizons", self.horizons, sizes, int)
+        for steps in (one for some in found.values() for one in some):
+            if not 1 <= steps <= MOST_STEPS:
+                raise UsageError(f"horizons must be >= 1 and <= {MOST_STEPS} (optimizer steps), got {steps}")
+        return found.get(str(batch_size), found.get("", ()))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Runs of an arm at a batch size. ``values`` are accuracies (horizons, rates, seeds)."""
+
+    horizons: tuple[int, ...]
+    rates: list[list[float]]
+    """Rates at each horizon, ascending; NaN for an arm that chooses its own."""
+    values: np.ndarray[Any, Any]
+    seconds: np.ndarray[Any, Any]
+    """Mean time of training (horizons, rates)."""
+
+    @cached_property
+    def best(self) -> list[int | None]:
+        """Number of the rate with the highest mean at each horizon, None if none has a result; of several with the same
+        mean the one that is nearest to the middle of the grid."""
+        found: list[int | None] = []
+        for row in mean(self.values):
+            highest = [] if np.isnan(row).all() else np.flatnonzero(row == np.nanmax(row)).tolist()
+            found.append(min(highest, key=lambda at: abs(2 * at + 1 - len(row)), default=None))
+        return found
+
+    @property
+    def means(self) -> list[float]:
+        """Highest mean over seeds at each horizon, NaN if there is no result."""
+        means = mean(self.values)
+        return [math.nan if at is None else float(row[at]) for row, at in zip(means, self.best, strict=True)]
+
+    def edge(self, horizon: int) -> str:
+        """Return "lowest" or "highest" if the best of several rates at a horizon is the outermost one, else ""."""
+        at, rates = self.best[horizon], self.rates[horizon]
+        if at is None or len(rates) < 2:
+            return ""
+        return "lowest" if at == 0 else "highest" if at == len(rates) - 1 else ""
+
+    def reached(self, target: float) -> Reached:
+        """Return the steps to ``target``, with the best rate at each horizon."""
+        return steps_to_target(self.horizons, self.means, target)
+
+    def drawn(self, target: float) -> list[float]:
+        """Return the steps to ``target`` for seeds drawn with replacement, for which rates are chosen anew."""
+        means = resampled(self.values, RESAMPLES)
+        best = np.where(np.isnan(means), -np.inf, means).max(1)
+        return [steps_to_target(self.horizons, one, target).steps for one in best.T.tolist()]
+
+
+@dataclass
+class ScalingResult:
+    """Results of a study of scaling; its files lie in ``folder``."""
+
+    folder: Path
+    config: ScalingConfig
+    ran: Ran
+    arms: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.arms = list(dict.fromkeys(self.runs["arm"]))
+
+    @property
+    def runs(self) -> pd.DataFrame:
+        """One row per run: arm, batch_size, horizon, lr, scale, seed, status, accuracy, failed, steps, seconds, folder,
+        note."""
+        return self.ran.rows
+
+    @property
+    def unfinished(self) -> list[str]:
+        """Names of runs without a result."""
+        return self.runs.loc[self.runs["failed"].isna(), "folder"].tolist()
+
+    @cached_property
+    def _cells(self) -> dict[tuple[str, int], Cell]:
+        """Runs by arm and batch size."""
+        found = {}
+        for arm in self.arms:
+            for size in self.config.batch_sizes:
+                mine = self.runs[(self.runs["arm"] == arm) & (self.runs["batch_size"] == size)]
+                horizons = self.config.horizons_of(size)
+                rates, values, seconds = [], [], []
+                for horizon in horizons:
+                    by_rate = list(mine[mine["horizon"] == horizon].groupby("lr", dropna=False, sort=True))
+                    rates.append([float(str(lr)) for lr, _ in by_rate])
+                    values.append([accuracies(rows, self.ran.guess, self.config.seeds) for _, rows in by_rate])
+                    seconds.append([float(rows["seconds"].mean()) for _, rows in by_rate])
+                found[arm, size] = Cell(horizons, rates, np.array(values), np.array(seconds))
+        return found
+
+    def horizons(self) -> pd.DataFrame:
+        """Return one row per arm, batch size and horizon, at the best rate.
+
+        Columns: arm, batch_size, horizon (steps), lr, accuracy (mean over seeds; a run that diverged counts as one that
+        guesses), interval (half width of its 95 % interval, Student's t), seconds (of training), rates (number of
+        those tried), edge ("lowest" or "highest" if the best is the outermost one).
+        """
+        import pandas as pd
+
+        from tvlars.lab.comparison.statistics import mean_and_interval
+
+        rows = []
+        for (arm, size), cell in self._cells.items():
+            for i, horizon in enumerate(cell.horizons):
+                at = cell.best[i]
+                known = [] if at is None else [float(x) for x in cell.values[i, at] if not math.isnan(x)]
+                result = mean_and_interval(known) if known else (math.nan, math.nan)
+                lr = math.nan if at is None else cell.rates[i][at]
+                seconds = math.nan if at is None else float(cell.seconds[i, at])
+                rows.append((arm, size, horizon, lr, *result, seconds, len(cell.rates[i]), cell.edge(i)))
+        names = ("arm", "batch_size", "horizon", "lr", "accuracy", "interval", "seconds", "rates", "edge")
+        return pd.DataFrame(rows, columns=list(names))
+
+    def targets(self) -> pd.DataFrame:
+        """Return one row per arm and batch size.
+
+        Columns: arm, batch_size, steps (to the target; infinite if it is not reached), low and high (95 % interval,
+        bootstrap over seeds; NaN for one seed), at_most (True if the shortest horizon reaches it), samples (steps times
+        batch size), seconds (of training, of the shortest run that reaches it), lr (of that run), longest (horizon).
+        """
+        import pandas as pd
+
+        rows = []
+        for (arm, size), cell in self._cells.items():
+            found, ends = cell.reached(self.config.target), (math.nan, math.nan)
+            if len(self.config.seeds) > 1:
+                ends = middle(self._drawn[arm, size])
+            seconds = lr = math.nan
+            if (i := found.horizon) is not None and (at := cell.best[i]) is not None:
+                seconds, lr = float(cell.seconds[i, at]), cell.rates[i][at]
+            steps = found.steps
+            rows.append((arm, size, steps, *ends, found.at_most, steps * size, seconds, lr, cell.horizons[-1]))
+        names = ("arm", "batch_size", "steps", "low", "high", "at_most", "samples", "seconds", "lr", "longest")
+        return pd.DataFrame(rows, columns=list(names))
+
+    @cached_property
+    def _drawn(self) -> dict[tuple[str, int], list[float]]:
+        """Steps to the target for drawn seeds, the same for all cells."""
+        return {key: cell.drawn(self.config.target) for key, cell in self._cells.items()}
+
+    def fits(self) -> pd.DataFrame:
+        """Return one row per arm: the fit of steps(B) = S_min (1 + B_crit / B).
+
+        Columns: arm, sizes (batch sizes that reach the target), least (S_min, steps), critical (B_crit, samples), low
+        and high (its 95 % interval, bootstrap over seeds), beyond ("below" or "above" if the fit is best at the end of
+        the range in which B_crit is looked for), why (reason why there is no fit, else "").
+        """
+        import pandas as pd
+
+        rows = []
+        for arm in self.arms:
+            reached = {size: self._cells[arm, size].reached(self.config.target) for size in self.config.batch_sizes}
+            sizes = [size for size, one in reached.items() if one.steps < math.inf and not one.at_most]
+            nan = math.nan
+            if len(sizes) < FEWEST_SIZES:
+                why = (
+                    f"the critical batch size needs {FEWEST_SIZES} batch sizes that reach the target, each after a "
+                    f"shorter horizon that does not, and {arm} has {len(sizes)}"
+                )
+                rows.append((arm, len(sizes), nan, nan, nan, nan, "", why))
+                continue
+            found, ends = fit_critical(sizes, [reached[size].steps for size in sizes]), (nan, nan)
+            if len(self.config.seeds) > 1:
+                ends = middle(one.critical for one in self._fits_drawn(arm, sizes))
+            rows.append((arm, len(sizes), found.least, found.critical, *ends, found.beyond, ""))
+        names = ("arm", "sizes", "least", "critical", "low", "high", "beyond", "why")
+        return pd.DataFrame(rows, columns=list(names))
+
+    def _fits_drawn(self, arm: str, sizes: list[int]) -> list[Fit]:
+        """Return fits for drawn seeds, of those batch sizes that reach the target with them."""
+        found = []
+        for steps in zip(*(self._drawn[arm, size] for size in sizes), strict=True):
+            known = [(size, one) for size, one in zip(sizes, steps, strict=True) if one < math.inf]
+            if len(known) >= FEWEST_SIZES:
+                found.append(fit_critical(*zip(*known, strict=True)))
+        return found
+
+    def __str__(self) -> str:
+        """Return the results in sentences."""
+        return "\n".join([*self.answers(), self.ran.protocol, *(f"note: {note}" for note in self.notes())])
+
+    def answers(self) -> list[str]:
+        """Return the results, one sentence per arm."""
+        said = []
+        targets = self.targets()
+        for row in self.fits().to_dict("records"):
+            mine = targets[(targets["arm"] == row["arm"]) & (targets["steps"] < math.inf)]
+            if not len(mine):
+                said.append(f"{row['arm']}: {self.config.target:.4g} is not reached at any batch size.")
+                continue
+            first, last = mine.iloc[0], mine.iloc[-1]
+            least = "at most " if first["at_most"] else ""
+            text = f"{row['arm']}: {least}{first['steps']:,.0f} steps to {self.config.target:.4g} "
+            text += f"at batch size {first['batch_size']:,}"
+            if len(mine) > 1:
+                least = "at most " if last["at_most"] else ""
+                text += f", {least}{last['steps']:,.0f} at {last['batch_size']:,}"
+            said.append(f"{text}; {_critical(row)}.")
+        return said
+
+    def notes(self) -> list[str]:
+        """Return sentences on best rates at an edge, on what was not tuned, and on what is missing."""
+        rows, said = self.horizons(), []
+        for (arm, edge), mine in rows[rows["edge"] != ""].groupby(["arm", "edge"], sort=False):
+            where = ", ".join(f"{row.batch_size:,} x {row.horizon:,} steps" for row in mine.itertuples())
+            said.append(
+                f"{arm}: the best rate is the {edge} one that was tried at {where}. Without "
+                f"{'lower' if edge == 'lowest' else 'higher'} rates these steps may be too many."
+            )
+        if (rows["rates"] == 1).all():
+            said.append("Each arm had one rate at each batch size, that of its plan or the one given: none was tuned.")
+        for row in self.targets().to_dict("records"):
+            if row["steps"] == math.inf:
+                said.append(
+                    f"{row['arm']}: {self.config.target:.4g} is not reached at batch size {row['batch_size']:,} within "
+                    f"{row['longest']:,} steps."
+                )
+            elif row["at_most"]:
+                said.append(
+                    f"{row['arm']}: the shortest horizon reaches the target at batch size {row['batch_size']:,}, so "
+                    "fewer steps may do."
+                )
+        if len(self.config.seeds) == 1:
+            said.append("There is one seed: nothing here has an interval.")
+        if missing := self.unfinished:
+            said.append(f"{len(missing)} of {len(self.runs)} runs have no result, {missing[0]} among them.")
+        return said
+
+
+def _critical(row: Mapping[Any, Any]) -> str:
+    """Return the critical batch size of a row of fits in words."""
+    if row["why"]:
+        return str(row["why"])
+    if row["beyond"] == "above":
+        return "steps fall in proportion to the batch throughout, so the critical batch size is above all of these"
+    if row["beyond"] == "below":
+        return "steps do not fall with the batch, so the critical batch size is below all of these"
+    ends = "" if math.isnan(row["low"]) else f" (95 %: {row['low']:,.0f} to {row['high']:,.0f})"
+    return f"critical batch size {row['critical']:,.0f} samples{ends}, fewest steps {row['least']:,.0f}"

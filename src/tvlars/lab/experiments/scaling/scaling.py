@@ -1,0 +1,78 @@
+"""The study of scaling: every arm at every batch size, horizon and learning rate with every seed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tvlars.lab.config import TrainConfig
+from tvlars.lab.data import Data
+from tvlars.lab.experiments.board import Board
+from tvlars.lab.experiments.scaling.page import save_results
+from tvlars.lab.experiments.scaling.result import NAME, ScalingConfig, ScalingResult
+from tvlars.lab.experiments.studies.runs import Objects, Ran, do_study, points_of
+from tvlars.lab.metrics import Metric
+from tvlars.lab.models import Model
+
+__all__ = ["ScalingConfig", "ScalingResult", "scaling"]
+
+
+def scaling(
+    config: ScalingConfig,
+    *,
+    data: Data | None = None,
+    loaders: Any = None,
+    model: Model | None = None,
+    metrics: Mapping[str, Metric] | None = None,
+    workers: int | None = None,
+    retries: int = 1,
+    ray: str | None = None,
+    board: Board | None = None,
+) -> ScalingResult:
+    """Train every arm at every batch size, horizon and rate with every seed, and write the steps to the target.
+
+    Each horizon is a run with a schedule of its own, to its own end: the accuracy after N steps is never that of a
+    longer run. At each batch size and horizon the rate with the highest mean over seeds counts. Accuracy is that on
+    validation images if there are some, and the test set is not read; else it is the test accuracy. The critical batch
+    size B_crit is that of the fit steps(B) = S_min (1 + B_crit / B) (McCandlish et al. 2018), with an interval over
+    seeds; the figure is that of Shallue et al. (2019).
+
+    Args:
+        config: options of the study. If its folder is that of an earlier call, runs that are over there are kept, and
+            others resume.
+        data, loaders, model, metrics: objects for all runs, see :func:`tvlars.lab.train`; runs are then done in this
+            process.
+        workers: number of runs at a time. With one (default) they are done in this process, one after the other; with
+            more, each is a process of its own.
+        retries: number of further attempts for a run that failed, from its newest checkpoint.
+        ray: None (default): on this machine; else the address of a Ray cluster, see :func:`tvlars.lab.sweep`.
+        board: shows progress; None (default): a bar on a terminal, and plain lines elsewhere.
+
+    Returns:
+        The results. Their files are in ``result.folder``: scaling.html, .svg, .md, .tex, .csv and .json, horizons.csv,
+        results.csv with a row per run, and the folders of the runs in runs/.
+
+    Raises:
+        UsageError: an option is bad, or does not fit the data; nothing has been written then.
+        KeyboardInterrupt: by Ctrl-C; what is there is written, and the same call continues.
+    """
+    found: list[ScalingResult] = []
+
+    def save(folder: Path, ran: Ran) -> None:
+        found.append(ScalingResult(folder, config, ran))
+        save_results(found[-1])
+
+    def lengths(run: TrainConfig) -> list[TrainConfig]:
+        return [replace(run, epochs=None, steps=steps) for steps in config.horizons_of(run.batch_size)]
+
+    do_study(
+        config,
+        lambda named, samples: points_of(named, samples, lengths),
+        Objects(data, loaders, model, metrics),
+        save,
+        mark=f"{NAME}.json",
+        **dict(workers=workers, retries=retries, ray=ray, board=board),  # type: ignore[arg-type]
+    )
+    return found[-1]

@@ -1,0 +1,157 @@
+"""Options that all studies have: arms, seeds and learning rates."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tvlars._reading import parse_number
+from tvlars.lab.config import MAX_LR, MAX_SEED, OPTIMIZERS, TrainConfig
+from tvlars.lab.errors import UsageError, unknown
+from tvlars.lab.experiments.arms import Arm
+from tvlars.lab.experiments.compare_config import CompareConfig
+from tvlars.lab.imported import said_path
+from tvlars.lab.options import check, check_names, option
+
+Number = TypeVar("Number", int, float)
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """Arms at several learning rates with several seeds.
+
+    Raises:
+        UsageError: a value is unknown or out of its range, or two have the same name.
+    """
+
+    base: TrainConfig = field(default_factory=TrainConfig)
+    """Options of all runs; its optimizer, arm, seed, lr, test, out and resume are ignored or chosen here."""
+    optimizers: tuple[str, ...] = option(
+        (),
+        "those studied, known ones ({choices}) or import paths (default: tvlars lars lamb; with arms none)",
+        choices=OPTIMIZERS,
+        closed=False,
+    )
+    seeds: tuple[int, ...] = option((0, 1, 2), "one or more", within=(0, MAX_SEED))
+    overrides: tuple[tuple[str, str, Any], ...] = ()
+    """(optimizer or arm, option, value): options for one alone, as of ``CompareConfig``."""
+    arms: tuple[Arm, ...] = ()
+    """Settings of optimizers by name, studied besides ``optimizers``."""
+    lrs: tuple[str, ...] = option(
+        (), "learning rates, the same for all arms (4 8 16) or those of one (lars=4,8,16), in place of lr-scales"
+    )
+    lr_scales: tuple[float, ...] = option(
+        (), "learning rates as multiples of the one that is planned for each arm", above=True, within=(0, MAX_LR)
+    )
+    out: Path | None = option(
+        None, "folder, gone on with where it exists (default: below runs/, by the command, the data and the batch size)"
+    )
+
+    def __post_init__(self) -> None:
+        lrs: Any = self.lrs
+        if isinstance(lrs, (list, tuple)):
+            object.__setattr__(self, "lrs", tuple(f"{x!r}" if isinstance(x, (int, float)) else x for x in lrs))
+        check(self)
+        base, kind = self.base, self.kind()
+        if base.lr is not None:
+            raise UsageError(f"lr must not be given for {kind}, which has several: say them by lrs, got {base.lr:g}")
+        if base.own_task:
+            raise UsageError(f"task must have an accuracy for {kind}, got {said_path(base.task)}, one of your own")
+        if not self.seeds:
+            raise UsageError("seeds must name at least one, got none")
+        compared = self.compared()
+        object.__setattr__(self, "overrides", compared.overrides)
+        object.__setattr__(self, "optimizers", compared.optimizers)
+        if self.lrs and self.lr_scales:
+            raise UsageError(f"lr_scales must not be given with lrs, got {' '.join(map(str, self.lr_scales))}")
+        self.rates_of("")  # raises if they are bad
+        if self.lrs:
+            for run in compared.runs():
+                if run.lr is not None:
+                    raise UsageError(f"lr must not be set for {run.arm_name} with lrs, which has the rates of all arms")
+                if not self.rates_of(run.arm_name):
+                    raise UsageError(f"lrs must have rates for {run.arm_name} too, got {' '.join(self.lrs)}")
+
+    @classmethod
+    def kind(cls) -> str:
+        """Return the name of the study, that of its command."""
+        return cls.__name__.removesuffix("Config").lower()
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """Batch sizes of the runs, in ascending order."""
+        return (self.base.batch_size,)
+
+    def compared(self) -> CompareConfig:
+        """Return the arms at all batch sizes with all seeds, at the rates that are planned."""
+        values = dict(optimizers=self.optimizers, overrides=self.overrides, arms=self.arms)
+        base = TrainConfig(**{**vars(self.base), "test": True})  # which the study chooses
+        return CompareConfig(base=base, batch_sizes=self.batch_sizes, seeds=self.seeds, **values)  # type: ignore[arg-type]
+
+    def rates_of(self, arm: str) -> tuple[float, ...]:
+        """Return the rates in ``lrs`` of the arm that is shown as ``arm``, in ascending order; () if there are none."""
+        plain = {name: said_path(one) for one in self.optimizers for name in (said_path(one), one)}
+        found = parse_lists("lrs", self.lrs, {**plain, **{one.name: one.name for one in self.arms}}, float)
+        for rate in (one for some in found.values() for one in some):
+            if not 0 < rate <= MAX_LR:
+                raise UsageError(f"lrs must be > 0 and <= {MAX_LR:g}, got {rate:g}")
+        return found.get(arm, found.get("", ()))
+
+    def folder(self) -> Path:
+        """Return the folder of the study."""
+        sizes = "-".join(f"b{size}" for size in self.batch_sizes)
+        return self.out or Path("runs") / f"{self.kind()}-{self.base.data_label()}-{sizes}"
+
+    def to_json(self) -> str:
+        """Return all fields as JSON; :meth:`from_mapping` reads it back."""
+        return json.dumps(asdict(self), indent=1, default=str)
+
+    @classmethod
+    def from_mapping(cls, values: dict[str, Any]) -> Any:
+        """Return a config made from field names and values; ``base`` is a mapping as for ``TrainConfig``.
+
+        Raises:
+            UsageError: a name is not a field's, or a value is bad.
+        """
+        check_names(cls, values)
+        arms = tuple(Arm(**one) if isinstance(one, dict) else one for one in values.get("arms", ()))
+        lists = {name: tuple(one) if isinstance(one, list) else one for name, one in values.items()}
+        made: dict[str, Any] = {**lists, "base": TrainConfig.from_mapping(values.get("base", {})), "arms": arms}
+        return cls(**made)
+
+
+def parse_lists(
+    name: str, texts: tuple[str, ...], keys: Mapping[str, str], kind: type[Number]
+) -> dict[str, tuple[Number, ...]]:
+    """Return numbers by key, in ascending order: those of "8" have the key "", those of "lars=4,8" that of lars.
+
+    Args:
+        name: of the option, for errors.
+        texts: of the option.
+        keys: keys by the names that texts may call them.
+        kind: ``int`` or ``float``.
+
+    Raises:
+        UsageError: a text has another form, a name is unknown, or a number is there twice.
+    """
+    found: dict[str, list[Number]] = {}
+    for text in texts:
+        owner, equals, values = str(text).rpartition("=")
+        if equals and owner not in keys:
+            raise unknown(f"name in {name}", owner, list(keys))
+        for value in values.split(","):
+            try:
+                number = parse_number(kind, value.strip())
+            except ValueError:
+                wanted = "an integer" if kind is int else "a number"
+                example = next(iter(keys), "NAME")
+                raise UsageError(f"{name} must be {wanted}, or {example}=A,B,C for one alone, got {text!r}") from None
+            mine = found.setdefault(keys[owner] if equals else "", [])
+            if number in mine or not math.isfinite(number):
+                raise UsageError(f"{name} must be different numbers, got {' '.join(map(str, texts))}")
+            mine.append(number)
+    return {key: tuple(sorted(mine)) for key, mine in found.items()}

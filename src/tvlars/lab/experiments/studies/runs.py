@@ -1,0 +1,251 @@
+"""Runs of a study: done once each, in a folder like a sweep's, and read as a table of results."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tvlars._reading import is_regular
+from tvlars.lab.comparison.protocol import protocol
+from tvlars.lab.config import TrainConfig
+from tvlars.lab.data import Data, ImageData
+from tvlars.lab.errors import UsageError
+from tvlars.lab.experiments.board import Board, choose_board
+from tvlars.lab.experiments.job import OVER
+from tvlars.lab.experiments.queue import check_call
+from tvlars.lab.experiments.results import SweepRun
+from tvlars.lab.experiments.studies.config import StudyConfig
+from tvlars.lab.experiments.sweep import check_one_machine, do_runs
+from tvlars.lab.given import Given, check_apart, take
+from tvlars.lab.metrics import Metric
+from tvlars.lab.models import Model
+from tvlars.lab.run_folder.loaded_run import load_run
+from tvlars.lab.run_folder.status import Status
+from tvlars.lab.training.prepare import data_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+RUNS = "runs"
+"""Folder of the runs in that of the study."""
+COLUMNS = (
+    *("arm", "batch_size", "horizon", "lr", "scale", "seed", "status", "accuracy", "failed"),
+    *("steps", "seconds", "folder", "note"),
+)
+
+
+@dataclass(frozen=True)
+class Point:
+    """A run of a study. ``scale`` is its rate as a multiple of the planned one, NaN where rates are given."""
+
+    arm: str
+    config: TrainConfig
+    scale: float
+
+
+@dataclass(frozen=True)
+class Objects:
+    """Objects of a user for all runs, see :func:`tvlars.lab.train`."""
+
+    data: Data | None = None
+    loaders: Any = None
+    model: Model | None = None
+    metrics: Mapping[str, Metric] | None = None
+
+
+@dataclass(frozen=True)
+class Ran:
+    """Runs of a study with their results."""
+
+    rows: pd.DataFrame
+    """One row per run with ``COLUMNS``. For runs without a result ``accuracy`` is NaN, and ``failed`` None; ``steps``
+    and ``seconds`` (without tests) are those of the whole run."""
+    guess: float
+    """Accuracy of guessing: 1 / classes."""
+    measure: str
+    """Name of the accuracy, for example "validation accuracy"."""
+    protocol: str
+    """Sentence about the images that were held out."""
+
+
+def failure_bound(classes: int) -> float:
+    """Return the accuracy that a run has to be above, or it has failed.
+
+    Twice that of guessing, 2 / classes, but no more than a tenth of the way from guessing to 1, which is less for
+    fewer than 11 classes.
+    """
+    guess = 1 / classes
+    return min(2 * guess, guess + 0.1 * (1 - guess))
+
+
+def do_study(
+    config: StudyConfig,
+    points: Callable[[StudyConfig, int], list[Point]],
+    objects: Objects,
+    save: Callable[[Path, Ran], object],
+    *,
+    mark: str,
+    workers: int | None,
+    retries: int,
+    ray: str | None,
+    board: Board | None,
+) -> None:
+    """Do the runs of a study that are not over, and have their results saved, also if they are stopped.
+
+    Args:
+        config: of the study.
+        points: returns the runs for a number of training samples.
+        objects: those that are there are for all runs, which are then done in this process.
+        save: called with the folder and the results.
+        mark: name of the file that tells the study's folder from others.
+        workers, retries, ray, board: see :func:`tvlars.lab.sweep`; with one worker (default) runs are done in this
+            process, one after the other.
+
+    Raises:
+        UsageError: an option is bad, or does not fit the data; nothing has been written then.
+    """
+    check_call(workers, retries)
+    base = config.base
+    apart = ray is not None or (workers or 1) > 1 or (base.devices or 1) > 1
+    check_apart(apart, **vars(objects))
+    given = take(base, **vars(objects))
+    base = given.named(base)
+    check_one_machine(base)
+    data = data_of(base, given.data)
+    folder = _folder(config, mark)
+    found = [
+        replace(one, config=_at_end(one.config, data)) for one in points(replace(config, base=base), size_of(data))
+    ]
+    board = choose_board() if board is None else board
+
+    def save_all(runs: list[SweepRun]) -> None:
+        save(folder, _read(folder / RUNS, found, runs, data))
+
+    do_runs(
+        [one.config for one in found],
+        folder / RUNS,
+        None if apart else Given(data, given.model, None, given.metrics),
+        lambda result: save_all(result.runs),
+        **dict(workers=workers, retries=retries, ray=ray, board=board),  # type: ignore[arg-type]
+    )
+
+
+def size_of(data: ImageData) -> int:
+    """Return the number of training samples."""
+    return len(data.train_labels)
+
+
+def _folder(config: StudyConfig, mark: str) -> Path:
+    """Return the folder of the study; raise ``UsageError`` if it holds something else."""
+    folder = config.folder()
+    ours = is_regular(folder / mark) or (folder / RUNS).is_dir()
+    if folder.exists() and not ours and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"out must be a new or empty folder, or that of {config.kind()}, got {str(folder)!r}")
+    return folder
+
+
+def _at_end(config: TrainConfig, data: ImageData) -> TrainConfig:
+    """Return the config of a run that does not read the test set where there are images for validation."""
+    return replace(config, test=not data.validated, out=None)
+
+
+def points_of(
+    config: StudyConfig, samples: int, lengths: Callable[[TrainConfig], Iterable[TrainConfig]]
+) -> list[Point]:
+    """Return the runs of a study, seeds outermost, so that an interrupted study is a fair one.
+
+    Args:
+        config: of the study; without ``lrs`` and ``lr_scales`` the rate is the planned one.
+        samples: of the training set.
+        lengths: returns the runs of all lengths for one run.
+
+    Raises:
+        UsageError: an option does not fit the data, or an arm whose rate is not planned has scales.
+    """
+    found = []
+    for arm in config.compared().runs():
+        for run in lengths(arm):
+            planned = run.plan(samples).lr
+            if rates := config.rates_of(arm.arm_name):
+                found += [Point(arm.arm_name, replace(run, lr=rate), math.nan) for rate in rates]
+                continue
+            for scale in sorted(config.lr_scales or (1.0,)):
+                if scale != 1 and math.isnan(planned):
+                    raise UsageError(
+                        f"lr_scales must be 1 for {arm.arm_name}, which chooses its own rate, got {scale:g}"
+                    )
+                found.append(Point(arm.arm_name, run if scale == 1 else replace(run, lr=scale * planned), scale))
+    return found
+
+
+def _read(folder: Path, points: list[Point], runs: list[SweepRun], data: ImageData) -> Ran:
+    """Return the results of runs as their folders have them."""
+    import pandas as pd
+
+    bound, rows = failure_bound(data.classes), []
+    for point, run in zip(points, runs, strict=True):
+        accuracy, seconds, steps = math.nan, math.nan, math.nan
+        if run.status in OVER:
+            loaded = load_run(folder / run.name)
+            steps, seconds = float(loaded.summary.get("steps", math.nan)), float(loaded.epochs["seconds"].sum())
+            if run.status == Status.FINISHED and loaded.accuracy is not None:
+                accuracy = loaded.accuracy
+        failed = None if run.status not in OVER else run.status == Status.DIVERGED or not accuracy > bound
+        head = (point.arm, point.config.batch_size, point.config.steps or math.nan, run.lr, point.scale)
+        note = run.note if failed is None else ""  # the same whoever has done the run, and when
+        rows.append((*head, run.config.seed, str(run.status), accuracy, failed, steps, seconds, run.name, note))
+    first = points[0].config
+    held_out = len(data.validation_labels) if data.validation_labels is not None else 0
+    said = protocol(held_out, test=first.test, keep_best=first.keep_best)
+    return Ran(pd.DataFrame(rows, columns=list(COLUMNS)), 1 / data.classes, first.accuracy_name(), said)
+
+
+def accuracies(rows: pd.DataFrame, guess: float, seeds: Iterable[int]) -> np.ndarray[Any, Any]:
+    """Return the accuracies (seeds,) of runs that differ in their seeds alone.
+
+    A run that diverged counts as one that guesses; one without a result is NaN.
+    """
+    counted = rows.assign(accuracy=rows["accuracy"].mask(rows["status"] == Status.DIVERGED.value, guess))
+    return counted.drop_duplicates("seed").set_index("seed")["accuracy"].reindex(list(seeds)).to_numpy(dtype=float)
+
+
+def resampled(values: np.ndarray[Any, Any], count: int, seed: int = 0) -> np.ndarray[Any, Any]:
+    """Return means (..., count) of ``values`` (..., seeds) over seeds that are drawn with replacement.
+
+    The same seeds are drawn for all entries, which are paired by them.
+    """
+    number = values.shape[-1]
+    drawn = np.random.default_rng(seed).integers(number, size=(count, number))
+    return mean(values[..., drawn])
+
+
+def mean(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return the mean over the last axis of the values that are not NaN; NaN if there are none."""
+    known = ~np.isnan(values)
+    count = known.sum(-1)
+    total = np.where(known, values, 0.0).sum(-1)
+    found: np.ndarray[Any, Any] = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    return found
+
+
+def middle(values: Iterable[float], level: float = 0.95) -> tuple[float, float]:
+    """Return the ends of the interval that holds the middle 95 % of values, which may be infinite."""
+    known = sorted(value for value in values if not math.isnan(value))
+    if not known:
+        return math.nan, math.nan
+    ends = np.quantile(known, [(1 - level) / 2, (1 + level) / 2], method="inverted_cdf")
+    return float(ends[0]), float(ends[1])
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the rows of a table for JSON, which has neither NaN nor infinity: both are None."""
+
+    def plain(value: Any) -> Any:
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return [{str(name): plain(value) for name, value in row.items()} for row in frame.to_dict("records")]
