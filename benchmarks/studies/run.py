@@ -1,0 +1,75 @@
+"""Studies that are done by their protocols, each resumable with the same command.
+
+    python benchmarks/studies/run.py a3 --out /tmp/studies
+
+The protocol is protocols/NAME.yaml. Before the first run it is copied into the folder of the study, with its digest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tvlars.lab import TrainConfig, sweep
+from tvlars.lab.data import load_data
+from tvlars.lab.experiments.grid import Grid
+from tvlars.lab.experiments.yaml_file import read_yaml
+
+HERE = Path(__file__).parent
+ANALYSIS = ("within",)
+"""Options of commands that say how results are read, not how runs are done."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", choices=sorted(file.stem for file in (HERE / "protocols").glob("*.yaml")))
+    parser.add_argument("--out", type=Path, required=True, help="folder of all studies; each has its own below")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    file = HERE / "protocols" / f"{arguments.study}.yaml"
+    folder = arguments.out / arguments.study
+    record_protocol(file, folder)
+    runs = runs_of(read_yaml(file))
+    sweep(runs, folder / "runs", data=load_data(runs[0].data))
+
+
+def runs_of(protocol: dict[str, Any]) -> list[TrainConfig]:
+    """Return all runs of a protocol of ``tvlars robustness``, seeds outermost."""
+    base = {name: value for name, value in protocol["options"].items() if name not in ANALYSIS}
+    grid = {"seed": protocol["seeds"], "lr": protocol["space"]["lr"]}
+    return list(Grid.from_mapping({"base": {**base, "test": False}, "grid": grid, "arms": protocol["arms"]}).runs)
+
+
+def record_protocol(file: Path, folder: Path) -> None:
+    """Copy the protocol into the folder of its study; one that is there already must have the same digest."""
+    mine, copy = digest(read_yaml(file)), folder / "protocol.yaml"
+    if copy.is_file() and digest(read_yaml(copy)) != mine:
+        raise SystemExit(f"{copy} has another digest than {file}: the protocol of a study that has begun stays")
+    if not copy.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, copy)
+    print(f"protocol {file.stem}, digest {mine}", flush=True)
+
+
+def digest(content: Any) -> str:
+    """Return the sha256 of parsed content in canonical JSON, in which 8.0 and 8 are the same."""
+    text = json.dumps(_plain(content), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+if __name__ == "__main__":
+    main()
