@@ -1,0 +1,184 @@
+"""Data of the studies, their protocols, and the script that runs them."""
+
+from __future__ import annotations
+
+import gzip
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+
+from tvlars import plan
+from tvlars.lab.data import ImageData, load_data
+from tvlars.lab.data.torchvision_sets import SYSTEM_DIR
+from tvlars.lab.experiments.arms import Arm
+from tvlars.lab.experiments.yaml_file import read_yaml
+from tvlars.lab.models import build_model
+
+STUDIES = Path(__file__).parents[1] / "benchmarks" / "studies"
+COUNT, TEST = 6_000, 50
+
+
+def module(name: str) -> ModuleType:
+    """Return a module of benchmarks/studies under a name of its own."""
+    spec = importlib.util.spec_from_file_location(f"studies_{name}", STUDIES / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    found = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = found
+    spec.loader.exec_module(found)
+    return found
+
+
+data, run = module("data"), module("run")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files like those of Fashion-MNIST, with the number of each image in its first 2 x 4 pixels."""
+    made: Path = tmp_path_factory.mktemp("fashion")
+    for split, count in (("train", COUNT), ("t10k", TEST)):
+        images = np.zeros((count, 28, 28), np.uint8)
+        images[:, :2, :2] = (np.arange(count) % 256)[:, None, None]
+        images[:, :2, 2:4] = (np.arange(count) // 256)[:, None, None]
+        labels = (np.arange(count) * 7 % 10).astype(np.uint8)
+        for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
+            header = b"\0\0\x08" + bytes([array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
+            file = made / f"{split}-{kind}-ubyte.gz"
+            file.write_bytes(gzip.compress(header + array.tobytes(), compresslevel=1))
+    return made
+
+
+def numbers(images: torch.Tensor) -> list[int]:
+    """Return the numbers of images of ``folder`` at half of their size."""
+    return (images[:, 0, 0, 0].long() + 256 * images[:, 0, 0, 1].long()).tolist()
+
+
+def test_halves_of_means_are_rounded_up() -> None:
+    image = torch.tensor([[1, 2, 255, 255], [0, 3, 255, 255], [0, 0, 1, 0], [0, 1, 1, 0]], dtype=torch.uint8)
+    assert data.halved(image[None, None]).tolist() == [[[[2, 255], [0, 1]]]]
+
+
+def test_training_and_validation_share_no_image_and_have_each_class_alike(folder: Path) -> None:
+    made = data.fashion14(500, data_dir=folder)
+    train, validation = numbers(made.train_images), numbers(made.validation_images)
+    assert made.train_images.shape == (500, 1, 14, 14)
+    assert len(set(train)) == 500
+    assert len(set(validation)) == data.VALIDATION
+    assert not set(train) & set(validation)
+    for labels, which in ((made.train_labels, train), (made.validation_labels, validation)):
+        assert labels.tolist() == [n * 7 % 10 for n in which]
+        assert torch.bincount(labels).tolist() == [len(labels) // 10] * 10
+    assert numbers(made.test_images) == list(range(TEST))
+
+
+def test_all_sizes_have_the_same_validation_images_each_time(folder: Path) -> None:
+    small, large, again = (data.fashion14(count, data_dir=folder) for count in (100, 900, 100))
+    assert small.fingerprint.validation == large.fingerprint.validation
+    assert small.fingerprint == again.fingerprint
+    assert small.fingerprint != large.fingerprint
+
+
+def test_a_fifth_of_the_training_labels_is_wrong_and_no_other(folder: Path) -> None:
+    clean, noisy = data.fashion14(500, data_dir=folder), data.fashion14(500, 0.2, data_dir=folder)
+    assert int((clean.train_labels != noisy.train_labels).sum()) == 100
+    assert noisy.train_images.equal(clean.train_images)
+    assert noisy.validation_labels.equal(clean.validation_labels)
+    assert noisy.test_labels.equal(clean.test_labels)
+    assert noisy.account == ("20% of the training labels are those of another class",)
+    assert clean.account == ()
+
+
+def test_wrong_labels_are_spread_over_all_other_classes() -> None:
+    labels = torch.zeros(10_000, dtype=torch.int64)
+    moved = data.with_noise(labels, 0.9, 10, seed=3)
+    counts = torch.bincount(moved, minlength=10)
+    assert counts[0] == 1_000
+    assert int(counts[1:].min()) > 900
+
+
+@pytest.mark.skipif(not SYSTEM_DIR.is_dir(), reason="Debian's package dataset-fashion-mnist is not installed")
+def test_the_files_of_fashion_mnist_give_these_images() -> None:
+    made = load_data(f"{STUDIES / 'data.py'}:fashion14_4000_noisy")
+    assert isinstance(made, ImageData)
+    validation = made.fingerprint.validation
+    assert validation is not None
+    assert made.fingerprint.train.pixels == "758502747c1a51117973e43776ac83d3"
+    assert made.fingerprint.train.labels == "37728c4815eebd63fa5eedfeb09d668f"
+    assert validation.pixels == "c2a47efb6efed7f300f6c2689dffca55"
+    assert made.fingerprint.test.pixels == "43f1811e2c0c92ab815b17f5fee69113"
+
+
+def test_runs_of_a3_are_in_the_order_of_seeds() -> None:
+    runs = run.runs_of(read_yaml(STUDIES / "protocols" / "a3.yaml"))
+    assert len(runs) == 240
+    assert [one.seed for one in runs] == sorted(one.seed for one in runs)
+    assert len({(one.arm, one.lr) for one in runs}) == 48
+    assert not any(one.test for one in runs)
+
+
+def test_the_digest_is_of_the_content_alone(tmp_path: Path) -> None:
+    one, other, changed = (tmp_path / f"{name}.yaml" for name in ("one", "other", "changed"))
+    one.write_text("a: 8\nb: [1, 2.5]  # rates\n")
+    other.write_text("b: [1.0, 2.5]\na: 8.0\n")
+    changed.write_text("a: 8\nb: [2.5, 1]\n")
+    first, second, third = (run.digest(read_yaml(file)) for file in (one, other, changed))
+    assert first == second != third
+
+
+def test_a_protocol_stays_once_its_study_has_begun(tmp_path: Path) -> None:
+    file, study = tmp_path / "p.yaml", tmp_path / "study"
+    file.write_text("a: 1\n")
+    run.record_protocol(file, study)
+    file.write_text("a: 1.0  # the same\n")
+    run.record_protocol(file, study)
+    file.write_text("a: 2\n")
+    with pytest.raises(SystemExit, match="the protocol of a study that has begun stays"):
+        run.record_protocol(file, study)
+    assert (study / "protocol.yaml").read_text() == "a: 1\n"
+
+
+@pytest.mark.parametrize("file", sorted((STUDIES / "protocols").glob("*.yaml")), ids=lambda file: file.stem)
+def test_protocols_name_what_exists(file: Path) -> None:
+    content = read_yaml(file)
+    assert content["name"] == file.stem
+    assert content["question"].strip().endswith((".", "?"))
+    assert content["cuts"]
+    assert content["measure"]
+    arms = {name: Arm.parse(f"{name}={text}") for name, text in content["arms"].items()}
+    family = content.get("family")
+    assert family is None or family in arms
+    tuning_seeds = content.get("tuning", {}).get("seeds", [])
+    assert not set(tuning_seeds) & set(content["seeds"])
+    for key in content.get("space", {}):
+        assert key.rpartition(".")[0] in ("", *arms)
+
+
+@pytest.mark.parametrize("name", ["plain20", "plain40", "vit"])
+def test_networks_have_no_batch_norm_and_start_with_outputs_of_a_usual_size(name: str) -> None:
+    torch.manual_seed(0)
+    network, _ = build_model(f"{STUDIES / 'models.py'}:{name}", 1, 14, 10)
+    assert not any(isinstance(layer, torch.nn.modules.batchnorm._BatchNorm) for layer in network.modules())
+    layers = sum(isinstance(layer, torch.nn.Conv2d | torch.nn.Linear) for layer in network.modules())
+    assert name == "vit" or layers == int(name.removeprefix("plain"))
+    logits = network(torch.randn(64, 1, 14, 14))
+    assert logits.shape == (64, 10)
+    assert 0.05 < float(logits.detach().std()) < 5
+
+
+def test_muon_trains_kernels_as_matrices_at_the_rate_of_the_plan() -> None:
+    torch.manual_seed(0)
+    network, _ = build_model("small_resnet", 1, 14, 10)
+    made = module("optimizers").muon(network, plan(100, 1_000, 10, "torch.optim.AdamW", lr=0.02))
+    before = {name: p.detach().clone() for name, p in network.named_parameters()}
+    network(torch.randn(8, 1, 14, 14)).square().mean().backward()
+    made.step()
+    moved = {name: p.detach() - before[name] for name, p in network.named_parameters()}
+    kernel = moved["blocks.1.conv1.weight"].flatten(1)
+    values = torch.linalg.svdvals(kernel)
+    assert 0.5 < float(values.min() / 0.02) < float(values.max() / 0.02) < 1.5  # near an orthogonal matrix
+    assert float(moved["bn.bias"].abs().max()) == pytest.approx(0.002, rel=1e-3)
