@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import gzip
 import importlib.util
+import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from tvlars import plan
+from tvlars.lab import TrainConfig, sweep
 from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.data.torchvision_sets import SYSTEM_DIR
 from tvlars.lab.experiments.arms import Arm
+from tvlars.lab.experiments.board import Board
 from tvlars.lab.experiments.yaml_file import read_yaml
 from tvlars.lab.models import build_model
 
@@ -34,7 +39,7 @@ def module(name: str) -> ModuleType:
     return found
 
 
-data, run = module("data"), module("run")
+data, run, results = module("data"), module("run"), module("results")
 
 
 @pytest.fixture(scope="module")
@@ -182,3 +187,66 @@ def test_muon_trains_kernels_as_matrices_at_the_rate_of_the_plan() -> None:
     values = torch.linalg.svdvals(kernel)
     assert 0.5 < float(values.min() / 0.02) < float(values.max() / 0.02) < 1.5  # near an orthogonal matrix
     assert float(moved["bn.bias"].abs().max()) == pytest.approx(0.002, rel=1e-3)
+
+
+def rows(values: dict[str, dict[float, list[float]]]) -> pd.DataFrame:
+    """Return runs with these accuracies in percent by arm and rate, one for each seed; NaN: it diverged."""
+    return pd.DataFrame(
+        [
+            (arm, lr, seed, "diverged" if math.isnan(value) else "finished", value / 100, math.nan, 240, 10.0, "d", "r")
+            for arm, rates in values.items()
+            for lr, seeds in rates.items()
+            for seed, value in enumerate(seeds, 1)
+        ],
+        columns=list(results.COLUMNS),
+    )
+
+
+def test_plateaus_and_failures_of_a_table_made_by_hand() -> None:
+    nan = math.nan
+    wide: dict[float, list[float]] = {4: [78, 78], 8: [80, 80], 16: [79.5, 80.5], 32: [78, 78]}
+    narrow: dict[float, list[float]] = {4: [70, 70], 8: [80, 80], 16: [70, 70], 32: [nan, 19]}
+    found = results.Robustness(rows({"wide": wide, "narrow": narrow}), ["wide", "narrow"], 1.0)
+    assert found.seeds == [1, 2]
+    assert found.plateau("wide").octaves == pytest.approx(2.0)  # half an octave, one, half an octave
+    assert found.plateau("narrow").octaves == pytest.approx(0.2)
+    assert found.failures("narrow") == {4: 0, 8: 0, 16: 0, 32: 2}
+    assert sum(found.failures("wide").values()) == 0
+    assert found.cells["narrow"][1][3].tolist() == [10.0, 19.0]  # one that diverged counts as guessing
+    table = found.tables()
+    assert "| narrow | 80.00 ± 0.00 | 8 | 7.46 to 8.57 | 0.20 (0.20 to 0.20) | +1.80 (" in table
+    assert "14.50 ± 57.18, 2 failed" in table
+
+
+def test_seeds_that_are_not_whole_do_not_count() -> None:
+    frame = rows({"one": {4: [80, 81], 8: [79, 80]}, "two": {4: [80, 81], 8: [79, 80]}})
+    assert results.Robustness(frame.iloc[:-1], ["one", "two"], 1.0).seeds == [1]
+
+
+def test_runs_of_a_study_are_collected_from_their_folders(tmp_path: Path) -> None:
+    config = TrainConfig(batch_size=512, epochs=1, validation=200, test=False, arm="phi", lr=8.0)
+    for seed in (1, 2):
+        sweep([replace(config, seed=seed)], tmp_path / f"{seed}", data=load_data("digits"), board=Board())
+    for run_folder in (tmp_path / "2").glob("digits-*/"):
+        run_folder.rename(tmp_path / "1" / run_folder.name)
+    found = results.rows_of(tmp_path / "1", "abc")
+    assert found[["arm", "lr", "seed", "status", "protocol"]].values.tolist() == [
+        ["phi", 8.0, 1, "finished", "abc"],
+        ["phi", 8.0, 2, "finished", "abc"],
+    ]
+    assert found["validation_accuracy"].between(0, 1).all()
+    assert found["test_accuracy"].isna().all()
+
+
+def test_a_page_keeps_the_words_around_what_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results, "RESULTS", tmp_path)
+    (tmp_path / "x.md").write_text("before\n<!-- made by run.py -->\nold\nlines\n<!-- end -->\nafter\n")
+    results.write_page("x", "| new |")
+    results.write_page("x", "| new |")
+    assert (tmp_path / "x.md").read_text() == "before\n<!-- made by run.py -->\n| new |\n<!-- end -->\nafter\n"
+
+
+def test_the_page_has_the_digest_of_every_protocol(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(STUDIES))
+    index = module("index")
+    assert index.table() in index.PAGE.read_text(encoding="utf-8")

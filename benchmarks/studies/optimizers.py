@@ -9,8 +9,10 @@ from tvlars import Plan
 
 
 def muon(model: nn.Module, plan: Plan) -> torch.optim.Optimizer:
-    """Return Muon at the rate of the plan for hidden weights, kernels as matrices (outputs, the rest), with AdamW inside
-    at a tenth of the rate for the first layer, the classifier, biases and norms, as its author recommends (Jordan 2024).
+    """Return Muon for hidden weights, with AdamW inside for the rest, as Muon's author recommends (Jordan 2024).
+
+    Kernels count as matrices (outputs, all else). Muon has the rate of the plan; AdamW, which has the first layer, the
+    classifier, biases and norms, a tenth of it.
     """
     from pytorch_optimizer import Muon
 

@@ -1,8 +1,12 @@
 """Studies that are done by their protocols, each resumable with the same command.
 
     python benchmarks/studies/run.py a3 --out /tmp/studies
+    python benchmarks/studies/run.py a3 --out /tmp/studies --collect
+    python benchmarks/studies/run.py a3
 
-The protocol is protocols/NAME.yaml. Before the first run it is copied into the folder of the study, with its digest.
+The protocol is protocols/NAME.yaml. Before the first run it is copied into the folder of the study. The first command
+trains what is not over, by one process of one thread. The second one trains nothing, and writes the runs that are over
+to docs/results/studies/NAME.csv. The third one makes the figure and the tables of the page from this file.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 
 from tvlars.lab import TrainConfig, sweep
@@ -29,14 +34,51 @@ ANALYSIS = ("within",)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", choices=sorted(file.stem for file in (HERE / "protocols").glob("*.yaml")))
-    parser.add_argument("--out", type=Path, required=True, help="folder of all studies; each has its own below")
+    parser.add_argument("--out", type=Path, help="folder of all studies; each has its own below")
+    parser.add_argument("--collect", action="store_true", help="train nothing, write the CSV of the runs in --out")
     arguments = parser.parse_args()
+    if arguments.collect and arguments.out is None:
+        parser.error("--out must be given with --collect")
     torch.set_num_threads(1)
     file = HERE / "protocols" / f"{arguments.study}.yaml"
+    protocol = read_yaml(file)
+    if protocol["command"] != "robustness":
+        parser.error(f"{arguments.study} is a study of tvlars {protocol['command']}, which this script does not run")
+    if arguments.out is None:
+        make_page(arguments.study, protocol)
+        return
     folder = arguments.out / arguments.study
     record_protocol(file, folder)
-    runs = runs_of(read_yaml(file))
+    if arguments.collect:
+        collect(arguments.study, folder)
+        return
+    runs = runs_of(protocol)
     sweep(runs, folder / "runs", data=load_data(runs[0].data))
+
+
+def collect(name: str, folder: Path) -> None:
+    """Write the runs of a study that are over to its CSV."""
+    from results import RESULTS, rows_of
+
+    rows = rows_of(folder / "runs", digest(read_yaml(folder / "protocol.yaml")))
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    rows.to_csv(RESULTS / f"{name}.csv", index=False)
+    print(f"{len(rows)} runs in {RESULTS / f'{name}.csv'}")
+
+
+def make_page(name: str, protocol: dict[str, Any]) -> None:
+    """Draw the figure of a study, and put its tables into its page."""
+    from results import RESULTS, Robustness, draw, write_page
+
+    frame = pd.read_csv(RESULTS / f"{name}.csv")
+    found = Robustness(frame, list(protocol["arms"]), float(protocol["options"]["within"]))
+    if not found.seeds:
+        raise SystemExit(f"{RESULTS / f'{name}.csv'} must have all runs of a seed at least")
+    draw(f"study-{name}", found.painter())
+    planned = len(runs_of(protocol))
+    seeds = " ".join(map(str, found.seeds))
+    said = f"Protocol digest `{digest(protocol)}`. {len(found.frame)} of {planned} runs: seeds {seeds}."
+    write_page(name, f"{said}\n\n{found.tables()}")
 
 
 def runs_of(protocol: dict[str, Any]) -> list[TrainConfig]:

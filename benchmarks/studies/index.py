@@ -1,0 +1,28 @@
+"""Table of all studies in docs/results/studies/index.md, made of their protocols: python benchmarks/studies/index.py"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from run import HERE, digest
+
+from tvlars.lab.experiments.yaml_file import read_yaml
+
+PAGE = Path(__file__).parents[2] / "docs" / "results" / "studies" / "index.md"
+HEAD = "|---|---|---|---|\n"
+
+
+def table() -> str:
+    """Return a line for each protocol."""
+    lines = []
+    for file in sorted((HERE / "protocols").glob("*.yaml")):
+        content = read_yaml(file)
+        name = f"[{file.stem}]({file.stem}.md)" if (PAGE.parent / f"{file.stem}.md").is_file() else file.stem
+        question = " ".join(content["question"].split())
+        lines.append(f"| {name} | {question} | {content['stopping']['runs']} | `{digest(content)[:12]}` |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    before, rest = PAGE.read_text(encoding="utf-8").split(HEAD)
+    PAGE.write_text(f"{before}{HEAD}{table()}\n\n{rest.split(chr(10) * 2, 1)[1]}", encoding="utf-8")

@@ -1,0 +1,178 @@
+"""Results of a study: a CSV with a row for each run, and the tables, the figure and the page that are made of it."""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from tvlars.lab.experiments.robustness.plateau import Plateau, plateau
+
+from tvlars.lab.comparison.statistics import mean_and_interval
+from tvlars.lab.run_folder.loaded_run import load_run
+
+DOCS = Path(__file__).parents[2] / "docs"
+RESULTS = DOCS / "results" / "studies"
+COLUMNS = ("arm", "lr", "seed", "status", "validation_accuracy", "test_accuracy", "steps", "seconds", "protocol", "run")
+GUESS, FAILED = 0.1, 0.19
+"""Accuracy of guessing among ten classes, and the one that a run must be above, or it has failed."""
+DRAWS = 10_000
+OVER = ("finished", "diverged")
+GENERATED = re.compile(r"(<!-- made by .*? -->\n).*?(\n<!-- end -->)", re.DOTALL)
+Values = np.ndarray[Any, np.dtype[np.float64]]
+
+
+def rows_of(folder: Path, protocol: str) -> pd.DataFrame:
+    """Return a row with ``COLUMNS`` for each run in ``folder`` that is over; ``protocol`` is the digest of theirs."""
+    rows = []
+    for config in sorted(folder.glob("*/config.json")):
+        run = load_run(config.parent)
+        if run.status not in OVER:
+            continue
+        found = {name: run.summary.get(name) for name in ("validation_accuracy", "test_accuracy", "steps", "seconds")}
+        head = dict(arm=run.config.arm_name, lr=run.config.lr, seed=run.config.seed, status=str(run.status))
+        rows.append({**head, **found, "protocol": protocol, "run": run.folder.name})
+    frame = pd.DataFrame(rows, columns=list(COLUMNS)).astype({"validation_accuracy": float, "test_accuracy": float})
+    return frame.sort_values(["seed", "arm", "lr"], ignore_index=True)
+
+
+class Robustness:
+    """Accuracies over the rate, of whole seeds alone.
+
+    Args:
+        frame: rows with ``COLUMNS``.
+        arms: in the order of the tables; the first one is compared with each of the others.
+        within: points that a plateau reaches below the best mean.
+    """
+
+    def __init__(self, frame: pd.DataFrame, arms: list[str], within: float) -> None:
+        cells = frame[["arm", "lr"]].drop_duplicates()
+        runs = frame.groupby("seed").size()
+        self.seeds = [int(seed) for seed in runs.index[runs == len(cells)]]
+        self.frame = frame[frame["seed"].isin(self.seeds)]
+        self.arms, self.within = arms, within
+        self.draws = np.random.default_rng(0).integers(len(self.seeds), size=(DRAWS, len(self.seeds)))
+        self.cells = {arm: self._accuracies(arm) for arm in arms}
+
+    def _accuracies(self, arm: str) -> tuple[list[float], Values]:
+        """Return the rates of an arm, ascending, and accuracies in percent (rates, seeds)."""
+        mine = self.frame[self.frame["arm"] == arm]
+        counted = mine.assign(counted=mine["validation_accuracy"].where(mine["status"] == "finished", GUESS))
+        table = counted.pivot(index="lr", columns="seed", values="counted").sort_index()
+        return [float(lr) for lr in table.index], 100 * table[self.seeds].to_numpy(dtype=float)
+
+    def plateau(self, arm: str) -> Plateau:
+        """Return the plateau of the means over seeds."""
+        rates, values = self.cells[arm]
+        return self._plateau(rates, values.mean(1))
+
+    def _plateau(self, rates: list[float], means: Values) -> Plateau:
+        found = plateau(rates, means.tolist(), self.within)
+        assert found is not None
+        return found
+
+    def drawn(self, arm: str) -> Values:
+        """Return widths in octaves for seeds that are drawn with replacement, the same ones for all arms."""
+        rates, values = self.cells[arm]
+        means = values[:, self.draws].mean(-1)
+        return np.array([self._plateau(rates, one).octaves for one in means.T])
+
+    def failures(self, arm: str) -> dict[float, int]:
+        """Return the number of failed runs by rate."""
+        rates, _ = self.cells[arm]
+        mine = self.frame[self.frame["arm"] == arm]
+        bad = (mine["status"] == "diverged") | ~(mine["validation_accuracy"] > FAILED)
+        return {lr: int(bad[mine["lr"] == lr].sum()) for lr in rates}
+
+    def tables(self) -> str:
+        """Return the table of plateaus and that of all rates, in Markdown."""
+        widths = {arm: self.drawn(arm) for arm in self.arms}
+        first = self.arms[0]
+        head = f"within {self.within:g} point{'s' * (self.within != 1)}"
+        lines = [
+            f"| arm | best mean, % | at lr | {head}: lr | octaves | {first} less it, octaves | failed runs |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        for arm in self.arms:
+            rates, values = self.cells[arm]
+            best = int(values.mean(1).argmax())
+            found, failed = self.plateau(arm), self.failures(arm)
+            less = ""
+            if arm != first:
+                less = f"{self.plateau(first).octaves - found.octaves:+.2f} {_middle(widths[first] - widths[arm], '+')}"
+            cells = [
+                arm,
+                _mean(values[best]),
+                f"{rates[best]:g}",
+                f"{found.low:.3g} to {found.high:.3g}",
+                f"{'at least ' * found.at_least}{found.octaves:.2f} {_middle(widths[arm])}",
+                less,
+                f"{sum(failed.values())} of {values.size}",
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+        rates = sorted({lr for arm in self.arms for lr in self.cells[arm][0]})
+        lines += ["", f"| arm | {' | '.join(f'{lr:g}' for lr in rates)} |", f"|---|{'---|' * len(rates)}"]
+        for arm in self.arms:
+            mine, values = self.cells[arm]
+            failed = self.failures(arm)
+            shown = {
+                lr: _mean(one) + (f", {failed[lr]} failed" if failed[lr] else "")
+                for lr, one in zip(mine, values, strict=True)
+            }
+            lines.append(f"| {arm} | {' | '.join(shown.get(lr, '') for lr in rates)} |")
+        return "\n".join(lines)
+
+    def painter(self) -> Callable[[Any, Any], None]:
+        """Return the function that draws the figure for a theme."""
+
+        def paint(figure: Any, theme: Any) -> None:
+            axes = figure.add_subplot()
+            lowest = max(min(values.mean(1).min() for _, values in self.cells.values()), 70.0)
+            for i, arm in enumerate(self.arms):
+                rates, values = self.cells[arm]
+                color, dash = theme.color(i), "-" if i < len(theme.series) else "--"
+                axes.plot(rates, values.mean(1), dash, color=color, label=arm, marker="o", markersize=3)
+                axes.fill_between(rates, values.min(1), values.max(1), color=color, alpha=0.12, linewidth=0)
+                found, at = self.plateau(arm), lowest - 0.7 * (i + 1)
+                axes.plot([found.low, found.high], [at, at], dash, color=color, linewidth=4, solid_capstyle="butt")
+            bottom = lowest - 0.7 * (len(self.arms) + 1)
+            axes.set(xscale="log", xlabel="learning rate", ylabel="validation accuracy, %", ylim=(bottom, None))
+            axes.set_xticks(rates, [f"{lr:g}" for lr in rates])
+            axes.minorticks_off()
+            axes.set_title(f"Mean and range of {len(self.seeds)} seeds; bars: within {self.within:g} point of the best")
+            figure.legend(*axes.get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=3)
+
+        return paint
+
+
+def _mean(values: Values) -> str:
+    mean, half = mean_and_interval(values.tolist())
+    return f"{mean:.2f}" if math.isnan(half) else f"{mean:.2f} ± {half:.2f}"
+
+
+def _middle(values: Values, sign: str = "") -> str:
+    """Return the interval of the middle 95 % of values in brackets."""
+    low, high = np.quantile(values, [0.025, 0.975])
+    return f"({low:{sign}.2f} to {high:{sign}.2f})"
+
+
+def write_page(name: str, generated: str) -> None:
+    """Put what was made of the CSV into the page of a study, between its two comments."""
+    page = RESULTS / f"{name}.md"
+    text = page.read_text(encoding="utf-8")
+    if not GENERATED.search(text):
+        raise SystemExit(f"{page} must have <!-- made by ... --> and <!-- end --> on lines of their own")
+    page.write_text(GENERATED.sub(lambda found: found[1] + generated + found[2], text), encoding="utf-8")
+
+
+def draw(name: str, painter: Callable[[Any, Any], None]) -> None:
+    """Write docs/figures/NAME.svg, and NAME-dark.svg for the dark theme."""
+    sys.path.insert(0, str(DOCS / "figures"))
+    from _style import draw as draw_figure
+
+    draw_figure(name, 4.2, painter)
