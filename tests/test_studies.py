@@ -69,7 +69,7 @@ def test_halves_of_means_are_rounded_up() -> None:
 
 
 def test_training_and_validation_share_no_image_and_have_each_class_alike(folder: Path) -> None:
-    made = data.fashion14(500, data_dir=folder)
+    made = data.fashion(500, data_dir=folder)
     train, validation = numbers(made.train_images), numbers(made.validation_images)
     assert made.train_images.shape == (500, 1, 14, 14)
     assert len(set(train)) == 500
@@ -82,14 +82,17 @@ def test_training_and_validation_share_no_image_and_have_each_class_alike(folder
 
 
 def test_all_sizes_have_the_same_validation_images_each_time(folder: Path) -> None:
-    small, large, again = (data.fashion14(count, data_dir=folder) for count in (100, 900, 100))
+    small, large, again = (data.fashion(count, data_dir=folder) for count in (100, 900, 100))
     assert small.fingerprint.validation == large.fingerprint.validation
     assert small.fingerprint == again.fingerprint
     assert small.fingerprint != large.fingerprint
+    whole = data.fashion(100, data_dir=folder, half=False)
+    assert whole.train_labels.equal(small.train_labels)
+    assert whole.train_images.shape == (100, 1, 28, 28)
 
 
 def test_a_fifth_of_the_training_labels_is_wrong_and_no_other(folder: Path) -> None:
-    clean, noisy = data.fashion14(500, data_dir=folder), data.fashion14(500, 0.2, data_dir=folder)
+    clean, noisy = data.fashion(500, data_dir=folder), data.fashion(500, 0.2, data_dir=folder)
     assert int((clean.train_labels != noisy.train_labels).sum()) == 100
     assert noisy.train_images.equal(clean.train_images)
     assert noisy.validation_labels.equal(clean.validation_labels)

@@ -1,6 +1,6 @@
-"""Data of the studies, for ``--data benchmarks/studies/data.py:NAME``: Fashion-MNIST at 14 x 14, and parts of it.
+"""Data of the studies, for ``--data benchmarks/studies/data.py:NAME``: parts of Fashion-MNIST, most of them at 14 x 14.
 
-The images are means of 2 x 2 pixels. 5,000 of the 60,000 training images are held out for validation, the same ones for
+Images of 14 x 14 are means of 2 x 2 pixels. 5,000 of the 60,000 training images are held out for validation, the same ones for
 all functions; the training images are drawn from the other 55,000, each class alike. All test images are there. Of
 labels with noise, exactly a fifth of the training labels have another class; validation and test labels are untouched.
 Everything is drawn with fixed seeds, so that a data set is the same each time.
@@ -25,36 +25,43 @@ NOISE = 0.2
 
 def fashion14_4000(data_dir: Path | None = None) -> ImageData:
     """Return 4,000 training images of 14 x 14."""
-    return fashion14(4_000, data_dir=data_dir)
+    return fashion(4_000, data_dir=data_dir)
 
 
 def fashion14_10000(data_dir: Path | None = None) -> ImageData:
     """Return 10,000 training images of 14 x 14."""
-    return fashion14(10_000, data_dir=data_dir)
+    return fashion(10_000, data_dir=data_dir)
 
 
 def fashion14_50000(data_dir: Path | None = None) -> ImageData:
     """Return 50,000 training images of 14 x 14."""
-    return fashion14(50_000, data_dir=data_dir)
+    return fashion(50_000, data_dir=data_dir)
 
 
 def fashion14_4000_noisy(data_dir: Path | None = None) -> ImageData:
     """Return 4,000 training images of 14 x 14, a fifth of them with a wrong label."""
-    return fashion14(4_000, NOISE, data_dir=data_dir)
+    return fashion(4_000, NOISE, data_dir=data_dir)
 
 
 def fashion14_10000_noisy(data_dir: Path | None = None) -> ImageData:
     """Return 10,000 training images of 14 x 14, a fifth of them with a wrong label."""
-    return fashion14(10_000, NOISE, data_dir=data_dir)
+    return fashion(10_000, NOISE, data_dir=data_dir)
 
 
 def fashion14_50000_noisy(data_dir: Path | None = None) -> ImageData:
     """Return 50,000 training images of 14 x 14, a fifth of them with a wrong label."""
-    return fashion14(50_000, NOISE, data_dir=data_dir)
+    return fashion(50_000, NOISE, data_dir=data_dir)
 
 
-def fashion14(count: int, noise: float = 0.0, *, data_dir: Path | None = None) -> ImageData:
-    """Return Fashion-MNIST at 14 x 14 with ``count`` training images, a share ``noise`` of them with a wrong label.
+def fashion28_10000(data_dir: Path | None = None) -> ImageData:
+    """Return 10,000 training images of 28 x 28, those of :func:`fashion14_10000`."""
+    return fashion(10_000, data_dir=data_dir, half=False)
+
+
+def fashion(count: int, noise: float = 0.0, *, data_dir: Path | None = None, half: bool = True) -> ImageData:
+    """Return Fashion-MNIST with ``count`` training images, a share ``noise`` of them with a wrong label.
+
+    Images are 14 x 14; without ``half`` they are as they came, 28 x 28.
 
     Raises:
         UsageError: the files are missing or damaged, and cannot be downloaded.
@@ -63,15 +70,16 @@ def fashion14(count: int, noise: float = 0.0, *, data_dir: Path | None = None) -
     assert whole.validation_images is not None
     chosen = stratified(whole.train_labels, count, SEED)
     labels = whole.train_labels[chosen]
-    said = f"{count:,} of {len(whole.train_labels):,} training images, means of 2 x 2 pixels"
+    said = f"{count:,} of {len(whole.train_labels):,} training images" + ", means of 2 x 2 pixels" * half
+    sized = halved if half else torch.clone
     changed = f"{noise:.0%} of the training labels are those of another class"
     return replace(
         whole,
         origin=f"{whole.origin}, {said}",
-        train_images=halved(whole.train_images[chosen]),
+        train_images=sized(whole.train_images[chosen]),
         train_labels=with_noise(labels, noise, whole.classes, SEED) if noise else labels,
-        validation_images=halved(whole.validation_images),
-        test_images=halved(whole.test_images),
+        validation_images=sized(whole.validation_images),
+        test_images=sized(whole.test_images),
         account=(*whole.account, changed) if noise else whole.account,
     )
 

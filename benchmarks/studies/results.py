@@ -22,6 +22,8 @@ COLUMNS = ("arm", "lr", "seed", "status", "validation_accuracy", "test_accuracy"
 GUESS, FAILED = 0.1, 0.19
 """Accuracy of guessing among ten classes, and the one that a run must be above, or it has failed."""
 DRAWS = 10_000
+DEPTH = 6.0
+"""Points below the highest mean that a figure reaches."""
 OVER = ("finished", "diverged")
 GENERATED = re.compile(r"(<!-- made by .*? -->\n).*?(\n<!-- end -->)", re.DOTALL)
 Values = np.ndarray[Any, np.dtype[np.float64]]
@@ -132,16 +134,21 @@ class Robustness:
 
         def paint(figure: Any, theme: Any) -> None:
             axes = figure.add_subplot()
-            lowest = max(min(values.mean(1).min() for _, values in self.cells.values()), 70.0)
+            top = max(values.mean(1).max() for _, values in self.cells.values())
+            least = min(values.mean(1).min() for _, values in self.cells.values())
+            lowest = max(least, top - DEPTH)  # lines that fall below leave the figure
+            gap = 0.06 * (top - lowest)
             for i, arm in enumerate(self.arms):
                 rates, values = self.cells[arm]
-                color, dash = theme.color(i), "-" if i < len(theme.series) else "--"
+                color, dash = (theme.color(i), "-") if i < len(theme.series) else (theme.ink, "--")
                 axes.plot(rates, values.mean(1), dash, color=color, label=arm, marker="o", markersize=3)
                 axes.fill_between(rates, values.min(1), values.max(1), color=color, alpha=0.12, linewidth=0)
-                found, at = self.plateau(arm), lowest - 0.7 * (i + 1)
-                axes.plot([found.low, found.high], [at, at], dash, color=color, linewidth=4, solid_capstyle="butt")
-            bottom = lowest - 0.7 * (len(self.arms) + 1)
-            axes.set(xscale="log", xlabel="learning rate", ylabel="validation accuracy, %", ylim=(bottom, None))
+                found, at = self.plateau(arm), lowest - gap * (i + 1)
+                axes.plot([found.low, found.high], [at, at], "-", color=color, linewidth=4, solid_capstyle="butt")
+            bottom = lowest - gap * (len(self.arms) + 1)
+            axes.set(
+                xscale="log", xlabel="learning rate", ylabel="validation accuracy, %", ylim=(bottom, top + 2 * gap)
+            )
             axes.set_xticks(rates, [f"{lr:g}" for lr in rates])
             axes.minorticks_off()
             axes.set_title(f"Mean and range of {len(self.seeds)} seeds; bars: within {self.within:g} point of the best")
