@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from tvlars.lab.experiments.robustness.plateau import Plateau, plateau
 
 from tvlars.lab.comparison.statistics import mean_and_interval
+from tvlars.lab.experiments.robustness.plateau import Plateau, plateau
 from tvlars.lab.run_folder.loaded_run import load_run
 
 DOCS = Path(__file__).parents[2] / "docs"
