@@ -14,7 +14,7 @@ import torch
 from tests.lab.stops import StopAt
 from tvlars.cli._commands import make_parser
 from tvlars.cli._options import train_config
-from tvlars.lab import TrainConfig, TuneConfig, UsageError, list_runs, load_run, train
+from tvlars.lab import TrainConfig, UsageError, list_runs, load_run, train
 from tvlars.lab.data import ImageData
 from tvlars.lab.experiments.job import going_on, is_whole, status_of
 from tvlars.lab.experiments.run_name import arguments, digest
@@ -106,8 +106,6 @@ def test_epochs_and_steps_together_are_one_sentence() -> None:
         TrainConfig(steps=0)
     with pytest.raises(UsageError, match="epochs must be an integer >= 1, got None"):
         replace(TrainConfig(steps=20), steps=None)
-    with pytest.raises(UsageError, match="epochs must be given for tuning in place of steps, got steps 20"):
-        TuneConfig(base=TrainConfig(steps=20))
     config = TrainConfig(steps=20)
     assert (config.epochs, config.length, TrainConfig(epochs=1).length) == (None, "20 steps", "1 epoch")
     assert replace(config, seed=3).steps == 20

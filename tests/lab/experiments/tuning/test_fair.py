@@ -159,7 +159,7 @@ def test_the_command(pretend: list[TrainConfig], tmp_path: Path, capsys: pytest.
     words += f" --trials 5 --tune-seeds 1000 1001 --rerun 2 --spent warm=7 --epochs 1 --no-prune --out {out}"
     assert main(words.split()) == 0
     told = capsys.readouterr().out
-    assert "5 trials of a grid for each of cold, warm; 1 epochs, seed 1000, not pruned; the best 2 again" in told
+    assert "5 trials of a grid for each of cold, warm; 1 epoch, seed 1000, not pruned; the best 2 again" in told
     assert "note: trials made elsewhere before count too: warm 7" in told
     assert "cold-002 with seed 1001: 50.00%  (1 of 4)" in told
     assert "cold     5 trials, 2 reruns (0 pruned, 0 diverged), 7 epochs; best on validation 75.00% (mean of 2" in told
@@ -568,6 +568,23 @@ def test_a_folder_of_an_earlier_version_goes_on(
         UsageError, match="widen must be 0 in a folder of an earlier version, whose values of lr cannot"
     ):
         quietly(replace(one, tune_seeds=(1000, 1001), widen=1))
+
+
+def test_a_tuning_by_steps_is_pruned_by_its_epochs(
+    few: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 10 steps, the third epoch is half of one; trials are pruned after a third of three."""
+    monkeypatch.setattr(search_module, "PRUNE_TRIALS", 1)
+    base = TrainConfig(batch_size=128, steps=10, accelerator="cpu")
+    one = config(tmp_path / "out", COLD, base=base, trials=2, space=("lr=8,0.0001",), seeds=(0,))
+    said: list[str] = []
+    result = tune(one, data=few, announce=said.append, reporter=Reporter, board=Board())
+    assert "2 trials of a grid for each of cold; 10 steps, seed 1000, pruned below the median" in said
+    frame = result.frame()
+    assert frame["epochs"].tolist() == [3, 1]
+    assert frame["status"].tolist() == ["finished", "pruned"]
+    assert result.final is not None
+    assert result.final.load()[0].epochs["step"].tolist() == [4, 8, 10]
 
 
 # -- real runs --------------------------------------------------------------------------------------------------------

@@ -89,8 +89,6 @@ class TuneConfig:
             raise UsageError(
                 f"lr must not be given for tuning, which searches it: say where with space, got {self.base.lr}"
             )
-        if self.base.steps is not None:
-            raise UsageError(f"epochs must be given for tuning in place of steps, got steps {self.base.steps}")
         if self.base.validation == 0:
             raise UsageError("validation must be > 0 for tuning, whose trials are chosen by it, got 0")
         if not self.base.test:

@@ -162,7 +162,7 @@ def tune(
         folder.mkdir(parents=True, exist_ok=True)
         hold(stack, folder, "process tunes")
         stored = read_stored(folder, said, data.fingerprint)  # with what another process may have done in the meantime
-        searches, earlier = _open(config, spaces, objective, said, stored, folder)
+        searches, earlier = _open(config, spaces, first.plan.epochs, objective, said, stored, folder)
         stored.before.update(config.before())
         again = config.tune_seeds[1:]
         said_before: list[str] = []
@@ -285,6 +285,7 @@ def _first_stage(config: TuneConfig, space: Space, key: str) -> Stage:
 def _open(
     config: TuneConfig,
     spaces: dict[str, Space],
+    epochs: int,
     objective: Objective,
     said: dict[str, Any],
     stored: Stored,
@@ -327,7 +328,7 @@ def _open(
                 storage,
                 [_first_stage(config, space, key), *stored.stages(key)],
                 config.tune_seeds[0] * 10_000 % 2**32,
-                config.base.epochs or 1,
+                epochs,
                 config.prune,
                 objective,
                 again,
@@ -398,7 +399,7 @@ def _announce_budget(
     first, *others = config.tune_seeds
     again = f"; the best {config.rerun} again with seed{'s' * (len(others) > 1)} {', '.join(map(str, others))}"
     announce(
-        f"{config.trials} trials {sampler} for each of {names}; {config.base.epochs} epochs, "
+        f"{config.trials} trials {sampler} for each of {names}; {config.base.length}, "
         f"seed {first}, {pruned}{again * bool(others)}"
     )
     for key, space in spaces.items():
