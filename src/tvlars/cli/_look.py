@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from tvlars._command import INTERRUPTED
-from tvlars.cli._options import add_those_of_data, fail, new_command, type_of
+from tvlars.cli._options import DECLARED, add_option, add_those_of_data, fail, new_command, type_of
 from tvlars.lab.console import say
 from tvlars.lab.errors import UsageError
+from tvlars.lab.experiments.compare_config import CompareConfig
+from tvlars.lab.options import options_of
 
 
 def add(commands: Any) -> None:
@@ -33,6 +35,9 @@ def add(commands: Any) -> None:
     page.add_argument("-o", "--out", type=Path, metavar="FILE", help=text)
     text = "write it anew every so many seconds, and let browsers load it again, until interrupted"
     page.add_argument("--watch", type=type_of(int), metavar="SECONDS", help=text)
+    declared = options_of(CompareConfig)
+    for name, metavar in DECLARED.items():
+        add_option(page, declared[name], default=None, metavar=metavar)
     for command_parser in (sharpness, landscape):
         command_parser.add_argument("run_folder", metavar="RUN", type=Path, help="run folder")
         text = "training images (default: 1024)"
@@ -97,14 +102,15 @@ def _report(parsed: argparse.Namespace) -> int:
         out = only / "report.html"
     if parsed.watch is not None and not 1 <= parsed.watch <= 86_400:
         raise UsageError(f"watch must be an integer from 1 to 86400 (seconds), got {parsed.watch}")
-    page = report(parsed.folders, out, command=command_line(), refresh=parsed.watch)
+    how = dict(command=command_line(), refresh=parsed.watch, family=parsed.family, margin=parsed.margin)
+    page = report(parsed.folders, out, **how)
     say(f"{'page' if page.suffix.lower().startswith('.htm') else 'table'}: {page}")
     said = ""
     try:
         while parsed.watch is not None:
             time.sleep(parsed.watch)
             try:
-                report(parsed.folders, out, command=command_line(), refresh=parsed.watch)
+                report(parsed.folders, out, **how)
                 trouble = ""
             except (UsageError, OSError) as error:  # a folder that is moved, a disk that is full: it may pass
                 trouble = str(error)

@@ -19,6 +19,9 @@ from tvlars.lab.errors import UsageError
 from tvlars.lab.options import Is, Option, parse_value
 from tvlars.lab.processes.launcher import launch, report, wanted
 
+DECLARED = {"family": "PAIRS", "margin": "POINTS"}
+"""Options of the declared comparisons, with their metavars."""
+
 
 def fail(message: str, code: int) -> int:
     """Say what went wrong, or have it said by whoever started this process; returns ``code``."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from tvlars._command import BAD_INPUT, DIVERGED, FAILED
 from tvlars.cli._options import (
+    DECLARED,
     add_all,
     add_config,
     add_option,
@@ -39,6 +40,8 @@ def add(commands: Any, command: str, config: dict[str, Any]) -> None:
     sweep.add_argument("--out", type=Path, metavar="FOLDER", help=text)
     add_option(sweep, OPTIONS["log"], default=None, metavar="NAME")
     add_queue(sweep, "runs at a time (default: one for each CUDA device, 1 on a CPU; with Ray over all machines)")
+    for name, metavar in DECLARED.items():
+        add_option(sweep, options_of(TuneConfig)[name], metavar=metavar)
     sweep.add_argument("--dry-run", action="store_true", help="list the runs, and which are over, and do nothing")
     _add_tune(commands, config if command == "tune" else {})
 
@@ -71,6 +74,8 @@ def _add_tune(commands: Any, config: dict[str, Any]) -> None:
     for name in ("tune_seeds", "rerun", "widen", "seeds", "prune"):
         add_option(tune, own[name], metavar="N")
     add_option(tune, own["spent"], metavar="ARM=N", action="extend")
+    for name, metavar in DECLARED.items():
+        add_option(tune, own[name], metavar=metavar)
     text = "runs at a time, of trials one for each arm (default: trials in this process, the others as tvlars sweep)"
     add_queue(tune, text)
     add_option(tune, own["out"], metavar="FOLDER")
@@ -104,7 +109,8 @@ def _sweep(parsed: argparse.Namespace) -> int:
         return 0
     for note in grid.notes:
         say(f"note: {note}")
-    result = sweep(runs, out, workers=parsed.workers, retries=parsed.retries, ray=parsed.ray)
+    declared = dict(family=parsed.family, margin=parsed.margin)
+    result = sweep(runs, out, workers=parsed.workers, retries=parsed.retries, ray=parsed.ray, **declared)
     return _tell(result)
 
 
@@ -128,6 +134,8 @@ def _tune(parsed: argparse.Namespace) -> int:
         widen=parsed.widen,
         spent=tuple(parsed.spent),
         arms=arms,
+        family=parsed.family,
+        margin=parsed.margin,
         out=parsed.out,
     )
     result = tune(config, workers=parsed.workers, retries=parsed.retries, ray=parsed.ray)

@@ -10,6 +10,7 @@ from typing import Any
 
 from tvlars._command import DIVERGED, FAILED
 from tvlars.cli._options import (
+    DECLARED,
     add_all,
     add_config,
     add_option,
@@ -43,6 +44,8 @@ def add(commands: Any, command: str, config: dict[str, Any]) -> None:
     add_option(compare, own["batch_sizes"], flag="--batch-size", metavar="N")
     add_option(compare, own["seeds"], metavar="N")
     add_arms(compare)
+    for name, metavar in DECLARED.items():
+        add_option(compare, own[name], metavar=metavar)
     add_queue(compare, "runs at a time, each a process of its own where there are several (default: 1, in this one)")
     add_all(compare, without=("optimizer", "batch_size", "seed", "resume", "arm"))
     add_config(compare)
@@ -169,6 +172,8 @@ def compare_config(parsed: argparse.Namespace) -> CompareConfig:
         batch_sizes=tuple(parsed.batch_size),
         seeds=tuple(parsed.seeds),
         arms=arms,
+        family=parsed.family,
+        margin=parsed.margin,
         out=parsed.out,
     )
     return replace(plain, overrides=overrides(parsed.set or (), plain.owners()))
@@ -186,6 +191,8 @@ def _defaults_of_compare(config: dict[str, Any]) -> dict[str, Any]:
         "seeds": list(stored.seeds),
         "set": list(stored.overrides),
         "stored_arms": stored.arms,
+        "family": stored.family,
+        "margin": stored.margin,
     }
 
 

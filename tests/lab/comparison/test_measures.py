@@ -65,7 +65,9 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
     base = TrainConfig(epochs=1, accelerator="cpu", precision="32-true", batch_size=32, schedule="constant")
     rates = (("adamw", "lr", 1e-4), ("sgd", "lr", 0.3))
     out = tmp_path_factory.mktemp("measures") / "out"
-    config = CompareConfig(base, optimizers=("adamw", "sgd"), batch_sizes=(32,), overrides=rates, out=out)
+    config = CompareConfig(
+        base, optimizers=("adamw", "sgd"), batch_sizes=(32,), overrides=rates, seeds=tuple(range(6)), out=out
+    )
     return compare(config, data=samples(), model=build, task=Square(), reporter=Reporter(), announce=lambda _: None)
 
 
@@ -78,10 +80,13 @@ def test_table_and_verdict_are_of_the_measure(comparison: Comparison) -> None:
     assert row["test_rms_error"] == pytest.approx(np.mean(errors))
     assert row["test_rms_error_seeds"] == errors
     assert found["verdict"].tolist() == ["significant", "lowest mean"]
+    assert found["seeds_needed"].isna().all()  # without a margin there is nothing to find
+    pair = comparison.with_family("all", margin=100.0).differences().iloc[0]
+    assert pair["verdict"] == "significant, equivalent within 100"
     assert found.set_index("optimizer").loc["adamw", "against_best"] > 0
     (sentence,) = comparison.answers()
     assert sentence.startswith(f"Batch size 32: sgd has the lowest mean test rms error, {np.mean(errors):.4g}; ")
-    assert sentence.endswith("significantly below adamw (3 seeds, one comparison).")
+    assert sentence.endswith("significantly below adamw (6 seeds, one comparison).")
     cells = table_rows(comparison)[1]
     assert cells["test rms error"].startswith(f"{np.mean(errors):.4g} ± ")
     assert not cells["test rms error"].endswith("%")
@@ -104,7 +109,7 @@ def test_files_and_pages_have_it(comparison: Comparison, tmp_path: Path) -> None
     best = comparison.table().set_index("optimizer").loc["sgd", "test_rms_error"]
     assert f"**{best:.4g} ± " in markdown
     assert rf"\textbf{{{best:.4g} $\pm$" in latex
-    assert "significantly above it (paired over seeds, p" in markdown
+    assert "significantly above it (p ≤ 0.05, paired over seeds by the exact" in markdown
     frame = pd.read_csv(report([comparison.folder], tmp_path / "a.csv"))
     assert frame.set_index("optimizer").loc["sgd", "test_rms_error"] == pytest.approx(best)
     report([comparison.folder], tmp_path / "a.csv")  # known as a report, so it may be written anew
@@ -119,7 +124,7 @@ def test_a_run_knows_its_measure(comparison: Comparison, capsys: pytest.CaptureF
     assert row.a == f"{run.value:.4g}"
     both = diff_runs(comparison.folder, comparison.folder)
     assert [row.note for row in both.rows if row.name == "test rms error"] == ["same", "same"]
-    assert list_runs(comparison.folder, sort="test_rms_error")["optimizer"].tolist() == ["sgd"] * 3 + ["adamw"] * 3
+    assert list_runs(comparison.folder, sort="test_rms_error")["optimizer"].tolist() == ["sgd"] * 6 + ["adamw"] * 6
     Listing.read([comparison.folder]).print()
     said = capsys.readouterr().out
     assert "test loss" in said
@@ -132,7 +137,7 @@ def test_a_run_knows_its_measure(comparison: Comparison, capsys: pytest.CaptureF
 
 
 def runs(better: str) -> pd.DataFrame:
-    values = {"a": [1.0, 1.1, 1.2], "b": [2.0, 2.1, 2.3], "c": [2.0, 2.2, 2.1]}
+    values = {"a": [1.0, 1.1, 1.2] * 3, "b": [2.0, 2.1, 2.3] * 3, "c": [2.0, 2.2, 2.1] * 3}
     rows = [
         dict(arm=arm, batch_size=64, seed=seed, lr=0.1, status="finished", test_accuracy=np.nan, value=value)
         for arm, some in values.items()

@@ -32,21 +32,21 @@ def comparison(folder: Path, accuracies: dict[str, list[float | None]], batch_si
 
 @pytest.fixture
 def three(tmp_path: Path) -> Comparison:
-    values: dict[str, list[float | None]] = {"tvlars": [0.91, 0.92, 0.93], "lars": [0.81, 0.82, 0.83]}
-    return comparison(tmp_path, {**values, "a_b & 50%": [0.9, 0.93, None]})
+    values: dict[str, list[float | None]] = {"tvlars": [0.91, 0.92, 0.93] * 3, "lars": [0.81, 0.82, 0.83] * 3}
+    return comparison(tmp_path, {**values, "a_b & 50%": [0.9, 0.93, None] * 3})
 
 
 def test_the_highest_mean_is_bold_and_the_caption_says_what_it_is_of(three: Comparison) -> None:
     caption = (
         "Test accuracy: mean over n seeds ± half the width of its 95 % interval (Student's t); my_birds, "
-        "net.py:build, 30 epochs, batch size 256. Bold: the highest mean. *: significantly below it (paired over seeds "
-        "and test images, p ≤ 0.05, adjusted by Holm's method for 3 comparisons)."
+        "net.py:build, 30 epochs, batch size 256. Bold: the highest mean. *: significantly below it (p ≤ 0.05, paired "
+        "over seeds and test images by the exact sign-flip test, adjusted by Holm's method for 3 comparisons)."
     )
     assert three.to_markdown().splitlines() == [
         *("| optimizer | lr | test accuracy, % | n |", "| :--- | ---: | ---: | ---: |"),
-        "| tvlars | 16 | **92.00 ± 2.48** | 3 |",
-        r"| lars | 16 | 82.00 ± 2.48 \* | 3 |",
-        r"| a\_b & 50% | 16 | 91.50 ± 19.06 | 2 of 3 |",
+        "| tvlars | 16 | **92.00 ± 0.67** | 9 |",
+        r"| lars | 16 | 82.00 ± 0.67 \* | 9 |",
+        r"| a\_b & 50% | 16 | 91.50 ± 1.72 | 6 of 9 |",
         "",
         words(caption),
     ]
@@ -55,9 +55,9 @@ def test_the_highest_mean_is_bold_and_the_caption_says_what_it_is_of(three: Comp
     assert r"\label{tab:birds}" in text
     rows = text.partition("\\midrule\n")[2].partition("\n\\bottomrule")[0].splitlines()
     assert rows == [
-        r"tvlars & 16 & \textbf{92.00 $\pm$ 2.48} & 3 \\",
-        r"lars & 16 & 82.00 $\pm$ 2.48$^{*}$ & 3 \\",
-        r"a\_b \& 50\% & 16 & 91.50 $\pm$ 19.06 & 2 of 3 \\",
+        r"tvlars & 16 & \textbf{92.00 $\pm$ 0.67} & 9 \\",
+        r"lars & 16 & 82.00 $\pm$ 0.67$^{*}$ & 9 \\",
+        r"a\_b \& 50\% & 16 & 91.50 $\pm$ 1.72 & 6 of 9 \\",
     ]
     assert three.to_markdown(caption="Mine.").endswith("\n\nMine.\n")
     assert r"\caption{50 \% of it}" in three.to_latex(caption="50 % of it")
@@ -71,7 +71,7 @@ def test_batch_sizes_stand_apart_each_with_its_own_highest_mean(tmp_path: Path) 
     assert r"tvlars & 512 & 16 & \textbf{90.00} & 1 \\" in text
     assert r"lars & 1,024 & 16 & \textbf{80.00} & 1 \\" in text
     assert "Test accuracy of one seed; my\\_birds, net.py:build, 30 epochs. Bold: the highest mean of each" in text
-    assert "Differences are not tested with fewer than 3 seeds." in text
+    assert "Differences are not tested with fewer than 7 seeds." in text
     for run in both.runs:
         (tmp_path / run.folder / "config.json").write_text('{"data": "given:Birds", "model": "given:Net", "epochs": 1}')
     assert "; Birds, Net, 1 epoch. Bold" in both.to_latex()
@@ -99,13 +99,13 @@ def test_the_frame_prints_as_text(three: Comparison) -> None:
     lines = str(three.table()).splitlines()
     assert lines[0].split("  ")[0].startswith("optimizer")
     assert "test accuracy, %" in lines[0]
-    assert re.search(r"lars +256 +16 +82\.00 ± 2\.48 +3 +−10\.00, significant", lines[2])
+    assert re.search(r"lars +256 +16 +82\.00 ± 0\.67 +9 +−10\.00, significant", lines[2])
     assert repr(three.table().sort_values("accuracy")).splitlines()[1].startswith("lars")
     assert "0.92" in repr(three.table()[["optimizer", "accuracy"]])  # a frame as any other
     assert three.table()["accuracy"].max() == pytest.approx(0.92)
     assert str(three).splitlines()[-2].startswith("Batch size 256: tvlars has the highest mean test accuracy, 92.00 %")
     html = three._repr_html_()
-    assert "<td>82.00 ± 2.48</td>" in html
+    assert "<td>82.00 ± 0.67</td>" in html
     assert "a_b &amp; 50%" in html
 
 

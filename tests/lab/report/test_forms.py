@@ -15,6 +15,7 @@ class Said:
     def __init__(self, *tables: tuple[str, PaperTable]) -> None:
         self.notes = ["a_b is 5 % off"]
         self.papers = lambda: list(tables)
+        self.pair_papers = lambda: [PAIRS] * bool(tables)
 
     def answers(self) -> list[str]:
         return ["lars\nis | ahead"]
@@ -24,6 +25,7 @@ class Said:
 
 
 ROWS = [["a|b_c", "90.00 ± 1.00"], ["50 %", "-"]]
+PAIRS = PaperTable(["pair", "verdict"], [["a_b against c", "inconclusive"]], set(), set(), set(), 1, "Pairs")
 TABLE = PaperTable(["optimizer", "accuracy"], ROWS, {0}, {1}, set(), 1, "Means at p ≤ 0.05")
 
 
@@ -31,6 +33,7 @@ def test_markdown_has_bold_means_and_shows_names_as_they_are() -> None:
     assert markdown(cast(Report, Said(("1 epoch", TABLE)))).splitlines() == [
         *("<!-- tvlars report -->", "", "## 1 epoch", "", "| optimizer | accuracy |", "| :--- | ---: |"),
         *(r"| a\|b\_c | **90.00 ± 1.00** |", r"| 50 % | - \* |", "", "Means at p ≤ 0.05", ""),
+        *("| pair | verdict |", "| :--- | ---: |", r"| a\_b against c | inconclusive |", "", "Pairs", ""),
         *(r"lars is \| ahead", "", r"Nothing was \| held out.", "", r"- a\_b is 5 % off"),
     ]
     assert markdown(cast(Report, Said())).splitlines()[2:] == [
@@ -40,7 +43,8 @@ def test_markdown_has_bold_means_and_shows_names_as_they_are() -> None:
 
 def test_latex_has_bold_means_and_shows_names_as_they_are() -> None:
     text = latex(cast(Report, Said(("1 epoch", TABLE), ("", TABLE))))
-    first, second = text.split("\n\n")[1:]
+    first, second, pairs = text.split("\n\n")[1:]
+    assert r"a\_b against c & inconclusive" in pairs
     assert text.splitlines()[:5] == [
         *("% tvlars report", r"% In the preamble: \usepackage{booktabs}"),
         *("% lars is | ahead", "% Nothing was | held out.", "% a_b is 5 % off"),

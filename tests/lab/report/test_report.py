@@ -100,24 +100,25 @@ def frame(
 
 def test_differences_are_paired_over_seeds() -> None:
     """Seeds differ a lot, and by the same for both: paired, the difference is clear."""
-    found = differences(frame({"a": [0.80, 0.85, 0.90], "b": [0.79, 0.84, 0.8895], "c": [0.80, None, 0.90]}))
+    some = {"a": [0.80, 0.85, 0.90] * 3, "b": [0.79, 0.84, 0.8895] * 3, "c": [0.80, None, 0.90, *[None] * 6]}
+    found = differences(frame(some))
     ab, ac, bc = found.to_dict("records")
-    assert (ab["better"], ab["worse"], ab["seeds"], ab["verdict"]) == ("a", "b", 3, "significant")
+    assert (ab["better"], ab["worse"], ab["seeds"], ab["verdict"]) == ("a", "b", 9, "significant")
     assert ab["difference"] == pytest.approx((0.01 + 0.01 + 0.0105) / 3)
     of_images = math.sqrt((0.85 * 0.15 + 0.83983 * 0.16017) / 100_000)  # both arms' binomial errors
     assert ab["interval"] == pytest.approx(1.96 * of_images, rel=1e-3)  # wider than that of the seeds
-    assert (ac["seeds"], ac["verdict"], ac["difference"]) == (2, "fewer than 3 seeds", 0.0)
+    assert (ac["seeds"], ac["verdict"], ac["difference"]) == (2, "fewer than 7 seeds", 0.0)
     assert (bc["better"], bc["seeds"]) == ("c", 2)
     assert found["comparisons"].tolist() == [3, 3, 3]
 
 
 def test_the_answer_says_who_leads_and_whether_it_is_significant() -> None:
-    runs = frame({"a": [0.80, 0.85, 0.90], "b": [0.70, 0.75, 0.801], "c": [0.79, 0.86, 0.89]})
+    runs = frame({"a": [0.80, 0.85, 0.90] * 3, "b": [0.70, 0.75, 0.801] * 3, "c": [0.79, 0.86, 0.89] * 3})
     rows = table(runs)
     assert best_arms(rows) == {512: "a"}
     assert answers(rows, differences(runs)) == [
-        "Batch size 512: a has the highest mean test accuracy, 85.00 %; significantly above b, and no significant "
-        "difference from c (3 seeds, Holm over 3 comparisons)."
+        "Batch size 512: a has the highest mean test accuracy, 85.00 %; significantly above b, and inconclusive "
+        "against c (9 seeds, Holm over 3 comparisons). A difference of 0.3 points would need more test images."
     ]
     alone = frame({"a": [0.8]})
     assert answers(table(alone), differences(alone)) == ["Batch size 512: a has 80.00 % test accuracy (one seed)."]
@@ -140,7 +141,8 @@ def test_arms_are_told_apart_by_what_is_set(one: Path, tmp_path: Path) -> None:
 def test_the_page_has_the_answer_the_numbers_and_every_runs_command(page: Path, twelve: list[Path]) -> None:
     text = page.read_text()
     assert "Batch size 256: tvlars has the highest mean test accuracy" in text
-    assert "no significant difference from lars (3 seeds, Holm over 2 comparisons)." in text
+    assert "; no verdict on lars: 3 seeds cannot show a difference at 5 %, 7 can. A difference of 0.3 points" in text
+    assert "within the declared family: all pairs of arms (2 comparisons). Differences are significant" in text
     assert 'class="measure strong"' not in text
     for part in ("Layers, batch size 128", "Sharpness, batch size 256", "Loss slices", "Noise, batch size", "Time"):
         assert part in text

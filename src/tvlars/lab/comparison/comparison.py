@@ -8,11 +8,12 @@ from __future__ import annotations
 import html
 import math
 import re
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from tvlars._reading import read_json, reason
+from tvlars.lab.comparison.family import ALL, Declared, check_family, check_margin
 from tvlars.lab.comparison.protocol import NOTHING_HELD_OUT
 from tvlars.lab.errors import UsageError
 from tvlars.lab.files.disk import write_whole
@@ -65,6 +66,11 @@ class Comparison:
     a user's task."""
     protocol: str = NOTHING_HELD_OUT
     """Sentence about the images that were held out, see :func:`tvlars.lab.comparison.protocol.protocol`."""
+    family: str = ALL
+    """Pairs that are tested: "all", an arm that each other one is compared with, or pairs as in "a:b,a:c"."""
+    margin: float | None = None
+    """Margin of equivalence in points of accuracy, None for 0.3; of a user's task in the unit of its measure, None for
+    no test of equivalence."""
     _differences: pd.DataFrame | None = field(default=None, init=False, repr=False, compare=False)
     """Differences that were adjusted within a larger family of comparisons."""
 
@@ -77,8 +83,9 @@ class Comparison:
         """Return one row per optimizer and batch size, a data frame that prints as a table of text.
 
         Columns are those of :func:`tvlars.lab.comparison.statistics.table`, with "optimizer" in place of "arm", and
-        ``against_best``, ``p_adjusted`` and ``verdict`` of :func:`tvlars.lab.comparison.verdict.with_verdicts`. Of a
-        user's task, its measure NAME has the columns NAME, NAME_interval and NAME_seeds in place of the accuracy.
+        of the difference from the best mean ``against_best``, and, as in :meth:`differences`, ``p_adjusted``,
+        ``equivalence_p_adjusted``, ``effect_size``, ``seeds_needed`` and ``verdict``. Of a user's task, its measure
+        NAME has the columns NAME, NAME_interval and NAME_seeds in place of the accuracy.
         """
         from tvlars.lab.comparison.paper import ComparisonTable
         from tvlars.lab.comparison.statistics import named_columns
@@ -95,25 +102,27 @@ class Comparison:
 
         return with_verdicts(statistics.table(self._frame()), self.differences(), self.measure)
 
-    def to_latex(self, label: str = "tab:comparison", caption: str | None = None) -> str:
-        r"""Return a LaTeX table of the arms, which needs ``\usepackage{booktabs}``.
+    def to_latex(self, label: str = "tab:comparison", caption: str | None = None, *, pairs: bool = False) -> str:
+        r"""Return a LaTeX table of the arms, or of their differences, which needs ``\usepackage{booktabs}``.
 
-        It has the mean accuracy ± half the width of its 95 % interval over seeds, the best one bold at each batch
-        size, and the number of seeds.
+        That of arms has the mean accuracy ± half the width of its 95 % interval over seeds, the best one bold at each
+        batch size, and the number of seeds; that of pairs the columns of :meth:`differences`.
 
         Args:
             label: the table's ``\label``.
             caption: its caption; None (default): one on settings, interval and verdicts.
+            pairs: True for the table of paired differences.
         """
-        return self._paper().latex(label, caption)
+        return self._paper(pairs).latex(label, caption)
 
-    def to_markdown(self, caption: str | None = None) -> str:
+    def to_markdown(self, caption: str | None = None, *, pairs: bool = False) -> str:
         """Return the table of :meth:`to_latex` in Markdown as GitHub renders it, with the caption below it.
 
         Args:
             caption: the text below; None (default): one on settings, interval and verdicts.
+            pairs: True for the table of paired differences.
         """
-        return self._paper().markdown(caption)
+        return self._paper(pairs).markdown(caption)
 
     def __str__(self) -> str:
         """Return the table and the results in sentences."""
@@ -123,20 +132,39 @@ class Comparison:
         said = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in (*self.answers(), self.protocol))
         return f"{self.table()._repr_html_()}{said}"
 
-    def _paper(self) -> PaperTable:
-        from tvlars.lab.comparison.paper import paper_table
+    def _paper(self, pairs: bool) -> PaperTable:
+        from tvlars.lab.comparison.paper import pairs_table, paper_table
 
+        if pairs:
+            return pairs_table(self.differences(), self.measure)
         settings = [read_object(self.folder / run.folder / CONFIG) for run in self.runs if run.folder]
-        return paper_table(self.rows(), self.measure, settings, len(self.differences()))
+        return paper_table(self.rows(), self.measure, settings, self.differences())
+
+    def with_family(self, family: str, margin: float | None = None) -> Comparison:
+        """Return the same runs with another declared family of comparisons, and another margin of equivalence.
+
+        Args:
+            family: "all", an arm that each other one is compared with, or pairs as in "tvlars:lars,tvlars:lamb".
+            margin: > 0, see :attr:`margin`.
+
+        Raises:
+            UsageError: the family names no arm of the runs, or the margin is not > 0.
+        """
+        check_family(family, [run.optimizer for run in self.runs])
+        return replace(self, family=family, margin=check_margin(margin))
 
     def differences(self) -> pd.DataFrame:
-        """Return one row per pair of optimizers and batch size: :func:`tvlars.lab.comparison.statistics.differences`.
+        """Return one row per pair of optimizers and batch size, with its tests.
 
-        p-values are adjusted for all pairs, and significance is judged by seeds and test images.
+        Columns: see :func:`tvlars.lab.comparison.statistics.differences`. Among them are better, worse, difference,
+        interval, effect_size (Hedges' g_z), p_adjusted (Holm, of the declared family), equivalence_p_adjusted,
+        seeds_needed, and verdict.
         """
         from tvlars.lab.comparison import statistics
 
-        return statistics.differences(self._frame()) if self._differences is None else self._differences
+        if self._differences is None:
+            return statistics.differences(self._frame(), self.family, self.margin)
+        return self._differences
 
     def answers(self) -> list[str]:
         """Return the results, one sentence per batch size."""
@@ -169,6 +197,7 @@ class Comparison:
         runs = [asdict(run) for run in self.runs]
         said = {"command": self.command, "measure": self.measure.name, "protocol": self.protocol}
         said |= {"better": self.measure.better} if self.measure.better is not None else {}
+        said |= Declared(self.family, self.margin).as_json()
         write_json(self.folder / "comparison.json", {**said, "runs": runs})
         frame = _as_table(self.runs)
         if frame["validation_accuracy"].isna().all():
@@ -192,11 +221,12 @@ class Comparison:
                 raise ValueError(f"better is {better!r:.60}")
             measure = Measure(str(stored.get("measure", "test accuracy")), better)
             protocol = str(stored.get("protocol", NOTHING_HELD_OUT))
+            declared = Declared.of(stored)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError(
                 f"{str(file)!r} must be that of a comparison, but cannot be read: {reason(error)}"
             ) from error
-        return cls(folder, command, rows, measure, protocol)
+        return cls(folder, command, rows, measure, protocol, declared.family, declared.margin)
 
 
 def _as_frame(runs: list[RunRow]) -> pd.DataFrame:

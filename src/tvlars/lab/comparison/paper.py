@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 
-from tvlars.lab.comparison.statistics import FEWEST_SEEDS, LEVEL, best_arms, metrics_in, named_columns
+from tvlars.lab.comparison.pair import said_margin
+from tvlars.lab.comparison.paired import LEVEL, POWER, fewest_seeds
+from tvlars.lab.comparison.statistics import SIGNIFICANT, best_arms, metrics_in, named_columns
 from tvlars.lab.config import OPTIONS
 from tvlars.lab.imported import GIVEN, said_path
 from tvlars.lab.options import Is
@@ -21,12 +23,12 @@ TEX = str.maketrans(
         **{sign: f"\\{sign}" for sign in "&%$#_{}"},
         **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
         **{"<": "$<$", ">": "$>$", "|": "$|$", "±": r"$\pm$", "−": "$-$", "≤": r"$\le$", "…": r"\dots{}"},
+        "†": r"$\dagger$",
         "[": "{[}",  # after the end of a row it would begin an argument
         **{"λ": r"$\lambda$", "φ": r"$\varphi$", "α": r"$\alpha$", "γ": r"$\gamma$", "ρ": r"$\rho$", "η": r"$\eta$"},
     }
 )
 """LaTeX for signs that have a meaning in it, or no place in its fonts."""
-SIGNIFICANT = "significant"
 SETTINGS = {
     "data": "{}",
     "model": "{}",
@@ -45,7 +47,8 @@ class PaperTable:
     Attributes:
         head: titles of the columns; the first one is of text, the others of numbers.
         rows: cells by row. ``best`` are the rows with the best mean at their batch size, ``worse`` those whose mean
-            is significantly worse, ``breaks`` the rows that begin another batch size.
+            is significantly worse, ``equivalent`` those that are equivalent to it, ``breaks`` the rows that begin
+            another batch size.
         measure: number of the column of the mean.
         caption: settings, the interval, and what is bold.
     """
@@ -57,6 +60,7 @@ class PaperTable:
     breaks: set[int]
     measure: int
     caption: str
+    equivalent: set[int] = field(default_factory=set)
 
     def latex(self, label: str, caption: str | None = None) -> str:
         r"""Return a table environment with a tabular inside, which needs ``\usepackage{booktabs}``."""
@@ -69,6 +73,8 @@ class PaperTable:
                 cells[self.measure] = rf"\textbf{{{cells[self.measure]}}}"
             if i in self.worse:
                 cells[self.measure] += "$^{*}$"
+            if i in self.equivalent:
+                cells[self.measure] += r"$^{\dagger}$"
             lines += [r"\midrule"] * (not i or i in self.breaks) + [_tex_row(cells)]
         return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
 
@@ -81,12 +87,17 @@ class PaperTable:
                 cells[self.measure] = f"**{cells[self.measure]}**"
             if i in self.worse:
                 cells[self.measure] += r" \*"
+            if i in self.equivalent:
+                cells[self.measure] += " †"
             lines.append(_row(cells))
         return "\n".join([*lines, "", words(self.caption if caption is None else caption)]) + "\n"
 
 
 def paper_table(
-    rows: pd.DataFrame, measure: Measure, settings: Sequence[Mapping[str, Any]], comparisons: int
+    rows: pd.DataFrame,
+    measure: Measure,
+    settings: Sequence[Mapping[str, Any]],
+    pairs: pd.DataFrame,
 ) -> PaperTable:
     """Return the table of arms for a paper.
 
@@ -94,7 +105,7 @@ def paper_table(
         rows: result of :func:`tvlars.lab.comparison.verdict.with_verdicts`; arms are in "arm" or "optimizer".
         measure: what the means are of.
         settings: options of each run, for the caption.
-        comparisons: number of pairs that p-values are adjusted for.
+        pairs: result of :func:`tvlars.lab.comparison.statistics.differences`.
     """
     rows = rows.rename(columns={"optimizer": "arm"})
     leaders, sizes = best_arms(rows, measure.lower), rows["batch_size"].nunique()
@@ -103,15 +114,18 @@ def paper_table(
     named = [name.replace("_", " ") for name in extra]
     head = ["optimizer", *(["batch size"] if sizes > 1 else []), "lr", measure.title, *named, "n"]
     cells: list[list[str]] = []
-    best, worse, breaks = set(), set(), set()
+    best, worse, equivalent, breaks = set(), set(), set(), set()
     previous: dict[Any, Any] = {}
     for i, row in enumerate(rows.to_dict("records")):
         leading = means.get((row["batch_size"], leaders.get(row["batch_size"], "")), math.nan)
         several = int((rows[rows["batch_size"] == row["batch_size"]]["seeds"] > 0).sum()) > 1
         if several and math.isclose(row["accuracy"], leading, rel_tol=1e-9):
             best.add(i)
-        if row["verdict"] == SIGNIFICANT and (row["against_best"] > 0 if measure.lower else row["against_best"] < 0):
+        behind = row["against_best"] > 0 if measure.lower else row["against_best"] < 0
+        if str(row["verdict"]).startswith(SIGNIFICANT) and behind:
             worse.add(i)
+        if "equivalent" in str(row["verdict"]):
+            equivalent.add(i)
         if previous and previous["batch_size"] != row["batch_size"]:
             breaks.add(i)
         of = f" of {row['of']}" if row["seeds"] < row["of"] else ""
@@ -125,11 +139,57 @@ def paper_table(
         [
             f"{measure.name[:1].upper()}{measure.name[1:]}{_interval(rows)}{_shared(settings)}.",
             *([f"Bold: the {measure.best} mean{' of each batch size' if sizes > 1 else ''}."] if best else []),
-            *([_verdicts(rows, worse, comparisons, measure)] if best else []),
+            *(_verdicts(pairs, worse, equivalent, measure) if best else []),
             *(f"{note}." for note in arm_notes(settings)),
         ]
     )
-    return PaperTable(head, cells, best, worse, breaks, len(head) - 2 - len(extra), caption)
+    return PaperTable(head, cells, best, worse, breaks, len(head) - 2 - len(extra), caption, equivalent)
+
+
+def pairs_table(pairs: pd.DataFrame, measure: Measure) -> PaperTable:
+    """Return the table of paired differences for a paper.
+
+    Args:
+        pairs: result of :func:`tvlars.lab.comparison.statistics.differences`.
+        measure: what the differences are of.
+    """
+    margins, sizes = pairs["margin"].dropna(), pairs["batch_size"].nunique()
+    within = said_margin(margins.iloc[0], measure.of_task) if len(margins) else ""
+    gap = "difference" if measure.of_task else "difference, points"
+    own = [f"p of equivalence within {within}", f"seeds for {within}"] if within else []
+    head = ["pair", *(["batch size"] if sizes > 1 else []), gap, "n", "g_z", "p", *own, "verdict"]
+    cells: list[list[str]] = []
+    breaks: set[int] = set()
+    for i, pair in enumerate(pairs.to_dict("records")):
+        if i and pairs["batch_size"].iloc[i - 1] != pair["batch_size"]:
+            breaks.add(i)
+        more = [p_text(pair["equivalence_p_adjusted"]), seeds_text(pair["seeds_needed"])] if within else []
+        size = [f"{pair['batch_size']:,}"] if sizes > 1 else []
+        mean = measure.text(pair["difference"], pair["interval"])
+        effect = "-" if math.isnan(pair["effect_size"]) else f"{pair['effect_size']:.2f}"
+        names = f"{pair['better']} against {pair['worse']}"
+        tests = [effect, p_text(pair["p_adjusted"]), *more]
+        cells.append([names, *size, mean, str(pair["seeds"]), *tests, pair["verdict"]])
+    caption = (
+        f"Paired differences in {measure.name} over n seeds ± half the width of the 95 % interval (Student's t), the "
+        f"better arm first; g_z: Hedges' effect size; p: of a difference, {_tests(pairs, measure)}"
+    )
+    if within:
+        caption += (
+            f"; of equivalence within {within} by two one-sided t-tests; seeds: with which a difference of {within} is "
+            f"found with probability {POWER:g}"
+        )
+    return PaperTable(head, cells, set(), set(), breaks, len(head) - 1, f"{caption}.")
+
+
+def p_text(p: float) -> str:
+    """Return a p-value in two digits, "-" if there is none."""
+    return "-" if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.2g}"
+
+
+def seeds_text(seeds: float) -> str:
+    """Return the number of seeds that a difference needs, "-" if it is unknown."""
+    return "-" if math.isnan(seeds) else "more test images" if math.isinf(seeds) else f"{seeds:,.0f}"
 
 
 def metric_text(mean: float, interval: float) -> str:
@@ -201,15 +261,26 @@ def _shared(settings: Sequence[Mapping[str, Any]]) -> str:
     return f"; {', '.join(found)}" if found else ""
 
 
-def _verdicts(rows: pd.DataFrame, worse: set[int], comparisons: int, measure: Measure) -> str:
-    """Return in words which means are significantly worse than the best."""
-    if rows["p_adjusted"].isna().all():
-        few = int(rows["seeds"].max()) < FEWEST_SEEDS
-        return f"Differences are not tested with fewer than {FEWEST_SEEDS} seeds." if few else ""
+def _verdicts(pairs: pd.DataFrame, worse: set[int], equivalent: set[int], measure: Measure) -> list[str]:
+    """Return sentences on which means are significantly worse than the best, and which are equivalent to it."""
+    tested = pairs[pairs["in_family"].astype(bool)]
+    if tested["p_adjusted"].isna().all():
+        few, seeds = fewest_seeds(len(tested)), int(tested["seeds"].max()) if len(tested) else 0
+        return [f"Differences are not tested with fewer than {few} seeds."] if 0 < seeds < few else []
+    how, side = f"p ≤ {LEVEL:g}, {_tests(pairs, measure)}", "above" if measure.lower else "below"
+    said = [f"*: significantly {side} it ({how})." if worse else f"No mean is significantly {side} it ({how})."]
+    if equivalent:
+        within = said_margin(tested["margin"].iloc[0], measure.of_task)
+        said.append(f"†: equivalent to it within {within} (two one-sided t-tests, p ≤ {LEVEL:g}).")
+    return said
+
+
+def _tests(pairs: pd.DataFrame, measure: Measure) -> str:
+    """Return in words how differences were tested."""
+    comparisons = int(pairs["comparisons"].max()) if len(pairs) else 0
     holm = f", adjusted by Holm's method for {comparisons} comparisons" if comparisons > 1 else ""
     by = "seeds" if measure.of_task else "seeds and test images"
-    how, side = f"paired over {by}, p ≤ {LEVEL:g}{holm}", "above" if measure.lower else "below"
-    return f"*: significantly {side} it ({how})." if worse else f"No mean is significantly {side} it ({how})."
+    return f"paired over {by} by the exact sign-flip test{holm}"
 
 
 def _tex_row(cells: Any) -> str:

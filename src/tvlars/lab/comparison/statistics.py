@@ -1,4 +1,4 @@
-"""Statistics of runs: means with intervals, and differences that are significant or not."""
+"""Statistics of runs: means with intervals, and paired differences with their tests."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import itertools
 import math
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
+from tvlars.lab.comparison.family import ALL, pairs_of
+from tvlars.lab.comparison.pair import Pair, said_margin
+from tvlars.lab.comparison.paired import LEVEL, fewest_seeds, holm, student
 from tvlars.lab.run_folder.status import Status
 from tvlars.lab.tasks import Measure
 
@@ -22,20 +24,18 @@ a user's task have their measure in ``value``, which takes the place of the accu
 """
 TABLE_COLUMNS = ("arm", "batch_size", "lr", "seeds", "of", "accuracy", "interval", "accuracies", *MEANS)
 PAIR_COLUMNS = (
-    *("part", "batch_size", "better", "worse", "difference", "interval", "seeds"),
-    *("p_value", "p_adjusted", "comparisons", "significant", "verdict"),
+    *("part", "batch_size", "better", "worse", "difference", "interval", "seeds", "deviation", "effect_size"),
+    *("in_family", "comparisons", "p_value", "p_adjusted", "significant"),
+    *("margin", "equivalence_p_value", "equivalence_p_adjusted", "equivalent", "seeds_needed", "verdict"),
 )
-FEWEST_SEEDS = 3
-"""Seeds that a verdict needs at least."""
-LEVEL = 0.05
-"""Family-wise error rate of all comparisons of a page."""
+SIGNIFICANT, INCONCLUSIVE, OUTSIDE = "significant", "inconclusive", "outside the family"
 
 
 def mean_and_interval(values: list[float]) -> tuple[float, float]:
     """Return mean and half width of its 95 % interval by Student's t, NaN if there are too few values."""
     series = pd.Series(values, dtype=float)
     mean, error = float(series.mean()), series.std() / math.sqrt(max(len(series), 1))
-    return mean, _student(mean, error, len(series) - 1)[0]
+    return mean, student(mean, error, len(series) - 1)[0]
 
 
 def table(runs: pd.DataFrame) -> pd.DataFrame:
@@ -103,23 +103,42 @@ def best_arms(rows: pd.DataFrame, lower: bool = False) -> dict[int, str]:
     return dict(zip(best["batch_size"].astype(int).tolist(), best["arm"].astype(str), strict=True))
 
 
-def differences(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return the mean difference in accuracy over common finished seeds, for each pair of arms of a batch size.
+def differences(runs: pd.DataFrame, family: str = ALL, margin: float | None = None) -> pd.DataFrame:
+    """Return the mean difference over common finished seeds, and its tests, for each pair of arms of a batch size.
 
-    A difference is significant if neither the choice of seeds (paired t-test) nor that of test images explains it
-    (McNemar's variance of the differences per image if predictions were kept, else the binomial variance of both
-    arms): the larger of both p-values, adjusted by Holm's method for all pairs of the frame, is at most 5 %. So seeds
-    that all differ alike do not suffice. Nothing is significant with fewer than three seeds, or if the number of test
-    images is unknown. Values of a user's task, of which samples are not known one by one, are judged by seeds alone.
+    A difference is significant if neither the choice of seeds nor that of test images explains it. p_value is the
+    larger of two: of the exact sign-flip test over seeds (:func:`tvlars.lab.comparison.paired.sign_flip_p`), and of a
+    t-test over test images (McNemar's variance of the differences per image if predictions were kept, else the binomial
+    variance of both arms). Two arms are equivalent if two one-sided t-tests, by seeds and by test images, show that
+    their difference is within the margin. Either kind of p-values is adjusted by Holm's method for all pairs of the
+    family, and significance and equivalence are judged at 5 %. Values of a user's task, of which samples are not known
+    one by one, are judged by seeds alone.
 
     Args:
         runs: one row per run, with ``COLUMNS`` and optionally ``part``. Runs of different parts are not compared,
             but pairs of all parts count for Holm's method.
+        family: pairs that are tested: "all", an arm that each other one is compared with, or pairs as in "a:b,a:c".
+        margin: margin of equivalence, > 0: in points of accuracy, None (default) for 0.3; for a user's task in the unit
+            of its measure, None for no test of equivalence.
 
     Returns:
-        Columns: part, batch_size, better, worse (arms), difference (>= 0), interval (half width of the wider of both
-        95 % intervals; NaN for one seed), seeds, p_value, p_adjusted (NaN without a verdict), comparisons
-        (pairs of the frame), significant, and verdict: "significant", "not significant", or why there is none.
+        Columns of accuracies are fractions, those of a user's task in the unit of its measure.
+
+        - part, batch_size, better, worse: the pair of arms.
+        - difference: of the means over common seeds, >= 0; interval: half width of the wider of both 95 % intervals by
+          Student's t, by seeds and by test images; NaN for one seed.
+        - seeds: number of common seeds; deviation: standard deviation of the paired differences over them.
+        - effect_size: Hedges' g_z, see :func:`tvlars.lab.comparison.paired.effect_size`.
+        - in_family: True if the pair is tested; comparisons: number of pairs that are.
+        - p_value, p_adjusted (Holm) and significant: the test of a difference.
+        - margin, equivalence_p_value, equivalence_p_adjusted (Holm) and equivalent: the test of equivalence.
+        - seeds_needed: number of seeds at which a true difference as large as the margin is found with a probability of
+          80 % in a family of this size, infinite if test images are too few for it; NaN for fewer than three seeds, or
+          without a margin.
+        - verdict: "significant", "equivalent within 0.3 points", both, "inconclusive", or why there is none.
+
+        p-values are NaN outside the family, with fewer seeds than one comparison takes (six), and if the number of
+        test images is unknown or 1.
     """
     rows: list[dict[str, Any]] = []
     done = _with_values(runs[runs["status"] == Status.FINISHED.value])
@@ -127,87 +146,46 @@ def differences(runs: pd.DataFrame) -> pd.DataFrame:
     done = done.drop_duplicates(["part", "arm", "batch_size", "seed"], keep="last").dropna(subset="value")
     for (part, batch_size), cell in done.groupby(["part", "batch_size"], sort=True):
         arms = [(str(arm), group.set_index("seed")) for arm, group in cell.groupby("arm", sort=False)]
+        of_task = bool(_of_task(cell).all())
+        declared = pairs_of(family, (arm for arm, _ in arms))
         for (a, runs_a), (b, runs_b) in itertools.combinations(arms, 2):
             seeds = runs_a.index.intersection(runs_b.index, sort=True)
             if len(seeds):
-                pair = _compare(runs_a.loc[seeds], runs_b.loc[seeds])
-                higher = pair["difference"] >= 0
+                pair = Pair.of(runs_a.loc[seeds], runs_b.loc[seeds], margin, of_task)
                 lower_wins = "better" in cell and bool((cell["better"] == "min").all())
-                better, worse = (a, b) if higher != lower_wins or not pair["difference"] else (b, a)
-                pair["difference"] = abs(pair["difference"])
-                rows.append({"part": part, "batch_size": batch_size, "better": better, "worse": worse, **pair})
-    adjusted = holm([row["p_value"] for row in rows])
-    for row, p in zip(rows, adjusted, strict=True):
-        row.update(p_adjusted=p, comparisons=len(rows), significant=bool(p <= LEVEL))
-        row["verdict"] = row["verdict"] or ("significant" if row["significant"] else "not significant")
-    return pd.DataFrame(rows, columns=list(PAIR_COLUMNS))
+                better, worse = (a, b) if (pair.mean >= 0) != lower_wins or not pair.mean else (b, a)
+                head = {"part": part, "batch_size": batch_size, "better": better, "worse": worse}
+                within = {"in_family": frozenset((a, b)) in declared, **_UNTESTED}
+                rows.append({**head, **pair.measured(), **within, "pair": pair})
+    tested = [row for row in rows if row["in_family"]]
+    _judge(tested)
+    return pd.DataFrame(rows, columns=list(PAIR_COLUMNS)).assign(comparisons=len(tested))
 
 
-def holm(p_values: list[float]) -> list[float]:
-    """Return p-values adjusted for the family-wise error rate; NaN counts as a comparison and stays NaN.
-
-    Source: Holm, "A simple sequentially rejective multiple test procedure", 1979.
-    """
-    ascending = pd.Series(p_values, dtype=float).sort_values()  # NaN last
-    adjusted = (ascending * np.arange(len(ascending), 0, -1)).clip(upper=1.0).cummax()
-    return [float(p) for p in adjusted.sort_index()]
+_UNTESTED = {
+    **dict.fromkeys(("p_value", "p_adjusted", "equivalence_p_value", "equivalence_p_adjusted"), math.nan),
+    **{"significant": False, "equivalent": False, "seeds_needed": math.nan, "verdict": OUTSIDE},
+}
 
 
-def _compare(a: pd.DataFrame, b: pd.DataFrame) -> dict[str, Any]:
-    """Compare two arms over the same seeds: difference of the means, interval, and p-value or why there is none."""
-    paired = a["value"] - b["value"]
-    seeds, mean = len(paired), float(paired.mean())
-    of_task = bool(_of_task(a).all())
-    images = None if of_task else test_images_of(pd.concat([a, b]))
-    found = [_student(mean, float(paired.std()) / math.sqrt(seeds), seeds - 1)]
-    if images is not None and images > 1:
-        found.append(_student(mean, _error_of_images(a, b, images), images - 1))
-    intervals, p_values = zip(*found, strict=True)
-    verdict = ""
-    if seeds < FEWEST_SEEDS:
-        verdict = f"fewer than {FEWEST_SEEDS} seeds"
-    elif not of_task and (images is None or images < 2):
-        verdict = "unknown number of test images" if images is None else "one test image"
-    return {
-        "difference": mean,
-        "interval": float(np.max(intervals)),  # NaN if one of them is
-        "seeds": seeds,
-        "p_value": math.nan if verdict else max(p_values),
-        "verdict": verdict,
-    }
-
-
-def _student(mean: float, error: float, degrees: int) -> tuple[float, float]:
-    """Return half width of the 95 % interval of a mean, and the p-value of a true mean of 0, by Student's t."""
-    from scipy import stats
-
-    p = 1.0 if abs(mean) < 1e-12 else float(2 * stats.t.sf(abs(mean) / error, degrees)) if error > 0 else 0.0
-    return float(stats.t.ppf(0.975, degrees) * error), p
-
-
-def test_images_of(runs: pd.DataFrame) -> int | None:
-    """Return the number of test images of all runs; None if it is unknown, or differs."""
-    numbers = set(runs["test_images"].astype(float)) if "test_images" in runs else set()
-    if len(numbers) != 1 or not math.isfinite(number := numbers.pop()) or number < 1:
-        return None
-    return int(number)
-
-
-def _error_of_images(a: pd.DataFrame, b: pd.DataFrame, images: int) -> float:
-    """Return the standard error of two arms' difference in mean accuracy that the choice of test images causes."""
-    right_a, right_b = _predictions(a, images), _predictions(b, images)
-    if right_a is not None and right_b is not None:
-        # If the arms are equally good, each image's difference is as likely to have one sign as the other (McNemar).
-        return math.sqrt(max(float(np.square(right_a - right_b).sum()), 1.0)) / images  # one image at least
-    variance = 0.0
-    # Assumes that all seeds fail on the same images; one more right and one more wrong keep it above 0.
-    for arm in (a, b):
-        rate = (float(arm["value"].mean()) * images + 1) / (images + 2)
-        variance += rate * (1 - rate) / (images + 2)
-    return math.sqrt(variance)
-
-
-def _predictions(arm: pd.DataFrame, images: int) -> Any:
-    """Return the fraction of an arm's runs that were right on each test image; None if a run lacks predictions."""
-    kept = [one for one in arm.get("correct", []) if isinstance(one, np.ndarray) and one.shape == (images,)]
-    return np.asarray(kept, dtype=float).mean(axis=0) if kept and len(kept) == len(arm) else None
+def _judge(family: list[dict[str, Any]]) -> None:
+    """Add p-values, verdicts and seeds needed to the rows of a family."""
+    count = len(family)
+    # Holm's method for the least p-values that so many seeds can have tells which pairs can be significant at all.
+    least = holm([2.0 ** (1 - row["seeds"]) if row["pair"].known else 1.0 for row in family])
+    tests = [(row["pair"].difference_p(), row["pair"].equivalence_p()) for row in family]
+    both = (holm([p for p, _ in tests]), holm([p for _, p in tests]))
+    for row, (p, q), p_adjusted, q_adjusted, possible in zip(family, tests, *both, least, strict=True):
+        pair: Pair = row["pair"]
+        significant, equivalent = bool(p_adjusted <= LEVEL), bool(q_adjusted <= LEVEL)
+        row.update(p_value=p, p_adjusted=p_adjusted, significant=significant)
+        row.update(equivalence_p_value=q, equivalence_p_adjusted=q_adjusted, equivalent=equivalent)
+        row.update(seeds_needed=pair.seeds_needed(count))
+        found = [SIGNIFICANT] * significant + [
+            f"equivalent within {said_margin(pair.margin, pair.of_task)}"
+        ] * equivalent
+        if not found and not pair.known:
+            found = ["unknown number of test images" if pair.images is None else "one test image"]
+        elif not found:
+            found = [INCONCLUSIVE if possible <= LEVEL else f"fewer than {fewest_seeds(count)} seeds"]
+        row["verdict"] = ", ".join(found)

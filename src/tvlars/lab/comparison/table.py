@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pandas as pd
 from rich.table import Table
 
 from tvlars.lab.comparison.comparison import Comparison
-from tvlars.lab.comparison.paper import metric_text
+from tvlars.lab.comparison.pair import said_margin
+from tvlars.lab.comparison.paper import metric_text, p_text, seeds_text
 from tvlars.lab.comparison.statistics import metrics_in
 from tvlars.lab.comparison.verdict import beside_best
 from tvlars.lab.console import console, say
 from tvlars.lab.tasks import Measure
 
-P_VALUE, SECONDS = "p (Holm)", "training, s"
+P_VALUE, SECONDS, EFFECT = "p (Holm)", "training, s", "Hedges' g_z"
 
 
 class Cell(NamedTuple):
@@ -48,21 +50,29 @@ def table_cells(rows: pd.DataFrame, pairs: pd.DataFrame, measure: Measure) -> li
 
 def pair_cells(pairs: pd.DataFrame, measure: Measure) -> list[dict[str, Cell]]:
     """Return the cells of the table of all differences, paired over seeds."""
-    return [
-        {
+    margins = pairs["margin"].dropna()
+    within = said_margin(margins.iloc[0], measure.of_task) if len(margins) else ""
+    found = []
+    for pair in pairs.to_dict("records"):
+        better, worse, gap = ("better", "worse", "") if measure.of_task else ("higher", "lower", ", points")
+        equivalence = {
+            f"p of equivalence within {within} (Holm)": _p_cell(pair["equivalence_p_adjusted"]),
+            f"seeds for {within}": _number_cell(pair["seeds_needed"], seeds_text),
+        }
+        cells = {
             "batch size": Cell(f"{pair['batch_size']:,}", pair["batch_size"]),
-            "better" if measure.of_task else "higher": Cell(pair["better"], pair["better"]),
-            "worse" if measure.of_task else "lower": Cell(pair["worse"], pair["worse"]),
-            "difference" if measure.of_task else "difference, points": Cell(
-                measure.text(pair["difference"], pair["interval"]), pair["difference"]
-            ),
+            better: Cell(pair["better"], pair["better"]),
+            worse: Cell(pair["worse"], pair["worse"]),
+            f"difference{gap}": Cell(measure.text(pair["difference"], pair["interval"]), pair["difference"]),
             "seeds": Cell(str(pair["seeds"]), pair["seeds"]),
+            EFFECT: _number_cell(pair["effect_size"], "{:.2f}".format),
             "p": _p_cell(pair["p_value"]),
             P_VALUE: _p_cell(pair["p_adjusted"]),
+            **(equivalence if within else {}),
             "verdict": Cell(pair["verdict"], pair["verdict"]),
         }
-        for pair in pairs.to_dict("records")
-    ]
+        found.append(cells)
+    return found
 
 
 def table_rows(comparison: Comparison) -> list[dict[str, str]]:
@@ -99,7 +109,9 @@ def _cells(row: dict[Any, Any], beside: dict[Any, Any], ahead: bool, measure: Me
     if math.isnan(difference):
         beside_it = Cell("-" if words == "no result" else words, 0.0 if words == f"{measure.best} mean" else -2.0)
     else:
-        p = "" if math.isnan(beside["p_adjusted"]) else f", p {_p_cell(beside['p_adjusted']).text}"
+        # the p-value of a difference, or of equivalence where that alone was shown
+        shown = "equivalence_p_adjusted" if words.startswith("equivalent") else "p_adjusted"
+        p = "" if math.isnan(beside[shown]) else f", p {_p_cell(beside[shown]).text}"
         sign = "−" if difference < 0 else "+"
         beside_it = Cell(f"{sign}{measure.text(abs(difference), beside['interval'])}, {words}{p}", difference)
     each = " ".join(measure.text(value) for value in row["accuracies"] if not math.isnan(value))
@@ -141,4 +153,9 @@ def _with_metrics(cells: dict[str, Cell], row: dict[Any, Any], names: list[str])
 
 def _p_cell(p: float) -> Cell:
     """Return the cell of a p-value; rows without one are sorted last."""
-    return Cell("-", 2.0) if math.isnan(p) else Cell("< 0.001" if p < 0.001 else f"{p:.2g}", p)
+    return Cell(p_text(p), 2.0 if math.isnan(p) else p)
+
+
+def _number_cell(value: float, text: Callable[[float], str]) -> Cell:
+    """Return the cell of a number, "-" for NaN, which is sorted first."""
+    return Cell("-", -1.0) if math.isnan(value) else Cell(text(value), value)

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import Any
 
 import pandas as pd
 
-from tvlars.lab.comparison.statistics import FEWEST_SEEDS, best_arms
+from tvlars.lab.comparison.pair import said_margin
+from tvlars.lab.comparison.paired import fewest_seeds
+from tvlars.lab.comparison.statistics import INCONCLUSIVE, best_arms
 from tvlars.lab.tasks import Measure
 
-ABOVE, BELOW = "significantly above {}", "significantly below {} on the seeds that both have"
-LOWER = {ABOVE: "significantly below {}", BELOW: "significantly above {} on the seeds that both have"}
-"""Words in their place where lower values are better."""
-SAME, UNPAIRED = "no significant difference from {}", "no seed in common with {}"
-FEW = f"no verdict on {{}} with fewer than {FEWEST_SEEDS} common seeds"
-UNKNOWN = "no verdict on {}, since the number of test images is not known or is 1"
-ORDER = (ABOVE, SAME, BELOW, FEW, UNKNOWN, UNPAIRED)
 Pairs = dict[tuple[int, frozenset[str]], dict[Any, Any]]
 """Rows of :func:`tvlars.lab.comparison.statistics.differences` by batch size and the set of both arms."""
+BESIDE = ("p_adjusted", "equivalence_p_adjusted", "effect_size", "seeds_needed", "verdict")
+"""Columns of differences that tables of arms have too, of the difference from the best mean."""
 
 
 def answers(rows: pd.DataFrame, pairs: pd.DataFrame, measure: Measure | None = None) -> list[str]:
@@ -50,40 +48,82 @@ def _answer(here: pd.DataFrame, best: str, pairs: Pairs, measure: Measure) -> st
     said = f"{_and([named[arm] for arm in equal])} share the {measure.best} mean {measure.name}, {value}"
     if len(equal) == 1:
         said = f"{best} has the {measure.best} mean {measure.name}, {value}{_part(row)}"
-    clauses, judged = [], []
-    for number, leader in enumerate(equal, 1):
-        relations: dict[str, list[str]] = {}
-        for arm in rows:
-            if arm not in equal[:number]:
-                pair = pairs.get((row["batch_size"], frozenset((leader, arm))))
-                relations.setdefault(_relation(leader, pair), []).append(arm if arm in equal else named[arm])
-                if pair is not None and not math.isnan(pair["p_adjusted"]):
-                    judged.append(pair)
-        if relations:
-            name = f"{leader}: " if len(equal) > 1 and len(rows) > 2 else ""
-            said_as = LOWER if measure.lower else {}
-            parts = [said_as.get(words, words).format(_and(relations[words])) for words in ORDER if words in relations]
-            clauses.append(name + ", and ".join(parts))
-    return f"{said}; {'; '.join(clauses)}{_basis(judged)}."
+    found = {arms: pair for (size, arms), pair in pairs.items() if size == row["batch_size"]}
+    subjects = _subjects(list(rows), equal, found)
+    clauses, told = [], []
+    for subject, others in subjects.items():
+        relations: dict[tuple[int, str], list[str]] = {}
+        for arm in others:
+            pair = found.get(frozenset((subject, arm)))
+            words = _relation(subject, pair, measure, subject in equal)
+            relations.setdefault(words, []).append(arm if arm in equal else named[arm])
+            told += [pair] if pair is not None else []
+        name = f"{subject}: " if list(subjects) != [best] and len(rows) > 2 else ""
+        clauses.append(name + ", and ".join(words.format(_and(arms)) for (_, words), arms in sorted(relations.items())))
+    return f"{'; '.join([said, *clauses])}{_basis(told)}.{_power(told, measure)}"
 
 
-def _relation(arm: str, pair: dict[Any, Any] | None) -> str:
-    """Return the words that relate ``arm`` to the other arm of the pair."""
+def _subjects(arms: list[str], equal: list[str], pairs: dict[frozenset[str], dict[Any, Any]]) -> dict[str, list[str]]:
+    """Return the arms that a sentence relates to others, with these: the best ones to all others, or, of a family that
+    leaves out pairs, one arm of each pair to the other, the reference if the family has one."""
+    if all(pair["in_family"] for pair in pairs.values()):
+        found = {leader: [arm for arm in arms if arm not in equal[: i + 1]] for i, leader in enumerate(equal)}
+        return {leader: others for leader, others in found.items() if others}
+    tested = [pair for pair in pairs.values() if pair["in_family"]]
+    times = Counter(arm for pair in tested for arm in (pair["better"], pair["worse"]))
+    chosen: dict[str, list[str]] = {}
+    for pair in tested:
+        subject, other = sorted((pair["better"], pair["worse"]), key=lambda arm: times[arm])
+        chosen.setdefault(subject, []).append(other)
+    return chosen
+
+
+def _relation(arm: str, pair: dict[Any, Any] | None, measure: Measure, leads: bool) -> tuple[int, str]:
+    """Return the words that relate ``arm`` to the other arm of the pair, with their place in a sentence.
+
+    Args:
+        arm, pair: the arm, and its row of differences, None if the arms have no seed in common.
+        measure: what the means are of.
+        leads: True if the arm has the best mean.
+    """
     if pair is None:
-        return UNPAIRED
-    if math.isnan(pair["p_adjusted"]):
-        return FEW if pair["seeds"] < FEWEST_SEEDS else UNKNOWN
-    return (ABOVE if pair["better"] == arm else BELOW) if pair["significant"] else SAME
+        return 7, "no seed in common with {}"
+    side = "below" if (pair["better"] == arm) == measure.lower else "above"
+    survivors = " on the seeds that both have" if leads and pair["better"] != arm else ""
+    within = f"within {said_margin(pair['margin'], measure.of_task)}"
+    if pair["significant"]:
+        equivalent = f" but equivalent {within}" if pair["equivalent"] else ""
+        return (3 if survivors else 0) + bool(equivalent), f"significantly {side} {{}}{survivors}{equivalent}"
+    if pair["equivalent"]:
+        return 2, f"equivalent to {{}} {within}"
+    if pair["verdict"] == INCONCLUSIVE:
+        return 5, "inconclusive against {}"
+    if "test image" in pair["verdict"]:
+        return 6, "no verdict on {}, since the number of test images is not known or is 1"
+    seeds = f"{pair['seeds']} seed{'s' * (pair['seeds'] != 1)}"
+    return 6, f"no verdict on {{}}: {seeds} cannot show a difference at 5 %, {fewest_seeds(pair['comparisons'])} can"
 
 
-def _basis(judged: list[dict[Any, Any]]) -> str:
-    """Return the basis of verdicts on pairs, as in " (3 seeds, Holm over 6 comparisons)"; "" if there is none."""
+def _basis(told: list[dict[Any, Any]]) -> str:
+    """Return the basis of verdicts on pairs, as in " (9 seeds, Holm over 6 comparisons)"; "" if there is none."""
+    judged = [pair for pair in told if pair["significant"] or pair["equivalent"] or pair["verdict"] == INCONCLUSIVE]
     if not judged:
         return ""
     seeds, count = [pair["seeds"] for pair in judged], judged[0]["comparisons"]
     low, high = min(seeds), max(seeds)
     number = f"{low} seeds" if low == high else f"{low} to {high} seeds"
     return f" ({number}, Holm over {count} comparisons)" if count > 1 else f" ({number}, one comparison)"
+
+
+def _power(told: list[dict[Any, Any]], measure: Measure) -> str:
+    """Return a sentence on the seeds that a difference as large as the margin needs where nothing was shown."""
+    open_ones = [pair for pair in told if not (pair["significant"] or pair["equivalent"])]
+    needed = [pair["seeds_needed"] for pair in open_ones if not math.isnan(pair["seeds_needed"])]
+    if not needed:
+        return ""
+    low, high = min(needed), max(needed)
+    number = "more test images" if math.isinf(high) else f"{low:,.0f}{f' to {high:,.0f}' * (low != high)} seeds"
+    return f" A difference of {said_margin(open_ones[0]['margin'], measure.of_task)} would need {number}."
 
 
 def _part(row: dict[Any, Any]) -> str:
@@ -94,7 +134,7 @@ def _part(row: dict[Any, Any]) -> str:
 def beside_best(rows: pd.DataFrame, pairs: pd.DataFrame, measure: Measure | None = None) -> pd.DataFrame:
     """Compare each arm of ``rows`` with the one with the best mean at its batch size.
 
-    Columns: difference (of the arm from the best), interval and p_adjusted, which may be NaN; and verdict, in words.
+    Columns: ``BESIDE``, with the difference of the arm from the best; numbers may be NaN; verdict is in words.
     """
     measure = measure or Measure()
     best, between, found = best_arms(rows, measure.lower), _by_arms(pairs), []
@@ -107,14 +147,15 @@ def beside_best(rows: pd.DataFrame, pairs: pd.DataFrame, measure: Measure | None
             found.append({"verdict": f"{measure.best} mean" if arm == first else "no seed in common"})
         else:
             sign = 1 if (pair["better"] == first) == measure.lower else -1
-            found.append({**pair, "difference": sign * pair["difference"]})
-    return pd.DataFrame(found, columns=["difference", "interval", "p_adjusted", "verdict"])
+            signed = {name: sign * pair[name] for name in ("difference", "effect_size")}
+            found.append({**pair, **signed})
+    return pd.DataFrame(found, columns=["difference", "interval", *BESIDE])
 
 
 def with_verdicts(rows: pd.DataFrame, pairs: pd.DataFrame, measure: Measure | None = None) -> pd.DataFrame:
-    """Return ``rows`` with each arm's against_best (difference from the best mean), p_adjusted and verdict."""
+    """Return ``rows`` with each arm's against_best, its difference from the best mean, and ``BESIDE``."""
     beside = beside_best(rows, pairs, measure).set_index(rows.index)
-    return rows.assign(against_best=beside["difference"], p_adjusted=beside["p_adjusted"], verdict=beside["verdict"])
+    return rows.assign(against_best=beside["difference"], **{name: beside[name] for name in BESIDE})
 
 
 def _by_arms(pairs: pd.DataFrame) -> Pairs:

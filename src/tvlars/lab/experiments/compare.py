@@ -206,7 +206,8 @@ class _Comparing(Source):
         best, share = all(run.keep_best for run in runs), runs[0].test_share
         said = protocol(held_out, keep_best=best, of_task=task is not None, test_share=share)
         measure = Measure(config.base.accuracy_name()) if task is None else measure_of(task)
-        self.comparison = Comparison(folder, command_line(), measure=measure, protocol=said)
+        declared = config.family, config.margin
+        self.comparison = Comparison(folder, command_line(), [], measure, said, *declared)
         self.runs, self.images, self.first = runs, len(data.test_labels), first
         self.plans = {_name(run): plan for run, plan in zip(runs, plans, strict=True)}
         self.rows: dict[str, RunRow] = {}

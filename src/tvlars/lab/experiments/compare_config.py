@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from tvlars.lab.comparison.family import check_family, family_option, margin_option
 from tvlars.lab.config import OPTIMIZERS, OPTIONS, TrainConfig, names_of
 from tvlars.lab.errors import UsageError, unknown
 from tvlars.lab.experiments.arms import Arm, as_options, check_names_differ, file_name, short_spellings
@@ -43,6 +44,8 @@ class CompareConfig:
     alone."""
     arms: tuple[Arm, ...] = ()
     """Settings of optimizers by name, compared besides ``optimizers``."""
+    family: str = family_option()
+    margin: float | None = margin_option()
     out: Path | None = option(None, "folder, gone on with where it is a comparison's (default: a new one below runs/)")
 
     def __post_init__(self) -> None:
@@ -57,7 +60,7 @@ class CompareConfig:
         self._check_overrides()
         if not self.base.test:
             raise UsageError("test must be true for a comparison, which reports results on the test set")
-        self.runs()
+        check_family(self.family, [run.arm_name for run in self.runs()])
 
     def _check_overrides(self) -> None:
         given: Any = self.overrides

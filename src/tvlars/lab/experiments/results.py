@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tvlars.lab.comparison.comparison import Comparison, RunRow
+from tvlars.lab.comparison.family import ALL
 from tvlars.lab.config import MEANS, TrainConfig
 from tvlars.lab.errors import UsageError
 from tvlars.lab.experiments.workers.process import last_lines
@@ -48,11 +49,14 @@ class SweepRun:
 class SweepResult:
     """Results of a sweep; its files lie in ``folder``.
 
+    ``family`` and ``margin`` are the declared comparisons and the margin of their equivalence.
     ``unwritten`` says why results.csv or report.html could not be written; the same call writes them later.
     """
 
     folder: Path
     runs: list[SweepRun]
+    family: str = ALL
+    margin: float | None = None
     unwritten: dict[str, str] = field(default_factory=dict, init=False)
 
     def count(self, status: Status) -> int:
@@ -72,13 +76,14 @@ class SweepResult:
         """Return comparisons by title. An arm is an optimizer with the options that differ among its runs.
 
         Runs with different data sets, tasks or lengths are not compared: each kind has a comparison of its own, whose
-        title names the difference ("" if there is one kind). p-values are adjusted for all comparisons together.
+        title names the difference ("" if there is one kind). p-values are adjusted for the declared pairs of all
+        comparisons together.
         """
         from tvlars.lab.report.parts import parts_of
 
         columns = [f.name for f in fields(RunRow) if f.name not in ("optimizer", "metrics")]
         found = {}
-        for part in parts_of(self.load()):
+        for part in parts_of(self.load(), self.family, self.margin):
             rows = [
                 RunRow(
                     str(row["arm"]),
@@ -87,7 +92,8 @@ class SweepResult:
                 )
                 for row in part.frame.to_dict("records")
             ]
-            found[part.title] = Comparison(self.folder, command_line(), rows, part.measure, part.protocol)
+            said = (part.measure, part.protocol, self.family, self.margin)
+            found[part.title] = Comparison(self.folder, command_line(), rows, *said)
             found[part.title]._differences = part.differences
         return found
 

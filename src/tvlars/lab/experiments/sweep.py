@@ -11,6 +11,7 @@ from signal import Signals
 from typing import Any
 
 from tvlars._reading import is_inside, is_regular
+from tvlars.lab.comparison.family import ALL, Declared, check_family, check_margin
 from tvlars.lab.config import TrainConfig, names_of
 from tvlars.lab.data import Data, ImageData
 from tvlars.lab.errors import PreemptedError, UsageError
@@ -54,6 +55,8 @@ def sweep(
     retries: int = 1,
     ray: str | None = None,
     board: Board | None = None,
+    family: str = ALL,
+    margin: float | None = None,
 ) -> SweepResult:
     """Train every run that is not over yet, each in a process of its own, and write results and page.
 
@@ -70,6 +73,10 @@ def sweep(
         ray: None (default): a queue on this machine; else the address of a Ray cluster, "auto" for the one that this
             machine belongs to, or "local" for one that is started here.
         board: shows progress; None (default): a bar on a terminal, and plain lines elsewhere. ``Board()`` is silent.
+        family: pairs of arms that are tested, whose p-values are adjusted together: "all" (default), an arm that each
+            other one is compared with, or pairs as in "tvlars:lars,tvlars:lamb".
+        margin: margin of equivalence, in points of accuracy, None (default) for 0.3; of a user's task in the unit of
+            its measure, None for no test of equivalence.
 
     Returns:
         The results, including failed runs. If tables or page could not be written, the board says so, and
@@ -81,6 +88,11 @@ def sweep(
             call continues.
     """
     check_call(workers, retries)
+    declared = Declared(family, check_margin(margin))
+    if family != ALL and runs:
+        from tvlars.lab.report.arms import arm_names  # and with it pandas
+
+        check_family(family, [*(run.arm_name for run in runs), *arm_names(list(runs))])
     objects: dict[str, Any] = dict(data=data, loaders=loaders, model=model, task=task, metrics=metrics)
     check_apart(ray is not None or (workers or 1) > 1, **objects)
     runs, given = _taken(runs, objects)
@@ -91,7 +103,8 @@ def sweep(
         for sentence in result.unwritten.values():
             board.say(sentence)
 
-    return do_runs(runs, out, given, save, workers=workers, retries=retries, ray=ray, board=board)
+    how: dict[str, Any] = dict(workers=workers, retries=retries, ray=ray, board=board)
+    return do_runs(runs, out, given, save, **how, declared=declared)
 
 
 def do_runs(
@@ -104,13 +117,16 @@ def do_runs(
     retries: int,
     ray: str | None,
     board: Board,
+    declared: Declared | None = None,
 ) -> SweepResult:
     """Train every run that is not over yet in the folder ``out``; the other arguments are those of :func:`sweep`.
 
     Args:
         given: objects for all runs, which are then done in this process; None: each run is a process of its own.
         save: called with the results when the runs are over, also if they are stopped.
+        declared: family of comparisons; None (default): all pairs.
     """
+    declared = declared or Declared()
     agenda = make_agenda(runs, out, here=ray is None, given=given)
     with contextlib.ExitStack() as stack:
         crew: Workers | None = None
@@ -123,7 +139,7 @@ def do_runs(
         _make(agenda.folder)
         hold(stack, agenda.folder, "sweep works")
         agenda = make_agenda(runs, out, agenda, given=given)  # another sweep may have done some in the meantime
-        _describe(agenda)
+        _describe(agenda, declared)
         sweeping = _Sweep(agenda, board)
         try:
             show(board, agenda.jobs, len(agenda.runs), crew)
@@ -137,7 +153,7 @@ def do_runs(
                 raise PreemptedError(f"stopped by {Signals(error.signal).name}; {far}", error.signal) from error
             raise
         finally:
-            result = SweepResult(agenda.out, list(sweeping.runs.values()))
+            result = SweepResult(agenda.out, list(sweeping.runs.values()), declared.family, declared.margin)
             save(result)
     return result
 
@@ -318,7 +334,7 @@ def names_in(folder: Path) -> dict[str, str]:
     return found
 
 
-def _describe(agenda: Agenda) -> None:
-    """Write the options of all runs, for people and for :func:`names_in`."""
+def _describe(agenda: Agenda, declared: Declared) -> None:
+    """Write the options of all runs, for people and for :func:`names_in`, and the declared family of comparisons."""
     options = [{"run": run.name, **json.loads(run.config.to_json())} for run in agenda.runs]
-    write_json(agenda.folder / FILE, {"command": command_line(), "runs": options})
+    write_json(agenda.folder / FILE, {"command": command_line(), **declared.as_json(), "runs": options})

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from tvlars._reading import is_inside, is_regular
 from tvlars.lab.comparison.comparison import Comparison
+from tvlars.lab.comparison.family import ALL, Declared, check_family, check_margin
 from tvlars.lab.errors import UsageError
 from tvlars.lab.files.disk import write_whole
 from tvlars.lab.files.marked import check_output, write_output
@@ -19,7 +21,15 @@ from tvlars.lab.run_folder.status import Status
 __all__ = ["report", "write_report"]
 
 
-def report(folders: list[Path] | list[str], out: Path | str, *, command: str = "", refresh: int | None = None) -> Path:
+def report(
+    folders: list[Path] | list[str],
+    out: Path | str,
+    *,
+    command: str = "",
+    refresh: int | None = None,
+    family: str | None = None,
+    margin: float | None = None,
+) -> Path:
     """Write one page of runs and comparisons.
 
     Args:
@@ -29,13 +39,18 @@ def report(folders: list[Path] | list[str], out: Path | str, *, command: str = "
             or LaTeX (.tex), or the numbers of the table in CSV (.csv).
         command: the command that the page names as its source.
         refresh: seconds until a browser loads the page again; None (default): never.
+        family: pairs of arms that are tested, whose p-values are adjusted together: "all", an arm that each other one
+            is compared with, or pairs as in "tvlars:lars,tvlars:lamb". None (default): those that the folder of a
+            comparison or sweep declares, or all.
+        margin: margin of equivalence, in points of accuracy, or in the unit of a task's measure. None (default): that
+            of the folder, or 0.3 points.
 
     Returns:
         The path of the page.
 
     Raises:
         UsageError: a folder is neither a run nor a comparison, ``out`` has another suffix, is a file that is no
-            report, or cannot be written.
+            report, or cannot be written; ``family`` names another arm, or ``margin`` is not > 0.
     """
     out = Path(out)
     suffix = out.suffix.lower()
@@ -58,7 +73,18 @@ def report(folders: list[Path] | list[str], out: Path | str, *, command: str = "
         by_place.update({run.folder.resolve(): run for run in found})
     runs = list(by_place.values())
     names = ", ".join(dict.fromkeys(run.config.arm_name if run.config else run.folder.name for run in runs))
-    made = Report(f"Runs of {names}", command, runs, [*notes, *_notes(runs)])
+    notes += _notes(runs)
+    stored = _stored(folders, notes)
+    declared = Declared(stored.family if family is None else family, check_margin(margin) or stored.margin)
+    made = Report(f"Runs of {names}", command, runs, [*notes], declared)
+    arms = [arm.name for part in made.parts for arm in part.arms]
+    try:
+        check_family(declared.family, arms)
+    except UsageError as error:
+        if family is not None:
+            raise
+        notes.append(f"All pairs of arms are tested, and not the family that was declared: {error}")
+        made = Report(f"Runs of {names}", command, runs, notes, Declared(ALL, declared.margin))
     content = FORMS[suffix](made) if refresh is None else page(made, refresh)
     write_output(out, content.encode(errors="replace"), "out")  # a folder's name may be invalid UTF-8
     return out
@@ -74,10 +100,29 @@ def write_report(comparison: Comparison) -> Path:
     folders = [comparison.folder / run.folder for run in comparison.runs]
     runs = _load(folders, comparison.folder, f"it does not lie in {comparison.folder}", notes)
     names = ", ".join(dict.fromkeys(run.optimizer for run in comparison.runs)) or "no runs"
-    made = Report(f"Comparison of {names}", comparison.command, runs, notes + _notes(runs, but=(Status.DIVERGED,)))
+    declared = Declared(comparison.family, comparison.margin)
+    notes += _notes(runs, but=(Status.DIVERGED,))
+    made = Report(f"Comparison of {names}", comparison.command, runs, notes, declared)
     file = comparison.folder / "report.html"
     write_whole(file, page(made).encode(errors="replace"))
     return file
+
+
+def _stored(folders: Sequence[Path | str], notes: list[str]) -> Declared:
+    """Return the family and margin that all folders declare, or the comparisons and sweeps that their runs belong to;
+    the defaults if they differ. Adds to ``notes`` if a file is damaged."""
+    found = set()
+    for folder in map(Path, folders):
+        for file in (place / name for place in (folder, folder.parent) for name in ("comparison.json", "sweep.json")):
+            if is_regular(file):
+                try:
+                    found.add(Declared.of(read_object(file)))
+                except UsageError as error:
+                    notes.append(f"{file} is damaged: {error}.")
+                break
+        else:
+            found.add(Declared())
+    return found.pop() if len(found) == 1 else Declared()
 
 
 def _in_order(inside: list[Path], folder: Path) -> list[Path]:

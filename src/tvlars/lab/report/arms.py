@@ -44,7 +44,7 @@ def make_arms(runs: list[LoadedRun]) -> list[Arm]:
     An arm has the optimizer's name; if a batch size has several settings of the optimizer, also the settings.
     """
     by_name: dict[str, list[LoadedRun]] = {}
-    for run, name in zip(runs, _names([config_of(run) for run in runs]), strict=True):
+    for run, name in zip(runs, arm_names([config_of(run) for run in runs]), strict=True):
         by_name.setdefault(name, []).append(run)
     places: dict[str, int] = {}  # the first arm of an optimizer gets its colour, other arms get free ones
     for name, mine in by_name.items():
@@ -112,7 +112,7 @@ def plan_number(run: LoadedRun, name: str) -> float:
     return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else float("nan")
 
 
-def _names(configs: list[TrainConfig]) -> list[str]:
+def arm_names(configs: list[TrainConfig]) -> list[str]:
     """Return the arms' names: those that were given, or the optimizer's; in brackets, settings that differ from those
     of other runs."""
     defaults = {f.name: f.default for f in fields(TrainConfig)}

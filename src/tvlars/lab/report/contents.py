@@ -9,7 +9,9 @@ from typing import Any
 import plotly.graph_objects as go
 
 from tvlars._reading import reason
-from tvlars.lab.comparison.paper import PaperTable, arm_notes, paper_table
+from tvlars.lab.comparison.family import Declared, said_family
+from tvlars.lab.comparison.paired import fewest_seeds
+from tvlars.lab.comparison.paper import PaperTable, arm_notes, pairs_table, paper_table
 from tvlars.lab.comparison.table import P_VALUE, pair_cells, table_cells
 from tvlars.lab.comparison.verdict import with_verdicts
 from tvlars.lab.report import figures, layers, tuning
@@ -33,15 +35,19 @@ class Section:
 
 @dataclass
 class Report:
-    """Contents of a report. ``notes`` are sentences on problems of runs."""
+    """Contents of a report. ``notes`` are sentences on problems of runs.
+
+    ``declared`` is the family of comparisons, and the margin of their equivalence.
+    """
 
     title: str
     command: str
     runs: list[LoadedRun]
     notes: list[str] = field(default_factory=list)
+    declared: Declared = field(default_factory=Declared)
 
     def __post_init__(self) -> None:
-        self.parts = parts_of(self.runs)
+        self.parts = parts_of(self.runs, self.declared.family, self.declared.margin)
         self.notes += version_notes(self.runs)
         self.tuned = tuning.sentences(self.runs, self.notes)
         if len(self.parts) > 1:
@@ -64,8 +70,17 @@ class Report:
 
     @property
     def comparisons(self) -> int:
-        """Number of compared pairs of arms."""
-        return sum(len(part.differences) for part in self.parts)
+        """Number of pairs of arms in the declared family."""
+        return sum(int(part.differences["in_family"].sum()) for part in self.parts)
+
+    @property
+    def fewest_seeds(self) -> int:
+        """Number of seeds from which a difference can be significant."""
+        return fewest_seeds(self.comparisons)
+
+    def family(self) -> str:
+        """Return in words which pairs of arms are tested."""
+        return said_family(self.declared.family, self.comparisons)
 
     @property
     def of_tasks(self) -> list[str]:
@@ -98,7 +113,8 @@ class Report:
             common = _common(part.runs) if len(self.parts) > 1 else ""
             arms = arm_notes([asdict(config_of(run)) for run in part.runs])
             about = {"title": part.title, "about": common if common != self.lead() else "", "arms": arms}
-            found.append({**about, "measure": part.measure.name, "rows": rows, "pairs": pairs})
+            measure = {"measure": part.measure.name, "of_images": not part.measure.of_task}
+            found.append({**about, **measure, "rows": rows, "pairs": pairs})
         return found
 
     def papers(self) -> list[tuple[str, PaperTable]]:
@@ -107,8 +123,12 @@ class Report:
         for part in self.parts:
             rows = with_verdicts(part.table, part.differences, part.measure)
             settings = [asdict(config_of(run)) for run in part.runs]
-            found.append((part.title, paper_table(rows, part.measure, settings, self.comparisons)))
+            found.append((part.title, paper_table(rows, part.measure, settings, part.differences)))
         return found
+
+    def pair_papers(self) -> list[PaperTable]:
+        """Return the table of paired differences for papers of each part that has some."""
+        return [pairs_table(part.differences, part.measure) for part in self.parts if len(part.differences)]
 
     def sections(self) -> list[Section]:
         """Return all figures that the runs have data for; add to ``notes`` files that cannot be shown."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from tvlars.lab.comparison.family import ALL
 from tvlars.lab.comparison.protocol import protocol
 from tvlars.lab.comparison.statistics import PAIR_COLUMNS, differences, table
 from tvlars.lab.comparison.verdict import answers
@@ -27,7 +28,7 @@ class Part:
     measure: Measure
     """What the runs are compared by, for example the test accuracy."""
     differences: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(PAIR_COLUMNS)))
-    """Paired differences, with p-values adjusted for all comparisons of all parts."""
+    """Paired differences, with p-values adjusted for the declared comparisons of all parts."""
 
     def __post_init__(self) -> None:
         self.arms: list[Arm] = make_arms(self.runs)
@@ -48,10 +49,11 @@ class Part:
         return [f"{self.title}. {sentence}" if self.title else sentence for sentence in said]
 
 
-def parts_of(runs: list[LoadedRun]) -> list[Part]:
+def parts_of(runs: list[LoadedRun], family: str = ALL, margin: float | None = None) -> list[Part]:
     """Return runs in parts that can be compared, in order of appearance; runs without a config are left out.
 
-    All pairs of all parts are one family of comparisons.
+    The declared pairs of all parts are one family of comparisons; ``family`` and ``margin`` as for
+    :func:`tvlars.lab.comparison.statistics.differences`.
     """
     known = [run for run in runs if run.config is not None]
     groups: dict[tuple[Any, ...], list[LoadedRun]] = {}
@@ -62,7 +64,8 @@ def parts_of(runs: list[LoadedRun]) -> list[Part]:
     titles = _titles(pd.DataFrame([_facts(mine[0]) for mine in groups.values()]))
     parts = [Part(title, mine, key[-1]) for title, (key, mine) in zip(titles, groups.items(), strict=True)]
     if parts:
-        pairs = differences(pd.concat([part.frame.assign(part=i) for i, part in enumerate(parts)]))
+        frame = pd.concat([part.frame.assign(part=i) for i, part in enumerate(parts)])
+        pairs = differences(frame, family, margin)
         for i, part in enumerate(parts):
             part.differences = pairs[pairs["part"] == i].reset_index(drop=True)
     return parts

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from tvlars.lab.comparison.family import ALL, check_family, family_option, margin_option
 from tvlars.lab.config import MAX_SEED, OPTIMIZERS, OPTIONS, TrainConfig, names_of, plays_a_part
 from tvlars.lab.data import ImageData
 from tvlars.lab.errors import UsageError, listed, unknown
@@ -55,6 +56,8 @@ class TuneConfig:
         "a factor apart, LOW:HIGH:xFACTOR (x2, xsqrt2); lr always is, three octaves above and below the plan's where "
         "it is not given",
     )
+    family: str = family_option()
+    margin: float | None = margin_option()
     prune: bool = option(
         True, "give up trials that are worse than the median of those before, after a third of their epochs"
     )
@@ -97,6 +100,8 @@ class TuneConfig:
             raise UsageError("devices must be 1 for tuning, whose trials are run in one process")
         if self.base.shard:
             raise UsageError("shard must not be given for tuning, whose trials are run in one process")
+        if self.family != ALL:
+            check_family(self.family, [self.run(arm, {}, self.seeds[0]).arm_name for arm in self.all_arms()])
 
     def _check_arms(self) -> None:
         """Check that options of arms are such as may differ between runs that are compared."""

@@ -214,7 +214,7 @@ def tune(
         if runs:
             announce(f"the best options of each arm, with fresh seeds {', '.join(map(str, config.seeds))}:")
             queue: dict[str, Any] = dict(workers=workers, retries=retries, ray=ray, board=board)
-            final = sweep(runs, folder / FINAL, **objects, **queue)
+            final = sweep(runs, folder / FINAL, **objects, **queue, family=config.family, margin=config.margin)
         if files.unwritten:  # there may be room again
             save()
         outcome = results_of(config, [*tuned, *equal], final)

@@ -1,0 +1,116 @@
+"""The declared family of a comparison: the pairs of arms that are tested, and whose p-values are adjusted together."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tvlars._checks import check_number
+from tvlars.lab.arguments import split_outside
+from tvlars.lab.errors import UsageError, unknown
+from tvlars.lab.options import option
+
+ALL = "all"
+"""Family of all pairs of arms."""
+MARGIN = 0.3
+"""Margin of the equivalence test of accuracies, in points."""
+
+
+@dataclass(frozen=True)
+class Declared:
+    """Family of comparisons and margin of equivalence, as they are declared before or with a page."""
+
+    family: str = ALL
+    margin: float | None = None
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Declared:
+        """Return what a JSON file of a comparison or sweep declares; earlier versions declared nothing.
+
+        Raises:
+            UsageError: the margin is no number > 0.
+        """
+        return cls(str(values.get("family", ALL)), check_margin(values.get("margin")))
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the entries of a JSON file; :meth:`of` reads them."""
+        return {"family": self.family} | ({} if self.margin is None else {"margin": self.margin})
+
+
+def family_option() -> Any:
+    """Return the field of the option ``family``, the same for all commands."""
+    return option(
+        ALL,
+        "the pairs that are tested, whose p-values are adjusted together: all (default), an arm that each other one is "
+        "compared with, or pairs as in tvlars:lars,tvlars:lamb",
+    )
+
+
+def margin_option() -> Any:
+    """Return the field of the option ``margin``, the same for all commands."""
+    text = (
+        "arms whose difference is shown to be smaller are equivalent: points of accuracy (default: 0.3), of a task of "
+        "your own the unit of its measure (default: equivalence is not tested)"
+    )
+    return option(None, text, within=(0, None), above=True)
+
+
+def check_family(family: str, arms: Iterable[str]) -> None:
+    """Raise ``UsageError`` unless ``family`` is "all", one of ``arms``, or pairs of them."""
+    arms = list(dict.fromkeys(arms))
+    if family == ALL or _named(family, arms):
+        return
+    for part in split_outside(family, ",") or [family]:
+        if _split(part, arms) is not None:
+            continue
+        names = [name.strip() for name in part.split(":")]
+        if len(names) == 1:
+            raise unknown("arm of family", part, [*arms, ALL])
+        for name in names if len(names) == 2 else ():
+            if not _named(name, arms):
+                raise unknown("arm of family", name, arms)
+        example = ":".join([*arms, "lars", "lamb"][:2])
+        raise UsageError(f"family must be all, an arm, or pairs of two arms as in {example}, got {part!r}")
+
+
+def check_margin(margin: Any) -> float | None:
+    """Return a margin of equivalence, None if there is none; raise ``UsageError`` if it is no number > 0."""
+    if margin is None:
+        return None
+    try:
+        check_number("margin", margin, low=0.0, open_low=True)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    return float(margin)
+
+
+def pairs_of(family: str, arms: Iterable[str]) -> set[frozenset[str]]:
+    """Return the pairs of ``arms`` that belong to a family; names of other arms have no part in it."""
+    arms = list(dict.fromkeys(arms))
+    if family == ALL:
+        return {frozenset((a, b)) for a in arms for b in arms if a != b}
+    if references := _named(family, arms):
+        return {frozenset((a, b)) for a in references for b in arms if b not in references}
+    found = [_split(part, arms) for part in split_outside(family, ",")]
+    return {frozenset((a, b)) for one in found if one is not None for a in one[0] for b in one[1]}
+
+
+def said_family(family: str, comparisons: int) -> str:
+    """Return in words which pairs are tested, as in "all pairs (6)"."""
+    pairs = f"{comparisons} comparison{'s' * (comparisons != 1)}"
+    return f"all pairs of arms ({pairs})" if family == ALL else f"{family} ({pairs})"
+
+
+def _named(name: str, arms: Collection[str]) -> list[str]:
+    """Return the arms that a name stands for: the arm itself, or those of the name with settings in brackets."""
+    return [name] if name in arms else [arm for arm in arms if arm.startswith(f"{name} (")]
+
+
+def _split(text: str, arms: Collection[str]) -> tuple[list[str], list[str]] | None:
+    """Return the arms of both sides of ``A:B``, None if it is no such pair; names may have colons of their own."""
+    for place in (i for i, sign in enumerate(text) if sign == ":"):
+        a, b = _named(text[:place].strip(), arms), _named(text[place + 1 :].strip(), arms)
+        if a and b and a != b:
+            return a, b
+    return None
