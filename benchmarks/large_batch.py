@@ -22,7 +22,7 @@ import pandas as pd
 from measured import Table, percent
 
 from tvlars.lab import TrainConfig
-from tvlars.lab.comparison.statistics import differences, holm
+from tvlars.lab.comparison.statistics import differences
 from tvlars.lab.data import load_data
 
 ARMS: dict[str, dict[str, Any]] = {
@@ -106,18 +106,18 @@ def report(rows: pd.DataFrame) -> str:
         less = "" if arm == "tvlars" else percent((ours - reported).dropna())
         p = p_of.get((batch_size, epochs, arm))
         cells = [f"{batch_size:,}", epochs, arm, tried, f"{lr:.3g}", percent(reported), each, less]
-        lines.append(f"| {' | '.join(map(str, cells))} | {'' if p is None else f'{p:.2g}'} |")
+        lines.append(f"| {' | '.join(map(str, cells))} | {'' if p is None or p != p else f'{p:.2g}'} |")
     return "\n".join(lines)
 
 
 def p_values(rows: pd.DataFrame) -> dict[tuple[int, int, str], float]:
-    """Return p of the difference from TVLARS by batch size, epochs and arm."""
+    """Return p of the difference from TVLARS by batch size, epochs and arm, NaN with fewer than six seeds."""
     reported = rows[rows["seed"] != TUNING_SEED].assign(status="finished", test_images=TEST_IMAGES)
-    pairs = differences(reported.assign(part=reported["epochs"]))
-    ours = pairs[(pairs["better"] == "tvlars") | (pairs["worse"] == "tvlars")]
+    pairs = differences(reported.assign(part=reported["epochs"]), family="tvlars")
+    ours = pairs[pairs["in_family"]]
     others = [row.worse if row.better == "tvlars" else row.better for row in ours.itertuples()]
     keys = zip(ours["batch_size"].astype(int), ours["part"].astype(int), others, strict=True)
-    return dict(zip(keys, holm(ours["p_value"].tolist()), strict=True))
+    return dict(zip(keys, ours["p_adjusted"].tolist(), strict=True))
 
 
 if __name__ == "__main__":

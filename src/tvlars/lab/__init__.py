@@ -7,6 +7,7 @@ from tvlars._lazy import import_when_asked
 if TYPE_CHECKING:
     from tvlars.lab.comparison.best_of import BestOfTrials, best_of_trials, expected_best, gain_by_luck
     from tvlars.lab.comparison.comparison import Comparison
+    from tvlars.lab.comparison.paired import seeds_needed
     from tvlars.lab.config import TrainConfig
     from tvlars.lab.data import ImageData, load_data
     from tvlars.lab.errors import DivergedError, LockedError, PreemptedError, UsageError
@@ -72,6 +73,7 @@ __all__ = [
     "run_landscape",
     "run_sharpness",
     "scaling",
+    "seeds_needed",
     "sweep",
     "train",
     "tune",
@@ -82,6 +84,7 @@ import_when_asked(
     {
         "tvlars.lab.comparison.best_of": ["BestOfTrials", "best_of_trials", "expected_best", "gain_by_luck"],
         "tvlars.lab.comparison.comparison": ["Comparison"],
+        "tvlars.lab.comparison.paired": ["seeds_needed"],
         "tvlars.lab.config": ["TrainConfig"],
         "tvlars.lab.data": ["ImageData", "load_data"],
         "tvlars.lab.errors": ["DivergedError", "LockedError", "PreemptedError", "UsageError"],

@@ -32,7 +32,7 @@ def _patterns(count: int) -> itertools.product[tuple[int, ...]]:
 
 
 def test_by_hand() -> None:
-    """Of 8 patterns those with a sum of 4 or more on either side: + + +, and − − −, and two with the sign of 1 alone."""
+    """Of the 8 patterns of 1, 2, 3 two have a sum of 6 on either side, and four one of 4 or more."""
     assert sign_flip_p([1, 2, 3]) == 2 / 8
     assert sign_flip_p([-1, 2, 3]) == 4 / 8
     assert sign_flip_p([1, 1, -1, 1]) == 10 / 16
@@ -158,7 +158,7 @@ def test_the_power_is_that_of_the_exact_test() -> None:
 
 
 def test_a_power_calculation_by_hand() -> None:
-    """16 seeds have less than 80 % for 0.3 at a deviation of 0.41, by the noncentral t distribution, and 17 have more."""
+    """For 0.3 at a deviation of 0.41, 16 seeds have less than 80 % by the noncentral t distribution, and 17 more."""
     for seeds, enough in ((16, False), (17, True)):
         beyond = stats.t.isf(0.025, seeds - 1)
         power = stats.nct.sf(beyond, seeds - 1, 0.3 / 0.41 * math.sqrt(seeds))

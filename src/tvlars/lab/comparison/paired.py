@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,15 +31,20 @@ def sign_flip_p(differences: ArrayLike) -> float:
     Source: Fisher, "The Design of Experiments", 1935; ``scipy.stats.permutation_test`` with samples permuted.
     """
     values = np.asarray(differences, dtype=float)
-    count = len(values)
-    if count <= MOST_EXACT:
-        half = np.arange(2 ** max(count - 1, 0))  # the other half has the same means with the other sign
-        signs = 1.0 - 2.0 * ((half[:, None] >> np.arange(count)) & 1)
-    else:
-        signs = np.random.default_rng(0).choice([-1.0, 1.0], size=(DRAWN, count))
+    count, signs = len(values), _signs(len(values))
     tolerance = 1e-9 * float(np.abs(values).sum())  # sums that are equal but for rounding
     reached = int((np.abs(signs @ values) >= abs(float(values.sum())) - tolerance).sum())
     return reached / len(signs) if count <= MOST_EXACT else (reached + 1) / (DRAWN + 1)
+
+
+@lru_cache(maxsize=2)  # pairs of a page have equally many seeds; 16 MB for 20
+def _signs(count: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Return sign patterns (patterns, count): one of each two opposite ones, whose means are equally far from 0, or
+    random ones."""
+    if count > MOST_EXACT:
+        return np.random.default_rng(0).choice([-1.0, 1.0], size=(DRAWN, count))
+    half = np.arange(2 ** max(count - 1, 0))
+    return 1.0 - 2.0 * ((half[:, None] >> np.arange(count)) & 1)
 
 
 def student(mean: float, error: float, degrees: int) -> tuple[float, float]:
