@@ -24,7 +24,8 @@ from tvlars.lab.comparison.paired import (
 
 def said_margin(margin: float, of_task: bool) -> str:
     """Return a margin of differences in words, as in "0.3 points", that of a user's task without a unit."""
-    return f"{margin:g}" if of_task else f"{100 * margin:g} points"
+    points = f"{100 * margin:g}"
+    return f"{margin:g}" if of_task else f"{points} point{'s' * (points != '1')}"
 
 
 @dataclass(frozen=True)
@@ -135,10 +136,12 @@ class ErrorOfImages:
         if right_a is not None and right_b is not None:
             # If arms are equally good, each image's difference is as likely to have one sign as the other (McNemar).
             by_seed = right_a - right_b
-            total = float(np.square(by_seed.mean(axis=0)).sum())
+            by_image = by_seed.mean(axis=0)
             noise = float(by_seed.var(axis=0, ddof=1).sum()) if len(by_seed) > 1 else 0.0
-            now = math.sqrt(max(total, 1.0)) / images  # one image at least
-            return cls(now, images, max(total - noise / len(by_seed), 0.0), noise)
+            now = math.sqrt(max(float(np.square(by_image).sum()), 1.0)) / images  # one image at least
+            # without the mean, to which a difference as small as a margin would add next to nothing
+            lasting = images * float(by_image.var()) - noise / len(by_seed)
+            return cls(now, images, max(lasting, 0.0), noise)
         variance = 0.0  # assumes that all seeds fail on the same images
         for arm in (a, b):
             rate = (float(arm["value"].mean()) * images + 1) / (images + 2)  # one more right, one more wrong: above 0
