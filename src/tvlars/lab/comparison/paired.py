@@ -38,7 +38,7 @@ def sign_flip_p(differences: ArrayLike) -> float:
 
 
 @lru_cache(maxsize=2)  # pairs of a page have equally many seeds; 16 MB for 20
-def _signs(count: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+def _signs(count: int) -> np.ndarray[Any, np.dtype[np.floating[Any]]]:
     """Return sign patterns (patterns, count): one of each two opposite ones, whose means are equally far from 0, or
     random ones."""
     if count > MOST_EXACT:
