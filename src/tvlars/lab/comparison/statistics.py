@@ -181,9 +181,9 @@ def _judge(family: list[dict[str, Any]]) -> None:
         row.update(p_value=p, p_adjusted=p_adjusted, significant=significant)
         row.update(equivalence_p_value=q, equivalence_p_adjusted=q_adjusted, equivalent=equivalent)
         row.update(seeds_needed=pair.seeds_needed(count))
-        found = [SIGNIFICANT] * significant + [
-            f"equivalent within {said_margin(pair.margin, pair.of_task)}"
-        ] * equivalent
+        found = [SIGNIFICANT] if significant else []
+        if equivalent:
+            found.append(f"equivalent within {said_margin(pair.margin, pair.of_task)}")
         if not found and not pair.known:
             found = ["unknown number of test images" if pair.images is None else "one test image"]
         elif not found:
