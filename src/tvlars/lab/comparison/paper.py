@@ -60,7 +60,7 @@ class PaperTable:
     breaks: set[int]
     measure: int
     caption: str
-    equivalent: set[int] = field(default_factory=set)
+    equivalent: set[int] = field(default_factory=set, kw_only=True)
 
     def latex(self, label: str, caption: str | None = None) -> str:
         r"""Return a table environment with a tabular inside, which needs ``\usepackage{booktabs}``."""
@@ -143,7 +143,7 @@ def paper_table(
             *(f"{note}." for note in arm_notes(settings)),
         ]
     )
-    return PaperTable(head, cells, best, worse, breaks, len(head) - 2 - len(extra), caption, equivalent)
+    return PaperTable(head, cells, best, worse, breaks, len(head) - 2 - len(extra), caption, equivalent=equivalent)
 
 
 def pairs_table(pairs: pd.DataFrame, measure: Measure) -> PaperTable:
