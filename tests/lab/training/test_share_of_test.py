@@ -102,6 +102,18 @@ def test_expected_best_is_the_mean_over_all_draws(n: int) -> None:
     assert expected_best(values, n) == pytest.approx(by_hand)
 
 
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_expected_best_may_be_chosen_by_other_values(n: int) -> None:
+    values, by = [0.3, 0.9, 0.4, 0.1, 0.5], [3.0, 1.0, 2.0, 2.0, 0.5]
+    chosen = []
+    for draw in itertools.combinations(range(5), n):
+        best = max(by[i] for i in draw)
+        chosen.append(np.mean([values[i] for i in draw if by[i] == best]))
+    assert expected_best(values, n, by=by) == pytest.approx(np.mean(chosen))
+    with pytest.raises(UsageError, match="by must have a value for each of 5 trials, got 1"):
+        expected_best(values, n, by=[0.5])
+
+
 def test_expected_best_of_many_trials_is_finite() -> None:
     assert expected_best([i / 5000 for i in range(5000)], 2500) == pytest.approx(0.9996, abs=1e-4)
 

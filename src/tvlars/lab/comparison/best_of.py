@@ -51,23 +51,40 @@ class BestOfTrials:
         return self.best - self.expected
 
 
-def expected_best(values: Sequence[float], n: int) -> float:
+def expected_best(values: Sequence[float], n: int, by: Sequence[float] | None = None) -> float:
     """Mean of the best of ``n`` values that are drawn without replacement, over all draws.
 
-    With the values in ascending order v_1 ... v_N it is sum_i v_i C(i - 1, n - 1) / C(N, n): v_i is the best of the
-    draws whose other n - 1 values are among the i - 1 smaller ones. It is an unbiased estimate of the mean best of
-    ``n`` further trials of the same kind (Tang et al. 2020, "Showing Your Work Doesn't Always Work").
+    With the values in ascending order v_1 ... v_N it is sum_i v_i (C(i, n) - C(i - 1, n)) / C(N, n): v_i is the best of
+    the draws from the first i values that are no draws from the first i - 1. It is an unbiased estimate of the mean
+    best of ``n`` further trials of the same kind (Tang et al. 2020, "Showing Your Work Doesn't Always Work").
+
+    Args:
+        values: what is reported of each trial, for example its test accuracy.
+        n: number of trials that are drawn.
+        by: what the best is chosen by, for example validation accuracies; among equal ones, the mean of their
+            ``values`` counts. None (default): the values themselves.
 
     Raises:
-        UsageError: a value is not finite, or ``n`` is not between 1 and their number.
+        UsageError: a value is not finite, ``n`` is not between 1 and their number, or ``by`` has another number.
     """
-    count = len(values)
-    if not all(map(math.isfinite, values)):
+    count, chosen_by = len(values), values if by is None else by
+    if len(chosen_by) != count:
+        raise UsageError(f"by must have a value for each of {count} trials, got {len(chosen_by)}")
+    if not all(map(math.isfinite, (*values, *chosen_by))):
         raise UsageError("values must be finite: count a failed trial as 0")
     if not isinstance(n, int) or isinstance(n, bool) or not 1 <= n <= count:
         raise UsageError(f"n must be an integer from 1 to the number of trials, {count}, got {n!r}")
     draws = math.comb(count, n)
-    return sum(v * (math.comb(i, n - 1) / draws) for i, v in enumerate(sorted(values)) if i >= n - 1)
+    alike: dict[float, list[float]] = {}
+    for key, value in zip(chosen_by, values, strict=True):
+        alike.setdefault(key, []).append(value)
+    found, below = 0.0, 0
+    for key in sorted(alike):
+        reached = below + len(alike[key])
+        share = (math.comb(reached, n) - math.comb(below, n)) / draws  # of the draws whose best has this key
+        found += share * sum(alike[key]) / len(alike[key])
+        below = reached
+    return found
 
 
 def gain_by_luck(more: int, fewer: int, spread: float) -> float:
