@@ -127,7 +127,7 @@ def test_lists_of_names() -> None:
     """Each was a list by hand once, which a new option was easily left out of."""
     assert names_of(Is.AXIS) == ("optimizer", "batch_size", "seed")
     assert names_of(Is.LOADS) == ("data", "data_dir", "image_size", "skip_bad_images")
-    assert names_of(Is.OWN) == ("resume", "out")
+    assert names_of(Is.OWN) == ("resume", "protocol", "out")
     assert names_of(Is.SEVERAL) == ("devices", "nodes", "shard", "sync_batch_norm", "rendezvous")
     assert set(names_of(Is.MACHINE)) < set(MEANS)
     assert set(names_of(Is.MACHINE)) == {

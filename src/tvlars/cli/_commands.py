@@ -9,7 +9,7 @@ from typing import Any
 
 from tvlars._checks import one_line
 from tvlars._command import BAD_INPUT, DIVERGED, FAILED, INTERRUPTED, by_import, not_imported
-from tvlars.cli import _bench, _completion, _doctor, _look, _runs, _ssl, _study, _sweep, _train
+from tvlars.cli import _bench, _completion, _doctor, _look, _protocol, _runs, _ssl, _study, _sweep, _train
 from tvlars.cli._names import without_commands
 from tvlars.cli._options import config_file, fail, new_command
 from tvlars.cli._parser import Parser, refuse_option_alone, refuse_unknown
@@ -97,6 +97,7 @@ def make_parser(words: Sequence[str] = ()) -> Parser:
     _bench.add(commands)
     _sweep.add(commands, command, config)
     _study.add(commands, command, config)
+    _protocol.add(commands)
     _doctor.add_options(new_command(commands, "doctor", _doctor.run))
     _completion.add(commands, parser)
     return parser

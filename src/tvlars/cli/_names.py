@@ -24,6 +24,7 @@ COMMANDS = {
     "tune": "give each optimizer the same number of trials, then run the best options of each with fresh seeds",
     "robustness": "accuracy over the learning rate: width of the plateau and failed runs of each optimizer",
     "scaling": "steps to a target over the batch size, and the critical batch size of each optimizer",
+    "protocol": "check a protocol of experiments, do its runs, and say in what they deviate",
     "doctor": "say what a bug report needs: versions, devices, which paths work here and why others do not",
     "completion": "print a script that completes commands, options and names in a shell",
 }

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import MISSING
+from dataclasses import MISSING, asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,17 @@ from tvlars._reading import read_json, reason
 from tvlars.cli._names import COMMANDS
 from tvlars.cli._parser import Parser
 from tvlars.lab.config import OPTIONS, TrainConfig
-from tvlars.lab.console import aside
+from tvlars.lab.console import aside, say
 from tvlars.lab.errors import UsageError
 from tvlars.lab.options import Is, Option, parse_value
 from tvlars.lab.processes.launcher import launch, report, wanted
 
 DECLARED = {"family": "PAIRS", "margin": "POINTS"}
 """Options of the declared comparisons, with their metavars."""
+
+
+WITH_PROTOCOL = ("compare", "tune", "robustness", "scaling")
+"""Commands with the option --protocol."""
 
 
 def fail(message: str, code: int) -> int:
@@ -46,7 +51,10 @@ def config_file(arguments: Sequence[str]) -> dict[str, Any]:
     first = Parser(add_help=False, allow_abbrev=False)
     first.add_argument("--config", type=Path)
     first.add_argument("--resume", nargs="?", type=Path)
+    first.add_argument("--protocol", type=Path)
     named = first.parse_known_args(arguments)[0]
+    if named.protocol is not None and arguments[0] in WITH_PROTOCOL:
+        return _of_protocol(named.protocol, arguments[0], named.config)
     file = named.config or named.resume
     if file is None:
         return {}
@@ -60,6 +68,19 @@ def config_file(arguments: Sequence[str]) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UsageError(f"{'config' if named.config else 'resume'} must hold an object of options, got {values!r:.60}")
     return values
+
+
+def _of_protocol(file: Path, command: str, config: Path | None) -> dict[str, Any]:
+    """Return the options of a protocol, which stand in for the defaults."""
+    from tvlars.lab.protocol import Protocol
+
+    protocol = Protocol.read(file)
+    if protocol.command != command:
+        raise UsageError(f"protocol must be one of {command}, but {str(file)!r} is one of {protocol.command}")
+    if config is not None:
+        raise UsageError(f"config must not be given with protocol, which has all options, got {str(config)!r}")
+    options: dict[str, Any] = json.loads(json.dumps(asdict(protocol.config), default=str))
+    return options
 
 
 def defaults_of_run(config: dict[str, Any], without: Collection[str] = ()) -> dict[str, Any]:
@@ -92,8 +113,30 @@ def add_all(parser: argparse.ArgumentParser, without: Collection[str] = ()) -> N
     for name, one in OPTIONS.items():
         if one.section:
             section = parser.add_argument_group(one.section)
-        if name not in without:
+        if name not in (*without, "protocol"):  # its digest is that of a file
             add_option(section, one)
+
+
+def add_protocol(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a command whose runs may belong to a protocol."""
+    text = "protocol that the runs belong to: its options are the defaults, and others are recorded as deviations"
+    parser.add_argument("--protocol", dest="protocol_file", type=Path, metavar="FILE", help=text)
+    text = "go on in a folder that began with another protocol; the change is recorded as a deviation"
+    parser.add_argument("--allow-deviation", action="store_true", help=text)
+
+
+def under_protocol(parsed: argparse.Namespace, config: Any) -> Any:
+    """Return the config of a command under the protocol that was named, which is recorded in its folder."""
+    if parsed.protocol_file is None:
+        if parsed.allow_deviation:
+            raise UsageError("allow_deviation must be given with protocol")
+        return config
+    from tvlars.lab.protocol import Protocol
+
+    protocol = Protocol.read(parsed.protocol_file)
+    out = protocol.begin(parsed.out, allow_deviation=parsed.allow_deviation, config=config)
+    say(f"protocol {protocol.name}, digest {protocol.digest}")
+    return replace(config, out=out, base=replace(config.base, protocol=protocol.digest))
 
 
 def add_those_of_data(parser: argparse.ArgumentParser, without: Collection[str] = (), **more: Any) -> None:

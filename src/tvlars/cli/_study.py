@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from tvlars._command import FAILED
-from tvlars.cli._options import add_all, add_config, add_option, defaults_of_run, fail, new_command, train_config
+from tvlars.cli._options import (
+    add_all,
+    add_config,
+    add_option,
+    add_protocol,
+    defaults_of_run,
+    fail,
+    new_command,
+    train_config,
+    under_protocol,
+)
 from tvlars.cli._sweep import add_queue
 from tvlars.cli._train import add_arms, overrides
 from tvlars.lab.console import say
@@ -42,36 +53,55 @@ def add(commands: Any, command: str, config: dict[str, Any]) -> None:
         add_queue(parser, WORKERS)
         add_all(parser, without=without)
         add_config(parser)
+        add_protocol(parser)
         if config and command == name:
-            parser.set_defaults(**defaults_of_run(config, without))
+            parser.set_defaults(**_defaults(config, kind, without))
+
+
+def _defaults(config: dict[str, Any], kind: Any, without: Sequence[str]) -> dict[str, Any]:
+    """Return the defaults that a run's config gives, or that of a study under a protocol."""
+    own = {name: config[name] for name in options_of(kind) if "base" in config and name != "out"}
+    arms = tuple(Arm(**one) for one in config.get("arms", ()))
+    return {**defaults_of_run(config.get("base", config), without), **own, "stored_arms": arms}
 
 
 def _config(parsed: argparse.Namespace, kind: type[StudyConfig], *own: str) -> Any:
     """Return the config of a study that the options say; ``own`` are those that it has besides."""
-    arms = tuple(map(Arm.parse, parsed.arms or ()))
+    arms = tuple(map(Arm.parse, parsed.arms)) if parsed.arms else getattr(parsed, "stored_arms", ())
     first = (*parsed.optimizers, *(arm.optimizer for arm in arms), *USUAL)[0]
     lists = ("optimizers", "seeds", "lrs", "lr_scales", *own)
     values = {name: tuple(found) if isinstance(found := getattr(parsed, name), list) else found for name in lists}
     base = train_config(parsed, optimizer=first, seed=parsed.seeds[0], out=None)
     plain: Any = kind(base=base, arms=arms, out=parsed.out, **values)
-    return replace(plain, overrides=overrides(parsed.set or (), plain.compared().owners()))
+    config = replace(plain, overrides=overrides(parsed.set or (), plain.compared().owners()))
+    return under_protocol(parsed, config)
 
 
 def _robustness(parsed: argparse.Namespace) -> int:
-    from tvlars.lab.experiments.robustness.page import report_of
     from tvlars.lab.experiments.robustness.robustness import robustness
 
     config = _config(parsed, RobustnessConfig, "within")
-    result = robustness(config, workers=parsed.workers, retries=parsed.retries, ray=parsed.ray)
+    return tell_robustness(robustness(config, workers=parsed.workers, retries=parsed.retries, ray=parsed.ray))
+
+
+def tell_robustness(result: Any) -> int:
+    """Print what came out of a study of robustness; returns the exit code."""
+    from tvlars.lab.experiments.robustness.page import report_of
+
     return _tell(result, report_of(result).text(), "robustness")
 
 
 def _scaling(parsed: argparse.Namespace) -> int:
-    from tvlars.lab.experiments.scaling.page import report_of
     from tvlars.lab.experiments.scaling.scaling import scaling
 
     config = _config(parsed, ScalingConfig, "batch_sizes", "target", "horizons")
-    result = scaling(config, workers=parsed.workers, retries=parsed.retries, ray=parsed.ray)
+    return tell_scaling(scaling(config, workers=parsed.workers, retries=parsed.retries, ray=parsed.ray))
+
+
+def tell_scaling(result: Any) -> int:
+    """Print what came out of a study of scaling; returns the exit code."""
+    from tvlars.lab.experiments.scaling.page import report_of
+
     return _tell(result, report_of(result).text(), "scaling")
 
 

@@ -14,11 +14,13 @@ from tvlars.cli._options import (
     add_all,
     add_config,
     add_option,
+    add_protocol,
     defaults_of_run,
     fail,
     new_command,
     train_config,
     type_of,
+    under_protocol,
 )
 from tvlars.lab.config import OPTIONS, names_of
 from tvlars.lab.console import say
@@ -81,13 +83,21 @@ def _add_tune(commands: Any, config: dict[str, Any]) -> None:
     add_option(tune, own["out"], metavar="FOLDER")
     add_all(tune, without=_not_tuned())
     add_config(tune)
+    add_protocol(tune)
     if config:
-        tune.set_defaults(**defaults_of_run(config, _not_tuned()))
+        tune.set_defaults(**_defaults_of_tune(config))
 
 
 def _not_tuned() -> tuple[str, ...]:
     """Options of a run that ``tune`` has others for, or has not."""
     return ("optimizer", "arm", "seed", "lr", "test", *names_of(Is.OWN | Is.SEVERAL))
+
+
+def _defaults_of_tune(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the defaults that a run's config gives, or that of a tuning under a protocol."""
+    defaults = defaults_of_run(config.get("base", config), _not_tuned())
+    own = {name: config[name] for name in options_of(TuneConfig) if "base" in config and name != "out"}
+    return {**defaults, **own, "stored_arms": tuple(Arm(**one) for one in config.get("arms", ()))}
 
 
 def _sweep(parsed: argparse.Namespace) -> int:
@@ -111,13 +121,13 @@ def _sweep(parsed: argparse.Namespace) -> int:
         say(f"note: {note}")
     declared = dict(family=parsed.family, margin=parsed.margin)
     result = sweep(runs, out, workers=parsed.workers, retries=parsed.retries, ray=parsed.ray, **declared)
-    return _tell(result)
+    return tell(result)
 
 
 def _tune(parsed: argparse.Namespace) -> int:
     from tvlars.lab.experiments.tuning.tune import tune
 
-    arms = tuple(map(Arm.parse, parsed.arms or ()))
+    arms = tuple(map(Arm.parse, parsed.arms)) if parsed.arms else getattr(parsed, "stored_arms", ())
     # A preset is one of some optimizers; all other options are those of tvlars too.
     first = (*parsed.optimizers, *(arm.optimizer for arm in arms), "tvlars")[0]
     carrier = "tvlars" if parsed.preset is None else first
@@ -138,8 +148,13 @@ def _tune(parsed: argparse.Namespace) -> int:
         margin=parsed.margin,
         out=parsed.out,
     )
-    result = tune(config, workers=parsed.workers, retries=parsed.retries, ray=parsed.ray)
-    code = _tell(result.final) if result.final is not None else 0
+    config = under_protocol(parsed, config)
+    return tell_tuning(tune(config, workers=parsed.workers, retries=parsed.retries, ray=parsed.ray))
+
+
+def tell_tuning(result: Any) -> int:
+    """Print what came out of a tuning; returns the exit code."""
+    code = tell(result.final) if result.final is not None else 0
     if result.unwritten:
         code = code or BAD_INPUT
         _fail_unwritten(result.unwritten, "trials")
@@ -151,7 +166,7 @@ def _tune(parsed: argparse.Namespace) -> int:
     return code
 
 
-def _tell(result: Any) -> int:
+def tell(result: Any) -> int:
     """Print what came out of a sweep; returns the exit code."""
     from tvlars.lab.comparison.table import print_table
     from tvlars.lab.run_folder.status import Status

@@ -14,6 +14,7 @@ from tvlars.cli._options import (
     add_all,
     add_config,
     add_option,
+    add_protocol,
     add_resume,
     add_those_of_data,
     defaults_of_run,
@@ -22,8 +23,10 @@ from tvlars.cli._options import (
     is_first,
     new_command,
     train_config,
+    under_protocol,
 )
 from tvlars.cli._sweep import add_queue
+from tvlars.lab.config import OPTIONS
 from tvlars.lab.console import say
 from tvlars.lab.errors import UsageError
 from tvlars.lab.experiments.arms import Arm, owner_of, parse_setting
@@ -35,6 +38,7 @@ def add(commands: Any, command: str, config: dict[str, Any]) -> None:
     """Add the commands; ``config`` has the options that a config file sets for ``command``."""
     train = new_command(commands, "train", _train)
     add_all(train, without=("resume",))
+    add_option(train, OPTIONS["protocol"], metavar="DIGEST")
     add_resume(train)
     add_config(train)
 
@@ -49,6 +53,7 @@ def add(commands: Any, command: str, config: dict[str, Any]) -> None:
     add_queue(compare, "runs at a time, each a process of its own where there are several (default: 1, in this one)")
     add_all(compare, without=("optimizer", "batch_size", "seed", "resume", "arm"))
     add_config(compare)
+    add_protocol(compare)
     if config and command == "train":
         train.set_defaults(**defaults_of_run(config))
     elif config and command == "compare":
@@ -135,9 +140,8 @@ def _evaluate(parsed: argparse.Namespace) -> int:
 
 def _compare(parsed: argparse.Namespace) -> int:
     from tvlars.lab.experiments.compare import compare
-    from tvlars.lab.run_folder.status import Status
 
-    config = compare_config(parsed)
+    config = under_protocol(parsed, compare_config(parsed))
     apart = parsed.ray is not None or (parsed.workers or 1) > 1
     if not apart and (code := in_processes(parsed, config.base)) is not None:
         return code
@@ -148,6 +152,13 @@ def _compare(parsed: argparse.Namespace) -> int:
         retries=parsed.retries,
         ray=parsed.ray,
     )
+    return tell_comparison(comparison)
+
+
+def tell_comparison(comparison: Any) -> int:
+    """Print what came out of a comparison; returns the exit code."""
+    from tvlars.lab.run_folder.status import Status
+
     if not is_first():
         return DIVERGED if comparison.diverged else 0
     from tvlars.lab.comparison.table import print_table  # and with it pandas

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tvlars.lab.measure.landscape import run_landscape
     from tvlars.lab.measure.probe_run import probe_run
     from tvlars.lab.measure.sharpness import run_sharpness
+    from tvlars.lab.protocol import Protocol
     from tvlars.lab.report import report
     from tvlars.lab.run_folder.loaded_run import LoadedRun, RunResult, load_run
     from tvlars.lab.tasks import Task
@@ -45,6 +46,7 @@ __all__ = [
     "LoadedRun",
     "LockedError",
     "PreemptedError",
+    "Protocol",
     "Reporter",
     "RobustnessConfig",
     "RobustnessResult",
@@ -104,6 +106,7 @@ import_when_asked(
         "tvlars.lab.measure.landscape": ["run_landscape"],
         "tvlars.lab.measure.probe_run": ["probe_run"],
         "tvlars.lab.measure.sharpness": ["run_sharpness"],
+        "tvlars.lab.protocol": ["Protocol"],
         "tvlars.lab.report": ["report"],
         "tvlars.lab.run_folder.loaded_run": ["LoadedRun", "RunResult", "load_run"],
         "tvlars.lab.tasks": ["Task"],

@@ -454,6 +454,9 @@ class TrainConfig:
     arm: str | None = option(
         None, "name of this setting in folder names, tables and pages (default: the optimizer's)", Is.MEANS
     )
+    protocol: str | None = option(
+        None, "digest of the protocol that the run belongs to, see tvlars protocol (default: none)", Is.MEANS | Is.OWN
+    )
     out: Path | None = option(
         None,
         "run folder to write, new or empty (default: below runs/)",
@@ -509,6 +512,8 @@ class TrainConfig:
         self._spell_arguments("optimizer_options")
         if self.arm is not None:
             check_arm_name(self.arm)
+        if self.protocol is not None and not re.fullmatch(r"[0-9a-f]{64}", str(self.protocol)):
+            raise UsageError(f"protocol must be a sha256 digest, 64 hexadecimal digits, got {self.protocol!r:.80}")
 
     def _check_schedule(self) -> None:
         """Check the name of the schedule, and bring it into its normal spelling; nothing is imported."""

@@ -17,6 +17,7 @@ from tvlars.lab.comparison.family import ALL, Declared, check_family, check_marg
 from tvlars.lab.comparison.protocol import NOTHING_HELD_OUT
 from tvlars.lab.errors import UsageError
 from tvlars.lab.files.disk import write_whole
+from tvlars.lab.registered.record import digest_entry
 from tvlars.lab.run_folder.loaded_run import read_correct
 from tvlars.lab.run_folder.record import CONFIG, read_object, write_json
 from tvlars.lab.run_folder.status import Status
@@ -197,7 +198,7 @@ class Comparison:
         runs = [asdict(run) for run in self.runs]
         said = {"command": self.command, "measure": self.measure.name, "protocol": self.protocol}
         said |= {"better": self.measure.better} if self.measure.better is not None else {}
-        said |= Declared(self.family, self.margin).as_json()
+        said |= Declared(self.family, self.margin).as_json() | digest_entry(self.folder)
         write_json(self.folder / "comparison.json", {**said, "runs": runs})
         frame = _as_table(self.runs)
         if frame["validation_accuracy"].isna().all():

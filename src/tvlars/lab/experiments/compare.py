@@ -37,6 +37,7 @@ from tvlars.lab.models import Model
 from tvlars.lab.processes.alike import check_alike, facts_of
 from tvlars.lab.processes.processes import Processes
 from tvlars.lab.processes.started import started
+from tvlars.lab.registered.record import FILES
 from tvlars.lab.run_folder.environment import command_line
 from tvlars.lab.run_folder.loaded_run import load_run
 from tvlars.lab.run_folder.record import CONFIG, new_folder, read_object, write_json
@@ -326,5 +327,5 @@ def _is_comparison(folder: Path) -> bool:
     """Return whether a folder is that of a comparison, or was to become one when its process was killed."""
     if not folder.is_dir():
         return False
-    begun = {path.name for path in folder.iterdir()} <= {LOCK, f"{CONFIG}.part"}
+    begun = {path.name for path in folder.iterdir()} <= {LOCK, f"{CONFIG}.part", *FILES}
     return begun or {"base", "optimizers"} <= set(read_object(folder / CONFIG))

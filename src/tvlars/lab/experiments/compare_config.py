@@ -19,7 +19,7 @@ from tvlars.lab.options import Is, check, check_names, option
 SAME_FOR_ALL = tuple(name for name in names_of(Is.SAME | Is.AXIS) if name != "optimizer")
 """Options that must be the same for all optimizers."""
 USUAL = ("tvlars", "lars", "lamb")
-NOT_OF_AN_ARM = ("optimizer", "arm", "out", "resume")
+NOT_OF_AN_ARM = ("optimizer", "arm", "protocol", "out", "resume")
 
 
 @dataclass(frozen=True)

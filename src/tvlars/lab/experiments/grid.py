@@ -65,7 +65,7 @@ class Grid:
             if key not in PARTS:
                 raise unknown("part of a grid", key, PARTS)
         base = _options(values.get("base") or {}, "base")
-        parts, arms = values.get("grid") or {}, _arms(values.get("arms") or {})
+        parts, arms = values.get("grid") or {}, parse_arms(values.get("arms") or {})
         runs: list[TrainConfig] = []
         notes: dict[str, None] = {}
         for part in parts if isinstance(parts, list) and parts else [parts]:
@@ -92,7 +92,7 @@ def _same(run: TrainConfig, other: TrainConfig) -> str:
     return f"and differs in {listed(means)} alone, by which the same run is done in another way"
 
 
-def _arms(values: Any) -> list[Arm]:
+def parse_arms(values: Any) -> list[Arm]:
     """Return the arms of a file: a mapping from names to text or to options, of which optimizer is one."""
     if not isinstance(values, dict):
         raise UsageError(

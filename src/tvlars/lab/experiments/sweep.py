@@ -28,6 +28,7 @@ from tvlars.lab.given import Given, check_apart, take
 from tvlars.lab.metrics import Metric
 from tvlars.lab.models import Model
 from tvlars.lab.options import Is, as_path
+from tvlars.lab.registered.record import FILES, digest_entry
 from tvlars.lab.run_folder.environment import command_line
 from tvlars.lab.run_folder.identity import check_data_of
 from tvlars.lab.run_folder.record import read_object, write_json
@@ -305,7 +306,7 @@ def _of(config: TrainConfig) -> Iterator[None]:
 def _is_ours(folder: Path) -> bool:
     if not folder.exists() or is_regular(folder / FILE):
         return True
-    return folder.is_dir() and all(path.name == LOCK for path in folder.iterdir())
+    return folder.is_dir() and all(path.name in (LOCK, *FILES) for path in folder.iterdir())
 
 
 def _make(folder: Path) -> None:
@@ -336,5 +337,6 @@ def names_in(folder: Path) -> dict[str, str]:
 
 def _describe(agenda: Agenda, declared: Declared) -> None:
     """Write the options of all runs, for people and for :func:`names_in`, and the declared family of comparisons."""
+    said = {"command": command_line(), **digest_entry(agenda.folder)}
     options = [{"run": run.name, **json.loads(run.config.to_json())} for run in agenda.runs]
-    write_json(agenda.folder / FILE, {"command": command_line(), **declared.as_json(), "runs": options})
+    write_json(agenda.folder / FILE, {**said, **declared.as_json(), "runs": options})

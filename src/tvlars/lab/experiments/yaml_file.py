@@ -48,8 +48,8 @@ REFUSED = (
 """Numbers that programs read in several ways, tried in this order if a text is no plain number."""
 
 
-def read_yaml(file: Path) -> Any:
-    """Return the content of a YAML file.
+def read_yaml(file: Path, what: str = "grid") -> Any:
+    """Return the content of a YAML file; ``what`` it is stands in the error.
 
     Raises:
         UsageError: it cannot be read, or has something that is not clear; the message says in which line.
@@ -63,17 +63,17 @@ def read_yaml(file: Path) -> Any:
         finally:
             loader.dispose()
     except UnicodeDecodeError as error:
-        raise _unreadable(file, f"it is no UTF-8 from byte {error.start + 1} on") from error
+        raise _unreadable(what, file, f"it is no UTF-8 from byte {error.start + 1} on") from error
     except yaml.MarkedYAMLError as error:
-        raise _unreadable(file, _words_of(error)) from error
+        raise _unreadable(what, file, _words_of(error)) from error
     except RecursionError as error:
-        raise _unreadable(file, "it is nested too deeply") from error
+        raise _unreadable(what, file, "it is nested too deeply") from error
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise _unreadable(file, reason(error)) from error
+        raise _unreadable(what, file, reason(error)) from error
 
 
-def _unreadable(file: Path, why: str) -> UsageError:
-    return UsageError(f"grid must be a YAML file, but {str(file)!r} cannot be read: {why}")
+def _unreadable(what: str, file: Path, why: str) -> UsageError:
+    return UsageError(f"{what} must be a YAML file, but {str(file)!r} cannot be read: {why}")
 
 
 def _words_of(error: yaml.MarkedYAMLError) -> str:
@@ -124,7 +124,7 @@ class _Loader(yaml.SafeLoader):
             _refuse(node, node.value)
         kind = node.tag.removeprefix(PREFIX)
         if not node.tag.startswith(PREFIX) or kind not in KINDS:
-            raise _problem(node, f"the tag {node.tag[:60]!r} has no place in a grid")
+            raise _problem(node, f"the tag {node.tag[:60]!r} has no place here")
         return super().construct_object(node, deep)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:

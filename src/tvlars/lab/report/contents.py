@@ -14,6 +14,7 @@ from tvlars.lab.comparison.paired import fewest_seeds
 from tvlars.lab.comparison.paper import PaperTable, arm_notes, pairs_table, paper_table
 from tvlars.lab.comparison.table import P_VALUE, pair_cells, table_cells
 from tvlars.lab.comparison.verdict import with_verdicts
+from tvlars.lab.registered.deviations import sentences
 from tvlars.lab.report import figures, layers, tuning
 from tvlars.lab.report.arms import config_of
 from tvlars.lab.report.parts import Part, parts_of, version_notes
@@ -50,6 +51,7 @@ class Report:
         self.parts = parts_of(self.runs, self.declared.family, self.declared.margin)
         self.notes += version_notes(self.runs)
         self.tuned = tuning.sentences(self.runs, self.notes)
+        self.registered = sentences(folder for run in self.runs for folder in run.folder.resolve().parents[:2])
         if len(self.parts) > 1:
             self.notes.append(
                 "The runs are of several data sets, tasks, lengths or kinds of accuracy: each has a table and figures "
@@ -96,7 +98,7 @@ class Report:
         said = [part.protocol for part in self.parts]
         if len(set(said)) > 1:
             said = [f"{part.title}. {part.protocol}" if part.title else part.protocol for part in self.parts]
-        return list(dict.fromkeys([*said, *self.tuned]))
+        return list(dict.fromkeys([*said, *self.tuned, *self.registered]))
 
     def lead(self) -> str:
         """Return data, model and task of all runs, as far as they agree."""

@@ -24,6 +24,8 @@ from tvlars.lab.experiments.sweep import check_one_machine, do_runs
 from tvlars.lab.given import Given, check_apart, take
 from tvlars.lab.metrics import Metric
 from tvlars.lab.models import Model
+from tvlars.lab.registered.deviations import sentences
+from tvlars.lab.registered.record import FILES
 from tvlars.lab.run_folder.loaded_run import load_run
 from tvlars.lab.run_folder.status import Status
 from tvlars.lab.training.prepare import data_of
@@ -118,9 +120,7 @@ def do_study(
     check_one_machine(base)
     data = data_of(base, given.data)
     folder = _folder(config, mark)
-    found = [
-        replace(one, config=_at_end(one.config, data)) for one in points(replace(config, base=base), size_of(data))
-    ]
+    found = [replace(one, config=at_end(one.config, data)) for one in points(replace(config, base=base), size_of(data))]
     board = choose_board() if board is None else board
 
     def save_all(runs: list[SweepRun]) -> None:
@@ -144,12 +144,13 @@ def _folder(config: StudyConfig, mark: str) -> Path:
     """Return the folder of the study; raise ``UsageError`` if it holds something else."""
     folder = config.folder()
     ours = is_regular(folder / mark) or (folder / RUNS).is_dir()
-    if folder.exists() and not ours and (not folder.is_dir() or any(folder.iterdir())):
+    new = folder.is_dir() and all(path.name in FILES for path in folder.iterdir())
+    if folder.exists() and not ours and not new:
         raise UsageError(f"out must be a new or empty folder, or that of {config.kind()}, got {str(folder)!r}")
     return folder
 
 
-def _at_end(config: TrainConfig, data: ImageData) -> TrainConfig:
+def at_end(config: TrainConfig, data: ImageData) -> TrainConfig:
     """Return the config of a run that does not read the test set where there are images for validation."""
     return replace(config, test=not data.validated, out=None)
 
@@ -202,6 +203,7 @@ def _read(folder: Path, points: list[Point], runs: list[SweepRun], data: ImageDa
     first = points[0].config
     held_out = len(data.validation_labels) if data.validation_labels is not None else 0
     said = protocol(held_out, test=first.test, keep_best=first.keep_best)
+    said = " ".join([said, *sentences([folder.parent])])
     return Ran(pd.DataFrame(rows, columns=list(COLUMNS)), 1 / data.classes, first.accuracy_name(), said)
 
 

@@ -27,6 +27,7 @@ from tvlars.lab.experiments.tuning.trial import Trial, Tuned
 from tvlars.lab.files.lock import LOCK
 from tvlars.lab.imported import said_path
 from tvlars.lab.options import given
+from tvlars.lab.registered.record import FILES, digest_entry
 from tvlars.lab.run_folder.environment import command_line
 from tvlars.lab.run_folder.identity import FINGERPRINT, check_data
 from tvlars.lab.run_folder.record import write_json
@@ -113,6 +114,7 @@ class Stored:
             "before": self.before,
             "edges": {key: [one.as_json() for one in some] for key, some in self.edges.items()},
             FINGERPRINT: self.data.as_json(),
+            **digest_entry(folder),
         }
         write_json(folder / FILE, {"command": command_line(), **said, **more, **(results or self.results)})
 
@@ -163,7 +165,7 @@ def read_stored(folder: Path, said: dict[str, Any], data: Fingerprint) -> Stored
     if not folder.exists():
         return Stored(data)
     if not os.path.lexists(folder / FILE):
-        if folder.is_dir() and all(path.name in (LOCK, JOURNAL) for path in folder.iterdir()):
+        if folder.is_dir() and all(path.name in (LOCK, JOURNAL, *FILES) for path in folder.iterdir()):
             return Stored(data)
         raise UsageError(f"out must be a new or empty folder, or that of a tuning, got {str(folder)!r}")
     try:

@@ -151,7 +151,7 @@ def tune(
     objective = Objective.of(first.config, first.task)
     if first.task is None and data.classes < 2:  # with evaluations none nothing else asks for labels
         raise UsageError(f"data must have labels of two classes or more to tune by, but {data.name} has {data.classes}")
-    spaces, notes = _spaces(config, given)
+    spaces, notes = spaces_of(config, given)
     notes = [*config.idle(), *notes]
     said = identity(config, spaces, objective)
     read_stored(folder, said, data.fingerprint)
@@ -256,7 +256,7 @@ def _final_runs(
     ]
 
 
-def _spaces(config: TuneConfig, given: Given) -> tuple[dict[str, Space], list[str]]:
+def spaces_of(config: TuneConfig, given: Given) -> tuple[dict[str, Space], list[str]]:
     """Return the space of each arm, checked against the data, and notes for the user."""
     count = len(given.data.train_labels) if given.data is not None else 0
     arms = config.all_arms()

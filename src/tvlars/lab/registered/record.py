@@ -1,0 +1,179 @@
+"""Record of a protocol in the folder of its runs, written before the first of them.
+
+protocol.yaml             the protocol as it was written
+protocol.json             its content, the runs that it plans, and the time at which it was recorded
+protocol-DIGEST.yaml      an earlier protocol of the folder, which was changed later
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tvlars._reading import read_json, reason
+from tvlars.lab.errors import UsageError
+from tvlars.lab.files.disk import write_whole
+from tvlars.lab.files.lock import LOCK
+from tvlars.lab.run_folder.record import write_json
+
+FILE, RECORD = "protocol.yaml", "protocol.json"
+FILES = (FILE, RECORD)
+"""Files that may lie in a folder before its first run."""
+OURS = {LOCK, "config.json", "sweep.json", "tune.json", "robustness.json", "scaling.json", "runs", *FILES}
+"""Names in folders of commands that do many runs."""
+DIGITS = 12
+"""Digits of a digest that sentences have."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """Runs that a protocol plans, in a form for JSON."""
+
+    command: str
+    runs: tuple[dict[str, Any], ...]
+    """Of each run that is reported: arm, and the options that are not at their defaults."""
+    searched: bool = False
+    """True if options of runs are found by a search: arms, batch sizes and seeds alone are compared then."""
+    declared: dict[str, Any] = field(default_factory=dict)
+    """Values that the JSON files of the folder must have, such as family and margin."""
+    trials: int = 0
+    """Trials of each arm, 0 without a search."""
+    widen: int = 0
+    """Rounds at most in which every arm gets more trials."""
+
+
+@dataclass(frozen=True)
+class Registered:
+    """Protocol that is recorded in a folder."""
+
+    content: dict[str, Any]
+    planned: Planned
+    written: datetime.datetime
+    """Time at which it was recorded."""
+    changes: tuple[str, ...] = ()
+    """Sentences on earlier protocols of the folder."""
+
+    @property
+    def name(self) -> str:
+        """Name of the protocol."""
+        return str(self.content.get("name", ""))
+
+    @property
+    def digest(self) -> str:
+        """The protocol's digest, computed from its content."""
+        return digest_of(self.content)
+
+
+def digest_of(content: Any) -> str:
+    """Return the sha256, 64 hexadecimal digits, of parsed content in canonical JSON.
+
+    Keys are sorted, and numbers that are equal are written alike: comments, order and layout of a file play no part.
+    """
+    return hashlib.sha256(canonical(content).encode()).hexdigest()
+
+
+def canonical(value: Any) -> str:
+    """Return JSON that is equal for equal values: 8 and 8.0 are the same, true and 1 are not."""
+    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def read_registered(folder: Path) -> Registered | None:
+    """Return the protocol that is recorded in a folder, None if there is none.
+
+    Raises:
+        UsageError: the record is damaged.
+    """
+    file = folder / RECORD
+    try:
+        stored = read_json(file, folder)
+        planned = stored["planned"]
+        runs = tuple(dict(one) for one in planned["runs"])
+        written = datetime.datetime.fromisoformat(stored["written"])
+        if written.tzinfo is None:
+            raise ValueError("written has no time zone")
+        content, changes = dict(stored["content"]), tuple(map(str, stored.get("changes", ())))
+        return Registered(content, Planned(**{**planned, "runs": runs}), written, changes)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"{str(file)!r} must record a protocol, but cannot be read: {reason(error)}") from error
+
+
+def register(
+    folder: Path,
+    content: dict[str, Any],
+    planned: Planned,
+    text: bytes,
+    *,
+    allow_deviation: bool = False,
+    beside: Sequence[str] = (),
+) -> None:
+    """Record a protocol in the folder of its runs, before the first of them; one that is there stays as it is.
+
+    Args:
+        folder: new, empty, or of an earlier call.
+        content: of the protocol's file.
+        planned: runs that it plans.
+        text: the file itself.
+        beside: deviations that neither runs nor tables show, a clause each.
+        allow_deviation: True to replace another protocol that is recorded there, which is then a deviation.
+
+    Raises:
+        UsageError: the folder holds something else, or has another protocol.
+    """
+    there, mine = read_registered(folder), digest_of(content)
+    if there is not None and there.digest == mine:
+        if more := [one for one in beside if one not in there.changes]:
+            _write(folder, content, there.planned, there.written, (*there.changes, *more))
+        return
+    changes: tuple[str, ...] = ()
+    if there is not None:
+        before, now = there.digest[:DIGITS], mine[:DIGITS]
+        if not allow_deviation:
+            raise UsageError(
+                f"protocol must be the one that {str(folder)!r} began with, digest {before}, got one with digest "
+                f"{now}: --allow-deviation (allow_deviation=True) goes on, and records the change"
+            )
+        day = f"{datetime.datetime.now():%Y-%m-%d}"
+        changes = (*there.changes, f"the protocol was changed on {day}, from digest {before} to {now}")
+    elif folder.exists() and not (folder.is_dir() and _is_ours(folder)):
+        raise UsageError(f"out must be a new or empty folder, or that of this protocol's runs, got {str(folder)!r}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"out must be a folder that can be written, got {str(folder)!r}: {error.strerror}") from error
+    if there is not None and (folder / FILE).is_file():
+        (folder / FILE).replace(folder / f"protocol-{there.digest[:DIGITS]}.yaml")
+    write_whole(folder / FILE, text)
+    _write(folder, content, planned, datetime.datetime.now().astimezone(), (*changes, *beside))
+
+
+def _write(
+    folder: Path, content: dict[str, Any], planned: Planned, written: datetime.datetime, changes: Sequence[str]
+) -> None:
+    said = {"name": content.get("name"), "digest": digest_of(content), "written": written.isoformat(timespec="seconds")}
+    write_json(folder / RECORD, {**said, "changes": list(changes), "content": content, "planned": asdict(planned)})
+
+
+def _is_ours(folder: Path) -> bool:
+    names = {path.name for path in folder.iterdir()}
+    return not names or bool(names & OURS)
+
+
+def digest_entry(folder: Path) -> dict[str, str]:
+    """Return the entry of a folder's JSON files that has the digest of its protocol, empty without one."""
+    there = read_registered(folder)
+    return {} if there is None else {"protocol_digest": there.digest}
