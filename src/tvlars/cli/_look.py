@@ -9,6 +9,7 @@ from typing import Any
 
 from tvlars._command import INTERRUPTED
 from tvlars.cli._options import DECLARED, add_option, add_those_of_data, fail, new_command, type_of
+from tvlars.lab.config import OPTIONS
 from tvlars.lab.console import say
 from tvlars.lab.errors import UsageError
 from tvlars.lab.experiments.compare_config import CompareConfig
@@ -18,6 +19,8 @@ from tvlars.lab.options import options_of
 def add(commands: Any) -> None:
     """Add the commands."""
     sharpness = new_command(commands, "sharpness", _sharpness)
+    for name in ("sharpness_statistics", "sharpness_statistics_samples"):
+        add_option(sharpness, OPTIONS[name], flag="--" + name.removeprefix("sharpness_").replace("_", "-"))
     landscape = new_command(commands, "landscape", _landscape)
     landscape.add_argument("--to", metavar="RUN", type=Path, help="another run: the loss on the line between both")
     landscape.add_argument("--dimensions", type=type_of(int), default=1, metavar="INT", help="1 (default) or 2")
@@ -61,10 +64,19 @@ def _sharpness(parsed: argparse.Namespace) -> int:
     from tvlars.lab.measure.sharpness import run_sharpness
 
     _check_samples(parsed)
-    row = run_sharpness(parsed.run_folder, samples=parsed.samples, data_dir=parsed.data_dir)
+    row = run_sharpness(
+        parsed.run_folder,
+        samples=parsed.samples,
+        statistics=parsed.statistics,
+        statistics_samples=parsed.statistics_samples,
+        data_dir=parsed.data_dir,
+    )
     say(f"run      {parsed.run_folder}, after epoch {row.epoch} (step {row.step})")
-    say(f"on       {row.samples:,} training images, loss {row.loss:.4f}")
+    say(f"on       {row.samples:,} training images, loss {row.loss:.4f}, {row.statistics} statistics of batch norm")
     say(f"Hessian  top eigenvalue {row.hessian_max:.4g}, trace {row.hessian_trace:.4g} ± {row.hessian_trace_error:.2g}")
+    if row.hessian_max_at_initial_norm == row.hessian_max_at_initial_norm:
+        at = row.hessian_max_at_initial_norm
+        say(f"         top eigenvalue {at:.4g} with weights whose scale has no effect at their initial norms")
     say(f"adaptive worst case {row.worst_case:.4g}, average case {row.average_case:.4g} ± {row.average_case_error:.2g}")
     say(f"Keskar   {row.keskar:.4g} % ({row.seconds:.0f} s; kept in {parsed.run_folder / 'sharpness.csv'})")
     return 0

@@ -6,7 +6,7 @@ import json
 import re
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -52,6 +52,9 @@ EVALUATIONS = "linear,knn,random"
 SHARPNESS_SAMPLES = 1024
 EPOCHS = 30
 """Length of a run that is given neither in epochs nor in steps."""
+STATISTICS = ("fresh", "running")
+"""Statistics of batch norm: estimated anew on training images, or those of the training."""
+STATISTICS_SAMPLES = 4096
 LOGGERS = ("tensorboard", "wandb", "mlflow")
 MAX_SEED = 2**32 - 1
 MAX_LR = 1e30
@@ -77,6 +80,16 @@ def _planned(help: str, **more: Any) -> Any:
 def _of_schedule(name: str, help: str, **more: Any) -> Any:
     """Return the field of an option of the schedules that :func:`tvlars.plan` has it for."""
     return _planned(help, schedules=tuple(kind for kind in CURVES if name in options_of_schedule(kind)), **more)
+
+
+@dataclass(frozen=True)
+class SharpnessTimes:
+    """When sharpness is measured: after ``epochs``, after optimizer ``steps``, and where the training loss first falls
+    to one of ``losses``, which descend."""
+
+    epochs: frozenset[int]
+    steps: frozenset[int]
+    losses: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -389,12 +402,25 @@ class TrainConfig:
     )
     sharpness: str | None = option(
         None,
-        "when to measure the sharpness of the loss: end, or epochs:N for every N-th",
+        "when to measure the sharpness of the loss: end, epochs:N for every N-th and the last, steps:7,14, or "
+        "loss:1.0,0.5, where the training loss (mean of 3 steps) first falls to a level; several joined by ';'",
         Is.MEASURED | Is.CLASSIFICATION,
     )
     sharpness_samples: int = option(
         SHARPNESS_SAMPLES,
         "training images that sharpness is measured on",
+        Is.MEASURED | Is.CLASSIFICATION,
+        within=(2, MOST),
+    )
+    sharpness_statistics: str = option(
+        STATISTICS[0],
+        "batch norm's statistics that sharpness is measured with: {choices}; those of training lag behind the weights",
+        Is.MEASURED | Is.CLASSIFICATION,
+        choices=STATISTICS,
+    )
+    sharpness_statistics_samples: int = option(
+        STATISTICS_SAMPLES,
+        "training images that fresh statistics are estimated on",
         Is.MEASURED | Is.CLASSIFICATION,
         within=(2, MOST),
     )
@@ -492,9 +518,11 @@ class TrainConfig:
             raise UsageError(f"log must not repeat, got {', '.join(self.log)}")
         object.__setattr__(self, "log", tuple(one if one in LOGGERS else spelled_path(one) for one in self.log))
         if self.sharpness is not None:
-            self.sharpness_epochs(1)
-        elif self.sharpness_samples != SHARPNESS_SAMPLES:
-            raise UsageError(f"sharpness must be given with sharpness_samples, got {self.sharpness_samples} alone")
+            self.sharpness_times(1)
+        else:
+            for f in fields(self):
+                if f.name.startswith("sharpness_") and (value := getattr(self, f.name)) != f.default:
+                    raise UsageError(f"sharpness must be given with {f.name}, got {value} alone")
         self._check_augmentation()
         if self.trust_coefficient is not None and self.optimizer not in TRUSTING:
             raise UsageError(f"trust_coefficient must not be given for {self.optimizer}, which has none")
@@ -750,19 +778,33 @@ class TrainConfig:
         """Return the preset in words under "preset"; nothing if there is none."""
         return {} if self.preset is None else {"preset": describe_preset(self.preset, self.optimizer_preset())}
 
-    def sharpness_epochs(self, epochs: int) -> set[int]:
-        """Return those of ``epochs`` after which sharpness is measured: every N-th for "epochs:N", and the last.
+    def sharpness_times(self, of: int) -> SharpnessTimes:
+        """Return when sharpness is measured in a run of so many epochs; never if ``sharpness`` is None.
 
         Raises:
-            UsageError: ``sharpness`` is neither "end" nor "epochs:N".
+            UsageError: ``sharpness`` is not of the form end, epochs:N, steps:7,14 or loss:1.0,0.5, joined by ";".
         """
-        if self.sharpness is None:
-            return set()
-        match = re.fullmatch(r"epochs:([1-9]\d{0,8})", str(self.sharpness))
-        if self.sharpness != "end" and not match:
-            raise UsageError(f"sharpness must be 'end' or 'epochs:N' with N >= 1, got {self.sharpness!r}")
-        every = int(match[1]) if match else epochs
-        return {*range(every, epochs + 1, every), epochs}
+        epochs: set[int] = set()
+        steps: set[int] = set()
+        losses: set[float] = set()
+        for part in () if self.sharpness is None else str(self.sharpness).split(";"):
+            kind, _, text = part.strip().partition(":")
+            values = [value.strip() for value in text.split(",")]
+            counts = all(re.fullmatch(r"[1-9]\d{0,8}", value, re.ASCII) for value in values)
+            if part.strip() == "end":
+                epochs.add(of)
+            elif kind == "epochs" and counts and len(values) == 1:
+                epochs |= {*range(int(text), of + 1, int(text)), of}
+            elif kind == "steps" and counts:
+                steps |= {int(value) for value in values}
+            elif kind == "loss" and all(re.fullmatch(r"\d{1,9}(\.\d{1,9})?", v, re.ASCII) and float(v) for v in values):
+                losses |= {float(value) for value in values}
+            else:
+                raise UsageError(
+                    "sharpness must be end, epochs:N with N >= 1, steps:N,N or loss:X,X with X > 0, several joined by "
+                    f"';', got {self.sharpness!r}"
+                )
+        return SharpnessTimes(frozenset(epochs), frozenset(steps), tuple(sorted(losses, reverse=True)))
 
     def label(self) -> str:
         """Return a short name for a folder: data, task, arm or optimizer, batch size and seed."""

@@ -45,8 +45,16 @@ def test_what_was_measured_is_read_back(runs: tuple[Path, Path]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ("train --sharpness sometimes", "sharpness must be 'end' or 'epochs:N' with N >= 1, got 'sometimes'"),
-        ("train --sharpness epochs:0", "sharpness must be 'end' or 'epochs:N'"),
+        (
+            "train --sharpness sometimes",
+            "sharpness must be end, epochs:N with N >= 1, steps:N,N or loss:X,X with X > 0",
+        ),
+        ("train --sharpness end;epochs:0", "several joined by ';', got 'end;epochs:0'"),
+        ("train --sharpness steps:3,", "got 'steps:3,'"),
+        ("train --sharpness loss:0", "got 'loss:0'"),
+        ("train --data digits --sharpness steps:3,99 --epochs 1", "sharpness must name steps up to"),
+        ("train --sharpness-statistics-samples 9", "sharpness must be given with sharpness_statistics_samples, got 9"),
+        ("train --sharpness end --sharpness-statistics old", "unknown sharpness_statistics 'old'"),
         ("train --layer-stats 0", "layer_stats must be an integer >= 1, got 0"),
         ("train --sharpness-samples 1", "sharpness_samples must be an integer >= 2, got 1"),
         ("sharpness nowhere", "run must be an existing folder, got 'nowhere'"),

@@ -68,7 +68,7 @@ def test_learns_real_digits_and_records_what_it_did(tmp_path: Path, digits: Imag
     folder = tmp_path / "run"
     assert {f.name for f in folder.iterdir()} == {
         *("config.json", "plan.json", "model.json", "environment.json", "summary.json", "test-correct.bits"),
-        *("epochs.csv", "steps.csv", "weights.pt", ".lock"),
+        *("initial-norms.json", "epochs.csv", "steps.csv", "weights.pt", ".lock"),
     }
     epochs, steps = pd.read_csv(folder / "epochs.csv"), pd.read_csv(folder / "steps.csv")
     assert epochs["epoch"].tolist() == list(range(1, 16))

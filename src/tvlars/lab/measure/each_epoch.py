@@ -1,11 +1,13 @@
-"""Sharpness and noise scale after an epoch, on training images without augmentation.
+"""Sharpness and noise scale during a run, on training images without augmentation.
 
 Measurements do not affect the training: they change no random state, weights or running statistics.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +17,77 @@ from tvlars.lab.config import TrainConfig
 from tvlars.lab.data.image_data import ImageData, sample
 from tvlars.lab.errors import DivergedError, MovedFolderError, PreemptedError
 from tvlars.lab.measure.noise import NOISE_SAMPLES, measure_noise
-from tvlars.lab.measure.sharpness import measure_sharpness
-from tvlars.lab.run_folder.record import Record
+from tvlars.lab.measure.sharpness import BATCH, measure_sharpness
+from tvlars.lab.processes.sync_batch_norm import plain_batch_norm
+from tvlars.lab.run_folder.record import Record, initial_norms
+from tvlars.lab.run_folder.rows import RUNNING, SHARPNESS, SharpnessRow
+
+T = TypeVar("T")
+SMOOTHED = 3
+"""Steps over which the training loss is averaged before it is held against a level."""
 
 
-def measure_epoch(
+class SharpnessClock:
+    """Tells when sharpness is due: after which steps, and at which levels of the training loss.
+
+    A level is reached at the first step where the mean loss of the last ``SMOOTHED`` steps is at most the level.
+    """
+
+    def __init__(self, config: TrainConfig, epochs: int) -> None:
+        self.times = config.sharpness_times(epochs)
+        self.left = list(self.times.losses)
+        """Levels that are not reached yet, descending."""
+        self.recent: list[float] = []
+        """Losses of the last steps, while levels are left."""
+        self.due: list[str] = []
+        """What is to be measured at this step, as in "step 7"."""
+
+    @property
+    def used(self) -> bool:
+        """True if there are steps or levels, so that a checkpoint needs the clock's state."""
+        return bool(self.times.steps or self.times.losses)
+
+    def watches(self, step: int) -> bool:
+        """Return True if the loss of ``step`` must be known at once."""
+        return step in self.times.steps or bool(self.left)
+
+    def see(self, step: int, loss: float) -> None:
+        """Note the loss of each step, in their order."""
+        if step in self.times.steps:
+            self.due.append(f"step {step}")
+        if self.left:
+            self.recent = [*self.recent, loss][-SMOOTHED:]
+            mean = sum(self.recent) / len(self.recent)
+            while self.left and mean <= self.left[0]:
+                self.due.append(f"loss {self.left.pop(0):g}")
+            if not self.left:
+                self.recent = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state after a step."""
+        return {"left": list(self.left), "recent": list(self.recent), "due": list(self.due)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Load a state of :meth:`state_dict`."""
+        self.left, self.recent, self.due = (list(state[name]) for name in ("left", "recent", "due"))
+
+    def check(self, step: int, state: Any) -> str | None:
+        """Return what is wrong with a ``state`` after ``step``, None if it is possible."""
+        if not isinstance(state, Mapping) or set(state) != {"left", "recent", "due"}:
+            return "left, recent and due"
+        if any(not isinstance(value, list) for value in state.values()):
+            return "three lists"
+        left, recent, due = state["left"], state["recent"], state["due"]
+        if left != list(self.times.losses)[len(self.times.losses) - len(left) :]:
+            return "levels of the loss that the options name"
+        if len(recent) != (min(step, SMOOTHED) if left else 0) or any(type(x) is not float for x in recent):
+            return f"the losses of the last {SMOOTHED} steps"
+        known = {f"step {step}"} & {f"step {one}" for one in self.times.steps}
+        known |= {f"loss {level:g}" for level in self.times.losses if level not in left}
+        return None if len(set(map(str, due))) == len(due) and known.issuperset(due) else "measurements of this step"
+
+
+def sharpness_now(
     config: TrainConfig,
     model: nn.Module,
     data: ImageData,
@@ -27,26 +95,66 @@ def measure_epoch(
     record: Record,
     *,
     epoch: int,
-    of: int,
     step: int,
-) -> None:
-    """Measure sharpness and noise scale after ``epoch`` of ``of`` epochs if ``config`` asks for them, and record them.
+    at: Collection[str],
+    batch_norms: Mapping[str, type[nn.Module]],
+) -> SharpnessRow | None:
+    """Return the sharpness at ``step``, None if it could not be measured, which ``record`` tells the user.
 
-    ``record`` tells the user each result, or that a measurement failed, which does not end the run.
+    ``batch_norms`` are the classes of synchronized batch norms before they were.
     """
 
-    def sharpness() -> str:
-        images, labels = sample(data.train_images, data.train_labels, config.sharpness_samples)
-        size = min(config.micro_batch_size, 512)  # curvature takes several times the memory of a step
+    def batches(count: int, size: int = BATCH) -> Iterator[tuple[Tensor, Tensor]]:
+        images, labels = sample(data.train_images, data.train_labels, count)
         pieces = zip(torch.split(images, size), torch.split(labels, size), strict=True)
-        row = measure_sharpness(model, ((normalize(x), y) for x, y in pieces), epoch=epoch, step=step)
-        record.add_measurement("sharpness.csv", row)
-        return (
-            f"sharpness after epoch {epoch}: top eigenvalue {row.hessian_max:.4g}, trace {row.hessian_trace:.4g} ± "
-            f"{row.hessian_trace_error:.2g}, adaptive worst case {row.worst_case:.4g} ({row.seconds:.0f} s)"
+        return ((normalize(x), y) for x, y in pieces)
+
+    def measure() -> SharpnessRow:
+        measured = model
+        if batch_norms:  # other processes do not take part
+            measured = copy.deepcopy(model)
+            plain_batch_norm(measured, dict(batch_norms))
+        fresh = None
+        if config.sharpness_statistics != RUNNING:
+            fresh = batches(config.sharpness_statistics_samples)
+        norms, said = initial_norms(record.folder), "; ".join(at)
+        # Curvature takes several times the memory of a step.
+        batch = batches(config.sharpness_samples, min(config.micro_batch_size, BATCH))
+        return measure_sharpness(measured, batch, epoch=epoch, step=step, at=said, fresh=fresh, norms=norms)
+
+    return _tried(measure, record, f"sharpness after {_where(epoch, step, at)}")
+
+
+def add_sharpness(record: Record, row: SharpnessRow | None) -> None:
+    """Record a row, and tell the user of it; do nothing if there is none."""
+    if row is not None:
+        record.add_measurement(SHARPNESS, row)
+        record.tell(
+            f"sharpness after {_where(row.epoch, row.step, row.at.split('; '))}: top eigenvalue {row.hessian_max:.4g}, "
+            f"trace {row.hessian_trace:.4g} ± {row.hessian_trace_error:.2g}, adaptive worst case {row.worst_case:.4g}, "
+            f"{row.statistics} statistics ({row.seconds:.0f} s)"
         )
 
-    def noise() -> str:
+
+def _where(epoch: int, step: int, at: Collection[str]) -> str:
+    if all(one.startswith("epoch") for one in at):
+        return f"epoch {epoch}"
+    levels = [one for one in at if one.startswith("loss")]
+    return f"step {step}{f', at {chr(32).join(levels)}' if levels else ''}"
+
+
+def noise_now(
+    model: nn.Module,
+    data: ImageData,
+    normalize: Callable[[Tensor], Tensor],
+    record: Record,
+    *,
+    epoch: int,
+    step: int,
+) -> None:
+    """Measure the noise scale after ``epoch`` and record it."""
+
+    def measure() -> str:
         images, labels = sample(data.train_images, data.train_labels, NOISE_SAMPLES)
         row = measure_noise(model, normalize(images), labels, epoch=epoch, step=step)
         record.add_measurement("noise.csv", row)
@@ -54,12 +162,16 @@ def measure_epoch(
             f"noise scale after epoch {epoch}: {row.noise_scale:,.0f} samples (95 %: {row.low:,.0f} to {row.high:,.0f})"
         )
 
-    for measure, asked in ((sharpness, epoch in config.sharpness_epochs(of)), (noise, config.noise_scale)):
-        try:
-            if asked:
-                record.tell(measure())
-        except (PreemptedError, DivergedError, MovedFolderError):  # these RuntimeErrors end the run
-            raise
-        except (RuntimeError, ValueError, MemoryError) as error:
-            reason = "memory has ended" if memory.has_ended(error) else (str(error) or type(error).__name__)
-            record.tell(f"{measure.__name__} after epoch {epoch} could not be measured: {reason.splitlines()[0]}")
+    if said := _tried(measure, record, f"noise after epoch {epoch}"):
+        record.tell(said)
+
+
+def _tried(measure: Callable[[], T], record: Record, said: str) -> T | None:
+    try:
+        return measure()
+    except (PreemptedError, DivergedError, MovedFolderError):  # these RuntimeErrors end the run
+        raise
+    except (RuntimeError, ValueError, MemoryError) as error:
+        reason = "memory has ended" if memory.has_ended(error) else (str(error) or type(error).__name__)
+        record.tell(f"{said} could not be measured: {reason.splitlines()[0]}")
+        return None

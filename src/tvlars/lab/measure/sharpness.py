@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -13,24 +13,32 @@ from torch import Tensor, nn
 
 from tvlars import sharpness
 from tvlars.lab import memory
+from tvlars.lab.config import STATISTICS, STATISTICS_SAMPLES
 from tvlars.lab.data.image_data import sample
-from tvlars.lab.errors import UsageError
+from tvlars.lab.errors import UsageError, unknown
 from tvlars.lab.files.disk import write_whole
 from tvlars.lab.measure.run_data import as_loaded, changed_data, choose_device, data_of_run
 from tvlars.lab.run_folder.loaded_run import LoadedRun, RunResult
-from tvlars.lab.run_folder.rows import SharpnessRow
+from tvlars.lab.run_folder.record import initial_norms
+from tvlars.lab.run_folder.rows import RUNNING, SharpnessRow
 from tvlars.sharpness._surface import LossSurface
 from tvlars.sharpness.hessian import _needed
 
 RHO, RHO_AVERAGE = 0.5, 0.1
 """Radii of the adaptive sharpness, relative to the weights."""
 BATCH = 512
+TRIAL = 64
+"""Images that weights without an effect of their scale are found on."""
+SAME_LOSS = 0.01
+"""Largest change of the loss, in units of 1 + loss, by weights at their initial norms."""
 
 
 def run_sharpness(
     run: LoadedRun | RunResult | Path | str,
     *,
     samples: int = 1024,
+    statistics: str = STATISTICS[0],
+    statistics_samples: int = STATISTICS_SAMPLES,
     data_dir: Path | str | None = None,
     device: str = "auto",
 ) -> SharpnessRow:
@@ -39,13 +47,19 @@ def run_sharpness(
     Args:
         run: a loaded run, a result of ``train``, or a folder.
         samples: number of training images, the same ones that ``--sharpness`` uses.
+        statistics: of batch norm: "fresh" (default), estimated anew on training images, or "running", the run's own.
+        statistics_samples: number of training images for fresh statistics, always the same. Default 4096.
         data_dir: folder of the data set; None (default): the run's.
         device: "auto" (default: CUDA if available), "cpu" or any torch device.
 
     Raises:
-        UsageError: the run has no weights or no epoch, its data set is missing or has changed, or the extra is not
-            installed.
+        UsageError: the run has no weights or no epoch, its data set is missing or has changed, the extra is not
+            installed, or an argument is out of its range.
     """
+    if statistics not in STATISTICS:
+        raise UsageError(unknown("statistics", statistics, STATISTICS))
+    if type(statistics_samples) is not int or statistics_samples < 2:
+        raise UsageError(f"statistics_samples must be an integer >= 2, got {statistics_samples!r}")
     run = as_loaded(run)
     step = run.summary.get("steps")
     if not isinstance(step, int) or step < 1:
@@ -53,10 +67,17 @@ def run_sharpness(
     if damaged := [problem for problem in run.problems if problem.startswith("sharpness.csv")]:
         raise UsageError(f"{run.folder}: {damaged[0]}; move the file away, so that nothing in it is lost")
     batches = training_batches(run, samples, data_dir, choose_device(device))
+    fresh = None
+    if statistics != RUNNING:
+        fresh = training_batches(run, statistics_samples, data_dir, choose_device(device))
+    there = run.sharpness[run.sharpness["step"] == step]
+    at = str(there["at"].iloc[0]) if len(there) else f"epoch {len(run.epochs)}"
     model = run.model(best=False).to(choose_device(device))
     try:
         with memory.needed(f"samples must be fewer than {samples} here"):
-            row = measure_sharpness(model, batches, epoch=len(run.epochs), step=step)
+            row = measure_sharpness(
+                model, batches, epoch=len(run.epochs), step=step, at=at, fresh=fresh, norms=initial_norms(run.folder)
+            )
     except RuntimeError as error:
         raise UsageError(f"the sharpness of {run.folder} cannot be measured: {error}") from error
     import pandas as pd  # sharpness measured while training needs none
@@ -85,16 +106,58 @@ def training_batches(
 
 
 def measure_sharpness(
-    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], *, epoch: int = 0, step: int = 0
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    *,
+    epoch: int = 0,
+    step: int = 0,
+    at: str = "",
+    fresh: Iterable[tuple[Tensor, Tensor]] | None = None,
+    norms: Mapping[str, float] | None = None,
 ) -> SharpnessRow:
     """Measure each column of a row for the mean cross-entropy over ``batches`` of normalized images and labels.
+
+    Args:
+        model: left as it was, bit for bit.
+        batches: normalized images and labels.
+        epoch, step, at: where the run is, and what is measured there.
+        fresh: batches that batch norm's statistics are estimated anew on; None (default): the model's own are used.
+        norms: norms of initial weights by name; None (default): they are unknown.
 
     Raises:
         UsageError: the extra ``sharpness`` is not installed.
     """
     check_sharpness()
-    start = time.perf_counter()
-    data = list(batches)
+    start, data = time.perf_counter(), list(batches)
+    if fresh is None:
+        row = _measured(model, data)
+        return replace(row, epoch=epoch, step=step, at=at, seconds=round(time.perf_counter() - start, 3))
+    whole = [batch for batch in fresh if len(batch[1]) > 1]
+    # Batches weigh the same in the statistics, so a shorter last one is left out.
+    whole = [batch for batch in whole if len(batch[1]) == len(whole[0][1])]
+    with sharpness.fresh_statistics(model, whole):
+        row = _measured(model, data)
+    row = replace(row, epoch=epoch, step=step, at=at, statistics="fresh")
+    if names := scaled_weights(model, whole, norms or {}):
+        at_start = {name: (norms or {})[name] for name in names}
+        with sharpness.at_norms(model, at_start), sharpness.fresh_statistics(model, whole):
+            with LossSurface(model, F.cross_entropy, data) as surface:
+                loss = surface.value()
+            if abs(loss - row.loss) <= SAME_LOSS * (1 + row.loss):  # else the scale has an effect after all
+                top = sharpness.hessian_eigenvalues(model, F.cross_entropy, data, tolerance=0.02)
+                row = replace(row, hessian_max_at_initial_norm=float(top.values[0]))
+    return replace(row, seconds=round(time.perf_counter() - start, 3))
+
+
+def scaled_weights(model: nn.Module, batches: Sequence[tuple[Tensor, Tensor]], norms: Mapping[str, float]) -> list[str]:
+    """Return the names of the weights without an effect of their scale whose initial ``norms`` are known."""
+    if not norms:
+        return []
+    images = batches[0][0][:TRIAL]
+    return [name for name in sharpness.scale_invariant_weights(model, [images]) if name in norms]
+
+
+def _measured(model: nn.Module, data: list[tuple[Tensor, Tensor]]) -> SharpnessRow:
     arguments = (model, F.cross_entropy, data)
     top = sharpness.hessian_eigenvalues(*arguments, tolerance=0.02)
     trace = sharpness.hessian_trace(*arguments, samples=8)
@@ -102,8 +165,8 @@ def measure_sharpness(
     with LossSurface(*arguments) as surface:
         loss = surface.value()
     return SharpnessRow(
-        epoch=epoch,
-        step=step,
+        epoch=0,
+        step=0,
         samples=sum(len(y) for _, y in data),
         loss=loss,
         hessian_max=float(top.values[0]),
@@ -113,7 +176,7 @@ def measure_sharpness(
         average_case=average.value,
         average_case_error=average.standard_error,
         keskar=sharpness.keskar_sharpness(*arguments),
-        seconds=round(time.perf_counter() - start, 3),
+        seconds=0.0,
     )
 
 

@@ -26,6 +26,8 @@ from tvlars.lab.run_folder.identity import FINGERPRINT
 from tvlars.lab.run_folder.record import CORRECT, MODEL, read_object
 from tvlars.lab.run_folder.rows import (
     METRICS,
+    RUNNING,
+    SHARPNESS,
     EpochRow,
     MetricsRow,
     NoiseRow,
@@ -463,7 +465,7 @@ def load_run(folder: Path | str, model: Model | None = None) -> LoadedRun:
         _status(summary, problems),
         _with_metrics(read_rows(folder / "epochs.csv", EpochRow, problems), folder, problems),
         read_rows(folder / "steps.csv", StepRow, problems),
-        read_rows(folder / "sharpness.csv", SharpnessRow, problems, optional=True),
+        _completed(read_rows(folder / SHARPNESS, SharpnessRow, problems, optional=True)),
         read_rows(folder / "noise.csv", NoiseRow, problems, optional=True),
         read_rows(folder / "representation.csv", RepresentationRow, problems, optional=True),
         _read_evaluations(folder / "evaluations.json", problems),
@@ -473,6 +475,14 @@ def load_run(folder: Path | str, model: Model | None = None) -> LoadedRun:
         problems=tuple(problems),
         given=model,
     )
+
+
+def _completed(sharpness: pd.DataFrame) -> pd.DataFrame:
+    """Return rows of sharpness with the texts that an earlier version did not write."""
+    texts = sharpness[["statistics", "at"]].astype(object)
+    said = ("epoch " + sharpness["epoch"].astype(str)).astype(object)
+    rest = {"statistics": RUNNING, "at": said}
+    return sharpness.assign(**{name: texts[name].where(texts[name].notna(), rest[name]) for name in texts})
 
 
 def _with_metrics(epochs: pd.DataFrame, folder: Path, problems: list[str]) -> pd.DataFrame:

@@ -13,6 +13,7 @@ best-EPOCH.pt      weights of the best epoch by validation, see best.py
 weights-before.pt  weights of an earlier attempt, kept when a run began anew
 metrics.csv        one row per epoch: extra measures, if there are some
 sharpness.csv, noise.csv, layer-stats/    if the options ask for them, see lab.measure
+initial-norms.json norms of the initial weights of two dimensions or more, by name, which sharpness is measured at too
 checkpoints/       state to resume from, see checkpoints/checkpoint.py
 evaluations.json, representation.csv, views.png    of self-supervised learning, see lab.ssl
 loggers.json       ids of the run at loggers, whose own files may lie beside it, see loggers.py
@@ -23,6 +24,7 @@ from __future__ import annotations
 import datetime
 import io
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable
@@ -43,7 +45,18 @@ from tvlars.lab.files.place import Place
 from tvlars.lab.run_folder.best import best_file, epochs_kept
 from tvlars.lab.run_folder.environment import environment
 from tvlars.lab.run_folder.loggers import OWN, STATE, Loggers
-from tvlars.lab.run_folder.rows import METRICS, EpochRow, StepRow, as_csv, cells, columns, cut, mend_steps
+from tvlars.lab.run_folder.rows import (
+    METRICS,
+    SHARPNESS,
+    EpochRow,
+    StepRow,
+    as_csv,
+    cells,
+    columns,
+    cut,
+    cut_sharpness,
+    mend_steps,
+)
 from tvlars.lab.run_folder.status import Status
 from tvlars.lab.ssl.evaluations import Evaluated
 from tvlars.plan import Plan
@@ -51,12 +64,13 @@ from tvlars.plan import Plan
 ASIDE = "weights-before.pt"
 """Weights of an earlier attempt, kept when a run began anew."""
 CONFIG, PLAN, MODEL, ENVIRONMENT = "config.json", "plan.json", "model.json", "environment.json"
+INITIAL_NORMS = "initial-norms.json"
 WARNINGS = "warnings"
 """Entry of environment.json, and of each resumption in it, with the sentences that were said as the run began."""
 CORRECT = "test-correct.bits"
 ENDS = ("summary.json", "evaluations.json", CORRECT)
 """Files written at the end of a run."""
-MEASUREMENTS = ("sharpness.csv", "noise.csv", "representation.csv", METRICS)
+MEASUREMENTS = (SHARPNESS, "noise.csv", "representation.csv", METRICS)
 
 
 def new_folder(out: Path | None, label: str) -> Path:
@@ -100,14 +114,24 @@ class Record:
         """Raise ``MovedFolderError`` if the run folder is no longer the one that the run began in."""
         self._place.check()
 
-    def begin(self, config: TrainConfig, plan: Plan, model: dict[str, Any], facts: dict[str, Any]) -> None:
-        """Write the files that describe the run, before its first step; environment.json includes ``facts``."""
+    def begin(
+        self,
+        config: TrainConfig,
+        plan: Plan,
+        model: dict[str, Any],
+        facts: dict[str, Any],
+        norms: dict[str, float] | None = None,
+    ) -> None:
+        """Write the files that describe the run, before its first step; environment.json includes ``facts``, and
+        initial-norms.json the ``norms``."""
         self.check_place()
         # The config first: it marks the folder as the run's own, whose other files may then be cleared.
         write_json(self.folder / CONFIG, json.loads(config.to_json()))
         _clear(self.folder)
         self._describe(config, plan, model)
         write_json(self.folder / ENVIRONMENT, {**environment(), **facts})
+        if norms:
+            write_json(self.folder / INITIAL_NORMS, norms)
         for name, kind in (("steps.csv", StepRow), ("epochs.csv", EpochRow)):
             write_whole(self.folder / name, as_csv([columns(kind)]))
 
@@ -133,7 +157,9 @@ class Record:
         write_whole(self.folder / "epochs.csv", as_csv([columns(EpochRow), *map(cells, epochs)]))
         missing = mend_steps(self.folder / "steps.csv", step, steps)
         for name in MEASUREMENTS:
-            cut(self.folder / name, len(epochs))
+            if name != SHARPNESS:
+                cut(self.folder / name, len(epochs))
+        cut_sharpness(self.folder / SHARPNESS, step, len(epochs))
         first = read_object(self.folder / ENVIRONMENT)
         before = first.get("resumed", [])
         said = [f"steps.csv lacks {missing} of the first {step} rows"] if missing else []
@@ -261,7 +287,7 @@ class NoRecord(Record):
 
 def _clear(folder: Path) -> None:
     """Remove the files of an earlier attempt at the run, which ended before its first checkpoint."""
-    for name in (*ENDS, *MEASUREMENTS, STATE):
+    for name in (*ENDS, *MEASUREMENTS, INITIAL_NORMS, STATE):
         (folder / name).unlink(missing_ok=True)
     for epoch in epochs_kept(folder):
         best_file(folder, epoch).unlink()
@@ -271,6 +297,15 @@ def _clear(folder: Path) -> None:
         if (folder / name).is_symlink() or (folder / name).is_file():
             (folder / name).unlink()
         shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def initial_norms(folder: Path) -> dict[str, float]:
+    """Return the norms of the initial weights by name, empty if an earlier version did not keep them."""
+    return {
+        name: float(norm)
+        for name, norm in read_object(folder / INITIAL_NORMS).items()
+        if type(norm) in (int, float) and 0 < norm < math.inf
+    }
 
 
 def write_json(file: Path, values: dict[str, Any]) -> None:

@@ -20,9 +20,11 @@ from tvlars.lab.files.disk import write_whole
 if TYPE_CHECKING:
     import pandas as pd
 
-METRICS = "metrics.csv"
+METRICS, SHARPNESS = "metrics.csv", "sharpness.csv"
 TEST_SHARE = "test_random_share_accuracy"
 """Column of the accuracy on a random share of the test images (``test_share``); those on all have other columns."""
+RUNNING = "running"
+"""Statistics of batch norm that are those of the training."""
 LEAST_STD, LEAST_RANK = 0.1, 2.0
 """Bounds below which a representation is called collapsed."""
 
@@ -69,6 +71,11 @@ class SharpnessRow:
 
     ``hessian_max`` is the top eigenvalue to 2 %; ``*_error`` are standard errors; ``worst_case`` and ``average_case``
     are the adaptive forms at ρ = 0.5 and 0.1; ``keskar`` is in percent, at ε = 1e-3.
+
+    ``statistics`` of batch norm are "fresh" (estimated anew) or "running"; ``at`` says what the row was measured for,
+    as in "step 7; loss 0.5"; ``epoch`` is the one that the step is in. ``hessian_max_at_initial_norm`` is
+    ``hessian_max`` with the weights whose scale has no effect at their initial norms; NaN if there are none, if the
+    norms are unknown, or with running statistics, which do not follow the weights.
     """
 
     epoch: int
@@ -83,6 +90,14 @@ class SharpnessRow:
     average_case_error: float
     keskar: float
     seconds: float
+    statistics: str = RUNNING
+    at: str = ""
+    hessian_max_at_initial_norm: float = math.nan
+
+    @staticmethod
+    def completed(cells: Mapping[str, str]) -> dict[str, str]:
+        """Return the cells of a line by column, with those that an earlier version did not write."""
+        return {"statistics": RUNNING, "at": f"epoch {cells['epoch']}", "hessian_max_at_initial_norm": "nan", **cells}
 
 
 @dataclass(frozen=True)
@@ -212,6 +227,19 @@ def cut(file: Path, last: int) -> None:
         write_whole(file, as_csv([header, *(line for _, line in _until(last, "epoch", header, lines))]))
 
 
+def cut_sharpness(file: Path, step: int, epochs: int) -> None:
+    """Keep the whole rows up to ``step``, without those for an epoch after ``epochs``, in the columns of today."""
+    if is_regular(file, file.parent):
+        header, lines = read_cells(file)
+        found = [
+            SharpnessRow.completed(dict(zip(header, line, strict=True)))
+            for _, line in _until(step, "step", header, lines)
+        ]
+        names = columns(SharpnessRow)
+        kept = [row for row in found if int(row["epoch"]) <= epochs or "epoch" not in row["at"]]
+        write_whole(file, as_csv([names, *([row.get(name, "nan") for name in names] for row in kept)]))
+
+
 def _until(last: int, column: str, header: list[str], lines: list[list[str]]) -> list[tuple[int, list[str]]]:
     """Return pairs of count and line for whole lines whose count in ``column`` is ``last`` or less."""
     found = []
@@ -234,6 +262,7 @@ def read_rows(file: Path, kind: type, problems: list[str], optional: bool = Fals
     import pandas as pd  # a run that is trained writes rows and reads none
 
     wanted = {field.name: field.type == "int" for field in fields(kind)}
+    texts = {field.name for field in fields(kind) if field.type == "str"}
     added = {field.name for field in fields(kind) if field.default is not MISSING}
     """Columns that not every run has."""
     try:
@@ -251,12 +280,15 @@ def read_rows(file: Path, kind: type, problems: list[str], optional: bool = Fals
             problems.append(f"{file.name} is missing")
         return no_rows(wanted)
     counts = [i for i, name in enumerate(names) if name == "epoch" or wanted.get(name)]
-    rows: list[list[float]] = []
+    rows: list[list[Any]] = []
     step, last = names.index("step"), 0.0
     for number, line in enumerate(lines, 2):
         try:
             # Spreadsheets and pandas write NaN as an empty cell.
-            row = [float(cell if cell or name not in added else "nan") for name, cell in zip(names, line, strict=True)]
+            row: list[Any] = [
+                cell[:200] if name in texts else float(cell if cell or name not in added else "nan")
+                for name, cell in zip(names, line, strict=True)
+            ]
             if not all(0 <= row[i] < 2**53 for i in counts) or row[step] <= last:
                 raise ValueError
         except ValueError:

@@ -235,6 +235,9 @@ def _check_machine(prepared: Prepared) -> None:
         raise UsageError(f"accelerator must be auto or cpu on this machine, which has no such device, got {name!r}")
     if config.sharpness is not None:
         check_sharpness()
+        last = prepared.plan.total_steps
+        if beyond := [step for step in sorted(config.sharpness_times(prepared.plan.epochs).steps) if step > last]:
+            raise UsageError(f"sharpness must name steps up to {last}, the last of the run, got {beyond[0]}")
     check_loggers(config.log)
     if config.layer_stats:
         check_layer_stats()

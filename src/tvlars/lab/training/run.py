@@ -24,18 +24,18 @@ from tvlars._reading import reason
 from tvlars.lab import memory
 from tvlars.lab.errors import DivergedError, MovedFolderError, PreemptedError, UsageError
 from tvlars.lab.files.disk import cannot_write
-from tvlars.lab.measure.each_epoch import measure_epoch
+from tvlars.lab.measure.each_epoch import SharpnessClock, add_sharpness, noise_now, sharpness_now
 from tvlars.lab.measure.layer_stats import RunStats
 from tvlars.lab.optimizers import is_known
 from tvlars.lab.processes.signals import StopSignals, stop
 from tvlars.lab.run_folder.best import best_epoch, best_file, prune_best, read_weights
 from tvlars.lab.run_folder.checkpoints import checkpoint
-from tvlars.lab.run_folder.checkpoints.state_check import Checked, is_finite
+from tvlars.lab.run_folder.checkpoints.state_check import CLOCK, Checked, is_finite
 from tvlars.lab.run_folder.identity import FINGERPRINT, identity
 from tvlars.lab.run_folder.loaded_run import RunResult, Tested
 from tvlars.lab.run_folder.loggers import Loggers
 from tvlars.lab.run_folder.resuming import GoOn, fitting
-from tvlars.lab.run_folder.rows import METRICS, EpochRow, StepRow, metrics_row, read_metrics
+from tvlars.lab.run_folder.rows import METRICS, EpochRow, SharpnessRow, StepRow, metrics_row, read_metrics
 from tvlars.lab.run_folder.status import Status
 from tvlars.lab.training.compiler import cannot_compile, is_compilers
 from tvlars.lab.training.optimizer_state import UnkeptStateError
@@ -65,6 +65,7 @@ class Run:
         """State of the shuffle at the beginning of the epoch."""
         self.epoch_seconds = 0.0
         self.saved_at, self.saved_time = (1, 0), time.monotonic()
+        self.sharpness = SharpnessClock(self.config, self.plan.epochs)
         self.interval, self.every = self.config.checkpoint_interval() or ("", 0.0)
         self.epochs: list[EpochRow] = []
         self.tested: Tested | None = None
@@ -143,6 +144,9 @@ class Run:
             evaluates = self.task.evaluates_at_the_end and (self.processes.several or self.config.resume)
             if self.config.checkpoint_every is not None or evaluates:
                 self.save_checkpoint()
+            if self.sharpness.left:
+                levels = ", ".join(f"{level:g}" for level in self.sharpness.left)
+                self.reporter.note(f"the training loss never fell to {levels}, so sharpness was not measured there")
             if self.task.watched == "validation" and self.config.test:
                 self._test_at_the_end()
             with self.task.with_tested_weights(), self.signals.at_once(always=True), self.phase("evaluation"):
@@ -235,6 +239,8 @@ class Run:
             "epochs": [row for row in self.epochs if row.epoch < self.epoch],
             "epoch_steps": list(self.epoch_steps),
         }
+        if self.sharpness.used:
+            state["progress"][CLOCK] = self.sharpness.state_dict()
         return state
 
     def load_state_dict(self, state: dict[str, Any], at: Checked | None = None) -> None:
@@ -255,6 +261,11 @@ class Run:
         self.epochs, self.epoch_steps = list(progress["epochs"]), list(progress["epoch_steps"])
         self.order_state = progress["order"]
         self.batches.order.set_state(self.order_state)
+        if self.sharpness.used:
+            clock = progress.get(CLOCK)
+            if wrong := self.sharpness.check(self.step, clock):
+                raise (at or Checked(Path("state"))).refuse(CLOCK, wrong, clock)
+            self.sharpness.load_state_dict(clock)
 
     def resume(self, found: GoOn) -> None:
         """Load the checkpoint ``found``; all processes call it.
@@ -344,13 +355,20 @@ class Run:
         if self.interval == "epochs" and (self.epoch - 1) % self.every == 0:
             self.save_checkpoint()
 
-    def _train_epoch(self) -> None:
+    @property
+    def _steps_of_epoch(self) -> int:
+        """Number of steps of the current epoch; the last one may be a part of one."""
         steps = self.plan.steps_per_epoch
-        steps = min(steps, self.plan.total_steps - (self.epoch - 1) * steps)  # the last epoch may be a part of one
+        return min(steps, self.plan.total_steps - (self.epoch - 1) * steps)
+
+    def _train_epoch(self) -> None:
+        steps = self._steps_of_epoch
         start = time.perf_counter() - self.epoch_seconds
         self.task.model.train()
         if self.task.averaging:
             self.task.bare_optimizer.train()  # type: ignore[attr-defined]
+        if self.sharpness.due and self.position < steps:  # of a run that was stopped before it had measured
+            self._measure_sharpness()
         order = self.batches.shuffle(self.epoch, self.position)
         batches = torch.split(order[: steps * self.config.batch_size], self.config.batch_size)
         for batch, upcoming in zip(batches[self.position :], (*batches, order[:0])[self.position + 1 :], strict=True):
@@ -363,9 +381,10 @@ class Run:
             self.pending.append((self.step, loss, correct))
             last = self.position == steps
             on_cpu = self.task.fabric.device.type == "cpu"
-            if on_cpu or len(self.pending) >= FETCH_EVERY or last or self._due_by_steps():
+            watched = self.sharpness.watches(self.step)
+            if on_cpu or len(self.pending) >= FETCH_EVERY or last or watched or self._due_by_steps():
                 self.epoch_seconds = time.perf_counter() - start
-                self._fetch_and_agree()
+                start += self._fetch_and_agree()
 
     def _update(self) -> None:
         """Take a step of the optimizer and of the schedule."""
@@ -413,8 +432,13 @@ class Run:
         if self.best_epoch == self.epoch:
             self.record.save_weights(self.task.weights(), best=self.epoch)
             self._prune_best()
-        if self.config.sharpness is not None or self.config.noise_scale:
-            self.processes.alone(self._measure)
+        if self.epoch in self.sharpness.times.epochs:
+            self.sharpness.due.append(f"epoch {self.epoch}")
+        if self.sharpness.due:
+            add_sharpness(self.record, self.processes.alone(self._sharpness))
+            self.sharpness.due = []
+        if self.config.noise_scale:
+            self.processes.alone(self._noise)
 
     def _test_at_the_end(self) -> None:
         """Test by the final or the best weights, in a run that has tested on validation images so far."""
@@ -471,22 +495,43 @@ class Run:
             # A checkpoint between the last step of an epoch and its test has no row of it.
             prune_best(self.record.folder, self.epochs, [*epochs, *(epoch - 1 for epoch in epochs)], self._ranks())
 
-    def _measure(self) -> None:
+    def _measure_sharpness(self) -> None:
+        """Measure the sharpness amid an epoch; a signal may come while it is computed, not while it is recorded."""
+        with self.task.with_tested_weights(), self.signals.at_once(), self.phase("evaluation"):
+            row = self.processes.alone(self._sharpness)
+        self._write()  # loggers want rows in the order of steps
+        add_sharpness(self.record, row)
+        self.sharpness.due = []
+
+    def _sharpness(self) -> SharpnessRow | None:
         task = self.task
         arguments = (self.config, task.bare_model, task.data, task.normalize, self.record)
-        measure_epoch(*arguments, epoch=self.epoch, of=self.plan.epochs, step=self.step)
+        due, kinds = self.sharpness.due, task.batch_norms
+        return sharpness_now(*arguments, epoch=self.epoch, step=self.step, at=due, batch_norms=kinds)
+
+    def _noise(self) -> None:
+        task = self.task
+        arguments = (task.bare_model, task.data, task.normalize, self.record)
+        noise_now(*arguments, epoch=self.epoch, step=self.step)
 
     def _due_by_steps(self) -> bool:
         return self.interval == "steps" and self.step % self.every == 0
 
-    def _fetch_and_agree(self) -> None:
-        """Fetch losses; then save a checkpoint if one is due, and stop if a signal was received."""
+    def _fetch_and_agree(self) -> float:
+        """Fetch losses; then measure the sharpness and save a checkpoint if they are due, and stop if a signal was
+        received. Returns the seconds of the measurement."""
+        seconds = 0.0
         with self.phase("logging"):
             signal, due = self._fetch()
+        if self.sharpness.due and self.position < self._steps_of_epoch and not signal:
+            begin = time.perf_counter()
+            self._measure_sharpness()  # at an epoch's end after its test
+            seconds = time.perf_counter() - begin
         if due or self._due_by_steps() or signal:
             self.save_checkpoint()
         if signal:
             stop(signal)
+        return seconds
 
     def _fetch(self) -> tuple[int, bool]:
         """Turn pending losses into rows; raise ``DivergedError`` if one is not finite.
@@ -513,6 +558,7 @@ class Run:
             self.epoch_steps.append(row)
             if not torch.isfinite(loss):
                 raise DivergedError(self.config.arm_name, step, row.lr, self.record.folder)
+            self.sharpness.see(step, row.loss)
         if pending:
             self.reporter.step(self.epoch_steps[-1])
         # A signal during the report is obeyed at once; several processes have to agree on it first.

@@ -163,11 +163,13 @@ class Task(ABC):
         count = min(max(NORM_BATCHES // self.batches.count, 1), len(order) // size)
         drawn, devices = self.batches.draws.get_state(), [self.fabric.device] * (self.fabric.device.type == "cuda")
         batches = torch.split(self.batches.feed.indices(order[: count * size]), size)
+        key, number = self.batches.feed.key, self.batches.number
         self.batches.begin_aside()
         inputs = (x for batch in batches for x in self.inputs(batch))
         with torch.random.fork_rng(devices):
             update_bn(inputs, self.model)
         self.batches.draws.set_state(drawn)
+        self.batches.feed.key, self.batches.number = key, number
         self.processes.average_buffers(self.bare_model)
 
     def inputs(self, batch: Tensor) -> Iterator[Tensor]:

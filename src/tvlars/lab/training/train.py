@@ -117,6 +117,7 @@ def _train(
     inexact = ""
     with memory.needed(f"model {config.model!r} must fit into memory with its data"):
         model, model_text = prepared.build_model()
+        norms = {name: float(p.detach().norm()) for name, p in model.named_parameters() if p.ndim > 1}
         inexact = why_inexact(config, prepared.plan, model)
         kind = OwnTask if config.own_task else Pretraining if config.self_supervised else Classification
         task: Task = kind(prepared, model, record, reporter)
@@ -158,7 +159,7 @@ def _train(
         resumed = [f"resumed  after step {run.step} of {plan.total_steps}, from {found.place}"]
     else:
         facts[WARNINGS] = said
-        record.begin(config, plan, model_facts(prepared), facts)
+        record.begin(config, plan, model_facts(prepared), facts, norms)
         processes.each(run.open_logs)
         again = f", and repeats epochs: {found.epochs}" if found.epochs else ""
         again += f"; earlier weights are in {ASIDE}" if is_regular(folder / ASIDE) else ""

@@ -31,6 +31,8 @@ ENTRIES = (
 )
 BUFFERS = "buffers"
 """Entry with the running statistics of each process, if batch norm is not synchronized."""
+CLOCK = "sharpness"
+"""Entry with the state of measurements of sharpness amid an epoch, if there are some."""
 NEEDED = ("lr", "params", "weight_decay", "momentum", "betas")
 """Options of a parameter group that every version wrote."""
 COUNTED = ("exp_avg_sq", "running_var", "num_batches_tracked", "step")
@@ -165,7 +167,7 @@ def check_progress(
     ``step`` and ``processes`` are those of the manifest; errors name ``file`` and the entry.
     """
     at, cpu, per_epoch = Checked(file), torch.device("cpu"), plan.steps_per_epoch
-    at.check("it", dict.fromkeys((*ENTRIES, *({BUFFERS} & progress.keys())), anything), progress)
+    at.check("it", dict.fromkeys((*ENTRIES, *({BUFFERS, CLOCK} & progress.keys())), anything), progress)
     epoch, position, states = progress["epoch"], progress["position"], progress["random"]
     at.check("step", range(1, plan.total_steps + 1), progress["step"])
     at.check("step", step, progress["step"])
