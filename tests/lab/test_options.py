@@ -143,6 +143,7 @@ def test_options_of_one_kind_of_task_are_refused_for_the_other(name: str) -> Non
         **dict(augment=False, rotation=5.0, compile=True, sharpness="end", sharpness_samples=8, noise_scale=True),
         **dict(label_smoothing=0.1, ema=0.9, keep_best=True, metrics="torchmetrics.classification.MulticlassF1Score"),
         **dict(crop="random-resized", crop_scale=0.5, auto_augment="randaugment", mixup=0.2, cutmix=1.0),
+        **dict(sharpness_statistics="running", sharpness_statistics_samples=8),
         **dict(test_share=0.25, shard=True, projector="8-8", method_options="lambda_param=1", evaluations="knn"),
     }
     task = "byol" if name in names_of(Is.CLASSIFICATION) else "classification"

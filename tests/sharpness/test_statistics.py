@@ -101,7 +101,7 @@ def test_scaled_weights_have_the_same_loss_and_curvature_by_the_square_of_their_
 
     def measured(scale: float) -> tuple[float, float]:
         with at_norms(model, {"0.weight": norm * scale}), fresh_statistics(model, data):
-            loss = sum(float(F.cross_entropy(model(x), y)) for x, y in data) / len(data)
+            loss = sum(float(F.cross_entropy(model(x), y).detach()) for x, y in data) / len(data)
             top = hessian_eigenvalues(model, F.cross_entropy, data, tolerance=1e-8)
         return loss, float(top.values[0])
 

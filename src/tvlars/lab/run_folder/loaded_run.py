@@ -479,10 +479,9 @@ def load_run(folder: Path | str, model: Model | None = None) -> LoadedRun:
 
 def _completed(sharpness: pd.DataFrame) -> pd.DataFrame:
     """Return rows of sharpness with the texts that an earlier version did not write."""
-    texts = sharpness[["statistics", "at"]].astype(object)
+    statistics, at = (sharpness[name].astype(object) for name in ("statistics", "at"))
     said = ("epoch " + sharpness["epoch"].astype(str)).astype(object)
-    rest = {"statistics": RUNNING, "at": said}
-    return sharpness.assign(**{name: texts[name].where(texts[name].notna(), rest[name]) for name in texts})
+    return sharpness.assign(statistics=statistics.where(statistics.notna(), RUNNING), at=at.where(at.notna(), said))
 
 
 def _with_metrics(epochs: pd.DataFrame, folder: Path, problems: list[str]) -> pd.DataFrame:
