@@ -196,13 +196,16 @@ def rows(values: dict[str, dict[float, list[float]]]) -> pd.DataFrame:
     """Return runs with these accuracies in percent by arm and rate, one for each seed; NaN: it diverged."""
     return pd.DataFrame(
         [
-            (arm, lr, seed, "diverged" if math.isnan(value) else "finished", value / 100, math.nan, 240, 10.0, "d", "r")
+            dict(arm=arm, lr=lr, seed=seed, validation_accuracy=value / 100, status=status(value))
             for arm, rates in values.items()
             for lr, seeds in rates.items()
             for seed, value in enumerate(seeds, 1)
-        ],
-        columns=list(results.COLUMNS),
+        ]
     )
+
+
+def status(value: float) -> str:
+    return "diverged" if math.isnan(value) else "finished"
 
 
 def test_plateaus_and_failures_of_a_table_made_by_hand() -> None:
@@ -232,7 +235,8 @@ def test_runs_of_a_study_are_collected_from_their_folders(tmp_path: Path) -> Non
         sweep([replace(config, seed=seed)], tmp_path / f"{seed}", data=load_data("digits"), board=Board())
     for run_folder in (tmp_path / "2").glob("digits-*/"):
         run_folder.rename(tmp_path / "1" / run_folder.name)
-    found = results.rows_of(tmp_path / "1", "abc")
+    (tmp_path / "1").rename(tmp_path / "runs")
+    found = results.rows_of(tmp_path, "abc")
     assert found[["arm", "lr", "seed", "status", "protocol"]].values.tolist() == [
         ["phi", 8.0, 1, "finished", "abc"],
         ["phi", 8.0, 2, "finished", "abc"],
@@ -243,13 +247,43 @@ def test_runs_of_a_study_are_collected_from_their_folders(tmp_path: Path) -> Non
 
 def test_a_page_keeps_the_words_around_what_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(results, "RESULTS", tmp_path)
-    (tmp_path / "x.md").write_text("before\n<!-- made by run.py -->\nold\nlines\n<!-- end -->\nafter\n")
-    results.write_page("x", "| new |")
-    results.write_page("x", "| new |")
-    assert (tmp_path / "x.md").read_text() == "before\n<!-- made by run.py -->\n| new |\n<!-- end -->\nafter\n"
+    before = "before\n<!-- made by python run.py x -->\n{}\n<!-- end -->\nafter\n<!-- made by y -->\nz\n<!-- end -->\n"
+    (tmp_path / "x.md").write_text(before.format("old\nlines"))
+    results.write_page("x", "python run.py x", "| new |")
+    results.write_page("x", "python run.py x", "| new |")
+    assert (tmp_path / "x.md").read_text() == before.format("| new |")
+    with pytest.raises(SystemExit, match="made by z"):
+        results.write_page("x", "z", "| new |")
 
 
-def test_the_page_has_the_digest_of_every_protocol(monkeypatch: pytest.MonkeyPatch) -> None:
+def of_arm(arm: str, share: list[float], last: list[float], whole: list[float], held: list[float]) -> pd.DataFrame:
+    """Return trials of an arm with these accuracies."""
+    named = dict(share_best=share, share_last=last, test_accuracy=whole, validation_accuracy=held)
+    return pd.DataFrame({"arm": arm, "part": "", **named})
+
+
+def test_each_correction_takes_its_part_of_a_published_lead(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(STUDIES))
-    index = module("index")
-    assert index.table() in index.PAGE.read_text(encoding="utf-8")
+    waterfall = module("waterfall")
+    many = of_arm("tvlars", [0.9, 0.8, 0.7, 0.85], [0.8, 0.8, 0.7, 0.84], [0.7, 0.8, 0.7, 0.82], [0.9, 0.8, 0.1, 0.2])
+    few = of_arm("lars-warm", [0.8, 0.5, math.nan], [0.8, 0.5, math.nan], [0.8, 0.6, math.nan], [0.7, 0.8, math.nan])
+    frame = pd.concat([many, few])
+    values = waterfall.published(frame)
+    best_of_three = (3 * 82 + 80) / 4  # of four draws of three values, one is without the best
+    assert values["tvlars"] == pytest.approx([90, 84, 82, best_of_three, 70])
+    assert values["lars-warm"] == pytest.approx([80, 80, 80, 80, 60])
+    final = pd.DataFrame(
+        [
+            ("final", arm, seed, value)
+            for arm, some in (("tvlars", (0.8, 0.82)), ("lars-warm", (0.8, 0.8)))
+            for seed, value in enumerate(some)
+        ]
+        + [("trial", "tvlars", 1000, 0.1)],
+        columns=["part", "arm", "seed", "test_accuracy"],
+    )
+    found = waterfall.leads(frame, {"equal": final})
+    assert [one.points for one in found] == pytest.approx([10, 4, 2, best_of_three - 80, 10, 1])
+    assert found[-1].half == pytest.approx(12.706, rel=1e-3)
+    table = waterfall.table_of(found)
+    assert table.splitlines()[2].endswith("| +10.00 |")
+    assert table.splitlines()[-1] == "| tuned alike, fresh seeds | +1.00 ± 12.71 |"

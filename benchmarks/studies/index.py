@@ -17,7 +17,8 @@ def table() -> str:
     lines = []
     for file in sorted((HERE / "protocols").glob("*.yaml")):
         content = read_yaml(file)
-        name = f"[{file.stem}]({file.stem}.md)" if (PAGE.parent / f"{file.stem}.md").is_file() else file.stem
+        page = next((one for one in (file.stem, file.stem[:2]) if (PAGE.parent / f"{one}.md").is_file()), None)
+        name = file.stem if page is None else f"[{file.stem}]({page}.md)"
         question = " ".join(content["question"].split())
         lines.append(f"| {name} | {question} | {content['stopping']['runs']} | `{digest(content)[:12]}` |")
     return "\n".join(lines)

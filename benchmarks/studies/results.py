@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,35 +11,74 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from tvlars.lab import TrainConfig
 from tvlars.lab.comparison.statistics import mean_and_interval
 from tvlars.lab.experiments.robustness.plateau import Plateau, plateau
-from tvlars.lab.run_folder.loaded_run import load_run
+from tvlars.lab.run_folder.loaded_run import LoadedRun, load_run
+from tvlars.lab.run_folder.rows import TEST_SHARE
 
 DOCS = Path(__file__).parents[2] / "docs"
 RESULTS = DOCS / "results" / "studies"
-COLUMNS = ("arm", "lr", "seed", "status", "validation_accuracy", "test_accuracy", "steps", "seconds", "protocol", "run")
+COLUMNS = (
+    *("part", "arm", "batch_size", "steps", "lr", "delay_factor", "seed", "status"),
+    *(
+        "train_accuracy",
+        "validation_accuracy",
+        "test_accuracy",
+        "share_best",
+        "share_last",
+        "seconds",
+        "protocol",
+        "run",
+    ),
+)
+"""``part`` is "trial" or "final" of a tuning; ``share_best`` and ``share_last`` are accuracies on a random share of the
+test set, at the best epoch and at the last one, of runs with ``test_share``."""
+PARTS = {"": "", "runs": "", "trials": "trial", "final": "final"}
+"""Parts by the folders that a command has in that of its study."""
 GUESS, FAILED = 0.1, 0.19
 """Accuracy of guessing among ten classes, and the one that a run must be above, or it has failed."""
 DRAWS = 10_000
 DEPTH = 6.0
 """Points below the highest mean that a figure reaches."""
 OVER = ("finished", "diverged")
-GENERATED = re.compile(r"(<!-- made by .*? -->\n).*?(\n<!-- end -->)", re.DOTALL)
 Values = np.ndarray[Any, np.dtype[np.float64]]
 
 
 def rows_of(folder: Path, protocol: str) -> pd.DataFrame:
     """Return a row with ``COLUMNS`` for each run in ``folder`` that is over; ``protocol`` is the digest of theirs."""
     rows = []
-    for config in sorted(folder.glob("*/config.json")):
-        run = load_run(config.parent)
-        if run.status not in OVER:
-            continue
-        found = {name: run.summary.get(name) for name in ("validation_accuracy", "test_accuracy", "steps", "seconds")}
-        head = dict(arm=run.config.arm_name, lr=run.config.lr, seed=run.config.seed, status=str(run.status))
-        rows.append({**head, **found, "protocol": protocol, "run": run.folder.name})
-    frame = pd.DataFrame(rows, columns=list(COLUMNS)).astype({"validation_accuracy": float, "test_accuracy": float})
-    return frame.sort_values(["seed", "arm", "lr"], ignore_index=True)
+    for below, part in PARTS.items():
+        for file in sorted((folder / below).glob("*/config.json")):
+            run = load_run(file.parent)
+            if run.config is not None and run.status in OVER:
+                rows.append({"part": part, "protocol": protocol, "run": run.folder.name, **_row(run, run.config)})
+    frame = pd.DataFrame(rows, columns=list(COLUMNS)).astype({name: float for name in COLUMNS if "accuracy" in name})
+    return frame.sort_values(["part", "seed", "arm", "lr", "run"], ignore_index=True)
+
+
+def _row(run: LoadedRun, config: TrainConfig) -> dict[str, Any]:
+    """Return what a row says of a run itself; the results of one that diverged are empty."""
+    found: dict[str, Any] = dict(
+        arm=config.arm_name,
+        batch_size=config.batch_size,
+        steps=run.summary.get("steps"),
+        lr=run.plan.get("lr"),
+        delay_factor=config.delay_factor,
+        seed=config.seed,
+        status=str(run.status),
+        seconds=run.summary.get("seconds"),
+    )
+    if run.status != "finished":
+        return found
+    share = run.epochs[TEST_SHARE] if TEST_SHARE in run.epochs else pd.Series([math.nan])
+    return found | dict(
+        train_accuracy=run.epochs["train_accuracy"].iloc[-1] if "train_accuracy" in run.epochs else None,
+        validation_accuracy=run.validation_accuracy,
+        test_accuracy=run.test_accuracy,
+        share_best=share.max(),
+        share_last=share.iloc[-1],
+    )
 
 
 class Robustness:
@@ -168,13 +206,15 @@ def _middle(values: Values, sign: str = "") -> str:
     return f"({low:{sign}.2f} to {high:{sign}.2f})"
 
 
-def write_page(name: str, generated: str) -> None:
-    """Put what was made of the CSV into the page of a study, between its two comments."""
+def write_page(name: str, command: str, generated: str) -> None:
+    """Put what ``command`` made of a CSV into the page of a study, between two comments of which one names it."""
     page = RESULTS / f"{name}.md"
     text = page.read_text(encoding="utf-8")
-    if not GENERATED.search(text):
-        raise SystemExit(f"{page} must have <!-- made by ... --> and <!-- end --> on lines of their own")
-    page.write_text(GENERATED.sub(lambda found: found[1] + generated + found[2], text), encoding="utf-8")
+    begin, end = f"<!-- made by {command} -->\n", "\n<!-- end -->"
+    before, found, rest = text.partition(begin)
+    if not found or end not in rest:
+        raise SystemExit(f"{page} must have {begin.strip()} and {end.strip()} on lines of their own")
+    page.write_text(f"{before}{begin}{generated}{end}{rest.split(end, 1)[1]}", encoding="utf-8")
 
 
 def draw(name: str, painter: Callable[[Any, Any], None]) -> None:

@@ -42,28 +42,33 @@ def main() -> None:
     torch.set_num_threads(1)
     file = HERE / "protocols" / f"{arguments.study}.yaml"
     protocol = read_yaml(file)
+    if arguments.collect:
+        collect(file, arguments.out / arguments.study)
+        return
     if protocol["command"] != "robustness":
-        parser.error(f"{arguments.study} is a study of tvlars {protocol['command']}, which this script does not run")
+        parser.error(f"{arguments.study} is done by: tvlars protocol run {file}")
     if arguments.out is None:
         make_page(arguments.study, protocol)
         return
     folder = arguments.out / arguments.study
     record_protocol(file, folder)
-    if arguments.collect:
-        collect(arguments.study, folder)
-        return
     runs = runs_of(protocol)
     sweep(runs, folder / "runs", data=load_data(runs[0].data))
 
 
-def collect(name: str, folder: Path) -> None:
-    """Write the runs of a study that are over to its CSV."""
+def collect(file: Path, folder: Path) -> None:
+    """Write the runs of a study that are over to its CSV; raise ``SystemExit`` if they are of another protocol."""
     from results import RESULTS, rows_of
 
-    rows = rows_of(folder / "runs", digest(read_yaml(folder / "protocol.yaml")))
+    copy = folder / "protocol.yaml"
+    if not copy.is_file():
+        raise SystemExit(f"{copy} must be there: it is copied into the folder of a study before its first run")
+    if (mine := digest(read_yaml(copy))) != digest(read_yaml(file)):
+        raise SystemExit(f"{copy} has another digest than {file}: these runs are of another protocol")
+    rows = rows_of(folder, mine)
     RESULTS.mkdir(parents=True, exist_ok=True)
-    rows.to_csv(RESULTS / f"{name}.csv", index=False)
-    print(f"{len(rows)} runs in {RESULTS / f'{name}.csv'}")
+    rows.to_csv(RESULTS / f"{file.stem}.csv", index=False)
+    print(f"{len(rows)} runs in {RESULTS / f'{file.stem}.csv'}")
 
 
 def make_page(name: str, protocol: dict[str, Any]) -> None:
@@ -78,7 +83,7 @@ def make_page(name: str, protocol: dict[str, Any]) -> None:
     planned = len(runs_of(protocol))
     seeds = " ".join(map(str, found.seeds))
     said = f"Protocol digest `{digest(protocol)}`. {len(found.frame)} of {planned} runs: seeds {seeds}."
-    write_page(name, f"{said}\n\n{found.tables()}")
+    write_page(name, f"python benchmarks/studies/run.py {name}", f"{said}\n\n{found.tables()}")
 
 
 def runs_of(protocol: dict[str, Any]) -> list[TrainConfig]:
