@@ -254,36 +254,3 @@ def test_a_page_keeps_the_words_around_what_is_made(tmp_path: Path, monkeypatch:
     assert (tmp_path / "x.md").read_text() == before.format("| new |")
     with pytest.raises(SystemExit, match="made by z"):
         results.write_page("x", "z", "| new |")
-
-
-def of_arm(arm: str, share: list[float], last: list[float], whole: list[float], held: list[float]) -> pd.DataFrame:
-    """Return trials of an arm with these accuracies."""
-    named = dict(share_best=share, share_last=last, test_accuracy=whole, validation_accuracy=held)
-    return pd.DataFrame({"arm": arm, "part": "", **named})
-
-
-def test_each_correction_takes_its_part_of_a_published_lead(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(STUDIES))
-    waterfall = module("waterfall")
-    many = of_arm("tvlars", [0.9, 0.8, 0.7, 0.85], [0.8, 0.8, 0.7, 0.84], [0.7, 0.8, 0.7, 0.82], [0.9, 0.8, 0.1, 0.2])
-    few = of_arm("lars-warm", [0.8, 0.5, math.nan], [0.8, 0.5, math.nan], [0.8, 0.6, math.nan], [0.7, 0.8, math.nan])
-    frame = pd.concat([many, few])
-    values = waterfall.published(frame)
-    best_of_three = (3 * 82 + 80) / 4  # of four draws of three values, one is without the best
-    assert values["tvlars"] == pytest.approx([90, 84, 82, best_of_three, 70])
-    assert values["lars-warm"] == pytest.approx([80, 80, 80, 80, 60])
-    final = pd.DataFrame(
-        [
-            ("final", arm, seed, value)
-            for arm, some in (("tvlars", (0.8, 0.82)), ("lars-warm", (0.8, 0.8)))
-            for seed, value in enumerate(some)
-        ]
-        + [("trial", "tvlars", 1000, 0.1)],
-        columns=["part", "arm", "seed", "test_accuracy"],
-    )
-    found = waterfall.leads(frame, {"equal": final})
-    assert [one.points for one in found] == pytest.approx([10, 4, 2, best_of_three - 80, 10, 1])
-    assert found[-1].half == pytest.approx(12.706, rel=1e-3)
-    table = waterfall.table_of(found)
-    assert table.splitlines()[2].endswith("| +10.00 |")
-    assert table.splitlines()[-1] == "| tuned alike, fresh seeds | +1.00 ± 12.71 |"

@@ -1,11 +1,11 @@
 """Study P1 as a waterfall: the published lead of TVLARS, and what is left of it after each correction.
 
     python benchmarks/studies/p1.py 512 --out /tmp/studies
-    python benchmarks/studies/p1.py 512 --out /tmp/studies --csv docs/results/studies/p1-512.csv
+    python benchmarks/studies/p1.py 512 --out /tmp/studies --csv docs/results/studies/p1-512-steps.csv --page
 
 Each protocol has its folder below --out: p1-512 is a sweep of the published grids, whose runs the first steps read in
 five ways; p1-equal-512, p1-biases-512 and p1-corrected-512 are tunings, whose final runs the others are means of.
-What is not over is left out.
+What is not over is left out. ``--page`` draws the figure, and puts the table into docs/results/studies/p1.md.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -77,7 +78,7 @@ READINGS = (
 )
 TUNINGS = {
     "equal": "equal budgets, tuned",
-    "biases": "rate of biases and norms, phi on all rates",
+    "biases": "rate of biases and norms",
     "corrected": "all corrections",
 }
 """Corrections that need runs of their own, by the part of their protocol's name."""
@@ -142,15 +143,58 @@ def waterfall(batch_size: int, out: Path) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
+def markdown(found: pd.DataFrame) -> str:
+    """Return the table of steps: accuracy of TVLARS in percent, and its leads in points."""
+    lines = [f"| | step | {FIRST} | {' | '.join(f'over {arm}' for arm in OTHERS)} |", f"|{'---|' * (3 + len(OTHERS))}"]
+    for number, row in enumerate(found.to_dict("records"), 1):
+        leads = [_lead(row.get(f"lead over {arm}"), row.get(f"interval of {arm}")) for arm in OTHERS]
+        own = "-" if math.isnan(row[FIRST]) else f"{row[FIRST]:.2f}"
+        lines.append(f"| {number} | {row['step']} | {own} | {' | '.join(leads)} |")
+    return "\n".join(lines)
+
+
+def _lead(points: Any, half: Any) -> str:
+    if points is None or math.isnan(points):
+        return "-"
+    return f"{points:+.2f}" + ("" if half is None or math.isnan(half) else f" ± {half:.2f}")
+
+
+def painter(found: pd.DataFrame) -> Callable[[Any, Any], None]:
+    """Return the function that draws the leads for a theme: a panel for each arm, a bar for each step."""
+
+    def paint(figure: Any, theme: Any) -> None:
+        panels = figure.subplots(len(OTHERS), 1, sharex=True)
+        steps = list(range(1, len(found) + 1))
+        for i, (arm, axes) in enumerate(zip(OTHERS, panels, strict=True)):
+            axes.barh(steps, found[f"lead over {arm}"].fillna(0.0), 0.7, color=theme.color(i), alpha=0.75)
+            if f"interval of {arm}" in found:
+                known = found.assign(at=steps).dropna(subset=[f"interval of {arm}"])
+                points, half = known[f"lead over {arm}"], known[f"interval of {arm}"]
+                axes.errorbar(points, known["at"], xerr=half, fmt="none", color=theme.ink, linewidth=1, capsize=2)
+            axes.axvline(0, color=theme.faint, linewidth=1)
+            axes.set_yticks(steps)
+            axes.invert_yaxis()
+            axes.set_title(f"Lead over {arm}")
+        panels[-1].set_xlabel("points of accuracy; steps as in the table")
+
+    return paint
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("batch_size", type=int, choices=SIZES)
     parser.add_argument("--out", type=Path, required=True, help="folder of all studies")
     parser.add_argument("--csv", type=Path, help="file that the table is written to, too")
+    parser.add_argument("--page", action="store_true", help="draw the figure, and write the table into the page")
     arguments = parser.parse_args()
     found = waterfall(arguments.batch_size, arguments.out)
     if arguments.csv is not None:
         found.to_csv(arguments.csv, index=False, float_format="%.4f")
+    if arguments.page:
+        from results import draw, write_page
+
+        draw(f"study-p1-{arguments.batch_size}", painter(found))
+        write_page("p1", f"python benchmarks/studies/p1.py {arguments.batch_size}", markdown(found))
     print(found.round(2).to_string(index=False, na_rep="-"))
 
 
