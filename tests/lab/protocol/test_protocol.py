@@ -17,6 +17,7 @@ from tvlars.cli import main
 from tvlars.lab import Protocol, UsageError, seeds_needed
 from tvlars.lab.registered.record import digest_of
 
+EXAMPLES = Path(__file__).parents[3] / "docs" / "examples"
 PLAIN: dict[str, Any] = {
     "name": "small",
     "question": "Does LARS need warm-up on digits?",
@@ -196,6 +197,36 @@ def test_a_protocol_is_run_recorded_and_gone_on_with(tmp_path: Path, capsys: pyt
     assert second == f"2 runs (cold-b512-s1, warm-b512-s1) were {under}"
     assert third == "2 runs (cold-b512-s1, warm-b512-s1) began before the protocol was recorded"
     assert (out / f"protocol-{protocol.digest[:12]}.yaml").is_file()
+
+
+@pytest.mark.parametrize(("name", "runs"), [("warmup", 24), ("rates", 36)])
+def test_examples_of_the_docs_are_protocols(name: str, runs: int) -> None:
+    found = Protocol.read(EXAMPLES / f"{name}.yaml").check()
+    assert found.runs == runs
+    assert found.notes == ()
+
+
+def test_studies_run_under_protocols(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = {"command": "robustness", "options": {**PLAIN["options"], "within": 1}, "space": {"lr": [8, 16]}}
+    file = write(tmp_path, PLAIN, **study, family=None, margin=None, arms={"cold": "lars,warmup-epochs=0"})
+    out = tmp_path / "out"
+    assert main(["protocol", "run", str(file), "--out", str(out)]) == 0
+    protocol = Protocol.read(file)
+    assert protocol.deviations(out) == []
+    said = f"Protocol small, digest {protocol.digest[:12]}. Deviations: none."
+    assert said in capsys.readouterr().out
+    assert said in (out / "robustness.html").read_text()
+    # An option of reading the results that is typed and differs is recorded, since no run shows it.
+    assert main(["robustness", "--protocol", str(file), "--out", str(out), "--within", "2"]) == 0
+    assert protocol.deviations(out) == ["within is 2.0 in place of 1.0"]
+    assert "Deviations: within is 2.0 in place of 1.0." in (out / "robustness.html").read_text()
+
+
+def test_lengths_and_batch_sizes_of_a_study_of_scaling_are_counted(tmp_path: Path) -> None:
+    options = {"data": "digits", "validation": 0.1, "batch_sizes": [128, 256], "target": 0.5, "horizons": [4, 8]}
+    file = write(tmp_path, PLAIN, command="scaling", options=options, space=None)
+    found = Protocol.read(file).check()
+    assert (found.runs, found.images) == (8, 2 * (4 + 8) * (128 + 256))
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
