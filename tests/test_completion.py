@@ -18,7 +18,7 @@ CASES = [
     ("do", {"doctor"}),
     ("train --opt", {"--optimizer", "--optimizer-options"}),
     ("train --optimizer l", {"lars", "lamb"}),
-    ("train --epochs 3 --layer", {"--layer-stats"}),
+    ("train --epochs 3 --layer-s", {"--layer-stats"}),
     ("compare --optimizers tvlars la", {"lars", "lamb"}),
     ("compare --data fash", {"fashion-mnist"}),
     ("ssl --method sim", {"simclr"}),
