@@ -19,10 +19,9 @@ from tvlars import plan
 from tvlars.lab import TrainConfig, sweep
 from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.data.torchvision_sets import SYSTEM_DIR
-from tvlars.lab.experiments.arms import Arm
 from tvlars.lab.experiments.board import Board
-from tvlars.lab.experiments.yaml_file import read_yaml
 from tvlars.lab.models import build_model
+from tvlars.lab.protocol import Protocol
 
 STUDIES = Path(__file__).parents[1] / "benchmarks" / "studies"
 COUNT, TEST = 6_000, 50
@@ -121,49 +120,28 @@ def test_the_files_of_fashion_mnist_give_these_images() -> None:
     assert made.fingerprint.test.pixels == "43f1811e2c0c92ab815b17f5fee69113"
 
 
-def test_runs_of_a3_are_in_the_order_of_seeds() -> None:
-    runs = run.runs_of(read_yaml(STUDIES / "protocols" / "a3.yaml"))
-    assert len(runs) == 240
-    assert [one.seed for one in runs] == sorted(one.seed for one in runs)
-    assert len({(one.arm, one.lr) for one in runs}) == 48
-    assert not any(one.test for one in runs)
-
-
-def test_the_digest_is_of_the_content_alone(tmp_path: Path) -> None:
-    one, other, changed = (tmp_path / f"{name}.yaml" for name in ("one", "other", "changed"))
-    one.write_text("a: 8\nb: [1, 2.5]  # rates\n")
-    other.write_text("b: [1.0, 2.5]\na: 8.0\n")
-    changed.write_text("a: 8\nb: [2.5, 1]\n")
-    first, second, third = (run.digest(read_yaml(file)) for file in (one, other, changed))
-    assert first == second != third
-
-
-def test_a_protocol_stays_once_its_study_has_begun(tmp_path: Path) -> None:
-    file, study = tmp_path / "p.yaml", tmp_path / "study"
-    file.write_text("a: 1\n")
-    run.record_protocol(file, study)
-    file.write_text("a: 1.0  # the same\n")
-    run.record_protocol(file, study)
-    file.write_text("a: 2\n")
-    with pytest.raises(SystemExit, match="the protocol of a study that has begun stays"):
-        run.record_protocol(file, study)
-    assert (study / "protocol.yaml").read_text() == "a: 1\n"
+def test_a_study_is_collected_under_its_own_protocol_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(STUDIES))
+    protocol = Protocol.read(STUDIES / "protocols" / "a3.yaml")
+    with pytest.raises(SystemExit, match="before its first run"):
+        run.collect(protocol, tmp_path)
+    (tmp_path / "protocol.yaml").write_text((STUDIES / "protocols" / "a2.yaml").read_text())
+    with pytest.raises(SystemExit, match="of another protocol"):
+        run.collect(protocol, tmp_path)
 
 
 @pytest.mark.parametrize("file", sorted((STUDIES / "protocols").glob("*.yaml")), ids=lambda file: file.stem)
-def test_protocols_name_what_exists(file: Path) -> None:
-    content = read_yaml(file)
-    assert content["name"] == file.stem
-    assert content["question"].strip().endswith((".", "?"))
-    assert content["cuts"]
-    assert content["measure"]
-    arms = {name: Arm.parse(f"{name}={text}") for name, text in content["arms"].items()}
-    family = content.get("family", "")
-    assert set(family.replace(",", ":").split(":")) <= {"", *arms}
-    tuning_seeds = content.get("tuning", {}).get("seeds", [])
-    assert not set(tuning_seeds) & set(content["seeds"])
-    for key in content.get("space", {}):
-        assert key.rpartition(".")[0] in ("", *arms)
+def test_protocols_are_valid(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(STUDIES.parents[1])
+    protocol = Protocol.read(file)
+    assert protocol.name == file.stem
+    assert protocol.content["cuts"]
+    assert protocol.content["measure"]
+
+
+def test_the_protocol_of_a3_is_the_one_that_its_runs_began_with() -> None:
+    digest = Protocol.read(STUDIES / "protocols" / "a3.yaml").digest
+    assert digest == "b65117fabdd313352d099a5ce0a9f9a4fb742cf25d3b63db7e50d65726b58419"
 
 
 @pytest.mark.parametrize("name", ["plain20", "plain40", "vit"])

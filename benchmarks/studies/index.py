@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from run import HERE, digest
-
 from tvlars.lab.experiments.yaml_file import read_yaml
+from tvlars.lab.registered.record import digest_of
 
 PAGE = Path(__file__).parents[2] / "docs" / "results" / "studies" / "index.md"
 HEAD = "|---|---|---|---|\n"
@@ -15,12 +14,12 @@ HEAD = "|---|---|---|---|\n"
 def table() -> str:
     """Return a line for each protocol."""
     lines = []
-    for file in sorted((HERE / "protocols").glob("*.yaml")):
+    for file in sorted((Path(__file__).parent / "protocols").glob("*.yaml")):
         content = read_yaml(file)
         page = next((one for one in (file.stem, file.stem[:2]) if (PAGE.parent / f"{one}.md").is_file()), None)
         name = file.stem if page is None else f"[{file.stem}]({page}.md)"
         question = " ".join(content["question"].split())
-        lines.append(f"| {name} | {question} | {content['stopping']['runs']} | `{digest(content)[:12]}` |")
+        lines.append(f"| {name} | {question} | {content['stopping']['runs']} | `{digest_of(content)[:12]}` |")
     return "\n".join(lines)
 
 

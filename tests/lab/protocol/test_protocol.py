@@ -125,6 +125,8 @@ def test_comments_and_layout_play_no_part_in_the_digest(tmp_path: Path) -> None:
         (TUNING, {"tuning": {"trials": 3, "sampler": "grid"}}, "grid"),
         (PLAIN, {"options": {"data": "digits"}}, "validation must hold out images"),
         (SWEPT, {"space": {"lr": {"warm": [8, 16], "cold": [8]}}}, "arms must have equal budgets"),
+        (SWEPT, {"budgets": "some"}, "budgets must be equal .default. or unequal, got 'some'"),
+        (PLAIN, {"budgets": "unequal"}, "budgets must be equal for compare"),
     ],
 )
 def test_a_bad_protocol_is_one_sentence(
@@ -133,6 +135,12 @@ def test_a_bad_protocol_is_one_sentence(
     file = write(tmp_path, content, **changes)
     with pytest.raises(UsageError, match=sentence):
         Protocol.read(file).check()
+
+
+def test_a_sweep_may_declare_unequal_budgets(tmp_path: Path) -> None:
+    file = write(tmp_path, SWEPT, budgets="unequal", space={"lr": {"warm": [8, 16], "cold": [8]}})
+    made = Protocol.read(file).check()
+    assert made.notes == ("budgets are unequal, as declared: warm 2 and cold 1 runs",)
 
 
 def test_check_counts_runs_and_images_and_the_seeds_that_are_needed(

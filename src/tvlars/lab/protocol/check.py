@@ -182,7 +182,12 @@ def _of_runs(content: dict[str, Any], config: Any) -> tuple[Planned, list[ArmPla
     by_arm: dict[str, list[Prepared]] = {}
     for one in found:
         by_arm.setdefault(one.config.arm_name, []).append(one)
-    _check_equal({arm: len(some) for arm, some in by_arm.items()}, "runs")
+    counts = {arm: len(some) for arm, some in by_arm.items()}
+    if content.get("budgets") == "unequal":
+        said = listed(f"{arm} {count}" for arm, count in counts.items())
+        notes.append(f"budgets are unequal, as declared: {said} runs")
+    else:
+        _check_equal(counts, "runs")
     arms = [
         ArmPlan(arm, _rates(some), 0, len(some), sum(one.plan.total_steps * one.plan.batch_size for one in some))
         for arm, some in by_arm.items()

@@ -35,7 +35,7 @@ NOT_OF_A_BASE = ("seed", "lr", "arm", "out", "resume", "protocol")
 """Options of a run that the part ``options`` must not have."""
 PARTS = (
     *("name", "question", "command", "options", "arms", "space", "tuning", "seeds", "family", "margin"),
-    *("power", "stopping", "cuts", "measure"),
+    *("power", "budgets", "stopping", "cuts", "measure"),
 )
 
 
@@ -67,6 +67,10 @@ def check_parts(content: Any) -> dict[str, Any]:
             raise UsageError(f"{part} must be text, got {content[part]!r:.60}")
     if not all(sign.isalnum() or sign in "-_." for sign in content["name"]) or not content["name"][0].isalnum():
         raise UsageError(f"name must be letters, digits, dots, hyphens and underscores, got {content['name']!r:.60}")
+    if (budgets := content.get("budgets", "equal")) not in ("equal", "unequal"):
+        raise UsageError(f"budgets must be equal (default) or unequal, got {budgets!r:.60}")
+    if budgets == "unequal" and content["command"] != SWEEP:
+        raise UsageError(f"budgets must be equal for {content['command']}, whose arms are compared, got unequal")
     _check_seeds(content)
     if content.get("margin") is not None:
         _check_positive("margin", content["margin"])
