@@ -173,7 +173,13 @@ def test_without_validation_the_test_accuracy_is_reported_and_said(tmp_path: Pat
     ("options", "message"),
     [
         (dict(lrs=("4", "4.0")), "lrs must be different numbers, got 4 4.0"),
-        (dict(lrs=("4", "x")), "lrs must be a number, or tvlars=A,B,C for one alone, got 'x'"),
+        (
+            dict(lrs=("4", "x")),
+            "lrs must be numbers, LOW:HIGH:xFACTOR as 4:64:x2 or 4:64:xsqrt2, or tvlars=A,B,C for one alone, got 'x'",
+        ),
+        (dict(lrs=("4:64:x1",)), "lrs must be numbers, LOW:HIGH:xFACTOR"),
+        (dict(lrs=("-4:64:x2",)), "lrs must be numbers, LOW:HIGH:xFACTOR"),
+        (dict(lrs=("4:64",)), "lrs must be numbers, LOW:HIGH:xFACTOR"),
         (dict(lrs=("larz=4",)), "unknown name in lrs 'larz': did you mean 'lars'"),
         (dict(lrs=("lars=4",)), "lrs must have rates for tvlars too, got lars=4"),
         (dict(lrs=("0",)), "lrs must be > 0 and <= 1e+30, got 0"),
@@ -195,7 +201,7 @@ def test_bad_options_of_robustness_are_one_sentence(options: dict[str, Any], mes
     ("options", "message"),
     [
         (dict(horizons=()), "horizons must name at least one number of steps, as in 20 40 80, got none"),
-        (dict(horizons=("1.5",)), "horizons must be an integer, or 128=A,B,C for one alone, got '1.5'"),
+        (dict(horizons=("1.5",)), "horizons must be integers, LOW:HIGH:xFACTOR as 4:64:x2"),
         (dict(horizons=("0",)), "horizons must be >= 1 and <= 1000000000 (optimizer steps), got 0"),
         (dict(horizons=("128=4",)), "horizons must have steps for batch size 256 too, got 128=4"),
         (dict(horizons=("64=4",)), "unknown name in horizons '64'"),
@@ -208,6 +214,14 @@ def test_bad_options_of_robustness_are_one_sentence(options: dict[str, Any], mes
 def test_bad_options_of_scaling_are_one_sentence(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=re.escape(message)):
         ScalingConfig(**{"optimizers": ("lars",), "horizons": ("20",), "batch_sizes": (256, 128), **options})
+
+
+def test_rates_and_horizons_a_factor_apart() -> None:
+    config = RobustnessConfig(optimizers=("tvlars", "lars"), lrs=("5.66:32:xsqrt2", "lars=4:16:x2,24"))
+    assert config.rates_of("tvlars") == (5.66, 8.00445, 11.32, 16.0089, 22.64, 32.0178)
+    assert config.rates_of("lars") == (4.0, 8.0, 16.0, 24.0)
+    steps = ScalingConfig(optimizers=("lars",), batch_sizes=(128, 256), horizons=("10:80:x2", "256=7:14:xsqrt2"))
+    assert (steps.horizons_of(128), steps.horizons_of(256)) == ((10, 20, 40, 80), (7, 10, 14))
 
 
 def test_configs_are_read_back_from_json() -> None:

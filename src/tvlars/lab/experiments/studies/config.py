@@ -14,6 +14,7 @@ from tvlars.lab.config import MAX_LR, MAX_SEED, OPTIMIZERS, TrainConfig
 from tvlars.lab.errors import UsageError, unknown
 from tvlars.lab.experiments.arms import Arm
 from tvlars.lab.experiments.compare_config import CompareConfig
+from tvlars.lab.experiments.tuning.space import rounded, values_apart
 from tvlars.lab.imported import said_path
 from tvlars.lab.options import check, check_names, option
 
@@ -42,7 +43,9 @@ class StudyConfig:
     arms: tuple[Arm, ...] = ()
     """Settings of optimizers by name, studied besides ``optimizers``."""
     lrs: tuple[str, ...] = option(
-        (), "learning rates, the same for all arms (4 8 16) or those of one (lars=4,8,16), in place of lr-scales"
+        (),
+        "learning rates, the same for all arms (4 8 16, or 4:64:xsqrt2) or those of one (lars=4,8,16), in "
+        "place of lr-scales",
     )
     lr_scales: tuple[float, ...] = option(
         (), "learning rates as multiples of the one that is planned for each arm", above=True, within=(0, MAX_LR)
@@ -129,6 +132,8 @@ def parse_lists(
 ) -> dict[str, tuple[Number, ...]]:
     """Return numbers by key, in ascending order: those of "8" have the key "", those of "lars=4,8" that of lars.
 
+    LOW:HIGH:xFACTOR stands for numbers a factor apart, as 4:64:x2 or 4:64:xsqrt2.
+
     Args:
         name: of the option, for errors.
         texts: of the option.
@@ -143,14 +148,27 @@ def parse_lists(
         owner, equals, values = str(text).rpartition("=")
         if equals and owner not in keys:
             raise unknown(f"name in {name}", owner, list(keys))
+        numbers: list[Number] = []
         for value in values.split(","):
+            low, colon, rest = value.strip().partition(":")
+            high, _, factor = rest.partition(":x")
             try:
-                number = parse_number(kind, value.strip())
+                ends: list[Any] = [parse_number(kind, end) for end in ([low, high] if colon else [low])]
+                if colon:
+                    apart = values_apart(ends[0], ends[1], factor) if min(ends) > 0 else []
+                    if not apart:
+                        raise ValueError
+                    ends = [round(one) if kind is int else rounded(one) for one in apart]
             except ValueError:
-                wanted = "an integer" if kind is int else "a number"
+                wanted = "integers" if kind is int else "numbers"
                 example = next(iter(keys), "NAME")
-                raise UsageError(f"{name} must be {wanted}, or {example}=A,B,C for one alone, got {text!r}") from None
-            mine = found.setdefault(keys[owner] if equals else "", [])
+                raise UsageError(
+                    f"{name} must be {wanted}, LOW:HIGH:xFACTOR as 4:64:x2 or 4:64:xsqrt2, or {example}=A,B,C for one "
+                    f"alone, got {text!r}"
+                ) from None
+            numbers += ends
+        mine = found.setdefault(keys[owner] if equals else "", [])
+        for number in numbers:
             if number in mine or not math.isfinite(number):
                 raise UsageError(f"{name} must be different numbers, got {' '.join(map(str, texts))}")
             mine.append(number)

@@ -260,20 +260,25 @@ def _ordered(left: str, right: str, low: Any, high: Any, way: str) -> Range | Ch
         raise UsageError(f"--space {left} must have LOW < HIGH{both}, got {right!r}")
     if not way.startswith(":x"):
         return Range(low, high, way == ":log", isinstance(low, int))
-    try:
-        text = way.removeprefix(":x")
-        factor = math.sqrt(float(text.removeprefix("sqrt"))) if text.startswith("sqrt") else float(text)
-        steps = math.floor(math.log(high / low) / math.log(factor) + 0.05) if factor > 1 else 0
-    except ValueError:
-        factor, steps = math.nan, 0
-    if not 1 <= steps < MOST_VALUES:
+    values = values_apart(low, high, way.removeprefix(":x"))
+    if not values:
         raise UsageError(
             f"--space {left} must have a factor > 1 that leads from LOW to HIGH in at most {MOST_VALUES} values, as "
             f"x2 or xsqrt2, got {right!r}"
         )
-    values = [low * factor**step for step in range(steps + 1)]
     kind = round if isinstance(low, int) else rounded
     return Choice(tuple(dict.fromkeys(kind(value) for value in values)))
+
+
+def values_apart(low: float, high: float, factor: str) -> list[float]:
+    """Return values from ``low`` to ``high``, each the ``factor`` ("2" or "sqrt2") times the last; [] unless it leads
+    there in at most ``MOST_VALUES`` values."""
+    try:
+        times = math.sqrt(float(factor.removeprefix("sqrt"))) if factor.startswith("sqrt") else float(factor)
+        steps = math.floor(math.log(high / low) / math.log(times) + 0.05) if times > 1 else 0
+    except ValueError:
+        return []
+    return [low * times**step for step in range(steps + 1)] if 1 <= steps < MOST_VALUES else []
 
 
 def rounded(value: float) -> float:
