@@ -19,7 +19,9 @@ from tvlars.cli import main
 from tvlars.lab import Reporter, TrainConfig, UsageError, load_run, report, train
 from tvlars.lab.comparison.statistics import best_arms, differences, table
 from tvlars.lab.comparison.verdict import answers
+from tvlars.lab.report import forms
 from tvlars.lab.report.arms import make_arms
+from tvlars.lab.report.contents import Report
 from tvlars.lab.report.layers import color_ranges, heat_map, mean_layer_stats
 from tvlars.lab.report.parts import parts_of
 from tvlars.lab.run_folder.rows import NoiseRow, SharpnessRow
@@ -421,3 +423,30 @@ def test_the_menu_of_a_heat_map_changes_the_quantity(browser: Any, page: Path) -
     place.evaluate("f => Plotly.restyle(f, f.layout.updatemenus[0].buttons[1].args[0])")
     assert place.evaluate("f => JSON.stringify(f.data[0].z)") != before
     assert tab.errors == []
+
+
+def test_sharpness_at_steps_and_levels_has_a_menu_and_a_table_of_paired_ratios(one: Path, tmp_path: Path) -> None:
+    folders = []
+    for optimizer, factor in (("tvlars", 1.0), ("lars", 2.0)):
+        for seed in (1, 2, 3):
+            folder = another(one, tmp_path / f"{optimizer}-{seed}", optimizer=optimizer, seed=seed)
+            others = (300.0, 20.0, 0.3, 0.1, 0.01, 5.0, 1.0)
+            kept = [("step 2; loss 2", 2, 10.0), ("step 7", 7, 40.0), ("epoch 3", 15, 90.0)]
+            rows = [
+                SharpnessRow(1 + step // 6, step, 32, 0.5, factor * top * 1.1**seed, *others, "fresh", at)
+                for at, step, top in kept
+            ]
+            pd.DataFrame(map(asdict, rows)).to_csv(folder / "sharpness.csv", index=False)
+            folders.append(folder)
+    found = Report("", "", [load_run(folder) for folder in folders])
+    section = next(section for section in found.sections() if section.kind == "sharpness")
+    menu = section.figures[0].layout.updatemenus[0]
+    assert [button.label for button in menu.buttons] == [
+        f"{at}, fresh statistics" for at in ("step 2", "step 7", "epoch 3", "loss 2")
+    ]
+    assert [trace.visible for trace in section.figures[0].data].count(True) == 4
+    second = section.rows[1]
+    assert (second["at"], second["arm"], second["seeds"]) == ("step 2", "lars", 3)
+    assert second["λ₁ to that of tvlars"] == "2 (2 to 2)"
+    assert section.figures[1].data[1].x == (0.4, 1.4, 3.0)
+    assert "<td>2 (2 to 2)</td>" in forms.page(found)

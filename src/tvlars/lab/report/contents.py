@@ -15,7 +15,7 @@ from tvlars.lab.comparison.paper import PaperTable, arm_notes, pairs_table, pape
 from tvlars.lab.comparison.table import P_VALUE, pair_cells, table_cells
 from tvlars.lab.comparison.verdict import with_verdicts
 from tvlars.lab.registered.deviations import sentences
-from tvlars.lab.report import figures, layers, tuning
+from tvlars.lab.report import figures, layers, sharpness, tuning
 from tvlars.lab.report.arms import config_of
 from tvlars.lab.report.parts import Part, parts_of, version_notes
 from tvlars.lab.report.picture import picture_uri
@@ -32,6 +32,8 @@ class Section:
     detail: str = ""
     picture: str = ""
     """Data URI of a picture above the figures."""
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    """Table below the figures: cells by column."""
 
 
 @dataclass
@@ -157,7 +159,9 @@ class Report:
                 Section("training", where.capitalize(), figures.training(arms, part.measure)),
                 Section("features", f"Features, {where}", figures.features(arms)),
                 Section("layers", f"Layers, {where}", layers.heat_maps(arms, self.notes)),
-                Section("sharpness", f"Sharpness, {where}", figures.sharpness(arms), counts),
+                Section(
+                    "sharpness", f"Sharpness, {where}", figures.sharpness(arms), counts, rows=sharpness.table(arms)
+                ),
                 Section("slices", f"Loss slices, {where}", figures.slices(arms, self.notes)),
                 Section("noise", f"Noise, {where}", figures.noise(arms, size)),
             ]

@@ -75,12 +75,22 @@ class Curve:
     def _stack(self, runs: list[LoadedRun]) -> pd.DataFrame:
         """Return epochs with mean, lowest and highest value over the runs, thinned to MAX_POINTS."""
         # Several steps may have the same rounded epoch: the first of them counts.
-        curves = [getattr(run, self.source).drop_duplicates("epoch").set_index("epoch")[self.column] for run in runs]
+        frames = [_over_epochs(run, getattr(run, self.source)) for run in runs]
+        curves = [frame.drop_duplicates("epoch").set_index("epoch")[self.column] for frame in frames]
         wide = self.scale * pd.concat(curves, axis=1).replace([np.inf, -np.inf], np.nan).sort_index()
         wide = thinned(wide.reset_index(), MAX_POINTS)
         values = wide.drop(columns="epoch")
         rows = {"x": wide["epoch"], "mean": values.mean(axis=1), "low": values.min(axis=1), "high": values.max(axis=1)}
         return pd.DataFrame(rows)
+
+
+def _over_epochs(run: LoadedRun, frame: pd.DataFrame) -> pd.DataFrame:
+    """Return rows with the epoch as a number; of sharpness, those at steps and epochs that all seeds have."""
+    per_epoch = run.plan.get("steps_per_epoch")
+    if "at" not in frame or not isinstance(per_epoch, int) or per_epoch < 1:
+        return frame
+    frame = frame[frame["at"].astype(str).str.contains("step|epoch")]
+    return frame.assign(epoch=frame["step"] / per_epoch)
 
 
 def run_points(

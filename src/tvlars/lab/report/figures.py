@@ -15,6 +15,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from tvlars._reading import read_text, reason
+from tvlars.lab.report import sharpness as at_moments
 from tvlars.lab.report.arms import DASHES, Arm, config_of, images_per_second
 from tvlars.lab.report.drawing import GRAY, Curve, band, figure_of, line, numbers, run_points, text
 from tvlars.lab.run_folder.loaded_run import LoadedRun
@@ -123,7 +124,7 @@ def sharpness(arms: list[Arm]) -> list[go.Figure]:
         return [(numbers(run.sharpness["worst_case"])[-1], 100 * run.accuracy)]
 
     ends = run_points(arms, figure_of(title, x, f"{_split(arms)} accuracy, %"), points, "%{text}: %{x:.3g}, %{y:.2f} %")
-    return [*_drawn(arms, SHARPNESS), *ends]
+    return [*at_moments.figures(arms), *_drawn(arms, SHARPNESS), *ends]
 
 
 def _split(arms: list[Arm]) -> str:

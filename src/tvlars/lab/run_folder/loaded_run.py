@@ -481,7 +481,8 @@ def _completed(sharpness: pd.DataFrame) -> pd.DataFrame:
     """Return rows of sharpness with the texts that an earlier version did not write."""
     statistics, at = (sharpness[name].astype(object) for name in ("statistics", "at"))
     said = ("epoch " + sharpness["epoch"].astype(str)).astype(object)
-    return sharpness.assign(statistics=statistics.where(statistics.notna(), RUNNING), at=at.where(at.notna(), said))
+    at = at.where(at.notna() & (at != ""), said)
+    return sharpness.assign(statistics=statistics.where(statistics.notna(), RUNNING), at=at)
 
 
 def _with_metrics(epochs: pd.DataFrame, folder: Path, problems: list[str]) -> pd.DataFrame:

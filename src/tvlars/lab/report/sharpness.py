@@ -1,0 +1,158 @@
+"""Sharpness of arms at equal steps and at equal training losses: a figure with a menu, and a table of paired
+differences."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from tvlars.lab.comparison.statistics import mean_and_interval
+from tvlars.lab.report.arms import Arm, config_of
+from tvlars.lab.report.drawing import figure_of, numbers, text
+
+MEASURES = {
+    "hessian_max": "λ₁",
+    "hessian_max_at_initial_norm": "λ₁ at initial norms",
+    "worst_case": "adaptive worst case",
+}
+"""Measures of the table, with their names on it."""
+
+
+def measured(arms: list[Arm]) -> pd.DataFrame:
+    """Return one row per arm, seed and moment ("step 7", "loss 0.5", "epoch 1"), with the columns of a
+    ``SharpnessRow``; empty unless something was measured at a step or at a level of the loss.
+
+    Of runs that did not finish there are none, and of several of one seed the last counts.
+    """
+    frames = [
+        run.sharpness.assign(arm=arm.name, seed=config_of(run).seed, at=run.sharpness["at"].astype(str).str.split("; "))
+        for arm in arms
+        for run in arm.runs
+        if run.complete and len(run.sharpness)
+    ]
+    rows = pd.concat(frames).explode("at", ignore_index=True) if frames else pd.DataFrame(columns=["at"])
+    if not rows["at"].astype(str).str.match("step |loss ").any():
+        return rows.iloc[:0]
+    return rows.drop_duplicates(["arm", "seed", "at", "statistics"], keep="last")
+
+
+def moments(rows: pd.DataFrame) -> list[tuple[str, str]]:
+    """Return moments with the statistics of batch norm there, in the order of steps, epochs and falling losses."""
+    found = rows[["at", "statistics"]].drop_duplicates()
+    kinds = ("step", "epoch", "loss")
+
+    def place(key: tuple[str, str]) -> tuple[int, float]:
+        kind, _, number = key[0].partition(" ")
+        try:
+            value = float(number)
+        except ValueError:
+            value = 0.0
+        return kinds.index(kind) if kind in kinds else len(kinds), -value if kind == "loss" else value
+
+    return sorted(found.itertuples(index=False, name=None), key=place)
+
+
+def figures(arms: list[Arm]) -> list[go.Figure]:
+    """Draw λ₁ of each run as a point, and each arm's geometric mean with its 95 % interval; a menu chooses when."""
+    rows = measured(arms)
+    if not len(rows):
+        return []
+    figure = figure_of("Top eigenvalue at equal steps, or at equal loss", "", "", log=True)
+    keys = moments(rows)
+    for number, key in enumerate(keys):
+        for arm in arms:
+            mine = _at(rows, key, arm.name)
+            mine = mine[mine["hessian_max"] > 0]
+            logs = np.log(mine["hessian_max"].astype(float)).tolist()
+            mean, half = mean_and_interval(logs) if logs else (float("nan"), float("nan"))
+            middle = float(np.exp(mean))
+            points = {"color": arm.color, "size": 8, "opacity": 0.6}
+            means = {"color": arm.color, "size": 14, "symbol": "line-ew-open", "line": {"width": 2}}
+            seeds = [f"seed {seed}" for seed in mine["seed"]]
+            figure.add_scatter(
+                x=[text(arm.name)] * len(mine),
+                y=numbers(mine["hessian_max"]),
+                text=seeds,
+                mode="markers",
+                marker=points,
+                name=text(arm.name),
+                hovertemplate="%{text}: %{y:.4g}",
+                visible=number == 0,
+                showlegend=False,
+            )
+            figure.add_scatter(
+                x=[text(arm.name)],
+                y=numbers([middle]),
+                error_y={
+                    "type": "data",
+                    "array": numbers([middle * (np.exp(half) - 1)]),
+                    "arrayminus": numbers([middle * (1 - np.exp(-half))]),
+                    "thickness": 1,
+                },
+                text=[f"{len(mine)} seeds"],
+                mode="markers",
+                marker=means,
+                name=f"{text(arm.name)}, geometric mean",
+                hovertemplate="%{y:.4g}, geometric mean of %{text}",
+                visible=number == 0,
+                showlegend=False,
+            )
+    each = 2 * len(arms)
+    buttons = [
+        {
+            "label": f"{at}, {statistics} statistics",
+            "method": "restyle",
+            "args": ["visible", [i // each == number for i in range(each * len(keys))]],
+        }
+        for number, (at, statistics) in enumerate(keys)
+    ]
+    place = {"x": 1, "xanchor": "right", "y": 1.16, "yanchor": "top"}
+    figure.update_layout(updatemenus=[{"buttons": buttons, **place}], hovermode="closest")
+    figure.update_xaxes(type="category")
+    return [figure]
+
+
+def table(arms: list[Arm]) -> list[dict[str, Any]]:
+    """Return the rows of the table: for each moment and arm, means ± half the width of their 95 % intervals, and the
+    ratio of λ₁ to that of the first arm, over common seeds."""
+    rows = measured(arms)
+    found = []
+    for at, statistics in moments(rows) if len(rows) else ():
+        first: pd.Series[float] | None = None
+        for arm in arms:
+            mine = _at(rows, (at, statistics), arm.name).set_index("seed")
+            if not len(mine):
+                continue
+            logs = np.log(mine["hessian_max"].astype(float).where(mine["hessian_max"] > 0))
+            ratio = ""
+            if first is None:
+                first = logs
+            else:
+                mean, half = mean_and_interval((logs - first).dropna().tolist())
+                ratio = f"{np.exp(mean):.3g} ({np.exp(mean - half):.3g} to {np.exp(mean + half):.3g})"
+                ratio = f"{np.exp(mean):.3g}" if np.isnan(half) else ratio
+            found.append(
+                {
+                    "at": at,
+                    "statistics": statistics,
+                    "arm": arm.name,
+                    "seeds": len(mine),
+                    "step": _mean(mine["step"]),
+                    "loss": _mean(mine["loss"]),
+                    **{title: _mean(mine[name]) for name, title in MEASURES.items()},
+                    f"λ₁ to that of {arms[0].name}": ratio,
+                }
+            )
+    return found
+
+
+def _at(rows: pd.DataFrame, key: tuple[str, str], arm: str) -> pd.DataFrame:
+    return rows[(rows["at"] == key[0]) & (rows["statistics"] == key[1]) & (rows["arm"] == arm)]
+
+
+def _mean(values: pd.Series[float]) -> str:
+    mean, half = mean_and_interval(values.dropna().astype(float).tolist())
+    return "" if np.isnan(mean) else f"{mean:.4g}" + ("" if np.isnan(half) else f" ± {half:.2g}")
