@@ -126,7 +126,8 @@ def table(arms: list[Arm]) -> list[dict[str, Any]]:
             mine = _at(rows, (at, statistics), arm.name).set_index("seed")
             if not len(mine):
                 continue
-            logs = np.log(mine["hessian_max"].astype(float).where(mine["hessian_max"] > 0))
+            positive = mine["hessian_max"].astype(float).where(mine["hessian_max"] > 0)
+            logs = pd.Series(np.log(positive.to_numpy()), index=mine.index)
             ratio = ""
             if first is None:
                 first = logs
