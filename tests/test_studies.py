@@ -223,6 +223,36 @@ def test_runs_of_a_study_are_collected_from_their_folders(tmp_path: Path) -> Non
     assert found["test_accuracy"].isna().all()
 
 
+def test_final_runs_of_a_tuning_are_compared_over_the_declared_family(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(STUDIES.parents[1])
+    protocol = Protocol.read(STUDIES / "protocols" / "c2.yaml")
+    frame = pd.DataFrame(
+        [
+            dict(
+                part=part,
+                arm=arm,
+                batch_size=16384,
+                seed=seed,
+                lr=16.0,
+                status="finished",
+                run=f"{arm}-{seed}",
+                test_accuracy=value + 0.001 * seed,
+                validation_accuracy=0.8,
+            )
+            for part, arm, value in (("final", "phi", 0.85), ("final", "cosine-warm20", 0.8), ("trial", "phi", 0.1))
+            for seed in range(1, 9)
+        ]
+    )
+    found = results.compared(protocol, frame, tmp_path)
+    pairs = found.differences()
+    assert len(pairs) == 1
+    assert (pairs["better"].item(), pairs["worse"].item()) == ("phi", "cosine-warm20")
+    assert pairs["difference"].item() == pytest.approx(0.05)
+    assert "phi" in results.tables_of(found)
+
+
 def test_a_page_keeps_the_words_around_what_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(results, "RESULTS", tmp_path)
     before = "before\n<!-- made by python run.py x -->\n{}\n<!-- end -->\nafter\n<!-- made by y -->\nz\n<!-- end -->\n"

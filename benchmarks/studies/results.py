@@ -12,8 +12,11 @@ import numpy as np
 import pandas as pd
 
 from tvlars.lab import TrainConfig
+from tvlars.lab.comparison.comparison import Comparison, RunRow
 from tvlars.lab.comparison.statistics import mean_and_interval
 from tvlars.lab.experiments.robustness.plateau import Plateau, plateau
+from tvlars.lab.protocol import Protocol
+from tvlars.lab.protocol.parse import family_of
 from tvlars.lab.run_folder.loaded_run import LoadedRun, load_run
 from tvlars.lab.run_folder.rows import TEST_SHARE
 
@@ -36,6 +39,7 @@ COLUMNS = (
 test set, at the best epoch and at the last one, of runs with ``test_share``."""
 PARTS = {"": "", "runs": "", "trials": "trial", "final": "final"}
 """Parts by the folders that a command has in that of its study."""
+TEST_IMAGES = 10_000
 GUESS, FAILED = 0.1, 0.19
 """Accuracy of guessing among ten classes, and the one that a run must be above, or it has failed."""
 DRAWS = 10_000
@@ -79,6 +83,37 @@ def _row(run: LoadedRun, config: TrainConfig) -> dict[str, Any]:
         share_best=share.max(),
         share_last=share.iloc[-1],
     )
+
+
+def compared(protocol: Protocol, frame: pd.DataFrame, folder: Path) -> Comparison:
+    """Return the comparison of a study of ``tune``, by its final runs, or of ``compare``, over the declared family.
+
+    Args:
+        protocol: of the study.
+        frame: rows with ``COLUMNS``.
+        folder: of the study's runs, in which they say which test images they got right.
+    """
+    part = "final" if protocol.command == "tune" else ""
+    runs = [
+        RunRow(
+            optimizer=str(row["arm"]),
+            **{name: int(row[name]) for name in ("batch_size", "seed")},
+            lr=float(row["lr"]),
+            status=str(row["status"]),
+            **{name: None if math.isnan(row[name]) else row[name] for name in ("test_accuracy", "validation_accuracy")},
+            folder=str(row["run"]),
+            test_images=TEST_IMAGES,
+        )
+        for row in frame[frame["part"].fillna("") == part].to_dict("records")
+    ]
+    margin = protocol.content.get("margin")
+    return Comparison(folder / part, "", runs, family=family_of(protocol.content), margin=margin)
+
+
+def tables_of(comparison: Comparison) -> str:
+    """Return what a page shows of a comparison: its arms, the pairs of the family, and the results in sentences."""
+    answers = "\n".join(f"- {sentence}" for sentence in comparison.answers())
+    return "\n\n".join([comparison.to_markdown(), comparison.to_markdown(pairs=True), answers])
 
 
 class Robustness:

@@ -5,8 +5,9 @@
     python benchmarks/studies/run.py a3
 
 The first command does what is not over of protocols/a3.yaml, in the folder /tmp/studies/a3, by two processes of one
-thread. The second one trains nothing, and writes the runs that are over to docs/results/studies/a3.csv. The third one
-makes the figure and the tables of the page from this file; those of p1 are made by p1.py.
+thread. The second one trains nothing, and writes the runs that are over to docs/results/studies/a3.csv; of tunings and
+comparisons it makes the tables too. The third one makes figure and tables of robustness from the file. Those of p1 are
+made by p1.py.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def main() -> None:
 
 def collect(protocol: Protocol, folder: Path) -> None:
     """Write the runs of a study that are over to its CSV; raise ``SystemExit`` if they are of another protocol."""
-    from results import RESULTS, rows_of
+    from results import RESULTS, compared, rows_of, tables_of, write_page
 
     copy = folder / "protocol.yaml"
     if not copy.is_file():
@@ -58,6 +59,12 @@ def collect(protocol: Protocol, folder: Path) -> None:
     RESULTS.mkdir(parents=True, exist_ok=True)
     rows.to_csv(RESULTS / f"{protocol.name}.csv", index=False)
     print(f"{len(rows)} runs in {RESULTS / f'{protocol.name}.csv'}")
+    if protocol.command in ("tune", "compare"):
+        tables = tables_of(compared(protocol, rows, folder))
+        if (RESULTS / f"{protocol.name}.md").is_file():
+            write_page(protocol.name, f"python benchmarks/studies/run.py {protocol.name}", tables)
+        else:
+            print(tables)
 
 
 def make_page(protocol: Protocol) -> None:
