@@ -193,8 +193,12 @@ def main() -> None:
     if arguments.page:
         from results import draw, write_page
 
-        draw(f"study-p1-{arguments.batch_size}", painter(found))
-        write_page("p1", f"python benchmarks/studies/p1.py {arguments.batch_size}", markdown(found))
+        words = (
+            f"Leads of TVLARS at a batch size of {arguments.batch_size:,} after each step, a panel for each other arm"
+        )
+        figure = draw(f"study-p1-{arguments.batch_size}", painter(found), words)
+        text = f"{markdown(found)}\n\n{figure}"
+        write_page("p1", f"python benchmarks/studies/p1.py {arguments.batch_size}", text)
     print(found.round(2).to_string(index=False, na_rep="-"))
 
 

@@ -252,9 +252,13 @@ def write_page(name: str, command: str, generated: str) -> None:
     page.write_text(f"{before}{begin}{generated}{end}{rest.split(end, 1)[1]}", encoding="utf-8")
 
 
-def draw(name: str, painter: Callable[[Any, Any], None]) -> None:
-    """Write docs/figures/NAME.svg, and NAME-dark.svg for the dark theme."""
+def draw(name: str, painter: Callable[[Any, Any], None], said: str) -> str:
+    """Write docs/figures/NAME.svg, and NAME-dark.svg for the dark theme; return the line that shows it on a page.
+
+    ``said`` describes it for those who do not see it.
+    """
     sys.path.insert(0, str(DOCS / "figures"))
     from _style import draw as draw_figure
 
     draw_figure(name, 4.2, painter)
+    return f"![{said}](../../figures/{name}.svg)"

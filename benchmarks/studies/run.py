@@ -79,11 +79,12 @@ def make_page(protocol: Protocol) -> None:
     found = Robustness(frame, list(protocol.content["arms"]), protocol.config.within)
     if not found.seeds:
         raise SystemExit(f"{RESULTS / f'{protocol.name}.csv'} must have all runs of a seed at least")
-    draw(f"study-{protocol.name}", found.painter())
+    words = f"Accuracy over the learning rate for {len(found.arms)} schedules, and bars for their plateaus"
+    figure = draw(f"study-{protocol.name}", found.painter(), words)
     seeds = " ".join(map(str, found.seeds))
     said = f"{len(found.frame)} of {len(list(protocol.config.runs()))} runs: seeds {seeds}."
     command = f"python benchmarks/studies/run.py {protocol.name}"
-    write_page(protocol.name, command, f"Protocol digest `{protocol.digest}`. {said}\n\n{found.tables()}")
+    write_page(protocol.name, command, f"Protocol digest `{protocol.digest}`. {said}\n\n{found.tables()}\n\n{figure}")
 
 
 if __name__ == "__main__":
