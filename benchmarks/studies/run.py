@@ -82,7 +82,7 @@ def make_page(protocol: Protocol) -> None:
     words = f"Accuracy over the learning rate for {len(found.arms)} schedules, and bars for their plateaus"
     figure = draw(f"study-{protocol.name}", found.painter(), words)
     seeds = " ".join(map(str, found.seeds))
-    said = f"{len(found.frame)} of {len(list(protocol.config.runs()))} runs: seeds {seeds}."
+    said = f"{len(found.frame)} of {protocol.check().runs} runs: seeds {seeds}."
     command = f"python benchmarks/studies/run.py {protocol.name}"
     write_page(protocol.name, command, f"Protocol digest `{protocol.digest}`. {said}\n\n{found.tables()}\n\n{figure}")
 
