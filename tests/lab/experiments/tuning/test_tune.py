@@ -534,7 +534,7 @@ def test_results_that_cannot_be_written_are_named_and_the_same_command_writes_th
 ) -> None:
     out = tmp_path / "out"
     words = f"tune --optimizers lars --trials 2 --epochs 2 --seeds 0 1 --out {out}".split()
-    monkeypatch.setattr("tvlars.cli._sweep._tell", lambda _: 0)
+    monkeypatch.setattr("tvlars.cli._sweep.tell", lambda _: 0)
     assert main(words) == 0
     assert capsys.readouterr().out.endswith(f"tuning: {out / 'tune.json'}, every trial: {out / 'trials.csv'}\n")
     (out / "trials.csv").unlink()
@@ -549,7 +549,7 @@ def test_results_that_cannot_be_written_are_named_and_the_same_command_writes_th
     for code_of_runs, code in ((0, 2), (1, 1), (3, 3)):
         with monkeypatch.context() as patch:
             patch.setattr(tuning_module, "sweep", no_room_at_the_end)
-            patch.setattr("tvlars.cli._sweep._tell", lambda _, code=code_of_runs: code)
+            patch.setattr("tvlars.cli._sweep.tell", lambda _, code=code_of_runs: code)
             assert main(words) == code
         (out / "tune.json.part").rmdir()
         captured = capsys.readouterr()
