@@ -20,7 +20,7 @@ from tests.lab.first import first
 from tvlars.cli import main
 from tvlars.lab import ImageData, Reporter, TrainConfig, UsageError, evaluate, load_run, probe_run, train
 from tvlars.lab.models import build_model, check_model, head_of, put_head
-from tvlars.lab.report.arms import _names
+from tvlars.lab.report.arms import arm_names
 from tvlars.lab.run_folder.record import MODEL, read_object, write_json
 
 NET = """
@@ -441,8 +441,8 @@ def test_lazy_layers_get_their_sizes(net: Path) -> None:
 
 def test_arms_tell_files_of_one_name_apart() -> None:
     configs = [TrainConfig(model=f"/{name}.py:build") for name in ("a/net", "b/net", "a/mlp")]
-    assert _names(configs) == [
+    assert arm_names(configs) == [
         "tvlars (model /a/net.py:build)", "tvlars (model /b/net.py:build)", "tvlars (model mlp.py:build)"
     ]  # fmt: skip
     weights = [TrainConfig(weights=Path(f"/{name}/weights.pt")) for name in "ab"]
-    assert _names(weights) == ["tvlars (weights /a/weights.pt)", "tvlars (weights /b/weights.pt)"]
+    assert arm_names(weights) == ["tvlars (weights /a/weights.pt)", "tvlars (weights /b/weights.pt)"]

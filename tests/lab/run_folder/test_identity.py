@@ -34,7 +34,7 @@ OTHERS: dict[str, Any] = {
     **dict(schedule_options="gamma=0.9", warmup_steps=3, final_factor=0.1, power=3.0, decay_share=0.3),
     **dict(decay_tail="sqrt", keep_best=True, stem="small", pretrained=True, weights=Path("weights.pt"), flip=True),
     **dict(crop="random-resized", crop_scale=0.3, auto_augment="randaugment", mixup=0.2, cutmix=1.0),
-    **dict(layer_adaptation=False, adapt_bias_norm=True),
+    **dict(layer_adaptation=False, adapt_bias_norm=True, steps=40),
 }
 MEASURING: dict[str, Any] = dict(
     **dict(evaluations="knn", layer_stats=2, sharpness="end", sharpness_samples=64, noise_scale=True),
@@ -45,7 +45,7 @@ BY_OTHER_MEANS: dict[str, Any] = {
         data_dir=Path("there"), accelerator="cpu", compile=True, log=("tensorboard",), devices=2, nodes=2, shard=True
     ),
     **dict(timeout=3.0, rendezvous="a:1", checkpoint_every="3s", checkpoint_keep=5, resume=True, profile=True),
-    **dict(out=Path("out"), arm="cold", data_workers=3),
+    **dict(out=Path("out"), arm="cold", data_workers=3, protocol="ab" * 32),
 }
 
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.optimize import minimize_scalar
 
 FEWEST_SIZES = 3
 """Batch sizes that the fit of two numbers needs."""
@@ -77,6 +76,8 @@ def fit_critical(batch_sizes: Sequence[float], steps: Sequence[float]) -> Fit:
         batch_sizes: different ones, at least two.
         steps: to the target at each.
     """
+    from scipy.optimize import minimize_scalar
+
     sizes, logs = np.asarray(batch_sizes, dtype=float), np.log(np.asarray(steps, dtype=float))
     low, high = math.log2(sizes.min()) - BEYOND, math.log2(sizes.max()) + BEYOND
 
