@@ -55,7 +55,7 @@ class Measure:
 
     @property
     def unit(self) -> str:
-        """What follows a value in text: " %" or ""."""
+        """Text after a value: " %" or ""."""
         return "" if self.of_task else " %"
 
     @property

@@ -63,7 +63,7 @@ class Comparison:
     command: str
     runs: list[RunRow] = field(default_factory=list)
     measure: Measure = field(default_factory=Measure)
-    """What runs are compared by: an accuracy, with self-supervised learning "linear-probe accuracy", or the measure of
+    """Measure that runs are compared by: an accuracy, with self-supervised learning "linear-probe accuracy", or that of
     a user's task."""
     protocol: str = NOTHING_HELD_OUT
     """Sentence about the images that were held out, see :func:`tvlars.lab.comparison.protocol.protocol`."""

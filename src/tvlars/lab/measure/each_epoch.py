@@ -40,7 +40,7 @@ class SharpnessClock:
         self.recent: list[float] = []
         """Losses of the last steps, while levels are left."""
         self.due: list[str] = []
-        """What is to be measured at this step, as in "step 7"."""
+        """Names of the measurements due at this step, as in "step 7"."""
 
     @property
     def used(self) -> bool:
@@ -140,7 +140,8 @@ def _where(epoch: int, step: int, at: Collection[str]) -> str:
     if all(one.startswith("epoch") for one in at):
         return f"epoch {epoch}"
     levels = [one for one in at if one.startswith("loss")]
-    return f"step {step}{f', at {chr(32).join(levels)}' if levels else ''}"
+    reached = f", at {' '.join(levels)}" if levels else ""
+    return f"step {step}{reached}"
 
 
 def noise_now(

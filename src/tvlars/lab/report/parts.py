@@ -26,7 +26,7 @@ class Part:
     title: str
     runs: list[LoadedRun]
     measure: Measure
-    """What the runs are compared by, for example the test accuracy."""
+    """Measure that runs are compared by, for example the test accuracy."""
     differences: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(PAIR_COLUMNS)))
     """Paired differences, with p-values adjusted for the declared comparisons of all parts."""
 

@@ -23,7 +23,7 @@ class StudyTable(PaperTable):
 
 @dataclass(frozen=True)
 class StudyReport:
-    """What a study shows."""
+    """Contents of the page of a study."""
 
     title: str
     command: str

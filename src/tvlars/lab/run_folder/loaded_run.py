@@ -163,7 +163,7 @@ class LoadedRun:
 
     @property
     def measure(self) -> Measure:
-        """What the run is reported and compared by: its accuracy or, of a user's task, the measure that it declares."""
+        """Measure that the run is reported by: its accuracy or, of a task of a user, what that declares."""
         if self.config is None or not self.config.own_task:
             return Measure(self.accuracy_name)
         found = self.environment.get("measure")  # the task itself is not imported

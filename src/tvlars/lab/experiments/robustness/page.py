@@ -1,4 +1,4 @@
-"""What the page of a study of robustness shows: its table, figure and sentences."""
+"""Page of a study of robustness: its table, figure and sentences."""
 
 from __future__ import annotations
 

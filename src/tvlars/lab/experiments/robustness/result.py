@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tvlars.lab.experiments.robustness.plateau import Plateau, plateau
 from tvlars.lab.experiments.studies.config import StudyConfig
-from tvlars.lab.experiments.studies.runs import Ran, accuracies, mean, middle, resampled
+from tvlars.lab.experiments.studies.runs import StudyResult, accuracies, mean, middle, resampled
 from tvlars.lab.options import option
 
 if TYPE_CHECKING:
@@ -38,26 +37,15 @@ class RobustnessConfig(StudyConfig):
 
 
 @dataclass
-class RobustnessResult:
+class RobustnessResult(StudyResult):
     """Results of a study of robustness; its files lie in ``folder``."""
 
-    folder: Path
     config: RobustnessConfig
-    ran: Ran
-    arms: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.arms = list(dict.fromkeys(self.runs["arm"]))
 
     @property
     def runs(self) -> pd.DataFrame:
         """One row per run: arm, batch_size, lr, scale, seed, status, accuracy, failed, steps, seconds, folder, note."""
         return self.ran.rows.drop(columns="horizon")
-
-    @property
-    def unfinished(self) -> list[str]:
-        """Names of runs without a result."""
-        return self.runs.loc[self.runs["failed"].isna(), "folder"].tolist()
 
     def rates(self) -> pd.DataFrame:
         """Return one row per arm and rate.

@@ -1,4 +1,4 @@
-"""What the page of a study of scaling shows: its tables, figures and sentences."""
+"""Page of a study of scaling: its tables, figures and sentences."""
 
 from __future__ import annotations
 

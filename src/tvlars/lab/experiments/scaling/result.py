@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from tvlars.lab.config import MOST, TrainConfig
 from tvlars.lab.errors import UsageError
 from tvlars.lab.experiments.scaling.target import FEWEST_SIZES, Fit, Reached, fit_critical, steps_to_target
 from tvlars.lab.experiments.studies.config import StudyConfig, parse_lists
-from tvlars.lab.experiments.studies.runs import Ran, accuracies, mean, middle, resampled
+from tvlars.lab.experiments.studies.runs import StudyResult, accuracies, mean, middle, resampled
 from tvlars.lab.options import option
 
 if TYPE_CHECKING:
@@ -118,27 +117,10 @@ class Cell:
 
 
 @dataclass
-class ScalingResult:
+class ScalingResult(StudyResult):
     """Results of a study of scaling; its files lie in ``folder``."""
 
-    folder: Path
     config: ScalingConfig
-    ran: Ran
-    arms: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.arms = list(dict.fromkeys(self.runs["arm"]))
-
-    @property
-    def runs(self) -> pd.DataFrame:
-        """One row per run: arm, batch_size, horizon, lr, scale, seed, status, accuracy, failed, steps, seconds, folder,
-        note."""
-        return self.ran.rows
-
-    @property
-    def unfinished(self) -> list[str]:
-        """Names of runs without a result."""
-        return self.runs.loc[self.runs["failed"].isna(), "folder"].tolist()
 
     @cached_property
     def _cells(self) -> dict[tuple[str, int], Cell]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,6 +73,31 @@ class Ran:
     """Name of the accuracy, for example "validation accuracy"."""
     protocol: str
     """Sentence about the images that were held out."""
+
+
+@dataclass
+class StudyResult:
+    """Results of a study; its files lie in ``folder``."""
+
+    folder: Path
+    config: Any
+    ran: Ran
+    arms: list[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.arms = list(dict.fromkeys(self.runs["arm"]))
+
+    @property
+    def runs(self) -> pd.DataFrame:
+        """One row per run: arm, batch_size, horizon, lr, scale, seed, status, accuracy, failed, steps, seconds, folder,
+        note."""
+        return self.ran.rows
+
+    @property
+    def unfinished(self) -> list[str]:
+        """Names of runs without a result."""
+        found: list[str] = self.runs.loc[self.runs["failed"].isna(), "folder"].tolist()
+        return found
 
 
 def failure_bound(classes: int) -> float:

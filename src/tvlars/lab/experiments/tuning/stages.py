@@ -119,7 +119,7 @@ class Edge:
 
 @dataclass(frozen=True)
 class Explored:
-    """What the search of one arm has tried.
+    """Trials that the search of one arm has made.
 
     Args:
         space: the space that was given.
