@@ -227,16 +227,16 @@ def test_a_measure_to_choose_by_must_be_there(chosen_by: str, better: Any, match
     assert not (tmp_path / "run").exists()
 
 
-def test_the_best_epoch_is_that_of_the_measure_to_choose_by(tmp_path: Path) -> None:
-    class Farthest(Square):
-        """Chosen by a measure that is best where the loss is highest."""
-
-        chosen_by, better = "worst", "max"
-
-    run = squares(tmp_path / "run", Farthest(), validation=0.2, keep_best=True)
+@pytest.mark.parametrize("better", ["min", "max"])
+def test_the_best_epoch_is_that_of_the_measure_to_choose_by(better: str, tmp_path: Path) -> None:
+    task = Square()
+    task.chosen_by, task.better = "worst", better
+    run = squares(tmp_path / "run", task, validation=0.2, keep_best=True)
     measured = load_run(run.folder).epochs["validation_worst"]
-    assert run.best_epoch == measured.idxmax() + 1 == 1
-    assert run.epochs[0].validation_loss == max(row.validation_loss for row in run.epochs)
+    assert run.best_epoch == (measured.idxmin() if better == "min" else measured.idxmax()) + 1
+    losses = [row.validation_loss for row in run.epochs]
+    assert run.best_epoch == 1 + losses.index(min(losses) if better == "min" else max(losses))
+    assert losses[0] > losses[-1]  # the best by loss is another one than for "max"
 
 
 def test_metrics_of_a_task_are_left_as_they_are() -> None:
