@@ -8,15 +8,17 @@ import math
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from tvlars import plan
 from tvlars.lab import TrainConfig, sweep
+from tvlars.lab.comparison import statistics
 from tvlars.lab.data import ImageData, load_data
 from tvlars.lab.data.torchvision_sets import SYSTEM_DIR
 from tvlars.lab.experiments.board import Board
@@ -250,7 +252,53 @@ def test_final_runs_of_a_tuning_are_compared_over_the_declared_family(
     assert len(pairs) == 1
     assert (pairs["better"].item(), pairs["worse"].item()) == ("phi", "cosine-warm20")
     assert pairs["difference"].item() == pytest.approx(0.05)
-    assert "phi" in results.tables_of(found)
+    assert pairs["comparisons"].item() == 1
+
+
+def tuned_frame() -> pd.DataFrame:
+    """Runs of a tuning of two arms: three rates of which the middle one is best, then eight final seeds; the second
+    arm is worse by 0.5 to 1.2 points, and has a diverged trial."""
+    trials = [
+        dict(
+            part="trial", arm=arm, lr=lr, seed=seed, status="finished", validation_accuracy=value + 0.01 * (seed - 1000)
+        )
+        for arm, low in (("phi", 0.0), ("cosine", 0.02))
+        for lr, value in ((8.0, 0.80), (16.0, 0.82 - low), (32.0, 0.81))
+        for seed in (1000, 1001)
+    ]
+    trials[-1] |= dict(status="diverged", validation_accuracy=math.nan)
+    final = [
+        dict(
+            part="final", arm=arm, lr=16.0, seed=seed, status="finished", test_accuracy=0.85 + 0.001 * seed - low * seed
+        )
+        for arm, low in (("phi", 0.0), ("cosine", 0.0001))
+        for seed in range(5, 13)
+    ]
+    return pd.DataFrame(trials + final).assign(batch_size=512, run="x")
+
+
+def test_a_page_of_a_tuning_has_the_search_the_differences_and_the_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(STUDIES))
+    tuned, frame = module("tuned"), tuned_frame()
+    pairs = statistics.differences(
+        frame[frame["part"] == "final"].assign(test_images=10**9, **dict.fromkeys(statistics.MEANS)), "phi"
+    )
+    found = tuned.Tuned(frame, pairs, ["phi", "cosine"])
+    assert found.search("phi").tolist() == pytest.approx([80.5, 82.5, 81.5])
+    assert found.search("cosine").iloc[-1] == pytest.approx((81 + 10) / 2), "a diverged run counts as guessing"
+    assert found.chosen("phi") == 16
+    text = found.tables()
+    assert "| phi | 6 | 8 to 32 | 16 | 82.00 83.00 | 85.85 ± 0.20 | 8 of 8 |" in text
+    assert "| phi less cosine | +0.09 ± 0.02 | 0.0078 | 0.0078 |" in text
+    assert "equivalent within 0.3 points" in text
+    reversed_arms = tuned.Tuned(frame, pairs, ["cosine", "phi"])
+    assert "| cosine less phi | -0.09 ± 0.02 |" in reversed_arms.tables()
+    theme = SimpleNamespace(color=lambda i: f"C{i}", series="abcde", ink="black", faint="grey")
+    figure = Figure()
+    found.painter()(figure, theme)
+    search, gaps = figure.axes
+    assert [line.get_label() for line in search.get_lines()] == ["phi", "cosine"]
+    assert [label.get_text() for label in gaps.get_yticklabels()] == ["phi less cosine"]
 
 
 def test_a_page_keeps_the_words_around_what_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

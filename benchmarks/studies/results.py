@@ -110,12 +110,6 @@ def compared(protocol: Protocol, frame: pd.DataFrame, folder: Path) -> Compariso
     return Comparison(folder / part, "", runs, family=family_of(protocol.content), margin=margin)
 
 
-def tables_of(comparison: Comparison) -> str:
-    """Return what a page shows of a comparison: its arms, the pairs of the family, and the results in sentences."""
-    answers = "\n".join(f"- {sentence}" for sentence in comparison.answers())
-    return "\n\n".join([comparison.to_markdown(), comparison.to_markdown(pairs=True), answers])
-
-
 class Robustness:
     """Accuracies over the rate, of whole seeds alone.
 

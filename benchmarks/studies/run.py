@@ -6,15 +6,17 @@
 
 The first command does what is not over of protocols/a3.yaml, in the folder /tmp/studies/a3, by two processes of one
 thread. The second one trains nothing, and writes the runs that are over to docs/results/studies/a3.csv; of tunings and
-comparisons it makes the tables too. The third one makes figure and tables of robustness from the file. Those of p1 are
-made by p1.py.
+comparisons it writes the tests of differences to NAME-pairs.csv too. The third one makes figure and tables of the page
+from these files. Those of p1 are made by p1.py.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -47,8 +49,9 @@ def main() -> None:
 
 
 def collect(protocol: Protocol, folder: Path) -> None:
-    """Write the runs of a study that are over to its CSV; raise ``SystemExit`` if they are of another protocol."""
-    from results import RESULTS, compared, rows_of, tables_of, write_page
+    """Write the runs of a study that are over to its CSV, and the differences of arms to another one, if there are
+    any; raise ``SystemExit`` if they are of another protocol."""
+    from results import RESULTS, compared, rows_of
 
     copy = folder / "protocol.yaml"
     if not copy.is_file():
@@ -59,32 +62,52 @@ def collect(protocol: Protocol, folder: Path) -> None:
     RESULTS.mkdir(parents=True, exist_ok=True)
     rows.to_csv(RESULTS / f"{protocol.name}.csv", index=False)
     print(f"{len(rows)} runs in {RESULTS / f'{protocol.name}.csv'}")
-    if protocol.command in ("tune", "compare"):
-        tables = tables_of(compared(protocol, rows, folder))
-        if (RESULTS / f"{protocol.name}.md").is_file():
-            write_page(protocol.name, f"python benchmarks/studies/run.py {protocol.name}", tables)
-        else:
-            print(tables)
+    if protocol.command in ("tune", "compare"):  # p-values need the predictions, which are in the runs' folders
+        pairs = compared(protocol, rows, folder).differences()
+        pairs.to_csv(RESULTS / f"{protocol.name}-pairs.csv", index=False, float_format="%.6g")
 
 
 def make_page(protocol: Protocol) -> None:
-    """Draw the figure of a study of robustness, and put its tables into its page."""
-    from results import RESULTS, Robustness, draw, write_page
+    """Draw the figure of a study, and put its tables into its page."""
+    from results import RESULTS, draw, write_page
 
-    if protocol.command != "robustness":
-        raise SystemExit(
-            f"{protocol.name} must be a study of tvlars robustness for figure and tables, not {protocol.command}"
-        )
+    made = {"robustness": robustness, "tune": tuned}.get(protocol.command)
+    if made is None:
+        raise SystemExit(f"{protocol.name} must be a study of robustness or tune, not of {protocol.command}")
     frame = pd.read_csv(RESULTS / f"{protocol.name}.csv")
+    tables, painter, words, said = made(protocol, frame)
+    figure = draw(f"study-{protocol.name}", painter, words)
+    command = f"python benchmarks/studies/run.py {protocol.name}"
+    write_page(protocol.name, command, f"Protocol digest `{protocol.digest}`. {said}\n\n{tables}\n\n{figure}")
+
+
+Made = tuple[str, Callable[[Any, Any], None], str, str]
+"""Tables, the function that draws the figure, the figure in words, and a sentence on the runs."""
+
+
+def robustness(protocol: Protocol, frame: pd.DataFrame) -> Made:
+    """Return the parts of a page of a study of ``robustness``."""
+    from results import RESULTS, Robustness
+
     found = Robustness(frame, list(protocol.content["arms"]), protocol.config.within)
     if not found.seeds:
         raise SystemExit(f"{RESULTS / f'{protocol.name}.csv'} must have all runs of a seed at least")
     words = f"Accuracy over the learning rate for {len(found.arms)} schedules, and bars for their plateaus"
-    figure = draw(f"study-{protocol.name}", found.painter(), words)
     seeds = " ".join(map(str, found.seeds))
     said = f"{len(found.frame)} of {protocol.check().runs} runs: seeds {seeds}."
-    command = f"python benchmarks/studies/run.py {protocol.name}"
-    write_page(protocol.name, command, f"Protocol digest `{protocol.digest}`. {said}\n\n{found.tables()}\n\n{figure}")
+    return found.tables(), found.painter(), words, said
+
+
+def tuned(protocol: Protocol, frame: pd.DataFrame) -> Made:
+    """Return the parts of a page of a study of ``tune``."""
+    from results import RESULTS
+    from tuned import Tuned
+
+    pairs = pd.read_csv(RESULTS / f"{protocol.name}-pairs.csv")
+    found = Tuned(frame, pairs, list(protocol.content["arms"]))
+    words = f"Validation accuracy over the learning rate for {len(found.arms)} arms, and differences in test accuracy"
+    spent = f"{len(found.trials)} runs of the search, {len(found.final)} final ones."
+    return found.tables(), found.painter(), words, spent
 
 
 if __name__ == "__main__":
