@@ -66,7 +66,22 @@ def numbers(images: torch.Tensor) -> list[int]:
 
 def test_halves_of_means_are_rounded_up() -> None:
     image = torch.tensor([[1, 2, 255, 255], [0, 3, 255, 255], [0, 0, 1, 0], [0, 1, 1, 0]], dtype=torch.uint8)
-    assert data.halved(image[None, None]).tolist() == [[[[2, 255], [0, 1]]]]
+    assert data.averaged(image[None, None], 2).tolist() == [[[[2, 255], [0, 1]]]]
+
+
+def test_images_of_7_x_7_are_means_of_4_x_4_and_colours_say_nothing_of_the_class() -> None:
+    image = torch.full((1, 1, 28, 28), 10, dtype=torch.uint8)
+    image[..., :4, :4] = torch.arange(16).reshape(4, 4)
+    small = data.averaged(image, 4)
+    assert small.shape == (1, 1, 7, 7)
+    assert (int(small[0, 0, 0, 0]), int(small[0, 0, 0, 1])) == (8, 10)
+    grey = torch.full((1000, 1, 2, 2), 200, dtype=torch.uint8)
+    made = data.colored(grey, torch.Generator().manual_seed(0)).float()
+    assert made.shape == (1000, 3, 2, 2)
+    assert int(made.min()) >= 60
+    assert int(made.max()) <= 200
+    assert (made.mean((0, 2, 3)) - 130).abs().max() < 5, "channels are alike on average"
+    assert made[:, :, 0, 0].unique(dim=0).shape[0] > 990
 
 
 def test_training_and_validation_share_no_image_and_have_each_class_alike(folder: Path) -> None:
@@ -87,7 +102,7 @@ def test_all_sizes_have_the_same_validation_images_each_time(folder: Path) -> No
     assert small.fingerprint.validation == large.fingerprint.validation
     assert small.fingerprint == again.fingerprint
     assert small.fingerprint != large.fingerprint
-    whole = data.fashion(100, data_dir=folder, half=False)
+    whole = data.fashion(100, data_dir=folder, side=28)
     assert whole.train_labels.equal(small.train_labels)
     assert whole.train_images.shape == (100, 1, 28, 28)
 

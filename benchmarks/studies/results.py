@@ -236,8 +236,11 @@ def _middle(values: Values, sign: str = "") -> str:
 
 
 def write_page(name: str, command: str, generated: str) -> None:
-    """Put what ``command`` made of a CSV into the page of a study, between two comments of which one names it."""
-    page = RESULTS / f"{name}.md"
+    """Put what ``command`` made of a CSV into the page of a study, NAME.md or that of its first two letters, between two
+    comments of which one names it."""
+    page = next((one for one in (RESULTS / f"{name}.md", RESULTS / f"{name[:2]}.md") if one.is_file()), None)
+    if page is None:
+        raise SystemExit(f"{RESULTS / name[:2]}.md must be there, the page of {name}")
     text = page.read_text(encoding="utf-8")
     begin, end = f"<!-- made by {command} -->\n", "\n<!-- end -->"
     before, found, rest = text.partition(begin)
