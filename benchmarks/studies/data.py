@@ -1,9 +1,9 @@
-"""Data of the studies, for ``--data benchmarks/studies/data.py:NAME``: parts of Fashion-MNIST, most of them smaller than 28 x 28.
+"""Data of the studies, for ``--data benchmarks/studies/data.py:NAME``: parts of Fashion-MNIST, most of them at 14 x 14.
 
-Images of 14 x 14 are means of 2 x 2 pixels, those of 7 x 7 of 4 x 4. 5,000 of the 60,000 training images are held out for validation, the same
-ones for all functions; the training images are drawn from the other 55,000, each class alike. All test images are
-there. Of labels with noise, exactly a fifth of the training labels have another class; validation and test labels are
-untouched. Everything is drawn with fixed seeds, so that a data set is the same each time.
+Images of 14 x 14 are means of 2 x 2 pixels, those of 7 x 7 of 4 x 4. 5,000 of the 60,000 training images are held out
+for validation, the same ones for all functions; the training images are drawn from the other 55,000, each class alike.
+All test images are there. Of labels with noise, exactly a fifth of the training labels have another class; validation
+and test labels are untouched. Everything is drawn with fixed seeds, so that a data set is the same each time.
 """
 
 from __future__ import annotations

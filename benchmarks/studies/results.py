@@ -236,8 +236,10 @@ def _middle(values: Values, sign: str = "") -> str:
 
 
 def write_page(name: str, command: str, generated: str) -> None:
-    """Put what ``command`` made of a CSV into the page of a study, NAME.md or that of its first two letters, between two
-    comments of which one names it."""
+    """Put what ``command`` made of a CSV into the page of a study, between two comments of which one names it.
+
+    The page is NAME.md or, of a study in several parts, that of the first two letters of its name.
+    """
     page = next((one for one in (RESULTS / f"{name}.md", RESULTS / f"{name[:2]}.md") if one.is_file()), None)
     if page is None:
         raise SystemExit(f"{RESULTS / name[:2]}.md must be there, the page of {name}")
