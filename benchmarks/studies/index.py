@@ -16,7 +16,9 @@ def table() -> str:
     lines = []
     for file in sorted((Path(__file__).parent / "protocols").glob("*.yaml")):
         content = read_yaml(file)
-        page = next((one for one in (file.stem, file.stem[:2]) if (PAGE.parent / f"{one}.md").is_file()), None)
+        page = next(
+            (one for one in (file.stem, file.stem.split("-")[0]) if (PAGE.parent / f"{one}.md").is_file()), None
+        )
         name = file.stem if page is None else f"[{file.stem}]({page}.md)"
         question = " ".join(content["question"].split())
         lines.append(f"| {name} | {question} | {content['stopping']['runs']} | `{digest_of(content)[:12]}` |")

@@ -238,11 +238,12 @@ def _middle(values: Values, sign: str = "") -> str:
 def write_page(name: str, command: str, generated: str) -> None:
     """Put what ``command`` made of a CSV into the page of a study, between two comments of which one names it.
 
-    The page is NAME.md or, of a study in several parts, that of the first two letters of its name.
+    The page is NAME.md or, of a study in several parts, that of the first word of its name.
     """
-    page = next((one for one in (RESULTS / f"{name}.md", RESULTS / f"{name[:2]}.md") if one.is_file()), None)
+    shared = RESULTS / f"{name.split('-')[0]}.md"
+    page = next((one for one in (RESULTS / f"{name}.md", shared) if one.is_file()), None)
     if page is None:
-        raise SystemExit(f"{RESULTS / name[:2]}.md must be there, the page of {name}")
+        raise SystemExit(f"{shared} must be there, the page of {name}")
     text = page.read_text(encoding="utf-8")
     begin, end = f"<!-- made by {command} -->\n", "\n<!-- end -->"
     before, found, rest = text.partition(begin)
