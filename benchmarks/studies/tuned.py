@@ -30,6 +30,7 @@ class Tuned:
     def __init__(self, runs: pd.DataFrame, pairs: pd.DataFrame, arms: list[str]) -> None:
         self.arms = arms
         self.trials, self.final = (runs[runs["part"] == part] for part in ("trial", "final"))
+        self.every_pair = pairs
         self.pairs = pairs[pairs["in_family"].astype(bool)]
 
     def search(self, arm: str) -> pd.Series[float]:
@@ -46,7 +47,9 @@ class Tuned:
 
     def tables(self) -> str:
         """Return the table of arms, that of pairs, and the answers, in Markdown."""
-        lines = ["| arm | trials | rates tried | chosen lr | validation, tuning seeds | test accuracy, % | runs |"]
+        lines = [
+            "| arm | runs of the search | rates tried | chosen lr | validation, tuning seeds | test accuracy, % | final runs |"
+        ]
         lines.append("|---|---|---|---|---|---|---|")
         for arm in self.arms:
             mine, lr = self.final[self.final["arm"] == arm], self.chosen(arm)
@@ -99,7 +102,7 @@ class Tuned:
     def answers(self) -> str:
         """Return the results in sentences, as the laboratory words them."""
         rows = table(self.final.assign(**dict.fromkeys(MEANS)))
-        return "\n".join(f"- {sentence}" for sentence in answers(rows, self.pairs, Measure()))
+        return "\n".join(f"- {sentence}" for sentence in answers(rows, self.every_pair, Measure()))
 
     def painter(self) -> Callable[[Any, Any], None]:
         """Return the function that draws the figure for a theme: the search above, the differences below."""
@@ -113,12 +116,14 @@ class Tuned:
                 below.errorbar(
                     pair["signed"], i, xerr=100 * pair["interval"], fmt="o", color=color, markersize=4, capsize=2
                 )
-                margin = 100 * float(pair["margin"])
-                below.axvspan(-margin, margin, color=theme.faint, alpha=0.1, linewidth=0)
+            if pairs:
+                margin = 100 * float(pairs[0][2]["margin"])
+                below.axvspan(-margin, margin, color=theme.faint, alpha=0.2, linewidth=0)
             below.axvline(0, color=theme.faint, linewidth=1)
+            below.set_title("Differences with 95 % intervals; grey: the margin of equivalence")
             below.set_yticks(range(len(pairs)), [f"{first} less {second}" for first, second, _ in pairs])
             below.set_ylim(len(pairs) - 0.5, -0.5)
-            below.set_xlabel("points of test accuracy, 95 % intervals; grey: the margin of equivalence")
+            below.set_xlabel("points of test accuracy")
             figure.legend(*above.get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=3)
 
         return paint
