@@ -47,10 +47,8 @@ class Tuned:
 
     def tables(self) -> str:
         """Return the table of arms, that of pairs, and the answers, in Markdown."""
-        lines = [
-            "| arm | runs of the search | rates tried | chosen lr | validation, tuning seeds | test accuracy, % | final runs |"
-        ]
-        lines.append("|---|---|---|---|---|---|---|")
+        head = "arm", "search runs", "rates tried", "chosen lr", "validation, tuning seeds", "test accuracy, %", "runs"
+        lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
         for arm in self.arms:
             mine, lr = self.final[self.final["arm"] == arm], self.chosen(arm)
             trials = self.trials[self.trials["arm"] == arm]
