@@ -185,7 +185,7 @@ def test_training_is_measured(native: bool, fast: bool, monkeypatch: pytest.Monk
 def test_loops_train_the_same_model_on_the_same_images(workers: int | None, rotation: float) -> None:
     workload = Workload("small_resnet", 8, 4, 16, 1, rotation)
     loop = workload.lab_loop(precision="32-true") if workers is None else OtherLoop(workload, workers)
-    model = loop.task.bare_model if isinstance(loop, Run) else loop.model
+    model = loop.learner.bare_model if isinstance(loop, Run) else loop.model
     before = {name: value.clone() for name, value in model.state_dict().items()}
     assert before.keys() == workload.build_model().state_dict().keys()
     assert all(torch.equal(value, before[name]) for name, value in workload.build_model().state_dict().items())

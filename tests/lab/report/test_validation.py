@@ -15,7 +15,7 @@ import pytest
 from tests.lab.first import first
 from tvlars.lab import CompareConfig, ImageData, TrainConfig, UsageError, compare, report, train
 from tvlars.lab.comparison.comparison import Comparison
-from tvlars.lab.comparison.protocol import NOTHING_HELD_OUT, protocol
+from tvlars.lab.comparison.held_out import NOTHING_HELD_OUT, held_out
 from tvlars.lab.comparison.table import print_table
 from tvlars.lab.training import prepare
 from tvlars.lab.training.progress import Reporter
@@ -36,12 +36,12 @@ def titles(page: Path) -> list[str]:
 
 
 def test_the_sentence() -> None:
-    assert "Nothing was held out" in protocol(0)
-    assert protocol(5000) == (
+    assert "Nothing was held out" in held_out(0)
+    assert held_out(5000) == (
         "5,000 images were held out for validation, and curves are of these. The test set was read once, at the end."
     )
-    assert protocol(1, test=False).startswith("Accuracies are of 1 image held out for validation; the test set was not")
-    assert "by the weights of each run's best epoch" in protocol(5000, keep_best=True)
+    assert held_out(1, test=False).startswith("Accuracies are of 1 image held out for validation; the test set was not")
+    assert "by the weights of each run's best epoch" in held_out(5000, keep_best=True)
 
 
 @pytest.mark.usefixtures("_few")
@@ -56,7 +56,7 @@ def test_a_comparison_with_validation(tmp_path: Path, capsys: pytest.CaptureFixt
     made = compare(config, reporter=Reporter, announce=print)
     assert "240 training, 60 validation and 360 test images" in capsys.readouterr().out
     print_table(made)
-    sentence = protocol(60, keep_best=True)
+    sentence = held_out(60, keep_best=True)
     assert sentence in capsys.readouterr().out
     page = tmp_path / "out" / "report.html"
     assert sentence.replace("'", "&#39;") in page.read_text()

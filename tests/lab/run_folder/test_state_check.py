@@ -556,7 +556,7 @@ def test_a_run_that_has_diverged_is_not_saved(
     def update(run: Run) -> None:
         updated(run)
         if run.step == 4:
-            next(run.task.bare_model.parameters()).data.fill_(math.inf)
+            next(run.learner.bare_model.parameters()).data.fill_(math.inf)
 
     monkeypatch.setattr(Run, "_update", update)
     with pytest.raises(DivergedError):

@@ -18,8 +18,8 @@ from tvlars.lab import ImageData, TrainConfig, UsageError, evaluate, load_run, t
 from tvlars.lab.experiments.job import going_on
 from tvlars.lab.run_folder.best import best_epoch, epochs_kept
 from tvlars.lab.run_folder.rows import EpochRow
+from tvlars.lab.training.learner import Classification
 from tvlars.lab.training.progress import Reporter
-from tvlars.lab.training.task import Classification
 
 CONFIG = TrainConfig(
     optimizer="sgd", lr=0.1, batch_size=64, epochs=4, validation=0.2, keep_best=True, accelerator="cpu"

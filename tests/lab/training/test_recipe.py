@@ -20,9 +20,9 @@ from tvlars.lab.data import ImageData
 from tvlars.lab.data.augment.recipe import Recipe
 from tvlars.lab.data.streamed import StreamedImages
 from tvlars.lab.training.batches import Feed
+from tvlars.lab.training.learner import Classification
 from tvlars.lab.training.prepare import prepare
 from tvlars.lab.training.run import Run
-from tvlars.lab.training.task import Classification
 
 PLAIN: dict[str, Any] = dict(batch_size=128, epochs=2, precision="32-true", accelerator="cpu", optimizer="sgd")
 
@@ -33,7 +33,7 @@ def spied(run: Run, after: list[dict[str, torch.Tensor]]) -> Run:
 
     def spy() -> None:
         update()
-        after.append(copy.deepcopy(run.task.bare_model.state_dict()))
+        after.append(copy.deepcopy(run.learner.bare_model.state_dict()))
 
     run._update = spy  # type: ignore[method-assign]
     return run
@@ -46,13 +46,13 @@ def test_the_moving_average_is_tested_and_kept_and_does_not_touch_the_training(t
     result, without = run.train(), plain.train()
     assert [row.train_loss for row in result.epochs] == [row.train_loss for row in without.epochs]
     assert result.epochs[-1].test_loss != without.epochs[-1].test_loss
-    assert all(torch.equal(value, steps[-1][name]) for name, value in plain.task.weights().items())
+    assert all(torch.equal(value, steps[-1][name]) for name, value in plain.learner.weights().items())
 
     mean = {name: value.double() for name, value in steps[0].items()}
     for weights in steps[1:]:
         mean = {name: 0.8 * value + 0.2 * weights[name] for name, value in mean.items()}
-    with run.task.with_tested_weights():
-        kept = copy.deepcopy(run.task.weights())
+    with run.learner.with_tested_weights():
+        kept = copy.deepcopy(run.learner.weights())
     for name, value in mean.items():
         if kept[name].is_floating_point():  # buffers too
             torch.testing.assert_close(kept[name].double(), value, rtol=1e-5, atol=1e-6)
@@ -74,7 +74,7 @@ def test_a_run_with_an_average_goes_on_from_its_state(tmp_path: Path, few: Image
     other.load_state_dict(state)
     other.run_epoch()
     assert [row.test_loss for row in other.epochs] == [row.test_loss for row in one.epochs]
-    for a, b in ((one.task.average, other.task.average), (one.task.bare_model, other.task.bare_model)):
+    for a, b in ((one.learner.average, other.learner.average), (one.learner.bare_model, other.learner.bare_model)):
         assert a is not None
         assert b is not None
         assert all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
@@ -87,9 +87,9 @@ def test_the_gradient_of_the_whole_batch_is_clipped(tmp_path: Path, few: ImageDa
     norms: list[float] = []
 
     def measure(*_: Any) -> None:
-        norms.append(float(torch.cat([p.grad.flatten() for p in run.task.bare_model.parameters()]).norm()))
+        norms.append(float(torch.cat([p.grad.flatten() for p in run.learner.bare_model.parameters()]).norm()))
 
-    run.task.bare_optimizer.register_step_pre_hook(measure)
+    run.learner.bare_optimizer.register_step_pre_hook(measure)
     run.run_epoch()
     assert len(norms) == 5
     assert norms == pytest.approx([0.1] * 5, rel=1e-4)
@@ -98,17 +98,17 @@ def test_the_gradient_of_the_whole_batch_is_clipped(tmp_path: Path, few: ImageDa
 def test_training_targets_are_smoothed_and_those_of_tests_are_not(tmp_path: Path, few: ImageData) -> None:
     run = build(Classification, tmp_path, few, **PLAIN, label_smoothing=0.2, augment=False)
     batch = torch.arange(128)
-    images = run.task.normalize(few.train_images[batch])
-    run.task.model.train()
+    images = run.learner.normalize(few.train_images[batch])
+    run.learner.model.train()
     with torch.no_grad():
-        logits = copy.deepcopy(run.task.bare_model)(images)
-    loss, _ = run.task.gradient(batch, batch[:0])
+        logits = copy.deepcopy(run.learner.bare_model)(images)
+    loss, _ = run.learner.gradient(batch, batch[:0])
     expected = F.cross_entropy(logits, few.train_labels[batch], label_smoothing=0.2)
     assert float(loss) == pytest.approx(float(expected), rel=1e-5)
     with torch.no_grad():
-        run.task.model.eval()
-        plain = F.cross_entropy(run.task.model(run.task.normalize(few.test_images)), few.test_labels)
-    assert run.task.test(1, 1)[0] == pytest.approx(float(plain), rel=1e-5)
+        run.learner.model.eval()
+        plain = F.cross_entropy(run.learner.model(run.learner.normalize(few.test_images)), few.test_labels)
+    assert run.learner.test(1, 1)[0] == pytest.approx(float(plain), rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -222,12 +222,12 @@ def test_a_run_with_the_whole_recipe_goes_on_bit_for_bit(tmp_path: Path, few: Im
 def test_batch_norm_of_averaged_weights_sees_the_same_images_after_every_epoch(tmp_path: Path, few: ImageData) -> None:
     """Random numbers of the training are not used up."""
     run = build(Classification, tmp_path, few, **{**PLAIN, **STRONG, "optimizer": "schedulefree.SGDScheduleFree"})
-    run.task.bare_model.head = nn.Sequential(nn.Dropout(), run.task.bare_model.head)
+    run.learner.bare_model.head = nn.Sequential(nn.Dropout(), run.learner.bare_model.head)
     random, found = torch.get_rng_state(), []
     for epoch in (1, 2):
         run.batches.shuffle(epoch, position=epoch)
-        with run.task.with_tested_weights():
-            found.append(copy.deepcopy(run.task.bare_model.state_dict()))
+        with run.learner.with_tested_weights():
+            found.append(copy.deepcopy(run.learner.bare_model.state_dict()))
     assert all(torch.equal(found[1][name], value) for name, value in found[0].items())
     assert torch.equal(torch.get_rng_state(), random)
 

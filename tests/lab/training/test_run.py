@@ -1,4 +1,4 @@
-"""The loop: it knows nothing of a task but what ``Task`` has, and resumes from its own state."""
+"""The loop: it knows nothing of a task but what ``Learner`` has, and resumes from its own state."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from tvlars.lab.data import ImageData
 from tvlars.lab.given import Given
 from tvlars.lab.models import build_model
 from tvlars.lab.run_folder.record import NoRecord
+from tvlars.lab.training.learner import Classification, Learner
 from tvlars.lab.training.prepare import prepare
 from tvlars.lab.training.pretraining import Pretraining
 from tvlars.lab.training.run import Run
-from tvlars.lab.training.task import Classification, Task
 
 QUICK: dict[str, Any] = dict(batch_size=480, epochs=2, precision="32-true", accelerator="cpu")
 
@@ -47,7 +47,7 @@ def test_a_run_goes_on_from_its_state_as_if_nothing_had_happened(
     other.run_epoch()
     assert (other.step, other.epoch) == (one.step, one.epoch) == (4, 3)
     assert [row.test_loss for row in other.epochs] == [row.test_loss for row in one.epochs]
-    weights, same = one.task.weights(), other.task.weights()
+    weights, same = one.learner.weights(), other.learner.weights()
     assert all(torch.equal(weights[name], same[name]) for name in weights)
 
 
@@ -59,7 +59,7 @@ def test_a_state_of_another_run_is_refused(tmp_path: Path, digits: ImageData) ->
         other.load_state_dict(one.state_dict())
 
 
-class Darkness(Task):
+class Darkness(Learner):
     """A task of its own: the first logit of an image is to be its darkness."""
 
     def _error(self, images: Tensor) -> Tensor:

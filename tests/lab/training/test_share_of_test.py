@@ -24,7 +24,7 @@ from tvlars.lab import (
 )
 from tvlars.lab.run_folder.rows import TEST_SHARE
 from tvlars.lab.run_folder.status import Status
-from tvlars.lab.training.task import random_share
+from tvlars.lab.training.learner import random_share
 
 SHARE = 0.25
 

@@ -23,10 +23,10 @@ from tvlars.lab.data import ImageData
 from tvlars.lab.given import Given
 from tvlars.lab.models import build_model
 from tvlars.lab.run_folder.record import NoRecord
+from tvlars.lab.training.learner import Classification
 from tvlars.lab.training.prepare import prepare
 from tvlars.lab.training.progress import Reporter
 from tvlars.lab.training.run import Run
-from tvlars.lab.training.task import Classification
 
 CLASSES, LR, WEIGHT_DECAY, BIAS_NORM = 10, 0.1, 5e-4, 0.03
 FLOAT32, BF16 = "tvlars, float32", "tvlars, bf16"

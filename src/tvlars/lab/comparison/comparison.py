@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from tvlars._reading import read_json, reason
 from tvlars.lab.comparison.family import ALL, Declared, check_family, check_margin
-from tvlars.lab.comparison.protocol import NOTHING_HELD_OUT
+from tvlars.lab.comparison.held_out import NOTHING_HELD_OUT
 from tvlars.lab.errors import UsageError
 from tvlars.lab.files.disk import write_whole
 from tvlars.lab.registered.record import digest_entry
@@ -66,7 +66,7 @@ class Comparison:
     """Measure that runs are compared by: an accuracy, with self-supervised learning "linear-probe accuracy", or that of
     a user's task."""
     protocol: str = NOTHING_HELD_OUT
-    """Sentence about the images that were held out, see :func:`tvlars.lab.comparison.protocol.protocol`."""
+    """Sentence about the images that were held out, see :func:`tvlars.lab.comparison.held_out.held_out`."""
     family: str = ALL
     """Pairs that are tested: "all", an arm that each other one is compared with, or pairs as in "a:b,a:c"."""
     margin: float | None = None

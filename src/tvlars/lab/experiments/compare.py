@@ -16,7 +16,7 @@ from typing import Any
 
 from tvlars._reading import is_inside
 from tvlars.lab.comparison.comparison import Comparison, RunRow
-from tvlars.lab.comparison.protocol import protocol
+from tvlars.lab.comparison.held_out import held_out
 from tvlars.lab.config import TrainConfig, check_batch
 from tvlars.lab.console import say
 from tvlars.lab.data import Data
@@ -203,9 +203,9 @@ class _Comparing(Source):
     ) -> None:
         super().__init__()
         data, task = prepared.data, prepared.task
-        held_out = len(data.validation_labels) if data.validation_labels is not None else 0
+        images = len(data.validation_labels) if data.validation_labels is not None else 0
         best, share = all(run.keep_best for run in runs), runs[0].test_share
-        said = protocol(held_out, keep_best=best, of_task=task is not None, test_share=share)
+        said = held_out(images, keep_best=best, of_task=task is not None, test_share=share)
         measure = Measure(config.base.accuracy_name()) if task is None else measure_of(task)
         declared = config.family, config.margin
         self.comparison = Comparison(folder, command_line(), [], measure, said, *declared)

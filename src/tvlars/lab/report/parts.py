@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from tvlars.lab.comparison.family import ALL
-from tvlars.lab.comparison.protocol import protocol
+from tvlars.lab.comparison.held_out import held_out
 from tvlars.lab.comparison.statistics import PAIR_COLUMNS, differences, table
 from tvlars.lab.comparison.verdict import answers
 from tvlars.lab.imported import GIVEN, said_path
@@ -37,10 +37,10 @@ class Part:
         configs = list(map(config_of, self.runs))
         self.batch_sizes = sorted({config.batch_size for config in configs})
         best = all(config.keep_best for config in configs)
-        held_out = max(run.validation_images() or 0 for run in self.runs)
+        images = max(run.validation_images() or 0 for run in self.runs)
         said = dict(test=all(config.test for config in configs), keep_best=best, of_task=self.measure.of_task)
         share = next((config.test_share for config in configs if config.test_share is not None), None)
-        self.protocol = protocol(held_out, test_share=share, **said)
+        self.protocol = held_out(images, test_share=share, **said)
         """Sentence about the images that were held out."""
 
     def answers(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""Pretraining without labels: a task whose loss compares two views, followed by an evaluation of features."""
+"""Pretraining without labels: its loss compares two views, followed by an evaluation of features."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from tvlars.lab.ssl.methods import build_method
 from tvlars.lab.ssl.probes import evaluate_features, folded
 from tvlars.lab.ssl.representation import alignment, effective_rank, feature_std, uniformity
 from tvlars.lab.ssl.views import ViewRecipe, describe_views, draw_view, make_view, view_recipes
+from tvlars.lab.training.learner import Learner
 from tvlars.lab.training.prepare import Prepared
 from tvlars.lab.training.progress import Reporter
-from tvlars.lab.training.task import Task
 
 REPRESENTATION_SAMPLES = 1024
 KEPT_BYTES = 2**28
@@ -35,7 +35,7 @@ KEPT_BYTES = 2**28
 PROBE_LR = 0.01
 
 
-class Pretraining(Task):
+class Pretraining(Learner):
     """Method of self-supervised learning around the model, whose classifier is removed.
 
     If there are labels, an online probe is trained: a classifier on detached features. Rows have its accuracies, on
@@ -175,7 +175,7 @@ class Pretraining(Task):
 
     def after_training(self, step: int) -> None:
         """Evaluate features in the first process alone; the weights are saved before."""
-        self.hook.remove()  # fine-tuning copies the backbone, and would copy this task with it
+        self.hook.remove()  # fine-tuning copies the backbone, and would copy this learner with it
         plain_batch_norm(self.bare_model, self.batch_norms)  # other processes take no part any more
         self.processes.alone(lambda: self._evaluate_features(step))
         self.evaluations = self.processes.broadcast(self.evaluations)
@@ -219,12 +219,12 @@ class Pretraining(Task):
 class _BatchViews:
     """Both views of a batch, part by part. Draws are made for the whole batch, so they do not depend on the parts."""
 
-    def __init__(self, task: Task, recipes: tuple[ViewRecipe, ...], batch: Tensor, upcoming: Tensor) -> None:
-        self.task, self.recipes = task, recipes
-        batches = task.batches
+    def __init__(self, learner: Learner, recipes: tuple[ViewRecipe, ...], batch: Tensor, upcoming: Tensor) -> None:
+        self.learner, self.recipes = learner, recipes
+        batches = learner.batches
         self.draws = [batches.split(draw_view(len(batch), batches.draws)) for _ in recipes]
         self.indices, self.upcoming = batches.split(batch), batches.split(upcoming)[0]
-        size = 8 * sum(map(len, self.indices)) * task.data.channels * task.data.image_size**2
+        size = 8 * sum(map(len, self.indices)) * learner.data.channels * learner.data.image_size**2
         self.turns = 1 if size <= KEPT_BYTES or len(self.indices) == 1 else 2
         """Number of times that the views will still be computed."""
         self.kept = list(self._made()) if size <= KEPT_BYTES else None
@@ -236,13 +236,13 @@ class _BatchViews:
         return iter(self.kept) if self.kept is not None else self._made()
 
     def _made(self) -> Iterator[Views]:
-        task = self.task
+        learner = self.learner
         self.turns -= 1
         then = self.indices[0] if self.turns else self.upcoming
-        for images, *draws in zip(task.batches.images(self.indices, then), *self.draws, strict=True):
-            with task.phase("augmentation"):
+        for images, *draws in zip(learner.batches.images(self.indices, then), *self.draws, strict=True):
+            with learner.phase("augmentation"):
                 first, second = (
-                    task.normalize(make_view(images, drawn, recipe))
+                    learner.normalize(make_view(images, drawn, recipe))
                     for drawn, recipe in zip(draws, self.recipes, strict=True)
                 )
             yield first, second

@@ -38,10 +38,10 @@ from tvlars.lab.run_folder.resuming import GoOn, fitting
 from tvlars.lab.run_folder.rows import METRICS, EpochRow, SharpnessRow, StepRow, metrics_row, read_metrics
 from tvlars.lab.run_folder.status import Status
 from tvlars.lab.training.compiler import cannot_compile, is_compilers
+from tvlars.lab.training.learner import Learner
 from tvlars.lab.training.optimizer_state import UnkeptStateError
 from tvlars.lab.training.progress import describe_test
 from tvlars.lab.training.state import as_table, load_state, room_for, state_of
-from tvlars.lab.training.task import Task
 from tvlars.plan import OWN
 
 FETCH_EVERY = 16
@@ -51,9 +51,14 @@ FETCH_EVERY = 16
 class Run:
     """Training run: the loop and its position. ``loggers`` are the user's own."""
 
-    def __init__(self, task: Task, loggers: Sequence[Any] = ()) -> None:
-        self.task, self.config, self.plan, self.processes = task, task.config, task.plan, task.processes
-        self.record, self.reporter, self.phase, self.batches = task.record, task.reporter, task.phase, task.batches
+    def __init__(self, learner: Learner, loggers: Sequence[Any] = ()) -> None:
+        self.learner, self.config, self.plan, self.processes = learner, learner.config, learner.plan, learner.processes
+        self.record, self.reporter, self.phase, self.batches = (
+            learner.record,
+            learner.reporter,
+            learner.phase,
+            learner.batches,
+        )
         self.given_loggers = loggers
         self.layer_stats: RunStats | None = None
         self.signals = StopSignals(patient=self.processes.several)
@@ -91,7 +96,7 @@ class Run:
             more = options, self.step, record.tell, record.check_place
             record.loggers = Loggers(record.folder, config.log, self.given_loggers, *more)
         if every := self.config.layer_stats:
-            layers = self.record, self.task.bare_optimizer, self.task.bare_model
+            layers = self.record, self.learner.bare_optimizer, self.learner.bare_model
             self.layer_stats = RunStats(*layers, every=every, writer=record.loggers, start=self.step)
 
     # -- the run --------------------------------------------------------------------------------------
@@ -116,7 +121,13 @@ class Run:
 
     def _result(self) -> RunResult:
         return RunResult(
-            self.record.folder, self.config, self.plan, self.epochs, self.task.evaluations, self.tested, self.best_epoch
+            self.record.folder,
+            self.config,
+            self.plan,
+            self.epochs,
+            self.learner.evaluations,
+            self.tested,
+            self.best_epoch,
         )
 
     def _train(self) -> None:
@@ -141,16 +152,16 @@ class Run:
             while self.epoch <= self.plan.epochs:
                 self.run_epoch()
             # Evaluations take long: several processes, and runs that resume, may be stopped in them.
-            evaluates = self.task.evaluates_at_the_end and (self.processes.several or self.config.resume)
+            evaluates = self.learner.evaluates_at_the_end and (self.processes.several or self.config.resume)
             if self.config.checkpoint_every is not None or evaluates:
                 self.save_checkpoint()
             if self.sharpness.left:
                 levels = ", ".join(f"{level:g}" for level in self.sharpness.left)
                 self.reporter.note(f"the training loss never fell to {levels}, so sharpness was not measured there")
-            if self.task.watched == "validation" and self.config.test:
+            if self.learner.watched == "validation" and self.config.test:
                 self._test_at_the_end()
-            with self.task.with_tested_weights(), self.signals.at_once(always=True), self.phase("evaluation"):
-                self.task.after_training(self.step)
+            with self.learner.with_tested_weights(), self.signals.at_once(always=True), self.phase("evaluation"):
+                self.learner.after_training(self.step)
         except (KeyboardInterrupt, PreemptedError):
             if not self.in_step:  # the state is that between two steps
                 self.save_checkpoint()
@@ -180,7 +191,7 @@ class Run:
         works: list[Callable[[], object]] = [self._write, self.record.flush]
         if status in (Status.FINISHED, Status.INTERRUPTED, Status.PREEMPTED):
             works.insert(0, self._save_weights)
-        if finished and (right := self.task.right) is not None:
+        if finished and (right := self.learner.right) is not None:
             works.insert(1, lambda: self.record.save_correct(right))
         works += [self.layer_stats.close] if self.layer_stats is not None else []
         works += [self._report_profile, lambda: self._summarize(Status.FAILED if errors and finished else status)]
@@ -193,8 +204,8 @@ class Run:
             raise errors[0]
 
     def _save_weights(self) -> None:
-        with self.task.with_tested_weights():
-            self.record.save_weights(self.task.weights())
+        with self.learner.with_tested_weights():
+            self.record.save_weights(self.learner.weights())
 
     def _report_profile(self) -> None:
         if profile := self.phase.finish():
@@ -205,7 +216,7 @@ class Run:
         found = self._result()
         best = {} if self.best_epoch is None else {"best_epoch": self.best_epoch}
         measured = {"test_accuracy": found.test_accuracy, "test_loss": found.test_loss}
-        if self.task.watched == "validation":
+        if self.learner.watched == "validation":
             measured |= {"validation_accuracy": found.validation_accuracy, "validation_loss": found.validation_loss}
         measured |= self.metrics.get(self.best_epoch or len(self.epochs), {}) | self.metrics_at_the_end
         self.record.finish(
@@ -229,7 +240,7 @@ class Run:
         Returns:
             "tensors" by "model" and "optimizer", then by name, as this process holds them; and "progress", the rest.
         """
-        state = state_of(self.task)
+        state = state_of(self.learner)
         state["progress"] |= {
             "step": self.step,
             "epoch": self.epoch,
@@ -253,7 +264,7 @@ class Run:
         Raises:
             UsageError: the state is impossible for this run.
         """
-        load_state(self.task, state, at or Checked(Path("state")))
+        load_state(self.learner, state, at or Checked(Path("state")))
         progress = state["progress"]
         self.step, self.epoch, self.position = (progress[name] for name in ("step", "epoch", "position"))
         self.saved_at = self.epoch, self.position
@@ -281,7 +292,7 @@ class Run:
         def load() -> None:
             with fitting(found.path):
                 table = checkpoint.read_tensor_table(found.path, found.manifest)
-                tensors = room_for(self.task, progress, table, at)
+                tensors = room_for(self.learner, progress, table, at)
                 checkpoint.load_tensors(found.path, table, tensors)
                 self.load_state_dict({"tensors": tensors, "progress": progress}, at)
 
@@ -325,7 +336,7 @@ class Run:
             self.step,
             tensors,
             {**progress, **{name: as_table(progress[name]) for name in ("epochs", "epoch_steps")}},
-            {**identity(self.config, self.plan), FINGERPRINT: self.task.fingerprint.as_json()},
+            {**identity(self.config, self.plan), FINGERPRINT: self.learner.fingerprint.as_json()},
             self.processes,
             self.config.checkpoint_keep,
             self.record.check_place,
@@ -343,11 +354,11 @@ class Run:
     def run_epoch(self) -> None:
         """Run the remaining steps of the current epoch, and its test."""
         self._train_epoch()
-        for model in (self.task.bare_model, self.task.average):
+        for model in (self.learner.bare_model, self.learner.average):
             if model is not None:
                 self.processes.average_buffers(model)  # synchronized batch norms have the same already
         # Weights are not exchanged at once: a signal amid that would leave a mixture.
-        with self.task.with_tested_weights(), self.signals.at_once():
+        with self.learner.with_tested_weights(), self.signals.at_once():
             self._test_epoch()
         self.epoch, self.position = self.epoch + 1, 0
         self.epoch_steps, self.epoch_seconds = [], 0.0
@@ -364,9 +375,9 @@ class Run:
     def _train_epoch(self) -> None:
         steps = self._steps_of_epoch
         start = time.perf_counter() - self.epoch_seconds
-        self.task.model.train()
-        if self.task.averaging:
-            self.task.bare_optimizer.train()  # type: ignore[attr-defined]
+        self.learner.model.train()
+        if self.learner.averaging:
+            self.learner.bare_optimizer.train()  # type: ignore[attr-defined]
         if self.sharpness.due and self.position < steps:  # of a run that was stopped before it had measured
             self._measure_sharpness()
         order = self.batches.shuffle(self.epoch, self.position)
@@ -374,13 +385,13 @@ class Run:
         for batch, upcoming in zip(batches[self.position :], (*batches, order[:0])[self.position + 1 :], strict=True):
             self.step += 1
             self.in_step = True
-            loss, correct = self.task.gradient(batch, upcoming)
+            loss, correct = self.learner.gradient(batch, upcoming)
             self._update()
-            self.task.after_step(self.step)
+            self.learner.after_step(self.step)
             self.in_step, self.position = False, self.position + 1
             self.pending.append((self.step, loss, correct))
             last = self.position == steps
-            on_cpu = self.task.fabric.device.type == "cpu"
+            on_cpu = self.learner.fabric.device.type == "cpu"
             watched = self.sharpness.watches(self.step)
             if on_cpu or len(self.pending) >= FETCH_EVERY or last or watched or self._due_by_steps():
                 self.epoch_seconds = time.perf_counter() - start
@@ -390,25 +401,25 @@ class Run:
         """Take a step of the optimizer and of the schedule."""
         with self.phase("optimizer"):
             if (longest := self.config.clip_grad_norm) is not None:
-                whole = self.task.model, self.task.optimizer
-                self.task.fabric.clip_gradients(*whole, max_norm=longest, error_if_nonfinite=False)
+                whole = self.learner.model, self.learner.optimizer
+                self.learner.fabric.clip_gradients(*whole, max_norm=longest, error_if_nonfinite=False)
             if self.plan.schedule == OWN:
-                self.rates[self.step] = float(self.task.bare_optimizer.param_groups[0]["lr"])
-            self.task.optimizer.step()
-            self.task.optimizer.zero_grad()
-            if self.task.scheduler is not None:
-                self.task.scheduler.step()
-            if self.task.average is not None:
-                self.task.average.update_parameters(self.task.bare_model)
+                self.rates[self.step] = float(self.learner.bare_optimizer.param_groups[0]["lr"])
+            self.learner.optimizer.step()
+            self.learner.optimizer.zero_grad()
+            if self.learner.scheduler is not None:
+                self.learner.scheduler.step()
+            if self.learner.average is not None:
+                self.learner.average.update_parameters(self.learner.bare_model)
         self.phase.step()
 
     def _test_epoch(self) -> None:
         with self.phase("evaluation"):
-            split = self.task.watched
-            loss, accuracy = self.task.test(self.epoch, self.step, split)
-        if self.task.measured:
-            self.metrics[self.epoch] = self.task.measured
-            self.record.add_measurement(METRICS, metrics_row(self.epoch, self.step, self.task.measured))
+            split = self.learner.watched
+            loss, accuracy = self.learner.test(self.epoch, self.step, split)
+        if self.learner.measured:
+            self.metrics[self.epoch] = self.learner.measured
+            self.record.add_measurement(METRICS, metrics_row(self.epoch, self.step, self.learner.measured))
         measured = {"test_loss": math.nan, "test_accuracy": math.nan}
         measured |= {f"{split}_loss": loss, f"{split}_accuracy": accuracy}
         steps = self.epoch_steps
@@ -424,13 +435,13 @@ class Run:
         self.epochs.append(row)
         with self.phase("logging"):
             self._write(row)
-            if self.task.measured:
-                self.reporter.measures(self.task.measured)
+            if self.learner.measured:
+                self.reporter.measures(self.learner.measured)
             self.reporter.epoch(row)
         if not math.isfinite(loss):  # the last step's loss was taken before its update
             raise DivergedError(self.config.arm_name, self.step, steps[-1].lr, self.record.folder, f"{split} loss")
         if self.best_epoch == self.epoch:
-            self.record.save_weights(self.task.weights(), best=self.epoch)
+            self.record.save_weights(self.learner.weights(), best=self.epoch)
             self._prune_best()
         if self.epoch in self.sharpness.times.epochs:
             self.sharpness.due.append(f"epoch {self.epoch}")
@@ -442,17 +453,17 @@ class Run:
 
     def _test_at_the_end(self) -> None:
         """Test by the final or the best weights, in a run that has tested on validation images so far."""
-        best, weights = self.best_epoch, self.task.with_tested_weights
+        best, weights = self.best_epoch, self.learner.with_tested_weights
         if best is not None and best < self.plan.epochs:
-            weights = partial(self.task.with_weights, self._read_best(best))
+            weights = partial(self.learner.with_weights, self._read_best(best))
         # Weights are not exchanged at once: a signal amid that would leave a mixture.
         with weights(), self.signals.at_once(always=True), self.phase("evaluation"):
-            loss, accuracy = self.task.test(self.plan.epochs, self.step, "test")
+            loss, accuracy = self.learner.test(self.plan.epochs, self.step, "test")
         if not math.isfinite(loss):
             lr = self.plan.lr * self.plan.factor(self.step)
             raise DivergedError(self.config.arm_name, self.step, lr, self.record.folder, "test loss")
         self.tested = Tested(loss, accuracy)
-        self.metrics_at_the_end = self.task.measured
+        self.metrics_at_the_end = self.learner.measured
         by = "" if best is None else f" by the weights of epoch {best}, the best by validation"
         once = "read once" if self.config.test_share is None else "all of it"
         self.reporter.note(f"test set, {once}{by}: {describe_test(loss, accuracy)}")
@@ -463,8 +474,8 @@ class Run:
         return best_epoch(self.epochs, self._ranks()) if self.config.keep_best else None
 
     def _ranks(self) -> dict[int, float]:
-        """Return by epoch what the task chooses by before accuracy and loss; larger is better."""
-        ranks = {epoch: self.task.rank(measured) for epoch, measured in self.metrics.items()}
+        """Return by epoch what the learner chooses by before accuracy and loss; larger is better."""
+        ranks = {epoch: self.learner.rank(measured) for epoch, measured in self.metrics.items()}
         return {epoch: rank for epoch, rank in ranks.items() if rank is not None}
 
     def _read_best(self, epoch: int) -> dict[str, Any]:
@@ -497,21 +508,21 @@ class Run:
 
     def _measure_sharpness(self) -> None:
         """Measure the sharpness amid an epoch; a signal may come while it is computed, not while it is recorded."""
-        with self.task.with_tested_weights(), self.signals.at_once(), self.phase("evaluation"):
+        with self.learner.with_tested_weights(), self.signals.at_once(), self.phase("evaluation"):
             row = self.processes.alone(self._sharpness)
         self._write()  # loggers want rows in the order of steps
         add_sharpness(self.record, row)
         self.sharpness.due = []
 
     def _sharpness(self) -> SharpnessRow | None:
-        task = self.task
-        arguments = (self.config, task.bare_model, task.data, task.normalize, self.record)
-        due, kinds = self.sharpness.due, task.batch_norms
+        learner = self.learner
+        arguments = (self.config, learner.bare_model, learner.data, learner.normalize, self.record)
+        due, kinds = self.sharpness.due, learner.batch_norms
         return sharpness_now(*arguments, epoch=self.epoch, step=self.step, at=due, batch_norms=kinds)
 
     def _noise(self) -> None:
-        task = self.task
-        arguments = (task.bare_model, task.data, task.normalize, self.record)
+        learner = self.learner
+        arguments = (learner.bare_model, learner.data, learner.normalize, self.record)
         noise_now(*arguments, epoch=self.epoch, step=self.step)
 
     def _due_by_steps(self) -> bool:

@@ -1,4 +1,4 @@
-"""State of model, optimizer, schedule, random numbers and task as tensors and plain values, and back."""
+"""State of model, optimizer, schedule, random numbers and learner as tensors and plain values, and back."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from tvlars.lab.run_folder.checkpoints.state_check import (
     check_users_rates,
 )
 from tvlars.lab.run_folder.checkpoints.tensors import Table
+from tvlars.lab.training.learner import Learner
 from tvlars.lab.training.optimizer_state import check_kept, packed, unpack
-from tvlars.lab.training.task import Task
 from tvlars.plan import OWN
 
 
@@ -34,33 +34,33 @@ def as_table(rows: list[Any]) -> Tensor:
     return torch.tensor([astuple(row) for row in rows], dtype=torch.float64, device="cpu")
 
 
-def state_of(task: Task) -> dict[str, Any]:
-    """Return the state of model, optimizer, schedule, random numbers and ``task``; all processes call it.
+def state_of(learner: Learner) -> dict[str, Any]:
+    """Return the state of model, optimizer, schedule, random numbers and ``learner``; all processes call it.
 
     Returns:
         "tensors" by "model" and "optimizer", then by name, as this process holds them; and "progress", the rest:
         numbers, texts, tensors and collections of them, the same in all processes.
     """
-    optimizer, inside = packed(task.bare_optimizer)
+    optimizer, inside = packed(learner.bare_optimizer)
     progress = {
-        "draws": task.batches.draws.get_state(),
-        "random": task.processes.gather(_random_state(task.fabric.device)),
+        "draws": learner.batches.draws.get_state(),
+        "random": learner.processes.gather(_random_state(learner.fabric.device)),
         "optimizer": optimizer,
         "optimizer_tensors": {name: [list(x.shape), str(x.dtype)] for name, x in inside.items()},
-        "scheduler": _scheduler_state(task),
-        "precision": dict(task.fabric.strategy.precision.state_dict()),
-        "extra": {name: part.state_dict() for name, part in task.extra.items()},
+        "scheduler": _scheduler_state(learner),
+        "precision": dict(learner.fabric.strategy.precision.state_dict()),
+        "extra": {name: part.state_dict() for name, part in learner.extra.items()},
     }
-    if task.processes.several and not task.config.sync_batch_norm:
-        progress[BUFFERS] = task.processes.gather(_statistics(task))
-    return {"tensors": _named(task, inside), "progress": progress}
+    if learner.processes.several and not learner.config.sync_batch_norm:
+        progress[BUFFERS] = learner.processes.gather(_statistics(learner))
+    return {"tensors": _named(learner, inside), "progress": progress}
 
 
-def room_for(task: Task, progress: dict[str, Any], table: Table, at: Checked) -> dict[str, Any]:
+def room_for(learner: Learner, progress: dict[str, Any], table: Table, at: Checked) -> dict[str, Any]:
     """Return tensors to read a checkpoint into, nested as it was saved.
 
     Args:
-        task: that of the run that resumes.
+        learner: that of the run that resumes.
         progress: the rest of the checkpoint.
         table: describes the checkpoint's tensors.
         at: has the file of ``progress``.
@@ -71,7 +71,7 @@ def room_for(task: Task, progress: dict[str, Any], table: Table, at: Checked) ->
     there = {name: entry for name, entry in table.entries.items() if name.startswith("optimizer.")}
     described = progress["optimizer_tensors"]
     at.check("optimizer_tensors", {name.removeprefix("optimizer."): anything for name in there}, described)
-    params = [p for group in task.bare_optimizer.param_groups for p in group["params"]]
+    params = [p for group in learner.bare_optimizer.param_groups for p in group["params"]]
     inside = {}
     for name, entry in there.items():
         index, _, key = name.removeprefix("optimizer.").partition(".")
@@ -79,14 +79,14 @@ def room_for(task: Task, progress: dict[str, Any], table: Table, at: Checked) ->
             raise at.refuse("a tensor of the optimizer", f"one of {len(params)} parameters", name)
         at.check(f"optimizer_tensors {name}", [list(entry.shape), str(entry.dtype)], described[f"{index}.{key}"])
         inside[f"{index}.{key}"] = _room(params[int(index)], entry.shape, entry.dtype)
-    return _named(task, inside)
+    return _named(learner, inside)
 
 
-def load_state(task: Task, state: dict[str, Any], at: Checked) -> None:
+def load_state(learner: Learner, state: dict[str, Any], at: Checked) -> None:
     """Check and load a state of :func:`state_of`; "progress" has an entry "step" too.
 
     Args:
-        task: that of a run that has not begun.
+        learner: that of a run that has not begun.
         state: tensors and the rest.
         at: has the file of the rest, which is in the folder of the tensors.
 
@@ -94,39 +94,39 @@ def load_state(task: Task, state: dict[str, Any], at: Checked) -> None:
         UsageError: the state is impossible for this run.
     """
     progress, tensors = state["progress"], state["tensors"]
-    step, optimizer, several = progress["step"], task.bare_optimizer, task.processes
-    at.random_state("draws", progress["draws"], task.batches.draws.device)
-    if _is_replayed(task):
-        _replay(task.scheduler, step)
+    step, optimizer, several = progress["step"], learner.bare_optimizer, learner.processes
+    at.random_state("draws", progress["draws"], learner.batches.draws.device)
+    if _is_replayed(learner):
+        _replay(learner.scheduler, step)
     rates = [group["lr"] for group in optimizer.param_groups]
-    if task.scheduler is not None and not _is_replayed(task) and task.plan.schedule != OWN:
-        rates = [group["initial_lr"] * task.plan.factor(step + 1) for group in optimizer.param_groups]
+    if learner.scheduler is not None and not _is_replayed(learner) and learner.plan.schedule != OWN:
+        rates = [group["initial_lr"] * learner.plan.factor(step + 1) for group in optimizer.param_groups]
     scheduler: Any = {}
-    if task.plan.users_schedule is not None:
+    if learner.plan.users_schedule is not None:
         check_users_rates(at, progress["scheduler"], rates, step)
-    if _is_replayed(task):
+    if _is_replayed(learner):
         at.check("scheduler", {"_last_lr": rates}, progress["scheduler"])
-    elif task.plan.schedule == OWN:
+    elif learner.plan.schedule == OWN:
         scheduler = progress["scheduler"]
     else:
-        scheduler = check_scheduler(at, task.scheduler, progress["scheduler"], step, rates)
-    precision = task.fabric.strategy.precision
+        scheduler = check_scheduler(at, learner.scheduler, progress["scheduler"], step, rates)
+    precision = learner.fabric.strategy.precision
     check_precision(at, dict(precision.state_dict()), progress["precision"])
     # A GradScaler skips steps whose gradients are not finite.
     taken = range(0 if precision.state_dict() else step, step + 1)
-    if known := is_known(task.config.optimizer):
+    if known := is_known(learner.config.optimizer):
         check_optimizer(at, "optimizer", optimizer, progress["optimizer"], rates)
-    at.check("extra", dict.fromkeys(task.extra, anything), progress["extra"])
-    for name, part in task.extra.items():
+    at.check("extra", dict.fromkeys(learner.extra, anything), progress["extra"])
+    for name, part in learner.extra.items():
         if isinstance(part, nn.Module):
             check_module(at, f"extra.{name}", part, progress["extra"][name])
     if of_each := progress.get(BUFFERS):
-        at.check(BUFFERS, [_statistics(task)] * len(progress["random"]), of_each)
+        at.check(BUFFERS, [_statistics(learner)] * len(progress["random"]), of_each)
         for rank, found in enumerate(of_each):
             at.finite(f"{BUFFERS}[{rank}].", found)
 
     Checked(at.file.parent).finite("model.", tensors["model"])
-    task.bare_model.load_state_dict(tensors["model"])
+    learner.bare_model.load_state_dict(tensors["model"])
     inside = progress["optimizer"]
     if known:
         for name, value in tensors.get("optimizer", {}).items():
@@ -135,11 +135,11 @@ def load_state(task: Task, state: dict[str, Any], at: Checked) -> None:
         _load_optimizer(at, "optimizer", optimizer, inside, rates, taken)
     else:
         unpack(at, optimizer, inside, tensors.get("optimizer", {}))
-    if task.scheduler is not None and not _is_replayed(task):
-        task.scheduler.load_state_dict(scheduler)
+    if learner.scheduler is not None and not _is_replayed(learner):
+        learner.scheduler.load_state_dict(scheduler)
     precision.load_state_dict(progress["precision"])
-    steps = step if task.data.classes > 1 else 0  # without labels the probe is not trained
-    for name, part in task.extra.items():
+    steps = step if learner.data.classes > 1 else 0  # without labels the probe is not trained
+    for name, part in learner.extra.items():
         saved = progress["extra"][name]
         if isinstance(part, Optimizer):
             own = [group["lr"] for group in part.param_groups]
@@ -147,18 +147,18 @@ def load_state(task: Task, state: dict[str, Any], at: Checked) -> None:
             _load_optimizer(at, f"extra.{name}", part, saved, own, range(steps, steps + 1))
         else:
             part.load_state_dict(saved)
-    task.batches.draws.set_state(progress["draws"])
+    learner.batches.draws.set_state(progress["draws"])
     if len(progress["random"]) == several.count:
-        _set_random_state(progress["random"][several.rank], task.fabric.device)
+        _set_random_state(progress["random"][several.rank], learner.fabric.device)
     else:  # the number of processes changed, so no state belongs to this one
-        torch.manual_seed((task.config.seed + several.rank + step) % 2**32)
+        torch.manual_seed((learner.config.seed + several.rank + step) % 2**32)
     if of_each:
-        _set_statistics(task, of_each, several)
+        _set_statistics(learner, of_each, several)
 
 
-def _is_replayed(task: Task) -> bool:
+def _is_replayed(learner: Learner) -> bool:
     """Return True for a user's LR scheduler: whatever its state is, its steps bring it back."""
-    return task.plan.users_schedule is not None and task.plan.users_schedule.is_scheduler
+    return learner.plan.users_schedule is not None and learner.plan.users_schedule.is_scheduler
 
 
 def _replay(scheduler: Any, steps: int) -> None:
@@ -169,12 +169,12 @@ def _replay(scheduler: Any, steps: int) -> None:
             scheduler.step()
 
 
-def _scheduler_state(task: Task) -> dict[str, Any]:
-    if task.scheduler is None:
+def _scheduler_state(learner: Learner) -> dict[str, Any]:
+    if learner.scheduler is None:
         return {}
-    if _is_replayed(task):
-        return {"_last_lr": [float(group["lr"]) for group in task.bare_optimizer.param_groups]}
-    state = dict(task.scheduler.state_dict())
+    if _is_replayed(learner):
+        return {"_last_lr": [float(group["lr"]) for group in learner.bare_optimizer.param_groups]}
+    state = dict(learner.scheduler.state_dict())
     check_kept(state)
     return state
 
@@ -186,30 +186,30 @@ def _load_optimizer(at: Checked, entry: str, optimizer: Any, state: Any, rates: 
     check_loaded_optimizer(at, entry, optimizer, built, rates, taken)
 
 
-def _statistics(task: Task) -> dict[str, Tensor]:
+def _statistics(learner: Learner) -> dict[str, Tensor]:
     """Return running statistics; processes have different ones if batch norm is not synchronized."""
-    return {name: buffer.cpu() for name, buffer in _buffers(task).items()}
+    return {name: buffer.cpu() for name, buffer in _buffers(learner).items()}
 
 
-def _set_statistics(task: Task, of_each: list[dict[str, Tensor]], processes: Processes) -> None:
+def _set_statistics(learner: Learner, of_each: list[dict[str, Tensor]], processes: Processes) -> None:
     """Set running statistics to those of this rank; if the number of processes changed, to their mean."""
-    for name, buffer in _buffers(task).items():
+    for name, buffer in _buffers(learner).items():
         if name in of_each[0]:
             same = len(of_each) == processes.count
             mean = torch.stack([found[name] for found in of_each]).mean(0)
             buffer.copy_(of_each[processes.rank][name] if same else mean)
 
 
-def _buffers(task: Task) -> dict[str, Tensor]:
+def _buffers(learner: Learner) -> dict[str, Tensor]:
     """Return the buffers of model and average that hold running statistics."""
-    models = {"": task.bare_model, "average.": task.average}
+    models = {"": learner.bare_model, "average.": learner.average}
     named = [(f"{at}{name}", x) for at, one in models.items() if one is not None for name, x in one.named_buffers()]
     return {name: buffer for name, buffer in named if buffer.is_floating_point()}
 
 
-def _named(task: Task, inside: dict[str, Tensor]) -> dict[str, dict[str, Any]]:
+def _named(learner: Learner, inside: dict[str, Tensor]) -> dict[str, dict[str, Any]]:
     """Return the tensors of the model, and ``inside``, those of the optimizer, if there are any."""
-    return {"model": task.bare_model.state_dict(), **({"optimizer": inside} if inside else {})}
+    return {"model": learner.bare_model.state_dict(), **({"optimizer": inside} if inside else {})}
 
 
 def _room(param: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

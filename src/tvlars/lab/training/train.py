@@ -23,15 +23,15 @@ from tvlars.lab.run_folder.loaded_run import RunResult
 from tvlars.lab.run_folder.loggers import check_protocol
 from tvlars.lab.run_folder.record import ASIDE, ENVIRONMENT, WARNINGS, NoRecord, Record, read_object
 from tvlars.lab.run_folder.resuming import Finished, GoOn, New, opened
-from tvlars.lab.tasks import Task as UserTask
+from tvlars.lab.tasks import Task
 from tvlars.lab.training.description import changed_sources, describe, facts_of_run, model_facts, optimizer_facts
+from tvlars.lab.training.learner import Classification, Learner, OwnTask
 from tvlars.lab.training.optimizer_state import why_inexact
 from tvlars.lab.training.optimizers import held_by
 from tvlars.lab.training.prepare import Prepared, prepare
 from tvlars.lab.training.pretraining import Pretraining
 from tvlars.lab.training.progress import Reporter, choose_reporter
 from tvlars.lab.training.run import Run
-from tvlars.lab.training.task import Classification, OwnTask, Task
 
 __all__ = ["RunResult", "train"]
 
@@ -42,7 +42,7 @@ def train(
     data: Data | None = None,
     loaders: Any = None,
     model: Model | None = None,
-    task: UserTask | None = None,
+    task: Task | None = None,
     metrics: Mapping[str, Metric] | None = None,
     folder: Path | None = None,
     reporter: Reporter | None = None,
@@ -120,26 +120,30 @@ def _train(
         norms = {name: float(p.detach().norm()) for name, p in model.named_parameters() if p.ndim > 1}
         inexact = why_inexact(config, prepared.plan, model)
         kind = OwnTask if config.own_task else Pretraining if config.self_supervised else Classification
-        task: Task = kind(prepared, model, record, reporter)
-    plan = task.plan
-    run = Run(task, loggers)
-    facts = facts_of_run(prepared, model_text, task.facts()) | optimizer_facts(config, task.bare_optimizer, inexact)
+        learner: Learner = kind(prepared, model, record, reporter)
+    plan = learner.plan
+    run = Run(learner, loggers)
+    facts = facts_of_run(prepared, model_text, learner.facts()) | optimizer_facts(
+        config, learner.bare_optimizer, inexact
+    )
     findings = check(
-        task.bare_model,
-        task.bare_optimizer,
+        learner.bare_model,
+        learner.bare_optimizer,
         epochs=config.epochs,
         total_steps=plan.total_steps,
         batch_size=config.batch_size,
-        micro_batch_size=config.batch_size // (task.batches.count * processes.count),
-        scheduler=task.scheduler,
+        micro_batch_size=config.batch_size // (learner.batches.count * processes.count),
+        scheduler=learner.scheduler,
     )
     lines = describe(config, plan, facts, processes.count)
     said = [*map(str, findings), *notes]
-    whole = sum(p.requires_grad for p in task.bare_model.parameters())
-    held = held_by(task.bare_optimizer, task.bare_model)
+    whole = sum(p.requires_grad for p in learner.bare_model.parameters())
+    held = held_by(learner.bare_optimizer, learner.bare_model)
     if held < whole and not config.self_supervised:
         said.append(f"{config.arm_name} holds {held} of {whole} parameters of the model; the others stay as they are")
-    if task.averaging and any(isinstance(one, nn.modules.batchnorm._BatchNorm) for one in task.bare_model.modules()):
+    if learner.averaging and any(
+        isinstance(one, nn.modules.batchnorm._BatchNorm) for one in learner.bare_model.modules()
+    ):
         said.append(
             f"{config.arm_name} is tested with batch norm's statistics computed anew for its averaged weights; other "
             "optimizers are tested with running statistics, which lag behind in the first hundred steps"
@@ -167,6 +171,6 @@ def _train(
     lines += [*(f"warning  {text}" for text in said), *resumed]
     processes.each(record.open_loggers)
     if processes.first:
-        task.before_training()
+        learner.before_training()
     reporter.start(config, plan, lines, folder, run.step)
     return run.train()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tvlars._reading import is_regular
-from tvlars.lab.comparison.protocol import protocol
+from tvlars.lab.comparison.held_out import held_out
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import Data, ImageData
 from tvlars.lab.errors import UsageError
@@ -226,8 +226,8 @@ def _read(folder: Path, points: list[Point], runs: list[SweepRun], data: ImageDa
         note = run.note if failed is None else ""  # the same whoever has done the run, and when
         rows.append((*head, run.config.seed, str(run.status), accuracy, failed, steps, seconds, run.name, note))
     first = points[0].config
-    held_out = len(data.validation_labels) if data.validation_labels is not None else 0
-    said = protocol(held_out, test=first.test, keep_best=first.keep_best)
+    images = len(data.validation_labels) if data.validation_labels is not None else 0
+    said = held_out(images, test=first.test, keep_best=first.keep_best)
     said = " ".join([said, *sentences([folder.parent])])
     return Ran(pd.DataFrame(rows, columns=list(COLUMNS)), 1 / data.classes, first.accuracy_name(), said)
 

@@ -1,6 +1,6 @@
-"""Task of a run: it computes gradients of batches, tests the model and returns its weights.
+"""Learner of a run: it computes gradients of batches, tests the model and returns its weights.
 
-Classification is one, a user's own task another.
+There is one for each kind of task: classification, self-supervised learning, and a task of the user.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ NORM_BATCHES = 50
 """Micro-batches that batch norm's statistics of averaged weights are computed on, as schedulefree advises."""
 
 
-class Task(ABC):
+class Learner(ABC):
     """Objective of a run and its test, with batches, model, optimizer and schedule on their device.
 
     Args:
@@ -91,7 +91,7 @@ class Task(ABC):
         self.measured: dict[str, float] = {}
         """Values of the metrics in the last test, by split and name, as in "test_f1"."""
         self.right: Tensor | None = None
-        """True for each test image classified right after the last epoch; None if the task does not keep that."""
+        """True for each test image classified right after the last epoch; None if the learner does not keep that."""
 
     def facts(self) -> dict[str, str]:
         """Return lines for the user and environment.json, by name."""
@@ -111,7 +111,7 @@ class Task(ABC):
         """
 
     def after_step(self, step: int) -> None:
-        """Update other parts of the task after optimizer step ``step``."""
+        """Update other parts of the learner after optimizer step ``step``."""
 
     @abstractmethod
     def test(self, epoch: int, step: int, split: str = "test") -> tuple[float, float]:
@@ -122,7 +122,7 @@ class Task(ABC):
         return None
 
     def after_training(self, step: int) -> None:
-        """Finish the task after the last epoch and optimizer step ``step``."""
+        """Finish learning after the last epoch and optimizer step ``step``."""
 
     @contextlib.contextmanager
     def with_tested_weights(self) -> Iterator[None]:
@@ -215,7 +215,7 @@ class Task(ABC):
         return self.fabric.no_backward_sync(self.model)
 
 
-class Classification(Task):
+class Classification(Learner):
     """Classification of labelled images by cross-entropy; test images are not augmented."""
 
     def facts(self) -> dict[str, str]:
@@ -293,8 +293,8 @@ def random_share(count: int, share: float, epoch: int) -> Tensor:
     return order[: max(round(share * count), 1)].sort().values
 
 
-class OwnTask(Task):
-    """Task around a :class:`tvlars.lab.Task`; accuracies are NaN."""
+class OwnTask(Learner):
+    """Learner of a user's task, a :class:`tvlars.lab.Task`; accuracies are NaN."""
 
     def __init__(self, prepared: Prepared, network: nn.Module, record: Record, reporter: Reporter) -> None:
         super().__init__(prepared, network, record, reporter)

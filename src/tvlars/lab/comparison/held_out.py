@@ -13,7 +13,7 @@ _SHARE = (
 )
 
 
-def protocol(
+def held_out(
     validation_images: int,
     *,
     test: bool = True,
@@ -38,6 +38,6 @@ def protocol(
     if not test:
         results = "Results" if of_task else "Accuracies"
         return f"{results} are of {images} held out for validation{weights}; the test set was not read."
-    held_out = f"{images} were held out for validation, and curves are of these"
     once = "read once" if test_share is None else "read whole once"
-    return f"{held_out}. The test set was {once}, at the end{weights}.{share}"
+    of_these = "were held out for validation, and curves are of these"
+    return f"{images} {of_these}. The test set was {once}, at the end{weights}.{share}"
