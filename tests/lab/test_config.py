@@ -189,3 +189,11 @@ def test_comparisons_that_are_refused(arguments: dict[str, Any], message: str) -
     with pytest.raises(UsageError) as caught:
         CompareConfig(**arguments)
     assert message in str(caught.value)
+
+
+def test_a_comparison_has_the_batch_size_of_its_base() -> None:
+    base = TrainConfig(batch_size=512)
+    assert {run.batch_size for run in CompareConfig(base, optimizers=("lars",)).runs()} == {512}
+    assert CompareConfig().batch_sizes == (256,)
+    several = CompareConfig(base, optimizers=("lars",), batch_sizes=(128, 256))
+    assert {run.batch_size for run in several.runs()} == {128, 256}

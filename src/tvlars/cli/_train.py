@@ -177,10 +177,11 @@ def compare_config(parsed: argparse.Namespace) -> CompareConfig:
     """Return the config of a comparison that the options say."""
     arms = tuple(map(Arm.parse, parsed.arms)) if parsed.arms else getattr(parsed, "stored_arms", ())
     first = (*parsed.optimizers, *(arm.optimizer for arm in arms), *USUAL)[0]
+    sizes = tuple(parsed.batch_size) or (OPTIONS["batch_size"].default,)
     plain = CompareConfig(
-        base=train_config(parsed, optimizer=first, batch_size=parsed.batch_size[0], seed=parsed.seeds[0]),
+        base=train_config(parsed, optimizer=first, batch_size=sizes[0], seed=parsed.seeds[0]),
         optimizers=tuple(parsed.optimizers),
-        batch_sizes=tuple(parsed.batch_size),
+        batch_sizes=sizes,
         seeds=tuple(parsed.seeds),
         arms=arms,
         family=parsed.family,

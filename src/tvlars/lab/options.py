@@ -140,7 +140,7 @@ class Option:
         values = tuple(self._checked(self.name, one) for one in value)
         if self.default and not values:
             raise UsageError(f"{self.name} must name at least one, got none")
-        if self.default and len(set(map(repr, values))) != len(values):
+        if len(set(map(repr, values))) != len(values):
             raise UsageError(f"{self.name} must not repeat, got {', '.join(map(str, values))}")
         return values
 

@@ -6,10 +6,11 @@ import io
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tvlars.lab import CompareConfig, TrainConfig, UsageError, compare
+from tvlars.lab import CompareConfig, TrainConfig, UsageError, compare, train
 from tvlars.lab.run_folder.rows import EpochRow, StepRow
 from tvlars.lab.training.progress import BarReporter, LineReporter, Reporter, factory_of
 from tvlars.plan import Plan
@@ -125,3 +126,10 @@ def test_a_comparison_shows_all_runs_by_one_reporter(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="reporter must be a Reporter"):
         compare(replace(config, out=tmp_path / "other"), reporter=3)  # type: ignore[arg-type]
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(("wrong", "said"), [(Reporter, "the class Reporter"), ("bar", "'bar'")])
+def test_the_reporter_of_a_run_is_an_object(tmp_path: Path, wrong: Any, said: str) -> None:
+    with pytest.raises(UsageError, match=rf"reporter must be an object, as Reporter\(\), got {said}"):
+        train(TrainConfig(out=tmp_path / "run"), reporter=wrong)
+    assert not (tmp_path / "run").exists()

@@ -31,13 +31,14 @@ class CompareConfig:
     """
 
     base: TrainConfig = field(default_factory=TrainConfig)
+    """Options of all runs; its optimizer, arm, seed and out are ignored or chosen here."""
     optimizers: tuple[str, ...] = option(
         (),
         "those compared, known ones ({choices}) or import paths (default: tvlars lars lamb; with arms none)",
         choices=OPTIMIZERS,
         closed=False,
     )
-    batch_sizes: tuple[int, ...] = option((256,), "samples per optimizer step, one or more")
+    batch_sizes: tuple[int, ...] = option((), "samples per optimizer step (default: that of a run, 256)")
     seeds: tuple[int, ...] = option((0, 1, 2), "one or more")
     overrides: tuple[tuple[str, str, Any], ...] = ()
     """(optimizer or arm, option, value): options of ``TrainConfig``, or arguments of the optimizer's class, for one
@@ -50,6 +51,7 @@ class CompareConfig:
 
     def __post_init__(self) -> None:
         check(self)
+        object.__setattr__(self, "batch_sizes", self.batch_sizes or (self.base.batch_size,))
         arms: Any = self.arms
         if not (isinstance(arms, (list, tuple)) and all(isinstance(one, Arm) for one in arms)):
             raise UsageError(f"arms must be a list of Arm(name, optimizer, options), got {arms!r:.80}")
@@ -104,13 +106,7 @@ class CompareConfig:
         Raises:
             UsageError: a name is not a field's, or a value is bad.
         """
-        check_names(cls, values)
-        arms = values.get("arms", ())
-        if isinstance(arms, list) and all(isinstance(one, dict) for one in arms):
-            for one in arms:
-                check_names(Arm, one)
-            arms = tuple(Arm(**{"name": "", "optimizer": "", **one}) for one in arms)
-        return cls(**{**values, "base": TrainConfig.from_mapping(values.get("base", {})), "arms": arms})
+        return cls(**fields_from(cls, values))
 
     def runs(self) -> list[TrainConfig]:
         """Return the config of every run in the order of training: seeds outermost.
@@ -136,3 +132,18 @@ class CompareConfig:
         if not (arm.options or own):
             return {}
         return as_options(arm.optimizer, {**arm.options, **own}, self.base.optimizer_options)
+
+
+def fields_from(cls: Any, values: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a config ``cls`` of several runs, with base and arms made from mappings.
+
+    Raises:
+        UsageError: a name is not a field's, or base or an arm is bad.
+    """
+    check_names(cls, values)
+    arms = values.get("arms", ())
+    if isinstance(arms, list) and all(isinstance(one, dict) for one in arms):
+        for one in arms:
+            check_names(Arm, one)
+        arms = tuple(Arm(**{"name": "", "optimizer": "", **one}) for one in arms)
+    return {**values, "base": TrainConfig.from_mapping(values.get("base", {})), "arms": arms}

@@ -9,12 +9,14 @@ from typing import Any
 
 from torch import nn
 
+from tvlars._checks import shown
 from tvlars._reading import is_regular
 from tvlars.findings import check
 from tvlars.lab import memory
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import Data
 from tvlars.lab.data.own.loaders import LoaderData
+from tvlars.lab.errors import UsageError
 from tvlars.lab.given import take
 from tvlars.lab.metrics import Metric
 from tvlars.lab.models import Model
@@ -91,6 +93,8 @@ def train(
         KeyboardInterrupt: Ctrl-C was pressed. The record is kept.
     """
     loggers = check_protocol(loggers)
+    if reporter is not None and (isinstance(reporter, type) or not hasattr(reporter, "start")):
+        raise UsageError(f"reporter must be an object, as Reporter(), got {shown(reporter)}")
     given = take(config, data=data, loaders=loaders, model=model, task=task, metrics=metrics)
     config = given.named(config)
     prepared = prepare(config, given)

@@ -13,10 +13,10 @@ from tvlars._reading import parse_number
 from tvlars.lab.config import MAX_LR, MAX_SEED, OPTIMIZERS, TrainConfig
 from tvlars.lab.errors import UsageError, unknown
 from tvlars.lab.experiments.arms import Arm
-from tvlars.lab.experiments.compare_config import CompareConfig
+from tvlars.lab.experiments.compare_config import CompareConfig, fields_from
 from tvlars.lab.experiments.tuning.space import rounded, values_apart
 from tvlars.lab.imported import said_path
-from tvlars.lab.options import check, check_names, option
+from tvlars.lab.options import check, option
 
 Number = TypeVar("Number", int, float)
 
@@ -120,11 +120,7 @@ class StudyConfig:
         Raises:
             UsageError: a name is not a field's, or a value is bad.
         """
-        check_names(cls, values)
-        arms = tuple(Arm(**one) if isinstance(one, dict) else one for one in values.get("arms", ()))
-        lists = {name: tuple(one) if isinstance(one, list) else one for name, one in values.items()}
-        made: dict[str, Any] = {**lists, "base": TrainConfig.from_mapping(values.get("base", {})), "arms": arms}
-        return cls(**made)
+        return cls(**fields_from(cls, values))
 
 
 def parse_lists(
