@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tvlars.cli._options import in_processes, new_command, type_of
-from tvlars.cli._study import tell_robustness, tell_scaling
+from tvlars.cli._study import tell_study
 from tvlars.cli._sweep import add_queue, tell, tell_tuning
 from tvlars.cli._train import tell_comparison
 from tvlars.lab.console import say
@@ -16,8 +16,8 @@ from tvlars.lab.errors import UsageError
 TELL = {
     "compare": tell_comparison,
     "tune": tell_tuning,
-    "robustness": tell_robustness,
-    "scaling": tell_scaling,
+    "robustness": tell_study,
+    "scaling": tell_study,
     "sweep": tell,
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from tvlars._command import FAILED
@@ -35,13 +36,17 @@ OF_SCALING = ("batch_size", "epochs", "steps", "keep_best")
 WORKERS = "runs at a time, each a process of its own where there are several (default: 1, in this one)"
 
 
+STUDIES: dict[str, tuple[Any, tuple[str, ...], tuple[str, ...]]] = {
+    "robustness": (RobustnessConfig, ("within",), WITHOUT),
+    "scaling": (ScalingConfig, ("batch_sizes", "target", "horizons"), (*WITHOUT, *OF_SCALING)),
+}
+"""Config of each study, the options that it has besides those of all studies, and options of a run that it lacks."""
+
+
 def add(commands: Any, command: str, config: dict[str, Any]) -> None:
     """Add the commands; ``config`` has the options that a config file sets for ``command``."""
-    for name, kind, own, without in (
-        ("robustness", RobustnessConfig, ("within",), WITHOUT),
-        ("scaling", ScalingConfig, ("batch_sizes", "target", "horizons"), (*WITHOUT, *OF_SCALING)),
-    ):
-        parser = new_command(commands, name, _robustness if kind is RobustnessConfig else _scaling)
+    for name, (kind, own, without) in STUDIES.items():
+        parser = new_command(commands, name, partial(_run, name))
         options = options_of(kind)
         add_option(parser, options["optimizers"], metavar="NAME")
         add_arms(parser)
@@ -77,37 +82,21 @@ def _config(parsed: argparse.Namespace, kind: type[StudyConfig], *own: str) -> A
     return under_protocol(parsed, config)
 
 
-def _robustness(parsed: argparse.Namespace) -> int:
-    from tvlars.lab.experiments.robustness.robustness import robustness
+def _run(name: str, parsed: argparse.Namespace) -> int:
+    from tvlars import lab
 
-    config = _config(parsed, RobustnessConfig, "within")
-    return tell_robustness(robustness(config, workers=parsed.workers, retries=parsed.retries, ray=parsed.ray))
-
-
-def tell_robustness(result: Any) -> int:
-    """Print what came out of a study of robustness; returns the exit code."""
-    from tvlars.lab.experiments.robustness.page import report_of
-
-    return _tell(result, report_of(result).text(), "robustness")
+    kind, own, _ = STUDIES[name]
+    config, study = _config(parsed, kind, *own), lab.robustness if name == "robustness" else lab.scaling
+    return tell_study(study(config, workers=parsed.workers, retries=parsed.retries, ray=parsed.ray))
 
 
-def _scaling(parsed: argparse.Namespace) -> int:
-    from tvlars.lab.experiments.scaling.scaling import scaling
+def tell_study(result: Any) -> int:
+    """Print the results of a study; returns the exit code."""
+    from tvlars.lab.experiments.robustness.page import report_of as report_of_robustness
+    from tvlars.lab.experiments.scaling.page import report_of as report_of_scaling
 
-    config = _config(parsed, ScalingConfig, "batch_sizes", "target", "horizons")
-    return tell_scaling(scaling(config, workers=parsed.workers, retries=parsed.retries, ray=parsed.ray))
-
-
-def tell_scaling(result: Any) -> int:
-    """Print what came out of a study of scaling; returns the exit code."""
-    from tvlars.lab.experiments.scaling.page import report_of
-
-    return _tell(result, report_of(result).text(), "scaling")
-
-
-def _tell(result: Any, text: str, name: str) -> int:
-    """Print the results; returns the exit code."""
-    say(text)
+    name = result.config.kind()
+    say((report_of_robustness if name == "robustness" else report_of_scaling)(result).text())
     say(f"page: {result.folder / f'{name}.html'}, figure: {result.folder / f'{name}.svg'}")
     missing, runs = result.unfinished, result.runs
     if missing:

@@ -129,11 +129,10 @@ def paper_table(
         if previous and previous["batch_size"] != row["batch_size"]:
             breaks.add(i)
         of = f" of {row['of']}" if row["seeds"] < row["of"] else ""
-        lr = "-" if math.isnan(row["lr"]) else f"{row['lr']:.4g}"
         size = [f"{row['batch_size']:,}"] if sizes > 1 else []
         values = [metric_text(row[name], row[f"{name}_interval"]) for name in extra]
         mean = measure.text(row["accuracy"], row["interval"])
-        cells.append([str(row["arm"]), *size, lr, mean, *values, f"{row['seeds']}{of}"])
+        cells.append([str(row["arm"]), *size, number_text(row["lr"]), mean, *values, f"{row['seeds']}{of}"])
         previous = row
     caption = " ".join(
         [
@@ -166,9 +165,8 @@ def pairs_table(pairs: pd.DataFrame, measure: Measure) -> PaperTable:
         more = [p_text(pair["equivalence_p_adjusted"]), seeds_text(pair["seeds_needed"])] if within else []
         size = [f"{pair['batch_size']:,}"] if sizes > 1 else []
         mean = measure.text(pair["difference"], pair["interval"])
-        effect = "-" if math.isnan(pair["effect_size"]) else f"{pair['effect_size']:.2f}"
         names = f"{pair['better']} against {pair['worse']}"
-        tests = [effect, p_text(pair["p_adjusted"]), *more]
+        tests = [number_text(pair["effect_size"], ".2f"), p_text(pair["p_adjusted"]), *more]
         cells.append([names, *size, mean, str(pair["seeds"]), *tests, pair["verdict"]])
     caption = (
         f"Paired differences in {measure.name} over n seeds ± half the width of the 95 % interval (Student's t), the "
@@ -180,6 +178,11 @@ def pairs_table(pairs: pd.DataFrame, measure: Measure) -> PaperTable:
             f"found with probability {POWER:g}"
         )
     return PaperTable(head, cells, set(), set(), breaks, len(head) - 1, f"{caption}.")
+
+
+def number_text(value: float, form: str = ".4g") -> str:
+    """Return a number in a format, "-" for NaN."""
+    return "-" if math.isnan(value) else format(value, form)
 
 
 def p_text(p: float) -> str:
@@ -310,14 +313,9 @@ class ComparisonTable(pd.DataFrame):
             against = row["against_best"]
             gap = "" if math.isnan(against) else f"{'−' if against < 0 else '+'}{measure.text(abs(against))}, "
             of = f" of {row['of']}" if row["seeds"] < row["of"] else ""
-            lr = "-" if math.isnan(row["lr"]) else f"{row['lr']:.4g}"
-            cells = [
-                f"{row['optimizer']:<{wide}}",
-                f"{row['batch_size']:,}",
-                lr,
-                measure.text(row[mean], row[interval]),
-            ]
-            rows.append([*cells, f"{row['seeds']}{of}", f"{gap}{row['verdict']}"])
+            cells = [f"{row['optimizer']:<{wide}}", f"{row['batch_size']:,}", number_text(row["lr"])]
+            result = measure.text(row[mean], row[interval])
+            rows.append([*cells, result, f"{row['seeds']}{of}", f"{gap}{row['verdict']}"])
         head = ["optimizer", "batch size", "lr", measure.title, "runs", f"against the {measure.best} mean"]
         return pd.DataFrame(rows, columns=head)
 

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from tvlars.lab.comparison.comparison import Comparison
 from tvlars.lab.comparison.pair import said_margin
-from tvlars.lab.comparison.paper import metric_text, p_text, seeds_text
+from tvlars.lab.comparison.paper import metric_text, number_text, p_text, seeds_text
 from tvlars.lab.comparison.statistics import metrics_in
 from tvlars.lab.comparison.verdict import beside_best
 from tvlars.lab.console import console, say
@@ -125,7 +125,7 @@ def _cells(row: dict[Any, Any], beside: dict[Any, Any], ahead: bool, measure: Me
     return {
         "optimizer": Cell(row["arm"], row["arm"]),
         "batch size": Cell(f"{row['batch_size']:,}", row["batch_size"]),
-        "lr": Cell("-" if math.isnan(row["lr"]) else f"{row['lr']:.4g}", row["lr"]),
+        "lr": Cell(number_text(row["lr"]), row["lr"]),
         measure.name: Cell(f"{mean_of_all}{measure.unit * known}", row["accuracy"] if done else -1, ahead),
         against(measure): beside_it,
         P_VALUE: _p_cell(beside["p_adjusted"]),

@@ -11,6 +11,7 @@ import pandas as pd
 from tvlars.lab.comparison.pair import said_margin
 from tvlars.lab.comparison.paired import fewest_seeds
 from tvlars.lab.comparison.statistics import INCONCLUSIVE, best_arms
+from tvlars.lab.errors import listed
 from tvlars.lab.tasks import Measure
 
 Pairs = dict[tuple[int, frozenset[str]], dict[Any, Any]]
@@ -45,7 +46,7 @@ def _answer(here: pd.DataFrame, best: str, pairs: Pairs, measure: Measure) -> st
         return f"{best} has {has}{_part(row) or f' ({seeds})'}."
     named = {arm: f"{arm}{_part(other)}" for arm, other in rows.items()}
     equal = [arm for arm in rows if math.isclose(rows[arm]["accuracy"], row["accuracy"], rel_tol=1e-9)]
-    said = f"{_and([named[arm] for arm in equal])} share the {measure.best} mean {measure.name}, {value}"
+    said = f"{listed([named[arm] for arm in equal])} share the {measure.best} mean {measure.name}, {value}"
     if len(equal) == 1:
         said = f"{best} has the {measure.best} mean {measure.name}, {value}{_part(row)}"
     found = {arms: pair for (size, arms), pair in pairs.items() if size == row["batch_size"]}
@@ -59,7 +60,8 @@ def _answer(here: pd.DataFrame, best: str, pairs: Pairs, measure: Measure) -> st
             relations.setdefault(words, []).append(arm if arm in equal else named[arm])
             told += [pair] if pair is not None else []
         name = f"{subject}: " if list(subjects) != [best] and len(rows) > 2 else ""
-        clauses.append(name + ", and ".join(words.format(_and(arms)) for (_, words), arms in sorted(relations.items())))
+        said_of = [words.format(listed(arms)) for (_, words), arms in sorted(relations.items())]
+        clauses.append(name + ", and ".join(said_of))
     return f"{'; '.join([said, *clauses])}{_basis(told)}.{_power(told, measure)}"
 
 
@@ -160,8 +162,3 @@ def with_verdicts(rows: pd.DataFrame, pairs: pd.DataFrame, measure: Measure | No
 
 def _by_arms(pairs: pd.DataFrame) -> Pairs:
     return {(pair["batch_size"], frozenset((pair["better"], pair["worse"]))): pair for pair in pairs.to_dict("records")}
-
-
-def _and(names: list[str]) -> str:
-    *first, last = names
-    return f"{', '.join(first)} and {last}" if first else last

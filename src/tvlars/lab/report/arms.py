@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -46,15 +47,22 @@ def make_arms(runs: list[LoadedRun]) -> list[Arm]:
     by_name: dict[str, list[LoadedRun]] = {}
     for run, name in zip(runs, arm_names([config_of(run) for run in runs]), strict=True):
         by_name.setdefault(name, []).append(run)
-    places: dict[str, int] = {}  # the first arm of an optimizer gets its colour, other arms get free ones
-    for name, mine in by_name.items():
-        own = OWN.get(config_of(mine[0]).optimizer)
+    colors = colors_of({name: config_of(mine[0]).optimizer for name, mine in by_name.items()})
+    return [Arm(name, mine, *colors[name]) for name, mine in by_name.items()]
+
+
+def colors_of(optimizers: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """Return color and dash of each arm, given its optimizer: those of the optimizer for its first arm, else free
+    ones."""
+    places: dict[str, int] = {}
+    for arm, optimizer in optimizers.items():
+        own = OWN.get(optimizer)
         if own is not None and own not in places.values():
-            places[name] = own
+            places[arm] = own
     free = iter([place for place in range(len(OKABE_ITO)) if place not in places.values()])
-    for i, name in enumerate(name for name in by_name if name not in places):
-        places[name] = next(free, i % len(OKABE_ITO))
-    return [Arm(name, mine, OKABE_ITO[places[name]], DASHES[places[name]]) for name, mine in by_name.items()]
+    for i, arm in enumerate(arm for arm in optimizers if arm not in places):
+        places[arm] = next(free, i % len(OKABE_ITO))
+    return {arm: (OKABE_ITO[places[arm]], DASHES[places[arm]]) for arm in optimizers}
 
 
 def config_of(run: LoadedRun) -> TrainConfig:

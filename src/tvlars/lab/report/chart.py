@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
 
-from tvlars.lab.report.arms import DASHES, OKABE_ITO, OWN
 from tvlars.lab.report.drawing import figure_of, numbers, text
 
 if TYPE_CHECKING:
@@ -196,16 +195,6 @@ def svg(charts: Sequence[Chart]) -> bytes:
 
 def _label(tick: float) -> str:
     return f"{tick:,.0f}" if tick >= 1000 else f"{tick:.4g}"
-
-
-def colors_of(arms: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Return color and dash of each arm: those of its optimizer for one that has its name, else the next free ones."""
-    places = {arm: OWN[arm] for arm in arms if arm in OWN}
-    free = iter([place for place in range(len(OKABE_ITO)) if place not in places.values()])
-    found = {
-        arm: places.get(arm, -1) if arm in places else next(free, i % len(OKABE_ITO)) for i, arm in enumerate(arms)
-    }
-    return {arm: (OKABE_ITO[place], DASHES[place]) for arm, place in found.items()}
 
 
 def powers_of_two(values: Sequence[float]) -> list[float]:

@@ -5,25 +5,20 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from tvlars.lab.experiments.results import write_table
-from tvlars.lab.experiments.robustness.result import NAME, RobustnessResult
-from tvlars.lab.experiments.studies.runs import records
-from tvlars.lab.report.chart import Chart, Line, Marks, Span, colors_of, powers_of_two
+from tvlars.lab.comparison.paper import number_text
+from tvlars.lab.experiments.robustness.result import RobustnessResult
+from tvlars.lab.experiments.studies.runs import save_study
+from tvlars.lab.report.arms import colors_of
+from tvlars.lab.report.chart import Chart, Line, Marks, Span, powers_of_two
 from tvlars.lab.report.study import StudyReport, StudyTable
 from tvlars.lab.run_folder.environment import command_line
-from tvlars.lab.run_folder.record import write_json
+from tvlars.lab.tasks import Measure
 
 
 def save_results(result: RobustnessResult) -> None:
     """Write robustness.json, results.csv (runs), robustness.csv (rates), and page, figure and tables."""
-    folder = result.folder
-    folder.mkdir(parents=True, exist_ok=True)
-    said = {"command": command_line(), "measure": result.ran.measure, "protocol": result.ran.protocol}
-    tables = {"arms": records(result.table()), "rates": records(result.rates())}
-    write_json(folder / f"{NAME}.json", {**said, "answers": result.answers(), "notes": result.notes(), **tables})
-    write_table(folder / "results.csv", result.runs)
-    write_table(folder / f"{NAME}.csv", result.rates())
-    report_of(result).save(folder, NAME, f"tab:{NAME}")
+    rates = result.rates()
+    save_study(result, report_of(result), {"robustness.csv": rates}, {"arms": result.table(), "rates": rates})
 
 
 def report_of(result: RobustnessResult) -> StudyReport:
@@ -34,28 +29,17 @@ def report_of(result: RobustnessResult) -> StudyReport:
     return StudyReport(title, command_line(), *said, tables, [_chart(result)], result.notes())
 
 
-def _points(mean: float, half: float) -> str:
-    """Return an accuracy in percent with half the width of its interval."""
-    if math.isnan(mean):
-        return "-"
-    return f"{100 * mean:.2f}" + ("" if math.isnan(half) else f" ± {100 * half:.2f}")
-
-
-def _share(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.0%}"
-
-
 def _table(result: RobustnessResult) -> StudyTable:
     rows = []
     for row in result.table().to_dict("records"):
         if math.isnan(row["octaves"]):
-            rows.append([row["arm"], *["-"] * 5, _share(row["failed"])])
+            rows.append([row["arm"], *["-"] * 5, number_text(row["failed"], ".0%")])
             continue
         least = "at least " if row["at_least"] else ""
         around = "" if math.isnan(row["octaves_low"]) else f"{row['octaves_low']:.2f} to {row['octaves_high']:.2f}"
         cells = [f"{row['low']:.4g} to {row['high']:.4g}", f"{least}{row['octaves']:.2f}", around or "-"]
-        mean = _points(row["accuracy"], row["interval"])
-        rows.append([row["arm"], mean, f"{row['best_lr']:.4g}", *cells, _share(row["failed"])])
+        mean = Measure().text(row["accuracy"], row["interval"])
+        rows.append([row["arm"], mean, f"{row['best_lr']:.4g}", *cells, number_text(row["failed"], ".0%")])
     within = f"{result.config.within:g} point{'s' * (result.config.within != 1)}"
     head = ["arm", f"best {result.ran.measure}, %", "at lr", f"within {within}", "octaves", "95 %", "failed"]
     caption = (
@@ -74,8 +58,8 @@ def _rates(result: RobustnessResult) -> StudyTable:
     for row in result.rates().to_dict("records"):
         if rows and rows[-1][0] != row["arm"]:
             breaks.add(len(rows))
-        mean, lr = _points(row["accuracy"], row["interval"]), "-" if math.isnan(row["lr"]) else f"{row['lr']:.4g}"
-        rows.append([row["arm"], lr, mean, _share(row["failed"]), f"{row['seeds']} of {row['of']}"])
+        mean, lr = Measure().text(row["accuracy"], row["interval"]), number_text(row["lr"])
+        rows.append([row["arm"], lr, mean, number_text(row["failed"], ".0%"), f"{row['seeds']} of {row['of']}"])
     head = ["arm", "lr", f"{result.ran.measure}, %", "failed", "seeds"]
     caption = "Mean over seeds ± half the width of its 95 % interval (Student's t) at each rate."
     return StudyTable(head, rows, set(), set(), breaks, 2, caption, "Each rate")
@@ -90,7 +74,7 @@ def _chart(result: RobustnessResult) -> Chart:
     )
     lowest = 100 * means["accuracy"].min() if len(means) else 0.0
     step = max(100 * means["accuracy"].max() - lowest, 1.0) / 20 if len(means) else 1.0
-    for i, (arm, (color, dash)) in enumerate(colors_of(result.arms).items()):
+    for i, (arm, (color, dash)) in enumerate(colors_of({arm: arm for arm in result.arms}).items()):
         mine = means[means["arm"] == arm]
         half = mine["interval"].fillna(0.0)
         mean = 100 * mine["accuracy"]

@@ -24,11 +24,6 @@ class Plateau:
         """Width, log2(high / low)."""
         return math.log2(self.high / self.low)
 
-    @property
-    def at_least(self) -> bool:
-        """True if the width is a lower bound."""
-        return self.open_low or self.open_high
-
 
 def plateau(rates: Sequence[float], accuracies: Sequence[float], within: float) -> Plateau | None:
     """Return the widest contiguous range of rates around the best accuracy that is within ``within`` of it.

@@ -14,7 +14,6 @@ from tvlars.lab.options import option
 if TYPE_CHECKING:
     import pandas as pd
 
-NAME = "robustness"
 SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Multiples of the planned rate that are studied by default."""
 RESAMPLES = 2000
@@ -116,10 +115,6 @@ class RobustnessResult(StudyResult):
         found = (plateau(rates, one, self.config.within / 100) for one in drawn)
         return middle(one.octaves for one in found if one is not None)
 
-    def __str__(self) -> str:
-        """Return the results in sentences."""
-        return "\n".join([*self.answers(), self.ran.protocol, *(f"note: {note}" for note in self.notes())])
-
     def answers(self) -> list[str]:
         """Return the results, one sentence per arm."""
         said = []
@@ -145,8 +140,4 @@ class RobustnessResult(StudyResult):
                 said.append(
                     f"{row['arm']}: the plateau reaches the {where} rate that was tried, so its width is a lower bound."
                 )
-        if len(self.config.seeds) == 1:
-            said.append("There is one seed: nothing here has an interval.")
-        if missing := self.unfinished:
-            said.append(f"{len(missing)} of {len(self.runs)} runs have no result, {missing[0]} among them.")
-        return said
+        return said + super().notes()

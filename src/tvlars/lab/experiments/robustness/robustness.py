@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from tvlars.lab.data import Data
 from tvlars.lab.experiments.board import Board
 from tvlars.lab.experiments.robustness.page import save_results
-from tvlars.lab.experiments.robustness.result import NAME, RobustnessConfig, RobustnessResult
-from tvlars.lab.experiments.studies.runs import Objects, Ran, do_study, points_of
+from tvlars.lab.experiments.robustness.result import RobustnessConfig, RobustnessResult
+from tvlars.lab.experiments.studies.runs import do_study
 from tvlars.lab.metrics import Metric
 from tvlars.lab.models import Model
 
@@ -38,13 +37,7 @@ def robustness(
     Args:
         config: options of the study. If its folder is that of an earlier call, runs that are over there are kept, and
             others resume.
-        data, loaders, model, metrics: objects for all runs, see :func:`tvlars.lab.train`; runs are then done in this
-            process.
-        workers: number of runs at a time. With one (default) they are done in this process, one after the other; with
-            more, each is a process of its own.
-        retries: number of further attempts for a run that failed, from its newest checkpoint.
-        ray: None (default): on this machine; else the address of a Ray cluster, see :func:`tvlars.lab.sweep`.
-        board: shows progress; None (default): a bar on a terminal, and plain lines elsewhere.
+        data, loaders, model, metrics, workers, retries, ray, board: see :func:`tvlars.lab.compare`.
 
     Returns:
         The results. Their files are in ``result.folder``: robustness.html, .svg, .md, .tex, .csv and .json, results.csv
@@ -54,18 +47,6 @@ def robustness(
         UsageError: an option is bad, or does not fit the data; nothing has been written then.
         KeyboardInterrupt: by Ctrl-C; what is there is written, and the same call continues.
     """
-    found: list[RobustnessResult] = []
-
-    def save(folder: Path, ran: Ran) -> None:
-        found.append(RobustnessResult(folder, config, ran))
-        save_results(found[-1])
-
-    do_study(
-        config,
-        lambda named, samples: points_of(named, samples, lambda run: [run]),
-        Objects(data, loaders, model, metrics),
-        save,
-        mark=f"{NAME}.json",
-        **dict(workers=workers, retries=retries, ray=ray, board=board),  # type: ignore[arg-type]
-    )
-    return found[-1]
+    objects = dict(data=data, loaders=loaders, model=model, metrics=metrics)
+    how: dict[str, Any] = dict(workers=workers, retries=retries, ray=ray, board=board)
+    return do_study(config, lambda run: [run], RobustnessResult, save_results, objects, **how)

@@ -5,28 +5,22 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from tvlars.lab.experiments.results import write_table
-from tvlars.lab.experiments.scaling.result import NAME, ScalingResult
+from tvlars.lab.comparison.paper import number_text
+from tvlars.lab.experiments.scaling.result import ScalingResult
 from tvlars.lab.experiments.scaling.target import Fit
-from tvlars.lab.experiments.studies.runs import records
-from tvlars.lab.report.chart import Chart, Line, Marks, Span, colors_of, powers_of_two
+from tvlars.lab.experiments.studies.runs import save_study
+from tvlars.lab.report.arms import colors_of
+from tvlars.lab.report.chart import Chart, Line, Marks, Span, powers_of_two
 from tvlars.lab.report.study import StudyReport, StudyTable
 from tvlars.lab.run_folder.environment import command_line
-from tvlars.lab.run_folder.record import write_json
+from tvlars.lab.tasks import Measure
 
 
 def save_results(result: ScalingResult) -> None:
     """Write scaling.json, results.csv (runs), scaling.csv (targets), horizons.csv, and page, figure and tables."""
-    folder = result.folder
-    folder.mkdir(parents=True, exist_ok=True)
-    said: dict[str, Any] = {"command": command_line(), "measure": result.ran.measure, "protocol": result.ran.protocol}
-    said |= {"target": result.config.target, "answers": result.answers(), "notes": result.notes()}
-    frames = {"targets": result.targets(), "fits": result.fits(), "horizons": result.horizons()}
-    write_json(folder / f"{NAME}.json", {**said, **{name: records(one) for name, one in frames.items()}})
-    write_table(folder / "results.csv", result.runs)
-    write_table(folder / "horizons.csv", frames["horizons"])
-    write_table(folder / f"{NAME}.csv", frames["targets"])
-    report_of(result).save(folder, NAME, f"tab:{NAME}")
+    tables = {"targets": result.targets(), "fits": result.fits(), "horizons": result.horizons()}
+    files = {"horizons.csv": tables["horizons"], "scaling.csv": tables["targets"]}
+    save_study(result, report_of(result), files, tables, target=result.config.target)
 
 
 def report_of(result: ScalingResult) -> StudyReport:
@@ -53,9 +47,9 @@ def _targets(result: ScalingResult) -> StudyTable:
         if row["steps"] == math.inf:
             rows.append([*head, f"not within {row['longest']:,}", *["-"] * 4])
             continue
-        least, lr = "at most " if row["at_most"] else "", "-" if math.isnan(row["lr"]) else f"{row['lr']:.4g}"
+        least = "at most " if row["at_most"] else ""
         steps = f"{least}{row['steps']:,.0f}", _ends(row["low"], row["high"]), f"{least}{row['samples']:,.0f}"
-        rows.append([*head, *steps, f"{row['seconds']:.3g}", lr])
+        rows.append([*head, *steps, f"{row['seconds']:.3g}", number_text(row["lr"])])
     head = ["arm", "batch size", "steps", "95 %", "samples", "seconds", "lr"]
     caption = (
         f"Optimizer steps to a {result.ran.measure} of {result.config.target:.4g}: the shortest run, with a schedule "
@@ -89,9 +83,7 @@ def _horizons(result: ScalingResult) -> StudyTable:
         if rows and (row["arm"], row["batch_size"]) != last:
             breaks.add(len(rows))
         last = row["arm"], row["batch_size"]
-        half = "" if math.isnan(row["interval"]) else f" ± {100 * row['interval']:.2f}"
-        mean = "-" if math.isnan(row["accuracy"]) else f"{100 * row['accuracy']:.2f}{half}"
-        lr = "-" if math.isnan(row["lr"]) else f"{row['lr']:.4g}"
+        mean, lr = Measure().text(row["accuracy"], row["interval"]), number_text(row["lr"])
         edge = f"{row['edge']} of {row['rates']}" if row["edge"] else f"of {row['rates']}"
         rows.append([row["arm"], f"{row['batch_size']:,}", f"{row['horizon']:,}", mean, lr, edge])
     head = ["arm", "batch size", "horizon", f"{result.ran.measure}, %", "best lr", "rates"]
@@ -104,7 +96,7 @@ def _horizons(result: ScalingResult) -> StudyTable:
 
 def _charts(result: ScalingResult) -> list[Chart]:
     """Return steps, samples and seconds to the target over the batch size, as in Shallue et al. (2019)."""
-    targets, colors = result.targets(), colors_of(result.arms)
+    targets, colors = result.targets(), colors_of({arm: arm for arm in result.arms})
     sizes, to = list(result.config.batch_sizes), f"to {result.config.target:.4g}"
     charts = [
         _chart(f"Steps {to}", "optimizer steps", targets, "steps", sizes, result.arms),
@@ -132,7 +124,7 @@ def _chart(title: str, unit: str, targets: Any, column: str, sizes: list[int], a
     ticks = [*known[column], *(above if column == "steps" else ())]
     chart = Chart(title, "batch size", unit, [float(size) for size in sizes], powers_of_two(ticks))
     ideal = {"steps": -1.0, "samples": 0.0}.get(column)
-    for arm, (color, _) in colors_of(arms).items():
+    for arm, (color, _) in colors_of({arm: arm for arm in arms}).items():
         mine = known[known["arm"] == arm]
         x, y = mine["batch_size"].tolist(), mine[column].tolist()
         ends: dict[str, Any] = {}

@@ -20,7 +20,6 @@ from tvlars.lab.options import option
 if TYPE_CHECKING:
     import pandas as pd
 
-NAME = "scaling"
 RESAMPLES = 1000
 MOST_STEPS = 10**9
 
@@ -226,10 +225,6 @@ class ScalingResult(StudyResult):
                 found.append(fit_critical(*zip(*known, strict=True)))
         return found
 
-    def __str__(self) -> str:
-        """Return the results in sentences."""
-        return "\n".join([*self.answers(), self.ran.protocol, *(f"note: {note}" for note in self.notes())])
-
     def answers(self) -> list[str]:
         """Return the results, one sentence per arm."""
         said = []
@@ -271,11 +266,7 @@ class ScalingResult(StudyResult):
                     f"{row['arm']}: the shortest horizon reaches the target at batch size {row['batch_size']:,}, so "
                     "fewer steps may do."
                 )
-        if len(self.config.seeds) == 1:
-            said.append("There is one seed: nothing here has an interval.")
-        if missing := self.unfinished:
-            said.append(f"{len(missing)} of {len(self.runs)} runs have no result, {missing[0]} among them.")
-        return said
+        return said + super().notes()
 
 
 def _critical(row: Mapping[Any, Any]) -> str:

@@ -6,32 +6,33 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from tvlars._reading import is_regular
 from tvlars.lab.comparison.held_out import held_out
 from tvlars.lab.config import TrainConfig
-from tvlars.lab.data import Data, ImageData
+from tvlars.lab.data import ImageData
 from tvlars.lab.errors import UsageError
 from tvlars.lab.experiments.board import Board, choose_board
 from tvlars.lab.experiments.job import OVER
 from tvlars.lab.experiments.queue import check_call
-from tvlars.lab.experiments.results import SweepRun
+from tvlars.lab.experiments.results import SweepResult, SweepRun, write_table
 from tvlars.lab.experiments.studies.config import StudyConfig
 from tvlars.lab.experiments.sweep import check_one_machine, do_runs
 from tvlars.lab.given import Given, check_apart, take
-from tvlars.lab.metrics import Metric
-from tvlars.lab.models import Model
 from tvlars.lab.registered.deviations import sentences
 from tvlars.lab.registered.record import FILES
 from tvlars.lab.run_folder.loaded_run import load_run
+from tvlars.lab.run_folder.record import write_json
 from tvlars.lab.run_folder.status import Status
 from tvlars.lab.training.prepare import data_of
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from tvlars.lab.report.study import StudyReport
 
 RUNS = "runs"
 """Folder of the runs in that of the study."""
@@ -48,16 +49,6 @@ class Point:
     arm: str
     config: TrainConfig
     scale: float
-
-
-@dataclass(frozen=True)
-class Objects:
-    """Objects of a user for all runs, see :func:`tvlars.lab.train`."""
-
-    data: Data | None = None
-    loaders: Any = None
-    model: Model | None = None
-    metrics: Mapping[str, Metric] | None = None
 
 
 @dataclass(frozen=True)
@@ -99,6 +90,24 @@ class StudyResult:
         found: list[str] = self.runs.loc[self.runs["failed"].isna(), "folder"].tolist()
         return found
 
+    def answers(self) -> list[str]:
+        """Return the results, one sentence per arm."""
+        raise NotImplementedError
+
+    def notes(self) -> list[str]:
+        """Return sentences on what is missing."""
+        said = ["There is one seed: nothing here has an interval."] * (len(self.config.seeds) == 1)
+        if missing := self.unfinished:
+            said.append(f"{len(missing)} of {len(self.runs)} runs have no result, {missing[0]} among them.")
+        return said
+
+    def __str__(self) -> str:
+        """Return the results in sentences."""
+        return "\n".join([*self.answers(), self.ran.protocol, *(f"note: {note}" for note in self.notes())])
+
+
+Result = TypeVar("Result", bound=StudyResult)
+
 
 def failure_bound(classes: int) -> float:
     """Return the accuracy that a run has to be above, or it has failed.
@@ -112,26 +121,25 @@ def failure_bound(classes: int) -> float:
 
 def do_study(
     config: StudyConfig,
-    points: Callable[[StudyConfig, int], list[Point]],
-    objects: Objects,
-    save: Callable[[Path, Ran], object],
+    lengths: Callable[[TrainConfig], Iterable[TrainConfig]],
+    kind: Callable[[Path, Any, Ran], Result],
+    save: Callable[[Result], object],
+    objects: Mapping[str, Any],
     *,
-    mark: str,
     workers: int | None,
     retries: int,
     ray: str | None,
     board: Board | None,
-) -> None:
-    """Do the runs of a study that are not over, and have their results saved, also if they are stopped.
+) -> Result:
+    """Do the runs of a study that are not over, and return their results, which are saved also if they are stopped.
 
     Args:
         config: of the study.
-        points: returns the runs for a number of training samples.
-        objects: those that are there are for all runs, which are then done in this process.
-        save: called with the folder and the results.
-        mark: name of the file that tells the study's folder from others.
-        workers, retries, ray, board: see :func:`tvlars.lab.sweep`; with one worker (default) runs are done in this
-            process, one after the other.
+        lengths: returns the runs of all lengths for one run.
+        kind: class of the results.
+        save: writes them.
+        objects: data, loaders, model and metrics of a user by name, None for those that are not given.
+        workers, retries, ray, board: see :func:`tvlars.lab.compare`.
 
     Raises:
         UsageError: an option is bad, or does not fit the data; nothing has been written then.
@@ -139,25 +147,23 @@ def do_study(
     check_call(workers, retries)
     base = config.base
     apart = ray is not None or (workers or 1) > 1 or (base.devices or 1) > 1
-    check_apart(apart, **vars(objects))
-    given = take(base, **vars(objects))
+    check_apart(apart, **objects)
+    given = take(base, **objects)
     base = given.named(base)
     check_one_machine(base)
     data = data_of(base, given.data)
-    folder = _folder(config, mark)
-    found = [replace(one, config=at_end(one.config, data)) for one in points(replace(config, base=base), size_of(data))]
-    board = choose_board() if board is None else board
+    folder, points = _folder(config), points_of(replace(config, base=base), size_of(data), lengths)
+    runs = [replace(one, config=at_end(one.config, data)) for one in points]
+    results: list[Result] = []
 
-    def save_all(runs: list[SweepRun]) -> None:
-        save(folder, _read(folder / RUNS, found, runs, data))
+    def save_all(done: SweepResult) -> None:
+        results.append(kind(folder, config, _read(folder / RUNS, runs, done.runs, data)))
+        save(results[-1])
 
-    do_runs(
-        [one.config for one in found],
-        folder / RUNS,
-        None if apart else Given(data, given.model, None, given.metrics),
-        lambda result: save_all(result.runs),
-        **dict(workers=workers, retries=retries, ray=ray, board=board),  # type: ignore[arg-type]
-    )
+    mine = None if apart else Given(data, given.model, None, given.metrics)
+    how: dict[str, Any] = dict(workers=workers, retries=retries, ray=ray, board=board or choose_board())
+    do_runs([one.config for one in runs], folder / RUNS, mine, save_all, **how)
+    return results[-1]
 
 
 def size_of(data: ImageData) -> int:
@@ -165,10 +171,10 @@ def size_of(data: ImageData) -> int:
     return len(data.train_labels)
 
 
-def _folder(config: StudyConfig, mark: str) -> Path:
+def _folder(config: StudyConfig) -> Path:
     """Return the folder of the study; raise ``UsageError`` if it holds something else."""
     folder = config.folder()
-    ours = is_regular(folder / mark) or (folder / RUNS).is_dir()
+    ours = is_regular(folder / f"{config.kind()}.json") or (folder / RUNS).is_dir()
     new = folder.is_dir() and all(path.name in FILES for path in folder.iterdir())
     if folder.exists() and not ours and not new:
         raise UsageError(f"out must be a new or empty folder, or that of {config.kind()}, got {str(folder)!r}")
@@ -253,10 +259,8 @@ def resampled(values: np.ndarray[Any, Any], count: int, seed: int = 0) -> np.nda
 
 def mean(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Return the mean over the last axis of the values that are not NaN; NaN if there are none."""
-    known = ~np.isnan(values)
-    count = known.sum(-1)
-    total = np.where(known, values, 0.0).sum(-1)
-    found: np.ndarray[Any, Any] = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    with np.errstate(invalid="ignore"):  # 0 / 0
+        found: np.ndarray[Any, Any] = np.nansum(values, -1) / (~np.isnan(values)).sum(-1)
     return found
 
 
@@ -267,6 +271,20 @@ def middle(values: Iterable[float], level: float = 0.95) -> tuple[float, float]:
         return math.nan, math.nan
     ends = np.quantile(known, [(1 - level) / 2, (1 + level) / 2], method="inverted_cdf")
     return float(ends[0]), float(ends[1])
+
+
+def save_study(
+    result: StudyResult, report: StudyReport, files: Mapping[str, pd.DataFrame], tables: Mapping[str, Any], **more: Any
+) -> None:
+    """Write the results of a study: a JSON file with ``tables`` and ``more``, ``files`` as CSV, and the ``report``."""
+    folder, name = result.folder, result.config.kind()
+    folder.mkdir(parents=True, exist_ok=True)
+    said = {"command": report.command, "measure": result.ran.measure, "protocol": report.protocol, **more}
+    said |= {"answers": report.answers, "notes": report.notes}
+    write_json(folder / f"{name}.json", {**said, **{table: records(rows) for table, rows in tables.items()}})
+    for file, rows in {"results.csv": result.runs, **files}.items():
+        write_table(folder / file, rows)
+    report.save(folder, name, f"tab:{name}")
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
