@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 
 WORDS = re.compile(
@@ -15,3 +16,12 @@ WORDS = re.compile(
 def says_so(error: BaseException) -> bool:
     """Return if the text of ``error`` has any of the words."""
     return WORDS.search(str(error)) is not None
+
+
+def has_ended(error: BaseException) -> bool:
+    """Return whether ``error`` means that memory ran out, of this machine or of a device."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # of torch
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, RuntimeError | ImportError | SystemError) and says_so(error)

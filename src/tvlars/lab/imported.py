@@ -5,6 +5,7 @@ An import path is ``package.module.Name``, ``package.module:name`` or ``./file.p
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import importlib.util
@@ -12,12 +13,14 @@ import site
 import sys
 import sysconfig
 import traceback
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from tvlars._checks import one_line
+from tvlars._memory import has_ended
 from tvlars.lab.errors import UsageError, unknown
 
 FORMS = "package.module.Name, package.module:name or ./file.py:name"
@@ -142,6 +145,20 @@ def is_theirs(error: BaseException | None) -> bool:
     before = Path(frames[first - 1].filename).resolve() if first else Path(__file__).resolve()
     of_library = frames[first].name == "<module>" and before.is_relative_to(OURS) and before != Path(__file__).resolve()
     return not of_library
+
+
+@contextlib.contextmanager
+def refused(sentence: str) -> Iterator[None]:
+    """Raise ``UsageError`` "SENTENCE: REASON" in place of an error of a library inside, which may have any type.
+
+    Errors of the user's own code, and those that say that memory has ended, stay as they are.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, UsageError) or has_ended(error) or is_theirs(error):
+            raise
+        raise UsageError(f"{sentence}: {one_line(error)}") from error
 
 
 def _is_users_syntax(error: BaseException) -> bool:

@@ -3,23 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import re
 from collections.abc import Iterator
 
-import torch
-
-from tvlars._memory import says_so
+from tvlars._memory import has_ended as has_ended
 from tvlars.lab.errors import UsageError
-
-
-def has_ended(error: BaseException) -> bool:
-    """Return whether ``error`` means that memory ran out."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    if isinstance(error, OSError):
-        return error.errno == errno.ENOMEM
-    return isinstance(error, RuntimeError | ImportError | SystemError) and says_so(error)
 
 
 def amount(error: BaseException) -> str:

@@ -11,10 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tvlars._checks import one_line
-from tvlars.lab import memory
 from tvlars.lab.errors import UsageError
-from tvlars.lab.imported import GIVEN, is_import_path, is_theirs, load_object, short_name, spelled_path
+from tvlars.lab.imported import GIVEN, is_import_path, load_object, refused, short_name, spelled_path
 
 TAKEN = ("accuracy", "loss")
 """Names of measures that every run has."""
@@ -89,17 +87,10 @@ class Metrics:
         """Call each metric once, so that what does not fit is said before any run."""
         labels = torch.arange(2 * classes) % classes
         for name, metric in self.metrics.items():
-            try:
+            with refused(f"metrics {name} must take probabilities (n, {classes}) and labels (n,), but that fails"):
                 metric.update(torch.eye(classes)[labels], labels)
                 numbers(name, metric.compute())
                 metric.reset()
-            except Exception as error:  # metrics have many types for what they cannot take
-                if isinstance(error, UsageError) or memory.has_ended(error) or is_theirs(error):
-                    raise
-                raise UsageError(
-                    f"metrics {name} must take probabilities (n, {classes}) and labels (n,), but that fails: "
-                    f"{one_line(error)}"
-                ) from error
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
         """Take a batch into account: logits (n, classes), labels (n,)."""
@@ -145,13 +136,9 @@ def check_methods(name: str, metric: Metric) -> None:
 
 
 def _called(found: Any, path: str, ours: dict[str, Any]) -> Metric:
-    try:
+    with refused(f"metrics {path} cannot be made"):
         parameters = inspect.signature(found).parameters
         return found(**{name: value for name, value in ours.items() if name in parameters})
-    except Exception as error:
-        if memory.has_ended(error) or is_theirs(error):
-            raise
-        raise UsageError(f"metrics {path} cannot be made: {one_line(error)}") from error
 
 
 def numbers(name: str, value: Any) -> dict[str, float]:

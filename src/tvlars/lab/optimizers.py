@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from tvlars._checks import one_line
 from tvlars.lab.arguments import arguments_of, check_arguments, parse_arguments
 from tvlars.lab.errors import UsageError, unknown
-from tvlars.lab.imported import is_import_path, is_theirs, load_object, path_of, said_path, spelled_path
+from tvlars.lab.imported import is_import_path, load_object, path_of, refused, said_path, spelled_path
 from tvlars.optim import LAMB, LARS, TVLARS
 
 CLASSES: dict[str, type[Optimizer]] = {
@@ -178,15 +177,9 @@ def build_imported(name: str, groups: Iterable[Any], arguments: Mapping[str, Any
         UsageError: a class of an installed package refuses its arguments.
         Exception: whatever the user's own class raises.
     """
-    try:
+    given = ", ".join(f"{argument}={value!r}" for argument, value in arguments.items())
+    with refused(f"optimizer {said_path(name)} cannot be made with {given or 'its defaults'}"):
         return load_optimizer(name)(groups, **arguments)
-    except Exception as error:
-        if is_theirs(error):
-            raise
-        given = ", ".join(f"{argument}={value!r}" for argument, value in arguments.items())
-        raise UsageError(
-            f"optimizer {said_path(name)} cannot be made with {given or 'its defaults'}: {one_line(error)}"
-        ) from error
 
 
 def _kind(value: object) -> str:

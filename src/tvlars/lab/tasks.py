@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_map
 from tvlars._checks import one_line
 from tvlars.lab import memory
 from tvlars.lab.errors import UsageError, unknown
-from tvlars.lab.imported import GIVEN, is_theirs, load_object, said_path
+from tvlars.lab.imported import GIVEN, is_theirs, load_object, refused, said_path
 from tvlars.lab.metrics import Metric, check_methods, check_metric_name, numbers
 
 
@@ -152,14 +152,8 @@ def load_task(name: str, given: Task | None = None) -> Task:
                 raise
             raise UsageError(f"task {said_path(name)} must be made without arguments: {error}") from error
     elif isinstance(found, Task):
-        try:
+        with refused(f"task {type(found).__name__} must be copied for each run, but copy.deepcopy fails"):
             found = copy.deepcopy(found)
-        except Exception as error:  # copy has many types for what it cannot take
-            if is_theirs(error) or memory.has_ended(error):
-                raise
-            raise UsageError(
-                f"task {type(found).__name__} must be copied for each run, but copy.deepcopy fails: {one_line(error)}"
-            ) from error
     if not isinstance(found, Task):
         kind = found.__name__ if inspect.isclass(found) else f"an object of type {type(found).__name__}"
         raise UsageError(f"task must be a subclass of tvlars.lab.Task, or an instance, got {kind}")

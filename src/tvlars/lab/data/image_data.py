@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tvlars.lab.data.fingerprint import SPLITS, Fingerprint, fingerprint_split
-from tvlars.lab.data.streamed import StreamedImages, is_streamed
+from tvlars.lab.data.streamed import LazyImages, is_streamed
 from tvlars.lab.errors import UsageError
 
 MEASURED, STREAMED = 200_000, 2048
@@ -45,35 +44,18 @@ def sample(images: Tensor, labels: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return pick(images, chosen), labels[chosen]
 
 
-class Chosen:
-    """Images of a larger tensor by their indices, read when they are used: a part of a mapped file.
-
-    Like a tensor it is indexed along its first dimension: by a tensor, which gives a tensor, or by a slice.
-    """
+class Chosen(LazyImages):
+    """Images of a larger tensor, a mapped file."""
 
     def __init__(self, images: Tensor, index: Tensor) -> None:
-        self.images, self.index = images, index
-        self.shape, self.ndim = torch.Size((len(index), *images.shape[1:])), images.ndim
-        self.dtype, self.device = images.dtype, images.device
-        self.nbytes = images.nbytes // max(len(images), 1) * len(index)
+        super().__init__(tuple(images.shape[1:]), index)
+        self.images = images
 
-    def __len__(self) -> int:
-        return len(self.index)
+    def at(self, index: Tensor) -> Chosen:
+        return Chosen(self.images, self.index[index.cpu()])
 
-    def __getitem__(self, which: Any) -> Any:
-        return Chosen(self.images, self.index[which]) if isinstance(which, slice) else self.images[self.index[which]]
-
-    def split(self, size: int, dim: int = 0) -> Iterator[Tensor]:
-        """Yield tensors of ``size`` images."""
-        return (self.images[index] for index in torch.split(self.index, size))
-
-    def to(self, *args: Any, **more: Any) -> Tensor:
-        """Return all images as a tensor, as :meth:`torch.Tensor.to` does."""
-        return self.images[self.index].to(*args, **more)
-
-    def detach(self) -> Chosen:
-        """Return the same: images have no gradient."""
-        return self
+    def read(self, index: Tensor) -> Tensor:
+        return self.images[index]
 
 
 @dataclass(frozen=True)
@@ -115,7 +97,7 @@ class ImageData:
         for part, images, labels in parts:
             wanted = f"{must} {part}_images uint8 of shape (N, C, H, W) and {part}_labels int64 (N,)"
             for name, value, dtype, dims in (("images", images, torch.uint8, 4), ("labels", labels, torch.int64, 1)):
-                if not isinstance(value, Tensor | Chosen | StreamedImages):
+                if not isinstance(value, Tensor | LazyImages):
                     raise UsageError(f"{wanted}, but {part}_{name} is of type {type(value).__name__}")
                 if value.dtype != dtype or value.ndim != dims:
                     raise UsageError(f"{wanted}, but {part}_{name} is {value.dtype} of shape {tuple(value.shape)}")
@@ -269,7 +251,7 @@ class ImageData:
     def _images_at(self, index: Tensor) -> Any:
         """Return the training images with these indices; those of a mapped file are read when they are used."""
         images: Any = self.train_images
-        if isinstance(images, StreamedImages):
+        if isinstance(images, LazyImages):
             return images.at(index)
         return Chosen(images, index.to(images.device)) if self.mapped else images[index.to(images.device)]
 

@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tvlars._machine import cores
 from tvlars.lab.errors import UsageError
 
 MOST_PROCESSES = 16
@@ -124,9 +125,8 @@ def default_processes(given: int | None = None) -> int:
     ``MOST_PROCESSES``."""
     if given is not None:
         return given
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1") or 1)
-    return max(min(cores // max(here, 1), MOST_PROCESSES), 1)
+    return max(min(cores() // max(here, 1), MOST_PROCESSES), 1)
 
 
 _source: Source
@@ -183,8 +183,8 @@ class Decoded(Source):
         return self.original(index)
 
 
-class StreamedImages:
-    """Images of a split that are read when they are used.
+class LazyImages(ABC):
+    """Images on the host that are read when they are used, by their numbers ``index`` in a source.
 
     Like a tensor uint8 (N, C, H, H) they are indexed along the first dimension: by a tensor, which gives a tensor, or
     by a slice.
@@ -192,8 +192,8 @@ class StreamedImages:
 
     dtype, ndim, device = torch.uint8, 4, torch.device("cpu")
 
-    def __init__(self, readers: Readers, shape: tuple[int, ...], index: Tensor) -> None:
-        self.readers, self.index = readers, index
+    def __init__(self, shape: tuple[int, ...], index: Tensor) -> None:
+        self.index = index
         self.shape = torch.Size((len(index), *shape))
         self.nbytes = self.shape.numel()
 
@@ -203,13 +203,13 @@ class StreamedImages:
     def __getitem__(self, which: Any) -> Any:
         return self.at(torch.arange(len(self))[which]) if isinstance(which, slice) else self.read(self.index[which])
 
-    def at(self, index: Tensor) -> StreamedImages:
+    @abstractmethod
+    def at(self, index: Tensor) -> LazyImages:
         """Return some of the images, by their numbers here."""
-        return StreamedImages(self.readers, tuple(self.shape[1:]), self.index[index.cpu()])
 
+    @abstractmethod
     def read(self, index: Tensor) -> Tensor:
         """Return the images with these numbers of the source."""
-        return self.readers.read(index.tolist()).reshape(-1, *self.shape[1:])
 
     def split(self, size: int, dim: int = 0) -> Iterator[Tensor]:
         """Yield tensors of ``size`` images."""
@@ -219,9 +219,23 @@ class StreamedImages:
         """Return all images as a tensor, as :meth:`torch.Tensor.to` does."""
         return self.read(self.index).to(*args, **more)
 
-    def detach(self) -> StreamedImages:
+    def detach(self) -> LazyImages:
         """Return the same: images have no gradient."""
         return self
+
+
+class StreamedImages(LazyImages):
+    """Images that ``readers`` read."""
+
+    def __init__(self, readers: Readers, shape: tuple[int, ...], index: Tensor) -> None:
+        super().__init__(shape, index)
+        self.readers = readers
+
+    def at(self, index: Tensor) -> StreamedImages:
+        return StreamedImages(self.readers, tuple(self.shape[1:]), self.index[index.cpu()])
+
+    def read(self, index: Tensor) -> Tensor:
+        return self.readers.read(index.tolist()).reshape(-1, *self.shape[1:])
 
 
 def is_streamed(images: Any) -> bool:

@@ -12,10 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from tvlars._checks import one_line
-from tvlars.lab import memory
 from tvlars.lab.errors import UsageError
-from tvlars.lab.imported import GIVEN, is_theirs
+from tvlars.lab.imported import GIVEN, refused
 from tvlars.lab.models.head import head_of, put_head
 from tvlars.lab.models.init import initialize
 from tvlars.lab.models.source import Builder, builder_of, has_code, said_model, taken_arguments
@@ -120,25 +118,15 @@ def check_model(
 
 
 def _outputs(model: nn.Module, images: Tensor, said: str) -> Any:
-    try:
+    channels, size = images.shape[1:3]
+    shape = f"{channels} x {size} x {size}"
+    with refused(f"model {said} cannot take images of {shape}, another image_size may suit it"):
         return model(images)
-    except Exception as error:  # torch has many types for what does not fit
-        if memory.has_ended(error) or is_theirs(error):
-            raise
-        channels, size = images.shape[1:3]
-        raise UsageError(
-            f"model {said} cannot take images of {channels} x {size} x {size}, another image_size may suit it: "
-            f"{one_line(error)}"
-        ) from error
 
 
 def _call(builder: Builder, arguments: dict[str, Any], name: str) -> Any:
-    try:
+    with refused(f"model {said_model(name)} cannot be built"):
         return builder(**arguments)
-    except Exception as error:
-        if memory.has_ended(error) or is_theirs(error):
-            raise
-        raise UsageError(f"model {said_model(name)} cannot be built: {one_line(error)}") from error
 
 
 def _refuse(options: Any, name: str, reason: str) -> None:

@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from tvlars._checks import one_line
-from tvlars.lab import memory
-from tvlars.lab.errors import UsageError, unknown
+from tvlars.lab.errors import unknown
+from tvlars.lab.imported import refused
 from tvlars.lab.models.head import head_of, put_head
 from tvlars.lab.models.stem import fit_stem
 
@@ -49,14 +48,8 @@ def build_torchvision(
         if head.out_features != classes:
             put_head(model, path, nn.Linear(head.in_features, classes))
     else:
-        try:
+        with refused(f"model torchvision:{name} cannot be built for images of image_size {image_size}"):
             model = models.get_model(name, **options)
-        except Exception as error:  # also of assertions about the size of patches
-            if memory.has_ended(error):
-                raise
-            raise UsageError(
-                f"model torchvision:{name} cannot be built for images of image_size {image_size}: {one_line(error)}"
-            ) from error
     said = fit_stem(model, channels, stem or "standard", name, keep=pretrained)
     return model, f"torchvision's, {said}"
 
@@ -66,12 +59,6 @@ def _pretrained(name: str, options: dict[str, Any]) -> Any:
 
     weights = models.get_model_weights(name).DEFAULT
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
-    try:
+    wanted = f"must be at {str(file)!r} or to be downloaded from {weights.url}, but they could not be loaded"
+    with refused(f"pretrained weights of torchvision's {name} {wanted}"):
         return models.get_model(name, weights=weights, **options)
-    except Exception as error:  # of the network, of a damaged file, or of options that the weights do not fit
-        if memory.has_ended(error):
-            raise
-        raise UsageError(
-            f"pretrained weights of torchvision's {name} must be at {str(file)!r} or to be downloaded from "
-            f"{weights.url}, but they could not be loaded: {one_line(error)}"
-        ) from error

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tvlars._checks import one_line, shown
+from tvlars._checks import shown
 from tvlars.lab.console import aside, console, is_terminal
 from tvlars.lab.data import decoded
 from tvlars.lab.data.fingerprint import SPLITS
@@ -19,8 +19,7 @@ from tvlars.lab.data.image_data import ImageData
 from tvlars.lab.data.own.samples import LABELS, first_key, fixed, image_of, label_of, pair_of
 from tvlars.lab.data.streamed import Readers, Source, StreamedImages, default_processes
 from tvlars.lab.errors import UsageError
-from tvlars.lab.imported import is_theirs
-from tvlars.lab.memory import has_ended
+from tvlars.lab.imported import refused
 
 FORMS = "(train, test) or (train, validation, test), or a dictionary of these"
 PROBED = 8
@@ -170,12 +169,8 @@ class _Set(Source):
     def sample(self, index: int) -> tuple[Any, int]:
         """Return an image (PIL, or tensor (C, H, W)) and its label."""
         at = self.at(index)
-        try:
+        with refused(f"{at} cannot be read"):
             found = self.given[index]
-        except Exception as error:
-            if has_ended(error) or is_theirs(error):
-                raise
-            raise UsageError(f"{at} cannot be read: {one_line(error)}") from error
         image, label = pair_of(found, at)
         return image_of(image, at), label_of(label, at)
 

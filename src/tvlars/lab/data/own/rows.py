@@ -14,14 +14,12 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import default_collate
 
-from tvlars._checks import one_line
-from tvlars.lab import memory
 from tvlars.lab.data.fingerprint import Fingerprint, SplitFingerprint
 from tvlars.lab.data.image_data import ImageData
 from tvlars.lab.data.own.datasets import by_split
 from tvlars.lab.data.own.named import imported_data
 from tvlars.lab.errors import UsageError
-from tvlars.lab.imported import GIVEN, is_import_path, is_theirs
+from tvlars.lab.imported import GIVEN, is_import_path, refused
 
 
 class Rows:
@@ -132,14 +130,8 @@ def _stacked(one: Any, split: str) -> Any:
             f"data must have a Dataset with samples, or a tuple or dictionary of tensors, for {split}, got {_kind(one)}"
         )
     samples = [one[i] for i in range(len(one))]
-    try:
+    with refused(f"data must have {split} samples of one shape, tensors or numbers"):
         return tree_map(_as_tensor, default_collate(samples))
-    except (TypeError, RuntimeError) as error:
-        if memory.has_ended(error) or is_theirs(error):
-            raise
-        raise UsageError(
-            f"data must have {split} samples of one shape, tensors or numbers: {one_line(error)}"
-        ) from error
 
 
 def _as_tensor(value: Any) -> Tensor:

@@ -90,11 +90,6 @@ def last_lines(log: Path, count: int = 5) -> list[str]:
     return [line.rstrip() for line in newest if line.strip()][-count:]
 
 
-def cores() -> int:
-    """Return the number of CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _judge(job: Job, code: int, stopped: bool) -> Outcome:
     """Return how a run ended, by the exit code of ``tvlars train`` and its folder."""
     if code == 0:

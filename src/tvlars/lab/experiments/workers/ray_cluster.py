@@ -15,9 +15,10 @@ from collections.abc import Iterator
 from concurrent.futures import Future, wait
 from typing import Any
 
+from tvlars._machine import cores
 from tvlars.lab.errors import UsageError
 from tvlars.lab.experiments.job import Halt, Job, Outcome, Workers
-from tvlars.lab.experiments.workers.process import TICK, cores, run_one, threads_for
+from tvlars.lab.experiments.workers.process import TICK, run_one, threads_for
 from tvlars.lab.run_folder.status import Status
 
 CONNECT_PATIENCE = 20.0

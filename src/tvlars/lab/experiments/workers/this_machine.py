@@ -7,9 +7,10 @@ import queue
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
+from tvlars._machine import cores
 from tvlars.lab.errors import UsageError
 from tvlars.lab.experiments.job import Halt, Job, Outcome, Workers
-from tvlars.lab.experiments.workers.process import TICK, cores, run_one, threads_for
+from tvlars.lab.experiments.workers.process import TICK, run_one, threads_for
 
 
 class LocalWorkers(Workers):
