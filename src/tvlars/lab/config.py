@@ -67,6 +67,8 @@ LAYERWISE = (*TRUSTING, "lamb")
 ADAPTATION = ("layer_adaptation", "adapt_bias_norm")
 """Options of where the trust ratio acts."""
 WITH_MOMENTUM = tuple(name for name, usual in DEFAULTS.items() if usual.momentum is not None)
+EARLIER_NAMES = {"warmup-cosine": "cosine"}
+"""Schedules that earlier versions wrote under another name."""
 ONE_MACHINE = "a run of a sweep is on one machine"
 
 
@@ -512,6 +514,8 @@ class TrainConfig:
         for one in self.log:
             if one not in LOGGERS and not is_import_path(one):
                 raise unknown("logger", one, LOGGERS)
+        if len(set(self.log)) != len(self.log):
+            raise UsageError(f"log must not repeat, got {', '.join(self.log)}")
         object.__setattr__(self, "log", tuple(one if one in LOGGERS else spelled_path(one) for one in self.log))
         if self.sharpness is not None:
             self.sharpness_times(1)
@@ -542,6 +546,7 @@ class TrainConfig:
     def _check_schedule(self) -> None:
         """Check the name of the schedule, and bring it into its normal spelling; nothing is imported."""
         name: Any = self.schedule
+        name = EARLIER_NAMES.get(name, name) if isinstance(name, str) else name
         if is_import_path(name):
             name = spelled_path(name)
         elif not isinstance(name, str) or name not in SCHEDULES:
@@ -821,6 +826,9 @@ class TrainConfig:
         Raises:
             UsageError: a name is no field, or a value is invalid.
         """
+        if isinstance(values, dict) and isinstance(before := values.get("tensorboard"), bool):  # of earlier versions
+            values = {name: value for name, value in values.items() if name != "tensorboard"}
+            values.setdefault("log", ("tensorboard",) if before else ())
         check_names(cls, values)
         return cls(**values)
 

@@ -158,6 +158,14 @@ def test_views_of_a_run_are_its_own() -> None:
     assert "a name that a run folder keeps for itself" in said
 
 
+def test_a_page_of_an_earlier_version_is_known() -> None:
+    said_by("report", "run")
+    file = Path("run/report.html")
+    file.write_text(file.read_text().replace('<meta name="generator" content="tvlars report">\n', ""))
+    assert said_by("report", "run")[0] == 0
+    assert "generator" in file.read_text()
+
+
 def test_only_a_page_is_watched() -> None:
     code, said = said_by("report", "run", "-o", "x.csv", "--watch", "5")
     assert code == 2

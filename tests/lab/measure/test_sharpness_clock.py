@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import signal
@@ -99,6 +100,25 @@ def test_levels_are_held_against_a_short_mean() -> None:
     assert seen == [[], ["loss 1"], [], ["step 4", "loss 0.8"], ["loss 0.5"]]
     assert clock.check(5, {"left": [3.0], "recent": [], "due": []}) == "levels of the loss that the options name"
     assert clock.check(5, {"left": [], "recent": [], "due": ["step 4"]}) == "measurements of this step"
+
+
+def test_a_file_of_an_earlier_version_is_read_and_mended(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    text = (runs[1] / "sharpness.csv").read_text().splitlines()
+    old = tmp_path / "run"
+    old.mkdir()
+    (old / "config.json").write_text((runs[1] / "config.json").read_text())
+    lines = [",".join(line.split(",")[:12]) for line in text]
+    (old / "sharpness.csv").write_text("\n".join(lines) + "\n")
+    rows = load_run(old).sharpness
+    assert list(rows["statistics"]) == ["running"] * 2
+    assert list(rows["at"]) == ["epoch 2", "epoch 3"]
+    assert rows["hessian_max_at_initial_norm"].isna().all()
+    from tvlars.lab.run_folder.rows import cut_sharpness
+
+    cut_sharpness(old / "sharpness.csv", 12, 2)
+    first, *others = csv.reader((old / "sharpness.csv").read_text().splitlines())
+    assert others == [[*lines[1].split(","), "running", "epoch 2", "nan"]]
+    assert first == text[0].split(",")
 
 
 def test_statistics_of_a_finished_run(measured: Path, tmp_path: Path) -> None:

@@ -2,8 +2,9 @@
 
     python -m tests.lab.run_folder.forged_pickles RUN COUNT
 
-RUN is a run folder with weights. Pickles that call, set or import what an attacker wants are put in their place, and
-read as ``evaluate`` reads them. The last line says how many were refused in one sentence.
+RUN is a run folder with weights and a checkpoint of format 1. Pickles that call, set or import what an attacker wants
+are put in every place of it where a pickle may lie, with checksums that fit, and read as ``--resume`` and ``evaluate``
+read them. The last line says how many were refused in one sentence.
 """
 
 from __future__ import annotations
@@ -21,9 +22,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.checkpoint import metadata as torch_metadata
 
-from tvlars.lab import UsageError, load_run
+from tvlars.lab import TrainConfig, UsageError, load_run
+from tvlars.lab.processes.fabric import make_fabric
+from tvlars.lab.processes.processes import Processes
 from tvlars.lab.run_folder.checkpoints import checkpoint
+
+from .strangers import seal
 
 HARMLESS = {
     "os.listdir",
@@ -164,24 +170,69 @@ def forged(chosen: random.Random, marker: str, honest: bytes) -> bytes:
     return begin + body[:-1] + harm + b"b."
 
 
-def in_archive(content: bytes, like: bytes) -> bytes:
+def in_archive(content: bytes, like: Path | bytes) -> bytes:
     """A file of torch.save with another pickle in it."""
-    file = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(like)) as archive, zipfile.ZipFile(file, "w") as written:
+    file, source = io.BytesIO(), like if isinstance(like, Path) else io.BytesIO(like)
+    with zipfile.ZipFile(source) as archive, zipfile.ZipFile(file, "w") as written:
         for info in archive.infolist():
             pickled = info.filename.endswith("/data.pkl")
             written.writestr(info.filename, content if pickled else archive.read(info))
     return file.getvalue()
 
 
-def pickle_in(file: Path) -> bytes:
-    with zipfile.ZipFile(file) as archive:
+def pickle_in(file: Path | bytes) -> bytes:
+    with zipfile.ZipFile(file if isinstance(file, Path) else io.BytesIO(file)) as archive:
         return archive.read(next(name for name in archive.namelist() if name.endswith("/data.pkl")))
+
+
+# -- reading ------------------------------------------------------------------------------------------
+
+
+class Reading:
+    """The four places of a pickle, put in order again after each."""
+
+    def __init__(self, run: Path) -> None:
+        self.run = run
+        (self.path,) = (run / "checkpoints").iterdir()
+        self.files = {name: self.path / name for name in (".metadata", "progress.pt", "__0_0.distcp")}
+        self.files["weights.pt"] = run / "weights.pt"
+        self.honest = {name: file.read_bytes() for name, file in self.files.items()}
+        self.pickles = {name: pickle_in(self.honest[name]) for name in ("progress.pt", "__0_0.distcp", "weights.pt")}
+        self.pickles[".metadata"] = self.honest[".metadata"]
+        self.processes = Processes(make_fabric(TrainConfig(accelerator="cpu"), "32-true"))
+
+    def put(self, place: str, content: bytes) -> None:
+        if place != ".metadata" and content[:1] == b"\x80" and len(content) % 3:  # else the pickle lies there bare
+            content = in_archive(content, self.honest[place])
+        if place == "__0_0.distcp":
+            described = pickle.loads(self.honest[".metadata"])
+            for info in described.storage_data.values():
+                info.offset, info.length = 0, len(content)
+            self.files[".metadata"].write_bytes(pickle.dumps(described))
+        self.files[place].write_bytes(content)
+        seal(self.path)
+
+    def restore(self) -> None:
+        for name, content in self.honest.items():
+            self.files[name].write_bytes(content)
+        seal(self.path)
+
+    def read(self, weights: bool) -> None:
+        if weights:
+            load_run(self.run).model()
+            return
+        found = checkpoint.newest(self.run, lambda said: None)
+        assert found is not None
+        path, manifest = found
+        checkpoint.read_progress(path, manifest)
+        table = checkpoint.read_tensor_table(path, manifest)
+        checkpoint.load_tensors(path, table, {"model": {"w": torch.zeros(2, 3)}})
 
 
 def looks() -> dict[str, dict[str, Any]]:
     """Original content of the files that attackers change."""
     things = [pathlib.PurePath, pathlib.PosixPath, torch.serialization._get_layout, checkpoint.check, torch.Tensor]
+    things += [torch_metadata.Metadata, torch_metadata.MetadataIndex, torch_metadata.TensorProperties]
     own = "__slotnames__"  # kept there by the pickling that is done here
     return {str(thing): {name: value for name, value in vars(thing).items() if name != own} for thing in things}
 
@@ -190,10 +241,10 @@ def main(run: Path, count: int) -> None:
     global armed, seen
     chosen, marker = random.Random(0), str(run.parent / "executed")
     copyreg.add_extension("os", "system", 0xF1)
-    file, refused = run / "weights.pt", 0
-    honest, whole = pickle_in(file), file.read_bytes()
+    reading, refused = Reading(run), 0
     sys.addaudithook(hook)
-    load_run(run).model()  # imports what is imported late
+    for weights in (False, True):
+        reading.read(weights)  # whatever is imported late
     seen, armed = [], True
     pickle.loads(b"cos\nsystem\n(X\x04\x00\x00\x00truetR.")
     armed = False
@@ -201,21 +252,21 @@ def main(run: Path, count: int) -> None:
     seen = None
     before = looks()
     for number in range(count):
-        content = forged(chosen, marker, honest)
-        if content[:1] == b"\x80" and len(content) % 3:  # else the pickle lies there bare
-            content = in_archive(content, whole)
-        file.write_bytes(content)
+        place = chosen.choice([".metadata", ".metadata", "progress.pt", "__0_0.distcp", "weights.pt"])
+        content = forged(chosen, marker, reading.pickles[place])
+        reading.put(place, content)
         armed = True
         try:
-            load_run(run).model()
+            reading.read(place == "weights.pt")
             said = ""
         except UsageError as error:
             said = str(error)
         armed = False
-        assert said, (number, content[:400])
+        assert said, (number, place, content[:400])
         assert len(said) < 1000, said
         assert said.isprintable(), said
         refused += 1
+        reading.restore()
     for thing, attributes in looks().items():
         assert attributes.keys() == before[thing].keys(), thing
         assert all(value is before[thing][name] for name, value in attributes.items()), thing

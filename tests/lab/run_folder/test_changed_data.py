@@ -177,7 +177,7 @@ def test_a_sweep_takes_no_run_on_other_data_for_its_own(tmp_path: Path, digits: 
         make_agenda([config], tmp_path)
 
 
-def test_a_run_without_a_fingerprint_goes_on_with_a_note(tmp_path: Path, begun: Path) -> None:
+def test_what_earlier_versions_wrote_goes_on_with_a_note(tmp_path: Path, begun: Path) -> None:
     shutil.copytree(begun, tmp_path / "here")
     place = tmp_path / "here"
     facts = json.loads((place / "run" / "model.json").read_text())
@@ -190,7 +190,7 @@ def test_a_run_without_a_fingerprint_goes_on_with_a_note(tmp_path: Path, begun: 
         (path / "manifest.json").write_text(json.dumps(manifest))
     config = TrainConfig(data="imagefolder:data", data_dir=place, out=place / "run", resume=True, **QUICK)
     rename(place / "data")
-    with pytest.raises(UsageError, match=r"class 'cat' is gone, class 'zebra' is new$"):  # names are kept beside it
+    with pytest.raises(UsageError, match=r"class 'cat' is gone, class 'zebra' is new$"):  # names were kept before, too
         train(config, reporter=Reporter())
     for split in ("train", "val"):
         (place / "data" / split / "zebra").rename(place / "data" / split / "cat")

@@ -690,8 +690,8 @@ def test_a_kill_in_the_last_save_does_not_look_like_no_checkpoint(tmp_path: Path
     assert [path.name for path in saved.parent.iterdir()] == ["000000005"]
 
 
-def test_a_checkpoint_may_lack_options(tmp_path: Path, cut: Path, few: ImageData) -> None:
-    """Options that a checkpoint lacks had their defaults."""
+def test_a_checkpoint_of_an_earlier_version_lacks_options(tmp_path: Path, cut: Path, few: ImageData) -> None:
+    """Options that an older checkpoint lacks had their defaults."""
     folder = tmp_path / "run"
     shutil.copytree(cut, folder)
     path = folder / "checkpoints" / "000000008"

@@ -380,7 +380,7 @@ def test_what_does_not_fit_in_model_json_is_said(
         load_run(folder).model_facts()
 
 
-@pytest.mark.parametrize("signed", ["with its digest", "with another digest", "with none"])
+@pytest.mark.parametrize("signed", ["with its digest", "with another digest", "of an earlier version"])
 @pytest.mark.parametrize(("name", "value"), CHANGES)
 def test_no_accuracy_of_another_model(finished: Path, folder: Path, signed: str, name: str, value: Any) -> None:
     """Whatever is changed in model.json, no command tells a result that is not the run's."""
@@ -389,7 +389,7 @@ def test_no_accuracy_of_another_model(finished: Path, folder: Path, signed: str,
     facts[name] = value
     if signed == "with another digest":
         facts["digest"] = digest_of(facts)
-    elif signed == "with none":
+    elif signed == "of an earlier version":
         del facts["digest"], facts["fingerprint"]
     (folder / "model.json").write_text(json.dumps(facts))
     commands = {

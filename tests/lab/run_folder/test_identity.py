@@ -17,6 +17,7 @@ from tvlars.lab.experiments.sweep import FILE, make_agenda
 from tvlars.lab.experiments.tuning.folder import check_same
 from tvlars.lab.options import Is
 from tvlars.lab.report.parts import parts_of
+from tvlars.lab.run_folder.identity import check_same as check_same_run
 from tvlars.lab.run_folder.identity import differences, identity
 from tvlars.lab.run_folder.record import write_json
 from tvlars.lab.run_folder.status import Status
@@ -81,12 +82,21 @@ def test_runs_that_go_on_sweeps_and_reports_have_one_meaning(name: str) -> None:
         assert (sum(len(part.arms) for part in parts) == 1) == (name not in OTHERS)
 
 
-def test_means_are_no_part_of_a_run() -> None:
+def test_what_an_earlier_version_took_for_a_part_of_a_run_is_none() -> None:
     assert differences({"compile": True, "epochs": 3}, {"epochs": 3}) == ""
     assert differences({"compile": True, "epochs": 3}, {"epochs": 4}) == "epochs 3 there, 4 here"
     check_same({"base": {"accelerator": "cpu", "epochs": 3}}, {"base": {"epochs": 3}})
     with pytest.raises(UsageError, match=r"but has base {'epochs': 3}, got {'epochs': 4}"):
         check_same({"base": {"accelerator": "cpu", "epochs": 3}}, {"base": {"epochs": 4}})
+
+
+def test_a_schedule_that_an_earlier_version_named_otherwise_is_the_same() -> None:
+    config = TrainConfig(optimizer="lars", schedule="cosine")
+    plan = config.plan(1437)
+    there = identity(config, plan)
+    there["config"]["schedule"] = "warmup-cosine"
+    check_same_run(there, config, plan, None, "the", lambda: None)
+    assert TrainConfig.from_mapping(there["config"]).schedule == "cosine"
 
 
 def test_a_sweep_does_a_run_once_by_whatever_means() -> None:

@@ -195,7 +195,9 @@ def test_a_logger_that_is_not_installed(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_stored_config_is_read() -> None:
+def test_a_stored_config_of_an_earlier_version_is_read() -> None:
+    assert TrainConfig.from_mapping({"tensorboard": True}).log == ("tensorboard",)
+    assert TrainConfig.from_mapping({"tensorboard": False}).log == ()
     stored = TrainConfig(log=("wandb", "mlflow"))
     assert TrainConfig.from_mapping(json.loads(stored.to_json())) == stored
 

@@ -15,16 +15,17 @@ import pytest
 import torch
 
 from tests.lab.stops import StopAt
+from tvlars import ScheduleLR, SigmoidSchedule
 from tvlars.cli import main
 from tvlars.lab import DivergedError, TrainConfig, UsageError, load_run, train
 from tvlars.lab.data import ImageData
-from tvlars.lab.run_folder.checkpoints import checkpoint
-from tvlars.lab.run_folder.checkpoints.state_check import ENTRIES, Checked, check_precision
+from tvlars.lab.run_folder.checkpoints import checkpoint, state_check
+from tvlars.lab.run_folder.checkpoints.state_check import ENTRIES, Checked, check_precision, check_scheduler
 from tvlars.lab.run_folder.checkpoints.values import encode
 from tvlars.lab.run_folder.rows import StepRow
 from tvlars.lab.training.progress import Reporter
 
-from .strangers import seal
+from .strangers import as_format_1, seal
 
 QUICK: dict[str, Any] = dict(epochs=3, precision="32-true", accelerator="cpu", checkpoint_every="2-steps")
 KINDS: dict[str, dict[str, Any]] = {
@@ -97,7 +98,7 @@ def refused(folder: Path, kind: str, digits: ImageData, *words: str) -> str:
 def change(folder: Path, alter: Callable[[dict[str, Any]], None]) -> None:
     """Alter what the checkpoint says, and make its checksums fit."""
     path = folder / "checkpoints" / "000000008"
-    progress = checkpoint.read_progress(path)
+    progress = checkpoint.read_progress(path, checkpoint.check(path))
     alter(progress)
     for name, content in zip(checkpoint.PROGRESS, encode(progress), strict=True):
         (path / name).write_bytes(content)
@@ -395,6 +396,14 @@ def test_a_schedule_where_there_is_none(copied: Callable[[str], Path], digits: I
     refused(folder, "tvlars", digits, "precision must not hold scale")
 
 
+def test_phi_after_a_warm_up_is_newer_than_phi(tmp_path: Path) -> None:
+    scheduler = ScheduleLR(torch.optim.SGD([torch.zeros(1)], lr=1.0), SigmoidSchedule(0.1, 5.0))
+    saved = scheduler.state_dict()
+    rates = saved["_last_lr"]
+    del saved["warmup_steps"]
+    assert check_scheduler(Checked(tmp_path / "progress.json"), scheduler, saved, 0, rates)["warmup_steps"] == 0
+
+
 def test_gradient_scalers(tmp_path: Path) -> None:
     here = torch.amp.GradScaler("cpu").state_dict()
     at = Checked(tmp_path / "progress.json")
@@ -446,8 +455,13 @@ def test_probes(copied: Callable[[str], Path], digits: ImageData) -> None:
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
-def test_what_a_run_has_written_is_taken(copied: Callable[[str], Path], digits: ImageData, kind: str) -> None:
+@pytest.mark.parametrize("old", [False, True], ids=["format 2", "format 1"])
+def test_what_a_run_has_written_is_taken(
+    copied: Callable[[str], Path], digits: ImageData, kind: str, old: bool
+) -> None:
     folder = copied(kind)
+    if old:
+        as_format_1(folder / "checkpoints" / "000000008")
     with pytest.raises(SystemExit):
         resume(folder, kind, digits)
     assert load_run(folder).environment["resumed"][0]["step"] == 8
@@ -468,16 +482,26 @@ def test_at_the_command_line(copied: Callable[[str], Path], capsys: pytest.Captu
 BOMB = b"cos\nsystem\n(X\x0e\x00\x00\x00touch executedtR."
 
 
+@pytest.mark.parametrize("name", [".metadata", "progress.pt", "__0_0.distcp", "weights.pt"])
 def test_a_pickle_that_would_run_a_command(
-    copied: Callable[[str], Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    copied: Callable[[str], Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     folder = copied("tvlars")
     monkeypatch.chdir(folder.parent)
     pickle.loads(BOMB)
     Path("executed").unlink()  # it would
-    (folder / "weights.pt").write_bytes(BOMB)
-    assert main(["evaluate", str(folder), "--device", "cpu"]) == 2
+    if name == "weights.pt":
+        (folder / name).write_bytes(BOMB)
+        code = main(["evaluate", str(folder), "--device", "cpu"])
+    else:
+        path = folder / "checkpoints" / "000000008"
+        as_format_1(path)
+        (path / name).write_bytes(BOMB)
+        seal(path)
+        words = ["--epochs", "3", "--precision", "32-true", "--accelerator", "cpu", "--optimizer", "tvlars"]
+        code = main(["train", "--resume", str(folder), *words])
     said = capsys.readouterr().err
+    assert code == 2
     assert said.startswith("tvlars: ")
     assert len(said.splitlines()) == 1
     assert not Path("executed").exists()
@@ -539,3 +563,12 @@ def test_a_run_that_has_diverged_is_not_saved(
         train(TrainConfig(out=tmp_path / "run", optimizer="sgd", **QUICK), data=digits, reporter=Notes())
     assert notes == ["checkpoint of step 4 is not saved, since weights are not finite; earlier ones are kept"]
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["000000002"]
+
+
+def test_a_count_that_stood_still_is_one_of_a_long_run_alone() -> None:
+    """Counts in float32, as those of earlier versions, end at 2^24."""
+    at = state_check.Checked(Path("progress.json"))
+    at.count("step", 2.0**24, range(2**25, 2**25 + 1))
+    for taken in (range(3, 4), range(10**6)):
+        with pytest.raises(UsageError, match=r"step must be .* steps, got 16777216"):
+            at.count("step", 2.0**24, taken)

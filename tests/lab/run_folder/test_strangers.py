@@ -8,6 +8,7 @@ import os
 import pickle
 import zipfile
 from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from tvlars.lab.run_folder.checkpoints import checkpoint
 from tvlars.lab.run_folder.checkpoints.pickles import read_torch_file
 from tvlars.lab.run_folder.checkpoints.values import decode, encode
 
-from .strangers import seal, small_checkpoint
+from .strangers import as_format_1, seal, small_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +43,22 @@ def load(path: Path, processes: Processes) -> torch.Tensor:
     found = checkpoint.newest(path.parent.parent, lambda text: None)
     assert found is not None
     _, manifest = found
-    assert checkpoint.read_progress(path) == {"step": 4, "pair": (0.5, None)}
+    assert checkpoint.read_progress(path, manifest) == {"step": 4, "pair": (0.5, None)}
     room = {"model": {"w": torch.zeros(2, 3)}}
     checkpoint.load_tensors(path, checkpoint.read_tensor_table(path, manifest), room)
     return room["model"]["w"]
 
 
-def test_what_was_saved_is_read(path: Path, processes: Processes) -> None:
+@pytest.mark.parametrize("old", [False, True], ids=["format 2", "format 1"])
+def test_what_was_saved_is_read(path: Path, processes: Processes, old: bool) -> None:
+    if old:
+        as_format_1(path)
+        assert sorted(file.name for file in path.iterdir()) == [
+            ".metadata",
+            "__0_0.distcp",
+            "manifest.json",
+            "progress.pt",
+        ]
     assert torch.equal(load(path, processes), torch.arange(6.0).reshape(2, 3))
 
 
@@ -124,9 +134,9 @@ TABLES: list[tuple[str, Any, str]] = [
     ("file", "progress.bin", "file must be one that the manifest names"),
     ("file", None, "file must be one that the manifest names"),
     ("start", 1, "start [+] length must be <= 24"),
-    ("start", -4, "start must be integers >= 0"),
-    ("start", 2**63, "start must be integers >= 0"),
-    ("start", None, "start must be integers >= 0"),
+    ("start", -4, "start and length must be integers >= 0"),
+    ("start", 2**63, "start and length must be integers >= 0"),
+    ("start", None, "start and length must be integers >= 0"),
     ("more", 1, "an object must have offsets, sizes, file, start"),
 ]
 
@@ -212,9 +222,9 @@ def test_a_manifest_names_no_other_files(path: Path, processes: Processes, entry
         ({"processes": 0}, "and 0 processes"),
         ({"processes": None}, "entries of the wrong kind"),
         ({"run": []}, "entries of the wrong kind"),
-        ({"format": 3}, "must be a checkpoint of format 2"),
-        ({"format": [[1]]}, "must be a checkpoint of format 2"),
-        ({"format": 1}, "must be a checkpoint of format 2"),
+        ({"format": 3}, "must be a checkpoint of format 2 or 1"),
+        ({"format": [[1]]}, "must be a checkpoint of format 2 or 1"),
+        ({"format": 1}, "lacks .metadata, progress.pt"),
     ],
     ids=str,
 )
@@ -354,8 +364,17 @@ def test_nothing_but_versions_is_set_on_what_a_pickle_makes(made: bytes) -> None
         read_torch_file(torch_file(b"\x80\x02" + made + other + b"b."))
 
 
-def test_a_foreign_name_is_refused_where_nobody_looks() -> None:
-    """In the arguments of a tensor that are of no use."""
+def test_values_in_many_places_of_metadata(path: Path, processes: Processes) -> None:
+    """The excerpt of a bad shape is made in reasonable time."""
+    as_format_1(path)
+    (path / ".metadata").write_bytes(laughs(b"]", 30))
+    seal(path)
+    with pytest.raises(UsageError, match="but does not: the same values are in it too many times"):
+        load(path, processes)
+
+
+def test_a_foreign_name_is_refused_where_nobody_looks(path: Path, processes: Processes) -> None:
+    """In the arguments of a tensor that are of no use, and in an entry of the metadata that is not read."""
 
     class Pickler(pickle.Pickler):
         def persistent_id(self, value: Any) -> Any:
@@ -370,6 +389,42 @@ def test_a_foreign_name_is_refused_where_nobody_looks() -> None:
                 read_torch_file(file)
         else:
             assert read_torch_file(file).tolist() == [0.0] * 3
+    as_format_1(path)
+    honest = pickle.loads((path / ".metadata").read_bytes())
+    for planner_data in (torch.load, OrderedDict()):
+        (path / ".metadata").write_bytes(pickle.dumps(replace(honest, planner_data=planner_data)))
+        seal(path)
+        with pytest.raises(UsageError, match="is not allowed in it"):
+            load(path, processes)
+
+
+@pytest.mark.parametrize(
+    ("value", "descriptors", "sentence"),
+    [
+        (torch.arange(6.0).reshape(2, 3), None, None),
+        (torch.arange(6.0).reshape(2, 3), ["zstd"], "a chunk must be stored as it is"),
+        (torch.arange(6).reshape(2, 3), None, "but they cannot be read"),
+        (torch.arange(6.0), None, "but they cannot be read"),
+        (torch.arange(12.0).reshape(4, 3), None, "but they cannot be read"),
+        ([0.0] * 6, None, "but they cannot be read"),
+    ],
+    ids=["as it was", "transformed", "dtype", "shape", "larger", "list"],
+)
+def test_a_chunk_of_format_1_is_what_its_table_says(
+    path: Path, processes: Processes, value: Any, descriptors: Any, sentence: str | None
+) -> None:
+    as_format_1(path)
+    torch.save(value, path / "__0_0.distcp")
+    table = pickle.loads((path / ".metadata").read_bytes())
+    (place,) = table.storage_data.values()
+    place.offset, place.length, place.transform_descriptors = 0, (path / "__0_0.distcp").stat().st_size, descriptors
+    (path / ".metadata").write_bytes(pickle.dumps(table))
+    seal(path)
+    if sentence is None:
+        assert torch.equal(load(path, processes), value)
+    else:
+        with pytest.raises(UsageError, match=sentence):
+            load(path, processes)
 
 
 def test_the_same_tensor_in_many_places() -> None:
@@ -383,14 +438,17 @@ def test_the_same_tensor_in_many_places() -> None:
 
 
 @pytest.mark.slow
-def test_nothing_of_a_forged_file_is_executed(tmp_path: Path) -> None:
-    """Pickles in a process that ends at once where it does more than read; see ``forged_pickles``."""
+def test_nothing_of_a_forged_file_is_executed(tmp_path: Path, processes: Processes) -> None:
+    """Pickles in each of the places where one may lie, in a process that ends at once where it does more than read; see
+    ``forged_pickles``."""
     from tvlars.lab import train
     from tvlars.lab.training.progress import Reporter
 
     run = tmp_path / "run"
     train(TrainConfig(out=run, epochs=1, precision="32-true", accelerator="cpu"), reporter=Reporter())
-    count = os.environ.get("TVLARS_FUZZ", "100")
+    path = small_checkpoint(run, processes)
+    as_format_1(path)
+    count = os.environ.get("TVLARS_FUZZ", "500")
     done = python("-m", "tests.lab.run_folder.forged_pickles", run, count, cwd=Path(__file__).parents[3], timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1] == f"{count} refused"

@@ -139,7 +139,7 @@ def test_the_line_says_val(data: ImageData, tmp_path: Path, capsys: pytest.Captu
     assert "test set, read once: accuracy" in said
 
 
-def test_rows_in_checkpoints_are_of_one_split(data: ImageData, tmp_path: Path) -> None:
+def test_rows_of_earlier_versions_are_read_from_checkpoints(data: ImageData, tmp_path: Path) -> None:
     config = replace(CONFIG, validation=None, checkpoint_every="1-epochs", out=tmp_path / "run")
     result = train(config, data=data, reporter=Reporter())
     table = as_table(result.epochs)
@@ -147,11 +147,12 @@ def test_rows_in_checkpoints_are_of_one_split(data: ImageData, tmp_path: Path) -
     found = checkpoint.newest(result.folder, lambda text: None)
     assert found is not None
     path, manifest = found
-    progress = checkpoint.read_progress(path)
+    progress = checkpoint.read_progress(path, manifest)
+    progress["epochs"] = progress["epochs"][:, :8]
     epochs, _ = check_progress(path, progress, manifest.step, 1, config, result.plan)
     assert [row.test_loss for row in epochs] == [row.test_loss for row in result.epochs]
     assert not any(row.validated for row in epochs)
-    progress["epochs"][:, 8:] = 0.0
+    progress["epochs"] = torch.cat([progress["epochs"], torch.zeros(2, 2, dtype=torch.float64)], 1)
     with pytest.raises(UsageError, match="NaN"):
         check_progress(path, progress, manifest.step, 1, config, result.plan)
 
@@ -200,7 +201,7 @@ def test_measurements_after_training_are_of_the_training_part(
 
 
 def test_a_run_that_did_not_use_the_val_folder_goes_on_without(tmp_path: Path) -> None:
-    """A run that began before there was a val folder is evaluated, and resumed with --validation 0."""
+    """An earlier version left the val folder alone; its runs are evaluated, and resumed with --validation 0."""
     for i, part in enumerate(("train", "val", "test")):
         write_classes(tmp_path / "data" / part, count=8, seed=i)
     config = TrainConfig(

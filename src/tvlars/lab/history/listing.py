@@ -29,7 +29,7 @@ MEASURED = ("validation_", "test_")
 """Beginnings of the names of results on images that were held out."""
 ACCURACIES = ("validation_accuracy", "test_accuracy")
 NO_SETTING = (
-    *("epochs", "out", "resume", "data_dir", "accelerator", "compile", "log", "devices", "nodes"),
+    *("epochs", "out", "resume", "data_dir", "accelerator", "compile", "log", "tensorboard", "devices", "nodes"),
     *("shard", "timeout", "rendezvous", "checkpoint_every", "checkpoint_keep", "profile"),
 )
 """Options that the table leaves out unless it is asked for them: means by which a run is done, and what the columns of

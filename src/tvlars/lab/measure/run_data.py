@@ -110,7 +110,7 @@ def _check_facts(run: LoadedRun, data: ImageData, sized: bool) -> None:
 def changed_data(run: LoadedRun, data: ImageData, *splits: Literal["train", "validation", "test"]) -> str:
     """Return a sentence if ``splits`` of a run's own ``data`` have changed since it began, else "".
 
-    If the run has no fingerprint, only the names of classes are compared.
+    If the run has no fingerprint, since an earlier version wrote it, only the names of classes are compared.
     """
     facts, there = run.model_facts(), run.fingerprint()
     if there is None:

@@ -26,14 +26,17 @@ def page(report: Report, refresh: int | None = None) -> str:
     """Return one HTML file that needs no network; with ``refresh`` a browser reloads it every so many seconds."""
     sections = report.sections()  # before the notes are read, since it may add some
     figures = [figure for section in sections for figure in section.figures]
-    plotly = _plotly() if figures else ""
-    values: dict[str, Any] = dict(sections=sections, refresh=refresh, plotly=plotly, figures=_drawn(figures))
-    return _rendered("report.html.j2", report, **values)
+    drawn = {
+        "plotly": _plotly() if figures else "",
+        "figures": _packed(f"[{','.join(figure.to_json() for figure in figures)}]"),
+    }
+    return _rendered("report.html.j2", report, sections=sections, refresh=refresh, **drawn)
 
 
 def study_page(report: Any, figures: list[go.Figure]) -> str:
     """Return the page of a study, a ``StudyReport``, with these figures."""
-    return _rendered("study.html.j2", report, figures=figures, plotly=_plotly(), packed=_drawn(figures))
+    drawn = {"plotly": _plotly(), "packed": _packed(f"[{','.join(figure.to_json() for figure in figures)}]")}
+    return _rendered("study.html.j2", report, figures=figures, **drawn)
 
 
 def markdown(report: Report) -> str:
@@ -68,12 +71,12 @@ def csv(report: Report) -> str:
 CSV_HEAD = "optimizer,batch_size,lr,seeds,of,"
 """Head of the CSV table, which identifies it: a comment line would be a row for its readers."""
 FORMS: dict[str, Callable[[Report], str]] = {".html": page, ".htm": page, ".md": markdown, ".tex": latex, ".csv": csv}
+PAGE_MARKS = (f'content="{mark("report")}"'.encode(), b'id="theme" title="light or dark"')
 MARKS = {
-    **dict.fromkeys((".html", ".htm"), (f'content="{mark("report")}"'.encode(),)),
-    ".md": (f"<!-- {mark('report')} -->".encode(),),
+    **{".html": PAGE_MARKS, ".htm": PAGE_MARKS, ".md": (f"<!-- {mark('report')} -->".encode(),)},
     **{".tex": (f"% {mark('report')}".encode(),), ".csv": (CSV_HEAD.encode(),)},
 }
-"""Marks of files that ``report`` wrote, by suffix."""
+"""Marks of files that ``report`` wrote, by suffix; pages of earlier versions are identified by their button."""
 
 
 def _rendered(template: str, report: Report, **values: Any) -> str:
@@ -101,10 +104,6 @@ def _file_name(figure: go.Figure, section: str) -> str:
     """Return a file name for a figure's data."""
     title = f"{section} {figure.layout.title.text or ''}"
     return re.sub(r"\W+", "-", html.unescape(title).lower()).strip("-")[:90] or "figure"
-
-
-def _drawn(figures: list[go.Figure]) -> str:
-    return _packed(f"[{','.join(figure.to_json() for figure in figures)}]")
 
 
 def _packed(text: str) -> str:

@@ -108,7 +108,7 @@ def _held_out(run: LoadedRun) -> str:
 def _contents(runs: list[LoadedRun]) -> list[tuple[Any, ...]]:
     """Return an identity of each run's data: equal if labels, files and pixels are, whatever the data are called.
 
-    Runs without a fingerprint are identified by the name of the data.
+    Runs of versions that kept no fingerprint are identified by the name of the data.
     """
     prints = [run.fingerprint() for run in runs]
     names = [(c.data, c.image_size, c.skip_bad_images, c.validation, c.validation_seed) for c in map(config_of, runs)]
@@ -126,9 +126,13 @@ def _contents(runs: list[LoadedRun]) -> list[tuple[Any, ...]]:
         if print_ is not None:
             if len(decoders[found[i]]) == 1:  # decoders round differently
                 found[i] = (*found[i], print_.train.pixels, print_.test.pixels)
-            named.setdefault(name, set()).add(found[i])
-    same = {name: next(iter(contents)) for name, contents in named.items() if len(contents) == 1}
-    return [found[i] if prints[i] is not None else same.get(name, found[i]) for i, name in enumerate(names)]
+            named.setdefault(name, set()).add((sum(print_.test.counts), found[i]))
+    for i, (run, print_, name) in enumerate(zip(runs, prints, names, strict=True)):
+        if print_ is None:
+            images = run.test_images()
+            same = [content for count, content in named.get(name, ()) if images in (None, count)]
+            found[i] = same[0] if len(same) == 1 else (*found[i], images)
+    return found
 
 
 def _titles(facts: pd.DataFrame) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tvlars.lab.config import MEANS, TrainConfig
+from tvlars.lab.config import EARLIER_NAMES, MEANS, TrainConfig
 from tvlars.lab.data.fingerprint import Fingerprint, difference_of_names
 from tvlars.lab.data.place import FOLDER_PREFIX, same_folder
 from tvlars.lab.errors import UsageError
@@ -34,7 +34,7 @@ def check_same(
 ) -> None:
     """Raise ``UsageError`` if ``there``, the :func:`identity` of a run, is not that of ``config`` and ``plan``.
 
-    Options that ``there`` lacks count as their defaults.
+    Options that an earlier version did not have count as their defaults.
 
     Args:
         fingerprint: that of the stored run's data as JSON.
@@ -43,10 +43,11 @@ def check_same(
     """
     here = identity(config, plan)
     options = {**identity(TrainConfig(), plan)["config"], **there["config"]}
+    options["schedule"] = EARLIER_NAMES.get(options["schedule"], options["schedule"])
     known = Fingerprint.from_json(fingerprint)
     options = _at_one_place(options, config, known is not None)
     if (known is None or known.validation is None) and options["validation"] is None and config.validation == 0:
-        options["validation"] = config.validation  # there was no val folder yet
+        options["validation"] = config.validation  # an earlier version did not use the val folder
     if said := differences(options, here["config"]):
         raise UsageError(f"{sentence} config differs: {said}")
     same_data()
@@ -67,7 +68,7 @@ def _at_one_place(there: dict[str, Any], config: TrainConfig, known_by_content: 
 
 
 def differences(there: dict[str, Any], here: dict[str, Any]) -> str:
-    """Return all differences in words, "" if there are none; means are not compared."""
+    """Return all differences in words, "" if there are none; means that an earlier version stored are not compared."""
     names = [name for name in {**there, **here} if name not in MEANS and there.get(name) != here.get(name)]
     return ", ".join(f"{name} {there.get(name)!r} there, {here.get(name)!r} here" for name in names)
 
@@ -75,7 +76,7 @@ def differences(there: dict[str, Any], here: dict[str, Any]) -> str:
 def check_data(where: Path, stored: Any, here: Fingerprint, tell: Callable[[str], None] = lambda text: None) -> None:
     """Raise ``UsageError`` if the run in ``where`` was trained on other data.
 
-    ``stored`` is the fingerprint of its data as JSON, None if it has none. ``tell`` is called with a
+    ``stored`` is the fingerprint of its data as JSON, None if an earlier version wrote it. ``tell`` is called with a
     sentence if something could not be compared.
     """
     there = Fingerprint.from_json(stored)

@@ -26,6 +26,7 @@ from tvlars.lab.run_folder.identity import FINGERPRINT
 from tvlars.lab.run_folder.record import CORRECT, MODEL, read_object
 from tvlars.lab.run_folder.rows import (
     METRICS,
+    RUNNING,
     SHARPNESS,
     EpochRow,
     MetricsRow,
@@ -168,7 +169,7 @@ class LoadedRun:
         found = self.environment.get("measure")  # the task itself is not imported
         name, better = (found.get("name"), found.get("better")) if isinstance(found, dict) else ("", None)
         known = isinstance(name, str) and re.fullmatch(r"[a-zA-Z]\w{0,80}", name, re.ASCII) and better in ("min", "max")
-        name, better = (name, better) if known else ("loss", "min")
+        name, better = (name, better) if known else ("loss", "min")  # of an earlier version
         return Measure(f"{'test' if self.config.test else 'validation'} {str(name).replace('_', ' ')}", better)
 
     @property
@@ -252,13 +253,16 @@ class LoadedRun:
         return {name: value for name, value in found.items() if value is not None}
 
     def fingerprint(self) -> Fingerprint | None:
-        """Return the fingerprint of the data, None if model.json does not have it."""
+        """Return the fingerprint of the data, None if the run is of a version that kept none."""
         return Fingerprint.from_json(read_object(self.folder / MODEL).get(FINGERPRINT))
 
     def test_images(self) -> int | None:
         """Return the number of test images, None if the folder does not tell."""
-        known = self.fingerprint()
-        return None if known is None else sum(known.test.counts) or None
+        if (known := self.fingerprint()) is not None:
+            return sum(known.test.counts) or None
+        # Versions without a fingerprint kept this sentence about the data.
+        found = re.search(r"training and ([\d,]{1,15}) test images", str(self.environment.get("data", "")))
+        return int(found[1].replace(",", "")) or None if found else None
 
     def tested_images(self) -> int | None:
         """Return the number of images that ``accuracy`` is of, None if the folder does not tell."""
@@ -461,7 +465,7 @@ def load_run(folder: Path | str, model: Model | None = None) -> LoadedRun:
         _status(summary, problems),
         _with_metrics(read_rows(folder / "epochs.csv", EpochRow, problems), folder, problems),
         read_rows(folder / "steps.csv", StepRow, problems),
-        read_rows(folder / SHARPNESS, SharpnessRow, problems, optional=True),
+        _completed(read_rows(folder / SHARPNESS, SharpnessRow, problems, optional=True)),
         read_rows(folder / "noise.csv", NoiseRow, problems, optional=True),
         read_rows(folder / "representation.csv", RepresentationRow, problems, optional=True),
         _read_evaluations(folder / "evaluations.json", problems),
@@ -471,6 +475,14 @@ def load_run(folder: Path | str, model: Model | None = None) -> LoadedRun:
         problems=tuple(problems),
         given=model,
     )
+
+
+def _completed(sharpness: pd.DataFrame) -> pd.DataFrame:
+    """Return rows of sharpness with the texts that an earlier version did not write."""
+    statistics, at = (sharpness[name].astype(object) for name in ("statistics", "at"))
+    said = ("epoch " + sharpness["epoch"].astype(str)).astype(object)
+    at = at.where(at.notna() & (at != ""), said)
+    return sharpness.assign(statistics=statistics.where(statistics.notna(), RUNNING), at=at)
 
 
 def _with_metrics(epochs: pd.DataFrame, folder: Path, problems: list[str]) -> pd.DataFrame:

@@ -98,10 +98,9 @@ def look(
             raise UsageError(f"{path} must say what run it is of, but its manifest has no {part}")
     wanted = f"{path} must be a checkpoint of this run, but its"
     check_same(manifest.run, config, plan, stored, wanted, lambda: check_data(path, stored, data, tell))
-    progress = checkpoint.read_progress(path)
-    epochs, steps = check_progress(
-        path / checkpoint.PROGRESS[0], progress, manifest.step, manifest.processes, config, plan
-    )
+    file = checkpoint.progress_file(path, manifest)
+    progress = checkpoint.read_progress(path, manifest)
+    epochs, steps = check_progress(file, progress, manifest.step, manifest.processes, config, plan)
     return GoOn(path, manifest, progress, epochs, steps)
 
 

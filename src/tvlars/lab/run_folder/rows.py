@@ -94,6 +94,11 @@ class SharpnessRow:
     at: str = ""
     hessian_max_at_initial_norm: float = math.nan
 
+    @staticmethod
+    def completed(cells: Mapping[str, str]) -> dict[str, str]:
+        """Return the cells of a line by column, with those that an earlier version did not write."""
+        return {"statistics": RUNNING, "at": f"epoch {cells['epoch']}", "hessian_max_at_initial_norm": "nan", **cells}
+
 
 @dataclass(frozen=True)
 class NoiseRow:
@@ -223,13 +228,16 @@ def cut(file: Path, last: int) -> None:
 
 
 def cut_sharpness(file: Path, step: int, epochs: int) -> None:
-    """Keep the whole rows up to ``step``, without those for an epoch after ``epochs``."""
+    """Keep the whole rows up to ``step``, without those for an epoch after ``epochs``, in the columns of today."""
     if is_regular(file, file.parent):
         header, lines = read_cells(file)
-        epoch, at = (columns(SharpnessRow).index(name) for name in ("epoch", "at"))
-        there = [line for _, line in _until(step, "step", header, lines)]
-        kept = [line for line in there if int(line[epoch]) <= epochs or "epoch" not in line[at]]
-        write_whole(file, as_csv([header, *kept]))
+        found = [
+            SharpnessRow.completed(dict(zip(header, line, strict=True)))
+            for _, line in _until(step, "step", header, lines)
+        ]
+        names = columns(SharpnessRow)
+        kept = [row for row in found if int(row["epoch"]) <= epochs or "epoch" not in row["at"]]
+        write_whole(file, as_csv([names, *([row.get(name, "nan") for name in names] for row in kept)]))
 
 
 def _until(last: int, column: str, header: list[str], lines: list[list[str]]) -> list[tuple[int, list[str]]]:

@@ -285,7 +285,7 @@ class Run:
             UsageError: the checkpoint is of another model, or its state is impossible for this run.
             SaidElsewhereError: the same, in processes after the first.
         """
-        at = Checked(found.path / checkpoint.PROGRESS[0])
+        at = Checked(checkpoint.progress_file(found.path, found.manifest))
         self.metrics = read_metrics(self.record.folder)
         progress = {**found.progress, "epochs": found.epochs, "epoch_steps": found.steps}
 

@@ -68,7 +68,7 @@ def room_for(learner: Learner, progress: dict[str, Any], table: Table, at: Check
     Raises:
         UsageError: there are tensors that the optimizer of this run cannot have.
     """
-    there = {name: entry for name, entry in table.items() if name.startswith("optimizer.")}
+    there = {name: entry for name, entry in table.entries.items() if name.startswith("optimizer.")}
     described = progress["optimizer_tensors"]
     at.check("optimizer_tensors", {name.removeprefix("optimizer."): anything for name in there}, described)
     params = [p for group in learner.bare_optimizer.param_groups for p in group["params"]]

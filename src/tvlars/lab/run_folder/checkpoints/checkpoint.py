@@ -6,7 +6,8 @@
         manifest.json                   identity of the run, and the SHA-256 of every file
 
 A checkpoint is written into a folder of another name, synced, and renamed once it is complete. Reading one executes no
-code, whoever wrote it: all files are JSON or raw bytes.
+code, whoever wrote it: all files are JSON or raw bytes. Format 1 used pickles (.metadata, __R_K.distcp, progress.pt),
+which are read as plain data, see pickles.py.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -26,23 +28,28 @@ import torch
 from tvlars import __version__
 from tvlars._reading import open_regular, read_bytes, read_json, reason
 from tvlars.lab import memory
-from tvlars.lab.data.account import shown
 from tvlars.lab.errors import MovedFolderError, UsageError
 from tvlars.lab.files.disk import DIGEST, digest_of, sync, write_synced
 from tvlars.lab.processes.processes import Processes
 from tvlars.lab.run_folder.checkpoints import tensors as stored
-from tvlars.lab.run_folder.checkpoints.tensors import DATA, TABLE, Table, read_table
+from tvlars.lab.run_folder.checkpoints.pickles import read_torch_file
+from tvlars.lab.run_folder.checkpoints.tensors import DATA, OLD_DATA, OLD_TABLE, TABLE, Table, read_table
 from tvlars.lab.run_folder.checkpoints.values import decode, encode, name_of
 
 FORMAT = 2
+OLD_FORMAT = 1
+"""Read, but not written any more."""
 FOLDER = "checkpoints"
 PART = ".part"
 OLD = ".old.part"
 PROGRESS = ("progress.json", "progress.bin")
+OLD_PROGRESS = "progress.pt"
 MAX_PROCESSES = 2**20
-MOST_SHOWN = 1000
-FILES = (TABLE, *PROGRESS)
-"""Files of a checkpoint besides its manifest and those of the processes."""
+FILES: dict[int, tuple[tuple[str, ...], re.Pattern[str]]] = {
+    FORMAT: ((TABLE, *PROGRESS), DATA),
+    OLD_FORMAT: ((OLD_TABLE, OLD_PROGRESS), OLD_DATA),
+}
+"""Files of a checkpoint besides its manifest: the required ones, and a pattern for those of the processes."""
 DAMAGE = (OSError, ValueError, TypeError, KeyError, RecursionError)
 """Errors that :func:`check` raises for a damaged checkpoint."""
 
@@ -104,10 +111,10 @@ def save(
     def finish() -> None:
         check_place()
         contents = (stored.table_of([entries for entries, _ in written]), *encode(progress))
-        for name, content in zip(FILES, contents, strict=True):
+        for name, content in zip((TABLE, *PROGRESS), contents, strict=True):
             write_synced(part / name, content)
         digests = {name: digest for _, some in written for name, digest in some.items()}
-        digests.update(_digests(part / name for name in FILES))
+        digests.update(_digests(part / name for name in (TABLE, *PROGRESS)))
         manifest = Manifest(FORMAT, step, processes.count, __version__, torch.__version__, run, digests)
         manifest = replace(manifest, digest=digest_of(vars(manifest)))
         write_synced(part / "manifest.json", json.dumps(vars(manifest), indent=1, default=str).encode())
@@ -194,8 +201,8 @@ def newest(folder: Path, tell: Callable[[str], None]) -> tuple[Path, Manifest] |
             raise
         except DAMAGE as error:
             why = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) else str(error)
-            damaged.append(shown(f"{path.name} ({why})", MOST_SHOWN))
-            tell(shown(f"checkpoint {path.name} is damaged ({why}), the run tries the one before it", MOST_SHOWN))
+            damaged.append(_shown(f"{path.name} ({why})"))
+            tell(_shown(f"checkpoint {path.name} is damaged ({why}), the run tries the one before it"))
     if damaged:
         raise UsageError(
             f"{folder / FOLDER} must hold a good checkpoint to go on from, but all are damaged: {', '.join(damaged)}. "
@@ -258,10 +265,10 @@ def check(path: Path) -> Manifest:
         raise ValueError("manifest.json lacks entries")
     if stored[DIGEST] != digest_of(stored):
         raise ValueError("manifest.json does not match its checksum")
-    if stored["format"] != FORMAT:
+    if stored["format"] not in (FORMAT, OLD_FORMAT):
         raise UsageError(
-            f"{path} must be a checkpoint of format {FORMAT}, which tvlars {__version__} reads, but is of format "
-            f"{ascii(stored['format'])[:20]}, written by tvlars {ascii(stored.get('tvlars'))[:40]}"
+            f"{path} must be a checkpoint of format {FORMAT} or {OLD_FORMAT}, which tvlars {__version__} reads, but is "
+            f"of format {ascii(stored['format'])[:20]}, written by tvlars {ascii(stored.get('tvlars'))[:40]}"
         )
     if set(stored) != set(Manifest.__dataclass_fields__):
         raise ValueError("manifest.json lacks entries")
@@ -271,10 +278,11 @@ def check(path: Path) -> Manifest:
         raise ValueError("manifest.json has entries of the wrong kind")
     if manifest.step != int(path.name.partition(".")[0]) or not 1 <= manifest.processes <= MAX_PROCESSES:
         raise ValueError(f"manifest.json is of step {manifest.step} and {manifest.processes} processes")
-    if missing := [name for name in FILES if name not in manifest.files]:
+    needed, data = FILES[manifest.format]
+    if missing := [name for name in needed if name not in manifest.files]:
         raise ValueError(f"manifest.json lacks {', '.join(missing)}")
     for name, digest in manifest.files.items():
-        if name not in FILES and not DATA.fullmatch(name):
+        if name not in needed and not data.fullmatch(name):
             raise ValueError(f"manifest.json names {ascii(name)[:40]}, which is no part of a checkpoint")
         if _digest(path / name) != digest:
             raise ValueError(f"{name} does not match its checksum")
@@ -284,11 +292,20 @@ def check(path: Path) -> Manifest:
 # -- reading ----------------------------------------------------------------------------------------------------------
 
 
-def read_progress(path: Path) -> dict[str, Any]:
+def progress_file(path: Path, manifest: Manifest) -> Path:
+    """Return the file with the progress of the run."""
+    return path / (OLD_PROGRESS if manifest.format == OLD_FORMAT else PROGRESS[0])
+
+
+def read_progress(path: Path, manifest: Manifest) -> dict[str, Any]:
     """Return the progress in a checkpoint; raise ``UsageError`` if it holds anything but plain data and tensors."""
-    file, found = path / PROGRESS[0], None
+    file, found = progress_file(path, manifest), None
     with _one_sentence(f"{file} must hold numbers and tensors alone, but does not"):
-        found = decode(*(read_bytes(path / name, most=2**40) for name in PROGRESS))
+        if manifest.format == OLD_FORMAT:
+            with open_regular(file) as content:
+                found = read_torch_file(content)
+        else:
+            found = decode(*(read_bytes(path / name, most=2**40) for name in PROGRESS))
     if not isinstance(found, dict):
         raise UsageError(f"{file} must hold a mapping, got {type(found).__name__}")
     return found
@@ -296,13 +313,14 @@ def read_progress(path: Path) -> dict[str, Any]:
 
 def read_tensor_table(path: Path, manifest: Manifest) -> Table:
     """Return the table of tensors; raise ``UsageError`` if one is not within the checkpoint's files."""
-    with _one_sentence(f"{path / TABLE} must describe tensors alone, but does not"):
-        return read_table(path, manifest.files)
+    old = manifest.format == OLD_FORMAT
+    with _one_sentence(f"{path / (OLD_TABLE if old else TABLE)} must describe tensors alone, but does not"):
+        return read_table(path, manifest.files, old)
 
 
 def load_tensors(path: Path, table: Table, tensors: dict[str, Any]) -> None:
     """Fill ``tensors``, nested as they were saved; raise ``UsageError`` if names, shapes or dtypes differ."""
-    there = {name: (entry.shape, entry.dtype) for name, entry in table.items()}
+    there = {name: (entry.shape, entry.dtype) for name, entry in table.entries.items()}
     values = _flat(tensors)
     here = {name: (tuple(value.shape), value.dtype) for name, value in values.items()}
     different = [name for name in {**here, **there} if here.get(name) != there.get(name)]
@@ -318,6 +336,11 @@ def load_tensors(path: Path, table: Table, tensors: dict[str, Any]) -> None:
 
 def _described(tensor: tuple[tuple[int, ...], torch.dtype] | None) -> str:
     return "missing" if tensor is None else f"{tensor[0]} {name_of(tensor[1])}"
+
+
+def _shown(text: str) -> str:
+    """Text with names from a folder, control characters escaped."""
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
 @contextlib.contextmanager

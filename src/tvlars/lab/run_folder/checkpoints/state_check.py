@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from tvlars.lab.errors import UsageError
 from tvlars.lab.optimizers import is_known
 from tvlars.lab.run_folder.rows import EpochRow, StepRow
 from tvlars.plan import Plan
+from tvlars.schedule import SigmoidSchedule
 
 ENTRIES = (
     *("step", "epoch", "position", "seconds", "order", "draws", "random", "epochs", "epoch_steps"),
@@ -38,6 +39,8 @@ COUNTED = ("exp_avg_sq", "running_var", "num_batches_tracked", "step")
 """Names of tensors that hold squares or counts, which are never below 0."""
 CLOSE = 1e-9
 """Relative difference between machines, from rounding."""
+STALLED = 2**24
+"""Largest count in float32, which earlier versions used; it stands still there."""
 ROUNDED = 1e-5
 """Tolerance of shares of a batch above 1."""
 
@@ -111,6 +114,8 @@ class Checked:
     def count(self, entry: str, value: Any, taken: range) -> None:
         """Refuse a count of steps that is not in ``taken``."""
         found = _number(value)
+        if found == STALLED and taken.stop > STALLED:
+            return
         if type(found) not in (int, float) or not taken.start * (1 - 1e-6) <= found <= (taken.stop - 1) * (1 + 1e-6):
             wanted = f"{taken.start}" if len(taken) == 1 else f"from {taken.start} to {taken.stop - 1}"
             raise self.refuse(entry, f"{wanted} steps", found)
@@ -214,7 +219,10 @@ def _cells(at: Checked, entry: str, table: Any, kind: type, count: int) -> Itera
     columns = fields(kind)
     if isinstance(table, Tensor) and table.numel() == 0 and count == 0:
         return
-    at.check(entry, torch.empty(count, len(columns), dtype=torch.float64, device="meta"), table)
+    needed = sum(column.default is MISSING for column in columns)
+    width = needed if isinstance(table, Tensor) and table.shape[1:] == (needed,) else len(columns)
+    columns = columns[:width]  # earlier versions had fewer
+    at.check(entry, torch.empty(count, width, dtype=torch.float64, device="meta"), table)
     for i, values in enumerate(table.tolist()):
         whole = [column.type == "int" for column in columns]
         for column, value, integer in zip(columns, values, whole, strict=True):
@@ -235,6 +243,8 @@ def _check_nan(at: Checked, entry: str, value: Any) -> None:
 def check_scheduler(at: Checked, scheduler: Any, saved: Any, step: int, rates: list[float]) -> dict[str, Any]:
     """Check the state of a schedule after ``step`` steps, with learning ``rates``; return the state to load."""
     at.mapping("scheduler", saved)
+    if isinstance(getattr(scheduler, "schedule", None), SigmoidSchedule):
+        saved = {"warmup_steps": 0, **saved}  # earlier versions had no warm-up before φ
     wanted: dict[str, Any] = {}
     if scheduler is not None:
         wanted = {**scheduler.state_dict(), "last_epoch": step, "_step_count": step + 1, "_last_lr": rates}

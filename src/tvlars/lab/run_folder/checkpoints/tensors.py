@@ -10,6 +10,7 @@ part that it needs from every chunk, so the number of processes may change. The 
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import math
@@ -26,10 +27,14 @@ from torch import Tensor
 
 from tvlars._reading import open_regular, parse_json, read_bytes
 from tvlars.lab.files.disk import named
+from tvlars.lab.run_folder.checkpoints.pickles import read_metadata, read_torch_file
 from tvlars.lab.run_folder.checkpoints.values import DTYPES, LARGEST, bytes_of, is_counts, name_of, tensor_of
 
 TABLE = "tensors.json"
+OLD_TABLE = ".metadata"
+"""Table of a checkpoint of format 1, a pickle."""
 DATA = re.compile(r"tensors-\d+\.bin")
+OLD_DATA = re.compile(r"__\d+_\d+\.distcp")
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,7 @@ class Chunk:
     sizes: tuple[int, ...]
     file: str
     start: int
+    length: int
 
 
 @dataclass(frozen=True)
@@ -51,8 +57,16 @@ class Entry:
     chunks: tuple[Chunk, ...]
 
 
-Table = dict[str, Entry]
-"""All tensors of a checkpoint by name."""
+@dataclass(frozen=True)
+class Table:
+    """All tensors of a checkpoint by name. ``old``: each chunk is a file of ``torch.save`` (format 1)."""
+
+    entries: dict[str, Entry]
+    old: bool = False
+
+
+_Described = tuple[torch.dtype, Any, list[tuple[Any, ...]]]
+"""Dtype, shape, and offsets, sizes, file, start and length of each chunk, not checked yet."""
 
 # -- writing ----------------------------------------------------------------------------------------------------------
 
@@ -103,7 +117,7 @@ def load(path: Path, table: Table, tensors: dict[str, Tensor]) -> None:
     """Fill ``tensors``, which have the names, shapes and dtypes of ``table``, from the checkpoint ``path``."""
     for name, value in tensors.items():
         offsets, local = _local(value)
-        entry, room = table[name], local.detach()
+        entry, room = table.entries[name], local.detach()
         for chunk in entry.chunks:
             here, there = [], []  # the overlap, in both
             for begin, size, other, length in zip(offsets, room.shape, chunk.offsets, chunk.sizes, strict=True):
@@ -112,33 +126,51 @@ def load(path: Path, table: Table, tensors: dict[str, Tensor]) -> None:
                 there.append(slice(low - other, max(high, low) - other))
             if room[tuple(here)].numel():
                 with open_regular(path / chunk.file) as file:
-                    room[tuple(here)].copy_(read_chunk(file, entry.dtype, chunk)[tuple(there)])
+                    room[tuple(here)].copy_(read_chunk(file, entry.dtype, chunk, table.old)[tuple(there)])
 
 
-def read_chunk(file: IO[bytes], dtype: torch.dtype, chunk: Chunk) -> Tensor:
-    """Return the tensor of a chunk."""
+def read_chunk(file: IO[bytes], dtype: torch.dtype, chunk: Chunk, old: bool) -> Tensor:
+    """Return the tensor of a chunk, else raise ``ValueError``; ``old`` is format 1."""
     file.seek(chunk.start)
-    return tensor_of(bytearray(file.read(math.prod(chunk.sizes) * dtype.itemsize)), dtype, chunk.sizes)
+    content = bytearray(file.read(chunk.length))
+    found = read_torch_file(io.BytesIO(content)) if old else tensor_of(content, dtype, chunk.sizes)
+    if not isinstance(found, Tensor) or found.dtype != dtype or found.shape != chunk.sizes:
+        raise ValueError(f"{chunk.file} must hold a tensor {chunk.sizes} at {chunk.start}, but does not")
+    return found
 
 
-def read_table(path: Path, files: Mapping[str, Any]) -> Table:
-    """Return the table of the checkpoint ``path``, whose manifest names ``files``.
+def read_table(path: Path, files: Mapping[str, Any], old: bool = False) -> Table:
+    """Return the table of the checkpoint ``path``, whose manifest names ``files``; ``old`` is format 1.
 
     Raises ``ValueError`` if a tensor does not lie within these files.
     """
-    order, tensors = _fields(parse_json(read_bytes(path / TABLE).decode()), "byteorder", "tensors")
+    content = read_bytes(path / (OLD_TABLE if old else TABLE))
+    described = _from_pickle(content) if old else _from_json(content)
+    pattern = OLD_DATA if old else DATA
+    lengths = {name: os.stat(path / name).st_size for name in files if pattern.fullmatch(name)}
+    entries = {}
+    for name, (dtype, shape, chunks) in described.items():
+        try:
+            entries[name] = _entry(dtype, shape, chunks, lengths, old)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{ascii(name)[:80]}: {error}") from error
+    return Table(entries, old)
+
+
+def _from_json(content: bytes) -> dict[str, _Described]:
+    order, tensors = _fields(parse_json(content.decode()), "byteorder", "tensors")
     if order != sys.byteorder:
         raise ValueError(f"byteorder must be {sys.byteorder!r}, that of this machine, got {ascii(order)[:20]}")
     if type(tensors) is not dict:
         raise ValueError("tensors must be an object")
-    lengths = {name: os.stat(path / name).st_size for name in files if DATA.fullmatch(name)}
-    entries = {}
+    found = {}
     for name, values in tensors.items():
-        try:
-            entries[name] = _entry(values, lengths)
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{ascii(name)[:80]}: {error}") from error
-    return entries
+        dtype, shape, parts = _fields(values, "dtype", "shape", "chunks")
+        if type(dtype) is not str or dtype not in DTYPES or type(parts) is not list:
+            raise ValueError(f"{ascii(name)[:80]}: dtype must be one of {', '.join(DTYPES)}, and chunks a list")
+        chunks = [(*_fields(part, "offsets", "sizes", "file", "start"), None) for part in parts]
+        found[name] = DTYPES[dtype], shape, chunks
+    return found
 
 
 def _fields(found: Any, *names: str) -> list[Any]:
@@ -147,18 +179,30 @@ def _fields(found: Any, *names: str) -> list[Any]:
     return [found[name] for name in names]
 
 
-def _entry(values: Any, lengths: dict[str, int]) -> Entry:
+def _from_pickle(content: bytes) -> dict[str, _Described]:
+    """Return the same from the metadata of format 1, whose chunks are files of ``torch.save``."""
+    whole, places, found = read_metadata(content), {}, {}
+    try:
+        for index, info in whole["storage_data"].items():
+            if info.get("transform_descriptors"):
+                raise ValueError("a chunk must be stored as it is")
+            places[index] = info["relative_path"], info["offset"], info["length"]
+        for name, entry in whole["state_dict_metadata"].items():
+            chunks = [(c["offsets"], c["sizes"], *places[name, c["offsets"]]) for c in entry["chunks"]]
+            found[str(name)] = DTYPES[entry["properties"][0]], entry["size"], chunks
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise ValueError("it lacks entries") from error
+    return found
+
+
+def _entry(dtype: torch.dtype, shape: Any, chunks: list[tuple[Any, ...]], lengths: dict[str, int], old: bool) -> Entry:
     """Return an entry whose chunks cover the tensor once and lie within files of these ``lengths``."""
-    name, shape, parts = _fields(values, "dtype", "shape", "chunks")
-    if type(name) is not str or name not in DTYPES or type(parts) is not list:
-        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, and chunks a list")
-    dtype, shape = DTYPES[name], _counts("shape", shape)
+    shape = _counts("shape", shape)
     size = math.prod(shape)
     if size > LARGEST or len(shape) > 64:
         raise ValueError("its shape is too large")
     made = []
-    for part in parts:
-        offsets, sizes, file, start = _fields(part, "offsets", "sizes", "file", "start")
+    for offsets, sizes, file, start, length in chunks:
         offsets, sizes = _counts("offsets", offsets), _counts("sizes", sizes)
         for name, values in (("offsets", offsets), ("sizes", sizes)):
             if len(values) != len(shape):
@@ -167,10 +211,13 @@ def _entry(values: Any, lengths: dict[str, int]) -> Entry:
             raise ValueError(f"a chunk of {sizes} at {offsets} is not within its shape {shape}")
         if type(file) is not str or file not in lengths:
             raise ValueError(f"file must be one that the manifest names, got {ascii(file)[:40]}")
-        (start,) = _counts("start", (start,))
-        if start + math.prod(sizes) * dtype.itemsize > lengths[file]:
+        needed = math.prod(sizes) * dtype.itemsize
+        start, length = _counts("start and length", (start, length if old else needed))
+        if length < needed:
+            raise ValueError(f"length must be {needed} bytes, got {length}")
+        if start + length > lengths[file]:
             raise ValueError(f"start + length must be <= {lengths[file]}, the size of {file}")
-        made.append(Chunk(offsets, sizes, file, start))
+        made.append(Chunk(offsets, sizes, file, start, length))
     if sum(math.prod(chunk.sizes) for chunk in made) != size or not made:
         raise ValueError("its chunks are not the whole tensor")
     if _overlap([[(o, o + s) for o, s in zip(c.offsets, c.sizes, strict=True)] for c in made if math.prod(c.sizes)]):
