@@ -266,17 +266,21 @@ def test_a_run_keeps_which_test_images_it_has_right(one: Path, tmp_path: Path) -
         assert load_run(damaged).test_correct() is None, name
 
 
-def test_a_run_without_a_fingerprint_is_known_by_the_name_of_its_data(one: Path, tmp_path: Path) -> None:
-    other = another(one, tmp_path / "other")
-    (other / "test-correct.bits").unlink()
-    facts = json.loads((other / "model.json").read_text())
+def test_run_folders_of_versions_that_kept_none_have_the_number_in_words(one: Path, tmp_path: Path) -> None:
+    old = another(one, tmp_path / "old")
+    (old / "test-correct.bits").unlink()
+    facts = json.loads((old / "model.json").read_text())
     facts.pop("fingerprint")
-    (other / "model.json").write_text(json.dumps(facts))
-    run = load_run(other)
-    assert (run.test_images(), run.test_correct()) == (None, None)
+    (old / "model.json").write_text(json.dumps(facts))
+    run = load_run(old)
+    assert (run.test_images(), run.test_correct()) == (IMAGES, None)
     assert len(parts_of([load_run(one), run])) == 1
-    edit(other / "config.json", validation=0.1)
-    assert len(parts_of([load_run(one), load_run(other)])) == 2
+    edit(old / "environment.json", data="digits")
+    assert load_run(old).test_images() is None
+    assert len(parts_of([load_run(one), load_run(old)])) == 1
+    edit(old / "environment.json", data="1,437 training and 359 test images")
+    assert load_run(old).test_images() == 359
+    assert len(parts_of([load_run(one), load_run(old)])) == 2
 
 
 def other_content(folder: Path) -> None:
