@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 import torch
+from torch import Tensor
 
 from tvlars.cli import main
-from tvlars.lab import load_run
+from tvlars.lab import Reporter, TrainConfig, load_run, train
+from tvlars.lab.measure import each_epoch
 from tvlars.lab.run_folder.rows import NoiseRow, SharpnessRow
 
 
@@ -22,6 +27,26 @@ def test_measuring_leaves_no_trace_in_the_training(runs: tuple[Path, Path]) -> N
         plain.model().state_dict().items(), measured.model().state_dict().items(), strict=True
     ):
         assert torch.equal(a, b), name
+
+
+def test_sharpness_is_measured_in_float32_whatever_the_precision_of_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dtypes = set()
+
+    def measured(model: torch.nn.Module, batches: Iterable[tuple[Tensor, Tensor]], **where: Any) -> SharpnessRow:
+        images, _ = next(iter(batches))
+        dtypes.update((images.dtype, model(images).dtype, *(p.dtype for p in model.parameters())))
+        fields = {name: where.get(name, 1) for name in SharpnessRow.__annotations__}
+        return SharpnessRow(**{**fields, "statistics": "fresh"})
+
+    monkeypatch.setattr(each_epoch, "measure_sharpness", measured)
+    config = TrainConfig(
+        epochs=None, steps=4, batch_size=512, precision="bf16-mixed", accelerator="cpu", out=tmp_path / "r"
+    )
+    train(replace(config, sharpness="steps:1,3,4", sharpness_samples=8), reporter=Reporter())
+    assert load_run(tmp_path / "r").sharpness["step"].tolist() == [1, 3, 4]  # amid an epoch, and at the end of one
+    assert dtypes == {torch.float32}
 
 
 def test_what_was_measured_is_read_back(runs: tuple[Path, Path]) -> None:
