@@ -23,7 +23,7 @@ from tvlars.lab.run_folder.rows import TEST_SHARE
 DOCS = Path(__file__).parents[2] / "docs"
 RESULTS = DOCS / "results" / "studies"
 COLUMNS = (
-    *("part", "arm", "batch_size", "steps", "lr", "delay_factor", "seed", "status"),
+    *("part", "arm", "batch_size", "horizon", "steps", "lr", "delay_factor", "seed", "status"),
     *(
         "train_accuracy",
         "validation_accuracy",
@@ -35,8 +35,9 @@ COLUMNS = (
         "run",
     ),
 )
-"""``part`` is "trial" or "final" of a tuning; ``share_best`` and ``share_last`` are accuracies on a random share of the
-test set, at the best epoch and at the last one, of runs with ``test_share``."""
+"""``part`` is "trial" or "final" of a tuning; ``horizon`` is there for runs of a given number of steps, which one that
+diverged does not reach; ``share_best`` and ``share_last`` are accuracies on a random share of the test set, at the best
+epoch and at the last one, of runs with ``test_share``."""
 PARTS = {"": "", "runs": "", "trials": "trial", "final": "final"}
 """Parts by the folders that a command has in that of its study."""
 TEST_IMAGES = 10_000
@@ -58,7 +59,8 @@ def rows_of(folder: Path, protocol: str) -> pd.DataFrame:
             if run.config is not None and run.status in OVER:
                 rows.append({"part": part, "protocol": protocol, "run": run.folder.name, **_row(run, run.config)})
     frame = pd.DataFrame(rows, columns=list(COLUMNS)).astype({name: float for name in COLUMNS if "accuracy" in name})
-    return frame.sort_values(["part", "seed", "arm", "lr", "run"], ignore_index=True)
+    frame = frame.sort_values(["part", "seed", "arm", "lr", "run"], ignore_index=True)
+    return frame.drop(columns="horizon") if frame["horizon"].isna().all() else frame
 
 
 def _row(run: LoadedRun, config: TrainConfig) -> dict[str, Any]:
@@ -66,6 +68,7 @@ def _row(run: LoadedRun, config: TrainConfig) -> dict[str, Any]:
     found: dict[str, Any] = dict(
         arm=config.arm_name,
         batch_size=config.batch_size,
+        horizon=config.steps,
         steps=run.summary.get("steps"),
         lr=run.plan.get("lr"),
         delay_factor=config.delay_factor,
@@ -110,23 +113,43 @@ def compared(protocol: Protocol, frame: pd.DataFrame, folder: Path) -> Compariso
     return Comparison(folder / part, "", runs, family=family_of(protocol.content), margin=margin)
 
 
+def whole_seeds(frame: pd.DataFrame, *columns: str) -> list[int]:
+    """Return the seeds that have a run of each cell of ``columns`` which any seed has."""
+    cells, runs = frame[list(columns)].drop_duplicates(), frame.groupby("seed").size()
+    return [int(seed) for seed in runs.index[runs == len(cells)]]
+
+
+def said_runs(protocol: Protocol, frame: pd.DataFrame) -> str:
+    """Return in words of which protocol the runs of a page are, and how many of them there are."""
+    seeds = " ".join(map(str, sorted(frame["seed"].unique())))
+    planned = protocol.content["stopping"]["runs"]
+    return f"Protocol digest `{protocol.digest}`. {len(frame)} of {planned} runs: seeds {seeds}."
+
+
 class Robustness:
     """Accuracies over the rate, of whole seeds alone.
 
     Args:
         frame: rows with ``COLUMNS``.
-        arms: in the order of the tables; the first one is compared with each of the others.
+        arms: in the order of the tables; the first one of those with the same rates is compared with the others.
         within: points that a plateau reaches below the best mean.
     """
 
     def __init__(self, frame: pd.DataFrame, arms: list[str], within: float) -> None:
-        cells = frame[["arm", "lr"]].drop_duplicates()
-        runs = frame.groupby("seed").size()
-        self.seeds = [int(seed) for seed in runs.index[runs == len(cells)]]
+        self.seeds = whole_seeds(frame, "arm", "lr")
         self.frame = frame[frame["seed"].isin(self.seeds)]
         self.arms, self.within = arms, within
         self.draws = np.random.default_rng(0).integers(len(self.seeds), size=(DRAWS, len(self.seeds)))
         self.cells = {arm: self._accuracies(arm) for arm in arms}
+
+    @property
+    def groups(self) -> list[list[str]]:
+        """Arms by their rates: each group has a table and a panel of its own, and its first arm is compared with the
+        others."""
+        found: dict[tuple[float, ...], list[str]] = {}
+        for arm in self.arms:
+            found.setdefault(tuple(self.cells[arm][0]), []).append(arm)
+        return list(found.values())
 
     def _accuracies(self, arm: str) -> tuple[list[float], Values]:
         """Return the rates of an arm, ascending, and accuracies in percent (rates, seeds)."""
@@ -159,15 +182,18 @@ class Robustness:
         return {lr: int(bad[mine["lr"] == lr].sum()) for lr in rates}
 
     def tables(self) -> str:
-        """Return the table of plateaus and that of all rates, in Markdown."""
-        widths = {arm: self.drawn(arm) for arm in self.arms}
-        first = self.arms[0]
+        """Return a table of plateaus and one of all rates for each group of arms, in Markdown."""
+        return "\n\n".join(table for arms in self.groups for table in (self._plateaus(arms), self._rates(arms)))
+
+    def _plateaus(self, arms: list[str]) -> str:
+        widths = {arm: self.drawn(arm) for arm in arms}
+        first = arms[0]
         head = f"within {self.within:g} point{'s' * (self.within != 1)}"
         lines = [
             f"| arm | best mean, % | at lr | {head}: lr | octaves | {first} less it, octaves | failed runs |",
             "|---|---|---|---|---|---|---|",
         ]
-        for arm in self.arms:
+        for arm in arms:
             rates, values = self.cells[arm]
             best = int(values.mean(1).argmax())
             found, failed = self.plateau(arm), self.failures(arm)
@@ -184,44 +210,62 @@ class Robustness:
                 f"{sum(failed.values())} of {values.size}",
             ]
             lines.append(f"| {' | '.join(cells)} |")
-        rates = sorted({lr for arm in self.arms for lr in self.cells[arm][0]})
-        lines += ["", f"| arm | {' | '.join(f'{lr:g}' for lr in rates)} |", f"|---|{'---|' * len(rates)}"]
-        for arm in self.arms:
-            mine, values = self.cells[arm]
+        return "\n".join(lines)
+
+    def _rates(self, arms: list[str]) -> str:
+        rates = self.cells[arms[0]][0]
+        lines = [f"| arm | {' | '.join(f'{lr:g}' for lr in rates)} |", f"|---|{'---|' * len(rates)}"]
+        for arm in arms:
             failed = self.failures(arm)
-            shown = {
-                lr: _mean(one) + (f", {failed[lr]} failed" if failed[lr] else "")
-                for lr, one in zip(mine, values, strict=True)
-            }
-            lines.append(f"| {arm} | {' | '.join(shown.get(lr, '') for lr in rates)} |")
+            shown = [
+                _mean(one) + (f", {failed[lr]} failed" if failed[lr] else "")
+                for lr, one in zip(rates, self.cells[arm][1], strict=True)
+            ]
+            lines.append(f"| {arm} | {' | '.join(shown)} |")
         return "\n".join(lines)
 
     def painter(self) -> Callable[[Any, Any], None]:
-        """Return the function that draws the figure for a theme."""
+        """Return the function that draws the figure for a theme: a panel for each group of arms."""
 
         def paint(figure: Any, theme: Any) -> None:
-            axes = figure.add_subplot()
-            top = max(values.mean(1).max() for _, values in self.cells.values())
-            least = min(values.mean(1).min() for _, values in self.cells.values())
-            lowest = max(least, top - DEPTH)  # lines that fall below leave the figure
-            gap = 0.06 * (top - lowest)
-            for i, arm in enumerate(self.arms):
-                rates, values = self.cells[arm]
-                color, dash = (theme.color(i), "-") if i < len(theme.series) else (theme.ink, "--")
-                axes.plot(rates, values.mean(1), dash, color=color, label=arm, marker="o", markersize=3)
-                axes.fill_between(rates, values.min(1), values.max(1), color=color, alpha=0.12, linewidth=0)
-                found, at = self.plateau(arm), lowest - gap * (i + 1)
-                axes.plot([found.low, found.high], [at, at], "-", color=color, linewidth=4, solid_capstyle="butt")
-            bottom = lowest - gap * (len(self.arms) + 1)
-            axes.set(
-                xscale="log", xlabel="learning rate", ylabel="validation accuracy, %", ylim=(bottom, top + 2 * gap)
-            )
-            axes.set_xticks(rates, [f"{lr:g}" for lr in rates])
-            axes.minorticks_off()
-            axes.set_title(f"Mean and range of {len(self.seeds)} seeds; bars: within {self.within:g} point of the best")
-            figure.legend(*axes.get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=3)
+            panels = figure.subplots(len(self.groups), 1, squeeze=False)[:, 0]
+            for axes, arms in zip(panels, self.groups, strict=True):
+                self._panel(axes, arms, theme, 0.06 * len(panels))
+            title = f"Mean and range of {len(self.seeds)} seeds; bars: within {self.within:g} point of the best"
+            panels[-1].set_xlabel("learning rate")
+            if len(panels) == 1:
+                panels[0].set_title(title)
+                legend = dict(loc="outside lower center", ncols=3, frameon=False)
+                figure.legend(*panels[0].get_legend_handles_labels(), **legend)
+                return
+            figure.suptitle(title, fontsize="medium")
+            for axes in panels:
+                axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, borderaxespad=0)
 
         return paint
+
+    def _panel(self, axes: Any, arms: list[str], theme: Any, spacing: float) -> None:
+        """Draw arms with the same rates, and below them bars for their plateaus, ``spacing`` of the height apart."""
+        from matplotlib.patches import Rectangle
+
+        means = [self.cells[arm][1].mean(1) for arm in arms]
+        top, least = max(one.max() for one in means), min(one.min() for one in means)
+        lowest = max(least, top - DEPTH)  # lines that fall below leave the figure
+        gap = spacing * max(top - lowest, 0.1)
+        above = Rectangle((0, lowest - gap / 2), 1, 2 * DEPTH, transform=axes.get_yaxis_transform())
+        for i, arm in enumerate(arms):
+            rates, values = self.cells[arm]
+            color, dash = (theme.color(i), "-") if i < len(theme.series) else (theme.ink, "--")
+            (line,) = axes.plot(rates, values.mean(1), dash, color=color, label=arm, marker="o", markersize=3)
+            band = axes.fill_between(rates, values.min(1), values.max(1), color=color, alpha=0.12, linewidth=0)
+            for drawn in (line, band):
+                drawn.set_clip_path(above)
+            found, at = self.plateau(arm), lowest - gap * (i + 1)
+            axes.plot([found.low, found.high], [at, at], "-", color=color, linewidth=4, solid_capstyle="butt")
+        bottom = lowest - gap * (len(arms) + 1)
+        axes.set(xscale="log", ylabel="validation accuracy, %", ylim=(bottom, top + 2 * gap))
+        axes.set_xticks(rates, [f"{lr:g}" for lr in rates])
+        axes.minorticks_off()
 
 
 def _mean(values: Values) -> str:
@@ -252,13 +296,22 @@ def write_page(name: str, command: str, generated: str) -> None:
     page.write_text(f"{before}{begin}{generated}{end}{rest.split(end, 1)[1]}", encoding="utf-8")
 
 
-def draw(name: str, painter: Callable[[Any, Any], None], said: str) -> str:
+def log_ticks(axis: Any) -> None:
+    """Give a logarithmic axis ticks at 1, 2 and 5 times powers of ten, as plain numbers."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_locator(NullLocator())
+
+
+def draw(name: str, painter: Callable[[Any, Any], None], said: str, height: float = 4.2) -> str:
     """Write docs/figures/NAME.svg, and NAME-dark.svg for the dark theme; return the line that shows it on a page.
 
-    ``said`` describes it for those who do not see it.
+    ``said`` describes it for those who do not see it; ``height`` is in inches.
     """
     sys.path.insert(0, str(DOCS / "figures"))
     from _style import draw as draw_figure
 
-    draw_figure(name, 4.2, painter)
+    draw_figure(name, height, painter)
     return f"![{said}](../../figures/{name}.svg)"

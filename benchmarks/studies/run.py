@@ -13,6 +13,7 @@ from these files. Those of p1 are made by p1.py.
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,8 @@ from tvlars.lab.protocol import Protocol
 from tvlars.lab.registered.record import digest_of
 
 HERE = Path(__file__).parent
+PAGES = {"a2": "sharpness", "b1": "scaling", "b3": "warmup"}
+"""Modules that make the pages of studies in a way of their own, by the first letters of the studies' names."""
 
 
 def main() -> None:
@@ -62,7 +65,9 @@ def collect(protocol: Protocol, folder: Path) -> None:
     RESULTS.mkdir(parents=True, exist_ok=True)
     rows.to_csv(RESULTS / f"{protocol.name}.csv", index=False)
     print(f"{len(rows)} runs in {RESULTS / f'{protocol.name}.csv'}")
-    if protocol.command in ("tune", "compare"):  # p-values need the predictions, which are in the runs' folders
+    if protocol.name == "a2":
+        importlib.import_module("sharpness").collect(protocol, folder)
+    elif protocol.command in ("tune", "compare"):  # p-values need the predictions, which are in the runs' folders
         pairs = compared(protocol, rows, folder).differences()
         pairs.to_csv(RESULTS / f"{protocol.name}-pairs.csv", index=False, float_format="%.6g")
 
@@ -71,6 +76,8 @@ def make_page(protocol: Protocol) -> None:
     """Draw the figure of a study, and put its tables into its page."""
     from results import RESULTS, draw, write_page
 
+    if (module := PAGES.get(protocol.name[:2])) is not None:
+        return importlib.import_module(module).make_page(protocol)
     made = {"robustness": robustness, "tune": tuned}.get(protocol.command)
     if made is None:
         raise SystemExit(f"{protocol.name} must be a study of robustness or tune, not of {protocol.command}")
