@@ -1,5 +1,5 @@
 # make demo: compare TVLARS, LARS and LAMB on data that ships with a dependency.
-# make test: lint, types and all tests. Both set up .venv first; a second run reuses it.
+# make test: lint, types and all tests, the types beside the tests. Both set up .venv first; a second run reuses it.
 # make quick: lint, types, tests of the core and of files changed since the last commit (SINCE=main: since main).
 # make test-wheel: the core's tests on the built wheel, with torch alone. make test-oldest: core and laboratory with
 # the oldest torch that is supported. Both download several GB the first time; test-oldest keeps its environment in build/.
@@ -15,7 +15,7 @@ CORE_TESTS := tests/optim tests/test_schedule.py tests/test_groups.py tests/test
 
 NUMPY_TESTS := $(addprefix tests/optim/,test_parity.py test_distributed.py triton test_step_time_cuda.py)
 
-.PHONY: demo test quick lint test-wheel test-oldest setup docs figures clean
+.PHONY: demo test quick lint style test-wheel test-oldest setup docs figures clean
 
 demo: $(READY)
 	$(BIN)/tvlars compare --data digits --optimizers tvlars lars lamb --seeds 0 1 2 --batch-size 256 --epochs 30
@@ -28,16 +28,20 @@ QUICK_TESTS := $(addprefix tests/,optim/test_parity.py optim/test_paths.py optim
 	test_schedule.py test_groups.py test_plan.py test_public_api.py test_structure.py lab/test_config.py \
 	lab/training/test_train.py lab/run_folder/test_checkpoint.py)
 
-test: lint
-	$(PYTEST)
+# mypy reads for a minute on one core: the tests go first, and what it says comes after theirs.
+test: style
+	@said=$$(mktemp); nice -n 5 $(BIN)/mypy >$$said 2>&1 & types=$$!; \
+	$(PYTEST); tests=$$?; wait $$types; types=$$?; cat $$said; rm -f $$said; exit $$((tests | types))
 
 quick: lint
 	$(PYTEST) -m 'not slow' $(QUICK_TESTS) $$($(BIN)/python tools/tests_of_change.py $(SINCE))
 
-lint: $(READY)
+lint: style
+	$(BIN)/mypy
+
+style: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 
 # With torch, pytest and hypothesis; then with numpy too, what reads stored numbers or counts collectives.
 test-wheel: $(READY)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import signal
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any
@@ -46,22 +48,38 @@ TOGETHER = ("tests/lab/measure/",)
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Slow tests come first, each for whichever worker is free; the others, and those that share a fixture of their
-    module, stay together."""
+    module, stay together, large groups before small ones, so that no worker begins a long one when others are done."""
     if not hasattr(config, "workerinput"):
         return
+    groups: dict[pytest.Item, str] = {}
     for item in items:
         if folders := [folder for folder in TOGETHER if item.location[0].startswith(folder)]:
-            item.add_marker(pytest.mark.xdist_group(folders[0]))
+            groups[item] = folders[0]
             continue
         fixtures = item._fixtureinfo.name2fixturedefs.values()
         shares = any(one.scope == "module" for found in fixtures for one in found)
         if shares or item.get_closest_marker("slow") is None:
-            item.add_marker(pytest.mark.xdist_group(item.location[0]))
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+            groups[item] = item.location[0]
+    for item, group in groups.items():
+        item.add_marker(pytest.mark.xdist_group(group))
+    sizes = Counter(groups.values())
+
+    def turn(item: pytest.Item) -> tuple[bool, int, str]:
+        group = groups.get(item, "")
+        return item.get_closest_marker("slow") is None, -sizes[group], group
+
+    items.sort(key=turn)
+
+
+def pytest_collection() -> None:
+    """What is imported now stays: to look for garbage in it again and again takes seconds."""
+    gc.disable()
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """End the session where groups have no effect: fixtures would be made again and again."""
+    gc.freeze()
+    gc.enable()
     grouped = [item for item in session.items if item.get_closest_marker("xdist_group")]
     if getattr(session.config.option, "loadgroup", False) and not all("@" in item.nodeid for item in grouped):
         raise pytest.UsageError("pytest-xdist must group tests, but this version of pytest keeps their names")

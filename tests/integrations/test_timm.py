@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,14 @@ from torch import nn
 from tests.command import python
 from tvlars import LAMB, LARS, TVLARS, layer_groups
 
-timm_optim = pytest.importorskip("timm.optim", reason="timm is not installed")
-create_optimizer_v2 = timm_optim.create_optimizer_v2
+pytestmark = pytest.mark.skipif(find_spec("timm") is None, reason="timm is not installed")
+
+
+def create_optimizer_v2(*given: Any, **options: Any) -> torch.optim.Optimizer:
+    """timm's factory, imported by tests alone: importing timm takes seconds."""
+    from timm.optim import create_optimizer_v2 as create
+
+    return create(*given, **options)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -50,6 +57,8 @@ def options(optimizer: torch.optim.Optimizer, model: nn.Module, key: str) -> dic
 
 
 def test_the_factory_knows_the_names_and_keeps_its_own() -> None:
+    from timm.optim import list_optimizers
+
     lengths: dict[str, dict[str, Any]] = {"tvlars": dict(total_steps=1000), "tvlars-lars": {}, "tvlars-lamb": {}}
     made = {name: create_optimizer_v2(Small(), name, lr=0.1, **length) for name, length in lengths.items()}
     for optimizer, cls in zip(made.values(), (TVLARS, LARS, LAMB), strict=True):
@@ -58,15 +67,17 @@ def test_the_factory_knows_the_names_and_keeps_its_own() -> None:
     with pytest.raises(ValueError, match="needs the length of the run"):
         create_optimizer_v2(Small(), "tvlars", lr=0.1)
     assert type(create_optimizer_v2(Small(), "lars", lr=0.1)).__module__ == "timm.optim.lars"
-    assert timm_optim.list_optimizers("tvlars*") == ["tvlars", "tvlars-lamb", "tvlars-lars"]
+    assert list_optimizers("tvlars*") == ["tvlars", "tvlars-lamb", "tvlars-lars"]
 
 
 def test_the_names_stand_for_classes() -> None:
+    from timm.optim import get_optimizer_class
+
     for name, cls in (("tvlars", TVLARS), ("tvlars-lars", LARS), ("tvlars-lamb", LAMB)):
-        found = timm_optim.get_optimizer_class(name, bind_defaults=False)
+        found = get_optimizer_class(name, bind_defaults=False)
         assert isinstance(found, type)
         assert issubclass(found, cls)
-        assert callable(timm_optim.get_optimizer_class(name))
+        assert callable(get_optimizer_class(name))
         length = dict(total_steps=9) if cls is TVLARS else {}
         optimizer = found(
             [nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2))], 0.5, bias_norm_lr_scale=0.1, **length

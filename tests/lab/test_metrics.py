@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torchmetrics import MetricCollection
-from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from tests.command import tvlars
 from tests.lab.processes.forked import fork_ranks
@@ -99,6 +97,9 @@ def test_with_validation_the_test_set_is_measured_at_the_end(digits: ImageData, 
 
 
 def test_metrics_given_in_python(digits: ImageData, tmp_path: Path) -> None:
+    from torchmetrics import MetricCollection
+    from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+
     config = short(tmp_path / "run", metrics=f"f1={F1}", checkpoint_every="1-epochs", resume=True)
     given = {
         "weighted": MulticlassF1Score(10, average="weighted"),

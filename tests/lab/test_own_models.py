@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub.constants
 import pytest
-import timm
 import torch
-import torchvision
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -92,25 +89,28 @@ def short(model: str, out: Path, **options: Any) -> TrainConfig:
 
 
 @pytest.mark.parametrize(
-    ("name", "same"),
+    ("name", "options"),
     [
-        ("timm:test_resnet", lambda: timm.create_model("test_resnet", in_chans=1, num_classes=10)),
-        ("timm:test_vit", lambda: timm.create_model("test_vit", in_chans=1, num_classes=10, img_size=32)),
+        ("timm:test_resnet", {}),
+        ("timm:test_vit", dict(img_size=32)),
         ("torchvision:shufflenet_v2_x0_5", None),
         ("torchvision:mobilenet_v3_small", None),
     ],
 )
 def test_weights_of_a_run_load_into_the_same_model_of_its_library(
-    name: str, same: Callable[[], nn.Module] | None, large: ImageData, tmp_path: Path
+    name: str, options: dict[str, Any] | None, large: ImageData, tmp_path: Path
 ) -> None:
+    import timm
+    from torchvision import models
+
     folder = train(short(name, tmp_path / "run"), data=large, reporter=Reporter()).folder
     run = load_run(folder)
-    if same is None:
-        theirs: Any = torchvision.models.get_model(name.partition(":")[2], num_classes=10)
+    if options is None:
+        theirs: Any = models.get_model(name.partition(":")[2], num_classes=10)
         first_name, conv = next((n, m) for n, m in theirs.named_modules() if isinstance(m, nn.Conv2d))
         put_head(theirs, first_name, nn.Conv2d(1, conv.out_channels, 3, 2, 1, bias=False))  # grey images
     else:
-        theirs = same()
+        theirs = timm.create_model(name.partition(":")[2], in_chans=1, num_classes=10, **options)
     theirs.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
     images = run.normalize(large.test_images[:64])
     with torch.no_grad():
@@ -120,8 +120,10 @@ def test_weights_of_a_run_load_into_the_same_model_of_its_library(
 
 
 def test_colour_images_need_no_other_stem() -> None:
+    from torchvision import models
+
     model, text = build_model("torchvision:mobilenet_v3_small", 3, 224, 10)
-    torchvision.models.mobilenet_v3_small(num_classes=10).load_state_dict(model.state_dict())
+    models.mobilenet_v3_small(num_classes=10).load_state_dict(model.state_dict())
     assert text.startswith("torchvision:mobilenet_v3_small: torchvision's, standard stem (3x3, stride 2), 1,5")
 
 
@@ -184,9 +186,11 @@ def test_self_supervised_learning_with_a_model_of_timm(large: ImageData, tmp_pat
 
 
 def test_pretrained_weights_of_torchvision_come_from_its_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchvision import models
+
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    there = torchvision.models.shufflenet_v2_x0_5()
-    file = tmp_path / "hub" / "checkpoints" / Path(torchvision.models.ShuffleNet_V2_X0_5_Weights.DEFAULT.url).name
+    there = models.shufflenet_v2_x0_5()
+    file = tmp_path / "hub" / "checkpoints" / Path(models.ShuffleNet_V2_X0_5_Weights.DEFAULT.url).name
     file.parent.mkdir(parents=True)
     torch.save(there.state_dict(), file)
     model, text = build_model("torchvision:shufflenet_v2_x0_5", 1, 64, 10, pretrained=True)
@@ -203,6 +207,8 @@ def test_pretrained_weights_of_torchvision_come_from_its_cache(tmp_path: Path, m
 def test_pretrained_weights_of_timm_come_from_the_cache_of_hugging_face(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    import timm
+
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UsageError, match=r"must be those of timm/test_resnet\.\w+ of Hugging Face, in the cache"):

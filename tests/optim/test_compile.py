@@ -7,9 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-import torch._inductor.config
 from torch import nn
-from torch._dynamo.testing import CompileCounter
 
 from tests.conftest import OPTIMIZERS, run, set_gradients, tensors
 from tvlars import LARS
@@ -18,6 +16,8 @@ from tvlars import LARS
 @pytest.mark.filterwarnings("ignore")
 def test_no_recompilation_a_step(name: str, path: dict[str, Any]) -> None:
     """The learning rate moves, as under a scheduler: as a tensor it is an input, not a reason to compile again."""
+    from torch._dynamo.testing import CompileCounter  # takes a second
+
     cls, arguments = OPTIMIZERS[name]
     start, tensor_lr = arguments["lr"], not path.get("foreach")  # foreach=True wants a number where not capturable
     # what is traced grows with the number of tensors: one of four dimensions, one of none, and one of zeros
@@ -47,13 +47,15 @@ def test_no_recompilation_a_step(name: str, path: dict[str, Any]) -> None:
 def test_with_the_default_compiler() -> None:
     if shutil.which("g++") is None:
         pytest.skip("torch.compile needs a C++ compiler on a CPU, and g++ is not installed")
+    from torch._inductor import config
+
     cls, arguments = OPTIMIZERS["tvlars"]
     params, expected = ([nn.Parameter(torch.linspace(-1, 1, 12).view(3, 4))] for _ in range(2))
     compiled, plain = cls(params, **arguments), cls(expected, **arguments)
     torch._dynamo.reset()
     step = torch.compile(compiled.step)
     # a header compiled in advance and a pool of processes take longer than the few kernels of one parameter
-    with torch._inductor.config.patch({"cpp_cache_precompile_headers": False, "compile_threads": 1}):
+    with config.patch({"cpp_cache_precompile_headers": False, "compile_threads": 1}):
         for t in range(4):
             set_gradients(params, t)
             step()

@@ -11,8 +11,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
-from torchmetrics import MeanSquaredError
-from torchmetrics.classification import MulticlassF1Score
 
 from tvlars.lab import (
     Arm,
@@ -49,6 +47,8 @@ class Square(Task):
         return {"batches": self.batches}
 
     def metrics(self) -> Mapping[str, Any]:
+        from torchmetrics import MeanSquaredError
+
         return {"mse": MeanSquaredError()}
 
     def predict(self, model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
@@ -129,6 +129,8 @@ def test_a_function_builds_a_model_for_each_seed_and_a_module_is_the_same(tmp_pa
 
 
 def test_loaders_and_metrics(tmp_path: Path) -> None:
+    from torchmetrics.classification import MulticlassF1Score
+
     config = CompareConfig(replace(BASE, lr=0.05), optimizers=("sgd",), batch_sizes=(32, 64), seeds=(0,))
     objects: dict[str, Any] = dict(loaders=loaders(), model=net, metrics={"f1": MulticlassF1Score(4)})
     done = compare(replace(config, out=tmp_path / "out"), **objects, **quiet())

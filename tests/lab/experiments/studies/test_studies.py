@@ -349,6 +349,7 @@ def test_an_arm_with_a_rate_of_its_own_takes_no_scales(tmp_path: Path, few: Imag
     assert result.horizons()["accuracy"].notna().all()
 
 
+@pytest.mark.slow
 def test_both_commands_as_written(tmp_path: Path) -> None:
     said = {}
     for words in (
