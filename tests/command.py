@@ -28,7 +28,8 @@ PRELOADED = (
     "tvlars.lab.processes.fabric",  # before anything else imports Lightning
     *("tvlars.cli._commands", "tvlars.lab.bench", "tvlars.lab.comparison.table", "tvlars.lab.experiments.compare"),
     *("tvlars.lab.experiments.tuning.tune", "tvlars.lab.measure.landscape", "tvlars.lab.measure.probe_run"),
-    *("tvlars.lab.report", "lightly.loss", "sklearn.datasets", "matplotlib.backends.backend_agg"),
+    *("tvlars.lab.report", "lightly.loss", "sklearn.datasets", "sklearn.model_selection"),
+    "matplotlib.backends.backend_agg",
     *("torch.distributed.fsdp", "torch.distributed.launcher.api"),
 )
 """Processes of all tests are forked from one that has imported what commands import sooner or later."""

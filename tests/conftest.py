@@ -41,8 +41,8 @@ PATHS: dict[str, dict[str, Any]] = {
 }
 
 
-TOGETHER = ("tests/lab/measure/",)
-"""Folders whose tests share a fixture of the session that takes long."""
+TOGETHER = ("tests/jax/", "tests/lab/measure/")
+"""Folders whose tests share what takes long: updates that JAX has compiled, a fixture of the session."""
 
 
 @pytest.hookimpl(tryfirst=True)
