@@ -19,6 +19,7 @@ from tvlars.lab import PreemptedError, Reporter, TrainConfig, load_run, run_shar
 from tvlars.lab.measure import each_epoch
 from tvlars.lab.measure.each_epoch import SMOOTHED, SharpnessClock
 from tvlars.lab.run_folder.rows import SharpnessRow
+from tvlars.lab.training import run as run_module
 
 CONFIG = TrainConfig(
     **dict(epochs=3, batch_size=256, precision="32-true", checkpoint_every="1-steps"),
@@ -87,6 +88,38 @@ def test_a_run_that_is_stopped_while_it_measures_goes_on_with_the_same_rows(
         load_run(tmp_path / "run").sharpness.drop(columns="seconds"),
         load_run(measured).sharpness.drop(columns="seconds"),
     )
+
+
+@pytest.mark.parametrize(("name", "checkpoints"), [("add_sharpness", "2-epochs"), ("noise_now", "1-steps")])
+def test_a_run_that_is_stopped_at_the_end_of_an_epoch_measures_it_once(
+    name: str, checkpoints: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the sharpness after the steps 5 and 15 is recorded, or after it: while the noise scale is measured."""
+    stops = {1, 3}
+    real = each_epoch.add_sharpness
+
+    def row(*_: Any, epoch: int, step: int, at: str, **__: Any) -> SharpnessRow:
+        return SharpnessRow(epoch, step, *[0] * 2, *[0.0] * 8, at=at)  # type: ignore[arg-type]
+
+    def stopped(*arguments: Any, **options: Any) -> None:
+        epoch = options.get("epoch") or (arguments[1].epoch if arguments[1].step in (5, 15) else 0)
+        if epoch in stops:
+            stops.remove(epoch)
+            raise KeyboardInterrupt
+        if name == "add_sharpness":
+            real(*arguments)
+
+    monkeypatch.setattr(each_epoch, "measure_sharpness", row)
+    monkeypatch.setattr(run_module, name, stopped)
+    changes = dict(sharpness="steps:2,5,15;end", noise_scale=name == "noise_now", checkpoint_every=checkpoints)
+    config = replace(CONFIG, **changes, out=tmp_path / "run", resume=True)  # type: ignore[arg-type]
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            train(config, model=network, reporter=Reporter())
+    train(config, model=network, reporter=Reporter())
+    rows = load_run(tmp_path / "run").sharpness
+    found = [(step, one) for step, at in zip(rows["step"], rows["at"], strict=True) for one in at.split("; ")]
+    assert found == [(2, "step 2"), (5, "step 5"), (15, "step 15"), (15, "epoch 3")]
 
 
 def test_levels_are_held_against_a_short_mean() -> None:

@@ -27,7 +27,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -144,11 +144,13 @@ class Record:
         step: int,
         epochs: list[EpochRow],
         steps: list[StepRow],
+        due: Sequence[str] = (),
     ) -> list[str]:
         """Prepare the folder for a run that resumes after ``step``: rows of later steps are removed.
 
         ``epochs`` are the rows of all complete epochs, ``steps`` those of the current one. config.json and plan.json
-        are written again if they are missing. Returns one sentence if rows are missing, for the user.
+        are written again if they are missing. ``due`` is the sharpness that is measured after ``step``. Returns one
+        sentence if rows are missing, for the user.
         """
         self.check_place()
         for name in ENDS:
@@ -159,7 +161,7 @@ class Record:
         for name in MEASUREMENTS:
             if name != SHARPNESS:
                 cut(self.folder / name, len(epochs))
-        cut_sharpness(self.folder / SHARPNESS, step, len(epochs))
+        cut_sharpness(self.folder / SHARPNESS, step, len(epochs), due)
         first = read_object(self.folder / ENVIRONMENT)
         before = first.get("resumed", [])
         said = [f"steps.csv lacks {missing} of the first {step} rows"] if missing else []

@@ -9,7 +9,7 @@ import contextlib
 import csv
 import io
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import MISSING, astuple, dataclass, fields, make_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -227,8 +227,9 @@ def cut(file: Path, last: int) -> None:
         write_whole(file, as_csv([header, *(line for _, line in _until(last, "epoch", header, lines))]))
 
 
-def cut_sharpness(file: Path, step: int, epochs: int) -> None:
-    """Keep the whole rows up to ``step``, without those for an epoch after ``epochs``, in the columns of today."""
+def cut_sharpness(file: Path, step: int, epochs: int, due: Collection[str] = ()) -> None:
+    """Keep the whole rows up to ``step``, in the columns of today, without what is measured again: at the end of an
+    epoch after ``epochs``, or ``due`` at ``step``."""
     if is_regular(file, file.parent):
         header, lines = read_cells(file)
         found = [
@@ -236,8 +237,10 @@ def cut_sharpness(file: Path, step: int, epochs: int) -> None:
             for _, line in _until(step, "step", header, lines)
         ]
         names = columns(SharpnessRow)
-        kept = [row for row in found if int(row["epoch"]) <= epochs or "epoch" not in row["at"]]
-        write_whole(file, as_csv([names, *([row.get(name, "nan") for name in names] for row in kept)]))
+        again = {*due, *(f"epoch {row['epoch']}" for row in found if int(row["epoch"]) > epochs)}
+        for row in found:
+            row["at"] = "; ".join(one for one in row["at"].split("; ") if one not in again)
+        write_whole(file, as_csv([names, *([row.get(name, "nan") for name in names] for row in found if row["at"])]))
 
 
 def _until(last: int, column: str, header: list[str], lines: list[list[str]]) -> list[tuple[int, list[str]]]:

@@ -443,10 +443,10 @@ class Run:
         if self.best_epoch == self.epoch:
             self.record.save_weights(self.learner.weights(), best=self.epoch)
             self._prune_best()
-        if self.epoch in self.sharpness.times.epochs:
-            self.sharpness.due.append(f"epoch {self.epoch}")
-        if self.sharpness.due:
-            add_sharpness(self.record, self.processes.alone(self._sharpness))
+        # The epoch is no part of the clock's state: one that is interrupted here is tested again, and comes here again.
+        ends = [f"epoch {self.epoch}"] if self.epoch in self.sharpness.times.epochs else []
+        if due := [*self.sharpness.due, *ends]:
+            add_sharpness(self.record, self.processes.alone(partial(self._sharpness, due)))
             self.sharpness.due = []
         if self.config.noise_scale:
             self.processes.alone(self._noise)
@@ -509,16 +509,15 @@ class Run:
     def _measure_sharpness(self) -> None:
         """Measure the sharpness amid an epoch; a signal may come while it is computed, not while it is recorded."""
         with self.learner.with_tested_weights(), self.signals.at_once(), self.phase("evaluation"):
-            row = self.processes.alone(self._sharpness)
+            row = self.processes.alone(partial(self._sharpness, self.sharpness.due))
         self._write()  # loggers want rows in the order of steps
         add_sharpness(self.record, row)
         self.sharpness.due = []
 
-    def _sharpness(self) -> SharpnessRow | None:
+    def _sharpness(self, due: list[str]) -> SharpnessRow | None:
         learner = self.learner
         arguments = (self.config, learner.bare_model, learner.data, learner.normalize, self.record)
-        due, kinds = self.sharpness.due, learner.batch_norms
-        return sharpness_now(*arguments, epoch=self.epoch, step=self.step, at=due, batch_norms=kinds)
+        return sharpness_now(*arguments, epoch=self.epoch, step=self.step, at=due, batch_norms=learner.batch_norms)
 
     def _noise(self) -> None:
         learner = self.learner

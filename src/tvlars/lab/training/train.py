@@ -163,7 +163,8 @@ def _train(
         if isinstance(prepared.data, LoaderData) and run.position:
             said.append("the run goes on amid an epoch, and the order of the loader is not restored bit for bit")
         facts[WARNINGS] = said
-        said += record.reopen(config, plan, model_facts(prepared), facts, run.step, found.epochs, found.steps)
+        rows = found.epochs, found.steps, run.sharpness.due
+        said += record.reopen(config, plan, model_facts(prepared), facts, run.step, *rows)
         resumed = [f"resumed  after step {run.step} of {plan.total_steps}, from {found.place}"]
     else:
         facts[WARNINGS] = said
