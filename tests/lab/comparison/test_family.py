@@ -91,6 +91,21 @@ def test_a_smaller_family_has_smaller_p_values() -> None:
     assert outside["interval"].tolist() == every["interval"].tolist()[1:]
 
 
+def test_an_arm_whose_runs_all_diverged_stays_in_the_family() -> None:
+    """Its pairs have no test, but were declared: Holm's method counts them."""
+    runs = three()
+    every = differences(runs)
+    runs.loc[runs["arm"] == "arm 2", ["status", "test_accuracy"]] = "diverged", math.nan
+    (left,) = differences(runs).to_dict("records")
+    assert (left["comparisons"], left["p_adjusted"]) == (3, 3 * left["p_value"])
+    assert left["p_adjusted"] == every["p_adjusted"][0]
+    assert left["seeds_needed"] == every["seeds_needed"][0]
+    assert differences(runs, "arm 0")["comparisons"].tolist() == [2]
+    assert differences(runs, "arm 0:arm 1")["comparisons"].tolist() == [1]
+    runs.loc[runs["arm"] == "arm 2", "status"] = "failed"  # which is no result
+    assert differences(runs)["comparisons"].tolist() == [1]
+
+
 def test_sentences_tell_the_pairs_of_the_family() -> None:
     rows = table(three())
     (sentence,) = answers(rows, differences(three(), "arm 1", margin=0.2))

@@ -182,6 +182,14 @@ def test_many_seeds() -> None:
     assert seeds_needed(0.1, 1.0) == pytest.approx(785 + 2, abs=1)
 
 
+@pytest.mark.parametrize(("comparisons", "seeds"), [(1, 6), (2, 8), (6, 9), (15, 11)])
+def test_the_fewest_seeds_find_what_all_of_them_show(comparisons: int, seeds: int) -> None:
+    """If 2 / 2ⁿ alone is significant, all differences must have one sign: with a probability of Φ(1.8)ⁿ, which is more
+    than 80 % for 6 seeds, and less for 7 or more."""
+    assert seeds_needed(1.8, 1.0, comparisons=comparisons) == seeds
+    assert stats.norm.cdf(1.8) ** 6 > 0.8 > stats.norm.cdf(1.8) ** 7
+
+
 def test_the_fewest_seeds() -> None:
     assert [fewest_seeds(count) for count in (1, 2, 3, 6, 12)] == [6, 7, 7, 8, 9]
     for count in range(1, 40):

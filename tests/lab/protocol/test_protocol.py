@@ -161,6 +161,34 @@ def test_check_counts_runs_and_images_and_the_seeds_that_are_needed(
     assert "margin must be > 0" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("content", "changes", "comparisons"),
+    [
+        (PLAIN, {"options": {**PLAIN["options"], "batch_size": [256, 512]}}, 2),
+        (SWEPT, {"family": "all", "margin": 0.3}, 6),  # of two arms with two rates each
+        (SWEPT, {"family": "warm:cold", "margin": 0.3}, 4),
+    ],
+)
+def test_check_counts_the_comparisons_that_pages_make(
+    content: dict[str, Any], changes: dict[str, Any], comparisons: int, tmp_path: Path
+) -> None:
+    file = write(tmp_path, content, **changes, power={"difference": 0.5, "deviation": 0.41})
+    found = Protocol.read(file).check()
+    assert found.comparisons == comparisons
+    assert found.seeds_needed() == seeds_needed(0.5, 0.41, comparisons=comparisons)
+
+
+def test_settings_of_arms_and_trials_made_before_are_part_of_a_tuning(tmp_path: Path) -> None:
+    declared = Protocol.read(write(tmp_path, TUNING)).check().planned.declared
+    assert declared["arms"]["cold"] == {"optimizer": "lars", "options": {"warmup_epochs": 0.0}}
+    file = tmp_path / "mine.py"
+    file.write_text("import torch\ndef mine(model, lr):\n    return torch.optim.SGD(model.parameters(), lr=lr)\n")
+    options = {**PLAIN["options"], "optimizers": [f"{file}:mine"]}
+    tuning = {**TUNING["tuning"], "spent": [f"{file}:mine=5"]}
+    with pytest.raises(UsageError, match=r"arms must have equal budgets, but most have 3 trials, and .*mine has 8"):
+        Protocol.read(write(tmp_path, TUNING, options=options, tuning=tuning)).check()
+
+
 def test_check_counts_trials_reruns_and_final_runs_of_a_tuning(tmp_path: Path) -> None:
     found = Protocol.read(write(tmp_path, TUNING)).check()
     assert [(arm.arm, arm.trials, arm.runs) for arm in found.arms] == [("warm", 3, 1), ("cold", 3, 1)]

@@ -112,8 +112,9 @@ def seeds_needed(
     """Return the number of seeds at which the paired test finds a true ``difference`` with probability ``power``.
 
     The power is that of the paired t-test, by the noncentral t distribution, at the level that the exact test attains:
-    the largest multiple of 2 / 2ⁿ up to ``level / comparisons``, that of the smallest p-value by Holm's method. The
-    number is at least :func:`fewest_seeds`. It is of seeds alone, as if there were any number of test images.
+    the largest multiple of 2 / 2ⁿ up to ``level / comparisons``, that of the smallest p-value by Holm's method; where
+    that is 2 / 2ⁿ itself, the power is the probability that all differences have one sign. The number is at least
+    :func:`fewest_seeds`. It is of seeds alone, as if there were any number of test images.
 
     Args:
         difference: true difference between two arms, not 0.
@@ -143,7 +144,8 @@ def seeds_needed(
     start = max(fewest, math.floor(max(normal, 0.0) ** 2))
     seeds = np.arange(start, start + 100)  # Student's t asks for a few more
     steps = np.exp2(np.minimum(seeds - 1.0, 50.0))
-    attained = np.floor(level / comparisons * steps) / steps
-    beyond, shift = stats.t.isf(attained / 2, seeds - 1), effect * np.sqrt(seeds)
+    patterns = np.floor(level / comparisons * steps)
+    beyond, shift = stats.t.isf(patterns / steps / 2, seeds - 1), effect * np.sqrt(seeds)
     found = stats.norm.cdf(shift - beyond) if start > 1000 else stats.nct.sf(beyond, seeds - 1, shift)
+    found = np.where(patterns == 1, stats.norm.cdf(effect) ** seeds, found)  # all seeds have one sign
     return int(seeds[int(np.argmax(found >= power))])

@@ -129,7 +129,8 @@ def differences(runs: pd.DataFrame, family: str = ALL, margin: float | None = No
           Student's t, by seeds and by test images; NaN for one seed.
         - seeds: number of common seeds; deviation: standard deviation of the paired differences over them.
         - effect_size: Hedges' g_z, see :func:`tvlars.lab.comparison.paired.effect_size`.
-        - in_family: True if the pair is tested; comparisons: number of pairs that are.
+        - in_family: True if the pair is tested; comparisons: number of pairs in the family, those of arms whose runs
+          all diverged among them.
         - p_value, p_adjusted (Holm) and significant: the test of a difference.
         - margin, equivalence_p_value, equivalence_p_adjusted (Holm) and equivalent: the test of equivalence.
         - seeds_needed: number of seeds at which a true difference as large as the margin is found with a probability of
@@ -141,13 +142,17 @@ def differences(runs: pd.DataFrame, family: str = ALL, margin: float | None = No
         test images is unknown or 1.
     """
     rows: list[dict[str, Any]] = []
-    done = _with_values(runs[runs["status"] == Status.FINISHED.value])
-    done = done.assign(part=done.get("part", 0))
+    over = _with_values(runs[(runs["status"] == Status.FINISHED.value) | (runs["status"] == Status.DIVERGED.value)])
+    over = over.assign(part=over.get("part", 0))
+    done = over[over["status"] == Status.FINISHED.value]
     done = done.drop_duplicates(["part", "arm", "batch_size", "seed"], keep="last").dropna(subset="value")
-    for (part, batch_size), cell in done.groupby(["part", "batch_size"], sort=True):
+    count = 0
+    for (part, batch_size), every in over.groupby(["part", "batch_size"], sort=True):
+        declared = pairs_of(family, map(str, every["arm"]))
+        count += len(declared)
+        cell = done[(done["part"] == part) & (done["batch_size"] == batch_size)]
         arms = [(str(arm), group.set_index("seed")) for arm, group in cell.groupby("arm", sort=False)]
         of_task = bool(_of_task(cell).all())
-        declared = pairs_of(family, (arm for arm, _ in arms))
         for (a, runs_a), (b, runs_b) in itertools.combinations(arms, 2):
             seeds = runs_a.index.intersection(runs_b.index, sort=True)
             if len(seeds):
@@ -157,9 +162,8 @@ def differences(runs: pd.DataFrame, family: str = ALL, margin: float | None = No
                 head = {"part": part, "batch_size": batch_size, "better": better, "worse": worse}
                 within = {"in_family": frozenset((a, b)) in declared, **_UNTESTED}
                 rows.append({**head, **pair.measured(), **within, "pair": pair})
-    tested = [row for row in rows if row["in_family"]]
-    _judge(tested)
-    return pd.DataFrame(rows, columns=list(PAIR_COLUMNS)).assign(comparisons=len(tested))
+    _judge([row for row in rows if row["in_family"]], count)
+    return pd.DataFrame(rows, columns=list(PAIR_COLUMNS)).assign(comparisons=count)
 
 
 _UNTESTED = {
@@ -168,14 +172,15 @@ _UNTESTED = {
 }
 
 
-def _judge(family: list[dict[str, Any]]) -> None:
-    """Add p-values, verdicts and seeds needed to the rows of a family."""
-    count = len(family)
+def _judge(family: list[dict[str, Any]], count: int) -> None:
+    """Add p-values, verdicts and seeds needed to the rows of a family of ``count`` pairs; those that have no seed in
+    common, as all runs of an arm diverged, are no rows."""
+    absent = [math.nan] * (count - len(family))
     # Holm's method for the least p-values that so many seeds can have tells which pairs can be significant at all.
-    least = holm([2.0 ** (1 - row["seeds"]) if row["pair"].known else 1.0 for row in family])
+    least = holm([*(2.0 ** (1 - row["seeds"]) if row["pair"].known else 1.0 for row in family), *absent])
     tests = [(row["pair"].difference_p(), row["pair"].equivalence_p()) for row in family]
-    both = (holm([p for p, _ in tests]), holm([p for _, p in tests]))
-    for row, (p, q), p_adjusted, q_adjusted, possible in zip(family, tests, *both, least, strict=True):
+    both = (holm([*(p for p, _ in tests), *absent]), holm([*(q for _, q in tests), *absent]))
+    for row, (p, q), p_adjusted, q_adjusted, possible in zip(family, tests, *both, least, strict=False):
         pair: Pair = row["pair"]
         significant, equivalent = bool(p_adjusted <= LEVEL), bool(q_adjusted <= LEVEL)
         row.update(p_value=p, p_adjusted=p_adjusted, significant=significant)

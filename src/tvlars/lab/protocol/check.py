@@ -145,15 +145,16 @@ def check(content: dict[str, Any], config: Any) -> Check:
     """
     if isinstance(config, TuneConfig):
         planned, arms, notes = _of_tuning(content, config)
+        names = [[arm.arm for arm in arms]]
     else:
-        planned, arms, notes = _of_runs(content, config)
-    names, family = [arm.arm for arm in arms], family_of(content)
-    pairs = 0
+        planned, arms, notes, names = _of_runs(content, config)
+    family, pairs = family_of(content), 0
     if content.get("family") is not None:
-        check_family(family, names)
-        pairs = len(pairs_of(family, names))
+        check_family(family, [arm.arm for arm in arms])
+        pairs = sum(len(pairs_of(family, some)) for some in names)
         if not pairs:
-            raise UsageError(f"family must have pairs of arms, but {family} has none of {listed(names)}")
+            said = listed(arm.arm for arm in arms)
+            raise UsageError(f"family must have pairs of arms, but {family} has none of {said}")
     made = Check(content, planned, tuple(arms), (), pairs)
     needed, seeds = made.seeds_needed(), len(content["seeds"])
     if needed is not None and needed > seeds:
@@ -164,8 +165,8 @@ def check(content: dict[str, Any], config: Any) -> Check:
     return replace(made, notes=tuple(notes))
 
 
-def _of_runs(content: dict[str, Any], config: Any) -> tuple[Planned, list[ArmPlan], list[str]]:
-    """Return the planned runs of all commands without a search."""
+def _of_runs(content: dict[str, Any], config: Any) -> tuple[Planned, list[ArmPlan], list[str], list[list[str]]]:
+    """Return the planned runs of all commands without a search, and the arms of each table that will be tested."""
     notes = list(config.notes) if isinstance(config, Grid) else []
     found: list[Prepared] = []
     loaded: dict[str, ImageData] = {}
@@ -192,12 +193,21 @@ def _of_runs(content: dict[str, Any], config: Any) -> tuple[Planned, list[ArmPla
         ArmPlan(arm, _rates(some), 0, len(some), sum(one.plan.total_steps * one.plan.batch_size for one in some))
         for arm, some in by_arm.items()
     ]
-    planned = Planned(
-        content["command"],
-        tuple(options_of_run(one.config) for one in found),
-        declared=_declared(content) if content["command"] in ("compare", "sweep") else {},
-    )
-    return planned, arms, list(dict.fromkeys(notes))
+    runs, tested = [one.config for one in found], content["command"] in ("compare", "sweep")
+    declared, names = (_declared(content), _tested(runs)) if tested else ({}, [list(by_arm)])
+    planned = Planned(content["command"], tuple(map(options_of_run, runs)), declared=declared)
+    return planned, arms, list(dict.fromkeys(notes)), names
+
+
+def _tested(runs: list[TrainConfig]) -> list[list[str]]:
+    """Return the names that pages give to the arms of each batch size, data set and length, which are tested apart."""
+    from tvlars.lab.report.arms import arm_names  # and with it pandas
+
+    parts: dict[tuple[Any, ...], list[TrainConfig]] = {}
+    for run in runs:
+        key = (run.data, run.image_size, run.task, run.length, run.keep_best, run.batch_size)
+        parts.setdefault(key, []).append(run)
+    return [arm_names(some) for some in parts.values()]
 
 
 def _runs_of(config: Any) -> Iterable[TrainConfig]:
@@ -232,6 +242,7 @@ def _of_tuning(content: dict[str, Any], config: TuneConfig) -> tuple[Planned, li
     spaces, notes = spaces_of(config, given)
     again = min(config.rerun, config.trials) * (len(config.tune_seeds) - 1)
     before, arms, runs = config.before(), [], []
+    spent: dict[str, int] = {}
     first = None
     for arm in config.all_arms():
         one = prepare(config.trial(arm, {}), given, here=False)
@@ -240,14 +251,15 @@ def _of_tuning(content: dict[str, Any], config: TuneConfig) -> tuple[Planned, li
         space = "; ".join(f"{name} {values}" for name, values in spaces[arm.key].items())
         trials, seeds = config.trials + again, len(config.seeds)
         arms.append(ArmPlan(one.config.arm_name, space, trials, seeds, images * (trials + seeds)))
+        spent[arms[-1].arm] = trials + before.get(arm.key, 0)
         runs += [options_of_run(config.run(arm, {}, seed)) for seed in config.seeds]
-    _check_equal({arm.arm: arm.trials + before.get(arm.arm, 0) for arm in arms}, "trials")
+    _check_equal(spent, "trials")
     if config.widen:
         more = max(2, -(-config.trials // 4))
         notes.append(f"spaces may be widened in {config.widen} rounds of {more} further trials for each arm")
     objective = Objective.of(first.config, first.task) if first is not None else Objective()
     said = identity(config, spaces, objective)
-    declared = {name: said[name] for name in ("base", "sampler", "prune", "tune_seeds", "space")}
+    declared = {name: said[name] for name in ("base", "sampler", "prune", "tune_seeds", "space", "arms")}
     declared = json.loads(json.dumps({**declared, **_declared(content)}, default=str))
     return Planned("tune", tuple(runs), True, declared, config.trials, config.widen), arms, [*config.idle(), *notes]
 

@@ -38,6 +38,11 @@ def test_the_range_within_a_point_of_the_best(
     assert found.octaves == pytest.approx(math.log2(high / low))
 
 
+def test_a_rate_right_at_the_margin_is_within_it() -> None:
+    assert plateau([1.0, 2.0, 4.0], [0.7, 0.8, 0.7], 0.1) == Plateau(1.0, 4.0, True, True)
+    assert 0.8 - 0.1 > 0.7  # by rounding
+
+
 def test_without_a_result_there_is_no_plateau() -> None:
     assert plateau(RATES, [math.nan] * 5, 0.01) is None
     assert plateau([], [], 0.01) is None

@@ -92,7 +92,9 @@ def test_table_sentences_and_notes_of_hand_made_runs(tmp_path: Path) -> None:
     assert first.endswith("25% of 8 runs failed.")
     assert "at least 3 octaves (95 %: 3 to 3), from lr 1 to 8" in second
     assert result.notes() == [
-        "tvlars: the plateau reaches the lowest and highest rate that was tried, so its width is a lower bound."
+        "tvlars: the plateau reaches the lowest and highest rate that was tried, so its width is a lower bound.",
+        "By bootstrap from 2 seeds an interval is no wider than the range of these: it holds the true value in 50% of "
+        "studies at most, and not in 95 %.",
     ]
     wide = result_of(table, tmp_path, within=20.0).table()
     assert wide["octaves"].iloc[0] == pytest.approx(2 + 0.2 / 0.801, abs=0.01)
@@ -286,7 +288,23 @@ def test_steps_and_critical_batch_size_of_hand_made_runs(tmp_path: Path) -> None
         "lars: 362 steps to 0.8 at batch size 64, 89 at 512; critical batch size 400 samples (95 %: 400 to 400), "
         "fewest steps 50."
     ]
-    assert result.notes() == []
+    (note,) = result.notes()
+    assert "in 75% of studies at most" in note
+    assert scaling_of(steps, tmp_path, seeds=tuple(range(6))).notes() == []
+
+
+def test_fits_beyond_all_batch_sizes_have_intervals_without_an_end(tmp_path: Path) -> None:
+    """Steps fall nearly in proportion: with some seeds they do, and no largest critical batch size is known."""
+    result = scaling_of({size: 5 * (1 + 20_000 / size) for size in (64, 128, 256)}, tmp_path)
+    lars = result.runs["batch_size"] == 256
+    result.runs.loc[lars, "accuracy"] += 0.02 * (result.runs.loc[lars, "seed"] - 1)
+    (fit,) = ScalingResult(tmp_path, result.config, result.ran).fits().to_dict("records")
+    assert fit["beyond"] == ""
+    assert fit["low"] < fit["critical"] < fit["high"] == math.inf
+    (said,) = result.answers()
+    assert re.search(r"\(95 %: [\d,]+ to any\)", said)
+    save_scaling(result)
+    assert " to any |" in (tmp_path / "scaling.md").read_text()
 
 
 def test_seeds_that_differ_give_intervals(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from tests.lab.experiments.tuning.pretended import quietly
 from tvlars.cli import main
 from tvlars.lab import Arm, ImageData, Reporter, TrainConfig, TuneConfig, UsageError, load_run, report, tune
 from tvlars.lab.experiments.board import Board
+from tvlars.lab.experiments.run_name import run_name
 from tvlars.lab.experiments.tuning import stages
 from tvlars.lab.experiments.tuning.objective import Objective
 from tvlars.lab.experiments.tuning.sources import chosen_again
@@ -384,13 +385,31 @@ def test_the_outer_tenth_of_a_range_is_its_edge() -> None:
     points = further_stage(one, 4, best, one.edges(best, always), always, "qmc", 0, "x").points
     assert points is not None
     assert all(1024 <= point["lr"] <= 1024 * 2**2.5 and 0.5 <= point["momentum"] <= 0.9 for point in points)
-    later = explored(space, [best], listed=False, stages=[Stage(16), stage])
+    later = explored(space, [best] * 16, listed=False, stages=[Stage(16), stage])
     assert later.edges({"lr": 1030.0, "momentum": 0.7}, always) == []
     assert [edge.high for edge in later.edges({"lr": 5000.0, "momentum": 0.7}, always)] == [stage.ranges["lr"][1]]
     limited = further_stage(one, 4, best, one.edges(best, always), lambda p: p["lr"] < 2000, "tpe", 0, "x")
     assert limited.ranges == {"lr": (1024.0, pytest.approx(1024 * 2**0.625))}
     at_ease = further_stage(one, 4, {"lr": 30.0, "momentum": 0.7}, [], always, "tpe", 0, "x")
     assert at_ease == Stage(4)
+
+
+@pytest.mark.parametrize(("trials", "share"), [(1, 0.5), (2, 0.5), (4, 0.25), (8, 0.125), (10, 0.1), (50, 0.1)])
+def test_of_few_trials_the_outermost_is_at_the_edge(trials: int, share: float) -> None:
+    """One of four Sobol points lies in each quarter of a range, and often none in its outer tenth."""
+    one = explored({"lr": Range(0.0, 1.0)}, [{"lr": 0.5}] * trials, listed=False)
+    for lr, sides in ((share - 0.01, ["low"]), (1.01 - share, ["high"]), (0.5, [])):
+        assert [edge.side for edge in one.edges({"lr": lr}, always)] == sides
+
+
+def test_numbers_of_both_kinds_have_ends() -> None:
+    texts, arm = ["torch.optim.NAdam.momentum_decay=0,0.004,0.1"], Arm.of("torch.optim.NAdam")
+    space = parse_spaces(texts, [arm], "auto", {arm.key: 1.0})[0][arm.key]
+    assert space["momentum_decay"] == Choice((0.0, 0.004, 0.1))
+    one = explored(space, [{"lr": 1.0, "momentum_decay": value} for value in (0.0, 0.004, 0.1)])
+    assert [str(edge) for edge in one.edges({"lr": 1.0, "momentum_decay": 0.1}, always)] == [
+        "momentum_decay 0.1 lies at the upper end of 0 to 0.1"
+    ]
 
 
 def test_without_a_trial_that_finished_rates_fall() -> None:
@@ -489,6 +508,20 @@ def test_an_arm_without_all_tuning_seeds_is_left_out(pretend: list[TrainConfig],
     (note,) = [line for line in said if "are left out" in line]
     assert "results of cold are left out, they are not of 3 trials, tuning seeds 1000, 1001 and seeds 0, 1, 2" in note
     assert [one["arm"] for one in stored(tmp_path / "out")["spent"]] == ["warm"]
+
+
+def test_reruns_of_another_number_in_an_earlier_call_are_said(pretend: list[TrainConfig], tmp_path: Path) -> None:
+    out, said = tmp_path / "out", list[str]()
+    for arm, rerun in ((COLD, 1), (WARM, 3)):
+        base = TrainConfig(epochs=2, validation=0.1)
+        one = config(out, arm, base=base, tune_seeds=(1000, 1001), rerun=rerun)
+        tune(one, announce=said.append, reporter=Reporter, board=Board())
+        # The pretended sweep of the first call has no runs: with them its results stay.
+        for seed in one.seeds:
+            folder = out / "final" / run_name(one.run(arm, {"lr": 8.0}, seed))
+            folder.mkdir(parents=True)
+            (folder / "summary.json").write_text('{"status": "finished"}')
+    assert said[-2] == "note: the budgets of the arms differ, in runs: warm 6 and cold 4"
 
 
 def test_an_arm_that_comes_later_has_the_rounds_too(

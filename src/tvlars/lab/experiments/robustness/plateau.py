@@ -43,7 +43,7 @@ def plateau(rates: Sequence[float], accuracies: Sequence[float], within: float) 
     best = max(known, default=-math.inf)
     if best == -math.inf:
         return None
-    bound = best - within
+    bound = best - within - 1e-12  # accuracies that are equal but for rounding
     found = []
     for i, value in enumerate(known):
         if value == best:

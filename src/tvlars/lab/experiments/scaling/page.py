@@ -31,10 +31,10 @@ def report_of(result: ScalingResult) -> StudyReport:
     return StudyReport(title, command_line(), *said, tables, _charts(result), result.notes())
 
 
-def _ends(low: float, high: float) -> str:
+def _ends(low: float, high: float, infinite: str = "not reached") -> str:
     if math.isnan(low):
         return "-"
-    return f"{low:,.0f} to {'not reached' if math.isinf(high) else f'{high:,.0f}'}"
+    return " to ".join(infinite if math.isinf(one) else f"{one:,.0f}" for one in (low, high))
 
 
 def _targets(result: ScalingResult) -> StudyTable:
@@ -67,7 +67,8 @@ def _fits(result: ScalingResult) -> StudyTable:
             rows.append([row["arm"], str(row["sizes"]), "-", "-", "-"])
             continue
         critical = f"{row['critical']:,.0f}" if not row["beyond"] else f"{row['beyond']} all"
-        rows.append([row["arm"], str(row["sizes"]), critical, _ends(row["low"], row["high"]), f"{row['least']:,.0f}"])
+        ends = _ends(row["low"], row["high"], "any")
+        rows.append([row["arm"], str(row["sizes"]), critical, ends, f"{row['least']:,.0f}"])
     caption = (
         "Fit of steps(B) = S_min (1 + B_crit / B) by least squares of log(steps) (McCandlish et al. 2018), of batch "
         "sizes that reach the target after a shorter run that does not; 95 % interval by bootstrap over seeds."
@@ -113,7 +114,7 @@ def _charts(result: ScalingResult) -> list[Chart]:
         first = not any(one.dash == "dot" for one in charts[0].lines)
         charts[0].lines.append(Line("fit", color, many, steps, dash="dot", markers=False, legend=first))
         if sizes[0] / 2 <= fit["critical"] <= sizes[-1] * 2:
-            low, high = max(float(fit["low"]), sizes[0] / 2), min(float(fit["high"]), sizes[-1] * 2.0)
+            low, high = (min(max(float(fit[name]), sizes[0] / 2), sizes[-1] * 2.0) for name in ("low", "high"))
             charts[0].spans.append(Span(name, color, low, high, x=fit["critical"]))
     return charts
 

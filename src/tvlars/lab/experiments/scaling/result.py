@@ -192,8 +192,9 @@ class ScalingResult(StudyResult):
         """Return one row per arm: the fit of steps(B) = S_min (1 + B_crit / B).
 
         Columns: arm, sizes (batch sizes that reach the target), least (S_min, steps), critical (B_crit, samples), low
-        and high (its 95 % interval, bootstrap over seeds), beyond ("below" or "above" if the fit is best at the end of
-        the range in which B_crit is looked for), why (reason why there is no fit, else "").
+        and high (its 95 % interval, bootstrap over seeds; 0 or infinite if fits are beyond), beyond ("below" or "above"
+        if the fit is best at the end of the range in which B_crit is looked for), why (reason
+        why there is no fit, else "").
         """
         import pandas as pd
 
@@ -211,7 +212,8 @@ class ScalingResult(StudyResult):
                 continue
             found, ends = fit_critical(sizes, [reached[size].steps for size in sizes]), (nan, nan)
             if len(self.config.seeds) > 1:
-                ends = middle(one.critical for one in self._fits_drawn(arm, sizes))
+                known = {"below": 0.0, "above": math.inf}  # not the ends of the range that is searched
+                ends = middle(known.get(one.beyond, one.critical) for one in self._fits_drawn(arm, sizes))
             rows.append((arm, len(sizes), found.least, found.critical, *ends, found.beyond, ""))
         names = ("arm", "sizes", "least", "critical", "low", "high", "beyond", "why")
         return pd.DataFrame(rows, columns=list(names))
@@ -277,5 +279,6 @@ def _critical(row: Mapping[Any, Any]) -> str:
         return "steps fall in proportion to the batch throughout, so the critical batch size is above all of these"
     if row["beyond"] == "below":
         return "steps do not fall with the batch, so the critical batch size is below all of these"
-    ends = "" if math.isnan(row["low"]) else f" (95 %: {row['low']:,.0f} to {row['high']:,.0f})"
+    high = "any" if math.isinf(row["high"]) else f"{row['high']:,.0f}"
+    ends = "" if math.isnan(row["low"]) else f" (95 %: {row['low']:,.0f} to {high})"
     return f"critical batch size {row['critical']:,.0f} samples{ends}, fewest steps {row['least']:,.0f}"

@@ -12,6 +12,7 @@ import numpy as np
 
 from tvlars._reading import is_regular
 from tvlars.lab.comparison.held_out import held_out
+from tvlars.lab.comparison.paired import fewest_seeds
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData
 from tvlars.lab.errors import UsageError
@@ -95,8 +96,14 @@ class StudyResult:
         raise NotImplementedError
 
     def notes(self) -> list[str]:
-        """Return sentences on what is missing."""
-        said = ["There is one seed: nothing here has an interval."] * (len(self.config.seeds) == 1)
+        """Return sentences on few seeds, and on what is missing."""
+        count = len(self.config.seeds)
+        said = ["There is one seed: nothing here has an interval."] * (count == 1)
+        if 1 < count < fewest_seeds():
+            said.append(
+                f"By bootstrap from {count} seeds an interval is no wider than the range of these: it holds the true "
+                f"value in {1 - 2.0 ** (1 - count):.0%} of studies at most, and not in 95 %."
+            )
         if missing := self.unfinished:
             said.append(f"{len(missing)} of {len(self.runs)} runs have no result, {missing[0]} among them.")
         return said

@@ -248,6 +248,8 @@ def _of_argument(left: str, right: str) -> Range | Choice:
     values = tuple(parse_literal(part) for part in split_outside(right, ","))
     if bad := [value for value in values if type(value) not in (int, float, bool, str)]:
         raise UsageError(f"--space {left} must have numbers, words, true or false as values, got {bad[0]!r}")
+    if {type(value) for value in values} == {int, float}:
+        values = tuple(map(float, values))  # of one kind, so that they have an order and ends
     if len(set(map(repr, values))) != len(values):
         raise UsageError(f"--space {left} must not repeat values, got {right!r}")
     return Choice(values)

@@ -17,7 +17,7 @@ from tvlars.lab.errors import UsageError
 from tvlars.lab.experiments.tuning.space import SLACK, Choice, Range, Space, point_key, rounded, sobol_points
 
 OUTER = 0.1
-"""Share of a range at each end, on its scale, that counts as its edge."""
+"""Share of a range at each end, on its scale, that counts as its edge; of n < 10 trials it is 1/n."""
 FEWEST = 2
 """Fewest trials of a round for each arm."""
 Valid = Callable[[dict[str, Any]], bool]
@@ -162,9 +162,9 @@ class Explored:
                 low, high = values[0], values[-1]
                 sides = [LOW] * (value == low) + [HIGH] * (value == high)
             else:
-                whole = self.whole(name)
+                whole, outer = self.whole(name), min(max(OUTER, 1 / len(self.tried)), 0.5)
                 low, high, share = whole.low, whole.high, whole.share(value)
-                sides = [LOW] * (share < OUTER) + [HIGH] * (share > 1 - OUTER)
+                sides = [LOW] * (share < outer) + [HIGH] * (share > 1 - outer)
             for side in sides:
                 if valid({**best, name: self.beyond(name, side)}):
                     found.append(Edge(name, value, side, low, high))

@@ -209,6 +209,9 @@ def tune(
         tuned = tuned_of(found())
         _announce_tuned(tuned, searches, len(stored.rounds), announce)
         equal, results = others()
+        if len({one.budget for one in (*tuned, *results)}) > 1:
+            spent = listed(f"{said_path(one.arm)} {one.budget}" for one in (*tuned, *results))
+            announce(f"note: the budgets of the arms differ, in runs: {spent}")
         of_others = {one.arm: stored.arm(one.arm) for one in results}
         runs, final = _final_runs(config, [*tuned, *results], of_others), None
         if runs:
@@ -420,6 +423,3 @@ def _announce_tuned(tuned: list[Tuned], searches: list[Search], rounds: int, ann
         for edge, sentence in zip(one.edges, one.alarms(), strict=True):
             mend = f"--widen {rounds + 1} goes on beyond it, with as many further trials for each arm"
             announce(f"alarm: {sentence}; {mend if explored.can_widen(edge) else 'list values beyond it'}")
-    if len({one.budget for one in tuned}) > 1:
-        spent = listed(f"{said_path(one.arm)} {one.budget}" for one in tuned)
-        announce(f"note: the budgets of the arms differ, in runs: {spent}")
