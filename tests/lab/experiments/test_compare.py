@@ -22,6 +22,7 @@ from tvlars.lab.comparison.comparison import RunRow
 from tvlars.lab.comparison.statistics import mean_and_interval
 from tvlars.lab.comparison.table import table_rows
 from tvlars.lab.experiments.board import Board
+from tvlars.lab.experiments.compare import _few_seeds
 from tvlars.lab.experiments.workers import in_process
 from tvlars.lab.files.lock import locked
 from tvlars.lab.report import report, write_report
@@ -104,6 +105,31 @@ def test_the_page_needs_no_network_and_has_the_numbers(comparison: Comparison) -
     assert len(page) < 5_000_000
 
 
+@pytest.mark.parametrize(
+    ("optimizers", "sizes", "seeds", "family", "said"),
+    [
+        (
+            ("tvlars", "lars"),
+            (32,),
+            5,
+            "all",
+            "note: 5 seeds cannot show a difference at 5 % in 1 comparison; 6 seeds can",
+        ),
+        (("tvlars", "lars"), (32,), 6, "all", None),
+        (("tvlars", "lars", "lamb"), (32, 64), 7, "all", "in 6 comparisons; 8 seeds can"),
+        (("tvlars", "lars", "lamb"), (32, 64), 8, "tvlars", None),
+        (("tvlars",), (32,), 1, "all", None),
+    ],
+)
+def test_too_few_seeds_for_a_verdict_are_said_before_the_first_run(
+    optimizers: tuple[str, ...], sizes: tuple[int, ...], seeds: int, family: str, said: str | None
+) -> None:
+    config = CompareConfig(optimizers=optimizers, batch_sizes=sizes, seeds=tuple(range(seeds)), family=family)
+    notes = _few_seeds(config, list(optimizers))
+    assert len(notes) == (said is not None)
+    assert said is None or said in notes[0]
+
+
 def test_names_are_escaped(tmp_path: Path) -> None:
     evil = "<script>alert(1)</script>"
     row = RunRow(evil, 8, 0, 1.0, "diverged", note=evil, folder="none")
@@ -125,6 +151,7 @@ def test_an_interrupted_comparison_keeps_what_was_measured(tmp_path: Path) -> No
     with pytest.raises(KeyboardInterrupt):
         compare(config, announce=announce)
     assert said[-1].startswith("interrupted after 1 of 3 runs; page: ")
+    assert "note: 1 seed cannot show a difference at 5 % in 3 comparisons; 7 seeds can" in said
     kept = Comparison.load(tmp_path / "out")
     assert [run.optimizer for run in kept.runs] == ["tvlars"]
     assert ">tvlars</td>" in (tmp_path / "out" / "report.html").read_text()

@@ -16,6 +16,7 @@ from typing import Any
 
 from tvlars._reading import is_inside
 from tvlars.lab.comparison.comparison import Comparison, RunRow
+from tvlars.lab.comparison.family import pairs_of
 from tvlars.lab.comparison.held_out import held_out
 from tvlars.lab.config import TrainConfig, check_batch
 from tvlars.lab.console import say
@@ -298,7 +299,19 @@ def _lines(config: CompareConfig, prepared: list[Prepared], processes: int) -> l
         lines.append(f"{base.task}; views: {describe_views(data.channels, data.image_size, data.flip)}")
     lines += [describe_batch(replace(base, batch_size=batch_size), processes) for batch_size in config.batch_sizes]
     named = {f"{run.arm}: {plan}" if run.arm else str(plan): None for run, plan in zip(runs, plans, strict=True)}
-    return [*lines, *named]
+    return [*lines, *named, *_few_seeds(config, list(dict.fromkeys(run.arm_name for run in runs)))]
+
+
+def _few_seeds(config: CompareConfig, arms: list[str]) -> list[str]:
+    """Return a note if there are fewer seeds than the tests of the declared family need; [] otherwise."""
+    from tvlars.lab.comparison.paired import fewest_seeds  # and with it pandas
+
+    pairs = len(config.batch_sizes) * len(pairs_of(config.family, arms))
+    seeds, needed = len(config.seeds), fewest_seeds(pairs)
+    if not pairs or seeds >= needed:
+        return []
+    compared = f"{pairs} comparison{'s' * (pairs != 1)}"
+    return [f"note: {seeds} seed{'s' * (seeds != 1)} cannot show a difference at 5 % in {compared}; {needed} seeds can"]
 
 
 def _open(
