@@ -51,4 +51,25 @@ __all__ = [
     "sigmoid_decay",
 ]
 
-import_when_asked(__name__)
+import_when_asked(
+    __name__,
+    {
+        "tvlars.convert": ["Conversion", "convert"],
+        "tvlars.findings": ["Finding", "Findings", "check"],
+        "tvlars.groups": ["LayerGroups", "layer_groups"],
+        "tvlars.optim": ["LAMB", "LARS", "TVLARS"],
+        "tvlars.plan": ["Plan", "plan"],
+        "tvlars.schedule": [
+            "ConstantSchedule",
+            "CosineSchedule",
+            "LinearSchedule",
+            "PolynomialSchedule",
+            "Schedule",
+            "ScheduleLR",
+            "SigmoidSchedule",
+            "TrapezoidSchedule",
+            "scale_lr",
+            "sigmoid_decay",
+        ],
+    },
+)

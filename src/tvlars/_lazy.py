@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import ast
 import importlib
 import importlib.util
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -51,14 +50,13 @@ def _children(package: LazyPackage) -> set[str]:
     return {module.removeprefix(above).partition(".")[0] for module in modules if module.startswith(above)}
 
 
-def import_when_asked(package: str) -> None:
+def import_when_asked(package: str, names: Mapping[str, Iterable[str]]) -> None:
     """Make the public names of ``package`` lazy; its ``__init__.py`` calls this.
 
-    The names and their modules are those of its imports under TYPE_CHECKING, which type checkers follow.
+    Args:
+        package: its ``__name__``.
+        names: by module, the names that come from it. Type checkers need them imported under TYPE_CHECKING too.
     """
     module = sys.modules[package]
-    loader: Any = importlib.util.find_spec(package).loader  # type: ignore[union-attr]
-    blocks = [one for one in ast.parse(loader.get_source(package)).body if isinstance(one, ast.If)]
-    imports = [one for block in blocks for one in block.body if isinstance(one, ast.ImportFrom)]
-    vars(module)["_modules"] = {alias.name: one.module for one in imports for alias in one.names}
+    vars(module)["_modules"] = {name: source for source, some in names.items() for name in some}
     module.__class__ = LazyPackage

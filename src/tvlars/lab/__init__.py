@@ -81,4 +81,36 @@ __all__ = [
     "tune",
 ]
 
-import_when_asked(__name__)
+import_when_asked(
+    __name__,
+    {
+        "tvlars.lab.comparison.best_of": ["BestOfTrials", "best_of_trials", "expected_best", "gain_by_luck"],
+        "tvlars.lab.comparison.comparison": ["Comparison"],
+        "tvlars.lab.comparison.paired": ["seeds_needed"],
+        "tvlars.lab.config": ["TrainConfig"],
+        "tvlars.lab.data": ["ImageData", "load_data"],
+        "tvlars.lab.errors": ["DivergedError", "LockedError", "PreemptedError", "UsageError"],
+        "tvlars.lab.experiments.arms": ["Arm"],
+        "tvlars.lab.experiments.compare": ["compare"],
+        "tvlars.lab.experiments.compare_config": ["CompareConfig"],
+        "tvlars.lab.experiments.grid": ["Grid"],
+        "tvlars.lab.experiments.results": ["SweepResult"],
+        "tvlars.lab.experiments.robustness.robustness": ["RobustnessConfig", "RobustnessResult", "robustness"],
+        "tvlars.lab.experiments.scaling.scaling": ["ScalingConfig", "ScalingResult", "scaling"],
+        "tvlars.lab.experiments.sweep": ["sweep"],
+        "tvlars.lab.experiments.tuning.config": ["TuneConfig"],
+        "tvlars.lab.experiments.tuning.tune": ["TuneResult", "tune"],
+        "tvlars.lab.history.difference": ["RunsDiff", "diff_runs"],
+        "tvlars.lab.history.listing": ["list_runs"],
+        "tvlars.lab.measure.accuracy": ["Evaluation", "evaluate"],
+        "tvlars.lab.measure.landscape": ["run_landscape"],
+        "tvlars.lab.measure.probe_run": ["probe_run"],
+        "tvlars.lab.measure.sharpness": ["run_sharpness"],
+        "tvlars.lab.protocol": ["Protocol"],
+        "tvlars.lab.report": ["report"],
+        "tvlars.lab.run_folder.loaded_run": ["LoadedRun", "RunResult", "load_run"],
+        "tvlars.lab.tasks": ["Task"],
+        "tvlars.lab.training.progress": ["Reporter"],
+        "tvlars.lab.training.train": ["train"],
+    },
+)
