@@ -8,7 +8,6 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike
 
 LEVEL = 0.05
@@ -92,9 +91,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
     Source: Holm, "A simple sequentially rejective multiple test procedure", 1979.
     """
-    ascending = pd.Series(p_values, dtype=float).sort_values()  # NaN last
-    adjusted = (ascending * np.arange(len(ascending), 0, -1)).clip(upper=1.0).cummax()
-    return [float(p) for p in adjusted.sort_index()]
+    values = np.asarray(p_values, dtype=float)
+    ascending = np.argsort(values)  # NaN last
+    adjusted = np.empty(len(values))
+    adjusted[ascending] = np.maximum.accumulate(np.minimum(values[ascending] * np.arange(len(values), 0, -1), 1.0))
+    return [float(p) for p in adjusted]
 
 
 def fewest_seeds(comparisons: int = 1, level: float = LEVEL) -> int:

@@ -18,6 +18,7 @@ from tvlars._reading import is_inside
 from tvlars.lab.comparison.comparison import Comparison, RunRow
 from tvlars.lab.comparison.family import pairs_of
 from tvlars.lab.comparison.held_out import held_out
+from tvlars.lab.comparison.paired import fewest_seeds
 from tvlars.lab.config import TrainConfig, check_batch
 from tvlars.lab.console import say
 from tvlars.lab.data import Data
@@ -304,8 +305,6 @@ def _lines(config: CompareConfig, prepared: list[Prepared], processes: int) -> l
 
 def _few_seeds(config: CompareConfig, arms: list[str]) -> list[str]:
     """Return a note if there are fewer seeds than the tests of the declared family need; [] otherwise."""
-    from tvlars.lab.comparison.paired import fewest_seeds  # and with it pandas
-
     pairs = len(config.batch_sizes) * len(pairs_of(config.family, arms))
     seeds, needed = len(config.seeds), fewest_seeds(pairs)
     if not pairs or seeds >= needed:
