@@ -19,7 +19,7 @@ STUDIES = Path(__file__).parents[1] / "benchmarks" / "studies"
 with pytest.MonkeyPatch.context() as patch:
     patch.syspath_prepend(str(STUDIES))
     run, results, sharpness, scaling, warmup = map(
-        importlib.import_module, ("run", "results", "sharpness", "scaling", "warmup")
+        importlib.import_module, ("run", "results", "sharpness", "steps_to_target", "warmup")
     )
 A2, NAN = ("phi", "cosine", "cosine-warm20", "cosine-warm20-fast"), math.nan
 

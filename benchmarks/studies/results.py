@@ -205,7 +205,7 @@ class Robustness:
                 _mean(values[best]),
                 f"{rates[best]:g}",
                 f"{found.low:.3g} to {found.high:.3g}",
-                f"{'at least ' * found.at_least}{found.octaves:.2f} {_middle(widths[arm])}",
+                f"{'at least ' * (found.open_low or found.open_high)}{found.octaves:.2f} {_middle(widths[arm])}",
                 less,
                 f"{sum(failed.values())} of {values.size}",
             ]

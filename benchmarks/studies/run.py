@@ -26,7 +26,7 @@ from tvlars.lab.protocol import Protocol
 from tvlars.lab.registered.record import digest_of
 
 HERE = Path(__file__).parent
-PAGES = {"a2": "sharpness", "b1": "scaling", "b3": "warmup"}
+PAGES = {"a2": "sharpness", "b1": "steps_to_target", "b3": "warmup"}
 """Modules that make the pages of studies in a way of their own, by the first letters of the studies' names."""
 
 

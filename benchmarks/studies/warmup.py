@@ -63,7 +63,8 @@ def octaves(found: Robustness, arm: str) -> float:
 
 
 def _width(found: Robustness, arm: str) -> str:
-    at_least = octaves(found, arm) > 0 and found.plateau(arm).at_least
+    ends = found.plateau(arm)
+    at_least = octaves(found, arm) > 0 and (ends.open_low or ends.open_high)
     return f"{'at least ' * at_least}{octaves(found, arm):.2f}"
 
 

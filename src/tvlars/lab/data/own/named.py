@@ -15,7 +15,7 @@ from tvlars.lab.data.own.datasets import from_datasets
 from tvlars.lab.data.place import TORCHVISION_PREFIX
 from tvlars.lab.data.torchvision_sets import DOWNLOAD_DIR
 from tvlars.lab.errors import UsageError, unknown
-from tvlars.lab.imported import load_object, refused
+from tvlars.lab.imported import load_object
 from tvlars.lab.options import expanded
 
 NOT_MIRRORED = ("EMNIST", "GTSRB", "KMNIST", "MNIST", "QMNIST", "RenderedSST2", "SVHN", "USPS")
@@ -153,5 +153,9 @@ def _made(make: Any, folder: Path, name: str, downloads: bool) -> Any:
         missing = f"data {TORCHVISION_PREFIX}{name} cannot be read in {folder}: {one_line(error)}"
         if not downloads:
             raise UsageError(missing) from error
-    with refused(f"{missing}; and it could not be downloaded"):
+    try:
         return make(str(folder), download=True)
+    except Exception as error:  # networks fail in many ways
+        if memory.has_ended(error):
+            raise
+        raise UsageError(f"{missing}; and it could not be downloaded: {one_line(error)}") from error
