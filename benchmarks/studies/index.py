@@ -8,7 +8,7 @@ from tvlars.lab.experiments.yaml_file import read_yaml
 from tvlars.lab.registered.record import digest_of
 
 PAGE = Path(__file__).parents[2] / "docs" / "results" / "studies" / "index.md"
-HEAD = "|---|---|---|---|\n"
+HEAD = "|---|---|---|---|---|\n"
 
 
 def table() -> str:
@@ -21,7 +21,9 @@ def table() -> str:
         )
         name = file.stem if page is None else f"[{file.stem}]({page}.md)"
         question = " ".join(content["question"].split())
-        lines.append(f"| {name} | {question} | {content['stopping']['runs']} | `{digest_of(content)[:12]}` |")
+        runs = PAGE.parent / f"{file.stem}.csv"
+        done = str(len(runs.read_text(encoding="utf-8").splitlines()) - 1) if runs.is_file() else ""
+        lines.append(f"| {name} | {question} | {content['stopping']['runs']} | {done} | `{digest_of(content)[:12]}` |")
     return "\n".join(lines)
 
 

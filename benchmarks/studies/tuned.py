@@ -118,7 +118,7 @@ class Tuned:
                 margin = 100 * float(pairs[0][2]["margin"])
                 below.axvspan(-margin, margin, color=theme.faint, alpha=0.2, linewidth=0)
             below.axvline(0, color=theme.faint, linewidth=1)
-            below.set_title("Differences with 95 % intervals; grey: the margin of equivalence")
+            below.set_title("Differences, 95 % intervals; grey: margin")
             below.set_yticks(range(len(pairs)), [f"{first} less {second}" for first, second, _ in pairs])
             below.set_ylim(len(pairs) - 0.5, -0.5)
             below.set_xlabel("points of test accuracy")
