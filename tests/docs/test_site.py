@@ -81,6 +81,8 @@ def test_nothing_is_fetched_from_elsewhere(site: Path) -> None:
 
 def test_figures_are_drawn_for_both_themes_and_used(site: Path) -> None:
     drawn = {name for file in FIGURES.glob("*.py") for name in re.findall(r'draw\("([\w-]+)"', file.read_text())}
+    studies = {file.stem for file in (ROOT / "benchmarks" / "studies" / "protocols").glob("*.yaml")}
+    drawn |= {f"study-{name}" for name in studies if (FIGURES / f"study-{name}.svg").is_file()}
     pages = "".join(page.read_text(encoding="utf-8") for page in site.rglob("*.html"))
     assert {f.stem for f in FIGURES.glob("*.svg")} == drawn | {f"{name}-dark" for name in drawn}
     for name in drawn:
