@@ -34,11 +34,16 @@ class Tuned:
         self.pairs = pairs[pairs["in_family"].astype(bool)]
 
     def search(self, arm: str) -> pd.Series[float]:
-        """Return the mean validation accuracy in percent over the tuning seeds, by learning rate, of the rates that
-        all tuning seeds of the arm have tried, or that the first one has; a diverged run counts as guessing."""
+        """Return the mean validation accuracy in percent by learning rate, over the tuning seeds that have tried it; a
+        diverged run counts as guessing."""
         mine = self.trials[self.trials["arm"] == arm]
         counted = mine.assign(counted=mine["validation_accuracy"].where(mine["status"] == "finished", 0.1))
         return 100 * counted.groupby("lr")["counted"].mean().sort_index()
+
+    def seeds(self, arm: str) -> pd.Series[int]:
+        """Return the number of tuning seeds by learning rate."""
+        mine = self.trials[self.trials["arm"] == arm]
+        return mine.groupby("lr")["seed"].nunique().sort_index()
 
     def chosen(self, arm: str) -> float:
         """Return the learning rate of the final runs; NaN if there are none."""
@@ -136,11 +141,13 @@ class Tuned:
             best = self.chosen(arm) if not math.isnan(self.chosen(arm)) else one.idxmax()
             rates = np.asarray(one.index, dtype=float) / (1.0 if alike else best)
             axes.plot(rates, one, dash, color=color, label=arm, marker="o", markersize=3)
+            once = self.seeds(arm).reindex(one.index) < self.seeds(arm).max()
+            axes.plot(rates[once], one[once], "o", color=color, markersize=4, markerfacecolor=theme.ground)
         axes.set_xscale("log", base=2)
         axes.set_ylim(top - DEPTH, top + 0.1 * DEPTH)
         axes.set_xlabel("learning rate" if alike else "learning rate, in units of the chosen one")
         axes.set_ylabel("validation, %")
-        axes.set_title("Search: means over tuning seeds")
+        axes.set_title("Search (hollow: fewer tuning seeds)")
         if alike:
             ticks = sorted({round(float(rate), 1) for one in found.values() for rate in one.index})
             axes.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks])
