@@ -85,6 +85,9 @@ def test_a_rank_that_is_no_number_is_named_before_anything_reads_it(tmp_path: Pa
 def test_a_port_that_is_taken_and_a_machine_that_nobody_knows_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    from lightning.fabric.utilities.rank_zero import rank_zero_only
+
+    monkeypatch.setattr(rank_zero_only, "rank", 0)  # and back to it: later tests are of the first process
     first = {**TORCHRUN, "RANK": "0", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "4", "MASTER_ADDR": "127.0.0.1"}
     words = ["train", "--epochs", "1", "--accelerator", "cpu", "--timeout", "2", "--out", str(tmp_path / "run")]
     with socket.socket() as taken:

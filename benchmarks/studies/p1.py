@@ -146,7 +146,10 @@ def waterfall(batch_size: int, out: Path) -> pd.DataFrame:
 
 def markdown(found: pd.DataFrame) -> str:
     """Return the table of steps: accuracy of TVLARS in percent, and its leads in points."""
-    lines = [f"| | step | {FIRST} | {' | '.join(f'over {arm}' for arm in OTHERS)} |", f"|{'---|' * (3 + len(OTHERS))}"]
+    lines = [
+        f"| | step | {FIRST}, % | {' | '.join(f'over {arm}, points' for arm in OTHERS)} |",
+        f"|{'---|' * (3 + len(OTHERS))}",
+    ]
     for number, row in enumerate(found.to_dict("records"), 1):
         leads = [_lead(row.get(f"lead over {arm}"), row.get(f"interval of {arm}")) for arm in OTHERS]
         own = "-" if math.isnan(row[FIRST]) else f"{row[FIRST]:.2f}"

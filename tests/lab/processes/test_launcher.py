@@ -199,8 +199,11 @@ def test_the_failure_that_others_followed_from_is_named(
 def test_the_launcher_hears_of_an_error_that_nobody_expected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, sentence: str
 ) -> None:
+    from lightning.fabric.utilities.rank_zero import rank_zero_only
+
     from tvlars.cli import main
 
+    monkeypatch.setattr(rank_zero_only, "rank", 0)  # and back to it: later tests are of the first process
     names = {"error": error}
     exec("def fail(_): raise error", names)  # in no file: errors in files outside of packages are the user's
     monkeypatch.setattr(import_module("tvlars.lab.training.train"), "train", names["fail"])
