@@ -72,7 +72,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection() -> None:
-    """What is imported now stays: to look for garbage in it again and again takes seconds."""
+    """Collect no garbage while tests are imported: modules stay, and each search among them takes seconds."""
     gc.disable()
 
 

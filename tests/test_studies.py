@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import gzip
-import importlib.util
 import math
-import sys
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -16,6 +14,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
+from tests.study_modules import STUDIES, study_module
 from tvlars import plan
 from tvlars.lab import TrainConfig, sweep
 from tvlars.lab.comparison import statistics
@@ -25,22 +24,10 @@ from tvlars.lab.experiments.board import Board
 from tvlars.lab.models import build_model
 from tvlars.lab.protocol import Protocol
 
-STUDIES = Path(__file__).parents[1] / "benchmarks" / "studies"
 COUNT, TEST = 6_000, 50
 
 
-def module(name: str) -> ModuleType:
-    """Return a module of benchmarks/studies under a name of its own."""
-    spec = importlib.util.spec_from_file_location(f"studies_{name}", STUDIES / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    found = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = found
-    spec.loader.exec_module(found)
-    return found
-
-
-data, run, results = module("data"), module("run"), module("results")
+data, run, results = study_module("data"), study_module("run"), study_module("results")
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +163,7 @@ def test_networks_have_no_batch_norm_and_start_with_outputs_of_a_usual_size(name
 def test_muon_trains_kernels_as_matrices_at_the_rate_of_the_plan() -> None:
     torch.manual_seed(0)
     network, _ = build_model("small_resnet", 1, 14, 10)
-    made = module("optimizers").muon(network, plan(100, 1_000, 10, "torch.optim.AdamW", lr=0.02))
+    made = study_module("optimizers").muon(network, plan(100, 1_000, 10, "torch.optim.AdamW", lr=0.02))
     before = {name: p.detach().clone() for name, p in network.named_parameters()}
     network(torch.randn(8, 1, 14, 14)).square().mean().backward()
     made.step()
@@ -294,7 +281,7 @@ def tuned_frame() -> pd.DataFrame:
 
 def test_a_page_of_a_tuning_has_the_search_the_differences_and_the_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(STUDIES))
-    tuned, frame = module("tuned"), tuned_frame()
+    tuned, frame = study_module("tuned"), tuned_frame()
     pairs = statistics.differences(
         frame[frame["part"] == "final"].assign(test_images=10**9, **dict.fromkeys(statistics.MEANS)), "phi"
     )
@@ -314,6 +301,10 @@ def test_a_page_of_a_tuning_has_the_search_the_differences_and_the_verdict(monke
     search, gaps = figure.axes
     assert [line.get_label() for line in search.get_lines()][::2] == ["phi", "cosine"]
     assert [label.get_text() for label in gaps.get_yticklabels()] == ["phi less cosine"]
+    assert [len(line.get_xdata()) for line in search.get_lines()[1::2]] == [0, 0]
+    tuned.Tuned(frame.drop(index=0), pairs, ["phi", "cosine"]).painter()(fewer := Figure(), theme)
+    hollow = fewer.axes[0].get_lines()[1]
+    assert hollow.get_xdata().tolist() == [8.0], "one seed alone has tried it"
 
 
 def test_a_page_keeps_the_words_around_what_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import pandas as pd
 import pytest
 
+from tests.study_modules import STUDIES, study_module
 from tvlars.lab import LoadedRun, TrainConfig
 from tvlars.lab.experiments.yaml_file import read_yaml
 from tvlars.lab.presets import PUBLISHED_WARM_LRS, published_grid
 from tvlars.lab.run_folder.rows import TEST_SHARE
 from tvlars.lab.run_folder.status import Status
 
-STUDIES = Path(__file__).parents[1] / "benchmarks" / "studies"
-
 
 @pytest.fixture(scope="module")
 def p1() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("studies_p1", STUDIES / "p1.py")
-    assert spec is not None
-    assert spec.loader is not None
-    found = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = found
-    spec.loader.exec_module(found)
-    return found
+    return study_module("p1")
 
 
 @pytest.mark.parametrize("batch_size", [512, 2048, 8192])

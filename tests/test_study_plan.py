@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
 from types import ModuleType
 
 import pandas as pd
 import pytest
 
-STUDIES = Path(__file__).parents[1] / "benchmarks" / "studies"
+from tests.study_modules import study_module
 
 
 @pytest.fixture(scope="module")
 def regret() -> ModuleType:
-    sys.path.insert(0, str(STUDIES))
-    spec = importlib.util.spec_from_file_location("studies_regret", STUDIES / "regret.py")
-    assert spec is not None
-    assert spec.loader is not None
-    found = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = found
-    spec.loader.exec_module(found)
-    sys.path.remove(str(STUDIES))
-    return found
+    return study_module("regret")
 
 
 def frame(cells: dict[tuple[str, float], tuple[float, ...]]) -> pd.DataFrame:

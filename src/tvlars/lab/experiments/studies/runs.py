@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -68,7 +69,7 @@ class Ran:
 
 
 @dataclass
-class StudyResult:
+class StudyResult(ABC):
     """Results of a study; its files lie in ``folder``."""
 
     folder: Path
@@ -91,9 +92,9 @@ class StudyResult:
         found: list[str] = self.runs.loc[self.runs["failed"].isna(), "folder"].tolist()
         return found
 
+    @abstractmethod
     def answers(self) -> list[str]:
         """Return the results, one sentence per arm."""
-        raise NotImplementedError
 
     def notes(self) -> list[str]:
         """Return sentences on few seeds, and on what is missing."""
