@@ -308,11 +308,12 @@ def test_a_page_of_a_tuning_has_the_search_the_differences_and_the_verdict(monke
 
 
 def test_a_page_keeps_the_words_around_what_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(results, "RESULTS", tmp_path)
+    monkeypatch.setattr(results, "RESULTS", tmp_path / "studies")
+    monkeypatch.setattr(results, "PAGES", {"x": "page-of-x"})
     before = "before\n<!-- made by python run.py x -->\n{}\n<!-- end -->\nafter\n<!-- made by y -->\nz\n<!-- end -->\n"
-    (tmp_path / "x.md").write_text(before.format("old\nlines"))
+    (tmp_path / "page-of-x.md").write_text(before.format("old\nlines"))
+    results.write_page("x-part", "python run.py x", "| new |")
     results.write_page("x", "python run.py x", "| new |")
-    results.write_page("x", "python run.py x", "| new |")
-    assert (tmp_path / "x.md").read_text() == before.format("| new |")
+    assert (tmp_path / "page-of-x.md").read_text() == before.format("| new |")
     with pytest.raises(SystemExit, match="made by z"):
         results.write_page("x", "z", "| new |")

@@ -31,13 +31,16 @@ def protocol_of(name: str, patch: pytest.MonkeyPatch) -> Any:
 
 @pytest.fixture
 def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Folder of pages and CSVs, a copy of that of the repository, and of the figures; nothing is written there."""
+    """Folder of the pages, copies of those of the repository, with that of CSVs and figures in it."""
     monkeypatch.syspath_prepend(str(results.DOCS / "figures"))
-    monkeypatch.setattr(importlib.import_module("_style"), "HERE", tmp_path)
+    tables = tmp_path / "studies"
+    tables.mkdir()
+    monkeypatch.setattr(importlib.import_module("_style"), "HERE", tables)
     for module in (results, sharpness, scaling, warmup):
-        monkeypatch.setattr(module, "RESULTS", tmp_path)
-    for file in results.DOCS.glob("results/studies/[ab]*.md"):
-        (tmp_path / file.name).write_text(file.read_text(encoding="utf-8"), encoding="utf-8")
+        monkeypatch.setattr(module, "RESULTS", tables)
+    for name in results.PAGES.values():
+        text = (results.DOCS / "results" / f"{name}.md").read_text(encoding="utf-8")
+        (tmp_path / f"{name}.md").write_text(text, encoding="utf-8")
     return tmp_path
 
 
@@ -129,14 +132,14 @@ def test_runs_of_a_number_of_steps_have_it_as_their_horizon(tmp_path: Path, monk
 
 def test_the_page_of_a2(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs, rows = eigenvalues(7, RATIOS)
-    runs.to_csv(page / "a2.csv")
-    rows.to_csv(page / "a2-sharpness.csv")
+    runs.to_csv(page / "studies" / "a2.csv")
+    rows.to_csv(page / "studies" / "a2-sharpness.csv")
     run.make_page(protocol_of("a2", monkeypatch))
-    text = (page / "a2.md").read_text(encoding="utf-8")
+    text = (page / "sharpness.md").read_text(encoding="utf-8")
     assert "28 of 28 runs: seeds 1 2 3 4 5 6 7." in text
     assert "![Largest eigenvalue" in text
     assert "There are no results yet." not in text
-    assert (page / "study-a2-dark.svg").is_file()
+    assert (page / "studies" / "study-a2-dark.svg").is_file()
 
 
 def steps_of(critical: dict[str, float], least: float = 20.0, seeds: int = 2) -> pd.DataFrame:
@@ -196,12 +199,12 @@ def test_the_target_is_nine_tenths_of_what_the_reference_gains() -> None:
 
 
 def test_the_pages_of_b1(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    steps_of({"phi": 1000.0, "cosine": 500.0, "sgd": 100.0}).to_csv(page / "b1.csv")
+    steps_of({"phi": 1000.0, "cosine": 500.0, "sgd": 100.0}).to_csv(page / "studies" / "b1.csv")
     run.make_page(protocol_of("b1", monkeypatch))
     rates = pd.DataFrame(dict(lr=[0.1, 0.1, 0.2, 0.2], seed=[1, 2, 1, 2], status="finished"))
-    rates.assign(validation_accuracy=[0.8, 0.8, 0.9, 0.9]).to_csv(page / "b1-target.csv")
+    rates.assign(validation_accuracy=[0.8, 0.8, 0.9, 0.9]).to_csv(page / "studies" / "b1-target.csv")
     run.make_page(protocol_of("b1-target", monkeypatch))
-    text = (page / "b1.md").read_text(encoding="utf-8")
+    text = (page / "steps-to-target.md").read_text(encoding="utf-8")
     assert "The best rate is 0.2. It is at an edge of the grid. The target is 0.820." in text
     assert "192 of 800 runs: seeds 1 2." in text
     assert "figures/study-b1.svg" in text
@@ -257,9 +260,9 @@ def test_tvlars_does_without_warm_up_within_a_point(phi: float, said: str) -> No
 
 
 def test_optimizers_with_other_rates_have_tables_of_their_own(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rates_of({"phi": [60, 60, 60, 60, 60, 80]}).to_csv(page / "b3-vit.csv")
+    rates_of({"phi": [60, 60, 60, 60, 60, 80]}).to_csv(page / "studies" / "b3-vit.csv")
     run.make_page(protocol_of("b3-vit", monkeypatch))
-    text = (page / "b3.md").read_text(encoding="utf-8")
+    text = (page / "warm-up.md").read_text(encoding="utf-8")
     assert "| arm | 0.0125 | 0.025 | 0.05 | 0.1 | 0.2 | 0.4 |\n" in text
     assert "| arm | 2 | 4 | 8 | 16 | 32 | 64 |\n" in text
     assert "The best rate of phi is at an edge of its grid, 64." in text

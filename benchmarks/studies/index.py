@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from results import PAGES
+
 from tvlars.lab.experiments.yaml_file import read_yaml
 from tvlars.lab.registered.record import digest_of
 
@@ -16,10 +18,8 @@ def table() -> str:
     lines = []
     for file in sorted((Path(__file__).parent / "protocols").glob("*.yaml")):
         content = read_yaml(file)
-        page = next(
-            (one for one in (file.stem, file.stem.split("-")[0]) if (PAGE.parent / f"{one}.md").is_file()), None
-        )
-        name = file.stem if page is None else f"[{file.stem}]({page}.md)"
+        page = PAGES.get(file.stem.split("-")[0])
+        name = file.stem if page is None else f"[{file.stem}](../{page}.md)"
         question = " ".join(content["question"].split())
         runs = PAGE.parent / f"{file.stem}.csv"
         done = str(len(runs.read_text(encoding="utf-8").splitlines()) - 1) if runs.is_file() else ""

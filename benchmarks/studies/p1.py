@@ -6,7 +6,7 @@
 Each protocol has its folder below --out: p1-512 is a sweep of the published grids, whose runs the first steps read in
 five ways; p1-equal-512, p1-biases-512 and p1-corrected-512 are tunings, whose final runs the others are means of.
 Arms whose runs are not over are left out. ``--page`` draws the figure, and puts the table into
-docs/results/studies/p1.md.
+docs/results/published-lead.md.
 """
 
 from __future__ import annotations

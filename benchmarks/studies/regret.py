@@ -3,8 +3,8 @@
     python benchmarks/studies/regret.py
 
 It reads docs/results/studies/plan-*.csv, which ``run.py NAME --collect`` has written, and makes the tables of the page
-plan.md. A candidate is a schedule with a rule for the peak of the rate. Its regret on a workload is the best mean over
-seeds of any arm and rate, less its own mean, in points of validation accuracy.
+docs/results/plan.md. A candidate is a schedule with a rule for the peak of the rate. Its regret on a workload is the
+best mean over seeds of any arm and rate, less its own mean, in points of validation accuracy.
 """
 
 from __future__ import annotations

@@ -22,6 +22,19 @@ from tvlars.lab.run_folder.rows import TEST_SHARE
 
 DOCS = Path(__file__).parents[2] / "docs"
 RESULTS = DOCS / "results" / "studies"
+"""Folder of the CSVs; pages are in the folder above."""
+PAGES = {
+    "p1": "published-lead",
+    "a1": "large-batch",
+    "a2": "sharpness",
+    "a3": "robustness",
+    "b1": "steps-to-target",
+    "b2": "generalization",
+    "b3": "warm-up",
+    "b4": "ssl",
+    "plan": "plan",
+}
+"""Pages in docs/results, by the first word of the studies' names."""
 COLUMNS = (
     *("part", "arm", "batch_size", "horizon", "steps", "lr", "delay_factor", "seed", "status"),
     *(
@@ -282,12 +295,11 @@ def _middle(values: Values, sign: str = "") -> str:
 def write_page(name: str, command: str, generated: str) -> None:
     """Put what ``command`` made of a CSV into the page of a study, between two comments of which one names it.
 
-    The page is NAME.md or, of a study in several parts, that of the first word of its name.
+    A study in several parts has one page, see ``PAGES``.
     """
-    shared = RESULTS / f"{name.split('-')[0]}.md"
-    page = next((one for one in (RESULTS / f"{name}.md", shared) if one.is_file()), None)
-    if page is None:
-        raise SystemExit(f"{shared} must be there, the page of {name}")
+    page = RESULTS.parent / f"{PAGES[name.split('-')[0]]}.md"
+    if not page.is_file():
+        raise SystemExit(f"{page} must be there, the page of {name}")
     text = page.read_text(encoding="utf-8")
     begin, end = f"<!-- made by {command} -->\n", "\n<!-- end -->"
     before, found, rest = text.partition(begin)
@@ -314,4 +326,4 @@ def draw(name: str, painter: Callable[[Any, Any], None], said: str, height: floa
     from _style import draw as draw_figure
 
     draw_figure(name, height, painter)
-    return f"![{said}](../../figures/{name}.svg)"
+    return f"![{said}](../figures/{name}.svg)"

@@ -67,7 +67,7 @@ class _Defaults(NamedTuple):
     layerwise: bool = True  # then the product of that with lr is kept at 1 or less
 
 
-# Measured on Fashion-MNIST, see docs/results/plan.md and large-batch.md; sgd and adamw are the usual recipes.
+# Measured on Fashion-MNIST, see docs/results/plan.md; sgd and adamw are the usual recipes.
 DEFAULTS = {
     "tvlars": _Defaults(16.0, "sqrt", 512, 0.9, 1e-4, 0.03),
     "lars": _Defaults(16.0, "sqrt", 2048, 0.9, 1e-4, 0.03),
