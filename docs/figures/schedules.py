@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-
-from _style import HERE, Theme, draw, legend
+from _style import Theme, draw, legend
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -74,4 +72,3 @@ if __name__ == "__main__":
     draw("schedules", 3.2, schedules)
     draw("phi", 4.4, phi)
     draw("shapes", 2.7, shapes)
-    shutil.copyfile(HERE / "schedules.svg", HERE.parent / "phi.svg")  # where the README looks for it
