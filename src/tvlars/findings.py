@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from tvlars._ahead import is_per_epoch, rates_ahead
 from tvlars._checks import check_count, check_number, shown
+from tvlars._notebook import page, paragraph, table
 from tvlars.groups import _trainable
 from tvlars.optim import LAMB, LARS, TVLARS
 from tvlars.optim._numerics.sharded import layout
@@ -56,10 +57,19 @@ class Finding:
 
 
 class Findings(list[Finding]):
-    """All findings, an empty list where there are none; ``str()`` gives a line each."""
+    """List of findings, empty if nothing was found; ``str()`` has one line per finding."""
+
+    def __repr__(self) -> str:
+        return f"Findings([{', '.join(one.what for one in self)}])"
 
     def __str__(self) -> str:
         return "\n".join(map(str, self)) or "nothing found"
+
+    def _repr_html_(self) -> str:
+        """Return a table of the findings, for notebooks."""
+        if not self:
+            return page(paragraph("nothing found"))
+        return page(table(("finding", "evidence", "what to do"), ((f.what, f.evidence, f.remedy) for f in self)))
 
 
 def check(

@@ -14,6 +14,7 @@ from torch.nn.utils.parametrizations import _WeightNorm
 from torch.nn.utils.parametrize import is_parametrized
 
 from tvlars._checks import check_number
+from tvlars._notebook import folded, page, pre
 from tvlars._roles import is_adapted, is_table, is_vector
 from tvlars.optim._flattened import refuse_flat_parameters
 from tvlars.plan import Plan
@@ -41,19 +42,29 @@ WEIGHT = r"weight(_(v|orig|[ih][hr]_l\d+(_reverse)?|[ih]h))?|(in|[qkv])_proj_wei
 
 
 class LayerGroups(list[dict[str, Any]]):
-    """Two parameter groups, as any torch optimizer takes them; ``str()`` prints who went where."""
+    """Two parameter groups for any torch optimizer; ``str()`` lists the layers of each."""
+
+    def __repr__(self) -> str:
+        counts = (len(group["params"]) for group in self)
+        return f"LayerGroups({' + '.join(map(str, counts))} layers)"
 
     def __str__(self) -> str:
-        lines = []
-        for title, group in zip(("adapted and decayed", "neither (biases, norms, tokens, ...)"), self, strict=True):
-            count = sum(p.numel() for p in group["params"])
+        return "\n".join(line for title, layers in self._sections() for line in (title, *layers))
+
+    def _repr_html_(self) -> str:
+        """Return both groups with their layers folded, for notebooks."""
+        return page(*(folded(title, pre("\n".join(layers))) for title, layers in self._sections()))
+
+    def _sections(self) -> Iterator[tuple[str, list[str]]]:
+        """Yield for each group a title with its numbers, and one line per layer."""
+        for group in self:
+            adapted, params, names = group["layer_adaptation"], group["params"], group["param_names"]
+            title = "adapted and decayed" if adapted else "neither (biases, norms, tokens, ...)"
             lr = f", lr {group['lr']:g}" if "lr" in group else ""
             decay = f"weight decay {group['weight_decay']:g}{lr}"
-            lines.append(f"{title}: {len(group['params'])} layers, {count:,} parameters, {decay}")
-            width = max((len(name) for name in group["param_names"]), default=0)
-            for name, p in zip(group["param_names"], group["params"], strict=True):
-                lines.append(f"  {name:<{width}}  {tuple(p.shape)}")
-        return "\n".join(lines)
+            title = f"{title}: {len(params)} layers, {sum(p.numel() for p in params):,} parameters, {decay}"
+            width = max(map(len, names), default=0)
+            yield title, [f"  {name:<{width}}  {tuple(p.shape)}" for name, p in zip(names, params, strict=True)]
 
 
 def _numbers_by_keyword(function: Callable[..., LayerGroups]) -> Callable[..., LayerGroups]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tvlars._checks import check_count, check_flag, check_number
+from tvlars._notebook import folded, page, paragraph, table
 from tvlars.sharpness._surface import Batches, Loss, LossSurface
 
 
@@ -42,6 +43,15 @@ class NoiseScale:
     def samples_factor(self, batch_size: int) -> float:
         """Samples that a batch of this size takes, relative to the fewest possible: 1 + B / B_simple."""
         return 1.0 + batch_size / self.value if self.value else math.inf
+
+    def __repr__(self) -> str:
+        return f"NoiseScale({self})"
+
+    def _repr_html_(self) -> str:
+        """Return the noise scale, with those of the layers in a folded table, for notebooks."""
+        head = ("layer", "B_simple", "95 %: from", "to")
+        rows = [(name, *map(_samples, (one.value, one.low, one.high))) for name, one in self.layers.items()]
+        return page(paragraph(self), folded(f"{len(rows)} layers", table(head, rows)) if rows else "")
 
     def __str__(self) -> str:
         return f"B_simple = {_samples(self.value)} samples (95 %: {_samples(self.low)} to {_samples(self.high)})"

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from tvlars._checks import check_choice, check_count, check_flag, check_number, shown
+from tvlars._notebook import Line, page, picture, pre
 from tvlars._users_schedule import Simulated, UsersSchedule
 from tvlars.schedule import (
     TAILS,
@@ -196,10 +197,7 @@ class Plan:
             except ImportError as error:
                 raise ImportError("Plan.plot needs matplotlib: pip install '.[lab]' in the source folder") from error
             ax = plt.figure(figsize=(7, 3.5), layout="constrained").add_subplot()
-        points = min(self.total_steps, 1000)
-        steps = [1 + (self.total_steps - 1) * i / max(points - 1, 1) for i in range(points)]
-        if self.users_schedule is not None:
-            steps = [round(step) for step in steps]
+        steps = self._steps_drawn(1000)
         ax.plot(steps, [self.lr * self.factor(step) for step in steps], label=self.optimizer)
         ax.set(xlabel="optimizer step", ylabel="learning rate * factor", ylim=(0, None))
         ax.margins(x=0)
@@ -207,6 +205,26 @@ class Plan:
             ax.axvline(self._half_way(), linestyle=":", linewidth=1, color="0.5")
         ax.legend(frameon=False)
         return ax
+
+    def _steps_drawn(self, most: int) -> list[float]:
+        """Return at most ``most`` steps from the first to the last, evenly spaced."""
+        points = min(self.total_steps, most)
+        steps = [1 + (self.total_steps - 1) * i / max(points - 1, 1) for i in range(points)]
+        return steps if self.users_schedule is None else [round(step) for step in steps]
+
+    def __repr__(self) -> str:
+        names = ("optimizer", "batch_size", "epochs", "total_steps", "lr", "schedule")
+        values = ((name, getattr(self, name)) for name in names)
+        said = (f"{name}={format(value, '.4g') if isinstance(value, float) else repr(value)}" for name, value in values)
+        return f"Plan({', '.join(said)})"
+
+    def _repr_html_(self) -> str:
+        """Return the text of ``str()`` with the curve of the learning rate, for notebooks."""
+        slow = self.users_schedule is not None and self.users_schedule.is_scheduler and self.total_steps > MOST_STEPS
+        steps, known = [] if slow else self._steps_drawn(300), not math.isnan(self.lr)
+        values = [(self.lr if known else 1.0) * self.factor(step) for step in steps]
+        title = "learning rate" if known else "factor of the learning rate"
+        return page(pre(self), picture([Line(steps, values)], title, "optimizer step", zero=True))
 
     def __str__(self) -> str:
         length = self.total_steps / self.steps_per_epoch

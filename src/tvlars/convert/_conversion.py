@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from tvlars._notebook import page, pre
 from tvlars.convert._groups import Parameters, ours_of_each
 from tvlars.convert._recipe import PASSED_ON, Options, Recipe
 from tvlars.optim.layerwise import LayerwiseOptimizer
@@ -90,6 +91,15 @@ class Conversion:
             ValueError: as ``groups`` does.
         """
         return self.optimizer(self.groups(params), **self.arguments)
+
+    def __repr__(self) -> str:
+        count = len(self.differences)
+        same = "exact" if self.exact else f"{count} difference{'s' * (count > 1)}"
+        return f"Conversion({self.theirs} is {self.optimizer.__name__}, {same})"
+
+    def _repr_html_(self) -> str:
+        """Return the text of ``str()``, for notebooks."""
+        return page(pre(self))
 
     def __str__(self) -> str:
         arguments = "".join(f", {name}={value!r}" for name, value in self.arguments.items())

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from tvlars._checks import check_choice, check_count, check_number
+from tvlars._notebook import Line, page, picture
 from tvlars.sharpness._surface import Batches, Estimate, Loss, LossSurface, flatten, seeded, unflatten
 
 NO_SECOND_DERIVATIVE = (
@@ -38,6 +39,10 @@ class Eigenpairs:
     shapes: list[torch.Size]
     tolerance: float
 
+    def __repr__(self) -> str:
+        values = ", ".join(f"{value:.4g}" for value in self.values.tolist())
+        return f"Eigenpairs(values=[{values}], {self.vectors.shape[1]:,} parameters)"
+
     def vector(self, i: int) -> dict[str, Tensor]:
         """The ``i``-th eigenvector in the shapes of the parameters."""
         like = [torch.empty(shape, device="meta") for shape in self.shapes]
@@ -51,6 +56,16 @@ class SpectralDensity:
     grid: Tensor
     density: Tensor
     standard_error: Tensor
+
+    def __repr__(self) -> str:
+        low, high = self.grid[0].item(), self.grid[-1].item()
+        return f"SpectralDensity({len(self.grid)} points from {low:.4g} to {high:.4g})"
+
+    def _repr_html_(self) -> str:
+        """Return the density as a picture, for notebooks."""
+        above = self.density.where(self.density > 1e-6 * self.density.max(), torch.nan)
+        line = Line(self.grid.tolist(), above.tolist())
+        return page(picture([line], "spectral density", "eigenvalue of the Hessian", log="y"))
 
 
 def hessian_eigenvalues(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tvlars._checks import check_count, check_number
+from tvlars._notebook import Line, page, picture
 from tvlars.sharpness._surface import Batches, Loss, LossSurface, draw, seeded
 
 
@@ -19,6 +20,16 @@ class Slice:
 
     positions: Tensor
     losses: Tensor
+
+    def __repr__(self) -> str:
+        sizes, low, high = " x ".join(map(str, self.losses.shape)), self.losses.min().item(), self.losses.max().item()
+        return f"Slice({sizes} points, losses from {low:.4g} to {high:.4g})"
+
+    def _repr_html_(self) -> str | None:
+        """Return the losses along one direction as a picture, for notebooks."""
+        if self.losses.ndim > 1:
+            return None
+        return page(picture([Line(self.positions.tolist(), self.losses.tolist())], "loss", "position"))
 
 
 def loss_slice(

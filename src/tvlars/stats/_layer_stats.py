@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
+from itertools import zip_longest
 from operator import is_
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from tvlars._checks import check_count
+from tvlars._notebook import Line, folded, page, paragraph, picture, table
 from tvlars.optim._numerics.sharded import laid_out_like
 from tvlars.optim.layerwise import LayerwiseOptimizer
 from tvlars.stats._files import as_frame, open_folder, read_layer_stats, write_parquet
@@ -21,6 +24,8 @@ from tvlars.stats._record import QUANTITIES, Rates, Record, Table, as_vector, no
 if TYPE_CHECKING:
     import pandas as pd
 
+MOST_POINTS = 200
+"""Records that a picture in a notebook shows at most."""
 WRAPPERS = re.compile(r"\b(_orig_mod|_checkpoint_wrapped_module)\.")
 
 
@@ -224,8 +229,7 @@ class LayerStats:
         """
         if not self._records:
             return
-        records = [record for record in on_host(self._records) if not record.skipped]
-        done = [(record.step, *record.table(len(self._names))) for record in records]
+        done = self._tables()
         if self.path is None:
             self._flushed += done
         elif done and not self._discards:
@@ -236,10 +240,41 @@ class LayerStats:
                 for i, j in known.nonzero().tolist():
                     self.writer.add_scalar(f"{QUANTITIES[j]}/{self._names[i]}", float(table[i, j]), step)
 
+    def _tables(self) -> list[Table]:
+        """Return the tables of the records since the last flush."""
+        records = [record for record in on_host(self._records) if not record.skipped]
+        return [(record.step, *record.table(len(self._names))) for record in records]
+
     def frame(self) -> pd.DataFrame:
         """All that was recorded, in long form: columns step, layer, quantity and value. Flushes first."""
         self.flush()
         return as_frame(self._flushed, self._names) if self.path is None else read_layer_stats(self.path)
+
+    def __repr__(self) -> str:
+        name = type(self.optimizer).__name__
+        where = "" if self.path is None else f", path={str(self.path)!r}"
+        return f"LayerStats({name}, {len(self._names)} layers, every={self.every}, step={self.step}{where})"
+
+    def _repr_html_(self) -> str:
+        """Return the last records in memory, and the trust ratio or LNR over steps, for notebooks.
+
+        Waits for the device. Nothing is flushed.
+        """
+        tables = [*self._flushed, *self._tables()]
+        if not tables:
+            return page(paragraph(self))
+        step, values, known = tables[-1]
+        shown = "trust_ratio" if known[:, QUANTITIES.index("trust_ratio")].any() else "LNR"
+        j, drawn = QUANTITIES.index(shown), tables[:: -(-len(tables) // MOST_POINTS)]
+        columns = [one[:, j].where(there[:, j], math.nan).tolist() for _, one, there in drawn]
+        curves = zip_longest(*columns, fillvalue=math.nan)  # later records may have more layers
+        lines = [Line([at for at, _, _ in drawn], curve, opacity=0.5) for curve in curves]
+        rows = [
+            (name, *(f"{x:.4g}" if there else "" for x, there in zip(row, have, strict=True)))
+            for name, row, have in zip(self._names, values.tolist(), known.tolist(), strict=False)
+        ]
+        last = folded(f"all quantities at step {step}", table(("layer", *QUANTITIES), rows))
+        return page(paragraph(self), picture(lines, f"{shown} of each layer", "optimizer step", log="y"), last)
 
     def close(self) -> None:
         """Flush, and leave the optimizer alone from now on. Calling it again does nothing."""
