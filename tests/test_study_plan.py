@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import ModuleType
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -24,19 +25,35 @@ def frame(cells: dict[tuple[str, float], tuple[float, ...]]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def test_a_diverged_run_counts_as_guessing(regret: ModuleType) -> None:
-    runs = frame({("phi75", 16.0): (0.8, 0.9)})
+def test_a_diverged_run_counts_as_guessing_and_parts_of_seeds_do_not_count(regret: ModuleType) -> None:
+    runs = frame({("phi75", 16.0): (0.8, 0.9), ("phi75", 32.0): (0.8, 0.9, 0.7)})
     runs.loc[1, ["status", "validation_accuracy"]] = ["diverged", float("nan")]
-    assert regret.means(runs).loc["phi75", 16.0] == pytest.approx(45.0)
+    assert regret.accuracies(runs).loc[("phi75", 16.0)].tolist() == pytest.approx([80.0, 10.0])
+
+
+def test_the_best_is_chosen_by_other_seeds_than_it_is_judged_by(regret: ModuleType) -> None:
+    cells = {("phi75", 16.0): (0.9, 0.6, 0.6), ("phi75", 32.0): (0.7, 0.7, 0.7), ("cosine", 16.0): (0.5, 0.5, 0.5)}
+    table = regret.accuracies(frame(cells))
+    assert regret.best_of_others(table).tolist() == pytest.approx([70.0, 60.0, 60.0])  # the lucky 90 does not count
+    assert regret.regret_by_seed(table, "phi75", 30.0).tolist() == pytest.approx([0.0, -10.0, -10.0])
+
+
+def test_equal_runs_have_no_regret_on_average(regret: ModuleType) -> None:
+    draw = np.random.default_rng(0)
+    lost = []
+    for _ in range(200):
+        cells = {("phi75", float(lr)): tuple(draw.normal(0.8, 0.004, 3)) for lr in range(1, 21)}
+        lost.append(regret.regret_by_seed(regret.accuracies(frame(cells)), "phi75", 1.0).mean())
+    assert abs(np.mean(lost)) < 0.06  # the best mean of twenty less that of one is 0.43
 
 
 def test_the_regret_is_to_the_best_cell_and_the_least_worst_one_comes_first(regret: ModuleType) -> None:
     names = ("phi50", "phi75", "phi90")
-    small = {("phi50", 16.0): (0.90, 0.92), ("phi75", 16.0): (0.90,), ("phi90", 16.0): (0.85,)}
-    large = {(arm, 16.0): (0.8,) for arm in names}
-    small |= {(arm, 32.0): (0.7,) for arm in names}
-    large |= {("phi50", 32.0): (0.7,), ("phi75", 32.0): (0.805,), ("phi90", 32.0): (0.81,)}
-    lost = regret.regrets({"s": (256, regret.means(frame(small))), "l": (8192, regret.means(frame(large)))})
+    small = {("phi50", 16.0): (0.91,) * 2, ("phi75", 16.0): (0.90,) * 2, ("phi90", 16.0): (0.85,) * 2}
+    large = {(arm, 16.0): (0.8,) * 2 for arm in names}
+    small |= {(arm, 32.0): (0.7,) * 2 for arm in names}
+    large |= {("phi50", 32.0): (0.7,) * 2, ("phi75", 32.0): (0.805,) * 2, ("phi90", 32.0): (0.81,) * 2}
+    lost = regret.regrets({"s": (256, regret.accuracies(frame(small))), "l": (8192, regret.accuracies(frame(large)))})
     rows = lost.set_index(["schedule", "peak"])
     assert rows.loc[("phi75", "16"), ["s", "l", "worst"]].tolist() == pytest.approx([1.0, 1.0, 1.0])
     # 16 at a batch size of 256, and the limit, 32, at 8,192
@@ -48,8 +65,15 @@ def test_the_regret_is_to_the_best_cell_and_the_least_worst_one_comes_first(regr
     assert lost["worst"].is_monotonic_increasing
 
 
+def test_regrets_of_the_defaults_have_an_interval_over_seeds(regret: ModuleType) -> None:
+    cells = {("trapezoid", 22.6): (0.82, 0.82, 0.82), ("phi75", 22.6): (0.81, 0.82, 0.80)}
+    cells |= {("cosine-warm20", 45.3): (0.7, 0.7, 0.7)}
+    row = regret.tested({"w": (1024, regret.accuracies(frame(cells)))}, regret.DEFAULTS).iloc[0]
+    assert row.tolist() == ["w", "trapezoid at 22.6: 82.00 %", "+1.00 ± 2.48", "+0.00 ± 0.00", "+12.00 ± 0.00"]
+
+
 def test_the_table_of_schedules_has_the_best_rate_of_each(regret: ModuleType) -> None:
-    table = regret.means(frame({("phi75", 8.0): (0.7,), ("phi75", 16.0): (0.8,), ("linear", 8.0): (0.75,)}))
+    table = regret.accuracies(frame({("phi75", 8.0): (0.7,), ("phi75", 16.0): (0.8,), ("linear", 8.0): (0.75,)}))
     assert (
         regret.text_table(regret.best_shares({"w": (256, table)})).splitlines()[-1] == "| w | 75.00 (8) | 80.00 (16) |"
     )
