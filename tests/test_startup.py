@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import tvlars.lab
 from tests.lab.history.folders import write_run
 from tvlars.cli._commands import make_parser
 from tvlars.cli._names import help_of_all
@@ -105,6 +106,40 @@ def test_names_are_imported_lazily_and_for_type_checkers_alike(package: str) -> 
     )
     assert ast.literal_eval(call.args[1]) == checked
     assert sorted(names) == sorted(name for some in checked.values() for name in some)
+
+
+DIR = """
+import sys, tvlars, tvlars.lab
+for package in (tvlars, tvlars.lab):
+    print(package.__name__, *(name for name in dir(package) if not name.startswith("__")))
+print(*sys.modules)
+"""
+
+
+def test_dir_lists_what_is_public_and_imports_nothing(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", DIR], cwd=tmp_path, capture_output=True, text=True, check=True)
+    core, lab, loaded = (line.split() for line in done.stdout.splitlines())
+    modules = {"lab", "noise_scale", "optim", "schedule", "sharpness", "stats"}
+    assert set(core[1:]) == {*tvlars.__all__, *modules}
+    assert set(lab[1:]) == {*tvlars.lab.__all__, "bench", "models", "ssl"}
+    assert not {*LATE, "torch", "numpy", "tvlars.stats", "tvlars.sharpness"} & set(loaded)
+
+
+NO_RICH = """
+import sys, tvlars.lab
+from tvlars.noise_scale import noise_scale
+assert tvlars.noise_scale.noise_scale is noise_scale
+sys.modules["rich.progress"] = sys.modules["rich"] = None
+try:
+    tvlars.lab.compare
+except ModuleNotFoundError as error:
+    print(error)
+"""
+
+
+def test_a_name_whose_extra_is_missing_says_which_it_is(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", NO_RICH], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == "tvlars.lab needs 'rich.progress': pip install '.[lab]' in the source folder\n"
 
 
 def test_public_modules_are_attributes_of_their_package(tmp_path: Path) -> None:

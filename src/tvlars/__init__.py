@@ -72,4 +72,5 @@ import_when_asked(
             "sigmoid_decay",
         ],
     },
+    modules=["lab", "noise_scale", "optim", "schedule", "sharpness", "stats"],
 )

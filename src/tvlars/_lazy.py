@@ -22,13 +22,24 @@ class LazyPackage(ModuleType):
     def __getattr__(self, name: str) -> Any:
         module = vars(self).get("_modules", {}).get(name)
         if module is not None:
-            value = getattr(importlib.import_module(module), name)
+            value = getattr(self._imported(module), name)
         elif not name.startswith("_") and importlib.util.find_spec(f"{self.__name__}.{name}"):
-            value = importlib.import_module(f"{self.__name__}.{name}")
+            value = self._imported(f"{self.__name__}.{name}")
         else:
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
         setattr(self, name, value)
         return value
+
+    def _imported(self, module: str) -> ModuleType:
+        """Import a module; raise an error that names the extra if a package of it is missing."""
+        try:
+            return importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            extra = vars(self).get("_extra")
+            if not extra or error.name is None or error.name.partition(".")[0] == "tvlars":
+                raise
+            said = f"{self.__name__} needs {error.name!r}: pip install '.[{extra}]' in the source folder"
+            raise ModuleNotFoundError(said, name=error.name) from error
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Keep a function like ``tvlars.plan`` where Python binds the module of the same name after importing it."""
@@ -37,26 +48,23 @@ class LazyPackage(ModuleType):
         super().__setattr__(name, value)
 
     def __dir__(self) -> Iterable[str]:
-        return sorted({*super().__dir__(), *self._modules, *_children(self)})
+        own = vars(self)
+        return sorted({*(name for name in own if name.startswith("__")), *own["__all__"], *own["_public"]})
 
 
-def _children(package: LazyPackage) -> set[str]:
-    """Return the names of the package's own modules that its names come from.
-
-    ``dir`` lists these alone: completion imports everything that is listed, and other modules need further packages.
-    """
-    above = f"{package.__name__}."
-    modules = vars(package).get("_modules", {}).values()
-    return {module.removeprefix(above).partition(".")[0] for module in modules if module.startswith(above)}
-
-
-def import_when_asked(package: str, names: Mapping[str, Iterable[str]]) -> None:
+def import_when_asked(
+    package: str, names: Mapping[str, Iterable[str]], modules: Iterable[str] = (), extra: str = ""
+) -> None:
     """Make the public names of ``package`` lazy; its ``__init__.py`` calls this.
 
     Args:
         package: its ``__name__``.
         names: by module, the names that come from it. Type checkers need them imported under TYPE_CHECKING too.
+        modules: public modules of the package, which ``dir`` lists beside ``__all__``. Completion imports what is
+            listed, so they must not need another extra.
+        extra: the extra that all names need, which is named where a package is missing.
     """
     module = sys.modules[package]
     vars(module)["_modules"] = {name: source for source, some in names.items() for name in some}
+    vars(module).update(_public=tuple(modules), _extra=extra)
     module.__class__ = LazyPackage

@@ -73,7 +73,9 @@ def _run(parsed: argparse.Namespace) -> int:
 
     protocol = Protocol.read(parsed.file)
     say(f"protocol {protocol.name}, digest {protocol.digest}")
-    how = dict(workers=parsed.workers, retries=parsed.retries, ray=parsed.ray)
+    how: dict[str, Any] = dict(workers=parsed.workers, retries=parsed.retries, ray=parsed.ray)
+    if protocol.command == "compare":
+        how["announce"] = say  # the command prints its own table
     base = getattr(protocol.config, "base", None)
     if base is not None and parsed.ray is None and (parsed.workers or 1) == 1:
         protocol.begin(parsed.out, allow_deviation=parsed.allow_deviation)

@@ -113,4 +113,6 @@ import_when_asked(
         "tvlars.lab.training.progress": ["Reporter"],
         "tvlars.lab.training.train": ["train"],
     },
+    modules=["bench", "models", "ssl"],
+    extra="lab",
 )

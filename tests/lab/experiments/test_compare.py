@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import html
+import json
 import math
 import re
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import torch
 
 from tests.command import Command
 from tvlars.cli import main
-from tvlars.lab import CompareConfig, Comparison, LockedError, TrainConfig, UsageError, compare
+from tvlars.lab import CompareConfig, Comparison, LockedError, TrainConfig, UsageError, compare, load_run
 from tvlars.lab.comparison.comparison import RunRow
 from tvlars.lab.comparison.statistics import mean_and_interval
 from tvlars.lab.comparison.table import table_rows
@@ -45,6 +47,49 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
             out=tmp_path_factory.mktemp("compare") / "out",
         )
     )
+
+
+def test_a_comparison_in_python_prints_its_table_unless_it_is_told_otherwise(
+    comparison: Comparison, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = CompareConfig.from_mapping(json.loads((comparison.folder / "config.json").read_text()))
+    again = compare(replace(config, out=comparison.folder))
+    said = capsys.readouterr().out
+    assert said.endswith(f"{again}\npage: {comparison.folder / 'report.html'}\n")
+    lines: list[str] = []
+    compare(replace(config, out=comparison.folder), announce=lines.append, reporter=Reporter())
+    assert capsys.readouterr().out == ""
+    assert lines
+    assert said.startswith("\n".join(lines))
+
+
+def test_a_comparison_shows_itself_in_a_notebook(comparison: Comparison) -> None:
+    assert repr(comparison) == f"Comparison(tvlars, sgd: 8 runs, folder {str(comparison.folder)!r})"
+    shown = comparison._repr_html_()
+    assert shown.count("<svg") == 1
+    assert "batch size</text>" in shown
+    assert all(html.escape(sentence) in shown for sentence in comparison.answers())
+    one_size = replace(comparison, runs=[run for run in comparison.runs if run.batch_size == 128])
+    assert "epoch</text>" in one_size._repr_html_()
+    run = load_run(comparison.folder / "tvlars-b128-s0")
+    last = run.epochs["test_accuracy"].iloc[-1]
+    label = "digits-tvlars-b128-s0, finished, test accuracy"
+    assert repr(run) == f"LoadedRun({label} {last:.2%}, 3 epochs, folder {str(run.folder)!r})".replace("%", " %")
+    assert run.over_epochs() == (
+        "test accuracy, %",
+        dict(zip([1, 2, 3], 100 * run.epochs["test_accuracy"], strict=True)),
+    )
+    assert run._repr_html_().count("<svg") == 2
+
+
+def test_what_has_no_runs_or_no_files_shows_itself_too(tmp_path: Path) -> None:
+    (tmp_path / "epochs.csv").touch()
+    run = load_run(tmp_path)
+    assert repr(run) == f"LoadedRun(unfinished, 0 epochs, folder {str(tmp_path)!r})"
+    assert run.problems[0].replace("'", "&#x27;") in run._repr_html_()
+    row = RunRow("<b>", 8, 0, 0.1, "finished", 0.5, folder="gone")
+    for none in (Comparison(tmp_path, ""), Comparison(tmp_path, "", [row])):
+        assert "<b>" not in none._repr_html_()
 
 
 def test_mean_and_interval_by_hand() -> None:

@@ -5,20 +5,23 @@ Pandas and the statistics are imported where tables are made: a comparison begin
 
 from __future__ import annotations
 
-import html
+import contextlib
 import math
 import re
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, get_type_hints
 
+from tvlars._notebook import Line, page, paragraph, picture
 from tvlars._reading import read_json, reason
+from tvlars.lab.comparison.colors import colors_of
 from tvlars.lab.comparison.family import ALL, Declared, check_family, check_margin
 from tvlars.lab.comparison.held_out import NOTHING_HELD_OUT
 from tvlars.lab.errors import UsageError
 from tvlars.lab.files.disk import write_whole
 from tvlars.lab.registered.record import digest_entry
-from tvlars.lab.run_folder.loaded_run import read_correct
+from tvlars.lab.run_folder.loaded_run import load_run, read_correct
 from tvlars.lab.run_folder.record import CONFIG, read_object, write_json
 from tvlars.lab.run_folder.status import Status
 from tvlars.lab.tasks import Measure
@@ -129,9 +132,35 @@ class Comparison:
         """Return the table and the results in sentences."""
         return "\n".join([str(self.table()), *self.answers(), self.protocol])
 
+    def __repr__(self) -> str:
+        arms = ", ".join(dict.fromkeys(run.optimizer for run in self.runs))
+        return f"Comparison({arms or 'nothing'}: {len(self.runs)} runs, folder {str(self.folder)!r})"
+
     def _repr_html_(self) -> str:
-        said = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in (*self.answers(), self.protocol))
-        return f"{self.table()._repr_html_()}{said}"
+        """Return table, sentences and curves, for notebooks."""
+        said = map(paragraph, (*self.answers(), self.protocol))
+        return page(str(self.table()._repr_html_()), *said, self._picture())
+
+    def _picture(self) -> str:
+        """Return the mean of each arm over its seeds as SVG: at several batch sizes over these, else over epochs."""
+        points: dict[str, dict[int, list[float]]] = {run.optimizer: {} for run in self.runs}
+        title, x = self.measure.title, "batch size"
+        done = [run for run in self.runs if run.status == Status.FINISHED]
+        if len({run.batch_size for run in done}) > 1:
+            scale = 1 if self.measure.of_task else 100
+            for row in self.rows().to_dict("records"):
+                points[row["arm"]][row["batch_size"]] = [scale * row["accuracy"]]
+        else:
+            x = "epoch"
+            for run in done:
+                with contextlib.suppress(UsageError):  # its folder has gone
+                    title, values = load_run(self.folder / run.folder).over_epochs()
+                    for epoch, value in values.items():
+                        points[run.optimizer].setdefault(epoch, []).append(value)
+        colors = colors_of({arm: arm for arm in points})
+        means = {arm: [fmean(some) for some in mine.values()] for arm, mine in points.items()}
+        lines = [Line(list(mine), means[arm], arm, colors[arm][0]) for arm, mine in points.items()]
+        return picture(lines, title, x, log="x" * (x == "batch size"))
 
     def _paper(self, pairs: bool) -> PaperTable:
         from tvlars.lab.comparison.paper import pairs_table, paper_table

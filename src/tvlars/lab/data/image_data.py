@@ -279,6 +279,9 @@ class ImageData:
         train, test = self.train_labels.to(device), self.test_labels.to(device)
         return replace(self, train_labels=train, validation_labels=held, test_labels=test)
 
+    def __repr__(self) -> str:
+        return f"ImageData({self})"
+
     def __str__(self) -> str:
         size = f"{self.channels} x {self.train_images.shape[2]} x {self.train_images.shape[3]}"
         train, test = f"{len(self.train_labels):,} training", f"{len(self.test_labels):,} test images"

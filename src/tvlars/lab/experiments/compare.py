@@ -62,7 +62,7 @@ def compare(
     task: Task | None = None,
     metrics: Mapping[str, Metric] | None = None,
     reporter: Reporter | Callable[[], Reporter] | None = None,
-    announce: Callable[[str], None] = say,
+    announce: Callable[[str], None] | None = None,
     workers: int | None = None,
     retries: int = 1,
     ray: str | None = None,
@@ -78,7 +78,9 @@ def compare(
             seeds begin with the same; give a function, which is called for each run, for weights drawn by the seed.
         reporter: shows all runs in this process, or a function or class that makes the reporter of each; None
             (default): a bar on a terminal, and plain lines elsewhere. ``Reporter()`` is silent.
-        announce: called with each line that describes the comparison and each run that begins; default: prints it.
+        announce: called with each line that describes the comparison and each run that begins. None (default) prints
+            these, and at the end the table, the results in sentences and the path of the page. To print nothing at all:
+            ``compare(config, announce=lambda text: None, reporter=Reporter())``.
         workers: number of runs at a time. With one (default) they are trained in this process, one after the other;
             with more, each is a process of its own, as in a sweep.
         retries: number of further attempts for a run that failed, from its newest checkpoint.
@@ -111,6 +113,8 @@ def compare(
     for run in runs:
         check_batch(run.batch_size, run.micro_batch_size, count)
     first = processes is None or processes.first
+    prints = announce is None and first
+    announce = announce or say
     if not first:
         begins, announce = Reporter, lambda text: None
     with contextlib.ExitStack() as stack:
@@ -135,6 +139,8 @@ def compare(
         with _saved(comparing, announce):
             if jobs:
                 work(comparing, crew, retries, comparing.board, signals)
+    if prints:
+        say(str(comparing.comparison), f"page: {comparing.comparison.folder / 'report.html'}")
     return comparing.comparison
 
 

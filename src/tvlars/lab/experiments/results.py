@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tvlars._notebook import page, paragraph
 from tvlars.lab.comparison.comparison import Comparison, RunRow
 from tvlars.lab.comparison.family import ALL
 from tvlars.lab.config import MEANS, TrainConfig
@@ -58,6 +59,15 @@ class SweepResult:
     family: str = ALL
     margin: float | None = None
     unwritten: dict[str, str] = field(default_factory=dict, init=False)
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{self.count(status)} {status}" for status in Status if self.count(status))
+        return f"SweepResult({len(self.runs)} runs: {counts or 'none'}, folder {str(self.folder)!r})"
+
+    def _repr_html_(self) -> str:
+        """Return all comparisons as they show themselves, and failed runs, for notebooks."""
+        parts = [paragraph(title) * bool(title) + one._repr_html_() for title, one in self.comparisons().items()]
+        return page(paragraph(self), *parts, *map(paragraph, self.failures()))
 
     def count(self, status: Status) -> int:
         """Return the number of runs with this status."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from tvlars._notebook import pre
 from tvlars._reading import is_regular, open_regular, reason
 from tvlars.lab import memory
 from tvlars.lab.comparison.comparison import Comparison
@@ -70,6 +71,13 @@ class RunsDiff:
     def differences(self) -> list[Difference]:
         """The rows whose values differ."""
         return [row for row in self.rows if not row.same]
+
+    def __repr__(self) -> str:
+        return f"RunsDiff({len(self.differences)} of {len(self.rows)} rows differ)"
+
+    def _repr_html_(self) -> str:
+        """Return the text of ``str()``, for notebooks."""
+        return pre(self)
 
     def frame(self) -> pd.DataFrame:
         """Return the rows as a data frame: part, name, a, b, note, same."""

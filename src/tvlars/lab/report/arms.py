@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from tvlars.lab.comparison.colors import colors_of
 from tvlars.lab.comparison.statistics import COLUMNS
 from tvlars.lab.config import TrainConfig, names_of
 from tvlars.lab.imported import said_path
@@ -19,10 +19,6 @@ from tvlars.lab.run_folder.status import Status
 
 NO_SETTING = names_of(Is.AXIS | Is.MEASURED | Is.MEANS | Is.MACHINE | Is.SAME | Is.SETUP)
 """Options that do not tell arms apart: every comparison varies them, or they tell parts of a report apart."""
-OKABE_ITO = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D1F", "#999999")
-"""Colours that colour-blind readers can tell apart, legible on light and on dark."""
-OWN = {"tvlars": 0, "lars": 1, "lamb": 2, "sgd": 3, "adamw": 4}
-DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "5px,2px", "2px,2px")
 
 
 @dataclass(frozen=True)
@@ -49,20 +45,6 @@ def make_arms(runs: list[LoadedRun]) -> list[Arm]:
         by_name.setdefault(name, []).append(run)
     colors = colors_of({name: config_of(mine[0]).optimizer for name, mine in by_name.items()})
     return [Arm(name, mine, *colors[name]) for name, mine in by_name.items()]
-
-
-def colors_of(optimizers: Mapping[str, str]) -> dict[str, tuple[str, str]]:
-    """Return color and dash of each arm, given its optimizer: those of the optimizer for its first arm, else free
-    ones."""
-    places: dict[str, int] = {}
-    for arm, optimizer in optimizers.items():
-        own = OWN.get(optimizer)
-        if own is not None and own not in places.values():
-            places[arm] = own
-    free = iter([place for place in range(len(OKABE_ITO)) if place not in places.values()])
-    for i, arm in enumerate(arm for arm in optimizers if arm not in places):
-        places[arm] = next(free, i % len(OKABE_ITO))
-    return {arm: (OKABE_ITO[places[arm]], DASHES[places[arm]]) for arm in optimizers}
 
 
 def config_of(run: LoadedRun) -> TrainConfig:

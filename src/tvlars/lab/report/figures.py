@@ -15,8 +15,9 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from tvlars._reading import read_text, reason
+from tvlars.lab.comparison.colors import DASHES
 from tvlars.lab.report import sharpness as at_moments
-from tvlars.lab.report.arms import DASHES, Arm, config_of, images_per_second
+from tvlars.lab.report.arms import Arm, config_of, images_per_second
 from tvlars.lab.report.drawing import GRAY, Curve, band, figure_of, line, numbers, run_points, text
 from tvlars.lab.run_folder.loaded_run import LoadedRun
 from tvlars.lab.ssl.evaluations import EVALUATIONS

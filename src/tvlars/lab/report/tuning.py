@@ -14,8 +14,9 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from tvlars._reading import read_text, reason
+from tvlars.lab.comparison.colors import OKABE_ITO
 from tvlars.lab.errors import listed
-from tvlars.lab.report.arms import OKABE_ITO, Arm
+from tvlars.lab.report.arms import Arm
 from tvlars.lab.report.drawing import figure_of, numbers, text
 from tvlars.lab.run_folder.loaded_run import LoadedRun
 from tvlars.lab.run_folder.record import read_object

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from tvlars._notebook import Line, page, paragraph, picture
 from tvlars._reading import is_inside, is_regular, read_bytes, reason
 from tvlars.lab import memory
 from tvlars.lab.config import MOST_PIXELS, TrainConfig
@@ -75,6 +76,15 @@ class RunResult:
     """Result of the test at the end, if there are images for validation; None: rows of ``epochs`` have it."""
     best_epoch: int | None = None
     """The best epoch by validation, whose weights the results are of; None: they are of the last weights."""
+
+    def __repr__(self) -> str:
+        result = f"{self.config.accuracy_name()} {self.accuracy:.2%}" if not self.config.own_task else ""
+        result = result or f"loss {self.test_loss if self.config.test else self.validation_loss:.4g}"
+        return f"RunResult({self.config.label()}, {result}, {len(self.epochs)} epochs, folder {str(self.folder)!r})"
+
+    def _repr_html_(self) -> str:
+        """Return what :class:`LoadedRun` shows of its folder, for notebooks."""
+        return load_run(self.folder)._repr_html_()
 
     @property
     def test_accuracy(self) -> float:
@@ -140,6 +150,33 @@ class LoadedRun:
     problems: tuple[str, ...] = ()
     given: Model | None = None
     """The module or builder that ``train`` was called with, if the model has no name."""
+
+    def __repr__(self) -> str:
+        setting = "" if self.config is None else f"{self.config.label()}, "
+        value, measure = self.value, self.measure
+        result = "" if value is None else f"{measure.name} {measure.text(value)}{measure.unit}, "
+        return f"LoadedRun({setting}{self.status}, {result}{len(self.epochs)} epochs, folder {str(self.folder)!r})"
+
+    def _repr_html_(self) -> str:
+        """Return results and problems in sentences, with curves over epochs, for notebooks."""
+        title, values = self.over_epochs()
+        loss = [Line(list(self.epochs.get("epoch", ())), list(self.epochs.get("train_loss", ())))]
+        curves = picture([Line(list(values), list(values.values()))], title, "epoch")
+        curves += picture(loss, "training loss", "epoch", log="y")
+        return page(*map(paragraph, (self, *self.problems)), curves)
+
+    def over_epochs(self) -> tuple[str, dict[int, float]]:
+        """Return the title and, by epoch, the values of a curve of the measure, accuracies in percent.
+
+        It is that of validation images if there are some, and that of the online probe with self-supervised learning.
+        """
+        measure, split = self.measure, "validation" if self.validated else "test"
+        name = f"{split} {measure.name.partition(' ')[2] if measure.of_task else 'accuracy'}"
+        probe = "online probe: " * (self.config is not None and self.config.self_supervised)
+        values = self.epochs.get(name.replace(" ", "_"), ())
+        found = dict(zip(self.epochs.get("epoch", ()), values, strict=False))
+        scale = 1 if measure.of_task else 100
+        return probe + replace(measure, name=name).title, {epoch: scale * value for epoch, value in found.items()}
 
     @property
     def complete(self) -> bool:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+from tvlars.lab.comparison.colors import colors_of
 from tvlars.lab.comparison.paper import number_text
 from tvlars.lab.experiments.robustness.result import RobustnessResult
 from tvlars.lab.experiments.studies.runs import save_study
-from tvlars.lab.report.arms import colors_of
 from tvlars.lab.report.chart import Chart, Line, Marks, Span, powers_of_two
 from tvlars.lab.report.study import StudyReport, StudyTable
 from tvlars.lab.run_folder.environment import command_line

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from tvlars.lab.comparison.colors import colors_of
 from tvlars.lab.comparison.paper import number_text
 from tvlars.lab.experiments.scaling.result import ScalingResult
 from tvlars.lab.experiments.scaling.target import Fit
 from tvlars.lab.experiments.studies.runs import save_study
-from tvlars.lab.report.arms import colors_of
 from tvlars.lab.report.chart import Chart, Line, Marks, Span, powers_of_two
 from tvlars.lab.report.study import StudyReport, StudyTable
 from tvlars.lab.run_folder.environment import command_line

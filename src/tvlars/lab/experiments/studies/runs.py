@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from tvlars._notebook import page, paragraph
 from tvlars._reading import is_regular
 from tvlars.lab.comparison.held_out import held_out
 from tvlars.lab.comparison.paired import fewest_seeds
@@ -108,6 +109,13 @@ class StudyResult(ABC):
         if missing := self.unfinished:
             said.append(f"{len(missing)} of {len(self.runs)} runs have no result, {missing[0]} among them.")
         return said
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(self.arms)}: {len(self.runs)} runs, folder {str(self.folder)!r})"
+
+    def _repr_html_(self) -> str:
+        """Return the results in sentences, for notebooks."""
+        return page(*map(paragraph, str(self).splitlines()))
 
     def __str__(self) -> str:
         """Return the results in sentences."""

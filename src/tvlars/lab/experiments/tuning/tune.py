@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tvlars._notebook import page, paragraph, pre
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.console import say, shows_bars
 from tvlars.lab.data import Data, ImageData
@@ -82,6 +83,14 @@ class TuneResult:
     tune_seed: int = 0
     """Seed of all trials; their reruns have others."""
     unwritten: dict[str, str] = field(default_factory=dict, init=False)
+
+    def __repr__(self) -> str:
+        return f"TuneResult({', '.join(said_path(one.arm) for one in self.tuned)}, folder {str(self.folder)!r})"
+
+    def _repr_html_(self) -> str:
+        """Return the budget and the best options of each arm, and the runs with fresh seeds, for notebooks."""
+        final = "" if self.final is None else self.final._repr_html_()
+        return page(pre("\n".join(map(str, self.tuned))), *map(paragraph, self.alarms()), final)
 
     def frame(self) -> pd.DataFrame:
         """Return a row per trial and tuning seed, as in trials.csv: arm, trial, seed, status, value, options, chosen,

@@ -1,0 +1,24 @@
+"""Colors of arms, the same on pages and in notebooks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+OKABE_ITO = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D1F", "#999999")
+"""Colours that colour-blind readers can tell apart, legible on light and on dark."""
+OWN = {"tvlars": 0, "lars": 1, "lamb": 2, "sgd": 3, "adamw": 4}
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "5px,2px", "2px,2px")
+
+
+def colors_of(optimizers: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """Return color and dash of each arm, given its optimizer: those of the optimizer for its first arm, else free
+    ones."""
+    places: dict[str, int] = {}
+    for arm, optimizer in optimizers.items():
+        own = OWN.get(optimizer)
+        if own is not None and own not in places.values():
+            places[arm] = own
+    free = iter([place for place in range(len(OKABE_ITO)) if place not in places.values()])
+    for i, arm in enumerate(arm for arm in optimizers if arm not in places):
+        places[arm] = next(free, i % len(OKABE_ITO))
+    return {arm: (OKABE_ITO[places[arm]], DASHES[places[arm]]) for arm in optimizers}
