@@ -81,15 +81,6 @@ def test_bad_input_is_one_sentence_and_exit_code_2(
     assert list(tmp_path.iterdir()) == []  # nothing half made is left behind
 
 
-def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(["compare", "--help"])
-    assert ended.value.code == 0
-    out = capsys.readouterr().out
-    for flag in ("--optimizers", "--batch-size", "--seeds", "--set", "--micro-batch-size", "--no-nesterov", "--out"):
-        assert flag in out
-
-
 def test_train_on_a_pipe(tmp_path: Path) -> None:
     words = [
         "-m",

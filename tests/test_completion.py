@@ -16,7 +16,7 @@ pytest.importorskip("shtab", reason="shtab is not installed (extra lab)")
 CASES = [
     ("tr", {"train"}),
     ("do", {"doctor"}),
-    ("train --opt", {"--optimizer", "--optimizer-options"}),
+    ("train --opt", {"--opt", "--optimizer", "--optimizer-options"}),
     ("train --optimizer l", {"lars", "lamb"}),
     ("train --epochs 3 --layer-s", {"--layer-stats"}),
     ("compare --optimizers tvlars la", {"lars", "lamb"}),

@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else list(arguments)
     if words == ["--version"]:
         return _answer(f"tvlars {__version__}\n")
-    if words[:1] in (["-h"], ["--help"]):
+    if words[:1] in (["-h"], ["--help"], ["--help-all"]):
         return _answer(help_of_all())
     if words[:1] == ["runs"]:
         return _runs.main(words)

@@ -87,8 +87,7 @@ def _fail_theirs(error: Exception) -> int:
 
 def make_parser(words: Sequence[str] = ()) -> Parser:
     """The parser of all commands. A ``--config`` among ``words``, which are to be parsed, sets defaults."""
-    parser: Parser
-    parser, commands = without_commands(Parser)
+    parser, commands = without_commands()
     command, config = (words[0] if words else ""), config_file(words)
     _train.add(commands, command, config)
     _ssl.add(commands, command, config)

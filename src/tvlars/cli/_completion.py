@@ -28,8 +28,7 @@ FOLDERS, FILES = ("FOLDER", "PATH", "RUN", "A", "B"), ("FILE", "GRID.yaml")
 
 def add(commands: Any, parser: argparse.ArgumentParser) -> None:
     """Add the command; ``parser`` is that of all commands."""
-    completion = new_command(commands, "completion", _completion)
-    completion.formatter_class, completion.epilog = argparse.RawDescriptionHelpFormatter, HINTS
+    completion = new_command(commands, "completion", _completion, HINTS)
     completion.add_argument("shell", metavar="SHELL", help="one of " + ", ".join(SHELLS))
     completion.set_defaults(parser=parser)
 

@@ -23,12 +23,12 @@ def add(commands: Any) -> None:
         add_option(sharpness, OPTIONS[name], flag="--" + name.removeprefix("sharpness_").replace("_", "-"))
     landscape = new_command(commands, "landscape", _landscape)
     landscape.add_argument("--to", metavar="RUN", type=Path, help="another run: the loss on the line between both")
-    landscape.add_argument("--dimensions", type=type_of(int), default=1, metavar="INT", help="1 (default) or 2")
+    landscape.add_argument("--dimensions", type=type_of(int), default=1, metavar="N", help="1 (default) or 2")
     landscape.add_argument(
-        "--points", type=type_of(int), default=21, metavar="INT", help="along a direction (default: 21)"
+        "--points", type=type_of(int), default=21, metavar="N", help="along a direction (default: 21)"
     )
     text = "how far a direction goes, in norms of the filters (default: 1.0)"
-    landscape.add_argument("--span", type=type_of(float), default=1.0, metavar="FLOAT", help=text)
+    landscape.add_argument("--span", type=type_of(float), default=1.0, metavar="X", help=text)
     page = new_command(commands, "report", _report)
     page.add_argument("folders", metavar="RUN", nargs="+", type=Path, help="run or comparison folders")
     text = (
@@ -44,7 +44,7 @@ def add(commands: Any) -> None:
     for command_parser in (sharpness, landscape):
         command_parser.add_argument("run_folder", metavar="RUN", type=Path, help="run folder")
         text = "training images (default: 1024)"
-        command_parser.add_argument("--samples", type=type_of(int), default=1024, metavar="INT", help=text)
+        command_parser.add_argument("--samples", type=type_of(int), default=1024, metavar="N", help=text)
         command_parser.add_argument(
             "--data-dir", type=Path, help="folder where the data set lies (default: as the run)"
         )
@@ -53,8 +53,8 @@ def add(commands: Any) -> None:
         diff.add_argument(name, metavar=name.upper(), type=Path, help="run folder, or a comparison's")
     views = new_command(commands, "views", _views)
     views.add_argument("data", metavar="DATASET", help="name of the data set, or imagefolder:PATH")
-    views.add_argument("--count", type=type_of(int), default=8, metavar="INT", help="images (default: 8)")
-    views.add_argument("--seed", type=type_of(int), default=0, metavar="INT", help="(default: 0)")
+    views.add_argument("--count", type=type_of(int), default=8, metavar="N", help="images (default: 8)")
+    views.add_argument("--seed", type=type_of(int), default=0, metavar="N", help="(default: 0)")
     text = "PNG to write (default: views.png)"
     views.add_argument("-o", "--out", type=Path, default=Path("views.png"), metavar="FILE", help=text)
     add_those_of_data(views, without=("data",))

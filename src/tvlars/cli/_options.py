@@ -13,7 +13,7 @@ from typing import Any
 
 from tvlars._reading import read_json, reason
 from tvlars.cli._names import COMMANDS
-from tvlars.cli._parser import Parser
+from tvlars.cli._parser import Parser, rare
 from tvlars.lab.config import OPTIONS, TrainConfig
 from tvlars.lab.console import aside, say
 from tvlars.lab.errors import UsageError
@@ -22,7 +22,18 @@ from tvlars.lab.processes.launcher import launch, report, wanted
 
 DECLARED = {"family": "PAIRS", "margin": "POINTS"}
 """Options of the declared comparisons, with their metavars."""
-
+KIND_NAMES: dict[type, str] = {int: "N", float: "X", Path: "PATH"}
+"""Metavars of values by kind."""
+ALIASES = {
+    "--batch-size": "-b",
+    "--batch-sizes": "-b",
+    "--data-workers": "-j",
+    "--optimizer": "--opt",
+    "--optimizers": "--opt",
+    "--out": "-o",
+    "--weight-decay": "--wd",
+}
+"""Other names of options."""
 
 WITH_PROTOCOL = ("compare", "tune", "robustness", "scaling")
 """Commands with the option --protocol."""
@@ -36,11 +47,11 @@ def fail(message: str, code: int) -> int:
     return code
 
 
-def new_command(commands: Any, name: str, run: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
-    """Add a command that calls ``run``."""
+def new_command(commands: Any, name: str, run: Callable[[argparse.Namespace], int], examples: str = "") -> Parser:
+    """Add a command that calls ``run``; its help ends with ``examples``."""
     text = COMMANDS[name]
-    parser: argparse.ArgumentParser = commands.add_parser(
-        name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False
+    parser: Parser = commands.add_parser(
+        name, help=text, description=text[0].upper() + text[1:] + ".", examples=examples
     )
     parser.set_defaults(run=run)
     return parser
@@ -48,7 +59,7 @@ def new_command(commands: Any, name: str, run: Callable[[argparse.Namespace], in
 
 def config_file(arguments: Sequence[str]) -> dict[str, Any]:
     """Return the options of the earlier run or comparison that ``--config`` names, which stand in for the defaults."""
-    first = Parser(add_help=False, allow_abbrev=False)
+    first = Parser(add_help=False)
     first.add_argument("--config", type=Path)
     first.add_argument("--resume", nargs="?", type=Path)
     first.add_argument("--protocol", type=Path)
@@ -94,7 +105,7 @@ def defaults_of_run(config: dict[str, Any], without: Collection[str] = ()) -> di
 
 def add_config(parser: argparse.ArgumentParser) -> None:
     """Add ``--config``."""
-    text = "options of an earlier run: its folder or config.json; options given here override them"
+    text = "options of an earlier run (its folder or config.json), or of a YAML file; options given here override them"
     parser.add_argument("--config", type=Path, metavar="FILE", help=text)
 
 
@@ -114,15 +125,17 @@ def add_all(parser: argparse.ArgumentParser, without: Collection[str] = ()) -> N
         if one.section:
             section = parser.add_argument_group(one.section)
         if name not in (*without, "protocol"):  # its digest is that of a file
-            add_option(section, one)
+            action = add_option(section, one)
+            if not one.kinds & Is.COMMON or (one.kinds & Is.SELF_SUPERVISED and "task" not in without):
+                rare(action)
 
 
 def add_protocol(parser: argparse.ArgumentParser) -> None:
     """Add the options of a command whose runs may belong to a protocol."""
     text = "protocol that the runs belong to: its options are the defaults, and others are recorded as deviations"
-    parser.add_argument("--protocol", dest="protocol_file", type=Path, metavar="FILE", help=text)
+    rare(parser.add_argument("--protocol", dest="protocol_file", type=Path, metavar="FILE", help=text))
     text = "go on in a folder that began with another protocol; the change is recorded as a deviation"
-    parser.add_argument("--allow-deviation", action="store_true", help=text)
+    rare(parser.add_argument("--allow-deviation", action="store_true", help=text))
 
 
 def under_protocol(parsed: argparse.Namespace, config: Any) -> Any:
@@ -148,18 +161,26 @@ def add_those_of_data(parser: argparse.ArgumentParser, without: Collection[str] 
 
 def add_option(
     parser: Any, one: Option, default: Any = MISSING, flag: str = "", metavar: str = "", **more: Any
-) -> None:
+) -> argparse.Action:
     """Add an option; its own default, flag and metavar are taken unless others are given."""
     default, text = one.default if default is MISSING else default, one.text
     if one.many:
         default, more = default if default is None else list(default), {"nargs": "+", **more}
-    if default not in (None, []) and "default" not in text and not isinstance(default, bool):
-        text += f" (default: {' '.join(map(str, default)) if one.many else default})"
+    if default not in (None, []) and "default" not in text:
+        said = "yes" if default is True else "no" if default is False else default
+        text += f" (default: {' '.join(map(str, default)) if one.many else said})"
     if one.kind is bool:
         more["action"] = argparse.BooleanOptionalAction
     else:
-        more.update(type=type_of(one.kind), metavar=metavar or one.kind.__name__.upper())
-    parser.add_argument(flag or "--" + one.name.replace("_", "-"), default=default, help=text, **more)
+        of_kind = KIND_NAMES.get(one.kind) or ("TEXT" if not one.choices else "NAME" if one.closed else "NAME|PATH")
+        more.update(
+            type=type_of(one.kind), metavar=metavar or one.metavar or one.parts[0] or one.unit.upper() or of_kind
+        )
+    flag = flag or "--" + one.name.replace("_", "-")
+    names = sorted({flag, ALIASES.get(flag, flag)}, key=lambda name: (name.startswith("--"), -len(name)))
+    action: argparse.Action = parser.add_argument(*names, default=default, **more)
+    action.help = text  # Python 3.10 would add the default of a flag to one that it is given
+    return action
 
 
 def type_of(kind: type) -> Callable[[str], Any]:

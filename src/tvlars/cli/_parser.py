@@ -1,18 +1,129 @@
-"""Parser of commands: says in one sentence what was typed wrongly. It imports neither torch nor the options."""
+"""Parser of commands: help in a short and a long form, and one sentence on what was typed wrongly.
+
+It imports neither torch nor the options.
+"""
 
 from __future__ import annotations
 
 import argparse
 import difflib
 import re
+import sys
+import textwrap
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
+from tvlars.lab.console import Lasting
 from tvlars.lab.errors import UsageError, unknown
+
+MEANT = {
+    "--arch": "--model",
+    "--amp": "--precision",
+    "--bs": "--batch-size",
+    "--dataset": "--data",
+    "--decay": "--weight-decay",
+    "--device": "--accelerator",
+    "--fp16": "--precision",
+    "--gpus": "--devices",
+    "--grad-clip": "--clip-grad-norm",
+    "--learning-rate": "--lr",
+    "--learning-rates": "--lrs",
+    "--lr-scheduler": "--schedule",
+    "--num-workers": "--data-workers",
+    "--optim": "--optimizer",
+    "--output": "--out",
+    "--scheduler": "--schedule",
+    "--val": "--validation",
+    "--warmup": "--warmup-epochs",
+}
+"""Options under the names that other programs have for them."""
+FEW = 25
+"""Most options of a command whose short help is the long one."""
+
+
+def rare(action: argparse.Action) -> argparse.Action:
+    """Leave an option out of the short help."""
+    action.common = False  # type: ignore[attr-defined]
+    return action
+
+
+class Help(argparse.Action):
+    """Print the short help, or the long one as ``--help-all``, and end."""
+
+    def __init__(self, option_strings: list[str], dest: str, help: str) -> None:
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help=help)
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> NoReturn:
+        out = Lasting(sys.stdout)
+        out.write(parser.format_help() if option_string == "--help-all" else parser.short_help())
+        out.flush()
+        parser.exit()
+
+
+class Formatter(argparse.HelpFormatter):
+    """Writes the forms of an option on one line: ``-b, --batch-size N ...``, ``--[no-]augment``."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=30)
+        self._width = min(self._width, 110)
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if isinstance(action, argparse.BooleanOptionalAction):
+            return "--[no-]" + action.option_strings[0].removeprefix("--")
+        if not action.option_strings or action.nargs == 0:
+            return super()._format_action_invocation(action)
+        value = self._format_args(action, self._get_default_metavar_for_optional(action))
+        return f"{', '.join(action.option_strings)} {value}"
+
+    def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
+        if action.nargs == "+":
+            return f"{action.metavar or default_metavar} ..."
+        return super()._format_args(action, default_metavar)
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one sentence, with the names that were nearest."""
+    """Says what is wrong in one sentence, with the names that were nearest.
+
+    The text of ``examples``, commands with their arguments, ends the help.
+    """
+
+    def __init__(self, *args: Any, examples: str = "", add_help: bool = True, **more: Any) -> None:
+        super().__init__(*args, **{"formatter_class": Formatter, "allow_abbrev": False, **more}, add_help=False)
+        self.examples = examples
+        if not add_help:
+            return
+        self.add_argument("-h", "--help", action=Help, help="print this help")
+        self.add_argument("--help-all", action=Help, help="print the help with all options")
+
+    def short_help(self) -> str:
+        """Return the help with the options that most runs need."""
+        every = [one for one in self._actions if one.option_strings]
+        if len(every) <= FEW:
+            return self._help([one for one in every if "--help-all" not in one.option_strings])
+        return self._help([one for one in every if getattr(one, "common", True)], f"{self.prog} --help-all")
+
+    def format_help(self) -> str:
+        """Return the help with all options."""
+        return self._help([one for one in self._actions if one.option_strings])
+
+    def _help(self, options: Iterable[argparse.Action], all_options: str = "") -> str:
+        formatter, places = self._get_formatter(), self._positionals._group_actions
+        usage = " ".join([self.prog, "[options]", *(formatter._format_args(one, one.dest) for one in places)])
+        formatter.add_usage(usage.replace("%", "%%"), [], [])
+        formatter.add_text(self.description)
+        for group in sorted(self._action_groups, key=lambda one: one is self._optionals):  # general options are last
+            formatter.start_section(group.title)
+            formatter.add_text(group.description)
+            formatter.add_arguments(one for one in group._group_actions if one in options or one in places)
+            formatter.end_section()
+        if all_options:
+            formatter.add_text(f"These are the options that most runs need; {all_options} lists all of them.")
+        return self.with_examples(formatter.format_help())
+
+    def with_examples(self, text: str) -> str:
+        """Return a help with the examples at its end."""
+        return f"{text}\nexamples:\n{textwrap.indent(self.examples.strip(), '  ')}\n" if self.examples else text
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}. See {self.prog} --help.")
@@ -44,7 +155,7 @@ def refuse_option_alone(parser: argparse.ArgumentParser, flag: str) -> None:
     """Say that an option in the place of the command is none."""
     flags = list(parser._option_string_actions)
     if flag.startswith("-") and flag not in flags:
-        near = difflib.get_close_matches(flag, flags, n=1, cutoff=0.7)
+        near = nearest(flag, flags)
         hint = f"did you mean {near[0]}? " if near else "a command comes first. "
         raise UsageError(f"unknown argument {flag!r}: {hint}See tvlars --help.")
 
@@ -54,6 +165,17 @@ def refuse_unknown(parser: argparse.ArgumentParser, command: str, arguments: lis
     flag = arguments[0].partition("=")[0]
     chosen = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction)).choices[command]
     flags = [option for action in chosen._actions for option in action.option_strings]
-    near = difflib.get_close_matches(flag, flags, n=2, cutoff=0.7)
+    near = nearest(flag, flags)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     raise UsageError(f"unknown argument {flag!r} of {command}: {hint}See tvlars {command} --help.")
+
+
+def nearest(flag: str, flags: Iterable[str]) -> list[str]:
+    """Return the options that ``flag`` may stand for, two at most: by meaning, by beginning, then by spelling."""
+    typed, flags = "--" + flag.lstrip("-").replace("_", "-").lower(), list(flags)
+    if (meant := MEANT.get(typed)) in flags:
+        return [str(meant)]
+    if begun := [one for one in flags if len(typed) > 4 and one.startswith(typed)]:
+        return begun[:2]
+    by_word = {one.removeprefix("--"): one for one in flags if one.startswith("--")}
+    return [by_word[one] for one in difflib.get_close_matches(typed.removeprefix("--"), by_word, n=2, cutoff=0.7)]

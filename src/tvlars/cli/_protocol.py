@@ -27,17 +27,17 @@ def add(commands: Any) -> None:
     parser = new_command(commands, "protocol", _refuse)
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION", parser_class=type(parser))
     text = "say what a protocol plans, after all checks; with a folder, in what its runs deviate"
-    check = actions.add_parser("check", help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False)
+    check = actions.add_parser("check", help=text, description=text[0].upper() + text[1:] + ".")
     _add_file(check)
     check.add_argument("folder", metavar="FOLDER", type=Path, nargs="?", help="folder of runs to compare with it")
     text = "training images per second of all processes together, as tvlars bench measures them: says the hours"
     check.add_argument("--speed", type=type_of(float), metavar="IMAGES/S", help=text)
     check.set_defaults(run=_check)
     text = "do all runs of a protocol that are not over"
-    run = actions.add_parser("run", help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False)
+    run = actions.add_parser("run", help=text, description=text[0].upper() + text[1:] + ".")
     _add_file(run)
     text = "folder of the runs, gone on with where it exists (default: runs/ and the protocol's name)"
-    run.add_argument("--out", type=Path, metavar="FOLDER", help=text)
+    run.add_argument("-o", "--out", type=Path, metavar="FOLDER", help=text)
     text = "go on in a folder that began with another protocol; the change is recorded as a deviation"
     run.add_argument("--allow-deviation", action="store_true", help=text)
     add_queue(run, "runs at a time (default: as the protocol's command)")

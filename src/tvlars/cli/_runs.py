@@ -17,7 +17,7 @@ from tvlars.lab.files.marked import check_output, mark, write_output
 from tvlars.lab.history.listing import CSV_HEAD, Listing
 
 FORMATS = ("table", "csv", "json")
-EPILOG = """
+EXAMPLES = """
 tvlars runs                                                 all runs below runs/
 tvlars runs --where optimizer=lars 'test-accuracy>0.9'      conditions: = != < <= > >=, in quotes
 tvlars runs --where 'data=imagefolder:*' lr!=none           * stands for any text, none for an empty cell
@@ -31,9 +31,9 @@ def main(words: list[str]) -> int:
     out: Any = Lasting(sys.stdout)
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(Lasting(sys.stderr)):
         try:
-            parser, commands = without_commands(Parser)
+            parser, commands = without_commands()
             text = COMMANDS["runs"]
-            add_options(commands.add_parser("runs", description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False))
+            add_options(commands.add_parser("runs", description=f"{text[0].upper()}{text[1:]}."))
             parsed, unknown_arguments = parser.parse_known_args(words)
             if unknown_arguments:
                 refuse_unknown(parser, "runs", unknown_arguments)
@@ -51,9 +51,9 @@ def main(words: list[str]) -> int:
             return INTERRUPTED
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
+def add_options(parser: Parser) -> None:
     """Add the options of the command."""
-    parser.formatter_class, parser.epilog = argparse.RawDescriptionHelpFormatter, EPILOG
+    parser.examples = EXAMPLES
     parser.add_argument(
         "folders", metavar="FOLDER", nargs="*", type=Path, help="folders searched for runs (default: runs)"
     )

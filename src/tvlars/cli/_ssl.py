@@ -25,13 +25,17 @@ from tvlars.lab.options import Is
 from tvlars.lab.ssl.methods import METHODS
 
 DEFAULT = "barlow-twins"
+SSL = """
+tvlars ssl --data digits --epochs 5
+tvlars ssl --method simclr --data cifar10 --model resnet18 -b 1024 -o runs/simclr
+"""
 
 
 def add(commands: Any, command: str, config: dict[str, Any]) -> None:
     """Add the commands; ``config`` has the options that a config file sets for ``command``."""
-    ssl = new_command(commands, "ssl", _ssl)
+    ssl = new_command(commands, "ssl", _ssl, SSL)
     text = "one of " + ", ".join(METHODS) + f" (default: {DEFAULT})"
-    ssl.add_argument("--method", default=DEFAULT, metavar="NAME", help=text)
+    ssl.add_argument_group("the method").add_argument("--method", default=DEFAULT, metavar="NAME", help=text)
     add_all(ssl, without=("task", "resume", *names_of(Is.CLASSIFICATION)))
     add_resume(ssl)
     add_config(ssl)

@@ -36,6 +36,16 @@ OF_SCALING = ("batch_size", "epochs", "steps", "keep_best")
 WORKERS = "runs at a time, each a process of its own where there are several (default: 1, in this one)"
 
 
+METAVARS = {"horizons": "[SIZE=]N", "lrs": "[ARM=]LR", "lr_scales": "FACTOR", "target": "SHARE", "within": "POINTS"}
+EXAMPLES = {
+    "robustness": """
+tvlars robustness --data digits --optimizers tvlars lars lamb --seeds 0 1 2
+tvlars robustness --data cifar10 --model resnet18 -b 4096 --lrs 4:64:x2
+""",
+    "scaling": """
+tvlars scaling --data digits --optimizers tvlars lars --batch-sizes 64 128 256 --target 0.9
+""",
+}
 STUDIES: dict[str, tuple[Any, tuple[str, ...], tuple[str, ...]]] = {
     "robustness": (RobustnessConfig, ("within",), WITHOUT),
     "scaling": (ScalingConfig, ("batch_sizes", "target", "horizons"), (*WITHOUT, *OF_SCALING)),
@@ -46,15 +56,15 @@ STUDIES: dict[str, tuple[Any, tuple[str, ...], tuple[str, ...]]] = {
 def add(commands: Any, command: str, config: dict[str, Any]) -> None:
     """Add the commands; ``config`` has the options that a config file sets for ``command``."""
     for name, (kind, own, without) in STUDIES.items():
-        parser = new_command(commands, name, partial(_run, name))
+        parser = new_command(commands, name, partial(_run, name), EXAMPLES[name])
         options = options_of(kind)
-        add_option(parser, options["optimizers"], metavar="NAME")
-        add_arms(parser)
-        add_option(parser, options["seeds"], metavar="N")
-        for one in (*own, "lrs"):
-            add_option(parser, options[one], metavar="N" if options[one].kind is int else "VALUE")
-        add_option(parser, options["lr_scales"], metavar="FACTOR")
-        add_option(parser, options["out"], metavar="FOLDER")
+        what = parser.add_argument_group("what is studied")
+        add_option(what, options["optimizers"])
+        add_arms(what)
+        add_option(what, options["seeds"])
+        for one in (*own, "lrs", "lr_scales"):
+            add_option(what, options[one], metavar=METAVARS.get(one, ""))
+        add_option(parser, options["out"])
         add_queue(parser, WORKERS)
         add_all(parser, without=without)
         add_config(parser)

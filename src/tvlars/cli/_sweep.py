@@ -22,6 +22,7 @@ from tvlars.cli._options import (
     type_of,
     under_protocol,
 )
+from tvlars.cli._parser import rare
 from tvlars.lab.config import OPTIONS, names_of
 from tvlars.lab.console import say
 from tvlars.lab.experiments.arms import Arm
@@ -29,18 +30,27 @@ from tvlars.lab.experiments.tuning.config import TuneConfig
 from tvlars.lab.imported import said_path
 from tvlars.lab.options import Is, options_of
 
+SWEEP = """
+tvlars sweep grid.yaml --dry-run
+tvlars sweep grid.yaml --workers 4 --out runs/grid
+"""
+TUNE = """
+tvlars tune --data digits --optimizers lars lamb --trials 8 --epochs 5
+tvlars tune --data cifar10 --model resnet18 --space lr=1:32:log momentum=0.8,0.9
+"""
+
 
 def add(commands: Any, command: str, config: dict[str, Any]) -> None:
     """Add the commands; ``config`` has the options that a config file sets for ``command``."""
-    sweep = new_command(commands, "sweep", _sweep)
+    sweep = new_command(commands, "sweep", _sweep, SWEEP)
     text = (
         "YAML file: base (options of all runs), grid (option: [values], or option: {optimizer: [values]}), "
         "arms (name: {optimizer: lars, option: value})"
     )
     sweep.add_argument("grid", metavar="GRID.yaml", type=Path, help=text)
     text = "folder of the sweep, gone on with where it exists (default: runs/sweep- and the grid's name)"
-    sweep.add_argument("--out", type=Path, metavar="FOLDER", help=text)
-    add_option(sweep, OPTIONS["log"], default=None, metavar="NAME")
+    sweep.add_argument("-o", "--out", type=Path, metavar="FOLDER", help=text)
+    add_option(sweep, OPTIONS["log"], default=None)
     add_queue(sweep, "runs at a time (default: one for each CUDA device, 1 on a CPU; with Ray over all machines)")
     for name, metavar in DECLARED.items():
         add_option(sweep, options_of(TuneConfig)[name], metavar=metavar)
@@ -52,35 +62,37 @@ def add_queue(parser: argparse.ArgumentParser, workers: str) -> None:
     """Add the options of the queue that does runs; ``workers`` says what their number means."""
     parser.add_argument("--workers", type=type_of(int), metavar="N", help=workers)
     text = "times that a run which failed is tried again (default: 1); one that diverged is not"
-    parser.add_argument("--retries", type=type_of(int), default=1, metavar="N", help=text)
+    rare(parser.add_argument("--retries", type=type_of(int), default=1, metavar="N", help=text))
     text = (
         "run on a Ray cluster: its address, auto for the one that this machine belongs to, or local to start one here; "
         "--out must lie on a file system that all its machines see"
     )
-    parser.add_argument("--ray", metavar="ADDRESS", help=text)
+    rare(parser.add_argument("--ray", metavar="ADDRESS", help=text))
 
 
 def _add_tune(commands: Any, config: dict[str, Any]) -> None:
-    tune = new_command(commands, "tune", _tune)
+    tune = new_command(commands, "tune", _tune, TUNE)
     own = options_of(TuneConfig)
-    for name, metavar in {"optimizers": "NAME", "trials": "N", "sampler": "NAME"}.items():
-        add_option(tune, own[name], metavar=metavar)
-    tune.add_argument(
+    what = tune.add_argument_group("what is tuned")
+    for name in ("optimizers", "trials", "sampler"):
+        add_option(what, own[name])
+    what.add_argument(
         "--arm",
         action="append",
         dest="arms",
         metavar="NAME=OPTIMIZER,OPTION=VALUE,...",
         help="a setting to tune under a name, as in --arm cold=lars,warmup-epochs=0; may be given several times",
     )
-    add_option(tune, own["space"], metavar="[ARM.]OPTION=SPACE", action="extend")
-    for name in ("tune_seeds", "rerun", "widen", "seeds", "prune"):
-        add_option(tune, own[name], metavar="N")
-    add_option(tune, own["spent"], metavar="ARM=N", action="extend")
+    add_option(what, own["space"], metavar="[ARM.]OPTION=SPACE", action="extend")
+    add_option(what, own["seeds"])
+    for name in ("tune_seeds", "rerun", "widen", "prune"):
+        rare(add_option(what, own[name]))
+    rare(add_option(what, own["spent"], metavar="ARM=N", action="extend"))
     for name, metavar in DECLARED.items():
-        add_option(tune, own[name], metavar=metavar)
+        rare(add_option(what, own[name], metavar=metavar))
     text = "runs at a time, of trials one for each arm (default: trials in this process, the others as tvlars sweep)"
     add_queue(tune, text)
-    add_option(tune, own["out"], metavar="FOLDER")
+    add_option(tune, own["out"])
     add_all(tune, without=_not_tuned())
     add_config(tune)
     add_protocol(tune)

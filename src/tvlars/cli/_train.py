@@ -25,6 +25,7 @@ from tvlars.cli._options import (
     train_config,
     under_protocol,
 )
+from tvlars.cli._parser import rare
 from tvlars.cli._sweep import add_queue
 from tvlars.lab.config import OPTIONS
 from tvlars.lab.console import say
@@ -33,23 +34,35 @@ from tvlars.lab.experiments.arms import Arm, owner_of, parse_setting
 from tvlars.lab.experiments.compare_config import USUAL, CompareConfig
 from tvlars.lab.options import options_of
 
+TRAIN = """
+tvlars train --data digits --epochs 5
+tvlars train --data cifar10 --model resnet18 --opt lars -b 4096 -o runs/lars
+tvlars train --resume runs/lars
+"""
+COMPARE = """
+tvlars compare --data digits --optimizers tvlars lars lamb --seeds 0 1 2
+tvlars compare --data cifar10 --model resnet18 -b 1024 4096 --set lars.lr=16
+tvlars compare --optimizers lars --arm cold=lars,warmup-epochs=0 -o runs/cold
+"""
+
 
 def add(commands: Any, command: str, config: dict[str, Any]) -> None:
     """Add the commands; ``config`` has the options that a config file sets for ``command``."""
-    train = new_command(commands, "train", _train)
+    train = new_command(commands, "train", _train, TRAIN)
     add_all(train, without=("resume",))
-    add_option(train, OPTIONS["protocol"], metavar="DIGEST")
+    rare(add_option(train, OPTIONS["protocol"], metavar="DIGEST"))
     add_resume(train)
     add_config(train)
 
-    compare = new_command(commands, "compare", _compare)
+    compare = new_command(commands, "compare", _compare, COMPARE)
     own = options_of(CompareConfig)
-    add_option(compare, own["optimizers"], metavar="NAME")
-    add_option(compare, own["batch_sizes"], flag="--batch-size", metavar="N")
-    add_option(compare, own["seeds"], metavar="N")
-    add_arms(compare)
+    what = compare.add_argument_group("what is compared")
+    add_option(what, own["optimizers"])
+    add_option(what, own["batch_sizes"], flag="--batch-size")
+    add_option(what, own["seeds"])
+    add_arms(what)
     for name, metavar in DECLARED.items():
-        add_option(compare, own[name], metavar=metavar)
+        rare(add_option(what, own[name], metavar=metavar))
     add_queue(compare, "runs at a time, each a process of its own where there are several (default: 1, in this one)")
     add_all(compare, without=("optimizer", "batch_size", "seed", "resume", "arm"))
     add_config(compare)
@@ -64,7 +77,7 @@ def add(commands: Any, command: str, config: dict[str, Any]) -> None:
     add_those_of_data(evaluate, default=None)
 
 
-def add_arms(parser: argparse.ArgumentParser) -> None:
+def add_arms(parser: Any) -> None:
     """Add the options that set arms, and options of one of them alone."""
     parser.add_argument(
         "--arm",

@@ -72,14 +72,14 @@ EARLIER_NAMES = {"warmup-cosine": "cosine"}
 ONE_MACHINE = "a run of a sweep is on one machine"
 
 
-def _planned(help: str, **more: Any) -> Any:
+def _planned(help: str, kinds: Is = Is.TRAINED, **more: Any) -> Any:
     """Return the field of an option that :func:`tvlars.plan` chooses if it is None."""
-    return option(None, help, Is.PLANNED | Is.TUNABLE, **more)
+    return option(None, help, kinds | Is.PLANNED | Is.TUNABLE, **more)
 
 
-def _of_schedule(name: str, help: str, **more: Any) -> Any:
+def _of_schedule(name: str, help: str, kinds: Is = Is.TRAINED, **more: Any) -> Any:
     """Return the field of an option of the schedules that :func:`tvlars.plan` has it for."""
-    return _planned(help, schedules=tuple(kind for kind in CURVES if name in options_of_schedule(kind)), **more)
+    return _planned(help, kinds, schedules=tuple(kind for kind in CURVES if name in options_of_schedule(kind)), **more)
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class TrainConfig:
     data: str = option(
         "digits",
         f"one of {{choices}}, {FOLDER_PREFIX}PATH, torchvision:CLASS, ./file.py:function",
-        Is.SAME | Is.LOADS,
+        Is.SAME | Is.LOADS | Is.COMMON,
         section="the run",
         choices=DATASETS,
         closed=False,
@@ -125,7 +125,8 @@ class TrainConfig:
         None,
         "training images held out to choose by, the same for every run: a number (5000) or a share (0.1), of each "
         "class alike (default: the val folder beside test, where there is one, else none; 0: none)",
-        Is.SAME,
+        Is.SAME | Is.COMMON,
+        metavar="N|SHARE",
     )
     validation_seed: int = option(0, "seed that images are held out by", Is.SAME, within=(0, MAX_SEED))
     test: bool = option(
@@ -146,7 +147,7 @@ class TrainConfig:
         Is.SAME | Is.CLASSIFICATION,
     )
     model: str = option(
-        "small_resnet", f"one of {{choices}}, {', '.join(FORMS)}", Is.SETUP, choices=MODELS, closed=False
+        "small_resnet", f"one of {{choices}}, {', '.join(FORMS)}", Is.SETUP | Is.COMMON, choices=MODELS, closed=False
     )
     stem: str | None = option(
         None,
@@ -174,31 +175,38 @@ class TrainConfig:
     optimizer: str = option(
         "tvlars",
         "one of {choices}, or the import path of any other, as torch.optim.NAdam or ./file.py:name",
-        Is.AXIS,
+        Is.AXIS | Is.COMMON,
         choices=OPTIMIZERS,
         closed=False,
     )
-    batch_size: int = option(256, "samples per optimizer step", Is.AXIS, within=(2, MOST))
-    epochs: int | None = option(EPOCHS, "passes over the training set", Is.SAME, within=(1, 10**9))
+    batch_size: int = option(256, "samples per optimizer step", Is.AXIS | Is.COMMON, within=(2, MOST))
+    epochs: int | None = option(EPOCHS, "passes over the training set", Is.SAME | Is.COMMON, within=(1, 10**9))
     steps: int | None = option(
         None, "optimizer steps, in place of epochs; the last epoch may be a part of one", Is.SAME, within=(1, 10**9)
     )
-    seed: int = option(0, "seed of initialization, shuffling and augmentation", Is.AXIS, within=(0, MAX_SEED))
+    seed: int = option(
+        0, "seed of initialization, shuffling and augmentation", Is.AXIS | Is.COMMON, within=(0, MAX_SEED)
+    )
 
     lr: float | None = _planned(
         "learning rate (default: from the batch size, see tvlars.plan)",
+        Is.COMMON,
         section="the optimizer",
         above=True,
         within=(0, MAX_LR),
     )
     bias_norm_lr_scale: float | None = _planned("lr of biases and norms is lr times this (default: from the plan)")
-    weight_decay: float | None = _planned("of all but biases and norms (default: from the plan)")
+    weight_decay: float | None = _planned(
+        "weight decay of all but biases and norms (default: from the plan)", Is.COMMON
+    )
     momentum: float | None = _planned("of tvlars, lars and sgd (default: 0.9)", optimizers=WITH_MOMENTUM)
     nesterov: bool | None = _planned(
         "Nesterov momentum of tvlars, lars and sgd (default: yes)", optimizers=WITH_MOMENTUM
     )
     optimizer_options: str | None = option(
-        None, "further arguments of the optimizer, as in 'betas=(0.9,0.95) eps=1e-6' (default: its own)"
+        None,
+        "further arguments of the optimizer, as in 'betas=(0.9,0.95) eps=1e-6' (default: its own)",
+        parts=("NAME=VALUE", " "),
     )
     trust_coefficient: float | None = option(
         None, "of tvlars and lars (default: 0.001)", Is.TUNABLE, above=True, optimizers=TRUSTING, within=(0, None)
@@ -219,7 +227,7 @@ class TrainConfig:
         "auto",
         "one of {choices}, or the import path of a torch LR scheduler or of a function (step, plan) -> factor, as "
         "torch.optim.lr_scheduler.OneCycleLR or ./file.py:name; tvlars has its own",
-        Is.TUNABLE,
+        Is.TUNABLE | Is.COMMON,
         section="the schedule",
         choices=SCHEDULES,
         closed=False,
@@ -232,10 +240,12 @@ class TrainConfig:
         Is.TUNABLE,
         schedules=(USERS,),
         optimizers=OTHERS,
+        parts=("NAME=VALUE", " "),
     )
     warmup_epochs: float | None = _of_schedule(
         "warmup_epochs",
         "epochs of linear warm-up, may be 0 (default: a fifth before cosine, linear, polynomial, trapezoid, else 0)",
+        Is.COMMON,
         optimizers=OTHERS,
     )
     warmup_steps: int | None = _of_schedule(
@@ -271,7 +281,7 @@ class TrainConfig:
     augment: bool = option(
         True,
         "random crops, and mirroring where the data set allows it",
-        Is.SETUP | Is.CLASSIFICATION,
+        Is.SETUP | Is.CLASSIFICATION | Is.COMMON,
         section="the rest",
     )
     crop_padding: int | None = option(
@@ -344,14 +354,15 @@ class TrainConfig:
     precision: str = option(
         "auto",
         "one of {choices}; auto is bf16-mixed where that is faster",
+        Is.COMMON,
         choices=("auto", "32-true", "bf16-mixed", "16-mixed"),
     )
-    accelerator: str = option("auto", "one of {choices}", Is.MEANS, choices=("auto", "cpu", "cuda", "mps"))
+    accelerator: str = option("auto", "one of {choices}", Is.MEANS | Is.COMMON, choices=("auto", "cpu", "cuda", "mps"))
     compile: bool = option(False, "compile the model with torch.compile", Is.MEANS | Is.CLASSIFICATION)
     log: tuple[str, ...] = option(
         (),
         "loggers that are given every row too: {choices}, or the import path of a function from run folder to logger",
-        Is.MACHINE,
+        Is.MACHINE | Is.COMMON,
         choices=LOGGERS,
         closed=False,
     )
@@ -367,17 +378,20 @@ class TrainConfig:
         "widths of the projector's layers (default: 4096-4096-4096, on a CPU 512-512-512)",
         Is.SELF_SUPERVISED,
         section="self-supervised learning",
+        metavar="WIDTHS",
     )
     method_options: str | None = option(
         None,
         "options of the method, as in lambda_param=0.005 (the run says which it takes)",
         Is.SELF_SUPERVISED | Is.TUNABLE,
+        parts=("NAME=VALUE", ","),
     )
     evaluations: str = option(
         EVALUATIONS,
         "what features are tested by: linear, knn, random, random-knn, finetune, linear-1%%, finetune-10%% and so on, "
         f"with commas between, or none (default: {EVALUATIONS})",
-        Is.MEASURED | Is.SAME | Is.SELF_SUPERVISED,
+        Is.MEASURED | Is.SAME | Is.SELF_SUPERVISED | Is.COMMON,
+        parts=("NAME", ","),
     )
     layer_stats: int | None = option(
         None,
@@ -399,12 +413,14 @@ class TrainConfig:
         "metrics of torchmetrics as import paths, with commas between, as in "
         "f1=torchmetrics.classification.MulticlassF1Score, after every epoch",
         Is.MEASURED | Is.CLASSIFICATION,
+        parts=("[NAME=]PATH", ","),
     )
     sharpness: str | None = option(
         None,
         "when to measure the sharpness of the loss: end, epochs:N for every N-th and the last, steps:7,14, or "
         "loss:1.0,0.5, where the training loss (mean of 3 steps) first falls to a level; several joined by ';'",
-        Is.MEASURED | Is.CLASSIFICATION,
+        Is.MEASURED | Is.CLASSIFICATION | Is.COMMON,
+        parts=("WHEN", ";"),
     )
     sharpness_samples: int = option(
         SHARPNESS_SAMPLES,
@@ -425,13 +441,13 @@ class TrainConfig:
         within=(2, MOST),
     )
     noise_scale: bool = option(
-        False, "measure the gradient noise scale after every epoch", Is.MEASURED | Is.CLASSIFICATION
+        False, "measure the gradient noise scale after every epoch", Is.MEASURED | Is.CLASSIFICATION | Is.COMMON
     )
 
     devices: int | None = option(
         None,
         "processes on each machine, one a device (default: 1, or as many as torchrun started)",
-        Is.MACHINE | Is.SEVERAL,
+        Is.MACHINE | Is.SEVERAL | Is.COMMON,
         section="many processes, and long runs",
         within=(1, 2**20),
     )
@@ -461,11 +477,13 @@ class TrainConfig:
         "HOST:PORT of the first machine, the same on all, where nodes is more than 1",
         Is.MACHINE | Is.SEVERAL,
         not_in_grids=ONE_MACHINE,
+        metavar="HOST:PORT",
     )
     checkpoint_every: str | None = option(
         None,
         "how often to save what resume needs: 5m (or s, h), 2-epochs, 100-steps (default: never, but when stopped)",
-        Is.MEANS,
+        Is.MEANS | Is.COMMON,
+        metavar="INTERVAL",
     )
     checkpoint_keep: int = option(2, "newest checkpoints that are kept", Is.MEANS, within=(1, 10**6))
     resume: bool = option(
@@ -486,7 +504,7 @@ class TrainConfig:
     out: Path | None = option(
         None,
         "run folder to write, new or empty (default: below runs/)",
-        Is.MACHINE | Is.OWN,
+        Is.MACHINE | Is.OWN | Is.COMMON,
         not_in_grids="every run has its own folder in that of the sweep",
     )
 

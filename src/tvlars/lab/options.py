@@ -60,6 +60,8 @@ class Is(Flag):
     """Only for several processes."""
     LOADS = auto()
     """Determines which data are loaded."""
+    COMMON = auto()
+    """In the short help of commands."""
     OWN = auto()
     """Not copied when a run is made from the config of another."""
 
@@ -90,6 +92,10 @@ class Option:
     """Schedules with this option; () for all."""
     not_in_grids: str = ""
     """Reason why grids must not set it; "" if they may."""
+    metavar: str = ""
+    """Placeholder of the value in the help, "" for that of the kind."""
+    parts: tuple[str, str] = ("", "")
+    """Placeholder of a part of a text, and separator: the command line takes several words too, and joins them."""
     name: str = ""
     kind: type = str
     many: bool = False

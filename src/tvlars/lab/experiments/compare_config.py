@@ -34,12 +34,12 @@ class CompareConfig:
     """Options of all runs; its optimizer, arm, seed and out are ignored or chosen here."""
     optimizers: tuple[str, ...] = option(
         (),
-        "those compared, known ones ({choices}) or import paths (default: tvlars lars lamb; with arms none)",
+        "optimizers to compare: {choices}, or import paths (default: tvlars lars lamb; with arms none)",
         choices=OPTIMIZERS,
         closed=False,
     )
     batch_sizes: tuple[int, ...] = option((), "samples per optimizer step (default: that of a run, 256)")
-    seeds: tuple[int, ...] = option((0, 1, 2), "one or more")
+    seeds: tuple[int, ...] = option((0, 1, 2), "seeds of initialization, shuffling and augmentation")
     overrides: tuple[tuple[str, str, Any], ...] = ()
     """(optimizer or arm, option, value): options of ``TrainConfig``, or arguments of the optimizer's class, for one
     alone."""

@@ -33,11 +33,11 @@ class StudyConfig:
     """Options of all runs; its optimizer, arm, seed, lr, test, out and resume are ignored or chosen here."""
     optimizers: tuple[str, ...] = option(
         (),
-        "those studied, known ones ({choices}) or import paths (default: tvlars lars lamb; with arms none)",
+        "optimizers to study: {choices}, or import paths (default: tvlars lars lamb; with arms none)",
         choices=OPTIMIZERS,
         closed=False,
     )
-    seeds: tuple[int, ...] = option((0, 1, 2), "one or more", within=(0, MAX_SEED))
+    seeds: tuple[int, ...] = option((0, 1, 2), "seeds of the runs", within=(0, MAX_SEED))
     overrides: tuple[tuple[str, str, Any], ...] = ()
     """(optimizer or arm, option, value): options for one alone, as of ``CompareConfig``."""
     arms: tuple[Arm, ...] = ()

@@ -38,7 +38,7 @@ class TuneConfig:
     """Options of all runs; its optimizer, arm, seed, out and resume are ignored."""
     optimizers: tuple[str, ...] = option(
         (),
-        "those tuned, known ones ({choices}) or import paths (default: tvlars lars lamb; with arms none)",
+        "optimizers to tune: {choices}, or import paths (default: tvlars lars lamb; with arms none)",
         choices=OPTIMIZERS,
         closed=False,
     )
