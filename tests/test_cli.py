@@ -39,7 +39,7 @@ from tvlars.lab import load_run
         ("train --data imagefolder:nowhere", "/nowhere'"),
         (
             "train --config nowhere.json",
-            "config must be a JSON file or a run folder, but 'nowhere.json' cannot be read: No such",
+            "config must be a run folder, a JSON or a YAML file, but 'nowhere.json' cannot be read: No such",
         ),
         ("train --resume nowhere", "resume must be a run folder, but 'nowhere' cannot be read: No such"),
         (

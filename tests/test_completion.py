@@ -17,6 +17,8 @@ CASES = [
     ("tr", {"train"}),
     ("do", {"doctor"}),
     ("train --opt", {"--opt", "--optimizer", "--optimizer-options"}),
+    ("compare --op", {"--opt", "--optimizer-options", "--optimizers"}),
+    ("train --help", {"--help", "--help-all"}),
     ("train --optimizer l", {"lars", "lamb"}),
     ("train --epochs 3 --layer-s", {"--layer-stats"}),
     ("compare --optimizers tvlars la", {"lars", "lamb"}),

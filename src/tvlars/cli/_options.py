@@ -8,16 +8,18 @@ import os
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import MISSING, asdict, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from tvlars._reading import read_json, reason
 from tvlars.cli._names import COMMANDS
-from tvlars.cli._parser import Parser, rare
+from tvlars.cli._parser import Listed, Parser, rare, words_of
+from tvlars.lab.arguments import parse_literal
 from tvlars.lab.config import OPTIONS, TrainConfig
 from tvlars.lab.console import aside, say
-from tvlars.lab.errors import UsageError
-from tvlars.lab.options import Is, Option, parse_value
+from tvlars.lab.errors import UsageError, unknown
+from tvlars.lab.options import Is, Option, options_of, parse_value
 from tvlars.lab.processes.launcher import launch, report, wanted
 
 DECLARED = {"family": "PAIRS", "margin": "POINTS"}
@@ -72,13 +74,45 @@ def config_file(arguments: Sequence[str]) -> dict[str, Any]:
     try:
         if file.is_dir():
             file = file / "config.json"
+        if named.config and file.suffix.lower() in (".yaml", ".yml"):
+            return _of_yaml(file, arguments[0])
         values = read_json(file)
+    except UsageError:
+        raise
     except (OSError, ValueError) as error:
-        what = "config must be a JSON file or a run folder" if named.config else "resume must be a run folder"
+        what = "config must be a run folder, a JSON or a YAML file" if named.config else "resume must be a run folder"
         raise UsageError(f"{what}, but {str(file)!r} cannot be read: {reason(error)}") from error
     if not isinstance(values, dict):
         raise UsageError(f"{'config' if named.config else 'resume'} must hold an object of options, got {values!r:.60}")
     return values
+
+
+def _of_yaml(file: Path, command: str) -> dict[str, Any]:
+    """Return the options in a YAML file, spelled with - or _: those of a run, and those of ``command`` itself."""
+    from tvlars.lab.experiments.yaml_file import read_yaml
+    from tvlars.lab.protocol.parse import CONFIGS
+
+    values = read_yaml(file, "config")
+    if not isinstance(values, dict):
+        raise UsageError(f"config must hold options as in 'epochs: 30', but {str(file)!r} holds {values!r:.60}")
+    module, kind = CONFIGS.get(command, ("", ""))
+    own = options_of(getattr(import_module(module), kind)) if module else {}
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        name = str(key).replace("-", "_")
+        if f"{name}s" in own:  # as in batch-size: 128
+            name, value = f"{name}s", value if isinstance(value, list) else [value]
+        if name in ("out", "resume", "protocol"):
+            raise UsageError(f"{name} must not be given in a config, which is for any run: give it as --{name}")
+        if name in found:
+            raise UsageError(f"config must have {name} once, but {str(file)!r} has it twice")
+        one = {**OPTIONS, **own}.get(name)
+        if one is None:
+            raise unknown(f"option of {str(file)!r}", key, [*OPTIONS, *own])
+        value = one.convert(value)
+        found[name] = list(value) if isinstance(value, tuple) else value
+    base = {name: value for name, value in found.items() if name not in own}
+    return {"base": base, **{name: value for name, value in found.items() if name in own}} if own else base
 
 
 def _of_protocol(file: Path, command: str, config: Path | None) -> dict[str, Any]:
@@ -165,7 +199,9 @@ def add_option(
     """Add an option; its own default, flag and metavar are taken unless others are given."""
     default, text = one.default if default is MISSING else default, one.text
     if one.many:
-        default, more = default if default is None else list(default), {"nargs": "+", **more}
+        default, more = default if default is None else list(default), {"nargs": "+", "action": Listed, **more}
+    elif one.parts[1]:
+        more = {"nargs": "+", "action": joined(one.parts[1]), **more}
     if default not in (None, []) and "default" not in text:
         said = "yes" if default is True else "no" if default is False else default
         text += f" (default: {' '.join(map(str, default)) if one.many else said})"
@@ -173,14 +209,57 @@ def add_option(
         more["action"] = argparse.BooleanOptionalAction
     else:
         of_kind = KIND_NAMES.get(one.kind) or ("TEXT" if not one.choices else "NAME" if one.closed else "NAME|PATH")
-        more.update(
-            type=type_of(one.kind), metavar=metavar or one.metavar or one.parts[0] or one.unit.upper() or of_kind
-        )
+        convert = type_of(one.kind)
+        if one.many:  # texts other than names may have commas of their own
+            split = words_of if one.choices or one.kind is not str else lambda text: [text]
+            more = {"type": lambda text: [convert(part) for part in split(text)], **more}
+        more = {"type": text_of_mapping if one.parts[0] == "NAME=VALUE" else convert, **more}
+        more["metavar"] = metavar or one.metavar or one.parts[0] or one.unit.upper() or of_kind
     flag = flag or "--" + one.name.replace("_", "-")
     names = sorted({flag, ALIASES.get(flag, flag)}, key=lambda name: (name.startswith("--"), -len(name)))
     action: argparse.Action = parser.add_argument(*names, default=default, **more)
     action.help = text  # Python 3.10 would add the default of a flag to one that it is given
     return action
+
+
+def joined(separator: str) -> type[argparse.Action]:
+    """Return the action that joins words to a text."""
+
+    class Joined(argparse.Action):
+        def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+            words = values if len(values) == 1 else [word.strip(f"{separator} ") for word in values]
+            setattr(namespace, self.dest, separator.join(words))
+
+    return Joined
+
+
+def text_of_mapping(text: str) -> str:
+    """Return NAME=VALUE of each value of a mapping in YAML or JSON, as in ``{eps: 1e-6}``; other text as it is."""
+    if not text.lstrip().startswith("{"):
+        return text
+    import yaml
+
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        if not isinstance(node, yaml.MappingNode):
+            raise ValueError("it is no mapping")
+        return ",".join(f"{name.value}={_literal(value)!r}" for name, value in node.value)
+    except (yaml.YAMLError, ValueError, AttributeError, RecursionError) as error:
+        why = getattr(error, "problem", None) or str(error)
+        raise argparse.ArgumentTypeError(
+            f"must be NAME=VALUE, or a mapping as {{eps: 1e-6}}, got {text!r}: {why}"
+        ) from None
+
+
+def _literal(node: Any) -> Any:
+    """Return the value of a node of YAML; text without quotes is a literal of Python if it can be."""
+    import yaml
+
+    if isinstance(node.value, str):
+        return node.value if node.style in ("'", '"') else parse_literal(node.value.replace("null", "none"))
+    if isinstance(node, yaml.MappingNode):
+        return {name.value: _literal(value) for name, value in node.value}
+    return [_literal(one) for one in node.value]
 
 
 def type_of(kind: type) -> Callable[[str], Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
 import re
 import sys
 import textwrap
@@ -14,6 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
+from tvlars.lab.arguments import split_outside
 from tvlars.lab.console import Lasting
 from tvlars.lab.errors import UsageError, unknown
 
@@ -40,6 +42,32 @@ MEANT = {
 """Options under the names that other programs have for them."""
 FEW = 25
 """Most options of a command whose short help is the long one."""
+
+
+class Listed(argparse.Action):
+    """Take lists of values, as ``type=`` makes one of each word, for one list."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        setattr(namespace, self.dest, [one for some in values for one in some])
+
+
+class Extended(Listed):
+    """Add to what was given before."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        before = list(getattr(namespace, self.dest) or [])
+        super().__call__(parser, namespace, values)
+        setattr(namespace, self.dest, before + getattr(namespace, self.dest))
+
+
+def words_of(text: str) -> list[str]:
+    """Return the parts of a word between commas, those in brackets and quotes aside; a file with commas is one."""
+    return [text] if os.path.isfile(text.rpartition(":")[0]) else split_outside(text, ",") or [text]
+
+
+def settings_of(text: str) -> list[str]:
+    """Return the parts of a word that are ``NAME.NAME=VALUE``, with commas between, and perhaps in the values."""
+    return re.split(r",(?=[^,=\s]+\.[\w-]+=)", text)
 
 
 def rare(action: argparse.Action) -> argparse.Action:
@@ -126,6 +154,9 @@ class Parser(argparse.ArgumentParser):
         return f"{text}\nexamples:\n{textwrap.indent(self.examples.strip(), '  ')}\n" if self.examples else text
 
     def error(self, message: str) -> NoReturn:
+        message = re.sub(
+            r"^argument (-[^: ]+):", lambda found: f"argument {max(found[1].split('/'), key=len)}:", message
+        )
         raise UsageError(f"{message}. See {self.prog} --help.")
 
     def _get_value(self, action: argparse.Action, arg_string: str) -> Any:

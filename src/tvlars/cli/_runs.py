@@ -10,7 +10,7 @@ from typing import Any
 
 from tvlars._command import BAD_INPUT, INTERRUPTED, not_imported
 from tvlars.cli._names import COMMANDS, without_commands
-from tvlars.cli._parser import Parser, refuse_unknown
+from tvlars.cli._parser import Extended, Parser, refuse_unknown, words_of
 from tvlars.lab.console import Lasting, aside, say
 from tvlars.lab.errors import UsageError, unknown
 from tvlars.lab.files.marked import check_output, mark, write_output
@@ -60,9 +60,9 @@ def add_options(parser: Parser) -> None:
     text = "runs that meet all conditions on options and results, as optimizer=lars 'test-accuracy>0.9'"
     parser.add_argument("--where", nargs="+", action="extend", default=[], metavar="CONDITION", help=text)
     text = "columns to sort by, in descending order after - (default: by folder)"
-    parser.add_argument("--sort", nargs="+", action="extend", default=[], metavar="COLUMN", help=text)
+    parser.add_argument("--sort", nargs="+", action=Extended, type=words_of, default=[], metavar="COLUMN", help=text)
     text = "options and results to show (default: settings that differ, and the main results)"
-    parser.add_argument("--columns", nargs="+", action="extend", default=[], metavar="COLUMN", help=text)
+    parser.add_argument("--columns", nargs="+", action=Extended, type=words_of, default=[], metavar="COLUMN", help=text)
     parser.add_argument(
         "--format", default=None, metavar="FORMAT", help="table (default), csv or json, with all digits"
     )

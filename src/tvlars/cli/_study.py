@@ -75,7 +75,7 @@ def add(commands: Any, command: str, config: dict[str, Any]) -> None:
 
 def _defaults(config: dict[str, Any], kind: Any, without: Sequence[str]) -> dict[str, Any]:
     """Return the defaults that a run's config gives, or that of a study under a protocol."""
-    own = {name: config[name] for name in options_of(kind) if "base" in config and name != "out"}
+    own = {name: config[name] for name in options_of(kind) if name in config and name != "out"}
     arms = tuple(Arm(**one) for one in config.get("arms", ()))
     return {**defaults_of_run(config.get("base", config), without), **own, "stored_arms": arms}
 

@@ -22,7 +22,7 @@ from tvlars.cli._options import (
     type_of,
     under_protocol,
 )
-from tvlars.cli._parser import rare
+from tvlars.cli._parser import Extended, rare, words_of
 from tvlars.lab.config import OPTIONS, names_of
 from tvlars.lab.console import say
 from tvlars.lab.experiments.arms import Arm
@@ -78,16 +78,17 @@ def _add_tune(commands: Any, config: dict[str, Any]) -> None:
         add_option(what, own[name])
     what.add_argument(
         "--arm",
-        action="append",
+        nargs="+",
+        action="extend",
         dest="arms",
         metavar="NAME=OPTIMIZER,OPTION=VALUE,...",
-        help="a setting to tune under a name, as in --arm cold=lars,warmup-epochs=0; may be given several times",
+        help="a setting to tune under a name, as in --arm cold=lars,warmup-epochs=0; may be several",
     )
-    add_option(what, own["space"], metavar="[ARM.]OPTION=SPACE", action="extend")
+    add_option(what, own["space"], metavar="[ARM.]OPTION=SPACE", action=Extended)
     add_option(what, own["seeds"])
     for name in ("tune_seeds", "rerun", "widen", "prune"):
         rare(add_option(what, own[name]))
-    rare(add_option(what, own["spent"], metavar="ARM=N", action="extend"))
+    rare(add_option(what, own["spent"], metavar="ARM=N", action=Extended, type=words_of))
     for name, metavar in DECLARED.items():
         rare(add_option(what, own[name], metavar=metavar))
     text = "runs at a time, of trials one for each arm (default: trials in this process, the others as tvlars sweep)"
@@ -108,7 +109,7 @@ def _not_tuned() -> tuple[str, ...]:
 def _defaults_of_tune(config: dict[str, Any]) -> dict[str, Any]:
     """Return the defaults that a run's config gives, or that of a tuning under a protocol."""
     defaults = defaults_of_run(config.get("base", config), _not_tuned())
-    own = {name: config[name] for name in options_of(TuneConfig) if "base" in config and name != "out"}
+    own = {name: config[name] for name in options_of(TuneConfig) if name in config and name != "out"}
     return {**defaults, **own, "stored_arms": tuple(Arm(**one) for one in config.get("arms", ()))}
 
 

@@ -25,7 +25,7 @@ from tvlars.cli._options import (
     train_config,
     under_protocol,
 )
-from tvlars.cli._parser import rare
+from tvlars.cli._parser import Extended, rare, settings_of
 from tvlars.cli._sweep import add_queue
 from tvlars.lab.config import OPTIONS
 from tvlars.lab.console import say
@@ -81,15 +81,17 @@ def add_arms(parser: Any) -> None:
     """Add the options that set arms, and options of one of them alone."""
     parser.add_argument(
         "--arm",
-        action="append",
+        nargs="+",
+        action="extend",
         dest="arms",
         metavar="NAME=OPTIMIZER,OPTION=VALUE,...",
-        help="a setting to compare under a name, as in --arm cold=lars,warmup-epochs=0; may be given several times",
+        help="a setting to compare under a name, as in --arm cold=lars,warmup-epochs=0; may be several",
     )
     parser.add_argument(
         "--set",
         nargs="+",
-        action="extend",
+        action=Extended,
+        type=settings_of,
         metavar="OPTIMIZER.OPTION=VALUE",
         help="an option, or an argument of its class, for one optimizer alone, as in --set lars.lr=16 lamb.eps=1e-8",
     )

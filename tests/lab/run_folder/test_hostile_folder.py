@@ -494,7 +494,7 @@ def test_an_option_may_be_two_dashes(tmp_path: Path) -> None:
         (["train", "--lr=--"], "argument --lr: must be a number, got '--'"),
         (["train", "--data=--"], "unknown data set '--'"),
         (["train", "--resume=--"], "resume must be a run folder, but '--' cannot be read"),
-        (["train", "--config=--"], "config must be a JSON file or a run folder, but '--' cannot be read"),
+        (["train", "--config=--"], "config must be a run folder, a JSON or a YAML file, but '--' cannot be read"),
         (["compare", "--seeds=--"], "argument --seeds: must be an integer, got '--'"),
         (["compare", "--optimizers=--"], "unknown optimizer '--'"),
         (["bench", "--seconds=--"], "argument --seconds: must be a number, got '--'"),
