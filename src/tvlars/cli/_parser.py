@@ -82,7 +82,7 @@ class Help(argparse.Action):
     def __init__(self, option_strings: list[str], dest: str, help: str) -> None:
         super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help=help)
 
-    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> NoReturn:
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         out = Lasting(sys.stdout)
         out.write(parser.format_help() if option_string == "--help-all" else parser.short_help())
         out.flush()
@@ -117,7 +117,7 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, *args: Any, examples: str = "", add_help: bool = True, **more: Any) -> None:
-        super().__init__(*args, **{"formatter_class": Formatter, "allow_abbrev": False, **more}, add_help=False)
+        super().__init__(*args, **{"formatter_class": Formatter, "allow_abbrev": False, **more, "add_help": False})
         self.examples = examples
         if not add_help:
             return
