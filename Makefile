@@ -3,7 +3,7 @@
 # make quick: lint, types, tests of the core and of files changed since the last commit (SINCE=main: since main).
 # make test-wheel: the core's tests on the built wheel, with torch alone. make test-oldest: core and laboratory with
 # the oldest torch that is supported. Both download several GB the first time; test-oldest keeps its environment in build/.
-# make docs: the site, in site/. make figures: draws its figures anew.
+# make docs: the site, in site/. make figures: draws its figures anew. make notebook: runs examples/quickstart.ipynb anew.
 
 PYTHON ?= python3
 VENV := .venv
@@ -15,7 +15,7 @@ CORE_TESTS := tests/optim tests/test_schedule.py tests/test_groups.py tests/test
 
 NUMPY_TESTS := $(addprefix tests/optim/,test_parity.py test_distributed.py triton test_step_time_cuda.py)
 
-.PHONY: demo test quick lint style test-wheel test-oldest setup docs figures clean
+.PHONY: demo test quick lint style test-wheel test-oldest setup docs figures notebook clean
 
 demo: $(READY)
 	$(BIN)/tvlars compare --data digits --optimizers tvlars lars lamb --seeds 0 1 2 --batch-size 256 --epochs 30
@@ -62,6 +62,9 @@ docs: $(READY)
 
 figures: $(READY)
 	for script in schedules layers batches; do $(BIN)/python docs/figures/$$script.py || exit 1; done
+
+notebook: $(READY)
+	$(BIN)/python tools/run_notebook.py
 
 $(READY): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

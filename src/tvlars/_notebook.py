@@ -85,12 +85,14 @@ def picture(lines: Sequence[Line], title: str, x: str, *, log: str = "", zero: b
     bottom = HEIGHT - BOTTOM
     axes = f'<path d="M{LEFT} {TOP}V{bottom}H{WIDTH - RIGHT}" fill="none" stroke="currentColor" opacity="0.4"/>'
     texts = [
-        _text(LEFT, TOP - 12, title, "start", legend=[line for line in lines if line.name]),
+        _text(
+            LEFT, TOP - 12, title + ", log scale" * ("y" in log), "start", legend=[line for line in lines if line.name]
+        ),
         _text(LEFT - 6, bottom, f"{ends[0]:.3g}", "end"),
         _text(LEFT - 6, TOP + 8, f"{ends[1]:.3g}", "end"),
         _text(LEFT, bottom + 15, f"{first:,.6g}", "start"),
         _text(WIDTH - RIGHT, bottom + 15, f"{last:,.6g}", "end"),
-        _text(LEFT + wide / 2, bottom + 15, x, "middle"),
+        _text(LEFT + wide / 2, bottom + 15, x + ", log scale" * ("x" in log), "middle"),
     ]
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" '

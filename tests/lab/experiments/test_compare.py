@@ -67,7 +67,7 @@ def test_a_comparison_shows_itself_in_a_notebook(comparison: Comparison) -> None
     assert repr(comparison) == f"Comparison(tvlars, sgd: 8 runs, folder {str(comparison.folder)!r})"
     shown = comparison._repr_html_()
     assert shown.count("<svg") == 1
-    assert "batch size</text>" in shown
+    assert "batch size, log scale</text>" in shown
     assert all(html.escape(sentence) in shown for sentence in comparison.answers())
     one_size = replace(comparison, runs=[run for run in comparison.runs if run.batch_size == 128])
     assert "epoch</text>" in one_size._repr_html_()
