@@ -109,41 +109,36 @@ class TrainConfig:
         choices=DATASETS,
         closed=False,
     )
-    data_dir: Path | None = option(
-        None, "folder where the data set lies or is downloaded to", Is.MACHINE | Is.SAME | Is.LOADS
-    )
+    data_dir: Path | None = option(None, "folder of the data set, or of its download", Is.MACHINE | Is.SAME | Is.LOADS)
     image_size: int | None = option(
         None,
-        "pixels that images are scaled to: of a folder, torchvision or a user's Dataset (default: their own)",
+        "size in pixels to which images of a folder, torchvision or your Dataset are scaled (default: their own)",
         Is.SAME | Is.LOADS,
         within=(8, MOST_PIXELS),
     )
-    skip_bad_images: bool = option(
-        False, "go on without those images of a folder that cannot be read", Is.SAME | Is.LOADS
-    )
+    skip_bad_images: bool = option(False, "skip images of a folder that cannot be read", Is.SAME | Is.LOADS)
     validation: float | None = option(
         None,
-        "training images held out to choose by, the same for every run: a number (5000) or a share (0.1), of each "
-        "class alike (default: the val folder beside test, where there is one, else none; 0: none)",
+        "training images held out for validation, the same for every run, stratified by class: a number (5000) or a "
+        "share (0.1) (default: the val folder, if there is one beside test, else none; 0: none)",
         Is.SAME | Is.COMMON,
         metavar="N|SHARE",
     )
-    validation_seed: int = option(0, "seed that images are held out by", Is.SAME, within=(0, MAX_SEED))
+    validation_seed: int = option(0, "seed of the validation split", Is.SAME, within=(0, MAX_SEED))
     test: bool = option(
         True,
-        "read the test set at the end, with images for validation; without it what is reported is of validation",
+        "with validation images: also test at the end; --no-test reports validation only",
         Is.SAME,
     )
     data_workers: int | None = option(
         None,
-        "processes that read a user's data and augment images one by one; 0: none (default: one per core where that "
-        "takes long)",
+        "processes that read your data and augment single images; 0: none (default: one per core if reading is slow)",
         Is.MACHINE,
         within=(0, 1024),
     )
     keep_best: bool = option(
         False,
-        "keep the weights of the best epoch by validation, and report the test of these",
+        "keep the weights of the best epoch by validation, and test those",
         Is.SAME | Is.CLASSIFICATION,
     )
     model: str = option(
@@ -151,30 +146,28 @@ class TrainConfig:
     )
     stem: str | None = option(
         None,
-        "first layers of the model: small, a convolution of 3x3 with stride 1 and no max-pool, or standard (default: "
-        "small below 64 pixels for the models without a prefix)",
+        "first layers of the model: small (a 3x3 convolution with stride 1, no max-pool) or standard (default: small "
+        "below 64 pixels for models without a prefix)",
         Is.SETUP,
         choices=STEMS,
     )
-    pretrained: bool = option(
-        False, "begin with the weights that timm, torchvision or your builder has for the model", Is.SETUP
-    )
+    pretrained: bool = option(False, "start from the pretrained weights of timm, torchvision or your builder", Is.SETUP)
     weights: Path | None = option(
-        None, "begin with the weights of a file: a state dict as .pt or .safetensors", Is.SETUP
+        None, "start from the weights in a file: a state dict as .pt or .safetensors", Is.SETUP
     )
     init: str = option(
-        "default", "weights of the model's convolutions and linear layers: {choices}", Is.TUNABLE, choices=INITS
+        "default", "initialization of convolutions and linear layers: {choices}", Is.TUNABLE, choices=INITS
     )
     task: str = option(
         CLASSIFICATION,
-        "what is learned: one of {choices}, or the import path of a Task of yours",
+        "one of {choices}, or the import path of your Task",
         Is.SAME,
         choices=(CLASSIFICATION, *METHODS),
         closed=False,
     )
     optimizer: str = option(
         "tvlars",
-        "one of {choices}, or the import path of any other, as torch.optim.NAdam or ./file.py:name",
+        "one of {choices}, or an import path such as torch.optim.NAdam or ./file.py:name",
         Is.AXIS | Is.COMMON,
         choices=OPTIMIZERS,
         closed=False,
@@ -182,7 +175,7 @@ class TrainConfig:
     batch_size: int = option(256, "samples per optimizer step", Is.AXIS | Is.COMMON, within=(2, MOST))
     epochs: int | None = option(EPOCHS, "passes over the training set", Is.SAME | Is.COMMON, within=(1, 10**9))
     steps: int | None = option(
-        None, "optimizer steps, in place of epochs; the last epoch may be a part of one", Is.SAME, within=(1, 10**9)
+        None, "optimizer steps, instead of epochs; the last epoch may be partial", Is.SAME, within=(1, 10**9)
     )
     seed: int = option(
         0, "seed of initialization, shuffling and augmentation", Is.AXIS | Is.COMMON, within=(0, MAX_SEED)
@@ -195,38 +188,46 @@ class TrainConfig:
         above=True,
         within=(0, MAX_LR),
     )
-    bias_norm_lr_scale: float | None = _planned("lr of biases and norms is lr times this (default: from the plan)")
-    weight_decay: float | None = _planned(
-        "weight decay of all but biases and norms (default: from the plan)", Is.COMMON
+    bias_norm_lr_scale: float | None = _planned(
+        "learning rate of biases and norms, relative to lr (default: from the plan)"
     )
-    momentum: float | None = _planned("of tvlars, lars and sgd (default: 0.9)", optimizers=WITH_MOMENTUM)
+    weight_decay: float | None = _planned(
+        "weight decay, not applied to biases and norms (default: from the plan)", Is.COMMON
+    )
+    momentum: float | None = _planned("momentum of tvlars, lars and sgd (default: 0.9)", optimizers=WITH_MOMENTUM)
     nesterov: bool | None = _planned(
         "Nesterov momentum of tvlars, lars and sgd (default: yes)", optimizers=WITH_MOMENTUM
     )
     optimizer_options: str | None = option(
         None,
-        "further arguments of the optimizer, as in 'betas=(0.9,0.95) eps=1e-6' (default: its own)",
+        "more arguments of the optimizer, such as 'betas=(0.9,0.95) eps=1e-6' (default: its own)",
         parts=("NAME=VALUE", " "),
     )
     trust_coefficient: float | None = option(
-        None, "of tvlars and lars (default: 0.001)", Is.TUNABLE, above=True, optimizers=TRUSTING, within=(0, None)
+        None,
+        "trust coefficient of tvlars and lars (default: 0.001)",
+        Is.TUNABLE,
+        above=True,
+        optimizers=TRUSTING,
+        within=(0, None),
     )
     layer_adaptation: bool | None = option(
         None,
-        "the trust ratio of tvlars, lars and lamb acts, else it is 1 (default: yes, or as the preset says)",
+        "use the trust ratio of tvlars, lars and lamb; --no-layer-adaptation sets it to 1 (default: yes, or the "
+        "preset's)",
         optimizers=LAYERWISE,
     )
     adapt_bias_norm: bool | None = option(
         None,
-        "tvlars, lars and lamb adapt and decay biases and norms as well as weights (default: no, or as the preset "
-        "says)",
+        "apply the trust ratio and weight decay of tvlars, lars and lamb to biases and norms, too (default: no, or "
+        "the preset's)",
         optimizers=LAYERWISE,
     )
 
     schedule: str = option(
         "auto",
-        "one of {choices}, or the import path of a torch LR scheduler or of a function (step, plan) -> factor, as "
-        "torch.optim.lr_scheduler.OneCycleLR or ./file.py:name; tvlars has its own",
+        "one of {choices}, or the import path of a torch LR scheduler or of a function (step, plan) -> factor, such as "
+        "torch.optim.lr_scheduler.OneCycleLR or ./file.py:name; tvlars always uses its sigmoid",
         Is.TUNABLE | Is.COMMON,
         section="the schedule",
         choices=SCHEDULES,
@@ -235,8 +236,8 @@ class TrainConfig:
     )
     schedule_options: str | None = option(
         None,
-        "further arguments of a schedule by import path, as in 'max_lr=0.1 pct_start=0.3' (default: its own; the steps "
-        "of the run are filled in)",
+        "more arguments of a schedule by import path, such as 'max_lr=0.1 pct_start=0.3' (default: its own; the number "
+        "of steps is filled in)",
         Is.TUNABLE,
         schedules=(USERS,),
         optimizers=OTHERS,
@@ -244,19 +245,19 @@ class TrainConfig:
     )
     warmup_epochs: float | None = _of_schedule(
         "warmup_epochs",
-        "epochs of linear warm-up, may be 0 (default: a fifth before cosine, linear, polynomial, trapezoid, else 0)",
+        "epochs of linear warm-up (default: a fifth of the run before cosine, linear, polynomial, trapezoid, else 0)",
         Is.COMMON,
         optimizers=OTHERS,
     )
     warmup_steps: int | None = _of_schedule(
-        "warmup_steps", "the same in optimizer steps, in place of warmup_epochs", optimizers=OTHERS
+        "warmup_steps", "steps of linear warm-up, instead of warmup_epochs", optimizers=OTHERS
     )
     final_factor: float | None = _of_schedule(
-        "final_factor", "share of lr that is left at the end of cosine, linear, polynomial, trapezoid (default: 0.001)"
+        "final_factor", "final learning rate of cosine, linear, polynomial, trapezoid, relative to lr (default: 0.001)"
     )
     power: float | None = _of_schedule("power", "power of the polynomial schedule (default: 2)")
     decay_share: float | None = _of_schedule(
-        "decay_share", "share of all steps that the decay of the trapezoid schedule takes (default: 0.2)"
+        "decay_share", "decay phase of the trapezoid schedule as a share of all steps (default: 0.2)"
     )
     decay_tail: str | None = _of_schedule(
         "decay_tail",
@@ -272,7 +273,7 @@ class TrainConfig:
     gamma_min: float | None = _of_schedule("gamma_min", "floor of the sigmoid schedule (default: 0)")
     phi_scope: str | None = option(
         None,
-        "what the factor phi of tvlars multiplies: {choices} (default: all)",
+        "scope of the factor phi of tvlars: {choices}; ratio multiplies the trust ratio only (default: all)",
         Is.TUNABLE,
         choices=("all", "ratio"),
         optimizers=("tvlars",),
@@ -282,7 +283,7 @@ class TrainConfig:
         True,
         "random crops, and mirroring where the data set allows it",
         Is.SETUP | Is.CLASSIFICATION | Is.COMMON,
-        section="the rest",
+        section="augmentation, precision and device",
     )
     crop_padding: int | None = option(
         None,
@@ -293,19 +294,19 @@ class TrainConfig:
     flip: bool | None = option(None, "mirror half of the images (default: where the data set allows it)", Is.SETUP)
     crop: str = option(
         PADDED,
-        "how images are cropped at random: {choices}; random-resized takes a part of the whole image of a file",
+        "random crops: {choices}; random-resized crops the full image of a file",
         Is.SETUP | Is.CLASSIFICATION | Is.TUNABLE,
         choices=CROPS,
     )
     crop_scale: float | None = option(
         None,
-        "least share of an image's area in a random-resized crop (default: 0.08)",
+        "smallest area of a random-resized crop, relative to the image (default: 0.08)",
         Is.SETUP | Is.CLASSIFICATION | Is.TUNABLE,
         above=True,
         within=(0, 1),
     )
     auto_augment: str | None = option(
-        None, "policy of further augmentation: {choices}", Is.SETUP | Is.CLASSIFICATION | Is.TUNABLE, choices=POLICIES
+        None, "augmentation policy: {choices}", Is.SETUP | Is.CLASSIFICATION | Is.TUNABLE, choices=POLICIES
     )
     mixup: float = option(
         0.0,
@@ -315,45 +316,45 @@ class TrainConfig:
     )
     cutmix: float = option(
         0.0,
-        "paste a part of another image; alpha of the Beta distribution; with mixup, either for each batch",
+        "paste a part of another image; alpha of the Beta distribution; with mixup, each batch uses one of the two",
         Is.SETUP | Is.CLASSIFICATION | Is.TUNABLE,
         within=(0, 1000),
     )
     rotation: float = option(
         0.0,
-        "degrees that images are turned by at most, either way",
+        "largest angle of random rotations, in either direction",
         Is.SETUP | Is.CLASSIFICATION | Is.TUNABLE,
         unit="degrees",
         within=(0, 180),
     )
     label_smoothing: float | None = option(
         None,
-        "share of each training target that is spread evenly over all classes (default: 0, or that of the preset)",
+        "label smoothing (default: 0, or the preset's)",
         Is.SETUP | Is.CLASSIFICATION | Is.TUNABLE,
         within=(0, 1),
         below=True,
     )
     clip_grad_norm: float | None = option(
         None,
-        "norm to which the gradient of a whole batch is scaled down if it is longer (default: no limit)",
+        "largest norm of the gradient of a whole batch (default: no limit)",
         Is.SETUP | Is.TUNABLE,
         above=True,
         within=(0, None),
     )
     ema: float | None = option(
         None,
-        "decay per step of a moving average of the weights, which is then tested and kept (default: no average)",
+        "decay per step of an exponential moving average of the weights, tested and saved instead (default: none)",
         Is.SETUP | Is.CLASSIFICATION | Is.TUNABLE,
         above=True,
         within=(0, 1),
         below=True,
     )
     micro_batch_size: int = option(
-        1024, "samples per forward pass at most; larger batches are accumulated", within=(2, MOST)
+        1024, "largest number of samples per forward pass; larger batches use gradient accumulation", within=(2, MOST)
     )
     precision: str = option(
         "auto",
-        "one of {choices}; auto is bf16-mixed where that is faster",
+        "one of {choices}; auto is bf16-mixed if that is expected to be faster",
         Is.COMMON,
         choices=("auto", "32-true", "bf16-mixed", "16-mixed"),
     )
@@ -361,16 +362,15 @@ class TrainConfig:
     compile: bool = option(False, "compile the model with torch.compile", Is.MEANS | Is.CLASSIFICATION)
     log: tuple[str, ...] = option(
         (),
-        "loggers that are given every row too: {choices}, or the import path of a function from run folder to logger",
+        "also log to {choices}, or to the import path of a function from run folder to logger",
         Is.MACHINE | Is.COMMON,
         choices=LOGGERS,
         closed=False,
     )
     preset: str | None = option(
         None,
-        "settings of the optimizer: mlperf for classification by lars, as-published those of the comparison published "
-        "with TVLARS, corrected the same without its faults; options that are given have precedence (default: the "
-        "plan's)",
+        "settings of the optimizer: mlperf (classification with lars), as-published (the comparison published with "
+        "TVLARS) or corrected (the same without its faults); other options override it (default: the plan's)",
         choices=PRESETS,
     )
     projector: str | None = option(
@@ -382,61 +382,61 @@ class TrainConfig:
     )
     method_options: str | None = option(
         None,
-        "options of the method, as in lambda_param=0.005 (the run says which it takes)",
+        "options of the method, such as lambda_param=0.005 (the run prints their names)",
         Is.SELF_SUPERVISED | Is.TUNABLE,
         parts=("NAME=VALUE", ","),
     )
     evaluations: str = option(
         EVALUATIONS,
-        "what features are tested by: linear, knn, random, random-knn, finetune, linear-1%%, finetune-10%% and so on, "
-        f"with commas between, or none (default: {EVALUATIONS})",
+        "evaluations of the features: linear, knn, random, random-knn, finetune, linear-1%%, finetune-10%% and so on, "
+        f"or none (default: {EVALUATIONS})",
         Is.MEASURED | Is.SAME | Is.SELF_SUPERVISED | Is.COMMON,
         parts=("NAME", ","),
     )
     layer_stats: int | None = option(
         None,
-        "record norms and ratios of every layer each N-th optimizer step",
+        "record norms and ratios of every layer at each N-th optimizer step",
         Is.MEASURED,
-        section="what is measured besides",
+        section="diagnostics",
         within=(1, 10**9),
     )
     test_share: float | None = option(
         None,
-        "share of the test set that is tested after each epoch besides, drawn at random anew in each: 0.25 is the "
-        "accuracy that the comparison published with TVLARS reports (default: none)",
+        "also test on a random share of the test set after each epoch, drawn anew each time; 0.25 gives the accuracy "
+        "that the comparison published with TVLARS reports (default: none)",
         Is.MEASURED | Is.SAME | Is.CLASSIFICATION,
         above=True,
         within=(0, 1),
     )
     metrics: str | None = option(
         None,
-        "metrics of torchmetrics as import paths, with commas between, as in "
-        "f1=torchmetrics.classification.MulticlassF1Score, after every epoch",
+        "torchmetrics classes by import path, computed after every epoch, such as "
+        "f1=torchmetrics.classification.MulticlassF1Score",
         Is.MEASURED | Is.CLASSIFICATION,
         parts=("[NAME=]PATH", ","),
     )
     sharpness: str | None = option(
         None,
-        "when to measure the sharpness of the loss: end, epochs:N for every N-th and the last, steps:7,14, or "
-        "loss:1.0,0.5, where the training loss (mean of 3 steps) first falls to a level; several joined by ';'",
+        "when to measure the sharpness of the loss: end, epochs:N (every N-th and the last), steps:7,14, or "
+        "loss:1.0,0.5 (as soon as the training loss, mean of 3 steps, falls to a level); ';' joins several",
         Is.MEASURED | Is.CLASSIFICATION | Is.COMMON,
         parts=("WHEN", ";"),
     )
     sharpness_samples: int = option(
         SHARPNESS_SAMPLES,
-        "training images that sharpness is measured on",
+        "training images for sharpness",
         Is.MEASURED | Is.CLASSIFICATION,
         within=(2, MOST),
     )
     sharpness_statistics: str = option(
         STATISTICS[0],
-        "batch norm's statistics that sharpness is measured with: {choices}; those of training lag behind the weights",
+        "batch norm statistics for sharpness: {choices}; running ones lag behind the weights",
         Is.MEASURED | Is.CLASSIFICATION,
         choices=STATISTICS,
     )
     sharpness_statistics_samples: int = option(
         STATISTICS_SAMPLES,
-        "training images that fresh statistics are estimated on",
+        "training images for fresh statistics",
         Is.MEASURED | Is.CLASSIFICATION,
         within=(2, MOST),
     )
@@ -446,9 +446,9 @@ class TrainConfig:
 
     devices: int | None = option(
         None,
-        "processes on each machine, one a device (default: 1, or as many as torchrun started)",
+        "processes per machine, one for each device (default: 1, or as many as torchrun started)",
         Is.MACHINE | Is.SEVERAL | Is.COMMON,
-        section="many processes, and long runs",
+        section="processes, checkpoints and output",
         within=(1, 2**20),
     )
     nodes: int | None = option(
@@ -460,13 +460,13 @@ class TrainConfig:
     )
     shard: bool = option(
         False,
-        "spread weights, gradients and optimizer state over the processes (FSDP2)",
+        "shard weights, gradients and optimizer state over the processes (FSDP2)",
         Is.MEANS | Is.CLASSIFICATION | Is.SEVERAL,
     )
-    sync_batch_norm: bool = option(True, "batch norm's statistics are those of all processes", Is.SEVERAL)
+    sync_batch_norm: bool = option(True, "synchronize batch norm over all processes", Is.SEVERAL)
     timeout: float = option(
         1800.0,
-        "seconds that a process waits for the others at most",
+        "longest time that a process waits for the others, in seconds",
         Is.MACHINE,
         above=True,
         unit="seconds",
@@ -474,32 +474,32 @@ class TrainConfig:
     )
     rendezvous: str | None = option(
         None,
-        "HOST:PORT of the first machine, the same on all, where nodes is more than 1",
+        "HOST:PORT of the first machine, the same on all machines, if nodes > 1",
         Is.MACHINE | Is.SEVERAL,
         not_in_grids=ONE_MACHINE,
         metavar="HOST:PORT",
     )
     checkpoint_every: str | None = option(
         None,
-        "how often to save what resume needs: 5m (or s, h), 2-epochs, 100-steps (default: never, but when stopped)",
+        "how often to save a checkpoint: 5m (or s, h), 2-epochs, 100-steps (default: only when the run is stopped)",
         Is.MEANS | Is.COMMON,
         metavar="INTERVAL",
     )
-    checkpoint_keep: int = option(2, "newest checkpoints that are kept", Is.MEANS, within=(1, 10**6))
+    checkpoint_keep: int = option(2, "number of checkpoints to keep", Is.MEANS, within=(1, 10**6))
     resume: bool = option(
         False,
-        "go on from the newest good checkpoint in out, from the start where there is none",
+        "resume from the newest valid checkpoint in out, or start if there is none",
         Is.MEANS | Is.OWN,
-        not_in_grids="runs go on from where they were anyway",
+        not_in_grids="runs resume anyway",
     )
     profile: bool = option(
-        False, "print where the time went, and write a trace of some steps into the run folder", Is.MACHINE
+        False, "print the time spent in each phase, and write a trace of some steps to the run folder", Is.MACHINE
     )
     arm: str | None = option(
-        None, "name of this setting in folder names, tables and pages (default: the optimizer's)", Is.MEANS
+        None, "name of this setting in folder names, tables and pages (default: the optimizer's name)", Is.MEANS
     )
     protocol: str | None = option(
-        None, "digest of the protocol that the run belongs to, see tvlars protocol (default: none)", Is.MEANS | Is.OWN
+        None, "digest of the run's protocol, see tvlars protocol (default: none)", Is.MEANS | Is.OWN
     )
     out: Path | None = option(
         None,
