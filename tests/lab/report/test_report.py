@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -22,7 +23,7 @@ from tvlars.lab.comparison.verdict import answers
 from tvlars.lab.report import forms
 from tvlars.lab.report.arms import make_arms
 from tvlars.lab.report.contents import Report
-from tvlars.lab.report.layers import color_ranges, heat_map, mean_layer_stats
+from tvlars.lab.report.layers import HEAT, color_ranges, heat_map, mean_layer_stats
 from tvlars.lab.report.parts import parts_of
 from tvlars.lab.run_folder.rows import NoiseRow, SharpnessRow
 
@@ -146,11 +147,11 @@ def test_the_page_has_the_answer_the_numbers_and_every_runs_command(page: Path, 
     assert "; no verdict on lars: 3 seeds cannot show a difference at 5 %, 7 can. A difference of 0.3 points" in text
     assert "within the declared family: all pairs of arms (2 comparisons). Differences are significant" in text
     assert 'class="measure strong"' not in text
-    for part in ("Layers, batch size 128", "Sharpness, batch size 256", "Loss slices", "Noise, batch size", "Time"):
-        assert part in text
+    for part in ("Curves", "Layers", "Sharpness", "Loss slices", "Gradient noise", "Speed", "Settings"):
+        assert f"<h2>{part}</h2>" in text
     for run in twelve:
-        assert f"<summary>{run.name}</summary>" in text
-    assert text.count("<dt>command</dt>") == 12
+        assert f'<th scope="row">{run.name}</th>' in text
+    assert text.count("<dt>command</dt>") == 1  # one command for all of them
     assert page.stat().st_size < 5_000_000
 
 
@@ -212,9 +213,15 @@ def test_runs_of_other_lengths_stand_apart(one: Path, tmp_path: Path) -> None:
     ]
     text = report(folders, tmp_path / "page.html", command="tvlars report").read_text()
     assert "each has a table and figures of its own, and nothing is compared between them" in text
-    assert "<h2>30 epochs</h2>" in text
-    assert "30 epochs: Batch size 256" in text
+    assert '<h3 class="part">30 epochs</h3>' in text
+    assert '<h2><span class="of-part">30 epochs:</span> Curves</h2>' in text
+    assert found_colors(text, "tvlars") == {"#D55E00"}
     assert "lars has the highest" not in text
+
+
+def found_colors(page: str, arm: str) -> set[str]:
+    """Colours of the dots before an arm's name."""
+    return set(re.findall(rf'<i class="dot" style="background:(#\w+)"></i>{arm}\b', page))
 
 
 def _two_lengths(one: Path, folder: Path, batch_size: int) -> list[Path]:
@@ -228,7 +235,10 @@ def test_all_heat_maps_of_a_quantity_have_one_colour_scale(one: Path, tmp_path: 
     stats[1] = stats[1].assign(value=100 * stats[1]["value"])
     ranges = color_ranges(stats)
     maps = [heat_map(arm, part, 5.0, ranges) for arm, part in zip(arms, stats, strict=True)]
-    assert len({(trace.zmin, trace.zmax) for figure in maps for trace in figure.data}) == 1
+    quantities = [figure.layout.meta["quantities"] for figure in maps]
+    assert set(quantities[0]) == set(quantities[1]) == {*HEAT.values()}
+    for name in quantities[0]:
+        assert len({(one[name]["zmin"], one[name]["zmax"]) for one in quantities}) == 1
     low, high = ranges["LNR"]
     assert high - low > 2
     assert maps[0].data[0].zmin == low
@@ -350,23 +360,39 @@ def test_every_figure_draws_without_an_error(browser: Any, page: Path) -> None:
     tab = opened(browser, page)
     assert tab.errors == []
     figures = tab.locator(".figure").count()
-    # over batch sizes; 4 curves, 2 heat maps, 3 of sharpness, slices and noise, for two batch sizes; speed
-    assert figures == 1 + 2 * (4 + 2 + 3 + 1 + 1) + 1
+    # over batch sizes; 4 curves, 2 heat maps, 3 of sharpness, slices and noise, for two batch sizes
+    assert figures == 1 + 2 * (4 + 2 + 3 + 1 + 1)
     drawn = "[...document.querySelectorAll('.figure')].filter(f => f.querySelector('.trace, .hm')).length"
     assert tab.evaluate(drawn) == figures
 
 
-def test_a_click_in_a_legend_hides_a_curve(browser: Any, page: Path) -> None:
+def test_controls_change_all_curves(browser: Any, page: Path) -> None:
     tab = opened(browser, page)
-    section = tab.locator("section", has=tab.locator("h2", has_text="Batch size 128")).first
-    place = section.locator(".figure").first
-    visible = "f => f._fullData.filter(t => t.visible === true).length"
-    before = place.evaluate(visible)
-    place.locator(".legendtoggle").first.click()
+    place = tab.locator("#curves .figure").first
+    tick = "f => f.layout.yaxis.tickvals.includes(10) || f.layout.yaxis.tickvals.length > 2"
+    assert place.evaluate("f => [f.layout.yaxis.type, f.layout.xaxis.title.text]") == ["log", "epoch"]
+    assert place.evaluate(tick)
+    error = place.evaluate("f => f.data[1].y")
+    tab.select_option("[data-control=y]", "accuracy")
+    tab.select_option("[data-control=x]", "samples")
+    tab.wait_for_function("document.querySelector('#curves .figure').layout.xaxis.title.text === 'training samples'")
+    assert place.evaluate("f => f.data[1].y") == pytest.approx([100 - value for value in error])
+    assert place.evaluate("f => f.data[1].x") == [5 * 128, 10 * 128, 15 * 128]
+    tab.select_option("[data-control=x]", "seconds")
     tab.wait_for_function(
-        "([f, n]) => f._fullData.filter(t => t.visible === true).length < n", arg=[place.element_handle(), before]
+        "document.querySelector('#curves .figure').layout.xaxis.title.text.startsWith('training time')"
     )
-    assert place.evaluate(visible) == before - 2  # the curve and its band
+    tab.locator(".chips button", has_text="tvlars").click()
+    visible = "() => document.querySelector('#curves .figure')._fullData.filter(t => t.visible === true).length"
+    tab.wait_for_function(f"({visible})() === 2")  # the curve of lars and its band
+    tab.select_option("[data-control=size]", "256")
+    assert tab.locator("#curves .block:visible").count() == 1
+    loss = tab.locator("#curves .block:visible .figure").nth(1)
+    rough = loss.evaluate("f => f.data[1].y")
+    tab.locator("[data-control=smooth]").fill("0.9")
+    tab.wait_for_function("() => document.querySelectorAll('#curves .block:not([hidden]) .figure')[1].data[1].y[9] > 0")
+    smooth = loss.evaluate("f => f.data[1].y")
+    assert np.abs(np.diff(smooth)).sum() < np.abs(np.diff(rough)).sum()
     assert tab.errors == []
 
 
@@ -389,7 +415,7 @@ def test_nothing_overflows_on_a_phone_in_either_theme(browser: Any, page: Path, 
     assert tab.errors == []
     assert tab.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0
     wide = "[...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right > 391)"
-    wide += ".filter(e => !e.closest('.wide'))"
+    wide += ".filter(e => !e.closest('.wide, .sr'))"
     assert tab.evaluate(f"{wide}.map(e => e.tagName + '.' + e.className)") == []
     dark = tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(23, 24, 26)"
     assert dark == (scheme == "dark")
@@ -400,15 +426,15 @@ def test_nothing_overflows_on_a_phone_in_either_theme(browser: Any, page: Path, 
 
 def test_the_data_behind_a_figure_is_downloaded(browser: Any, page: Path, twelve: list[Path]) -> None:
     tab = opened(browser, page)
-    section = tab.locator("section", has=tab.locator("h2", has_text="Batch size 128")).first
+    section = tab.locator("#curves .block").first
     with tab.expect_download() as started:
         section.locator("button.csv").first.click()
-    assert started.value.suggested_filename == "batch-size-128-test-accuracy.csv"
+    assert started.value.suggested_filename == "batch-size-128-curves-test-accuracy.csv"
     rows = pd.read_csv(started.value.path())
     expected = np.mean([pd.read_csv(run / "epochs.csv")["test_accuracy"] for run in twelve[:3]], axis=0)
     assert rows[rows["name"] == "tvlars"]["y"].tolist() == pytest.approx((100 * expected).tolist(), rel=1e-4)
-    layers = tab.locator("section", has=tab.locator("h2", has_text="Layers, batch size 128"))
-    layers.locator(".figure").first.evaluate("f => Plotly.update(f, {}, {'updatemenus[0].active': 1})")
+    layers = tab.locator("#layers .block").first
+    tab.select_option("[data-control=quantity]", "LWN = ‖w‖")
     with tab.expect_download() as started:
         layers.locator("button.csv").first.click()
     rows = pd.read_csv(started.value.path())
@@ -416,13 +442,21 @@ def test_the_data_behind_a_figure_is_downloaded(browser: Any, page: Path, twelve
     assert set(rows["quantity"]) == {"LWN = ‖w‖"}
 
 
-def test_the_menu_of_a_heat_map_changes_the_quantity(browser: Any, page: Path) -> None:
+def test_one_menu_changes_all_heat_maps(browser: Any, page: Path) -> None:
     tab = opened(browser, page)
-    place = tab.locator("section", has=tab.locator("h2", has_text="Layers, batch size 128")).locator(".figure").first
-    before = place.evaluate("f => JSON.stringify(f.data[0].z)")
-    place.evaluate("f => Plotly.restyle(f, f.layout.updatemenus[0].buttons[1].args[0])")
-    assert place.evaluate("f => JSON.stringify(f.data[0].z)") != before
+    all_of = "[...document.querySelectorAll('#layers .figure')].map(f => JSON.stringify(f.data[0].z))"
+    before, scale = tab.evaluate(all_of), tab.locator("#layers .scale .low").first.inner_text()
+    tab.select_option("[data-control=quantity]", "LGN = ‖g‖")
+    tab.wait_for_function("low => document.querySelector('#layers .scale .low').innerText !== low", arg=scale)
+    assert len(before) == 4
+    assert all(a != b for a, b in zip(before, tab.evaluate(all_of), strict=True))
     assert tab.errors == []
+
+
+def test_the_essentials_are_two_pages_on_paper(browser: Any, page: Path, tmp_path: Path) -> None:
+    tab = opened(browser, page)
+    tab.pdf(path=tmp_path / "page.pdf", format="A4")
+    assert len(re.findall(rb"/Type\s*/Page\b", (tmp_path / "page.pdf").read_bytes())) <= 3  # of two batch sizes
 
 
 def test_sharpness_at_steps_and_levels_has_a_menu_and_a_table_of_paired_ratios(one: Path, tmp_path: Path) -> None:
@@ -440,13 +474,16 @@ def test_sharpness_at_steps_and_levels_has_a_menu_and_a_table_of_paired_ratios(o
             folders.append(folder)
     found = Report("", "", [load_run(folder) for folder in folders])
     section = next(section for section in found.sections() if section.kind == "sharpness")
-    menu = section.figures[0].layout.updatemenus[0]
-    assert [button.label for button in menu.buttons] == [
+    assert [view.title for view in section.intervals] == [
         f"{at}, fresh statistics" for at in ("step 2", "step 7", "epoch 3", "loss 2")
     ]
-    assert [trace.visible for trace in section.figures[0].data].count(True) == 4
+    for view in section.intervals:
+        lars, tvlars = ({row.name: row for row in view.rows}[name] for name in ("lars", "tvlars"))
+        assert lars.value == pytest.approx(2 * tvlars.value)
+        assert lars.low < lars.value < lars.high
+        assert len(lars.points) == 3
     second = section.rows[1]
     assert (second["at"], second["arm"], second["seeds"]) == ("step 2", "lars", 3)
     assert second["λ₁ to that of tvlars"] == "2 (2 to 2)"
-    assert section.figures[1].data[1].x == (0.4, 1.4, 3.0)
+    assert section.figures[0].data[1].x == (0.4, 1.4, 3.0)
     assert "<td>2 (2 to 2)</td>" in forms.page(found)

@@ -197,8 +197,8 @@ def test_runs_of_a_comparison_lie_in_it(finished: Path, tmp_path: Path, monkeypa
     (tmp_path / "comparison.json").write_text(json.dumps({"command": "", "runs": rows}))
     text = write_report(Comparison.load(tmp_path)).read_text()
     assert "run is left out: it does not lie in" in text
-    assert "<summary>mine" in text
-    assert "<summary>run" not in text
+    assert '<th scope="row">mine</th>' in text
+    assert '<th scope="row">run</th>' not in text
 
 
 # -- pictures -----------------------------------------------------------------------------------------------------

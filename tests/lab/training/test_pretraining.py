@@ -84,7 +84,7 @@ def test_the_weights_are_the_model_with_the_probe_as_its_head(one: Path) -> None
 def test_the_report_has_a_section_for_it(one: Path, tmp_path: Path) -> None:
     page = report([one], tmp_path / "report.html").read_text()
     assert "% linear-probe accuracy (one seed)." in page
-    assert "Features, batch size 256" in page
+    assert "<h2>Features</h2>" in page
     assert "data:image/png;base64," in page
     assert "<h2>Views</h2>" in page
 

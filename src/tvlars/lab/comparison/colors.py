@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 
 OKABE_ITO = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D1F", "#999999")
@@ -19,6 +20,7 @@ def colors_of(optimizers: Mapping[str, str]) -> dict[str, tuple[str, str]]:
         if own is not None and own not in places.values():
             places[arm] = own
     free = iter([place for place in range(len(OKABE_ITO)) if place not in places.values()])
-    for i, arm in enumerate(arm for arm in optimizers if arm not in places):
-        places[arm] = next(free, i % len(OKABE_ITO))
-    return {arm: (OKABE_ITO[places[arm]], DASHES[places[arm]]) for arm in optimizers}
+    more = itertools.chain(free, itertools.count(len(OKABE_ITO)))
+    places.update({arm: next(more) for arm in optimizers if arm not in places})
+    rounds = {arm: divmod(place, len(OKABE_ITO)) for arm, place in places.items()}
+    return {arm: (OKABE_ITO[rounds[arm][1]], DASHES[sum(rounds[arm]) % len(DASHES)]) for arm in optimizers}

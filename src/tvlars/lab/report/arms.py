@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,9 @@ class Arm:
     runs: list[LoadedRun]
     color: str
     dash: str
+    """Dash of curves that may coincide."""
+    line: str = "solid"
+    """Dash of all other curves: other than solid if another arm has the same colour."""
 
     def at(self, batch_size: int) -> list[LoadedRun]:
         """Return the runs at one batch size."""
@@ -43,8 +47,17 @@ def make_arms(runs: list[LoadedRun]) -> list[Arm]:
     by_name: dict[str, list[LoadedRun]] = {}
     for run, name in zip(runs, arm_names([config_of(run) for run in runs]), strict=True):
         by_name.setdefault(name, []).append(run)
-    colors = colors_of({name: config_of(mine[0]).optimizer for name, mine in by_name.items()})
-    return [Arm(name, mine, *colors[name]) for name, mine in by_name.items()]
+    return colored([Arm(name, mine, "", "") for name, mine in by_name.items()])
+
+
+def colored(arms: Sequence[Arm]) -> list[Arm]:
+    """Return arms with colours and dashes, the same for arms of one name."""
+    colors = colors_of({arm.name: config_of(arm.runs[0]).optimizer for arm in arms})
+    seen: dict[str, int] = {}
+    for name, (color, _) in colors.items():
+        seen[name] = sum(colors[other][0] == color for other in seen)
+    lines = {name: colors[name][1] if times else "solid" for name, times in seen.items()}
+    return [replace(arm, color=colors[arm.name][0], dash=colors[arm.name][1], line=lines[arm.name]) for arm in arms]
 
 
 def config_of(run: LoadedRun) -> TrainConfig:
@@ -100,6 +113,15 @@ def plan_number(run: LoadedRun, name: str) -> float:
     """Return a number of a run's plan, NaN if it is missing or no number."""
     value = run.plan.get(name)
     return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else float("nan")
+
+
+def steps_per_epoch(run: LoadedRun) -> float:
+    """Return optimizer steps per epoch from the plan or, if it is missing, from the record."""
+    planned = plan_number(run, "steps_per_epoch")
+    if planned > 0:
+        return planned
+    first = run.epochs.iloc[0] if len(run.epochs) else {"step": 1, "epoch": 1}
+    return max(float(first["step"]) / float(first["epoch"]), 1.0)
 
 
 def arm_names(configs: list[TrainConfig]) -> list[str]:

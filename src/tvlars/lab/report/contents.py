@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -12,28 +13,40 @@ from tvlars._reading import reason
 from tvlars.lab.comparison.family import Declared, said_family
 from tvlars.lab.comparison.paired import fewest_seeds
 from tvlars.lab.comparison.paper import PaperTable, arm_notes, pairs_table, paper_table
+from tvlars.lab.comparison.statistics import best_arms
 from tvlars.lab.comparison.table import P_VALUE, pair_cells, table_cells
 from tvlars.lab.comparison.verdict import with_verdicts
 from tvlars.lab.registered.deviations import sentences
 from tvlars.lab.report import figures, layers, sharpness, tuning
-from tvlars.lab.report.arms import config_of
+from tvlars.lab.report.arms import Arm, config_of
 from tvlars.lab.report.parts import Part, parts_of, version_notes
 from tvlars.lab.report.picture import picture_uri
+from tvlars.lab.report.tables.intervals import Intervals, estimates, gaps
+from tvlars.lab.report.tables.settings import settings
+from tvlars.lab.report.tables.targets import Target, targets
 from tvlars.lab.run_folder.loaded_run import LoadedRun
 
 
 @dataclass(frozen=True)
 class Section:
-    """Figures of a page under one heading. ``kind`` and ``detail`` determine the text above them."""
+    """Figures and tables of a page. ``kind`` and ``detail`` determine the text above them; sections of one ``title``
+    and ``part`` stand under one heading, one for each batch size ``size``."""
 
     kind: str
     title: str
-    figures: list[go.Figure]
+    figures: list[go.Figure] = field(default_factory=list)
     detail: str = ""
     picture: str = ""
     """Data URI of a picture above the figures."""
     rows: list[dict[str, Any]] = field(default_factory=list)
     """Table below the figures: cells by column."""
+    intervals: list[Intervals] = field(default_factory=list)
+    targets: list[Target] = field(default_factory=list)
+    part: str = ""
+    size: int | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.figures or self.picture or self.intervals or self.targets)
 
 
 @dataclass
@@ -92,6 +105,16 @@ class Report:
         """Names of measures of users' tasks."""
         return list(dict.fromkeys(part.measure.name for part in self.parts if part.measure.of_task))
 
+    @property
+    def arms(self) -> list[Arm]:
+        """Arms of all parts, one of each name."""
+        return list({arm.name: arm for part in reversed(self.parts) for arm in reversed(part.arms)}.values())[::-1]
+
+    @property
+    def batch_sizes(self) -> list[int]:
+        """Batch sizes of all parts."""
+        return sorted({size for part in self.parts for size in part.batch_sizes})
+
     def answers(self) -> list[str]:
         """Return the results, one sentence per batch size and part."""
         return [sentence for part in self.parts for sentence in part.answers()]
@@ -108,7 +131,8 @@ class Report:
         return _common(self.runs)
 
     def tables(self) -> list[dict[str, Any]]:
-        """Return the table of each part: title, measure, rows of cells, and all paired differences."""
+        """Return the tables of each part: results of the arms, all paired differences, and settings; and the drawings
+        of estimates and differences, one pair for each batch size."""
         found = []
         for part in self.parts:
             rows = table_cells(part.table, part.differences, part.measure)
@@ -119,7 +143,8 @@ class Report:
             arms = arm_notes([asdict(config_of(run)) for run in part.runs])
             about = {"title": part.title, "about": common if common != self.lead() else "", "arms": arms}
             measure = {"measure": part.measure.name, "of_images": not part.measure.of_task}
-            found.append({**about, **measure, "rows": rows, "pairs": pairs})
+            drawn = {"drawn": list(_drawn(part)), "settings": settings(part.arms, part.batch_sizes)}
+            found.append({**about, **measure, **drawn, "rows": rows, "pairs": pairs})
         return found
 
     def papers(self) -> list[tuple[str, PaperTable]]:
@@ -127,8 +152,8 @@ class Report:
         found = []
         for part in self.parts:
             rows = with_verdicts(part.table, part.differences, part.measure)
-            settings = [asdict(config_of(run)) for run in part.runs]
-            found.append((part.title, paper_table(rows, part.measure, settings, part.differences)))
+            configs = [asdict(config_of(run)) for run in part.runs]
+            found.append((part.title, paper_table(rows, part.measure, configs, part.differences)))
         return found
 
     def pair_papers(self) -> list[PaperTable]:
@@ -137,14 +162,39 @@ class Report:
 
     def sections(self) -> list[Section]:
         """Return all figures that the runs have data for; add to ``notes`` files that cannot be shown."""
-        found = []
-        for part in self.parts:
-            start = f"{part.title}: " if part.title else ""
-            found += [replace(section, title=start + section.title) for section in self._sections(part)]
+        found = [replace(section, part=part.title) for part in self.parts for section in self._sections(part)]
         arms = [arm for part in self.parts for arm in part.arms]
         found.append(Section("tuning", "Tuning", tuning.figures(self.runs, arms, self.notes)))
         found.append(self._views())
-        return [section for section in found if section.figures or section.picture]
+        return list(filter(None, found))
+
+    def topics(self) -> list[tuple[str, str, list[Section]]]:
+        """Return the sections under their headings: part, title, and one section for each batch size."""
+        found: dict[tuple[str, str], list[Section]] = {}
+        for section in self.sections():
+            found.setdefault((section.part, section.title), []).append(section)
+        return [(part, title, sections) for (part, title), sections in found.items()]
+
+    def facts(self) -> dict[str, str]:
+        """Return how the runs were made, as far as all of them agree."""
+        every = [_facts(run) for run in self.runs]
+        return (
+            {name: said for name, said in every[0].items() if all(one[name] == said for one in every)} if every else {}
+        )
+
+    def made(self) -> list[dict[str, Any]]:
+        """Return for each arm its name, colour and runs, each with the facts in which runs differ; runs that do not say
+        what they are of stand last."""
+        found: dict[str, tuple[str, list[LoadedRun]]] = {}
+        for arm in (arm for part in self.parts for arm in part.arms):
+            found.setdefault(arm.name, (arm.color, []))[1].extend(arm.runs)
+        if unknown := [run for run in self.runs if run.config is None]:
+            found["of an unknown arm"] = ("", unknown)
+        shared, made = self.facts(), []
+        for name, (color, runs) in found.items():
+            facts = [{key: said for key, said in _facts(run).items() if key not in shared} for run in runs]
+            made.append({"name": name, "color": color, "runs": list(zip(runs, facts, strict=True))})
+        return made
 
     def _sections(self, part: Part) -> list[Section]:
         found = []
@@ -155,18 +205,24 @@ class Report:
         samples = sorted({int(count) for run in part.runs for count in run.sharpness["samples"].dropna()})
         counts = " or ".join(f"{count:,}" for count in samples)
         for size in part.batch_sizes:
-            arms, where = [replace(arm, runs=arm.at(size)) for arm in part.arms], f"batch size {size:,}"
-            found += [
-                Section("training", where.capitalize(), figures.training(arms, part.measure)),
-                Section("features", f"Features, {where}", figures.features(arms)),
-                Section("layers", f"Layers, {where}", layers.heat_maps(arms, self.notes)),
+            arms = [replace(arm, runs=arm.at(size)) for arm in part.arms]
+            curve = figures.held_out_curve(arms, part.measure)
+            reached = targets(arms, curve.column, part.measure)
+            at_moments = sharpness.intervals(arms)
+            mine = [
+                Section("training", "Curves", figures.training(arms, part.measure)),
+                Section("targets", "Time to a target", detail=curve.title.lower(), targets=reached),
+                Section("features", "Features", figures.features(arms), intervals=figures.evaluated(arms)),
                 Section(
-                    "sharpness", f"Sharpness, {where}", figures.sharpness(arms), counts, rows=sharpness.table(arms)
+                    "sharpness", "Sharpness", figures.sharpness(arms), counts, "", sharpness.table(arms), at_moments
                 ),
-                Section("slices", f"Loss slices, {where}", figures.slices(arms, self.notes)),
-                Section("noise", f"Noise, {where}", figures.noise(arms, size)),
+                Section("layers", "Layers", layers.heat_maps(arms, self.notes)),
+                Section("slices", "Loss slices", figures.slices(arms, self.notes)),
+                Section("noise", "Gradient noise", figures.noise(arms, size)),
+                Section("time", "Speed", intervals=figures.speed(arms)),
             ]
-        return [*found, Section("time", "Time", figures.speed(part.arms, part.batch_sizes))]
+            found += [replace(section, size=size) for section in mine]
+        return found
 
     def _views(self) -> Section:
         """Return the picture of the first run that has a valid one."""
@@ -178,7 +234,37 @@ class Report:
                     return Section("views", "Views", [], about, picture_uri(file, run.folder))
                 except (OSError, ValueError) as error:
                     self.notes.append(f"{file} cannot be shown: {reason(error)}.")
-        return Section("views", "Views", [])
+        return Section("views", "Views")
+
+
+def _drawn(part: Part) -> Iterator[tuple[Intervals, Intervals]]:
+    """Yield estimates and differences of a part for each batch size at which a run has finished."""
+    colors, best = {arm.name: arm.color for arm in part.arms}, best_arms(part.table, part.measure.lower)
+    for size in part.batch_sizes:
+        here = part.table[(part.table["batch_size"] == size) & (part.table["seeds"] > 0)]
+        pairs = part.differences[part.differences["batch_size"] == size]
+        title = f"Batch size {size:,}" if len(part.batch_sizes) > 1 else ""
+        if size in best:
+            yield (
+                estimates(here, colors, part.measure, title),
+                gaps(pairs, colors, part.measure, best[size], title),
+            )
+
+
+def _facts(run: LoadedRun) -> dict[str, str]:
+    """Return how a run was made, in words."""
+    said, missing = run.environment, "not recorded"
+    versions, precision = said.get("versions"), said.get("precision")
+    programs = (
+        ", ".join(f"{name} {version}" for name, version in versions.items()) if isinstance(versions, dict) else ""
+    )
+    return {
+        "command": str(said.get("command", missing)),
+        "device": str(said.get("device", missing)) + (f", {precision}" if precision else ""),
+        "hardware": f"{said.get('system', missing)}, {said.get('cpu_cores', '?')} CPU cores",
+        "versions": programs or missing,
+        "started": str(said.get("started", missing)),
+    }
 
 
 def _common(runs: list[LoadedRun]) -> str:

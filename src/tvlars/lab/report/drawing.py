@@ -12,9 +12,11 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from tvlars.lab.report.arms import Arm, config_of
+from tvlars.lab.report.arms import Arm, config_of, steps_per_epoch
 from tvlars.lab.run_folder.loaded_run import LoadedRun
 
+MAX_KNOTS = 60
+"""Most epochs whose time a page knows; between them it is interpolated."""
 MAX_POINTS = 400
 """Most points of a curve; each is the mean of some steps."""
 GRAY, GRID = "#808080", "rgba(128,128,128,0.25)"
@@ -66,10 +68,15 @@ class Curve:
             if self.schedule and runs:
                 whole, others = [max(runs, key=lambda run: len(getattr(run, self.source)))], []
             if whole:
-                band(figure, arm, self._stack(whole), dash=arm.dash if self.schedule else "solid", markers=self.markers)
+                band(
+                    figure, arm, self._stack(whole), dash=arm.dash if self.schedule else arm.line, markers=self.markers
+                )
             for run in others:  # not part of the mean, but drawn
                 only, name = self._stack([run]), f"{arm.name}, {run.folder.name}: {run.status}"
-                line(figure, name, only["x"], only["mean"], arm.color, "dot", markers=self.markers, width=1)
+                more = {"markers": self.markers, "width": 1, "meta": arm.name}
+                line(figure, name, only["x"], only["mean"], arm.color, "dot", **more)
+        kind = "accuracy" if self.unit == "%" else "schedule" if self.schedule else "plain"
+        figure.update_layout(showlegend=False, meta={"kind": kind, "clocks": clocks(arms)})
         return figure if figure.data else None
 
     def _stack(self, runs: list[LoadedRun]) -> pd.DataFrame:
@@ -93,6 +100,20 @@ def _over_epochs(run: LoadedRun, frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(epoch=frame["step"] / per_epoch)
 
 
+def clocks(arms: list[Arm]) -> dict[str, dict[str, Any]]:
+    """Return what turns epochs of each arm at one batch size into steps, samples and seconds of training: steps per
+    epoch, batch size, and the mean time over its runs at the end of some epochs."""
+    found = {}
+    for arm in (arm for arm in arms if arm.runs):
+        run = max(arm.runs, key=lambda run: len(run.epochs))
+        times = [one.epochs.set_index("epoch")["seconds"].astype(float).cumsum() for one in arm.runs]
+        mean = pd.concat(times, axis=1).mean(axis=1).sort_index().cummax()
+        mean = mean.iloc[np.unique(np.linspace(0, len(mean) - 1, min(len(mean), MAX_KNOTS)).round().astype(int))]
+        per_epoch = {"per_epoch": steps_per_epoch(run), "batch": config_of(run).batch_size}
+        found[arm.name] = per_epoch | {"epochs": numbers(mean.index), "seconds": numbers(mean)}
+    return found
+
+
 def run_points(
     arms: list[Arm], figure: go.Figure, points: Callable[[LoadedRun], list[tuple[Any, float]]], hover: str
 ) -> list[go.Figure]:
@@ -103,9 +124,10 @@ def run_points(
             x, y, seeds = zip(*found, strict=True)
             marker = {"color": arm.color, "size": 10, "opacity": 0.75}
             figure.add_scatter(
-                x=x, y=numbers(y), text=seeds, mode="markers", name=text(arm.name), marker=marker, hovertemplate=hover
+                **{"x": x, "y": numbers(y), "text": seeds, "mode": "markers", "name": text(arm.name), "meta": arm.name},
+                **{"marker": marker, "hovertemplate": hover},
             )
-    figure.update_layout(hovermode="closest")
+    figure.update_layout(hovermode="closest", showlegend=False)
     return [figure] if figure.data else []
 
 
@@ -125,8 +147,10 @@ def band(figure: go.Figure, arm: Arm, frame: pd.DataFrame, dash: str = "solid", 
             showlegend=False,
             legendgroup=name,
             name=f"{name}, range",
+            meta=arm.name,
         )
-    line(figure, arm.name, frame["x"], frame["mean"], arm.color, dash, markers=markers, legendgroup=name)
+    more = {"markers": markers, "legendgroup": name, "meta": arm.name}
+    line(figure, arm.name, frame["x"], frame["mean"], arm.color, dash, **more)
 
 
 def line(

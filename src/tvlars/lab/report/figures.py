@@ -16,9 +16,9 @@ import plotly.graph_objects as go
 
 from tvlars._reading import read_text, reason
 from tvlars.lab.comparison.colors import DASHES
-from tvlars.lab.report import sharpness as at_moments
 from tvlars.lab.report.arms import Arm, config_of, images_per_second
-from tvlars.lab.report.drawing import GRAY, Curve, band, figure_of, line, numbers, run_points, text
+from tvlars.lab.report.drawing import GRAY, Curve, band, clocks, figure_of, line, numbers, run_points, text
+from tvlars.lab.report.tables.intervals import Intervals, over_seeds
 from tvlars.lab.run_folder.loaded_run import LoadedRun
 from tvlars.lab.ssl.evaluations import EVALUATIONS
 from tvlars.lab.tasks import Measure
@@ -46,18 +46,25 @@ SHARPNESS = (
 def training(arms: list[Arm], measure: Measure | None = None) -> list[go.Figure]:
     """Draw accuracy, or the ``measure`` of a user's task, over epochs; loss, learning rate and φ, or the schedule's
     factor, over steps."""
-    runs = [run for arm in arms for run in arm.runs]
-    supervised = not any(config_of(run).self_supervised for run in runs)
-    first, second = (ACCURACY, LOSS) if supervised else (ONLINE_ACCURACY, LOSS_OF_METHOD)
-    if any(run.validated for run in runs):
-        title = first.title.replace("test", "validation").replace("Test", "Validation")
-        first = replace(first, column="validation_accuracy", title=title)
+    supervised = not any(config_of(run).self_supervised for arm in arms for run in arm.runs)
+    second = LOSS if supervised else LOSS_OF_METHOD
     if measure is not None and measure.of_task:
-        split = "validation" if any(run.validated for run in runs) else "test"
-        name = measure.name.partition(" ")[2]
-        first = Curve("epochs", f"{split}_{name.replace(' ', '_')}", f"{split.capitalize()} {name}")
         second = replace(second, unit="loss of the task")
-    return _drawn(arms, (first, second, *SCHEDULES))
+    return _drawn(arms, (held_out_curve(arms, measure), second, *SCHEDULES))
+
+
+def held_out_curve(arms: list[Arm], measure: Measure | None = None) -> Curve:
+    """Return the curve of the accuracy, or the ``measure`` of a user's task, on held-out data after each epoch."""
+    runs = [run for arm in arms for run in arm.runs]
+    validated = any(run.validated for run in runs)
+    if measure is not None and measure.of_task:
+        split, name = "validation" if validated else "test", measure.name.partition(" ")[2]
+        return Curve("epochs", f"{split}_{name.replace(' ', '_')}", f"{split.capitalize()} {name}")
+    found = ONLINE_ACCURACY if any(config_of(run).self_supervised for run in runs) else ACCURACY
+    if validated:
+        title = found.title.replace("test", "validation").replace("Test", "Validation")
+        found = replace(found, column="validation_accuracy", title=title)
+    return found
 
 
 def over_batch_sizes(arms: list[Arm], table: pd.DataFrame, measure: Measure) -> list[go.Figure]:
@@ -75,10 +82,12 @@ def over_batch_sizes(arms: list[Arm], table: pd.DataFrame, measure: Measure) -> 
                 y=numbers(scale * rows["accuracy"]),
                 error_y={"type": "data", "array": numbers(scale * rows["interval"]), "thickness": 1},
                 name=text(arm.name),
+                meta=arm.name,
                 line={"color": arm.color, "width": 2, "dash": arm.dash},
                 text=[f"{row.seeds} of {row.of} runs" for row in rows.itertuples()],
                 hovertemplate=f"%{{y:{'.4g' if measure.of_task else '.2f'}}}, mean of %{{text}}",
             )
+    figure.update_layout(showlegend=False)
     reach = known["interval"].fillna(0.0)
     low, high = (100 * known["accuracy"] - 100 * reach).min(), (100 * known["accuracy"] + 100 * reach).max()
     if math.isfinite(low) and not measure.of_task:  # intervals from few seeds may exceed 0 to 100 %
@@ -88,28 +97,33 @@ def over_batch_sizes(arms: list[Arm], table: pd.DataFrame, measure: Measure) -> 
     return [figure]
 
 
-def speed(arms: list[Arm], batch_sizes: list[int]) -> list[go.Figure]:
-    """Draw images per second of training, of arms at all batch sizes."""
-    figure = figure_of("Speed of training, tests not counted", "batch size", "images/s")
-    figure.update_xaxes(type="category", categoryorder="array", categoryarray=[f"{size:,}" for size in batch_sizes])
-    figure.update_yaxes(rangemode="tozero")
+def speed(arms: list[Arm]) -> list[Intervals]:
+    """Return images per second of training, mean over seeds: bars from zero with each seed."""
+    rows = []
+    for arm in arms:
+        found = [(images_per_second(run), f"seed {config_of(run).seed}") for run in arm.runs]
+        if any(math.isfinite(value) for value, _ in found):
+            rows.append(over_seeds(arm.name, found, arm.color, ",.0f"))
+    return [Intervals("", rows, "images/s", zero=True, bars=True, limits=(0.0, math.inf))] if rows else []
 
-    def points(run: LoadedRun) -> list[tuple[str, float]]:
-        found = images_per_second(run)
-        return [] if math.isnan(found) else [(f"{config_of(run).batch_size:,}", found)]
 
-    return run_points(arms, figure, points, "%{text}: %{y:,.0f}")
+def evaluated(arms: list[Arm]) -> list[Intervals]:
+    """Return evaluations of features after self-supervised learning, mean over seeds, each evaluation by all arms."""
+    names = list(dict.fromkeys(name for arm in arms for run in arm.runs for name in run.evaluations))
+    rows = []
+    for name in names:
+        for arm in arms:
+            mine = [(one, f"seed {config_of(run).seed}") for run in arm.runs if (one := run.evaluations.get(name))]
+            if mine:
+                values = [(100 * one.accuracy, said) for one, said in mine]
+                rows.append(over_seeds(f"{EVALUATIONS.get(name, name)}: {arm.name}", values, arm.color, ".2f"))
+    limits = (0.0, 100.0)
+    return [Intervals("", rows, f"{_split(arms)} accuracy, %", limits=limits)] if rows else []
 
 
 def features(arms: list[Arm]) -> list[go.Figure]:
-    """Draw evaluations of features after self-supervised learning, and the spread of features and embeddings."""
-    figure = figure_of("What features are worth, each run a point", "", f"{_split(arms)} accuracy, %")
-    figure.update_xaxes(type="category")
-
-    def points(run: LoadedRun) -> list[tuple[str, float]]:
-        return [(EVALUATIONS.get(name, name), 100 * one.accuracy) for name, one in run.evaluations.items()]
-
-    return [*run_points(arms, figure, points, "%{text}: %{y:.2f} %"), *_drawn(arms, REPRESENTATION)]
+    """Draw the spread of features and embeddings over self-supervised learning."""
+    return _drawn(arms, REPRESENTATION)
 
 
 def sharpness(arms: list[Arm]) -> list[go.Figure]:
@@ -125,7 +139,7 @@ def sharpness(arms: list[Arm]) -> list[go.Figure]:
         return [(numbers(run.sharpness["worst_case"])[-1], 100 * run.accuracy)]
 
     ends = run_points(arms, figure_of(title, x, f"{_split(arms)} accuracy, %"), points, "%{text}: %{x:.3g}, %{y:.2f} %")
-    return [*at_moments.figures(arms), *_drawn(arms, SHARPNESS), *ends]
+    return [*_drawn(arms, SHARPNESS), *ends]
 
 
 def _split(arms: list[Arm]) -> str:
@@ -153,6 +167,7 @@ def noise(arms: list[Arm], batch_size: int) -> list[go.Figure]:
     figure.add_annotation(
         x=1, xref="paper", xanchor="right", y=math.log10(batch_size), yshift=9, text="batch size", showarrow=False
     )
+    figure.update_layout(showlegend=False, meta={"kind": "plain", "clocks": clocks(arms)})
     return [figure]
 
 

@@ -20,17 +20,19 @@ from tvlars.lab.comparison.verdict import with_verdicts
 from tvlars.lab.errors import UsageError
 from tvlars.lab.files.marked import mark
 from tvlars.lab.report.contents import Report
+from tvlars.lab.report.layers import SPANS
 
 
 def page(report: Report, refresh: int | None = None) -> str:
     """Return one HTML file that needs no network; with ``refresh`` a browser reloads it every so many seconds."""
-    sections = report.sections()  # before the notes are read, since it may add some
-    figures = [figure for section in sections for figure in section.figures]
+    topics = report.topics()  # before the notes are read, since it may add some
+    figures = [figure for _, _, sections in topics for section in sections for figure in section.figures]
     drawn = {
         "plotly": _plotly() if figures else "",
+        "spans": SPANS,
         "figures": _packed(f"[{','.join(figure.to_json() for figure in figures)}]"),
     }
-    return _rendered("report.html.j2", report, sections=sections, refresh=refresh, **drawn)
+    return _rendered("report.html.j2", report, topics=topics, refresh=refresh, **drawn)
 
 
 def study_page(report: Any, figures: list[go.Figure]) -> str:
@@ -92,7 +94,7 @@ def _templates() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    made.filters.update(line=_line, words=words, file_name=_file_name)
+    made.filters.update(line=_line, words=words, file_name=_file_name, slug=_slug)
     return made
 
 
@@ -102,8 +104,12 @@ def _line(text: object) -> str:
 
 def _file_name(figure: go.Figure, section: str) -> str:
     """Return a file name for a figure's data."""
-    title = f"{section} {figure.layout.title.text or ''}"
-    return re.sub(r"\W+", "-", html.unescape(title).lower()).strip("-")[:90] or "figure"
+    return _slug(f"{section} {html.unescape(figure.layout.title.text or '')}")
+
+
+def _slug(title: str) -> str:
+    """Return a title as it may stand in a file name or an address."""
+    return re.sub(r"\W+", "-", title.lower()).strip("-")[:90] or "figure"
 
 
 def _packed(text: str) -> str:

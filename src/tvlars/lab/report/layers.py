@@ -7,16 +7,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from plotly import graph_objects as go
-from plotly.subplots import make_subplots
 
 from tvlars.lab.errors import UsageError
-from tvlars.lab.report.arms import Arm, plan_number
+from tvlars.lab.report.arms import Arm, steps_per_epoch
 from tvlars.lab.report.drawing import figure_of, numbers, text, thinned
 from tvlars.lab.run_folder.loaded_run import LoadedRun
 
 MAX_BINS = 60
 """Most columns of a heat map; each is the mean of some records."""
 EARLY_EPOCHS = 2
+SPANS = ("whole run", f"first {EARLY_EPOCHS} epochs")
 HEAT = {"LNR": "LNR = ‖w‖ / ‖g‖", "LWN": "LWN = ‖w‖", "LGN": "LGN = ‖g‖", "trust_ratio": "trust ratio q"}
 
 
@@ -25,7 +25,7 @@ def heat_maps(arms: list[Arm], problems: list[str]) -> list[go.Figure]:
     means = [mean_layer_stats([run for run in arm.runs if run.complete], problems) for arm in arms]
     found = [(arm, stats) for arm, stats in zip(arms, means, strict=True) if len(stats)]
     ranges = color_ranges([stats for _, stats in found]) if found else {}
-    return [heat_map(arm, stats, _steps_per_epoch(arm.runs[0]), ranges) for arm, stats in found]
+    return [heat_map(arm, stats, steps_per_epoch(arm.runs[0]), ranges) for arm, stats in found]
 
 
 def color_ranges(all_stats: list[pd.DataFrame]) -> dict[str, tuple[float, float]]:
@@ -39,62 +39,39 @@ def color_ranges(all_stats: list[pd.DataFrame]) -> dict[str, tuple[float, float]
 def heat_map(
     arm: Arm, stats: pd.DataFrame, steps_per_epoch: float, ranges: dict[str, tuple[float, float]]
 ) -> go.Figure:
-    """Draw norms and ratios of every layer over time: the first epochs on the left, the whole run on the right.
+    """Draw norms and ratios of every layer over time; the page chooses the quantity, and the first epochs or all.
 
-    ``stats`` is a frame of layer statistics, a mean over the arm's seeds; ``ranges`` are the colours' ranges. A menu
-    selects the quantity.
+    ``stats`` is a frame of layer statistics, a mean over the arm's seeds; ``ranges`` are the colours' ranges. The data
+    of all quantities are in ``layout.meta["quantities"]``, in the two lengths of ``SPANS``.
     """
     layers = [str(name) for name in stats["layer"].cat.categories if (stats["layer"] == name).any()]
-    shown: dict[str, dict[str, Any]] = {}  # data of both panels by quantity, in the form of the menu
+    shown: dict[str, dict[str, Any]] = {}
     for quantity, label in HEAT.items():
         mine = stats[stats["quantity"] == quantity].astype({"layer": str})
         if len(mine):
             wide = mine.pivot_table("value", "step", "layer").reindex(columns=layers)
             logs = wide.where(wide > 0).apply(np.log10)
-            panels = [logs[logs.index <= EARLY_EPOCHS * steps_per_epoch], logs]
-            binned = [thinned(panel.reset_index(), MAX_BINS) for panel in panels]
+            spans = [logs, logs[logs.index <= EARLY_EPOCHS * steps_per_epoch]]
+            binned = [thinned(span.reset_index(), MAX_BINS) for span in spans]
             low, high = ranges.get(quantity, (0.0, 1.0))
             shown[label] = {
-                "x": [numbers(panel["step"] / steps_per_epoch) for panel in binned],
-                "z": [[numbers(panel[name]) for name in layers] for panel in binned],
+                "x": [numbers(span["step"] / steps_per_epoch) for span in binned],
+                "z": [[numbers(span[name]) for name in layers] for span in binned],
                 **{"zmin": low, "zmax": high},
             }
-    names = (f"first {EARLY_EPOCHS} epochs", "whole run")
-    style = {"shared_yaxes": True, "horizontal_spacing": 0.02, "subplot_titles": names}
-    figure = make_subplots(1, 2, figure=figure_of(arm.name, "", ""), **style)
+    figure = figure_of(arm.name, "epoch", "")
     first = next(iter(shown.values()))
-    for column in (0, 1):
-        figure.add_heatmap(
-            x=first["x"][column],
-            y=[text(name) for name in layers],
-            z=first["z"][column],
-            zmin=first["zmin"],
-            zmax=first["zmax"],
-            name=("first epochs", "whole run")[column],
-            colorscale="Cividis",
-            showscale=column == 1,
-            colorbar={"title": "log10", "thickness": 12},
-            hovertemplate="%{y}<br>epoch %{x:.2f}: 10^%{z:.2f}<extra></extra>",
-            row=1,
-            col=column + 1,
-        )
-    head = 110  # pixels for title, menu and titles of the panels, from top to bottom
-    height = min(head + 60 + 15 * len(layers), 900)
-    menu = {
-        "buttons": [{"label": label, "method": "restyle", "args": [values]} for label, values in shown.items()],
-        **{"x": 0, "xanchor": "left", "y": 1 + 26 / (height - head - 50), "yanchor": "bottom", "active": 0},
-        **{"font": {"size": 12, "color": "#1c1c1c"}, "bgcolor": "#e8e8e8"},
-    }
-    figure.update_layout(
-        title={"y": 1 - 18 / height, "yanchor": "middle"},
-        height=height,
-        margin={"l": 10, "r": 10, "t": head, "b": 50},
-        hovermode="closest",
-        updatemenus=[menu],
+    figure.add_heatmap(
+        **{"x": first["x"][0], "y": [text(name) for name in layers], "z": first["z"][0], "name": text(arm.name)},
+        **{"zmin": first["zmin"], "zmax": first["zmax"], "colorscale": "Cividis", "showscale": False, "meta": arm.name},
+        **{"hoverongaps": False, "hovertemplate": "%{y}<br>epoch %{x:.2f}: 10^%{z:.2f}<extra></extra>"},
     )
-    figure.update_annotations(font_size=12)
-    figure.update_xaxes(title="epoch", showgrid=False, zeroline=False, automargin=True)
-    figure.update_yaxes(type="category", autorange="reversed", showgrid=False, automargin=True, tickfont={"size": 9})
+    figure.update_layout(
+        **{"height": min(90 + 14 * len(layers), 760), "hovermode": "closest"},
+        meta={"kind": "heat", "quantities": shown},
+    )
+    figure.update_xaxes(showgrid=False)
+    figure.update_yaxes(type="category", autorange="reversed", showgrid=False, tickfont={"size": 10})
     return figure
 
 
@@ -116,12 +93,3 @@ def mean_layer_stats(runs: list[LoadedRun], problems: list[str]) -> pd.DataFrame
     logs = both.assign(value=np.log(both["value"])).groupby(["step", "layer", "quantity"], sort=False)
     mean = logs["value"].mean().reset_index()
     return mean.assign(value=np.exp(mean["value"]), layer=pd.Categorical(mean["layer"], categories=names))
-
-
-def _steps_per_epoch(run: LoadedRun) -> float:
-    """Return optimizer steps per epoch from the plan or, if it is missing, from the record."""
-    planned = plan_number(run, "steps_per_epoch")
-    if planned > 0:
-        return planned
-    first = run.epochs.iloc[0] if len(run.epochs) else {"step": 1, "epoch": 1}
-    return max(float(first["step"]) / float(first["epoch"]), 1.0)

@@ -13,7 +13,7 @@ from tvlars.lab.comparison.held_out import held_out
 from tvlars.lab.comparison.statistics import PAIR_COLUMNS, differences, table
 from tvlars.lab.comparison.verdict import answers
 from tvlars.lab.imported import GIVEN, said_path
-from tvlars.lab.report.arms import Arm, config_of, frame_of, make_arms
+from tvlars.lab.report.arms import Arm, colored, config_of, frame_of, make_arms
 from tvlars.lab.run_folder.loaded_run import LoadedRun
 from tvlars.lab.run_folder.record import MODEL, read_object
 from tvlars.lab.tasks import Measure
@@ -64,6 +64,9 @@ def parts_of(runs: list[LoadedRun], family: str = ALL, margin: float | None = No
     titles = _titles(pd.DataFrame([_facts(mine[0]) for mine in groups.values()]))
     parts = [Part(title, mine, key[-1]) for title, (key, mine) in zip(titles, groups.items(), strict=True)]
     if parts:
+        arms = iter(colored([arm for part in parts for arm in part.arms]))  # one colour on the whole page
+        for part in parts:
+            part.arms = [next(arms) for _ in part.arms]
         frame = pd.concat([part.frame.assign(part=i) for i, part in enumerate(parts)])
         pairs = differences(frame, family, margin)
         for i, part in enumerate(parts):

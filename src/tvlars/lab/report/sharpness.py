@@ -1,5 +1,4 @@
-"""Sharpness of arms at equal steps and at equal training losses: a figure with a menu, and a table of paired
-differences."""
+"""Sharpness of arms at equal steps and at equal training losses: estimates, and a table of paired differences."""
 
 from __future__ import annotations
 
@@ -7,11 +6,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 
 from tvlars.lab.comparison.statistics import mean_and_interval
 from tvlars.lab.report.arms import Arm, config_of
-from tvlars.lab.report.drawing import figure_of, numbers, text
+from tvlars.lab.report.tables.intervals import Intervals, over_seeds
 
 MEASURES = {
     "hessian_max": "λ₁",
@@ -55,64 +53,20 @@ def moments(rows: pd.DataFrame) -> list[tuple[str, str]]:
     return sorted(found.itertuples(index=False, name=None), key=place)
 
 
-def figures(arms: list[Arm]) -> list[go.Figure]:
-    """Draw λ₁ of each run as a point, and each arm's geometric mean with its 95 % interval; a menu chooses when."""
-    rows = measured(arms)
-    if not len(rows):
-        return []
-    figure = figure_of("Top eigenvalue at equal steps, or at equal loss", "", "", log=True)
-    keys = moments(rows)
-    for number, key in enumerate(keys):
+def intervals(arms: list[Arm]) -> list[Intervals]:
+    """Return λ₁ of the arms at each moment: each run, and their geometric mean with its 95 % interval."""
+    rows, found = measured(arms), []
+    for key in moments(rows) if len(rows) else ():
+        here = []
         for arm in arms:
             mine = _at(rows, key, arm.name)
-            mine = mine[mine["hessian_max"] > 0]
-            logs = np.log(mine["hessian_max"].astype(float)).tolist()
-            mean, half = mean_and_interval(logs) if logs else (float("nan"), float("nan"))
-            middle = float(np.exp(mean))
-            points = {"color": arm.color, "size": 8, "opacity": 0.6}
-            means = {"color": arm.color, "size": 14, "symbol": "line-ew-open", "line": {"width": 2}}
-            seeds = [f"seed {seed}" for seed in mine["seed"]]
-            figure.add_scatter(
-                x=[text(arm.name)] * len(mine),
-                y=numbers(mine["hessian_max"]),
-                text=seeds,
-                mode="markers",
-                marker=points,
-                name=text(arm.name),
-                hovertemplate="%{text}: %{y:.4g}",
-                visible=number == 0,
-                showlegend=False,
-            )
-            figure.add_scatter(
-                x=[text(arm.name)],
-                y=numbers([middle]),
-                error_y={
-                    "type": "data",
-                    "array": numbers([middle * (np.exp(half) - 1)]),
-                    "arrayminus": numbers([middle * (1 - np.exp(-half))]),
-                    "thickness": 1,
-                },
-                text=[f"{len(mine)} seeds"],
-                mode="markers",
-                marker=means,
-                name=f"{text(arm.name)}, geometric mean",
-                hovertemplate="%{y:.4g}, geometric mean of %{text}",
-                visible=number == 0,
-                showlegend=False,
-            )
-    each = 2 * len(arms)
-    buttons = [
-        {
-            "label": f"{at}, {statistics} statistics",
-            "method": "restyle",
-            "args": ["visible", [i // each == number for i in range(each * len(keys))]],
-        }
-        for number, (at, statistics) in enumerate(keys)
-    ]
-    place = {"x": 1, "xanchor": "right", "y": 1.16, "yanchor": "top"}
-    figure.update_layout(updatemenus=[{"buttons": buttons, **place}], hovermode="closest")
-    figure.update_xaxes(type="category")
-    return [figure]
+            seeds = [
+                (float(value), f"seed {seed}") for value, seed in zip(mine["hessian_max"], mine["seed"], strict=True)
+            ]
+            if seeds:
+                here.append(over_seeds(arm.name, seeds, arm.color, ".3g", log=True))
+        found.append(Intervals(f"{key[0]}, {key[1]} statistics", here, "λ₁", log=True))
+    return found
 
 
 def table(arms: list[Arm]) -> list[dict[str, Any]]:
