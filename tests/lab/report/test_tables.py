@@ -112,7 +112,8 @@ def test_settings_are_those_that_act_and_differences_are_marked(one: Path, tmp_p
     plan = json.loads((one / "plan.json").read_text())
     folders = [another(one, tmp_path / name, optimizer=name) for name in ("tvlars", "lars", "lamb")]
     for folder, lr in zip(folders, (16.0, 16.0, 0.011), strict=True):
-        (folder / "plan.json").write_text(json.dumps({**plan, "lr": lr, "momentum": 0.9 if lr == 16 else None}))
+        own = {"lr": lr, "momentum": 0.9 if lr == 16 else None, "optimizer": folder.name}
+        (folder / "plan.json").write_text(json.dumps({**plan, **own}))
     (part,) = parts_of(list(map(load_run, folders)))
     found = settings(part.arms, part.batch_sizes)
     assert [name for name, _, _ in found.heads] == ["tvlars", "lars", "lamb"]

@@ -73,7 +73,7 @@ class Curve:
                 )
             for run in others:  # not part of the mean, but drawn
                 only, name = self._stack([run]), f"{arm.name}, {run.folder.name}: {run.status}"
-                more = {"markers": self.markers, "width": 1, "meta": arm.name}
+                more: dict[str, Any] = {"markers": self.markers, "width": 1, "meta": arm.name}
                 line(figure, name, only["x"], only["mean"], arm.color, "dot", **more)
         kind = "accuracy" if self.unit == "%" else "schedule" if self.schedule else "plain"
         figure.update_layout(showlegend=False, meta={"kind": kind, "clocks": clocks(arms)})
@@ -149,7 +149,7 @@ def band(figure: go.Figure, arm: Arm, frame: pd.DataFrame, dash: str = "solid", 
             name=f"{name}, range",
             meta=arm.name,
         )
-    more = {"markers": markers, "legendgroup": name, "meta": arm.name}
+    more: dict[str, Any] = {"markers": markers, "legendgroup": name, "meta": arm.name}
     line(figure, arm.name, frame["x"], frame["mean"], arm.color, dash, **more)
 
 
