@@ -187,7 +187,7 @@ def test_a_measure_of_a_task_has_targets_between_its_first_and_best_value(one: P
 
 @pytest.mark.parametrize("arms", [1, 12])
 def test_a_page_of_one_or_many_arms_has_no_hole(one: Path, tmp_path: Path, arms: int) -> None:
-    names = [f"an-arm-with-{i}-and-a-long-name-of-its-own" for i in range(arms)]
+    names = [f"an-arm-with-{i}-and-a-very-long-name" for i in range(arms)]
     folders = [another(one, tmp_path / str(i), shift=-0.001 * i, arm=name) for i, name in enumerate(names)]
     diverged = another(one, tmp_path / "diverged", arm="gone")
     (diverged / "summary.json").write_text('{"status": "diverged"}')
