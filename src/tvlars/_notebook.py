@@ -85,20 +85,22 @@ def picture(lines: Sequence[Line], title: str, x: str, *, log: str = "", zero: b
     bottom = HEIGHT - BOTTOM
     axes = f'<path d="M{LEFT} {TOP}V{bottom}H{WIDTH - RIGHT}" fill="none" stroke="currentColor" opacity="0.4"/>'
     texts = [
-        _text(
-            LEFT, TOP - 12, title + ", log scale" * ("y" in log), "start", legend=[line for line in lines if line.name]
-        ),
+        _text(LEFT, TOP - 12, _axis(title, "y" in log), "start", [line for line in lines if line.name]),
         _text(LEFT - 6, bottom, f"{ends[0]:.3g}", "end"),
         _text(LEFT - 6, TOP + 8, f"{ends[1]:.3g}", "end"),
         _text(LEFT, bottom + 15, f"{first:,.6g}", "start"),
         _text(WIDTH - RIGHT, bottom + 15, f"{last:,.6g}", "end"),
-        _text(LEFT + wide / 2, bottom + 15, x + ", log scale" * ("x" in log), "middle"),
+        _text(LEFT + wide / 2, bottom + 15, _axis(x, "x" in log), "middle"),
     ]
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" '
         f'style="max-width:100%;height:auto" role="img" aria-label="{escape(title)}" font-family="sans-serif" '
         f'font-size="11" fill="currentColor">{axes}{"".join(drawn)}{"".join(texts)}</svg>'
     )
+
+
+def _axis(name: str, log: bool) -> str:
+    return f"{name}, log scale" if log else name
 
 
 def _points(line: Line, log: str) -> list[tuple[float, float] | None]:

@@ -274,9 +274,8 @@ class LayerStats:
             for name, row, have in zip(self._names, values.tolist(), known.tolist(), strict=False)
         ]
         last = folded(f"all quantities at step {step}", table(("layer", *QUANTITIES), rows))
-        return page(
-            paragraph(self), picture(lines, f"{shown.replace('_', ' ')} of each layer", "optimizer step", log="y"), last
-        )
+        title = f"{shown.replace('_', ' ')} of each layer"
+        return page(paragraph(self), picture(lines, title, "optimizer step", log="y"), last)
 
     def close(self) -> None:
         """Flush, and leave the optimizer alone from now on. Calling it again does nothing."""

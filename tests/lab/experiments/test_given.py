@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +27,8 @@ from tvlars.lab import (
     tune,
 )
 from tvlars.lab.experiments.board import Board
-from tvlars.lab.run_folder.loaded_run import load_run
+from tvlars.lab.run_folder.loaded_run import RunResult, load_run
+from tvlars.lab.run_folder.loaded_run import Tested as Result
 
 BASE = TrainConfig(epochs=2, accelerator="cpu", precision="32-true", batch_size=64)
 
@@ -150,12 +152,24 @@ def test_a_sweep_and_a_tuning_take_them_too(tmp_path: Path) -> None:
     here = alone(runs[0], tmp_path / "alone", **objects)
     (found,) = [run for run in result.load() if run.config is not None and run.config.seed == 0]
     assert found.metrics == here.metrics
+    assert repr(result) == f"SweepResult(2 runs: 2 finished, folder {str(tmp_path / 'sweep')!r})"
+    assert result.comparison().answers()[0] in html.unescape(result._repr_html_())
+    mse, name = here.metrics["test_mse"], "rows-Square-adamw-b64-s0"
+    where = f"folder {str(here.folder)!r}"
+    assert repr(here) == f"LoadedRun({name}, finished, test mse {mse:.4g}, 2 epochs, {where})"
+    assert here._repr_html_().count("<svg") == 2  # the measure of the task, and the loss
+    assert here.config is not None
+    one = RunResult(here.folder, here.config, here.config.plan(64), [], tested=Result(0.5, 0.0))
+    assert repr(one) == f"RunResult({name}, loss 0.5, 0 epochs, {where})"
+    assert one._repr_html_() == here._repr_html_()
     pytest.importorskip("optuna")
     config = TuneConfig(BASE, optimizers=("adamw",), trials=2, seeds=(0,), out=tmp_path / "tune")
     tuned = tune(config, **objects, **quiet(board=Board()))
     assert tuned.final is not None
     assert [run.status for run in tuned.final.runs] == ["finished"]
     assert tuned.tuned[0].best is not None
+    assert repr(tuned) == f"TuneResult(adamw, folder {str(tmp_path / 'tune')!r})"
+    assert str(tuned.tuned[0]) in html.unescape(tuned._repr_html_())
 
 
 @pytest.mark.parametrize("name", ["data", "loaders", "model", "task", "metrics"])

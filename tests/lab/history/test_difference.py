@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import shutil
 from pathlib import Path
@@ -76,6 +77,9 @@ def test_each_difference_is_one_line(one: Path, other: Path, capsys: pytest.Capt
     assert rows["results", "weights"].note == "differ, ‖a − b‖ / ‖a‖ = 0.5"
     assert main(["diff", str(one), str(other)]) == 0
     assert capsys.readouterr().out == f"{diff_runs(one, other)}\n"
+    found = diff_runs(one, other)
+    assert repr(found) == f"RunsDiff(6 of {len(found.rows)} rows differ)"
+    assert str(found) in html.unescape(found._repr_html_())
     frame = diff_runs(one, other).frame()
     assert frame.columns.tolist() == ["part", "name", "a", "b", "note", "same"]
     assert (~frame["same"]).sum() == 6

@@ -87,6 +87,8 @@ def test_table_sentences_and_notes_of_hand_made_runs(tmp_path: Path) -> None:
     rates = result.rates().set_index(["arm", "lr"])
     assert rates.loc[("lars", 8.0), "accuracy"] == pytest.approx(0.1)  # 0.1 and, diverged, that of guessing
     assert rates.loc[("lars", 8.0), "failed"] == 1.0
+    assert repr(result) == f"RobustnessResult(lars, tvlars: 16 runs, folder {str(tmp_path)!r})"
+    assert all(sentence in result._repr_html_() for sentence in (*result.answers(), "Held out."))
     first, second = result.answers()
     assert first.startswith("lars: within 1 point of its best validation accuracy, 90.10% at lr 2, over 1.1 octaves")
     assert first.endswith("25% of 8 runs failed.")

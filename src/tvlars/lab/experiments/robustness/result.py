@@ -35,7 +35,7 @@ class RobustnessConfig(StudyConfig):
         super().__post_init__()
 
 
-@dataclass
+@dataclass(repr=False)
 class RobustnessResult(StudyResult):
     """Results of a study of robustness; its files lie in ``folder``."""
 

@@ -115,7 +115,7 @@ class Cell:
         return [steps_to_target(self.horizons, one, target).steps for one in best.T.tolist()]
 
 
-@dataclass
+@dataclass(repr=False)
 class ScalingResult(StudyResult):
     """Results of a study of scaling; its files lie in ``folder``."""
 
