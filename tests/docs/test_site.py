@@ -141,3 +141,36 @@ def test_search_works_from_a_folder(browser: Any, site: Path) -> None:
     tab.locator("input[name=query]").first.click()
     tab.locator("input[name=query]").first.press_sequentially("noise scale", delay=30)
     tab.locator(".md-search-result__item").first.wait_for(timeout=15_000)
+
+
+SEARCHES = {
+    "validation": "guides/validation",
+    "wandb": "guides/loggers",
+    "mlflow": "guides/loggers",
+    "EMA": "guides/own-loop",
+    "AMP": "guides/own-loop",
+    "polynomial": "guides/schedules",
+    "latex": "guides/runs-later",
+    "huggingface": "guides/own-data",
+    "own optimizer": "guides/own-optimizer",
+    "custom model": "guides/own-model",
+    "batch size": "guides/batch-size",
+    "slurm": "many-processes",
+}
+"""What readers look for, and the page that tells them."""
+FIRST = 3
+
+
+def test_search_leads_to_the_page_that_tells(browser: Any, site: Path) -> None:
+    """The site's own search, since it alone knows how it ranks."""
+    tab = browser.new_context(offline=True, viewport={"width": 1440, "height": 900}).new_page()
+    found = {}
+    for words in SEARCHES:
+        tab.goto("about:blank")  # an address that differs in its query alone would not load the page anew
+        tab.goto(f"file://{site / 'index.html'}?q={words}")
+        links = tab.locator(".md-search-result__item > a")
+        links.first.wait_for(state="attached", timeout=60_000)
+        places = links.evaluate_all("all => all.map(a => new URL(a.href).pathname)")
+        pages = [str(Path(place).relative_to(site).with_suffix("")) for place in places]
+        found[words] = list(dict.fromkeys(pages))[:FIRST]
+    assert {words: pages for words, pages in found.items() if SEARCHES[words] not in pages} == {}

@@ -156,7 +156,9 @@ def test_torchvisions_own_files_are_read_after_a_download(tmp_path: Path, monkey
 # -- CIFAR -----------------------------------------------------------------------------------------------
 
 
-def write_cifar(folder: Path, classes: int, monkeypatch: pytest.MonkeyPatch) -> dict[str, np.ndarray]:
+def write_cifar(
+    folder: Path, classes: int, monkeypatch: pytest.MonkeyPatch, images: int = 4
+) -> dict[str, np.ndarray]:
     """Small files in CIFAR's own format; torchvision is told their checksums, which it knows of the real ones."""
     import torchvision.datasets
 
@@ -173,8 +175,8 @@ def write_cifar(folder: Path, classes: int, monkeypatch: pytest.MonkeyPatch) -> 
     def split(entries: Any) -> list[list[str]]:
         out = []
         for name, _ in entries:
-            data = rng.integers(0, 256, (4, 3072), dtype=np.uint8)
-            labels = rng.integers(0, classes, 4).tolist()
+            data = rng.integers(0, 256, (images, 3072), dtype=np.uint8)
+            labels = (np.arange(images) % classes).tolist()
             key = "labels" if classes == 10 else "fine_labels"
             out.append(write(name, {"data": data, key: labels}))
             written[name] = data
