@@ -146,8 +146,7 @@ def add_config(parser: argparse.ArgumentParser) -> None:
 def add_resume(parser: argparse.ArgumentParser) -> None:
     """Add ``--resume``, which may name a run."""
     text = (
-        "resume from the newest valid checkpoint: in RUN, with its options, or in --out, "
-        "or start if there is none yet"
+        "resume from the newest valid checkpoint: in RUN, with its options, or in --out, or start if there is none yet"
     )
     parser.add_argument("--resume", nargs="?", const=True, default=False, metavar="RUN", help=text)
 

@@ -156,9 +156,7 @@ def test_torchvisions_own_files_are_read_after_a_download(tmp_path: Path, monkey
 # -- CIFAR -----------------------------------------------------------------------------------------------
 
 
-def write_cifar(
-    folder: Path, classes: int, monkeypatch: pytest.MonkeyPatch, images: int = 4
-) -> dict[str, np.ndarray]:
+def write_cifar(folder: Path, classes: int, monkeypatch: pytest.MonkeyPatch, images: int = 4) -> dict[str, np.ndarray]:
     """Small files in CIFAR's own format; torchvision is told their checksums, which it knows of the real ones."""
     import torchvision.datasets
 
