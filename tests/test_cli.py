@@ -155,7 +155,7 @@ def test_ctrl_c_keeps_what_was_measured_and_ends_with_130(tmp_path: Path) -> Non
         child.send_signal(signal.SIGINT)
         _, err = child.communicate(timeout=60)
     assert child.returncode == 130
-    assert err == "tvlars: interrupted; what was measured is kept, and --resume goes on\n"
+    assert err == "tvlars: interrupted; what was measured is kept in run, and tvlars train --resume run goes on\n"
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     epochs = pd.read_csv(tmp_path / "run" / "epochs.csv")
     assert summary["status"] == "interrupted"

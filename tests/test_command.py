@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 SCRIPT = "import sys\nfrom tvlars.cli import main\nsys.exit(main())\n"
 """Script that an installer writes for the command."""
+NOTHING_YET = "tvlars: interrupted before anything was measured; the same command begins again\n"
 OUT_OF_MEMORY = "tvlars: memory has ended while libraries were imported: this process needs more, see ulimit -v\n"
 
 
@@ -18,7 +20,7 @@ OUT_OF_MEMORY = "tvlars: memory has ended while libraries were imported: this pr
 @pytest.mark.parametrize(
     ("torch", "code", "said"),
     [
-        ("import signal; signal.raise_signal(signal.SIGINT)", 130, "tvlars: interrupted\n"),
+        ("import signal; signal.raise_signal(signal.SIGINT)", 130, NOTHING_YET),
         (
             "raise ImportError('libcudart.so.12: cannot open shared object file\\nmore')",
             2,
@@ -53,3 +55,66 @@ def test_a_torch_that_cannot_be_imported_is_one_sentence(
 def test_other_programs_keep_their_excepthook() -> None:
     code = "import sys, tvlars; assert sys.excepthook is sys.__excepthook__"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+IMPORTS = """
+import signal, sys
+sys.argv[0] = "tvlars"
+import tvlars
+class Pressed:
+    def find_spec(self, name, path=None, target=None):
+        if name == {name!r}:
+            try:
+                signal.raise_signal(signal.SIGINT)
+            except KeyboardInterrupt:
+                print("lost")
+sys.meta_path.insert(0, Pressed())
+from tvlars.cli import main
+sys.exit(main(["compare", "--epochs", "1"]))
+"""
+
+
+@pytest.mark.parametrize("name", ["torch.nn", "tvlars.cli._commands", "tvlars.lab.config"])
+def test_ctrl_c_during_imports_is_one_sentence_whoever_ignores_errors_of_imports(name: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTS.format(name=name)], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", NOTHING_YET)
+    assert list(tmp_path.iterdir()) == []
+
+
+def pressed(words: list[str], after: str, folder: Path) -> tuple[int | None, str, str]:
+    """Run a command in an interpreter of its own and press Ctrl-C after a line; returns exit code, line and errors."""
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        [sys.executable, "-m", "tvlars", *words],
+        cwd=folder,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as child:
+        assert child.stdout is not None
+        line = next(line for line in child.stdout if after in line)
+        child.send_signal(signal.SIGINT)
+        out, err = child.communicate(timeout=120)
+    assert "Traceback" not in out + err
+    return child.returncode, line, err
+
+
+@pytest.mark.slow
+def test_ctrl_c_during_training_says_what_is_kept_and_how_to_go_on(tmp_path: Path) -> None:
+    code, _, err = pressed(["train", "--epochs", "100000"], " 2/100000 ", tmp_path)
+    (folder,) = (tmp_path / "runs").iterdir()
+    place = f"runs/{folder.name}"
+    said = f"tvlars: interrupted; what was measured is kept in {place}, and tvlars train --resume {place} goes on\n"
+    assert (code, err) == (130, said)
+
+
+@pytest.mark.slow
+def test_ctrl_c_during_a_comparison_says_what_is_kept_and_how_to_go_on(tmp_path: Path) -> None:
+    words = ["compare", "--epochs", "100000", "--optimizers", "lars", "sgd", "--seeds", "0", "--out", "here"]
+    code, _, err = pressed(words, " 2/100000 ", tmp_path)
+    kept = "0 of 2 runs are over; what was measured is kept in here"
+    assert (code, err) == (130, f"tvlars: interrupted; {kept}, and the same command with --out here goes on\n")
+    assert (tmp_path / "here" / "report.html").is_file()

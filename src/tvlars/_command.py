@@ -6,14 +6,13 @@ sentence what went wrong then; in other programs, which import tvlars themselves
 
 from __future__ import annotations
 
-import contextlib
 import os
+import signal
 import sys
-import traceback
-from types import TracebackType
 
-from tvlars._checks import one_line
-from tvlars._memory import says_so
+TYPE_CHECKING = False  # without importing typing: nothing is imported here that would be interrupted first
+if TYPE_CHECKING:
+    from types import FrameType, TracebackType
 
 FAILED, BAD_INPUT, DIVERGED, INTERRUPTED = 1, 2, 3, 130
 """Exit codes of ``tvlars.cli``; 128 + N where signal N stopped a run."""
@@ -32,14 +31,21 @@ def _is_command() -> bool:
 OUT_OF_MEMORY = "memory has ended while libraries were imported: this process needs more, see ulimit -v"
 
 
+NOTHING_YET = "interrupted before anything was measured; the same command begins again"
+
+
 def by_import(error: BaseException) -> bool:
     """Return whether ``error`` was raised while a module was imported, which may raise anything if it is broken."""
+    import traceback
+
     frames = traceback.walk_tb(error.__traceback__)
     return isinstance(error, ImportError) or any(frame.f_code.co_name == "<module>" for frame, _ in frames)
 
 
 def not_imported(error: Exception) -> str:
     """Return a sentence on the laboratory, or a part of it, whose import raised ``error``."""
+    from tvlars._checks import one_line
+
     if isinstance(error, ModuleNotFoundError):
         return f"the laboratory needs {error.name!r}: pip install '.[lab]' in the source folder"
     if _memory_has_ended(error):
@@ -48,12 +54,14 @@ def not_imported(error: Exception) -> str:
 
 
 def _memory_has_ended(error: BaseException) -> bool:
+    from tvlars._memory import says_so
+
     return isinstance(error, MemoryError) or says_so(error)
 
 
 def _say(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
     if issubclass(kind, KeyboardInterrupt):
-        text, code = "interrupted", INTERRUPTED
+        text, code = NOTHING_YET, INTERRUPTED
     elif issubclass(kind, ModuleNotFoundError):
         text, code = f"tvlars needs {getattr(error, 'name', None)!r} to be installed", BAD_INPUT
     elif _memory_has_ended(error):
@@ -64,9 +72,21 @@ def _say(kind: type[BaseException], error: BaseException, traceback: TracebackTy
     else:
         sys.__excepthook__(kind, error, traceback)
         return
-    with contextlib.suppress(OSError):  # nobody may read it
-        print(f"tvlars: {text}", file=sys.stderr, flush=True)
+    _end(text, code)
+
+
+def _end(text: str, code: int) -> None:
+    """Print a sentence and end at once."""
+    try:
+        if sys.stderr is not None:
+            os.write(2, f"tvlars: {text}\n".encode())  # a signal may have come amid a print
+    except OSError:  # nobody may read it
+        pass
     os._exit(code)
+
+
+def _interrupted(number: int, frame: FrameType | None) -> None:
+    _end(NOTHING_YET, INTERRUPTED)
 
 
 def begun() -> None:
@@ -75,5 +95,22 @@ def begun() -> None:
         sys.excepthook = sys.__excepthook__
 
 
+def ready() -> None:
+    """The work of the command begins, and Ctrl-C raises again: there may be something to keep."""
+    if signal.getsignal(signal.SIGINT) is _interrupted:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def over() -> None:
+    """The command is over: Ctrl-C does not change how it ended."""
+    import threading
+
+    if _is_command() and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 if _is_command():
     sys.excepthook = _say
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        # An exception would be lost in a library's code that ignores all errors of an import, or end in its traceback.
+        signal.signal(signal.SIGINT, _interrupted)

@@ -22,7 +22,7 @@ import sys
 from collections.abc import Sequence
 
 from tvlars import __version__, _command
-from tvlars._command import BAD_INPUT, FAILED, INTERRUPTED
+from tvlars._command import BAD_INPUT, FAILED, INTERRUPTED, NOTHING_YET
 from tvlars._environment import VariableError, check_early
 from tvlars.cli import _runs
 from tvlars.cli._names import help_of_all
@@ -58,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             with contextlib.suppress(OSError):
                 stream.flush()
         os._exit(code)
+    _command.over()
     return code
 
 
@@ -99,7 +100,7 @@ def _main(words: list[str]) -> int:
         check_early()
         from tvlars.cli import _commands
     except KeyboardInterrupt:
-        print("tvlars: interrupted", file=sys.stderr)
+        print(f"tvlars: {NOTHING_YET}", file=sys.stderr)
         return INTERRUPTED
     except VariableError as error:
         print(f"tvlars: {error}", file=sys.stderr)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 from tvlars._checks import one_line
-from tvlars._command import BAD_INPUT, DIVERGED, FAILED, INTERRUPTED, by_import, not_imported
+from tvlars._command import BAD_INPUT, DIVERGED, FAILED, INTERRUPTED, NOTHING_YET, by_import, not_imported, ready
 from tvlars.cli import _bench, _completion, _doctor, _look, _protocol, _runs, _ssl, _study, _sweep, _train
 from tvlars.cli._names import without_commands
 from tvlars.cli._options import config_file, fail, new_command
@@ -17,6 +19,7 @@ from tvlars.lab.console import Lasting
 from tvlars.lab.errors import (
     DivergedError,
     FailedRunError,
+    Interrupted,
     LostProcessError,
     MovedFolderError,
     PreemptedError,
@@ -32,6 +35,8 @@ from tvlars.lab.processes.launcher import die_with_launcher, report_unexpected, 
 def run(words: list[str]) -> int:
     """Run the command that ``words`` are; returns its exit code."""
     die_with_launcher()
+    if not sys.warnoptions:  # what libraries change later is nothing that a user of the command can mend
+        warnings.filterwarnings("ignore", category=FutureWarning, module=r"(torch|lightning|lightly|curvlinops)\b")
     streams = contextlib.ExitStack()
     out: Any = Lasting(sys.stdout)
     err: Any = Lasting(sys.stderr)
@@ -44,6 +49,7 @@ def run(words: list[str]) -> int:
         if unknown_arguments:
             refuse_unknown(parser, parsed.command, unknown_arguments)
         parsed.words = words
+        ready()
         code = int(parsed.run(parsed))
         out.flush()
         return code or (BAD_INPUT if out.lost else 0)
@@ -57,10 +63,10 @@ def run(words: list[str]) -> int:
         return fail(str(error), DIVERGED)
     except PreemptedError as error:
         return fail(str(error) + way_on(parsed.command), 128 + error.signal)
-    except KeyboardInterrupt as error:
-        if by_import(error):
-            return fail("interrupted", INTERRUPTED)
-        return fail("interrupted; what was measured is kept" + way_on(words[0] if words else ""), INTERRUPTED)
+    except Interrupted as error:
+        return fail(f"interrupted; {_way_on(words[0], error)}", INTERRUPTED)
+    except KeyboardInterrupt:
+        return fail(NOTHING_YET, INTERRUPTED)
     except Exception as error:
         if is_theirs(error) and not has_ended(error):
             return _fail_theirs(error)
@@ -76,6 +82,15 @@ def run(words: list[str]) -> int:
         out.flush()
         err.flush()
         streams.close()
+
+
+def _way_on(command: str, error: Interrupted) -> str:
+    """Return what was kept of an interrupted command, and how to go on."""
+    if command in ("train", "ssl"):
+        return f"{error}, and tvlars {command} --resume {shlex.quote(str(error.folder))} goes on"
+    if command == "compare":
+        return f"{error}, and the same command with --out {shlex.quote(str(error.folder))} goes on"
+    return f"{error}, and the same command goes on"
 
 
 def _fail_theirs(error: Exception) -> int:

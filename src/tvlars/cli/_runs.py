@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tvlars._command import BAD_INPUT, INTERRUPTED, not_imported
+from tvlars._command import BAD_INPUT, INTERRUPTED, NOTHING_YET, not_imported
 from tvlars.cli._names import COMMANDS, without_commands
 from tvlars.cli._parser import Extended, Parser, refuse_unknown, words_of
 from tvlars.lab.console import Lasting, aside, say
@@ -47,7 +47,7 @@ def main(words: list[str]) -> int:
             aside(f"tvlars: {not_imported(error)}")
             return BAD_INPUT
         except KeyboardInterrupt:
-            aside("tvlars: interrupted")
+            aside(f"tvlars: {NOTHING_YET}")
             return INTERRUPTED
 
 

@@ -37,6 +37,14 @@ class PreemptedError(RuntimeError):
         super().__init__(message)
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C was pressed; ``folder`` has what was measured, ``far`` says how far the work has come."""
+
+    def __init__(self, folder: Path, far: str = "") -> None:
+        self.folder = folder
+        super().__init__(f"{far}what was measured is kept in {folder}")
+
+
 class LostProcessError(RuntimeError):
     """Another process has ended, or did not join a collective in time. Exit code 1 at the CLI."""
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pandas as pd
+from rich.cells import cell_len
 from rich.table import Table
 
 from tvlars.lab.comparison.comparison import Comparison
@@ -94,14 +95,34 @@ def print_table(comparison: Comparison) -> None:
     if not rows:
         say("no run has finished")
         return
+    shown, out = list(rows[0]), console()
+    for name in by_least_importance(rows, comparison.measure):
+        if out.is_terminal and _width(rows, shown) > out.width:
+            shown.remove(name)
+    out.width = max(out.width, _width(rows, shown))  # a cell is never cut
     table = Table()
-    for name in rows[0]:
+    for name in shown:
         table.add_column(name, justify="left" if name == "optimizer" else "right", no_wrap=True)
     for row in rows:
-        table.add_row(*row.values())
-    console().print(table, soft_wrap=False)
+        table.add_row(*(row[name] for name in shown))
+    out.print(table, soft_wrap=False)
+    if left_out := [name for name in rows[0] if name not in shown]:
+        say(f"not shown for lack of room: {', '.join(left_out)}")
     say(*comparison.answers())
     say(comparison.protocol)
+
+
+def by_least_importance(rows: list[dict[str, str]], measure: Measure) -> list[str]:
+    """Return the columns that may be left out, the least important one first."""
+    kept = ["optimizer", measure.name] + ["batch size"] * (len({row["batch size"] for row in rows}) > 1)
+    last = [*kept, P_VALUE, "runs", "lr", "test loss", "each seed", "batch size"]
+    others = [name for name in rows[0] if name not in last]  # images/s, extra measures, train loss
+    return [*reversed(others), *(name for name in reversed(last[len(kept) :]) if name in rows[0] and name not in kept)]
+
+
+def _width(rows: list[dict[str, str]], shown: list[str]) -> int:
+    """Return the columns of a terminal that the table takes."""
+    return 1 + sum(3 + max(cell_len(text) for text in (name, *(row[name] for row in rows))) for name in shown)
 
 
 def _cells(row: dict[Any, Any], beside: dict[Any, Any], ahead: bool, measure: Measure) -> dict[str, Cell]:

@@ -23,7 +23,7 @@ from tvlars.lab.config import TrainConfig, check_batch
 from tvlars.lab.console import say
 from tvlars.lab.data import Data
 from tvlars.lab.data.fingerprint import Fingerprint
-from tvlars.lab.errors import UsageError
+from tvlars.lab.errors import Interrupted, UsageError
 from tvlars.lab.experiments.arms import file_name
 from tvlars.lab.experiments.board import Board, Teller, choose_board
 from tvlars.lab.experiments.compare_config import CompareConfig
@@ -158,9 +158,8 @@ def _saved(comparing: _Comparing, announce: Callable[[str], None]) -> Iterator[N
     try:
         yield
         over = True
-    except KeyboardInterrupt:
-        announce(f"interrupted after {len(done.runs)} of {total} runs; page: {done.folder / 'report.html'}")
-        raise
+    except KeyboardInterrupt as error:
+        raise Interrupted(done.folder, f"{len(done.runs)} of {total} runs are over; ") from error
     finally:
         if comparing.first:
             try:

@@ -14,7 +14,7 @@ from tvlars._reading import is_inside, is_regular
 from tvlars.lab.comparison.family import ALL, Declared, check_family, check_margin
 from tvlars.lab.config import TrainConfig, names_of
 from tvlars.lab.data import Data, ImageData
-from tvlars.lab.errors import PreemptedError, UsageError
+from tvlars.lab.errors import Interrupted, PreemptedError, UsageError
 from tvlars.lab.experiments.board import Board, choose_board
 from tvlars.lab.experiments.job import OVER, Job, Outcome, Workers, going_on, status_of
 from tvlars.lab.experiments.queue import Source, check_call, hold, taking_signals, work
@@ -152,7 +152,7 @@ def do_runs(
             board.say(f"stopped: {far}")
             if isinstance(error, PreemptedError):
                 raise PreemptedError(f"stopped by {Signals(error.signal).name}; {far}", error.signal) from error
-            raise
+            raise Interrupted(agenda.out) from error
         finally:
             result = SweepResult(agenda.out, list(sweeping.runs.values()), declared.family, declared.margin)
             save(result)

@@ -6,9 +6,10 @@ import contextlib
 import signal
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-from tvlars.lab.errors import PreemptedError
+from tvlars.lab.errors import Interrupted, PreemptedError
 
 HANDLED: dict[int, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
 """Handled signals and their default handlers. Only these are replaced by default, and a signal that is
@@ -73,6 +74,17 @@ class StopSignals:
             yield
         finally:
             self._at_once = False
+
+
+@contextlib.contextmanager
+def kept(folder: Path) -> Iterator[None]:
+    """Have Ctrl-C say that what was measured is in ``folder``, if a record has begun there."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if not (folder / "config.json").is_file():
+            raise
+        raise Interrupted(folder) from error
 
 
 def stop(number: int) -> None:

@@ -36,6 +36,9 @@ class Reporter:
     def epoch(self, row: EpochRow) -> None:
         """Report an epoch and its test."""
 
+    def measuring(self, what: str) -> None:
+        """Report that a measurement begins, which may take long."""
+
     def note(self, text: str) -> None:
         """Report another measurement or event of the run."""
 
@@ -58,7 +61,7 @@ class LineReporter(Reporter):
 
     def start(self, config: TrainConfig, plan: Plan, lines: list[str], folder: Path, step: int = 0) -> None:
         self.config, self.plan, self.folder, self.label = config, plan, folder, config.label()
-        self.began, self.first = perf_counter(), step
+        self.began, self.first, self.has_phi = perf_counter(), step, config.optimizer == "tvlars"
         if not self.brief:
             self.say("\n".join(lines))
 
@@ -82,7 +85,7 @@ class LineReporter(Reporter):
             accuracies = "  ".join(filter(None, (f"{word} loss {loss:.4f}", self.measured)))
         self.note(
             f"epoch {row.epoch:>{len(str(epochs))}}/{epochs}  loss {row.train_loss:.4f}  {accuracies}  "
-            f"lr {self.plan.lr * phi:.3g}  phi {phi:.3f}  "
+            f"lr {self.plan.lr * phi:.3g}  {f'phi {phi:.3f}  ' * self.has_phi}"
             f"{row.images_per_second:,.0f} images/s  {'?' if left is None else f'{left:.0f}'} s left"
         )
 
@@ -93,12 +96,21 @@ class LineReporter(Reporter):
         say(text)
 
     def end(self, status: str) -> None:
-        if status != Status.FINISHED:
+        if status not in (Status.FINISHED, Status.INTERRUPTED):  # the error says where the record is
             self.note(f"{status}; what was measured is in {self.folder}")
 
 
+SHOWN = ("loss", "acc", "held out", "lr", "phi", "speed")
+"""Numbers beside a bar."""
+NEEDED = ("held out", "loss", "lr", "acc", "speed", "phi")
+"""The same by importance: the last ones give way where the terminal is narrow."""
+
+
 class BarReporter(LineReporter):
-    """Reporter with a bar of loss, accuracy, lr, φ, images/s and remaining time, for terminals."""
+    """Reporter with a bar of loss, accuracy, lr, φ, images/s and remaining time, for terminals.
+
+    Bar, accuracy and remaining time are always there, the others as far as the line has room.
+    """
 
     colon = ": "
 
@@ -111,14 +123,16 @@ class BarReporter(LineReporter):
     def start(self, config: TrainConfig, plan: Plan, lines: list[str], folder: Path, step: int = 0) -> None:
         super().start(config, plan, lines, folder, step)
         self.label = f"{config.arm_name} b{config.batch_size} s{config.seed}"
-        texts = [TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn()]
+        self.bar_width = 20 if self.console.width >= 120 else 10
+        texts = [TextColumn("{task.description}"), BarColumn(bar_width=self.bar_width), MofNCompleteColumn()]
         numbers = [TextColumn("{task.fields[numbers]}"), TextColumn("{task.fields[left]}", style="progress.remaining")]
         self.progress = Progress(*texts, *numbers, console=self.console)
         self.task = self.progress.add_task(
             self.label, total=plan.total_steps, completed=step, numbers="", left="-:--:--"
         )
         self.since, self.at = (perf_counter(), step), step
-        self.speed, self.of_step, self.of_test, self.rates = 0.0, "", "", ""
+        self.speed = 0.0
+        self.numbers: dict[str, str] = {}
         self.progress.start()
 
     def step(self, row: StepRow) -> None:
@@ -127,15 +141,15 @@ class BarReporter(LineReporter):
             self.speed = (row.step - first) * self.config.batch_size / (now - began)
         if now - began > 2.0:
             self.since = now, row.step
-        accuracy = "" if math.isnan(row.train_accuracy) else f" acc {row.train_accuracy:.1%}"
-        self.of_step = f"loss {row.loss:.3f}{accuracy}"
-        self.rates = f"lr {row.lr:.3g} phi {row.phi:.3f} {self.speed:,.0f} img/s"
+        accuracy = "" if math.isnan(row.train_accuracy) else f"acc {row.train_accuracy:.1%}"
+        self.numbers |= {"loss": f"loss {row.loss:.3f}", "acc": accuracy, "lr": f"lr {row.lr:.3g}"}
+        self.numbers |= {"phi": f"phi {row.phi:.3f}" * self.has_phi, "speed": f"{self.speed:,.0f} img/s"}
         self._show(row.step)
 
     def epoch(self, row: EpochRow) -> None:
         word, loss, accuracy = _held_out(row)
         of_task = f"{word} {self.measured or f'loss {loss:.4g}'}"
-        self.of_test = of_task if math.isnan(accuracy) else f"{word} {accuracy:.2%}"
+        self.numbers["held out"] = of_task if math.isnan(accuracy) else f"{word} {accuracy:.2%}"
         self._show(row.step)  # shows the accuracy at once, after the last epoch too
         self.since = perf_counter(), row.step
 
@@ -144,8 +158,21 @@ class BarReporter(LineReporter):
         self.at, left = step, self.left(step)
         minutes, seconds = divmod(round(left or 0), 60)
         clock = "-:--:--" if left is None else f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
-        numbers = " ".join(filter(None, (self.of_step, self.of_test, self.rates)))
-        self.progress.update(self.task, completed=step, numbers=numbers, left=clock)
+        count = len(f"{self.plan.total_steps}")
+        room = self.console.width - len(f"{self.label} {clock}") - self.bar_width - 2 * count - 5
+        self.progress.update(self.task, completed=step, numbers=self._fitting(room), left=clock)
+
+    def _fitting(self, room: int) -> str:
+        """Return the numbers that fit into so many columns, the most important one always."""
+        there = [name for name in NEEDED if self.numbers.get(name)]
+        while len(text := " ".join(self.numbers[name] for name in SHOWN if name in there)) > room and len(there) > 1:
+            there.pop()
+        return text
+
+    def measuring(self, what: str) -> None:
+        if self.progress is not None:
+            self.progress.update(self.task, numbers=f"measuring {what} ...")
+            self.progress.refresh()
 
     def note(self, text: str) -> None:
         super().note(text)

@@ -517,11 +517,13 @@ class Run:
     def _sharpness(self, due: list[str]) -> SharpnessRow | None:
         learner = self.learner
         arguments = (self.config, learner.bare_model, learner.data, learner.normalize, self.record)
+        self.reporter.measuring("sharpness")
         return sharpness_now(*arguments, epoch=self.epoch, step=self.step, at=due, batch_norms=learner.batch_norms)
 
     def _noise(self) -> None:
         learner = self.learner
         arguments = (learner.bare_model, learner.data, learner.normalize, self.record)
+        self.reporter.measuring("the noise scale")
         noise_now(*arguments, epoch=self.epoch, step=self.step)
 
     def _due_by_steps(self) -> bool:

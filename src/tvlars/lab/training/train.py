@@ -20,6 +20,7 @@ from tvlars.lab.errors import UsageError
 from tvlars.lab.given import take
 from tvlars.lab.metrics import Metric
 from tvlars.lab.models import Model
+from tvlars.lab.processes.signals import kept
 from tvlars.lab.run_folder.checkpoints.checkpoint import finish_putting
 from tvlars.lab.run_folder.loaded_run import RunResult
 from tvlars.lab.run_folder.loggers import check_protocol
@@ -109,7 +110,8 @@ def train(
         if isinstance(found, Finished):
             reporter.say(f"{place} has finished already")
             return found.result
-        return _train(prepared, place, found, notes, reporter, loggers)
+        with kept(place):
+            return _train(prepared, place, found, notes, reporter, loggers)
 
 
 def _train(

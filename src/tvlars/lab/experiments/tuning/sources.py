@@ -12,7 +12,7 @@ from signal import Signals
 from typing import TYPE_CHECKING, Any
 
 from tvlars._reading import is_inside
-from tvlars.lab.errors import FailedRunError, PreemptedError, UsageError
+from tvlars.lab.errors import FailedRunError, Interrupted, PreemptedError, UsageError
 from tvlars.lab.experiments.board import Board, Teller, duration
 from tvlars.lab.experiments.job import OVER, Job, Outcome, Workers, going_on
 from tvlars.lab.experiments.queue import Source, work
@@ -75,7 +75,7 @@ class Means:
             if isinstance(error, PreemptedError):
                 raise PreemptedError(f"stopped by {Signals(error.signal).name} {said}", error.signal) from error
             self.announce(f"stopped {said}")
-            raise
+            raise Interrupted(self.config.folder()) from error
         finally:
             self.save()
 
