@@ -28,7 +28,7 @@ from tvlars.cli._options import (
 from tvlars.cli._parser import Extended, rare, settings_of
 from tvlars.cli._sweep import add_queue
 from tvlars.lab.config import OPTIONS
-from tvlars.lab.console import say
+from tvlars.lab.console import say, tell
 from tvlars.lab.errors import UsageError
 from tvlars.lab.experiments.arms import Arm, owner_of, parse_setting
 from tvlars.lab.experiments.compare_config import USUAL, CompareConfig
@@ -162,7 +162,7 @@ def _compare(parsed: argparse.Namespace) -> int:
         return code
     comparison = compare(
         config,
-        announce=say,
+        announce=tell,
         workers=parsed.workers,
         retries=parsed.retries,
         ray=parsed.ray,

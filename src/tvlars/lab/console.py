@@ -9,7 +9,9 @@ from __future__ import annotations
 import errno
 import importlib.util
 import os
+import shutil
 import sys
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -24,6 +26,18 @@ WIDE = 160
 def say(*lines: str) -> None:
     """Print ``lines`` to standard output at once, unless its reader has gone."""
     print(*lines, sep="\n", file=Lasting(sys.stdout), flush=True)
+
+
+def tell(*lines: str) -> None:
+    """Print sentences as :func:`say` does, broken between words where a terminal has fewer columns."""
+    width = shutil.get_terminal_size().columns if is_terminal(sys.stdout) else 0
+    say(*(broken(line, width) for line in lines))
+
+
+def broken(text: str, width: int) -> str:
+    """Return text with lines of at most ``width`` columns, as far as its words allow; 0: as it is."""
+    how: dict[str, Any] = dict(subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    return "\n".join(textwrap.fill(line, width, **how) if 0 < width < len(line) else line for line in text.split("\n"))
 
 
 def aside(*lines: str) -> None:

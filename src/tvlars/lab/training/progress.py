@@ -11,7 +11,7 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from tvlars.lab.config import TrainConfig
-from tvlars.lab.console import console, say, shows_bars
+from tvlars.lab.console import broken, console, say, shows_bars
 from tvlars.lab.errors import UsageError
 from tvlars.lab.run_folder.rows import EpochRow, StepRow
 from tvlars.lab.run_folder.status import Status
@@ -179,7 +179,7 @@ class BarReporter(LineReporter):
         self.since = perf_counter(), self.at
 
     def say(self, text: str) -> None:
-        self.console.print(text)
+        self.console.print(broken(text, self.console.width))
 
     def end(self, status: str) -> None:
         if self.progress is not None:
