@@ -98,10 +98,11 @@ def sharpness_now(
     step: int,
     at: Collection[str],
     batch_norms: Mapping[str, type[nn.Module]],
+    announce: Callable[[str], None],
 ) -> SharpnessRow | None:
     """Return the sharpness at ``step``, None if it could not be measured, which ``record`` tells the user.
 
-    ``batch_norms`` are the classes of synchronized batch norms before they were.
+    ``batch_norms`` are the classes of synchronized batch norms before they were. ``announce`` is told of each part.
     """
 
     def batches(count: int, size: int = BATCH) -> Iterator[tuple[Tensor, Tensor]]:
@@ -120,7 +121,8 @@ def sharpness_now(
         norms, said = initial_norms(record.folder), "; ".join(at)
         # Curvature takes several times the memory of a step.
         batch = batches(config.sharpness_samples, min(config.micro_batch_size, BATCH))
-        return measure_sharpness(measured, batch, epoch=epoch, step=step, at=said, fresh=fresh, norms=norms)
+        how: dict[str, Any] = dict(fresh=fresh, norms=norms, announce=announce)
+        return measure_sharpness(measured, batch, epoch=epoch, step=step, at=said, **how)
 
     return _tried(measure, record, f"sharpness after {_where(epoch, step, at)}")
 

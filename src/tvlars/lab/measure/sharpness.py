@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -114,6 +114,7 @@ def measure_sharpness(
     at: str = "",
     fresh: Iterable[tuple[Tensor, Tensor]] | None = None,
     norms: Mapping[str, float] | None = None,
+    announce: Callable[[str], None] = lambda part: None,
 ) -> SharpnessRow:
     """Measure each column of a row for the mean cross-entropy over ``batches`` of normalized images and labels.
 
@@ -123,6 +124,7 @@ def measure_sharpness(
         epoch, step, at: where the run is, and what is measured there.
         fresh: batches that batch norm's statistics are estimated anew on; None (default): the model's own are used.
         norms: norms of initial weights by name; None (default): they are unknown.
+        announce: called with each part as it begins, such as "trace, 2 of 5".
 
     Raises:
         UsageError: the extra ``sharpness`` is not installed.
@@ -130,13 +132,13 @@ def measure_sharpness(
     check_sharpness()
     start, data = time.perf_counter(), list(batches)
     if fresh is None:
-        row = _measured(model, data)
+        row = _measured(model, data, announce)
         return replace(row, epoch=epoch, step=step, at=at, seconds=round(time.perf_counter() - start, 3))
     whole = [batch for batch in fresh if len(batch[1]) > 1]
     # Batches weigh the same in the statistics, so a shorter last one is left out.
     whole = [batch for batch in whole if len(batch[1]) == len(whole[0][1])]
     with sharpness.fresh_statistics(model, whole):
-        row = _measured(model, data)
+        row = _measured(model, data, announce)
     row = replace(row, epoch=epoch, step=step, at=at, statistics="fresh")
     if names := scaled_weights(model, whole, norms or {}):
         at_start = {name: (norms or {})[name] for name in names}
@@ -157,13 +159,19 @@ def scaled_weights(model: nn.Module, batches: Sequence[tuple[Tensor, Tensor]], n
     return [name for name in sharpness.scale_invariant_weights(model, [images]) if name in norms]
 
 
-def _measured(model: nn.Module, data: list[tuple[Tensor, Tensor]]) -> SharpnessRow:
+def _measured(model: nn.Module, data: list[tuple[Tensor, Tensor]], announce: Callable[[str], None]) -> SharpnessRow:
     arguments = (model, F.cross_entropy, data)
+    announce("top eigenvalue, 1 of 5")
     top = sharpness.hessian_eigenvalues(*arguments, tolerance=0.02)
+    announce("trace, 2 of 5")
     trace = sharpness.hessian_trace(*arguments, samples=8)
+    announce("average case, 3 of 5")
     average = sharpness.average_case_sharpness(*arguments, rho=RHO_AVERAGE, samples=8, adaptive=True)
     with LossSurface(*arguments) as surface:
         loss = surface.value()
+    announce("worst case, 4 of 5")
+    worst = sharpness.worst_case_sharpness(*arguments, rho=RHO, steps=5, adaptive=True)
+    announce("worst case of Keskar et al., 5 of 5")
     return SharpnessRow(
         epoch=0,
         step=0,
@@ -172,7 +180,7 @@ def _measured(model: nn.Module, data: list[tuple[Tensor, Tensor]]) -> SharpnessR
         hessian_max=float(top.values[0]),
         hessian_trace=trace.value,
         hessian_trace_error=trace.standard_error,
-        worst_case=sharpness.worst_case_sharpness(*arguments, rho=RHO, steps=5, adaptive=True),
+        worst_case=worst,
         average_case=average.value,
         average_case_error=average.standard_error,
         keskar=sharpness.keskar_sharpness(*arguments),

@@ -517,8 +517,8 @@ class Run:
     def _sharpness(self, due: list[str]) -> SharpnessRow | None:
         learner = self.learner
         arguments = (self.config, learner.bare_model, learner.data, learner.normalize, self.record)
-        self.reporter.measuring("sharpness")
-        return sharpness_now(*arguments, epoch=self.epoch, step=self.step, at=due, batch_norms=learner.batch_norms)
+        where: dict[str, Any] = dict(epoch=self.epoch, step=self.step, at=due, batch_norms=learner.batch_norms)
+        return sharpness_now(*arguments, **where, announce=lambda part: self.reporter.measuring(f"sharpness: {part}"))
 
     def _noise(self) -> None:
         learner = self.learner
