@@ -102,8 +102,9 @@ class Intervals:
             values = [value for value in values if low <= math.log10(value) <= high]
         else:
             low, high = (10**low, 10**high) if self.log else (low, high)
-            power = 10.0 ** math.floor(math.log10((high - low) / 4))
-            step = next(power * one for one in EVERY if power * one >= 0.99 * (high - low) / 4)
+            wanted = (high - low) / (3 if self.zero else 4)
+            power = 10.0 ** math.floor(math.log10(wanted))
+            step = next(power * one for one in EVERY if power * one >= 0.7 * wanted)
             values = [step * i for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
         return [
             (place, f"{v:,.0f}" if abs(v) >= 1000 else f"{v:.4g}")

@@ -128,18 +128,19 @@ function shown(figure) {
 
 // Labels of a logarithmic axis in full: powers of ten over long ranges, else 1, 2, 5.
 function logTicks([low, high]) {
+  const inside = value => Math.log10(value) >= low - 1e-9 && Math.log10(value) <= high + 1e-9;
   const values = [];
-  if (high - low > 2.2) {
-    const every = Math.max(1, Math.round((high - low) / 5));
-    for (let power = Math.ceil(low); power <= high; power += every) values.push(10 ** power);
-  } else if (high - low > 0.4) {
-    for (let power = Math.floor(low); power <= high; power++) for (const digit of [1, 2, 5]) values.push(digit * 10 ** power);
-  } else {
+  const each = high - low > 2.2 ? Math.max(1, Math.round((high - low) / 5)) : 1;
+  for (let power = Math.floor(low); power <= high; power += each) {
+    for (const digit of high - low > 2.2 ? [1] : [1, 2, 5]) values.push(digit * 10 ** power);
+  }
+  if (values.filter(inside).length < 3) {
     const width = (10 ** high - 10 ** low) / 4, unit = 10 ** Math.floor(Math.log10(width));
-    const step = unit * [1, 2, 5, 10].find(one => one * unit >= width);
+    const step = unit * [1, 2, 5, 10].find(one => one * unit >= 0.7 * width);
+    values.length = 0;
     for (let value = Math.ceil(10 ** low / step) * step; value <= 10 ** high; value += step) values.push(Number(value.toPrecision(10)));
   }
-  const tickvals = values.filter(value => Math.log10(value) >= low - 1e-9 && Math.log10(value) <= high + 1e-9);
+  const tickvals = values.filter(inside);
   const text = value => value >= 1e4 || value < 1e-3 ? `10<sup>${Math.log10(value)}</sup>` : Number(value.toPrecision(6)).toLocaleString("en");
   const plain = value => Math.abs(Math.log10(value) % 1) > 1e-9 ? Number(value.toPrecision(4)).toString() : text(value);
   return { tickvals, ticktext: tickvals.map(plain) };
