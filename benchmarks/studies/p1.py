@@ -167,7 +167,7 @@ def painter(found: pd.DataFrame) -> Callable[[Any, Any], None]:
     """Return the function that draws the leads for a theme: a panel for each arm, a bar for each step."""
 
     def paint(figure: Any, theme: Any) -> None:
-        panels = figure.subplots(len(OTHERS), 1, sharex=True)
+        panels = figure.subplots(len(OTHERS), 1)
         steps = list(range(1, len(found) + 1))
         for i, (arm, axes) in enumerate(zip(OTHERS, panels, strict=True)):
             axes.barh(steps, found[f"lead over {arm}"].fillna(0.0), 0.7, color=theme.color(i), alpha=0.75)
