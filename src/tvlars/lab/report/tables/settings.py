@@ -77,7 +77,7 @@ def settings(arms: Sequence[Arm], batch_sizes: Sequence[int]) -> Settings:
         for (_, size, _), value in zip(columns, values, strict=True):
             counts = Counter(mine[name] for _, at, mine in columns if at == size)
             most = max(counts.values())
-            odd.append(len(counts) > 1 and (counts[value] < most or most == 1))
+            odd.append(len(counts) > 1 and (counts[value] < most or [*counts.values()].count(most) > 1))
         rows.append(Setting(NAMES.get(name, name.replace("_", " ")), values, odd))
     if all(one == arm.name for (arm, _, _), one in zip(columns, rows[0].values if rows else (), strict=True)):
         rows = rows[1:]  # the heads name the optimizers
