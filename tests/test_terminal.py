@@ -72,8 +72,9 @@ def test_a_bar_has_the_accuracy_and_the_time_left_whole(width: int, tmp_path: Pa
     bar.start(config, config.plan(1437), [], tmp_path)
     bar.step(StepRow(250, 50.0, 0.5, 0.9, 1.0, 1.0))
     bar.epoch(EpochRow(1, 5, 0.5, 0.9, 0.5, 0.9, 100.0, 9.0))
-    bar.measuring("sharpness")
     bar.step(StepRow(251, 50.2, 0.5, 0.9, 1.0, 1.0))
+    bar.measuring("sharpness")
+    bar.note("sharpness: high")
     bar.end("finished")
     last = lines_of(bar.console.file.getvalue())[-2].rstrip()
     assert len(last) <= width

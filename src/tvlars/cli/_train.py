@@ -117,7 +117,7 @@ def _train(parsed: argparse.Namespace) -> int:
         values = {name: value for name, value in load_run(result.folder).metrics.items() if name.startswith(split)}
         accuracy = "".join(f"{name.replace('_', ' ')} {value:.4g}, " for name, value in values.items())
     split, lost = ("test", result.test_loss) if result.config.test else ("validation", result.validation_loss)
-    say(
+    tell(
         f"{result.config.arm_name}: {accuracy}{split} loss {lost:.4f}, "
         f"{last.step} steps in {seconds:.1f} s of training ({speed:,.0f} images/s)"
     )

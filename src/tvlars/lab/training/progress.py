@@ -177,6 +177,8 @@ class BarReporter(LineReporter):
     def note(self, text: str) -> None:
         super().note(text)
         self.since = perf_counter(), self.at
+        if self.progress is not None:
+            self._show(self.at)  # where measuring() has shown something else
 
     def say(self, text: str) -> None:
         self.console.print(broken(text, self.console.width))
