@@ -100,7 +100,7 @@ def test_train_on_a_pipe(tmp_path: Path) -> None:
     assert done.stderr == ""
     out = done.stdout
     assert "100 x 3 accumulation x 1 process = 300 samples per optimizer step" in out
-    assert "steps      4 an epoch, 12 in all" in out
+    assert "steps      4 per epoch, 12 in total" in out
     assert "12 optimizer steps are too few for a schedule to act" in out
     assert "3x3 stem with stride 1" in out
     lines = [line for line in out.splitlines() if "epoch" in line and "/3 " in line]

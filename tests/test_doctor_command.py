@@ -127,7 +127,7 @@ def test_a_compiler_that_does_not_work(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("name", "error", "laboratory"),
     [
-        ("pandas", None, "import of pandas halted"),
+        ("pandas", None, "tvlars.lab needs 'pandas'"),
         ("pandas", RuntimeError("operator torchvision::nms does not exist"), "operator torchvision::nms"),
         ("rich", ImportError("it is damaged"), "ImportError: it is damaged"),
         ("lightly", OSError("libc.so: cannot open shared object file"), "can be imported"),

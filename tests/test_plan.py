@@ -197,7 +197,7 @@ def test_numbers_of_numpy_become_numbers_of_python(optimizer: str) -> None:
 
 def test_str_explains() -> None:
     text = str(plan(4096, 60_000, 15))
-    assert "14 an epoch, 210 in all" in text
+    assert "14 per epoch, 210 in total" in text
     assert "at step 1" in text
     assert "biases and norms" in text
     assert "warm-up over 42 steps" in str(plan(4096, 60_000, 15, "lars"))
@@ -257,7 +257,7 @@ def test_a_stream_has_steps_alone(optimizer: str) -> None:
     p = plan(256, total_steps=1000, optimizer=optimizer)
     assert (p.total_steps, p.dataset_size, p.epochs) == (1000, None, 1)
     assert "a stream of samples" in str(p)
-    assert "1000 in all, 256,000 samples" in str(p)
+    assert "1000 in total, 256,000 samples" in str(p)
     same = plan(256, 256_000, 1, optimizer)
     assert [p.factor(t) for t in (1, 500, 1000)] == [same.factor(t) for t in (1, 500, 1000)]
 

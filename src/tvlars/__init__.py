@@ -1,4 +1,4 @@
-"""tvlars: layer-wise optimizers for large-batch training (TVLARS, LARS, LAMB) and what belongs to them."""
+"""tvlars: layer-wise optimizers for large-batch training (TVLARS, LARS, LAMB), with plans, checks and measurements."""
 
 from typing import TYPE_CHECKING
 

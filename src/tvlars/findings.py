@@ -1,4 +1,4 @@
-"""Findings about a set-up: what spoils large-batch training with a model and its optimizer, each with a way out."""
+"""Problems of a set-up for large-batch training, each with its evidence and a fix."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ Shape: TypeAlias = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing to look at: ``what`` it is in a word, the ``evidence`` with its numbers, and the way out."""
+    """Problem found by :func:`check`: ``what`` it is in a word, the ``evidence`` with its numbers, and the remedy."""
 
     what: str
     evidence: str
@@ -85,16 +85,16 @@ def check(
     scaler: Any = None,
     noise_scale: Any = None,
 ) -> Findings:
-    """Look for what spoils large-batch training. Nothing is changed and nothing is run.
+    """Look for problems that spoil large-batch training. Nothing is changed and nothing is run.
 
     ==================  ====================================================================================
     finding             when
     ==================  ====================================================================================
-    other parameters    the optimizer holds none of the model's, so that nothing else can be said
+    other parameters    the optimizer holds none of the model's, so that nothing else can be checked
     adapted norms       a bias or a parameter of a norm, or another of no layer, is in a group with the trust ratio
     decayed norms       ... in a group with weight decay
-    raw learning rate   layers that are not adapted take an lr above 1
-    large steps         lr, φ and trust coefficient together move a layer by more than 10 % of its norm a step
+    raw learning rate   layers that are not adapted have an lr above 1
+    large steps         lr, φ and trust coefficient together move a layer by more than 10 % of its norm per step
     small steps         ... by less than 0.015 % (LARS and TVLARS, whose lr is then one of SGD), or 1e-6 (LAMB)
     zero layers         adapted layers that are 0, which LAMB and ``unit_ratio_at_zero`` move without a trust ratio
     no schedule         LARS or LAMB keeps its lr to the end, or TVLARS with a ``delay_factor`` of 0 does
@@ -106,16 +106,16 @@ def check(
     few steps           the run has fewer than 50 steps
     scaled gradients    a scaled loss, or a sum, reaches layers that are not adapted
     batch too large     the batch is more than 10 times the measured noise scale
-    batch too small     a layer-wise optimizer with fewer than 128 samples a step
+    batch too small     a layer-wise optimizer with fewer than 128 samples per step
     batch norm          it sees fewer than 64 samples, and the batch is at least 8 times as large
     ==================  ====================================================================================
 
-    What is not known is not checked. A torch LR scheduler is stepped through the run in a copy; where its length or its
-    steps are those of epochs, it is taken to be stepped once per epoch, else after every optimizer step.
+    Quantities that are unknown are not checked. A torch LR scheduler is stepped through the run in a copy; if its
+    length or its steps are those of epochs, it is taken to be stepped once per epoch, else after every optimizer step.
 
     Args:
         model: the module that is trained.
-        optimizer: any torch optimizer; that a layer is adapted can be said of LARS, TVLARS and LAMB alone.
+        optimizer: any torch optimizer; only for LARS, TVLARS and LAMB is it known which layers are adapted.
         loader: a ``DataLoader`` of this process; gives ``micro_batch_size`` (of its ``batch_sampler``, too), and with
             ``epochs`` the length of the run.
         epochs: of the run.
@@ -124,10 +124,10 @@ def check(
         micro_batch_size: samples per forward pass on one process. Default: the loader's.
         scheduler: an LR scheduler that is stepped with the optimizer.
         scaler: a ``GradScaler`` that will divide the gradients before the step.
-        noise_scale: B_simple in samples, or what :func:`tvlars.noise_scale.noise_scale` returns.
+        noise_scale: B_simple in samples, or the result of :func:`tvlars.noise_scale.noise_scale`.
 
     Returns:
-        A list of :class:`Finding`; ``print`` shows a line each.
+        A list of :class:`Finding`; ``print`` shows one line per finding.
 
     Raises:
         TypeError: an argument is of another kind, such as the optimizer in place of the model.
@@ -176,7 +176,7 @@ def check(
 
 
 def _checked_kinds(model: Any, optimizer: Any, loader: Any) -> Optimizer:
-    """The optimizer itself, without what accelerate and the like put around one."""
+    """Return the optimizer itself, without the wrapper of accelerate or the like."""
     if isinstance(model, Optimizer) and isinstance(optimizer, nn.Module):
         raise TypeError(
             "check takes the model first and the optimizer second, "
@@ -194,7 +194,7 @@ def _checked_kinds(model: Any, optimizer: Any, loader: Any) -> Optimizer:
 
 
 def _checked_scheduler(scheduler: Any) -> Any:
-    """The scheduler itself, also of what Lightning's ``configure_optimizers`` returns of one."""
+    """Return the scheduler itself, also from the dictionary that Lightning's ``configure_optimizers`` returns."""
     if isinstance(scheduler, dict) and "scheduler" in scheduler:
         scheduler = scheduler["scheduler"]
     wrong = isinstance(scheduler, (type, Optimizer, nn.Module)) or not callable(getattr(scheduler, "step", None))
@@ -213,7 +213,7 @@ def _others(model: nn.Module, optimizer: Optimizer) -> Iterator[Finding]:
 
 
 def _groups(model: nn.Module, optimizer: Optimizer) -> Iterator[Finding]:
-    """Biases and norms that are adapted or decayed, and what takes a learning rate raw."""
+    """Find biases and norms that are adapted or decayed, and large learning rates without a trust ratio."""
     plain = {id(p): name for name, p, adapted in _trainable(model) if not adapted}
     ours = isinstance(optimizer, LayerwiseOptimizer)
     adapted, decayed = [], []
@@ -242,7 +242,7 @@ def _groups(model: nn.Module, optimizer: Optimizer) -> Iterator[Finding]:
 
 
 def _steps(optimizer: Optimizer) -> Iterator[Finding]:
-    """By what share of its norm a step moves an adapted layer."""
+    """Find steps that move an adapted layer by too large or too small a share of its norm."""
     if not isinstance(optimizer, LayerwiseOptimizer):
         return
     for i, group in enumerate(optimizer.param_groups):
@@ -281,7 +281,7 @@ def _zero_layers(model: nn.Module, optimizer: Optimizer) -> Iterator[Finding]:
             yield Finding(
                 "zero layers",
                 f"{start}: LAMB takes Adam's step there first, at lr = {lr:g}, and then grows them by at most "
-                f"{100 * _peak_lr(group):.3g} % of their norm a step",
+                f"{100 * _peak_lr(group):.3g} % of their norm per step",
                 "start them at small random values, or give them a group with layer_adaptation=False and lr = 5e-4",
             )
         elif group.get("unit_ratio_at_zero") and lr > LARGEST_RAW_LR:
@@ -447,10 +447,10 @@ def _batch(
         yield Finding(
             "batch too large",
             f"the batch of {batch_size:,} is far above the measured noise scale of {noise:,.0f} samples",
-            f"{max(FAR_ABOVE * noise, 1):,.0f} samples a step would need hardly more steps",
+            f"{max(FAR_ABOVE * noise, 1):,.0f} samples per step would need hardly more steps",
         )
     if isinstance(optimizer, LayerwiseOptimizer) and batch_size < SMALL_BATCH:
-        evidence = f"{batch_size} samples a step are few for {type(optimizer).__name__}"
+        evidence = f"{batch_size} samples per step are few for {type(optimizer).__name__}"
         yield Finding("batch too small", evidence, "plain SGD is the better choice here")
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
     local = [m for m in norms if not (isinstance(m, nn.SyncBatchNorm) and _is_distributed())]
@@ -500,7 +500,7 @@ def _batch_size_of(loader: Any) -> int | None:
 
 
 def _length_of(loader: Any) -> int | None:
-    """Batches an epoch, None where the loader cannot say (of an iterable data set)."""
+    """Return the batches per epoch, None if the loader does not know (an iterable data set)."""
     try:
         return len(loader)
     except TypeError:

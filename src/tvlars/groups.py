@@ -68,7 +68,7 @@ class LayerGroups(list[dict[str, Any]]):
 
 
 def _numbers_by_keyword(function: Callable[..., LayerGroups]) -> Callable[..., LayerGroups]:
-    """Refuse numbers that are given by position with a sentence: swapped ones would go unnoticed."""
+    """Refuse numbers that are given by position, since swapped ones would go unnoticed."""
 
     @wraps(function)
     def call(model: Any, plan: Any = None, *others: Any, **keywords: Any) -> LayerGroups:
@@ -125,13 +125,14 @@ def layer_groups(
          Mamba's ``A_log``;
        - class and other special tokens, position embeddings and tables of relative positions, also where an
          ``nn.Embedding`` with such a name holds them, or has a single row;
-       - what a module other than those of 1. holds itself and is a vector once dimensions of size 1 are dropped, or has
-         a first dimension of 1, for the batch;
-       - what ``no_weight_decay()`` of a module names, as timm's do, or has the attribute ``_no_weight_decay``.
+       - every parameter of a module other than those of 1. that is a vector once dimensions of size 1 are dropped, or
+         whose first dimension is 1, for the batch;
+       - every parameter that ``no_weight_decay()`` of a module names, as timm's do, or with the attribute
+         ``_no_weight_decay``.
 
-    Where the type of the module leaves it open, names decide, then shapes; ``adapt`` and ``exclude`` correct them.
-    A parametrized weight has the role of what it stands for. A parameter with ``requires_grad=False`` is left out;
-    one that several modules share is taken once, where it appears first.
+    If the type of the module leaves the role open, names decide, then shapes; ``adapt`` and ``exclude`` correct them.
+    A parametrized weight has the role of the tensor that it replaces. A parameter with ``requires_grad=False`` is left
+    out; one that several modules share is used once, where it appears first.
 
     The numbers come from a plan, or are given by keyword::
 
@@ -140,7 +141,7 @@ def layer_groups(
 
     Args:
         model: the module whose parameters are to be trained.
-        plan: what :func:`tvlars.plan` returned; gives weight decay, lr and ``bias_norm_lr_scale``.
+        plan: result of :func:`tvlars.plan`; provides weight decay, lr and ``bias_norm_lr_scale``.
         weight_decay: β >= 0 of the first group; required without a plan.
         lr: learning rate >= 0 of the first group; None (default) leaves it to the optimizer.
         bias_norm_lr_scale: >= 0, the second group's lr is lr * bias_norm_lr_scale. Default 1.0. Layers that are not
@@ -152,7 +153,7 @@ def layer_groups(
 
     Returns:
         A list of two groups with names, for ``LARS(groups, lr)`` and every torch optimizer; its ``str()``
-        says who went where.
+        lists the layers of each.
 
     Raises:
         TypeError: the numbers were given by position, or both by a plan and by keyword.
@@ -193,7 +194,7 @@ def layer_groups(
 def _numbers(
     plan: Plan | None, weight_decay: float | None, lr: float | None, scale: float | None
 ) -> tuple[float, float | None, float]:
-    """Weight decay, lr and scale of the second group's lr, checked; from a plan or as given."""
+    """Return weight decay, lr and scale of the second group's lr, checked; from a plan or as given."""
     if plan is not None:
         given = dict(weight_decay=weight_decay, lr=lr, bias_norm_lr_scale=scale)
         if twice := [f"{name}={value!r}" for name, value in given.items() if value is not None]:
@@ -215,7 +216,7 @@ def _numbers(
 
 
 def _chosen(names: list[str], adapt: str | Iterable[str], exclude: str | Iterable[str]) -> dict[str, bool]:
-    """The names that patterns decide about: True where adapted."""
+    """Return the names that match a pattern: True if adapted."""
     chosen: dict[str, bool] = {}
     for argument, patterns, adapted in (("adapt", adapt, True), ("exclude", exclude, False)):
         several = (
@@ -241,7 +242,7 @@ def _short(value: Any) -> str:
 
 
 def _trainable(model: nn.Module) -> Iterator[tuple[str, Tensor, bool]]:
-    """Name, parameter and whether it is adapted, for every trainable parameter once."""
+    """Yield every trainable parameter once, as name, parameter, and True if it is adapted."""
     seen: set[int] = set()
     parametrized: dict[int, tuple[nn.Module, str]] = {}
     undecayed: set[str] = set()
@@ -269,14 +270,14 @@ def _trainable(model: nn.Module) -> Iterator[tuple[str, Tensor, bool]]:
 
 
 def _is_magnitude(parametrizations: nn.Module, own: str, parameter: Tensor) -> bool:
-    """Of several tensors that make a parametrized one, the length of weight norm, or what else is a vector."""
+    """Return True for the magnitude of weight norm, or another vector among the tensors of a parametrized weight."""
     if any(isinstance(step, _WeightNorm) for step in parametrizations.children()):
         return own == "original0"
     return own != "original" and is_vector(parameter.shape)
 
 
 def _undecayed(prefix: str, module: nn.Module) -> set[str]:
-    """Names of the parameters that a module, as timm's do, says are to have no weight decay."""
+    """Return the names in ``no_weight_decay()`` of a module, as timm's have it: parameters without weight decay."""
     ask = getattr(module, "no_weight_decay", None)
     return {f"{prefix}.{name}" if prefix else name for name in ask()} if callable(ask) else set()
 
@@ -284,7 +285,7 @@ def _undecayed(prefix: str, module: nn.Module) -> set[str]:
 def _is_adapted(
     module: nn.Module, around: Sequence[str], own: str, parameter: Tensor, siblings: Collection[str]
 ) -> bool:
-    """The role of a parameter ``own`` of ``module``; ``around`` is what that and its parents are called."""
+    """Return True if the parameter ``own`` of ``module`` is adapted; ``around`` are the module's and parents' names."""
     called, parent = [*around, "", ""][:2]
     if isinstance(module, NORMALIZATION):
         return False

@@ -1,4 +1,4 @@
-"""The gradient noise scale: how large a batch has to be before a larger one no longer helps.
+"""Gradient noise scale: the batch size above which a larger batch hardly saves steps.
 
 :func:`noise_scale` measures it once, on given data; :class:`NoiseScaleMeter` while a model trains, from the
 micro-batches that a large batch is split into anyway.
@@ -37,11 +37,11 @@ class NoiseScale:
     """The same for each layer alone."""
 
     def steps_factor(self, batch_size: int) -> float:
-        """Steps that a batch of this size takes, relative to the fewest possible: 1 + B_simple / B."""
+        """Return the steps that a batch of this size needs, relative to the fewest possible: 1 + B_simple / B."""
         return 1.0 + self.value / batch_size
 
     def samples_factor(self, batch_size: int) -> float:
-        """Samples that a batch of this size takes, relative to the fewest possible: 1 + B / B_simple."""
+        """Return the samples that a batch of this size needs, relative to the fewest possible: 1 + B / B_simple."""
         return 1.0 + batch_size / self.value if self.value else math.inf
 
     def __repr__(self) -> str:
@@ -58,14 +58,14 @@ class NoiseScale:
 
 
 def noise_scale(model: nn.Module, loss: Loss, data: Batches, *, training: bool = False) -> NoiseScale:
-    r"""The gradient noise scale of McCandlish et al. at the model's weights.
+    r"""Return the gradient noise scale of McCandlish et al. at the model's weights.
 
     .. math:: B_{simple} = \frac{\operatorname{tr} \Sigma}{\lVert G \rVert^2}, \qquad
         \lVert G \rVert^2 \approx \frac{2}{M (M - 1)} \sum_{i < j} \langle g_i, g_j \rangle, \qquad
         \operatorname{tr} \Sigma \approx \frac{b}{M - 1} \sum_i \lVert g_i - \bar g \rVert^2
 
     for gradients g_i of M micro-batches of b samples each. Both are unbiased; the interval comes from leaving out each
-    micro-batch in turn (jackknife) and Fieller's theorem for a ratio. It takes two passes over the data, and
+    micro-batch in turn (jackknife) and Fieller's theorem for a ratio. It needs two passes over the data, and
     memory for a copy of the weights and a few gradients.
 
     Args:
@@ -137,7 +137,7 @@ def noise_scale(model: nn.Module, loss: Loss, data: Batches, *, training: bool =
 
 
 def from_two_batch_sizes(small_square: float, small: int, big_square: float, big: int) -> tuple[float, float]:
-    r"""Unbiased estimates of tr(Σ) and ‖G‖² from squared gradient norms at two batch sizes (appendix A.1).
+    r"""Return unbiased estimates of tr(Σ) and ‖G‖² from squared gradient norms at two batch sizes (appendix A.1).
 
     .. math:: E \lVert g_B \rVert^2 = \lVert G \rVert^2 + \operatorname{tr}(\Sigma) / B
 
@@ -165,7 +165,7 @@ class NoiseScaleMeter:
     Every measured step gives an unbiased estimate of tr(Σ) and of ‖G‖² from its micro-batches; both are smoothed, and
     their ratio is taken then. A step whose gradient is not finite is left out. Holds a copy of the gradient within a
     step, and nothing between steps. Under DDP take the micro-batches of one process, with ``no_sync`` for all of
-    them, and reduce afterwards: what other processes add is no micro-batch.
+    them, and reduce afterwards: the sum over other processes is no micro-batch.
 
     Args:
         model: its parameters that need gradients count.
@@ -204,7 +204,7 @@ class NoiseScaleMeter:
 
     @torch.no_grad()
     def micro_batch(self) -> None:
-        """To be called after each micro-batch's backward pass, while gradients add up."""
+        """Measure a micro-batch; call it after each backward pass, while gradients accumulate."""
         grads = [None if p.grad is None else p.grad.detach() for p in self.params]
         before = self._before or [None] * len(grads)
         self._squares.append(
@@ -222,10 +222,10 @@ class NoiseScaleMeter:
         self._squares, self._before = [], []
 
     def step(self, scale: float = 1.0) -> None:
-        """To be called after the last micro-batch of a step. Waits for the device.
+        """Measure a step; call it after its last micro-batch. Waits for the device.
 
         Args:
-            scale: what the loss was multiplied by, where gradients are still scaled.
+            scale: factor of the loss, if gradients are still scaled.
 
         Raises:
             ValueError: the step had fewer than 2 micro-batches, or ``scale`` is not above 0.
@@ -252,7 +252,7 @@ class NoiseScaleMeter:
         self._weight_square = keep**2 * self._weight_square + (1 - keep) ** 2
 
     def result(self) -> NoiseScale:
-        """The smoothed estimate, with an interval once two steps have been measured.
+        """Return the smoothed estimate, with an interval once two steps have been measured.
 
         Raises:
             ValueError: no step has been measured yet.

@@ -44,16 +44,16 @@ CURVES: dict[str, type[Schedule]] = {
 """Schedules by name."""
 SCHEDULES = ("auto", *CURVES)
 OWN = "own"
-"""Schedule of an optimizer that comes with an LR scheduler of its own; its factors are not known before the run."""
+"""Schedule of an optimizer with an LR scheduler of its own, whose factors are not known before the run."""
 FALLING = ("cosine", "linear", "polynomial", "trapezoid")
 """Schedules that fall to ``final_factor`` at the end of the run, and warm up before by default."""
 PUBLISHED_PHI = dict(delay_factor=1e-3, delay=0.0, alpha=0.1, gamma_min=0.0)
 """φ of the code published with the TVLARS paper, at its default λ."""
 
 WARMUP_SHARE = 0.2
-"""Share of a run that the warm-up takes by default before schedules that fall to the end."""
+"""Share of a run that is warm-up by default, for schedules that fall to the end."""
 MOST_STEPS = 200_000
-"""Steps that an LR scheduler is gone through for ``str()`` at most, two seconds."""
+"""Most steps of an LR scheduler that ``str()`` simulates, which takes two seconds."""
 FEW_STEPS = 50
 """Below this many steps a run is too short for a schedule to act."""
 
@@ -85,12 +85,12 @@ class Plan:
     """A run in numbers, made by :func:`plan`. ``str()`` explains it, ``plot()`` draws its learning rate.
 
     ``total_steps``, ``steps_per_epoch``, ``warmup_steps`` and ``delay`` are in optimizer steps, ``delay_factor`` in
-    1/step, ``batch_size`` and ``dataset_size`` in samples. ``epochs`` counts a last epoch that is not whole. A plan of
-    streamed data has no ``dataset_size``, and counts as one epoch. ``momentum`` is None where the optimizer has none.
+    1/step, ``batch_size`` and ``dataset_size`` in samples. ``epochs`` includes a last epoch that is not whole. A plan
+    of streamed data has no ``dataset_size``, and counts as one epoch. ``momentum`` is None if the optimizer has none.
     ``schedule`` is the name of the schedule, and the fields of other schedules are None; ``users_schedule`` is a
     function or an LR scheduler of your own, or None. ``noise_scale`` is the measured B_simple in samples, or None.
-    ``lr`` and ``weight_decay`` are NaN where an optimizer by import path has its own; ``lr_from`` says where lr is from
-    if not from the plan.
+    ``lr`` and ``weight_decay`` are NaN if an optimizer given by import path keeps its own; ``lr_from`` names the source
+    of lr if that is not the plan.
     """
 
     optimizer: str
@@ -119,7 +119,7 @@ class Plan:
     lr_from: str = ""
 
     def optimizer_arguments(self) -> dict[str, Any]:
-        """Keyword arguments of the optimizer's constructor: ``TVLARS(params, **plan.optimizer_arguments())``."""
+        """Return keyword arguments of the optimizer's constructor: ``TVLARS(params, **plan.optimizer_arguments())``."""
         arguments: dict[str, Any] = dict(lr=self.lr, weight_decay=self.weight_decay)
         arguments = {name: value for name, value in arguments.items() if not math.isnan(value)}
         if self.momentum is not None:
@@ -230,9 +230,9 @@ class Plan:
         length = self.total_steps / self.steps_per_epoch
         epochs = self.epochs if length == self.epochs else f"{length:.3g}"
         run = f"{epochs} epochs of {self.dataset_size:,} samples" if self.dataset_size else "a stream of samples"
-        steps = f"{self.steps_per_epoch} an epoch, {self.total_steps} in all" + self._dropped()
+        steps = f"{self.steps_per_epoch} per epoch, {self.total_steps} in total" + self._dropped()
         if self.dataset_size is None:
-            steps = f"{self.total_steps} in all, {self.total_steps * self.batch_size:,} samples"
+            steps = f"{self.total_steps} in total, {self.total_steps * self.batch_size:,} samples"
         lines = [
             f"{self.optimizer}, batch size {self.batch_size:,}, {run}",
             f"  steps      {steps}",
@@ -259,15 +259,17 @@ class Plan:
         if not math.isfinite(noise):
             return ["  noise      B_simple is infinite: gradients are all noise, so larger batches save steps in full"]
         lines = [
-            f"  noise      B_simple = {noise:,.0f} samples: this batch takes {1 + noise / self.batch_size:.3g} x the "
+            f"  noise      B_simple = {noise:,.0f} samples: this batch needs {1 + noise / self.batch_size:.3g} x the "
             f"fewest steps and {1 + self.batch_size / noise:.3g} x the fewest samples"
             if noise
             else "  noise      B_simple = 0: gradients have no noise, so a larger batch saves nothing"
         ]
         if 0 < 10 * noise < self.batch_size:
-            lines.append(f"             {10 * noise:,.0f} samples a step would take at most 1.1 x the fewest steps too")
+            lines.append(
+                f"             {10 * noise:,.0f} samples per step would need at most 1.1 x the fewest steps too"
+            )
         elif self.batch_size < 0.1 * noise:
-            lines.append("             twice the batch takes about half of the steps, at no cost in samples")
+            lines.append("             twice the batch needs about half of the steps, at no cost in samples")
         return lines
 
     def _schedule_lines(self) -> list[str]:
@@ -299,7 +301,7 @@ class Plan:
 
     def _dropped(self) -> str:
         rest = (self.dataset_size or 0) % self.batch_size
-        return f" ({rest:,} samples an epoch, drawn anew each time, do not fill a batch)" if rest else ""
+        return f" ({rest:,} samples per epoch, drawn anew each time, do not fill a batch)" if rest else ""
 
     def _where_it_falls(self) -> str:
         place = self._half_way()
@@ -337,31 +339,32 @@ def plan(
     decay_tail: str | None = None,
     noise_scale: Any = None,
 ) -> Plan:
-    """Learning rate and schedule, in steps, for ``epochs`` over ``dataset_size`` samples, or for ``total_steps``.
+    """Choose learning rate and schedule in steps for ``epochs`` over ``dataset_size`` samples, or for ``total_steps``.
 
-    What is given is taken as it is; what is left at None is chosen. lr comes from a measured one at batch size
-    256 by :func:`scale_lr`; that of the layer-wise optimizers grows with the square root up to 2,048 samples (TVLARS:
-    512) and no further, since it says by what share of its norm a step moves a layer, and the batch size does not
-    change what a layer bears. φ of TVLARS is at half its start at 75 % of the steps and at 2 % of it at the end;
-    the others warm up linearly over a fifth of the run and follow half a cosine.
+    Arguments that are given are used as they are; those left at None are chosen. lr is scaled by :func:`scale_lr` from
+    a rate measured at batch size 256. For the layer-wise optimizers it grows with the square root of the batch size up
+    to 2,048 samples (TVLARS: 512) and no further: it determines the share of its norm by which a step moves a layer,
+    and the share that a layer tolerates does not depend on the batch size. φ of TVLARS is at half its start at 75 % of
+    the steps and at 2 % of it at the end; the others warm up linearly over a fifth of the run and follow half a
+    cosine.
 
     Args:
         batch_size: samples per optimizer step over all processes, at most ``dataset_size``.
-        dataset_size: samples in the training set. An epoch has dataset_size // batch_size steps; what does
-            not fill a batch is left for the next shuffle.
+        dataset_size: samples in the training set. There are dataset_size // batch_size steps per epoch;
+            samples that do not fill a batch are left for the next shuffle.
         epochs: passes over the training set.
         total_steps: optimizer steps of the run, in place of ``epochs``: the last epoch may be a part of one. Without
             ``dataset_size`` the data are streamed.
         optimizer: "tvlars" (default), "lars", "lamb", "sgd" or "adamw"; or the import path of any other optimizer, as
             "torch.optim.NAdam", of which nothing is chosen but the schedule.
         lr: learning rate > 0. Default for an import path: NaN, which leaves it to the optimizer.
-        momentum: in [0, 1); wants an optimizer that has it, as does ``nesterov``.
-        nesterov: True by default where there is momentum.
+        momentum: in [0, 1); only for an optimizer with momentum, as is ``nesterov``.
+        nesterov: True by default if there is momentum.
         weight_decay: >= 0. Default for an import path: NaN, which leaves it to the optimizer.
         bias_norm_lr_scale: >= 0, for :func:`layer_groups`. Chosen, it is 0.03 for the layer-wise optimizers, less
             where lr * 0.03 would be above 1, and 1 for sgd and adamw.
         schedule: "auto" (default: "sigmoid" for tvlars, "cosine" for the others), "sigmoid", "cosine", "linear",
-            "polynomial", "trapezoid", "constant" or "published-phi"; tvlars has its own φ and takes no other. Or one of
+            "polynomial", "trapezoid", "constant" or "published-phi"; tvlars uses its own φ alone. Or one of
             your own: a function ``(step, plan) -> factor``, or a torch LR scheduler such as
             ``torch.optim.lr_scheduler.OneCycleLR``, stepped after every optimizer step.
         schedule_options: further arguments of a schedule of your own, by name. Arguments of a scheduler called
@@ -371,22 +374,22 @@ def plan(
         delay_factor: λ >= 0 (1/step), of the sigmoid schedule, and of published-phi, where it is 1e-3 by default.
         delay: d_e >= 0 (steps), of the sigmoid schedule.
         alpha: α > 0, of the sigmoid schedule. Default 1.0.
-        gamma_min: γ_min >= 0, of the sigmoid schedule. Default 0.0; the paper has B / B_base * 1e-3.
+        gamma_min: γ_min >= 0, of the sigmoid schedule. Default 0.0; the paper uses B / B_base * 1e-3.
         warmup_epochs: epochs of linear warm-up, >= 0 and < ``epochs``. Default a fifth for cosine, linear, polynomial
             and trapezoid, 0 for sigmoid, constant and published-phi.
         warmup_steps: the same in optimizer steps; one of the two may be given.
         final_factor: in [0, 1], where cosine, linear, polynomial and trapezoid end. Default 1e-3.
         power: > 0, of the polynomial schedule. Default 2.0.
-        decay_share: in (0, 1], the share of the steps that the decay of the trapezoid schedule takes. Default 0.2.
+        decay_share: in (0, 1], the share of the steps in which the trapezoid schedule decays. Default 0.2.
         decay_tail: "linear" (default) or "sqrt" (1 - sqrt), the decay of the trapezoid schedule.
         noise_scale: B_simple > 0 in samples, or what :func:`tvlars.noise_scale.noise_scale` returns. It changes no
-            number; ``str()`` of the plan says what it means for this batch size.
+            number; ``str()`` of the plan explains its meaning for this batch size.
 
     Returns:
         A :class:`Plan`.
 
     Raises:
-        ValueError: an argument is out of its range or does not go with the optimizer or schedule.
+        ValueError: an argument is out of its range, or does not apply to the optimizer or schedule.
 
     Warns:
         UserWarning: the run has fewer than 50 steps, too few for any schedule to act.

@@ -27,7 +27,7 @@ END_FRACTION = 0.02
 
 
 def sigmoid_decay(step: Step, delay_factor: float, delay: float, alpha: float = 1.0, gamma_min: float = 0.0) -> Step:
-    r"""The factor of TVLARS: high from the first step, held until the delay, then decaying to a floor.
+    r"""Return the factor of TVLARS: high from the first step, held until the delay, then decaying to a floor.
 
     .. math:: \varphi(t) = \frac{1}{\alpha + \exp(\lambda (t - d_e))} + \gamma_{min}
 
@@ -39,7 +39,7 @@ def sigmoid_decay(step: Step, delay_factor: float, delay: float, alpha: float = 
         delay_factor: λ >= 0 (1/step), how steep the decay is. At 0 the factor is constant.
         delay: d_e >= 0 (steps). With ``alpha=1`` the factor is at half its start here.
         alpha: α > 0, bounds the factor above by 1/α + γ_min. Default 1.0.
-        gamma_min: γ_min >= 0, the floor. Default 0.0. The paper takes batch size / base batch size * 1e-3.
+        gamma_min: γ_min >= 0, the floor. Default 0.0. The paper uses batch size / base batch size * 1e-3.
 
     Returns:
         φ(t), of the type, shape and dtype of ``step``; float64 for integer tensors (float32 on MPS).
@@ -451,7 +451,7 @@ class ScheduleLR(LRScheduler):
 
 
 def scale_lr(base_lr: float, batch_size: int, base_batch_size: int = 256, rule: str = "linear") -> float:
-    """The learning rate for ``batch_size``, given one that is good at ``base_batch_size``.
+    """Return the learning rate for ``batch_size``, given one that is good at ``base_batch_size``.
 
     ``"linear"``: base_lr * B / B_base (Goyal et al. 2017). ``"sqrt"``: base_lr * sqrt(B / B_base), which
     is usual for Adam and LAMB.

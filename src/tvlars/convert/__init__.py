@@ -31,10 +31,10 @@ SOURCES = sorted([*SEVERAL, *ONE])
 
 
 def convert(source: str, *, strict: bool = False, **theirs: Any) -> Conversion:
-    """Arguments and groups of ours for an optimizer of another library, written as its users write it.
+    """Return arguments and groups of ours for an optimizer of another library, written as its users write it.
 
-    What comes back is the nearest that we have. ``exact`` says whether its trajectory is theirs to rounding;
-    where it is not, ``differences`` say exactly why.
+    The result is the nearest setting of ours. ``exact`` is True if its trajectory is theirs to rounding;
+    if it is not, ``differences`` say exactly why.
 
     Args:
         source: "timm", "lightly", "apex-larc", "solo-learn", "optax", "pytorch-optimizer", or "published" for the

@@ -14,7 +14,7 @@ from tvlars.optim.layerwise import LayerwiseOptimizer
 
 @dataclass(frozen=True)
 class Conversion:
-    """An optimizer of another library in our words, made by :func:`convert`. ``str()`` says it in full.
+    """Settings of ours for an optimizer of another library, made by :func:`convert`. ``str()`` lists them.
 
     Attributes:
         theirs: what was converted.
@@ -52,7 +52,7 @@ class Conversion:
         return not self.differences
 
     def groups(self, params: Any = None) -> list[dict[str, Any]]:
-        """Parameter groups by their rule, for ``optimizer``.
+        """Return parameter groups by their rule, for ``optimizer``.
 
         Args:
             params: a model, or its (named) parameters; None (default) takes those that :func:`convert` was given.
@@ -85,7 +85,7 @@ class Conversion:
         return groups
 
     def build(self, params: Any = None) -> LayerwiseOptimizer:
-        """The optimizer on ``groups(params)``.
+        """Return the optimizer on ``groups(params)``.
 
         Raises:
             ValueError: as ``groups`` does.

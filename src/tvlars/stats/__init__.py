@@ -1,4 +1,4 @@
-"""Layer statistics: what each layer's norms, trust ratio and learning rate are while a model trains.
+"""Layer statistics: norms, trust ratio and learning rate of each layer while a model trains.
 
 :class:`LayerStats` watches any torch optimizer. With ours it takes the norms that the step has computed anyway.
 :func:`read_layer_stats` reads what it wrote.

@@ -21,7 +21,7 @@ MOST_ROWS = 10**8
 
 
 def read_layer_stats(path: str | Path) -> pd.DataFrame:
-    """Return what a :class:`LayerStats` wrote to the folder ``path``: columns step, layer, quantity and value.
+    """Return the records of a :class:`LayerStats` in the folder ``path``: columns step, layer, quantity and value.
 
     Raises:
         FileNotFoundError: the folder is not there.
@@ -55,7 +55,7 @@ def open_folder(path: Path, start: int) -> None:
 
 
 def _files(folder: Path) -> list[Path]:
-    """The records in a folder, in order; hidden files, as macOS leaves beside every file on some disks, are none."""
+    """Return the files of records in a folder, in order, without hidden ones, which macOS leaves on some disks."""
     return sorted(file for file in folder.glob("*.parquet") if not file.name.startswith("."))
 
 

@@ -1,4 +1,4 @@
-"""The watcher: hooks on an optimizer that record what its steps see and do."""
+"""Hooks on an optimizer that record norms, trust ratios and learning rates of its layers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Writer(Protocol):
 
 
 class LayerStats:
-    r"""Records, for each layer and every ``every``-th optimizer step, what the step saw and did.
+    r"""Record norms, trust ratio and learning rate of each layer, at every ``every``-th optimizer step.
 
     ===============  ==========================================================================================
     quantity         meaning
@@ -49,8 +49,7 @@ class LayerStats:
                      ``phi_scope="ratio"`` φ is part of it)
     phi              the factor on the learning rate: φ(t) of TVLARS; lr over the initial lr where an LR
                      scheduler drives the group; absent otherwise
-    effective_lr     what the direction is multiplied by: lr φ q; lr φ where the layer is not adapted, lr with
-                     optimizers of others
+    effective_lr     factor of the direction: lr φ q; lr φ if the layer is not adapted, lr with other optimizers
     ===============  ==========================================================================================
 
     Step t is recorded where t = 1, 1 + every, 1 + 2 every, ... A layer without a gradient in a step is left out of it;
@@ -68,12 +67,12 @@ class LayerStats:
     Args:
         optimizer: any torch optimizer.
         model: gives the layers their names; DDP, compile and activation checkpointing are looked through. Parameters
-            may be added, replaced and removed in optimizer and model between steps; a replaced one goes on under
+            may be added, replaced and removed in optimizer and model between steps; a replaced one keeps
             the name that it has in the model.
         every: optimizer steps from one record to the next. Default 10.
         path: a folder, made where it is missing. Each flush adds one complete Parquet file to it, so whatever a
             crash leaves is readable with :func:`read_layer_stats`. None (default) keeps what was flushed in
-            memory, 4 bytes a number. Parquet wants pandas and pyarrow (the extra ``lab``).
+            memory, 4 bytes per number. Parquet needs pandas and pyarrow (the extra ``lab``).
         buffer: recorded steps between two flushes, which bounds what is held on the device. Default 64.
         writer: a TensorBoard ``SummaryWriter``, told at every flush, as ``LWN/<layer>`` and so on. Default None.
         start: optimizer steps taken before, for a run that is resumed. Default 0. Records of later steps that lie
@@ -84,7 +83,7 @@ class LayerStats:
             optimizer's parameters (in a step, where all were replaced, too), or it is wrapped in FSDP1, whose
             parameters are no layers.
         ImportError: ``path`` is given, and pandas or pyarrow is not installed.
-        RuntimeError: in a step that a CUDA graph captures, since a replayed step tells nothing.
+        RuntimeError: in a step that a CUDA graph captures, since a replayed step cannot be recorded.
 
     Example:
         >>> with LayerStats(optimizer, model, every=10) as stats:
@@ -114,7 +113,7 @@ class LayerStats:
         self.optimizer, self.model, self.every, self.buffer, self.writer = optimizer, model, every, buffer, writer
         self._places: dict[int, int] = {}
         self._names: list[str] = []
-        """Of all layers that there were, in the order of their places; one that goes keeps its place."""
+        """Names of all layers so far, by place; a layer that is removed keeps its place."""
         self._name_layers()
         self.path = None if path is None else Path(path)
         self._discards = self.path is not None and not _is_first_rank()
@@ -171,7 +170,7 @@ class LayerStats:
             self._take_gradient_norms(self._open)
 
     def _watch(self, on: bool) -> None:
-        """Be told of adapted layers, or no longer."""
+        """Start or stop observing adapted layers."""
         if torch.compiler.is_compiling():  # such a step tells nothing, and torch 2.9 cannot compile the assignment
             return
         optimizer = self.optimizer
@@ -204,7 +203,7 @@ class LayerStats:
             self.flush()
 
     def _take_weight_norms(self, record: Record) -> None:
-        """‖w‖ of the layers that the step will not tell of."""
+        """Record ‖w‖ of the layers that are not observed in the step."""
         ours = isinstance(self.optimizer, LayerwiseOptimizer)
         groups = [g for g in self.optimizer.param_groups if not (ours and g["layer_adaptation"])]
         self._take_norms(record, "LWN", {self._places[id(p)]: p for group in groups for p in group["params"]})
@@ -246,7 +245,7 @@ class LayerStats:
         return [(record.step, *record.table(len(self._names))) for record in records]
 
     def frame(self) -> pd.DataFrame:
-        """All that was recorded, in long form: columns step, layer, quantity and value. Flushes first."""
+        """Return all records in long form: columns step, layer, quantity and value. Flushes first."""
         self.flush()
         return as_frame(self._flushed, self._names) if self.path is None else read_layer_stats(self.path)
 
@@ -278,7 +277,7 @@ class LayerStats:
         return page(paragraph(self), picture(lines, title, "optimizer step", log="y"), last)
 
     def close(self) -> None:
-        """Flush, and leave the optimizer alone from now on. Calling it again does nothing."""
+        """Flush, and stop recording. Calling it again does nothing."""
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
@@ -297,7 +296,7 @@ def _parameters(optimizer: Optimizer) -> list[Tensor]:
 
 
 def _layers(optimizer: Optimizer, model: nn.Module) -> dict[int, str]:
-    """Names of parameters by their id, no two the same."""
+    """Return the unique names of parameters by their id."""
     inner: Any = model
     while inner is not None:  # in whatever order they were wrapped
         model = inner

@@ -52,7 +52,7 @@ class Record:
     values: list[tuple[str, list[int], Tensor]] = field(default_factory=list)
     rates: list[Rates] = field(default_factory=list)
     groups: dict[int, int] = field(default_factory=dict)
-    """Of the layers by their places."""
+    """Parameter group of each layer, by its place."""
     scale: Any = None
     """Factor that gradients were multiplied by, if they still are."""
     skipped: Any = None
@@ -62,7 +62,7 @@ class Record:
         self.values.append((quantity, places, values.detach()))
 
     def table(self, layers: int) -> tuple[Tensor, Tensor]:
-        """Values and which are known, [layers, quantities] each."""
+        """Return values, and a mask of those that are known, [layers, quantities] each."""
         shape = layers, len(QUANTITIES)
         table, known = (torch.zeros(shape, dtype=dtype, device="cpu") for dtype in (torch.float32, torch.bool))
         column = {name: i for i, name in enumerate(QUANTITIES)}

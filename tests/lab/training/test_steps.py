@@ -58,7 +58,7 @@ def test_the_last_epoch_is_a_part_of_one(
     assert run.test_correct() is not None
     said = capsys.readouterr().out
     assert f"{steps / 5:g} epochs of 700 samples" in said
-    assert f"5 an epoch, {steps} in all" in said
+    assert f"5 per epoch, {steps} in total" in said
     assert f"epoch {len(epochs)}/{len(epochs)}" in said
     again = going_on(config, tmp_path / "run")
     assert train(again, data=few, reporter=Reporter()).accuracy == pytest.approx(
