@@ -85,6 +85,13 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         raise pytest.UsageError("pytest-xdist must group tests, but this version of pytest keeps their names")
 
 
+@pytest.fixture(autouse=True, scope="session")
+def hangup() -> None:
+    """Let SIGHUP act, which ``nohup`` has ignored: tests send it."""
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _ctrl_c_acts() -> None:
     """A job in the background of a shell ignores SIGINT, and would hand that down to the commands under test."""
