@@ -80,6 +80,7 @@ def smaller(words: list[str], data_dir: Path) -> list[str]:
     return more
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*not adapted:UserWarning", "ignore:.*optimizer steps:UserWarning")
 @pytest.mark.parametrize("words", COMMANDS)
 def test_a_command_of_a_recipe_runs(words: list[str], data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
