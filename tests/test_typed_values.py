@@ -76,6 +76,7 @@ def test_a_file_whose_name_has_a_comma_is_one_value(tmp_path: Path) -> None:
         ("{eps: 1e-6, betas: [0.9, 0.95]}", {"eps": 1e-6, "betas": [0.9, 0.95]}),
         ('{"eps": 1e-6, "foreach": false, "none": null}', {"eps": 1e-6, "foreach": False, "none": None}),
         ("{name: '1', other: text}", {"name": "1", "other": "text"}),
+        ("{name: annulled, none: ~}", {"name": "annulled", "none": None}),
     ],
 )
 def test_options_of_an_optimizer_are_a_mapping_too(text: str, spelled: dict[str, Any]) -> None:
@@ -133,6 +134,20 @@ def test_a_bad_config_in_yaml_is_one_sentence(
     found = capsys.readouterr()
     assert found.err.startswith(f"tvlars: {said}")
     assert (found.out, found.err.count("\n")) == ("", 1)
+
+
+def test_options_of_a_method_are_a_mapping_too() -> None:
+    words = ["ssl", "--method-options", "{lambda_param: 5e-3, other: 2}"]
+    assert make_parser(words).parse_args(words).method_options == "lambda_param=0.005,other=2"
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [("{eps: 0100}", "has a leading zero"), ("{eps: 1:30}", "base 60"), ("{eps: 1, eps: 2}", "is there twice")],
+)
+def test_a_mapping_is_read_as_strictly_as_a_file(text: str, why: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--optimizer-options", text]) == 2
+    assert why in capsys.readouterr().err
 
 
 def test_a_mapping_that_is_none_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:

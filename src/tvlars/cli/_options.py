@@ -15,7 +15,6 @@ from typing import Any
 from tvlars._reading import read_json, reason
 from tvlars.cli._names import COMMANDS
 from tvlars.cli._parser import Listed, Parser, rare, words_of
-from tvlars.lab.arguments import parse_literal
 from tvlars.lab.config import OPTIONS, TrainConfig
 from tvlars.lab.console import aside, say
 from tvlars.lab.errors import UsageError, unknown
@@ -236,29 +235,13 @@ def text_of_mapping(text: str) -> str:
     """Return NAME=VALUE of each value of a mapping in YAML or JSON, as in ``{eps: 1e-6}``; other text as it is."""
     if not text.lstrip().startswith("{"):
         return text
-    import yaml
+    from tvlars.lab.experiments.yaml_file import parse_yaml
 
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        if not isinstance(node, yaml.MappingNode):
-            raise ValueError("it is no mapping")
-        return ",".join(f"{name.value}={_literal(value)!r}" for name, value in node.value)
-    except (yaml.YAMLError, ValueError, AttributeError, RecursionError) as error:
-        why = getattr(error, "problem", None) or str(error)
-        raise argparse.ArgumentTypeError(
-            f"must be NAME=VALUE, or a mapping as {{eps: 1e-6}}, got {text!r}: {why}"
-        ) from None
-
-
-def _literal(node: Any) -> Any:
-    """Return the value of a node of YAML; text without quotes is a literal of Python if it can be."""
-    import yaml
-
-    if isinstance(node.value, str):
-        return node.value if node.style in ("'", '"') else parse_literal(node.value.replace("null", "none"))
-    if isinstance(node, yaml.MappingNode):
-        return {name.value: _literal(value) for name, value in node.value}
-    return [_literal(one) for one in node.value]
+        return ",".join(f"{name}={value!r}" for name, value in parse_yaml(text).items())  # the comma suits all options
+    except ValueError as error:
+        said = f"must be NAME=VALUE, or a mapping as {{eps: 1e-6}}, got {text!r}: {error}"
+        raise argparse.ArgumentTypeError(said) from None
 
 
 def type_of(kind: type) -> Callable[[str], Any]:

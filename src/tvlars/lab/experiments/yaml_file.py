@@ -57,19 +57,31 @@ def read_yaml(file: Path, what: str = "grid") -> Any:
     try:
         content = read_bytes(file, most=MOST_BYTES)
         utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-        loader = _Loader(content.decode("utf-16" if utf16 else "utf-8-sig"))
+        return parse_yaml(content.decode("utf-16" if utf16 else "utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise _unreadable(what, file, f"it is no UTF-8 from byte {error.start + 1} on") from error
+    except (OSError, ValueError) as error:
+        raise _unreadable(what, file, reason(error)) from error
+
+
+def parse_yaml(text: str) -> Any:
+    """Return the content of a text in YAML.
+
+    Raises:
+        ValueError: it has something that is not clear; the message says in which line.
+    """
+    try:
+        loader = _Loader(text)
         try:
             return loader.get_single_data()
         finally:
             loader.dispose()
-    except UnicodeDecodeError as error:
-        raise _unreadable(what, file, f"it is no UTF-8 from byte {error.start + 1} on") from error
     except yaml.MarkedYAMLError as error:
-        raise _unreadable(what, file, _words_of(error)) from error
+        raise ValueError(_words_of(error)) from error
     except RecursionError as error:
-        raise _unreadable(what, file, "it is nested too deeply") from error
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise _unreadable(what, file, reason(error)) from error
+        raise ValueError("it is nested too deeply") from error
+    except yaml.YAMLError as error:
+        raise ValueError(reason(error)) from error
 
 
 def _unreadable(what: str, file: Path, why: str) -> UsageError:
