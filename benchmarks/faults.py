@@ -2,7 +2,7 @@
 
     python benchmarks/faults.py
 
-Runs on digits, 2 steps an epoch, a checkpoint every 5 steps. A run has survived where it went on and ended with the
+Runs on digits, 2 steps per epoch, a checkpoint every 5 steps. A run has survived where it went on and ended with the
 very rows and weights of one that nothing happened to (bit for bit), or, where it must not go on, where it said what was
 wrong and kept what it had. Lost steps are those that had been taken and were taken again.
 """

@@ -1,4 +1,4 @@
-"""How large the report of some runs is, and how long a browser takes to draw all of it.
+"""Size of the report of some runs, and the time in which a browser draws all of it.
 
     pip install '.[lab,dev]'
     python benchmarks/report_page.py RUN...

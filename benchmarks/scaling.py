@@ -73,7 +73,7 @@ def main() -> None:
 
 def steps(what: str, sizes: dict[int, list[int]], rounds: int, device: torch.device) -> dict[str, Any]:
     """Print the tables of step time against ``sizes``, each with its tensors' lengths; returns all times."""
-    print(f"| {what} | optimizer | ms a step | ms of the one beside it | ratio |\n|---|---|---|---|---|")
+    print(f"| {what} | optimizer | ms per step | ms of the one beside it | ratio |\n|---|---|---|---|---|")
     found: dict[str, dict[int, dict[str, list[float]]]] = {}
     for size, numbers in sizes.items():
         for name, beside in BESIDE.items():
@@ -131,8 +131,8 @@ def batches(arguments: argparse.Namespace) -> dict[int, list[float]]:
         memory = {size: turn.memory for size, turn in turns.items()}
         on_device = {size: turn.device_memory for size, turn in turns.items()}
     first = str(sizes[0])
-    print(f"small_resnet, {images:,} images an epoch, micro-batches of {arguments.micro_batch_size}")
-    print(f"| batch size | s an epoch | to {sizes[0]:,} | memory, MiB | on the device, MiB |\n|---|---|---|---|---|")
+    print(f"small_resnet, {images:,} images per epoch, micro-batches of {arguments.micro_batch_size}")
+    print(f"| batch size | s per epoch | to {sizes[0]:,} | memory, MiB | on the device, MiB |\n|---|---|---|---|---|")
     for size, seconds in times.items():
         used = memory[size]
         cells = [f"{int(size):,}", Spread.of(seconds).text(), ratio(seconds, times[first]).text()]

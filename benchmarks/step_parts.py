@@ -1,4 +1,4 @@
-"""Where the time of a LARS step on a CPU goes, in units of torch's fused SGD on the same parameters.
+"""Time of the parts of a LARS step on a CPU, in units of torch's fused SGD on the same parameters.
 
     python benchmarks/step_parts.py --models resnet50 vit_b_16
 

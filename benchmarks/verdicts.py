@@ -1,4 +1,4 @@
-"""How often does a comparison claim a difference, or an equivalence, that is none, and how often does it find one?
+"""Error rates of comparisons: differences and equivalences that are claimed wrongly, and those that are found.
 
     python benchmarks/verdicts.py
 

@@ -1,4 +1,4 @@
-"""How fast two views are made: ours, kornia's and torchvision's, on 32 x 32 colour images, in one run.
+"""Speed of making two views: ours, kornia's and torchvision's, on 32 x 32 colour images, in one run.
 
     pip install '.[lab,bench]'
     python benchmarks/views.py

@@ -1,4 +1,4 @@
-"""What a notebook and an interpreter show of results: short, escaped, and legible on light and on dark pages."""
+"""Results in a notebook and an interpreter: short, escaped, and legible on light and on dark pages."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ DEFAULTS = (
     Candidate("trapezoid", "16 √(B / 256), at most 22.6", square_root(22.6)),
     Candidate("cosine-warm20", "16 √(B / 256), at most 45.3", square_root(45.3)),
 )
-"""Plans of TVLARS and of LARS, and the plan that LARS had before the study."""
+"""Plan of TVLARS, a trapezoid with the same peak, and plan of LARS."""
 
 
 def regrets(found: dict[str, tuple[int, pd.DataFrame]]) -> pd.DataFrame:

@@ -97,7 +97,7 @@ def _groups_beside(page: str, nav: Any) -> list[tuple[str, list[str]]]:
 
 
 def command_head(parser: argparse.ArgumentParser) -> str:
-    """What a command does, how it is called, and its examples."""
+    """Return the description of a command, its usage, and its examples."""
     formatter = parser._get_formatter()
     places = [formatter._format_args(a, a.dest) for a in parser._actions if not a.option_strings]
     parts = [str(parser.description), f"```text\n{' '.join([parser.prog, *places, '[options]'])}\n```"]

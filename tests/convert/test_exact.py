@@ -1,4 +1,4 @@
-"""Where `convert` says exact the trajectory is theirs, and where it does not it is another."""
+"""Trajectories of conversions: theirs if `convert` says exact, another one if it does not."""
 
 from __future__ import annotations
 

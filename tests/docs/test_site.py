@@ -157,7 +157,7 @@ SEARCHES = {
     "batch size": "guides/batch-size",
     "slurm": "many-processes",
 }
-"""What readers look for, and the page that tells them."""
+"""Queries of readers, and the page that answers each."""
 FIRST = 3
 
 

@@ -1,4 +1,4 @@
-"""Where optax.lars and optax.lamb differ from ours: every number of the section on optax in docs/parity.md."""
+"""Differences of optax.lars and optax.lamb from ours: every number of the section on optax in docs/parity.md."""
 
 from __future__ import annotations
 

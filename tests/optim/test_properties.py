@@ -43,7 +43,7 @@ def test_a_lars_step_does_not_feel_the_scale_of_the_gradient(path: dict[str, Any
 def test_without_a_slope_tvlars_is_lars_with_a_constant_factor(
     path: dict[str, Any], scope: str, lr: float, alpha: float, gamma_min: float, delay: float, seed: int
 ) -> None:
-    """Where the ratio acts φ may stand before the momentum or after it."""
+    """With an active trust ratio, φ may stand before the momentum or after it."""
     params, others = (tensors(seed, torch.float64)[:5] for _ in range(2))
     phi = 1 / (alpha + 1) + gamma_min
     shape = dict(delay_factor=0.0, delay=delay, alpha=alpha, gamma_min=gamma_min, phi_scope=scope)

@@ -44,7 +44,7 @@ HARMLESS = {
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 armed = False
 seen: list[str] | None = None
-"""Where events are kept instead, to see that the hook sees them."""
+"""List of events that are kept instead, to see that the hook sees them."""
 
 
 def hook(event: str, arguments: tuple[Any, ...]) -> None:

@@ -1,4 +1,4 @@
-"""Where batches come from: the device, the host a step ahead, or a file that is mapped; always the same batches."""
+"""Sources of batches: the device, the host a step ahead, or a mapped file; always the same batches."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from tvlars.lab.training.progress import BarReporter, LineReporter, Reporter, fa
 from tvlars.plan import Plan
 
 CONFIG = TrainConfig(epochs=100)
-PLAN = CONFIG.plan(1437)  # 5 steps an epoch
+PLAN = CONFIG.plan(1437)  # 5 steps per epoch
 
 
 class Clock:

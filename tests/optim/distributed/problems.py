@@ -33,7 +33,7 @@ def optimizer_for(
 
 
 def batches(steps: int, features: int = 6, targets: int = 5) -> Iterator[Batch]:
-    """Eight samples a step."""
+    """Eight samples per step."""
     generator = torch.Generator().manual_seed(1)
     for _ in range(steps):
         yield torch.randn(8, features, generator=generator), torch.randn(8, targets, generator=generator)
