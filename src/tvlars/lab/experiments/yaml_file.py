@@ -71,11 +71,7 @@ def parse_yaml(text: str) -> Any:
         ValueError: it has something that is not clear; the message says in which line.
     """
     try:
-        loader = _Loader(text)
-        try:
-            return loader.get_single_data()
-        finally:
-            loader.dispose()
+        return yaml.load(text, _Loader)
     except yaml.MarkedYAMLError as error:
         raise ValueError(_words_of(error)) from error
     except RecursionError as error:
