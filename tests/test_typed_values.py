@@ -51,6 +51,8 @@ def parsed(line: str) -> argparse.Namespace:
         ("compare --arm a=lars,lr=1 b=lamb --arm c=sgd", "arms", ["a=lars,lr=1", "b=lamb", "c=sgd"]),
         ("compare --set lars.lr=1,lamb.eps=1e-8 lars.power=2", "set", ["lars.lr=1", "lamb.eps=1e-8", "lars.power=2"]),
         ("compare --set adamw.betas=(0.9,0.95)", "set", ["adamw.betas=(0.9,0.95)"]),
+        ("compare --set lars.lr=1 --set lamb.lr=2 lamb.eps=3", "set", ["lars.lr=1", "lamb.lr=2", "lamb.eps=3"]),
+        ("tune --space lr=1,2 --space momentum=0.8", "space", ["lr=1,2", "momentum=0.8"]),
         ("compare --set adamw.optimizer-options=eps=1,lr=2", "set", ["adamw.optimizer-options=eps=1,lr=2"]),
         ("tune --space lr=0.1,0.2 momentum=0.8,0.9", "space", ["lr=0.1,0.2", "momentum=0.8,0.9"]),
         ("tune --spent lars=3,lamb=4", "spent", ["lars=3", "lamb=4"]),
