@@ -63,8 +63,6 @@ def load_fashion_mnist(data_dir: Path | None) -> ImageData:
     Raises:
         UsageError: files are missing or damaged, and cannot be downloaded.
     """
-    from torchvision.datasets import FashionMNIST
-
     candidates = [SYSTEM_DIR] if data_dir is None else [data_dir, data_dir / "FashionMNIST" / "raw"]
     origin = next((folder for folder in candidates if any(_idx_file(folder, part) for part in IDX_FILES)), None)
     if origin is not None:
@@ -73,6 +71,8 @@ def load_fashion_mnist(data_dir: Path | None) -> ImageData:
             raise UsageError(f"fashion-mnist in {origin} lacks {', '.join(missing)}")
         tensors = [read_idx(file) for file in files.values() if file is not None]
     else:
+        from torchvision.datasets import FashionMNIST  # takes seconds to import: not where files are read without it
+
         origin = data_dir or expanded("data_dir", DOWNLOAD_DIR)
         nowhere = f"fashion-mnist is neither in {SYSTEM_DIR} (Debian package dataset-fashion-mnist) nor in {origin}"
         splits = _through_torchvision(FashionMNIST, origin, nowhere)
