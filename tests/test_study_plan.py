@@ -65,6 +65,14 @@ def test_the_regret_is_to_the_best_cell_and_the_least_worst_one_comes_first(regr
     assert lost["worst"].is_monotonic_increasing
 
 
+def test_a_rate_that_one_workload_lacks_is_no_candidate(regret: ModuleType) -> None:
+    names = ("phi50", "phi75", "phi90")
+    wide = regret.accuracies(frame({(arm, lr): (0.8,) * 2 for arm in names for lr in (8.0, 16.0)}))
+    narrow = regret.accuracies(frame({(arm, 16.0): (0.8,) * 2 for arm in names}))
+    peaks = set(regret.regrets({"w": (256, wide), "n": (8192, narrow)})["peak"])
+    assert "16" in peaks and "8" not in peaks
+
+
 def test_regrets_of_the_defaults_have_an_interval_over_seeds(regret: ModuleType) -> None:
     cells = {("trapezoid", 22.6): (0.82, 0.82, 0.82), ("phi75", 22.6): (0.81, 0.82, 0.80)}
     cells |= {("cosine-warm20", 45.3): (0.7, 0.7, 0.7)}

@@ -79,7 +79,7 @@ def square_root(limit: float) -> Peak:
 
 
 def candidates(schedules: list[str], rates: list[float]) -> list[Candidate]:
-    """Return all candidates that the protocols declare."""
+    """Return all candidates that the protocols declare; ``rates`` are those that every workload has."""
     rules = {f"{lr:g}": constant(lr) for lr in rates}
     rules |= {f"16 √(B / 256), at most {limit:g}": square_root(limit) for limit in (22.6, 32.0)}
     return [Candidate(schedule, rule, peak) for schedule in schedules for rule, peak in rules.items()]
@@ -101,7 +101,7 @@ def regrets(found: dict[str, tuple[int, pd.DataFrame]]) -> pd.DataFrame:
     """
     tables = [table for _, table in found.values()]
     schedules = [*dict.fromkeys(str(arm) for table in tables for arm, _ in table.index), BY_NOISE]
-    rates = sorted({float(lr) for _, lr in tables[0].index})
+    rates = sorted(set.intersection(*({float(lr) for _, lr in table.index} for table in tables)))
     rows = []
     for one in candidates(schedules, rates):
         lost = {
