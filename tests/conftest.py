@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import shutil
 import signal
 from collections import Counter
@@ -15,6 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from tvlars import LAMB, LARS, TVLARS
+
+os.environ["TVLARS_CACHE"] = "/dev/null/none"  # a folder that cannot be: no speed of this machine decides in tests
 
 # A new optimizer gets the whole contract suite by one line here: name -> (class, arguments that act quickly).
 OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {

@@ -26,7 +26,8 @@ def describe(config: TrainConfig, plan: Plan, facts: dict[str, Any], processes: 
         *facts.get("account", ()),
         f"model    {facts['model']}",
         *(f"{name:<9}{facts[name]}" for name in ("task", "recipe", "views", "preset", "measured") if name in facts),
-        f"device   {facts['device']}, {facts['precision']}",
+        f"device   {facts['device']}, {facts['precision']}{', compiled' * facts.get('compiled', False)}",
+        *(f"speed    {text}" for text in facts.get("speed", ())),
         *([f"parallel {facts['processes']}"] if "processes" in facts else []),
         f"batch    {describe_batch(config, processes)}",
         *(line if line.startswith(" ") else f"plan     {line}" for line in str(plan).splitlines()),
@@ -56,6 +57,8 @@ def facts_of_run(prepared: Prepared, model: str, task: dict[str, str]) -> dict[s
     facts: dict[str, Any] = {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else name,
         "precision": prepared.precision,
+        "compiled": prepared.chosen_compile[0],
+        "speed": [text for _, text in (prepared.chosen_precision, prepared.chosen_compile) if text],
         "model": model,
         "data": str(prepared.data),
         "account": prepared.data.account,

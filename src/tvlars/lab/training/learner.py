@@ -26,11 +26,11 @@ from tvlars.lab.run_folder.rows import TEST_SHARE
 from tvlars.lab.ssl.evaluations import Evaluated
 from tvlars.lab.tasks import chosen_by, metrics_of, sums_of, values_of
 from tvlars.lab.training.batches import batches_of
-from tvlars.lab.training.compiler import compiled
 from tvlars.lab.training.optimizers import averages, build_optimizer
 from tvlars.lab.training.prepare import Prepared
 from tvlars.lab.training.profile import Phases
 from tvlars.lab.training.progress import Reporter
+from tvlars.lab.training.speed import compiled
 
 NORM_BATCHES = 50
 """Micro-batches that batch norm's statistics of averaged weights are computed on, as schedulefree advises."""
@@ -66,7 +66,7 @@ class Learner(ABC):
             self.batch_norms = synchronize_batch_norm(network, on_cpu=fabric.device.type == "cpu")
         # FSDP2 needs parameters in the contiguous layout.
         self.bare_model = network if config.shard else network.to(memory_format=torch.channels_last)
-        self.model = fabric.setup_module(compiled(self.bare_model) if config.compile else self.bare_model)
+        self.model = fabric.setup_module(compiled(self.bare_model) if prepared.chosen_compile[0] else self.bare_model)
         # Built after setup_module, which replaces parameters by shards, and from the bare model, whose names it needs.
         built = build_optimizer(config, prepared.plan, self.bare_model)
         self.bare_optimizer, self.scheduler, self.plan = built.optimizer, built.scheduler, built.plan

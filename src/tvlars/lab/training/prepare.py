@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from tvlars._machine import faster_in_bf16
+from tvlars._machine import faster_in_bf16, native_bf16
 from tvlars.lab import memory
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import ImageData, load_data
@@ -25,10 +25,13 @@ from tvlars.lab.models import MODELS, build_model, check_model, has_code
 from tvlars.lab.optimizers import is_class, is_known
 from tvlars.lab.processes.alike import check_alike, facts_of
 from tvlars.lab.processes.processes import Processes
+from tvlars.lab.processes.started import layout
 from tvlars.lab.run_folder.loggers import check_loggers
+from tvlars.lab.run_folder.record import ENVIRONMENT, read_object
 from tvlars.lab.ssl.evaluations import check_labels
 from tvlars.lab.tasks import Task, load_task, try_task
 from tvlars.lab.training.optimizers import LARGEST, build_optimizer, check_imported, check_step
+from tvlars.lab.training.speed import PRECISIONS, choose_compile, choose_precision
 from tvlars.plan import Plan
 
 if TYPE_CHECKING:
@@ -108,20 +111,63 @@ class Prepared:
 
     @property
     def precision(self) -> str:
-        """The precision of the run on this machine: ``auto`` is bf16-mixed if that is expected to be faster.
+        """The precision of the run on this machine."""
+        return self.chosen_precision[0]
 
-        Raises:
-            UsageError: 16-mixed is asked for without a CUDA device.
+    @cached_property
+    def chosen_precision(self) -> tuple[str, str]:
+        """The precision of the run, and why it was chosen, "" if nothing was measured.
+
+        ``auto`` is the one that the run had before if it resumes, else the faster one: on a CPU that computes in
+        bfloat16 both are measured, by one process; elsewhere the hardware tells.
+        """
+        config, device = self.config, self.device
+        if config.precision != "auto":
+            return config.precision, ""
+        if (before := self._before("precision")) in PRECISIONS:
+            return str(before), ""
+        if device.type == "cpu" and native_bf16(device) and self._can_be_measured():
+            return choose_precision(*self._on_device())
+        return PRECISIONS[faster_in_bf16(device)], ""
+
+    @cached_property
+    def chosen_compile(self) -> tuple[bool, str]:
+        """True if torch compiles the model, and why, "" if nothing was measured.
+
+        Unless the option says so, that is what the run did before if it resumes, else what pays.
         """
         config = self.config
-        on_cuda = config.accelerator in ("auto", "cuda") and torch.cuda.is_available()
-        if config.precision == "16-mixed" and not on_cuda:
-            raise UsageError("precision must be bf16-mixed or 32-true without a CUDA device, got '16-mixed'")
-        if config.precision != "auto":
-            return config.precision
-        on_mps = config.accelerator in ("auto", "mps") and torch.backends.mps.is_available()
-        device = torch.device("cuda" if on_cuda else "mps" if on_mps else "cpu")
-        return "bf16-mixed" if faster_in_bf16(device) else "32-true"
+        if config.compile is not None:
+            return config.compile, ""
+        if self._before("precision") is not None:
+            return self._before("compiled") is True, ""
+        if config.self_supervised or self.device.type == "mps" or not self._can_be_measured():
+            return False, ""
+        return choose_compile(*self._on_device(), self.precision, self.plan.total_steps * self.plan.batch_size)
+
+    @property
+    def device(self) -> torch.device:
+        """Kind of the device that the run uses."""
+        wanted = self.config.accelerator
+        for name, there in (("cuda", torch.cuda.is_available()), ("mps", torch.backends.mps.is_available())):
+            if there and wanted in ("auto", name):
+                return torch.device(name)
+        return torch.device("cpu")
+
+    def _before(self, name: str) -> Any:
+        """Return a fact that the folder has if the run resumes, None if there is none."""
+        config = self.config
+        return read_object(config.out / ENVIRONMENT).get(name) if config.resume and config.out else None
+
+    def _can_be_measured(self) -> bool:
+        """Return whether passes of the model are those of one process on images."""
+        return layout(self.config) == (1, 1) and self.task is None and not isinstance(self.data, LoaderData)
+
+    def _on_device(self) -> tuple[nn.Module, torch.device, tuple[int, ...]]:
+        """Return a model like that of the run, its device, and the shape of its images."""
+        with torch.random.fork_rng(devices=[]):
+            model = self.build_model()[0]
+        return model, self.device, (self.data.channels, self.data.image_size, self.data.image_size)
 
     @cached_property
     def mean_and_std(self) -> tuple[Tensor, Tensor]:
@@ -229,8 +275,10 @@ def _check_data(config: TrainConfig, data: ImageData) -> None:
 
 
 def _check_machine(prepared: Prepared) -> None:
-    config, _ = prepared.config, prepared.precision  # raises if the device cannot compute in it
+    config = prepared.config
     name = config.accelerator
+    if config.precision == "16-mixed" and prepared.device.type != "cuda":
+        raise UsageError("precision must be bf16-mixed or 32-true without a CUDA device, got '16-mixed'")
     if (name == "cuda" and not torch.cuda.is_available()) or (name == "mps" and not torch.backends.mps.is_available()):
         raise UsageError(f"accelerator must be auto or cpu on this machine, which has no such device, got {name!r}")
     if config.sharpness is not None:

@@ -37,10 +37,10 @@ from tvlars.lab.run_folder.loggers import Loggers
 from tvlars.lab.run_folder.resuming import GoOn, fitting
 from tvlars.lab.run_folder.rows import METRICS, EpochRow, SharpnessRow, StepRow, metrics_row, read_metrics
 from tvlars.lab.run_folder.status import Status
-from tvlars.lab.training.compiler import cannot_compile, is_compilers
 from tvlars.lab.training.learner import Learner
 from tvlars.lab.training.optimizer_state import UnkeptStateError
 from tvlars.lab.training.progress import describe_test
+from tvlars.lab.training.speed import cannot_compile, is_compilers
 from tvlars.lab.training.state import as_table, load_state, room_for, state_of
 from tvlars.plan import OWN
 
@@ -114,7 +114,7 @@ class Run:
                 raise UsageError(
                     f"micro_batch_size must be smaller for this device's memory, got {size}{memory.amount(error)}"
                 ) from error
-            if self.config.compile and is_compilers(error):
+            if self.config.compile is not False and is_compilers(error):
                 raise cannot_compile(error) from error
             raise
         return self._result()
