@@ -37,7 +37,7 @@ TASKS: dict[str, dict[str, Any]] = {
     "train": {},
     "train, layer statistics": {"layer_stats": 1},
     "Barlow Twins, exact gradients": {"task": "barlow-twins", "projector": "256-256"},
-    "sharpness": {"sharpness": "steps:2", "sharpness_samples": 512},
+    "sharpness": {"sharpness": "steps:2"},
     "noise scale": {"noise_scale": True},
 }
 GROWTH: dict[str, dict[str, Any]] = {
@@ -124,7 +124,9 @@ def needs(model: str, views: int) -> dict[str, int]:
 
 def row_of_task(model: str, task: str) -> dict[str, Any]:
     """Return the row of a task: peak and need in MiB."""
-    options, micro = TASKS[task], MODELS[model]
+    options, micro = dict(TASKS[task]), MODELS[model]
+    if "sharpness" in options:
+        options["sharpness_samples"] = micro
     run(
         model, 24, batch_size=8, epochs=1, **{name: options[name] for name in ("task", "projector") if name in options}
     )()
