@@ -165,14 +165,14 @@ for words in (["compare"], ["ssl"], ["sweep", "grid.yaml"], ["tune"]):
 try:
     compare(CompareConfig(out="out"))
 except ModuleNotFoundError as error:
-    print(error.name)
+    print(error.name, error, sep="\\n")
 """
 
 
 def test_commands_and_a_comparison_in_python_need_the_packages_of_their_page_before_any_run(tmp_path: Path) -> None:
     (tmp_path / "grid.yaml").write_text("grid: {seed: [0, 1]}")
     done = subprocess.run([sys.executable, "-c", NO_PLOTLY], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (0, "plotly\n"), done.stderr
-    sentence = "tvlars: the laboratory needs 'plotly': pip install '.[lab]' in the source folder\n"
-    assert done.stderr == 4 * sentence
+    sentence = "the laboratory needs 'plotly': pip install '.[lab]' in the source folder\n"
+    assert (done.returncode, done.stdout) == (0, f"plotly\n{sentence}"), done.stderr
+    assert done.stderr == 4 * f"tvlars: {sentence}"
     assert not (tmp_path / "out").exists()

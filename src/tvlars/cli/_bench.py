@@ -34,7 +34,7 @@ def _bench(parsed: argparse.Namespace) -> int:
         check_output(parsed.json, "json", (".json",), (f'"made_by": "{mark("bench")}"'.encode(),))
     with _progress(config.seconds) as announce:
         result = bench(config, announce)
-    result.print()
+    say(str(result))
     say(f"measured in {result.seconds:.0f} s")
     if parsed.json is not None:
         write_output(parsed.json, result.to_json().encode(), "json")

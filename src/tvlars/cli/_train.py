@@ -145,11 +145,7 @@ def _evaluate(parsed: argparse.Namespace) -> int:
         say(line)
     if result.note:
         say(f"note     {result.note}")
-    if run.config is not None and run.config.own_task:
-        measures = "".join(f", test {name.replace('_', ' ')} {value:.4g}" for name, value in result.measures.items())
-        say(f"test loss {result.loss:.4f}{measures} over {result.samples:,} samples")
-        return 0
-    say(f"test accuracy {result.accuracy:.2%}, test loss {result.loss:.4f} over {result.samples:,} images")
+    say(str(result))
     return 0
 
 

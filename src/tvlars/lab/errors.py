@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
+from tvlars._command import not_imported
+
 MOST_NAMES = 60
 """Most names that an error lists; of more, it gives the nearest ones, or the first."""
 
@@ -106,7 +108,7 @@ def listed(names: Iterable[str]) -> str:
 
 
 def check_page_packages() -> None:
-    """Raise ``ModuleNotFoundError`` if a package is missing that pages need: before any run, not after all of them."""
+    """Raise ``ModuleNotFoundError``, which names the extra, if a package that pages need is missing: before any run."""
     for name in ("jinja2", "pandas", "plotly"):
         if find_spec(name) is None:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+            raise ModuleNotFoundError(not_imported(ModuleNotFoundError(name=name)), name=name)

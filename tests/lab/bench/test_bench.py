@@ -13,6 +13,7 @@ import os
 import re
 import sys
 import time
+import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -292,17 +293,15 @@ def test_time_is_divided_by_weight_and_what_a_part_leaves_goes_on(monkeypatch: p
     assert result.seconds == 10.5
 
 
-def test_a_result_is_saved_and_printed(
-    measured: tuple[BenchResult, list[str]], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_result_is_saved_and_shown(measured: tuple[BenchResult, list[str]]) -> None:
     result, _ = measured
     stored = json.loads(result.to_json())
     assert stored.pop("made_by") == "tvlars bench"
     assert stored == asdict(result)
     result.notes.append("something: was left out")
-    result.print()
+    printed, shown = str(result), result._repr_html_()
     result.notes.pop()
-    printed = capsys.readouterr().out
+    assert "".join(ET.fromstring(shown).itertext()) == printed
     assert str(result.machine) in printed
     assert "note: something: was left out" in printed
     for row in result.rows:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,12 @@ def test_comments_and_layout_play_no_part_in_the_digest(tmp_path: Path) -> None:
     assert Protocol.read(other).digest == plain.digest
     assert Protocol.read(write(tmp_path, margin=0.4)).digest != plain.digest
     assert all(run.protocol == plain.digest for run in plain.config.runs())
+
+
+def test_a_protocol_shows_its_digest_and_its_file_in_a_notebook(tmp_path: Path) -> None:
+    protocol = Protocol.read(write(tmp_path, question="Is 1 < 2?"))
+    text = "".join(ET.fromstring(protocol._repr_html_()).itertext())
+    assert text == f"protocol small, digest {protocol.digest}{(tmp_path / 'protocol.yaml').read_text()}"
 
 
 @pytest.mark.parametrize(

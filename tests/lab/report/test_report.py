@@ -229,6 +229,26 @@ def _two_lengths(one: Path, folder: Path, batch_size: int) -> list[Path]:
     return [another(one, folder / "a"), other]
 
 
+def test_the_page_of_one_run_compares_nothing(one: Path, page: Path, tmp_path: Path) -> None:
+    alone, many = report([one], tmp_path / "page.html").read_text(), page.read_text()
+    assert "<h1>Run of tvlars</h1>" in alone
+    for words in ("Mean over seeds", "over seeds", 'aria-label="Arms"', "each seed", "highest mean", 'id="speed"'):
+        assert words in many, words
+        assert words not in alone, words
+    targets = alone.partition('aria-label="Time to a target"')[2].partition("</thead>")[0]
+    assert re.findall(r'<th scope="col">(.*?)</th>', targets) == ["target", "steps", "samples", "training time"]
+
+
+def test_many_arms_are_counted_in_the_title_and_told_apart_by_dashes_where_colours_repeat(
+    one: Path, tmp_path: Path
+) -> None:
+    runs = [another(one, tmp_path / f"arm{i}", arm=f"arm{i}", seed=0) for i in range(12)]
+    text = report(runs, tmp_path / "page.html").read_text()
+    assert "<h1>Runs of 12 arms</h1>" in text
+    chips = re.findall(r'data-arm="arm\d+">(.*?)arm\d+</button>', text)
+    assert len(chips) == len(set(chips)) == 12
+
+
 def test_all_heat_maps_of_a_quantity_have_one_colour_scale(one: Path, tmp_path: Path) -> None:
     runs = [load_run(one), load_run(another(one, tmp_path / "b", optimizer="lars"))]
     arms, stats = make_arms(runs), [mean_layer_stats([run], []) for run in runs]
@@ -394,6 +414,28 @@ def test_controls_change_all_curves(browser: Any, page: Path) -> None:
     smooth = loss.evaluate("f => f.data[1].y")
     assert np.abs(np.diff(smooth)).sum() < np.abs(np.diff(rough)).sum()
     assert tab.errors == []
+
+
+def test_the_mouse_on_an_arm_brings_its_curves_out(browser: Any, page: Path) -> None:
+    tab = opened(browser, page)
+    curve = tab.locator("#curves .figure").first
+    opacities = "f => f.data.map(t => [t.meta, t.opacity ?? 1])"
+    tab.locator(".chips button", has_text="lars").last.hover()
+    assert {tuple(one) for one in curve.evaluate(opacities)} == {("lars", 1), ("tvlars", 0.12)}
+    tab.mouse.move(0, 0)
+    assert {tuple(one) for one in curve.evaluate(opacities)} == {("lars", 1), ("tvlars", 1)}
+    assert tab.errors == []
+
+
+@pytest.mark.parametrize("width", [390, 700, 1210, 1440])
+def test_labels_of_ticks_do_not_touch(browser: Any, page: Path, width: int) -> None:
+    tab = opened(browser, page, viewport={"width": width, "height": 900})
+    ends = "e => [...e.querySelectorAll('b')].map(b => b.getBoundingClientRect()).filter(r => r.width > 0)"
+    ends += ".map(r => [r.left, r.right])"
+    for head in tab.locator("#result .head .track").all():
+        labels = head.evaluate(ends)
+        assert len(labels) >= 2
+        assert all(after[0] - before[1] > 2 for before, after in itertools.pairwise(labels)), labels
 
 
 def test_the_table_sorts(browser: Any, page: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import shutil
 from pathlib import Path
@@ -43,6 +44,9 @@ def test_its_model_has_the_accuracy_that_was_measured(finished: Path) -> None:
     run = load_run(finished)
     result = evaluate(run, device="cpu")
     assert result.samples == 360
+    shown = str(result), result.data
+    assert shown[0] == f"test accuracy {result.accuracy:.2%}, test loss {result.loss:.4f} over 360 images"
+    assert all(f"<p>{html.escape(text)}</p>" in result._repr_html_() for text in shown)
     assert result.accuracy == pytest.approx(run.test_accuracy, abs=1 / 360)
     assert result.loss == pytest.approx(run.epochs["test_loss"].iloc[-1], rel=1e-3)
     assert not run.model().training

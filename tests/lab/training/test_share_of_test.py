@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import itertools
 from dataclasses import replace
 from pathlib import Path
@@ -135,6 +136,8 @@ def test_best_of_trials(runs: dict[str, LoadedRun], tmp_path: Path) -> None:
     assert best.run == trials[int(np.argmax(values))].folder
     assert best.expected == pytest.approx(sum(values) / 2)
     assert best.luck == pytest.approx(max(values) - sum(values) / 2)
+    assert f"{max(values):.2%} at epoch {best.epoch} of {best.run}, the best of 2 trials" in str(best)
+    assert html.escape(str(best)) in best._repr_html_()
     last = best_of_trials(trials, measure="test_accuracy", epochs="last")
     assert last.values == pytest.approx([run.test_accuracy for run in trials])
     assert (last.epoch, last.n, last.luck) == (2, 2, 0.0)

@@ -53,8 +53,7 @@ def bench(config: BenchConfig, announce: Callable[[str], None] = lambda text: No
     end, left = begin + config.seconds, sum(share for _, share, _ in parts)
     for name, share, measure in parts:
         now = time.perf_counter()
-        until = now + (end - now) * share / left  # time that a part leaves over goes to the parts after it
-        left -= share
+        until, left = now + (end - now) * share / left, left - share  # time left over goes to the parts after it
         try:
             if now >= end:
                 raise RuntimeError("no time was left, give more by --seconds")

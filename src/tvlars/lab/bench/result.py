@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from tvlars._machine import Machine
-from tvlars.lab.console import say
+from tvlars._notebook import page, pre
 from tvlars.lab.files.marked import mark
 
 Turn = Callable[[], float]  # does an agreed amount of work, and returns the seconds that it took
@@ -114,9 +114,10 @@ class BenchResult:
         """Return the result as text in JSON."""
         return json.dumps({"made_by": mark("bench"), **asdict(self)}, indent=1) + "\n"
 
-    def print(self) -> None:
-        """Print the table to standard output."""
-        say(str(self.machine), f"tvlars {self.version}: medians (quartiles); random images of 32 x 32")
-        for part, rows in groupby(self.rows, lambda row: row.part):
-            say("", part, *(f"  {row}" for row in rows))
-        say("", *(f"note: {note}" for note in self.notes))
+    def __str__(self) -> str:
+        head = f"{self.machine}\ntvlars {self.version}: medians (quartiles); random images of 32 x 32"
+        parts = ["\n  ".join([f"\n{part}", *map(str, rows)]) for part, rows in groupby(self.rows, lambda row: row.part)]
+        return "\n".join([head, *parts, "", *(f"note: {note}" for note in self.notes)])
+
+    def _repr_html_(self) -> str:
+        return page(pre(self))

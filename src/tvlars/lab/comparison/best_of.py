@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tvlars._notebook import page, paragraph
 from tvlars.lab.errors import UsageError
 from tvlars.lab.run_folder.loaded_run import LoadedRun, load_run
 from tvlars.lab.run_folder.rows import TEST_SHARE
@@ -49,6 +50,15 @@ class BestOfTrials:
     def luck(self) -> float:
         """Gain of reporting the best of all trials over the best of ``n`` of them, ``best - expected``."""
         return self.best - self.expected
+
+    def __str__(self) -> str:
+        failed = f", {self.failed} of them failed" if self.failed else ""
+        best = f"{self.best:.2%} at epoch {self.epoch} of {self.run}, the best of {self.trials} trials{failed}"
+        return f"{self.measure}, {self.epochs} epoch of each trial: {best}; mean best of {self.n}: {self.expected:.2%}"
+
+    def _repr_html_(self) -> str:
+        """Return the result in a sentence as HTML, for notebooks."""
+        return page(paragraph(self))
 
 
 def expected_best(values: Sequence[float], n: int, by: Sequence[float] | None = None) -> float:

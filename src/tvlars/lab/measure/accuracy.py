@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from tvlars._notebook import page, paragraph
 from tvlars._reading import is_inside
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import Data
@@ -39,6 +40,16 @@ class Evaluation:
     """Lines on skipped files of a folder of images, and other remarks."""
     measures: dict[str, float] = field(default_factory=dict)
     """Measures and metrics of a user's task, by name."""
+
+    def __str__(self) -> str:
+        if math.isnan(self.accuracy):
+            measures = "".join(f", test {name.replace('_', ' ')} {value:.4g}" for name, value in self.measures.items())
+            return f"test loss {self.loss:.4f}{measures} over {self.samples:,} samples"
+        return f"test accuracy {self.accuracy:.2%}, test loss {self.loss:.4f} over {self.samples:,} images"
+
+    def _repr_html_(self) -> str:
+        """Return results, data and notes as HTML, for notebooks."""
+        return page(*map(paragraph, filter(None, (self, self.data, *self.account, self.note))))
 
 
 def evaluate(

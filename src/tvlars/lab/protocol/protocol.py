@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from tvlars._notebook import page, paragraph, pre
 from tvlars._reading import read_bytes
 from tvlars.lab.comparison.family import check_family
 from tvlars.lab.config import TrainConfig
@@ -81,6 +82,10 @@ class Protocol:
         Comments, order and layout of the file play no part.
         """
         return digest_of(self.content)
+
+    def _repr_html_(self) -> str:
+        """Return name, digest and file as HTML, for notebooks."""
+        return page(paragraph(f"protocol {self.name}, digest {self.digest}"), pre(self.text.decode(errors="replace")))
 
     def check(self) -> Check:
         """Return the runs of the protocol and their numbers, checked against the data; nothing is trained.

@@ -19,6 +19,8 @@ from tvlars.lab.run_folder.record import read_object, warnings_in
 from tvlars.lab.run_folder.status import Status
 
 __all__ = ["report", "write_report"]
+MOST_NAMES = 6
+"""Most arms that a title names."""
 
 
 def report(
@@ -72,11 +74,12 @@ def report(
             found = [load_run(folder)]
         by_place.update({run.folder.resolve(): run for run in found})
     runs = list(by_place.values())
-    names = ", ".join(dict.fromkeys(run.config.arm_name if run.config else run.folder.name for run in runs))
+    names = [run.config.arm_name if run.config else run.folder.name for run in runs]
+    title = _title("Run" if len(runs) == 1 else "Runs", names)
     notes += _notes(runs)
     stored = _stored(folders, notes)
     declared = Declared(stored.family if family is None else family, check_margin(margin) or stored.margin)
-    made = Report(f"Runs of {names}", command, runs, [*notes], declared)
+    made = Report(title, command, runs, [*notes], declared)
     arms = [arm.name for part in made.parts for arm in part.arms]
     try:
         check_family(declared.family, arms)
@@ -84,7 +87,7 @@ def report(
         if family is not None:
             raise
         notes.append(f"All pairs of arms are tested, and not the family that was declared: {error}")
-        made = Report(f"Runs of {names}", command, runs, notes, Declared(ALL, declared.margin))
+        made = Report(title, command, runs, notes, Declared(ALL, declared.margin))
     content = FORMS[suffix](made) if refresh is None else page(made, refresh)
     write_output(out, content.encode(errors="replace"), "out")  # a folder's name may be invalid UTF-8
     return out
@@ -99,13 +102,19 @@ def write_report(comparison: Comparison) -> Path:
     ]
     folders = [comparison.folder / run.folder for run in comparison.runs]
     runs = _load(folders, comparison.folder, f"it does not lie in {comparison.folder}", notes)
-    names = ", ".join(dict.fromkeys(run.optimizer for run in comparison.runs)) or "no runs"
     declared = Declared(comparison.family, comparison.margin)
     notes += _notes(runs, but=(Status.DIVERGED,))
-    made = Report(f"Comparison of {names}", comparison.command, runs, notes, declared)
+    title = _title("Comparison", [run.optimizer for run in comparison.runs])
+    made = Report(title, comparison.command, runs, notes, declared)
     file = comparison.folder / "report.html"
     write_whole(file, page(made).encode(errors="replace"))
     return file
+
+
+def _title(what: str, names: list[str]) -> str:
+    """Return the title of a page, with the names of its arms unless they are many."""
+    arms = list(dict.fromkeys(names))
+    return f"{what} of {', '.join(arms) or 'no runs'}" if len(arms) <= MOST_NAMES else f"{what} of {len(arms)} arms"
 
 
 def _stored(folders: Sequence[Path | str], notes: list[str]) -> Declared:

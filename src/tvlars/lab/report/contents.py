@@ -14,7 +14,7 @@ from tvlars.lab.comparison.family import Declared, said_family
 from tvlars.lab.comparison.paired import fewest_seeds
 from tvlars.lab.comparison.paper import PaperTable, arm_notes, pairs_table, paper_table
 from tvlars.lab.comparison.statistics import best_arms
-from tvlars.lab.comparison.table import P_VALUE, pair_cells, table_cells
+from tvlars.lab.comparison.table import P_VALUE, against, pair_cells, table_cells
 from tvlars.lab.comparison.verdict import with_verdicts
 from tvlars.lab.registered.deviations import sentences
 from tvlars.lab.report import figures, layers, sharpness, tuning
@@ -81,6 +81,11 @@ class Report:
                 )
 
     @property
+    def alone(self) -> bool:
+        """True for the page of a single run, which has no means and nothing to compare."""
+        return len(self.runs) == 1
+
+    @property
     def finished(self) -> int:
         """Number of complete runs."""
         return sum(int(part.table["seeds"].sum()) for part in self.parts)
@@ -136,9 +141,9 @@ class Report:
         found = []
         for part in self.parts:
             rows = table_cells(part.table, part.differences, part.measure)
-            for row in rows:
-                del row[P_VALUE]
             pairs = pair_cells(part.differences, part.measure)
+            spare = [P_VALUE] + [against(part.measure)] * (not pairs) + ["each seed", "runs"] * self.alone
+            rows = [{name: cell for name, cell in row.items() if name not in spare} for row in rows]
             common = _common(part.runs) if len(self.parts) > 1 else ""
             arms = arm_notes([asdict(config_of(run)) for run in part.runs])
             about = {"title": part.title, "about": common if common != self.lead() else "", "arms": arms}
@@ -178,9 +183,8 @@ class Report:
     def facts(self) -> dict[str, str]:
         """Return how the runs were made, as far as all of them agree."""
         every = [_facts(run) for run in self.runs]
-        return (
-            {name: said for name, said in every[0].items() if all(one[name] == said for one in every)} if every else {}
-        )
+        first = every[0].items() if every else ()
+        return {name: said for name, said in first if all(one[name] == said for one in every)}
 
     def made(self) -> list[dict[str, Any]]:
         """Return for each arm its name, colour and runs, each with the facts in which runs differ; runs that do not say
@@ -199,27 +203,24 @@ class Report:
     def _sections(self, part: Part) -> list[Section]:
         found = []
         if len(part.batch_sizes) > 1:
-            found.append(
-                Section("sizes", "Over batch sizes", figures.over_batch_sizes(part.arms, part.table, part.measure))
-            )
+            drawn = figures.over_batch_sizes(part.arms, part.table, part.measure)
+            found.append(Section("sizes", "Over batch sizes", drawn))
         samples = sorted({int(count) for run in part.runs for count in run.sharpness["samples"].dropna()})
         counts = " or ".join(f"{count:,}" for count in samples)
         for size in part.batch_sizes:
             arms = [replace(arm, runs=arm.at(size)) for arm in part.arms]
             curve = figures.held_out_curve(arms, part.measure)
             reached = targets(arms, curve.column, part.measure)
-            at_moments = sharpness.intervals(arms)
+            sharp = figures.sharpness(arms), counts, "", sharpness.table(arms), sharpness.intervals(arms)
             mine = [
                 Section("training", "Curves", figures.training(arms, part.measure)),
                 Section("targets", "Time to a target", detail=curve.title.lower(), targets=reached),
                 Section("features", "Features", figures.features(arms), intervals=figures.evaluated(arms)),
-                Section(
-                    "sharpness", "Sharpness", figures.sharpness(arms), counts, "", sharpness.table(arms), at_moments
-                ),
+                Section("sharpness", "Sharpness", *sharp),
                 Section("layers", "Layers", layers.heat_maps(arms, self.notes)),
                 Section("slices", "Loss slices", figures.slices(arms, self.notes)),
                 Section("noise", "Gradient noise", figures.noise(arms, size)),
-                Section("time", "Speed", intervals=figures.speed(arms)),
+                Section("time", "Speed", intervals=[] if self.alone else figures.speed(arms)),
             ]
             found += [replace(section, size=size) for section in mine]
         return found
@@ -245,10 +246,8 @@ def _drawn(part: Part) -> Iterator[tuple[Intervals, Intervals]]:
         pairs = part.differences[part.differences["batch_size"] == size]
         title = f"Batch size {size:,}" if len(part.batch_sizes) > 1 else ""
         if size in best:
-            yield (
-                estimates(here, colors, part.measure, title),
-                gaps(pairs, colors, part.measure, best[size], title),
-            )
+            means = estimates(here, colors, part.measure, title)
+            yield means, gaps(pairs, colors, part.measure, best[size], title)
 
 
 def _facts(run: LoadedRun) -> dict[str, str]:

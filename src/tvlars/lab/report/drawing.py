@@ -68,9 +68,8 @@ class Curve:
             if self.schedule and runs:
                 whole, others = [max(runs, key=lambda run: len(getattr(run, self.source)))], []
             if whole:
-                band(
-                    figure, arm, self._stack(whole), dash=arm.dash if self.schedule else arm.line, markers=self.markers
-                )
+                dash = arm.dash if self.schedule else arm.line
+                band(figure, arm, self._stack(whole), dash=dash, markers=self.markers)
             for run in others:  # not part of the mean, but drawn
                 only, name = self._stack([run]), f"{arm.name}, {run.folder.name}: {run.status}"
                 more: dict[str, Any] = {"markers": self.markers, "width": 1, "meta": arm.name}

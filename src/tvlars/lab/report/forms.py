@@ -27,11 +27,8 @@ def page(report: Report, refresh: int | None = None) -> str:
     """Return one HTML file that needs no network; with ``refresh`` a browser reloads it every so many seconds."""
     topics = report.topics()  # before the notes are read, since it may add some
     figures = [figure for _, _, sections in topics for section in sections for figure in section.figures]
-    drawn = {
-        "plotly": _plotly() if figures else "",
-        "spans": SPANS,
-        "figures": _packed(f"[{','.join(figure.to_json() for figure in figures)}]"),
-    }
+    packed = _packed(f"[{','.join(figure.to_json() for figure in figures)}]")
+    drawn = {"plotly": _plotly() if figures else "", "spans": SPANS, "figures": packed}
     return _rendered("report.html.j2", report, topics=topics, refresh=refresh, **drawn)
 
 

@@ -60,9 +60,8 @@ def intervals(arms: list[Arm]) -> list[Intervals]:
         here = []
         for arm in arms:
             mine = _at(rows, key, arm.name)
-            seeds = [
-                (float(value), f"seed {seed}") for value, seed in zip(mine["hessian_max"], mine["seed"], strict=True)
-            ]
+            pairs = zip(mine["hessian_max"], mine["seed"], strict=True)
+            seeds = [(float(value), f"seed {seed}") for value, seed in pairs]
             if seeds:
                 here.append(over_seeds(arm.name, seeds, arm.color, ".3g", log=True))
         found.append(Intervals(f"{key[0]}, {key[1]} statistics", here, "λ₁", log=True))
@@ -89,18 +88,9 @@ def table(arms: list[Arm]) -> list[dict[str, Any]]:
                 mean, half = mean_and_interval((logs - first).dropna().tolist())
                 ratio = f"{np.exp(mean):.3g} ({np.exp(mean - half):.3g} to {np.exp(mean + half):.3g})"
                 ratio = f"{np.exp(mean):.3g}" if np.isnan(half) else ratio
-            found.append(
-                {
-                    "at": at,
-                    "statistics": statistics,
-                    "arm": arm.name,
-                    "seeds": len(mine),
-                    "step": _mean(mine["step"]),
-                    "loss": _mean(mine["loss"]),
-                    **{title: _mean(mine[name]) for name, title in MEASURES.items()},
-                    f"λ₁ to that of {arms[0].name}": ratio,
-                }
-            )
+            row = {"at": at, "statistics": statistics, "arm": arm.name, "seeds": len(mine)}
+            row |= {title: _mean(mine[name]) for name, title in {"step": "step", "loss": "loss", **MEASURES}.items()}
+            found.append({**row, f"λ₁ to that of {arms[0].name}": ratio})
     return found
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -98,12 +97,9 @@ def _drawn(table: pd.DataFrame, arms: Sequence[Arm]) -> list[go.Figure]:
         first = whole.drop_duplicates("trial").set_index("trial")
         status, edge = first["status"][means["trial"]], first["edge"].astype(object).fillna("")[means["trial"]]
         chosen = first["chosen"][means["trial"]].astype(str).eq("True").tolist()
-        symbols = {"pruned": "circle-open", "diverged": "x"}
-        marker: dict[str, Any] = {
-            "color": color,
-            "symbol": ["star" if c else symbols.get(s, "circle") for c, s in zip(chosen, status, strict=True)],
-            "size": [16 if one else 7 for one in chosen],
-        }
+        signs = {"pruned": "circle-open", "diverged": "x"}
+        symbols = ["star" if c else signs.get(s, "circle") for c, s in zip(chosen, status, strict=True)]
+        marker = {"color": color, "symbol": symbols, "size": [16 if one else 7 for one in chosen]}
         said = [f"trial {t}: {s}{', chosen' * c}" for t, s, c in zip(means["trial"], status, chosen, strict=True)]
         figure.add_scatter(
             x=numbers(means["lr"]),

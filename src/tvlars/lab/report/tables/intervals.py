@@ -106,11 +106,8 @@ class Intervals:
             power = 10.0 ** math.floor(math.log10(wanted))
             step = next(power * one for one in EVERY if power * one >= 0.7 * wanted)
             values = [step * i for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
-        return [
-            (place, f"{v:,.0f}" if abs(v) >= 1000 else f"{v:.4g}")
-            for v in values
-            if (place := self.place(v)) is not None
-        ]
+        placed = [(self.place(v), f"{v:,.0f}" if abs(v) >= 1000 else f"{v:.4g}") for v in values]
+        return [(place, label) for place, label in placed if place is not None]
 
 
 def estimates(rows: pd.DataFrame, colors: dict[str, str], measure: Measure, title: str = "") -> Intervals:
@@ -128,11 +125,8 @@ def estimates(rows: pd.DataFrame, colors: dict[str, str], measure: Measure, titl
         seeds = [(scale * one, measure.text(one)) for one in row["accuracies"] if not math.isnan(one)]
         of = f"{row['seeds']} of {row['of']} runs" if row["seeds"] < row["of"] else ""
         text = measure.text(row["accuracy"], row["interval"])
-        found.append(
-            Estimate(
-                row["arm"], mean, text, mean - half, mean + half, seeds, colors[row["arm"]], verdict=of, kind="plain"
-            )
-        )
+        color, ends = colors[row["arm"]], (mean - half, mean + half)
+        found.append(Estimate(row["arm"], mean, text, *ends, seeds, color, verdict=of, kind="plain"))
     limits = (-math.inf, math.inf) if measure.of_task else (0.0, 100.0)
     return Intervals(title, found, measure.title, limits=limits)
 
@@ -160,21 +154,9 @@ def gaps(pairs: pd.DataFrame, colors: dict[str, str], measure: Measure, best: st
         p = row["equivalence_p_adjusted"] if kind == "equivalent" else row["p_adjusted"]
         verdict = row["verdict"] + ("" if math.isnan(p) else f", p {p_text(p)}")
         text = f"{'−' if sign < 0 and gap else '+'}{measure.text(row['difference'], row['interval'])}"
-        against = (row["worse"], colors[row["worse"]])
-        middle = sign * gap
-        found.append(
-            Estimate(
-                row["better"],
-                middle,
-                text,
-                middle - half,
-                middle + half,
-                color=colors[row["better"]],
-                against=against,
-                verdict=verdict,
-                kind=kind,
-            )
-        )
+        color, against, middle = colors[row["better"]], (row["worse"], colors[row["worse"]]), sign * gap
+        ends = middle - half, middle + half
+        found.append(Estimate(row["better"], middle, text, *ends, (), color, against, verdict, kind))
     margin = scale * float(shown["margin"].iloc[0]) if len(shown) else math.nan
     column = "difference" if measure.of_task else "difference, points"
     return Intervals(title, found, column, zero=True, within=margin, note=note)

@@ -62,9 +62,8 @@ def _levels(curves: Sequence[pd.DataFrame], measure: Measure) -> Iterator[tuple[
     if not measure.of_task:
         yield from ((1 - error, f"{100 * error:.4g} % error") for error in ERRORS)
     elif whole := [one["value"].dropna() for one in curves if one["value"].notna().any()]:
-        first, best = (
-            float(np.median(values)) for values in zip(*((one.iloc[0], one.max()) for one in whole), strict=True)
-        )
+        ends = zip(*((one.iloc[0], one.max()) for one in whole), strict=True)
+        first, best = (float(np.median(values)) for values in ends)
         for share in SHARES:
             level = float(f"{first + share * (best - first):.3g}")
             if math.isfinite(level) and best > first:

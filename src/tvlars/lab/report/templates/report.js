@@ -89,6 +89,8 @@ function shown(figure) {
   delete layout.title;
   layout.margin = { ...layout.margin, t: 12, b: layout.showlegend === false ? 44 : 70 };
   for (const trace of data) if (state.hidden.has(trace.meta)) trace.visible = false;
+  const bands = data.filter(trace => trace.fill === "toself" && trace.visible !== false);
+  if (bands.length > 6) for (const trace of bands) trace.fillcolor = trace.fillcolor.replace("0.18)", "0.06)");  // many bands make one mush
   if (is === "heat") {
     const all = meta.quantities, one = all[state.quantity] || Object.values(all)[0];
     Object.assign(data[0], { x: one.x[state.span], z: one.z[state.span], zmin: one.zmin, zmax: one.zmax });
@@ -180,6 +182,14 @@ async function draw(place) {
   });
   await tick(place);
 }
+// Curves of one arm stand out from all others; null: none does.
+function bringOut(arm) {
+  if (state.hidden.has(arm)) return;
+  for (const place of every(".figure.drawn")) {
+    const curves = place.data.some(trace => trace.meta === arm) && kind(figures[place.dataset.number]) !== "heat";
+    if (arm === null || curves) Plotly.restyle(place, { opacity: place.data.map(trace => arm === null || trace.meta === arm ? 1 : 0.12) });
+  }
+}
 async function save(place) {  // by itself a figure needs its title, a legend and a background
   const title = { text: place.closest("figure").querySelector("figcaption").textContent, x: 0.02 };
   const layout = { ...place.layout, title, showlegend: true, paper_bgcolor: color("--back"), margin: { ...place.layout.margin, t: 45, b: 80 } };
@@ -192,7 +202,8 @@ async function drawAll(only = () => true) {
   await Promise.all(every(".figure").filter(place => visible(place) && only(figures[place.dataset.number])).map(place => draw(place).catch(failed)));
   for (const scale of every(".scale")) {
     const figure = scale.parentElement.querySelector(".figure"), all = figures[figure.dataset.number].layout.meta.quantities;
-    const one = all[state.quantity] || Object.values(all)[0], text = power => Number((10 ** power).toPrecision(2)).toString();
+    const one = all[state.quantity] || Object.values(all)[0];
+    const text = power => Math.abs(power) < 4 ? Number((10 ** power).toPrecision(2)).toString() : (10 ** power).toExponential(1).replace("+", "");
     scale.querySelector(".low").textContent = text(one.zmin);
     scale.querySelector(".high").textContent = text(one.zmax);
   }
@@ -235,6 +246,11 @@ function control() {
     on ? state.hidden.delete(arm) : state.hidden.add(arm);
     drawAll();
   });
+  for (const chip of every(".chips button")) {
+    chip.addEventListener("pointerenter", () => bringOut(chip.dataset.arm));
+    chip.addEventListener("focus", () => { if (chip.matches(":focus-visible")) bringOut(chip.dataset.arm); });
+    for (const event of ["pointerleave", "blur"]) chip.addEventListener(event, () => bringOut(null));
+  }
   for (const input of every("[data-control]")) {
     const name = input.dataset.control;
     state[name] = input.value;
@@ -284,9 +300,9 @@ main();
 // -- on paper: light, and as wide as half of the page ---------------------------------------------------------------
 window.addEventListener("beforeprint", () => {
   applyTheme("light");
-  for (const place of every(".essential .figure.drawn")) Plotly.relayout(place, { width: 330, height: 210 });
+  for (const place of every(".essential .figure.drawn")) Plotly.relayout(place, { width: 330, height: 200, "font.size": 10 });
 });
 window.addEventListener("afterprint", () => {
-  for (const place of every(".essential .figure.drawn")) Plotly.relayout(place, { width: null, height: figures[place.dataset.number].layout.height, autosize: true });
+  for (const place of every(".essential .figure.drawn")) Plotly.relayout(place, { width: null, height: figures[place.dataset.number].layout.height, "font.size": null, autosize: true });
   applyTheme();
 });
