@@ -155,7 +155,7 @@ def test_ctrl_c_keeps_what_was_measured_and_ends_with_130(tmp_path: Path) -> Non
         child.send_signal(signal.SIGINT)
         _, err = child.communicate(timeout=60)
     assert child.returncode == 130
-    assert err == "tvlars: interrupted; what was measured is kept in run, and tvlars train --resume run goes on\n"
+    assert err == "tvlars: interrupted; what was measured is kept in run, and tvlars train --resume run continues\n"
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     epochs = pd.read_csv(tmp_path / "run" / "epochs.csv")
     assert summary["status"] == "interrupted"
@@ -230,7 +230,7 @@ def test_a_comparison_is_narrowed_and_is_no_run(
 
 @pytest.mark.slow
 def test_a_reader_that_goes_away_does_not_take_the_record_with_it(tmp_path: Path) -> None:
-    """The run goes on to its end, and says nothing of a reader that has read enough."""
+    """The run continues to its end, and says nothing of a reader that has read enough."""
     command = f"set -o pipefail; {sys.executable} -u -m tvlars train --epochs 8 --out run 2>&1 | head -n 2"
     done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
@@ -269,7 +269,7 @@ def test_a_run_goes_on_where_it_is(
     assert main(["train", "--resume", "here", "--out", "./here"]) == 0
     assert "here has finished already" in capsys.readouterr().out
     assert main(["train", "--resume", "here", "--out", "there"]) == 2
-    said = "tvlars: out must not be given with --resume here, which is where the run goes on, got 'there'\n"
+    said = "tvlars: out must not be given with --resume here, which is where the run continues, got 'there'\n"
     assert capsys.readouterr().err == said
     assert main(["train", "--resume", "here", "--epochs", "2"]) == 2
     assert "the config differs: epochs 1 there, 2 here" in capsys.readouterr().err

@@ -12,8 +12,8 @@ import pytest
 
 SCRIPT = "import sys\nfrom tvlars.cli import main\nsys.exit(main())\n"
 """Script that an installer writes for the command."""
-NOTHING_YET = "tvlars: interrupted before anything was measured; the same command begins again\n"
-OUT_OF_MEMORY = "tvlars: memory has ended while libraries were imported: this process needs more, see ulimit -v\n"
+NOTHING_YET = "tvlars: interrupted before anything was measured; run the same command to start again\n"
+OUT_OF_MEMORY = "tvlars: memory ran out while libraries were imported: this process needs more, see ulimit -v\n"
 
 
 @pytest.mark.parametrize("how", ["-m", "script"])
@@ -107,7 +107,7 @@ def test_ctrl_c_during_training_says_what_is_kept_and_how_to_go_on(tmp_path: Pat
     code, _, err = pressed(["train", "--epochs", "100000"], " 2/100000 ", tmp_path)
     (folder,) = (tmp_path / "runs").iterdir()
     place = f"runs/{folder.name}"
-    said = f"tvlars: interrupted; what was measured is kept in {place}, and tvlars train --resume {place} goes on\n"
+    said = f"tvlars: interrupted; what was measured is kept in {place}, and tvlars train --resume {place} continues\n"
     assert (code, err) == (130, said)
 
 
@@ -116,5 +116,5 @@ def test_ctrl_c_during_a_comparison_says_what_is_kept_and_how_to_go_on(tmp_path:
     words = ["compare", "--epochs", "100000", "--optimizers", "lars", "sgd", "--seeds", "0", "--out", "here"]
     code, _, err = pressed(words, " 2/100000 ", tmp_path)
     kept = "0 of 2 runs are over; what was measured is kept in here"
-    assert (code, err) == (130, f"tvlars: interrupted; {kept}, and the same command with --out here goes on\n")
+    assert (code, err) == (130, f"tvlars: interrupted; {kept}, and the same command with --out here continues\n")
     assert (tmp_path / "here" / "report.html").is_file()

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from tvlars.schedule import ScheduleLR
 
 MOST_CALLS = 200_000
-"""Calls of a scheduler that are gone through, two seconds; a longer run is taken to be unknown."""
+"""Most scheduler calls that are simulated (two seconds); the rates of a longer run are unknown."""
 
 
 class _StandIn(Optimizer):
@@ -32,8 +32,8 @@ class _StandIn(Optimizer):
 def rates_ahead(scheduler: Any, optimizer: Optimizer, calls: int) -> list[list[float]] | None:
     """Return each group's learning rate now and after each of the next ``calls`` - 1 calls of ``scheduler.step()``.
 
-    None where that cannot be told: of a scheduler that is not torch's or waits for a metric, or of more than
-    ``MOST_CALLS`` calls, unless it is one of ours.
+    None if they are unknown: the scheduler is not torch's, waits for a metric or cannot be copied, or ``calls`` is
+    above ``MOST_CALLS`` and the scheduler is not a :class:`ScheduleLR`.
     """
     if isinstance(scheduler, ScheduleLR):
         first = scheduler.last_epoch + 1
@@ -57,7 +57,7 @@ def rates_ahead(scheduler: Any, optimizer: Optimizer, calls: int) -> list[list[f
 
 
 def is_per_epoch(scheduler: Any, epochs: int | None, total_steps: int | None) -> bool:
-    """Return True for a scheduler whose length or steps say that it is called once per epoch."""
+    """Return True for a scheduler whose length or steps suggest that it is called once per epoch."""
     if not epochs or not total_steps or epochs >= total_steps:
         return False
     for inner in getattr(scheduler, "_schedulers", ()):

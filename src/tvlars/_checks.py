@@ -1,6 +1,6 @@
-"""Argument checks shared by all, each with one sentence that names the argument, the range and the value.
+"""Argument checks; each error is one sentence that names the argument, the range and the value.
 
-They know tensors and modules without importing torch: until it is imported there are none.
+The checks recognize tensors and modules without importing torch: before torch is imported there are none.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
 
 
 def shown(value: Any) -> str:
-    """Return ``value`` for a message: short, on one line, and of data how many samples they are."""
+    """Return ``value`` as text for a message: short, on one line, and for data sets with the number of samples."""
     if isinstance(value, type):
         return f"the class {value.__name__}"
     try:
@@ -106,7 +106,7 @@ def has_value(tensor: Tensor) -> bool:
 
 
 def plain_number(value: Any) -> Any:
-    """``value`` as Python's number where it is one of another library, of NumPy say; whatever else it is, itself."""
+    """Return a number of another library, such as NumPy, as a Python number, and anything else unchanged."""
     if type(value) in (bool, int, float) or _is_tensor(value):
         return value
     if isinstance(value, numbers.Integral):
@@ -131,5 +131,5 @@ def _as_float(value: Any) -> float:
             return math.nan
     try:
         return float(value)
-    except OverflowError:  # an integer beyond the floats
+    except OverflowError:  # an integer too large for a float
         return math.inf

@@ -1,7 +1,7 @@
 """One sentence for errors that end the command ``tvlars`` before its ``main`` runs: a failed import of torch, Ctrl-C.
 
-Importing torch takes seconds, and happens before a command begins. This module, which is imported first, says in a
-sentence what went wrong then; in other programs, which import tvlars themselves, it does nothing.
+Importing torch takes seconds, and happens before a command begins. This module is imported first, and reports errors of
+that time in one sentence. In other programs that import tvlars it does nothing.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 
-TYPE_CHECKING = False  # without importing typing: nothing is imported here that would be interrupted first
+TYPE_CHECKING = False  # without importing typing: an import here could be interrupted before the handlers are set
 if TYPE_CHECKING:
     from types import FrameType, TracebackType
 
@@ -28,10 +28,10 @@ def _is_command() -> bool:
     return name in ("tvlars", "tvlars.exe", "tvlars-script.py")
 
 
-OUT_OF_MEMORY = "memory has ended while libraries were imported: this process needs more, see ulimit -v"
+OUT_OF_MEMORY = "memory ran out while libraries were imported: this process needs more, see ulimit -v"
 
 
-NOTHING_YET = "interrupted before anything was measured; the same command begins again"
+NOTHING_YET = "interrupted before anything was measured; run the same command to start again"
 
 
 def by_import(error: BaseException) -> bool:
@@ -76,11 +76,11 @@ def _say(kind: type[BaseException], error: BaseException, traceback: TracebackTy
 
 
 def _end(text: str, code: int) -> None:
-    """Print a sentence and end at once."""
+    """Print a sentence and end the process at once."""
     try:
         if sys.stderr is not None:
-            os.write(2, f"tvlars: {text}\n".encode())  # a signal may have come amid a print
-    except OSError:  # nobody may read it
+            os.write(2, f"tvlars: {text}\n".encode())  # a signal may arrive during a print
+    except OSError:  # standard error may be closed
         pass
     os._exit(code)
 
@@ -90,19 +90,19 @@ def _interrupted(number: int, frame: FrameType | None) -> None:
 
 
 def begun() -> None:
-    """The command's own code runs now, and says itself what goes wrong."""
+    """Leave error messages to the command's own code, which runs now."""
     if sys.excepthook is _say:
         sys.excepthook = sys.__excepthook__
 
 
 def ready() -> None:
-    """The work of the command begins, and Ctrl-C raises again: there may be something to keep."""
+    """Let Ctrl-C raise ``KeyboardInterrupt`` again: the command's work begins, and there may be results to keep."""
     if signal.getsignal(signal.SIGINT) is _interrupted:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def over() -> None:
-    """The command is over: Ctrl-C does not change how it ended."""
+    """Ignore Ctrl-C: the command has finished, and its exit code must not change."""
     import threading
 
     if _is_command() and threading.current_thread() is threading.main_thread():

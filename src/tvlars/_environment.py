@@ -1,4 +1,4 @@
-"""Environment variables by which torchrun and srun say who a process is, checked before anything believes them."""
+"""Environment variables by which torchrun and srun identify a process, checked before anything uses them."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import re
 from collections.abc import Mapping
 
 TORCHRUN = "TORCHELASTIC_RUN_ID"
-"""Variables that torchrun alone sets."""
+"""Variable that only torchrun sets."""
 LEAST = {
     **dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE", "SLURM_NTASKS", "SLURM_NNODES"), 1),
     **dict.fromkeys(("RANK", "LOCAL_RANK", "GROUP_RANK", "NODE_RANK"), 0),
     **dict.fromkeys(("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "JSM_NAMESPACE_RANK"), 0),
     "MASTER_PORT": 1,
 }
-"""Variables that are integers, and the least that each may be."""
+"""Integer variables, each with its smallest valid value."""
 READ_EARLY = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
 """Variables that Lightning Fabric reads when it is imported."""
 NEEDED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
@@ -24,21 +24,21 @@ BELOW = (("RANK", "WORLD_SIZE"), ("LOCAL_RANK", "LOCAL_WORLD_SIZE"), ("SLURM_PRO
 
 
 class VariableError(ValueError):
-    """An environment variable is not what it should be; the message is one sentence that names it."""
+    """Invalid environment variable; the message is one sentence that names it."""
 
 
 def check_early() -> None:
-    """Raise ``VariableError`` where a variable would end the import of Lightning Fabric."""
+    """Raise ``VariableError`` if a variable would make the import of Lightning Fabric fail."""
     for name in READ_EARLY:
         if name in os.environ:
             _integer(name, os.environ[name], LEAST[name])
 
 
 def check_started(variables: Mapping[str, str] | None = None) -> None:
-    """Raise ``VariableError`` unless a process that is one of several has been started so that it can meet the others.
+    """Raise ``VariableError`` if this process is one of several, but cannot connect to the others as it was started.
 
     Args:
-        variables: those of the process; None (default) takes ``os.environ``.
+        variables: environment variables of the process; None (default) uses ``os.environ``.
     """
     given = os.environ if variables is None else variables
     found = {name: _integer(name, given[name], least) for name, least in LEAST.items() if name in given}
@@ -67,7 +67,7 @@ def check_started(variables: Mapping[str, str] | None = None) -> None:
         if tasks % nodes:
             raise VariableError(f"SLURM_NTASKS must be a multiple of SLURM_NNODES, got {tasks} and {nodes}")
     elif found.get("WORLD_SIZE", 1) > 1:
-        # Each of them would train the whole run by itself.
+        # Each process would train the whole run by itself.
         raise VariableError(
             f"WORLD_SIZE must be 1 or unset in a process that neither torchrun nor srun has started, got "
             f"{given['WORLD_SIZE']}: start the processes with torchrun, srun or `tvlars train --devices N`"

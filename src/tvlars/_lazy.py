@@ -1,4 +1,4 @@
-"""Packages whose public names are imported when they are first asked for: importing the package itself is quick."""
+"""Packages whose public names are imported on first use, so that importing the package itself is quick."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 
 class LazyPackage(ModuleType):
-    """A package whose names come from its modules, each module imported when one of its names is first asked for.
+    """Package that imports a module when one of the module's public names is first used.
 
     All its public modules are attributes too, so ``import tvlars`` is enough for ``tvlars.sharpness``.
     """
@@ -31,7 +31,7 @@ class LazyPackage(ModuleType):
         return value
 
     def _imported(self, module: str) -> ModuleType:
-        """Import a module; raise an error that names the extra if a package of it is missing."""
+        """Import a module; if a package is missing, raise an error that names the extra that installs it."""
         try:
             return importlib.import_module(module)
         except ModuleNotFoundError as error:
@@ -58,11 +58,11 @@ def import_when_asked(
     """Make the public names of ``package`` lazy; its ``__init__.py`` calls this.
 
     Args:
-        package: its ``__name__``.
-        names: by module, the names that come from it. Type checkers need them imported under TYPE_CHECKING too.
+        package: ``__name__`` of the package.
+        names: public names by module. Type checkers need them imported under TYPE_CHECKING too.
         modules: public modules of the package, which ``dir`` lists beside ``__all__``. Completion imports what is
             listed, so they must not need another extra.
-        extra: the extra that all names need, which is named where a package is missing.
+        extra: extra that all names need; the error for a missing package names it.
     """
     module = sys.modules[package]
     vars(module)["_modules"] = {name: source for source, some in names.items() for name in some}

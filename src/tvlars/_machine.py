@@ -1,5 +1,5 @@
-"""The machine in words, for ``tvlars doctor`` and ``tvlars bench``. Needs torch alone, since the laboratory may be
-missing."""
+"""Description of this machine, for ``tvlars doctor`` and ``tvlars bench``. Needs only torch, since the laboratory may
+be missing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PROC = Path("/proc")
 
 @dataclass(frozen=True)
 class Machine:
-    """The machine that something was measured on."""
+    """Machine on which measurements were made."""
 
     cpu: str
     cores: int
@@ -33,7 +33,7 @@ class Machine:
 
 
 def this_machine(device: torch.device) -> Machine:
-    """Return this machine, with ``device`` for the computing."""
+    """Return this machine, with ``device`` as the device that computes."""
     return Machine(
         cpu=cpu_name(),
         cores=cores(),
@@ -46,17 +46,17 @@ def this_machine(device: torch.device) -> Machine:
 
 
 def cores_in_words(cores: int, threads: int) -> str:
-    """Return cores, and torch's threads, as they are printed."""
+    """Return the numbers of cores and of torch's threads as text."""
     return f"{cores} cores ({threads} threads)"
 
 
 def bf16_in_words(native: bool) -> str:
-    """Return whether a device computes in bfloat16 by itself, as it is printed."""
+    """Return as text whether a device computes in bfloat16 in hardware."""
     return "bfloat16 in hardware" if native else "no bfloat16 in hardware"
 
 
 def native_bf16(device: torch.device) -> bool:
-    """Return whether the device computes in bfloat16 by itself."""
+    """Return whether the device computes in bfloat16 in hardware."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return device.type == "cpu" and bool(torch.cpu._is_avx512_bf16_supported())
@@ -65,7 +65,7 @@ def native_bf16(device: torch.device) -> bool:
 def faster_in_bf16(device: torch.device) -> bool:
     """Return whether training is expected to be faster in bf16-mixed than in float32.
 
-    On CPUs that takes matrix units (AMX): with bfloat16 in vector instructions alone, torch's convolutions are slower
+    CPUs need matrix units (AMX) for it: with bfloat16 in vector instructions alone, torch's convolutions are slower
     than in float32 (docs/results/speed.md).
     """
     return native_bf16(device) and (device.type != "cpu" or bool(torch.cpu._is_amx_tile_supported()))
@@ -79,7 +79,7 @@ def cores() -> int:
 
 
 def cpu_name() -> str:
-    """The model, where the system tells it, else the architecture."""
+    """Return the model of the CPU if the system provides it, else the architecture."""
     with suppress(OSError):
         for line in (PROC / "cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -88,7 +88,7 @@ def cpu_name() -> str:
 
 
 def free_memory(device: torch.device | None = None) -> int | None:
-    """Return the bytes that are free on a CUDA ``device``, or in the machine's memory; None where it does not tell."""
+    """Return the free memory of a CUDA ``device``, or of the machine, in bytes; None if it is unknown."""
     if device is not None and device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     with suppress(OSError, ValueError, IndexError):

@@ -1,4 +1,4 @@
-"""Words by which libraries say that memory has ended; their errors have many types."""
+"""Words by which libraries report that memory ran out; their errors have many types."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ WORDS = re.compile(
 
 
 def says_so(error: BaseException) -> bool:
-    """Return if the text of ``error`` has any of the words."""
+    """Return whether the text of ``error`` contains any of the words."""
     return WORDS.search(str(error)) is not None
 
 
 def has_ended(error: BaseException) -> bool:
-    """Return whether ``error`` means that memory ran out, of this machine or of a device."""
+    """Return whether ``error`` means that this machine or a device ran out of memory."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # of torch
         return True
     if isinstance(error, OSError):

@@ -33,7 +33,7 @@ def page(*parts: str) -> str:
 
 
 def pre(text: object) -> str:
-    """Return text that is shown as it is, in columns."""
+    """Return preformatted text."""
     return f'<pre style="margin:0;white-space:pre-wrap">{escape(str(text))}</pre>'
 
 
@@ -54,7 +54,7 @@ def _row(tag: str, cells: Iterable[object]) -> str:
 
 
 def folded(title: object, content: str) -> str:
-    """Return HTML behind a title that opens it."""
+    """Return HTML that is folded under a title."""
     return f"<details><summary>{escape(str(title))}</summary>{content}</details>"
 
 
@@ -63,7 +63,7 @@ def picture(lines: Sequence[Line], title: str, x: str, *, log: str = "", zero: b
 
     Args:
         lines: the curves. Names other than "" make a legend.
-        title: above the axes, with the unit of y.
+        title: text above the axes, with the unit of y.
         x: label of the x axis.
         log: axes with a logarithmic scale, "x", "y" or "xy"; values that are not positive are gaps there.
         zero: begin the y axis at 0.
@@ -104,7 +104,7 @@ def _axis(name: str, log: bool) -> str:
 
 
 def _points(line: Line, log: str) -> list[tuple[float, float] | None]:
-    """Return the points of a line, None for a gap; of a logarithmic axis the exponents of 10."""
+    """Return the points of a line, None for a gap; on a logarithmic axis as exponents of 10."""
     places = zip(_scaled("x" in log, line.x), _scaled("y" in log, line.y), strict=True)
     return [(x, y) if math.isfinite(x) and math.isfinite(y) else None for x, y in places]
 

@@ -1,7 +1,7 @@
-"""Reading files that anybody may have made: regular files alone, of a size that has a bound, without waiting for any.
+"""Reading of untrusted files: only regular files, up to a maximum size, and without blocking.
 
-A named pipe or a device in the place of a file would hang whoever opens it, or never end, and a link could have a
-stranger's folder show any file of its reader.
+A named pipe or a device in place of a file would block its reader or never end, and a link in somebody else's folder
+could expose any file that its reader may open.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import IO, Any
 
 MOST_JSON = 2**26
-"""Bytes of a JSON file; those of a run have a few thousand, that of a sweep of 10,000 runs twenty million."""
+"""Most bytes of a JSON file; a run's files have a few thousand, a sweep of 10,000 runs has twenty million."""
 MOST_TEXT = 2**29
-"""Bytes of a table: about ten million steps."""
+"""Most bytes of a table: about ten million steps."""
 MOST_LEVELS = 64
-"""Objects and lists inside each other in a JSON file; those of a run have four."""
+"""Most levels of nesting in a JSON file; a run's files have four."""
 MOST_DIGITS = 20
-"""Digits of an integer in a JSON file; one of 64 bits has 19."""
+"""Most digits of an integer in a JSON file; a 64-bit integer has 19."""
 THOUSANDS = re.compile(r"[-+]?[1-9][0-9]{0,2}(_[0-9]{3})+(\.[0-9]*)?")
 KINDS = {
     stat.S_IFDIR: "a folder",
@@ -42,7 +42,7 @@ def open_regular(file: Path | str, inside: Path | str | None = None) -> IO[bytes
             anywhere.
 
     Raises:
-        OSError: it is missing, is no regular file, or lies elsewhere; the error names it and says which.
+        OSError: the file is missing, is no regular file, or lies elsewhere; the error names the file and the reason.
     """
     try:
         place = os.fspath(file)
@@ -67,7 +67,7 @@ def open_regular(file: Path | str, inside: Path | str | None = None) -> IO[bytes
 
 
 def read_bytes(file: Path | str, inside: Path | str | None = None, most: int = MOST_TEXT) -> bytes:
-    """Return the content of a regular file of ``most`` bytes or fewer; ``inside`` is that of :func:`open_regular`.
+    """Return the content of a regular file of ``most`` bytes or fewer; ``inside`` as for :func:`open_regular`.
 
     Raises:
         OSError: as for :func:`open_regular`, or the file is larger.
@@ -81,11 +81,11 @@ def read_bytes(file: Path | str, inside: Path | str | None = None, most: int = M
 
 
 def read_text(file: Path | str, inside: Path | str | None = None, most: int = MOST_TEXT, errors: str = "strict") -> str:
-    """Return the text of a regular file in UTF-8, a byte order mark left out.
+    """Return the text of a regular file in UTF-8, without a byte order mark.
 
     Raises:
         OSError: as for :func:`read_bytes`.
-        ValueError: it is no text in UTF-8, and ``errors`` is "strict".
+        ValueError: the file is no text in UTF-8, and ``errors`` is "strict".
     """
     return read_bytes(file, inside, most).decode("utf-8-sig", errors)
 
@@ -95,8 +95,8 @@ def read_json(file: Path | str, inside: Path | str | None = None) -> Any:
 
     Raises:
         OSError: as for :func:`read_bytes`.
-        ValueError: it is no JSON, an object has a name twice, or it is nested or has numbers far beyond what a
-            program of this package writes.
+        ValueError: the file is no JSON, an object has a name twice, or nesting or numbers go far beyond what this
+            package writes.
     """
     return parse_json(read_text(file, inside, MOST_JSON))
 
@@ -125,12 +125,12 @@ def parse_json(text: str) -> Any:
 
 
 def parse_number(kind: type, text: str) -> Any:
-    """Return the ``int`` or ``float`` that a text is to any reader.
+    """Return the ``int`` or ``float`` that a text spells unambiguously.
 
-    Python takes 1_0 for 10; here underscores stand between thousands, if at all, and digits are those of ASCII.
+    Python reads 1_0 as 10; here underscores may only separate thousands, and digits must be ASCII.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the text is no number.
     """
     if not text.isascii() or ("_" in text and not THOUSANDS.fullmatch(text)):
         raise ValueError(f"it is no number: {text!r:.60}")
@@ -138,7 +138,7 @@ def parse_number(kind: type, text: str) -> Any:
 
 
 def is_regular(file: Path | str, inside: Path | str | None = None) -> bool:
-    """Return whether there is a regular file, which :func:`open_regular` opens if it may be read."""
+    """Return whether ``file`` is a regular file, which :func:`open_regular` opens if it is readable."""
     try:
         return (inside is None or is_inside(file, inside)) and stat.S_ISREG(os.stat(file).st_mode)
     except (OSError, ValueError):
@@ -160,7 +160,7 @@ def reason(error: Exception) -> str:
 
 
 def check_regular(found: os.stat_result) -> None:
-    """Raise ``OSError``, which says what it is, unless ``found`` is of a regular file."""
+    """Raise ``OSError``, which names the kind of file, unless ``found`` is of a regular file."""
     if not stat.S_ISREG(found.st_mode):
         kind = KINDS.get(stat.S_IFMT(found.st_mode), "something else")
         number = errno.EISDIR if stat.S_ISDIR(found.st_mode) else errno.EINVAL

@@ -1,6 +1,6 @@
 """The role of a parameter by its names and its shape: a weight to adapt, or a bias, a scale, a token or a table.
 
-:func:`tvlars.layer_groups` asks where the type of a module leaves it open, ``tvlars.jax.layer_mask`` for every leaf.
+:func:`tvlars.layer_groups` uses it if the type of a module leaves the role open, ``tvlars.jax.layer_mask`` always.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ POSITIONS = {
     *("relpos", "abspos", "relative", "rope", "wpe", "pe", "freqs"),
 }
 BESIDE_REL = {"h", "w", "x", "y", "k", "v", "height", "width", "bias", "table", "key", "value", "attention", "attn"}
-"""With one of them "rel" means relative positions; alone it may be a relation."""
+"""Words with which "rel" means relative positions; alone, "rel" may mean a relation."""
 TOKENS = {
     "token",
     "tokens",
@@ -52,7 +52,7 @@ SPECIAL = {
     *("pad", "sep", "global", "memory", "mem", "summary", "level", "modality", "type", "object", "special", "seg"),
     "segment",
 }
-"""Before "token" or "embedding" they say that there are a few of a kind, not a vocabulary."""
+"""Words that, before "token" or "embedding", mean a few special tokens and not a vocabulary."""
 WEIGHTS = {"weight", "weights", "kernel", "kernels", "w", "proj", "projection", "matrix"}
 TRANSFORMS = ("linear", "conv", "dense", "embedding", "proj")
 NORMS = {"ln", "bn", "gn", "grn", "frn", "rms", "abn", "normalization", "normalisation"}
@@ -71,12 +71,12 @@ NEUTRAL = {
     "ffn",
 }
 GENERIC = {"weight", "weights", "embedding", "embeddings", "embed", "table", "data", "param", "parameter", "value"}
-"""Names of a parameter that say nothing of it, so that the module's are asked too."""
+"""Names that say nothing about a parameter, so that the module's names count too."""
 
 
 @lru_cache(maxsize=65536)
 def words(name: str) -> tuple[str, ...]:
-    """The words of a name in lower case: ``LayerNorm2d`` and ``layer_norm_2d`` have layer, norm, 2 and d."""
+    """Return the words of a name in lower case: layer, norm, 2 and d for ``LayerNorm2d`` and ``layer_norm_2d``."""
     return tuple(word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name))
 
 
@@ -132,7 +132,7 @@ def is_table(names: Sequence[str]) -> bool:
     """Return True for an embedding of positions, special tokens, scales or shifts.
 
     Args:
-        names: of the embedding, of what holds it and, where known, of its class.
+        names: names of the embedding, of the module that holds it and, if known, of its class.
     """
     own, holder, *kind = names
     if "emb" in holder.lower() and is_position(holder):
@@ -163,9 +163,9 @@ def is_adapted(names: Sequence[str], shape: Sequence[int], siblings: Collection[
     """Return True for a weight, by name and shape alone.
 
     Args:
-        names: of the parameter, and behind it of the module that holds it and of the module's class, where known.
-        shape: of the parameter.
-        siblings: names of what else the module holds itself.
+        names: names of the parameter, then of the module that holds it and, if known, of the module's class.
+        shape: shape of the parameter.
+        siblings: names of the module's other parameters.
     """
     own, *around = names
     if any(map(is_norm, around)) or is_bias(own, siblings):
@@ -173,7 +173,7 @@ def is_adapted(names: Sequence[str], shape: Sequence[int], siblings: Collection[
     if len(shape) >= 2 and (is_low_rank(own) or any(map(is_low_rank, around[:1]))):
         return True
     if own == "D" and any(name in ("A", "A_log") for name in siblings):
-        return False  # of a state space model, what goes by the states
+        return False  # the skip term of a state space model
     asked = names if own.lower() in GENERIC or own.isdigit() else [own]
     if any(map(is_position, asked)):
         return False
@@ -181,5 +181,5 @@ def is_adapted(names: Sequence[str], shape: Sequence[int], siblings: Collection[
         return True  # with one input or output, too
     if is_vector(shape) or any(is_scale(name) or is_token(name) for name in asked):
         return False
-    # What is broadcast over the batch is added or put before it: an embedding of a few places, no weight.
+    # A tensor that is broadcast over the batch is added or prepended: an embedding of a few positions, not a weight.
     return not (len(shape) >= 3 and shape[0] == 1 and not set(words(own)) & WEIGHTS)

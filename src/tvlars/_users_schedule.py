@@ -1,4 +1,4 @@
-"""Schedules of users in a plan: functions of step and plan, and torch's LR schedulers."""
+"""User-defined schedules in a plan: functions of step and plan, and torch's LR schedulers."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from tvlars._checks import shown
 from tvlars.schedule import ScheduleLR
 
 LENGTHS = ("total_steps", "T_max", "total_iters", "num_training_steps")
-"""Arguments of schedulers that are the number of optimizer steps."""
+"""Scheduler arguments that mean the number of optimizer steps."""
 RATES = ("max_lr", "base_lr")
-"""Arguments of schedulers that are learning rates of groups."""
+"""Scheduler arguments that mean learning rates of groups."""
 CONTENT = ("optimizer", "last_epoch", "verbose")
-"""Arguments of schedulers that are no options."""
+"""Scheduler arguments that are not options."""
 
 
 class Planned(Protocol):
-    """The part of a :class:`tvlars.Plan` that is read here."""
+    """Attributes of a :class:`tvlars.Plan` that this module uses."""
 
     @property
     def total_steps(self) -> int: ...
@@ -42,10 +42,10 @@ class UsersSchedule:
 
     Args:
         made: the function or the class.
-        options: further arguments of it, by name.
+        options: further arguments of ``made``, by name.
 
     Raises:
-        ValueError: it is neither, does not have these arguments, or lacks some.
+        ValueError: ``made`` is neither, does not take one of ``options``, or needs more of them.
     """
 
     made: Callable[..., Any]
@@ -69,12 +69,12 @@ class UsersSchedule:
 
     @property
     def name(self) -> str:
-        """Name for tables: that of the function or the class."""
+        """Name of the function or the class, for tables."""
         return str(getattr(self.made, "__name__", type(self.made).__name__))
 
     @property
     def is_scheduler(self) -> bool:
-        """True if it makes a scheduler of an optimizer, which is its first argument."""
+        """True if ``made`` makes a scheduler from an optimizer, its first argument."""
         return next(iter(inspect.signature(self.made).parameters), "") == "optimizer"
 
     def described(self, plan: Planned) -> str:
@@ -99,7 +99,7 @@ class UsersSchedule:
         """Return the scheduler of ``optimizer``.
 
         Raises:
-            ValueError: its arguments are bad, or the function returns none.
+            ValueError: an argument is invalid, or the function returns no scheduler.
         """
         if not self.is_scheduler:
             return ScheduleLR(optimizer, lambda step: self.factor(step, plan))
@@ -121,7 +121,7 @@ class UsersSchedule:
         return scheduler
 
     def factor(self, step: int, plan: Planned) -> float:
-        """Return the function's factor at ``step``; raise ``ValueError`` if that is no number >= 0."""
+        """Return the function's factor at ``step``; raise ``ValueError`` unless it is a number >= 0."""
         found = self.made(step, plan, **self.options)
         try:
             factor = math.nan if isinstance(found, (bool, str)) else float(found)
@@ -164,11 +164,11 @@ class Simulated:
 
     Args:
         schedule: makes the scheduler.
-        plan: has the rates of the two groups.
+        plan: provides the rates of the two groups.
     """
 
     def __init__(self, schedule: UsersSchedule, plan: Planned) -> None:
-        self.peak = 1.0 if math.isnan(plan.lr) else plan.lr  # the optimizer may have one that is not known here
+        self.peak = 1.0 if math.isnan(plan.lr) else plan.lr  # the optimizer may have its own lr, which is unknown here
         groups = [
             {"params": [torch.zeros((), device="cpu")], "lr": lr}
             for lr in (self.peak, self.peak * plan.bias_norm_lr_scale)
@@ -180,7 +180,7 @@ class Simulated:
         self.rates = [float(self.optimizer.param_groups[0]["lr"])]
 
     def factor(self, step: int) -> float:
-        """Return the first group's learning rate at ``step``, 1 at the first one, over that of the plan."""
+        """Return the first group's learning rate at ``step`` (1 at the first), divided by the plan's."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # no optimizer step precedes these
             while len(self.rates) < step:

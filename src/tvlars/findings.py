@@ -24,17 +24,17 @@ from tvlars.schedule import Schedule, ScheduleLR, _sigmoid_decay
 
 LARGEST_RAW_LR = 1.0
 LARGEST_RAW_MOVE = 1.0
-"""Of the longest layer that is not adapted, by one step of any of them."""
+"""Largest move of a layer that is not adapted by one step, relative to the norm of the longest such layer."""
 LARGEST_MOVE, SMALLEST_MOVE = 0.1, 1e-6
-"""Of a layer's norm, by one step at the highest learning rate, momentum aside."""
+"""Bounds on the move of an adapted layer by one step, relative to its norm: at the highest lr, without momentum."""
 SMALLEST_LARS_MOVE = 1.5e-4
-"""The same for LARS and TVLARS: with a rate of SGD, 0.1, and a trust coefficient of 1e-3 a step moves 1e-4 of it."""
+"""Lower bound for LARS and TVLARS: SGD's usual lr of 0.1 with a trust coefficient of 1e-3 moves a layer by 1e-4."""
 IDLE = 0.9
-"""Above this share of its maximum to the end, a schedule does not act."""
+"""A schedule that stays above this share of its maximum to the end has no effect."""
 DEAD, DEAD_SHARE = 1e-3, 0.1
-"""Below this share of its maximum a schedule is dead; for longer than this share of the run, that is a finding."""
+"""A schedule is dead below the first share of its maximum; a finding if that lasts for the second share of the run."""
 AT_FLOOR, FLOOR_SHARE = 0.01, 0.5
-"""Above gamma_min by less than this share of its start, phi has reached its floor; likewise."""
+"""phi is at its floor if above gamma_min by less than the first share of its start; a finding for the second share."""
 SMALL_BATCH = 128
 FAR_ABOVE = 10
 """Batch size over noise scale."""
@@ -46,7 +46,7 @@ Shape: TypeAlias = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Finding:
-    """Problem found by :func:`check`: ``what`` it is in a word, the ``evidence`` with its numbers, and the remedy."""
+    """Problem found by :func:`check`: ``what`` names it, ``evidence`` has its numbers, ``remedy`` is the fix."""
 
     what: str
     evidence: str
@@ -90,12 +90,12 @@ def check(
     ==================  ====================================================================================
     finding             when
     ==================  ====================================================================================
-    other parameters    the optimizer holds none of the model's, so that nothing else can be checked
-    adapted norms       a bias or a parameter of a norm, or another of no layer, is in a group with the trust ratio
+    other parameters    the optimizer holds none of the model's parameters, so that nothing else can be checked
+    adapted norms       a bias, a parameter of a norm or the like is in a group with the trust ratio
     decayed norms       ... in a group with weight decay
     raw learning rate   layers that are not adapted have an lr above 1
     large steps         lr, φ and trust coefficient together move a layer by more than 10 % of its norm per step
-    small steps         ... by less than 0.015 % (LARS and TVLARS, whose lr is then one of SGD), or 1e-6 (LAMB)
+    small steps         ... by less than 0.015 % (LARS and TVLARS: such an lr suits SGD), or 1e-6 (LAMB)
     zero layers         adapted layers that are 0, which LAMB and ``unit_ratio_at_zero`` move without a trust ratio
     no schedule         LARS or LAMB keeps its lr to the end, or TVLARS with a ``delay_factor`` of 0 does
     idle schedule       φ keeps more than 90 % of its start to the end of the run
@@ -107,18 +107,18 @@ def check(
     scaled gradients    a scaled loss, or a sum, reaches layers that are not adapted
     batch too large     the batch is more than 10 times the measured noise scale
     batch too small     a layer-wise optimizer with fewer than 128 samples per step
-    batch norm          it sees fewer than 64 samples, and the batch is at least 8 times as large
+    batch norm          a batch norm sees fewer than 64 samples, and the batch is at least 8 times as large
     ==================  ====================================================================================
 
-    Quantities that are unknown are not checked. A torch LR scheduler is stepped through the run in a copy; if its
-    length or its steps are those of epochs, it is taken to be stepped once per epoch, else after every optimizer step.
+    Unknown quantities are not checked. A copy of a torch LR scheduler is stepped through the run: once per epoch if its
+    length or its milestones are counted in epochs, else after every optimizer step.
 
     Args:
         model: the module that is trained.
-        optimizer: any torch optimizer; only for LARS, TVLARS and LAMB is it known which layers are adapted.
-        loader: a ``DataLoader`` of this process; gives ``micro_batch_size`` (of its ``batch_sampler``, too), and with
-            ``epochs`` the length of the run.
-        epochs: of the run.
+        optimizer: any torch optimizer; the adapted layers are known only for LARS, TVLARS and LAMB.
+        loader: a ``DataLoader`` of this process; provides ``micro_batch_size`` (also from its ``batch_sampler``) and,
+            with ``epochs``, the length of the run.
+        epochs: number of epochs of the run.
         total_steps: optimizer steps of the run; default: from loader, batch size and epochs.
         batch_size: samples per optimizer step over all processes. Default: the loader's, times the processes.
         micro_batch_size: samples per forward pass on one process. Default: the loader's.
@@ -130,7 +130,7 @@ def check(
         A list of :class:`Finding`; ``print`` shows one line per finding.
 
     Raises:
-        TypeError: an argument is of another kind, such as the optimizer in place of the model.
+        TypeError: an argument has the wrong type, such as the optimizer in place of the model.
         ValueError: a count is out of its range.
 
     Example:
@@ -204,12 +204,12 @@ def _checked_scheduler(scheduler: Any) -> Any:
 
 
 def _others(model: nn.Module, optimizer: Optimizer) -> Iterator[Finding]:
-    """An optimizer of another model, or of one that has changed since."""
+    """Find an optimizer of another model, or of a model that has changed since."""
     own = {id(p) for p in model.parameters()}
     held = [p for group in optimizer.param_groups for p in group["params"]]
     if held and not any(id(p) in own for p in held):
         evidence = f"{type(optimizer).__name__} holds none of the parameters of {type(model).__name__}"
-        yield Finding("other parameters", evidence, "give check the model whose parameters it got, as it is now")
+        yield Finding("other parameters", evidence, "give check the model whose parameters it holds")
 
 
 def _groups(model: nn.Module, optimizer: Optimizer) -> Iterator[Finding]:
@@ -236,7 +236,7 @@ def _groups(model: nn.Module, optimizer: Optimizer) -> Iterator[Finding]:
         if ours and group["params"] and not group["layer_adaptation"] and lr > LARGEST_RAW_LR:
             yield Finding(
                 "raw learning rate",
-                f"{len(group['params'])} layers that are not adapted take lr = {lr:g} without a trust ratio",
+                f"{len(group['params'])} layers that are not adapted use lr = {lr:g} without a trust ratio",
                 "give layer_groups a bias_norm_lr_scale, for example 0.03",
             )
 
@@ -250,22 +250,20 @@ def _steps(optimizer: Optimizer) -> Iterator[Finding]:
             continue
         coefficient = 1.0 if isinstance(optimizer, LAMB) else float(group["trust_coefficient"])
         if group["norm_clip"] is not None or not _peak_lr(group):
-            continue  # the ratio is another, or the group is not to move
+            continue  # the ratio has another meaning, or the group does not move
         move = _peak_lr(group) * _start_of_phi(group) * coefficient
         what = f"a step of group {i} moves a layer by {move:.3g} of its norm, momentum aside (lr {_peak_lr(group):g}"
         what += f", trust coefficient {coefficient:g})" if coefficient != 1.0 else ")"
         if move > LARGEST_MOVE:
-            yield Finding("large steps", what, f"take an lr below {_peak_lr(group) * LARGEST_MOVE / move:.3g}")
+            yield Finding("large steps", what, f"use an lr below {_peak_lr(group) * LARGEST_MOVE / move:.3g}")
         elif move < (SMALLEST_MOVE if isinstance(optimizer, LAMB) else SMALLEST_LARS_MOVE):
             usual = "1e-3 to 0.05 for LAMB" if isinstance(optimizer, LAMB) else "1 to 64 for LARS and TVLARS"
-            small = (
-                "" if isinstance(optimizer, LAMB) else "such an lr is one of SGD: with a trust coefficient of 1e-3, "
-            )
+            small = "" if isinstance(optimizer, LAMB) else "such an lr suits SGD: with a trust coefficient of 1e-3, "
             yield Finding("small steps", what, f"{small}lr is {usual}")
 
 
 def _zero_layers(model: nn.Module, optimizer: Optimizer) -> Iterator[Finding]:
-    """Adapted layers whose norm is 0, so that a rule of their own gives them their rate."""
+    """Find adapted layers whose norm is 0, which follow a rule without a trust ratio."""
     if not isinstance(optimizer, LayerwiseOptimizer):
         return
     names = {id(p): name for name, p in model.named_parameters()}
@@ -280,14 +278,14 @@ def _zero_layers(model: nn.Module, optimizer: Optimizer) -> Iterator[Finding]:
         if isinstance(optimizer, LAMB):
             yield Finding(
                 "zero layers",
-                f"{start}: LAMB takes Adam's step there first, at lr = {lr:g}, and then grows them by at most "
+                f"{start}: LAMB first takes Adam's step there, at lr = {lr:g}, and then grows them by at most "
                 f"{100 * _peak_lr(group):.3g} % of their norm per step",
                 "start them at small random values, or give them a group with layer_adaptation=False and lr = 5e-4",
             )
         elif group.get("unit_ratio_at_zero") and lr > LARGEST_RAW_LR:
             yield Finding(
                 "zero layers",
-                f"{start}, and with unit_ratio_at_zero they take lr = {lr:g} without a trust ratio",
+                f"{start}, and with unit_ratio_at_zero they use lr = {lr:g} without a trust ratio",
                 "leave unit_ratio_at_zero at False, or start them at small random values",
             )
 
@@ -295,13 +293,13 @@ def _zero_layers(model: nn.Module, optimizer: Optimizer) -> Iterator[Finding]:
 def _phi(
     optimizer: Optimizer, scheduler: Any, total_steps: int | None, steps_per_epoch: int | None
 ) -> Iterator[Finding]:
-    """A factor phi that does not act in this run, or at once, or that is over before the run is."""
+    """Find a factor phi that has no effect in this run, acts too early, or has decayed long before the end."""
     if not isinstance(optimizer, TVLARS):
         return
     shapes = [_shape(group) for group in optimizer.param_groups if group["params"]]
     for shape in dict.fromkeys(shapes):  # groups may have a phi of their own
         if scheduler is not None and not shape[0]:
-            continue  # switched off in favour of a scheduler
+            continue  # switched off; an LR scheduler is used instead
         yield from _phi_of(shape, total_steps, steps_per_epoch)
 
 
@@ -311,7 +309,7 @@ def _phi_of(shape: Shape, total_steps: int | None, steps_per_epoch: int | None) 
     said = f"with delay_factor = {delay_factor:.4g} per step and delay = {delay:g} steps phi"
 
     def first_below(value: float) -> int:
-        """The first step of the run at which phi is below ``value``, else the one after the last."""
+        """Return the first step of the run at which phi is below ``value``, or the step after the last."""
         return (
             bisect_left(
                 range(1, cast(int, total_steps) + 1), True, key=lambda t: _sigmoid_decay(float(t), *shape) < value
@@ -320,7 +318,7 @@ def _phi_of(shape: Shape, total_steps: int | None, steps_per_epoch: int | None) 
         )
 
     if total_steps == 1:
-        return  # there is nothing to decay over
+        return  # too short to decay
     if total_steps and _sigmoid_decay(float(total_steps), *shape) > IDLE * start:
         kept = _sigmoid_decay(float(total_steps), *shape) / start
         yield Finding("idle schedule", f"{said} keeps {100 * kept:.0f} % to the last step, {total_steps}", way)
@@ -347,14 +345,14 @@ def _dead(what: str, step: int, total_steps: int, unit: str = "step") -> str:
 
 
 def _schedule(optimizer: Optimizer, scheduler: Any, total_steps: int | None, epochs: int | None) -> Iterator[Finding]:
-    """A schedule that is missing, ends elsewhere than the run or is dead before it, and a run too short for one."""
+    """Find a missing schedule, one that does not end with the run or is dead before, and a run too short for any."""
     curve = scheduler.schedule if isinstance(scheduler, ScheduleLR) else scheduler
     length = getattr(curve, "total_steps", getattr(curve, "T_max", None))
     per_epoch = curve is scheduler and is_per_epoch(scheduler, epochs, total_steps)
     if scheduler is None:
         attached = any("initial_lr" in group for group in optimizer.param_groups)  # torch's schedulers leave it there
         if not attached and _needs_schedule(optimizer, total_steps):
-            yield _no_schedule(optimizer, "no LR scheduler is on it, none is given")
+            yield _no_schedule(optimizer, "no LR scheduler is attached to it, and none is given")
     elif total_steps and isinstance(length, int) and length > 0 and length != total_steps and not per_epoch:
         evidence = f"{type(curve).__name__} ends after {length} steps and the run after {total_steps}"
         yield Finding("schedule length", evidence, "give it the run's number of optimizer steps")
@@ -383,7 +381,7 @@ def _no_schedule(optimizer: Optimizer, why: str) -> Finding:
 def _rates(
     optimizer: Optimizer, scheduler: Any, total_steps: int, epochs: int | None, per_epoch: bool
 ) -> Iterator[Finding]:
-    """An LR scheduler under which the learning rate never falls, or is next to 0 for long."""
+    """Find an LR scheduler under which the learning rate never falls, or is almost 0 for long."""
     calls, unit = (cast(int, epochs), "epoch") if per_epoch else (total_steps, "step")
     done = max(getattr(scheduler, "last_epoch", 0), 0)
     name = type(curve if isinstance(curve := getattr(scheduler, "schedule", None), Schedule) else scheduler).__name__
@@ -413,19 +411,19 @@ def _rates(
 
 
 def _dead_calls(rates: list[float], peak: float) -> list[int]:
-    """Return the calls with a learning rate next to 0. A floor of exactly ``DEAD`` times the maximum does not count."""
+    """Return the calls with a learning rate of almost 0; a floor of ``DEAD`` times the maximum does not count."""
     return [i for i, rate in enumerate(rates) if rate < (1 - 1e-6) * DEAD * peak]
 
 
 def _scaling(optimizer: Optimizer, scaler: Any) -> Iterator[Finding]:
-    """Gradients whose scale the trust ratio takes out of adapted layers, and nothing out of the others."""
+    """Find scaled gradients: the trust ratio cancels their scale in adapted layers, and nothing does in the others."""
     if not isinstance(optimizer, LayerwiseOptimizer):
         return
     plain = [(p, float(g["lr"])) for g in optimizer.param_groups if not g["layer_adaptation"] for p in g["params"]]
     stage = getattr(scaler, "_per_optimizer_states", {}).get(id(optimizer), {}).get("stage")
     will_divide = scaler is not None and scaler.is_enabled() and getattr(stage, "name", "READY") == "READY"
     scale = float(scaler.get_scale()) if will_divide else 1.0
-    # What a step changes, beside the weights of a whole layer of that kind: single biases may well be close to 0.
+    # Moves are compared with the longest layer that is not adapted, since single biases may be close to 0.
     moves = [(lr * float(p.grad.detach().float().norm()) / scale, p) for p, lr in plain if p.grad is not None]
     size = max((float(p.detach().float().norm()) for _, p in moves), default=0.0)
     worst = max((move for move, _ in moves), default=0.0)
@@ -440,7 +438,7 @@ def _scaling(optimizer: Optimizer, scaler: Any) -> Iterator[Finding]:
 def _batch(
     model: nn.Module, optimizer: Optimizer, batch_size: int | None, micro_batch_size: int | None, noise: float | None
 ) -> Iterator[Finding]:
-    """A batch size that does not go with the noise, the optimizer or batch norm."""
+    """Find a batch size that does not suit the noise scale, the optimizer or batch norm."""
     if not batch_size:
         return
     if noise is not None and batch_size > FAR_ABOVE * noise:
@@ -464,12 +462,12 @@ def _batch(
 
 
 def _peak_lr(group: dict[str, Any]) -> float:
-    """The highest lr of a group: where a scheduler warms up, the one that it starts from is not it."""
+    """Return the highest lr of a group; its current lr is lower while a scheduler warms up."""
     return max(float(group[name]) for name in ("lr", "initial_lr", "max_lr") if name in group)
 
 
 def _start_of_phi(group: dict[str, Any]) -> float:
-    """φ(1) of TVLARS, the highest there is; 1 where there is no φ."""
+    """Return φ(1) of TVLARS, its maximum; 1 without φ."""
     if "delay_factor" not in group:
         return 1.0
     return _sigmoid_decay(1.0, *_shape(group))
@@ -481,14 +479,14 @@ def _shape(group: dict[str, Any]) -> Shape:
 
 
 def _is_zero(parameter: Tensor) -> bool:
-    """Return whether all of a parameter is 0. A shard does not say: to ask for the whole would be a collective."""
+    """Return whether all of a parameter is 0; False for a shard, since checking the whole would need a collective."""
     if parameter.is_meta or layout(parameter) is not None or not parameter.numel():
         return False
     return not bool(parameter.detach().any())
 
 
 def _batch_size_of(loader: Any) -> int | None:
-    """Samples of a batch that a loader, or its batch sampler, says it makes."""
+    """Return the batch size that a loader, or its batch sampler, declares."""
     sampler = getattr(loader, "batch_sampler", None)
     for owner in (loader, sampler):
         size = getattr(owner, "batch_size", None)

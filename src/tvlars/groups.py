@@ -38,7 +38,7 @@ WEIGHTED = (
     nn.RNNCellBase,
 )
 WEIGHT = r"weight(_(v|orig|[ih][hr]_l\d+(_reverse)?|[ih]h))?|(in|[qkv])_proj_weight"
-"""Names of weights in those, also behind the hooks of ``weight_norm``, ``spectral_norm`` and pruning."""
+"""Names of weights in these modules, also with the hooks of ``weight_norm``, ``spectral_norm`` and pruning."""
 
 
 class LayerGroups(list[dict[str, Any]]):
@@ -119,7 +119,7 @@ def layer_groups(
        of LoRA, and every other matrix or stack of matrices that a module holds itself, such as those of experts.
     2. Neither (``layer_adaptation=False``, weight decay 0):
 
-       - biases, and every parameter of a normalization module: of torch's, or of a class whose name says norm (GRN,
+      - biases, and every parameter of a normalization module: torch's, or a class whose name contains norm (GRN,
          RMSNorm, ChannelNorm);
        - scales, shifts and gates (``gamma``, ``layer_scale``, ``logit_scale``), the magnitudes of weight norm, and
          Mamba's ``A_log``;
@@ -141,7 +141,7 @@ def layer_groups(
 
     Args:
         model: the module whose parameters are to be trained.
-        plan: result of :func:`tvlars.plan`; provides weight decay, lr and ``bias_norm_lr_scale``.
+        plan: result of :func:`tvlars.plan`; provides ``weight_decay``, ``lr`` and ``bias_norm_lr_scale``.
         weight_decay: β >= 0 of the first group; required without a plan.
         lr: learning rate >= 0 of the first group; None (default) leaves it to the optimizer.
         bias_norm_lr_scale: >= 0, the second group's lr is lr * bias_norm_lr_scale. Default 1.0. Layers that are not
@@ -149,7 +149,7 @@ def layer_groups(
             0.024, :func:`tvlars.plan` gives a measured value. Needs ``lr`` unless it is 1.
         adapt: shell patterns of parameter names, such as ``"head.*"``, to put into the first group whatever the rule
             says: one string or several.
-        exclude: the same for the second group.
+        exclude: patterns of names to put into the second group.
 
     Returns:
         A list of two groups with names, for ``LARS(groups, lr)`` and every torch optimizer; its ``str()``
@@ -277,7 +277,7 @@ def _is_magnitude(parametrizations: nn.Module, own: str, parameter: Tensor) -> b
 
 
 def _undecayed(prefix: str, module: nn.Module) -> set[str]:
-    """Return the names in ``no_weight_decay()`` of a module, as timm's have it: parameters without weight decay."""
+    """Return the names from ``no_weight_decay()`` of a module, as in timm: parameters without weight decay."""
     ask = getattr(module, "no_weight_decay", None)
     return {f"{prefix}.{name}" if prefix else name for name in ask()} if callable(ask) else set()
 

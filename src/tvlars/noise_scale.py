@@ -22,8 +22,8 @@ from tvlars.sharpness._surface import Batches, Loss, LossSurface
 class NoiseScale:
     r"""B_simple = tr(Σ) / ‖G‖², in samples, with a 95 % interval from ``low`` to ``high``.
 
-    Σ is the covariance of a sample's gradient, G the true gradient. Where the data cannot tell ‖G‖² from 0, ``high`` is
-    infinite; where not even its estimate is above 0, ``value`` is infinite too.
+    Σ is the covariance of a sample's gradient, G the true gradient. If ‖G‖² is not significantly above 0, ``high`` is
+    infinite; if even its estimate is not above 0, ``value`` is infinite too.
     """
 
     value: float
@@ -34,7 +34,7 @@ class NoiseScale:
     gradient_square: float
     """‖G‖², estimated without bias, so possibly below 0."""
     layers: Mapping[str, NoiseScale] = field(default_factory=dict)
-    """The same for each layer alone."""
+    """Noise scale of each layer alone."""
 
     def steps_factor(self, batch_size: int) -> float:
         """Return the steps that a batch of this size needs, relative to the fewest possible: 1 + B_simple / B."""
@@ -48,7 +48,7 @@ class NoiseScale:
         return f"NoiseScale({self})"
 
     def _repr_html_(self) -> str:
-        """Return the noise scale, with those of the layers in a folded table, for notebooks."""
+        """Return the noise scale, with the layers' in a folded table, for notebooks."""
         head = ("layer", "B_simple", "95 %: from", "to")
         rows = [(name, *map(_samples, (one.value, one.low, one.high))) for name, one in self.layers.items()]
         return page(paragraph(self), folded(f"{len(rows)} layers", table(head, rows)) if rows else "")
@@ -71,13 +71,13 @@ def noise_scale(model: nn.Module, loss: Loss, data: Batches, *, training: bool =
     Args:
         model: any module; its parameters that need gradients count. It is left as it was, bit for bit.
         loss: (output, target) to a scalar, or a function whose first argument is named ``model``, which is called
-            with (model, batch), as for :func:`tvlars.sharpness.hessian_eigenvalues`. Micro-batches whose losses divide
-            by different weights of targets count by them, to first order; a sample whose target is ignored is a
-            sample.
-        data: micro-batches (input, target) of one size, 4 at least, or what a loss of (model, batch) is given; 32 of
-            64 samples are a good start. A last, shorter one is left out.
+            with (model, batch), as for :func:`tvlars.sharpness.hessian_eigenvalues`. If the losses of micro-batches
+            divide by different sums of target weights, micro-batches are weighted by these sums, to first order;
+            samples with ignored targets still count as samples.
+        data: at least 4 micro-batches (input, target) of one size, or batches for a loss of (model, batch); 32
+            micro-batches of 64 samples are a good start. A last, shorter one is left out.
         training: measure in training mode, where batch norm ties the samples of a micro-batch together. Default
-            False: evaluation mode, the case that the formula is about.
+            False: evaluation mode, as the formula assumes.
 
     Raises:
         ValueError: fewer than 4 micro-batches of one size; the loss is not differentiable, or neither a mean nor a sum
@@ -160,18 +160,18 @@ def from_two_batch_sizes(small_square: float, small: int, big_square: float, big
 
 
 class NoiseScaleMeter:
-    """The noise scale while a model trains with gradient accumulation, smoothed over steps.
+    """Measure the noise scale while a model trains with gradient accumulation, smoothed over steps.
 
-    Every measured step gives an unbiased estimate of tr(Σ) and of ‖G‖² from its micro-batches; both are smoothed, and
-    their ratio is taken then. A step whose gradient is not finite is left out. Holds a copy of the gradient within a
-    step, and nothing between steps. Under DDP take the micro-batches of one process, with ``no_sync`` for all of
-    them, and reduce afterwards: the sum over other processes is no micro-batch.
+    Every measured step gives an unbiased estimate of tr(Σ) and of ‖G‖² from its micro-batches; both are smoothed before
+    their ratio is taken. A step whose gradient is not finite is left out. The meter holds a copy of the gradient within
+    a step, and nothing between steps. Under DDP use the micro-batches of one process, with ``no_sync`` for all of
+    them, and reduce gradients afterwards: a sum over processes is no micro-batch.
 
     Args:
         model: its parameters that need gradients count.
-        micro_batch_size: b, samples in each micro-batch, which have to be equal; so has what their losses divide by
-            (the sum of class weights, the targets that are not ignored).
-        smoothing: in [0, 1), the weight of the past in an exponential mean, corrected for its start. Default 0.95.
+        micro_batch_size: b, samples in each micro-batch, the same for all. The losses must also divide by the same
+            number (the sum of class weights, the number of targets that are not ignored).
+        smoothing: in [0, 1), weight of the past in an exponential mean with bias correction. Default 0.95.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -260,7 +260,7 @@ class NoiseScaleMeter:
         if not self._weight:
             raise ValueError("no step has been measured yet: call micro_batch() and step() first")
         s, g, ss, sg, gg = self._moments / self._weight
-        count = self._weight**2 / self._weight_square  # as many equally weighted steps as would be as good
+        count = self._weight**2 / self._weight_square  # the effective number of equally weighted steps
         spare = (count / (count - 1) if count > 1.0 + 1e-9 else math.nan) * (self._weight_square / self._weight**2)
         covariance = torch.stack([ss - s * s, sg - s * g, gg - g * g]) * spare
         found = [_ratio(*values, degrees=count - 1) for values in torch.stack([s, g, *covariance], 1).tolist()]
@@ -269,7 +269,7 @@ class NoiseScaleMeter:
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """⟨a, b⟩, summed in float64 where the device has it."""
+    """Return ⟨a, b⟩, summed in float64 if the device has it."""
     dtype = torch.float32 if a.device.type == "mps" else torch.float64
     return (a.to(dtype) * b.to(dtype)).sum()  # in float32 the products of large and small gradients are inf and 0
 
@@ -281,7 +281,7 @@ def _square(a: Tensor) -> Tensor:
 
 
 def _on_host(values: list[Tensor]) -> Tensor:
-    """0-d tensors as one vector of float64 on the host: one wait for each device."""
+    """Return 0-d tensors as one float64 vector on the host, with one wait per device."""
     devices = list(dict.fromkeys(value.device for value in values))
     if len(devices) == 1:
         return torch.stack(values).cpu().double()
@@ -313,14 +313,14 @@ def _with_layers(total: NoiseScale, layers: dict[str, NoiseScale]) -> NoiseScale
 
 
 def _ratio(s: float, g: float, ss: float, sg: float, gg: float, *, degrees: float) -> NoiseScale:
-    """s / g with Fieller's 95 % interval: all R with (s − R g)² <= t² Var(s − R g), and R >= 0."""
+    """Return s / g with Fieller's 95 % interval: all R with (s − R g)² <= t² Var(s − R g), and R >= 0."""
     value = max(s, 0.0) / g if g > 0 else math.inf
     if not math.isfinite(ss):
         return NoiseScale(value, math.nan, math.nan, s, g)
     t2 = _student(degrees) ** 2
     a, b, c = g * g - t2 * gg, s * g - t2 * sg, s * s - t2 * ss
     under = b * b - a * c
-    if a <= 0 or g <= 0:  # ‖G‖² cannot be told from 0: bounded from below alone, if at all
+    if a <= 0 or g <= 0:  # ‖G‖² is not significantly above 0: the interval has a lower bound at most
         low = (b - math.sqrt(under)) / a if a < 0 and c > 0 and under >= 0 else 0.0
         return NoiseScale(value, max(low, 0.0), math.inf, s, g)
     root = math.sqrt(max(under, 0.0))
@@ -328,7 +328,7 @@ def _ratio(s: float, g: float, ss: float, sg: float, gg: float, *, degrees: floa
 
 
 def _student(degrees: float) -> float:
-    """The 97.5 % point of Student's t, by the expansion in 1 / degrees (to 2 % from 3 degrees on)."""
+    """Return the 97.5 % point of Student's t, by the expansion in 1 / degrees (to 2 % from 3 degrees on)."""
     z = 1.959964
     n = max(degrees, 1.0)
     return (

@@ -1,4 +1,4 @@
-"""From the size of a run to a learning rate and a schedule in steps, with the reasons in words."""
+"""Choice of a learning rate and a schedule in steps from the size of a run, explained in words."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ PUBLISHED_PHI = dict(delay_factor=1e-3, delay=0.0, alpha=0.1, gamma_min=0.0)
 WARMUP_SHARE = 0.2
 """Share of a run that is warm-up by default, for schedules that fall to the end."""
 MOST_STEPS = 200_000
-"""Most steps of an LR scheduler that ``str()`` simulates, which takes two seconds."""
+"""Most steps of an LR scheduler that ``str()`` simulates (two seconds)."""
 FEW_STEPS = 50
 """Below this many steps a run is too short for a schedule to act."""
 
@@ -61,11 +61,11 @@ FEW_STEPS = 50
 class _Defaults(NamedTuple):
     base_lr: float  # at batch size 256
     rule: str
-    largest_batch: float  # from here on lr no longer grows
+    largest_batch: float  # beyond it lr does not grow
     momentum: float | None
     weight_decay: float
     bias_norm_lr_scale: float  # at most
-    layerwise: bool = True  # then the product of that with lr is kept at 1 or less
+    layerwise: bool = True  # if True, lr * bias_norm_lr_scale is kept at 1 or less
 
 
 # Measured on Fashion-MNIST, see docs/results/plan.md; sgd and adamw are the usual recipes.
@@ -89,7 +89,7 @@ class Plan:
     of streamed data has no ``dataset_size``, and counts as one epoch. ``momentum`` is None if the optimizer has none.
     ``schedule`` is the name of the schedule, and the fields of other schedules are None; ``users_schedule`` is a
     function or an LR scheduler of your own, or None. ``noise_scale`` is the measured B_simple in samples, or None.
-    ``lr`` and ``weight_decay`` are NaN if an optimizer given by import path keeps its own; ``lr_from`` names the source
+    ``lr`` and ``weight_decay`` are NaN if an optimizer given by import path uses its own; ``lr_from`` names the source
     of lr if that is not the plan.
     """
 
@@ -155,7 +155,7 @@ class Plan:
         None for TVLARS, which has φ built in, and for a learning rate that is constant without warm-up.
 
         Raises:
-            ValueError: the arguments of an LR scheduler of your own are bad.
+            ValueError: an argument of an LR scheduler of your own is invalid.
         """
         if self.users_schedule is not None:
             return self.users_schedule.build(optimizer, self)
@@ -167,7 +167,7 @@ class Plan:
         """Return the factor of ``lr`` at optimizer step ``step`` (1 at the first): φ, or the schedule.
 
         NaN if the optimizer comes with an LR scheduler of its own.
-        An LR scheduler of your own is stepped through for it, on an optimizer without gradients.
+        An LR scheduler of your own is simulated on an optimizer without gradients.
         """
         if self.users_schedule is not None:
             if self.users_schedule.is_scheduler:
@@ -254,10 +254,10 @@ class Plan:
         return "\n".join(lines)
 
     def _noise(self) -> list[str]:
-        """Comment of the noise scale on this batch size (McCandlish et al. 2018, section 2.3)."""
+        """Explain what the noise scale means for this batch size (McCandlish et al. 2018, section 2.3)."""
         noise = cast(float, self.noise_scale)
         if not math.isfinite(noise):
-            return ["  noise      B_simple is infinite: gradients are all noise, so larger batches save steps in full"]
+            return ["  noise      B_simple is infinite: gradients are pure noise, twice the batch needs half the steps"]
         lines = [
             f"  noise      B_simple = {noise:,.0f} samples: this batch needs {1 + noise / self.batch_size:.3g} x the "
             f"fewest steps and {1 + self.batch_size / noise:.3g} x the fewest samples"
@@ -285,7 +285,7 @@ class Plan:
                 f"             gamma_min = {self.gamma_min:g}, alpha = {self.alpha:g}",
             ]
         if self.schedule in FALLING and self.users_schedule is None:
-            # A schedule that has a warm-up by default says so where it has none, too.
+            # A schedule with a warm-up by default also reports a warm-up of 0 steps.
             warmup = f"linear warm-up over {self.warmup_steps} steps, then "
             how = {"polynomial": f"polynomial of power {self.power:g}"} if self.power is not None else {}
             if isinstance(self.curve, TrapezoidSchedule):
@@ -308,7 +308,7 @@ class Plan:
         return f"half way down at step {place:g}" if place > 0 else "falling from the first step on"
 
     def _half_way(self) -> float:
-        """The step at which φ is at half of what it would start at, floor aside: α = exp(λ (t − d_e))."""
+        """Return the step at which φ − γ_min is at half of its bound 1/α: α = exp(λ (t − d_e))."""
         curve = cast(SigmoidSchedule, self.curve)
         return curve.delay + math.log(curve.alpha) / curve.delay_factor if curve.delay_factor else curve.delay
 
@@ -377,12 +377,12 @@ def plan(
         gamma_min: γ_min >= 0, of the sigmoid schedule. Default 0.0; the paper uses B / B_base * 1e-3.
         warmup_epochs: epochs of linear warm-up, >= 0 and < ``epochs``. Default a fifth for cosine, linear, polynomial
             and trapezoid, 0 for sigmoid, constant and published-phi.
-        warmup_steps: the same in optimizer steps; one of the two may be given.
+        warmup_steps: the same in optimizer steps, in place of ``warmup_epochs``.
         final_factor: in [0, 1], where cosine, linear, polynomial and trapezoid end. Default 1e-3.
         power: > 0, of the polynomial schedule. Default 2.0.
         decay_share: in (0, 1], the share of the steps in which the trapezoid schedule decays. Default 0.2.
         decay_tail: "linear" (default) or "sqrt" (1 - sqrt), the decay of the trapezoid schedule.
-        noise_scale: B_simple > 0 in samples, or what :func:`tvlars.noise_scale.noise_scale` returns. It changes no
+        noise_scale: B_simple > 0 in samples, or a result of :func:`tvlars.noise_scale.noise_scale`. It changes no
             number; ``str()`` of the plan explains its meaning for this batch size.
 
     Returns:
@@ -429,7 +429,7 @@ def plan(
         lr = default.base_lr
         lr = scale_lr(lr, int(min(batch_size, default.largest_batch)), rule=default.rule) if known else lr
     scale = bias_norm_lr_scale
-    if scale is None:  # what is not adapted takes no more than 1, however large the batch
+    if scale is None:  # layers that are not adapted get an lr of at most 1, however large the batch
         limit = 1.0 / lr if default.layerwise else 1.0
         scale = min(default.bias_norm_lr_scale, limit)
     scale = _plain("bias_norm_lr_scale", scale)
@@ -460,7 +460,7 @@ def plan(
         noise_scale=noise,
         **_schedule_fields(optimizer, schedule, schedule_options, length, options),
     )
-    if made.users_schedule is not None:  # errors come before a run, not in its steps
+    if made.users_schedule is not None:  # errors are raised now, not during the run
         made.factor(1)
         if not made.users_schedule.is_scheduler:
             made.factor(made.total_steps)
@@ -483,7 +483,7 @@ class _Length(NamedTuple):
 
 
 def _length(batch_size: int, dataset_size: Any, epochs: Any, total_steps: Any) -> _Length:
-    """Return the length of a run, which is given in epochs or in steps."""
+    """Return the length of a run that is given in epochs or in steps."""
     steps = None
     if total_steps is not None:
         if epochs is not None:
@@ -505,7 +505,7 @@ def _length(batch_size: int, dataset_size: Any, epochs: Any, total_steps: Any) -
 
 
 def _plain(name: str, value: Any, **limits: Any) -> float:
-    """``value``, checked, as a number of Python, of NumPy's and of tensors with one element."""
+    """Check ``value`` and return it as a Python number, also from NumPy or a tensor of one element."""
     check_number(name, value, **limits)
     return value if type(value) in (int, float) else float(value)
 
@@ -534,7 +534,7 @@ def _schedule_fields(
     length: _Length,
     options: dict[str, Any],
 ) -> dict[str, Any]:
-    """Return the fields of a plan that describe its schedule, from what is given in ``options``."""
+    """Return the fields of a plan that describe its schedule, from the given ``options``."""
     given = {name: value for name, value in options.items() if value is not None}
     own = None if isinstance(schedule, str) else UsersSchedule(schedule, dict(schedule_options or {}))
     name = schedule if isinstance(schedule, str) else cast(UsersSchedule, own).name
@@ -580,7 +580,7 @@ def _sigmoid_fields(total_steps: int, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _warmup_steps(schedule: str, length: _Length, given: dict[str, Any]) -> int:
-    """Return the optimizer steps of the warm-up, fewer than those of the run."""
+    """Return the number of warm-up steps, less than the steps of the run."""
     if "warmup_steps" in given:
         if "warmup_epochs" in given:
             raise ValueError(

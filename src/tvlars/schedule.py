@@ -23,7 +23,7 @@ Step = TypeVar("Step", float, Tensor, float | Tensor)
 HALF_SHARE = 0.75
 """Share of a run's steps at which φ is at half its start."""
 END_FRACTION = 0.02
-"""Share of φ's start that is left at the last step, floor aside."""
+"""Share of φ's start that is left at the last step, without the floor."""
 
 
 def sigmoid_decay(step: Step, delay_factor: float, delay: float, alpha: float = 1.0, gamma_min: float = 0.0) -> Step:
@@ -78,7 +78,7 @@ def _sigmoid_decay(step: Any, delay_factor: Any, delay: Any, alpha: Any, gamma_m
 def _sigmoid_decay(step: Any, delay_factor: Any, delay: Any, alpha: Any, gamma_min: Any) -> Any:
     """``sigmoid_decay`` without the checks, for an optimizer that has checked its group once.
 
-    Tensors among the numbers have their derivatives.
+    Derivatives flow to arguments that are tensors.
     """
     exponent = delay_factor * _since(step, delay)
     if isinstance(exponent, Tensor):
@@ -89,7 +89,7 @@ def _sigmoid_decay(step: Any, delay_factor: Any, delay: Any, alpha: Any, gamma_m
 
 
 def _since(step: Any, delay: Any) -> Any:
-    """t − d_e, exact to rounding however large both are: a count is an integer until d_e has been taken from it."""
+    """Return t − d_e, exact to rounding for any size of both: t stays an integer until d_e is subtracted."""
     if isinstance(step, Tensor) and not step.is_floating_point():
         whole = 0 if isinstance(delay, Tensor) else int(min(delay, 2.0**62))
         return _as_float(step - whole) - (delay - whole)
@@ -99,7 +99,7 @@ def _since(step: Any, delay: Any) -> Any:
 
 
 def _as_float(count: Tensor) -> Tensor:
-    """An integer tensor as floating point, without a loss of digits where the device has float64."""
+    """Return an integer tensor as floating point, without loss of digits if the device has float64."""
     return count.to(_wide(count))
 
 
@@ -110,7 +110,7 @@ def _wide(x: Tensor) -> torch.dtype:
 def _sigmoid_over(
     total_steps: int, alpha: float = 1.0, delay_factor: float | None = None, delay: float | None = None
 ) -> tuple[float, float]:
-    """λ and d_e of a φ that falls over ``total_steps`` optimizer steps; what is given is kept as it is.
+    """Return λ and d_e of a φ that falls over ``total_steps`` optimizer steps; given values are kept.
 
     φ = 1/α / (1 + exp(λ (t − d_e) − ln α)) + γ_min: half way down where the exponent is 0, and at ``END_FRACTION`` of
     its start where it is ``fall``.
@@ -121,16 +121,16 @@ def _sigmoid_over(
         if delay_factor is None:
             delay_factor = fall / (total_steps - half_way)
         delay = max(half_way - shift / delay_factor, 0.0) if delay_factor else half_way
-    elif delay_factor is None:  # a delay near or behind the end gets the slope of one at 90 % of the run
+    elif delay_factor is None:  # a delay beyond 90 % of the run gets the slope of a delay at 90 %
         delay_factor = max(fall + shift, 0.0) / max(total_steps - delay, 0.1 * total_steps)
     return delay_factor, delay
 
 
 def _slope_and_delay(who: str, total_steps: Any, delay: Any, delay_factor: Any, alpha: float = 1.0) -> tuple[Any, Any]:
-    """λ and d_e, which are given themselves or follow from the length of the run.
+    """Return λ and d_e, as given or derived from the length of the run.
 
     Raises:
-        ValueError: neither is given, or both are, or one of λ and d_e alone; total_steps is no number of steps.
+        ValueError: neither these nor the length are given, or both, or only one of λ and d_e; the length is invalid.
     """
     if total_steps is not None:
         if delay is not None or delay_factor is not None:
@@ -159,8 +159,8 @@ def _slope_and_delay(who: str, total_steps: Any, delay: Any, delay_factor: Any, 
 class Schedule(ABC):
     """Factor of the learning rate as a function of the step: ``schedule(t)``, with t = 1 at the first step.
 
-    The subclasses are frozen dataclasses of checked plain numbers. :class:`ScheduleLR` sets a torch optimizer's
-    learning rates by one, ``tvlars.jax.as_optax`` makes an optax schedule of one.
+    The subclasses are frozen dataclasses of checked plain numbers. :class:`ScheduleLR` applies a schedule to a torch
+    optimizer, ``tvlars.jax.as_optax`` converts it to an optax schedule.
     """
 
     @abstractmethod
@@ -220,7 +220,7 @@ class _Decay(_Warmed):
 
     @property
     def decay_start(self) -> float:
-        """The step at which the fall begins."""
+        """Step at which the fall begins."""
         return self.warmup_steps
 
     @abstractmethod
@@ -235,7 +235,7 @@ class _Decay(_Warmed):
 
 @dataclass(frozen=True)
 class CosineSchedule(_Decay):
-    r"""Linear warm-up, then half a cosine: the schedule that LARS and LAMB are usually run with.
+    r"""Linear warm-up, then half a cosine: the usual schedule of LARS and LAMB.
 
     .. math:: t/w \text{ for } t \le w, \qquad f + (1 - f)\,\tfrac12\bigl(1 + \cos\pi p\bigr), \quad
         p = \tfrac{t - w}{T - w} \text{ for } w < t \le T, \qquad f \text{ after } T
@@ -274,7 +274,7 @@ class LinearSchedule(_Decay):
 
 @dataclass(frozen=True)
 class PolynomialSchedule(_Decay):
-    r"""Linear warm-up, then a power of the share of steps that is left; MLPerf runs LARS with power 2.
+    r"""Linear warm-up, then a power of the share of steps that remain; MLPerf uses power 2 with LARS.
 
     .. math:: t/w \text{ for } t \le w, \qquad f + (1 - f)(1 - p)^k, \quad p = \tfrac{t - w}{T - w}
 
@@ -311,8 +311,8 @@ class TrapezoidSchedule(_Decay):
 
     Args:
         total_steps, warmup_steps, final_factor: T, w and f, as for :class:`CosineSchedule`.
-        decay_share: d in (0, 1], the share of all steps that the decay takes; all steps after the warm-up where fewer
-            are left. Default 0.2.
+        decay_share: d in (0, 1], the share of all steps in which the factor decays, at most all steps after the
+            warm-up. Default 0.2.
         decay_tail: "linear" (default), or "sqrt" for 1 - sqrt(p), which falls faster at first.
 
     Raises:
@@ -332,7 +332,7 @@ class TrapezoidSchedule(_Decay):
 
     @property
     def decay_start(self) -> float:
-        """The step at which the decay begins."""
+        """Step at which the decay begins."""
         return max(self.warmup_steps, (1.0 - self.decay_share) * self.total_steps)
 
     def _shape(self, progress: Any, ops: Any) -> Any:
@@ -396,7 +396,7 @@ class SigmoidSchedule(_Warmed):
 
 
 def _number(name: str, value: Any) -> float:
-    """``value`` as a float: a scheduler's state holds no NumPy number, and its learning rates have no derivatives."""
+    """Return ``value`` as a float: a scheduler's state holds no NumPy numbers, and its rates have no derivatives."""
     if isinstance(value, Tensor):
         raise ValueError(f"{name} must be a number, got a tensor: take its .item()")
     return float(value)
@@ -413,8 +413,8 @@ class ScheduleLR(LRScheduler):
             from the step (1 at the first) to the factor.
         last_epoch: index of the last step, -1 (default) to start.
 
-    ``state_dict()`` holds the step count and the fields of a :class:`Schedule`; ``load_state_dict`` takes both from
-    there, and raises ``ValueError`` for the state of a schedule of another kind. A function is not part of the state.
+    ``state_dict()`` holds the step count and the fields of a :class:`Schedule`; ``load_state_dict`` restores both,
+    and raises ``ValueError`` for the state of another kind of schedule. A function is not part of the state.
     """
 
     def __init__(self, optimizer: Optimizer, schedule: Callable[[int], float], last_epoch: int = -1) -> None:
@@ -428,15 +428,15 @@ class ScheduleLR(LRScheduler):
         return [base_lr * self.schedule(self.last_epoch + 1) for base_lr in self.base_lrs]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state: that of torch's schedulers, and the fields of the schedule."""
+        """Return the state of torch's schedulers and the fields of the schedule."""
         state = dict(super().state_dict())
         return {**self._fields(), **{name: value for name, value in state.items() if name != "schedule"}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state of :meth:`state_dict`.
+        """Load a state from :meth:`state_dict`.
 
         Raises:
-            ValueError: it is of a schedule of another kind.
+            ValueError: the state is of another kind of schedule.
         """
         state, own = dict(state_dict), self._fields()
         if missing := [name for name in own if name not in state]:

@@ -2,15 +2,15 @@
 ``report``, ``runs``, ``diff``, ``views``, ``bench``, ``sweep``, ``tune``, ``robustness``, ``scaling``, ``doctor``,
 ``completion``.
 
-It parses and prints; the work is in ``tvlars.lab``. A command imports what it needs of it when it runs, so that no
-command waits for what others need. ``--version``, the help of all commands and ``runs`` import not even torch.
-Where the laboratory cannot be imported, these and ``doctor`` still answer.
+It parses and prints; the work is in ``tvlars.lab``. Each command imports the modules that it needs when it runs.
+``--version``, the help of all commands and ``runs`` do not even import torch. If the laboratory cannot be imported,
+these and ``doctor`` still work.
 
 Exit codes: 0 done, 1 a process was lost or a sweep's run failed, 2 bad input or a full disk, 3 a run diverged, 130
-interrupted, 129 stopped by SIGHUP, 143 stopped by SIGTERM. A reader of the output that goes away changes none of them:
-a command goes on to its end without it.
+interrupted, 129 stopped by SIGHUP, 143 stopped by SIGTERM. A closed pipe at the output changes none of them: the
+command continues to its end.
 
-argparse over the options of ``lab.config``, where every option, its default and its help stand once.
+Options, their defaults and help texts are defined once, in ``lab.config``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tvlars.lab.console import Lasting
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit code."""
+    """Run one command and return its exit code."""
     _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.excepthook(type(error), error, error.__traceback__)
         code = FAILED
     if code and _in_group():
-        # Threads that wait for processes that have gone would abort this one at its end, with a code of their own.
+        # Threads that wait for processes that have ended would abort this one at exit, with another exit code.
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError):
                 stream.flush()
@@ -63,8 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _open_closed_streams() -> None:
-    """Connect standard streams that were closed when this process started (``>&-``) to the null device, before a file
-    gets the number of one and receives what is meant for a terminal.
+    """Connect standard streams that were closed when this process started (``>&-``) to the null device, so that no file
+    gets their numbers, and with them output for a terminal.
     """
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         if getattr(sys, name) is not None:
@@ -82,13 +82,13 @@ def _open_closed_streams() -> None:
 
 
 def _in_group() -> bool:
-    """Return whether this process has met others."""
+    """Return whether this process has joined a process group."""
     distributed = sys.modules.get("torch.distributed")
     return distributed is not None and distributed.is_available() and distributed.is_initialized()
 
 
 def _answer(text: str) -> int:
-    """Print what needs neither torch nor the laboratory; returns the exit code."""
+    """Print a text that needs neither torch nor the laboratory, and return the exit code."""
     out = Lasting(sys.stdout)
     out.write(text)
     out.flush()
@@ -111,7 +111,7 @@ def _main(words: list[str]) -> int:
 
 
 def _without_laboratory(words: Sequence[str], error: Exception) -> int:
-    """Run ``doctor``, which needs the core alone, or say why others cannot run: an import raised ``error``."""
+    """Run ``doctor``, which needs only the core, or say why other commands cannot run: an import raised ``error``."""
     if words and words[0] == "doctor":
         from tvlars.cli import _doctor
 

@@ -1,4 +1,4 @@
-"""The command ``bench``: how fast this is on the user's own machine."""
+"""The command ``bench``: speed on the user's own machine."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def add(commands: Any) -> None:
     parser = new_command(commands, "bench", _bench)
     for one in options_of(BenchConfig).values():
         add_option(parser, one)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results to this file too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results to this file")
 
 
 def _bench(parsed: argparse.Namespace) -> int:
@@ -44,7 +44,7 @@ def _bench(parsed: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def _progress(seconds: float) -> Iterator[Callable[[str], None]]:
-    """Show what is measured: a bar of the time on a terminal, elsewhere a line for each part."""
+    """Show the progress: a bar over time on a terminal, elsewhere a line for each part."""
     if not sys.stdout.isatty():
         yield lambda text: say(f"measuring {text}")
         return

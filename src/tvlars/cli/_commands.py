@@ -1,4 +1,4 @@
-"""All commands, which need the laboratory: their parser, and how they end."""
+"""Parser of all commands that need the laboratory, and the exit codes and messages of their errors."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ from tvlars.lab.processes.launcher import die_with_launcher, report_unexpected, 
 
 
 def run(words: list[str]) -> int:
-    """Run the command that ``words`` are; returns its exit code."""
+    """Run the command in ``words`` and return its exit code."""
     die_with_launcher()
-    if not sys.warnoptions:  # what libraries change later is nothing that a user of the command can mend
+    if not sys.warnoptions:  # users of the command cannot fix deprecated calls between libraries
         warnings.filterwarnings("ignore", category=FutureWarning, module=r"(torch|lightning|lightly|curvlinops)\b")
     streams = contextlib.ExitStack()
     out: Any = Lasting(sys.stdout)
@@ -73,7 +73,7 @@ def run(words: list[str]) -> int:
         if by_import(error):
             return fail(not_imported(error), BAD_INPUT)
         if has_ended(error):
-            return fail(f"memory has ended{amount(error)}: the command needs more, or smaller data", BAD_INPUT)
+            return fail(f"memory ran out{amount(error)}: the command needs more, or smaller data", BAD_INPUT)
         if not isinstance(error, OSError):
             report_unexpected(error)
             raise
@@ -85,23 +85,23 @@ def run(words: list[str]) -> int:
 
 
 def _way_on(command: str, error: Interrupted) -> str:
-    """Return what was kept of an interrupted command, and how to go on."""
+    """Return what was kept of an interrupted command, and how to continue."""
     if command in ("train", "ssl"):
-        return f"{error}, and tvlars {command} --resume {shlex.quote(str(error.folder))} goes on"
+        return f"{error}, and tvlars {command} --resume {shlex.quote(str(error.folder))} continues"
     if command == "compare":
-        return f"{error}, and the same command with --out {shlex.quote(str(error.folder))} goes on"
-    return f"{error}, and the same command goes on"
+        return f"{error}, and the same command with --out {shlex.quote(str(error.folder))} continues"
+    return f"{error}, and the same command continues"
 
 
 def _fail_theirs(error: Exception) -> int:
-    """Print the traceback of an error in the user's code, ours cut; returns the exit code."""
-    with contextlib.suppress(OSError):  # the reader may have gone
+    """Print the traceback of an error in the user's code, without our frames, and return the exit code."""
+    with contextlib.suppress(OSError):  # the pipe may be closed
         sys.stderr.write(their_traceback(error))
     return fail(f"{one_line(error)}, raised in {where_raised(error)}", FAILED)
 
 
 def make_parser(words: Sequence[str] = ()) -> Parser:
-    """The parser of all commands. A ``--config`` among ``words``, which are to be parsed, sets defaults."""
+    """Return the parser of all commands. A ``--config`` among ``words``, which are to be parsed, sets defaults."""
     parser, commands = without_commands()
     command, config = (words[0] if words else ""), config_file(words)
     _train.add(commands, command, config)

@@ -1,4 +1,4 @@
-"""The command ``completion``: scripts by which shells complete commands, options and their values."""
+"""The command ``completion``: scripts for shells that complete commands, options and their values."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ To try it:   eval "$(tvlars completion bash)"          or zsh; in fish: tvlars c
 To keep it:  tvlars completion bash > ~/.local/share/bash-completion/completions/tvlars
              tvlars completion zsh > DIR/_tvlars       where fpath has DIR
              tvlars completion fish > ~/.config/fish/completions/tvlars.fish
-The script is of this version; write it anew when tvlars has been updated.
+The script fits this version only: write it again after an update of tvlars.
 """
 FOLDERS, FILES = ("FOLDER", "PATH", "RUN", "A", "B"), ("FILE", "GRID.yaml")
 """Metavars of folders and of files in the help."""
 
 
 def add(commands: Any, parser: argparse.ArgumentParser) -> None:
-    """Add the command; ``parser`` is that of all commands."""
+    """Add the command; ``parser`` is the parser of all commands."""
     completion = new_command(commands, "completion", _completion, HINTS)
     completion.add_argument("shell", metavar="SHELL", help="one of " + ", ".join(SHELLS))
     completion.set_defaults(parser=parser)
@@ -51,14 +51,14 @@ def _completion(parsed: argparse.Namespace) -> int:
 
 
 def _names() -> dict[str, Collection[str]]:
-    """The values that complete an option, by its destination. The parser takes more, and says what is wrong itself."""
+    """Return the values that complete an option, by its destination. The parser accepts more, with its own errors."""
     options = {**options_of(TuneConfig), **OPTIONS}
     chosen = {name: one.choices for name, one in options.items() if one.choices}
     return {**chosen, "method": METHODS, "shell": SHELLS}
 
 
 def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
-    """All arguments of a parser and of its commands."""
+    """Yield all arguments of a parser and of its commands."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for each in action.choices.values():

@@ -1,4 +1,4 @@
-"""The command ``doctor``: versions, devices, and which paths work here, for whoever reports or reads a bug."""
+"""The command ``doctor``: versions, devices, and which paths work here, for bug reports."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ NAMES = {
     "compile": "torch.compile",
 }
 Sections = list[tuple[str, list[tuple[str, str]]]]
-"""Titles, each with rows of a name and what there is to say of it."""
+"""Titles, each with rows of a name and a text."""
 
 
 def without_laboratory(words: Sequence[str]) -> int:
-    """The command where the laboratory, which all others need, cannot be imported."""
+    """Run the command without the laboratory, which all other commands need."""
     parser = argparse.ArgumentParser(prog="tvlars doctor", description=f"{COMMANDS['doctor']}.", allow_abbrev=False)
     add_options(parser)
     return run(parser.parse_args(words))
@@ -35,7 +35,9 @@ def without_laboratory(words: Sequence[str]) -> int:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
-    parser.add_argument("--json", action="store_true", help="the same for machines; null is: works, or not there")
+    parser.add_argument(
+        "--json", action="store_true", help="print JSON; null means that a path works, or not installed"
+    )
 
 
 def run(parsed: argparse.Namespace) -> int:
@@ -90,11 +92,11 @@ def _paths(facts: Facts, device: str) -> list[tuple[str, str]]:
 def _data(data: dict[str, str | None] | str) -> list[tuple[str, str]]:
     if isinstance(data, str):
         return [("all", data)]
-    return [(name, where or "not here: downloaded where it is first asked for") for name, where in data.items()]
+    return [(name, where or "not here: downloaded on first use") for name, where in data.items()]
 
 
 def _extras(extras: dict[str, list[Package]] | str) -> list[tuple[str, str]]:
-    """A row for the packages of each extra that are there, one for those that are not, and one for each fault."""
+    """Return, for each extra, a row of installed packages, a row of missing ones, and a row for each fault."""
     if isinstance(extras, str):
         return [("extras", extras)]
     rows = []
@@ -110,7 +112,7 @@ def _extras(extras: dict[str, list[Package]] | str) -> list[tuple[str, str]]:
 
 
 def _print(all_sections: Sections) -> None:
-    """Titles, and two columns below."""
+    """Print titles, and two columns below each."""
     indent = max(len(name) for _, rows in all_sections for name, _ in rows) + 4
     columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else 120
     title_printer = _title_printer()
@@ -122,7 +124,7 @@ def _print(all_sections: Sections) -> None:
 
 
 def _title_printer() -> Callable[[str], None]:
-    """Prints in bold, without which the doctor does where rich is missing or broken."""
+    """Return a function that prints titles, in bold unless rich is missing or broken."""
     try:
         from rich.console import Console
         from rich.text import Text
@@ -134,7 +136,7 @@ def _title_printer() -> Callable[[str], None]:
 
 @contextlib.contextmanager
 def _progress() -> Iterator[Callable[[str], None]]:
-    """Shows what is looked at, on a terminal alone, and on standard error, so that the answer can be piped."""
+    """Show the progress, on a terminal alone, and on standard error, so that the output can be piped."""
     if not sys.stderr.isatty():
         yield lambda text: None
         return

@@ -1,4 +1,4 @@
-"""Facts of a machine for a bug report. Needs torch alone, and survives whatever else is broken."""
+"""Facts about a machine for a bug report. Needs only torch, and works if anything else is broken."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from tvlars._machine import cores, cpu_name, native_bf16
 from tvlars.optim import available
 
 IMPORTED = ("lab", "sharpness")
-"""Extras whose packages are imported, since the command line needs them; of the others the version is looked up."""
+"""Extras whose packages are imported, since the command line needs them; others only have their versions looked up."""
 LEFT_OUT = ("all", "dev", "docs")
-"""Extras that no bug is about."""
+"""Extras that do not matter for bug reports."""
 
 
 @dataclass(frozen=True)
 class Package:
-    """An optional package: its version, None where it is not installed, and what is wrong with it."""
+    """An optional package: its version, None if it is not installed, and its fault, if any."""
 
     name: str
     version: str | None
@@ -50,7 +50,7 @@ class Device:
 
 @dataclass(frozen=True)
 class Facts:
-    """All facts. In dictionaries of reasons, None stands for: it works."""
+    """All facts. In dictionaries of reasons, None means that it works."""
 
     versions: dict[str, str]
     system: str
@@ -60,17 +60,17 @@ class Facts:
     no_cuda: str | None
     laboratory: str | None
     extras: dict[str, list[Package]] | str
-    """By extra, or why that is not known."""
+    """Packages by extra, or why they are unknown."""
     data: dict[str, str | None] | str
-    """Path of each data set, None for those not on this machine; or why that is not known."""
+    """Path of each data set, None if it is not on this machine; or why the paths are unknown."""
     paths: dict[str, dict[str, str | None]]
-    """By device, then by path: why not."""
+    """By device and path, the reason why the path does not work."""
     usual_paths: dict[str, str | None]
-    """By device: the path of float32 layers where nothing is asked for."""
+    """By device, the default path of float32 layers."""
 
 
 def gather(announce: Callable[[str], None] = lambda text: None) -> Facts:
-    """Look at everything; ``announce`` is told what takes a while."""
+    """Collect all facts; ``announce`` is called before each step that takes a while."""
     announce("optional packages")
     extras = _extras()
     announce("the laboratory")
@@ -102,7 +102,7 @@ def _paths(device: torch.device, announce: Callable[[str], None]) -> dict[str, s
     found = {path: available.why_not(path, device) for path in available.PATHS}
     announce(f"torch.compile on {device}")
     before = logging.root.manager.disable
-    logging.disable(logging.ERROR)  # what compilers log on their way is no part of the answer
+    logging.disable(logging.ERROR)  # logs of compilers are no part of the output
     try:
         return {**found, "compile": available.why_not_compiled(device)}
     finally:
@@ -116,7 +116,7 @@ def _build() -> str:
 
 
 def _devices() -> tuple[list[Device], str | None]:
-    """The CPU and all accelerators; why there is no CUDA device among them."""
+    """Return the CPU and all accelerators, and why there is no CUDA device among them."""
     cpu = torch.device("cpu")
     devices, no_cuda = [Device("cpu", cpu_name(), native_bf16(cpu))], None
     with warnings.catch_warnings(record=True) as said:
@@ -128,7 +128,7 @@ def _devices() -> tuple[list[Device], str | None]:
                 seen = torch.cuda.get_device_properties(device)
                 memory, capability = seen.total_memory, f"{seen.major}.{seen.minor}"
                 devices.append(Device(str(device), seen.name, native_bf16(device), memory, capability))
-        except Exception as error:  # no driver, one that is too old, a device that has fallen off the bus
+        except Exception as error:  # no driver, an old driver, a lost device
             no_cuda = "; ".join([one_line(error), *(str(one.message).splitlines()[0] for one in said)])
     for kind in ("mps", "xpu"):
         backend: Any = getattr(torch, kind, None)
@@ -147,7 +147,7 @@ def _data() -> dict[str, str | None] | str:
 
 
 def _extras() -> dict[str, list[Package]] | str:
-    """The packages of every extra, as the metadata of the installed tvlars lists them."""
+    """Return the packages of every extra, as listed in the metadata of the installed tvlars."""
     try:
         requirements = metadata.requires("tvlars") or []
     except metadata.PackageNotFoundError:
@@ -176,7 +176,7 @@ def _package(name: str, module: str | None) -> Package:
 
 
 def _normal(name: str) -> str:
-    """The name as an index compares it."""
+    """Return the normalized name of a package, as package indexes compare it."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 

@@ -22,38 +22,36 @@ def add(commands: Any) -> None:
     for name in ("sharpness_statistics", "sharpness_statistics_samples"):
         add_option(sharpness, OPTIONS[name], flag="--" + name.removeprefix("sharpness_").replace("_", "-"))
     landscape = new_command(commands, "landscape", _landscape)
-    landscape.add_argument("--to", metavar="RUN", type=Path, help="another run: the loss on the line between both")
+    landscape.add_argument("--to", metavar="RUN", type=Path, help="another run: draw the loss on the line between both")
     landscape.add_argument("--dimensions", type=type_of(int), default=1, metavar="N", help="1 (default) or 2")
     landscape.add_argument(
-        "--points", type=type_of(int), default=21, metavar="N", help="along a direction (default: 21)"
+        "--points", type=type_of(int), default=21, metavar="N", help="points per direction (default: 21)"
     )
-    text = "how far a direction goes, in norms of the filters (default: 1.0)"
+    text = "length of a direction, in norms of the filters (default: 1.0)"
     landscape.add_argument("--span", type=type_of(float), default=1.0, metavar="X", help=text)
     page = new_command(commands, "report", _report)
     page.add_argument("folders", metavar="RUN", nargs="+", type=Path, help="run or comparison folders")
     text = (
-        "page to write (.html), or a table for papers (.md, .tex), or all numbers of it (.csv); "
-        "default: report.html in the folder, where one is named"
+        "page to write (.html), or a table for papers (.md, .tex), or all its numbers (.csv); "
+        "default: report.html in the folder, if one folder is given"
     )
     page.add_argument("-o", "--out", type=Path, metavar="FILE", help=text)
-    text = "write it anew every so many seconds, and let browsers load it again, until interrupted"
+    text = "update the page every so many seconds, and have browsers reload it, until interrupted"
     page.add_argument("--watch", type=type_of(int), metavar="SECONDS", help=text)
     declared = options_of(CompareConfig)
     for name, metavar in DECLARED.items():
         add_option(page, declared[name], default=None, metavar=metavar)
     for command_parser in (sharpness, landscape):
         command_parser.add_argument("run_folder", metavar="RUN", type=Path, help="run folder")
-        text = "training images (default: 1024)"
+        text = "number of training images (default: 1024)"
         command_parser.add_argument("--samples", type=type_of(int), default=1024, metavar="N", help=text)
-        command_parser.add_argument(
-            "--data-dir", type=Path, help="folder where the data set lies (default: as the run)"
-        )
+        command_parser.add_argument("--data-dir", type=Path, help="folder of the data set (default: as in the run)")
     diff = new_command(commands, "diff", _diff)
     for name in ("a", "b"):
-        diff.add_argument(name, metavar=name.upper(), type=Path, help="run folder, or a comparison's")
+        diff.add_argument(name, metavar=name.upper(), type=Path, help="folder of a run or of a comparison")
     views = new_command(commands, "views", _views)
     views.add_argument("data", metavar="DATASET", help="name of the data set, or imagefolder:PATH")
-    views.add_argument("--count", type=type_of(int), default=8, metavar="N", help="images (default: 8)")
+    views.add_argument("--count", type=type_of(int), default=8, metavar="N", help="number of images (default: 8)")
     views.add_argument("--seed", type=type_of(int), default=0, metavar="N", help="(default: 0)")
     text = "PNG to write (default: views.png)"
     views.add_argument("-o", "--out", type=Path, default=Path("views.png"), metavar="FILE", help=text)
@@ -124,13 +122,13 @@ def _report(parsed: argparse.Namespace) -> int:
             try:
                 report(parsed.folders, out, **how)
                 trouble = ""
-            except (UsageError, OSError) as error:  # a folder that is moved, a disk that is full: it may pass
+            except (UsageError, OSError) as error:  # such as a moved folder or a full disk: it may be temporary
                 trouble = str(error)
             if trouble and trouble != said:
-                say(f"the page stays as it is: {trouble}")
+                say(f"the page was not updated: {trouble}")
             said = trouble
     except KeyboardInterrupt:
-        return fail(f"interrupted; {page} is as it was written last", INTERRUPTED)
+        return fail(f"interrupted; {page} has the last complete update", INTERRUPTED)
     return 0
 
 

@@ -10,18 +10,18 @@ from tvlars.cli._parser import Parser
 
 GROUPS = {
     "train and compare": {
-        "train": "train one model and keep a record of it",
+        "train": "train one model and record the run",
         "compare": "train several optimizers, batch sizes and seeds: table and page",
         "ssl": "pretrain without labels, then evaluate the features",
     },
     "look at runs": {
         "runs": "list runs with their settings and results; filter, sort, export as CSV or JSON",
-        "report": "write one page of runs and comparisons: answer, curves, layers, sharpness, noise",
+        "report": "write one page about runs and comparisons: answer, curves, layers, sharpness, noise",
         "diff": "compare two runs, or two comparisons: settings, data, versions, results",
         "evaluate": "test the final weights of a run",
         "probe": "evaluate the features of a finished run",
         "sharpness": "measure how sharp the loss is at a run's final weights",
-        "landscape": "draw the loss around a run's weights, or on the way to another's",
+        "landscape": "draw the loss around a run's weights, or on the line to another run's",
     },
     "search": {
         "sweep": "run a grid, skipping finished runs: table and page",
@@ -37,7 +37,7 @@ GROUPS = {
         "completion": "print a script that completes commands, options and names in a shell",
     },
 }
-"""Commands in the groups of the help of ``tvlars``."""
+"""Commands, in the groups of the help of ``tvlars``."""
 COMMANDS = {name: text for group in GROUPS.values() for name, text in group.items()}
 EXAMPLES = """
 tvlars train --data digits --epochs 5
@@ -69,7 +69,7 @@ class _AllCommands(Parser):
 
 
 def without_commands() -> tuple[Parser, Any]:
-    """Return a parser of ``tvlars``, and the place where commands are added to it."""
+    """Return a parser of ``tvlars``, and its subparsers object, to which commands are added."""
     text = "Large-batch training with TVLARS, LARS and LAMB."
     parser = _AllCommands(prog="tvlars", description=text, examples=EXAMPLES)
     parser.add_argument("--version", action="version", version=f"tvlars {__version__}", help="print the version")

@@ -1,4 +1,4 @@
-"""Options as arguments, with their defaults and help."""
+"""Options as arguments of commands, with their defaults and help."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ WITH_PROTOCOL = ("compare", "tune", "robustness", "scaling")
 
 
 def fail(message: str, code: int) -> int:
-    """Say what went wrong, or have it said by whoever started this process; returns ``code``."""
+    """Print an error, or leave that to the process that started this one; return ``code``."""
     if not report(message, code):
         rank = os.environ.get("RANK", "0")
         aside(f"tvlars: {message}" if rank == "0" else f"tvlars: process {rank}: {message}")
@@ -59,7 +59,7 @@ def new_command(commands: Any, name: str, run: Callable[[argparse.Namespace], in
 
 
 def config_file(arguments: Sequence[str]) -> dict[str, Any]:
-    """Return the options of the earlier run or comparison that ``--config`` names, which stand in for the defaults."""
+    """Return the options of the earlier run or comparison that ``--config`` names; they replace the defaults."""
     first = Parser(add_help=False)
     first.add_argument("--config", type=Path)
     first.add_argument("--resume", nargs="?", type=Path)
@@ -87,7 +87,7 @@ def config_file(arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def _of_yaml(file: Path, command: str) -> dict[str, Any]:
-    """Return the options in a YAML file, spelled with - or _: those of a run, and those of ``command`` itself."""
+    """Return the options in a YAML file, spelled with - or _: options of a run, and of ``command`` itself."""
     from tvlars.lab.experiments.yaml_file import read_yaml
     from tvlars.lab.protocol.parse import CONFIGS
 
@@ -115,7 +115,7 @@ def _of_yaml(file: Path, command: str) -> dict[str, Any]:
 
 
 def _of_protocol(file: Path, command: str, config: Path | None) -> dict[str, Any]:
-    """Return the options of a protocol, which stand in for the defaults."""
+    """Return the options of a protocol, which replace the defaults."""
     from tvlars.lab.protocol import Protocol
 
     protocol = Protocol.read(file)
@@ -128,9 +128,9 @@ def _of_protocol(file: Path, command: str, config: Path | None) -> dict[str, Any
 
 
 def defaults_of_run(config: dict[str, Any], without: Collection[str] = ()) -> dict[str, Any]:
-    """The defaults that the config of an earlier run gives for all options but ``without`` and those of its folder."""
+    """Return the defaults from the config of an earlier run, for all options but ``without`` and the run's folder."""
     if "base" in config:
-        raise UsageError("config must be a run's, but it is a comparison's: name one of the run folders in it")
+        raise UsageError("config must be a run's, but it is a comparison's: give one of the run folders in it")
     stored = TrainConfig.from_mapping(config)
     taken = [name for name, one in OPTIONS.items() if name not in without and not one.kinds & Is.OWN]
     return {name: getattr(stored, name) for name in taken}
@@ -144,9 +144,7 @@ def add_config(parser: argparse.ArgumentParser) -> None:
 
 def add_resume(parser: argparse.ArgumentParser) -> None:
     """Add ``--resume``, which may name a run."""
-    text = (
-        "resume from the newest valid checkpoint: in RUN, with its options, or in --out, or start if there is none yet"
-    )
+    text = "resume from the newest valid checkpoint in RUN, with RUN's options, or in --out; start if there is none yet"
     parser.add_argument("--resume", nargs="?", const=True, default=False, metavar="RUN", help=text)
 
 
@@ -156,7 +154,7 @@ def add_all(parser: argparse.ArgumentParser, without: Collection[str] = ()) -> N
     for name, one in OPTIONS.items():
         if one.section:
             section = parser.add_argument_group(one.section)
-        if name not in (*without, "protocol"):  # its digest is that of a file
+        if name not in (*without, "protocol"):  # the digest of a file, which has an option of its own
             action = add_option(section, one)
             if not one.kinds & Is.COMMON or (one.kinds & Is.SELF_SUPERVISED and "task" not in without):
                 rare(action)
@@ -164,14 +162,14 @@ def add_all(parser: argparse.ArgumentParser, without: Collection[str] = ()) -> N
 
 def add_protocol(parser: argparse.ArgumentParser) -> None:
     """Add the options of a command whose runs may belong to a protocol."""
-    text = "protocol that the runs belong to: its options are the defaults, and others are recorded as deviations"
+    text = "protocol of the runs: its options are the defaults, and other values are recorded as deviations"
     rare(parser.add_argument("--protocol", dest="protocol_file", type=Path, metavar="FILE", help=text))
-    text = "go on in a folder that began with another protocol; the change is recorded as a deviation"
+    text = "continue in a folder that was started with another protocol; the change is recorded as a deviation"
     rare(parser.add_argument("--allow-deviation", action="store_true", help=text))
 
 
 def under_protocol(parsed: argparse.Namespace, config: Any) -> Any:
-    """Return the config of a command under the protocol that was named, which is recorded in its folder."""
+    """Return the config of a command under the given protocol, which is recorded in its folder."""
     if parsed.protocol_file is None:
         if parsed.allow_deviation:
             raise UsageError("allow_deviation must be given with protocol")
@@ -194,7 +192,7 @@ def add_those_of_data(parser: argparse.ArgumentParser, without: Collection[str] 
 def add_option(
     parser: Any, one: Option, default: Any = MISSING, flag: str = "", metavar: str = "", **more: Any
 ) -> argparse.Action:
-    """Add an option; its own default, flag and metavar are taken unless others are given."""
+    """Add an option, with its own default, flag and metavar unless others are given."""
     default, text = one.default if default is MISSING else default, one.text
     if one.many:
         default, more = default if default is None else list(default), {"nargs": "+", "action": Listed, **more}
@@ -208,7 +206,7 @@ def add_option(
     else:
         of_kind = KIND_NAMES.get(one.kind) or ("TEXT" if not one.choices else "NAME" if one.closed else "NAME|PATH")
         convert = type_of(one.kind)
-        if one.many:  # texts other than names may have commas of their own
+        if one.many:  # other texts may contain commas
             split = words_of if one.choices or one.kind is not str else lambda text: [text]
             more = {"type": lambda text: [convert(part) for part in split(text)], **more}
         more = {"type": text_of_mapping if one.parts[0] == "NAME=VALUE" else convert, **more}
@@ -216,12 +214,12 @@ def add_option(
     flag = flag or "--" + one.name.replace("_", "-")
     names = sorted({flag, ALIASES.get(flag, flag)}, key=lambda name: (name.startswith("--"), -len(name)))
     action: argparse.Action = parser.add_argument(*names, default=default, **more)
-    action.help = text  # Python 3.10 would add the default of a flag to one that it is given
+    action.help = text  # set here, since Python 3.10 appends the default of a flag
     return action
 
 
 def joined(separator: str) -> type[argparse.Action]:
-    """Return the action that joins words to a text."""
+    """Return an action that joins words to a text."""
 
     class Joined(argparse.Action):
         def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
@@ -238,14 +236,14 @@ def text_of_mapping(text: str) -> str:
     from tvlars.lab.experiments.yaml_file import parse_yaml
 
     try:
-        return ",".join(f"{name}={value!r}" for name, value in parse_yaml(text).items())  # the comma suits all options
+        return ",".join(f"{name}={value!r}" for name, value in parse_yaml(text).items())  # all options accept commas
     except ValueError as error:
         said = f"must be NAME=VALUE, or a mapping as {{eps: 1e-6}}, got {text!r}: {error}"
         raise argparse.ArgumentTypeError(said) from None
 
 
 def type_of(kind: type) -> Callable[[str], Any]:
-    """The ``type=`` of an argument: converts, or says what is wanted."""
+    """Return the ``type=`` of an argument: it converts a text, or raises an error that names the valid form."""
 
     def convert(text: str) -> Any:
         try:
@@ -257,7 +255,7 @@ def type_of(kind: type) -> Callable[[str], Any]:
 
 
 def in_processes(parsed: argparse.Namespace, config: Any) -> int | None:
-    """Start the processes that a run wants; their exit code, None where this process does the work itself."""
+    """Start the processes of a run and return their exit code, or None if this process does the work itself."""
     if not wanted(config):
         return None
     code, message = launch(parsed.words, config)
@@ -265,24 +263,24 @@ def in_processes(parsed: argparse.Namespace, config: Any) -> int | None:
 
 
 def is_first() -> bool:
-    """Return whether this process, of several, is the one that prints; to be asked when the work is done."""
+    """Return whether this process is the one that prints; call it after the work is done."""
     import torch.distributed as dist
 
     if not (dist.is_available() and dist.is_initialized()):
         return True
     first = dist.get_rank() == 0
-    time.sleep(0.1)  # PyTorch aborts if a thread of gloo lets go of its last work while the interpreter ends
+    time.sleep(0.1)  # PyTorch aborts if a thread of gloo frees its last work while the interpreter ends
     dist.destroy_process_group()
     return first
 
 
 def train_config(parsed: argparse.Namespace, **values: Any) -> Any:
-    """The config of one run from what was typed, and ``values``."""
+    """Return the config of one run from the command line and ``values``."""
     taken = {name: getattr(parsed, name) for name in OPTIONS if hasattr(parsed, name)}
     if isinstance(taken.get("resume"), str):
         if taken.get("out") is not None and taken["out"].resolve() != Path(taken["resume"]).resolve():
             raise UsageError(
-                f"out must not be given with --resume {taken['resume']}, which is where the run goes on, got "
+                f"out must not be given with --resume {taken['resume']}, which is where the run continues, got "
                 f"{str(taken['out'])!r}"
             )
         taken.update(out=Path(taken["resume"]), resume=True)

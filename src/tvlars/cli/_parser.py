@@ -1,4 +1,4 @@
-"""Parser of commands: help in a short and a long form, and one sentence on what was typed wrongly.
+"""Parser of commands: help in a short and a long form, and one sentence for each error.
 
 It imports neither torch nor the options.
 """
@@ -39,20 +39,20 @@ MEANT = {
     "--val": "--validation",
     "--warmup": "--warmup-epochs",
 }
-"""Options under the names that other programs have for them."""
+"""Our options, by the names that other programs use."""
 FEW = 25
-"""Most options of a command whose short help is the long one."""
+"""Most options of a command whose short help lists all of them."""
 
 
 class Listed(argparse.Action):
-    """Take lists of values, as ``type=`` makes one of each word, for one list."""
+    """Join lists of values to one list, if ``type=`` makes a list of each word."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         setattr(namespace, self.dest, [one for some in values for one in some])
 
 
 class Extended(Listed):
-    """Add to what was given before."""
+    """Append to the values given before."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         before = list(getattr(namespace, self.dest) or [])
@@ -61,23 +61,23 @@ class Extended(Listed):
 
 
 def words_of(text: str) -> list[str]:
-    """Return the parts of a word between commas, those in brackets and quotes aside; a file with commas is one."""
+    """Split a word at commas outside brackets and quotes; the name of an existing file is not split."""
     return [text] if os.path.isfile(text.rpartition(":")[0]) else split_outside(text, ",") or [text]
 
 
 def settings_of(text: str) -> list[str]:
-    """Return the parts of a word that are ``NAME.NAME=VALUE``, with commas between, and perhaps in the values."""
+    """Split a word into parts ``NAME.NAME=VALUE`` at commas; values may contain commas too."""
     return re.split(r",(?=[^,=\s]+\.[\w-]+=)", text)
 
 
 def rare(action: argparse.Action) -> argparse.Action:
-    """Leave an option out of the short help."""
+    """Leave an option out of the short help, and return it."""
     action.common = False  # type: ignore[attr-defined]
     return action
 
 
 class Help(argparse.Action):
-    """Print the short help, or the long one as ``--help-all``, and end."""
+    """Print the short help, or the long one for ``--help-all``, and end."""
 
     def __init__(self, option_strings: list[str], dest: str, help: str) -> None:
         super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help=help)
@@ -90,7 +90,7 @@ class Help(argparse.Action):
 
 
 class Formatter(argparse.HelpFormatter):
-    """Writes the forms of an option on one line: ``-b, --batch-size N ...``, ``--[no-]augment``."""
+    """Formatter that writes the forms of an option on one line: ``-b, --batch-size N ...``, ``--[no-]augment``."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=30)
@@ -111,7 +111,7 @@ class Formatter(argparse.HelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one sentence, with the names that were nearest.
+    """Parser whose errors are one sentence, with the nearest valid names.
 
     The text of ``examples``, commands with their arguments, ends the help.
     """
@@ -150,7 +150,7 @@ class Parser(argparse.ArgumentParser):
         return self.with_examples(formatter.format_help())
 
     def with_examples(self, text: str) -> str:
-        """Return a help with the examples at its end."""
+        """Return a help text with the examples at its end."""
         return f"{text}\nexamples:\n{textwrap.indent(self.examples.strip(), '  ')}\n" if self.examples else text
 
     def error(self, message: str) -> NoReturn:
@@ -160,7 +160,7 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message}. See {self.prog} --help.")
 
     def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
-        if action.type is Path and not arg_string:  # as of a variable that is not set: it would be the folder here
+        if action.type is Path and not arg_string:  # from an unset variable: it would mean the working folder
             raise argparse.ArgumentError(action, "must be a path, got ''")
         return super()._get_value(action, arg_string)
 
@@ -171,7 +171,7 @@ class Parser(argparse.ArgumentParser):
 
     def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
         if action.option_strings and action.nargs in (None, "?", "+") and arg_strings == ["--"]:
-            # As in --seed=--, which earlier versions of Python take for the end of options, and the value for a list.
+            # As in --seed=--, which older versions of Python parse as the end of options, and the value as a list.
             value = self._get_value(action, "--")
             self._check_value(action, value)
             return [value] if action.nargs == "+" else value
@@ -183,7 +183,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def refuse_option_alone(parser: argparse.ArgumentParser, flag: str) -> None:
-    """Say that an option in the place of the command is none."""
+    """Raise an error if an option stands in place of the command."""
     flags = list(parser._option_string_actions)
     if flag.startswith("-") and flag not in flags:
         near = nearest(flag, flags)
@@ -192,7 +192,7 @@ def refuse_option_alone(parser: argparse.ArgumentParser, flag: str) -> None:
 
 
 def refuse_unknown(parser: argparse.ArgumentParser, command: str, arguments: list[str]) -> NoReturn:
-    """Say that the first of these is no argument of the command, and which are near."""
+    """Raise an error that names the first of these unknown arguments and the nearest valid ones."""
     flag = arguments[0].partition("=")[0]
     chosen = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction)).choices[command]
     flags = [option for action in chosen._actions for option in action.option_strings]
@@ -202,7 +202,7 @@ def refuse_unknown(parser: argparse.ArgumentParser, command: str, arguments: lis
 
 
 def nearest(flag: str, flags: Iterable[str]) -> list[str]:
-    """Return the options that ``flag`` may stand for, two at most: by meaning, by beginning, then by spelling."""
+    """Return at most two options that ``flag`` may mean: by meaning, by beginning, then by spelling."""
     typed, flags = "--" + flag.lstrip("-").replace("_", "-").lower(), list(flags)
     if (meant := MEANT.get(typed)) in flags:
         return [str(meant)]

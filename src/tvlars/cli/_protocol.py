@@ -1,4 +1,4 @@
-"""The command ``protocol``: checks a protocol, and does its runs."""
+"""The command ``protocol``: checks a protocol, and runs it."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ def add(commands: Any) -> None:
     """Add the command, with its actions."""
     parser = new_command(commands, "protocol", _refuse)
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION", parser_class=type(parser))
-    text = "say what a protocol plans, after all checks; with a folder, in what its runs deviate"
+    text = "check a protocol and print its plan; with a folder, also the deviations of the runs in it"
     check = actions.add_parser("check", help=text, description=text[0].upper() + text[1:] + ".")
     _add_file(check)
     check.add_argument("folder", metavar="FOLDER", type=Path, nargs="?", help="folder of runs to compare with it")
-    text = "training images per second of all processes together, as tvlars bench measures them: says the hours"
+    text = "training images per second over all processes, as tvlars bench measures them, to estimate the hours"
     check.add_argument("--speed", type=type_of(float), metavar="IMAGES/S", help=text)
     check.set_defaults(run=_check)
-    text = "do all runs of a protocol that are not over"
+    text = "run a protocol, skipping finished runs"
     run = actions.add_parser("run", help=text, description=text[0].upper() + text[1:] + ".")
     _add_file(run)
-    text = "folder of the runs, gone on with where it exists (default: runs/ and the protocol's name)"
+    text = "folder of the runs, continued if it exists (default: runs/ and the protocol's name)"
     run.add_argument("-o", "--out", type=Path, metavar="FOLDER", help=text)
-    text = "go on in a folder that began with another protocol; the change is recorded as a deviation"
+    text = "continue in a folder that was started with another protocol; the change is recorded as a deviation"
     run.add_argument("--allow-deviation", action="store_true", help=text)
     add_queue(run, "runs at a time (default: as the protocol's command)")
     run.set_defaults(run=_run)

@@ -27,7 +27,7 @@ tvlars runs study/ --columns lr seed test-loss -o runs.csv
 
 
 def main(words: list[str]) -> int:
-    """Run the command alone, where the others would have torch imported; returns its exit code."""
+    """Run the command by itself, without importing torch as other commands do, and return its exit code."""
     out: Any = Lasting(sys.stdout)
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(Lasting(sys.stderr)):
         try:

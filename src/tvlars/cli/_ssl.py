@@ -32,7 +32,7 @@ tvlars ssl --method simclr --data cifar10 --model resnet18 -b 1024 -o runs/simcl
 
 
 def add(commands: Any, command: str, config: dict[str, Any]) -> None:
-    """Add the commands; ``config`` has the options that a config file sets for ``command``."""
+    """Add the commands; ``config`` holds the options that a config file sets for ``command``."""
     ssl = new_command(commands, "ssl", _ssl, SSL)
     text = "one of " + ", ".join(METHODS) + f" (default: {DEFAULT})"
     ssl.add_argument_group("the method").add_argument("--method", default=DEFAULT, metavar="NAME", help=text)
@@ -70,7 +70,7 @@ def _ssl(parsed: argparse.Namespace) -> int:
     if linear and random:
         say(f"linear probe {linear.accuracy:.2%}, of the untrained network {random.accuracy:.2%}")
     say(f"run folder: {result.folder}")
-    from tvlars.lab.report import report  # and with it pandas and plotly
+    from tvlars.lab.report import report  # imports pandas and plotly
 
     say(f"page: {report([result.folder], result.folder / 'report.html')}")
     return 0

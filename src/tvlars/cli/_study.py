@@ -31,9 +31,9 @@ from tvlars.lab.experiments.studies.config import StudyConfig
 from tvlars.lab.options import options_of
 
 WITHOUT = ("optimizer", "seed", "lr", "test", "resume", "arm", "out")
-"""Options of a run that studies have others for, or have not."""
+"""Options of a run that studies replace or lack."""
 OF_SCALING = ("batch_size", "epochs", "steps", "keep_best")
-WORKERS = "runs at a time, each a process of its own where there are several (default: 1, in this one)"
+WORKERS = "parallel runs, each in a process of its own if there are several (default: 1, in this process)"
 
 
 METAVARS = {"horizons": "[SIZE=]N", "lrs": "[ARM=]LR", "lr_scales": "FACTOR", "target": "SHARE", "within": "POINTS"}
@@ -50,11 +50,11 @@ STUDIES: dict[str, tuple[Any, tuple[str, ...], tuple[str, ...]]] = {
     "robustness": (RobustnessConfig, ("within",), WITHOUT),
     "scaling": (ScalingConfig, ("batch_sizes", "target", "horizons"), (*WITHOUT, *OF_SCALING)),
 }
-"""Config of each study, the options that it has besides those of all studies, and options of a run that it lacks."""
+"""Config of each study, the options that only it has, and options of a run that it lacks."""
 
 
 def add(commands: Any, command: str, config: dict[str, Any]) -> None:
-    """Add the commands; ``config`` has the options that a config file sets for ``command``."""
+    """Add the commands; ``config`` holds the options that a config file sets for ``command``."""
     for name, (kind, own, without) in STUDIES.items():
         parser = new_command(commands, name, partial(_run, name), EXAMPLES[name])
         options = options_of(kind)
@@ -74,14 +74,14 @@ def add(commands: Any, command: str, config: dict[str, Any]) -> None:
 
 
 def _defaults(config: dict[str, Any], kind: Any, without: Sequence[str]) -> dict[str, Any]:
-    """Return the defaults that a run's config gives, or that of a study under a protocol."""
+    """Return the defaults from the config of a run, or of a study under a protocol."""
     own = {name: config[name] for name in options_of(kind) if name in config and name != "out"}
     arms = tuple(Arm(**one) for one in config.get("arms", ()))
     return {**defaults_of_run(config.get("base", config), without), **own, "stored_arms": arms}
 
 
 def _config(parsed: argparse.Namespace, kind: type[StudyConfig], *own: str) -> Any:
-    """Return the config of a study that the options say; ``own`` are those that it has besides."""
+    """Return the config of a study from the options; ``own`` are the options that only this study has."""
     arms = tuple(map(Arm.parse, parsed.arms)) if parsed.arms else getattr(parsed, "stored_arms", ())
     first = (*parsed.optimizers, *(arm.optimizer for arm in arms), *USUAL)[0]
     lists = ("optimizers", "seeds", "lrs", "lr_scales", *own)
@@ -101,7 +101,7 @@ def _run(name: str, parsed: argparse.Namespace) -> int:
 
 
 def tell_study(result: Any) -> int:
-    """Print the results of a study; returns the exit code."""
+    """Print the results of a study and return the exit code."""
     from tvlars.lab.experiments.robustness.page import report_of as report_of_robustness
     from tvlars.lab.experiments.scaling.page import report_of as report_of_scaling
 

@@ -1,4 +1,4 @@
-"""The commands of many runs: ``sweep`` does all of a grid, ``tune`` finds each optimizer's best options first."""
+"""The commands of many runs: ``sweep`` runs a grid, ``tune`` finds each optimizer's best options first."""
 
 from __future__ import annotations
 
@@ -41,30 +41,30 @@ tvlars tune --data cifar10 --model resnet18 --space lr=1:32:log momentum=0.8,0.9
 
 
 def add(commands: Any, command: str, config: dict[str, Any]) -> None:
-    """Add the commands; ``config`` has the options that a config file sets for ``command``."""
+    """Add the commands; ``config`` holds the options that a config file sets for ``command``."""
     sweep = new_command(commands, "sweep", _sweep, SWEEP)
     text = (
         "YAML file: base (options of all runs), grid (option: [values], or option: {optimizer: [values]}), "
         "arms (name: {optimizer: lars, option: value})"
     )
     sweep.add_argument("grid", metavar="GRID.yaml", type=Path, help=text)
-    text = "folder of the sweep, gone on with where it exists (default: runs/sweep- and the grid's name)"
+    text = "folder of the sweep, continued if it exists (default: runs/sweep- and the grid's name)"
     sweep.add_argument("-o", "--out", type=Path, metavar="FOLDER", help=text)
     add_option(sweep, OPTIONS["log"], default=None)
-    add_queue(sweep, "runs at a time (default: one for each CUDA device, 1 on a CPU; with Ray over all machines)")
+    add_queue(sweep, "parallel runs (default: one for each CUDA device, 1 on a CPU; with Ray over all machines)")
     for name, metavar in DECLARED.items():
         add_option(sweep, options_of(TuneConfig)[name], metavar=metavar)
-    sweep.add_argument("--dry-run", action="store_true", help="list the runs, and which are over, and do nothing")
+    sweep.add_argument("--dry-run", action="store_true", help="list the runs, mark finished ones, and run nothing")
     _add_tune(commands, config if command == "tune" else {})
 
 
 def add_queue(parser: argparse.ArgumentParser, workers: str) -> None:
-    """Add the options of the queue that does runs; ``workers`` says what their number means."""
+    """Add the options of the queue of runs; ``workers`` is the help of their number."""
     parser.add_argument("--workers", type=type_of(int), metavar="N", help=workers)
-    text = "times that a run which failed is tried again (default: 1); one that diverged is not"
+    text = "retries of a run that fails (default: 1); diverged runs are not retried"
     rare(parser.add_argument("--retries", type=type_of(int), default=1, metavar="N", help=text))
     text = (
-        "run on a Ray cluster: its address, auto for the one that this machine belongs to, or local to start one here; "
+        "run on a Ray cluster: its address, auto for this machine's cluster, or local to start one here; "
         "--out must lie on a file system that all its machines see"
     )
     rare(parser.add_argument("--ray", metavar="ADDRESS", help=text))
@@ -82,7 +82,7 @@ def _add_tune(commands: Any, config: dict[str, Any]) -> None:
         action="extend",
         dest="arms",
         metavar="NAME=OPTIMIZER,OPTION=VALUE,...",
-        help="a setting to tune under a name, as in --arm cold=lars,warmup-epochs=0; may be several",
+        help="a setting to tune under a name, as in --arm cold=lars,warmup-epochs=0; may be repeated",
     )
     add_option(what, own["space"], metavar="[ARM.]OPTION=SPACE", action=Extended)
     add_option(what, own["seeds"])
@@ -91,7 +91,7 @@ def _add_tune(commands: Any, config: dict[str, Any]) -> None:
     rare(add_option(what, own["spent"], metavar="ARM=N", action=Extended, type=words_of))
     for name, metavar in DECLARED.items():
         rare(add_option(what, own[name], metavar=metavar))
-    text = "runs at a time, of trials one for each arm (default: trials in this process, the others as tvlars sweep)"
+    text = "parallel runs, one trial at a time for each arm (default: trials in this process, others as tvlars sweep)"
     add_queue(tune, text)
     add_option(tune, own["out"])
     add_all(tune, without=_not_tuned())
@@ -102,12 +102,12 @@ def _add_tune(commands: Any, config: dict[str, Any]) -> None:
 
 
 def _not_tuned() -> tuple[str, ...]:
-    """Options of a run that ``tune`` has others for, or has not."""
+    """Return the options of a run that ``tune`` replaces or lacks."""
     return ("optimizer", "arm", "seed", "lr", "test", *names_of(Is.OWN | Is.SEVERAL))
 
 
 def _defaults_of_tune(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the defaults that a run's config gives, or that of a tuning under a protocol."""
+    """Return the defaults from the config of a run, or of a tuning under a protocol."""
     defaults = defaults_of_run(config.get("base", config), _not_tuned())
     own = {name: config[name] for name in options_of(TuneConfig) if name in config and name != "out"}
     return {**defaults, **own, "stored_arms": tuple(Arm(**one) for one in config.get("arms", ()))}
@@ -141,7 +141,7 @@ def _tune(parsed: argparse.Namespace) -> int:
     from tvlars.lab.experiments.tuning.tune import tune
 
     arms = tuple(map(Arm.parse, parsed.arms)) if parsed.arms else getattr(parsed, "stored_arms", ())
-    # A preset is one of some optimizers; all other options are those of tvlars too.
+    # A preset may be limited to some optimizers; all other options apply to tvlars too.
     first = (*parsed.optimizers, *(arm.optimizer for arm in arms), "tvlars")[0]
     carrier = "tvlars" if parsed.preset is None else first
     config = TuneConfig(
@@ -166,7 +166,7 @@ def _tune(parsed: argparse.Namespace) -> int:
 
 
 def tell_tuning(result: Any) -> int:
-    """Print what came out of a tuning; returns the exit code."""
+    """Print the results of a tuning and return the exit code."""
     code = tell(result.final) if result.final is not None else 0
     if result.unwritten:
         code = code or BAD_INPUT
@@ -175,12 +175,12 @@ def tell_tuning(result: Any) -> int:
         say(f"tuning: {result.folder / 'tune.json'}, every trial: {result.folder / 'trials.csv'}")
     hopeless = [said_path(one.arm) for one in result.tuned if one.best is None]
     if hopeless and code != FAILED:
-        return fail(f"no trial of {' and '.join(hopeless)} finished, lower rates are the usual way out", DIVERGED)
+        return fail(f"no trial of {' and '.join(hopeless)} finished, lower learning rates usually help", DIVERGED)
     return code
 
 
 def tell(result: Any) -> int:
-    """Print what came out of a sweep; returns the exit code."""
+    """Print the results of a sweep and return the exit code."""
     from tvlars.lab.comparison.table import print_table
     from tvlars.lab.run_folder.status import Status
 
@@ -198,12 +198,12 @@ def tell(result: Any) -> int:
     if failed := result.count(Status.FAILED):
         return fail(f"{failed} of {len(result.runs)} runs failed; the same command tries them again", FAILED)
     if diverged := result.count(Status.DIVERGED):
-        return fail(f"{diverged} of {len(result.runs)} runs diverged, a smaller lr is the usual way out", DIVERGED)
+        return fail(f"{diverged} of {len(result.runs)} runs diverged, a smaller lr usually helps", DIVERGED)
     return code
 
 
 def _fail_unwritten(names: Iterable[str], what: str) -> int:
-    """Say which files are not there, as was said before why; returns the exit code of that alone."""
+    """Print which files could not be written, for reasons printed before; return the exit code for that."""
     names = list(names)
     which, them = " and ".join(names), "it" if len(names) == 1 else "them"
     return fail(f"{which} could not be written; all {what} are kept, and the same command writes {them}", BAD_INPUT)

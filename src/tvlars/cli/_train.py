@@ -47,7 +47,7 @@ tvlars compare --optimizers lars --arm cold=lars,warmup-epochs=0 -o runs/cold
 
 
 def add(commands: Any, command: str, config: dict[str, Any]) -> None:
-    """Add the commands; ``config`` has the options that a config file sets for ``command``."""
+    """Add the commands; ``config`` holds the options that a config file sets for ``command``."""
     train = new_command(commands, "train", _train, TRAIN)
     add_all(train, without=("resume",))
     rare(add_option(train, OPTIONS["protocol"], metavar="DIGEST"))
@@ -63,7 +63,7 @@ def add(commands: Any, command: str, config: dict[str, Any]) -> None:
     add_arms(what)
     for name, metavar in DECLARED.items():
         rare(add_option(what, own[name], metavar=metavar))
-    add_queue(compare, "runs at a time, each a process of its own where there are several (default: 1, in this one)")
+    add_queue(compare, "parallel runs, each in a process of its own if there are several (default: 1, in this process)")
     add_all(compare, without=("optimizer", "batch_size", "seed", "resume", "arm"))
     add_config(compare)
     add_protocol(compare)
@@ -78,14 +78,14 @@ def add(commands: Any, command: str, config: dict[str, Any]) -> None:
 
 
 def add_arms(parser: Any) -> None:
-    """Add the options that set arms, and options of one of them alone."""
+    """Add the options that define arms, and that set options of one arm alone."""
     parser.add_argument(
         "--arm",
         nargs="+",
         action="extend",
         dest="arms",
         metavar="NAME=OPTIMIZER,OPTION=VALUE,...",
-        help="a setting to compare under a name, as in --arm cold=lars,warmup-epochs=0; may be several",
+        help="a setting to compare under a name, as in --arm cold=lars,warmup-epochs=0; may be repeated",
     )
     parser.add_argument(
         "--set",
@@ -167,12 +167,12 @@ def _compare(parsed: argparse.Namespace) -> int:
 
 
 def tell_comparison(comparison: Any) -> int:
-    """Print what came out of a comparison; returns the exit code."""
+    """Print the results of a comparison and return the exit code."""
     from tvlars.lab.run_folder.status import Status
 
     if not is_first():
         return DIVERGED if comparison.diverged else 0
-    from tvlars.lab.comparison.table import print_table  # and with it pandas
+    from tvlars.lab.comparison.table import print_table  # imports pandas
 
     print_table(comparison)
     say(f"page: {comparison.folder / 'report.html'}")
@@ -185,7 +185,7 @@ def tell_comparison(comparison: Any) -> int:
 
 
 def compare_config(parsed: argparse.Namespace) -> CompareConfig:
-    """Return the config of a comparison that the options say."""
+    """Return the config of a comparison from the options."""
     arms = tuple(map(Arm.parse, parsed.arms)) if parsed.arms else getattr(parsed, "stored_arms", ())
     first = (*parsed.optimizers, *(arm.optimizer for arm in arms), *USUAL)[0]
     sizes = tuple(parsed.batch_size) or (OPTIONS["batch_size"].default,)
@@ -220,7 +220,7 @@ def _defaults_of_compare(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def overrides(given: Sequence[Any], owners: Mapping[str, str]) -> tuple[tuple[str, str, Any], ...]:
-    """Return the overrides typed, and those of a config file for optimizers that are still compared."""
+    """Return the overrides from the command line, and from a config file for optimizers that are still compared."""
     return tuple(
         _override(entry, owners) if isinstance(entry, str) else entry
         for entry in given
@@ -229,7 +229,7 @@ def overrides(given: Sequence[Any], owners: Mapping[str, str]) -> tuple[tuple[st
 
 
 def _override(text: str, owners: Mapping[str, str]) -> tuple[str, str, Any]:
-    """``lars.lr=16`` as (optimizer, option, value)."""
+    """Parse ``lars.lr=16`` as (optimizer, option, value)."""
     left, equals, value = text.partition("=")
     form = "--set must be OPTIMIZER.OPTION=VALUE, as in lars.lr=16"
     if not (equals and value and "." in left):

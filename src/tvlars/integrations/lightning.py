@@ -130,7 +130,7 @@ class NoiseScaleMonitor(Callback):
 class LayerStatsMonitor(LayerRecords, Callback):
     """Records norms, trust ratios and learning rates of all layers, see :class:`tvlars.stats.LayerStats`.
 
-    Steps are those of the Trainer, so that a resumed run goes on in the same files.
+    Steps are those of the Trainer, so that a resumed run continues in the same files.
 
     Args:
         every: optimizer steps from one record to the next. Default 10.

@@ -154,7 +154,7 @@ class LayerStatsCallback(LayerRecords, TrainerCallback):
 
     Args:
         every: optimizer steps from one record to the next. Default 10.
-        path: folder of Parquet files, where a resumed run goes on. None (default) keeps records in memory.
+        path: folder of Parquet files, where a resumed run continues. None (default) keeps records in memory.
         buffer: recorded steps that are fetched from the device together. Default 64.
         writer: TensorBoard's ``SummaryWriter``, given all values too. Default None.
 

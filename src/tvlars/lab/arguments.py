@@ -17,14 +17,14 @@ NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
 def parse_arguments(text: str, what: str) -> dict[str, Any]:
     """Return the arguments of a text such as ``lr=0.002 betas=(0.9, 0.95) foreach=false``.
 
-    Values are literals of Python; any other value is text. Spaces or commas stand between arguments.
+    Values are literals of Python; any other value is text. Spaces or commas separate arguments.
 
     Args:
         text: the arguments.
         what: name of the option, for errors, as in "optimizer_options".
 
     Raises:
-        UsageError: a part is not NAME=VALUE, or a name is there twice.
+        UsageError: a part is not NAME=VALUE, or a name is given twice.
     """
     found: dict[str, Any] = {}
     for part in split_outside(text, " ,\t\n"):
@@ -39,7 +39,7 @@ def parse_arguments(text: str, what: str) -> dict[str, Any]:
 
 
 def parse_literal(text: str) -> Any:
-    """Return the value of a literal of Python, true, false or none; any other text as it is."""
+    """Return the value of a literal of Python, true, false or none; return any other text unchanged."""
     if text.lower() in WORDS:
         return WORDS[text.lower()]
     try:
@@ -54,7 +54,7 @@ def spelled_arguments(arguments: Mapping[str, Any]) -> str:
 
 
 def split_outside(text: str, separators: str) -> list[str]:
-    """Return the parts of a text between ``separators``, those in brackets and quotes aside; empty parts are left out.
+    """Split a text at ``separators`` outside brackets and quotes; empty parts are left out.
 
     >>> split_outside("lars,betas=(0.9,0.95)", ",")
     ['lars', 'betas=(0.9,0.95)']
@@ -76,7 +76,7 @@ def split_outside(text: str, separators: str) -> list[str]:
 def arguments_of(function: Any) -> dict[str, inspect.Parameter]:
     """Return the named parameters of a function or class by name.
 
-    Where the constructor of a class takes any keyword, those of the class that it inherits from are added.
+    If the constructor of a class takes any keyword, the parameters of its base class are added.
     """
     if not isinstance(function, type):
         return _named(inspect.signature(function))

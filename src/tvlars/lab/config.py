@@ -53,22 +53,22 @@ SHARPNESS_SAMPLES = 1024
 EPOCHS = 30
 """Length of a run that is given neither in epochs nor in steps."""
 STATISTICS = ("fresh", "running")
-"""Statistics of batch norm: estimated anew on training images, or those of the training."""
+"""Statistics of batch norm: estimated anew on training images, or the running ones from training."""
 STATISTICS_SAMPLES = 4096
 LOGGERS = ("tensorboard", "wandb", "mlflow")
 MAX_SEED = 2**32 - 1
 MAX_LR = 1e30
-"""Far above any use, but below overflow in float32."""
+"""Largest learning rate: far above any use, but without overflow in float32."""
 MOST, MOST_PIXELS = 2**40, 4096
 OTHERS = tuple(name for name in OPTIMIZERS if name != "tvlars")
 """Optimizers known by name that have no schedule of their own."""
 TRUSTING = ("tvlars", "lars")
 LAYERWISE = (*TRUSTING, "lamb")
 ADAPTATION = ("layer_adaptation", "adapt_bias_norm")
-"""Options of where the trust ratio acts."""
+"""Options that determine where the trust ratio acts."""
 WITH_MOMENTUM = tuple(name for name, usual in DEFAULTS.items() if usual.momentum is not None)
 EARLIER_NAMES = {"warmup-cosine": "cosine"}
-"""Schedules that earlier versions wrote under another name."""
+"""Schedules that had another name in earlier versions."""
 ONE_MACHINE = "a run of a sweep is on one machine"
 
 
@@ -78,7 +78,7 @@ def _planned(help: str, kinds: Is = Is.TRAINED, **more: Any) -> Any:
 
 
 def _of_schedule(name: str, help: str, kinds: Is = Is.TRAINED, **more: Any) -> Any:
-    """Return the field of an option of the schedules that :func:`tvlars.plan` has it for."""
+    """Return the field of an option for the schedules to which :func:`tvlars.plan` applies it."""
     return _planned(help, kinds, schedules=tuple(kind for kind in CURVES if name in options_of_schedule(kind)), **more)
 
 
@@ -138,7 +138,7 @@ class TrainConfig:
     )
     keep_best: bool = option(
         False,
-        "keep the weights of the best epoch by validation, and test those",
+        "keep the weights of the best epoch by validation, and test them at the end",
         Is.SAME | Is.CLASSIFICATION,
     )
     model: str = option(
@@ -557,7 +557,7 @@ class TrainConfig:
             raise UsageError(f"phi_scope must be 'all' for {self.optimizer}, got {self.phi_scope!r}")
 
     def _check_optimizer(self) -> None:
-        """Check names of optimizer and arm, and bring options into their normal spelling; nothing is imported."""
+        """Check names of optimizer and arm, and normalize the spelling of options; nothing is imported."""
         object.__setattr__(self, "optimizer", optimizer_name(self.optimizer))
         self._spell_arguments("optimizer_options")
         if self.arm is not None:
@@ -566,7 +566,7 @@ class TrainConfig:
             raise UsageError(f"protocol must be a sha256 digest, 64 hexadecimal digits, got {self.protocol!r:.80}")
 
     def _check_schedule(self) -> None:
-        """Check the name of the schedule, and bring it into its normal spelling; nothing is imported."""
+        """Check the name of the schedule, and normalize its spelling; nothing is imported."""
         name: Any = self.schedule
         name = EARLIER_NAMES.get(name, name) if isinstance(name, str) else name
         if is_import_path(name):
@@ -578,7 +578,7 @@ class TrainConfig:
         self._spell_arguments("schedule_options")
 
     def _spell_arguments(self, name: str) -> None:
-        """Bring a text of arguments, or a mapping, into its normal spelling."""
+        """Normalize the spelling of a text of arguments, or of a mapping."""
         given = getattr(self, name)
         if isinstance(given, str):
             given = parse_arguments(given, name)
@@ -588,7 +588,7 @@ class TrainConfig:
 
     @property
     def arm_name(self) -> str:
-        """Name of the run's setting for tables and pages: that of its arm, or the optimizer's."""
+        """Name of the run's setting for tables and pages: the arm's, or the optimizer's."""
         return self.arm or said_path(self.optimizer)
 
     @property
@@ -664,7 +664,7 @@ class TrainConfig:
         """Check options of many processes and of checkpoints that depend on each other."""
         self.checkpoint_interval()
         if self.resume and self.out is None:
-            raise UsageError("out must be given with resume: the run folder to go on with")
+            raise UsageError("out must be given with resume: the run folder to continue")
         check_batch(self.batch_size, self.micro_batch_size, (self.devices or 1) * (self.nodes or 1))
         if self.rendezvous is not None:
             _check_rendezvous(self.rendezvous)
@@ -674,7 +674,7 @@ class TrainConfig:
                 )
         for name in ("sharpness", "noise_scale", "compile", "ema"):
             if self.shard and getattr(self, name):
-                raise UsageError(f"{name} must not be given with shard, it wants the whole model in one process")
+                raise UsageError(f"{name} must not be given with shard, since it needs the whole model in one process")
         if self.shard and self.precision == "16-mixed":
             raise UsageError("precision must be bf16-mixed or 32-true with shard, got '16-mixed'")
 
@@ -705,7 +705,7 @@ class TrainConfig:
         wanted = preset.schedule if self.schedule == "auto" else self.schedule
         chosen = {name: getattr(self, name) for name in names_of(Is.PLANNED)}
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # the console has its own words
+            warnings.simplefilter("ignore", UserWarning)  # the console has its own message
             try:
                 epochs = self.epochs or cast(int, self.steps) / max(dataset_size // self.batch_size, 1)
                 options = preset_plan(preset, self.batch_size, epochs, wanted, chosen)
@@ -742,7 +742,7 @@ class TrainConfig:
         """Add the defaults of an imported class to ``options`` of its plan; return its schedule, and where lr is from.
 
         Raises:
-            UsageError: an option is given that the class has not, or lr is not given and has no default.
+            UsageError: an option is given that the class does not have, or lr is missing and has no default.
         """
         name, said = self.optimizer, said_path(self.optimizer)
         if is_class(name) and not has_argument(name, "lr"):
@@ -769,7 +769,7 @@ class TrainConfig:
         return self.named("linear" in [one.name for one in parse_evaluations(self.evaluations)])
 
     def named(self, linear: bool) -> str:
-        """Return the name of the reported accuracy, with self-supervised learning that of the ``linear`` evaluation."""
+        """Return the name of the reported accuracy; of the ``linear`` evaluation in self-supervised learning."""
         of = "" if self.test else " validation"
         if not self.self_supervised:
             return f"{of.strip() or 'test'} accuracy"
@@ -777,7 +777,7 @@ class TrainConfig:
 
     @property
     def smoothing(self) -> float:
-        """Label smoothing: that given, or the preset's."""
+        """Label smoothing: as given, or the preset's."""
         return self.optimizer_preset().label_smoothing if self.label_smoothing is None else self.label_smoothing
 
     @property
@@ -787,7 +787,7 @@ class TrainConfig:
         return f"{count} {unit}{'s' * (count != 1)}"
 
     def optimizer_preset(self) -> Preset:
-        """Return settings of this optimizer besides those of the plan."""
+        """Return the settings of this optimizer that are not in the plan."""
         given = {name: value for name in ADAPTATION if (value := getattr(self, name)) is not None}
         if self.preset is not None:
             found = preset_of(self.preset, self.optimizer, self.batch_size, self.self_supervised)
@@ -801,7 +801,7 @@ class TrainConfig:
         return {} if self.preset is None else {"preset": describe_preset(self.preset, self.optimizer_preset())}
 
     def sharpness_times(self, of: int) -> SharpnessTimes:
-        """Return when sharpness is measured in a run of so many epochs; never if ``sharpness`` is None.
+        """Return when sharpness is measured in a run of ``of`` epochs; never if ``sharpness`` is None.
 
         Raises:
             UsageError: ``sharpness`` is not of the form end, epochs:N, steps:7,14 or loss:1.0,0.5, joined by ";".
@@ -894,7 +894,7 @@ def check_arm_name(name: object) -> None:
 def check_batch(batch_size: int, micro_batch_size: int, processes: int) -> None:
     """Raise ``UsageError`` if a batch is too small for so many processes, or a part of it has a single sample.
 
-    Parts are those of ``training.batches.micro_batches``: the share of each process is split evenly.
+    Parts are as in ``training.batches.micro_batches``: the share of each process is split evenly.
     """
     if batch_size < 2 * processes:
         raise UsageError(

@@ -1,6 +1,6 @@
-"""Output to the user: lines, tables and bars, on streams whose readers may have gone.
+"""Output to the user: lines, tables and bars, on streams that may be closed.
 
-Results and progress go to standard output, waiting and errors to standard error. A pipe closed by ``train | head -2``,
+Results and progress go to standard output, notes and errors to standard error. A pipe closed by ``train | head -2``,
 a closed terminal or a full disk must not end the training.
 """
 
@@ -18,24 +18,24 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 GONE = (errno.EPIPE, errno.EIO, errno.EBADF, errno.ENXIO, errno.ECONNRESET, errno.ESHUTDOWN)
-"""Errors of a reader or a terminal that has gone for good."""
+"""Errors of a pipe or a terminal that is closed for good."""
 WIDE = 160
 """Columns of a table without a terminal."""
 
 
 def say(*lines: str) -> None:
-    """Print ``lines`` to standard output at once, unless its reader has gone."""
+    """Print ``lines`` to standard output at once, unless it is closed."""
     print(*lines, sep="\n", file=Lasting(sys.stdout), flush=True)
 
 
 def tell(*lines: str) -> None:
-    """Print sentences as :func:`say` does, broken between words where a terminal has fewer columns."""
+    """Print sentences as :func:`say` does, broken between words to the width of the terminal."""
     width = shutil.get_terminal_size().columns if is_terminal(sys.stdout) else 0
     say(*(broken(line, width) for line in lines))
 
 
 def broken(text: str, width: int) -> str:
-    """Return text with lines of at most ``width`` columns, as far as its words allow; 0: as it is."""
+    """Return text with lines of at most ``width`` columns, as far as its words allow; 0 leaves it unchanged."""
     how: dict[str, Any] = dict(subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
     return "\n".join(textwrap.fill(line, width, **how) if 0 < width < len(line) else line for line in text.split("\n"))
 
@@ -46,7 +46,7 @@ def aside(*lines: str) -> None:
 
 
 def console(error: bool = False) -> Console:
-    """Rich's console on standard output, or on standard error, for tables and bars.
+    """Return Rich's console on standard output, or on standard error, for tables and bars.
 
     Text is printed as it is, without markup, and is not broken into lines.
     """
@@ -80,7 +80,7 @@ def _shows_widgets() -> bool:
 class Lasting:
     """A text stream whose ``write`` and ``flush`` do not fail: text that cannot be written is dropped.
 
-    A stream whose reader has gone is connected to the null device, so that its buffer does not cause errors at the end
+    A stream that is closed at the other end is connected to the null device, so that its buffer causes no errors at end
     of the process.
 
     Args:
@@ -130,7 +130,7 @@ class Lasting:
             if reason not in self.lost:
                 self.lost.append(reason)
                 if self.stream is sys.__stdout__:
-                    text = f"tvlars: standard output cannot be written: {reason}; the command goes on without it\n"
+                    text = f"tvlars: standard output cannot be written: {reason}; the command continues without it\n"
                     Lasting(sys.__stderr__).write(text)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from tvlars._command import not_imported
 
 MOST_NAMES = 60
-"""Most names that an error lists; of more, it gives the nearest ones, or the first."""
+"""Most names that an error lists; if there are more, it lists the nearest ones, or the first."""
 
 
 class UsageError(ValueError):
@@ -40,7 +40,7 @@ class PreemptedError(RuntimeError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C was pressed; ``folder`` has what was measured, ``far`` says how far the work has come."""
+    """Ctrl-C was pressed; ``folder`` holds the results so far, ``far`` describes the progress."""
 
     def __init__(self, folder: Path, far: str = "") -> None:
         self.folder = folder
@@ -63,8 +63,8 @@ class MovedFolderError(RuntimeError):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         super().__init__(
-            f"{folder} must stay the folder that this run began in, but it was moved or taken away: the run ends, and "
-            "writes nothing into what is there now; what it wrote before is in the folder that was moved"
+            f"{folder} must stay the folder of this run, but it was moved or removed: the run ends, and "
+            "writes nothing more; its earlier records are in the folder that was moved"
         )
 
 
@@ -82,7 +82,7 @@ class DivergedError(RuntimeError):
         self.step, self.lr, self.folder = step, lr, folder
         super().__init__(
             f"{optimizer} diverged: the {what} was not finite at step {step} with lr {lr:.4g}; "
-            f"the record up to there is in {folder}. A smaller lr is the usual way out."
+            f"the record up to there is in {folder}. A smaller lr usually helps."
         )
 
 

@@ -1,4 +1,4 @@
-"""Objects that a user gives in Python: data or loaders, model, task and metrics, taken along as one."""
+"""Objects that a user gives in Python: data or loaders, model, task and metrics, passed on as one object."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BY_PATH = {
     "task": "task='./file.py:MyTask'",
     "metrics": "metrics='f1=./file.py:f1'",
 }
-"""Import paths that stand for the objects in processes of their own."""
+"""Import paths to give in place of the objects for runs in processes of their own."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Given:
     """Objects of runs in this process; None for those that the config names."""
 
     data: ImageData | None = None
-    """Data as the laboratory takes them."""
+    """Data in the form of the laboratory."""
     model: Model | None = None
     """Module, which each run copies with its weights, or a function that builds one for each run."""
     task: Task | None = None
@@ -43,11 +43,11 @@ class Given:
     """Metrics by name, which each run copies."""
 
     def objects(self) -> dict[str, Any]:
-        """Return the objects that are there, as arguments of :func:`tvlars.lab.train`."""
+        """Return the given objects, as arguments of :func:`tvlars.lab.train`."""
         return {name: one for name, one in vars(self).items() if one is not None}
 
     def named(self, config: TrainConfig) -> TrainConfig:
-        """Return the config with names such as given:Net, so that nobody takes the objects for others.
+        """Return the config with names such as given:Net, which mark objects given in Python.
 
         Loaders set its micro-batch size too.
         """
@@ -78,19 +78,19 @@ def take(
     """Return the objects of a user, with Datasets or loaders as data of the laboratory.
 
     Args:
-        config: options of the runs; those that data are read by, such as ``image_size``, play a part.
+        config: options of the runs; options of reading data, such as ``image_size``, apply.
         data: None, ``ImageData``, Datasets as :func:`tvlars.lab.data.from_datasets` takes them or, for a task of the
             user's own, samples as :func:`tvlars.lab.data.own.rows.rows_from` takes them.
         loaders: None, or DataLoaders as :func:`tvlars.lab.data.own.loaders.from_loaders` takes them.
         model, task, metrics: see :func:`tvlars.lab.train`.
 
     Raises:
-        UsageError: an object is of another kind, or ``data`` have other samples.
+        UsageError: an object has the wrong type, or ``data`` have samples of another form.
         Exception: whatever a user's Dataset raises.
     """
     if model is not None and not callable(model):
         raise UsageError(
-            f"model must be a module or a function that builds one, got {shown(model)}: a name stands in the config, "
+            f"model must be a module or a function that builds one, got {shown(model)}: a name goes into the config, "
             "as in TrainConfig(model='timm:convnext_atto')"
         )
     if metrics is not None and not isinstance(metrics, Mapping):
@@ -143,7 +143,7 @@ def _check_loaders_suit(config: TrainConfig) -> None:
 
 
 def check_apart(apart: bool, **objects: Any) -> None:
-    """Raise ``UsageError`` if runs are done by processes of their own (``apart``), which have no objects of Python."""
+    """Raise ``UsageError`` if runs are done by other processes (``apart``), which have no access to Python objects."""
     for name, value in objects.items():
         if apart and value is not None:
             raise UsageError(

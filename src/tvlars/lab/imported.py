@@ -25,12 +25,12 @@ from tvlars.lab.errors import UsageError, unknown
 
 FORMS = "package.module.Name, package.module:name or ./file.py:name"
 GIVEN = "given:"
-"""Beginning of the name of an object that was given in Python, which is not found by it."""
+"""Beginning of the name of an object that was given in Python; no object can be found by such a name."""
 OURS = Path(__file__).parents[1]
 
 
 def is_import_path(text: object) -> bool:
-    """Return True if ``text`` has the form of an import path, whether or not something is there."""
+    """Return True if ``text`` has the form of an import path, also if no object exists there."""
     if not isinstance(text, str):
         return False
     where, colon, name = text.rpartition(":")
@@ -87,10 +87,10 @@ def load_object(text: str, what: str) -> Any:
 
 
 def path_of(found: Any, what: str) -> str:
-    """Return the import path of a class or function, by the outermost package that has it, as torch.optim.NAdam.
+    """Return the import path of a class or function through its outermost package, as torch.optim.NAdam.
 
     Raises:
-        UsageError: nothing can import it, as a function of the script that runs, or one inside another.
+        UsageError: it cannot be imported, such as a function of the running script, or one inside another.
     """
     name, module = str(getattr(found, "__name__", "")), str(getattr(found, "__module__", ""))
     parts = module.split(".")
@@ -105,7 +105,7 @@ def path_of(found: Any, what: str) -> str:
 
 
 def file_of(text: str) -> Path | None:
-    """Return the file of an import path, or that of its outermost package; None if there is none. Nothing is run."""
+    """Return the file of an import path, or of its outermost package; None if there is none. Nothing is run."""
     where, _, _ = text.rpartition(":")
     if where.endswith(".py"):
         return _absolute(Path(where))
@@ -129,7 +129,7 @@ def source_digest(text: str) -> str:
 
 
 def is_theirs(error: BaseException | None) -> bool:
-    """Return True if ``error`` was raised in or below code of the user: no part of tvlars, Python or a package.
+    """Return True if ``error`` was raised in or below the user's code, which is no part of tvlars, Python or a package.
 
     A module that tvlars itself imports is a library, wherever it lies.
     """
@@ -151,7 +151,7 @@ def is_theirs(error: BaseException | None) -> bool:
 def refused(sentence: str) -> Iterator[None]:
     """Raise ``UsageError`` "SENTENCE: REASON" in place of an error of a library inside, which may have any type.
 
-    Errors of the user's own code, and those that say that memory has ended, stay as they are.
+    Errors of the user's own code, and errors of memory that ran out, stay as they are.
     """
     try:
         yield
@@ -167,7 +167,7 @@ def _is_users_syntax(error: BaseException) -> bool:
 
 
 def their_traceback(error: BaseException) -> str:
-    """Return the traceback of an error of the user's code without the frames of tvlars and of what called it."""
+    """Return the traceback of an error of the user's code without the frames of tvlars and of its callers."""
     shown = traceback.TracebackException.from_exception(error)
     seen: list[traceback.TracebackException] = []
     one: traceback.TracebackException | None = shown
@@ -183,7 +183,7 @@ def their_traceback(error: BaseException) -> str:
 
 
 def where_raised(error: BaseException) -> str:
-    """Return file and line in the user's code that ``error`` came through last, as in "mine.py, line 12"."""
+    """Return the last file and line of the user's code in the traceback of ``error``, as in "mine.py, line 12"."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if _is_users_file(f.filename)]
     if not frames and isinstance(error, SyntaxError):
         return f"{error.filename}, line {error.lineno}"
@@ -196,7 +196,7 @@ def where_raised(error: BaseException) -> str:
 def _absolute(path: Path) -> Path:
     try:
         return (Path.cwd() / path.expanduser()).resolve()
-    except (RuntimeError, OSError):  # ~ of nobody
+    except (RuntimeError, OSError):  # ~ without a home
         return Path.cwd() / path
 
 
@@ -227,7 +227,7 @@ def _run_file(file: Path, what: str, text: str) -> ModuleType:
 
 
 def _longest_module(parts: list[str], what: str, text: str) -> tuple[ModuleType, list[str]]:
-    """Return the longest module that the first of ``parts`` name, and the other parts."""
+    """Return the longest module that the first ``parts`` name, and the remaining parts."""
     module, rest = _import(parts[0], what, text), parts[1:]
     while len(rest) > 1 and not hasattr(module, rest[0]):
         module, rest = _import(f"{module.__name__}.{rest[0]}", what, text), rest[1:]

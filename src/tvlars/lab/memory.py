@@ -1,4 +1,4 @@
-"""Out of memory, on a device or under ``ulimit -v``: one sentence that says what needed memory."""
+"""Errors of memory that ran out, on a device or under ``ulimit -v``: one sentence that says what needed memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def amount(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def needed(by: str) -> Iterator[None]:
-    """Raise ``UsageError`` "BY, but memory has ended" if memory runs out inside.
+    """Raise ``UsageError`` "BY, but memory ran out" if memory runs out inside.
 
     ``by`` is a requirement, as in "data 'imagefolder:x' must fit into memory".
     """
@@ -29,4 +29,4 @@ def needed(by: str) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, UsageError) or not has_ended(error):
             raise
-        raise UsageError(f"{by}, but memory has ended{amount(error)}") from error
+        raise UsageError(f"{by}, but memory ran out{amount(error)}") from error

@@ -23,12 +23,12 @@ Metric = Any
 
 
 def parse_metrics(text: str | None) -> dict[str, str]:
-    """Return import paths by name, of a text such as "f1=torchmetrics.classification.MulticlassF1Score, ./mine.py:ece".
+    """Return import paths by name, of text such as "f1=torchmetrics.classification.MulticlassF1Score, ./mine.py:ece".
 
-    Without a name, a metric is called by that of its class: f1_score for MulticlassF1Score.
+    Without a name, a metric is named after its class: f1_score for MulticlassF1Score.
 
     Raises:
-        UsageError: a part is no import path, or a name is invalid, taken or there twice.
+        UsageError: a part is no import path, or a name is invalid, reserved or given twice.
     """
     found: dict[str, str] = {}
     for part in filter(None, re.split(r"[,\s]+", text or "")):
@@ -60,7 +60,7 @@ def spelled_metrics(text: str | None) -> str | None:
 
 
 def given_metrics(given: Mapping[str, Metric]) -> str:
-    """Return the text that stands for metrics given in Python, as in "f1=given:MulticlassF1Score"."""
+    """Return the text for metrics given in Python, as in "f1=given:MulticlassF1Score"."""
     for name in given:
         check_metric_name(name)
     return ", ".join(f"{name}={GIVEN}{type(metric).__name__}" for name, metric in given.items())
@@ -75,7 +75,7 @@ class Metrics:
         given: metrics given in Python, by name; they are copied.
 
     Raises:
-        UsageError: a metric cannot be imported or built, is none, or does not give numbers.
+        UsageError: a metric cannot be imported or built, is no metric, or does not return numbers.
     """
 
     def __init__(self, text: str | None, classes: int, given: Mapping[str, Metric] | None = None) -> None:
@@ -84,7 +84,7 @@ class Metrics:
         self._try(classes)
 
     def _try(self, classes: int) -> None:
-        """Call each metric once, so that what does not fit is said before any run."""
+        """Call each metric once, so that misfits are reported before any run."""
         labels = torch.arange(2 * classes) % classes
         for name, metric in self.metrics.items():
             with refused(f"metrics {name} must take probabilities (n, {classes}) and labels (n,), but that fails"):
@@ -93,7 +93,7 @@ class Metrics:
                 metric.reset()
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
-        """Take a batch into account: logits (n, classes), labels (n,)."""
+        """Update the metrics with a batch: logits (n, classes), labels (n,)."""
         if self.metrics and self.device != logits.device:
             self.device = logits.device
             self.metrics = {name: metric.to(self.device) for name, metric in self.metrics.items()}
@@ -102,7 +102,7 @@ class Metrics:
             metric.update(probabilities, labels)
 
     def compute(self) -> dict[str, float]:
-        """Return the values by name, over all processes, and begin anew; every process calls it."""
+        """Return the values by name, over all processes, and reset the metrics; every process calls it."""
         found: dict[str, float] = {}
         for name, metric in self.metrics.items():
             found |= numbers(name, metric.compute())
@@ -127,7 +127,7 @@ def _made(path: str, classes: int, name: str, given: Mapping[str, Metric] | None
 
 
 def check_methods(name: str, metric: Metric) -> None:
-    """Raise ``UsageError`` unless a metric has the methods of those of torchmetrics."""
+    """Raise ``UsageError`` unless a metric has the methods of torchmetrics' metrics."""
     if missing := [method for method in WANTED if not callable(getattr(metric, method, None))]:
         raise UsageError(
             f"metrics must have the methods of torchmetrics, but {name}, of type {type(metric).__name__}, has no "
@@ -142,7 +142,7 @@ def _called(found: Any, path: str, ours: dict[str, Any]) -> Metric:
 
 
 def numbers(name: str, value: Any) -> dict[str, float]:
-    """Return what a metric computed as numbers by name; those of a collection have both names."""
+    """Return a metric's result as numbers by name; results of a collection have both names."""
     if isinstance(value, Mapping):
         return {key: one for part, inner in value.items() for key, one in numbers(f"{name}_{part}", inner).items()}
     if isinstance(value, Tensor) and value.numel() != 1:

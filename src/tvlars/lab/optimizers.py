@@ -1,4 +1,4 @@
-"""Optimizers by name or import path: their classes, and the arguments of these."""
+"""Optimizers by name or import path: their classes, and the arguments of their classes."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ NO_ARGUMENTS = ("params", "total_steps", "defaults")
 def optimizer_name(value: Any, what: str = "optimizer") -> str:
     """Return the name of an optimizer in its normal spelling: a known one, or an import path.
 
-    Of a class or function, it is the import path. Nothing is imported, so that a run can be read whose optimizer is no
-    longer there.
+    For a class or function, it is the import path. Nothing is imported, so that a run can be read after its optimizer
+    was removed.
 
     Raises:
-        UsageError: it is neither; the message lists the known names with the nearest first.
+        UsageError: ``value`` is neither; the message lists the known names with the nearest first.
     """
     if inspect.isclass(value) or inspect.isroutine(value):
         return path_of(value, what)
@@ -50,7 +50,7 @@ def optimizer_name(value: Any, what: str = "optimizer") -> str:
 
 
 def is_known(name: str) -> bool:
-    """Return True if ``name`` is that of an optimizer known by name."""
+    """Return True if the optimizer ``name`` is known by name, without an import path."""
     return name in CLASSES
 
 
@@ -58,7 +58,7 @@ def load_optimizer(name: str) -> Any:
     """Return the class of an optimizer, or the function that builds it.
 
     Raises:
-        UsageError: nothing is there, or it cannot train a model here.
+        UsageError: the object does not exist, or cannot train a model here.
         Exception: whatever the user's own module raises.
     """
     if name in CLASSES:
@@ -95,7 +95,7 @@ def _takes_two(function: Any) -> bool:
 
 
 def needs_closure(optimizer: Any) -> bool:
-    """Return True if ``step`` of an optimizer, or of a class, cannot be called without a closure."""
+    """Return True if ``step`` of an optimizer or optimizer class needs a closure."""
     try:
         parameters = dict(inspect.signature(optimizer.step).parameters)
     except (TypeError, ValueError):
@@ -142,7 +142,7 @@ def is_schedule_free(optimizer: Any) -> bool:
 
 
 def has_own_schedule(name: str) -> bool:
-    """Return True if a schedule "auto" is constant for an optimizer, since it is free of schedules."""
+    """Return True if the schedule "auto" is constant for an optimizer, since the optimizer is schedule-free."""
     return not is_known(name) and is_schedule_free(load_optimizer(name))
 
 
@@ -164,7 +164,7 @@ def options_of_optimizer(name: str, text: str | None) -> dict[str, Any]:
 
 
 def check_own_options(name: str, given: Mapping[str, Any]) -> None:
-    """Raise ``UsageError`` if options of a run are ``given``, but the class of an imported optimizer has none such."""
+    """Raise ``UsageError`` if options of a run are ``given`` that the class of an imported optimizer does not have."""
     if is_class(name):
         known = [argument for argument in _signature(name) if argument not in NO_ARGUMENTS]
         check_arguments(given, known, said_path(name))

@@ -21,32 +21,32 @@ from tvlars.plan import CURVES
 
 KINDS = {"int": int, "float": float, "bool": bool, "str": str, "Path": Path}
 USERS = "import path"
-"""Name of all schedules that are not known by name."""
+"""Name that all schedules given by import path share."""
 WANTED = {int: "an integer", float: "a number", bool: "true or false", Path: "a path"}
 
 
 class Is(Flag):
     """Kinds of options: their roles in a run, and how comparisons, tuning and tasks treat them.
 
-    An option determines what is trained unless it is ``MEASURED``, ``MEANS`` or ``MACHINE``. Two runs are the same run
-    if all options except those of ``MEANS`` and ``MACHINE`` are equal: one resumes the other, and a sweep does one of
-    them. Two runs belong to one arm of a report if what is trained is equal, except for batch size and seed.
+    An option affects the training unless it is ``MEASURED``, ``MEANS`` or ``MACHINE``. Two runs are the same run if all
+    options except ``MEANS`` and ``MACHINE`` are equal: one resumes the other, and a sweep does only one of them. Two
+    runs belong to one arm of a report if the options that affect the training are equal, except batch size and seed.
     """
 
     TRAINED = 0
     MEASURED = auto()
     """Determines additional measurements."""
     MEANS = auto()
-    """Determines by which means a run is done."""
+    """Determines how a run is done, not its result."""
     MACHINE = auto()
-    """Determines means of one machine: places of files, and tasks of the first process."""
+    """Determines the same for one machine: places of files, and tasks of the first process."""
 
     SAME = auto()
-    """Has one value for all runs that are compared."""
+    """Has one value for all runs of a comparison."""
     AXIS = auto()
-    """Varied by every comparison itself."""
+    """Varied by every comparison."""
     SETUP = auto()
-    """Has one value for most runs that are compared; if it differs, each arm names its value."""
+    """Has one value for most runs of a comparison; if it differs, each arm names its value."""
     PLANNED = auto()
     """Chosen by :func:`tvlars.plan` if it is None."""
     TUNABLE = auto()
@@ -71,12 +71,12 @@ class Option:
     """An option. ``name``, ``kind``, ``many`` and ``default`` come from the dataclass field itself."""
 
     help: str
-    """Help of the command line; ``{choices}`` stands for the choices."""
+    """Help of the command line; ``{choices}`` is replaced by the choices."""
     kinds: Is = Is.TRAINED
     section: str = ""
     """Title of the section of the help that begins with this option."""
     choices: Collection[str] = ()
-    """Valid values; registries such as those of models and data sets may grow later."""
+    """Valid values; registries, such as models and data sets, may grow later."""
     closed: bool = True
     """True if values must be among ``choices``."""
     within: tuple[float, float | None] | None = None
@@ -93,7 +93,7 @@ class Option:
     not_in_grids: str = ""
     """Reason why grids must not set it; "" if they may."""
     metavar: str = ""
-    """Placeholder of the value in the help, "" for that of the kind."""
+    """Placeholder of the value in the help, "" for the default of its kind."""
     parts: tuple[str, str] = ("", "")
     """Placeholder of a part of a text, and separator: the command line takes several words too, and joins them."""
     name: str = ""
@@ -113,16 +113,16 @@ class Option:
         return not self.schedules or schedule_of(optimizer, schedule) in self.schedules
 
     def parse(self, text: str) -> Any:
-        """Return the value of ``text``; raise ``UsageError`` if it is of another kind."""
+        """Return the value of ``text``; raise ``UsageError`` if the text is of another kind."""
         try:
             return parse_value(self.kind, text)
         except ValueError as error:
             raise UsageError(f"{self.name} {error}") from None
 
     def convert(self, value: Any) -> Any:
-        """Return a ``value`` of a file in the option's kind: YAML reads 1e-3 as text, and 4 may be a float.
+        """Return a ``value`` from a file in the option's kind: YAML reads 1e-3 as text, and 4 may mean a float.
 
-        Options with many values are lists, or text with spaces or commas between.
+        Values of options with many values are lists, or text separated by spaces or commas.
         """
         if self.many and isinstance(value, (str, list)):
             return tuple(value.replace(",", " ").split() if isinstance(value, str) else value)
@@ -137,7 +137,7 @@ class Option:
         """Return ``value`` in the form of a config: paths with ~ expanded, lists as tuples.
 
         Raises:
-            UsageError: it is of another kind, out of range or not among the choices.
+            UsageError: ``value`` is of another kind, out of range or not among the choices.
         """
         if not self.many:
             return None if value is None and self.default is None else self._checked(self.name, value)
@@ -229,10 +229,10 @@ def option_name(options: Mapping[str, Option], text: object, what: str) -> str:
 
 
 def parse_value(kind: type, text: str) -> Any:
-    """Return the value of ``text`` in a ``kind``.
+    """Return ``text`` as a value of a ``kind``.
 
     Raises:
-        ValueError: it is of another kind; the message follows the name, as in "must be a number, got 'x'".
+        ValueError: the text is of another kind; the message lacks the name, as in "must be a number, got 'x'".
     """
     try:
         if kind is bool:
@@ -257,7 +257,7 @@ def as_path(name: str, value: Any) -> Path | None:
     """Return ``value`` as a path with ~ expanded; None stays.
 
     Raises:
-        UsageError: it is neither text nor a path, or the home of ~ is unknown.
+        UsageError: ``value`` is neither text nor a path, or the home of ~ is unknown.
     """
     if value is None:
         return None

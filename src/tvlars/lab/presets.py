@@ -2,19 +2,19 @@
 
 ``mlperf`` has the reference points of LARS in MLPerf Training for ResNet-50 on ImageNet, see ``MLPERF``: rate, warm-up,
 momentum and weight decay by batch size; then polynomial decay of power 2 to a rate of 1e-4, label smoothing 0.1, and
-the rate of weights for biases and norms too.
+the same rate for biases and norms as for weights.
 
 For classification
 ------------------
 ``as-published`` follows the code of TVLARS's comparison (KhoiDOO/tvlars at b331dcf: clf.py, opt/,
-scheduler/lars_warmup.py). φ acts on the trust ratio alone and falls from the first step on, biases and norms have the
-rate of weights to the end, norms are clamped to 10. LARS warms up over a fifth of the run, then cosine to 0.001; with
-``schedule="constant"`` it is LARS without warm-up. LAMB has no bias correction, and adapts and decays biases and norms
-too. The rates and λ that were tried are in ``PUBLISHED_GRIDS``; a run that is given none has the middle rate and
+scheduler/lars_warmup.py). φ acts on the trust ratio alone and falls from the first step on, biases and norms keep the
+rate of weights to the end, norms are clamped to 10. LARS warms up over a fifth of the run, then follows a cosine to
+0.001; with ``schedule="constant"`` there is no warm-up. LAMB has no bias correction, and adapts and decays biases and
+norms too. The rates and λ that were tried are in ``PUBLISHED_GRIDS``; the defaults are the middle rate and
 λ = 0.001, the code's default. The authors' scripts have no rates of LAMB: it has the code's default at batch size 256.
 
-``corrected`` has the same weight decay and momentum, but φ over the length of the run and on the rate of all layers, no
-clamps, the plan's rates, and LAMB with bias correction and on weights alone.
+``corrected`` has the same weight decay and momentum, but φ falls over the run and acts on the rate of all layers; no
+clamps, the plan's rates, and LAMB with bias correction and only on weights.
 
 For self-supervised learning
 ----------------------------
@@ -162,13 +162,13 @@ PUBLISHED_WARM_LRS = (0.1, 0.3, 0.5)
 
 
 def published_grid(batch_size: int) -> PublishedGrid:
-    """Return the published settings for a batch size in samples: those of the largest one in the table that is not
-    larger, below 512 those of 512."""
+    """Return the published settings for a batch size in samples: of the largest batch size in the table that is not
+    larger, and below 512 of 512."""
     return max((one for one in PUBLISHED_GRIDS if one.batch_size <= batch_size), default=PUBLISHED_GRIDS[0])
 
 
 def published_tvlars(batch_size: int) -> Preset:
-    """Return TVLARS of the published classification for a batch size in samples, at the middle one of its rates."""
+    """Return TVLARS of the published classification for a batch size in samples, at the middle of its rates."""
     grid = published_grid(batch_size)
     return Preset(
         plan=dict(lr=grid.lrs[(len(grid.lrs) - 1) // 2], **_PUBLISHED, **_PUBLISHED_PHI, **_MOMENTUM),
@@ -242,12 +242,12 @@ class RepeatingPlan(Plan):
         return LambdaLR(optimizer, lambda done: self.factor(done + 1))
 
     def __str__(self) -> str:
-        made_for = f"then, made for {self.schedule_steps} steps and going on, cosine to"
+        made_for = f"then, made for {self.schedule_steps} steps and repeating, cosine to"
         return super().__str__().replace("then cosine to", made_for)
 
 
 def check_preset(name: str, optimizer: str, self_supervised: bool) -> None:
-    """Raise ``UsageError`` if the preset ``name`` is for another kind of task, or none of ``optimizer``."""
+    """Raise ``UsageError`` if the preset ``name`` is for another kind of task or for other optimizers."""
     known = presets_of(self_supervised)
     if name not in known:
         task = "self-supervised learning" if self_supervised else "classification"
@@ -275,7 +275,7 @@ def describe_preset(name: str, preset: Preset) -> str:
 def preset_plan(preset: Preset, batch_size: int, epochs: float, schedule: str, given: dict[str, Any]) -> dict[str, Any]:
     """Return options of ``tvlars.plan``: those ``given``, or the preset's if they are None.
 
-    Warm-up and end of the preset hold for schedules that fall to the end of the run. Raise ``UsageError`` if the run is
+    Warm-up and end of the preset apply to schedules that fall to the end of the run. Raise ``UsageError`` if the run is
     shorter than the warm-up.
     """
     falls = schedule in ("auto", *FALLING)

@@ -1,4 +1,4 @@
-"""Tasks of users: the loss of a batch, and what is measured besides."""
+"""Tasks of users: the loss of a batch, and further measures."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from tvlars.lab.metrics import Metric, check_methods, check_metric_name, numbers
 
 @dataclass(frozen=True)
 class Measure:
-    """Value that runs are reported and compared by.
+    """Value by which runs are reported and compared.
 
     Args:
         name: for people, as "test accuracy" or "test r2".
-        better: None for an accuracy, a fraction that is shown in percent; else "min" or "max", which values of a user's
+        better: None for an accuracy, a fraction that is shown in percent; else "min" or "max": which values of a user's
             task are better.
     """
 
@@ -50,7 +50,7 @@ class Measure:
 
     @property
     def column(self) -> str:
-        """Its name in tables of numbers, as "test_r2"."""
+        """Name in tables of numbers, as "test_r2"."""
         return self.name.replace(" ", "_")
 
     @property
@@ -60,7 +60,7 @@ class Measure:
 
     @property
     def title(self) -> str:
-        """Its name with its unit, for the head of a column."""
+        """Name with the unit, for the head of a column."""
         return self.name if self.of_task else f"{self.name}, %"
 
     def text(self, value: float, interval: float = math.nan) -> str:
@@ -73,16 +73,16 @@ class Measure:
 
 
 class Task:
-    """Base class of a task of one's own: regression, segmentation, or any other with a differentiable loss.
+    """Base class of your own task: regression, segmentation, or any other with a differentiable loss.
 
     A batch has the form of one sample of the data, with a first dimension of samples, as ``default_collate`` makes it.
-    Tensors are on the model's device. Whatever has random numbers, as augmentation, belongs into :meth:`loss`, where
+    Tensors are on the model's device. Random operations, such as augmentation, belong into :meth:`loss`, where
     ``model.training`` is True in training.
 
     Attributes:
-        chosen_by: value that ``tune`` chooses options by, on validation samples, and that comparisons are of, on test
+        chosen_by: value by which ``tune`` chooses options, on validation samples, and comparisons rank runs, on test
             samples: "loss" (default) or the name of a measure or metric.
-        better: "min" or "max", which values of ``chosen_by`` are better. None (default): "min" for the loss; for a
+        better: "min" or "max": which values of ``chosen_by`` are better. None (default): "min" for the loss; for a
             measure it must be given.
     """
 
@@ -90,7 +90,7 @@ class Task:
     better: str | None = None
 
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
-        """Return the mean loss over the samples of a batch, a scalar that gradients are computed of.
+        """Return the mean loss over the samples of a batch, a differentiable scalar.
 
         Args:
             model: called as ``model(inputs)``.
@@ -99,7 +99,7 @@ class Task:
         raise NotImplementedError(f"{type(self).__name__} must have a method loss(model, batch)")
 
     def measure(self, model: nn.Module, batch: Any) -> Mapping[str, Any]:
-        """Return measures by name, each its mean over the samples of a batch of held-out data. Default: none.
+        """Return measures by name, each a mean over the samples of a batch of held-out data. Default: none.
 
         Args:
             model: in evaluation mode; no gradients are computed.
@@ -110,12 +110,12 @@ class Task:
     def metrics(self) -> Mapping[str, Metric]:
         """Return metrics of torchmetrics by name, which are updated with the result of :meth:`predict`.
 
-        For measures that are no means over samples. Default: none.
+        They are for measures that are no means over samples. Default: none.
         """
         return {}
 
     def predict(self, model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
-        """Return predictions and targets of a batch, as the :meth:`metrics` take them.
+        """Return predictions and targets of a batch, in the form that the :meth:`metrics` accept.
 
         Args:
             model: in evaluation mode; no gradients are computed.
@@ -133,7 +133,7 @@ def load_task(name: str, given: Task | None = None) -> Task:
     """Return the task ``name``, the import path of a class or an instance, or given:NAME: a new one for each run.
 
     Raises:
-        UsageError: nothing is there, it is no :class:`Task`, or a given one is not given again.
+        UsageError: the object does not exist or is no :class:`Task`, or a task given in Python is not given again.
     """
     if name.startswith(GIVEN):
         if given is None:
@@ -161,10 +161,10 @@ def load_task(name: str, given: Task | None = None) -> Task:
 
 
 def chosen_by(task: Task) -> tuple[str, str]:
-    """Return the name of the value that ``tune`` chooses by, and "min" or "max".
+    """Return the name of the value by which ``tune`` chooses, and "min" or "max".
 
     Raises:
-        UsageError: the task does not say which is better, or says that a higher loss is.
+        UsageError: the task does not declare which values are better, or declares that a higher loss is.
     """
     name, better = task.chosen_by, task.better
     if better not in ("min", "max") and not (better is None and name == "loss"):
@@ -178,7 +178,7 @@ def chosen_by(task: Task) -> tuple[str, str]:
 
 
 def measure_of(task: Task, split: str = "test") -> Measure:
-    """Return the measure that runs of a task are compared by, on "test" or "validation" samples."""
+    """Return the measure by which runs of a task are compared, on "test" or "validation" samples."""
     name, better = chosen_by(task)
     return Measure(f"{split} {name.replace('_', ' ')}", better)
 
@@ -197,7 +197,7 @@ def metrics_of(task: Task) -> dict[str, Metric]:
 
 
 def try_task(task: Task, model: nn.Module, batch: Any, named: str | None = None) -> None:
-    """Call each method of a task on two samples, so that what does not fit is said before any run.
+    """Call each method of a task on two samples, so that misfits are reported before any run.
 
     Args:
         named: name of a model that is not the user's own code, whose errors are those of its inputs; None (default)
@@ -227,7 +227,7 @@ def try_task(task: Task, model: nn.Module, batch: Any, named: str | None = None)
                 measures += values_of(metrics)
         if chosen_by(task)[0] not in ("loss", *measures):
             raise unknown(f"measure of task {name} in chosen_by", task.chosen_by, ("loss", *measures))
-    except Exception as error:  # torch and torchmetrics have many types for what does not fit
+    except Exception as error:  # torch and torchmetrics raise many types
         if isinstance(error, UsageError) or memory.has_ended(error):
             raise
         if inside and named is not None:

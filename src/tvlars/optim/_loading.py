@@ -1,7 +1,7 @@
-"""States that an optimizer may load: its own, also of older versions or in another order, and those of others.
+"""States that an optimizer can load: its own, also from older versions or in another order, and other optimizers'.
 
-A state is checked before anything in the optimizer changes. From other optimizers' states come moments and step
-counts alone: their options have other meanings under the same names, so ours stay.
+A state is checked before anything in the optimizer changes. From other optimizers' states only moments and step counts
+are loaded: their options have other meanings under the same names, so ours stay.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ THEIRS = frozenset(
 
 @dataclass(frozen=True)
 class Kind:
-    """The state of one of our optimizers, and how it and states that mean the same are known by their options."""
+    """The state of one of our optimizers, and the options by which it and equivalent states are recognized."""
 
     title: str
     options: frozenset[str]
-    """Options that its groups have in every version."""
+    """Options that groups of this kind have in every version."""
     tensors: tuple[str, ...]
     """Names of the state tensors of a parameter."""
     counts: bool = False
-    """True if each parameter has a step count beside them."""
+    """True if each parameter also has a step count."""
     clock: bool = False
     """True if each group has a clock."""
     foreign: frozenset[str] = frozenset()
-    """Options that mark another kind, though its groups have those of this one too."""
+    """Options that mark another kind, whose groups have all ``options`` of this kind too."""
     akin: frozenset[str] = frozenset()
-    """Options of which each group has one if the tensors of another optimizer mean the same."""
+    """Options; every group of another optimizer has one or more of them if its tensors mean the same."""
 
 
 def prepared(state_dict: Any, kind: Kind, groups: list[dict[str, Any]]) -> dict[str, Any]:
-    """``state_dict`` as this version writes it, with step counts as integers. Nothing that was given is modified.
+    """Return ``state_dict`` as this version writes it, with step counts as integers. The arguments are not modified.
 
     Args:
         state_dict: the state to load.
@@ -53,13 +53,13 @@ def prepared(state_dict: Any, kind: Kind, groups: list[dict[str, Any]]) -> dict[
         groups: parameter groups of that optimizer.
 
     Raises:
-        ValueError: it is no state of such an optimizer, and holds nothing that could be taken over; its names differ.
+        ValueError: it is no state of such an optimizer, and none that could be converted; its names differ.
     """
     check_form(state_dict)
     state_dict = reorder_by_name(state_dict, groups)
     saved = state_dict["param_groups"]
     if [len(group["params"]) for group in saved] != [len(group["params"]) for group in groups]:
-        return dict(state_dict)  # torch says so
+        return dict(state_dict)  # torch raises the error
     state = _by_id(state_dict["state"], saved)
     if all(kind.options <= set(group) and not (THEIRS | kind.foreign) & set(group) for group in saved):
         new_groups = [_with_clock(group, kind) if kind.clock else dict(group) for group in saved]
@@ -79,7 +79,7 @@ def prepared(state_dict: Any, kind: Kind, groups: list[dict[str, Any]]) -> dict[
 
 
 def check_form(state_dict: Any) -> None:
-    """Raise ValueError where it is no state of any optimizer."""
+    """Raise ValueError unless ``state_dict`` has the form of an optimizer's state."""
     if not isinstance(state_dict, dict) or not {"state", "param_groups"} <= set(state_dict):
         has = ", ".join(map(str, list(state_dict)[:4])) if isinstance(state_dict, dict) else type(state_dict).__name__
         raise ValueError(f"state_dict must have 'state' and 'param_groups', as optimizer.state_dict() has, got {has}")
@@ -98,10 +98,10 @@ def check_form(state_dict: Any) -> None:
 
 
 def step_count(value: Any, where: str) -> int | Tensor:
-    """``value`` as an integer: a number of Python or NumPy, or a tensor of one element, of whatever dtype.
+    """Return ``value`` as an integer: a number of Python or NumPy, or a tensor of one element of any dtype.
 
     Raises:
-        ValueError: it is no whole number of steps.
+        ValueError: ``value`` is no whole number of steps.
     """
     number = value
     if isinstance(value, Tensor) and not has_value(value):
@@ -116,7 +116,7 @@ def step_count(value: Any, where: str) -> int | Tensor:
 
 
 def _by_id(state: dict[Any, Any], saved: list[dict[str, Any]]) -> dict[Any, dict[str, Any]]:
-    """The state by the parameters of the groups, whose numbers JSON makes strings."""
+    """Return the state by the numbers of the groups' parameters, which JSON turns into strings."""
     known = {index for group in saved for index in group["params"]}
     found, lost = {}, []
     for key, entry in state.items():
@@ -131,7 +131,7 @@ def _by_id(state: dict[Any, Any], saved: list[dict[str, Any]]) -> dict[Any, dict
 
 
 def _with_clock(group: dict[str, Any], kind: Kind) -> dict[str, Any]:
-    """The group of a TVLARS with its clock, which was called "step" once."""
+    """Return the group of a TVLARS with its clock, which older versions called "step"."""
     group = dict(group)
     if "clock" not in group:
         if "step" not in group:
@@ -142,11 +142,11 @@ def _with_clock(group: dict[str, Any], kind: Kind) -> dict[str, Any]:
 
 
 def _taken_over(state: dict[Any, Any], saved: list[dict[str, Any]], kind: Kind) -> dict[Any, dict[str, Any]]:
-    """The state of another optimizer in our words."""
+    """Return the state of another optimizer under our names."""
     options = {name for group in saved for name in group} - {"params", "param_names"}
     if kind.clock:
         raise _no_state_of(kind, f"it has no step count in its parameter groups, which have {_list(sorted(options))}")
-    if not all(kind.akin & set(group) for group in saved):  # of SGD, say, whose momentum has no trust ratio in it
+    if not all(kind.akin & set(group) for group in saved):  # as for SGD, whose momentum contains no trust ratio
         raise _no_state_of(kind, f"its parameter groups have {_list(sorted(options))}")
     taken: dict[Any, dict[str, Any]] = {}
     group_of = {index: group for group in saved for index in group["params"]}
@@ -156,7 +156,7 @@ def _taken_over(state: dict[Any, Any], saved: list[dict[str, Any]], kind: Kind) 
             continue
         if "mu" in entry:  # the published LARS
             entry["momentum_buffer"] = entry.pop("mu")
-        if kind.counts and "step" not in entry and "step" in group:  # timm, apex: one count for a group
+        if kind.counts and "step" not in entry and "step" in group:  # timm, apex: one count per group
             entry["step"] = group["step"]
         wanted = (*kind.tensors, *(["step"] if kind.counts else []))
         if (kind.counts and set(entry) != set(wanted)) or set(entry) - set(wanted):
@@ -168,7 +168,7 @@ def _taken_over(state: dict[Any, Any], saved: list[dict[str, Any]], kind: Kind) 
 
 
 def _entry(entry: dict[str, Any], kind: Kind, name: str, p: Tensor) -> dict[str, Any]:
-    """The state of one parameter, checked against it."""
+    """Return the state of one parameter, checked against the parameter."""
     where = f"state_dict, for {name}"
     entry = {key: x for key, x in entry.items() if not (x is None and key in kind.tensors)}
     there = [key for key in kind.tensors if key in entry]
@@ -207,10 +207,10 @@ def _list(names: list[Any]) -> str:
 
 
 def reorder_by_name(state_dict: dict[str, Any], param_groups: list[dict[str, Any]]) -> dict[str, Any]:
-    """``state_dict`` with its parameters in the order that ``param_groups`` have, matched by name.
+    """Return ``state_dict`` with its parameters in the order of ``param_groups``, matched by name.
 
-    It is returned as it came where either side has no names or one twice, or where the groups differ in number
-    (torch says so). Nothing that was given is modified.
+    It is returned unchanged if either side has no names or a duplicate name, or if the numbers of groups differ, for
+    which torch raises an error. The arguments are not modified.
 
     Raises:
         ValueError: the names differ; all that are missing or extra, or in another group, are listed.
@@ -221,7 +221,7 @@ def reorder_by_name(state_dict: dict[str, Any], param_groups: list[dict[str, Any
         return state_dict
     for side in (saved_groups, param_groups):
         names = [name for group in side for name in group["param_names"]]
-        if len(set(names)) < len(names):  # as of two modules' named_parameters()
+        if len(set(names)) < len(names):  # as from named_parameters() of two modules
             return state_dict
     saved = _group_of_name(saved_groups)
     current = _group_of_name(param_groups)

@@ -1,4 +1,4 @@
-"""Observers, which are told the norms and trust ratios of a step."""
+"""Observers: functions that are called with the norms and trust ratios of a step."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any
 from torch import Tensor
 
 Observer = Callable[[Sequence[Tensor], Sequence[Any] | Tensor, Sequence[Any] | Tensor], None]
-"""Is told of adapted layers what a step has computed of them anyway: parameters, ‖w‖ and q of each.
+"""Called with what a step has computed for adapted layers anyway: parameters, ‖w‖ and q of each.
 
 The values are numbers, 0-d tensors, or one vector on the device. ``LayerwiseOptimizer.observers`` holds them.
 """
 Observe = Callable[[Sequence[int], Sequence[Any] | Tensor, Sequence[Any] | Tensor], None]
-"""The same for a form of the update rule, which knows its layers by their places."""
+"""The same for a form of the update rule, which identifies layers by their places."""
 
 
 def by_place(observers: tuple[Observer, ...], params: list[Tensor], indices: list[int]) -> Observe | None:
-    """``observers`` for a form that updates the layers of ``params`` at ``indices``; None where there are none."""
+    """Return ``observers`` for a form that updates the layers of ``params`` at ``indices``; None if there are none."""
     if not observers:
         return None
     layers = [params[i] for i in indices]

@@ -28,9 +28,9 @@ class LarsOptions(NamedTuple):
             or without it.
         trust_coefficient: η > 0. Default 1e-3.
         nesterov: look ahead along the momentum; needs momentum > 0. Default False.
-        norm_clip: both norms are clamped to at most this (> 0) before the ratio; None (default) leaves them.
-        unit_ratio_at_zero: take q = 1 where ‖w‖ or ‖u‖ is 0, as the published code does. That is the learning rate
-            raw, which with lr of 1 and more blows up layers that start at zero. Default False.
+        norm_clip: upper bound (> 0) on both norms before the ratio is computed; None (default) for no bound.
+        unit_ratio_at_zero: use q = 1 where ‖w‖ or ‖u‖ is 0, as the published code does. The step then uses lr without
+            a trust ratio, which with an lr of 1 or more blows up layers that start at zero. Default False.
     """
 
     lr: Any
@@ -44,10 +44,10 @@ class LarsOptions(NamedTuple):
     maximize: bool
     capturable: bool
     phi: Phi | None = None
-    """φ at this step, of TVLARS alone."""
+    """φ at this step; only TVLARS has one."""
 
     def rates(self) -> tuple[Any, Any]:
-        """lr and η, with φ in one of them where there is one."""
+        """Return lr and η, one of them multiplied by φ if there is a φ."""
         return (self.lr, self.trust_coefficient) if self.phi is None else self.phi.act(self.lr, self.trust_coefficient)
 
 
@@ -66,7 +66,7 @@ class LambOptions(NamedTuple):
 
 
 def make_plain(group: dict[str, Any]) -> None:
-    """Turn options that are numbers of NumPy, fractions and the like into Python's, which all of torch takes."""
+    """Convert options such as NumPy numbers and fractions to Python numbers, which all of torch accepts."""
     for name, value in group.items():
         group[name] = tuple(map(plain_number, value)) if name == "betas" else plain_number(value)
 
@@ -75,7 +75,7 @@ def make_plain(group: dict[str, Any]) -> None:
 
 
 def completed(doc: str, *sources: Any) -> str:
-    """``doc`` with the entries of the docstrings of ``sources`` in place of lines such as ``{foreach, fused}``."""
+    """Return ``doc`` with entries from the docstrings of ``sources`` in place of lines such as ``{foreach, fused}``."""
     entries = {
         re.match(r"\w+", block)[0]: block  # type: ignore[index]
         for source in sources
@@ -141,7 +141,7 @@ def check_options(who: str, group: dict[str, Any], defaults: dict[str, Any], for
 
 
 def check_tensors(group: dict[str, Any], defaults: dict[str, Any]) -> None:
-    """Raise ValueError where an option is a tensor that the step could not use."""
+    """Raise ValueError if an option is a tensor that the step could not use."""
     known = (*defaults, *Phi._fields)  # TVLARS has no defaults of d_e and λ, which may follow from total_steps
     options = {name: x for name, x in group.items() if name in known}
     betas = options.pop("betas", ())
@@ -179,14 +179,14 @@ def _check_fused(who: str, group: dict[str, Any], forms: Collection[str]) -> Non
 
 
 def warn_raw_lr(group: dict[str, Any]) -> bool:
-    """Warn, and return True, where unadapted parameters take a LARS-scale learning rate raw."""
+    """Warn, and return True, if parameters that are not adapted would use a learning rate as large as LARS's."""
     if group["layer_adaptation"] or not group["params"]:
         return False
     lr = float(group["lr"].detach()) if isinstance(group["lr"], Tensor) else float(group["lr"])
     if lr <= 1.0:
         return False
     warnings.warn(
-        f"{len(group['params'])} parameters that are not adapted (biases, norms) take lr = {lr:g} as "
+        f"{len(group['params'])} parameters that are not adapted (biases, norms) use lr = {lr:g} as "
         "it is, without a trust ratio of about 1e-3. Give their group a smaller lr, for example "
         "layer_groups(model, weight_decay=..., lr=lr, bias_norm_lr_scale=0.03).",
         stacklevel=_stacklevel_of_caller(),
@@ -195,7 +195,7 @@ def warn_raw_lr(group: dict[str, Any]) -> bool:
 
 
 def _stacklevel_of_caller() -> int:
-    """The ``stacklevel`` that makes a warning point at the first frame outside torch and tvlars."""
+    """Return the ``stacklevel`` that makes a warning point at the first frame outside torch and tvlars."""
     level, frame = 1, sys._getframe(1)
     while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in ("torch", "tvlars"):
         level, frame = level + 1, frame.f_back

@@ -20,12 +20,12 @@ FUSABLE_DTYPES = (torch.float32, torch.float64)
 
 @dataclass
 class Route:
-    """Layers of one group that take one path: parameters, gradients and state cut to them."""
+    """Layers of one group that use the same path, with their parameters, gradients and state."""
 
     path: str
     lists: list[list[Tensor]]
     indices: list[int] = field(default_factory=list)
-    """Places of the layers in the lists that were cut."""
+    """Places of the layers in the lists before they were cut."""
     layouts: list[Layout] = field(default_factory=list)
     """Layouts of sharded layers, whose ``lists`` hold the local parts; else empty."""
 
@@ -77,7 +77,7 @@ class Allowed(NamedTuple):
 
 def _allowed(group: dict[str, Any], forms: Collection[str]) -> Allowed:
     foreach, fused = group["foreach"], group["fused"]
-    # A compiler fuses the for-loop better than we could; autograd wants nothing done behind its back.
+    # A compiler fuses the for-loop better than we could; autograd has to see every operation.
     eager = not (torch.compiler.is_compiling() or group["differentiable"])
     device_lr = _is_on_accelerator(group["lr"])
     may_fuse = eager and (fused or (fused is None and foreach is None))

@@ -19,7 +19,7 @@ PATHS: dict[str, dict[str, Any]] = {
     "fused": dict(fused=True),
     "triton": dict(fused=True),
 }
-"""The paths, as ``routes`` names them, and the options that ask for each."""
+"""Paths, as ``routes`` names them, and the options that select each."""
 
 
 def why_not(path: str, device: torch.device) -> str | None:
@@ -47,7 +47,7 @@ def usual(device: torch.device) -> str | None:
 def why_not_compiled(device: torch.device) -> str | None:
     """Return why ``torch.compile`` with its default backend cannot be used on ``device``, or None if it can.
 
-    Takes some seconds, since only compiling tells whether there is a compiler that works.
+    Takes some seconds, since only compiling shows whether the compiler works.
     """
     try:
         with warnings.catch_warnings():
@@ -61,7 +61,7 @@ def why_not_compiled(device: torch.device) -> str | None:
 def _stepped(device: torch.device, **options: Any) -> LARS:
     w = nn.Parameter(torch.ones(3, device=device))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # where fused=True falls back, the path says so
+        warnings.simplefilter("ignore")  # if fused=True falls back, the path shows it
         optimizer = LARS([w], lr=0.1, **options)
     w.grad = torch.ones_like(w)
     optimizer.step()

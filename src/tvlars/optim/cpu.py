@@ -1,16 +1,16 @@
 """LARS and LAMB steps on torch's fused CPU kernels.
 
-The norms are taken once, then torch's own fused SGD and Adam kernels do the update where they compute exactly our
-rule. They walk through memory without a look at strides, so they are given nothing but tensors of one layout
-(``_paths.fusable``). Small layers go through a kernel together, since calls are what they cost; large ones one by one,
-since the update then finds in the cache what the norms have read.
+Norms are computed once, then torch's own fused SGD and Adam kernels do the update, called so that they compute exactly
+our rule. The kernels ignore strides, so all tensors of a layer must have the same layout (``_paths.fusable``). Small
+layers share kernel calls, since the calls dominate their cost; large layers are updated one by one, since the update
+then finds in the cache what the norms have read.
 
 LARS: fused SGD computes m ← μ m + (1 − dampening)(g + βw), w ← w − lr m. With dampening = 1 − q that is LARS. Where
-that will not do (small layers, each with a q of its own; Nesterov, which would put u for q u; a q of which 1 − q keeps
-too few digits) the kernel is given q u as the gradient, and dampening 0.
+that does not work (small layers, each with its own q; Nesterov, which would use u in place of q u; a q for which 1 − q
+keeps too few digits) the kernel is given q u as the gradient, and dampening 0.
 
-LAMB: fused Adam with lr = −1 adds m̂ / (√v̂ + eps) to what it takes for the parameter, and advances both moments. Given
-a copy of βw it leaves r there.
+LAMB: fused Adam with lr = −1 adds m̂ / (√v̂ + eps) to the tensor that it is given as the parameter, and advances both
+moments. Given a copy of βw it leaves r there.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ from tvlars.optim._observers import Observe
 from tvlars.optim._options import LambOptions, LarsOptions
 
 SMALL = 16 * ROW
-"""Elements up to which layers go through a kernel together."""
+"""Most elements of a layer that shares a kernel call with others."""
 CHUNK = 512 * ROW
-"""Elements that several passes take at a time, of a large layer or of small ones, so that they are in the cache."""
+"""Elements processed at a time, of a large layer or of small ones, so that they stay in the cache over passes."""
 
 
 def fused_lars(
@@ -50,7 +50,7 @@ def fused_lars(
     options: LarsOptions,
     observe: Observe | None = None,
 ) -> None:
-    """One LARS or TVLARS step on tensors that are ``_paths.fusable``."""
+    """Take one LARS or TVLARS step on tensors that are ``_paths.fusable``."""
     lr, eta = options.rates()
     momentum, nesterov, maximize = options.momentum, options.nesterov, options.maximize
     weight_decay, norm_clip = options.weight_decay, options.norm_clip
@@ -61,7 +61,7 @@ def fused_lars(
     def ratio(w_norm: float, u_norm: float) -> float:
         return host_trust_ratio(clip(w_norm, norm_clip), clip(u_norm, norm_clip), eta, options.unit_ratio_at_zero)
 
-    beta = -weight_decay if maximize else weight_decay  # the kernel turns g + beta w round where it ascends
+    beta = -weight_decay if maximize else weight_decay  # with maximize the kernel negates g + beta w
     small, large = _by_size(params)
     scratch = torch.empty(CHUNK, dtype=params[0].dtype, device=params[0].device)
     for some in _together(params, small):
@@ -105,7 +105,7 @@ def fused_lamb(
     options: LambOptions,
     observe: Observe | None = None,
 ) -> None:
-    """One LAMB step on tensors that are ``_paths.fusable``."""
+    """Take one LAMB step on tensors that are ``_paths.fusable``."""
     lr, weight_decay, norm_clip = options.lr, options.weight_decay, options.norm_clip
     if not options.bias_correction:
         steps = [math.inf] * len(params)  # 1 - β^∞ = 1
@@ -183,7 +183,7 @@ def _sgd(
     nesterov: bool = False,
     maximize: bool = False,
 ) -> None:
-    """torch's fused SGD: u = g + βw, m ← μ m + (1 − dampening) u, w ← w − lr m."""
+    """Call torch's fused SGD: u = g + βw, m ← μ m + (1 − dampening) u, w ← w − lr m."""
     torch._fused_sgd_(
         params,
         grads,
@@ -199,7 +199,7 @@ def _sgd(
 
 
 def _by_size(params: list[Tensor]) -> tuple[list[int], list[int]]:
-    """Indices of the small layers and of the large ones."""
+    """Return the indices of the small layers and of the large layers."""
     small: list[int] = []
     large: list[int] = []
     for i, w in enumerate(params):
@@ -208,7 +208,7 @@ def _by_size(params: list[Tensor]) -> tuple[list[int], list[int]]:
 
 
 def _together(params: list[Tensor], small: list[int]) -> Iterator[list[int]]:
-    """Runs of small layers that have at most CHUNK elements."""
+    """Yield runs of small layers that have at most CHUNK elements together."""
     some: list[int] = []
     size = 0
     for i in small:
@@ -222,7 +222,7 @@ def _together(params: list[Tensor], small: list[int]) -> Iterator[list[int]]:
 
 
 def _laid_out_like(params: list[Tensor], scratch: Tensor) -> list[Tensor]:
-    """Parts of ``scratch`` in the shapes of ``params``: memory that is new in each step would cost page faults."""
+    """Return parts of ``scratch`` in the shapes of ``params``; new memory in each step would cost page faults."""
     ends = accumulate(w.numel() for w in params)
     return [scratch.as_strided(w.shape, w.stride(), end - w.numel()) for w, end in zip(params, ends, strict=True)]
 
@@ -237,7 +237,7 @@ def _chunks(*tensors: Tensor) -> zip[tuple[Tensor, ...]]:
 
 
 def _norms_of_small(params: list[Tensor], directions: list[Tensor]) -> list[tuple[float, float]]:
-    """‖w‖ and ‖u‖ for each layer."""
+    """Return ‖w‖ and ‖u‖ for each layer."""
     layers = [*params, *directions]
     values = torch.stack(torch._foreach_norm(layers)).tolist()
     for i, x in enumerate(layers):
@@ -247,10 +247,10 @@ def _norms_of_small(params: list[Tensor], directions: list[Tensor]) -> list[tupl
 
 
 def _norm_of_sum(w: Tensor, w_norm: float, g: Tensor, beta: float) -> float:
-    """‖g + βw‖ from ‖g‖² + 2β⟨g, w⟩ + β²‖w‖², without forming the sum.
+    """Return ‖g + βw‖ from ‖g‖² + 2β⟨g, w⟩ + β²‖w‖², without forming the sum.
 
-    A long dot product in float32 is off by some 1e-5 of ‖g‖‖w‖, so where its term is more than a tenth of the
-    others the sum is formed.
+    A long dot product in float32 is off by some 1e-5 of ‖g‖‖w‖, so the sum is formed if the term with it is more than a
+    tenth of the others.
     """
     g_norm = host_norm(g)
     if beta == 0.0:

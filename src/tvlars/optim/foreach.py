@@ -1,9 +1,8 @@
 """Multi-tensor forms of all groups, run together, so that their norms are taken at once.
 
-A form on ``torch._foreach_*`` works out its directions, and then needs norms to go on. It is a generator: it yields the
-tensors whose norms it wants, once, and ``run_together`` sends them back when it has seen what all forms of a step want.
-So the sharded layers of all groups share one collective for each dimension of a mesh, where a form that took its norms
-by itself would cost one for each group.
+A form on ``torch._foreach_*`` computes its directions, and then needs norms to continue. It is a generator: it yields,
+once, the tensors whose norms it needs, and ``run_together`` sends the norms back after all forms of a step have
+yielded. So the sharded layers of all groups share one collective per mesh dimension, instead of one for each group.
 """
 
 from __future__ import annotations
@@ -19,14 +18,14 @@ MultiTensor = Generator[tuple[Tensors, Tensors], tuple[Any, ...], None]
 
 Norms of layers on the host are two lists of numbers, others two vectors on their device.
 
-Where nothing is adapted it ends without a yield. So the norms of all groups of a step are taken together.
+A form without adapted layers ends without a yield.
 """
 
 
 def run_together(pending: list[tuple[MultiTensor, list[Layout]]]) -> None:
-    """Run multi-tensor forms up to their norms, take all norms, and let the forms end.
+    """Run multi-tensor forms up to their norms, compute all norms, and let the forms finish.
 
-    Sharded layers of all of them share one collective a mesh dimension.
+    Sharded layers of all forms share one collective per mesh dimension.
     """
     waiting = []
     for form, layouts in pending:

@@ -43,14 +43,14 @@ class LAMB(LayerwiseOptimizer):
         w &\leftarrow w - lr \; q \; r
 
     q = 1 where ‖w‖ = 0 or ‖r‖ = 0, and in groups with ``layer_adaptation=False``. So a layer that starts at zero first
-    takes Adam's step at rate lr, and then grows by at most lr of its norm per step: after a warm-up has made that first
-    step tiny it may stay small for long, and without a warm-up the first step of a wide layer is large. A group with
+    takes Adam's step at rate lr, and then grows by at most lr of its norm per step: with a warm-up, whose first step is
+    tiny, it may stay small for long, and without a warm-up the first step of a wide layer is large. A group with
     ``layer_adaptation=False`` and an lr of about 5e-4 trains such layers well. Where g² is infinite or 0 in the dtype
-    (gradients beyond 1e19 or below 1e-23 in float32), v and so r are as in Adam: such elements stand still for good, or
+    (gradients beyond 1e19 or below 1e-23 in float32), v and so r are as in Adam: such elements never move again, or
     follow m̂ / eps. There is no clipping of the global gradient norm: call ``torch.nn.utils.clip_grad_norm_`` for that.
-    Norms are exact to float32 or better, whatever the size of elements; those of a sharded layer (DTensor: FSDP2,
-    tensor parallel) are the whole tensor's, at one collective a step and mesh dimension. Every argument but ``params``
-    is an option of a parameter group too.
+    Norms are exact to float32 or better, for elements of any size; norms of a sharded layer (DTensor: FSDP2, tensor
+    parallel) are the whole tensor's, at one collective per step and mesh dimension. Every argument but ``params`` can
+    also be set per parameter group.
 
     Args:
         {params}
@@ -59,15 +59,15 @@ class LAMB(LayerwiseOptimizer):
         eps: added to √v̂, > 0. Default 1e-6.
         weight_decay: β >= 0, added to the direction before the trust ratio. Default 0.01.
         bias_correction: divide the moments by 1 − β^t. Default True.
-        norm_clip: ‖w‖ alone is clamped to at most this (> 0); None (default) leaves it.
+        norm_clip: upper bound (> 0) on ‖w‖ alone; None (default) for no bound.
         {maximize, foreach, fused, capturable, differentiable}
         {layer_adaptation}
 
     Raises:
         {ValueError, TypeError, RuntimeError}
 
-    A gradient is never modified. A non-finite one is the caller's business, as in ``torch.optim``: it makes
-    the layer it belongs to non-finite, and no other.
+    A gradient is never modified. Non-finite gradients are not handled, as in ``torch.optim``: each makes its own layer
+    non-finite, and no other.
 
     Source: You et al., "Large Batch Optimization for Deep Learning: Training BERT in 76 minutes",
     arXiv 1904.00962. The code published with TVLARS is ``bias_correction=False, norm_clip=10.0``.
@@ -189,7 +189,7 @@ def _multi_tensor_lamb(
     denominators = torch._foreach_sqrt(exp_avg_sqs)
     if options.bias_correction:
         m = torch._foreach_div(m, [_correction(beta1, t, w) for t, w in zip(steps, params, strict=True)])
-        # of v̂ = v / (1 - β₂^t), which may overflow where v does not
+        # √v̂ from √v, since v̂ = v / (1 - β₂^t) may overflow where v does not
         torch._foreach_div_(denominators, [_correction(beta2, t, w) ** 0.5 for t, w in zip(steps, params, strict=True)])
     torch._foreach_add_(denominators, options.eps)
     r = torch._foreach_div(m, denominators)
@@ -205,14 +205,14 @@ def _multi_tensor_lamb(
 
 
 def _correction(beta: float, t: float | Tensor, w: Tensor) -> Any:
-    """1 - β^t, which loses no digits: of a tensor in float64, then in the dtype of ``w``, or float32."""
+    """Return 1 - β^t without loss of digits; for a tensor t in float64, then rounded to w's dtype or float32."""
     if not isinstance(t, Tensor):
         return 1 - beta**t
     return (1 - beta ** _as_float(t)).to(torch.promote_types(w.dtype, torch.float32))
 
 
 def _root(x: Tensor) -> Tensor:
-    """√x, whose derivative at 0 is 0 where autograd asks for it."""
+    """Return √x; its derivative at 0 is 0."""
     if not torch.is_grad_enabled():
         return x.sqrt()
     return torch.where(x > 0, torch.where(x > 0, x, 1.0).sqrt(), x.detach())

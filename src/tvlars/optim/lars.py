@@ -43,9 +43,9 @@ class LARS(LayerwiseOptimizer):
     Where ‖w‖ = 0 it counts as 1, q = η / ‖u‖: a layer that starts at zero (a zeroed last layer, LoRA's B) first
     moves by lr η, whatever the scale of its gradient, and follows the rule from then on. Where ‖u‖ = 0, q = η, and
     q u is 0. In groups with ``layer_adaptation=False`` q = 1. The first step has m = q u and there is no dampening.
-    With ``nesterov``, w ← w − lr (q u + μ m). Norms are exact to float32 or better, whatever the size of elements;
-    those of a sharded layer (DTensor: FSDP2, tensor parallel) are the whole tensor's, at one collective a step and mesh
-    dimension. Every argument but ``params`` is an option of a parameter group too.
+    With ``nesterov``, w ← w − lr (q u + μ m). Norms are exact to float32 or better, for elements of any size; norms of
+    a sharded layer (DTensor: FSDP2, tensor parallel) are the whole tensor's, at one collective per step and mesh
+    dimension. Every argument but ``params`` can also be set per parameter group.
 
     Args:
         {params}
@@ -56,8 +56,8 @@ class LARS(LayerwiseOptimizer):
     Raises:
         {ValueError, TypeError, RuntimeError}
 
-    A gradient is never modified. A non-finite one is the caller's business, as in ``torch.optim``: it makes
-    the layer it belongs to non-finite, and no other.
+    A gradient is never modified. Non-finite gradients are not handled, as in ``torch.optim``: each makes its own layer
+    non-finite, and no other.
 
     Source: You, Gitman, Ginsburg, "Large Batch Training of Convolutional Networks", arXiv 1708.03888.
 
@@ -178,12 +178,12 @@ FORMS: dict[str, Form] = {
 
 
 def kept_by_lars(group: dict[str, Any]) -> tuple[str, ...]:
-    """Names of the state tensors that LARS and TVLARS keep: none without momentum."""
+    """Return the names of the state tensors that LARS and TVLARS keep: none without momentum."""
     return () if is_off(group["momentum"]) else ("momentum_buffer",)
 
 
 def check_lars_group(group: dict[str, Any]) -> None:
-    """Raise ValueError where an option that LARS and TVLARS share is out of its range."""
+    """Raise ValueError if an option that LARS and TVLARS share is out of its range."""
     check_number("momentum", group["momentum"], high=1.0, open_high=True)
     check_number("weight_decay", group["weight_decay"])
     check_number("trust_coefficient", group["trust_coefficient"], open_low=True)

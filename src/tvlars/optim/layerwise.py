@@ -1,6 +1,6 @@
 """The step of a layer-wise optimizer, with all that LARS, TVLARS and LAMB share.
 
-A rule is a subclass that says
+A rule is a subclass that defines
 
     _kind           the state that it keeps for each parameter
     _options        a NamedTuple with the options that its forms take: lr first, those that no group holds last, with
@@ -11,7 +11,7 @@ A rule is a subclass that says
 A form updates layers in place. It takes lists of parameters, gradients, each tensor of the state and, where the rule
 counts steps, counts; then the options, and an observer or None. The for-loop form reads like the formula and is the
 reference for the others. The multi-tensor form is a generator (``foreach.py``), the one for CPUs calls torch's fused
-kernels (``cpu.py``), and the one for CUDA devices notes what the Triton kernels are to do (``triton/forms.py``).
+kernels (``cpu.py``), and the one for CUDA devices describes the work for the Triton kernels (``triton/forms.py``).
 """
 
 from __future__ import annotations
@@ -38,37 +38,37 @@ from tvlars.optim.triton.forms import Part
 from tvlars.optim.triton.launcher import Launcher
 
 Form = Callable[..., MultiTensor | Part | None]
-"""One form of a rule: updates layers, or returns what is to be run with the layers of other groups."""
+"""One form of a rule: updates layers, or returns work to be run together with the layers of other groups."""
 Deferred = list[tuple[MultiTensor | Part, list[Layout]]]
-"""Work that is left to be run with the layers of other groups, with the layouts of those that are sharded."""
+"""Work to be run together with the layers of other groups, with the layouts of sharded layers."""
 
 
 class LayerwiseOptimizer(Optimizer, ABC):
     """Base of LARS, TVLARS and LAMB. Not for direct use.
 
-    Lines such as ``{foreach, fused}`` in the docstring of a subclass stand for entries of this one and of ``_options``.
+    Lines such as ``{foreach, fused}`` in a subclass's docstring are replaced by entries of this one or of ``_options``.
 
     Args:
         params: parameters, named parameters, or groups. :func:`tvlars.layer_groups` makes groups that leave
             biases and norms neither adapted nor decayed, and can give them an lr of their own.
         maximize: ascend instead of descend. Default False.
-        foreach: True takes the multi-tensor path, False the for-loop; None (default) the faster one. Sharded
-            layers always take the multi-tensor path, on their local parts.
-        fused: True takes fused kernels. On a CPU these are torch's, which need float32 or float64 and one layout of
-            parameter, gradient and state; other layers take the for-loop. On a CUDA device they are Triton's, two
+        foreach: True uses the multi-tensor path, False the for-loop; None (default) the faster one. Sharded
+            layers always use the multi-tensor path, on their local parts.
+        fused: True uses fused kernels. On a CPU these are torch's, which need float32 or float64 and one layout of
+            parameter, gradient and state; other layers use the for-loop. On a CUDA device they are Triton's, two
             launches for all layers of one dtype (float32, bfloat16 or float16; arithmetic in float32); other layers
-            take the multi-tensor path, and all do, with a warning that says why, where Triton cannot run. Every
-            path computes the same. None (default) takes the kernels where they fit, False never. With True for all
-            layers, all on CUDA devices, a ``GradScaler`` leaves it to the step to unscale and to skip, with no wait.
+            use the multi-tensor path, and if Triton cannot run all layers do, with a warning that says why. Every
+            path computes the same. None (default) uses the kernels where they fit, False never. If it is True for all
+            layers, all on CUDA devices, the step itself unscales and skips for a ``GradScaler``, without a wait.
         capturable: lr, factors and step counts stay tensors on the device, so that a CUDA graph can capture the
             step. Default False.
         differentiable: gradients flow through the step, to parameters, gradients and options that are tensors of one
-            element. Default False, where options other than lr are to be numbers.
+            element. Default False; options other than lr must then be numbers.
         layer_adaptation (group option): whether the trust ratio acts. Default True.
 
     Raises:
         ValueError: an argument is out of its range, NaN or infinite, or two contradict; a parameter is one of
-            ``FullyShardedDataParallel`` (FSDP1), whose flat shards are no layers: ``fully_shard`` (FSDP2) is right.
+            ``FullyShardedDataParallel`` (FSDP1), whose flat shards are no layers: use ``fully_shard`` (FSDP2).
         TypeError: a parameter is complex, or not of floating point though it is to be trained; params is a module.
         RuntimeError: ``fused=True`` for a parameter that is neither on the CPU nor on a CUDA device; in ``step``, where
             a gradient is sparse, or a sharded parameter has one that is not, or a CUDA graph captures it in spite of
@@ -81,7 +81,7 @@ class LayerwiseOptimizer(Optimizer, ABC):
     """Fields of ``_options`` between lr and those with a default."""
 
     observers: tuple[Observer, ...] = ()
-    """Told of every adapted layer, while there are any; see :class:`tvlars.stats.LayerStats`."""
+    """Called in each step with all adapted layers; see :class:`tvlars.stats.LayerStats`."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -105,7 +105,7 @@ class LayerwiseOptimizer(Optimizer, ABC):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a parameter group, checked like the arguments of the constructor.
 
-        If some groups have names and others have none, those get names by their place.
+        If some groups have names and others have none, the others get names by their place.
 
         Raises:
             ValueError: a hyperparameter is out of its range, NaN or infinite, or options contradict; a parameter is
@@ -135,16 +135,16 @@ class LayerwiseOptimizer(Optimizer, ABC):
         self._warned_raw_lr = self._warned_raw_lr or warn_raw_lr(group)
 
     def _named_as_the_others(self, group: dict[str, Any]) -> dict[str, Any]:
-        """Return ``group`` with names if the others have some, and name the others if it has some.
+        """Return ``group`` with names if the other groups have names, and name the other groups if ``group`` has names.
 
-        torch takes all or none, and names from :func:`tvlars.layer_groups` would rule out every group without.
+        torch accepts names for all groups or none, and :func:`tvlars.layer_groups` gives names.
         """
         if not self.param_groups:
             return group
         params = group.get("params")
         params = [params] if isinstance(params, Tensor) else params
         if isinstance(params, (set, frozenset)) or not isinstance(params, Iterable):
-            return group  # torch says what is wrong with it
+            return group  # torch raises the error
         group = {**group, "params": list(params)}
         named = "param_names" in group or any(isinstance(p, tuple) for p in group["params"])
         if named:
@@ -160,31 +160,31 @@ class LayerwiseOptimizer(Optimizer, ABC):
 
     @abstractmethod
     def _check_group(self, group: dict[str, Any]) -> None:
-        """Raise ValueError where a hyperparameter of ``group`` is out of its range."""
+        """Raise ValueError if a hyperparameter of ``group`` is out of its range."""
 
     # -- loading ----------------------------------------------------------------------------------------
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state, matched by name where it was saved with names and this optimizer has them.
 
-        Names come from ``model.named_parameters()`` or :func:`tvlars.layer_groups`. Another order of parameters is
-        right then; without names, or where two are equal, position decides as in torch. Options that the state
-        lacks, since it is older, are those of this optimizer's constructor.
+        Names come from ``model.named_parameters()`` or :func:`tvlars.layer_groups`. Parameters may then be in another
+        order; without names, or if two are equal, position decides as in torch. Options that an older state lacks
+        are taken from this optimizer's constructor.
 
-        Moments and step counts of other optimizers are taken over where they mean the same: LAMB takes those of Adam,
-        AdamW and other libraries' LAMB, LARS those of TVLARS and other libraries' LARS. All options stay those of this
-        optimizer then. Step counts may be numbers or tensors of whatever dtype.
+        Moments and step counts of other optimizers are loaded if they mean the same: LAMB loads states of Adam, AdamW
+        and other libraries' LAMB, LARS states of TVLARS and other libraries' LARS. This optimizer's options then stay
+        as they are. Step counts may be numbers or tensors of any dtype.
 
         Raises:
             ValueError: parameters are missing, extra or in another group (they are listed), or the groups differ in
                 number or size; a tensor has another shape than its parameter, a step count is no whole number, an
-                option is out of its range; it is of an optimizer whose state means something else. Nothing has been
-                loaded then.
+                option is out of its range; the state is of an optimizer whose state means something else. Nothing has
+                been loaded in any of these cases.
         """
         given: Any = state_dict
-        if not isinstance(given, dict):  # which torch would take apart before any hook
+        if not isinstance(given, dict):  # torch would read it before any hook runs
             check_form(given)
-        # As the last hook, so that hooks of the user may repair names before.
+        # As the last hook, so that the user's hooks can repair names before.
         last = self.register_load_state_dict_pre_hook(lambda _, state: self._prepared(state))
         try:
             super().load_state_dict(state_dict)
@@ -200,7 +200,7 @@ class LayerwiseOptimizer(Optimizer, ABC):
         state_dict = prepared(state_dict, self._kind, self.param_groups)
         pairs = zip(
             state_dict["param_groups"], self.param_groups, strict=False
-        )  # torch says where they are not as many
+        )  # torch raises an error if their numbers differ
         for i, (there, here) in enumerate(pairs):
             try:
                 merged = {**here, **there, "params": here["params"]}
@@ -227,16 +227,16 @@ class LayerwiseOptimizer(Optimizer, ABC):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self.__dict__.setdefault("_launcher", Launcher())  # of a copy, or what was pickled
+        self.__dict__.setdefault("_launcher", Launcher())  # of a copy or an unpickled optimizer
 
     # -- gradients that a GradScaler has scaled ----------------------------------------------------------
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
-        """True if a GradScaler may leave it to the step to unscale, and to skip if a gradient is not finite.
+        """True if the step itself unscales gradients for a GradScaler, and skips if a gradient is not finite.
 
-        GradScaler asks for this name. As with torch's own optimizers it takes ``fused=True``: gradients are still
-        scaled in such a step, which hooks and gradient clipping have to know.
+        GradScaler looks this name up. As with torch's own optimizers it needs ``fused=True``: gradients are still
+        scaled in such a step, which hooks and gradient clipping have to take into account.
         """
         return "triton" in self._forms() and all(
             group["fused"] and group["params"] and all(kernels_fit((p,)) for p in group["params"])
@@ -245,16 +245,16 @@ class LayerwiseOptimizer(Optimizer, ABC):
 
     @property
     def _skips_on_device(self) -> bool:
-        """True if only the device knows whether this step is to be skipped."""
+        """True if only the device knows whether to skip this step."""
         return getattr(self, "found_inf", None) is not None
 
     def _advanced(self, counts: list[Count], devices: Iterable[torch.device], capturable: bool) -> list[Count]:
-        """Step counts after this step, which counts for all of them or, where a GradScaler has it skipped, for none.
+        """Return the step counts after this step: all advanced or, if a GradScaler skips the step, none.
 
-        A count is a Python integer, which has no end that a run could reach. It is an int64 tensor on the device where
-        the host may not read it: with ``capturable``, where CUDA graphs read one tensor for good, and where only the
-        device knows if the step is skipped; and one on the CPU under ``torch.compile``, where a number that changes
-        would be a reason to compile anew.
+        A count is a Python integer, which cannot overflow. It is an int64 tensor on the device if the host may not
+        read it: with ``capturable``, since CUDA graphs keep reading one tensor, and if only the device knows whether
+        the step is skipped. It is a tensor on the CPU under ``torch.compile``, where a number that changes would cause
+        a recompilation.
         """
         on_device, compiling = capturable or self._skips_on_device, torch.compiler.is_compiling()
         if not on_device and not compiling:
@@ -271,7 +271,7 @@ class LayerwiseOptimizer(Optimizer, ABC):
         return [*tensors]
 
     def _refuse_scaled(self, params: list[Tensor]) -> None:
-        """Raise RuntimeError unless all layers are for the kernels, which alone unscale and skip."""
+        """Raise RuntimeError unless all layers use the kernels, since no other path unscales and skips."""
 
         def fits(p: Tensor) -> bool:
             state = [x for key, x in self.state.get(p, {}).items() if key != "step"]
@@ -319,14 +319,13 @@ class LayerwiseOptimizer(Optimizer, ABC):
                 work.append((group, params, [p.grad for p in params]))
         for group, params, grads in work:
             self._refuse_sparse(params, grads)
-            if not self.state:  # in the first step alone, since it is a look at every layer
+            if not self.state:  # in the first step alone, since it checks every layer
                 refuse_flat_parameters(type(self).__name__, params)
                 refuse_flat_group(type(self).__name__, group)
         scale = getattr(self, "grad_scale", None)
         if scale is not None or self._skips_on_device:
             self._refuse_scaled([p for _, params, _ in work for p in params])
-        # ZeroRedundancyOptimizer may leave a process without parameters, whose clock has to go with the others' all
-        # the same.
+        # ZeroRedundancyOptimizer may leave a process without parameters, whose clock must still advance.
         if work or not any(group["params"] for group in self.param_groups):
             self._begin_step()
         forms, parts = [], []
@@ -342,22 +341,22 @@ class LayerwiseOptimizer(Optimizer, ABC):
         return loss
 
     def _begin_step(self) -> None:
-        """Called once before the updates of a step in which any parameter has a gradient, or there is no parameter."""
+        """Prepare a step; called once before its updates if any parameter has a gradient, or there is no parameter."""
 
     def _read(self, group: dict[str, Any], *more: Any) -> Any:
-        """Return the options that the forms take: those of ``group``, and ``more``, which no group holds."""
+        """Return the options that the forms take: options of ``group``, and ``more``, which no group holds."""
         lr = scalar(group["lr"], group["capturable"] or group["differentiable"])
         return self._options(lr, *map(group.__getitem__, self._other_options), *more)
 
     def _kept(self, group: dict[str, Any]) -> tuple[str, ...]:
-        """Names of the state tensors that ``group`` keeps, some of those in ``_kind`` or all.
+        """Return the names of the state tensors that ``group`` keeps, all in ``_kind`` or some.
 
         Forms get an empty list for each of the others.
         """
         return self._kind.tensors
 
     def _update(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]) -> Deferred:
-        """Update ``params``, the parameters of ``group`` that have a gradient, or leave it to the work returned."""
+        """Update ``params``, the parameters of ``group`` that have a gradient, or return the work that does so."""
         forms, options, kept = self._forms(), self._read(group), self._kept(group)
         steps = self._advance(params, group["capturable"]) if self._kind.counts else None
         deferred: Deferred = []
@@ -382,7 +381,7 @@ class LayerwiseOptimizer(Optimizer, ABC):
         return [params, grads, *[by_name.get(name, []) for name in self._kind.tensors]]
 
     def _advance(self, params: list[Tensor], capturable: bool) -> list[Count]:
-        """Count this step for each parameter; its own count, since bias correction is about its moments."""
+        """Advance the step count of each parameter, which the bias correction of its own moments needs."""
         states = [self.state[p] for p in params]
         steps = self._advanced([x.get("step", 0) for x in states], (p.device for p in params), capturable)
         for state, step in zip(states, steps, strict=True):
@@ -406,8 +405,8 @@ class LayerwiseOptimizer(Optimizer, ABC):
     def _buffers(self, params: list[Tensor], *keys: str) -> list[list[Tensor]]:
         """Return the state tensors of ``params`` for each of ``keys``, zeros in the first step of a parameter.
 
-        Without keys a parameter has a state all the same, an empty one: torch's distributed checkpoints take an
-        optimizer without any state for one that has taken no step yet, and make it take one.
+        Without keys a parameter still has an empty state: torch's distributed checkpoints assume that an optimizer
+        without any state has taken no step yet, and make it take one.
         """
         lists: list[list[Tensor]] = [[] for _ in keys]
         for p in params:

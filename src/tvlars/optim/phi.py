@@ -26,15 +26,15 @@ class Phi(NamedTuple):
 
     @classmethod
     def of(cls, group: dict[str, Any]) -> Phi:
-        """φ of ``group`` at the step that its clock shows."""
+        """Return φ of ``group`` at the step that its clock shows."""
         t = scalar(group["clock"], group["capturable"])
         return cls(t, group["delay_factor"], group["delay"], group["alpha"], group["gamma_min"], group["phi_scope"])
 
     def value(self) -> Any:
-        """φ(t)."""
+        """Return φ(t)."""
         return _sigmoid_decay(self.t, self.delay_factor, self.delay, self.alpha, self.gamma_min)
 
     def act(self, lr: Any, trust_coefficient: Any) -> tuple[Any, Any]:
-        """lr and η, with φ in one of them: in lr with the scope "all", in η with "ratio"."""
+        """Return lr and η, one of them multiplied by φ: lr in the scope "all", η in the scope "ratio"."""
         phi = self.value()
         return (lr * phi, trust_coefficient) if self.phi_scope == "all" else (lr, trust_coefficient * phi)

@@ -42,15 +42,15 @@ class TVLARS(LayerwiseOptimizer):
     Where ‖w‖ = 0 it counts as 1, q = η / ‖u‖: a layer that starts at zero (a zeroed last layer, LoRA's B) first
     moves by lr φ η, whatever the scale of its gradient, and follows the rule from then on. Where ‖u‖ = 0, q = η,
     and q u is 0. In groups with ``layer_adaptation=False`` q = 1. The first step has m = q u and there is no
-    dampening. With ``nesterov``, w ← w − lr φ(t) (q u + μ m). Norms are exact to float32 or better, whatever the
-    size of elements; those of a sharded layer (DTensor: FSDP2, tensor parallel) are the whole tensor's, at one
-    collective a step and mesh dimension. Every argument but ``params`` is an option of a parameter group too.
+    dampening. With ``nesterov``, w ← w − lr φ(t) (q u + μ m). Norms are exact to float32 or better, for elements of
+    any size; norms of a sharded layer (DTensor: FSDP2, tensor parallel) are the whole tensor's, at one collective per
+    step and mesh dimension. Every argument but ``params`` can also be set per parameter group.
 
     t is the run's clock: one count for the optimizer, which advances in every step in which any parameter
     has a gradient. It is kept as ``"clock"`` in each parameter group, and so in ``state_dict``; a group that is
     added later starts at the count the others have. It is an integer (with ``capturable`` an int64 tensor). Under
-    ``ZeroRedundancyOptimizer`` each process counts for the parameters that it updates, and all counts agree unless all
-    of a process's lack gradients in some step.
+    ``ZeroRedundancyOptimizer`` each process counts for the parameters that it updates, and all counts agree unless in
+    some step none of a process's parameters has a gradient.
 
     Args:
         {params}
@@ -68,16 +68,16 @@ class TVLARS(LayerwiseOptimizer):
             adaptation, and with ``unit_ratio_at_zero`` where a norm is 0).
         {layer_adaptation}
 
-    φ has to know how long the run is, so either ``total_steps``, or ``delay`` and ``delay_factor`` must be given, here
+    φ depends on the length of the run, so either ``total_steps``, or ``delay`` and ``delay_factor`` must be given, here
     or in every parameter group; :func:`tvlars.plan` gives the latter, and a learning rate. A group that gives one or
-    the other has a φ of its own. The groups themselves hold ``delay`` and ``delay_factor``, whichever was given.
+    the other has its own φ. Parameter groups always hold ``delay`` and ``delay_factor``, not ``total_steps``.
 
     Raises:
         ValueError: the length of the run is not given, or is given twice.
         {ValueError, TypeError, RuntimeError}
 
-    A gradient is never modified. A non-finite one is the caller's business, as in ``torch.optim``: it makes
-    the layer it belongs to non-finite, and no other.
+    A gradient is never modified. Non-finite gradients are not handled, as in ``torch.optim``: each makes its own layer
+    non-finite, and no other.
 
     Source: Do et al., "Revisiting LARS for Large Batch Training Generalization of Neural Networks",
     arXiv 2309.14053. The published code is ``momentum=0.9, weight_decay=5e-4, delay=0, alpha=0.1,
@@ -135,14 +135,14 @@ class TVLARS(LayerwiseOptimizer):
             phi_scope=phi_scope,
         )
         self._length: dict[str, Any] = dict(total_steps=total_steps, delay=delay, delay_factor=delay_factor)
-        if any(value is not None for value in self._length.values()):  # else every group has to say
+        if any(value is not None for value in self._length.values()):  # else every group has to give them
             _slope_and_delay(type(self).__name__, **self._length)
         super().__init__(params, defaults)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a parameter group; it starts at the step count that the optimizer has.
 
-        Where it gives neither ``total_steps`` nor ``delay`` and ``delay_factor``, those of the constructor are taken.
+        If it gives neither ``total_steps`` nor ``delay`` and ``delay_factor``, the constructor's are used.
 
         Raises:
             ValueError: a hyperparameter is out of its range, NaN or infinite, or options contradict; the length of the
@@ -157,7 +157,7 @@ class TVLARS(LayerwiseOptimizer):
         super().add_param_group(param_group)
 
     def _with_shape(self, group: dict[str, Any]) -> dict[str, Any]:
-        """``group`` with d_e and λ in place of the length of the run."""
+        """Return ``group`` with d_e and λ in place of the length of the run."""
         own = {name: group.get(name) for name in self._length}
         if all(value is None for value in own.values()):
             own = self._length
@@ -177,7 +177,7 @@ class TVLARS(LayerwiseOptimizer):
         return {**super().__getstate__(), "_length": self._length}
 
     def phi(self) -> list[float]:
-        """φ of each parameter group at the latest step (at step 1 before the first). Waits for the device."""
+        """Return φ of each parameter group at the latest step (at step 1 before the first). Waits for the device."""
         return [float(Phi.of(group)._replace(t=max(int(group["clock"]), 1)).value()) for group in self.param_groups]
 
     def _forms(self) -> Mapping[str, Form]:

@@ -1,7 +1,7 @@
 """The loss around a model's weights: curvature, sharpness and slices.
 
-Every function takes any model, loss and batches of data, evaluates in evaluation mode, and leaves the model as it was
-bit for bit. Early in training running statistics of batch norm lag behind the weights: measure inside
+Every function takes any model, loss and batches of data, evaluates in evaluation mode, and leaves the model unchanged,
+bit for bit. Early in training the running statistics of batch norm lag behind the weights: measure inside
 :func:`fresh_statistics`. Curvature and Keskar's metric need the extra ``sharpness``.
 """
 

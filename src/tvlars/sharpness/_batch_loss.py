@@ -19,12 +19,12 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 class BatchLoss:
     """Loss of a model on a batch of any form: a dictionary, a tuple, a tensor.
 
-    A plain function whose first argument is named ``model`` is taken for the ``function`` of one; this class is for
-    functions with other names, and for batches that do not tell how many samples they have.
+    A plain function whose first argument is named ``model`` is treated as such a loss without this class, which is for
+    functions with other arguments, and for batches whose number of samples cannot be read from their tensors.
 
     Args:
-        function: (model, batch) to a scalar, the mean over the samples of the batch (or their sum, which is found
-            out); or to a pair of a mean and what it divides by, such as the number of tokens that are not ignored.
+        function: (model, batch) to a scalar, the mean over the samples of the batch (or their sum, which is detected);
+            or to a pair of a mean and its denominator, such as the number of tokens that are not ignored.
         samples: batch to its number of samples. None (default): the length of its tensors, which must have one.
 
     Example:
@@ -79,7 +79,7 @@ class LossOfBatch(nn.Module):
         return self.with_denominator(batch)[0]
 
     def with_denominator(self, batch: Any) -> tuple[Any, float | None]:
-        """Return the loss of a batch and what it divides by, None if the function does not say that."""
+        """Return the loss of a batch and its denominator, None if the function does not return one."""
         found = self._function[0](self.model, batch)
         if not isinstance(found, (tuple, list)):
             return found, None
@@ -105,17 +105,17 @@ def _said(x: Any) -> str:
 
 
 def leaves(x: Any) -> list[Any]:
-    """Return what is in dicts, lists and tuples, and in dictionaries of transformers."""
+    """Return the leaves of nested dicts, lists and tuples, and of dictionaries of transformers."""
     return tree_flatten(x.data if isinstance(x, UserDict) else x)[0]
 
 
 def lengths_of(batch: Any) -> list[int]:
-    """Return the lengths that tensors of a batch have, scalars aside: one, if they have an entry for each sample."""
+    """Return the distinct lengths of a batch's tensors, without scalars: one if all have an entry for each sample."""
     return sorted({len(leaf) for leaf in leaves(batch) if isinstance(leaf, Tensor) and leaf.ndim})
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], x: Any) -> Any:
-    """Return ``x`` with all tensors in it replaced by what ``function`` gives for them."""
+    """Return ``x`` with ``function`` applied to all tensors in it."""
     if isinstance(x, UserDict):
         return rebuilt(x, tree_map_only(Tensor, function, x.data))
     return tree_map_only(Tensor, function, x)

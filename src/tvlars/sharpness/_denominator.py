@@ -1,8 +1,8 @@
 """Denominator of a loss over a batch: with it, losses of batches add up to the loss of all samples at once.
 
-The losses of ``torch.nn`` and ``torch.nn.functional`` say what they divide by: the weights of the targets that are not
-ignored, or the number of elements. Any other loss is compared on whole batches, parts of them and pairs of them, and
-has to be a mean over samples or a sum.
+For losses of ``torch.nn`` and ``torch.nn.functional`` it is known: the sum of the weights of the targets that are not
+ignored, or the number of elements. Any other loss has to be a mean over samples or a sum, which is detected by
+comparing its values on whole batches, parts of them and pairs of them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ OF_CLASSES: dict[type[nn.Module], Callable[..., Tensor]] = {
     nn.CrossEntropyLoss: F.cross_entropy,
     nn.NLLLoss: F.nll_loss,
 }
-"""They divide by the sum of the weights of the targets that are not ignored."""
+"""Losses that divide by the sum of the weights of the targets that are not ignored."""
 OF_ELEMENTS: dict[type[nn.Module], Callable[..., Tensor]] = {
     nn.MSELoss: F.mse_loss,
     nn.L1Loss: F.l1_loss,
@@ -38,7 +38,7 @@ OF_ELEMENTS: dict[type[nn.Module], Callable[..., Tensor]] = {
     nn.SoftMarginLoss: F.soft_margin_loss,
     nn.HingeEmbeddingLoss: F.hinge_embedding_loss,
 }
-"""They divide by the number of elements, whatever weights elements have."""
+"""Losses that divide by the number of elements, also if elements have weights."""
 
 CALLS = ("forward", "__call__", "_wrapped_call_impl")
 """Names of the methods that compute a module."""
@@ -46,16 +46,16 @@ CALLS = ("forward", "__call__", "_wrapped_call_impl")
 
 @dataclass(frozen=True)
 class Denominator:
-    """``of`` (output, target) is what a loss divides by; 1 times the number of samples where it is a sum."""
+    """Denominator of a loss: ``of`` (output, target), the number of samples if the loss is a sum."""
 
     of: Callable[[Any, Any], float]
     sums: bool = False
     wants_output: bool = False
-    """True if ``of`` wants the output, which has to be of the target's shape; else it may be None."""
+    """True if ``of`` needs the output, which must have the target's shape; else the output may be None."""
 
 
 def own_denominator(loss: Any) -> Denominator | None:
-    """The denominator of a loss of torch, or of ``functools.partial`` around one; None for any other loss."""
+    """Return the denominator of a loss of torch, or of ``functools.partial`` of one; None for any other loss."""
     found = _torch_loss(loss)
     if found is None:
         return None
@@ -68,7 +68,7 @@ def own_denominator(loss: Any) -> Denominator | None:
         return None
     weighted = (*OF_CLASSES.values(), F.binary_cross_entropy, F.binary_cross_entropy_with_logits)
     if settings.get("weight") is not None and function not in weighted:
-        return None  # weights of elements, which divide as well
+        return None  # weights of elements, which change the denominator too
     if function in OF_CLASSES.values():
         weight, ignored = settings.get("weight"), settings.get("ignore_index", -100)
         return Denominator(lambda output, target: _weight_of_targets(target, weight, ignored))
@@ -76,7 +76,7 @@ def own_denominator(loss: Any) -> Denominator | None:
 
 
 def _torch_loss(loss: Any) -> tuple[Callable[..., Any], dict[str, Any]] | None:
-    """The function that a loss calls and its settings; None where it is not one of those above."""
+    """Return the function that a loss calls and its settings; None if it is not one of the losses above."""
     if isinstance(loss, functools.partial):
         inner = loss.func
         if loss.args:
@@ -106,8 +106,8 @@ def _torch_loss(loss: Any) -> tuple[Callable[..., Any], dict[str, Any]] | None:
 
 def _weight_of_targets(target: Any, weight: Tensor | None, ignored: int) -> float:
     if not isinstance(target, Tensor):
-        return float(samples_in(target))  # the loss itself will say what is wrong
-    if target.is_floating_point():  # probabilities of classes: a mean over whatever is not a class
+        return float(samples_in(target))  # the loss itself will raise the error
+    if target.is_floating_point():  # probabilities of classes: a mean over all other dimensions
         return target.numel() / (target.shape[1] if target.ndim > 1 else max(len(target), 1))
     counted = target[target != ignored].cpu().long()
     if weight is None:
@@ -134,17 +134,17 @@ def samples_in(target: Any) -> int:
 
 
 def select(x: Any, where: Any, count: int) -> Any:
-    """The samples ``where`` (a slice or indices) of all tensors that have ``count`` entries; others stay whole."""
+    """Return the samples ``where`` (a slice or indices) of tensors with ``count`` entries; others stay whole."""
     return map_tensors(lambda t: t[where] if t.ndim and len(t) == count else t, x)
 
 
 def all_have(x: Any, count: int) -> bool:
-    """Return whether ``x`` is tensors alone, all with one entry for each of ``count`` samples."""
+    """Return whether ``x`` holds only tensors with one entry for each of ``count`` samples."""
     return all(isinstance(t, Tensor) and t.ndim > 0 and len(t) == count for t in leaves(x))
 
 
 def joined(a: Any, b: Any, counts: tuple[int, int]) -> Any:
-    """Two inputs, outputs or targets as one of all their samples.
+    """Join two inputs, outputs or targets to one with all their samples.
 
     Raises:
         ValueError: they are not of one structure, or their samples not of one shape.
@@ -168,12 +168,12 @@ def joined(a: Any, b: Any, counts: tuple[int, int]) -> Any:
     return tree_unflatten(leaves, spec)
 
 
-# -- a loss that does not say what it divides by -----------------------------------------------------------------------
+# -- a loss with an unknown denominator --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Some samples: their output where that can be cut like the target, else their input."""
+    """Some samples: their output if it can be cut like the target, else their input."""
 
     x: Any
     y: Any
@@ -181,11 +181,11 @@ class Piece:
     is_output: bool
 
     def part(self, where: Any, count: int) -> Piece:
-        """Some of its samples."""
+        """Return some of its samples."""
         return Piece(select(self.x, where, self.count), select(self.y, where, self.count), count, self.is_output)
 
     def cuts(self) -> list[tuple[Piece, Piece]]:
-        """It in two parts, in two ways: at a third, and every third sample beside the others."""
+        """Return the piece cut in two in two ways: at a third, and into every third sample and the rest."""
         if self.count < 2:
             return []
         at, order = max(self.count // 3, 1), torch.arange(self.count, device="cpu")
@@ -197,7 +197,7 @@ class Piece:
         return found
 
     def with_(self, other: Piece) -> Piece:
-        """All samples of two pieces."""
+        """Return all samples of two pieces as one."""
         counts = self.count, other.count
         x, y = joined(self.x, other.x, counts), joined(self.y, other.y, counts)
         return Piece(x, y, sum(counts), self.is_output)
@@ -220,11 +220,11 @@ WAY_OUT_OF_BATCHES = (
 
 
 class LossKind:
-    """Reduction of a loss, mean or sum, found out piece by piece; ``evaluate`` gives the loss of a piece, and errors
+    """Reduction of a loss, mean or sum, detected piece by piece; ``evaluate`` returns the loss of a piece, and errors
     end in ``way_out``.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: the loss is neither.
     """
 
     def __init__(self, evaluate: Callable[[Piece], Tensor], way_out: str = WAY_OUT) -> None:
@@ -233,7 +233,7 @@ class LossKind:
         self._before: tuple[Piece, Tensor] | None = None
 
     def look_at(self, piece: Piece) -> float:
-        """Compare the loss of the next batch with those of its parts, and with the batch before; return the loss."""
+        """Compare the loss of the next batch with its parts' losses, and with the batch before; return the loss."""
         whole = self.evaluate(piece)
         if not bool(torch.isfinite(whole)):
             return float(whole)
@@ -277,7 +277,7 @@ class LossKind:
 
 
 def _tolerance(piece: Piece, loss: Tensor) -> float:
-    """Relative, for two ways to compute one loss."""
+    """Return the relative tolerance between two ways to compute one loss."""
     eps = torch.finfo(loss.dtype).eps if loss.is_floating_point() else 0.0
     if not piece.is_output:  # matrix products of several sizes are rounded in several ways
         device = loss.device.type

@@ -1,4 +1,4 @@
-"""A model's loss on fixed data as a function of its parameters, which it lends and takes back unchanged."""
+"""A model's loss on fixed data as a function of the model's parameters, which are restored afterwards."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ Batches = Iterable[Any]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value that was estimated from random draws, and its standard error (NaN from a single draw)."""
+    """Value estimated from random draws, and its standard error (NaN from a single draw)."""
 
     value: float
     standard_error: float
 
     @classmethod
     def of(cls, draws: list[float]) -> Estimate:
-        """The mean of independent draws."""
+        """Return the mean of independent draws."""
         values = torch.tensor(draws, dtype=torch.float64, device="cpu")
         error = float(values.std() / len(draws) ** 0.5) if len(draws) > 1 else float("nan")
         return cls(float(values.mean()), error)
@@ -60,7 +60,7 @@ class Batch:
 class LossSurface:
     """The loss of all samples in ``data`` at the parameters of ``model`` that need gradients, and around them.
 
-    It is the loss of all samples in one batch, however they are cut: each batch counts by what its loss divides by
+    It is the loss of all samples in one batch, for any split into batches: each batch is weighted by its denominator
     (class weights and ignored targets of cross-entropy, elements of a squared error). Everything happens inside ``with
     surface:``, where model and loss are in evaluation mode; afterwards parameters, buffers, gradients and the modes of
     their modules are what they were, bit for bit.
@@ -68,13 +68,13 @@ class LossSurface:
     Args:
         model: any module with real parameters.
         loss: (output, target) to a scalar: a loss of ``torch.nn`` or ``torch.nn.functional`` (or ``functools.partial``
-            of one), or any other that is the mean over the samples of a batch, or their sum, which is found out. A sum
-            is divided by the number of samples, whatever their weights are. A function whose first argument is named
+            of one), or any other that is the mean over the samples of a batch, or their sum, which is detected. A sum
+            is divided by the number of samples, with or without weights. A function whose first argument is named
             ``model`` is a loss of (model, batch), see :class:`BatchLoss`.
-        data: batches (input, target), or what a loss of (model, batch) is given. They are kept, so that each
-            evaluation sees the same; how samples are cut into batches changes memory and nothing else. Inputs and
-            targets may be tensors, or dicts, lists and tuples of tensors; the first tensor of a target tells how many
-            samples there are. Batches in which all targets are ignored do not count.
+        data: batches (input, target), or batches for a loss of (model, batch). They are kept, so that each evaluation
+            sees the same data; the size of batches only changes the memory used. Inputs and targets may be tensors, or
+            dicts, lists and tuples of tensors; the length of a target's first tensor is the number of samples. Batches
+            in which all targets are ignored do not count.
 
     Raises:
         ValueError: no parameter needs a gradient, or one is complex; there is no data, or no target that counts; the
@@ -92,7 +92,7 @@ class LossSurface:
             )
         self.model = model
         self.of_batch = as_batch_loss(loss)
-        """The loss, if it is one of (model, batch)."""
+        """The loss, if it is a loss of (model, batch)."""
         self.loss: Callable[[Any, Any], Any] = _itself if isinstance(loss, BatchLoss) or self.of_batch else loss
         """(output, target) to the loss, for the output of ``module``."""
         self.module: nn.Module = model if self.of_batch is None else LossOfBatch(model, self.of_batch)
@@ -120,7 +120,7 @@ class LossSurface:
         self.own: Denominator | None = None
         """Denominator of the loss, if the loss is one of torch's."""
         self.says_denominator = False
-        """True if a loss of (model, batch) returns what it divides by."""
+        """True if a loss of (model, batch) returns its denominator."""
         device = self.params[0].device
         if self.of_batch is None:
             self._data = [(x, y, samples_in(y)) for x, y in _pairs(data, device)]
@@ -133,7 +133,7 @@ class LossSurface:
 
     def __enter__(self) -> LossSurface:
         modules = list(self.model.modules())
-        if self._loss_module is not None:  # may have dropout or running statistics of its own
+        if self._loss_module is not None:  # the loss may have its own dropout or running statistics
             modules += [module for module in self._loss_module.modules() if module not in set(modules)]
         self._modes = [(module, module.training) for module in modules]
         self._saved = [p.detach().clone() for p in self.params]
@@ -170,7 +170,7 @@ class LossSurface:
 
     @torch.no_grad()
     def _count(self) -> None:
-        """Find out what the loss divides by in each batch, and check it."""
+        """Find the denominator of the loss in each batch, and check it."""
         data = [batch for batch in self._data if batch[2]]  # a last batch may have none
         if len(data) > 1:
             self._check_samples_are_apart()
@@ -192,8 +192,8 @@ class LossSurface:
             )
 
     def _counted(self, data: list[tuple[Any, Any, int]], own: Denominator) -> list[Batch] | None:
-        """All batches, with what the loss says that it divides by; None where elements of one sample may meet those of
-        another, since outputs and targets are not of one shape."""
+        """Return all batches with the denominators of a loss of torch; None if outputs and targets differ in shape, so
+        that broadcasting may mix samples."""
         batches = []
         for x, y, samples in data:
             output = self.model(x) if own.wants_output else None
@@ -203,10 +203,10 @@ class LossSurface:
         return batches
 
     def _with_denominators(self, data: list[tuple[Any, Any, int]], module: LossOfBatch) -> list[Batch] | None:
-        """All batches, with what a loss of (model, batch) says that it divides by; None where it does not say that.
+        """Return all batches with the denominators that a loss of (model, batch) returns; None if it returns none.
 
         Raises:
-            ValueError: it does not, and batches cannot be cut, so that it is not found out either.
+            ValueError: it returns none, and batches cannot be cut to find them.
         """
         batches = []
         for x, y, samples in data:
@@ -223,7 +223,7 @@ class LossSurface:
         return batches
 
     def _is_sum(self, data: list[tuple[Any, Any, int]]) -> bool:
-        """Return whether a loss that does not say so sums over samples; else it is a mean."""
+        """Return whether a loss with an unknown denominator sums over samples; else it is a mean."""
         if sum(samples for *_, samples in data) == 1:
             return False
 
@@ -255,7 +255,7 @@ class LossSurface:
         return possible == {"sum"}
 
     def _check_samples_are_apart(self) -> None:
-        """Refuse models whose output for one sample depends on the others of its batch."""
+        """Refuse models whose output for one sample depends on other samples of the batch."""
         for name, module in self.model.named_modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
                 raise ValueError(
@@ -264,14 +264,14 @@ class LossSurface:
                 )
 
     def put_back(self) -> None:
-        """Give the parameters the values that they came with."""
+        """Restore the original values of the parameters."""
         with torch.no_grad():
             for p, saved in zip(self.params, self._saved, strict=True):
                 p.copy_(saved)
         self._at_rest = True
 
     def put_back_buffers(self) -> None:
-        """Give the buffers the values that they came with."""
+        """Restore the original values of the buffers."""
         with torch.no_grad():
             for module, name, buffer, saved in self._buffers:
                 module._buffers[name] = buffer  # a forward pass may have put another tensor in its place
@@ -279,7 +279,7 @@ class LossSurface:
 
     @contextmanager
     def moved(self, shift: list[Tensor]) -> Iterator[None]:
-        """Parameters at w + shift."""
+        """Move the parameters to w + shift, within the context."""
         with torch.no_grad():
             for p, saved, d in zip(self.params, self._saved, shift, strict=True):
                 p.copy_(saved + d)
@@ -291,12 +291,12 @@ class LossSurface:
 
     @torch.no_grad()
     def value(self, batches: list[Batch] | None = None) -> float:
-        """The loss of all samples in ``batches`` (default: all batches)."""
+        """Return the loss of all samples in ``batches`` (default: all batches)."""
         total = sum(float(self._of_batch(batch)) * share for batch, share in self.shares(batches))
         return self._finite(total)
 
     def gradient(self, batches: list[Batch] | None = None) -> tuple[float, list[Tensor]]:
-        """The loss of all samples in ``batches`` (default: all batches) and its gradient."""
+        """Return the loss of all samples in ``batches`` (default: all batches) and its gradient."""
         total, gradient = 0.0, [torch.zeros_like(p) for p in self.params]
         for batch, share in self.shares(batches):
             with torch.enable_grad():
@@ -316,13 +316,13 @@ class LossSurface:
         return self._finite(total), gradient
 
     def shares(self, batches: list[Batch] | None = None) -> list[tuple[Batch, float]]:
-        """The batches that count, and what their losses are multiplied by to add up to the loss of all samples."""
+        """Return the batches that count, with factors by which their losses add up to the loss of all samples."""
         batches = [batch for batch in (self.batches if batches is None else batches) if batch.count]
         total = sum(batch.count for batch in batches)
         return [(batch, (1.0 if self.sums else batch.count) / total) for batch in batches]
 
     def groups(self, size: int | None) -> Iterator[list[Batch]]:
-        """The data in groups of ``size`` samples (the last may be shorter), each in the batches' pieces."""
+        """Yield the data in groups of ``size`` samples (the last may be shorter), each as pieces of batches."""
         if size is None:
             yield self.batches
             return
@@ -361,7 +361,7 @@ class LossSurface:
         return value
 
     def _of_batch(self, batch: Batch) -> Tensor:
-        torch.clear_autocast_cache()  # it holds casts of weights that have moved since
+        torch.clear_autocast_cache()  # it may hold casts of old weights
         return self._scalar(self.module(batch.x), batch.y)
 
     def _scalar(self, output: Any, target: Any) -> Tensor:
@@ -386,7 +386,7 @@ def cuttable(x: Any, samples: int) -> bool:
 
 
 def _listed(data: Any, device: torch.device, kind: str = "") -> list[Any]:
-    """All batches, on ``device``."""
+    """Return all batches, on ``device``."""
     if isinstance(data, (Tensor, Mapping, str)) or not (hasattr(data, "__iter__") or hasattr(data, "__getitem__")):
         raise ValueError(f"data must be batches{kind}, got {type(data).__name__}")
     batches = [to_device(batch, device) for batch in data]
@@ -396,7 +396,7 @@ def _listed(data: Any, device: torch.device, kind: str = "") -> list[Any]:
 
 
 def _pairs(data: Any, device: torch.device) -> list[tuple[Any, Any]]:
-    """All batches (input, target), on ``device``."""
+    """Return all batches (input, target), on ``device``."""
     batches = []
     for batch in _listed(data, device, " of (input, target)"):
         if not isinstance(batch, (tuple, list)) or len(batch) != 2:
@@ -410,21 +410,21 @@ def _pairs(data: Any, device: torch.device) -> list[tuple[Any, Any]]:
 
 
 def seeded(surface: LossSurface, seed: int) -> torch.Generator:
-    """A generator on the device of the parameters."""
+    """Return a generator on the device of the parameters."""
     return torch.Generator(surface.params[0].device).manual_seed(seed)
 
 
 def draw(surface: LossSurface, generator: torch.Generator) -> list[Tensor]:
-    """Standard normal numbers in the parameters' shapes."""
+    """Return standard normal numbers in the parameters' shapes."""
     return [torch.randn(p.shape, generator=generator, dtype=p.dtype, device=p.device) for p in surface.params]
 
 
 def flatten(tensors: Iterable[Tensor]) -> Tensor:
-    """One vector of all elements."""
+    """Return one vector of all elements."""
     return torch.cat([x.reshape(-1) for x in tensors])
 
 
 def unflatten(vector: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
-    """``vector`` cut into tensors of the shapes of ``like``."""
+    """Return ``vector`` cut into tensors of the shapes of ``like``."""
     parts = torch.split(vector, [x.numel() for x in like])
     return [part.view(x.shape) for part, x in zip(parts, like, strict=True)]

@@ -24,7 +24,7 @@ NO_SECOND_DERIVATIVE = (
     *("is not implemented", "not been implemented", "forward AD", "double backward", "setup_context", "vmap"),
     "cudnn RNN backward",
 )
-"""Parts of what torch says where an operator cannot be differentiated twice, or not in the way that curvlinops does."""
+"""Parts of torch's errors for operators that cannot be differentiated twice, or not in the way curvlinops needs."""
 WHICH = {"largest": "LA", "smallest": "SA", "magnitude": "LM"}
 
 
@@ -44,7 +44,7 @@ class Eigenpairs:
         return f"Eigenpairs(values=[{values}], {self.vectors.shape[1]:,} parameters)"
 
     def vector(self, i: int) -> dict[str, Tensor]:
-        """The ``i``-th eigenvector in the shapes of the parameters."""
+        """Return the ``i``-th eigenvector in the shapes of the parameters."""
         like = [torch.empty(shape, device="meta") for shape in self.shapes]
         return dict(zip(self.names, unflatten(self.vectors[i], like), strict=True))
 
@@ -80,30 +80,30 @@ def hessian_eigenvalues(
     differences: bool = False,
     seed: int = 0,
 ) -> Eigenpairs:
-    """The top ``k`` eigenvalues and eigenvectors of the Hessian of the mean loss over ``data``.
+    """Return the top ``k`` eigenvalues and eigenvectors of the Hessian of the mean loss over ``data``.
 
-    The model is in evaluation mode meanwhile, and left as it was, bit for bit (parameters, buffers, gradients).
+    The model is evaluated in evaluation mode, and left unchanged, bit for bit (parameters, buffers, gradients).
 
     Args:
         model: any module; the Hessian is with respect to all its parameters that need gradients.
         loss: (output, target) to a scalar: a loss of ``torch.nn`` or ``torch.nn.functional``, ``functools.partial`` of
-            one, or any other that is the mean over the samples of a batch or their sum, which is found out. The result
+            one, or any other that is the mean over the samples of a batch or their sum, which is detected. The result
             is that of all samples in one batch, with the denominator of that loss (the weights of the targets that are
             not ignored for cross-entropy); a sum is divided by the number of samples. A function whose first argument
             is named ``model`` is called with (model, batch) instead: ``lambda model, batch: model(**batch).loss``.
-            It returns the mean over the samples of a batch, or a pair: a mean and what it divides by, such as a number
+            It returns the mean over the samples of a batch, or a pair: a mean and its denominator, such as a number
             of tokens; see :class:`BatchLoss`.
-        data: batches (input, target), or of any form for a loss of (model, batch); cut as memory wants, it does not
-            change the result.
-        k: how many, >= 1.
+        data: batches (input, target), or of any form for a loss of (model, batch); the size of batches only changes
+            the memory used.
+        k: number of eigenvalues, >= 1.
         which: "largest" (default), "smallest" or "magnitude".
-        tolerance: relative accuracy of the eigenvalues, > 0, of SciPy's ``eigsh``. Default 1e-3; float32 bears
-            1e-5 or so.
+        tolerance: relative accuracy of the eigenvalues, > 0, of SciPy's ``eigsh``. Default 1e-3; float32 allows
+            about 1e-5.
         max_iterations: restarts of the Lanczos iteration at most. Default 1000.
         differences: multiply with the Hessian by central differences of gradients, for models that have no
-            second derivative; good to some 1e-3 where the model is smooth. With kinks (ReLU) they see the bends
-            between the two points too, which no second derivative does. Default False.
-        seed: of the start vector.
+            second derivative; accurate to about 1e-3 for smooth models. With kinks (ReLU) they include the bends
+            between the two points, which a second derivative does not. Default False.
+        seed: seed of the start vector.
 
     Raises:
         ValueError: an argument is out of its range; the loss is not differentiable, or neither a mean nor a sum over
@@ -145,7 +145,7 @@ def hessian_eigenvalues(
 def hessian_trace(
     model: nn.Module, loss: Loss, data: Batches, *, samples: int = 32, differences: bool = False, seed: int = 0
 ) -> Estimate:
-    """The trace of the Hessian by Hutchinson's estimator, with its standard error.
+    """Return the trace of the Hessian by Hutchinson's estimator, with its standard error.
 
     Args:
         model, loss, data, differences, seed: as for :func:`hessian_eigenvalues`.
@@ -177,23 +177,23 @@ def spectral_density(
     differences: bool = False,
     seed: int = 0,
 ) -> SpectralDensity:
-    """Spectral density of the Hessian: the distribution of its eigenvalues, which integrates to 1.
+    """Return the spectral density of the Hessian: the distribution of its eigenvalues, which integrates to 1.
 
     Each Lanczos run from a random vector gives a density with Gaussian bumps at its nodes; the mean over runs is
     returned with its standard error.
 
     Args:
         model, loss, data, differences, seed: as for :func:`hessian_eigenvalues`.
-        lanczos_steps: products with the Hessian a run, >= 2 and less than the number of parameters. Default 48.
+        lanczos_steps: products with the Hessian per run, >= 2 and less than the number of parameters. Default 48.
         runs: independent runs, >= 2. Default 4.
-        points: of the grid, >= 2. Default 512.
+        points: points of the grid, >= 2. Default 512.
 
     Raises:
         ValueError: an argument is out of its range, or the spectrum has fewer distinct values than steps.
         RuntimeError, ImportError: as for :func:`hessian_eigenvalues`.
 
     Source: Papyan, "Traces of Class/Cross-Class Structure Pervade Deep Learning Spectra", JMLR 2020, algorithm 2,
-    as curvlinops has it.
+    as implemented in curvlinops.
     """
     check_count("lanczos_steps", lanczos_steps, low=2)
     check_count("runs", runs, low=2)
@@ -224,12 +224,12 @@ def spectral_density(
 
 @contextmanager
 def _hessian(surface: LossSurface, differences: bool) -> Iterator[tuple[LossSurface, Any]]:
-    """The surface at rest, and the operator that multiplies with its Hessian."""
+    """Yield the surface at its own weights, and the operator that multiplies with its Hessian."""
     curvlinops = _needed("curvlinops")
     with surface:
         try:
             shares = surface.shares()
-            surface.gradient([shares[0][0]])  # says what is wrong with a loss in our words
+            surface.gradient([shares[0][0]])  # raises our errors for an invalid loss
             data = [(batch.x, _Target(batch.y, share)) for batch, share in shares]
             arguments = (surface.module, _Loss(surface), surface.params, data)
             kind = _differences_operator(surface) if differences else curvlinops.HessianLinearOperator
@@ -248,7 +248,7 @@ def _hessian(surface: LossSurface, differences: bool) -> Iterator[tuple[LossSurf
 
 
 class _Target:
-    """A target of any kind and the share of its batch in the loss, which curvlinops hands on as it is."""
+    """Target of any kind, with the share of its batch in the loss; curvlinops passes it on unchanged."""
 
     def __init__(self, parts: Any, share: float) -> None:
         self.parts, self.share = parts, share
@@ -258,7 +258,7 @@ class _Target:
 
 
 class _Loss(nn.Module):
-    """A loss of any kind as a module whose values over batches add up to the loss of all samples."""
+    """Module from a loss of any kind, whose values over batches add up to the loss of all samples."""
 
     reduction = "sum"
 
@@ -272,7 +272,7 @@ class _Loss(nn.Module):
 
 
 def _differences_operator(surface: LossSurface) -> Any:
-    """A class like curvlinops' Hessian whose products are central differences of gradients."""
+    """Return a class like curvlinops' Hessian whose products are central differences of gradients."""
     from curvlinops import HessianLinearOperator
 
     class DifferencesOperator(HessianLinearOperator):  # type: ignore[misc, unused-ignore]
@@ -296,7 +296,7 @@ def _differences_operator(surface: LossSurface) -> Any:
 
 
 def _eigsh(operator: Any, k: int, **options: Any) -> Any:
-    """SciPy's Lanczos iteration, with an error in words where it does not converge."""
+    """Run SciPy's Lanczos iteration, with a plain error if it does not converge."""
     linalg = _needed("scipy.sparse.linalg")
     try:
         return linalg.eigsh(operator.to_scipy(), k, **options)
@@ -309,7 +309,7 @@ def _eigsh(operator: Any, k: int, **options: Any) -> Any:
 
 @contextmanager
 def _torch_seed(seed: int) -> Iterator[None]:
-    """torch's global generators seeded, and all put back afterwards: the estimators draw from them."""
+    """Seed torch's global generators, from which the estimators draw, and restore them afterwards."""
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices):
         torch.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""Rise of the loss near the weights: Keskar's ε-sharpness, and worst and average case in a ball."""
+"""Rise of the loss near the weights: Keskar's ε-sharpness, and the worst and average case in a ball."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ def keskar_sharpness(
     .. math:: 100 \; \frac{\max_{z \in C} L(w + z) - L(w)}{1 + L(w)}, \qquad
         C = \{z : |z_i| \le \epsilon (|w_i| + 1)\}
 
-    The maximum is sought by SciPy's L-BFGS-B from z = 0, as in the paper, so the value is a lower bound of the true
-    one. After few iterations it depends on rounding by some 1e-4 of itself.
+    SciPy's L-BFGS-B searches for the maximum from z = 0, as in the paper, so the result is a lower bound of the true
+    value. After few iterations rounding changes it by about 1e-4 of its value.
 
     Args:
         model, loss, data: as for :func:`hessian_eigenvalues`. The model is left as it was, bit for bit.
-        epsilon: > 0. Default 1e-3; the paper has 1e-3 and 5e-4.
-        iterations: of L-BFGS-B, >= 1. Default 10, as in the paper.
-        adaptive: C with ε |w_i| alone, which rescaling layers that compute the same does not change.
-        seed: of the point that the search starts from where the gradient is exactly 0.
+        epsilon: ε > 0. Default 1e-3; the paper uses 1e-3 and 5e-4.
+        iterations: iterations of L-BFGS-B, >= 1. Default 10, as in the paper.
+        adaptive: use C with ε |w_i| alone, which does not change when layers are rescaled to the same function.
+        seed: seed of the start of the search if the gradient is exactly 0.
 
     Raises:
         ValueError: an argument is out of its range, the loss is not differentiable, or nothing needs a gradient.
@@ -62,7 +62,7 @@ def keskar_sharpness(
             start += torch.rand(w.numel(), generator=generator, dtype=torch.float64, device="cpu") * 0.2 - 0.1
 
         def negative(u: Any) -> tuple[float, Any]:
-            """In units of the box and of the slope at w, so that no rule for stopping acts on their size."""
+            """Return value and gradient in units of the box and the slope at w, which stopping rules then ignore."""
             with surface.moved(unflatten(torch.as_tensor(u, device="cpu").to(w) * bound, surface.params)):
                 value, gradient = surface.gradient()
             scale = slope or 1.0
@@ -95,18 +95,18 @@ def worst_case_sharpness(
 
     .. math:: \frac1n \sum_{G} \max_{\lVert T^{-1} \delta \rVert_2 \le \rho} L_G(w + \delta) - L_G(w)
 
-    with T = 1, or T = diag(|w|) where ``adaptive``: that form does not change when layers are rescaled so that the
-    model computes the same. The maximum is sought by going, again and again, to the edge of the ball along the
-    gradient, δ ← ρ T² g / ‖T g‖; one step from w is SAM's own, and the best point seen counts.
+    with T = 1, or T = diag(|w|) if ``adaptive``, which does not change when layers are rescaled so that the model
+    computes the same function. The search moves, in each step, to the edge of the ball along the gradient,
+    δ ← ρ T² g / ‖T g‖; its first step is the step of SAM, and the highest loss seen counts.
 
     Args:
         model, loss, data: as for :func:`hessian_eigenvalues`. The model is left as it was, bit for bit.
-        rho: ρ > 0, the radius. Default 0.05 (SAM); adaptive forms bear 0.5 (ASAM).
-        m: samples in a group (the last may be smaller); None (default) takes all as one. Groups count by what their
-            losses divide by, the number of samples where all weigh the same.
-        steps: >= 1. Default 10.
+        rho: ρ > 0, the radius. Default 0.05 (SAM); 0.5 is usual for the adaptive form (ASAM).
+        m: samples in a group (the last may be smaller); None (default) for one group of all. Groups are weighted by
+            the denominators of their losses: the number of samples if all have the same weight.
+        steps: steps of the search, >= 1. Default 10.
         adaptive: scale-invariant form. Default False.
-        seed: of the direction that is taken where the gradient is exactly 0.
+        seed: seed of the direction used if the gradient is exactly 0.
 
     Raises:
         ValueError: an argument is out of its range, the loss is not differentiable, or nothing needs a gradient.
@@ -141,7 +141,7 @@ def worst_case_sharpness(
                         value, direction = surface.gradient(group)
                     else:
                         value = surface.value(group)
-                if not value - base <= rise:  # a loss that is not a number any more stays one
+                if not value - base <= rise:  # also true if the loss is NaN
                     rise = value - base
                 if math.isnan(rise):
                     break
@@ -159,7 +159,7 @@ def average_case_sharpness(
     adaptive: bool = False,
     seed: int = 0,
 ) -> Estimate:
-    r"""Average rise of the loss under random perturbations of the weights, with a standard error.
+    r"""Return the average rise of the loss under random perturbations of the weights, with a standard error.
 
     .. math:: E_{\delta \sim N(0, \rho^2 T^2)} L(w + \delta) - L(w)
 
@@ -171,7 +171,7 @@ def average_case_sharpness(
         rho: ρ > 0, the standard deviation of each weight's noise. Default 0.05.
         samples: pairs of draws, >= 2. Default 16.
         adaptive: scale-invariant form. Default False.
-        seed: of the draws.
+        seed: seed of the draws.
 
     Raises:
         ValueError: an argument is out of its range, or nothing needs a gradient.

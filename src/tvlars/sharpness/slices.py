@@ -1,4 +1,4 @@
-"""Pictures of a loss: along random directions through the weights, and on the line between two checkpoints."""
+"""Slices of a loss: along random directions through the weights, and on the line between two checkpoints."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def loss_slice(
     points: int = 21,
     seed: int = 0,
 ) -> Slice:
-    """The loss along one or two random, filter-normalized directions through the weights.
+    """Return the loss along one or two random, filter-normalized directions through the weights.
 
-    A direction is drawn from a normal distribution, and each of its filters is given the norm of the filter of the
+    A direction is drawn from a normal distribution, and each of its filters is scaled to the norm of the filter of the
     weights in its place (a filter is what makes one output: a row of a linear layer, an output channel of a
     convolution). Parameters of one dimension (biases, most norms) stay where they are. So slices of different models
     can be compared.
@@ -53,8 +53,8 @@ def loss_slice(
         model, loss, data: as for :func:`hessian_eigenvalues`. The model is left as it was, bit for bit.
         dimensions: 1 (default) or 2.
         span: > 0; positions go from -span to span, in units of the weights' own norms. Default 1.0.
-        points: along a direction, >= 2; odd ones include the weights themselves. Default 21.
-        seed: of the directions; the same seed and model shapes give the same ones.
+        points: points per direction, >= 2; odd numbers include the weights themselves. Default 21.
+        seed: seed of the directions; the same seed and model shapes give the same directions.
 
     Raises:
         ValueError: an argument is out of its range, or no parameter needs a gradient.
@@ -67,7 +67,7 @@ def loss_slice(
     check_count("points", points, low=2)
     positions = torch.linspace(-span, span, points, dtype=torch.float64, device="cpu")
     with LossSurface(model, loss, data) as surface:
-        surface.value([surface.shares()[0][0]])  # says so where the loss at the weights is not finite
+        surface.value([surface.shares()[0][0]])  # raises if the loss at the weights is not finite
         generator = seeded(surface, seed)
         directions = [_filter_normalized(draw(surface, generator), surface.params) for _ in range(dimensions)]
         losses = torch.empty((points,) * dimensions, dtype=torch.float64, device="cpu")
@@ -88,16 +88,16 @@ def loss_between(
     points: int = 21,
     margin: float = 0.0,
 ) -> Slice:
-    """The loss on the straight line between two checkpoints of one model: at 0 the first, at 1 the second.
+    """Return the loss on the straight line between two checkpoints of one model: at 0 the first, at 1 the second.
 
-    Floating point buffers (the running statistics of batch norm) go along the line too; others are those of the end
-    that is nearer.
+    Floating point buffers (the running statistics of batch norm) are interpolated too; other buffers are taken from the
+    nearer end.
 
     Args:
         model, loss, data: as for :func:`hessian_eigenvalues`. The model is left as it was, bit for bit.
         start, end: state dicts of this model.
         points: >= 2, evenly spaced. Default 21.
-        margin: >= 0, how far the line goes on beyond both ends. Default 0.0.
+        margin: >= 0, how far the line extends beyond both ends. Default 0.0.
 
     Raises:
         ValueError: an argument is out of its range, or a state dict is not this model's (what differs is named).
@@ -115,7 +115,7 @@ def loss_between(
     start, end = ({key: value.detach().clone() for key, value in state.items()} for state in (start, end))
     positions = torch.linspace(-margin, 1.0 + margin, points, dtype=torch.float64, device="cpu")
     losses = torch.empty(points, dtype=torch.float64, device="cpu")
-    frozen = {key: value.detach().clone() for key, value in own.items()}  # what needs no gradient moves as well
+    frozen = {key: value.detach().clone() for key, value in own.items()}  # frozen parameters move as well
     with LossSurface(model, loss, data) as surface:
         surface._at_rest = False  # a loss that is not finite on the way is a result
         try:

@@ -1,4 +1,4 @@
-"""Batch norm's statistics estimated anew, and weights at chosen norms: what a loss depends on beside its weights.
+"""Batch norm's statistics estimated anew, and weights scaled to chosen norms.
 
 Running statistics lag behind the weights early in training, so that the loss in evaluation mode is not the loss that is
 trained; and the curvature along a weight that batch norm follows depends on the norm of that weight alone.
@@ -20,23 +20,23 @@ from tvlars.sharpness._batch_loss import to_device
 from tvlars.sharpness._surface import Batches
 
 TOLERANCE = 0.01
-"""Relative change of outputs below which a weight's scale counts as without effect: batch norm's ε leaves some."""
+"""Relative change of outputs up to which a weight's scale counts as without effect; batch norm's ε causes some."""
 
 
 @contextmanager
 def fresh_statistics(model: nn.Module, batches: Batches, *, seed: int = 0) -> Iterator[nn.Module]:
-    """Estimate batch norm's running statistics anew on ``batches``, for as long as the context is open.
+    """Estimate batch norm's running statistics anew on ``batches``, within the context.
 
     Each statistic is the mean over the batches, as :func:`torch.optim.swa_utils.update_bn` computes it. Afterwards all
-    buffers and modes are what they were, bit for bit, and the global random numbers are not used up. A model without
-    running statistics is left alone, and ``batches`` are not read.
+    buffers, modes and global random states are restored, bit for bit. A model without running statistics is left
+    alone, and ``batches`` are not read.
 
     Args:
         model: any module, on the device where it computes. If its batch norms are synchronized, every process enters
             the context.
         batches: inputs, or tuples and lists whose first entry is the input. Batches weigh the same, so give batches of
             one size, as large as those of training.
-        seed: of dropout's random numbers while statistics are estimated. Default 0.
+        seed: seed of dropout while statistics are estimated. Default 0.
 
     Yields:
         The model.
@@ -94,7 +94,7 @@ def scale_invariant_weights(model: nn.Module, batches: Batches, *, seed: int = 0
     Args:
         model: any module with tensors as outputs; it is copied.
         batches: as for :func:`fresh_statistics`; one batch of some 64 samples suffices.
-        seed: of these draws, and of dropout. Default 0.
+        seed: seed of these draws, and of dropout. Default 0.
 
     Raises:
         ValueError: ``model`` is no module or returns no tensor, or there are no batches.
@@ -133,12 +133,12 @@ def scale_invariant_weights(model: nn.Module, batches: Batches, *, seed: int = 0
 
 @contextmanager
 def at_norms(model: nn.Module, norms: Mapping[str, float]) -> Iterator[nn.Module]:
-    """Scale weights to given norms, for as long as the context is open.
+    """Scale weights to given norms, within the context.
 
-    Where the scale of a weight has no effect (see :func:`scale_invariant_weights`) the loss with batch norm's
-    statistics estimated *inside* this context is that of the model, and curvature along the weight is that at the given
-    norm: the Hessian's block of a weight s·w is 1/s² of that of w. Weights of norm 0 stay as they are. Afterwards all
-    weights are what they were, bit for bit.
+    If the scale of a weight has no effect (see :func:`scale_invariant_weights`), the loss is unchanged once batch
+    norm's statistics are estimated *inside* this context, and curvature along the weight is the curvature at the given
+    norm: the Hessian's block of a weight s·w is 1/s² of the block of w. Weights of norm 0 stay as they are. Afterwards
+    all weights are restored, bit for bit.
 
     Args:
         model: any module.
@@ -148,7 +148,7 @@ def at_norms(model: nn.Module, norms: Mapping[str, float]) -> Iterator[nn.Module
         The model.
 
     Raises:
-        ValueError: a name is none of a parameter, or a norm is not > 0.
+        ValueError: a name is not a parameter's, or a norm is not > 0.
 
     Example:
         >>> names = scale_invariant_weights(model, batches)
@@ -180,7 +180,7 @@ def _device_of(model: nn.Module) -> torch.device:
 
 @contextmanager
 def _random_numbers(device: torch.device, seed: int) -> Iterator[None]:
-    """Seed the global generators, and put back their states afterwards."""
+    """Seed the global generators, and restore their states afterwards."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield

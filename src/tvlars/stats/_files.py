@@ -1,4 +1,4 @@
-"""Layer statistics as a frame, and in a folder of Parquet files."""
+"""Layer statistics as a data frame, and in a folder of Parquet files."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 COLUMNS = ("step", "layer", "quantity", "value")
 MOST_ROWS = 10**8
-"""Of a file; one has 64 recorded steps, six quantities and all layers."""
+"""Most rows of a file; a file holds 64 recorded steps, six quantities and all layers."""
 
 
 def read_layer_stats(path: str | Path) -> pd.DataFrame:
     """Return the records of a :class:`LayerStats` in the folder ``path``: columns step, layer, quantity and value.
 
     Raises:
-        FileNotFoundError: the folder is not there.
+        FileNotFoundError: the folder does not exist.
         OSError: a file in it is no regular file, is a link that leaves the folder, or cannot be read.
-        ValueError: a file in it holds something else; the message names it.
+        ValueError: a file in it holds no layer statistics; the message names the file.
     """
     pandas = _needed("pandas")
     path = Path(path)
@@ -38,13 +38,13 @@ def read_layer_stats(path: str | Path) -> pd.DataFrame:
 
 
 def open_folder(path: Path, start: int) -> None:
-    """Make the folder, or take the records of steps after ``start`` out of it."""
+    """Make the folder, or remove the records of steps after ``start`` from it."""
     _needed("pandas")
     _needed("pyarrow")
     files = _files(path) if path.is_dir() else []
     if files and not start:
         raise ValueError(f"path must hold no records where start is 0, got {path} with {files[0].name}")
-    frames = [_read(file) for file in files]  # all of them, before any is touched
+    frames = [_read(file) for file in files]  # all files, before any is changed
     for file, frame in zip(files, frames, strict=True):
         kept = frame[frame["step"] <= start]
         if kept.empty:
@@ -60,8 +60,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _read(file: Path) -> pd.DataFrame:
-    """The rows of a file that anybody may have made: four columns of known types, and nothing that they say of
-    themselves besides."""
+    """Return the rows of an untrusted file: four columns of known types, without the file's own metadata."""
     parquet, types = _needed("pyarrow.parquet"), _needed("pyarrow").types
     with open_regular(file, file.parent) as opened:
         try:
@@ -91,7 +90,7 @@ def _read(file: Path) -> pd.DataFrame:
 
 
 def as_frame(done: list[Table], names: list[str]) -> pd.DataFrame:
-    """The tables of some steps in long form."""
+    """Return the tables of some steps in long form."""
     pandas = _needed("pandas")
     parts = [known.nonzero() for _, _, known in done]
     places = torch.cat([torch.empty(0, 2, dtype=torch.int64, device="cpu"), *parts])
@@ -111,17 +110,17 @@ def as_frame(done: list[Table], names: list[str]) -> pd.DataFrame:
 
 
 def write_parquet(file: Path, frame: pd.DataFrame) -> None:
-    """Write ``frame`` so that the file is there whole or not at all."""
+    """Write ``frame`` so that the file is complete or does not exist."""
     part = file.with_suffix(".part")
     try:
         part.unlink(missing_ok=True)
-        with open(part, "xb") as written:  # never through a link that somebody has laid there
+        with open(part, "xb") as written:  # never through an existing link
             frame.to_parquet(written, index=False)
             written.flush()
             os.fsync(written.fileno())
         os.replace(part, file)
     except OSError:
-        part.unlink(missing_ok=True)  # a full disk has no room for it
+        part.unlink(missing_ok=True)  # the disk may be full
         raise
 
 

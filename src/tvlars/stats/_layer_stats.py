@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MOST_POINTS = 200
-"""Records that a picture in a notebook shows at most."""
+"""Most records that a picture in a notebook shows."""
 WRAPPERS = re.compile(r"\b(_orig_mod|_checkpoint_wrapped_module)\.")
 
 
 class Writer(Protocol):
-    """The part of TensorBoard's ``SummaryWriter`` that is used."""
+    """The method of TensorBoard's ``SummaryWriter`` that is used."""
 
     def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None:
         """Write ``scalar_value`` as the point at ``global_step`` of the curve ``tag``."""
@@ -43,9 +43,9 @@ class LayerStats:
     quantity         meaning
     ===============  ==========================================================================================
     LWN              ‖w‖, layer weight norm, before the step
-    LGN              ‖g‖, layer gradient norm, of the gradient as the optimizer is given it
+    LGN              ‖g‖, layer gradient norm, of the gradient as the optimizer receives it
     LNR              ‖w‖ / ‖g‖, layer-wise normalization ratio; absent where ‖g‖ is 0
-    trust_ratio      q as it acted, of LARS, TVLARS and LAMB where the layer is adapted (with TVLARS's
+    trust_ratio      q as applied by LARS, TVLARS and LAMB, if the layer is adapted (with TVLARS's
                      ``phi_scope="ratio"`` φ is part of it)
     phi              the factor on the learning rate: φ(t) of TVLARS; lr over the initial lr where an LR
                      scheduler drives the group; absent otherwise
@@ -58,11 +58,11 @@ class LayerStats:
     Norms are those of the whole tensor where parameters are sharded (FSDP2, tensor parallel); every rank has to
     record then, gets the same numbers, and the first one writes.
 
-    With our optimizers ‖w‖ and q of adapted layers come from the step, which has them; ‖g‖ alone is computed here. With
-    others both norms are (one multi-tensor launch each). A step that is compiled does not tell ‖w‖ and q.
+    With our optimizers ‖w‖ and q of adapted layers come from the step; only ‖g‖ is computed here. With other optimizers
+    both norms are computed here (one multi-tensor launch each). A compiled step does not provide ‖w‖ and q.
 
-    Values stay on the device until ``buffer`` steps have been
-    recorded, and are fetched together then: that is the only time the host waits.
+    Values stay on the device until ``buffer`` steps have been recorded, and are then fetched together: the host waits
+    only then.
 
     Args:
         optimizer: any torch optimizer.
@@ -74,7 +74,7 @@ class LayerStats:
             crash leaves is readable with :func:`read_layer_stats`. None (default) keeps what was flushed in
             memory, 4 bytes per number. Parquet needs pandas and pyarrow (the extra ``lab``).
         buffer: recorded steps between two flushes, which bounds what is held on the device. Default 64.
-        writer: a TensorBoard ``SummaryWriter``, told at every flush, as ``LWN/<layer>`` and so on. Default None.
+        writer: a TensorBoard ``SummaryWriter``, which gets ``LWN/<layer>`` and so on at every flush. Default None.
         start: optimizer steps taken before, for a run that is resumed. Default 0. Records of later steps that lie
             in ``path`` are dropped, since those steps are taken again.
 
@@ -113,7 +113,7 @@ class LayerStats:
         self.optimizer, self.model, self.every, self.buffer, self.writer = optimizer, model, every, buffer, writer
         self._places: dict[int, int] = {}
         self._names: list[str] = []
-        """Names of all layers so far, by place; a layer that is removed keeps its place."""
+        """Names of all layers so far, by place; a removed layer keeps its place."""
         self._name_layers()
         self.path = None if path is None else Path(path)
         self._discards = self.path is not None and not _is_first_rank()
@@ -131,14 +131,14 @@ class LayerStats:
         ]
 
     def _name_layers(self) -> None:
-        """Give the layers places by name: those of the model in its order, then what the optimizer has besides."""
+        """Give the layers places by name: the model's in its order, then other parameters of the optimizer."""
         named = _layers(self.optimizer, self.model)
         place = {name: i for i, name in enumerate(self._names)}
         for name in named.values():
             if place.setdefault(name, len(self._names)) == len(self._names):
                 self._names.append(name)
         self._places = {key: place[name] for key, name in named.items()}
-        # Held until they are looked at again, so that no other tensor gets the id of one of them.
+        # Kept until the next check, so that no other tensor gets the id of one of them.
         self._params = [tuple(group["params"]) for group in self.optimizer.param_groups]
         self._groups = {self._places[id(p)]: i for i, params in enumerate(self._params) for p in params}
 
@@ -153,7 +153,7 @@ class LayerStats:
     # -- in a step ------------------------------------------------------------------------------------
 
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        self._open = None  # a step that failed may have left one
+        self._open = None  # a failed step may have left a record
         self._watch(False)
         if self.step % self.every:
             return
@@ -164,14 +164,14 @@ class LayerStats:
         self._open = Record(self.step + 1)
         self._watch(True)
         self._take_weight_norms(self._open)
-        # torch hands the optimizer itself over first. A closure computes the gradients inside the step.
+        # The first argument is the optimizer itself. A closure computes the gradients inside the step.
         self._closure = kwargs.get("closure", args[1] if len(args) > 1 else None) is not None
         if not self._closure:
             self._take_gradient_norms(self._open)
 
     def _watch(self, on: bool) -> None:
         """Start or stop observing adapted layers."""
-        if torch.compiler.is_compiling():  # such a step tells nothing, and torch 2.9 cannot compile the assignment
+        if torch.compiler.is_compiling():  # such a step calls no observer, and torch 2.9 cannot compile the assignment
             return
         optimizer = self.optimizer
         if isinstance(optimizer, LayerwiseOptimizer) and (on or optimizer.observers):
@@ -224,7 +224,7 @@ class LayerStats:
         """Fetch what has been recorded, and write it to ``path`` and ``writer``. Waits for the device.
 
         Raises:
-            OSError: the file cannot be written; what was to be written is kept, for another flush.
+            OSError: the file cannot be written; the records are kept for another flush.
         """
         if not self._records:
             return
@@ -296,9 +296,9 @@ def _parameters(optimizer: Optimizer) -> list[Tensor]:
 
 
 def _layers(optimizer: Optimizer, model: nn.Module) -> dict[int, str]:
-    """Return the unique names of parameters by their id."""
+    """Return unique names of parameters by id."""
     inner: Any = model
-    while inner is not None:  # in whatever order they were wrapped
+    while inner is not None:  # in any order of wrapping
         model = inner
         parallel = isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel))
         compiled = type(model).__name__ == "OptimizedModule"  # importing it takes a second

@@ -17,14 +17,14 @@ QUANTITIES = ("LWN", "LGN", "LNR", "trust_ratio", "phi", "effective_lr")
 
 
 Table = tuple[int, Tensor, Tensor]
-"""A step, the values [layers, quantities], and which of them are known."""
+"""A step, the values [layers, quantities], and a mask of known values."""
 
 
 @dataclass(frozen=True)
 class Rates:
     """A parameter group's lr and φ, numbers or 0-d tensors on a device.
 
-    ``separate`` says whether φ still has to be multiplied with lr, ``adapted`` whether a trust ratio acts too.
+    ``separate`` is True if φ still has to be multiplied with lr, ``adapted`` if a trust ratio acts too.
     """
 
     lr: Any
@@ -40,7 +40,7 @@ class Rates:
             phi = Phi.of(group)
             return cls(lr, phi.value(), phi.phi_scope == "all", adapted)
         initial = group.get("initial_lr")
-        known = isinstance(initial, Tensor) or bool(initial)  # of a tensor the host would have to wait for the value
+        known = isinstance(initial, Tensor) or bool(initial)  # for a tensor's value the host would have to wait
         return cls(lr, lr / cast(float, initial) if known else None, False, adapted)
 
 
@@ -54,9 +54,9 @@ class Record:
     groups: dict[int, int] = field(default_factory=dict)
     """Parameter group of each layer, by its place."""
     scale: Any = None
-    """Factor that gradients were multiplied by, if they still are."""
+    """Factor of gradients that are still scaled."""
     skipped: Any = None
-    """Not 0 where the step was not taken, since a gradient was not finite."""
+    """Not 0 if the step was skipped, since a gradient was not finite."""
 
     def add(self, quantity: str, places: list[int], values: Tensor) -> None:
         self.values.append((quantity, places, values.detach()))
@@ -84,7 +84,7 @@ class Record:
 
 
 def on_host(records: list[Record]) -> list[Record]:
-    """The records with all values on the host: one transfer for each device."""
+    """Return the records with all values on the host: one transfer for each device."""
     vectors = [values for record in records for _, _, values in record.values]
     single = [x for record in records for x in _single(record) if isinstance(x, Tensor)]
     host = iter(_fetch([*vectors, *(x.detach().reshape(1) for x in single)]))
@@ -116,7 +116,7 @@ def _fetch(vectors: list[Tensor]) -> list[Tensor]:
 
 
 def norms_of(layers: dict[int, Tensor]) -> list[tuple[list[int], Tensor]]:
-    """Places and norms of whole tensors, as a vector for each device and kind of tensor."""
+    """Return places and norms of whole tensors, as a vector for each device and kind of tensor."""
     buckets: dict[Any, list[tuple[int, Tensor, Any]]] = {}
     for place, x in layers.items():
         if x.layout != torch.strided:

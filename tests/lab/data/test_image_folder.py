@@ -419,7 +419,7 @@ def test_all_bad_files_are_named_at_once_or_left_out(
     for name, _, reason in BAD:
         place = str(error.value).index(f"train/cat/{name} (")
         assert reason in str(error.value)[place : place + 200]
-    assert "--skip-bad-images (skip_bad_images=True) goes on without them" in str(error.value)
+    assert "--skip-bad-images (skip_bad_images=True) continues without them" in str(error.value)
     for _ in range(2):  # the second time from the mapped file
         data = read(tmp_path / "bad", skip_bad_images=True)
         assert data.mapped == mapped

@@ -407,7 +407,7 @@ def test_results_that_cannot_be_written_cost_neither_table_nor_exit_code(
     for seed, code, told in (
         (0, 2, ""),
         (1, 1, "tvlars: 1 of 1 runs failed; the same command tries them again\n"),
-        (2, 3, "tvlars: 1 of 1 runs diverged, a smaller lr is the usual way out\n"),
+        (2, 3, "tvlars: 1 of 1 runs diverged, a smaller lr usually helps\n"),
     ):
         (tmp_path / "grid.yaml").write_text(f"base: {{epochs: 1}}\ngrid: {{seed: [{seed}]}}")
         assert main(["sweep", str(tmp_path / "grid.yaml"), "--out", str(out), "--retries", "0"]) == code
@@ -504,7 +504,7 @@ def test_a_stopped_sweep_lets_runs_save_and_goes_on(
     with pytest.raises(error):
         sweep(seeds(4), out, workers=2, board=LineBoard())
     thread.join()
-    assert "stopped: 1 of 4 runs are over, and the same command goes on" in capsys.readouterr().out
+    assert "stopped: 1 of 4 runs are over, and the same command continues" in capsys.readouterr().out
     saved = [json.loads(file.read_text())["status"] for file in out.glob("*/summary.json")]
     assert sorted(saved) == (["finished"] if again else ["finished", "preempted", "preempted"])
     assert pd.read_csv(out / "results.csv")["status"].tolist() == ["finished", "not done", "not done", "not done"]
@@ -879,7 +879,7 @@ def test_ray_gives_the_same_and_survives_the_death_of_a_worker(
         training_process(folders[0])
     assert by_seed(result) == [("finished", 1), ("finished", 1)]
     told = capsys.readouterr().out
-    assert f"{folders[0].name}: its Ray worker died (WorkerCrashedError), another goes on with it" in told
+    assert f"{folders[0].name}: its Ray worker died (WorkerCrashedError), another continues it" in told
     assert "resumed  after step" in (out / f"{folders[0].name}.log").read_text()
     assert_same_results(local.folder, out)
 

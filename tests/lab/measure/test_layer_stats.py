@@ -1,4 +1,4 @@
-"""Layer statistics of runs: they wait for room on the disk, and go on where a run goes on."""
+"""Layer statistics of runs: they wait for room on the disk, and go on where a run continues."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def test_devices_starts_processes_and_sigterm_saves_what_one_goes_on_with(tmp_pa
         _, error = child.communicate(timeout=60)
     assert (child.returncode, error) == (
         143,
-        "tvlars: stopped by SIGTERM; what was measured is kept, and --resume goes on\n",
+        "tvlars: stopped by SIGTERM; what was measured is kept, and --resume continues\n",
     )
     stopped = load_run(tmp_path / "run")
     assert stopped.status == "preempted"
@@ -85,7 +85,7 @@ def test_a_process_that_dies_ends_the_others_and_is_named(tmp_path: Path) -> Non
         _, error = child.communicate(timeout=60)
     assert child.returncode == 1
     assert error.splitlines()[0] == (
-        "tvlars: process 1 was killed by SIGKILL; the others were stopped, and --resume goes on from a checkpoint"
+        "tvlars: process 1 was killed by SIGKILL; the others were stopped, and --resume continues from a checkpoint"
     )
 
 
@@ -148,7 +148,7 @@ def test_torchrun_and_a_comparison(tmp_path: Path) -> None:
 
 
 IN_VAIN = "process 0 has waited for the others in vain: one of them hangs or has ended"
-KILLED = "process {} was killed by {}; the others were stopped, and --resume goes on from a checkpoint"
+KILLED = "process {} was killed by {}; the others were stopped, and --resume continues from a checkpoint"
 
 
 @pytest.mark.parametrize(
@@ -250,7 +250,7 @@ def test_a_first_machine_that_starts_later_is_waited_for(monkeypatch: pytest.Mon
         ("--shard", "tvlars: shard must not be given for one process, there is nothing to spread over"),
         ("--shard --noise-scale --devices 2", "noise_scale must not be given with shard"),
         ("--timeout 0", "timeout must be"),
-        ("--resume", "out must be given with resume: the run folder to go on with"),
+        ("--resume", "out must be given with resume: the run folder to continue"),
         ("--resume /nowhere", "resume must be a run folder, but '/nowhere' cannot be read"),
     ],
 )

@@ -357,7 +357,7 @@ def test_watching_outlives_what_may_pass(
     assert main(["report", str(run), "-o", str(page), "--watch", "5"]) == 130
     assert [a == b for a, b in itertools.pairwise(pages)] == [True, True, False]
     captured = capsys.readouterr()
-    assert captured.out.count("the page stays as it is: run must be an existing folder") == 1
+    assert captured.out.count("the page was not updated: run must be an existing folder") == 1
     assert captured.err == f"tvlars: interrupted; {page} is as it was written last\n"
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints: a run that was cut off anywhere goes on as if nothing had happened, and a bad file is never believed."""
+"""Checkpoints: a run that is cut off anywhere continues as if nothing had happened, and bad files are never used."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def test_sigterm_and_sighup_save_and_have_exit_codes(tmp_path: Path, number: sig
         child.send_signal(number)
         _, error = child.communicate(timeout=60)
     assert child.returncode == 128 + number
-    assert error == f"tvlars: stopped by {number.name}; what was measured is kept, and --resume goes on\n"
+    assert error == f"tvlars: stopped by {number.name}; what was measured is kept, and --resume continues\n"
     run = load_run(tmp_path / "run")
     assert run.status == "preempted"
     (saved,) = (tmp_path / "run" / "checkpoints").iterdir()

@@ -103,7 +103,7 @@ def test_a_logger_that_fails_costs_one_note_and_not_the_run(tmp_path: Path, few:
     train(config, data=few, reporter=reporter, loggers=[broken, other])
     (said,) = [note for note in reporter.notes if "logger" in note]
     assert said.startswith(
-        "the logger Breaks ends here, and the run goes on without it: ConnectionError: the server is away, raised in "
+        "the logger Breaks ends here, and the run continues without it: ConnectionError: the server is away, raised in "
     )
     assert "test_loggers.py, line " in said
     assert max(step for _, step, _ in broken.metrics) == 5
@@ -229,7 +229,7 @@ def test_tensorboard_ends_where_the_disk_fails_it_and_the_run_goes_on(
     loggers.close(True, {})
     (sentence,) = said
     assert sentence.startswith(
-        "the logger tensorboard ends here, and the run goes on without it: No space left on device"
+        "the logger tensorboard ends here, and the run continues without it: No space left on device"
     )
 
 

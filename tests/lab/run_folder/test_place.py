@@ -28,7 +28,7 @@ from tvlars.lab.training.profile import Phases
 from tvlars.lab.training.progress import LineReporter, Reporter
 
 QUICK: dict[str, Any] = dict(epochs=2, precision="32-true", accelerator="cpu", checkpoint_every="2-steps")
-SENTENCE = "must stay the folder that this run began in, but it was moved or taken away"
+SENTENCE = "must stay the folder of this run, but it was moved or removed"
 
 
 def exchange(folder: Path, by: str = "another") -> None:

@@ -77,7 +77,7 @@ def test_a_run_of_loaders_goes_on(tmp_path: Path, sets: Any) -> None:
         train(TrainConfig(**options), loaders=loaders, reporter=StopAt(step=7, error=KeyboardInterrupt))
     reporter = StopAt()
     train(TrainConfig(**options, resume=True), loaders=loaders, reporter=reporter)
-    said = "warning  the run goes on amid an epoch, and the order of the loader is not restored bit for bit"
+    said = "warning  the run continues within an epoch, and the order of the loader is not restored bit for bit"
     assert said in reporter.lines
     whole = train(TrainConfig(**{**options, "out": tmp_path / "whole"}), loaders=loaders, reporter=Reporter())
     assert load_run(tmp_path / "run").steps["loss"].equals(load_run(whole.folder).steps["loss"])  # it does not shuffle

@@ -66,7 +66,7 @@ def test_images_are_not_said_to_be_damaged(tmp_path: Path, monkeypatch: pytest.M
         for i in range(2):
             Image.new("RGB", (8, 8)).save(tmp_path / split / name / f"{i}.png")
     monkeypatch.setattr("PIL.Image.open", no_memory)
-    with pytest.raises(UsageError, match=r"^data 'imagefolder:\S+' must fit into memory, but memory has ended$"):
+    with pytest.raises(UsageError, match=r"^data 'imagefolder:\S+' must fit into memory, but memory ran out$"):
         load_data(f"imagefolder:{tmp_path}")
 
 
@@ -107,12 +107,12 @@ def test_a_measurement_without_memory_costs_no_run(
 ) -> None:
     monkeypatch.setattr("tvlars.lab.measure.each_epoch.measure_sharpness", no_memory)
     train(TrainConfig(**QUICK, sharpness="end", out=tmp_path / "run"), reporter=LineReporter())
-    assert "sharpness after epoch 1 could not be measured: memory has ended" in capsys.readouterr().out
+    assert "sharpness after epoch 1 could not be measured: memory ran out" in capsys.readouterr().out
     run = load_run(tmp_path / "run")
     assert run.complete
     monkeypatch.setattr("tvlars.lab.measure.sharpness.measure_sharpness", no_memory)
-    with pytest.raises(UsageError, match="samples must be fewer than 99 here, but memory has ended"):
+    with pytest.raises(UsageError, match="samples must be fewer than 99 here, but memory ran out"):
         run_sharpness(run, samples=99)
     monkeypatch.setattr("zipfile.ZipFile.read", no_memory)  # whole weights are not said to be damaged
     assert main(["evaluate", str(tmp_path / "run")]) == 2
-    assert capsys.readouterr().err == "tvlars: memory has ended: the command needs more, or smaller data\n"
+    assert capsys.readouterr().err == "tvlars: memory ran out: the command needs more, or smaller data\n"

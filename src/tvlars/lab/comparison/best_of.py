@@ -1,4 +1,4 @@
-"""Best of several trials: results as publications report them, and the share of these that is luck.
+"""Best of several trials: results as publications report them, and the part of them that is luck.
 
 Trials are runs of one arm with different settings or seeds. The best of more trials is larger without any cause, and so
 is the best of several epochs. That is computed here, to compare arms with unequal numbers of trials.
@@ -24,11 +24,11 @@ EPOCHS = ("best", "last")
 
 @dataclass(frozen=True)
 class BestOfTrials:
-    """Best of the trials of an arm by a measure, as :func:`best_of_trials` returns it; values are fractions."""
+    """Best of the trials of an arm by a measure, returned by :func:`best_of_trials`; values are fractions."""
 
     measure: str
     epochs: str
-    """"best" if each trial counts by its best epoch, "last" if by its last."""
+    """"best" if the best epoch of each trial counts, "last" if the last."""
     trials: int
     """Number of trials, diverged ones included."""
     failed: int
@@ -38,9 +38,9 @@ class BestOfTrials:
     run: Path
     """Folder of that trial."""
     epoch: int
-    """Epoch of that trial which counts."""
+    """Epoch of that trial that counts."""
     n: int
-    """Number of trials that ``expected`` is of."""
+    """Number of trials drawn for ``expected``."""
     expected: float
     """Mean of the best of ``n`` of the trials, over all ways to draw them."""
     values: tuple[float, ...]
@@ -62,16 +62,16 @@ class BestOfTrials:
 
 
 def expected_best(values: Sequence[float], n: int, by: Sequence[float] | None = None) -> float:
-    """Mean of the best of ``n`` values that are drawn without replacement, over all draws.
+    """Return the mean of the best of ``n`` values that are drawn without replacement, over all draws.
 
     With the values in ascending order v_1 ... v_N it is sum_i v_i (C(i, n) - C(i - 1, n)) / C(N, n): v_i is the best of
     the draws from the first i values that are no draws from the first i - 1. It is an unbiased estimate of the mean
     best of ``n`` further trials of the same kind (Tang et al. 2020, "Showing Your Work Doesn't Always Work").
 
     Args:
-        values: what is reported of each trial, for example its test accuracy.
+        values: reported value of each trial, for example its test accuracy.
         n: number of trials that are drawn.
-        by: what the best is chosen by, for example validation accuracies; among equal ones, the mean of their
+        by: values by which the best is chosen, for example validation accuracies; among equal ones, the mean of their
             ``values`` counts. None (default): the values themselves.
 
     Raises:
@@ -98,7 +98,7 @@ def expected_best(values: Sequence[float], n: int, by: Sequence[float] | None = 
 
 
 def gain_by_luck(more: int, fewer: int, spread: float) -> float:
-    """Mean lead of the best of ``more`` trials over the best of ``fewer`` where all trials are equally good.
+    """Return the mean lead of the best of ``more`` trials over the best of ``fewer`` if all trials are equally good.
 
     Trials are independent and normal with the standard deviation ``spread``; the lead is in its unit, and is
     spread * (E max of ``more`` - E max of ``fewer``) of standard normal values.
@@ -115,7 +115,7 @@ def gain_by_luck(more: int, fewer: int, spread: float) -> float:
 
 
 def _mean_maximum(count: int) -> float:
-    """Mean of the largest of ``count`` standard normal values: the integral of x d(Phi(x)^count)."""
+    """Return the mean of the largest of ``count`` standard normal values: the integral of x d(Phi(x)^count)."""
     from scipy.integrate import quad
     from scipy.stats import norm
 
@@ -132,18 +132,18 @@ def best_of_trials(
     measure: str | None = None,
     epochs: str = "best",
 ) -> BestOfTrials:
-    """Best of all trials, as publications report it, beside the mean best of ``n`` of them.
+    """Return the best of all trials, as publications report it, with the mean best of ``n`` of them.
 
     Args:
-        runs: run folders or loaded runs of one arm; or a folder, whose folders are the runs, as of a sweep.
-        n: trials that the other arm had; None (default) takes all, so that ``luck`` is 0.
+        runs: run folders or loaded runs of one arm; or a folder of run folders, such as a sweep's.
+        n: number of trials of the other arm; None (default) uses all, so that ``luck`` is 0.
         measure: column of epochs: "test_random_share_accuracy" (of ``test_share``), "test_accuracy" or
             "validation_accuracy", for example. None (default) takes the first of these that all runs have.
-        epochs: "best" (default) takes the best epoch of each trial on the same images, as the published comparison may,
+        epochs: "best" (default) uses the best epoch of each trial on the same images, as the published comparison may,
             "last" the last one.
 
-    Diverged trials, and others that have no finite value, count as 0. Runs with images for validation have the accuracy
-    on the whole test set at their end alone, which "last" takes.
+    Diverged trials, and others without a finite value, count as 0. Runs with images for validation have the accuracy
+    on the whole test set only at their end, which "last" uses.
 
     Raises:
         UsageError: there is no run, a run has not ended, or it has no such measure.

@@ -12,7 +12,7 @@ DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "5px,2px
 
 
 def colors_of(optimizers: Mapping[str, str]) -> dict[str, tuple[str, str]]:
-    """Return color and dash of each arm, given its optimizer: those of the optimizer for its first arm, else free
+    """Return color and dash of each arm, given its optimizer: the optimizer's own for its first arm, else unused
     ones."""
     places: dict[str, int] = {}
     for arm, optimizer in optimizers.items():

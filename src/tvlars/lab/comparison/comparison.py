@@ -1,6 +1,6 @@
 """A comparison of optimizers: its runs, its tables and sentences, and its files.
 
-Pandas and the statistics are imported where tables are made: a comparison begins without them.
+Pandas and the statistics are imported only when tables are made, after the runs.
 """
 
 from __future__ import annotations
@@ -66,12 +66,12 @@ class Comparison:
     command: str
     runs: list[RunRow] = field(default_factory=list)
     measure: Measure = field(default_factory=Measure)
-    """Measure that runs are compared by: an accuracy, with self-supervised learning "linear-probe accuracy", or that of
-    a user's task."""
+    """Measure by which runs are compared: an accuracy, "linear-probe accuracy" in self-supervised learning, or the
+    measure of a user's task."""
     protocol: str = NOTHING_HELD_OUT
     """Sentence about the images that were held out, see :func:`tvlars.lab.comparison.held_out.held_out`."""
     family: str = ALL
-    """Pairs that are tested: "all", an arm that each other one is compared with, or pairs as in "a:b,a:c"."""
+    """Tested pairs: "all", an arm to compare with each other arm, or pairs as in "a:b,a:c"."""
     margin: float | None = None
     """Margin of equivalence in points of accuracy, None for 0.3; of a user's task in the unit of its measure, None for
     no test of equivalence."""
@@ -99,8 +99,7 @@ class Comparison:
         return made
 
     def rows(self) -> pd.DataFrame:
-        """Return the table with the columns of :func:`tvlars.lab.comparison.verdict.with_verdicts`, whatever the
-        measure."""
+        """Return the table with the columns of :func:`tvlars.lab.comparison.verdict.with_verdicts`, for any measure."""
         from tvlars.lab.comparison import statistics
         from tvlars.lab.comparison.verdict import with_verdicts
 
@@ -109,8 +108,8 @@ class Comparison:
     def to_latex(self, label: str = "tab:comparison", caption: str | None = None, *, pairs: bool = False) -> str:
         r"""Return a LaTeX table of the arms, or of their differences, which needs ``\usepackage{booktabs}``.
 
-        That of arms has the mean accuracy ± half the width of its 95 % interval over seeds, the best one bold at each
-        batch size, and the number of seeds; that of pairs the columns of :meth:`differences`.
+        The table of arms has the mean accuracy ± half the width of its 95 % interval over seeds, the best one bold at
+        each batch size, and the number of seeds; the table of pairs has the columns of :meth:`differences`.
 
         Args:
             label: the table's ``\label``.
@@ -153,7 +152,7 @@ class Comparison:
         else:
             x = "epoch"
             for run in done:
-                with contextlib.suppress(UsageError):  # its folder has gone
+                with contextlib.suppress(UsageError):  # its folder no longer exists
                     title, values = load_run(self.folder / run.folder).over_epochs()
                     for epoch, value in values.items():
                         points[run.optimizer].setdefault(epoch, []).append(value)
@@ -174,7 +173,7 @@ class Comparison:
         """Return the same runs with another declared family of comparisons, and another margin of equivalence.
 
         Args:
-            family: "all", an arm that each other one is compared with, or pairs as in "tvlars:lars,tvlars:lamb".
+            family: "all", an arm to compare with each other arm, or pairs as in "tvlars:lars,tvlars:lamb".
             margin: > 0, see :attr:`margin`.
 
         Raises:
@@ -216,7 +215,7 @@ class Comparison:
         return math.nan if found is None else found
 
     def _correct(self, run: RunRow) -> Any:
-        """Return which test images a run classified correctly; None if unknown, or if the accuracy is another one."""
+        """Return which test images a run classified correctly; None if unknown, or for another kind of accuracy."""
         images, accuracy = run.test_images, run.test_accuracy
         if run.status != Status.FINISHED or not run.folder or not images or accuracy is None or images != images:
             return None

@@ -42,8 +42,8 @@ def family_option() -> Any:
     """Return the field of the option ``family``, the same for all commands."""
     return option(
         ALL,
-        "the pairs that are tested, whose p-values are adjusted together: all (default), an arm that each other one is "
-        "compared with, or pairs as in tvlars:lars,tvlars:lamb",
+        "pairs to test, whose p-values are adjusted together: all (default), an arm to compare with each other arm, "
+        "or pairs as in tvlars:lars,tvlars:lamb",
     )
 
 
@@ -86,7 +86,7 @@ def check_margin(margin: Any) -> float | None:
 
 
 def pairs_of(family: str, arms: Iterable[str]) -> set[frozenset[str]]:
-    """Return the pairs of ``arms`` that belong to a family; names of other arms have no part in it."""
+    """Return the pairs of ``arms`` that belong to a family; names of other arms are ignored."""
     arms = list(dict.fromkeys(arms))
     if family == ALL:
         return {frozenset((a, b)) for a in arms for b in arms if a != b}
@@ -103,7 +103,7 @@ def said_family(family: str, comparisons: int) -> str:
 
 
 def _named(name: str, arms: Collection[str]) -> list[str]:
-    """Return the arms that a name stands for: the arm itself, or those of the name with settings in brackets."""
+    """Return the arms that a name means: the arm itself, or all arms of that name with settings in brackets."""
     return [name] if name in arms else [arm for arm in arms if arm.startswith(f"{name} (")]
 
 

@@ -1,4 +1,4 @@
-"""Sentence about the images that choices were made by and those that results are of."""
+"""Sentence about the images used for choices and the images used for results."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def held_out(
     of_task: bool = False,
     test_share: float | None = None,
 ) -> str:
-    """Return the sentence for runs with so many ``validation_images``.
+    """Return the sentence for runs with this number of ``validation_images``.
 
     Args:
-        validation_images: their number; 0 if none were held out.
+        validation_images: number of validation images; 0 if none were held out.
         test: True if the test set was read at the end.
         keep_best: True if results are of the best epoch by validation.
         of_task: True for runs of a user's task, whose data are samples.
-        test_share: share of the test set that was tested after every epoch besides; None if none was.
+        test_share: share of the test set that was also tested after every epoch; None if none was.
     """
     share = "" if test_share is None else f" {_SHARE.format(100 * test_share)}"
     if not validation_images:

@@ -1,4 +1,4 @@
-"""A pair of arms over common seeds: its difference by seeds and by test images, and the tests of it."""
+"""A pair of arms over common seeds: its difference by seeds and by test images, and tests of the difference."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tvlars.lab.comparison.paired import (
 
 
 def said_margin(margin: float, of_task: bool) -> str:
-    """Return a margin of differences in words, as in "0.3 points", that of a user's task without a unit."""
+    """Return a margin of differences in words, as in "0.3 points"; for a user's task without a unit."""
     points = f"{100 * margin:g}"
     return f"{margin:g}" if of_task else f"{points} point{'s' * (points != '1')}"
 
@@ -39,11 +39,11 @@ class Pair:
     error: ErrorOfImages | None
     """None for a user's task, or fewer than two images."""
     margin: float
-    """In the unit of the differences; NaN for no test of equivalence."""
+    """Margin of equivalence in the unit of the differences; NaN for no test of equivalence."""
 
     @classmethod
     def of(cls, a: pd.DataFrame, b: pd.DataFrame, margin: float | None, of_task: bool) -> Pair:
-        """Return two arms' runs over the same seeds as a pair; ``value`` of the frames is what they are compared by.
+        """Return two arms' runs over the same seeds as a pair, compared by the column ``value``.
 
         Args:
             a, b: runs, with the seed as index.
@@ -57,7 +57,7 @@ class Pair:
 
     @property
     def known(self) -> bool:
-        """True if the error by test images is known, as far as there is one."""
+        """True if the error by test images is known, or does not exist."""
         return self.of_task or self.error is not None
 
     @property
@@ -67,7 +67,7 @@ class Pair:
 
     @property
     def deviation(self) -> float:
-        """Standard deviation over seeds, NaN for one; 0 if differences are equal but for rounding."""
+        """Standard deviation over seeds, NaN for one seed; 0 if differences are equal up to rounding."""
         found = float(self.differences.std(ddof=1)) if len(self.differences) > 1 else math.nan
         return 0.0 if found < 1e-12 * np.abs(self.differences).max() else found
 
@@ -78,7 +78,7 @@ class Pair:
         return found if self.error is None or self.images is None else [*found, (self.error.now, self.images - 1)]
 
     def measured(self) -> dict[str, Any]:
-        """Return the columns that are no test."""
+        """Return the columns that are not results of tests."""
         return {
             "difference": abs(self.mean),
             "interval": float(np.max([student(self.mean, *error)[0] for error in self._errors()])),  # NaN if one is
@@ -121,11 +121,11 @@ class ErrorOfImages:
     """Standard error of two arms' difference in mean accuracy that the choice of test images causes.
 
     If predictions are known, its square falls with the seeds n as (lasting + noise / n) / images²: seeds differ in the
-    images that they have right, and their mean does so less.
+    images that they classify correctly, and the mean over seeds varies less.
     """
 
     now: float
-    """Over the seeds that there are."""
+    """Standard error over the seeds of the runs."""
     images: int
     lasting: float
     noise: float = 0.0

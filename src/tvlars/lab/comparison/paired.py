@@ -17,7 +17,7 @@ POWER = 0.8
 MOST_EXACT = 16
 """Number of seeds up to which all sign patterns are counted."""
 DRAWN = 99_999
-"""Number of random sign patterns beyond."""
+"""Number of random sign patterns for more seeds."""
 
 
 def sign_flip_p(differences: ArrayLike) -> float:
@@ -38,7 +38,7 @@ def sign_flip_p(differences: ArrayLike) -> float:
 
 @lru_cache(maxsize=2)  # pairs of a page have equally many seeds; 16 MB for 20
 def _signs(count: int) -> np.ndarray[Any, np.dtype[np.floating[Any]]]:
-    """Return sign patterns (patterns, count): one of each two opposite ones, whose means are equally far from 0, or
+    """Return sign patterns (patterns, count): one of two opposite patterns, whose means are equally far from 0, or
     random ones."""
     if count > MOST_EXACT:
         return np.random.default_rng(0).choice([-1.0, 1.0], size=(DRAWN, count))
@@ -70,7 +70,7 @@ def equivalence_p(mean: float, error: float, degrees: int, margin: float) -> flo
 
 
 def effect_size(differences: ArrayLike) -> float:
-    """Return Hedges' g_z of n paired differences: their mean, by their standard deviation, for few seeds.
+    """Return Hedges' g_z of n paired differences: mean over standard deviation, corrected for few seeds.
 
     g_z = J(n - 1) · mean / deviation, with J(m) = Γ(m/2) / (√(m/2) Γ((m - 1)/2)), which makes Cohen's d_z unbiased. NaN
     for fewer than three differences, or if all are equal.
@@ -112,10 +112,10 @@ def seeds_needed(
 ) -> int:
     """Return the number of seeds at which the paired test finds a true ``difference`` with probability ``power``.
 
-    The power is that of the paired t-test, by the noncentral t distribution, at the level that the exact test attains:
-    the largest multiple of 2 / 2ⁿ up to ``level / comparisons``, that of the smallest p-value by Holm's method; where
+    The power is of the paired t-test, by the noncentral t distribution, at the level that the exact test attains:
+    the largest multiple of 2 / 2ⁿ up to ``level / comparisons``, Holm's level for the smallest p-value. If
     that is 2 / 2ⁿ itself, the power is the probability that all differences have one sign. The number is at least
-    :func:`fewest_seeds`. It is of seeds alone, as if there were any number of test images.
+    :func:`fewest_seeds`. It ignores the error by test images.
 
     Args:
         difference: true difference between two arms, not 0.
@@ -139,7 +139,7 @@ def seeds_needed(
         if not 0 < value < 1:
             raise ValueError(f"{name} must be in (0, 1), got {value}")
     fewest, effect = fewest_seeds(comparisons, level), abs(difference) / deviation if deviation else math.inf
-    if effect > 10:  # found by the fewest; far beyond, the routines of the noncentral t fail
+    if effect > 10:  # the fewest seeds suffice; for larger effects the noncentral t fails
         return fewest
     normal = (stats.norm.isf(level / comparisons / 2) + stats.norm.ppf(power)) / effect  # √n of a known deviation
     start = max(fewest, math.floor(max(normal, 0.0) ** 2))

@@ -1,4 +1,4 @@
-"""The table of a comparison for papers and notebooks: text in cells, a caption, and both as LaTeX or Markdown."""
+"""Table of a comparison for papers and notebooks: cells of text and a caption, as LaTeX or Markdown."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TEX = str.maketrans(
         **{"λ": r"$\lambda$", "φ": r"$\varphi$", "α": r"$\alpha$", "γ": r"$\gamma$", "ρ": r"$\rho$", "η": r"$\eta$"},
     }
 )
-"""LaTeX for signs that have a meaning in it, or no place in its fonts."""
+"""LaTeX for characters that have a special meaning in it, or are missing in its fonts."""
 SETTINGS = {
     "data": "{}",
     "model": "{}",
@@ -42,10 +42,10 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class PaperTable:
-    """Table of arms: mean ± half width of its interval over seeds, number of seeds, and a caption that says so.
+    """Table of arms: mean ± half width of its interval over seeds, number of seeds, and a caption.
 
     Attributes:
-        head: titles of the columns; the first one is of text, the others of numbers.
+        head: titles of the columns; the first column is text, the others are numbers.
         rows: cells by row. ``best`` are the rows with the best mean at their batch size, ``worse`` those whose mean
             is significantly worse, ``equivalent`` those that are equivalent to it, ``breaks`` the rows that begin
             another batch size.
@@ -103,7 +103,7 @@ def paper_table(
 
     Args:
         rows: result of :func:`tvlars.lab.comparison.verdict.with_verdicts`; arms are in "arm" or "optimizer".
-        measure: what the means are of.
+        measure: measure of the means.
         settings: options of each run, for the caption.
         pairs: result of :func:`tvlars.lab.comparison.statistics.differences`.
     """
@@ -150,7 +150,7 @@ def pairs_table(pairs: pd.DataFrame, measure: Measure) -> PaperTable:
 
     Args:
         pairs: result of :func:`tvlars.lab.comparison.statistics.differences`.
-        measure: what the differences are of.
+        measure: measure of the differences.
     """
     margins, sizes = pairs["margin"].dropna(), pairs["batch_size"].nunique()
     within = said_margin(margins.iloc[0], measure.of_task) if len(margins) else ""
@@ -213,10 +213,10 @@ def words(text: object) -> str:
 
 
 def arm_notes(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return what each arm with a name of its own is, as in "cold: lars, warmup-epochs 0".
+    """Return the settings of each arm with a name of its own, as in "cold: lars, warmup-epochs 0".
 
     Args:
-        settings: options of each run; those that differ among them are named, but for lr, which tables have.
+        settings: options of each run; options that differ between runs are named, except lr, which tables have.
     """
     told = [
         name
@@ -243,7 +243,7 @@ def _value(value: Any) -> str:
 
 
 def _interval(rows: pd.DataFrame) -> str:
-    """Return in words what the means are of."""
+    """Return a description of the means in words."""
     counts = sorted(set(rows.loc[rows["seeds"] > 0, "seeds"].astype(int)))
     if not counts or counts[-1] == 1:
         return " of one seed" if counts else ""
@@ -265,7 +265,7 @@ def _shared(settings: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _verdicts(pairs: pd.DataFrame, worse: set[int], equivalent: set[int], measure: Measure) -> list[str]:
-    """Return sentences on which means are significantly worse than the best, and which are equivalent to it."""
+    """Return sentences on the means that are significantly worse than the best, or equivalent to it."""
     tested = pairs[pairs["in_family"].astype(bool)]
     if tested["p_adjusted"].isna().all():
         few, seeds = fewest_seeds(len(tested)), int(tested["seeds"].max()) if len(tested) else 0
@@ -297,7 +297,7 @@ def _row(cells: Any) -> str:
 class ComparisonTable(pd.DataFrame):
     """Data frame of :meth:`tvlars.lab.Comparison.table`, which prints as a table of arms with text in its cells.
 
-    ``attrs["measure"]`` is what the means are of. Frames without its columns print as any other.
+    ``attrs["measure"]`` is the measure of the means. Frames without the columns of such a table print as any other.
     """
 
     @property

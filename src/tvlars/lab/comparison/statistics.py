@@ -63,8 +63,8 @@ def table(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def named_columns(rows: pd.DataFrame, measure: Measure) -> pd.DataFrame:
-    """Return a :func:`table` for users: of a task its measure has columns of its own name in place of the accuracy's,
-    NAME, NAME_interval and NAME_seeds."""
+    """Return a :func:`table` for users: for a task, the columns NAME, NAME_interval and NAME_seeds of its measure
+    replace those of the accuracy."""
     if not measure.of_task:
         return rows
     name = measure.column
@@ -83,7 +83,7 @@ def _metrics_of(runs: pd.DataFrame) -> list[dict[str, float]]:
 
 
 def _with_values(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return runs with the value that they are compared by: the accuracy, or the measure of a user's task."""
+    """Return runs with the value by which they are compared: the accuracy, or the measure of a user's task."""
     accuracies = runs["test_accuracy"].astype(float)
     values = accuracies if "value" not in runs else runs["value"].astype(float).where(_of_task(runs), accuracies)
     return runs.assign(value=values)
@@ -106,7 +106,7 @@ def best_arms(rows: pd.DataFrame, lower: bool = False) -> dict[int, str]:
 def differences(runs: pd.DataFrame, family: str = ALL, margin: float | None = None) -> pd.DataFrame:
     """Return the mean difference over common finished seeds, and its tests, for each pair of arms of a batch size.
 
-    A difference is significant if neither the choice of seeds nor that of test images explains it. p_value is the
+    A difference is significant if neither the choice of seeds nor the choice of test images explains it. p_value is the
     larger of two: of the exact sign-flip test over seeds (:func:`tvlars.lab.comparison.paired.sign_flip_p`), and of a
     t-test over test images (McNemar's variance of the differences per image if predictions were kept, else the binomial
     variance of both arms). Two arms are equivalent if two one-sided t-tests, by seeds and by test images, show that
@@ -117,12 +117,12 @@ def differences(runs: pd.DataFrame, family: str = ALL, margin: float | None = No
     Args:
         runs: one row per run, with ``COLUMNS`` and optionally ``part``. Runs of different parts are not compared,
             but pairs of all parts count for Holm's method.
-        family: pairs that are tested: "all", an arm that each other one is compared with, or pairs as in "a:b,a:c".
+        family: pairs to test: "all", an arm to compare with each other arm, or pairs as in "a:b,a:c".
         margin: margin of equivalence, > 0: in points of accuracy, None (default) for 0.3; for a user's task in the unit
             of its measure, None for no test of equivalence.
 
     Returns:
-        Columns of accuracies are fractions, those of a user's task in the unit of its measure.
+        Columns of accuracies are fractions; columns of a user's task are in the unit of its measure.
 
         - part, batch_size, better, worse: the pair of arms.
         - difference: of the means over common seeds, >= 0; interval: half width of the wider of both 95 % intervals by
@@ -136,9 +136,9 @@ def differences(runs: pd.DataFrame, family: str = ALL, margin: float | None = No
         - seeds_needed: number of seeds at which a true difference as large as the margin is found with a probability of
           80 % in a family of this size, infinite if test images are too few for it; NaN for fewer than three seeds, or
           without a margin.
-        - verdict: "significant", "equivalent within 0.3 points", both, "inconclusive", or why there is none.
+        - verdict: "significant", "equivalent within 0.3 points", both, "inconclusive", or why there is no verdict.
 
-        p-values are NaN outside the family, with fewer seeds than one comparison takes (six), and if the number of
+        p-values are NaN outside the family, with fewer seeds than one comparison needs (six), and if the number of
         test images is unknown or 1.
     """
     rows: list[dict[str, Any]] = []
@@ -173,8 +173,8 @@ _UNTESTED = {
 
 
 def _judge(family: list[dict[str, Any]], count: int) -> None:
-    """Add p-values, verdicts and seeds needed to the rows of a family of ``count`` pairs; those that have no seed in
-    common, as all runs of an arm diverged, are no rows."""
+    """Add p-values, verdicts and seeds needed to the rows of a family of ``count`` pairs; pairs without a common seed,
+    because all runs of an arm diverged, have no row."""
     absent = [math.nan] * (count - len(family))
     # Holm's method for the least p-values that so many seeds can have tells which pairs can be significant at all.
     least = holm([*(2.0 ** (1 - row["seeds"]) if row["pair"].known else 1.0 for row in family), *absent])

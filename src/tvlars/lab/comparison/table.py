@@ -34,8 +34,8 @@ def table_cells(rows: pd.DataFrame, pairs: pd.DataFrame, measure: Measure) -> li
     """Return the cells of a table by column, one row per arm and batch size.
 
     Args:
-        rows, pairs: frames that ``table`` and ``differences`` of :mod:`tvlars.lab.comparison.statistics` made.
-        measure: what the means are of.
+        rows, pairs: results of ``table`` and ``differences`` of :mod:`tvlars.lab.comparison.statistics`.
+        measure: measure of the means.
     """
     done = rows[rows["seeds"] > 0].groupby("batch_size").size()
     names = [name for name in metrics_in(rows) if not (measure.of_task and name == measure.column)]
@@ -120,7 +120,7 @@ def by_least_importance(rows: list[dict[str, str]], measure: Measure) -> list[st
 
 
 def _width(rows: list[dict[str, str]], shown: list[str]) -> int:
-    """Return the columns of a terminal that the table takes."""
+    """Return the width of the table in columns of a terminal."""
     return 1 + sum(3 + max(cell_len(text) for text in (name, *(row[name] for row in rows))) for name in shown)
 
 
@@ -129,7 +129,7 @@ def _cells(row: dict[Any, Any], beside: dict[Any, Any], ahead: bool, measure: Me
     if math.isnan(difference):
         beside_it = Cell("-" if words == "no result" else words, 0.0 if words == f"{measure.best} mean" else -2.0)
     else:
-        # the p-value of a difference, or of equivalence where that alone was shown
+        # the p-value of a difference, or of equivalence if only equivalence was shown
         shown = "equivalence_p_adjusted" if words.startswith("equivalent") else "p_adjusted"
         p = "" if math.isnan(beside[shown]) else f", p {_p_cell(beside[shown]).text}"
         sign = "−" if difference < 0 else "+"
@@ -159,7 +159,7 @@ def _cells(row: dict[Any, Any], beside: dict[Any, Any], ahead: bool, measure: Me
 
 
 def _with_metrics(cells: dict[str, Cell], row: dict[Any, Any], names: list[str]) -> dict[str, Cell]:
-    """Return cells with those of extra measures, each a mean with its interval, after the losses."""
+    """Return cells with extra measures, each a mean with its interval, inserted after the losses."""
     found = {}
     for name, cell in cells.items():
         if name == "images/s":

@@ -17,16 +17,16 @@ from tvlars.lab.tasks import Measure
 Pairs = dict[tuple[int, frozenset[str]], dict[Any, Any]]
 """Rows of :func:`tvlars.lab.comparison.statistics.differences` by batch size and the set of both arms."""
 BESIDE = ("p_adjusted", "equivalence_p_adjusted", "effect_size", "seeds_needed", "verdict")
-"""Columns of differences that tables of arms have too, of the difference from the best mean."""
+"""Columns of differences that tables of arms also have, for the difference from the best mean."""
 
 
 def answers(rows: pd.DataFrame, pairs: pd.DataFrame, measure: Measure | None = None) -> list[str]:
     """Return one sentence per batch size: the arms with the best mean, and their differences from others.
 
     Args:
-        rows: a frame that :func:`tvlars.lab.comparison.statistics.table` made.
-        pairs: the frame of :func:`tvlars.lab.comparison.statistics.differences` for the same runs.
-        measure: what the means are of; None (default): the test accuracy.
+        rows: result of :func:`tvlars.lab.comparison.statistics.table`.
+        pairs: result of :func:`tvlars.lab.comparison.statistics.differences` for the same runs.
+        measure: measure of the means; None (default): the test accuracy.
     """
     measure = measure or Measure()
     done, between = rows[rows["seeds"] > 0], _by_arms(pairs)
@@ -66,8 +66,8 @@ def _answer(here: pd.DataFrame, best: str, pairs: Pairs, measure: Measure) -> st
 
 
 def _subjects(arms: list[str], equal: list[str], pairs: dict[frozenset[str], dict[Any, Any]]) -> dict[str, list[str]]:
-    """Return the arms that a sentence relates to others, with these: the best ones to all others, or, of a family that
-    leaves out pairs, one arm of each pair to the other, the reference if the family has one."""
+    """Return, by subject of a sentence, the arms that it is related to: for the best arms all others or, if the family
+    leaves out pairs, for one arm of each pair the other arm; the subject is the reference if the family has one."""
     if all(pair["in_family"] for pair in pairs.values()):
         found = {leader: [arm for arm in arms if arm not in equal[: i + 1]] for i, leader in enumerate(equal)}
         return {leader: others for leader, others in found.items() if others}
@@ -85,7 +85,7 @@ def _relation(arm: str, pair: dict[Any, Any] | None, measure: Measure, leads: bo
 
     Args:
         arm, pair: the arm, and its row of differences, None if the arms have no seed in common.
-        measure: what the means are of.
+        measure: measure of the means.
         leads: True if the arm has the best mean.
     """
     if pair is None:
@@ -118,7 +118,7 @@ def _basis(told: list[dict[Any, Any]]) -> str:
 
 
 def _power(told: list[dict[Any, Any]], measure: Measure) -> str:
-    """Return a sentence on the seeds that a difference as large as the margin needs where nothing was shown."""
+    """Return a sentence on the seeds needed to show a difference as large as the margin, for inconclusive pairs."""
     open_ones = [pair for pair in told if not (pair["significant"] or pair["equivalent"])]
     needed = [pair["seeds_needed"] for pair in open_ones if not math.isnan(pair["seeds_needed"])]
     if not needed:
@@ -134,7 +134,7 @@ def _part(row: dict[Any, Any]) -> str:
 
 
 def beside_best(rows: pd.DataFrame, pairs: pd.DataFrame, measure: Measure | None = None) -> pd.DataFrame:
-    """Compare each arm of ``rows`` with the one with the best mean at its batch size.
+    """Compare each arm of ``rows`` with the arm with the best mean at its batch size.
 
     Columns: ``BESIDE``, with the difference of the arm from the best; numbers may be NaN; verdict is in words.
     """

@@ -93,7 +93,7 @@ def load_image_folder(
             raise UsageError(
                 f"{folder} must hold images that can be read, but {len(bad):,} of "
                 f"{len(everything) + len(layout.missing):,} cannot: {said}. "
-                "--skip-bad-images (skip_bad_images=True) goes on without them."
+                "--skip-bad-images (skip_bad_images=True) continues without them."
             )
         account.leave(BAD, "{}: {}".format(*next(iter(bad.items()))), len(bad))
         if lost := sorted(number.keys() - _classes(train)):

@@ -123,7 +123,7 @@ class _Queue:
         if status == Status.LOST:
             self.lost[job.name] += 1
             if self.lost[job.name] <= LOST_WORKERS:
-                self.board.say(f"{job.name}: {note}, another goes on with it")
+                self.board.say(f"{job.name}: {note}, another continues it")
                 self.again.append(job)
                 return
         self.attempts[job.name] += 1

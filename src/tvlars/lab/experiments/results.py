@@ -183,7 +183,7 @@ def write_table(file: Path, frame: pd.DataFrame) -> None:
 
 
 class Files:
-    """Files made from others: if one cannot be written, ``unwritten`` says why, and work goes on.
+    """Files made from others: if one cannot be written, ``unwritten`` says why, and work continues.
 
     Args:
         folder: folder of the files.

@@ -148,7 +148,7 @@ def do_runs(
                 work(sweeping, crew, retries, board, signals)
         except (KeyboardInterrupt, PreemptedError) as error:
             over = sum(run.status in OVER for run in sweeping.runs.values())
-            far = f"{over} of {len(agenda.runs)} runs are over, and the same command goes on"
+            far = f"{over} of {len(agenda.runs)} runs are over, and the same command continues"
             board.say(f"stopped: {far}")
             if isinstance(error, PreemptedError):
                 raise PreemptedError(f"stopped by {Signals(error.signal).name}; {far}", error.signal) from error

@@ -175,6 +175,6 @@ def _tried(measure: Callable[[], T], record: Record, said: str) -> T | None:
     except (PreemptedError, DivergedError, MovedFolderError):  # these RuntimeErrors end the run
         raise
     except (RuntimeError, ValueError, MemoryError) as error:
-        reason = "memory has ended" if memory.has_ended(error) else (str(error) or type(error).__name__)
+        reason = "memory ran out" if memory.has_ended(error) else (str(error) or type(error).__name__)
         record.tell(f"{said} could not be measured: {reason.splitlines()[0]}")
         return None

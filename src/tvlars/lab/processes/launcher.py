@@ -211,7 +211,7 @@ def _not_met(error: Exception, config: TrainConfig, met: bool) -> str:
 
 def way_on(command: str) -> str:
     """Return the clause of a message about --resume, "" for commands that have no such option."""
-    return ", and --resume goes on" if command in ("train", "ssl") else ""
+    return ", and --resume continues" if command in ("train", "ssl") else ""
 
 
 def _first(failures: dict[int, Any], command: str = "train") -> tuple[int, str]:

@@ -145,7 +145,7 @@ def register(
         if not allow_deviation:
             raise UsageError(
                 f"protocol must be the one that {str(folder)!r} began with, digest {before}, got one with digest "
-                f"{now}: --allow-deviation (allow_deviation=True) goes on, and records the change"
+                f"{now}: --allow-deviation (allow_deviation=True) continues, and records the change"
             )
         day = f"{datetime.datetime.now():%Y-%m-%d}"
         changes = (*there.changes, f"the protocol was changed on {day}, from digest {before} to {now}")

@@ -35,17 +35,17 @@ def report(
     """Write one page of runs and comparisons.
 
     Args:
-        folders: folders of runs and of comparisons; a comparison's folder stands for all runs in it. Crashed and
+        folders: folders of runs and of comparisons; a comparison's folder means all runs in it. Crashed and
             unfinished runs, and runs of other versions, are shown as far as they go, with a note.
         out: the file to write, a new one or an earlier report: a page (.html), or a table for papers in Markdown (.md)
             or LaTeX (.tex), or the numbers of the table in CSV (.csv).
         command: the command that the page names as its source.
         refresh: seconds until a browser loads the page again; None (default): never.
         family: pairs of arms that are tested, whose p-values are adjusted together: "all", an arm that each other one
-            is compared with, or pairs as in "tvlars:lars,tvlars:lamb". None (default): those that the folder of a
+            is compared with, or pairs as in "tvlars:lars,tvlars:lamb". None (default): the family that the folder of a
             comparison or sweep declares, or all.
-        margin: margin of equivalence, in points of accuracy, or in the unit of a task's measure. None (default): that
-            of the folder, or 0.3 points.
+        margin: margin of equivalence, in points of accuracy, or in the unit of a task's measure. None (default): the
+            folder's margin, or 0.3 points.
 
     Returns:
         The path of the page.
@@ -143,7 +143,7 @@ def _in_order(inside: list[Path], folder: Path) -> list[Path]:
 
 
 def _load(folders: list[Path], inside: Path, why: str, notes: list[str]) -> list[LoadedRun]:
-    """Load runs; add to ``notes`` those that cannot be read or, with the reason ``why``, lie outside ``inside``."""
+    """Load runs; add to ``notes`` runs that cannot be read or, with the reason ``why``, lie outside ``inside``."""
     runs = []
     for folder in folders:
         try:

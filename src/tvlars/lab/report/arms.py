@@ -1,4 +1,4 @@
-"""Arms of a report: runs that differ in nothing but batch size, seed and where they were written."""
+"""Arms of a report: runs that differ only in batch size, seed and folder."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from tvlars.lab.run_folder.loaded_run import LoadedRun
 from tvlars.lab.run_folder.status import Status
 
 NO_SETTING = names_of(Is.AXIS | Is.MEASURED | Is.MEANS | Is.MACHINE | Is.SAME | Is.SETUP)
-"""Options that do not tell arms apart: every comparison varies them, or they tell parts of a report apart."""
+"""Options that do not distinguish arms: every comparison varies them, or they distinguish parts of a report."""
 
 
 @dataclass(frozen=True)
 class Arm:
-    """Runs that are compared as one, with a name, a colour and a dash."""
+    """Runs that are compared as one arm, with a name, a colour and a dash."""
 
     name: str
     runs: list[LoadedRun]
@@ -125,8 +125,7 @@ def steps_per_epoch(run: LoadedRun) -> float:
 
 
 def arm_names(configs: list[TrainConfig]) -> list[str]:
-    """Return the arms' names: those that were given, or the optimizer's; in brackets, settings that differ from those
-    of other runs."""
+    """Return the arms' names: as given, or the optimizer's; in brackets, settings that differ from other runs."""
     defaults = {f.name: f.default for f in fields(TrainConfig)}
     texts = pd.DataFrame([{name: repr(getattr(config, name)) for name in defaults} for config in configs])
     setup = [name for name in names_of(Is.SETUP) if texts[name].nunique() > 1]
@@ -135,12 +134,12 @@ def arm_names(configs: list[TrainConfig]) -> list[str]:
         cells = [cell for _, cell in mine.groupby("batch_size")]
         found = [n for n in defaults if n not in NO_SETTING and any(cell[n].nunique() > 1 for cell in cells)]
         others = [name for name in found if name != "lr"]
-        # A rate that always changes with another setting is not named: the table has it.
+        # A rate that always changes with another setting is not named, since the table has it.
         told[str(key)] = others if all(_kinds(cell[found]) == _kinds(cell[others]) for cell in cells) else found
     names = []
     for config in configs:
         head = config.arm_name
-        names_said = told[head] if config.arm else [*setup, *told[head]]  # a name that was given stands for the rest
+        names_said = told[head] if config.arm else [*setup, *told[head]]  # a given name implies the rest
         values = [(name, getattr(config, name)) for name in names_said]
         said = [f"{n.replace('_', '-')} {_text(v, n, configs)}" for n, v in values if n in setup or v != defaults[n]]
         names.append(f"{head} ({', '.join(said)})" if said else head)

@@ -30,7 +30,7 @@ from tvlars.lab.run_folder.loaded_run import LoadedRun
 @dataclass(frozen=True)
 class Section:
     """Figures and tables of a page. ``kind`` and ``detail`` determine the text above them; sections of one ``title``
-    and ``part`` stand under one heading, one for each batch size ``size``."""
+    and ``part`` share one heading, one for each batch size ``size``."""
 
     kind: str
     title: str
@@ -181,14 +181,14 @@ class Report:
         return [(part, title, sections) for (part, title), sections in found.items()]
 
     def facts(self) -> dict[str, str]:
-        """Return how the runs were made, as far as all of them agree."""
+        """Return facts about the runs, as far as all of them agree."""
         every = [_facts(run) for run in self.runs]
         first = every[0].items() if every else ()
         return {name: said for name, said in first if all(one[name] == said for one in every)}
 
     def made(self) -> list[dict[str, Any]]:
-        """Return for each arm its name, colour and runs, each with the facts in which runs differ; runs that do not say
-        what they are of stand last."""
+        """Return for each arm its name, colour and runs, each with the facts in which runs differ; runs of an unknown
+        arm come last."""
         found: dict[str, tuple[str, list[LoadedRun]]] = {}
         for arm in (arm for part in self.parts for arm in part.arms):
             found.setdefault(arm.name, (arm.color, []))[1].extend(arm.runs)

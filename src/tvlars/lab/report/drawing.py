@@ -91,7 +91,7 @@ class Curve:
 
 
 def _over_epochs(run: LoadedRun, frame: pd.DataFrame) -> pd.DataFrame:
-    """Return rows with the epoch as a number; of sharpness, those at steps and epochs that all seeds have."""
+    """Return rows with the epoch as a number; for sharpness, only rows at steps and epochs that all seeds have."""
     per_epoch = run.plan.get("steps_per_epoch")
     if "at" not in frame or not isinstance(per_epoch, int) or per_epoch < 1:
         return frame
@@ -100,7 +100,7 @@ def _over_epochs(run: LoadedRun, frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def clocks(arms: list[Arm]) -> dict[str, dict[str, Any]]:
-    """Return what turns epochs of each arm at one batch size into steps, samples and seconds of training: steps per
+    """Return data to convert epochs of each arm at one batch size to steps, samples and seconds of training: steps per
     epoch, batch size, and the mean time over its runs at the end of some epochs."""
     found = {}
     for arm in (arm for arm in arms if arm.runs):

@@ -1,6 +1,6 @@
-"""Figures of a report. Each function makes those of one section, none if nothing was measured.
+"""Figures of a report. Each function makes the figures of one section, none if nothing was measured.
 
-Arms are those of one batch size unless stated otherwise.
+Arms are at one batch size unless stated otherwise.
 """
 
 from __future__ import annotations

@@ -21,12 +21,12 @@ from tvlars.lab.tasks import Measure
 
 @dataclass
 class Part:
-    """Runs that can be compared, with their table and differences. ``title`` tells it from other parts, "" if alone."""
+    """Comparable runs, with their table and differences. ``title`` distinguishes the part from others, "" if alone."""
 
     title: str
     runs: list[LoadedRun]
     measure: Measure
-    """Measure that runs are compared by, for example the test accuracy."""
+    """Measure by which runs are compared, for example the test accuracy."""
     differences: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(PAIR_COLUMNS)))
     """Paired differences, with p-values adjusted for the declared comparisons of all parts."""
 
@@ -75,7 +75,7 @@ def parts_of(runs: list[LoadedRun], family: str = ALL, margin: float | None = No
 
 
 def _facts(run: LoadedRun) -> dict[str, str]:
-    """Return facts that may tell parts apart, in words."""
+    """Return facts that may distinguish parts, in words."""
     config, images = config_of(run), run.test_images()
     return {
         "data": said_path(config.data).removeprefix(GIVEN),
@@ -109,7 +109,7 @@ def _held_out(run: LoadedRun) -> str:
 
 
 def _contents(runs: list[LoadedRun]) -> list[tuple[Any, ...]]:
-    """Return an identity of each run's data: equal if labels, files and pixels are, whatever the data are called.
+    """Return an identity of each run's data: equal if labels, files and pixels are, for any name of the data.
 
     Runs of versions that kept no fingerprint are identified by the name of the data.
     """

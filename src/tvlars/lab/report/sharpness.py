@@ -23,7 +23,7 @@ def measured(arms: list[Arm]) -> pd.DataFrame:
     """Return one row per arm, seed and moment ("step 7", "loss 0.5", "epoch 1"), with the columns of a
     ``SharpnessRow``; empty unless something was measured at a step or at a level of the loss.
 
-    Of runs that did not finish there are none, and of several of one seed the last counts.
+    Runs that did not finish are left out; of several runs of one seed the last counts.
     """
     frames = [
         run.sharpness.assign(arm=arm.name, seed=config_of(run).seed, at=run.sharpness["at"].astype(str).str.split("; "))

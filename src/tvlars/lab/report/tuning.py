@@ -1,4 +1,4 @@
-"""The tuning that runs of a report were chosen by: sentences on its budget and its alarms, and a figure of its trials.
+"""Tuning from which runs of a report were chosen: sentences on its budget and its warnings, and a figure of its trials.
 
 Its tables lie beside the folder of the runs: ``tune.json``, ``arms.csv``, ``trials.csv``.
 """
@@ -21,18 +21,18 @@ from tvlars.lab.run_folder.loaded_run import LoadedRun
 from tvlars.lab.run_folder.record import read_object
 
 BEHIND = ("direction", "epochs")
-"""Columns of trials.csv after that of the value."""
+"""Columns of trials.csv after the column of the value."""
 
 
 def folders_of(runs: Sequence[LoadedRun]) -> list[Path]:
-    """Return the folders of tunings that have made the runs for their reports."""
+    """Return the folders of the tunings that made the runs."""
     parents = dict.fromkeys(run.folder.resolve().parent for run in runs)
     return [folder.parent for folder in parents if folder.name == "final" and (folder.parent / "tune.json").is_file()]
 
 
 def sentences(runs: Sequence[LoadedRun], problems: list[str]) -> list[str]:
-    """Return sentences on the value that options were chosen by, the budgets of the arms, and chosen values at an end
-    of what was searched; add to ``problems`` tables that cannot be read."""
+    """Return sentences on the value by which options were chosen, the budgets of the arms, and chosen values at an end
+    of the searched range; add to ``problems`` tables that cannot be read."""
     found = []
     for folder in folders_of(runs):
         stored = read_object(folder / "tune.json")
@@ -67,7 +67,7 @@ def _budgets(table: pd.DataFrame) -> list[str]:
 
 def figures(runs: Sequence[LoadedRun], arms: Sequence[Arm], problems: list[str]) -> list[go.Figure]:
     """Draw the value of each trial over its learning rate, for each tuning with learning rates; stars are the chosen
-    ones, framed if they lie at an end of what was searched."""
+    ones, framed if they lie at an end of the searched range."""
     found = []
     for folder in folders_of(runs):
         table = _table(folder, "trials.csv", problems)
@@ -121,7 +121,7 @@ def _drawn(table: pd.DataFrame, arms: Sequence[Arm]) -> list[go.Figure]:
 
 
 def _is_one_dimensional(trials: pd.DataFrame, column: str) -> bool:
-    """Return whether the learning rate alone tells trials apart."""
+    """Return whether trials differ only in the learning rate."""
     head = ("arm", "trial", "seed", "status", column, *BEHIND, "chosen", "edge", "folder", "lr")
     return all(trials[name].nunique(dropna=False) <= 1 for name in trials if name not in head)
 

@@ -85,7 +85,7 @@ def check_data(where: Path, stored: Any, here: Fingerprint, tell: Callable[[str]
     elif there.validation is None and here.validation is not None:
         raise UsageError(
             f"data must be as they were when the run of {where} began, which held out no images for validation: "
-            "--validation 0 (validation=0) goes on without"
+            "--validation 0 (validation=0) continues without"
         )
     elif said := there.difference(here):
         raise UsageError(f"data must be as they were when the run of {where} began, but have changed: {said}")

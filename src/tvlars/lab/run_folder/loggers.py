@@ -80,7 +80,7 @@ class RunLogger:
     """One logger of a run: the user's own ``logger``, or one that a subclass makes."""
 
     remembers = False
-    """True if the run goes on under its id when it resumes, so that rows must not be given twice."""
+    """True if the run continues under its id when it resumes, so that rows must not be given twice."""
 
     def __init__(self, name: str, logger: Any = None) -> None:
         self.name, self.logger, self.failed = name, logger, False
@@ -90,7 +90,7 @@ class RunLogger:
 
     @property
     def run_id(self) -> str | None:
-        """Id under which the run goes on when it resumes."""
+        """Id under which the run continues when it resumes."""
         return None
 
     def describe(self, options: dict[str, Any]) -> None:
@@ -150,7 +150,7 @@ class Wandb(RunLogger):
         import wandb
         from lightning.pytorch.loggers import WandbLogger
 
-        self.ours = wandb.run is None  # else WandbLogger goes on in that run
+        self.ours = wandb.run is None  # else WandbLogger continues in that run
         name, place = os.environ.get("WANDB_NAME", folder.name), os.environ.get("WANDB_DIR", folder)
         project = os.environ.get("WANDB_PROJECT", "tvlars")
         # Console output of the run is that of the terminal, where wandb would stand between it and the bar.
@@ -339,4 +339,4 @@ class Loggers:
             why = (cause.strerror if isinstance(cause, OSError) else None) or one_line(cause)
             where = f", raised in {said}" if (said := where_raised(error)) else ""
             name = said_path(one.name)
-            self.tell(f"the logger {name} ends here, and the run goes on without it: {why}{where}")
+            self.tell(f"the logger {name} ends here, and the run continues without it: {why}{where}")

@@ -23,14 +23,14 @@ from tvlars.lab.training.profile import Phases
 SMALL = 2**24
 """Bytes of training images below which no processes augment them by default."""
 SHARE = 0.5
-"""Share of an accelerator's free memory that images may take; larger data sets stay on the host."""
+"""Share of an accelerator's free memory that images may use; larger data sets stay on the host."""
 
 
 class Batches:
     """Training and test images of one process, normalized, on its device.
 
-    Every process draws the random numbers of the whole batch and uses its share of them. The generators are used for
-    nothing else, so that batches are the same for every optimizer.
+    Every process draws the random numbers of the whole batch and uses its share of them. The generators serve no other
+    purpose, so that batches are the same for every optimizer.
     """
 
     def __init__(self, prepared: Prepared, phase: Phases) -> None:
@@ -42,7 +42,7 @@ class Batches:
         self.feed = Feed(prepared.data, device, self.recipe, config.data_workers)
         self.data = self.feed.data
         self.number = 0
-        """Number of batches of this epoch that were taken."""
+        """Number of batches taken so far in this epoch."""
         self.mix = Mix(config.mixup, config.cutmix, self.data.classes) if config.mixup or config.cutmix else None
         self.mean, self.std = (value.view(1, -1, 1, 1).to(device) for value in prepared.mean_and_std)
         self.count = micro_batches(config, self.processes.count)
@@ -53,14 +53,14 @@ class Batches:
     def shuffle(self, epoch: int = 1, position: int = 0) -> Tensor:
         """Return the indices of all training images in a new order, the same in every process.
 
-        ``epoch`` and ``position``, the number of its batches that are done, key the random numbers of single samples
+        ``epoch`` and ``position``, the number of its finished batches, key the random numbers of single samples
         and of mixed batches.
         """
         self.feed.key, self.number = key_of(self.config.seed, epoch), position
         return self.feed.indices(torch.randperm(len(self.data.train_labels), generator=self.order, device="cpu"))
 
     def begin_aside(self) -> None:
-        """Prepare for batches beside those of an epoch; their random numbers of samples are the same each time."""
+        """Prepare for batches outside of epochs, whose random numbers of samples are the same each time."""
         self.feed.key, self.number = key_of(self.config.seed, 0), 0
 
     def split(self, batch: Tensor) -> tuple[Tensor, ...]:
@@ -84,7 +84,7 @@ class Batches:
         crops = self._parted(self._crops(len(batch))) if augment and self.recipe is None else None
         turns = self._parted(self._turns(len(batch))) if augment and self.config.rotation else None
         self.number += 1
-        key = key_of(self.feed.key, -self.number)  # samples have the other keys
+        key = key_of(self.feed.key, -self.number)  # keys >= 0 belong to samples
         for i, images in enumerate(self.images(indices, then)):
             labels = self.data.train_labels[indices[i]]
             with self.phase("augmentation"):
@@ -111,7 +111,7 @@ class Batches:
         return torch.rand(count, generator=self.draws, device=self.draws.device)
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Return normalized images on the model's device, of images of values 0 to 255 on any device."""
+        """Return images with values from 0 to 255, on any device, normalized on the model's device."""
         images = images.to(self.mean.device, non_blocking=True)
         return ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
 
@@ -123,7 +123,7 @@ class Batches:
             yield self.normalize(images[place]), labels[place]
 
     def some(self, which: Tensor, split: str = "test") -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the same of the samples ``which`` (indices, on the CPU) of a split alone."""
+        """Yield only the samples ``which`` (indices, on the CPU) of a split, as :meth:`test` does."""
         images, labels = self.data.part(split)
         for part in self._test_parts(which):
             yield self.normalize(images[part.to(images.device)]), labels[part.to(labels.device)]
@@ -136,8 +136,8 @@ class Batches:
 class LoaderBatches(Batches):
     """Batches that a user's loaders give, on the device of the run.
 
-    The loader's own shuffling is used. A run that resumes amid an epoch leaves out as many batches as it has seen, and
-    takes the others in the order that the loader has then.
+    The loader's own shuffling is used. A run that resumes within an epoch skips as many batches as it has seen, and
+    uses the others in the loader's new order.
     """
 
     def __init__(self, prepared: Prepared, phase: Phases) -> None:
@@ -155,7 +155,7 @@ class LoaderBatches(Batches):
         return torch.arange(len(self.data.train_labels), device="cpu")
 
     def begin_aside(self) -> None:
-        """Begin the loader anew."""
+        """Restart the loader."""
         self.iterator = self.given.batches("train")
 
     def parts(self, batch: Tensor, upcoming: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -198,14 +198,14 @@ def batches_of(prepared: Prepared, phase: Phases) -> Batches:
 class Feed:
     """Training images of a data set by their indices, on ``device``.
 
-    A data set that fits lies on the device. A larger one stays on the host, in memory or in a mapped file: a thread
+    A data set that fits is kept on the device. A larger one stays on the host, in memory or in a mapped file: a thread
     gathers the next images into pinned memory while the device computes, and they are copied asynchronously.
 
     Args:
         data: the data set, on the host.
         device: device of the batches.
         recipe: augments images one by one; None (default): images are as they are.
-        processes: number of processes that do so; None (default): one per core where it takes long.
+        processes: number of processes that do so; None (default): one per core if it takes long.
     """
 
     def __init__(
@@ -224,7 +224,7 @@ class Feed:
             else:
                 small = images.shape.numel() < SMALL and processes is None
                 self.readers = Readers(Decoded(images), 0 if small else default_processes(processes))
-        # Without processes a recipe uses this process's random numbers, which a thread must not.
+        # Without processes a recipe uses this process's random numbers, which a thread must not do.
         alone = self.readers is not None and not self.readers.processes
         self._pool = None if self.resident or alone else ThreadPoolExecutor(1, "feed")
         self._next: tuple[Tensor, Future[Tensor]] | None = None
@@ -262,7 +262,7 @@ class Feed:
 
 
 def fits(data: ImageData, device: torch.device) -> bool:
-    """Return True if all images may lie on ``device``."""
+    """Return True if all images may be kept on ``device``."""
     if device.type != "cuda":
         return True
     free, _ = torch.cuda.mem_get_info(device)

@@ -1,4 +1,4 @@
-"""Description of a run: lines for its user, and facts on model and machine for its folder."""
+"""Description of a run: lines for its user, and facts about model and machine for its folder."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def describe_batch(config: TrainConfig, processes: int = 1) -> str:
 
 
 def facts_of_run(prepared: Prepared, model: str, task: dict[str, str]) -> dict[str, Any]:
-    """Return facts on machine, model, data and task by name, for :func:`describe` and environment.json."""
+    """Return facts about machine, model, data and task by name, for :func:`describe` and environment.json."""
     config, device, count = prepared.config, prepared.fabric.device, prepared.processes.count
     name = f"{device.type}, {torch.get_num_threads()} threads" if device.type == "cpu" else device.type
     facts: dict[str, Any] = {
@@ -73,7 +73,7 @@ def facts_of_run(prepared: Prepared, model: str, task: dict[str, str]) -> dict[s
 
 
 def model_facts(prepared: Prepared) -> dict[str, Any]:
-    """Return the content of model.json: arguments of the model's builder, and facts on its training data."""
+    """Return the content of model.json: arguments of the model's builder, and facts about its training data."""
     data, (mean, std) = prepared.data, prepared.mean_and_std
     return {
         "model": prepared.config.model,
@@ -90,9 +90,9 @@ def model_facts(prepared: Prepared) -> dict[str, Any]:
 
 
 def optimizer_facts(config: TrainConfig, optimizer: Any, inexact: str) -> dict[str, Any]:
-    """Return facts on what the user brought: an imported optimizer with its arguments, and files with their digests.
+    """Return facts about the user's own code: an imported optimizer with its arguments, and files with their digests.
 
-    ``inexact`` says why a resumed run is not the uninterrupted one, "" if it is.
+    ``inexact`` is the reason why a resumed run may differ from an uninterrupted one, "" if it does not.
     """
     facts: dict[str, Any] = {}
     if not is_known(config.optimizer):
@@ -114,18 +114,18 @@ def optimizer_facts(config: TrainConfig, optimizer: Any, inexact: str) -> dict[s
 def _described(optimizer: Any) -> str:
     """Return an optimizer as a call: its class and the options of its first group."""
     group = dict(optimizer.param_groups[0])
-    group["lr"] = group.pop("initial_lr", group.get("lr"))  # that of the first step may be of a warm-up
+    group["lr"] = group.pop("initial_lr", group.get("lr"))  # the lr of the first step may belong to a warm-up
     numbers = {name: value.item() if isinstance(value, Tensor) else value for name, value in group.items()}
     said = [f"{name}={value!r:.60}" for name, value in numbers.items() if name != "params"]
     return f"{type(optimizer).__name__}({', '.join(said)})"
 
 
 def changed_sources(before: dict[str, Any], facts: dict[str, Any]) -> list[str]:
-    """Return a sentence on each file of the user that has changed since the run began.
+    """Return a sentence about each file of the user that has changed since the run began.
 
     Args:
         before: environment.json of the run.
-        facts: those of :func:`optimizer_facts` now.
+        facts: present result of :func:`optimizer_facts`.
     """
     there, here = (found if isinstance(found := one.get("sources"), dict) else {} for one in (before, facts))
     return [

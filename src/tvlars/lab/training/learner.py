@@ -1,4 +1,4 @@
-"""Learner of a run: it computes gradients of batches, tests the model and returns its weights.
+"""Learner of a run, which computes gradients of batches, tests the model and returns its weights.
 
 There is one for each kind of task: classification, self-supervised learning, and a task of the user.
 """
@@ -33,7 +33,7 @@ from tvlars.lab.training.progress import Reporter
 from tvlars.lab.training.speed import compiled
 
 NORM_BATCHES = 50
-"""Micro-batches that batch norm's statistics of averaged weights are computed on, as schedulefree advises."""
+"""Micro-batches for computing batch norm's statistics with averaged weights, as schedulefree advises."""
 
 
 class Learner(ABC):
@@ -71,17 +71,17 @@ class Learner(ABC):
         built = build_optimizer(config, prepared.plan, self.bare_model)
         self.bare_optimizer, self.scheduler, self.plan = built.optimizer, built.scheduler, built.plan
         self.optimizer: Any = fabric.setup_optimizers(self.bare_optimizer)
-        if self.processes.rank:  # other dropout in each process; initial weights are drawn already
+        if self.processes.rank:  # different dropout in each process; initial weights are drawn already
             torch.manual_seed((config.seed + self.processes.rank) % 2**32)
         self.averaging = averages(self.bare_optimizer)
         """True if the optimizer averages weights by itself, as schedule-free ones do."""
-        for name in ("ema", "shard"):  # an exchange of weights must not meet another, nor shards that are put together
+        for name in ("ema", "shard"):  # exchanges of weights exclude each other, and shards
             if self.averaging and getattr(config, name):
                 raise UsageError(f"{name} must not be given for {config.arm_name}, which averages weights by itself")
         self.extra: dict[str, Any] = {}
         """Further modules and optimizers in a checkpoint, by name."""
         self.average: AveragedModel | None = None
-        """Moving average of weights and buffers, which is tested and kept in place of the last weights."""
+        """Moving average of weights and buffers, which is tested and saved in place of the last weights."""
         if config.ema is not None:
             update = get_ema_multi_avg_fn(config.ema)  # type: ignore[no-untyped-call]
             self.average = AveragedModel(self.bare_model, multi_avg_fn=update, use_buffers=True)
@@ -91,7 +91,7 @@ class Learner(ABC):
         self.measured: dict[str, float] = {}
         """Values of the metrics in the last test, by split and name, as in "test_f1"."""
         self.right: Tensor | None = None
-        """True for each test image classified right after the last epoch; None if the learner does not keep that."""
+        """True for each test image classified correctly after the last epoch; None if the learner does not keep it."""
 
     def facts(self) -> dict[str, str]:
         """Return lines for the user and environment.json, by name."""
@@ -126,7 +126,7 @@ class Learner(ABC):
 
     @contextlib.contextmanager
     def with_tested_weights(self) -> Iterator[None]:
-        """Exchange the model's weights for those that are tested and kept: their average, if there is one."""
+        """Exchange the model's weights, within the context, for the tested ones: their average, if there is one."""
         if self.averaging:
             with self._averaged_by_optimizer():
                 yield
@@ -139,7 +139,7 @@ class Learner(ABC):
 
     @contextlib.contextmanager
     def _averaged_by_optimizer(self) -> Iterator[None]:
-        """Have the optimizer put its averages into the model. Training then goes on as if nothing had happened."""
+        """Have the optimizer put its averages into the model, within the context; training is not affected."""
         tensors = [*self.bare_model.parameters(), *self.bare_model.buffers()]
         kept = [x.detach().clone() for x in tensors]
         optimizer: Any = self.bare_optimizer
@@ -154,9 +154,9 @@ class Learner(ABC):
                     x.copy_(value)
 
     def _refresh_batch_norm(self) -> None:
-        """Compute batch norm's statistics anew, on the same batches each time: those of training are of other weights.
+        """Compute batch norm's statistics anew, on the same batches each time: training's belong to other weights.
 
-        Random numbers of training are not used up.
+        Random numbers of training are not used.
         """
         order = torch.randperm(len(self.data.train_labels), generator=torch.Generator().manual_seed(0), device="cpu")
         size = self.config.batch_size
@@ -173,12 +173,12 @@ class Learner(ABC):
         self.processes.average_buffers(self.bare_model)
 
     def inputs(self, batch: Tensor) -> Iterator[Tensor]:
-        """Yield what the model is given in training for the samples ``batch`` (indices), as micro-batches."""
+        """Yield the model's inputs in training for the samples ``batch`` (indices), as micro-batches."""
         return (images for images, _ in self.batches.parts(batch, batch[:0]))
 
     @torch.no_grad()
     def _exchange(self) -> None:
-        """Exchange weights and buffers of model and average in place: others hold the same tensors."""
+        """Exchange weights and buffers of model and average in place, since other objects hold the same tensors."""
         if self.average is not None:
             averaged = self.average.module
             for name in ("parameters", "buffers"):
@@ -194,9 +194,9 @@ class Learner(ABC):
 
     @contextlib.contextmanager
     def with_weights(self, weights: dict[str, Any]) -> Iterator[None]:
-        """Exchange the model's weights for others that :meth:`weights` returned; every process has them, but of a
-        sharded model the first one alone."""
-        # By state dicts, which FSDP2 has shards for: parameters are whole ones after a forward pass.
+        """Exchange the model's weights, within the context, for others that :meth:`weights` returned; every process has
+        them, for a sharded model only the first process."""
+        # By state dicts, which hold FSDP2's shards: parameters are whole after a forward pass.
         here = self.bare_model.state_dict()
         kept = {name: x.detach().clone() if isinstance(x, Tensor) else x for name, x in here.items()}
         try:
@@ -209,7 +209,7 @@ class Learner(ABC):
             self.bare_model.load_state_dict(kept)
 
     def no_sync(self, enabled: bool = True) -> contextlib.AbstractContextManager[None]:
-        """Return a context in which processes do not exchange gradients, since more will be added to them."""
+        """Return a context in which processes do not exchange gradients, since further gradients will be added."""
         if not (enabled and self.processes.several):
             return contextlib.nullcontext()
         return self.fabric.no_backward_sync(self.model)
@@ -246,7 +246,7 @@ class Classification(Learner):
                     # A sum over the whole batch size: micro-batches of any length add up to its mean gradient.
                     loss = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing) / len(batch)
                 with self.phase("backward"):
-                    # Gradients are averaged over processes, and the batch's is the sum over them.
+                    # Gradients are averaged over processes, but the batch's gradient is the sum over them.
                     self.fabric.backward(loss * count if count > 1 else loss)
             loss_sum += loss.detach()
             classes = labels.argmax(1) if labels.ndim == 2 else labels  # mixed images: the larger part
@@ -277,7 +277,7 @@ class Classification(Learner):
     def _test_share(self, epoch: int) -> float:
         """Return the accuracy on a random share of the test images.
 
-        They are drawn by the number of the epoch alone, as torch's ``DistributedSampler`` does by default: all runs
+        The draw depends only on the number of the epoch, as in torch's ``DistributedSampler`` by default: all runs
         have the same images in the same epoch. No random numbers of the training are used.
         """
         which = random_share(len(self.data.part("test")[1]), cast(float, self.config.test_share), epoch)
@@ -338,7 +338,7 @@ class OwnTask(Learner):
         for i, (index, rows) in enumerate(zip(indices, parts, strict=True)):
             with self.no_sync(i < last):
                 with self.phase("forward"):
-                    # Weighted by the samples of a micro-batch: its mean losses add up to that of the batch.
+                    # Weighted by the samples of a micro-batch, so that mean losses add up to the batch's.
                     loss = self.own.loss(self.model, rows.to(device).values) * (len(index) / len(batch))
                 with self.phase("backward"):
                     self.fabric.backward(loss * count if count > 1 else loss)

@@ -1,7 +1,7 @@
-"""State of an optimizer in a checkpoint and back, of any class; and a trial of what an imported one keeps of it.
+"""State of an optimizer of any class in a checkpoint and back, and a trial whether an imported one restores it.
 
-The optimizers known by name are checked strictly, see ``run_folder.checkpoints.state_check``. Of imported ones the
-structure alone is known.
+The optimizers known by name are checked strictly, see ``run_folder.checkpoints.state_check``. For imported ones only
+the structure is known.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def unpack(at: Checked, optimizer: Any, found: dict[str, Any], inside: dict[str,
     """Check the structure of what :func:`packed` returned, and load it into an imported optimizer.
 
     Raises:
-        UsageError: it is of an optimizer with other groups.
+        UsageError: the state is of an optimizer with other groups.
         Exception: whatever ``load_state_dict`` of the optimizer raises.
     """
     at.mapping("optimizer", found)
@@ -120,7 +120,7 @@ def check_kept(value: Any) -> None:
 
 
 def _on(value: Any, device: torch.device) -> Any:
-    """Return a nested value with its tensors, those of one number aside, on ``device``."""
+    """Return a nested value with its tensors on ``device``, except tensors of one number."""
     if isinstance(value, Tensor):
         return value.to(device) if value.dim() else value
     if isinstance(value, dict):
@@ -135,10 +135,10 @@ def why_inexact(config: TrainConfig, plan: Plan, model: nn.Module) -> str:
     """Return why a resumed run of an imported optimizer may not equal an uninterrupted one bit for bit; "" if it does.
 
     A few steps with random gradients are taken on a tiny model, or by a function on a copy of ``model``: at once, and
-    with a new optimizer that goes on from the state of one before. Random numbers of the run are not used up.
+    with a new optimizer that continues from the first one's state. Random numbers of the run are not used.
 
     Raises:
-        UsageError: a function returns no optimizer, or one of an installed package that cannot take a step.
+        UsageError: a function returns no optimizer, or an installed package's optimizer that cannot take a step.
     """
     if is_known(config.optimizer):
         return ""
@@ -191,7 +191,7 @@ class _Trial:
         self.optimizer, self.scheduler = cast(Any, built.optimizer), built.scheduler
         own = built.plan.users_schedule
         self.replayed = own is not None and own.is_scheduler
-        """True if steps bring back the state of the scheduler, see ``state.py``."""
+        """True if steps restore the state of the scheduler, see ``state.py``."""
         if averages(self.optimizer):
             self.optimizer.train()
 

@@ -34,9 +34,9 @@ from tvlars.lab.optimizers import (
 from tvlars.plan import OWN, Plan
 
 NEEDED = ("param_groups", "step", "zero_grad", "state_dict", "load_state_dict")
-"""Parts of an optimizer, whether or not its class is one of torch's."""
+"""Attributes that an optimizer of any class must have."""
 LARGEST = 20_000_000
-"""Most parameters of a model for which the optimizer of a function is tried before the run."""
+"""Most parameters of a model with which an optimizer made by a function is tried before the run."""
 
 PLAIN_STATE = ("state", "param_groups")
 
@@ -44,7 +44,7 @@ PLAIN_STATE = ("state", "param_groups")
 @dataclass(frozen=True)
 class Built:
     """Optimizer of a run; the scheduler that is stepped after each of its steps, if there is one; and the plan, with
-    what a function has chosen by itself."""
+    the choices of a function."""
 
     optimizer: Optimizer
     scheduler: Any
@@ -91,7 +91,7 @@ def _known(config: TrainConfig, plan: Plan, model: nn.Module) -> Optimizer:
 
 
 def check_imported(config: TrainConfig, plan: Plan) -> None:
-    """Build an imported class for a tiny module and take a step, so that it refuses before anything is written.
+    """Build an imported class for a tiny module and take a step, so that errors come before anything is written.
 
     Raises:
         UsageError: a class of an installed package refuses its arguments, or cannot take a step.
@@ -104,7 +104,7 @@ def check_imported(config: TrainConfig, plan: Plan) -> None:
 
 
 def check_step(config: TrainConfig, optimizer: Any, model: nn.Module) -> None:
-    """Take a step of an optimizer of ``model``, which has no further use.
+    """Take a step of an optimizer of ``model``; the model is not used afterwards.
 
     Raises:
         UsageError: a class of an installed package cannot take a step.
@@ -116,13 +116,13 @@ def check_step(config: TrainConfig, optimizer: Any, model: nn.Module) -> None:
     try:
         optimizer.step()
     except Exception as error:
-        if (config.devices or 1) == 1:  # processes have not met yet, and a step may need the others
+        if (config.devices or 1) == 1:  # processes are not connected yet, and a step may need the others
             refuse_step(config.optimizer, error)
 
 
 def refuse_step(name: str, error: Exception) -> None:
-    """Raise ``UsageError`` if an installed package raised ``error`` in a step; what a user's code raises, the run will
-    raise again."""
+    """Raise ``UsageError`` if an installed package raised ``error`` in a step; the run will raise errors of a user's
+    code again."""
     if not is_theirs(error):
         raise UsageError(f"optimizer {said_path(name)} cannot take a step: {one_line(error)}") from error
 
@@ -148,7 +148,7 @@ def _imported(config: TrainConfig, plan: Plan, model: nn.Module) -> Any:
 
 
 def _by_function(config: TrainConfig, plan: Plan, model: nn.Module) -> Built:
-    """Return what a function of (model, plan) has built."""
+    """Return the result of a function of (model, plan)."""
     said = said_path(config.optimizer)
     build: Callable[[nn.Module, Plan], Any] = load_optimizer(config.optimizer)
     watched = _WatchedPlan(**{one.name: getattr(plan, one.name) for one in fields(Plan)})
@@ -188,7 +188,7 @@ def _by_function(config: TrainConfig, plan: Plan, model: nn.Module) -> Built:
 
 
 class _WatchedPlan(Plan):
-    """Plan that knows which of its fields have been read."""
+    """Plan that records which of its fields are read."""
 
     @property
     def read(self) -> set[str]:
@@ -268,7 +268,7 @@ class CombinedOptimizer(Optimizer):
         self._gather()
 
     def _gather(self) -> None:
-        """Take the groups of all: the same objects, so that each optimizer sees a new learning rate."""
+        """Take the groups of all optimizers: the same objects, so that each optimizer sees a new learning rate."""
         self.param_groups = [group for one in self.optimizers for group in one.param_groups]
 
     @property
@@ -290,17 +290,17 @@ class CombinedOptimizer(Optimizer):
             one.zero_grad()
 
     def train(self) -> None:
-        """Call ``train()`` of those that have it."""
+        """Call ``train()`` of the optimizers that have it."""
         for one in filter(is_schedule_free, self.optimizers):
             one.train()
 
     def eval(self) -> None:
-        """Call ``eval()`` of those that have it."""
+        """Call ``eval()`` of the optimizers that have it."""
         for one in filter(is_schedule_free, self.optimizers):
             one.eval()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of all parameters as one optimizer would; of each optimizer if one keeps it otherwise."""
+        """Return the state of all parameters as of one optimizer; or each optimizer's, if one has another form."""
         parts = [one.state_dict() for one in self.optimizers]
         if not all(map(is_plain_state, parts)):
             return {"parts": parts}

@@ -46,7 +46,7 @@ class Prepared:
     data: ImageData
     plan: Plan
     given: Given = field(default_factory=Given)
-    """Objects of the user that names of the config stand for."""
+    """Objects of the user to which names of the config refer."""
     task: Task | None = None
     """The user's own task, None for others."""
 
@@ -55,7 +55,7 @@ class Prepared:
         """Extra measures of the run.
 
         Raises:
-            UsageError: they do not suit.
+            UsageError: one cannot be used for the run.
         """
         return Metrics(self.config.metrics, self.data.classes, self.given.metrics)
 
@@ -75,7 +75,7 @@ class Prepared:
         """Build the model and test it on two images, unless it is known to fit.
 
         Raises:
-            UsageError: it cannot be built, or does not fit data and task.
+            UsageError: the model cannot be built, or does not fit data and task.
         """
         config, data = self.config, self.data
         if self.task is not None:
@@ -94,7 +94,7 @@ class Prepared:
         """Have a user's function build its optimizer of the model once and take a step, before anything is written.
 
         Raises:
-            UsageError: it returns no optimizer of the model, or one that cannot take a step.
+            UsageError: the function returns no optimizer of the model, or one that cannot take a step.
             Exception: whatever the function raises.
         """
         if not is_known(self.config.optimizer) and not is_class(self.config.optimizer):
@@ -111,7 +111,7 @@ class Prepared:
 
     @property
     def precision(self) -> str:
-        """The precision of the run on this machine."""
+        """Precision of the run on this machine."""
         return self.chosen_precision[0]
 
     @cached_property
@@ -176,12 +176,12 @@ class Prepared:
 
     @cached_property
     def fabric(self) -> Fabric:
-        """Device and processes. On first access several processes meet and check that all do the same run.
+        """Device and processes. On first access several processes connect and check that all do the same run.
 
         Raises:
             UsageError: the device cannot be used, the batch cannot be split over so many processes, or the processes
                 were started with different runs.
-            LostProcessError: another process did not come.
+            LostProcessError: another process did not connect.
         """
         from tvlars.lab.processes.fabric import make_fabric  # imports Fabric, which takes as long as torch
 
@@ -196,7 +196,7 @@ class Prepared:
 
     @property
     def processes(self) -> Processes:
-        """The processes of the run; they meet on first access, as for ``fabric``."""
+        """Processes of the run; they connect on first access, as for ``fabric``."""
         return Processes(self.fabric)
 
 
@@ -205,9 +205,9 @@ def prepare(config: TrainConfig, given: Given | None = None, here: bool = True) 
 
     Args:
         config: the run.
-        given: the data set, if it is loaded already, and the objects that names of the config stand for. None (default)
+        given: the data set, if it is loaded already, and the objects to which names of the config refer. None (default)
             loads ``config.data``.
-        here: True if the run is for this machine, which then has to have its device, its packages and its model.
+        here: True if the run is for this machine, which must then have the device, packages and model of the run.
 
     Raises:
         UsageError: an option does not fit the data or this machine, or the data lack labels that the task needs.
@@ -223,7 +223,7 @@ def prepare(config: TrainConfig, given: Given | None = None, here: bool = True) 
         with memory.needed(f"model {config.model!r} must fit into memory with its data"):
             prepared.check_model()
             prepared.check_optimizer()
-        _ = prepared.metrics  # raises if one does not suit
+        _ = prepared.metrics  # raises if one cannot be used
     return prepared
 
 

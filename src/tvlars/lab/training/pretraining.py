@@ -38,7 +38,7 @@ PROBE_LR = 0.01
 class Pretraining(Learner):
     """Method of self-supervised learning around the model, whose classifier is removed.
 
-    If there are labels, an online probe is trained: a classifier on detached features. Rows have its accuracies, on
+    If there are labels, an online probe is trained: a classifier on detached features. Rows hold its accuracies, on
     augmented views in training and on unaugmented images in the test.
     """
 
@@ -53,7 +53,7 @@ class Pretraining(Learner):
         )
         self.wanted = parse_evaluations(config.evaluations)
         self.untrained: nn.Module | None = None
-        """Backbone with random weights, if it is evaluated too; of a module that was given, the module as it was."""
+        """Backbone with random weights, if it is evaluated too; for a module given in Python, a copy of it."""
         if any(one.kind.startswith("random") for one in self.wanted):
             self.untrained = prepared.untrained()
             if self.untrained is None:
@@ -73,7 +73,7 @@ class Pretraining(Learner):
         self.probe_optimizer = torch.optim.Adam(self.probe.parameters(), PROBE_LR)
         self.extra = dict(probe=self.probe, probe_norm=self.probe_norm, probe_optimizer=self.probe_optimizer)
         self.head: nn.Linear | None = None
-        """Classifier of the linear evaluation, once there is one."""
+        """Classifier of the linear evaluation; None before it."""
 
     def facts(self) -> dict[str, str]:
         config, data = self.config, self.data
@@ -92,7 +92,7 @@ class Pretraining(Learner):
             self.seen.append(output.detach().float())
 
     def gradient(self, batch: Tensor, upcoming: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute the exact gradient of the whole batch in parts; then take a step of the online probe."""
+        """Compute the exact gradient of the whole batch in parts, and take a step of the online probe."""
         parts = _BatchViews(self, self.recipes, batch, upcoming)
         self.seen.clear()
 
@@ -106,7 +106,7 @@ class Pretraining(Learner):
         # The probe's step uses the whole batch and is the same in every process.
         first, second = (torch.cat(gather(torch.cat(features[view::2]))) for view in (0, 1))
         correct = self._train_probe(first, second, self.data.train_labels[batch])
-        # Both are those of the whole batch; the summands of all processes add up to them.
+        # Both values are of the whole batch; the summands of all processes add up to them.
         return loss / self.processes.count, correct / self.processes.count
 
     def inputs(self, batch: Tensor) -> Iterator[Tensor]:
@@ -115,7 +115,7 @@ class Pretraining(Learner):
             yield second
 
     def _train_probe(self, first: Tensor, second: Tensor, labels: Tensor) -> Tensor:
-        """Take a step of the online probe; return the number of first views that it classified right before."""
+        """Take a step of the online probe; return the number of first views that it classified correctly before."""
         if not self.labelled:
             return torch.full((), math.nan, device=labels.device)
         features = self.probe_norm(torch.cat([first, second]))
@@ -174,9 +174,9 @@ class Pretraining(Learner):
         )
 
     def after_training(self, step: int) -> None:
-        """Evaluate features in the first process alone; the weights are saved before."""
+        """Evaluate features in the first process alone, after the weights are saved."""
         self.hook.remove()  # fine-tuning copies the backbone, and would copy this learner with it
-        plain_batch_norm(self.bare_model, self.batch_norms)  # other processes take no part any more
+        plain_batch_norm(self.bare_model, self.batch_norms)  # other processes no longer take part
         self.processes.alone(lambda: self._evaluate_features(step))
         self.evaluations = self.processes.broadcast(self.evaluations)
 
@@ -226,7 +226,7 @@ class _BatchViews:
         self.indices, self.upcoming = batches.split(batch), batches.split(upcoming)[0]
         size = 8 * sum(map(len, self.indices)) * learner.data.channels * learner.data.image_size**2
         self.turns = 1 if size <= KEPT_BYTES or len(self.indices) == 1 else 2
-        """Number of times that the views will still be computed."""
+        """Number of times that the views are still to be computed."""
         self.kept = list(self._made()) if size <= KEPT_BYTES else None
 
     def __len__(self) -> int:

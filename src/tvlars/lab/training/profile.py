@@ -23,13 +23,13 @@ SKIPPED, TRACED = 2, 6
 
 
 class Phases:
-    """Sum of seconds of each phase; without a ``record`` nothing is measured.
+    """Seconds spent in each phase; without a ``record`` nothing is measured.
 
     The end of each phase waits for an accelerator, so that its time is counted in the right phase; this slows the run
     down. From the third step on a trace is recorded, for chrome://tracing and Perfetto.
 
     Args:
-        record: its folder gets profile.json and trace.json.gz; None: off.
+        record: profile.json and trace.json.gz are written to its folder; None: off.
         device: device of the run.
     """
 
@@ -44,7 +44,7 @@ class Phases:
         self._start = self._since = time.perf_counter()
 
     def __call__(self, name: str) -> AbstractContextManager[None]:
-        """Return a context whose time counts as phase ``name``, without phases inside it."""
+        """Return a context whose time, without phases inside it, counts as phase ``name``."""
         return contextlib.nullcontext() if self.record is None else self._timed(name)
 
     @contextlib.contextmanager
@@ -96,7 +96,7 @@ class Phases:
 
     @contextlib.contextmanager
     def _untimed(self, done: str) -> Iterator[None]:
-        """Leave the time inside out of the profile; turn an error into a note that the trace cannot be ``done``."""
+        """Exclude the time inside from the profile; turn an error into a note that the trace cannot be ``done``."""
         start = time.perf_counter()
         try:
             yield

@@ -19,7 +19,7 @@ from tvlars.plan import Plan
 
 
 class Reporter:
-    """Silent reporter, and base of those that show something. One may report several runs, one after the other."""
+    """Silent reporter, and base class of the others. A reporter may report several runs, one after the other."""
 
     def start(self, config: TrainConfig, plan: Plan, lines: list[str], folder: Path, step: int = 0) -> None:
         """Report the start of a run, or its resumption after ``step`` steps.
@@ -28,7 +28,7 @@ class Reporter:
         """
 
     def step(self, row: StepRow) -> None:
-        """Report a step, the last one of those fetched together."""
+        """Report a step, the last of several that were fetched together."""
 
     def measures(self, values: Mapping[str, float]) -> None:
         """Report extra measures of the epoch that :meth:`epoch` reports next, by split and name, as in "test_f1"."""
@@ -101,15 +101,15 @@ class LineReporter(Reporter):
 
 
 SHOWN = ("loss", "acc", "held out", "lr", "phi", "speed")
-"""Numbers beside a bar."""
+"""Numbers shown beside a bar."""
 NEEDED = ("held out", "loss", "lr", "acc", "speed", "phi")
-"""The same by importance: the last ones give way where the terminal is narrow."""
+"""The same by importance: on a narrow terminal the last ones are left out."""
 
 
 class BarReporter(LineReporter):
     """Reporter with a bar of loss, accuracy, lr, φ, images/s and remaining time, for terminals.
 
-    Bar, accuracy and remaining time are always there, the others as far as the line has room.
+    Bar, accuracy and remaining time are always shown, the others as far as the line has room.
     """
 
     colon = ": "
@@ -178,7 +178,7 @@ class BarReporter(LineReporter):
         super().note(text)
         self.since = perf_counter(), self.at
         if self.progress is not None:
-            self._show(self.at)  # where measuring() has shown something else
+            self._show(self.at)  # replaces the text of measuring()
 
     def say(self, text: str) -> None:
         self.console.print(broken(text, self.console.width))
@@ -190,7 +190,7 @@ class BarReporter(LineReporter):
 
 
 def _held_out(row: EpochRow) -> tuple[str, float, float]:
-    """Return the split that an epoch was tested on in a word, with loss and accuracy."""
+    """Return the name of the split that an epoch was tested on, with loss and accuracy."""
     return (
         ("val", row.validation_loss, row.validation_accuracy)
         if row.validated
@@ -204,7 +204,7 @@ def describe_test(loss: float, accuracy: float) -> str:
 
 
 def factory_of(reporter: Any) -> Callable[[], Reporter] | None:
-    """Return a function that returns the reporter of each run: ``reporter`` itself, or what it makes; None for None.
+    """Return a function that returns the reporter of each run: ``reporter`` itself, or its result; None for None.
 
     Raises:
         UsageError: it is neither a reporter nor a function or class.

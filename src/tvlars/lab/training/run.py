@@ -64,7 +64,7 @@ class Run:
         self.signals = StopSignals(patient=self.processes.several)
         self.step = 0
         self.epoch, self.position = 1, 0
-        """The current epoch, and the number of its steps that are done."""
+        """The current epoch, and the number of its finished steps."""
         self.in_step = False
         self.order_state = self.batches.order.get_state()
         """State of the shuffle at the beginning of the epoch."""
@@ -180,11 +180,11 @@ class Run:
                     self.reporter.end(status)
 
     def _finish(self, status: Status) -> None:
-        """Write everything that remains, each part even if another one fails; the summary is last, since the status
-        "finished" promises that the rest is there.
+        """Write all remaining data, each part even if another one fails; the summary is last, since the status
+        "finished" means that the rest is complete.
 
         Raises:
-            OSError, RuntimeError: the first error, of the disk or of another process that has gone.
+            OSError, RuntimeError: the first error, of the disk or of another process that has ended.
         """
         errors: list[Exception] = []
         finished = status == Status.FINISHED
@@ -255,11 +255,11 @@ class Run:
         return state
 
     def load_state_dict(self, state: dict[str, Any], at: Checked | None = None) -> None:
-        """Load a state of :meth:`state_dict` into a run that has not begun.
+        """Load a state of :meth:`state_dict` into a run that has not started.
 
         Args:
             state: returned by :meth:`state_dict`.
-            at: has the file that errors name; None (default): no file.
+            at: provides the file that errors name; None (default): no file.
 
         Raises:
             UsageError: the state is impossible for this run.
@@ -283,7 +283,7 @@ class Run:
 
         Raises:
             UsageError: the checkpoint is of another model, or its state is impossible for this run.
-            SaidElsewhereError: the same, in processes after the first.
+            SaidElsewhereError: the same, in all processes but the first.
         """
         at = Checked(checkpoint.progress_file(found.path, found.manifest))
         self.metrics = read_metrics(self.record.folder)
@@ -298,7 +298,7 @@ class Run:
 
         self.processes.each(load)
         if (best := self.best_epoch) is not None:
-            self._read_best(best)  # raises here, and not when all epochs are over
+            self._read_best(best)  # raises here, and not after all epochs
 
     def save_checkpoint(self) -> None:
         """Save a checkpoint unless this position is saved already; report an error of the disk and continue."""
@@ -357,7 +357,7 @@ class Run:
         for model in (self.learner.bare_model, self.learner.average):
             if model is not None:
                 self.processes.average_buffers(model)  # synchronized batch norms have the same already
-        # Weights are not exchanged at once: a signal amid that would leave a mixture.
+        # Weights are not exchanged at once: a signal in between would leave a mixture.
         with self.learner.with_tested_weights(), self.signals.at_once():
             self._test_epoch()
         self.epoch, self.position = self.epoch + 1, 0
@@ -368,7 +368,7 @@ class Run:
 
     @property
     def _steps_of_epoch(self) -> int:
-        """Number of steps of the current epoch; the last one may be a part of one."""
+        """Number of steps of the current epoch; the last epoch may be shorter."""
         steps = self.plan.steps_per_epoch
         return min(steps, self.plan.total_steps - (self.epoch - 1) * steps)
 
@@ -378,7 +378,7 @@ class Run:
         self.learner.model.train()
         if self.learner.averaging:
             self.learner.bare_optimizer.train()  # type: ignore[attr-defined]
-        if self.sharpness.due and self.position < steps:  # of a run that was stopped before it had measured
+        if self.sharpness.due and self.position < steps:  # the run was stopped before it had measured
             self._measure_sharpness()
         order = self.batches.shuffle(self.epoch, self.position)
         batches = torch.split(order[: steps * self.config.batch_size], self.config.batch_size)
@@ -443,7 +443,7 @@ class Run:
         if self.best_epoch == self.epoch:
             self.record.save_weights(self.learner.weights(), best=self.epoch)
             self._prune_best()
-        # The epoch is no part of the clock's state: one that is interrupted here is tested again, and comes here again.
+        # The epoch is no part of the clock's state: after an interruption here it is tested and measured again.
         ends = [f"epoch {self.epoch}"] if self.epoch in self.sharpness.times.epochs else []
         if due := [*self.sharpness.due, *ends]:
             add_sharpness(self.record, self.processes.alone(partial(self._sharpness, due)))
@@ -452,11 +452,11 @@ class Run:
             self.processes.alone(self._noise)
 
     def _test_at_the_end(self) -> None:
-        """Test by the final or the best weights, in a run that has tested on validation images so far."""
+        """Test the final or the best weights, in a run that has tested on validation images so far."""
         best, weights = self.best_epoch, self.learner.with_tested_weights
         if best is not None and best < self.plan.epochs:
             weights = partial(self.learner.with_weights, self._read_best(best))
-        # Weights are not exchanged at once: a signal amid that would leave a mixture.
+        # Weights are not exchanged at once: a signal in between would leave a mixture.
         with weights(), self.signals.at_once(always=True), self.phase("evaluation"):
             loss, accuracy = self.learner.test(self.plan.epochs, self.step, "test")
         if not math.isfinite(loss):
@@ -470,16 +470,16 @@ class Run:
 
     @property
     def best_epoch(self) -> int | None:
-        """The epoch whose weights are kept as the best ones, None if none are."""
+        """Epoch whose weights are kept as the best ones; None if none are."""
         return best_epoch(self.epochs, self._ranks()) if self.config.keep_best else None
 
     def _ranks(self) -> dict[int, float]:
-        """Return by epoch what the learner chooses by before accuracy and loss; larger is better."""
+        """Return, by epoch, the rank that decides before accuracy and loss; larger is better."""
         ranks = {epoch: self.learner.rank(measured) for epoch, measured in self.metrics.items()}
         return {epoch: rank for epoch, rank in ranks.items() if rank is not None}
 
     def _read_best(self, epoch: int) -> dict[str, Any]:
-        """Return the weights of the best epoch; of a sharded model, in the first process alone.
+        """Return the weights of the best epoch; for a sharded model, in the first process alone.
 
         Raises:
             UsageError: they cannot be read.
@@ -507,10 +507,10 @@ class Run:
             prune_best(self.record.folder, self.epochs, [*epochs, *(epoch - 1 for epoch in epochs)], self._ranks())
 
     def _measure_sharpness(self) -> None:
-        """Measure the sharpness amid an epoch; a signal may come while it is computed, not while it is recorded."""
+        """Measure the sharpness within an epoch; signals may interrupt the measurement, but not its recording."""
         with self.learner.with_tested_weights(), self.signals.at_once(), self.phase("evaluation"):
             row = self.processes.alone(partial(self._sharpness, self.sharpness.due))
-        self._write()  # loggers want rows in the order of steps
+        self._write()  # loggers need rows in the order of steps
         add_sharpness(self.record, row)
         self.sharpness.due = []
 
@@ -573,5 +573,5 @@ class Run:
             self.sharpness.see(step, row.loss)
         if pending:
             self.reporter.step(self.epoch_steps[-1])
-        # A signal during the report is obeyed at once; several processes have to agree on it first.
+        # A signal during the report takes effect at once; several processes have to agree on it first.
         return signal if self.processes.several else self.signals.received, due

@@ -60,10 +60,10 @@ def room_for(learner: Learner, progress: dict[str, Any], table: Table, at: Check
     """Return tensors to read a checkpoint into, nested as it was saved.
 
     Args:
-        learner: that of the run that resumes.
+        learner: learner of the run that resumes.
         progress: the rest of the checkpoint.
         table: describes the checkpoint's tensors.
-        at: has the file of ``progress``.
+        at: provides the file of ``progress``.
 
     Raises:
         UsageError: there are tensors that the optimizer of this run cannot have.
@@ -86,9 +86,9 @@ def load_state(learner: Learner, state: dict[str, Any], at: Checked) -> None:
     """Check and load a state of :func:`state_of`; "progress" has an entry "step" too.
 
     Args:
-        learner: that of a run that has not begun.
+        learner: learner of a run that has not started.
         state: tensors and the rest.
-        at: has the file of the rest, which is in the folder of the tensors.
+        at: provides the file of the rest, which is in the folder of the tensors.
 
     Raises:
         UsageError: the state is impossible for this run.
@@ -157,12 +157,12 @@ def load_state(learner: Learner, state: dict[str, Any], at: Checked) -> None:
 
 
 def _is_replayed(learner: Learner) -> bool:
-    """Return True for a user's LR scheduler: whatever its state is, its steps bring it back."""
+    """Return True for a user's LR scheduler, whose state is restored by repeating its steps."""
     return learner.plan.users_schedule is not None and learner.plan.users_schedule.is_scheduler
 
 
 def _replay(scheduler: Any, steps: int) -> None:
-    """Step a new scheduler ``steps`` times; it sets the options of its optimizer's groups, too."""
+    """Step a new scheduler ``steps`` times, which also sets the options of its optimizer's groups."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # no step of the optimizer precedes these
         for _ in range(steps):
@@ -192,7 +192,7 @@ def _statistics(learner: Learner) -> dict[str, Tensor]:
 
 
 def _set_statistics(learner: Learner, of_each: list[dict[str, Tensor]], processes: Processes) -> None:
-    """Set running statistics to those of this rank; if the number of processes changed, to their mean."""
+    """Set the running statistics of this rank; if the number of processes changed, their mean."""
     for name, buffer in _buffers(learner).items():
         if name in of_each[0]:
             same = len(of_each) == processes.count
@@ -208,7 +208,7 @@ def _buffers(learner: Learner) -> dict[str, Tensor]:
 
 
 def _named(learner: Learner, inside: dict[str, Tensor]) -> dict[str, dict[str, Any]]:
-    """Return the tensors of the model, and ``inside``, those of the optimizer, if there are any."""
+    """Return the tensors of the model and, if there are any, ``inside``, the tensors of the optimizer."""
     return {"model": learner.bare_model.state_dict(), **({"optimizer": inside} if inside else {})}
 
 

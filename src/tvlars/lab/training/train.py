@@ -64,20 +64,20 @@ def train(
             given:NAME. None (default) loads ``config.data``.
         loaders: instead of ``data``, DataLoaders as (train, test), (train, validation, test) or a dictionary of them.
             They give (inputs, labels), normalized floats (n, C, H, W) and integers (n,); nothing is augmented here.
-            Training batches are micro-batches: ``config.batch_size`` is a multiple of theirs. A run that resumes amid
-            an epoch takes the order that the loader has then.
+            Training batches are micro-batches: ``config.batch_size`` is a multiple of their size. If a run resumes in
+            an epoch, the loader's new order is used.
         model: a module to train instead of ``config.model``, of which a copy is trained, or a function that builds one
-            from ``channels``, ``image_size`` and ``classes``. A copy begins with the weights of the module, whatever
-            the seed, unless ``config.init`` draws others. The run's ``config.model`` is then given:NAME, and resuming
+            from ``channels``, ``image_size`` and ``classes``. A copy starts with the weights of the module, for any
+            seed, unless ``config.init`` draws others. The run's ``config.model`` is then given:NAME, and resuming
             and :func:`load_run` need the module or function again.
-        task: a task of your own in the place of ``config.task``, see :class:`tvlars.lab.Task`, of which a copy is used;
+        task: a task of your own in place of ``config.task``, see :class:`tvlars.lab.Task`; a copy of it is used;
             ``data`` are then Datasets of any samples, or tuples or dictionaries of tensors. Resuming needs it again.
         metrics: metrics of torchmetrics by name, or others with their interface, which are measured after every epoch
-            besides those that ``config.metrics`` names. Resuming needs them again.
+            besides the metrics of ``config.metrics``. Resuming needs them again.
         folder: an empty folder for the record; None (default) makes the folder that ``config.out`` names.
         reporter: shows progress; None (default) shows a bar on a terminal or in a notebook, and plain lines
             elsewhere. ``Reporter()`` is silent.
-        loggers: given every row besides those that ``config.log`` names: objects with the methods of Lightning's
+        loggers: further loggers besides ``config.log``, which get every row: objects with the methods of Lightning's
             ``Logger``. Default ().
 
     Returns:
@@ -88,7 +88,7 @@ def train(
             started with different runs.
         LockedError: another process trains in this folder.
         DivergedError: the loss was not finite. The record is kept.
-        LostProcessError: another process ended or did not come.
+        LostProcessError: another process ended or did not connect.
         MovedFolderError: the run folder was moved or replaced; nothing is written there.
         PreemptedError: SIGTERM or SIGHUP was received. A checkpoint is kept.
         KeyboardInterrupt: Ctrl-C was pressed. The record is kept.
@@ -163,7 +163,7 @@ def _train(
         if processes.first:
             finish_putting(folder)
         if isinstance(prepared.data, LoaderData) and run.position:
-            said.append("the run goes on amid an epoch, and the order of the loader is not restored bit for bit")
+            said.append("the run continues within an epoch, and the order of the loader is not restored bit for bit")
         facts[WARNINGS] = said
         rows = found.epochs, found.steps, run.sharpness.due
         said += record.reopen(config, plan, model_facts(prepared), facts, run.step, *rows)

@@ -14,7 +14,7 @@ Count = int | Tensor
 
 
 def readable(x: Tensor) -> Tensor:
-    """``x`` for use in a formula before it is overwritten: a copy where autograd will want it again.
+    """Return ``x`` for use in a formula before it is overwritten: a copy if autograd will need it later.
 
     Autograd is on in a step only where the optimizer is differentiable.
     """
@@ -56,7 +56,7 @@ def foreach_descend(params: Tensors, directions: Tensors, lr: float | Tensor) ->
 
 
 def scalar(value: float | Tensor, keep_tensor: bool) -> float | Tensor:
-    """``value`` as a number, or as a 0-d tensor where it has to stay on the device."""
+    """Return ``value`` as a number, or as a 0-d tensor if it has to stay on the device."""
     if not isinstance(value, Tensor):
         return value
     if keep_tensor or value.device.type != "cpu" or torch.compiler.is_compiling():
@@ -65,14 +65,14 @@ def scalar(value: float | Tensor, keep_tensor: bool) -> float | Tensor:
 
 
 def on(count: Count, device: torch.device) -> Tensor:
-    """A step count as an int64 tensor on ``device``, without a wait for it; the very tensor where it is one already."""
+    """Return a step count as an int64 tensor on ``device``, without a wait; the same tensor if it is one already."""
     if not isinstance(count, Tensor):
         return torch.full((), count, dtype=torch.int64, device=device)
     return count if count.device == device else to_device(count, device)
 
 
 def to_device(x: Tensor, device: torch.device) -> Tensor:
-    """``x`` on ``device``, without a wait for it."""
+    """Return ``x`` on ``device``, without a wait for the device."""
     if x.device.type == "cpu" and device.type == "cuda" and not torch.compiler.is_compiling():
         x = x.pin_memory()
     return x.to(device, non_blocking=True)

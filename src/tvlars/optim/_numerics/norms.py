@@ -15,11 +15,11 @@ ROW = 1024
 
 
 RANGES = {torch.float64: (1e-150, 1e150)}
-"""By dtype, between which bounds the root of a sum of squares is right."""
+"""By dtype, bounds between which the root of a sum of squares is accurate."""
 RANGE = (1e-12, 1e18)
-"""The same where squares are of float32: below it some vanish, and above it their sum may be infinite."""
+"""The same bounds for squares in float32: below, some squares vanish; above, their sum may be infinite."""
 WIDE = ("cpu", "cuda", "meta")
-"""Devices that have float64, whose squares of any float32 neither vanish nor overflow."""
+"""Devices with float64, in which squares of float32 values neither vanish nor overflow."""
 
 
 def norm(x: Tensor) -> float | Tensor:
@@ -33,7 +33,7 @@ def norm(x: Tensor) -> float | Tensor:
 
 
 def norms(tensors: Tensors) -> Tensor:
-    """‖x‖ of every tensor as one vector; on an accelerator those of float64 have to lie between 1e-150 and 1e150."""
+    """Return ‖x‖ of every tensor as one vector; float64 norms on an accelerator must lie between 1e-150 and 1e150."""
     if on_host(tensors):
         return torch.tensor([host_norm(x) for x in tensors], dtype=torch.float64, device="cpu")
     if tensors[0].device.type == "cpu":
@@ -52,11 +52,11 @@ def on_host(tensors: Tensors) -> bool:
 
 
 def host_norm(x: Tensor) -> float:
-    """‖x‖ of a tensor on the CPU, exact to rounding.
+    """Return ‖x‖ of a tensor on the CPU, exact to rounding.
 
     torch sums all squares of a tensor in a row, which costs digits: at ten million elements the norm is off by 4e-4 of
-    its value in float32. Rows of 1,024 and the norm of their norms are exact. In the rare case that squares have
-    vanished or overflowed, which the result tells, it is taken again.
+    its value in float32. Rows of 1,024 and the norm of their norms are exact. In the rare case that squares
+    vanish or overflow, which the result shows, the norm is computed again in float64.
     """
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     if x.numel() <= 64 * ROW:
@@ -80,14 +80,14 @@ def in_range(value: float, dtype: torch.dtype) -> bool:
 
 
 def host_norm_of_any_size(x: Tensor) -> float:
-    """‖x‖ of a tensor on the CPU, in float64, whatever the size of its elements."""
+    """Return ‖x‖ of a tensor on the CPU, in float64, for elements of any size."""
     if x.dtype == torch.float64:
         return float(_scaled_norm(x))
     return float(torch.linalg.vector_norm(x, dtype=torch.float64))
 
 
 def _scaled_norm(x: Tensor) -> Tensor:
-    """‖x‖ of float64: squares are of x over its largest element."""
+    """Return ‖x‖ of a float64 tensor, which is divided by its largest element before squaring."""
     if not x.numel():
         return torch.linalg.vector_norm(x)  # type: ignore[no-any-return]
     largest = x.detach().abs().amax()
@@ -96,14 +96,14 @@ def _scaled_norm(x: Tensor) -> Tensor:
 
 
 def in_memory_order(x: Tensor) -> Tensor:
-    """The elements of ``x`` in one dimension, a view where its layout is contiguous or channels_last."""
+    """Return the elements of ``x`` in one dimension, as a view if the layout is contiguous or channels_last."""
     if x.ndim == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
         x = x.permute(0, 2, 3, 1)
     return x.reshape(-1)
 
 
 def clip(norm: Any, norm_clip: float | None) -> Any:
-    """min(norm, norm_clip), or ``norm`` itself where there is no bound."""
+    """Return min(norm, norm_clip), or ``norm`` itself if there is no bound."""
     if norm_clip is None:
         return norm
     return norm.clamp(max=norm_clip) if isinstance(norm, Tensor) else min(norm, norm_clip)
@@ -112,8 +112,8 @@ def clip(norm: Any, norm_clip: float | None) -> Any:
 def trust_ratio(w_norm: Any, u_norm: Any, coefficient: float | Tensor, unit_at_zero: bool) -> Any:
     """q = coefficient * ‖w‖ / ‖u‖, elementwise, where ‖w‖ = 0 counts as 1, and q = coefficient where ‖u‖ = 0.
 
-    With ``unit_at_zero``, as published, q = 1 where either is 0. A number where the norms are; else it never waits for
-    the device.
+    With ``unit_at_zero``, as published, q = 1 where either is 0. q is a number if the norms are numbers, else a tensor,
+    without a wait for the device.
     """
     if not isinstance(w_norm, Tensor):
         return host_trust_ratio(w_norm, u_norm, float(coefficient), unit_at_zero)
@@ -142,7 +142,7 @@ def trust_ratios(
     clip_w: float | None,
     clip_u: float | None,
 ) -> Any:
-    """q of several layers, whose norms are numbers on the host or a vector on a device."""
+    """Return q of several layers, whose norms are numbers on the host or a vector on a device."""
     if isinstance(w_norms, Tensor):
         return trust_ratio(clip(w_norms, clip_w), clip(u_norms, clip_u), coefficient, unit_at_zero)
     coefficient = float(coefficient)
@@ -152,7 +152,7 @@ def trust_ratios(
     ]
 
 
-# -- q u, where q u has a size that a dtype can hold, and q itself may not ---------------------------------
+# -- q u, where the dtype can hold q u but perhaps not q --------------------------------------------------
 
 MODERATE = (2.0**-100, 2.0**100)
 
@@ -163,14 +163,14 @@ def is_moderate(q: float) -> bool:
 
 
 def in_two(q: float) -> tuple[float, float]:
-    """Two factors of q that float32 can hold, between 1e-60 and 1e60."""
+    """Return two factors of q that float32 can hold, for q between 1e-60 and 1e60."""
     q = min(q, sys.float_info.max)  # of float64 layers whose norms lie 308 powers of ten apart, it may be infinite
     first = min(max(q, MODERATE[0]), MODERATE[1])
     return first, q / first
 
 
 def times(u: Tensor, q: float | Tensor) -> Tensor:
-    """q u. On an accelerator q is a float32 (a float64 for such layers), which a huge or tiny one is made to fit."""
+    """Return q u. On an accelerator q is rounded to float32 (float64 for float64 layers), with huge values clamped."""
     if not isinstance(q, Tensor):
         if is_moderate(q):
             return u * q
@@ -184,7 +184,7 @@ def times(u: Tensor, q: float | Tensor) -> Tensor:
 
 
 def foreach_times(u: Tensors, q: list[float] | Tensor) -> Tensors:
-    """q u of every layer, as ``times``."""
+    """Return q u of every layer, as ``times``."""
     first, second = _factors(q, u[0].dtype)
     result = torch._foreach_mul(u, first)
     if second is not None:
@@ -200,7 +200,7 @@ def foreach_times_(u: Tensors, q: list[float] | Tensor) -> None:
 
 
 def _factors(q: list[float] | Tensor, dtype: torch.dtype) -> tuple[Any, Any]:
-    """q of several layers as one factor, or in two where that is too huge or tiny for the one."""
+    """Return q of several layers as one factor, or as two if one could be too huge or tiny."""
     if not isinstance(q, Tensor):
         if all(map(is_moderate, q)):
             return q, None

@@ -21,7 +21,7 @@ class Layout:
 
 
 def layout(x: Any) -> Layout | None:
-    """The layout of a DTensor; None for any other tensor."""
+    """Return the layout of a DTensor; None for any other tensor."""
     if type(x) in PLAIN or not hasattr(x, "placements"):
         return None
     if any(placement.is_partial() for placement in x.placements):
@@ -30,7 +30,7 @@ def layout(x: Any) -> Layout | None:
 
 
 def laid_out_like(x: Any, like: Any) -> Any:
-    """``x`` itself where it lies as ``like`` does, else a copy that does; any ``x`` where ``like`` is no DTensor."""
+    """Return ``x`` in the layout of ``like``, copied if need be; ``x`` itself if ``like`` is no DTensor."""
     if not hasattr(like, "placements"):
         return x
     if not hasattr(x, "placements"):
@@ -41,18 +41,18 @@ def laid_out_like(x: Any, like: Any) -> Any:
 
 
 def norms_of_whole(parts: list[Tensor], layouts: list[list[Layout]]) -> list[Tensor]:
-    """Norms of whole tensors from those of their local parts: ‖x‖² is the sum of its parts' squares.
+    """Return norms of whole tensors from norms of their local parts: ‖x‖² is the sum of the parts' squares.
 
-    Three sums are taken, of squares as they are and of parts made smaller and larger, so that one has not overflowed
-    or vanished.
+    Three sums are taken, of squares as they are and of parts made smaller and larger, so that at least one neither
+    overflows nor vanishes.
 
-    One collective for each dimension of a mesh along which anything is sharded, whatever the number of layers (and one
-    for each kind of device, where some parts of a mesh are offloaded). Every process takes them in the same order, that
-    of the layers; of a mesh that does not hold this process there is nothing to sum here.
+    One collective runs for each dimension of a mesh along which anything is sharded, for any number of layers (and for
+    each kind of device, if some parts of a mesh are offloaded). Every process runs the collectives in the same order,
+    the order of the layers. A mesh without this process needs no sum here.
 
     Args:
         parts: vectors of local norms.
-        layouts: the layout behind each of these norms.
+        layouts: layout of the tensor behind each of these norms.
     """
     places = [place for some in layouts for place in some]
     squares = [square for part in parts for square in (part.double().unsqueeze(1) * _scales(part)).square().unbind()]
@@ -78,7 +78,7 @@ def _scales(part: Tensor) -> Tensor:
 
 
 def _root(squares: Tensor, scales: Tensor) -> Tensor:
-    """The root of the sum in each row that is of a moderate size."""
+    """Return, for each row, the norm from the sum of a moderate size."""
     roots = squares.sqrt() / scales
     small, usual, large = roots[:, 2], roots[:, 1], roots[:, 0]
     return torch.where(usual < 1e-145, small, torch.where(usual > 1e150, large, usual))

@@ -16,7 +16,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 def why_not(device: torch.device) -> str | None:
     """Return why the kernels cannot run on ``device``, or None if they can.
 
-    The first call for a device compiles a kernel and launches it, since Triton may be there and its C compiler not.
+    The first call for a device compiles and launches a kernel, since Triton may be installed without a C compiler.
     """
     if device.type not in DEVICE_TYPES:
         return f"there are no Triton kernels for {device.type}"
@@ -24,7 +24,7 @@ def why_not(device: torch.device) -> str | None:
         from tvlars.optim.triton.kernels import probe
     except ModuleNotFoundError:
         return "Triton is not installed (pip install triton)"
-    except Exception as error:  # of a version that is too old, or damaged
+    except Exception as error:  # a version that is too old, or damaged
         return f"Triton cannot be imported: {type(error).__name__}: {error}"
     if device.type != "cuda":
         return None

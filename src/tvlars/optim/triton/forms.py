@@ -1,4 +1,4 @@
-"""LARS and LAMB steps for the Triton kernels: a form notes what its layers want, and ``launcher`` runs the kernels."""
+"""LARS and LAMB steps for the Triton kernels: a form describes its layers' work, and ``launcher`` runs the kernels."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ class Part:
 
     rule: str
     lists: list[list[Tensor]]
-    """w, g and the state, each a list; an empty one where there is no such state."""
+    """w, g and the state, each a list, which is empty for a state that is not kept."""
     options: list[float]
-    """Of the group, in the order that the kernels read."""
+    """Options of the group, in the order in which the kernels read them."""
     lr: float | Tensor
     adapted: bool
     capturable: bool
     observe: Observe | None
     clock: Tensor | None = None
-    """t of the group, where it is on the device, so that φ(t) is left to the kernel."""
+    """t of the group if it is on the device, so that the kernel computes φ(t)."""
     delay: int = 0
     """The whole steps of d_e, which the kernel takes from the clock before it is rounded to float32."""
     steps: list[float | Tensor] | None = None
-    """t of each layer, where the rule has bias correction: numbers, and tensors on the device."""
+    """t of each layer if the rule has bias correction: numbers, or tensors on the device."""
     moments: bool = False
-    """True where the first launch updates moments, those of layers that are not adapted too."""
+    """True if the first launch updates moments, also of layers that are not adapted."""
 
 
 def triton_lars(
@@ -43,11 +43,11 @@ def triton_lars(
     options: LarsOptions,
     observe: Observe | None = None,
 ) -> Part:
-    """A LARS or TVLARS step for tensors that are ``_paths.kernels_fit``."""
+    """Describe a LARS or TVLARS step on tensors that are ``_paths.kernels_fit``."""
     device, phi = params[0].device, options.phi
     clock, whole, shape, of_ratio = None, 0, (0.0, 0.0, 1.0, 0.0), False
     lr, eta = options.lr, options.trust_coefficient
-    if phi is not None and isinstance(phi.t, Tensor):  # φ(t) costs no launch where the kernel works it out
+    if phi is not None and isinstance(phi.t, Tensor):  # φ(t) costs no launch if the kernel computes it
         clock, of_ratio = on_device(phi.t, device, torch.int64), phi.phi_scope == "ratio"
         whole = int(min(phi.delay, 2.0**62))
         shape = (phi.delay_factor, phi.delay - whole, phi.alpha, phi.gamma_min)
@@ -71,7 +71,7 @@ def triton_lamb(
     options: LambOptions,
     observe: Observe | None = None,
 ) -> Part:
-    """A LAMB step for tensors that are ``_paths.kernels_fit``."""
+    """Describe a LAMB step on tensors that are ``_paths.kernels_fit``."""
     device = params[0].device
     lr = _on_host_as_number(options.lr, device)
     counts = [on_device(step, device, torch.int64) if isinstance(step, Tensor) else step for step in steps]
@@ -97,7 +97,7 @@ def _on_host_as_number(lr: float | Tensor, device: torch.device) -> float | Tens
 
 
 def on_device(x: Any, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
-    """A scalar as ``dtype`` on ``device``, without a wait."""
+    """Return a scalar as ``dtype`` on ``device``, without a wait."""
     if not isinstance(x, Tensor):
         return torch.full((), x, dtype=dtype, device=device)
     return x if x.dtype == dtype and x.device == device else x.to(device, dtype, non_blocking=True)

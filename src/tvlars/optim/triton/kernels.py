@@ -2,8 +2,8 @@
 """Functions that the Triton kernels share: reading their tables, and the trust ratio.
 
 A tensor is cut into chunks, and a program of a kernel has one chunk. There are two launches for all tensors of a set:
-one takes norms, one updates. Where tensors lie and what their groups want is read from tables on the device, which
-``launcher`` makes:
+one takes norms, one updates. Addresses of tensors and options of their groups are read from tables on the device,
+which ``launcher`` makes:
 
     chunks     int32 [programs]: the tensor that a program's chunk is of
     sizes      int64 [tensors, 5]: elements, elements of a chunk, first program, programs, group
@@ -11,7 +11,7 @@ one takes norms, one updates. Where tensors lie and what their groups want is re
                and (LARS) of its clock, an int64; 0 where there is none; and the whole steps of its d_e
     rows       float32 [groups, 16]: a group's options, in the order of the names below and in the kernels' modules
     counts     float32 [tensors]: (LAMB) step counts that are not on the device
-    sums       float64 [2, programs]: sums of squares, which the second launch has from the first
+    sums       float64 [2, programs]: sums of squares, which the first launch leaves for the second
     told       float64 [2, tensors]: ‖w‖ and q, which the second launch leaves for observers
     scale, found_inf    of a GradScaler: float32, one element, or None
 
@@ -48,7 +48,7 @@ def probe(out):
 
 @triton.jit
 def is_skipped(found_inf):
-    """Return True if a GradScaler has found an infinity, so that nothing may be changed."""
+    """Return True if a GradScaler has found an infinity, so that nothing may change."""
     if found_inf is None:
         return False
     else:
@@ -57,7 +57,7 @@ def is_skipped(found_inf):
 
 @triton.jit
 def extent(sizes, tensor, program):
-    """Of a program's chunk the element it starts at and how many there are; and the tensor's group."""
+    """Return the first element and the number of elements of a program's chunk, and the tensor's group."""
     entry = sizes + tensor * COLUMNS
     span = tl.load(entry + 1)
     start = (program - tl.load(entry + 2)) * span
@@ -72,13 +72,13 @@ def address(addresses, index, start, DTYPE: tl.constexpr):
 
 @triton.jit
 def pointers(at, DTYPE: tl.constexpr):
-    """A pointer to ``at``, and one for where it is a multiple of 16, so that 16 bytes are moved at a time."""
+    """Return a pointer to ``at``, and one that assumes a multiple of 16, so that 16 bytes are moved at a time."""
     return at.to(tl.pointer_type(DTYPE)), tl.multiple_of(at.to(tl.pointer_type(DTYPE)), 16)
 
 
 @triton.jit
 def whole_blocks(n, all_addresses, BLOCK: tl.constexpr):
-    """Elements in whole blocks that are aligned; the rest, or all, is moved under a mask, an element at a time."""
+    """Return the elements in whole aligned blocks; the rest, or all, is moved under a mask, one element at a time."""
     return tl.where(all_addresses & 15 == 0, n // BLOCK * BLOCK, 0)
 
 
@@ -101,7 +101,7 @@ def learning_rate(entry, row):
 
 @triton.jit
 def norm_of(sums, sizes, tensor, row, PARTS: tl.constexpr):
-    """The norm that a tensor's sums of squares give; 0 where it is not adapted."""
+    """Return the norm from a tensor's sums of squares; 0 if it is not adapted."""
     programs = tl.where(tl.load(row + ADAPTED) != 0, tl.load(sizes + tensor * COLUMNS + 3), 0)
     k = tl.arange(0, PARTS)
     return tl.sqrt(tl.sum(tl.load(sums + k, mask=k < programs, other=0.0)))
@@ -115,7 +115,7 @@ def is_doubtful(squares):
 
 @triton.jit
 def in_two(q):
-    """Two factors of q in float32, which may hold no number as huge or tiny as q is."""
+    """Return two factors of q in float32, which may be unable to hold q itself."""
     first = tl.where(q > 1.2676506002282294e30, 1.2676506002282294e30, q)  # 2**100
     first = tl.where(first < 7.888609052210118e-31, 7.888609052210118e-31, first)
     return first.to(tl.float32), (q / first).to(tl.float32)
@@ -128,7 +128,7 @@ def clipped(norm, clip):
 
 @triton.jit
 def trust_ratio(w_norm, u_norm, coefficient, unit_at_zero, row):
-    """As ``norms.trust_ratio``, and 1 where the group is not adapted."""
+    """Return q as ``norms.trust_ratio`` does, and 1 if the group is not adapted."""
     moves = (u_norm > 0) & ((w_norm > 0) | (unit_at_zero == 0))
     at_zero = tl.where(unit_at_zero != 0, 1.0, coefficient)
     quotient = coefficient * tl.where(w_norm > 0, w_norm, 1.0) / tl.where(moves, u_norm, 1.0)

@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""The Triton kernels of LAMB; ``kernels`` says what their arguments are."""
+"""Triton kernels of LAMB; ``kernels`` documents their arguments."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def lamb_norms(
     BLOCK: tl.constexpr,
     PARTS: tl.constexpr,
 ):
-    """m and v after the step, and ‖w‖² and ‖r‖² of each chunk."""
+    """Update m and v, and compute ‖w‖² and ‖r‖² of each chunk."""
     if is_skipped(found_inf):
         return
     program = tl.program_id(0)
@@ -124,7 +124,7 @@ def lamb_update(
     BLOCK: tl.constexpr,
     PARTS: tl.constexpr,
 ):
-    """q of each tensor; and r of each chunk once more, from what the first launch has stored, and the update."""
+    """Compute q of each tensor, form r of each chunk again from the stored moments, and update w."""
     if is_skipped(found_inf):
         return
     program = programs - 1 - tl.program_id(0)  # backwards, as in LARS
@@ -168,7 +168,7 @@ def lamb_update(
 
 @triton.jit
 def advance(m_p, v_p, g, inside, other, beta1, rest1, beta2, rest2, DTYPE: tl.constexpr):
-    """m and v of a block after the step, as they are kept; ``inside`` and ``other`` are None for a whole one."""
+    """Return m and v of a block after the step, as stored; ``inside`` and ``other`` are None for a whole block."""
     m = (beta1 * tl.load(m_p, mask=inside, other=other).to(tl.float32) + rest1 * g).to(DTYPE)
     v = (beta2 * tl.load(v_p, mask=inside, other=other).to(tl.float32) + rest2 * g * g).to(DTYPE)
     tl.store(m_p, m, mask=inside)
@@ -184,7 +184,7 @@ def direction(w, m, v, over1, over2, eps, beta):
 
 @triton.jit
 def corrections(addresses, counts, row, tensor, tensors):
-    """1 / (1 - β₁^t) and 1 / (1 - β₂^t), with t from the device where it is kept there."""
+    """Return 1 / (1 - β₁^t) and 1 / (1 - β₂^t), with t from the device if it is kept there."""
     at = tl.load(addresses + 4 * tensors + tensor)
     t = tl.load(at.to(tl.pointer_type(tl.int64)), mask=at != 0, other=0)
     t = tl.where(at != 0, t.to(tl.float32), tl.load(counts + tensor))
@@ -193,6 +193,6 @@ def corrections(addresses, counts, row, tensor, tensors):
 
 @triton.jit
 def one_minus_exp(x):
-    """1 - exp(x) for x <= 0, with all its digits near 0 too."""
+    """Return 1 - exp(x) for x <= 0, accurate near 0 too."""
     series = -x * (1 + x / 2 * (1 + x / 3 * (1 + x / 4 * (1 + x / 5 * (1 + x / 6)))))
     return tl.where(x > -0.25, series, 1 - tl.exp(x))

@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""The Triton kernels of LARS and TVLARS; ``kernels`` says what their arguments are."""
+"""Triton kernels of LARS and TVLARS; ``kernels`` documents their arguments."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def lars_norms(
     BLOCK: tl.constexpr,
     PARTS: tl.constexpr,
 ):
-    """‖w‖² and ‖u‖², u = g + βw, of each chunk."""
+    """Compute ‖w‖² and ‖u‖², u = g + βw, of each chunk."""
     if is_skipped(found_inf):
         return
     program = tl.program_id(0)
@@ -109,10 +109,10 @@ def lars_update(
     BLOCK: tl.constexpr,
     PARTS: tl.constexpr,
 ):
-    """q of each tensor, and the update of each chunk."""
+    """Compute q of each tensor, and update each chunk."""
     if is_skipped(found_inf):
         return
-    # Backwards: what the first launch has read last may still be in the cache.
+    # Backwards, since the chunks that the first launch has read last may still be in the cache.
     program = programs - 1 - tl.program_id(0)
     tensor = tl.load(chunks + program)
     start, n, group = extent(sizes, tensor, program)
@@ -152,7 +152,7 @@ def lars_update(
 
 @triton.jit
 def rates(entry, row):
-    """lr and η, with φ(t) in one of them where the clock is on the device; where it is not, the host has done that."""
+    """Return lr and η, one of them multiplied by φ(t): here if the clock is on the device, else on the host."""
     lr, coefficient = learning_rate(entry, row), tl.load(row + COEFFICIENT)
     clock = tl.load(entry + 1)
     t = tl.load(clock.to(tl.pointer_type(tl.int64)), mask=clock != 0, other=0)
@@ -166,7 +166,7 @@ def rates(entry, row):
 
 @triton.jit
 def weights_and_directions(w_p, g_p, inside, other, sign, beta):
-    """w and u = g + βw of a block; ``inside`` and ``other`` are None for a whole one."""
+    """Return w and u = g + βw of a block; ``inside`` and ``other`` are None for a whole block."""
     w = tl.load(w_p, mask=inside, other=other).to(tl.float32)
     return w, tl.load(g_p, mask=inside, other=other).to(tl.float32) * sign + beta * w
 

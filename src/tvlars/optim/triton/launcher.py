@@ -1,14 +1,14 @@
-"""Launches the Triton kernels: two launches for all tensors of one rule and dtype on one device.
+"""Launcher of the Triton kernels: two launches for all tensors of one rule and dtype on one device.
 
 ``Launcher.run`` takes the parts that ``forms`` makes, of all groups, and launches the kernels of ``lars_kernels`` or
 ``lamb_kernels`` once for those that share a dtype and device. The host never waits:
-what the kernels have to know goes to the device in one asynchronous copy from pinned memory, and what is on the device
-anyway (a tensor lr, step counts, what a GradScaler says) they read there.
+the kernels' inputs go to the device in one asynchronous copy from pinned memory, and values that are on the device
+anyway (a tensor lr, step counts, a GradScaler's scale) are read there.
 
 Values moved through memory for a parameter: LARS 7, reads w, g for the norms, and w, g, m for the update, which writes
-w, m. LAMB 10: reads w, g, m, v and writes m, v; then reads w, m, v and writes w. To keep r instead of forming it again
-would move 10 too, and want a buffer more. The update goes through the chunks backwards, so that it finds in the cache
-what the norms have read last.
+w, m. LAMB 10: reads w, g, m, v and writes m, v; then reads w, m, v and writes w. Keeping r instead of forming it again
+would also move 10, and need one more buffer. The update goes through the chunks backwards, so that it finds in the
+cache what the norms have read last.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from torch import Tensor
 from tvlars.optim.triton.forms import Part, on_device
 
 BLOCK = 1024
-"""Elements that a program works on at a time: 8 a thread, so that registers leave room for many programs."""
+"""Elements that a program works on at a time: 8 per thread, so that registers leave room for many programs."""
 CHUNK = 8 * BLOCK
-"""Elements of a program, while a layer has no more than PARTS such chunks."""
+"""Elements of a program, unless a layer would have more than PARTS such chunks."""
 PARTS = 512
-"""Programs of a layer at most: each program of the second launch adds up what all of them have found in the first."""
+"""Most programs of a layer: each program of the second launch adds up the sums of all of them."""
 WARPS = 4
 ROW = 16
-"""Options of a group at most, as ``kernels`` has them."""
+"""Most options of a group, the width of ``rows`` in ``kernels``."""
 SPARES = 4
-"""Pinned buffers kept for captures, during which none can be had from the driver."""
+"""Pinned buffers kept for captures, during which the driver cannot allocate any."""
 CUTS = 8
-"""Cuts of parameter sets that are kept: a set is another one where other parameters have gradients."""
+"""Cuts that are kept, one for each set of parameters that had gradients in a step."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,11 @@ class Launcher:
         """Pinned buffers that CUDA graphs copy from whenever they are replayed."""
 
     def run(self, parts: list[Part], scale: Any = None, found_inf: Any = None) -> None:
-        """Launch for all parts of a step.
+        """Launch the kernels for all parts of a step.
 
         Args:
-            scale: what gradients have been multiplied by, on any device; None for 1.
-            found_inf: not 0 where nothing is to be changed, on any device; None for 0.
+            scale: factor that gradients have been multiplied by, on any device; None for 1.
+            found_inf: not 0 if nothing may change, on any device; None for 0.
 
         Raises:
             RuntimeError: a CUDA graph captures the step, and a group has ``capturable=False``.
@@ -97,7 +97,7 @@ class Launcher:
         *,
         capturing: bool,
     ) -> None:
-        """The two launches for parts of one rule, dtype and device."""
+        """Run the two launches for parts of one rule, dtype and device."""
         norms, update, kind = _kernels(rule, dtype)
         cut, tables = self._tables(parts, device, capturing)
         tensors = sum(len(part.lists[0]) for part in parts)
@@ -109,7 +109,7 @@ class Launcher:
         if first:
             norms[(first,)](*common, **options)
         update[(cut.programs,)](*common, **options)
-        for part in parts:  # so that autograd finds out where it is to differentiate with what has been overwritten
+        for part in parts:  # so that autograd notices if a backward pass needs overwritten values
             torch.autograd.graph.increment_version([x for i, list_ in enumerate(part.lists) if i != 1 for x in list_])
         start = 0
         for part in parts:
@@ -119,13 +119,13 @@ class Launcher:
             start = end
 
     def _tables(self, parts: list[Part], device: torch.device, capturing: bool) -> tuple[Cut, list[Tensor]]:
-        """The cut, and addresses, rows and counts of this step, on the device after one copy."""
+        """Return the cut, and addresses, rows and counts of this step, on the device after one copy."""
         capturable = any(part.capturable for part in parts)
         adapted, sizes = [part.adapted for part in parts], [[w.numel() for w in part.lists[0]] for part in parts]
-        # Memory that is given up is safe on the stream that it was made on alone.
+        # Freed memory may only be reused on the stream that it was allocated on.
         place = (device, torch.cuda.current_stream().cuda_stream if device.type == "cuda" else 0)
         tables: list[array[Any]] = [_addresses(parts), _rows(parts), _counts(parts)]
-        if not capturing:  # a graph is to have everything for itself
+        if not capturing:  # a graph needs tables of its own
             for known, cut in self._cuts:
                 if known == (place, adapted, sizes):
                     return cut, self._upload(tables, device, capturing, capturable)
@@ -139,7 +139,7 @@ class Launcher:
     def _upload(
         self, tables: list[array[Any]], device: torch.device, capturing: bool, capturable: bool
     ) -> list[Tensor]:
-        """``tables`` as tensors on ``device``, after one copy that nobody waits for."""
+        """Return ``tables`` as tensors on ``device``, after one asynchronous copy."""
         data, starts = bytearray(), []
         for table in tables:
             data += bytes(-len(data) % 16)
@@ -154,10 +154,10 @@ class Launcher:
         ]
 
     def _pinned(self, size: int, capturing: bool, capturable: bool) -> Tensor:
-        """Pinned memory of ``size`` bytes; torch does not hand it out again before copies from it have ended."""
+        """Return ``size`` bytes of pinned memory, which torch does not reuse before copies from it have ended."""
         self._largest = max(self._largest, size)
         if capturing:
-            # None can be had from the driver now. A graph copies from it in every replay, so that it is kept.
+            # The driver cannot allocate any now. A graph copies from the buffer in every replay, so it is kept.
             chosen = next((i for i, x in enumerate(self._spare) if x.numel() >= size), None)
             self._captured.append(_new_pinned(size) if chosen is None else self._spare.pop(chosen))
             return self._captured[-1][:size]
@@ -172,7 +172,7 @@ def _new_pinned(size: int) -> Tensor:
 
 
 def _kernels(rule: str, dtype: torch.dtype) -> tuple[Any, Any, Any]:
-    """The two kernels of a rule, and Triton's dtype. Triton is imported here, where it is known to be there."""
+    """Return the two kernels of a rule, and Triton's dtype. Triton is imported here, since it works by now."""
     from tvlars.optim.triton.kernels import DTYPES
 
     module = import_module(f"tvlars.optim.triton.{rule}_kernels")
@@ -183,7 +183,7 @@ TYPES = {"q": torch.int64, "i": torch.int32, "f": torch.float32}
 
 
 def _cut(sizes: list[list[int]], adapted: list[bool]) -> tuple[list[array[int]], tuple[int, int]]:
-    """``chunks`` and ``sizes`` as the kernels read them; how many programs there are, and of adapted layers."""
+    """Return ``chunks`` and ``sizes`` for the kernels, and the numbers of programs: all, and of adapted layers."""
     chunks, entries = array("i"), array("q")
     of_adapted = tensor = 0
     for group, numels in enumerate(sizes):
@@ -191,7 +191,7 @@ def _cut(sizes: list[list[int]], adapted: list[bool]) -> tuple[list[array[int]],
             span = CHUNK
             while numel > PARTS * span:
                 span *= 2
-            programs = max(1, -(-numel // span))  # an empty layer has one too, which tells its ‖w‖ and q
+            programs = max(1, -(-numel // span))  # an empty layer has one too, which reports its ‖w‖ and q
             entries.extend((numel, span, len(chunks), programs, group))
             chunks.extend([tensor] * programs)
             tensor += 1
@@ -201,7 +201,7 @@ def _cut(sizes: list[list[int]], adapted: list[bool]) -> tuple[list[array[int]],
 
 
 def _addresses(parts: list[Part]) -> array[int]:
-    """Of all w, then all g, and so on; 0 where there is none."""
+    """Return the addresses of all w, then all g, and so on; 0 for a missing tensor."""
     table = array("q")
     for column in range(len(parts[0].lists)):
         for part in parts:
@@ -227,6 +227,6 @@ def _rows(parts: list[Part]) -> array[float]:
 
 
 def _counts(parts: list[Part]) -> array[float]:
-    """t of the layers that have it on the host."""
+    """Return t of the layers whose t is on the host."""
     steps = [step for part in parts for step in part.steps or ()]
     return array("f", [0.0 if isinstance(step, Tensor) else step for step in steps])

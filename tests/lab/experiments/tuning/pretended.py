@@ -19,7 +19,7 @@ def pretend_to_train_in(monkeypatch: pytest.MonkeyPatch) -> list[TrainConfig]:
     """Train nothing: accuracy is best at lr 8 with seed 1000, at 16 with 1001, and so on, and the same from the first
     epoch; above 100 runs diverge.
 
-    As with a checkpoint after each epoch, a run goes on after the rows that are there, and one that has finished is
+    As with a checkpoint after each epoch, a run continues after the rows that are there, and one that has finished is
     not done again. Returns the configs of all runs, which appear as they are trained; there is no final sweep.
     """
     seen: list[TrainConfig] = []

@@ -164,7 +164,7 @@ def test_the_command(pretend: list[TrainConfig], tmp_path: Path, capsys: pytest.
     assert "note: trials made elsewhere before count too: warm 7" in told
     assert "cold-002 with seed 1001: 50.00%  (1 of 4)" in told
     assert "cold     5 trials, 2 reruns (0 pruned, 0 diverged), 7 epochs; best on validation 75.00% (mean of 2" in told
-    assert "alarm: the best of warm is at an edge: lr 8 lies at the upper end of 2 to 8; --widen 1 goes on" in told
+    assert "alarm: the best of warm is at an edge: lr 8 lies at the upper end of 2 to 8; --widen 1 continues" in told
     assert "note: the budgets of the arms differ, in runs: cold 7 and warm 14" in told
     assert stored(out)["before"] == {"warm": 7}
     assert [one["budget"] for one in stored(out)["spent"]] == [7, 14]
@@ -278,7 +278,7 @@ def test_reruns_that_are_interrupted_go_on(pretend: list[TrainConfig], tmp_path:
     one = config(tmp_path / "out", COLD, WARM, tune_seeds=(1000, 1001), rerun=2)
     with pytest.raises(KeyboardInterrupt):
         tune(one, announce=said.append, reporter=Stopping, board=Board())
-    assert said[-1] == "stopped after 1 of 4 reruns; the same command goes on"
+    assert said[-1] == "stopped after 1 of 4 reruns; the same command continues"
     frame = pd.read_csv(tmp_path / "out" / "trials.csv")
     assert len(frame) == 7
     (tmp_path / "out" / "trials" / "warm-001-s1001" / "summary.json").unlink(missing_ok=True)

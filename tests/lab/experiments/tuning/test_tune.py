@@ -815,9 +815,9 @@ def test_sigterm_says_that_the_same_command_goes_on(pretend: list[TrainConfig], 
     class Terminated(Reporter):
         def epoch(self, row: EpochRow) -> None:
             if len(pretend) == 2:
-                raise PreemptedError("stopped by SIGTERM; what was measured is kept, and --resume goes on")
+                raise PreemptedError("stopped by SIGTERM; what was measured is kept, and --resume continues")
 
-    with pytest.raises(PreemptedError, match=r"^stopped by SIGTERM after 1 of 2 trials; the same command goes on$"):
+    with pytest.raises(PreemptedError, match=r"^stopped by SIGTERM after 1 of 2 trials; the same command continues$"):
         tune(coming_and_going(tmp_path / "out", "lars"), announce=lambda _: None, reporter=Terminated, board=Board())
     assert quietly(coming_and_going(tmp_path / "out", "lars")).tuned[0].trials == 2
 

@@ -143,7 +143,7 @@ class Search:
                 raise RuntimeError(
                     f"no point of the search of {self.arm} is waiting, after {counted} of {self.budget} trials"
                 )
-            # A sampler of its own for each trial, so that a study that goes on draws what it would have drawn.
+            # A sampler of its own for each trial, so that a study that continues draws what it would have drawn.
             startup = min(10, max(4, self.stages[0].count // 3))
             self.study.sampler = optuna.samplers.TPESampler(seed=self.seed + counted, n_startup_trials=startup)
             self.current = self.study.ask()

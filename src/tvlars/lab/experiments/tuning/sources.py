@@ -71,7 +71,7 @@ class Means:
         try:
             yield
         except (KeyboardInterrupt, PreemptedError) as error:
-            said = f"after {far()}; the same command goes on"
+            said = f"after {far()}; the same command continues"
             if isinstance(error, PreemptedError):
                 raise PreemptedError(f"stopped by {Signals(error.signal).name} {said}", error.signal) from error
             self.announce(f"stopped {said}")

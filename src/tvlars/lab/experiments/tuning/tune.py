@@ -430,5 +430,5 @@ def _announce_tuned(tuned: list[Tuned], searches: list[Search], rounds: int, ann
     for one, search in zip(tuned, searches, strict=True):
         explored = search.explored()
         for edge, sentence in zip(one.edges, one.alarms(), strict=True):
-            mend = f"--widen {rounds + 1} goes on beyond it, with as many further trials for each arm"
+            mend = f"--widen {rounds + 1} continues beyond it, with as many further trials for each arm"
             announce(f"alarm: {sentence}; {mend if explored.can_widen(edge) else 'list values beyond it'}")

@@ -1,1 +1,1 @@
-"""Tables of a page beside that of the arms: estimates with intervals, settings, and the cost of a target."""
+"""Tables of a page besides the table of arms: estimates with intervals, settings, and the cost of a target."""

@@ -14,15 +14,15 @@ from tvlars.lab.report.drawing import GRAY
 from tvlars.lab.tasks import Measure
 
 MOST_PAIRS = 6
-"""Most pairs of arms of a drawing; of more, those with the best arm are drawn."""
+"""Most pairs of arms in a drawing; if there are more, only pairs with the best arm are drawn."""
 REACH = 1.5
-"""An interval is cut where it leaves the estimates by more than this many times their spread."""
+"""An interval is cut at this many times the spread of the estimates beyond them."""
 EVERY = (1.0, 2.0, 5.0, 10.0)
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A row: an estimate, its interval from ``low`` to ``high`` (NaN if there is none), and the values it is of."""
+    """A row: an estimate, its interval from ``low`` to ``high`` (NaN if there is none), and the values behind it."""
 
     name: str
     value: float
@@ -30,10 +30,10 @@ class Estimate:
     low: float = math.nan
     high: float = math.nan
     points: Sequence[tuple[float, str]] = ()
-    """Single values, each with a word on it."""
+    """Single values, each with a label."""
     color: str = GRAY
     against: tuple[str, str] = ("", "")
-    """Name and colour of the arm that a difference is from."""
+    """Name and colour of the arm with which a difference is taken."""
     verdict: str = ""
     kind: str = ""
     """Kind of the verdict: "significant", "equivalent", "open" or "plain"."""
@@ -53,7 +53,7 @@ class Intervals:
     within: float = math.nan
     """Half width of a shade around 0, the margin of equivalence."""
     limits: tuple[float, float] = (-math.inf, math.inf)
-    """Least and largest value that there can be."""
+    """Smallest and largest possible value."""
     note: str = ""
     range: tuple[float, float] = field(init=False)
 
@@ -80,7 +80,7 @@ class Intervals:
         return math.log10(value) if self.log else value
 
     def place(self, value: float) -> float | None:
-        """Return the place of a value on the axis in percent, cut to its ends; None for a value that has none."""
+        """Return the position of a value on the axis in percent, cut to its ends; None if there is no position."""
         if math.isnan(value) or (self.log and not value > 0):
             return None
         low, high = self.range
@@ -116,7 +116,7 @@ def estimates(rows: pd.DataFrame, colors: dict[str, str], measure: Measure, titl
     Args:
         rows: rows of :func:`tvlars.lab.comparison.statistics.table`.
         colors: colour of each arm.
-        measure: what the means are of.
+        measure: measure of the means.
         title: what tells these rows from others.
     """
     scale, found = 1 if measure.of_task else 100, []
@@ -137,7 +137,7 @@ def gaps(pairs: pd.DataFrame, colors: dict[str, str], measure: Measure, best: st
     Args:
         pairs: rows of :func:`tvlars.lab.comparison.statistics.differences`.
         colors: colour of each arm.
-        measure: what the differences are of.
+        measure: measure of the differences.
         best: the arm with the best mean.
         title: what tells these rows from others.
     """
@@ -163,7 +163,7 @@ def gaps(pairs: pd.DataFrame, colors: dict[str, str], measure: Measure, best: st
 
 
 def over_seeds(name: str, values: Sequence[tuple[float, str]], color: str, form: str, log: bool = False) -> Estimate:
-    """Return the mean of values of seeds, each with a word on it, with its 95 % interval by Student's t; a geometric
+    """Return the mean of values of seeds, each with a label, with its 95 % interval by Student's t; a geometric
     mean with ``log``."""
     known = [(value, said) for value, said in values if math.isfinite(value) and (value > 0 or not log)]
     if not known:

@@ -25,7 +25,7 @@ NAMES = {
     "phi_scope": "scope of φ",
     "total_steps": "steps in all",
 }
-"""Names of settings that are not those of their options."""
+"""Names of settings that differ from the names of their options."""
 LEFT_OUT = Is.AXIS | Is.MEASURED | Is.MEANS | Is.MACHINE | Is.SAME
 PLANS = ("steps_per_epoch", "total_steps")
 NONE = "–"
@@ -55,20 +55,20 @@ class Settings:
 
     @property
     def different(self) -> list[Setting]:
-        """Settings whose values are not the same in all columns; of a single column, all that play a part."""
+        """Settings whose values are not the same in all columns; for a single column, all that are used."""
         if len(self.heads) == 1:
             return [row for row in self.rows if row.values[0] != NONE]
         return [row for row in self.rows if len(set(row.values)) > 1]
 
     @property
     def shared(self) -> list[tuple[str, str]]:
-        """Name and value of the settings that several columns share, but for those that play no part."""
+        """Name and value of the settings that several columns share, except unused ones."""
         alike = [row for row in self.rows if len(set(row.values)) == 1 and row.values[0] != NONE]
         return [(row.name, row.values[0]) for row in alike] if len(self.heads) > 1 else []
 
 
 def settings(arms: Sequence[Arm], batch_sizes: Sequence[int]) -> Settings:
-    """Return the settings of the arms at these batch sizes, each of its first run."""
+    """Return the settings of the arms at these batch sizes, each from its first run."""
     columns = [(arm, size, _values(runs[0])) for size in batch_sizes for arm in arms if (runs := arm.at(size))]
     rows = []
     for name in columns[0][2] if columns else ():
@@ -85,7 +85,7 @@ def settings(arms: Sequence[Arm], batch_sizes: Sequence[int]) -> Settings:
 
 
 def _values(run: LoadedRun) -> dict[str, str]:
-    """Return the settings of a run in words, as they act: the plan's, the preset's, or those of its options."""
+    """Return the settings of a run in words, as applied: from the plan, the preset or its options."""
     config, found = config_of(run), {}
     preset = config.optimizer_preset()
     acting = {

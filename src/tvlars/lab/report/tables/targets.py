@@ -23,7 +23,7 @@ MOST = 3
 
 @dataclass(frozen=True)
 class Target:
-    """A target in words, and for each arm that has values how soon its seeds reach it."""
+    """A target in words and, for each arm with values, how soon its seeds reach the target."""
 
     name: str
     rows: list[dict[str, str]]
@@ -32,7 +32,7 @@ class Target:
 def targets(arms: Sequence[Arm], column: str, measure: Measure) -> list[Target]:
     """Return the hardest targets that the median seed of an arm reaches, the hardest one last.
 
-    Arms are those of one batch size. ``column`` is the column of ``LoadedRun.epochs`` with the values of ``measure``.
+    Arms are at one batch size. ``column`` is the column of ``LoadedRun.epochs`` with the values of ``measure``.
     A value is reached at the end of the first epoch that has it. Runs that did not finish are left out, unless they
     diverged: these count as well.
     """
@@ -71,7 +71,7 @@ def _levels(curves: Sequence[pd.DataFrame], measure: Measure) -> Iterator[tuple[
 
 
 def _first(curve: pd.DataFrame, level: float) -> dict[str, float]:
-    """Return step, samples and seconds at which a curve first reaches a level, infinite ones if it never does."""
+    """Return step, samples and seconds at which a curve first reaches a level, infinite if it never does."""
     there = curve[curve["value"] >= level - 1e-9]
     columns = ("step", "samples", "seconds")
     return {name: float(there[name].iloc[0]) if len(there) else math.inf for name in columns}
