@@ -74,6 +74,24 @@ sys.exit(main(["compare", "--epochs", "1"]))
 """
 
 
+FIRST = """
+import os, sys
+sys.argv[0] = "tvlars"
+class Pressed:
+    def find_spec(self, name, path=None, target=None):
+        if name == {name!r}:
+            os.kill(os.getpid(), 2)
+sys.meta_path.insert(0, Pressed())
+import tvlars
+"""
+
+
+@pytest.mark.parametrize("name", ["enum", "typing", "tvlars._lazy"])  # modules that Python does not import at its start
+def test_ctrl_c_during_the_first_imports_is_one_sentence(name: str) -> None:
+    done = subprocess.run([sys.executable, "-c", FIRST.format(name=name)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", NOTHING_YET)
+
+
 @pytest.mark.parametrize("name", ["torch.nn", "tvlars.cli._commands", "tvlars.lab.config"])
 def test_ctrl_c_during_imports_is_one_sentence_whoever_ignores_errors_of_imports(name: str, tmp_path: Path) -> None:
     done = subprocess.run(

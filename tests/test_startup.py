@@ -49,8 +49,10 @@ COMMANDS = [
 
 HELP = """
 import sys
+from contextlib import suppress
 from tvlars.cli import main
-assert main(sys.argv[1:]) == 0
+with suppress(SystemExit):
+    assert main(sys.argv[1:]) == 0
 print(*sys.modules)
 """
 
@@ -90,6 +92,14 @@ def test_a_command_begins_its_work_without_what_it_needs_later(tmp_path: Path) -
     (tmp_path / "grid.yaml").write_text("grid: {seed: [0, 1]}")
     begun = imported(WATCHED.format(commands=COMMANDS, late=LATE), tmp_path)
     assert begun == {words[0] for _, _, words in COMMANDS}
+
+
+@pytest.mark.parametrize("command", ["train", "compare"])
+def test_a_command_imports_neither_the_others_nor_what_takes_long_for_its_help(command: str, tmp_path: Path) -> None:
+    found = imported(HELP.replace("sys.argv[1:]", f"[{command!r}, '--help']"), tmp_path)
+    assert {"torch", "tvlars.cli._train"} <= found
+    others = {"tvlars.cli._study", "tvlars.cli._look", "tvlars.lab.training.train", "tvlars.lab.experiments.compare"}
+    assert {*LATE, "rich", *others} & found == set()
 
 
 @pytest.mark.parametrize("package", [".", "lab"])

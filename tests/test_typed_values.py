@@ -45,7 +45,8 @@ def parsed(line: str) -> argparse.Namespace:
         ("train --sharpness end steps:7,14", "sharpness", "end;steps:7,14"),
         ("ssl --evaluations linear knn", "evaluations", "linear,knn"),
         ("ssl --evaluations linear,knn", "evaluations", "linear,knn"),
-        ("probe --evaluations linear,knn run", "evaluations", "linear,knn"),
+        ("probe run --evaluations linear knn", "evaluations", "linear,knn"),
+        ("probe run --evaluations linear, knn", "evaluations", "linear,knn"),
         ("train --optimizer-options eps=1e-6 foreach=false", "optimizer_options", "eps=1e-6 foreach=false"),
         ("compare --arm cold=lars,warmup-epochs=0", "arms", ["cold=lars,warmup-epochs=0"]),
         ("compare --arm a=lars,lr=1 b=lamb --arm c=sgd", "arms", ["a=lars,lr=1", "b=lamb", "c=sgd"]),
@@ -58,6 +59,7 @@ def parsed(line: str) -> argparse.Namespace:
         ("tune --spent lars=3,lamb=4", "spent", ["lars=3", "lamb=4"]),
         ("robustness --lrs lars=4,8 lamb=1,2", "lrs", ["lars=4,8", "lamb=1,2"]),
         ("robustness --lr-scales 0.5,1", "lr_scales", [0.5, 1.0]),
+        ("runs --where seed=0,lr>1 data=a,b", "where", ["seed=0", "lr>1", "data=a,b"]),
         ("runs --sort data,-seed --columns lr seed,out", "columns", ["lr", "seed", "out"]),
     ],
 )

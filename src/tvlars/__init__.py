@@ -1,8 +1,8 @@
 """tvlars: layer-wise optimizers for large-batch training (TVLARS, LARS, LAMB), with plans, checks and measurements."""
 
+import tvlars._command  # noqa: F401, I001  (before all that takes long to import)
 from typing import TYPE_CHECKING
 
-import tvlars._command  # noqa: F401  (before torch is imported)
 from tvlars._lazy import import_when_asked
 
 if TYPE_CHECKING:

@@ -7,7 +7,6 @@ that time in one sentence. In other programs that import tvlars it does nothing.
 from __future__ import annotations
 
 import os
-import signal
 import sys
 
 TYPE_CHECKING = False  # without importing typing: an import here could be interrupted before the handlers are set
@@ -111,6 +110,9 @@ def over() -> None:
 
 if _is_command():
     sys.excepthook = _say
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        # An exception would be lost in a library's code that ignores all errors of an import, or end in its traceback.
-        signal.signal(signal.SIGINT, _interrupted)
+
+import signal  # noqa: E402  (takes milliseconds, in which Ctrl-C may come)
+
+if _is_command() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    # An exception would be lost in a library's code that ignores all errors of an import, or end in its traceback.
+    signal.signal(signal.SIGINT, _interrupted)

@@ -62,6 +62,11 @@ def native_bf16(device: torch.device) -> bool:
     return device.type == "cpu" and bool(torch.cpu._is_avx512_bf16_supported())
 
 
+def emulates_bf16(device: torch.device) -> bool:
+    """Return whether the device is an x86 CPU that computes in bfloat16 by detours; torch tells of no other ones."""
+    return device.type == "cpu" and platform.machine() in ("x86_64", "AMD64") and not native_bf16(device)
+
+
 def faster_in_bf16(device: torch.device) -> bool:
     """Return whether training is expected to be faster in bf16-mixed than in float32.
 

@@ -18,7 +18,7 @@ from tvlars.lab.files.marked import check_output, mark, write_output
 from tvlars.lab.options import options_of
 
 
-def add(commands: Any) -> None:
+def add(commands: Any, *_: Any) -> None:
     """Add the command."""
     parser = new_command(commands, "bench", _bench)
     for one in options_of(BenchConfig).values():

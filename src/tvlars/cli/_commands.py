@@ -7,13 +7,13 @@ import shlex
 import sys
 import warnings
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
 from tvlars._checks import one_line
 from tvlars._command import BAD_INPUT, DIVERGED, FAILED, INTERRUPTED, NOTHING_YET, by_import, not_imported, ready
-from tvlars.cli import _bench, _completion, _doctor, _look, _protocol, _runs, _ssl, _study, _sweep, _train
 from tvlars.cli._names import without_commands
-from tvlars.cli._options import config_file, fail, new_command
+from tvlars.cli._options import config_file, fail
 from tvlars.cli._parser import Parser, refuse_option_alone, refuse_unknown
 from tvlars.lab.console import Lasting
 from tvlars.lab.errors import (
@@ -30,6 +30,20 @@ from tvlars.lab.files.disk import cannot_write
 from tvlars.lab.imported import is_theirs, their_traceback, where_raised
 from tvlars.lab.memory import amount, has_ended
 from tvlars.lab.processes.launcher import die_with_launcher, report_unexpected, way_on
+
+MODULES: dict[str, tuple[str, ...]] = {
+    "train": ("train", "compare", "evaluate"),
+    "ssl": ("ssl", "probe"),
+    "look": ("sharpness", "landscape", "report", "diff", "views"),
+    "runs": ("runs",),
+    "bench": ("bench",),
+    "sweep": ("sweep", "tune"),
+    "study": ("robustness", "scaling"),
+    "protocol": ("protocol",),
+    "doctor": ("doctor",),
+    "completion": ("completion",),
+}
+"""Commands of each module of the command line."""
 
 
 def run(words: list[str]) -> int:
@@ -101,17 +115,12 @@ def _fail_theirs(error: Exception) -> int:
 
 
 def make_parser(words: Sequence[str] = ()) -> Parser:
-    """Return the parser of all commands. A ``--config`` among ``words``, which are to be parsed, sets defaults."""
+    """Return the parser of ``words``, with the commands of their module alone; of all commands where they name none.
+
+    A ``--config`` among the words sets defaults.
+    """
     parser, commands = without_commands()
     command, config = (words[0] if words else ""), config_file(words)
-    _train.add(commands, command, config)
-    _ssl.add(commands, command, config)
-    _look.add(commands)
-    _runs.add_options(new_command(commands, "runs", _runs.run))
-    _bench.add(commands)
-    _sweep.add(commands, command, config)
-    _study.add(commands, command, config)
-    _protocol.add(commands)
-    _doctor.add_options(new_command(commands, "doctor", _doctor.run))
-    _completion.add(commands, parser)
+    for module in [name for name, some in MODULES.items() if command in some] or MODULES:
+        import_module(f"tvlars.cli._{module}").add(commands, command, config)
     return parser

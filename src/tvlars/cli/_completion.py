@@ -26,27 +26,28 @@ FOLDERS, FILES = ("FOLDER", "PATH", "RUN", "A", "B"), ("FILE", "GRID.yaml")
 """Metavars of folders and of files in the help."""
 
 
-def add(commands: Any, parser: argparse.ArgumentParser) -> None:
-    """Add the command; ``parser`` is the parser of all commands."""
+def add(commands: Any, *_: Any) -> None:
+    """Add the command."""
     completion = new_command(commands, "completion", _completion, HINTS)
     completion.add_argument("shell", metavar="SHELL", help="one of " + ", ".join(SHELLS))
-    completion.set_defaults(parser=parser)
 
 
 def _completion(parsed: argparse.Namespace) -> int:
     import shtab
 
+    from tvlars.cli._commands import make_parser
+
     if parsed.shell not in SHELLS:
         raise unknown("shell", parsed.shell, SHELLS)
-    names = _names()
-    for action in _actions(parsed.parser):
+    names, parser = _names(), make_parser()
+    for action in _actions(parser):
         if action.dest in names:
             action.choices = list(names[action.dest])
         elif action.metavar in FOLDERS:
             action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
         elif action.metavar in FILES:
             action.complete = shtab.FILE  # type: ignore[attr-defined]
-    say(shtab.complete(parsed.parser, shell=parsed.shell))
+    say(shtab.complete(parser, shell=parsed.shell))
     return 0
 
 

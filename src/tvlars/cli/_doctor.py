@@ -10,6 +10,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from typing import Any
 
 from tvlars._machine import bf16_in_words, cores_in_words
 from tvlars.cli._facts import Device, Facts, Package, gather
@@ -31,6 +32,13 @@ def without_laboratory(words: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="tvlars doctor", description=f"{COMMANDS['doctor']}.", allow_abbrev=False)
     add_options(parser)
     return run(parser.parse_args(words))
+
+
+def add(commands: Any, *_: Any) -> None:
+    """Add the command beside others of the laboratory."""
+    from tvlars.cli._options import new_command  # which needs the laboratory
+
+    add_options(new_command(commands, "doctor", run))
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

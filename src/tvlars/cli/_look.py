@@ -16,7 +16,7 @@ from tvlars.lab.experiments.compare_config import CompareConfig
 from tvlars.lab.options import options_of
 
 
-def add(commands: Any) -> None:
+def add(commands: Any, *_: Any) -> None:
     """Add the commands."""
     sharpness = new_command(commands, "sharpness", _sharpness)
     for name in ("sharpness_statistics", "sharpness_statistics_samples"):

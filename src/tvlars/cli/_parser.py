@@ -70,6 +70,11 @@ def settings_of(text: str) -> list[str]:
     return re.split(r",(?=[^,=\s]+\.[\w-]+=)", text)
 
 
+def conditions_of(text: str) -> list[str]:
+    """Return the parts of a word that are ``NAME>=VALUE``, with commas between, and perhaps in the values."""
+    return re.split(r",\s*(?=[\w-]+\s*[=!<>])", text)
+
+
 def rare(action: argparse.Action) -> argparse.Action:
     """Leave an option out of the short help, and return it."""
     action.common = False  # type: ignore[attr-defined]

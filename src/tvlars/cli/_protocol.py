@@ -22,7 +22,7 @@ TELL = {
 }
 
 
-def add(commands: Any) -> None:
+def add(commands: Any, *_: Any) -> None:
     """Add the command, with its actions."""
     parser = new_command(commands, "protocol", _refuse)
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION", parser_class=type(parser))

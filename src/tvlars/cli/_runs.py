@@ -10,7 +10,7 @@ from typing import Any
 
 from tvlars._command import BAD_INPUT, INTERRUPTED, NOTHING_YET, not_imported
 from tvlars.cli._names import COMMANDS, without_commands
-from tvlars.cli._parser import Extended, Parser, refuse_unknown, words_of
+from tvlars.cli._parser import Extended, Parser, conditions_of, refuse_unknown, words_of
 from tvlars.lab.console import Lasting, aside, say
 from tvlars.lab.errors import UsageError, unknown
 from tvlars.lab.files.marked import check_output, mark, write_output
@@ -51,6 +51,13 @@ def main(words: list[str]) -> int:
             return INTERRUPTED
 
 
+def add(commands: Any, *_: Any) -> None:
+    """Add the command beside others of the laboratory."""
+    from tvlars.cli._options import new_command  # and with it torch
+
+    add_options(new_command(commands, "runs", run))
+
+
 def add_options(parser: Parser) -> None:
     """Add the options of the command."""
     parser.examples = EXAMPLES
@@ -58,11 +65,12 @@ def add_options(parser: Parser) -> None:
         "folders", metavar="FOLDER", nargs="*", type=Path, help="folders searched for runs (default: runs)"
     )
     text = "runs that meet all conditions on options and results, as optimizer=lars 'test-accuracy>0.9'"
-    parser.add_argument("--where", nargs="+", action="extend", default=[], metavar="CONDITION", help=text)
+    how: dict[str, Any] = dict(nargs="+", action=Extended, default=[])
+    parser.add_argument("--where", type=conditions_of, metavar="CONDITION", help=text, **how)
     text = "columns to sort by, in descending order after - (default: by folder)"
-    parser.add_argument("--sort", nargs="+", action=Extended, type=words_of, default=[], metavar="COLUMN", help=text)
+    parser.add_argument("--sort", type=words_of, metavar="COLUMN", help=text, **how)
     text = "options and results to show (default: settings that differ, and the main results)"
-    parser.add_argument("--columns", nargs="+", action=Extended, type=words_of, default=[], metavar="COLUMN", help=text)
+    parser.add_argument("--columns", type=words_of, metavar="COLUMN", help=text, **how)
     parser.add_argument(
         "--format", default=None, metavar="FORMAT", help="table (default), csv or json, with all digits"
     )

@@ -46,7 +46,7 @@ def add(commands: Any, command: str, config: dict[str, Any]) -> None:
     probe = new_command(commands, "probe", _probe)
     probe.add_argument("run_folder", metavar="RUN", type=Path, help="run folder, of any task")
     add_those_of_data(probe, default=None)
-    add_option(probe, OPTIONS["evaluations"], nargs=None, action="store")
+    add_option(probe, OPTIONS["evaluations"])
 
 
 def _ssl(parsed: argparse.Namespace) -> int:

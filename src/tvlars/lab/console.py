@@ -45,6 +45,15 @@ def aside(*lines: str) -> None:
     print(*lines, sep="\n", file=Lasting(sys.stderr), flush=True)
 
 
+def duration(seconds: float) -> str:
+    """Return a duration as ``42 s``, ``5 min``, ``3.2 h`` or ``2.1 days``."""
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    if seconds < 5970:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 172_800 else f"{seconds / 86_400:.1f} days"
+
+
 def console(error: bool = False) -> Console:
     """Return Rich's console on standard output, or on standard error, for tables and bars.
 

@@ -32,8 +32,9 @@ from tests.lab.run_folder.disk import room
 from tvlars.cli import main
 from tvlars.cli._options import add_all, add_resume, train_config
 from tvlars.lab import Grid, LockedError, PreemptedError, SweepResult, TrainConfig, UsageError, load_run, sweep
+from tvlars.lab.console import duration
 from tvlars.lab.experiments import queue
-from tvlars.lab.experiments.board import BarBoard, Board, LineBoard, duration
+from tvlars.lab.experiments.board import BarBoard, Board, LineBoard
 from tvlars.lab.experiments.job import Halt, Job, Outcome, Workers
 from tvlars.lab.experiments.run_name import arguments, run_name
 from tvlars.lab.experiments.workers import process
@@ -501,10 +502,10 @@ def test_a_stopped_sweep_lets_runs_save_and_goes_on(
 
     thread = threading.Thread(target=interrupt)
     thread.start()
-    with pytest.raises(error):
+    with pytest.raises(error, match="1 of 4 runs are over"):
         sweep(seeds(4), out, workers=2, board=LineBoard())
     thread.join()
-    assert "stopped: 1 of 4 runs are over, and the same command continues" in capsys.readouterr().out
+    assert capsys.readouterr().out.splitlines()[-1].startswith("stopping: 2 runs save what they have")
     saved = [json.loads(file.read_text())["status"] for file in out.glob("*/summary.json")]
     assert sorted(saved) == (["finished"] if again else ["finished", "preempted", "preempted"])
     assert pd.read_csv(out / "results.csv")["status"].tolist() == ["finished", "not done", "not done", "not done"]

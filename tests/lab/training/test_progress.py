@@ -59,6 +59,27 @@ def test_time_left_is_that_of_the_steps_of_this_process(
     assert said == ["?", "81", "72", "0"]
 
 
+def test_the_time_of_later_runs_is_shown_beside_that_of_this_one(
+    clock: Clock, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """An epoch of 100 takes 9 s, and later runs are twice as much work as this one."""
+    lines, bar = LineReporter(brief=True, after=2.0), BarReporter(brief=True, after=2.0)
+    bar.console.file = io.StringIO()
+    for reporter in (lines, bar):
+        reporter.start(CONFIG, PLAN, [], tmp_path)
+    clock.now += 9.0
+    lines.epoch(epoch(1))
+    bar.step(step(5))
+    clock.now += 891.0
+    lines.epoch(epoch(100))
+    first, last = capsys.readouterr().out.splitlines()
+    assert first.endswith("  891 s left, 45 min in all")
+    assert last.endswith("  0 s left, 30 min in all")
+    assert bar.progress is not None
+    assert bar.progress.tasks[0].fields["left"] == "0:14:51, 45 min in all"
+    bar.end("finished")
+
+
 def test_the_bar_of_a_resumed_run_counts_the_steps_of_this_process(clock: Clock, tmp_path: Path) -> None:
     bar = BarReporter(brief=True)
     bar.console.file = io.StringIO()

@@ -295,3 +295,17 @@ def test_fabric_is_imported_without_what_it_does_not_use() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("precision", "native"), [("bf16-mixed", False), ("bf16-mixed", True), ("32-true", False)])
+def test_bfloat16_that_a_cpu_emulates_is_warned_of(
+    precision: str, native: bool, tmp_path: Path, digits: ImageData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(MODELS, "plain", lambda channels, _, classes: (Plain(channels, classes), "plain"))
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: native)
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    config = TrainConfig(model="plain", **{**QUICK, "epochs": 1, "batch_size": 512, "precision": precision})
+    train(config, data=digits, folder=tmp_path, reporter=Reporter())
+    said = [text for text in load_run(tmp_path).environment["warnings"] if "bf16-mixed" in text]
+    warned = "precision bf16-mixed is emulated on this CPU, which has no bfloat16 of its own: 32-true is faster"
+    assert said == [warned] * (precision == "bf16-mixed" and not native)

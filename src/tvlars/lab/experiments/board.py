@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
 
-from tvlars.lab.console import console, say, shows_bars
+from tvlars.lab.console import console, duration, say, shows_bars
 from tvlars.lab.experiments.job import Job
 from tvlars.lab.run_folder.rows import epochs_done
 from tvlars.lab.run_folder.status import Status
@@ -186,12 +186,3 @@ class BarBoard(Board):
 def choose_board() -> Board:
     """Return a bar where standard output is a terminal, plain lines elsewhere."""
     return BarBoard() if shows_bars() else LineBoard()
-
-
-def duration(seconds: float) -> str:
-    """Return a duration as ``42 s``, ``5 min``, ``3.2 h`` or ``2.1 days``."""
-    if seconds < 99.5:
-        return f"{seconds:.0f} s"
-    if seconds < 5970:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 172_800 else f"{seconds / 86_400:.1f} days"

@@ -96,7 +96,7 @@ def compare(
         KeyboardInterrupt: by Ctrl-C; results so far and their page are in the folder.
     """
     check_call(workers, retries)
-    begins = factory_of(reporter) or partial(choose_reporter, brief=True)
+    begins = factory_of(reporter)
     apart = ray is not None or (workers or 1) > 1
     objects: dict[str, Any] = dict(data=data, loaders=loaders, model=model, task=task, metrics=metrics)
     check_apart(apart, **objects)
@@ -133,7 +133,7 @@ def compare(
             comparing.board = Teller(announce)
             if len(jobs) < len(runs):
                 announce(f"{len(runs) - len(jobs)} of {len(runs)} runs are over already")
-            begin = partial(_begin, list(comparing.plans), announce, begins)
+            begin = partial(_begin, comparing, announce, begins)
             crew = InProcess(given, begin, alone=processes is None or not processes.several)
         del given, prepared, objects  # processes of their own load the data again
         with _saved(comparing, announce):
@@ -144,10 +144,13 @@ def compare(
     return comparing.comparison
 
 
-def _begin(names: list[str], announce: Callable[[str], None], reporter: Callable[[], Reporter], job: Job) -> Reporter:
+def _begin(
+    comparing: _Comparing, announce: Callable[[str], None], reporter: Callable[[], Reporter] | None, job: Job
+) -> Reporter:
     """Announce the run that begins in this process, and return its reporter."""
+    names = list(comparing.plans)
     announce(f"run {names.index(job.name) + 1} of {len(names)}: {job.config.label()}")
-    return reporter()
+    return choose_reporter(brief=True, after=comparing.waiting / job.images) if reporter is None else reporter()
 
 
 @contextlib.contextmanager
@@ -235,6 +238,11 @@ class _Comparing(Source):
                 jobs.append(job)
         self.put(jobs)
         return jobs
+
+    @property
+    def waiting(self) -> int:
+        """Samples of the runs that have not begun."""
+        return sum(job.images for job in self._left)
 
     def ended(self, outcome: Outcome) -> None:
         job, note = outcome.job, outcome.note

@@ -148,11 +148,11 @@ def do_runs(
                 work(sweeping, crew, retries, board, signals)
         except (KeyboardInterrupt, PreemptedError) as error:
             over = sum(run.status in OVER for run in sweeping.runs.values())
-            far = f"{over} of {len(agenda.runs)} runs are over, and the same command continues"
-            board.say(f"stopped: {far}")
+            far = f"{over} of {len(agenda.runs)} runs are over"
             if isinstance(error, PreemptedError):
-                raise PreemptedError(f"stopped by {Signals(error.signal).name}; {far}", error.signal) from error
-            raise Interrupted(agenda.out) from error
+                said = f"stopped by {Signals(error.signal).name}; {far}, and the same command continues"
+                raise PreemptedError(said, error.signal) from error
+            raise Interrupted(agenda.out, f"{far}; ") from error
         finally:
             result = SweepResult(agenda.out, list(sweeping.runs.values()), declared.family, declared.margin)
             save(result)

@@ -11,7 +11,7 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from tvlars.lab.config import TrainConfig
-from tvlars.lab.console import broken, console, say, shows_bars
+from tvlars.lab.console import broken, console, duration, say, shows_bars
 from tvlars.lab.errors import UsageError
 from tvlars.lab.run_folder.rows import EpochRow, StepRow
 from tvlars.lab.run_folder.status import Status
@@ -50,14 +50,19 @@ class Reporter:
 
 
 class LineReporter(Reporter):
-    """Reporter of one line per epoch, for pipes and logs. ``brief`` leaves out the description of the run."""
+    """Reporter of one line per epoch, for pipes and logs.
+
+    Args:
+        brief: leave out the description of the run.
+        after: work of runs that come after this one, as a multiple of its own: the time of all is shown too.
+    """
 
     label, colon = "", "  "
     measured = ""
     """Measures of a user's task in words."""
 
-    def __init__(self, brief: bool = False) -> None:
-        self.brief = brief
+    def __init__(self, brief: bool = False, after: float = 0.0) -> None:
+        self.brief, self.after = brief, after
 
     def start(self, config: TrainConfig, plan: Plan, lines: list[str], folder: Path, step: int = 0) -> None:
         self.config, self.plan, self.folder, self.label = config, plan, folder, config.label()
@@ -65,13 +70,18 @@ class LineReporter(Reporter):
         if not self.brief:
             self.say("\n".join(lines))
 
-    def left(self, step: int) -> float | None:
+    def left(self, step: int, after: float = 0.0) -> float | None:
         """Return the remaining seconds after ``step``, at the speed of this process's own steps; None before the first.
 
-        Earlier steps of a resumed run may have run on another machine.
+        Earlier steps of a resumed run may have run on another machine. ``after`` adds runs that come later.
         """
-        left, taken = self.plan.total_steps - step, step - self.first
+        left, taken = self.plan.total_steps * (1 + after) - step, step - self.first
         return 0.0 if left <= 0 else (perf_counter() - self.began) / taken * left if taken > 0 else None
+
+    def in_all(self, step: int) -> str:
+        """Return the remaining time of this run and those after it, as ", 14 min in all"; "" for the last one."""
+        left = self.left(step, self.after)
+        return f", {duration(left)} in all" if self.after and left is not None else ""
 
     def measures(self, values: Mapping[str, float]) -> None:
         texts = (f"{name.partition('_')[2].replace('_', ' ')} {value:.4g}" for name, value in values.items())
@@ -87,6 +97,7 @@ class LineReporter(Reporter):
             f"epoch {row.epoch:>{len(str(epochs))}}/{epochs}  loss {row.train_loss:.4f}  {accuracies}  "
             f"lr {self.plan.lr * phi:.3g}  {f'phi {phi:.3f}  ' * self.has_phi}"
             f"{row.images_per_second:,.0f} images/s  {'?' if left is None else f'{left:.0f}'} s left"
+            f"{self.in_all(row.step)}"
         )
 
     def note(self, text: str) -> None:
@@ -114,8 +125,8 @@ class BarReporter(LineReporter):
 
     colon = ": "
 
-    def __init__(self, brief: bool = False) -> None:
-        super().__init__(brief)
+    def __init__(self, brief: bool = False, after: float = 0.0) -> None:
+        super().__init__(brief, after)
         self.console = console()
         self.progress: Progress | None = None
         self.since, self.at = (perf_counter(), 0), 0
@@ -157,7 +168,7 @@ class BarReporter(LineReporter):
         assert self.progress is not None
         self.at, left = step, self.left(step)
         minutes, seconds = divmod(round(left or 0), 60)
-        clock = "-:--:--" if left is None else f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
+        clock = "-:--:--" if left is None else f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}{self.in_all(step)}"
         count = len(f"{self.plan.total_steps}")
         room = self.console.width - len(f"{self.label} {clock}") - self.bar_width - 2 * count - 5
         self.progress.update(self.task, completed=step, numbers=self._fitting(room), left=clock)
@@ -223,6 +234,6 @@ def factory_of(reporter: Any) -> Callable[[], Reporter] | None:
     return make
 
 
-def choose_reporter(brief: bool = False) -> Reporter:
+def choose_reporter(brief: bool = False, after: float = 0.0) -> Reporter:
     """Return a bar if standard output is a terminal or notebook that can show one, else plain lines."""
-    return BarReporter(brief) if shows_bars() else LineReporter(brief)
+    return BarReporter(brief, after) if shows_bars() else LineReporter(brief, after)

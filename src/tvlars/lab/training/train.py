@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from tvlars._checks import shown
+from tvlars._machine import emulates_bf16
 from tvlars._reading import is_regular
 from tvlars.findings import check
 from tvlars.lab import memory
@@ -154,6 +155,8 @@ def _train(
             f"{config.arm_name} is tested with batch norm's statistics computed anew for its averaged weights; other "
             "optimizers are tested with running statistics, which lag behind in the first hundred steps"
         )
+    if prepared.precision == "bf16-mixed" and emulates_bf16(prepared.fabric.device):
+        said.append("precision bf16-mixed is emulated on this CPU, which has no bfloat16 of its own: 32-true is faster")
     if inexact:
         said.append(f"a resumed run may not equal an uninterrupted one bit for bit: {inexact}")
     if isinstance(found, GoOn):

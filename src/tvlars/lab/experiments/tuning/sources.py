@@ -12,8 +12,9 @@ from signal import Signals
 from typing import TYPE_CHECKING, Any
 
 from tvlars._reading import is_inside
+from tvlars.lab.console import duration
 from tvlars.lab.errors import FailedRunError, Interrupted, PreemptedError, UsageError
-from tvlars.lab.experiments.board import Board, Teller, duration
+from tvlars.lab.experiments.board import Board, Teller
 from tvlars.lab.experiments.job import OVER, Job, Outcome, Workers, going_on
 from tvlars.lab.experiments.queue import Source, work
 from tvlars.lab.experiments.run_name import at_home
@@ -71,11 +72,10 @@ class Means:
         try:
             yield
         except (KeyboardInterrupt, PreemptedError) as error:
-            said = f"after {far()}; the same command continues"
             if isinstance(error, PreemptedError):
-                raise PreemptedError(f"stopped by {Signals(error.signal).name} {said}", error.signal) from error
-            self.announce(f"stopped {said}")
-            raise Interrupted(self.config.folder()) from error
+                said = f"stopped by {Signals(error.signal).name} after {far()}; the same command continues"
+                raise PreemptedError(said, error.signal) from error
+            raise Interrupted(self.config.folder(), f"{far()} are over; ") from error
         finally:
             self.save()
 
