@@ -35,7 +35,7 @@ ABOVE_CORE = ("lab", "cli", "__main__")
 """Parts of the package that are no part of the core, which knows nothing of them."""
 MOST_FILES = 14
 """Python files in a folder of the laboratory."""
-MOST_LINES = {"": 30_880, "bench": 350}
+MOST_LINES = {"": 30_900, "bench": 350}
 """Lines of the laboratory ("") and of rooms of it."""
 Graph = dict[str, set[str]]
 
