@@ -157,7 +157,7 @@ def row_of_growth(what: str) -> dict[str, Any]:
     def work() -> None:
         with tempfile.TemporaryDirectory() as folder:
             config = CompareConfig(base=base, optimizers=("tvlars", "lars"), seeds=tuple(range(runs // 2)), out=folder)
-            compare(config, data=random_images(images, SIZE), reporter=Reporter)
+            compare(config, data=random_images(images, SIZE), announce=lambda text: None, reporter=Reporter())
 
     return {"run": f"comparison of {what}", "peak, MiB": round(peak(work) / MIB, 1)}
 
