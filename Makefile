@@ -18,7 +18,7 @@ NUMPY_TESTS := $(addprefix tests/optim/,test_parity.py test_distributed.py trito
 .PHONY: demo test quick lint style test-wheel test-oldest setup docs figures notebook clean
 
 demo: $(READY)
-	$(BIN)/tvlars compare --data digits --optimizers tvlars lars lamb --seeds 0 1 2 --batch-size 256 --epochs 30
+	$(BIN)/tvlars compare --data digits --optimizers tvlars lars lamb --seeds 0 1 2 3 4 5 6 --batch-size 256 --epochs 15
 
 SINCE ?= HEAD
 # Three workers for two cores: tests of signals, locks and lost processes spend much of their time waiting.

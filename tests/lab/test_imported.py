@@ -31,9 +31,7 @@ def test_import_paths_are_told_apart_from_names(text: str) -> None:
     assert is_import_path(text)
 
 
-@pytest.mark.parametrize(
-    "text", ["lars", "", "a..b", "./mine.py", "mine.py:", "mine.py:1", "imagefolder:/x", "a:b:c", 3, None]
-)
+@pytest.mark.parametrize("text", ["lars", "", "a..b", "mine.py:", "mine.py:1", "imagefolder:/x", "a:b:c", 3, None])
 def test_other_texts_are_no_import_paths(text: object) -> None:
     assert not is_import_path(text)
 
@@ -49,6 +47,19 @@ def test_other_texts_are_no_import_paths(text: object) -> None:
 )
 def test_installed_objects_are_found(text: str, wanted: object) -> None:
     assert load_object(text, "optimizer") is wanted
+
+
+@pytest.mark.parametrize("text", ["mine.py", "./mine.py", "/a b/mine.py"])
+def test_a_file_alone_is_asked_for_what_is_in_it(text: str) -> None:
+    assert is_import_path(text)
+    with pytest.raises(UsageError, match=f"^model must name an object in the file too, as {text}:name, got '{text}'$"):
+        load_object(text, "model")
+
+
+def test_modules_that_a_file_imports_are_not_offered(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("import math\ndef build(): pass")
+    with pytest.raises(UsageError, match=r"did you mean 'build'\? Known: build\.$"):
+        load_object(f"{tmp_path}/mine.py:buidl", "model")
 
 
 def test_a_file_is_run_once_and_finds_modules_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,6 +36,8 @@ def is_import_path(text: object) -> bool:
     where, colon, name = text.rpartition(":")
     if colon and where.endswith(".py"):
         return name.isidentifier()
+    if text.endswith(".py"):  # an error of :func:`load_object` says what is missing
+        return True
     parts = text.replace(":", ".").split(".")
     return len(parts) > 1 and text.count(":") <= 1 and all(part.isidentifier() for part in parts)
 
@@ -74,6 +76,8 @@ def load_object(text: str, what: str) -> Any:
     """
     if not is_import_path(text):
         raise UsageError(f"{what} must be an import path, as {FORMS}, got {text!r}")
+    if text.endswith(".py"):
+        raise UsageError(f"{what} must name an object in the file too, as {text}:name, got {text!r}")
     where, colon, name = text.rpartition(":")
     if where.endswith(".py"):
         return _named(_run_file(_absolute(Path(where)), what, text), [name], what, text)
@@ -261,7 +265,8 @@ def _named(owner: Any, names: list[str], what: str, text: str) -> Any:
         raise UsageError(f"{what} must name an object in a module, as {FORMS}, got the module {text!r}")
     for name in names:
         if not hasattr(owner, name):
-            public = [one for one in dir(owner) if not one.startswith("_")]
+            own = [one for one in dir(owner) if not one.startswith("_")]
+            public = [one for one in own if not isinstance(getattr(owner, one), ModuleType)]
             file = Path(getattr(owner, "__file__", None) or "")
             where = file.name if text.rpartition(":")[0].endswith(".py") else getattr(owner, "__name__", owner)
             raise unknown(f"{what} in {where}", name, public)

@@ -53,7 +53,8 @@ def describe_batch(config: TrainConfig, processes: int = 1) -> str:
 def facts_of_run(prepared: Prepared, model: str, task: dict[str, str]) -> dict[str, Any]:
     """Return facts about machine, model, data and task by name, for :func:`describe` and environment.json."""
     config, device, count = prepared.config, prepared.fabric.device, prepared.processes.count
-    name = f"{device.type}, {torch.get_num_threads()} threads" if device.type == "cpu" else device.type
+    threads = torch.get_num_threads()
+    name = f"{device.type}, {threads} thread{'s' * (threads != 1)}" if device.type == "cpu" else device.type
     facts: dict[str, Any] = {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else name,
         "precision": prepared.precision,
