@@ -399,7 +399,7 @@ def test_a_module_is_trained_as_a_copy(digits: ImageData, tmp_path: Path) -> Non
     [
         (
             {"model": "timm:test_resnet"},
-            r"model must be a module or a function .* got 'timm:test_resnet': a name stands",
+            r"model must be a module or a function .* got 'timm:test_resnet': a name goes",
         ),
         ({"metrics": [nn.Identity()]}, r"metrics must be a dictionary of metrics by name, as \{'f1': \.\.\.\}, got"),
     ],

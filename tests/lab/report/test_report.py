@@ -358,7 +358,7 @@ def test_watching_outlives_what_may_pass(
     assert [a == b for a, b in itertools.pairwise(pages)] == [True, True, False]
     captured = capsys.readouterr()
     assert captured.out.count("the page was not updated: run must be an existing folder") == 1
-    assert captured.err == f"tvlars: interrupted; {page} is as it was written last\n"
+    assert captured.err == f"tvlars: interrupted; {page} has the last complete update\n"
 
 
 # -- in a browser ---------------------------------------------------------------------------------------------

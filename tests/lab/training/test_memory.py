@@ -86,7 +86,7 @@ class Large(nn.Module):
 def test_models_and_batches_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = TrainConfig(**QUICK, out=tmp_path / "run", micro_batch_size=128)
     monkeypatch.setitem(MODELS, "small_resnet", no_memory)
-    with pytest.raises(UsageError, match="model 'small_resnet' must fit into memory with its data, but memory has"):
+    with pytest.raises(UsageError, match="model 'small_resnet' must fit into memory with its data, but memory ran out"):
         train(config, reporter=Reporter())
     for kind, much in ((Large, r" \(no room for 144,115,188,075,855,872 bytes\)"), (Failing, "")):
         monkeypatch.setitem(MODELS, "small_resnet", lambda *_, kind=kind: (kind(), "large"))
