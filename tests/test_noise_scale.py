@@ -197,4 +197,4 @@ def test_the_plan_says_what_it_means() -> None:
     assert "twice the batch needs about half of the steps" in small
     assert "noise" not in str(plan(512, 60_000, 15))
     assert plan(512, 60_000, 15, noise_scale=10_000).lr == plan(512, 60_000, 15).lr
-    assert "all noise" in str(plan(512, 60_000, 15, noise_scale=math.inf))
+    assert "pure noise" in str(plan(512, 60_000, 15, noise_scale=math.inf))

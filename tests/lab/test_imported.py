@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from tvlars.lab.config import TrainConfig
 from tvlars.lab.errors import UsageError
 from tvlars.lab.imported import (
     is_import_path,
@@ -31,7 +32,9 @@ def test_import_paths_are_told_apart_from_names(text: str) -> None:
     assert is_import_path(text)
 
 
-@pytest.mark.parametrize("text", ["lars", "", "a..b", "mine.py:", "mine.py:1", "imagefolder:/x", "a:b:c", 3, None])
+@pytest.mark.parametrize(
+    "text", ["lars", "", "a..b", "./mine.py", "mine.py:", "mine.py:1", "imagefolder:/x", "a:b:c", 3, None]
+)
 def test_other_texts_are_no_import_paths(text: object) -> None:
     assert not is_import_path(text)
 
@@ -50,10 +53,11 @@ def test_installed_objects_are_found(text: str, wanted: object) -> None:
 
 
 @pytest.mark.parametrize("text", ["mine.py", "./mine.py", "/a b/mine.py"])
-def test_a_file_alone_is_asked_for_what_is_in_it(text: str) -> None:
-    assert is_import_path(text)
-    with pytest.raises(UsageError, match=f"^model must name an object in the file too, as {text}:name, got '{text}'$"):
-        load_object(text, "model")
+@pytest.mark.parametrize("option", ["model", "data", "optimizer", "schedule", "task"])
+def test_a_file_alone_is_asked_for_the_name_of_an_object(option: str, text: str) -> None:
+    said = f"^{option} must name an object in the file too, as {text}:name, got '{text}'$"
+    with pytest.raises(UsageError, match=said):
+        TrainConfig(**{option: text})
 
 
 def test_modules_that_a_file_imports_are_not_offered(tmp_path: Path) -> None:

@@ -322,7 +322,7 @@ def test_a_users_builder(name: str, net: Path, digits: ImageData, monkeypatch: p
         ("subprocess:Popen", "model must be a class of nn.Module"),
         ("nosuch.pkg:x", "there is no module 'nosuch' here"),
         ("given:Net", r"model must be given again, as in train\(config, model=...\)"),
-        ("./net.py", "unknown model './net.py'.*torchvision:NAME"),
+        ("./net.py", "model must name an object in the file too, as ./net.py:name, got './net.py'"),
     ],
 )
 def test_builders_that_do_not_suit(name: str, match: str, net: Path, digits: ImageData) -> None:

@@ -36,8 +36,6 @@ def is_import_path(text: object) -> bool:
     where, colon, name = text.rpartition(":")
     if colon and where.endswith(".py"):
         return name.isidentifier()
-    if text.endswith(".py"):  # an error of :func:`load_object` says what is missing
-        return True
     parts = text.replace(":", ".").split(".")
     return len(parts) > 1 and text.count(":") <= 1 and all(part.isidentifier() for part in parts)
 
@@ -76,8 +74,6 @@ def load_object(text: str, what: str) -> Any:
     """
     if not is_import_path(text):
         raise UsageError(f"{what} must be an import path, as {FORMS}, got {text!r}")
-    if text.endswith(".py"):
-        raise UsageError(f"{what} must name an object in the file too, as {text}:name, got {text!r}")
     where, colon, name = text.rpartition(":")
     if where.endswith(".py"):
         return _named(_run_file(_absolute(Path(where)), what, text), [name], what, text)

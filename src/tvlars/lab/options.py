@@ -153,6 +153,8 @@ class Option:
     def _checked(self, name: str, value: Any) -> Any:
         if self.choices and self.closed and (not isinstance(value, str) or value not in self.choices):
             raise unknown(name.removesuffix("s") if self.many else name, value, self.choices)
+        if self.choices and isinstance(value, str) and value.endswith(".py"):
+            raise UsageError(f"{name} must name an object in the file too, as {value}:name, got {value!r}")
         if self.kind is bool and not isinstance(value, bool):
             raise UsageError(f"{name} must be true or false, got {value!r}")
         if self.kind is Path:

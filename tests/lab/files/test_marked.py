@@ -176,7 +176,7 @@ def test_only_a_page_is_watched() -> None:
 def test_numbers_of_bench(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     result = BenchResult(Machine(*[None] * len(Machine.__dataclass_fields__)), "1")  # type: ignore[arg-type]
     monkeypatch.setattr("tvlars.cli._bench.bench", lambda config, announce: result)
-    monkeypatch.setattr(BenchResult, "print", lambda self: None)
+    monkeypatch.setattr(BenchResult, "__str__", lambda self: "")
     before = content(Path("run"))
     codes = [said_by("bench", "--json", name)[0] for _ in range(2)]
     assert codes == ([0, 0] if name == "x.json" else [2, 2])

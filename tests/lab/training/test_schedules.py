@@ -183,7 +183,7 @@ def test_python_takes_the_same_by_import_path() -> None:
     assert [same.factor(step) for step in (2, 3)] == [1.0, 0.1]
 
 
-@pytest.mark.parametrize("wrong", [lambda: TrainConfig(schedule="./mine.py"), lambda: TrainConfig(schedule="a b")])
+@pytest.mark.parametrize("wrong", [lambda: TrainConfig(schedule="./mine"), lambda: TrainConfig(schedule="a b")])
 def test_a_name_that_is_neither(wrong: Callable[[], TrainConfig]) -> None:
     with pytest.raises(
         UsageError, match=r"Or an import path, as torch\.optim\.lr_scheduler\.OneCycleLR or \./file\.py"

@@ -96,6 +96,8 @@ def choose_compile(
 ) -> tuple[bool, str]:
     """Return whether compiling the model pays in a run of this many ``images``, and why; "" if the run is too short for
     the question. The other arguments are those of :func:`choose_precision`."""
+    if Passes(model, device, shape).each * images < LONG:  # a few images take longer, each, than many
+        return False, ""
     key = key_of(model, device, shape, precision)
     bf16 = precision != PRECISIONS[0]
     eager = kept(key, lambda: _eager(Passes(model, device, shape), bf16))
@@ -158,7 +160,9 @@ class Passes:
         self.images: Tensor = images.to(device).contiguous(memory_format=torch.channels_last)
         first = self.step(bf16=False)
         first(FEWEST)
-        fitting = int(TURN / seconds(first, FEWEST))
+        self.each = seconds(first, FEWEST)
+        """Seconds per image of a few images, in float32."""
+        fitting = int(TURN / self.each)
         self.count = max(FEWEST, min(MOST, 1 << fitting.bit_length() - 1 if fitting else 0))
         """Number of images of a turn: as many as there is time for in float32."""
 
