@@ -197,3 +197,9 @@ def test_a_comparison_has_the_batch_size_of_its_base() -> None:
     assert CompareConfig().batch_sizes == (256,)
     several = CompareConfig(base, optimizers=("lars",), batch_sizes=(128, 256))
     assert {run.batch_size for run in several.runs()} == {128, 256}
+
+
+def test_a_default_that_is_too_large_for_the_data_is_said_to_be_one() -> None:
+    said = r"^batch_size must be <= dataset_size \(96 samples\), got 256, the default$"
+    with pytest.raises(UsageError, match=said):
+        TrainConfig().plan(96)

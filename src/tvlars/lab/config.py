@@ -731,7 +731,8 @@ class TrainConfig:
             except ValueError as error:
                 if is_theirs(error):
                     raise
-                raise UsageError(str(error)) from error
+                untold = dataset_size < self.batch_size == OPTIONS["batch_size"].default
+                raise UsageError(f"{error}{', the default' * untold}") from error
         if made.delay is not None and self.delay is not None and made.delay >= made.total_steps:
             raise UsageError(
                 f"delay must be < {made.total_steps}, the steps of this run, so that φ falls in it, got {self.delay:g}"
