@@ -137,7 +137,7 @@ def test_a_model_is_compiled_if_that_pays(
     monkeypatch.setattr(speed, "compiled", lambda model: model)
     monkeypatch.setattr(speed, "seconds", lambda step, count: 1e-3)
     times(monkeypatch, {"eager": eager, "compiled": compiled})
-    pays, why = speed.choose_compile(net, CPU, SHAPE, "32-true", images)
+    pays, why = speed.choose_compile(net, CPU, SHAPE, precision="32-true", images=images)
     assert pays is choice
     assert why.startswith(said)
     assert bool(why) is bool(said)
@@ -147,11 +147,11 @@ def test_a_model_is_compiled_if_that_pays(
 def test_a_compiler_that_costs_more_than_it_saves_is_not_used(
     cache: Path, net: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = iter([0.0, 1.0] * 3 + [10.0, 410.0])  # passes to fit the number of images, then the compiler's 400 seconds
+    clock = iter([0.0, 1.0, 10.0, 410.0])  # a pass to fit the number of images, then the compiler's 400 seconds
     monkeypatch.setattr(speed, "compiled", lambda model: model)
     times(monkeypatch, {"eager": 1e-3, "compiled": 0.5e-3})
     monkeypatch.setattr(speed, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
-    pays, why = speed.choose_compile(net, CPU, SHAPE, "32-true", 1_000_000)
+    pays, why = speed.choose_compile(net, CPU, SHAPE, precision="32-true", images=1_000_000)
     assert pays is False
     assert why.endswith("compiling takes 800 s (measured)")
 
@@ -164,7 +164,7 @@ def test_a_compiler_that_does_not_work_is_named_and_the_run_goes_on(
 
     monkeypatch.setattr(torch, "compile", broken)
     monkeypatch.setattr(speed, "LONG", 0.0)
-    train(TrainConfig(out=tmp_path / "run", **QUICK), data=few, reporter=Reporter())
+    train(TrainConfig(out=tmp_path / "run", **{**QUICK, "epochs": 4}), data=few, reporter=Reporter())
     environment = read_json(tmp_path / "run" / "environment.json")
     assert environment["compiled"] is False
     assert environment["speed"] == ["not compiled: No working C++ compiler found"]
@@ -180,3 +180,54 @@ def test_a_run_that_measures_trains_as_one_that_does_not(
         train(TrainConfig(out=tmp_path / name, precision=precision, **QUICK), data=few, reporter=Reporter())
         weights.append(torch.load(tmp_path / name / "weights.pt", weights_only=True))
     assert all(torch.equal(weights[0][name], value) for name, value in weights[1].items())
+
+
+def test_a_run_compiles_its_model_where_that_pays_and_does_so_when_it_resumes(
+    cache: Path, tmp_path: Path, few: ImageData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models: list[nn.Module] = []
+
+    def spy(model: nn.Module, **options: Any) -> nn.Module:
+        models.append(model)
+        return model
+
+    monkeypatch.setattr(torch, "compile", spy)
+    monkeypatch.setattr(speed, "LONG", 0.0)
+    times(monkeypatch, {"eager": 1.0, "compiled": 0.5})
+    config = TrainConfig(out=tmp_path / "run", checkpoint_every="1-steps", resume=True, **{**QUICK, "epochs": 4})
+
+    class Stopped(Reporter):
+        def epoch(self, row: Any) -> None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(config, data=few, reporter=Stopped())
+    environment = read_json(tmp_path / "run" / "environment.json")
+    assert environment["compiled"] is True
+    assert len(models) == 2  # that of the measurement, and that of the run
+    monkeypatch.setattr(speed, "LONG", 1e9)
+    train(config, data=few, reporter=Reporter())
+    assert len(models) == 3
+
+
+def test_a_model_that_cannot_be_measured_trains(
+    cache: Path, tmp_path: Path, few: ImageData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: Any) -> Any:
+        raise RuntimeError("no room\nfor this")
+
+    monkeypatch.setattr(speed, "Passes", broken)
+    train(TrainConfig(out=tmp_path / "run", **{**QUICK, "epochs": 4}), data=few, reporter=Reporter())
+    environment = read_json(tmp_path / "run" / "environment.json")
+    assert environment["compiled"] is False
+    assert environment["speed"] == ["not compiled: no room"]
+
+
+@pytest.mark.parametrize("most", [3, 16])
+def test_no_pass_is_larger_than_those_of_the_run(net: nn.Module, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    net.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+    monkeypatch.setattr(speed, "seconds", lambda step, count: step(count) or 1e-6)
+    passes = speed.Passes(net, CPU, SHAPE, most)
+    passes.step(bf16=False)(passes.count)
+    assert max(sizes) == most == passes.count

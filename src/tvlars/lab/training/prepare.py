@@ -143,7 +143,8 @@ class Prepared:
             return self._before("compiled") is True, ""
         if config.self_supervised or self.device.type == "mps" or not self._can_be_measured():
             return False, ""
-        return choose_compile(*self._on_device(), self.precision, self.plan.total_steps * self.plan.batch_size)
+        images = self.plan.total_steps * self.plan.batch_size
+        return choose_compile(*self._on_device(), precision=self.precision, images=images)
 
     @property
     def device(self) -> torch.device:
@@ -163,11 +164,12 @@ class Prepared:
         """Return whether passes of the model are those of one process on images."""
         return layout(self.config) == (1, 1) and self.task is None and not isinstance(self.data, LoaderData)
 
-    def _on_device(self) -> tuple[nn.Module, torch.device, tuple[int, ...]]:
-        """Return a model like that of the run, its device, and the shape of its images."""
+    def _on_device(self) -> tuple[nn.Module, torch.device, tuple[int, ...], int]:
+        """Return a model like that of the run, its device, the shape of its images, and the most of a forward pass."""
         with torch.random.fork_rng(devices=[]):
             model = self.build_model()[0]
-        return model, self.device, (self.data.channels, self.data.image_size, self.data.image_size)
+        shape = self.data.channels, self.data.image_size, self.data.image_size
+        return model, self.device, shape, min(self.config.micro_batch_size, self.config.batch_size)
 
     @cached_property
     def mean_and_std(self) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 
 from tvlars._machine import cpu_name
-from tvlars.lab import memory
 from tvlars.lab.console import aside
 from tvlars.lab.errors import LockedError, UsageError
 from tvlars.lab.files.lock import locked
@@ -28,7 +27,9 @@ from tvlars.lab.run_folder.record import read_object, write_json
 TURNS, TURN = 2, 0.5
 """Number of turns of each way that are measured, and the seconds that one may take."""
 FEWEST, MOST = 8, 256
-"""Range of the number of images in a turn."""
+"""Range of the number of images in a turn; a micro-batch is the most."""
+SMALL = 200
+"""Times the fewest images that a run must have for them to be a small part of it."""
 FASTER = 1.05
 """Least gain for which a precision is chosen that rounds more, or a model is compiled."""
 PRECISIONS = ("32-true", "bf16-mixed")
@@ -75,15 +76,27 @@ def key_of(model: nn.Module, device: torch.device, shape: tuple[int, ...], *more
     return ", ".join([*said, f"{size} parameters in {layers} modules", f"images {'x'.join(map(str, shape))}", *more])
 
 
-def choose_precision(model: nn.Module, device: torch.device, shape: tuple[int, ...]) -> tuple[str, str]:
-    """Return the faster precision of float32 and bfloat16 on a device that computes in both, and why.
+def choose_precision(
+    model: nn.Module, device: torch.device, shape: tuple[int, ...], most: int = MOST
+) -> tuple[str, str]:
+    """Return the faster precision of float32 and bfloat16 on a device that computes in both, and why; float32 if the
+    model cannot be measured.
 
     Args:
         model: the model of the run, of which copies are used.
         device: the device of the run.
         shape: of an image, (C, H, W).
+        most: images that a forward pass of the run has room for.
     """
-    times = kept(key_of(model, device, shape, *PRECISIONS), lambda: _precisions(Passes(model, device, shape)))
+
+    def measure() -> Seconds:
+        passes = Passes(model, device, shape, most)
+        return measured({name: passes.step(bf16=name != PRECISIONS[0]) for name in PRECISIONS}, passes.count)
+
+    try:
+        times = kept(key_of(model, device, shape, *PRECISIONS), measure)
+    except Exception as error:  # of the user's model, or of memory: to measure must not end a run
+        return PRECISIONS[0], f"no speed was measured: {why_not(error)}"
     if times is None:
         return PRECISIONS[0], f"{cache_file()} cannot be written, so no speed was measured"
     gain = times[PRECISIONS[0]] / times[PRECISIONS[1]]
@@ -92,40 +105,26 @@ def choose_precision(model: nn.Module, device: torch.device, shape: tuple[int, .
 
 
 def choose_compile(
-    model: nn.Module, device: torch.device, shape: tuple[int, ...], precision: str, images: int
+    model: nn.Module, device: torch.device, shape: tuple[int, ...], most: int = MOST, *, precision: str, images: int
 ) -> tuple[bool, str]:
     """Return whether compiling the model pays in a run of this many ``images``, and why; "" if the run is too short for
     the question. The other arguments are those of :func:`choose_precision`."""
-    if Passes(model, device, shape).each * images < LONG:  # a few images take longer, each, than many
-        return False, ""
-    key = key_of(model, device, shape, precision)
-    bf16 = precision != PRECISIONS[0]
-    eager = kept(key, lambda: _eager(Passes(model, device, shape), bf16))
-    if eager is None or eager["eager"] * images < LONG:
+    if images < SMALL * FEWEST:
         return False, ""
     try:
-        times = kept(f"{key}, compiled", lambda: _compiled(Passes(model, device, shape), bf16))
-    except _CompilerError as error:
-        return False, f"not compiled: {error}"
+        passes = Passes(model, device, shape, most)
+        if passes.each * images < LONG:  # a few images take longer, each, than many
+            return False, ""
+        key = key_of(model, device, shape, precision, "compiled")
+        times = kept(key, lambda: _compiled(passes, bf16=precision != PRECISIONS[0]))
+    except Exception as error:  # of compilers and the programs that they start, of the user's model, or of memory
+        return False, f"not compiled: {why_not(error)}"
     if times is None:
         return False, ""
     gain, cost = times["eager"] / times["compiled"], GRAPHS * times["cost"]
-    saved = (times["eager"] - times["compiled"]) * images
-    pays = gain >= FASTER and saved > 2 * cost
+    pays = gain >= FASTER and (times["eager"] - times["compiled"]) * images > 2 * cost
     said = f"the compiled model trains at {gain:.2f} times the speed here, and compiling takes {cost:.0f} s (measured)"
     return pays, f"{'compiled' if pays else 'not compiled'}: {said}"
-
-
-class _CompilerError(Exception):
-    """Reason why the compiler does not work here."""
-
-
-def _precisions(passes: Passes) -> Seconds:
-    return measured({name: passes.step(bf16=name != PRECISIONS[0]) for name in PRECISIONS}, passes.count)
-
-
-def _eager(passes: Passes, bf16: bool) -> Seconds:
-    return measured({"eager": passes.step(bf16)}, passes.count)
 
 
 def _compiled(passes: Passes, bf16: bool) -> Seconds:
@@ -134,12 +133,10 @@ def _compiled(passes: Passes, bf16: bool) -> Seconds:
     eager, started = passes.step(bf16), time.perf_counter()
     try:
         passes.model = compiled(passes.bare)
-        faster = passes.step(bf16)
-        faster(passes.count)
-    except Exception as error:  # compilers and the programs that they start fail in many ways
-        if memory.has_ended(error):
-            raise
-        raise _CompilerError(why_not(error)) from error
+    except UsageError as error:
+        raise RuntimeError(why_not(error)) from None
+    faster = passes.step(bf16)
+    faster(passes.count)
     cost = time.perf_counter() - started
     return {**measured({"eager": eager, "compiled": faster}, passes.count), "cost": cost}
 
@@ -148,29 +145,35 @@ class Passes:
     """Forward and backward passes of a copy of a model on random images; random numbers of the run stay unused.
 
     Args:
-        model, device, shape: as for :func:`choose_precision`.
+        model, device, shape, most: as for :func:`choose_precision`.
     """
 
-    def __init__(self, model: nn.Module, device: torch.device, shape: tuple[int, ...]) -> None:
-        self.device = device
+    def __init__(self, model: nn.Module, device: torch.device, shape: tuple[int, ...], most: int = MOST) -> None:
+        self.device, self.shape = device, shape
         self.bare: nn.Module = copy.deepcopy(model)
         self.bare.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self.model: Any = self.bare
-        images = torch.randn(MOST, *shape, generator=torch.Generator().manual_seed(0), device="cpu")
-        self.images: Tensor = images.to(device).contiguous(memory_format=torch.channels_last)
+        few, most = min(FEWEST, most), min(MOST, most)
+        self.images = self._random(few)
         first = self.step(bf16=False)
-        first(FEWEST)
-        self.each = seconds(first, FEWEST)
+        first(few)
+        self.each = seconds(first, few)
         """Seconds per image of a few images, in float32."""
         fitting = int(TURN / self.each)
-        self.count = max(FEWEST, min(MOST, 1 << fitting.bit_length() - 1 if fitting else 0))
+        self.count = max(few, min(most, 1 << fitting.bit_length() - 1 if fitting else 0))
         """Number of images of a turn: as many as there is time for in float32."""
+
+    def _random(self, count: int) -> Tensor:
+        images = torch.randn(count, *self.shape, generator=torch.Generator().manual_seed(0), device="cpu")
+        return images.to(self.device).contiguous(memory_format=torch.channels_last)
 
     def step(self, bf16: bool) -> Callable[[int], None]:
         """Return a function that passes a number of images through the present ``model``, forward and backward."""
         model, cuda = self.model, [self.device] if self.device.type == "cuda" else []
 
         def step(count: int) -> None:
+            if count > len(self.images):
+                self.images = self._random(count)
             with torch.random.fork_rng(cuda):
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
                     logits = model(self.images[:count])
