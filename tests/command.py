@@ -36,6 +36,15 @@ PRELOADED = (
 CONTEXT.set_forkserver_preload(list(PRELOADED))
 
 
+def unsynced(handle: int) -> None:
+    """Stand in for ``os.fsync``, in this process and in all that import this module. To wait for a disk takes up to
+    50 ms per file, runs write dozens, and no test takes the power away. The tests of what is synced have their own.
+    """
+
+
+os.fsync = unsynced  # type: ignore[assignment]
+
+
 class Command:
     """A command that runs; the part of ``subprocess.Popen`` that tests use.
 

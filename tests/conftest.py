@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import tests.command  # noqa: F401  # files are left to the system's cache
 from tvlars import LAMB, LARS, TVLARS
 
 os.environ["TVLARS_CACHE"] = "/dev/null/none"  # a folder that cannot be: no speed of this machine decides in tests
