@@ -126,9 +126,13 @@ class TrainConfig:
     )
     validation_seed: int = option(0, "seed of the validation split", Is.SAME, within=(0, MAX_SEED))
     test: bool = option(
-        True,
-        "with validation images: also test at the end; --no-test reports validation only",
-        Is.SAME,
+        True, "with validation images: also test at the end; --no-test reports validation only", Is.SAME
+    )
+    validate_every: int = option(
+        1,
+        "epochs between two evaluations of the validation (or test) images; the last epoch is always evaluated",
+        Is.MEASURED | Is.SAME,
+        within=(1, 10**9),
     )
     data_workers: int | None = option(
         None,
@@ -137,9 +141,7 @@ class TrainConfig:
         within=(0, 1024),
     )
     keep_best: bool = option(
-        False,
-        "keep the weights of the best epoch by validation, and test them at the end",
-        Is.SAME | Is.CLASSIFICATION,
+        False, "keep the weights of the best epoch by validation, and test them at the end", Is.SAME | Is.CLASSIFICATION
     )
     model: str = option(
         "small_resnet", f"one of {{choices}}, {', '.join(FORMS)}", Is.SETUP | Is.COMMON, choices=MODELS, closed=False
@@ -286,10 +288,7 @@ class TrainConfig:
         section="augmentation, precision and device",
     )
     crop_padding: int | None = option(
-        None,
-        "pixels of padding for random crops (default: image size / 12)",
-        Is.SETUP | Is.TUNABLE,
-        within=(0, 4096),
+        None, "pixels of padding for random crops (default: image size / 12)", Is.SETUP | Is.TUNABLE, within=(0, 4096)
     )
     flip: bool | None = option(None, "mirror half of the images (default: where the data set allows it)", Is.SETUP)
     crop: str = option(
@@ -427,10 +426,7 @@ class TrainConfig:
         parts=("WHEN", ";"),
     )
     sharpness_samples: int = option(
-        SHARPNESS_SAMPLES,
-        "training images for sharpness",
-        Is.MEASURED | Is.CLASSIFICATION,
-        within=(2, MOST),
+        SHARPNESS_SAMPLES, "training images for sharpness", Is.MEASURED | Is.CLASSIFICATION, within=(2, MOST)
     )
     sharpness_statistics: str = option(
         STATISTICS[0],
@@ -439,10 +435,7 @@ class TrainConfig:
         choices=STATISTICS,
     )
     sharpness_statistics_samples: int = option(
-        STATISTICS_SAMPLES,
-        "training images for fresh statistics",
-        Is.MEASURED | Is.CLASSIFICATION,
-        within=(2, MOST),
+        STATISTICS_SAMPLES, "training images for fresh statistics", Is.MEASURED | Is.CLASSIFICATION, within=(2, MOST)
     )
     noise_scale: bool = option(
         False, "measure the gradient noise scale after every epoch", Is.MEASURED | Is.CLASSIFICATION | Is.COMMON
@@ -553,6 +546,9 @@ class TrainConfig:
                 raise UsageError(f"{name} must not be given for {self.optimizer}, which has no trust ratio")
         if self.test_share is not None and not self.test:
             raise UsageError(f"test_share must not be given where the test set is not read, got {self.test_share:g}")
+        if self.validate_every > 1 and ((best := self.preset == "as-published") or self.test_share is not None):
+            why = "preset as-published" if best else "test_share"
+            raise UsageError(f"validate_every must be 1 with {why}, which tests every epoch, got {self.validate_every}")
         if self.optimizer != "tvlars" and self.phi_scope not in (None, "all"):
             raise UsageError(f"phi_scope must be 'all' for {self.optimizer}, got {self.phi_scope!r}")
 
@@ -600,11 +596,7 @@ class TrainConfig:
         """Check that the initial weights have one source."""
         if self.weights is not None:
             object.__setattr__(self, "weights", absolute(self.weights))
-        sources = {
-            "init": self.init != "default",
-            "pretrained": self.pretrained,
-            "weights": self.weights is not None,
-        }
+        sources = {"init": self.init != "default", "pretrained": self.pretrained, "weights": self.weights is not None}
         if len(given := [name for name, there in sources.items() if there]) > 1:
             raise UsageError(f"{given[1]} must not be given with {given[0]}: each decides the initial weights")
 
@@ -764,6 +756,10 @@ class TrainConfig:
             raise UsageError(f"lr must be given for {said}, which has no default")
         options["lr"] = default
         return schedule, f"default of {said}"
+
+    def evaluates(self, epoch: int, of: int) -> bool:
+        """Return True if the validation (or test) images are evaluated after ``epoch`` in a run of ``of`` epochs."""
+        return epoch % self.validate_every == 0 or epoch == of
 
     def accuracy_name(self) -> str:
         """Return the name of the reported accuracy, for example "test accuracy"."""

@@ -20,6 +20,7 @@ def held_out(
     keep_best: bool = False,
     of_task: bool = False,
     test_share: float | None = None,
+    every: int = 1,
 ) -> str:
     """Return the sentence for runs with this number of ``validation_images``.
 
@@ -29,10 +30,11 @@ def held_out(
         keep_best: True if results are of the best epoch by validation.
         of_task: True for runs of a user's task, whose data are samples.
         test_share: share of the test set that was also tested after every epoch; None if none was.
+        every: epochs between two evaluations, ``validate_every``.
     """
     share = "" if test_share is None else f" {_SHARE.format(100 * test_share)}"
     if not validation_images:
-        return NOTHING_HELD_OUT + share
+        return NOTHING_HELD_OUT.replace("every epoch", "every epoch" if every == 1 else f"every {every} epochs") + share
     images = f"{validation_images:,} {'sample' if of_task else 'image'}{'s' * (validation_images != 1)}"
     weights = ", by the weights of each run's best epoch on these" if keep_best else ""
     if not test:

@@ -94,10 +94,7 @@ class PaperTable:
 
 
 def paper_table(
-    rows: pd.DataFrame,
-    measure: Measure,
-    settings: Sequence[Mapping[str, Any]],
-    pairs: pd.DataFrame,
+    rows: pd.DataFrame, measure: Measure, settings: Sequence[Mapping[str, Any]], pairs: pd.DataFrame
 ) -> PaperTable:
     """Return the table of arms for a paper.
 

@@ -215,7 +215,8 @@ class _Comparing(Source):
         data, task = prepared.data, prepared.task
         images = len(data.validation_labels) if data.validation_labels is not None else 0
         best, share = all(run.keep_best for run in runs), runs[0].test_share
-        said = held_out(images, keep_best=best, of_task=task is not None, test_share=share)
+        more: Any = dict(test_share=share, every=config.base.validate_every)
+        said = held_out(images, keep_best=best, of_task=task is not None, **more)
         measure = Measure(config.base.accuracy_name()) if task is None else measure_of(task)
         declared = config.family, config.margin
         self.comparison = Comparison(folder, command_line(), [], measure, said, *declared)

@@ -63,6 +63,10 @@ class SharpnessClock:
             if not self.left:
                 self.recent = []
 
+    def due_after(self, epoch: int) -> list[str]:
+        """Return the names of the measurements due after the last step of ``epoch``."""
+        return [*self.due, *([f"epoch {epoch}"] if epoch in self.times.epochs else [])]
+
     def state_dict(self) -> dict[str, Any]:
         """Return the state after a step."""
         return {"left": list(self.left), "recent": list(self.recent), "due": list(self.due)}
@@ -147,13 +151,7 @@ def _where(epoch: int, step: int, at: Collection[str]) -> str:
 
 
 def noise_now(
-    model: nn.Module,
-    data: ImageData,
-    normalize: Callable[[Tensor], Tensor],
-    record: Record,
-    *,
-    epoch: int,
-    step: int,
+    model: nn.Module, data: ImageData, normalize: Callable[[Tensor], Tensor], record: Record, *, epoch: int, step: int
 ) -> None:
     """Measure the noise scale after ``epoch`` and record it."""
 

@@ -16,11 +16,7 @@ from tvlars.lab.models.named import MODELS
 TIMM, TORCHVISION = "timm:", "torchvision:"
 FORMS = ("timm:NAME", "torchvision:NAME", "./file.py:NAME")
 """Forms of a model's name, besides the keys of ``MODELS``."""
-ALIASES = {
-    "channels": ("in_channels", "in_chans"),
-    "image_size": ("img_size",),
-    "classes": ("num_classes",),
-}
+ALIASES = {"channels": ("in_channels", "in_chans"), "image_size": ("img_size",), "classes": ("num_classes",)}
 """Usual names of the arguments of builders, each for the argument of ours."""
 
 Builder = Callable[..., Any]

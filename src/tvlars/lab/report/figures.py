@@ -23,9 +23,9 @@ from tvlars.lab.run_folder.loaded_run import LoadedRun
 from tvlars.lab.ssl.evaluations import EVALUATIONS
 from tvlars.lab.tasks import Measure
 
-ACCURACY = Curve("epochs", "test_accuracy", "Test accuracy", "%", scale=100)
+ACCURACY = Curve("evaluated", "test_accuracy", "Test accuracy", "%", scale=100)
 LOSS = Curve("steps", "loss", "Training loss", "cross-entropy", log=True)
-ONLINE_ACCURACY = Curve("epochs", "test_accuracy", "Online probe: test accuracy", "%", scale=100)
+ONLINE_ACCURACY = Curve("evaluated", "test_accuracy", "Online probe: test accuracy", "%", scale=100)
 LOSS_OF_METHOD = Curve("steps", "loss", "Training loss", "loss of the method", log=True)
 SCHEDULES = (
     Curve("steps", "lr", "Learning rate, φ or schedule included", log=True, schedule=True),
@@ -59,7 +59,7 @@ def held_out_curve(arms: list[Arm], measure: Measure | None = None) -> Curve:
     validated = any(run.validated for run in runs)
     if measure is not None and measure.of_task:
         split, name = "validation" if validated else "test", measure.name.partition(" ")[2]
-        return Curve("epochs", f"{split}_{name.replace(' ', '_')}", f"{split.capitalize()} {name}")
+        return Curve("evaluated", f"{split}_{name.replace(' ', '_')}", f"{split.capitalize()} {name}")
     found = ONLINE_ACCURACY if any(config_of(run).self_supervised for run in runs) else ACCURACY
     if validated:
         title = found.title.replace("test", "validation").replace("Test", "Validation")

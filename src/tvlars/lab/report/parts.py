@@ -40,7 +40,8 @@ class Part:
         images = max(run.validation_images() or 0 for run in self.runs)
         said = dict(test=all(config.test for config in configs), keep_best=best, of_task=self.measure.of_task)
         share = next((config.test_share for config in configs if config.test_share is not None), None)
-        self.protocol = held_out(images, test_share=share, **said)
+        every = min(config.validate_every for config in configs)
+        self.protocol = held_out(images, test_share=share, every=every, **said)
         """Sentence about the images that were held out."""
 
     def answers(self) -> list[str]:

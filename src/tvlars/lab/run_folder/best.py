@@ -14,7 +14,7 @@ from tvlars.lab.run_folder.rows import EpochRow
 
 
 def best_epoch(rows: Iterable[EpochRow], ranks: Mapping[int, float] | None = None) -> int | None:
-    """Return the epoch with the highest validation accuracy, or the lowest loss if there is none; None without rows.
+    """Return the epoch with the highest validation accuracy, or the lowest loss if there is none; None without results.
 
     Of equal accuracies, the one with the lower loss is best, and of equal losses the first.
 
@@ -30,7 +30,7 @@ def best_epoch(rows: Iterable[EpochRow], ranks: Mapping[int, float] | None = Non
         accuracy = accuracy if accuracy == accuracy else 0.0
         return rank if rank == rank else -math.inf, accuracy, -row.validation_loss
 
-    best = max(rows, key=key, default=None)  # the first of equal ones
+    best = max((row for row in rows if row.evaluated), key=key, default=None)  # the first of equal ones
     return None if best is None else best.epoch
 
 

@@ -94,29 +94,33 @@ class RunResult:
             return self.evaluations["linear"].accuracy if self.config.test else math.nan
         if self.tested is not None:
             return self.tested.accuracy
-        return self.epochs[-1].test_accuracy if self.epochs else math.nan
+        return self._evaluated[-1].test_accuracy if self._evaluated else math.nan
 
     @property
     def test_loss(self) -> float:
         """Loss on the test set after the last epoch, NaN if it was not read."""
         if self.tested is not None:
             return self.tested.loss
-        return self.epochs[-1].test_loss if self.epochs else math.nan
+        return self._evaluated[-1].test_loss if self._evaluated else math.nan
 
     @property
     def validation_accuracy(self) -> float:
         """Accuracy on the validation images after the last or the best epoch, NaN if there are none."""
-        return self._counting.validation_accuracy if self.epochs else math.nan
+        return self._counting.validation_accuracy if self._evaluated else math.nan
 
     @property
     def validation_loss(self) -> float:
         """Loss on the validation images after the last or the best epoch, NaN if there are none."""
-        return self._counting.validation_loss if self.epochs else math.nan
+        return self._counting.validation_loss if self._evaluated else math.nan
 
     @property
     def _counting(self) -> EpochRow:
         """Row of the epoch whose weights the results are of."""
-        return self.epochs[(self.best_epoch or 0) - 1]
+        return self._evaluated[-1] if self.best_epoch is None else self.epochs[self.best_epoch - 1]
+
+    @property
+    def _evaluated(self) -> list[EpochRow]:
+        return [row for row in self.epochs if self.config.evaluates(row.epoch, self.plan.epochs)]
 
     @property
     def accuracy(self) -> float:
@@ -173,8 +177,8 @@ class LoadedRun:
         measure, split = self.measure, "validation" if self.validated else "test"
         name = f"{split} {measure.name.partition(' ')[2] if measure.of_task else 'accuracy'}"
         probe = "online probe: " * (self.config is not None and self.config.self_supervised)
-        values = self.epochs.get(name.replace(" ", "_"), ())
-        found = dict(zip(self.epochs.get("epoch", ()), values, strict=False))
+        values = self.evaluated.get(name.replace(" ", "_"), ())
+        found = dict(zip(self.evaluated.get("epoch", ()), values, strict=False))
         scale = 1 if measure.of_task else 100
         return probe + replace(measure, name=name).title, {epoch: scale * value for epoch, value in found.items()}
 
@@ -261,18 +265,27 @@ class LoadedRun:
         return "validation_loss" in self.epochs and bool(self.epochs["validation_loss"].notna().any())
 
     @property
+    def evaluated(self) -> pd.DataFrame:
+        """The rows of ``epochs`` after which images were evaluated: with ``validate_every`` not all of them."""
+        every = 1 if self.config is None else self.config.validate_every
+        if every == 1 or not len(self.epochs):
+            return self.epochs
+        results = self.epochs[[name for name in self.epochs if SPLIT.match(str(name))]]
+        return self.epochs[(self.epochs["epoch"] % every == 0) | results.notna().any(axis=1)]
+
+    @property
     def _untested(self) -> bool:
         return self.config is not None and not self.config.test
 
     def _last(self, name: str) -> float | None:
         """Return a result after the last epoch; with images for validation, that of the test is in summary.json."""
-        if not len(self.epochs):
+        if not len(rows := self.evaluated):
             return None
         if name.startswith("validation"):
-            rows = self.epochs if self.best_epoch is None else self.epochs[self.epochs["epoch"] == self.best_epoch]
+            rows = rows if self.best_epoch is None else rows[rows["epoch"] == self.best_epoch]
             return float(rows[name].iloc[-1])
         if not self.validated:
-            return float(self.epochs[name].iloc[-1])
+            return float(rows[name].iloc[-1])
         value = self.summary.get(name)
         if isinstance(value, int | float) and not isinstance(value, bool):
             return float(value)

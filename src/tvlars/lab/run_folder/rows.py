@@ -27,6 +27,8 @@ RUNNING = "running"
 """Statistics of batch norm that are those of the training."""
 LEAST_STD, LEAST_RANK = 0.1, 2.0
 """Bounds below which a representation is called collapsed."""
+RESULTS = ("test_loss", "test_accuracy", "validation_loss", "validation_accuracy")
+"""Columns of results on held-out images after an epoch."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,8 @@ class StepRow:
 class EpochRow:
     """One epoch, in epochs.csv: means over its steps, results on held-out images, speed and time without the test.
 
-    Results are those on validation images if there are some, those on test images otherwise; the others are NaN.
+    Results are those on validation images if there are some, those on test images otherwise; the others are NaN. After
+    an epoch without evaluation (``validate_every``) all are NaN.
     """
 
     epoch: int
@@ -58,6 +61,11 @@ class EpochRow:
     seconds: float
     validation_loss: float = math.nan
     validation_accuracy: float = math.nan
+
+    @property
+    def evaluated(self) -> bool:
+        """True if there are results."""
+        return not all(math.isnan(getattr(self, name)) for name in RESULTS)
 
     @property
     def validated(self) -> bool:

@@ -34,7 +34,7 @@ class Reporter:
         """Report extra measures of the epoch that :meth:`epoch` reports next, by split and name, as in "test_f1"."""
 
     def epoch(self, row: EpochRow) -> None:
-        """Report an epoch and its test."""
+        """Report an epoch and, if ``row.evaluated``, its test."""
 
     def measuring(self, what: str) -> None:
         """Report that a measurement begins, which may take long."""
@@ -90,11 +90,13 @@ class LineReporter(Reporter):
     def epoch(self, row: EpochRow) -> None:
         left, epochs, phi = self.left(row.step), self.plan.epochs, self.plan.factor(row.step)
         word, loss, accuracy = _held_out(row)
-        accuracies = f"train {row.train_accuracy:6.2%}  {word} {accuracy:6.2%}"
-        if math.isnan(accuracy):  # no labels
-            accuracies = "  ".join(filter(None, (f"{word} loss {loss:.4f}", self.measured)))
+        results = [f"loss {row.train_loss:.4f}"]
+        if labelled := not math.isnan(row.train_accuracy):
+            results.append(f"train {row.train_accuracy:6.2%}")
+        if row.evaluated:
+            results += [f"{word} {accuracy:6.2%}"] if labelled else [f"{word} loss {loss:.4f}", self.measured]
         self.note(
-            f"epoch {row.epoch:>{len(str(epochs))}}/{epochs}  loss {row.train_loss:.4f}  {accuracies}  "
+            f"epoch {row.epoch:>{len(str(epochs))}}/{epochs}  {'  '.join(filter(None, results))}  "
             f"lr {self.plan.lr * phi:.3g}  {f'phi {phi:.3f}  ' * self.has_phi}"
             f"{row.images_per_second:,.0f} images/s  {'?' if left is None else f'{left:.0f}'} s left"
             f"{self.in_all(row.step)}"
@@ -158,9 +160,10 @@ class BarReporter(LineReporter):
         self._show(row.step)
 
     def epoch(self, row: EpochRow) -> None:
-        word, loss, accuracy = _held_out(row)
-        of_task = f"{word} {self.measured or f'loss {loss:.4g}'}"
-        self.numbers["held out"] = of_task if math.isnan(accuracy) else f"{word} {accuracy:.2%}"
+        if row.evaluated:  # else the last result stays
+            word, loss, accuracy = _held_out(row)
+            of_task = f"{word} {self.measured or f'loss {loss:.4g}'}"
+            self.numbers["held out"] = of_task if math.isnan(accuracy) else f"{word} {accuracy:.2%}"
         self._show(row.step)  # shows the accuracy at once, after the last epoch too
         self.since = perf_counter(), row.step
 

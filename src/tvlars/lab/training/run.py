@@ -352,14 +352,17 @@ class Run:
     # -- an epoch -------------------------------------------------------------------------------------
 
     def run_epoch(self) -> None:
-        """Run the remaining steps of the current epoch, and its test."""
+        """Run the remaining steps of the current epoch, and its measurements."""
         self._train_epoch()
         for model in (self.learner.bare_model, self.learner.average):
             if model is not None:
                 self.processes.average_buffers(model)  # synchronized batch norms have the same already
         # Weights are not exchanged at once: a signal in between would leave a mixture.
-        with self.learner.with_tested_weights(), self.signals.at_once():
-            self._test_epoch()
+        evaluates, due = self.config.evaluates(self.epoch, self.plan.epochs), self.sharpness.due_after(self.epoch)
+        measures = evaluates or due or self.config.noise_scale
+        weights = self.learner.with_tested_weights if measures else contextlib.nullcontext
+        with weights(), self.signals.at_once():
+            self._end_epoch(evaluates, due)
         self.epoch, self.position = self.epoch + 1, 0
         self.epoch_steps, self.epoch_seconds = [], 0.0
         self.order_state = self.batches.order.get_state()
@@ -413,15 +416,17 @@ class Run:
                 self.learner.average.update_parameters(self.learner.bare_model)
         self.phase.step()
 
-    def _test_epoch(self) -> None:
-        with self.phase("evaluation"):
-            split = self.learner.watched
-            loss, accuracy = self.learner.test(self.epoch, self.step, split)
-        if self.learner.measured:
-            self.metrics[self.epoch] = self.learner.measured
-            self.record.add_measurement(METRICS, metrics_row(self.epoch, self.step, self.learner.measured))
-        measured = {"test_loss": math.nan, "test_accuracy": math.nan}
-        measured |= {f"{split}_loss": loss, f"{split}_accuracy": accuracy}
+    def _end_epoch(self, evaluates: bool, due: list[str]) -> None:
+        """Write the row of the epoch, and measure what is due after it: ``due`` are times of the sharpness."""
+        measured, split = {"test_loss": math.nan, "test_accuracy": math.nan}, self.learner.watched
+        if evaluates:
+            with self.phase("evaluation"):
+                loss, accuracy = self.learner.test(self.epoch, self.step, split)
+            measured |= {f"{split}_loss": loss, f"{split}_accuracy": accuracy}
+        extra = self.learner.measured if evaluates else {}
+        if extra:
+            self.metrics[self.epoch] = extra
+            self.record.add_measurement(METRICS, metrics_row(self.epoch, self.step, extra))
         steps = self.epoch_steps
         row = EpochRow(
             epoch=self.epoch,
@@ -435,17 +440,16 @@ class Run:
         self.epochs.append(row)
         with self.phase("logging"):
             self._write(row)
-            if self.learner.measured:
-                self.reporter.measures(self.learner.measured)
+            if extra:
+                self.reporter.measures(extra)
             self.reporter.epoch(row)
-        if not math.isfinite(loss):  # the last step's loss was taken before its update
+        if evaluates and not math.isfinite(loss):  # the last step's loss was taken before its update
             raise DivergedError(self.config.arm_name, self.step, steps[-1].lr, self.record.folder, f"{split} loss")
         if self.best_epoch == self.epoch:
             self.record.save_weights(self.learner.weights(), best=self.epoch)
             self._prune_best()
         # The epoch is no part of the clock's state: after an interruption here it is tested and measured again.
-        ends = [f"epoch {self.epoch}"] if self.epoch in self.sharpness.times.epochs else []
-        if due := [*self.sharpness.due, *ends]:
+        if due:
             add_sharpness(self.record, self.processes.alone(partial(self._sharpness, due)))
             self.sharpness.due = []
         if self.config.noise_scale:

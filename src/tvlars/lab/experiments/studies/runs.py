@@ -249,7 +249,7 @@ def _read(folder: Path, points: list[Point], runs: list[SweepRun], data: ImageDa
         rows.append((*head, run.config.seed, str(run.status), accuracy, failed, steps, seconds, run.name, note))
     first = points[0].config
     images = len(data.validation_labels) if data.validation_labels is not None else 0
-    said = held_out(images, test=first.test, keep_best=first.keep_best)
+    said = held_out(images, test=first.test, keep_best=first.keep_best, every=first.validate_every)
     said = " ".join([said, *sentences([folder.parent])])
     return Ran(pd.DataFrame(rows, columns=list(COLUMNS)), 1 / data.classes, first.accuracy_name(), said)
 

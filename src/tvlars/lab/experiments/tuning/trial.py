@@ -105,12 +105,7 @@ class Tuned:
 
     @classmethod
     def of(
-        cls,
-        arm: str,
-        trials: Sequence[Trial],
-        again: Collection[int] = (),
-        before: int = 0,
-        edges: Sequence[Edge] = (),
+        cls, arm: str, trials: Sequence[Trial], again: Collection[int] = (), before: int = 0, edges: Sequence[Edge] = ()
     ) -> Tuned:
         """Return the budget spent on all ``trials`` of an arm; ``again`` are the tuning seeds besides the first."""
         trials = [trial for trial in trials if trial.counts]

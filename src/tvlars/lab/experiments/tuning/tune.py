@@ -237,12 +237,7 @@ def tune(
 
 
 def _next_round(
-    widening: Widening,
-    means: Means,
-    searches: Sequence[Search],
-    crew: Workers,
-    retries: int,
-    signals: StopSignals,
+    widening: Widening, means: Means, searches: Sequence[Search], crew: Workers, retries: int, signals: StopSignals
 ) -> str | None:
     """Return a line about the next round that widens the spaces, None if there is none.
 

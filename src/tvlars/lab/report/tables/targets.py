@@ -33,8 +33,8 @@ def targets(arms: Sequence[Arm], column: str, measure: Measure) -> list[Target]:
     """Return the hardest targets that the median seed of an arm reaches, the hardest one last.
 
     Arms are at one batch size. ``column`` is the column of ``LoadedRun.epochs`` with the values of ``measure``.
-    A value is reached at the end of the first epoch that has it. Runs that did not finish are left out, unless they
-    diverged: these count as well.
+    A value is reached at the end of the first evaluated epoch that has it. Runs that did not finish are left out,
+    unless they diverged: these count as well.
     """
     over = {arm.name: [run for run in arm.runs if run.complete or run.status == Status.DIVERGED] for arm in arms}
     curves = {arm: [one for run in runs for one in _curve(run, column, measure)] for arm, runs in over.items()}

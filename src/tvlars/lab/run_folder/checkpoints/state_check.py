@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.errors import UsageError
 from tvlars.lab.optimizers import is_known
-from tvlars.lab.run_folder.rows import EpochRow, StepRow
+from tvlars.lab.run_folder.rows import RESULTS, EpochRow, StepRow
 from tvlars.plan import Plan
 from tvlars.schedule import SigmoidSchedule
 
@@ -195,14 +195,14 @@ def check_progress(
     loss: Any = partial(at.number, low=-math.inf if unlabelled else 0.0)
     share: Any = partial(at.number, low=0.0, high=1.0 + ROUNDED, or_nan=unlabelled)
     speed: Any = partial(at.number, low=0.0)
+    none: Any = dict.fromkeys(RESULTS, partial(_check_nan, at))
     epochs = [EpochRow(*cells) for cells in _cells(at, "epochs", progress["epochs"], EpochRow, epoch - 1)]
     for number, row in enumerate(epochs, 1):
         counts = {"epoch": number, "step": min(number * per_epoch, plan.total_steps)}
-        split, other = ("validation", "test") if row.validated else ("test", "validation")
-        shares = {"train_accuracy": share, f"{split}_accuracy": share}
-        losses = {"train_loss": loss, f"{split}_loss": loss, "images_per_second": speed, "seconds": speed}
-        none = {f"{other}_loss": partial(_check_nan, at), f"{other}_accuracy": partial(_check_nan, at)}
-        at.check(f"epochs[{number - 1}]", {**counts, **losses, **shares, **none}, vars(row))
+        split = "validation" if row.validated else "test"
+        results = {f"{split}_loss": loss, f"{split}_accuracy": share} if config.evaluates(number, plan.epochs) else {}
+        means = {"train_loss": loss, "train_accuracy": share, "images_per_second": speed, "seconds": speed}
+        at.check(f"epochs[{number - 1}]", {**counts, **means, **none, **results}, vars(row))
     steps = [StepRow(*cells) for cells in _cells(at, "epoch_steps", progress["epoch_steps"], StepRow, position)]
     for i, one in enumerate(steps):
         number = step - position + 1 + i

@@ -23,12 +23,7 @@ __all__ = [
     "parse_widths",
 ]
 
-METHODS: dict[str, type[Method]] = {
-    "barlow-twins": BarlowTwins,
-    "simclr": SimCLR,
-    "vicreg": VICReg,
-    "byol": BYOL,
-}
+METHODS: dict[str, type[Method]] = {"barlow-twins": BarlowTwins, "simclr": SimCLR, "vicreg": VICReg, "byol": BYOL}
 LARGE, SMALL = "4096-4096-4096", "512-512-512"
 """Default projectors on an accelerator and on a CPU."""
 
