@@ -17,6 +17,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,29 @@ PRELOADED = (
 )
 """Processes of all tests are forked from one that has imported what commands import sooner or later."""
 CONTEXT.set_forkserver_preload(list(PRELOADED))
+ADDRESS = "TVLARS_TESTS_FORKSERVER"
+"""Variable with the address of that process where the workers of pytest-xdist share it."""
+
+
+def lend_server() -> None:
+    """Start the process for workers that start from now on: it imports once for all of them, while they collect."""
+    server = forkserver._forkserver
+    if not hasattr(server, "_forkserver_authkey"):  # newer versions of Python let no other process in
+        terminal, null = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 1)  # as workers have it
+        server.ensure_running()
+        os.dup2(terminal, 1)
+        os.close(terminal)
+        os.close(null)
+        os.environ[ADDRESS] = server._forkserver_address
+
+
+def borrow_server() -> None:
+    """Have this worker's processes forked from the one that is lent, if any is; the lender ends it."""
+    server = forkserver._forkserver
+    if address := os.environ.get(ADDRESS):
+        server._forkserver_address, server._forkserver_alive_fd = address, os.open(os.devnull, os.O_RDONLY)
+        server.ensure_running = resource_tracker.ensure_running
 
 
 def unsynced(handle: int) -> None:

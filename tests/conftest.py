@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import tests.command  # noqa: F401  # files are left to the system's cache
+from tests.command import borrow_server, lend_server
 from tvlars import LAMB, LARS, TVLARS
 
 os.environ["TVLARS_CACHE"] = "/dev/null/none"  # a folder that cannot be: no speed of this machine decides in tests
@@ -47,6 +47,14 @@ PATHS: dict[str, dict[str, Any]] = {
 
 TOGETHER = ("tests/jax/", "tests/lab/measure/")
 """Folders whose tests share what takes long: updates that JAX has compiled, a fixture of the session."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Commands under test are forked from one process, whichever worker runs them."""
+    if hasattr(config, "workerinput"):
+        borrow_server()
+    elif getattr(config.option, "numprocesses", None):
+        lend_server()
 
 
 @pytest.hookimpl(tryfirst=True)

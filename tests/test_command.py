@@ -7,8 +7,11 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from tests.command import Command
 
 SCRIPT = "import sys\nfrom tvlars.cli import main\nsys.exit(main())\n"
 """Script that an installer writes for the command."""
@@ -101,28 +104,26 @@ def test_ctrl_c_during_imports_is_one_sentence_whoever_ignores_errors_of_imports
     assert list(tmp_path.iterdir()) == []
 
 
-def pressed(words: list[str], after: str, folder: Path) -> tuple[int | None, str, str]:
-    """Run a command in an interpreter of its own and press Ctrl-C after a line; returns exit code, line and errors."""
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(
-        [sys.executable, "-m", "tvlars", *words],
-        cwd=folder,
-        env=environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    ) as child:
-        assert child.stdout is not None
-        line = next(line for line in child.stdout if after in line)
+UNBUFFERED = {**os.environ, "PYTHONUNBUFFERED": "1"}
+
+
+def pressed(child: Any, after: str) -> tuple[int | None, str]:
+    """Press Ctrl-C after a line that a command writes; returns its exit code and errors."""
+    with child:
+        assert any(after in line for line in child.stdout)
         child.send_signal(signal.SIGINT)
         out, err = child.communicate(timeout=120)
     assert "Traceback" not in out + err
-    return child.returncode, line, err
+    return child.returncode, err
 
 
 @pytest.mark.slow
 def test_ctrl_c_during_training_says_what_is_kept_and_how_to_go_on(tmp_path: Path) -> None:
-    code, _, err = pressed(["train", "--epochs", "100000"], " 2/100000 ", tmp_path)
+    """In an interpreter of its own, as users start it."""
+    words = [sys.executable, "-m", "tvlars", "train", "--epochs", "100000"]
+    pipe = subprocess.PIPE
+    child = subprocess.Popen(words, cwd=tmp_path, env=UNBUFFERED, text=True, stdout=pipe, stderr=pipe)
+    code, err = pressed(child, " 2/100000 ")
     (folder,) = (tmp_path / "runs").iterdir()
     place = f"runs/{folder.name}"
     said = f"tvlars: interrupted; what was measured is kept in {place}, and tvlars train --resume {place} continues\n"
@@ -132,7 +133,7 @@ def test_ctrl_c_during_training_says_what_is_kept_and_how_to_go_on(tmp_path: Pat
 @pytest.mark.slow
 def test_ctrl_c_during_a_comparison_says_what_is_kept_and_how_to_go_on(tmp_path: Path) -> None:
     words = ["compare", "--epochs", "100000", "--optimizers", "lars", "sgd", "--seeds", "0", "--out", "here"]
-    code, _, err = pressed(words, " 2/100000 ", tmp_path)
+    code, err = pressed(Command(words, tmp_path, UNBUFFERED), " 2/100000 ")
     kept = "0 of 2 runs are over; what was measured is kept in here"
     assert (code, err) == (130, f"tvlars: interrupted; {kept}, and the same command with --out here continues\n")
     assert (tmp_path / "here" / "report.html").is_file()

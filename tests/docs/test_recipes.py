@@ -13,6 +13,7 @@ from PIL import Image
 
 from tests.docs.blocks import ROOT, Block, blocks
 from tests.lab.data.test_data import write_cifar
+from tests.lab.experiments.forked import fork_runs
 from tvlars.cli import main
 from tvlars.lab import Reporter, TrainConfig, load_run, train
 
@@ -83,7 +84,10 @@ def smaller(words: list[str], data_dir: Path) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*not adapted:UserWarning", "ignore:.*optimizer steps:UserWarning")
 @pytest.mark.parametrize("words", COMMANDS)
-def test_a_command_of_a_recipe_runs(words: list[str], data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_command_of_a_recipe_runs(
+    words: list[str], data_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fork_runs(monkeypatch)  # the last ones of tune
     line = [*words, *smaller(words, data_dir)]
     assert main(line) == 0, capsys.readouterr().err
     if "--resume" in words:

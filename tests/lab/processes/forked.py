@@ -1,4 +1,6 @@
-"""Processes of ``tvlars --devices`` forked from the launcher, which has imported everything: they start at once."""
+"""Processes of ``tvlars --devices`` or torchrun forked from the launcher, which has imported everything: they start at
+once.
+"""
 
 from __future__ import annotations
 
@@ -25,14 +27,15 @@ class Forked:
     def __init__(
         self, args: Sequence[str], env: Mapping[str, str], stdout: None, stderr: None, start_new_session: bool
     ) -> None:
-        assert tuple(args[1:3]) == ("-m", "tvlars"), args
+        options = [word for word in args[1:] if word != "-u"]  # which torchrun gives
+        assert options[:2] == ["-m", "tvlars"], args
         assert stdout is stderr is None
         self.returncode: int | None = None
         sys.stdout.flush()
         sys.stderr.flush()
         self.pid = os.fork()
         if self.pid == 0:
-            _run(list(args[3:]), env)
+            _run(options[2:], env)
 
     def poll(self) -> int | None:
         if self.returncode is None:

@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -18,7 +17,7 @@ import pytest
 import torch
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
-from tests.command import CONTEXT, Command, tvlars
+from tests.command import CONTEXT, Command, python, tvlars
 from tests.lab.processes.forked import fork_ranks
 from tvlars.lab import TrainConfig, UsageError, load_run
 from tvlars.lab.processes.launcher import ERROR_FILE, LAUNCHED, _wait_for_first_machine, launch, report
@@ -133,11 +132,9 @@ def test_an_error_of_one_process_is_said_once(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_torchrun_and_a_comparison(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "tvlars"]
+    command = "-m torch.distributed.run --standalone --nproc-per-node 2 -m tvlars"
     options = "compare --optimizers tvlars lars --seeds 0 --epochs 2 --accelerator cpu --out comparison"
-    done = subprocess.run(
-        [*command, *options.split()], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False
-    )
+    done = python(*command.split(), *options.split(), cwd=tmp_path, env=ENVIRONMENT, before=fork_ranks)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("run 1 of 2") == 1  # one of them prints
     assert "accumulation x 2 processes = 256 samples" in done.stdout
