@@ -102,10 +102,35 @@ def test_more_batch_wants_more_lr_up_to_what_a_layer_bears() -> None:
     rates = [plan(batch_size, 60_000, 50).lr for batch_size in (128, 512, 8192)]
     assert rates[1] == pytest.approx(2 * rates[0])
     assert rates[2] == rates[1]
-    rates = [plan(batch_size, 60_000, 50, "lars").lr for batch_size in (512, 2048, 8192)]
+    rates = [plan(batch_size, 60_000, 50, "lars").lr for batch_size in (256, 1024, 8192)]
     assert rates[1] == pytest.approx(2 * rates[0])
     assert rates[2] == rates[1]
     assert plan(8192, 60_000, 50, "sgd").lr == pytest.approx(4 * plan(2048, 60_000, 50, "sgd").lr)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "share"),
+    [(1, 0.5), (128, 0.5), (512, 0.5), (1024, 0.625), (2048, 0.75), (4096, 0.825), (8192, 0.9), (65_536, 0.9)],
+)
+def test_phi_is_held_longer_for_larger_batches(batch_size: int, share: float) -> None:
+    made = plan(batch_size, total_steps=1000)
+    assert made.delay == 1000 * share
+    assert made.factor(1) > 0.979
+    assert made.factor(1000 * share) == pytest.approx(0.5)
+    assert made.factor(1000) == pytest.approx(0.02)
+    assert plan(batch_size, total_steps=1000, optimizer="sgd", schedule="sigmoid").delay == made.delay
+
+
+def test_lars_falls_linearly_without_warm_up_unless_one_is_given() -> None:
+    made = plan(8192, total_steps=1000, optimizer="lars")
+    assert (made.schedule, made.warmup_steps, made.lr) == ("linear", 0, 32.0)
+    assert made.factor(1) > 0.998
+    assert made.factor(500) == pytest.approx(0.5, abs=0.002)
+    assert made.factor(1000) == pytest.approx(1e-3, abs=2e-3)
+    assert plan(8192, total_steps=1000, optimizer="lars", schedule="linear") == made
+    assert plan(8192, total_steps=1000, optimizer="lars", warmup_steps=50).warmup_steps == 50
+    assert plan(8192, total_steps=1000, optimizer="lars", schedule="cosine").warmup_steps == 200
+    assert plan(8192, total_steps=1000, optimizer="sgd", schedule="linear").warmup_steps == 200
 
 
 def test_warns_of_a_run_too_short_for_a_schedule() -> None:
@@ -133,7 +158,8 @@ def test_bad_sizes(arguments: tuple[Any, ...], message: str) -> None:
     [
         ("tvlars", dict(schedule="constant"), "schedule must be 'auto' for tvlars"),
         ("lars", dict(schedule="step"), "schedule must be one of"),
-        ("lars", dict(delay=3), "delay must not be given for the cosine schedule, got 3"),
+        ("lars", dict(delay=3), "delay must not be given for the linear schedule, got 3"),
+        ("lamb", dict(delay=3), "delay must not be given for the cosine schedule, got 3"),
         ("tvlars", dict(warmup_epochs=3), "warmup_epochs must not be given for tvlars, which has no warm-up, got 3"),
         ("lars", dict(warmup_epochs=20), "warmup_epochs must be >= 0 and < 20"),
         ("lamb", dict(momentum=0.9), "momentum and nesterov must not be given for lamb"),
@@ -200,7 +226,8 @@ def test_str_explains() -> None:
     assert "14 per epoch, 210 in total" in text
     assert "at step 1" in text
     assert "biases and norms" in text
-    assert "warm-up over 42 steps" in str(plan(4096, 60_000, 15, "lars"))
+    assert "warm-up over 42 steps, then cosine" in str(plan(4096, 60_000, 15, "lamb"))
+    assert "  schedule   linear to 0.001, without warm-up" in str(plan(4096, 60_000, 15, "lars"))
 
 
 def test_plot_draws_the_learning_rate() -> None:
@@ -305,7 +332,7 @@ def test_steps_over_a_data_set_end_in_a_part_of_an_epoch(optimizer: str) -> None
         ),
         (
             dict(total_steps=99, optimizer="lars", schedule_options={"power": 2}),
-            "schedule_options must not be given for the cosine schedule",
+            "schedule_options must not be given for the linear schedule",
         ),
     ],
 )

@@ -59,9 +59,9 @@ def test_the_regret_is_to_the_best_cell_and_the_least_worst_one_comes_first(regr
     # 16 at a batch size of 256, and the limit, 32, at 8,192
     assert rows.loc[("phi75", "16 √(B / 256), at most 32"), ["s", "l"]].tolist() == pytest.approx([1.0, 0.5])
     # phi50 at the small batch and phi90 at the large one
-    noise = rows.loc[(regret.BY_NOISE, "16 √(B / 256), at most 32")]
+    noise = rows.loc[(regret.BY_SIZE, "16 √(B / 256), at most 32")]
     assert noise[["s", "l", "worst", "mean"]].tolist() == pytest.approx([0.0, 0.0, 0.0, 0.0])
-    assert lost.iloc[0]["schedule"] == regret.BY_NOISE
+    assert lost.iloc[0]["schedule"] == regret.BY_SIZE
     assert lost["worst"].is_monotonic_increasing
 
 
@@ -76,9 +76,11 @@ def test_a_rate_that_one_workload_lacks_is_no_candidate(regret: ModuleType) -> N
 
 def test_regrets_of_the_defaults_have_an_interval_over_seeds(regret: ModuleType) -> None:
     cells = {("trapezoid", 22.6): (0.82, 0.82, 0.82), ("phi75", 22.6): (0.81, 0.82, 0.80)}
+    cells |= {("linear", 32.0): (0.8, 0.8, 0.8), ("linear", 22.6): (0.1, 0.1, 0.1), ("phi", 22.6): (0.79, 0.79, 0.79)}
     cells |= {("cosine-warm20", 45.3): (0.7, 0.7, 0.7)}
     row = regret.tested({"w": (1024, regret.accuracies(frame(cells)))}, regret.DEFAULTS).iloc[0]
-    assert row.tolist() == ["w", "trapezoid at 22.6: 82.00 %", "+1.00 ± 2.48", "+0.00 ± 0.00", "+12.00 ± 0.00"]
+    lost = ["+2.00 ± 0.00", "+3.00 ± 0.00", "+0.00 ± 0.00", "+1.00 ± 2.48", "+12.00 ± 0.00"]
+    assert row.tolist() == ["w", "trapezoid at 22.6: 82.00 %", *lost]
 
 
 def test_the_table_of_schedules_has_the_best_rate_of_each(regret: ModuleType) -> None:

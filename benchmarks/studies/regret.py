@@ -23,8 +23,8 @@ from results import GUESS, RESULTS, Values, write_page
 from tvlars.lab.comparison.statistics import mean_and_interval
 
 WORKLOADS = ("plan-250", "plan-500-noisy", "plan-2000-short", "plan-2000", "plan-8192")
-TESTS = ("plan-test-digits", "plan-test-color", "plan-test-long", "plan-test-plain20")
-BY_NOISE = "phi by noise"
+TESTS = ("plan-test-digits", "plan-test-color", "plan-test-4096", "plan-test-plain20")
+BY_SIZE = "phi by batch size"
 BASE, BASE_SIZE = 16.0, 256
 Peak = Callable[[int], float]
 
@@ -38,8 +38,8 @@ class Candidate:
     peak: Peak
 
     def arm(self, batch_size: int) -> str:
-        """Return the arm at a batch size: that of ``BY_NOISE`` holds φ longer where there is less noise."""
-        if self.schedule != BY_NOISE:
+        """Return the arm at a batch size: that of ``BY_SIZE`` holds φ longer for larger batches."""
+        if self.schedule != BY_SIZE:
             return self.schedule
         return "phi50" if batch_size <= 500 else "phi75" if batch_size <= 2000 else "phi90"
 
@@ -86,11 +86,14 @@ def candidates(schedules: list[str], rates: list[float]) -> list[Candidate]:
 
 
 DEFAULTS = (
-    Candidate("phi75", "16 √(B / 256), at most 22.6", square_root(22.6)),
+    Candidate("linear", "16 √(B / 256), at most 32", square_root(32.0)),
+    Candidate("phi", "16 √(B / 256), at most 22.6", square_root(22.6)),
     Candidate("trapezoid", "16 √(B / 256), at most 22.6", square_root(22.6)),
+    Candidate("phi75", "16 √(B / 256), at most 22.6", square_root(22.6)),
     Candidate("cosine-warm20", "16 √(B / 256), at most 45.3", square_root(45.3)),
 )
-"""Plan of TVLARS, a trapezoid with the same peak, and plan of LARS."""
+"""Plans of LARS and TVLARS, a trapezoid, and the plans of TVLARS and LARS before the choice. In each protocol of a test
+``phi`` is that of the plan at its batch size."""
 
 
 def regrets(found: dict[str, tuple[int, pd.DataFrame]]) -> pd.DataFrame:
@@ -100,7 +103,7 @@ def regrets(found: dict[str, tuple[int, pd.DataFrame]]) -> pd.DataFrame:
         found: batch size and :func:`accuracies` of each workload.
     """
     tables = [table for _, table in found.values()]
-    schedules = [*dict.fromkeys(str(arm) for table in tables for arm, _ in table.index), BY_NOISE]
+    schedules = [*dict.fromkeys(str(arm) for table in tables for arm, _ in table.index), BY_SIZE]
     rates = sorted(set.intersection(*({float(lr) for _, lr in table.index} for table in tables)))
     rows = []
     for one in candidates(schedules, rates):
@@ -164,7 +167,7 @@ def development() -> str:
     lost = regrets(found)
     now = lost[(lost["schedule"] == "phi75") & (lost["peak"] == "16 √(B / 256), at most 22.6")]
     shown = pd.concat([lost.head(10), now]).drop_duplicates(["schedule", "peak"])
-    text = "Regrets in points, the best ten candidates and φ with half at 75 %, the plan of TVLARS:"
+    text = "Regrets in points, the best ten candidates and φ with half at 75 %, the plan of TVLARS before the choice:"
     return "\n\n".join([text_table(best_shares(found)), text, text_table(shown)])
 
 

@@ -52,6 +52,8 @@ PUBLISHED_PHI = dict(delay_factor=1e-3, delay=0.0, alpha=0.1, gamma_min=0.0)
 
 WARMUP_SHARE = 0.2
 """Share of a run that is warm-up by default, for schedules that fall to the end."""
+HALF_SHARES = ((512, 0.5), (2048, 0.75), (8192, 0.9))
+"""Batch sizes in samples, and the share of the steps after which φ is half way down, see docs/results/plan.md."""
 MOST_STEPS = 200_000
 """Most steps of an LR scheduler that ``str()`` simulates (two seconds)."""
 FEW_STEPS = 50
@@ -65,13 +67,14 @@ class _Defaults(NamedTuple):
     momentum: float | None
     weight_decay: float
     bias_norm_lr_scale: float  # at most
+    schedule: str = "cosine"
     layerwise: bool = True  # if True, lr * bias_norm_lr_scale is kept at 1 or less
 
 
-# Measured on Fashion-MNIST, see docs/results/plan.md; sgd and adamw are the usual recipes.
+# Rates and schedules of tvlars and lars: docs/results/plan.md; sgd and adamw have the usual recipes.
 DEFAULTS = {
-    "tvlars": _Defaults(16.0, "sqrt", 512, 0.9, 1e-4, 0.03),
-    "lars": _Defaults(16.0, "sqrt", 2048, 0.9, 1e-4, 0.03),
+    "tvlars": _Defaults(16.0, "sqrt", 512, 0.9, 1e-4, 0.03, "sigmoid"),
+    "lars": _Defaults(16.0, "sqrt", 1024, 0.9, 1e-4, 0.03, "linear"),
     "lamb": _Defaults(0.015, "sqrt", 2048, None, 0.01, 0.03),
     "sgd": _Defaults(0.1, "linear", math.inf, 0.9, 5e-4, 1.0, layerwise=False),
     "adamw": _Defaults(1e-3, "sqrt", math.inf, None, 0.01, 1.0, layerwise=False),
@@ -285,13 +288,12 @@ class Plan:
                 f"             gamma_min = {self.gamma_min:g}, alpha = {self.alpha:g}",
             ]
         if self.schedule in FALLING and self.users_schedule is None:
-            # A schedule with a warm-up by default also reports a warm-up of 0 steps.
-            warmup = f"linear warm-up over {self.warmup_steps} steps, then "
+            without = "" if self.warmup_steps else ", without warm-up"
             how = {"polynomial": f"polynomial of power {self.power:g}"} if self.power is not None else {}
             if isinstance(self.curve, TrapezoidSchedule):
                 tail = "linear" if self.decay_tail == "linear" else "1 - sqrt"
                 how["trapezoid"] = f"the full rate, from step {self.curve.decay_start:g} on {tail} decay"
-            return [f"  schedule   {warmup}{how.get(self.schedule, self.schedule)} to {self.final_factor:g}"]
+            return [f"  schedule   {warmup}{how.get(self.schedule, self.schedule)} to {self.final_factor:g}{without}"]
         if self.users_schedule is None:
             return [f"  schedule   {f'that of {self.optimizer}' if self.schedule == OWN else f'{warmup}constant'}"]
         first, last = f"{self.factor(1):.3g} x lr at step 1", self.total_steps
@@ -343,10 +345,13 @@ def plan(
 
     Arguments that are given are used as they are; those left at None are chosen. lr is scaled by :func:`scale_lr` from
     a rate measured at batch size 256. For the layer-wise optimizers it grows with the square root of the batch size up
-    to 2,048 samples (TVLARS: 512) and no further: it determines the share of its norm by which a step moves a layer,
-    and the share that a layer tolerates does not depend on the batch size. φ of TVLARS is at half its start at 75 % of
-    the steps and at 2 % of it at the end; the others warm up linearly over a fifth of the run and follow half a
-    cosine.
+    to a limit (512 samples for TVLARS, 1,024 for LARS, 2,048 for LAMB): it determines the share of its norm by which a
+    step moves a layer, and the share that a layer tolerates does not depend on the batch size.
+
+    φ of TVLARS is half way down after 50 % of the steps up to a batch size of 512, 75 % at 2,048 and 90 % from 8,192 on
+    (linear in the logarithm between them), and at 2 % of its start at the last step. LARS falls linearly from the first
+    step on. These had the smallest regrets of the candidates that were measured (docs/results/plan.md). The others warm
+    up linearly over a fifth of the run and then follow half a cosine.
 
     Args:
         batch_size: samples per optimizer step over all processes, at most ``dataset_size``.
@@ -363,9 +368,9 @@ def plan(
         weight_decay: >= 0. Default for an import path: NaN, which leaves it to the optimizer.
         bias_norm_lr_scale: >= 0, for :func:`layer_groups`. Chosen, it is 0.03 for the layer-wise optimizers, less
             where lr * 0.03 would be above 1, and 1 for sgd and adamw.
-        schedule: "auto" (default: "sigmoid" for tvlars, "cosine" for the others), "sigmoid", "cosine", "linear",
-            "polynomial", "trapezoid", "constant" or "published-phi"; tvlars uses its own φ alone. Or one of
-            your own: a function ``(step, plan) -> factor``, or a torch LR scheduler such as
+        schedule: "auto" (default: "sigmoid" for tvlars, "linear" for lars, "cosine" for the others), "sigmoid",
+            "cosine", "linear", "polynomial", "trapezoid", "constant" or "published-phi"; tvlars uses its own φ alone.
+            Or one of your own: a function ``(step, plan) -> factor``, or a torch LR scheduler such as
             ``torch.optim.lr_scheduler.OneCycleLR``, stepped after every optimizer step.
         schedule_options: further arguments of a schedule of your own, by name. Arguments of a scheduler called
             total_steps, T_max, total_iters or num_training_steps are the steps of the run, and max_lr is the learning
@@ -376,7 +381,7 @@ def plan(
         alpha: α > 0, of the sigmoid schedule. Default 1.0.
         gamma_min: γ_min >= 0, of the sigmoid schedule. Default 0.0; the paper uses B / B_base * 1e-3.
         warmup_epochs: epochs of linear warm-up, >= 0 and < ``epochs``. Default a fifth for cosine, linear, polynomial
-            and trapezoid, 0 for sigmoid, constant and published-phi.
+            and trapezoid, 0 for sigmoid, constant, published-phi and the linear schedule of lars.
         warmup_steps: the same in optimizer steps, in place of ``warmup_epochs``.
         final_factor: in [0, 1], where cosine, linear, polynomial and trapezoid end. Default 1e-3.
         power: > 0, of the polynomial schedule. Default 2.0.
@@ -405,14 +410,13 @@ def plan(
     known = optimizer in tuple(DEFAULTS)
     if not (known or (isinstance(optimizer, str) and ("." in optimizer or ":" in optimizer))):
         check_choice("optimizer", optimizer, tuple(DEFAULTS))
+    default = DEFAULTS[optimizer] if known else OTHER
     if isinstance(schedule, str):
         check_choice("schedule", schedule, SCHEDULES)
     if optimizer == "tvlars" and schedule not in ("auto", "sigmoid"):
         raise ValueError(f"schedule must be 'auto' for tvlars, which has its own, got {shown(schedule)}")
     if schedule == "auto":
-        schedule = "sigmoid" if optimizer == "tvlars" else "cosine"
-
-    default = DEFAULTS[optimizer] if known else OTHER
+        schedule = default.schedule
     if lr is not None:
         lr = _plain("lr", lr, open_low=True)
     if known and default.momentum is None and (momentum is not None or nesterov):
@@ -458,7 +462,7 @@ def plan(
         weight_decay=weight_decay,
         bias_norm_lr_scale=scale,
         noise_scale=noise,
-        **_schedule_fields(optimizer, schedule, schedule_options, length, options),
+        **_schedule_fields(optimizer, schedule, schedule_options, length, options, half_share(batch_size)),
     )
     if made.users_schedule is not None:  # errors are raised now, not during the run
         made.factor(1)
@@ -533,8 +537,9 @@ def _schedule_fields(
     schedule_options: Mapping[str, Any] | None,
     length: _Length,
     options: dict[str, Any],
+    half_share: float,
 ) -> dict[str, Any]:
-    """Return the fields of a plan that describe its schedule, from the given ``options``."""
+    """Return the fields of a plan that describe its schedule, from the given ``options``; ``half_share`` is of φ."""
     given = {name: value for name, value in options.items() if value is not None}
     own = None if isinstance(schedule, str) else UsersSchedule(schedule, dict(schedule_options or {}))
     name = schedule if isinstance(schedule, str) else cast(UsersSchedule, own).name
@@ -550,7 +555,8 @@ def _schedule_fields(
         return dict(schedule=name, users_schedule=own)
     found: dict[str, Any] = {"schedule": name}
     if optimizer != "tvlars":
-        found["warmup_steps"] = _warmup_steps(name, length, given)
+        share = WARMUP_SHARE if name in FALLING and (optimizer, name) != ("lars", "linear") else 0
+        found["warmup_steps"] = _warmup_steps(share, length, given)
     elif schedule == "sigmoid":
         found["warmup_steps"] = 0
     if name in FALLING:
@@ -562,11 +568,23 @@ def _schedule_fields(
         found["decay_tail"] = given.get("decay_tail", "linear")
         check_choice("decay_tail", found["decay_tail"], TAILS)
     if name in ("sigmoid", "published-phi"):
-        found |= _sigmoid_fields(length.total_steps, {**(PUBLISHED_PHI if name != "sigmoid" else {}), **given})
+        given = {**(PUBLISHED_PHI if name != "sigmoid" else {}), **given}
+        found |= _sigmoid_fields(length.total_steps, given, half_share)
     return found
 
 
-def _sigmoid_fields(total_steps: int, given: dict[str, Any]) -> dict[str, Any]:
+def half_share(batch_size: int) -> float:
+    """Return the share of the steps after which a planned φ is half way down, for a batch size in samples."""
+    place = math.log2(batch_size)
+    (low, share), *more = ((math.log2(size), share) for size, share in HALF_SHARES)
+    for high, next_share in more:
+        if place <= high:
+            return share + (next_share - share) * max(place - low, 0.0) / (high - low)
+        low, share = high, next_share
+    return share
+
+
+def _sigmoid_fields(total_steps: int, given: dict[str, Any], half_share: float) -> dict[str, Any]:
     alpha = _plain("alpha", given.get("alpha", 1.0), open_low=True)
     gamma_min = _plain("gamma_min", given.get("gamma_min", 0.0))
     delay_factor, delay = given.get("delay_factor"), given.get("delay")
@@ -574,13 +592,13 @@ def _sigmoid_fields(total_steps: int, given: dict[str, Any]) -> dict[str, Any]:
         delay_factor = _plain("delay_factor", delay_factor, unit="1/step")
     if delay is not None:
         delay = _plain("delay", delay, unit="steps")
-    delay_factor, delay = _sigmoid_over(total_steps, alpha, delay_factor, delay)
+    delay_factor, delay = _sigmoid_over(total_steps, alpha, delay_factor, delay, half_share)
     check_number("delay", delay, unit="steps")  # infinite where a delay_factor next to 0 meets an alpha
     return dict(delay_factor=delay_factor, delay=delay, alpha=alpha, gamma_min=gamma_min)
 
 
-def _warmup_steps(schedule: str, length: _Length, given: dict[str, Any]) -> int:
-    """Return the number of warm-up steps, less than the steps of the run."""
+def _warmup_steps(share: float, length: _Length, given: dict[str, Any]) -> int:
+    """Return the number of warm-up steps, less than the steps of the run; ``share`` of them by default."""
     if "warmup_steps" in given:
         if "warmup_epochs" in given:
             raise ValueError(
@@ -595,6 +613,6 @@ def _warmup_steps(schedule: str, length: _Length, given: dict[str, Any]) -> int:
         said = shown(given["warmup_epochs"])
         raise ValueError(f"warmup_steps must be given in place of warmup_epochs with total_steps, got {said}")
     whole = length.exact_epochs
-    epochs = given.get("warmup_epochs", WARMUP_SHARE * whole if schedule in FALLING else 0)
+    epochs = given.get("warmup_epochs", share * whole)
     epochs = _plain("warmup_epochs", epochs, high=whole, open_high=True, unit="epochs")
     return min(round(epochs * length.steps_per_epoch), length.total_steps - 1)

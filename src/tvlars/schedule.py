@@ -108,16 +108,20 @@ def _wide(x: Tensor) -> torch.dtype:
 
 
 def _sigmoid_over(
-    total_steps: int, alpha: float = 1.0, delay_factor: float | None = None, delay: float | None = None
+    total_steps: int,
+    alpha: float = 1.0,
+    delay_factor: float | None = None,
+    delay: float | None = None,
+    half_share: float = HALF_SHARE,
 ) -> tuple[float, float]:
     """Return λ and d_e of a φ that falls over ``total_steps`` optimizer steps; given values are kept.
 
-    φ = 1/α / (1 + exp(λ (t − d_e) − ln α)) + γ_min: half way down where the exponent is 0, and at ``END_FRACTION`` of
-    its start where it is ``fall``.
+    φ = 1/α / (1 + exp(λ (t − d_e) − ln α)) + γ_min: half way down where the exponent is 0, after ``half_share`` of the
+    steps, and at ``END_FRACTION`` of its start where it is ``fall``.
     """
     fall, shift = math.log(1 / END_FRACTION - 1), math.log(alpha)
     if delay is None:
-        half_way = min(round(HALF_SHARE * total_steps), total_steps - 1)
+        half_way = min(round(half_share * total_steps), total_steps - 1)
         if delay_factor is None:
             delay_factor = fall / (total_steps - half_way)
         delay = max(half_way - shift / delay_factor, 0.0) if delay_factor else half_way

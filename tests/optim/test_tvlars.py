@@ -117,7 +117,7 @@ def test_a_capturable_clock_is_on_the_device_before_the_first_step() -> None:
 def test_total_steps_gives_the_phi_of_a_plan(total_steps: int, alpha: float) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of few steps
-        p = plan(8, 8 * total_steps, 1, alpha=alpha)
+        p = plan(2048, 2048 * total_steps, 1, alpha=alpha)
     group = TVLARS([nn.Parameter(torch.ones(2))], 0.1, total_steps=total_steps, alpha=alpha).param_groups[0]
     assert (group["delay"], group["delay_factor"]) == (p.delay, p.delay_factor)
     if total_steps > 1:

@@ -52,9 +52,9 @@ def tvlars(
     Args:
         learning_rate, momentum, weight_decay, trust_coefficient, nesterov, norm_clip,
             unit_ratio_at_zero, mask, weight_decay_mask, bias_norm_lr_scale: as for :func:`tvlars.jax.lars`.
-        total_steps: optimizer steps of the run, >= 1. d_e and λ follow from it as in :func:`tvlars.plan`: φ - γ_min is
-            at half its start at 75 % of the steps and at 2 % of it at the last. ``optax.inject_hyperparams`` wants it
-            among its ``static_args``.
+        total_steps: optimizer steps of the run, >= 1. d_e and λ follow from it: φ - γ_min is half way down at 75 % of
+            the steps, as in :func:`tvlars.plan` at a batch size of 2,048, and at 2 % of its start at the last step.
+            ``optax.inject_hyperparams`` wants it among its ``static_args``.
         delay: d_e >= 0 (steps), where φ - γ_min is at half of its bound if alpha is 1.
         delay_factor: λ >= 0 (1/step), the slope of the decay.
         alpha: α > 0; φ is at most 1/α + γ_min. Default 1.0.

@@ -17,7 +17,7 @@ from typing import Any
 from tvlars._checks import check_number
 from tvlars._reading import parse_number
 from tvlars.lab.errors import UsageError, unknown
-from tvlars.plan import CURVES
+from tvlars.plan import CURVES, DEFAULTS, OTHER
 
 KINDS = {"int": int, "float": float, "bool": bool, "str": str, "Path": Path}
 USERS = "import path"
@@ -251,7 +251,7 @@ def schedule_of(optimizer: str, schedule: str) -> str:
     if optimizer == "tvlars":
         return "sigmoid"
     if schedule == "auto":
-        return "cosine"
+        return DEFAULTS.get(optimizer, OTHER).schedule
     return schedule if schedule in CURVES else USERS
 
 

@@ -183,12 +183,14 @@ CLASSIFICATION_PRESETS: Presets = {
     "mlperf": {"lars": mlperf},
     "corrected": {
         "tvlars": Preset(plan={**_CORRECTED, **_MOMENTUM}),
-        "lars": Preset(plan={**_CORRECTED, **_MOMENTUM, "final_factor": 1e-3}),
+        "lars": Preset(plan={**_CORRECTED, **_MOMENTUM, "final_factor": 1e-3}, schedule="cosine"),
         "lamb": Preset(plan={**_CORRECTED, "final_factor": 1e-3}),
     },
     "as-published": {
         "tvlars": published_tvlars,
-        "lars": Preset(0.3, {**_PUBLISHED, **_MOMENTUM, "final_factor": 1e-3}, dict(unit_ratio_at_zero=True)),
+        "lars": Preset(
+            0.3, {**_PUBLISHED, **_MOMENTUM, "final_factor": 1e-3}, dict(unit_ratio_at_zero=True), schedule="cosine"
+        ),
         "lamb": Preset(
             0.01,
             {**_PUBLISHED, "final_factor": 1e-3},
@@ -200,7 +202,9 @@ CLASSIFICATION_PRESETS: Presets = {
 SELF_SUPERVISED_PRESETS: Presets = {
     "corrected": {
         "tvlars": Preset(plan=dict(weight_decay=1e-6, bias_norm_lr_scale=BIAS_NORM)),
-        "lars": Preset(0.2, dict(bias_norm_lr_scale=0.024, weight_decay=1e-6, **_MOMENTUM, **_COSINE)),
+        "lars": Preset(
+            0.2, dict(bias_norm_lr_scale=0.024, weight_decay=1e-6, **_MOMENTUM, **_COSINE), schedule="cosine"
+        ),
         "lamb": Preset(plan=_COSINE),
         "sgd": Preset(0.05, dict(weight_decay=1e-4, **_MOMENTUM, **_COSINE)),
         "adamw": Preset(plan=_COSINE),
@@ -210,7 +214,9 @@ SELF_SUPERVISED_PRESETS: Presets = {
             plan=dict(lr=1.0, **_PUBLISHED, **_PUBLISHED_PHI, **_MOMENTUM),
             optimizer=dict(phi_scope="ratio", norm_clip=10.0, unit_ratio_at_zero=True),
         ),
-        "lars": Preset(0.2, {**_PUBLISHED, **_MOMENTUM}, dict(unit_ratio_at_zero=True), repeats=True),
+        "lars": Preset(
+            0.2, {**_PUBLISHED, **_MOMENTUM}, dict(unit_ratio_at_zero=True), repeats=True, schedule="cosine"
+        ),
         "lamb": Preset(plan=_PUBLISHED, optimizer=dict(bias_correction=False), layer_adaptation=False, repeats=True),
     },
 }

@@ -56,8 +56,8 @@ class TVLARS(LayerwiseOptimizer):
         {params}
         {lr, momentum, weight_decay, trust_coefficient, nesterov, norm_clip, unit_ratio_at_zero}
         {maximize, foreach, fused, capturable, differentiable}
-        total_steps: optimizer steps of the run, >= 1. d_e and λ follow from it as in :func:`tvlars.plan`: φ - γ_min is
-            at half its start at 75 % of the steps and at 2 % of it at the last.
+        total_steps: optimizer steps of the run, >= 1. d_e and λ follow from it: φ - γ_min is half way down at 75 % of
+            the steps, as in :func:`tvlars.plan` at a batch size of 2,048, and at 2 % of its start at the last step.
         delay: d_e >= 0 (steps), where φ - γ_min is at half of its bound if alpha is 1.
         delay_factor: λ >= 0 (1/step), the slope of the decay.
         alpha: α > 0; φ is at most 1/α + γ_min. Default 1.0.

@@ -116,7 +116,7 @@ def test_groups_keep_their_ratio_under_a_scheduler(mine: Path) -> None:
         ("--schedule torch.optim.lr_scheduler.ReduceLROnPlateau", "ReduceLROnPlateau.step needs metrics"),
         ("--schedule torch.nn.Linear", "schedule must be a torch LR scheduler or a function, got the class Linear"),
         (f"--schedule {ONE_CYCLE} --warmup-epochs 1", "warmup_epochs must not be given for the OneCycleLR schedule"),
-        ("--schedule-options gamma=0.9", "schedule_options must not be given for the cosine schedule"),
+        ("--schedule-options gamma=0.9", "schedule_options must not be given for the linear schedule"),
         ("--schedule cosine --warmup-epochs 1 --warmup-steps 2", "warmup_steps must not be given with warmup_epochs"),
         ("--schedule linear --power 2", "power must not be given for the linear schedule, got 2.0"),
         ("--optimizer tvlars --schedule ./mine.py:halving", "schedule must be 'auto' for tvlars, which has its own"),
