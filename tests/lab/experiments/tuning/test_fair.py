@@ -607,7 +607,8 @@ def test_a_tuning_by_steps_is_pruned_by_its_epochs(
     """Of 10 steps, the third epoch is half of one; trials are pruned after a third of three."""
     monkeypatch.setattr(search_module, "PRUNE_TRIALS", 1)
     base = TrainConfig(batch_size=128, steps=10, accelerator="cpu")
-    one = config(tmp_path / "out", COLD, base=base, trials=2, space=("lr=8,0.0001",), seeds=(0,))
+    cosine = Arm("cold", "lars", {"warmup_epochs": 0.0, "schedule": "cosine"})
+    one = config(tmp_path / "out", cosine, base=base, trials=2, space=("lr=8,0.0001",), seeds=(0,))
     said: list[str] = []
     result = tune(one, data=few, announce=said.append, reporter=Reporter, board=Board())
     assert "2 trials of a grid for each of cold; 10 steps, seed 1000, pruned below the median" in said
