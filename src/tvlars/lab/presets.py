@@ -177,6 +177,8 @@ def published_tvlars(batch_size: int) -> Preset:
     )
 
 
+_BARLOW: dict[str, Any] = dict(weight_decay=1e-6)
+_AT_ZERO: dict[str, Any] = dict(unit_ratio_at_zero=True)
 _CORRECTED: dict[str, Any] = dict(weight_decay=5e-4)
 Presets = dict[str, dict[str, Preset | Callable[[int], Preset]]]
 CLASSIFICATION_PRESETS: Presets = {
@@ -188,9 +190,7 @@ CLASSIFICATION_PRESETS: Presets = {
     },
     "as-published": {
         "tvlars": published_tvlars,
-        "lars": Preset(
-            0.3, {**_PUBLISHED, **_MOMENTUM, "final_factor": 1e-3}, dict(unit_ratio_at_zero=True), schedule="cosine"
-        ),
+        "lars": Preset(0.3, {**_PUBLISHED, **_MOMENTUM, "final_factor": 1e-3}, _AT_ZERO, schedule="cosine"),
         "lamb": Preset(
             0.01,
             {**_PUBLISHED, "final_factor": 1e-3},
@@ -201,10 +201,8 @@ CLASSIFICATION_PRESETS: Presets = {
 }
 SELF_SUPERVISED_PRESETS: Presets = {
     "corrected": {
-        "tvlars": Preset(plan=dict(weight_decay=1e-6, bias_norm_lr_scale=BIAS_NORM)),
-        "lars": Preset(
-            0.2, dict(bias_norm_lr_scale=0.024, weight_decay=1e-6, **_MOMENTUM, **_COSINE), schedule="cosine"
-        ),
+        "tvlars": Preset(plan={**_BARLOW, "bias_norm_lr_scale": BIAS_NORM}),
+        "lars": Preset(0.2, {**_BARLOW, "bias_norm_lr_scale": 0.024, **_MOMENTUM, **_COSINE}, schedule="cosine"),
         "lamb": Preset(plan=_COSINE),
         "sgd": Preset(0.05, dict(weight_decay=1e-4, **_MOMENTUM, **_COSINE)),
         "adamw": Preset(plan=_COSINE),
@@ -214,9 +212,7 @@ SELF_SUPERVISED_PRESETS: Presets = {
             plan=dict(lr=1.0, **_PUBLISHED, **_PUBLISHED_PHI, **_MOMENTUM),
             optimizer=dict(phi_scope="ratio", norm_clip=10.0, unit_ratio_at_zero=True),
         ),
-        "lars": Preset(
-            0.2, {**_PUBLISHED, **_MOMENTUM}, dict(unit_ratio_at_zero=True), repeats=True, schedule="cosine"
-        ),
+        "lars": Preset(0.2, {**_PUBLISHED, **_MOMENTUM}, _AT_ZERO, repeats=True, schedule="cosine"),
         "lamb": Preset(plan=_PUBLISHED, optimizer=dict(bias_correction=False), layer_adaptation=False, repeats=True),
     },
 }
