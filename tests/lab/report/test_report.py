@@ -34,7 +34,8 @@ EVIL = "<script>alert(1)</script>"
 def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A short run with layer statistics, the model of all runs below."""
     folder = tmp_path_factory.mktemp("one") / "run"
-    config = TrainConfig(epochs=3, batch_size=256, precision="32-true", layer_stats=3, out=folder)
+    phi = dict(delay=11.0, delay_factor=0.973)  # held long enough to reach a target in 15 steps
+    config = TrainConfig(epochs=3, batch_size=256, precision="32-true", layer_stats=3, out=folder, **phi)
     train(config, reporter=Reporter())
     return folder
 

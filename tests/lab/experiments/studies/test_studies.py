@@ -335,7 +335,7 @@ def test_edges_and_targets_that_are_not_reached_are_said(tmp_path: Path) -> None
 
 
 def test_each_horizon_is_a_run_with_a_schedule_of_its_own(tmp_path: Path, few: ImageData) -> None:
-    base = TrainConfig(accelerator="cpu", validation=0.2)
+    base = TrainConfig(accelerator="cpu", validation=0.2, schedule="cosine")
     config = ScalingConfig(
         base=base, optimizers=("lars",), batch_sizes=(64, 128), horizons=("6", "64=3,12"), target=0.2, seeds=(0,),
         out=tmp_path / "s",
