@@ -247,8 +247,7 @@ class TrainConfig:
     )
     warmup_epochs: float | None = _of_schedule(
         "warmup_epochs",
-        "epochs of linear warm-up (default: a fifth of the run before cosine, polynomial, trapezoid, and linear "
-        "of all but lars, else 0)",
+        "epochs of linear warm-up (default: a fifth for cosine, polynomial, trapezoid, linear but not of lars; else 0)",
         Is.COMMON,
         optimizers=OTHERS,
     )

@@ -248,9 +248,7 @@ def parse_value(kind: type, text: str) -> Any:
 
 def schedule_of(optimizer: str, schedule: str) -> str:
     """Return the schedule of runs of ``optimizer``, ``USERS`` for an import path; ``schedule`` may be "auto"."""
-    if optimizer == "tvlars":
-        return "sigmoid"
-    if schedule == "auto":
+    if schedule == "auto" or optimizer == "tvlars":
         return DEFAULTS.get(optimizer, OTHER).schedule
     return schedule if schedule in CURVES else USERS
 
