@@ -58,7 +58,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Counted:
-    """What a step of a model needs: parameters, FLOPs for an image, groups of layers that FSDP2 gathers at once, and
+    """Needs of a step of a model: parameters, FLOPs for an image, groups of layers that FSDP2 gathers at once, and
     sizes in bytes of the all-reduces of the optimizer."""
 
     parameters: int
