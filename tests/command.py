@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
@@ -67,6 +68,11 @@ def unsynced(handle: int) -> None:
 
 
 os.fsync = unsynced  # type: ignore[assignment]
+
+
+def slow_disk(seconds: float = 0.05) -> None:
+    """Have each file take its time in this process: a test that kills it then comes before its end, and into a save."""
+    os.fsync = lambda handle: time.sleep(seconds)  # type: ignore[assignment, misc]
 
 
 class Command:

@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 import torch
 
-from tests.command import Command
+from tests.command import Command, slow_disk
 from tvlars.cli import main
 from tvlars.lab import CompareConfig, Comparison, LockedError, TrainConfig, UsageError, compare, load_run
 from tvlars.lab.comparison.comparison import RunRow
@@ -264,7 +264,7 @@ def test_a_killed_comparison_goes_on_with_what_is_left(undisturbed: Comparison, 
     out = tmp_path / "out"
     words = ["compare", *SMALL, "--checkpoint-every", "1-epochs", "--out", str(out)]
     first, second = out / "tvlars-b256-s0", out / "lars-b256-s0"
-    with Command(words, tmp_path) as killed:
+    with Command(words, tmp_path, before=slow_disk) as killed:
         end = time.monotonic() + 300
         while epochs_done(second) < 2:  # the first one has been saved
             assert killed.poll() is None

@@ -19,7 +19,7 @@ import pandas as pd
 import pytest
 import torch
 
-from tests.command import CONTEXT, Command
+from tests.command import CONTEXT, Command, slow_disk
 from tests.lab.stops import StopAt
 from tvlars.lab import DivergedError, LockedError, PreemptedError, TrainConfig, UsageError, load_run, train
 from tvlars.lab.data import ImageData, load_data
@@ -112,6 +112,7 @@ def test_dropout_goes_on_with_its_own_random_numbers(
 def run_quietly(config: TrainConfig) -> None:
     """In a process of its own, two steps per epoch."""
     torch.set_num_threads(1)
+    slow_disk(0.01)
     data = load_data("digits")
     data = replace(data, train_images=data.train_images[:256], train_labels=data.train_labels[:256])
     train(config, data=data, reporter=Reporter())

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.command import Command
+from tests.command import Command, slow_disk
 from tests.lab.experiments.tuning.pretended import quietly
 from tests.lab.run_folder.disk import room
 from tvlars.cli import main
@@ -838,7 +838,7 @@ def test_a_killed_tuning_goes_on_and_reports_fresh_seeds(tmp_path: Path, capsys:
     """The whole command, killed by SIGKILL in its trials, and called again."""
     out = tmp_path / "out"
     words = ["tune", *WORDS, "--out", str(out)]
-    with Command(words, tmp_path) as killed:
+    with Command(words, tmp_path, before=slow_disk) as killed:
         end = time.monotonic() + 120
         while not (out / "trials" / "lamb-001").is_dir():
             assert killed.poll() is None
