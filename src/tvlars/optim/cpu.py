@@ -6,8 +6,8 @@ layers share kernel calls, since the calls dominate their cost; large layers are
 then finds in the cache what the norms have read.
 
 LARS: fused SGD computes m ← μ m + (1 − dampening)(g + βw), w ← w − lr m. With dampening = 1 − q that is LARS. Where
-that does not work (small layers, each with its own q; Nesterov, which would use u in place of q u; a q for which 1 − q
-keeps too few digits) the kernel is given q u as the gradient, and dampening 0.
+that does not work (Nesterov, which would use u in place of q u; a q for which 1 − q keeps too few digits) the kernel is
+given q g as the gradient, q β as the weight decay, and dampening 0. Small layers, each with its own q, are given q u.
 
 LAMB: fused Adam with lr = −1 adds m̂ / (√v̂ + eps) to the tensor that it is given as the parameter, and advances both
 moments. Given a copy of βw it leaves r there.
@@ -88,12 +88,16 @@ def fused_lars(
             buffers = [momentum_buffers[i]]
             _sgd([params[i]], [grads[i]], buffers, lr, weight_decay, momentum, dampening=1 - q_i, maximize=maximize)
         else:
-            factors = (q_i,) if usual else in_two(q_i)
+            decay = q_i * weight_decay if usual and is_moderate(q_i * weight_decay) else 0.0
             for w_i, g_i, *m_i in _chunks(params[i], grads[i], *_cut(momentum_buffers, [i])):
-                qu = torch.add(g_i, w_i, alpha=beta, out=scratch[: w_i.numel()])
-                for factor in factors:
-                    qu.mul_(factor)
-                _sgd([w_i], [qu], m_i, lr, 0.0, momentum, nesterov=nesterov, maximize=maximize)
+                qu = scratch[: w_i.numel()]
+                if decay or (usual and not beta):  # the kernel adds q βw to q g
+                    torch.mul(g_i, q_i, out=qu)
+                else:
+                    torch.add(g_i, w_i, alpha=beta, out=qu)
+                    for factor in (q_i,) if usual else in_two(q_i):
+                        qu.mul_(factor)
+                _sgd([w_i], [qu], m_i, lr, decay, momentum, nesterov=nesterov, maximize=maximize)
 
 
 def fused_lamb(
