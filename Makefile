@@ -28,7 +28,7 @@ QUICK_TESTS := $(addprefix tests/,optim/test_parity.py optim/test_paths.py optim
 	test_schedule.py test_groups.py test_plan.py test_public_api.py test_structure.py lab/test_config.py \
 	lab/training/test_train.py lab/run_folder/test_checkpoint.py)
 
-# mypy reads for a minute on one core: the tests go first, and what it says comes after theirs.
+# mypy reads for half a minute on one core: the tests go first, and what it says comes after theirs.
 test: style
 	@said=$$(mktemp); nice -n 5 $(BIN)/mypy >$$said 2>&1 & types=$$!; \
 	$(PYTEST); tests=$$?; wait $$types; types=$$?; cat $$said; rm -f $$said; exit $$((tests | types))
