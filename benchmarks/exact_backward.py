@@ -3,24 +3,26 @@
     pip install '.[lab,bench]'
     python benchmarks/exact_backward.py
 
-Barlow Twins with the laboratory's small ResNet (28 x 28, one channel) and a projector of 512-512, one gradient for each
-way. Every way runs in a process of its own; memory is the process's peak less what it had before the gradient.
+Barlow Twins with the laboratory's small ResNet (28 x 28, one channel) and a projector of 512-512. A turn is one
+gradient in a process of its own; memory is the process's peak less what it had before the gradient.
 """
 
 from __future__ import annotations
 
-import argparse
-import multiprocessing
-import resource
-import time
 from collections.abc import Iterator
+from functools import partial
+from statistics import median
 
 import torch
+from apart import MIB, alone, peak
+from harness import asked, options, ratios, spread, timed
 from lightly.loss import BarlowTwinsLoss
 from torch import Tensor, nn
 
 from tvlars.lab.models import build_model
 from tvlars.lab.ssl import exact_backward
+
+PARTS = (1024, 256)
 
 
 class Parts:
@@ -39,36 +41,39 @@ class Parts:
             yield first, first.flip(3)
 
 
-def measure(batch_size: int, size: int, results: multiprocessing.Queue[tuple[float, float]]) -> None:
+def gradient(batch_size: int, size: int) -> tuple[float, float]:
+    """Return the seconds and MiB of one gradient."""
     torch.manual_seed(0)
     network, _ = build_model("small_resnet", 1, 28, 512)
-    projector = nn.Sequential(nn.BatchNorm1d(512), nn.ReLU(), nn.Linear(512, 512))
-    model = nn.Sequential(network, projector)
+    model = nn.Sequential(network, nn.Sequential(nn.BatchNorm1d(512), nn.ReLU(), nn.Linear(512, 512)))
     exact_backward(model, Parts(64, 64), BarlowTwinsLoss())  # warms up
-    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
-    exact_backward(model, Parts(batch_size, size), BarlowTwinsLoss())
-    seconds = time.perf_counter() - start
-    results.put(((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024, seconds))
+    seconds: list[float] = []
+    work = partial(exact_backward, model, Parts(batch_size, size), BarlowTwinsLoss())
+    most = peak(lambda: seconds.append(timed(work)))
+    return seconds[0], most / MIB
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1024, 4096])
-    parser.add_argument("--parts", nargs="+", type=int, default=[1024, 256])
-    arguments = parser.parse_args()
-    context = multiprocessing.get_context("spawn")
-    print("| batch size | part | peak memory, MiB | seconds | to one go: memory | time |\n|---|---|---|---|---|---|")
-    for batch_size in arguments.batch_sizes:
-        whole = None
-        for size in [batch_size, *(size for size in arguments.parts if size < batch_size)]:
-            results: multiprocessing.Queue[tuple[float, float]] = context.Queue()
-            child = context.Process(target=measure, args=(batch_size, size, results))
-            child.start()
-            memory, seconds = results.get()
-            child.join()
-            whole = whole or (memory, seconds)
-            ratios = f"{memory / whole[0]:.2f} | {seconds / whole[1]:.2f}"
-            print(f"| {batch_size:,} | {size:,} | {memory:,.0f} | {seconds:.2f} | {ratios} |", flush=True)
+    parser = options(__doc__, ["1024", "4096"], count=3, devices=False)
+    for results, name in asked(parser.parse_args()):
+        table, batch_size = results.table(name), int(name)
+        memory: dict[str, list[float]] = {}
+
+        def turn(size: int, memory: dict[str, list[float]] = memory, batch_size: int = batch_size) -> float:
+            seconds, most = alone(gradient, batch_size, size)
+            memory.setdefault(f"{size:,}", []).append(most)
+            return float(seconds)
+
+        sizes = [batch_size, *(size for size in PARTS if size < batch_size)]
+        if not results.missing(table):
+            continue
+        times = results.measure(table, {f"{size:,}": partial(turn, size) for size in sizes}, warmup=0)
+        whole = f"{batch_size:,}"
+        for size, seconds in times.items():
+            most = median(memory[size])
+            cells = {"peak memory, MiB": round(most), "seconds": spread(seconds)[0]}
+            cells["memory, to one part"] = most / median(memory[whole])
+            results.row(table, size, **cells, **{"time, to one part": ratios(seconds, times[whole])})
 
 
 if __name__ == "__main__":

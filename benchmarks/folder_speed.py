@@ -23,7 +23,6 @@ import json
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -33,13 +32,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from contestants import Apart, OtherLoop, Workload, announced, per_second
+from apart import Apart, mebibytes
+from harness import Cell, Results, Spread, Turn, asked, options, ratios, spread, timed
 from PIL import Image, ImageDraw
 from torchvision import datasets, transforms
+from workloads import OtherLoop, Workload
 
-from tvlars._machine import cores, faster_in_bf16, this_machine
+from tvlars._machine import cores, faster_in_bf16
 from tvlars.lab.bench.loops import CLASSES
-from tvlars.lab.bench.result import Spread, Turn, interleave, ratio, timed
 from tvlars.lab.data import decoded, load_data
 
 SIDES = (256, 500)
@@ -193,83 +193,54 @@ def exhaust(batches: Iterator[Any]) -> None:
         pass
 
 
-# -- the table ------------------------------------------------------------------------------------------------
+# -- the tables -----------------------------------------------------------------------------------------------
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__, ["reading", "training"], count=5)
     parser.add_argument("--folder", type=Path, required=True, help="where the JPEGs are, or are to be written")
     parser.add_argument("--count", type=int, default=20_000)
     parser.add_argument("--image-size", type=int, default=64)
     parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--workers", type=int, default=cores(), help="default: one a core")
-    parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--what", nargs="+", choices=["reading", "training"], default=["reading", "training"])
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--json", type=Path, help="write all times here")
+    parser.add_argument("--workers", type=int, default=2, help="processes or threads that decode; default: 2")
     arguments = parser.parse_args()
-    print(this_machine(torch.device(arguments.device)), flush=True)
-    start = time.perf_counter()
     generate(arguments.folder, arguments.count, 10 * CLASSES)
-    size = sum(file.stat().st_size for file in arguments.folder.rglob("*.jpg"))
-    each, seconds = size / arguments.count / 1024, time.perf_counter() - start
-    print(
-        f"{arguments.count:,} JPEGs of {SIDES[0]} to {SIDES[1]} pixels a side, {each:.0f} KiB each "
-        f"(there after {seconds:.0f} s)\n",
-        flush=True,
-    )
-    everything = {what: table(arguments, what == "training") for what in arguments.what}
-    if arguments.json:
-        arguments.json.write_text(json.dumps(everything))
+    for results, name in asked(arguments):
+        measure(results, name, arguments)
 
 
-def table(arguments: argparse.Namespace, training: bool) -> dict[str, Any]:
-    """Print one table; returns all seconds, the start first."""
+def measure(results: Results, name: str, arguments: argparse.Namespace) -> None:
+    """Measure one table. The start cannot be measured again beside earlier epochs, so that a table is done whole."""
     count = arguments.count // arguments.batch_size * arguments.batch_size
-    padding = max(round(arguments.image_size / 12), 1)
-    workload = Workload(
-        "small_resnet", count, arguments.batch_size, arguments.image_size, padding, device=arguments.device
-    )
+    size, padding = arguments.image_size, max(round(arguments.image_size / 12), 1)
+    workload = Workload("small_resnet", count, arguments.batch_size, size, padding, device=arguments.device)
+    table = results.table(name, images=count, batch_size=arguments.batch_size, size=size, workers=arguments.workers)
+    if not results.missing(table):
+        return
     cached = Path(tempfile.mkdtemp(prefix="tvlars-decoded-", dir=arguments.folder.parent))
     try:
         with contextlib.ExitStack() as stack:
-            turns = {}
-            starts = {}
+            turns, starts = {}, {}
             for way in WAYS:
-                reading = Reading(arguments.folder, way, workload, arguments.workers, training, cached)
+                reading = Reading(arguments.folder, way, workload, arguments.workers, name == "training", cached)
                 turns[way] = stack.enter_context(Apart(reading))
                 starts[way] = turns[way]()
-            epochs = interleave(announced(turns), arguments.epochs, warm_up=0)
+            times = results.measure(table, turns, warmup=0)
             memory = {way: turn.memory for way, turn in turns.items()}
         disk = sum(file.stat().st_size for file in cached.iterdir())
     finally:
         shutil.rmtree(cached)
-    what = "reading, augmenting and training the small ResNet" if training else "reading and augmenting"
-    print(
-        f"{what}; {workload.size} x {workload.size} pixels, batch size {workload.batch_size}, "
-        f"{arguments.workers} workers, {arguments.epochs} epochs"
-    )
-    some = (1, 3, 10, 90)
-    print(
-        f"| | start, s | images/s after it | {LOADER}'s time / its, without the start | "
-        + " | ".join(f"{n} epoch{'s' * (n > 1)}" for n in some)
-        + " | memory, MiB | disk, MiB |"
-    )
-    print("|---" * (6 + len(some)) + "|")
-    for way, seconds in epochs.items():
-        base = (starts[LOADER], Spread.of(epochs[LOADER]).median)
+    base = Spread.of(times[LOADER]).median
+    for way, seconds in times.items():
         each = Spread.of(seconds).median
-        totals = [(base[0] + n * base[1]) / (starts[way] + n * each) for n in some]
-        used = memory[way]
-        cells = [
-            *(WAYS[way], f"{starts[way]:.1f}", per_second(count, seconds).text(",.0f")),
-            *(ratio(epochs[LOADER], seconds).text(), *(f"{total:.2f}" for total in totals)),
-            "-" if used is None else f"{used / 2**20:,.0f}",
-            f"{disk / 2**20:,.0f}" if way in ("mapped", "again") else "0",
-        ]
-        print("| " + " | ".join(cells) + " |", flush=True)
-    print()
-    return {way: [starts[way], *seconds] for way, seconds in epochs.items()}
+        cells: dict[str, Cell] = {"start, s": starts[way], "images/s after it": spread([count / s for s in seconds])}
+        cells[f"{LOADER}'s time / its"] = ratios(times[LOADER], seconds)
+        for n in (1, 10):
+            whole = (starts[LOADER] + n * base) / (starts[way] + n * each)
+            cells[f"{n} epoch{'s' * (n > 1)}"] = whole
+        cells |= {"memory, MiB": mebibytes(memory[way])}
+        cells |= {"disk, MiB": mebibytes(disk) if way in ("mapped", "again") else 0}
+        results.row(table, WAYS[way], **cells)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
     python benchmarks/memory.py
     python benchmarks/memory.py --rows growth
 
-Each row is a process of its own on Linux: it trains three steps on batches of 8 images first, which loads libraries,
+Each turn is a process of its own on Linux: it trains three steps on batches of 8 images first, which loads libraries,
 and then its run, whose peak is that of the process less the memory before the run. A model needs its parameters, their
 gradients and the momentum, one float32 each; the activations that autograd keeps of one micro-batch; and its images. A
 loop written by hand is measured beside them.
@@ -12,22 +12,21 @@ loop written by hand is measured beside them.
 
 from __future__ import annotations
 
-import argparse
-import json
-import multiprocessing
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from apart import MIB, alone, peak
+from harness import Cell, asked, options, spread
 from torch import Tensor, nn
 
 from tvlars import TVLARS
 from tvlars.lab import CompareConfig, Reporter, TrainConfig, compare, train
 from tvlars.lab.bench.loops import random_images, seeded_model
 
-MIB = 2**20
 SIZE = 32
 MODELS = {"small_resnet": 512, "resnet18": 64}
 """Samples of a micro-batch by model; a batch has four of them."""
@@ -44,26 +43,10 @@ GROWTH: dict[str, dict[str, Any]] = {
     "100 steps": {"epochs": 10},
     "400 steps in 10 epochs": {"epochs": 10, "images": 4},
     "400 steps in 40 epochs": {"epochs": 40},
-    "2 runs": {"epochs": 10, "runs": 2},
-    "8 runs": {"epochs": 10, "runs": 8},
+    "comparison of 2 runs": {"epochs": 10, "runs": 2},
+    "comparison of 8 runs": {"epochs": 10, "runs": 8},
 }
 """Runs of the small ResNet, with ten steps per epoch unless ``images`` times as many."""
-
-
-def status(name: str) -> int:
-    """Return a number of bytes in the status of this process, such as "VmRSS", or its peak, "VmHWM"."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{name}:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f"the status of a process must have {name}")
-
-
-def peak(work: Callable[[], object]) -> int:
-    """Return the most bytes that this process has while ``work`` is done, less those that it has before."""
-    before = status("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    work()
-    return status("VmHWM") - before
 
 
 def run(model: str, images: int, **options: Any) -> Callable[[], object]:
@@ -122,36 +105,25 @@ def needs(model: str, views: int) -> dict[str, int]:
     return {"parameters": numbers, "activations": views * activations(network, images), "images": images.nbytes * views}
 
 
-def row_of_task(model: str, task: str) -> dict[str, Any]:
-    """Return the row of a task: peak and need in MiB."""
+def peak_of_task(model: str, task: str) -> float:
+    """Return the peak of a task in MiB."""
     options, micro = dict(TASKS[task]), MODELS[model]
     if "sharpness" in options:
         options["sharpness_samples"] = micro
-    run(
-        model, 24, batch_size=8, epochs=1, **{name: options[name] for name in ("task", "projector") if name in options}
-    )()
+    first = {name: options[name] for name in ("task", "projector") if name in options}
+    run(model, 24, batch_size=8, epochs=1, **first)()
     usual = dict(batch_size=4 * micro, micro_batch_size=micro, epochs=3)
-    most = peak(plain(model) if task == PLAIN else run(model, 4 * micro, **usual, **options))
-    need = needs(model, 2 if "task" in options else 1)
-    whole = sum(need.values())
-    return {
-        "model": model,
-        "micro-batch": micro,
-        "task": task,
-        **{f"{name}, MiB": round(value / MIB) for name, value in need.items()},
-        "peak, MiB": round(most / MIB),
-        "peak / need": round(most / whole, 2),
-    }
+    return peak(plain(model) if task == PLAIN else run(model, 4 * micro, **usual, **options)) / MIB
 
 
-def row_of_growth(what: str) -> dict[str, Any]:
-    """Return the row of a length: peak in MiB."""
+def peak_of_growth(what: str) -> float:
+    """Return the peak of a length in MiB."""
     options = dict(GROWTH[what])
     images, runs = 320 * options.pop("images", 1), options.pop("runs", 1)
     usual = dict(batch_size=32, micro_batch_size=32, checkpoint_every="100-steps", layer_stats=10)
     run("small_resnet", 64, batch_size=32, epochs=1)()
     if runs == 1:
-        return {"run": what, "peak, MiB": round(peak(run("small_resnet", images, **usual, **options)) / MIB, 1)}
+        return peak(run("small_resnet", images, **usual, **options)) / MIB
     base = TrainConfig(data="cifar10", model="small_resnet", precision="32-true", accelerator="cpu", **usual, **options)
 
     def work() -> None:
@@ -159,30 +131,22 @@ def row_of_growth(what: str) -> dict[str, Any]:
             config = CompareConfig(base=base, optimizers=("tvlars", "lars"), seeds=tuple(range(runs // 2)), out=folder)
             compare(config, data=random_images(images, SIZE), announce=lambda text: None, reporter=Reporter())
 
-    return {"run": f"comparison of {what}", "peak, MiB": round(peak(work) / MIB, 1)}
-
-
-def apart(function: Callable[..., dict[str, Any]], *arguments: str) -> dict[str, Any]:
-    """Return the row of a function in a process of its own."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(function, arguments)
+    return peak(work) / MIB
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", choices=("tasks", "growth"), default="tasks", help="the table (default: tasks)")
-    parser.add_argument("--json", type=Path, help="also write the rows to this file")
-    options = parser.parse_args()
-    pairs = [(row_of_task, model, task) for model in MODELS for task in TASKS]
-    work: list[Any] = pairs if options.rows == "tasks" else [(row_of_growth, what) for what in GROWTH]
-    rows: list[dict[str, Any]] = []
-    for one in work:
-        rows.append(apart(*one))
-        if len(rows) == 1:
-            print(f"| {' | '.join(rows[0])} |\n|{'---|' * len(rows[0])}")
-        print(f"| {' | '.join(map(str, rows[-1].values()))} |", flush=True)
-    if options.json is not None:
-        options.json.write_text(json.dumps(rows, indent=1) + "\n")
+    for results, name in asked(options(__doc__, [*MODELS, "growth"], count=3, devices=False).parse_args()):
+        growth = name == "growth"
+        table = results.table(name, micro_batch=32 if growth else MODELS[name])
+        work = [(peak_of_growth, what) for what in GROWTH] if growth else [(peak_of_task, name, task) for task in TASKS]
+        peaks = results.measure(table, {str(one[-1]): partial(alone, *one) for one in work}, warmup=0)
+        for row, found in peaks.items():
+            cells: dict[str, Cell] = {"peak, MiB": spread(found)}
+            if not growth:
+                need = needs(name, 2 if "task" in TASKS[row] else 1)
+                cells = {f"{what}, MiB": round(value / MIB) for what, value in need.items()} | cells
+                cells["peak / need"] = spread([each * MIB / sum(need.values()) for each in found])
+            results.row(table, row, **cells)
 
 
 if __name__ == "__main__":

@@ -15,21 +15,19 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
-from typing import Any
 
 import torch
-from contestants import Apart, Workload, announced, lab_turn
+from apart import Apart, mebibytes
+from harness import Cell, Results, Spread, Turn, asked, options, ratios, spread, timed
+from workloads import LabTurn, Workload
 
-from tvlars._machine import free_memory, this_machine
+from tvlars._machine import free_memory
 from tvlars.lab.bench.measure import BESIDE, FUSED_ADAMW, FUSED_SGD, OPTIMIZERS, parameters
-from tvlars.lab.bench.result import Spread, interleave, ratio, timed
 
 PARAMETERS = [10**5, 10**6, 10**7, 10**8, 10**9]
 TENSORS = [10, 100, 1_000, 10_000]
@@ -41,74 +39,67 @@ SHARE = 0.8
 """Of the free memory that may be taken."""
 WORK = 2e8
 """Parameters that a turn updates at least, so that short steps are timed together; 500 steps at most."""
+EXPONENT, STEEPEST = "exponent p of size^p", "the steepest p"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--what", nargs="+", choices=["parameters", "tensors", "batch-size"], default=None)
+    parser = options(__doc__, ["parameters", "tensors", "batch-size"])
     parser.add_argument("--parameters", nargs="+", type=float, default=PARAMETERS)
     parser.add_argument("--tensors", nargs="+", type=int, default=TENSORS)
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=BATCH_SIZES)
     parser.add_argument("--micro-batch-size", type=int, default=512)
-    parser.add_argument("--rounds", type=int, default=7, help="of steps (default: 7)")
-    parser.add_argument("--epochs", type=int, default=3, help="of each batch size (default: 3)")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--json", type=Path, help="write all times here")
     arguments = parser.parse_args()
-    device = torch.device(arguments.device)
-    print(f"{this_machine(device)}\n", flush=True)
-    everything: dict[str, Any] = {}
-    for what in arguments.what or ("parameters", "tensors", "batch-size"):
-        if what == "parameters":
-            sizes = {int(n): [int(n) // 100] * 100 for n in arguments.parameters}
-            everything[what] = steps(what, sizes, arguments.rounds, device)
-        elif what == "tensors":
-            sizes = {n: [TENSOR_PARAMETERS // n] * n for n in arguments.tensors}
-            everything[what] = steps(what, sizes, arguments.rounds, device)
+    for results, what in asked(arguments):
+        if what == "batch-size":
+            batches(results, arguments)
+        elif what == "parameters":
+            steps(results, what, {int(n): [int(n) // 100] * 100 for n in arguments.parameters}, arguments.device)
         else:
-            everything[what] = batches(arguments)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(everything))
+            steps(results, what, {n: [TENSOR_PARAMETERS // n] * n for n in arguments.tensors}, arguments.device)
 
 
-def steps(what: str, sizes: dict[int, list[int]], rounds: int, device: torch.device) -> dict[str, Any]:
-    """Print the tables of step time against ``sizes``, each with its tensors' lengths; returns all times."""
-    print(f"| {what} | optimizer | ms per step | ms of the one beside it | ratio |\n|---|---|---|---|---|")
-    found: dict[str, dict[int, dict[str, list[float]]]] = {}
+def steps(results: Results, what: str, sizes: dict[int, list[int]], device: str) -> None:
+    """Measure step time against ``sizes``, each with its tensors' lengths, and enter a row for each and the slopes."""
+    table, on = results.table(what), torch.device(device)
     for size, numbers in sizes.items():
+        cells: dict[str, Cell] = dict(table.rows.get(f"{size:,}", {}))
         for name, beside in BESIDE.items():
-            needed, free = 4 * WORDS[beside] * sum(numbers), free_memory(device)
-            if free is not None and needed > SHARE * free:
-                why = f"skipped: takes {needed / 2**30:.1f} GiB of {free / 2**30:.1f} GiB that are free"
-                print(f"| {size:,} | {name} | {why} | | |", flush=True)
+            group = f"{size:,} {name}"
+            if results.late or not results.missing(table, group):
                 continue
-            times = pair(numbers, name, beside, rounds, device)
-            found.setdefault(name, {})[size] = times
-            cells = [f"{1e3 * statistics.median(times[which]):,.3f}" for which in (name, beside)]
-            cells.append(ratio(times[name], times[beside]).text())
-            print(f"| {size:,} | {name} | " + " | ".join(cells) + " |", flush=True)
-    print("\n| time ~ " + what + "^p | p | steepest | p of the one beside it | steepest |\n|---|---|---|---|---|")
-    for name, by_size in found.items():
+            needed, free = 4 * WORDS[beside] * sum(numbers), free_memory(on)
+            if free is not None and needed > SHARE * free:
+                gib = f"{needed / 2**30:.1f} GiB of {free / 2**30:.1f} GiB that are free"
+                cells[f"{name}, ms"] = f"skipped: takes {gib}"
+                continue
+            times = results.measure(table, pair(numbers, name, beside, on), group, warmup=2)
+            cells[f"{name}, ms"] = 1e3 * Spread.of(times[name]).median
+            cells[f"{name} to {beside}"] = ratios(times[name], times[beside])
+        results.row(table, f"{size:,}", **cells)
+    exponents: dict[str, dict[str, Cell]] = {EXPONENT: {}, STEEPEST: {}}
+    for name in BESIDE:
+        measured = {size: table.rounds.get(f"{size:,} {name}", {}).get(name) for size in sizes}
+        by_size = {size: Spread.of(seconds).median for size, seconds in measured.items() if seconds}
         if len(by_size) > 1:
-            cells = [cell for which in (name, BESIDE[name]) for cell in slopes(by_size, which)]
-            print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
-    print()
-    return found
+            for row, value in zip(exponents, slopes(by_size), strict=True):
+                exponents[row][f"{name}, ms"] = value
+    for row, cells in exponents.items():
+        table.rows.pop(row, None)  # they stand below all sizes
+        results.row(table, row, **cells)
 
 
-def pair(numbers: list[int], name: str, beside: str, rounds: int, device: torch.device) -> dict[str, list[float]]:
-    """Seconds of a step of two optimizers over tensors of so many ``numbers``, in turn."""
+def pair(numbers: list[int], name: str, beside: str, device: torch.device) -> dict[str, Turn]:
+    """Return turns of two optimizers over tensors of so many ``numbers``."""
     params = parameters([(n,) for n in numbers], device)
     count = max(1, min(int(WORK / sum(numbers)), 500, 20_000 // len(numbers)))
-    both = {which: partial(timed, OPTIMIZERS[which](params).step, count) for which in (name, beside)}
-    return interleave(both, rounds, warm_up=2)
+    return {which: partial(timed, OPTIMIZERS[which](params).step, count) for which in (name, beside)}
 
 
-def slopes(by_size: dict[int, dict[str, list[float]]], which: str) -> tuple[str, str]:
-    """The slope over all sizes, and the steepest between neighbours."""
-    points = [(size, Spread.of(times[which]).median) for size, times in sorted(by_size.items())]
+def slopes(by_size: Mapping[int, float]) -> tuple[float, float]:
+    """Return the exponent of values over all sizes, and the largest between neighbours."""
+    points = sorted(by_size.items())
     steepest = max(slope(*zip(*two, strict=True)) for two in pairwise(points))
-    return f"{slope(*zip(*points, strict=True)):.2f}", f"{steepest:.2f}"
+    return slope(*zip(*points, strict=True)), steepest
 
 
 def slope(x: Sequence[float], y: Sequence[float]) -> float:
@@ -117,35 +108,34 @@ def slope(x: Sequence[float], y: Sequence[float]) -> float:
     return statistics.linear_regression(log_x, log_y).slope
 
 
-def batches(arguments: argparse.Namespace) -> dict[int, list[float]]:
-    """Print the table of epoch time against batch size; returns the seconds of every epoch."""
+def batches(results: Results, arguments: argparse.Namespace) -> None:
+    """Measure the time of an epoch and the memory against the batch size, and enter a row for each and the slopes."""
     sizes = sorted(arguments.batch_sizes)
-    images = sizes[-1]
+    micro = arguments.micro_batch_size
+    table = results.table("batch-size", images=sizes[-1], micro_batch_size=micro)
+    if not results.missing(table):
+        return
     with contextlib.ExitStack() as stack:
         turns = {}
         for size in sizes:
-            workload = Workload("small_resnet", images, size, 28, 2, device=arguments.device)
-            micro = min(arguments.micro_batch_size, size)
-            turns[str(size)] = stack.enter_context(Apart(partial(lab_turn, workload, micro_batch_size=micro)))
-        times = interleave(announced(turns), arguments.epochs, warm_up=0)
+            workload = Workload("small_resnet", sizes[-1], size, 28, 2, device=arguments.device)
+            maker = partial(LabTurn, workload, micro_batch_size=min(micro, size))
+            turns[size] = stack.enter_context(Apart(maker))
+        times = results.measure(table, {f"{size:,}": turn for size, turn in turns.items()}, warmup=0)
         memory = {size: turn.memory for size, turn in turns.items()}
-        on_device = {size: turn.device_memory for size, turn in turns.items()}
-    first = str(sizes[0])
-    print(f"small_resnet, {images:,} images per epoch, micro-batches of {arguments.micro_batch_size}")
-    print(f"| batch size | s per epoch | to {sizes[0]:,} | memory, MiB | on the device, MiB |\n|---|---|---|---|---|")
-    for size, seconds in times.items():
-        used = memory[size]
-        cells = [f"{int(size):,}", Spread.of(seconds).text(), ratio(seconds, times[first]).text()]
-        cells += ["-" if used is None else f"{used / 2**20:,.0f}", f"{on_device[size] / 2**20:,.0f}"]
-        print("| " + " | ".join(cells) + " |", flush=True)
-    measured = {int(size): {"epoch": seconds} for size, seconds in times.items()}
-    if len(measured) > 1:
-        print("epoch time ~ batch size^p: p = {}, steepest {}".format(*slopes(measured, "epoch")))
-        if all(memory.values()):
-            grows = slope([float(s) for s in memory], [float(m or 0) for m in memory.values()])
-            print(f"memory ~ batch size^p: p = {grows:.2f}")
-    print()
-    return {int(size): seconds for size, seconds in times.items()}
+    first = f"{sizes[0]:,}"
+    for size in sizes:
+        seconds = times[f"{size:,}"]
+        cells: dict[str, Cell] = {"s per epoch": spread(seconds), f"to {first}": ratios(seconds, times[first])}
+        if turns[size].device_memory:
+            cells["on the device, MiB"] = mebibytes(turns[size].device_memory)
+        results.row(table, f"{size:,}", **cells, **{"memory, MiB": mebibytes(memory[size])})
+    if len(sizes) > 1:
+        of_time = slopes({size: Spread.of(times[f"{size:,}"]).median for size in sizes})
+        known = {size: float(used) for size, used in memory.items() if used}
+        of_memory = slopes(known) if len(known) > 1 else (None, None)
+        for row, seconds_, mebi in zip((EXPONENT, STEEPEST), of_time, of_memory, strict=True):
+            results.row(table, row, **{"s per epoch": seconds_, "memory, MiB": mebi})
 
 
 if __name__ == "__main__":

@@ -1,19 +1,17 @@
-"""Cost of layer statistics: time of an optimizer step with LayerStats over the time without, in one run.
+"""Cost of layer statistics: time of an optimizer step with LayerStats over the time without, in the same rounds.
 
     python benchmarks/stats_overhead.py
 
-Each round times some steps without, with every step recorded and with every 10th, in turn, the flush of what was
-recorded included; medians over rounds and their quartiles are printed. Gradients are random and stay as they are.
-Nothing is written: flushes go to memory.
+A turn is some steps without, with every step recorded, or with every 10th, the flush of what was recorded included.
+Gradients are random and stay as they are. Nothing is written: flushes go to memory.
 """
 
 from __future__ import annotations
 
-import argparse
-import statistics
-import time
+from functools import partial
 
 import torch
+from harness import asked, options, ratios, spread, timed
 from torchvision import models
 
 from tvlars import LAMB, LARS, TVLARS, layer_groups
@@ -28,57 +26,41 @@ OPTIMIZERS = {
     "torch sgd": lambda m: torch.optim.SGD(m.parameters(), 0.1, momentum=0.9, fused=True),
 }
 STEPS = 20
+EVERY = {"none": 0, "every step": 1, "every 10th": 10}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", default=["resnet18", "resnet50"], help="of torchvision")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    arguments = parser.parse_args()
-    print("| model | optimizer | step, ms | every step | every 10th |\n|---|---|---|---|---|")
-    for name in arguments.models:
-        for optimizer in OPTIMIZERS:
-            print(f"| {name} | {optimizer} | {row(name, optimizer, arguments.rounds, arguments.device)} |", flush=True)
+    for results, model_name in asked(options(__doc__, ["resnet18", "resnet50"]).parse_args()):
+        table = results.table(model_name, steps=STEPS)
+        device = "cuda" if results.machine["device"] != "cpu" else "cpu"
+        for name, make in OPTIMIZERS.items():
+            if results.late or not results.missing(table, name):
+                continue
+            torch.manual_seed(0)
+            model = getattr(models, model_name)().to(device)
+            for p in model.parameters():
+                p.grad = torch.randn_like(p) * 1e-3
+            optimizer = make(model)
+            turns = {key: partial(turn, optimizer, model, every) for key, every in EVERY.items()}
+            times = results.measure(table, turns, name)
+            cells = {"step, ms": spread([1e3 * s / STEPS for s in times["none"]])[0]}
+            results.row(table, name, **cells, **{key: ratios(times[key], times["none"]) for key in list(EVERY)[1:]})
 
 
-def row(name: str, optimizer_name: str, rounds: int, device: str) -> str:
-    """The cells of one model and optimizer."""
-    torch.manual_seed(0)
-    model = getattr(models, name)().to(device)
-    for p in model.parameters():
-        p.grad = torch.randn_like(p) * 1e-3
-    optimizer = OPTIMIZERS[optimizer_name](model)
-    times: dict[int, list[float]] = {0: [], 1: [], 10: []}
-    for number in range(rounds + 1):
-        for every, found in times.items():
-            stats = LayerStats(optimizer, model, every=every) if every else None
-            seconds = timed(optimizer, device, stats)
-            if stats is not None:
-                stats.close()
-            if number:  # the first round warms up
-                found.append(seconds)
-    base = statistics.median(times[0])
-    return f"{1e3 * base / STEPS:.2f} | " + " | ".join(ratio(times[every], times[0]) for every in (1, 10))
+def turn(optimizer: torch.optim.Optimizer, model: torch.nn.Module, every: int) -> float:
+    """Return the seconds of some steps; statistics of ``every`` so many are recorded, 0: of none."""
+    stats = LayerStats(optimizer, model, every=every) if every else None
 
+    def work() -> None:
+        for _ in range(STEPS):
+            optimizer.step()
+        if stats is not None:
+            stats.flush()
 
-def timed(optimizer: torch.optim.Optimizer, device: str, stats: LayerStats | None) -> float:
-    if device == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    for _ in range(STEPS):
-        optimizer.step()
+    seconds = timed(work)
     if stats is not None:
-        stats.flush()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def ratio(some: list[float], base: list[float]) -> str:
-    """Median of the rounds' ratios with their quartiles."""
-    low, middle, high = statistics.quantiles([a / b for a, b in zip(some, base, strict=True)], n=4)
-    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
+        stats.close()
+    return seconds
 
 
 if __name__ == "__main__":

@@ -1,136 +1,103 @@
-"""Time of one optimizer step, as a ratio to torch's fused SGD measured in the same run.
+"""Time of one optimizer step, as a ratio to torch's fused SGD and AdamW measured in the same rounds.
 
-    python benchmarks/step_time.py --models resnet18 resnet50 vit_b_16 --rounds 9 --json step-time.json
+    pip install '.[lab,bench]'
+    python benchmarks/step_time.py --rounds 15
 
-Every optimizer has parameters, gradients and state of its own, in the shapes of a torchvision model. It takes its steps
-in turn with fused SGD and fused AdamW, so that a change of the machine's speed meets all three; reported is the median
-over the rounds of its time / theirs in the same round, with the quartiles. Other libraries are taken along where they
-are installed (the extra ``bench``).
+Every optimizer has parameters, gradients and state of its own, in the shapes of a torchvision model, and takes its
+steps in rounds with fused SGD and fused AdamW. Other libraries are taken along where they are installed. For a GPU
+there is step_time_cuda.py.
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib
-import json
-import os
-import platform
-import statistics
 import sys
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 import torchvision
+from harness import asked, options, ratios, spread, timed
 
 from tvlars import LAMB, LARS, TVLARS
+from tvlars.lab.bench.measure import parameters
 
 Make = Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer]
 
 BASELINE = "torch SGD fused"
 ADAMW = "torch AdamW fused"
+MOMENTUM: dict[str, Any] = dict(lr=1e-3, momentum=0.9, weight_decay=1e-4)
+ADAM: dict[str, Any] = dict(lr=1e-3, weight_decay=0.01)
+PATHS: dict[str, dict[str, Any]] = {
+    "fused": {"fused": True},
+    "for-loop": {"foreach": False},
+    "foreach": {"foreach": True},
+}
+OURS: dict[str, Any] = {
+    "LARS": partial(LARS, **MOMENTUM),
+    "TVLARS": partial(TVLARS, **MOMENTUM, total_steps=1000),
+    "LAMB": partial(LAMB, **ADAM),
+}
+LIBRARIES = (
+    ("timm Lars", "timm.optim", "Lars", MOMENTUM),
+    ("timm Lamb", "timm.optim", "Lamb", ADAM),
+    ("lightly LARS", "lightly.utils.lars", "LARS", MOMENTUM),
+    ("pytorch-optimizer LARS", "pytorch_optimizer", "LARS", MOMENTUM),
+    ("pytorch-optimizer Lamb", "pytorch_optimizer", "Lamb", ADAM),
+    ("apex FusedLAMB", "apex.optimizers", "FusedLAMB", ADAM),
+)
+"""Optimizers of other packages: name, module, class and arguments."""
+
+
+def libraries() -> dict[str, Make]:
+    """Return the optimizers of other packages by name; those that are missing are named on standard error."""
+    found: dict[str, Make] = {}
+    for label, module, name, arguments in LIBRARIES:
+        try:
+            make = partial(getattr(importlib.import_module(module), name), **arguments)
+            make([torch.nn.Parameter(torch.ones(1))])  # apex says here that its kernels were not built
+        except (ImportError, RuntimeError) as error:
+            print(f"{label} is left out: {error}", file=sys.stderr)
+            continue
+        found[label] = make
+    return found
 
 
 def contestants() -> dict[str, Make]:
-    """Every optimizer by name; those of libraries that are not installed are left out."""
-    momentum: dict[str, Any] = dict(lr=0.1, momentum=0.9, weight_decay=1e-4)
-    adam: dict[str, Any] = dict(lr=1e-3, weight_decay=0.01)
-    makers: dict[str, Make] = {
-        BASELINE: lambda p: torch.optim.SGD(p, **momentum, fused=True),
-        "torch SGD foreach": lambda p: torch.optim.SGD(p, **momentum, foreach=True),
-        ADAMW: lambda p: torch.optim.AdamW(p, **adam, fused=True),
-        "torch AdamW foreach": lambda p: torch.optim.AdamW(p, **adam, foreach=True),
+    """Return every optimizer by name."""
+    return {
+        BASELINE: partial(torch.optim.SGD, **MOMENTUM, fused=True),
+        "torch SGD foreach": partial(torch.optim.SGD, **MOMENTUM, foreach=True),
+        ADAMW: partial(torch.optim.AdamW, **ADAM, fused=True),
+        "torch AdamW foreach": partial(torch.optim.AdamW, **ADAM, foreach=True),
+        **{
+            f"tvlars {name} {path}": partial(make, **chosen)
+            for path, chosen in PATHS.items()
+            for name, make in OURS.items()
+        },
+        "tvlars LARS nesterov fused": partial(LARS, **MOMENTUM, nesterov=True, fused=True),
+        **libraries(),
     }
-    paths: dict[str, dict[str, Any]] = {
-        "fused": dict(fused=True),
-        "for-loop": dict(foreach=False),
-        "foreach": dict(foreach=True),
-    }
-    for label, path in paths.items():
-        makers[f"tvlars LARS {label}"] = lambda p, path=path: LARS(p, **momentum, **path)
-        makers[f"tvlars TVLARS {label}"] = lambda p, path=path: TVLARS(p, **momentum, **path, total_steps=1000)
-        makers[f"tvlars LAMB {label}"] = lambda p, path=path: LAMB(p, **adam, **path)
-    makers["tvlars LARS nesterov fused"] = lambda p: LARS(p, **momentum, nesterov=True, fused=True)
-    for label, module, name, arguments in (
-        ("timm Lars", "timm.optim", "Lars", momentum),
-        ("timm Lamb", "timm.optim", "Lamb", adam),
-        ("lightly LARS", "lightly.utils.lars", "LARS", momentum),
-        ("pytorch-optimizer LARS", "pytorch_optimizer", "LARS", momentum),
-        ("pytorch-optimizer Lamb", "pytorch_optimizer", "Lamb", adam),
-    ):
-        try:
-            cls = getattr(importlib.import_module(module), name)
-        except ImportError:
-            print(f"{label} is not installed and left out", file=sys.stderr)
-            continue
-        makers[label] = lambda p, cls=cls, arguments=arguments: cls(p, **arguments)
-    return makers
-
-
-@dataclass
-class Times:
-    """Seconds of one step of an optimizer in each round, and of the two baselines in the same rounds."""
-
-    own: list[float] = field(default_factory=list)
-    sgd: list[float] = field(default_factory=list)
-    adamw: list[float] = field(default_factory=list)
-
-    def ratio(self, baseline: list[float]) -> tuple[float, float, float]:
-        """Median and quartiles over rounds of the ratio to ``baseline`` in the same round."""
-        low, middle, high = statistics.quantiles([t / b for t, b in zip(self.own, baseline, strict=True)], n=4)
-        return middle, low, high
-
-
-def measure(model: str, rounds: int) -> Iterator[tuple[str, Times]]:
-    """Every optimizer beside the two baselines, after two rounds to warm up."""
-    shapes = [p.shape for p in getattr(torchvision.models, model)(weights=None).parameters()]
-
-    def build(make: Make) -> torch.optim.Optimizer:
-        torch.manual_seed(0)
-        params = [torch.nn.Parameter(torch.randn(shape) * 0.02) for shape in shapes]
-        for p in params:
-            p.grad = torch.randn_like(p) * 1e-3
-        return make(params)
-
-    makers = contestants()
-    baselines = [build(makers[BASELINE]), build(makers[ADAMW])]
-    for name, make in makers.items():
-        times, optimizer = Times(), build(make)
-        for turn in range(rounds + 2):
-            for o, out in zip([*baselines, optimizer], [times.sgd, times.adamw, times.own], strict=True):
-                start = time.perf_counter()
-                o.step()
-                if turn >= 2:
-                    out.append(time.perf_counter() - start)
-        yield name, times
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", default=["resnet18", "resnet50", "vit_b_16"])
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--json", type=Path, help="write all times here")
-    arguments = parser.parse_args()
-
-    print(
-        f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}\n"
-    )
-    everything: dict[str, Any] = {}
-    for model in arguments.models:
-        print(f"| {model} | ms | to {BASELINE} (quartiles) | to {ADAMW} (quartiles) |")
-        print("|---|---|---|---|")
-        for name, times in measure(model, arguments.rounds):
-            everything.setdefault(model, {})[name] = asdict(times)
-            ratios = [
-                f"{m:.2f} ({low:.2f} to {high:.2f})" for m, low, high in map(times.ratio, (times.sgd, times.adamw))
-            ]
-            print(f"| {name} | {1e3 * statistics.median(times.own):.1f} | {ratios[0]} | {ratios[1]} |", flush=True)
-        print()
-    if arguments.json:
-        arguments.json.write_text(json.dumps(everything))
+    arguments = options(__doc__, ["resnet18", "resnet50", "vit_b_16"], count=15, devices=False).parse_args()
+    for results, model in asked(arguments):
+        table = results.table(model)
+        with torch.device("meta"):
+            shapes = [p.shape for p in getattr(torchvision.models, model)().parameters()]
+        makers = contestants()
+        baselines = {name: makers[name](parameters(shapes, torch.device("cpu"))) for name in (BASELINE, ADAMW)}
+        for name, make in makers.items():
+            if results.late or not results.missing(table, name):
+                continue
+            own = make(parameters(shapes, torch.device("cpu")))
+            turns = {key: partial(timed, o.step) for key, o in {"own": own, **baselines}.items()}
+            times = results.measure(table, turns, name, warmup=2)
+            cells = {"ms": spread([1e3 * s for s in times["own"]])[0]}
+            cells |= {f"to {base}": ratios(times["own"], times[base]) for base in (BASELINE, ADAMW)}
+            results.row(table, name, **cells)
 
 
 if __name__ == "__main__":

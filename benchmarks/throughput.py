@@ -1,16 +1,16 @@
-"""Images per second of training: the laboratory's loop beside a DataLoader with PIL transforms, in one run.
+"""Images per second of training loops: the laboratory's, one that anybody writes, the published one, and lightly's.
 
-    python benchmarks/throughput.py                       # the loops
-    python benchmarks/throughput.py --rotation 0          # with crops and mirroring alone
-    python benchmarks/throughput.py --switches            # bf16, channels_last and compile, one against the other
+    python benchmarks/throughput.py
+    python benchmarks/throughput.py --rows small_resnet small_resnet-barlow-twins
 
-Random uint8 images of 32 x 32 in memory, as CIFAR-10's are. Both loops train the same model on the same images with
-the same batch size, optimizer and kinds of augmentation; the published loop's are random crops, mirroring and
-rotations by up to 15 degrees, its precision is float32, its workers are as many as there are cores (they are kept
-between epochs here, which favours it). Every loop is in a process of its own and trains an epoch in turn with the
-others. Printed are medians over rounds with quartiles, ratios within a round, and the most memory that a loop's
-processes took on top of their imports. ``--published FOLDER``, a clone of https://github.com/KhoiDOO/tvlars, adds the
-loop with the published optimizer.
+Random uint8 images of 32 x 32 in memory, as CIFAR-10's are. All loops train the same model on the same images with the
+same batch size, optimizer and kinds of augmentation (random crops, mirroring and rotations by up to 15 degrees; two
+views for Barlow Twins), except that "lightly's example" has the transform, projector and optimizer of lightly's
+documentation. The published loop is a DataLoader with PIL transforms in float32; the loop that anybody writes has two
+workers and channels_last besides. Workers are kept between epochs, so that their start is not timed. Every loop is in a
+process of its own; memory is the most that its processes took on top of their imports. ``--published FOLDER``, a clone
+of https://github.com/KhoiDOO/tvlars, adds the loop with the published optimizer. solo-learn is left out: its
+release 1.0.2 requires torch 1.9.1.
 """
 
 from __future__ import annotations
@@ -18,119 +18,120 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib.util
-import json
-from dataclasses import asdict
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from contestants import (
-    Apart,
-    OtherLoop,
-    StandardStem,
-    Switches,
-    TrainingSteps,
-    Workload,
-    announced,
-    lab_turn,
-    per_second,
-)
+from apart import Apart, mebibytes
+from harness import Results, Table, Turn, asked, options, ratios, spread
 from torch import nn
+from workloads import BARLOW_TWINS, LabTurn, OtherLoop, StandardStem, TwinsLoop, Workload
 
-from tvlars._machine import cores, faster_in_bf16, native_bf16, this_machine
+from tvlars._machine import native_bf16
 from tvlars.lab.bench.loops import LR, WEIGHT_DECAY
-from tvlars.lab.bench.result import Turn, interleave, ratio
 
-OURS = "tvlars"
+OURS = "tvlars, as it comes"
 STANDARD_STEM = "-standard-stem"
-MODELS = ("small_resnet", "resnet18", f"resnet18{STANDARD_STEM}")
-"""Models of the laboratory; the last one has the stem that torchvision made for 224 pixels."""
+MODELS = {
+    "small_resnet": "small_resnet",
+    f"resnet18{STANDARD_STEM}": "resnet18",
+    "resnet18": "resnet18",
+    "vit-tiny": "timm:vit_tiny_patch16_224",
+    "convnext-atto": "timm:convnext_atto",
+}
+"""Names of the laboratory; "standard stem" is the one that torchvision made for 224 pixels."""
 SIZES = {
-    "cpu": {"small_resnet": (512, 10_240), "resnet18-standard-stem": (256, 2_560), "resnet18": (128, 256)},
-    "cuda": {"small_resnet": (512, 51_200), "resnet18-standard-stem": (512, 51_200), "resnet18": (512, 51_200)},
+    "cpu": {
+        "small_resnet": (512, 10_240),
+        f"resnet18{STANDARD_STEM}": (256, 2_560),
+        "resnet18": (128, 256),
+        "vit-tiny": (256, 1_024),
+        "convnext-atto": (256, 2_560),
+    },
+    "cuda": dict.fromkeys(MODELS, (512, 51_200)),
 }
 """Batch size and images of a turn, so that a turn takes some seconds."""
+TABLES = [f"{model}{task}" for task in ("", f"-{BARLOW_TWINS}") for model in MODELS]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
+    parser = options(__doc__, TABLES)
     parser.add_argument("--batch-size", type=int, help="default: by model and device")
     parser.add_argument("--images", type=int, help="of a turn; default: by model and device")
-    parser.add_argument("--workers", nargs="+", type=int, default=[cores(), 0], help="default: one a core, and none")
-    parser.add_argument("--rotation", type=float, default=15.0, help="degrees; default: 15, as published; 0: none")
+    parser.add_argument("--workers", type=int, default=2, help="of the DataLoaders; default: 2")
     parser.add_argument("--published", type=Path, metavar="FOLDER", help="a clone of the published code")
-    parser.add_argument("--compile", action="store_true", help="take our loop along with --compile too, in float32")
-    parser.add_argument("--switches", action="store_true", help="measure bf16, channels_last and compile")
-    parser.add_argument("--json", type=Path, help="write all times here")
     arguments = parser.parse_args()
-    print(f"{this_machine(torch.device(arguments.device))}\n")
-    everything: dict[str, Any] = {}
-    for model in arguments.models:
+    for results, name in asked(arguments):
+        model, twins, _ = name.partition(f"-{BARLOW_TWINS}")
         batch_size, images = SIZES[arguments.device][model]
         batch_size, images = arguments.batch_size or batch_size, arguments.images or images
         images = max(images // batch_size, 1) * batch_size
-        workload = workload_of(model, images, batch_size, rotation=arguments.rotation, device=arguments.device)
-        measure = switches if arguments.switches else loops
-        everything[model] = {**asdict(workload), "model": model, "seconds": measure(workload, arguments)}
-    if arguments.json:
-        arguments.json.write_text(json.dumps(everything))
+        table = results.table(name, batch_size=batch_size, images=images, workers=arguments.workers)
+        if not results.missing(table):
+            continue
+        if twins:
+            workload = workload_of(model, images, batch_size, device=arguments.device, task=BARLOW_TWINS)
+            makers = twins_makers(workload, arguments.workers)
+        else:
+            workload = workload_of(model, images, batch_size, device=arguments.device, rotation=15.0)
+            makers = classification_makers(workload, arguments)
+        measure(results, table, makers, images)
 
 
-def workload_of(model: str, images: int, batch_size: int, **options: Any) -> Workload:
+def workload_of(model: str, images: int, batch_size: int, **more: Any) -> Workload:
     """Return the workload of one of ``MODELS``."""
     kind = StandardStem if model.endswith(STANDARD_STEM) else Workload
-    return kind(model.removesuffix(STANDARD_STEM), images, batch_size, **options)
+    return kind(MODELS[model], images, batch_size, **more)
 
 
-def loops(workload: Workload, arguments: argparse.Namespace) -> dict[str, list[float]]:
-    """Print the table of the loops; returns the seconds of every turn."""
-    bf16 = native_bf16(torch.device(workload.device))
-    comes, other = ("bf16", "float32") if faster_in_bf16(torch.device(workload.device)) else ("float32", "bf16")
-    makers: dict[str, tuple[Any, ...]] = {f"{OURS}, as it comes ({comes})": (lab_turn, workload)}
-    if bf16:
-        precision = {"bf16": "bf16-mixed", "float32": "32-true"}[other]
-        makers[f"{OURS}, {other}"] = (partial(lab_turn, workload, precision=precision),)
-    if arguments.compile:
-        makers[f"{OURS}, float32, compiled"] = (partial(lab_turn, workload, precision="32-true", compile=True),)
-    for workers in arguments.workers:
-        makers[f"DataLoader, {workers} workers, float32"] = (OtherLoop, workload, workers)
-    most = max(arguments.workers)
-    makers[f"DataLoader, {most} workers, channels_last"] = (OtherLoop, workload, most, False, True)
-    if bf16:
-        makers[f"DataLoader, {most} workers, bf16, channels_last"] = (OtherLoop, workload, most, True, True)
+def classification_makers(workload: Workload, arguments: argparse.Namespace) -> dict[str, Callable[[], Turn]]:
+    """Return the loops by name."""
+    workers = arguments.workers
+    loader = f"DataLoader, {workers} workers"
+    makers: dict[str, Callable[[], Turn]] = {OURS: partial(LabTurn, workload)}
+    makers["tvlars, float32"] = partial(LabTurn, workload, precision="32-true", compile=False)
+    if native_bf16(torch.device(workload.device)):
+        makers["tvlars, bf16"] = partial(LabTurn, workload, precision="bf16-mixed", compile=False)
+        makers[f"{loader}, bf16, channels_last"] = partial(OtherLoop, workload, workers, True, True)
+    makers[f"{loader}, channels_last"] = partial(OtherLoop, workload, workers, False, True)
+    makers[loader] = partial(OtherLoop, workload, workers)
+    makers["DataLoader, no workers"] = partial(OtherLoop, workload, 0)
     if arguments.published:
-        makers[f"DataLoader, {most} workers, published TVLARS"] = (published, workload, most, arguments.published)
+        makers[f"{loader}, published TVLARS"] = partial(published, workload, workers, arguments.published)
+    return makers
+
+
+def twins_makers(workload: Workload, workers: int) -> dict[str, Callable[[], Turn]]:
+    """Return the loops of Barlow Twins by name."""
+    return {
+        OURS: partial(LabTurn, workload),
+        f"DataLoader, {workers} workers, channels_last": partial(TwinsLoop, workload, workers, True),
+        f"DataLoader, {workers} workers": partial(TwinsLoop, workload, workers),
+        f"lightly's example, {workers} workers": partial(TwinsLoop, workload, workers, whole=True),
+    }
+
+
+def measure(results: Results, table: Table, makers: dict[str, Callable[[], Turn]], images: int) -> None:
+    """Measure loops, each in a process of its own, and enter their rows."""
     with contextlib.ExitStack() as stack:
-        turns = {name: stack.enter_context(Apart(*maker)) for name, maker in makers.items()}
-        times = interleave(announced(turns), arguments.rounds)
-        memory = {name: (turn.memory, turn.device_memory) for name, turn in turns.items()}
-    ours = [name for name in times if name.startswith(OURS)]
-    print(
-        f"{workload.model}, batch size {workload.batch_size}, {workload.images:,} images a turn, "
-        f"{arguments.rounds} rounds"
-    )
-    print(
-        "| loop | images/s | "
-        + "".join(f"{name} / it | " for name in ours)
-        + "memory, MiB |"
-        + (" on the device, MiB |" if workload.device == "cuda" else "")
-    )
-    print("|---" * (3 + len(ours) + (workload.device == "cuda")) + "|")
-    for name, seconds in times.items():
-        cells = [name, per_second(workload.images, seconds).text(",.0f")]
-        cells += [ratio(seconds, times[one]).text() for one in ours]
-        cells += [mebibytes(memory[name][0])] + ([mebibytes(memory[name][1])] if workload.device == "cuda" else [])
-        print("| " + " | ".join(cells) + " |", flush=True)
-    print()
-    return times
+        turns = {name: stack.enter_context(Apart(maker)) for name, maker in makers.items()}
+        times = results.measure(table, turns)
+        for name, seconds in times.items():
+            cells: dict[str, Any] = {
+                "images/s": spread([images / s for s in seconds]),
+                "ours / it": ratios(seconds, times[OURS]),
+                "memory, MiB": mebibytes(turns[name].memory),
+                "computes in": turns[name].said or ("bf16" if "bf16" in name else "float32"),
+            }
+            if turns[name].device_memory:
+                cells["on the device, MiB"] = mebibytes(turns[name].device_memory)
+            results.row(table, name, **cells)
 
 
 def published(workload: Workload, workers: int, folder: Path) -> Turn:
-    """The loop with the optimizer from a clone of the published code."""
+    """Return the loop with the optimizer from a clone of the published code."""
     spec = importlib.util.spec_from_file_location("published", folder / "opt" / "tvlars.py")
     assert spec is not None
     assert spec.loader is not None
@@ -144,34 +145,6 @@ def published(workload: Workload, workers: int, folder: Path) -> Turn:
         return optimizer
 
     return OtherLoop(workload, workers, make_optimizer=make)
-
-
-def switches(workload: Workload, arguments: argparse.Namespace) -> dict[str, list[float]]:
-    """Print the table of the switches; returns the seconds of every step."""
-    torch.compiler.reset()  # else the models before count against the number of variants that it compiles
-    steps = max(workload.images // workload.batch_size // 4, 1)
-    made = {
-        str(chosen): TrainingSteps(workload, chosen, steps)
-        for compiled in (False, True)
-        for channels_last in (False, True)
-        for bf16 in (False, True)
-        for chosen in [Switches(bf16, channels_last, compiled)]
-    }
-    times = interleave(announced(made), arguments.rounds)
-    plain = str(Switches())
-    print(f"{workload.model}, batch size {workload.batch_size}, forward, backward and step, {arguments.rounds} rounds")
-    print(f"| | images/s | to {plain} | logits differ by | gradient differs by | first step, s |")
-    print("|---|---|---|---|---|---|")
-    for name, seconds in times.items():
-        speed, faster = per_second(workload.batch_size, seconds).text(",.0f"), ratio(times[plain], seconds).text()
-        differs = " | ".join(f"{value:.0e}" for value in made[name].differs_from(made[plain]))
-        print(f"| {name} | {speed} | {faster} | {differs} | {made[name].first_seconds:.1f} |", flush=True)
-    print()
-    return times
-
-
-def mebibytes(count: int | None) -> str:
-    return "-" if count is None else f"{count / 2**20:,.0f}"
 
 
 if __name__ == "__main__":

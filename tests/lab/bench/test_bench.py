@@ -24,9 +24,12 @@ from typing import Any
 import folder_speed
 import pytest
 import scaling
+import switches
 import throughput
 import torch
-from contestants import Apart, OtherLoop, Switches, TrainingSteps, Workload, _serve, announced, tree_memory
+from apart import Apart, _serve, tree_memory
+from switches import Switches, TrainingSteps
+from workloads import BARLOW_TWINS, LabTurn, OtherLoop, TwinsLoop, Workload
 
 from tvlars._machine import cores, free_memory, this_machine
 from tvlars.cli import main
@@ -55,7 +58,7 @@ class Here:
 
     def __init__(self, make: Any, *arguments: Any) -> None:
         self.turn: Turn = make(*arguments)
-        self.memory, self.device_memory = 2**21, 0
+        self.memory, self.device_memory, self.said = 2**21, 0, getattr(self.turn, "said", "")
         folder_speed.decoded.SHARE = 0.5  # what a contestant before has set in what would be its own process
 
     def __call__(self) -> float:
@@ -71,7 +74,7 @@ class Here:
 # -- turns -------------------------------------------------------------------------------------------------
 
 
-def test_contestants_take_turns_there_and_back_again(capsys: pytest.CaptureFixture[str]) -> None:
+def test_contestants_take_turns_there_and_back_again() -> None:
     taken = ""
 
     def turn(name: str) -> float:
@@ -80,10 +83,9 @@ def test_contestants_take_turns_there_and_back_again(capsys: pytest.CaptureFixtu
         return float(len(taken))
 
     turns = {name: lambda name=name: turn(name) for name in "abc"}
-    times = interleave(announced(turns), 3, warm_up=1)
+    times = interleave(turns, 3, warm_up=1)
     assert taken == "abccbaabccba"
     assert times == {"a": [6.0, 7.0, 12.0], "b": [5.0, 8.0, 11.0], "c": [4.0, 9.0, 10.0]}
-    assert capsys.readouterr().err.split() == list(taken)
 
 
 def test_a_round_that_would_end_too_late_is_left_out() -> None:
@@ -211,9 +213,8 @@ def test_an_optimizer_of_ones_own_takes_the_steps() -> None:
 
 
 def test_stems_of_resnet18() -> None:
-    kernels = {
-        name: throughput.workload_of(name, 2, 2).build_model().conv1.kernel_size for name in throughput.MODELS[1:]
-    }
+    names = ("resnet18", "resnet18-standard-stem")
+    kernels = {name: throughput.workload_of(name, 2, 2).build_model().conv1.kernel_size for name in names}
     assert kernels == {"resnet18": (3, 3), "resnet18-standard-stem": (7, 7)}
 
 
@@ -238,7 +239,7 @@ def test_switches_change_gradients_by_rounding() -> None:
 
 def test_the_first_step_is_timed_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([10.0, 12.5])
-    monkeypatch.setattr("contestants.time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    monkeypatch.setattr("switches.time", SimpleNamespace(perf_counter=lambda: next(clock)))
     assert TrainingSteps(TINY, Switches()).first_seconds == 2.5
 
 
@@ -409,39 +410,40 @@ def test_the_command(
 
 
 def run_script(module: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: str) -> Any:
-    """Return the JSON that a script of benchmarks/ writes."""
+    """Return the tables in the JSON that a script of benchmarks/ writes."""
     if hasattr(module, "Apart"):
         monkeypatch.setattr(module, "Apart", Here)
     file = tmp_path / "out.json"
-    monkeypatch.setattr(sys, "argv", ["script", "--device", "cpu", "--json", str(file), *words.split()])
+    device = ["--device", "cpu"] if hasattr(module, "Workload") else []
+    monkeypatch.setattr(sys, "argv", ["script.py", *device, "--json", str(file), *words.split()])
     module.main()
-    return json.loads(file.read_text())
+    return json.loads(file.read_text())["tables"]
 
 
 def test_throughput(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    for name in ("native_bf16", "faster_in_bf16"):
-        monkeypatch.setattr(throughput, name, lambda device: True)
+    monkeypatch.setattr(throughput, "native_bf16", lambda device: True)
     (tmp_path / "opt").mkdir()
     (tmp_path / "opt" / "tvlars.py").write_text(PUBLISHED)
-    monkeypatch.setattr(torch, "compile", lambda model: model)
-    words = f"--models small_resnet --rounds 2 --images 8 --batch-size 4 --workers 0 --compile --published {tmp_path}"
+    words = f"--rows small_resnet --rounds 2 --images 8 --batch-size 4 --workers 0 --published {tmp_path}"
     found = run_script(throughput, monkeypatch, tmp_path, words)["small_resnet"]
-    assert (found["images"], found["batch_size"], found["rotation"]) == (8, 4, 15.0)
-    assert list(found["seconds"]) == [
-        "tvlars, as it comes (bf16)",
+    assert found["settings"] == {"batch_size": 4, "images": 8, "workers": 0}
+    assert list(found["rows"]) == [
+        "tvlars, as it comes",
         "tvlars, float32",
-        "tvlars, float32, compiled",
-        "DataLoader, 0 workers, float32",
-        "DataLoader, 0 workers, channels_last",
+        "tvlars, bf16",
         "DataLoader, 0 workers, bf16, channels_last",
+        "DataLoader, 0 workers, channels_last",
+        "DataLoader, 0 workers",
+        "DataLoader, no workers",
         "DataLoader, 0 workers, published TVLARS",
     ]
-    assert all(len(seconds) == 2 and min(seconds) > 0 for seconds in found["seconds"].values())
+    assert all(len(seconds) == 2 and min(seconds) > 0 for seconds in found["rounds"][""].values())
+    assert found["rows"]["tvlars, as it comes"]["ours / it"] == [1.0, 1.0, 1.0]
+    assert found["rows"]["tvlars, bf16"]["computes in"] == "bf16"
+    assert {row["memory, MiB"] for row in found["rows"].values()} == {2}
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
-    assert len(lines) == 2 + 7
+    assert len(lines) == 2 + 8
     assert len({line.count("|") for line in lines}) == 1
-    assert lines[2].split("|")[3].strip() == lines[3].split("|")[4].strip() == "1.00 (1.00 to 1.00)"
-    assert all(line.endswith("| 2 |") for line in lines[2:])  # MiB
 
 
 PUBLISHED = """
@@ -459,16 +461,27 @@ class TVLARS(torch.optim.SGD):
 """Called as the published code is."""
 
 
-def test_switches_are_measured(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_loops_of_barlow_twins() -> None:
+    workload = Workload("small_resnet", 8, 4, 16, task=BARLOW_TWINS)
+    ours = LabTurn(workload, precision="32-true")
+    theirs, example = TwinsLoop(workload, 0, channels_last=True), TwinsLoop(workload, 0, whole=True)
+    assert ours.said == "float32"
+    assert ours() > 0
+    shapes = [[p.shape for p in model.parameters()] for model in (ours.loop.learner.bare_model, theirs.model)]
+    assert shapes[0] == shapes[1]
+    for loop in (theirs, example):
+        assert math.isfinite(loop.run_epoch())
+    assert isinstance(example.optimizer, torch.optim.SGD)
+
+
+def test_switches_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", lambda model: model)
-    words = "--switches --models small_resnet --rounds 2 --images 8 --batch-size 4"
-    found = run_script(throughput, monkeypatch, tmp_path, words)["small_resnet"]["seconds"]
+    monkeypatch.setitem(switches.SIZES, "cpu", {"small_resnet": (4, 8)})
+    found = run_script(switches, monkeypatch, tmp_path, "--rows small_resnet --rounds 2")["small_resnet"]["rows"]
     assert len(found) == 8
     assert {"float32, contiguous", "bf16, channels_last, compiled"} < set(found)
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
-    assert lines[2].count("1.00 (1.00 to 1.00) | 0e+00 | 0e+00 |") == 1
+    plain = found["float32, contiguous"]
+    assert (plain["to float32"], plain["gradient differs by"]) == ([1.0, 1.0, 1.0], 0.0)
 
 
 def test_folder_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -476,13 +489,15 @@ def test_folder_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     monkeypatch.setattr(folder_speed, "CANVAS", 600)
     monkeypatch.setattr(folder_speed.decoded, "SHARE", 0.5)
     folder = tmp_path / "jpegs"
-    words = f"--folder {folder} --count 20 --image-size 16 --batch-size 5 --workers 0 --epochs 2"
+    words = f"--folder {folder} --count 20 --image-size 16 --batch-size 5 --workers 0 --rounds 2"
     monkeypatch.setenv("TVLARS_CACHE", str(tmp_path / "cache"))
     found = run_script(folder_speed, monkeypatch, tmp_path, words)
     assert list(found) == ["reading", "training"]
-    for times in found.values():
-        assert list(times) == ["DataLoader", "memory", "mapped", "again"]
-        assert all(len(seconds) == 3 and min(seconds) > 0 for seconds in times.values())
+    for table in found.values():
+        assert list(table["rounds"][""]) == ["DataLoader", "memory", "mapped", "again"]
+        assert list(table["rows"]) == list(folder_speed.WAYS.values())
+        assert all(len(seconds) == 2 and min(seconds) > 0 for seconds in table["rounds"][""].values())
+        assert all(row["start, s"] > 0 for row in table["rows"].values())
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     assert len(lines) == 2 * (2 + 4)
     assert len({line.count("|") for line in lines}) == 1
@@ -499,16 +514,21 @@ def test_folder_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
         folder_speed.generate(folder, 30, 5)
 
 
-def test_scaling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_scaling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scaling, "WORK", 1.0)
     monkeypatch.setattr(scaling, "free_memory", lambda device: 10**6)
-    words = "--parameters 1e3 1e4 1e6 --tensors 10 100 --batch-sizes 4 8 --micro-batch-size 4 --rounds 2 --epochs 2"
+    words = "--parameters 1e3 1e4 1e6 --tensors 10 100 --batch-sizes 4 8 --micro-batch-size 4 --rounds 2"
     monkeypatch.setattr(scaling, "TENSOR_PARAMETERS", 1000)
     found = run_script(scaling, monkeypatch, tmp_path, words)
-    assert list(found["parameters"]) == list(BESIDE) == list(found["tensors"])
-    assert list(found["parameters"]["LAMB"]) == ["1000", "10000"]
-    assert list(found["batch-size"]) == ["4", "8"]
-    printed = capsys.readouterr().out
-    assert printed.count("skipped: takes 0.0 GiB of 0.0 GiB that are free") == 3
-    assert "epoch time ~ batch size^p: p = " in printed
-    assert "memory ~ batch size^p: p = 0.00" in printed
+    parameters = found["parameters"]["rows"]
+    assert list(parameters) == ["1,000", "10,000", "1,000,000", scaling.EXPONENT, scaling.STEEPEST]
+    assert all(parameters["10,000"][f"{name}, ms"] > 0 for name in BESIDE)
+    assert parameters["1,000,000"] == {f"{name}, ms": SKIPPED for name in BESIDE}
+    assert list(found["tensors"]["rows"]) == ["10", "100", scaling.EXPONENT, scaling.STEEPEST]
+    batches = found["batch-size"]["rows"]
+    assert batches["4"]["to 4"] == [1.0, 1.0, 1.0]
+    assert batches[scaling.EXPONENT]["memory, MiB"] == 0.0
+    assert math.isfinite(batches[scaling.STEEPEST]["s per epoch"])
+
+
+SKIPPED = "skipped: takes 0.0 GiB of 0.0 GiB that are free"
