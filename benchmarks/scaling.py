@@ -75,7 +75,8 @@ def steps(results: Results, what: str, sizes: dict[int, list[int]], device: str)
             times = results.measure(table, pair(numbers, name, beside, on), group, warmup=2)
             cells[f"{name}, ms"] = 1e3 * Spread.of(times[name]).median
             cells[f"{name} to {beside}"] = ratios(times[name], times[beside])
-        results.row(table, f"{size:,}", **cells)
+        if cells:
+            results.row(table, f"{size:,}", **cells)
     exponents: dict[str, dict[str, Cell]] = {EXPONENT: {}, STEEPEST: {}}
     for name in BESIDE:
         measured = {size: table.rounds.get(f"{size:,} {name}", {}).get(name) for size in sizes}
@@ -119,7 +120,8 @@ def batches(results: Results, arguments: argparse.Namespace) -> None:
         turns = {}
         for size in sizes:
             workload = Workload("small_resnet", sizes[-1], size, 28, 2, device=arguments.device)
-            maker = partial(LabTurn, workload, micro_batch_size=min(micro, size))
+            chosen = {"precision": "32-true", "compile": False}  # the same for all sizes
+            maker = partial(LabTurn, workload, micro_batch_size=min(micro, size), **chosen)
             turns[size] = stack.enter_context(Apart(maker))
         times = results.measure(table, {f"{size:,}": turn for size, turn in turns.items()}, warmup=0)
         memory = {size: turn.memory for size, turn in turns.items()}

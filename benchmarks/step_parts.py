@@ -38,13 +38,8 @@ def parts(shapes: list[torch.Size]) -> dict[str, Turn]:
     params = parameters(shapes, CPU)
     large = [p for p in params if p.numel() > cpu.SMALL]
     small = [p for p in params if p.numel() <= cpu.SMALL]
-    options = dict(lr=1e-6, momentum=0.9, weight_decay=1e-4, trust_coefficient=1e-3, nesterov=False)
-    options |= dict(norm_clip=None, layer_adaptation=True, maximize=False)
-
-    def arguments(chosen: list[torch.nn.Parameter]) -> list[list[torch.Tensor]]:
-        return [list(chosen), [p.grad for p in chosen if p.grad is not None], [torch.zeros_like(p) for p in chosen]]
-
-    of_large, of_small = arguments(large), arguments(small)
+    grads = [p.grad for p in large if p.grad is not None]
+    of_large: list[list[torch.Tensor]] = [list(large), grads, [torch.zeros_like(p) for p in large]]
     flat = [[in_memory_order(x) for x in tensors] for tensors in of_large[:2]]
     work: dict[str, Callable[[], object]] = {
         FUSED_SGD: OPTIMIZERS[FUSED_SGD](parameters(shapes, CPU)).step,
@@ -53,7 +48,7 @@ def parts(shapes: list[torch.Size]) -> dict[str, Turn]:
         "large layers: ‖g‖": lambda: [host_norm(g) for g in of_large[1]],
         "large layers: ⟨g, w⟩": lambda: [torch.dot(g, w) for w, g in zip(*flat, strict=True)],
         "large layers: update": partial(cpu._sgd, *of_large, 1e-6, 1e-4, 0.9, dampening=0.5),
-        "small layers: all": partial(cpu.fused_lars, *of_small, **options),
+        "small layers: all": OPTIMIZERS["LARS"](small).step,
     }
     return {name: partial(timed, step) for name, step in work.items()}
 

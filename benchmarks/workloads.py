@@ -81,7 +81,7 @@ class LabTurn:
         self.loop = workload.lab_loop(**options)
         learner = self.loop.learner
         precision = {"32-true": "float32", "bf16-mixed": "bf16"}[learner.fabric.strategy.precision.precision]
-        compiled = isinstance(learner.model.module, torch._dynamo.OptimizedModule)
+        compiled = any(isinstance(one, torch._dynamo.OptimizedModule) for one in learner.model.modules())
         self.said = f"{precision}, compiled" if compiled else precision
 
     def __call__(self) -> float:
