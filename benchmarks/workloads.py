@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,12 +14,15 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import Compose, RandomRotation
 
-from tvlars.lab.bench.loops import LoaderLoop, Pictures, lab_loop, random_images, seeded_model
+from tvlars.lab import Reporter, TrainConfig
+from tvlars.lab.bench.loops import LR, LoaderLoop, Pictures, lab_loop, random_images, seeded_model
 from tvlars.lab.data import ImageData
+from tvlars.lab.given import Given
 from tvlars.lab.models import SMALL_IMAGE, head_of, put_head
+from tvlars.lab.run_folder.record import NoRecord
 from tvlars.lab.ssl import ViewRecipe, view_recipes
 from tvlars.lab.ssl.methods import build_method
-from tvlars.lab.training.learner import Classification
+from tvlars.lab.training.prepare import prepare
 from tvlars.lab.training.pretraining import Pretraining
 from tvlars.lab.training.run import Run
 
@@ -59,12 +64,15 @@ class Workload:
 
     def lab_loop(self, data: ImageData | None = None, **options: Any) -> Run:
         """Return the laboratory's loop, on ``data`` in place of random images; ``options`` are of ``TrainConfig``."""
-        usual: dict[str, Any] = {"rotation": self.rotation, "crop_padding": self.padding}
-        if self.task == BARLOW_TWINS:
-            projector = "-".join(map(str, PROJECTOR))
-            usual = {"task": BARLOW_TWINS, "projector": projector, "learner": Pretraining}
-        given = (data or self.data(), self.build_model(), self.device, self.batch_size)
-        return lab_loop(*given, **{"learner": Classification, **usual, **options})
+        data, model = data or self.data(), self.build_model()
+        if self.task != BARLOW_TWINS:
+            options = {"rotation": self.rotation, "crop_padding": self.padding, **options}
+            return lab_loop(data, model, self.device, self.batch_size, **options)
+        usual: dict[str, Any] = {"task": BARLOW_TWINS, "projector": "-".join(map(str, PROJECTOR)), "lr": LR}
+        sizes = {"batch_size": self.batch_size, "micro_batch_size": self.batch_size, "epochs": 10_000}
+        config = TrainConfig("cifar10", accelerator=self.device, **{**usual, **sizes, **options})
+        prepared, nowhere = prepare(config, Given(data)), NoRecord(Path(tempfile.gettempdir()))
+        return Run(Pretraining(prepared, model, nowhere, Reporter()))
 
 
 class StandardStem(Workload):

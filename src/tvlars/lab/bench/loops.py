@@ -23,7 +23,7 @@ from tvlars.lab.data import ImageData
 from tvlars.lab.given import Given
 from tvlars.lab.models import build_model
 from tvlars.lab.run_folder.record import NoRecord
-from tvlars.lab.training.learner import Classification, Learner
+from tvlars.lab.training.learner import Classification
 from tvlars.lab.training.prepare import prepare
 from tvlars.lab.training.progress import Reporter
 from tvlars.lab.training.run import Run
@@ -76,18 +76,11 @@ def seeded_model(name: str, size: int = 32) -> nn.Module:
     return build_model(name, 3, size, CLASSES)[0]
 
 
-def lab_loop(
-    data: ImageData,
-    model: nn.Module,
-    device: str,
-    batch_size: int,
-    learner: type[Learner] = Classification,
-    **options: Any,
-) -> Run:
+def lab_loop(data: ImageData, model: nn.Module, device: str, batch_size: int, **options: Any) -> Run:
     """Return a run of the laboratory that writes nothing."""
     usual: dict[str, Any] = dict(data="cifar10", epochs=10_000, lr=LR, micro_batch_size=batch_size, crop_padding=4)
     config = TrainConfig(batch_size=batch_size, accelerator=device, **{**usual, **options})
-    return Run(learner(prepare(config, Given(data)), model, NoRecord(Path(tempfile.gettempdir())), Reporter()))
+    return Run(Classification(prepare(config, Given(data)), model, NoRecord(Path(tempfile.gettempdir())), Reporter()))
 
 
 class Pictures(CIFAR10):  # type: ignore[misc]
