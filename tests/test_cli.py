@@ -301,10 +301,15 @@ def test_compare_ends_with_the_table_and_the_pages_path(tmp_path: Path) -> None:
     assert done.stderr == ""
     lines = done.stdout.splitlines()
     assert lines[-1] == "page: here/report.html"
-    rows = [line.split() for line in lines if " ± " in line]
+    rows = [line.split() for line in lines if line.startswith("│")]
     assert [row[1] for row in rows] == ["tvlars", "lars", "lamb"]
+    assert " ± " not in done.stdout
+    assert re.fullmatch(r"device: (cpu, \d+ threads?|.+), (32-true|bf16-mixed)", lines[0])
+    assert done.stdout.count("few steps: 10 optimizer steps are too few") == 1  # for all arms
     assert lines[-2].startswith("Nothing was held out")
-    assert "no verdict on" in lines[-3]
-    assert ": 2 seeds cannot show a difference at 5 %, 7 can." in lines[-3]
+    assert lines[-3] == "2 seeds: no interval, which needs 3 seeds."
+    assert lines[-4].startswith("Batch size 256: no verdict; ")
+    assert "; 2 seeds cannot show a difference from " in lines[-4]
+    assert lines[-4].endswith(" at 5 %, 7 can.")
     assert "run 6 of 6" in done.stdout
     assert (tmp_path / "here" / "report.html").is_file()

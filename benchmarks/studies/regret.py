@@ -126,7 +126,7 @@ def tested(found: dict[str, tuple[int, pd.DataFrame]], defaults: Sequence[Candid
         for one in defaults:
             lost = regret_by_seed(table, one.arm(batch_size), one.peak(batch_size))
             mean, half = mean_and_interval(lost.tolist())
-            row[f"{one.schedule}, {one.rule}"] = f"{mean:+.2f} ± {half:.2f}"
+            row[f"{one.schedule}, {one.rule}"] = f"{mean:+.2f}" + ("" if math.isnan(half) else f" ± {half:.2f}")
         rows.append(row)
     return pd.DataFrame(rows)
 

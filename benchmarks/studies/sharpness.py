@@ -123,7 +123,7 @@ class Sharpness:
 
     def _accuracy(self, arm: str) -> str:
         mean, half = mean_and_interval((100 * self.runs.loc[self.runs["arm"] == arm, "test_accuracy"]).tolist())
-        return f"{mean:.2f} ± {half:.2f}"
+        return f"{mean:.2f}" + ("" if math.isnan(half) else f" ± {half:.2f}")
 
     def answers(self) -> list[str]:
         """Return the results in sentences, one for each pair of the family."""

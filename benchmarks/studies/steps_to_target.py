@@ -14,6 +14,7 @@ from tvlars.lab.comparison.statistics import mean_and_interval
 from tvlars.lab.experiments.scaling.result import ScalingResult
 from tvlars.lab.experiments.studies.runs import Ran
 from tvlars.lab.protocol import Protocol
+from tvlars.lab.tasks import Measure
 
 SHARE = 0.9
 """Share of what the reference gains over guessing that is the target."""
@@ -165,7 +166,7 @@ def make_page(protocol: Protocol) -> None:
     if name == "b1-target":
         target, rates = target_of(frame)
         at = int(rates["mean"].argmax())
-        lines = [[f"{row.lr:g}", f"{row.mean:.2f} ± {row.interval:.2f}"] for row in rates.itertuples()]
+        lines = [[f"{row.lr:g}", Measure().text(row.mean / 100, row.interval / 100)] for row in rates.itertuples()]
         edge = " It is at an edge of the grid." if at in (0, len(rates) - 1) else ""
         said = f"The best rate is {rates['lr'][at]:g}.{edge} The target is {target:.3f}."
         text = f"{said_runs(protocol, frame)}\n\n{_table(['rate', 'validation accuracy, %'], lines)}\n\n{said}"

@@ -81,7 +81,7 @@ class Tuned:
         for first, second, pair in self.signed():
             cells = [
                 f"{first} less {second}",
-                f"{pair['signed']:+.2f} ± {100 * pair['interval']:.2f}",
+                f"{pair['signed']:+.2f}" + ("" if math.isnan(half := 100 * pair["interval"]) else f" ± {half:.2f}"),
                 p_text(pair["p_value"]),
                 p_text(pair["p_adjusted"]),
                 "-" if math.isnan(pair["effect_size"]) else f"{math.copysign(pair['effect_size'], pair['signed']):.2f}",

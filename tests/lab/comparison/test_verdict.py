@@ -17,7 +17,7 @@ from tvlars.lab.comparison.comparison import RunRow
 from tvlars.lab.comparison.paired import holm
 from tvlars.lab.comparison.statistics import differences, table
 from tvlars.lab.comparison.table import Cell, table_cells, table_rows
-from tvlars.lab.comparison.verdict import answers, with_verdicts
+from tvlars.lab.comparison.verdict import answers, remarks, with_verdicts
 from tvlars.lab.experiments.results import SweepResult, SweepRun
 from tvlars.lab.report.parts import parts_of, version_notes
 from tvlars.lab.tasks import Measure
@@ -180,8 +180,8 @@ def test_unequal_seeds_and_means_of_survivors_are_said() -> None:
     rows.loc[rows["status"] == "diverged", "test_accuracy"] = None
     (sentence,) = answers(table(rows), differences(rows))
     assert sentence == (
-        "Batch size 512: arm 1 has the highest mean test accuracy, 90.00 % (2 of 3 runs finished); no verdict on arm 0"
-        ": 2 seeds cannot show a difference at 5 %, 6 can."
+        "Batch size 512: no verdict; arm 1 has the highest mean test accuracy, 90.00 % (2 of 3 runs finished); "
+        "2 seeds cannot show a difference from arm 0 at 5 %, 6 can."
     )
     whole = runs_of([*[0.95, 0.951, 0.949] * 3, 0.1], [0.90, 0.902, 0.898] * 3, images=1_000_000)
     (sentence,) = answers(table(whole), differences(whole))
@@ -201,7 +201,7 @@ def test_equal_means_are_all_named() -> None:
 
     equal, other, low = [0.9, 0.8, 0.85] * 3, [0.8, 0.85, 0.9] * 3, [0.1] * 9
     assert said(equal, other) == (
-        "Batch size 512: arm 0 and arm 1 share the highest mean test accuracy, 85.00 %; "
+        "Batch size 512: no significant difference; arm 0 and arm 1 share the highest mean test accuracy, 85.00 %; "
         "inconclusive against arm 1 (9 seeds, one comparison). A difference of 0.3 points would need more test images."
     )
     assert said(low, equal, other) == (
@@ -210,10 +210,27 @@ def test_equal_means_are_all_named() -> None:
         "(9 seeds, Holm over 3 comparisons). A difference of 0.3 points would need more test images."
     )
     assert said([0.9], [0.9]) == (
-        "Batch size 512: arm 0 and arm 1 share the highest mean test accuracy, 90.00 %; "
-        "no verdict on arm 1: 1 seed cannot show a difference at 5 %, 6 can."
+        "Batch size 512: no verdict; arm 0 and arm 1 share the highest mean test accuracy, 90.00 %; "
+        "1 seed cannot show a difference from arm 1 at 5 %, 6 can."
     )
-    assert said([0.9001], [0.9]).startswith("Batch size 512: arm 0 has the highest mean test accuracy, 90.01 %")
+    assert said([0.9001], [0.9]).startswith("Batch size 512: no verdict; arm 0 has the highest mean test accuracy, 90.")
+
+
+def test_two_seeds_have_no_interval_and_few_images_are_said() -> None:
+    two = runs_of([0.1, 0.9], [0.5, 0.7])
+    assert [row["test accuracy"].text for row in cells_of(two)] == ["50.00 %", "60.00 %"]
+    assert cells_of(two)[0]["against the highest mean"].text == "−10.00, fewer than 6 seeds"
+    assert differences(two)["interval"].isna().all()
+    assert remarks(table(two), two) == ["2 seeds: no interval, which needs 3 seeds."]
+    three = runs_of([0.9, 0.8, 0.7], images=24)
+    assert remarks(table(three), three) == ["24 test images: one image is 4.2 points."]
+    assert remarks(table(three), three, Measure("validation accuracy")) == [
+        "24 validation images: one image is 4.2 points."
+    ]
+    assert remarks(table(three), three, Measure("test error", "min")) == []
+    for images in (200, None):
+        runs = runs_of([0.9, 0.8, 0.7], images=images)
+        assert remarks(table(runs), runs) == []
 
 
 def test_an_arm_is_ahead_where_it_is_significantly_above_all() -> None:
@@ -390,8 +407,9 @@ def test_a_comparison_has_differences_and_p_values(one: Path, tmp_path: Path) ->
     assert again.table()["verdict"].tolist() == ["highest mean", "inconclusive"]
     assert [row["p (Holm)"] for row in table_rows(again)] == ["-", "1"]
     assert again.answers() == [
-        f"Batch size 256: tvlars and lars share the highest mean test accuracy, {100 * accuracy:.2f} %; inconclusive "
-        "against lars (6 seeds, one comparison). A difference of 0.3 points would need more test images."
+        "Batch size 256: no significant difference; tvlars and lars share the highest mean test accuracy, "
+        f"{100 * accuracy:.2f} %; inconclusive against lars (6 seeds, one comparison). A difference of 0.3 points "
+        "would need more test images."
     ]
 
 

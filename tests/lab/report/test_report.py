@@ -144,8 +144,8 @@ def test_arms_are_told_apart_by_what_is_set(one: Path, tmp_path: Path) -> None:
 
 def test_the_page_has_the_answer_the_numbers_and_every_runs_command(page: Path, twelve: list[Path]) -> None:
     text = page.read_text()
-    assert "Batch size 256: tvlars has the highest mean test accuracy" in text
-    assert "; no verdict on lars: 3 seeds cannot show a difference at 5 %, 7 can. A difference of 0.3 points" in text
+    assert "<strong>Batch size 256: no verdict</strong>; tvlars has the highest mean test accuracy" in text
+    assert "; 3 seeds cannot show a difference from lars at 5 %, 7 can. A difference of 0.3 points" in text
     assert "within the declared family: all pairs of arms (2 comparisons). Differences are significant" in text
     assert 'class="measure strong"' not in text
     for part in ("Curves", "Layers", "Sharpness", "Loss slices", "Gradient noise", "Speed", "Settings"):
@@ -187,13 +187,27 @@ def test_what_is_amiss_with_runs_is_said(one: Path, tmp_path: Path) -> None:
     assert "landscape.csv cannot be read" in text
     assert "must hold layer statistics, but a file is damaged" in text
     assert "short finished, but its results are not all there; it is in no mean." in text
-    assert "Batch size 256: adamw and tvlars share the highest mean test accuracy" in text
+    assert "Batch size 256: no verdict</strong>; adamw and tvlars share the highest mean test accuracy" in text
 
 
 def test_a_report_on_nothing_but_failures_says_so(one: Path, tmp_path: Path) -> None:
     run = another(one, tmp_path / "run")
     (run / "summary.json").write_text('{"status": "diverged"}')
     assert "No run has finished." in report([run], tmp_path / "page.html").read_text()
+
+
+def test_the_page_says_what_its_numbers_cannot_show(one: Path, tmp_path: Path) -> None:
+    folders = [
+        another(one, tmp_path / f"s{seed}-{arm}", optimizer=arm, seed=seed)
+        for seed in (0, 1)
+        for arm in ("tvlars", "lars")
+    ]
+    text = report(folders, tmp_path / "page.html").read_text()
+    assert '<p class="protocol">2 seeds: no interval, which needs 3 seeds.</p>' in text
+    assert " ± " not in text.partition("<main>")[2].partition("All differences")[0]
+    written = report(folders, tmp_path / "table.md").read_text()
+    assert "Test accuracy: mean over 2 seeds, no interval; " in written
+    assert "2 seeds: no interval, which needs 3 seeds." in written
 
 
 def test_one_run_named_twice_is_one_and_a_seed_that_is_there_twice_is_said(one: Path, tmp_path: Path) -> None:
@@ -372,7 +386,7 @@ def opened(browser: Any, page: Path, **options: Any) -> Any:
     tab.errors = []
     tab.on("console", lambda message: tab.errors.append(message.text) if message.type == "error" else None)
     tab.on("pageerror", lambda error: tab.errors.append(str(error)))
-    tab.goto(f"file://{page}")
+    tab.goto(f"file://{page}", timeout=120_000)
     tab.wait_for_function("document.documentElement.dataset.ready === 'yes'", timeout=120_000)
     return tab
 
@@ -385,6 +399,18 @@ def test_every_figure_draws_without_an_error(browser: Any, page: Path) -> None:
     assert figures == 1 + 2 * (4 + 2 + 3 + 1 + 1)
     drawn = "[...document.querySelectorAll('.figure')].filter(f => f.querySelector('.trace, .hm')).length"
     assert tab.evaluate(drawn) == figures
+
+
+def test_a_page_has_loaded_when_its_figures_are_drawn(browser: Any, page: Path) -> None:
+    tab = browser.new_context(offline=True).new_page()
+    tab.add_init_script("""window.addEventListener("load", () => {
+        const of = name => document.querySelectorAll(name).length;
+        window.atLoad = [of(".figure.drawn .main-svg"), of("iframe")];
+    })""")
+    tab.goto(page.as_uri(), wait_until="load", timeout=120_000)
+    drawn, frames = tab.evaluate("window.atLoad")
+    assert drawn >= tab.locator(".figure:visible").count() > 0
+    assert frames == 0
 
 
 def test_controls_change_all_curves(browser: Any, page: Path) -> None:

@@ -129,7 +129,7 @@ class Comparison:
 
     def __str__(self) -> str:
         """Return the table and the results in sentences."""
-        return "\n".join([str(self.table()), *self.answers(), self.protocol])
+        return "\n".join([str(self.table()), *self.answers(), *self.remarks(), self.protocol])
 
     def __repr__(self) -> str:
         arms = ", ".join(dict.fromkeys(run.optimizer for run in self.runs))
@@ -137,7 +137,7 @@ class Comparison:
 
     def _repr_html_(self) -> str:
         """Return table, sentences and curves, for notebooks."""
-        said = map(paragraph, (*self.answers(), self.protocol))
+        said = map(paragraph, (*self.answers(), *self.remarks(), self.protocol))
         return page(str(self.table()._repr_html_()), *said, self._picture())
 
     def _picture(self) -> str:
@@ -201,6 +201,13 @@ class Comparison:
         from tvlars.lab.comparison.verdict import answers
 
         return answers(statistics.table(self._frame()), self.differences(), self.measure)
+
+    def remarks(self) -> list[str]:
+        """Return sentences on limits of the numbers: two seeds have no interval, and one of few test images counts."""
+        from tvlars.lab.comparison import statistics, verdict
+
+        frame = self._frame()
+        return verdict.remarks(statistics.table(frame), frame, self.measure)
 
     def _frame(self) -> pd.DataFrame:
         """Return the runs with the predictions in their folders."""

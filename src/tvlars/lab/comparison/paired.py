@@ -16,6 +16,8 @@ POWER = 0.8
 """Probability with which :func:`seeds_needed` seeds find a difference."""
 MOST_EXACT = 16
 """Number of seeds up to which all sign patterns are counted."""
+FEWEST_OF_INTERVAL = 3
+"""Fewest values whose mean has an interval: that of two is so wide that it reads as a fault."""
 DRAWN = 99_999
 """Number of random sign patterns for more seeds."""
 
@@ -47,11 +49,14 @@ def _signs(count: int) -> np.ndarray[Any, np.dtype[np.floating[Any]]]:
 
 
 def student(mean: float, error: float, degrees: int) -> tuple[float, float]:
-    """Return half width of the 95 % interval of a mean, and the p-value of a true mean of 0, by Student's t."""
+    """Return half width of the 95 % interval of a mean, and the p-value of a true mean of 0, by Student's t.
+
+    The half width is NaN for fewer than ``FEWEST_OF_INTERVAL`` values.
+    """
     from scipy import stats
 
     p = 1.0 if abs(mean) < 1e-12 else float(2 * stats.t.sf(abs(mean) / error, degrees)) if error > 0 else 0.0
-    return float(stats.t.ppf(0.975, degrees) * error), p
+    return (float(stats.t.ppf(0.975, degrees) * error) if degrees > FEWEST_OF_INTERVAL - 2 else math.nan), p
 
 
 def equivalence_p(mean: float, error: float, degrees: int, margin: float) -> float:

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from tvlars.lab.comparison.pair import said_margin
-from tvlars.lab.comparison.paired import LEVEL, POWER, fewest_seeds
+from tvlars.lab.comparison.paired import FEWEST_OF_INTERVAL, LEVEL, POWER, fewest_seeds
 from tvlars.lab.comparison.statistics import SIGNIFICANT, best_arms, metrics_in, named_columns
 from tvlars.lab.config import OPTIONS
 from tvlars.lab.imported import GIVEN, said_path
@@ -245,6 +245,8 @@ def _interval(rows: pd.DataFrame) -> str:
     if not counts or counts[-1] == 1:
         return " of one seed" if counts else ""
     seeds = f"{counts[0]} seeds" if len(counts) == 1 else "n seeds"
+    if counts[-1] < FEWEST_OF_INTERVAL:
+        return f": mean over {seeds}, no interval"
     return f": mean over {seeds} ± half the width of its 95 % interval (Student's t)"
 
 

@@ -32,7 +32,7 @@ SIGNIFICANT, INCONCLUSIVE, OUTSIDE = "significant", "inconclusive", "outside the
 
 
 def mean_and_interval(values: list[float]) -> tuple[float, float]:
-    """Return mean and half width of its 95 % interval by Student's t, NaN if there are too few values."""
+    """Return mean and half width of its 95 % interval by Student's t, which is NaN for fewer than three values."""
     series = pd.Series(values, dtype=float)
     mean, error = float(series.mean()), series.std() / math.sqrt(max(len(series), 1))
     return mean, student(mean, error, len(series) - 1)[0]
@@ -42,9 +42,9 @@ def table(runs: pd.DataFrame) -> pd.DataFrame:
     """Return one row per arm and batch size: mean test accuracy and its 95 % interval over seeds.
 
     Columns: arm, batch_size, lr, seeds (finished ones), of (all seeds), accuracy and interval
-    (half width, Student's t; NaN for one seed), accuracies (each seed's), train_loss, test_loss, images_per_second,
-    seconds (means), and NAME and NAME_interval for each extra measure. Batch sizes ascend; their arms are in the order
-    in which they first appear.
+    (half width, Student's t; NaN for fewer than three seeds), accuracies (each seed's), train_loss, test_loss,
+    images_per_second, seconds (means), and NAME and NAME_interval for each extra measure. Batch sizes ascend; their
+    arms are in the order in which they first appear.
     """
     runs = _with_values(runs)
     names = list(dict.fromkeys(name for one in _metrics_of(runs) for name in one))
@@ -126,7 +126,7 @@ def differences(runs: pd.DataFrame, family: str = ALL, margin: float | None = No
 
         - part, batch_size, better, worse: the pair of arms.
         - difference: of the means over common seeds, >= 0; interval: half width of the wider of both 95 % intervals by
-          Student's t, by seeds and by test images; NaN for one seed.
+          Student's t, by seeds and by test images; NaN for fewer than three seeds.
         - seeds: number of common seeds; deviation: standard deviation of the paired differences over them.
         - effect_size: Hedges' g_z, see :func:`tvlars.lab.comparison.paired.effect_size`.
         - in_family: True if the pair is tested; comparisons: number of pairs in the family, those of arms whose runs

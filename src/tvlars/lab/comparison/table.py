@@ -108,7 +108,7 @@ def print_table(comparison: Comparison) -> None:
     out.print(table, soft_wrap=False)
     if left_out := [name for name in rows[0] if name not in shown]:
         tell(f"not shown for lack of room: {', '.join(left_out)}")
-    tell(*comparison.answers(), comparison.protocol)
+    tell(*comparison.answers(), *comparison.remarks(), comparison.protocol)
 
 
 def by_least_importance(rows: list[dict[str, str]], measure: Measure) -> list[str]:

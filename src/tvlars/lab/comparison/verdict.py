@@ -8,20 +8,43 @@ from typing import Any
 
 import pandas as pd
 
-from tvlars.lab.comparison.pair import said_margin
+from tvlars.lab.comparison.pair import said_margin, test_images_of
 from tvlars.lab.comparison.paired import fewest_seeds
 from tvlars.lab.comparison.statistics import INCONCLUSIVE, best_arms
 from tvlars.lab.errors import listed
+from tvlars.lab.run_folder.status import Status
 from tvlars.lab.tasks import Measure
 
 Pairs = dict[tuple[int, frozenset[str]], dict[Any, Any]]
 """Rows of :func:`tvlars.lab.comparison.statistics.differences` by batch size and the set of both arms."""
 BESIDE = ("p_adjusted", "equivalence_p_adjusted", "effect_size", "seeds_needed", "verdict")
 """Columns of differences that tables of arms also have, for the difference from the best mean."""
+COARSE = 0.005
+"""Share of a test set beyond which a single image is worth a remark."""
+
+
+def remarks(rows: pd.DataFrame, runs: pd.DataFrame, measure: Measure | None = None) -> list[str]:
+    """Return sentences on limits of the numbers: arms of two seeds, which have no interval, and few test images.
+
+    Args:
+        rows: result of :func:`tvlars.lab.comparison.statistics.table`.
+        runs: the runs in it, one row per run.
+        measure: measure of the means; None (default): the test accuracy.
+    """
+    measure = measure or Measure()
+    found = ["2 seeds: no interval, which needs 3 seeds."] if (rows["seeds"] == 2).any() else []
+    images = None if measure.of_task else test_images_of(runs[runs["status"] == Status.FINISHED.value])
+    if images is not None and images * COARSE < 1:
+        split = "validation" if measure.name.startswith("validation") else "test"
+        many = f"{images} {split} image{'s' * (images != 1)}"
+        found.append(f"{many}: one image is {100 / images:.1f} points.")
+    return found
 
 
 def answers(rows: pd.DataFrame, pairs: pd.DataFrame, measure: Measure | None = None) -> list[str]:
     """Return one sentence per batch size: the arms with the best mean, and their differences from others.
+
+    It begins with "no verdict" or "no significant difference" if the best mean is that of no winner.
 
     Args:
         rows: result of :func:`tvlars.lab.comparison.statistics.table`.
@@ -62,7 +85,14 @@ def _answer(here: pd.DataFrame, best: str, pairs: Pairs, measure: Measure) -> st
         name = f"{subject}: " if list(subjects) != [best] and len(rows) > 2 else ""
         said_of = [words.format(listed(arms)) for (_, words), arms in sorted(relations.items())]
         clauses.append(name + ", and ".join(said_of))
-    return f"{'; '.join([said, *clauses])}{_basis(told)}.{_power(told, measure)}"
+    return f"{'; '.join([*_undecided(told), said, *clauses])}{_basis(told)}.{_power(told, measure)}"
+
+
+def _undecided(told: list[dict[Any, Any]]) -> list[str]:
+    """Return the beginning of a sentence in which no pair has been decided, so that no arm reads as the winner."""
+    if any(pair["significant"] or pair["equivalent"] for pair in told):
+        return []
+    return ["no significant difference" if any(pair["verdict"] == INCONCLUSIVE for pair in told) else "no verdict"]
 
 
 def _subjects(arms: list[str], equal: list[str], pairs: dict[frozenset[str], dict[Any, Any]]) -> dict[str, list[str]]:
@@ -103,7 +133,7 @@ def _relation(arm: str, pair: dict[Any, Any] | None, measure: Measure, leads: bo
     if "test image" in pair["verdict"]:
         return 6, "no verdict on {}, since the number of test images is not known or is 1"
     seeds = f"{pair['seeds']} seed{'s' * (pair['seeds'] != 1)}"
-    return 6, f"no verdict on {{}}: {seeds} cannot show a difference at 5 %, {fewest_seeds(pair['comparisons'])} can"
+    return 6, f"{seeds} cannot show a difference from {{}} at 5 %, {fewest_seeds(pair['comparisons'])} can"
 
 
 def _basis(told: list[dict[Any, Any]]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -125,10 +126,10 @@ class Report:
         return [sentence for part in self.parts for sentence in part.answers()]
 
     def protocols(self) -> list[str]:
-        """Return the sentences about images that were held out; with several kinds of them, each names its part."""
-        said = [part.protocol for part in self.parts]
-        if len(set(said)) > 1:
-            said = [f"{part.title}. {part.protocol}" if part.title else part.protocol for part in self.parts]
+        """Return the sentences on limits of the numbers and on held-out images; if parts differ, each names its own."""
+        found = [(part.title, one) for part in self.parts for one in (*part.remarks(), part.protocol)]
+        times = Counter(one for _, one in found)
+        said = [f"{title}. {one}" if title and times[one] < len(self.parts) else one for title, one in found]
         return list(dict.fromkeys([*said, *self.tuned, *self.registered]))
 
     def lead(self) -> str:

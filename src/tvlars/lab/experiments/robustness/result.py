@@ -50,7 +50,7 @@ class RobustnessResult(StudyResult):
         """Return one row per arm and rate.
 
         Columns: arm, lr, seeds (with a result), of, accuracy (mean; a run that diverged counts as one that guesses),
-        interval (half width of its 95 % interval, Student's t; NaN for one seed), failed (share of the runs).
+        interval (half width of its 95 % interval, Student's t; NaN for fewer than three), failed (share of the runs).
         """
         import pandas as pd
 

@@ -214,9 +214,21 @@ async function unpack(text) {
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
   return new Response(stream).text();
 }
+// A frame that is being written holds back the page's load event: pictures and prints wait until figures are drawn.
+function holdLoad() {
+  const frame = document.createElement("iframe");
+  frame.hidden = true;
+  document.body.append(frame);
+  frame.contentDocument.open();
+  return () => { frame.contentDocument.close(); frame.remove(); };
+}
 async function main() {
   const packed = document.getElementById("plotly");
   if (!packed) return;
+  const release = holdLoad();
+  try { await begin(packed); } finally { release(); }
+}
+async function begin(packed) {
   try {
     const script = document.createElement("script");
     script.textContent = await unpack(packed.textContent);
