@@ -166,7 +166,7 @@ def test_a_data_set_without_a_length() -> None:
     assert check(model, optimizer, DataLoader(Endless(), batch_size=512), epochs=2) == []
 
 
-@pytest.mark.filterwarnings("ignore:the run has 1 optimizer steps")
+@pytest.mark.filterwarnings("ignore:few steps")
 def test_a_run_of_one_step_has_nothing_to_decay_over() -> None:
     model = network()
     run = plan(batch_size=512, dataset_size=512, epochs=1)
@@ -335,7 +335,7 @@ def test_a_schedule_of_another_length() -> None:
     assert check(model, optimizer, loader(), epochs=20, scheduler=by_epoch) == []
 
 
-@pytest.mark.filterwarnings("ignore:the run has")
+@pytest.mark.filterwarnings("ignore:few steps")
 def test_few_steps() -> None:
     model, optimizer, scheduler = planned("lars", epochs=3)
     assert found(check(model, optimizer, loader(), epochs=3, scheduler=scheduler)) == ["few steps"]

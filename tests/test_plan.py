@@ -133,8 +133,27 @@ def test_lars_falls_linearly_without_warm_up_unless_one_is_given() -> None:
     assert plan(8192, total_steps=1000, optimizer="sgd", schedule="linear").warmup_steps == 200
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "more"),
+    [
+        ("tvlars", {"noise_scale": 12_345.0, "delay": 12_345.678}),
+        ("lars", {"schedule": "trapezoid", "lr": 1.2345678}),
+        ("torch.optim.SGD", {"schedule": torch.optim.lr_scheduler.OneCycleLR, "lr": 0.1}),
+    ],
+)
+def test_the_text_fits_a_narrow_terminal(optimizer: str, more: dict[str, Any]) -> None:
+    lines = str(plan(16_384, 1_281_167, 90, optimizer, **more)).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert all(line.startswith("  ") for line in lines[1:])
+    if optimizer == "tvlars":
+        assert "             3,215 samples per epoch, drawn anew each time, do not fill a batch" in lines
+        assert re.fullmatch(r" {13}delay_factor = \S+ per step, gamma_min = 0, alpha = 1", lines[-4])
+
+
 def test_warns_of_a_run_too_short_for_a_schedule() -> None:
-    with pytest.warns(UserWarning, match="the run has 15 optimizer steps, too few for a schedule to act"):
+    with pytest.warns(
+        UserWarning, match="few steps: 15 optimizer steps are too few for a schedule to act; more epochs"
+    ):
         plan(4096, 5000, 15)
 
 
@@ -243,7 +262,11 @@ def test_plot_draws_the_learning_rate() -> None:
 SHAPES: list[tuple[str, dict[str, Any], list[str]]] = [
     ("linear", dict(warmup_epochs=1), ["linear warm-up over 10 steps, then linear to 0.001"]),
     ("polynomial", dict(warmup_steps=7), ["linear warm-up over 7 steps, then polynomial of power 2 to 0.001"]),
-    ("trapezoid", dict(decay_tail="sqrt"), ["over 40 steps, then the full rate, from step 160 on 1 - sqrt decay to"]),
+    (
+        "trapezoid",
+        dict(decay_tail="sqrt"),
+        ["over 40 steps, then the full rate,", "\n             from step 160 on 1 - sqrt decay to 0.001\n"],
+    ),
     ("constant", dict(), ["schedule   constant"]),
     ("constant", dict(warmup_steps=3), ["linear warm-up over 3 steps, then constant"]),
     ("cosine", dict(), ["linear warm-up over 40 steps, then cosine to 0.001"]),

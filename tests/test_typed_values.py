@@ -13,6 +13,7 @@ from tvlars.cli import main
 from tvlars.cli._commands import make_parser
 from tvlars.cli._parser import nearest
 from tvlars.cli._train import compare_config
+from tvlars.lab.errors import UsageError
 
 
 def parsed(line: str) -> argparse.Namespace:
@@ -47,6 +48,9 @@ def parsed(line: str) -> argparse.Namespace:
         ("ssl --evaluations linear,knn", "evaluations", "linear,knn"),
         ("probe run --evaluations linear knn", "evaluations", "linear,knn"),
         ("probe run --evaluations linear, knn", "evaluations", "linear,knn"),
+        ("probe --evaluations knn linear run", "evaluations", "knn,linear"),
+        ("probe --evaluations knn linear run", "run_folder", Path("run")),
+        ("sweep --log tensorboard grid.yaml", "grid", Path("grid.yaml")),
         ("train --optimizer-options eps=1e-6 foreach=false", "optimizer_options", "eps=1e-6 foreach=false"),
         ("compare --arm cold=lars,warmup-epochs=0", "arms", ["cold=lars,warmup-epochs=0"]),
         ("compare --arm a=lars,lr=1 b=lamb --arm c=sgd", "arms", ["a=lars,lr=1", "b=lamb", "c=sgd"]),
@@ -66,6 +70,12 @@ def parsed(line: str) -> argparse.Namespace:
 def test_a_value_is_what_was_meant(line: str, name: str, value: object) -> None:
     line = line.replace("(", "'(").replace(")", ")'")
     assert getattr(parsed(line), name) == value
+
+
+@pytest.mark.parametrize("line", ["probe --evaluations knn", "probe --data digits", "sweep --log a b --retries"])
+def test_a_list_gives_nothing_back_in_vain(line: str) -> None:
+    with pytest.raises(UsageError, match=r"required|expected|unknown"):
+        parsed(line)
 
 
 def test_a_file_whose_name_has_a_comma_is_one_value(tmp_path: Path) -> None:

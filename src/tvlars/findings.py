@@ -19,7 +19,7 @@ from tvlars.groups import _trainable
 from tvlars.optim import LAMB, LARS, TVLARS
 from tvlars.optim._numerics.sharded import layout
 from tvlars.optim.layerwise import LayerwiseOptimizer
-from tvlars.plan import FEW_STEPS
+from tvlars.plan import FEW_STEPS, few_steps
 from tvlars.schedule import Schedule, ScheduleLR, _sigmoid_decay
 
 LARGEST_RAW_LR = 1.0
@@ -359,11 +359,9 @@ def _schedule(optimizer: Optimizer, scheduler: Any, total_steps: int | None, epo
     elif total_steps:
         yield from _rates(optimizer, scheduler, total_steps, epochs, per_epoch)
     if total_steps and total_steps < FEW_STEPS:
-        yield Finding(
-            "few steps",
-            f"{total_steps} optimizer steps are too few for a schedule to act",
-            f"more epochs or a smaller batch size give more, take at least {FEW_STEPS}",
-        )
+        problem, remedy = few_steps(total_steps)
+        what, _, evidence = problem.partition(": ")
+        yield Finding(what, evidence, remedy)
 
 
 def _needs_schedule(optimizer: Optimizer, total_steps: int | None) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -56,6 +57,8 @@ HALF_SHARES = ((512, 0.5), (2048, 0.75), (8192, 0.9))
 """Batch sizes in samples, and the share of the steps after which φ is half way down, see docs/results/plan.md."""
 MOST_STEPS = 200_000
 """Most steps of an LR scheduler that ``str()`` simulates (two seconds)."""
+COLUMNS = 80
+"""Width of the text of a plan, that of a narrow terminal."""
 FEW_STEPS = 50
 """Below this many steps a run is too short for a schedule to act."""
 
@@ -233,12 +236,13 @@ class Plan:
         length = self.total_steps / self.steps_per_epoch
         epochs = self.epochs if length == self.epochs else f"{length:.3g}"
         run = f"{epochs} epochs of {self.dataset_size:,} samples" if self.dataset_size else "a stream of samples"
-        steps = f"{self.steps_per_epoch} per epoch, {self.total_steps} in total" + self._dropped()
+        steps = f"{self.steps_per_epoch} per epoch, {self.total_steps} in total"
         if self.dataset_size is None:
             steps = f"{self.total_steps} in total, {self.total_steps * self.batch_size:,} samples"
         lines = [
             f"{self.optimizer}, batch size {self.batch_size:,}, {run}",
             f"  steps      {steps}",
+            *self._dropped(),
             f"  lr         {self.lr:g}{f' ({self.lr_from})' if self.lr_from else ''}"
             if not math.isnan(self.lr)
             else f"  lr         that of {self.optimizer}",
@@ -254,7 +258,8 @@ class Plan:
         lines.append(f"  others     weight decay {decay}{momentum}")
         if self.noise_scale is not None:
             lines += self._noise()
-        return "\n".join(lines)
+        how: dict[str, Any] = dict(subsequent_indent=" " * 13, break_long_words=False, break_on_hyphens=False)
+        return "\n".join(textwrap.fill(line, COLUMNS, **how) for line in lines)
 
     def _noise(self) -> list[str]:
         """Explain what the noise scale means for this batch size (McCandlish et al. 2018, section 2.3)."""
@@ -283,16 +288,17 @@ class Plan:
                 f"  phi        {self.factor(self.warmup_steps or 1):.3g} at step {self.warmup_steps or 1}, "
                 f"{self.factor(self.total_steps / 3):.3g} after a third, "
                 f"{self.factor(self.total_steps):.2g} at the end",
-                f"             {self._where_it_falls()}: delay = {self.delay:g} steps, "
-                f"delay_factor = {self.delay_factor:.4g} per step,",
-                f"             gamma_min = {self.gamma_min:g}, alpha = {self.alpha:g}",
+                f"             {self._where_it_falls()}: delay = {self.delay:g} steps,",
+                f"             delay_factor = {self.delay_factor:.4g} per step, gamma_min = {self.gamma_min:g}, "
+                f"alpha = {self.alpha:g}",
             ]
         if self.schedule in FALLING and self.users_schedule is None:
             without = "" if self.warmup_steps else ", without warm-up"
             how = {"polynomial": f"polynomial of power {self.power:g}"} if self.power is not None else {}
             if isinstance(self.curve, TrapezoidSchedule):
                 tail = "linear" if self.decay_tail == "linear" else "1 - sqrt"
-                how["trapezoid"] = f"the full rate, from step {self.curve.decay_start:g} on {tail} decay"
+                decay = f"from step {self.curve.decay_start:g} on {tail} decay to {self.final_factor:g}{without}"
+                return [f"  schedule   {warmup}the full rate,", f"             {decay}"]
             return [f"  schedule   {warmup}{how.get(self.schedule, self.schedule)} to {self.final_factor:g}{without}"]
         if self.users_schedule is None:
             return [f"  schedule   {f'that of {self.optimizer}' if self.schedule == OWN else f'{warmup}constant'}"]
@@ -301,9 +307,9 @@ class Plan:
             first += f", {self.factor(max(last // 3, 1)):.3g} after a third, {self.factor(last):.3g} at the end"
         return [f"  schedule   {self.users_schedule.described(self)}", f"             {first}"]
 
-    def _dropped(self) -> str:
+    def _dropped(self) -> list[str]:
         rest = (self.dataset_size or 0) % self.batch_size
-        return f" ({rest:,} samples per epoch, drawn anew each time, do not fill a batch)" if rest else ""
+        return [f"             {rest:,} samples per epoch, drawn anew each time, do not fill a batch"] if rest else []
 
     def _where_it_falls(self) -> str:
         place = self._half_way()
@@ -442,11 +448,7 @@ def plan(
         noise = _plain("noise_scale", noise, unit="samples")
 
     if length.total_steps < FEW_STEPS:
-        warnings.warn(
-            f"the run has {length.total_steps} optimizer steps, too few for a schedule to act; "
-            f"take more epochs or a smaller batch_size, for at least {FEW_STEPS} steps",
-            stacklevel=2,
-        )
+        warnings.warn("; ".join(few_steps(length.total_steps)), stacklevel=2)
     options = dict(
         **dict(delay_factor=delay_factor, delay=delay, alpha=alpha, gamma_min=gamma_min),
         **dict(warmup_epochs=warmup_epochs, warmup_steps=warmup_steps, final_factor=final_factor),
@@ -469,6 +471,12 @@ def plan(
         if not made.users_schedule.is_scheduler:
             made.factor(made.total_steps)
     return made
+
+
+def few_steps(total_steps: int) -> tuple[str, str]:
+    """Return what is said of a run of fewer than ``FEW_STEPS`` steps: the problem, and the remedy."""
+    problem = f"few steps: {total_steps} optimizer steps are too few for a schedule to act"
+    return problem, f"more epochs or a smaller batch size give more, take at least {FEW_STEPS}"
 
 
 class _Length(NamedTuple):

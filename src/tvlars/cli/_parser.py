@@ -129,6 +129,24 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("-h", "--help", action=Help, help="print this help")
         self.add_argument("--help-all", action=Help, help="print the help with all options")
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse; a list at the end that has swallowed RUN, as in ``--evaluations knn RUN``, gives it back."""
+        try:
+            return super().parse_known_args(args, namespace)
+        except UsageError:
+            places = self._positionals._group_actions
+            words, count = list(args or ()), len(places)
+            fixed = places and all(one.nargs is None and one.choices is None for one in places)
+            if not fixed or namespace is not None or any(word.startswith("-") for word in words[-count:]):
+                raise
+            try:
+                found, unknown_words = super().parse_known_args([*words[-count:], *words[:-count]])
+            except UsageError:
+                unknown_words = words
+            if unknown_words:
+                raise
+            return found, unknown_words
+
     def short_help(self) -> str:
         """Return the help with the options that most runs need."""
         every = [one for one in self._actions if one.option_strings]

@@ -32,6 +32,7 @@ from tvlars.lab.console import say, tell
 from tvlars.lab.errors import UsageError
 from tvlars.lab.experiments.arms import Arm, owner_of, parse_setting
 from tvlars.lab.experiments.compare_config import USUAL, CompareConfig
+from tvlars.lab.imported import said_path
 from tvlars.lab.options import options_of
 
 TRAIN = """
@@ -238,4 +239,6 @@ def _override(text: str, owners: Mapping[str, str]) -> tuple[str, str, Any]:
     try:
         return owner, name, parse_setting(owners[owner], name, value)
     except UsageError as error:
-        raise UsageError(f"--set {owner}.{error}" if str(error).startswith(name) else f"--set: {error}") from None
+        raise UsageError(
+            f"--set {said_path(owner)}.{error}" if str(error).startswith(name) else f"--set: {error}"
+        ) from None

@@ -12,6 +12,8 @@ import pandas as pd
 import pytest
 
 from tvlars.cli import main
+from tvlars.cli._commands import make_parser
+from tvlars.cli._train import compare_config
 from tvlars.lab import (
     Arm,
     CompareConfig,
@@ -215,6 +217,19 @@ def test_the_command_compares_what_users_bring(work: Path, capsys: pytest.Captur
     assert all(name in page for name in names)
     assert main(["compare", "--config", "compared", "--out", "compared"]) == 0  # all are over
     assert "4 of 4 runs are over already" in capsys.readouterr().out
+
+
+def test_the_last_name_of_an_optimizer_suffices(work: Path) -> None:
+    (work / "other").mkdir()
+    (work / "other" / "mine.py").write_text(MINE)
+    words = ["compare", "--optimizers", "lars", NADAM, "other/mine.py:build", "--set", "NAdam.momentum-decay=0.005"]
+    words += ["NAdam.lr=2e-3", "build.schedule=constant", "--seeds", "0"]
+    runs = compare_config(make_parser(words).parse_args(words)).runs()
+    assert [run.lr for run in runs] == [None, 2e-3, None]
+    assert [run.schedule for run in runs] == ["auto", "auto", "constant"]
+    assert "momentum_decay=0.005" in str(runs[1].optimizer_options)
+    with pytest.raises(UsageError, match=r"unknown optimizer 'NAdam': .*Known: mine.NAdam, torch.optim.NAdam."):
+        owner_of("NAdam.lr", ["lars", NADAM, "mine.NAdam"], "optimizer", "")
 
 
 @pytest.mark.parametrize(

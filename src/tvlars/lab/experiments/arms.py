@@ -10,7 +10,7 @@ from typing import Any
 from tvlars.lab.arguments import QUOTES, parse_literal, spelled_arguments, split_outside
 from tvlars.lab.config import OPTIONS, check_arm_name
 from tvlars.lab.errors import UsageError, unknown
-from tvlars.lab.imported import said_path, spelled_path
+from tvlars.lab.imported import said_path, short_name, spelled_path
 from tvlars.lab.optimizers import arguments_of_optimizer, is_known, optimizer_name, options_of_optimizer
 
 
@@ -120,7 +120,8 @@ def as_options(optimizer: str, settings: Mapping[str, Any], base: str | None) ->
 
 
 def owner_of(left: str, owners: Iterable[str], what: str, form: str) -> tuple[str, str]:
-    """Split ``OWNER.OPTION`` at the longest of ``owners``; the option is spelled with underscores.
+    """Split ``OWNER.OPTION`` at the longest of ``owners``, or at the last name of one of them, as in ``NAdam.lr``; the
+    option is spelled with underscores.
 
     Raises:
         UsageError: no owner fits; ``form`` is what was wanted.
@@ -132,7 +133,11 @@ def owner_of(left: str, owners: Iterable[str], what: str, form: str) -> tuple[st
     owner, dot, name = left.rpartition(".")
     if not (dot and owner and name):
         raise UsageError(f"{form}, got {left!r}")
-    raise unknown(what, owner, short_spellings(names))
+    short = [one for one in names if short_name(one) == owner]
+    spellings = {said_path(one) for one in short if said_path(one) != one}
+    if len(full := [one for one in short if one not in spellings]) == 1:
+        return full[0], name.replace("-", "_")
+    raise unknown(what, owner, short_spellings(short or names))
 
 
 def short_spellings(names: Iterable[str]) -> list[str]:

@@ -47,7 +47,7 @@ from tvlars.lab.run_folder.resuming import look
 from tvlars.lab.run_folder.status import Status
 from tvlars.lab.ssl.views import describe_views
 from tvlars.lab.tasks import Measure, Task, measure_of
-from tvlars.lab.training.description import describe_batch
+from tvlars.lab.training.description import describe_batch, describe_device
 from tvlars.lab.training.prepare import Prepared, data_of, prepare
 from tvlars.lab.training.progress import Reporter, choose_reporter, factory_of
 from tvlars.plan import Plan
@@ -122,6 +122,8 @@ def compare(
         signals = stack.enter_context(taking_signals(crew))
         opened = partial(_open, config, runs, plans, prepared[0].data.fingerprint, stack)
         folder, statuses = opened() if processes is None else processes.by_first(opened)
+        if processes is not None:  # else the workers say theirs
+            announce(_device(prepared, processes))
         for line in _lines(config, prepared, count):
             announce(line)
         comparing = _Comparing(config, folder, runs, plans, prepared[0], first)
@@ -297,6 +299,14 @@ def _with_other_models(prepared: list[Prepared]) -> list[Prepared]:
         config = run.config
         found.setdefault((config.model, config.init, config.stem, config.pretrained, config.weights), run)
     return list(found.values())
+
+
+def _device(prepared: list[Prepared], processes: Processes) -> str:
+    """Return device, precision and number of the processes that do the runs."""
+    precisions = {run.config.precision: run for run in prepared}.values()
+    said = " or ".join(dict.fromkeys(run.precision for run in precisions))
+    several = f", {processes.count} processes" * processes.several
+    return f"device: {describe_device(prepared[0].device)}, {said}{several}"
 
 
 def _lines(config: CompareConfig, prepared: list[Prepared], processes: int) -> list[str]:

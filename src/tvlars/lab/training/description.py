@@ -50,13 +50,19 @@ def describe_batch(config: TrainConfig, processes: int = 1) -> str:
     return f"{parts} x {which} = {config.batch_size:,} samples per optimizer step"
 
 
+def describe_device(device: torch.device) -> str:
+    """Return the name of a device of this process, with the threads of a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    return f"{device.type}, {threads} thread{'s' * (threads != 1)}" if device.type == "cpu" else device.type
+
+
 def facts_of_run(prepared: Prepared, model: str, task: dict[str, str]) -> dict[str, Any]:
     """Return facts about machine, model, data and task by name, for :func:`describe` and environment.json."""
     config, device, count = prepared.config, prepared.fabric.device, prepared.processes.count
-    threads = torch.get_num_threads()
-    name = f"{device.type}, {threads} thread{'s' * (threads != 1)}" if device.type == "cpu" else device.type
     facts: dict[str, Any] = {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else name,
+        "device": describe_device(device),
         "precision": prepared.precision,
         "compiled": prepared.chosen_compile[0],
         "speed": [text for _, text in (prepared.chosen_precision, prepared.chosen_compile) if text],
