@@ -24,20 +24,14 @@ COARSE = 0.005
 
 
 def remarks(rows: pd.DataFrame, runs: pd.DataFrame, measure: Measure | None = None) -> list[str]:
-    """Return sentences on limits of the numbers: arms of two seeds, which have no interval, and few test images.
-
-    Args:
-        rows: result of :func:`tvlars.lab.comparison.statistics.table`.
-        runs: the runs in it, one row per run.
-        measure: measure of the means; None (default): the test accuracy.
-    """
+    """Return sentences on limits of the numbers: two seeds have no interval, and one of few test images counts much.
+    ``runs`` are those of ``rows``, the result of :func:`tvlars.lab.comparison.statistics.table`."""
     measure = measure or Measure()
     found = ["2 seeds: no interval, which needs 3 seeds."] if (rows["seeds"] == 2).any() else []
     images = None if measure.of_task else test_images_of(runs[runs["status"] == Status.FINISHED.value])
     if images is not None and images * COARSE < 1:
         split = "validation" if measure.name.startswith("validation") else "test"
-        many = f"{images} {split} image{'s' * (images != 1)}"
-        found.append(f"{many}: one image is {100 / images:.1f} points.")
+        found.append(f"{images} {split} image{'s' * (images != 1)}: one image is {100 / images:.1f} points.")
     return found
 
 

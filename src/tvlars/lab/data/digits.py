@@ -20,14 +20,6 @@ def load_digits(data_dir: Path | None) -> ImageData:
     labels = torch.from_numpy(raw.target.astype(np.int64))
     parts = train_test_split(np.arange(len(labels)), test_size=0.2, random_state=0, stratify=raw.target)
     train, test = map(torch.from_numpy, parts)
-    return ImageData(
-        "digits",
-        "scikit-learn, split 4:1 by class with seed 0",
-        images[train],
-        labels[train],
-        images[test],
-        labels[test],
-        classes=10,
-        flip=False,
-        class_names=tuple(map(str, range(10))),
-    )
+    said, names = "scikit-learn, split 4:1 by class with seed 0", tuple(map(str, range(10)))
+    splits = images[train], labels[train], images[test], labels[test]
+    return ImageData("digits", said, *splits, classes=10, flip=False, class_names=names)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
 
-from tvlars.lab.report.drawing import figure_of, numbers, text
+from tvlars.lab.report.drawing import area, figure_of, numbers, text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -119,15 +119,10 @@ class Chart:
                 "arrayminus": one.below(),
             }
         elif one.low:
-            red, green, blue = (int(one.color[i : i + 2], 16) for i in (1, 3, 5))
             known = [i for i, (a, b) in enumerate(zip(one.low, one.high, strict=True)) if math.isfinite(a + b)]
             around = [*known, *reversed(known)]
             ends = [*(one.high[i] for i in known), *(one.low[i] for i in reversed(known))]
-            figure.add_scatter(
-                **{"x": numbers(one.x[i] for i in around), "y": numbers(ends), "mode": "lines", "fill": "toself"},
-                **{"fillcolor": f"rgba({red},{green},{blue},0.18)", "line": {"width": 0}, "hoverinfo": "skip"},
-                **{"showlegend": False, "legendgroup": name, "name": f"{name}, interval"},
-            )
+            area(figure, numbers(one.x[i] for i in around), numbers(ends), one.color, name, "interval")
         mode = "lines+markers" if one.markers else "lines"
         line = {"color": one.color, "width": 2 if one.markers else 1, "dash": one.dash}
         more |= {"legendgroup": name, "showlegend": one.legend}
@@ -143,14 +138,8 @@ class Chart:
                 if span.low < span.high < math.inf:
                     ax.axvspan(span.low, span.high, color=span.color, alpha=0.1, linewidth=0)
             else:
-                ax.plot(
-                    [span.low, span.high],
-                    [span.y] * 2,
-                    color=span.color,
-                    linewidth=6,
-                    alpha=0.55,
-                    solid_capstyle="butt",
-                )
+                bar: dict[str, Any] = dict(color=span.color, linewidth=6, alpha=0.55, solid_capstyle="butt")
+                ax.plot([span.low, span.high], [span.y] * 2, **bar)
         for one in self.lines:
             style: dict[str, Any] = {"color": one.color, "linestyle": MPL_DASHES.get(one.dash, "-")}
             style |= {"marker": "o", "markersize": 4} if one.markers else {"linewidth": 1}

@@ -134,22 +134,18 @@ def band(figure: go.Figure, arm: Arm, frame: pd.DataFrame, dash: str = "solid", 
     """Draw ``mean`` over ``x``, and the band from ``low`` to ``high``, of an arm."""
     x, name = numbers(frame["x"]), text(arm.name)
     if not np.allclose(frame["low"], frame["high"], equal_nan=True):
-        red, green, blue = (int(arm.color[i : i + 2], 16) for i in (1, 3, 5))
-        figure.add_scatter(
-            x=x + x[::-1],
-            y=numbers(frame["high"]) + numbers(frame["low"])[::-1],
-            mode="lines",
-            fill="toself",
-            fillcolor=f"rgba({red},{green},{blue},0.18)",
-            line={"width": 0},
-            hoverinfo="skip",
-            showlegend=False,
-            legendgroup=name,
-            name=f"{name}, range",
-            meta=arm.name,
-        )
+        around = numbers(frame["high"]) + numbers(frame["low"])[::-1]
+        area(figure, x + x[::-1], around, arm.color, name, "range", meta=arm.name)
     more: dict[str, Any] = {"markers": markers, "legendgroup": name, "meta": arm.name}
     line(figure, arm.name, frame["x"], frame["mean"], arm.color, dash, **more)
+
+
+def area(figure: go.Figure, x: Any, y: Any, color: str, name: str, what: str, **more: Any) -> None:
+    """Fill the area that a line encloses; ``name`` is the curve with which it is shown and hidden."""
+    red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
+    more |= {"fill": "toself", "fillcolor": f"rgba({red},{green},{blue},0.18)", "line": {"width": 0}}
+    more |= {"mode": "lines", "hoverinfo": "skip", "showlegend": False, "legendgroup": name}
+    figure.add_scatter(x=x, y=y, name=f"{name}, {what}", **more)
 
 
 def line(

@@ -11,7 +11,7 @@ import pandas as pd
 from tvlars.lab.comparison.family import ALL
 from tvlars.lab.comparison.held_out import held_out
 from tvlars.lab.comparison.statistics import PAIR_COLUMNS, differences, table
-from tvlars.lab.comparison.verdict import answers, remarks
+from tvlars.lab.comparison.verdict import answers
 from tvlars.lab.imported import GIVEN, said_path
 from tvlars.lab.report.arms import Arm, colored, config_of, frame_of, make_arms
 from tvlars.lab.run_folder.loaded_run import LoadedRun
@@ -48,10 +48,6 @@ class Part:
         """Return the results, one sentence per batch size; with several parts, each sentence names its part."""
         said = answers(self.table, self.differences, self.measure)
         return [f"{self.title}. {sentence}" if self.title else sentence for sentence in said]
-
-    def remarks(self) -> list[str]:
-        """Return sentences on limits of the numbers, see :func:`tvlars.lab.comparison.verdict.remarks`."""
-        return remarks(self.table, self.frame, self.measure)
 
 
 def parts_of(runs: list[LoadedRun], family: str = ALL, margin: float | None = None) -> list[Part]:

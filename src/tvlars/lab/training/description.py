@@ -52,10 +52,9 @@ def describe_batch(config: TrainConfig, processes: int = 1) -> str:
 
 def describe_device(device: torch.device) -> str:
     """Return the name of a device of this process, with the threads of a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()
-    return f"{device.type}, {threads} thread{'s' * (threads != 1)}" if device.type == "cpu" else device.type
+    names = {"cpu": f"cpu, {threads} thread{'s' * (threads != 1)}"}
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else names.get(device.type, device.type)
 
 
 def facts_of_run(prepared: Prepared, model: str, task: dict[str, str]) -> dict[str, Any]:
@@ -86,10 +85,7 @@ def model_facts(prepared: Prepared) -> dict[str, Any]:
         "model": prepared.config.model,
         "stem": prepared.config.stem,
         "data": data.name,
-        "channels": data.channels,
-        "image_size": data.image_size,
-        "classes": data.classes,
-        "class_names": data.class_names,
+        **{name: getattr(data, name) for name in ("channels", "image_size", "classes", "class_names")},
         "mean": mean.tolist(),
         "std": std.tolist(),
         FINGERPRINT: data.fingerprint.as_json(),

@@ -120,15 +120,8 @@ class Run:
         return self._result()
 
     def _result(self) -> RunResult:
-        return RunResult(
-            self.record.folder,
-            self.config,
-            self.plan,
-            self.epochs,
-            self.learner.evaluations,
-            self.tested,
-            self.best_epoch,
-        )
+        ends = self.learner.evaluations, self.tested, self.best_epoch
+        return RunResult(self.record.folder, self.config, self.plan, self.epochs, *ends)
 
     def _train(self) -> None:
         try:

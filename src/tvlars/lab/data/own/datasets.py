@@ -90,21 +90,11 @@ def from_datasets(
     if missing:
         some = ", ".join(names[i] if names else str(i) for i in missing[:5]) + ", ..." * (len(missing) > 5)
         account.append(f"note     no training images of {len(missing)} of {classes} classes ({some})")
-    held = dict(validation_images=images["validation"], validation_labels=labels["validation"]) if len(sets) > 2 else {}
-    return ImageData(
-        name,
-        "read from Datasets",
-        images["train"],
-        labels["train"],
-        images["test"],
-        labels["test"],
-        classes=classes,
-        flip=flip,
-        class_names=names,
-        mapped=not whole,
-        account=(*account, *said),
-        **held,
-    )
+    held: dict[str, Any] = dict(mapped=not whole, account=(*account, *said))
+    if len(sets) > 2:
+        held |= dict(validation_images=images["validation"], validation_labels=labels["validation"])
+    parts = images["train"], labels["train"], images["test"], labels["test"]
+    return ImageData(name, "read from Datasets", *parts, classes=classes, flip=flip, class_names=names, **held)
 
 
 def splits_of(data: Any) -> dict[str, Any]:

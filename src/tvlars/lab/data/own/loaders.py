@@ -121,22 +121,12 @@ def from_loaders(loaders: Any) -> LoaderData:
     left = count - usable
     account = ["note     batches of loaders are taken as they are: augmented and normalized by their user"]
     account += ["note     the last batch of each epoch is left out, since it is smaller"] * (left > 0)
-    return LoaderData(
-        name_of(given),
-        "from DataLoaders",
-        empty,
-        torch.zeros(usable * size, dtype=torch.int64, device="cpu"),
-        empty,
-        held["test"],
-        classes=len(names) or highest + 1,
-        flip=False,
-        class_names=names,
-        account=tuple(account),
-        validation_images=empty if "validation" in held else None,
-        validation_labels=held.get("validation"),
-        loaders=there,
-        loader_batch=size,
-    )
+    more: dict[str, Any] = dict(classes=len(names) or highest + 1, flip=False, class_names=names)
+    more |= dict(account=tuple(account), loaders=there, loader_batch=size)
+    if "validation" in held:
+        more |= dict(validation_images=empty, validation_labels=held["validation"])
+    labels = torch.zeros(usable * size, dtype=torch.int64, device="cpu")
+    return LoaderData(name_of(given), "from DataLoaders", empty, labels, empty, held["test"], **more)
 
 
 def pair_of(batch: Any, split: str) -> tuple[Tensor, Tensor]:

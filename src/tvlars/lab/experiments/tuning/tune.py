@@ -327,20 +327,10 @@ def _open(
         stored.edges.pop(key, None)  # those of fewer trials
     stored.write(folder, said)  # before anything is in the journal, which is then of this tuning
     with damage_said(folder / JOURNAL):
+        seed = config.tune_seeds[0] * 10_000 % 2**32
+        how = seed, epochs, config.prune, objective, again, config.sampler == "grid"
         searches = [
-            Search(
-                key,
-                space,
-                trials,
-                storage,
-                [_first_stage(config, space, key), *stored.stages(key)],
-                config.tune_seeds[0] * 10_000 % 2**32,
-                epochs,
-                config.prune,
-                objective,
-                again,
-                config.sampler == "grid",
-            )
+            Search(key, space, trials, storage, [_first_stage(config, space, key), *stored.stages(key)], *how)
             for key, space in spaces.items()
         ]
     return searches, {name: one for name, one in there.items() if name not in spaces}
