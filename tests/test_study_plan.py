@@ -78,9 +78,17 @@ def test_regrets_of_the_defaults_have_an_interval_over_seeds(regret: ModuleType)
     cells = {("trapezoid", 22.6): (0.82, 0.82, 0.82), ("phi75", 22.6): (0.81, 0.82, 0.80)}
     cells |= {("linear", 32.0): (0.8, 0.8, 0.8), ("linear", 22.6): (0.1, 0.1, 0.1), ("phi", 22.6): (0.79, 0.79, 0.79)}
     cells |= {("cosine-warm20", 45.3): (0.7, 0.7, 0.7)}
-    row = regret.tested({"w": (1024, regret.accuracies(frame(cells)))}, regret.DEFAULTS).iloc[0]
-    lost = ["+2.00 ± 0.00", "+3.00 ± 0.00", "+0.00 ± 0.00", "+1.00 ± 2.48", "+12.00 ± 0.00"]
-    assert row.tolist() == ["w", "trapezoid at 22.6: 82.00 %", *lost]
+    found = {"w": (1024, regret.accuracies(frame(cells)))}
+    lost = regret.tested(found, regret.DEFAULTS)
+    assert lost["lr"].tolist() == pytest.approx([32, 22.6, 22.6, 22.6, 32])
+    assert lost["regret"].tolist() == pytest.approx([2.0, 3.0, 0.0, 1.0, 12.0])
+    assert lost["half"].tolist() == pytest.approx([0.0, 0.0, 0.0, 2.484, 0.0], abs=1e-3)
+    table = regret.test_table(found, lost).splitlines()
+    assert table[0].startswith("| workload | best | LARS: linear | TVLARS: φ by batch size | trapezoid |")
+    said = (
+        "| w | trapezoid at 22.6: 82.00 % | +2.00 ± 0.00 | +3.00 ± 0.00 | +0.00 ± 0.00 | +1.00 ± 2.48 | +12.00 ± 0.00 |"
+    )
+    assert table[-1] == said
 
 
 def test_the_table_of_schedules_has_the_best_rate_of_each(regret: ModuleType) -> None:

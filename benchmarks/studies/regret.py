@@ -15,17 +15,26 @@ import argparse
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from results import GUESS, RESULTS, Values, write_page
+from results import GUESS, RESULTS, Values, draw, write_page
 
 from tvlars.lab.comparison.statistics import mean_and_interval
 
 WORKLOADS = ("plan-250", "plan-500-noisy", "plan-2000-short", "plan-2000", "plan-8192")
 TESTS = ("plan-test-digits", "plan-test-color", "plan-test-4096", "plan-test-plain20")
 BY_SIZE = "phi by batch size"
-BASE, BASE_SIZE = 16.0, 256
+BASE, BASE_SIZE, AIM = 16.0, 256, 0.3
+SAID = {
+    "linear": "LARS: linear",
+    "phi": "TVLARS: φ by batch size",
+    "trapezoid": "trapezoid",
+    "phi75": "TVLARS before: φ at 75 %",
+    "cosine-warm20": "LARS before: cosine, 20 % warm-up",
+}
+"""Defaults that are tested, in words."""
 Peak = Callable[[int], float]
 
 
@@ -117,18 +126,50 @@ def regrets(found: dict[str, tuple[int, pd.DataFrame]]) -> pd.DataFrame:
 
 
 def tested(found: dict[str, tuple[int, pd.DataFrame]], defaults: Sequence[Candidate]) -> pd.DataFrame:
-    """Return a row for each workload: the best arm and rate by the mean of all seeds, and the regret of each of the
-    defaults with the half width of its 95 % interval over seeds (Student's t)."""
+    """Return a row for each workload and each of the defaults: the default's rate, the mean of its regret over seeds,
+    and half the width of the 95 % interval (Student's t)."""
     rows = []
     for name, (batch_size, table) in found.items():
+        for one in defaults:
+            peak = one.peak(batch_size)
+            mean, half = mean_and_interval(regret_by_seed(table, one.arm(batch_size), peak).tolist())
+            rows.append({"workload": name, "schedule": one.schedule, "lr": peak, "regret": mean, "half": half})
+    return pd.DataFrame(rows)
+
+
+def test_table(found: dict[str, tuple[int, pd.DataFrame]], lost: pd.DataFrame) -> str:
+    """Return the regrets as a Markdown table, with the best arm and rate of each workload by the mean of all seeds."""
+    rows = []
+    for name, (_, table) in found.items():
         arm, lr = table.mean(axis=1).idxmax()
         row = {"workload": name, "best": f"{arm} at {lr:g}: {table.mean(axis=1).max():.2f} %"}
-        for one in defaults:
-            lost = regret_by_seed(table, one.arm(batch_size), one.peak(batch_size))
-            mean, half = mean_and_interval(lost.tolist())
-            row[f"{one.schedule}, {one.rule}"] = f"{mean:+.2f}" + ("" if math.isnan(half) else f" ± {half:.2f}")
+        for one in lost[lost["workload"] == name].to_dict("records"):
+            row[SAID[one["schedule"]]] = f"{one['regret']:+.2f} ± {one['half']:.2f}"
         rows.append(row)
-    return pd.DataFrame(rows)
+    return text_table(pd.DataFrame(rows))
+
+
+def painter(lost: pd.DataFrame) -> Callable[[Any, Any], None]:
+    """Return the function that draws the regrets, a row of the figure for each workload."""
+
+    def paint(figure: Any, theme: Any) -> None:
+        axes = figure.add_subplot()
+        workloads, schedules = lost["workload"].unique().tolist(), lost["schedule"].unique().tolist()
+        for i, schedule in enumerate(schedules):
+            mine = lost[lost["schedule"] == schedule]
+            at = [workloads.index(name) + (i - (len(schedules) - 1) / 2) * 0.15 for name in mine["workload"]]
+            axes.errorbar(
+                mine["regret"], at, xerr=mine["half"], fmt="o", color=theme.color(i), markersize=4, capsize=2,
+                label=SAID[schedule],
+            )  # fmt: skip
+        axes.axvline(0, color=theme.faint, linewidth=1)
+        axes.axvline(AIM, color=theme.ink, linewidth=1, linestyle=":")
+        axes.set_yticks(range(len(workloads)), [name.removeprefix("plan-test-") for name in workloads])
+        axes.invert_yaxis()
+        axes.set_xlabel("regret in points of accuracy, 95 % interval; dotted: the aim")
+        figure.legend(*axes.get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=2)
+
+    return paint
 
 
 def best_shares(found: dict[str, tuple[int, pd.DataFrame]]) -> pd.DataFrame:
@@ -172,8 +213,12 @@ def development() -> str:
 
 
 def test() -> str:
-    """Return the table of the workloads that have no part in the choice."""
-    return text_table(tested(read(TESTS), DEFAULTS))
+    """Return the tables and the figure of the workloads that have no part in the choice."""
+    found = read(TESTS)
+    lost = tested(found, DEFAULTS)
+    words = "Regret of five untuned defaults on workloads that have no part in the choice, with 95 % intervals"
+    figure = draw("study-plan-test", painter(lost), words)
+    return "\n\n".join([figure, test_table(found, lost), text_table(best_shares(found))])
 
 
 def main() -> None:

@@ -9,11 +9,11 @@ from matplotlib.figure import Figure
 from tvlars import plan
 
 ARMS = {  # of study a1: label, and options of the plan
-    "phi": ("TVLARS", dict(optimizer="tvlars")),
+    "phi": ("TVLARS", dict(optimizer="tvlars", delay=45, delay_factor=0.259455)),  # half at 75 %, 2 % at the end
     "trapezoid": ("LARS, trapezoid", dict(schedule="trapezoid", decay_share=0.5, warmup_epochs=0)),
-    "cosine": ("LARS, cosine", dict(warmup_epochs=0)),
-    "cosine-warm5": ("LARS, cosine, 5 % warm-up", dict(warmup_epochs=0.5)),
-    "cosine-warm20": ("LARS, cosine, 20 % warm-up", dict(warmup_epochs=2)),
+    "cosine": ("LARS, cosine", dict(schedule="cosine", warmup_epochs=0)),
+    "cosine-warm5": ("LARS, cosine, 5 % warm-up", dict(schedule="cosine", warmup_epochs=0.5)),
+    "cosine-warm20": ("LARS, cosine, 20 % warm-up", dict(schedule="cosine", warmup_epochs=2)),
     "poly2-warm5": ("LARS, polynomial, 5 % warm-up", dict(schedule="polynomial", warmup_epochs=0.5)),
 }
 

@@ -20,7 +20,7 @@ VARIED = {
 
 def schedules(figure: Figure, theme: Theme) -> None:
     axes = figure.add_subplot()
-    tvlars, lars = plan(**RUN), plan(**RUN, optimizer="lars")
+    tvlars, lars = plan(**RUN), plan(**RUN, optimizer="lars", schedule="cosine")
     for p, color, label in ((tvlars, 0, "TVLARS: φ(t), no warm-up"), (lars, 1, "LARS: linear warm-up, then cosine")):
         steps = range(1, p.total_steps + 1)
         axes.plot(steps, [p.lr * p.factor(t) for t in steps], color=theme.color(color), label=label)
@@ -57,7 +57,7 @@ def shapes(figure: Figure, theme: Theme) -> None:
     panels: list[Axes] = list(figure.subplots(1, 3, sharey=True).flat)
     for axes, (title, some) in zip(panels, SHAPES.items(), strict=True):
         for i, (name, options) in enumerate(some):
-            p = plan(**RUN, optimizer="lars", schedule=name, **options)
+            p = plan(**RUN, optimizer="sgd", lr=1.0, schedule=name, **options)
             said = ", ".join(f"{option} {value}".replace("_", "-") for option, value in options.items())
             steps = range(1, p.total_steps + 1)
             factors = [p.factor(t) for t in steps]
