@@ -4,6 +4,7 @@
 # make test-wheel: the core's tests on the built wheel, with torch alone. make test-oldest: core and laboratory with
 # the oldest torch that is supported. Both download several GB the first time; test-oldest keeps its environment in build/.
 # make docs: the site, in site/. make figures: draws its figures anew. make notebook: runs examples/quickstart.ipynb anew.
+# make pictures: trains on digits for some minutes, and takes the pictures of the report, which wants Debian's chromium.
 
 PYTHON ?= python3
 VENV := .venv
@@ -15,7 +16,7 @@ CORE_TESTS := tests/optim tests/test_schedule.py tests/test_groups.py tests/test
 
 NUMPY_TESTS := $(addprefix tests/optim/,test_parity.py test_distributed.py triton test_step_time_cuda.py)
 
-.PHONY: demo test quick lint style test-wheel test-oldest setup docs figures notebook clean
+.PHONY: demo test quick lint style test-wheel test-oldest setup docs figures pictures notebook clean
 
 demo: $(READY)
 	$(BIN)/tvlars compare --data digits --optimizers tvlars lars lamb --seeds 0 1 2 3 4 5 6 --batch-size 256 --epochs 15
@@ -62,6 +63,9 @@ docs: $(READY)
 
 figures: $(READY)
 	for script in schedules layers batches; do $(BIN)/python docs/figures/$$script.py || exit 1; done
+
+pictures: $(READY)
+	$(BIN)/python tools/report_pictures.py
 
 notebook: $(READY)
 	$(BIN)/python tools/run_notebook.py
