@@ -143,12 +143,8 @@ def main() -> None:
     for results, name in asked(options(__doc__, [*MODELS, "growth"], count=3, devices=False).parse_args()):
         growth = name == "growth"
         table = results.table(name, micro_batch=32 if growth else MODELS[name])
-        work = (
-            [(peak_of_growth, what) for what in GROWTH]
-            if growth
-            else [(peak_of_task, name, task) for task in tasks(name)]
-        )
-        peaks = results.measure(table, {str(one[-1]): partial(alone, *one) for one in work}, warmup=0)
+        make = partial(partial, alone, peak_of_growth) if growth else partial(partial, alone, peak_of_task, name)
+        peaks = results.measure(table, {row: make(row) for row in (GROWTH if growth else tasks(name))}, warmup=0)
         for row, found in peaks.items():
             cells: dict[str, Cell] = {"peak, MiB": spread(found)}
             if not growth:

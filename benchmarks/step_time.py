@@ -1,7 +1,7 @@
 """Time of one optimizer step, as a ratio to torch's fused SGD and AdamW measured in the same rounds.
 
     pip install '.[lab,bench]'
-    python benchmarks/step_time.py --rounds 15
+    python benchmarks/step_time.py
 
 Every optimizer has parameters, gradients and state of its own, in the shapes of a torchvision model, and takes its
 steps in rounds with fused SGD and fused AdamW. Other libraries are taken along where they are installed. For a GPU

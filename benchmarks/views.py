@@ -1,7 +1,7 @@
 """Speed of making two views: ours, kornia's and torchvision's, on 32 x 32 colour images, in one run.
 
     pip install '.[lab,bench]'
-    python benchmarks/views.py --rounds 15
+    python benchmarks/views.py
 
 All make the views of Barlow Twins at this size: random resized crop, mirroring, colour jitter, grayscale; the
 second solarizes a fifth besides. kornia takes a batch with parameters for each sample, torchvision v2 a sample at
