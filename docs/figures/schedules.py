@@ -26,7 +26,7 @@ def schedules(figure: Figure, theme: Theme) -> None:
         axes.plot(steps, [p.lr * p.factor(t) for t in steps], color=theme.color(color), label=label)
     axes.axvline(tvlars.delay, linestyle=":", linewidth=1, color=theme.faint)
     place = (tvlars.delay, tvlars.lr * 0.5)
-    axes.annotate("d_e: half way down", place, xytext=(-6, -12), textcoords="offset points", ha="right")
+    axes.annotate("d_e: half way down", place, xytext=(-6, 30), textcoords="offset points", ha="right")
     axes.set(xlabel="optimizer step", ylabel="learning rate", ylim=(0, None), xlim=(0, tvlars.total_steps))
     axes.set_title("Fashion-MNIST, batch size 4,096, 15 epochs")
     legend(figure, axes)
