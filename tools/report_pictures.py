@@ -28,7 +28,7 @@ CONFIG = CompareConfig(BASE, seeds=tuple(range(7)), batch_sizes=(256,))
 def take(browser: Any, page: Path, theme: str, first: str, last: str) -> None:
     """Write the part of a page from the element ``first`` to the end of ``last`` as a picture."""
     tab = browser.new_page(viewport={"width": WIDTH, "height": 900}, color_scheme=theme)
-    tab.goto(page.resolve().as_uri())  # the page has loaded when its figures are drawn
+    tab.goto(page.resolve().as_uri(), timeout=120_000)  # the page has loaded when its figures are drawn
     top = tab.locator(first).first.bounding_box()["y"]
     box = tab.locator(last).first.bounding_box()
     clip = {"x": 0, "y": top - MARGIN, "width": WIDTH, "height": box["y"] + box["height"] - top + 2 * MARGIN}
