@@ -47,7 +47,7 @@ def this_machine(device: torch.device) -> Machine:
 
 def cores_in_words(cores: int, threads: int) -> str:
     """Return the numbers of cores and of torch's threads as text."""
-    return f"{cores} cores ({threads} threads)"
+    return f"{cores} core{'s' * (cores != 1)} ({threads} thread{'s' * (threads != 1)})"
 
 
 def bf16_in_words(native: bool) -> str:
