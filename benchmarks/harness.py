@@ -324,7 +324,7 @@ def options(doc: str | None, tables: Sequence[str], count: int = 7, devices: boo
     if devices:
         usual = "cuda" if torch.cuda.is_available() else "cpu"
         parser.add_argument("--device", default=usual, choices=["cpu", "cuda"])
-    parser.add_argument("--json", type=Path, help="file or folder of the results; a file that is there is gone on with")
+    parser.add_argument("--json", type=Path, help="file or folder of the results; a file that is there is continued")
     return parser
 
 

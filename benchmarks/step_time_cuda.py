@@ -128,7 +128,7 @@ def of_authors(folder: Path) -> dict[str, Contestant]:
 
 
 class Clock:
-    """Times on the GPU, which the host fetches when a round is over."""
+    """Times on the GPU, which the host fetches at the end of a round."""
 
     def __init__(self) -> None:
         properties = torch.cuda.get_device_properties(0)

@@ -134,6 +134,6 @@ def test_ctrl_c_during_training_says_what_is_kept_and_how_to_go_on(tmp_path: Pat
 def test_ctrl_c_during_a_comparison_says_what_is_kept_and_how_to_go_on(tmp_path: Path) -> None:
     words = ["compare", "--epochs", "100000", "--optimizers", "lars", "sgd", "--seeds", "0", "--out", "here"]
     code, err = pressed(Command(words, tmp_path, UNBUFFERED), " 2/100000 ")
-    kept = "0 of 2 runs are over; what was measured is kept in here"
+    kept = "0 of 2 runs are done; what was measured is kept in here"
     assert (code, err) == (130, f"tvlars: interrupted; {kept}, and the same command with --out here continues\n")
     assert (tmp_path / "here" / "report.html").is_file()

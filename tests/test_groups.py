@@ -323,7 +323,7 @@ def test_families_of_timm(name: str) -> None:
         (
             nn.Linear(2, 2),
             dict(weight_decay=0.0, bias_norm_lr_scale=0.1),
-            "lr must be given where bias_norm_lr_scale is 0.1, got None",
+            "lr must be given if bias_norm_lr_scale is 0.1, got None",
         ),
         (nn.ReLU(), dict(weight_decay=0.0), "model must have a parameter with requires_grad=True, got none in ReLU"),
         (nn.LazyLinear(3), dict(weight_decay=0.0), "model must have seen an input, but weight is not initialized yet"),

@@ -29,6 +29,23 @@ RIDDLES = (
     "steps an epoch",
     "images an epoch",
     "ms a step",
+    "a row a run",
+    "a folder a class",
+    "plays no part",
+    "play no part",
+    "there twice",
+    "gone on with",
+    "runs are over",
+    "run is over",
+    "that are over",
+    "as they are used",
+    "taken as they are",
+    "below the line",
+    "but for rounding",
+    "with commas between",
+    "does not say what was run",
+    "to be such as",
+    "are no part of",
 )
 """Phrases that a reader who sees the line alone does not understand."""
 

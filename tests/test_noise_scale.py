@@ -90,7 +90,7 @@ def test_is_the_formula() -> None:
     inner = g @ g.T
     square = float(inner.sum() - inner.trace()) / 30
     trace = 5 * float((g - g.mean(0)).square().sum()) / 5
-    found = noise_scale(Linear(), mean, [*batches, (draw(9, 2), torch.zeros(2))])  # the short one plays no part
+    found = noise_scale(Linear(), mean, [*batches, (draw(9, 2), torch.zeros(2))])  # the short one is skipped
     assert found.gradient_square == pytest.approx(square)
     assert found.trace == pytest.approx(trace)
     meter = NoiseScaleMeter(model := Linear(), 5)

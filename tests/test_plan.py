@@ -94,7 +94,7 @@ def test_half_way_is_where_it_says(alpha: float) -> None:
     ],
 )
 def test_what_would_play_no_part_is_refused(arguments: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"must not be given for the|momentum must be > 0 where nesterov=True"):
+    with pytest.raises(ValueError, match=r"must not be given for the|momentum must be > 0 if nesterov=True"):
         plan(512, 51_200, 5, **arguments)
 
 

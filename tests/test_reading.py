@@ -89,7 +89,7 @@ def test_links_inside_a_folder_and_with_it_are_followed(tmp_path: Path) -> None:
         ("[" * 100 + "]" * 100, "it is nested too deeply"),
         ("1" * 5000, "it has an integer of 5000 digits"),
         ("1" * 30, "it has an integer of 30 digits"),
-        ('{"lr": 1, "lr": 2}', "'lr' is there twice"),
+        ('{"lr": 1, "lr": 2}', "'lr' appears twice"),
         ("", "Expecting value"),
     ],
 )

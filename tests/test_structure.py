@@ -32,7 +32,7 @@ FLOORS = (
 )
 """Rooms of the laboratory, folders and files, from the ground up. A room imports from the floors below it alone."""
 ABOVE_CORE = ("lab", "cli", "__main__")
-"""Parts of the package that are no part of the core, which knows nothing of them."""
+"""Parts of the package outside of the core, which must not use them."""
 MOST_FILES = 14
 """Python files in a folder of the laboratory."""
 MOST_LINES = {"": 30_900, "bench": 350}

@@ -42,7 +42,7 @@ def trial(
     seed: int = 0,
     status: Status = Status.FINISHED,
 ) -> LoadedRun:
-    """Return a run of two epochs that is over."""
+    """Return a finished run of two epochs."""
     config = TrainConfig(optimizer="lars", arm=arm, epochs=2, seed=seed)
     epochs = pd.DataFrame({"epoch": [1, 2], TEST_SHARE: share, "validation_accuracy": [0.0, validation]})
     epochs = epochs.assign(validation_loss=1.0, test_loss=math.nan, test_accuracy=math.nan)

@@ -157,7 +157,7 @@ def test_options_of_a_method_are_a_mapping_too() -> None:
 
 @pytest.mark.parametrize(
     ("text", "why"),
-    [("{eps: 0100}", "has a leading zero"), ("{eps: 1:30}", "base 60"), ("{eps: 1, eps: 2}", "is there twice")],
+    [("{eps: 0100}", "has a leading zero"), ("{eps: 1:30}", "base 60"), ("{eps: 1, eps: 2}", "appears twice")],
 )
 def test_a_mapping_is_read_as_strictly_as_a_file(text: str, why: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--optimizer-options", text]) == 2

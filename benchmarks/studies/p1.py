@@ -5,7 +5,7 @@
 
 Each protocol has its folder below --out: p1-512 is a sweep of the published grids, whose runs the first steps read in
 five ways; p1-equal-512, p1-biases-512 and p1-corrected-512 are tunings, whose final runs the others are means of.
-Arms whose runs are not over are left out. ``--page`` draws the figure, and puts the table into
+Arms with unfinished runs are left out. ``--page`` draws the figure, and puts the table into
 docs/results/published-lead.md.
 """
 
@@ -86,7 +86,7 @@ TUNINGS = {
 
 
 def trials_in(folder: Path) -> dict[str, Trials]:
-    """Return the runs in ``folder`` that are over, by arm."""
+    """Return the finished runs in ``folder``, by arm."""
     found: dict[str, Trials] = {}
     for config in sorted(folder.glob("*/config.json")):
         run = load_run(config.parent)
@@ -131,7 +131,7 @@ def _tested(run: LoadedRun) -> float:
 
 
 def waterfall(batch_size: int, out: Path) -> pd.DataFrame:
-    """Return a row for each step whose runs are over, from the folders of the protocols in ``out``."""
+    """Return a row for each step whose runs have finished, from the folders of the protocols in ``out``."""
     content = read_yaml(PROTOCOLS / f"p1-{batch_size}.yaml")
     grid = {**content["space"], "seed": content["seeds"]}
     planned: dict[str, int] = {}

@@ -64,7 +64,7 @@ Values = np.ndarray[Any, np.dtype[np.float64]]
 
 
 def rows_of(folder: Path, protocol: str) -> pd.DataFrame:
-    """Return a row with ``COLUMNS`` for each run in ``folder`` that is over; ``protocol`` is the digest of theirs."""
+    """Return a row with ``COLUMNS`` for each finished run in ``folder``; ``protocol`` is their protocol's digest."""
     rows = []
     for below, part in PARTS.items():
         for file in sorted((folder / below).glob("*/config.json")):

@@ -5,7 +5,7 @@
     python benchmarks/studies/run.py a3
 
 The first command does what is not over of protocols/a3.yaml, in the folder /tmp/studies/a3, by two processes of one
-thread. The second one trains nothing, and writes the runs that are over to docs/results/studies/a3.csv; of tunings and
+thread. The second one trains nothing, and writes finished runs to docs/results/studies/a3.csv; of tunings and
 comparisons it writes the tests of differences to NAME-pairs.csv too. The third one makes figure and tables of the page
 from these files. Those of p1 are made by p1.py.
 """
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def collect(protocol: Protocol, folder: Path) -> None:
-    """Write the runs of a study that are over to its CSV, and the differences of arms to another one, if there are
+    """Write the finished runs of a study to its CSV, and the differences of arms to another one, if there are
     any; raise ``SystemExit`` if they are of another protocol."""
     from results import RESULTS, compared, rows_of
 

@@ -34,7 +34,7 @@ MEASURES = {
 
 
 def measurements(folder: Path, protocol: str) -> pd.DataFrame:
-    """Return a row with ``COLUMNS`` for each measurement of the runs in ``folder`` that are over."""
+    """Return a row with ``COLUMNS`` for each measurement of the finished runs in ``folder``."""
     found = [pd.DataFrame(columns=list(COLUMNS))]
     for file in sorted(folder.glob("*/config.json")):
         run = load_run(file.parent)

@@ -173,7 +173,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: set[str] = set()
         for name, _ in pairs:
             if name in seen:
-                raise ValueError(f"{name[:60]!r} is there twice")
+                raise ValueError(f"{name[:60]!r} appears twice")
             seen.add(name)
     return found
 

@@ -211,7 +211,7 @@ def _numbers(
     if lr is not None:
         check_number("lr", lr)
     elif scale not in (None, 1.0):
-        raise ValueError(f"lr must be given where bias_norm_lr_scale is {scale!r}, got None")
+        raise ValueError(f"lr must be given if bias_norm_lr_scale is {scale!r}, got None")
     return weight_decay, lr, 1.0 if scale is None else scale
 
 

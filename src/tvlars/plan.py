@@ -433,7 +433,7 @@ def plan(
     nesterov = bool(known and momentum) if nesterov is None else nesterov
     check_flag("nesterov", nesterov)
     if known and nesterov and not momentum:
-        raise ValueError(f"momentum must be > 0 where nesterov=True, got {momentum!r}")
+        raise ValueError(f"momentum must be > 0 if nesterov=True, got {momentum!r}")
     weight_decay = default.weight_decay if weight_decay is None else _plain("weight_decay", weight_decay)
     if lr is None:
         lr = default.base_lr

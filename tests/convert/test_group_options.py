@@ -151,7 +151,7 @@ def test_momentum_of_an_sgd_that_has_stepped(dampening: float) -> None:
             optimizer.step()
     conversion = convert("apex-larc", optimizer=taken[0].sgd, **larc)
     (note,) = conversion.notes
-    assert "momentum buffers begin at 0" in note
+    assert "momentum buffers start at 0" in note
     assert ("divided by 1 - dampening" in note) == (dampening > 0)
 
     ours = conversion.build()

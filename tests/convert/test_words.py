@@ -27,13 +27,13 @@ from tvlars import LAMB, LARS, TVLARS, convert
         ("timm", dict(betas=(0.9, 0.99)), "unknown argument of timm Lars 'betas'"),
         ("timm", dict(optimizer="lam"), "unknown optimizer of timm 'lam': did you mean 'lamb'"),
         ("timm", dict(opt="lasr"), "did you mean 'lars'"),
-        ("timm", dict(opt="lars", optimizer="lars"), "optimizer must not be given beside opt"),
+        ("timm", dict(opt="lars", optimizer="lars"), "optimizer must not be given with opt"),
         ("timm", dict(opt="lars", layer_decay=0.9), "layer_decay must be None"),
-        ("timm", dict(opt="lars", param_group_fn=list), "params must be the model where param_group_fn"),
+        ("timm", dict(opt="lars", param_group_fn=list), "params must be the model if param_group_fn"),
         ("timm", dict(lr=-1.0), "lr must be >= 0, got -1.0"),
         ("timm", dict(momentum=1.0), "momentum must be >= 0 and < 1, got 1.0"),
         ("timm", dict(momentum=0.9, dampening=1.0), "dampening must be >= 0 and < 1, got 1.0"),
-        ("timm", dict(nesterov=True), "momentum must be > 0 and dampening 0 where nesterov=True, as timm itself"),
+        ("timm", dict(nesterov=True), "momentum must be > 0 and dampening 0 if nesterov=True, as timm itself"),
         ("timm", dict(trust_coeff=0.0), "trust_coeff must be > 0, got 0.0"),
         ("timm", dict(trust_clip=1), "trust_clip must be True or False, got 1"),
         ("timm", dict(optimizer="lamb", max_grad_norm=0), "max_grad_norm must be > 0, got 0"),
@@ -51,11 +51,15 @@ from tvlars import LAMB, LARS, TVLARS, convert
         ("apex-larc", dict(differentiable=None), "differentiable must be True or False, got None"),
         ("pytorch-optimizer", dict(maximize=1), "maximize must be True or False, got 1"),
         ("timm", dict(strict=1), "strict must be True or False, got 1"),
-        ("timm", dict(strict=True, weight_decay=0.1), "no setting of LARS gives timm Lars: weight_decay = 0.1 stands"),
+        (
+            "timm",
+            dict(strict=True, weight_decay=0.1),
+            "no setting of LARS gives timm Lars: with weight_decay = 0.1, the denominator",
+        ),
         ("lightly", {}, "lr must be given: lightly LARS has no default for it"),
         ("lightly", dict(lr=1.0, params=3), "params must be a model, parameters or parameter groups, got int"),
-        ("lightly", dict(lr=1.0, params=[]), "params must hold a parameter to train, got none"),
-        ("lightly", dict(lr=1.0, params=[3]), "params must hold tensors or (name, tensor) pairs, got int"),
+        ("lightly", dict(lr=1.0, params=[]), "params must have a parameter to train, got none"),
+        ("lightly", dict(lr=1.0, params=[3]), "params must have tensors or (name, tensor) pairs, got int"),
         ("apex-larc", dict(optimizer="adam"), "optimizer must be a torch.optim.SGD"),
         ("optax", dict(lr=1.0), "unknown argument of optax lars 'lr'"),
         ("optax", dict(learning_rate=-1), "learning_rate must be >= 0, got -1"),
@@ -70,7 +74,7 @@ def test_what_cannot_be_is_one_sentence(source: str, arguments: dict[str, Any], 
 
 def test_options_of_sgd_are_given_once() -> None:
     inner = torch.optim.SGD(model().parameters(), lr=0.1)
-    with pytest.raises(ValueError, match="lr must not be given beside optimizer"):
+    with pytest.raises(ValueError, match="lr must not be given with optimizer"):
         convert("apex-larc", optimizer=inner, lr=0.1)
     with pytest.raises(ValueError, match=r"must be a torch\.optim\.SGD.*got Adam"):
         convert("apex-larc", optimizer=torch.optim.Adam(model().parameters()))
@@ -95,7 +99,7 @@ def test_masks_cover_every_parameter() -> None:
 def test_masks_want_names(masks: dict[str, Any]) -> None:
     net = model()
     name = list(masks)[-1]
-    words = f"params must be a model or have a name each where {name} is a dictionary or a function, got "
+    words = f"params must be a model or named parameters if {name} is a dictionary or a function, got "
     with pytest.raises(ValueError, match=f"{words}one without"):
         convert("optax", learning_rate=0.1, params=list(net.parameters()), **masks)
     with pytest.raises(ValueError, match=f"{words}two called 'w'"):
@@ -140,7 +144,7 @@ def test_groups_want_parameters() -> None:
     conversion = convert("lightly", lr=0.1)
     with pytest.raises(ValueError, match="params must be given"):
         conversion.build()
-    with pytest.raises(ValueError, match="give groups to convert"):
+    with pytest.raises(ValueError, match="pass groups to convert"):
         conversion.groups([dict(params=[nn.Parameter(torch.ones(2))], weight_decay=0.1)])
 
 
@@ -150,10 +154,12 @@ def test_in_words() -> None:
         "unit_ratio_at_zero=True)",
         "  weights           layer_adaptation=False, weight_decay=0",
         "  biases and norms  layer_adaptation=False, weight_decay=0",
-        "The trajectory is theirs, to rounding.",
+        "The trajectory is the same up to rounding.",
     ]
-    assert "theirs but for about 1e-08 of a step:\n  - eps = 1e-08" in str(convert("timm", always_adapt=True))
-    assert "The trajectory is not theirs:\n  - weight_decay" in str(convert("timm", weight_decay=0.1))
+    assert "The trajectory is the same up to about 1e-08 of a step:\n  - eps = 1e-08" in str(
+        convert("timm", always_adapt=True)
+    )
+    assert "The trajectory is not the same:\n  - with weight_decay" in str(convert("timm", weight_decay=0.1))
     assert "note: before each step, over all parameters of this optimizer, torch.nn.utils.clip_grad_norm_(" in str(
         convert("timm", optimizer="lamb")
     )

@@ -212,13 +212,13 @@ def test_an_injected_mask_is_not_taken_for_a_schedule() -> None:
 
 
 def test_a_scale_wants_a_mask_and_a_large_rate_a_scale() -> None:
-    with pytest.raises(ValueError, match=r"mask must be given where bias_norm_lr_scale is 0.03, got None"):
+    with pytest.raises(ValueError, match=r"mask must be given if bias_norm_lr_scale is 0.03, got None"):
         lars(1.0, bias_norm_lr_scale=0.03)
     with pytest.raises(ValueError, match=r"bias_norm_lr_scale must be >= 0, got -1"):
         lars(1.0, mask=layer_mask, bias_norm_lr_scale=-1)
-    with pytest.warns(UserWarning, match=r"take learning_rate = 16 as it is"):
+    with pytest.warns(UserWarning, match=r"use learning_rate = 16 without a trust ratio"):
         lars(16.0, mask=layer_mask)
-    with pytest.warns(UserWarning, match=r"take learning_rate = 16 as it is"):
+    with pytest.warns(UserWarning, match=r"use learning_rate = 16 without a trust ratio"):
         lars(jnp.float32(16.0), mask=layer_mask)
     lars(16.0, mask=layer_mask, bias_norm_lr_scale=0.03)
 

@@ -343,7 +343,7 @@ def test_float32_gradients_of_bfloat16_parameters_keep_their_dtype() -> None:
         (lars, dict(weight_decay=float("nan")), r"weight_decay must be >= 0, got nan"),
         (lars, dict(trust_coefficient=0), r"trust_coefficient must be > 0, got 0"),
         (lars, dict(nesterov=1), r"nesterov must be True or False, got 1"),
-        (lars, dict(nesterov=True, momentum=0), r"momentum must be > 0 where nesterov=True, got 0"),
+        (lars, dict(nesterov=True, momentum=0), r"momentum must be > 0 if nesterov=True, got 0"),
         (lars, dict(norm_clip=0.0), r"norm_clip must be > 0, got 0.0"),
         (tvlars.jax.tvlars, dict(delay_factor=-0.1), r"delay_factor must be >= 0 \(1/step\), got -0.1"),
         (tvlars.jax.tvlars, dict(alpha=0), r"alpha must be > 0, got 0"),
@@ -371,7 +371,7 @@ def test_phi_wants_the_length_of_the_run() -> None:
         build(0.1, delay=5)
     with pytest.raises(ValueError, match=r"total_steps must be an integer >= 1 \(optimizer steps\), got 0"):
         build(0.1, total_steps=0)
-    with pytest.raises(ValueError, match=r"optax.inject_hyperparams wants it in its static_args"):
+    with pytest.raises(ValueError, match=r"optax.inject_hyperparams needs it in its static_args"):
         optax.inject_hyperparams(build)(0.1, total_steps=100).init(parameters())
 
 

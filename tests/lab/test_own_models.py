@@ -147,11 +147,11 @@ def test_a_small_stem_keeps_the_size_of_images(name: str) -> None:
         ("timm:convnext_atoo", {}, "unknown model of timm 'convnext_atoo': did you mean 'convnext_atto'"),
         ("torchvision:mobilenetv3_small", {}, "of torchvision 'mobilenetv3_small': did you mean 'mobilenet_v3_small'"),
         ("torchvision:fcn_resnet50", {}, "unknown model of torchvision"),
-        ("timm:test_vit", {}, "timm:test_vit cannot take images of 1 x 8 x 8, another image_size"),
+        ("timm:test_vit", {}, "timm:test_vit does not accept images of 1 x 8 x 8; another image_size"),
         ("torchvision:vit_b_16", {}, "cannot be built for images of image_size 8"),
-        ("torchvision:vgg11", {}, "torchvision:vgg11 cannot take images of 1 x 8 x 8"),
+        ("torchvision:vgg11", {}, "torchvision:vgg11 does not accept images of 1 x 8 x 8"),
         ("timm:test_convnext", {"stem": "small"}, "first convolution cuts images into patches of 4 x 4 pixels"),
-        ("torchvision:vgg11", {"stem": "small"}, "first convolution has stride 1 already"),
+        ("torchvision:vgg11", {"stem": "small"}, "first convolution already has stride 1"),
         ("small_resnet", {"stem": "small"}, "stem must not be given for model small_resnet"),
         ("small_resnet", {"pretrained": True}, "pretrained must not be given for model small_resnet"),
         ("torchvision:squeezenet1_1", {"features": True}, "must end in a linear layer with a bias"),
@@ -317,7 +317,7 @@ def test_a_users_builder(name: str, net: Path, digits: ImageData, monkeypatch: p
         ("./net.py:images", r"it returns float32 of shape \(2, 10, 8, 8\)"),
         ("./net.py:deep", "it also needs depth"),
         ("./net.py:number", "must return an nn.Module, got an object of type int"),
-        ("./net.py:built", "is a module that is built already"),
+        ("./net.py:built", "is an existing module"),
         ("os:getcwd", "model must be a function or class, but os:getcwd is of type builtin"),
         ("subprocess:Popen", "model must be a class of nn.Module"),
         ("nosuch.pkg:x", "there is no module 'nosuch' here"),
@@ -332,7 +332,7 @@ def test_builders_that_do_not_suit(name: str, match: str, net: Path, digits: Ima
 
 
 def test_a_layer_that_is_no_classifier_is_not_taken_for_one(net: Path) -> None:
-    with pytest.raises(UsageError, match=r"must end in a linear layer, .* its last one, unused, does not turn"):
+    with pytest.raises(UsageError, match=r"must end in a linear layer, .* its last one, unused, does not map"):
         check_model(f"{net}:reversed_order", 1, 8, 10, features=True)
 
 

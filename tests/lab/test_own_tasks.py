@@ -81,7 +81,7 @@ def test_loss_and_measures_are_those_of_the_final_weights(tmp_path: Path) -> Non
     assert again.measures == {"worst": pytest.approx(run.metrics["test_worst"], rel=1e-5)}
     with pytest.raises(UsageError, match=r"task must be given again"):
         evaluate(run, data=(Samples(320, 0), test))
-    with pytest.raises(UsageError, match=r"run must be of images with labels to be measured"):
+    with pytest.raises(UsageError, match=r"run must be one on images with labels, but"):
         probe_run(run)
 
 
@@ -202,7 +202,7 @@ def test_tasks_that_do_not_suit(task: Task, match: str, tmp_path: Path) -> None:
 def test_a_model_of_ours_that_takes_no_such_inputs_is_one_sentence(tmp_path: Path) -> None:
     data, match = (
         (Samples(64, 0), Samples(32, 1)),
-        "model must take the inputs of task Square, .* small_resnet does not",
+        "model must accept the inputs of task Square, .* small_resnet does not",
     )
     with pytest.raises(UsageError, match=match):
         train(short(tmp_path / "run"), data=data, task=Square(), reporter=Reporter())
@@ -214,9 +214,9 @@ def test_a_model_of_ours_that_takes_no_such_inputs_is_one_sentence(tmp_path: Pat
     ("chosen_by", "better", "match"),
     [
         ("wurst", "min", "unknown measure of task Square in chosen_by 'wurst': did you mean 'worst'"),
-        ("worst", None, "better must be 'min' or 'max' in task Square, whose options are chosen by worst, got None"),
+        ("worst", None, "better must be 'min' or 'max' in task Square, whose chosen_by is worst, got None"),
         ("worst", "lower", "better must be 'min' or 'max' in task Square, .* got 'lower'"),
-        ("loss", "max", "better must be 'min' in task Square, chosen by its loss, got 'max'"),
+        ("loss", "max", "better must be 'min' in task Square, whose chosen_by is the loss, got 'max'"),
     ],
 )
 def test_a_measure_to_choose_by_must_be_there(chosen_by: str, better: Any, match: str, tmp_path: Path) -> None:

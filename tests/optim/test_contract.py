@@ -362,7 +362,7 @@ def test_every_number_is_checked(name: str) -> None:
     [
         (LARS, dict(momentum=1.0), "momentum must be >= 0 and < 1, got 1.0"),
         (LARS, dict(trust_coefficient=0), "trust_coefficient must be > 0, got 0"),
-        (LARS, dict(momentum=0.0, nesterov=True), "momentum must be > 0 where nesterov=True, got 0"),
+        (LARS, dict(momentum=0.0, nesterov=True), "momentum must be > 0 if nesterov=True, got 0"),
         (LARS, dict(nesterov=None), "nesterov must be True or False, got None"),
         (LARS, dict(foreach="yes"), "foreach must be None, True or False, got 'yes'"),
         (LARS, dict(lr=10**400), "lr must be >= 0, got 1000"),

@@ -102,7 +102,7 @@ def _paths(device: torch.device, announce: Callable[[str], None]) -> dict[str, s
     found = {path: available.why_not(path, device) for path in available.PATHS}
     announce(f"torch.compile on {device}")
     before = logging.root.manager.disable
-    logging.disable(logging.ERROR)  # logs of compilers are no part of the output
+    logging.disable(logging.ERROR)  # keep logs of compilers out of the output
     try:
         return {**found, "compile": available.why_not_compiled(device)}
     finally:

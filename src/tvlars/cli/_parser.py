@@ -71,7 +71,7 @@ def settings_of(text: str) -> list[str]:
 
 
 def conditions_of(text: str) -> list[str]:
-    """Return the parts of a word that are ``NAME>=VALUE``, with commas between, and perhaps in the values."""
+    """Return the parts of a word that are ``NAME>=VALUE``, separated by commas; values may contain commas."""
     return re.split(r",\s*(?=[\w-]+\s*[=!<>])", text)
 
 

@@ -1,6 +1,6 @@
-"""From the optimizer of another library to ours: the settings that give the same trajectory, or why none does.
+"""Conversion of another library's optimizer to ours: settings with the same trajectory, or the reasons why none has.
 
-One file a library says what its optimizers compute; ``_sums`` holds the form of LARS that most of them share.
+One file per library describes its optimizers; ``_sums`` has the form of LARS that most libraries share.
 """
 
 from __future__ import annotations
@@ -31,29 +31,29 @@ SOURCES = sorted([*SEVERAL, *ONE])
 
 
 def convert(source: str, *, strict: bool = False, **theirs: Any) -> Conversion:
-    """Return arguments and groups of ours for an optimizer of another library, written as its users write it.
+    """Return arguments and groups of our optimizer for the arguments of another library's optimizer.
 
-    The result is the nearest setting of ours. ``exact`` is True if its trajectory is theirs to rounding;
-    if it is not, ``differences`` say exactly why.
+    The result is the nearest setting. ``exact`` is True if its trajectory is the same up to rounding; otherwise
+    ``differences`` gives the exact reasons.
 
     Args:
         source: "timm", "lightly", "apex-larc", "solo-learn", "optax", "pytorch-optimizer", or "published" for the
             code of the TVLARS paper's authors.
-        strict: raise where no setting of ours gives the same trajectory. Default False.
-        **theirs: their arguments by their names; what is left out has their default. Beside these:
+        strict: raise an error if no setting gives the same trajectory. Default False.
+        **theirs: the other library's arguments by name; missing arguments have that library's defaults. Further names:
 
-            - ``optimizer``: which one, where a library has several: "lars" (the default; for "published" it is
-              "tvlars") or "lamb". For "apex-larc" the ``torch.optim.SGD`` that LARC wraps; SGD's own arguments
-              are taken as well, without it.
-            - ``opt``: for timm, a name of its ``create_optimizer_v2``, with that function's arguments.
-            - ``params``: what their constructor takes first: a model, parameters, or groups with options of
-              their own. Needed for such groups, of whose options those count that theirs reads per group, and for
-              optax's masks where they are not True or False: dictionaries by parameter name, or functions of such a
-              dictionary. Else optional.
+            - ``optimizer``: name of the optimizer if a library has several: "lars" (the default; for "published"
+              "tvlars") or "lamb". For "apex-larc", the ``torch.optim.SGD`` that LARC wraps, or without it SGD's own
+              arguments.
+            - ``opt``: for timm, a name for ``create_optimizer_v2``, with this function's arguments.
+            - ``params``: first argument of the other constructor: a model, parameters, or groups with options.
+              Required for groups with options (only options that the other optimizer reads per group count), and for
+              optax's masks other than True or False: dictionaries by parameter name, or functions of such a
+              dictionary. Otherwise optional.
 
     Raises:
-        ValueError: a source or an argument is unknown, missing or out of its range, nothing of ours is near, or
-            ``strict`` and there are differences.
+        ValueError: a source or an argument is unknown, missing or out of range, no setting is near, or there are
+            differences and ``strict`` is True.
 
     Example:
         >>> conversion = convert("timm", opt="nlars", lr=4.8, weight_decay=1e-6)
@@ -99,7 +99,7 @@ def convert(source: str, *, strict: bool = False, **theirs: Any) -> Conversion:
 
 
 def _recipe(source: str, arguments: dict[str, Any]) -> tuple[Recipe, dict[str, Any]]:
-    """Return the optimizer that ``source`` and the choice name, and the arguments that are left."""
+    """Return the recipe of the chosen optimizer of ``source``, and the remaining arguments."""
     if source == "apex-larc":
         return unwrap_sgd(arguments)
     if source in ONE:
@@ -108,7 +108,7 @@ def _recipe(source: str, arguments: dict[str, Any]) -> tuple[Recipe, dict[str, A
         raise unknown("source", source, SOURCES)
     if source == "timm" and "opt" in arguments:
         if "optimizer" in arguments:
-            raise ValueError("optimizer must not be given beside opt, which is create_optimizer_v2's name for one")
+            raise ValueError("optimizer must not be given with opt, create_optimizer_v2's name of an optimizer")
         return by_name(str(arguments.pop("opt")), arguments)
     if source == "optax":
         check_masks(arguments)

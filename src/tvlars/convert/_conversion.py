@@ -1,4 +1,4 @@
-"""Result of a conversion: our optimizer, its arguments, its groups, and what stays different."""
+"""Result of a conversion: our optimizer, its arguments and groups, and the remaining differences."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ from tvlars.optim.layerwise import LayerwiseOptimizer
 
 @dataclass(frozen=True)
 class Conversion:
-    """Settings of ours for an optimizer of another library, made by :func:`convert`. ``str()`` lists them.
+    """Settings of our optimizer for an optimizer of another library, made by :func:`convert`. ``str()`` lists them.
 
     Attributes:
-        theirs: what was converted.
+        theirs: name of the converted optimizer.
         optimizer: :class:`LARS`, :class:`TVLARS` or :class:`LAMB`.
-        arguments: for its constructor, but for the parameters.
-        weights: options of the group of weights, as their rule picks them, with ``layer_adaptation``.
-        biases: those of biases and normalization parameters, tensors of one dimension. The same where their rule
-            makes no difference.
-        differences: why the trajectory is not theirs, a sentence each: what differs, when, and by how much.
-        tolerance: how much a step may differ, relative to itself, where gradient norms are 1 or more: 0 where
-            ``exact``, about 1e-8 for their usual eps, infinite where it depends on more than that.
-        notes: what has to be done beside the optimizer for this, and what has no effect there, or breaks.
-        lr_schedule: their learning rate by step (0 at the first), where it is a function; for ``LambdaLR``.
+        arguments: arguments of the constructor, without the parameters.
+        weights: options of the group of weights according to the other library's rule, with ``layer_adaptation``.
+        biases: options of biases and normalization parameters (tensors of one dimension); equal to ``weights`` if the
+            other library's rule makes no difference.
+        differences: one sentence per difference of the trajectory: what differs, when, and by how much.
+        tolerance: largest relative difference of a step if gradient norms are 1 or more: 0 if ``exact``, about 1e-8 for
+            the usual eps, infinite if it depends on other quantities.
+        notes: steps that are needed besides the optimizer, and options that have no effect, or fail, in the other
+            library.
+        lr_schedule: the other learning rate by step (0 at the first) if it is a function; for ``LambdaLR``.
     """
 
     theirs: str
@@ -45,29 +46,30 @@ class Conversion:
 
     @property
     def exact(self) -> bool:
-        """True if the trajectory is theirs to rounding, provided that every parameter has a gradient in every step.
+        """True if the trajectory is the same up to rounding.
 
-        And where ``notes`` are followed, and theirs is finite.
+        This requires that every parameter has a gradient in every step, that ``notes`` are followed, and that the other
+        trajectory is finite.
         """
         return not self.differences
 
     def groups(self, params: Any = None) -> list[dict[str, Any]]:
-        """Return parameter groups by their rule, for ``optimizer``.
+        """Return parameter groups for ``optimizer`` by the other library's rule.
 
         Args:
-            params: a model, or its (named) parameters; None (default) takes those that :func:`convert` was given.
-                They are grouped as theirs does with the same. So with timm's ``create_optimizer_v2`` biases and norms
-                of a model are spared, and of parameters none, named or not.
+            params: a model, or its (named) parameters; None (default): the parameters given to :func:`convert`. They
+                are grouped as in the other library. So for timm's ``create_optimizer_v2``, biases and norms are
+                exempted if a model is given, but not if parameters are given, named or not.
 
         Raises:
-            ValueError: there are none, or not named where a mask of optax asks for names, or they are groups with
-                options of their own, which belong into ``convert``, since what differs depends on them.
+            ValueError: there are no parameters, a mask of optax needs names that they do not have, or they are groups
+                with options, which must be passed to ``convert``, since the differences depend on them.
         """
         chosen = self._params if params is None else Parameters.of(params)
         if chosen is None:
-            raise ValueError("params must be given, a model or its parameters, where convert was not given any")
+            raise ValueError("params must be given, a model or its parameters, since convert was not given any")
         if chosen is not self._params and chosen.grouped:
-            raise ValueError("params must be a model or parameters; give groups to convert, as params=")
+            raise ValueError("params must be a model or parameters: pass groups to convert, as params=")
         groups: list[dict[str, Any]] = []
         buckets: dict[tuple[Any, ...], dict[str, Any]] = {}
         for i, entry in enumerate(chosen.entries):
@@ -98,7 +100,7 @@ class Conversion:
         return f"Conversion({self.theirs} is {self.optimizer.__name__}, {same})"
 
     def _repr_html_(self) -> str:
-        """Return the text of ``str()``, for notebooks."""
+        """Return the text of ``str()`` as HTML for notebooks."""
         return page(pre(self))
 
     def __str__(self) -> str:
@@ -108,16 +110,16 @@ class Conversion:
             lines.append(f"  {title:<16}  " + ", ".join(f"{name}={value!r}" for name, value in group.items()))
         lines += [f"  note: {note}" for note in self.notes]
         if self.exact:
-            lines.append("The trajectory is theirs, to rounding.")
+            lines.append("The trajectory is the same up to rounding.")
         else:
-            near = f" but for about {self.tolerance:.0e} of a step" if self.tolerance < 1 else ""
-            lines.append(f"The trajectory is {'theirs' if near else 'not theirs'}{near}:")
+            near = f"the same up to about {self.tolerance:.0e} of a step" if self.tolerance < 1 else "not the same"
+            lines.append(f"The trajectory is {near}:")
             lines += [f"  - {difference}" for difference in self.differences]
         return "\n".join(lines)
 
 
 def constructor_arguments(ours: Options) -> dict[str, Any]:
-    """Return the options of a parameter that the constructor takes and that are not its defaults."""
+    """Return the options of a parameter that are arguments of the constructor and differ from its defaults."""
     return {
         name: value
         for name, value in ours.items()
@@ -126,7 +128,7 @@ def constructor_arguments(ours: Options) -> dict[str, Any]:
 
 
 def group_options(ours: Options, arguments: Options) -> dict[str, Any]:
-    """Return the options of a parameter that its group needs: adaptation, decay, and any that ``arguments`` lack."""
+    """Return the options that a parameter's group needs: adaptation, decay, and any that ``arguments`` lack."""
     always = ("layer_adaptation", "weight_decay")
     unused = () if ours["layer_adaptation"] else ("trust_coefficient",)
     options = {name: ours[name] for name in always}

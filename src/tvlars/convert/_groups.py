@@ -1,4 +1,4 @@
-"""Parameters as users hand them over, and what each of them gets under a recipe."""
+"""Parameters in the forms that users pass them, and the options of each parameter under a recipe."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Named = Sequence[tuple[str, Tensor]]
 
 @dataclass(frozen=True)
 class Entry:
-    """Parameters that were given together; ``extras`` are what a group says beside."""
+    """Parameters that were given together; ``extras`` are the further options of a group."""
 
     named: Named
     extras: dict[str, Any] = field(default_factory=dict)
@@ -23,7 +23,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Parameters:
-    """A model, parameters, named parameters, or groups of theirs, taken apart once."""
+    """A model, parameters, named parameters, or groups, split into entries."""
 
     entries: list[Entry]
     model: nn.Module | None = None
@@ -31,10 +31,10 @@ class Parameters:
 
     @classmethod
     def of(cls, params: Any) -> Parameters:
-        """Take ``params`` apart; of a model, what is trained.
+        """Split ``params`` into entries; of a model, only trainable parameters.
 
         Raises:
-            ValueError: it holds no parameter, or something else.
+            ValueError: ``params`` has no parameters, or other objects.
         """
         if isinstance(params, nn.Module):
             named = [(name, p) for name, p in params.named_parameters() if p.requires_grad]
@@ -48,7 +48,7 @@ class Parameters:
         else:
             raise ValueError(f"params must be a model, parameters or parameter groups, got {type(params).__name__}")
         if not any(entry.named for entry in result.entries):
-            raise ValueError("params must hold a parameter to train, got none")
+            raise ValueError("params must have a parameter to train, got none")
         return result
 
     @property
@@ -57,15 +57,15 @@ class Parameters:
 
 
 def probes() -> Parameters:
-    """A weight and a bias, to ask a rule what it does with them; as a model, which is what most hand over."""
+    """Return a weight and a bias as a model, to see how a rule treats them."""
     return Parameters.of(nn.Linear(1, 1, device="meta"))
 
 
 def ours_of_each(recipe: Recipe, options: Options, params: Parameters, entry: Entry) -> list[Translation]:
-    """Return the options that every parameter of ``entry`` gets here.
+    """Return our options for every parameter of ``entry``.
 
     Raises:
-        ValueError: an option is out of its range.
+        ValueError: an option is out of range.
     """
     theirs = {**options, **recipe.of_group(options, entry.extras).acting}
     given = Given(entry.named, params.model)
@@ -83,5 +83,5 @@ def _entry(group: Mapping[str, Any]) -> Entry:
 def _pair(item: Any) -> tuple[str, Tensor]:
     name, p = item if isinstance(item, tuple) and len(item) == 2 else ("", item)
     if not isinstance(name, str) or not isinstance(p, Tensor):
-        raise ValueError(f"params must hold tensors or (name, tensor) pairs, got {type(item).__name__}")
+        raise ValueError(f"params must have tensors or (name, tensor) pairs, got {type(item).__name__}")
     return name, p

@@ -1,4 +1,4 @@
-"""optax's ``lars`` and ``lamb``: chains of transformations, whose rates and masks may be functions."""
+"""optax's ``lars`` and ``lamb``: chains of transformations, whose learning rates and masks may be functions."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from tvlars.convert._recipe import (
 from tvlars.optim import LAMB, LARS
 
 SCHEDULE_NOTE = (
-    "learning_rate is a schedule, and lr is 1 here: make torch.optim.lr_scheduler.LambdaLR(optimizer, "
-    "conversion.lr_schedule), and step it after each step"
+    "learning_rate is a schedule, so lr is 1 here: create torch.optim.lr_scheduler.LambdaLR(optimizer, "
+    "conversion.lr_schedule), and call its step() after each step"
 )
 
 
@@ -42,13 +42,13 @@ def _lars(theirs: Options) -> Translation:
         if not theirs["nesterov"]:
             sentence += (
                 f" Setting each group's momentum to {momentum:g} learning_rate(t - 1)/learning_rate(t) before step t "
-                "makes the two one."
+                "makes both equal."
             )
         differences.append(Difference(sentence))
     if eps and theirs["layer_adaptation"]:
         sentence = (
-            f"eps = {eps:g} is added below the line of q in optax and nothing is here: their steps are smaller by at "
-            f"most eps/|g + beta w| of themselves, {eps:g} where that norm is 1."
+            f"eps = {eps:g} is added to the denominator of q in optax, but not here: steps of optax are smaller by at "
+            f"most the fraction eps/|g + beta w|, {eps:g} if that norm is 1."
         )
         differences.append(Difference(sentence, eps))
     options = dict(
@@ -93,8 +93,8 @@ def _lamb(theirs: Options) -> Translation:
     check_number("eps_root", theirs["eps_root"])
     if theirs["eps_root"]:
         sentence = (
-            f"eps_root = {theirs['eps_root']:g} is added to v_hat under the root in optax and nothing is here: "
-            "m_hat/sqrt(v_hat) is smaller there, by the factor 1/sqrt(1 + eps_root/v_hat) for each element."
+            f"eps_root = {theirs['eps_root']:g} is added to v_hat under the root in optax, but not here: "
+            "m_hat/sqrt(v_hat) is smaller in optax, by the factor 1/sqrt(1 + eps_root/v_hat) for each element."
         )
         differences.append(Difference(sentence))
     options = dict(
@@ -119,7 +119,7 @@ CLASSES = {"lars": OPTAX_LARS, "lamb": OPTAX_LAMB}
 
 
 def _rates(theirs: Options) -> tuple[float, float, list[Difference], list[str]]:
-    """Our lr and weight decay of theirs, which may be schedules."""
+    """Return lr and weight decay for those of optax, which may be schedules, with differences and notes."""
     lr, decay, differences, notes = theirs["learning_rate"], theirs["weight_decay"], list[Difference](), list[str]()
     if callable(lr):
         lr = 1.0
@@ -127,7 +127,7 @@ def _rates(theirs: Options) -> tuple[float, float, list[Difference], list[str]]:
     if callable(decay):
         decay = float(decay(0))
         sentence = (
-            f"weight_decay is a schedule in optax and a number here: {decay:g}, its value at the first step, stays "
+            f"weight_decay is a schedule in optax, but a number here: it stays {decay:g}, its value at the first step, "
             "unless you set group['weight_decay'] before each step."
         )
         differences.append(Difference(sentence))
@@ -137,10 +137,10 @@ def _rates(theirs: Options) -> tuple[float, float, list[Difference], list[str]]:
 
 
 def _mask(name: str, mask: Any, given: Given) -> list[bool]:
-    """Read a mask for each parameter: True or False, by name, or a function of the parameters by name.
+    """Return the value of a mask for each parameter; a mask is a bool, a dictionary by name, or a function of one.
 
     Raises:
-        ValueError: the mask is none of these, or leaves out a parameter, or one has no name of its own.
+        ValueError: the mask is none of these or lacks a parameter, or a parameter has no unique name.
     """
     by_name: dict[str, Tensor] = dict(given.named)
     if callable(mask) or isinstance(mask, Mapping):
@@ -169,14 +169,12 @@ def _check_names(mask: str, given: Given) -> None:
     if "" in count or twice:
         what = "one without" if "" in count else f"two called {twice[0]!r}"
         raise ValueError(
-            f"params must be a model or have a name each where {mask} is a dictionary or a function, got {what}"
+            f"params must be a model or named parameters if {mask} is a dictionary or a function, got {what}"
         )
 
 
 def check_masks(arguments: dict[str, Any]) -> None:
-    """Raise ValueError where a mask is by name, or a function, and there are no parameters to ask it about."""
+    """Raise ``ValueError`` if a mask is a dictionary or a function, but there are no parameters."""
     for name in ("weight_decay_mask", "trust_ratio_mask", "mask"):
         if not isinstance(arguments.get(name, True), (bool, type(None))) and "params" not in arguments:
-            raise ValueError(
-                f"params must be given, the model or its named parameters, where {name} is not True or False"
-            )
+            raise ValueError(f"params must be given, the model or its named parameters, if {name} is not True or False")

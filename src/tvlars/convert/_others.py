@@ -1,4 +1,4 @@
-"""LARS as lightly, apex (LARC around SGD), solo-learn and pytorch-optimizer have it."""
+"""LARS of lightly, apex (LARC around SGD), solo-learn and pytorch-optimizer."""
 
 from __future__ import annotations
 
@@ -94,14 +94,14 @@ APEX_LARC = Recipe(
     translate=_apex,
     fixed=frozenset({"trust_coefficient", "clip", "eps", "differentiable"}),
 )
-"""LARC's own arguments, and those of the SGD in it."""
+"""LARC's own arguments, and the arguments of the wrapped SGD."""
 
 
 def unwrap_sgd(arguments: dict[str, Any]) -> tuple[Recipe, dict[str, Any]]:
-    """The recipe, and LARC's arguments with the SGD in them taken apart into its options and groups.
+    """Return the recipe, and LARC's arguments with the wrapped SGD replaced by its options and groups.
 
     Raises:
-        ValueError: what LARC wraps is not SGD, or options of it are given twice.
+        ValueError: LARC wraps another optimizer than SGD, or an option of SGD is given twice.
     """
     if "optimizer" not in arguments:
         return APEX_LARC, arguments
@@ -110,24 +110,24 @@ def unwrap_sgd(arguments: dict[str, Any]) -> tuple[Recipe, dict[str, Any]]:
     if type(inner) is not torch.optim.SGD:
         what = inner if isinstance(inner, str) else type(inner).__name__
         raise ValueError(
-            f"optimizer must be a torch.optim.SGD, since LARS has the trust ratio of LARC in SGD's update, got {what}"
+            f"optimizer must be a torch.optim.SGD, since LARS is SGD with the trust ratio of LARC, got {what}"
         )
     twice = sorted(set(arguments) & {"params", *inner.defaults})
     if twice:
-        raise ValueError(f"{twice[0]} must not be given beside optimizer, which has it")
+        raise ValueError(f"{twice[0]} must not be given with optimizer, which sets it")
     options = {name: value for name, value in inner.defaults.items() if name in APEX_LARC.defaults}
     recipe = replace(APEX_LARC, notes=_momentum_so_far(inner))
     return recipe, {**arguments, **options, "params": inner.param_groups}
 
 
 def _momentum_so_far(sgd: torch.optim.SGD) -> tuple[str, ...]:
-    """Steps that carry over the buffers of an SGD that has stepped."""
+    """Return a note on how to carry over the momentum buffers of an SGD that has taken steps."""
     if all(state.get("momentum_buffer") is None for state in sgd.state.values()):
         return ()
     damped = any(group["dampening"] for group in sgd.param_groups)
     divided = ", divided by 1 - dampening of its group," if damped else ""
     return (
-        "this SGD has taken steps, and momentum buffers begin at 0 here: to carry them over, set "
+        "this SGD has taken steps, but momentum buffers start at 0 here: to carry them over, set "
         f'optimizer.state[p]["momentum_buffer"] to a copy of sgd.state[p]["momentum_buffer"]{divided} for each p in '
         "sgd.state",
     )

@@ -1,4 +1,4 @@
-"""The code published with the TVLARS paper: its TVLARS, LARS and LAMB, which ours follow as settings."""
+"""TVLARS, LARS and LAMB of the code published with the TVLARS paper, as settings of our optimizers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _tvlars(theirs: Options) -> Translation:
 
 
 def _filters(theirs: Options, given: Given) -> list[Options]:
-    """The two filters leave weight decay and adaptation off where there is one dimension."""
+    """Apply the two filters, which switch off weight decay and adaptation for tensors of one dimension."""
     for name in FILTERS:
         check_flag(name, theirs[name])
     spares_decay, spares_ratio = (theirs[name] for name in FILTERS)

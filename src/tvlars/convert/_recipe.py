@@ -1,4 +1,4 @@
-"""Description of an optimizer of another library: its arguments, its rules, and what its options become here."""
+"""Description of another library's optimizer: arguments, rules, and translation of options to ours."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from tvlars.optim.layerwise import LayerwiseOptimizer
 Options = dict[str, Any]
 
 REQUIRED: Any = object()
-"""The default of an argument that has none."""
+"""Marker for an argument without a default."""
 
 PASSED_ON: Options = dict(foreach=None, fused=None, maximize=False, differentiable=False)
-"""Options that mean the same here, with their defaults."""
+"""Options with the same meaning in both libraries, and their defaults."""
 
 
 class Difference(NamedTuple):
-    """Why no setting of ours gives the same trajectory, in a sentence.
+    """Reason why no setting gives the same trajectory, as a sentence.
 
-    ``size`` is the relative difference of a step where gradient norms are 1 or more; infinite where it depends on
-    more than that.
+    ``size`` is the relative difference of a step if gradient norms are 1 or more; infinite if it depends on other
+    quantities.
     """
 
     sentence: str
@@ -36,7 +36,7 @@ class Difference(NamedTuple):
 
 @dataclass(frozen=True)
 class Translation:
-    """Options of theirs in our words, ``layer_adaptation`` among them, and what stays different."""
+    """The other library's options translated to ours, including ``layer_adaptation``, and remaining differences."""
 
     options: Options
     differences: list[Difference] = field(default_factory=list)
@@ -45,14 +45,14 @@ class Translation:
 
 @dataclass(frozen=True)
 class Given:
-    """Parameters with their names ("" where unknown), and the model, where they were given as one."""
+    """Parameters with their names ("" if unknown), and the model if one was given."""
 
     named: Sequence[tuple[str, Tensor]]
     model: nn.Module | None = None
 
 
 class GroupOptions(NamedTuple):
-    """Options that act per group, those that are kept since others than the optimizer may read them, and notes."""
+    """Options that act per group, options that are only kept because other code may read them, and notes."""
 
     acting: Options
     kept: Options
@@ -60,7 +60,7 @@ class GroupOptions(NamedTuple):
 
 
 def as_given(theirs: Options, given: Given) -> list[Options]:
-    """The rule of an optimizer that treats all parameters of a group alike."""
+    """Return equal options for all parameters of a group; the rule of most optimizers."""
     return [theirs] * len(given.named)
 
 
@@ -68,11 +68,11 @@ def as_given(theirs: Options, given: Given) -> list[Options]:
 class Recipe:
     """One optimizer of another library.
 
-    ``rule`` gives the options that each parameter has under their rule, still in their words; it may add
-    ``layer_adaptation``. ``translate`` turns such options into ours.
+    ``rule`` returns the other library's options for each parameter, and may add ``layer_adaptation``; ``translate``
+    converts these options to ours.
 
-    ``fixed`` are the arguments that a parameter group has no say in there. ``copies`` are options that their
-    constructor makes of its arguments, by the argument, and groups have. ``notes`` hold whatever the options are.
+    ``fixed`` are arguments that a parameter group cannot change. ``copies`` maps arguments to options of groups that
+    the other constructor derives from them. ``notes`` apply to all options.
     """
 
     title: str
@@ -85,7 +85,7 @@ class Recipe:
     notes: tuple[str, ...] = ()
 
     def complete(self, arguments: Options) -> Options:
-        """Their arguments with their defaults, and what their constructor makes of them.
+        """Return the arguments, with defaults for missing ones and the options that the other constructor derives.
 
         Raises:
             ValueError: an argument is unknown or missing.
@@ -100,13 +100,13 @@ class Recipe:
         return {**options, **{copy: options[name] for copy, name in self.copies.items()}}
 
     def of_group(self, options: Options, extras: Options) -> GroupOptions:
-        """Effect of the options of a group there, beside the constructor's ``options``."""
+        """Return the effect of a group's options in the other library, given the constructor's ``options``."""
         ours = {"layer_adaptation", *inspect.signature(self.optimizer).parameters}
         acting = {name: value for name, value in extras.items() if name in options and name not in self.fixed}
         kept = {name: value for name, value in extras.items() if name not in options and name not in ours}
         idle = [name for name in extras if name not in acting and name not in kept]
         notes = [
-            f"{name} in a group has no effect in {self.title}, and is left out here"
+            f"{name} in a group has no effect in {self.title}, so it is left out"
             for name in idle
             if name not in options or extras[name] != options[name]
         ]
@@ -114,7 +114,7 @@ class Recipe:
 
 
 def unknown(kind: str, name: object, valid: Iterable[str]) -> ValueError:
-    """The error for a name that is not among ``valid``: the nearest first."""
+    """Return the error for a name that is not among ``valid``; the message suggests the nearest names first."""
     names = list(valid)
     near = difflib.get_close_matches(str(name).lower(), names, n=2, cutoff=0.55)
     hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
@@ -122,10 +122,10 @@ def unknown(kind: str, name: object, valid: Iterable[str]) -> ValueError:
 
 
 def check_momentum(who: str, theirs: Options, refuses_nesterov: bool = True) -> None:
-    """Check lr, momentum, dampening, weight decay and nesterov, by their rules and by ours.
+    """Check lr, momentum, dampening, weight decay and nesterov against the rules of both libraries.
 
     Raises:
-        ValueError: one is out of its range; momentum or dampening of 1 and more have no counterpart here.
+        ValueError: a value is out of range; momentum or dampening >= 1 has no counterpart here.
     """
     check_number("lr", theirs["lr"])
     check_number("weight_decay", theirs["weight_decay"])
@@ -133,21 +133,21 @@ def check_momentum(who: str, theirs: Options, refuses_nesterov: bool = True) -> 
     check_number("dampening", theirs["dampening"], high=1.0, open_high=True)
     check_flag("nesterov", theirs["nesterov"])
     if refuses_nesterov and theirs["nesterov"] and (theirs["momentum"] == 0 or theirs["dampening"] != 0):
-        raise ValueError(f"momentum must be > 0 and dampening 0 where nesterov=True, as {who} itself demands")
+        raise ValueError(f"momentum must be > 0 and dampening 0 if nesterov=True, as {who} itself requires")
 
 
 def plain(value: Any) -> Any:
-    """``value`` as Python's number where it is a scalar of NumPy, JAX and the like, which torch's kernels refuse."""
+    """Return a scalar of NumPy, JAX or others as Python's number, since torch's kernels refuse it; others unchanged."""
     if isinstance(value, Tensor) or getattr(value, "ndim", None) != 0 or not hasattr(value, "item"):
         return value
     return value.item()
 
 
 def passed_on(theirs: Options) -> Options:
-    """Return the options of theirs that mean the same here.
+    """Return the options with the same meaning in both libraries.
 
     Raises:
-        ValueError: one is no flag.
+        ValueError: a value is not a flag.
     """
     options = {name: theirs[name] for name in PASSED_ON if name in theirs}
     for name, value in options.items():
@@ -156,7 +156,7 @@ def passed_on(theirs: Options) -> Options:
 
 
 def checked_betas(name: str, betas: Any) -> tuple[float, float]:
-    """Raises ValueError unless ``betas`` are two numbers in [0, 1)."""
+    """Return ``betas`` as a tuple; raise ``ValueError`` unless they are two numbers in [0, 1)."""
     try:
         first, second = map(plain, betas)
     except (TypeError, ValueError):
@@ -167,15 +167,15 @@ def checked_betas(name: str, betas: Any) -> tuple[float, float]:
 
 
 def never_zero(eps: float) -> float:
-    """LAMB's eps is > 0 here, and 1e-30 is lost beside any √v̂ of float32: as good as 0, but for 0/0."""
+    """Return eps > 0, which our LAMB requires: 1e-30 in place of 0 changes no √v̂ in float32, but prevents 0/0."""
     return eps or 1e-30
 
 
 def without_eps(who: str, eps: float) -> list[str]:
-    """Note on what :func:`never_zero` changes."""
+    """Return a note on the effect of :func:`never_zero`."""
     if eps:
         return []
     return [
-        f"eps = 0 divides 0 by 0 in {who} where all gradients of an element were 0 so far, and makes its weight NaN, "
-        "which the norms of its layer carry on; here it stays finite"
+        f"eps = 0 divides 0 by 0 in {who} if all gradients of an element have been 0 so far: its weight becomes NaN, "
+        "and then the whole layer; here it stays finite"
     ]

@@ -1,4 +1,4 @@
-"""timm's ``Lars`` and ``Lamb``, as classes and by the names of its ``create_optimizer_v2``."""
+"""timm's ``Lars`` and ``Lamb``, as classes and by their names in ``create_optimizer_v2``."""
 
 from __future__ import annotations
 
@@ -85,21 +85,21 @@ def _lamb(theirs: Options) -> Translation:
         options["weight_decay"] = 0.0
     if not theirs["grad_averaging"] and betas[0]:
         larger = 1 / (1 - betas[0])
-        if adapted:  # q r stays where r is scaled, so that only β has to be
+        if adapted:  # q r does not change with the scale of r, so only β must be scaled
             options["weight_decay"] /= larger
             differences.append(_not_averaged(larger))
         else:
             options["lr"] = theirs["lr"] * larger
     if theirs["trust_clip"] and adapted:
         sentence = (
-            "trust_clip=True bounds q at 1 in timm, and nothing does here: the same while |w| <= |r|, beyond it our "
-            "steps are |w|/|r| times larger."
+            "trust_clip=True bounds q at 1 in timm, but here q has no bound: the same while |w| <= |r|; above that, "
+            "our steps are |w|/|r| times theirs."
         )
         differences.append(Difference(sentence))
     if theirs["caution"]:
         sentence = (
-            "caution=True leaves out elements where m_hat and g do not agree in sign in timm, and multiplies the "
-            "others by one over their share; all count as they are here."
+            "caution=True skips elements whose m_hat and g differ in sign in timm, and divides the others by their "
+            "share; here all elements are used unchanged."
         )
         differences.append(Difference(sentence))
     return Translation(options, differences, notes)
@@ -107,8 +107,8 @@ def _lamb(theirs: Options) -> Translation:
 
 def _clipping(limit: float) -> Difference:
     sentence = (
-        f"max_grad_norm = {limit:g} is part of timm's step and not of ours: call clip_grad_norm_, as noted. It adds "
-        f"1e-6 to the norm, so that clipped gradients are smaller by at most {1e-6 / limit:.0e} of themselves here."
+        f"max_grad_norm = {limit:g} is part of timm's step, but not of ours: call clip_grad_norm_, as noted. It adds "
+        f"1e-6 to the norm, so clipped gradients are smaller here by at most the fraction {1e-6 / limit:.0e}."
     )
     return Difference(sentence, 1e-6 / limit)
 
@@ -121,21 +121,21 @@ def _decoupled(theirs: Options) -> Difference:
         share, where = "lr^2 beta/max_lr", f" (max_lr = {max_lr:g}, the constructor's lr)"
         now = 1 - lr**2 * theirs["weight_decay"] / max_lr
     return Difference(
-        f"decoupled_decay multiplies weights by 1 - {share}{where} before the trust ratio in timm; weight_decay is 0 "
-        f"here, and nothing does. Multiply them by that ({now:g} at lr = {lr:g}) before each step."
+        f"decoupled_decay multiplies weights by 1 - {share}{where} before the trust ratio in timm; here weight_decay "
+        f"is 0, and weights are not scaled. Multiply them by this factor ({now:g} at lr = {lr:g}) before each step."
     )
 
 
 def _not_averaged(larger: float) -> Difference:
     return Difference(
-        f"grad_averaging=False makes m_hat {larger:g} times as large in timm, which q takes out again (weight_decay, "
-        f"where it is part of r, is {1 / larger:g} of theirs here for that). Where |w| = 0, and so q = 1, their step "
-        f"is {larger:g} times as large."
+        f"grad_averaging=False makes m_hat {larger:g} times as large in timm, which q cancels (weight_decay, if it is "
+        f"part of r, is therefore {1 / larger:g} of theirs here). If |w| = 0, and so q = 1, their step is {larger:g} "
+        "times as large."
     )
 
 
 def _check_lamb(theirs: Options) -> None:
-    """Raises ValueError where an option is out of range."""
+    """Raise ``ValueError`` if an option is out of range."""
     for name in ("lr", "weight_decay", "eps"):
         check_number(name, theirs[name])
     if theirs["max_grad_norm"] is not None:
@@ -186,7 +186,7 @@ OPTS: dict[str, tuple[Recipe, Options]] = {
     "clamb": (TIMM_LAMB, dict(caution=True)),
     "clambw": (TIMM_LAMB, dict(caution=True, decoupled_decay=True)),
 }
-"""Names that ``create_optimizer_v2`` knows, and what they set."""
+"""Names of ``create_optimizer_v2``, with the options that they set."""
 
 FACTORY: Options = dict(
     filter_bias_and_bn=True,
@@ -197,14 +197,14 @@ FACTORY: Options = dict(
     fallback_list=(),
     fallback_no_weight_decay=False,
 )
-"""Arguments of ``create_optimizer_v2`` that are not the optimizer's; the last two act on hybrid optimizers alone."""
+"""Arguments of ``create_optimizer_v2`` that are not the optimizer's; the last two act only on hybrid optimizers."""
 
 
 def by_name(opt: str, arguments: dict[str, Any]) -> tuple[Recipe, dict[str, Any]]:
-    """The recipe behind a name of ``create_optimizer_v2``, and its arguments as the recipe takes them.
+    """Return the recipe of a name of ``create_optimizer_v2``, and the arguments in the form of the recipe.
 
     Raises:
-        ValueError: the name is unknown, or the arguments ask for groups that only timm can make.
+        ValueError: the name is unknown, or the arguments require groups that only timm can make.
     """
     if opt.lower() not in OPTS:
         raise unknown("opt of timm that is a LARS or LAMB", opt, OPTS)
@@ -216,17 +216,17 @@ def by_name(opt: str, arguments: dict[str, Any]) -> tuple[Recipe, dict[str, Any]
     if "model_or_params" in arguments:
         arguments["params"] = arguments.pop("model_or_params")
     if base is TIMM_LAMB:
-        arguments.pop("momentum", None)  # create_optimizer_v2 takes it for every opt, and LAMB has none
+        arguments.pop("momentum", None)  # create_optimizer_v2 accepts it for every opt, but LAMB has no momentum
     if arguments.get("lr", 0) is None:
         del arguments["lr"]
     if arguments.get("layer_decay") is not None:
         raise ValueError(
-            "layer_decay must be None: it gives each layer an lr by timm's order of the model's layers; make those "
-            "groups with timm.optim.param_groups_layer_decay and give them as params"
+            "layer_decay must be None, since it sets the lr of each layer by timm's order of the model's layers: make "
+            "these groups with timm.optim.param_groups_layer_decay, and pass them as params"
         )
     if callable(group := arguments.pop("param_group_fn", None)):
         if not isinstance(arguments.get("params"), nn.Module):
-            raise ValueError("params must be the model where param_group_fn is given, which makes groups of it")
+            raise ValueError("params must be the model if param_group_fn is given, which makes groups of the model")
         arguments["params"] = list(group(arguments["params"]))
         arguments["weight_decay"] = arguments.get("weight_decay", 0.0)
     recipe = replace(
@@ -240,7 +240,8 @@ def by_name(opt: str, arguments: dict[str, Any]) -> tuple[Recipe, dict[str, Any]
 
 
 def _filter_bias_and_bn(theirs: Options, given: Given) -> list[Options]:
-    """No decay, and so no adaptation, for vectors, biases and what the model says; of a model alone, as timm does."""
+    """Switch off decay, and so adaptation, for vectors, biases and parameters that the model names, but like timm only
+    if a model is given."""
     check_flag("filter_bias_and_bn", theirs["filter_bias_and_bn"])
     if given.model is None:
         return [theirs] * len(given.named)

@@ -1,1 +1,1 @@
-"""Names under which other frameworks find our optimizers: one file per framework, imported by its users."""
+"""Integrations with other frameworks: one module per framework, which users import."""

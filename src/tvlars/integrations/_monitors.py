@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 class StepRates:
-    """Learning rate and φ of each step that an optimizer takes, of its first group with a trust ratio.
+    """Learning rate and φ of each optimizer step, for the first group with a trust ratio.
 
-    Optimizers without trust ratios have those of their first group.
+    For optimizers without trust ratios, the values are from the first group.
     """
 
     def __init__(self, optimizer: Optimizer) -> None:
@@ -34,7 +34,7 @@ class StepRates:
         self._last = Rates.of(group, isinstance(optimizer, LayerwiseOptimizer))
 
     def values(self) -> dict[str, Any]:
-        """Return ``lr``, with φ in it, and ``phi`` if there is one, of the last step: numbers or tensors."""
+        """Return ``lr``, which includes φ, and ``phi`` if it exists, of the last step, as numbers or tensors."""
         last = self._last
         if last is None:
             return {}
@@ -42,15 +42,15 @@ class StepRates:
         return {"lr": lr} if last.phi is None else {"lr": lr, "phi": last.phi}
 
     def close(self) -> None:
-        """Leave the optimizer alone."""
+        """Remove the hook from the optimizer."""
         self._hook.remove()
 
 
 class MicroBatches:
-    """Noise scale of a loop that accumulates gradients, whose steps have ``accumulated`` micro-batches.
+    """Noise scale of a loop that accumulates gradients over ``accumulated`` micro-batches per step.
 
-    Each ``every``-th step is measured. Steps with another number of micro-batches, or with micro-batches of several
-    sizes, are left out.
+    Every ``every``-th step is measured. Steps with another number of micro-batches, or with micro-batches of different
+    sizes, are skipped.
     """
 
     def __init__(self, model: nn.Module, accumulated: int, every: int, smoothing: float) -> None:
@@ -61,14 +61,14 @@ class MicroBatches:
         self._value: NoiseScale | None = None
 
     def backward(self, samples: int) -> None:
-        """Note a micro-batch of so many samples, whose gradient has been added."""
+        """Record a micro-batch of ``samples`` samples, whose gradient has been added."""
         self._sizes.append(samples)
         if self.taken % self.every == 0:
             self.meter = self.meter or NoiseScaleMeter(self.model, samples, smoothing=self.smoothing)
             self.meter.micro_batch()
 
     def step(self, scale: float) -> None:
-        """Note a step that is about to be taken; gradients were multiplied by ``scale``."""
+        """Record the gradient before a step; gradients are multiplied by ``scale``."""
         sizes, self._sizes = self._sizes, []
         self.taken += 1
         if self.meter is None or (self.taken - 1) % self.every:
@@ -80,7 +80,7 @@ class MicroBatches:
         self._value = None
 
     def result(self) -> NoiseScale | None:
-        """Return the noise scale, None before the first measured step."""
+        """Return the noise scale; None before the first measured step."""
         if self._value is None and self.meter is not None:
             try:
                 self._value = self.meter.result()
@@ -90,7 +90,7 @@ class MicroBatches:
 
 
 def check_noise_arguments(every: int, micro_batch_size: int | None) -> None:
-    """Raise ``ValueError`` if an argument of a callback is out of its range."""
+    """Raise ``ValueError`` if an argument of a callback is out of range."""
     check_count("every", every, unit="steps")
     if micro_batch_size is not None:
         check_count("micro_batch_size", micro_batch_size, unit="samples")
@@ -100,8 +100,8 @@ def check_loop(processes: int, accumulated: int, option: str) -> None:
     """Raise ``ValueError`` unless a loop has one process and steps of several micro-batches."""
     if processes > 1:
         raise ValueError(
-            f"the noise scale must be measured in one process, got {processes}: what other processes add to a gradient "
-            "is no micro-batch"
+            f"the noise scale must be measured in one process, got {processes}: gradients of other processes are not "
+            "micro-batches"
         )
     if accumulated < 2:
         raise ValueError(f"{option} must be >= 2 for the noise scale, which compares micro-batches, got {accumulated}")
@@ -111,17 +111,17 @@ def samples_of(batch: Any) -> int:
     """Return the length of the tensors of a batch.
 
     Raises:
-        ValueError: it has none, or they have several lengths.
+        ValueError: the batch has no tensors, or their lengths differ.
     """
     lengths = lengths_of(batch)
     if len(lengths) != 1:
         got = f"tensors of lengths {', '.join(map(str, lengths))}" if lengths else "no tensor"
-        raise ValueError(f"micro_batch_size must be given for batches that do not tell it, got {got} in one")
+        raise ValueError(f"micro_batch_size must be given if batches do not show their size, got a batch with {got}")
     return lengths[0]
 
 
 class LayerRecords:
-    """Records of layers of a callback; ``stats`` is None until training has started."""
+    """Layer records of a callback; ``stats`` is None until training has started."""
 
     stats: LayerStats | None = None
 
@@ -132,5 +132,5 @@ class LayerRecords:
             ValueError: training has not started yet.
         """
         if self.stats is None:
-            raise ValueError("the Trainer must have started before there are records of layers")
+            raise ValueError("the Trainer must have started training before there are records of layers")
         return self.stats.frame()

@@ -34,13 +34,13 @@ except ImportError as error:
 
 
 class PhiMonitor(Callback):
-    """Shows the learning rate and φ of each step in the progress bar, and gives them to the loggers.
+    """Shows the learning rate and φ of each step in the progress bar, and sends them to the loggers.
 
-    ``lr`` is that of adapted layers and has φ in it; ``phi`` is φ of TVLARS, or the learning rate over the initial one
-    with an LR scheduler. Both are values of the step just taken.
+    ``lr`` is the learning rate of layers with a trust ratio, including φ. ``phi`` is φ of TVLARS, or with an LR
+    scheduler the learning rate divided by the initial one. Both are values of the last step.
 
     Args:
-        prog_bar: show them in the progress bar. Default True.
+        prog_bar: show the values in the progress bar. Default True.
     """
 
     def __init__(self, prog_bar: bool = True) -> None:
@@ -49,7 +49,7 @@ class PhiMonitor(Callback):
         self._rates: StepRates | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to watch the optimizer."""
+        """Start to watch the optimizer."""
         self._rates = StepRates(_optimizer(trainer))
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
@@ -59,29 +59,30 @@ class PhiMonitor(Callback):
                 pl_module.log(name, value, prog_bar=self.prog_bar, on_step=True, on_epoch=False)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave the optimizer alone."""
+        """Remove the hook from the optimizer."""
         if self._rates is not None:
             self._rates.close()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave the optimizer alone."""
+        """Remove the hook from the optimizer."""
         self.on_train_end(trainer, pl_module)
 
 
 class NoiseScaleMonitor(Callback):
-    """Measures the gradient noise scale from the micro-batches of accumulated gradients, as ``noise_scale``.
+    """Measures the gradient noise scale from the micro-batches of accumulated gradients, and logs ``noise_scale``.
 
-    The Trainer has one process and ``accumulate_grad_batches`` of 2 or more. Steps whose micro-batches are not of one
-    size, as the last of an epoch, are left out.
+    The Trainer must have one process and ``accumulate_grad_batches`` of 2 or more. Steps with micro-batches of
+    different sizes, such as the last step of an epoch, are skipped.
 
     Args:
-        every: optimizer steps from one measured step to the next, each of which waits for the device. Default 10.
+        every: number of optimizer steps from one measured step to the next. A measured step waits for the device.
+            Default 10.
         smoothing: weight of the past, as for :class:`tvlars.noise_scale.NoiseScaleMeter`. Default 0.95.
-        micro_batch_size: samples of a batch. None (default): the length of its tensors.
-        prog_bar: show it in the progress bar. Default True.
+        micro_batch_size: samples per batch. None (default): the length of the batch's tensors.
+        prog_bar: show the noise scale in the progress bar. Default True.
 
     Raises:
-        ValueError: an argument is out of its range; when training starts, if there are several processes, no gradients
+        ValueError: an argument is out of range; or, when training starts, there are several processes, no gradients
             are accumulated, or optimization is manual.
     """
 
@@ -96,22 +97,22 @@ class NoiseScaleMonitor(Callback):
 
     @property
     def result(self) -> NoiseScale | None:
-        """Noise scale with its interval, None before the first measured step."""
+        """Noise scale with its interval; None before the first measured step."""
         return None if self._batches is None else self._batches.result()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check that steps have micro-batches."""
         if not pl_module.automatic_optimization:
-            raise ValueError("the noise scale must be measured in automatic optimization: take NoiseScaleMeter by hand")
+            raise ValueError("the noise scale must be measured in automatic optimization: use NoiseScaleMeter directly")
         check_loop(trainer.world_size, trainer.accumulate_grad_batches, "accumulate_grad_batches")
         self._batches = MicroBatches(pl_module, trainer.accumulate_grad_batches, self.every, self.smoothing)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Note the size of a micro-batch."""
+        """Record the size of a micro-batch."""
         self._samples = self.micro_batch_size or samples_of(batch)
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note the gradient of a micro-batch."""
+        """Record the gradient of a micro-batch."""
         if self._batches is not None:
             self._batches.backward(self._samples)
 
@@ -130,16 +131,16 @@ class NoiseScaleMonitor(Callback):
 class LayerStatsMonitor(LayerRecords, Callback):
     """Records norms, trust ratios and learning rates of all layers, see :class:`tvlars.stats.LayerStats`.
 
-    Steps are those of the Trainer, so that a resumed run continues in the same files.
+    Steps are counted by the Trainer, so that a resumed run continues in the same files.
 
     Args:
-        every: optimizer steps from one record to the next. Default 10.
+        every: number of optimizer steps from one record to the next. Default 10.
         path: folder of Parquet files. None (default) keeps records in memory.
-        log: give records to the Trainer's loggers too, as ``LWN/<layer>`` and so on. Default True.
-        buffer: recorded steps that are fetched from the device together. Default 64.
+        log: send records to the Trainer's loggers too, as ``LWN/<layer>`` and so on. Default True.
+        buffer: number of recorded steps that are fetched from the device together. Default 64.
 
     Raises:
-        ValueError: an argument is out of its range; when training starts, those of ``LayerStats``.
+        ValueError: an argument is out of range; or, when training starts, an error of ``LayerStats``.
     """
 
     def __init__(self, every: int = 10, path: str | Path | None = None, log: bool = True, buffer: int = 64) -> None:
@@ -149,23 +150,23 @@ class LayerStatsMonitor(LayerRecords, Callback):
         self.every, self.path, self.to_loggers, self.buffer = every, path, log, buffer
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to record."""
+        """Start to record."""
         writer = _ToLoggers(trainer) if self.to_loggers and trainer.loggers else None
         options: Any = dict(every=self.every, path=self.path, buffer=self.buffer, writer=writer)
         self.stats = _Stats(_optimizer(trainer), pl_module, start=trainer.global_step, **options)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write what remains, and leave the optimizer alone."""
+        """Write the remaining records, and remove the hook from the optimizer."""
         if self.stats is not None:
             self.stats.close()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Write what remains, and leave the optimizer alone."""
+        """Write the remaining records, and remove the hook from the optimizer."""
         self.on_train_end(trainer, pl_module)
 
 
 class _ToLoggers:
-    """Collects values of a step, which loggers are given together."""
+    """Collects values of a step, and sends them to the loggers together."""
 
     def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer
@@ -190,5 +191,7 @@ class _Stats(LayerStats):
 
 def _optimizer(trainer: Trainer) -> Any:
     if len(trainer.optimizers) != 1:
-        raise ValueError(f"the Trainer must have one optimizer for callbacks of tvlars, got {len(trainer.optimizers)}")
+        raise ValueError(
+            f"the Trainer must have exactly one optimizer for callbacks of tvlars, got {len(trainer.optimizers)}"
+        )
     return trainer.optimizers[0]

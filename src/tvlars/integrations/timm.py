@@ -7,7 +7,7 @@
         model, "tvlars", lr=16.0, weight_decay=1e-4, bias_norm_lr_scale=0.03, total_steps=30_000
     )
 
-timm's ``train.py``, as it is, with the names known to it, and without a schedule besides φ:
+timm's unchanged ``train.py`` with these names, and without a schedule in addition to φ:
 
     python -m tvlars.integrations.timm train.py --opt tvlars --lr 16 --weight-decay 1e-4 \\
         --sched constant --warmup-epochs 0 --opt-kwargs total_steps=30000 bias_norm_lr_scale=0.03 ...
@@ -34,7 +34,7 @@ Groups = list[dict[str, Any]]
 
 
 class _Divided(LayerwiseOptimizer):
-    """An optimizer that divides the groups it is given, before it takes them."""
+    """Optimizer that divides its groups by the role of parameters."""
 
     def __init__(self, params: Iterable[Any], *arguments: Any, bias_norm_lr_scale: float = 1.0, **options: Any) -> None:
         check_params(params)
@@ -43,15 +43,15 @@ class _Divided(LayerwiseOptimizer):
 
 
 class TVLARS(_Divided, optim.TVLARS):
-    """:class:`tvlars.TVLARS` on groups that are divided by the role of parameters."""
+    """:class:`tvlars.TVLARS` with groups divided by the role of parameters."""
 
 
 class LARS(_Divided, optim.LARS):
-    """:class:`tvlars.LARS` on groups that are divided by the role of parameters."""
+    """:class:`tvlars.LARS` with groups divided by the role of parameters."""
 
 
 class LAMB(_Divided, optim.LAMB):
-    """:class:`tvlars.LAMB` on groups that are divided by the role of parameters."""
+    """:class:`tvlars.LAMB` with groups divided by the role of parameters."""
 
 
 NAMES: dict[str, tuple[type[LayerwiseOptimizer], str]] = {
@@ -59,23 +59,23 @@ NAMES: dict[str, tuple[type[LayerwiseOptimizer], str]] = {
     "tvlars-lars": (LARS, "Layer-wise adaptive rate scaling, as in Barlow Twins (tvlars)"),
     "tvlars-lamb": (LAMB, "Layer-wise adaptive moments (tvlars)"),
 }
-"""Names that :func:`register` adds. timm's own "lars" and "lamb" stay what they are: other variants of the two."""
+"""Names that :func:`register` adds. timm's own "lars" and "lamb", which are other variants, do not change."""
 
 
 def register() -> None:
-    """Make "tvlars", "tvlars-lars" and "tvlars-lamb" known to timm's registry. Calling it again changes nothing.
+    """Add "tvlars", "tvlars-lars" and "tvlars-lamb" to timm's registry. Calling the function again has no effect.
 
-    timm makes groups by weight decay and knows no ``layer_adaptation``, so that these names divide what they are given.
-    Not adapted (``layer_adaptation=False`` and, with ``bias_norm_lr_scale``, a smaller learning rate) are
+    timm makes groups only by weight decay, so these optimizers divide the groups further. The following parameters
+    get no trust ratio (``layer_adaptation=False``) and, with ``bias_norm_lr_scale``, a smaller learning rate:
 
-    - vectors, dimensions of size 1 aside (biases, norms, layer scales), and three dimensions of which the first is 1
-      (class tokens, position embeddings);
-    - where some groups have weight decay, all of those without it: timm puts there what a model's ``no_weight_decay()``
-      names;
-    - where groups have names, what :func:`tvlars.layer_groups` would tell by them.
+    - vectors, without counting dimensions of size 1 (biases, norms, layer scales), and tensors of three dimensions
+      whose first is 1 (class tokens, position embeddings);
+    - if some groups have weight decay, all parameters of groups without it, such as those that the model's
+      ``no_weight_decay()`` names;
+    - if groups have names, parameters that :func:`tvlars.layer_groups` recognizes by name.
 
-    A group that states ``layer_adaptation`` itself is left alone. To divide by the type of modules too, give the
-    factory ``param_group_fn=lambda model: layer_groups(model, plan)``.
+    A group that sets ``layer_adaptation`` itself is not changed. To divide by module types too, call the factory with
+    ``param_group_fn=lambda model: layer_groups(model, plan)``.
     """
     known = default_registry.list_optimizers()
     for name, (cls, description) in NAMES.items():
@@ -93,7 +93,8 @@ def register() -> None:
 
 
 def _by_role(params: Iterable[Any], lr: float | Tensor | None, bias_norm_lr_scale: float) -> Groups:
-    """The groups of ``params``, each divided into what is adapted and, with a learning rate of its own, what is not."""
+    """Return the groups of ``params``, each divided into parameters with and without a trust ratio; the latter have
+    their own learning rate."""
     check_number("bias_norm_lr_scale", bias_norm_lr_scale)
     entries = list(params)
     divided: Groups = []
@@ -109,7 +110,7 @@ def _by_role(params: Iterable[Any], lr: float | Tensor | None, bias_norm_lr_scal
         spared = some_decay and group.get("weight_decay") == 0
         rate: Any = group.get("lr", lr)
         if bias_norm_lr_scale != 1.0 and rate is None:
-            raise ValueError(f"lr must be given where bias_norm_lr_scale is {bias_norm_lr_scale!r}, got None")
+            raise ValueError(f"lr must be given if bias_norm_lr_scale is {bias_norm_lr_scale!r}, got None")
         for adapted in (True, False):
             chosen = [i for i, layer in enumerate(layers) if _is_adapted(layer, names and names[i], spared) is adapted]
             if not chosen:
@@ -132,7 +133,7 @@ def _is_adapted(layer: Tensor | tuple[str, Tensor], name: str | None, spared: bo
 
 
 def main() -> None:
-    """Run a script, timm's ``train.py`` for one, with the optimizers registered: ``SCRIPT ARGUMENTS...``."""
+    """Run a script, such as timm's ``train.py``, with the optimizers registered: ``SCRIPT ARGUMENTS...``."""
     if len(sys.argv) < 2:
         sys.exit("usage: python -m tvlars.integrations.timm SCRIPT [ARGUMENTS...]")
     register()

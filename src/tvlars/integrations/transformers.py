@@ -5,8 +5,8 @@
     trainer = Trainer(model, arguments, train_dataset=train, optimizers=(optimizer, None))
     add_first(trainer, PhiCallback(), NoiseScaleCallback(), LayerStatsCallback())
 
-``Trainer(callbacks=[...])`` takes them too, but W&B, TensorBoard and other reports, which the Trainer calls before
-them, are then not given their values. They need the package transformers, of the extra ``integrations``.
+``Trainer(callbacks=[...])`` accepts them too, but then W&B, TensorBoard and other reports, which the Trainer calls
+before them, do not get their values. They need the package transformers, of the extra ``integrations``.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ except ImportError as error:
 
 
 def add_first(trainer: Trainer, *callbacks: TrainerCallback) -> None:
-    """Add callbacks before all others, so that the Trainer's reports are given what they add to the logs."""
+    """Add callbacks before all others, so that the Trainer's reports get the values that they add to the logs."""
     for callback in reversed(callbacks):
         trainer.callback_handler.callbacks.insert(0, callback)
 
@@ -61,8 +61,8 @@ class _Logs(TrainerCallback, ABC):
 class PhiCallback(_Logs):
     """Adds the learning rate and φ of the last step to the logs of training.
 
-    ``lr`` is that of adapted layers and has φ in it, which ``learning_rate`` of the Trainer has not; ``phi`` is φ of
-    TVLARS, or the learning rate over the initial one with an LR scheduler.
+    ``lr`` is the learning rate of layers with a trust ratio, including φ, unlike the Trainer's ``learning_rate``.
+    ``phi`` is φ of TVLARS, or with an LR scheduler the learning rate divided by the initial one.
     """
 
     def __init__(self) -> None:
@@ -73,11 +73,11 @@ class PhiCallback(_Logs):
         return {} if self._rates is None else {name: float(value) for name, value in self._rates.values().items()}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:
-        """Begin to watch the optimizer."""
+        """Start to watch the optimizer."""
         self._rates = StepRates(_bare(optimizer))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Leave the optimizer alone."""
+        """Remove the hook from the optimizer."""
         if self._rates is not None:
             self._rates.close()
 
@@ -85,17 +85,18 @@ class PhiCallback(_Logs):
 class NoiseScaleCallback(_Logs):
     """Adds the gradient noise scale to the logs of training, measured from the micro-batches of accumulated gradients.
 
-    The Trainer has one process, ``gradient_accumulation_steps`` of 2 or more, and ``max_grad_norm=0``, since it clips
-    gradients before it calls callbacks. Steps whose micro-batches are not of one size are left out. Losses divide by
-    samples: language models, whose losses divide by tokens, need batches with equally many of them.
+    The Trainer must have one process, ``gradient_accumulation_steps`` of 2 or more, and ``max_grad_norm=0``, since it
+    clips gradients before it calls callbacks. Steps with micro-batches of different sizes are skipped. The loss must be
+    a mean over samples: language models, whose losses are means over tokens, need batches with equal numbers of tokens.
 
     Args:
-        every: optimizer steps from one measured step to the next, each of which waits for the device. Default 10.
+        every: number of optimizer steps from one measured step to the next. A measured step waits for the device.
+            Default 10.
         smoothing: weight of the past, as for :class:`tvlars.noise_scale.NoiseScaleMeter`. Default 0.95.
-        micro_batch_size: samples of a batch. None (default): the length of its tensors.
+        micro_batch_size: samples per batch. None (default): the length of the batch's tensors.
 
     Raises:
-        ValueError: an argument is out of its range; when training starts, if there are several processes, no gradients
+        ValueError: an argument is out of range; or, when training starts, there are several processes, no gradients
             are accumulated, or they are clipped.
     """
 
@@ -108,7 +109,7 @@ class NoiseScaleCallback(_Logs):
 
     @property
     def result(self) -> NoiseScale | None:
-        """Noise scale with its interval, None before the first measured step."""
+        """Noise scale with its interval; None before the first measured step."""
         return None if self._batches is None else self._batches.result()
 
     def values(self) -> dict[str, float]:
@@ -132,19 +133,19 @@ class NoiseScaleCallback(_Logs):
             self._samples = self.micro_batch_size or samples_of([*args, *kwargs.values()])
 
     def on_substep_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Note the gradient of a micro-batch that is not the last of its step."""
+        """Record the gradient of a micro-batch that is not the last one of its step."""
         if self._batches is not None:
             self._batches.backward(self._samples)
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:
-        """Note the gradient of the last micro-batch, and measure the step."""
+        """Record the gradient of the last micro-batch, and measure the step."""
         if self._batches is not None:
             scaler = getattr(optimizer, "scaler", None)
             self._batches.backward(self._samples)
             self._batches.step(1.0 if scaler is None else scaler.get_scale())
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Leave the model alone."""
+        """Remove the hook from the model."""
         if self._hook is not None:
             self._hook.remove()
 
@@ -153,13 +154,13 @@ class LayerStatsCallback(LayerRecords, TrainerCallback):
     """Records norms, trust ratios and learning rates of all layers, see :class:`tvlars.stats.LayerStats`.
 
     Args:
-        every: optimizer steps from one record to the next. Default 10.
-        path: folder of Parquet files, where a resumed run continues. None (default) keeps records in memory.
-        buffer: recorded steps that are fetched from the device together. Default 64.
-        writer: TensorBoard's ``SummaryWriter``, given all values too. Default None.
+        every: number of optimizer steps from one record to the next. Default 10.
+        path: folder of Parquet files, in which a resumed run continues. None (default) keeps records in memory.
+        buffer: number of recorded steps that are fetched from the device together. Default 64.
+        writer: TensorBoard's ``SummaryWriter``, which gets all values too. Default None.
 
     Raises:
-        ValueError: an argument is out of its range; when training starts, those of ``LayerStats``.
+        ValueError: an argument is out of range; or, when training starts, an error of ``LayerStats``.
     """
 
     def __init__(
@@ -172,16 +173,16 @@ class LayerStatsCallback(LayerRecords, TrainerCallback):
     def on_train_begin(
         self, args: Any, state: Any, control: Any, model: Any = None, optimizer: Any = None, **_: Any
     ) -> None:
-        """Begin to record."""
+        """Start to record."""
         options: Any = dict(every=self.every, path=self.path, buffer=self.buffer, writer=self.writer)
         self.stats = LayerStats(_bare(optimizer), model, start=state.global_step, **options)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Write what remains, and leave the optimizer alone."""
+        """Write the remaining records, and remove the hook from the optimizer."""
         if self.stats is not None:
             self.stats.close()
 
 
 def _bare(optimizer: Any) -> Any:
-    """Return the optimizer in the wrapper of Accelerate."""
+    """Return the optimizer without the wrapper of Accelerate."""
     return getattr(optimizer, "optimizer", optimizer)

@@ -1,7 +1,7 @@
 """TVLARS, LARS and LAMB for JAX, as optax gradient transformations; they need the extra ``jax``.
 
-The rules, the names of the arguments and the defaults are those of :class:`tvlars.TVLARS`, :class:`tvlars.LARS` and
-:class:`tvlars.LAMB`; what was a parameter group there is a ``mask`` here.
+Update rules, argument names and defaults are the same as in :class:`tvlars.TVLARS`, :class:`tvlars.LARS` and
+:class:`tvlars.LAMB`. A ``mask`` replaces parameter groups.
 """
 
 try:

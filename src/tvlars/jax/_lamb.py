@@ -39,10 +39,10 @@ def lamb(
         q &= \lVert w \rVert / \lVert r \rVert \\
         w &\leftarrow w - lr \; q \; r
 
-    q = 1 where ‖w‖ = 0 or ‖r‖ = 0 (what that means for arrays that start at zero, :class:`tvlars.LAMB` says), and
-    where the mask is False. There is no clipping of the global gradient norm: chain
-    with ``optax.clip_by_global_norm`` for that. t is one count for all leaves, kept in the state; dtypes, sharded
-    arrays and leaves without a gradient are as for :func:`tvlars.jax.lars`.
+    q = 1 if ‖w‖ = 0 or ‖r‖ = 0 (see :class:`tvlars.LAMB` for arrays that start at zero), and if the mask is False. The
+    global gradient norm is not clipped: chain with ``optax.clip_by_global_norm`` to clip it. t is one count for all
+    leaves, kept in the state. Dtypes, sharded arrays and leaves without a gradient are handled as in
+    :func:`tvlars.jax.lars`.
 
     Args:
         learning_rate: lr >= 0, a number or an optax schedule (its count is 0 at the first step). Default 1e-3.
@@ -50,19 +50,19 @@ def lamb(
         eps: added to √v̂, > 0. Default 1e-6.
         weight_decay: β >= 0, added to the direction before the trust ratio. Default 0.01.
         bias_correction: divide the moments by 1 − β^t. Default True.
-        norm_clip: ‖w‖ alone is clamped to at most this (> 0); None (default) leaves it.
+        norm_clip: upper bound (> 0) for ‖w‖, but not for ‖r‖; None (default): no bound.
         mask, weight_decay_mask, bias_norm_lr_scale: as for :func:`tvlars.jax.lars`.
 
     Returns:
         A gradient transformation. ``update(gradients, state, params)`` needs ``params``.
 
     Raises:
-        ValueError: an argument is out of its range, NaN or infinite, or two contradict; in ``update``, there are no
-            ``params``.
+        ValueError: an argument is out of range, NaN or infinite, or two arguments contradict; in ``update``,
+            ``params`` is missing.
         TypeError: in ``init``, a parameter is complex.
 
     Source: You et al., "Large Batch Optimization for Deep Learning: Training BERT in 76 minutes", arXiv 1904.00962.
-    The code published with TVLARS is ``bias_correction=False, norm_clip=10.0``.
+    The code published with TVLARS uses ``bias_correction=False, norm_clip=10.0``.
 
     Example:
         >>> optimizer = lamb(0.03, mask=layer_mask)
@@ -94,8 +94,8 @@ def lamb(
 def _scale_by_moments(betas: tuple[float, float], eps: Scalar, bias_correction: bool) -> optax.GradientTransformation:
     """g ← m̂ / (√v̂ + eps), with the state of ``optax.scale_by_adam``.
 
-    That one has no switch for the correction, and its 1 − β^t loses digits in float32: at β₂ = 0.999 and t = 1 it is
-    off by 1.3e-5 of its value, which shows wherever no trust ratio divides it out.
+    ``optax.scale_by_adam`` has no switch for the bias correction, and its 1 − β^t loses digits in float32: at
+    β₂ = 0.999 and t = 1 the relative error is 1.3e-5, which is visible unless a trust ratio cancels it.
     """
 
     def init(params: Any) -> optax.ScaleByAdamState:
@@ -115,5 +115,5 @@ def _scale_by_moments(betas: tuple[float, float], eps: Scalar, bias_correction: 
 
 
 def _one_minus_power(beta: float, t: jax.Array) -> jax.Array:
-    """1 − β^t without the cancellation of digits where β^t is close to 1."""
+    """Return 1 − β^t without cancellation if β^t is close to 1."""
     return -jnp.expm1(t * (math.log(beta) if beta else -math.inf))

@@ -36,34 +36,35 @@ def lars(
         m &\leftarrow \mu m + q u \\
         w &\leftarrow w - lr \; m
 
-    Where ‖w‖ = 0 it counts as 1, q = η / ‖u‖: an array that starts at zero first moves by lr η. Where ‖u‖ = 0, q = η.
-    Where the mask is False, q = 1. The first step has m = q u and there is no dampening.
-    With ``nesterov``, w ← w − lr (q u + μ m). m has no lr in it, unlike that of ``optax.lars``. Of bfloat16 and float16
-    parameters, the state has their dtype and the arithmetic is in float32, norms too. Norms of a sharded array are the
-    whole array's.
+    If ‖w‖ = 0, it counts as 1 and q = η / ‖u‖: an array that starts at zero first moves by lr η. If ‖u‖ = 0, q = η.
+    If the mask is False, q = 1. In the first step m = q u; there is no dampening.
+    With ``nesterov``, w ← w − lr (q u + μ m). Unlike in ``optax.lars``, m does not contain lr. For bfloat16 and float16
+    parameters, the state has their dtype, and all arithmetic, including norms, is in float32. The norm of a sharded
+    array is the norm of the whole array.
 
     Args:
-        learning_rate: lr >= 0, a number or an optax schedule (its count is 0 at the first step). 1 to 64 are usual,
-            since the trust ratio is about 1e-3.
+        learning_rate: lr >= 0, a number or an optax schedule (its count is 0 at the first step). Usual values are 1 to
+            64, since the trust ratio is about 1e-3.
         momentum: μ in [0, 1). Default 0.9. At 0 no buffer is kept.
         weight_decay: β >= 0, added to the gradient before the trust ratio. Default 0.0.
         trust_coefficient: η > 0. Default 1e-3.
-        nesterov: look ahead along the momentum; wants momentum > 0. Default False.
-        norm_clip: both norms are clamped to at most this (> 0) before the ratio; None (default) leaves them.
-        unit_ratio_at_zero: take q = 1 where ‖w‖ or ‖u‖ is 0, as the published code does. Default False.
-        mask: which leaves are adapted and decayed: :func:`tvlars.jax.layer_mask`, another function from the parameters
-            to a tree of bools, or such a tree. None (default): all of them.
-        weight_decay_mask: which leaves are decayed, where that differs. None (default): as ``mask``.
-        bias_norm_lr_scale: >= 0, leaves where ``mask`` is False take lr * bias_norm_lr_scale. Default 1.0. They take
-            their learning rate raw, so with lr of 1 and more give less; 0.03 is good. Wants ``mask`` unless it is 1.
+        nesterov: look ahead along the momentum; requires momentum > 0. Default False.
+        norm_clip: upper bound (> 0) for both norms in the ratio; None (default): no bound.
+        unit_ratio_at_zero: use q = 1 if ‖w‖ or ‖u‖ is 0, like the published code. Default False.
+        mask: leaves that have a trust ratio and weight decay: :func:`tvlars.jax.layer_mask`, another function from the
+            parameters to a tree of bools, or a tree of bools. None (default): all leaves.
+        weight_decay_mask: leaves with weight decay, if they differ from ``mask``. None (default): as ``mask``.
+        bias_norm_lr_scale: >= 0; leaves where ``mask`` is False use lr * bias_norm_lr_scale. Default 1.0. These leaves
+            have no trust ratio, so with lr >= 1 they need a smaller learning rate; 0.03 works well. Values other than
+            1 require ``mask``.
 
     Returns:
         A gradient transformation. ``update(gradients, state, params)`` needs ``params``. A leaf whose gradient is None
         keeps its value and its momentum.
 
     Raises:
-        ValueError: an argument is out of its range, NaN or infinite, or two contradict; in ``update``, there are no
-            ``params``.
+        ValueError: an argument is out of range, NaN or infinite, or two arguments contradict; in ``update``,
+            ``params`` is missing.
         TypeError: in ``init``, a parameter is complex.
 
     Source: You, Gitman, Ginsburg, "Large Batch Training of Convolutional Networks", arXiv 1708.03888.
@@ -99,7 +100,7 @@ def check_lars(
     norm_clip: Any,
     unit_ratio_at_zero: Any,
 ) -> None:
-    """Raise ValueError where an option that LARS and TVLARS share is out of its range."""
+    """Raise ``ValueError`` if an option that LARS and TVLARS share is out of range."""
     check_rate(learning_rate)
     check_number("momentum", momentum, high=1.0, open_high=True)
     check_number("weight_decay", weight_decay)
@@ -109,7 +110,7 @@ def check_lars(
     if norm_clip is not None:
         check_number("norm_clip", norm_clip, open_low=True)
     if nesterov and _is_zero(momentum):
-        raise ValueError("momentum must be > 0 where nesterov=True, got 0")
+        raise ValueError("momentum must be > 0 if nesterov=True, got 0")
 
 
 def lars_chain(
@@ -125,7 +126,7 @@ def lars_chain(
     weight_decay_mask: Mask | None,
     bias_norm_lr_scale: Scalar,
 ) -> optax.GradientTransformationExtraArgs:
-    """The rule of LARS, in the order of the formula; both factors of it may be schedules."""
+    """Return the rule of LARS as a chain in the order of the formula; ``rate`` and ``coefficient`` may be schedules."""
     decayed = mask if weight_decay_mask is None else weight_decay_mask
     return in_float32(
         optax.chain(
@@ -139,5 +140,5 @@ def lars_chain(
 
 
 def _is_zero(momentum: Any) -> bool:
-    """Return whether it is the number 0; an injected hyperparameter may change, and its state must not."""
+    """Return whether momentum is the number 0. An injected hyperparameter may change, but the state must not."""
     return isinstance(momentum, (int, float)) and momentum == 0

@@ -1,4 +1,4 @@
-"""Masks of a tree of parameters: leaves that are layers to adapt and decay, and rates of the others."""
+"""Masks of a tree of parameters: leaves with a trust ratio and weight decay, and learning rates of the others."""
 
 from __future__ import annotations
 
@@ -22,44 +22,44 @@ EQUINOX_WEIGHTED = ("Linear", "Conv", "ConvTranspose", "Embedding", "GRUCell", "
 
 
 def layer_mask(params: Any) -> Any:
-    """Return True for every leaf to be adapted and decayed, False for biases, norms, scales, tokens and tables.
+    """Return True for leaves with a trust ratio and weight decay, False for biases, norms, scales, tokens and tables.
 
     This is the rule of :func:`tvlars.layer_groups` for trees of Flax (Linen dictionaries, NNX states and modules),
-    Haiku, Equinox and any other. Where that rule asks for the type of a module, this one asks for the names of a leaf
-    and of what holds it, in this order:
+    Haiku, Equinox and other libraries. Instead of module types, it uses the names of a leaf and of its parents, in
+    this order:
 
     1. Everything under ``batch_stats``, and every leaf of an Equinox normalization module (batch, group, layer, RMS
        norm): False, whatever its name. The weights of Equinox's linear, convolution, embedding and recurrent modules:
-       True, but for embeddings of positions.
-    2. ``scale``, ``offset``, ``b`` and every name that says bias, of whatever shape: False, so that the stacked norms
-       and biases of a scan are told from weights.
-    3. ``kernel``, ``embedding``, ``w``: True, but for embeddings of positions and special tokens, such as
-       ``position_embeddings``, and those of one row.
-    4. Whatever else a norm holds (``ln_1``, ``RMSNorm_0``), is called a scale, a token or a position embedding
-       (``gamma``, ``cls_token``, ``pos_embedding``), or is a vector once dimensions of size 1 are dropped: False.
+       True, except for position embeddings.
+    2. ``scale``, ``offset``, ``b`` and every name with bias, of any shape: False. This also separates the stacked norms
+       and biases of a scan from weights.
+    3. ``kernel``, ``embedding``, ``w``: True, except for embeddings of positions and special tokens, such as
+       ``position_embeddings``, and embeddings with one row.
+    4. All other leaves of a norm (``ln_1``, ``RMSNorm_0``), leaves with the name of a scale, a token or a position
+       embedding (``gamma``, ``cls_token``, ``pos_embedding``), and vectors, without counting dimensions of size 1:
+       False.
     5. All others: True.
 
-    Give it to an optimizer as it is, ``mask=layer_mask``, rather than its result: it is then asked about the very tree
-    that the optimizer sees, which NNX wraps in one way at the start and in another at each step.
+    Pass the function to an optimizer, ``mask=layer_mask``, not its result: the optimizer then calls it with the tree
+    that it uses, which NNX wraps differently at the start and at each step.
 
     Args:
-        params: a tree of arrays; anything else among its leaves is False. None stays None.
+        params: a tree of arrays; leaves of other types are False. None stays None.
 
     Returns:
         A tree of the same structure with a bool for each leaf.
 
     Raises:
-        ValueError: ``params`` is the step count of a schedule, since ``optax.inject_hyperparams`` takes every function
-            for one.
+        ValueError: ``params`` is a step count, since ``optax.inject_hyperparams`` calls every function as a schedule.
     """
     if jax.tree_util.all_leaves([params]) and not jnp.issubdtype(getattr(params, "dtype", float), jnp.floating):
         raise ValueError(
             f"params must be a tree of parameters, got {params!r}: "
-            'optax.inject_hyperparams wants static_args=("mask", "weight_decay_mask") where a mask is a function'
+            'optax.inject_hyperparams needs static_args=("mask", "weight_decay_mask") if a mask is a function'
         )
     norms, weighted = _equinox(EQUINOX_NORMALIZATION), _equinox(EQUINOX_WEIGHTED)
     lengths = _equinox(("WeightNorm",))
-    beside: dict[tuple[str, ...], set[str]] = {}  # what leaves are called that one node holds
+    beside: dict[tuple[str, ...], set[str]] = {}  # names of the leaves of each node
     for path, _ in tree_flatten_with_path(params)[0]:
         names = _names(path)
         beside.setdefault(names[:-1], set()).update(names[-1:])
@@ -70,7 +70,7 @@ def layer_mask(params: Any) -> Any:
         if isinstance(node, weighted):
             holder = type(node).__name__
             return tree_map_with_path(lambda below, leaf: told((*path, *below), leaf, holder), node)
-        if isinstance(node, lengths):  # what it holds beside a layer is the lengths of that layer's weights
+        if isinstance(node, lengths):  # its leaves beside a layer are the norms of the layer's weights
 
             def below(inner: tuple[Any, ...], one: Any) -> Any:
                 return decide((*path, *inner), one) if _names(inner)[:1] == ("layer",) else False
@@ -86,7 +86,7 @@ def layer_mask(params: Any) -> Any:
 
 
 def _is_adapted(names: tuple[str, ...], leaf: Any, siblings: set[str], holder: str) -> bool:
-    """The role of a leaf, by its names, outermost first; ``holder`` is the Equinox type that says it has weights."""
+    """Return whether a leaf has a trust ratio, by its names, outermost first; ``holder`` is the Equinox module type."""
     if "batch_stats" in names or not hasattr(leaf, "shape"):
         return False
     parent, called, own = ("", "", "", *names)[-3:]
@@ -94,7 +94,7 @@ def _is_adapted(names: tuple[str, ...], leaf: Any, siblings: set[str], holder: s
         own = "embedding"
     elif holder and own.startswith("weight"):
         return True
-    if own == "b" and "lora" in words(called):  # where the other matrix is called a
+    if own == "b" and "lora" in words(called):  # the other matrix is called a
         return True
     if own in NOT_ADAPTED or is_bias(own, siblings):
         return False
@@ -106,16 +106,16 @@ def _is_adapted(names: tuple[str, ...], leaf: Any, siblings: set[str], holder: s
 
 
 def _names(path: tuple[Any, ...]) -> tuple[str, ...]:
-    """The names along a path, without indices; Haiku puts several into one key."""
+    """Return the names along a path, without indices; Haiku joins several names in one key."""
     keys = [getattr(key, "key", getattr(key, "name", None)) for key in path]
     named = [key.rpartition("/")[2] for key in keys if isinstance(key, str) and not key.isdigit()]
-    if len(named) > 1 and named[-1] == "value":  # what holds the array in a variable of NNX
+    if len(named) > 1 and named[-1] == "value":  # the entry of a variable of NNX with the array
         named.pop()
     return tuple(named)
 
 
 def _equinox(names: tuple[str, ...]) -> tuple[type, ...]:
-    equinox = sys.modules.get("equinox")  # where it has not been imported, no tree holds its modules
+    equinox = sys.modules.get("equinox")  # if it has not been imported, no tree contains its modules
     if equinox is None:
         return ()
     return tuple(getattr(equinox.nn, name) for name in names if hasattr(equinox.nn, name))
@@ -125,12 +125,12 @@ def _equinox(names: tuple[str, ...]) -> tuple[type, ...]:
 
 
 def masked(inner: optax.GradientTransformation, mask: Mask | None) -> optax.GradientTransformation:
-    """``inner`` where the mask is True; everywhere without a mask."""
+    """Return ``inner`` for leaves where the mask is True, or for all leaves without a mask."""
     return inner if mask is None else optax.masked(inner, mask)
 
 
 def scale_unadapted(mask: Mask | None, bias_norm_lr_scale: Scalar) -> optax.GradientTransformation:
-    """Multiply the updates where the mask is False."""
+    """Return a transformation that multiplies the updates where the mask is False."""
     if mask is None:
         return optax.identity()
     return optax.masked(optax.scale(bias_norm_lr_scale), _complement(mask))
@@ -144,26 +144,26 @@ def _complement(mask: Mask) -> Mask:
 
 
 def check_mask(mask: Mask | None, weight_decay_mask: Mask | None, bias_norm_lr_scale: Any, learning_rate: Any) -> None:
-    """Raise ValueError for what is no mask, and for a scale that is out of range or has no mask; warn where a large
-    learning rate stays raw."""
+    """Raise ``ValueError`` for an invalid mask, or a scale that is out of range or has no mask; warn if leaves without
+    a trust ratio use a large learning rate."""
     for name, tree in (("mask", mask), ("weight_decay_mask", weight_decay_mask)):
         for leaf in jax.tree.leaves(tree):
             if not (callable(leaf) or isinstance(leaf, bool) or getattr(leaf, "dtype", None) == jnp.bool_):
                 raise ValueError(
-                    f"{name} must be a tree of booleans or a function from parameters to one, as layer_mask; "
+                    f"{name} must be a tree of booleans or a function that returns one, such as layer_mask, "
                     f"got {leaf!r} in it"
                 )
     check_number("bias_norm_lr_scale", bias_norm_lr_scale)
-    if not isinstance(bias_norm_lr_scale, (int, float)):  # injected, and may change
+    if not isinstance(bias_norm_lr_scale, (int, float)):  # an injected value may change
         return
     if bias_norm_lr_scale != 1.0:
         if mask is None:
-            raise ValueError(f"mask must be given where bias_norm_lr_scale is {bias_norm_lr_scale!r}, got None")
+            raise ValueError(f"mask must be given if bias_norm_lr_scale is {bias_norm_lr_scale!r}, got None")
         return
     known = not (callable(learning_rate) or isinstance(learning_rate, jax.core.Tracer))
     if mask is not None and known and (lr := float(learning_rate)) > 1.0:
         warnings.warn(
-            f"parameters that the mask leaves unadapted (biases, norms) take learning_rate = {lr:g} as it "
-            "is, without a trust ratio of about 1e-3. Give them less, for example bias_norm_lr_scale=0.03.",
+            f"parameters with mask False (biases, norms) use learning_rate = {lr:g} without a trust ratio of about "
+            "1e-3. Reduce their learning rate, for example with bias_norm_lr_scale=0.03.",
             stacklevel=3,
         )

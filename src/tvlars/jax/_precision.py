@@ -1,7 +1,7 @@
-"""Arithmetic in float32 for parameters and state that are kept in bfloat16 or float16.
+"""Arithmetic in float32 for parameters and state in bfloat16 or float16.
 
-In bfloat16 optax's own links would take μ = 0.9 for 0.8984 and β₂ = 0.999 for 1, and norms would lose digits. What is
-left is the rounding of the state as it is stored, which the PyTorch classes have too.
+In bfloat16, optax's own transformations would round μ = 0.9 to 0.8984 and β₂ = 0.999 to 1, and norms would lose digits.
+The stored state is still rounded, as in the PyTorch classes.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import optax
 
 
 def in_float32(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    """``inner``, computed in at least float32; its state keeps the parameters' dtypes, its updates the gradients'.
+    """Return ``inner`` computed in at least float32; the state has the parameters' dtypes, updates the gradients'.
 
-    A leaf whose gradient is None, and one that is not floating point, is left alone, and so is its state.
+    A leaf whose gradient is None, or that is not floating point, is not changed, and neither is its state.
     """
     inner = optax.with_extra_args_support(inner)
 
@@ -38,7 +38,7 @@ def in_float32(inner: optax.GradientTransformation) -> optax.GradientTransformat
 
 
 def _like(tree: Any, reference: Any) -> Any:
-    """``tree`` in the dtypes of ``reference``, and the leaf of ``reference`` itself where ``tree`` has None."""
+    """Return ``tree`` in the dtypes of ``reference``, with the leaf of ``reference`` where ``tree`` has None."""
     return jax.tree.map(
         lambda old, new: old if new is None else jnp.asarray(new, _dtype(old)), reference, tree, is_leaf=_is_none
     )
@@ -59,7 +59,7 @@ def _in_float32(x: Any) -> Any:
 
 
 def _dtype(x: Any) -> Any:
-    """The dtype of a leaf; that of an object for a leaf that is no array, such as a function of an Equinox module."""
+    """Return the dtype of a leaf; object for a leaf that is not an array, such as a function in an Equinox module."""
     if isinstance(x, float):
         return jnp.result_type(x)
     return getattr(x, "dtype", jnp.dtype("O"))

@@ -1,4 +1,4 @@
-"""φ(t) of TVLARS, and the schedules of the core, as optax schedules."""
+"""φ(t) of TVLARS, and the schedules of :mod:`tvlars.schedule`, as optax schedules."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ if TYPE_CHECKING:
 def sigmoid_decay(
     delay_factor: Scalar, delay: Scalar, alpha: Scalar = 1.0, gamma_min: Scalar = 0.0, *, scale: Scalar = 1.0
 ) -> Schedule:
-    r"""The factor of TVLARS: high from the first step, held until the delay, then decaying to a floor.
+    r"""Return the factor φ of TVLARS: high from the first step until the delay, then decaying to a floor.
 
     .. math:: \varphi(t) = \frac{1}{\alpha + \exp(\lambda (t - d_e))} + \gamma_{min}
 
-    As a learning rate it makes any optax optimizer time-varying: ``optax.sgd(sigmoid_decay(0.03, 98, scale=0.1))``.
+    As a learning rate, it makes any optax optimizer time-varying: ``optax.sgd(sigmoid_decay(0.03, 98, scale=0.1))``.
 
     Args:
-        delay_factor: λ >= 0 (1/step), how steep the decay is. At 0 the factor is constant.
-        delay: d_e >= 0 (steps). With ``alpha=1`` the factor is at half its start here.
-        alpha: α > 0, bounds the factor above by 1/α + γ_min. Default 1.0.
-        gamma_min: γ_min >= 0, the floor. Default 0.0. The paper takes batch size / base batch size * 1e-3.
-        scale: >= 0, multiplies φ; the peak learning rate, say. Default 1.0.
+        delay_factor: λ >= 0 (1/step), the steepness of the decay. With 0 the factor is constant.
+        delay: d_e >= 0 (steps). With ``alpha=1`` the factor has fallen to half its initial value at this step.
+        alpha: α > 0; the factor is at most 1/α + γ_min. Default 1.0.
+        gamma_min: γ_min >= 0, the floor. Default 0.0. The paper uses batch size / base batch size * 1e-3.
+        scale: >= 0, multiplies φ, for example the peak learning rate. Default 1.0.
 
     Returns:
         A function from optax's count, which is 0 at the first step, to scale * φ(count + 1): t is 1 at the first step,
         as in :func:`tvlars.sigmoid_decay`. The count may be a number or an integer array of any shape; the value is a
-        float32 array of that shape (float64 where JAX has 64 bits enabled).
+        float32 array of the same shape (float64 if 64 bits are enabled in JAX).
 
     Raises:
-        ValueError: a value is out of its range, NaN or infinite.
+        ValueError: a value is out of range, NaN or infinite.
 
     Source: Do et al., arXiv 2309.14053, the time-varying component of TVLARS.
     """
@@ -47,7 +47,7 @@ def sigmoid_decay(
     check_number("scale", scale)
 
     def schedule(count: Any) -> jax.Array:
-        # 1 / (α + e^x) = σ(log α - x) / α, which overflows neither itself nor in its derivative.
+        # 1 / (α + e^x) = σ(log α - x) / α, whose value and derivative do not overflow.
         phi = jax.nn.sigmoid(jnp.log(alpha) - delay_factor * _since(jnp.asarray(count), delay)) / alpha + gamma_min
         return scale * phi
 
@@ -55,24 +55,24 @@ def sigmoid_decay(
 
 
 def as_optax(schedule: tvlars.schedule.Schedule, *, scale: Scalar = 1.0) -> Schedule:
-    """Return a schedule of the core as an optax schedule.
+    """Convert a schedule of :mod:`tvlars.schedule` to an optax schedule.
 
-    As a learning rate it goes into any optax optimizer: ``lars(as_optax(CosineSchedule(1000, 50), scale=32.0))``.
-    The schedule of a plan is ``as_optax(p.curve, scale=p.lr)``.
+    It works as the learning rate of any optax optimizer: ``lars(as_optax(CosineSchedule(1000, 50), scale=32.0))``.
+    For a plan, use ``as_optax(p.curve, scale=p.lr)``.
 
     Args:
-        schedule: a :class:`tvlars.CosineSchedule`, or another one of these classes.
-        scale: >= 0, multiplies the factor; the peak learning rate, say. Default 1.0.
+        schedule: a :class:`tvlars.CosineSchedule`, or another schedule of this package.
+        scale: >= 0, multiplies the factor, for example the peak learning rate. Default 1.0.
 
     Returns:
         A function from optax's count, which is 0 at the first step, to scale * schedule(count + 1). The count may be a
-        number or an integer array of any shape; the value is a float32 array of that shape (float64 where JAX has 64
-        bits enabled).
+        number or an integer array of any shape; the value is a float32 array of the same shape (float64 if 64 bits are
+        enabled in JAX).
 
     Raises:
-        ValueError: ``schedule`` is none of the core's, or ``scale`` is out of its range, NaN or infinite.
+        ValueError: ``schedule`` is not a schedule of this package, or ``scale`` is out of range, NaN or infinite.
     """
-    from tvlars.schedule import SigmoidSchedule, _Warmed  # torch, which a caller with such a schedule has imported
+    from tvlars.schedule import SigmoidSchedule, _Warmed  # imports torch, as the schedule's module did
 
     if not isinstance(schedule, _Warmed):
         raise ValueError(f"schedule must be one of tvlars's, such as CosineSchedule, got {shown(schedule)}")
@@ -96,7 +96,7 @@ def as_optax(schedule: tvlars.schedule.Schedule, *, scale: Scalar = 1.0) -> Sche
 
 
 class _Arrays:
-    """Operations of the core's schedules on JAX's arrays."""
+    """Operations of the schedules on JAX's arrays."""
 
     cos, sqrt = staticmethod(jnp.cos), staticmethod(jnp.sqrt)
 
@@ -106,9 +106,9 @@ class _Arrays:
 
 
 def _since(count: jax.Array, delay: Scalar) -> jax.Array:
-    """t - d_e with t = count + 1.
+    """Return t - d_e with t = count + 1.
 
-    An integer count stays one until the whole steps of d_e have been taken from it: float32 counts to 2²⁴.
+    The whole steps of d_e are subtracted from an integer count as integers, since float32 is exact only up to 2²⁴.
     """
     since: jax.Array
     if not jnp.issubdtype(count.dtype, jnp.integer):

@@ -1,7 +1,7 @@
-"""The trust ratio as a link of an optax chain.
+"""Trust ratio as an optax gradient transformation.
 
-``optax.scale_by_trust_ratio`` computes the same ratio, but has no upper bound for the norms and no coefficient that
-changes from step to step without acting where the ratio falls back to 1.
+``optax.scale_by_trust_ratio`` computes the same ratio, but has no upper bound for the norms, and no coefficient that
+varies with the step and is not applied when the ratio falls back to 1.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from tvlars.jax._types import Scalar, Schedule
 def scale_by_trust_ratio(
     coefficient: Scalar | Schedule, norm_clip: Scalar | None, *, clip_update: bool = True, unit_at_zero: bool
 ) -> optax.GradientTransformation:
-    """u ← q u with q = coefficient ‖w‖ / ‖u‖, where ‖w‖ = 0 counts as 1.
+    """Return the transformation u ← q u with q = coefficient ‖w‖ / ‖u‖; ‖w‖ = 0 counts as 1.
 
     Args:
-        coefficient: a number, or a schedule of the count of steps taken so far.
-        norm_clip: norms are clamped to at most this; None leaves them.
-        clip_update: whether that is so for ‖u‖ too, or for ‖w‖ alone.
-        unit_at_zero: whether q = 1 where ‖w‖ or ‖u‖ is 0.
+        coefficient: a number, or a schedule of the number of steps taken so far.
+        norm_clip: upper bound for the norms; None: no bound.
+        clip_update: whether the bound applies to ‖u‖ too, or only to ‖w‖.
+        unit_at_zero: whether q = 1 if ‖w‖ or ‖u‖ is 0.
     """
 
     def init(params: Any) -> Any:
@@ -53,16 +53,16 @@ def scale_by_trust_ratio(
 
 
 def norms(arrays: list[jax.Array]) -> list[jax.Array]:
-    """‖x‖ over all elements of each array; of a sharded array, the whole array's.
+    """Return ‖x‖ over all elements of each array; for a sharded array, over the whole array.
 
-    Where squares of any of them have vanished or overflowed, which their sums tell, all are taken again, of arrays that
-    are divided by their largest elements. That is one branch of a step, so that the usual step pays nothing for it.
+    If the sum of squares of an array has underflowed or overflowed, all norms are computed again, from arrays divided
+    by their largest elements. This is a conditional branch, so that usual steps have no extra cost.
     """
     if not arrays:
         return []
     squares = [jnp.sum(jnp.square(x)) for x in arrays]
     right = jnp.all(jnp.stack([_is_in_range(square) for square in squares]))
-    if not isinstance(right, jax.core.Tracer):  # outside jit a branch would be compiled in every step
+    if not isinstance(right, jax.core.Tracer):  # outside of jit, lax.cond would be compiled in every step
         return _roots(squares, arrays) if right else _scaled_norms(squares, arrays)
     result: list[jax.Array] = jax.lax.cond(right, _roots, _scaled_norms, squares, arrays)
     return result
@@ -88,27 +88,27 @@ def _scaled_norm(x: jax.Array) -> jax.Array:
 
 
 def _root(square: jax.Array) -> jax.Array:
-    """The root, whose derivative at 0 is 0."""
+    """Return the square root, with derivative 0 at 0."""
     return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), square)
 
 
 def clip(norm: jax.Array, norm_clip: Scalar | None) -> jax.Array:
-    """min(norm, norm_clip), or ``norm`` itself where there is no bound."""
+    """Return min(norm, norm_clip), or ``norm`` if there is no bound."""
     return norm if norm_clip is None else jnp.minimum(norm, norm_clip)
 
 
 def trust_ratio(
     w_norm: jax.Array, u_norm: jax.Array, coefficient: Scalar, unit_at_zero: bool
 ) -> tuple[jax.Array, jax.Array]:
-    """q = coefficient * ‖w‖ / ‖u‖, where ‖w‖ = 0 counts as 1, and q = coefficient where ‖u‖ = 0.
+    """Return q = coefficient * ‖w‖ / ‖u‖ as two factors; ‖w‖ = 0 counts as 1, and q = coefficient if ‖u‖ = 0.
 
-    With ``unit_at_zero``, as published, q = 1 where either is 0. It comes in two factors, to be applied in this order,
-    since float32 may hold q u and not q.
+    With ``unit_at_zero``, as published, q = 1 if either norm is 0. Apply the factors in order, since q may be out of
+    float32's range even if q u is not.
     """
     moves, at_zero = u_norm > 0, coefficient
     if unit_at_zero:
         moves, at_zero = moves & (w_norm > 0), 1.0
     else:
         w_norm = jnp.where(w_norm > 0, w_norm, 1.0)
-    # Where ‖u‖ = 0 the quotient is not used; a divisor of 1 there keeps its derivative finite.
+    # If ‖u‖ = 0 the quotient is not used; a divisor of 1 then keeps its derivative finite.
     return 1.0 / jnp.where(moves, u_norm, 1.0), jnp.where(moves, coefficient * w_norm, at_zero)

@@ -1,4 +1,4 @@
-"""Types of the arguments that the transformations share, and their checks."""
+"""Types and checks of the arguments that the transformations share."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import jax
 from tvlars import _checks
 
 Scalar: TypeAlias = float | jax.Array
-"""A number, or what ``optax.inject_hyperparams`` makes of one."""
+"""A number, or the array that ``optax.inject_hyperparams`` makes of a number."""
 
 Schedule: TypeAlias = Callable[[Any], Any]
-"""From the count of steps taken so far, 0 at the first, to a number."""
+"""Function from the number of steps taken so far, 0 at the first step, to a number."""
 
 Mask: TypeAlias = Any
-"""A tree of booleans, shaped as the parameters or a prefix of that, or a function from parameters to such a tree."""
+"""A tree of booleans with the structure of the parameters or a prefix of it, or a function that returns such a tree."""
 
 
 def check_number(name: str, value: Any, **limits: Any) -> None:
-    """Raise ``ValueError`` as the PyTorch classes do; a value that JAX is tracing is not known yet and passes."""
+    """Raise ``ValueError`` like the PyTorch classes; a value that JAX traces is unknown, so it is not checked."""
     if not isinstance(value, jax.core.Tracer):
         _checks.check_number(name, value, **limits)
 

@@ -545,7 +545,7 @@ class TrainConfig:
             if getattr(self, name) is not None and self.optimizer not in LAYERWISE:
                 raise UsageError(f"{name} must not be given for {self.optimizer}, which has no trust ratio")
         if self.test_share is not None and not self.test:
-            raise UsageError(f"test_share must not be given where the test set is not read, got {self.test_share:g}")
+            raise UsageError(f"test_share must not be given if the test set is not read, got {self.test_share:g}")
         if self.validate_every > 1 and ((best := self.preset == "as-published") or self.test_share is not None):
             why = "preset as-published" if best else "test_share"
             raise UsageError(f"validate_every must be 1 with {why}, which tests every epoch, got {self.validate_every}")
@@ -646,7 +646,7 @@ class TrainConfig:
             given = ("rotation", "crop_padding", "crop_scale", "auto_augment", "flip", "mixup", "cutmix")
             named = [name for name in given if getattr(self, name)] + ["crop"] * (self.crop != PADDED)
             if named:
-                raise UsageError(f"{named[0]} must not be given where augment is false, it plays no part")
+                raise UsageError(f"{named[0]} must not be given if augment is false, since it has no effect")
         if self.crop == RANDOM_RESIZED and self.crop_padding is not None:
             raise UsageError("crop_padding must not be given with crop random-resized, which pads nothing")
         if self.crop != RANDOM_RESIZED and self.crop_scale is not None:

@@ -132,7 +132,7 @@ def _check_loaders_suit(config: TrainConfig) -> None:
     idle = ("crop_padding", "crop_scale", "auto_augment", "mixup", "cutmix", "rotation", "flip", "image_size")
     named = [name for name in idle if getattr(config, name)] + ["crop"] * (config.crop != PADDED)
     if named:
-        raise UsageError(f"{named[0]} must not be given with loaders, whose batches are taken as they are")
+        raise UsageError(f"{named[0]} must not be given with loaders, whose batches are used unchanged")
     if config.test_share is not None:
         raise UsageError("test_share must not be given with loaders: it draws test images, as data= has them")
     for name in ("sharpness", "noise_scale"):

@@ -25,9 +25,9 @@ class Measure:
     """Value by which runs are reported and compared.
 
     Args:
-        name: for people, as "test accuracy" or "test r2".
-        better: None for an accuracy, a fraction that is shown in percent; else "min" or "max": which values of a user's
-            task are better.
+        name: name for tables and messages, such as "test accuracy" or "test r2".
+        better: None for an accuracy, a fraction that is shown in percent; "min" or "max" for a measure of a user's
+            task whose lower or higher values are better.
     """
 
     name: str = "test accuracy"
@@ -45,12 +45,12 @@ class Measure:
 
     @property
     def best(self) -> str:
-        """The best value in a word: highest or lowest."""
+        """Word for the best value: "highest" or "lowest"."""
         return "lowest" if self.lower else "highest"
 
     @property
     def column(self) -> str:
-        """Name in tables of numbers, as "test_r2"."""
+        """Column name, such as "test_r2"."""
         return self.name.replace(" ", "_")
 
     @property
@@ -60,7 +60,7 @@ class Measure:
 
     @property
     def title(self) -> str:
-        """Name with the unit, for the head of a column."""
+        """Name with the unit, for the header of a column."""
         return self.name if self.of_task else f"{self.name}, %"
 
     def text(self, value: float, interval: float = math.nan) -> str:
@@ -73,17 +73,17 @@ class Measure:
 
 
 class Task:
-    """Base class of your own task: regression, segmentation, or any other with a differentiable loss.
+    """Base class of your own task: regression, segmentation, or any other task with a differentiable loss.
 
-    A batch has the form of one sample of the data, with a first dimension of samples, as ``default_collate`` makes it.
-    Tensors are on the model's device. Random operations, such as augmentation, belong into :meth:`loss`, where
+    A batch has the structure of one sample of the data, with a first dimension of samples, as ``default_collate``
+    makes it. Tensors are on the model's device. Put random operations, such as augmentation, into :meth:`loss`, where
     ``model.training`` is True in training.
 
     Attributes:
-        chosen_by: value by which ``tune`` chooses options, on validation samples, and comparisons rank runs, on test
+        chosen_by: value by which ``tune`` ranks options on validation samples, and comparisons rank runs on test
             samples: "loss" (default) or the name of a measure or metric.
-        better: "min" or "max": which values of ``chosen_by`` are better. None (default): "min" for the loss; for a
-            measure it must be given.
+        better: "min" or "max", if lower or higher values of ``chosen_by`` are better. None (default): "min" for the
+            loss; required for a measure.
     """
 
     chosen_by: str = "loss"
@@ -99,7 +99,7 @@ class Task:
         raise NotImplementedError(f"{type(self).__name__} must have a method loss(model, batch)")
 
     def measure(self, model: nn.Module, batch: Any) -> Mapping[str, Any]:
-        """Return measures by name, each a mean over the samples of a batch of held-out data. Default: none.
+        """Return measures by name, each a mean over the samples of a batch of held-out data. Default: no measures.
 
         Args:
             model: in evaluation mode; no gradients are computed.
@@ -110,7 +110,7 @@ class Task:
     def metrics(self) -> Mapping[str, Metric]:
         """Return metrics of torchmetrics by name, which are updated with the result of :meth:`predict`.
 
-        They are for measures that are no means over samples. Default: none.
+        Use metrics for measures that are not means over samples. Default: no metrics.
         """
         return {}
 
@@ -125,15 +125,15 @@ class Task:
 
 
 def given_task(task: Task) -> str:
-    """Return the name of a task that was given in Python, as in "given:Regression"."""
+    """Return the name of a task that was given in Python, such as "given:Regression"."""
     return f"{GIVEN}{type(task).__name__}"
 
 
 def load_task(name: str, given: Task | None = None) -> Task:
-    """Return the task ``name``, the import path of a class or an instance, or given:NAME: a new one for each run.
+    """Return a new instance of the task ``name``: the import path of a class or an instance, or given:NAME.
 
     Raises:
-        UsageError: the object does not exist or is no :class:`Task`, or a task given in Python is not given again.
+        UsageError: the object does not exist or is not a :class:`Task`, or a task given in Python is not given again.
     """
     if name.startswith(GIVEN):
         if given is None:
@@ -150,7 +150,7 @@ def load_task(name: str, given: Task | None = None) -> Task:
         except TypeError as error:
             if is_theirs(error):
                 raise
-            raise UsageError(f"task {said_path(name)} must be made without arguments: {error}") from error
+            raise UsageError(f"task {said_path(name)} must be callable without arguments: {error}") from error
     elif isinstance(found, Task):
         with refused(f"task {type(found).__name__} must be copied for each run, but copy.deepcopy fails"):
             found = copy.deepcopy(found)
@@ -161,19 +161,18 @@ def load_task(name: str, given: Task | None = None) -> Task:
 
 
 def chosen_by(task: Task) -> tuple[str, str]:
-    """Return the name of the value by which ``tune`` chooses, and "min" or "max".
+    """Return the name of the value that ranks options and runs, and "min" or "max".
 
     Raises:
-        UsageError: the task does not declare which values are better, or declares that a higher loss is.
+        UsageError: the task does not declare if lower or higher values are better, or says that a higher loss is.
     """
     name, better = task.chosen_by, task.better
     if better not in ("min", "max") and not (better is None and name == "loss"):
         raise UsageError(
-            f"better must be 'min' or 'max' in task {type(task).__name__}, whose options are chosen by {name}, got "
-            f"{better!r}"
+            f"better must be 'min' or 'max' in task {type(task).__name__}, whose chosen_by is {name}, got {better!r}"
         )
     if name == "loss" and better == "max":
-        raise UsageError(f"better must be 'min' in task {type(task).__name__}, chosen by its loss, got 'max'")
+        raise UsageError(f"better must be 'min' in task {type(task).__name__}, whose chosen_by is the loss, got 'max'")
     return name, better or "min"
 
 
@@ -197,15 +196,15 @@ def metrics_of(task: Task) -> dict[str, Metric]:
 
 
 def try_task(task: Task, model: nn.Module, batch: Any, named: str | None = None) -> None:
-    """Call each method of a task on two samples, so that misfits are reported before any run.
+    """Call each method of a task on two samples, so that errors are reported before any run.
 
     Args:
-        named: name of a model that is not the user's own code, whose errors are those of its inputs; None (default)
-            for others.
+        named: name of the model if it is not the user's code, so that its errors mean that the inputs do not fit;
+            None (default) for a user's model.
 
     Raises:
         UsageError: a result has another form.
-        Exception: whatever the user's own code raises.
+        Exception: errors of the user's code.
     """
     name = type(task).__name__
     inside: list[bool] = []
@@ -227,12 +226,12 @@ def try_task(task: Task, model: nn.Module, batch: Any, named: str | None = None)
                 measures += values_of(metrics)
         if chosen_by(task)[0] not in ("loss", *measures):
             raise unknown(f"measure of task {name} in chosen_by", task.chosen_by, ("loss", *measures))
-    except Exception as error:  # torch and torchmetrics raise many types
+    except Exception as error:  # torch and torchmetrics raise errors of many types
         if isinstance(error, UsageError) or memory.has_ended(error):
             raise
         if inside and named is not None:
             raise UsageError(
-                f"model must take the inputs of task {name}, as one of your own does (./net.py:build), and {named} "
+                f"model must accept the inputs of task {name}, for example your own (./net.py:build), but {named} "
                 f"does not: {one_line(error)}"
             ) from error
         if is_theirs(error):
@@ -242,7 +241,7 @@ def try_task(task: Task, model: nn.Module, batch: Any, named: str | None = None)
 
 def _check_means(task: Task, model: nn.Module, batch: Any, values: Mapping[str, Any]) -> None:
     """Raise ``UsageError`` if the loss or a measure of a batch is a sum over samples, since batches are weighted by
-    their size: given each sample twice, a mean stays, and a sum is twice as large."""
+    their size. If each sample is given twice, a mean stays the same, but a sum doubles."""
     twice = tree_map(lambda leaf: torch.cat([leaf, leaf]), batch)
     again = {"loss": task.loss(model, twice), **measures_of(task, model, twice)}
     for key, value in values.items():
@@ -255,7 +254,7 @@ def _check_means(task: Task, model: nn.Module, batch: Any, values: Mapping[str, 
 
 
 def measures_of(task: Task, model: nn.Module, batch: Any) -> dict[str, Any]:
-    """Return the task's measures of a batch; raise ``UsageError`` if one is no number or has no valid name."""
+    """Return the task's measures of a batch; raise ``UsageError`` if one is not a number or has an invalid name."""
     found = task.measure(model, batch)
     if not isinstance(found, Mapping):
         raise UsageError(f"task {type(task).__name__} must return measures by name, got {_described(found)}")

@@ -192,4 +192,4 @@ def check_lars_group(group: dict[str, Any]) -> None:
     if group["norm_clip"] is not None:
         check_number("norm_clip", group["norm_clip"], open_low=True)
     if group["nesterov"] and is_off(group["momentum"]):
-        raise ValueError("momentum must be > 0 where nesterov=True, got 0")
+        raise ValueError("momentum must be > 0 if nesterov=True, got 0")

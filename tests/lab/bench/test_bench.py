@@ -290,7 +290,7 @@ def test_time_is_divided_by_weight_and_what_a_part_leaves_goes_on(monkeypatch: p
     monkeypatch.setattr(measure, "parts_of", lambda config, device: made)
     result = bench(BenchConfig(seconds=10, accelerator="cpu"))
     assert ends == [102.5, 104.0]
-    assert result.notes == ["late could not be measured: no time was left, give more by --seconds"]
+    assert result.notes == ["late could not be measured: no time was left: increase --seconds"]
     assert result.seconds == 10.5
 
 

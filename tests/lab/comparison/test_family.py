@@ -261,7 +261,7 @@ def test_a_page_takes_what_the_folder_declares(runs: list[Path], tmp_path: Path)
             assert "within 0.7 points" in text
         assert "all pairs of arms (3 c" in report(runs, tmp_path / "page.html", family="all").read_text()
         text = report(runs[:2], tmp_path / "page.html").read_text()  # of tvlars alone
-        assert "All pairs of arms are tested, and not the family that was declared: unknown arm" in text
+        assert "All pairs of arms are tested instead of the declared family: unknown arm" in text
         (folder / "comparison.json").write_text(json.dumps({"runs": [], "margin": -1}))
         assert "comparison.json is damaged: margin must be" in report(runs, tmp_path / "page.html").read_text()
     finally:

@@ -344,7 +344,7 @@ def test_runs_that_cannot_be_compared_stand_apart(
     assert [part.title for part in parts] == titles
     assert [len(part.runs) for part in parts] == ([1, 1] if len(titles) > 1 else [2])
     page = report([one, other], tmp_path / "page.html").read_text()
-    assert ("nothing is compared between them" in page) == (len(titles) > 1)
+    assert ("results are not compared between them" in page) == (len(titles) > 1)
     text = report([one, other], tmp_path / "page.md").read_text()
     assert text.count("| optimizer |") == len(titles)
     if len(titles) > 1:
@@ -385,7 +385,7 @@ def test_a_sweep_over_several_lengths_has_a_table_for_each(one: Path, tmp_path: 
     found = result.comparisons()
     assert list(found) == ["1 epoch", "2 epochs"]
     assert [len(comparison.runs) for comparison in found.values()] == [3, 3]
-    with pytest.raises(UsageError, match="the runs must be of one data set, task and length"):
+    with pytest.raises(UsageError, match="runs that are compared must have the same data set, task and length"):
         result.comparison()
     same = SweepResult(tmp_path, runs[:3]).comparison()
     assert same.table()["seeds"].tolist() == [3]
@@ -421,10 +421,10 @@ def test_a_comparison_that_was_changed_by_hand_is_refused(tmp_path: Path, values
     stored = json.loads((tmp_path / "comparison.json").read_text())
     stored["runs"][0].update(values)
     (tmp_path / "comparison.json").write_text(json.dumps(stored))
-    with pytest.raises(UsageError, match="must be that of a comparison, but cannot be read"):
+    with pytest.raises(UsageError, match="must be the file of a comparison, but cannot be read"):
         Comparison.load(tmp_path)
 
 
 def test_optimizers_of_a_comparison_have_as_many_epochs() -> None:
-    with pytest.raises(UsageError, match="epochs must be the same for all optimizers, but is set for lars alone"):
+    with pytest.raises(UsageError, match="epochs must be the same for all optimizers, but is set only for lars"):
         CompareConfig(overrides=(("lars", "epochs", 9),))

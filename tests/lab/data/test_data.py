@@ -125,7 +125,7 @@ def test_images_of_another_shape_are_refused(tmp_path: Path, shape: tuple[int, .
 @pytest.mark.parametrize("raw", [b"", b"\0", b"\0\0\x08\xff", b"\0\0\x08\x03" + b"\xff" * 12, b"\0\0\x08\0"])
 def test_headers_that_are_none_are_one_sentence(tmp_path: Path, raw: bytes) -> None:
     (tmp_path / "x").write_bytes(raw)
-    with pytest.raises(UsageError, match="x must be an idx file of unsigned bytes, but it cannot be read"):
+    with pytest.raises(UsageError, match="x must be an idx file of unsigned bytes, but cannot be read"):
         read_idx(tmp_path / "x")
 
 
@@ -258,7 +258,7 @@ def write_tiny_imagenet(folder: Path) -> None:
             mode = "L" if i == 2 else "RGB"  # some of its images are grey
             write_image(folder / "train" / wnid / "images" / f"{wnid}_{i}.JPEG", 10 * c + i, (64, 64), mode)
         (folder / "train" / wnid / f"{wnid}_boxes.txt").write_text(f"{wnid}_0.JPEG\t0\t10\t63\t58\n")
-    (folder / "test" / "images").mkdir(parents=True)  # without labels in the real one: plays no part
+    (folder / "test" / "images").mkdir(parents=True)  # the real data set has no labels there: ignored
     write_image(folder / "test" / "images" / "test_0.JPEG", 99, (64, 64))
     lines = []
     for i, wnid in enumerate(("n01629819", "n01443537", "n01629819")):
@@ -285,7 +285,7 @@ def test_images_are_scaled_where_a_size_is_given(tmp_path: Path) -> None:
     data = load_data(f"imagefolder:{tmp_path}", image_size=16)
     assert data.train_images.shape[1:] == (3, 16, 16)
     with pytest.raises(
-        UsageError, match=r"images must be squares of one size, or image_size be given: .* is \d+ x \d+ pixels"
+        UsageError, match=r"images must be squares of one size unless image_size is given: .* is \d+ x \d+ pixels"
     ):
         load_data(f"imagefolder:{tmp_path}")
 
@@ -312,15 +312,16 @@ def damage(folder: Path, kind: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("cut", r"1 of 9 cannot: train/n01443537/images/n01443537_1.JPEG \("),
+        ("cut", r"1 of 9 cannot be read: train/n01443537/images/n01443537_1.JPEG \("),
         (
             "not an image",
-            r"1 of 9 cannot: train/n01443537/images/n01443537_1.JPEG \(it is no image that Pillow opens\)",
+            r"1 of 9 cannot be read: train/n01443537/images/n01443537_1.JPEG \(it is not an image that Pillow can "
+            r"open\)",
         ),
-        ("missing", r"1 of 9 cannot: val/images/val_1.JPEG \(it is missing\)"),
+        ("missing", r"1 of 9 cannot be read: val/images/val_1.JPEG \(it is missing\)"),
         ("unknown class", r"val_0.JPEG is of class 'n99', which has no training images"),
-        ("bad line", r"val_annotations.txt must have a file name and a class in each line, line 2 has not"),
-        ("no val", r"must have the folders train and val \(or test\), or a folder a class; no val"),
+        ("bad line", r"val_annotations.txt must have a file name and a class in each line, but line 2 does not"),
+        ("no val", r"must have the folders train and val \(or test\), or one folder per class; no val"),
         ("one class", r"val_1.JPEG is of class 'n01443537', which has no training images"),
     ],
 )

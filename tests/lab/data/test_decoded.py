@@ -168,7 +168,7 @@ def test_another_folder_is_another_file(tmp_path: Path, mapping: Path, change: s
 def test_a_cache_that_cannot_be_written_is_said(tmp_path: Path, mapping: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_classes(tmp_path / "data")
     mapping.write_text("a file")
-    with pytest.raises(UsageError, match=r"TVLARS_CACHE must be a folder that can be written, and .*cache is none"):
+    with pytest.raises(UsageError, match=r"TVLARS_CACHE must be a writable folder, but .*cache is not"):
         read(tmp_path / "data")
     mapping.unlink()
 

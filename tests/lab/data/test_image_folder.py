@@ -122,12 +122,12 @@ def test_a_flat_folder_with_another_in_it(tmp_path: Path) -> None:
     for i in range(6, 60):
         write(tmp_path / "thumbs" / f"{i}.png", i)
     with pytest.raises(
-        UsageError, match=r"holds 20 images beside 1 folder \(thumbs\) of images: move either elsewhere"
+        UsageError, match=r"contains 20 images beside 1 folder \(thumbs\) of images: move one of them elsewhere"
     ):
         read(tmp_path)
     for i in range(6):
         write(tmp_path / "small" / f"{i}.png", i)
-    with pytest.raises(UsageError, match=r"holds 20 images beside 2 folders \(small, thumbs\) of images"):
+    with pytest.raises(UsageError, match=r"contains 20 images beside 2 folders \(small, thumbs\) of images"):
         read(tmp_path)
 
 
@@ -179,7 +179,7 @@ def test_test_images_none_of_which_can_be_read_are_named(tmp_path: Path) -> None
         write_classes(tmp_path / part, seed=i)
     for file in (tmp_path / "val").rglob("*.png"):
         file.write_bytes(b"junk")
-    with pytest.raises(UsageError, match=r"must have test images that can be read, but has none: val/cat/0\.png"):
+    with pytest.raises(UsageError, match=r"must have readable test images, but has none: val/cat/0\.png"):
         read(tmp_path, skip_bad_images=True)
 
 
@@ -200,7 +200,7 @@ def test_an_empty_class_does_not_vanish(tmp_path: Path, content: str, split: boo
         (tmp_path / part / "dog").mkdir()
         if content != "nothing":
             (tmp_path / part / "dog" / content).touch()
-    with pytest.raises(UsageError, match="dog must hold images, as the folder of a class, but holds none") as error:
+    with pytest.raises(UsageError, match="dog must contain images, as the folder of a class, but has none") as error:
         read(tmp_path)
     assert ("in formats that Pillow" in str(error.value).replace("a format", "formats")) == (content == "x.heic")
 
@@ -252,10 +252,10 @@ def test_names_that_differ_in_case_alone(tmp_path: Path) -> None:
         pytest.skip("this file system does not tell case")
     write_classes(tmp_path / "test", ("Cat", "cat"), seed=1)
     assert said(read(tmp_path)) == (
-        "note     classes whose names differ in case or form of letters alone: 'Cat' and 'cat'"
+        "note     classes whose names differ only in case or form of letters: 'Cat' and 'cat'"
     )
     (tmp_path / "test" / "cat").rename(tmp_path / "test" / "CAT")
-    with pytest.raises(UsageError, match=r"'CAT', which has no training images .*; 'Cat' differs in case or form"):
+    with pytest.raises(UsageError, match=r"'CAT', which has no training images .*; 'Cat' differs only in case or form"):
         read(tmp_path)
 
 
@@ -386,8 +386,8 @@ BAD: list[tuple[str, Callable[[Path], None], str]] = [
     ("cut.gif", cut, ""),
     ("cut.bmp", cut, "truncated"),
     ("empty.jpg", empty, "it is empty"),
-    ("text.jpg", text, "it is no image that Pillow opens"),
-    ("text.webp", text, "it is no image that Pillow opens"),
+    ("text.jpg", text, "it is not an image that Pillow can open"),
+    ("text.webp", text, "it is not an image that Pillow can open"),
 ]
 
 
@@ -493,7 +493,7 @@ def test_a_run_says_what_it_leaves_out(tmp_path: Path) -> None:
 
 
 def test_it_goes_with_folders_of_images_alone() -> None:
-    with pytest.raises(UsageError, match="skip_bad_images must not be given for digits, which is no folder of images"):
+    with pytest.raises(UsageError, match="skip_bad_images must not be given for digits, which is not a folder of im"):
         TrainConfig(skip_bad_images=True)
 
 

@@ -68,7 +68,11 @@ def test_a_function_is_called_with_what_its_signature_takes(file: str) -> None:
     ("name", "image_size", "said"),
     [
         ("laod", None, "unknown data in .*: did you mean 'load'"),
-        ("needs", None, r"data '\S+data.py:needs' must be called without arguments, or .* but it needs root"),
+        (
+            "needs",
+            None,
+            r"data '\S+data.py:needs' must need no arguments other than data_dir and image_size, but needs root",
+        ),
         ("none", None, r"data '\S+data.py:none': data must be \(train, test\) or .* got None"),
         ("anything", None, r"data '\S+data.py:anything': images must be squares of one size"),
         ("image_data", 16, "image_size must not be given for .* whose images have a size, got 16"),
@@ -137,7 +141,7 @@ def test_gtsrb_by_its_class(tmp_path: Path) -> None:
     data = load_data("torchvision:GTSRB", tmp_path, image_size=16)
     assert data.train_images.shape == (12, 3, 16, 16)
     assert data.test_labels.tolist() == [0, 1, 0, 1]
-    with pytest.raises(UsageError, match=r"^data torchvision:GTSRB: images must be squares of one size, or image_size"):
+    with pytest.raises(UsageError, match=r"^data torchvision:GTSRB: images must be squares of one size unless image_s"):
         load_data("torchvision:GTSRB", tmp_path)
 
 
@@ -189,7 +193,7 @@ def test_what_torchvision_must_have(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_options_that_decide_what_is_loaded_are_checked_when_it_is() -> None:
     with pytest.raises(UsageError, match="image_size must not be given for digits, whose images have a size, got 9"):
         load_data("digits", image_size=9)
-    with pytest.raises(UsageError, match=r"skip_bad_images must not be given for ./a.py:load, which is no folder"):
+    with pytest.raises(UsageError, match=r"skip_bad_images must not be given for ./a.py:load, which is not a folder"):
         TrainConfig(data="./a.py:load", skip_bad_images=True)
     with pytest.raises(UsageError, match="unknown data set 'digit': did you mean 'digits'"):
         TrainConfig(data="digit")

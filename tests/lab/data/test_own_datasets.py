@@ -1,4 +1,4 @@
-"""Datasets of users: decoded once or read as they are used, in every usual form, with a sentence for all others."""
+"""Datasets of users: decoded once or read on demand, in every usual form, with a sentence for all other forms."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def test_sets_that_do_not_fit_are_read_as_they_are_used_and_train_the_same(
     assert whole.fingerprint.train.pixels == few.fingerprint.train.pixels
     lazy = streamed(sets, monkeypatch, flip=False, processes=processes)
     assert isinstance(lazy.train_images, StreamedImages)
-    assert "read as they are used" in str(lazy)
+    assert "read on demand" in str(lazy)
     for name, data in (("whole", whole), ("lazy", lazy)):
         options = {**QUICK, "validation": 0.2, "out": tmp_path / name}
         train(TrainConfig(**options), data=data, reporter=Reporter())
@@ -207,7 +207,7 @@ def test_a_reader_that_ends_is_one_sentence() -> None:
             return super().__getitem__(index)
 
     parent = os.getpid()
-    with pytest.raises(UsageError, match=r"^data_workers must be fewer, or 0: a process that reads images has ended"):
+    with pytest.raises(UsageError, match=r"^data_workers must be fewer, or 0: a process that reads images was killed"):
         from_datasets((Deadly(Image.fromarray), Pictures(Image.fromarray)), processes=2)
 
 
@@ -223,7 +223,7 @@ class Endless(IterableDataset[Any]):
 
 GOOD = Pictures(Image.fromarray)
 CLOCK = count()
-SQUARES = "images must be squares of one size, or image_size be given: "
+SQUARES = "images must be squares of one size unless image_size is given: "
 
 
 @pytest.mark.parametrize(

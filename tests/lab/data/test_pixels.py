@@ -157,7 +157,7 @@ def test_16_bits_a_channel_in_tiff(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", [0, 2])
 def test_12_bits_in_16_are_not_read_as_black(tmp_path: Path, kind: int) -> None:
     dark = DEEP // 17
-    with pytest.raises(BadImageError, match="no value above 4095, so that it would be almost black"):
+    with pytest.raises(BadImageError, match="no value above 4095, so it would be almost black"):
         one(tmp_path, deep_png(dark[..., 0] if kind == 0 else dark, kind))
     black = np.zeros((1, 1, 3), np.uint16)
     assert one(tmp_path, deep_png(black[..., 0] if kind == 0 else black, kind)) == [[[0, 0, 0]]]
@@ -165,7 +165,7 @@ def test_12_bits_in_16_are_not_read_as_black(tmp_path: Path, kind: int) -> None:
 
 @pytest.mark.parametrize("mode", ["I", "F"])
 def test_values_without_a_range_are_refused(tmp_path: Path, mode: str) -> None:
-    with pytest.raises(BadImageError, match=f"32 bits a channel .mode {mode}., whose range is not defined"):
+    with pytest.raises(BadImageError, match=f"32 bits per channel .mode {mode}., whose range is not defined"):
         one(tmp_path, Image.new(mode, (2, 2), 7), ".tif")
 
 

@@ -75,7 +75,7 @@ def test_a_class_of_one_image_cannot_be_split(digits: ImageData) -> None:
 def test_every_class_keeps_a_training_image(digits: ImageData) -> None:
     several = torch.cat([(digits.train_labels == 2).nonzero()[:, 0], (digits.train_labels == 3).nonzero()[:2, 0]])
     data = replace(digits, train_images=digits.train_images[several], train_labels=digits.train_labels[several])
-    with pytest.raises(UsageError, match="validation must leave class '3' of digits a training image"):
+    with pytest.raises(UsageError, match="validation must leave a training image of class '3' of digits"):
         data.hold_out(len(several) - 4)
 
 
@@ -113,7 +113,9 @@ def test_the_val_folder_beside_test_is_for_validation(tmp_path: Path) -> None:
     assert torch.bincount(held_labels(data)).tolist() == [3, 3]
     assert data.origin == "train, val and test"
     assert not said(data)
-    with pytest.raises(UsageError, match=r"validation must not be given for imagefolder:.*images of its own, got 0\.1"):
+    with pytest.raises(
+        UsageError, match=r"validation must not be given for imagefolder:.*its own validation images, got 0\.1"
+    ):
         data.hold_out(0.1)
     assert not data.hold_out(0).validated
 

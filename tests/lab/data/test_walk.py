@@ -85,7 +85,7 @@ def test_no_other_program_is_started_for_a_file(tmp_path: Path, monkeypatch: pyt
     rgb = Image.new("RGB", (8, 8))
     rgb.save(tmp_path / "cat" / "a.eps")
     (tmp_path / "cat" / "1.png").write_bytes((tmp_path / "cat" / "a.eps").read_bytes())
-    with pytest.raises(UsageError, match=r"cat/1\.png \(it is no image that Pillow opens\)"):
+    with pytest.raises(UsageError, match=r"cat/1\.png \(it is not an image that Pillow can open\)"):
         read(tmp_path)
 
 

@@ -172,10 +172,16 @@ def test_the_usual_optimizers_are_compared_unless_there_are_arms() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (dict(arms=(Arm("x", "lars"), Arm("x", "lamb"))), "optimizers and arms must have different names, but x is"),
-        (dict(optimizers=("lars",), arms=(Arm("lars", "lamb"),)), "must have different names, but lars is there"),
-        (dict(optimizers=("/a/m.py:f", "/b/m.py:f")), "must have different names, but m.py-f is there twice"),
-        (dict(arms=(Arm("x", "lars", {"epochs": 3}),)), "epochs must be the same for all optimizers, but is set for x"),
+        (
+            dict(arms=(Arm("x", "lars"), Arm("x", "lamb"))),
+            "optimizers and arms must have different names, but x appears",
+        ),
+        (dict(optimizers=("lars",), arms=(Arm("lars", "lamb"),)), "must have different names, but lars appears"),
+        (dict(optimizers=("/a/m.py:f", "/b/m.py:f")), "must have different names, but m.py-f appears twice"),
+        (
+            dict(arms=(Arm("x", "lars", {"epochs": 3}),)),
+            "epochs must be the same for all optimizers, but is set only for x",
+        ),
         (dict(arms=(Arm("x", "lars", {"out": "y"}),)), "unknown option 'out'"),
         (dict(arms=("lars",)), "arms must be a list of Arm(name, optimizer, options), got ('lars',)"),
         (dict(optimizers=("lars",), overrides=((NADAM, "lr", 1.0),)), "unknown optimizer among those compared"),
@@ -215,8 +221,8 @@ def test_the_command_compares_what_users_bring(work: Path, capsys: pytest.Captur
     assert folders == ["cold-b512-s0", "lars-b512-s0", "mine.py-build-b512-s0", f"{NADAM}-b512-s0"]
     page = (work / "compared" / "report.html").read_text()
     assert all(name in page for name in names)
-    assert main(["compare", "--config", "compared", "--out", "compared"]) == 0  # all are over
-    assert "4 of 4 runs are over already" in capsys.readouterr().out
+    assert main(["compare", "--config", "compared", "--out", "compared"]) == 0  # all runs have finished
+    assert "4 of 4 runs are already done" in capsys.readouterr().out
 
 
 def test_the_last_name_of_an_optimizer_suffices(work: Path) -> None:
@@ -287,7 +293,7 @@ def test_a_grid_has_arms_in_place_of_optimizers(work: Path) -> None:
     ]
     assert first[1].phi_scope == "ratio"
     assert first[2].optimizer_options == "betas=[0.9, 0.95]"
-    assert grid.notes == ("momentum plays no part in runs of nadam",)
+    assert grid.notes == ("momentum has no effect in runs of nadam",)
     assert "--arm=cold" in arguments(first[0], Path("out"))
 
 
@@ -314,7 +320,7 @@ def test_a_grid_of_import_paths_gives_options_to_those_that_have_them(work: Path
         ({"arms": {"x": {"lr": 3}}}, "arm x must be a mapping with optimizer, or text as lars,lr=8"),
         ({"arms": {"x": {"optimizer": "lara"}}}, "unknown optimizer of arm x 'lara'"),
         ({"arms": {"x": {"optimizer": "lars", "lt": 3}}}, "unknown option of lars 'lt'"),
-        ({"arms": {"x": "lars"}, "base": {"optimizer": "lars"}}, "optimizer must not be given in base or grid where"),
+        ({"arms": {"x": "lars"}, "base": {"optimizer": "lars"}}, "optimizer must not be given in base or grid if"),
         ({"arms": {"x": "lars"}, "grid": {"lr": {"lars": [3]}}}, "unknown arm of lr 'lars'"),
         ({"grid": {"optimizer": ["lars"], "lr": {"lamb": [3]}}}, "unknown optimizer of lr 'lamb'"),
     ],
@@ -348,7 +354,7 @@ def test_arguments_of_a_class_are_searched(work: Path) -> None:
         (f"{NADAM}.betas=(1,2),(3,4)", "must have numbers, words, true or false as values, got (1, 2)"),
         (f"{NADAM}.beta=1,2", f"unknown option of {NADAM} 'beta': did you mean 'betas'"),
         (f"{NADAM}.eps=1:0", "must have LOW < HIGH"),
-        (f"{NADAM}.eps=1:2:lag", "must be LOW:HIGH, LOW:HIGH:log, LOW:HIGH:xFACTOR, or values with commas"),
+        (f"{NADAM}.eps=1:2:lag", "must be LOW:HIGH, LOW:HIGH:log, LOW:HIGH:xFACTOR, or values separated by commas"),
         (f"{NADAM}.eps=1,1", "must not repeat values"),
         (f"{NADAM}x.eps=1,2", f"unknown arm among those tuned '{NADAM}x': did you mean '{NADAM}'"),
         (f"{NADAM}.epochs=1,2", "--space must have options that may differ between trials"),

@@ -193,7 +193,7 @@ def test_an_interrupted_comparison_keeps_what_was_measured(tmp_path: Path) -> No
             raise KeyboardInterrupt
 
     config = CompareConfig(base=TrainConfig(epochs=1), seeds=(0,), out=tmp_path / "out")
-    with pytest.raises(KeyboardInterrupt, match="1 of 3 runs are over; what was measured is kept in"):
+    with pytest.raises(KeyboardInterrupt, match="1 of 3 runs are done; what was measured is kept in"):
         compare(config, announce=announce)
     assert "note: 1 seed cannot show a difference at 5 % in 3 comparisons; 7 seeds can" in said
     kept = Comparison.load(tmp_path / "out")
@@ -279,14 +279,14 @@ def test_a_killed_comparison_goes_on_with_what_is_left(undisturbed: Comparison, 
     )
     assert (first / "summary.json").stat().st_mtime_ns == done
     assert [line for line in said if line.startswith(("run ", "1 of"))] == [
-        "1 of 2 runs are over already",
+        "1 of 2 runs are already done",
         "run 2 of 2: digits-lars-b256-s0",
     ]
     assert any(line.startswith("resumed  after step ") for line in said)
     assert_same(undisturbed, again)
     told = len(said)
     assert_same(undisturbed, compare(small(out), reporter=lambda: Telling(said), announce=said.append))
-    assert "2 of 2 runs are over already" in said[told:]
+    assert "2 of 2 runs are already done" in said[told:]
     assert not any(line.startswith("run ") for line in said[told:])
 
 

@@ -105,7 +105,7 @@ def test_a_comparison_of_a_task_is_that_of_single_runs(tmp_path: Path) -> None:
     assert load_run(tmp_path / "out" / "adamw-b64-s0").config.model == "given:Linear"  # type: ignore[union-attr]
     again: list[str] = []
     compare(replace(config, out=tmp_path / "out"), **objects, reporter=Reporter(), announce=again.append)
-    assert "4 of 4 runs are over already" in again
+    assert "4 of 4 runs are already done" in again
 
 
 def test_a_function_builds_a_model_for_each_seed_and_a_module_is_the_same(tmp_path: Path) -> None:

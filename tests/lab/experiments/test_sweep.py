@@ -71,8 +71,8 @@ def test_a_grid_is_every_combination_that_makes_sense() -> None:
     ]
     assert made == [(seed, *one) for seed in (3, 1) for one in once]
     assert sorted(grid.notes) == [
-        "delay_factor plays no part in runs of lars and lamb, which are not multiplied by it",
-        "warmup_epochs plays no part in runs of tvlars",
+        "delay_factor has no effect in runs of lars and lamb, which are not repeated for its values",
+        "warmup_epochs has no effect in runs of tvlars",
     ]
 
 
@@ -85,7 +85,7 @@ def test_schedules_of_one_optimizer_do_not_multiply_another() -> None:
         *(("tvlars", "auto", 9.0), ("tvlars", "auto", 11.0), ("lars", "cosine", None)),
         *(("lars", "sigmoid", 9.0), ("lars", "sigmoid", 11.0)),
     ]
-    assert "delay plays no part in runs of lars with schedule cosine" in " ".join(grid.notes)
+    assert "delay has no effect in runs of lars with schedule cosine" in " ".join(grid.notes)
 
 
 def test_a_list_of_grids_is_taken_together() -> None:
@@ -174,15 +174,15 @@ def test_the_example_is_a_grid(tmp_path: Path, capsys: pytest.CaptureFixture[str
         ("grid: {batch_size: [4096]}", "digits-tvlars-b4096-s0: batch_size must be <= dataset_size (1,437 samples)"),
         ("grid: {seed: [1, 1]}", "seed of grid must not repeat, got 1, 1"),
         ("grid: {lr: [4, 4.0]}", "lr of grid must not repeat"),
-        ("grid: {lr: []}", "lr of grid must have one value at least, got none"),
+        ("grid: {lr: []}", "lr of grid must have at least one value, got none"),
         ("grid: {lr: [[4]]}", "lr of grid must be a list of values, or of values for each optimizer, got [4]"),
-        ("grid: {seed: [0], seed: [1]}", "line 1: seed is there twice"),
-        ("grid: {batch-size: [32], batch_size: [64]}", "batch_size is there twice in grid"),
+        ("grid: {seed: [0], seed: [1]}", "line 1: seed appears twice"),
+        ("grid: {batch-size: [32], batch_size: [64]}", "batch_size appears twice in grid"),
         ("{base: {lr: 4}, grid: {lr: [8]}}", "lr must be in base or in grid, but is in both"),
-        ("{base: {lr: [4, 8]}}", "lr of base must be one value, got [4, 8]: several belong in grid"),
-        ("grid: [{lr: [4]}, {lr: [4]}]", "but digits-tvlars-b256-s0 is there twice with equal options"),
+        ("{base: {lr: [4, 8]}}", "lr of base must be one value, got [4, 8]: put several values into grid"),
+        ("grid: [{lr: [4]}, {lr: [4]}]", "but digits-tvlars-b256-s0 appears twice with equal options"),
         ("grid: {lr: {lamb: [1]}}", "unknown optimizer of lr 'lamb': "),
-        ("grid: {optimizer: [lamb], delay: [1]}", "delay of grid must be an option of some run, and is none of lamb"),
+        ("grid: {optimizer: [lamb], delay: [1]}", "delay of grid must be an option of some run, but is none of lamb"),
         ("grid: {out: [here]}", "out must not be given in grid: every run has its own folder"),
         ("grid: {data: [mnist]}", "unknown data set 'mnist': did you mean 'fashion-mnist'"),
         ("grid: [", "cannot be read: line 1: "),
@@ -220,7 +220,7 @@ def test_bad_grids_are_one_sentence(
         ("grid.yaml --retries -1", "retries must be an integer from 0 to 10000, got -1"),
         ("grid.yaml --dry-run --workers 0", "workers must be an integer from 1 to 10000, got 0"),
         ("grid.yaml --dry-run --retries -1", "retries must be an integer from 0 to 10000, got -1"),
-        ("grid.yaml --out full", "out must be a new or empty folder, or that of a sweep, got 'full'"),
+        ("grid.yaml --out full", "out must be a new or empty folder, or one of a sweep, got 'full'"),
         pytest.param(
             "grid.yaml --ray nowhere:1",
             "ray must be 'local', 'auto' or the address of a running Ray, got 'nowhere:1': ",
@@ -247,8 +247,8 @@ def test_bad_arguments_are_one_sentence(
     [
         ("precision: [32-true, 16-mixed]", "s0: precision must be bf16-mixed or 32-true without a CUDA device, got"),
         ("accelerator: [cuda]", "s0: accelerator must be auto or cpu on this machine, which has no such device, got"),
-        ("shard: [true]", "s0: shard must not be given for one process, there is nothing to spread over"),
-        ("{shard: [true], devices: [1]}", "s0: shard must not be given for one process, there is nothing to"),
+        ("shard: [true]", "s0: shard must not be given for one process, since there are no others to shard over"),
+        ("{shard: [true], devices: [1]}", "s0: shard must not be given for one process, since there are no others"),
     ],
 )
 def test_what_this_machine_cannot_do_is_said_before_anything_is_written(
@@ -368,7 +368,7 @@ def test_each_kind_of_end_is_told_and_only_failures_are_tried_again(
     assert "failed (3 attempts): exit code 1; its output is in" in failures
     assert "    tvlars: seed 1 says failed" in failures
     assert "seed 4 says failed; its output" in failures
-    assert "its folder says that it is interrupted" in failures
+    assert "its folder has the status interrupted" in failures
     frame = pd.read_csv(out / "results.csv")
     assert frame["status"].tolist() == ["finished", "failed", "finished", "diverged", "failed", "failed"]
     again = sweep(seeds(6), out, retries=0, board=Board())
@@ -502,10 +502,10 @@ def test_a_stopped_sweep_lets_runs_save_and_goes_on(
 
     thread = threading.Thread(target=interrupt)
     thread.start()
-    with pytest.raises(error, match="1 of 4 runs are over"):
+    with pytest.raises(error, match="1 of 4 runs are done"):
         sweep(seeds(4), out, workers=2, board=LineBoard())
     thread.join()
-    assert capsys.readouterr().out.splitlines()[-1].startswith("stopping: 2 runs save what they have")
+    assert capsys.readouterr().out.splitlines()[-1].startswith("stopping: 2 runs save their state")
     saved = [json.loads(file.read_text())["status"] for file in out.glob("*/summary.json")]
     assert sorted(saved) == (["finished"] if again else ["finished", "preempted", "preempted"])
     assert pd.read_csv(out / "results.csv")["status"].tolist() == ["finished", "not done", "not done", "not done"]
@@ -584,7 +584,7 @@ def test_a_log_that_is_no_file_fails_that_run_alone(pretend: Callable[[str], Pat
     os.mkfifo(out / f"{first}.log")
     result = sweep(seeds(2), out, retries=0, board=Board())
     assert by_seed(result) == [("failed", 1), ("finished", 1)]
-    assert "must be a file that can be written" in result.failed[0].note
+    assert "must be a writable file, but is not a file" in result.failed[0].note
 
 
 def test_a_run_whose_output_alone_was_lost_has_finished(pretend: Callable[[str], Path]) -> None:
@@ -674,10 +674,10 @@ def test_devices_and_threads_are_divided(pretend: Callable[[str], Path], monkeyp
     seen = {(out / run.name / "seen").read_text() for run in result.runs}
     assert seen == {"2 2", "5 2", "6 2", "7 2"}
     pairs = [replace(run, devices=2) for run in seeds(4)]
-    out = out.with_name("pairs")  # in the first folder they are over: devices are no part of what a run is
+    out = out.with_name("pairs")  # in the first folder they have finished, since devices do not distinguish runs
     result = sweep(pairs, out, board=Board())
     assert {(out / run.name / "seen").read_text() for run in result.runs} == {"2,5 4", "6,7 4"}
-    with pytest.raises(UsageError, match="devices must be <= 4, those of this machine, got 8"):
+    with pytest.raises(UsageError, match="devices must be <= 4, the number on this machine, got 8"):
         sweep([replace(run, devices=8) for run in seeds(1)], out.with_name("many"), board=Board())
 
 
@@ -696,7 +696,7 @@ def test_a_folder_that_only_another_machine_sees_is_a_failure(tmp_path: Path, mo
     monkeypatch.setattr(sweeping, "hire", lambda *_: Elsewhere())
     monkeypatch.setattr(queue, "SHARED_PATIENCE", 0.0)
     result = sweep(seeds(1), tmp_path / "out", board=Board())
-    assert "out must lie on a file system that all machines share" in result.failed[0].note
+    assert "out must be on a file system that all machines share" in result.failed[0].note
 
 
 def test_ray_shares_the_cores_of_each_machine() -> None:
@@ -785,7 +785,7 @@ def test_real_runs_are_recorded_and_not_done_again(local: SweepResult, capsys: p
     again = sweep(RUNS, local.folder, board=LineBoard())
     assert by_seed(again) == [("finished", 0), ("finished", 0)]
     assert [file.stat().st_mtime_ns for file in local.folder.glob("*/summary.json")] == times
-    assert capsys.readouterr().out == "2 runs, 2 over already\n"
+    assert capsys.readouterr().out == "2 runs, 2 already done\n"
     pd.testing.assert_frame_equal(pd.read_csv(local.folder / "results.csv"), frame)
 
 
@@ -880,7 +880,7 @@ def test_ray_gives_the_same_and_survives_the_death_of_a_worker(
         training_process(folders[0])
     assert by_seed(result) == [("finished", 1), ("finished", 1)]
     told = capsys.readouterr().out
-    assert f"{folders[0].name}: its Ray worker died (WorkerCrashedError), another continues it" in told
+    assert f"{folders[0].name}: its Ray worker died (WorkerCrashedError), another worker continues the run" in told
     assert "resumed  after step" in (out / f"{folders[0].name}.log").read_text()
     assert_same_results(local.folder, out)
 

@@ -16,8 +16,8 @@ from tvlars.lab.files.lock import LOCK, locked
 @pytest.mark.parametrize(
     ("number", "sentence"),
     [
-        (errno.ENOLCK, "out must lie on a file system that can lock files, and that of {} cannot: No locks available"),
-        (errno.EOPNOTSUPP, "out must lie on a file system that can lock files, and that of {} cannot: Operation not"),
+        (errno.ENOLCK, "out must be on a file system that can lock files, but that of {} cannot: No locks available"),
+        (errno.EOPNOTSUPP, "out must be on a file system that can lock files, but that of {} cannot: Operation not"),
         (errno.EIO, "cannot write {}: Input/output error"),
     ],
 )
@@ -31,7 +31,7 @@ def test_a_file_system_without_locks_is_named(
     out = tmp_path / "run"
     assert main(["train", "--epochs", "1", "--accelerator", "cpu", "--out", str(out)]) == 2
     said = capsys.readouterr().err
-    assert sentence.format(repr(str(out)) if "lie" in sentence else out / LOCK) in said
+    assert sentence.format(repr(str(out)) if "lock files" in sentence else out / LOCK) in said
     assert said.count("\n") == 1
     monkeypatch.undo()
     with locked(out):

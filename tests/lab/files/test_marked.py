@@ -130,7 +130,7 @@ def test_what_somebody_else_wrote_stays(name: str, how: Callable[[Path], None]) 
     before, kind = content(Path()), os.lstat(file)
     code, said = said_by(*WORDS["views" if name == "x.png" else "report"], name)
     assert code == 2
-    assert said.startswith("tvlars: out must be a new file, or one that this command has written, but")
+    assert said.startswith("tvlars: out must be a new file, or one that this command wrote, but")
     assert said.count("\n") == 1
     assert content(Path()) == before
     now = os.lstat(file)  # reading may change the time of the last access
@@ -155,7 +155,7 @@ def test_no_file_of_a_run_and_no_device(command: str, name: str) -> None:
 def test_views_of_a_run_are_its_own() -> None:
     code, said = said_by("views", "digits", "-o", "run/views.png")
     assert code == 2
-    assert "a name that a run folder keeps for itself" in said
+    assert "a reserved name of run folders" in said
 
 
 def test_a_page_of_an_earlier_version_is_known() -> None:

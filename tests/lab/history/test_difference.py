@@ -91,7 +91,7 @@ def test_what_is_missing_is_said(one: Path, other: Path) -> None:
     rows = {(row.part, row.name): row for row in diff_runs(one, other).differences}
     assert rows["results", "weights"].note == "b has none"
     assert (rows["results", "status"].a, rows["results", "status"].b) == ("finished", "unfinished")
-    assert rows["data", ""].note == "their content cannot be compared, since b kept no fingerprint"
+    assert rows["data", ""].note == "their content cannot be compared, since b has no fingerprint"
 
 
 def test_other_data_are_said(one: Path, other: Path) -> None:

@@ -62,8 +62,8 @@ def test_other_folders_are_counted(study: Path, tmp_path: Path, capsys: pytest.C
     (study / "loop").symlink_to(study)
     assert main(["runs", str(study)]) == 0
     out = capsys.readouterr().out
-    assert f"left out: 1 folder, a link to another place, which can be named itself: {study / 'link'}\n" in out
-    assert f"left out: 1 folder, config.json is that of no run: {study / 'bert'}\n" in out
+    assert f"left out: 1 folder, a link to another folder; name that folder to list it: {study / 'link'}\n" in out
+    assert f"left out: 1 folder, config.json does not belong to a run: {study / 'bert'}\n" in out
     assert f"left out: 1 folder, config.json is missing: {study / 'lost'}\n" in out
     assert "left out: 1 folder, config.json cannot be read (" in out
     assert "5 runs\n" in out
@@ -126,7 +126,7 @@ def test_runs_are_sorted_with_empty_cells_last(study: Path) -> None:
         (["--format", "json", "-o", "x.csv"], "format must be csv for a file 'x.csv', got 'json'"),
         (["-o", "x.txt"], "out must end in .csv or .json, got 'x.txt'"),
         (["--wher", "a=b"], "unknown argument '--wher' of runs: did you mean --where?"),
-        (["nowhere"], "runs must lie in a folder that exists, got 'nowhere'"),
+        (["nowhere"], "runs must be in an existing folder, got 'nowhere'"),
     ],
 )
 def test_bad_input_is_one_sentence(

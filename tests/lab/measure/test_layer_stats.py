@@ -48,7 +48,7 @@ def test_damaged_statistics_of_a_run_that_is_to_go_on(tmp_path: Path) -> None:
     model = torch.nn.Linear(4, 3)
     (tmp_path / "layer-stats").mkdir()
     (tmp_path / "layer-stats" / "000000001-000000002.parquet").write_bytes(b"PAR1 and then nothing")
-    with pytest.raises(UsageError, match=r"layer_stats must go on in .*layer-stats.*, which cannot be read: "):
+    with pytest.raises(UsageError, match=r"layer_stats must continue in .*layer-stats.*, which cannot be read: "):
         RunStats(Record(tmp_path, print), LARS(model.parameters(), lr=1.0), model, every=1, start=5)
 
 

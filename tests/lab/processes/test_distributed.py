@@ -210,7 +210,7 @@ def test_statistics_of_each_process_go_on(tmp_path: Path) -> None:
 
 
 def on_a_full_disk(folder: Path, how: str) -> None:
-    """Until the first epoch is over no file may grow beyond 20,000 bytes, or the disk of the second process is full."""
+    """Limit files to 20,000 bytes, or fill the second process's disk, until the end of the first epoch."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     free = resource.getrlimit(resource.RLIMIT_FSIZE)
     write = tensors.write

@@ -19,5 +19,5 @@ def test_what_torchrun_started_is_taken(monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.setenv(name, value)
     assert layout(TrainConfig()) == (4, 3)
     assert layout(TrainConfig(devices=4, nodes=3)) == (4, 3)
-    with pytest.raises(UsageError, match="devices must be 4, as many as were started, got 8"):
+    with pytest.raises(UsageError, match="devices must be 4, the number that was started, got 8"):
         layout(TrainConfig(devices=8))

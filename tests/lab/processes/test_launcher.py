@@ -164,7 +164,7 @@ KILLED = "process {} was killed by {}; the others were stopped, and --resume con
         ([(-15, 0, "")], (1, KILLED.format(0, "SIGTERM"))),
         ([(2, 0, ""), (2, 0, "out must be new")], (2, "out must be new")),  # has left it to the other one
         ([(2, 0, ""), (143, 1, "stopped by SIGTERM")], (143, "stopped by SIGTERM")),
-        ([(2, 0, "")], (2, "process 0 has stopped since a process of another machine could not go on")),
+        ([(2, 0, "")], (2, "process 0 stopped since a process of another machine could not continue")),
     ],
 )
 def test_the_failure_that_others_followed_from_is_named(
@@ -220,7 +220,7 @@ def test_machines_that_do_not_meet_say_so(monkeypatch: pytest.MonkeyPatch, capfd
         here = f"localhost:{free.getsockname()[1]}"
     assert launch(["train"], TrainConfig(nodes=2, rendezvous=here, timeout=1.5)) == (
         1,
-        f"waited 1.5 s for 2 machines at {here} in vain: the same command must be started on all of them",
+        f"2 machines did not all reach {here} within 1.5 s: start the same command on all of them",
     )
     nowhere = "no-such-host.invalid:29500"
     with pytest.raises(UsageError, match=f"rendezvous must be HOST:PORT .*, but nobody answered at {nowhere} for 1"):
@@ -244,7 +244,7 @@ def test_a_first_machine_that_starts_later_is_waited_for(monkeypatch: pytest.Mon
     [
         ("--devices 2 --nodes 2", "rendezvous must be given with nodes 2: HOST:PORT of the first machine"),
         ("--devices 0", "devices must be an integer >= 1, got 0"),
-        ("--shard", "tvlars: shard must not be given for one process, there is nothing to spread over"),
+        ("--shard", "tvlars: shard must not be given for one process, since there are no others to shard over"),
         ("--shard --noise-scale --devices 2", "noise_scale must not be given with shard"),
         ("--timeout 0", "timeout must be"),
         ("--resume", "out must be given with resume: the run folder to continue"),

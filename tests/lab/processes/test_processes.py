@@ -98,7 +98,7 @@ def errors_of_one_process() -> None:
             processes.each(partial(raised, error) if second else lambda: None)
         assert str(caught.value) == str(error)
         assert vars(caught.value) == vars(error)
-    with pytest.raises(UsageError, match=r"^(the first process says why|lr is bad)$") as said:
+    with pytest.raises(UsageError, match=r"^(the first process reports the error|lr is bad)$") as said:
         processes.each(partial(raised, UsageError("lr is bad")) if second else lambda: None)
     assert (type(said.value) is SaidElsewhereError) == second
     with pytest.raises(LockedError if processes.first else SaidElsewhereError):

@@ -45,16 +45,16 @@ def rewrite(folder: Path, **values: Any) -> None:
 def test_runs_as_planned_deviate_in_nothing(folder: Path) -> None:
     assert deviations(folder, DIGEST, PLANNED) == []
     assert sentences([folder, folder]) == [f"Protocol by-hand, digest {DIGEST[:12]}. Deviations: none."]
-    rewrite(folder / "run0", arm=None, checkpoint_keep=5)  # means are no part of what is run
+    rewrite(folder / "run0", arm=None, checkpoint_keep=5)  # options that do not affect results
     assert deviations(folder, DIGEST, PLANNED) == []
 
 
 @pytest.mark.parametrize(
     ("change", "clause"),
     [
-        ({"epochs": 3}, "epochs is 3 in place of 2 in 1 run"),
-        ({"lr": 5.0}, "lr is 5.0 in place of 4.0 in 1 run"),
-        ({"weight_decay": 0.1}, "weight_decay is 0.1 in place of the default in 1 run"),
+        ({"epochs": 3}, "epochs is 3 instead of 2 in 1 run"),
+        ({"lr": 5.0}, "lr is 5.0 instead of 4.0 in 1 run"),
+        ({"weight_decay": 0.1}, "weight_decay is 0.1 instead of the default in 1 run"),
         ({"protocol": None}, "1 run (run0) was done without a protocol"),
         ({"protocol": "0" * 64}, "1 run (run0) was done under another protocol, digest 000000000000"),
     ],
@@ -83,7 +83,7 @@ def test_runs_without_result_or_begun_before_are_said(folder: Path) -> None:
     (folder / "run2" / "environment.json").write_text('{"started": "2020-01-01T00:00:00+00:00"}')
     (folder / "run3" / "summary.json").write_text('{"status": "diverged"}')  # which is a result
     assert deviations(folder, DIGEST, PLANNED) == [
-        "1 run (run2) began before the protocol was recorded",
+        "1 run (run2) started before the protocol was recorded",
         "1 run (run1) has no result",
     ]
     (folder / "run3" / "config.json").write_text("{}")
@@ -93,8 +93,8 @@ def test_runs_without_result_or_begun_before_are_said(folder: Path) -> None:
 def test_another_family_or_margin_is_said(folder: Path) -> None:
     (folder / "sweep.json").write_text(json.dumps({"family": "lars:lamb", "margin": 1.0}))
     assert deviations(folder, DIGEST, PLANNED) == [
-        "family is lars:lamb in place of all",
-        "margin is 1 in place of the default",
+        "family is lars:lamb instead of all",
+        "margin is 1 instead of the default",
     ]
 
 
@@ -103,9 +103,9 @@ def test_a_folder_without_a_record_says_so(folder: Path) -> None:
     assert deviations(folder, DIGEST, PLANNED) == ["the protocol was not recorded in the folder"]
     assert sentences([folder]) == []
     (folder / "protocol.json").write_text("{")
-    with pytest.raises(UsageError, match="must record a protocol"):
+    with pytest.raises(UsageError, match="must be the record of a protocol"):
         deviations(folder, DIGEST, PLANNED)
-    assert "must record a protocol" in sentences([folder])[0]
+    assert "must be the record of a protocol" in sentences([folder])[0]
 
 
 def test_trials_of_a_tuning_are_counted(tmp_path: Path) -> None:
@@ -121,12 +121,12 @@ def test_trials_of_a_tuning_are_counted(tmp_path: Path) -> None:
     tune["sampler"] = "qmc"
     (tmp_path / "tune.json").write_text(json.dumps(tune))
     assert deviations(tmp_path, DIGEST, planned) == [
-        "sampler is qmc in place of tpe",
-        "lars had 9 trials in place of 6",
+        "sampler is qmc instead of tpe",
+        "lars had 9 trials instead of 6",
     ]
     (tmp_path / "tune.json").write_text(json.dumps({**tune, "sampler": "tpe", "rounds": [{"trials": 2}] * 2}))
     found = deviations(tmp_path, DIGEST, planned)
-    assert "spaces were widened in 2 rounds in place of 1 at most" in found
+    assert "spaces were widened in 2 rounds instead of at most 1" in found
     (tmp_path / "arms.csv").unlink()
     (tmp_path / "tune.json").write_text(json.dumps({**tune, "sampler": "tpe"}))
     (said,) = deviations(tmp_path, DIGEST, planned)

@@ -238,7 +238,7 @@ def test_a_protocol_is_run_recorded_and_gone_on_with(tmp_path: Path, capsys: pyt
     assert first.endswith(f"from digest {protocol.digest[:12]} to {changed.digest[:12]}")
     under = f"done under another protocol, digest {protocol.digest[:12]}"
     assert second == f"2 runs (cold-b512-s1, warm-b512-s1) were {under}"
-    assert third == "2 runs (cold-b512-s1, warm-b512-s1) began before the protocol was recorded"
+    assert third == "2 runs (cold-b512-s1, warm-b512-s1) started before the protocol was recorded"
     assert (out / f"protocol-{protocol.digest[:12]}.yaml").is_file()
 
 
@@ -261,8 +261,8 @@ def test_studies_run_under_protocols(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert said in (out / "robustness.html").read_text()
     # An option of reading the results that is typed and differs is recorded, since no run shows it.
     assert main(["robustness", "--protocol", str(file), "--out", str(out), "--within", "2"]) == 0
-    assert protocol.deviations(out) == ["within is 2.0 in place of 1.0"]
-    assert "Deviations: within is 2.0 in place of 1.0." in (out / "robustness.html").read_text()
+    assert protocol.deviations(out) == ["within is 2.0 instead of 1.0"]
+    assert "Deviations: within is 2.0 instead of 1.0." in (out / "robustness.html").read_text()
 
 
 def test_lengths_and_batch_sizes_of_a_study_of_scaling_are_counted(tmp_path: Path) -> None:

@@ -177,16 +177,16 @@ def test_what_is_amiss_with_runs_is_said(one: Path, tmp_path: Path) -> None:
         (diverged / name).write_text((diverged / name).read_text().splitlines()[0] + "\n")
     (tmp_path / "runs" / "empty").mkdir()
     text = report([tmp_path / "runs", one], tmp_path / "page.html").read_text()
-    assert "cut is unfinished: 3 epochs are there; it is in no mean." in text
-    assert "diverged is diverged: 0 epochs are there; it is in no mean." in text
+    assert "cut is unfinished: it has 3 epochs; means do not include it." in text
+    assert "diverged is diverged: it has 0 epochs; means do not include it." in text
     assert "damaged: config.json cannot be read" in text
-    assert "damaged does not say what was run; it is in no table and no figure." in text
+    assert "damaged has no record of its options; tables and figures do not include it." in text
     assert "Batch size 0" not in text
     assert "damaged: environment.json cannot be read" in text
     assert "empty is left out" in text
     assert "landscape.csv cannot be read" in text
     assert "must hold layer statistics, but a file is damaged" in text
-    assert "short finished, but its results are not all there; it is in no mean." in text
+    assert "short finished, but some results are missing; means do not include it." in text
     assert "Batch size 256: no verdict</strong>; adamw and tvlars share the highest mean test accuracy" in text
 
 
@@ -215,7 +215,7 @@ def test_one_run_named_twice_is_one_and_a_seed_that_is_there_twice_is_said(one: 
     text = report([first, first], tmp_path / "page.html").read_text()
     assert "more than once" not in text
     text = report([first, again], tmp_path / "page.html").read_text()
-    assert "tvlars, batch size 256, seed 0 is there more than once" in text
+    assert "tvlars, batch size 256, seed 0 appears more than once" in text
     assert "±" not in text.split("<tbody>")[1].split("</tbody>")[0]
 
 
@@ -227,7 +227,7 @@ def test_runs_of_other_lengths_stand_apart(one: Path, tmp_path: Path) -> None:
         ("30 epochs", ["lars"]),
     ]
     text = report(folders, tmp_path / "page.html", command="tvlars report").read_text()
-    assert "each has a table and figures of its own, and nothing is compared between them" in text
+    assert "each has its own table and figures, and results are not compared between them" in text
     assert '<h3 class="part">30 epochs</h3>' in text
     assert '<h2><span class="of-part">30 epochs:</span> Curves</h2>' in text
     assert found_colors(text, "tvlars") == {"#D55E00"}
@@ -332,7 +332,7 @@ def test_a_page_without_room_leaves_the_one_that_is_there(
     with room(100_000):
         assert main(["report", str(one), "-o", str(tmp_path / "page.html")]) == 2
     name = str(tmp_path / "page.html")
-    assert capsys.readouterr().err == f"tvlars: out must be a file that can be written, got {name!r}: File too large\n"
+    assert capsys.readouterr().err == f"tvlars: out must be a writable file, got {name!r}: File too large\n"
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
     assert (tmp_path / "page.html").read_text() == old
 

@@ -142,19 +142,17 @@ def test_a_run_is_tested_and_measured_on_what_it_was_trained_on(tmp_path: Path) 
     train(TrainConfig(data=f"imagefolder:{data}", out=run, **options), reporter=Reporter())
     assert evaluate(run).note == ""
     add_a_file(data)
-    assert evaluate(run).note == ""  # training images play no part
+    assert evaluate(run).note == ""  # training images are not used
     with pytest.raises(
         UsageError, match=r"data must be given to measure .*: class 'dog' had 4 training images, and has 5"
     ):
         probe_run(run, "knn")
     assert set(probe_run(run, "knn", data=f"imagefolder:{data}", device="cpu")) == {"knn"}
-    said = (
-        r"must be measured on the images that it was trained on, but .*: class 'dog' had 4 training images, and has 5"
-    )
+    said = r"must be measured on its training images, but .*: class 'dog' had 4 training images, and has 5"
     with pytest.raises(UsageError, match=said):
         run_sharpness(run, samples=4)
     rename_a_file(data)
-    assert evaluate(run).note == "the data have changed since the run began: test files have other names or sizes"
+    assert evaluate(run).note == "the data have changed since the run started: test files have other names or sizes"
     rename(data)
     with pytest.raises(UsageError, match=r"must have the 3 classes of .*: class 'cat' is gone, class 'zebra' is new"):
         evaluate(run)

@@ -734,7 +734,7 @@ def test_evaluations_are_those_of_the_run(tmp_path: Path, few: ImageData) -> Non
 
 
 def test_one_process_at_a_time_in_a_run_folder(tmp_path: Path, cut: Path, few: ImageData) -> None:
-    with locked(cut), pytest.raises(LockedError, match="out must be a folder that no other process works in"):
+    with locked(cut), pytest.raises(LockedError, match="out must be a folder that no other process uses"):
         resume(cut, cut, few)
 
 

@@ -160,7 +160,7 @@ def test_configs_that_are_no_files(tmp_path: Path, how: Callable[[Path], None]) 
 def test_a_comparison_is_read_back_or_refused(tmp_path: Path, how: Callable[[Path], None]) -> None:
     (tmp_path / "c").mkdir()
     how(tmp_path / "c" / "comparison.json")
-    with pytest.raises(UsageError, match=r"comparison\.json'? must be that of a comparison, but cannot be read"):
+    with pytest.raises(UsageError, match=r"comparison\.json'? must be the file of a comparison, but cannot be read"):
         Comparison.load(tmp_path / "c")
 
 
@@ -171,7 +171,7 @@ def test_a_comparison_is_read_back_or_refused(tmp_path: Path, how: Callable[[Pat
 )  # fmt: skip
 def test_comparisons_that_are_none(tmp_path: Path, content: str) -> None:
     (tmp_path / "comparison.json").write_text(content)
-    with pytest.raises(UsageError, match="must be that of a comparison"):
+    with pytest.raises(UsageError, match="must be the file of a comparison"):
         Comparison.load(tmp_path)
 
 
@@ -196,7 +196,7 @@ def test_runs_of_a_comparison_lie_in_it(finished: Path, tmp_path: Path, monkeypa
     shutil.copytree(finished, tmp_path / "mine")
     (tmp_path / "comparison.json").write_text(json.dumps({"command": "", "runs": rows}))
     text = write_report(Comparison.load(tmp_path)).read_text()
-    assert "run is left out: it does not lie in" in text
+    assert "run is left out: it is not in" in text
     assert '<th scope="row">mine</th>' in text
     assert '<th scope="row">run</th>' not in text
 
@@ -315,7 +315,7 @@ def test_folders_in_a_run_folder_are_its_own(tmp_path: Path) -> None:
     (run / "layer-stats").symlink_to(mine)
     code, said = said_by("train", "--resume", run)
     assert code == 2
-    assert "layer_stats must go on in" in said
+    assert "layer_stats must continue in" in said
     assert "which is a link that leaves the run folder" in said
     assert os.listdir(mine) == ["000000009-000000009.parquet"]
     assert json.loads((run / "config.json").read_text())["layer_stats"] == 1

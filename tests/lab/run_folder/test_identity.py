@@ -100,7 +100,7 @@ def test_a_schedule_that_an_earlier_version_named_otherwise_is_the_same() -> Non
 
 
 def test_a_sweep_does_a_run_once_by_whatever_means() -> None:
-    with pytest.raises(UsageError, match=r"is there twice and differs in accelerator alone, by which the same run"):
+    with pytest.raises(UsageError, match=r"appears twice and differs only in accelerator, which does not change"):
         Grid.from_mapping({"grid": {"accelerator": ["auto", "cpu"]}})
 
 

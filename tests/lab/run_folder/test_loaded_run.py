@@ -57,7 +57,9 @@ def test_another_data_set_must_fit(finished: Path, tmp_path: Path) -> None:
     from tests.lab.data.test_data import write_folders
 
     write_folders(tmp_path, ("train", "val"))
-    with pytest.raises(UsageError, match=r"data must have the 1 channels of the run's, but imagefolder:.* has 3"):
+    with pytest.raises(
+        UsageError, match=r"data must have as many channels as the run's data, 1, but imagefolder:.* has 3"
+    ):
         evaluate(finished, data=f"imagefolder:{tmp_path}")
 
 

@@ -198,7 +198,7 @@ def test_what_loaders_must_not_be(sets: Any) -> None:
             "the test loader must not shuffle",
         ),
         ((good, of(inputs[:, :, :4], labels)), {}, "inputs of the test loader must have the shape"),
-        ((good, test), {"mixup": 0.2}, "mixup must not be given with loaders, whose batches are taken as they are"),
+        ((good, test), {"mixup": 0.2}, "mixup must not be given with loaders, whose batches are used unchanged"),
         ((good, test), {"validation": 0.1}, "validation must not be given with loaders: give a loader for it"),
         ((good, test), {"sharpness": "end"}, "sharpness must not be given with loaders"),
         ((good, test), {"task": "simclr", "optimizer": "lars"}, "loaders must not be given for simclr"),

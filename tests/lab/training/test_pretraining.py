@@ -322,7 +322,7 @@ def test_a_folder_of_images_without_labels(tmp_path: Path, capsys: pytest.Captur
     assert "nan" not in capsys.readouterr().out
     assert (tmp_path / "run" / "weights.pt").is_file()
     assert main(["evaluate", str(tmp_path / "run")]) == 2
-    assert "data must have labels of two classes or more to test on" in capsys.readouterr().err
+    assert "data must have labels of two classes or more for a test" in capsys.readouterr().err
     assert main(f"train --data imagefolder:{folder} --batch-size 4".split()) == 2
     assert "must have images of at least two classes, a folder each, got 1" in capsys.readouterr().err
 

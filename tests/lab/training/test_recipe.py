@@ -252,7 +252,7 @@ def test_crops_of_a_folder_are_taken_from_whole_images(tmp_path: Path) -> None:
     assert max(means) - min(means) > 150  # some show one half alone
     result = train(config, reporter=Reporter())
     assert evaluate(result.folder).accuracy == result.test_accuracy
-    assert "read as they are used" in load_run(result.folder).environment["data"]
+    assert "read on demand" in load_run(result.folder).environment["data"]
 
 
 @pytest.mark.parametrize(
@@ -261,7 +261,7 @@ def test_crops_of_a_folder_are_taken_from_whole_images(tmp_path: Path) -> None:
         ({"crop": "random"}, "unknown crop 'random': did you mean 'random-resized'"),
         ({"crop_scale": 0.5}, "crop must be random-resized with crop_scale, got crop 'padded'"),
         ({"crop": "random-resized", "crop_padding": 2}, "crop_padding must not be given with crop random-resized"),
-        ({"augment": False, "mixup": 0.2}, "mixup must not be given where augment is false"),
+        ({"augment": False, "mixup": 0.2}, "mixup must not be given if augment is false"),
         ({"auto_augment": "randaug"}, "unknown auto_augment 'randaug': did you mean 'randaugment'"),
     ],
 )

@@ -87,7 +87,7 @@ def test_it_stands_beside_the_accuracy_on_the_whole_test_set(runs: dict[str, Loa
 
 
 def test_it_is_refused_where_the_test_set_is_not_read() -> None:
-    with pytest.raises(UsageError, match="must not be given where the test set is not read"):
+    with pytest.raises(UsageError, match="must not be given if the test set is not read"):
         TrainConfig(test_share=SHARE, validation=0.1, test=False)
     with pytest.raises(UsageError, match="test_share must be"):
         TrainConfig(test_share=0.0)
@@ -156,7 +156,7 @@ def test_a_diverged_trial_counts_as_none(runs: dict[str, LoadedRun]) -> None:
         (dict(n=0), "n must be an integer from 1 to the number of trials, 1, got 0"),
         (dict(n=2), "n must be an integer from 1 to the number of trials, 1, got 2"),
         (dict(epochs="first"), "epochs must be best or last, got 'first'"),
-        (dict(measure="test_f1"), "must have test_f1 in its epochs, and has not"),
+        (dict(measure="test_f1"), "must have test_f1 in its epochs, but does not"),
     ],
 )
 def test_what_best_of_trials_refuses(runs: dict[str, LoadedRun], options: dict[str, Any], message: str) -> None:
@@ -165,7 +165,7 @@ def test_what_best_of_trials_refuses(runs: dict[str, LoadedRun], options: dict[s
 
 
 def test_best_of_no_trials(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="must have run folders in it, and has none"):
+    with pytest.raises(UsageError, match="must contain run folders, but has none"):
         best_of_trials(tmp_path)
     with pytest.raises(UsageError, match="runs must name at least one run"):
         best_of_trials([])

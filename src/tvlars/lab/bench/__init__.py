@@ -1,4 +1,4 @@
-"""Benchmark of this machine: medians, quartiles and ratios that are measured in one run."""
+"""Benchmark of this machine: medians, quartiles and ratios, measured in one run."""
 
 from tvlars.lab.bench.measure import BenchConfig, bench
 from tvlars.lab.bench.result import BenchResult, Row

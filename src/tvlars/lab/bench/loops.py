@@ -1,4 +1,4 @@
-"""Training on random images: the laboratory's loop, and a DataLoader's as in the published code."""
+"""Training on random images: the laboratory's loop, and a loop around a DataLoader as in the published code."""
 
 from __future__ import annotations
 
@@ -54,16 +54,16 @@ def training(model: str, workers: int, device: torch.device, until: float) -> li
 
 
 def fit(seconds: float, each: float, largest: int) -> tuple[int, int]:
-    """Return the number of images and the batch size of a turn of ``seconds``, if an image takes ``each``."""
+    """Return the number of images and the batch size of a turn of ``seconds``, if each image takes ``each`` seconds."""
     images = min(int(seconds / each), 50_000)  # as many as CIFAR-10 has
     if images < 2:
-        raise RuntimeError(f"an image takes {each:.2g} s here, which is too long for the time given")
+        raise RuntimeError(f"an image takes {each:.2g} s here, which is too long for --seconds")
     batch_size = min(largest, max(2, 2 ** ((images // 2).bit_length() - 1)))  # two batches, if possible
     return images // batch_size * batch_size, batch_size
 
 
 def random_images(n: int, size: int = 32) -> ImageData:
-    """Return ``n`` random images and two for a test, the same each time."""
+    """Return ``n`` random training images and two test images, the same in each call."""
     generator, shape = torch.Generator().manual_seed(0), (n + 2, 3, size, size)
     images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator, device="cpu")
     labels = torch.randint(0, CLASSES, (n + 2,), generator=generator, device="cpu")
@@ -71,7 +71,7 @@ def random_images(n: int, size: int = 32) -> ImageData:
 
 
 def seeded_model(name: str, size: int = 32) -> nn.Module:
-    """Return a model of the laboratory, with the same weights each time."""
+    """Return a model of the laboratory, with the same weights in each call."""
     torch.manual_seed(0)
     return build_model(name, 3, size, CLASSES)[0]
 
@@ -84,7 +84,7 @@ def lab_loop(data: ImageData, model: nn.Module, device: str, batch_size: int, **
 
 
 class Pictures(CIFAR10):  # type: ignore[misc]
-    """Images in place of CIFAR-10's: arrays, made PIL images and augmented as in the published code when read."""
+    """Arrays in place of CIFAR-10's images: converted to PIL images when read, and augmented as published."""
 
     def __init__(self, data: ImageData, padding: int = 4, *more: nn.Module) -> None:
         self.data = data.train_images.permute(0, 2, 3, 1).contiguous().numpy()
@@ -95,7 +95,7 @@ class Pictures(CIFAR10):  # type: ignore[misc]
 
 
 class LoaderLoop:
-    """The published loop around a DataLoader; workers are kept between epochs, so that their start is not timed."""
+    """Published loop around a DataLoader; workers persist between epochs, so that their start is not timed."""
 
     def __init__(self, dataset: Dataset[Any], workers: int, model: nn.Module, device: str, batch_size: int) -> None:
         self.device, self.model = torch.device(device), model.to(device).train()
@@ -105,7 +105,7 @@ class LoaderLoop:
         self.loader = DataLoader(dataset, batch_size, shuffle=True, drop_last=True, **kept)
 
     def run_epoch(self) -> tuple[float, int]:
-        """Train on all images once; return the sum of the losses and the number of right answers."""
+        """Train on all images once; return the sum of the losses and the number of correct predictions."""
         total, correct = 0.0, 0
         for images, labels in self.loader:
             labels = labels.to(self.device, non_blocking=True)

@@ -1,4 +1,4 @@
-"""Measurements of ``tvlars bench``, each within its share of the time."""
+"""Measurements of ``tvlars bench``, each with a share of the total time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tvlars.lab.options import check, option
 from tvlars.stats import LayerStats
 
 FUSED_SGD, FUSED_ADAMW = "torch SGD fused", "torch AdamW fused"
-BESIDE = {"TVLARS": FUSED_SGD, "LARS": FUSED_SGD, "LAMB": FUSED_ADAMW}  # what each of ours is compared with
+BESIDE = {"TVLARS": FUSED_SGD, "LARS": FUSED_SGD, "LAMB": FUSED_ADAMW}  # torch's counterpart of each of our optimizers
 OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter]], Optimizer]] = {  # lr is so small that weights stay
     "TVLARS": partial(TVLARS, lr=1e-6, momentum=0.9, weight_decay=1e-4, total_steps=1000),
     "LARS": partial(LARS, lr=1e-6, momentum=0.9, weight_decay=1e-4),
@@ -31,7 +31,7 @@ OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter]], Optimizer]] = {  # lr i
 
 @dataclass(frozen=True)
 class BenchConfig:
-    """Settings of a benchmark. Values out of range and a missing device raise ``UsageError``."""
+    """Settings of a benchmark. A value out of range or a missing device raises ``UsageError``."""
 
     seconds: float = option(100.0, "for all measurements together, 5 to 3600 (default: 100)", within=(5.0, 3600.0))
     accelerator: str = option("auto", "auto (default: cuda if any), cpu or cuda", choices=("auto", "cpu", "cuda"))
@@ -46,28 +46,28 @@ class BenchConfig:
 
 
 def bench(config: BenchConfig, announce: Callable[[str], None] = lambda text: None) -> BenchResult:
-    """Measure all parts that ``config`` asks for; ``announce`` is called with the name and the time of each part."""
+    """Measure all parts of ``config``; ``announce`` is called with the name and the time of each part."""
     begin = time.perf_counter()
     device = torch.device("cuda" if config.accelerator != "cpu" and torch.cuda.is_available() else "cpu")
     result, parts = BenchResult(this_machine(device), __version__), parts_of(config, device)
     end, left = begin + config.seconds, sum(share for _, share, _ in parts)
     for name, share, measure in parts:
         now = time.perf_counter()
-        until, left = now + (end - now) * share / left, left - share  # time left over goes to the parts after it
+        until, left = now + (end - now) * share / left, left - share  # unused time goes to the following parts
         try:
             if now >= end:
-                raise RuntimeError("no time was left, give more by --seconds")
+                raise RuntimeError("no time was left: increase --seconds")
             announce(f"{name} ({until - now:.0f} s)")
             result.rows += measure(until)
-        except RuntimeError as error:  # also of the device or a DataLoader's workers: the other parts are worth having
+        except RuntimeError as error:  # also of the device or a DataLoader's workers: measure the others
             result.notes.append(f"{name} could not be measured: {str(error).strip().splitlines()[0]}")
     result.seconds = round(time.perf_counter() - begin, 1)
     return result
 
 
 def parts_of(config: BenchConfig, device: torch.device) -> list[tuple[str, float, Callable[[float], list[Row]]]]:
-    """Return name, share of the time, and function of each part; the function gets the time to end at."""
-    from tvlars.lab.bench.loops import training  # imports torchvision, which takes long
+    """Return name, share of the time, and function of each part; the function is called with its end time."""
+    from tvlars.lab.bench.loops import training  # imports torchvision, which is slow
 
     workers = min(cores(), 16) if config.workers is None else config.workers
     parts = [(f"training {model}", 35.0, partial(training, model, workers, device)) for model in config.models]
@@ -94,7 +94,7 @@ def optimizer_steps(model: str, device: torch.device, until: float) -> list[Row]
 
 
 def parameters(shapes: Iterable[Sequence[int]], device: torch.device) -> list[nn.Parameter]:
-    """Return parameters with gradients, small random numbers."""
+    """Return parameters with gradients; both are small random numbers."""
     torch.manual_seed(0)
     made = [nn.Parameter(torch.randn(tuple(shape), device=device).mul_(0.02)) for shape in shapes]
     for p in made:

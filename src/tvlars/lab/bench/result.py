@@ -1,4 +1,4 @@
-"""Contestants measured in turn, and what is found: medians, quartiles and ratios, as JSON and as a table."""
+"""Contestants measured in turn, and results: medians, quartiles and ratios, as JSON and as a table."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ Times = dict[str, list[float]]  # seconds of each contestant in each round
 def interleave(turns: Mapping[str, Turn], rounds: int = 15, warm_up: int = 1, until: float = math.inf) -> Times:
     """Measure all contestants in each of at most ``rounds`` rounds, in changing order: A B C, C B A, A B C.
 
-    So a change of the machine's speed affects all of them. ``warm_up`` rounds before are not measured. A round that
-    would end after ``until``, a time of ``time.perf_counter()``, is left out, but one round is always measured.
+    So a change of the machine's speed affects all contestants. The first ``warm_up`` rounds are not measured. A round
+    that would end after ``until``, a time of ``time.perf_counter()``, is left out, but at least one round is measured.
     """
     measured: list[dict[str, float]] = []
     longest = 0.0
@@ -41,7 +41,7 @@ def interleave(turns: Mapping[str, Turn], rounds: int = 15, warm_up: int = 1, un
 
 
 def timed(work: Callable[[], object], times: int = 1) -> float:
-    """Return the mean seconds of ``work`` over so many ``times``, until the device has finished it."""
+    """Return the mean seconds of ``work`` over ``times`` calls, until the device has finished the work."""
     wait: Callable[[], object] = torch.accelerator.synchronize if torch.accelerator.is_available() else lambda: None
     wait()
     start = time.perf_counter()
@@ -61,22 +61,22 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """Return the spread of ``values``, at least one."""
+        """Return the spread of ``values``, which must not be empty."""
         return cls(*np.quantile(values, (0.5, 0.25, 0.75)).tolist())
 
     def text(self, form: str = ".2f") -> str:
-        """Return text as in ``1.90 (1.80 to 1.97)``; ``form`` formats each of the three numbers."""
+        """Return text such as ``1.90 (1.80 to 1.97)``; ``form`` formats each of the three numbers."""
         return f"{self.median:{form}} ({self.low:{form}} to {self.high:{form}})"
 
 
 def ratio(some: Sequence[float], base: Sequence[float]) -> Spread:
-    """Return the ratios of ``some`` to ``base`` in the same round."""
+    """Return the spread of the ratios of ``some`` to ``base`` in the same rounds."""
     return Spread.of([a / b for a, b in zip(some, base, strict=True)])
 
 
 @dataclass(frozen=True)
 class Row:
-    """One contestant beside another: ``value`` is its own, ``ratio`` is to the other's value in the same round."""
+    """One contestant compared with another: its own ``value``, and its ``ratio`` to the other's in the same round."""
 
     part: str
     what: str
@@ -93,7 +93,7 @@ class Row:
 
 
 def row_of(part: str, what: str, beside: str, times: Times, images: int = 0) -> Row:
-    """Return a row of milliseconds per step or, if each time is that of so many ``images``, of images per second."""
+    """Return a row in milliseconds per step or, if each time is for a number of ``images``, in images per second."""
     own, other = times[what], times[beside]
     if images:
         return Row(part, what, beside, "images/s", Spread.of([images / s for s in own]), ratio(other, own), len(own))

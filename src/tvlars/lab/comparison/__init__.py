@@ -1,1 +1,1 @@
-"""Comparison of runs: statistics, tables and a verdict."""
+"""Comparison of runs: statistics, tables and verdicts."""

@@ -1,7 +1,7 @@
-"""Best of several trials: results as publications report them, and the part of them that is luck.
+"""Best of several trials: results in the form of publications, and the part of them that is luck.
 
-Trials are runs of one arm with different settings or seeds. The best of more trials is larger without any cause, and so
-is the best of several epochs. That is computed here, to compare arms with unequal numbers of trials.
+Trials are runs of one arm with different settings or seeds. The best of more trials is larger by chance alone, and so
+is the best of several epochs. This module computes the effect, to compare arms with unequal numbers of trials.
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ class BestOfTrials:
 
     measure: str
     epochs: str
-    """"best" if the best epoch of each trial counts, "last" if the last."""
+    """"best" if the best epoch of each trial counts, "last" if the last epoch counts."""
     trials: int
-    """Number of trials, diverged ones included."""
+    """Number of trials, including diverged ones."""
     failed: int
     """Trials without a result, which count as 0."""
     best: float
-    """The best of all trials."""
+    """Value of the best trial."""
     run: Path
-    """Folder of that trial."""
+    """Folder of the best trial."""
     epoch: int
-    """Epoch of that trial that counts."""
+    """Epoch of the best trial that counts."""
     n: int
     """Number of trials drawn for ``expected``."""
     expected: float
-    """Mean of the best of ``n`` of the trials, over all ways to draw them."""
+    """Mean of the best of ``n`` trials, over all ways to draw ``n`` of the trials."""
     values: tuple[float, ...]
     """Value of each trial, in the order of the runs."""
 
     @property
     def luck(self) -> float:
-        """Gain of reporting the best of all trials over the best of ``n`` of them, ``best - expected``."""
+        """Gain of the best of all trials over the mean best of ``n`` trials, ``best - expected``."""
         return self.best - self.expected
 
     def __str__(self) -> str:
@@ -64,18 +64,18 @@ class BestOfTrials:
 def expected_best(values: Sequence[float], n: int, by: Sequence[float] | None = None) -> float:
     """Return the mean of the best of ``n`` values that are drawn without replacement, over all draws.
 
-    With the values in ascending order v_1 ... v_N it is sum_i v_i (C(i, n) - C(i - 1, n)) / C(N, n): v_i is the best of
-    the draws from the first i values that are no draws from the first i - 1. It is an unbiased estimate of the mean
-    best of ``n`` further trials of the same kind (Tang et al. 2020, "Showing Your Work Doesn't Always Work").
+    With the values in ascending order v_1 ... v_N, the mean is sum_i v_i (C(i, n) - C(i - 1, n)) / C(N, n), since v_i
+    is the best in all draws from the first i values that are not draws from the first i - 1. It is an unbiased estimate
+    of the mean best of ``n`` further trials (Tang et al. 2020, "Showing Your Work Doesn't Always Work").
 
     Args:
         values: reported value of each trial, for example its test accuracy.
-        n: number of trials that are drawn.
-        by: values by which the best is chosen, for example validation accuracies; among equal ones, the mean of their
-            ``values`` counts. None (default): the values themselves.
+        n: number of drawn trials.
+        by: values that decide which trial is the best, for example validation accuracies; if several are equal, the
+            mean of their ``values`` counts. None (default): ``values``.
 
     Raises:
-        UsageError: a value is not finite, ``n`` is not between 1 and their number, or ``by`` has another number.
+        UsageError: a value is not finite, ``n`` is not from 1 to the number of values, or ``by`` has another length.
     """
     count, chosen_by = len(values), values if by is None else by
     if len(chosen_by) != count:
@@ -100,8 +100,8 @@ def expected_best(values: Sequence[float], n: int, by: Sequence[float] | None = 
 def gain_by_luck(more: int, fewer: int, spread: float) -> float:
     """Return the mean lead of the best of ``more`` trials over the best of ``fewer`` if all trials are equally good.
 
-    Trials are independent and normal with the standard deviation ``spread``; the lead is in its unit, and is
-    spread * (E max of ``more`` - E max of ``fewer``) of standard normal values.
+    Trials are assumed to be independent and normal with the standard deviation ``spread``. The lead, in the same unit,
+    is spread * (E max of ``more`` - E max of ``fewer``) of standard normal values.
 
     Raises:
         UsageError: a number of trials is not at least 1, or ``spread`` is negative or not finite.
@@ -132,18 +132,18 @@ def best_of_trials(
     measure: str | None = None,
     epochs: str = "best",
 ) -> BestOfTrials:
-    """Return the best of all trials, as publications report it, with the mean best of ``n`` of them.
+    """Return the best of all trials, as publications report it, with the mean best of ``n`` trials.
 
     Args:
         runs: run folders or loaded runs of one arm; or a folder of run folders, such as a sweep's.
-        n: number of trials of the other arm; None (default) uses all, so that ``luck`` is 0.
-        measure: column of epochs: "test_random_share_accuracy" (of ``test_share``), "test_accuracy" or
-            "validation_accuracy", for example. None (default) takes the first of these that all runs have.
-        epochs: "best" (default) uses the best epoch of each trial on the same images, as the published comparison may,
-            "last" the last one.
+        n: number of trials of the other arm; None (default): all trials, so that ``luck`` is 0.
+        measure: column of epochs, for example "test_random_share_accuracy" (of ``test_share``), "test_accuracy" or
+            "validation_accuracy". None (default): the first of these that all runs have.
+        epochs: "best" (default) uses the best epoch of each trial on the same images, as the published comparison may
+            do; "last" uses the last epoch.
 
-    Diverged trials, and others without a finite value, count as 0. Runs with images for validation have the accuracy
-    on the whole test set only at their end, which "last" uses.
+    Diverged trials, and others without a finite value, count as 0. Runs with validation images have an accuracy on the
+    whole test set only at their end, which "last" uses.
 
     Raises:
         UsageError: there is no run, a run has not ended, or it has no such measure.
@@ -178,13 +178,13 @@ def _loaded(runs: Iterable[LoadedRun | Path | str] | Path | str) -> list[LoadedR
             raise UsageError(f"runs must be an existing folder, got {str(folder)!r}")
         runs = sorted(path.parent for path in folder.glob("*/config.json"))
         if not runs:
-            raise UsageError(f"{folder} must have run folders in it, and has none")
+            raise UsageError(f"{folder} must contain run folders, but has none")
     found = [run if isinstance(run, LoadedRun) else load_run(run) for run in runs]
     if not found:
         raise UsageError("runs must name at least one run, got none")
     for run in found:
         if run.status not in (Status.FINISHED, Status.DIVERGED):
-            raise UsageError(f"{run.folder} must be over to be counted as a trial, but is {run.status}")
+            raise UsageError(f"{run.folder} must have ended to count as a trial, but is {run.status}")
     return found
 
 
@@ -193,11 +193,11 @@ def _common(runs: list[LoadedRun]) -> str:
         known = [run for run in runs if run.status == Status.FINISHED]
         if known and all(name in run.epochs and run.epochs[name].notna().any() for run in known):
             return name
-    raise UsageError("runs must have an accuracy in common, and have none")
+    raise UsageError("runs must have an accuracy in common, but have none")
 
 
 def _value(run: LoadedRun, name: str, epochs: str) -> tuple[float, int] | None:
-    """Return value and epoch of a trial; None if it diverged or has no finite value."""
+    """Return the value and epoch of a trial; None if it diverged or has no finite value."""
     if run.status == Status.DIVERGED:
         return None
     rows = run.epochs
@@ -205,7 +205,7 @@ def _value(run: LoadedRun, name: str, epochs: str) -> tuple[float, int] | None:
         value = run.test_accuracy  # with images for validation it is not among the rows
         return None if value is None or not math.isfinite(value) else (value, int(rows["epoch"].iloc[-1]))
     if name not in rows or not (known := rows[["epoch", name]].dropna()).shape[0]:
-        raise UsageError(f"{run.folder} must have {name} in its epochs, and has not")
+        raise UsageError(f"{run.folder} must have {name} in its epochs, but does not")
     at = int(known[name].to_numpy().argmax()) if epochs == "best" else -1
     value, epoch = float(known[name].iloc[at]), int(known["epoch"].iloc[at])
     return (value, epoch) if math.isfinite(value) else None

@@ -6,14 +6,13 @@ import itertools
 from collections.abc import Mapping
 
 OKABE_ITO = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D1F", "#999999")
-"""Colours that colour-blind readers can tell apart, legible on light and on dark."""
+"""Colours that colour-blind readers can distinguish, legible on light and dark backgrounds."""
 OWN = {"tvlars": 0, "lars": 1, "lamb": 2, "sgd": 3, "adamw": 4}
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "5px,2px", "2px,2px")
 
 
 def colors_of(optimizers: Mapping[str, str]) -> dict[str, tuple[str, str]]:
-    """Return color and dash of each arm, given its optimizer: the optimizer's own for its first arm, else unused
-    ones."""
+    """Return the color and dash of each arm: its optimizer's own for the optimizer's first arm, else unused ones."""
     places: dict[str, int] = {}
     for arm, optimizer in optimizers.items():
         own = OWN.get(optimizer)

@@ -53,9 +53,9 @@ class RunRow:
     folder: str = ""
     test_images: int | None = None
     validation_accuracy: float | None = None
-    """Accuracy on the validation images, if there are some."""
+    """Accuracy on the validation images, if there are any."""
     metrics: dict[str, float] = field(default_factory=dict)
-    """Extra measures by name, as in "test_f1"."""
+    """Extra measures by name, such as "test_f1"."""
 
 
 @dataclass
@@ -73,7 +73,7 @@ class Comparison:
     family: str = ALL
     """Tested pairs: "all", an arm to compare with each other arm, or pairs as in "a:b,a:c"."""
     margin: float | None = None
-    """Margin of equivalence in points of accuracy, None for 0.3; of a user's task in the unit of its measure, None for
+    """Margin of equivalence in points of accuracy, None for 0.3; for a user's task in the unit of its measure, None for
     no test of equivalence."""
     _differences: pd.DataFrame | None = field(default=None, init=False, repr=False, compare=False)
     """Differences that were adjusted within a larger family of comparisons."""
@@ -86,10 +86,10 @@ class Comparison:
     def table(self) -> ComparisonTable:
         """Return one row per optimizer and batch size, a data frame that prints as a table of text.
 
-        Columns are those of :func:`tvlars.lab.comparison.statistics.table`, with "optimizer" in place of "arm", and
-        of the difference from the best mean ``against_best``, and, as in :meth:`differences`, ``p_adjusted``,
-        ``equivalence_p_adjusted``, ``effect_size``, ``seeds_needed`` and ``verdict``. Of a user's task, its measure
-        NAME has the columns NAME, NAME_interval and NAME_seeds in place of the accuracy.
+        Columns are as in :func:`tvlars.lab.comparison.statistics.table`, with "optimizer" instead of "arm", and for the
+        difference from the best mean ``against_best`` and, as in :meth:`differences`, ``p_adjusted``,
+        ``equivalence_p_adjusted``, ``effect_size``, ``seeds_needed`` and ``verdict``. For a user's task with the
+        measure NAME, the columns NAME, NAME_interval and NAME_seeds replace the accuracy.
         """
         from tvlars.lab.comparison.paper import ComparisonTable
         from tvlars.lab.comparison.statistics import named_columns
@@ -113,7 +113,7 @@ class Comparison:
 
         Args:
             label: the table's ``\label``.
-            caption: its caption; None (default): one on settings, interval and verdicts.
+            caption: the table's caption; None (default): a caption on settings, interval and verdicts.
             pairs: True for the table of paired differences.
         """
         return self._paper(pairs).latex(label, caption)
@@ -122,7 +122,7 @@ class Comparison:
         """Return the table of :meth:`to_latex` in Markdown as GitHub renders it, with the caption below it.
 
         Args:
-            caption: the text below; None (default): one on settings, interval and verdicts.
+            caption: the text below; None (default): a caption on settings, interval and verdicts.
             pairs: True for the table of paired differences.
         """
         return self._paper(pairs).markdown(caption)
@@ -136,12 +136,12 @@ class Comparison:
         return f"Comparison({arms or 'nothing'}: {len(self.runs)} runs, folder {str(self.folder)!r})"
 
     def _repr_html_(self) -> str:
-        """Return table, sentences and curves, for notebooks."""
+        """Return table, sentences and curves as HTML for notebooks."""
         said = map(paragraph, (*self.answers(), *self.remarks(), self.protocol))
         return page(str(self.table()._repr_html_()), *said, self._picture())
 
     def _picture(self) -> str:
-        """Return the mean of each arm over its seeds as SVG: at several batch sizes over these, else over epochs."""
+        """Return the mean of each arm over its seeds as SVG, by batch size if there are several, else by epoch."""
         points: dict[str, dict[int, list[float]]] = {run.optimizer: {} for run in self.runs}
         title, x = self.measure.title, "batch size"
         done = [run for run in self.runs if run.status == Status.FINISHED]
@@ -185,7 +185,7 @@ class Comparison:
     def differences(self) -> pd.DataFrame:
         """Return one row per pair of optimizers and batch size, with its tests.
 
-        Columns: see :func:`tvlars.lab.comparison.statistics.differences`. Among them are better, worse, difference,
+        Columns: see :func:`tvlars.lab.comparison.statistics.differences`. They include better, worse, difference,
         interval, effect_size (Hedges' g_z), p_adjusted (Holm, of the declared family), equivalence_p_adjusted,
         seeds_needed, and verdict.
         """
@@ -260,7 +260,7 @@ class Comparison:
             declared = Declared.of(stored)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError(
-                f"{str(file)!r} must be that of a comparison, but cannot be read: {reason(error)}"
+                f"{str(file)!r} must be the file of a comparison, but cannot be read: {reason(error)}"
             ) from error
         return cls(folder, command, rows, measure, protocol, declared.family, declared.margin)
 
@@ -272,7 +272,7 @@ def _as_frame(runs: list[RunRow]) -> pd.DataFrame:
 
 
 def _as_table(runs: list[RunRow]) -> pd.DataFrame:
-    """Return the runs with a column for each extra measure."""
+    """Return the runs with one column per extra measure."""
     import pandas as pd
 
     frame = _as_frame(runs)
@@ -298,7 +298,7 @@ def _row(values: Any) -> RunRow:
     for name in ("test_accuracy", "validation_accuracy"):
         value = getattr(row, name)
         if value is not None and not (math.isnan(value) or 0 <= value <= 1):
-            raise ValueError(f"{name} of a run is {value!r:.60}, no fraction")
+            raise ValueError(f"{name} of a run is {value!r:.60}, not a fraction")
     if row.test_images is not None and row.test_images < 1:
         raise ValueError(f"test_images of a run is {row.test_images!r:.60}")
     if row.status == Status.FINISHED and row.test_accuracy is None:

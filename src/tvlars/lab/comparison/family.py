@@ -1,4 +1,4 @@
-"""The declared family of a comparison: the pairs of arms that are tested, and whose p-values are adjusted together."""
+"""Declared family of a comparison: the pairs of arms that are tested, and whose p-values are adjusted together."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ MARGIN = 0.3
 
 @dataclass(frozen=True)
 class Declared:
-    """Family of comparisons and margin of equivalence, as they are declared before or with a page."""
+    """Family of comparisons and margin of equivalence, declared before the runs or with a page."""
 
     family: str = ALL
     margin: float | None = None
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Declared:
-        """Return what a JSON file of a comparison or sweep declares; earlier versions declared nothing.
+        """Return the declaration in a JSON file of a comparison or sweep; defaults for files of earlier versions.
 
         Raises:
-            UsageError: the margin is no number > 0.
+            UsageError: the margin is not a number > 0.
         """
         return cls(str(values.get("family", ALL)), check_margin(values.get("margin")))
 
     def as_json(self) -> dict[str, Any]:
-        """Return the entries of a JSON file; :meth:`of` reads them."""
+        """Return the entries for a JSON file; :meth:`of` reads them."""
         return {"family": self.family} | ({} if self.margin is None else {"margin": self.margin})
 
 
@@ -50,8 +50,8 @@ def family_option() -> Any:
 def margin_option() -> Any:
     """Return the field of the option ``margin``, the same for all commands."""
     text = (
-        "arms whose difference is shown to be smaller are equivalent: points of accuracy (default: 0.3), of a task of "
-        "your own the unit of its measure (default: equivalence is not tested)"
+        "margin of equivalence: arms are equivalent if their difference is shown to be smaller; in points of accuracy "
+        "(default: 0.3), for your own task in the unit of its measure (default: no test)"
     )
     return option(None, text, within=(0, None), above=True)
 
@@ -75,7 +75,7 @@ def check_family(family: str, arms: Iterable[str]) -> None:
 
 
 def check_margin(margin: Any) -> float | None:
-    """Return a margin of equivalence, None if there is none; raise ``UsageError`` if it is no number > 0."""
+    """Return a margin of equivalence, or None; raise ``UsageError`` for other values than numbers > 0."""
     if margin is None:
         return None
     try:
@@ -97,7 +97,7 @@ def pairs_of(family: str, arms: Iterable[str]) -> set[frozenset[str]]:
 
 
 def said_family(family: str, comparisons: int) -> str:
-    """Return in words which pairs are tested, as in "all pairs (6)"."""
+    """Return the tested pairs in words, for example "all pairs of arms (6)"."""
     pairs = f"{comparisons} comparison{'s' * (comparisons != 1)}"
     return f"all pairs of arms ({pairs})" if family == ALL else f"{family} ({pairs})"
 
@@ -108,7 +108,7 @@ def _named(name: str, arms: Collection[str]) -> list[str]:
 
 
 def _split(text: str, arms: Collection[str]) -> tuple[list[str], list[str]] | None:
-    """Return the arms of both sides of ``A:B``, None if it is no such pair; names may have colons of their own."""
+    """Return the arms of both sides of ``A:B``; None if ``text`` is not a pair. Names may contain colons."""
     for place in (i for i, sign in enumerate(text) if sign == ":"):
         a, b = _named(text[:place].strip(), arms), _named(text[place + 1 :].strip(), arms)
         if a and b and a != b:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 NOTHING_HELD_OUT = (
     "Nothing was held out: runs were tested on the test set after every epoch. Choices made by looking at these test "
-    "numbers, as of a learning rate, an epoch or an optimizer, make them optimistic."
+    "numbers, such as a learning rate, an epoch or an optimizer, make them optimistic."
 )
 
 _SHARE = (
-    'The "test random share accuracy" is that on a random {:g} % of the test set, drawn anew after every epoch, as '
-    "published comparisons have it: it is noisier than that on the whole test set, and the best of many is too high."
+    'The "test random share accuracy" is measured on a random {:g} % of the test set, drawn anew after every epoch, as '
+    "in published comparisons: it is noisier than the accuracy on the whole test set, and the best of many is too high."
 )
 
 

@@ -1,4 +1,4 @@
-"""A pair of arms over common seeds: its difference by seeds and by test images, and tests of the difference."""
+"""Pair of arms over common seeds: difference, errors by seeds and by test images, and tests of the difference."""
 
 from __future__ import annotations
 
@@ -139,12 +139,12 @@ class ErrorOfImages:
             by_image = by_seed.mean(axis=0)
             noise = float(by_seed.var(axis=0, ddof=1).sum()) if len(by_seed) > 1 else 0.0
             now = math.sqrt(max(float(np.square(by_image).sum()), 1.0)) / images  # one image at least
-            # without the mean, to which a difference as small as a margin would add next to nothing
+            # the mean is ignored, since a difference as small as a margin adds little to it
             lasting = images * float(by_image.var()) - noise / len(by_seed)
             return cls(now, images, max(lasting, 0.0), noise)
         variance = 0.0  # assumes that all seeds fail on the same images
         for arm in (a, b):
-            rate = (float(arm["value"].mean()) * images + 1) / (images + 2)  # one more right, one more wrong: above 0
+            rate = (float(arm["value"].mean()) * images + 1) / (images + 2)  # + 1 keeps the variance above 0
             variance += rate * (1 - rate) / (images + 2)
         return cls(math.sqrt(variance), images, variance * images**2)
 

@@ -15,9 +15,9 @@ LEVEL = 0.05
 POWER = 0.8
 """Probability with which :func:`seeds_needed` seeds find a difference."""
 MOST_EXACT = 16
-"""Number of seeds up to which all sign patterns are counted."""
+"""Largest number of seeds for which all sign patterns are enumerated."""
 FEWEST_OF_INTERVAL = 3
-"""Fewest values whose mean has an interval: that of two is so wide that it reads as a fault."""
+"""Fewest values whose mean has an interval; an interval of two values is so wide that it looks like a fault."""
 DRAWN = 99_999
 """Number of random sign patterns for more seeds."""
 
@@ -25,23 +25,22 @@ DRAWN = 99_999
 def sign_flip_p(differences: ArrayLike) -> float:
     """Return the two-sided p-value of the paired permutation test that the mean of n differences is 0.
 
-    If two arms are equally good, each difference is as likely to have one sign as the other. p is the share of the 2ⁿ
-    sign patterns under which the mean is at least as far from 0 as it is, so 2 / 2ⁿ at least. Beyond 16 differences
-    99,999 patterns are drawn, with a fixed seed, and the observed one counts as a further one.
+    If two arms are equally good, both signs of each difference are equally likely. p is the share of the 2ⁿ sign
+    patterns for which the mean is at least as far from 0 as the observed mean, so at least 2 / 2ⁿ. For more than 16
+    differences, 99,999 patterns are drawn with a fixed seed, and the observed pattern is added.
 
     Source: Fisher, "The Design of Experiments", 1935; ``scipy.stats.permutation_test`` with samples permuted.
     """
     values = np.asarray(differences, dtype=float)
     count, signs = len(values), _signs(len(values))
-    tolerance = 1e-9 * float(np.abs(values).sum())  # sums that are equal but for rounding
+    tolerance = 1e-9 * float(np.abs(values).sum())  # accepts sums that are equal up to rounding
     reached = int((np.abs(signs @ values) >= abs(float(values.sum())) - tolerance).sum())
     return reached / len(signs) if count <= MOST_EXACT else (reached + 1) / (DRAWN + 1)
 
 
 @lru_cache(maxsize=2)  # pairs of a page have equally many seeds; 16 MB for 20
 def _signs(count: int) -> np.ndarray[Any, np.dtype[np.floating[Any]]]:
-    """Return sign patterns (patterns, count): one of two opposite patterns, whose means are equally far from 0, or
-    random ones."""
+    """Return sign patterns (patterns, count): one of each two opposite patterns (equal distance from 0), or random."""
     if count > MOST_EXACT:
         return np.random.default_rng(0).choice([-1.0, 1.0], size=(DRAWN, count))
     half = np.arange(2 ** max(count - 1, 0))
@@ -148,7 +147,7 @@ def seeds_needed(
         return fewest
     normal = (stats.norm.isf(level / comparisons / 2) + stats.norm.ppf(power)) / effect  # √n of a known deviation
     start = max(fewest, math.floor(max(normal, 0.0) ** 2))
-    seeds = np.arange(start, start + 100)  # Student's t asks for a few more
+    seeds = np.arange(start, start + 100)  # Student's t needs a few more seeds
     steps = np.exp2(np.minimum(seeds - 1.0, 50.0))
     patterns = np.floor(level / comparisons * steps)
     beyond, shift = stats.t.isf(patterns / steps / 2, seeds - 1), effect * np.sqrt(seeds)

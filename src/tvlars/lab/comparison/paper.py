@@ -50,7 +50,7 @@ class PaperTable:
             is significantly worse, ``equivalent`` those that are equivalent to it, ``breaks`` the rows that begin
             another batch size.
         measure: number of the column of the mean.
-        caption: settings, the interval, and what is bold.
+        caption: settings, the interval, and the meaning of bold text.
     """
 
     head: list[str]
@@ -167,7 +167,7 @@ def pairs_table(pairs: pd.DataFrame, measure: Measure) -> PaperTable:
         cells.append([names, *size, mean, str(pair["seeds"]), *tests, pair["verdict"]])
     caption = (
         f"Paired differences in {measure.name} over n seeds ± half the width of the 95 % interval (Student's t), the "
-        f"better arm first; g_z: Hedges' effect size; p: of a difference, {_tests(pairs, measure)}"
+        f"better arm first; g_z: Hedges' effect size; p: p-value of a difference, {_tests(pairs, measure)}"
     )
     if within:
         caption += (
@@ -210,7 +210,7 @@ def words(text: object) -> str:
 
 
 def arm_notes(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the settings of each arm with a name of its own, as in "cold: lars, warmup-epochs 0".
+    """Return the settings of each arm with its own name, for example "cold: lars, warmup-epochs 0".
 
     Args:
         settings: options of each run; options that differ between runs are named, except lr, which tables have.
@@ -296,7 +296,7 @@ def _row(cells: Any) -> str:
 class ComparisonTable(pd.DataFrame):
     """Data frame of :meth:`tvlars.lab.Comparison.table`, which prints as a table of arms with text in its cells.
 
-    ``attrs["measure"]`` is the measure of the means. Frames without the columns of such a table print as any other.
+    ``attrs["measure"]`` is the measure of the means. A frame without the columns of such a table prints as usual.
     """
 
     @property

@@ -51,7 +51,7 @@ def table(runs: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for (batch_size, arm), group in runs.groupby(["batch_size", "arm"], sort=False):
         finished = group[group["status"] == Status.FINISHED.value]
-        done = finished.drop_duplicates("seed", keep="last")  # a repeated seed is no independent run
+        done = finished.drop_duplicates("seed", keep="last")  # a repeated seed is not an independent run
         accuracies = done["value"].astype(float).tolist()
         means = [done[name].astype(float).mean() for name in MEANS]
         of = group["seed"].nunique()
@@ -107,12 +107,12 @@ def differences(runs: pd.DataFrame, family: str = ALL, margin: float | None = No
     """Return the mean difference over common finished seeds, and its tests, for each pair of arms of a batch size.
 
     A difference is significant if neither the choice of seeds nor the choice of test images explains it. p_value is the
-    larger of two: of the exact sign-flip test over seeds (:func:`tvlars.lab.comparison.paired.sign_flip_p`), and of a
-    t-test over test images (McNemar's variance of the differences per image if predictions were kept, else the binomial
-    variance of both arms). Two arms are equivalent if two one-sided t-tests, by seeds and by test images, show that
-    their difference is within the margin. Either kind of p-values is adjusted by Holm's method for all pairs of the
-    family, and significance and equivalence are judged at 5 %. Values of a user's task, of which samples are not known
-    one by one, are judged by seeds alone.
+    larger p-value of two tests: the exact sign-flip test over seeds
+    (:func:`tvlars.lab.comparison.paired.sign_flip_p`), and a t-test over test images (with McNemar's variance of the
+    differences per image if predictions were kept, else the binomial variance of both arms). Two arms are equivalent if
+    two one-sided t-tests, by seeds and by test images, show that their difference is within the margin. Both kinds of
+    p-values are adjusted by Holm's method for all pairs of the family, and significance and equivalence are judged at
+    5 %. Values of a user's task, which has no results per sample, are judged only by seeds.
 
     Args:
         runs: one row per run, with ``COLUMNS`` and optionally ``part``. Runs of different parts are not compared,
@@ -129,8 +129,8 @@ def differences(runs: pd.DataFrame, family: str = ALL, margin: float | None = No
           Student's t, by seeds and by test images; NaN for fewer than three seeds.
         - seeds: number of common seeds; deviation: standard deviation of the paired differences over them.
         - effect_size: Hedges' g_z, see :func:`tvlars.lab.comparison.paired.effect_size`.
-        - in_family: True if the pair is tested; comparisons: number of pairs in the family, those of arms whose runs
-          all diverged among them.
+        - in_family: True if the pair is tested; comparisons: number of pairs in the family, including pairs of arms
+          whose runs all diverged.
         - p_value, p_adjusted (Holm) and significant: the test of a difference.
         - margin, equivalence_p_value, equivalence_p_adjusted (Holm) and equivalent: the test of equivalence.
         - seeds_needed: number of seeds at which a true difference as large as the margin is found with a probability of
@@ -176,7 +176,7 @@ def _judge(family: list[dict[str, Any]], count: int) -> None:
     """Add p-values, verdicts and seeds needed to the rows of a family of ``count`` pairs; pairs without a common seed,
     because all runs of an arm diverged, have no row."""
     absent = [math.nan] * (count - len(family))
-    # Holm's method for the least p-values that so many seeds can have tells which pairs can be significant at all.
+    # Holm's method for the smallest possible p-values shows which pairs can be significant at all.
     least = holm([*(2.0 ** (1 - row["seeds"]) if row["pair"].known else 1.0 for row in family), *absent])
     tests = [(row["pair"].difference_p(), row["pair"].equivalence_p()) for row in family]
     both = (holm([*(p for p, _ in tests), *absent]), holm([*(q for _, q in tests), *absent]))

@@ -1,4 +1,4 @@
-"""Tables of a comparison: cells with text and sort keys, and the table on a terminal."""
+"""Tables of a comparison: cells with text and sort keys, and the table for a terminal."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def pair_cells(pairs: pd.DataFrame, measure: Measure) -> list[dict[str, Cell]]:
 
 
 def table_rows(comparison: Comparison) -> list[dict[str, str]]:
-    """Return the table of a comparison as text; p belongs to the difference from the best mean."""
+    """Return the table of a comparison as text; p-values are for the difference from the best mean."""
     measure = comparison.measure
     cells = table_cells(comparison.rows(), comparison.differences(), measure)
     left_out = against(measure), SECONDS
@@ -112,7 +112,7 @@ def print_table(comparison: Comparison) -> None:
 
 
 def by_least_importance(rows: list[dict[str, str]], measure: Measure) -> list[str]:
-    """Return the columns that may be left out, the least important one first."""
+    """Return the columns that may be left out, least important first."""
     kept = ["optimizer", measure.name] + ["batch size"] * (len({row["batch size"] for row in rows}) > 1)
     last = [*kept, P_VALUE, "runs", "lr", "test loss", "each seed", "batch size"]
     others = [name for name in rows[0] if name not in last]  # images/s, extra measures, train loss

@@ -1,6 +1,6 @@
-"""Data sets by name, each decoded once into uint8 tensors, of which batches are indexed.
+"""Data sets by name. Each is decoded once into uint8 tensors, from which batches are indexed.
 
-To add one: write a file with a function that returns ``ImageData``, and enter it in ``DATASETS``.
+To add a data set, write a function that returns ``ImageData`` in a new file, and enter it in ``DATASETS``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tvlars.lab.options import as_path, expanded
 __all__ = ["DATASETS", "FOLDER_PREFIX", "Data", "ImageData", "check_data_name", "from_datasets", "load_data"]
 
 Data = ImageData | Sequence[Any] | Mapping[str, Any]
-"""Data that functions of the laboratory take: ``ImageData``, or Datasets of users, see :func:`from_datasets`."""
+"""Data that functions of the laboratory accept: ``ImageData``, or Datasets of users, see :func:`from_datasets`."""
 DATASETS: dict[str, Callable[[Path | None], ImageData]] = {
     "digits": load_digits,
     "fashion-mnist": load_fashion_mnist,
@@ -39,16 +39,15 @@ DATASETS: dict[str, Callable[[Path | None], ImageData]] = {
 def check_data_name(
     name: str, image_size: int | None = None, skip_bad_images: bool = False, data_dir: Path | None = None
 ) -> None:
-    """Raise ``UsageError`` unless ``name`` may be a data set: a known name, imagefolder:PATH, torchvision:CLASS, or an
-    import path.
+    """Raise ``UsageError`` unless ``name`` is a known name, imagefolder:PATH, torchvision:CLASS, or an import path.
 
-    ``image_size`` is not for known names, ``skip_bad_images`` for imagefolder:PATH alone. The error suggests folders in
-    ``data_dir``.
+    ``image_size`` is invalid for known names, and ``skip_bad_images`` is valid only for imagefolder:PATH. The error
+    suggests folders in ``data_dir``.
     """
     if not isinstance(name, str):
         raise UsageError(f"data must be a name, got {name!r}")
     if skip_bad_images and not name.startswith(FOLDER_PREFIX):
-        raise UsageError(f"skip_bad_images must not be given for {name}, which is no folder of images, got True")
+        raise UsageError(f"skip_bad_images must not be given for {name}, which is not a folder of images, got True")
     if name.startswith((TORCHVISION_PREFIX, GIVEN)) and not name.endswith(":"):
         return
     if is_imported(name) and not (_folder_meant(name, data_dir) and find_spec(re.split("[.:]", name)[0]) is None):
@@ -67,11 +66,11 @@ def check_data_name(
 
 
 def _folder_meant(name: str, data_dir: Path | None) -> str | None:
-    """Return the existing folder in ``name``, which lacks the prefix or has another one."""
+    """Return the existing folder that ``name`` probably means without its prefix or with a wrong one, or None."""
     for text in (name, name.partition(":")[2], name.partition("=")[2]):
         with contextlib.suppress(
             OSError, ValueError, RuntimeError
-        ):  # no path: too long, with a NUL, or of an unknown user
+        ):  # not a path: too long, with a NUL, or of an unknown user
             if text.strip() and ((data_dir or Path()) / Path(text).expanduser()).is_dir():
                 return text
     return None
@@ -91,19 +90,19 @@ def load_data(
     Args:
         name: a key of ``DATASETS``, imagefolder:PATH, torchvision:CLASS, or an import path of a function that returns
             Datasets for training and test.
-        data_dir: folder of the files, or to download to; PATH is relative to it. None (default): the usual place of
+        data_dir: folder of the files, also for downloads; PATH is relative to it. None (default): the usual place of
             each data set.
         image_size: pixels to scale images to; not for keys of ``DATASETS``.
-        skip_bad_images: leave out images that cannot be read, and count them in ``account``; for imagefolder:PATH
-            alone. False (default): they are an error, which names them.
-        data_workers: processes that read Datasets. None (default): one per core if reading takes long.
+        skip_bad_images: leave out images that cannot be read, and count them in ``account``; only for
+            imagefolder:PATH. False (default): raise an error that names them.
+        data_workers: number of processes that read Datasets. None (default): one per core if reading takes long.
         encoded: leave the training images of a folder as files if ``image_size`` is given, so that random crops are
             taken from the whole images. False (default): decode them once.
 
     Raises:
-        UsageError: the name is unknown, or its files are missing, damaged or cannot be downloaded, or do not fit into
+        UsageError: the name is unknown, or the files are missing, damaged, cannot be downloaded, or do not fit into
             memory.
-        Exception: whatever code at an import path raises.
+        Exception: errors of the user's code at an import path.
     """
     data_dir = as_path("data_dir", data_dir)
     check_data_name(name, image_size, skip_bad_images, data_dir)

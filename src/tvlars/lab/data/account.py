@@ -1,4 +1,4 @@
-"""Account of reading files: what was left out, and remarks for the user."""
+"""Account of files that were read: files left out, and remarks for the user."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ BAD = ("image that cannot be read", "images that cannot be read")
 
 @dataclass
 class Account:
-    """Files and folders left out, counted by reason with an example, and remarks. ``str`` names the former."""
+    """Files and folders left out, counted by reason with an example, and remarks. ``str`` lists what is left out."""
 
     left_out: dict[Reason, tuple[int, str]] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
 
     def leave(self, reason: Reason, example: str, count: int = 1) -> None:
-        """Add ``count`` things that are left out; the first ``example`` is kept."""
+        """Add ``count`` files or folders that are left out; the first ``example`` is kept."""
         if count:
             before, first = self.left_out.get(reason, (0, example))
             self.left_out[reason] = before + count, first
@@ -39,17 +39,17 @@ class Account:
         )
 
     def lines(self) -> tuple[str, ...]:
-        """Return the account in lines for the description of a run."""
+        """Return the account as lines for the description of a run."""
         left_out = [f"left out {self}"] if self.left_out else []
         return (*left_out, *(f"note     {text}" for text in self.remarks))
 
 
 def counted(count: int, one: str, many: str) -> str:
-    """Return count and noun, as in "1 class" or "1,234 classes"."""
+    """Return a count with its noun, as in "1 class" or "1,234 classes"."""
     return f"{count:,} {one if count == 1 else many}"
 
 
 def shown(name: str, longest: int = 120) -> str:
-    """Return a printable form of a file's name: on one line, in any encoding, and not too long."""
+    """Return a printable form of a file name of any encoding, on one line and not too long."""
     printable = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
     return printable if len(printable) <= longest else f"{printable[: longest // 2]}...{printable[-longest // 2 :]}"

@@ -3,8 +3,8 @@
     ~/.cache/tvlars/decoded/NAME-HASH.u8       uint8 (N, 3, H, W), as numpy.memmap reads it, then digests and remarks
     ~/.cache/tvlars/decoded/NAME-HASH.lock     held by the process that decodes; others wait for the file
 
-The hash covers names, sizes and times of the files, and the size that they are scaled to: a changed folder is decoded
-again. A file gets its name when it is complete and on the disk.
+The hash covers names, sizes and times of the files, and the size to which images are scaled, so that a changed folder
+is decoded again. A file gets its name when it is complete and on the disk.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ from tvlars.lab.errors import UsageError
 
 CACHE = Path("~/.cache/tvlars/decoded")
 SHARE = 0.5
-"""Share of the machine's memory that decoded images may take."""
+"""Largest share of the machine's memory for decoded images."""
 FORMAT = b"tvlars-decoded-2"
-"""End of a mapped file, and part of its hash: the number changes if the same files give other pixels."""
+"""End of a mapped file, and part of its hash; the number changes if a new version decodes other pixels."""
 AHEAD = 8
 """Images per thread that are decoded in advance."""
 DIGEST = np.dtype("V16")
@@ -49,13 +49,13 @@ Digests = np.ndarray[Any, np.dtype[Any]]
 
 @dataclass(frozen=True)
 class Decoded:
-    """Images uint8 (N, 3, H, W) of the files that can be read, in order."""
+    """Images uint8 (N, 3, H, W) of the readable files, in order."""
 
     images: Tensor
     digests: Digests
     """Digests of each image's pixels."""
     bad: dict[int, str]
-    """Reasons why files cannot be read, by index."""
+    """Reasons why files cannot be read, by index of the file."""
     remarks: list[str]
     mapped: bool = False
 
@@ -64,7 +64,7 @@ def decode(folder: Path, files: Sequence[ImageFile], image_size: int | None) -> 
     """Decode all ``files`` of ``folder`` on all cores, scaled to ``image_size`` pixels.
 
     Raises:
-        UsageError: sizes differ, none can be read, or there is no room for them.
+        UsageError: sizes differ, no file can be read, or there is no disk space for the images.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of large images and EXIF data
@@ -92,7 +92,7 @@ def _first_shape(files: Sequence[ImageFile]) -> Shape:
             if height != width:
                 raise _no_squares(f"{file.place} is {width} x {height} pixels")
             return 3, height, width
-    return 3, 1, 1  # all are bad, which is an error later
+    return 3, 1, 1  # all files are bad, which is an error later
 
 
 def _decode_each(
@@ -144,7 +144,7 @@ def _decode_each(
 
 
 def _no_squares(said: str) -> UsageError:
-    return UsageError(f"images must be squares of one size, or image_size be given: {said}")
+    return UsageError(f"images must be squares of one size unless image_size is given: {said}")
 
 
 # -- the mapped file --------------------------------------------------------------------------------------
@@ -163,11 +163,11 @@ def mapped_file(folder: Path, files: Sequence[ImageFile], shape: Shape, image_si
 
 
 def _mapped(file: Path, files: Sequence[ImageFile], image_size: int | None, shape: Shape) -> Decoded:
-    """Map the file, which is written if it is missing; images are read from it when they are used."""
+    """Map the file, and write it before if it is missing; images are read from it on demand."""
     found = _open(file, len(files), shape)
     if found is None:
         with _held(file):
-            found = _open(file, len(files), shape)  # another process may have written it meanwhile
+            found = _open(file, len(files), shape)  # another process may have written it in the meantime
             if found is None:
                 _write(file, files, image_size, shape)
                 found = _open(file, len(files), shape)
@@ -180,9 +180,9 @@ def _mapped(file: Path, files: Sequence[ImageFile], image_size: int | None, shap
 
 @contextlib.contextmanager
 def _held(file: Path) -> Iterator[None]:
-    """Hold the lock of a mapped file while it is written, and remove leftovers of killed processes.
+    """Lock a mapped file while it is written, and remove temporary files of killed processes.
 
-    On file systems without locks several processes may write, each to its own file.
+    On file systems without locks, several processes may write, each to its own temporary file.
     """
     lock = FileLock(file.with_suffix(".lock"))
     try:
@@ -190,7 +190,7 @@ def _held(file: Path) -> Iterator[None]:
         try:
             lock.acquire(timeout=2)
         except Timeout:
-            aside(f"waiting for another process, which decodes the same images into {file}")
+            aside(f"waiting for another process that decodes the same images into {file}")
             lock.acquire()
         for left in file.parent.glob("*.*.part"):
             stem = left.name.rsplit(".", 2)[0]
@@ -201,7 +201,7 @@ def _held(file: Path) -> Iterator[None]:
         pass
     except OSError as error:
         raise UsageError(
-            f"TVLARS_CACHE must be a folder that can be written, and {file.parent} is none: {error.strerror}"
+            f"TVLARS_CACHE must be a writable folder, but {file.parent} is not: {error.strerror}"
         ) from error
     try:
         yield
@@ -226,8 +226,8 @@ def _write(file: Path, files: Sequence[ImageFile], image_size: int | None, shape
         os.replace(part, file)
     except OSError as error:
         raise UsageError(
-            f"TVLARS_CACHE must be a folder with room for {size / 2**30:.1f} GiB of decoded images, and {file.parent} "
-            f"cannot take them: {error.strerror}"
+            f"TVLARS_CACHE must be a folder with room for {size / 2**30:.1f} GiB of decoded images, but writing to "
+            f"{file.parent} failed: {error.strerror}"
         ) from error
     finally:
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits, which ship with it."""
+"""Handwritten digits that ship with scikit-learn."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tvlars.lab.data.image_data import ImageData
 
 
 def load_digits(data_dir: Path | None) -> ImageData:
-    """Load 1,797 digits of 8x8 pixels; a fifth of each class is for test. ``data_dir`` is ignored."""
+    """Load 1,797 digits of 8x8 pixels; a fifth of each class is the test set. ``data_dir`` is ignored."""
     from sklearn.datasets import load_digits as sklearn_digits
     from sklearn.model_selection import train_test_split
 

@@ -13,19 +13,19 @@ from torch import Tensor
 from tvlars.lab.data.streamed import is_streamed
 
 READ = 64
-"""Most images that are read to be digested, of those that are read as they are used."""
+"""Most images of a split that are digested if images are read on demand."""
 SOME = "some-"
-"""Beginning of the digest of their pixels, which is not that of all images."""
+"""Prefix of a digest of only some images."""
 DIGESTED = 2**28
-"""Most bytes of pixels of a split that are digested; of larger splits, evenly spaced images."""
+"""Most bytes of pixels of a split that are digested; for larger splits, evenly spaced images are digested."""
 
 
 @dataclass(frozen=True)
 class SplitFingerprint:
-    """Fingerprint of the training images, or of those for validation or test."""
+    """Fingerprint of the training, validation or test images."""
 
     counts: tuple[int, ...]
-    """Images of each class."""
+    """Number of images of each class."""
     files: str
     """Digest of the files' names and sizes; "" if data were not read from image files."""
     labels: str
@@ -38,8 +38,8 @@ class SplitFingerprint:
 class Fingerprint:
     """Fingerprint of a whole data set; equal fingerprints mean equal data.
 
-    ``decoder`` decoded the files: its versions may round differently, so digests of pixels are compared within one
-    version alone.
+    ``decoder`` is the library that decoded the files. Its versions may round differently, so digests of pixels are
+    compared only if the version is the same.
     """
 
     class_names: tuple[str, ...]
@@ -47,7 +47,7 @@ class Fingerprint:
     test: SplitFingerprint
     decoder: str = ""
     validation: SplitFingerprint | None = None
-    """Fingerprint of the images for validation; None if no image is held out."""
+    """Fingerprint of the validation images; None if there are none."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the fingerprint as a JSON object for :meth:`from_json`."""
@@ -56,7 +56,7 @@ class Fingerprint:
 
     @classmethod
     def from_json(cls, stored: Any) -> Fingerprint | None:
-        """Return the fingerprint in ``stored``, None if there is none."""
+        """Return the fingerprint in ``stored``; None if there is none."""
         try:
             held_out = [] if stored.get("validation") is None else [stored["validation"]]
             splits = [
@@ -78,7 +78,7 @@ class Fingerprint:
         return cls(tuple(names), train, test, decoder, *more) if whole else None
 
     def difference(self, here: Fingerprint, splits: Sequence[str] = ("train", "validation", "test")) -> str:
-        """Return in words how the data ``here`` differ in the given ``splits``; "" if they do not."""
+        """Return in words how the data ``here`` differ in the given ``splits``; "" if they are equal."""
         if said := difference_of_names(self.class_names, here.class_names):
             return said
         classes, now = len(self.train.counts), len(here.train.counts)
@@ -100,7 +100,7 @@ class Fingerprint:
             return f"{word} files have other names or sizes"
         if there.labels != now.labels:
             return f"{word} images have other labels, or another order"
-        alike = there.pixels.startswith(SOME) == now.pixels.startswith(SOME)  # else one of them fits into memory here
+        alike = there.pixels.startswith(SOME) == now.pixels.startswith(SOME)  # else only one of them fitted into memory
         compared = alike and not self.uncompared(here)
         return f"{word} images have other pixels" if compared and there.pixels != now.pixels else ""
 
@@ -114,11 +114,11 @@ class Fingerprint:
 
 
 SPLITS = {"train": "training", "validation": "validation", "test": "test"}
-"""Names of the splits, and their words in messages."""
+"""Names of the splits, and words for them in messages."""
 
 
 def difference_of_names(there: Sequence[str], here: Sequence[str]) -> str:
-    """Return in words how the class names ``here`` differ; "" if they do not."""
+    """Return in words how the class names ``here`` differ; "" if they are equal."""
     there, here = list(map(str, there)), list(map(str, here))
     if there == here:
         return ""
@@ -149,7 +149,7 @@ def fingerprint_split(images: Tensor, labels: Tensor, classes: int, files: str) 
 
 
 def digest_files(names_and_sizes: Sequence[tuple[bytes, int]]) -> str:
-    """Return the digest of files by name (relative to their data set) and size, in order."""
+    """Return the digest of file names, relative to the data set, and file sizes, in order."""
     digest = hashlib.sha256()
     for name, size in names_and_sizes:
         digest.update(b"%d %d " % (len(name), size) + name)

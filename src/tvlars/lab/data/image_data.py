@@ -1,4 +1,4 @@
-"""Common form of all data sets: uint8 images and labels, for training, for validation and for test."""
+"""Common form of all data sets: uint8 images and labels for training, validation and test."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from tvlars.lab.data.streamed import LazyImages, is_streamed
 from tvlars.lab.errors import UsageError
 
 MEASURED, STREAMED = 200_000, 2048
-"""Most training images that mean and standard deviation are computed from; of images that are read for it, fewer."""
+"""Most training images for mean and standard deviation: of images in memory, and of images read on demand."""
 
 
 def pick(images: Tensor, index: Tensor) -> Tensor:
-    """Return ``images[index]`` on the device of ``index``; the images may be on another one."""
+    """Return ``images[index]`` on the device of ``index``; ``images`` may be on another device."""
     return images[index.to(images.device)].to(index.device)
 
 
 def check_amount(amount: float | None) -> None:
     """Raise ``UsageError`` unless ``amount`` is a number of validation images, a share of the training images, or None.
 
-    1 is one image.
+    The value 1 means one image.
     """
     number = isinstance(amount, int | float) and not isinstance(amount, bool) and 0 <= amount < math.inf
     if amount is not None and not (number and (amount < 1 or float(amount).is_integer())):
@@ -38,14 +38,14 @@ def check_amount(amount: float | None) -> None:
 
 
 def sample(images: Tensor, labels: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Return ``count`` random samples, the same each time, or all if there are fewer."""
+    """Return ``count`` random samples, or all if there are fewer; equal calls return equal samples."""
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0), device="cpu")
     chosen = order[:count].to(labels.device)
     return pick(images, chosen), labels[chosen]
 
 
 class Chosen(LazyImages):
-    """Images of a larger tensor, a mapped file."""
+    """Some images of a larger tensor in a mapped file."""
 
     def __init__(self, images: Tensor, index: Tensor) -> None:
         super().__init__(tuple(images.shape[1:]), index)
@@ -73,20 +73,20 @@ class ImageData:
     """True if a mirrored image belongs to the same class; a mirrored digit does not."""
     class_names: tuple[str, ...] = ()
     mapped: bool = False
-    """True if images are in a mapped file or in files of their own, from which they are read when they are used."""
+    """True if images are in a mapped file or in separate files, from which they are read on demand."""
     files: tuple[str, str] = ("", "")
     """Digests of the names and sizes of training and test files; "" if there are none."""
     decoder: str = ""
     """Name and version of the decoder; "" if pixels were not decoded from files."""
     account: tuple[str, ...] = ()
-    """Lines on files of a folder that were left out, and other remarks."""
+    """Lines on left-out files of a folder, and other remarks."""
     validation_images: Tensor | None = None
-    """Images that are held out from training, to choose by; None if there are none."""
+    """Images held out from training to choose options and models; None if there are none."""
     validation_labels: Tensor | None = None
     validation_files: str = ""
-    """Digest of the names and sizes of validation files; "" if there are none of their own."""
+    """Digest of the names and sizes of separate validation files; "" if there are none."""
     held_out: tuple[float, int] | None = None
-    """Amount and seed of :meth:`hold_out`, which made the validation images from training images."""
+    """Amount and seed of :meth:`hold_out`, if it took the validation images from the training images."""
 
     def __post_init__(self) -> None:
         must, shapes = f"{self.name} must have", []
@@ -121,7 +121,7 @@ class ImageData:
 
     @property
     def fingerprint(self) -> Fingerprint:
-        """Fingerprint that is kept with a run and compared when the run resumes."""
+        """Fingerprint that is stored with a run, and compared when the run resumes."""
         return self._fingerprint
 
     @cached_property
@@ -145,8 +145,7 @@ class ImageData:
     def mean_and_std(self) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation of each channel over the training images, on the scale 0 to 255.
 
-        Of more than 200,000 images, as many evenly spaced ones are used; of images that are
-        read as they are used, 2,048.
+        At most 200,000 images, evenly spaced, are used; if images are read on demand, at most 2,048.
         """
         values = torch.arange(256, dtype=torch.float64, device="cpu")
         counts = torch.zeros(self.channels, 256, dtype=torch.float64, device="cpu")
@@ -165,7 +164,7 @@ class ImageData:
         return getattr(self, f"{split}_images"), getattr(self, f"{split}_labels")
 
     def with_validation_as_test(self) -> ImageData:
-        """Return the data with the validation images in the place of the test images, which are not there then."""
+        """Return the data with the validation images in place of the test images, and without a validation part."""
         assert self.validation_images is not None
         assert self.validation_labels is not None
         held = {"validation_images": None, "validation_labels": None, "validation_files": "", "held_out": None}
@@ -174,35 +173,37 @@ class ImageData:
 
     @property
     def validated(self) -> bool:
-        """True if there are images for validation."""
+        """True if there are validation images."""
         return self.validation_labels is not None
 
     def hold_out(self, amount: float | None, seed: int = 0) -> ImageData:
-        """Return the data with training images held out for validation: the same ones for equal data and ``seed``.
+        """Return the data with training images held out for validation: the same images for equal data and ``seed``.
 
-        Every class has its share of them, as exactly as whole images allow (``train_test_split`` of scikit-learn).
+        The choice is stratified by class (``train_test_split`` of scikit-learn).
 
         Args:
-            amount: number of images (1 or more), or share of the training images (below 1). 0: the data have no
-                validation images, not even those that came with them. None: the data stay as they are.
-            seed: of the choice.
+            amount: number of images (1 or more), or share of the training images (below 1). 0: no validation images,
+                even if the data came with some. None: no change.
+            seed: seed of the choice.
 
         Raises:
-            UsageError: the data have validation images already, there are too few images for ``amount``, or a class
-                would be left without one.
+            UsageError: the data already have validation images, there are too few images for ``amount``, or a class
+                would be left without images.
         """
         check_amount(amount)
         if amount is None and seed and self.held_out is None:
-            raise UsageError(f"validation must be given with validation_seed, got validation_seed {seed} alone")
+            raise UsageError(f"validation must be given with validation_seed, got only validation_seed {seed}")
         if amount is None or (amount, seed) == self.held_out:
             return self
         if self.held_out is not None:
-            raise UsageError(f"validation must be {self.held_out[0]:g} for data that are held out so, got {amount:g}")
+            raise UsageError(
+                f"validation must be {self.held_out[0]:g}, which has been held out of these data, got {amount:g}"
+            )
         if amount == 0:
             return replace(self, validation_images=None, validation_labels=None, validation_files="")
         if self.validated:
             raise UsageError(
-                f"validation must not be given for {self.name}, which has validation images of its own, got {amount:g}"
+                f"validation must not be given for {self.name}, which has its own validation images, got {amount:g}"
             )
         kept, chosen = self._chosen(amount, seed)
         here = self.train_labels.device
@@ -219,7 +220,7 @@ class ImageData:
         )
 
     def _chosen(self, amount: float, seed: int) -> tuple[Tensor, Tensor]:
-        """Return the indices of the training images that are kept, and of those held out, in ascending order."""
+        """Return the indices of the kept training images, and of the images held out, each in ascending order."""
         from sklearn.model_selection import train_test_split
 
         labels = self.train_labels.cpu().numpy()
@@ -245,18 +246,18 @@ class ImageData:
         left = torch.bincount(self.train_labels.cpu()[kept], minlength=self.classes)
         if int(left[counts > 0].min()) == 0:
             name = self._name_of(int(((counts > 0) & (left == 0)).int().argmax()))
-            raise UsageError(f"validation must leave class {name} of {self.name} a training image, {given}")
+            raise UsageError(f"validation must leave a training image of class {name} of {self.name}, {given}")
         return kept, chosen
 
     def _images_at(self, index: Tensor) -> Any:
-        """Return the training images with these indices; those of a mapped file are read when they are used."""
+        """Return the training images with these indices; images of a mapped file are read on demand."""
         images: Any = self.train_images
         if isinstance(images, LazyImages):
             return images.at(index)
         return Chosen(images, index.to(images.device)) if self.mapped else images[index.to(images.device)]
 
     def _classes_without(self, chosen: Tensor) -> str:
-        """Return the classes of training images that have none among the ``chosen``, in words; "" if there are none."""
+        """Return in words the classes without an image among the ``chosen``; "" if there are none."""
         labels = self.train_labels.cpu()
         every, held = (torch.bincount(one, minlength=self.classes) for one in (labels, labels[chosen]))
         names = [self._name_of(int(i)) for i in ((every > 0) & (held == 0)).nonzero().flatten()]
@@ -267,14 +268,14 @@ class ImageData:
         return f"{self.class_names[label]!a}" if self.class_names else str(label)
 
     def to(self, device: torch.device) -> ImageData:
-        """Return the same with all tensors on ``device``."""
+        """Return the data with all tensors on ``device``."""
         here = self.with_labels_on(device)
         held = None if self.validation_images is None else self.validation_images.to(device)
         train, test = self.train_images.to(device), self.test_images.to(device)
         return replace(here, train_images=train, validation_images=held, test_images=test)
 
     def with_labels_on(self, device: torch.device) -> ImageData:
-        """Return the same with labels on ``device``; images stay where they are."""
+        """Return the data with labels on ``device``; images stay where they are."""
         held = None if self.validation_labels is None else self.validation_labels.to(device)
         train, test = self.train_labels.to(device), self.test_labels.to(device)
         return replace(self, train_labels=train, validation_labels=held, test_labels=test)
@@ -288,5 +289,5 @@ class ImageData:
         held = self.validation_labels
         counts = f"{train} and {test}" if held is None else f"{train}, {len(held):,} validation and {test}"
         streamed = is_streamed(self.train_images)
-        where = ", read as they are used" if streamed else ", decoded on disk" if self.mapped else ""
+        where = ", read on demand" if streamed else ", decoded on disk" if self.mapped else ""
         return f"{self.name}: {counts} of {size}, {self.classes} classes ({self.origin}{where})"

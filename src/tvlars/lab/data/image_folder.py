@@ -5,9 +5,9 @@ PATH/CLASS/*.png                                split 4:1 by class
 PATH/*.png, PATH/train/*.png, PATH/val/*.png    no labels: one class, split in the same ways
 PATH/train/CLASS/images/*.JPEG, PATH/val/images/*.JPEG, PATH/val/val_annotations.txt    Tiny ImageNet
 
-Folders of a split may be called Training, valid, TEST_set and so on; beside test, val is for validation. One
-more folder around all of them is ignored, and folders inside a class belong to the class. ``ImageData.account`` lists
-what is left out.
+Folders of a split may also have names such as Training, valid or TEST_set; if there is a folder test, val is for
+validation. One more folder around all of them is ignored, and folders inside a class belong to the class.
+``ImageData.account`` lists the files that are left out.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from tvlars.lab.data.walk import ANNOTATIONS, Folder, ImageFile
 from tvlars.lab.errors import UsageError
 
 UNLABELLED = "unlabelled"
-"""Class of images without a folder of a class."""
+"""Class of images that are not in the folder of a class."""
 FEW = 0.1
-"""Ratio of images beside a folder to those in it from which it is unclear which are meant."""
+"""Ratio of images beside class folders to images inside from which it is unclear which ones are meant."""
 NAMED = 10
 """Most bad files that a message names."""
 SPLITS = {"train": "train|training|trn", "val": "val|valid|validation|dev", "test": "test|testing|tst|eval|evaluation"}
 FILLERS = "set|data|dataset|images?|imgs?|split|folder|seg"
-"""Additional words in names of folders of a split, as in seg_train and test-set."""
+"""Additional words in the names of split folders, as in seg_train and test-set."""
 
 Labelled = list[tuple[ImageFile, str]]
 
@@ -57,13 +57,13 @@ def load_image_folder(
     """Read all images below ``folder`` as RGB.
 
     Args:
-        folder: laid out as the module's docstring says.
-        image_size: pixels; the shorter side is scaled to it and the central square cut out. None (default): images
-            stay as they are, and must be squares of one size.
-        skip_bad_images: leave out images that cannot be read, and count them in the account. False (default): they
-            are an error, which names them.
-        encoded: leave the training images as files if ``image_size`` is given: they are read as they are used.
-            False (default): decode them once.
+        folder: folder with one of the layouts in the module's docstring.
+        image_size: pixels; the shorter side is scaled to this size, and the central square is cropped. None (default):
+            images are not changed, and must be squares of one size.
+        skip_bad_images: leave out images that cannot be read, and count them in the account. False (default): raise
+            an error that names them.
+        encoded: leave the training images as files if ``image_size`` is given, and read them on demand. False
+            (default): decode them once.
         processes: number of processes that read files. None (default): one per core.
 
     Raises:
@@ -76,7 +76,7 @@ def load_image_folder(
     number = {name: i for i, name in enumerate(sorted(_classes(layout.train)))}
     _check_classes(folder, number, [*layout.validation, *layout.test])
     if encoded and skip_bad_images:
-        raise UsageError("skip_bad_images must not be given with crop random-resized, for which images are not decoded")
+        raise UsageError("skip_bad_images must not be given with crop random-resized, since images are decoded later")
     first = len(layout.train) if encoded and image_size is not None else 0
     found = decode(folder, [file for file, _ in everything[first:]], image_size)
     found = replace(found, bad={first + i: reason for i, reason in found.bad.items()})
@@ -91,8 +91,8 @@ def load_image_folder(
         said = ", ".join(f"{place} ({reason})" for place, reason in list(bad.items())[:NAMED]) + more
         if not skip_bad_images:
             raise UsageError(
-                f"{folder} must hold images that can be read, but {len(bad):,} of "
-                f"{len(everything) + len(layout.missing):,} cannot: {said}. "
+                f"{folder} must contain readable images, but {len(bad):,} of "
+                f"{len(everything) + len(layout.missing):,} cannot be read: {said}. "
                 "--skip-bad-images (skip_bad_images=True) continues without them."
             )
         account.leave(BAD, "{}: {}".format(*next(iter(bad.items()))), len(bad))
@@ -102,7 +102,7 @@ def load_image_folder(
             )
         for word, mine, wanted in (("test", test, True), ("validation", validation, layout.validation)):
             if wanted and not mine:
-                raise UsageError(f"{folder} must have {word} images that can be read, but has none: {said}")
+                raise UsageError(f"{folder} must have readable {word} images, but has none: {said}")
     account.remarks += found.remarks
     for word, mine in (("validation", validation), ("test", test)):
         if mine and (without := sorted(number.keys() - _classes(mine))):
@@ -111,7 +111,7 @@ def load_image_folder(
     files = [file for file, _ in good]
     decoded: list[Any] = [found.images[max(place.start - first, 0) : max(place.stop - first, 0)] for place in places]
     if first:
-        account.remarks.append("training images are read from their files as they are used")
+        account.remarks.append("training images are read from their files on demand")
         readers = Readers(_Files([file for file, _ in train], image_size), default_processes(processes))
         decoded[0] = StreamedImages(readers, tuple(found.images.shape[1:]), torch.arange(len(train), device="cpu"))
     else:
@@ -157,7 +157,7 @@ class _Files(Source):
                 warnings.simplefilter("ignore")  # Pillow warns of large images and EXIF data
                 pixels = read_picture(file.path, image_size).pixels
         except BadImageError as error:
-            raise UsageError(f"{file.place} must be an image that can be read, but {error}") from error
+            raise UsageError(f"{file.place} must be a readable image, but {error}") from error
         return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
@@ -168,10 +168,10 @@ class _Layout:
         self.top, self.account = top, top.account
         self._inner: dict[Folder, Folder] = {}
         self.missing: dict[str, str] = {}
-        """Missing files that annotations name, with the reason."""
+        """Files that are named in annotations but missing, with the reason."""
         self.train: Labelled = []
         self.validation: Labelled = []
-        """Files of val beside test; none if one of them is not there or has no labels."""
+        """Files of val if there is also test; empty if one of them is missing or has no labels."""
         self.test: Labelled = []
         root = self._unwrapped(top)
         if not self._read_splits(root):
@@ -193,7 +193,7 @@ class _Layout:
                 by_split.setdefault(split, []).append(folder)
         named = [folder for folders in by_split.values() for folder in folders]
         others = [folder for folder in root.full if folder not in named]
-        # in bus, car, train, the last is a class
+        # in bus, car, train, the last folder is a class
         if not named or (others and not any(map(_has_structure, named))):
             return False
         for split, folders in by_split.items():
@@ -204,7 +204,7 @@ class _Layout:
         if "train" not in there or len(there) == 1:
             missing = "train" if "train" not in there else "val (or test)"
             raise UsageError(
-                f"{self.top.path} must have the folders train and val (or test), or a folder a class; no {missing}"
+                f"{self.top.path} must have the folders train and val (or test), or one folder per class; no {missing}"
             )
         for folder in others:
             self.account.leave(BESIDE, shown(f"{folder.name}/"), len(folder.below))
@@ -236,7 +236,7 @@ class _Layout:
         self.origin += said
 
     def _labelled(self, place: Folder, names: set[str]) -> tuple[Labelled, str]:
-        """Return the images of a folder of a split with their labels, and an addition to the origin."""
+        """Return the images of a split folder with their labels, and an addition to the origin."""
         if place.annotations and not _folders_of(place, names):
             return self._annotated(place, place.annotations), f" with {ANNOTATIONS}"
         place = self._unwrapped(place, within_split=True)
@@ -245,18 +245,18 @@ class _Layout:
         if not found:
             wanted = f"have a folder of images for each class, or {ANNOTATIONS}"
             raise UsageError(
-                f"{place} must {'hold images itself, as the training folder does' if unlabelled else wanted}"
+                f"{place} must {'contain images directly, as the training folder does' if unlabelled else wanted}"
             )
         return found, ""
 
     def _is_labelled(self, place: Folder, names: set[str]) -> bool:
-        """Return whether the images of a folder of a split have labels of the training images."""
+        """Return whether the images of a split folder have the labels of the training images."""
         if names == {UNLABELLED}:
             return bool(place.images)
         return bool(place.annotations or _folders_of(self._unwrapped(place, within_split=True), names))
 
     def _unwrapped(self, place: Folder, within_split: bool = False) -> Folder:
-        """Return the innermost only folder that holds several folders of images."""
+        """Return the folder below ``place``, reached through single folders, that has several folders of images."""
         if place in self._inner:
             return self._inner[place]
         around: list[Folder] = []
@@ -271,7 +271,7 @@ class _Layout:
             _check_strays(inner, full, FEW * len(full[0].below))
             around.append(inner)
             inner = full[0]
-        for folder in around:  # account for files around the folder that is read
+        for folder in around:  # count files outside of the folder that is read
             if folder.images:
                 self.account.leave(STRAYS, folder.images[0].place, len(folder.images))
             for empty in folder.empty:
@@ -282,10 +282,10 @@ class _Layout:
     # -- classes --------------------------------------------------------------------------------------
 
     def _by_class(self, place: Folder, known: set[str] | None = None, alone: bool = False) -> Labelled:
-        """Return the images of each folder in ``place`` with its name as their class; none if all lie in ``place``.
+        """Return the images of each folder in ``place``, with the folder's name as class; [] if there are no folders.
 
         Folders of test images may lack some of the ``known`` classes. In a folder without a split (``alone``), images
-        beside the folders may be those that are meant.
+        beside the class folders may be the ones that are meant.
         """
         full, strays = place.full, place.images
         sizes = [len(folder.below) for folder in full]
@@ -297,7 +297,7 @@ class _Layout:
         for folder in place.empty:
             if known is None:
                 raise UsageError(
-                    f"{folder} must hold images, as the folder of a class, but holds none: remove it where it is no "
+                    f"{folder} must contain images, as the folder of a class, but has none: remove it if it is not a "
                     f"class{self._left_out()}"
                 )
             if folder.name not in known:
@@ -311,7 +311,7 @@ class _Layout:
         for folder in classes:
             alike.setdefault(_folded(folder.name), []).append(f"{folder.name!a}")
         self.account.remarks += [
-            f"classes whose names differ in case or form of letters alone: {' and '.join(names)}"
+            f"classes whose names differ only in case or form of letters: {' and '.join(names)}"
             for names in alike.values()
             if len(names) > 1
         ]
@@ -328,13 +328,13 @@ class _Layout:
             )
 
     def _unlabelled(self, place: Folder) -> Labelled:
-        """Return the images in the folder itself as one class, which is enough for self-supervised learning."""
+        """Return the images directly in the folder as one class, which is enough for self-supervised learning."""
         for folder in place.folders if place.images else []:
             folder.leave(BESIDE if folder.below else NO_IMAGES, count=len(folder.below) or 1)
         return [(file, UNLABELLED) for file in place.images]
 
     def _annotated(self, place: Folder, annotations: Path) -> Labelled:
-        """Return images of Tiny ImageNet's val: columns of file name and class, beside a folder ``images``."""
+        """Return images of Tiny ImageNet's val: a file with columns of file name and class, and a folder ``images``."""
         there = {file.parts[len(place.parts) :]: file for file in place.below}
         found: Labelled = []
         for name, label in _read_annotations(annotations).items():
@@ -356,22 +356,22 @@ def _folders_of(place: Folder, names: set[str]) -> list[Folder]:
 
 
 def _has_structure(place: Folder) -> bool:
-    """Return whether a folder holds folders of images, or annotations, like a folder of a split."""
+    """Return whether a folder contains folders of images, or annotations, like a split folder."""
     return bool(place.annotations) or sum(len(folder.below) for folder in place.folders) > len(place.images)
 
 
 def _check_strays(place: Folder, folders: list[Folder], too_many: float) -> None:
-    """Raise ``UsageError`` if so many images lie beside folders of images that they may be those meant."""
+    """Raise ``UsageError`` if there are so many images beside the class folders that they may be the ones meant."""
     if len(place.images) >= too_many:
         names = _some("folder", "folders", [folder.name for folder in folders])
         raise UsageError(
-            f"{place} must hold folders of images, one for each class, or images alone, but holds "
-            f"{len(place.images):,} images beside {names} of images: move either elsewhere"
+            f"{place} must contain folders of images, one for each class, or only images, but contains "
+            f"{len(place.images):,} images beside {names} of images: move one of them elsewhere"
         )
 
 
 def _split_name(name: str) -> str | None:
-    """Return the split that a folder's name stands for, None if it stands for none."""
+    """Return the split that a folder's name means; None if it means no split."""
     words = " ".join(re.split(r"[\W_\d]+", name.casefold())).strip()
     for split, names in SPLITS.items():
         if re.fullmatch(rf"(({FILLERS}) )*({names})({FILLERS})?( ({FILLERS}))*", words):
@@ -384,20 +384,20 @@ def _folded(name: str) -> str:
 
 
 def _some(one: str, many: str, names: Sequence[str]) -> str:
-    """Return number and names, as in "2 classes (cat, dog)"."""
+    """Return a number with names, as in "2 classes (cat, dog)"."""
     more = ", ..." if len(names) > 5 else ""
     return f"{counted(len(names), one, many)} ({', '.join(map(shown, names[:5]))}{more})"
 
 
 def _split(folder: Path, everything: list[tuple[Any, str]]) -> tuple[list[tuple[Any, str]], list[tuple[Any, str]]]:
-    """Split off a fifth of each class, at least one image, for test."""
+    """Split off a fifth of each class, at least one image, as test set."""
     rng = np.random.default_rng(0)
     by_class: dict[str, list[tuple[Any, str]]] = {}
     for image in everything:
         by_class.setdefault(image[1], []).append(image)
     if single := [name for name, images in by_class.items() if len(images) < 2]:
         raise UsageError(
-            f"{folder} must hold at least two images of each class to be split, got one of "
+            f"{folder} must contain at least two images of each class to be split, got one of "
             f"{_some('class', 'classes', single)}"
         )
     parts: tuple[list[tuple[Any, str]], list[tuple[Any, str]]] = ([], [])
@@ -414,7 +414,7 @@ def _check_classes(folder: Path, number: Collection[str], test: Labelled) -> Non
     if unknown:
         file, label = unknown[0]
         alike = [name for name in number if _folded(name) == _folded(label)]
-        hint = f"; {alike[0]!a} differs in case or form of letters alone" if alike else ""
+        hint = f"; {alike[0]!a} differs only in case or form of letters" if alike else ""
         others = len({label for _, label in unknown}) - 1
         more = f", nor have {others:,} other classes" if others else ""
         raise UsageError(
@@ -423,7 +423,7 @@ def _check_classes(folder: Path, number: Collection[str], test: Labelled) -> Non
 
 
 def _read_annotations(file: Path) -> dict[str, str]:
-    """Return the class of each file; columns are separated by tabs or else blanks, in any Unicode encoding."""
+    """Return the class of each file; columns are separated by tabs, or else by blanks, in any Unicode encoding."""
     raw = file.read_bytes()
     utf16 = raw[:2] in (b"\xff\xfe", b"\xfe\xff")
     text = raw.decode("utf-16", "replace") if utf16 else raw.decode("utf-8-sig", "surrogateescape")
@@ -433,7 +433,7 @@ def _read_annotations(file: Path) -> dict[str, str]:
             continue
         name, label, *_ = (*(column.strip() for column in (line.split("\t") if "\t" in line else line.split())), "")
         if not name or not label:
-            raise UsageError(f"{file} must have a file name and a class in each line, line {number} has not")
+            raise UsageError(f"{file} must have a file name and a class in each line, but line {number} does not")
         if found.setdefault(name, label) != label:
             raise UsageError(
                 f"{file} must give each file one class, but {name!a} is of {found[name]!a}, and in line {number} of "

@@ -2,8 +2,8 @@
 
 orientation          of EXIF, applied
 transparency         over white: alpha channels, palettes, and single transparent colours
-16 bits per channel  the upper 8; refused where all values are below 4096, since 12 bits in 16 would be almost black
-32 bits, floats      refused, their range is not defined
+16 bits per channel  the upper 8; refused if all values are below 4096, since 12 bits in 16 would be almost black
+32 bits, floats      refused, since their range is not defined
 several frames       the first: GIF, APNG, WebP, TIFF
 colour profiles      not applied
 """
@@ -24,7 +24,7 @@ from tvlars.lab import memory
 from tvlars.lab.errors import UsageError
 
 EXTERNAL = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "PDF", "WMF"})
-"""Formats without pixels, or that Pillow reads with other programs such as Ghostscript."""
+"""Formats without pixels, and formats that Pillow reads with other programs such as Ghostscript."""
 ROUNDING = ("libjpeg_turbo", "jpg_2000", "webp", "avif")
 """Libraries whose versions round differently."""
 T = TypeVar("T")
@@ -42,19 +42,19 @@ TURNS = {
 """Transpositions by EXIF orientation; ``ImageOps.exif_transpose`` fails if other EXIF data are damaged."""
 DARK = 4096
 OF_THE_DISK = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE, errno.ENODEV, errno.ENXIO)
-"""Errors of the system, not of the file; others, such as EINVAL, also occur for damaged files."""
+"""Errors of the system, not of the file; other errors, such as EINVAL, also occur for damaged files."""
 LONGEST = 64
-"""Ratio of the sides from which an image is cut before it is scaled, which saves memory."""
+"""Ratio of the sides from which an image is cropped before it is scaled, to save memory."""
 FRAMES = "several frames, of which the first is read"
-DEEP = "16 bits a channel, of which the upper 8 are read"
+DEEP = "16 bits per channel, of which the upper 8 are read"
 
 
 class BadImageError(ValueError):
-    """An image file cannot be read; the message says why."""
+    """Error for an image file that cannot be read; the message gives the reason."""
 
 
 class Picture(NamedTuple):
-    """Pixels uint8 (H, W, 3), and remarks on what they leave out: ``FRAMES`` and ``DEEP``."""
+    """Pixels uint8 (H, W, 3), and remarks on parts of the file that are not used: ``FRAMES`` and ``DEEP``."""
 
     pixels: np.ndarray[Any, np.dtype[np.uint8]]
     remarks: list[str]
@@ -62,7 +62,7 @@ class Picture(NamedTuple):
 
 @cache
 def image_suffixes() -> frozenset[str]:
-    """Return the suffixes, in lower case, of all formats that Pillow opens here."""
+    """Return the suffixes, in lower case, of all formats that the installed Pillow opens."""
     return frozenset({".mpo", *(end for end, format in Image.registered_extensions().items() if format in _formats())})
 
 
@@ -83,11 +83,11 @@ def read_picture(file: str | os.PathLike[str], image_size: int | None) -> Pictur
     """Read an image file.
 
     Args:
-        file: its path.
-        image_size: pixels; the shorter side is scaled to it and the central square cut out. None: no change.
+        file: path of the file.
+        image_size: pixels; the shorter side is scaled to this size, and the central square is cropped. None: unchanged.
 
     Raises:
-        BadImageError: it is no image, damaged, truncated, too large, or has no defined pixels.
+        BadImageError: the file is not an image, damaged, truncated, too large, or has no defined pixels.
         UsageError: the system cannot read the file.
     """
     try:
@@ -106,10 +106,10 @@ def read_picture(file: str | os.PathLike[str], image_size: int | None) -> Pictur
         raise BadImageError("it is missing") from error
     except UnidentifiedImageError as error:
         empty = os.stat(file).st_size == 0
-        raise BadImageError("it is empty" if empty else "it is no image that Pillow opens") from error
+        raise BadImageError("it is empty" if empty else "it is not an image that Pillow can open") from error
     except Image.DecompressionBombError as error:
         raise BadImageError(f"it has more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels") from error
-    except Exception as error:  # Pillow's decoders raise many types for damaged files
+    except Exception as error:  # Pillow's decoders raise errors of many types for damaged files
         if memory.has_ended(error):
             raise
         if isinstance(error, OSError) and error.errno in OF_THE_DISK:
@@ -119,10 +119,10 @@ def read_picture(file: str | os.PathLike[str], image_size: int | None) -> Pictur
 
 
 def as_rgb(image: Image.Image, deep: bool) -> Image.Image:
-    """Return an opened image as RGB, as the module's docstring says; ``deep`` means more than 8 bits per channel.
+    """Return an opened image as RGB, see the module's docstring; ``deep`` means more than 8 bits per channel.
 
     Raises:
-        BadImageError: its values have no defined range.
+        BadImageError: the values have no defined range.
     """
     mode, key = image.mode, image.info.get("transparency")
     if mode.startswith("I;16") or (mode == "I" and image.format in ("PNG", "PPM")):
@@ -133,7 +133,7 @@ def as_rgb(image: Image.Image, deep: bool) -> Image.Image:
             upper[values == key] = 255
         return Image.fromarray(upper).convert("RGB")
     if mode[0] in "IF":
-        raise BadImageError(f"it has 32 bits a channel (mode {mode}), whose range is not defined; 8 and 16 are read")
+        raise BadImageError(f"it has 32 bits per channel (mode {mode}), whose range is not defined; 8 and 16 are read")
     if deep and isinstance(key, tuple):
         image.info["transparency"] = tuple(value >> 8 for value in key)
     if key is None and mode[-1] not in "Aa":
@@ -149,13 +149,13 @@ def as_rgb(image: Image.Image, deep: bool) -> Image.Image:
 def _check_light(highest: int) -> None:
     if 0 < highest < DARK:
         raise BadImageError(
-            f"it has 16 bits a channel, and no value above {DARK - 1}, so that it would be almost black: scale it to "
-            "8 bits, or to the whole range"
+            f"it has 16 bits per channel, but no value above {DARK - 1}, so it would be almost black: scale it to 8 "
+            "bits, or to the whole range"
         )
 
 
 def _unless_damaged(look: Callable[[], T], default: T) -> T:
-    """Return the result of ``look`` at EXIF data or later frames, whose damage does not affect the pixels."""
+    """Return the result of ``look``, which reads EXIF data or later frames; ``default`` if these are damaged."""
     try:
         return look()
     except Exception:

@@ -1,8 +1,8 @@
-"""Images that are read when they are used, by processes of their own: sets that do not fit into memory when decoded,
-and sets whose every sample is augmented by itself.
+"""Images that other processes read on demand: data sets that do not fit into memory when decoded, and data sets with
+augmentation of single samples.
 
-A sample is augmented by random numbers of its own, keyed by seed, epoch and index, so that it is the same image
-whatever processes read it.
+The random numbers of a sample's augmentation are keyed by seed, epoch and index, so that images do not depend on the
+process that reads them.
 """
 
 from __future__ import annotations
@@ -43,50 +43,51 @@ class Keyed(Protocol):
 
     @property
     def whole(self) -> bool:
-        """True if images are taken in their own size, False if they are taken as they are tested."""
+        """True if the augmentation needs images of the original size, False if it needs them as in tests."""
 
     def __call__(self, image: Any, key: int) -> Tensor:
-        """Return an image (PIL, or tensor (C, H, W)) augmented by a key: uint8 (C, H, W)."""
+        """Return an image (PIL, or tensor (C, H, W)) augmented with random numbers from ``key``: uint8 (C, H, W)."""
 
 
 class Source(ABC):
-    """Images by their number."""
+    """Images by index."""
 
     @abstractmethod
     def original(self, index: int) -> Any:
-        """Return an image in its own size: a PIL image, or a tensor uint8 (C, H, W)."""
+        """Return an image in its original size: a PIL image, or a tensor uint8 (C, H, W)."""
 
     @abstractmethod
     def fixed(self, index: int) -> Tensor:
-        """Return an image as it is tested, uint8 (C, H, H)."""
+        """Return an image as in tests, without augmentation: uint8 (C, H, H)."""
 
 
 class Readers:
-    """Processes that read images of a ``source``; with 0 of them this process reads itself.
+    """Processes that read images of a ``source``; with 0 ``processes``, this process reads.
 
-    The processes begin at once, while this process has no threads of the device, and hold the source as it is now.
+    The processes start at once, before this process has threads of the device, and keep the source as it is now.
     """
 
     def __init__(self, source: Source, processes: int) -> None:
         self.source, self.processes = source, processes
         self._pool: ProcessPoolExecutor | None = None
         if processes > 0:
-            # Forked, a process needs no copy of the source, nor its class; elsewhere the source is pickled.
+            # A forked process needs neither a copy of the source nor its class; on other systems it is pickled.
             way = "fork" if sys.platform == "linux" else None
             context = multiprocessing.get_context(way)
             self._pool = ProcessPoolExecutor(processes, context, _begin, (source, os.getpid()))
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads, as DataLoader makes them
+                # Python warns of forks of a process with threads; DataLoader forks in the same way.
+                warnings.simplefilter("ignore", DeprecationWarning)
                 for job in [self._pool.submit(os.getpid) for _ in range(processes)]:
                     job.result()
 
     def each(self, work: Callable[..., T], index: Sequence[int], *more: Any) -> Iterator[T]:
-        """Yield ``work(source, some, *more)`` in order for all of ``index``, some at a time.
+        """Yield ``work(source, some, *more)`` in order for chunks of ``index``.
 
         Args:
-            work: function of a module; where it raises, it is called again in this process, so that the traceback is
-                that of the source.
-            index: numbers of images.
+            work: module-level function; if it raises an error, it is called again in this process, so that the
+                traceback shows the source's code.
+            index: indices of images.
             more: further arguments.
         """
         size = min(CHUNK, -(-len(index) // max(self.processes, 1))) or 1
@@ -103,14 +104,14 @@ class Readers:
                 yield work(self.source, some, *more) if found is None else found[0]
         except BrokenProcessPool as error:
             raise UsageError(
-                "data_workers must be fewer, or 0: a process that reads images has ended, as if memory had"
+                "data_workers must be fewer, or 0: a process that reads images was killed, perhaps for lack of memory"
             ) from error
         finally:
             for future in ahead:
                 future.cancel()
 
     def read(self, index: Sequence[int], augment: Keyed | None = None, seed: int = 0) -> Tensor:
-        """Return images uint8 (n, C, H, H) with these numbers: as they are tested, or augmented."""
+        """Return the images uint8 (n, C, H, H) with these indices, augmented if ``augment`` is given."""
         chunks = list(self.each(_read, index, augment, seed))
         return torch.from_numpy(np.concatenate(chunks)) if chunks else torch.empty(0, dtype=torch.uint8, device="cpu")
 
@@ -121,8 +122,7 @@ class Readers:
 
 
 def default_processes(given: int | None = None) -> int:
-    """Return the number of processes that read: ``given``, or one per core of this process, at most
-    ``MOST_PROCESSES``."""
+    """Return the number of reading processes: ``given``, or one per core of this process up to ``MOST_PROCESSES``."""
     if given is not None:
         return given
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1") or 1)
@@ -133,7 +133,7 @@ _source: Source
 
 
 def _begin(source: Source, parent: int) -> None:
-    """Prepare a process that reads; it ends with its parent, and leaves signals to it."""
+    """Prepare a reading process: it ends with its parent, and leaves signals to the parent."""
     global _source
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
@@ -164,7 +164,7 @@ def _read(source: Source, index: list[int], augment: Keyed | None, seed: int) ->
 
 
 def key_of(seed: int, index: int) -> int:
-    """Return the seed of the random numbers of a sample, 63 bits, far from those of its neighbours."""
+    """Return the 63-bit seed of a sample's random numbers; neighbouring samples get unrelated seeds."""
     digest = hashlib.blake2b(b"%d %d" % (seed, index), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
@@ -184,10 +184,9 @@ class Decoded(Source):
 
 
 class LazyImages(ABC):
-    """Images on the host that are read when they are used, by their numbers ``index`` in a source.
+    """Images on the host that are read on demand, by their indices ``index`` in a source.
 
-    Like a tensor uint8 (N, C, H, H) they are indexed along the first dimension: by a tensor, which gives a tensor, or
-    by a slice.
+    They are indexed like a tensor uint8 (N, C, H, H): by a tensor, which returns a tensor, or by a slice.
     """
 
     dtype, ndim, device = torch.uint8, 4, torch.device("cpu")
@@ -205,22 +204,22 @@ class LazyImages(ABC):
 
     @abstractmethod
     def at(self, index: Tensor) -> LazyImages:
-        """Return some of the images, by their numbers here."""
+        """Return some of the images, by their indices in this object."""
 
     @abstractmethod
     def read(self, index: Tensor) -> Tensor:
-        """Return the images with these numbers of the source."""
+        """Return the images with these indices in the source."""
 
     def split(self, size: int, dim: int = 0) -> Iterator[Tensor]:
         """Yield tensors of ``size`` images."""
         return (self.read(index) for index in torch.split(self.index, size))
 
     def to(self, *args: Any, **more: Any) -> Tensor:
-        """Return all images as a tensor, as :meth:`torch.Tensor.to` does."""
+        """Return all images as a tensor, with the arguments of :meth:`torch.Tensor.to`."""
         return self.read(self.index).to(*args, **more)
 
     def detach(self) -> LazyImages:
-        """Return the same: images have no gradient."""
+        """Return this object: images have no gradient."""
         return self
 
 
@@ -239,5 +238,5 @@ class StreamedImages(LazyImages):
 
 
 def is_streamed(images: Any) -> bool:
-    """Return True for images that are read as they are used, False for tensors."""
+    """Return True for images that are read on demand, False for tensors."""
     return isinstance(images, StreamedImages)

@@ -1,4 +1,4 @@
-"""CIFAR-10, CIFAR-100 and Fashion-MNIST as torchvision stores them, downloaded if they are missing.
+"""CIFAR-10, CIFAR-100 and Fashion-MNIST in torchvision's files, downloaded if they are missing.
 
 Fashion-MNIST is also read from Debian's package, and from a folder of its files, gzip-compressed or not.
 """
@@ -40,7 +40,7 @@ def load_cifar(data_dir: Path | None, *, classes: int) -> ImageData:
     name, dataset = f"cifar{classes}", CIFAR10 if classes == 10 else CIFAR100
     folder = data_dir or expanded("data_dir", DOWNLOAD_DIR)
     below = folder / dataset.base_folder
-    missing = f"the files in {below} are not whole" if below.is_dir() else f"{name} is not in {folder}"
+    missing = f"the files in {below} are incomplete" if below.is_dir() else f"{name} is not in {folder}"
     splits = _through_torchvision(dataset, folder, missing)
     tensors = [
         tensor
@@ -71,7 +71,7 @@ def load_fashion_mnist(data_dir: Path | None) -> ImageData:
             raise UsageError(f"fashion-mnist in {origin} lacks {', '.join(missing)}")
         tensors = [read_idx(file) for file in files.values() if file is not None]
     else:
-        from torchvision.datasets import FashionMNIST  # takes seconds to import: not where files are read without it
+        from torchvision.datasets import FashionMNIST  # the import takes seconds: only if torchvision is needed
 
         origin = data_dir or expanded("data_dir", DOWNLOAD_DIR)
         nowhere = f"fashion-mnist is neither in {SYSTEM_DIR} (Debian package dataset-fashion-mnist) nor in {origin}"
@@ -94,7 +94,7 @@ def _image_data(name: str, origin: Path, tensors: list[Tensor], classes: Sequenc
 
 
 def _through_torchvision(dataset: Any, folder: Path, missing: str) -> tuple[Any, Any]:
-    """Return both splits of a ``dataset`` of torchvision; ``missing`` says what is wrong if it cannot be downloaded."""
+    """Return both splits of a ``dataset`` of torchvision; ``missing`` begins the message if the download fails."""
     try:
         return dataset(str(folder), train=True), dataset(str(folder), train=False)
     except (RuntimeError, OSError) as error:  # torchvision raises these for a missing file or another checksum
@@ -127,4 +127,4 @@ def read_idx(file: Path) -> Tensor:
             raise ValueError(f"its header says type {kind}, not unsigned bytes")
         return torch.from_numpy(np.frombuffer(raw, np.uint8, offset=4 + 4 * ndim).reshape(shape).copy())
     except (OSError, EOFError, ValueError, struct.error, zlib.error) as error:
-        raise UsageError(f"{file} must be an idx file of unsigned bytes, but it cannot be read: {error}") from error
+        raise UsageError(f"{file} must be an idx file of unsigned bytes, but cannot be read: {error}") from error

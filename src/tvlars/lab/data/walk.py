@@ -1,4 +1,4 @@
-"""Walk through a folder of images: all image files in order, and an account of everything else.
+"""Walk through a folder of images: all image files in order, and an account of all other files.
 
 Links are followed; :attr:`Folder.below` lists each file once. Only regular files are opened.
 """
@@ -34,7 +34,7 @@ HIDDEN = frozenset(
         *("$recycle.bin", "#recycle", "@recycle", "system volume information"),
     }
 )
-"""Names, in lower case, of files that systems and programs create, besides names that begin with a dot."""
+"""Names, in lower case, of files that systems and programs create; names that start with a dot are ignored too."""
 KNOWN_IMAGES = frozenset(
     {
         *(".avif", ".avifs", ".heic", ".heif", ".hif", ".j2k", ".jp2", ".jpx", ".jxl", ".svg", ".svgz", ".webp"),
@@ -51,14 +51,14 @@ Key = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class ImageFile:
-    """An image file, not opened yet."""
+    """Image file that is not opened yet."""
 
     path: str
     parts: Parts
-    """Parts of its path below the folder of the walk."""
+    """Parts of the path below the folder of the walk."""
     size: int
     times: tuple[int, int]
-    """Times of the last changes of contents and inode, in ns."""
+    """Times of the last changes of content and inode, in ns."""
     key: Key
     is_link: bool
 
@@ -69,7 +69,7 @@ class ImageFile:
 
 
 class Folder:
-    """A folder that is listed on first use; the folder of the walk has no ``parent``."""
+    """Folder that is listed on first use; the folder of the walk has no ``parent``."""
 
     def __init__(self, path: Path, parent: Folder | None = None, is_link: bool = False) -> None:
         self.path, self.name, self.is_link, self.key = path, path.name, is_link, _key(os.stat(path))
@@ -94,27 +94,27 @@ class Folder:
 
     @cached_property
     def folders(self) -> list[Folder]:
-        """Folders in it, by name."""
+        """Folders inside, by name."""
         return [entry for entry in self._entries if isinstance(entry, Folder)]
 
     @property
     def full(self) -> list[Folder]:
-        """Folders in it with images, at any depth."""
+        """Folders inside that contain images at any depth."""
         return [folder for folder in self.folders if folder.below]
 
     @property
     def empty(self) -> list[Folder]:
-        """Folders in it without images."""
+        """Folders inside without images."""
         return [folder for folder in self.folders if not folder.below]
 
     @cached_property
     def images(self) -> list[ImageFile]:
-        """Images in the folder itself, by name."""
+        """Images directly in the folder, by name."""
         return [entry for entry in self._entries if isinstance(entry, ImageFile)]
 
     @property
     def annotations(self) -> Path | None:
-        """File of annotations in it."""
+        """File of annotations in the folder."""
         return self._annotations if self._entries is not None else None
 
     @cached_property
@@ -143,7 +143,7 @@ class Folder:
         return sorted(found, key=lambda file: file.parts)
 
     def leave(self, reason: Reason, *names: str, count: int = 1, why: str = "") -> None:
-        """Add to the account that the folder, or the entry at ``names`` in it, is left out."""
+        """Record in the account that the folder, or its entry at ``names``, is left out."""
         self.account.leave(reason, shown("/".join((*self.parts, *names))) + why, count)
 
     def _leave_repeated(self, parts: Parts) -> None:
@@ -153,16 +153,16 @@ class Folder:
 
     @cached_property
     def _entries(self) -> list[Folder | ImageFile]:
-        """Folders and images in it, by name."""
+        """Folders and images inside, by name."""
         try:
             with os.scandir(self.path) as entries:
                 found = [self._entry(entry) for entry in sorted(entries, key=lambda one: one.name)]
         except OSError as error:
-            raise UsageError(f"{self} must be a folder that can be read, but is not: {error.strerror}") from error
+            raise UsageError(f"{self} must be a readable folder, but is not: {error.strerror}") from error
         return [entry for entry in found if entry is not None]
 
     def _entry(self, entry: os.DirEntry[str]) -> Folder | ImageFile | None:
-        """Return the folder or image; add anything else to the account and return None."""
+        """Return the folder or image; for anything else, add it to the account and return None."""
         name, is_link, suffix = entry.name.lower(), entry.is_symlink(), os.path.splitext(entry.name)[1].lower()
         try:
             found = entry.stat()
@@ -174,7 +174,7 @@ class Folder:
         is_folder, key, parts = stat.S_ISDIR(found.st_mode), _key(found), (*self.parts, entry.name)
         if name.startswith(".") or name in HIDDEN:
             self.leave(HIDDEN_FOLDERS if is_folder else HIDDEN_FILES, entry.name)
-        elif is_folder and is_link and key in self._around:  # it would lead into a loop
+        elif is_folder and is_link and key in self._around:  # the link would lead into a loop
             self._leave_repeated(parts)
         elif is_folder:
             return Folder(Path(entry.path), self, is_link)

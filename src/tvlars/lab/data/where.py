@@ -17,7 +17,7 @@ FOLDERS = {
 
 
 def found() -> dict[str, str | None]:
-    """Return the place of each named data set, None if its first use would download it."""
+    """Return the place of each named data set; None if the first use would download it."""
     folders = {
         name: next((str(folder.expanduser()) for folder in FOLDERS.get(name, ()) if _holds_files(folder)), None)
         for name in DATASETS

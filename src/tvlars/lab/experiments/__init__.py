@@ -1,1 +1,1 @@
-"""Sets of runs: comparisons, sweeps on this machine or on a Ray cluster, and tuning with equal budgets."""
+"""Sets of runs: comparisons, sweeps on this machine or on a Ray cluster, studies, and tuning with equal budgets."""

@@ -1,4 +1,4 @@
-"""Arms: settings of an optimizer by name, and what sets them: options of a run, and arguments of its class."""
+"""Arms: named settings of an optimizer, made of options of a run and arguments of the optimizer's class."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from tvlars.lab.optimizers import arguments_of_optimizer, is_known, optimizer_na
 
 @dataclass(frozen=True)
 class Arm:
-    """An optimizer with options of its own, under a name that tables and pages show.
+    """An optimizer with its own options, under the name that tables and pages show.
 
     Args:
-        name: letters, digits, dots, hyphens and underscores, 40 at most.
+        name: at most 40 letters, digits, dots, hyphens and underscores.
         optimizer: one of the known names, or an import path.
-        options: values by name, of options of ``TrainConfig`` and of arguments of the optimizer's class.
+        options: values by name, for options of ``TrainConfig`` and for arguments of the optimizer's class.
 
     Raises:
         UsageError: a name is bad, or the optimizer is unknown.
@@ -45,20 +45,20 @@ class Arm:
 
     @property
     def plain(self) -> bool:
-        """True if it is an optimizer under its own name, without options of its own."""
+        """True if the arm is an optimizer under its own name, without further options."""
         return not self.options and self.name == file_name(self.optimizer)
 
     @property
     def key(self) -> str:
-        """Name that no other arm of an experiment has: its own, or the import path of a plain optimizer."""
+        """Unique name within an experiment: the arm's name, or the import path of a plain optimizer."""
         return self.optimizer if self.plain else self.name
 
     @classmethod
     def parse(cls, text: str) -> Arm:
-        """Return the arm of ``NAME=OPTIMIZER,OPTION=VALUE,...``; without ``NAME=`` it is named after the optimizer.
+        """Return the arm of ``NAME=OPTIMIZER,OPTION=VALUE,...``; without ``NAME=`` its name is the optimizer's.
 
         Raises:
-            UsageError: the text has another form, or has something that is unknown.
+            UsageError: the text has another form, or a name in it is unknown.
         """
         first, *others = split_outside(text, ",") or [""]
         name, equals, optimizer = first.partition("=")
@@ -76,17 +76,17 @@ class Arm:
 
 
 def file_name(optimizer: str) -> str:
-    """Return the name of an optimizer for a folder."""
+    """Return the name of an optimizer as part of a folder name."""
     return said_path(optimizer).replace(":", "-")
 
 
 def is_argument(optimizer: str, name: str) -> bool:
     """Return True if ``name`` is an argument of the optimizer's class, False if it is an option of a run.
 
-    For an imported class an argument comes before an option of the same name, as alpha of ``torch.optim.RMSprop``.
+    An argument of an imported class takes precedence, for example alpha of ``torch.optim.RMSprop``.
 
     Raises:
-        UsageError: it is neither.
+        UsageError: ``name`` is neither.
     """
     if name in OPTIONS and is_known(optimizer):
         return False
@@ -97,8 +97,7 @@ def is_argument(optimizer: str, name: str) -> bool:
 
 
 def parse_setting(optimizer: str, name: str, text: str) -> Any:
-    """Return the value of ``text`` for an option of a run, or for an argument of the optimizer's class; quotes around
-    the whole text are no part of it."""
+    """Return the value of ``text`` for an option of a run or an argument of the class; quotes around it are removed."""
     if is_argument(optimizer, name):
         return parse_literal(text)
     quoted = len(text) > 1 and text[0] == text[-1] and text[0] in QUOTES
@@ -106,7 +105,7 @@ def parse_setting(optimizer: str, name: str, text: str) -> Any:
 
 
 def as_options(optimizer: str, settings: Mapping[str, Any], base: str | None) -> dict[str, Any]:
-    """Return ``settings`` as options of a run: arguments of the class are added to ``base``, its optimizer_options.
+    """Return ``settings`` as options of a run: arguments of the class are added to the optimizer_options ``base``.
 
     Raises:
         UsageError: a name is neither an option nor an argument.
@@ -120,11 +119,11 @@ def as_options(optimizer: str, settings: Mapping[str, Any], base: str | None) ->
 
 
 def owner_of(left: str, owners: Iterable[str], what: str, form: str) -> tuple[str, str]:
-    """Split ``OWNER.OPTION`` at the longest of ``owners``, or at the last name of one of them, as in ``NAdam.lr``; the
-    option is spelled with underscores.
+    """Split ``OWNER.OPTION`` at the longest of ``owners`` that fits, or at the last name of one, as in ``NAdam.lr``;
+    return the option spelled with underscores.
 
     Raises:
-        UsageError: no owner fits; ``form`` is what was wanted.
+        UsageError: no owner fits; the message begins with ``form``, the form that is expected.
     """
     names = sorted(owners, key=len, reverse=True)
     for text, owner in itertools.product((left, spelled_path(left)), names):
@@ -141,12 +140,12 @@ def owner_of(left: str, owners: Iterable[str], what: str, form: str) -> tuple[st
 
 
 def short_spellings(names: Iterable[str]) -> list[str]:
-    """Return names without those of files from the root, which stand there in a short spelling too."""
+    """Return ``names`` without absolute file paths, whose short spellings are among the names too."""
     return sorted(name for name in names if said_path(name) == name)
 
 
 def check_names_differ(names: Sequence[str], what: str) -> None:
-    """Raise ``UsageError`` if a name is there twice."""
+    """Raise ``UsageError`` if a name appears twice."""
     for name in names:
         if names.count(name) > 1:
-            raise UsageError(f"{what} must have different names, but {name} is there twice: give one as NAME=OPTIMIZER")
+            raise UsageError(f"{what} must have different names, but {name} appears twice: give one as NAME=OPTIMIZER")

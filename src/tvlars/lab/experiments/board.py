@@ -1,4 +1,4 @@
-"""Progress of many runs: share that is done, runs that are going on, and time that is left."""
+"""Progress of many runs: share done, running runs, and time left."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from tvlars.lab.run_folder.rows import epochs_done
 from tvlars.lab.run_folder.status import Status
 
 HEARTBEAT = 300.0
-"""Seconds between two lines on a pipe while no run ends."""
+"""Seconds between progress lines on a pipe while no run ends."""
 LOOK_EVERY = 2.0
-"""Seconds between two looks at the progress of running jobs."""
+"""Seconds between updates of the progress of running jobs."""
 
 
 class Board:
-    """Counts what is done and shows nothing; base of the boards that show it.
+    """Counts finished work without showing it; base class of the boards that show progress.
 
-    Work is counted in images. Epochs of earlier calls play no part in the speed.
+    Work is counted in images. The speed does not include epochs of earlier calls.
     """
 
     def start(self, jobs: Iterable[Job], done: dict[str, int], before: int) -> None:
-        """Begin.
+        """Start.
 
         Args:
             jobs: jobs to do.
-            done: epochs that were done before, by name of the job.
-            before: number of runs that were over before.
+            done: epochs done by earlier calls, by name of the job.
+            before: number of runs that earlier calls have finished.
         """
         self.jobs = {job.name: job for job in jobs}
         self.over, self.total = before, before + len(self.jobs)
@@ -48,7 +48,7 @@ class Board:
         """Show a line."""
 
     def update(self, running: list[Job]) -> None:
-        """Look at the progress of the running jobs."""
+        """Update the progress of the running jobs."""
         self.running, now = running, time.monotonic()
         for job in running:
             self.moved.setdefault(job.name, now)
@@ -64,20 +64,20 @@ class Board:
         self.over += 1
         if status == Status.FINISHED:
             self.done[job.name] = job.epochs
-        else:  # its other epochs will not be done
+        else:  # the remaining epochs will not be trained
             self.jobs.pop(job.name, None)
 
     def end(self) -> None:
-        """Show the end."""
+        """Finish: show the final state."""
 
     @property
     def fraction(self) -> float:
-        """Share of the runs that is done, 0 to 1; one that is going on counts in part."""
+        """Share of the runs that is done, from 0 to 1; running jobs count in part."""
         going = sum(min(self.done[job.name] / job.epochs, 1.0) for job in self.jobs.values())
         return (self.over - self.counts[Status.FINISHED] + going) / self.total
 
     def left(self) -> float | None:
-        """Return the seconds that are left at the speed so far; None if nothing has been done yet."""
+        """Return the seconds left at the speed so far; None if nothing has been done yet."""
         whole = sum(job.images for job in self.jobs.values())
         done = self._images(self.done)
         fresh = done - self._images(self.baseline)
@@ -96,17 +96,17 @@ class Board:
         return ", ".join([f"{self.over}/{self.total} runs", *bad, *time_left])
 
     def silent(self, job: Job) -> str:
-        """Return in brackets for how long a job has finished no epoch, if that is long: it may hang."""
+        """Return, in parentheses, the time since the last epoch of a job if it is long, since the job may hang."""
         still = time.monotonic() - self.moved.get(job.name, time.monotonic())
         return f" (no epoch for {duration(still)})" if still >= HEARTBEAT else ""
 
     def at(self, job: Job) -> str:
-        """Return the epochs that a running job has done, as "3/10"."""
+        """Return the finished epochs of a running job, as "3/10"."""
         return f"{self.done[job.name]}/{job.epochs}{self.silent(job)}"
 
 
 class Teller(Board):
-    """Passes lines on, and shows no runs, for runs that have a reporter of their own."""
+    """Passes lines on without showing progress, for runs that have their own reporter."""
 
     def __init__(self, tell: Callable[[str], None]) -> None:
         self.tell = tell
@@ -140,7 +140,7 @@ class LineBoard(Board):
 
 
 class BarBoard(Board):
-    """Shows one bar for all runs, and the names of those that are going on."""
+    """Shows one bar for all runs, and the names of running jobs."""
 
     def __init__(self) -> None:
         self.console = console()
@@ -184,5 +184,5 @@ class BarBoard(Board):
 
 
 def choose_board() -> Board:
-    """Return a bar where standard output is a terminal, plain lines elsewhere."""
+    """Return a bar if standard output is a terminal, else plain lines."""
     return BarBoard() if shows_bars() else LineBoard()

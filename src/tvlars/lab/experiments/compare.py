@@ -1,6 +1,6 @@
-"""The comparison: every optimizer at every batch size with every seed, their table and their page.
+"""Comparison: every optimizer at every batch size with every seed, with a table and a page of results.
 
-Its runs are a set like those of a sweep, and resume like them. With one worker they are trained in this process.
+The runs resume like those of a sweep. With one worker they are trained in this process.
 """
 
 from __future__ import annotations
@@ -68,32 +68,33 @@ def compare(
     ray: str | None = None,
     board: Board | None = None,
 ) -> Comparison:
-    """Train every optimizer at every batch size with every seed, and write results and page as they come.
+    """Train every optimizer at every batch size with every seed, and write results and page along the way.
 
     Args:
-        config: options of the comparison. If ``config.out`` is the folder of an earlier call, runs that are over there
-            are kept, and one that was cut off resumes from its newest checkpoint.
+        config: options of the comparison. If ``config.out`` is the folder of an earlier call, finished runs are kept,
+            and interrupted runs resume from their newest checkpoint.
         data, loaders, model, task, metrics: objects for all runs, see :func:`tvlars.lab.train`; with any of them, runs
-            are done in this process, one after the other. Each run copies a module with its weights, so that all
-            seeds begin with the same; give a function, which is called for each run, for weights drawn by the seed.
-        reporter: shows all runs in this process, or a function or class that makes the reporter of each; None
+            are trained in this process, one after the other. A module is copied with its weights for each run, so
+            that all seeds start from the same weights; for weights drawn by the seed, give a function, which is called
+            for each run.
+        reporter: shows all runs in this process, or a function or class that makes one reporter per run; None
             (default): a bar on a terminal, and plain lines elsewhere. ``Reporter()`` is silent.
-        announce: called with each line that describes the comparison and each run that begins. None (default) prints
-            these, and at the end the table, the results in sentences and the path of the page. To print nothing at all:
+        announce: called with each line that describes the comparison or a run that starts. None (default) prints these
+            lines, and at the end the table, the results in sentences and the path of the page. To print nothing at all:
             ``compare(config, announce=lambda text: None, reporter=Reporter())``.
-        workers: number of runs at a time. With one (default) they are trained in this process, one after the other;
-            with more, each is a process of its own, as in a sweep.
+        workers: number of runs at a time. With one (default), runs are trained in this process, one after the other;
+            with more, each run is a separate process, as in a sweep.
         retries: number of further attempts for a run that failed, from its newest checkpoint.
         ray: None (default): on this machine; else the address of a Ray cluster, see :func:`tvlars.lab.sweep`.
         board: shows progress of several workers; None (default): a bar on a terminal, and plain lines elsewhere.
 
     Returns:
-        The comparison, including runs that diverged or failed, which do not stop the others.
+        The comparison, including runs that diverged or failed: these do not stop the others.
 
     Raises:
-        UsageError: config and data do not go together; nothing has been written then.
-        LockedError: another comparison works in ``config.out``.
-        KeyboardInterrupt: by Ctrl-C; results so far and their page are in the folder.
+        UsageError: config and data do not fit together; nothing has been written.
+        LockedError: another comparison uses ``config.out``.
+        KeyboardInterrupt: Ctrl-C; the folder contains the results so far and their page.
     """
     check_call(workers, retries)
     begins = factory_of(reporter)
@@ -104,7 +105,7 @@ def compare(
     base = given.named(config.base)
     config = replace(config, base=base)
     given, runs = replace(given, data=data_of(base, given.data)), config.runs()
-    prepared = [prepare(run, given, here=ray is None) for run in runs]  # so that a bad value is said before any run
+    prepared = [prepare(run, given, here=ray is None) for run in runs]  # reports a bad value before any run
     plans = [run.plan for run in prepared]
     if apart:
         _check_apart(runs)
@@ -134,10 +135,10 @@ def compare(
         else:
             comparing.board = Teller(announce)
             if len(jobs) < len(runs):
-                announce(f"{len(runs) - len(jobs)} of {len(runs)} runs are over already")
+                announce(f"{len(runs) - len(jobs)} of {len(runs)} runs are already done")
             begin = partial(_begin, comparing, announce, begins)
             crew = InProcess(given, begin, alone=processes is None or not processes.several)
-        del given, prepared, objects  # processes of their own load the data again
+        del given, prepared, objects  # other processes load the data again
         with _saved(comparing, announce):
             if jobs:
                 work(comparing, crew, retries, comparing.board, signals)
@@ -149,7 +150,7 @@ def compare(
 def _begin(
     comparing: _Comparing, announce: Callable[[str], None], reporter: Callable[[], Reporter] | None, job: Job
 ) -> Reporter:
-    """Announce the run that begins in this process, and return its reporter."""
+    """Announce the run that starts in this process, and return its reporter."""
     names = list(comparing.plans)
     announce(f"run {names.index(job.name) + 1} of {len(names)}: {job.config.label()}")
     return choose_reporter(brief=True, after=comparing.waiting / job.images) if reporter is None else reporter()
@@ -157,14 +158,14 @@ def _begin(
 
 @contextlib.contextmanager
 def _saved(comparing: _Comparing, announce: Callable[[str], None]) -> Iterator[None]:
-    """Write results and page when the runs are over, also if they are stopped."""
+    """Write results and page when the runs have ended, also if they were stopped."""
     done, total = comparing.comparison, len(comparing.plans)
     over = False
     try:
         yield
         over = True
     except KeyboardInterrupt as error:
-        raise Interrupted(done.folder, f"{len(done.runs)} of {total} runs are over; ") from error
+        raise Interrupted(done.folder, f"{len(done.runs)} of {total} runs are done; ") from error
     finally:
         if comparing.first:
             try:
@@ -175,11 +176,11 @@ def _saved(comparing: _Comparing, announce: Callable[[str], None]) -> Iterator[N
             except (OSError, UsageError) as error:
                 if over:
                     raise
-                announce(f"results could not be written: {error}")  # the error that ended the runs comes first
+                announce(f"results could not be written: {error}")  # raise the error that ended the runs instead
 
 
 def _check_apart(runs: list[TrainConfig]) -> None:
-    """Raise ``UsageError`` unless each run may be done by processes of its own."""
+    """Raise ``UsageError`` unless each run may be done in separate processes."""
     if started() is not None:
         raise UsageError("workers must be 1 in processes that do each run together, as torchrun starts them")
     for run in runs:
@@ -187,7 +188,7 @@ def _check_apart(runs: list[TrainConfig]) -> None:
 
 
 def _meet(config: CompareConfig, first: Prepared) -> Processes:
-    """Return the processes that do each run together, this one among them; all have to do the same comparison."""
+    """Return the processes that share each run, including this one; all must do the same comparison."""
     from tvlars.lab.processes.fabric import make_fabric
 
     base = config.base
@@ -200,7 +201,7 @@ def _meet(config: CompareConfig, first: Prepared) -> Processes:
 
 
 class _Comparing(Source):
-    """Runs of a comparison: jobs of those that are left, and rows of the table for those that are over."""
+    """Runs of a comparison: jobs for the remaining runs, and table rows for the finished ones."""
 
     board: Board
 
@@ -227,7 +228,7 @@ class _Comparing(Source):
         self.rows: dict[str, RunRow] = {}
 
     def take_up(self, statuses: list[Status], apart: bool) -> list[Job]:
-        """Add the rows of runs that are over; return the jobs of the others, which are put into the queue."""
+        """Add the rows of finished runs; queue the jobs of the others, and return them."""
         jobs = []
         for run, status in zip(self.runs, statuses, strict=True):
             name = _name(run)
@@ -244,7 +245,7 @@ class _Comparing(Source):
 
     @property
     def waiting(self) -> int:
-        """Samples of the runs that have not begun."""
+        """Samples of the runs that have not started."""
         return sum(job.images for job in self._left)
 
     def ended(self, outcome: Outcome) -> None:
@@ -258,7 +259,7 @@ class _Comparing(Source):
         self.board.ended(job, status, note)
 
     def add(self, job: Job, status: Status, note: str = "") -> None:
-        """Add the row of a run, made from its folder alone: the same whoever has trained it, and when."""
+        """Add the row of a run, made only from its folder, so that it does not depend on who trained it, or when."""
         run = job.config
         lr = self.plans[job.name].lr
         row = RunRow(run.arm_name, run.batch_size, run.seed, lr, status, folder=job.folder.name)
@@ -266,7 +267,7 @@ class _Comparing(Source):
         if found is not None:
             from tvlars.lab.report.arms import measured_in, plan_number  # and with it pandas
 
-            if math.isnan(lr):  # a function has chosen it
+            if math.isnan(lr):  # a user's function chose the learning rate
                 row = replace(row, lr=plan_number(found, "lr"))
         if found is None:
             row = replace(row, note=note)
@@ -283,7 +284,7 @@ class _Comparing(Source):
 
 
 def _exact(written: float | None, summary: Any) -> float | None:
-    """Return a number of the tables, which have seven digits, with all digits of summary.json."""
+    """Return a number with all digits from summary.json, since tables have only seven."""
     same = isinstance(summary, float) and written is not None and math.isclose(summary, written, rel_tol=1e-6)
     return summary if same else written
 
@@ -310,7 +311,7 @@ def _device(prepared: list[Prepared], processes: Processes) -> str:
 
 
 def _lines(config: CompareConfig, prepared: list[Prepared], processes: int) -> list[str]:
-    """Return a description of the comparison, for people."""
+    """Return a description of the comparison as lines of text."""
     base, data = config.base, prepared[0].data
     runs, plans = [run.config for run in prepared], [run.plan for run in prepared]
     lines = [
@@ -328,7 +329,7 @@ def _lines(config: CompareConfig, prepared: list[Prepared], processes: int) -> l
 
 
 def _few_seeds(config: CompareConfig, arms: list[str]) -> list[str]:
-    """Return a note if there are fewer seeds than the tests of the declared family need; [] otherwise."""
+    """Return a note if the tests of the declared family need more seeds; [] otherwise."""
     pairs = len(config.batch_sizes) * len(pairs_of(config.family, arms))
     seeds, needed = len(config.seeds), fewest_seeds(pairs)
     if not pairs or seeds >= needed:
@@ -340,10 +341,11 @@ def _few_seeds(config: CompareConfig, arms: list[str]) -> list[str]:
 def _open(
     config: CompareConfig, runs: list[TrainConfig], plans: list[Plan], data: Fingerprint, stack: contextlib.ExitStack
 ) -> tuple[Path, list[Status]]:
-    """Make or reopen the comparison's folder, and hold its lock; return it with the status of each run.
+    """Create or reopen the comparison's folder, and lock it; return the folder with the status of each run.
 
     Raises:
-        UsageError: it holds something else, or other runs of these names. LockedError: another comparison works there.
+        UsageError: the folder holds something else, or other runs of these names.
+        LockedError: another comparison uses the folder.
     """
     out = config.out
     if out is None or not _is_comparison(out):
@@ -360,7 +362,7 @@ def _open(
 
 
 def _is_comparison(folder: Path) -> bool:
-    """Return whether a folder is that of a comparison, or was to become one when its process was killed."""
+    """Return whether a folder belongs to a comparison, also if its process was killed before it wrote the options."""
     if not folder.is_dir():
         return False
     begun = {path.name for path in folder.iterdir()} <= {LOCK, f"{CONFIG}.part", *FILES}

@@ -1,4 +1,4 @@
-"""Options of a comparison: those of all runs, and those that vary."""
+"""Options of a comparison: common options of all runs, and options that vary."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ class CompareConfig:
     """Options of all runs; its optimizer, arm, seed and out are ignored or chosen here."""
     optimizers: tuple[str, ...] = option(
         (),
-        "optimizers to compare: {choices}, or import paths (default: tvlars lars lamb; with arms none)",
+        "optimizers to compare: {choices}, or import paths (default: tvlars lars lamb; with arms: none)",
         choices=OPTIMIZERS,
         closed=False,
     )
-    batch_sizes: tuple[int, ...] = option((), "samples per optimizer step (default: that of a run, 256)")
+    batch_sizes: tuple[int, ...] = option((), "samples per optimizer step (default: 256)")
     seeds: tuple[int, ...] = option((0, 1, 2), "seeds of initialization, shuffling and augmentation")
     overrides: tuple[tuple[str, str, Any], ...] = ()
-    """(optimizer or arm, option, value): options of ``TrainConfig``, or arguments of the optimizer's class, for one
-    alone."""
+    """(optimizer or arm, option, value): options of ``TrainConfig``, or arguments of the optimizer's class, for only
+    this optimizer or arm."""
     arms: tuple[Arm, ...] = ()
-    """Settings of optimizers by name, compared besides ``optimizers``."""
+    """Named settings of optimizers, compared in addition to ``optimizers``."""
     family: str = family_option()
     margin: float | None = margin_option()
-    out: Path | None = option(None, "folder, gone on with where it is a comparison's (default: a new one below runs/)")
+    out: Path | None = option(None, "folder; an earlier comparison in it is continued (default: a new one below runs/)")
 
     def __post_init__(self) -> None:
         check(self)
@@ -79,7 +79,7 @@ class CompareConfig:
             if owner not in owners:
                 raise unknown("optimizer among those compared", owner, short_spellings(owners))
             if name in SAME_FOR_ALL:
-                raise UsageError(f"{name} must be the same for all optimizers, but is set for {owner} alone")
+                raise UsageError(f"{name} must be the same for all optimizers, but is set only for {owner}")
             if name in NOT_OF_AN_ARM:
                 raise unknown("option", name, [known for known in OPTIONS if known not in NOT_OF_AN_ARM])
         for owner, name in settings:
@@ -91,7 +91,7 @@ class CompareConfig:
         return [*(Arm(file_name(name), name) for name in self.optimizers), *self.arms]
 
     def owners(self) -> dict[str, str]:
-        """Return optimizers by the names that overrides may have: those of ``optimizers``, and of arms."""
+        """Return optimizers by the names that overrides may use: names of ``optimizers``, and of arms."""
         plain = {spelling: name for name in self.optimizers for spelling in (said_path(name), name)}
         return {**plain, **{arm.name: arm.optimizer for arm in self.arms}}
 
@@ -104,14 +104,14 @@ class CompareConfig:
         """Return a config made from field names and values; ``base`` is a mapping as for ``TrainConfig``.
 
         Raises:
-            UsageError: a name is not a field's, or a value is bad.
+            UsageError: a name is not a field, or a value is bad.
         """
         return cls(**fields_from(cls, values))
 
     def runs(self) -> list[TrainConfig]:
         """Return the config of every run in the order of training: seeds outermost.
 
-        An interrupted comparison is then a fair one, in which every optimizer has had the same seeds.
+        An interrupted comparison is then still fair, since every optimizer has been run with the same seeds.
         """
         settings = [(arm, self._options(arm)) for arm in self.all_arms()]
         runs = []
@@ -125,7 +125,7 @@ class CompareConfig:
         return runs
 
     def _options(self, arm: Arm) -> dict[str, Any]:
-        """Return the options of ``TrainConfig`` that an arm has alone."""
+        """Return the options of ``TrainConfig`` that only this arm sets."""
         named = arm in self.arms
         owners = {arm.name} if named else {arm.optimizer, said_path(arm.optimizer)}
         own = {name: value for owner, name, value in self.overrides if owner in owners}
@@ -138,7 +138,7 @@ def fields_from(cls: Any, values: dict[str, Any]) -> dict[str, Any]:
     """Return the fields of a config ``cls`` of several runs, with base and arms made from mappings.
 
     Raises:
-        UsageError: a name is not a field's, or base or an arm is bad.
+        UsageError: a name is not a field, or base or an arm is bad.
     """
     check_names(cls, values)
     arms = values.get("arms", ())

@@ -1,4 +1,4 @@
-"""Grids: YAML files with the options that all runs have in common, and those that vary."""
+"""Grids: YAML files with the common options of all runs, and the options that vary."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from tvlars.lab.optimizers import optimizer_name
 from tvlars.lab.options import option_name
 
 MOST_RUNS = 10_000
-"""A grid with more runs is a mistake."""
+"""Most runs of a grid; a larger grid is taken for a mistake."""
 PARTS = ("base", "grid", "arms")
 FIXED = ("optimizer", "schedule", "arm")
-"""Options that decide whether others play a part."""
+"""Options that decide which other options have an effect."""
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Runs of a grid, seeds outermost, so that an interrupted sweep is a fair one."""
+    """Runs of a grid, seeds outermost, so that an interrupted sweep is still fair."""
 
     name: str
     runs: tuple[TrainConfig, ...]
     notes: tuple[str, ...] = ()
-    """Notes for the user, a sentence each."""
+    """Notes for the user, one sentence each."""
 
     @classmethod
     def read(cls, file: Path | str) -> Grid:
-        """Return the grid of a YAML file; its name is that of the file.
+        """Return the grid of a YAML file, named after the file.
 
         Raises:
-            UsageError: the file cannot be read, or is no grid; the message says where.
+            UsageError: the file cannot be read, or is not a grid; the message names the place.
         """
         file = Path(file)
         values = read_yaml(file)
@@ -51,13 +51,13 @@ class Grid:
     def from_mapping(cls, values: Any, name: str = "grid") -> Grid:
         """Return a grid from ``{"base": {option: value}, "grid": {option: [values]}}``.
 
-        ``base`` has options of ``TrainConfig``. ``grid`` has a list of values for each option, or a mapping from
-        optimizers to lists if their values differ; a list of such mappings gives the runs of all of them. A third part,
-        ``arms``, takes the place of optimizers: ``{"cold": {"optimizer": "lars", "warmup_epochs": 0}}``, or text for an
-        arm as on the command line, ``{"cold": "lars,warmup-epochs=0"}``.
+        ``base`` sets options of ``TrainConfig``. ``grid`` maps each option to a list of values, or to a mapping from
+        optimizers to lists if the values differ between optimizers. If ``grid`` is a list of mappings, their runs are
+        joined. The part ``arms`` replaces optimizers: ``{"cold": {"optimizer": "lars", "warmup_epochs": 0}}``, or text
+        for an arm as on the command line, ``{"cold": "lars,warmup-epochs=0"}``.
 
         Raises:
-            UsageError: a name is unknown, a value is bad, or something is there twice.
+            UsageError: a name is unknown, a value is bad, or a name or run appears twice.
         """
         if not isinstance(values, dict) or not values:
             raise UsageError("a grid must be a mapping with base and grid, as in grid: {lr: [4, 8], seed: [0, 1]}")
@@ -78,22 +78,22 @@ class Grid:
         for run in runs:
             if (other := names.setdefault(run_name(run), run)) is not run:
                 raise UsageError(
-                    f"a grid must have every run once, but {run.label()} is there twice {_same(run, other)}"
+                    f"a grid must have every run once, but {run.label()} appears twice {_same(run, other)}"
                 )
         seeds = list(dict.fromkeys(run.seed for run in runs))
         return cls(name, tuple(sorted(runs, key=lambda run: seeds.index(run.seed))), tuple(notes))
 
 
 def _same(run: TrainConfig, other: TrainConfig) -> str:
-    """Return in which way two runs of one name are the same."""
+    """Return in words why two runs have the same name."""
     means = [f.name for f in fields(TrainConfig) if getattr(run, f.name) != getattr(other, f.name)]
     if not means:
         return "with equal options"
-    return f"and differs in {listed(means)} alone, by which the same run is done in another way"
+    return f"and differs only in {listed(means)}, which does not change the results of a run"
 
 
 def parse_arms(values: Any) -> list[Arm]:
-    """Return the arms of a file: a mapping from names to text or to options, of which optimizer is one."""
+    """Return the arms of a file: a mapping from names to text, or to options that include optimizer."""
     if not isinstance(values, dict):
         raise UsageError(
             f"arms must be a mapping, as in cold: {{optimizer: lars, warmup_epochs: 0}}, got {values!r:.60}"
@@ -121,7 +121,7 @@ def _options(values: Any, what: str) -> dict[str, Any]:
     for key, value in values.items():
         name = option_name(OPTIONS, key, what)
         if name in found:
-            raise UsageError(f"{name} is there twice in {what}")
+            raise UsageError(f"{name} appears twice in {what}")
         found[name] = value
     return found
 
@@ -137,11 +137,11 @@ class _Part:
         self.base = {name: OPTIONS[name].convert(value) for name, value in base.items()}
         for name, value in self.base.items():
             if isinstance(value, (list, dict)):
-                raise UsageError(f"{name} of base must be one value, got {value!r:.60}: several belong in grid")
+                raise UsageError(f"{name} of base must be one value, got {value!r:.60}: put several values into grid")
         if both := [name for name in grid if name in base and not isinstance(grid[name], dict)]:
             raise UsageError(f"{both[0]} must be in base or in grid, but is in both")
         if arms and "optimizer" in {**base, **grid}:
-            raise UsageError("optimizer must not be given in base or grid where there are arms, which name theirs")
+            raise UsageError("optimizer must not be given in base or grid if there are arms, which name theirs")
         self.named = bool(arms)
         names = _values("optimizer", grid.pop("optimizer", [base.get("optimizer", "tvlars")]))
         self.arms = arms or [Arm(file_name(name), name) for name in map(optimizer_name, names)]
@@ -161,14 +161,14 @@ class _Part:
         self.idle: dict[str, dict[str, None]] = {}
 
     def _name_of(self, key: Any, option: str) -> str:
-        """Return the name of the arm that a mapping of an option calls by its name, or by its optimizer's."""
+        """Return the name of the arm that has the name ``key``, or whose optimizer has it."""
         for arm in self.arms:
             if key == arm.name or (not self.named and key in (arm.optimizer, said_path(arm.optimizer))):
                 return arm.name
         raise unknown(f"{'arm' if self.named else 'optimizer'} of {option}", key, [arm.name for arm in self.arms])
 
     def expand(self) -> tuple[list[TrainConfig], list[str]]:
-        """Return the runs, and a sentence on each option that plays no part in some of them."""
+        """Return the runs, and a sentence on each option that has no effect in some of them."""
         runs = []
         for arm in self.arms:
             for schedule in self._values_of("schedule", arm) or ["auto"]:
@@ -185,13 +185,13 @@ class _Part:
         for name, idle in self.idle.items():
             if name not in self.used:
                 where = "base" if name in self.base else "grid"
-                raise UsageError(f"{name} of {where} must be an option of some run, and is none of {listed(idle)}")
-            more = ", which are not multiplied by it" if name in self.common else ""
-            notes.append(f"{name} plays no part in runs of {listed(idle)}{more}")
+                raise UsageError(f"{name} of {where} must be an option of some run, but is none of {listed(idle)}")
+            more = ", which are not repeated for its values" if name in self.common else ""
+            notes.append(f"{name} has no effect in runs of {listed(idle)}{more}")
         return runs, notes
 
     def _values_of(self, name: str, arm: Arm, schedule: str = "auto") -> list[Any] | None:
-        """Return the values of an option for an arm under a schedule; None if it stays at its default."""
+        """Return the values of an option for an arm under a schedule; None if the option stays at its default."""
         if arm.name in self.own.get(name, {}):
             return self.own[name][arm.name]
         if name in self.set_by_arm[arm.name]:
@@ -211,12 +211,12 @@ class _Part:
 
 
 def _values(name: str, value: Any) -> list[Any]:
-    """Return the values of one option; a single value need not stand in a list."""
+    """Return the values of one option; a single value may be given without a list."""
     if OPTIONS[name].many:
-        raise UsageError(f"{name} must be in base, since it is the same for all runs, got it in grid")
+        raise UsageError(f"{name} must be in base, since it is the same for all runs, but is in grid")
     values = [OPTIONS[name].convert(one) for one in (value if isinstance(value, list) else [value])]
     if not values:
-        raise UsageError(f"{name} of grid must have one value at least, got none")
+        raise UsageError(f"{name} of grid must have at least one value, got none")
     if bad := [one for one in values if not isinstance(one, (str, int, float, bool, Path, type(None)))]:
         raise UsageError(
             f"{name} of grid must be a list of values, or of values for each optimizer, got {bad[0]!r:.60}"

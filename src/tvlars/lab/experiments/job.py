@@ -1,6 +1,6 @@
-"""Jobs: runs that are to be done once, the workers that do them, and the check of whether a run is over.
+"""Jobs: runs that are done once, the workers that do them, and the check whether a run is done.
 
-A run is over if its folder says so, and nothing else is kept: whatever is killed, the same call finds what is left.
+Only its folder says whether a run is done. So whatever process is killed, the same call finds the remaining runs.
 """
 
 from __future__ import annotations
@@ -23,33 +23,32 @@ from tvlars.lab.run_folder.status import Status
 OVER = (Status.FINISHED, Status.DIVERGED)
 """Statuses of runs that are not done again: divergence is a result."""
 CHECKPOINT_EVERY = "5m"
-"""Interval between checkpoints if the options of a run give none; a run that is told to stop saves one anyway."""
+"""Interval between checkpoints if the options give none; a run also saves a checkpoint when it is told to stop."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A run to begin or to resume. ``images`` measures its work, the samples of all its steps; ``epochs`` has a last
-    epoch that is not whole."""
+    """A run to start or resume. ``images`` counts the samples of all steps; ``epochs`` includes an incomplete one."""
 
     name: str
     folder: Path
     config: TrainConfig
     images: int
     epochs: int = 0
-    """0 (default): those of the config, which is not given in steps then."""
+    """0 (default): epochs of the config, whose length is then not given in steps."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "epochs", self.epochs or self.config.epochs or 1)
 
     @property
     def log(self) -> Path:
-        """File beside the run folder for the output of a run in a process of its own."""
+        """File beside the run folder for the output of a run in a separate process."""
         return self.folder.with_name(f"{self.folder.name}.log")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """End of a job. ``status`` is finished, diverged, pruned, refused, failed, lost, or preempted if it was stopped."""
+    """End of a job. ``status`` is finished, diverged, pruned, refused, failed, lost, or preempted (stopped)."""
 
     job: Job
     status: Status
@@ -59,7 +58,7 @@ class Outcome:
 
 @dataclass
 class Halt:
-    """Tells a worker that waits for a run to stop it: ``asked`` lets the run save its state, ``now`` kills it."""
+    """Request to a worker to stop its run: ``asked`` lets the run save its state, ``now`` kills it."""
 
     asked: threading.Event = field(default_factory=threading.Event)
     now: threading.Event = field(default_factory=threading.Event)
@@ -71,46 +70,46 @@ class Workers(ABC):
     count: int | None
     """Number of jobs at a time; None: any number."""
     apart = True
-    """True if runs are other processes, which are told to stop when a signal comes here."""
+    """True if runs are other processes, which must be told to stop when this process receives a signal."""
     begun: Callable[[Job], None] = staticmethod(lambda job: None)
     """Called by workers in this process with a job whose folder has been written, before its first step."""
 
     @abstractmethod
     def describe(self) -> str:
-        """Return number and place of the workers, in words."""
+        """Return the number and place of the workers in words."""
 
     @abstractmethod
     def submit(self, job: Job) -> Future[Outcome]:
-        """Begin a job."""
+        """Start a job."""
 
     def has_begun(self, job: Job) -> bool:
-        """Return False if a submitted job is known to wait for room."""
+        """Return False if a submitted job is known to wait for resources."""
         return True
 
     def outcome(self, job: Job, future: Future[Outcome]) -> Outcome:
-        """Return how a job ended; an error of its worker is a failure of the job."""
-        error = future.exception()  # the run could not be started: others can
+        """Return how a job ended; an error of the worker counts as a failure of the job."""
+        error = future.exception()  # the run could not be started, but others may be
         return future.result() if error is None else Outcome(job, Status.FAILED, f"{type(error).__name__}: {error}")
 
     def give_up(self, future: Future[Outcome]) -> None:
         """Stop one job, which saves its state."""
 
     def stop(self, now: threading.Event) -> None:
-        """Stop all runs, which save their state, and wait for them; they are killed once ``now`` is set."""
+        """Stop all runs, which save their state, and wait for them; kill them once ``now`` is set."""
 
     def close(self) -> None:
         """Release processes and connections when all jobs are done."""
 
 
 def going_on(config: TrainConfig, folder: Path) -> TrainConfig:
-    """Return the config of the same run that begins or resumes in ``folder``."""
+    """Return the config of the same run that starts or resumes in ``folder``."""
     return replace(config, out=folder, resume=True, checkpoint_every=config.checkpoint_every or CHECKPOINT_EVERY)
 
 
 def status_of(folder: Path, config: TrainConfig) -> Status:
-    """Return FINISHED or DIVERGED if ``folder`` shows that this very run is over, else NOT_DONE.
+    """Return FINISHED or DIVERGED if ``folder`` shows that exactly this run is done, else NOT_DONE.
 
-    A finished run that has lost rows is not over, since its checkpoint may restore them.
+    A finished run that has lost rows is not done, since its checkpoint may restore them.
     """
     status = read_status(folder)
     if status not in OVER or (status == Status.FINISHED and not is_whole(folder, config)):
@@ -118,7 +117,7 @@ def status_of(folder: Path, config: TrainConfig) -> Status:
     if stored := read_object(folder / CONFIG):
         try:
             found = at_home(TrainConfig.from_mapping({**stored, "out": None, "resume": False}))
-        except (UsageError, TypeError):  # of another version: its name has the digest of its options
+        except (UsageError, TypeError):  # options of another version; the folder's name contains their digest
             return status
         if run_name(found) != run_name(at_home(config)):
             return Status.NOT_DONE

@@ -1,4 +1,4 @@
-"""The queue of ``compare``, ``sweep`` and ``tune``: gives jobs to workers, retries failed ones, stops on signals."""
+"""Queue of ``compare``, ``sweep`` and ``tune``: gives jobs to workers, retries failed jobs, stops on signals."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from tvlars.lab.run_folder.record import ENVIRONMENT, read_object, warnings_in
 from tvlars.lab.run_folder.status import Status
 
 LOST_WORKERS = 5
-"""Number of times a run is given to another Ray worker because its own has died, which is not the run's fault."""
+"""Number of times a run is given to another Ray worker because its worker died, which is not the run's fault."""
 SHARED_PATIENCE = 60.0
-"""Seconds until a shared file system shows files of another machine."""
+"""Seconds to wait until a shared file system shows files of another machine."""
 TICK = 0.2
 
 
 class Source:
-    """Source of jobs, here a list."""
+    """Source of jobs; this base class keeps them in a list."""
 
     def __init__(self) -> None:
         self._left: deque[Job] = deque()
@@ -35,45 +35,45 @@ class Source:
         self._left.extend(jobs)
 
     def next(self) -> Job | None:
-        """Return the next job to begin; None if there is none before another has ended."""
+        """Return the next job to start; None if there is none until a running job ends."""
         return self._left.popleft() if self._left else None
 
     def is_hopeless(self, job: Job) -> bool:
-        """Return True to give up a running job, by what it has measured so far."""
+        """Return True to give up a running job, judging by its measurements so far."""
         return False
 
     def ended(self, outcome: Outcome) -> None:
-        """Take note of the end of a job, which will not be tried again."""
+        """Record the end of a job, which will not be tried again."""
 
 
 def work(source: Source, workers: Workers, retries: int, board: Board, signals: StopSignals) -> None:
-    """Have all jobs of ``source`` done.
+    """Do all jobs of ``source``.
 
     Args:
-        source: gives the jobs, and hears how they ended.
-        workers: do them.
-        retries: number of further attempts for a job that failed. A job that diverged is a result, and one with bad
-            input would fail again: neither is retried.
+        source: provides the jobs, and is told how they ended.
+        workers: do the jobs.
+        retries: number of further attempts for a job that failed. Neither a diverged job, which is a result, nor a job
+            with bad input, which would fail again, is retried.
         board: shows progress.
-        signals: those of :func:`taking_signals`; one that is received stops the jobs.
+        signals: signals noted by :func:`taking_signals`; any of them stops the jobs.
 
     Raises:
-        KeyboardInterrupt, PreemptedError: a signal came; runs have saved their state.
+        KeyboardInterrupt, PreemptedError: a signal was received; runs have saved their state.
     """
     _Queue(source, workers, retries, board, signals).work()
 
 
 def taking_signals(workers: Workers | None) -> contextlib.AbstractContextManager[StopSignals]:
-    """Return the context that notes signals until results are written, entered once ``workers`` are hired.
+    """Return the context that notes signals until results are written; enter it once ``workers`` are hired.
 
-    Runs in this process handle signals themselves: for those nothing is noted here.
+    It notes nothing for runs in this process, which handle signals themselves.
     """
     signals = StopSignals(patient=True, replace=True)
     return signals if workers is not None and workers.apart else contextlib.nullcontext(signals)
 
 
 class _Queue:
-    """Jobs that are going on, and how often each was tried."""
+    """Running jobs, and how often each was tried."""
 
     def __init__(self, source: Source, workers: Workers, retries: int, board: Board, signals: StopSignals) -> None:
         self.source, self.workers, self.retries, self.board, self.signals = source, workers, retries, board, signals
@@ -86,7 +86,7 @@ class _Queue:
         workers.begun = self.warn
 
     def work(self) -> None:
-        """Have all jobs done, or stop those that are going on when a signal comes."""
+        """Do all jobs, or stop the running ones when a signal is received."""
         try:
             self.begin()
             while self.going and not self.signals.received:
@@ -107,7 +107,7 @@ class _Queue:
             stop(number)
 
     def begin(self) -> None:
-        """Give jobs to all workers that have none; failed jobs come first."""
+        """Give jobs to all idle workers; failed jobs come first."""
         most = self.workers.count
         while (most is None or len(self.going) < most) and not self.signals.received:
             job = self.again.popleft() if self.again else self.source.next()
@@ -116,21 +116,21 @@ class _Queue:
             self.going[self.workers.submit(job)] = job
 
     def take(self, job: Job, future: Future[Outcome]) -> None:
-        """Take note of the end of a job, or queue it for another attempt."""
+        """Record the end of a job, or queue it for another attempt."""
         outcome = self.workers.outcome(job, future)
         status, note = outcome.status, outcome.note
         self.warn(job)
         if status == Status.LOST:
             self.lost[job.name] += 1
             if self.lost[job.name] <= LOST_WORKERS:
-                self.board.say(f"{job.name}: {note}, another continues it")
+                self.board.say(f"{job.name}: {note}, another worker continues the run")
                 self.again.append(job)
                 return
         self.attempts[job.name] += 1
         attempts = self.attempts[job.name]
         if job.name in self.hopeless:
             status = Status.PRUNED
-        elif status in (Status.LOST, Status.PREEMPTED):  # by somebody else than this queue
+        elif status in (Status.LOST, Status.PREEMPTED):  # stopped by somebody else than this queue
             status = Status.FAILED
         if status == Status.FAILED and attempts <= self.retries:
             self.board.say(f"{job.name}: {note}, tried again ({attempts} of {self.retries})")
@@ -138,27 +138,27 @@ class _Queue:
             return
         if status in OVER and not _appears(job.folder):
             status = Status.FAILED
-            note = "its folder is not to be seen here: out must lie on a file system that all machines share"
+            note = "its folder does not exist on this machine: out must be on a file system that all machines share"
         self.source.ended(Outcome(job, status, note, attempts))
 
     def warn(self, job: Job) -> None:
-        """Say the warnings of a run that none before it has given: those of all seeds are mostly the same."""
+        """Print new warnings of a run; the warnings of all seeds are mostly the same."""
         for text in warnings_in(read_object(job.folder / ENVIRONMENT), newest=True):
             if text not in self.said:
                 self.said.add(text)
                 self.board.say(f"warning  {text}")
 
     def give_up(self) -> None:
-        """Stop jobs that have become hopeless."""
+        """Stop hopeless jobs."""
         for future, job in self.going.items():
             if job.name not in self.hopeless and self.source.is_hopeless(job):
                 self.hopeless.add(job.name)
                 self.workers.give_up(future)
 
     def stop(self) -> None:
-        """Stop all jobs, and take note of those that ended by themselves meanwhile."""
+        """Stop all jobs, and record those that ended by themselves in the meantime."""
         count = sum(map(self.workers.has_begun, self.going.values()))
-        saving = f": {count} run{'s save what they have' if count != 1 else ' saves what it has'} (Ctrl-C again kills)"
+        saving = f": {count} run{'s save their' if count != 1 else ' saves its'} state (Ctrl-C again kills)"
         self.board.say(f"stopping{saving if count else ''}")
         self.workers.stop(self.signals.again)
         for future, job in self.going.items():
@@ -167,7 +167,7 @@ class _Queue:
 
 
 def _appears(folder: Path) -> bool:
-    """Return whether a folder that another machine has made is there, or comes soon."""
+    """Wait for a folder made by another machine; return whether it appears in time."""
     end = time.monotonic() + SHARED_PATIENCE
     while not folder.is_dir() and time.monotonic() < end:
         time.sleep(TICK)
@@ -175,7 +175,7 @@ def _appears(folder: Path) -> bool:
 
 
 def hold(stack: contextlib.ExitStack, folder: Path, who: str) -> None:
-    """Hold the lock of a folder until ``stack`` ends; raise ``LockedError`` if another process works in it."""
+    """Lock a folder until ``stack`` ends; raise ``LockedError`` if another process uses the folder."""
     try:
         stack.enter_context(locked(folder))
     except LockedError as error:
@@ -183,7 +183,7 @@ def hold(stack: contextlib.ExitStack, folder: Path, who: str) -> None:
 
 
 def check_call(workers: int | None, retries: int) -> None:
-    """Raise ``UsageError`` for a number out of its range, ``ModuleNotFoundError`` if pages cannot be made."""
+    """Raise ``UsageError`` for a number out of range, ``ModuleNotFoundError`` if a package for pages is missing."""
     check_page_packages()
     for name, value, low in (("workers", workers, 1), ("retries", retries, 0)):
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or not low <= value <= 10_000):

@@ -1,6 +1,6 @@
-"""Results of a sweep: a row per run, the table over seeds, and the page.
+"""Results of a sweep: one row per run, the table over seeds, and the page.
 
-Pandas and the report are imported when runs are over: a sweep begins without them.
+Pandas and the report are imported only after the runs, so that a sweep starts quickly.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MEASURED = ("test_accuracy", "test_loss", "train_loss", "images_per_second", "se
 class SweepRun:
     """One run of a sweep. ``status`` is finished, diverged, failed, or not done.
 
-    ``attempts`` counts those of this call, 0 if the run was over before.
+    ``attempts`` counts the attempts of this call; 0 if the run was already done.
     """
 
     name: str
@@ -43,15 +43,15 @@ class SweepRun:
     attempts: int = 0
     note: str = ""
     lr: float | None = None
-    """Learning rate, that of the plan if the options give none."""
+    """Learning rate; the planned one if the options set none."""
 
 
 @dataclass
 class SweepResult:
-    """Results of a sweep; its files lie in ``folder``.
+    """Results of a sweep, whose files are in ``folder``.
 
-    ``family`` and ``margin`` are the declared comparisons and the margin of their equivalence.
-    ``unwritten`` says why results.csv or report.html could not be written; the same call writes them later.
+    ``family`` and ``margin`` are the declared comparisons and the margin of equivalence.
+    ``unwritten`` has the reason why results.csv or report.html could not be written; the same call writes them later.
     """
 
     folder: Path
@@ -65,7 +65,7 @@ class SweepResult:
         return f"SweepResult({len(self.runs)} runs: {counts or 'none'}, folder {str(self.folder)!r})"
 
     def _repr_html_(self) -> str:
-        """Return all comparisons as they show themselves, and failed runs, for notebooks."""
+        """Return all comparisons and the failed runs as HTML for notebooks."""
         parts = [paragraph(title) * bool(title) + one._repr_html_() for title, one in self.comparisons().items()]
         return page(paragraph(self), *parts, *map(paragraph, self.failures()))
 
@@ -75,18 +75,18 @@ class SweepResult:
 
     @property
     def failed(self) -> list[SweepRun]:
-        """Runs that have no result after all attempts."""
+        """Runs without a result after all attempts."""
         return [run for run in self.runs if run.status == Status.FAILED]
 
     def load(self) -> list[LoadedRun]:
-        """Return all runs as their folders have them; runs without a folder have no rows."""
+        """Return all runs, read from their folders; a run without a folder has no rows."""
         return [_load(self.folder / run.name, run) for run in self.runs]
 
     def comparisons(self) -> dict[str, Comparison]:
         """Return comparisons by title. An arm is an optimizer with the options that differ among its runs.
 
-        Runs with different data sets, tasks or lengths are not compared: each kind has a comparison of its own, whose
-        title names the difference ("" if there is one kind). p-values are adjusted for the declared pairs of all
+        Runs with different data sets, tasks or lengths are not compared: each kind has a separate comparison, whose
+        title names the difference ("" if there is only one kind). p-values are adjusted for the declared pairs of all
         comparisons together.
         """
         from tvlars.lab.report.parts import parts_of
@@ -108,20 +108,20 @@ class SweepResult:
         return found
 
     def comparison(self) -> Comparison:
-        """Return the only one of :meth:`comparisons`.
+        """Return the comparison, if :meth:`comparisons` has only one.
 
         Raises:
-            UsageError: there are several.
+            UsageError: there are several comparisons.
         """
         found = self.comparisons()
         if len(found) > 1:
             raise UsageError(
-                f"the runs must be of one data set, task and length to be compared, got {'; '.join(found)}"
+                f"runs that are compared must have the same data set, task and length, got {'; '.join(found)}"
             )
         return next(iter(found.values()), Comparison(self.folder, command_line()))
 
     def frame(self) -> pd.DataFrame:
-        """Return a row per run: options that vary, status, and measurements after the last epoch."""
+        """Return one row per run: options that vary, status, and measurements after the last epoch."""
         import pandas as pd
 
         rows = [_row(run, found) for run, found in zip(self.runs, self.load(), strict=True)]
@@ -144,7 +144,7 @@ class SweepResult:
     def save(self) -> None:
         """Write results.csv, and report.html if there is something to show.
 
-        Files that cannot be written stand in ``unwritten``; the run folders have all that they show.
+        A file that cannot be written is noted in ``unwritten``; nothing is lost, since the run folders have all data.
         """
         from tvlars.lab.report import report
 
@@ -155,7 +155,7 @@ class SweepResult:
         self.unwritten = files.unwritten
 
     def failures(self) -> list[str]:
-        """Return note, log file and last output of each failed run, as lines of text."""
+        """Return the note, log file and last output of each failed run as lines of text."""
         lines = []
         for run in self.failed:
             log = self.folder / f"{run.name}.log"
@@ -166,7 +166,7 @@ class SweepResult:
 
 
 def _metrics_of(row: dict[Any, Any], measure: Measure) -> dict[str, float]:
-    """Return the extra measures of a run, among them that of a user's task."""
+    """Return the extra measures of a run, including the measure of a user's task."""
     found = dict(row["metrics"]) if isinstance(row["metrics"], dict) else {}
     if measure.of_task and measure.column != "test_loss" and isinstance(value := row["value"], float):
         found.setdefault(measure.column, value)
@@ -177,17 +177,17 @@ def write_table(file: Path, frame: pd.DataFrame) -> None:
     """Write a table as CSV, whole or not at all.
 
     Raises:
-        OSError: it could not be written; a file that is there is untouched.
+        OSError: the table could not be written; an existing file is unchanged.
     """
     write_whole(file, frame.to_csv(index=False).encode("utf-8", errors="replace"))
 
 
 class Files:
-    """Files made from others: if one cannot be written, ``unwritten`` says why, and work continues.
+    """Files made from other files: if one cannot be written, ``unwritten`` has the reason, and work continues.
 
     Args:
         folder: folder of the files.
-        tell: is told of each file that cannot be written.
+        tell: called with a sentence on each file that cannot be written.
     """
 
     def __init__(self, folder: Path, tell: Callable[[str], None] = lambda text: None) -> None:

@@ -13,9 +13,9 @@ from tvlars.lab.options import given
 
 
 def run_name(config: TrainConfig) -> str:
-    """Return the name of a run's folder: its label, and a digest of all options that decide what is computed.
+    """Return the name of a run's folder: its label, and a digest of all options that affect the results.
 
-    The same options always have the same name: other runs of the sweep and new options of the program play no part.
+    Equal options give equal names, for any other runs of the sweep and any later version with new options.
     """
     rates = [("lr", config.lr), ("lambda", config.delay_factor)]
     said = "".join(f"-{name}{value:g}" for name, value in rates if value is not None)
@@ -23,13 +23,13 @@ def run_name(config: TrainConfig) -> str:
 
 
 def digest(config: TrainConfig) -> str:
-    """Return ten hexadecimal digits of the options that are not at their defaults and make another run."""
+    """Return ten hexadecimal digits that depend on the options that differ from their defaults and affect results."""
     values = {name: value for name, value in given(config).items() if name not in MEANS}
     return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:10]
 
 
 def at_home(config: TrainConfig) -> TrainConfig:
-    """Return the same config with absolute paths, for a process that may run elsewhere."""
+    """Return the config with absolute paths, for a process that may have another working directory."""
     values = {f.name: getattr(config, f.name) for f in fields(TrainConfig)}
     if config.data.startswith(FOLDER_PREFIX):
         values["data"] = f"{FOLDER_PREFIX}{folder_of(config.data, config.data_dir).resolve()}"
@@ -43,7 +43,7 @@ def arguments(config: TrainConfig, out: Path) -> list[str]:
     words = ["train"]
     for name, value in given(config).items():
         flag = name.replace("_", "-")
-        if OPTIONS[name].not_in_grids or value is None:  # epochs of a run that is given in steps
+        if OPTIONS[name].not_in_grids or value is None:  # None: the epochs of a run whose length is in steps
             continue
         if isinstance(value, tuple):
             words += [f"--{flag}", *map(str, value)]

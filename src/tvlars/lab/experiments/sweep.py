@@ -1,4 +1,4 @@
-"""The sweep: does every run of a grid once, each in a process of its own."""
+"""Sweep: does every run of a grid once, each in a separate process."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from tvlars.lab.training.progress import Reporter
 from tvlars.plan import Plan
 
 FILE = "sweep.json"
-"""File that tells the folder of a sweep from others; it lists the options of all runs."""
+"""File that marks the folder of a sweep; it lists the options of all runs."""
 
 
 def sweep(
@@ -59,34 +59,33 @@ def sweep(
     family: str = ALL,
     margin: float | None = None,
 ) -> SweepResult:
-    """Train every run that is not over yet, each in a process of its own, and write results and page.
+    """Train every run that is not done yet, each in a separate process, and write results and page.
 
     Args:
         runs: options of the runs; ``out`` and ``resume`` are ignored, since the sweep chooses both.
-        out: folder of the sweep: new, empty, or that of an earlier call, which is continued. With Ray it must lie on
-            a file system that all machines see under this name.
-        data, loaders, model, task, metrics: objects for all runs, see :func:`tvlars.lab.train`; with any of them, runs
-            are done in this process, one after the other. Each run copies a module with its weights, so that all
-            seeds begin with the same; give a function, which is called for each run, for weights drawn by the seed.
-        workers: number of runs at a time; None (default): one for each CUDA device, one on a CPU.
-        retries: number of further attempts for a run that failed, from its newest checkpoint. A run that diverged is
-            a result, and one with bad input would fail again: neither is retried.
-        ray: None (default): a queue on this machine; else the address of a Ray cluster, "auto" for the one that this
-            machine belongs to, or "local" for one that is started here.
+        out: folder of the sweep: new, empty, or the folder of an earlier call, which is continued. With Ray it must be
+            on a file system that all machines see under this name.
+        data, loaders, model, task, metrics: objects for all runs, see :func:`tvlars.lab.compare`; with any of them,
+            runs are trained in this process, one after the other.
+        workers: number of runs at a time; None (default): one per CUDA device, or one on a CPU.
+        retries: number of further attempts for a run that failed, from its newest checkpoint. Neither a diverged run,
+            which is a result, nor a run with bad input, which would fail again, is retried.
+        ray: None (default): a queue on this machine; else the address of a Ray cluster, "auto" for this machine's
+            cluster, or "local" to start one here.
         board: shows progress; None (default): a bar on a terminal, and plain lines elsewhere. ``Board()`` is silent.
-        family: pairs of arms that are tested, whose p-values are adjusted together: "all" (default), an arm that each
-            other one is compared with, or pairs as in "tvlars:lars,tvlars:lamb".
-        margin: margin of equivalence, in points of accuracy, None (default) for 0.3; of a user's task in the unit of
+        family: pairs of arms to test, whose p-values are adjusted together: "all" (default), the name of an arm to
+            compare all others with, or pairs as in "tvlars:lars,tvlars:lamb".
+        margin: margin of equivalence, in points of accuracy, None (default) for 0.3; for a user's task in the unit of
             its measure, None for no test of equivalence.
 
     Returns:
         The results, including failed runs. If tables or page could not be written, the board says so, and
-        ``unwritten`` of the results says why.
+        ``unwritten`` of the results has the reason.
 
     Raises:
-        UsageError: an option is bad; nothing has been written then. LockedError: another sweep works in ``out``.
-        KeyboardInterrupt: by Ctrl-C, PreemptedError: by SIGTERM or SIGHUP; runs have saved their state, and the same
-            call continues.
+        UsageError: an option is bad; nothing has been written.
+        LockedError: another sweep uses ``out``.
+        KeyboardInterrupt, PreemptedError: Ctrl-C, SIGTERM or SIGHUP; runs have saved their state, and can resume.
     """
     check_call(workers, retries)
     declared = Declared(family, check_margin(margin))
@@ -120,11 +119,11 @@ def do_runs(
     board: Board,
     declared: Declared | None = None,
 ) -> SweepResult:
-    """Train every run that is not over yet in the folder ``out``; the other arguments are those of :func:`sweep`.
+    """Train every run that is not done yet in the folder ``out``; other arguments are as for :func:`sweep`.
 
     Args:
-        given: objects for all runs, which are then done in this process; None: each run is a process of its own.
-        save: called with the results when the runs are over, also if they are stopped.
+        given: objects for all runs, which are then done in this process; None: each run is a separate process.
+        save: called with the results when the runs have ended, also if they were stopped.
         declared: family of comparisons; None (default): all pairs.
     """
     declared = declared or Declared()
@@ -148,7 +147,7 @@ def do_runs(
                 work(sweeping, crew, retries, board, signals)
         except (KeyboardInterrupt, PreemptedError) as error:
             over = sum(run.status in OVER for run in sweeping.runs.values())
-            far = f"{over} of {len(agenda.runs)} runs are over"
+            far = f"{over} of {len(agenda.runs)} runs are done"
             if isinstance(error, PreemptedError):
                 said = f"stopped by {Signals(error.signal).name}; {far}, and the same command continues"
                 raise PreemptedError(said, error.signal) from error
@@ -160,17 +159,17 @@ def do_runs(
 
 
 def _taken(runs: Sequence[TrainConfig], objects: dict[str, Any]) -> tuple[Sequence[TrainConfig], Given | None]:
-    """Return runs with the names of a user's objects, and these as the laboratory takes them; None: there are none."""
+    """Return runs with the names of a user's objects, and the converted objects, None if there are none."""
     if not runs or all(one is None for one in objects.values()):
         return runs, None
     if objects["data"] is not None and len(sizes := {run.image_size for run in runs}) > 1:
-        raise UsageError(f"image_size must be the same in all runs of data that are given in Python, got {len(sizes)}")
+        raise UsageError(f"image_size must be the same in all runs if data are given in Python, got {len(sizes)} sizes")
     given = take(runs[0], **objects)
     return [given.named(run) for run in runs], given
 
 
 def hire(stack: contextlib.ExitStack, runs: Sequence[TrainConfig], count: int | None, ray: str | None) -> Workers:
-    """Return workers for these runs, on this machine or a Ray cluster; they are released when ``stack`` ends."""
+    """Return workers for these runs, on this machine or a Ray cluster; ``stack`` releases them when it ends."""
     devices = max((run.devices or 1 for run in runs), default=1)
     on_cpu = all(run.accelerator == "cpu" for run in runs)
     crew: Workers = LocalWorkers(devices, count, on_cpu) if ray is None else RayWorkers(ray, devices, count, on_cpu)
@@ -179,10 +178,10 @@ def hire(stack: contextlib.ExitStack, runs: Sequence[TrainConfig], count: int | 
 
 
 def show(board: Board, jobs: Sequence[Job], total: int, crew: Workers | None) -> None:
-    """Say how many of ``total`` runs are left and which workers do them, and begin to show progress."""
+    """Say how many of ``total`` runs are left and which workers do them, and start to show progress."""
     begun = {job.name: epochs_done(job.folder) for job in jobs}
     over, go_on = total - len(jobs), sum(epochs > 0 for epochs in begun.values())
-    parts = [f"{over} over already"] * (over > 0) + [f"{go_on} begun before"] * (go_on > 0)
+    parts = [f"{over} already done"] * (over > 0) + [f"{go_on} already started"] * (go_on > 0)
     overview = ", ".join([f"{total} run{'s' if total > 1 else ''}", *parts])
     board.say(f"{overview}; {crew.describe()}" if crew is not None and jobs else overview)
     if jobs:
@@ -207,12 +206,12 @@ class _Sweep(Source):
 
 @dataclass(frozen=True)
 class Agenda:
-    """All runs of a sweep with their status, and a job for each of those that are not over."""
+    """All runs of a sweep with their status, and a job for each run that is not done."""
 
     out: Path
-    """The sweep's folder, as the user named it."""
+    """Folder of the sweep, as the user named it."""
     folder: Path
-    """Its absolute path."""
+    """Absolute path of ``out``."""
     runs: tuple[SweepRun, ...]
     jobs: tuple[Job, ...]
     plans: dict[str, Plan]
@@ -227,20 +226,20 @@ def make_agenda(
     here: bool = True,
     given: Given | None = None,
 ) -> Agenda:
-    """Check every run against its data, and see which are over; writes nothing.
+    """Check every run against its data, and find the runs that are done, without writing anything.
 
-    ``checked`` is an earlier agenda of the same runs, whose checks need not be made again. If runs are done ``here``,
-    those that are not over are checked against this machine too. ``given`` are objects of all runs.
+    ``checked`` is an earlier agenda of the same runs, whose checks are not repeated. If runs are done ``here``, the
+    remaining ones are also checked against this machine. ``given`` are objects for all runs.
 
     Raises:
-        UsageError: there is no run, two runs are the same, an option is bad, or ``out`` is no folder of a sweep.
+        UsageError: there is no run, two runs are the same, an option is bad, or ``out`` is not the folder of a sweep.
     """
     named = as_path("out", out)
     if named is None or not runs:
-        raise UsageError("runs must be one at least, got none" if named else "out must be a path, got None")
+        raise UsageError("runs must have at least one run, got none" if named else "out must be a path, got None")
     folder = named.resolve()
     if not _is_ours(folder):
-        raise UsageError(f"out must be a new or empty folder, or that of a sweep, got {str(named)!r}")
+        raise UsageError(f"out must be a new or empty folder, or one of a sweep, got {str(named)!r}")
     configs = [at_home(replace(run, out=None, resume=False)) for run in runs]
     plans = checked.plans if checked else _check(configs, folder, here, given or Given())
     found, jobs, folders = [], [], names_in(folder)
@@ -263,8 +262,8 @@ def _check(configs: list[TrainConfig], folder: Path, here: bool, given: Given) -
     """Return the plan of each run by its name.
 
     Raises:
-        UsageError: options do not go with each other, with the data or, if runs that are left are done ``here``, with
-            this machine; or ``folder`` has this run on other data.
+        UsageError: options do not fit each other, the data or, if remaining runs are done ``here``, this machine; or
+            ``folder`` has the run on other data.
     """
     data: dict[str, ImageData] = {}
     plans: dict[str, Plan] = {}
@@ -274,7 +273,7 @@ def _check(configs: list[TrainConfig], folder: Path, here: bool, given: Given) -
             [getattr(config, name) for name in (*names_of(Is.LOADS), "validation", "validation_seed", "crop", "flip")]
         )
         if key not in data:
-            data.clear()  # one at a time: they may be large
+            data.clear()  # keep only one data set, since data may be large
             data[key] = data_of(config, given.data)
         with _of(config):
             check_one_machine(config)
@@ -287,16 +286,16 @@ def _check(configs: list[TrainConfig], folder: Path, here: bool, given: Given) -
 
 
 def check_one_machine(config: TrainConfig) -> None:
-    """Raise ``UsageError`` unless a run can be done by a process that a worker starts, or by several of one machine."""
+    """Raise ``UsageError`` unless a worker can do the run with one or several processes on one machine."""
     if config.shard and (config.devices or 1) == 1:
-        raise UsageError("shard must not be given for one process, there is nothing to spread over")
+        raise UsageError("shard must not be given for one process, since there are no others to shard over")
     if (config.nodes or 1) > 1:
-        raise UsageError(f"nodes must be 1 for runs that workers do, each on one machine, got {config.nodes}")
+        raise UsageError(f"nodes must be 1 for runs done by workers, which use one machine each, got {config.nodes}")
 
 
 @contextlib.contextmanager
 def _of(config: TrainConfig) -> Iterator[None]:
-    """Have a ``UsageError`` name the run."""
+    """Put the label of the run in front of a ``UsageError``."""
     try:
         yield
     except UsageError as error:
@@ -317,9 +316,9 @@ def _make(folder: Path) -> None:
 
 
 def names_in(folder: Path) -> dict[str, str]:
-    """Return folder names that an earlier version gave to runs of the sweep in ``folder``, by the names of today.
+    """Return the folder names that an earlier version gave to runs of the sweep in ``folder``, by their current names.
 
-    Earlier versions counted other options among those that make another run, so their digests differ.
+    In earlier versions the digest depended on other options.
     """
     found: dict[str, str] = {}
     entries = read_object(folder / FILE).get("runs", [])
@@ -336,7 +335,7 @@ def names_in(folder: Path) -> dict[str, str]:
 
 
 def _describe(agenda: Agenda, declared: Declared) -> None:
-    """Write the options of all runs, for people and for :func:`names_in`, and the declared family of comparisons."""
+    """Write the options of all runs, for users and for :func:`names_in`, and the declared family of comparisons."""
     said = {"command": command_line(), **digest_entry(agenda.folder)}
     options = [{"run": run.name, **json.loads(run.config.to_json())} for run in agenda.runs]
     write_json(agenda.folder / FILE, {**said, **declared.as_json(), "runs": options})

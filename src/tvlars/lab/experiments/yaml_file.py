@@ -1,12 +1,13 @@
-"""YAML in which a number is what its digits say to a person, or its line is refused.
+"""YAML without ambiguous numbers: a number means what a reader expects, or its line is refused.
 
 PyYAML follows YAML 1.1, in which 0100 is 64, 1:30 is 90 and 1e-3 is text. Here
 
-- integers are decimal, with underscores between thousands if at all; floats may have an exponent without a point;
-- numbers with a leading zero, of base 60 or of another base, and other underscores are refused: quotes make them text;
-- true, false, yes, no, on and off are flags in any of YAML 1.1's spellings; a date is text;
-- aliases and merge keys are allowed as far as they stand for few values; other tags than those of plain values are not;
-- there is one document, in UTF-8, or in UTF-16 with a byte order mark, and no mapping has a key twice.
+
+- integers are decimal, with optional underscores between thousands; floats may have an exponent without a point;
+- numbers with a leading zero or in another base, and other underscores, are refused unless quotes make them text;
+- true, false, yes, no, on and off are flags in all spellings of YAML 1.1; a date is text;
+- aliases and merge keys may stand for a limited number of values; only the tags of plain values are allowed;
+- a file is one document in UTF-8, or in UTF-16 with a byte order mark, and no mapping has a key twice.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from tvlars.lab.errors import UsageError
 
 MOST_BYTES = 2**20
 MOST_VALUES = 100_000
-"""Most values of a file whose aliases are written out."""
+"""Most values of a file after aliases are expanded."""
 MOST_LEVELS = 32
 MOST_DIGITS = 20
 UNCLEAR = "tag:unclear"
@@ -45,21 +46,21 @@ REFUSED = (
     (re.compile(r"[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?"), "is a number of base 60 to some programs"),
     (re.compile(r"(?=.*_)[-+]?[0-9._]*[0-9][0-9_]*(\.[0-9_]*)?([eE][-+]?[0-9_]+)?"), "has underscores in odd places"),
 )
-"""Numbers that programs read in several ways, tried in this order if a text is no plain number."""
+"""Numbers that programs read in different ways, tried in this order if a text is not a plain number."""
 
 
 def read_yaml(file: Path, what: str = "grid") -> Any:
-    """Return the content of a YAML file; ``what`` it is stands in the error.
+    """Return the content of a YAML file; errors name the file as ``what``.
 
     Raises:
-        UsageError: it cannot be read, or has something that is not clear; the message says in which line.
+        UsageError: the file cannot be read, or has an ambiguous or invalid value; the message names the line.
     """
     try:
         content = read_bytes(file, most=MOST_BYTES)
         utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
         return parse_yaml(content.decode("utf-16" if utf16 else "utf-8-sig"))
     except UnicodeDecodeError as error:
-        raise _unreadable(what, file, f"it is no UTF-8 from byte {error.start + 1} on") from error
+        raise _unreadable(what, file, f"it is not UTF-8 from byte {error.start + 1} on") from error
     except (OSError, ValueError) as error:
         raise _unreadable(what, file, reason(error)) from error
 
@@ -68,7 +69,7 @@ def parse_yaml(text: str) -> Any:
     """Return the content of a text in YAML.
 
     Raises:
-        ValueError: it has something that is not clear; the message says in which line.
+        ValueError: the text has an ambiguous or invalid value; the message names the line.
     """
     try:
         return yaml.load(text, _Loader)
@@ -85,9 +86,9 @@ def _unreadable(what: str, file: Path, why: str) -> UsageError:
 
 
 def _words_of(error: yaml.MarkedYAMLError) -> str:
-    problem = error.problem or "it is no YAML"
+    problem = error.problem or "it is not YAML"
     if problem == "but found another document":
-        problem = "it must be one document, and a second one begins here"
+        problem = "it must be one document, but a second one starts here"
     if "'\\t'" in problem:
         problem += "; lines are indented with spaces"
     return f"line {error.problem_mark.line + 1}: {problem}" if error.problem_mark is not None else problem
@@ -103,13 +104,13 @@ class _Loader(yaml.SafeLoader):
         return root
 
     def _check_size(self, root: yaml.Node) -> None:
-        """Refuse aliases that would never end or be very long when they are written out."""
+        """Refuse aliases that are endless or very long when expanded."""
         sizes: dict[int, int] = {}
         open_: set[int] = set()
 
         def size(node: yaml.Node, level: int) -> int:
             if id(node) in open_:
-                raise _problem(node, "it holds itself")
+                raise _problem(node, "it contains itself")
             if level > MOST_LEVELS:
                 raise _problem(node, "it is nested too deeply")
             if id(node) not in sizes:
@@ -132,7 +133,7 @@ class _Loader(yaml.SafeLoader):
             _refuse(node, node.value)
         kind = node.tag.removeprefix(PREFIX)
         if not node.tag.startswith(PREFIX) or kind not in KINDS:
-            raise _problem(node, f"the tag {node.tag[:60]!r} has no place here")
+            raise _problem(node, f"the tag {node.tag[:60]!r} is not allowed")
         return super().construct_object(node, deep)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
@@ -141,7 +142,7 @@ class _Loader(yaml.SafeLoader):
             for key, _ in node.value:
                 if isinstance(key, yaml.ScalarNode) and key.tag != f"{PREFIX}merge":
                     if (key.tag, key.value) in seen:
-                        raise _problem(key, f"{key.value} is there twice")
+                        raise _problem(key, f"{key.value} appears twice")
                     seen.add((key.tag, key.value))
         return super().construct_mapping(node, deep)
 
@@ -149,7 +150,7 @@ class _Loader(yaml.SafeLoader):
         text = str(self.construct_scalar(node))
         _refuse(node, text)
         if not INTEGER.fullmatch(text):
-            raise _problem(node, f"{text[:60]!r} is no integer")
+            raise _problem(node, f"{text[:60]!r} is not an integer")
         if len(text) > MOST_DIGITS:
             raise _problem(node, f"an integer has {len(text)} digits")
         return int(text)
@@ -158,7 +159,7 @@ class _Loader(yaml.SafeLoader):
         text = str(self.construct_scalar(node))
         _refuse(node, text)
         if not (FLOAT.fullmatch(text) or INTEGER.fullmatch(text)):
-            raise _problem(node, f"{text[:60]!r} is no number")
+            raise _problem(node, f"{text[:60]!r} is not a number")
         return float(text.replace(".", "", 1) if text.lower().lstrip("+-") in (".inf", ".nan") else text)
 
 

@@ -1,1 +1,1 @@
-"""Files that last: written whole or not at all, locked, marked by the command that wrote them."""
+"""Safe files: written whole or not at all, locked, and marked by the command that wrote them."""

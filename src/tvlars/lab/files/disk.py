@@ -1,4 +1,4 @@
-"""Writing files so that a crash, a power cut or a full disk leaves them whole."""
+"""Writing of files so that a crash, a power cut or a full disk cannot damage them."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from typing import Any
 from tvlars._reading import check_regular
 
 PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE, errno.ETIMEDOUT)
-"""Errors of a disk that may get room again, or come back."""
+"""Temporary errors: the disk may get free space again, or be connected again."""
 
 
 DIGEST = "digest"
-"""Entry of a JSON file that holds the digest of its other entries."""
+"""Entry of a JSON file with the digest of its other entries."""
 
 
 def digest_of(entries: dict[str, Any]) -> str:
-    """Return the SHA-256 of the other entries of a JSON file; the same in every version, to tell damage from age."""
+    """Return the SHA-256 of the other entries of a JSON file, equal in all versions: a wrong digest means damage."""
     rest = {name: value for name, value in entries.items() if name != DIGEST}
     return hashlib.sha256(json.dumps(rest, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def cannot_write(error: OSError) -> str:
-    """Return what could not be written, and why."""
+    """Return a clause on the file that could not be written, and the reason."""
     where = f" {error.filename}" if error.filename else ""
     return f"cannot write{where}: {error.strerror or error}"
 
 
 def write_synced(file: Path, content: bytes) -> None:
-    """Write a new file of ``content``, which is on the disk when this returns; what has its name goes before."""
+    """Write ``content`` to a new file, which is on the disk when this function returns; remove an old file before."""
     with named(file):
         file.unlink(missing_ok=True)  # a link that somebody has laid there would have us write where it leads
     with named(file), open(file, "xb") as out:
@@ -44,7 +44,7 @@ def write_synced(file: Path, content: bytes) -> None:
 
 
 def write_whole(file: Path, content: bytes) -> None:
-    """Replace ``file`` by ``content``, whole or not at all, whatever happens to the machine."""
+    """Replace ``file`` by ``content``, whole or not at all, even if the machine crashes."""
     part = file.with_name(file.name + ".part")
     with named(file):
         try:
@@ -57,7 +57,7 @@ def write_whole(file: Path, content: bytes) -> None:
 
 
 def append_whole(file: Path, content: bytes) -> None:
-    """Append ``content`` to a regular file, all of it or nothing."""
+    """Append ``content`` to a regular file, whole or not at all."""
     with named(file):
         handle = open_to_append(file)
         size = os.fstat(handle).st_size
@@ -74,7 +74,7 @@ def append_whole(file: Path, content: bytes) -> None:
 
 
 def open_to_append(file: Path) -> int:
-    """Return a handle to append to a regular file, made where it is missing; no pipe is awaited, no link followed."""
+    """Return a handle to append to a new or existing regular file, without following links or waiting for pipes."""
     with named(file):
         with contextlib.suppress(FileNotFoundError):
             check_regular(os.lstat(file))
@@ -83,7 +83,7 @@ def open_to_append(file: Path) -> int:
 
 
 def sync(path: Path) -> None:
-    """Have a file, or the names in a folder, on the disk when this returns."""
+    """Make sure that a file, or the names in a folder, are on the disk when this function returns."""
     with named(path):
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
         try:
@@ -94,7 +94,7 @@ def sync(path: Path) -> None:
 
 @contextlib.contextmanager
 def named(file: Path) -> Iterator[None]:
-    """Have an ``OSError`` name ``file``."""
+    """Add the name of ``file`` to an ``OSError``."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""A run's folder is the one that it began in: where it is moved away, nothing is written into what takes its place."""
+"""Identity of a run's folder: if the folder is moved away, nothing is written into a folder that replaces it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from tvlars.lab.errors import MovedFolderError
 
 
 class Place:
-    """The folder ``folder``, which exists, told from others by its number on its file system."""
+    """The existing folder ``folder``, identified by its inode number."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         if hasattr(os, "O_DIRECTORY"):
-            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)  # while it is open, no other folder gets its number
+            # While the handle is open, no other folder gets the same number.
+            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
             weakref.finalize(self, os.close, handle)
         self._number = self._now()
 
@@ -24,7 +25,7 @@ class Place:
         return found.st_dev, found.st_ino
 
     def check(self) -> None:
-        """Raise ``MovedFolderError`` where another folder, or none, is in its place, ``OSError`` if none can say."""
+        """Raise ``MovedFolderError`` if another folder or none is at the path, ``OSError`` if this is unknown."""
         try:
             now = self._now()
         except (FileNotFoundError, NotADirectoryError) as error:

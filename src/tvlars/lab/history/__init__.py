@@ -1,1 +1,1 @@
-"""Runs looked at later: listed with settings and results, filtered, and told apart."""
+"""Later analysis of runs: lists with settings and results, filters, and differences."""

@@ -1,4 +1,4 @@
-"""Conditions on runs, as ``batch-size>=512``: read from text, and checked against the cells of a list."""
+"""Conditions on runs, such as ``batch-size>=512``: parsed from text, and checked against the cells of a list."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TIME = "started"
 
 @dataclass(frozen=True)
 class Condition:
-    """A condition on one column. Text may have ``*`` for any characters, and ``none`` is an empty cell."""
+    """A condition on one column. In text, ``*`` matches any characters; ``none`` means an empty cell."""
 
     column: str
     sign: str
@@ -31,21 +31,21 @@ class Condition:
 
     @classmethod
     def parse(cls, text: str, columns: Sequence[str]) -> Condition:
-        """Return the condition of a text as ``optimizer=lars`` or ``test-accuracy>0.9``.
+        """Return the condition of a text such as ``optimizer=lars`` or ``test-accuracy>0.9``.
 
         Raises:
-            UsageError: it is none, or names no column.
+            UsageError: the text is not a condition, or names no column.
         """
         match = re.fullmatch(r"\s*([^=<>!]+?)\s*(==|!=|<=|>=|=|<|>)\s*(.*?)\s*", text)
         if match is None:
             raise UsageError(
-                "where must be conditions as 'optimizer=lars' 'batch-size>=512', in quotes, since a shell takes < and "
-                f"> for files, got {text!r}"
+                "where must be conditions as 'optimizer=lars' 'batch-size>=512', in quotes, since a shell uses < and > "
+                f"for files, got {text!r}"
             )
         return cls(column_of(match[1], columns), match[2], match[3])
 
     def filter(self, rows: Sequence[Row]) -> list[Row]:
-        """Return the rows that meet the condition; an empty cell meets ``=none`` and ``!=`` alone.
+        """Return the rows that meet the condition; an empty cell meets only ``=none`` and ``!=``.
 
         Raises:
             UsageError: the column has values of another kind than the condition.
@@ -79,7 +79,7 @@ class Condition:
         return f"{_spelled(self.column)}{self.sign}{self.text}"
 
     def _number(self) -> float:
-        """Return the number that a column of numbers is compared with; 90% is 0.9."""
+        """Return the number to compare a numeric column with; 90% is 0.9."""
         percent = self.text.endswith("%")
         try:
             number = float(parse_number(float, self.text.removesuffix("%").strip()))
@@ -93,7 +93,7 @@ class Condition:
 
     def _is_text(self, cell: Any) -> bool:
         text = "" if cell is None else str(cell).lower() if isinstance(cell, bool) else str(cell)
-        pattern = re.sub(r"([\[?])", r"[\1]", self.text)  # of the signs of fnmatch, * alone has a meaning here
+        pattern = re.sub(r"([\[?])", r"[\1]", self.text)  # only the * of fnmatch is special here
         return fnmatchcase(text, pattern)
 
 
@@ -106,7 +106,7 @@ def column_of(text: str, columns: Sequence[str]) -> str:
 
 
 def local_time(text: Any) -> str | None:
-    """Return a time of environment.json in the time zone of this machine, as 2026-11-29 15:20; None if it is none."""
+    """Return a time of environment.json in local time, as 2026-11-29 15:20; None if ``text`` is not a time."""
     try:
         return datetime.fromisoformat(str(text)).astimezone().strftime("%Y-%m-%d %H:%M")
     except (ValueError, OverflowError, OSError):

@@ -1,4 +1,4 @@
-"""Differences of two runs, or of two comparisons arm by arm, in settings and in results."""
+"""Differences between two runs, or between two comparisons arm by arm, in settings and results."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ if TYPE_CHECKING:
     import pandas as pd
 
 OF_DATA = ("data", "mean", "std", "class_names", "channels", "image_size", "classes", FINGERPRINT, DIGEST)
-"""Entries of model.json that say something about the data."""
+"""Entries of model.json about the data."""
 OF_FOLDER = ("out", "resume", "data_dir")
 MACHINE = ("python", "system", "cpu_cores", "torch_threads", "device", "precision", "processes")
 WIDE, NARROW = 80, 24
-"""Characters of a value, and of one that others are aligned with."""
+"""Most characters of a value, and of a value that sets the width of its column."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One line: values of ``a`` and ``b`` under a name, as text, and what else there is to say.
+    """One line of text: values of ``a`` and ``b`` under a name, and a note.
 
-    ``part`` is settings, plan, model, data, environment or results; of comparisons also "all arms" or an arm.
+    ``part`` is settings, plan, model, data, environment or results; for comparisons also "all arms" or an arm.
     """
 
     part: str
@@ -55,13 +55,13 @@ class Difference:
 
     @property
     def same(self) -> bool:
-        """True if both are equal."""
+        """True if both values are equal."""
         return self.a == self.b and self.note in ("", "same")
 
 
 @dataclass(frozen=True)
 class RunsDiff:
-    """Differences that :func:`diff_runs` finds; ``print`` shows them as ``tvlars diff`` does."""
+    """Differences found by :func:`diff_runs`; ``print`` shows them in the form of ``tvlars diff``."""
 
     a: Path
     b: Path
@@ -69,7 +69,7 @@ class RunsDiff:
 
     @property
     def differences(self) -> list[Difference]:
-        """The rows whose values differ."""
+        """Rows whose values differ."""
         return [row for row in self.rows if not row.same]
 
     def __repr__(self) -> str:
@@ -87,7 +87,7 @@ class RunsDiff:
         return pd.DataFrame([{**asdict(row), "same": row.same} for row in self.rows], columns=[*columns, "same"])
 
     def __str__(self) -> str:
-        """Return one line per row; values that are equal stand there once, with "same"."""
+        """Return one line per row; equal values are shown once, with "same"."""
         wide = max([len(row.part) for row in self.rows] + [1])
         names = max([len(row.name) for row in self.rows] + [0])
         values = max([len(row.a) for row in self.rows if not row.same and len(row.a) <= NARROW] + [0])
@@ -112,10 +112,10 @@ def diff_runs(a: Path | str, b: Path | str) -> RunsDiff:
         b: folder of the same kind.
 
     Returns:
-        One row per setting that differs, or one that says "same" for each kind of setting, and one per result.
+        One row per setting that differs, or one row "same" per kind of settings, and one row per result.
 
     Raises:
-        UsageError: a folder is neither a run nor a comparison, or they are of different kinds.
+        UsageError: a folder is neither a run nor a comparison, or one is a run and the other a comparison.
     """
     a, b = Path(a), Path(b)
     kinds = [_kind(name, folder) for name, folder in (("a", a), ("b", b))]
@@ -137,7 +137,7 @@ def _kind(name: str, folder: Path) -> str:
     for file, what in (("sweep.json", "a sweep"), ("tune.json", "a tuning")):
         if is_regular(folder / file, folder):
             raise UsageError(
-                f"{name} must be a folder of a run or a comparison, and {str(folder)!r} is one of {what}: name runs in "
+                f"{name} must be a folder of a run or a comparison, but {str(folder)!r} is one of {what}: name runs in "
                 f"it, tvlars runs {folder} lists them"
             )
     return "comparison" if is_regular(folder / "comparison.json", folder) else "run"
@@ -159,7 +159,7 @@ def _facts(a: LoadedRun, b: LoadedRun) -> list[Difference]:
 
 
 def _part(part: str, a: dict[str, Any], b: dict[str, Any], what: str = "") -> list[Difference]:
-    """Return a row for each value that differs, or one that says "same"."""
+    """Return one row per value that differs, or one row "same"."""
     rows = [
         Difference(part, name.replace("_", "-") if name in OPTIONS else _title(name), *texts)
         for name in dict.fromkeys((*a, *b))
@@ -169,7 +169,7 @@ def _part(part: str, a: dict[str, Any], b: dict[str, Any], what: str = "") -> li
 
 
 def _settings(run: LoadedRun) -> dict[str, Any]:
-    """Return all options that say what is trained and measured; None if the plan chose the value."""
+    """Return all options that affect training and measurements; None for a value that the plan chose."""
     stored, defaults = read_object(run.folder / CONFIG), asdict(TrainConfig())
     means = [name for name, one in OPTIONS.items() if one.kinds & (Is.MEANS | Is.MACHINE) and name != "arm"]
     options = {name: value for name, value in {**defaults, **stored}.items() if name not in (*means, *OF_FOLDER)}
@@ -177,7 +177,7 @@ def _settings(run: LoadedRun) -> dict[str, Any]:
 
 
 def _plan(run: LoadedRun, other: LoadedRun) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return settings as given, or as the plan chose them where the other run has one; and the rest of the plan."""
+    """Return the settings, with planned values for settings that only the other run sets, and the rest of the plan."""
     mine, theirs = _settings(run), _settings(other)
     given = {name for name in mine if mine[name] is not None or theirs.get(name) is not None}
     settings = {name: run.plan.get(name) if value is None else value for name, value in mine.items() if name in given}
@@ -195,7 +195,7 @@ def _data(a: LoadedRun, b: LoadedRun) -> list[Difference]:
     texts = [_short(run.environment.get("data", run.config.data if run.config else "")) for run in (a, b)]
     if first is None or second is None:
         which = "both" if first is second else "a" if first is None else "b"
-        note = f"their content cannot be compared, since {which} kept no fingerprint"
+        note = f"their content cannot be compared, since {which} has no fingerprint"
     elif not (note := first.difference(second).replace(" now", " in b").replace("there were", "a has")):
         note = first.uncompared(second) or "same"
     return [Difference("data", "", texts[0], texts[0] if note == "same" else texts[1], note)]
@@ -216,7 +216,7 @@ def _environment(run: LoadedRun) -> dict[str, Any]:
 
 
 def _results(a: LoadedRun, b: LoadedRun) -> list[Difference]:
-    """Return a row for each result of the end, those of the last epochs, and how far curves and weights are equal."""
+    """Return one row per final result, and rows on the equality of loss curves and weights."""
     ends = [{"status": run.status.value, "epochs": len(run.epochs), **_last(run)} for run in (a, b)]
     rows = []
     for name in dict.fromkeys((*ends[0], *ends[1])):
@@ -228,7 +228,7 @@ def _results(a: LoadedRun, b: LoadedRun) -> list[Difference]:
 
 
 def _last(run: LoadedRun) -> dict[str, Any]:
-    """Return results at the end of a run: its accuracy, the last row of epochs.csv, and seconds of all epochs."""
+    """Return the final results of a run: accuracy, the last row of epochs.csv, and seconds of all epochs."""
     found: dict[str, Any] = {}
     summary = {name: value for name, value in run.summary.items() if name not in ("status", "epochs")}
     for name, value in summary.items():
@@ -243,7 +243,7 @@ def _last(run: LoadedRun) -> dict[str, Any]:
 
 
 def _curves(a: LoadedRun, b: LoadedRun) -> Difference:
-    """Return the row that says up to which step the losses of both are equal."""
+    """Return the row that names the first step with different losses."""
     steps = min(len(a.steps), len(b.steps))
     if not steps:
         return Difference("results", "loss of each step", "", "", "not there")
@@ -265,7 +265,7 @@ def _weights(a: LoadedRun, b: LoadedRun) -> Difference:
         try:
             with open_regular(run.folder / "weights.pt") as opened:
                 found.append(read_torch_file(opened))
-        except Exception as error:  # torch has many types for a damaged file
+        except Exception as error:  # torch raises errors of many types for a damaged file
             if memory.has_ended(error):
                 raise
             notes.append(f"{name} has none" if isinstance(error, FileNotFoundError) else f"{name}: {reason(error)}")
@@ -284,7 +284,7 @@ def _weights(a: LoadedRun, b: LoadedRun) -> Difference:
 
 
 def _change(name: str, a: Any, b: Any) -> str:
-    """Return the difference b − a in words, "" if it has none."""
+    """Return the difference b − a in words; "" if there is none."""
     numbers = [value for value in (a, b) if isinstance(value, int | float) and not isinstance(value, bool)]
     if len(numbers) < 2 or not all(map(math.isfinite, numbers)):
         return ""
@@ -301,7 +301,7 @@ def _change(name: str, a: Any, b: Any) -> str:
 
 
 def _of_comparisons(a: Comparison, b: Comparison) -> list[Difference]:
-    """Return the settings that differ, those of all arms once, and the accuracies of each arm and batch size."""
+    """Return the settings that differ, those of all arms only once, and the accuracy per arm and batch size."""
     first, second = _arms(a), _arms(b)
     common = [key for key in first if key in second]
     facts = {key: _facts_of_arm(a, b, first[key], second[key]) for key in common}
@@ -343,7 +343,7 @@ def _arms(comparison: Comparison) -> dict[Key, list[Path]]:
 
 
 def _facts_of_arm(a: Comparison, b: Comparison, first: list[Path], second: list[Path]) -> list[Difference]:
-    """Return the rows on an arm's settings, from its first runs that can be read; and its seeds, if they differ."""
+    """Return the rows on an arm's settings, from its first readable runs, and on its seeds if they differ."""
     runs = [_readable(folders) for folders in (first, second)]
     rows = []
     if runs[0] and runs[1]:
@@ -380,7 +380,7 @@ def _missing(value: Any) -> bool:
 
 
 def _texts(name: str, a: Any, b: Any) -> tuple[str, str]:
-    """Return two values as text, with as many digits as tell them apart."""
+    """Return two values as text, with enough digits to see that they differ."""
     texts = [_text(name, value) for value in (a, b)]
     if texts[0] == texts[1] and _differ(a, b):
         texts = [_short(value) for value in (a, b)]

@@ -22,32 +22,32 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FIRST = ("folder", "status")
-"""Columns that every list begins with."""
+"""First columns of every list."""
 CSV_HEAD = ",".join(FIRST)
 MAIN = ("arm", "optimizer", "model", "data", "batch_size", "lr", "seed", "epochs_done")
 MEASURED = ("validation_", "test_")
-"""Beginnings of the names of results on images that were held out."""
+"""Prefixes of results on images that are not used for training."""
 ACCURACIES = ("validation_accuracy", "test_accuracy")
 NO_SETTING = (
     *("epochs", "out", "resume", "data_dir", "accelerator", "compile", "log", "tensorboard", "devices", "nodes"),
     *("shard", "timeout", "rendezvous", "checkpoint_every", "checkpoint_keep", "profile"),
 )
-"""Options that the table leaves out unless it is asked for them: means by which a run is done, and what the columns of
-folder and of epochs say."""
+"""Options that the table shows only on request: options that do not affect results, and values that are visible in
+the columns folder and epochs."""
 GOES_FIRST = ("started", "data", "model")
-"""Columns that go first where the terminal is too narrow, after other settings."""
+"""Columns that are dropped first on a narrow terminal, after other settings."""
 
 GOES_LAST = ("epochs_done", "status", "batch_size", "seed", "validation_accuracy")
-"""Columns that go next, where there is no room even with folders and arms over several lines."""
+"""Columns that are dropped next, if there is no room even with folders and arms folded over several lines."""
 FOLDED, LEAST = ("folder", "arm", "optimizer"), 24
-"""Columns that are folded where the terminal is narrow, and characters of a line before other columns give way."""
+"""Columns that are folded on a narrow terminal, and their smallest width before other columns are dropped."""
 
 
 @dataclass(frozen=True)
 class Listing:
     """Runs below some folders, one row each.
 
-    ``settings`` and ``results`` are the names of columns; ``of`` is the number of runs before they were filtered.
+    ``settings`` and ``results`` are names of columns; ``of`` is the number of runs before filtering.
     """
 
     rows: list[Row]
@@ -76,7 +76,7 @@ class Listing:
         results: dict[str, None] = {}
         for folder in folders:
             if not folder.is_dir():
-                raise UsageError(f"runs must lie in a folder that exists, got {str(folder)!r}")
+                raise UsageError(f"runs must be in an existing folder, got {str(folder)!r}")
             for row in read_runs(folder, left_out):
                 settings.update(dict.fromkeys(row.settings))
                 results.update(dict.fromkeys(row.results))
@@ -110,12 +110,12 @@ class Listing:
         return replace(self, rows=rows)
 
     def only(self, columns: Sequence[str]) -> Listing:
-        """Return the runs with these columns alone, after folder and status."""
+        """Return the runs with only these columns after folder and status."""
         chosen = [column_of(name, self.columns) for name in columns] if self.of else []
         return replace(self, settings=list(dict.fromkeys((*FIRST, *chosen))), results=[])
 
     def csv(self) -> str:
-        """Return a row per run, all digits; empty cells are empty."""
+        """Return one row per run as CSV, with all digits; cells without a value are empty."""
         text = io.StringIO(newline="")
         written = csv.writer(text, lineterminator="\n")
         written.writerow(self.columns)
@@ -123,14 +123,14 @@ class Listing:
         return text.getvalue()
 
     def json(self) -> str:
-        """Return the runs as JSON: an object per run in "runs"; "left_out" has the lines on other folders."""
+        """Return the runs as JSON: "runs" has one object per run, "left_out" the lines on other folders."""
         runs = [{name: row.get(name) for name in self.columns} for row in self.rows]
         return json.dumps({"made_by": mark("runs"), "left_out": self.left_out.lines(), "runs": runs}, indent=1) + "\n"
 
     def print(self, columns: Sequence[str] = ()) -> None:
-        """Print a table that fits the terminal, and lines on what is the same for all runs and on what is left out.
+        """Print a table that fits the terminal, and lines on values shared by all runs and on left-out columns.
 
-        Columns are ``columns`` or, if there are none, settings that differ and the main results.
+        Columns are ``columns``, or by default the settings that differ and the main results.
         """
         if self.rows:
             names, alike = self._chosen(columns)
@@ -147,7 +147,7 @@ class Listing:
         )
 
     def _chosen(self, columns: Sequence[str]) -> tuple[list[str], list[str]]:
-        """Return the columns of the table, and in words the settings that are left out since all runs share them."""
+        """Return the columns of the table, and the settings shared by all runs, which are left out, in words."""
         if columns:
             return list(dict.fromkeys(("folder", *(column_of(name, self.columns) for name in columns)))), []
         names, alike = ["folder"], []
@@ -156,21 +156,21 @@ class Listing:
             main.remove("optimizer")  # the arm's cells have it
         others = [name for name in self.settings if name not in (*FIRST, *MAIN, *NO_SETTING)]
         for name in (*main, *others):
-            # Choices of the plan follow from the settings, and so get no column of their own.
+            # Values of the plan follow from the settings, so they get no columns.
             cells = {repr(row.get(name) if name in main else row.config.get(name)) for row in self.rows}
             if len(cells) > 1 or (len(self.rows) == 1 and name in main):
                 names.append(name)
             elif name in main:
                 alike.append(text_of(name, self.rows[0]) if name == "status" else _with_title(name, self.rows[0]))
         further = [name for name in self.results if name.startswith(MEASURED) and not name.endswith("_loss")]
-        tasks = any(all(row.get(name) is None for name in ACCURACIES) for row in self.rows)  # those without accuracies
+        tasks = any(all(row.get(name) is None for name in ACCURACIES) for row in self.rows)  # runs without accuracy
         losses = [name.replace("accuracy", "loss") for name in ACCURACIES] if tasks else []
         named = [*ACCURACIES, *losses, *(name for name in further if name not in ACCURACIES)]
         measured = [name for name in named if any(row.get(name) is not None for row in self.rows)]
         return [*names, *measured, TIME], alike
 
     def _print(self, names: list[str], fit: bool) -> list[str]:
-        """Print the table; return the columns that had no room in it."""
+        """Print the table; return the columns that did not fit."""
         from rich.table import Table
 
         out = console()
@@ -211,17 +211,18 @@ def list_runs(
     """Return all runs below a folder as a data frame, one row per run.
 
     Runs of comparisons, sweeps and tunings are included, each run folder once. Only JSON files are read. Damaged run
-    folders are left out, as ``tvlars runs`` says; see :func:`tvlars.lab.load_run` for the problems of one.
+    folders are left out, and ``tvlars runs`` lists them; :func:`tvlars.lab.load_run` reports the problems of a folder.
 
     Args:
-        folder: the folder that is searched, or a run folder.
-        where: conditions that runs have to meet, as ``"optimizer=lars"`` or ``"test-accuracy>0.9"``. Signs are =, !=,
-            <, <=, > and >=; numbers are compared as numbers, text may have ``*``, and ``none`` is an empty cell.
-        sort: names of columns, the most important one first; a name after ``-`` sorts in descending order.
+        folder: the folder to search, or a run folder.
+        where: conditions that runs must meet, such as ``"optimizer=lars"`` or ``"test-accuracy>0.9"``. Operators are
+            =, !=, <, <=, > and >=. Numbers are compared as numbers, ``*`` in text matches any characters, and ``none``
+            means an empty cell.
+        sort: names of columns, the most important first; a ``-`` before a name sorts in descending order.
 
     Returns:
-        Columns: folder, status, all options of the runs (with values that the plan chose, such as lr), epochs_done,
-        what else stands in summary.json (such as test_accuracy), versions, device, and started.
+        Columns: folder, status, all options of the runs (with planned values, such as lr), epochs_done, other entries
+        of summary.json (such as test_accuracy), versions, device, and started.
 
     Raises:
         UsageError: the folder does not exist, or ``where`` or ``sort`` names no column.
@@ -257,7 +258,7 @@ def value_text(column: str, value: Any) -> str:
         return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, float):  # of NumPy too
+    if isinstance(value, float):  # includes NumPy's floats
         large = f"{value:,.0f}" if 1000 <= abs(value) < 1e12 else f"{value:.4g}"
         return f"{100 * value:.2f} %" if column.endswith("accuracy") else large
     if isinstance(value, int):

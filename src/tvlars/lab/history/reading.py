@@ -1,6 +1,6 @@
-"""Run folders below a folder, each read as one row: its settings, and the results that are in its JSON files.
+"""Run folders below a folder, each read as one row: settings, and results from JSON files.
 
-This imports neither torch nor pandas, and reads no table and no weights: a thousand runs are listed at once.
+To list a thousand runs quickly, this module imports neither torch nor pandas, and reads neither tables nor weights.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from tvlars.lab.run_folder.rows import epochs_done
 from tvlars.lab.run_folder.status import Status
 
 IDENTITY = ("optimizer", "batch_size", "data", "epochs")
-"""Options that tell the config.json of a run from others."""
+"""Options by which the config.json of a run is recognized."""
 DONE = ("epochs", "steps")
-"""Entries of summary.json that settings have the names of, too: how far the run went."""
+"""Entries of summary.json on the progress of a run, which have the same names as settings."""
 MOST_TEXT = 500
-"""Characters of a cell."""
+"""Most characters of a cell."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A run in a list: its cells by column, and its config.json."""
+    """A run in a list: cells by column, and the content of config.json."""
 
     settings: dict[str, Any]
     results: dict[str, Any]
@@ -44,7 +44,7 @@ class LeftOut:
         self.by_reason: dict[str, list[str]] = {}
 
     def add(self, why: str, path: str | Path) -> None:
-        """Note that ``path`` is left out."""
+        """Record that ``path`` is left out."""
         self.by_reason.setdefault(why, []).append(shown(str(path)))
 
     def lines(self) -> list[str]:
@@ -60,15 +60,15 @@ class LeftOut:
 def read_runs(folder: Path, left_out: LeftOut) -> Iterator[Row]:
     """Yield each run below ``folder``, in the order of their paths.
 
-    Hidden folders are not searched. Links to folders elsewhere are not followed, but added to ``left_out``, as are
-    folders that look like runs and cannot be read.
+    Hidden folders are not searched. Links to folders elsewhere are not followed, but added to ``left_out``, and so are
+    folders that look like runs but cannot be read.
     """
     for place, folders, files in os.walk(folder, onerror=lambda error: left_out.add(reason(error), error.filename)):
         folders[:] = sorted((name for name in folders if not name.startswith(".")), key=natural)
         here, linked = Path(place), [name for name in folders if os.path.islink(os.path.join(place, name))]
         for name in linked:
             if not is_inside(here / name, folder):
-                left_out.add("a link to another place, which can be named itself", here / name)
+                left_out.add("a link to another folder; name that folder to list it", here / name)
         rows = {"epochs.csv", "steps.csv"} <= set(files)
         if "config.json" not in files:
             if rows:
@@ -81,14 +81,14 @@ def read_runs(folder: Path, left_out: LeftOut) -> Iterator[Row]:
             left_out.add(f"config.json cannot be read ({reason(error)})", here)
             continue
         if isinstance(config, dict) and all(name in config for name in IDENTITY):
-            folders.clear()  # nothing in a run folder is another run
+            folders.clear()  # a run folder contains no other runs
             yield read_run(here, config)
-        elif rows or not (isinstance(config, dict) and "base" in config):  # which a comparison has
-            left_out.add("config.json is that of no run", here)
+        elif rows or not (isinstance(config, dict) and "base" in config):  # a comparison has base
+            left_out.add("config.json does not belong to a run", here)
 
 
 def read_run(folder: Path, config: dict[str, Any]) -> Row:
-    """Return a run with its settings, those that the plan chose included, and its results."""
+    """Return a run with its settings, including planned values, and its results."""
     plan, environment = _object(folder / "plan.json") or {}, _object(folder / "environment.json") or {}
     settings: dict[str, Any] = {"folder": str(folder), "status": ""}
     for name, value in config.items():
@@ -119,7 +119,7 @@ def read_run(folder: Path, config: dict[str, Any]) -> Row:
 
 
 def natural(name: str) -> list[tuple[int, str]]:
-    """Return a sort key by which s10 follows s9."""
+    """Return a sort key for natural order: s10 follows s9."""
     parts, digits = [], ""
     for sign in f"{name}\0":
         if sign.isascii() and sign.isdigit():
@@ -133,7 +133,7 @@ def natural(name: str) -> list[tuple[int, str]]:
 
 
 def shown(text: str) -> str:
-    """Return text for a terminal: one line without control characters, which a folder of strangers may have."""
+    """Return text for a terminal: one line without control characters, which untrusted folders may contain."""
     return "".join(sign if sign.isprintable() else " " for sign in text)[:MOST_TEXT]
 
 

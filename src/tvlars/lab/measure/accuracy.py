@@ -27,7 +27,7 @@ from tvlars.lab.tasks import Task, load_task, metrics_of, sums_of, values_of
 class Evaluation:
     """Accuracy (a fraction) and mean cross-entropy over ``samples`` test images of ``data``.
 
-    Of a user's task, the accuracy is NaN, and the loss that of the task.
+    For a user's task, the accuracy is NaN, and the loss is the task's loss.
     """
 
     accuracy: float
@@ -35,7 +35,7 @@ class Evaluation:
     samples: int
     data: str
     note: str = ""
-    """Changes of the run's own data since the run, "" if there are none."""
+    """Changes of the run's own data since the run; "" if there are none."""
     account: tuple[str, ...] = ()
     """Lines on skipped files of a folder of images, and other remarks."""
     measures: dict[str, float] = field(default_factory=dict)
@@ -48,7 +48,7 @@ class Evaluation:
         return f"test accuracy {self.accuracy:.2%}, test loss {self.loss:.4f} over {self.samples:,} images"
 
     def _repr_html_(self) -> str:
-        """Return results, data and notes as HTML, for notebooks."""
+        """Return results, data and notes as HTML for notebooks."""
         return page(*map(paragraph, filter(None, (self, self.data, *self.account, self.note))))
 
 
@@ -63,17 +63,18 @@ def evaluate(
     batch_size: int = 1024,
     device: str = "auto",
 ) -> Evaluation:
-    """Test a run's final weights, or its best ones if it kept them, in float32.
+    """Test a run's final weights, or its best weights if the run kept them, in float32.
 
     Args:
         run: a loaded run, a result of ``train``, or a folder.
-        data: data set to test on: a name, or Datasets or ``ImageData`` as :func:`tvlars.lab.train` takes them. None
-            (default) is the run's own. For a task of your own samples, or the import path of a function for them.
-        task: the task that ``train`` was called with; None (default): the run names an import path, or has no task of
-            yours.
-        data_dir: folder of the data; None (default): the run's, for its own data.
-        image_size: pixels that images are scaled to; None (default): the run's, for its own data.
-        skip_bad_images: for imagefolder:PATH, skip images that cannot be read; this is the default if the run did so.
+        data: data set for the test: a name, or Datasets or ``ImageData`` as for :func:`tvlars.lab.train`. None
+            (default): the run's own data. For your own task: samples, or the import path of a function that returns
+            samples.
+        task: the task given to ``train``; None (default) if the run names an import path, or does not have your own
+            task.
+        data_dir: folder of the data; None (default): the run's folder, for its own data.
+        image_size: pixels to scale images to; None (default): the run's size, for its own data.
+        skip_bad_images: for imagefolder:PATH, skip images that cannot be read; True by default if the run did so.
         batch_size: samples per forward pass.
         device: "auto" (default: CUDA if available), "cpu" or any torch device.
 
@@ -84,14 +85,14 @@ def evaluate(
     if run.config is not None and run.config.own_task:
         if image_size is not None or skip_bad_images:
             named = "skip_bad_images" if image_size is None else "image_size"
-            raise UsageError(f"{named} must not be given for a task of your own, whose samples are used as they are")
+            raise UsageError(f"{named} must not be given for a task of your own, whose samples are used unchanged")
         return _of_task(run, run.config, data, task, as_path("data_dir", data_dir), batch_size, choose_device(device))
     if task is not None:
-        raise UsageError(f"task must not be given for {run.folder}, whose task is not one of your own")
+        raise UsageError(f"task must not be given for {run.folder}, which does not have a task of your own")
     loaded = data_of_run(run, data, data_dir, image_size, skip_bad_images)
     if loaded.classes < 2:
         raise UsageError(
-            f"data must have labels of two classes or more to test on, but {loaded.name} has {loaded.classes}"
+            f"data must have labels of two classes or more for a test, but {loaded.name} has {loaded.classes}"
         )
     device = choose_device(device)
     model = run.model().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]

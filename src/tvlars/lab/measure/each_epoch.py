@@ -24,35 +24,35 @@ from tvlars.lab.run_folder.rows import RUNNING, SHARPNESS, SharpnessRow
 
 T = TypeVar("T")
 SMOOTHED = 3
-"""Steps over which the training loss is averaged before it is held against a level."""
+"""Steps over which the training loss is averaged before it is compared with a level."""
 
 
 class SharpnessClock:
-    """Tells when sharpness is due: after which steps, and at which levels of the training loss.
+    """Decides when sharpness is measured: after given steps, and at given levels of the training loss.
 
-    A level is reached at the first step where the mean loss of the last ``SMOOTHED`` steps is at most the level.
+    A level is reached at the first step at which the mean loss of the last ``SMOOTHED`` steps is at most the level.
     """
 
     def __init__(self, config: TrainConfig, epochs: int) -> None:
         self.times = config.sharpness_times(epochs)
         self.left = list(self.times.losses)
-        """Levels that are not reached yet, descending."""
+        """Levels that have not been reached, in descending order."""
         self.recent: list[float] = []
         """Losses of the last steps, while levels are left."""
         self.due: list[str] = []
-        """Names of the measurements due at this step, as in "step 7"."""
+        """Names of the measurements at this step, such as "step 7"."""
 
     @property
     def used(self) -> bool:
-        """True if there are steps or levels, so that a checkpoint needs the clock's state."""
+        """True if there are steps or levels; then a checkpoint needs the state of this object."""
         return bool(self.times.steps or self.times.losses)
 
     def watches(self, step: int) -> bool:
-        """Return True if the loss of ``step`` must be known at once."""
+        """Return True if the loss of ``step`` is needed immediately."""
         return step in self.times.steps or bool(self.left)
 
     def see(self, step: int, loss: float) -> None:
-        """Note the loss of each step, in their order."""
+        """Process the loss of a step; call this method for every step in order."""
         if step in self.times.steps:
             self.due.append(f"step {step}")
         if self.left:
@@ -76,7 +76,7 @@ class SharpnessClock:
         self.left, self.recent, self.due = (list(state[name]) for name in ("left", "recent", "due"))
 
     def check(self, step: int, state: Any) -> str | None:
-        """Return what is wrong with a ``state`` after ``step``, None if it is possible."""
+        """Return the invalid part of a ``state`` after ``step``; None if the state is valid."""
         if not isinstance(state, Mapping) or set(state) != {"left", "recent", "due"}:
             return "left, recent and due"
         if any(not isinstance(value, list) for value in state.values()):
@@ -104,9 +104,9 @@ def sharpness_now(
     batch_norms: Mapping[str, type[nn.Module]],
     announce: Callable[[str], None],
 ) -> SharpnessRow | None:
-    """Return the sharpness at ``step``, None if it could not be measured, which ``record`` tells the user.
+    """Return the sharpness at ``step``; None if the measurement failed, of which ``record`` informs the user.
 
-    ``batch_norms`` are the classes of synchronized batch norms before they were. ``announce`` is told of each part.
+    ``batch_norms`` are the original classes of synchronized batch norms. ``announce`` is called with each part.
     """
 
     def batches(count: int, size: int = BATCH) -> Iterator[tuple[Tensor, Tensor]]:
@@ -116,14 +116,14 @@ def sharpness_now(
 
     def measure() -> SharpnessRow:
         measured = model
-        if batch_norms:  # other processes do not take part
+        if batch_norms:  # only this process measures, so statistics must not be synchronized
             measured = copy.deepcopy(model)
             plain_batch_norm(measured, dict(batch_norms))
         fresh = None
         if config.sharpness_statistics != RUNNING:
             fresh = batches(config.sharpness_statistics_samples)
         norms, said = initial_norms(record.folder), "; ".join(at)
-        # Curvature takes several times the memory of a step.
+        # Curvature needs several times the memory of a step.
         batch = batches(config.sharpness_samples, min(config.micro_batch_size, BATCH))
         how: dict[str, Any] = dict(fresh=fresh, norms=norms, announce=announce)
         return measure_sharpness(measured, batch, epoch=epoch, step=step, at=said, **how)
@@ -132,7 +132,7 @@ def sharpness_now(
 
 
 def add_sharpness(record: Record, row: SharpnessRow | None) -> None:
-    """Record a row, and tell the user of it; do nothing if there is none."""
+    """Record a row, and inform the user; do nothing if there is none."""
     if row is not None:
         record.add_measurement(SHARPNESS, row)
         record.tell(

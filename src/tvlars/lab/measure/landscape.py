@@ -29,16 +29,16 @@ def run_landscape(
     data_dir: Path | str | None = None,
     device: str = "auto",
 ) -> tuple[pd.DataFrame, Path]:
-    """Compute the training loss along random directions from a run's weights, or on the line to another run's.
+    """Compute the training loss along random directions from a run's weights, or on the line to another run's weights.
 
     Args:
         run, samples, data_dir, device: as for :func:`run_sharpness`.
-        to: another run of the same model, for the loss on the straight line between them.
+        to: another run of the same model; the loss is then computed on the straight line between both runs.
         dimensions, points, span, seed: as for :func:`tvlars.sharpness.loss_slice`.
 
     Returns:
-        A frame with columns x, loss (x, y, loss for two dimensions), which is also written to landscape.csv (with
-        ``to``: line.csv) in the run folder, and the path of its picture.
+        A frame with the columns x and loss (x, y and loss for two dimensions), which is also written to landscape.csv
+        (with ``to``: line.csv) in the run folder, and the path of its picture.
 
     Raises:
         UsageError: as for :func:`run_sharpness`, or the two runs are of different models.
@@ -53,7 +53,7 @@ def run_landscape(
             if mine[name] != others[name]:
                 raise UsageError(f"to must be a run with the same {name}, {mine[name]}, got {others[name]}")
         if dimensions != 1:
-            raise UsageError(f"dimensions must be 1 where to is given: the loss is on a line, got {dimensions}")
+            raise UsageError(f"dimensions must be 1 if to is given, for a loss on a line, got {dimensions}")
     arguments = (model, F.cross_entropy, training_batches(run, samples, data_dir, device))
     if other is None:
         found = loss_slice(*arguments, dimensions=dimensions, points=points, span=span, seed=seed)

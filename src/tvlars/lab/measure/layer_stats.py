@@ -1,4 +1,4 @@
-"""Layer statistics of a run, as Parquet files in its folder layer-stats (see tvlars.stats)."""
+"""Layer statistics of a run, written as Parquet files into its folder layer-stats (see tvlars.stats)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def check_layer_stats() -> None:
 class RunStats(LayerStats):
     """Layer statistics in the folder of ``record``, with the arguments of ``LayerStats``.
 
-    While the disk is full they stay in memory and ``record`` tells the user, so that they never end a run.
+    While the disk is full, records stay in memory and ``record`` informs the user, so that a run never ends for them.
 
     Raises:
         UsageError: existing statistics of the run cannot be read.
@@ -37,13 +37,13 @@ class RunStats(LayerStats):
 
     def __init__(self, record: Record, optimizer: Optimizer, model: nn.Module, **options: Any) -> None:
         self.record, path = record, record.folder / "layer-stats"
-        if not is_inside(path, record.folder):  # records of repeated steps are removed from it
-            raise UsageError(f"layer_stats must go on in {str(path)!r}, which is a link that leaves the run folder")
+        if not is_inside(path, record.folder):  # records of repeated steps are removed from this folder
+            raise UsageError(f"layer_stats must continue in {str(path)!r}, which is a link that leaves the run folder")
         try:
             super().__init__(optimizer, model, path=path, **options)
-        except (OSError, ValueError) as error:  # pyarrow raises either for a damaged file
+        except (OSError, ValueError) as error:  # pyarrow raises one of these for a damaged file
             raise UsageError(
-                f"layer_stats must go on in {str(path)!r}, which cannot be read: {str(error).splitlines()[0]}"
+                f"layer_stats must continue in {str(path)!r}, which cannot be read: {str(error).splitlines()[0]}"
             ) from error
 
     def flush(self) -> None:

@@ -33,31 +33,31 @@ def probe_run(
     Args:
         run: a loaded run of any task, a result of ``train``, or a folder.
         evaluations: as in ``TrainConfig``.
-        data: data set to use: a name, or Datasets or ``ImageData`` as :func:`tvlars.lab.train` takes them. None
-            (default) is the run's own. Another one needs the same number of channels, and may have other classes.
-        data_dir: folder of the data; None (default): the run's, for its own data.
-        image_size: pixels that images are scaled to; None (default): the run's, for its own data.
-        skip_bad_images: for imagefolder:PATH, skip images that cannot be read; this is the default if the run did so.
-        seed: for label subsets, shuffles, new heads and the untrained network; None (default) is the run's own.
+        data: data set to use: a name, or Datasets or ``ImageData`` as for :func:`tvlars.lab.train`. None (default):
+            the run's own data. Other data must have the same number of channels, and may have other classes.
+        data_dir: folder of the data; None (default): the run's folder, for its own data.
+        image_size: pixels to scale images to; None (default): the run's size, for its own data.
+        skip_bad_images: for imagefolder:PATH, skip images that cannot be read; True by default if the run did so.
+        seed: seed of label subsets, shuffles, new heads and the untrained network; None (default): the run's seed.
         device: "auto" (default: CUDA if available), "cpu" or any torch device.
-        announce: called with a line per result, as soon as there is one.
+        announce: called with one line per result, as soon as the result is available.
 
     Returns:
         Results by name. New results of a self-supervised run on its own data are added to its evaluations.json.
 
     Raises:
-        UsageError: the run has no weights, they are of another architecture, or the data do not fit, have
-            no labels, or are the run's own and have changed.
-        MovedFolderError: the run folder was moved or replaced meanwhile; nothing is written there.
+        UsageError: the run has no weights or weights of another architecture, or the data do not fit, have no labels,
+            or are the run's own data and have changed.
+        MovedFolderError: the run folder was moved or replaced in the meantime; nothing is written there.
     """
     run, wanted = as_loaded(run), parse_evaluations(evaluations)
     record = Record(run.folder, announce)
     own, sized = data is None, image_size is not None
     loaded = data_of_run(run, data, data_dir, image_size, skip_bad_images, same_classes=False)
     if own and not sized and (changed := changed_data(run, loaded, "train", "test")):
-        raise UsageError(f"data must be given to measure {run.folder} on others than its own, but {changed}")
+        raise UsageError(f"data must be given to measure {run.folder} on other data than its own, but {changed}")
     if own and run.config is not None and not run.config.test:
-        loaded = loaded.with_validation_as_test()  # as in the run, which reports results on these
+        loaded = loaded.with_validation_as_test()  # as in the run, which reports results on validation images
     check_labels(loaded, evaluations)
     init = run.config.init if run.config is not None else "default"
     seed = seed if seed is not None else run.config.seed if run.config is not None else 0

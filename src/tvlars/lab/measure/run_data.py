@@ -1,4 +1,4 @@
-"""Data set for measurements of a run: its own, loaded again, or another one that fits its model."""
+"""Data set for measurements of a run: its own data, loaded again, or other data that fit its model."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from tvlars.lab.run_folder.loaded_run import LoadedRun, RunResult, load_run
 
 
 def as_loaded(run: LoadedRun | RunResult | Path | str) -> LoadedRun:
-    """Return a run, loaded from its folder unless it is loaded already."""
+    """Return a run, loaded from its folder if it is not loaded yet."""
     return run if isinstance(run, LoadedRun) else load_run(run.folder if isinstance(run, RunResult) else run)
 
 
 def choose_device(device: str) -> str:
-    """Return ``device``; for "auto" CUDA if there is a GPU, else the CPU."""
+    """Return ``device``; "auto" becomes CUDA if there is a GPU, else the CPU."""
     return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 
 
@@ -36,13 +36,13 @@ def data_of_run(
     *,
     same_classes: bool = True,
 ) -> ImageData:
-    """Load the data set of a run, or another one that fits its model (without ``same_classes``: its features).
+    """Load the data set of a run, or another one that fits its model (without ``same_classes``: only its features).
 
     Raises:
         UsageError: the run does not name its data set, or the data set does not fit.
     """
     if run.config is not None and run.config.own_task:
-        raise UsageError(f"run must be of images with labels to be measured, and {run.folder} is of a task of its own")
+        raise UsageError(f"run must be one on images with labels, but {run.folder} has a task of your own")
     facts, data_dir, sized = run.model_facts(), as_path("data_dir", data_dir), image_size is not None
     if own := data is None:
         if run.config is None or not same_folder(run.config.data, run.config.data_dir, facts["data"]):
@@ -63,7 +63,8 @@ def data_of_run(
     _check_facts(run, loaded, sized)
     if facts["channels"] != loaded.channels:
         raise UsageError(
-            f"data must have the {facts['channels']} channels of the run's, but {loaded.name} has {loaded.channels}"
+            f"data must have as many channels as the run's data, {facts['channels']}, but {loaded.name} "
+            f"has {loaded.channels}"
         )
     if not same_classes:
         return loaded
@@ -74,13 +75,14 @@ def data_of_run(
         )
     if facts["classes"] != loaded.classes:
         raise UsageError(
-            f"data must have the {facts['classes']} classes of the run's, but {loaded.name} has {loaded.classes}"
+            f"data must have as many classes as the run's data, {facts['classes']}, but {loaded.name} "
+            f"has {loaded.classes}"
         )
     return loaded
 
 
 def _held_out(run: LoadedRun, data: ImageData) -> ImageData:
-    """Return a run's own data with its validation images held out, and with none if it held out none."""
+    """Return a run's own data, with the same validation images held out as in the run."""
     there, config = run.fingerprint(), run.config
     assert config is not None
     without = config.validation is None and there is not None and there.validation is None
@@ -88,33 +90,33 @@ def _held_out(run: LoadedRun, data: ImageData) -> ImageData:
 
 
 def _check_facts(run: LoadedRun, data: ImageData, sized: bool) -> None:
-    """Raise ``UsageError`` if ``data`` are the run's own, unchanged, and model.json contradicts them.
+    """Raise ``UsageError`` if ``data`` are the run's own, unchanged data, but model.json contradicts them.
 
-    If the user chose the size (``sized``), it is not compared.
+    If the user chose the image size (``sized``), it is not compared.
     """
     facts, there = run.model_facts(), run.fingerprint()
     if not same_folder(data.name, None, facts["data"]) and (there is None or there.difference(data.fingerprint)):
         return  # other data, named by the user
-    wanted = f"{run.folder / 'model.json'} must be that of the run's data, but says that"
+    wanted = f"{run.folder / 'model.json'} must fit the run's data, but says that"
     if not sized and facts["image_size"] != data.image_size:
-        raise UsageError(f"{wanted} images have {facts['image_size']} pixels per side, and they have {data.image_size}")
+        raise UsageError(f"{wanted} images have {facts['image_size']} pixels per side, not {data.image_size}")
     if there is not None and there.difference(data.fingerprint, ("train",)):
         return
     for name, value in zip(("mean", "std"), data.mean_and_std(), strict=True):
         if len(value) != len(facts[name]) or not torch.allclose(
             value, torch.tensor(facts[name], device="cpu"), rtol=1e-2, atol=0.1
         ):
-            raise UsageError(f"{wanted} {name} of the training images is {facts[name]}, and it is {value.tolist()}")
+            raise UsageError(f"{wanted} {name} of the training images is {facts[name]}, while it is {value.tolist()}")
 
 
 def changed_data(run: LoadedRun, data: ImageData, *splits: Literal["train", "validation", "test"]) -> str:
-    """Return a sentence if ``splits`` of a run's own ``data`` have changed since it began, else "".
+    """Return a sentence if ``splits`` of a run's own ``data`` have changed since the run started, else "".
 
-    If the run has no fingerprint, since an earlier version wrote it, only the names of classes are compared.
+    A run of an earlier version has no fingerprint: then only the names of classes are compared.
     """
     facts, there = run.model_facts(), run.fingerprint()
     if there is None:
         said = difference_of_names(facts["class_names"], data.class_names)
     else:
         said = there.difference(data.fingerprint, splits)
-    return f"the data have changed since the run began: {said}" if said else ""
+    return f"the data have changed since the run started: {said}" if said else ""

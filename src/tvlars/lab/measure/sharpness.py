@@ -28,9 +28,9 @@ RHO, RHO_AVERAGE = 0.5, 0.1
 """Radii of the adaptive sharpness, relative to the weights."""
 BATCH = 512
 TRIAL = 64
-"""Images that weights without an effect of their scale are found on."""
+"""Number of images to find scale-invariant weights."""
 SAME_LOSS = 0.01
-"""Largest change of the loss, in units of 1 + loss, by weights at their initial norms."""
+"""Largest change of the loss, in units of 1 + loss, after scale-invariant weights get their initial norms."""
 
 
 def run_sharpness(
@@ -47,14 +47,15 @@ def run_sharpness(
     Args:
         run: a loaded run, a result of ``train``, or a folder.
         samples: number of training images, the same ones that ``--sharpness`` uses.
-        statistics: of batch norm: "fresh" (default), estimated anew on training images, or "running", the run's own.
-        statistics_samples: number of training images for fresh statistics, always the same. Default 4096.
-        data_dir: folder of the data set; None (default): the run's.
+        statistics: statistics of batch norm: "fresh" (default), estimated anew on training images, or "running", the
+            run's own.
+        statistics_samples: number of training images for fresh statistics, always the same images. Default 4096.
+        data_dir: folder of the data set; None (default): the run's folder.
         device: "auto" (default: CUDA if available), "cpu" or any torch device.
 
     Raises:
         UsageError: the run has no weights or no epoch, its data set is missing or has changed, the extra is not
-            installed, or an argument is out of its range.
+            installed, or an argument is out of range.
     """
     if statistics not in STATISTICS:
         raise UsageError(unknown("statistics", statistics, STATISTICS))
@@ -63,9 +64,9 @@ def run_sharpness(
     run = as_loaded(run)
     step = run.summary.get("steps")
     if not isinstance(step, int) or step < 1:
-        raise UsageError(f"{run.folder} does not say how many steps it took (summary.json): the run is {run.status}")
+        raise UsageError(f"{run.folder} has no number of steps (summary.json): the run is {run.status}")
     if damaged := [problem for problem in run.problems if problem.startswith("sharpness.csv")]:
-        raise UsageError(f"{run.folder}: {damaged[0]}; move the file away, so that nothing in it is lost")
+        raise UsageError(f"{run.folder}: {damaged[0]}; move the file away, so that its content is not lost")
     batches = training_batches(run, samples, data_dir, choose_device(device))
     fresh = None
     if statistics != RUNNING:
@@ -80,7 +81,7 @@ def run_sharpness(
             )
     except RuntimeError as error:
         raise UsageError(f"the sharpness of {run.folder} cannot be measured: {error}") from error
-    import pandas as pd  # sharpness measured while training needs none
+    import pandas as pd  # not needed for measurements during training
 
     rows = pd.DataFrame([asdict(row)])
     if len(run.sharpness):
@@ -92,14 +93,14 @@ def run_sharpness(
 def training_batches(
     run: LoadedRun, samples: int, data_dir: Path | str | None, device: str
 ) -> list[tuple[Tensor, Tensor]]:
-    """Return normalized training images of a run and their labels in batches, always the same images.
+    """Return normalized training images of a run with labels in batches, always the same images.
 
     Raises:
         UsageError: the data set is missing or has changed.
     """
     data = data_of_run(run, data_dir=data_dir)
     if changed := changed_data(run, data, "train"):
-        raise UsageError(f"{run.folder} must be measured on the images that it was trained on, but {changed}")
+        raise UsageError(f"{run.folder} must be measured on its training images, but {changed}")
     images, labels = sample(data.train_images, data.train_labels, samples)
     pieces = zip(torch.split(images, BATCH), torch.split(labels, BATCH), strict=True)
     return [(run.normalize(x.to(device)), y.to(device)) for x, y in pieces]
@@ -119,12 +120,12 @@ def measure_sharpness(
     """Measure each column of a row for the mean cross-entropy over ``batches`` of normalized images and labels.
 
     Args:
-        model: left as it was, bit for bit.
+        model: not changed by a single bit.
         batches: normalized images and labels.
-        epoch, step, at: where the run is, and what is measured there.
-        fresh: batches that batch norm's statistics are estimated anew on; None (default): the model's own are used.
-        norms: norms of initial weights by name; None (default): they are unknown.
-        announce: called with each part as it begins, such as "trace, 2 of 5".
+        epoch, step, at: position of the run, and name of the measurement.
+        fresh: batches to estimate batch norm's statistics anew; None (default): use the model's own statistics.
+        norms: norms of initial weights by name; None (default): unknown.
+        announce: called with each part when it starts, such as "trace, 2 of 5".
 
     Raises:
         UsageError: the extra ``sharpness`` is not installed.
@@ -135,7 +136,7 @@ def measure_sharpness(
         row = _measured(model, data, announce)
         return replace(row, epoch=epoch, step=step, at=at, seconds=round(time.perf_counter() - start, 3))
     whole = [batch for batch in fresh if len(batch[1]) > 1]
-    # Batches weigh the same in the statistics, so a shorter last one is left out.
+    # Batches have equal weights in the statistics, so a shorter last batch is left out.
     whole = [batch for batch in whole if len(batch[1]) == len(whole[0][1])]
     with sharpness.fresh_statistics(model, whole):
         row = _measured(model, data, announce)
@@ -145,14 +146,14 @@ def measure_sharpness(
         with sharpness.at_norms(model, at_start), sharpness.fresh_statistics(model, whole):
             with LossSurface(model, F.cross_entropy, data) as surface:
                 loss = surface.value()
-            if abs(loss - row.loss) <= SAME_LOSS * (1 + row.loss):  # else the scale has an effect after all
+            if abs(loss - row.loss) <= SAME_LOSS * (1 + row.loss):  # else the weights are not scale-invariant
                 top = sharpness.hessian_eigenvalues(model, F.cross_entropy, data, tolerance=0.02)
                 row = replace(row, hessian_max_at_initial_norm=float(top.values[0]))
     return replace(row, seconds=round(time.perf_counter() - start, 3))
 
 
 def scaled_weights(model: nn.Module, batches: Sequence[tuple[Tensor, Tensor]], norms: Mapping[str, float]) -> list[str]:
-    """Return the names of the weights without an effect of their scale whose initial ``norms`` are known."""
+    """Return the names of scale-invariant weights whose initial ``norms`` are known."""
     if not norms:
         return []
     images = batches[0][0][:TRIAL]

@@ -1,4 +1,4 @@
-"""Models: by name, of timm and torchvision, by the import path of a user's builder, or given as modules."""
+"""Models: by name, from timm and torchvision, from a user's builder at an import path, or given as modules."""
 
 from tvlars.lab.models.build import Model, build_model, check_model
 from tvlars.lab.models.head import head_of, put_head

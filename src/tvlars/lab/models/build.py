@@ -40,13 +40,13 @@ def build_model(
     Args:
         name: a key of ``MODELS``, timm:NAME, torchvision:NAME, the import path of a builder, or given:NAME.
         init: a key of ``INITS``.
-        stem: "standard" or "small"; None (default): as the builder chooses.
+        stem: "standard" or "small"; None (default): the builder chooses.
         pretrained: load the builder's own weights.
         weights: file of a state dict to load; None (default): none.
-        given: the module, which is copied, or the builder that given:NAME stands for.
+        given: the module, which is copied, or the builder that given:NAME refers to.
 
     Raises:
-        UsageError: the name is unknown, or the model cannot be built so.
+        UsageError: the name is unknown, or the model cannot be built with these arguments.
     """
     builder = builder_of(name, given)
     ours = {"channels": channels, "image_size": image_size, "classes": classes}
@@ -80,18 +80,18 @@ def build_model(
     return model, f"{said_model(name)}: {', '.join([texts[0], count, *texts[1:]])}"
 
 
-@cache  # runs that are compared mostly have one model
+@cache  # compared runs mostly have the same model
 def check_model(
     name: str, channels: int, image_size: int, classes: int, *, features: bool = False, **options: Any
 ) -> None:
     """Build a model by :func:`build_model` with ``options``, and test it on two black images.
 
     Args:
-        features: True if the classifier will be taken off for self-supervised learning.
+        features: True if the classifier will be removed for self-supervised learning.
 
     Raises:
-        UsageError: the model cannot be built, cannot take such images, or does not return logits (n, classes); or, with
-            ``features``, has no linear classifier that can be taken off.
+        UsageError: the model cannot be built, does not accept images of this shape, or does not return logits
+            (n, classes); or, with ``features``, has no linear classifier that can be removed.
     """
     said, shape = said_model(name), (2, channels, image_size, image_size)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
@@ -112,15 +112,15 @@ def check_model(
             put_head(model, path, nn.Identity())
             if not (last and torch.equal(last[-1], out) and _is_batch(_outputs(model, images, said), head.in_features)):
                 raise UsageError(
-                    f"model {said} must end in a linear layer, which can be taken off, but its last one, {path}, does "
-                    f"not turn features of shape (n, {head.in_features}) into its output"
+                    f"model {said} must end in a linear layer, which can be removed, but its last one, {path}, does "
+                    f"not map features of shape (n, {head.in_features}) to the output of the model"
                 )
 
 
 def _outputs(model: nn.Module, images: Tensor, said: str) -> Any:
     channels, size = images.shape[1:3]
     shape = f"{channels} x {size} x {size}"
-    with refused(f"model {said} cannot take images of {shape}, another image_size may suit it"):
+    with refused(f"model {said} does not accept images of {shape}; another image_size may work"):
         return model(images)
 
 

@@ -12,10 +12,10 @@ from tvlars.lab.errors import UsageError
 def head_of(model: nn.Module) -> tuple[str, nn.Linear]:
     """Return the name and the module of a model's classifier.
 
-    It is the one that timm's ``get_classifier()`` returns if the model has that method, else the last linear layer.
+    This is the result of timm's ``get_classifier()`` if the model has this method, else the last linear layer.
 
     Raises:
-        UsageError: the classifier is no linear layer with a bias.
+        UsageError: the classifier is not a linear layer with a bias.
     """
     get: Any = getattr(model, "get_classifier", None)
     if callable(get):
@@ -31,13 +31,13 @@ def head_of(model: nn.Module) -> tuple[str, nn.Linear]:
     if isinstance(found, nn.Linear):
         what = "is the whole model" if names == [""] else "has no bias"
     raise UsageError(
-        f"model must end in a linear layer with a bias, which can be taken off, but the classifier of "
+        f"model must end in a linear layer with a bias, which can be removed, but the classifier of "
         f"{type(model).__name__} {what}"
     )
 
 
 def put_head(model: nn.Module, name: str, head: nn.Module) -> None:
-    """Replace the classifier that :func:`head_of` found; with ``nn.Identity()`` outputs are features (n, d)."""
+    """Replace the classifier found by :func:`head_of`; with ``nn.Identity()``, outputs are features (n, d)."""
     owner, _, own_name = name.rpartition(".")
     setattr(model.get_submodule(owner), own_name, head)
 

@@ -1,4 +1,4 @@
-"""Initializations of a model's weights by name."""
+"""Initializations of a model's weights, by name."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tvlars.lab.models.torchvision_models import build_torchvision
 
 SMALL_IMAGE = 64
-"""Images below this many pixels per side are small: a stem for 224 pixels would reduce them too far."""
+"""Size in pixels per side below which images are small: a stem for 224 pixels would reduce them too much."""
 
 
 class Block(nn.Module):
@@ -66,5 +66,5 @@ MODELS: dict[str, Callable[..., tuple[nn.Module, str]]] = {
     "small_resnet": _small_resnet,
     **{name: partial(_for_small_images, name) for name in ("resnet18", "resnet34", "resnet50", "efficientnet_b0")},
 }
-"""Builders by name: (channels, image size, classes) to the model and its description. A builder may take ``stem`` and
-``pretrained`` too."""
+"""Builders by name: each maps (channels, image size, classes) to a model and its description, and may also have the
+arguments ``stem`` and ``pretrained``."""

@@ -1,4 +1,4 @@
-"""Names of models: of which kind they are, and the builder that each stands for."""
+"""Names of models: the kind of each name, and its builder."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from tvlars.lab.models.named import MODELS
 
 TIMM, TORCHVISION = "timm:", "torchvision:"
 FORMS = ("timm:NAME", "torchvision:NAME", "./file.py:NAME")
-"""Forms of a model's name, besides the keys of ``MODELS``."""
+"""Forms of a model's name other than the keys of ``MODELS``."""
 ALIASES = {"channels": ("in_channels", "in_chans"), "image_size": ("img_size",), "classes": ("num_classes",)}
-"""Usual names of the arguments of builders, each for the argument of ours."""
+"""Usual names of builders' arguments, by the argument name in this package."""
 
 Builder = Callable[..., Any]
 
@@ -31,12 +31,12 @@ def check_model_name(name: Any) -> None:
 
 
 def spelled_model(name: str) -> str:
-    """Return the normal spelling of a model's name: files of builders from the root."""
+    """Return the normalized name of a model, with absolute paths of builders' files."""
     return spelled_path(name) if has_code(name) else name
 
 
 def said_model(name: str) -> str:
-    """Return a model's name for tables and pages: files of builders without their folder."""
+    """Return a model's name for tables and pages, with builders' files without their folder."""
     return said_path(name) if has_code(name) else name
 
 
@@ -54,8 +54,8 @@ def builder_of(name: str, given: nn.Module | Builder | None = None) -> Builder:
     """Return the function that builds the model ``name``.
 
     Raises:
-        UsageError: the name is unknown, nothing is at its import path, or it stands for a module that was given in
-            Python and ``given`` is None.
+        UsageError: the name is unknown, there is nothing at its import path, or the name refers to a module that was
+            given in Python, and ``given`` is None.
     """
     check_model_name(name)
     if name in MODELS:
@@ -78,8 +78,8 @@ def builder_of(name: str, given: nn.Module | Builder | None = None) -> Builder:
     found = load_object(name, "model")
     if isinstance(found, nn.Module):
         raise UsageError(
-            f"model must be a function or class that builds a model, but {said_path(name)} is a module that is built "
-            "already, which would be the same for every seed"
+            f"model must be a function or class that builds a model, but {said_path(name)} is an existing module, "
+            "which would be the same for every seed"
         )
     if inspect.isclass(found) and not issubclass(found, nn.Module):
         raise UsageError(f"model must be a class of nn.Module, or a function, but {said_path(name)} is another class")
@@ -90,7 +90,7 @@ def builder_of(name: str, given: nn.Module | Builder | None = None) -> Builder:
 
 
 def taken_arguments(builder: Builder, name: str, ours: dict[str, Any]) -> dict[str, Any]:
-    """Return those of ``ours`` that a user's builder takes, by the names of its own arguments.
+    """Return those of the arguments ``ours`` that a user's builder accepts, under the builder's argument names.
 
     Raises:
         UsageError: the builder requires another argument.
@@ -105,8 +105,8 @@ def taken_arguments(builder: Builder, name: str, ours: dict[str, Any]) -> dict[s
     wanted = [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     if lacking := [one for one in wanted if one not in taken]:
         raise UsageError(
-            f"model {said_model(name)} must be called with channels, image_size and classes, or some of them, but it "
-            f"also needs {', '.join(lacking)}"
+            f"model {said_model(name)} must need no arguments other than channels, image_size and classes, but it also "
+            f"needs {', '.join(lacking)}"
         )
     return taken
 

@@ -1,4 +1,4 @@
-"""Stem of a model, its first convolution and max-pool: described, fitted to channels, and made small."""
+"""Stem of a model (its first convolution and max-pool): description, fit to channels, and small version."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ POOLS = ("maxpool", "maxpool1", "features.pool0", "stem.pool")
 
 
 def fit_stem(model: nn.Module, channels: int, stem: str, name: str, keep: bool = False) -> str:
-    """Fit the stem of a model to images of ``channels`` channels, and return it in words.
+    """Fit the stem of a model to images of ``channels`` channels, and return a description of the stem.
 
     Args:
         model: changed in place; the first convolution is replaced if it does not fit.
-        stem: "standard", or "small" for a first convolution of 3x3 with stride 1 without the max-pool after it.
+        stem: "standard", or "small" for a first convolution of 3x3 with stride 1 and no max-pool after it.
         name: name of the model, for errors.
         keep: True if the weights of the first convolution are pretrained: each filter is spread evenly over the new
-            channels, so that it has the same output for a grey image. False draws new weights.
+            channels, so that its output for a grey image stays the same. False: new weights are drawn.
 
     Returns:
-        The stem, as in "standard stem (7x7, stride 2, max-pool)".
+        A description such as "standard stem (7x7, stride 2, max-pool)".
 
     Raises:
         UsageError: the model has no convolution, or its stem cannot be made small.
@@ -34,7 +34,7 @@ def fit_stem(model: nn.Module, channels: int, stem: str, name: str, keep: bool =
     first = next(((path, one) for path, one in model.named_modules() if isinstance(one, nn.Conv2d)), None)
     small = stem == "small"
     if first is None:
-        raise UsageError(f"model {name} has no convolution as its stem, which could be fitted to its images")
+        raise UsageError(f"model {name} has no convolution as its stem that could be fitted to the images")
     path, conv = first
     if small and (reason := _why_not_small(conv)):
         raise UsageError(f"stem must be standard for {name}, whose first convolution {reason}, got 'small'")
@@ -60,17 +60,17 @@ def fit_stem(model: nn.Module, channels: int, stem: str, name: str, keep: bool =
 
 
 def _why_not_small(conv: nn.Conv2d) -> str:
-    """Return why a first convolution cannot be replaced by one of 3x3 with stride 1, "" if it can."""
+    """Return the reason why a first convolution cannot be replaced by one of 3x3 with stride 1; "" if it can."""
     stride, kernel = max(conv.stride), max(conv.kernel_size)
     if type(conv) is not nn.Conv2d:
         return f"is a {type(conv).__name__}"
     if stride == 1:
-        return "has stride 1 already"
+        return "already has stride 1"
     return f"cuts images into patches of {kernel} x {kernel} pixels" if kernel <= stride else ""
 
 
 def _spread(before: nn.Conv2d, after: nn.Conv2d) -> None:
-    """Copy weights; each filter of ``after`` has the mean filter of ``before``, scaled by the ratio of channels."""
+    """Copy weights; each filter of ``after`` is the mean filter of ``before``, scaled by the ratio of channels."""
     with torch.no_grad():
         after.weight.copy_(before.weight.mean(1, keepdim=True) * (before.in_channels / after.in_channels))
         if before.bias is not None and after.bias is not None:
@@ -78,7 +78,7 @@ def _spread(before: nn.Conv2d, after: nn.Conv2d) -> None:
 
 
 def _there(model: nn.Module, path: str) -> bool:
-    """Return True if there is a module that does something at ``path``."""
+    """Return True if there is a module at ``path`` that is not an identity."""
     try:
         return not isinstance(model.get_submodule(path), nn.Identity)
     except AttributeError:

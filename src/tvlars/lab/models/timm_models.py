@@ -17,23 +17,22 @@ from tvlars.lab.errors import UsageError, unknown
 from tvlars.lab.models.stem import fit_stem
 
 PATIENCE = 5.0
-"""Seconds that a server has to answer, before weights are looked for in the cache alone."""
+"""Seconds to wait for a server, before weights are searched only in the cache."""
 
 
 def build_timm(
     name: str, channels: int, image_size: int, classes: int, stem: str | None = None, pretrained: bool = False
 ) -> tuple[nn.Module, str]:
-    """Build the model ``name`` of timm, by ``timm.create_model(name, in_chans=..., num_classes=...)``.
+    """Build the model ``name`` of timm with ``timm.create_model(name, in_chans=..., num_classes=...)``.
 
-    Models that are made for one image size, as transformers are, get ``img_size`` too.
+    Models for a fixed image size, such as transformers, also get ``img_size``.
 
     Args:
         stem: "standard" (default) or "small", see :func:`~tvlars.lab.models.stem.fit_stem`.
-        pretrained: load timm's weights of the model, from the cache of Hugging Face or the network.
+        pretrained: load timm's weights of the model from Hugging Face's cache or the network.
 
     Raises:
-        UsageError: timm is not installed, has no model ``name`` or none for such images, or its weights cannot be
-            loaded.
+        UsageError: timm is not installed or has no model ``name`` for these images, or weights cannot be loaded.
     """
     try:
         import timm
@@ -48,7 +47,7 @@ def build_timm(
             options["img_size"] = image_size
         with _cache_alone_without_server() if pretrained else contextlib.nullcontext():
             model: nn.Module = timm.create_model(name, pretrained=pretrained, **options)
-    except Exception as error:  # timm has many types for what does not fit
+    except Exception as error:  # timm raises errors of many types for bad arguments
         if memory.has_ended(error):
             raise
         if pretrained:
@@ -64,7 +63,7 @@ def build_timm(
 
 @contextlib.contextmanager
 def _cache_alone_without_server() -> Iterator[None]:
-    """Have Hugging Face's client look at its cache alone if its server is away, for which it would wait a minute."""
+    """Make Hugging Face's client use only its cache if the server does not answer, instead of waiting a minute."""
     from huggingface_hub import constants
 
     server = urlsplit(constants.ENDPOINT)
@@ -94,7 +93,7 @@ def _said_missing(name: str, error: Exception) -> str:
     if cfg is None or not cfg.has_weights:
         having = timm.list_models(f"{name.partition('_')[0]}*", pretrained=True)[:3]
         near = f"; models with weights: {', '.join(having)}" if having else ""
-        return f"pretrained must not be given for model timm:{name}, of which timm has no weights{near}"
+        return f"pretrained must not be given for model timm:{name}, for which timm has no weights{near}"
     where = f"{cfg.hf_hub_id} of Hugging Face" if cfg.hf_hub_id else str(cfg.file or cfg.url)
     cache = ""
     if cfg.hf_hub_id:

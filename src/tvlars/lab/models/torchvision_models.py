@@ -14,7 +14,7 @@ from tvlars.lab.models.head import head_of, put_head
 from tvlars.lab.models.stem import fit_stem
 
 AUXILIARY = ("googlenet", "inception_v3")
-"""Models with auxiliary classifiers, which are left out: a model returns one tensor."""
+"""Models with auxiliary classifiers, which are removed, since a model must return one tensor."""
 
 
 def build_torchvision(
@@ -24,11 +24,11 @@ def build_torchvision(
 
     Args:
         stem: "standard" (default) or "small", see :func:`~tvlars.lab.models.stem.fit_stem`.
-        pretrained: load torchvision's weights of the model, from its cache or the network; a classifier of another
+        pretrained: load torchvision's weights of the model from its cache or the network; a classifier for another
             number of classes is replaced by a new one.
 
     Raises:
-        UsageError: there is no model ``name``, or none for such images, or its weights cannot be loaded.
+        UsageError: there is no model ``name``, or none for these images, or the weights cannot be loaded.
     """
     from torchvision import models
 

@@ -1,4 +1,4 @@
-"""Weights of a file, loaded into a model."""
+"""Loading of a model's weights from a file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tvlars.lab.errors import UsageError
 from tvlars.lab.models.head import head_of
 
 WRAPPERS = ("state_dict", "model")
-"""Entries of a checkpoint that hold the model's state dict."""
+"""Entries of a checkpoint that contain the model's state dict."""
 PREFIXES = ("module.", "_orig_mod.")
 """Prefixes that DDP and torch.compile put before names."""
 SHOWN = 3
@@ -25,17 +25,17 @@ SHOWN = 3
 
 
 def load_weights(model: nn.Module, file: Path, name: str) -> str:
-    """Load a state dict into a model, by its own ``load_state_dict``; a classifier of other classes is left out.
+    """Load a state dict into a model with its ``load_state_dict``; a classifier for other classes is left out.
 
     Args:
-        file: of ``torch.save``, read with ``weights_only=True``, or of safetensors (.safetensors).
+        file: file written by ``torch.save``, read with ``weights_only=True``, or a .safetensors file.
         name: name of the model, for errors.
 
     Returns:
-        A description, which says if the classifier was left out.
+        A description, which also says if the classifier was left out.
 
     Raises:
-        UsageError: the file is missing, damaged or no state dict, or its entries do not fit the model.
+        UsageError: the file is missing, damaged or not a state dict, or its entries do not fit the model.
     """
     state, own = _read(file), model.state_dict()
     left = ""
@@ -52,7 +52,7 @@ def load_weights(model: nn.Module, file: Path, name: str) -> str:
     ]
     said = [f"{what} {_some(keys)}" for what, keys in (("lacks", missing), ("also has", extra), ("has", other)) if keys]
     if said:
-        raise UsageError(f"weights must be those of model {name}, but {str(file)!r} {' and '.join(said)}")
+        raise UsageError(f"weights must fit the model {name}, but {str(file)!r} {' and '.join(said)}")
     model.load_state_dict(state)
     return f"weights of {file.name}{left}"
 
@@ -68,14 +68,13 @@ def _read(file: Path) -> dict[str, Tensor]:
     except ImportError as error:
         raise UsageError(f"weights {str(file)!r} need the package safetensors: {error}") from error
     except OSError as error:
-        raise UsageError(
-            f"weights must be a file that can be read, got {str(file)!r}: {error.strerror or error}"
-        ) from error
+        raise UsageError(f"weights must be a readable file, got {str(file)!r}: {error.strerror or error}") from error
     except pickle.UnpicklingError as error:
         raise UsageError(
-            f"weights must be a state dict, tensors by name, but {str(file)!r} holds objects that are not loaded"
+            f"weights must be a state dict, tensors by name, but {str(file)!r} contains other objects, which are not "
+            "loaded"
         ) from error
-    except Exception as error:  # torch and safetensors have many types for a damaged file
+    except Exception as error:  # torch and safetensors raise errors of many types for a damaged file
         if memory.has_ended(error):
             raise
         raise UsageError(f"weights {str(file)!r} cannot be read: {one_line(error)}") from error
@@ -85,7 +84,7 @@ def _read(file: Path) -> dict[str, Tensor]:
     if not isinstance(found, Mapping) or not all(
         isinstance(key, str) and isinstance(value, Tensor) for key, value in found.items()
     ):
-        raise UsageError(f"weights must be a state dict, tensors by name, but {str(file)!r} holds something else")
+        raise UsageError(f"weights must be a state dict, tensors by name, but {str(file)!r} contains something else")
     state = dict(found)
     for prefix in PREFIXES:
         consume_prefix_in_state_dict_if_present(state, prefix)

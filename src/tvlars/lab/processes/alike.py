@@ -1,6 +1,6 @@
 """Comparison of all processes before the first step: all must have been started for the same run.
 
-Processes with different options, seeds, data or versions would train without an error, each towards other weights.
+Processes with different options, seeds, data or versions would train without an error, but towards different weights.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from tvlars.lab.processes.processes import Processes
 from tvlars.plan import Plan
 
 SAID = 3
-"""Most differences in an error."""
+"""Most differences that an error names."""
 
 
 def facts_of(config: TrainConfig, plan: Plan, data: ImageData, precision: str) -> dict[str, Any]:
-    """Return the facts that must be the same in all processes of a run, as JSON values, by names that a user knows.
+    """Return the facts that must be the same in all processes of a run, as JSON values by names for messages.
 
-    The data are compared by their content, since their place may differ between machines.
+    The data are compared by content, since their place may differ between machines.
     """
     own = names_of(Is.MACHINE)
     options = {name: value for name, value in json.loads(config.to_json()).items() if name not in own}
@@ -59,7 +59,7 @@ def check_alike(processes: Processes, facts: dict[str, Any]) -> None:
 
 
 def difference(everyone: list[dict[str, Any]]) -> str:
-    """Return the differences between the facts of processes, given by rank, in words; "" if there are none."""
+    """Return the differences between the facts of processes, ordered by rank, in words; "" if there are none."""
     said = []
     for name in dict.fromkeys(name for facts in everyone for name in facts):
         ranks: dict[str, list[int]] = {}

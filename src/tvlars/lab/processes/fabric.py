@@ -1,6 +1,6 @@
-"""Lightning Fabric for the processes of a run: their devices, and DDP or FSDP2 between them.
+"""Lightning Fabric for the processes of a run: devices, and DDP or FSDP2 between processes.
 
-This module is imported where a run begins: importing Fabric costs more than importing torch.
+This module is imported only when a run starts, since importing Fabric is slower than importing torch.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from tvlars.lab.processes.started import layout
 
 
 def _import_fabric() -> None:
-    """Import Fabric with an empty module in place of torchmetrics, if that is installed.
+    """Import Fabric with an empty module in place of torchmetrics, if torchmetrics is installed.
 
-    Fabric imports all of torchmetrics, and with it torchvision and scipy, to read its version.
+    Fabric imports all of torchmetrics, and with it torchvision and scipy, only to read the version.
 
     Raises:
-        UsageError: an environment variable that Fabric reads on import is no number.
+        UsageError: an environment variable that Fabric reads on import is not a number.
     """
     if "lightning_fabric" in sys.modules or "torchmetrics" in sys.modules:
         return
@@ -61,16 +61,16 @@ from lightning_fabric.strategies.model_parallel import ModelParallelStrategy  # 
 
 
 def make_fabric(config: TrainConfig, precision: str) -> Fabric:
-    """Return Fabric for all processes of the run: one device each, with DDP or FSDP2 between several.
+    """Return Fabric for all processes of the run: one device each, with DDP or FSDP2 for several processes.
 
     Raises:
         UsageError: the device is missing, or the batch cannot be split over so many processes.
-        LostProcessError: another process did not come to the rendezvous.
+        LostProcessError: another process did not reach the rendezvous.
     """
     devices, nodes = layout(config)
     check_batch(config.batch_size, config.micro_batch_size, devices * nodes)
     for name in ("lightning_fabric", "lightning_fabric.utilities.distributed"):
-        logging.getLogger(name).setLevel(logging.WARNING)  # it logs the precision, which the run reports itself
+        logging.getLogger(name).setLevel(logging.WARNING)  # Fabric logs the precision, but the run reports it
     try:
         fabric = Fabric(
             accelerator=config.accelerator,
@@ -81,14 +81,14 @@ def make_fabric(config: TrainConfig, precision: str) -> Fabric:
         )
         if devices * nodes > 1:
             fabric.launch()
-            group_of_objects(dist.group.WORLD, config.timeout)  # while all processes are here
+            group_of_objects(dist.group.WORLD, config.timeout)  # while all processes exist
     except UsageError:
         raise
     except (dist.DistNetworkError, dist.DistStoreError) as error:
         _check_place(str(error))
         rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
         raise LostProcessError(int(rank), config.timeout, str(error)) from error
-    except Exception as error:  # Fabric raises many types for a missing device
+    except Exception as error:  # Fabric raises errors of many types for a missing device
         if memory.has_ended(error):
             raise
         reason = (str(error) or type(error).__name__).splitlines()[0]
@@ -100,11 +100,11 @@ def _strategy(config: TrainConfig, processes: int) -> Any:
     timeout = timedelta(seconds=config.timeout)
     if config.shard:
         if processes == 1:
-            raise UsageError("shard must not be given for one process, there is nothing to spread over")
+            raise UsageError("shard must not be given for one process, since there are no others to shard over")
         return ModelParallelStrategy(_shard, data_parallel_size=processes, tensor_parallel_size=1, timeout=timeout)
     if processes == 1:
         return "auto"
-    # DDP need not copy buffers: running statistics are synchronized, or averaged before each test.
+    # DDP need not copy buffers, since running statistics are synchronized, or averaged before each test.
     named = inspect.signature(nn.parallel.DistributedDataParallel).parameters
     still = "forward_sync_buffers" if "forward_sync_buffers" in named else "broadcast_buffers"  # before torch 2.14
     options: dict[str, Any] = {still: False}
@@ -112,7 +112,7 @@ def _strategy(config: TrainConfig, processes: int) -> Any:
 
 
 def _shard(model: nn.Module, mesh: Any) -> nn.Module:
-    """Shard each block of a model by itself (FSDP2), so that one block at a time is gathered, then the rest."""
+    """Shard each block of a model separately (FSDP2), so that one block at a time is gathered, then the rest."""
     from torch.distributed.fsdp import fully_shard
 
     for part in (*_blocks(model), model):
@@ -121,7 +121,7 @@ def _shard(model: nn.Module, mesh: Any) -> nn.Module:
 
 
 def _blocks(module: nn.Module) -> list[nn.Module]:
-    """Return the members of a model's outermost lists of modules that have parameters."""
+    """Return the modules with parameters in the outermost module lists of a model."""
     if isinstance(module, (nn.Sequential, nn.ModuleList)):
         return [child for child in module if any(True for _ in child.parameters())]
     return [block for child in module.children() for block in _blocks(child)]

@@ -1,4 +1,4 @@
-"""Launcher of a run's processes with torch's elastic agent: if one fails, the others are ended."""
+"""Launcher of a run's processes with torch's elastic agent: if one process fails, the others are stopped."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ from tvlars.lab.processes.signals import not_ignored
 from tvlars.lab.processes.started import started
 
 LAUNCHED = "TVLARS_LAUNCHED"
-"""Environment variable of launched processes with the launcher's process id; the launcher reports their errors."""
+"""Environment variable of launched processes: the launcher's process id. The launcher reports their errors."""
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 HANDLED = [signal.Signals[name] for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT") if hasattr(signal, name)]
 """Signals that torch's agent handles."""
 GRACE = 300
-"""Seconds for processes to save and end after a signal."""
+"""Seconds in which processes may save and end after a signal."""
 GRACE_OF_OTHERS = 30
-"""Seconds that torch's agent gives the others to end after one has failed."""
+"""Seconds in which the other processes may end after one has failed."""
 LEFT_TO_OTHERS = 2
 """Exit code of a process that reports nothing, since another one reports the error."""
 MAX_UNKNOWN = 60
-"""Seconds that a machine's name may be unknown, since it may get its name when it starts."""
+"""Seconds for which a machine's name may be unknown, since the name may be registered when the machine starts."""
 IN_VAIN = "has waited for the others in vain"
 PR_SET_PDEATHSIG = 1
 
 
 def wanted(config: TrainConfig) -> bool:
-    """Return True if this process has to launch the processes of the run."""
+    """Return True if this process must launch the processes of the run."""
     return started() is None and ((config.devices or 1) > 1 or (config.nodes or 1) > 1)
 
 
@@ -51,10 +51,10 @@ def launch(words: list[str], config: TrainConfig) -> tuple[int, str]:
     """Run ``tvlars`` with the arguments ``words`` in every process of this machine.
 
     Returns:
-        The exit code, and the first error, "" if there was none.
+        The exit code, and the first error ("" if there was none).
 
     Raises:
-        UsageError: several machines have no rendezvous, or nobody answers there.
+        UsageError: there are several machines without a rendezvous, or the rendezvous does not answer.
     """
     nodes, devices = config.nodes or 1, config.devices or 1
     if nodes > 1 and config.rendezvous is None:
@@ -68,7 +68,7 @@ def launch(words: list[str], config: TrainConfig) -> tuple[int, str]:
 
     for name in list(logging.root.manager.loggerDict):
         if name.startswith(("torch.distributed.elastic", "torch.distributed.launcher")):
-            logging.getLogger(name).setLevel(logging.CRITICAL)  # errors are reported below in one sentence
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # one sentence below reports errors
     if config.rendezvous is not None and nodes > 1:
         _wait_for_first_machine(config.rendezvous, config.timeout)
     marks = {
@@ -92,18 +92,18 @@ def launch(words: list[str], config: TrainConfig) -> tuple[int, str]:
 
 @contextlib.contextmanager
 def _in_environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Set variables for processes that are started meanwhile; a later command in this process was not launched.
+    """Set variables for processes started in this context, and restore the environment afterwards.
 
-    The agent's handlers of signals are replaced by those before it too.
+    The signal handlers that the agent replaces are restored too.
     """
-    before = dict(os.environ)  # the agent sets some as well
+    before = dict(os.environ)  # the agent also sets variables
     handlers = {number: signal.getsignal(number) for number in HANDLED}
     os.environ.update(values)
     try:
         yield
     finally:
         for number, handler in handlers.items():
-            if handler is not None:  # one that was not set from Python
+            if handler is not None:  # None: a handler that was not set from Python
                 signal.signal(number, handler)
         os.environ.clear()
         os.environ.update(before)
@@ -112,7 +112,7 @@ def _in_environment(values: Mapping[str, str]) -> Iterator[None]:
 def die_with_launcher() -> None:
     """Make the kernel send SIGTERM to this process when its launcher dies; called when the process starts."""
     launcher = os.environ.get(LAUNCHED)
-    if launcher is None or sys.platform != "linux":  # other systems cannot do this
+    if launcher is None or sys.platform != "linux":  # only Linux can do this
         return
     # The kernel watches the thread that started this process: the launcher's main thread.
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
@@ -121,7 +121,7 @@ def die_with_launcher() -> None:
 
 
 def report(message: str, code: int) -> bool:
-    """Report an error of this process to its launcher; return False if there is no launcher any more."""
+    """Report an error of this process to its launcher; return False if the launcher is gone."""
     file = os.environ.get(ERROR_FILE)
     if not file or os.environ.get(LAUNCHED) != str(os.getppid()):
         return False
@@ -138,10 +138,10 @@ def report_unexpected(error: Exception) -> bool:
 
 
 def _wait_for_first_machine(place: str, timeout: float) -> None:
-    """Wait until the first machine answers, which may start later. Torch would log a page per attempt.
+    """Wait until the first machine, which may start later, answers; torch alone would log a page per attempt.
 
     Raises:
-        UsageError: nobody answers.
+        UsageError: the machine does not answer.
     """
     from torch.distributed.elastic.rendezvous.utils import _matches_machine_hostname
 
@@ -194,30 +194,30 @@ def _not_met(error: Exception, config: TrainConfig, met: bool) -> str:
     place = config.rendezvous
     if isinstance(error, api.RendezvousTimeoutError):
         return (
-            f"waited {config.timeout:g} s for {config.nodes} machines at {place} in vain: "
-            "the same command must be started on all of them"
+            f"{config.nodes} machines did not all reach {place} within {config.timeout:g} s: "
+            "start the same command on all of them"
         )
     if met:
-        return f"the machine at {place}, which held the others together, has ended or cannot be reached any more"
+        return f"the machine at {place}, which coordinates the others, has ended or can no longer be reached"
     if isinstance(error, api.RendezvousConnectionError):
         raise UsageError(
             f"rendezvous must be HOST:PORT of the first machine, where the same command runs, but no run answers at "
             f"{place}"
         ) from error
     if isinstance(error, api.RendezvousClosedError):
-        return f"the run at {place} is over: this machine has come too late"
+        return f"the run at {place} has ended: this machine came too late"
     return f"machines cannot meet at {place}: {one_line(error)}"
 
 
 def way_on(command: str) -> str:
-    """Return the clause of a message about --resume, "" for commands that have no such option."""
+    """Return a clause about --resume for messages; "" for commands without this option."""
     return ", and --resume continues" if command in ("train", "ssl") else ""
 
 
 def _first(failures: dict[int, Any], command: str = "train") -> tuple[int, str]:
-    """Return exit code and message of the failure that caused the others.
+    """Return the exit code and message of the failure that caused the others.
 
-    The order is: failures with a message; killed processes and those without a message; processes that waited for
+    The order is: failures with a message; killed processes and processes without a message; processes that waited for
     another one; processes that the launcher stopped; processes that leave the report to others.
     """
     begun = min(failure.timestamp for failure in failures.values())
@@ -239,13 +239,13 @@ def _first(failures: dict[int, Any], command: str = "train") -> tuple[int, str]:
         on = f"{way_on(command)} from a checkpoint" if way_on(command) else ""
         return 1, f"process {rank} was killed by {signal.Signals(-code).name}; the others were stopped{on}"
     if not words and code == LEFT_TO_OTHERS:
-        return code, f"process {rank} has stopped since a process of another machine could not go on"
+        return code, f"process {rank} stopped since a process of another machine could not continue"
     return code, words or f"process {rank} ended with exit code {code}"
 
 
 def _said(failure: Any) -> tuple[int, str]:
-    """Return exit code and message of a process, as reported even if it was stopped afterwards."""
-    message = failure.message  # a text of torch if nothing was reported
+    """Return the exit code and message that a process reported, even if it was stopped afterwards."""
+    message = failure.message  # torch's text if the process reported nothing
     if not isinstance(message, dict):
         return failure.exitcode, ""
     return int(message["extraInfo"].get("exit_code", failure.exitcode)), str(message.get("message", ""))

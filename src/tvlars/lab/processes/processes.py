@@ -1,7 +1,7 @@
-"""Cooperation of a run's processes: shares of a batch, sums, agreement, and errors of one raised in all.
+"""Cooperation of a run's processes: shares of a batch, sums, agreement, and errors that are raised in all processes.
 
-Lightning Fabric exchanges gradients (``fabric``); this module has the rest. Everything works in a single process too,
-where no collective is called.
+Lightning Fabric exchanges gradients (``fabric``); this module does the rest. With a single process, the same functions
+work without collectives.
 """
 
 from __future__ import annotations
@@ -37,25 +37,25 @@ T = TypeVar("T")
 Pending = tuple[int, Tensor, Tensor]
 """Step, loss and number of correct predictions."""
 SIGNALS = tuple(sorted(HANDLED, reverse=True))
-"""SIGTERM before SIGINT before SIGHUP: the first of these that any process has received counts."""
+"""SIGTERM before SIGINT before SIGHUP: the first of these that any process received counts."""
 ENDS = (DivergedError, PreemptedError, KeyboardInterrupt)
-"""Regular ends of a run, which every process raises."""
+"""Exceptions for regular ends of a run, which every process raises."""
 DONE, FAILED = b"done", b"failed"
 BEAT = 5.0
-"""Most seconds between two signs of life of a process that works alone."""
+"""Most seconds between two heartbeats of a process that works alone."""
 _alone = itertools.count()
-"""Counter of calls of :meth:`Processes.alone`, the same in all processes."""
+"""Counter of calls to :meth:`Processes.alone`, equal in all processes."""
 
 
 def is_lost(error: RuntimeError) -> bool:
-    """Return True if a collective failed because another process has ended or did not come."""
+    """Return True if a collective failed because another process has ended or did not join."""
     kinds = (dist.DistBackendError, dist.DistNetworkError, dist.DistStoreError)
     text = str(error).lower()
     return isinstance(error, kinds) or any(word in text for word in ("gloo", "nccl", "connection closed by peer"))
 
 
 class Processes:
-    """All processes of a run as one of them sees them."""
+    """All processes of a run, seen from one of them."""
 
     def __init__(self, fabric: Fabric) -> None:
         self.fabric = fabric
@@ -109,8 +109,8 @@ class Processes:
                     buffer /= self.count
 
     def agree(self, pending: list[Pending], received: int, due: bool) -> tuple[list[Pending], int, bool]:
-        """Agree in one collective: return pending losses and counts as sums over processes, the first of ``SIGNALS``
-        that any process received (0: none), and ``due`` of the first process."""
+        """Agree in one collective: return the sums of pending losses and counts over processes, the first of
+        ``SIGNALS`` that any process received (0: none), and ``due`` of the first process."""
         device = self.fabric.device
         flags = [received == number for number in SIGNALS] + [due and self.first, False]
         values = [torch.stack([loss.double(), correct.double()]) for _, loss, correct in pending]
@@ -139,8 +139,8 @@ class Processes:
         """Do ``work`` in each process, and return all results by rank.
 
         Raises:
-            OSError, MovedFolderError, UsageError: the first of these that ``work`` raised in any process is raised in
-                all; but a ``UsageError`` only in the first one, and ``SaidElsewhereError`` in the others.
+            OSError, MovedFolderError, UsageError: the first of these errors in any process is raised in all processes;
+                but a ``UsageError`` only in the first process, and ``SaidElsewhereError`` in the others.
         """
         if not self.several:
             return [work()]
@@ -155,26 +155,26 @@ class Processes:
             if packed is not None:
                 first_error = _unpacked(packed)
                 if isinstance(first_error, UsageError) and not self.first:
-                    raise SaidElsewhereError("the first process says why")
+                    raise SaidElsewhereError("the first process reports the error")
                 raise first_error
         return [one for one, _ in found]
 
     def by_first(self, work: Callable[[], T]) -> T:
-        """Do ``work`` in the first process, and return its result in all; errors are those of :meth:`each`."""
+        """Do ``work`` in the first process, and return its result in all; errors are as for :meth:`each`."""
         results: list[Any] = self.each(work if self.first else lambda: None)
         return results[0]  # type: ignore[no-any-return]
 
     def alone(self, work: Callable[[], T]) -> T | None:
         """Do ``work`` in the first process and return its result; the others wait without a limit and return None.
 
-        The others poll the store of the rendezvous, since a collective would run into its time limit. The first process
-        leaves signs of life there, and the outcome of its work; an error of ``ENDS`` is raised in all processes.
+        The others poll the store of the rendezvous, since a collective would time out. The first process writes
+        heartbeats and the outcome of its work to the store; an error of ``ENDS`` is raised in all processes.
 
         Raises:
             SaidElsewhereError: the work failed, and the first process reports the error.
-            LostProcessError: there was no sign of life for the time limit of a collective. A process that is alive but
-                hangs is waited for.
-            RuntimeError: the store is gone, with the process or the launcher that held it (see ``is_lost``).
+            LostProcessError: there was no heartbeat within the time limit of a collective. A process that hangs, but
+                is alive, still sends heartbeats, so the others wait.
+            RuntimeError: the store is gone, with its process or launcher (see ``is_lost``).
         """
         if not self.several:
             return work()
@@ -188,7 +188,7 @@ class Processes:
                 result = work()
             except BaseException as error:
                 outcome = pickle.dumps(_packed(error)) if isinstance(error, ENDS) else FAILED
-                with contextlib.suppress(RuntimeError):  # the work's error is raised, not that of a lost store
+                with contextlib.suppress(RuntimeError):  # raise the work's error, not the error of a lost store
                     store.set(f"{name}/outcome", outcome)
                 raise
             store.set(f"{name}/outcome", DONE)
@@ -207,13 +207,13 @@ class Processes:
             time.sleep(min(0.01 + (now - begun) / 10, self._limit / 10, 1.0))
         outcome = store.get(f"{name}/outcome")
         if outcome == FAILED:
-            raise SaidElsewhereError("the first process could not go on")
+            raise SaidElsewhereError("the first process could not continue")
         if outcome != DONE:
             raise _unpacked(pickle.loads(outcome))
 
 
 def _packed(error: BaseException) -> tuple[Any, ...]:
-    """Return the parts of an error for another process; pickle alone would keep only its message."""
+    """Return the parts of an error for another process, since pickle alone keeps only the message."""
     file = (error.filename,) if isinstance(error, OSError) and error.filename is not None else ()
     return type(error), (*error.args, *file), vars(error)
 
@@ -227,7 +227,7 @@ def _unpacked(packed: tuple[Any, ...]) -> BaseException:
 
 @contextlib.contextmanager
 def _signs_of_life(store: Any, key: str, every: float) -> Iterator[None]:
-    """Increment ``key`` every few seconds in a thread."""
+    """Increment ``key`` every few seconds in a thread, as a heartbeat."""
     over = threading.Event()
 
     def beat() -> None:
@@ -243,14 +243,14 @@ def _signs_of_life(store: Any, key: str, every: float) -> Iterator[None]:
 
 
 def whole_weights(model: nn.Module) -> dict[str, Any]:
-    """Return the whole state dict of a sharded model, on the CPU of the first process; all processes call it."""
+    """Return the whole state dict of a sharded model on the CPU of the first process; all processes must call this."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
     return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
 
 
 def load_whole_weights(model: nn.Module, weights: dict[str, Any]) -> None:
-    """Load a state dict of :func:`whole_weights`, which the first process has, into a sharded model; all call it."""
+    """Load the first process's result of :func:`whole_weights` into a sharded model; all processes must call this."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 
     set_model_state_dict(model, weights, options=StateDictOptions(full_state_dict=True, broadcast_from_rank0=True))
@@ -258,5 +258,5 @@ def load_whole_weights(model: nn.Module, weights: dict[str, Any]) -> None:
 
 @cache
 def group_of_objects(world: Any, seconds: float) -> Any:
-    """Return the group that exchanges objects on the CPU, which has more memory than a device; None for the default."""
+    """Return the group that exchanges objects on the CPU, which has more memory than a device; None: default group."""
     return None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo", timeout=timedelta(seconds=seconds))

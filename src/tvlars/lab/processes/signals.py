@@ -1,4 +1,4 @@
-"""Handlers of Ctrl-C, SIGTERM and SIGHUP: a signal is noted at once, and obeyed between two steps."""
+"""Handlers of Ctrl-C, SIGTERM and SIGHUP: a signal is recorded at once, and handled between two steps."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 from tvlars.lab.errors import Interrupted, PreemptedError
 
 HANDLED: dict[int, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
-"""Handled signals and their default handlers. Only these are replaced by default, and a signal that is
-ignored, like SIGHUP under nohup, stays ignored."""
+"""Handled signals and their default handlers. Only default handlers are replaced, so that an ignored signal, such as
+SIGHUP under nohup, stays ignored."""
 if hasattr(signal, "SIGHUP"):  # sent when a terminal or connection closes; Windows has none
     HANDLED[signal.SIGHUP] = signal.SIG_DFL
 
@@ -21,20 +21,20 @@ if hasattr(signal, "SIGHUP"):  # sent when a terminal or connection closes; Wind
 class StopSignals:
     """Context in which these signals are handled.
 
-    The first signal is noted in ``received``, and the loop stops after the current step; a second Ctrl-C raises at
+    The first signal is recorded in ``received``, and the loop stops after the current step; a second Ctrl-C raises at
     once. Inside ``at_once()``, between steps, the first signal raises.
 
     Args:
-        patient: never raise, since other processes have to stop first, or at the same step.
-        replace: replace the handlers of others too, such as that of Ray, which ends the process.
+        patient: never raise, since other processes must stop before, or at the same step.
+        replace: also replace handlers of other libraries, such as Ray's handler, which ends the process.
     """
 
     def __init__(self, patient: bool = False, replace: bool = False) -> None:
         self.patient, self.replace = patient, replace
         self.received: int = 0
-        """Number of the last signal, 0 if there was none."""
+        """Number of the last signal; 0 if there was none."""
         self.again = threading.Event()
-        """Set when a second signal comes."""
+        """Set when a second signal is received."""
         self._at_once = False
         self._outer: dict[int, Any] = {}
 
@@ -61,10 +61,10 @@ class StopSignals:
 
     @contextlib.contextmanager
     def at_once(self, always: bool = False) -> Iterator[None]:
-        """Return a context in which a signal raises at any point; one that was noted before raises now.
+        """Return a context in which a signal raises at any point; a signal recorded before raises immediately.
 
         Args:
-            always: also if ``patient``, where each process may end by itself.
+            always: also if ``patient``, for work in which each process may end by itself.
         """
         if not self.patient or always:
             if self.received:
@@ -78,7 +78,7 @@ class StopSignals:
 
 @contextlib.contextmanager
 def kept(folder: Path) -> Iterator[None]:
-    """Have Ctrl-C say that what was measured is in ``folder``, if a record has begun there."""
+    """Make Ctrl-C say that results so far are in ``folder``, if a record exists there."""
     try:
         yield
     except KeyboardInterrupt as error:

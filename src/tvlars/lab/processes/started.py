@@ -1,4 +1,4 @@
-"""Number of processes that torchrun or srun started, read from the environment alone."""
+"""Number of processes that torchrun or srun started, read only from the environment."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def layout(config: TrainConfig) -> tuple[int, int]:
     """Return the number of processes per machine, and of machines.
 
     Raises:
-        UsageError: the config asks for other numbers than were started.
+        UsageError: the config has other numbers than were started.
     """
     found = started()
     if found is None:
@@ -25,7 +25,7 @@ def layout(config: TrainConfig) -> tuple[int, int]:
         return 1, 1
     for name, wanted, there in (("devices", config.devices, found[0]), ("nodes", config.nodes, found[1])):
         if wanted is not None and wanted != there:
-            raise UsageError(f"{name} must be {there}, as many as were started, got {wanted}")
+            raise UsageError(f"{name} must be {there}, the number that was started, got {wanted}")
     return found
 
 

@@ -18,8 +18,8 @@ class SyncBatchNormCPU(_BatchNorm):
 
     .. math:: y = \gamma (x - \bar x) / \sqrt{\overline{(x - \bar x)^2} + \epsilon} + \beta
 
-    Means are over all samples and positions, whose number may differ between processes. As in torch, the running
-    variance is the unbiased one.
+    Means are taken over all samples and positions, whose number may differ between processes. As in torch, the running
+    variance is unbiased.
     """
 
     def _check_input_dim(self, input: Tensor) -> None:
@@ -63,13 +63,13 @@ def _moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     sums = _total(torch.cat([x.sum(over), own]))
     count = sums[-1].detach()
     mean = sums[:-1] / count
-    # A second sum, since the mean of squares less the square of the mean loses digits.
+    # A second sum, since the mean of squares minus the square of the mean loses digits.
     variance = _total((x - mean.view([1, -1] + [1] * (x.dim() - 2))).square().sum(over)) / count
     return mean, variance, count
 
 
 class _Total(torch.autograd.Function):
-    """Sum over all processes. Every process uses it, so its gradient is a sum too. (The function of
+    """Sum over all processes. Every process uses the sum, so its gradient is a sum too. (The function of
     ``torch.distributed.nn.functional`` is deprecated.)"""
 
     @staticmethod
@@ -89,7 +89,7 @@ def _total(x: Tensor) -> Tensor:
 
 
 def synchronize_batch_norm(model: nn.Module, on_cpu: bool) -> dict[str, type[nn.Module]]:
-    """Replace every batch norm of ``model`` by a synchronized one with the same parameters and statistics.
+    """Replace every batch norm of ``model`` by a synchronized batch norm with the same parameters and statistics.
 
     Returns:
         The replaced classes by module name, for :func:`plain_batch_norm`.

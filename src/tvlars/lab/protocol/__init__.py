@@ -1,4 +1,4 @@
-"""Protocols of experiments: files that say before the first run what is run, compared and counted."""
+"""Protocols of experiments: files that declare, before the first run, the runs, comparisons and budgets."""
 
 from tvlars.lab.protocol.check import Check
 from tvlars.lab.protocol.protocol import Protocol

@@ -1,4 +1,4 @@
-"""Check of a protocol before any run: its runs and their numbers, its data, and the seeds that its comparisons need."""
+"""Check of a protocol before any run: number and cost of the runs, data, and seeds that the comparisons need."""
 
 from __future__ import annotations
 
@@ -31,52 +31,52 @@ from tvlars.lab.registered.record import Planned, digest_of
 from tvlars.lab.training.prepare import Prepared, data_of, prepare
 
 SHOWN = ("arm", "seed", "batch_size", "steps")
-"""Options of runs that the table of arms does not repeat."""
+"""Options of runs that are not repeated in the table of arms."""
 
 
 @dataclass(frozen=True)
 class ArmPlan:
-    """Runs that are planned for an arm."""
+    """Planned runs of an arm."""
 
     arm: str
     space: str
-    """Rates, or what is searched."""
+    """Learning rates, or the search space."""
     trials: int
-    """Runs that options are chosen by, those with other tuning seeds among them."""
+    """Number of runs for the choice of options, including reruns with other tuning seeds."""
     runs: int
-    """Runs that are reported."""
+    """Number of reported runs."""
     images: int
-    """Images of the training set that all of them see, repetitions counted."""
+    """Training images that all these runs process, repetitions included."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """Numbers of a protocol's runs, and what is worth knowing before they begin."""
+    """Number and cost of a protocol's runs, and notes to read before the runs start."""
 
     content: dict[str, Any]
     planned: Planned
     arms: tuple[ArmPlan, ...]
     notes: tuple[str, ...]
     comparisons: int
-    """Pairs of arms in the declared family."""
+    """Number of pairs of arms in the declared family."""
 
     @property
     def digest(self) -> str:
-        """The protocol's digest."""
+        """Digest of the protocol."""
         return digest_of(self.content)
 
     @property
     def runs(self) -> int:
-        """Number of all runs, trials among them."""
+        """Number of all runs, including trials."""
         return sum(arm.trials + arm.runs for arm in self.arms)
 
     @property
     def images(self) -> int:
-        """Training images that all runs see, repetitions counted."""
+        """Training images that all runs process, repetitions included."""
         return sum(arm.images for arm in self.arms)
 
     def seeds_needed(self) -> int | None:
-        """Return the number of seeds that the power calculation asks for, None if the protocol has none."""
+        """Return the number of seeds that the power calculation requires; None if the protocol has none."""
         power = {str(name).replace("-", "_"): value for name, value in (self.content.get("power") or {}).items()}
         if not power:
             return None
@@ -87,10 +87,10 @@ class Check:
             raise UsageError(f"power: {error}") from error
 
     def lines(self, speed: float | None = None) -> list[str]:
-        """Return the check in lines of text.
+        """Return the check as lines of text.
 
         Args:
-            speed: training images per second of all processes together, for the hours.
+            speed: training images per second of all processes together, to compute hours; None (default): no hours.
         """
         content, width = self.content, max(len(arm.arm) for arm in self.arms)
         hours = f", {self.images / speed / 3600:.2g} hours at {speed:,.0f} images/s" if speed else ""
@@ -138,7 +138,7 @@ def _million(count: int) -> str:
 
 
 def check(content: dict[str, Any], config: Any) -> Check:
-    """Return the runs of a protocol and their numbers; its data are loaded, and nothing is trained.
+    """Return the runs of a protocol and their numbers; data are loaded, but nothing is trained.
 
     Raises:
         UsageError: an option does not fit the data, nothing is held out for validation, or budgets differ.
@@ -158,22 +158,22 @@ def check(content: dict[str, Any], config: Any) -> Check:
     made = Check(content, planned, tuple(arms), (), pairs)
     needed, seeds = made.seeds_needed(), len(content["seeds"])
     if needed is not None and needed > seeds:
-        notes.append(f"{seeds} seeds are fewer than the {needed} that the power calculation asks for")
+        notes.append(f"{seeds} seeds are fewer than the {needed} that the power calculation requires")
     stopping = content["stopping"]
     if isinstance(stopping, dict) and stopping.get("runs", made.runs) < made.runs:
-        notes.append(f"stopping after {stopping['runs']} runs leaves out some of the {made.runs} that are planned")
+        notes.append(f"stopping after {stopping['runs']} runs leaves out some of the {made.runs} planned runs")
     return replace(made, notes=tuple(notes))
 
 
 def _of_runs(content: dict[str, Any], config: Any) -> tuple[Planned, list[ArmPlan], list[str], list[list[str]]]:
-    """Return the planned runs of all commands without a search, and the arms of each table that will be tested."""
+    """Return the planned runs of a command without a search, and the arms of each table that will be tested."""
     notes = list(config.notes) if isinstance(config, Grid) else []
     found: list[Prepared] = []
     loaded: dict[str, ImageData] = {}
     for run in _runs_of(config):
         key = repr([getattr(run, name) for name in (*names_of(Is.LOADS), "validation", "validation_seed", "crop")])
         if key not in loaded:
-            loaded.clear()  # one at a time: they may be large
+            loaded.clear()  # keep only one data set, since data may be large
             loaded[key] = data_of(run, take(run).data)
             notes += _held_out(run, loaded[key])
         try:
@@ -200,7 +200,7 @@ def _of_runs(content: dict[str, Any], config: Any) -> tuple[Planned, list[ArmPla
 
 
 def _tested(runs: list[TrainConfig]) -> list[list[str]]:
-    """Return the names that pages give to the arms of each batch size, data set and length, which are tested apart."""
+    """Return the arms' names on pages for each batch size, data set and length, which are tested separately."""
     from tvlars.lab.report.arms import arm_names  # and with it pandas
 
     parts: dict[tuple[Any, ...], list[TrainConfig]] = {}
@@ -265,21 +265,21 @@ def _of_tuning(content: dict[str, Any], config: TuneConfig) -> tuple[Planned, li
 
 
 def _declared(content: dict[str, Any]) -> dict[str, Any]:
-    """Return family and margin as the folder's files have them."""
+    """Return family and margin in the form of the folder's files."""
     family = family_of(content) if content.get("family") is not None else ALL
     return {"margin": None, **Declared(family, content.get("margin")).as_json()}
 
 
 def _held_out(run: TrainConfig, data: ImageData) -> list[str]:
-    """Return a note if nothing is held out, as the protocol says; raise ``UsageError`` if it does not say so."""
+    """Return a note if nothing is held out; raise ``UsageError`` if the protocol does not declare this."""
     if data.validated:
         return []
     if run.validation is None:
         raise UsageError(
-            f"validation must hold out images, since choices are made by them and {said_path(run.data)} has none of "
-            "its own: as validation: 0.1, or validation: 0 to declare that there are none"
+            f"validation must hold out images for choices, since {said_path(run.data)} has no validation images: use "
+            "validation: 0.1, or validation: 0 to declare that there are none"
         )
-    return ["nothing is held out for validation, as declared: choices are made by test images"]
+    return ["nothing is held out for validation, as declared: choices are made on test images"]
 
 
 def _check_equal(counts: dict[str, int], what: str) -> None:

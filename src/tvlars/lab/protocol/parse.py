@@ -1,4 +1,4 @@
-"""The parts of a protocol's file, and the config of its command that they make."""
+"""Parts of a protocol's file, and the config of its command that is made from them."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ CONFIGS = {
     "robustness": ("tvlars.lab.experiments.robustness.result", "RobustnessConfig"),
     "scaling": ("tvlars.lab.experiments.scaling.result", "ScalingConfig"),
 }
-"""Module and class of each command's config; a sweep has a grid."""
+"""Module and class of each command's config; a sweep has a grid instead."""
 SWEEP = "sweep"
 COMMANDS = (*CONFIGS, SWEEP)
 NEEDED = ("name", "question", "command", "seeds", "stopping")
 TESTED = ("compare", "tune")
 """Commands whose runs are compared by tests, which need a declared family and margin."""
 TUNING = {"seeds": "tune_seeds", **{name: name for name in ("trials", "sampler", "rerun", "widen", "prune", "spent")}}
-"""Options of a tuning by their names in the part ``tuning``."""
+"""Options of a tuning, by their names in the part ``tuning``."""
 OWN_PARTS = ("base", "arms", "overrides", "seeds", "family", "margin", "space", "out", *TUNING.values())
-"""Fields of configs that have a part of the file of their own, or none."""
+"""Fields of configs that have their own part of the file, or none."""
 NOT_OF_A_BASE = ("seed", "lr", "arm", "out", "resume", "protocol")
 """Options of a run that the part ``options`` must not have."""
 PARTS = (
@@ -40,10 +40,10 @@ PARTS = (
 
 
 def check_parts(content: Any) -> dict[str, Any]:
-    """Return the content of a protocol's file if its parts are there and of their kind.
+    """Check that the parts of a protocol's file exist and have valid types, and return the content.
 
     Raises:
-        UsageError: a part is unknown, missing or of another kind.
+        UsageError: a part is unknown, missing or of another type.
     """
     if not isinstance(content, dict) or not content:
         raise UsageError(f"a protocol must be a mapping with {', '.join(NEEDED)}, got {content!r:.60}")
@@ -85,7 +85,7 @@ def check_parts(content: Any) -> dict[str, Any]:
 
 
 def _check_seeds(content: dict[str, Any]) -> None:
-    """Check that seeds are different integers, none of which is a tuning seed."""
+    """Check that seeds are different integers, and not tuning seeds."""
     seeds: dict[str, list[int]] = {}
     for what, values in (("seeds", content["seeds"]), ("seeds of tuning", (content.get("tuning") or {}).get("seeds"))):
         values = [] if values is None else values
@@ -113,14 +113,14 @@ def _check_positive(name: str, value: Any) -> None:
 
 
 def _named(values: Mapping[Any, Any], known: Sequence[str], part: str) -> dict[str, Any]:
-    """Return a part with its names in underscores, all of which are ``known``."""
+    """Return a part with underscores in its names; raise ``UsageError`` unless all names are ``known``."""
     found = {}
     for key, value in values.items():
         name = str(key).replace("-", "_")
         if name not in known:
             raise unknown(f"option of {part}", key, known)
         if name in found:
-            raise UsageError(f"{name} is there twice in {part}")
+            raise UsageError(f"{name} appears twice in {part}")
         found[name] = value
     return found
 
@@ -166,11 +166,11 @@ def config_of(content: dict[str, Any], digest: str) -> Any:
         values["space"] = tuple(space_texts(content.get("space") or {}, arms))
     elif content.get("space"):
         if "lrs" not in known:
-            raise UsageError(f"space must not be given for {command}, which searches nothing: name options of each arm")
+            raise UsageError(f"space must not be given for {command}, which has no search: set options of each arm")
         values["lrs"] = tuple(_rates(content["space"]))
     first = (*values.get("optimizers", ()), *(arm.optimizer for arm in arms), *USUAL)[0]
     if command == "tune" and base.get("preset") is None:
-        first = "tvlars"  # all options but a preset are those of tvlars too
+        first = "tvlars"  # all options except a preset are options of tvlars too
     carried = {"batch_size": sizes[0]} if (sizes := values.get("batch_sizes")) else {}
     if command != "tune":
         carried["seed"] = content["seeds"][0]
@@ -185,7 +185,7 @@ def config_class(command: str) -> Any:
 
 
 def _options(kind: Any, content: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the options of the command itself, and those of its runs."""
+    """Return the options of the command, and the options of its runs."""
     own, base = {}, {}
     mine = {f.name for f in fields(kind)} - set(OWN_PARTS)
     for key, value in (content.get("options") or {}).items():
@@ -193,7 +193,7 @@ def _options(kind: Any, content: dict[str, Any]) -> tuple[dict[str, Any], dict[s
         if name == "batch_size" and "batch_sizes" in mine and "batch_sizes" in options_of(kind):
             name = "batch_sizes"
         if name in own or name in base:
-            raise UsageError(f"{name} is there twice in options")
+            raise UsageError(f"{name} appears twice in options")
         if name in mine:
             own[name] = _converted(kind, name, value)
         elif name in OPTIONS and name not in NOT_OF_A_BASE:
@@ -206,7 +206,7 @@ def _options(kind: Any, content: dict[str, Any]) -> tuple[dict[str, Any], dict[s
 def _converted(kind: Any, name: str, value: Any) -> Any:
     one = options_of(kind).get(name)
     if one is None:
-        raise UsageError(f"{name} is no option of a protocol here")
+        raise UsageError(f"{name} is not an option of this protocol")
     if one.many and not isinstance(value, (str, list)):
         value = [value]
     value = one.convert(value)
@@ -223,9 +223,9 @@ def space_texts(space: Any, arms: Sequence[Arm]) -> list[str]:
     """Return a search space as texts OPTION=SPACE and ARM.OPTION=SPACE.
 
     Args:
-        space: a list of these texts, or a mapping from options to ranges ("4:64:log") or lists of values, in which an
-            arm's name stands for a mapping of its own.
-        arms: of the protocol.
+        space: a list of these texts, or a mapping from options to ranges ("4:64:log") or lists of values; the name of
+            an arm is mapped to such a mapping for only this arm.
+        arms: arms of the protocol.
     """
     if isinstance(space, list):
         return list(map(str, space))
@@ -245,9 +245,9 @@ def _text(value: Any) -> str:
 
 
 def _rates(space: Any) -> list[str]:
-    """Return the learning rates of a study as texts: those of all arms, or of one as "lars=4,8"."""
+    """Return the learning rates of a study as texts: for all arms, or for one as "lars=4,8"."""
     if not isinstance(space, dict) or set(space) != {"lr"}:
-        raise UsageError(f"space must have lr alone, as {{lr: [4, 8, 16]}}, got {space!r:.60}")
+        raise UsageError(f"space must have only lr, as {{lr: [4, 8, 16]}}, got {space!r:.60}")
     rates = space["lr"]
     if isinstance(rates, dict):
         return [f"{arm}={_text(some)}" for arm, some in rates.items()]

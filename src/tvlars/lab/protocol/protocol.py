@@ -1,4 +1,4 @@
-"""A protocol: read from its file, checked, run, and compared with the runs in a folder."""
+"""Protocol: reads a file, checks it, does the runs, and compares them with the protocol."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ from tvlars.lab.registered.record import digest_of, register
 WORK = {name: f"tvlars.lab.experiments.{name}" for name in ("compare", "sweep")}
 WORK |= {"tune": "tvlars.lab.experiments.tuning.tune"}
 WORK |= {name: f"tvlars.lab.experiments.{name}.{name}" for name in ("robustness", "scaling")}
-"""Module of each command's function, which has the command's name."""
+"""Module of each command's function; the function has the command's name."""
 BESIDE = ("within", "target", "rerun", "widen", "spent")
-"""Options of commands that no run and no table shows."""
+"""Options of commands that are not visible in any run or table."""
 
 
 @dataclass(frozen=True)
 class Protocol:
     """A protocol of experiments, declared before the first run.
 
-    Its file is YAML: name, question, command (compare, tune, robustness, scaling or sweep), options, arms, space,
-    tuning, seeds, family, margin, power, stopping, cuts, measure. See the guide on protocols for each.
+    The file is YAML with the parts name, question, command (compare, tune, robustness, scaling or sweep), options,
+    arms, space, tuning, seeds, family, margin, power, stopping, cuts and measure; see the guide on protocols.
     """
 
     content: dict[str, Any]
     """Parsed content of the file."""
     text: bytes
-    """The file itself."""
+    """Bytes of the file."""
     config: Any = field(repr=False)
     """Config of the command, with the digest in its runs: ``CompareConfig``, ``TuneConfig``, ``Grid`` and so on."""
 
     @classmethod
     def read(cls, file: Path | str) -> Protocol:
-        """Return the protocol of a YAML file. No data are loaded; :meth:`check` does that.
+        """Return the protocol of a YAML file. Data are not loaded before :meth:`check`.
 
         Raises:
             UsageError: the file cannot be read, a part is missing, or an option is bad.
@@ -72,23 +72,23 @@ class Protocol:
 
     @property
     def command(self) -> str:
-        """Command that does its runs."""
+        """Command that does the runs."""
         return str(self.content["command"])
 
     @property
     def digest(self) -> str:
-        """The sha256, 64 hexadecimal digits, of the content in canonical JSON: sorted keys, equal numbers alike.
+        """SHA-256 (64 hexadecimal digits) of the content in canonical JSON: sorted keys, equal numbers written alike.
 
-        Comments, order and layout of the file play no part.
+        The digest does not depend on comments, order and layout of the file.
         """
         return digest_of(self.content)
 
     def _repr_html_(self) -> str:
-        """Return name, digest and file as HTML, for notebooks."""
+        """Return name, digest and file as HTML for notebooks."""
         return page(paragraph(f"protocol {self.name}, digest {self.digest}"), pre(self.text.decode(errors="replace")))
 
     def check(self) -> Check:
-        """Return the runs of the protocol and their numbers, checked against the data; nothing is trained.
+        """Check the protocol against its data, and return its runs and their numbers; nothing is trained.
 
         Raises:
             UsageError: an option does not fit the data, nothing is held out for validation, or budgets differ.
@@ -96,37 +96,37 @@ class Protocol:
         return check(self.content, self.config)
 
     def deviations(self, folder: Path | str) -> list[str]:
-        """Return the ways in which the runs in a folder differ from the protocol, a clause each; [] if in none.
+        """Return the deviations of the runs in a folder from the protocol, one clause each; [] if there are none.
 
-        They are: runs of another digest or none, begun before the protocol was recorded, missing, not planned, with
-        other options, or without a result; another family or margin; more or fewer trials; changes of the protocol.
+        Deviations are runs that are under another protocol or none, started before the record, missing, not planned,
+        with other options, or without a result; another family, margin or number of trials; changes of the protocol.
 
         Raises:
-            UsageError: there is no such folder, or the record there is damaged.
+            UsageError: the folder does not exist, or its record is damaged.
         """
         folder = Path(folder)
         if not folder.is_dir():
-            raise UsageError(f"folder must be that of the protocol's runs, got {str(folder)!r}, which is none")
+            raise UsageError(f"folder must be the folder of the protocol's runs, but {str(folder)!r} is not a folder")
         return registered.deviations(folder, self.digest, self.check().planned)
 
     def folder(self, out: Path | str | None = None) -> Path:
-        """Return the folder of the runs, ``out`` or runs/ and the protocol's name."""
+        """Return the folder of the runs: ``out``, or runs/ followed by the protocol's name."""
         return Path("runs") / self.name if out is None else Path(out)
 
     def begin(self, out: Path | str | None = None, *, allow_deviation: bool = False, config: Any = None) -> Path:
         """Check the protocol, record it in the folder of its runs, and return the folder.
 
         Args:
-            out: folder; None (default): runs/ and the protocol's name.
-            allow_deviation: True to replace another protocol that is recorded there.
-            config: the one that runs are done by; options of reading results that differ are recorded as deviations.
+            out: folder; None (default): runs/ followed by the protocol's name.
+            allow_deviation: True to replace another protocol that is recorded in the folder.
+            config: config of the runs; options for the evaluation of results that differ are recorded as deviations.
 
         Raises:
-            UsageError: see :meth:`check`; the folder has another protocol, or holds something else.
+            UsageError: see :meth:`check`; or the folder has another protocol, or holds something else.
         """
         folder = self.folder(out)
         beside = [
-            f"{name} is {getattr(config, name)} in place of {getattr(self.config, name)}"
+            f"{name} is {getattr(config, name)} instead of {getattr(self.config, name)}"
             for name in BESIDE
             if hasattr(config, name) and getattr(config, name) != getattr(self.config, name)
         ]
@@ -135,15 +135,15 @@ class Protocol:
         return folder
 
     def run(self, out: Path | str | None = None, *, allow_deviation: bool = False, **how: Any) -> Any:
-        """Do all runs of the protocol that are not over, and return the result of its command's function.
+        """Do all remaining runs of the protocol, and return the result of its command's function.
 
         Args:
-            out: folder, gone on with where it exists; None (default): runs/ and the protocol's name.
-            allow_deviation: True to go on in a folder that has another protocol, which is recorded as a deviation.
+            out: folder, continued if it exists; None (default): runs/ followed by the protocol's name.
+            allow_deviation: True to continue in a folder with another protocol, which is recorded as a deviation.
             how: arguments of the command's function, such as ``workers``.
 
         Raises:
-            UsageError: see :meth:`begin`, and the command's function.
+            UsageError: see :meth:`begin` and the command's function.
         """
         folder = self.begin(out, allow_deviation=allow_deviation)
         work: Callable[..., Any] = getattr(importlib.import_module(WORK[self.command]), self.command)

@@ -1,1 +1,1 @@
-"""Protocol of a folder of runs, recorded before the first of them, and the deviations of the runs from it."""
+"""Record of a protocol, written into the folder of runs before the first run, and deviations of the runs from it."""

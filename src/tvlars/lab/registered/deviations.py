@@ -26,19 +26,19 @@ from tvlars.lab.run_folder.status import Status
 MOST = 12
 """Most sentences of one kind; the others are counted."""
 FINAL, ARMS = "final", "arms.csv"
-"""Folder of the reported runs of a tuning, and its table of arms."""
+"""Folder of the reported runs of a tuning, and file of its table of arms."""
 RECORDS = (f"{FINAL}/sweep.json", "sweep.json", "comparison.json", "tune.json")
 WITH_RESULT = (Status.FINISHED, Status.DIVERGED)
 
 
 def options_of_run(config: TrainConfig) -> dict[str, Any]:
-    """Return arm and options of a run that are not at their defaults, those of means aside, as JSON values."""
+    """Return the arm and the options of a run that differ from their defaults and affect results, as JSON values."""
     found: dict[str, Any] = json.loads(json.dumps(given(config), default=str))
     return {"arm": config.arm_name, **{name: value for name, value in found.items() if name not in MEANS}}
 
 
 def sentences(folders: Iterable[Path]) -> list[str]:
-    """Return for each folder with a protocol its name and digest, and the deviations of the runs there."""
+    """Return one sentence per folder with a protocol: its name and digest, and the deviations of the runs."""
     found = []
     for folder in dict.fromkeys(folders):
         try:
@@ -54,11 +54,11 @@ def sentences(folders: Iterable[Path]) -> list[str]:
 
 
 def deviations(folder: Path, digest: str, planned: Planned) -> list[str]:
-    """Return the ways in which the runs in a folder differ from a protocol, a clause each.
+    """Return the deviations of the runs in a folder from a protocol, one clause each.
 
     Args:
-        folder: of a comparison, sweep, tuning or study.
-        digest: of the protocol.
+        folder: folder of a comparison, sweep, tuning or study.
+        digest: digest of the protocol.
         planned: runs of the protocol.
 
     Raises:
@@ -76,7 +76,7 @@ def deviations(folder: Path, digest: str, planned: Planned) -> list[str]:
     else:
         early = [run for run in runs if run.started is not None and run.started < there.written]
         if early:
-            found.append(f"{_runs(early)} began before the protocol was recorded")
+            found.append(f"{_runs(early)} started before the protocol was recorded")
     reported = [run for run in runs if not planned.searched or run.folder.parent.name == FINAL]
     found += _compared(planned, reported)
     empty = [run for run in reported if run.status not in WITH_RESULT]
@@ -95,11 +95,11 @@ class _Run:
 
 
 def _runs_in(folder: Path) -> tuple[list[_Run], list[str]]:
-    """Return the runs in a folder and in its folders, and the names of those that cannot be read."""
+    """Return the runs in a folder and its subfolders, and the names of folders that cannot be read."""
     found, unreadable = [], []
     for file in sorted((*folder.glob(f"*/{CONFIG}"), *folder.glob(f"*/*/{CONFIG}"))):
         stored = read_object(file) if is_inside(file, folder) else {}
-        if "base" in stored:  # of a comparison
+        if "base" in stored:  # config of a comparison
             continue
         try:
             if "optimizer" not in stored:
@@ -140,7 +140,7 @@ def _key(options: dict[str, Any]) -> tuple[Any, ...]:
 def _compared(planned: Planned, there: Sequence[_Run]) -> list[str]:
     """Return options that differ, and runs that are missing or were not planned.
 
-    Runs are paired by arm, batch size and seed: first those with equal options, then those that differ least.
+    Runs are paired by arm, batch size and seed: first runs with equal options, then runs with the fewest differences.
     """
     wanted: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
     for options in planned.runs:
@@ -166,7 +166,7 @@ def _compared(planned: Planned, there: Sequence[_Run]) -> list[str]:
         )
     missing = [one for some in wanted.values() for one in some]
     said = [
-        f"{name} is {here} in place of {plan} in {count} run{'s' * (count != 1)}"
+        f"{name} is {here} instead of {plan} in {count} run{'s' * (count != 1)}"
         for (name, here, plan), count in changes.items()
     ]
     return [
@@ -194,7 +194,7 @@ def _said(name: str, options: dict[str, Any]) -> str:
 
 
 def _grouped(runs: Iterable[dict[str, Any]]) -> list[str]:
-    """Return runs in words, those that differ in their seeds alone together."""
+    """Return runs in words; runs that differ only in their seeds are joined."""
     seeds: dict[str, list[int]] = defaultdict(list)
     for options in runs:
         arm, batch_size, seed = _key(options)
@@ -212,12 +212,12 @@ def _few(said: Iterable[str]) -> list[str]:
 
 
 def _declared(folder: Path, planned: Planned) -> list[str]:
-    """Return what the JSON files of a folder declare otherwise, and arms with more or fewer trials."""
+    """Return values that the JSON files of a folder declare otherwise, and arms with more or fewer trials."""
     stored = {name: value for file in RECORDS for name, value in read_object(folder / file).items()}
     if not stored:
         return []
     found = [
-        f"{name} is {_short(stored.get(name))} in place of {_short(value)}"
+        f"{name} is {_short(stored.get(name))} instead of {_short(value)}"
         for name, value in planned.declared.items()
         if canonical(stored.get(name)) != canonical(value)
     ]
@@ -225,17 +225,16 @@ def _declared(folder: Path, planned: Planned) -> list[str]:
         return found
     rounds = [one for one in stored.get("rounds", []) if isinstance(one, dict)]
     if len(rounds) > planned.widen:
-        found.append(f"spaces were widened in {len(rounds)} rounds in place of {planned.widen} at most")
+        found.append(f"spaces were widened in {len(rounds)} rounds instead of at most {planned.widen}")
     trials = planned.trials + sum(int(one.get("trials", 0)) for one in rounds[: planned.widen])
     spent = _spent(folder / ARMS)
     if not spent:
         return [*found, f"{ARMS}, which has the trials of each arm, is missing or damaged"]
-    return found + [f"{arm} had {had} trials in place of {trials}" for arm, had in spent.items() if had != trials]
+    return found + [f"{arm} had {had} trials instead of {trials}" for arm, had in spent.items() if had != trials]
 
 
 def _spent(file: Path) -> dict[str, int]:
-    """Return the number of trials of each arm, which is written before the runs with fresh seeds begin; empty if the
-    table cannot be read."""
+    """Return the number of trials of each arm, written before the runs with fresh seeds; {} if it cannot be read."""
     try:
         rows = list(csv.DictReader(io.StringIO(read_text(file, file.parent))))
         return {row["arm"]: int(row["trials"]) for row in rows}

@@ -1,7 +1,7 @@
-"""Record of a protocol in the folder of its runs, written before the first of them.
+"""Record of a protocol in the folder of its runs, written before the first run.
 
-protocol.yaml             the protocol as it was written
-protocol.json             its content, the runs that it plans, and the time at which it was recorded
+protocol.yaml             copy of the protocol's file
+protocol.json             content of the protocol, planned runs, and time of the record
 protocol-DIGEST.yaml      an earlier protocol of the folder, which was changed later
 """
 
@@ -23,11 +23,11 @@ from tvlars.lab.run_folder.record import write_json
 
 FILE, RECORD = "protocol.yaml", "protocol.json"
 FILES = (FILE, RECORD)
-"""Files that may lie in a folder before its first run."""
+"""Files that may be in a folder before its first run."""
 OURS = {LOCK, "config.json", "sweep.json", "tune.json", "robustness.json", "scaling.json", "runs", *FILES}
-"""Names in folders of commands that do many runs."""
+"""File names in folders of commands that do many runs."""
 DIGITS = 12
-"""Digits of a digest that sentences have."""
+"""Digits of a digest in sentences."""
 
 
 @dataclass(frozen=True)
@@ -36,15 +36,15 @@ class Planned:
 
     command: str
     runs: tuple[dict[str, Any], ...]
-    """Of each run that is reported: arm, and the options that are not at their defaults."""
+    """Arm, and options that differ from their defaults, of each reported run."""
     searched: bool = False
-    """True if options of runs are found by a search: arms, batch sizes and seeds alone are compared then."""
+    """True if options of runs come from a search; then only arms, batch sizes and seeds are compared."""
     declared: dict[str, Any] = field(default_factory=dict)
     """Values that the JSON files of the folder must have, such as family and margin."""
     trials: int = 0
-    """Trials of each arm, 0 without a search."""
+    """Number of trials of each arm; 0 without a search."""
     widen: int = 0
-    """Rounds at most in which every arm gets more trials."""
+    """Largest number of rounds of further trials."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Registered:
     content: dict[str, Any]
     planned: Planned
     written: datetime.datetime
-    """Time at which it was recorded."""
+    """Time of the record."""
     changes: tuple[str, ...] = ()
     """Sentences on earlier protocols of the folder."""
 
@@ -65,14 +65,14 @@ class Registered:
 
     @property
     def digest(self) -> str:
-        """The protocol's digest, computed from its content."""
+        """Digest of the protocol, computed from its content."""
         return digest_of(self.content)
 
 
 def digest_of(content: Any) -> str:
-    """Return the sha256, 64 hexadecimal digits, of parsed content in canonical JSON.
+    """Return the SHA-256 (64 hexadecimal digits) of parsed content in canonical JSON.
 
-    Keys are sorted, and numbers that are equal are written alike: comments, order and layout of a file play no part.
+    Keys are sorted, and equal numbers written alike: comments, order and layout of a file have no effect.
     """
     return hashlib.sha256(canonical(content).encode()).hexdigest()
 
@@ -91,7 +91,7 @@ def _plain(value: Any) -> Any:
 
 
 def read_registered(folder: Path) -> Registered | None:
-    """Return the protocol that is recorded in a folder, None if there is none.
+    """Return the protocol that is recorded in a folder; None if there is none.
 
     Raises:
         UsageError: the record is damaged.
@@ -109,7 +109,9 @@ def read_registered(folder: Path) -> Registered | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"{str(file)!r} must record a protocol, but cannot be read: {reason(error)}") from error
+        raise UsageError(
+            f"{str(file)!r} must be the record of a protocol, but cannot be read: {reason(error)}"
+        ) from error
 
 
 def register(
@@ -121,15 +123,15 @@ def register(
     allow_deviation: bool = False,
     beside: Sequence[str] = (),
 ) -> None:
-    """Record a protocol in the folder of its runs, before the first of them; one that is there stays as it is.
+    """Record a protocol in the folder of its runs before the first run; an existing record of it stays unchanged.
 
     Args:
-        folder: new, empty, or of an earlier call.
-        content: of the protocol's file.
-        planned: runs that it plans.
-        text: the file itself.
-        beside: deviations that neither runs nor tables show, a clause each.
-        allow_deviation: True to replace another protocol that is recorded there, which is then a deviation.
+        folder: new or empty folder, or the folder of an earlier call.
+        content: content of the protocol's file.
+        planned: runs that the protocol plans.
+        text: bytes of the protocol's file.
+        beside: deviations that are not visible in runs or tables, one clause each.
+        allow_deviation: True to replace another recorded protocol, which is then a deviation.
 
     Raises:
         UsageError: the folder holds something else, or has another protocol.
@@ -144,13 +146,13 @@ def register(
         before, now = there.digest[:DIGITS], mine[:DIGITS]
         if not allow_deviation:
             raise UsageError(
-                f"protocol must be the one that {str(folder)!r} began with, digest {before}, got one with digest "
+                f"protocol must be the one that {str(folder)!r} started with, digest {before}, got one with digest "
                 f"{now}: --allow-deviation (allow_deviation=True) continues, and records the change"
             )
         day = f"{datetime.datetime.now():%Y-%m-%d}"
         changes = (*there.changes, f"the protocol was changed on {day}, from digest {before} to {now}")
     elif folder.exists() and not (folder.is_dir() and _is_ours(folder)):
-        raise UsageError(f"out must be a new or empty folder, or that of this protocol's runs, got {str(folder)!r}")
+        raise UsageError(f"out must be a new or empty folder, or one of this protocol's runs, got {str(folder)!r}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -174,6 +176,6 @@ def _is_ours(folder: Path) -> bool:
 
 
 def digest_entry(folder: Path) -> dict[str, str]:
-    """Return the entry of a folder's JSON files that has the digest of its protocol, empty without one."""
+    """Return the entry with the protocol's digest for a folder's JSON files; {} without a protocol."""
     there = read_registered(folder)
     return {} if there is None else {"protocol_digest": there.digest}

@@ -35,14 +35,14 @@ def report(
     """Write one page of runs and comparisons.
 
     Args:
-        folders: folders of runs and of comparisons; a comparison's folder means all runs in it. Crashed and
-            unfinished runs, and runs of other versions, are shown as far as they go, with a note.
+        folders: folders of runs and of comparisons; a comparison's folder stands for all runs in it. Crashed and
+            unfinished runs, and runs of other versions, are shown as far as possible, with a note.
         out: the file to write, a new one or an earlier report: a page (.html), or a table for papers in Markdown (.md)
             or LaTeX (.tex), or the numbers of the table in CSV (.csv).
         command: the command that the page names as its source.
         refresh: seconds until a browser loads the page again; None (default): never.
-        family: pairs of arms that are tested, whose p-values are adjusted together: "all", an arm that each other one
-            is compared with, or pairs as in "tvlars:lars,tvlars:lamb". None (default): the family that the folder of a
+        family: pairs of arms to test, whose p-values are adjusted together: "all", the name of an arm to compare all
+            others with, or pairs as in "tvlars:lars,tvlars:lamb". None (default): the family that the folder of a
             comparison or sweep declares, or all.
         margin: margin of equivalence, in points of accuracy, or in the unit of a task's measure. None (default): the
             folder's margin, or 0.3 points.
@@ -51,21 +51,21 @@ def report(
         The path of the page.
 
     Raises:
-        UsageError: a folder is neither a run nor a comparison, ``out`` has another suffix, is a file that is no
-            report, or cannot be written; ``family`` names another arm, or ``margin`` is not > 0.
+        UsageError: a folder is neither a run nor a comparison; ``out`` has another suffix, is a file other than a
+            report, or cannot be written; ``family`` names an unknown arm, or ``margin`` is not > 0.
     """
     out = Path(out)
     suffix = out.suffix.lower()
     check_output(out, "out", tuple(FORMS), MARKS.get(suffix, ()))
     if refresh is not None and FORMS[suffix] is not page:
-        raise UsageError(f"out must end in .html with watch, since browsers load a page again, got {str(out)!r}")
+        raise UsageError(f"out must end in .html with watch, since only pages are reloaded, got {str(out)!r}")
     notes: list[str] = []
     by_place: dict[Path, LoadedRun] = {}
     for folder in map(Path, folders):
         is_run = any(os.path.lexists(folder / name) for name in ("epochs.csv", "steps.csv"))
         if not is_run and (is_regular(folder / "comparison.json", folder) or any(folder.glob("*/config.json"))):
             inside = _in_order([path for path in folder.iterdir() if path.is_dir()], folder)
-            why = f"it is a link that leaves {folder}; name the run itself to have it"
+            why = f"it is a link that leaves {folder}; name the run itself to include it"
             runs_in = [path for path in inside if is_inside(path, folder) or os.path.lexists(path / "config.json")]
             found = _load(runs_in, folder, why, notes)
             if not found:
@@ -86,7 +86,7 @@ def report(
     except UsageError as error:
         if family is not None:
             raise
-        notes.append(f"All pairs of arms are tested, and not the family that was declared: {error}")
+        notes.append(f"All pairs of arms are tested instead of the declared family: {error}")
         made = Report(title, command, runs, notes, Declared(ALL, declared.margin))
     content = FORMS[suffix](made) if refresh is None else page(made, refresh)
     write_output(out, content.encode(errors="replace"), "out")  # a folder's name may be invalid UTF-8
@@ -101,7 +101,7 @@ def write_report(comparison: Comparison) -> Path:
         if run.note
     ]
     folders = [comparison.folder / run.folder for run in comparison.runs]
-    runs = _load(folders, comparison.folder, f"it does not lie in {comparison.folder}", notes)
+    runs = _load(folders, comparison.folder, f"it is not in {comparison.folder}", notes)
     declared = Declared(comparison.family, comparison.margin)
     notes += _notes(runs, but=(Status.DIVERGED,))
     title = _title("Comparison", [run.optimizer for run in comparison.runs])
@@ -112,7 +112,7 @@ def write_report(comparison: Comparison) -> Path:
 
 
 def _title(what: str, names: list[str]) -> str:
-    """Return the title of a page, with the names of its arms unless they are many."""
+    """Return the title of a page, with the names of the arms unless there are many."""
     arms = list(dict.fromkeys(names))
     return f"{what} of {', '.join(arms) or 'no runs'}" if len(arms) <= MOST_NAMES else f"{what} of {len(arms)} arms"
 
@@ -161,12 +161,12 @@ def _notes(runs: list[LoadedRun], but: tuple[Status, ...] = ()) -> list[str]:
     having: dict[str, list[str]] = {}
     for run in runs:
         if run.status == Status.FINISHED and not run.complete:
-            notes.append(f"{run.folder.name} finished, but its results are not all there; it is in no mean.")
+            notes.append(f"{run.folder.name} finished, but some results are missing; means do not include it.")
         elif run.config is None:
-            notes.append(f"{run.folder.name} does not say what was run; it is in no table and no figure.")
+            notes.append(f"{run.folder.name} has no record of its options; tables and figures do not include it.")
         elif run.status not in (Status.FINISHED, *but):
-            epochs = f"{len(run.epochs)} epochs are there" if len(run.epochs) != 1 else "1 epoch is there"
-            notes.append(f"{run.folder.name} is {run.status}: {epochs}; it is in no mean.")
+            epochs = f"it has {len(run.epochs)} epoch{'s' * (len(run.epochs) != 1)}"
+            notes.append(f"{run.folder.name} is {run.status}: {epochs}; means do not include it.")
         for problem in (*run.problems, *warnings_in(run.environment)):
             if "summary.json is missing" not in problem:
                 having.setdefault(problem.removesuffix("."), []).append(run.folder.name)

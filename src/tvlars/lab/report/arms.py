@@ -19,7 +19,7 @@ from tvlars.lab.run_folder.loaded_run import LoadedRun
 from tvlars.lab.run_folder.status import Status
 
 NO_SETTING = names_of(Is.AXIS | Is.MEASURED | Is.MEANS | Is.MACHINE | Is.SAME | Is.SETUP)
-"""Options that do not distinguish arms: every comparison varies them, or they distinguish parts of a report."""
+"""Options that do not distinguish arms, since every comparison varies them, or they distinguish parts of a report."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Arm:
     dash: str
     """Dash of curves that may coincide."""
     line: str = "solid"
-    """Dash of all other curves: other than solid if another arm has the same colour."""
+    """Dash of all other curves; not solid if another arm has the same colour."""
 
     def at(self, batch_size: int) -> list[LoadedRun]:
         """Return the runs at one batch size."""
@@ -51,7 +51,7 @@ def make_arms(runs: list[LoadedRun]) -> list[Arm]:
 
 
 def colored(arms: Sequence[Arm]) -> list[Arm]:
-    """Return arms with colours and dashes, the same for arms of one name."""
+    """Return arms with colours and dashes, equal for arms of the same name."""
     colors = colors_of({arm.name: config_of(arm.runs[0]).optimizer for arm in arms})
     seen: dict[str, int] = {}
     for name, (color, _) in colors.items():
@@ -89,8 +89,8 @@ def frame_of(arms: list[Arm]) -> pd.DataFrame:
 
 
 def measured_in(run: LoadedRun) -> dict[str, Any]:
-    """Return measurements of a complete run: accuracy and losses at its end, time without tests, and ``metrics``, the
-    extra measures of the split that its accuracy is of."""
+    """Return measurements of a complete run: final accuracy and losses, time without tests, and ``metrics``, the extra
+    measures of the same split as the accuracy."""
     last, split = run.epochs.iloc[-1], "test" if config_of(run).test else "validation"
     return {
         "metrics": {name: value for name, value in run.metrics.items() if name.startswith(split)},
@@ -104,13 +104,13 @@ def measured_in(run: LoadedRun) -> dict[str, Any]:
 
 
 def images_per_second(run: LoadedRun) -> float:
-    """Return the speed of training without tests, NaN if it is unknown."""
+    """Return the speed of training without tests; NaN if it is unknown."""
     seconds = float(run.epochs["seconds"].sum()) if run.complete else 0.0
     return float(run.epochs["step"].iloc[-1]) * config_of(run).batch_size / seconds if seconds > 0 else float("nan")
 
 
 def plan_number(run: LoadedRun, name: str) -> float:
-    """Return a number of a run's plan, NaN if it is missing or no number."""
+    """Return a number of a run's plan; NaN if it is missing or not a number."""
     value = run.plan.get(name)
     return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else float("nan")
 
@@ -151,7 +151,7 @@ def _kinds(rows: pd.DataFrame) -> int:
 
 
 def _text(value: object, name: str, configs: list[TrainConfig]) -> str:
-    """Return a value of an option for people; files without their folder, unless there are others of that name."""
+    """Return a value of an option as text; files without their folder, unless other files have the same name."""
     if isinstance(value, float):
         return f"{value:g}"
     short = _short(value)

@@ -22,7 +22,7 @@ SYMBOLS = {"x": "x", "triangle-up": "^", "triangle-down": "v"}
 
 @dataclass(frozen=True)
 class Line:
-    """A line with points, and a band or error bars from ``low`` to ``high`` where these are given."""
+    """A line with points, and a band or error bars from ``low`` to ``high`` if these are given."""
 
     name: str
     color: str
@@ -33,11 +33,11 @@ class Line:
     dash: str = "solid"
     markers: bool = True
     bars: bool = False
-    """True for error bars in place of a band."""
+    """True for error bars instead of a band."""
     legend: bool = True
 
     def above(self) -> list[float]:
-        """Return the lengths of the error bars above the points, 0 for an end that is infinite."""
+        """Return the lengths of the error bars above the points; 0 for an infinite end."""
         return [max(end - y, 0.0) if math.isfinite(end) else 0.0 for y, end in zip(self.y, self.high, strict=True)]
 
     def below(self) -> list[float]:
@@ -58,8 +58,8 @@ class Marks:
 
 @dataclass(frozen=True)
 class Span:
-    """A stretch of the x axis: a thick bar at height ``y``, or a dotted line at ``x`` over the whole height with a
-    shade from ``low`` to ``high`` if ``y`` is None."""
+    """A range of the x axis: a thick bar at height ``y``, or if ``y`` is None, a dotted line at ``x`` over the whole
+    height with a shade from ``low`` to ``high``."""
 
     name: str
     color: str
@@ -71,7 +71,7 @@ class Span:
 
 @dataclass
 class Chart:
-    """A chart. ``ticks`` are those of the x axis, which is logarithmic; ``y_ticks`` make the y axis logarithmic too."""
+    """A chart. ``ticks`` are ticks of the logarithmic x axis; ``y_ticks`` make the y axis logarithmic too."""
 
     title: str
     x: str

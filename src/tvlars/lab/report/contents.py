@@ -54,7 +54,7 @@ class Section:
 class Report:
     """Contents of a report. ``notes`` are sentences on problems of runs.
 
-    ``declared`` is the family of comparisons, and the margin of their equivalence.
+    ``declared`` is the family of comparisons with the margin of equivalence.
     """
 
     title: str
@@ -70,15 +70,15 @@ class Report:
         self.registered = sentences(folder for run in self.runs for folder in run.folder.resolve().parents[:2])
         if len(self.parts) > 1:
             self.notes.append(
-                "The runs are of several data sets, tasks, lengths or kinds of accuracy: each has a table and figures "
-                "of its own, and nothing is compared between them."
+                "The runs have several data sets, tasks, lengths or kinds of accuracy: each has its own table and "
+                "figures, and results are not compared between them."
             )
         for part in self.parts:
             columns = ["arm", "batch_size", "seed"]
             for row in part.frame[part.frame.duplicated(columns)].drop_duplicates(columns).to_dict("records"):
                 self.notes.append(
                     f"{f'{part.title}: ' if part.title else ''}{row['arm']}, batch size {row['batch_size']:,}, seed "
-                    f"{row['seed']} is there more than once: the table counts the last."
+                    f"{row['seed']} appears more than once: the table uses the last run."
                 )
 
     @property
@@ -103,7 +103,7 @@ class Report:
         return fewest_seeds(self.comparisons)
 
     def family(self) -> str:
-        """Return in words which pairs of arms are tested."""
+        """Return the tested pairs of arms in words."""
         return said_family(self.declared.family, self.comparisons)
 
     @property
@@ -113,7 +113,7 @@ class Report:
 
     @property
     def arms(self) -> list[Arm]:
-        """Arms of all parts, one of each name."""
+        """Arms of all parts, one per name."""
         return list({arm.name: arm for part in reversed(self.parts) for arm in reversed(part.arms)}.values())[::-1]
 
     @property
@@ -133,12 +133,12 @@ class Report:
         return list(dict.fromkeys([*said, *self.tuned, *self.registered]))
 
     def lead(self) -> str:
-        """Return data, model and task of all runs, as far as they agree."""
+        """Return the data, model and task that all runs share."""
         return _common(self.runs)
 
     def tables(self) -> list[dict[str, Any]]:
-        """Return the tables of each part: results of the arms, all paired differences, and settings; and the drawings
-        of estimates and differences, one pair for each batch size."""
+        """Return the tables of each part (results of the arms, all paired differences, and settings), and the drawings
+        of estimates and differences, one pair per batch size."""
         found = []
         for part in self.parts:
             rows = table_cells(part.table, part.differences, part.measure)
@@ -182,14 +182,13 @@ class Report:
         return [(part, title, sections) for (part, title), sections in found.items()]
 
     def facts(self) -> dict[str, str]:
-        """Return facts about the runs, as far as all of them agree."""
+        """Return the facts that all runs share."""
         every = [_facts(run) for run in self.runs]
         first = every[0].items() if every else ()
         return {name: said for name, said in first if all(one[name] == said for one in every)}
 
     def made(self) -> list[dict[str, Any]]:
-        """Return for each arm its name, colour and runs, each with the facts in which runs differ; runs of an unknown
-        arm come last."""
+        """Return name, colour and runs of each arm, with the facts in which runs differ; an unknown arm comes last."""
         found: dict[str, tuple[str, list[LoadedRun]]] = {}
         for arm in (arm for part in self.parts for arm in part.arms):
             found.setdefault(arm.name, (arm.color, []))[1].extend(arm.runs)
@@ -252,7 +251,7 @@ def _drawn(part: Part) -> Iterator[tuple[Intervals, Intervals]]:
 
 
 def _facts(run: LoadedRun) -> dict[str, str]:
-    """Return how a run was made, in words."""
+    """Return facts on how a run was made, in words."""
     said, missing = run.environment, "not recorded"
     versions, precision = said.get("versions"), said.get("precision")
     programs = (
@@ -268,7 +267,7 @@ def _facts(run: LoadedRun) -> dict[str, str]:
 
 
 def _common(runs: list[LoadedRun]) -> str:
-    """Return data, model and task of runs if all that name them agree."""
+    """Return the data, model and task that all runs with this information share."""
     found = []
     for name in ("data", "model", "task"):
         values = {str(run.environment[name]) for run in runs if name in run.environment}

@@ -16,7 +16,7 @@ from tvlars.lab.report.arms import Arm, config_of, steps_per_epoch
 from tvlars.lab.run_folder.loaded_run import LoadedRun
 
 MAX_KNOTS = 60
-"""Most epochs whose time a page knows; between them it is interpolated."""
+"""Most epochs whose time is stored on a page; between them it is interpolated."""
 MAX_POINTS = 400
 """Most points of a curve; each is the mean of some steps."""
 GRAY, GRID = "#808080", "rgba(128,128,128,0.25)"
@@ -24,7 +24,7 @@ CLEAR = "rgba(0,0,0,0)"
 
 
 def figure_of(title: str, x: str, y: str, log: bool = False) -> go.Figure:
-    """Return an empty figure in the common style; ``title`` is plain text, the others may be HTML."""
+    """Return an empty figure in the common style; ``title`` is plain text, the other texts may be HTML."""
     axis: dict[str, Any] = {"gridcolor": GRID, "zeroline": False, "automargin": True}
     return go.Figure(
         layout={
@@ -80,7 +80,7 @@ class Curve:
 
     def _stack(self, runs: list[LoadedRun]) -> pd.DataFrame:
         """Return epochs with mean, lowest and highest value over the runs, thinned to MAX_POINTS."""
-        # Several steps may have the same rounded epoch: the first of them counts.
+        # Several steps may have the same rounded epoch: the first one counts.
         frames = [_over_epochs(run, getattr(run, self.source)) for run in runs]
         curves = [frame.drop_duplicates("epoch").set_index("epoch")[self.column] for frame in frames]
         wide = self.scale * pd.concat(curves, axis=1).replace([np.inf, -np.inf], np.nan).sort_index()

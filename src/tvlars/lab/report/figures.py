@@ -1,4 +1,4 @@
-"""Figures of a report. Each function makes the figures of one section, none if nothing was measured.
+"""Figures of a report. Each function makes the figures of one section, or none without measurements.
 
 Arms are at one batch size unless stated otherwise.
 """
@@ -44,8 +44,7 @@ SHARPNESS = (
 
 
 def training(arms: list[Arm], measure: Measure | None = None) -> list[go.Figure]:
-    """Draw accuracy, or the ``measure`` of a user's task, over epochs; loss, learning rate and φ, or the schedule's
-    factor, over steps."""
+    """Draw accuracy or a task's ``measure`` over epochs; loss, learning rate and φ or schedule's factor over steps."""
     supervised = not any(config_of(run).self_supervised for arm in arms for run in arm.runs)
     second = LOSS if supervised else LOSS_OF_METHOD
     if measure is not None and measure.of_task:
@@ -135,7 +134,7 @@ def sharpness(arms: list[Arm]) -> list[go.Figure]:
         if not run.complete or not len(run.sharpness) or run.sharpness["step"].iloc[-1] != last:
             return []
         if run.accuracy is None or run.best_epoch not in (None, run.epochs["epoch"].iloc[-1]):
-            return []  # the accuracy is of other weights
+            return []  # the accuracy belongs to other weights
         return [(numbers(run.sharpness["worst_case"])[-1], 100 * run.accuracy)]
 
     ends = run_points(arms, figure_of(title, x, f"{_split(arms)} accuracy, %"), points, "%{text}: %{x:.3g}, %{y:.2f} %")
@@ -172,7 +171,7 @@ def noise(arms: list[Arm], batch_size: int) -> list[go.Figure]:
 
 
 def slices(arms: list[Arm], problems: list[str]) -> list[go.Figure]:
-    """Draw loss slices and lines between runs: one-dimensional ones together, each two-dimensional one by itself."""
+    """Draw loss slices and lines between runs: one-dimensional slices together, each two-dimensional slice alone."""
     along = figure_of("Training loss along a random direction", "in norms of the filters", "loss")
     between = figure_of("Training loss on the line to another run", "0: this run, 1: the other", "loss")
     planes = []
@@ -196,7 +195,7 @@ def slices(arms: list[Arm], problems: list[str]) -> list[go.Figure]:
 
 def _plane(frame: pd.DataFrame, name: str) -> go.Figure:
     if len(frame) != frame["x"].nunique() * frame["y"].nunique():
-        raise ValueError("its points are no grid")
+        raise ValueError("its points are not a grid")
     grid = frame.pivot(index="y", columns="x", values="loss")
     logs = grid.where(grid > 0).apply(np.log10)
     figure = figure_of(f"{name}: training loss over two directions", "", "")

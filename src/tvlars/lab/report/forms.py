@@ -24,8 +24,8 @@ from tvlars.lab.report.layers import SPANS
 
 
 def page(report: Report, refresh: int | None = None) -> str:
-    """Return one HTML file that needs no network; with ``refresh`` a browser reloads it every so many seconds."""
-    topics = report.topics()  # before the notes are read, since it may add some
+    """Return one HTML file that needs no network; a browser reloads it every ``refresh`` seconds if this is given."""
+    topics = report.topics()  # before the notes are read, since this may add notes
     figures = [figure for _, _, sections in topics for section in sections for figure in section.figures]
     packed = _packed(f"[{','.join(figure.to_json() for figure in figures)}]")
     drawn = {"plotly": _plotly() if figures else "", "spans": SPANS, "figures": packed}
@@ -68,7 +68,7 @@ def csv(report: Report) -> str:
 
 
 CSV_HEAD = "optimizer,batch_size,lr,seeds,of,"
-"""Head of the CSV table, which identifies it: a comment line would be a row for its readers."""
+"""Head of the CSV table, which identifies it, since readers would take a comment line for a row."""
 FORMS: dict[str, Callable[[Report], str]] = {".html": page, ".htm": page, ".md": markdown, ".tex": latex, ".csv": csv}
 PAGE_MARKS = (f'content="{mark("report")}"'.encode(), b'id="theme" title="light or dark"')
 MARKS = {
@@ -105,12 +105,12 @@ def _file_name(figure: go.Figure, section: str) -> str:
 
 
 def _slug(title: str) -> str:
-    """Return a title as it may stand in a file name or an address."""
+    """Return a title in a form for file names and addresses."""
     return re.sub(r"\W+", "-", title.lower()).strip("-")[:90] or "figure"
 
 
 def _packed(text: str) -> str:
-    """Return compressed text in base64, which browsers unpack: it keeps the page small."""
+    """Return compressed text in base64, which browsers decompress, to keep the page small."""
     return base64.b64encode(gzip.compress(text.encode(), 9, mtime=0)).decode()
 
 

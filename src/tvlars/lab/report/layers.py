@@ -76,7 +76,7 @@ def heat_map(
 
 
 def mean_layer_stats(runs: list[LoadedRun], problems: list[str]) -> pd.DataFrame:
-    """Return the geometric mean of the layer statistics of some runs, since they differ by factors."""
+    """Return the geometric mean of the layer statistics of some runs, since statistics differ by factors."""
     frames = []
     for run in runs:
         try:

@@ -21,7 +21,7 @@ from tvlars.lab.tasks import Measure
 
 @dataclass
 class Part:
-    """Comparable runs, with their table and differences. ``title`` distinguishes the part from others, "" if alone."""
+    """Comparable runs with their table and differences. ``title`` names the difference from other parts, if any."""
 
     title: str
     runs: list[LoadedRun]
@@ -42,7 +42,7 @@ class Part:
         share = next((config.test_share for config in configs if config.test_share is not None), None)
         every = min(config.validate_every for config in configs)
         self.protocol = held_out(images, test_share=share, every=every, **said)
-        """Sentence about the images that were held out."""
+        """Sentence about the images held out for validation."""
 
     def answers(self) -> list[str]:
         """Return the results, one sentence per batch size; with several parts, each sentence names its part."""
@@ -112,7 +112,7 @@ def _held_out(run: LoadedRun) -> str:
 def _contents(runs: list[LoadedRun]) -> list[tuple[Any, ...]]:
     """Return an identity of each run's data: equal if labels, files and pixels are, for any name of the data.
 
-    Runs of versions that kept no fingerprint are identified by the name of the data.
+    Runs of versions without fingerprints are identified by the name of the data.
     """
     prints = [run.fingerprint() for run in runs]
     names = [(c.data, c.image_size, c.skip_bad_images, c.validation, c.validation_seed) for c in map(config_of, runs)]

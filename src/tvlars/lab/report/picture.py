@@ -1,4 +1,4 @@
-"""Pictures of run folders for a page, decoded and encoded again so that a page contains pixels alone."""
+"""Pictures of run folders for a page, decoded and encoded again so that a page contains only pixels."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def picture_uri(file: Path, inside: Path) -> str:
 
     Args:
         file: a PNG.
-        inside: the run folder, in which it has to lie when links are followed.
+        inside: the run folder, which must contain the file after links are followed.
 
     Raises:
-        OSError: it cannot be read, or lies elsewhere.
-        ValueError: it is no PNG, is damaged, or has too many pixels.
+        OSError: the file cannot be read, or is outside of the folder.
+        ValueError: the file is not a PNG, is damaged, or has too many pixels.
     """
     content = read_bytes(file, inside, MOST_BYTES)
     try:
@@ -38,7 +38,7 @@ def picture_uri(file: Path, inside: Path) -> str:
                 pixels = opened.convert("RGBA" if "A" in opened.mode or "transparency" in opened.info else "RGB")
     except ValueError:
         raise
-    except Exception as error:  # Pillow raises many types for damaged files
+    except Exception as error:  # Pillow raises errors of many types for damaged files
         raise ValueError(f"it must be a PNG, but cannot be decoded: {error}") from error
     pixels.info.clear()  # drop comments and profiles
     out = io.BytesIO()

@@ -21,9 +21,9 @@ MEASURES = {
 
 def measured(arms: list[Arm]) -> pd.DataFrame:
     """Return one row per arm, seed and moment ("step 7", "loss 0.5", "epoch 1"), with the columns of a
-    ``SharpnessRow``; empty unless something was measured at a step or at a level of the loss.
+    ``SharpnessRow``; empty without measurements at a step or at a level of the loss.
 
-    Runs that did not finish are left out; of several runs of one seed the last counts.
+    Runs that did not finish are left out; of several runs with the same seed, the last counts.
     """
     frames = [
         run.sharpness.assign(arm=arm.name, seed=config_of(run).seed, at=run.sharpness["at"].astype(str).str.split("; "))
@@ -38,7 +38,7 @@ def measured(arms: list[Arm]) -> pd.DataFrame:
 
 
 def moments(rows: pd.DataFrame) -> list[tuple[str, str]]:
-    """Return moments with the statistics of batch norm there, in the order of steps, epochs and falling losses."""
+    """Return moments with their statistics of batch norm, in the order of steps, epochs and falling losses."""
     found = rows[["at", "statistics"]].drop_duplicates()
     kinds = ("step", "epoch", "loss")
 
@@ -70,7 +70,7 @@ def intervals(arms: list[Arm]) -> list[Intervals]:
 
 def table(arms: list[Arm]) -> list[dict[str, Any]]:
     """Return the rows of the table: for each moment and arm, means ± half the width of their 95 % intervals, and the
-    ratio of λ₁ to that of the first arm, over common seeds."""
+    ratio of λ₁ to the first arm's λ₁, over common seeds."""
     rows = measured(arms)
     found = []
     for at, statistics in moments(rows) if len(rows) else ():

@@ -35,7 +35,7 @@ class StudyReport:
     runs: str = field(default="runs/")
 
     def text(self) -> str:
-        """Return tables and sentences for a terminal; the last table, of all details, is left out."""
+        """Return tables and sentences for a terminal, without the last table, which has all details."""
         frames = [pd.DataFrame(table.rows, columns=table.head) for table in self.tables[:-1]]
         notes = (f"note: {note}" for note in self.notes)
         said = *self.answers, self.protocol, *notes
@@ -46,7 +46,7 @@ class StudyReport:
         return study_page(self, [chart.plotly() for chart in self.charts])
 
     def save(self, folder: Path, name: str, label: str) -> None:
-        """Write ``name`` as .html, .svg, .md and .tex into ``folder``; ``label`` is that of the LaTeX tables."""
+        """Write ``name`` as .html, .svg, .md and .tex into ``folder``; ``label`` is the label of the LaTeX tables."""
         labels = [label if not i else f"{label}-{i + 1}" for i in range(len(self.tables))]
         texts = {
             "html": self.page(),

@@ -1,6 +1,6 @@
-"""Tuning from which runs of a report were chosen: sentences on its budget and its warnings, and a figure of its trials.
+"""Tuning behind the runs of a report: sentences on its budget and its warnings, and a figure of its trials.
 
-Its tables lie beside the folder of the runs: ``tune.json``, ``arms.csv``, ``trials.csv``.
+The files of the tuning are beside the folder of the runs: ``tune.json``, ``arms.csv``, ``trials.csv``.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def _budgets(table: pd.DataFrame) -> list[str]:
         again, before = row["reruns"], row["before"]
         parts = [f"{row['trials']} trial{'s' * (row['trials'] != 1)}"]
         parts += [f"{again} run{'s' * (again != 1)} of the best with other tuning seeds"] * bool(again)
-        parts += [f"{before} trial{'s' * (before != 1)} made before"] * bool(before)
+        parts += [f"{before} earlier trial{'s' * (before != 1)}"] * bool(before)
         words[arm] = listed(parts)
     if len(words) > 1 and len(set(words.values())) == 1:
         return [f"Each of {listed(words)} had {next(iter(words.values()))}."]
@@ -66,8 +66,8 @@ def _budgets(table: pd.DataFrame) -> list[str]:
 
 
 def figures(runs: Sequence[LoadedRun], arms: Sequence[Arm], problems: list[str]) -> list[go.Figure]:
-    """Draw the value of each trial over its learning rate, for each tuning with learning rates; stars are the chosen
-    ones, framed if they lie at an end of the searched range."""
+    """Draw the value of each trial over its learning rate, for each tuning with learning rates; stars are chosen
+    trials, framed if they lie at an end of the searched range."""
     found = []
     for folder in folders_of(runs):
         table = _table(folder, "trials.csv", problems)

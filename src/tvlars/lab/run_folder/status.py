@@ -25,7 +25,7 @@ class Status(str, Enum):
     """Running or killed: the folder has no summary.json."""
 
     NOT_DONE = "not done"
-    """It has not begun, or its folder does not show that it is over."""
+    """The run has not started, or its folder does not show that it has ended."""
     REFUSED = "refused"
     """Its options do not go with its data or its machine, so that another attempt would fail too."""
     LOST = "lost"

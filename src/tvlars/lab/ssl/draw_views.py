@@ -15,17 +15,17 @@ from tvlars.lab.files.marked import check_output, mark, write_output
 from tvlars.lab.ssl.views import describe_views, draw_view, make_view, view_recipes
 
 EACH = 4
-"""Number of draws of each of the two views."""
+"""Number of samples of each of the two views."""
 
 
 def draw_views(data: ImageData, file: Path, count: int = 8, seed: int = 0) -> Path:
-    """Write a PNG with ``count`` training images, each beside some of its first and second views.
+    """Write a PNG with ``count`` training images, each with some of its first and second views.
 
     Args:
         data: the data set.
-        file: a new file, or an earlier picture of views; its name ends in .png, its folder is created.
-        count: number of images, all different. From 1 to 64, default 8.
-        seed: of the images and of the views. Default 0.
+        file: a new file, or an earlier picture of views. The name must end in .png; the folder is created if needed.
+        count: number of different images, from 1 to 64. Default 8.
+        seed: seed of the choice of images and of the views. Default 0.
 
     Raises:
         UsageError: ``count`` or ``seed`` is out of range, images have neither 1 nor 3 channels, or ``file`` is
@@ -38,7 +38,7 @@ def draw_views(data: ImageData, file: Path, count: int = 8, seed: int = 0) -> Pa
 
 
 def picture_of_views(data: ImageData, count: int = 8, seed: int = 0, made_by: str = mark("train")) -> bytes:
-    """Return the picture of :func:`draw_views` as PNG, with the mark ``made_by``; errors are the same."""
+    """Return the picture of :func:`draw_views` as PNG with the mark ``made_by``; errors are as for this function."""
     from matplotlib.figure import Figure
 
     most = min(64, len(data.train_labels))
@@ -72,6 +72,6 @@ def picture_of_views(data: ImageData, count: int = 8, seed: int = 0, made_by: st
 
 
 def _column(pictures: Tensor, gap: int) -> Tensor:
-    """Stack pictures (n, channels, height, width), each with ``gap`` white pixels below and beside it."""
+    """Stack pictures (n, channels, height, width), each with ``gap`` white pixels below and beside the picture."""
     apart = F.pad(pictures.clamp(0, 255).to(torch.uint8), (0, gap, 0, gap), value=255)
     return torch.cat(list(apart), dim=1)

@@ -16,12 +16,12 @@ EVALUATIONS = {
     "random-knn": "untrained network, nearest neighbours",
     "finetune": "fine-tuning",
 }
-"""Evaluations in words, by name; "linear" and "finetune" may be followed by a share of the labels, as in linear-1%."""
+"""Evaluations by name, with descriptions; a share of the labels may follow linear and finetune, as in linear-1%."""
 
 
 @dataclass(frozen=True)
 class ProbeSpec:
-    """Evaluation to run: ``kind`` is a key of ``EVALUATIONS``, ``share`` the share of the training labels it gets."""
+    """Evaluation to run: ``kind`` is a key of ``EVALUATIONS``, ``share`` is the share of the training labels used."""
 
     name: str
     kind: str
@@ -38,12 +38,12 @@ class Evaluated:
 
 
 def parse_evaluations(text: str) -> list[ProbeSpec]:
-    """Return the evaluations in text such as "linear,knn,linear-1%,finetune-10%"; "none" is an empty list.
+    """Return the evaluations in text such as "linear,knn,linear-1%,finetune-10%"; "none" returns an empty list.
 
-    Raise ``UsageError`` if one is unknown or repeated.
+    Raise ``UsageError`` if an evaluation is unknown or repeated.
     """
     if not isinstance(text, str):
-        raise UsageError(f"evaluations must be names with commas between, got {text!r}")
+        raise UsageError(f"evaluations must be names separated by commas, got {text!r}")
     if text == "none":
         return []
     found = []
@@ -61,17 +61,16 @@ def parse_evaluations(text: str) -> list[ProbeSpec]:
 
 
 def check_labels(data: ImageData, evaluations: str) -> None:
-    """Raise ``UsageError`` if features are to be evaluated on data without labels of at least two classes."""
+    """Raise ``UsageError`` if there are evaluations, but the data have no labels of at least two classes."""
     if data.classes < 2 and evaluations != "none":
         raise UsageError(
             f"evaluations need labels of two classes or more, but {data.name} has {data.classes}; "
-            "evaluations 'none' trains without any"
+            "evaluations 'none' trains without evaluations"
         )
 
 
 def describe_evaluation(name: str, found: Evaluated, images: int, split: str = "test") -> str:
-    """Return a result on a ``split`` in words; the number of labels is named if it is below ``images``, the training
-    images."""
+    """Return a result on a ``split`` in words, with the number of labels if below the number of training ``images``."""
     labels = f" with {found.labels:,} labels" if found.labels < images else ""
     how = EVALUATIONS[name if name in EVALUATIONS else name.partition("-")[0]]
     return f"{how}{labels}: {found.accuracy:.2%} of {split} images right ({found.seconds:.1f} s)"

@@ -1,8 +1,8 @@
 """Exact gradients of a loss over a whole batch, in the memory of one part.
 
-Losses of self-supervised learning compare all samples of a batch, so the gradients of its parts do not add up to the
-gradient of the whole. Here each part is encoded twice: first without a graph, for the embeddings z of the whole batch,
-on which the loss and ∂L/∂z are computed; then with a graph, to propagate its share of ∂L/∂z to the parameters.
+Losses of self-supervised learning compare all samples of a batch, so the gradients of parts do not add up to the
+gradient of the whole batch. Here each part is encoded twice: first without a graph, to collect the embeddings z of the
+whole batch, from which the loss and ∂L/∂z are computed; then with a graph, to propagate ∂L/∂z to the parameters.
 
 Source: Gao et al. 2021 (GradCache, arXiv 2101.06983), for any loss that is a function of embeddings.
 """
@@ -23,7 +23,7 @@ Views = tuple[Tensor, Tensor]
 
 
 class Parts(Protocol):
-    """Parts of a batch: a list, or an object that makes them in each iteration."""
+    """Parts of a batch: a list, or an object that makes the parts in each iteration."""
 
     def __len__(self) -> int: ...
 
@@ -40,18 +40,18 @@ def exact_backward(
 ) -> Tensor:
     """Add the gradient of ``loss_function`` over the whole batch to the parameters' gradients.
 
-    Up to rounding, the gradient equals that of encoding all samples at once, provided that the model encodes samples
-    independently. Batch norm does not: in training its statistics are those of a part, as with any micro-batching; its
-    running statistics change once per part and view. Random numbers (dropout) are the same both times.
+    Up to rounding, the gradient is the same as if all samples were encoded at once, provided that the model encodes
+    samples independently. Batch norm does not: in training it uses the statistics of a part, as with any
+    micro-batching, and its running statistics change once per part and view. Dropout is the same both times.
 
     Under ``torch.distributed`` the batch spans all ranks: embeddings are gathered, every rank computes the same loss,
-    and DDP averages gradients to the gradient of that loss. Ranks may hold different numbers of samples.
+    and DDP averages gradients to the gradient of this loss. Ranks may have different numbers of samples.
 
     Args:
-        model: (n, ...) to (n, D); called with the first views of a part, then with the second.
-        parts: of this process; iterated twice, with the same views both times.
-        loss_function: of the embeddings (N, D) of first and second views, in float32, mean over the batch.
-        backward: called with a scalar for each part in place of ``Tensor.backward``, as Fabric and Accelerate require.
+        model: maps (n, ...) to (n, D); called with the first views of a part, then with the second views.
+        parts: parts of this process; iterated twice, and must return the same views both times.
+        loss_function: maps the embeddings (N, D) of first and second views, in float32, to the mean loss.
+        backward: called with a scalar for each part instead of ``Tensor.backward``, as Fabric and Accelerate require.
         no_sync: context of DDP, entered for all parts but the last.
 
     Returns:
@@ -62,13 +62,13 @@ def exact_backward(
     """
     if not len(parts):
         raise ValueError("parts must hold at least one pair of views, got none")
-    if len(parts) == 1:  # memory has to hold one graph anyway
+    if len(parts) == 1:  # one graph has to fit into memory anyway
         with torch.enable_grad():
             encoded = [(model(first), model(second)) for first, second in parts]
         with_graph = iter(encoded)
     else:
         devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
-        # The state of random numbers is restored, so that the second encoding draws the same.
+        # Random states are restored, so that the second encoding draws the same random numbers.
         with torch.random.fork_rng(devices), torch.no_grad(), _still_batch_norm(model):
             encoded = [(model(first), model(second)) for first, second in parts]
         with_graph = ((model(first), model(second)) for first, second in parts)
@@ -88,7 +88,7 @@ def _inner_product(embeddings: Views, gradients: Views) -> Tensor:
 def _loss_and_gradients(
     encoded: list[Views], loss_function: Callable[[Tensor, Tensor], Tensor]
 ) -> tuple[Tensor, list[Views]]:
-    """Return the loss over all samples of all ranks, and for each part here ∂L/∂z times the number of ranks."""
+    """Return the loss over all samples of all ranks, and ∂L/∂z times the number of ranks for each part of this rank."""
     own = [torch.cat([pair[view].detach().float() for pair in encoded]) for view in (0, 1)]
     gathered = [gather(z) for z in own]
     ranks = len(gathered[0])
@@ -103,7 +103,7 @@ def _loss_and_gradients(
 
 
 def gather(z: Tensor) -> list[Tensor]:
-    """Return ``z`` of every rank, whose lengths may differ; ``[z]`` for a single rank."""
+    """Return ``z`` of every rank; lengths may differ between ranks. ``[z]`` for a single rank."""
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return [z]
     count = torch.tensor([len(z)], device=z.device)
@@ -119,7 +119,7 @@ def gather(z: Tensor) -> list[Tensor]:
 
 @contextlib.contextmanager
 def _still_batch_norm(model: nn.Module) -> Iterator[None]:
-    """Keep running statistics unchanged, since the second encoding of each part updates them."""
+    """Keep running statistics unchanged in the first encoding, since the second encoding updates them."""
     layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
     moving = [layer for layer in layers if layer.track_running_stats]
     for layer in moving:

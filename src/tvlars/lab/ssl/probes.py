@@ -31,7 +31,7 @@ LINEAR_EPOCHS, LINEAR_LR, LINEAR_DECAY = 100, 0.3, 1e-6
 TEMPERATURE = 0.07
 FINETUNE_EPOCHS, FINETUNE_HEAD_LR = 20, 0.5
 CALIBRATION = 4096
-"""Images for the batch norm statistics of an untrained network."""
+"""Number of images for the batch norm statistics of an untrained network."""
 
 Normalize = Callable[[Tensor], Tensor]
 
@@ -62,13 +62,15 @@ def evaluate_features(
     padding: int = 2,
     batch_size: int = BATCH,
 ) -> Iterator[tuple[str, Evaluated, nn.Linear | None]]:
-    """Run evaluations of a backbone on the device where it and ``data`` lie; yield name, result and, for a linear
-    evaluation, the classifier of features; raise ``UsageError`` if features are not finite.
+    """Run evaluations of a backbone on the device of the backbone and ``data``.
+
+    Yield the name and the result of each evaluation and, for a linear evaluation, the classifier of features. Raise
+    ``UsageError`` if features are not finite.
 
     Args:
-        backbone: images (n, C, H, W), after ``normalize``, to features (n, d); not modified.
+        backbone: maps normalized images (n, C, H, W) to features (n, d); not modified.
         untrained: the network before training, for "random" and "random-knn"; None skips these.
-        seed: of label subsets, shuffles and new heads.
+        seed: seed of label subsets, shuffles and new heads.
         padding: pixels of random crops in fine-tuning.
         batch_size: most images per forward pass.
     """
@@ -106,7 +108,7 @@ def evaluate_features(
 
 
 def label_subset(labels: Tensor, share: float, seed: int) -> Tensor:
-    """Return indices of a share of the samples of each class, at least one."""
+    """Return the indices of a share of the samples of each class, at least one per class."""
     if share == 1.0:
         return torch.arange(len(labels), device=labels.device)
     order = _shuffled(len(labels), torch.Generator().manual_seed(seed), labels.device)
@@ -120,15 +122,15 @@ def label_subset(labels: Tensor, share: float, seed: int) -> Tensor:
 def linear_probe(features: Features, seed: int = 0) -> tuple[nn.Linear, float]:
     """Train a linear classifier on frozen features; return it and its accuracy on the test set.
 
-    SGD with momentum 0.9, cosine, batches of 256, as Zbontar et al. 2021 do (lr 0.3, weight decay 1e-6, 100 epochs).
-    Features are standardized with the training set's mean and deviation, so that one learning rate suits networks
-    whose features differ in scale; the returned classifier takes plain features.
+    SGD with momentum 0.9, a cosine schedule and batches of 256, as in Zbontar et al. 2021 (lr 0.3, weight decay 1e-6,
+    100 epochs). Features are standardized with the training set's mean and standard deviation, so that one learning
+    rate suits networks with features of different scale; the returned classifier accepts unstandardized features.
     """
     x, y = features.train, features.train_labels
     mean, std = x.mean(0), x.std(0, correction=0).clamp(min=1e-6)
     x = (x - mean) / std
     classifier = _linear(x.shape[1], features.classes, x.device)
-    nn.init.zeros_(classifier.weight)  # the problem is convex: the start matters little
+    nn.init.zeros_(classifier.weight)  # the problem is convex, so the initial value matters little
     nn.init.zeros_(classifier.bias)
     optimizer = torch.optim.SGD(classifier.parameters(), LINEAR_LR, momentum=0.9, weight_decay=LINEAR_DECAY)
     cosine = LambdaLR(optimizer, lambda epoch: 0.5 * (1 + math.cos(math.pi * epoch / LINEAR_EPOCHS)))
@@ -144,7 +146,7 @@ def linear_probe(features: Features, seed: int = 0) -> tuple[nn.Linear, float]:
 
 
 def folded(classifier: nn.Linear, mean: Tensor, std: Tensor) -> nn.Linear:
-    """Return the classifier of plain features that is equivalent to ``classifier`` of standardized ones."""
+    """Return the classifier of plain features that is equivalent to ``classifier`` of standardized features."""
     made = copy.deepcopy(classifier)
     with torch.no_grad():
         made.weight.div_(std)
@@ -153,7 +155,7 @@ def folded(classifier: nn.Linear, mean: Tensor, std: Tensor) -> nn.Linear:
 
 
 def knn_accuracy(features: Features, k: int = NEIGHBOURS) -> float:
-    """Return the test accuracy of votes of the k nearest training samples by cosine similarity s, weighted
+    """Return the test accuracy of a vote of the k nearest training samples by cosine similarity s, with weights
     exp(s / 0.07) (Wu et al. 2018, arXiv 1805.01978, section 3.4)."""
     from lightly.utils.benchmarking import knn_predict
 
@@ -177,9 +179,9 @@ def finetune(
 ) -> float:
     """Return the test accuracy after training a copy of the backbone with a new classifier on chosen samples.
 
-    As the published commands of Zbontar et al. 2021: SGD with momentum 0.9 and cosine, no weight decay; lr 0.5 for the
-    classifier and 0.01 for the backbone (0.005 with at most 2 % of the labels), batches of 256 in parts of
-    at most ``batch_size`` images, training images cropped at random and mirrored as in ``tvlars train``.
+    Settings of the published commands of Zbontar et al. 2021: SGD with momentum 0.9, cosine schedule, no weight decay;
+    lr 0.5 for the classifier and 0.01 for the backbone (0.005 with at most 2 % of the labels); batches of 256 in parts
+    of at most ``batch_size`` images; training images cropped at random and mirrored as in ``tvlars train``.
     """
     net = copy.deepcopy(backbone)
     device = data.train_images.device
@@ -238,7 +240,7 @@ def _descend(
     seed: int,
     backward: Callable[[Tensor], None],
 ) -> None:
-    """Take a step for each batch of 256 shuffled ``samples``; the learning rate changes once per epoch."""
+    """Do a step for each batch of 256 shuffled ``samples``; the learning rate changes once per epoch."""
     generator = torch.Generator().manual_seed(seed)
     for _ in range(epochs):
         for batch in torch.split(samples[_shuffled(len(samples), generator, samples.device)], BATCH):

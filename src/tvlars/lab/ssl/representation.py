@@ -22,7 +22,7 @@ def feature_std(x: Tensor) -> float:
 def effective_rank(x: Tensor) -> float:
     """Return exp of the entropy of the normalized singular values of centred x (Roy and Vetterli 2007).
 
-    From 1 to d; 0 if all rows are equal, NaN if a value is not finite.
+    The result is from 1 to d; 0 if all rows are equal, NaN if a value is not finite.
 
     Args:
         x: (n, d).

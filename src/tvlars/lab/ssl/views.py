@@ -1,7 +1,7 @@
 """Two views of each image: the augmentation of Barlow Twins on a whole batch, with separate draws for each sample.
 
-:func:`draw_view` draws for a whole batch, :func:`make_view` applies the draws to any part of it, so that views do not
-depend on how a batch is split.
+:func:`draw_view` draws for a whole batch, and :func:`make_view` applies the draws to any part of the batch, so that
+views do not depend on how the batch is split.
 """
 
 from __future__ import annotations
@@ -16,31 +16,31 @@ from torch import Tensor
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in grayscale (ITU-R BT.601)."""
 MIN_BLURRED = 64
-"""Smallest image size, in pixels, that is blurred, as SimCLR on CIFAR-10 (Chen et al. 2020, appendix B.9)."""
+"""Smallest size of images that are blurred, in pixels, as in SimCLR on CIFAR-10 (Chen et al. 2020, appendix B.9)."""
 DRAWS = 14
-"""Draws per sample, used or not, so that a change of one probability changes no other draw."""
+"""Draws per sample, used or not, so that a change of one probability does not change other draws."""
 
 
 @dataclass(frozen=True)
 class ViewRecipe:
     """Recipe of one of the two views.
 
-    Defaults are those of Barlow Twins (Zbontar et al. 2021, section 2.2), taken from BYOL (Grill et al. 2020, appendix
-    B). The two views differ in ``blur`` and ``solarize``.
+    Defaults follow Barlow Twins (Zbontar et al. 2021, section 2.2), which uses those of BYOL (Grill et al. 2020,
+    appendix B). The two views differ in ``blur`` and ``solarize``.
     """
 
     min_scale: float = 0.08
-    """Smallest share of the image's area in a crop; the largest is 1, the ratio of sides 3:4 to 4:3."""
+    """Smallest share of the image's area in a crop; the largest is 1. The aspect ratio is from 3:4 to 4:3."""
     flip: float = 0.5
     """Probability of mirroring left to right."""
     jitter: float = 0.8
     """Probability of colour jitter."""
     brightness: float = 0.4
-    """Range of factors, from 1 - this to 1 + this; likewise for contrast and saturation."""
+    """Half width of the range of factors: from 1 - brightness to 1 + brightness; contrast and saturation likewise."""
     contrast: float = 0.4
     saturation: float = 0.2
     hue: float = 0.1
-    """Range of turns of the colour wheel, from -this to this."""
+    """Largest rotation of the colour wheel in either direction, in turns."""
     grayscale: float = 0.2
     """Probability of grayscale."""
     blur: float = 1.0
@@ -53,9 +53,9 @@ def view_recipes(channels: int, image_size: int, flip: bool = True) -> tuple[Vie
     """Return the recipes of the two views, reduced for small or gray images.
 
     Args:
-        channels: 1 or 3; with one, colours are not changed.
-        image_size: pixels. Images below 64 are not blurred and crops keep at least a fifth of the area; up to 16, a
-            half.
+        channels: 1 or 3; with one channel, colours are not changed.
+        image_size: pixels per side. Below 64, images are not blurred, and crops keep at least a fifth of the area; up
+            to 16, at least half.
         flip: whether mirrored images belong to the same class.
     """
     changes = {k: v for less, _ in _reductions(channels, image_size, flip) for k, v in less.items()}
@@ -64,7 +64,7 @@ def view_recipes(channels: int, image_size: int, flip: bool = True) -> tuple[Vie
 
 
 def _reductions(channels: int, image_size: int, flip: bool) -> list[tuple[dict[str, float], str]]:
-    """Return changes to the recipe for these images, each with words for what it leaves out."""
+    """Return changes to the recipe for these images, each with words for the steps that it leaves out."""
     size = {"blur": 0.0, "min_scale": 0.2 if image_size > 16 else 0.5}
     table: list[tuple[bool, dict[str, float], str]] = [
         (channels == 1, dict(saturation=0.0, hue=0.0, grayscale=0.0), "saturation, hue and grayscale (one channel)"),
@@ -75,10 +75,10 @@ def _reductions(channels: int, image_size: int, flip: bool) -> list[tuple[dict[s
 
 
 def describe_views(channels: int, image_size: int, flip: bool = True) -> str:
-    """Return a line on the steps of the views, and on those left out for these images.
+    """Return a line on the steps of the views, and on steps left out for these images.
 
     Args:
-        channels: of the images.
+        channels: channels of the images.
         image_size: pixels per side.
         flip: whether images may be mirrored. Default True.
     """
@@ -103,8 +103,7 @@ def make_view(images: Tensor, draws: Tensor, recipe: ViewRecipe) -> Tensor:
     """Return one view of each image.
 
     Steps in this order, each with its probability: crop (of a random area and ratio of sides, scaled to the image's
-    size bilinearly) and mirroring; brightness, contrast, saturation and hue (rotated in YIQ); grayscale; Gaussian blur;
-    solarizing.
+    size bilinearly) and mirroring; brightness, contrast, saturation, hue (rotated in YIQ); grayscale; blur; solarizing.
 
     Args:
         images: (N, C, H, W) with C = 1 or 3, values 0 to 255, any dtype; not modified.
@@ -147,7 +146,7 @@ def _crop(
     share = min_scale + (1 - min_scale) * area
     sides = torch.exp((2 * ratio - 1) * math.log(4 / 3))
     width, height = (share * sides).sqrt().clamp(max=1.0), (share / sides).sqrt().clamp(max=1.0)
-    # affine_grid's coordinates run from -1 to 1: the centre of a crop of width w is at least w away from the ends.
+    # affine_grid's coordinates go from -1 to 1: the centre of a crop of width w is at least w away from the ends.
     across, down = (2 * left - 1) * (1 - width), (2 * top - 1) * (1 - height)
     zero = torch.zeros_like(width)
     rows = [torch.stack([torch.where(mirror, -width, width), zero, across], 1), torch.stack([zero, height, down], 1)]

@@ -94,9 +94,9 @@ def test_table_sentences_and_notes_of_hand_made_runs(tmp_path: Path) -> None:
     assert first.endswith("25% of 8 runs failed.")
     assert "at least 3 octaves (95 %: 3 to 3), from lr 1 to 8" in second
     assert result.notes() == [
-        "tvlars: the plateau reaches the lowest and highest rate that was tried, so its width is a lower bound.",
-        "By bootstrap from 2 seeds an interval is no wider than the range of these: it holds the true value in 50% of "
-        "studies at most, and not in 95 %.",
+        "tvlars: the plateau reaches the lowest and highest rate tried, so its width is a lower bound.",
+        "A bootstrap interval from 2 seeds is no wider than their range: it contains the true value in at most 50% of "
+        "studies, not in 95 %.",
     ]
     wide = result_of(table, tmp_path, within=20.0).table()
     assert wide["octaves"].iloc[0] == pytest.approx(2 + 0.2 / 0.801, abs=0.01)
@@ -123,7 +123,7 @@ def test_files_page_and_figure_of_robustness(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def done(few: ImageData, tmp_path_factory: pytest.TempPathFactory) -> RobustnessResult:
-    """A study that was interrupted, and gone on with."""
+    """A study that was interrupted and then continued."""
     folder = tmp_path_factory.mktemp("studies") / "r"
     arms = (Arm("cold", "lars", {"warmup_epochs": 0.0}),)
     config = RobustnessConfig(
@@ -170,7 +170,7 @@ def test_without_validation_the_test_accuracy_is_reported_and_said(tmp_path: Pat
     assert result.ran.protocol.startswith("Nothing was held out")
     assert result.runs["scale"].tolist() == [0.5, 1.0]
     assert result.runs["lr"].tolist() == pytest.approx([0.025, 0.05])  # 0.1 at 256, linear
-    assert "There is one seed: nothing here has an interval." in result.notes()
+    assert "There is only one seed, so there are no intervals." in result.notes()
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_without_validation_the_test_accuracy_is_reported_and_said(tmp_path: Pat
         (dict(lrs=("4",), lr_scales=(1.0,)), "lr_scales must not be given with lrs, got 1.0"),
         (dict(lr_scales=(0.0,)), "lr_scales must be > 0"),
         (dict(lrs=(4,), overrides=(("lars", "lr", 2.0),)), "lr must not be set for lars with lrs"),
-        (dict(base=TrainConfig(lr=3.0)), "lr must not be given for robustness, which has several: say them by lrs"),
+        (dict(base=TrainConfig(lr=3.0)), "lr must not be given for robustness, which needs several: use lrs"),
         (dict(base=TrainConfig(task="./mine.py:MyTask")), "task must have an accuracy for robustness, got "),
         (dict(seeds=()), "seeds must name at least one, got none"),
         (dict(within=-1.0), "within must be >= 0"),
@@ -291,7 +291,7 @@ def test_steps_and_critical_batch_size_of_hand_made_runs(tmp_path: Path) -> None
         "fewest steps 50."
     ]
     (note,) = result.notes()
-    assert "in 75% of studies at most" in note
+    assert "in at most 75% of studies" in note
     assert scaling_of(steps, tmp_path, seeds=tuple(range(6))).notes() == []
 
 
@@ -325,10 +325,10 @@ def test_edges_and_targets_that_are_not_reached_are_said(tmp_path: Path) -> None
     assert fit["why"].startswith("the critical batch size needs 3 batch sizes that reach the target")
     notes = "\n".join(result.notes())
     assert "lars: 0.8 is not reached at batch size 64 within 2,560 steps." in notes
-    assert "the shortest horizon reaches the target at batch size 128, so fewer steps may do" in notes
+    assert "the shortest horizon reaches the target at batch size 128, so fewer steps may suffice" in notes
     result.runs.loc[result.runs["lr"] == 1.0, "accuracy"] = 0.995
     again = ScalingResult(result.folder, result.config, result.ran)
-    assert any("the best rate is the lowest one that was tried at 64 x 10 steps" in note for note in again.notes())
+    assert any("the best rate is the lowest one tried at 64 x 10 steps" in note for note in again.notes())
     save_scaling(result)
     assert "not within 2,560" in (tmp_path / "scaling.md").read_text()
     assert "not reached" in (tmp_path / "scaling.svg").read_text()
@@ -348,7 +348,7 @@ def test_each_horizon_is_a_run_with_a_schedule_of_its_own(tmp_path: Path, few: I
         assert len(phi) == row["horizon"]
         assert phi[-1] == pytest.approx(0.001, abs=1e-3)  # the cosine ends with the run
         assert np.isclose(phi.max(), 1.0)
-    assert "none was tuned" in " ".join(result.notes())
+    assert "rates were not tuned" in " ".join(result.notes())
     names = Names()
     more = replace(config, horizons=("6", "12"))
     scaling(more, data=few, board=names)

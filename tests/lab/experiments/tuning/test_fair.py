@@ -128,18 +128,21 @@ def test_factors_that_lead_nowhere(text: str) -> None:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ("--arm cold=lars,epochs=3", "epochs must be the same for all arms, but is set for cold alone"),
-        ("--arm cold=lars,seed=3", "seed must be the same for all arms, but is set for cold alone"),
-        ("--arm cold=lars --arm cold=sgd", "optimizers and arms must have different names, but cold is there twice"),
-        ("--optimizers lars --arm lars", "optimizers and arms must have different names, but lars is there twice"),
+        ("--arm cold=lars,epochs=3", "epochs must be the same for all arms, but is set only for cold"),
+        ("--arm cold=lars,seed=3", "seed must be the same for all arms, but is set only for cold"),
+        ("--arm cold=lars --arm cold=sgd", "optimizers and arms must have different names, but cold appears twice"),
+        ("--optimizers lars --arm lars", "optimizers and arms must have different names, but lars appears twice"),
         ("--arm cold=lars --spent warm=3", "unknown arm of spent among those tuned 'warm'"),
-        ("--arm cold=lars --spent cold=-3", "spent must be ARM=N, a number of trials made before, as in lars=12, got"),
-        ("--arm cold=lars --spent cold=3 cold=4", "spent must name cold once, got it again in 'cold=4'"),
-        ("--tune-seeds 1000 2", "seeds must be fresh ones, got 2, that of trials which options are chosen by"),
+        ("--arm cold=lars --spent cold=-3", "spent must be ARM=N, a number of earlier trials, as in lars=12, got"),
+        ("--arm cold=lars --spent cold=3 cold=4", "spent must name cold only once, got it again in 'cold=4'"),
+        ("--tune-seeds 1000 2", "seeds must be fresh ones, got 2, which is a seed of the trials"),
         ("--tune-seeds 1000 1000", "tune_seeds must not repeat"),
         ("--rerun 0", "rerun must be an integer >= 1, got 0"),
         ("--widen -1", "widen must be an integer >= 0, got -1"),
-        ("--sampler qmc --trials 9 --space lr=1,2 --arm cold=lars", "trials must be <= 2, the points that are left in"),
+        (
+            "--sampler qmc --trials 9 --space lr=1,2 --arm cold=lars",
+            "trials must be <= 2, the number of points left in",
+        ),
     ],
 )
 def test_bad_input_is_one_sentence(
@@ -160,11 +163,13 @@ def test_the_command(pretend: list[TrainConfig], tmp_path: Path, capsys: pytest.
     words += f" --trials 5 --tune-seeds 1000 1001 --rerun 2 --spent warm=7 --epochs 1 --no-prune --out {out}"
     assert main(words.split()) == 0
     told = capsys.readouterr().out
-    assert "5 trials of a grid for each of cold, warm; 1 epoch, seed 1000, not pruned; the best 2 again" in told
-    assert "note: trials made elsewhere before count too: warm 7" in told
+    assert "5 trials of a grid for each of cold, warm; 1 epoch, seed 1000, not pruned; best 2 rerun" in told
+    assert "note: earlier trials count too: warm 7" in told
     assert "cold-002 with seed 1001: 50.00%  (1 of 4)" in told
     assert "cold     5 trials, 2 reruns (0 pruned, 0 diverged), 7 epochs; best on validation 75.00% (mean of 2" in told
-    assert "alarm: the best of warm is at an edge: lr 8 lies at the upper end of 2 to 8; --widen 1 continues" in told
+    assert (
+        "alarm: the best trial of warm is at an edge: lr 8 lies at the upper end of 2 to 8; --widen 1 continues" in told
+    )
     assert "note: the budgets of the arms differ, in runs: cold 7 and warm 14" in told
     assert stored(out)["before"] == {"warm": 7}
     assert [one["budget"] for one in stored(out)["spent"]] == [7, 14]
@@ -188,7 +193,7 @@ def test_sobol_points_are_even_equal_for_all_arms_and_go_on() -> None:
         assert sorted(int(16 * one[name].share(point[name])) for point in few) == list(range(16))
     whole: Any = {"warmup_steps": Range(0, 3, whole=True), "nesterov": Choice((True, False))}
     assert len({tuple(point.values()) for point in sobol_points(whole, 8, 0, "a")}) == 8
-    with pytest.raises(UsageError, match="trials must be <= 8, the points that are left in the space of a, got 9"):
+    with pytest.raises(UsageError, match="trials must be <= 8, the number of points left in the space of a, got 9"):
         sobol_points(whole, 9, 0, "a")
 
 
@@ -245,7 +250,7 @@ def test_the_best_are_run_again_and_chosen_by_their_means(pretend: list[TrainCon
     count = len(pretend)
     quietly(one)
     assert len(pretend) == count  # nothing is left to do
-    with pytest.raises(UsageError, match=r"tune_seeds must have 1001, whose runs are there already, got \[1000\]"):
+    with pytest.raises(UsageError, match=r"tune_seeds must have 1001, which runs in the folder used, got \[1000\]"):
         quietly(replace(one, tune_seeds=(1000,)))
     quietly(replace(one, tune_seeds=(1000, 1001, 1002, 1006)))
     assert len(pretend) == count + 8
@@ -275,7 +280,7 @@ def test_reruns_that_are_interrupted_go_on(pretend: list[TrainConfig], tmp_path:
                 raise KeyboardInterrupt
 
     one = config(tmp_path / "out", COLD, WARM, tune_seeds=(1000, 1001), rerun=2)
-    with pytest.raises(KeyboardInterrupt, match=r"^1 of 4 reruns are over; what was measured is kept in"):
+    with pytest.raises(KeyboardInterrupt, match=r"^1 of 4 reruns are done; what was measured is kept in"):
         tune(one, announce=lambda text: None, reporter=Stopping, board=Board())
     frame = pd.read_csv(tmp_path / "out" / "trials.csv")
     assert len(frame) == 7
@@ -434,7 +439,7 @@ def test_spaces_are_widened_until_no_best_is_at_an_edge(pretend: list[TrainConfi
     assert [(tuned.trials, tuned.edges) for tuned in result.tuned] == [(7, ()), (7, ())]
     assert result.alarms() == []
     assert not any(line.startswith("alarm") for line in said)
-    assert "the best of cold is at an edge: 2 further trials of each arm, round 1 of 3 at most" in said
+    assert "the best trial of cold is at an edge: 2 further trials of each arm, round 1 of 3 at most" in said
     assert [(one["trials"], one["after"]) for one in stored(out)["rounds"]] == [(2, 3), (2, 5)]
     count = len(pretend)
     quietly(one)
@@ -504,7 +509,8 @@ def test_an_arm_without_all_tuning_seeds_is_left_out(pretend: list[TrainConfig],
         config(tmp_path / "out", WARM, tune_seeds=(1000, 1001)), announce=said.append, reporter=Reporter, board=Board()
     )
     (note,) = [line for line in said if "are left out" in line]
-    assert "results of cold are left out, they are not of 3 trials, tuning seeds 1000, 1001 and seeds 0, 1, 2" in note
+    assert "results of cold are left out, since they do not have 3 trials" in note
+    assert "trials, tuning seeds 1000, 1001 and seeds 0, 1, 2: to include them, name it too" in note
     assert [one["arm"] for one in stored(tmp_path / "out")["spent"]] == ["warm"]
 
 
@@ -537,7 +543,7 @@ def test_an_arm_that_comes_later_has_the_rounds_too(
     monkeypatch.setattr(stages, "OUTER", 0.5)
     one = config(tmp_path / "tpe", COLD, sampler="tpe", space=("lr=1:2",), widen=1)
     assert quietly(one).tuned[0].trials == 5
-    with pytest.raises(UsageError, match="trials must be 3, after which the spaces there were widened, got 4"):
+    with pytest.raises(UsageError, match="trials must be 3, after which spaces in the folder were widened, got 4"):
         quietly(replace(one, trials=4))
 
 
@@ -596,7 +602,7 @@ def test_a_folder_of_an_earlier_version_goes_on(
     (tuned,) = quietly(replace(one, tune_seeds=(1000, 1001))).tuned
     assert (tuned.trials, tuned.reruns, tuned.best and tuned.best.params) == (3, 3, {"lr": 8.0})
     with pytest.raises(
-        UsageError, match="widen must be 0 in a folder of an earlier version, whose values of lr cannot"
+        UsageError, match="widen must be 0 in a folder of an earlier version, where the values of lr cannot"
     ):
         quietly(replace(one, tune_seeds=(1000, 1001), widen=1))
 

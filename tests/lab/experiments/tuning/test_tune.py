@@ -59,7 +59,7 @@ def test_lr_is_searched_over_as_many_octaves_for_each_optimizer() -> None:
         "tvlars": {"lr": Range(2.0, 128.0, log=True), "delay_factor": Range(0.01, 1.0, log=True)},
         "lamb": {"lr": Range(0.015 / 8, 0.12, log=True), "warmup_epochs": Choice((0.0, 1.0))},
     }
-    assert notes == ["delay_factor plays no part in runs of lamb, and is not searched there"]
+    assert notes == ["delay_factor has no effect in runs of lamb, and is not searched there"]
     spaces, _ = parse_spaces(["lr=1:4", "lamb.lr=1,2", "crop-padding=0:3"], PLAIN, "auto", RATES)
     assert spaces["tvlars"] == {"lr": Range(1.0, 4.0), "crop_padding": Range(0, 3, whole=True)}
     assert spaces["lamb"]["lr"] == Choice((1.0, 2.0))
@@ -77,7 +77,8 @@ def test_a_grid_has_exactly_the_budget() -> None:
     assert {point["momentum"] for point in points} == {0.8, 0.9}
     assert grid_points({"lr": Range(1.0, 16.0, log=True)}, 1, "lars") == [{"lr": pytest.approx(4.0)}]
     assert len(grid_points({"lr": Range(1, 2), "alpha": Range(1, 2)}, 9, "lars")) == 9
-    with pytest.raises(UsageError, match="trials must be the points of a grid, for lars 2, 4, 6, 8 and so on, got 5"):
+    sizes = "trials must be the number of points of a grid, for lars 2, 4, 6, 8 and so on, got 5"
+    with pytest.raises(UsageError, match=sizes):
         grid_points(space, 5, "lars")
     with pytest.raises(UsageError, match="for lars 2, got 5"):
         grid_points({"momentum": Choice((0.8, 0.9))}, 5, "lars")
@@ -127,29 +128,29 @@ def test_a_grid_whose_points_repeat_is_refused(space: Any, trials: int, sentence
         ("--space lr=a:b", "--space lr: lr must be a number, got 'a'"),
         (
             "--space lr=1:2:lin",
-            "--space lr must be LOW:HIGH, LOW:HIGH:log, LOW:HIGH:xFACTOR, or values with commas between, got",
+            "--space lr must be LOW:HIGH, LOW:HIGH:log, LOW:HIGH:xFACTOR, or values separated by commas, got",
         ),
         ("--space lr=1,1", "--space lr must not repeat values, got '1,1'"),
         ("--space lr=1:2 lr=1:3", "--space must have lr once, got it again in 'lr=1:3'"),
         ("--space ler=1:2", "unknown option to tune 'ler': did you mean 'lr'"),
         ("--space sgd.lr=1:2", "unknown arm among those tuned 'sgd'"),
-        ("--space epochs=1,2", "--space must have options that may differ between trials, and epochs is the same"),
-        ("--space lr=-1:2", "--space must have values that tvlars takes: lr must be > 0"),
-        ("--space lamb.momentum=0.8,0.9", "--space must have values that lamb takes: momentum and nesterov must not"),
-        ("--space delay=1:9999", "--space must have values that tvlars takes: delay must be < 150"),
-        ("--optimizers lars lamb --space delay=1,2", "--space must have options of the optimizers, but delay plays no"),
-        ("--optimizers lars lamb --delay 3", "delay must be an option of some optimizer, and is none of lars and lamb"),
+        ("--space epochs=1,2", "--space must have options that may differ between trials, but epochs is the same"),
+        ("--space lr=-1:2", "--space must have valid values for tvlars: lr must be > 0"),
+        ("--space lamb.momentum=0.8,0.9", "--space must have valid values for lamb: momentum and nesterov must not"),
+        ("--space delay=1:9999", "--space must have valid values for tvlars: delay must be < 150"),
+        ("--optimizers lars lamb --space delay=1,2", "--space must have options of the optimizers, but delay has no"),
+        ("--optimizers lars lamb --delay 3", "delay must be an option of some optimizer, but is none of lars and lamb"),
         (
             "--sampler grid --trials 5 --space momentum=0.8,0.9",
-            "trials must be the points of a grid, for tvlars 2, 4, 6",
+            "trials must be the number of points of a grid, for tvlars 2, 4, 6",
         ),
         (
             "--sampler grid --trials 9 --space crop-padding=1:3 lr=4",
-            "trials must be the points of a grid, for tvlars 1, 2, 3, got 9: of 9 points of crop_padding, 1 to 3, "
-            "all but 3 repeat",
+            "trials must be the number of points of a grid, for tvlars 1, 2, 3, got 9: of 9 points of crop_padding, "
+            "1 to 3, all but 3 repeat",
         ),
         ("--batch-size 5000", "batch_size must be <= dataset_size (1,293 samples), got 5,000"),
-        ("--out full", "out must be a new or empty folder, or that of a tuning, got 'full'"),
+        ("--out full", "out must be a new or empty folder, or one of a tuning, got 'full'"),
         ("--lr 3", "unknown argument '--lr' of tune"),
         ("--seed 3", "unknown argument '--seed' of tune: did you mean --seeds"),
     ],
@@ -191,7 +192,7 @@ def test_data_without_labels_cannot_be_tuned_by(tmp_path: Path, monkeypatch: pyt
     data = ImageData("blank", "nowhere", images, labels, images, labels, classes=1, flip=False)
     monkeypatch.setattr(prepare_module, "load_data", lambda *_, **__: data)
     base = TrainConfig(epochs=1, task="simclr", evaluations="none")
-    with pytest.raises(UsageError, match="data must have labels of two classes or more to tune by, but blank has 1"):
+    with pytest.raises(UsageError, match="data must have labels of two classes or more for tuning, blank has 1"):
         quietly(TuneConfig(base=base, optimizers=("lars",), out=tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
@@ -205,16 +206,16 @@ def test_options_of_the_base_go_to_those_who_have_them() -> None:
     assert (lamb.resume, lamb.out, lamb.checkpoint_every) == (True, Path("x"), "1-epochs")
     assert going_on(TrainConfig(), Path("x")).checkpoint_every == "5m"  # of a run of an experiment, by default
     assert config.idle() == [
-        "trust_coefficient plays no part in runs of lamb",
-        "warmup_epochs plays no part in runs of tvlars",
-        "delay plays no part in runs of lars and lamb",
+        "trust_coefficient has no effect in runs of lamb",
+        "warmup_epochs has no effect in runs of tvlars",
+        "delay has no effect in runs of lars and lamb",
     ]
 
 
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"validation": 0.0}, "validation must be > 0 for tuning, whose trials are chosen by it, got 0"),
+        ({"validation": 0.0}, "validation must be > 0 for tuning, whose trials are ranked on validation images, got 0"),
         ({"validation": 0.5, "test": False}, "test must be true for tuning"),
     ],
 )
@@ -268,7 +269,7 @@ def test_a_tuning_that_chose_by_test_images_is_not_gone_on_with(pretend: list[Tr
     del stored["base"]["validation"]
     file.write_text(json.dumps(stored))
     before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
-    with pytest.raises(UsageError, match="by their accuracy on test images: take a new folder"):
+    with pytest.raises(UsageError, match="by their accuracy on test images: use a new folder"):
         quietly(config)
     assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
 
@@ -362,7 +363,7 @@ def test_an_interrupted_tuning_is_what_it_would_have_been(
     expected = [(run.optimizer, run.lr) for run in pretend]
     pretend.clear()
     stopping = Stopping(after)
-    with pytest.raises(KeyboardInterrupt, match=f"^{(after - 1) // 2} of 10 trials are over; what was measured"):
+    with pytest.raises(KeyboardInterrupt, match=f"^{(after - 1) // 2} of 10 trials are done; what was measured"):
         tune(config("parts"), announce=lambda text: None, reporter=lambda: stopping, board=Board())
     begun, stopped = len(pretend), pretend[-1]
     again = quietly(config("parts"))
@@ -412,7 +413,7 @@ def test_a_folder_is_of_one_tuning(pretend: list[TrainConfig], tmp_path: Path) -
     ):
         with pytest.raises(UsageError, match=f"out must be a folder of the same tuning, but has {name} "):
             quietly(other)
-    with pytest.raises(UsageError, match="trials must be >= 2, those that are there already, got 1"):
+    with pytest.raises(UsageError, match="trials must be >= 2, the number already in the folder, got 1"):
         quietly(config(trials=1))
     more = quietly(config(trials=3, optimizers=("lars", "tvlars"), seeds=(5,), base=TrainConfig(epochs=2, timeout=9.0)))
     assert [one.trials for one in more.tuned] == [3, 3]
@@ -635,7 +636,7 @@ def test_optimizers_of_an_earlier_call_are_kept(
     result = tune(coming_and_going(out, "lamb"), announce=said.append, reporter=Reporter, board=Board())
     assert [one.arm for one in result.tuned] == ["lamb"]
     assert len(pretend) == 6
-    assert "note: results of lars and tvlars have as many trials and the same seeds, and stay" in said
+    assert "note: results of lars and tvlars have as many trials and the same seeds, and are kept" in said
     after = stored(out)
     assert list(after["space"]) == ["lars", "tvlars", "lamb"]
     assert {name: after["space"][name] for name in before["space"]} == before["space"]
@@ -663,8 +664,8 @@ def test_results_stand_beside_each_other_with_equal_budgets_alone(
     trials, seeds = options.get("trials", 2), options.get("seeds", (0, 1))
     numbers = ", ".join(map(str, seeds))
     assert (
-        f"note: results of tvlars are left out, they are not of {trials} trials and seeds {numbers}: name it too to "
-        "have them"
+        f"note: results of tvlars are left out, since they do not have {trials} trials and seeds {numbers}: to include "
+        "them, name it too"
     ) in said
     after = stored(out)
     assert [row["optimizer"] for row in after["results"]] == ["lars"]
@@ -710,7 +711,7 @@ def test_the_space_of_an_optimizer_stays_its_own(reported: list[list[TrainConfig
     del without["space"]["lars"]
     (out / "tune.json").write_text(json.dumps(without))
     for config in (other, coming_and_going(out, "lars"), coming_and_going(out, "tvlars", space=("lr=1:2",))):
-        with pytest.raises(UsageError, match=r"tune\.json' must say what is searched for lars, but does not"):
+        with pytest.raises(UsageError, match=r"tune\.json' must have the search space of lars, but does not"):
             quietly(config)
     assert stored(out) == without
     (out / "tune.json").write_text(whole)
@@ -722,7 +723,7 @@ def test_a_journal_alone_does_not_say_what_it_is_of(reported: list[list[TrainCon
     quietly(coming_and_going(whole, "lars"))
     out.mkdir()
     (whole / "study.journal").rename(out / "study.journal")
-    with pytest.raises(UsageError, match=r"tune\.json' must say what is searched for lars, but does not"):
+    with pytest.raises(UsageError, match=r"tune\.json' must have the search space of lars, but does not"):
         quietly(coming_and_going(out, "lars"))
     assert not (out / "tune.json").exists()
 
@@ -806,7 +807,7 @@ def test_a_grid_is_never_sampled(pretend: list[TrainConfig], tmp_path: Path, mon
     quietly(config)
     assert sorted(run.lr or 0 for run in pretend) == pytest.approx([1 + 1e-6 * i / 8 for i in range(9)], rel=1e-12)
     monkeypatch.setattr(search_module.Search, "_queue_points", lambda _: None)
-    with pytest.raises(RuntimeError, match="no point of the search of lars is waiting, after 0 of 9 trials"):
+    with pytest.raises(RuntimeError, match="the search of lars has no queued point after 0 of 9 trials"):
         quietly(coming_and_going(tmp_path / "other", "lars", sampler="grid", trials=9))
 
 
@@ -847,7 +848,7 @@ def test_a_killed_tuning_goes_on_and_reports_fresh_seeds(tmp_path: Path, capsys:
         killed.kill()
     assert main(words) == 0
     told = capsys.readouterr().out
-    there = re.search(r"(\d) of 8 trials are there already", told)
+    there = re.search(r"(\d) of 8 trials are already done", told)
     assert there is not None
     assert 3 <= int(there[1]) < 8
     frame = pd.read_csv(out / "trials.csv")

@@ -111,8 +111,8 @@ def test_the_lower_loss_wins_and_all_files_say_so() -> None:
     assert (stored["objective"], stored["direction"]) == ("validation loss", "minimize")
     assert stored["best"]["adamw"]["validation_loss"] == best.value
     assert "pruned above the median" in said[0]
-    assert "trials are chosen by the loss of 32 samples for validation, held out of 320" in "\n".join(said)
-    assert any("lower is better; the test set is read with fresh seeds alone" in line for line in said)
+    assert "trials are ranked by the loss on 32 validation samples, held out of 320" in "\n".join(said)
+    assert any("lower is better; only runs with fresh seeds read the test set" in line for line in said)
     assert any(line.endswith(f"best on validation loss {best.value:.4g} with lr 0.1") for line in said)
     assert not any("%" in line for line in said)
     # Trials never read the test set; fresh seeds do, and have the task's measures.
@@ -212,7 +212,7 @@ def test_a_folder_has_one_objective() -> None:
 def test_a_measure_that_is_missing_ends_the_command_with_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     words = "tune --task ./own.py:ByNothing --data ./own.py:load --model ./own.py:build --batch-size 64 --trials 2"
     assert main([*words.split(), "--optimizers", "adamw", "--epochs", "1", "--out", "out"]) == 2
-    assert "must name what it measures after every epoch, got 'hole'" in capsys.readouterr().err
+    assert "must name a value that it measures after every epoch, got 'hole'" in capsys.readouterr().err
     assert pd.read_csv("out/trials.csv")["status"].tolist() == ["refused"]
 
 

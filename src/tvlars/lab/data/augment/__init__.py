@@ -1,1 +1,1 @@
-"""Augmentation: of a batch at once on its device, and of samples one by one."""
+"""Augmentation of whole batches on their device, and of single samples."""

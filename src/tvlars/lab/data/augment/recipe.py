@@ -1,7 +1,7 @@
-"""Augmentation of samples one by one, and of whole batches by mixing, with the transforms of torchvision.
+"""Augmentation of single samples, and mixing of samples in a batch, with the transforms of torchvision.
 
-A sample's random numbers are keyed by seed, epoch and index. A batch is mixed as a whole, whatever parts it is split
-into: each sample is mixed with the one before it in the batch.
+The random numbers of a sample are keyed by seed, epoch and index. Each sample is mixed with the sample before it in
+the whole batch, so that mixing does not depend on micro-batches.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ POLICIES = ("randaugment", "trivialaugment")
 
 @dataclass(frozen=True)
 class Recipe:
-    """Augmentation of a sample: a crop, mirroring, and a policy. It can be pickled.
+    """Augmentation of a sample: a crop, a mirroring, and a policy. It can be pickled.
 
     Args:
-        image_size: pixels of the result.
-        crop: "padded", or "random-resized".
-        scale: least share of the area of a random resized crop.
+        image_size: side of the result in pixels.
+        crop: "padded" or "random-resized".
+        scale: smallest share of the image's area in a random resized crop.
         padding: pixels added on every side for a padded crop.
         flip: whether half of the samples are mirrored.
         policy: "randaugment", "trivialaugment", or None.
@@ -40,13 +40,13 @@ class Recipe:
 
     @property
     def whole(self) -> bool:
-        """True if parts of whole images are scaled, False if images have the size of the result before."""
+        """True if crops are taken from images of the original size, False if images are scaled before."""
         return self.crop == RANDOM_RESIZED
 
     def __call__(self, image: Any, key: int) -> Tensor:
-        """Return an image (PIL, or uint8 (C, H, W)) augmented by random numbers of ``key``: uint8 (C, S, S).
+        """Return an image (PIL, or uint8 (C, H, W)) augmented with random numbers from ``key``: uint8 (C, S, S).
 
-        It sets torch's generator of the CPU.
+        This call seeds torch's CPU generator.
         """
         from torchvision.transforms.v2 import functional as F
 
@@ -74,11 +74,11 @@ def _transforms(recipe: Recipe) -> Callable[[Tensor], Tensor]:
 
 
 class Mix:
-    """Mixup and cutmix, one of them at random for each batch if both are given.
+    """Mixup and cutmix; if both are given, one of them is chosen at random for each batch.
 
     Args:
         mixup: parameter alpha of mixup's Beta distribution; 0: no mixup.
-        cutmix: that of cutmix.
+        cutmix: parameter alpha of cutmix's Beta distribution; 0: no cutmix.
         classes: number of classes.
     """
 
@@ -90,10 +90,10 @@ class Mix:
         self.transform = v2.RandomChoice(parts)
 
     def __call__(self, images: Tensor, labels: Tensor, key: int) -> tuple[Tensor, Tensor]:
-        """Return samples mixed with those before them by random numbers of ``key``, all but the first.
+        """Return all samples but the first, each mixed with the sample before it, with random numbers from ``key``.
 
         Args:
-            images: (1 + n, C, H, W), the first of which is the one before this part of its batch.
+            images: (1 + n, C, H, W); the first image is the one before this part of the batch.
             labels: (1 + n,), int64.
             key: the same for all parts of a batch.
 

@@ -1,1 +1,1 @@
-"""Data that users bring: Datasets, and functions and classes that return them."""
+"""Data of users: Datasets, and functions and classes that return them."""

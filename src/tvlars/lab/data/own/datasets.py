@@ -1,4 +1,4 @@
-"""Map-style Datasets of users as ``ImageData``: decoded once where they fit into memory, else read as they are used."""
+"""Map-style Datasets of users as ``ImageData``: decoded once if they fit into memory, else read on demand."""
 
 from __future__ import annotations
 
@@ -23,33 +23,33 @@ from tvlars.lab.imported import refused
 
 FORMS = "(train, test) or (train, validation, test), or a dictionary of these"
 PROBED = 8
-"""Samples of each split that are read before all others, to see what they are like."""
+"""Samples of each split that are read first, to find the form of the data."""
 SOON = 5.0
-"""Seconds of reading from which processes are started for it."""
-NO_SQUARES = "images must be squares of one size, or image_size be given"
+"""Seconds of reading from which several processes read."""
+NO_SQUARES = "images must be squares of one size unless image_size is given"
 COUNTED = 2000
-"""Samples from which a bar is shown."""
+"""Number of samples from which a progress bar is shown."""
 
 
 def from_datasets(
     data: Any, *, name: str = "", image_size: int | None = None, flip: bool = True, processes: int | None = None
 ) -> ImageData:
-    """Return users' Datasets as the laboratory takes them.
+    """Convert users' Datasets to ``ImageData``.
 
     Args:
-        data: (train, test) or (train, validation, test), or a dictionary of them. Each has a length and gives
-            (image, label) by index, or a dictionary with both, as Hugging Face's data sets do. Images are PIL images,
-            or tensors or arrays of uint8; labels are integers.
-        name: name of the data; "" (default): the class of the training set.
-        image_size: pixels; the shorter side is scaled to it and the central square cut out. None (default): images
-            stay as they are, and must be squares of one size.
+        data: (train, test) or (train, validation, test), or a dictionary of them. Each has a length, and its samples
+            are (image, label), or dictionaries with both, as in Hugging Face's data sets. Images are PIL images, or
+            tensors or arrays of uint8; labels are integers.
+        name: name of the data; "" (default): the name of the training set's class.
+        image_size: pixels; the shorter side is scaled to this size, and the central square is cropped. None (default):
+            images are not changed, and must be squares of one size.
         flip: True (default) if a mirrored image belongs to the same class.
         processes: number of processes that read. None (default): one per core if reading takes long.
 
     Raises:
-        UsageError: samples have another form, images another size or labels other values, or a set is empty, has no
-            length, or gives other images each time.
-        Exception: whatever the user's Dataset raises.
+        UsageError: samples, image sizes or labels are invalid, or a set is empty, has no length, or returns another
+            image each time.
+        Exception: errors of the user's Dataset.
     """
     sets = {split: _Set(split, one, image_size) for split, one in splits_of(data).items()}
     train = sets["train"]
@@ -57,7 +57,7 @@ def from_datasets(
     start = time.perf_counter()
     probed = {split: one.probe() for split, one in sets.items()}
     each = (time.perf_counter() - start) / (2 * sum(map(len, probed.values())))
-    shapes = probed["train"]  # some images of three channels may be grey
+    shapes = probed["train"]  # some images may be grey although the others have three channels
     channels = 3 if 3 in {shape[0] for shape in shapes} else shapes[0][0]
     shape = (channels, *shapes[0][1:])
     for one in sets.values():
@@ -75,7 +75,7 @@ def from_datasets(
         else:
             images[split] = StreamedImages(readers, shape, torch.arange(len(one)))
             one.read_labels(readers)
-    account = [] if whole else [f"note     {needed['train'] / 2**30:,.1f} GiB of images are read as they are used"]
+    account = [] if whole else [f"note     {needed['train'] / 2**30:,.1f} GiB of images are read on demand"]
     labels = {split: torch.tensor(one.labels, dtype=torch.int64, device="cpu") for split, one in sets.items()}
     names, said = class_names(train.given, max(int(one.max()) for one in labels.values()))
     classes = len(names) or int(labels["train"].max()) + 1
@@ -83,8 +83,8 @@ def from_datasets(
         if (wrong := (there >= classes).nonzero().flatten()).numel():
             at = int(wrong[0])
             raise UsageError(
-                f"labels of {name} must be from 0 to {classes - 1}, as those of the training images, but that of "
-                f"{sets[split].at(at)} is {int(there[at])}"
+                f"labels of {name} must be from 0 to {classes - 1}, like the labels of the training images, but "
+                f"{sets[split].at(at)} has {int(there[at])}"
             )
     missing = (torch.bincount(labels["train"], minlength=classes) == 0).nonzero().flatten().tolist()
     if missing:
@@ -101,7 +101,7 @@ def splits_of(data: Any) -> dict[str, Any]:
     """Return the Datasets by split, in the order train, validation, test.
 
     Raises:
-        UsageError: there are not two or three of them, or one is no map-style Dataset.
+        UsageError: there are not two or three Datasets, or one is not a map-style Dataset.
     """
     sets = by_split(data, "data", "Datasets, or ImageData")
     for split, one in sets.items():
@@ -122,12 +122,12 @@ def by_split(given: Any, what: str, kind: str) -> dict[str, Any]:
     """Return a pair, a triple or a dictionary by split, in the order train, validation, test.
 
     Args:
-        given: by the user.
-        what: name of the argument, for errors, as in "data".
-        kind: what it has for each split, as in "DataLoaders".
+        given: value given by the user.
+        what: name of the argument for errors, such as "data".
+        kind: kind of object for each split, such as "DataLoaders".
 
     Raises:
-        UsageError: it is none of these.
+        UsageError: ``given`` is none of these.
     """
     if isinstance(given, Mapping):
         if not {"train", "test"} <= set(given) <= set(SPLITS):
@@ -153,7 +153,7 @@ class _Set(Source):
         return len(self.given)
 
     def at(self, index: int) -> str:
-        """Return the name of a sample in messages."""
+        """Return the name of a sample for messages."""
         return f"{SPLITS[self.split]} image {index}"
 
     def sample(self, index: int) -> tuple[Any, int]:
@@ -177,13 +177,13 @@ class _Set(Source):
         return self.in_shape(fixed(image, self.image_size, self.channels), index)
 
     def in_shape(self, pixels: Tensor, index: int) -> Tensor:
-        """Return ``pixels``; raise ``UsageError`` if they have another shape than those of the first image."""
+        """Return ``pixels``; raise ``UsageError`` if their shape differs from the first image."""
         if tuple(pixels.shape) != self.shape:
             raise self._other_shape(index, tuple(pixels.shape))
         return pixels
 
     def probe(self) -> list[tuple[int, ...]]:
-        """Return the shapes of some images, of which each is read twice."""
+        """Return the shapes of some images; each is read twice, to check that it stays the same."""
         shapes = []
         for index in _spread(len(self)):
             (image, label), (again, same) = self.sample(index), self.sample(index)
@@ -197,7 +197,7 @@ class _Set(Source):
         return shapes
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
-        """Set the shape of all images; it is that of the first training image."""
+        """Set the shape of all images, which is the shape of the first training image."""
         if shape[1] != shape[2]:
             raise UsageError(f"{NO_SQUARES}: {self.at(0)} is {shape[2]} x {shape[1]} pixels")
         self.channels, self.shape = shape[0], shape
@@ -233,7 +233,7 @@ class _Set(Source):
         return images
 
     def read_labels(self, readers: Readers) -> None:
-        """Read all labels: from targets or a column where the Dataset has them, else by reading all samples."""
+        """Read all labels: from targets or a column if the Dataset has them, else from all samples."""
         if (labels := labels_beside(self.given)) is not None and len(labels) == len(self):
             probed = {index: self.sample(index)[1] for index in _spread(len(self))}
             if all(labels[index] == label for index, label in probed.items()):
@@ -270,16 +270,16 @@ def _labels_of(one: _Set, index: list[int]) -> list[int]:
     return [one.sample(i)[1] for i in index]
 
 
-# -- what stands beside the samples -----------------------------------------------------------------------------------
+# -- data beside the samples -------------------------------------------------------------------------------------------
 
 
 def _spread(count: int) -> list[int]:
-    """Return a few indices below ``count``, from the first to the last."""
+    """Return a few indices below ``count``, including the first and the last."""
     return sorted({int(i) for i in torch.linspace(0, count - 1, PROBED, dtype=torch.float64, device="cpu")})
 
 
 def labels_beside(given: Any) -> list[int] | None:
-    """Return the labels of a Dataset without reading its images, None if it keeps none that can be read so."""
+    """Return the labels of a Dataset if they can be read without its images; else None."""
     if isinstance(given, torch.utils.data.Subset):
         inner = labels_beside(given.dataset)
         return None if inner is None else [inner[i] for i in given.indices]
@@ -297,7 +297,7 @@ def labels_beside(given: Any) -> list[int] | None:
 
 
 def class_names(given: Any, highest: int) -> tuple[tuple[str, ...], list[str]]:
-    """Return the names of classes that a Dataset has, and remarks; () if some labels up to ``highest`` have none."""
+    """Return the class names of a Dataset, and remarks; the names are () if a label up to ``highest`` has none."""
     while isinstance(given, torch.utils.data.Subset):
         given = given.dataset
     columns = getattr(given, "features", None)

@@ -1,4 +1,4 @@
-"""DataLoaders of users: their batches are taken as they are, as micro-batches of a step."""
+"""DataLoaders of users: their batches are used unchanged, as micro-batches of a step."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from tvlars.lab.errors import UsageError
 
 @dataclass(frozen=True)
 class LoaderData(ImageData):
-    """Data that DataLoaders give, with the part of ``ImageData`` that a run needs; :func:`from_loaders` makes it.
+    """Data from DataLoaders, with the part of ``ImageData`` that a run needs; :func:`from_loaders` makes it.
 
-    Images are empty tensors (0, C, H, W): batches come from ``loaders``.
+    Images are empty tensors (0, C, H, W), since batches come from ``loaders``.
     """
 
     loaders: Mapping[str, Any] | None = None
@@ -31,11 +31,11 @@ class LoaderData(ImageData):
     """Samples of each training batch."""
 
     def __post_init__(self) -> None:
-        pass  # from_loaders has checked them
+        pass  # from_loaders has checked the loaders
 
     @property
     def fingerprint(self) -> Fingerprint:
-        """Fingerprint of classes and test labels, since training batches are not known before they come."""
+        """Fingerprint of classes and test labels only, since training batches are not known in advance."""
         splits = {}
         for split, labels in (("validation", self.validation_labels), ("test", self.test_labels)):
             if labels is not None:
@@ -47,7 +47,7 @@ class LoaderData(ImageData):
         return Fingerprint(tuple(self.class_names), train, splits["test"], "", splits.get("validation"))
 
     def mean_and_std(self) -> tuple[Tensor, Tensor]:
-        """Return 0 and 1 for each channel: the user has normalized."""
+        """Return 0 and 1 for each channel: the user's loaders normalize."""
         return torch.zeros(self.channels, device="cpu"), torch.ones(self.channels, device="cpu")
 
     def hold_out(self, amount: float | None, seed: int = 0) -> ImageData:
@@ -63,7 +63,7 @@ class LoaderData(ImageData):
         return replace(self, test_labels=self.test_labels.to(device), validation_labels=held)
 
     def batches(self, split: str) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the checked batches of a split, on the host: float inputs (n, C, H, W) and int64 labels (n,)."""
+        """Yield the checked batches of a split on the host: float inputs (n, C, H, W) and int64 labels (n,)."""
         assert self.loaders is not None
         for batch in self.loaders[split]:
             inputs, labels = pair_of(batch, split)
@@ -80,17 +80,17 @@ class LoaderData(ImageData):
 
 
 def from_loaders(loaders: Any) -> LoaderData:
-    """Return users' DataLoaders as a run takes them.
+    """Convert users' DataLoaders to the data of a run.
 
     Validation and test loaders are read once for their labels.
 
     Args:
-        loaders: (train, test), (train, validation, test), or a dictionary of them. Each gives (inputs, labels):
-            normalized floats (n, C, H, W) and integers (n,), and the training loader has a length.
+        loaders: (train, test), (train, validation, test), or a dictionary of them. Batches are (inputs, labels):
+            normalized floats (n, C, H, W) and integers (n,). The training loader must have a length.
 
     Raises:
-        UsageError: they have another form or size, no length, or a test loader shuffles.
-        Exception: whatever the user's loaders raise.
+        UsageError: batches have another form or size, the training loader has no length, or a test loader shuffles.
+        Exception: errors of the user's loaders.
     """
     there = _splits(loaders)
     train = there["train"]
@@ -119,7 +119,7 @@ def from_loaders(loaders: Any) -> LoaderData:
     names, _ = class_names(given, highest)
     empty = torch.empty((0, *shape), device="cpu")
     left = count - usable
-    account = ["note     batches of loaders are taken as they are: augmented and normalized by their user"]
+    account = ["note     batches of loaders are used unchanged: augmentation and normalization are the user's"]
     account += ["note     the last batch of each epoch is left out, since it is smaller"] * (left > 0)
     more: dict[str, Any] = dict(classes=len(names) or highest + 1, flip=False, class_names=names)
     more |= dict(account=tuple(account), loaders=there, loader_batch=size)
@@ -133,7 +133,7 @@ def pair_of(batch: Any, split: str) -> tuple[Tensor, Tensor]:
     """Return inputs and labels of a batch.
 
     Raises:
-        UsageError: it is no pair of tensors of the same length, or they have other types.
+        UsageError: the batch is not a pair of tensors of the same length, or a type is invalid.
     """
     word = f"batches of the {SPLITS[split]} loader"
     if not (isinstance(batch, tuple | list) and len(batch) == 2 and all(isinstance(x, Tensor) for x in batch)):
@@ -154,7 +154,7 @@ def pair_of(batch: Any, split: str) -> tuple[Tensor, Tensor]:
 
 
 def check_shape(inputs: Tensor, shape: tuple[int, ...], split: str) -> None:
-    """Raise ``UsageError`` unless inputs have the ``shape`` of those of the first training batch."""
+    """Raise ``UsageError`` unless inputs have the ``shape`` of the first training batch's inputs."""
     if (here := tuple(inputs.shape[1:])) != shape:
         raise UsageError(
             f"inputs of the {SPLITS[split]} loader must have the shape {shape} of the first training batch, got {here}"

@@ -19,7 +19,7 @@ from tvlars.lab.imported import load_object
 from tvlars.lab.options import expanded
 
 NOT_MIRRORED = ("EMNIST", "GTSRB", "KMNIST", "MNIST", "QMNIST", "RenderedSST2", "SVHN", "USPS")
-"""Data sets of torchvision whose mirrored images belong to no class."""
+"""Data sets of torchvision whose images change their meaning when mirrored."""
 NAMES_OF_SPLITS = {
     **dict.fromkeys(("CLEVRClassification", "DTD", "FGVCAircraft", "Flowers102", "PCAM"), ("train", "val", "test")),
     **dict.fromkeys(("ImageNet", "Imagenette"), ("train", "", "val")),
@@ -28,24 +28,24 @@ NAMES_OF_SPLITS = {
     "Places365": ("train-standard", "", "val"),
     "RenderedSST2": ("train", "val", "test"),
 }
-"""Names that classes of torchvision have for training, validation and test, where they are not train and test."""
+"""Names of training, validation and test splits in torchvision's classes, if they are not just train and test."""
 WITHOUT = ("EMNIST", "LFWPeople")
-"""Data sets of torchvision whose argument ``split`` is something else."""
+"""Data sets of torchvision whose argument ``split`` has another meaning."""
 
 
 def load_imported(path: str, data_dir: Path | None, image_size: int | None, processes: int | None = None) -> ImageData:
     """Return the data at an import path.
 
     Args:
-        path: of Datasets, of ``ImageData``, or of a function that returns them. The function is called with
-            ``data_dir`` and ``image_size`` if its signature has them.
+        path: import path of Datasets, of ``ImageData``, or of a function that returns them. The function is called
+            with ``data_dir`` and ``image_size`` if its signature has them.
         data_dir: folder of the files.
-        image_size: pixels that images are scaled to, unless the function takes it.
+        image_size: pixels to scale images to, unless the function has an argument for it.
         processes: number of processes that read, see :func:`from_datasets`.
 
     Raises:
-        UsageError: nothing is at the path, or what is there are no data.
-        Exception: whatever the user's function raises.
+        UsageError: there is nothing at the path, or no data.
+        Exception: errors of the user's function.
     """
     found, sized = imported_data(path, data_dir, image_size)
     if isinstance(found, ImageData):
@@ -59,11 +59,11 @@ def load_imported(path: str, data_dir: Path | None, image_size: int | None, proc
 
 
 def imported_data(path: str, data_dir: Path | None, image_size: int | None) -> tuple[Any, bool]:
-    """Return what is at an import path, or what the function there returns, and True if it took ``image_size``.
+    """Return the object at an import path, or the function's result, and True if the function took ``image_size``.
 
     Raises:
-        UsageError: nothing is at the path, or the function needs other arguments.
-        Exception: whatever the user's function raises.
+        UsageError: there is nothing at the path, or the function needs other arguments.
+        Exception: errors of the user's function.
     """
     found = load_object(path, "data")
     if callable(found) and not hasattr(found, "__getitem__"):
@@ -80,7 +80,7 @@ def imported_data(path: str, data_dir: Path | None, image_size: int | None) -> t
         ]
         if needed:
             raise UsageError(
-                f"data {path!r} must be called without arguments, or with data_dir and image_size alone, but it needs "
+                f"data {path!r} must need no arguments other than data_dir and image_size, but needs "
                 f"{', '.join(needed)}"
             )
         without = {one.name for one in there if one.default is not one.empty}
@@ -94,11 +94,11 @@ def load_torchvision(
 ) -> ImageData:
     """Return the data set of torchvision with this class name, for example ``SVHN``.
 
-    Its class must have an argument ``train``, or ``split`` with "train" and "test". Validation images are those of the
-    split "val" beside "test". Files are in ``data_dir``, and are downloaded there if they are missing.
+    The class must have an argument ``train``, or ``split`` with "train" and "test". If there is also a split "val", it
+    is used for validation. Files are in ``data_dir``, and are downloaded there if they are missing.
 
     Raises:
-        UsageError: there is no such class, it has no such splits, or its files are missing and cannot be downloaded.
+        UsageError: the class does not exist, has no such splits, or its files are missing and cannot be downloaded.
     """
     from torchvision import datasets
 
@@ -133,7 +133,7 @@ def load_torchvision(
 
 
 def _splits(kind: Any, name: str, arguments: Any) -> dict[str, Any] | None:
-    """Return functions that make the splits of a class; None if it has none."""
+    """Return functions that make the splits of a class; None if the class has no splits."""
     if "train" in arguments:
         return {"train": partial(kind, train=True), "test": partial(kind, train=False)}
     if "split" not in arguments or name in WITHOUT:
@@ -144,7 +144,7 @@ def _splits(kind: Any, name: str, arguments: Any) -> dict[str, Any] | None:
 
 
 def _made(make: Any, folder: Path, name: str, downloads: bool) -> Any:
-    """Return a split of torchvision; its files are downloaded if they are missing."""
+    """Return a split of torchvision; download its files if they are missing."""
     try:
         return make(str(folder))
     except Exception as error:

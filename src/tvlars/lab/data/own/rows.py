@@ -58,10 +58,10 @@ class Rows:
 
 @dataclass(frozen=True)
 class RowsData(ImageData):
-    """Data of a user's task. Images are :class:`Rows`, and labels, which have no meaning, are 0."""
+    """Data of a user's task. Images are :class:`Rows`; labels are not used, and are 0."""
 
     def __post_init__(self) -> None:
-        """Check nothing: :func:`rows_from` has made them."""
+        """Check nothing, since :func:`rows_from` has checked the data."""
 
     @cached_property
     def _fingerprint(self) -> Fingerprint:
@@ -79,7 +79,7 @@ class RowsData(ImageData):
 
     @property
     def channels(self) -> int:
-        """Size of the dimension after that of samples of the first tensor."""
+        """Size of the first dimension of a sample of the first tensor."""
         return int(self.train_images.shape[1]) if self.train_images.ndim > 1 else 1
 
     def mean_and_std(self) -> tuple[Tensor, Tensor]:
@@ -103,7 +103,7 @@ def rows_from(data: Any, name: str) -> RowsData:
 
     Raises:
         UsageError: a split is none of these, or its samples differ in shape.
-        Exception: whatever a user's Dataset raises.
+        Exception: errors of the user's Dataset.
     """
     named = by_split(data, "data", "Datasets, or tuples or dictionaries of tensors")
     splits: dict[str, Any] = {split: Rows(_stacked(one, split)) for split, one in named.items()}
@@ -122,7 +122,7 @@ def _stacked(one: Any, split: str) -> Any:
         counts = {len(leaf) if leaf.ndim else -1 for leaf in tree_leaves(values)}
         if len(counts) != 1 or counts & {0, -1}:
             raise UsageError(
-                f"data must have tensors of one number of rows, at least one, got {_shapes(values)} for {split}"
+                f"data must have tensors with the same number of rows, at least one, got {_shapes(values)} for {split}"
             )
         return values
     if isinstance(one, Tensor) or not (hasattr(one, "__getitem__") and hasattr(one, "__len__")) or not len(one):
@@ -135,7 +135,7 @@ def _stacked(one: Any, split: str) -> Any:
 
 
 def _as_tensor(value: Any) -> Tensor:
-    """Return a tensor; numbers of double precision, as Python's and NumPy's are, in the default one."""
+    """Return a tensor; numbers in double precision, such as Python's and NumPy's, get the default precision."""
     made = torch.as_tensor(value, device="cpu")
     return made.to(torch.get_default_dtype()) if made.dtype == torch.float64 else made
 
@@ -150,11 +150,11 @@ def _shapes(values: Any) -> str:
 
 
 def load_rows(path: str, data_dir: Path | None) -> RowsData:
-    """Return data of a user's task at an import path, of data or of a function that returns them.
+    """Return data of a user's task from the import path of data, or of a function that returns data.
 
     Raises:
-        UsageError: ``path`` is no import path, nothing is there, or what is there are no data.
-        Exception: whatever the user's own code raises.
+        UsageError: ``path`` is not an import path, there is nothing at the path, or no data.
+        Exception: errors of the user's code.
     """
     if path.startswith(GIVEN):
         raise UsageError("data must be given again, as in train(config, data=...), since they were given in Python")

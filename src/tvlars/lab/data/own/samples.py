@@ -17,23 +17,23 @@ from tvlars.lab.errors import UsageError
 
 IMAGES = ("image", "img", "pixel_values")
 LABELS = ("label", "labels", "fine_label", "target")
-"""Keys of dictionaries, as Hugging Face's data sets have them; the first that is there is taken."""
+"""Keys of dictionaries, as in Hugging Face's data sets; the first existing key is used."""
 GREY = ("1", "L")
 FEW = 4
-"""Most channels by which the dimension of channels is recognized."""
+"""Largest size by which a dimension is recognized as channels."""
 FORMS = "a PIL image, or a tensor or array of uint8 values from 0 to 255, (C, H, W), (H, W, C) or (H, W)"
 
 
 def first_key(names: Any, wanted: tuple[str, ...]) -> str | None:
-    """Return the first of the ``wanted`` keys that is there."""
+    """Return the first of the ``wanted`` keys that exists."""
     return next((key for key in wanted if key in names), None)
 
 
 def pair_of(sample: Any, at: str) -> tuple[Any, Any]:
-    """Return image and label of a sample; ``at`` names it, as in "training image 7".
+    """Return the image and label of a sample; ``at`` names the sample, for example "training image 7".
 
     Raises:
-        UsageError: it is neither a pair nor a dictionary with both.
+        UsageError: the sample is neither a pair nor a dictionary with both.
     """
     if isinstance(sample, Mapping):
         image, label = first_key(sample, IMAGES), first_key(sample, LABELS)
@@ -53,7 +53,7 @@ def image_of(image: Any, at: str) -> Image.Image | Tensor:
     """Return an image as PIL image of mode L or RGB, or as tensor uint8 (C, H, W).
 
     Raises:
-        UsageError: it has no defined pixels.
+        UsageError: the image has no defined pixels.
     """
     if isinstance(image, Image.Image):
         if image.mode in GREY and "transparency" not in image.info:
@@ -75,7 +75,7 @@ def image_of(image: Any, at: str) -> Image.Image | Tensor:
     if image.dtype not in (torch.uint8, np.uint8):
         way = "" if image.ndim not in (2, 3) or str(image.dtype)[-2:] == "64" else (
             ": leave ToTensor() and Normalize() out of the Dataset's transform, since images are normalized here, or "
-            "give DataLoaders as loaders=, whose batches are taken as they are"
+            "give DataLoaders as loaders=, whose batches are used unchanged"
         )  # fmt: skip
         raise UsageError(f"{at} must be {FORMS}, got values of {image.dtype}{way}")
     shape = tuple(image.shape)
@@ -94,7 +94,7 @@ def image_of(image: Any, at: str) -> Image.Image | Tensor:
 
 
 def _channels_are_last(shape: tuple[int, ...], is_array: bool) -> bool | None:
-    """Return whether the last of three dimensions has the channels; None if that cannot be told."""
+    """Return whether the last of three dimensions has the channels; None if this is not clear."""
     first, last = shape[0] <= FEW, shape[2] <= FEW
     if first or last:
         return last and (is_array or not first)
@@ -104,12 +104,12 @@ def _channels_are_last(shape: tuple[int, ...], is_array: bool) -> bool | None:
 
 
 def fixed(image: Image.Image | Tensor, image_size: int | None, channels: int | None = None) -> Tensor:
-    """Return an image as it is tested: uint8 (C, H, W).
+    """Return an image without augmentation: uint8 (C, H, W).
 
     Args:
-        image: returned by :func:`image_of`.
-        image_size: the shorter side is scaled to it, and the central square cut out; None: no change.
-        channels: 3 for grey images among images of three channels; None: the image's own.
+        image: result of :func:`image_of`.
+        image_size: the shorter side is scaled to this size, and the central square is cropped; None: no change.
+        channels: 3 for grey images among images of three channels; None: as in the image.
     """
     if isinstance(image, Tensor):
         pixels = image
@@ -129,7 +129,7 @@ def label_of(label: Any, at: str) -> int:
     """Return a label as an integer.
 
     Raises:
-        UsageError: it is no integer >= 0.
+        UsageError: the label is not an integer >= 0.
     """
     try:
         if isinstance(label, bool) or tuple(getattr(label, "shape", ())):
@@ -138,9 +138,7 @@ def label_of(label: Any, at: str) -> int:
     except TypeError:
         shape = tuple(getattr(label, "shape", ()))
         got = f"a {type(label).__name__} of shape {shape}" if shape else shown(label)
-        raise UsageError(
-            f"the label of {at} must be an integer from 0 up, the number of its class, got {got}"
-        ) from None
+        raise UsageError(f"the label of {at} must be an integer >= 0, the number of its class, got {got}") from None
     if number < 0:
-        raise UsageError(f"the label of {at} must be an integer from 0 up, the number of its class, got {number}")
+        raise UsageError(f"the label of {at} must be an integer >= 0, the number of its class, got {number}")
     return number

@@ -1,1 +1,1 @@
-"""Robustness: accuracy of each arm over the learning rate."""
+"""Robustness: accuracy of each arm as a function of the learning rate."""

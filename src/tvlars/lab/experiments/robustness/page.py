@@ -1,4 +1,4 @@
-"""Page of a study of robustness: its table, figure and sentences."""
+"""Page of a robustness study: table, figure and sentences."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tvlars.lab.tasks import Measure
 
 
 def save_results(result: RobustnessResult) -> None:
-    """Write robustness.json, results.csv (runs), robustness.csv (rates), and page, figure and tables."""
+    """Write robustness.json, results.csv (runs), robustness.csv (learning rates), and page, figure and tables."""
     rates = result.rates()
     save_study(result, report_of(result), {"robustness.csv": rates}, {"arms": result.table(), "rates": rates})
 
 
 def report_of(result: RobustnessResult) -> StudyReport:
-    """Return title, table, chart and sentences of the results."""
+    """Return the title, table, chart and sentences of the results."""
     title = f"Robustness of {', '.join(result.arms)} to the learning rate"
     tables = [_table(result), _rates(result)]
     said = result.answers(), result.ran.protocol
@@ -44,10 +44,11 @@ def _table(result: RobustnessResult) -> StudyTable:
     head = ["arm", f"best {result.ran.measure}, %", "at lr", f"within {within}", "octaves", "95 %", "failed"]
     caption = (
         f"{len(result.config.seeds)} seed{'s' * (len(result.config.seeds) != 1)}. The best mean over seeds ± half the "
-        f"width of its 95 % interval (Student's t); the widest range of rates around it within {within}, linear in "
-        "log2(lr) between rates, and its width with a 95 % interval (bootstrap over seeds). A run failed if its loss "
-        "was not finite, or if its accuracy is not above 2 / classes (for fewer than 11 classes: a tenth of the way "
-        "from guessing to 100 %); a run whose loss was not finite counts in means as one that guesses."
+        f"width of its 95 % interval (Student's t); the widest range of learning rates around it within {within}, "
+        "linear in log2(lr) between rates, and its width with a 95 % interval (bootstrap over seeds). A run failed if "
+        "its loss was not finite, or if its accuracy is not above 2 / classes (for fewer than 11 classes: a tenth of "
+        "the way from chance level to 100 %). In means, a run whose loss was not finite counts with chance-level "
+        "accuracy."
     )
     return StudyTable(head, rows, set(), set(), set(), 1, caption)
 

@@ -1,4 +1,4 @@
-"""Plateau of an accuracy over the learning rate: rates that are within some points of the best one."""
+"""Plateau of the accuracy over the learning rate: the rates whose accuracy is within a margin of the best."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Plateau:
-    """Rates from ``low`` to ``high`` at which the accuracy is within a margin of the best.
+    """Learning rates from ``low`` to ``high`` at which the accuracy is within a margin of the best.
 
-    ``open_low`` and ``open_high`` are True where it ends with the grid and may go on beyond it.
+    ``open_low`` and ``open_high`` are True if the plateau reaches that end of the grid, and so may be wider.
     """
 
     low: float
@@ -21,19 +21,19 @@ class Plateau:
 
     @property
     def octaves(self) -> float:
-        """Width, log2(high / low)."""
+        """Width in octaves, log2(high / low)."""
         return math.log2(self.high / self.low)
 
 
 def plateau(rates: Sequence[float], accuracies: Sequence[float], within: float) -> Plateau | None:
     """Return the widest contiguous range of rates around the best accuracy that is within ``within`` of it.
 
-    Between two rates the accuracy is linear in log2 of the rate. Of several rates that share the best accuracy, the
-    range is the widest one.
+    Between two rates the accuracy is interpolated linearly in log2(rate). If several rates share the best accuracy,
+    the widest of their ranges is returned.
 
     Args:
-        rates: in ascending order.
-        accuracies: at the rates; NaN counts as outside.
+        rates: learning rates in ascending order.
+        accuracies: one accuracy per rate; NaN counts as outside.
         within: margin >= 0, in the units of ``accuracies``.
 
     Returns:
@@ -43,7 +43,7 @@ def plateau(rates: Sequence[float], accuracies: Sequence[float], within: float) 
     best = max(known, default=-math.inf)
     if best == -math.inf:
         return None
-    bound = best - within - 1e-12  # accuracies that are equal but for rounding
+    bound = best - within - 1e-12  # accepts accuracies that are equal up to rounding
     found = []
     for i, value in enumerate(known):
         if value == best:
@@ -54,7 +54,7 @@ def plateau(rates: Sequence[float], accuracies: Sequence[float], within: float) 
 
 
 def _edge(rates: Sequence[float], known: Sequence[float], bound: float, start: int, way: int) -> tuple[float, bool]:
-    """Return the rate at which the accuracy falls below ``bound``, and True if it does not within the grid."""
+    """Return the rate at which the accuracy falls below ``bound``, and True if the grid ends before that."""
     i = start
     while 0 <= i + way < len(rates) and known[i + way] >= bound:
         i += way

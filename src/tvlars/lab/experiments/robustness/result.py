@@ -1,4 +1,4 @@
-"""Results of a study of robustness: accuracy of each arm over the learning rate, its plateau, and failed runs."""
+"""Results of a robustness study: accuracy of each arm over the learning rate, its plateau, and failed runs."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)
-"""Multiples of the planned rate that are studied by default."""
+"""Multiples of the planned learning rate that are studied by default."""
 RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
 class RobustnessConfig(StudyConfig):
-    """Options of a study of robustness: every arm at every rate with every seed.
+    """Options of a robustness study: every arm at every learning rate with every seed.
 
     Raises:
         UsageError: a value is unknown or out of its range, or two have the same name.
     """
 
-    within: float = option(1.0, "points of accuracy that a plateau reaches below the best rate", within=(0, 100))
+    within: float = option(1.0, "margin of the plateau, in points of accuracy below the best rate", within=(0, 100))
 
     def __post_init__(self) -> None:
         if not self.lrs and not self.lr_scales:
@@ -37,7 +37,7 @@ class RobustnessConfig(StudyConfig):
 
 @dataclass(repr=False)
 class RobustnessResult(StudyResult):
-    """Results of a study of robustness; its files lie in ``folder``."""
+    """Results of a robustness study, whose files are in ``folder``."""
 
     config: RobustnessConfig
 
@@ -49,8 +49,8 @@ class RobustnessResult(StudyResult):
     def rates(self) -> pd.DataFrame:
         """Return one row per arm and rate.
 
-        Columns: arm, lr, seeds (with a result), of, accuracy (mean; a run that diverged counts as one that guesses),
-        interval (half width of its 95 % interval, Student's t; NaN for fewer than three), failed (share of the runs).
+        Columns: arm, lr, seeds (with a result), of (all seeds), accuracy (mean; a diverged run counts with chance-level
+        accuracy), interval (half width of its 95 % interval, Student's t; NaN for fewer than three), failed (share).
         """
         import pandas as pd
 
@@ -71,9 +71,9 @@ class RobustnessResult(StudyResult):
     def table(self) -> pd.DataFrame:
         """Return one row per arm.
 
-        Columns: arm, best_lr, accuracy and interval at it, low and high (ends of the plateau), octaves (its width),
-        at_least ("", "low", "high" or "both": ends at which it ends with the grid), octaves_low and octaves_high (95 %
-        interval, bootstrap over seeds; NaN for one seed), failed (share of all runs), runs.
+        Columns: arm, best_lr, accuracy and interval at best_lr, low and high (ends of the plateau), octaves (its
+        width), at_least ("", "low", "high" or "both": ends at which the plateau reaches the end of the grid),
+        octaves_low and octaves_high (95 % interval, bootstrap over seeds; NaN for one seed), failed (share), runs.
         """
         import pandas as pd
 
@@ -94,12 +94,12 @@ class RobustnessResult(StudyResult):
         return pd.DataFrame(rows, columns=[*columns, "octaves_low", "octaves_high", "failed", "runs"])
 
     def plateau(self, arm: str) -> Plateau | None:
-        """Return the plateau of an arm, None if it has no result."""
+        """Return the plateau of an arm; None if no run has a result."""
         rates, values = self._values(arm)
         return plateau(rates, mean(values).tolist(), self.config.within / 100)
 
     def _values(self, arm: str) -> tuple[list[float], Any]:
-        """Return the rates of an arm, ascending, and accuracies (rates, seeds)."""
+        """Return the rates of an arm in ascending order, and the accuracies (rates, seeds)."""
         import numpy as np
 
         mine = self.runs[self.runs["arm"] == arm]
@@ -133,11 +133,9 @@ class RobustnessResult(StudyResult):
         return said
 
     def notes(self) -> list[str]:
-        """Return sentences on plateaus that end with the grid, and on what is missing."""
+        """Return sentences on plateaus that reach the end of the grid, and on missing results."""
         said = []
         for row in self.table().to_dict("records"):
             if where := {"low": "lowest", "high": "highest", "both": "lowest and highest"}.get(row["at_least"]):
-                said.append(
-                    f"{row['arm']}: the plateau reaches the {where} rate that was tried, so its width is a lower bound."
-                )
+                said.append(f"{row['arm']}: the plateau reaches the {where} rate tried, so its width is a lower bound.")
         return said + super().notes()

@@ -1,4 +1,4 @@
-"""The study of robustness: every arm at every learning rate with every seed."""
+"""Robustness study: every arm at every learning rate with every seed."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ def robustness(
     ray: str | None = None,
     board: Board | None = None,
 ) -> RobustnessResult:
-    """Train every arm at every learning rate with every seed, and write how accuracy depends on the rate.
+    """Train every arm at every learning rate with every seed, and report how the accuracy depends on the rate.
 
-    Accuracy is that on validation images if there are some, and the test set is not read; else it is the test accuracy.
-    A run failed if its loss was not finite, or if its accuracy is not above 2 / classes (for fewer than 11 classes: a
-    tenth of the way from guessing, 1 / classes, to 100 %).
+    The accuracy is measured on validation images if there are any, and then the test set is not read; otherwise on
+    the test set. A run failed if its loss was not finite, or if its accuracy is not above 2 / classes (for fewer than
+    11 classes: a tenth of the way from chance level, 1 / classes, to 100 %).
 
     Args:
-        config: options of the study. If its folder is that of an earlier call, runs that are over there are kept, and
-            others resume.
+        config: options of the study. If its folder is that of an earlier call, finished runs are kept, and
+            interrupted runs resume.
         data, loaders, model, metrics, workers, retries, ray, board: see :func:`tvlars.lab.compare`.
 
     Returns:
         The results. Their files are in ``result.folder``: robustness.html, .svg, .md, .tex, .csv and .json, results.csv
-        with a row per run, and the folders of the runs in runs/.
+        with one row per run, and the folders of the runs in runs/.
 
     Raises:
-        UsageError: an option is bad, or does not fit the data; nothing has been written then.
-        KeyboardInterrupt: by Ctrl-C; what is there is written, and the same call continues.
+        UsageError: an option is bad, or does not fit the data; nothing has been written.
+        KeyboardInterrupt: Ctrl-C; the results so far have been written, and the same call continues the study.
     """
     objects = dict(data=data, loaders=loaders, model=model, metrics=metrics)
     how: dict[str, Any] = dict(workers=workers, retries=retries, ray=ray, board=board)

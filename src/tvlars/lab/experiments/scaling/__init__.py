@@ -1,1 +1,1 @@
-"""Scaling: steps of each arm to a target over the batch size."""
+"""Scaling: steps that each arm needs to reach a target accuracy, as a function of the batch size."""

@@ -1,4 +1,4 @@
-"""Page of a study of scaling: its tables, figures and sentences."""
+"""Page of a scaling study: tables, figures and sentences."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def save_results(result: ScalingResult) -> None:
 
 
 def report_of(result: ScalingResult) -> StudyReport:
-    """Return title, tables, charts and sentences of the results."""
+    """Return the title, tables, charts and sentences of the results."""
     title = f"Scaling of {', '.join(result.arms)}: steps to {result.config.target:.4g} over the batch size"
     tables = [_targets(result), _fits(result), _horizons(result)]
     said = result.answers(), result.ran.protocol
@@ -52,10 +52,11 @@ def _targets(result: ScalingResult) -> StudyTable:
         rows.append([*head, *steps, f"{row['seconds']:.3g}", number_text(row["lr"])])
     head = ["arm", "batch size", "steps", "95 %", "samples", "seconds", "lr"]
     caption = (
-        f"Optimizer steps to a {result.ran.measure} of {result.config.target:.4g}: the shortest run, with a schedule "
-        "of its own, whose mean over seeds at its best rate reaches it, refined by interpolation in log(steps) from "
-        "the run before it; 95 % interval by bootstrap over seeds, with rates chosen anew. Samples are steps times "
-        "batch size; seconds of training and lr are those of that run."
+        f"Optimizer steps to a {result.ran.measure} of {result.config.target:.4g}: the length of the shortest run "
+        "whose mean over seeds at its best rate reaches the target, refined by interpolation in log(steps) from the "
+        "next shorter run. The schedule of each run covers its whole length. 95 % interval by bootstrap over seeds, "
+        "with rates chosen anew. Samples are steps times batch size; seconds of training and lr are from the shortest "
+        "run that reaches the target."
     )
     return StudyTable(head, rows, set(), set(), breaks, 2, caption)
 
@@ -70,8 +71,8 @@ def _fits(result: ScalingResult) -> StudyTable:
         ends = _ends(row["low"], row["high"], "any")
         rows.append([row["arm"], str(row["sizes"]), critical, ends, f"{row['least']:,.0f}"])
     caption = (
-        "Fit of steps(B) = S_min (1 + B_crit / B) by least squares of log(steps) (McCandlish et al. 2018), of batch "
-        "sizes that reach the target after a shorter run that does not; 95 % interval by bootstrap over seeds."
+        "Fit of steps(B) = S_min (1 + B_crit / B) by least squares of log(steps) (McCandlish et al. 2018) to the batch "
+        "sizes that reach the target, but not with their shortest run; 95 % interval by bootstrap over seeds."
     )
     head = ["arm", "batch sizes", "critical batch size", "95 %", "fewest steps"]
     return StudyTable(head, rows, set(), set(), set(), 2, caption, "Critical batch size")
@@ -89,7 +90,7 @@ def _horizons(result: ScalingResult) -> StudyTable:
         rows.append([row["arm"], f"{row['batch_size']:,}", f"{row['horizon']:,}", mean, lr, edge])
     head = ["arm", "batch size", "horizon", f"{result.ran.measure}, %", "best lr", "rates"]
     caption = (
-        "Each run with a schedule over its own steps, at its best rate: mean over seeds ± half the width of its 95 % "
+        "Each run at its best rate, with a schedule over the whole run: mean over seeds ± half the width of its 95 % "
         "interval (Student's t)."
     )
     return StudyTable(head, rows, set(), set(), breaks, 3, caption, "Each horizon")

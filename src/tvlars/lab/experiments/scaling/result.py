@@ -1,4 +1,4 @@
-"""Results of a study of scaling: steps to a target over the batch size, and the critical batch size of each arm."""
+"""Results of a scaling study: steps to a target over the batch size, and the critical batch size of each arm."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ MOST_STEPS = 10**9
 
 @dataclass(frozen=True)
 class ScalingConfig(StudyConfig):
-    """Options of a study of scaling: every arm at every batch size, horizon and rate with every seed.
+    """Options of a scaling study: every arm at every batch size, horizon and learning rate with every seed.
 
     Raises:
         UsageError: a value is unknown or out of its range, or two have the same name.
     """
 
     batch_sizes: tuple[int, ...] = option((128, 256, 512), "samples per optimizer step, two or more", within=(2, MOST))
-    target: float = option(0.9, "accuracy that is to be reached, as a share", above=True, below=True, within=(0, 1))
+    target: float = option(0.9, "target accuracy, as a fraction", above=True, below=True, within=(0, 1))
     horizons: tuple[str, ...] = option(
         (),
-        "optimizer steps, each a run with a schedule of its own: the same for all batch sizes (20 40 80) or those of "
-        "one (128=80,160)",
+        "lengths of runs in optimizer steps, each with a schedule over the whole run: for all batch sizes (20 40 80) "
+        "or for one (128=80,160)",
     )
 
     def __post_init__(self) -> None:
@@ -51,7 +51,7 @@ class ScalingConfig(StudyConfig):
         if base.steps is not None or base.epochs != TrainConfig().epochs:
             raise UsageError(f"horizons must be given for scaling in place of epochs and steps, got {base.length}")
         if base.keep_best:
-            raise UsageError("keep_best must not be given for scaling, which takes the accuracy at the end of each run")
+            raise UsageError("keep_best must not be given for scaling, which uses the accuracy at the end of each run")
         sizes = tuple(sorted(self.batch_sizes))
         if len(sizes) < 2 or len(set(sizes)) < len(sizes):
             raise UsageError(f"batch_sizes must be two or more different ones, got {' '.join(map(str, sizes))}")
@@ -72,19 +72,19 @@ class ScalingConfig(StudyConfig):
 
 @dataclass(frozen=True)
 class Cell:
-    """Runs of an arm at a batch size. ``values`` are accuracies (horizons, rates, seeds)."""
+    """Runs of one arm at one batch size. ``values`` are accuracies (horizons, rates, seeds)."""
 
     horizons: tuple[int, ...]
     rates: list[list[float]]
-    """Rates at each horizon, ascending; NaN for an arm that chooses its own."""
+    """Learning rates at each horizon in ascending order; NaN for an arm that chooses its own."""
     values: np.ndarray[Any, Any]
     seconds: np.ndarray[Any, Any]
-    """Mean time of training (horizons, rates)."""
+    """Mean training time in seconds (horizons, rates)."""
 
     @cached_property
     def best(self) -> list[int | None]:
-        """Number of the rate with the highest mean at each horizon, None if none has a result; of several with the same
-        mean the one that is nearest to the middle of the grid."""
+        """Index of the rate with the highest mean at each horizon, None if no run has a result; of several rates with
+        the same mean, the one nearest to the middle of the grid."""
         found: list[int | None] = []
         for row in mean(self.values):
             highest = [] if np.isnan(row).all() else np.flatnonzero(row == np.nanmax(row)).tolist()
@@ -93,12 +93,12 @@ class Cell:
 
     @property
     def means(self) -> list[float]:
-        """Highest mean over seeds at each horizon, NaN if there is no result."""
+        """Highest mean over seeds at each horizon; NaN if there is no result."""
         means = mean(self.values)
         return [math.nan if at is None else float(row[at]) for row, at in zip(means, self.best, strict=True)]
 
     def edge(self, horizon: int) -> str:
-        """Return "lowest" or "highest" if the best of several rates at a horizon is the outermost one, else ""."""
+        """Return "lowest" or "highest" if that one of several rates is the best at a horizon, else ""."""
         at, rates = self.best[horizon], self.rates[horizon]
         if at is None or len(rates) < 2:
             return ""
@@ -109,7 +109,7 @@ class Cell:
         return steps_to_target(self.horizons, self.means, target)
 
     def drawn(self, target: float) -> list[float]:
-        """Return the steps to ``target`` for seeds drawn with replacement, for which rates are chosen anew."""
+        """Return the steps to ``target`` for seeds drawn with replacement, with rates chosen anew for each draw."""
         means = resampled(self.values, RESAMPLES)
         best = np.where(np.isnan(means), -np.inf, means).max(1)
         return [steps_to_target(self.horizons, one, target).steps for one in best.T.tolist()]
@@ -117,7 +117,7 @@ class Cell:
 
 @dataclass(repr=False)
 class ScalingResult(StudyResult):
-    """Results of a study of scaling; its files lie in ``folder``."""
+    """Results of a scaling study, whose files are in ``folder``."""
 
     config: ScalingConfig
 
@@ -141,9 +141,9 @@ class ScalingResult(StudyResult):
     def horizons(self) -> pd.DataFrame:
         """Return one row per arm, batch size and horizon, at the best rate.
 
-        Columns: arm, batch_size, horizon (steps), lr, accuracy (mean over seeds; a run that diverged counts as one that
-        guesses), interval (half width of its 95 % interval, Student's t), seconds (of training), rates (number of
-        those tried), edge ("lowest" or "highest" if the best is the outermost one).
+        Columns: arm, batch_size, horizon (steps), lr, accuracy (mean over seeds; a diverged run counts with
+        chance-level accuracy), interval (half width of its 95 % interval, Student's t), seconds (of training), rates
+        (number of rates tried), edge ("lowest" or "highest" if that rate is the best of several, else "").
         """
         import pandas as pd
 
@@ -165,8 +165,9 @@ class ScalingResult(StudyResult):
         """Return one row per arm and batch size.
 
         Columns: arm, batch_size, steps (to the target; infinite if it is not reached), low and high (95 % interval,
-        bootstrap over seeds; NaN for one seed), at_most (True if the shortest horizon reaches it), samples (steps times
-        batch size), seconds (of training, of the shortest run that reaches it), lr (of that run), longest (horizon).
+        bootstrap over seeds; NaN for one seed), at_most (True if the shortest horizon reaches the target), samples
+        (steps times batch size), seconds (training time of the shortest run that reaches the target), lr (of that
+        run), longest (horizon).
         """
         import pandas as pd
 
@@ -185,16 +186,15 @@ class ScalingResult(StudyResult):
 
     @cached_property
     def _drawn(self) -> dict[tuple[str, int], list[float]]:
-        """Steps to the target for drawn seeds, the same for all cells."""
+        """Steps to the target for drawn seeds; the same seeds are drawn for all cells."""
         return {key: cell.drawn(self.config.target) for key, cell in self._cells.items()}
 
     def fits(self) -> pd.DataFrame:
         """Return one row per arm: the fit of steps(B) = S_min (1 + B_crit / B).
 
-        Columns: arm, sizes (batch sizes that reach the target), least (S_min, steps), critical (B_crit, samples), low
+        Columns: arm, sizes (number of batch sizes in the fit), least (S_min, steps), critical (B_crit, samples), low
         and high (its 95 % interval, bootstrap over seeds; 0 or infinite if fits are beyond), beyond ("below" or "above"
-        if the fit is best at the end of the range in which B_crit is looked for), why (reason
-        why there is no fit, else "").
+        if the best fit is at that end of the searched range of B_crit), why (reason why there is no fit, else "").
         """
         import pandas as pd
 
@@ -205,21 +205,21 @@ class ScalingResult(StudyResult):
             nan = math.nan
             if len(sizes) < FEWEST_SIZES:
                 why = (
-                    f"the critical batch size needs {FEWEST_SIZES} batch sizes that reach the target, each after a "
-                    f"shorter horizon that does not, and {arm} has {len(sizes)}"
+                    f"the critical batch size needs {FEWEST_SIZES} batch sizes that reach the target, but not at their "
+                    f"shortest horizon, and {arm} has {len(sizes)}"
                 )
                 rows.append((arm, len(sizes), nan, nan, nan, nan, "", why))
                 continue
             found, ends = fit_critical(sizes, [reached[size].steps for size in sizes]), (nan, nan)
             if len(self.config.seeds) > 1:
-                known = {"below": 0.0, "above": math.inf}  # not the ends of the range that is searched
+                known = {"below": 0.0, "above": math.inf}  # instead of the ends of the searched range
                 ends = middle(known.get(one.beyond, one.critical) for one in self._fits_drawn(arm, sizes))
             rows.append((arm, len(sizes), found.least, found.critical, *ends, found.beyond, ""))
         names = ("arm", "sizes", "least", "critical", "low", "high", "beyond", "why")
         return pd.DataFrame(rows, columns=list(names))
 
     def _fits_drawn(self, arm: str, sizes: list[int]) -> list[Fit]:
-        """Return fits for drawn seeds, of those batch sizes that reach the target with them."""
+        """Return fits for drawn seeds, each to the batch sizes that reach the target with these seeds."""
         found = []
         for steps in zip(*(self._drawn[arm, size] for size in sizes), strict=True):
             known = [(size, one) for size, one in zip(sizes, steps, strict=True) if one < math.inf]
@@ -247,16 +247,16 @@ class ScalingResult(StudyResult):
         return said
 
     def notes(self) -> list[str]:
-        """Return sentences on best rates at an edge, on what was not tuned, and on what is missing."""
+        """Return sentences on best rates at an edge, on untuned rates, and on missing results."""
         rows, said = self.horizons(), []
         for (arm, edge), mine in rows[rows["edge"] != ""].groupby(["arm", "edge"], sort=False):
             where = ", ".join(f"{row.batch_size:,} x {row.horizon:,} steps" for row in mine.itertuples())
             said.append(
-                f"{arm}: the best rate is the {edge} one that was tried at {where}. Without "
-                f"{'lower' if edge == 'lowest' else 'higher'} rates these steps may be too many."
+                f"{arm}: the best rate is the {edge} one tried at {where}. With "
+                f"{'lower' if edge == 'lowest' else 'higher'} rates fewer steps may suffice."
             )
         if (rows["rates"] == 1).all():
-            said.append("Each arm had one rate at each batch size, that of its plan or the one given: none was tuned.")
+            said.append("Each arm had one rate at each batch size, the planned or the given one: rates were not tuned.")
         for row in self.targets().to_dict("records"):
             if row["steps"] == math.inf:
                 said.append(
@@ -266,19 +266,19 @@ class ScalingResult(StudyResult):
             elif row["at_most"]:
                 said.append(
                     f"{row['arm']}: the shortest horizon reaches the target at batch size {row['batch_size']:,}, so "
-                    "fewer steps may do."
+                    "fewer steps may suffice."
                 )
         return said + super().notes()
 
 
 def _critical(row: Mapping[Any, Any]) -> str:
-    """Return the critical batch size of a row of fits in words."""
+    """Return the critical batch size in a row of :meth:`ScalingResult.fits` in words."""
     if row["why"]:
         return str(row["why"])
     if row["beyond"] == "above":
-        return "steps fall in proportion to the batch throughout, so the critical batch size is above all of these"
+        return "steps fall in proportion to the batch size, so the critical batch size is above all batch sizes tried"
     if row["beyond"] == "below":
-        return "steps do not fall with the batch, so the critical batch size is below all of these"
+        return "steps do not fall with the batch size, so the critical batch size is below all batch sizes tried"
     high = "any" if math.isinf(row["high"]) else f"{row['high']:,.0f}"
     ends = "" if math.isnan(row["low"]) else f" (95 %: {row['low']:,.0f} to {high})"
     return f"critical batch size {row['critical']:,.0f} samples{ends}, fewest steps {row['least']:,.0f}"

@@ -1,4 +1,4 @@
-"""The study of scaling: every arm at every batch size, horizon and learning rate with every seed."""
+"""Scaling study: every arm at every batch size, horizon and learning rate with every seed."""
 
 from __future__ import annotations
 
@@ -30,26 +30,26 @@ def scaling(
     ray: str | None = None,
     board: Board | None = None,
 ) -> ScalingResult:
-    """Train every arm at every batch size, horizon and rate with every seed, and write the steps to the target.
+    """Train every arm at every batch size, horizon and rate with every seed, and report the steps to the target.
 
-    Each horizon is a run with a schedule of its own, to its own end: the accuracy after N steps is never that of a
-    longer run. At each batch size and horizon the rate with the highest mean over seeds counts. Accuracy is that on
-    validation images if there are some, and the test set is not read; else it is the test accuracy. The critical batch
-    size B_crit is that of the fit steps(B) = S_min (1 + B_crit / B) (McCandlish et al. 2018), with an interval over
-    seeds; the figure is that of Shallue et al. (2019).
+    Each horizon is a separate run with a schedule over its whole length: the accuracy after N steps is never read
+    from a longer run. At each batch size and horizon, the rate with the highest mean over seeds counts. The accuracy
+    is measured on validation images if there are any, and then the test set is not read; otherwise on the test set.
+    The critical batch size B_crit comes from the fit steps(B) = S_min (1 + B_crit / B) (McCandlish et al. 2018), with
+    an interval over seeds; the figure follows Shallue et al. (2019).
 
     Args:
-        config: options of the study. If its folder is that of an earlier call, runs that are over there are kept, and
-            others resume.
+        config: options of the study. If its folder is that of an earlier call, finished runs are kept, and
+            interrupted runs resume.
         data, loaders, model, metrics, workers, retries, ray, board: see :func:`tvlars.lab.compare`.
 
     Returns:
         The results. Their files are in ``result.folder``: scaling.html, .svg, .md, .tex, .csv and .json, horizons.csv,
-        results.csv with a row per run, and the folders of the runs in runs/.
+        results.csv with one row per run, and the folders of the runs in runs/.
 
     Raises:
-        UsageError: an option is bad, or does not fit the data; nothing has been written then.
-        KeyboardInterrupt: by Ctrl-C; what is there is written, and the same call continues.
+        UsageError: an option is bad, or does not fit the data; nothing has been written.
+        KeyboardInterrupt: Ctrl-C; the results so far have been written, and the same call continues the study.
     """
 
     def lengths(run: TrainConfig) -> list[TrainConfig]:

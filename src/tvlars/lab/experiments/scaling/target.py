@@ -1,4 +1,4 @@
-"""Steps to a target, and the critical batch size that they imply."""
+"""Steps to a target, and the critical batch size computed from them."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 
 FEWEST_SIZES = 3
-"""Batch sizes that the fit of two numbers needs."""
+"""Fewest batch sizes for the fit of two numbers."""
 BEYOND = 10
-"""Octaves below the smallest and above the largest batch size in which the critical one is looked for."""
+"""Octaves below the smallest and above the largest batch size in which the critical batch size is searched."""
 
 
 @dataclass(frozen=True)
 class Reached:
-    """Optimizer steps at which the target is reached, infinite if it is not.
+    """Optimizer steps at which the target is reached; infinite if it is not reached.
 
-    ``at_most`` is True if the shortest horizon reaches it, so that fewer steps may do. ``horizon`` is the number of the
-    shortest horizon that reaches it, None if none does.
+    ``at_most`` is True if the shortest horizon reaches the target, so that fewer steps may suffice. ``horizon`` is the
+    index of the shortest horizon that reaches the target, None if none does.
     """
 
     steps: float
@@ -31,13 +31,13 @@ class Reached:
 def steps_to_target(horizons: Sequence[float], accuracies: Sequence[float], target: float) -> Reached:
     """Return the steps of the shortest run that reaches ``target``.
 
-    It is the shortest horizon with an accuracy of ``target`` or more, refined by interpolation, linear in log(steps),
-    between this horizon and the one before it. Each horizon is a run with a schedule of its own.
+    The shortest horizon with an accuracy of at least ``target`` is refined by interpolation, linear in log(steps),
+    between this horizon and the next shorter one. Each horizon is a separate run with its own schedule.
 
     Args:
         horizons: steps of the runs, in ascending order.
-        accuracies: at the end of the runs; NaN counts as not reached.
-        target: the accuracy that is wanted.
+        accuracies: accuracies at the end of the runs; NaN counts as not reached.
+        target: accuracy to reach.
     """
     for i, value in enumerate(accuracies):
         if not value >= target:
@@ -54,8 +54,8 @@ def steps_to_target(horizons: Sequence[float], accuracies: Sequence[float], targ
 class Fit:
     """Fit of steps(B) = ``least`` (1 + ``critical`` / B): fewest steps S_min, and the critical batch size B_crit.
 
-    ``beyond`` is "below" or "above" if the fit is best at an end of the range in which B_crit was looked for: the steps
-    do not fall with the batch at all, or all the way in proportion; else "".
+    ``beyond`` is "below" or "above" if the best fit is at that end of the searched range of B_crit: the steps do not
+    fall with the batch size at all, or fall in proportion to it; else "".
     """
 
     least: float
@@ -70,11 +70,11 @@ class Fit:
 def fit_critical(batch_sizes: Sequence[float], steps: Sequence[float]) -> Fit:
     """Fit steps(B) = S_min (1 + B_crit / B) by least squares of log(steps) (McCandlish et al. 2018, eq. 2.7).
 
-    Given B_crit, the best S_min is a mean, so that one number is looked for: on a grid, then between its points.
+    Given B_crit, the best log(S_min) is a mean, so that only B_crit is searched: on a grid, then between its points.
 
     Args:
-        batch_sizes: different ones, at least two.
-        steps: to the target at each.
+        batch_sizes: at least two different batch sizes.
+        steps: steps to the target at each batch size.
     """
     from scipy.optimize import minimize_scalar
 

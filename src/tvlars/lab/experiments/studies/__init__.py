@@ -1,1 +1,1 @@
-"""Studies: arms at several learning rates with several seeds, which robustness and scaling are made of."""
+"""Studies: arms at several learning rates with several seeds; the base of robustness and scaling."""

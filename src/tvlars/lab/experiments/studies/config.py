@@ -1,4 +1,4 @@
-"""Options that all studies have: arms, seeds and learning rates."""
+"""Options of all studies: arms, seeds and learning rates."""
 
 from __future__ import annotations
 
@@ -33,25 +33,24 @@ class StudyConfig:
     """Options of all runs; its optimizer, arm, seed, lr, test, out and resume are ignored or chosen here."""
     optimizers: tuple[str, ...] = option(
         (),
-        "optimizers to study: {choices}, or import paths (default: tvlars lars lamb; with arms none)",
+        "optimizers to study: {choices}, or import paths (default: tvlars lars lamb; with arms: none)",
         choices=OPTIMIZERS,
         closed=False,
     )
     seeds: tuple[int, ...] = option((0, 1, 2), "seeds of the runs", within=(0, MAX_SEED))
     overrides: tuple[tuple[str, str, Any], ...] = ()
-    """(optimizer or arm, option, value): options for one alone, as of ``CompareConfig``."""
+    """(optimizer or arm, option, value): options for only one of them, as in ``CompareConfig``."""
     arms: tuple[Arm, ...] = ()
-    """Settings of optimizers by name, studied besides ``optimizers``."""
+    """Named settings of optimizers, studied in addition to ``optimizers``."""
     lrs: tuple[str, ...] = option(
         (),
-        "learning rates, the same for all arms (4 8 16, or 4:64:xsqrt2) or those of one (lars=4,8,16), in "
-        "place of lr-scales",
+        "learning rates for all arms (4 8 16, or 4:64:xsqrt2) or for one (lars=4,8,16), instead of lr-scales",
     )
     lr_scales: tuple[float, ...] = option(
-        (), "learning rates as multiples of the one that is planned for each arm", above=True, within=(0, MAX_LR)
+        (), "learning rates as multiples of the planned rate of each arm", above=True, within=(0, MAX_LR)
     )
     out: Path | None = option(
-        None, "folder, gone on with where it exists (default: below runs/, by the command, the data and the batch size)"
+        None, "folder, continued if it exists (default: below runs/, named by command, data and batch size)"
     )
 
     def __post_init__(self) -> None:
@@ -61,7 +60,7 @@ class StudyConfig:
         check(self)
         base, kind = self.base, self.kind()
         if base.lr is not None:
-            raise UsageError(f"lr must not be given for {kind}, which has several: say them by lrs, got {base.lr:g}")
+            raise UsageError(f"lr must not be given for {kind}, which needs several: use lrs, got {base.lr:g}")
         if base.own_task:
             raise UsageError(f"task must have an accuracy for {kind}, got {said_path(base.task)}, one of your own")
         if not self.seeds:
@@ -81,7 +80,7 @@ class StudyConfig:
 
     @classmethod
     def kind(cls) -> str:
-        """Return the name of the study, that of its command."""
+        """Return the name of the study, which is also the name of its command."""
         return cls.__name__.removesuffix("Config").lower()
 
     @property
@@ -90,13 +89,13 @@ class StudyConfig:
         return (self.base.batch_size,)
 
     def compared(self) -> CompareConfig:
-        """Return the arms at all batch sizes with all seeds, at the rates that are planned."""
+        """Return the arms at all batch sizes with all seeds, at their planned rates."""
         values = dict(optimizers=self.optimizers, overrides=self.overrides, arms=self.arms)
-        base = TrainConfig(**{**vars(self.base), "test": True})  # which the study chooses
+        base = TrainConfig(**{**vars(self.base), "test": True})  # the study sets test
         return CompareConfig(base=base, batch_sizes=self.batch_sizes, seeds=self.seeds, **values)  # type: ignore[arg-type]
 
     def rates_of(self, arm: str) -> tuple[float, ...]:
-        """Return the rates in ``lrs`` of the arm that is shown as ``arm``, in ascending order; () if there are none."""
+        """Return the rates in ``lrs`` of the arm with the name ``arm``, in ascending order; () if there are none."""
         plain = {name: said_path(one) for one in self.optimizers for name in (said_path(one), one)}
         found = parse_lists("lrs", self.lrs, {**plain, **{one.name: one.name for one in self.arms}}, float)
         for rate in (one for some in found.values() for one in some):
@@ -118,7 +117,7 @@ class StudyConfig:
         """Return a config made from field names and values; ``base`` is a mapping as for ``TrainConfig``.
 
         Raises:
-            UsageError: a name is not a field's, or a value is bad.
+            UsageError: a name is not a field, or a value is bad.
         """
         return cls(**fields_from(cls, values))
 
@@ -126,18 +125,18 @@ class StudyConfig:
 def parse_lists(
     name: str, texts: tuple[str, ...], keys: Mapping[str, str], kind: type[Number]
 ) -> dict[str, tuple[Number, ...]]:
-    """Return numbers by key, in ascending order: those of "8" have the key "", those of "lars=4,8" that of lars.
+    """Return numbers by key, in ascending order: "8" has the key "", and "lars=4,8" the key of lars.
 
-    LOW:HIGH:xFACTOR stands for numbers a factor apart, as 4:64:x2 or 4:64:xsqrt2.
+    LOW:HIGH:xFACTOR stands for numbers that are a factor apart, as in 4:64:x2 or 4:64:xsqrt2.
 
     Args:
-        name: of the option, for errors.
-        texts: of the option.
-        keys: keys by the names that texts may call them.
+        name: name of the option, for errors.
+        texts: values of the option.
+        keys: keys by the names that texts may use.
         kind: ``int`` or ``float``.
 
     Raises:
-        UsageError: a text has another form, a name is unknown, or a number is there twice.
+        UsageError: a text has another form, a name is unknown, or a number appears twice.
     """
     found: dict[str, list[Number]] = {}
     for text in texts:

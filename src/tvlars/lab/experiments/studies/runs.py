@@ -1,4 +1,4 @@
-"""Runs of a study: done once each, in a folder like a sweep's, and read as a table of results."""
+"""Runs of a study: each is done once, in a folder like a sweep's; their results are read as one table."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from tvlars.lab.report.study import StudyReport
 
 RUNS = "runs"
-"""Folder of the runs in that of the study."""
+"""Folder of the runs inside the folder of the study."""
 COLUMNS = (
     *("arm", "batch_size", "horizon", "lr", "scale", "seed", "status", "accuracy", "failed"),
     *("steps", "seconds", "folder", "note"),
@@ -47,7 +47,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Point:
-    """A run of a study. ``scale`` is its rate as a multiple of the planned one, NaN where rates are given."""
+    """A run of a study. ``scale`` is its rate as a multiple of the planned rate; NaN if rates are given."""
 
     arm: str
     config: TrainConfig
@@ -59,19 +59,19 @@ class Ran:
     """Runs of a study with their results."""
 
     rows: pd.DataFrame
-    """One row per run with ``COLUMNS``. For runs without a result ``accuracy`` is NaN, and ``failed`` None; ``steps``
-    and ``seconds`` (without tests) are those of the whole run."""
+    """One row per run with ``COLUMNS``. For a run without a result, ``accuracy`` is NaN and ``failed`` is None.
+    ``steps`` and ``seconds`` (without tests) are totals of the run."""
     guess: float
-    """Accuracy of guessing: 1 / classes."""
+    """Chance-level accuracy, 1 / classes."""
     measure: str
     """Name of the accuracy, for example "validation accuracy"."""
     protocol: str
-    """Sentence about the images that were held out."""
+    """Sentence about the images that are held out for validation."""
 
 
 @dataclass
 class StudyResult(ABC):
-    """Results of a study; its files lie in ``folder``."""
+    """Results of a study, whose files are in ``folder``."""
 
     folder: Path
     config: Any
@@ -83,8 +83,7 @@ class StudyResult(ABC):
 
     @property
     def runs(self) -> pd.DataFrame:
-        """One row per run: arm, batch_size, horizon, lr, scale, seed, status, accuracy, failed, steps, seconds, folder,
-        note."""
+        """One row per run, with ``COLUMNS``."""
         return self.ran.rows
 
     @property
@@ -98,16 +97,16 @@ class StudyResult(ABC):
         """Return the results, one sentence per arm."""
 
     def notes(self) -> list[str]:
-        """Return sentences on few seeds, and on what is missing."""
+        """Return sentences on few seeds, and on missing results."""
         count = len(self.config.seeds)
-        said = ["There is one seed: nothing here has an interval."] * (count == 1)
+        said = ["There is only one seed, so there are no intervals."] * (count == 1)
         if 1 < count < fewest_seeds():
             said.append(
-                f"By bootstrap from {count} seeds an interval is no wider than the range of these: it holds the true "
-                f"value in {1 - 2.0 ** (1 - count):.0%} of studies at most, and not in 95 %."
+                f"A bootstrap interval from {count} seeds is no wider than their range: it contains the true value in "
+                f"at most {1 - 2.0 ** (1 - count):.0%} of studies, not in 95 %."
             )
         if missing := self.unfinished:
-            said.append(f"{len(missing)} of {len(self.runs)} runs have no result, {missing[0]} among them.")
+            said.append(f"{len(missing)} of {len(self.runs)} runs have no result, for example {missing[0]}.")
         return said
 
     def __repr__(self) -> str:
@@ -126,10 +125,10 @@ Result = TypeVar("Result", bound=StudyResult)
 
 
 def failure_bound(classes: int) -> float:
-    """Return the accuracy that a run has to be above, or it has failed.
+    """Return the accuracy that a run must exceed, or it counts as failed.
 
-    Twice that of guessing, 2 / classes, but no more than a tenth of the way from guessing to 1, which is less for
-    fewer than 11 classes.
+    The bound is twice chance level, 2 / classes, but at most a tenth of the way from chance level to 1, which is less
+    for fewer than 11 classes.
     """
     guess = 1 / classes
     return min(2 * guess, guess + 0.1 * (1 - guess))
@@ -147,18 +146,18 @@ def do_study(
     ray: str | None,
     board: Board | None,
 ) -> Result:
-    """Do the runs of a study that are not over, and return their results, which are saved also if they are stopped.
+    """Do the remaining runs of a study, and return the results, which are also saved if the study is stopped.
 
     Args:
-        config: of the study.
+        config: options of the study.
         lengths: returns the runs of all lengths for one run.
         kind: class of the results.
-        save: writes them.
-        objects: data, loaders, model and metrics of a user by name, None for those that are not given.
+        save: writes the results.
+        objects: data, loaders, model and metrics of a user by name; None for those that are not given.
         workers, retries, ray, board: see :func:`tvlars.lab.compare`.
 
     Raises:
-        UsageError: an option is bad, or does not fit the data; nothing has been written then.
+        UsageError: an option is bad, or does not fit the data; nothing has been written.
     """
     check_call(workers, retries)
     base = config.base
@@ -193,27 +192,27 @@ def _folder(config: StudyConfig) -> Path:
     ours = is_regular(folder / f"{config.kind()}.json") or (folder / RUNS).is_dir()
     new = folder.is_dir() and all(path.name in FILES for path in folder.iterdir())
     if folder.exists() and not ours and not new:
-        raise UsageError(f"out must be a new or empty folder, or that of {config.kind()}, got {str(folder)!r}")
+        raise UsageError(f"out must be a new or empty folder, or one of {config.kind()}, got {str(folder)!r}")
     return folder
 
 
 def at_end(config: TrainConfig, data: ImageData) -> TrainConfig:
-    """Return the config of a run that does not read the test set where there are images for validation."""
+    """Return the config of a run that reads the test set only if there are no images for validation."""
     return replace(config, test=not data.validated, out=None)
 
 
 def points_of(
     config: StudyConfig, samples: int, lengths: Callable[[TrainConfig], Iterable[TrainConfig]]
 ) -> list[Point]:
-    """Return the runs of a study, seeds outermost, so that an interrupted study is a fair one.
+    """Return the runs of a study, seeds outermost, so that an interrupted study is still fair.
 
     Args:
-        config: of the study; without ``lrs`` and ``lr_scales`` the rate is the planned one.
-        samples: of the training set.
+        config: options of the study; without ``lrs`` and ``lr_scales`` the planned rate is used.
+        samples: number of training samples.
         lengths: returns the runs of all lengths for one run.
 
     Raises:
-        UsageError: an option does not fit the data, or an arm whose rate is not planned has scales.
+        UsageError: an option does not fit the data, or an arm without a planned rate has scales.
     """
     found = []
     for arm in config.compared().runs():
@@ -232,7 +231,7 @@ def points_of(
 
 
 def _read(folder: Path, points: list[Point], runs: list[SweepRun], data: ImageData) -> Ran:
-    """Return the results of runs as their folders have them."""
+    """Return the results of runs, read from their folders."""
     import pandas as pd
 
     bound, rows = failure_bound(data.classes), []
@@ -245,7 +244,7 @@ def _read(folder: Path, points: list[Point], runs: list[SweepRun], data: ImageDa
                 accuracy = loaded.accuracy
         failed = None if run.status not in OVER else run.status == Status.DIVERGED or not accuracy > bound
         head = (point.arm, point.config.batch_size, point.config.steps or math.nan, run.lr, point.scale)
-        note = run.note if failed is None else ""  # the same whoever has done the run, and when
+        note = run.note if failed is None else ""  # does not depend on who did the run, or when
         rows.append((*head, run.config.seed, str(run.status), accuracy, failed, steps, seconds, run.name, note))
     first = points[0].config
     images = len(data.validation_labels) if data.validation_labels is not None else 0
@@ -255,9 +254,9 @@ def _read(folder: Path, points: list[Point], runs: list[SweepRun], data: ImageDa
 
 
 def accuracies(rows: pd.DataFrame, guess: float, seeds: Iterable[int]) -> np.ndarray[Any, Any]:
-    """Return the accuracies (seeds,) of runs that differ in their seeds alone.
+    """Return the accuracies (seeds,) of runs that differ only in their seeds.
 
-    A run that diverged counts as one that guesses; one without a result is NaN.
+    A diverged run counts with the accuracy ``guess``; a run without a result is NaN.
     """
     counted = rows.assign(accuracy=rows["accuracy"].mask(rows["status"] == Status.DIVERGED.value, guess))
     return counted.drop_duplicates("seed").set_index("seed")["accuracy"].reindex(list(seeds)).to_numpy(dtype=float)
@@ -266,7 +265,7 @@ def accuracies(rows: pd.DataFrame, guess: float, seeds: Iterable[int]) -> np.nda
 def resampled(values: np.ndarray[Any, Any], count: int, seed: int = 0) -> np.ndarray[Any, Any]:
     """Return means (..., count) of ``values`` (..., seeds) over seeds that are drawn with replacement.
 
-    The same seeds are drawn for all entries, which are paired by them.
+    The same seeds are drawn for all entries, so that entries stay paired by seed.
     """
     number = values.shape[-1]
     drawn = np.random.default_rng(seed).integers(number, size=(count, number))
@@ -281,7 +280,7 @@ def mean(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 def middle(values: Iterable[float], level: float = 0.95) -> tuple[float, float]:
-    """Return the ends of the interval that holds the middle 95 % of values, which may be infinite."""
+    """Return the ends of the interval that contains the middle share ``level`` of values, which may be infinite."""
     known = sorted(value for value in values if not math.isnan(value))
     if not known:
         return math.nan, math.nan
@@ -304,7 +303,7 @@ def save_study(
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return the rows of a table for JSON, which has neither NaN nor infinity: both are None."""
+    """Return the rows of a table for JSON: NaN and infinity, which JSON does not have, become None."""
 
     def plain(value: Any) -> Any:
         return None if isinstance(value, float) and not math.isfinite(value) else value

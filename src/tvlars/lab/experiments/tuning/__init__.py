@@ -1,1 +1,1 @@
-"""Tuning: the same number of sampled trials for each optimizer, then the best of each with fresh seeds."""
+"""Tuning: the same number of trials for each optimizer, then runs of the best options with fresh seeds."""

@@ -1,4 +1,4 @@
-"""Options of a tuning: those of all runs, the arms, the search space, and the budget."""
+"""Options of a tuning: common options of all runs, the arms, the search space, and the budget."""
 
 from __future__ import annotations
 
@@ -19,60 +19,60 @@ from tvlars.lab.options import Is, check, given, option
 
 SAMPLERS = ("tpe", "qmc", "grid")
 HELD_OUT = 0.1
-"""Share of the training images that trials are chosen by if neither options nor data say which images."""
+"""Share of the training images held out for validation if neither options nor data define a validation part."""
 
 
 @dataclass(frozen=True)
 class TuneConfig:
-    """Every arm has the same number of trials with the first tuning seed; its best are run again with the other tuning
-    seeds, and the options with the best mean are then run with seeds that no trial had.
+    """Options of a tuning: every arm has the same number of trials with the first tuning seed. Its best trials are run
+    again with the other tuning seeds, and the options with the best mean are then run with fresh seeds.
 
-    Trials are chosen by the accuracy on validation images, for a user's task by its mean loss on validation samples or
-    by the measure that it names, and never read the test set; the runs with other seeds do, at their end.
+    Trials are ranked by the accuracy on validation images, or for a user's task by its loss or chosen measure on
+    validation samples. Trials never read the test set; the runs with fresh seeds read it at their end.
 
     Raises:
-        UsageError: a value is unknown or out of its range (when it is made).
+        UsageError: a value is unknown or out of its range.
     """
 
     base: TrainConfig = field(default_factory=TrainConfig)
     """Options of all runs; its optimizer, arm, seed, out and resume are ignored."""
     optimizers: tuple[str, ...] = option(
         (),
-        "optimizers to tune: {choices}, or import paths (default: tvlars lars lamb; with arms none)",
+        "optimizers to tune: {choices}, or import paths (default: tvlars lars lamb; with arms: none)",
         choices=OPTIMIZERS,
         closed=False,
     )
-    trials: int = option(16, "for each arm (default: 16); one that is pruned or diverges counts", within=(1, 10_000))
+    trials: int = option(16, "trials of each arm (default: 16), with pruned and diverged ones", within=(1, 10_000))
     sampler: str = option(
         "tpe", "how trials are chosen: tpe (default), qmc (scrambled Sobol points), grid", choices=SAMPLERS
     )
     tune_seeds: tuple[int, ...] = option(
-        (1000,), "seeds of trials: all have the first, the best have the others too", within=(0, MAX_SEED)
+        (1000,), "seeds of trials: all use the first, the best are run again with the others", within=(0, MAX_SEED)
     )
-    seeds: tuple[int, ...] = option((0, 1, 2), "fresh ones for the runs that are reported", within=(0, MAX_SEED))
+    seeds: tuple[int, ...] = option((0, 1, 2), "fresh seeds for the reported runs", within=(0, MAX_SEED))
     space: tuple[str, ...] = option(
         (),
-        "what is searched, for all arms that have the option or for one: LOW:HIGH, LOW:HIGH:log, A,B,C or, for values "
-        "a factor apart, LOW:HIGH:xFACTOR (x2, xsqrt2); lr always is, three octaves above and below the plan's where "
-        "it is not given",
+        "search space of an option, for all arms that have it or for one: LOW:HIGH, LOW:HIGH:log, A,B,C or, for values "
+        "a factor apart, LOW:HIGH:xFACTOR (x2, xsqrt2); lr is always searched, by default three octaves below and "
+        "above the planned value",
     )
     family: str = family_option()
     margin: float | None = margin_option()
     prune: bool = option(
-        True, "give up trials that are worse than the median of those before, after a third of their epochs"
+        True, "stop a trial after a third of its epochs or later if it is worse than the median of earlier trials"
     )
     rerun: int = option(3, "best trials of each arm that are run again with the other tuning seeds", within=(1, 10_000))
     widen: int = option(
         0,
-        "rounds at most in which all arms get as many more trials, a quarter of those before and 2 at least, while the "
-        "best of one lies at an end of its space, which is widened there (default: 0, an alarm alone)",
+        "most rounds of further trials for all arms (a quarter of --trials each, at least 2) while the best trial of "
+        "one lies at an end of its space; a round widens the space there (default: 0, only an alarm)",
         within=(0, 100),
     )
-    spent: tuple[str, ...] = option((), "trials made elsewhere before, which count: ARM=N each")
+    spent: tuple[str, ...] = option((), "earlier trials outside of this folder, which count too: ARM=N each")
     arms: tuple[Arm, ...] = ()
-    """Settings of optimizers by name, tuned besides ``optimizers``; their options are not searched."""
+    """Named settings of optimizers, tuned in addition to ``optimizers``; the options of an arm are not searched."""
     out: Path | None = option(
-        None, "folder, gone on with where it exists (default: runs/tune- and the data's name and the batch size)"
+        None, "folder, continued if it exists (default: below runs/, named tune- with data and batch size)"
     )
 
     def __post_init__(self) -> None:
@@ -87,13 +87,13 @@ class TuneConfig:
         self._check_arms()
         self.before()
         if both := [seed for seed in self.tune_seeds if seed in self.seeds]:
-            raise UsageError(f"seeds must be fresh ones, got {both[0]}, that of trials which options are chosen by")
+            raise UsageError(f"seeds must be fresh ones, got {both[0]}, which is a seed of the trials")
         if self.base.lr is not None:
             raise UsageError(
-                f"lr must not be given for tuning, which searches it: say where with space, got {self.base.lr}"
+                f"lr must not be given for tuning, which searches it: set its range with space, got {self.base.lr}"
             )
         if self.base.validation == 0:
-            raise UsageError("validation must be > 0 for tuning, whose trials are chosen by it, got 0")
+            raise UsageError("validation must be > 0 for tuning, whose trials are ranked on validation images, got 0")
         if not self.base.test:
             raise UsageError("test must be true for tuning: its trials never read the test set, its reported runs do")
         if (self.base.devices or 1) > 1 or (self.base.nodes or 1) > 1:
@@ -104,11 +104,11 @@ class TuneConfig:
             check_family(self.family, [self.run(arm, {}, self.seeds[0]).arm_name for arm in self.all_arms()])
 
     def _check_arms(self) -> None:
-        """Check that options of arms are such as may differ between runs that are compared."""
+        """Check that arms set only options that may differ between compared runs."""
         for arm in self.arms:
             for name in arm.options:
                 if name in (*SAME_FOR_ALL, *names_of(Is.SEVERAL)):
-                    raise UsageError(f"{name} must be the same for all arms, but is set for {arm.name} alone")
+                    raise UsageError(f"{name} must be the same for all arms, but is set only for {arm.name}")
                 if name in NOT_OF_AN_ARM:
                     raise unknown("option", name, [known for known in OPTIONS if known not in NOT_OF_AN_ARM])
             self.run(arm, {}, self.tune_seeds[0])
@@ -118,21 +118,21 @@ class TuneConfig:
         return [*map(Arm.of, self.optimizers), *self.arms]
 
     def before(self) -> dict[str, int]:
-        """Return the numbers of trials that were made elsewhere, by key of the arm, as ``spent`` says.
+        """Return the numbers of earlier trials in ``spent``, by key of the arm.
 
         Raises:
-            UsageError: a text is not ARM=N, or its arm is not tuned or is there twice.
+            UsageError: a text is not ARM=N, or its arm is not tuned or appears twice.
         """
         names = {spelling: arm.key for arm in self.all_arms() for spelling in (arm.name, said_path(arm.key), arm.key)}
         found: dict[str, int] = {}
         for text in self.spent:
             name, _, number = str(text).rpartition("=")
             if not (name and re.fullmatch(r"[0-9]{1,6}", number)):
-                raise UsageError(f"spent must be ARM=N, a number of trials made before, as in lars=12, got {text!r}")
+                raise UsageError(f"spent must be ARM=N, a number of earlier trials, as in lars=12, got {text!r}")
             if (key := names.get(name) or names.get(spelled_path(name))) is None:
                 raise unknown("arm of spent among those tuned", name, short_spellings(names))
             if key in found:
-                raise UsageError(f"spent must name {name} once, got it again in {text!r}")
+                raise UsageError(f"spent must name {name} only once, got it again in {text!r}")
             found[key] = int(number)
         return found
 
@@ -141,13 +141,13 @@ class TuneConfig:
         return self.out or Path("runs") / f"tune-{self.base.data_label()}-b{self.base.batch_size}"
 
     def with_validation(self, data: ImageData) -> TuneConfig:
-        """Return the config with a tenth of the training images held out, if neither it nor ``data`` has validation."""
+        """Return the config, with a tenth of the training images held out if no validation part is defined."""
         if self.base.validation is not None or data.validated:
             return self
         return replace(self, base=replace(self.base, validation=HELD_OUT))
 
     def trial(self, arm: Arm | str, params: dict[str, Any], seed: int | None = None) -> TrainConfig:
-        """Return the config of a trial of ``arm`` with the chosen ``params``; it does not read the test set.
+        """Return the config of a trial of ``arm`` with the options ``params``, which does not read the test set.
 
         ``seed`` is one of the tuning seeds; None (default): the first.
         """
@@ -155,8 +155,8 @@ class TuneConfig:
         return replace(run, test=False, test_share=None)
 
     def run(self, arm: Arm | str, params: dict[str, Any], seed: int) -> TrainConfig:
-        """Return the config of one run: the options of the base that the optimizer has, those of the arm, the chosen
-        ``params``, and ``seed``. A text is the key of an arm, or the name of an optimizer."""
+        """Return the config of one run: options of the base that the optimizer has, then options of the arm, then
+        ``params`` and ``seed``. If ``arm`` is text, it is the key of an arm, or the name of an optimizer."""
         if isinstance(arm, str):
             arm = next((one for one in self.all_arms() if one.key == arm), None) or Arm.of(arm)
         settings = {**arm.options, **params}
@@ -172,7 +172,7 @@ class TuneConfig:
         return TrainConfig(**values)
 
     def idle(self) -> list[str]:
-        """Return a note on each option of the base that some arms do not have."""
+        """Return a note on each option of the base that has no effect for some arms."""
         notes, arms = [], self.all_arms()
         for name in given(self.base):
             without = [
@@ -181,7 +181,7 @@ class TuneConfig:
                 if not plays_a_part(name, arm.optimizer, arm.options.get("schedule", self.base.schedule))
             ]
             if without and len(without) == len(arms):
-                raise UsageError(f"{name} must be an option of some optimizer, and is none of {listed(without)}")
+                raise UsageError(f"{name} must be an option of some optimizer, but is none of {listed(without)}")
             if without:
-                notes.append(f"{name} plays no part in runs of {listed(without)}")
+                notes.append(f"{name} has no effect in runs of {listed(without)}")
         return notes

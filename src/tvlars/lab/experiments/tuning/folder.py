@@ -1,6 +1,6 @@
-"""Folder of a tuning: the content of tune.json, and the check that the folder is that of the same tuning.
+"""Folder of a tuning: the content of tune.json, and the check that the folder belongs to the same tuning.
 
-Calls may name other arms than earlier ones; each arm keeps its space and its trials.
+A call may name other arms than earlier calls; each arm keeps its space and its trials.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from tvlars.lab.run_folder.identity import FINGERPRINT, check_data
 from tvlars.lab.run_folder.record import write_json
 
 OBJECTIVE, DIRECTION = "objective", "direction"
-"""Entries of tune.json on the value that trials are chosen by: its name, and maximize or minimize."""
+"""Entries of tune.json for the value that ranks trials: its name, and maximize or minimize."""
 FILE, JOURNAL, TRIALS, ARMS = "tune.json", "study.journal", "trials.csv", "arms.csv"
 RESULTS = ("trials", "spent", "best", "seeds", "results")
-"""Entries of tune.json that are written when all is done."""
+"""Entries of tune.json that are written when the tuning is done."""
 
 
 @dataclass(frozen=True)
 class Round:
-    """A round that widened the spaces: as many further ``trials`` for each arm, ``after`` those that it had."""
+    """A round that widened the spaces: ``trials`` further trials for each arm, ``after`` so many earlier ones."""
 
     trials: int
     after: int
@@ -57,7 +57,7 @@ class Round:
 
     @classmethod
     def from_json(cls, value: Any) -> Round:
-        """Return the round that :meth:`as_json` gave; raise an error if it is none."""
+        """Return the round from the output of :meth:`as_json`; raise an error for other values."""
         trials, after = value["trials"], value["after"]
         if not all(type(one) is int and 0 < one <= 1_000_000 for one in (trials, after)):
             raise ValueError(f"a round of {trials!r:.60} trials after {after!r:.60}")
@@ -66,25 +66,24 @@ class Round:
 
 @dataclass(frozen=True)
 class Stored:
-    """Content of tune.json: what it says of all arms that were tuned here, and the results of the newest call that came
-    to its end."""
+    """Content of tune.json: all arms that were tuned in this folder, and the results of the last finished call."""
 
     data: Fingerprint
     """Fingerprint of the data, the same for all calls."""
     space: dict[str, Any] = field(default_factory=dict)
     arms: dict[str, Arm] = field(default_factory=dict)
-    """Arms with names of their own."""
+    """Arms with their own names."""
     tune_seeds: tuple[int, ...] = ()
     rounds: list[Round] = field(default_factory=list)
     before: dict[str, int] = field(default_factory=dict)
-    """Trials made elsewhere before, by arm."""
+    """Number of earlier trials outside of this folder, by arm."""
     edges: dict[str, list[Edge]] = field(default_factory=dict)
-    """Edges at which the best of each arm lies."""
+    """Edges at which the best trial of each arm lies."""
     results: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def read(cls, data: Fingerprint, content: dict[str, Any]) -> Stored:
-        """Return what tune.json says; raise an error if it does not say it as a tuning does."""
+        """Return the content of tune.json; raise an error if a tuning cannot have written it."""
         arms = {
             str(key): Arm(str(key), one["optimizer"], {n: _tuple(v) for n, v in one["options"].items()})
             for key, one in content.get("arms", {}).items()
@@ -105,7 +104,7 @@ class Stored:
         )
 
     def write(self, folder: Path, said: dict[str, Any], results: dict[str, Any] | None = None) -> None:
-        """Write tune.json with the identity ``said``, and with new results if there are any."""
+        """Write tune.json with the identity ``said``, and new results if there are any."""
         arms = {key: {"optimizer": arm.optimizer, "options": dict(arm.options)} for key, arm in self.arms.items()}
         more = {
             "space": {**self.space, **said["space"]},
@@ -123,7 +122,7 @@ class Stored:
         return self.arms.get(key) or Arm.of(key)
 
     def stages(self, key: str) -> list[Stage]:
-        """Return the stages of an arm in the rounds, as far as it was in them."""
+        """Return the stages of an arm in the rounds that included it."""
         found = []
         for one in self.rounds:
             if key not in one.stages:
@@ -137,7 +136,7 @@ def _tuple(value: Any) -> Any:
 
 
 def identity(config: TuneConfig, spaces: dict[str, Space], objective: Objective) -> dict[str, Any]:
-    """Return the options that have to be the same when a tuning is continued."""
+    """Return the options that must be the same when a tuning is continued."""
     not_base = (*MEANS, "optimizer", "seed")
     base = {name: value for name, value in given(config.base).items() if name not in not_base}
     text = {key: {name: str(one) for name, one in space.items()} for key, space in spaces.items()}
@@ -157,28 +156,28 @@ def identity(config: TuneConfig, spaces: dict[str, Space], objective: Objective)
 
 
 def read_stored(folder: Path, said: dict[str, Any], data: Fingerprint) -> Stored:
-    """Return the content of tune.json, which is empty for a new folder.
+    """Return the content of tune.json; it is empty for a new folder.
 
     Raises:
-        UsageError: the folder is neither new nor empty nor of this tuning, or it is of other data.
+        UsageError: the folder is neither new nor empty nor a folder of this tuning, or it is of other data.
     """
     if not folder.exists():
         return Stored(data)
     if not os.path.lexists(folder / FILE):
         if folder.is_dir() and all(path.name in (LOCK, JOURNAL, *FILES) for path in folder.iterdir()):
             return Stored(data)
-        raise UsageError(f"out must be a new or empty folder, or that of a tuning, got {str(folder)!r}")
+        raise UsageError(f"out must be a new or empty folder, or one of a tuning, got {str(folder)!r}")
     try:
         content = read_json(folder / FILE, folder)
         _check_objective(folder, content)
-        content = {DIRECTION: MAXIMIZE, "arms": {}, **content}  # earlier versions chose by accuracy alone
+        content = {DIRECTION: MAXIMIZE, "arms": {}, **content}  # earlier versions ranked only by accuracy
         stored = Stored.read(data, content)
         there = {name: content[name] for name in said if name != "tune_seeds"}
     except UsageError:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(
-            f"{str(folder / FILE)!r} must say what is tuned there, but cannot be read: {reason(error)}"
+            f"{str(folder / FILE)!r} must have the options of a tuning, but cannot be read: {reason(error)}"
         ) from error
     common = [key for key in stored.space if key in said["space"]]
 
@@ -188,29 +187,29 @@ def read_stored(folder: Path, said: dict[str, Any], data: Fingerprint) -> Stored
 
     check_same(of_common(there), of_common({name: value for name, value in said.items() if name in there}))
     if left := [seed for seed in stored.tune_seeds if seed not in said["tune_seeds"]]:
-        raise UsageError(f"tune_seeds must have {left[0]}, whose runs are there already, got {said['tune_seeds']}")
+        raise UsageError(f"tune_seeds must have {left[0]}, which runs in the folder used, got {said['tune_seeds']}")
     if FINGERPRINT in content:
         check_data(folder, content[FINGERPRINT], data)
     return stored
 
 
 def _check_objective(folder: Path, content: Any) -> None:
-    """Raise ``UsageError`` if the trials of an earlier version were chosen by test images."""
+    """Raise ``UsageError`` if an earlier version ranked the trials on test images."""
     if isinstance(content, dict) and {"base", "sampler", "space"} <= set(content) and OBJECTIVE not in content:
         raise UsageError(
-            f"out must be a folder of a tuning by validation images, but in {str(folder)!r} an earlier version chose "
-            "trials by their accuracy on test images: take a new folder"
+            f"out must be a folder of a tuning on validation images, but in {str(folder)!r} an earlier version ranked "
+            "trials by their accuracy on test images: use a new folder"
         )
 
 
 def check_same(there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
-    """Raise ``UsageError`` if the identity ``there`` is not that of the tuning ``here``."""
+    """Raise ``UsageError`` if the identity ``there`` of a folder differs from the identity ``here`` of this tuning."""
     for name, value in here.items():
         stored = there.get(name, value)
-        if name == "base" and isinstance(stored, dict):  # earlier versions kept some means too
+        if name == "base" and isinstance(stored, dict):  # earlier versions also stored some means
             stored = {option: one for option, one in stored.items() if option not in MEANS}
             if same_name(stored.get("data"), value.get("data")):
-                stored["data"] = value["data"]  # the fingerprint tells whether its content is the same
+                stored["data"] = value["data"]  # the fingerprint shows whether the content is the same
         if stored != value:
             raise UsageError(
                 f"out must be a folder of the same tuning, but has {name} {str(stored)[:300]}, got {value}"
@@ -218,10 +217,10 @@ def check_same(there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
 
 
 def frame_of(trials: Mapping[str, Sequence[Trial]], tuned: Sequence[Tuned], seed: int) -> Any:
-    """Return a row per trial and per rerun, by arm.
+    """Return one row per trial and per rerun, by arm.
 
-    ``chosen`` marks the trial that the fresh seeds are run with, ``edge`` the options of it that lie at an end of what
-    was searched. ``seed`` is the first tuning seed.
+    The column ``chosen`` marks the trial whose options are run with the fresh seeds, and ``edge`` names its options
+    that lie at an end of the searched space. ``seed`` is the first tuning seed.
     """
     import pandas as pd
 
@@ -245,10 +244,10 @@ def frame_of(trials: Mapping[str, Sequence[Trial]], tuned: Sequence[Tuned], seed
 
 
 def write_trials(folder: Path, trials: Mapping[str, Sequence[Trial]], tuned: Sequence[Tuned], seed: int) -> None:
-    """Write trials.csv and, beside it, arms.csv with a row per arm: budget, best options, and alarms.
+    """Write trials.csv, and arms.csv with one row per arm: budget, best options, and alarms.
 
     Raises:
-        OSError: a file could not be written; one that is there is untouched.
+        OSError: a file could not be written; an existing file is unchanged.
     """
     import pandas as pd
 
@@ -262,7 +261,7 @@ def write_trials(folder: Path, trials: Mapping[str, Sequence[Trial]], tuned: Seq
 
 
 def results_of(config: TuneConfig, tuned: list[Tuned], final: SweepResult | None) -> dict[str, Any]:
-    """Return the entries of tune.json that are written when all is done."""
+    """Return the entries of tune.json that are written when the tuning is done."""
     table = [] if final is None else final.comparison().table().to_dict("records")
     columns = ["optimizer", "batch_size", "lr", "seeds", "of", "accuracy", "interval", "accuracies"]
     if config.base.own_task:

@@ -1,7 +1,7 @@
-"""The journal of Optuna's studies, as Optuna writes it, and as a stranger may have written it.
+"""Journal of Optuna's studies: opened, and checked as untrusted input.
 
-A record is a line of JSON. Optuna executes none of it and believes all of it, and a run is made of the options that a
-trial has. So every record and every trial is checked to be such as a tuning writes.
+A record is one line of JSON. Optuna executes none of it, but trusts its content, and the options of a trial become
+options of a run. So every record and every trial must be one that a tuning can write.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tvlars.lab.imported import is_import_path
 from tvlars.lab.optimizers import is_known
 
 OPERATIONS = range(32)
-"""Numbers of operations, of which Optuna knows about ten."""
+"""Valid numbers of operations; Optuna uses about ten."""
 
 
 def open_storage(journal: Path) -> optuna.storages.BaseStorage:
@@ -37,8 +37,8 @@ def open_storage(journal: Path) -> optuna.storages.BaseStorage:
         content = read_bytes(journal, journal.parent)
         check_records(content)
         whole = content.rfind(b"\n") + 1
-        if whole != len(content):  # the machine stopped while a line was written
-            os.truncate(journal, whole)  # which needs no room, and loses no other line whatever happens
+        if whole != len(content):  # the process stopped while a line was written
+            os.truncate(journal, whole)  # needs no disk space, and cannot lose another line
             sync(journal)
     return optuna.storages.JournalStorage(_Journal(journal))
 
@@ -46,7 +46,7 @@ def open_storage(journal: Path) -> optuna.storages.BaseStorage:
 def kept(
     storage: optuna.storages.BaseStorage, objective: Objective, folder: Path, again: Sequence[int] = ()
 ) -> dict[str, list[Trial]]:
-    """Return the trials of each arm by key, with their reruns in ``folder`` by the seeds ``again``."""
+    """Return the trials of each arm by key, with their reruns in ``folder`` for the seeds ``again``."""
     return {study.study_name: begun(study, objective, folder, again) for study in _studies(storage)}
 
 
@@ -57,12 +57,12 @@ def check_trials(
     optimizers: Mapping[str, str],
     stages: Mapping[str, Sequence[Stage]],
 ) -> None:
-    """Raise ``ValueError`` if a trial is not such as a tuning writes.
+    """Raise ``ValueError`` if a tuning cannot have written a trial.
 
     Args:
         storage: storage of the studies.
-        spaces: those that are searched now, by key of the arm.
-        objective: value that trials are chosen by.
+        spaces: search spaces of this call, by key of the arm.
+        objective: value that ranks trials.
         optimizers: optimizer of each arm that has another name.
         stages: rounds that widened the spaces, by key of the arm.
     """
@@ -73,12 +73,12 @@ def check_trials(
 
 @contextlib.contextmanager
 def damage_said(journal: Path) -> Iterator[None]:
-    """Turn any error into one sentence: the journal cannot be read."""
+    """Turn any error into one sentence that says that the journal cannot be read."""
     try:
         yield
     except UsageError:
         raise
-    except Exception as error:  # Optuna raises errors of many types for files that it has not written
+    except Exception as error:  # Optuna raises errors of many types for damaged files
         raise UsageError(
             f"{str(journal)!r} must be the journal of a tuning, but cannot be read: {reason(error)}"
         ) from error
@@ -89,7 +89,7 @@ def _studies(storage: optuna.storages.BaseStorage) -> list[optuna.Study]:
 
 
 class _Journal(JournalFileBackend):
-    """A journal file with whole records alone: the next record would be glued to a part of one."""
+    """A journal file with only complete records: an incomplete one is removed, or it would join the next one."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -108,13 +108,13 @@ class _Journal(JournalFileBackend):
 
 
 class _Held:
-    """No lock: the folder's lock is held, which ends with the process, while Optuna's own would stay behind."""
+    """Lock that does nothing: this process holds the folder's lock, which a killed process cannot leave behind."""
 
     def acquire(self) -> bool:
         return True
 
     def release(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 def check_records(content: bytes) -> None:
@@ -134,13 +134,13 @@ def check_records(content: bytes) -> None:
 def check_study(
     study: optuna.Study, space: Space | None, objective: Objective, optimizer: str, stages: Sequence[Stage]
 ) -> None:
-    """Raise ``ValueError`` unless all trials of a study are such as a tuning writes.
+    """Raise ``ValueError`` if a tuning cannot have written a trial of a study.
 
     Args:
         study: the study of one arm.
-        space: its search space; None if the arm is not tuned now: any option that can be tuned is valid then,
-            and any argument of an imported class.
-        objective: value that trials are chosen by.
+        space: search space of the arm; None if this call does not tune the arm: then any tunable option and any
+            argument of an imported class is valid.
+        objective: value that ranks trials.
         optimizer: optimizer of the arm.
         stages: rounds that widened the space.
     """

@@ -1,4 +1,4 @@
-"""Value that trials are chosen and pruned by: accuracy on validation images, or for a user's task a loss or measure."""
+"""Objective that ranks and prunes trials: validation accuracy, or for a user's task a validation loss or measure."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ MAXIMIZE, MINIMIZE = "maximize", "minimize"
 
 @dataclass(frozen=True)
 class Objective:
-    """Value of the validation part after an epoch, and its better direction.
+    """Value on the validation part after an epoch, and the direction in which it is better.
 
     Args:
-        name: for people, as "validation loss".
+        name: name for messages, such as "validation loss".
         measure: "accuracy", "loss", or a measure of a user's task.
         direction: "maximize" or "minimize".
     """
@@ -35,7 +35,7 @@ class Objective:
         """Return the objective of trials with ``config``, which do not read the test set.
 
         Raises:
-            UsageError: a user's ``task`` does not say which values of its measure are better.
+            UsageError: a user's ``task`` does not say if higher or lower values of its measure are better.
         """
         if task is None:
             return cls(config.accuracy_name())
@@ -44,12 +44,12 @@ class Objective:
 
     @property
     def column(self) -> str:
-        """Its column in the files of a run and in trials.csv."""
+        """Column of the value in the files of a run and in trials.csv."""
         return f"validation_{self.measure}"
 
     @property
     def worst(self) -> float:
-        """Value of a trial that diverged: 0 for accuracy, else an infinite one."""
+        """Value of a diverged trial: 0 for accuracy, else infinity of the worse sign."""
         if self.measure == ACCURACY:
             return 0.0
         return math.inf if self.direction == MINIMIZE else -math.inf
@@ -66,7 +66,7 @@ class Objective:
         return 0 <= value <= 1 if self.measure == ACCURACY else math.isfinite(value)
 
     def text(self, value: float | None) -> str:
-        """Return a value for people: accuracy as a percentage, another one as "loss 0.4321"."""
+        """Return a value as text: accuracy as a percentage, other measures as "loss 0.4321"."""
         if value is None:
             return "-"
         return f"{value:.2%}" if self.measure == ACCURACY else f"{self.measure} {value:.4g}"
@@ -75,7 +75,7 @@ class Objective:
         return f"{self.name}, {'lower' if self.direction == MINIMIZE else 'higher'} is better"
 
     def after_epochs(self, folder: Path) -> dict[int, float]:
-        """Return the value by epoch, as far as the files of a run have it."""
+        """Return the value by epoch for the epochs in the files of a run."""
         if self.measure in (ACCURACY, LOSS):
             rows = read_rows(folder / "epochs.csv", EpochRow, [])
         else:
@@ -88,7 +88,7 @@ class Objective:
         """Return the value of a finished run.
 
         Raises:
-            UsageError: a user's task did not measure it after the last epoch.
+            UsageError: a user's task did not measure the value after the last epoch.
         """
         run = load_run(folder)
         if self.measure == ACCURACY:
@@ -97,7 +97,7 @@ class Objective:
         found = self.after_epochs(folder)
         if last not in found:
             raise UsageError(
-                f"chosen_by of a task must name what it measures after every epoch, got {self.measure!r}, which "
-                f"{folder} does not have after epoch {last}"
+                f"chosen_by of a task must name a value that it measures after every epoch, got {self.measure!r}, "
+                f"which {folder} does not have after epoch {last}"
             )
         return found[last]

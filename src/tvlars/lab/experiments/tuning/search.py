@@ -1,8 +1,8 @@
-"""The trials of one arm: chosen by Optuna, done one at a time, and kept in a journal.
+"""Trials of one arm: chosen by Optuna, done one at a time, and kept in a journal.
 
-The journal has the options of a trial when it begins, and its status when it ends, so that a process that is killed
-loses none: the trial that was going on resumes. All values are of validation data. They are read from the trial's run
-folder, so that they are the same in whichever process it is trained, and however often it was cut off.
+The journal records the options of a trial at its start, and its status at its end. So no trial is lost if the process
+is killed: the running trial resumes. All values are from validation data. They are read from the trial's run folder,
+so that they depend neither on the process that trains the trial nor on interruptions.
 """
 
 from __future__ import annotations
@@ -31,29 +31,29 @@ from tvlars.lab.run_folder.status import Status
 REFUSED = "refused"
 """Attribute of a trial whose run was refused; its value is the reason."""
 COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)
-"""States of trials that count for the budget; one that diverged is complete, with the worst value."""
+"""States of trials that count for the budget; a diverged trial is complete, with the worst value."""
 PRUNE_TRIALS = 4
-"""Number of trials that run to their end before others are compared with them."""
+"""Number of trials that run to their end before pruning starts."""
 PRUNE_SHARE = 1 / 3
-"""Share of a trial's epochs that run before it is compared with others."""
+"""Share of a trial's epochs after which it may be pruned."""
 
 
 @dataclass
 class Search:
-    """The trials of one arm.
+    """Search of one arm.
 
     Args:
-        arm: its key, also the name of the study.
-        space: range or values of each option that is searched.
+        arm: key of the arm, also the name of the study.
+        space: range or values of each searched option.
         folder: folder of the trials' run folders.
         storage: storage of the study.
-        stages: trials that count, and their points if a sampler is not asked for them: those at first, and those of
-            each round that widened the space.
-        seed: seed of the sampler; trials with equal numbers draw alike for all arms.
+        stages: numbers of trials, with their points unless a sampler chooses them: first the initial trials, then the
+            trials of each round that widened the space.
+        seed: seed of the sampler; trials with the same number draw the same random numbers for all arms.
         epochs: epochs of every trial.
-        prune: whether to give up a trial that is worse than the median of those before it.
-        objective: value that trials are chosen and pruned by.
-        again: tuning seeds besides the first, which the best trials are run again with.
+        prune: whether to stop a trial that is worse than the median of earlier trials.
+        objective: value that ranks and prunes trials.
+        again: tuning seeds other than the first, for reruns of the best trials.
         listed: True for a grid.
     """
 
@@ -70,7 +70,7 @@ class Search:
     listed: bool = False
     study: optuna.Study = field(init=False)
     current: optuna.Trial | None = field(init=False, default=None)
-    """The trial that is going on."""
+    """The running trial."""
 
     def __post_init__(self) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -86,9 +86,9 @@ class Search:
         self._cut_off: list[optuna.Trial] = []
         for trial in self._all(TrialState.RUNNING):
             if set(trial.params) == set(self.space):
-                # Optuna has no public way to resume a trial; its own integrations make it in this way.
+                # Optuna has no public API to resume a trial; its own integrations do it this way.
                 self._cut_off.append(optuna.Trial(self.study, trial._trial_id))
-            else:  # killed while its options were drawn: the same are drawn again
+            else:  # killed while its options were drawn: they will be drawn again
                 self.study.tell(trial.number, state=TrialState.FAIL)
         self._reruns: dict[tuple[str, int], Rerun] = {}
         self._queue_points()
@@ -104,14 +104,14 @@ class Search:
         self._queue_points()
 
     def _queue_points(self) -> None:
-        """Queue the points of all stages that have neither been run nor are queued."""
+        """Queue the points of all stages, except points that have been run or are queued already."""
         there = {point_key(self.space, chosen(one)) for one in self._all() if one.state != TrialState.FAIL}
         for point in (point for stage in self.stages for point in stage.points or ()):
             if point_key(self.space, point) not in there:
                 self.study.enqueue_trial(point)
 
     def explored(self) -> Explored:
-        """Return what has been tried so far."""
+        """Return the space, stages and trials so far."""
         return Explored(self.space, self.stages, [one.params for one in self.trials if one.counts], self.listed)
 
     def _all(self, *states: TrialState) -> list[FrozenTrial]:
@@ -119,7 +119,7 @@ class Search:
 
     @property
     def trials(self) -> list[Trial]:
-        """All trials that have begun, with their reruns."""
+        """All trials that have started, with their reruns."""
         return begun(self.study, self.objective, self.folder, self.again, self._reruns)
 
     @property
@@ -128,10 +128,10 @@ class Search:
         return len(self._all(*COUNTED))
 
     def begin(self) -> tuple[dict[str, Any], Path]:
-        """Begin one more trial, or resume one that was cut off; return its options and its run folder.
+        """Start the next trial, or resume an interrupted one; return its options and its run folder.
 
         Raises:
-            RuntimeError: no point is left, which would be a defect: TPE is not to choose one.
+            RuntimeError: no point is queued for a stage with points, which would be a bug: TPE must not choose one.
         """
         self._checked = 0
         if self._cut_off:
@@ -141,9 +141,9 @@ class Search:
             stage = self._stage_of(counted)
             if stage.points is not None and not self._all(TrialState.WAITING):
                 raise RuntimeError(
-                    f"no point of the search of {self.arm} is waiting, after {counted} of {self.budget} trials"
+                    f"the search of {self.arm} has no queued point after {counted} of {self.budget} trials"
                 )
-            # A sampler of its own for each trial, so that a study that continues draws what it would have drawn.
+            # Each trial has its own sampler, so that a resumed study draws the same options as an uninterrupted one.
             startup = min(10, max(4, self.stages[0].count // 3))
             self.study.sampler = optuna.samplers.TPESampler(seed=self.seed + counted, n_startup_trials=startup)
             self.current = self.study.ask()
@@ -161,10 +161,10 @@ class Search:
         return self.stages[-1]
 
     def _with(self, name: str, one: Range | Choice, queued: Any) -> Range | Choice:
-        """Return the space of an option such that Optuna may take the value that is ``queued`` for it.
+        """Return the space of an option, extended so that Optuna accepts the ``queued`` value.
 
-        A list of numbers is a range for Optuna where points are queued: it can be widened, as a category cannot.
-        Studies of earlier versions keep their categories.
+        If points are queued, Optuna gets a list of numbers as a range, since a range can be widened, but a category
+        cannot. Studies of earlier versions keep their categories.
         """
         if type(queued) not in (int, float):
             return one
@@ -175,7 +175,7 @@ class Search:
         return Range(min(one.low, queued), max(one.high, queued), one.log, one.whole)
 
     def is_category(self, name: str) -> bool:
-        """Return whether the study has values of an option as categories."""
+        """Return whether the study stores the values of an option as categories."""
         kinds = [one.distributions[name] for one in self._all() if name in one.distributions]
         return any(isinstance(kind, optuna.distributions.CategoricalDistribution) for kind in kinds)
 
@@ -198,9 +198,9 @@ class Search:
         return False
 
     def end(self, status: Status, note: str = "") -> Trial | None:
-        """Note how the trial that is going on ended; return None if the next call resumes it.
+        """Record how the running trial ended, and return it; return None if the next call resumes it.
 
-        If it should have been given up before it ended by itself, it is noted as pruned.
+        A trial that ended by itself, but should have been stopped before, is recorded as pruned.
         """
         trial, folder = self._going()
         if status == Status.REFUSED:
@@ -235,9 +235,9 @@ def begun(
     again: Sequence[int] = (),
     known: dict[tuple[str, int], Rerun] | None = None,
 ) -> list[Trial]:
-    """Return all trials of a study that have begun, with their reruns in ``folder`` by the seeds ``again``.
+    """Return all trials of a study that have started, with their reruns in ``folder`` for the seeds ``again``.
 
-    Reruns that are over are kept in ``known``, and not read twice.
+    Finished reruns are cached in ``known``.
     """
     known = {} if known is None else known
     found = []
@@ -255,7 +255,7 @@ def begun(
 
 
 def _read_rerun(trials: Path, trial: Trial, seed: int) -> Rerun | None:
-    """Return the run of a trial's options with another tuning seed; None if it is not over."""
+    """Return the rerun of a trial with another tuning seed; None if it is not done."""
     folder = trials / rerun_folder(trial, seed)
     status = read_status(folder)
     if status not in OVER or not is_inside(folder, trials):
@@ -267,17 +267,17 @@ def _read_rerun(trials: Path, trial: Trial, seed: int) -> Rerun | None:
 
 
 def rerun_folder(trial: Trial, seed: int) -> str:
-    """Return the name of the run folder of a trial's options with another tuning seed."""
+    """Return the name of the run folder for the rerun of a trial with another tuning seed."""
     return f"{trial.folder}-s{seed}"
 
 
 def chosen(trial: FrozenTrial) -> dict[str, Any]:
-    """Return the options of a trial, including those that it was queued with."""
+    """Return the options of a trial, including queued values."""
     return {**trial.system_attrs.get("fixed_params", {}), **trial.params}
 
 
 def folder_name(study: optuna.Study, trial: optuna.Trial | FrozenTrial) -> str:
-    """Return the name of a trial's run folder, which no file can change."""
+    """Return the name of a trial's run folder, which does not depend on the content of any file."""
     return f"{file_name(study.study_name)}-{trial.number:03d}"
 
 
@@ -300,7 +300,7 @@ def _trial(study: optuna.Study, trial: FrozenTrial, objective: Objective) -> Tri
 
 
 def _say_pruned(folder: Path) -> None:
-    """Write to summary.json that a run was pruned: the training loop has written that it failed, or nothing."""
+    """Write the status pruned to summary.json, where the training loop has written failed, or nothing."""
     file = folder / "summary.json"
     with contextlib.suppress(OSError):
         write_json(file, {**read_object(file), "status": Status.PRUNED})

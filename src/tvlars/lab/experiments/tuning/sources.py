@@ -1,4 +1,4 @@
-"""Jobs of a tuning: the trials that are left of the budget, and the best of them again with other tuning seeds."""
+"""Jobs of a tuning: the remaining trials of the budget, and reruns of the best trials with other tuning seeds."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 
 @dataclass
 class Means:
-    """Means by which runs of a tuning are done; both sources share them.
+    """Objects that both sources of jobs share.
 
     Args:
         config: options of the tuning.
-        images: samples of all epochs of a run, by which its work is measured.
+        images: samples of all epochs of a run, which measure its work.
         announce: called with each line about the progress.
         save: writes the tables.
-        apart: True if runs are done by processes that may run elsewhere.
+        apart: True if other processes, perhaps on other machines, do the runs.
     """
 
     config: TuneConfig
@@ -46,10 +46,10 @@ class Means:
     save: Callable[[], None]
     apart: bool = False
     warned: set[str] = field(default_factory=set, init=False)
-    """Warnings that were said: those of trials, rounds and reruns are mostly the same."""
+    """Warnings printed so far; trials, rounds and reruns mostly have the same warnings."""
 
     def board(self) -> Board:
-        """Return the board of a queue, which says each warning once in the whole tuning."""
+        """Return the board of a queue, which prints each warning only once in the whole tuning."""
         return Teller(self._say)
 
     def _say(self, text: str) -> None:
@@ -68,35 +68,35 @@ class Means:
 
     @contextlib.contextmanager
     def stopping(self, far: Callable[[], str]) -> Iterator[None]:
-        """Have signals say how far the work has come, and write the tables whatever happens."""
+        """Add the progress so far to the messages of signals, and write the tables in any case."""
         try:
             yield
         except (KeyboardInterrupt, PreemptedError) as error:
             if isinstance(error, PreemptedError):
                 said = f"stopped by {Signals(error.signal).name} after {far()}; the same command continues"
                 raise PreemptedError(said, error.signal) from error
-            raise Interrupted(self.config.folder(), f"{far()} are over; ") from error
+            raise Interrupted(self.config.folder(), f"{far()} are done; ") from error
         finally:
             self.save()
 
     def failed(self, outcome: Outcome, kind: type[Exception]) -> Exception:
-        """Return the error of a run that ends the command."""
+        """Return the error that ends the command because of a run."""
         return kind(f"{outcome.job.name}: {outcome.note}" if self.apart else outcome.note)
 
 
 class Trials(Source):
-    """Trials that are left of the budget; arms take turns, so that an interrupted tuning is a fair one."""
+    """Remaining trials of the budget; arms take turns, so that an interrupted tuning is still fair."""
 
     def __init__(self, means: Means, searches: Sequence[Search]) -> None:
         super().__init__()
         self.means, self.searches = means, searches
         self.of: dict[str, Search] = {}
-        """Search of each trial that is going on, by the name of its job."""
+        """Search of each running trial, by the name of its job."""
         self.before, self.started = self.done, time.monotonic()
 
     @property
     def done(self) -> int:
-        """Number of trials of all arms that count."""
+        """Number of trials of all arms that count for the budget."""
         return sum(search.counted for search in self.searches)
 
     @property
@@ -115,7 +115,7 @@ class Trials(Source):
                 work(self, workers, retries, self.means.board(), signals)
             except UsageError as error:
                 for search in self.searches:
-                    if search.current is not None and not self.means.apart:  # the one that was trained here
+                    if search.current is not None and not self.means.apart:  # the trial trained in this process
                         search.end(Status.REFUSED, str(error))
                 raise
 
@@ -127,7 +127,7 @@ class Trials(Source):
             self.of[job.name] = search
             if not search.is_hopeless():
                 return job
-            self.ended(Outcome(job, Status.PRUNED))  # it was, or was to be, when it was cut off
+            self.ended(Outcome(job, Status.PRUNED))  # it was pruned, or was about to be, when it was interrupted
         return None
 
     def is_hopeless(self, job: Job) -> bool:
@@ -150,7 +150,7 @@ class Trials(Source):
 
 
 class Reruns(Source):
-    """The best trials of each arm with the other tuning seeds, as many for each arm where so many finished."""
+    """Reruns of the best trials of each arm with the other tuning seeds, equally many if enough trials finished."""
 
     def __init__(self, means: Means, searches: Sequence[Search]) -> None:
         super().__init__()
@@ -173,7 +173,7 @@ class Reruns(Source):
         if not self.total:
             return
         seeds = ", ".join(map(str, self.means.config.tune_seeds[1:]))
-        self.means.announce(f"the best trials of each arm again, with the other tuning seeds {seeds}:")
+        self.means.announce(f"rerunning the best trials of each arm with the other tuning seeds {seeds}:")
         with self.means.stopping(lambda: f"{self.done} of {self.total} reruns"):
             work(self, workers, retries, self.means.board(), signals)
 
@@ -190,8 +190,8 @@ class Reruns(Source):
 
 
 def chosen_again(trials: Sequence[Sequence[Trial]], count: int) -> list[list[Trial]]:
-    """Return for each arm the ``count`` best trials of its search, those that were run again before, and as many
-    further ones as another arm has of these."""
+    """Return the trials of each arm to rerun: the ``count`` best of its search, those with earlier reruns, and more
+    until all arms have equally many."""
     orders = [in_order(without_reruns(some)) for some in trials]
     chosen = []
     for some, order in zip(trials, orders, strict=True):

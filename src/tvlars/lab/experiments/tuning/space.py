@@ -1,4 +1,4 @@
-"""Search spaces: a range or some values of each option, for each arm."""
+"""Search spaces: a range or a list of values for each option of each arm."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     import optuna
 
 TUNABLE = names_of(Is.TUNABLE)
-"""Options of an optimizer, its schedule and the training; task, data and epochs are the same for all trials."""
+"""Options that may be tuned, of optimizer, schedule and training; all trials have the same task, data and epochs."""
 SLACK = 1e-5
-"""Relative tolerance of a range's ends, which tune.json has with six digits."""
+"""Relative tolerance of a range's ends, which have six digits in tune.json."""
 FORMS = "LOW:HIGH, LOW:HIGH:log, LOW:HIGH:xFACTOR"
 MOST_VALUES = 1000
-"""Values of a list that is made of a factor."""
+"""Most values of a list that is given by a factor."""
 OCTAVES = 3
-"""Octaves below and above the plan's lr that are searched by default."""
+"""Octaves below and above the planned lr that are searched by default."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,11 @@ class Range:
         return self.low, self.high
 
     def points(self, count: int) -> list[Any]:
-        """Return ``count`` values spread evenly over the range with its ends, or its middle if ``count`` is 1."""
+        """Return ``count`` evenly spaced values including both ends, or the middle if ``count`` is 1."""
         return [self.at(i / (count - 1) if count > 1 else 0.5) for i in range(count)]
 
     def at(self, share: float) -> Any:
-        """Return the value at a ``share`` of the way from ``low`` to ``high``, on the range's scale."""
+        """Return the value at the fraction ``share`` of the way from ``low`` to ``high``, on the range's scale."""
         if self.log:
             value = self.low * (self.high / self.low) ** share
         else:
@@ -61,7 +61,7 @@ class Range:
         return round(value) if self.whole else value
 
     def share(self, value: float) -> float:
-        """Return the share of the way at which ``value`` lies; :meth:`at` is its inverse."""
+        """Return the fraction of the way from ``low`` to ``high`` at ``value``; :meth:`at` is the inverse."""
         if self.log:
             return math.log(value / self.low) / math.log(self.high / self.low)
         return float((value - self.low) / (self.high - self.low))
@@ -76,13 +76,13 @@ class Range:
         return choose(name, self.low, self.high, log=self.log)
 
     def holds(self, value: Any) -> bool:
-        """Return whether a stored value is in the range, up to the tolerance."""
+        """Return whether a stored value is in the range, within the tolerance."""
         slack = SLACK * max(abs(self.low), abs(self.high))
         return type(value) in (int, float) and bool(self.low - slack <= value <= self.high + slack)
 
     @staticmethod
     def key(value: Any) -> str:
-        """Return equal texts for equal values: twelve digits, up to which machines agree."""
+        """Return equal texts for equal values: twelve digits, on which machines agree."""
         return f"{value:.12g}"
 
 
@@ -102,16 +102,16 @@ class Choice:
 
     @property
     def numeric(self) -> bool:
-        """True if the values are numbers of one kind, which have an order."""
+        """True if the values are numbers of one type, and so have an order."""
         kinds = {type(value) for value in self.values}
         return kinds in ({int}, {float})
 
     def points(self, count: int) -> list[Any]:
-        """Return all values; ``count`` plays no part."""
+        """Return all values; ``count`` is ignored."""
         return list(self.values)
 
     def at(self, share: float) -> Any:
-        """Return the value at a ``share`` of the list."""
+        """Return the value at the fraction ``share`` of the list."""
         return self.values[min(int(share * len(self.values)), len(self.values) - 1)]
 
     def suggest(self, trial: optuna.Trial, name: str) -> Any:
@@ -119,7 +119,7 @@ class Choice:
         return trial.suggest_categorical(name, self.values)
 
     def holds(self, value: Any) -> bool:
-        """Return whether a stored value is one of them."""
+        """Return whether a stored value is one of the values."""
         return any(type(value) is type(one) and value == one for one in self.values)
 
     @staticmethod
@@ -129,7 +129,7 @@ class Choice:
 
 
 Space = dict[str, Range | Choice]
-"""Range or values by name of the option."""
+"""Range or list of values by name of the option."""
 
 
 def parse_spaces(
@@ -139,14 +139,14 @@ def parse_spaces(
 
     Args:
         texts: ``OPTION=LOW:HIGH``, ``OPTION=LOW:HIGH:log``, ``OPTION=LOW:HIGH:xFACTOR`` or ``OPTION=a,b,c`` each, for
-            all arms that have the option and do not set it; with ``ARM.`` in front for one alone, instead of the space
-            for all.
+            all arms that have the option and do not set it; with ``ARM.`` in front for only this arm, in place of the
+            space for all.
         arms: the arms to tune.
         schedule: schedule of the base, which decides which options an optimizer has.
-        rates: learning rate of each arm's plan: three octaves around it are searched if lr is not given.
+        rates: planned learning rate of each arm: three octaves below and above it are searched if lr is not given.
 
     Raises:
-        UsageError: a text is not of this form, or its option is unknown, not tunable, of no arm, or set by its arm.
+        UsageError: a text has another form, or its option is unknown, not tunable, of no arm, or set by its arm.
     """
     common: Space = {}
     own: dict[str, Space] = {arm.key: {} for arm in arms}
@@ -162,7 +162,7 @@ def parse_spaces(
     for arm in arms:
         key, rate = arm.key, rates[arm.key]
         if set_twice := [name for name in arm.options if name in own[key]]:
-            raise UsageError(f"--space must not have {set_twice[0]} of {key}, which sets it: leave one of them out")
+            raise UsageError(f"--space must not have {set_twice[0]} of {key}, which sets it: remove one of them")
         given = {name: one for name, one in (common | own[key]).items() if name not in arm.options}
         schedules = _schedules(arm, schedule, given)
         mine = {
@@ -183,16 +183,16 @@ def parse_spaces(
         without = [arm.key for arm in arms if name not in spaces[arm.key] and name not in arm.options]
         fixed = [arm.key for arm in arms if name in arm.options]
         if len(without) + len(fixed) == len(arms):
-            raise UsageError(f"--space must have options of the optimizers, but {name} plays no part in any of them")
+            raise UsageError(f"--space must have options of the optimizers, but {name} has no effect on any of them")
         if without:
-            notes.append(f"{name} plays no part in runs of {listed(without)}, and is not searched there")
+            notes.append(f"{name} has no effect in runs of {listed(without)}, and is not searched there")
         if fixed:
             notes.append(f"{name} is set by {listed(fixed)}, and is not searched there")
     return spaces, notes
 
 
 def _schedules(arm: Arm, schedule: str, space: Space) -> Sequence[str]:
-    """Return the schedules that are searched, or that of the arm or the base if none is."""
+    """Return the searched schedules, or the schedule of the arm or the base if schedule is not searched."""
     searched = "schedule" in space and plays_a_part("schedule", arm.optimizer, "auto")
     return space["schedule"].ends if searched else [str(arm.options.get("schedule", schedule))]
 
@@ -212,7 +212,7 @@ def _parse(text: str, arms: Sequence[Arm]) -> tuple[str, str, Range | Choice]:
     if name not in TUNABLE:
         if name in OPTIONS:
             raise UsageError(
-                f"--space must have options that may differ between trials, and {name} is the same for all"
+                f"--space must have options that may differ between trials, but {name} is the same for all"
             )
         raise unknown("option to tune", name, TUNABLE)
     if ":" not in right or OPTIONS[name].kind is str:  # a colon may be part of an import path
@@ -230,7 +230,7 @@ def _range(left: str, name: str, right: str) -> Range | Choice:
     except UsageError as error:
         raise UsageError(f"--space {left}: {error}") from error
     if match is None or ends is None or not all(isinstance(end, (int, float)) for end in ends):
-        raise UsageError(f"--space {left} must be {FORMS}, or values with commas between, got {right!r}")
+        raise UsageError(f"--space {left} must be {FORMS}, or values separated by commas, got {right!r}")
     return _ordered(left, right, *ends, way=match[3] or "")
 
 
@@ -242,21 +242,21 @@ def _of_argument(left: str, right: str) -> Range | Choice:
     numbers = all(type(end) in (int, float) for end in ends)
     if len(parts) > 1:
         if not numbers or (len(parts) == 3 and not way) or len(parts) > 3:
-            raise UsageError(f"--space {left} must be {FORMS}, or values with commas, got {right!r}")
+            raise UsageError(f"--space {left} must be {FORMS}, or values separated by commas, got {right!r}")
         low, high = ends if all(type(end) is int for end in ends) else map(float, ends)
         return _ordered(left, right, low, high, way)
     values = tuple(parse_literal(part) for part in split_outside(right, ","))
     if bad := [value for value in values if type(value) not in (int, float, bool, str)]:
         raise UsageError(f"--space {left} must have numbers, words, true or false as values, got {bad[0]!r}")
     if {type(value) for value in values} == {int, float}:
-        values = tuple(map(float, values))  # of one kind, so that they have an order and ends
+        values = tuple(map(float, values))  # numbers of one type have an order and ends
     if len(set(map(repr, values))) != len(values):
         raise UsageError(f"--space {left} must not repeat values, got {right!r}")
     return Choice(values)
 
 
 def _ordered(left: str, right: str, low: Any, high: Any, way: str) -> Range | Choice:
-    """Return the range from ``low`` to ``high``, or the list of values of which each is a factor above the last."""
+    """Return the range from ``low`` to ``high``, or the list of values that are a factor apart."""
     if not (math.isfinite(low) and math.isfinite(high) and low < high) or (way and low <= 0):
         both = f", both > 0 with {way[:4] if way == ':log' else ':xFACTOR'}" if way else ""
         raise UsageError(f"--space {left} must have LOW < HIGH{both}, got {right!r}")
@@ -265,16 +265,16 @@ def _ordered(left: str, right: str, low: Any, high: Any, way: str) -> Range | Ch
     values = values_apart(low, high, way.removeprefix(":x"))
     if not values:
         raise UsageError(
-            f"--space {left} must have a factor > 1 that leads from LOW to HIGH in at most {MOST_VALUES} values, as "
-            f"x2 or xsqrt2, got {right!r}"
+            f"--space {left} must have a factor > 1 that leads from LOW to HIGH in at most {MOST_VALUES} values, for "
+            f"example x2 or xsqrt2, got {right!r}"
         )
     kind = round if isinstance(low, int) else rounded
     return Choice(tuple(dict.fromkeys(kind(value) for value in values)))
 
 
 def values_apart(low: float, high: float, factor: str) -> list[float]:
-    """Return values from ``low`` to ``high``, each the ``factor`` ("2" or "sqrt2") times the last; [] unless it leads
-    there in at most ``MOST_VALUES`` values."""
+    """Return values from ``low`` to ``high``, each ``factor`` ("2" or "sqrt2") times the value before; [] if this
+    does not reach ``high`` within ``MOST_VALUES`` values."""
     try:
         times = math.sqrt(float(factor.removeprefix("sqrt"))) if factor.startswith("sqrt") else float(factor)
         steps = math.floor(math.log(high / low) / math.log(times) + 0.05) if times > 1 else 0
@@ -284,15 +284,15 @@ def values_apart(low: float, high: float, factor: str) -> list[float]:
 
 
 def rounded(value: float) -> float:
-    """Return a value with six digits, as people write it."""
+    """Return a value rounded to six digits."""
     return float(f"{value:.6g}")
 
 
 def grid_points(space: Space, trials: int, arm: str) -> list[dict[str, Any]]:
-    """Return a grid of exactly ``trials`` points: all values of choices, times equally many points of each range.
+    """Return a grid of exactly ``trials`` points: all values of lists, times equally many points of each range.
 
     Raises:
-        UsageError: there is no such grid, or its points repeat; the message says which numbers of trials have one.
+        UsageError: there is no grid of this size, or its points repeat; the message names sizes that exist.
     """
     choices = math.prod(len(one.values) for one in space.values() if isinstance(one, Choice))
     ranges = {name: one for name, one in space.items() if isinstance(one, Range)}
@@ -302,7 +302,7 @@ def grid_points(space: Space, trials: int, arm: str) -> list[dict[str, Any]]:
     if repeat or not some:
         fits = [n for n in range(1, 6 if ranges else 2) if all(one.differ(n) == n for one in ranges.values())]
         said = ", ".join(str(choices * n ** len(ranges)) for n in fits[:4]) + " and so on" * (len(fits) > 4)
-        text = f"trials must be the points of a grid, for {arm} {said}, got {trials}"
+        text = f"trials must be the number of points of a grid, for {arm} {said}, got {trials}"
         for name in repeat[:1]:
             text += f": of {points} points of {name}, {space[name]}, all but {ranges[name].differ(points)} repeat"
         raise UsageError(text)
@@ -313,9 +313,9 @@ def grid_points(space: Space, trials: int, arm: str) -> list[dict[str, Any]]:
 def sobol_points(
     space: Space, count: int, seed: int, arm: str, tried: Iterable[dict[str, Any]] = ()
 ) -> list[dict[str, Any]]:
-    """Return the first ``count`` scrambled Sobol points of the space that are neither equal nor ``tried``.
+    """Return the first ``count`` different scrambled Sobol points of the space that have not been ``tried``.
 
-    Spaces with equally many options have the same points, relative to their ranges.
+    Spaces with the same number of options have the same points relative to their ranges.
 
     Raises:
         UsageError: the space has too few points.
@@ -324,14 +324,14 @@ def sobol_points(
 
     done = {point_key(space, point) for point in tried}
     found: dict[tuple[str, ...], dict[str, Any]] = {}
-    for power in range(math.ceil(math.log2(count + len(done))), 17):  # the same sequence, further each time
+    for power in range(math.ceil(math.log2(count + len(done))), 17):  # the same sequence, longer each time
         for row in qmc.Sobol(len(space), seed=seed).random_base2(power).tolist():
             point = {name: one.at(share) for (name, one), share in zip(space.items(), row, strict=True)}
             if (key := point_key(space, point)) not in done:
                 found.setdefault(key, point)
         if len(found) >= count:
             return list(found.values())[:count]
-    raise UsageError(f"trials must be <= {len(found)}, the points that are left in the space of {arm}, got {count}")
+    raise UsageError(f"trials must be <= {len(found)}, the number of points left in the space of {arm}, got {count}")
 
 
 def point_key(space: Space, point: dict[str, Any]) -> tuple[str, ...]:
@@ -340,6 +340,6 @@ def point_key(space: Space, point: dict[str, Any]) -> tuple[str, ...]:
 
 
 def corners(space: Space) -> list[dict[str, Any]]:
-    """Return points with one option at an outermost value each: if all are valid, so is the whole space."""
+    """Return points that each have one option at an outermost value: if all are valid, the whole space is."""
     middle = {name: one.points(1)[0] for name, one in space.items()}
     return [middle | {name: value} for name, one in space.items() for value in one.ends]

@@ -1,8 +1,8 @@
-"""Stages of a search: the trials that it begins with, and those of rounds that widen its space.
+"""Stages of a search: the initial trials, and the trials of rounds that widen the space.
 
-A best that lies at the edge of its space says little: better options may lie beyond. All arms get equally many further
-trials then: beyond the edge for an arm whose best lies there, for the others near their best or where the sampler goes
-on.
+If the best trial lies at the edge of its space, better options may lie beyond the edge. Then all arms get equally many
+further trials: beyond the edge for an arm whose best trial lies there; for the other arms near their best trial, or
+where the sampler chooses.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from tvlars.lab.errors import UsageError
 from tvlars.lab.experiments.tuning.space import SLACK, Choice, Range, Space, point_key, rounded, sobol_points
 
 OUTER = 0.1
-"""Share of a range at each end, on its scale, that counts as its edge; of n < 10 trials it is 1/n."""
+"""Share of a range, on its scale, that counts as the edge at each end; 1/n for n < 10 trials."""
 FEWEST = 2
-"""Fewest trials of a round for each arm."""
+"""Fewest trials per arm in a round."""
 Valid = Callable[[dict[str, Any]], bool]
 """True if a run can have these options."""
 LOW, HIGH = "low", "high"
@@ -27,10 +27,10 @@ LOW, HIGH = "low", "high"
 
 @dataclass(frozen=True)
 class Stage:
-    """Trials of one arm that are added together: ``count`` of them.
+    """A set of ``count`` trials of one arm that are added together.
 
-    ``points`` are their options; None if the sampler chooses them. ``ranges`` has the parts of ranges, beyond the
-    space that was given, from which the sampler chooses.
+    ``points`` are the options of the trials; None if the sampler chooses them. ``ranges`` are the parts of ranges
+    beyond the given space from which the sampler chooses.
     """
 
     count: int
@@ -38,7 +38,7 @@ class Stage:
     ranges: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
 
     def space(self, whole: Space) -> Space:
-        """Return what the sampler chooses from, for a search in the space ``whole``."""
+        """Return the space from which the sampler chooses, for a search in the space ``whole``."""
         return {
             name: replace(one, low=self.ranges[name][0], high=self.ranges[name][1])
             if name in self.ranges and isinstance(one, Range)
@@ -47,12 +47,12 @@ class Stage:
         }
 
     def fits(self, space: Space) -> bool:
-        """Return whether the stage has the options of a space, and of its ranges alone new parts."""
+        """Return whether the stage has the options of a space, and new parts only for ranges."""
         ranges = {name for name, one in space.items() if isinstance(one, Range)}
         return ranges >= set(self.ranges) and all(set(point) == set(space) for point in self.points or ())
 
     def holds(self, name: str, value: Any) -> bool:
-        """Return whether a stored value of an option is one of this stage, up to the tolerance of ranges."""
+        """Return whether a stored value of an option belongs to this stage, within the tolerance of ranges."""
         if type(value) not in (int, float):
             return False
         if name in self.ranges:
@@ -68,15 +68,15 @@ class Stage:
 
     @classmethod
     def from_json(cls, count: int, value: Any) -> Stage:
-        """Return the stage that :meth:`as_json` gave.
+        """Return the stage from the output of :meth:`as_json`.
 
         Raises:
-            ValueError, TypeError, KeyError: it is none.
+            ValueError, TypeError, KeyError: ``value`` is not a stage.
         """
         ranges = {str(name): (_number(low), _number(high)) for name, (low, high) in value["ranges"].items()}
         points = None if value["points"] is None else tuple(dict(point) for point in value["points"])
         if points is not None and len(points) != count:
-            raise ValueError(f"it has {len(points)} points in place of {count}")
+            raise ValueError(f"it has {len(points)} points instead of {count}")
         for one in itertools.chain.from_iterable(point.values() for point in points or ()):
             if not isinstance(one, str):
                 _number(one)
@@ -91,7 +91,7 @@ def _number(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Edge:
-    """Chosen value of an option that lies at an end of what was tried: better ones may lie beyond."""
+    """Chosen value of an option that lies at an end of the tried values: better values may lie beyond."""
 
     option: str
     value: float
@@ -110,7 +110,7 @@ class Edge:
 
     @classmethod
     def from_json(cls, value: Any) -> Edge:
-        """Return the edge that :meth:`as_json` gave; raise an error if it is none."""
+        """Return the edge from the output of :meth:`as_json`; raise an error for other values."""
         numbers = [_number(value[name]) for name in ("value", "low", "high")]
         if value["side"] not in (LOW, HIGH):
             raise ValueError(f"{value['side']!r:.60} is no side")
@@ -119,13 +119,13 @@ class Edge:
 
 @dataclass(frozen=True)
 class Explored:
-    """Trials that the search of one arm has made.
+    """Part of the space that the search of one arm has covered.
 
     Args:
-        space: the space that was given.
+        space: the given space.
         stages: all stages so far.
         tried: options of all trials that count.
-        listed: True for a grid, whose edges are the outermost values that were tried.
+        listed: True for a grid, whose edges are the outermost values tried.
     """
 
     space: Space
@@ -134,24 +134,24 @@ class Explored:
     listed: bool
 
     def names(self) -> list[str]:
-        """Return the options that are numbers."""
+        """Return the names of numeric options."""
         return [name for name, one in self.space.items() if isinstance(one, Range) or one.numeric]
 
     def values(self, name: str) -> list[Any]:
-        """Return the values of an option in order: those tried in a grid, else those of the list."""
+        """Return the values of an option in order: the tried values of a grid, else the values of the list."""
         one = self.space[name]
         listed = one.values if isinstance(one, Choice) and not self.listed else [point[name] for point in self.tried]
         return sorted(set(listed))
 
     def whole(self, name: str) -> Range:
-        """Return a range with all that stages have added to it."""
+        """Return a range including all parts that stages have added."""
         one = self.space[name]
         assert isinstance(one, Range)
         ends = [stage.ranges[name] for stage in self.stages if name in stage.ranges]
         return replace(one, low=min([one.low, *(end[0] for end in ends)]), high=max([one.high, *(e[1] for e in ends)]))
 
     def edges(self, best: dict[str, Any], valid: Valid) -> list[Edge]:
-        """Return the options of ``best`` that lie at an end, unless a value beyond it would not be ``valid``."""
+        """Return the options of ``best`` that lie at an end, except where a value beyond the end is not ``valid``."""
         found = []
         for name in self.names():
             value, one = best[name], self.space[name]
@@ -171,18 +171,18 @@ class Explored:
         return found
 
     def beyond(self, name: str, side: str) -> Any:
-        """Return the value after the last one: as far from it as it is from its neighbour, or a tenth of the range."""
+        """Return the next value beyond an end: one more step of the list, or a tenth of the range."""
         one = self.space[name]
         if not self.listed and isinstance(one, Range):
             return _stretched(self.whole(name), side, OUTER, one)
         return _after(self.values(name), side, self._is_log(name))
 
     def can_widen(self, edge: Edge) -> bool:
-        """Return whether there is more space at an edge; a list of values cannot grow while a sampler uses it."""
+        """Return whether the space can be widened at an edge; a list of values that a sampler uses cannot."""
         return self.listed or isinstance(self.space[edge.option], Range)
 
     def _is_log(self, name: str) -> bool:
-        """Return whether values of an option are spread by factors: by its range, else by the values."""
+        """Return whether the scale of an option is logarithmic, according to its range, else to its values."""
         one, values = self.space[name], self.values(name)
         return one.log if isinstance(one, Range) else values[0] > 0 and values[-1] >= 2 * values[0]
 
@@ -191,8 +191,8 @@ class Explored:
     ) -> list[dict[str, Any]]:
         """Return ``count`` more points of a grid, or fewer if there are no more.
 
-        They lie beyond ``outward``, pairs of an option and a side, with the spacing that is there; else between
-        ``best`` and its neighbours; else beyond all ends. One option differs from ``best`` in each.
+        The points lie beyond ``outward``, pairs of an option and a side, with the spacing of the grid; else between
+        ``best`` and its neighbours; else beyond all ends. Each point differs from ``best`` in one option.
         """
         done = {point_key(self.space, point) for point in self.tried}
         values = {name: self.values(name) for name in self.names()}
@@ -228,7 +228,7 @@ class Explored:
     def further_ranges(
         self, share: float, best: dict[str, Any], outward: Sequence[tuple[str, str]], valid: Valid
     ) -> dict[str, tuple[Any, Any]]:
-        """Return the ranges beyond ``outward``, a ``share`` of the given ranges wide, or as wide as is ``valid``."""
+        """Return the ranges beyond ``outward``: a ``share`` of the given ranges wide, or less to stay ``valid``."""
         found = {}
         for name, side in outward:
             one = self.space[name]
@@ -253,9 +253,9 @@ def further_stage(
     seed: int,
     arm: str,
 ) -> Stage:
-    """Return ``count`` further trials of an arm whose best lies at ``edges``; best None: none finished.
+    """Return ``count`` further trials of an arm whose best trial lies at ``edges``; ``best`` is None if none finished.
 
-    If no trial finished, further ones have lower learning rates, or lower values of the first option that is a number.
+    If no trial finished, the further trials have lower learning rates, or lower values of the first numeric option.
 
     Raises:
         UsageError: the space has no more points.
@@ -266,7 +266,7 @@ def further_stage(
         first = "lr" if "lr" in names else names[0]
         best, outward = min(explored.tried, key=lambda point: point[first]), [(first, LOW)]
     if best is None or not names:
-        raise UsageError(f"widen must be 0 where no option that is searched is a number, as for {arm}")
+        raise UsageError(f"widen must be 0 if no searched option is a number, as for {arm}")
     if explored.listed:
         points = explored.further_points(count, best, outward, valid)
         if len(points) < count:
@@ -280,12 +280,12 @@ def further_stage(
 
 
 def trials_of_round(trials: int) -> int:
-    """Return the number of further trials of each arm in a round: a quarter of ``trials``, and 2 at least."""
+    """Return the number of further trials per arm in a round: a quarter of ``trials``, at least 2."""
     return max(FEWEST, math.ceil(trials / 4))
 
 
 def _stretched(whole: Range, side: str, share: float, given: Range) -> Any:
-    """Return the end of ``whole`` moved outwards by a share of the width of the range that was ``given``."""
+    """Return the end of ``whole``, moved outwards by a share of the width of the ``given`` range."""
     if given.log:
         factor = (given.high / given.low) ** share
         end = whole.low / factor if side == LOW else whole.high * factor
@@ -298,7 +298,7 @@ def _stretched(whole: Range, side: str, share: float, given: Range) -> Any:
 
 
 def _after(values: Sequence[Any], side: str, log: bool) -> Any:
-    """Return the value beyond the last on a side, a step of the same size further; None: there is no step."""
+    """Return the value one more step beyond the last value on a side; None if there is no step."""
     if len(values) < 2:
         return None
     last, before = (values[0], values[1]) if side == LOW else (values[-1], values[-2])
@@ -309,7 +309,7 @@ def _after(values: Sequence[Any], side: str, log: bool) -> Any:
 
 
 def _between(values: Sequence[Any], best: Any, log: bool) -> Any:
-    """Return the middle between ``best`` and its farther neighbour; None: there is none."""
+    """Return the middle between ``best`` and its farther neighbour; None if there is none."""
     place = values.index(best)
     gaps = []
     for other in (*values[max(place - 1, 0) : place], *values[place + 1 : place + 2]):

@@ -1,4 +1,4 @@
-"""Trials of a tuning, and the budget spent on an arm; without Optuna, which is imported for tuning alone."""
+"""Trials of a tuning, and the budget spent on an arm. This module does not import Optuna, so that reports need not."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tvlars.lab.run_folder.status import Status
 
 @dataclass(frozen=True)
 class Rerun:
-    """One of the best trials with another tuning seed; ``value`` is the worst if it diverged."""
+    """Rerun of a trial with another tuning seed; ``value`` is the worst value if it diverged."""
 
     seed: int
     status: Status
@@ -26,10 +26,10 @@ class Rerun:
 
 @dataclass(frozen=True)
 class Trial:
-    """One trial, with its ``value`` of the objective on validation data.
+    """One trial, with the ``value`` of its objective on validation data.
 
-    ``status`` is finished, pruned or diverged (the worst value); interrupted and refused trials do not count for the
-    budget. ``reruns`` are the same options with other tuning seeds.
+    ``status`` is finished, pruned or diverged (with the worst value), or interrupted or refused; the last two do not
+    count for the budget. ``reruns`` are runs of the same options with other tuning seeds.
     """
 
     number: int
@@ -43,19 +43,19 @@ class Trial:
 
     @property
     def counts(self) -> bool:
-        """Return whether it counts for the budget."""
+        """Return whether the trial counts for the budget."""
         return self.status in (Status.FINISHED, Status.PRUNED, Status.DIVERGED)
 
     @property
     def mean(self) -> float | None:
-        """Mean of the value over all tuning seeds that it was run with."""
+        """Mean of the value over all tuning seeds of the trial."""
         if self.value is None:
             return None
         values = [self.value, *(one.value for one in self.reruns)]
         return math.fsum(values) / len(values) if all(map(math.isfinite, values)) else self.objective.worst
 
     def has_seeds(self, seeds: Collection[int]) -> bool:
-        """Return whether it was run again with all these ``seeds``."""
+        """Return whether the trial has reruns with all these ``seeds``."""
         return set(seeds) <= {one.seed for one in self.reruns}
 
     def __str__(self) -> str:
@@ -68,7 +68,7 @@ class Trial:
     def as_json(self) -> dict[str, Any]:
         """Return the trial for tune.json, with its value as accuracy, or under the name of its column.
 
-        With reruns, it has their values by seed, and the mean that it was chosen by.
+        With reruns, their values by seed and the mean that ranks the trial are included.
         """
         key = ACCURACY if self.objective.measure == ACCURACY else self.objective.column
         entries: dict[str, Any] = {"number": self.number, "status": self.status, "params": self.params}
@@ -84,13 +84,13 @@ class Tuned:
 
     Args:
         arm: name of the arm, or of the optimizer.
-        trials: trials of the search that count.
-        reruns: runs of the best trials with other tuning seeds.
-        before: trials that were made elsewhere before.
+        trials: number of trials of the search that count.
+        reruns: number of runs of the best trials with other tuning seeds.
+        before: number of earlier trials outside of this folder.
         pruned, diverged: number of these among trials and reruns.
         epochs: epochs of all trials and reruns.
-        best: the trial with the best mean over all tuning seeds, among those that were run with all of them.
-        edges: options of ``best`` at an end of what was searched.
+        best: the trial with the best mean over all tuning seeds, among the trials run with all of them.
+        edges: options of ``best`` at an end of the searched space.
     """
 
     arm: str
@@ -107,7 +107,7 @@ class Tuned:
     def of(
         cls, arm: str, trials: Sequence[Trial], again: Collection[int] = (), before: int = 0, edges: Sequence[Edge] = ()
     ) -> Tuned:
-        """Return the budget spent on all ``trials`` of an arm; ``again`` are the tuning seeds besides the first."""
+        """Return the budget spent on all ``trials`` of an arm; ``again`` are the tuning seeds other than the first."""
         trials = [trial for trial in trials if trial.counts]
         reruns = [one for trial in trials for one in trial.reruns]
         every: list[Trial | Rerun] = [*trials, *reruns]
@@ -119,12 +119,12 @@ class Tuned:
 
     @property
     def budget(self) -> int:
-        """Number of runs that were spent: trials, reruns, and trials made elsewhere before."""
+        """Number of runs spent: trials, reruns, and earlier trials outside of this folder."""
         return self.trials + self.reruns + self.before
 
     def alarms(self) -> list[str]:
-        """Return a sentence on each option whose chosen value lies at an end of what was searched."""
-        return [f"the best of {said_path(self.arm)} is at an edge: {edge}" for edge in self.edges]
+        """Return a sentence on each option whose chosen value lies at an end of the searched space."""
+        return [f"the best trial of {said_path(self.arm)} is at an edge: {edge}" for edge in self.edges]
 
     def __str__(self) -> str:
         name = said_path(self.arm)
@@ -140,7 +140,7 @@ class Tuned:
 
 
 def best_of(trials: Sequence[Trial]) -> Trial | None:
-    """Return the finished trial with the best mean, the first of equal ones; None if none finished."""
+    """Return the finished trial with the best mean, the first one of several; None if none finished."""
     return next(iter(in_order(trials)), None)
 
 
@@ -151,11 +151,11 @@ def in_order(trials: Sequence[Trial]) -> list[Trial]:
 
 
 def without_reruns(trials: Sequence[Trial]) -> list[Trial]:
-    """Return the trials as the search with the first tuning seed left them."""
+    """Return the trials without the results of other tuning seeds than the first."""
     return [replace(trial, reruns=()) for trial in trials]
 
 
 def said(params: dict[str, Any]) -> str:
-    """Return options as text for people."""
+    """Return options as text."""
     short = {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in params.items()}
     return ", ".join(f"{name} {value}" for name, value in short.items())

@@ -1,6 +1,6 @@
-"""Tuning with equal budgets: the same number of trials for each arm, then the best of each with fresh seeds.
+"""Tuning with equal budgets: the same number of trials for each arm, then runs of the best options with fresh seeds.
 
-Trials see training and validation images alone. The runs with fresh seeds read the test set once, at their end.
+Trials read only training and validation images. The runs with fresh seeds read the test set once, at their end.
 
 tune.json        options of the tuning, budget spent, best options, edges, and results with fresh seeds
 study.journal    all trials, as Optuna keeps them
@@ -70,9 +70,9 @@ FINAL = "final"
 class TuneResult:
     """Results of a tuning.
 
-    ``tuned`` has the arms of this call, with their budgets, best trials and edges. ``final`` has the runs with fresh
-    seeds, including those of earlier calls with as many trials and the same seeds; None if there was nothing to run.
-    ``unwritten`` says why trials.csv or tune.json could not be written; the same call writes them later.
+    ``tuned`` are the arms of this call, with their budgets, best trials and edges. ``final`` are the runs with fresh
+    seeds, including runs of earlier calls with as many trials and the same seeds; None if there was nothing to run.
+    ``unwritten`` has the reason why trials.csv or tune.json could not be written; the same call writes them later.
     """
 
     folder: Path
@@ -81,25 +81,25 @@ class TuneResult:
     trials: dict[str, list[Trial]] = field(default_factory=dict)
     """All trials of the arms of this call."""
     tune_seed: int = 0
-    """Seed of all trials; their reruns have others."""
+    """Seed of all trials; reruns have other seeds."""
     unwritten: dict[str, str] = field(default_factory=dict, init=False)
 
     def __repr__(self) -> str:
         return f"TuneResult({', '.join(said_path(one.arm) for one in self.tuned)}, folder {str(self.folder)!r})"
 
     def _repr_html_(self) -> str:
-        """Return the budget and the best options of each arm, and the runs with fresh seeds, for notebooks."""
+        """Return budget and best options of each arm, and the runs with fresh seeds, as HTML for notebooks."""
         final = "" if self.final is None else self.final._repr_html_()
         return page(pre("\n".join(map(str, self.tuned))), *map(paragraph, self.alarms()), final)
 
     def frame(self) -> pd.DataFrame:
-        """Return a row per trial and tuning seed, as in trials.csv: arm, trial, seed, status, value, options, chosen,
-        edge, folder."""
+        """Return one row per trial and tuning seed, as in trials.csv: arm, trial, seed, status, value, options,
+        chosen, edge, folder."""
         found: pd.DataFrame = frame_of(self.trials, self.tuned, self.tune_seed)
         return found
 
     def alarms(self) -> list[str]:
-        """Return a sentence on each chosen value that lies at an end of what was searched."""
+        """Return a sentence on each chosen value that lies at an end of the searched space."""
         return [sentence for one in self.tuned for sentence in one.alarms()]
 
 
@@ -120,30 +120,30 @@ def tune(
 ) -> TuneResult:
     """Tune every arm with the same budget, and run the best options of each with fresh seeds.
 
-    The trials of an arm are done one after the other, since each is chosen by those before. Several workers do
-    trials of several arms at a time, which gives the same trials. Another call with the same options continues;
-    a call with other arms keeps those of earlier calls.
+    The trials of an arm are done one after the other, since each choice depends on earlier trials. Several workers do
+    trials of several arms at a time, with the same results. Another call with the same options continues the tuning;
+    a call with other arms keeps the arms of earlier calls.
 
     Args:
         config: options of the tuning.
-        data, loaders, model, task, metrics: objects for all runs, see :func:`tvlars.lab.train`; with any of them, runs
-            are done in this process, one after the other. Each run copies a module with its weights, so that all
-            seeds begin with the same; give a function, which is called for each run, for weights drawn by the seed.
-        announce: called with each line about the progress; default: prints it.
-        reporter: shows all trials in this process, or a function or class that makes the reporter of each; None
-            (default): a bar on a terminal, else none.
+        data, loaders, model, task, metrics: objects for all runs, see :func:`tvlars.lab.compare`; with any of them,
+            runs are trained in this process, one after the other.
+        announce: called with each line about the progress; the default prints it.
+        reporter: shows all trials in this process, or a function or class that makes one reporter per trial; None
+            (default): a bar on a terminal, nothing elsewhere.
         board: shows the runs with fresh seeds, see :func:`tvlars.lab.sweep`.
         workers: number of runs at a time; with one, trials are done in this process.
         retries: number of further attempts for a run that failed, from its newest checkpoint.
         ray: None (default): on this machine; else the address of a Ray cluster, see :func:`tvlars.lab.sweep`.
 
     Raises:
-        UsageError: an option is bad, or ``out`` has another tuning; nothing has been written then. Or a trial was
-            refused, for example because memory is too small.
-        LockedError: another process tunes in ``out``. FailedRunError: a trial failed; the same call retries it.
-        KeyboardInterrupt: by Ctrl-C, PreemptedError: by SIGTERM or SIGHUP; the same call continues.
+        UsageError: an option is bad, or ``out`` is the folder of another tuning; nothing has been written. Or a trial
+            was refused, for example because memory is too small.
+        LockedError: another process uses ``out``.
+        FailedRunError: a trial failed; the same call retries it.
+        KeyboardInterrupt, PreemptedError: Ctrl-C, or SIGTERM or SIGHUP; the same call continues.
     """
-    check_call(workers, retries)  # now, and not when all trials are over
+    check_call(workers, retries)  # before any trial
     begins = factory_of(reporter)
     objects: dict[str, Any] = dict(data=data, loaders=loaders, model=model, task=task, metrics=metrics)
     check_apart(ray is not None or (workers or 1) > 1, **objects)
@@ -158,8 +158,8 @@ def tune(
     arms = config.all_arms()
     first = prepare(config.trial(arms[0], {}), given, here=ray is None)
     objective = Objective.of(first.config, first.task)
-    if first.task is None and data.classes < 2:  # with evaluations none nothing else asks for labels
-        raise UsageError(f"data must have labels of two classes or more to tune by, but {data.name} has {data.classes}")
+    if first.task is None and data.classes < 2:  # with evaluations none, labels are not checked elsewhere
+        raise UsageError(f"data must have labels of two classes or more for tuning, {data.name} has {data.classes}")
     spaces, notes = spaces_of(config, given)
     notes = [*config.idle(), *notes]
     said = identity(config, spaces, objective)
@@ -170,7 +170,7 @@ def tune(
         crew = hire(stack, [first.config], count if workers else None, ray) if apart else None
         folder.mkdir(parents=True, exist_ok=True)
         hold(stack, folder, "process tunes")
-        stored = read_stored(folder, said, data.fingerprint)  # with what another process may have done in the meantime
+        stored = read_stored(folder, said, data.fingerprint)  # another process may have changed it in the meantime
         searches, earlier = _open(config, spaces, first.plan.epochs, objective, said, stored, folder)
         stored.before.update(config.before())
         again = config.tune_seeds[1:]
@@ -224,10 +224,10 @@ def tune(
         of_others = {one.arm: stored.arm(one.arm) for one in results}
         runs, final = _final_runs(config, [*tuned, *results], of_others), None
         if runs:
-            announce(f"the best options of each arm, with fresh seeds {', '.join(map(str, config.seeds))}:")
+            announce(f"running the best options of each arm with fresh seeds {', '.join(map(str, config.seeds))}:")
             queue: dict[str, Any] = dict(workers=workers, retries=retries, ray=ray, board=board)
             final = sweep(runs, folder / FINAL, **objects, **queue, family=config.family, margin=config.margin)
-        if files.unwritten:  # there may be room again
+        if files.unwritten:  # there may be disk space again
             save()
         outcome = results_of(config, [*tuned, *equal], final)
         files.write(FILE, lambda: stored.write(folder, said, outcome))
@@ -239,10 +239,10 @@ def tune(
 def _next_round(
     widening: Widening, means: Means, searches: Sequence[Search], crew: Workers, retries: int, signals: StopSignals
 ) -> str | None:
-    """Return a line about the next round that widens the spaces, None if there is none.
+    """Plan the next round that widens the spaces, and return a line about it; None if there is none.
 
-    What the first tuning seed says comes first; the best trials are run again with the other ones where that leads to
-    no further round, and their means may lead to one.
+    Results with the first tuning seed decide first. If they lead to no further round, the best trials are run again
+    with the other seeds, and the means over all seeds may lead to one.
     """
     line = widening.next_round(first_seed=True)
     if line is None and means.config.tune_seeds[1:]:
@@ -254,7 +254,7 @@ def _next_round(
 def _final_runs(
     config: TuneConfig, tuned: Sequence[Tuned], earlier: Mapping[str, Arm] | None = None
 ) -> list[TrainConfig]:
-    """Return the runs with fresh seeds; ``earlier`` are arms of earlier calls, by key."""
+    """Return the runs with fresh seeds; ``earlier`` are arms of earlier calls by key."""
     return [
         config.run((earlier or {}).get(one.arm, one.arm), one.best.params, seed)
         for seed in config.seeds
@@ -274,13 +274,13 @@ def spaces_of(config: TuneConfig, given: Given) -> tuple[dict[str, Space], list[
             try:
                 prepare(config.trial(key, params), given, here=False)
             except UsageError as error:
-                raise UsageError(f"--space must have values that {said_path(key)} takes: {error}") from error
+                raise UsageError(f"--space must have valid values for {said_path(key)}: {error}") from error
         _first_stage(config, space, key)
     return spaces, notes
 
 
 def _first_stage(config: TuneConfig, space: Space, key: str) -> Stage:
-    """Return the trials that the search of an arm begins with."""
+    """Return the initial trials of an arm's search."""
     points = None
     if config.sampler == "grid":
         points = tuple(grid_points(space, config.trials, said_path(key)))
@@ -298,34 +298,34 @@ def _open(
     stored: Stored,
     folder: Path,
 ) -> tuple[list[Search], dict[str, list[Trial]]]:
-    """Return the search of each arm, and the trials of arms of earlier calls alone."""
+    """Return the search of each arm, and the trials of arms that only earlier calls tuned."""
     from tvlars.lab.experiments.tuning.journal import check_trials, damage_said, kept, open_storage
-    from tvlars.lab.experiments.tuning.search import Search  # Optuna is needed by nothing else
+    from tvlars.lab.experiments.tuning.search import Search  # import Optuna only here
 
     again, trials = config.tune_seeds[1:], folder / "trials"
     stored.arms.update({arm.key: arm for arm in config.all_arms() if not arm.plain})
     if stored.rounds and (after := stored.rounds[0].after) != config.trials:
-        raise UsageError(f"trials must be {after}, after which the spaces there were widened, got {config.trials}")
+        raise UsageError(f"trials must be {after}, after which spaces in the folder were widened, got {config.trials}")
     for key, space in spaces.items():
         if not all(stage.fits(space) for stage in stored.stages(key)):
             raise UsageError(
-                f"{str(folder / FILE)!r} must have rounds of what is searched for {said_path(key)}, but "
-                "cannot be read: they have other options"
+                f"{str(folder / FILE)!r} must have rounds with the searched options of {said_path(key)}, but has "
+                "other options"
             )
     with damage_said(folder / JOURNAL):
         storage = open_storage(folder / JOURNAL)
         there = kept(storage, objective, trials, again)
         if unknown := [name for name in there if name not in stored.space]:
-            raise UsageError(f"{str(folder / FILE)!r} must say what is searched for {listed(unknown)}, but does not")
+            raise UsageError(f"{str(folder / FILE)!r} must have the search space of {listed(unknown)}, but does not")
         optimizers = {key: arm.optimizer for key, arm in stored.arms.items()}
         check_trials(storage, spaces, objective, optimizers, {key: stored.stages(key) for key in spaces})
         for name in (name for name in there if name in spaces):
             most = Tuned.of(name, there[name]).trials
             if most > config.trials + sum(stage.count for stage in stored.stages(name)):
-                raise UsageError(f"trials must be >= {most}, those that are there already, got {config.trials}")
+                raise UsageError(f"trials must be >= {most}, the number already in the folder, got {config.trials}")
     for key in spaces:
-        stored.edges.pop(key, None)  # those of fewer trials
-    stored.write(folder, said)  # before anything is in the journal, which is then of this tuning
+        stored.edges.pop(key, None)  # edges of fewer trials
+    stored.write(folder, said)  # before the journal, so that a journal always belongs to a tuning
     with damage_said(folder / JOURNAL):
         seed = config.tune_seeds[0] * 10_000 % 2**32
         how = seed, epochs, config.prune, objective, again, config.sampler == "grid"
@@ -349,12 +349,12 @@ def _others(
     stay = [one for one in equal if one.best is None or _are_over(_final_runs(config, [one], arms), folder / FINAL)]
     notes = []
     if names := [said_path(one.arm) for one in stay]:
-        notes.append(f"results of {listed(names)} have as many trials and the same seeds, and stay")
+        notes.append(f"results of {listed(names)} have as many trials and the same seeds, and are kept")
     if names := [said_path(one.arm) for one in spent if one.trials and one not in stay]:
         tuning = f", tuning seeds {', '.join(map(str, config.tune_seeds))}" * bool(again)
         notes.append(
-            f"results of {listed(names)} are left out, they are not of {budget} trials{tuning} and seeds "
-            f"{', '.join(map(str, config.seeds))}: name {'it' if len(names) == 1 else 'them'} too to have them"
+            f"results of {listed(names)} are left out, since they do not have {budget} trials{tuning} and seeds "
+            f"{', '.join(map(str, config.seeds))}: to include them, name {'it' if len(names) == 1 else 'them'} too"
         )
     return equal, stay, notes
 
@@ -368,17 +368,17 @@ def _announce_validation(
     config: TuneConfig, data: ImageData, objective: Objective, announce: Callable[[str], None]
 ) -> None:
     images, amount = len(data.part("validation")[1]), config.base.validation
-    which = "of their own"
+    which = "a separate set"
     if amount is not None:
         which = f"held out of {images + len(data.train_labels):,} for training, by class with seed "
         which += f"{config.base.validation_seed}"
     if config.base.own_task:
-        by = f"the {objective.measure} of {images:,} samples for validation"
+        by = f"the {objective.measure} on {images:,} validation samples"
         which = which.replace("by class ", "") + f", {str(objective).partition(', ')[2]}"
-        announce(f"trials are chosen by {by}, {which}; the test set is read with fresh seeds alone")
+        announce(f"trials are ranked by {by}, {which}; only runs with fresh seeds read the test set")
         return
     announce(
-        f"trials are chosen by {images:,} images for validation, {which}; the test set is read with fresh seeds alone"
+        f"trials are ranked on {images:,} validation images, {which}; only runs with fresh seeds read the test set"
     )
 
 
@@ -394,7 +394,7 @@ def _announce_budget(
     pruned = f"pruned {worse} the median" if config.prune else "not pruned"
     names = ", ".join(map(said_path, spaces))
     first, *others = config.tune_seeds
-    again = f"; the best {config.rerun} again with seed{'s' * (len(others) > 1)} {', '.join(map(str, others))}"
+    again = f"; best {config.rerun} rerun with seed{'s' * (len(others) > 1)} {', '.join(map(str, others))}"
     announce(
         f"{config.trials} trials {sampler} for each of {names}; {config.base.length}, "
         f"seed {first}, {pruned}{again * bool(others)}"
@@ -404,9 +404,9 @@ def _announce_budget(
     before = {said_path(key): count for key, count in stored.before.items() if key in spaces}
     if before:
         counted = "; ".join(f"{name} {count}" for name, count in before.items())
-        announce(f"note: trials made elsewhere before count too: {counted}")
+        announce(f"note: earlier trials count too: {counted}")
     if there := sum(search.counted for search in searches):
-        announce(f"{there} of {sum(search.budget for search in searches)} trials are there already")
+        announce(f"{there} of {sum(search.budget for search in searches)} trials are already done")
 
 
 def _announce_tuned(tuned: list[Tuned], searches: list[Search], rounds: int, announce: Callable[[str], None]) -> None:
@@ -415,5 +415,5 @@ def _announce_tuned(tuned: list[Tuned], searches: list[Search], rounds: int, ann
     for one, search in zip(tuned, searches, strict=True):
         explored = search.explored()
         for edge, sentence in zip(one.edges, one.alarms(), strict=True):
-            mend = f"--widen {rounds + 1} continues beyond it, with as many further trials for each arm"
-            announce(f"alarm: {sentence}; {mend if explored.can_widen(edge) else 'list values beyond it'}")
+            mend = f"--widen {rounds + 1} continues beyond the edge, with as many further trials for each arm"
+            announce(f"alarm: {sentence}; {mend if explored.can_widen(edge) else 'list values beyond the edge'}")

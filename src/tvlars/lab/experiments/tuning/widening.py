@@ -1,4 +1,4 @@
-"""Rounds of further trials for all arms, while the best of one lies at an end of what was searched."""
+"""Rounds of further trials for all arms while the best trial of an arm lies at an end of its searched space."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ class Widening:
 
     Args:
         config: options of the tuning.
-        searches: the arms of this call.
-        given: data and other objects of all runs, which options are checked against.
-        stored: content of tune.json, which rounds are added to.
+        searches: searches of the arms of this call.
+        given: data and other objects of all runs, for checks of options.
+        stored: content of tune.json, to which rounds are added.
     """
 
     def __init__(self, config: TuneConfig, searches: Sequence[Search], given: Given, stored: Stored) -> None:
         self.config, self.searches, self.given, self.stored = config, searches, given, stored
 
     def edges(self, search: Search, first_seed: bool = False) -> list[Edge]:
-        """Return the edges at which the best of an arm lies, chosen by all tuning seeds or by the first alone."""
+        """Return the edges at which an arm's best trial lies, ranked by all tuning seeds or only by the first."""
         best = self._best(search, first_seed)
         return search.explored().edges(best, lambda params: self._takes(search, params)) if best else []
 
     def next_round(self, first_seed: bool) -> str | None:
-        """Plan the next round, and return a line about it; None: there is none.
+        """Plan the next round, and return a line about it; None if there is none.
 
-        Arms that had no part in a round of an earlier call have as many trials first. A new round begins if the best of
-        an arm, chosen by all tuning seeds or by the first alone, lies at an edge, or no trial of an arm finished.
+        Arms that missed a round of an earlier call first catch up with as many trials. A new round starts if an arm's
+        best trial, ranked by all tuning seeds or only by the first, lies at an edge, or if no trial of an arm finished.
 
         Raises:
             UsageError: the space of an arm has no more points.
@@ -63,10 +63,10 @@ class Widening:
         stages = {search.arm: self._stage(search, count, first_seed) for search in self.searches}
         self.stored.rounds.append(Round(count, self.searches[0].budget, stages))
         number = f"round {len(self.stored.rounds)} of {self.config.widen} at most"
-        return f"the best of {listed(why)} is at an edge: {count} further trials of each arm, {number}"
+        return f"the best trial of {listed(why)} is at an edge: {count} further trials of each arm, {number}"
 
     def queue(self) -> None:
-        """Have the searches begin the trials of rounds that are planned."""
+        """Add the trials of planned rounds to the searches."""
         for search in self.searches:
             for stage in self.stored.stages(search.arm)[len(search.stages) - 1 :]:
                 search.add(stage)
@@ -89,15 +89,15 @@ class Widening:
         kept = [name for name, one in search.space.items() if isinstance(one, Choice) and search.is_category(name)]
         if explored.listed and (numbers := [name for name in explored.names() if name in kept]):
             raise UsageError(
-                f"widen must be 0 in a folder of an earlier version, whose values of {numbers[0]} cannot grow: take a "
-                "new one"
+                f"widen must be 0 in a folder of an earlier version, where the values of {numbers[0]} cannot be "
+                "extended: use a new folder"
             )
         best, edges = self._best(search, first_seed), self.edges(search, first_seed)
         valid = lambda params: self._takes(search, params)  # noqa: E731
         return further_stage(explored, count, best, edges, valid, self.config.sampler, seed, said_path(search.arm))
 
     def _takes(self, search: Search, params: dict[str, Any]) -> bool:
-        """Return whether a run of an arm can have these options."""
+        """Return whether these options are valid for a run of an arm."""
         try:
             prepare(self.config.trial(search.arm, params), self.given, here=False)
         except UsageError:

@@ -1,9 +1,9 @@
-"""Program that a worker starts: it runs ``tvlars``, and stops it when the worker dies, so that no run is left behind.
+"""Program between a worker and its run: it runs ``tvlars``, and stops the run if the worker dies.
 
-It stands between the two because Ray kills the children of a dead worker at once, while a run needs time to save its
-state: this program may be killed, and the run is told to stop. It is run as a file, so that it imports nothing else.
-Arguments: the worker's process id, then those of ``tvlars``. Its exit code is that of the run, 128 + N if signal N
-killed it.
+It is needed because Ray kills the children of a dead worker at once, while a run needs time to save its state: Ray
+kills only this program, and the run is told to stop. The program is run as a file, so that it imports nothing else.
+Arguments: the worker's process id, then the arguments of ``tvlars``. The exit code is that of the run, or 128 + N if
+signal N killed the run.
 """
 
 import contextlib
@@ -15,13 +15,13 @@ from typing import Any
 
 PR_SET_PDEATHSIG = 1
 STOP_PATIENCE = 300
-"""Seconds that a run has to save its state when it is told to stop; it is killed after that."""
+"""Seconds in which a run may save its state after it is told to stop; then it is killed."""
 
 
 def main() -> None:
     """Start the process that looks after the run, pass SIGTERM on to it, and end with its exit code.
 
-    Ray sends SIGKILL to the direct children of its workers alone: to this process, whose death harms nothing.
+    Ray sends SIGKILL only to direct children of its workers: to this process, whose death does no harm.
     """
     worker, *arguments = sys.argv[1:]
     die_with(int(worker))
@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def look_after(arguments: list[str]) -> int:
-    """Start the command, pass SIGTERM on to it, and kill it if it hangs then; return its exit code."""
+    """Start the command, pass SIGTERM on to it, and kill it if it does not end; return its exit code."""
     me = os.getpid()
     run = os.fork()
     if run == 0:
@@ -64,8 +64,8 @@ def code_of(process: int) -> int:
 
 
 def die_with(parent: int) -> None:
-    """Have the system send SIGTERM to this process when its parent dies, also after an ``exec``."""
-    if sys.platform == "linux":  # elsewhere a run whose worker was killed ends by itself, and is waited for
+    """Make the system send SIGTERM to this process when its parent dies, also after an ``exec``."""
+    if sys.platform == "linux":  # on other systems the run of a killed worker continues, and the next attempt waits
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
         if os.getppid() != parent:  # it has died already
             sys.exit(128 + signal.SIGTERM)

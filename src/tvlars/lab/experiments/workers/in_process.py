@@ -1,4 +1,4 @@
-"""Runs in this process, one after the other: nothing is imported again, and each run shows its own progress."""
+"""Runs in this process, one after the other, without new imports; each run shows its own progress."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from tvlars.lab.training.progress import Reporter
 from tvlars.lab.training.train import train
 
 SAID = (UsageError, OSError, PreemptedError, LostProcessError, MovedFolderError)
-"""Errors with a sentence of their own, which end the command: the next run would raise them too."""
+"""Errors with a complete message, which end the command, since the next run would raise them too."""
 
 
 class GivenUpError(Exception):
-    """Ends a run that is given up."""
+    """Ends a hopeless run."""
 
 
 class InProcess(Workers):
@@ -30,9 +30,9 @@ class InProcess(Workers):
 
     Args:
         given: data set of all jobs, and other objects of the user.
-        begin: called with each job that begins; returns its reporter.
-        is_hopeless: called with the job after each epoch; True gives it up.
-        alone: False if this is one of several processes of each run, which cannot retry it by itself.
+        begin: called with each job before it starts; returns its reporter.
+        is_hopeless: called with the job after each epoch; True stops the job.
+        alone: False if this is one of several processes of each run; one process alone cannot retry a run.
     """
 
     count = 1
@@ -74,7 +74,7 @@ class InProcess(Workers):
 
 
 class _Watching:
-    """Reporter that tells when a run has begun, and ends a hopeless one; everything else is left to ``inner``."""
+    """Reporter that reports the start of a run, and ends a hopeless run; ``inner`` does everything else."""
 
     def __init__(self, inner: Reporter, begun: Callable[[], None], is_hopeless: Callable[[], bool]) -> None:
         self.inner, self.begun, self.is_hopeless, self.hopeless = inner, begun, is_hopeless, False

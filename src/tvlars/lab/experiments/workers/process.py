@@ -1,6 +1,6 @@
-"""One run in a process of its own: a crash, a killed process or a full memory costs that run alone.
+"""One run in a separate process, so that a crash, a killed process or a full memory affects only this run.
 
-Workers call ``run_one`` on this machine and in a Ray cluster alike.
+Workers on this machine and of a Ray cluster call ``run_one``.
 """
 
 from __future__ import annotations
@@ -25,33 +25,33 @@ from tvlars.lab.run_folder.status import Status
 
 GUARDIAN = Path(__file__).with_name("guardian.py")
 LOCK_PATIENCE = 600.0
-"""Seconds to wait for a process that a dead worker has left behind, and that is saving its state."""
+"""Seconds to wait for a process that a dead worker left behind, and that may be saving its state."""
 STOP_PATIENCE = 300.0
-"""Seconds that a stopped run has to save its state."""
+"""Seconds in which a stopped run may save its state."""
 TICK = 0.1
 BEGIN = "---"
-"""Beginning of the first line that each attempt writes to the log."""
+"""Start of the first line that each attempt writes to the log."""
 
 
 def run_one(job: Job, threads: int, environment: dict[str, str], halt: Halt) -> Outcome:
-    """Begin or resume one job in a process, and return how it ended.
+    """Start or resume one job in a process, and return how it ended.
 
-    An exception that comes while it waits, as when Ray cancels it, stops the run too.
+    An exception during the wait, for example because Ray cancels the task, stops the run too.
 
     Args:
         job: the run.
         threads: number of CPU threads of the process.
-        environment: further variables of its environment.
-        halt: tells when to stop.
+        environment: further environment variables of the process.
+        halt: request to stop the run.
     """
     if not _free(job.folder, halt):
         if halt.asked.is_set():
             return Outcome(job, Status.PREEMPTED)
-        return Outcome(job, Status.FAILED, f"another process works in {job.folder}")
-    if job.log.exists() and not job.log.is_file():  # a named pipe would be waited for
-        return Outcome(job, Status.FAILED, f"{job.log} must be a file that can be written, but is something else")
+        return Outcome(job, Status.FAILED, f"another process uses {job.folder}")
+    if job.log.exists() and not job.log.is_file():  # opening a named pipe would block
+        return Outcome(job, Status.FAILED, f"{job.log} must be a writable file, but is not a file")
     variables = {**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": str(threads), **environment}
-    variables.pop("SLURM_NTASKS", None)  # srun has started this command; its runs are single processes
+    variables.pop("SLURM_NTASKS", None)  # srun started this command, but each run is a single process
     with os.fdopen(open_to_append(job.log), "a", encoding="utf-8") as log:
         stamp = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
         print(f"{BEGIN} {stamp} on {platform.node()}", file=log, flush=True)
@@ -61,7 +61,7 @@ def run_one(job: Job, threads: int, environment: dict[str, str], halt: Halt) -> 
             stdout=log,
             stderr=subprocess.STDOUT,
             env=variables,
-            start_new_session=True,  # Ctrl-C is for this command, which stops its runs itself
+            start_new_session=True,  # Ctrl-C goes only to this command, which stops its runs itself
         )
         try:
             code = _wait(child, halt)
@@ -78,7 +78,7 @@ def threads_for(cores: int) -> int:
 
 
 def last_lines(log: Path, count: int = 5) -> list[str]:
-    """Return the last lines that the newest attempt has written to a log."""
+    """Return the last lines that the newest attempt wrote to a log."""
     try:
         with open_regular(log, log.parent) as file:
             file.seek(max(file.seek(0, os.SEEK_END) - 20_000, 0))
@@ -96,14 +96,14 @@ def _judge(job: Job, code: int, stopped: bool) -> Outcome:
         status = read_status(job.folder)
         if status == Status.FINISHED:
             return Outcome(job, Status.FINISHED)
-        return Outcome(job, Status.FAILED, f"it ended well, but its folder says that it is {status}")
+        return Outcome(job, Status.FAILED, f"it exited without an error, but its folder has the status {status}")
     if code == 3:
         return Outcome(job, Status.DIVERGED, "its loss was not finite")
     if code == 2:
         if read_status(job.folder) == Status.FINISHED and is_whole(job.folder, job.config):
             return Outcome(job, Status.FINISHED, "its output could not be written")
         said = last_lines(job.log, 1)
-        return Outcome(job, Status.REFUSED, said[0].removeprefix("tvlars: ") if said else "it does not say why")
+        return Outcome(job, Status.REFUSED, said[0].removeprefix("tvlars: ") if said else "without a reason")
     number = -code if code < 0 else code - 128 if code > 128 else None
     if number is None:
         return Outcome(job, Status.FAILED, f"exit code {code}")
@@ -115,7 +115,7 @@ def _judge(job: Job, code: int, stopped: bool) -> Outcome:
 
 
 def _free(folder: Path, halt: Halt) -> bool:
-    """Wait until no process works in a run folder; return False if one still does, or the run is told to stop."""
+    """Wait until no process uses a run folder; return False if one still does, or the run is told to stop."""
     end = time.monotonic() + LOCK_PATIENCE
     while (folder / LOCK).exists():
         try:

@@ -1,6 +1,6 @@
-"""Workers of a Ray cluster: many machines, or this one.
+"""Workers of a Ray cluster of several machines, or of this one.
 
-Ray places runs and reports workers that have died; the queue decides about another attempt, as for all workers.
+Ray places runs and reports dead workers; the queue decides about another attempt, as for all workers.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class RayWorkers(Workers):
     """Jobs as Ray tasks.
 
     Args:
-        address: address of a running Ray, "auto" for that of this machine's cluster, "local" to start one here.
+        address: address of a running Ray, "auto" for this machine's cluster, or "local" to start one here.
         devices: largest number of GPUs of a run.
         count: number of runs at a time over all machines; None: as many as the GPUs allow, or one per machine without
             GPUs.
@@ -51,7 +51,7 @@ class RayWorkers(Workers):
         try:
             self.machines, gpus, self.cpus = _room(self._ray.nodes(), devices, count, on_cpu)
             if gpus == 0 and devices > 1 and not on_cpu:
-                raise UsageError(f"devices must be <= 1, no machine of this Ray has more GPUs, got {devices}")
+                raise UsageError(f"devices must be <= 1, since no machine of this Ray has more GPUs, got {devices}")
         except BaseException:
             self.close()
             raise
@@ -73,7 +73,7 @@ class RayWorkers(Workers):
         return future
 
     def has_begun(self, job: Job) -> bool:
-        # Ray has no cheap way to tell which tasks wait for room; those that wait have no folder yet.
+        # Ray has no cheap way to tell which tasks wait for resources; a waiting run has no folder yet.
         return job.folder.is_dir()
 
     def outcome(self, job: Job, future: Future[Outcome]) -> Outcome:
@@ -103,7 +103,7 @@ class RayWorkers(Workers):
 
 
 def _do(job: Job, threads: int) -> Outcome:
-    """Do one job as a Ray task. If its process dies, the guardian stops the run; if it is cancelled, it does."""
+    """Do one job as a Ray task. If the task is cancelled it stops the run; if its process dies the guardian does."""
     return run_one(job, threads, {}, Halt())
 
 
@@ -120,7 +120,7 @@ def _start(ray: Any, address: str) -> None:
             ray.init(address=address, **options)
     except Exception as error:  # Ray raises errors of many types
         reason = " ".join(str(error).split()) or type(error).__name__
-        hint = "; where it asks for a token, set RAY_AUTH_MODE=token" if "Failed to connect" in reason else ""
+        hint = "; if the cluster needs a token, set RAY_AUTH_MODE=token" if "Failed to connect" in reason else ""
         raise UsageError(
             f"ray must be 'local', 'auto' or the address of a running Ray, got {address!r}: {reason:.200}{hint}"
         ) from error
@@ -128,7 +128,7 @@ def _start(ray: Any, address: str) -> None:
 
 @contextlib.contextmanager
 def _handlers_kept() -> Iterator[None]:
-    """Restore the handler of SIGTERM, which Ray replaces by one that ends the process, and never restores."""
+    """Restore the handler of SIGTERM, which Ray replaces and never restores."""
     handler = signal.getsignal(signal.SIGTERM)
     try:
         yield
@@ -138,18 +138,18 @@ def _handlers_kept() -> Iterator[None]:
 
 
 def _reach(address: str) -> None:
-    """Raise ``OSError`` if no process listens at HOST:PORT: Ray itself would keep trying for long."""
+    """Raise ``OSError`` if no process listens at HOST:PORT: Ray itself would keep trying for a long time."""
     if address not in ("local", "auto"):
         host, colon, port = address.removeprefix("ray://").rpartition(":")
         if not (colon and port.isdigit()):
-            raise OSError("it is no HOST:PORT")
+            raise OSError("it is not HOST:PORT")
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_PATIENCE).close()
 
 
 def _room(nodes: list[dict[str, Any]], devices: int, count: int | None, on_cpu: bool) -> tuple[int, int, int]:
-    """Return the number of machines for runs, of their GPUs (0: runs are on CPUs), and of CPU cores for each run.
+    """Return the number of machines for runs, of their GPUs (0: runs are on CPUs), and of CPU cores per run.
 
-    The cores of a machine are shared evenly by the runs that it does at a time, so that Ray places no more runs there.
+    The runs on a machine share its cores evenly, so that Ray places no more runs there.
     """
     resources = [node["Resources"] for node in nodes if node.get("Alive") and node["Resources"].get("CPU", 0) >= 1]
     if not resources:

@@ -1,4 +1,4 @@
-"""Workers on this machine: threads that each start a run in a process of its own and wait for it."""
+"""Workers on this machine: each is a thread that starts a run in a separate process and waits for it."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ class LocalWorkers(Workers):
         on_cpu: True if runs use no CUDA device.
 
     Raises:
-        UsageError: a run needs more devices than there are.
+        UsageError: a run needs more devices than the machine has.
     """
 
     def __init__(self, devices: int, count: int | None, on_cpu: bool) -> None:
         self.visible = [] if on_cpu else cuda_devices()
         if self.visible and devices > len(self.visible):
-            raise UsageError(f"devices must be <= {len(self.visible)}, those of this machine, got {devices}")
+            raise UsageError(f"devices must be <= {len(self.visible)}, the number on this machine, got {devices}")
         self.devices, rooms = devices, len(self.visible) // devices
         self.count: int = count or max(rooms, 1)
         self.shared = bool(self.visible) and self.count > rooms
         self.threads = threads_for(cores() // self.count)
         self._free: queue.SimpleQueue[dict[str, str]] = queue.SimpleQueue()
-        for number in range(self.count):  # several share a device where there are more workers than devices
+        for number in range(self.count):  # several share a device if there are more workers than devices
             first = number % max(rooms, 1) * devices
             mine = ",".join(self.visible[first : first + devices])
             self._free.put({"CUDA_VISIBLE_DEVICES": mine} if self.visible else {})
-        # A run is told to stop when the thread that started it ends: those of a pool live as long as the pool.
+        # A run is told to stop when the thread that started it ends; threads of a pool live as long as the pool.
         self._pool = ThreadPoolExecutor(self.count)
         self._now = threading.Event()
         self._halts: dict[Future[Outcome], Halt] = {}

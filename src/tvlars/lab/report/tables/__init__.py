@@ -1,1 +1,1 @@
-"""Tables of a page besides the table of arms: estimates with intervals, settings, and the cost of a target."""
+"""Further tables of a page: estimates with intervals, settings, and the cost of a target."""

@@ -1,4 +1,4 @@
-"""Estimates with their intervals on one axis: a table with a drawing in each row, which needs no script."""
+"""Estimates with intervals on one axis: a table with a drawing in each row, which works without scripts."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tvlars.lab.tasks import Measure
 MOST_PAIRS = 6
 """Most pairs of arms in a drawing; if there are more, only pairs with the best arm are drawn."""
 REACH = 1.5
-"""An interval is cut at this many times the spread of the estimates beyond them."""
+"""Intervals are cut at this multiple of the estimates' spread beyond the estimates."""
 EVERY = (1.0, 2.0, 5.0, 10.0)
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A row: an estimate, its interval from ``low`` to ``high`` (NaN if there is none), and the values behind it."""
+    """A row: an estimate, its interval from ``low`` to ``high`` (NaN if there is none), and the single values."""
 
     name: str
     value: float
@@ -41,7 +41,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Intervals:
-    """Rows on one axis. ``log`` makes it logarithmic, ``zero`` includes 0, ``bars`` draws bars from there."""
+    """Rows on one axis. ``log`` makes the axis logarithmic, ``zero`` includes 0, and ``bars`` draws bars from 0."""
 
     title: str
     rows: list[Estimate]
@@ -51,7 +51,7 @@ class Intervals:
     zero: bool = False
     bars: bool = False
     within: float = math.nan
-    """Half width of a shade around 0, the margin of equivalence."""
+    """Margin of equivalence, the half width of a shade around 0."""
     limits: tuple[float, float] = (-math.inf, math.inf)
     """Smallest and largest possible value."""
     note: str = ""
@@ -163,8 +163,7 @@ def gaps(pairs: pd.DataFrame, colors: dict[str, str], measure: Measure, best: st
 
 
 def over_seeds(name: str, values: Sequence[tuple[float, str]], color: str, form: str, log: bool = False) -> Estimate:
-    """Return the mean of values of seeds, each with a label, with its 95 % interval by Student's t; a geometric
-    mean with ``log``."""
+    """Return the mean of labelled values of seeds (geometric with ``log``) with its 95 % interval by Student's t."""
     known = [(value, said) for value, said in values if math.isfinite(value) and (value > 0 or not log)]
     if not known:
         return Estimate(name, math.nan, "-", color=color)

@@ -1,4 +1,4 @@
-"""Settings of the arms: options and the numbers of their plans, one column per arm and batch size."""
+"""Settings of the arms: options and planned numbers, one column per arm and batch size."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ NONE = "–"
 
 @dataclass(frozen=True)
 class Setting:
-    """Values of one setting by column. ``odd`` marks values that other arms of their batch size do not
-    have, or fewer than have another value."""
+    """Values of one setting by column. ``odd`` marks values that no other arm of the same batch size has, or fewer arms
+    than another value."""
 
     name: str
     values: list[str]
@@ -42,7 +42,7 @@ class Setting:
 
     @property
     def differs(self) -> bool:
-        """True if arms of one batch size differ in it."""
+        """True if arms of one batch size differ in this setting."""
         return any(self.odd)
 
 
@@ -55,14 +55,14 @@ class Settings:
 
     @property
     def different(self) -> list[Setting]:
-        """Settings whose values are not the same in all columns; for a single column, all that are used."""
+        """Settings whose values differ between columns; for a single column, all used settings."""
         if len(self.heads) == 1:
             return [row for row in self.rows if row.values[0] != NONE]
         return [row for row in self.rows if len(set(row.values)) > 1]
 
     @property
     def shared(self) -> list[tuple[str, str]]:
-        """Name and value of the settings that several columns share, except unused ones."""
+        """Name and value of the settings that all of several columns share, except unused ones."""
         alike = [row for row in self.rows if len(set(row.values)) == 1 and row.values[0] != NONE]
         return [(row.name, row.values[0]) for row in alike] if len(self.heads) > 1 else []
 

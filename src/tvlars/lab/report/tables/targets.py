@@ -1,4 +1,4 @@
-"""Steps, samples and time until a target: how soon each arm reaches an error, or a value of a task's measure."""
+"""Steps, samples and time until each arm reaches a target: an error, or a value of a task's measure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tvlars.lab.run_folder.status import Status
 from tvlars.lab.tasks import Measure
 
 ERRORS = tuple(digit * 10.0**power for power in (-1, -2, -3, -4) for digit in (5, 4, 3, 2, 1.5, 1))
-"""Errors that may be a target, in falling order: round numbers."""
+"""Possible target errors: round numbers in descending order."""
 SHARES = (0.5, 0.8, 0.95)
 """Targets of a task's measure: shares of the way from the first to the best value."""
 MOST = 3
@@ -33,8 +33,7 @@ def targets(arms: Sequence[Arm], column: str, measure: Measure) -> list[Target]:
     """Return the hardest targets that the median seed of an arm reaches, the hardest one last.
 
     Arms are at one batch size. ``column`` is the column of ``LoadedRun.epochs`` with the values of ``measure``.
-    A value is reached at the end of the first evaluated epoch that has it. Runs that did not finish are left out,
-    unless they diverged: these count as well.
+    A value is reached at the end of the first evaluated epoch with it. Only finished and diverged runs count.
     """
     over = {arm.name: [run for run in arm.runs if run.complete or run.status == Status.DIVERGED] for arm in arms}
     curves = {arm: [one for run in runs for one in _curve(run, column, measure)] for arm, runs in over.items()}
@@ -48,8 +47,8 @@ def targets(arms: Sequence[Arm], column: str, measure: Measure) -> list[Target]:
 
 
 def _curve(run: LoadedRun, column: str, measure: Measure) -> Iterator[pd.DataFrame]:
-    """Yield a run's value, in which larger is better, with step, samples and seconds at the end of each epoch; nothing
-    of a run that finished without such values."""
+    """Yield a run's value, transformed so that larger is better, with step, samples and seconds at the end of each
+    epoch; nothing for a run that finished without values."""
     if column in run.epochs and (run.epochs[column].notna().any() or not run.complete):
         values = run.epochs[column].astype(float) * (-1 if measure.lower else 1)
         steps = run.epochs["step"].astype(float)
@@ -58,7 +57,7 @@ def _curve(run: LoadedRun, column: str, measure: Measure) -> Iterator[pd.DataFra
 
 
 def _levels(curves: Sequence[pd.DataFrame], measure: Measure) -> Iterator[tuple[float, str]]:
-    """Yield targets, easy ones first, as values in which larger is better, with their names."""
+    """Yield targets with their names, easy ones first, as values transformed so that larger is better."""
     if not measure.of_task:
         yield from ((1 - error, f"{100 * error:.4g} % error") for error in ERRORS)
     elif whole := [one["value"].dropna() for one in curves if one["value"].notna().any()]:
@@ -71,7 +70,7 @@ def _levels(curves: Sequence[pd.DataFrame], measure: Measure) -> Iterator[tuple[
 
 
 def _first(curve: pd.DataFrame, level: float) -> dict[str, float]:
-    """Return step, samples and seconds at which a curve first reaches a level, infinite if it never does."""
+    """Return step, samples and seconds at which a curve first reaches a level; infinite if it never does."""
     there = curve[curve["value"] >= level - 1e-9]
     columns = ("step", "samples", "seconds")
     return {name: float(there[name].iloc[0]) if len(there) else math.inf for name in columns}

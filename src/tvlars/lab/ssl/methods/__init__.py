@@ -33,8 +33,8 @@ def build_method(
 ) -> tuple[Method, str]:
     """Return the method ``name`` around a backbone with ``features`` outputs, and a line that describes it.
 
-    ``projector`` and ``options`` are text for :func:`parse_widths` (None: ``LARGE``, or ``SMALL`` if it will be trained
-    ``on_cpu``) and :func:`parse_options`; they raise ``UsageError``.
+    ``projector`` is text for :func:`parse_widths`; None: ``LARGE``, or ``SMALL`` if the method is trained ``on_cpu``.
+    ``options`` is text for :func:`parse_options`. Bad text raises ``UsageError``.
     """
     widths = parse_widths((SMALL if on_cpu else LARGE) if projector is None else projector)
     chosen = parse_options(name, options)
@@ -46,7 +46,7 @@ def build_method(
 
 
 def parse_options(name: str, text: str | None) -> dict[str, float]:
-    """Return the options of the method ``name`` in text as "lambda_param=0.005,other=1"; others keep their defaults.
+    """Return the options of the method ``name`` from text such as "lambda_param=0.005,other=1"; others have defaults.
 
     Raise ``UsageError`` if a name or a value is bad.
     """

@@ -1,4 +1,4 @@
-"""BYOL: a network predicts the projection of the other view by a slowly following copy."""
+"""BYOL: an online network predicts the projection of the other view by a slowly updated target network."""
 
 import copy
 from collections.abc import Sequence
@@ -16,9 +16,9 @@ class BYOL(Method):
 
     .. math:: 2 - 2 \cos(p_1, t_2) + 2 - 2 \cos(p_2, t_1)
 
-    p a prediction from the online network, t the target network's projection. The target follows after every step,
-    t ← τ t + (1 − τ) online, and τ goes from ``target_momentum`` to 1 along a cosine. 0.996 is the paper's for
-    1,000 epochs; short runs need less.
+    where p is a prediction of the online network, and t is the target network's projection. The weights of the target
+    network are updated after every step, target ← τ target + (1 − τ) online, where τ goes from ``target_momentum`` to
+    1 along a cosine. The paper uses 0.996 for 1,000 epochs; short runs need less.
     """
 
     OPTIONS: ClassVar[dict[str, float]] = {"target_momentum": 0.99}
@@ -31,7 +31,7 @@ class BYOL(Method):
         self.target = nn.Sequential(copy.deepcopy(self.backbone), copy.deepcopy(self.projector)).requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return prediction and target side by side, (n, 2 D)."""
+        """Return prediction and target concatenated, (n, 2 D)."""
         prediction = self.predictor(self.embed(x))
         with torch.no_grad():
             target = self.target(x)
@@ -45,7 +45,7 @@ class BYOL(Method):
         from lightly.models.utils import update_momentum
         from lightly.utils.scheduler import cosine_schedule
 
-        steps = 1_000_000  # the schedule needs integers, progress is a share
+        steps = 1_000_000  # the schedule needs integers, but progress is a fraction
         momentum = cosine_schedule(round(progress * steps), steps, self.options["target_momentum"], 1.0)
         for online, target in ((self.backbone, self.target[0]), (self.projector, self.target[1])):
             update_momentum(online, target, momentum)

@@ -1,4 +1,4 @@
-"""Base of all methods: a backbone, a projector on it, and a loss of the embeddings of both views."""
+"""Base class of all methods: a backbone, a projector, and a loss of the embeddings of both views."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ class Method(nn.Module):
     """A method of self-supervised learning.
 
     A subclass defines its ``OPTIONS``, and either ``make_criterion`` or ``loss``. ``forward`` returns the input of the
-    loss, (n, D) for n images; it must treat images independently (except in batch norm), so that a batch can be encoded
-    in parts.
+    loss, (n, D) for n images. It must process images independently (except in batch norm), so that a batch can be
+    encoded in parts.
 
     Args:
-        backbone: images to (n, features).
+        backbone: maps images to (n, features).
         features: width of the backbone's output.
-        widths: of the projector's layers.
+        widths: widths of the projector's layers.
         options: values for ``OPTIONS`` that differ from the defaults.
     """
 
     OPTIONS: ClassVar[dict[str, float]] = {}
     """Names and defaults of the options."""
     RANGES: ClassVar[dict[str, tuple[float, float]]] = {}
-    """Smallest and largest value of options; others must be >= 0."""
+    """Smallest and largest values of options; options without an entry must be >= 0."""
     HEADS: ClassVar[tuple[str, ...]] = ("projector",)
-    """Children that are trained besides the backbone, and dropped afterwards."""
+    """Child modules that are trained with the backbone, and dropped afterwards."""
 
     def __init__(self, backbone: nn.Module, features: int, widths: Sequence[int], **options: float) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class Method(nn.Module):
         self.criterion = self.make_criterion()
 
     def make_criterion(self) -> Any:
-        """Return the loss of both views' embeddings, a function or a module, for a method without one of its own."""
+        """Return a function or module that computes the loss of both views' embeddings, unless ``loss`` is defined."""
 
     def forward(self, x: Tensor) -> Tensor:
         return self.embed(x)
@@ -53,12 +53,12 @@ class Method(nn.Module):
         return z
 
     def loss(self, first: Tensor, second: Tensor) -> Tensor:
-        """Return the loss of the outputs of ``forward`` for the first and the second views of a whole batch."""
+        """Return the loss, given the outputs of ``forward`` for the first and the second views of a whole batch."""
         value: Tensor = self.criterion(first, second)
         return value
 
     def after_step(self, progress: float) -> None:
-        """Update state after an optimizer step; ``progress`` is the share of all steps that have been taken."""
+        """Update state after an optimizer step; ``progress`` is the fraction of all steps taken so far."""
 
 
 def projector(features: int, widths: Sequence[int]) -> nn.Module:
@@ -72,7 +72,7 @@ def projector(features: int, widths: Sequence[int]) -> nn.Module:
 
 
 def parse_widths(text: str) -> tuple[int, ...]:
-    """Return the layer widths in text as "4096-4096-4096"; raise ``UsageError`` for other text."""
+    """Return the layer widths in text such as "4096-4096-4096"; raise ``UsageError`` for other text."""
     parts = text.split("-") if isinstance(text, str) else [""]
     if not all(part.isascii() and part.isdigit() and 1 <= int(part[:9]) <= MAX_WIDTH for part in parts):
         raise UsageError(f"projector must be layer widths from 1 to {MAX_WIDTH} as in 4096-4096-4096, got {text!r}")

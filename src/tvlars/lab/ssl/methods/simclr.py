@@ -10,7 +10,7 @@ class SimCLR(Method):
 
     .. math:: -\log \frac{\exp(s_{ij} / \tau)}{\sum_{k \ne i} \exp(s_{ik} / \tau)}
 
-    with the cosine similarity s. ``temperature`` is τ, 0.5 as the paper has it for CIFAR-10 (appendix B.9).
+    with the cosine similarity s. ``temperature`` is τ; the default is 0.5, as in the paper for CIFAR-10 (appendix B.9).
     """
 
     OPTIONS: ClassVar[dict[str, float]] = {"temperature": 0.5}

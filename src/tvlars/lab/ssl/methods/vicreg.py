@@ -6,12 +6,12 @@ from tvlars.lab.ssl.methods.method import Method
 
 
 class VICReg(Method):
-    r"""Bardes et al. 2022 (arXiv 2105.04906), eq. 6, as its published code weighs the terms:
+    r"""Bardes et al. 2022 (arXiv 2105.04906), eq. 6, with the weights of its published code:
 
     .. math:: \lambda \tfrac1{ND} \|z_1 - z_2\|^2 + \tfrac{\mu}{2} (v(z_1) + v(z_2)) + \nu (c(z_1) + c(z_2)),
 
-    v the mean over features of max(0, 1 − σ), c the squared covariances of different features, by D.
-    ``similarity``, ``variance`` and ``covariance`` are λ, μ and ν: 25, 25 and 1.
+    where v is the mean over features of max(0, 1 − σ), and c is the sum of the squared covariances of different
+    features, divided by D. ``similarity``, ``variance`` and ``covariance`` are λ, μ and ν; defaults 25, 25 and 1.
     """
 
     OPTIONS: ClassVar[dict[str, float]] = {"similarity": 25.0, "variance": 25.0, "covariance": 1.0}
