@@ -484,3 +484,25 @@ def test_refuses_bad_arguments() -> None:
         check(model, optimizer, epochs=0)
     with pytest.raises(ValueError, match="noise_scale must be >= 0"):
         check(model, optimizer, noise_scale=-3.0)
+
+
+def plain(layers: int, norm: nn.Module | None = None) -> nn.Sequential:
+    convolutions = [nn.Conv2d(4, 4, 3, padding=1) for _ in range(layers - 1)]
+    ends = [norm] if norm is not None else []
+    return nn.Sequential(*convolutions, *ends, nn.Flatten(), nn.Linear(64, 10))
+
+
+@pytest.mark.parametrize("kind", [LARS, TVLARS])
+def test_a_deep_network_without_norms_needs_a_lower_rate_than_the_plan_has(kind: Any) -> None:
+    options: dict[str, Any] = dict(total_steps=500) if kind is TVLARS else {}
+
+    def findings(model: nn.Module, lr: float) -> Findings:
+        optimizer = kind(layer_groups(model, weight_decay=0.0, bias_norm_lr_scale=0.01, lr=lr), lr, **options)
+        return check(model, optimizer)
+
+    (one,) = [finding for finding in findings(plain(20), 22.6) if finding.what == "no norms"]
+    assert one.evidence.startswith("a step moves a layer by 0.022")
+    assert "20 adapted layers" in one.evidence
+    for model, lr in ((plain(20), 1.0), (plain(5), 22.6), (plain(20, nn.GroupNorm(2, 4)), 22.6)):
+        assert "no norms" not in found(findings(model, lr))
+    assert "no norms" not in found(check(plain(20), torch.optim.SGD(plain(20).parameters(), 22.6)))

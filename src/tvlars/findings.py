@@ -26,6 +26,7 @@ LARGEST_RAW_LR = 1.0
 LARGEST_RAW_MOVE = 1.0
 """Largest move of a layer that is not adapted by one step, relative to the norm of the longest such layer."""
 LARGEST_MOVE, SMALLEST_MOVE = 0.1, 1e-6
+DEEP, LARGEST_MOVE_WITHOUT_NORMS = 10, 3e-3
 """Bounds on the move of an adapted layer by one step, relative to its norm: at the highest lr, without momentum."""
 SMALLEST_LARS_MOVE = 1.5e-4
 """Lower bound for LARS and TVLARS: SGD's usual lr of 0.1 with a trust coefficient of 1e-3 moves a layer by 1e-4."""
@@ -96,6 +97,8 @@ def check(
     raw learning rate   layers that are not adapted have an lr above 1
     large steps         lr, φ and trust coefficient together move a layer by more than 10 % of its norm per step
     small steps         ... by less than 0.015 % (LARS and TVLARS: such an lr suits SGD), or 1e-6 (LAMB)
+    no norms            10 adapted layers or more, none of the modules a norm, and LARS or TVLARS moves them by 0.3 % of
+                        their norm per step or more
     zero layers         adapted layers that are 0, which LAMB and ``unit_ratio_at_zero`` move without a trust ratio
     no schedule         LARS or LAMB keeps its lr to the end, or TVLARS with a ``delay_factor`` of 0 does
     idle schedule       φ keeps more than 90 % of its start to the end of the run
@@ -166,6 +169,7 @@ def check(
             *_others(model, optimizer),
             *_groups(model, optimizer),
             *_steps(optimizer),
+            *_no_norms(model, optimizer),
             *_zero_layers(model, optimizer),
             *_phi(optimizer, scheduler, total_steps, steps_per_epoch),
             *_schedule(optimizer, scheduler, total_steps, epochs),
@@ -260,6 +264,22 @@ def _steps(optimizer: Optimizer) -> Iterator[Finding]:
             usual = "1e-3 to 0.05 for LAMB" if isinstance(optimizer, LAMB) else "1 to 64 for LARS and TVLARS"
             small = "" if isinstance(optimizer, LAMB) else "such an lr suits SGD: with a trust coefficient of 1e-3, "
             yield Finding("small steps", what, f"{small}lr is {usual}")
+
+
+def _no_norms(model: nn.Module, optimizer: Optimizer) -> Iterator[Finding]:
+    """Find rates that were measured on networks with norms, on a deep network without any (docs/results/plan.md)."""
+    if not isinstance(optimizer, LARS | TVLARS) or any("norm" in type(one).__name__.lower() for one in model.modules()):
+        return
+    groups = [group for group in optimizer.param_groups if group["layer_adaptation"] and group["norm_clip"] is None]
+    layers = sum(len(group["params"]) for group in groups)
+    move = max((_peak_lr(one) * _start_of_phi(one) * float(one["trust_coefficient"]) for one in groups), default=0.0)
+    if layers >= DEEP and move >= LARGEST_MOVE_WITHOUT_NORMS:
+        yield Finding(
+            "no norms",
+            f"a step moves a layer by {move:.3g} of its norm, and none of the modules around the {layers} adapted layers "
+            "is a norm",
+            "try an lr of 0.5 to 1: a plain network of 20 layers learned nothing at 8 and more",
+        )
 
 
 def _zero_layers(model: nn.Module, optimizer: Optimizer) -> Iterator[Finding]:
