@@ -276,8 +276,8 @@ def _no_norms(model: nn.Module, optimizer: Optimizer) -> Iterator[Finding]:
     if layers >= DEEP and move >= LARGEST_MOVE_WITHOUT_NORMS:
         yield Finding(
             "no norms",
-            f"a step moves a layer by {move:.3g} of its norm, and none of the modules around the {layers} adapted layers "
-            "is a norm",
+            f"a step moves a layer by {move:.3g} of its norm, and no module beside the {layers} adapted layers is a "
+            "norm",
             "try an lr of 0.5 to 1: a plain network of 20 layers learned nothing at 8 and more",
         )
 
