@@ -115,7 +115,7 @@ def test_files_page_and_figure_of_robustness(tmp_path: Path) -> None:
     stored = json.loads((tmp_path / "r" / "robustness.json").read_text())
     assert stored["arms"][0]["best_lr"] == 4.0
     assert (tmp_path / "r" / "robustness.tex").read_text().count(r"\begin{table}") == 2
-    assert "| lars | 90.00 ± 0.00 | 4 |" in (tmp_path / "r" / "robustness.md").read_text()
+    assert "| lars | 90.00 | 4 |" in (tmp_path / "r" / "robustness.md").read_text()
     before = (tmp_path / "r" / "robustness.svg").read_bytes()
     save_robustness(result_of(table, tmp_path / "r"))
     assert (tmp_path / "r" / "robustness.svg").read_bytes() == before
