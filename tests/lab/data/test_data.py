@@ -207,7 +207,7 @@ def test_damaged_cifar_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     below = tmp_path / "cifar-10-batches-py"
     (below / "data_batch_3").write_bytes(b"cut")
     monkeypatch.setattr(torchvision.datasets.CIFAR10, "url", "http://127.0.0.1:9/none.tar.gz")
-    with pytest.raises(UsageError, match=r"cifar-10-batches-py are not whole, and it could not be downloaded: "):
+    with pytest.raises(UsageError, match=r"cifar-10-batches-py are incomplete, and it could not be downloaded: "):
         load_data("cifar10", tmp_path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match=r"cifar10 is not in .*empty, and it could not be downloaded"):

@@ -149,7 +149,7 @@ def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pyt
         return scan(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.raises(UsageError, match=r"dog must be a folder that can be read, but is not: Permission denied"):
+    with pytest.raises(UsageError, match=r"dog must be a readable folder, but is not: Permission denied"):
         read(tmp_path, skip_bad_images=True)
 
 
@@ -339,7 +339,9 @@ def test_annotations_as_editors_save_them(tmp_path: Path, content: bytes) -> Non
 
 def test_annotations_that_do_not_fit_the_files(tmp_path: Path) -> None:
     write_annotated(tmp_path, b"v0.png\tn02\ngone.png\tn01\n../../train/n01/images/n01_0.png\tn01\nlost.png\tn02\n")
-    with pytest.raises(UsageError, match=r"but 3 of 8 cannot: val/images/gone.png \(it is missing\), val/images/\.\./"):
+    with pytest.raises(
+        UsageError, match=r"but 3 of 8 cannot be read: val/images/gone.png \(it is missing\), val/images/\.\./"
+    ):
         read(tmp_path)
     data = read(tmp_path, skip_bad_images=True)
     assert data.test_labels.tolist() == [1]
@@ -415,7 +417,7 @@ def test_all_bad_files_are_named_at_once_or_left_out(
         monkeypatch.setenv("TVLARS_CACHE", str(tmp_path / "cache"))
     with pytest.raises(UsageError) as error:
         read(tmp_path / "bad")
-    assert f"but {len(BAD) + 1} of 31 cannot: train/cat/cut.bmp (" in str(error.value)
+    assert f"but {len(BAD) + 1} of 31 cannot be read: train/cat/cut.bmp (" in str(error.value)
     for name, _, reason in BAD:
         place = str(error.value).index(f"train/cat/{name} (")
         assert reason in str(error.value)[place : place + 200]
@@ -434,7 +436,7 @@ def test_many_bad_files_are_counted(tmp_path: Path) -> None:
     write_classes(tmp_path, count=30)
     for i in range(25):
         empty(tmp_path / "cat" / f"{i}.png")
-    with pytest.raises(UsageError, match=r"but 25 of 60 cannot: .*\) and 15 more\. --skip-bad"):
+    with pytest.raises(UsageError, match=r"but 25 of 60 cannot be read: .*\) and 15 more\. --skip-bad"):
         read(tmp_path)
     for i in range(25, 30):
         empty(tmp_path / "cat" / f"{i}.png")
@@ -446,7 +448,7 @@ def test_an_image_that_would_fill_the_memory_is_named(tmp_path: Path, monkeypatc
     write_classes(tmp_path)
     write(tmp_path / "cat" / "large.png", size=32)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
-    with pytest.raises(UsageError, match=r"1 of 5 cannot: cat/large.png \(it has more than 1,000 pixels\)"):
+    with pytest.raises(UsageError, match=r"1 of 5 cannot be read: cat/large.png \(it has more than 1,000 pixels\)"):
         read(tmp_path)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 600)  # which Pillow warns of, and that is all
     assert read(tmp_path, image_size=8).train_images.shape == (3, 3, 8, 8)

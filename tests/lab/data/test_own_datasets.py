@@ -244,7 +244,7 @@ SQUARES = "images must be squares of one size unless image_size is given: "
         ((GOOD, Pictures(lambda x: np.zeros((8, 8, 4), np.uint8))), "images must have the same number of channels"),
         ((Pictures(Image.fromarray, label=float), GOOD), "the label of training image 0 must be an integer .* got 0.0"),
         ((GOOD, Pictures(Image.fromarray, label=lambda i: i - 1)), "the label of test image 0 must be .* got -1"),
-        ((GOOD, Pictures(Image.fromarray, label=lambda i: 4)), "labels of Pictures must be from 0 to 3, .* 0 is 4"),
+        ((GOOD, Pictures(Image.fromarray, label=lambda i: 4)), "labels of Pictures must be from 0 to 3, .* 0 has 4"),
         ((Pictures(Image.fromarray, label=lambda i: torch.eye(4)[i]), GOOD), r"the label of .* shape \(4,\)"),
         ((Pictures(Image.fromarray, label=lambda i: next(CLOCK)), GOOD), "training image 0 of data must be the same"),
         ((Random(Image.fromarray), GOOD), "training image 0 of data must be the same each time it is read"),
