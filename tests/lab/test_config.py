@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tvlars.lab import CompareConfig, TrainConfig, UsageError
+from tvlars.lab.errors import unknown
 from tvlars.lab.training.batches import micro_batches
 
 
@@ -203,3 +204,12 @@ def test_a_default_that_is_too_large_for_the_data_is_said_to_be_one() -> None:
     said = r"^batch_size must be <= dataset_size \(96 samples\), got 256, the default$"
     with pytest.raises(UsageError, match=said):
         TrainConfig().plan(96)
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [("learning_rate", "lr"), ("learning-rate", "lr"), ("wd", "weight_decay"), ("weightdecay", "weight_decay")],
+)
+def test_names_of_other_programs_are_understood_in_suggestions(typed: str, meant: str) -> None:
+    assert f"did you mean '{meant}'?" in str(unknown("option", typed, ["lr", "weight_decay", "momentum", "epochs"]))
+    assert "did you mean" not in str(unknown("option", "beta", ["ema", "momentum"]))

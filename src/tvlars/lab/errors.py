@@ -86,6 +86,16 @@ class DivergedError(RuntimeError):
         )
 
 
+SYNONYMS = {
+    "learning_rate": "lr",
+    "wd": "weight_decay",
+    "b": "batch_size",
+    "bs": "batch_size",
+    "warmup": "warmup_epochs",
+}
+"""Options under the names that other programs have for them."""
+
+
 def unknown(kind: str, name: object, valid: Iterable[str]) -> UsageError:
     """Return the error for a name that is not among ``valid``; it suggests the nearest names."""
     by_lower: dict[str, str] = {}
@@ -94,7 +104,8 @@ def unknown(kind: str, name: object, valid: Iterable[str]) -> UsageError:
     names = list(by_lower.values())
     typed = str(name).lower()
     begun = [one for one in by_lower if len(typed) > 1 and one.startswith(typed)]
-    near = [by_lower[one] for one in (difflib.get_close_matches(typed, by_lower, n=2, cutoff=0.55) or begun[:2])]
+    same = [one for one in by_lower if one == SYNONYMS.get(typed.replace("-", "_"))]
+    near = [by_lower[one] for one in same or difflib.get_close_matches(typed, by_lower, n=2, cutoff=0.6) or begun[:2]]
     if len(names) > MOST_NAMES:
         names = [f"{len(names):,} names"] if near else [*names[:MOST_NAMES], f"and {len(names) - MOST_NAMES:,} more"]
     hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
