@@ -289,7 +289,7 @@ def test_options_of_images_are_refused(options: dict[str, Any], match: str) -> N
         ({"train": Samples(3, 0)}, "got the keys train"),
         (None, "got None"),
         ((torch.zeros(3, 2), torch.zeros(3)), "must have a Dataset with samples, or a tuple or dictionary of tensors"),
-        (((torch.zeros(3, 2), torch.zeros(4)),) * 2, r"one number of rows, .* got \(3, 2\), \(4,\) for train"),
+        (((torch.zeros(3, 2), torch.zeros(4)),) * 2, r"the same number of rows, .* got \(3, 2\), \(4,\) for train"),
         ((TensorDataset(torch.zeros(0, 2)),) * 2, "must have a Dataset with samples"),
     ],
 )
