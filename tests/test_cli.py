@@ -57,7 +57,7 @@ from tvlars.lab import load_run
         ("train --lr", "argument --lr: expected one argument"),
         ("train --epochs 0", "epochs must be an integer >= 1, got 0"),
         ("train --data-dir /nowhere", "data_dir must be an existing folder, got '/nowhere'"),
-        ("train --optimizer lars --delay 3", "delay must not be given for the cosine schedule, got 3.0"),
+        ("train --optimizer lars --delay 3", "delay must not be given for the linear schedule, got 3.0"),
         ("compare --optimizers tvlars lars lbam", "unknown optimizer 'lbam': did you mean 'lamb'"),
         ("compare --optimizer tvlars", "unknown argument '--optimizer' of compare: did you mean --optimizers"),
         ("compare --seeds 1 1", "seeds must not repeat, got 1, 1"),

@@ -190,7 +190,7 @@ def test_student() -> None:
 def test_the_plan_says_what_it_means() -> None:
     noise = NoiseScale(512.0, 400.0, 700.0, 1.0, 1.0)
     assert (noise.steps_factor(8192), noise.samples_factor(8192)) == (1.0625, 17.0)
-    large = str(plan(8192, 60_000, 15, noise_scale=noise))
+    large = " ".join(str(plan(8192, 60_000, 15, noise_scale=noise)).split())
     assert "B_simple = 512 samples: this batch needs 1.06 x the fewest steps and 17 x the fewest samples" in large
     assert "5,120 samples per step would need at most 1.1 x the fewest steps too" in large
     small = str(plan(512, 60_000, 15, noise_scale=10_000))

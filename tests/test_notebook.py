@@ -83,7 +83,7 @@ def test_results_of_the_core_are_shown_in_short(name: str) -> None:
 
 
 def test_a_plan_shows_its_text_and_its_curve() -> None:
-    p = plan(1024, 60_000, 15, "lars")
+    p = plan(1024, 60_000, 15, "lars", schedule="cosine")
     html = p._repr_html_()
     assert "".join(parsed(html).find("pre").itertext()) == str(p)  # type: ignore[union-attr]
     (curve,) = places(html)

@@ -102,7 +102,8 @@ def test_nothing_is_fetched_from_elsewhere(site: Path) -> None:
 
 
 def test_figures_are_drawn_for_both_themes_and_used(site: Path) -> None:
-    drawn = {name for file in FIGURES.glob("*.py") for name in re.findall(r'draw\("([\w-]+)"', file.read_text())}
+    scripts = [*FIGURES.glob("*.py"), *(ROOT / "benchmarks" / "studies").glob("*.py")]
+    drawn = {name for file in scripts for name in re.findall(r'draw\("([\w-]+)"', file.read_text())}
     studies = {file.stem for file in (ROOT / "benchmarks" / "studies" / "protocols").glob("*.yaml")}
     drawn |= {f"study-{name}" for name in studies if (FIGURES / f"study-{name}.svg").is_file()}
     pages = "".join(page.read_text(encoding="utf-8") for page in site.rglob("*.html"))

@@ -377,7 +377,7 @@ def test_phi_wants_the_length_of_the_run() -> None:
 
 @pytest.mark.parametrize("alpha", [0.1, 1.0, 3.0])
 def test_total_steps_gives_the_phi_of_a_plan(alpha: float) -> None:
-    p = tvlars.plan(512, 51_200, 7, lr=0.5, alpha=alpha)
+    p = tvlars.plan(2048, 204_800, 7, lr=0.5, alpha=alpha)
     build = optax.inject_hyperparams(tvlars.jax.tvlars, static_args=("total_steps",))
     planned, counted, injected = (
         run_on_one_layer(optimizer)

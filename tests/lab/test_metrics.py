@@ -160,7 +160,7 @@ def test_metrics_of_users(own: Path, digits: ImageData) -> None:
 
 
 def test_values_stand_in_tables_and_pages(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["compare", "--optimizers", "lars", "sgd", "--seeds", "0", "1", "--batch-size", "512", "--epochs", "1"]
+    words = ["compare", "--optimizers", "lars", "sgd", "--seeds", "0", "1", "2", "--batch-size", "512", "--epochs", "1"]
     assert main([*words, "--metrics", f"f1={F1}", "--out", "both"]) == 0
     assert "test f1" in capsys.readouterr().out
     comparison = Comparison.load("both")

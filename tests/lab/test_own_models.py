@@ -274,7 +274,7 @@ def test_a_run_begins_with_the_weights_of_another(digits: ImageData, tmp_path: P
 
 @pytest.mark.parametrize(
     ("content", "match"),
-    [(b"", "cannot be read"), (None, "No such file"), ([1, 2], "holds something else"), (nn.ReLU(), "not loaded")],
+    [(b"", "cannot be read"), (None, "No such file"), ([1, 2], "contains something else"), (nn.ReLU(), "not loaded")],
 )
 def test_files_that_hold_no_weights(content: Any, match: str, tmp_path: Path) -> None:
     file = tmp_path / "weights.pt"

@@ -6,6 +6,7 @@ It imports neither torch nor the options.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import os
 import re
@@ -139,13 +140,11 @@ class Parser(argparse.ArgumentParser):
             fixed = places and all(one.nargs is None and one.choices is None for one in places)
             if not fixed or namespace is not None or any(word.startswith("-") for word in words[-count:]):
                 raise
-            try:
+            with contextlib.suppress(UsageError):
                 found, unknown_words = super().parse_known_args([*words[-count:], *words[:-count]])
-            except UsageError:
-                unknown_words = words
-            if unknown_words:
-                raise
-            return found, unknown_words
+                if not unknown_words:
+                    return found, unknown_words
+            raise
 
     def short_help(self) -> str:
         """Return the help with the options that most runs need."""

@@ -103,7 +103,7 @@ def unknown(kind: str, name: object, valid: Iterable[str]) -> UsageError:
         by_lower.setdefault(one.lower(), one)
     names = list(by_lower.values())
     typed = str(name).lower()
-    begun = [one for one in by_lower if len(typed) > 1 and one.startswith(typed)]
+    begun = [one for one in by_lower if (len(typed) > 1 and one.startswith(typed)) or (len(typed) > 3 and typed in one)]
     same = [one for one in by_lower if one == SYNONYMS.get(typed.replace("-", "_"))]
     near = [by_lower[one] for one in same or difflib.get_close_matches(typed, by_lower, n=2, cutoff=0.6) or begun[:2]]
     if len(names) > MOST_NAMES:

@@ -39,6 +39,7 @@ OTHERS: dict[str, Any] = {
 MEASURING: dict[str, Any] = dict(
     **dict(evaluations="knn", layer_stats=2, sharpness="end", sharpness_samples=64, noise_scale=True),
     **dict(metrics=("x.F1",), test_share=0.25, sharpness_statistics="running", sharpness_statistics_samples=8),
+    validate_every=2,
 )
 BY_OTHER_MEANS: dict[str, Any] = {
     **dict(

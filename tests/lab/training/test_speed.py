@@ -164,7 +164,11 @@ def test_a_compiler_that_does_not_work_is_named_and_the_run_goes_on(
 
     monkeypatch.setattr(torch, "compile", broken)
     monkeypatch.setattr(speed, "LONG", 0.0)
-    train(TrainConfig(out=tmp_path / "run", **{**QUICK, "epochs": 4}), data=few, reporter=Reporter())
+    train(
+        TrainConfig(out=tmp_path / "run", **{**QUICK, "epochs": 4, "precision": "32-true"}),
+        data=few,
+        reporter=Reporter(),
+    )
     environment = read_json(tmp_path / "run" / "environment.json")
     assert environment["compiled"] is False
     assert environment["speed"] == ["not compiled: No working C++ compiler found"]
@@ -217,7 +221,11 @@ def test_a_model_that_cannot_be_measured_trains(
         raise RuntimeError("no room\nfor this")
 
     monkeypatch.setattr(speed, "Passes", broken)
-    train(TrainConfig(out=tmp_path / "run", **{**QUICK, "epochs": 4}), data=few, reporter=Reporter())
+    train(
+        TrainConfig(out=tmp_path / "run", **{**QUICK, "epochs": 4, "precision": "32-true"}),
+        data=few,
+        reporter=Reporter(),
+    )
     environment = read_json(tmp_path / "run" / "environment.json")
     assert environment["compiled"] is False
     assert environment["speed"] == ["not compiled: no room"]

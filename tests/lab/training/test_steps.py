@@ -123,7 +123,7 @@ def test_a_run_in_steps_has_a_name_and_a_command_line() -> None:
 def test_warm_up_is_of_the_steps() -> None:
     plan = TrainConfig(steps=7, optimizer="lars", warmup_epochs=0.4).plan(700)
     assert (plan.warmup_steps, plan.steps_per_epoch) == (1, 2)  # of 256 samples
-    assert TrainConfig(steps=10, optimizer="lars", batch_size=128).plan(700).warmup_steps == 2
+    assert TrainConfig(steps=10, optimizer="lars", schedule="cosine", batch_size=128).plan(700).warmup_steps == 2
     with pytest.raises(UsageError, match=re.escape("warmup_epochs must be >= 0 and < 3.5 (epochs), got 4.0")):
         TrainConfig(steps=7, optimizer="lars", warmup_epochs=4.0).plan(700)
 

@@ -242,7 +242,7 @@ def test_configs_are_read_back_from_json() -> None:
 def test_a_folder_of_something_else_stays_as_it_is(tmp_path: Path, few: ImageData) -> None:
     (tmp_path / "letter.txt").write_text("mine")
     config = RobustnessConfig(base=BASE, optimizers=("lars",), seeds=(0,), lrs=(4,), out=tmp_path)
-    with pytest.raises(UsageError, match="out must be a new or empty folder, or that of robustness"):
+    with pytest.raises(UsageError, match="out must be a new or empty folder, or one of robustness"):
         robustness(config, data=few, board=Board())
     assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
 

@@ -248,7 +248,9 @@ def test_trials_never_read_the_test_set(
     assert set(read) == {"validation"}
     assert len(read) == 4
     said = capsys.readouterr().out
-    assert "chosen by 70 images for validation, held out of 700 for training, by class with seed 0" in said
+    assert "ranked on 70 validation images, held out of 700 for training, by class with seed 0" in " ".join(
+        said.split()
+    )
     trial = load_run(tmp_path / "one" / "trials" / "lars-000")
     assert trial.config is not None
     assert (trial.config.validation, trial.test_accuracy) == (0.1, None)
