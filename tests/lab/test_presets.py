@@ -66,6 +66,14 @@ def test_presets_of_phi_and_of_other_schedules() -> None:
     assert constant.plan(5000).schedule == "constant"
 
 
+@pytest.mark.parametrize("warmup", [None, 0.0])
+def test_a_plan_says_that_its_schedule_repeats(warmup: float | None) -> None:
+    options: dict[str, Any] = dict(task="barlow-twins", optimizer="lars", preset="as-published", batch_size=512)
+    text = str(TrainConfig(**options, epochs=100, warmup_epochs=warmup).plan(51_200))
+    assert "cosine, made for 1000 steps and repeating, to" in " ".join(text.split())
+    assert max(map(len, text.splitlines())) <= 80
+
+
 def test_as_published_wants_a_run_that_is_long_enough() -> None:
     config = TrainConfig(task="barlow-twins", optimizer="lars", preset="as-published", epochs=2)
     with pytest.raises(UsageError, match="makes its schedule for a tenth of the run, 4 of 38 steps: they must be 5"):

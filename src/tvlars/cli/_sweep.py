@@ -82,7 +82,7 @@ def _add_tune(commands: Any, config: dict[str, Any]) -> None:
         action="extend",
         dest="arms",
         metavar="NAME=OPTIMIZER,OPTION=VALUE,...",
-        help="a setting to tune under a name, as in --arm cold=lars,warmup-epochs=0; may be repeated",
+        help="a setting to tune under a name, as in --arm warm=lars,warmup-epochs=1; may be repeated",
     )
     add_option(what, own["space"], metavar="[ARM.]OPTION=SPACE", action=Extended)
     add_option(what, own["seeds"])

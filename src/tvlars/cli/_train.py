@@ -43,7 +43,7 @@ tvlars train --resume runs/lars
 COMPARE = """
 tvlars compare --data digits --optimizers tvlars lars lamb --seeds 0 1 2
 tvlars compare --data cifar10 --model resnet18 -b 1024 4096 --set lars.lr=16
-tvlars compare --optimizers lars --arm cold=lars,warmup-epochs=0 -o runs/cold
+tvlars compare --optimizers lars --arm warm=lars,warmup-epochs=1 -o runs/warm
 """
 
 
@@ -86,7 +86,7 @@ def add_arms(parser: Any) -> None:
         action="extend",
         dest="arms",
         metavar="NAME=OPTIMIZER,OPTION=VALUE,...",
-        help="a setting to compare under a name, as in --arm cold=lars,warmup-epochs=0; may be repeated",
+        help="a setting to compare under a name, as in --arm warm=lars,warmup-epochs=1; may be repeated",
     )
     parser.add_argument(
         "--set",

@@ -243,9 +243,9 @@ class RepeatingPlan(Plan):
         """Return the scheduler, to be stepped after each optimizer step."""
         return LambdaLR(optimizer, lambda done: self.factor(done + 1))
 
-    def __str__(self) -> str:
-        made_for = f"then, made for {self.schedule_steps} steps and repeating, cosine to"
-        return super().__str__().replace("then cosine to", made_for)
+    def _schedule_lines(self) -> list[str]:
+        made_for = f"cosine, made for {self.schedule_steps} steps and repeating, to"
+        return [line.replace("cosine to", made_for) for line in super()._schedule_lines()]
 
 
 def check_preset(name: str, optimizer: str, self_supervised: bool) -> None:

@@ -18,7 +18,7 @@ from tvlars.lab.experiments.tuning.folder import check_same
 from tvlars.lab.options import Is
 from tvlars.lab.report.parts import parts_of
 from tvlars.lab.run_folder.identity import check_same as check_same_run
-from tvlars.lab.run_folder.identity import differences, identity
+from tvlars.lab.run_folder.identity import check_same_plan, differences, identity
 from tvlars.lab.run_folder.record import write_json
 from tvlars.lab.run_folder.status import Status
 
@@ -98,6 +98,25 @@ def test_a_schedule_that_an_earlier_version_named_otherwise_is_the_same() -> Non
     there["config"]["schedule"] = "warmup-cosine"
     check_same_run(there, config, plan, None, "the", lambda: None)
     assert TrainConfig.from_mapping(there["config"]).schedule == "cosine"
+
+
+def test_plans_are_the_same_but_for_the_last_digit_names_and_descriptions() -> None:
+    here = TrainConfig(optimizer="lars", schedule="cosine").plan(1437)
+    there = {**json.loads(json.dumps(here.as_dict())), "schedule": "warmup-cosine", "lr_from": "elsewhere"}
+    check_same_plan({**there, "lr": here.lr * (1 + 1e-15)}, here, "the")
+    check_same_plan({}, here, "the")
+    with pytest.raises(UsageError, match="the plan differs: warmup_steps 3 there"):
+        check_same_plan({**there, "warmup_steps": 3}, here, "the")
+
+
+def test_a_sweep_does_not_mix_runs_of_other_defaults(tmp_path: Path) -> None:
+    config = TrainConfig(data="digits", optimizer="lars", epochs=2)
+    run = tmp_path / run_name(config)
+    run.mkdir()
+    write_json(tmp_path / FILE, {"runs": []})
+    write_json(run / "plan.json", replace(config, schedule="cosine").plan(1437).as_dict())
+    with pytest.raises(UsageError, match="the plan differs: schedule 'cosine' there, 'linear' here, warmup_steps 2"):
+        make_agenda([config], tmp_path)
 
 
 def test_a_sweep_does_a_run_once_by_whatever_means() -> None:

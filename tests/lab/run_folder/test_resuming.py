@@ -38,6 +38,14 @@ def test_new_go_on_and_finished(tmp_path: Path, digits: ImageData) -> None:
     assert (found.manifest.step, len(found.epochs), len(found.steps)) == (6, 1, 1)
     with pytest.raises(UsageError, match="config differs: seed 0 there, 3 here"):
         look(run, replace(CONFIG, seed=3), plan, digits.fingerprint)
+    file = run / "plan.json"
+    for name, earlier in (("schedule", "linear"), ("lr", 8.0), ("delay", 7.5)):
+        text = file.read_text()
+        file.write_text(json.dumps({**json.loads(text), name: earlier}))
+        with pytest.raises(UsageError, match=f"plan differs: {name} .*{earlier}.* there, .* defaults have changed"):
+            look(run, CONFIG, plan, digits.fingerprint)
+        file.write_text(text)
+    before[file.name] = file.stat().st_mtime_ns
     assert contents(run) == before
     result = train(replace(CONFIG, out=run), data=digits, reporter=Reporter())
     again = look(run, CONFIG, plan, digits.fingerprint)

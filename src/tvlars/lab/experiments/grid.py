@@ -53,8 +53,8 @@ class Grid:
 
         ``base`` sets options of ``TrainConfig``. ``grid`` maps each option to a list of values, or to a mapping from
         optimizers to lists if the values differ between optimizers. If ``grid`` is a list of mappings, their runs are
-        joined. The part ``arms`` replaces optimizers: ``{"cold": {"optimizer": "lars", "warmup_epochs": 0}}``, or text
-        for an arm as on the command line, ``{"cold": "lars,warmup-epochs=0"}``.
+        joined. The part ``arms`` replaces optimizers: ``{"warm": {"optimizer": "lars", "warmup_epochs": 1}}``, or text
+        for an arm as on the command line, ``{"warm": "lars,warmup-epochs=1"}``.
 
         Raises:
             UsageError: a name is unknown, a value is bad, or a name or run appears twice.

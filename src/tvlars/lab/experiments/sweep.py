@@ -30,8 +30,8 @@ from tvlars.lab.models import Model
 from tvlars.lab.options import Is, as_path
 from tvlars.lab.registered.record import FILES, digest_entry
 from tvlars.lab.run_folder.environment import command_line
-from tvlars.lab.run_folder.identity import check_data_of
-from tvlars.lab.run_folder.record import read_object, write_json
+from tvlars.lab.run_folder.identity import check_data_of, check_same_plan
+from tvlars.lab.run_folder.record import PLAN, read_object, write_json
 from tvlars.lab.run_folder.rows import epochs_done
 from tvlars.lab.run_folder.status import Status
 from tvlars.lab.tasks import Task
@@ -269,9 +269,8 @@ def _check(configs: list[TrainConfig], folder: Path, here: bool, given: Given) -
     plans: dict[str, Plan] = {}
     folders = names_in(folder)
     for config in configs:
-        key = repr(
-            [getattr(config, name) for name in (*names_of(Is.LOADS), "validation", "validation_seed", "crop", "flip")]
-        )
+        names = *names_of(Is.LOADS), "validation", "validation_seed", "crop", "flip"
+        key = repr([getattr(config, name) for name in names])
         if key not in data:
             data.clear()  # keep only one data set, since data may be large
             data[key] = data_of(config, given.data)
@@ -281,6 +280,7 @@ def _check(configs: list[TrainConfig], folder: Path, here: bool, given: Given) -
             mine = replace(given, data=data[key])
             plan = prepare(config, mine, here=here and status_of(run, config) not in OVER).plan
             check_data_of(run, data[key].fingerprint)
+            check_same_plan(read_object(run / PLAN), plan, f"out must hold runs of this sweep, but in {str(run)!r} the")
         plans[run_name(config)] = plan
     return plans
 

@@ -17,6 +17,9 @@ from tvlars.plan import Plan
 FINGERPRINT = "fingerprint"
 """Entry of model.json, and of a checkpoint's manifest, with the fingerprint of the data."""
 
+UNCOMPARED = ("noise_scale", "lr_from", "users_schedule")
+"""Fields of plans that describe it, and do not decide how a run goes on."""
+
 
 def identity(config: TrainConfig, plan: Plan) -> dict[str, dict[str, Any]]:
     """Return the options and the plan that must not change when a run resumes, as JSON values."""
@@ -65,6 +68,22 @@ def _at_one_place(there: dict[str, Any], config: TrainConfig, known_by_content: 
         return there
     same = known_by_content or data == config.data or same_folder(data, config.data_dir, config.data, config.data_dir)
     return {**there, "data": config.data} if same else there
+
+
+def check_same_plan(there: dict[str, Any], plan: Plan, sentence: str) -> None:
+    """Raise ``UsageError`` if ``there``, the plan of a run of the same options, has other values than ``plan``."""
+
+    def chosen(plan: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+        """Return the values that both have, rounded, since machines differ in the last digit."""
+        names = [name for name in plan if name not in UNCOMPARED and None not in (plan[name], other.get(name))]
+        return {name: float(f"{plan[name]:.9g}") if type(plan[name]) is float else plan[name] for name in names}
+
+    now = plan.as_dict()
+    there, here = chosen(there, now), chosen(now, there)
+    if "schedule" in there:
+        there["schedule"] = EARLIER_NAMES.get(there["schedule"], there["schedule"])
+    if said := differences(there, here):
+        raise UsageError(f"{sentence} plan differs: {said}, since defaults have changed: begin the run in a new folder")
 
 
 def differences(there: dict[str, Any], here: dict[str, Any]) -> str:

@@ -17,7 +17,7 @@ from tvlars.lab.files.lock import LOCK, locked
 from tvlars.lab.imported import is_theirs
 from tvlars.lab.run_folder.checkpoints import checkpoint
 from tvlars.lab.run_folder.checkpoints.state_check import check_progress
-from tvlars.lab.run_folder.identity import FINGERPRINT, check_data, check_data_of, check_same, identity
+from tvlars.lab.run_folder.identity import FINGERPRINT, check_data, check_data_of, check_same, check_same_plan, identity
 from tvlars.lab.run_folder.loaded_run import RunResult, Tested, load_run
 from tvlars.lab.run_folder.record import CONFIG, MODEL, PLAN, new_folder, read_object
 from tvlars.lab.run_folder.rows import EpochRow, StepRow, epochs_done
@@ -129,6 +129,7 @@ def _check_folder(folder: Path, config: TrainConfig, plan: Plan, data: Fingerpri
     kept = read_object(folder / MODEL).get(FINGERPRINT)
     wanted = f"{wanted}, but in {str(folder)!r} the"
     check_same(found, config, plan, kept, wanted, lambda: check_data_of(folder, data))
+    check_same_plan(steps, plan, wanted)
 
 
 def _finished(folder: Path, config: TrainConfig, plan: Plan) -> RunResult | None:
