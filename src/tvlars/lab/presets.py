@@ -266,11 +266,10 @@ def preset_of(name: str, optimizer: str, batch_size: int, self_supervised: bool)
 
 def describe_preset(name: str, preset: Preset) -> str:
     """Return in words the settings of a preset that are not part of the plan."""
-    said = [preset.said] if preset.said else []
-    said += [f"{key} {value}" for key, value in preset.optimizer.items()]
-    said += ["trust ratio off"] if not preset.layer_adaptation else []
-    said += ["biases and norms adapted and decayed"] if preset.adapt_bias_norm else []
-    said += ["schedule made for a tenth of the run"] if preset.repeats else []
+    said = [preset.said] * bool(preset.said) + [f"{key} {value}" for key, value in preset.optimizer.items()]
+    said += ["trust ratio off"] * (not preset.layer_adaptation)
+    said += ["biases and norms adapted and decayed"] * preset.adapt_bias_norm
+    said += ["schedule made for a tenth of the run"] * preset.repeats
     return f"{name}: {', '.join(said)}" if said else name
 
 

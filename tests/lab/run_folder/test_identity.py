@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,9 @@ def test_plans_are_the_same_but_for_the_last_digit_names_and_descriptions() -> N
     there = {**json.loads(json.dumps(here.as_dict())), "schedule": "warmup-cosine", "lr_from": "elsewhere"}
     check_same_plan({**there, "lr": here.lr * (1 + 1e-15)}, here, "the")
     check_same_plan({}, here, "the")
+    check_same_plan(there, replace(here, lr=math.nan), "the")  # not known before the optimizer is built
+    with pytest.raises(UsageError, match="schedule"):
+        check_same_plan({"schedule": [1]}, here, "the")
     with pytest.raises(UsageError, match="the plan differs: warmup_steps 3 there"):
         check_same_plan({**there, "warmup_steps": 3}, here, "the")
 

@@ -277,8 +277,8 @@ def _check(configs: list[TrainConfig], folder: Path, here: bool, given: Given) -
         with _of(config):
             check_one_machine(config)
             run = folder / folders.get(run_name(config), run_name(config))
-            mine = replace(given, data=data[key])
-            plan = prepare(config, mine, here=here and status_of(run, config) not in OVER).plan
+            todo = here and status_of(run, config) not in OVER
+            plan = prepare(config, replace(given, data=data[key]), here=todo).plan
             check_data_of(run, data[key].fingerprint)
             check_same_plan(read_object(run / PLAN), plan, f"out must hold runs of this sweep, but in {str(run)!r} the")
         plans[run_name(config)] = plan

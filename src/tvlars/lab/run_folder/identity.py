@@ -17,9 +17,6 @@ from tvlars.plan import Plan
 FINGERPRINT = "fingerprint"
 """Entry of model.json, and of a checkpoint's manifest, with the fingerprint of the data."""
 
-UNCOMPARED = ("noise_scale", "lr_from", "users_schedule")
-"""Fields of plans that describe it, and do not decide how a run goes on."""
-
 
 def identity(config: TrainConfig, plan: Plan) -> dict[str, dict[str, Any]]:
     """Return the options and the plan that must not change when a run resumes, as JSON values."""
@@ -28,26 +25,18 @@ def identity(config: TrainConfig, plan: Plan) -> dict[str, dict[str, Any]]:
 
 
 def check_same(
-    there: dict[str, Any],
-    config: TrainConfig,
-    plan: Plan,
-    fingerprint: Any,
-    sentence: str,
-    same_data: Callable[[], None],
+    there: dict[str, Any], config: TrainConfig, plan: Plan, stored: Any, sentence: str, same_data: Callable[[], None]
 ) -> None:
     """Raise ``UsageError`` if ``there``, the :func:`identity` of a run, is not that of ``config`` and ``plan``.
 
-    Options that an earlier version did not have count as their defaults.
-
-    Args:
-        fingerprint: that of the stored run's data as JSON.
-        sentence: beginning of the error.
-        same_data: checks the data; it is called between options and plan, since other data have another plan.
+    Options that an earlier version did not have count as their defaults. ``stored`` is the fingerprint of the stored
+    run's data as JSON, and ``sentence`` the beginning of the error. ``same_data`` checks the data; it is called between
+    options and plan, since other data have another plan.
     """
     here = identity(config, plan)
     options = {**identity(TrainConfig(), plan)["config"], **there["config"]}
     options["schedule"] = EARLIER_NAMES.get(options["schedule"], options["schedule"])
-    known = Fingerprint.from_json(fingerprint)
+    known = Fingerprint.from_json(stored)
     options = _at_one_place(options, config, known is not None)
     if (known is None or known.validation is None) and options["validation"] is None and config.validation == 0:
         options["validation"] = config.validation  # an earlier version did not use the val folder
@@ -72,18 +61,14 @@ def _at_one_place(there: dict[str, Any], config: TrainConfig, known_by_content: 
 
 def check_same_plan(there: dict[str, Any], plan: Plan, sentence: str) -> None:
     """Raise ``UsageError`` if ``there``, the plan of a run of the same options, has other values than ``plan``."""
-
-    def chosen(plan: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-        """Return the values that both have, rounded, since machines differ in the last digit."""
-        names = [name for name in plan if name not in UNCOMPARED and None not in (plan[name], other.get(name))]
-        return {name: float(f"{plan[name]:.9g}") if type(plan[name]) is float else plan[name] for name in names}
-
-    now = plan.as_dict()
-    there, here = chosen(there, now), chosen(now, there)
-    if "schedule" in there:
-        there["schedule"] = EARLIER_NAMES.get(there["schedule"], there["schedule"])
-    if said := differences(there, here):
-        raise UsageError(f"{sentence} plan differs: {said}, since defaults have changed: begin the run in a new folder")
+    said = []
+    for name, here in plan.as_dict().items():
+        kept = EARLIER_NAMES.get(str(there.get(name)), there.get(name))
+        near = isinstance(kept, float) and isinstance(here, float) and abs(kept - here) <= 1e-9 * abs(here)
+        if not (near or kept == here or None in (kept, here) or name in ("noise_scale", "lr_from", "users_schedule")):
+            said.append(f"{name} {kept!r} there, {here!r} here")
+    if said:
+        raise UsageError(f"{sentence} plan differs: {', '.join(said)}, since defaults have changed: take a new folder")
 
 
 def differences(there: dict[str, Any], here: dict[str, Any]) -> str:

@@ -43,8 +43,7 @@ class StudyConfig:
     arms: tuple[Arm, ...] = ()
     """Named settings of optimizers, studied in addition to ``optimizers``."""
     lrs: tuple[str, ...] = option(
-        (),
-        "learning rates for all arms (4 8 16, or 4:64:xsqrt2) or for one (lars=4,8,16), instead of lr-scales",
+        (), "learning rates for all arms (4 8 16, or 4:64:xsqrt2) or for one (lars=4,8,16), instead of lr-scales"
     )
     lr_scales: tuple[float, ...] = option(
         (), "learning rates as multiples of the planned rate of each arm", above=True, within=(0, MAX_LR)
