@@ -61,11 +61,11 @@ def _at_one_place(there: dict[str, Any], config: TrainConfig, known_by_content: 
 
 def check_same_plan(there: dict[str, Any], plan: Plan, sentence: str) -> None:
     """Raise ``UsageError`` if ``there``, the plan of a run of the same options, has other values than ``plan``."""
-    said = []
+    said, others = [], ("dataset_size", "noise_scale", "lr_from", "users_schedule")  # others: data, and descriptions
     for name, here in plan.as_dict().items():
         kept = EARLIER_NAMES.get(str(there.get(name)), there.get(name))
         near = isinstance(kept, float) and isinstance(here, float) and abs(kept - here) <= 1e-9 * abs(here)
-        if not (near or kept == here or None in (kept, here) or name in ("noise_scale", "lr_from", "users_schedule")):
+        if not (near or kept == here or None in (kept, here) or name in others):
             said.append(f"{name} {kept!r} there, {here!r} here")
     if said:
         raise UsageError(f"{sentence} plan differs: {', '.join(said)}, since defaults have changed: take a new folder")
