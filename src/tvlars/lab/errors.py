@@ -86,13 +86,7 @@ class DivergedError(RuntimeError):
         )
 
 
-SYNONYMS = {
-    "learning_rate": "lr",
-    "wd": "weight_decay",
-    "b": "batch_size",
-    "bs": "batch_size",
-    "warmup": "warmup_epochs",
-}
+SYNONYMS = dict(learning_rate="lr", wd="weight_decay", bs="batch_size", warmup="warmup_epochs")
 """Options under the names that other programs have for them."""
 
 

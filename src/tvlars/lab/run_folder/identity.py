@@ -12,7 +12,7 @@ from tvlars.lab.data.fingerprint import Fingerprint, difference_of_names
 from tvlars.lab.data.place import FOLDER_PREFIX, same_folder
 from tvlars.lab.errors import UsageError
 from tvlars.lab.run_folder.record import MODEL, read_object
-from tvlars.plan import Plan
+from tvlars.plan import DEFAULTS, Plan
 
 FINGERPRINT = "fingerprint"
 """Entry of model.json, and of a checkpoint's manifest, with the fingerprint of the data."""
@@ -60,8 +60,10 @@ def _at_one_place(there: dict[str, Any], config: TrainConfig, known_by_content: 
 
 
 def check_same_plan(there: dict[str, Any], plan: Plan, sentence: str) -> None:
-    """Raise ``UsageError`` if ``there``, the plan of a run of the same options, has other values than ``plan``."""
+    """Raise ``UsageError`` if the plan of a run of the same options and data has other values, by other defaults."""
     said, others = [], ("dataset_size", "noise_scale", "lr_from", "users_schedule")  # others: data, and descriptions
+    if plan.optimizer not in DEFAULTS or there.get("total_steps", plan.total_steps) != plan.total_steps:
+        return  # a class has its own defaults, and other data are named elsewhere
     for name, here in plan.as_dict().items():
         kept = EARLIER_NAMES.get(str(there.get(name)), there.get(name))
         near = isinstance(kept, float) and isinstance(here, float) and abs(kept - here) <= 1e-9 * abs(here)
