@@ -503,6 +503,10 @@ def test_a_deep_network_without_norms_needs_a_lower_rate_than_the_plan_has(kind:
     (one,) = [finding for finding in findings(plain(20), 22.6) if finding.what == "no norms"]
     assert one.evidence.startswith("a step moves a layer by 0.022")
     assert "20 adapted layers" in one.evidence
-    for model, lr in ((plain(20), 1.0), (plain(5), 22.6), (plain(20, nn.GroupNorm(2, 4)), 22.6)):
+    normalize = type("Normalize", (nn.Identity,), {})()  # of the images, as torchvision's transform
+    assert "no norms" in found(findings(plain(20, normalize), 22.6))
+    global_response = type("GRN", (nn.Identity,), {})()
+    norms = (plain(20, nn.GroupNorm(2, 4)), plain(20, global_response))
+    for model, lr in ((plain(20), 1.0), (plain(5), 22.6), *((one, 22.6) for one in norms)):
         assert "no norms" not in found(findings(model, lr))
     assert "no norms" not in found(check(plain(20), torch.optim.SGD(plain(20).parameters(), 22.6)))

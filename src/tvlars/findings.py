@@ -15,7 +15,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from tvlars._ahead import is_per_epoch, rates_ahead
 from tvlars._checks import check_count, check_number, shown
 from tvlars._notebook import page, paragraph, table
-from tvlars.groups import _trainable
+from tvlars._roles import is_norm
+from tvlars.groups import NORMALIZATION, _trainable
 from tvlars.optim import LAMB, LARS, TVLARS
 from tvlars.optim._numerics.sharded import layout
 from tvlars.optim.layerwise import LayerwiseOptimizer
@@ -268,7 +269,9 @@ def _steps(optimizer: Optimizer) -> Iterator[Finding]:
 
 def _no_norms(model: nn.Module, optimizer: Optimizer) -> Iterator[Finding]:
     """Find rates that were measured on networks with norms, on a deep network without any (docs/results/plan.md)."""
-    if not isinstance(optimizer, LARS | TVLARS) or any("norm" in type(one).__name__.lower() for one in model.modules()):
+    if not isinstance(optimizer, LARS | TVLARS):
+        return
+    if any(isinstance(one, NORMALIZATION) or is_norm(type(one).__name__) for one in model.modules()):
         return
     groups = [group for group in optimizer.param_groups if group["layer_adaptation"] and group["norm_clip"] is None]
     layers = sum(len(group["params"]) for group in groups)
@@ -379,9 +382,7 @@ def _schedule(optimizer: Optimizer, scheduler: Any, total_steps: int | None, epo
     elif total_steps:
         yield from _rates(optimizer, scheduler, total_steps, epochs, per_epoch)
     if total_steps and total_steps < FEW_STEPS:
-        problem, remedy = few_steps(total_steps)
-        what, _, evidence = problem.partition(": ")
-        yield Finding(what, evidence, remedy)
+        yield Finding("few steps", *few_steps(total_steps))
 
 
 def _needs_schedule(optimizer: Optimizer, total_steps: int | None) -> bool:

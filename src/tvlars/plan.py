@@ -448,7 +448,8 @@ def plan(
         noise = _plain("noise_scale", noise, unit="samples")
 
     if length.total_steps < FEW_STEPS:
-        warnings.warn("; ".join(few_steps(length.total_steps)), stacklevel=2)
+        evidence, remedy = few_steps(length.total_steps)
+        warnings.warn(f"few steps: {evidence}; {remedy}", stacklevel=2)
     options = dict(
         **dict(delay_factor=delay_factor, delay=delay, alpha=alpha, gamma_min=gamma_min),
         **dict(warmup_epochs=warmup_epochs, warmup_steps=warmup_steps, final_factor=final_factor),
@@ -464,7 +465,7 @@ def plan(
         weight_decay=weight_decay,
         bias_norm_lr_scale=scale,
         noise_scale=noise,
-        **_schedule_fields(optimizer, schedule, schedule_options, length, options, half_share(batch_size)),
+        **_schedule_fields(optimizer, schedule, schedule_options, length, options, batch_size),
     )
     if made.users_schedule is not None:  # errors are raised now, not during the run
         made.factor(1)
@@ -474,9 +475,9 @@ def plan(
 
 
 def few_steps(total_steps: int) -> tuple[str, str]:
-    """Return what is said of a run of fewer than ``FEW_STEPS`` steps: the problem, and the remedy."""
-    problem = f"few steps: {total_steps} optimizer steps are too few for a schedule to act"
-    return problem, f"more epochs or a smaller batch size give more, take at least {FEW_STEPS}"
+    """Return the evidence and the remedy of a run of fewer than ``FEW_STEPS`` steps."""
+    evidence = f"{total_steps} optimizer steps are too few for a schedule to act"
+    return evidence, f"more epochs or a smaller batch size give more, take at least {FEW_STEPS}"
 
 
 class _Length(NamedTuple):
@@ -545,9 +546,9 @@ def _schedule_fields(
     schedule_options: Mapping[str, Any] | None,
     length: _Length,
     options: dict[str, Any],
-    half_share: float,
+    batch_size: int,
 ) -> dict[str, Any]:
-    """Return the fields of a plan that describe its schedule, from the given ``options``; ``half_share`` is of φ."""
+    """Return the fields of a plan that describe its schedule, from the given ``options``."""
     given = {name: value for name, value in options.items() if value is not None}
     own = None if isinstance(schedule, str) else UsersSchedule(schedule, dict(schedule_options or {}))
     name = schedule if isinstance(schedule, str) else cast(UsersSchedule, own).name
@@ -577,7 +578,7 @@ def _schedule_fields(
         check_choice("decay_tail", found["decay_tail"], TAILS)
     if name in ("sigmoid", "published-phi"):
         given = {**(PUBLISHED_PHI if name != "sigmoid" else {}), **given}
-        found |= _sigmoid_fields(length.total_steps, given, half_share)
+        found |= _sigmoid_fields(length.total_steps, given, batch_size)
     return found
 
 
@@ -592,7 +593,7 @@ def half_share(batch_size: int) -> float:
     return share
 
 
-def _sigmoid_fields(total_steps: int, given: dict[str, Any], half_share: float) -> dict[str, Any]:
+def _sigmoid_fields(total_steps: int, given: dict[str, Any], batch_size: int) -> dict[str, Any]:
     alpha = _plain("alpha", given.get("alpha", 1.0), open_low=True)
     gamma_min = _plain("gamma_min", given.get("gamma_min", 0.0))
     delay_factor, delay = given.get("delay_factor"), given.get("delay")
@@ -600,7 +601,7 @@ def _sigmoid_fields(total_steps: int, given: dict[str, Any], half_share: float) 
         delay_factor = _plain("delay_factor", delay_factor, unit="1/step")
     if delay is not None:
         delay = _plain("delay", delay, unit="steps")
-    delay_factor, delay = _sigmoid_over(total_steps, alpha, delay_factor, delay, half_share)
+    delay_factor, delay = _sigmoid_over(total_steps, alpha, delay_factor, delay, half_share(batch_size))
     check_number("delay", delay, unit="steps")  # infinite where a delay_factor next to 0 meets an alpha
     return dict(delay_factor=delay_factor, delay=delay, alpha=alpha, gamma_min=gamma_min)
 
