@@ -10,11 +10,8 @@ import pandas as pd
 import pytest
 
 from tests.study_modules import STUDIES, study_module
-from tvlars.lab import LoadedRun, TrainConfig
 from tvlars.lab.experiments.yaml_file import read_yaml
 from tvlars.lab.presets import PUBLISHED_WARM_LRS, published_grid
-from tvlars.lab.run_folder.rows import TEST_SHARE
-from tvlars.lab.run_folder.status import Status
 
 
 @pytest.fixture(scope="module")
@@ -34,35 +31,23 @@ def test_protocols_have_the_published_grids(batch_size: int) -> None:
     assert (content["options"]["preset"], content["options"]["test_share"]) == ("as-published", 0.25)
 
 
-def trial(
-    arm: str,
-    share: tuple[float, float],
-    test: float,
-    validation: float,
-    seed: int = 0,
-    status: Status = Status.FINISHED,
-) -> LoadedRun:
-    """Return a finished run of two epochs."""
-    config = TrainConfig(optimizer="lars", arm=arm, epochs=2, seed=seed)
-    epochs = pd.DataFrame({"epoch": [1, 2], TEST_SHARE: share, "validation_accuracy": [0.0, validation]})
-    epochs = epochs.assign(validation_loss=1.0, test_loss=math.nan, test_accuracy=math.nan)
-    none = pd.DataFrame()
-    return LoadedRun(Path(arm), config, status, epochs, none, none, none, summary={"test_accuracy": test})
+def trials(arm: str, *accuracies: tuple[float, ...], part: str = "", status: str = "finished") -> pd.DataFrame:
+    """Return a run for each tuple: accuracy on the random share (best, last), on the whole test set, and validation."""
+    names = ["share_best", "share_last", "test_accuracy", "validation_accuracy"]
+    seeds = range(1, len(accuracies) + 1)
+    return pd.DataFrame(accuracies, columns=names).assign(arm=arm, part=part, status=status, seed=seeds)
 
 
 def test_readings_of_the_published_grids(p1: ModuleType) -> None:
-    trials = {
-        "tvlars": [
-            trial("tvlars", (0.90, 0.80), 0.70, 0.5),
-            trial("tvlars", (0.80, 0.85), 0.75, 0.6),
-            trial("tvlars", (0.70, 0.60), 0.65, 0.7),
-            trial("tvlars", (0.70, 0.60), 0.60, 0.4),
-        ],
-        "lars-warm": [trial("lars-warm", (0.5, 0.6), value, value) for value in (0.5, 0.6, 0.7)],
-        "lars-cold": [trial("lars-cold", (0.5, 0.6), 0.5, 0.5)],
-        "lamb": [trial("lamb", (0.5, 0.4), 0.45, 0.5)],
-    }
-    found = p1.readings(trials, {"tvlars": 4, "lars-warm": 3, "lars-cold": 3, "lamb": 1})
+    runs = pd.concat(
+        [
+            trials("tvlars", (0.9, 0.8, 0.7, 0.5), (0.8, 0.85, 0.75, 0.6), (0.7, 0.6, 0.65, 0.7), (0.7, 0.6, 0.6, 0.4)),
+            trials("lars-warm", *((0.6, 0.6, value, value) for value in (0.5, 0.6, 0.7))),
+            trials("lars-cold", (0.6, 0.6, 0.5, 0.5)),
+            trials("lamb", (0.5, 0.4, 0.45, 0.5)),
+        ]
+    )
+    found = p1.readings(runs, {"tvlars": 4, "lars-warm": 3, "lars-cold": 3, "lamb": 1})
     tvlars = [row["tvlars"] for row in found]
     assert tvlars[:3] == pytest.approx([90.0, 85.0, 75.0])
     assert tvlars[3] == pytest.approx((3 * 75 + 70) / 4)  # the best is in three of the four draws of three trials
@@ -72,24 +57,49 @@ def test_readings_of_the_published_grids(p1: ModuleType) -> None:
     assert all(math.isnan(row["lars-cold"]) for row in found)  # two of its runs are not over
 
 
+def test_a_diverged_trial_counts_as_nothing(p1: ModuleType) -> None:
+    nothing = trials("lars-warm", (math.nan,) * 4, status="diverged")
+    runs = pd.concat([nothing, trials("lars-warm", (0.6, 0.6, 0.5, 0.5))])
+    found = p1.readings(runs, {"lars-warm": 2})
+    assert [row["lars-warm"] for row in found] == pytest.approx([60.0, 60.0, 50.0, 50.0, 50.0])
+
+
 def test_final_runs_of_a_tuning(p1: ModuleType) -> None:
-    trials = {
-        arm: [trial(arm, (0.0, 0.0), test, 0.0, seed) for seed, test in enumerate(values)]
-        for arm, values in {"tvlars": (0.80, 0.82, 0.84), "lars-warm": (0.79, 0.81, 0.83)}.items()
-    }
-    trials["lamb"] = [trial("lamb", (0.0, 0.0), 0.9, 0.0, seed, Status.DIVERGED) for seed in range(3)]
-    row = p1.tuned("all corrections", trials)
-    assert (row["tvlars"], row["lars-warm"], row["lamb"]) == pytest.approx((82.0, 81.0, 10.0))
+    runs = pd.concat(
+        [
+            trials("tvlars", *((0.0, 0.0, value, 0.0) for value in (0.80, 0.82, 0.84)), part="final"),
+            trials("tvlars", (0.0, 0.0, 0.1, 0.0), part="trial"),
+            trials("lars-warm", *((0.0, 0.0, value, 0.0) for value in (0.79, 0.81, 0.83)), part="final"),
+            trials("lamb", *((0.0, 0.0, value, 0.0) for value in (0.85, 0.85, 0.85)), part="final"),
+        ]
+    )
+    pairs = pd.DataFrame(
+        {
+            "better": ["tvlars", "lamb", "lamb"],
+            "worse": ["lars-warm", "tvlars", "lars-warm"],
+            "difference": [0.01, 0.03, 0.04],
+            "interval": [0.0, 0.0497, 0.05],
+        }
+    )
+    row = p1.tuned("all corrections", runs, pairs)
+    assert (row["tvlars"], row["lars-warm"], row["lamb"]) == pytest.approx((82.0, 81.0, 85.0))
     assert (row["lead over lars-warm"], row["interval of lars-warm"]) == pytest.approx((1.0, 0.0))
-    assert math.isnan(row["lead over lars-cold"])
+    assert row["lead over lamb"] == pytest.approx(-3.0)
+    assert "lead over lars-cold" not in row
+    assert math.isnan(row["lars-cold"])
     table = p1.markdown(pd.DataFrame([{"step": "as published", "tvlars": 80.0, "lead over lamb": -1.5}, row]))
     assert table.splitlines()[2:] == [
         "| 1 | as published | 80.00 | - | - | -1.50 |",
-        "| 2 | all corrections | 82.00 | - | +1.00 ± 0.00 | +72.00 ± 4.97 |",
+        "| 2 | all corrections | 82.00 | - | +1.00 ± 0.00 | -3.00 ± 4.97 |",
     ]
 
 
-def test_the_waterfall_of_no_runs_has_no_numbers(p1: ModuleType, tmp_path: Path) -> None:
-    found = p1.waterfall(512, tmp_path)
-    assert found["step"].tolist() == [reading.name for reading in p1.READINGS]
-    assert found.drop(columns="step").isna().all().all()
+@pytest.mark.parametrize("batch_size", [512, 8192])
+def test_the_page_has_the_waterfall_of_the_runs(p1: ModuleType, batch_size: int) -> None:
+    page = (STUDIES.parents[1] / "docs" / "results" / "published-lead.md").read_text(encoding="utf-8")
+    assert p1.markdown(p1.waterfall(batch_size)) in page
+
+
+def test_the_waterfall_wants_the_published_runs(p1: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"p1-512\.csv must be there"):
+        p1.waterfall(512, tmp_path)

@@ -1,12 +1,10 @@
 """Study P1 as a waterfall: the published lead of TVLARS, and what is left of it after each correction.
 
-    python benchmarks/studies/p1.py 512 --out /tmp/studies
-    python benchmarks/studies/p1.py 512 --out /tmp/studies --csv docs/results/studies/p1-512-steps.csv --page
+    python benchmarks/studies/p1.py 512
 
-Each protocol has its folder below --out: p1-512 is a sweep of the published grids, whose runs the first steps read in
-five ways; p1-equal-512, p1-biases-512 and p1-corrected-512 are tunings, whose final runs the others are means of.
-Arms with unfinished runs are left out. ``--page`` draws the figure, and puts the table into
-docs/results/published-lead.md.
+Figure and table in docs/results/published-lead.md are made of the CSVs that ``run.py NAME --collect`` writes. p1-512 is
+a sweep of the published grids, whose runs the first steps read in five ways; p1-equal-512, p1-biases-512 and
+p1-corrected-512 are tunings, whose final runs the others are means of. Arms with unfinished runs are left out.
 """
 
 from __future__ import annotations
@@ -14,69 +12,33 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from results import RESULTS, draw, write_page
+from tuned import signed
 
-from tvlars.lab import LoadedRun, best_of_trials, expected_best, load_run
+from tvlars.lab import expected_best
 from tvlars.lab.comparison.statistics import mean_and_interval
 from tvlars.lab.experiments.grid import Grid
 from tvlars.lab.experiments.yaml_file import read_yaml
-from tvlars.lab.run_folder.rows import TEST_SHARE
 
 PROTOCOLS = Path(__file__).parent / "protocols"
 SIZES = (512, 2048, 8192)
 FIRST, OTHERS = "tvlars", ("lars-cold", "lars-warm", "lamb")
 BUDGET = 3
 """Trials of each arm once budgets are equal: those of LARS with warm-up."""
-Trials = list[LoadedRun]
-
-
-@dataclass(frozen=True)
-class Reading:
-    """One way to read the runs of the published grids."""
-
-    name: str
-    value: Callable[[Trials], float]
-
-
-def published(trials: Trials) -> float:
-    """Best epoch of the best trial, on a random quarter of the test set."""
-    return best_of_trials(trials, measure=TEST_SHARE).best
-
-
-def last_epoch(trials: Trials) -> float:
-    """Last epoch of the best trial, on a random quarter of the test set."""
-    return best_of_trials(trials, measure=TEST_SHARE, epochs="last").best
-
-
-def whole_test(trials: Trials) -> float:
-    """Last epoch of the best trial, on the whole test set."""
-    return best_of_trials(trials, measure="test_accuracy", epochs="last").best
-
-
-def equal_budgets(trials: Trials) -> float:
-    """Mean of the best of ``BUDGET`` trials on the whole test set, over all draws; of fewer, the best."""
-    return best_of_trials(trials, min(BUDGET, len(trials)), measure="test_accuracy", epochs="last").expected
-
-
-def on_validation(trials: Trials) -> float:
-    """Mean test accuracy of that one of ``BUDGET`` trials which is best by validation, over all draws."""
-    tested, chosen_by = (
-        best_of_trials(trials, measure=name, epochs="last").values for name in ("test_accuracy", "validation_accuracy")
-    )
-    return expected_best(tested, min(BUDGET, len(trials)), by=chosen_by)
-
-
-READINGS = (
-    Reading("as published", published),
-    Reading("last epoch", last_epoch),
-    Reading("whole test set", whole_test),
-    Reading(f"best of {BUDGET} trials each", equal_budgets),
-    Reading("chosen on validation", on_validation),
-)
+READINGS: dict[str, Callable[[pd.DataFrame], float]] = {
+    "as published": lambda trials: trials["share_best"].max(),
+    "last epoch": lambda trials: trials["share_last"].max(),
+    "whole test set": lambda trials: trials["test_accuracy"].max(),
+    f"best of {BUDGET} trials each": lambda trials: drawn(trials, "test_accuracy"),
+    "chosen on validation": lambda trials: drawn(trials, "validation_accuracy"),
+}
+"""Ways to read the trials of an arm: the best epoch of the best trial on a random quarter of the test set, its last
+epoch, that on the whole test set, and means over all draws of ``BUDGET`` trials, of which the best is chosen by its
+test or its validation accuracy."""
 TUNINGS = {
     "equal": "equal budgets, tuned",
     "biases": "rate of biases and norms",
@@ -85,62 +47,59 @@ TUNINGS = {
 """Corrections that need runs of their own, by the part of their protocol's name."""
 
 
-def trials_in(folder: Path) -> dict[str, Trials]:
-    """Return the finished runs in ``folder``, by arm."""
-    found: dict[str, Trials] = {}
-    for config in sorted(folder.glob("*/config.json")):
-        run = load_run(config.parent)
-        if run.status in ("finished", "diverged") and run.config is not None:
-            found.setdefault(run.config.arm_name, []).append(run)
-    return found
+def drawn(trials: pd.DataFrame, chosen_by: str) -> float:
+    """Return the mean test accuracy of the best of ``BUDGET`` trials, over all draws; of fewer, of the best."""
+    tested, by = (trials[name].to_list() for name in ("test_accuracy", chosen_by))
+    return expected_best(tested, min(BUDGET, len(trials)), by=by)
 
 
-def readings(trials: dict[str, Trials], planned: dict[str, int]) -> list[dict[str, str | float]]:
+def readings(runs: pd.DataFrame, planned: dict[str, int]) -> list[dict[str, str | float]]:
     """Return a row for each reading: accuracies in percent, and the lead of TVLARS over each other arm in points.
 
-    An arm with fewer trials than ``planned`` is not over and has NaN, so that no step stands on a part of its runs.
+    A diverged run counts as 0. An arm with fewer trials than ``planned`` is not over and has NaN, so that no step
+    stands on a part of its runs.
     """
     found = []
-    for reading in READINGS:
+    accuracies = [name for name in runs.columns if "accuracy" in name or name.startswith("share_")]
+    counted = runs.assign(**{name: runs[name].fillna(0.0) for name in accuracies})
+    for step, read in READINGS.items():
         values = {}
         for arm in (FIRST, *OTHERS):
-            mine = trials.get(arm, [])
-            values[arm] = 100 * reading.value(mine) if mine and len(mine) == planned.get(arm) else math.nan
+            mine = counted[counted["arm"] == arm]
+            values[arm] = 100 * read(mine) if len(mine) and len(mine) == planned.get(arm) else math.nan
         leads = {f"lead over {arm}": values[FIRST] - values[arm] for arm in OTHERS}
-        found.append({"step": reading.name, **values, **leads})
+        found.append({"step": step, **values, **leads})
     return found
 
 
-def tuned(name: str, trials: dict[str, Trials]) -> dict[str, str | float]:
-    """Return the row of a tuning: means of its final runs in percent, and of paired differences in points with the half
-    width of their 95 % interval; a diverged run counts as guessing among ten classes."""
-    by_seed = {arm: {run.config.seed: _tested(run) for run in runs if run.config} for arm, runs in trials.items()}
-    row: dict[str, str | float] = {"step": name}
+def tuned(step: str, runs: pd.DataFrame, pairs: pd.DataFrame) -> dict[str, str | float]:
+    """Return the row of a tuning: means of its final runs in percent, and the leads with the half width of their 95 %
+    interval in points, as ``pairs``, the rows of its comparison, have them."""
+    final = runs[(runs["part"] == "final") & (runs["status"] == "finished")]
+    row: dict[str, str | float] = {"step": step}
     for arm in (FIRST, *OTHERS):
-        row[arm] = mean_and_interval(list(by_seed.get(arm, {}).values()))[0]
-    for arm in OTHERS:
-        first, other = by_seed.get(FIRST, {}), by_seed.get(arm, {})
-        pairs = [first[seed] - other[seed] for seed in first if seed in other]
-        row[f"lead over {arm}"], row[f"interval of {arm}"] = mean_and_interval(pairs)
+        row[arm] = 100 * mean_and_interval(final.loc[final["arm"] == arm, "test_accuracy"].to_list())[0]
+    for first, second, pair in signed(pairs, [FIRST, *OTHERS]):
+        if first == FIRST:
+            row[f"lead over {second}"], row[f"interval of {second}"] = pair["signed"], 100 * pair["interval"]
     return row
 
 
-def _tested(run: LoadedRun) -> float:
-    value = None if run.status == "diverged" else run.test_accuracy
-    return 10.0 if value is None else 100 * value
-
-
-def waterfall(batch_size: int, out: Path) -> pd.DataFrame:
-    """Return a row for each step whose runs have finished, from the folders of the protocols in ``out``."""
+def waterfall(batch_size: int, folder: Path = RESULTS) -> pd.DataFrame:
+    """Return a row for each step whose runs are in the CSVs of ``folder``."""
     content = read_yaml(PROTOCOLS / f"p1-{batch_size}.yaml")
     grid = {**content["space"], "seed": content["seeds"]}
     planned: dict[str, int] = {}
     for run in Grid.from_mapping({"base": content["options"], "grid": grid, "arms": content["arms"]}).runs:
         planned[run.arm_name] = planned.get(run.arm_name, 0) + 1
-    found = readings(trials_in(out / f"p1-{batch_size}"), planned)
-    for part, name in TUNINGS.items():
-        if trials := trials_in(out / f"p1-{part}-{batch_size}" / "final"):
-            found.append(tuned(name, trials))
+    published = folder / f"p1-{batch_size}.csv"
+    if not published.is_file():
+        raise SystemExit(f"{published} must be there: python benchmarks/studies/run.py {published.stem} --collect")
+    found = readings(pd.read_csv(published), planned)
+    for part, step in TUNINGS.items():
+        file = folder / f"p1-{part}-{batch_size}.csv"
+        if file.is_file():
+            found.append(tuned(step, pd.read_csv(file), pd.read_csv(file.with_name(f"{file.stem}-pairs.csv"))))
     return pd.DataFrame(found)
 
 
@@ -187,22 +146,11 @@ def painter(found: pd.DataFrame) -> Callable[[Any, Any], None]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("batch_size", type=int, choices=SIZES)
-    parser.add_argument("--out", type=Path, required=True, help="folder of all studies")
-    parser.add_argument("--csv", type=Path, help="file that the table is written to, too")
-    parser.add_argument("--page", action="store_true", help="draw the figure, and write the table into the page")
-    arguments = parser.parse_args()
-    found = waterfall(arguments.batch_size, arguments.out)
-    if arguments.csv is not None:
-        found.to_csv(arguments.csv, index=False, float_format="%.4f")
-    if arguments.page:
-        from results import draw, write_page
-
-        words = (
-            f"Leads of TVLARS at a batch size of {arguments.batch_size:,} after each step, a panel for each other arm"
-        )
-        figure = draw(f"study-p1-{arguments.batch_size}", painter(found), words)
-        text = f"{markdown(found)}\n\n{figure}"
-        write_page("p1", f"python benchmarks/studies/p1.py {arguments.batch_size}", text)
+    size = parser.parse_args().batch_size
+    found = waterfall(size)
+    words = f"Leads of TVLARS at a batch size of {size:,} after each step, a panel for each other arm"
+    figure = draw(f"study-p1-{size}", painter(found), words)
+    write_page("p1", f"python benchmarks/studies/p1.py {size}", f"{markdown(found)}\n\n{figure}")
     print(found.round(2).to_string(index=False, na_rep="-"))
 
 

@@ -7,7 +7,7 @@
 The first command does what is not over of protocols/a3.yaml, in the folder /tmp/studies/a3, by two processes of one
 thread. The second one trains nothing, and writes finished runs to docs/results/studies/a3.csv; of tunings and
 comparisons it writes the tests of differences to NAME-pairs.csv too. The third one makes figure and tables of the page
-from these files. Those of p1 are made by p1.py.
+from these files; p1.py makes the waterfall of p1.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ class Tuned:
             f"seeds for {margin:g} | verdict |",
             f"|{'---|' * 8}",
         ]
-        for first, second, pair in self.signed():
+        for first, second, pair in signed(self.pairs, self.arms):
             cells = [
                 f"{first} less {second}",
                 f"{pair['signed']:+.2f}" + ("" if math.isnan(half := 100 * pair["interval"]) else f" ± {half:.2f}"),
@@ -92,16 +92,6 @@ class Tuned:
             lines.append(f"| {' | '.join(cells)} |")
         return "\n".join(lines)
 
-    def signed(self) -> list[tuple[str, str, dict[Any, Any]]]:
-        """Return each pair of the family with ``signed``, the difference of the earlier arm from the later one in
-        points, in the order of the arms."""
-        found = []
-        for pair in self.pairs.to_dict("records"):
-            first, second = sorted((pair["better"], pair["worse"]), key=self.arms.index)
-            sign = 1 if pair["better"] == first else -1
-            found.append((first, second, {**pair, "signed": 100 * sign * pair["difference"]}))
-        return sorted(found, key=lambda one: (self.arms.index(one[0]), self.arms.index(one[1])))
-
     def answers(self) -> str:
         """Return the results in sentences, as the laboratory words them."""
         rows = table(self.final.assign(**dict.fromkeys(MEANS)))
@@ -111,7 +101,7 @@ class Tuned:
         """Return the function that draws the figure for a theme: the search above, the differences below."""
 
         def paint(figure: Any, theme: Any) -> None:
-            pairs = self.signed()
+            pairs = signed(self.pairs, self.arms)
             above, below = figure.subplots(2, 1, height_ratios=[1.3, 0.35 + 0.22 * max(len(pairs), 1)])
             self._paint_search(above, theme)
             for i, (_, second, pair) in enumerate(pairs):
@@ -152,6 +142,17 @@ class Tuned:
             ticks = sorted({round(float(rate), 1) for one in found.values() for rate in one.index})
             axes.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks])
             axes.minorticks_off()
+
+
+def signed(pairs: pd.DataFrame, arms: list[str]) -> list[tuple[str, str, dict[Any, Any]]]:
+    """Return each pair with ``signed``, the difference of the earlier arm from the later one in points, in the order of
+    ``arms``."""
+    found = []
+    for pair in pairs.to_dict("records"):
+        first, second = sorted((pair["better"], pair["worse"]), key=arms.index)
+        sign = 1 if pair["better"] == first else -1
+        found.append((first, second, {**pair, "signed": 100 * sign * pair["difference"]}))
+    return sorted(found, key=lambda one: (arms.index(one[0]), arms.index(one[1])))
 
 
 def _line(theme: Any, number: int) -> tuple[str, str]:
