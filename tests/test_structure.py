@@ -35,7 +35,7 @@ ABOVE_CORE = ("lab", "cli", "__main__")
 """Parts of the package outside of the core, which must not use them."""
 MOST_FILES = 14
 """Python files in a folder of the laboratory."""
-MOST_LINES = {"": 30_900, "bench": 350}
+MOST_LINES = {"": 30_920, "bench": 350}
 """Lines of the laboratory ("") and of rooms of it."""
 Graph = dict[str, set[str]]
 

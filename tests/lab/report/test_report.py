@@ -142,6 +142,16 @@ def test_arms_are_told_apart_by_what_is_set(one: Path, tmp_path: Path) -> None:
     assert arms[2].color == "#D55E00"
 
 
+def test_runs_of_the_same_options_with_other_defaults_are_arms_of_their_own(one: Path, tmp_path: Path) -> None:
+    folders = [another(one, tmp_path / str(seed), optimizer="lars", seed=seed) for seed in range(3)]
+    plan = json.loads((folders[2] / "plan.json").read_text())
+    earlier = {**plan, "schedule": "cosine" if plan["schedule"] != "cosine" else "linear", "lr": 2 * plan["lr"]}
+    (folders[2] / "plan.json").write_text(json.dumps(earlier))
+    arms = make_arms([load_run(folder) for folder in folders])
+    named = f"lars (plan with lr {earlier['lr']:g}, schedule {earlier['schedule']})"
+    assert [(arm.name, len(arm.runs)) for arm in arms] == [("lars", 2), (named, 1)]
+
+
 def test_the_page_has_the_answer_the_numbers_and_every_runs_command(page: Path, twelve: list[Path]) -> None:
     text = page.read_text()
     assert "<strong>Batch size 256: no verdict</strong>; tvlars has the highest mean test accuracy" in text

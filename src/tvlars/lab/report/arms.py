@@ -15,6 +15,7 @@ from tvlars.lab.comparison.statistics import COLUMNS
 from tvlars.lab.config import TrainConfig, names_of
 from tvlars.lab.imported import said_path
 from tvlars.lab.options import Is
+from tvlars.lab.run_folder.identity import changed
 from tvlars.lab.run_folder.loaded_run import LoadedRun
 from tvlars.lab.run_folder.status import Status
 
@@ -42,11 +43,15 @@ class Arm:
 def make_arms(runs: list[LoadedRun]) -> list[Arm]:
     """Return the arms of some runs, in the order in which they appear.
 
-    An arm has the optimizer's name; if a batch size has several settings of the optimizer, also the settings.
+    An arm has the optimizer's name; if a batch size has several settings of the optimizer, also the settings. Runs of
+    the same options with other plans, from a time of other defaults, are arms of their own.
     """
     by_name: dict[str, list[LoadedRun]] = {}
+    first: dict[tuple[str, int], LoadedRun] = {}
     for run, name in zip(runs, arm_names([config_of(run) for run in runs]), strict=True):
-        by_name.setdefault(name, []).append(run)
+        found = changed(first.setdefault((name, config_of(run).batch_size), run).plan, run.plan)
+        said = ", ".join(f"{key.replace('_', '-')} {_text(here, key, [])}" for key, (_, here) in found.items())
+        by_name.setdefault(f"{name} (plan with {said})" if said else name, []).append(run)
     return colored([Arm(name, mine, "", "") for name, mine in by_name.items()])
 
 

@@ -61,16 +61,24 @@ def _at_one_place(there: dict[str, Any], config: TrainConfig, known_by_content: 
 
 def check_same_plan(there: dict[str, Any], plan: Plan, sentence: str) -> None:
     """Raise ``UsageError`` if the plan of a run of the same options and data has other values, by other defaults."""
-    said, others = [], ("dataset_size", "noise_scale", "lr_from", "users_schedule")  # others: data, and descriptions
-    if plan.optimizer not in DEFAULTS or there.get("total_steps", plan.total_steps) != plan.total_steps:
-        return  # a class has its own defaults, and other data are named elsewhere
-    for name, here in plan.as_dict().items():
-        kept = EARLIER_NAMES.get(str(there.get(name)), there.get(name))
-        near = isinstance(kept, float) and isinstance(here, float) and abs(kept - here) <= 1e-9 * abs(here)
-        if not (near or kept == here or None in (kept, here) or name in others):
-            said.append(f"{name} {kept!r} there, {here!r} here")
+    found = changed(there, plan.as_dict())
+    said = [f"{name} {kept!r} there, {here!r} here" for name, (kept, here) in found.items()]
     if said:
         raise UsageError(f"{sentence} plan differs: {', '.join(said)}, since defaults have changed: take a new folder")
+
+
+def changed(there: dict[str, Any], here: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return what differs between the plans of two runs of the same options and data, by its name: other defaults."""
+    others = ("dataset_size", "noise_scale", "lr_from", "users_schedule")  # data, and descriptions
+    if here.get("optimizer") not in DEFAULTS or there.get("total_steps") not in (None, here.get("total_steps")):
+        return {}  # a class has its own defaults, and other data are named elsewhere
+    found = {}
+    for name, value in here.items():
+        kept = EARLIER_NAMES.get(str(there.get(name)), there.get(name))
+        near = isinstance(kept, float) and isinstance(value, float) and abs(kept - value) <= 1e-9 * abs(value)
+        if not (near or kept == value or None in (kept, value) or name in others):
+            found[name] = kept, value
+    return found
 
 
 def differences(there: dict[str, Any], here: dict[str, Any]) -> str:

@@ -258,7 +258,7 @@ def test_trials_never_read_the_test_set(
     assert max(0.0, *(load_run(tmp_path / "one" / "trials" / f"lars-00{i}").accuracy or 0 for i in (0, 1))) == (
         pytest.approx(chosen[0][0].value)
     )
-    final = tuning_module._final_runs(config.with_validation(few), result.tuned)
+    final = tuning_module._final_runs(config.with_validation(few), result.tuned, {})
     assert {(run.validation, run.validation_seed, run.test) for run in final} == {(0.1, 0, True)}
 
 
@@ -426,6 +426,20 @@ def test_a_folder_is_of_one_tuning(pretend: list[TrainConfig], tmp_path: Path) -
     journal.write_bytes(b"{}\n" + journal.read_bytes())
     with pytest.raises(UsageError, match="must be the journal of a tuning, but cannot be read"):
         quietly(config(trials=3))
+
+
+def test_trials_with_other_defaults_do_not_join_a_tuning(pretend: list[TrainConfig], tmp_path: Path) -> None:
+    options: dict[str, Any] = dict(base=TrainConfig(epochs=2), optimizers=("lars",), space=("lr=1:2",), seeds=(5,))
+    quietly(TuneConfig(**options, trials=2, out=tmp_path / "out"))
+    trial = tmp_path / "out" / "trials" / "lars-000"
+    plan = load_run(trial).config.plan(1797 * 4 // 5)  # type: ignore[union-attr]
+    (trial / "plan.json").write_text(json.dumps(plan.as_dict()))
+    quietly(TuneConfig(**options, trials=3, out=tmp_path / "out"))
+    (trial / "plan.json").write_text(json.dumps({**plan.as_dict(), "schedule": "cosine"}))
+    with pytest.raises(
+        UsageError, match="lars-000' the plan differs: schedule 'cosine' there, 'linear' here, since def"
+    ):
+        quietly(TuneConfig(**options, trials=4, out=tmp_path / "out"))
 
 
 # -- trials that were over when the process was killed, and full disks -------------------------------------

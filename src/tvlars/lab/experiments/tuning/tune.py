@@ -54,6 +54,8 @@ from tvlars.lab.imported import said_path
 from tvlars.lab.metrics import Metric
 from tvlars.lab.models import Model
 from tvlars.lab.processes.signals import StopSignals
+from tvlars.lab.run_folder.identity import check_same_plan
+from tvlars.lab.run_folder.record import PLAN, read_object
 from tvlars.lab.tasks import Task
 from tvlars.lab.training.prepare import data_of, prepare
 from tvlars.lab.training.progress import BarReporter, Reporter, factory_of
@@ -172,6 +174,7 @@ def tune(
         hold(stack, folder, "process tunes")
         stored = read_stored(folder, said, data.fingerprint)  # another process may have changed it in the meantime
         searches, earlier = _open(config, spaces, first.plan.epochs, objective, said, stored, folder)
+        _check_plans(config, searches, given, folder)
         stored.before.update(config.before())
         again = config.tune_seeds[1:]
         said_before: list[str] = []
@@ -251,12 +254,10 @@ def _next_round(
     return line
 
 
-def _final_runs(
-    config: TuneConfig, tuned: Sequence[Tuned], earlier: Mapping[str, Arm] | None = None
-) -> list[TrainConfig]:
+def _final_runs(config: TuneConfig, tuned: Sequence[Tuned], earlier: Mapping[str, Arm]) -> list[TrainConfig]:
     """Return the runs with fresh seeds; ``earlier`` are arms of earlier calls by key."""
     return [
-        config.run((earlier or {}).get(one.arm, one.arm), one.best.params, seed)
+        config.run(earlier.get(one.arm, one.arm), one.best.params, seed)
         for seed in config.seeds
         for one in tuned
         if one.best is not None
@@ -287,6 +288,15 @@ def _first_stage(config: TuneConfig, space: Space, key: str) -> Stage:
     elif config.sampler == "qmc":
         points = tuple(sobol_points(space, config.trials, config.tune_seeds[0], said_path(key)))
     return Stage(config.trials, points)
+
+
+def _check_plans(config: TuneConfig, searches: Sequence[Search], given: Given, folder: Path) -> None:
+    """Raise ``UsageError`` if defaults have changed since the first trial of an arm."""
+    for search, arm in zip(searches, config.all_arms(), strict=True):
+        for trial in search.trials[:1]:
+            place = folder / "trials" / trial.folder
+            plan = prepare(config.trial(arm, trial.params), given, here=False).plan
+            check_same_plan(read_object(place / PLAN), plan, f"out must hold this tuning, but in {str(place)!r} the")
 
 
 def _open(
@@ -367,19 +377,15 @@ def _are_over(runs: list[TrainConfig], folder: Path) -> bool:
 def _announce_validation(
     config: TuneConfig, data: ImageData, objective: Objective, announce: Callable[[str], None]
 ) -> None:
-    images, amount = len(data.part("validation")[1]), config.base.validation
+    images, amount, own = len(data.part("validation")[1]), config.base.validation, config.base.own_task
     which = "a separate set"
     if amount is not None:
-        which = f"held out of {images + len(data.train_labels):,} for training, by class with seed "
-        which += f"{config.base.validation_seed}"
-    if config.base.own_task:
-        by = f"the {objective.measure} on {images:,} validation samples"
-        which = which.replace("by class ", "") + f", {str(objective).partition(', ')[2]}"
-        announce(f"trials are ranked by {by}, {which}; only runs with fresh seeds read the test set")
-        return
-    announce(
-        f"trials are ranked on {images:,} validation images, {which}; only runs with fresh seeds read the test set"
-    )
+        split = f"{'' if own else 'by class '}with seed {config.base.validation_seed}"
+        which = f"held out of {images + len(data.train_labels):,} for training, {split}"
+    by, end = f"on {images:,} validation images", ""
+    if own:
+        by, end = f"by the {objective.measure} on {images:,} validation samples", str(objective).partition(",")[2]
+    announce(f"trials are ranked {by}, {which}{',' * bool(end)}{end}; only runs with fresh seeds read the test set")
 
 
 def _announce_budget(
