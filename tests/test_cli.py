@@ -308,7 +308,7 @@ def test_compare_ends_with_the_table_and_the_pages_path(tmp_path: Path) -> None:
     assert done.stdout.count("few steps: 10 optimizer steps are too few") == 1  # for all arms
     assert lines[-2].startswith("Nothing was held out")
     assert lines[-3] == "2 seeds: no interval, which needs 3 seeds."
-    assert lines[-4].startswith("Batch size 256: no verdict; ")
+    assert lines[-4].startswith("Batch size 256: no arm learned: none is well above chance level, 10 %; ")
     assert "; 2 seeds cannot show a difference from " in lines[-4]
     assert lines[-4].endswith(" at 5 %, 7 can.")
     assert "run 6 of 6" in done.stdout

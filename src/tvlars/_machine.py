@@ -11,6 +11,8 @@ from pathlib import Path
 
 import torch
 
+from tvlars._words import counted
+
 PROC = Path("/proc")
 
 
@@ -47,7 +49,7 @@ def this_machine(device: torch.device) -> Machine:
 
 def cores_in_words(cores: int, threads: int) -> str:
     """Return the numbers of cores and of torch's threads as text."""
-    return f"{cores} core{'s' * (cores != 1)} ({threads} thread{'s' * (threads != 1)})"
+    return f"{counted(cores, 'core')} ({counted(threads, 'thread')})"
 
 
 def bf16_in_words(native: bool) -> str:

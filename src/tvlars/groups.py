@@ -16,6 +16,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from tvlars._checks import check_number
 from tvlars._notebook import folded, page, pre
 from tvlars._roles import is_adapted, is_table, is_vector
+from tvlars._words import counted
 from tvlars.optim._flattened import refuse_flat_parameters
 from tvlars.plan import Plan
 
@@ -62,7 +63,8 @@ class LayerGroups(list[dict[str, Any]]):
             title = "adapted and decayed" if adapted else "neither (biases, norms, tokens, ...)"
             lr = f", lr {group['lr']:g}" if "lr" in group else ""
             decay = f"weight decay {group['weight_decay']:g}{lr}"
-            title = f"{title}: {len(params)} layers, {sum(p.numel() for p in params):,} parameters, {decay}"
+            numbers = counted(len(params), "layer"), counted(sum(p.numel() for p in params), "parameter")
+            title = f"{title}: {', '.join([*numbers, decay])}"
             width = max(map(len, names), default=0)
             yield title, [f"  {name:<{width}}  {tuple(p.shape)}" for name, p in zip(names, params, strict=True)]
 

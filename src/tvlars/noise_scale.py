@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from tvlars._checks import check_count, check_flag, check_number
 from tvlars._notebook import folded, page, paragraph, table
+from tvlars._words import counted
 from tvlars.sharpness._surface import Batches, Loss, LossSurface
 
 
@@ -51,7 +52,7 @@ class NoiseScale:
         """Return the noise scale, with the layers' in a folded table, for notebooks."""
         head = ("layer", "B_simple", "95 %: from", "to")
         rows = [(name, *map(_samples, (one.value, one.low, one.high))) for name, one in self.layers.items()]
-        return page(paragraph(self), folded(f"{len(rows)} layers", table(head, rows)) if rows else "")
+        return page(paragraph(self), folded(counted(len(rows), "layer"), table(head, rows)) if rows else "")
 
     def __str__(self) -> str:
         return f"B_simple = {_samples(self.value)} samples (95 %: {_samples(self.low)} to {_samples(self.high)})"

@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from tvlars._checks import check_choice, check_count, check_flag, check_number, shown
 from tvlars._notebook import Line, page, picture, pre
 from tvlars._users_schedule import Simulated, UsersSchedule
+from tvlars._words import counted
 from tvlars.schedule import (
     TAILS,
     ConstantSchedule,
@@ -234,8 +235,8 @@ class Plan:
 
     def __str__(self) -> str:
         length = self.total_steps / self.steps_per_epoch
-        epochs = self.epochs if length == self.epochs else f"{length:.3g}"
-        run = f"{epochs} epochs of {self.dataset_size:,} samples" if self.dataset_size else "a stream of samples"
+        epochs = counted(self.epochs, "epoch") if length == self.epochs else f"{length:.3g} epochs"
+        run = f"{epochs} of {counted(self.dataset_size, 'sample')}" if self.dataset_size else "a stream of samples"
         steps = f"{self.steps_per_epoch} per epoch, {self.total_steps} in total"
         if self.dataset_size is None:
             steps = f"{self.total_steps} in total, {self.total_steps * self.batch_size:,} samples"
@@ -309,7 +310,8 @@ class Plan:
 
     def _dropped(self) -> list[str]:
         rest = (self.dataset_size or 0) % self.batch_size
-        return [f"             {rest:,} samples per epoch, drawn anew each time, do not fill a batch"] if rest else []
+        nouns = (f"{one} per epoch, drawn anew each time, {do}" for one, do in (("sample", "does"), ("samples", "do")))
+        return [f"             {counted(rest, *nouns)} not fill a batch"] if rest else []
 
     def _where_it_falls(self) -> str:
         place = self._half_way()

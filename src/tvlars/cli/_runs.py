@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tvlars._command import BAD_INPUT, INTERRUPTED, NOTHING_YET, not_imported
+from tvlars._words import counted
 from tvlars.cli._names import COMMANDS, without_commands
 from tvlars.cli._parser import Extended, Parser, conditions_of, refuse_unknown, words_of
 from tvlars.lab.console import Lasting, aside, say
@@ -100,7 +101,7 @@ def run(parsed: argparse.Namespace) -> int:
         say(text.removesuffix("\n"))
     else:
         write_output(parsed.out, text.encode(errors="replace"), "out")
-        say(f"list: {parsed.out} ({len(listing.rows)} of {listing.of} runs)")
+        say(f"list: {parsed.out} ({len(listing.rows)} of {counted(listing.of, 'run')})")
     if lines := [*listing.notes, *listing.left_out.lines()]:
         aside(*lines)
     return 0

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from tvlars._words import counted
 from tvlars.cli._options import (
     add_all,
     add_config,
@@ -65,7 +66,7 @@ def _ssl(parsed: argparse.Namespace) -> int:
     steps = result.epochs[-1].step
     speed = steps * result.config.batch_size / seconds
     name = result.config.arm_name
-    say(f"{name}: {steps} steps in {seconds:.1f} s of training ({speed:,.0f} images/s, two views each)")
+    say(f"{name}: {counted(steps, 'step')} in {seconds:.1f} s of training ({speed:,.0f} images/s, two views each)")
     linear, random = (result.evaluations.get(name) for name in ("linear", "random"))
     if linear and random:
         say(f"linear probe {linear.accuracy:.2%}, of the untrained network {random.accuracy:.2%}")

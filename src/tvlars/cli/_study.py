@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from tvlars._command import FAILED
+from tvlars._words import counted
 from tvlars.cli._options import (
     add_all,
     add_config,
@@ -112,5 +113,5 @@ def tell_study(result: Any) -> int:
     if missing:
         for row in runs[runs["folder"].isin(missing)].itertuples():
             say(f"{row.folder} failed: {row.note}; its output is in {result.folder / 'runs' / row.folder}.log")
-        return fail(f"{len(missing)} of {len(runs)} runs failed; the same command tries them again", FAILED)
+        return fail(f"{len(missing)} of {counted(len(runs), 'run')} failed; the same command tries them again", FAILED)
     return 0

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tvlars._command import BAD_INPUT, DIVERGED, FAILED
+from tvlars._words import counted
 from tvlars.cli._options import (
     DECLARED,
     add_all,
@@ -128,7 +129,7 @@ def _sweep(parsed: argparse.Namespace) -> int:
             say(f"note: {note}")
         for run in agenda.runs:
             say(f"{run.status:9} {run.name}")
-        say(f"{len(runs)} runs, {len(agenda.jobs)} to do, in {out}")
+        say(f"{counted(len(runs), 'run')}, {len(agenda.jobs)} to do, in {out}")
         return 0
     for note in grid.notes:
         say(f"note: {note}")
@@ -196,9 +197,9 @@ def tell(result: Any) -> int:
         say(f"page: {result.folder / 'report.html'}")
     code = _fail_unwritten(result.unwritten, "runs") if result.unwritten else 0
     if failed := result.count(Status.FAILED):
-        return fail(f"{failed} of {len(result.runs)} runs failed; the same command tries them again", FAILED)
+        return fail(f"{failed} of {counted(len(result.runs), 'run')} failed; the same command tries them again", FAILED)
     if diverged := result.count(Status.DIVERGED):
-        return fail(f"{diverged} of {len(result.runs)} runs diverged, a smaller lr usually helps", DIVERGED)
+        return fail(f"{diverged} of {counted(len(result.runs), 'run')} diverged, a smaller lr usually helps", DIVERGED)
     return code
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tvlars._command import DIVERGED, FAILED
+from tvlars._words import counted
 from tvlars.cli._options import (
     DECLARED,
     add_all,
@@ -120,7 +121,7 @@ def _train(parsed: argparse.Namespace) -> int:
     split, lost = ("test", result.test_loss) if result.config.test else ("validation", result.validation_loss)
     tell(
         f"{result.config.arm_name}: {accuracy}{split} loss {lost:.4f}, "
-        f"{last.step} steps in {seconds:.1f} s of training ({speed:,.0f} images/s)"
+        f"{counted(last.step, 'step')} in {seconds:.1f} s of training ({speed:,.0f} images/s)"
     )
     say(f"run folder: {result.folder}")
     return 0
@@ -177,12 +178,13 @@ def tell_comparison(comparison: Any) -> int:
 
     print_table(comparison)
     say(f"page: {comparison.folder / 'report.html'}")
+    of = counted(len(comparison.runs), "run")
     if failed := [run for run in comparison.runs if run.status == Status.FAILED]:
         for run in failed:
             say(f"{run.folder} failed: {run.note}")
-        return fail(f"{len(failed)} of {len(comparison.runs)} runs failed; the same command tries them again", FAILED)
+        return fail(f"{len(failed)} of {of} failed; the same command tries them again", FAILED)
     said = [f"{run.optimizer}, batch size {run.batch_size}, seed {run.seed}: {run.note}" for run in comparison.diverged]
-    return fail(f"{len(said)} of {len(comparison.runs)} runs diverged: {'; '.join(said)}", DIVERGED) if said else 0
+    return fail(f"{len(said)} of {of} diverged: {'; '.join(said)}", DIVERGED) if said else 0
 
 
 def compare_config(parsed: argparse.Namespace) -> CompareConfig:

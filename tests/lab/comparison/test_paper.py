@@ -46,7 +46,7 @@ def test_the_highest_mean_is_bold_and_the_caption_says_what_it_is_of(three: Comp
         *("| optimizer | lr | test accuracy, % | n |", "| :--- | ---: | ---: | ---: |"),
         "| tvlars | 16 | **92.00 ± 0.67** | 9 |",
         r"| lars | 16 | 82.00 ± 0.67 \* | 9 |",
-        r"| a\_b & 50% | 16 | 91.50 ± 1.72 | 6 of 9 |",
+        r"| a\_b & 50% | 16 | 91.50 ± 1.72 | 6 of 9, 3 diverged |",
         "",
         words(caption),
     ]
@@ -57,7 +57,7 @@ def test_the_highest_mean_is_bold_and_the_caption_says_what_it_is_of(three: Comp
     assert rows == [
         r"tvlars & 16 & \textbf{92.00 $\pm$ 0.67} & 9 \\",
         r"lars & 16 & 82.00 $\pm$ 0.67$^{*}$ & 9 \\",
-        r"a\_b \& 50\% & 16 & 91.50 $\pm$ 1.72 & 6 of 9 \\",
+        r"a\_b \& 50\% & 16 & 91.50 $\pm$ 1.72 & 6 of 9, 3 diverged \\",
     ]
     assert three.to_markdown(caption="Mine.").endswith("\n\nMine.\n")
     assert r"\caption{50 \% of it}" in three.to_latex(caption="50 % of it")
@@ -103,7 +103,7 @@ def test_the_frame_prints_as_text(three: Comparison) -> None:
     assert repr(three.table().sort_values("accuracy")).splitlines()[1].startswith("lars")
     assert "0.92" in repr(three.table()[["optimizer", "accuracy"]])  # a frame as any other
     assert three.table()["accuracy"].max() == pytest.approx(0.92)
-    assert str(three).splitlines()[-2].startswith("Batch size 256: tvlars has the highest mean test accuracy, 92.00 %")
+    assert str(three).splitlines()[-3].startswith("Batch size 256: tvlars has the highest mean test accuracy, 92.00 %")
     html = three._repr_html_()
     assert "<td>82.00 ± 0.67</td>" in html
     assert "a_b &amp; 50%" in html

@@ -15,8 +15,9 @@ import pytest
 from tvlars.lab import CompareConfig, Comparison, Reporter, TrainConfig, UsageError, load_run, report, train
 from tvlars.lab.comparison.comparison import RunRow
 from tvlars.lab.comparison.paired import holm
+from tvlars.lab.comparison.paper import paper_table
 from tvlars.lab.comparison.statistics import differences, table
-from tvlars.lab.comparison.table import Cell, table_cells, table_rows
+from tvlars.lab.comparison.table import Cell, pair_cells, table_cells, table_rows
 from tvlars.lab.comparison.verdict import answers, remarks, with_verdicts
 from tvlars.lab.experiments.results import SweepResult, SweepRun
 from tvlars.lab.report.parts import parts_of, version_notes
@@ -180,7 +181,7 @@ def test_unequal_seeds_and_means_of_survivors_are_said() -> None:
     rows.loc[rows["status"] == "diverged", "test_accuracy"] = None
     (sentence,) = answers(table(rows), differences(rows))
     assert sentence == (
-        "Batch size 512: no verdict; arm 1 has the highest mean test accuracy, 90.00 % (2 of 3 runs finished); "
+        "Batch size 512: no verdict; arm 1 has the highest mean test accuracy, 90.00 % (2 of 3 runs, 1 diverged); "
         "2 seeds cannot show a difference from arm 0 at 5 %, 6 can."
     )
     whole = runs_of([*[0.95, 0.951, 0.949] * 3, 0.1], [0.90, 0.902, 0.898] * 3, images=1_000_000)
@@ -193,6 +194,71 @@ def test_unequal_seeds_and_means_of_survivors_are_said() -> None:
     assert cells_of(whole)[0]["against the highest mean"].text.startswith("+5.00 ± ")
 
 
+def without(runs: pd.DataFrame, arm: str, *seeds: int, status: str = "diverged") -> pd.DataFrame:
+    """Runs of which these seeds of an arm have no result."""
+    lost = (runs["arm"] == arm) & runs["seed"].isin(seeds)
+    return runs.assign(
+        status=runs["status"].mask(lost, status), test_accuracy=runs["test_accuracy"].mask(lost, math.nan)
+    )
+
+
+def test_an_arm_that_diverged_leads_in_no_sentence_that_hides_it() -> None:
+    arms = [0.95, 0.951, 0.949] * 3, [0.9, 0.902, 0.898] * 3, [0.8, 0.801, 0.799] * 3
+    runs = without(without(runs_of(*arms, images=1_000_000), "arm 0", 1, 4), "arm 1", 8, status="failed")
+    rows, pairs = table(runs), differences(runs)
+    assert rows["left_out"].tolist() == ["2 diverged", "1 failed", ""]
+    assert pairs[["seeds", "of"]].to_numpy().tolist() == [[6, 9], [7, 9], [8, 9]]
+    (sentence,) = answers(rows, pairs)
+    assert sentence == (
+        "Batch size 512: arm 0 has the highest mean test accuracy, 94.97 % (7 of 9 runs, 2 diverged); "
+        "significantly above arm 1 (8 of 9 runs, 1 failed) and arm 2 (6 to 7 seeds, Holm over 3 comparisons)."
+    )
+    (other,) = answers(rows, differences(runs, "arm 0:arm 2,arm 1:arm 2"))
+    assert "(7 of 9 runs, 2 diverged)" in other
+    assert "arm 1 (8 of 9 runs, 1 failed)" in other
+    assert remarks(rows, runs) == [
+        "Means and differences leave out seeds without a result, and may look too good: arm 0 at batch size 512 "
+        "(7 of 9 runs, 2 diverged) and arm 1 at batch size 512 (8 of 9 runs, 1 failed)."
+    ]
+    cells = cells_of(runs)
+    assert list(cells[0])[3:5] == ["test accuracy", "runs"]
+    assert [row["runs"].text for row in cells] == ["7 of 9, 2 diverged", "8 of 9, 1 failed", "9"]
+    assert [row["seeds"].text for row in pair_cells(pairs, Measure())] == ["6 of 9", "7 of 9", "8 of 9"]
+    paper = paper_table(with_verdicts(rows, pairs), Measure(), [], pairs)
+    assert [row[-1] for row in paper.rows] == ["7 of 9, 2 diverged", "8 of 9, 1 failed", "9"]
+
+
+def test_an_arm_without_any_result_is_named() -> None:
+    runs = without(runs_of([0.9, 0.9], [0.8, 0.8]), "arm 0", 0, 1)
+    assert answers(table(runs), differences(runs)) == [
+        "Batch size 512: arm 1 has 80.00 % test accuracy (mean of 2 seeds); no run of arm 0 (2 diverged) has a result."
+    ]
+    none = without(runs, "arm 1", 0, 1, status="failed")
+    assert answers(table(none), differences(none)) == [
+        "Batch size 512: no run of arm 0 (2 diverged) and arm 1 (2 failed) has a result."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("classes", "learned"), [(10, (0.191, 0.1)), (100, (0.021, 0.01)), (2, (0.56, 0.5)), (None, (0.02, 0.01))]
+)
+def test_arms_near_chance_level_have_not_learned(classes: int | None, learned: tuple[float, float]) -> None:
+    def said(*arms: float, measure: Measure | None = None) -> str:
+        runs = runs_of(*([one] * 3 for one in arms))
+        if measure is not None:
+            runs = runs.assign(value=runs["test_accuracy"], better="max")
+        (sentence,) = answers(table(runs), differences(runs), measure, classes)
+        return sentence.removeprefix("Batch size 512: ")
+
+    assert said(*learned).startswith("no verdict; arm 0 has the highest mean")
+    if classes is not None:
+        guess, of = 1 / classes, f"well above chance level, {100 / classes:g} %; "
+        assert said(guess, guess).startswith(f"no arm learned: none is {of}arm 0 and arm 1 share the highest mean")
+        assert said(1.05 * guess, guess).startswith(f"no arm learned: none is {of}arm 0 has the highest mean")
+        assert said(guess).startswith(f"arm 0 did not learn: it is not {of}arm 0 has ")
+        assert "learn" not in said(guess, guess, measure=Measure("test r2", "max"))
+
+
 def test_equal_means_are_all_named() -> None:
     def said(*arms: list[float]) -> str:
         runs = runs_of(*arms)
@@ -202,7 +268,7 @@ def test_equal_means_are_all_named() -> None:
     equal, other, low = [0.9, 0.8, 0.85] * 3, [0.8, 0.85, 0.9] * 3, [0.1] * 9
     assert said(equal, other) == (
         "Batch size 512: no significant difference; arm 0 and arm 1 share the highest mean test accuracy, 85.00 %; "
-        "inconclusive against arm 1 (9 seeds, one comparison). A difference of 0.3 points would need more test images."
+        "inconclusive (9 seeds, one comparison). A difference of 0.3 points would need more test images."
     )
     assert said(low, equal, other) == (
         "Batch size 512: arm 1 and arm 2 share the highest mean test accuracy, 85.00 %; "
@@ -211,7 +277,11 @@ def test_equal_means_are_all_named() -> None:
     )
     assert said([0.9], [0.9]) == (
         "Batch size 512: no verdict; arm 0 and arm 1 share the highest mean test accuracy, 90.00 %; "
-        "1 seed cannot show a difference from arm 1 at 5 %, 6 can."
+        "1 seed cannot show a difference at 5 %, 6 can."
+    )
+    assert said([0.9] * 3, [0.9] * 3, [0.8] * 3) == (  # nothing is said once per leader
+        "Batch size 512: no verdict; arm 0 and arm 1 share the highest mean test accuracy, 90.00 %; "
+        "3 seeds cannot show a difference at 5 %, 7 can. A difference of 0.3 points would need more test images."
     )
     assert said([0.9001], [0.9]).startswith("Batch size 512: no verdict; arm 0 has the highest mean test accuracy, 90.")
 
@@ -407,8 +477,8 @@ def test_a_comparison_has_differences_and_p_values(one: Path, tmp_path: Path) ->
     assert again.table()["verdict"].tolist() == ["highest mean", "inconclusive"]
     assert [row["p (Holm)"] for row in table_rows(again)] == ["-", "1"]
     assert again.answers() == [
-        "Batch size 256: no significant difference; tvlars and lars share the highest mean test accuracy, "
-        f"{100 * accuracy:.2f} %; inconclusive against lars (6 seeds, one comparison). A difference of 0.3 points "
+        "Batch size 256: no arm learned: none is well above chance level, 10 %; tvlars and lars share the highest mean "
+        f"test accuracy, {100 * accuracy:.2f} %; inconclusive (6 seeds, one comparison). A difference of 0.3 points "
         "would need more test images."
     ]
 

@@ -211,7 +211,7 @@ def test_the_command_compares_what_users_bring(work: Path, capsys: pytest.Captur
     assert main(words) == 0
     said = capsys.readouterr().out
     names = ["lars", NADAM, "mine.py:build", "cold"]
-    assert f"4 runs: {', '.join(names)}; batch sizes 512" in said
+    assert f"4 runs: {', '.join(names)}; batch size 512; " in said
     assert "cold: lars, batch size 512" in said
     comparison = Comparison.load(Path("compared"))
     assert [run.optimizer for run in comparison.runs] == names

@@ -121,7 +121,8 @@ def test_diverged_runs_are_said_and_the_others_go_on(comparison: Comparison) -> 
     assert {(run.optimizer, run.seed) for run in comparison.diverged} == {("sgd", 0), ("sgd", 1)}
     assert all(re.match(r"loss not finite at step \d+, lr 1e\+18", run.note) for run in comparison.diverged)
     row = table_rows(comparison)[1]
-    assert (row["test accuracy"], row["runs"]) == ("-", "0 of 2")
+    assert (row["test accuracy"], row["runs"]) == ("-", "0 of 2, 2 diverged")
+    assert "no run of sgd (2 diverged) has a result" in comparison.answers()[0]
     page = (comparison.folder / "report.html").read_text()
     assert page.count(": diverged, loss not finite") == len(comparison.diverged) == 4
 

@@ -25,8 +25,8 @@ class Said:
 
 
 ROWS = [["a|b_c", "90.00 ± 1.00"], ["50 %", "-"]]
-PAIRS = PaperTable(["pair", "verdict"], [["a_b against c", "inconclusive"]], set(), set(), set(), 1, "Pairs")
-TABLE = PaperTable(["optimizer", "accuracy"], ROWS, {0}, {1}, set(), 1, "Means at p ≤ 0.05")
+PAIRS = PaperTable(["pair", "verdict"], [["a_b against c", "inconclusive"]], 1, "Pairs")
+TABLE = PaperTable(["optimizer", "accuracy"], ROWS, 1, "Means at p ≤ 0.05", (), {0}, {1})
 
 
 def test_markdown_has_bold_means_and_shows_names_as_they_are() -> None:

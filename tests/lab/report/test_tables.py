@@ -169,6 +169,17 @@ def test_steps_samples_and_time_to_a_target_are_of_the_median_seed(one: Path, tm
     }
     assert (lars["steps"], lars["seeds that reach it"]) == ("not reached", "0 of 2")
     assert targets(arms, "validation_accuracy", Measure()) == []
+    assert found[2].rows[0] == {  # median 15: seed 1 never reaches it
+        "arm": "tvlars",
+        "steps": "15; 1 of 3 seeds never reached it",
+        "samples": "3,840",
+        "training time": "6 s",
+        "seeds that reach it": "2 of 3",
+    }
+    assert found[0].rows[1]["steps"] == "not reached"
+    few = [curve(one, tmp_path / f"6{i}", [last], optimizer="lars", seed=i) for i, last in enumerate((0.91, 0.1, 0.1))]
+    lars = targets(make_arms(list(map(load_run, [*folders[:3], *few]))), "test_accuracy", Measure())[1].rows[1]
+    assert (lars["steps"], lars["seeds that reach it"]) == ("not reached by 2 of 3 seeds", "1 of 3")
     assert [said_time(seconds) for seconds in (0.52, 100, 300, 7300)] == ["0.52 s", "100 s", "5 min", "2.03 h"]
 
 

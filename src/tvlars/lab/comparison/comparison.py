@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from tvlars._notebook import Line, page, paragraph, picture
 from tvlars._reading import read_json, reason
+from tvlars._words import counted
+from tvlars.lab.comparison.chance import classes_of
 from tvlars.lab.comparison.colors import colors_of
 from tvlars.lab.comparison.family import ALL, Declared, check_family, check_margin
 from tvlars.lab.comparison.held_out import NOTHING_HELD_OUT
@@ -133,7 +135,7 @@ class Comparison:
 
     def __repr__(self) -> str:
         arms = ", ".join(dict.fromkeys(run.optimizer for run in self.runs))
-        return f"Comparison({arms or 'nothing'}: {len(self.runs)} runs, folder {str(self.folder)!r})"
+        return f"Comparison({arms or 'nothing'}: {counted(len(self.runs), 'run')}, folder {str(self.folder)!r})"
 
     def _repr_html_(self) -> str:
         """Return table, sentences and curves as HTML for notebooks."""
@@ -200,10 +202,11 @@ class Comparison:
         from tvlars.lab.comparison import statistics
         from tvlars.lab.comparison.verdict import answers
 
-        return answers(statistics.table(self._frame()), self.differences(), self.measure)
+        classes = classes_of(self.folder / run.folder for run in self.runs if run.folder)
+        return answers(statistics.table(self._frame()), self.differences(), self.measure, classes)
 
     def remarks(self) -> list[str]:
-        """Return sentences on limits of the numbers: two seeds have no interval, and one of few test images counts."""
+        """Return sentences on limits of the numbers, see :func:`tvlars.lab.comparison.verdict.remarks`."""
         from tvlars.lab.comparison import statistics, verdict
 
         frame = self._frame()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tvlars._checks import check_number
+from tvlars._words import counted
 from tvlars.lab.arguments import split_outside
 from tvlars.lab.errors import UsageError, unknown
 from tvlars.lab.options import option
@@ -98,8 +99,7 @@ def pairs_of(family: str, arms: Iterable[str]) -> set[frozenset[str]]:
 
 def said_family(family: str, comparisons: int) -> str:
     """Return the tested pairs in words, for example "all pairs of arms (6)"."""
-    pairs = f"{comparisons} comparison{'s' * (comparisons != 1)}"
-    return f"all pairs of arms ({pairs})" if family == ALL else f"{family} ({pairs})"
+    return f"{'all pairs of arms' if family == ALL else family} ({counted(comparisons, 'comparison')})"
 
 
 def _named(name: str, arms: Collection[str]) -> list[str]:

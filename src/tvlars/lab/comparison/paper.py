@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,21 +46,22 @@ class PaperTable:
 
     Attributes:
         head: titles of the columns; the first column is text, the others are numbers.
-        rows: cells by row. ``best`` are the rows with the best mean at their batch size, ``worse`` those whose mean
-            is significantly worse, ``equivalent`` those that are equivalent to it, ``breaks`` the rows that begin
-            another batch size.
+        rows: cells by row.
         measure: number of the column of the mean.
         caption: settings, the interval, and the meaning of bold text.
+        groups: numbers of columns; a row with other cells in them begins another group of rows.
+        best, worse, equivalent: rows with the best mean at their batch size, with a significantly worse one, and with
+            one that is equivalent to it.
     """
 
     head: list[str]
     rows: list[list[str]]
-    best: set[int]
-    worse: set[int]
-    breaks: set[int]
     measure: int
     caption: str
-    equivalent: set[int] = field(default_factory=set, kw_only=True)
+    groups: tuple[int, ...] = ()
+    best: set[int] = field(default_factory=set)
+    worse: set[int] = field(default_factory=set)
+    equivalent: set[int] = field(default_factory=set)
 
     def latex(self, label: str, caption: str | None = None) -> str:
         r"""Return a table environment with a tabular inside, which needs ``\usepackage{booktabs}``."""
@@ -75,7 +76,8 @@ class PaperTable:
                 cells[self.measure] += "$^{*}$"
             if i in self.equivalent:
                 cells[self.measure] += r"$^{\dagger}$"
-            lines += [r"\midrule"] * (not i or i in self.breaks) + [_tex_row(cells)]
+            begins = not i or any(row[column] != self.rows[i - 1][column] for column in self.groups)
+            lines += [r"\midrule"] * begins + [_tex_row(cells)]
         return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
 
     def markdown(self, caption: str | None = None) -> str:
@@ -111,8 +113,7 @@ def paper_table(
     named = [name.replace("_", " ") for name in extra]
     head = ["optimizer", *(["batch size"] if sizes > 1 else []), "lr", measure.title, *named, "n"]
     cells: list[list[str]] = []
-    best, worse, equivalent, breaks = set(), set(), set(), set()
-    previous: dict[Any, Any] = {}
+    best, worse, equivalent = set(), set(), set()
     for i, row in enumerate(rows.to_dict("records")):
         leading = means.get((row["batch_size"], leaders.get(row["batch_size"], "")), math.nan)
         several = int((rows[rows["batch_size"] == row["batch_size"]]["seeds"] > 0).sum()) > 1
@@ -123,23 +124,20 @@ def paper_table(
             worse.add(i)
         if "equivalent" in str(row["verdict"]):
             equivalent.add(i)
-        if previous and previous["batch_size"] != row["batch_size"]:
-            breaks.add(i)
-        of = f" of {row['of']}" if row["seeds"] < row["of"] else ""
         size = [f"{row['batch_size']:,}"] if sizes > 1 else []
         values = [metric_text(row[name], row[f"{name}_interval"]) for name in extra]
         mean = measure.text(row["accuracy"], row["interval"])
-        cells.append([str(row["arm"]), *size, number_text(row["lr"]), mean, *values, f"{row['seeds']}{of}"])
-        previous = row
+        cells.append([str(row["arm"]), *size, number_text(row["lr"]), mean, *values, runs_text(row)])
     caption = " ".join(
         [
-            f"{measure.name[:1].upper()}{measure.name[1:]}{_interval(rows)}{_shared(settings)}.",
+            f"{measure.name[:1].upper()}{measure.name[1:]}{means_of(rows['seeds'])}{_shared(settings)}.",
             *([f"Bold: the {measure.best} mean{' of each batch size' if sizes > 1 else ''}."] if best else []),
             *(_verdicts(pairs, worse, equivalent, measure) if best else []),
             *(f"{note}." for note in arm_notes(settings)),
         ]
     )
-    return PaperTable(head, cells, best, worse, breaks, len(head) - 2 - len(extra), caption, equivalent=equivalent)
+    groups = (1,) if sizes > 1 else ()
+    return PaperTable(head, cells, len(head) - 2 - len(extra), caption, groups, best, worse, equivalent)
 
 
 def pairs_table(pairs: pd.DataFrame, measure: Measure) -> PaperTable:
@@ -155,16 +153,13 @@ def pairs_table(pairs: pd.DataFrame, measure: Measure) -> PaperTable:
     own = [f"p of equivalence within {within}", f"seeds for {within}"] if within else []
     head = ["pair", *(["batch size"] if sizes > 1 else []), gap, "n", "g_z", "p", *own, "verdict"]
     cells: list[list[str]] = []
-    breaks: set[int] = set()
-    for i, pair in enumerate(pairs.to_dict("records")):
-        if i and pairs["batch_size"].iloc[i - 1] != pair["batch_size"]:
-            breaks.add(i)
+    for pair in pairs.to_dict("records"):
         more = [p_text(pair["equivalence_p_adjusted"]), seeds_text(pair["seeds_needed"])] if within else []
         size = [f"{pair['batch_size']:,}"] if sizes > 1 else []
         mean = measure.text(pair["difference"], pair["interval"])
         names = f"{pair['better']} against {pair['worse']}"
         tests = [number_text(pair["effect_size"], ".2f"), p_text(pair["p_adjusted"]), *more]
-        cells.append([names, *size, mean, str(pair["seeds"]), *tests, pair["verdict"]])
+        cells.append([names, *size, mean, runs_text(pair), *tests, pair["verdict"]])
     caption = (
         f"Paired differences in {measure.name} over n seeds ± half the width of the 95 % interval (Student's t), the "
         f"better arm first; g_z: Hedges' effect size; p: p-value of a difference, {_tests(pairs, measure)}"
@@ -174,7 +169,7 @@ def pairs_table(pairs: pd.DataFrame, measure: Measure) -> PaperTable:
             f"; of equivalence within {within} by two one-sided t-tests; seeds: with which a difference of {within} is "
             f"found with probability {POWER:g}"
         )
-    return PaperTable(head, cells, set(), set(), breaks, len(head) - 1, f"{caption}.")
+    return PaperTable(head, cells, len(head) - 1, f"{caption}.", (1,) if sizes > 1 else ())
 
 
 def number_text(value: float, form: str = ".4g") -> str:
@@ -185,6 +180,13 @@ def number_text(value: float, form: str = ".4g") -> str:
 def p_text(p: float) -> str:
     """Return a p-value in two digits, "-" if there is none."""
     return "-" if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.2g}"
+
+
+def runs_text(row: Mapping[Any, Any]) -> str:
+    """Return the number of seeds in a mean or difference and, if it leaves out some, as in "3 of 5, 2 diverged"."""
+    if row["seeds"] >= row["of"]:
+        return str(row["seeds"])
+    return ", ".join(filter(None, (f"{row['seeds']} of {row['of']}", row.get("left_out", ""))))
 
 
 def seeds_text(seeds: float) -> str:
@@ -239,9 +241,9 @@ def _value(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else said_path(str(value))
 
 
-def _interval(rows: pd.DataFrame) -> str:
-    """Return a description of the means in words."""
-    counts = sorted(set(rows.loc[rows["seeds"] > 0, "seeds"].astype(int)))
+def means_of(numbers: Iterable[int]) -> str:
+    """Return a description of means over these numbers of seeds, to follow their name."""
+    counts = sorted({int(count) for count in numbers if count > 0})
     if not counts or counts[-1] == 1:
         return " of one seed" if counts else ""
     seeds = f"{counts[0]} seeds" if len(counts) == 1 else "n seeds"
@@ -311,10 +313,9 @@ class ComparisonTable(pd.DataFrame):
         for row in self.to_dict("records"):
             against = row["against_best"]
             gap = "" if math.isnan(against) else f"{'−' if against < 0 else '+'}{measure.text(abs(against))}, "
-            of = f" of {row['of']}" if row["seeds"] < row["of"] else ""
             cells = [f"{row['optimizer']:<{wide}}", f"{row['batch_size']:,}", number_text(row["lr"])]
             result = measure.text(row[mean], row[interval])
-            rows.append([*cells, result, f"{row['seeds']}{of}", f"{gap}{row['verdict']}"])
+            rows.append([*cells, result, runs_text(row), f"{gap}{row['verdict']}"])
         head = ["optimizer", "batch size", "lr", measure.title, "runs", f"against the {measure.best} mean"]
         return pd.DataFrame(rows, columns=head)
 

@@ -22,9 +22,9 @@ A column ``metrics`` may have a dictionary of extra measures by name. ``test_ima
 ``correct`` an array (test_images,) that is True for images that were classified correctly; both may be missing. Runs of
 a user's task have their measure in ``value``, which takes the place of the accuracy, and in ``better`` "min" or "max".
 """
-TABLE_COLUMNS = ("arm", "batch_size", "lr", "seeds", "of", "accuracy", "interval", "accuracies", *MEANS)
+TABLE_COLUMNS = ("arm", "batch_size", "lr", "seeds", "of", "left_out", "accuracy", "interval", "accuracies", *MEANS)
 PAIR_COLUMNS = (
-    *("part", "batch_size", "better", "worse", "difference", "interval", "seeds", "deviation", "effect_size"),
+    *("part", "batch_size", "better", "worse", "difference", "interval", "seeds", "of", "deviation", "effect_size"),
     *("in_family", "comparisons", "p_value", "p_adjusted", "significant"),
     *("margin", "equivalence_p_value", "equivalence_p_adjusted", "equivalent", "seeds_needed", "verdict"),
 )
@@ -41,10 +41,10 @@ def mean_and_interval(values: list[float]) -> tuple[float, float]:
 def table(runs: pd.DataFrame) -> pd.DataFrame:
     """Return one row per arm and batch size: mean test accuracy and its 95 % interval over seeds.
 
-    Columns: arm, batch_size, lr, seeds (finished ones), of (all seeds), accuracy and interval
-    (half width, Student's t; NaN for fewer than three seeds), accuracies (each seed's), train_loss, test_loss,
-    images_per_second, seconds (means), and NAME and NAME_interval for each extra measure. Batch sizes ascend; their
-    arms are in the order in which they first appear.
+    Columns: arm, batch_size, lr, seeds (finished ones), of (all seeds), left_out (reasons for the rest, as in "1
+    diverged"), accuracy and interval (half width, Student's t; NaN for fewer than three seeds), accuracies (each
+    seed's), train_loss, test_loss, images_per_second, seconds (means), and NAME and NAME_interval for each extra
+    measure. Batch sizes ascend; their arms are in the order in which they first appear.
     """
     runs = _with_values(runs)
     names = list(dict.fromkeys(name for one in _metrics_of(runs) for name in one))
@@ -54,9 +54,11 @@ def table(runs: pd.DataFrame) -> pd.DataFrame:
         done = finished.drop_duplicates("seed", keep="last")  # a repeated seed is not an independent run
         accuracies = done["value"].astype(float).tolist()
         means = [done[name].astype(float).mean() for name in MEANS]
-        of = group["seed"].nunique()
+        lost = group[~group["seed"].isin(done["seed"])].drop_duplicates("seed", keep="last")["status"]
+        why = ", ".join(f"{count} {status}" for status, count in lost.value_counts().items())
+        of = len(done) + len(lost), why
         extra = [mean_and_interval([one.get(name, math.nan) for one in _metrics_of(done)]) for name in names]
-        row = (arm, batch_size, group["lr"].iloc[0], len(done), of, *mean_and_interval(accuracies), accuracies, *means)
+        row = (arm, batch_size, group["lr"].iloc[0], len(done), *of, *mean_and_interval(accuracies), accuracies, *means)
         rows.append((*row, *itertools.chain(*extra)))
     columns = [*TABLE_COLUMNS, *(column for name in names for column in (name, f"{name}_interval"))]
     return pd.DataFrame(rows, columns=columns).sort_values("batch_size", kind="stable", ignore_index=True)
@@ -127,7 +129,8 @@ def differences(runs: pd.DataFrame, family: str = ALL, margin: float | None = No
         - part, batch_size, better, worse: the pair of arms.
         - difference: of the means over common seeds, >= 0; interval: half width of the wider of both 95 % intervals by
           Student's t, by seeds and by test images; NaN for fewer than three seeds.
-        - seeds: number of common seeds; deviation: standard deviation of the paired differences over them.
+        - seeds: number of common seeds; of: with those on which an arm diverged; deviation: standard deviation of the
+          paired differences over common seeds.
         - effect_size: Hedges' g_z, see :func:`tvlars.lab.comparison.paired.effect_size`.
         - in_family: True if the pair is tested; comparisons: number of pairs in the family, including pairs of arms
           whose runs all diverged.
@@ -159,7 +162,8 @@ def differences(runs: pd.DataFrame, family: str = ALL, margin: float | None = No
                 pair = Pair.of(runs_a.loc[seeds], runs_b.loc[seeds], margin, of_task)
                 lower_wins = "better" in cell and bool((cell["better"] == "min").all())
                 better, worse = (a, b) if (pair.mean >= 0) != lower_wins or not pair.mean else (b, a)
-                head = {"part": part, "batch_size": batch_size, "better": better, "worse": worse}
+                of = every.loc[every["arm"].isin((a, b)), "seed"].nunique()
+                head = {"part": part, "batch_size": batch_size, "better": better, "worse": worse, "of": of}
                 within = {"in_family": frozenset((a, b)) in declared, **_UNTESTED}
                 rows.append({**head, **pair.measured(), **within, "pair": pair})
     _judge([row for row in rows if row["in_family"]], count)

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from tvlars.lab.comparison.comparison import Comparison
 from tvlars.lab.comparison.pair import said_margin
-from tvlars.lab.comparison.paper import metric_text, number_text, p_text, seeds_text
+from tvlars.lab.comparison.paper import metric_text, number_text, p_text, runs_text, seeds_text
 from tvlars.lab.comparison.statistics import metrics_in
 from tvlars.lab.comparison.verdict import beside_best
 from tvlars.lab.console import console, say, tell
@@ -44,8 +44,7 @@ def table_cells(rows: pd.DataFrame, pairs: pd.DataFrame, measure: Measure) -> li
     for row, beside in zip(rows.to_dict("records"), beside_best(rows, pairs, measure).to_dict("records"), strict=True):
         others = done.get(row["batch_size"], 0) - 1
         ahead = others > 0 and above.get((row["batch_size"], row["arm"]), 0) == others
-        cells = _cells(row, beside, ahead, measure)
-        found.append(_with_metrics(cells, row, names))
+        found.append(_cells(row, beside, ahead, measure, names))
     return found
 
 
@@ -65,7 +64,7 @@ def pair_cells(pairs: pd.DataFrame, measure: Measure) -> list[dict[str, Cell]]:
             better: Cell(pair["better"], pair["better"]),
             worse: Cell(pair["worse"], pair["worse"]),
             f"difference{gap}": Cell(measure.text(pair["difference"], pair["interval"]), pair["difference"]),
-            "seeds": Cell(str(pair["seeds"]), pair["seeds"]),
+            "seeds": Cell(runs_text(pair), pair["seeds"]),
             EFFECT: _number_cell(pair["effect_size"], "{:.2f}".format),
             "p": _p_cell(pair["p_value"]),
             P_VALUE: _p_cell(pair["p_adjusted"]),
@@ -114,6 +113,7 @@ def print_table(comparison: Comparison) -> None:
 def by_least_importance(rows: list[dict[str, str]], measure: Measure) -> list[str]:
     """Return the columns that may be left out, least important first."""
     kept = ["optimizer", measure.name] + ["batch size"] * (len({row["batch size"] for row in rows}) > 1)
+    kept += ["runs"] * any("of" in row["runs"] for row in rows)  # a mean must not hide that it leaves out seeds
     last = [*kept, P_VALUE, "runs", "lr", "test loss", "each seed", "batch size"]
     others = [name for name in rows[0] if name not in last]  # images/s, extra measures, train loss
     return [*reversed(others), *(name for name in reversed(last[len(kept) :]) if name in rows[0] and name not in kept)]
@@ -124,7 +124,9 @@ def _width(rows: list[dict[str, str]], shown: list[str]) -> int:
     return 1 + sum(3 + max(cell_len(text) for text in (name, *(row[name] for row in rows))) for name in shown)
 
 
-def _cells(row: dict[Any, Any], beside: dict[Any, Any], ahead: bool, measure: Measure) -> dict[str, Cell]:
+def _cells(
+    row: dict[Any, Any], beside: dict[Any, Any], ahead: bool, measure: Measure, metrics: list[str]
+) -> dict[str, Cell]:
     done, difference, words = row["seeds"] > 0, beside["difference"], beside["verdict"]
     if math.isnan(difference):
         beside_it = Cell("-" if words == "no result" else words, 0.0 if words == f"{measure.best} mean" else -2.0)
@@ -137,7 +139,10 @@ def _cells(row: dict[Any, Any], beside: dict[Any, Any], ahead: bool, measure: Me
     each = " ".join(measure.text(value) for value in row["accuracies"] if not math.isnan(value))
     mean_of_all = measure.text(row["accuracy"], row["interval"])
     known = not math.isnan(row["accuracy"])
-    of = f" of {row['of']}" if row["seeds"] < row["of"] else ""
+
+    def metric(name: str) -> Cell:
+        key = -math.inf if math.isnan(row[name]) else row[name]
+        return Cell(metric_text(row[name], row[f"{name}_interval"]), key)
 
     def mean(name: str, form: str) -> Cell:
         return Cell(format(row[name], form), row[name]) if done and not math.isnan(row[name]) else Cell("-", -1)
@@ -147,28 +152,16 @@ def _cells(row: dict[Any, Any], beside: dict[Any, Any], ahead: bool, measure: Me
         "batch size": Cell(f"{row['batch_size']:,}", row["batch_size"]),
         "lr": Cell(number_text(row["lr"]), row["lr"]),
         measure.name: Cell(f"{mean_of_all}{measure.unit * known}", row["accuracy"] if done else -1, ahead),
+        "runs": Cell(runs_text(row), row["seeds"]),
         against(measure): beside_it,
         P_VALUE: _p_cell(beside["p_adjusted"]),
         "each seed": Cell(each or "-", each),
         "train loss": mean("train_loss", ".4f"),
         **({} if measure.name == "test loss" else {"test loss": mean("test_loss", ".4f")}),
+        **{name.replace("_", " "): metric(name) for name in metrics},
         "images/s": mean("images_per_second", ",.0f"),
         SECONDS: mean("seconds", ",.0f"),
-        "runs": Cell(f"{row['seeds']}{of}", row["seeds"]),
     }
-
-
-def _with_metrics(cells: dict[str, Cell], row: dict[Any, Any], names: list[str]) -> dict[str, Cell]:
-    """Return cells with extra measures, each a mean with its interval, inserted after the losses."""
-    found = {}
-    for name, cell in cells.items():
-        if name == "images/s":
-            for one in names:
-                mean, interval = row[one], row[f"{one}_interval"]
-                key = -math.inf if math.isnan(mean) else mean
-                found[one.replace("_", " ")] = Cell(metric_text(mean, interval), key)
-        found[name] = cell
-    return found
 
 
 def _p_cell(p: float) -> Cell:

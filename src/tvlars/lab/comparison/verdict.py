@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from typing import Any
 
 import pandas as pd
 
+from tvlars._words import counted
+from tvlars.lab.comparison.chance import failure_bound
 from tvlars.lab.comparison.pair import said_margin, test_images_of
 from tvlars.lab.comparison.paired import fewest_seeds
 from tvlars.lab.comparison.statistics import INCONCLUSIVE, best_arms
@@ -24,43 +27,63 @@ COARSE = 0.005
 
 
 def remarks(rows: pd.DataFrame, runs: pd.DataFrame, measure: Measure | None = None) -> list[str]:
-    """Return sentences on limits of the numbers: two seeds have no interval, and one of few test images counts much.
+    """Return sentences on limits of the numbers: seeds without a result, no interval of two, and few test images.
     ``runs`` are those of ``rows``, the result of :func:`tvlars.lab.comparison.statistics.table`."""
     measure = measure or Measure()
     found = ["2 seeds: no interval, which needs 3 seeds."] if (rows["seeds"] == 2).any() else []
+    fewer = rows[(rows["seeds"] > 0) & (rows["seeds"] < rows["of"])].to_dict("records")
+    if lost := [f"{row['arm']} at batch size {row['batch_size']:,}{_part(row)}" for row in fewer]:
+        found.append(f"Means and differences leave out seeds without a result, and may look too good: {listed(lost)}.")
     images = None if measure.of_task else test_images_of(runs[runs["status"] == Status.FINISHED.value])
     if images is not None and images * COARSE < 1:
         split = "validation" if measure.name.startswith("validation") else "test"
-        found.append(f"{images} {split} image{'s' * (images != 1)}: one image is {100 / images:.1f} points.")
+        found.append(f"{counted(images, f'{split} image')}: one image is {100 / images:.1f} points.")
     return found
 
 
-def answers(rows: pd.DataFrame, pairs: pd.DataFrame, measure: Measure | None = None) -> list[str]:
+def answers(
+    rows: pd.DataFrame, pairs: pd.DataFrame, measure: Measure | None = None, classes: int | None = None
+) -> list[str]:
     """Return one sentence per batch size: the arms with the best mean, and their differences from others.
 
-    It begins with "no verdict" or "no significant difference" if the best mean is that of no winner.
+    It begins with "no arm learned", "no verdict" or "no significant difference" if the best mean is that of no winner.
 
     Args:
         rows: result of :func:`tvlars.lab.comparison.statistics.table`.
         pairs: result of :func:`tvlars.lab.comparison.statistics.differences` for the same runs.
         measure: measure of the means; None (default): the test accuracy.
+        classes: number of classes, which decides about "no arm learned"; None (default): it is unknown.
     """
-    measure = measure or Measure()
-    done, between = rows[rows["seeds"] > 0], _by_arms(pairs)
-    return [
-        f"Batch size {size:,}: {_answer(done[done['batch_size'] == size], best, between, measure)}"
-        for size, best in best_arms(rows, measure.lower).items()
-    ]
+    measure, between, found = measure or Measure(), _by_arms(pairs), []
+    best: dict[Any, str] = {**best_arms(rows, measure.lower)}
+    for size, here in rows.groupby("batch_size"):
+        absent = [f"{row['arm']} ({row['left_out']})" for row in here[here["seeds"] == 0].to_dict("records")]
+        lost = [f"no run of {listed(absent)} has a result"] if absent else []
+        if size in best:
+            done = {str(row["arm"]): row for row in here[here["seeds"] > 0].to_dict("records")}
+            first = _unlearned(done, best[size], None if measure.of_task else classes)
+            lost = [_answer(done, best[size], between, measure, first, lost)]
+        found += [f"Batch size {size:,}: {one}." for one in lost]
+    return found
 
 
-def _answer(here: pd.DataFrame, best: str, pairs: Pairs, measure: Measure) -> str:
-    """Return the result at one batch size."""
-    rows = {str(row["arm"]): row for row in here.to_dict("records")}
+def _unlearned(rows: dict[str, dict[Any, Any]], best: str, classes: int | None) -> list[str]:
+    """Return the beginning of a sentence on arms that are all near chance level; [] if the best one is not."""
+    if classes is None or rows[best]["accuracy"] > failure_bound(classes):
+        return []
+    said = "no arm learned: none is" if len(rows) > 1 else f"{best} did not learn: it is not"
+    return [f"{said} well above chance level, {100 / classes:.3g} %"]
+
+
+def _answer(
+    rows: dict[str, dict[Any, Any]], best: str, pairs: Pairs, measure: Measure, first: list[str], lost: list[str]
+) -> str:
+    """Return the result at one batch size: ``rows`` by arm, and clauses that come first and after the best mean."""
     row, value = rows[best], f"{measure.text(rows[best]['accuracy'])}{measure.unit}"
     if len(rows) == 1:
         seeds = "one seed" if row["seeds"] == 1 else f"mean of {row['seeds']} seeds"
         has = f"a {measure.name} of {value}" if measure.of_task else f"{value} {measure.name}"
-        return f"{best} has {has}{_part(row) or f' ({seeds})'}."
+        return "; ".join([*first, f"{best} has {has}{_part(row) or f' ({seeds})'}", *lost])
     named = {arm: f"{arm}{_part(other)}" for arm, other in rows.items()}
     equal = [arm for arm in rows if math.isclose(rows[arm]["accuracy"], row["accuracy"], rel_tol=1e-9)]
     said = f"{listed([named[arm] for arm in equal])} share the {measure.best} mean {measure.name}, {value}"
@@ -68,7 +91,7 @@ def _answer(here: pd.DataFrame, best: str, pairs: Pairs, measure: Measure) -> st
         said = f"{best} has the {measure.best} mean {measure.name}, {value}{_part(row)}"
     found = {arms: pair for (size, arms), pair in pairs.items() if size == row["batch_size"]}
     subjects = _subjects(list(rows), equal, found)
-    clauses, told = [], []
+    clauses, told, every = [], [], set()
     for subject, others in subjects.items():
         relations: dict[tuple[int, str], list[str]] = {}
         for arm in others:
@@ -76,10 +99,15 @@ def _answer(here: pd.DataFrame, best: str, pairs: Pairs, measure: Measure) -> st
             words = _relation(subject, pair, measure, subject in equal)
             relations.setdefault(words, []).append(arm if arm in equal else named[arm])
             told += [pair] if pair is not None else []
-        name = f"{subject}: " if list(subjects) != [best] and len(rows) > 2 else ""
+        name = f"{subject if subject in equal else named[subject]}: "
+        name *= list(subjects) != [best] and len(rows) > 2
         said_of = [words.format(listed(arms)) for (_, words), arms in sorted(relations.items())]
         clauses.append(name + ", and ".join(said_of))
-    return f"{'; '.join([*_undecided(told), said, *clauses])}{_basis(told)}.{_power(told, measure)}"
+        every |= {words for _, words in relations}
+    undecided = _undecided(told)
+    if undecided and len(equal) > 1 and len(every) == 1:  # the same is true of all pairs, so that it is said once
+        clauses = [re.sub(r" (from|against|on|with) {}", "", every.pop())]
+    return f"{'; '.join([*(first or undecided), said, *lost, *clauses])}{_basis(told)}{_power(told, measure)}"
 
 
 def _undecided(told: list[dict[Any, Any]]) -> list[str]:
@@ -126,7 +154,7 @@ def _relation(arm: str, pair: dict[Any, Any] | None, measure: Measure, leads: bo
         return 5, "inconclusive against {}"
     if "test image" in pair["verdict"]:
         return 6, "no verdict on {}, since the number of test images is not known or is 1"
-    seeds = f"{pair['seeds']} seed{'s' * (pair['seeds'] != 1)}"
+    seeds = counted(pair["seeds"], "seed")
     return 6, f"{seeds} cannot show a difference from {{}} at 5 %, {fewest_seeds(pair['comparisons'])} can"
 
 
@@ -149,12 +177,12 @@ def _power(told: list[dict[Any, Any]], measure: Measure) -> str:
         return ""
     low, high = min(needed), max(needed)
     number = "more test images" if math.isinf(high) else f"{low:,.0f}{f' to {high:,.0f}' * (low != high)} seeds"
-    return f" A difference of {said_margin(open_ones[0]['margin'], measure.of_task)} would need {number}."
+    return f". A difference of {said_margin(open_ones[0]['margin'], measure.of_task)} would need {number}"
 
 
 def _part(row: dict[Any, Any]) -> str:
-    """Return the number of runs in an arm's mean, as in " (2 of 3 runs finished)"; "" if all finished."""
-    return f" ({row['seeds']} of {row['of']} runs finished)" if row["seeds"] < row["of"] else ""
+    """Return the number of runs in an arm's mean, as in " (2 of 3 runs, 1 diverged)"; "" if all finished."""
+    return f" ({row['seeds']} of {row['of']} runs, {row['left_out']})" if row["seeds"] < row["of"] else ""
 
 
 def beside_best(rows: pd.DataFrame, pairs: pd.DataFrame, measure: Measure | None = None) -> pd.DataFrame:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from tvlars._words import counted
+
 Reason = tuple[str, str]
 """Reason for leaving something out: the noun in singular and plural."""
 HIDDEN_FOLDERS = ("hidden folder", "hidden folders")
@@ -34,19 +36,12 @@ class Account:
             self.left_out[reason] = before + count, first
 
     def __str__(self) -> str:
-        return ", ".join(
-            f"{count:,} {reason[count != 1]} ({example})" for reason, (count, example) in self.left_out.items()
-        )
+        return ", ".join(f"{counted(count, *reason)} ({example})" for reason, (count, example) in self.left_out.items())
 
     def lines(self) -> tuple[str, ...]:
         """Return the account as lines for the description of a run."""
         left_out = [f"left out {self}"] if self.left_out else []
         return (*left_out, *(f"note     {text}" for text in self.remarks))
-
-
-def counted(count: int, one: str, many: str) -> str:
-    """Return a count with its noun, as in "1 class" or "1,234 classes"."""
-    return f"{count:,} {one if count == 1 else many}"
 
 
 def shown(name: str, longest: int = 120) -> str:

@@ -29,8 +29,9 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
+from tvlars._words import counted
 from tvlars.lab.console import aside, console, is_terminal
-from tvlars.lab.data.account import counted, shown
+from tvlars.lab.data.account import shown
 from tvlars.lab.data.pixels import DEEP, FRAMES, BadImageError, read_picture
 from tvlars.lab.data.walk import ImageFile
 from tvlars.lab.errors import UsageError

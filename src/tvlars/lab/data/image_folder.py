@@ -25,7 +25,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from tvlars.lab.data.account import BAD, BESIDE, NO_IMAGES, NOT_NAMED, STRAYS, counted, shown
+from tvlars._words import counted
+from tvlars.lab.data.account import BAD, BESIDE, NO_IMAGES, NOT_NAMED, STRAYS, shown
 from tvlars.lab.data.decoded import Digests, decode
 from tvlars.lab.data.fingerprint import digest_files
 from tvlars.lab.data.image_data import ImageData

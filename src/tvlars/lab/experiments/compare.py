@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tvlars._reading import is_inside
+from tvlars._words import counted, several
 from tvlars.lab.comparison.comparison import Comparison, RunRow
 from tvlars.lab.comparison.family import pairs_of
 from tvlars.lab.comparison.held_out import held_out
@@ -315,8 +316,8 @@ def _lines(config: CompareConfig, prepared: list[Prepared], processes: int) -> l
     base, data = config.base, prepared[0].data
     runs, plans = [run.config for run in prepared], [run.plan for run in prepared]
     lines = [
-        f"{len(plans)} runs: {', '.join(dict.fromkeys(run.arm_name for run in runs))}; "
-        f"batch sizes {', '.join(map(str, config.batch_sizes))}; seeds {', '.join(map(str, config.seeds))}",
+        f"{counted(len(plans), 'run')}: {', '.join(dict.fromkeys(run.arm_name for run in runs))}; "
+        f"{several('batch size', config.batch_sizes)}; {several('seed', config.seeds)}",
         str(data),
         *data.account,
         *(run.build_model()[1] for run in _with_other_models(prepared)),
@@ -334,8 +335,8 @@ def _few_seeds(config: CompareConfig, arms: list[str]) -> list[str]:
     seeds, needed = len(config.seeds), fewest_seeds(pairs)
     if not pairs or seeds >= needed:
         return []
-    compared = f"{pairs} comparison{'s' * (pairs != 1)}"
-    return [f"note: {seeds} seed{'s' * (seeds != 1)} cannot show a difference at 5 % in {compared}; {needed} seeds can"]
+    said = f"note: {counted(seeds, 'seed')} cannot show a difference at 5 % in {counted(pairs, 'comparison')}"
+    return [f"{said}; {needed} seeds can"]
 
 
 def _open(

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tvlars.lab.comparison.family import check_family, family_option, margin_option
 from tvlars.lab.config import OPTIMIZERS, OPTIONS, TrainConfig, names_of
@@ -19,11 +19,36 @@ from tvlars.lab.options import Is, check, check_names, option
 SAME_FOR_ALL = tuple(name for name in names_of(Is.SAME | Is.AXIS) if name != "optimizer")
 """Options that must be the same for all optimizers."""
 USUAL = ("tvlars", "lars", "lamb")
+Config = TypeVar("Config", bound="Stored")
 NOT_OF_AN_ARM = ("optimizer", "arm", "protocol", "out", "resume")
 
 
 @dataclass(frozen=True)
-class CompareConfig:
+class Stored:
+    """Config of several runs that is stored as JSON."""
+
+    def to_json(self) -> str:
+        """Return all fields as JSON; :meth:`from_mapping` reads it back."""
+        return json.dumps(asdict(self), indent=1, default=str)
+
+    @classmethod
+    def from_mapping(cls: type[Config], values: dict[str, Any]) -> Config:
+        """Return a config made from field names and values; ``base`` is a mapping as for ``TrainConfig``.
+
+        Raises:
+            UsageError: a name is not a field, or a value is bad.
+        """
+        check_names(cls, values)
+        arms = values.get("arms", ())
+        if isinstance(arms, list) and all(isinstance(one, dict) for one in arms):
+            for one in arms:
+                check_names(Arm, one)
+            arms = tuple(Arm(**{"name": "", "optimizer": "", **one}) for one in arms)
+        return cls(**{**values, "base": TrainConfig.from_mapping(values.get("base", {})), "arms": arms})
+
+
+@dataclass(frozen=True)
+class CompareConfig(Stored):
     """Every optimizer, and every arm, at every batch size with every seed.
 
     Raises:
@@ -95,19 +120,6 @@ class CompareConfig:
         plain = {spelling: name for name in self.optimizers for spelling in (said_path(name), name)}
         return {**plain, **{arm.name: arm.optimizer for arm in self.arms}}
 
-    def to_json(self) -> str:
-        """Return all fields as JSON; :meth:`from_mapping` reads it back."""
-        return json.dumps(asdict(self), indent=1, default=str)
-
-    @classmethod
-    def from_mapping(cls, values: dict[str, Any]) -> CompareConfig:
-        """Return a config made from field names and values; ``base`` is a mapping as for ``TrainConfig``.
-
-        Raises:
-            UsageError: a name is not a field, or a value is bad.
-        """
-        return cls(**fields_from(cls, values))
-
     def runs(self) -> list[TrainConfig]:
         """Return the config of every run in the order of training: seeds outermost.
 
@@ -132,18 +144,3 @@ class CompareConfig:
         if not (arm.options or own):
             return {}
         return as_options(arm.optimizer, {**arm.options, **own}, self.base.optimizer_options)
-
-
-def fields_from(cls: Any, values: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields of a config ``cls`` of several runs, with base and arms made from mappings.
-
-    Raises:
-        UsageError: a name is not a field, or base or an arm is bad.
-    """
-    check_names(cls, values)
-    arms = values.get("arms", ())
-    if isinstance(arms, list) and all(isinstance(one, dict) for one in arms):
-        for one in arms:
-            check_names(Arm, one)
-        arms = tuple(Arm(**{"name": "", "optimizer": "", **one}) for one in arms)
-    return {**values, "base": TrainConfig.from_mapping(values.get("base", {})), "arms": arms}

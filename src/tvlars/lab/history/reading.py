@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tvlars._reading import is_inside, read_json, reason
+from tvlars._words import counted
 from tvlars.lab.run_folder.rows import epochs_done
 from tvlars.lab.run_folder.status import Status
 
@@ -52,8 +53,7 @@ class LeftOut:
         lines = []
         for why, paths in self.by_reason.items():
             more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
-            number = "1 folder" if len(paths) == 1 else f"{len(paths)} folders"
-            lines.append(f"left out: {number}, {why}: {', '.join(paths[:3])}{more}")
+            lines.append(f"left out: {counted(len(paths), 'folder')}, {why}: {', '.join(paths[:3])}{more}")
         return lines
 
 

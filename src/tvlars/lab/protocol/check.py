@@ -6,18 +6,17 @@ import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
+from tvlars._words import counted
 from tvlars.lab.comparison.family import ALL, Declared, check_family, pairs_of
 from tvlars.lab.comparison.paired import POWER, seeds_needed
 from tvlars.lab.config import TrainConfig, names_of
 from tvlars.lab.data import ImageData
 from tvlars.lab.errors import UsageError, listed
 from tvlars.lab.experiments.grid import Grid
-from tvlars.lab.experiments.scaling.result import ScalingConfig
 from tvlars.lab.experiments.studies.config import StudyConfig
-from tvlars.lab.experiments.studies.runs import at_end, points_of, size_of
+from tvlars.lab.experiments.studies.runs import at_end, points_of
 from tvlars.lab.experiments.tuning.config import TuneConfig
 from tvlars.lab.experiments.tuning.folder import identity
 from tvlars.lab.experiments.tuning.objective import Objective
@@ -100,17 +99,16 @@ class Check:
             f"command  {content['command']}",
         ]
         for arm in self.arms:
-            trials = f"{_many(arm.trials, 'trial')}, " if arm.trials else ""
+            trials = f"{counted(arm.trials, 'trial')}, " if arm.trials else ""
             space = f"; {arm.space}" * bool(arm.space)
             lines.append(
-                f"arm      {arm.arm:<{width}}  {trials}{_many(arm.runs, 'run')}, {_million(arm.images)} images{space}"
+                f"arm      {arm.arm:<{width}}  {trials}{counted(arm.runs, 'run')}, {_million(arm.images)} images{space}"
             )
-        lines.append(f"in all   {self.runs} runs, {_million(self.images)} images{hours}")
+        lines.append(f"in all   {counted(self.runs, 'run')}, {_million(self.images)} images{hours}")
         if self.comparisons:
             margin = content.get("margin")
             equivalence = f", margin {margin:g} points" if margin is not None else ""
-            many = _many(self.comparisons, "comparison")
-            lines.append(f"family   {family_of(content)}: {many}{equivalence}")
+            lines.append(f"family   {family_of(content)}: {counted(self.comparisons, 'comparison')}{equivalence}")
         seeds = len(content["seeds"])
         if (needed := self.seeds_needed()) is not None:
             power = content["power"]
@@ -127,10 +125,6 @@ class Check:
 
     def __str__(self) -> str:
         return "\n".join(self.lines())
-
-
-def _many(count: int, what: str) -> str:
-    return f"{count} {what}{'s' * (count != 1)}"
 
 
 def _million(count: int) -> str:
@@ -158,7 +152,7 @@ def check(content: dict[str, Any], config: Any) -> Check:
     made = Check(content, planned, tuple(arms), (), pairs)
     needed, seeds = made.seeds_needed(), len(content["seeds"])
     if needed is not None and needed > seeds:
-        notes.append(f"{seeds} seeds are fewer than the {needed} that the power calculation requires")
+        notes.append(f"{counted(seeds, 'seed is', 'seeds are')} fewer than the {needed} of the power calculation")
     stopping = content["stopping"]
     if isinstance(stopping, dict) and stopping.get("runs", made.runs) < made.runs:
         notes.append(f"stopping after {stopping['runs']} runs leaves out some of the {made.runs} planned runs")
@@ -216,16 +210,9 @@ def _runs_of(config: Any) -> Iterable[TrainConfig]:
         return config.runs
     if isinstance(config, StudyConfig):
         data = data_of(config.base, take(config.base).data)
-        return [at_end(point.config, data) for point in points_of(config, size_of(data), partial(_lengths, config))]
+        return [at_end(point.config, data) for point in points_of(config, data)]
     runs: list[TrainConfig] = config.runs()
     return runs
-
-
-def _lengths(config: StudyConfig, run: TrainConfig) -> list[TrainConfig]:
-    """Return the runs of a study for one arm, batch size and seed: one for each horizon."""
-    if not isinstance(config, ScalingConfig):
-        return [run]
-    return [replace(run, epochs=None, steps=steps) for steps in config.horizons_of(run.batch_size)]
 
 
 def _rates(runs: Iterable[Prepared]) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tvlars._reading import is_inside, read_text
+from tvlars._words import counted
 from tvlars.lab.config import MEANS, OPTIONS, TrainConfig
 from tvlars.lab.data.place import same_name
 from tvlars.lab.errors import UsageError, listed
@@ -127,9 +128,8 @@ def _by_digest(runs: Sequence[_Run], digest: str) -> list[str]:
 
 
 def _runs(runs: Sequence[_Run]) -> str:
-    if len(runs) == 1:
-        return f"1 run ({runs[0].folder.name})"
-    return f"{len(runs)} runs ({runs[0].folder.name}{', ...' if len(runs) > 2 else f', {runs[1].folder.name}'})"
+    names = [run.folder.name for run in runs]
+    return f"{counted(len(runs), 'run')} ({', '.join(names if len(names) < 3 else [names[0], '...'])})"
 
 
 def _key(options: dict[str, Any]) -> tuple[Any, ...]:
@@ -166,7 +166,7 @@ def _compared(planned: Planned, there: Sequence[_Run]) -> list[str]:
         )
     missing = [one for some in wanted.values() for one in some]
     said = [
-        f"{name} is {here} instead of {plan} in {count} run{'s' * (count != 1)}"
+        f"{name} is {here} instead of {plan} in {counted(count, 'run')}"
         for (name, here, plan), count in changes.items()
     ]
     return [

@@ -113,11 +113,8 @@ class Chart:
         name, x, y = text(one.name), numbers(one.x), numbers(one.y)
         more: dict[str, Any] = {}
         if one.bars:
-            more["error_y"] = {
-                **{"type": "data", "symmetric": False, "thickness": 1},
-                "array": one.above(),
-                "arrayminus": one.below(),
-            }
+            reach = {"array": one.above(), "arrayminus": one.below()}
+            more["error_y"] = {"type": "data", "symmetric": False, "thickness": 1, **reach}
         elif one.low:
             known = [i for i, (a, b) in enumerate(zip(one.low, one.high, strict=True)) if math.isfinite(a + b)]
             around = [*known, *reversed(known)]
@@ -145,9 +142,7 @@ class Chart:
             style |= {"marker": "o", "markersize": 4} if one.markers else {"linewidth": 1}
             style |= {"label": one.name} if one.legend else {}
             if one.bars:
-                up = one.above()
-                down = one.below()
-                ax.errorbar(one.x, one.y, yerr=[down, up], capsize=2, **style)
+                ax.errorbar(one.x, one.y, yerr=[one.below(), one.above()], capsize=2, **style)
                 continue
             ax.plot(one.x, one.y, **style)
             if one.low:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from tvlars.lab.comparison.chance import classes_of
 from tvlars.lab.comparison.family import ALL
 from tvlars.lab.comparison.held_out import held_out
 from tvlars.lab.comparison.statistics import PAIR_COLUMNS, differences, table
@@ -46,7 +47,7 @@ class Part:
 
     def answers(self) -> list[str]:
         """Return the results, one sentence per batch size; with several parts, each sentence names its part."""
-        said = answers(self.table, self.differences, self.measure)
+        said = answers(self.table, self.differences, self.measure, classes_of(run.folder for run in self.runs))
         return [f"{self.title}. {sentence}" if self.title else sentence for sentence in said]
 
 
@@ -157,6 +158,6 @@ def version_notes(runs: list[LoadedRun]) -> list[str]:
     for program in ("tvlars", "torch"):
         found = Counter(str(one[program]) for one in stored if isinstance(one, dict) and program in one)
         if len(found) > 1:
-            each = ", ".join(f"{version} ({count} run{'s' if count > 1 else ''})" for version, count in found.items())
+            each = ", ".join(f"{version} ({count} run{'s' * (count != 1)})" for version, count in found.items())
             notes.append(f"The runs were made by several versions of {program}: {each}.")
     return notes

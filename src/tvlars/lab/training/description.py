@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tvlars._words import counted
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.imported import is_import_path, said_path, source_digest
 from tvlars.lab.optimizers import is_class, is_known
@@ -46,14 +47,12 @@ def describe_batch(config: TrainConfig, processes: int = 1) -> str:
         parts = f"({short + 1:,} x {longer} + {short:,} x {count - longer}) accumulation"
     if config.self_supervised and count > 1:
         parts += " of exact gradients (batch norm: statistics of a part)"
-    which = "1 process" if processes == 1 else f"{processes} processes"
-    return f"{parts} x {which} = {config.batch_size:,} samples per optimizer step"
+    return f"{parts} x {counted(processes, 'process', 'processes')} = {config.batch_size:,} samples per optimizer step"
 
 
 def describe_device(device: torch.device) -> str:
     """Return the name of a device of this process, with the threads of a CPU."""
-    threads = torch.get_num_threads()
-    names = {"cpu": f"cpu, {threads} thread{'s' * (threads != 1)}"}
+    names = {"cpu": f"cpu, {counted(torch.get_num_threads(), 'thread')}"}
     return torch.cuda.get_device_name(device) if device.type == "cuda" else names.get(device.type, device.type)
 
 

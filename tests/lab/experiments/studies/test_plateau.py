@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tvlars.lab.comparison.chance import failure_bound
 from tvlars.lab.experiments.robustness.plateau import Plateau, plateau
-from tvlars.lab.experiments.studies.runs import accuracies, failure_bound, mean, middle, resampled
+from tvlars.lab.experiments.studies.runs import accuracies, mean, middle, resampled
 
 RATES = [1.0, 2.0, 4.0, 8.0, 16.0]
 

@@ -29,7 +29,9 @@ from tvlars.lab import (
     scaling,
 )
 from tvlars.lab.experiments.board import Board
+from tvlars.lab.experiments.robustness.page import report_of as report_of_robustness
 from tvlars.lab.experiments.robustness.page import save_results as save_robustness
+from tvlars.lab.experiments.scaling.page import report_of as report_of_scaling
 from tvlars.lab.experiments.scaling.page import save_results as save_scaling
 from tvlars.lab.experiments.studies.runs import Ran
 from tvlars.lab.run_folder.status import Status
@@ -92,12 +94,22 @@ def test_table_sentences_and_notes_of_hand_made_runs(tmp_path: Path) -> None:
     first, second = result.answers()
     assert first.startswith("lars: within 1 point of its best validation accuracy, 90.10% at lr 2, over 1.1 octaves")
     assert first.endswith("25% of 8 runs failed.")
-    assert "at least 3 octaves (95 %: 3 to 3), from lr 1 to 8" in second
+    assert "at least 3 octaves (range of 2 seeds: 3 to 3), from lr 1 to 8" in second
     assert result.notes() == [
         "tvlars: the plateau reaches the lowest and highest rate tried, so its width is a lower bound.",
         "A bootstrap interval from 2 seeds is no wider than their range: it contains the true value in at most 50% of "
         "studies, not in 95 %.",
     ]
+    plateaus, rates_table = report_of_robustness(result).tables
+    assert plateaus.head[-2] == "range of 2 seeds"
+    assert "±" not in plateaus.caption + rates_table.caption
+    assert plateaus.caption.startswith("Best validation accuracy: mean over 2 seeds, no interval; the widest range")
+    assert "(range of 2 seeds: bootstrap over seeds)" in plateaus.caption
+    assert rates_table.caption == "Validation accuracy at each rate: mean over 2 seeds, no interval."
+    three = result_of(table | {(arm, lr, 2): 0.5 for arm, lr, _ in table}, tmp_path)
+    plateaus, rates_table = report_of_robustness(three).tables
+    assert plateaus.head[-2] == "95 %"
+    assert "mean over 3 seeds ± half the width of its 95 % interval (Student's t)" in rates_table.caption
     wide = result_of(table, tmp_path, within=20.0).table()
     assert wide["octaves"].iloc[0] == pytest.approx(2 + 0.2 / 0.801, abs=0.01)
 
@@ -295,6 +307,18 @@ def test_steps_and_critical_batch_size_of_hand_made_runs(tmp_path: Path) -> None
     assert scaling_of(steps, tmp_path, seeds=tuple(range(6))).notes() == []
 
 
+def test_two_seeds_of_a_study_of_scaling_have_a_range_and_those_that_fail_are_counted(tmp_path: Path) -> None:
+    result = scaling_of({64: 2000, 512: 300}, tmp_path, seeds=(0, 1), spread=0.02)
+    assert result.targets()["seeds"].tolist() == [1, 2]  # 2560 steps at batch size 64 do not suffice for seed 0
+    report = report_of_scaling(result)
+    steps, fits, horizons = report.tables
+    assert [row[3] for row in steps.rows] == ["2,000 or more; 1 of 2 seeds never reached it", "300 to 476"]
+    assert steps.head[3] == fits.head[3] == "range of 2 seeds"
+    assert "range of 2 seeds: bootstrap over seeds" in steps.caption
+    assert horizons.caption.endswith("the whole run: mean over 2 seeds, no interval.")
+    assert [chart.title for chart in report.charts[::2]] == ["Steps to 0.8 (bars: range of 2 seeds)", "Time to 0.8"]
+
+
 def test_fits_beyond_all_batch_sizes_have_intervals_without_an_end(tmp_path: Path) -> None:
     """Steps fall nearly in proportion: with some seeds they do, and no largest critical batch size is known."""
     result = scaling_of({size: 5 * (1 + 20_000 / size) for size in (64, 128, 256)}, tmp_path)
@@ -304,9 +328,9 @@ def test_fits_beyond_all_batch_sizes_have_intervals_without_an_end(tmp_path: Pat
     assert fit["beyond"] == ""
     assert fit["low"] < fit["critical"] < fit["high"] == math.inf
     (said,) = result.answers()
-    assert re.search(r"\(95 %: [\d,]+ to any\)", said)
+    assert re.search(r"\(95 %: [\d,]+ or more\)", said)
     save_scaling(result)
-    assert " to any |" in (tmp_path / "scaling.md").read_text()
+    assert " or more |" in (tmp_path / "scaling.md").read_text()
 
 
 def test_seeds_that_differ_give_intervals(tmp_path: Path) -> None:

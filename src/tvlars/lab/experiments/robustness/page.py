@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+from tvlars._words import counted
 from tvlars.lab.comparison.colors import colors_of
-from tvlars.lab.comparison.paper import number_text
+from tvlars.lab.comparison.pair import said_margin
+from tvlars.lab.comparison.paper import means_of, number_text
 from tvlars.lab.experiments.robustness.result import RobustnessResult
 from tvlars.lab.experiments.studies.runs import save_study
 from tvlars.lab.report.chart import Chart, Line, Marks, Span, powers_of_two
@@ -40,36 +42,33 @@ def _table(result: RobustnessResult) -> StudyTable:
         cells = [f"{row['low']:.4g} to {row['high']:.4g}", f"{least}{row['octaves']:.2f}", around or "-"]
         mean = Measure().text(row["accuracy"], row["interval"])
         rows.append([row["arm"], mean, f"{row['best_lr']:.4g}", *cells, number_text(row["failed"], ".0%")])
-    within = f"{result.config.within:g} point{'s' * (result.config.within != 1)}"
-    head = ["arm", f"best {result.ran.measure}, %", "at lr", f"within {within}", "octaves", "95 %", "failed"]
+    within = said_margin(result.config.within / 100, False)
+    head = ["arm", f"best {result.ran.measure}, %", "at lr", f"within {within}", "octaves", result.spread, "failed"]
     caption = (
-        f"{len(result.config.seeds)} seed{'s' * (len(result.config.seeds) != 1)}. The best mean over seeds ± half the "
-        f"width of its 95 % interval (Student's t); the widest range of learning rates around it within {within}, "
-        "linear in log2(lr) between rates, and its width with a 95 % interval (bootstrap over seeds). A run failed if "
-        "its loss was not finite, or if its accuracy is not above 2 / classes (for fewer than 11 classes: a tenth of "
-        "the way from chance level to 100 %). In means, a run whose loss was not finite counts with chance-level "
-        "accuracy."
+        f"Best {result.ran.measure}{means_of(result.rates()['seeds'])}; the widest range of learning rates around it "
+        f"within {within}, linear in log2(lr) between rates, and its width ({result.spread}: bootstrap over seeds). A "
+        "run failed if its loss was not finite, or if its accuracy is not above 2 / classes (for fewer than 11 "
+        "classes: a tenth of the way from chance level to 100 %). In means, a run whose loss was not finite counts "
+        "with chance-level accuracy."
     )
-    return StudyTable(head, rows, set(), set(), set(), 1, caption)
+    return StudyTable(head, rows, 1, caption)
 
 
 def _rates(result: RobustnessResult) -> StudyTable:
     rows: list[list[str]] = []
-    breaks = set()
     for row in result.rates().to_dict("records"):
-        if rows and rows[-1][0] != row["arm"]:
-            breaks.add(len(rows))
         mean, lr = Measure().text(row["accuracy"], row["interval"]), number_text(row["lr"])
         rows.append([row["arm"], lr, mean, number_text(row["failed"], ".0%"), f"{row['seeds']} of {row['of']}"])
     head = ["arm", "lr", f"{result.ran.measure}, %", "failed", "seeds"]
-    caption = "Mean over seeds ± half the width of its 95 % interval (Student's t) at each rate."
-    return StudyTable(head, rows, set(), set(), breaks, 2, caption, "Each rate")
+    caption = f"{result.ran.measure.capitalize()} at each rate{means_of(result.rates()['seeds'])}."
+    return StudyTable(head, rows, 2, caption, (0,), title="Each rate")
 
 
 def _chart(result: RobustnessResult) -> Chart:
     means = result.rates().dropna(subset=["lr", "accuracy"])
+    seeds = counted(len(result.config.seeds), "seed") + "; bands: 95 %" * bool(means["interval"].notna().any())
     chart = Chart(
-        f"{result.ran.measure.capitalize()} over the learning rate",
+        f"{result.ran.measure.capitalize()} over the learning rate ({seeds})",
         *("learning rate", f"{result.ran.measure}, %"),
         powers_of_two(means["lr"].tolist()),
     )
@@ -77,15 +76,13 @@ def _chart(result: RobustnessResult) -> Chart:
     step = max(100 * means["accuracy"].max() - lowest, 1.0) / 20 if len(means) else 1.0
     for i, (arm, (color, dash)) in enumerate(colors_of({arm: arm for arm in result.arms}).items()):
         mine = means[means["arm"] == arm]
-        half = mine["interval"].fillna(0.0)
-        mean = 100 * mine["accuracy"]
-        low, high = (mean - 100 * half).clip(lower=0.0), (mean + 100 * half).clip(upper=100.0)
+        mean, half = 100 * mine["accuracy"], 100 * mine["interval"].fillna(0.0)
+        low, high = (mean - half).clip(lower=0.0), (mean + half).clip(upper=100.0)
         line = Line(arm, color, mine["lr"].tolist(), mean.tolist(), dash=dash)
         chart.lines.append(replace(line, low=low.tolist(), high=high.tolist()) if half.any() else line)
         if (found := result.plateau(arm)) is not None:
             chart.spans.append(Span(f"{arm}, plateau", color, found.low, found.high, lowest - (i + 1) * step))
-        failed = mine[mine["failed"] > 0]
-        if len(failed):
+        if len(failed := mine[mine["failed"] > 0]):
             marks = failed["lr"].tolist(), (100 * failed["accuracy"]).tolist()
             chart.marks.append(Marks(f"{arm}: some runs failed", color, *marks))
     return chart

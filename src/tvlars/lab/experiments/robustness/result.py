@@ -124,7 +124,7 @@ class RobustnessResult(StudyResult):
                 continue
             width = f"{'at least ' if row['at_least'] else ''}{row['octaves']:.2g} octaves"
             if not math.isnan(row["octaves_low"]):
-                width += f" (95 %: {row['octaves_low']:.2g} to {row['octaves_high']:.2g})"
+                width += f" ({self.spread}: {row['octaves_low']:.2g} to {row['octaves_high']:.2g})"
             said.append(
                 f"{row['arm']}: within {self.config.within:g} point{'s' * (self.config.within != 1)} of its best "
                 f"{self.ran.measure}, {row['accuracy']:.2%} at lr {row['best_lr']:.4g}, over {width}, from lr "

@@ -49,4 +49,4 @@ def robustness(
     """
     objects = dict(data=data, loaders=loaders, model=model, metrics=metrics)
     how: dict[str, Any] = dict(workers=workers, retries=retries, ray=ray, board=board)
-    return do_study(config, lambda run: [run], RobustnessResult, save_results, objects, **how)
+    return do_study(config, RobustnessResult, save_results, objects, **how)

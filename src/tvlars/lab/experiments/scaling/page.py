@@ -6,8 +6,8 @@ import math
 from typing import Any
 
 from tvlars.lab.comparison.colors import colors_of
-from tvlars.lab.comparison.paper import number_text
-from tvlars.lab.experiments.scaling.result import ScalingResult
+from tvlars.lab.comparison.paper import means_of, number_text
+from tvlars.lab.experiments.scaling.result import ScalingResult, said_ends
 from tvlars.lab.experiments.scaling.target import Fit
 from tvlars.lab.experiments.studies.runs import save_study
 from tvlars.lab.report.chart import Chart, Line, Marks, Span, powers_of_two
@@ -31,34 +31,27 @@ def report_of(result: ScalingResult) -> StudyReport:
     return StudyReport(title, command_line(), *said, tables, _charts(result), result.notes())
 
 
-def _ends(low: float, high: float, infinite: str = "not reached") -> str:
-    if math.isnan(low):
-        return "-"
-    return " to ".join(infinite if math.isinf(one) else f"{one:,.0f}" for one in (low, high))
-
-
 def _targets(result: ScalingResult) -> StudyTable:
     rows: list[list[str]] = []
-    breaks = set()
     for row in result.targets().to_dict("records"):
-        if rows and rows[-1][0] != row["arm"]:
-            breaks.add(len(rows))
         head = [row["arm"], f"{row['batch_size']:,}"]
         if row["steps"] == math.inf:
             rows.append([*head, f"not within {row['longest']:,}", *["-"] * 4])
             continue
         least = "at most " if row["at_most"] else ""
-        steps = f"{least}{row['steps']:,.0f}", _ends(row["low"], row["high"]), f"{least}{row['samples']:,.0f}"
+        lost, ends = len(result.config.seeds) - row["seeds"], said_ends(row["low"], row["high"])
+        ends += f"; {lost} of {len(result.config.seeds)} seeds never reached it" * (lost > 0)
+        steps = f"{least}{row['steps']:,.0f}", ends, f"{least}{row['samples']:,.0f}"
         rows.append([*head, *steps, f"{row['seconds']:.3g}", number_text(row["lr"])])
-    head = ["arm", "batch size", "steps", "95 %", "samples", "seconds", "lr"]
+    head = ["arm", "batch size", "steps", result.spread, "samples", "seconds", "lr"]
     caption = (
         f"Optimizer steps to a {result.ran.measure} of {result.config.target:.4g}: the length of the shortest run "
         "whose mean over seeds at its best rate reaches the target, refined by interpolation in log(steps) from the "
-        "next shorter run. The schedule of each run covers its whole length. 95 % interval by bootstrap over seeds, "
-        "with rates chosen anew. Samples are steps times batch size; seconds of training and lr are from the shortest "
-        "run that reaches the target."
+        f"next shorter run. The schedule of each run covers its whole length. {result.spread}: bootstrap over "
+        "seeds, with rates chosen anew. Samples are steps times batch size; seconds of training and lr are from the "
+        "shortest run that reaches the target."
     )
-    return StudyTable(head, rows, set(), set(), breaks, 2, caption)
+    return StudyTable(head, rows, 2, caption, (0,))
 
 
 def _fits(result: ScalingResult) -> StudyTable:
@@ -68,41 +61,35 @@ def _fits(result: ScalingResult) -> StudyTable:
             rows.append([row["arm"], str(row["sizes"]), "-", "-", "-"])
             continue
         critical = f"{row['critical']:,.0f}" if not row["beyond"] else f"{row['beyond']} all"
-        ends = _ends(row["low"], row["high"], "any")
+        ends = said_ends(row["low"], row["high"])
         rows.append([row["arm"], str(row["sizes"]), critical, ends, f"{row['least']:,.0f}"])
     caption = (
         "Fit of steps(B) = S_min (1 + B_crit / B) by least squares of log(steps) (McCandlish et al. 2018) to the batch "
-        "sizes that reach the target, but not with their shortest run; 95 % interval by bootstrap over seeds."
+        f"sizes that reach the target, but not with their shortest run; {result.spread}: bootstrap over seeds."
     )
-    head = ["arm", "batch sizes", "critical batch size", "95 %", "fewest steps"]
-    return StudyTable(head, rows, set(), set(), set(), 2, caption, "Critical batch size")
+    head = ["arm", "batch sizes", "critical batch size", result.spread, "fewest steps"]
+    return StudyTable(head, rows, 2, caption, title="Critical batch size")
 
 
 def _horizons(result: ScalingResult) -> StudyTable:
     rows: list[list[str]] = []
-    breaks, last = set(), ("", 0)
     for row in result.horizons().to_dict("records"):
-        if rows and (row["arm"], row["batch_size"]) != last:
-            breaks.add(len(rows))
-        last = row["arm"], row["batch_size"]
         mean, lr = Measure().text(row["accuracy"], row["interval"]), number_text(row["lr"])
         edge = f"{row['edge']} of {row['rates']}" if row["edge"] else f"of {row['rates']}"
         rows.append([row["arm"], f"{row['batch_size']:,}", f"{row['horizon']:,}", mean, lr, edge])
     head = ["arm", "batch size", "horizon", f"{result.ran.measure}, %", "best lr", "rates"]
-    caption = (
-        "Each run at its best rate, with a schedule over the whole run: mean over seeds ± half the width of its 95 % "
-        "interval (Student's t)."
-    )
-    return StudyTable(head, rows, set(), set(), breaks, 3, caption, "Each horizon")
+    caption = f"Each run at its best rate, with a schedule over the whole run{means_of([len(result.config.seeds)])}."
+    return StudyTable(head, rows, 3, caption, (0, 1), title="Each horizon")
 
 
 def _charts(result: ScalingResult) -> list[Chart]:
     """Return steps, samples and seconds to the target over the batch size, as in Shallue et al. (2019)."""
     targets, colors = result.targets(), colors_of({arm: arm for arm in result.arms})
     sizes, to = list(result.config.batch_sizes), f"to {result.config.target:.4g}"
+    bars = f" (bars: {result.spread})" * bool(targets["low"].notna().any())
     charts = [
-        _chart(f"Steps {to}", "optimizer steps", targets, "steps", sizes, result.arms),
-        _chart(f"Samples {to}", "samples", targets, "samples", sizes, result.arms),
+        _chart(f"Steps {to}{bars}", "optimizer steps", targets, "steps", sizes, result.arms),
+        _chart(f"Samples {to}{bars}", "samples", targets, "samples", sizes, result.arms),
         _chart(f"Time {to}", "seconds of training", targets, "seconds", sizes, result.arms),
     ]
     for fit in result.fits().to_dict("records"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +60,9 @@ class ScalingConfig(StudyConfig):
             if not self.horizons_of(size):
                 raise UsageError(f"horizons must have steps for batch size {size} too, got {' '.join(self.horizons)}")
 
+    def lengths(self, run: TrainConfig) -> list[TrainConfig]:
+        return [replace(run, epochs=None, steps=steps) for steps in self.horizons_of(run.batch_size)]
+
     def horizons_of(self, batch_size: int) -> tuple[int, ...]:
         """Return the steps of the runs at a batch size, in ascending order."""
         sizes = {str(size): str(size) for size in self.batch_sizes}
@@ -107,6 +110,11 @@ class Cell:
     def reached(self, target: float) -> Reached:
         """Return the steps to ``target``, with the best rate at each horizon."""
         return steps_to_target(self.horizons, self.means, target)
+
+    def seeds_reaching(self, target: float) -> int:
+        """Return the number of seeds whose accuracy reaches ``target`` at any horizon, at its best rate."""
+        runs = [self.values[i, at] for i, at in enumerate(self.best) if at is not None]
+        return int((np.array(runs) >= target).any(0).sum()) if runs else 0
 
     def drawn(self, target: float) -> list[float]:
         """Return the steps to ``target`` for seeds drawn with replacement, with rates chosen anew for each draw."""
@@ -167,7 +175,7 @@ class ScalingResult(StudyResult):
         Columns: arm, batch_size, steps (to the target; infinite if it is not reached), low and high (95 % interval,
         bootstrap over seeds; NaN for one seed), at_most (True if the shortest horizon reaches the target), samples
         (steps times batch size), seconds (training time of the shortest run that reaches the target), lr (of that
-        run), longest (horizon).
+        run), longest (horizon), seeds (number of those that reach the target on their own).
         """
         import pandas as pd
 
@@ -180,8 +188,9 @@ class ScalingResult(StudyResult):
             if (i := found.horizon) is not None and (at := cell.best[i]) is not None:
                 seconds, lr = float(cell.seconds[i, at]), cell.rates[i][at]
             steps = found.steps
-            rows.append((arm, size, steps, *ends, found.at_most, steps * size, seconds, lr, cell.horizons[-1]))
-        names = ("arm", "batch_size", "steps", "low", "high", "at_most", "samples", "seconds", "lr", "longest")
+            head = (arm, size, steps, *ends, found.at_most, steps * size, seconds, lr, cell.horizons[-1])
+            rows.append((*head, cell.seeds_reaching(self.config.target)))
+        names = ("arm", "batch_size", "steps", "low", "high", "at_most", "samples", "seconds", "lr", "longest", "seeds")
         return pd.DataFrame(rows, columns=list(names))
 
     @cached_property
@@ -243,7 +252,7 @@ class ScalingResult(StudyResult):
             if len(mine) > 1:
                 least = "at most " if last["at_most"] else ""
                 text += f", {least}{last['steps']:,.0f} at {last['batch_size']:,}"
-            said.append(f"{text}; {_critical(row)}.")
+            said.append(f"{text}; {_critical(row, self.spread)}.")
         return said
 
     def notes(self) -> list[str]:
@@ -271,7 +280,14 @@ class ScalingResult(StudyResult):
         return said + super().notes()
 
 
-def _critical(row: Mapping[Any, Any]) -> str:
+def said_ends(low: float, high: float) -> str:
+    """Return an interval in words; its ends may be infinite, or both NaN, if there is none."""
+    if math.isinf(low) or math.isnan(low):
+        return "not reached" if math.isinf(low) else "-"
+    return f"{low:,.0f} or more" if math.isinf(high) else f"{low:,.0f} to {high:,.0f}"
+
+
+def _critical(row: Mapping[Any, Any], spread: str) -> str:
     """Return the critical batch size in a row of :meth:`ScalingResult.fits` in words."""
     if row["why"]:
         return str(row["why"])
@@ -279,6 +295,5 @@ def _critical(row: Mapping[Any, Any]) -> str:
         return "steps fall in proportion to the batch size, so the critical batch size is above all batch sizes tried"
     if row["beyond"] == "below":
         return "steps do not fall with the batch size, so the critical batch size is below all batch sizes tried"
-    high = "any" if math.isinf(row["high"]) else f"{row['high']:,.0f}"
-    ends = "" if math.isnan(row["low"]) else f" (95 %: {row['low']:,.0f} to {high})"
+    ends = "" if math.isnan(row["low"]) else f" ({spread}: {said_ends(row['low'], row['high'])})"
     return f"critical batch size {row['critical']:,.0f} samples{ends}, fewest steps {row['least']:,.0f}"

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
-from tvlars.lab.config import TrainConfig
 from tvlars.lab.data import Data
 from tvlars.lab.experiments.board import Board
 from tvlars.lab.experiments.scaling.page import save_results
@@ -51,10 +49,6 @@ def scaling(
         UsageError: an option is bad, or does not fit the data; nothing has been written.
         KeyboardInterrupt: Ctrl-C; the results so far have been written, and the same call continues the study.
     """
-
-    def lengths(run: TrainConfig) -> list[TrainConfig]:
-        return [replace(run, epochs=None, steps=steps) for steps in config.horizons_of(run.batch_size)]
-
     objects = dict(data=data, loaders=loaders, model=model, metrics=metrics)
     how: dict[str, Any] = dict(workers=workers, retries=retries, ray=ray, board=board)
-    return do_study(config, lengths, ScalingResult, save_results, objects, **how)
+    return do_study(config, ScalingResult, save_results, objects, **how)

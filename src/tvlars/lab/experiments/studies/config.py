@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,7 +12,7 @@ from tvlars._reading import parse_number
 from tvlars.lab.config import MAX_LR, MAX_SEED, OPTIMIZERS, TrainConfig
 from tvlars.lab.errors import UsageError, unknown
 from tvlars.lab.experiments.arms import Arm
-from tvlars.lab.experiments.compare_config import CompareConfig, fields_from
+from tvlars.lab.experiments.compare_config import CompareConfig, Stored
 from tvlars.lab.experiments.tuning.space import rounded, values_apart
 from tvlars.lab.imported import said_path
 from tvlars.lab.options import check, option
@@ -22,7 +21,7 @@ Number = TypeVar("Number", int, float)
 
 
 @dataclass(frozen=True)
-class StudyConfig:
+class StudyConfig(Stored):
     """Arms at several learning rates with several seeds.
 
     Raises:
@@ -93,6 +92,10 @@ class StudyConfig:
         base = TrainConfig(**{**vars(self.base), "test": True})  # the study sets test
         return CompareConfig(base=base, batch_sizes=self.batch_sizes, seeds=self.seeds, **values)  # type: ignore[arg-type]
 
+    def lengths(self, run: TrainConfig) -> list[TrainConfig]:
+        """Return the runs of all lengths for one run."""
+        return [run]
+
     def rates_of(self, arm: str) -> tuple[float, ...]:
         """Return the rates in ``lrs`` of the arm with the name ``arm``, in ascending order; () if there are none."""
         plain = {name: said_path(one) for one in self.optimizers for name in (said_path(one), one)}
@@ -106,19 +109,6 @@ class StudyConfig:
         """Return the folder of the study."""
         sizes = "-".join(f"b{size}" for size in self.batch_sizes)
         return self.out or Path("runs") / f"{self.kind()}-{self.base.data_label()}-{sizes}"
-
-    def to_json(self) -> str:
-        """Return all fields as JSON; :meth:`from_mapping` reads it back."""
-        return json.dumps(asdict(self), indent=1, default=str)
-
-    @classmethod
-    def from_mapping(cls, values: dict[str, Any]) -> Any:
-        """Return a config made from field names and values; ``base`` is a mapping as for ``TrainConfig``.
-
-        Raises:
-            UsageError: a name is not a field, or a value is bad.
-        """
-        return cls(**fields_from(cls, values))
 
 
 def parse_lists(

@@ -13,6 +13,7 @@ import numpy as np
 
 from tvlars._notebook import page, paragraph
 from tvlars._reading import is_regular
+from tvlars.lab.comparison.chance import failure_bound
 from tvlars.lab.comparison.held_out import held_out
 from tvlars.lab.comparison.paired import fewest_seeds
 from tvlars.lab.config import TrainConfig
@@ -92,6 +93,11 @@ class StudyResult(ABC):
         found: list[str] = self.runs.loc[self.runs["failed"].isna(), "folder"].tolist()
         return found
 
+    @property
+    def spread(self) -> str:
+        """Name of the interval by bootstrap over seeds, which for two seeds is their range."""
+        return "range of 2 seeds" if len(self.config.seeds) == 2 else "95 %"
+
     @abstractmethod
     def answers(self) -> list[str]:
         """Return the results, one sentence per arm."""
@@ -124,19 +130,8 @@ class StudyResult(ABC):
 Result = TypeVar("Result", bound=StudyResult)
 
 
-def failure_bound(classes: int) -> float:
-    """Return the accuracy that a run must exceed, or it counts as failed.
-
-    The bound is twice chance level, 2 / classes, but at most a tenth of the way from chance level to 1, which is less
-    for fewer than 11 classes.
-    """
-    guess = 1 / classes
-    return min(2 * guess, guess + 0.1 * (1 - guess))
-
-
 def do_study(
     config: StudyConfig,
-    lengths: Callable[[TrainConfig], Iterable[TrainConfig]],
     kind: Callable[[Path, Any, Ran], Result],
     save: Callable[[Result], object],
     objects: Mapping[str, Any],
@@ -150,7 +145,6 @@ def do_study(
 
     Args:
         config: options of the study.
-        lengths: returns the runs of all lengths for one run.
         kind: class of the results.
         save: writes the results.
         objects: data, loaders, model and metrics of a user by name; None for those that are not given.
@@ -167,7 +161,7 @@ def do_study(
     base = given.named(base)
     check_one_machine(base)
     data = data_of(base, given.data)
-    folder, points = _folder(config), points_of(replace(config, base=base), size_of(data), lengths)
+    folder, points = _folder(config), points_of(replace(config, base=base), data)
     runs = [replace(one, config=at_end(one.config, data)) for one in points]
     results: list[Result] = []
 
@@ -179,11 +173,6 @@ def do_study(
     how: dict[str, Any] = dict(workers=workers, retries=retries, ray=ray, board=board or choose_board())
     do_runs([one.config for one in runs], folder / RUNS, mine, save_all, **how)
     return results[-1]
-
-
-def size_of(data: ImageData) -> int:
-    """Return the number of training samples."""
-    return len(data.train_labels)
 
 
 def _folder(config: StudyConfig) -> Path:
@@ -201,23 +190,20 @@ def at_end(config: TrainConfig, data: ImageData) -> TrainConfig:
     return replace(config, test=not data.validated, out=None)
 
 
-def points_of(
-    config: StudyConfig, samples: int, lengths: Callable[[TrainConfig], Iterable[TrainConfig]]
-) -> list[Point]:
+def points_of(config: StudyConfig, data: ImageData) -> list[Point]:
     """Return the runs of a study, seeds outermost, so that an interrupted study is still fair.
 
     Args:
         config: options of the study; without ``lrs`` and ``lr_scales`` the planned rate is used.
-        samples: number of training samples.
-        lengths: returns the runs of all lengths for one run.
+        data: data of the runs.
 
     Raises:
         UsageError: an option does not fit the data, or an arm without a planned rate has scales.
     """
     found = []
     for arm in config.compared().runs():
-        for run in lengths(arm):
-            planned = run.plan(samples).lr
+        for run in config.lengths(arm):
+            planned = run.plan(len(data.train_labels)).lr
             if rates := config.rates_of(arm.arm_name):
                 found += [Point(arm.arm_name, replace(run, lr=rate), math.nan) for rate in rates]
                 continue

@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from tvlars._words import counted
 from tvlars.lab.experiments.tuning.objective import ACCURACY, Objective
 from tvlars.lab.experiments.tuning.stages import Edge
 from tvlars.lab.imported import said_path
@@ -128,10 +129,10 @@ class Tuned:
 
     def __str__(self) -> str:
         name = said_path(self.arm)
-        again = f", {self.reruns} rerun{'s' * (self.reruns > 1)}" * bool(self.reruns)
+        again = f", {counted(self.reruns, 'rerun')}" * bool(self.reruns)
         more = again + f", {self.before} before" * bool(self.before)
-        counts = f"{self.trials} trials{more} ({self.pruned} pruned, {self.diverged} diverged), {self.epochs} epochs"
-        spent = f"{name:<8} {counts}"
+        counts = f"{counted(self.trials, 'trial')}{more} ({self.pruned} pruned, {self.diverged} diverged)"
+        spent = f"{name:<8} {counts}, {counted(self.epochs, 'epoch')}"
         if self.best is None:
             return f"{spent}; none finished, so there is nothing to run with fresh seeds"
         best = self.best.objective.text(self.best.mean)

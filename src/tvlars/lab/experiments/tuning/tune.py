@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tvlars._notebook import page, paragraph, pre
+from tvlars._words import counted, several
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.console import say, shows_bars
 from tvlars.lab.data import Data, ImageData
@@ -227,7 +228,7 @@ def tune(
         of_others = {one.arm: stored.arm(one.arm) for one in results}
         runs, final = _final_runs(config, [*tuned, *results], of_others), None
         if runs:
-            announce(f"running the best options of each arm with fresh seeds {', '.join(map(str, config.seeds))}:")
+            announce(f"running the best options of each arm with fresh {several('seed', config.seeds)}:")
             queue: dict[str, Any] = dict(workers=workers, retries=retries, ray=ray, board=board)
             final = sweep(runs, folder / FINAL, **objects, **queue, family=config.family, margin=config.margin)
         if files.unwritten:  # there may be disk space again
@@ -361,7 +362,7 @@ def _others(
     if names := [said_path(one.arm) for one in stay]:
         notes.append(f"results of {listed(names)} have as many trials and the same seeds, and are kept")
     if names := [said_path(one.arm) for one in spent if one.trials and one not in stay]:
-        tuning = f", tuning seeds {', '.join(map(str, config.tune_seeds))}" * bool(again)
+        tuning = f", tuning {several('seed', config.tune_seeds)}" * bool(again)
         notes.append(
             f"results of {listed(names)} are left out, since they do not have {budget} trials{tuning} and seeds "
             f"{', '.join(map(str, config.seeds))}: to include them, name {'it' if len(names) == 1 else 'them'} too"
@@ -400,17 +401,16 @@ def _announce_budget(
     pruned = f"pruned {worse} the median" if config.prune else "not pruned"
     names = ", ".join(map(said_path, spaces))
     first, *others = config.tune_seeds
-    again = f"; best {config.rerun} rerun with seed{'s' * (len(others) > 1)} {', '.join(map(str, others))}"
+    again = f"; best {config.rerun} rerun with {several('seed', others)}"
     announce(
-        f"{config.trials} trials {sampler} for each of {names}; {config.base.length}, "
+        f"{counted(config.trials, 'trial')} {sampler} for each of {names}; {config.base.length}, "
         f"seed {first}, {pruned}{again * bool(others)}"
     )
     for key, space in spaces.items():
         announce(f"{said_path(key):<8} {'; '.join(f'{name} {one}' for name, one in space.items())}")
     before = {said_path(key): count for key, count in stored.before.items() if key in spaces}
     if before:
-        counted = "; ".join(f"{name} {count}" for name, count in before.items())
-        announce(f"note: earlier trials count too: {counted}")
+        announce(f"note: earlier trials count too: {'; '.join(f'{name} {count}' for name, count in before.items())}")
     if there := sum(search.counted for search in searches):
         announce(f"{there} of {sum(search.budget for search in searches)} trials are already done")
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from tvlars.lab.comparison.paper import p_text
+from tvlars.lab.comparison.paper import p_text, runs_text
 from tvlars.lab.comparison.statistics import INCONCLUSIVE, OUTSIDE, mean_and_interval
 from tvlars.lab.report.drawing import GRAY
 from tvlars.lab.tasks import Measure
@@ -123,7 +123,7 @@ def estimates(rows: pd.DataFrame, colors: dict[str, str], measure: Measure, titl
     for row in rows.to_dict("records"):
         mean, half = scale * row["accuracy"], scale * row["interval"]
         seeds = [(scale * one, measure.text(one)) for one in row["accuracies"] if not math.isnan(one)]
-        of = f"{row['seeds']} of {row['of']} runs" if row["seeds"] < row["of"] else ""
+        of = runs_text(row) if row["seeds"] < row["of"] else ""
         text = measure.text(row["accuracy"], row["interval"])
         color, ends = colors[row["arm"]], (mean - half, mean + half)
         found.append(Estimate(row["arm"], mean, text, *ends, seeds, color, verdict=of, kind="plain"))

@@ -80,6 +80,10 @@ def _row(arm: str, seeds: list[dict[str, float]]) -> dict[str, str]:
     reached = sum(math.isfinite(one["step"]) for one in seeds)
     forms = {"steps": ("step", ",.0f"), "samples": ("samples", ",.0f"), "training time": ("seconds", "")}
     said = {title: _median([one[name] for one in seeds], form) for title, (name, form) in forms.items()}
+    lost = f"{len(seeds) - reached} of {len(seeds)} seeds"
+    if 0 < reached < len(seeds):
+        never = said["steps"] == "not reached"
+        said["steps"] = f"not reached by {lost}" if never else f"{said['steps']}; {lost} never reached it"
     return {"arm": arm, **said, "seeds that reach it": f"{reached} of {len(seeds)}"}
 
 
@@ -88,7 +92,7 @@ def _median(values: list[float], form: str) -> str:
     if not math.isfinite(middle):
         return "not reached"
     text = (lambda value: format(value, form)) if form else said_time
-    low, high = text(min(known)), text(max(known)) if len(known) == len(values) else "never"
+    low, high = text(min(known)), text(max(known))
     return text(middle) + (f" ({low} to {high})" if low != high else "")
 
 
