@@ -16,6 +16,7 @@ from tvlars._ahead import is_per_epoch, rates_ahead
 from tvlars._checks import check_count, check_number, shown
 from tvlars._notebook import page, paragraph, table
 from tvlars._roles import is_norm
+from tvlars._words import counted
 from tvlars.groups import NORMALIZATION, _trainable
 from tvlars.optim import LAMB, LARS, TVLARS
 from tvlars.optim._numerics.sharded import layout
@@ -239,9 +240,10 @@ def _groups(model: nn.Module, optimizer: Optimizer) -> Iterator[Finding]:
     for group in optimizer.param_groups:
         lr = _peak_lr(group) * (1.0 if group.get("phi_scope") == "ratio" else _start_of_phi(group))
         if ours and group["params"] and not group["layer_adaptation"] and lr > LARGEST_RAW_LR:
+            layers = counted(len(group["params"]), "layer that is not adapted uses", "layers that are not adapted use")
             yield Finding(
                 "raw learning rate",
-                f"{len(group['params'])} layers that are not adapted use lr = {lr:g} without a trust ratio",
+                f"{layers} lr = {lr:g} without a trust ratio",
                 "give layer_groups a bias_norm_lr_scale, for example 0.03",
             )
 
@@ -473,9 +475,10 @@ def _batch(
     local = [m for m in norms if not (isinstance(m, nn.SyncBatchNorm) and _is_distributed())]
     seen = micro_batch_size or batch_size
     if local and seen < SMALL_MICRO_BATCH and batch_size >= MUCH_SMALLER * seen:
+        norms_take = counted(len(local), "batch norm takes its", "batch norms take their")
         yield Finding(
             "batch norm",
-            f"{len(local)} batch norms take their statistics from {seen} of {batch_size:,} samples",
+            f"{norms_take} statistics from {seen} of {batch_size:,} samples",
             f"take micro-batches of {SMALL_MICRO_BATCH} or more, SyncBatchNorm, or another norm",
         )
 

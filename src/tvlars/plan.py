@@ -282,7 +282,7 @@ class Plan:
         return lines
 
     def _schedule_lines(self) -> list[str]:
-        warmup = f"linear warm-up over {self.warmup_steps} steps, then " if self.warmup_steps else ""
+        warmup = f"linear warm-up over {counted(self.warmup_steps, 'step')}, then " if self.warmup_steps else ""
         if isinstance(self.curve, SigmoidSchedule):
             return [
                 *([f"  schedule   {warmup}phi"] if warmup else []),
@@ -478,7 +478,7 @@ def plan(
 
 def few_steps(total_steps: int) -> tuple[str, str]:
     """Return the evidence and the remedy of a run of fewer than ``FEW_STEPS`` steps."""
-    evidence = f"{total_steps} optimizer steps are too few for a schedule to act"
+    evidence = f"{counted(total_steps, 'optimizer step is', 'optimizer steps are')} too few for a schedule to act"
     return evidence, f"more epochs or a smaller batch size give more, take at least {FEW_STEPS}"
 
 
