@@ -9,6 +9,7 @@ import os
 import pty
 import re
 import struct
+import sys
 import termios
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,9 @@ import pytest
 
 from tests.command import tvlars
 from tvlars.lab import TrainConfig
+from tvlars.lab.console import say
+from tvlars.lab.experiments.board import BarBoard
+from tvlars.lab.experiments.job import Job
 from tvlars.lab.run_folder.rows import EpochRow, StepRow
 from tvlars.lab.training.progress import BarReporter, LineReporter
 
@@ -82,6 +86,69 @@ def test_a_bar_has_the_accuracy_and_the_time_left_whole(width: int, tmp_path: Pa
     assert re.search(r"━.* 251/500 .*test 90\.00%.* \d:\d\d:\d\d$", last)
     assert "phi" in last or width < 140
     assert "loss 0.500" in last
+
+
+class Terminal(io.StringIO):
+    """Standard output of a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_sentences_are_broken_between_words(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = (
+        "trials are ranked on 144 validation images, held out of 1,437 for training, by class with seed 0; "
+        "the test set is read once, by the runs with fresh seeds",
+        "lars     16 trials (4 pruned, 0 diverged), 403 epochs; best on validation 65.97% with lr 38.11, momentum 0.9 "
+        "and weight_decay 0.0001, nesterov True",
+        "results: runs/of/the/study/results.csv",
+    )
+    shown, piped = Terminal(), io.StringIO()
+    monkeypatch.setenv("COLUMNS", str(width))
+    for stream in (shown, piped):
+        monkeypatch.setattr(sys, "stdout", stream)
+        say(*lines)
+    found = shown.getvalue().splitlines()
+    assert max(map(len, found)) <= width
+    assert " ".join(shown.getvalue().split()) == " ".join(" ".join(lines).split())
+    first = next(i for i, line in enumerate(found) if line.startswith("lars "))
+    assert re.match(r"  \w", found[1])
+    assert re.match(r" {9}\w", found[first + 1])
+    assert piped.getvalue() == "\n".join(lines) + "\n"
+    say("once " * 80, whole=True)
+    assert piped.getvalue().splitlines()[-1] == "once " * 80
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_bar_of_many_runs_has_numbers_and_epochs_whole(width: int, tmp_path: Path) -> None:
+    board = BarBoard()
+    board.console.file, board.console.width = io.StringIO(), width
+    board.console._force_terminal = True
+    names = ["0", *(f"{i}{'-long-name' * 16}" for i in (1, 2, 3))]
+    jobs = [Job(name, tmp_path / name[:1], TrainConfig(epochs=10), 100) for name in names]
+    board.start(jobs, {jobs[1].name: 3}, before=1)
+    board.ended(jobs[0], "failed", "no memory was left on the device, " * 4)
+    board.update(jobs[1:])
+    board.console.print(board.progress.get_renderable())
+    lines = lines_of(board.console.file.getvalue())
+    board.end()
+    assert max(map(len, lines)) <= width
+    last = [line for line in lines if "━" in line][-1]
+    assert re.search(r"^━[━╸╺ ]* 2/5 runs, 1 failed +1-long.*… 3/10, and 2 more *$", last)
+
+
+@pytest.mark.slow
+def test_a_tuning_on_a_terminal(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    words = ["tune", "--data", "digits", "--epochs", 1, "--optimizers", "lars", "--trials", 1, "--seeds", 0]
+    on_it = partial(on_a_terminal, 80)
+    done = tvlars(*words, "--out", "out", cwd=tmp_path, env={**environment, "TERM": "xterm"}, before=on_it)
+    assert done.returncode == 0, done.stdout
+    lines = lines_of(done.stdout)
+    assert max(map(len, lines)) <= 80
+    assert re.search(r"best\s+on validation \d+\.\d\d%", done.stdout)
+    assert re.search(r"│ lars +│.*\d+\.\d\d %", done.stdout)
 
 
 @pytest.mark.parametrize(("optimizer", "there"), [("tvlars", True), ("sgd", False), ("lars", False)])

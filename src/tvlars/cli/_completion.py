@@ -47,7 +47,7 @@ def _completion(parsed: argparse.Namespace) -> int:
             action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
         elif action.metavar in FILES:
             action.complete = shtab.FILE  # type: ignore[attr-defined]
-    say(shtab.complete(parser, shell=parsed.shell))
+    say(shtab.complete(parser, shell=parsed.shell), whole=True)
     return 0
 
 

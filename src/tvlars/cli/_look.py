@@ -10,7 +10,7 @@ from typing import Any
 from tvlars._command import INTERRUPTED
 from tvlars.cli._options import DECLARED, add_option, add_those_of_data, fail, new_command, type_of
 from tvlars.lab.config import OPTIONS
-from tvlars.lab.console import say
+from tvlars.lab.console import columns, say
 from tvlars.lab.errors import UsageError
 from tvlars.lab.experiments.compare_config import CompareConfig
 from tvlars.lab.options import options_of
@@ -135,7 +135,7 @@ def _report(parsed: argparse.Namespace) -> int:
 def _diff(parsed: argparse.Namespace) -> int:
     from tvlars.lab.history.difference import diff_runs
 
-    say(str(diff_runs(parsed.a, parsed.b)))
+    say(diff_runs(parsed.a, parsed.b).text(columns()))
     return 0
 
 

@@ -220,6 +220,8 @@ def refuse_unknown(parser: argparse.ArgumentParser, command: str, arguments: lis
     flags = [option for action in chosen._actions for option in action.option_strings]
     near = nearest(flag, flags)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
+    if flag == "--dry-run":
+        hint = "tvlars compare, sweep and protocol check print runs without training them. "
     raise UsageError(f"unknown argument {flag!r} of {command}: {hint}See tvlars {command} --help.")
 
 

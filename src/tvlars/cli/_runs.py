@@ -98,7 +98,7 @@ def run(parsed: argparse.Namespace) -> int:
         listing = listing.only(parsed.columns)
     text = listing.csv() if form == "csv" else listing.json()
     if parsed.out is None:
-        say(text.removesuffix("\n"))
+        say(text.removesuffix("\n"), whole=True)
     else:
         write_output(parsed.out, text.encode(errors="replace"), "out")
         say(f"list: {parsed.out} ({len(listing.rows)} of {counted(listing.of, 'run')})")

@@ -29,7 +29,7 @@ from tvlars.cli._options import (
 from tvlars.cli._parser import Extended, rare, settings_of
 from tvlars.cli._sweep import add_queue
 from tvlars.lab.config import OPTIONS
-from tvlars.lab.console import say, tell
+from tvlars.lab.console import say
 from tvlars.lab.errors import UsageError
 from tvlars.lab.experiments.arms import Arm, owner_of, parse_setting
 from tvlars.lab.experiments.compare_config import USUAL, CompareConfig
@@ -66,6 +66,8 @@ def add(commands: Any, command: str, config: dict[str, Any]) -> None:
     for name, metavar in DECLARED.items():
         rare(add_option(what, own[name], metavar=metavar))
     add_queue(compare, "parallel runs, each in a process of its own if there are several (default: 1, in this process)")
+    text = "print the arms with their plans, the number of runs, steps and images, and train nothing"
+    rare(compare.add_argument("--dry-run", action="store_true", help=text))
     add_all(compare, without=("optimizer", "batch_size", "seed", "resume", "arm"))
     add_config(compare)
     add_protocol(compare)
@@ -119,7 +121,7 @@ def _train(parsed: argparse.Namespace) -> int:
         values = {name: value for name, value in load_run(result.folder).metrics.items() if name.startswith(split)}
         accuracy = "".join(f"{name.replace('_', ' ')} {value:.4g}, " for name, value in values.items())
     split, lost = ("test", result.test_loss) if result.config.test else ("validation", result.validation_loss)
-    tell(
+    say(
         f"{result.config.arm_name}: {accuracy}{split} loss {lost:.4f}, "
         f"{counted(last.step, 'step')} in {seconds:.1f} s of training ({speed:,.0f} images/s)"
     )
@@ -154,18 +156,36 @@ def _evaluate(parsed: argparse.Namespace) -> int:
 def _compare(parsed: argparse.Namespace) -> int:
     from tvlars.lab.experiments.compare import compare
 
+    if parsed.dry_run:
+        return _preview(compare_config(parsed))
     config = under_protocol(parsed, compare_config(parsed))
     apart = parsed.ray is not None or (parsed.workers or 1) > 1
     if not apart and (code := in_processes(parsed, config.base)) is not None:
         return code
     comparison = compare(
         config,
-        announce=tell,
+        announce=say,
         workers=parsed.workers,
         retries=parsed.retries,
         ray=parsed.ray,
     )
     return tell_comparison(comparison)
+
+
+def _preview(config: CompareConfig) -> int:
+    """Print the lines that describe a comparison, and its length in all; train and write nothing."""
+    from tvlars.lab.experiments.compare import describe
+    from tvlars.lab.given import take
+    from tvlars.lab.training.prepare import data_of, prepare
+
+    given = take(config.base)
+    given = replace(given, data=data_of(config.base, given.data))
+    prepared = [prepare(run, given, here=False) for run in config.runs()]
+    say(*describe(config, prepared, config.base.devices or 1))
+    steps = sum(run.plan.total_steps for run in prepared)
+    images = sum(run.plan.total_steps * run.plan.batch_size for run in prepared)
+    say(f"in all: {len(prepared)} runs, {steps:,} steps, {images:,} images; nothing was trained or written")
+    return 0
 
 
 def tell_comparison(comparison: Any) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import importlib.util
 import os
+import re
 import shutil
 import sys
 import textwrap
@@ -23,21 +24,30 @@ WIDE = 160
 """Columns of a table without a terminal."""
 
 
-def say(*lines: str) -> None:
-    """Print ``lines`` to standard output at once, unless it is closed."""
-    print(*lines, sep="\n", file=Lasting(sys.stdout), flush=True)
+def say(*lines: str, whole: bool = False) -> None:
+    """Print ``lines`` to standard output at once, unless it is closed; a terminal breaks them, unless ``whole``."""
+    width = 0 if whole else columns()
+    print(*(broken(line, width) for line in lines), sep="\n", file=Lasting(sys.stdout), flush=True)
 
 
-def tell(*lines: str) -> None:
-    """Print sentences as :func:`say` does, broken between words to the width of the terminal."""
-    width = shutil.get_terminal_size().columns if is_terminal(sys.stdout) else 0
-    say(*(broken(line, width) for line in lines))
+def columns() -> int:
+    """Return the width of the terminal on standard output, 0 if it is none."""
+    return shutil.get_terminal_size().columns if is_terminal(sys.stdout) else 0
 
 
-def broken(text: str, width: int) -> str:
-    """Return text with lines of at most ``width`` columns, as far as its words allow; 0 leaves it unchanged."""
-    how: dict[str, Any] = dict(subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
-    return "\n".join(textwrap.fill(line, width, **how) if 0 < width < len(line) else line for line in text.split("\n"))
+def broken(text: str, width: int, indent: int = 0) -> str:
+    """Return text with lines of at most ``width`` columns, as far as its words allow; 0 leaves it unchanged.
+
+    Continued lines are indented by ``indent``; 0 (default): below the text of a line as "warning  text", else by 2.
+    """
+    how: dict[str, Any] = dict(break_long_words=False, break_on_hyphens=False)
+    lines = text.split("\n")
+    for i, line in enumerate(lines):
+        if 0 < width < len(line):
+            head = re.match(r"\S{1,16}  +", line)
+            deep = indent or (len(head[0]) if head else 2)
+            lines[i] = textwrap.fill(line, width, subsequent_indent=" " * deep, **how)
+    return "\n".join(lines)
 
 
 def aside(*lines: str) -> None:

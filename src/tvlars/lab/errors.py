@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tvlars._command import not_imported
 
-MOST_NAMES = 60
+MOST_NAMES = 24
 """Most names that an error lists; if there are more, it lists the nearest ones, or the first."""
 
 
@@ -90,12 +90,14 @@ SYNONYMS = dict(learning_rate="lr", wd="weight_decay", bs="batch_size", warmup="
 """Options under the names that other programs have for them."""
 
 
-def unknown(kind: str, name: object, valid: Iterable[str]) -> UsageError:
-    """Return the error for a name that is not among ``valid``; it suggests the nearest names."""
+def unknown(kind: str, name: object, valid: Iterable[str], options: Iterable[str] = ()) -> UsageError:
+    """Return the error for a name that is not ``valid``; it suggests near names, of the ``options`` of a run too."""
     by_lower: dict[str, str] = {}
     for one in valid:
         by_lower.setdefault(one.lower(), one)
     names = list(by_lower.values())
+    for one in options:
+        by_lower.setdefault(one.lower(), one)
     typed = str(name).lower()
     begun = [one for one in by_lower if (len(typed) > 1 and one.startswith(typed)) or (len(typed) > 3 and typed in one)]
     same = [one for one in by_lower if one == SYNONYMS.get(typed.replace("-", "_"))]
@@ -103,7 +105,8 @@ def unknown(kind: str, name: object, valid: Iterable[str]) -> UsageError:
     if len(names) > MOST_NAMES:
         names = [f"{len(names):,} names"] if near else [*names[:MOST_NAMES], f"and {len(names) - MOST_NAMES:,} more"]
     hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-    return UsageError(f"unknown {kind} {str(name)!r}: {hint}Known: {', '.join(names)}.")
+    known = ", ".join([*names, "options of a run"] if options else names)
+    return UsageError(f"unknown {kind} {str(name)!r}: {hint}Known: {known}.")
 
 
 def listed(names: Iterable[str]) -> str:

@@ -246,6 +246,15 @@ def test_the_last_name_of_an_optimizer_suffices(work: Path) -> None:
         (["--set", "lr=1"], "--set must be OPTIMIZER.OPTION=VALUE, as in lars.lr=16, got 'lr=1'"),
         (["--set", f"{NADAM}.lr=fast"], f"--set {NADAM}.lr must be a number, got 'fast'"),
         (["--set", f"{NADAM}.beta=1"], f"--set: unknown option of {NADAM} 'beta': did you mean 'betas'"),
+        (
+            ["--set", f"{NADAM}.rho=1"],
+            "'rho': Known: betas, eps, momentum_decay, decoupled_weight_decay, foreach, maximize, capturable, "
+            "differentiable, options of a run.\n",
+        ),
+        (
+            ["--set", f"{NADAM}.weight-dekay=1"],
+            "did you mean 'weight_decay' or 'decoupled_weight_decay'? Known: betas,",
+        ),
         (["--set", f"{NADAM}.betas=1"], "cannot be made with lr=0.002, betas=1: TypeError"),
         (["--arm", "cold=lars,warmup"], "arm must be NAME=OPTIMIZER,OPTION=VALUE"),
     ],
@@ -356,6 +365,8 @@ def test_arguments_of_a_class_are_searched(work: Path) -> None:
         (f"{NADAM}.eps=1:0", "must have LOW < HIGH"),
         (f"{NADAM}.eps=1:2:lag", "must be LOW:HIGH, LOW:HIGH:log, LOW:HIGH:xFACTOR, or values separated by commas"),
         (f"{NADAM}.eps=1,1", "must not repeat values"),
+        (f"{NADAM}.eps=0-0.5", f"got '0-0.5'; a range is LOW:HIGH, as in {NADAM}.eps=0:0.5"),
+        (f"{NADAM}.eps=1:", "must be LOW:HIGH, LOW:HIGH:log, LOW:HIGH:xFACTOR, or values separated by commas"),
         (f"{NADAM}x.eps=1,2", f"unknown arm among those tuned '{NADAM}x': did you mean '{NADAM}'"),
         (f"{NADAM}.epochs=1,2", "--space must have options that may differ between trials"),
     ],

@@ -176,6 +176,28 @@ def test_too_few_seeds_for_a_verdict_are_said_before_the_first_run(
     assert said is None or said in notes[0]
 
 
+def test_a_dry_run_describes_all_runs_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["--optimizers", "lars", "sgd", "--arm", "slow=lars,lr=2", "--batch-size", "64", "128", "--seeds", "0", "1"]
+    assert main(["compare", *words, "--set", "sgd.lr=0.5", "--epochs", "10", "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("12 runs: lars, sgd, slow; batch sizes 64, 128; seeds 0, 1\n")
+    # 22 steps of 64 images per epoch, or 11 of 128, for 3 arms and 2 seeds
+    assert said.endswith("in all: 12 runs, 1,980 steps, 168,960 images; nothing was trained or written\n")
+    rates = re.findall(r"^(slow|lars|sgd)\b.*\n.*\n.*\n  lr +(\S+)$", said, re.MULTILINE)
+    assert rates == [
+        ("lars", "8"),
+        ("sgd", "0.5"),
+        ("slow", "2"),
+        ("lars", "11.3137"),
+        ("sgd", "0.5"),
+        ("slow", "2"),
+    ]
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_names_are_escaped(tmp_path: Path) -> None:
     evil = "<script>alert(1)</script>"
     row = RunRow(evil, 8, 0, 1.0, "diverged", note=evil, folder="none")

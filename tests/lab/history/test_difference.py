@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import html
+import io
 import json
+import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +86,26 @@ def test_each_difference_is_one_line(one: Path, other: Path, capsys: pytest.Capt
     frame = diff_runs(one, other).frame()
     assert frame.columns.tolist() == ["part", "name", "a", "b", "note", "same"]
     assert (~frame["same"]).sum() == 6
+
+
+@pytest.mark.parametrize("width", [40, 80, 100, 140])
+def test_a_difference_fits_the_terminal(
+    width: int, one: Path, other: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(one, tmp_path / "one")
+    monkeypatch.chdir(tmp_path)
+    change(other, "config", optimizer_options="betas=(0.9, 0.95) " + "eps=1e-6 " * 6)
+    shown = io.StringIO()
+    shown.isatty = lambda: True  # type: ignore[method-assign]
+    monkeypatch.setattr(sys, "stdout", shown)
+    monkeypatch.setenv("COLUMNS", str(width))
+    assert main(["diff", "one", "other"]) == 0
+    text, plain = shown.getvalue(), str(diff_runs(Path("one"), Path("other")))
+    assert max(map(len, text.splitlines())) <= width
+    assert " ".join(text.split()) == " ".join(plain.split())
+    assert max(map(len, plain.splitlines())) > 100
+    (accuracy,) = (row for row in diff_runs(Path("one"), Path("other")).rows if row.name == "test accuracy")
+    assert width == 40 or re.search(rf"test accuracy +{accuracy.a} +{accuracy.b}  \(-6.25 points\)$", text, re.M)
 
 
 def test_what_is_missing_is_said(one: Path, other: Path) -> None:

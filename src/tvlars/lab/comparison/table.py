@@ -15,7 +15,7 @@ from tvlars.lab.comparison.pair import said_margin
 from tvlars.lab.comparison.paper import metric_text, number_text, p_text, runs_text, seeds_text
 from tvlars.lab.comparison.statistics import metrics_in
 from tvlars.lab.comparison.verdict import beside_best
-from tvlars.lab.console import console, say, tell
+from tvlars.lab.console import console, say
 from tvlars.lab.tasks import Measure
 
 P_VALUE, SECONDS, EFFECT = "p (Holm)", "training, s", "Hedges' g_z"
@@ -106,8 +106,8 @@ def print_table(comparison: Comparison) -> None:
         table.add_row(*(row[name] for name in shown))
     out.print(table, soft_wrap=False)
     if left_out := [name for name in rows[0] if name not in shown]:
-        tell(f"not shown for lack of room: {', '.join(left_out)}")
-    tell(*comparison.answers(), *comparison.remarks(), comparison.protocol)
+        say(f"not shown for lack of room: {', '.join(left_out)}")
+    say(*comparison.answers(), *comparison.remarks(), comparison.protocol)
 
 
 def by_least_importance(rows: list[dict[str, str]], measure: Measure) -> list[str]:

@@ -92,7 +92,7 @@ def is_argument(optimizer: str, name: str) -> bool:
         return False
     arguments = arguments_of_optimizer(optimizer)
     if name not in arguments and name not in OPTIONS:
-        raise unknown(f"option of {said_path(optimizer)}", name, [*arguments, *OPTIONS])
+        raise unknown(f"option of {said_path(optimizer)}", name, arguments, OPTIONS)
     return name in arguments
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
 
-from tvlars.lab.console import console, duration, say, shows_bars
+from tvlars.lab.console import broken, console, duration, say, shows_bars
 from tvlars.lab.experiments.job import Job
 from tvlars.lab.run_folder.rows import epochs_done
 from tvlars.lab.run_folder.status import Status
@@ -140,17 +140,18 @@ class LineBoard(Board):
 
 
 class BarBoard(Board):
-    """Shows one bar for all runs, and the names of running jobs."""
+    """Shows one bar for all runs, and a running job: the first one that may hang, if any."""
 
     def __init__(self) -> None:
         self.console = console()
+        self.bar_width = 20 if self.console.width >= 120 else 10
 
     def start(self, jobs: Iterable[Job], done: dict[str, int], before: int) -> None:
         super().start(jobs, done, before)
         self.progress = Progress(
-            BarColumn(bar_width=30),
+            BarColumn(bar_width=self.bar_width),
             TextColumn("{task.fields[numbers]}", table_column=Column(no_wrap=True)),
-            TextColumn("{task.fields[current]}", style="dim", table_column=Column(no_wrap=True, overflow="ellipsis")),
+            TextColumn("{task.fields[current]}", style="dim", table_column=Column(no_wrap=True)),
             console=self.console,
         )
         self.task = self.progress.add_task("", total=1.0, numbers=self.numbers(), current="")
@@ -158,7 +159,7 @@ class BarBoard(Board):
         self._show()
 
     def say(self, text: str) -> None:
-        self.console.print(text)
+        self.console.print(broken(text, self.console.width))
 
     def update(self, running: list[Job]) -> None:
         super().update(running)
@@ -175,12 +176,13 @@ class BarBoard(Board):
         self.progress.stop()
 
     def _show(self) -> None:
-        order = sorted(self.running, key=lambda job: self.silent(job) == "")
-        first = [f"{job.name} {self.at(job)}" for job in order[:2]]
-        more = [f"and {len(order) - 2} more"] if len(order) > 2 else []
-        self.progress.update(
-            self.task, completed=self.fraction, numbers=self.numbers(), current=", ".join([*first, *more])
-        )
+        numbers, current = self.numbers(), ""
+        if order := sorted(self.running, key=lambda job: self.silent(job) == ""):
+            name, rest = order[0].name, f" {self.at(order[0])}" + f", and {len(order) - 1} more" * (len(order) > 1)
+            room = self.console.width - self.bar_width - len(numbers) - 2
+            most = max(room - len(rest), 1)  # long names are cut, not the epochs after them
+            current = f"{name if len(name) <= most else f'{name[: most - 1]}…'}{rest}"[: max(room, 0)]
+        self.progress.update(self.task, completed=self.fraction, numbers=numbers, current=current)
 
 
 def choose_board() -> Board:

@@ -126,7 +126,7 @@ def compare(
         folder, statuses = opened() if processes is None else processes.by_first(opened)
         if processes is not None:  # else the workers say theirs
             announce(_device(prepared, processes))
-        for line in _lines(config, prepared, count):
+        for line in describe(config, prepared, count):
             announce(line)
         comparing = _Comparing(config, folder, runs, plans, prepared[0], first)
         jobs = comparing.take_up(statuses, apart)
@@ -311,7 +311,7 @@ def _device(prepared: list[Prepared], processes: Processes) -> str:
     return f"device: {describe_device(prepared[0].device)}, {said}{several}"
 
 
-def _lines(config: CompareConfig, prepared: list[Prepared], processes: int) -> list[str]:
+def describe(config: CompareConfig, prepared: list[Prepared], processes: int) -> list[str]:
     """Return a description of the comparison as lines of text."""
     base, data = config.base, prepared[0].data
     runs, plans = [run.config for run in prepared], [run.plan for run in prepared]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from tvlars.lab.comparison.family import check_family, family_option, margin_option
 from tvlars.lab.config import OPTIMIZERS, OPTIONS, TrainConfig, names_of
 from tvlars.lab.errors import UsageError, unknown
-from tvlars.lab.experiments.arms import Arm, as_options, check_names_differ, file_name, short_spellings
+from tvlars.lab.experiments.arms import Arm, as_options, check_names_differ, short_spellings
 from tvlars.lab.imported import said_path, spelled_path
 from tvlars.lab.optimizers import optimizer_name
 from tvlars.lab.options import Is, check, check_names, option
@@ -23,13 +23,29 @@ Config = TypeVar("Config", bound="Stored")
 NOT_OF_AN_ARM = ("optimizer", "arm", "protocol", "out", "resume")
 
 
-@dataclass(frozen=True)
 class Stored:
-    """Config of several runs that is stored as JSON."""
+    """Base class of configs of several runs, each of an optimizer or an arm, that are stored as JSON."""
+
+    optimizers: tuple[str, ...]
+    arms: tuple[Arm, ...]
+
+    def _take_arms(self) -> None:
+        """Check optimizers and arms, and set the usual optimizers if neither is given."""
+        arms: Any = self.arms
+        if not (isinstance(arms, (list, tuple)) and all(isinstance(one, Arm) for one in arms)):
+            raise UsageError(f"arms must be a list of Arm(name, optimizer, options), got {arms!r:.80}")
+        names = self.optimizers or (() if arms else USUAL)
+        object.__setattr__(self, "optimizers", tuple(map(optimizer_name, names)))
+        object.__setattr__(self, "arms", tuple(arms))
+        check_names_differ([arm.name for arm in self.all_arms()], "optimizers and arms" if arms else "optimizers")
+
+    def all_arms(self) -> list[Arm]:
+        """Return the optimizers, as arms under their own names, and the arms."""
+        return [*map(Arm.of, self.optimizers), *self.arms]
 
     def to_json(self) -> str:
         """Return all fields as JSON; :meth:`from_mapping` reads it back."""
-        return json.dumps(asdict(self), indent=1, default=str)
+        return json.dumps(asdict(self), indent=1, default=str)  # type: ignore[call-overload]
 
     @classmethod
     def from_mapping(cls: type[Config], values: dict[str, Any]) -> Config:
@@ -45,6 +61,14 @@ class Stored:
                 check_names(Arm, one)
             arms = tuple(Arm(**{"name": "", "optimizer": "", **one}) for one in arms)
         return cls(**{**values, "base": TrainConfig.from_mapping(values.get("base", {})), "arms": arms})
+
+
+def check_varied(owner: str, name: str, same: Collection[str] = SAME_FOR_ALL, whose: str = "optimizers") -> None:
+    """Raise ``UsageError`` unless the option ``name`` may be set for only one arm, ``owner``."""
+    if name in same:
+        raise UsageError(f"{name} must be the same for all {whose}, but is set only for {owner}")
+    if name in NOT_OF_AN_ARM:
+        raise unknown("option", name, [known for known in OPTIONS if known not in NOT_OF_AN_ARM])
 
 
 @dataclass(frozen=True)
@@ -77,13 +101,7 @@ class CompareConfig(Stored):
     def __post_init__(self) -> None:
         check(self)
         object.__setattr__(self, "batch_sizes", self.batch_sizes or (self.base.batch_size,))
-        arms: Any = self.arms
-        if not (isinstance(arms, (list, tuple)) and all(isinstance(one, Arm) for one in arms)):
-            raise UsageError(f"arms must be a list of Arm(name, optimizer, options), got {arms!r:.80}")
-        names = self.optimizers or (() if arms else USUAL)
-        object.__setattr__(self, "optimizers", tuple(map(optimizer_name, names)))
-        object.__setattr__(self, "arms", tuple(arms))
-        check_names_differ([arm.name for arm in self.all_arms()], "optimizers and arms")
+        self._take_arms()
         self._check_overrides()
         if not self.base.test:
             raise UsageError("test must be true for a comparison, which reports results on the test set")
@@ -103,17 +121,10 @@ class CompareConfig(Stored):
         for owner, name in [*settings, *((arm.name, name) for arm in self.arms for name in arm.options)]:
             if owner not in owners:
                 raise unknown("optimizer among those compared", owner, short_spellings(owners))
-            if name in SAME_FOR_ALL:
-                raise UsageError(f"{name} must be the same for all optimizers, but is set only for {owner}")
-            if name in NOT_OF_AN_ARM:
-                raise unknown("option", name, [known for known in OPTIONS if known not in NOT_OF_AN_ARM])
+            check_varied(owner, name)
         for owner, name in settings:
             if settings.count((owner, name)) > 1:
                 raise UsageError(f"{name} must be set once for {owner}, got several values")
-
-    def all_arms(self) -> list[Arm]:
-        """Return the optimizers, as arms under their own names, and the arms."""
-        return [*(Arm(file_name(name), name) for name in self.optimizers), *self.arms]
 
     def owners(self) -> dict[str, str]:
         """Return optimizers by the names that overrides may use: names of ``optimizers``, and of arms."""

@@ -28,7 +28,7 @@ from tvlars.lab.given import Given, check_apart, take
 from tvlars.lab.metrics import Metric
 from tvlars.lab.models import Model
 from tvlars.lab.options import Is, as_path
-from tvlars.lab.registered.record import FILES, digest_entry
+from tvlars.lab.registered.record import FILES, digest_entry, make_folder
 from tvlars.lab.run_folder.environment import command_line
 from tvlars.lab.run_folder.identity import check_data_of, check_same_plan
 from tvlars.lab.run_folder.record import PLAN, read_object, write_json
@@ -136,7 +136,7 @@ def do_runs(
             else:
                 crew = InProcess(given, lambda job: Reporter())
         signals = stack.enter_context(taking_signals(crew))
-        _make(agenda.folder)
+        make_folder(agenda.folder)
         hold(stack, agenda.folder, "sweep works")
         agenda = make_agenda(runs, out, agenda, given=given)  # another sweep may have done some in the meantime
         _describe(agenda, declared)
@@ -306,13 +306,6 @@ def _is_ours(folder: Path) -> bool:
     if not folder.exists() or is_regular(folder / FILE):
         return True
     return folder.is_dir() and all(path.name in (LOCK, *FILES) for path in folder.iterdir())
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"out must be a folder that can be written, got {str(folder)!r}: {error.strerror}") from error
 
 
 def names_in(folder: Path) -> dict[str, str]:

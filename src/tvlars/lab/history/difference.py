@@ -16,10 +16,11 @@ from tvlars._reading import is_regular, open_regular, reason
 from tvlars.lab import memory
 from tvlars.lab.comparison.comparison import Comparison
 from tvlars.lab.config import OPTIONS, TrainConfig
+from tvlars.lab.console import broken
 from tvlars.lab.data.fingerprint import Fingerprint
 from tvlars.lab.errors import UsageError
 from tvlars.lab.files.disk import DIGEST
-from tvlars.lab.history.listing import value_text
+from tvlars.lab.history.listing import title_of, value_text
 from tvlars.lab.history.reading import shown
 from tvlars.lab.imported import said_path
 from tvlars.lab.options import Is
@@ -87,7 +88,10 @@ class RunsDiff:
         return pd.DataFrame([{**asdict(row), "same": row.same} for row in self.rows], columns=[*columns, "same"])
 
     def __str__(self) -> str:
-        """Return one line per row; equal values are shown once, with "same"."""
+        return self.text()
+
+    def text(self, width: int = 0) -> str:
+        """Return a line per row, or several if it has more than ``width`` columns (0: any); equal values only once."""
         wide = max([len(row.part) for row in self.rows] + [1])
         names = max([len(row.name) for row in self.rows] + [0])
         values = max([len(row.a) for row in self.rows if not row.same and len(row.a) <= NARROW] + [0])
@@ -95,12 +99,17 @@ class RunsDiff:
         part = ""
         for row in self.rows:
             head = f"{row.part if row.part != part else '':<{wide}}  {row.name:<{names}}  "
-            part = row.part
-            told = "" if not row.same and not row.a + row.b else f"{row.a:<{values}}  {row.b}"
+            part, cells = row.part, [row.a, row.b] if row.a + row.b else []
             if row.same:
-                told = f"same{': ' if row.a else ''}{row.a}"
-            note = f"  ({row.note})" if told else row.note
-            lines.append((head + told + (note if not row.same and row.note else "")).rstrip())
+                cells = [f"same{': ' if row.a else ''}{row.a}"]
+            elif row.note:
+                cells[-1:] = [f"{cells[-1]}  ({row.note})" if cells else row.note]
+            line = (head + "  ".join(f"{cell:<{values}}" for cell in cells)).rstrip()
+            if 0 < width < len(line):
+                deep = min(len(head), width // 2)
+                cells = [head + cells[0], *(" " * deep + cell for cell in cells[1:])]
+                line = "\n".join(broken(cell, width, deep + 2) for cell in cells)
+            lines.append(line)
         return "\n".join(lines)
 
 
@@ -161,7 +170,7 @@ def _facts(a: LoadedRun, b: LoadedRun) -> list[Difference]:
 def _part(part: str, a: dict[str, Any], b: dict[str, Any], what: str = "") -> list[Difference]:
     """Return one row per value that differs, or one row "same"."""
     rows = [
-        Difference(part, name.replace("_", "-") if name in OPTIONS else _title(name), *texts)
+        Difference(part, name.replace("_", "-") if name in OPTIONS else title_of(name), *texts)
         for name in dict.fromkeys((*a, *b))
         if _differ(a.get(name), b.get(name)) and (texts := _texts(name, a.get(name), b.get(name)))
     ]
@@ -223,7 +232,7 @@ def _results(a: LoadedRun, b: LoadedRun) -> list[Difference]:
         one, other = (end.get(name) for end in ends)
         if not (_missing(one) and _missing(other)):
             texts = _texts(name, one, other)
-            rows.append(Difference("results", _title(name), texts[0], texts[1], _change(name, one, other)))
+            rows.append(Difference("results", title_of(name), texts[0], texts[1], _change(name, one, other)))
     return [*rows, _curves(a, b), _weights(a, b)]
 
 
@@ -396,7 +405,3 @@ def _text(name: str, value: Any) -> str:
 def _short(value: Any) -> str:
     text = shown(" ".join(str(value).split()))
     return text if len(text) <= WIDE else f"{text[: WIDE - 1]}…"
-
-
-def _title(name: str) -> str:
-    return name.replace("_", " ")

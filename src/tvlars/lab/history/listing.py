@@ -138,13 +138,10 @@ class Listing:
             if alike:
                 say(f"all of them: {', '.join(alike)}")
             if hidden:
-                say(f"no room here for {', '.join(map(_title, hidden))}: --columns chooses, --format csv has all")
+                say(f"no room here for {', '.join(map(title_of, hidden))}: --columns chooses, --format csv has all")
         number = "1 run" if self.of == 1 else f"{self.of} runs"
-        say(
-            number if len(self.rows) == self.of else f"{len(self.rows)} of {number}",
-            *self.notes,
-            *self.left_out.lines(),
-        )
+        some = f"{len(self.rows)} of " * (len(self.rows) != self.of)
+        say(f"{some}{number}", *self.notes, *self.left_out.lines())
 
     def _chosen(self, columns: Sequence[str]) -> tuple[list[str], list[str]]:
         """Return the columns of the table, and the settings shared by all runs, which are left out, in words."""
@@ -161,7 +158,7 @@ class Listing:
             if len(cells) > 1 or (len(self.rows) == 1 and name in main):
                 names.append(name)
             elif name in main:
-                alike.append(text_of(name, self.rows[0]) if name == "status" else _with_title(name, self.rows[0]))
+                alike.append(f"{title_of(name)} {text_of(name, self.rows[0])}".removeprefix("status "))
         further = [name for name in self.results if name.startswith(MEASURED) and not name.endswith("_loss")]
         tasks = any(all(row.get(name) is None for name in ACCURACIES) for row in self.rows)  # runs without accuracy
         losses = [name.replace("accuracy", "loss") for name in ACCURACIES] if tasks else []
@@ -175,7 +172,7 @@ class Listing:
 
         out = console()
         cells = {name: [text_of(name, row) for row in self.rows] for name in names}
-        wide = {name: max(len(_title(name)), *map(len, cells[name])) for name in names}
+        wide = {name: max(len(title_of(name)), *map(len, cells[name])) for name in names}
         dropped: list[str] = []
         if fit and out.is_terminal:
             least = {name: min(width, LEAST) if name in FOLDED else width for name, width in wide.items()}
@@ -193,7 +190,7 @@ class Listing:
         table = Table()
         for name in kept:
             table.add_column(
-                _title(name),
+                title_of(name),
                 justify="left" if isinstance(self.rows[0].get(name), str) else "right",
                 no_wrap=name not in FOLDED,
                 overflow="fold",
@@ -268,9 +265,6 @@ def value_text(column: str, value: Any) -> str:
     return value.rpartition("/")[2] or value if column == "data" else str(value)
 
 
-def _title(column: str) -> str:
+def title_of(column: str) -> str:
+    """Return the name of a column, or of a setting or result, in words."""
     return column.replace("_", " ")
-
-
-def _with_title(column: str, row: Row) -> str:
-    return f"{_title(column)} {text_of(column, row)}"

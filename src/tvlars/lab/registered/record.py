@@ -153,14 +153,19 @@ def register(
         changes = (*there.changes, f"the protocol was changed on {day}, from digest {before} to {now}")
     elif folder.exists() and not (folder.is_dir() and _is_ours(folder)):
         raise UsageError(f"out must be a new or empty folder, or one of this protocol's runs, got {str(folder)!r}")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"out must be a folder that can be written, got {str(folder)!r}: {error.strerror}") from error
+    make_folder(folder)
     if there is not None and (folder / FILE).is_file():
         (folder / FILE).replace(folder / f"protocol-{there.digest[:DIGITS]}.yaml")
     write_whole(folder / FILE, text)
     _write(folder, content, planned, datetime.datetime.now().astimezone(), (*changes, *beside))
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder of runs unless it exists; raise ``UsageError`` if that is not possible."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"out must be a folder that can be written, got {str(folder)!r}: {error.strerror}") from error
 
 
 def _write(

@@ -11,10 +11,9 @@ from tvlars.lab.comparison.family import ALL, check_family, family_option, margi
 from tvlars.lab.config import MAX_SEED, OPTIMIZERS, OPTIONS, TrainConfig, names_of, plays_a_part
 from tvlars.lab.data import ImageData
 from tvlars.lab.errors import UsageError, listed, unknown
-from tvlars.lab.experiments.arms import Arm, as_options, check_names_differ, short_spellings
-from tvlars.lab.experiments.compare_config import NOT_OF_AN_ARM, SAME_FOR_ALL, USUAL
+from tvlars.lab.experiments.arms import Arm, as_options, short_spellings
+from tvlars.lab.experiments.compare_config import SAME_FOR_ALL, Stored, check_varied
 from tvlars.lab.imported import said_path, spelled_path
-from tvlars.lab.optimizers import optimizer_name
 from tvlars.lab.options import Is, check, given, option
 
 SAMPLERS = ("tpe", "qmc", "grid")
@@ -23,7 +22,7 @@ HELD_OUT = 0.1
 
 
 @dataclass(frozen=True)
-class TuneConfig:
+class TuneConfig(Stored):
     """Options of a tuning: every arm has the same number of trials with the first tuning seed. Its best trials are run
     again with the other tuning seeds, and the options with the best mean are then run with fresh seeds.
 
@@ -77,13 +76,7 @@ class TuneConfig:
 
     def __post_init__(self) -> None:
         check(self)
-        arms: Any = self.arms
-        if not (isinstance(arms, (list, tuple)) and all(isinstance(one, Arm) for one in arms)):
-            raise UsageError(f"arms must be a list of Arm(name, optimizer, options), got {arms!r:.80}")
-        object.__setattr__(self, "arms", tuple(arms))
-        names = self.optimizers or (() if arms else USUAL)
-        object.__setattr__(self, "optimizers", tuple(map(optimizer_name, names)))
-        check_names_differ([arm.name for arm in self.all_arms()], "optimizers and arms" if arms else "optimizers")
+        self._take_arms()
         self._check_arms()
         self.before()
         if both := [seed for seed in self.tune_seeds if seed in self.seeds]:
@@ -107,15 +100,8 @@ class TuneConfig:
         """Check that arms set only options that may differ between compared runs."""
         for arm in self.arms:
             for name in arm.options:
-                if name in (*SAME_FOR_ALL, *names_of(Is.SEVERAL)):
-                    raise UsageError(f"{name} must be the same for all arms, but is set only for {arm.name}")
-                if name in NOT_OF_AN_ARM:
-                    raise unknown("option", name, [known for known in OPTIONS if known not in NOT_OF_AN_ARM])
+                check_varied(arm.name, name, (*SAME_FOR_ALL, *names_of(Is.SEVERAL)), "arms")
             self.run(arm, {}, self.tune_seeds[0])
-
-    def all_arms(self) -> list[Arm]:
-        """Return the optimizers, as arms under their own names, and the arms."""
-        return [*map(Arm.of, self.optimizers), *self.arms]
 
     def before(self) -> dict[str, int]:
         """Return the numbers of earlier trials in ``spent``, by key of the arm.

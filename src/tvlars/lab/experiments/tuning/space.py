@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,8 @@ TUNABLE = names_of(Is.TUNABLE)
 SLACK = 1e-5
 """Relative tolerance of a range's ends, which have six digits in tune.json."""
 FORMS = "LOW:HIGH, LOW:HIGH:log, LOW:HIGH:xFACTOR"
+OTHER_RANGE = re.compile(r"([-+.\de]*\d\.?)(?:-|\.\.|to)([\d.][-+.\de]*)")
+"""A range in another form than ours, such as 1-10."""
 MOST_VALUES = 1000
 """Most values of a list that is given by a factor."""
 OCTAVES = 3
@@ -208,48 +210,36 @@ def _parse(text: str, arms: Sequence[Arm]) -> tuple[str, str, Range | Choice]:
         said, name = owner_of(left, by_name, "arm among those tuned", form)
         owner = by_name[said].key
         if is_argument(by_name[said].optimizer, name):
-            return owner, name, _of_argument(left, right)
+            return owner, name, _space(left, right, parse_literal)
     if name not in TUNABLE:
         if name in OPTIONS:
             raise UsageError(
                 f"--space must have options that may differ between trials, but {name} is the same for all"
             )
         raise unknown("option to tune", name, TUNABLE)
-    if ":" not in right or OPTIONS[name].kind is str:  # a colon may be part of an import path
-        values = tuple(OPTIONS[name].parse(part.strip()) for part in right.split(","))
-        if len(set(values)) != len(values):
-            raise UsageError(f"--space {left} must not repeat values, got {right!r}")
-        return owner, name, Choice(values)
-    return owner, name, _range(left, name, right)
+    return owner, name, _space(left, right, OPTIONS[name].parse, OPTIONS[name].kind)
 
 
-def _range(left: str, name: str, right: str) -> Range | Choice:
+def _space(left: str, right: str, parse: Callable[[str], Any], kind: type | None = None) -> Range | Choice:
+    """Return the space of an option of a ``kind``, or of an argument of an optimizer's class, whose kind is unknown."""
     match = re.fullmatch(r"([^:]+):([^:]+)(:log|:x[^:]+)?", right)
+    is_range = ":" in right and kind is not str  # a colon may be part of an import path
+    other = OTHER_RANGE.fullmatch(right)
+    form = "; a range is LOW:HIGH" + (f", as in {left}={other[1]}:{other[2]}" if other else "")
     try:
-        ends = (OPTIONS[name].parse(match[1]), OPTIONS[name].parse(match[2])) if match else None
+        values = tuple(map(parse, (match.groups()[:2] if match else ()) if is_range else split_outside(right, ",")))
     except UsageError as error:
-        raise UsageError(f"--space {left}: {error}") from error
-    if match is None or ends is None or not all(isinstance(end, (int, float)) for end in ends):
+        raise UsageError(f"--space {left}: {error}{form if kind in (int, float) else ''}") from error
+    kinds = {type(value) for value in values}
+    bad = [value for value in values if type(value) not in (int, float, bool, str)] or [right] * bool(other)
+    if not values or (is_range and not kinds <= {int, float}):
         raise UsageError(f"--space {left} must be {FORMS}, or values separated by commas, got {right!r}")
-    return _ordered(left, right, *ends, way=match[3] or "")
-
-
-def _of_argument(left: str, right: str) -> Range | Choice:
-    """Return the space of an argument of an optimizer's class, whose values are literals."""
-    parts = split_outside(right, ":")
-    way = f":{parts[2]}" if len(parts) == 3 and re.fullmatch(r"log|x.+", parts[2]) else ""
-    ends = [parse_literal(part) for part in parts[:2]]
-    numbers = all(type(end) in (int, float) for end in ends)
-    if len(parts) > 1:
-        if not numbers or (len(parts) == 3 and not way) or len(parts) > 3:
-            raise UsageError(f"--space {left} must be {FORMS}, or values separated by commas, got {right!r}")
-        low, high = ends if all(type(end) is int for end in ends) else map(float, ends)
-        return _ordered(left, right, low, high, way)
-    values = tuple(parse_literal(part) for part in split_outside(right, ","))
-    if bad := [value for value in values if type(value) not in (int, float, bool, str)]:
-        raise UsageError(f"--space {left} must have numbers, words, true or false as values, got {bad[0]!r}")
-    if {type(value) for value in values} == {int, float}:
+    if bad:
+        raise UsageError(f"--space {left} must have numbers, words, true or false as values, got {bad[0]!r}{form}")
+    if kinds == {int, float}:
         values = tuple(map(float, values))  # numbers of one type have an order and ends
+    if is_range and match:
+        return _ordered(left, right, values[0], values[1], match[3] or "")
     if len(set(map(repr, values))) != len(values):
         raise UsageError(f"--space {left} must not repeat values, got {right!r}")
     return Choice(values)
