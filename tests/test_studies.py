@@ -273,7 +273,13 @@ def tuned_frame() -> pd.DataFrame:
     trials[-1] |= dict(status="diverged", validation_accuracy=math.nan)
     final = [
         dict(
-            part="final", arm=arm, lr=16.0, seed=seed, status="finished", test_accuracy=0.85 + 0.001 * seed - low * seed
+            part="final",
+            arm=arm,
+            lr=16.0,
+            seed=seed,
+            status="finished",
+            train_accuracy=0.9,
+            test_accuracy=0.85 + 0.001 * seed - low * seed,
         )
         for arm, low in (("phi", 0.0), ("cosine", 0.0001))
         for seed in range(5, 13)
@@ -292,7 +298,10 @@ def test_a_page_of_a_tuning_has_the_search_the_differences_and_the_verdict(monke
     assert found.search("cosine").iloc[-1] == pytest.approx((81 + 10) / 2), "a diverged run counts as guessing"
     assert found.chosen("phi") == 16
     text = found.tables()
-    assert "| phi | 6 | 8 to 32 | 16 | 82.00 83.00 | 85.85 ± 0.20 | 8 of 8 |" in text
+    assert "| validation, tuning seeds | training accuracy, % | test accuracy, % | runs |" in text
+    assert "| phi | 6 | 8 to 32 | 16 | 82.00 83.00 | 90.00 ± 0.00 | 85.85 ± 0.20 | 8 of 8 |" in text
+    unlabelled = tuned.Tuned(frame.assign(train_accuracy=math.nan), pairs, ["phi", "cosine"]).tables()
+    assert "| phi | 6 | 8 to 32 | 16 | 82.00 83.00 | 85.85 ± 0.20 | 8 of 8 |" in unlabelled
     assert "| phi less cosine | +0.09 ± 0.02 | 0.0078 | 0.0078 |" in text
     assert "equivalent within 0.3 points" in text
     reversed_arms = tuned.Tuned(frame, pairs, ["cosine", "phi"])

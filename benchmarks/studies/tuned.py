@@ -52,19 +52,23 @@ class Tuned:
 
     def tables(self) -> str:
         """Return the table of arms, that of pairs, and the answers, in Markdown."""
-        head = "arm", "search runs", "rates tried", "chosen lr", "validation, tuning seeds", "test accuracy, %", "runs"
+        of_training = ("training accuracy, %",) if self.final["train_accuracy"].notna().any() else ()
+        head = "arm", "search runs", "rates tried", "chosen lr", "validation, tuning seeds", *of_training
+        head = *head, "test accuracy, %", "runs"
         lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
         for arm in self.arms:
             mine, lr = self.final[self.final["arm"] == arm], self.chosen(arm)
             trials = self.trials[self.trials["arm"] == arm]
             found = trials.loc[np.isclose(trials["lr"], lr), "validation_accuracy"].dropna()
-            tested = 100 * mine.loc[mine["status"] == "finished", "test_accuracy"]
+            over = mine[mine["status"] == "finished"]
+            tested, trained = (100 * over[f"{part}_accuracy"] for part in ("test", "train"))
             cells = [
                 arm,
                 f"{len(trials)}",
                 f"{trials['lr'].min():.4g} to {trials['lr'].max():.4g}" if len(trials) else "",
                 "" if math.isnan(lr) else f"{lr:.4g}",
                 " ".join(f"{100 * value:.2f}" for value in found),
+                *(_mean(trained.dropna().tolist()) for _ in of_training),
                 _mean(tested.tolist()),
                 f"{len(tested)} of {len(mine)}",
             ]
