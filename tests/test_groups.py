@@ -91,7 +91,7 @@ def test_str_says_who_went_where() -> None:
         )
     )
     assert text.splitlines() == [
-        "adapted and decayed: 1 layers, 18 parameters, weight decay 0.1, lr 8",
+        "adapted and decayed: 1 layer, 18 parameters, weight decay 0.1, lr 8",
         "  0.weight  (2, 1, 3, 3)",
         "neither (biases, norms, tokens, ...): 3 layers, 6 parameters, weight decay 0, lr 4",
         "  0.bias    (2,)",
