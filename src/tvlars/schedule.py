@@ -149,7 +149,8 @@ def _slope_and_delay(who: str, total_steps: Any, delay: Any, delay_factor: Any, 
     if delay is None and delay_factor is None:
         raise ValueError(
             f"{who} needs the length of the run, over which phi decays: give total_steps, or delay and delay_factor, "
-            "or the optimizer_arguments() of plan(batch_size, dataset_size, epochs)"
+            "or the optimizer_arguments() of plan(batch_size, dataset_size, epochs); a plan for another optimizer, "
+            "such as LARS, has no phi: make it with optimizer='tvlars'"
         )
     if delay is None or delay_factor is None:
         raise ValueError(

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from tests.conftest import run, tensors
-from tvlars import LARS, TVLARS, ScheduleLR, SigmoidSchedule, plan, sigmoid_decay
+from tvlars import LAMB, LARS, TVLARS, ScheduleLR, SigmoidSchedule, plan, sigmoid_decay
 
 PHI = dict(delay_factor=0.4, delay=4.0, alpha=0.7, gamma_min=0.02)
 
@@ -231,3 +231,39 @@ def test_the_clock_is_the_runs(path: dict[str, Any]) -> None:
     optimizer.step()
     assert optimizer.phi() == [sigmoid_decay(6.0, **PHI)] * 2
     assert torch.equal(late, joined)
+
+
+# -- plans of other optimizers, and LR schedulers ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "planned", "said"),
+    [
+        (
+            LARS,
+            "tvlars",
+            r"^LARS has no delay_factor, delay, alpha, gamma_min, which a plan for TVLARS gives: make the ",
+        ),
+        (LAMB, "tvlars", r"^LAMB has no momentum, nesterov, delay_factor, .* which a plan for TVLARS gives: .*'lamb'"),
+        (LAMB, "lars", r"^LAMB has no momentum, nesterov, which a plan for LARS or SGD gives: .*optimizer='lamb'"),
+        (TVLARS, "lars", r"^TVLARS needs .* such as LARS, has no phi: make it with optimizer='tvlars'$"),
+        (TVLARS, "lamb", r"^TVLARS needs .* has no phi: make it with optimizer='tvlars'$"),
+    ],
+)
+def test_a_plan_for_another_optimizer_is_named(kind: Any, planned: str, said: str) -> None:
+    p = plan(batch_size=256, dataset_size=10_000, epochs=10, optimizer=planned)
+    with pytest.raises((TypeError, ValueError), match=said):
+        kind([torch.ones(2, requires_grad=True)], **p.optimizer_arguments())
+
+
+def test_an_lr_scheduler_multiplies_phi() -> None:
+    w = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+    group = {"params": [w], "layer_adaptation": False}
+    optimizer = TVLARS([group], lr=0.5, momentum=0.0, delay=3, delay_factor=0.7)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=6)
+    for t in range(1, 7):
+        before, w.grad = w.item(), torch.ones_like(w)
+        optimizer.step()
+        scheduler.step()
+        cosine, phi = (1 + math.cos(math.pi * (t - 1) / 6)) / 2, 1 / (1 + math.exp(0.7 * (t - 3)))
+        assert before - w.item() == pytest.approx(0.5 * cosine * phi, rel=1e-12)

@@ -52,6 +52,9 @@ class TVLARS(LayerwiseOptimizer):
     ``ZeroRedundancyOptimizer`` each process counts for the parameters that it updates, and all counts agree unless in
     some step none of a process's parameters has a gradient.
 
+    An LR scheduler is allowed, as with any torch optimizer, and multiplies φ: the rate of a step is its lr times φ(t).
+    A warm-up or a cosine beside φ thus decays the rate twice, so a plan for TVLARS has no scheduler.
+
     Args:
         {params}
         {lr, momentum, weight_decay, trust_coefficient, nesterov, norm_clip, unit_ratio_at_zero}
