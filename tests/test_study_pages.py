@@ -206,7 +206,7 @@ def test_the_pages_of_b1(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run.make_page(protocol_of("b1-target", monkeypatch))
     text = (page / "steps-to-target.md").read_text(encoding="utf-8")
     assert "The best rate is 0.2. It is at an edge of the grid. The target is 0.820." in text
-    assert "192 of 288 runs: seeds 1 2." in text
+    assert "192 of 216 runs: seeds 1 2." in text
     assert "figures/study-b1.svg" in text
 
 

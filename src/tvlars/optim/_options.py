@@ -65,13 +65,6 @@ class LambOptions(NamedTuple):
     capturable: bool
 
 
-OF_PLANS = {
-    **dict.fromkeys(("delay_factor", "delay", "alpha", "gamma_min"), "TVLARS"),
-    **dict.fromkeys(("momentum", "nesterov"), "LARS or SGD"),
-}
-"""Arguments that only some plans give, with the optimizers that they are for."""
-
-
 def make_plain(group: dict[str, Any]) -> None:
     """Convert options such as NumPy numbers and fractions to Python numbers, which all of torch accepts."""
     for name, value in group.items():
@@ -109,17 +102,6 @@ def check_params(params: Any) -> None:
     if isinstance(params, (str, bytes, dict)) or not isinstance(params, Iterable):
         hint = ": put the group into a list" if isinstance(params, dict) else ""
         raise TypeError(f"params must be parameters or a list of groups of them, got {shown(params)}{hint}")
-
-
-def refuse_other_plan(who: str, accepted: Collection[str], given: Iterable[str]) -> None:
-    """Raise TypeError if arguments are given that only the plan of another optimizer has."""
-    wrong = [name for name in given if name in OF_PLANS and name not in accepted]
-    if wrong:
-        other = OF_PLANS[wrong[0]] if len({OF_PLANS[name] for name in wrong}) == 1 else "TVLARS"
-        raise TypeError(
-            f"{who} has no {', '.join(wrong)}, which a plan for {other} gives: "
-            f"make the plan with optimizer={who.lower()!r}, or build the optimizer that it is for"
-        )
 
 
 def check_options(who: str, group: dict[str, Any], defaults: dict[str, Any], forms: Collection[str]) -> None:

@@ -16,7 +16,6 @@ kernels (``cpu.py``), and the one for CUDA devices describes the work for the Tr
 
 from __future__ import annotations
 
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, overload
@@ -32,15 +31,7 @@ from tvlars.optim._numerics.arithmetic import Count, on, scalar, to_device
 from tvlars.optim._numerics.norms import PLAIN
 from tvlars.optim._numerics.sharded import Layout, laid_out_like
 from tvlars.optim._observers import Observer, by_place
-from tvlars.optim._options import (
-    check_options,
-    check_params,
-    check_tensors,
-    completed,
-    make_plain,
-    refuse_other_plan,
-    warn_raw_lr,
-)
+from tvlars.optim._options import check_options, check_params, check_tensors, completed, make_plain, warn_raw_lr
 from tvlars.optim._paths import kernels_fit, routes
 from tvlars.optim.foreach import MultiTensor, run_together
 from tvlars.optim.triton.forms import Part
@@ -102,13 +93,6 @@ class LayerwiseOptimizer(Optimizer, ABC):
         cls._other_options = tuple(others)
         if cls.__doc__:  # there is none under python -OO
             cls.__doc__ = completed(cls.__doc__, LayerwiseOptimizer, cls._options)
-
-    def __new__(cls, *arguments: Any, **options: Any) -> Any:
-        accepted = inspect.signature(cls.__init__).parameters
-        known = [base.__name__ for base in cls.__mro__ if base.__name__ in ("LARS", "TVLARS", "LAMB")]
-        if options and known and all(one.kind is not one.VAR_KEYWORD for one in accepted.values()):
-            refuse_other_plan(known[0], accepted, options)  # Python's error would not say what to do
-        return super().__new__(cls)
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
         check_params(params)
