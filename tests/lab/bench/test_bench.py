@@ -491,8 +491,8 @@ def test_folder_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     folder = tmp_path / "jpegs"
     words = f"--folder {folder} --count 20 --image-size 16 --batch-size 5 --workers 0 --rounds 2"
     monkeypatch.setenv("TVLARS_CACHE", str(tmp_path / "cache"))
-    found = run_script(folder_speed, monkeypatch, tmp_path, words)
-    assert list(found) == ["reading", "training"]
+    found = run_script(folder_speed, monkeypatch, tmp_path, f"{words} --rows reading training")
+    assert list(found) == ["reading --count 20", "training --count 20"]
     for table in found.values():
         assert list(table["rounds"][""]) == ["DataLoader", "memory", "mapped", "again"]
         assert list(table["rows"]) == list(folder_speed.WAYS.values())
@@ -512,6 +512,46 @@ def test_folder_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert images[3].read_bytes() == content
     with pytest.raises(SystemExit, match="--folder must be new, empty or one that this script has filled so"):
         folder_speed.generate(folder, 30, 5)
+
+
+def test_folder_speed_of_images_that_are_decoded_in_every_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folder_speed, "ProcessPoolExecutor", ThreadPoolExecutor)
+    monkeypatch.setattr(folder_speed, "CANVAS", 600)
+    monkeypatch.setattr(folder_speed, "has_dali", lambda: False)
+    folder = tmp_path / "jpegs"
+    words = f"--folder {folder} --count 24 --different 20 --image-size 16 --batch-size 6 --workers 0 --rounds 2"
+    found = run_script(folder_speed, monkeypatch, tmp_path, f"{words} --rows resized listing --files 30")
+    assert list(found) == ["resized --count 24", "listing"]
+    resized, listing = found.values()
+    assert resized["settings"] == {"images": 24, "batch_size": 6, "size": 16, "workers": 0, "different_images": 20}
+    assert list(resized["rows"]) == ["ImageFolder, DataLoader", "tvlars, read on demand"]
+    assert listing["settings"] == {"files": 30}
+    assert list(listing["rows"]) == ["ImageFolder", "tvlars"]
+    for table in found.values():
+        assert all(len(seconds) == 2 and min(seconds) > 0 for seconds in table["rounds"][""].values())
+        assert all(row["memory, MiB"] == 2 for row in table["rows"].values())
+    copies = [folder / "train" / str(i % 10) / f"{i:06}.jpg" for i in range(24)]
+    assert sorted((folder / "train").rglob("*.jpg")) == sorted(copies)
+    assert copies[21].read_bytes() == copies[1].read_bytes() != copies[2].read_bytes()
+    assert copies[21].stat().st_ino != copies[1].stat().st_ino
+    assert not list(tmp_path.glob("tvlars-*"))
+
+
+def test_folders_of_many_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folder_speed, "CANVAS", 600)
+    monkeypatch.setattr(folder_speed, "LISTED_CLASSES", 3)
+    monkeypatch.setattr(folder_speed, "MOST_LINKS", 4)
+    (tmp_path / "jpegs" / "train" / "0").mkdir(parents=True)
+    for i in (0, 10, 20, 30):
+        folder_speed.write_image(tmp_path / "jpegs", 40, i)
+    with folder_speed.many_files(tmp_path / "jpegs", 10) as folder:
+        listed = sorted((folder / "train").rglob("*.JPEG"))
+        assert [file.parent.name for file in listed] == ["n00000000"] * 4 + ["n00000001"] * 3 + ["n00000002"] * 3
+        assert len({file.stat().st_ino for file in listed}) == 3
+        assert len(list((folder / "val").rglob("*.JPEG"))) == 1
+    assert not folder.exists()
 
 
 def test_scaling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
