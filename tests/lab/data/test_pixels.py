@@ -14,7 +14,8 @@ import torch
 from PIL import Image, ImageOps
 
 from tests.lab.data.folders import read, said, write
-from tvlars.lab.data.pixels import BadImageError, read_picture
+from tvlars.lab.data.augment.recipe import Recipe
+from tvlars.lab.data.pixels import BadImageError, Choose, read_picture
 
 
 def one(tmp_path: Path, content: bytes | Image.Image, suffix: str = ".png", **options: Any) -> list[Any]:
@@ -189,3 +190,44 @@ def test_a_very_long_image_is_cut_before_it_is_scaled(tmp_path: Path) -> None:
     image.paste("blue", (19_999, 0, 20_001, 2))
     image.save(tmp_path / "x.png")
     assert read_picture(tmp_path / "x.png", 64).pixels.reshape(-1, 3).tolist() == [[0, 0, 255]] * 64**2
+
+
+# -- parts ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+@pytest.mark.parametrize("side", [30, 203])
+def test_random_crops_of_a_file_are_those_of_its_pixels(tmp_path: Path, turn: int, side: int) -> None:
+    """The JPEG is decoded at the scale that a crop needs; of a small crop, at its own."""
+    rows, columns = np.mgrid[:side, : side + 60]
+    ramp = np.stack([rows * 255 // side, columns * 255 // (side + 60), (rows + columns) * 255 // (2 * side + 60)], 2)
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    Image.fromarray(ramp.astype(np.uint8)).save(tmp_path / "x.jpg", quality=95, exif=exif)
+    whole = torch.from_numpy(read_picture(tmp_path / "x.jpg", None).pixels).permute(2, 0, 1)
+    recipe = Recipe(12, "random-resized", 0.08, 0, True, None)
+
+    def part(choose: Choose) -> torch.Tensor:
+        return torch.from_numpy(read_picture(tmp_path / "x.jpg", 12, choose).pixels).permute(2, 0, 1)
+
+    scales = set()
+    for key in range(20):
+        ours, theirs = recipe(part, key), recipe(whole, key)
+        torch.default_generator.manual_seed(key)
+        box = recipe._choose(*whole.shape[1:])
+        scale = round(box[2] / part(lambda height, width, box=box: box).shape[1])
+        assert scale == 1 or min(box[2:]) / scale > 23
+        scales.add(scale)
+        if scale == 1:
+            assert torch.equal(ours, theirs)
+        assert (ours.int() - theirs.int()).abs().max() <= 12
+    assert scales == {1} if side == 30 else max(scales) >= 4
+
+
+def test_a_part_of_a_png_is_turned_too(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pixels = np.arange(3 * 40 * 60, dtype=np.uint8).reshape(40, 60, 3)
+    Image.fromarray(pixels).save(tmp_path / "x.png", exif=exif)
+    found = read_picture(tmp_path / "x.png", 8, lambda height, width: (height - 50, width - 39, 45, 30)).pixels
+    assert np.array_equal(found, read_picture(tmp_path / "x.png", None).pixels[10:55, 1:31])

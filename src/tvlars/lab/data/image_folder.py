@@ -17,8 +17,9 @@ import re
 import unicodedata
 import warnings
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from tvlars.lab.data.account import BAD, BESIDE, NO_IMAGES, NOT_NAMED, STRAYS, s
 from tvlars.lab.data.decoded import Digests, decode
 from tvlars.lab.data.fingerprint import digest_files
 from tvlars.lab.data.image_data import ImageData
-from tvlars.lab.data.pixels import BadImageError, decoder_version, read_picture
+from tvlars.lab.data.pixels import BadImageError, Choose, decoder_version, read_picture
 from tvlars.lab.data.streamed import Readers, Source, StreamedImages, default_processes
 from tvlars.lab.data.walk import ANNOTATIONS, Folder, ImageFile
 from tvlars.lab.errors import UsageError
@@ -145,18 +146,15 @@ class _Files(Source):
     def __init__(self, files: Sequence[ImageFile], image_size: int | None) -> None:
         self.files, self.image_size = files, image_size
 
-    def original(self, index: int) -> torch.Tensor:
-        return self._read(index, None)
+    def original(self, index: int) -> Callable[[Choose], torch.Tensor]:
+        return partial(self.fixed, index)
 
-    def fixed(self, index: int) -> torch.Tensor:
-        return self._read(index, self.image_size)
-
-    def _read(self, index: int, image_size: int | None) -> torch.Tensor:
+    def fixed(self, index: int, choose: Choose | None = None) -> torch.Tensor:
         file = self.files[index]
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # Pillow warns of large images and EXIF data
-                pixels = read_picture(file.path, image_size).pixels
+                pixels = read_picture(file.path, self.image_size, choose).pixels
         except BadImageError as error:
             raise UsageError(f"{file.place} must be a readable image, but {error}") from error
         return torch.from_numpy(pixels).permute(2, 0, 1)

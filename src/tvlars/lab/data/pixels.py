@@ -11,6 +11,7 @@ colour profiles      not applied
 from __future__ import annotations
 
 import errno
+import math
 import os
 from collections.abc import Callable
 from functools import cache
@@ -28,6 +29,8 @@ EXTERNAL = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "PDF", "WMF
 ROUNDING = ("libjpeg_turbo", "jpg_2000", "webp", "avif")
 """Libraries whose versions round differently."""
 T = TypeVar("T")
+Choose = Callable[[int, int], tuple[int, int, int, int]]
+"""Chooses a part of an image of a height and a width: top, left, height and width."""
 WHITE = (255, 255, 255, 255)
 ORIENTATION = 0x0112
 TURNS = {
@@ -79,12 +82,13 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in Image.OPEN if name not in EXTERNAL)
 
 
-def read_picture(file: str | os.PathLike[str], image_size: int | None) -> Picture:
+def read_picture(file: str | os.PathLike[str], image_size: int | None, choose: Choose | None = None) -> Picture:
     """Read an image file.
 
     Args:
         file: path of the file.
         image_size: pixels; the shorter side is scaled to this size, and the central square is cropped. None: unchanged.
+        choose: chooses the part to return instead, of which each side keeps 2 * ``image_size`` pixels, or all it has.
 
     Raises:
         BadImageError: the file is not an image, damaged, truncated, too large, or has no defined pixels.
@@ -92,15 +96,26 @@ def read_picture(file: str | os.PathLike[str], image_size: int | None) -> Pictur
     """
     try:
         with Image.open(file, formats=_formats()) as opened:
-            if image_size is not None:  # decodes a JPEG at a half, a quarter or an eighth if that suffices
+            if image_size is not None and choose is None:  # decodes a JPEG at a half or less if that suffices
                 opened.draft("RGB", (2 * image_size, 2 * image_size))
             deep = opened.mode.startswith("I") or ";16" in str(getattr(opened, "tile", ""))
             frames = _unless_damaged(lambda: bool(getattr(opened, "is_animated", False)), False)
             remarks = [FRAMES] * frames + [DEEP] * deep
-            image = as_rgb(opened, deep)
+            if opened.format not in ("JPEG", "MPO"):  # in others, EXIF data may follow the pixels
+                opened.load()
             orientation = _unless_damaged(lambda: int(opened.getexif().get(ORIENTATION, 1)), 1)
+            full, box = opened.size, (0, 0, 0, 0)
+            if choose is not None and image_size is not None:
+                box = choose(*(full if orientation in range(5, 9) else full[::-1]))
+                share = 2 * image_size / min(box[2:])
+                opened.draft("RGB", (math.ceil(full[0] * share), math.ceil(full[1] * share)))
+            image = as_rgb(opened, deep)
             if orientation in TURNS:
                 image = image.transpose(TURNS[orientation])
+            if choose is not None:
+                by = round(full[0] / opened.width)
+                top, left, bottom, right = (round(x / by) for x in (*box[:2], box[0] + box[2], box[1] + box[3]))
+                return Picture(np.array(image.crop((left, top, right, bottom))), remarks)
             return Picture(np.array(image if image_size is None else scaled(image, image_size)), remarks)
     except FileNotFoundError as error:
         raise BadImageError("it is missing") from error
@@ -137,7 +152,7 @@ def as_rgb(image: Image.Image, deep: bool) -> Image.Image:
     if deep and isinstance(key, tuple):
         image.info["transparency"] = tuple(value >> 8 for value in key)
     if key is None and mode[-1] not in "Aa":
-        rgb = image.convert("RGB")
+        rgb = image if mode == "RGB" else image.convert("RGB")
     else:
         straight = image.convert({"La": "LA", "RGBa": "RGBA"}.get(mode, mode)).convert("RGBA")
         rgb = Image.alpha_composite(Image.new("RGBA", image.size, WHITE), straight).convert("RGB")

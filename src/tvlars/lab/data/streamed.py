@@ -19,13 +19,14 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from tvlars._machine import cores
+from tvlars.lab.data.augment.recipe import Recipe
 from tvlars.lab.errors import UsageError
 
 MOST_PROCESSES = 16
@@ -38,23 +39,12 @@ T = TypeVar("T")
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 
-class Keyed(Protocol):
-    """Augmentation that can be pickled."""
-
-    @property
-    def whole(self) -> bool:
-        """True if the augmentation needs images of the original size, False if it needs them as in tests."""
-
-    def __call__(self, image: Any, key: int) -> Tensor:
-        """Return an image (PIL, or tensor (C, H, W)) augmented with random numbers from ``key``: uint8 (C, H, W)."""
-
-
 class Source(ABC):
     """Images by index."""
 
     @abstractmethod
     def original(self, index: int) -> Any:
-        """Return an image in its original size: a PIL image, or a tensor uint8 (C, H, W)."""
+        """Return an image in its original size: PIL, uint8 (C, H, W), or a function from a choice to a part of it."""
 
     @abstractmethod
     def fixed(self, index: int) -> Tensor:
@@ -110,7 +100,7 @@ class Readers:
             for future in ahead:
                 future.cancel()
 
-    def read(self, index: Sequence[int], augment: Keyed | None = None, seed: int = 0) -> Tensor:
+    def read(self, index: Sequence[int], augment: Recipe | None = None, seed: int = 0) -> Tensor:
         """Return the images uint8 (n, C, H, H) with these indices, augmented if ``augment`` is given."""
         chunks = list(self.each(_read, index, augment, seed))
         return torch.from_numpy(np.concatenate(chunks)) if chunks else torch.empty(0, dtype=torch.uint8, device="cpu")
@@ -152,15 +142,12 @@ def _there(work: Callable[..., T], *more: Any, index: list[int]) -> tuple[T] | N
         return None
 
 
-def _read(source: Source, index: list[int], augment: Keyed | None, seed: int) -> Pixels:
+def _read(source: Source, index: list[int], augment: Recipe | None, seed: int) -> Pixels:
     if augment is None:
-        images = [source.fixed(i) for i in index]
-    else:
-        with torch.random.fork_rng(devices=[]):
-            taken = source.original if augment.whole else source.fixed
-            images = [augment(taken(i), key_of(seed, i)) for i in index]
-    stacked: Pixels = torch.stack(images).numpy()
-    return stacked
+        return np.stack([source.fixed(i).numpy() for i in index])
+    taken = source.original if augment.whole else source.fixed
+    with torch.random.fork_rng(devices=[]):
+        return np.stack([augment(taken(i), key_of(seed, i)).numpy() for i in index])
 
 
 def key_of(seed: int, index: int) -> int:
@@ -179,8 +166,7 @@ class Decoded(Source):
         image: Tensor = self.images[torch.tensor([index], device="cpu")][0]
         return image
 
-    def fixed(self, index: int) -> Tensor:
-        return self.original(index)
+    fixed = original
 
 
 class LazyImages(ABC):

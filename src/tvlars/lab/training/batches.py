@@ -226,7 +226,7 @@ class Feed:
                 self.readers = Readers(Decoded(images), 0 if small else default_processes(processes))
         # Without processes a recipe uses this process's random numbers, which a thread must not do.
         alone = self.readers is not None and not self.readers.processes
-        self._pool = None if self.resident or alone else ThreadPoolExecutor(1, "feed")
+        self._pool = None if self.resident or alone else ThreadPoolExecutor(1 + (self.readers is not None), "feed")
         self._next: tuple[Tensor, Future[Tensor]] | None = None
 
     def indices(self, order: Tensor) -> Tensor:
@@ -236,19 +236,18 @@ class Feed:
     def take(self, index: Tensor, then: Tensor | None = None) -> Tensor:
         """Return the uint8 images with these indices on the device; a thread fetches those of ``then`` meanwhile."""
         if self._pool is None:
-            images = self.data.train_images[index] if self.readers is None else self._gather(index)
+            images = self.data.train_images[index] if self.readers is None else self._gather(index, self.key)
             return images.to(self.device, non_blocking=True)
-        ready = None
-        if self._next is not None and torch.equal(self._next[0], index):
-            ready = self._next[1]
-        images = (ready or self._pool.submit(self._gather, index)).result()
-        self._next = None if then is None or not len(then) else (then, self._pool.submit(self._gather, then))
-        return images.to(self.device, non_blocking=True)
+        known = self._next is not None and torch.equal(self._next[0], index)
+        ready = self._next[1] if known and self._next else self._pool.submit(self._gather, index, self.key)
+        # The next ones are asked for before these are there, so that no process waits at the end of a batch.
+        self._next = None if then is None or not len(then) else (then, self._pool.submit(self._gather, then, self.key))
+        return ready.result().to(self.device, non_blocking=True)
 
-    def _gather(self, index: Tensor) -> Tensor:
+    def _gather(self, index: Tensor, key: int) -> Tensor:
         if self.recipe is not None and self.readers is not None:
             numbers = index if self.sources is None else self.sources[index]
-            images = self.readers.read(numbers.tolist(), self.recipe, self.key)
+            images = self.readers.read(numbers.tolist(), self.recipe, key)
         else:
             images = self.data.train_images[index]
         return images.pin_memory() if self.device.type == "cuda" else images

@@ -6,7 +6,6 @@ the whole batch, so that mixing does not depend on micro-batches.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -44,33 +43,37 @@ class Recipe:
         return self.crop == RANDOM_RESIZED
 
     def __call__(self, image: Any, key: int) -> Tensor:
-        """Return an image (PIL, or uint8 (C, H, W)) augmented with random numbers from ``key``: uint8 (C, S, S).
-
-        This call seeds torch's CPU generator.
-        """
+        """Return an image of a ``Source``, augmented with torch's CPU generator seeded by ``key``: uint8 (C, S, S)."""
         from torchvision.transforms.v2 import functional as F
 
         torch.default_generator.manual_seed(key)
-        pixels = image if isinstance(image, Tensor) else F.pil_to_tensor(image)
-        augmented: Tensor = _transforms(self)(pixels)
-        return augmented
+        crop, *others = _transforms(self)
+        if callable(image):  # only the part is read, at the scale that it needs
+            pixels: Tensor = F.resize(image(self._choose), [self.image_size] * 2, antialias=True)
+        else:
+            pixels = crop(image if isinstance(image, Tensor) else F.pil_to_tensor(image))
+        for transform in others:
+            pixels = transform(pixels)
+        return pixels
+
+    def _choose(self, height: int, width: int) -> tuple[int, int, int, int]:
+        """Return top, left, height and width of the crop, drawn as ``v2.RandomResizedCrop`` does."""
+        frame, ratios = torch.empty(1, device="cpu").expand(1, height, width), [3 / 4, 4 / 3]
+        top, left, rows, columns = _transforms(self)[0].get_params(frame, [self.scale, 1.0], ratios)
+        return top, left, rows, columns
 
 
 @cache
-def _transforms(recipe: Recipe) -> Callable[[Tensor], Tensor]:
+def _transforms(recipe: Recipe) -> list[Any]:
     from torchvision.transforms import v2
 
     size = recipe.image_size
-    if recipe.crop == RANDOM_RESIZED:
-        parts: list[Any] = [v2.RandomResizedCrop(size, (recipe.scale, 1.0), antialias=True)]
-    else:
-        parts = [v2.RandomCrop(size, padding=recipe.padding)]
-    if recipe.flip:
-        parts.append(v2.RandomHorizontalFlip())
+    resized = v2.RandomResizedCrop(size, (recipe.scale, 1.0), antialias=True)
+    parts: list[Any] = [resized if recipe.whole else v2.RandomCrop(size, padding=recipe.padding)]
+    parts += [v2.RandomHorizontalFlip()] * recipe.flip
     if recipe.policy is not None:
         parts.append(v2.RandAugment() if recipe.policy == "randaugment" else v2.TrivialAugmentWide())
-    composed: Callable[[Tensor], Tensor] = v2.Compose(parts)
-    return composed
+    return parts
 
 
 class Mix:
