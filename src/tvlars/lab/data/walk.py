@@ -8,9 +8,9 @@ from __future__ import annotations
 import heapq
 import os
 import stat
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 from tvlars.lab.data.account import (
     BROKEN_LINKS,
@@ -49,8 +49,7 @@ Key = tuple[int, int]
 """Device and inode number of a file, equal for all links to it."""
 
 
-@dataclass(frozen=True, slots=True)
-class ImageFile:
+class ImageFile(NamedTuple):
     """Image file that is not opened yet."""
 
     path: str
@@ -163,7 +162,7 @@ class Folder:
 
     def _entry(self, entry: os.DirEntry[str]) -> Folder | ImageFile | None:
         """Return the folder or image; for anything else, add it to the account and return None."""
-        name, is_link, suffix = entry.name.lower(), entry.is_symlink(), os.path.splitext(entry.name)[1].lower()
+        name, is_link = entry.name.lower(), entry.is_symlink()
         try:
             found = entry.stat()
         except OSError as error:
@@ -172,6 +171,7 @@ class Folder:
             self.leave(BROKEN_LINKS, entry.name, why=f": {error.strerror}")
             return None
         is_folder, key, parts = stat.S_ISDIR(found.st_mode), _key(found), (*self.parts, entry.name)
+        suffix = name[name.rfind(".") :]  # faster than splitext; without a dot it is no suffix of an image
         if name.startswith(".") or name in HIDDEN:
             self.leave(HIDDEN_FOLDERS if is_folder else HIDDEN_FILES, entry.name)
         elif is_folder and is_link and key in self._around:  # the link would lead into a loop
