@@ -94,6 +94,19 @@ def test_final_runs_of_a_tuning(p1: ModuleType) -> None:
     ]
 
 
+def test_final_runs_at_their_best_epoch(p1: ModuleType) -> None:
+    names = ["arm", "part", "status", "seed", "validation_best"]
+    rows = [("tvlars", "final", "finished", seed, 0.70 + 0.01 * seed) for seed in (1, 2, 3)]
+    rows += [("lars-warm", "final", "finished", seed, 0.72 + 0.01 * seed) for seed in (2, 3)]
+    rows += [(arm, "final", "diverged", 1, math.nan) for arm in ("lars-warm", "lars-cold", "lamb")]
+    rows += [(arm, "final", "finished", 3, 0.80) for arm in ("lars-cold", "lamb")]
+    rows += [("tvlars", "trial", "finished", 9, 0.1)]
+    row = p1.best_epochs("best", pd.DataFrame(rows, columns=names))
+    assert (row["tvlars"], row["lars-warm"], row["lamb"]) == pytest.approx((72.0, 74.5, 80.0))
+    assert row["lead over lars-warm"] == pytest.approx(-2.0)  # over the two seeds that both have
+    assert row["lead over lars-cold"] == pytest.approx(-7.0)
+
+
 @pytest.mark.parametrize("batch_size", [512, 8192])
 def test_the_page_has_the_waterfall_of_the_runs(p1: ModuleType, batch_size: int) -> None:
     page = (STUDIES.parents[1] / "docs" / "results" / "published-lead.md").read_text(encoding="utf-8")

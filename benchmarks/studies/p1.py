@@ -85,6 +85,18 @@ def tuned(step: str, runs: pd.DataFrame, pairs: pd.DataFrame) -> dict[str, str |
     return row
 
 
+def best_epochs(step: str, runs: pd.DataFrame) -> dict[str, str | float]:
+    """Return the row of a tuning whose final runs are read at their best epoch, on the validation images by which that
+    epoch is found."""
+    final = runs[(runs["part"] == "final") & (runs["status"] == "finished")]
+    values = {arm: 100 * mine.set_index("seed")["validation_best"] for arm, mine in final.groupby("arm")}
+    row: dict[str, str | float] = {"step": step, **{str(arm): one.mean() for arm, one in values.items()}}
+    for arm in OTHERS:
+        pairs = (values[FIRST] - values[arm]).dropna().to_list()
+        row[f"lead over {arm}"], row[f"interval of {arm}"] = mean_and_interval(pairs)
+    return row
+
+
 def waterfall(batch_size: int, folder: Path = RESULTS) -> pd.DataFrame:
     """Return a row for each step whose runs are in the CSVs of ``folder``."""
     content = read_yaml(PROTOCOLS / f"p1-{batch_size}.yaml")
@@ -99,7 +111,10 @@ def waterfall(batch_size: int, folder: Path = RESULTS) -> pd.DataFrame:
     for part, step in TUNINGS.items():
         file = folder / f"p1-{part}-{batch_size}.csv"
         if file.is_file():
-            found.append(tuned(step, pd.read_csv(file), pd.read_csv(file.with_name(f"{file.stem}-pairs.csv"))))
+            runs = pd.read_csv(file)
+            if (runs["validation_best"] != runs["validation_accuracy"]).any():  # each epoch was evaluated
+                found.append(best_epochs(f"{step}, best epoch", runs))
+            found.append(tuned(step, runs, pd.read_csv(file.with_name(f"{file.stem}-pairs.csv"))))
     return pd.DataFrame(found)
 
 
@@ -134,11 +149,13 @@ def painter(found: pd.DataFrame) -> Callable[[Any, Any], None]:
                 known = found.assign(at=steps).dropna(subset=[f"interval of {arm}"])
                 points, half = known[f"lead over {arm}"], known[f"interval of {arm}"]
                 axes.errorbar(points, known["at"], xerr=half, fmt="none", color=theme.ink, linewidth=1, capsize=2)
+            leads = [0.0, *found[f"lead over {arm}"].dropna()]
+            axes.set_xlim(1.15 * min(leads) - 1, 1.15 * max(leads) + 1)
             axes.axvline(0, color=theme.faint, linewidth=1)
             axes.set_yticks(steps)
             axes.invert_yaxis()
             axes.set_title(f"Lead over {arm}")
-        panels[-1].set_xlabel("points of accuracy; steps as in the table")
+        panels[-1].set_xlabel("points of accuracy; steps as in the table; wide intervals are cut")
 
     return paint
 
@@ -149,7 +166,7 @@ def main() -> None:
     size = parser.parse_args().batch_size
     found = waterfall(size)
     words = f"Leads of TVLARS at a batch size of {size:,} after each step, a panel for each other arm"
-    figure = draw(f"study-p1-{size}", painter(found), words)
+    figure = draw(f"study-p1-{size}", painter(found), words, 1.8 + 0.55 * len(found))
     write_page("p1", f"python benchmarks/studies/p1.py {size}", f"{markdown(found)}\n\n{figure}")
     print(found.round(2).to_string(index=False, na_rep="-"))
 

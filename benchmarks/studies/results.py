@@ -40,6 +40,7 @@ COLUMNS = (
     *(
         "train_accuracy",
         "validation_accuracy",
+        "validation_best",
         "test_accuracy",
         "share_best",
         "share_last",
@@ -49,7 +50,7 @@ COLUMNS = (
     ),
 )
 """``part`` is "trial" or "final" of a tuning; ``horizon`` is there for runs of a given number of steps, which one that
-diverged does not reach; ``share_best`` and ``share_last`` are accuracies on a random share of the test set, at the best
+diverged does not reach; ``validation_best`` is the validation accuracy of the best epoch; ``share_best`` and ``share_last`` are accuracies on a random share of the test set, at the best
 epoch and at the last one, of runs with ``test_share``."""
 PARTS = {"": "", "runs": "", "trials": "trial", "final": "final"}
 """Parts by the folders that a command has in that of its study."""
@@ -95,6 +96,7 @@ def _row(run: LoadedRun, config: TrainConfig) -> dict[str, Any]:
     return found | dict(
         train_accuracy=run.epochs["train_accuracy"].iloc[-1] if "train_accuracy" in run.epochs else None,
         validation_accuracy=run.validation_accuracy,
+        validation_best=run.epochs["validation_accuracy"].max() if "validation_accuracy" in run.epochs else None,
         test_accuracy=run.test_accuracy,
         share_best=share.max(),
         share_last=share.iloc[-1],

@@ -15,7 +15,7 @@ from tvlars.lab.comparison.verdict import answers
 from tvlars.lab.tasks import Measure
 
 DEPTH = 4.0
-"""Points below the highest mean that the panel of the search reaches."""
+"""Points below the highest mean that the panel of the search reaches at least."""
 
 
 class Tuned:
@@ -138,7 +138,8 @@ class Tuned:
             once = self.seeds(arm).reindex(one.index) < self.seeds(arm).max()
             axes.plot(rates[once], one[once], "o", color=color, markersize=4, markerfacecolor=theme.ground)
         axes.set_xscale("log", base=2)
-        axes.set_ylim(top - DEPTH, top + 0.1 * DEPTH)
+        worst = min((one.max() for one in found.values() if len(one)), default=top)
+        axes.set_ylim(min(top - DEPTH, worst - 1), top + 0.1 * DEPTH)  # the best of each arm is seen
         axes.set_xlabel("learning rate" if alike else "learning rate, in units of the chosen one")
         axes.set_ylabel("validation, %")
         axes.set_title("Search (hollow: fewer tuning seeds)")
