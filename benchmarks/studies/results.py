@@ -50,8 +50,9 @@ COLUMNS = (
     ),
 )
 """``part`` is "trial" or "final" of a tuning; ``horizon`` is there for runs of a given number of steps, which one that
-diverged does not reach; ``validation_best`` is the validation accuracy of the best epoch; ``share_best`` and ``share_last`` are accuracies on a random share of the test set, at the best
-epoch and at the last one, of runs with ``test_share``."""
+diverged does not reach; ``validation_best`` is the validation accuracy of the best epoch; ``share_best`` and
+``share_last`` are accuracies on a random share of the test set, at the best epoch and at the last one, of runs with
+``test_share``."""
 PARTS = {"": "", "runs": "", "trials": "trial", "final": "final"}
 """Parts by the folders that a command has in that of its study."""
 TEST_IMAGES = 10_000
