@@ -277,7 +277,7 @@ def test_machines_of_ray_may_have_what_this_one_lacks(
     (tmp_path / "grid.yaml").write_text("grid: {accelerator: [cuda], precision: [16-mixed]}")
     words = ["sweep", str(tmp_path / "grid.yaml"), "--out", str(tmp_path / "out"), "--dry-run"]
     assert main([*words, "--ray", "auto"]) == 0
-    assert "1 runs, 1 to do" in capsys.readouterr().out
+    assert "1 run, 1 to do" in capsys.readouterr().out
 
 
 def test_runs_that_are_over_ask_nothing_of_this_machine(
@@ -407,7 +407,7 @@ def test_results_that_cannot_be_written_cost_neither_table_nor_exit_code(
     sentence = "tvlars: results.csv could not be written; all runs are kept, and the same command writes it\n"
     for seed, code, told in (
         (0, 2, ""),
-        (1, 1, "tvlars: 1 of 1 runs failed; the same command tries them again\n"),
+        (1, 1, "tvlars: 1 of 1 run failed; the same command tries them again\n"),
         (2, 3, "tvlars: 1 of 1 runs diverged, a smaller lr usually helps\n"),
     ):
         (tmp_path / "grid.yaml").write_text(f"base: {{epochs: 1}}\ngrid: {{seed: [{seed}]}}")

@@ -57,7 +57,7 @@ def test_the_last_epoch_is_a_part_of_one(
     assert result.plan.factor(steps) == pytest.approx(0.02, abs=0.002)  # the schedule ends with the run
     assert run.test_correct() is not None
     said = capsys.readouterr().out
-    assert f"{steps / 5:g} epochs of 700 samples" in said
+    assert f"{steps / 5:g} epoch{'s' * (steps != 5)} of 700 samples" in said
     assert f"5 per epoch, {steps} in total" in said
     assert f"epoch {len(epochs)}/{len(epochs)}" in said
     again = going_on(config, tmp_path / "run")
