@@ -408,7 +408,7 @@ def test_results_that_cannot_be_written_cost_neither_table_nor_exit_code(
     for seed, code, told in (
         (0, 2, ""),
         (1, 1, "tvlars: 1 of 1 run failed; the same command tries them again\n"),
-        (2, 3, "tvlars: 1 of 1 runs diverged, a smaller lr usually helps\n"),
+        (2, 3, "tvlars: 1 of 1 run diverged, a smaller lr usually helps\n"),
     ):
         (tmp_path / "grid.yaml").write_text(f"base: {{epochs: 1}}\ngrid: {{seed: [{seed}]}}")
         assert main(["sweep", str(tmp_path / "grid.yaml"), "--out", str(out), "--retries", "0"]) == code
