@@ -470,7 +470,7 @@ def _batch(
         )
     if isinstance(optimizer, LayerwiseOptimizer) and batch_size < SMALL_BATCH:
         evidence = f"{batch_size} samples per step are few for {type(optimizer).__name__}"
-        yield Finding("batch too small", evidence, "plain SGD is the better choice here")
+        yield Finding("batch too small", evidence, "it was made for large batches: compare with plain SGD first")
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
     local = [m for m in norms if not (isinstance(m, nn.SyncBatchNorm) and _is_distributed())]
     seen = micro_batch_size or batch_size

@@ -93,6 +93,18 @@ class Counting(torch.optim.SGD):
         self.param_groups[0]["lr"] = 0.1 / self.count
         return super().step(closure)
 
+class Signs(torch.optim.SGD):
+    """Moves by signs of an average, whose momentum grows with a count that is not in the state."""
+
+    taken = 0
+
+    def step(self, closure=None):
+        self.taken += 1
+        for p in self.param_groups[0]["params"]:
+            average = self.state[p].setdefault("average", torch.zeros_like(p))
+            average.lerp_(p.grad, 1 - 0.9 * self.taken / (self.taken + 1))
+            p.data.sub_(average.sign(), alpha=0.01)
+
 class Forgetful(torch.optim.SGD):
     """Has infinite numbers in its state, which it cannot load."""
 
@@ -182,7 +194,7 @@ def test_an_interrupted_run_equals_the_uninterrupted_one(
     [
         *((f"torch.optim.{name}", True) for name in ("RAdam", "Adafactor", "RMSprop", "Rprop", "Adagrad")),
         *((f"pytorch_optimizer.{name}", True) for name in ("Lion", "AdaBelief", "ScheduleFreeSGD")),
-        *(("muon_and_adamw", True), ("lookahead", True), ("Counting", False)),
+        *(("muon_and_adamw", True), ("lookahead", True), ("Counting", False), ("Signs", False)),
     ],
 )
 def test_a_trial_tells_which_optimizers_resume_bit_for_bit(name: str, exact: bool, mine: Callable[[str], str]) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
-import math
 import warnings
 from pathlib import Path
 from typing import Any, cast
@@ -198,8 +197,9 @@ class _Trial:
     def steps(self, first: int, last: int) -> None:
         for step in range(first, last + 1):
             for i, p in enumerate(self.network.parameters()):
-                generator = torch.Generator().manual_seed(i)
-                p.grad = math.cos(step) * torch.randn(p.shape, generator=generator).to(p.dtype)
+                # New directions in each step: the sign of an average shows what a resumed optimizer has forgotten.
+                generator = torch.Generator().manual_seed(1_000 * step + i)
+                p.grad = torch.randn(p.shape, generator=generator).to(p.dtype)
             self.optimizer.step()
             if self.scheduler is not None:
                 self.scheduler.step()
