@@ -78,6 +78,7 @@ def decoder_version() -> str:
 
 @cache
 def _formats() -> tuple[str, ...]:
+    Image.preinit()  # the usual formats are tried first
     Image.init()
     return tuple(name for name in Image.OPEN if name not in EXTERNAL)
 
