@@ -246,7 +246,7 @@ def test_str_explains() -> None:
     assert "at step 1" in text
     assert "biases and norms" in text
     assert "warm-up over 42 steps, then cosine" in str(plan(4096, 60_000, 15, "lamb"))
-    assert "  schedule   linear to 0.001, without warm-up" in str(plan(4096, 60_000, 15, "lars"))
+    assert "  schedule   linear to 0.1 % of lr, without warm-up" in str(plan(4096, 60_000, 15, "lars"))
 
 
 def test_plot_draws_the_learning_rate() -> None:
@@ -260,16 +260,16 @@ def test_plot_draws_the_learning_rate() -> None:
 
 
 SHAPES: list[tuple[str, dict[str, Any], list[str]]] = [
-    ("linear", dict(warmup_epochs=1), ["linear warm-up over 10 steps, then linear to 0.001"]),
-    ("polynomial", dict(warmup_steps=7), ["linear warm-up over 7 steps, then polynomial of power 2 to 0.001"]),
+    ("linear", dict(warmup_epochs=1), ["linear warm-up over 10 steps, then linear to 0.1 % of lr"]),
+    ("polynomial", dict(warmup_steps=7), ["linear warm-up over 7 steps, then polynomial of power 2 to 0.1 % of lr"]),
     (
         "trapezoid",
         dict(decay_tail="sqrt"),
-        ["over 40 steps, then the full rate,", "\n             from step 160 on 1 - sqrt decay to 0.001\n"],
+        ["over 40 steps, then the full rate,", "\n             from step 160 on 1 - sqrt decay to 0.1 % of lr\n"],
     ),
     ("constant", dict(), ["schedule   constant"]),
     ("constant", dict(warmup_steps=3), ["linear warm-up over 3 steps, then constant"]),
-    ("cosine", dict(), ["linear warm-up over 40 steps, then cosine to 0.001"]),
+    ("cosine", dict(), ["linear warm-up over 40 steps, then cosine to 0.1 % of lr"]),
     ("sigmoid", dict(warmup_steps=5), ["linear warm-up over 5 steps, then phi", "at step 5, "]),
     ("published-phi", dict(), ["falling from the first step on", "alpha = 0.1"]),
 ]

@@ -296,11 +296,12 @@ class Plan:
         if self.schedule in FALLING and self.users_schedule is None:
             without = "" if self.warmup_steps else ", without warm-up"
             how = {"polynomial": f"polynomial of power {self.power:g}"} if self.power is not None else {}
+            end = f"{100 * self.final_factor:g} % of lr" if self.final_factor else "0"
             if isinstance(self.curve, TrapezoidSchedule):
                 tail = "linear" if self.decay_tail == "linear" else "1 - sqrt"
-                decay = f"from step {self.curve.decay_start:g} on {tail} decay to {self.final_factor:g}{without}"
+                decay = f"from step {self.curve.decay_start:g} on {tail} decay to {end}{without}"
                 return [f"  schedule   {warmup}the full rate,", f"             {decay}"]
-            return [f"  schedule   {warmup}{how.get(self.schedule, self.schedule)} to {self.final_factor:g}{without}"]
+            return [f"  schedule   {warmup}{how.get(self.schedule, self.schedule)} to {end}{without}"]
         if self.users_schedule is None:
             return [f"  schedule   {f'that of {self.optimizer}' if self.schedule == OWN else f'{warmup}constant'}"]
         first, last = f"{self.factor(1):.3g} x lr at step 1", self.total_steps

@@ -102,6 +102,7 @@ def unknown(kind: str, name: object, valid: Iterable[str], options: Iterable[str
     begun = [one for one in by_lower if (len(typed) > 1 and one.startswith(typed)) or (len(typed) > 3 and typed in one)]
     same = [one for one in by_lower if one == SYNONYMS.get(typed.replace("-", "_"))]
     near = [by_lower[one] for one in same or difflib.get_close_matches(typed, by_lower, n=2, cutoff=0.6) or begun[:2]]
+    names += [one for one in near if one not in names]  # a name that is suggested is listed too
     if len(names) > MOST_NAMES:
         names = [f"{len(names):,} names"] if near else [*names[:MOST_NAMES], f"and {len(names) - MOST_NAMES:,} more"]
     hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""

@@ -409,9 +409,11 @@ def test_a_run_that_was_cut_off_before_it_wrote_anything_begins(tmp_path: Path, 
 
 
 def test_what_differs_is_said(tmp_path: Path, cut: Path, few: ImageData) -> None:
-    with pytest.raises(UsageError, match=r"the config differs: optimizer 'tvlars' there, 'lamb' here$"):
+    with pytest.raises(
+        UsageError, match=r"the config differs: optimizer 'tvlars' there, 'lamb' here; take a new folder with --out$"
+    ):
         resume(cut, cut, few, optimizer="lamb")
-    with pytest.raises(UsageError, match=r"the config differs: epochs 3 there, 4 here$"):
+    with pytest.raises(UsageError, match=r"the config differs: epochs 3 there, 4 here; take a new folder with --out$"):
         resume(cut, cut, few, epochs=4)
     fewer = replace(few, train_images=few.train_images[:500], train_labels=few.train_labels[:500])
     with pytest.raises(UsageError, match=r"but have changed: class '0' had 62 training images, and has 40 now"):
@@ -421,7 +423,10 @@ def test_what_differs_is_said(tmp_path: Path, cut: Path, few: ImageData) -> None
     path = folder / "checkpoints" / "000000008"
     manifest = json.loads((path / "manifest.json").read_text())
     (folder / "config.json").unlink()  # then the checkpoints alone say what they are of
-    with pytest.raises(UsageError, match=r"a checkpoint of this run, but its config differs: epochs 3 there, 4 here$"):
+    with pytest.raises(
+        UsageError,
+        match=r"a checkpoint of this run, but its config differs: epochs 3 there, 4 here; take a new folder with --out$",
+    ):
         resume(cut, folder, few, epochs=4)
     later = {**manifest, "format": 99, "tvlars": "7.0", "unheard_of": True}
     (path / "manifest.json").write_text(json.dumps({**later, "digest": digest_of(later)}))

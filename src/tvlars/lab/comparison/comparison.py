@@ -188,8 +188,8 @@ class Comparison:
         """Return one row per pair of optimizers and batch size, with its tests.
 
         Columns: see :func:`tvlars.lab.comparison.statistics.differences`. They include better, worse, difference,
-        interval, effect_size (Hedges' g_z), p_adjusted (Holm, of the declared family), equivalence_p_adjusted,
-        seeds_needed, and verdict.
+        interval and margin (fractions: 0.005 is 0.5 points), effect_size (Hedges' g_z), p_adjusted (Holm, of the
+        declared family), equivalence_p_adjusted, seeds_needed, and verdict.
         """
         from tvlars.lab.comparison import statistics
 

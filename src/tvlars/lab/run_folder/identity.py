@@ -41,10 +41,10 @@ def check_same(
     if (known is None or known.validation is None) and options["validation"] is None and config.validation == 0:
         options["validation"] = config.validation  # an earlier version did not use the val folder
     if said := differences(options, here["config"]):
-        raise UsageError(f"{sentence} config differs: {said}")
+        raise UsageError(f"{sentence} config differs: {said}; take a new folder with --out")
     same_data()
     if said := differences(there["plan"], here["plan"]):
-        raise UsageError(f"{sentence} plan differs: {said}")
+        raise UsageError(f"{sentence} plan differs: {said}; take a new folder with --out")
 
 
 def _at_one_place(there: dict[str, Any], config: TrainConfig, known_by_content: bool) -> dict[str, Any]:
@@ -62,9 +62,8 @@ def _at_one_place(there: dict[str, Any], config: TrainConfig, known_by_content: 
 def check_same_plan(there: dict[str, Any], plan: Plan, sentence: str) -> None:
     """Raise ``UsageError`` if the plan of a run of the same options and data has other values, by other defaults."""
     found = changed(there, plan.as_dict())
-    said = [f"{name} {kept!r} there, {here!r} here" for name, (kept, here) in found.items()]
-    if said:
-        raise UsageError(f"{sentence} plan differs: {', '.join(said)}, since defaults have changed: take a new folder")
+    if said := ", ".join(f"{name} {kept!r} there, {here!r} here" for name, (kept, here) in found.items()):
+        raise UsageError(f"{sentence} plan differs: {said}, since defaults have changed; take a new folder with --out")
 
 
 def changed(there: dict[str, Any], here: dict[str, Any]) -> dict[str, tuple[Any, Any]]:

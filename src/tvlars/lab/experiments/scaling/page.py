@@ -61,11 +61,14 @@ def _fits(result: ScalingResult) -> StudyTable:
             rows.append([row["arm"], str(row["sizes"]), "-", "-", "-"])
             continue
         critical = f"{row['critical']:,.0f}" if not row["beyond"] else f"{row['beyond']} all"
+        outside = not min(result.config.batch_sizes) <= row["critical"] <= max(result.config.batch_sizes)
+        critical += " (extrapolated)" * (outside and not row["beyond"])
         ends = said_ends(row["low"], row["high"])
         rows.append([row["arm"], str(row["sizes"]), critical, ends, f"{row['least']:,.0f}"])
     caption = (
         "Fit of steps(B) = S_min (1 + B_crit / B) by least squares of log(steps) (McCandlish et al. 2018) to the batch "
-        f"sizes that reach the target, but not with their shortest run; {result.spread}: bootstrap over seeds."
+        f"sizes that reach the target, but not with their shortest run; {result.spread}: bootstrap over seeds. A critical "
+        "batch size outside of the tested batch sizes is extrapolated."
     )
     head = ["arm", "batch sizes", "critical batch size", result.spread, "fewest steps"]
     return StudyTable(head, rows, 2, caption, title="Critical batch size")

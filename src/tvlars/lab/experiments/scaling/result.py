@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -252,7 +252,7 @@ class ScalingResult(StudyResult):
             if len(mine) > 1:
                 least = "at most " if last["at_most"] else ""
                 text += f", {least}{last['steps']:,.0f} at {last['batch_size']:,}"
-            said.append(f"{text}; {_critical(row, self.spread)}.")
+            said.append(f"{text}; {_critical(row, self.spread, self.config.batch_sizes)}.")
         return said
 
     def notes(self) -> list[str]:
@@ -267,16 +267,11 @@ class ScalingResult(StudyResult):
         if (rows["rates"] == 1).all():
             said.append("Each arm had one rate at each batch size, the planned or the given one: rates were not tuned.")
         for row in self.targets().to_dict("records"):
+            arm, size, target = row["arm"], f"batch size {row['batch_size']:,}", f"{self.config.target:.4g}"
             if row["steps"] == math.inf:
-                said.append(
-                    f"{row['arm']}: {self.config.target:.4g} is not reached at batch size {row['batch_size']:,} within "
-                    f"{row['longest']:,} steps."
-                )
+                said.append(f"{arm}: {target} is not reached at {size} within {row['longest']:,} steps.")
             elif row["at_most"]:
-                said.append(
-                    f"{row['arm']}: the shortest horizon reaches the target at batch size {row['batch_size']:,}, so "
-                    "fewer steps may suffice."
-                )
+                said.append(f"{arm}: the shortest horizon reaches the target at {size}, so fewer steps may suffice.")
         return said + super().notes()
 
 
@@ -287,7 +282,7 @@ def said_ends(low: float, high: float) -> str:
     return f"{low:,.0f} or more" if math.isinf(high) else f"{low:,.0f} to {high:,.0f}"
 
 
-def _critical(row: Mapping[Any, Any], spread: str) -> str:
+def _critical(row: Mapping[Any, Any], spread: str, sizes: Sequence[int]) -> str:
     """Return the critical batch size in a row of :meth:`ScalingResult.fits` in words."""
     if row["why"]:
         return str(row["why"])
@@ -296,4 +291,6 @@ def _critical(row: Mapping[Any, Any], spread: str) -> str:
     if row["beyond"] == "below":
         return "steps do not fall with the batch size, so the critical batch size is below all batch sizes tried"
     ends = "" if math.isnan(row["low"]) else f" ({spread}: {said_ends(row['low'], row['high'])})"
+    if not min(sizes) <= row["critical"] <= max(sizes):
+        ends += f", extrapolated from batch sizes of {min(sizes):,} to {max(sizes):,}"
     return f"critical batch size {row['critical']:,.0f} samples{ends}, fewest steps {row['least']:,.0f}"

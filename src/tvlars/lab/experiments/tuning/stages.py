@@ -101,8 +101,9 @@ class Edge:
     high: float
 
     def __str__(self) -> str:
-        side = "lower" if self.side == LOW else "upper"
-        return f"{self.option} {self.value:.4g} lies at the {side} end of {self.low:.4g} to {self.high:.4g}"
+        side, end = ("lower", self.low) if self.side == LOW else ("upper", self.high)
+        rule = " (its outer tenth, or 1/n for n < 10 trials)" * (self.value != end)
+        return f"{self.option} {self.value:.4g} lies at the {side} end of {self.low:.4g} to {self.high:.4g}{rule}"
 
     def as_json(self) -> dict[str, Any]:
         """Return the edge for tune.json."""
