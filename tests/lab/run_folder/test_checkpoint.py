@@ -425,7 +425,7 @@ def test_what_differs_is_said(tmp_path: Path, cut: Path, few: ImageData) -> None
     (folder / "config.json").unlink()  # then the checkpoints alone say what they are of
     with pytest.raises(
         UsageError,
-        match=r"a checkpoint of this run, but its config differs: epochs 3 there, 4 here; take a new folder with --out$",
+        match=r"checkpoint of this run, but its config differs: epochs 3 there, 4 here; take a new folder with --out$",
     ):
         resume(cut, folder, few, epochs=4)
     later = {**manifest, "format": 99, "tvlars": "7.0", "unheard_of": True}

@@ -67,8 +67,8 @@ def _fits(result: ScalingResult) -> StudyTable:
         rows.append([row["arm"], str(row["sizes"]), critical, ends, f"{row['least']:,.0f}"])
     caption = (
         "Fit of steps(B) = S_min (1 + B_crit / B) by least squares of log(steps) (McCandlish et al. 2018) to the batch "
-        f"sizes that reach the target, but not with their shortest run; {result.spread}: bootstrap over seeds. A critical "
-        "batch size outside of the tested batch sizes is extrapolated."
+        f"sizes that reach the target, but not with their shortest run; {result.spread}: bootstrap over seeds. "
+        "A critical batch size outside of the tested batch sizes is extrapolated."
     )
     head = ["arm", "batch sizes", "critical batch size", result.spread, "fewest steps"]
     return StudyTable(head, rows, 2, caption, title="Critical batch size")
