@@ -63,8 +63,9 @@ def _fits(result: ScalingResult) -> StudyTable:
         critical = f"{row['critical']:,.0f}" if not row["beyond"] else f"{row['beyond']} all"
         outside = not min(result.config.batch_sizes) <= row["critical"] <= max(result.config.batch_sizes)
         critical += " (extrapolated)" * (outside and not row["beyond"])
-        ends = said_ends(row["low"], row["high"])
-        rows.append([row["arm"], str(row["sizes"]), critical, ends, f"{row['least']:,.0f}"])
+        rows.append(
+            [row["arm"], str(row["sizes"]), critical, said_ends(row["low"], row["high"]), f"{row['least']:,.0f}"]
+        )
     caption = (
         "Fit of steps(B) = S_min (1 + B_crit / B) by least squares of log(steps) (McCandlish et al. 2018) to the batch "
         f"sizes that reach the target, but not with their shortest run; {result.spread}: bootstrap over seeds. "
