@@ -261,7 +261,11 @@ def test_plot_draws_the_learning_rate() -> None:
 
 SHAPES: list[tuple[str, dict[str, Any], list[str]]] = [
     ("linear", dict(warmup_epochs=1), ["linear warm-up over 10 steps, then linear to 0.1 % of lr"]),
-    ("polynomial", dict(warmup_steps=7), ["linear warm-up over 7 steps, then polynomial of power 2 to 0.1 % of lr"]),
+    (
+        "polynomial",
+        dict(warmup_steps=7),
+        ["linear warm-up over 7 steps, then polynomial of power 2 to 0.1 % of\n             lr"],
+    ),
     (
         "trapezoid",
         dict(decay_tail="sqrt"),

@@ -27,8 +27,8 @@ def report_of(result: ScalingResult) -> StudyReport:
     """Return the title, tables, charts and sentences of the results."""
     title = f"Scaling of {', '.join(result.arms)}: steps to {result.config.target:.4g} over the batch size"
     tables = [_targets(result), _fits(result), _horizons(result)]
-    said = result.answers(), result.ran.protocol
-    return StudyReport(title, command_line(), *said, tables, _charts(result), result.notes())
+    said = title, command_line(), result.answers(), result.ran.protocol
+    return StudyReport(*said, tables, _charts(result), result.notes())
 
 
 def _targets(result: ScalingResult) -> StudyTable:
@@ -55,17 +55,15 @@ def _targets(result: ScalingResult) -> StudyTable:
 
 
 def _fits(result: ScalingResult) -> StudyTable:
-    rows = []
+    rows, sizes = [], result.config.batch_sizes
     for row in result.fits().to_dict("records"):
         if row["why"]:
             rows.append([row["arm"], str(row["sizes"]), "-", "-", "-"])
             continue
         critical = f"{row['critical']:,.0f}" if not row["beyond"] else f"{row['beyond']} all"
-        outside = not min(result.config.batch_sizes) <= row["critical"] <= max(result.config.batch_sizes)
-        critical += " (extrapolated)" * (outside and not row["beyond"])
-        rows.append(
-            [row["arm"], str(row["sizes"]), critical, said_ends(row["low"], row["high"]), f"{row['least']:,.0f}"]
-        )
+        critical += " (extrapolated)" * (not (row["beyond"] or min(sizes) <= row["critical"] <= max(sizes)))
+        ends = said_ends(row["low"], row["high"])
+        rows.append([row["arm"], str(row["sizes"]), critical, ends, f"{row['least']:,.0f}"])
     caption = (
         "Fit of steps(B) = S_min (1 + B_crit / B) by least squares of log(steps) (McCandlish et al. 2018) to the batch "
         f"sizes that reach the target, but not with their shortest run; {result.spread}: bootstrap over seeds. "
