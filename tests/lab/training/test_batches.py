@@ -71,7 +71,7 @@ def test_images_are_fetched_a_step_ahead(monkeypatch: pytest.MonkeyPatch) -> Non
     feed = Feed(data, torch.device("cpu"))
     gathered = []
     gather = feed._gather
-    monkeypatch.setattr(feed, "_gather", lambda index: (gathered.append(index.tolist()), gather(index))[1])
+    monkeypatch.setattr(feed, "_gather", lambda index, key: (gathered.append(index.tolist()), gather(index, key))[1])
     first, second, third = (torch.tensor(x) for x in ([3, 1], [4, 1, 5], [9]))
     assert torch.equal(feed.take(first, second), data.train_images[first])
     assert torch.equal(feed.take(second, None), data.train_images[second])
