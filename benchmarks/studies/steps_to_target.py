@@ -84,7 +84,8 @@ def _critical(row: Any) -> str:
         return "-"
     if row["beyond"]:
         return f"{row['beyond']} all"
-    return f"{row['critical']:,.0f}" + ("" if math.isnan(row["low"]) else f" ({row['low']:,.0f} to {row['high']:,.0f})")
+    ends = "" if math.isnan(row["low"]) else f" ({row['low']:,.0f} to {row['high']:,.0f})"
+    return f"{row['critical']:,.0f}{ends}" + ", extrapolated" * bool(row["extrapolated"])
 
 
 def _table(head: list[str], lines: list[list[str]]) -> str:

@@ -73,7 +73,7 @@ def check_varied(owner: str, name: str, same: Collection[str] = SAME_FOR_ALL, wh
 
 @dataclass(frozen=True)
 class CompareConfig(Stored):
-    """Every optimizer, and every arm, at every batch size with every seed; ``margin`` is in points (0.5 is 0.005).
+    """Every optimizer, and every arm, at every batch size with every seed. ``margin`` is in points of accuracy.
 
     Raises:
         UsageError: a value is unknown or out of its range, or two have the same name.

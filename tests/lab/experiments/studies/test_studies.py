@@ -298,6 +298,9 @@ def test_steps_and_critical_batch_size_of_hand_made_runs(tmp_path: Path) -> None
     (fit,) = result.fits().to_dict("records")
     assert (fit["critical"], fit["least"]) == (pytest.approx(400, rel=1e-3), pytest.approx(50, rel=1e-3))
     assert (fit["low"], fit["high"]) == (pytest.approx(400, rel=0.01), pytest.approx(400, rel=0.01))
+    assert fit["extrapolated"] == ""  # 400 is between 64 and 512
+    (outside,) = scaling_of({size: steps[size] for size in (64, 128, 256)}, tmp_path).fits()["extrapolated"]
+    assert outside == "64 to 256"
     assert result.answers() == [
         "lars: 362 steps to 0.8 at batch size 64, 89 at 512; critical batch size 400 samples (95 %: 400 to 400), "
         "fewest steps 50."
@@ -328,7 +331,9 @@ def test_fits_beyond_all_batch_sizes_have_intervals_without_an_end(tmp_path: Pat
     assert fit["beyond"] == ""
     assert fit["low"] < fit["critical"] < fit["high"] == math.inf
     (said,) = result.answers()
-    assert re.search(r"\(95 %: [\d,]+ or more\)", said)
+    assert re.search(r"\(95 %: [\d,]+ or more\), extrapolated from batch sizes of 64 to 256, fewest steps", said)
+    assert fit["extrapolated"] == "64 to 256"
+    assert report_of_scaling(result).tables[1].rows[0][2].endswith(" (extrapolated)")
     save_scaling(result)
     assert " or more |" in (tmp_path / "scaling.md").read_text()
 

@@ -21,7 +21,7 @@ from tvlars.lab.experiments.tuning import stages
 from tvlars.lab.experiments.tuning.objective import Objective
 from tvlars.lab.experiments.tuning.sources import chosen_again
 from tvlars.lab.experiments.tuning.space import Choice, Range, parse_spaces, sobol_points
-from tvlars.lab.experiments.tuning.stages import Explored, Stage, further_stage, trials_of_round
+from tvlars.lab.experiments.tuning.stages import Edge, Explored, Stage, further_stage, trials_of_round
 from tvlars.lab.experiments.tuning.trial import Rerun, Trial, Tuned
 from tvlars.lab.run_folder.rows import EpochRow
 from tvlars.lab.run_folder.status import Status
@@ -670,3 +670,9 @@ def test_no_run_of_a_tuning_reads_the_test_set_before_the_final_ones(
     report([out / "final"], tmp_path / "damaged.html")
     assert (tmp_path / "damaged.html").read_text().count("cannot be read") == 2
     assert not math.isnan(tuned.best.mean or math.nan)
+
+
+def test_an_alarm_at_a_value_that_is_no_end_says_its_rule() -> None:
+    assert str(Edge("lr", 8.0, "high", 2.0, 8.0)) == "lr 8 lies at the upper end of 2 to 8"
+    near = "lr 38.1 lies at the upper end of 2 to 128 (its outer tenth, or 1/n for n < 10 trials)"
+    assert str(Edge("lr", 38.1, "high", 2.0, 128.0)) == near

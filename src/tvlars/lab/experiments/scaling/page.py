@@ -55,19 +55,19 @@ def _targets(result: ScalingResult) -> StudyTable:
 
 
 def _fits(result: ScalingResult) -> StudyTable:
-    rows, sizes = [], result.config.batch_sizes
+    rows = []
     for row in result.fits().to_dict("records"):
         if row["why"]:
             rows.append([row["arm"], str(row["sizes"]), "-", "-", "-"])
             continue
         critical = f"{row['critical']:,.0f}" if not row["beyond"] else f"{row['beyond']} all"
-        critical += " (extrapolated)" * (not (row["beyond"] or min(sizes) <= row["critical"] <= max(sizes)))
+        critical += " (extrapolated)" * bool(row["extrapolated"] and not row["beyond"])
         ends = said_ends(row["low"], row["high"])
         rows.append([row["arm"], str(row["sizes"]), critical, ends, f"{row['least']:,.0f}"])
     caption = (
         "Fit of steps(B) = S_min (1 + B_crit / B) by least squares of log(steps) (McCandlish et al. 2018) to the batch "
         f"sizes that reach the target, but not with their shortest run; {result.spread}: bootstrap over seeds. "
-        "A critical batch size outside of the tested batch sizes is extrapolated."
+        "A critical batch size outside of those batch sizes is extrapolated."
     )
     head = ["arm", "batch sizes", "critical batch size", result.spread, "fewest steps"]
     return StudyTable(head, rows, 2, caption, title="Critical batch size")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -203,7 +203,8 @@ class ScalingResult(StudyResult):
 
         Columns: arm, sizes (number of batch sizes in the fit), least (S_min, steps), critical (B_crit, samples), low
         and high (its 95 % interval, bootstrap over seeds; 0 or infinite if fits are beyond), beyond ("below" or "above"
-        if the best fit is at that end of the searched range of B_crit), why (reason why there is no fit, else "").
+        if the best fit is at that end of the searched range), extrapolated (range of the fitted batch sizes if B_crit
+        is outside, else ""), why (reason why there is no fit, else "").
         """
         import pandas as pd
 
@@ -217,14 +218,15 @@ class ScalingResult(StudyResult):
                     f"the critical batch size needs {FEWEST_SIZES} batch sizes that reach the target, but not at their "
                     f"shortest horizon, and {arm} has {len(sizes)}"
                 )
-                rows.append((arm, len(sizes), nan, nan, nan, nan, "", why))
+                rows.append((arm, len(sizes), nan, nan, nan, nan, "", "", why))
                 continue
             found, ends = fit_critical(sizes, [reached[size].steps for size in sizes]), (nan, nan)
             if len(self.config.seeds) > 1:
                 known = {"below": 0.0, "above": math.inf}  # instead of the ends of the searched range
                 ends = middle(known.get(one.beyond, one.critical) for one in self._fits_drawn(arm, sizes))
-            rows.append((arm, len(sizes), found.least, found.critical, *ends, found.beyond, ""))
-        names = ("arm", "sizes", "least", "critical", "low", "high", "beyond", "why")
+            outside = f"{sizes[0]:,} to {sizes[-1]:,}" * (not sizes[0] <= found.critical <= sizes[-1])
+            rows.append((arm, len(sizes), found.least, found.critical, *ends, found.beyond, outside, ""))
+        names = ("arm", "sizes", "least", "critical", "low", "high", "beyond", "extrapolated", "why")
         return pd.DataFrame(rows, columns=list(names))
 
     def _fits_drawn(self, arm: str, sizes: list[int]) -> list[Fit]:
@@ -238,8 +240,7 @@ class ScalingResult(StudyResult):
 
     def answers(self) -> list[str]:
         """Return the results, one sentence per arm."""
-        said = []
-        targets = self.targets()
+        said, targets = [], self.targets()
         for row in self.fits().to_dict("records"):
             mine = targets[(targets["arm"] == row["arm"]) & (targets["steps"] < math.inf)]
             if not len(mine):
@@ -252,7 +253,7 @@ class ScalingResult(StudyResult):
             if len(mine) > 1:
                 least = "at most " if last["at_most"] else ""
                 text += f", {least}{last['steps']:,.0f} at {last['batch_size']:,}"
-            said.append(f"{text}; {_critical(row, self.spread, self.config.batch_sizes)}.")
+            said.append(f"{text}; {_critical(row, self.spread)}.")
         return said
 
     def notes(self) -> list[str]:
@@ -282,7 +283,7 @@ def said_ends(low: float, high: float) -> str:
     return f"{low:,.0f} or more" if math.isinf(high) else f"{low:,.0f} to {high:,.0f}"
 
 
-def _critical(row: Mapping[Any, Any], spread: str, sizes: Sequence[int]) -> str:
+def _critical(row: Mapping[Any, Any], spread: str) -> str:
     """Return the critical batch size in a row of :meth:`ScalingResult.fits` in words."""
     if row["why"]:
         return str(row["why"])
@@ -291,6 +292,5 @@ def _critical(row: Mapping[Any, Any], spread: str, sizes: Sequence[int]) -> str:
     if row["beyond"] == "below":
         return "steps do not fall with the batch size, so the critical batch size is below all batch sizes tried"
     ends = "" if math.isnan(row["low"]) else f" ({spread}: {said_ends(row['low'], row['high'])})"
-    if not min(sizes) <= row["critical"] <= max(sizes):
-        ends += f", extrapolated from batch sizes of {min(sizes):,} to {max(sizes):,}"
+    ends += f", extrapolated from batch sizes of {row['extrapolated']}" * bool(row["extrapolated"])
     return f"critical batch size {row['critical']:,.0f} samples{ends}, fewest steps {row['least']:,.0f}"
